@@ -1,0 +1,211 @@
+//! An engine of our own with two devices, for the targets: the first has a connection id, the second none.
+#![allow(dead_code, reason = "each target uses its part")]
+
+use std::time::{Duration, Instant};
+
+use tombolo::clock::UnixTime;
+use tombolo::proto::Route;
+use tombolo::proto::dtls::server::export::{ImportError, StoreKey};
+use tombolo::proto::dtls::server::{Certificates, Clock, ServerKey, Settings, Trust};
+use tombolo::proto::dtls::{
+    CloseCause, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, ServerEngine, SessionId, Sink,
+};
+
+#[path = "../tests/dtls_server/client.rs"]
+pub mod client;
+
+use client::{Client, Config};
+
+#[derive(Default)]
+pub struct Recorder {
+    sent: Vec<(u16, Vec<u8>)>,
+    heard: Vec<(SessionId, Vec<u8>)>,
+    connected: Vec<(SessionId, u16)>,
+    closed: Vec<(SessionId, CloseCause)>,
+    moved: Vec<SessionId>,
+}
+
+impl Sink for Recorder {
+    fn transmit(&mut self, route: &Route, datagram: &[u8]) {
+        self.sent.push((route.remote.port(), datagram.to_vec()));
+    }
+    fn connected(&mut self, session: SessionId, route: &Route, _: &PeerIdentity) {
+        self.connected.push((session, route.remote.port()));
+    }
+    fn data(&mut self, session: SessionId, plaintext: &[u8]) {
+        self.heard.push((session, plaintext.to_vec()));
+    }
+    fn closed(&mut self, session: SessionId, cause: CloseCause) {
+        self.closed.push((session, cause));
+    }
+    fn failed(&mut self, _: &Route, failure: &HandshakeFailure) {
+        assert_ne!(*failure, HandshakeFailure::Fault);
+        let _ = failure.to_string();
+    }
+    fn moved(&mut self, session: SessionId, _: &Route) {
+        self.moved.push(session);
+    }
+}
+
+pub struct World {
+    pub now: Instant,
+    pub engine: ServerEngine,
+    pub clients: [Client; 2],
+    pub ports: [u16; 2],
+    pub sessions: [SessionId; 2],
+    recorder: Recorder,
+    rounds: u64,
+}
+
+fn config(device: usize) -> Config {
+    let cid = (device == 0).then(|| vec![1, 2, 3]);
+    Config { cid, ..Config::psk(["one", "two"][device], ["key-one", "key-two"][device]) }
+}
+
+/// Keys are fixed, so that an input means the same in every run.
+fn certificates() -> Certificates {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let root = rcgen::CertificateParams::default();
+    let root = rcgen::CertifiedIssuer::self_signed(root, rcgen::KeyPair::generate().expect("a key"))
+        .expect("a root");
+    let own = rcgen::CertificateParams::default().signed_by(&key, &root).expect("a certificate");
+    let server = ServerKey::new(vec![own.der().to_vec()], &key.serialize_der()).expect("a key");
+    let trust = Trust::new(vec![root.der().to_vec()], Vec::new(), &[], [[7; 32]]).expect("a trust");
+    Certificates { key: Some(server.into()), trust: trust.into() }
+}
+
+impl World {
+    pub fn new(now: Instant) -> World {
+        let keyring = Keyring::new([(*b"one", *b"key-one"), (*b"two", *b"key-two")]);
+        let limits = Limits { half_open: 8, half_open_per_source: 6, ..Limits::default() };
+        let settings = Settings { limits, mtu: 300, ..Settings::default() };
+        let mut engine = ServerEngine::new(now, settings, keyring, certificates(), &[1; 32]);
+        engine.set_clock(Clock { time: UnixTime::from_secs(1_780_000_000), trusted: true });
+        let mut world = World {
+            now,
+            engine,
+            clients: [0, 1].map(|device| Client::new(config(device))),
+            ports: [1, 2],
+            sessions: [SessionId(0); 2],
+            recorder: Recorder::default(),
+            rounds: 0,
+        };
+        for device in 0..2 {
+            world.join_again(device, &[]);
+            assert!(world.clients[device].connected, "the first handshakes are undisturbed");
+        }
+        world
+    }
+
+    fn route(port: u16) -> Route {
+        Route { remote: ([192, 0, 2, 1], port).into(), local: None, socket: 0 }
+    }
+
+    pub fn inject(&mut self, port: u16, datagram: &[u8]) -> Vec<Vec<u8>> {
+        self.recorder.sent.clear();
+        self.engine.handle_datagram(self.now, World::route(port), &mut datagram.to_vec(), &mut self.recorder);
+        self.recorder.sent.drain(..).filter(|sent| sent.0 == port).map(|sent| sent.1).collect()
+    }
+
+    /// Nothing was taken from, and nobody was moved or closed by, what came.
+    pub fn expect_silence(&mut self) {
+        assert!(self.recorder.heard.is_empty() && self.recorder.moved.is_empty());
+        assert!(self.recorder.closed.is_empty() && self.recorder.connected.is_empty());
+    }
+
+    pub fn forget(&mut self) {
+        self.recorder.heard.clear();
+        self.recorder.moved.clear();
+        for device in 0..2 {
+            self.engine.confirm_address(self.sessions[device]);
+        }
+    }
+
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.engine.handle_timeout(self.now, &mut self.recorder);
+        assert!(self.engine.poll_timeout().is_none_or(|deadline| deadline > self.now));
+        self.recorder.sent.clear();
+    }
+
+    /// A device handshakes anew from where it is; `forged` comes from its address before each of its flights.
+    pub fn join_again(&mut self, device: usize, forged: &[u8]) {
+        let port = self.ports[device];
+        let mut client = Client::new(config(device));
+        let mut up = client.start(self.now);
+        let mut rounds = 0;
+        while !up.is_empty() && !client.connected && rounds < 10 {
+            rounds += 1;
+            if !forged.is_empty() {
+                self.inject(port, forged);
+            }
+            let down: Vec<_> = up.iter().flat_map(|datagram| self.inject(port, datagram)).collect();
+            up = down.iter().flat_map(|datagram| client.handle_datagram(self.now, datagram)).collect();
+        }
+        // Another device's session at this address, if it has a connection id, stays; so does ours until then.
+        for (session, cause) in std::mem::take(&mut self.recorder.closed) {
+            assert_eq!((session, cause), (self.sessions[device], CloseCause::Replaced));
+        }
+        let connected = std::mem::take(&mut self.recorder.connected);
+        if let Some((session, at)) = connected.last() {
+            assert_eq!(*at, port);
+            assert!(client.connected);
+            if self.sessions[device] != SessionId(0) && self.engine.session(self.sessions[device]).is_some() {
+                self.engine.close(self.now, self.sessions[device], &mut self.recorder);
+                self.recorder.closed.clear();
+            }
+            self.sessions[device] = *session;
+            self.clients[device] = client;
+        }
+    }
+
+    /// The first device is somewhere else now.
+    pub fn carry(&mut self, port: u16) {
+        self.ports[0] = port;
+    }
+
+    pub fn export(&mut self, device: usize, key: &StoreKey) -> Option<Vec<u8>> {
+        self.engine.export(self.now, key, self.sessions[device])
+    }
+
+    pub fn import(&mut self, key: &StoreKey, sealed: &[u8]) -> Result<SessionId, ImportError> {
+        let imported = self.engine.import(self.now, key, sealed, &mut self.recorder);
+        self.recorder.connected.clear();
+        if let Ok(session) = imported {
+            assert!(!self.sessions.contains(&session));
+            let _ = self.engine.send(self.now, session, b"x", &mut self.recorder);
+            self.engine.close(self.now, session, &mut self.recorder);
+            self.recorder.closed.clear();
+            self.recorder.sent.clear();
+        }
+        imported
+    }
+
+    /// Both devices are still heard, each as itself, and still hear.
+    pub fn check(&mut self) {
+        self.recorder = Recorder::default();
+        for device in 0..2 {
+            self.rounds += 1;
+            let data = self.rounds.to_be_bytes();
+            let record = self.clients[device].send(&data);
+            self.inject(self.ports[device], &record);
+            assert_eq!(self.recorder.heard, [(self.sessions[device], data.to_vec())], "it is not heard");
+            self.recorder.heard.clear();
+            self.engine.confirm_address(self.sessions[device]);
+            self.engine.send(self.now, self.sessions[device], &data, &mut self.recorder).expect("a session");
+            let (port, down) = self.recorder.sent.pop().expect("one datagram");
+            assert_eq!(port, self.ports[device]);
+            let client = &mut self.clients[device];
+            client.received.clear();
+            client.nonces.clear();
+            client.numbers.clear();
+            client.handle_datagram(self.now, &down);
+            assert_eq!(client.received, [data.to_vec()]);
+        }
+        assert!(self.recorder.closed.is_empty());
+        assert_eq!(self.engine.counters().faults, 0);
+        assert_eq!(self.engine.session_count(), 2);
+        assert!(self.engine.half_open_count() <= 8);
+        self.recorder = Recorder::default();
+    }
+}

@@ -1,0 +1,120 @@
+//! Whatever comes over the line, whenever: no panic, every request within its bounds, every reading one JSON object; and no template
+//! that can be read makes the judgement of it panic.
+#![no_main]
+
+use std::time::{Duration, Instant};
+
+use libfuzzer_sys::fuzz_target;
+use tombolo::message::Name;
+use tombolo::proto::serial::modbus::change::Publish;
+use tombolo::proto::serial::modbus::frame::{Speed, crc16};
+use tombolo::proto::serial::modbus::map::{Kind, Order, Register};
+use tombolo::proto::serial::modbus::model::TemplateTable;
+use tombolo::proto::serial::modbus::pdu::Table;
+use tombolo::proto::serial::modbus::plan::Limits;
+use tombolo::proto::serial::modbus::settings::{Settings, Unit};
+use tombolo::proto::serial::modbus::{Bus, Event, validate};
+
+fuzz_target!(|bytes: &[u8]| run(bytes));
+
+fn unit(address: u8) -> Unit {
+    let register = |name: &str, table, address, kind| Register {
+        name: name.to_owned(),
+        table,
+        address,
+        kind,
+        words: Order::Big,
+        bytes: Order::Big,
+        scale: 1.0,
+        offset: 0.0,
+        unit: None,
+        absent: None,
+        dead_band: 0.0,
+    };
+    Unit {
+        id: Name::parse("meter").expect("a name"),
+        address,
+        path: "data".to_owned(),
+        period: Duration::from_secs(1),
+        jitter: Duration::from_millis(100),
+        publish: Publish::Always,
+        registers: vec![
+            register("a", Table::Holding, 0, Kind::U16),
+            register("b", Table::Holding, 1, Kind::U16),
+            register("c", Table::Coil, 3, Kind::Bool(None)),
+            register("d", Table::Input, 9, Kind::F32),
+        ],
+        limits: Limits { max_registers: 20, max_gap: 2 },
+    }
+}
+
+/// The bytes are a script: what happens on the line, step by step.
+fn run(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(table) = TemplateTable::parse(text)
+    {
+        let _ = validate::template("fuzzed", &table);
+    }
+    // Long ago enough for nothing; what counts are differences.
+    let mut now = Instant::now();
+    let settings = Settings {
+        speed: Speed { baud: 9600, bits: 11 },
+        timeout: Settings::TIMEOUT,
+        pause: Duration::ZERO,
+        interval: Duration::ZERO,
+        backoff: Settings::BACKOFF,
+        backoff_max: Settings::BACKOFF_MAX,
+        echo: bytes.first().is_some_and(|byte| byte & 1 == 1),
+        units: vec![unit(1), unit(2)],
+    };
+    let mut bus = Bus::new(settings, now, 1);
+    bus.line_up(now);
+    let mut sent = Vec::new();
+    let mut script = bytes;
+    while let Some((step, rest)) = script.split_first() {
+        script = rest;
+        match step {
+            // Time passes.
+            0..=63 => now += Duration::from_millis(u64::from(*step) * 7),
+            64..=95 => {
+                if let Some(at) = bus.poll_timeout() {
+                    now = now.max(at);
+                }
+            }
+            // A true answer to what was asked last.
+            96..=127 => {
+                if let [unit, function @ 1..=4, _, _, high, low, _, _] = sent[..] {
+                    let quantity = usize::from(u16::from_be_bytes([high, low]));
+                    let length = if function <= 2 { quantity.div_ceil(8) } else { 2 * quantity };
+                    let mut answer = vec![unit, function, length as u8];
+                    answer.extend((0..length).map(|at| if at % 4 < 2 { 0x5A } else { 0xA5 }));
+                    answer.extend(crc16(&answer).to_le_bytes());
+                    bus.handle_bytes(now, &answer);
+                }
+            }
+            128 => bus.line_down(now),
+            129 => bus.line_up(now),
+            // Raw bytes.
+            length => {
+                let (raw, rest) = script.split_at(usize::from(length - 129).min(script.len()));
+                script = rest;
+                bus.handle_bytes(now, raw);
+            }
+        }
+        bus.handle_timeout(now);
+        let mut buffer = Vec::new();
+        while bus.poll_transmit(&mut buffer) {
+            assert!(buffer.len() <= 256);
+            sent.clone_from(&buffer);
+        }
+        while let Some(event) = bus.poll_event() {
+            if let Event::Reading { payload, .. } = event {
+                let reading: serde_json::Value = serde_json::from_slice(&payload).expect("a reading is JSON");
+                assert!(reading.as_object().is_some_and(|fields| !fields.is_empty()));
+            }
+        }
+    }
+    // The bus goes on: with time, and true answers, there is something to do again.
+    bus.line_up(now);
+    assert!(bus.poll_timeout().is_some());
+}

@@ -1,0 +1,75 @@
+//! Every framing against arbitrary streams, cut arbitrarily, with pauses; what it makes of them; and its own frames back.
+#![no_main]
+
+use std::time::{Duration, Instant};
+
+use libfuzzer_sys::fuzz_target;
+use tombolo::proto::serial::checksum::Checksum;
+use tombolo::proto::serial::framing::length::{Header, Width};
+use tombolo::proto::serial::framing::line::End;
+use tombolo::proto::serial::framing::markers::Markers;
+use tombolo::proto::serial::framing::{Decoder, Framing, Settings, encode};
+use tombolo::proto::serial::reading::{Extractor, Form, Room};
+
+fuzz_target!(|data: &[u8]| {
+    let [kind, checksum, shape, max, cut, stream @ ..] = data else { return };
+    let marker = |bytes: &[u8]| bytes.to_vec();
+    let framing = match kind % 9 {
+        0 => Framing::Line(End::Any),
+        1 => Framing::Line(End::Exactly(vec![b'\r', b'\n', *shape][..1 + usize::from(shape % 3)].to_vec())),
+        2 => Framing::Slip,
+        3 => Framing::Cobs,
+        4 => Framing::Length(Header {
+            width: [Width::One, Width::Two, Width::Four][usize::from(shape % 3)],
+            little_endian: shape & 8 != 0,
+            offset: usize::from(shape >> 4),
+            adjust: i32::from(*shape as i8) / 8,
+        }),
+        5 => Framing::Gap(Duration::from_millis(20)),
+        6 => Framing::Fixed(1 + usize::from(*shape)),
+        7 => Framing::Markers(Markers { start: marker(b"\x02"), end: marker(b"\x03"), escape: Some(0x10) }),
+        _ => Framing::Markers(Markers { start: marker(b"<<"), end: marker(b">|"), escape: None }),
+    };
+    let checksum = match checksum % 6 {
+        0 => None,
+        1 => Some(Checksum::Crc16Modbus),
+        2 => Some(Checksum::Crc16Ccitt),
+        3 => Some(Checksum::Crc32),
+        4 => Some(Checksum::Xor),
+        _ => Some(Checksum::Sum),
+    };
+    let settings = Settings { framing, checksum, max_frame: 8 + usize::from(*max) * 4 };
+
+    let extractor = Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
+    let mut room = Room::default();
+    let start = Instant::now();
+    let mut now = start + Duration::from_secs(1);
+    let mut decoder = Decoder::new(&settings, start);
+    let mut good = 0;
+    for piece in stream.chunks(1 + usize::from(*cut)) {
+        decoder.handle_bytes(now, piece, &mut |frame| {
+            good += 1;
+            assert!(!frame.is_empty() && frame.len() <= settings.max_frame);
+            if let Ok(reading) = extractor.read(frame, &mut room) {
+                serde_json::from_slice::<serde_json::Value>(reading.payload).expect("JSON");
+            }
+        });
+        now += Duration::from_millis(u64::from(piece[0]));
+    }
+    decoder.handle_timeout(now + Duration::from_secs(100), &mut |_| good += 1);
+    let counters = decoder.counters();
+    assert_eq!((counters.good, counters.bytes), (good, stream.len() as u64));
+    assert!(counters.dropped <= counters.bytes);
+
+    // What it can frame comes back, on a line that is quiet.
+    let mut frame = Vec::new();
+    if encode(&settings, stream, &mut frame).is_ok() {
+        let mut decoder = Decoder::new(&settings, start);
+        let mut back = Vec::new();
+        decoder.handle_bytes(now, &frame, &mut |payload| back.push(payload.to_vec()));
+        decoder.handle_timeout(now + Duration::from_secs(100), &mut |payload| back.push(payload.to_vec()));
+        assert_eq!(back, [stream]);
+    } else {
+        assert!(frame.is_empty());
+    }
+});

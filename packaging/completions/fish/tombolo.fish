@@ -1,0 +1,49 @@
+# fish completion for tombolo(1)
+
+function __tombolo_at --argument-names command
+    set -l words (commandline -opc)
+    contains -- $command $words
+end
+
+complete -c tombolo -f
+complete -c tombolo -l config -r -F -d 'the configuration'
+complete -c tombolo -l json -d 'machine-readable output'
+complete -c tombolo -l help -d help
+complete -c tombolo -l version -d version
+
+complete -c tombolo -n __fish_use_subcommand -a run -d 'the daemon, in the foreground'
+complete -c tombolo -n __fish_use_subcommand -a check -d 'look at everything that could be wrong'
+complete -c tombolo -n __fish_use_subcommand -a init -d 'name the upstream broker'
+complete -c tombolo -n __fish_use_subcommand -a device -d 'the devices and their keys'
+complete -c tombolo -n __fish_use_subcommand -a tail -d 'readings as they come'
+complete -c tombolo -n __fish_use_subcommand -a status -d 'uplink, journal, devices, counters'
+complete -c tombolo -n __fish_use_subcommand -a acl -d 'why a reading would pass, or not'
+complete -c tombolo -n __fish_use_subcommand -a queue -d 'what waits for the broker'
+complete -c tombolo -n __fish_use_subcommand -a serial -d 'serial ports, and what goes over one'
+complete -c tombolo -n __fish_use_subcommand -a demo -d 'the whole path on this machine alone'
+
+complete -c tombolo -n '__tombolo_at init' -l url -r -d 'the broker'
+complete -c tombolo -n '__tombolo_at init' -l ca-file -r -F -d 'its CA'
+complete -c tombolo -n '__tombolo_at init' -l certificate-file -r -F -d 'our certificate'
+complete -c tombolo -n '__tombolo_at init' -l key-file -r -F -d 'its key'
+complete -c tombolo -n '__tombolo_at init' -l username -r -d 'name at the broker'
+complete -c tombolo -n '__tombolo_at init' -l password-file -r -F -d 'its password'
+complete -c tombolo -n '__tombolo_at init' -l id -r -d 'id of this gateway'
+complete -c tombolo -n '__tombolo_at init' -l insecure -d 'accept mqtt://'
+complete -c tombolo -n '__tombolo_at init' -l force -d 'over an earlier init'
+complete -c tombolo -n '__tombolo_at check' -l offline -d 'leave the network out'
+complete -c tombolo -n '__tombolo_at demo' -l seconds -r -d 'end by itself'
+complete -c tombolo -n '__tombolo_at device' -a 'add list show remove'
+complete -c tombolo -n '__tombolo_at device' -l role -r -d 'its role'
+complete -c tombolo -n '__tombolo_at device' -l psk -d 'its key'
+complete -c tombolo -n '__tombolo_at device' -l psk-identity -r -d 'its identity'
+complete -c tombolo -n '__tombolo_at device' -l label -r -d 'a few words'
+complete -c tombolo -n '__tombolo_at device' -l key -d 'show its key'
+complete -c tombolo -n '__tombolo_at acl' -a 'explain POST PUT DELETE'
+complete -c tombolo -n '__tombolo_at queue' -a 'rejected list retry drop'
+complete -c tombolo -n '__tombolo_at queue' -l all -d 'all of them'
+complete -c tombolo -n '__tombolo_at serial' -a 'list trace'
+complete -c tombolo -n '__tombolo_at serial' -l baud -r -d 'its rate'
+complete -c tombolo -n '__tombolo_at serial' -l file -r -F -d 'instead of the screen'
+complete -c tombolo -n '__tombolo_at serial' -l max-bytes -r -d 'of one file'
+complete -c tombolo -n '__tombolo_at serial' -l keep -r -d 'so many full files'

@@ -1,0 +1,128 @@
+//! `tombolo acl explain`: what would happen to a reading, and by which rule.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::Context;
+use super::args::ExplainArguments;
+use super::error::CommandError;
+use super::output::{align, bytes};
+use crate::control::io::client::{ANSWER, ClientError};
+use crate::control::protocol::Request;
+use crate::control::snapshot::Explained;
+use crate::gate::Gate;
+use crate::message::Method;
+
+/// Asks the running daemon, whose rules are the ones in force; without one, the files.
+///
+/// # Errors
+/// [`CommandError::Said`] where the reading would be refused, so that a script can ask by the exit status alone.
+pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), CommandError> {
+    let ExplainArguments { device, method, path } = arguments;
+    let (value, asked) = match context.daemon() {
+        Ok(mut daemon) => {
+            let request = Request::AclExplain { device, method, path };
+            (daemon.ask(&request, ANSWER)?, "the rules in force")
+        }
+        Err(ClientError::NotRunning { .. }) => {
+            let method = Method::parse(&method)
+                .ok_or_else(|| CommandError::Usage(format!("{method:?} is none of POST, PUT, DELETE")))?;
+            let now = Instant::now();
+            let gate = Gate::new(context.load()?.settings.gate, now);
+            let explanation = gate.explain(now, &device, method, &path);
+            let value = serde_json::to_value(explanation).map_err(CommandError::failed)?;
+            (value, "the rules in the files: tombolo is not running")
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let allowed = value.get("allowed") == Some(&Value::Bool(true));
+    if context.out.json {
+        context.out.object(&value)?;
+    } else {
+        let explained: Explained = serde_json::from_value(value)
+            .map_err(|error| CommandError::failed(format_args!("the explanation cannot be read: {error}")))?;
+        context.out.text(&text(&explained, asked))?;
+    }
+    if allowed { Ok(()) } else { Err(CommandError::Said) }
+}
+
+/// The human form.
+pub fn text(explained: &Explained, asked: &str) -> String {
+    let verdict = match (explained.allowed, &explained.reason) {
+        (true, _) => "passes".to_owned(),
+        (false, Some(reason)) => format!("is refused ({reason})"),
+        (false, None) => "is refused".to_owned(),
+    };
+    let Explained { device, method, path, .. } = explained;
+    let mut rows = vec![
+        vec!["reading".to_owned(), format!("{device} {method} {path} {verdict}")],
+        vec!["why".to_owned(), explained.why.clone()],
+    ];
+    let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
+    if let Some(role) = &explained.role {
+        row("role", role.clone());
+    }
+    for (at, rule) in explained.matched.iter().enumerate() {
+        let decides = if explained.rule.as_ref() == Some(&rule.rule) { ", decides" } else { "" };
+        let deny = if rule.deny { ", denies" } else { "" };
+        row(if at == 0 { "rules" } else { "" }, format!("{}: path {}{deny}{decides}", rule.rule, rule.path));
+    }
+    if let Some(publish) = &explained.publish {
+        let mut text = format!("{}, QoS {}, lane {}", publish.topic, publish.qos, publish.lane);
+        if publish.retain {
+            text.push_str(", retained");
+        }
+        if let Some(seconds) = publish.expires {
+            text.push_str(&format!(", worthless after {}", super::output::span(u64::from(seconds))));
+        }
+        if let Some(envelope) = &publish.envelope {
+            text.push_str(&format!(", wrapped in {envelope}"));
+        }
+        row("topic", text);
+    }
+    if let Some(size) = &explained.max_payload {
+        row("payload", format!("up to {}, by Block1 {}", bytes(size.datagram), bytes(size.blockwise)));
+    }
+    if let Some(quota) = &explained.quota {
+        row(
+            "quota",
+            format!(
+                "{} of {} messages and {} of {} left now",
+                quota.messages_left,
+                quota.messages_burst,
+                bytes(quota.bytes_left),
+                bytes(quota.bytes_burst)
+            ),
+        );
+    }
+    row("asked", asked.to_owned());
+    align(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_that_passes_shows_its_rule_and_topic() {
+        let explained: Explained = serde_json::from_value(serde_json::json!({
+            "device": "door-7", "method": "POST", "path": "t/env", "allowed": true, "why": "rule telemetry allows it",
+            "role": "sensor", "rule": "telemetry",
+            "matched": [{"rule": "telemetry", "path": "t/#", "deny": false}],
+            "publish": {"topic": "tombolo/g/door-7/up/t/env", "qos": 1, "retain": false, "lane": "normal"},
+            "max_payload": {"datagram": 1024, "blockwise": 65536},
+        }))
+        .unwrap();
+        assert_eq!(
+            text(&explained, "the rules in force"),
+            "reading  door-7 POST t/env passes\n\
+             why      rule telemetry allows it\n\
+             role     sensor\n\
+             rules    telemetry: path t/#, decides\n\
+             topic    tombolo/g/door-7/up/t/env, QoS 1, lane normal\n\
+             payload  up to 1 KiB, by Block1 64 KiB\n\
+             asked    the rules in force\n"
+        );
+    }
+}

@@ -1,0 +1,323 @@
+//! The command line: what may be written, and what `--help` says about it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Where configuration is looked for unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
+
+/// Commands that are named in the documentation and not built yet.
+pub const NOT_BUILT: [&str; 3] = ["send", "cert", "update"];
+
+/// Ties CoAP/DTLS, serial and MQTT devices to one upstream MQTT broker, and loses nothing it has acknowledged.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tombolo",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "First steps:
+  tombolo init --url mqtts://BROKER
+  tombolo device add door-7 --role sensor --psk
+  the coap-client line it prints; `tombolo tail` shows what arrives
+  tombolo check, whenever something is wrong
+
+Exit status: 0 fine, 1 failed, 2 usage, 78 configuration."
+)]
+pub struct Arguments {
+    /// The main configuration file; conf.d/ is looked for beside it
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+
+    /// Print JSON: one object, or one object a line for streams
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway until it is told to stop (what the systemd unit does)
+    Run,
+    /// Look for whatever could be wrong: one line a finding, with the way out
+    Check(CheckArguments),
+    /// Name the upstream broker and its credentials
+    Init(InitArguments),
+    /// Add, list, show or remove devices
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Watch readings as they are stored or refused
+    Tail(TailArguments),
+    /// Show how the running gateway is
+    Status,
+    /// Ask the rules
+    #[command(subcommand)]
+    Acl(AclCommand),
+    /// Show what waits for the broker
+    #[command(args_conflicts_with_subcommands = true)]
+    Queue(QueueArguments),
+    /// Find serial ports, and watch what goes over one
+    #[command(subcommand)]
+    Serial(SerialCommand),
+    /// Show it all at work on this machine alone: broker, devices and gateway in one process
+    Demo(DemoArguments),
+}
+
+/// `tombolo check`
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Leave out everything that needs the network
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// `tombolo init`
+#[derive(Debug, Args)]
+pub struct InitArguments {
+    /// The broker: mqtts://HOST or mqtts://HOST:PORT; mqtt:// only with --insecure
+    #[arg(long)]
+    pub url: String,
+    /// Trust only this CA instead of the system's (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// This gateway's certificate chain (PEM)
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub certificate_file: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "certificate_file")]
+    pub key_file: Option<PathBuf>,
+    /// MQTT user name
+    #[arg(long)]
+    pub username: Option<String>,
+    /// A file that holds the MQTT password
+    #[arg(long, value_name = "FILE", requires = "username")]
+    pub password_file: Option<PathBuf>,
+    /// This gateway's id; without it one is made at the first start
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// Accept mqtt:// without TLS: whoever is on the way reads and forges everything
+    #[arg(long)]
+    pub insecure: bool,
+    /// Replace what an earlier init wrote
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `tombolo device …`
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Register a device and print what it needs to connect
+    Add(DeviceAddArguments),
+    /// All devices, of the registry and of the configuration
+    List,
+    /// One device; its key only with --key
+    Show(DeviceShowArguments),
+    /// Take a registered device out; its sessions end at once
+    Remove(DeviceNameArgument),
+}
+
+/// `tombolo device add`
+#[derive(Debug, Args)]
+pub struct DeviceAddArguments {
+    /// Its id: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit
+    pub id: String,
+    /// Which rules it lives by
+    #[arg(long)]
+    pub role: String,
+    /// Its key: text:…, hex:…, or - for standard input (safer: arguments are visible to other users); without a value one is made
+    #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", required = true)]
+    pub psk: Option<String>,
+    /// The identity it names in the handshake [default: its id]
+    #[arg(long, value_name = "TEXT")]
+    pub psk_identity: Option<String>,
+    /// A few words for people
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+}
+
+/// `tombolo device show`
+#[derive(Debug, Args)]
+pub struct DeviceShowArguments {
+    /// Device id
+    pub id: String,
+    /// Show its key too
+    #[arg(long)]
+    pub key: bool,
+}
+
+/// A device.
+#[derive(Debug, Args)]
+pub struct DeviceNameArgument {
+    /// Device id
+    pub id: String,
+}
+
+/// `tombolo tail`
+#[derive(Debug, Args)]
+pub struct TailArguments {
+    /// Only this device
+    pub device: Option<String>,
+}
+
+/// `tombolo acl …`
+#[derive(Debug, Subcommand)]
+pub enum AclCommand {
+    /// What would happen to a reading, and by which rule
+    Explain(ExplainArguments),
+}
+
+/// `tombolo acl explain`
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// Device id
+    pub device: String,
+    /// How the device says it: POST, PUT or DELETE
+    #[arg(value_parser = ["POST", "PUT", "DELETE"], ignore_case = true)]
+    pub method: String,
+    /// Path in the device's own space, like t/temperature
+    pub path: String,
+}
+
+/// `tombolo queue`
+#[derive(Debug, Args)]
+pub struct QueueArguments {
+    /// What to do with it
+    #[command(subcommand)]
+    pub command: Option<QueueCommand>,
+}
+
+/// `tombolo queue …`
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// What the broker refused for good
+    #[command(subcommand)]
+    Rejected(RejectedCommand),
+}
+
+/// `tombolo queue rejected …`
+#[derive(Debug, Subcommand)]
+pub enum RejectedCommand {
+    /// List them, oldest first
+    List,
+    /// Send them once more: those named, or all
+    Retry(RetryArguments),
+    /// Give them up, as a loss: those named, or --all
+    Drop(DropArguments),
+}
+
+/// `tombolo queue rejected retry`
+#[derive(Debug, Args)]
+pub struct RetryArguments {
+    /// Record ids, as `list` shows them; none = all
+    #[arg(value_name = "RECORD", conflicts_with = "all")]
+    pub records: Vec<String>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `tombolo queue rejected drop`
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct DropArguments {
+    /// Record ids, as `list` shows them
+    #[arg(value_name = "RECORD")]
+    pub records: Vec<String>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `tombolo serial …`
+#[derive(Debug, Subcommand)]
+pub enum SerialCommand {
+    /// All ports of this machine, with the names that stay and a block for the configuration
+    List,
+    /// Show the bytes of a port as they come, with their time
+    Trace(SerialTraceArguments),
+}
+
+/// `tombolo serial trace`
+#[derive(Debug, Args)]
+pub struct SerialTraceArguments {
+    /// The name of a [serial.NAME], or a device like /dev/ttyUSB0
+    pub port: String,
+    /// Open it at this rate, where the daemon does not have it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(50..=4_000_000))]
+    pub baud: Option<u32>,
+    /// Write to this file instead of the screen
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Begin a new file before this one grows larger
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, requires = "file")]
+    pub max_bytes: u64,
+    /// Keep so many full files, as FILE.1, FILE.2, …
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "file")]
+    pub keep: u32,
+}
+
+/// `tombolo demo`
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// End by itself after so long; without it, on Ctrl-C
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_key_is_asked_for_without_a_value_too() {
+        let psk = |line: &str| match parse(line).unwrap().command {
+            Command::Device(DeviceCommand::Add(add)) => add.psk,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(psk("tombolo device add a --role r --psk").as_deref(), Some(""));
+        assert_eq!(psk("tombolo device add a --psk --role r").as_deref(), Some(""));
+        assert_eq!(psk("tombolo device add a --role r --psk text:x").as_deref(), Some("text:x"));
+        assert_eq!(psk("tombolo device add a --role r --psk -").as_deref(), Some("-"));
+        assert!(parse("tombolo device add a --role r").is_err());
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for line in ["tombolo --json --config x status", "tombolo status --json --config x"] {
+            let arguments = parse(line).unwrap();
+            assert!(arguments.json);
+            assert_eq!(arguments.config.to_str(), Some("x"));
+        }
+        assert_eq!(parse("tombolo status").unwrap().config.to_str(), Some(DEFAULT_CONFIG));
+    }
+
+    #[test]
+    fn what_goes_together_is_asked_for_together() {
+        assert!(parse("tombolo init --url mqtts://b --certificate-file a").is_err());
+        assert!(parse("tombolo init --url mqtts://b --password-file a").is_err());
+        assert!(parse("tombolo init --url mqtts://b --username u").is_ok());
+        assert!(parse("tombolo init").is_err());
+        assert!(parse("tombolo queue rejected retry").is_ok());
+        assert!(parse("tombolo queue rejected drop").is_err());
+        assert!(parse("tombolo queue rejected drop --all x").is_err());
+        assert!(parse("tombolo queue rejected retry --all x").is_err());
+        assert!(parse("tombolo queue rejected retry x y").is_ok());
+        assert!(parse("tombolo queue").is_ok());
+    }
+}

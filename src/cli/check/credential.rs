@@ -1,0 +1,178 @@
+//! The upstream's credentials: whether certificate and key belong together, and for how long they are good.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
+
+use crate::clock::WallClock;
+use crate::config::Finding;
+use crate::northbound::certificate::Certificate;
+use crate::northbound::settings::TlsSettings;
+
+/// A certificate that ends sooner is named.
+const SOON_S: u64 = 14 * 86_400;
+
+/// Judges CA, certificate and key, where there are any. That they can be read is `config`'s finding.
+pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(file) = &tls.ca_file
+        && let Ok(bytes) = std::fs::read(file)
+    {
+        findings.push(authorities(file, &bytes));
+        findings.extend(validity(file, "upstream.ca-file", &bytes, clock));
+    }
+    if let Some((certificate, key)) = &tls.identity
+        && let Ok(chain) = std::fs::read(certificate)
+    {
+        if let Ok(secret) = std::fs::read(key).map(Zeroizing::new) {
+            findings.push(pair(certificate, &chain, key, &secret));
+        }
+        findings.extend(validity(certificate, "upstream.certificate-file", &chain, clock));
+    }
+    findings
+}
+
+/// What of a file has ended, ends soon or has not begun. Judged as TLS does: an untrusted clock counts only from its
+/// floor, a time that has certainly passed.
+fn validity(file: &Path, key: &str, pem: &[u8], clock: &dyn WallClock) -> Vec<Finding> {
+    let now = clock.wall().unwrap_or_else(|| clock.floor());
+    let mut findings = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem).filter_map(Result::ok) {
+        let Some(read) = Certificate::parse(&certificate) else { continue };
+        let name = read.subject.unwrap_or_else(|| "a certificate".to_owned());
+        let (shown, ends) = (file.display(), read.not_after);
+        let finding = if ends < now {
+            Finding::fail("upstream", format!("{name} in {shown} has ended on {ends}")).advice("renew it")
+        } else if ends.as_secs() < now.as_secs().saturating_add(SOON_S) {
+            Finding::warn("upstream", format!("{name} in {shown} ends on {ends}")).advice("renew it in time")
+        } else if clock.trusted() && read.not_before > now {
+            Finding::fail("upstream", format!("{name} in {shown} is good only from {}", read.not_before))
+                .advice("see whether this clock or that of its issuer is right")
+        } else {
+            continue;
+        };
+        findings.push(finding.key(key));
+    }
+    findings
+}
+
+fn authorities(file: &Path, bytes: &[u8]) -> Finding {
+    let shown = file.display();
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+    match certificates {
+        Ok(found) if !found.is_empty() => Finding::ok(
+            "upstream",
+            format!("{shown} has {}", crate::cli::output::plural(found.len() as u64, "CA certificate")),
+        )
+        .key("upstream.ca-file"),
+        _ => Finding::fail("upstream", format!("{shown} holds no certificate in PEM form"))
+            .key("upstream.ca-file")
+            .advice("it begins with -----BEGIN CERTIFICATE-----; `openssl x509 -inform der` converts"),
+    }
+}
+
+fn pair(certificate: &Path, chain: &[u8], key: &Path, secret: &[u8]) -> Finding {
+    let (shown, shown_key) = (certificate.display(), key.display());
+    let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(chain).collect();
+    let chain = chain.unwrap_or_default();
+    if chain.is_empty() {
+        return Finding::fail("upstream", format!("{shown} holds no certificate in PEM form"))
+            .key("upstream.certificate-file")
+            .advice("it begins with -----BEGIN CERTIFICATE-----");
+    }
+    if chain.first().and_then(|own| Certificate::parse(own)).is_some_and(|own| own.version < 3) {
+        return Finding::fail(
+            "upstream",
+            format!("{shown} is a certificate of X.509 version 1, which TLS does not take"),
+        )
+        .key("upstream.certificate-file")
+        .advice("have it issued as version 3, with its extensions");
+    }
+    let usable = PrivateKeyDer::from_pem_slice(secret).ok().and_then(|key| any_supported_type(&key).ok());
+    let Some(signer) = usable else {
+        return Finding::fail("upstream", format!("{shown_key} holds no private key that can be used"))
+            .key("upstream.key-file")
+            .advice("an unencrypted RSA, ECDSA or Ed25519 key in PEM form is needed");
+    };
+    let length = chain.len() as u64;
+    match CertifiedKey::new(chain, Arc::clone(&signer)).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Finding::ok(
+            "upstream",
+            format!("{shown} ({}) and {shown_key} belong together", crate::cli::output::plural(length, "certificate")),
+        ),
+        Err(_) => Finding::fail("upstream", format!("{shown_key} is not the key of {shown}"))
+            .key("upstream.key-file")
+            .advice("the first certificate in the file must be this gateway's own, and the key the one it was made for"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+    use crate::config::Level;
+
+    struct At(u64, bool);
+
+    impl WallClock for At {
+        fn raw(&self) -> UnixTime {
+            UnixTime::from_secs(self.0)
+        }
+        fn trusted(&self) -> bool {
+            self.1
+        }
+        fn floor(&self) -> UnixTime {
+            UnixTime::from_secs(1_600_000_000)
+        }
+    }
+
+    #[test]
+    fn what_ends_is_named_before_and_after_but_never_by_a_clock_that_is_not_trusted() {
+        let mut params = rcgen::CertificateParams::new(["gw".to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "gw-7");
+        params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 1, 1);
+        let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        let levels = |seconds, trusted| {
+            let findings = validity(Path::new("gw.pem"), "k", pem.as_bytes(), &At(seconds, trusted));
+            findings.into_iter().map(|finding| (finding.level, finding.message)).collect::<Vec<_>>()
+        };
+        let end = 1_767_225_600;
+        assert_eq!(levels(end - 30 * 86_400, true), []);
+        assert_eq!(levels(end - 86_400, true)[0].0, Level::Warn);
+        let (level, message) = levels(end + 1, true).remove(0);
+        assert_eq!(level, Level::Fail);
+        assert!(message.contains("gw-7 in gw.pem has ended on 2026-01-01"), "{message}");
+        assert_eq!(levels(1_700_000_000, true)[0].0, Level::Fail);
+        assert_eq!(levels(0, false), []);
+        assert_eq!(levels(2_100_000_000, false), []);
+    }
+
+    #[test]
+    fn a_certificate_and_a_key_belong_together_or_it_is_said_that_they_do_not() {
+        let made = |name: &str| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate =
+                rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+            (certificate.pem(), key.serialize_pem())
+        };
+        let ((one, one_key), (_, other_key)) = (made("one"), made("other"));
+        let judge = |chain: &str, key: &str| {
+            pair(Path::new("gw.pem"), chain.as_bytes(), Path::new("gw.key"), key.as_bytes())
+        };
+        assert_eq!(judge(&one, &one_key).level, Level::Ok);
+        let wrong = judge(&one, &other_key);
+        assert_eq!(wrong.level, Level::Fail);
+        assert!(wrong.message.contains("gw.key is not the key of gw.pem"), "{wrong}");
+        assert_eq!(judge(&one_key, &one_key).level, Level::Fail);
+        assert_eq!(judge(&one, &one).level, Level::Fail);
+        assert_eq!(judge("", "").level, Level::Fail);
+        assert_eq!(authorities(Path::new("ca.pem"), one.as_bytes()).level, Level::Ok);
+        assert_eq!(authorities(Path::new("ca.pem"), b"hello").level, Level::Fail);
+    }
+}

@@ -1,0 +1,168 @@
+//! `tombolo check`: whatever could be wrong, one line a finding, each with the way out.
+//!
+//! What the configuration says comes from `config`; here is the rest: the machine, and the uplink. While the daemon
+//! runs, it is asked about ports and uplink, so that the check takes neither its ports nor its client id; where it is
+//! not connected, the check goes to the broker step by step, under a client id of its own.
+
+mod credential;
+mod serial;
+mod system;
+mod uplink;
+
+use std::sync::Arc;
+
+use super::Context;
+use super::args::CheckArguments;
+use super::error::CommandError;
+use crate::config::{ClockTrust, Finding, Level, Loaded, findings_to_json};
+use crate::control::io::client::{ANSWER, Client, ClientError};
+use crate::control::protocol::Request;
+use crate::control::snapshot::Status;
+use crate::daemon::clock::SystemClock;
+
+/// Checks and prints.
+///
+/// # Errors
+/// [`CommandError::Said`] where any finding is a fail.
+pub fn run(context: &Context, arguments: &CheckArguments) -> Result<(), CommandError> {
+    let mut report = Report { context, findings: Vec::new() };
+    match crate::config::io::load(&context.options(), None) {
+        Ok(loaded) => {
+            report.add(loaded.findings.iter().cloned())?;
+            judge(&mut report, &loaded, arguments)?;
+        }
+        // Without settings there is nothing else to look at.
+        Err(findings) => report.add(findings)?,
+    }
+    report.finish()
+}
+
+fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -> Result<(), CommandError> {
+    let settings = &loaded.settings;
+    let paths = &settings.paths;
+    let always = settings.clock.trust == ClockTrust::Always;
+    let clock = Arc::new(SystemClock::open(&paths.state_dir, always));
+    report.add([system::clock(&*clock, always)])?;
+    report.add([system::folder(
+        "state directory",
+        &paths.state_dir,
+        "the service's first start makes it",
+    )])?;
+    report.add(system::disk(settings))?;
+    if let Some(tls) = settings.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
+        report.add(credential::identity(tls, &*clock))?;
+    }
+    report.add(serial::ports(settings))?;
+    let daemon = connect(report)?;
+    let running = daemon.is_some();
+    let mut connected = false;
+    match daemon {
+        Some(mut daemon) => connected = ask(report, loaded, &mut daemon, arguments)?,
+        None => report.add(system::ports(settings))?,
+    }
+    match &settings.upstream {
+        Some(_) if arguments.offline => report.add([Finding::ok("upstream", "not looked at: --offline")]),
+        Some(upstream) if !(running && connected) => report.add(uplink::walk(settings, upstream, clock)),
+        _ => Ok(()),
+    }
+}
+
+/// What the running daemon says about itself; whether it is connected.
+fn ask(
+    report: &mut Report<'_>,
+    loaded: &Loaded,
+    daemon: &mut Client,
+    arguments: &CheckArguments,
+) -> Result<bool, CommandError> {
+    match daemon.ask_for::<Status>(&Request::Status {}, ANSWER) {
+        Ok(status) => {
+            report.add([Finding::ok(
+                "daemon",
+                format!("tombolo {} runs and has its ports", status.gateway.version),
+            )])?;
+            let here = env!("CARGO_PKG_VERSION");
+            if status.gateway.version != here {
+                report.add([Finding::warn(
+                    "daemon",
+                    format!("it is version {}, this command {here}", status.gateway.version),
+                )
+                .advice("systemctl restart tombolo")])?;
+            }
+            if let Some(reason) = &status.journal.failing {
+                report.add([Finding::fail("journal", format!("takes no readings: {reason}"))
+                    .advice("see the disk's findings, and `journalctl -u tombolo`")])?;
+            }
+            if status.upstream.configured != loaded.settings.upstream.is_some() {
+                report.add([Finding::warn(
+                    "daemon",
+                    "it does not run with the upstream that the files name",
+                )
+                .advice("systemctl reload tombolo")])?;
+            }
+        }
+        Err(error) => {
+            report.add([Finding::fail("daemon", error.to_string())])?;
+            return Ok(false);
+        }
+    }
+    if arguments.offline || loaded.settings.upstream.is_none() {
+        return Ok(false);
+    }
+    let (findings, connected) = uplink::ask(daemon);
+    report.add(findings)?;
+    Ok(connected)
+}
+
+/// The running daemon, if there is one; that it may not be asked is a finding.
+fn connect(report: &mut Report<'_>) -> Result<Option<Client>, CommandError> {
+    match report.context.daemon() {
+        Ok(daemon) => Ok(Some(daemon)),
+        Err(ClientError::NotRunning { .. }) => {
+            report.add([Finding::ok(
+                "daemon",
+                "tombolo is not running; `systemctl start tombolo` starts it",
+            )])?;
+            Ok(None)
+        }
+        Err(error) => {
+            report.add([Finding::warn("daemon", error.to_string())])?;
+            Ok(None)
+        }
+    }
+}
+
+/// Findings, printed as they come: a check that waits for the network shows what it has.
+pub(super) struct Report<'a> {
+    context: &'a Context,
+    findings: Vec<Finding>,
+}
+
+impl Report<'_> {
+    /// Prints and keeps.
+    pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) -> Result<(), CommandError> {
+        for finding in findings {
+            if !self.context.out.json {
+                self.context.out.line(&finding)?;
+            }
+            self.findings.push(finding);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), CommandError> {
+        if self.context.out.json {
+            self.context.out.object(&findings_to_json(&self.findings))?;
+        }
+        let count = |level| self.findings.iter().filter(|finding| finding.level == level).count();
+        let (warn, fail) = (count(Level::Warn), count(Level::Fail));
+        if !self.context.out.json {
+            super::note(match (fail, warn) {
+                (0, 0) => "all is well".to_owned(),
+                (0, warn) => format!("nothing fails; {warn} to look at"),
+                (fail, 0) => format!("{fail} to mend"),
+                (fail, warn) => format!("{fail} to mend, {warn} to look at"),
+            });
+        }
+        if fail > 0 { Err(CommandError::Said) } else { Ok(()) }
+    }
+}

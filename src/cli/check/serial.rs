@@ -1,0 +1,103 @@
+//! Whether the serial ports are there, and whether something else of the machine wants them too.
+
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::config::{Finding, Settings};
+use crate::southbound::serial::io::find;
+use crate::southbound::serial::settings::Port;
+
+/// A finding or more for each port. Nothing is opened: a running daemon has it.
+pub fn ports(settings: &Settings) -> Vec<Finding> {
+    settings.serial.iter().flat_map(|port| one(port, Path::new("/"))).collect()
+}
+
+fn one(port: &Port, root: &Path) -> Vec<Finding> {
+    let subject = format!("serial {}", port.name);
+    let device = match find::resolve(&port.port).and_then(|path| {
+        std::fs::canonicalize(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => "it is not there".to_owned(),
+            _ => error.to_string(),
+        })
+    }) {
+        Ok(device) => device,
+        Err(why) => {
+            let advice = "plug it in, or see `tombolo serial list`; the daemon waits for it";
+            return vec![Finding::warn(&subject, format!("{}: {why}", port.port)).advice(advice)];
+        }
+    };
+    let Some(found) = std::fs::metadata(&device).ok().filter(|found| found.file_type().is_char_device())
+    else {
+        let message = format!("{} is not a serial port", device.display());
+        return vec![Finding::fail(&subject, message).advice("see `tombolo serial list`")];
+    };
+    let shown = device.display();
+    let name = device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut findings = Vec::new();
+    if consoles(root).contains(&name) {
+        let message =
+            format!("the kernel's console is on {shown}: it writes there, and a login may wait for answers");
+        let advice = format!(
+            "take console={name} out of the kernel's command line, and `systemctl mask serial-getty@{name}`"
+        );
+        findings.push(Finding::warn(&subject, message).advice(advice));
+    }
+    if probed(&name, found.rdev(), root) {
+        let message = format!("ModemManager runs and sends commands to {shown} whenever it is plugged in");
+        let advice =
+            "remove ModemManager, or set ENV{ID_MM_DEVICE_IGNORE}=\"1\" for the adapter in a udev rule";
+        findings.push(Finding::warn(&subject, message).advice(advice));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(&subject, format!("{} is {shown}", port.port)));
+    }
+    findings
+}
+
+/// The terminals that are the kernel's console, by name.
+fn consoles(root: &Path) -> Vec<String> {
+    let active = std::fs::read_to_string(root.join("sys/class/tty/console/active")).unwrap_or_default();
+    active.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Whether ModemManager would look for a modem behind it: it runs, and no udev rule keeps it off.
+fn probed(name: &str, number: u64, root: &Path) -> bool {
+    // It looks at USB ports alone unless it is told otherwise.
+    if !(name.starts_with("ttyUSB") || name.starts_with("ttyACM")) || !runs("ModemManager", root) {
+        return false;
+    }
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let known = root.join(format!("run/udev/data/c{major}:{minor}"));
+    let known = std::fs::read_to_string(known).unwrap_or_default();
+    !known.lines().any(|line| matches!(line, "E:ID_MM_DEVICE_IGNORE=1" | "E:ID_MM_PORT_IGNORE=1"))
+}
+
+fn runs(program: &str, root: &Path) -> bool {
+    let processes = std::fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
+    let comm = |folder: PathBuf| std::fs::read_to_string(folder.join("comm")).unwrap_or_default();
+    processes.map(|entry| comm(entry.path())).any(|name| name.trim() == program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_else_wants_a_port_is_found_out_from_the_machines_own_files() {
+        let root = std::env::temp_dir().join(format!("tombolo-wants-{}", std::process::id()));
+        for folder in ["sys/class/tty/console", "proc/17", "run/udev/data"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        let number = nix::sys::stat::makedev(188, 3);
+        std::fs::write(root.join("sys/class/tty/console/active"), "tty0 ttyS0\n").unwrap();
+        assert_eq!(consoles(&root), ["tty0", "ttyS0"]);
+        assert!(!probed("ttyUSB3", number, &root));
+        std::fs::write(root.join("proc/17/comm"), "ModemManager\n").unwrap();
+        assert!(probed("ttyUSB3", number, &root));
+        assert!(!probed("ttyS0", number, &root));
+        std::fs::write(root.join("run/udev/data/c188:3"), "I:1\nE:ID_MM_DEVICE_IGNORE=1\n").unwrap();
+        assert!(!probed("ttyUSB3", number, &root));
+        assert!(consoles(Path::new("/nowhere")).is_empty());
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+}

@@ -1,0 +1,221 @@
+//! What the machine has to give: a clock, a place for the state, room on the disk, ports.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, Uid, access};
+
+use crate::cli::output::bytes;
+use crate::clock::WallClock;
+use crate::config::{Finding, Settings};
+
+/// The verdict on the wall clock.
+pub fn clock(clock: &dyn WallClock, always: bool) -> Finding {
+    let now = clock.raw();
+    if clock.trusted() {
+        let why = if always { "trusted because [clock] trust = \"always\"" } else { "synchronised" };
+        return Finding::ok("clock", format!("{now}, {why}"));
+    }
+    let message = if now < clock.floor() {
+        format!("{now} is wrong: it is before {}, a time that has passed", clock.floor())
+    } else {
+        format!("{now} is not trusted: the kernel says it is not synchronised")
+    };
+    Finding::warn("clock", message).advice(
+        "start a time service (`timedatectl set-ntp true`); until then readings are bridged without their time of receipt",
+    )
+}
+
+/// Whether a folder of ours is there and can be written to.
+pub fn folder(subject: &str, path: &Path, made_by: &str) -> Finding {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_dir() => {
+            Finding::fail(subject, format!("{shown} is not a directory")).advice("move it aside")
+        }
+        Ok(_) => match access(path, AccessFlags::W_OK | AccessFlags::X_OK) {
+            Ok(()) => Finding::ok(subject, format!("{shown} can be written to")),
+            Err(nix::errno::Errno::EROFS) => {
+                Finding::fail(subject, format!("{shown} is on a file system mounted read-only"))
+                    .advice("remount it, and see in `dmesg` why it is")
+            }
+            Err(_) if !Uid::effective().is_root() => Finding::warn(
+                subject,
+                format!("this user may not write to {shown}, so nothing can be said about the service's"),
+            )
+            .advice("run `sudo tombolo check`"),
+            Err(error) => Finding::fail(subject, format!("{shown} cannot be written to: {error}"))
+                .advice("correct its owner and mode"),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Finding::warn(subject, format!("{shown} does not exist yet")).advice(made_by)
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::warn(subject, format!("{shown} is closed to this user"))
+                .advice("run `sudo tombolo check`")
+        }
+        Err(error) => {
+            Finding::fail(subject, format!("{shown}: {error}")).advice("see what is wrong with the path")
+        }
+    }
+}
+
+/// Whether the journal's bound fits on the disk, with what it already has there.
+pub fn disk(settings: &Settings) -> Option<Finding> {
+    let journal = &settings.journal;
+    // The nearest folder that is there: the state directory may not have been made yet.
+    let place = journal.directory.ancestors().find(|folder| folder.is_dir())?;
+    let shown = place.display();
+    let space = match statvfs(place) {
+        Ok(space) => space,
+        Err(error) => {
+            return Some(Finding::warn("disk", format!("the room on {shown} is not known: {error}")));
+        }
+    };
+    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+    let free = u64::from(space.blocks_available()).saturating_mul(u64::from(space.fragment_size()));
+    Some(room(free, used(&journal.directory), journal.max_bytes, &shown.to_string()))
+}
+
+/// Bytes the journal's files have on disk.
+fn used(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => used(&entry.path()),
+            Ok(found) => found.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn room(free: u64, used: u64, max: u64, place: &str) -> Finding {
+    let to_come = max.saturating_sub(used);
+    if free >= to_come {
+        return Finding::ok(
+            "disk",
+            format!("{} free on {place}; the journal may yet take {}", bytes(free), bytes(to_come)),
+        );
+    }
+    let message = format!(
+        "{} free on {place}, but the journal may yet take {} of its {}: readings will be refused before it is full",
+        bytes(free),
+        bytes(to_come),
+        bytes(max)
+    );
+    let advice = "make room, or lower [journal] max-bytes";
+    if free < 16 << 20 { Finding::fail("disk", message) } else { Finding::warn("disk", message) }
+        .advice(advice)
+}
+
+/// Whether the CoAP ports can be had. Not to be asked while our own daemon has them.
+pub fn ports(settings: &Settings) -> Vec<Finding> {
+    let coap = &settings.coap;
+    let plain = coap.insecure.iter().flat_map(|(addresses, _)| addresses);
+    let secure = coap.listen.iter().map(|address| ("coaps", *address));
+    let mut findings: Vec<Finding> = secure
+        .chain(plain.map(|address| ("coap", *address)))
+        .map(|(scheme, address)| port(scheme, address))
+        .collect();
+    if findings.is_empty() {
+        findings.push(
+            Finding::warn("ports", "no address is listened on: no device can connect")
+                .key("coap.listen")
+                .advice("leave the key out for the default, [\"[::]:5684\"]"),
+        );
+    }
+    findings
+}
+
+/// What binding an address says about it.
+fn port(scheme: &str, address: SocketAddr) -> Finding {
+    match UdpSocket::bind(address) {
+        Ok(_) => Finding::ok("ports", format!("{scheme} {address} is free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Finding::fail(
+            "ports",
+            format!("{scheme} {address} is held by another program"),
+        )
+        .advice(format!("`ss -lunp sport = :{}` names it; stop it, or change [coap] listen", address.port())),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            Finding::fail("ports", format!("{scheme} {address} is not an address of this machine"))
+                .advice("see `ip address`, and change [coap] listen")
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Finding::warn(
+            "ports",
+            format!(
+                "{scheme} {address} may not be had by this user, so nothing can be said about the service's"
+            ),
+        )
+        .advice("run `sudo tombolo check`"),
+        Err(error) => Finding::fail("ports", format!("{scheme} {address}: {error}"))
+            .advice("change [coap] listen, or see why the system refuses"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+    use crate::config::Level;
+
+    struct Fixed(UnixTime, bool);
+
+    impl WallClock for Fixed {
+        fn raw(&self) -> UnixTime {
+            self.0
+        }
+        fn trusted(&self) -> bool {
+            self.1
+        }
+        fn floor(&self) -> UnixTime {
+            UnixTime::from_secs(1_767_225_600)
+        }
+    }
+
+    #[test]
+    fn the_clock_is_judged_and_the_reason_said() {
+        let now = UnixTime::from_secs(1_800_000_000);
+        assert_eq!(clock(&Fixed(now, true), false).level, Level::Ok);
+        assert_eq!(clock(&Fixed(now, true), true).level, Level::Ok);
+        assert_eq!(clock(&Fixed(UnixTime(0), false), true).level, Level::Warn);
+        let early = clock(&Fixed(UnixTime::from_secs(60), false), false);
+        assert_eq!(early.level, Level::Warn);
+        assert!(early.message.contains("1970-01-01T00:01:00.000Z is wrong"), "{early}");
+        assert!(clock(&Fixed(now, false), false).message.contains("not synchronised"));
+    }
+
+    #[test]
+    fn room_on_the_disk_counts_what_the_journal_already_has() {
+        let mib = |n: u64| n << 20;
+        assert_eq!(room(mib(300), 0, mib(256), "/").level, Level::Ok);
+        assert_eq!(room(mib(100), mib(200), mib(256), "/").level, Level::Ok);
+        assert_eq!(room(mib(100), 0, mib(256), "/").level, Level::Warn);
+        assert_eq!(room(mib(3), 0, mib(256), "/").level, Level::Fail);
+        assert_eq!(room(0, mib(300), mib(256), "/").level, Level::Ok);
+    }
+
+    #[test]
+    fn a_port_held_by_another_is_named_with_the_way_out() {
+        let held = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = held.local_addr().unwrap();
+        let finding = port("coaps", address);
+        assert_eq!(finding.level, Level::Fail);
+        assert!(finding.message.contains(&address.to_string()), "{finding}");
+        assert!(finding.advice.contains(&format!(":{}", address.port())), "{finding}");
+        drop(held);
+        assert_eq!(port("coaps", address).level, Level::Ok);
+        assert_eq!(port("coaps", "192.0.2.1:5684".parse().unwrap()).level, Level::Fail);
+    }
+
+    #[test]
+    fn a_folder_is_there_and_writable_or_it_is_said_who_makes_it() {
+        assert_eq!(folder("state", &std::env::temp_dir(), "").level, Level::Ok);
+        let missing = folder("state", Path::new("/nowhere/at/all"), "start it once");
+        assert_eq!((missing.level, missing.advice.as_str()), (Level::Warn, "start it once"));
+        assert_eq!(folder("state", Path::new("/etc/passwd"), "").level, Level::Fail);
+    }
+}

@@ -1,0 +1,56 @@
+//! The uplink: through the running daemon, and step by step by a connection of the check's own.
+
+use std::sync::Arc;
+
+use crate::cli::status;
+use crate::clock::WallClock;
+use crate::config::{Finding, Settings};
+use crate::control::io::client::{Client, SLOW_ANSWER};
+use crate::control::protocol::Request;
+use crate::control::snapshot::Uplink;
+use crate::northbound;
+use crate::northbound::io::probe::{Grade, Step, probe};
+
+/// Asks the daemon, which has the connection and the client id. The second is whether it is connected.
+pub fn ask(daemon: &mut Client) -> (Vec<Finding>, bool) {
+    match daemon.ask_for::<Uplink>(&Request::UplinkCheck {}, SLOW_ANSWER) {
+        Ok(uplink) => (judge(&uplink), uplink.connected),
+        Err(error) => (vec![Finding::fail("upstream", error.to_string())], false),
+    }
+}
+
+fn judge(uplink: &Uplink) -> Vec<Finding> {
+    let text = status::uplink(uplink);
+    let mut findings = vec![match (uplink.connected, uplink.echo_ms) {
+        (true, Some(ms)) => Finding::ok("upstream", format!("{text}; a publish came back in {ms} ms")),
+        (true, None) => Finding::warn("upstream", format!("{text}; a publish did not come back in time"))
+            .advice("see whether the broker lets this client publish and subscribe below its own prefix"),
+        (false, _) => Finding::fail("upstream", text)
+            .advice("readings are kept meanwhile; what follows shows where it stops"),
+    }];
+    findings.extend(uplink.warnings.iter().map(|warning| Finding::warn("upstream", warning.clone())));
+    findings
+}
+
+/// Goes to the broker and back, under a client id of its own, so beside a running daemon too.
+pub fn walk(settings: &Settings, upstream: &northbound::Settings, clock: Arc<dyn WallClock>) -> Vec<Finding> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return vec![Finding::fail("upstream", format!("cannot be looked at: {error}"))],
+    };
+    let scratch = format!("{}/gateway/check", settings.gate.prefix);
+    runtime.block_on(probe(upstream, clock, &scratch)).into_iter().map(finding).collect()
+}
+
+fn finding(step: Step) -> Finding {
+    let subject = format!("upstream {}", step.name);
+    let finding = match step.grade {
+        Grade::Ok => Finding::ok(subject, step.text),
+        Grade::Warn => Finding::warn(subject, step.text),
+        Grade::Fail => Finding::fail(subject, step.text),
+    };
+    match step.advice {
+        Some(advice) => finding.advice(advice),
+        None => finding,
+    }
+}

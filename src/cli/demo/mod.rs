@@ -1,0 +1,481 @@
+//! `tombolo demo`: the main job on one machine, with nothing else installed.
+//!
+//! An embedded broker behind TLS, a throwaway PKI, three simulated sensors with real DTLS handshakes, a serial
+//! meter on a pseudo-terminal, and between them the daemon itself, started as a user would start it. On the way the uplink is cut and
+//! the gateway is killed, because that is what it is for. Exit 0 only if all that was acknowledged arrived.
+
+pub mod broker;
+pub mod meter;
+pub mod pki;
+pub mod sensor;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::control::io::client::Client;
+use crate::control::protocol::{Request, SOCKET_NAME};
+use broker::DemoBroker;
+use meter::{Committed, Meter};
+use sensor::Sensor;
+
+/// How often a sensor speaks.
+const PERIOD: Duration = Duration::from_millis(300);
+/// How long the readings on the way may take at the end.
+const LAST_WAIT: Duration = Duration::from_secs(20);
+/// How long the gateway may take to start.
+const START_WAIT: Duration = Duration::from_secs(20);
+
+/// The sensors: id, path, and what they measure.
+const SENSORS: [(&str, &str, &str); 3] = [
+    ("greenhouse-1", "t/climate", "temperature"),
+    ("pump-2", "t/pressure", "bar"),
+    ("door-7", "alarm/door", "open"),
+];
+
+/// What the demo is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Ends by itself after so many seconds; `None` = at Ctrl-C.
+    pub seconds: Option<u64>,
+    /// One JSON object a line instead of the screen.
+    pub json: bool,
+}
+
+/// Runs it; `true` if everything acknowledged arrived.
+///
+/// # Errors
+/// Why it could not be set up, as text for the person at the terminal.
+pub fn run(options: Options) -> Result<bool, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("no runtime: {e}"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, play(options))
+}
+
+/// Which reading was acknowledged to its sensor, which arrived, and how often.
+#[derive(Default)]
+struct Ledger {
+    acknowledged: BTreeSet<String>,
+    arrived: BTreeMap<String, u64>,
+    ids: BTreeSet<String>,
+    refused: u64,
+    unanswered: u64,
+    /// A meter hears no acknowledgement; what counts is what was committed.
+    metered: Committed,
+}
+
+impl Ledger {
+    fn missing(&self) -> usize {
+        let sensors = self.acknowledged.iter().filter(|reading| !self.arrived.contains_key(*reading)).count();
+        let metered = usize::try_from(self.metered.total()).unwrap_or(usize::MAX);
+        sensors + metered.saturating_sub(self.meter_arrived())
+    }
+
+    fn meter_arrived(&self) -> usize {
+        self.arrived.keys().filter(|reading| reading.split(' ').next() == Some(Meter::ID)).count()
+    }
+
+    fn twice(&self) -> u64 {
+        self.arrived.values().map(|count| count - 1).sum()
+    }
+}
+
+/// Removes the demo's folder when it ends.
+struct Workplace(PathBuf);
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The daemon as a child process, so that it can be killed.
+struct Gateway {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Gateway {
+    fn start(folder: &Path) -> Result<Gateway, String> {
+        let program = std::env::current_exe().map_err(|e| format!("this program cannot find itself: {e}"))?;
+        let log = folder.join("tombolo.log");
+        let log_file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(|e| format!("{}: {e}", log.display()))?;
+        let child = Command::new(program)
+            .arg("--config")
+            .arg(folder.join("tombolo.toml"))
+            .arg("run")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file)
+            .spawn()
+            .map_err(|e| format!("the gateway cannot be started: {e}"))?;
+        Ok(Gateway { child, folder: folder.to_owned() })
+    }
+
+    async fn wait_until_up(&mut self) -> Result<(), String> {
+        let give_up = Instant::now() + START_WAIT;
+        while self.ask(Request::Status {}).is_none() {
+            let ended = self.child.try_wait().ok().flatten();
+            if ended.is_some() || Instant::now() > give_up {
+                let log = std::fs::read_to_string(self.folder.join("tombolo.log")).unwrap_or_default();
+                return Err(format!("the gateway did not start; it said:\n{log}"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, request: Request) -> Option<Value> {
+        let mut client = Client::connect(&self.folder.join("run").join(SOCKET_NAME)).ok()?;
+        client.ask(&request, Duration::from_secs(2)).ok()
+    }
+
+    /// How many readings of the meter this run has committed.
+    fn see_meter(&self, ledger: &RefCell<Ledger>) {
+        if let Some(status) = self.ask(Request::Status {})
+            && let Some(readings) = status["serial"][Meter::ID]["readings"].as_u64()
+        {
+            ledger.borrow_mut().metered.see(readings);
+        }
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What happens when, as shares of the whole time.
+struct Script {
+    begun: Instant,
+    length: Duration,
+    step: usize,
+}
+
+impl Script {
+    /// The next event, once its time has come. A demo under 6 s has none; an endless one has them in its first 30 s.
+    fn due(&mut self) -> Option<usize> {
+        let at = [0.25, 0.45, 0.65].get(self.step).map(|share| self.length.mul_f64(*share))?;
+        if self.length < Duration::from_secs(6) || self.begun.elapsed() < at {
+            return None;
+        }
+        self.step += 1;
+        Some(self.step)
+    }
+}
+
+async fn play(options: Options) -> Result<bool, String> {
+    let folder = std::env::temp_dir().join(format!("tombolo-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let workplace = Workplace(folder);
+    let folder = &workplace.0;
+    let pki = pki::make(folder)?;
+    let broker = broker::start(&pki).await?;
+    let coaps = free_udp_port()?;
+    let mut meter = Meter::new()?;
+    write_configuration(folder, &broker, coaps, &pki.ca_file, &meter)?;
+    let mut screen = Screen { json: options.json, live: std::io::stdout().is_terminal() };
+    screen.say(
+        "begin",
+        &format!(
+            "a broker at mqtts://127.0.0.1:{}, a gateway at coaps://127.0.0.1:{coaps}, {} sensors, a serial meter on {}",
+            broker.address.port(),
+            SENSORS.len(),
+            meter.port().display()
+        ),
+    );
+
+    let mut gateway = Gateway::start(folder)?;
+    gateway.wait_until_up().await?;
+
+    let ledger = Rc::new(RefCell::new(Ledger::default()));
+    let stop = Rc::new(std::cell::Cell::new(false));
+    let sensors: Vec<_> = SENSORS
+        .iter()
+        .enumerate()
+        .map(|(number, sensor)| {
+            let address = (Ipv4Addr::LOCALHOST, coaps).into();
+            tokio::task::spawn_local(sense(number as u32, *sensor, address, ledger.clone(), stop.clone()))
+        })
+        .collect();
+
+    let begun = Instant::now();
+    let length = Duration::from_secs(options.seconds.unwrap_or(30));
+    let mut script = Script { begun, length, step: 0 };
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    let mut meter_said = begun;
+    loop {
+        screen.arrivals(&broker, &ledger);
+        if meter_said.elapsed() >= PERIOD {
+            meter_said = Instant::now();
+            meter.say();
+        }
+        gateway.see_meter(&ledger);
+        match script.due() {
+            Some(1) => {
+                let _ = broker.cut.send(true);
+                screen.say(
+                    "uplink-cut",
+                    "the uplink is cut: readings are stored and acknowledged all the same",
+                );
+            }
+            Some(2) => {
+                let _ = broker.cut.send(false);
+                screen.say("uplink-back", "the uplink is back: what was stored goes out");
+            }
+            Some(_) => {
+                gateway.kill();
+                ledger.borrow_mut().metered.next_run();
+                screen.say(
+                    "kill",
+                    "the gateway is killed (SIGKILL) and started again: sensors shake hands anew",
+                );
+                gateway = Gateway::start(folder)?;
+                gateway.wait_until_up().await?;
+            }
+            None => {}
+        }
+        screen.summary(&gateway, &ledger, begun);
+        if options.seconds.is_some() && begun.elapsed() >= length {
+            break;
+        }
+        tokio::select! {
+            _ = tokio::time::sleep(Duration::from_millis(100)) => {}
+            _ = &mut interrupted => break,
+        }
+    }
+
+    stop.set(true);
+    screen.say("end", "the sensors stop; the last readings are on their way");
+    for sensor in sensors {
+        let _ = tokio::time::timeout(Duration::from_secs(6), sensor).await;
+    }
+    let give_up = Instant::now() + LAST_WAIT;
+    loop {
+        gateway.see_meter(&ledger);
+        screen.arrivals(&broker, &ledger);
+        if ledger.borrow().missing() == 0 || Instant::now() >= give_up {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let queue = gateway.ask(Request::Queue {}).unwrap_or_default();
+    Ok(screen.verdict(&ledger.borrow(), &queue, begun))
+}
+
+async fn sense(
+    number: u32,
+    (id, path, quantity): (&'static str, &'static str, &'static str),
+    gateway: SocketAddr,
+    ledger: Rc<RefCell<Ledger>>,
+    stop: Rc<std::cell::Cell<bool>>,
+) {
+    let mut count = 0u32;
+    let key = key(id);
+    while !stop.get() {
+        let seed = number.wrapping_mul(0x0101_0101).wrapping_add(count);
+        let connect = Sensor::connect(gateway, id, key.as_bytes(), seed);
+        let Ok(Ok(mut sensor)) = tokio::time::timeout(Duration::from_secs(3), connect).await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        while !stop.get() {
+            count += 1;
+            // A slow wave, so that there is something to look at.
+            let value = 20.0 + 3.0 * (f64::from(count) / 9.0 + f64::from(number)).sin();
+            let reading = format!("{{\"{quantity}\":{value:.2},\"n\":{count}}}");
+            let answer =
+                tokio::time::timeout(Duration::from_secs(4), sensor.post(path, 50, reading.as_bytes()));
+            match answer.await {
+                Ok(Ok(answer)) if answer.is_success() => {
+                    ledger.borrow_mut().acknowledged.insert(format!("{id} {reading}"));
+                }
+                Ok(Ok(_)) => ledger.borrow_mut().refused += 1,
+                _ => {
+                    ledger.borrow_mut().unanswered += 1;
+                    break;
+                }
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+        if stop.get() {
+            sensor.close().await;
+        }
+    }
+}
+
+/// Throwaway keys: anybody on this machine may know them while the demo runs.
+fn key(id: &str) -> String {
+    format!("demo-key-of-{id}")
+}
+
+fn write_configuration(
+    folder: &Path,
+    broker: &DemoBroker,
+    coaps: u16,
+    ca: &Path,
+    meter: &Meter,
+) -> Result<(), String> {
+    let mut text = format!(
+        "[gateway]\nid = \"demo\"\n\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n\n\
+         [clock]\ntrust = \"always\"\n\n\
+         [upstream]\nurl = \"mqtts://127.0.0.1:{}\"\nca-file = \"{}\"\n\n\
+         [coap]\nlisten = [\"127.0.0.1:{coaps}\"]\n\n\
+         [role.sensor]\nquota = {{ messages = 600, bytes = \"1MiB\", per = \"1min\", burst = 100 }}\n\
+         [role.sensor.uplink.telemetry]\npath = \"t/#\"\n\
+         [role.sensor.uplink.alarm]\npath = \"alarm/+\"\nlane = \"high\"\n",
+        broker.address.port(),
+        ca.display()
+    );
+    for (id, _, _) in SENSORS {
+        let file = folder.join(format!("{id}.psk"));
+        write_private(&file, &format!("text:{}\n", key(id)))?;
+        let _ = write!(text, "[device.{id}]\nrole = \"sensor\"\npsk-file = \"{id}.psk\"\n");
+    }
+    text.push_str(&meter.configuration());
+    write_private(&folder.join("tombolo.toml"), &text)
+}
+
+fn write_private(file: &Path, text: &str) -> Result<(), String> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut out| out.write_all(text.as_bytes()))
+        .map_err(|e| format!("{}: {e}", file.display()))
+}
+
+fn free_udp_port() -> Result<u16, String> {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|socket| socket.local_addr())
+        .map(|address| address.port())
+        .map_err(|e| format!("no free UDP port on 127.0.0.1: {e}"))
+}
+
+/// What the person, or the script, sees.
+struct Screen {
+    json: bool,
+    live: bool,
+}
+
+impl Screen {
+    /// One line for something that happens.
+    fn say(&mut self, event: &str, text: &str) {
+        if self.json {
+            println!("{}", json!({"event": event, "text": text}));
+        } else {
+            self.clear();
+            println!("── {text}");
+        }
+    }
+
+    fn clear(&self) {
+        if self.live {
+            print!("\r\x1b[K");
+        }
+    }
+
+    /// What the broker got since the last look.
+    fn arrivals(&mut self, broker: &DemoBroker, ledger: &RefCell<Ledger>) {
+        for arrived in broker.arrived.try_iter() {
+            let Some((device, path)) =
+                arrived.topic.strip_prefix("tombolo/demo/").and_then(|rest| rest.split_once("/up/"))
+            else {
+                continue;
+            };
+            let payload = String::from_utf8_lossy(&arrived.payload);
+            let mut ledger = ledger.borrow_mut();
+            *ledger.arrived.entry(format!("{device} {payload}")).or_default() += 1;
+            let id = arrived.id.unwrap_or_default();
+            let first = ledger.ids.insert(id.clone());
+            if self.json {
+                println!(
+                    "{}",
+                    json!({"event": "arrived", "device": device, "path": path, "topic": arrived.topic,
+                           "payload": payload, "record": id, "duplicate": !first})
+                );
+            } else {
+                self.clear();
+                println!("{device:<13} {path:<11} {payload:<34} {id}{}", if first { "" } else { "  again" });
+            }
+        }
+    }
+
+    /// The last line, on a terminal: how it stands.
+    fn summary(&self, gateway: &Gateway, ledger: &RefCell<Ledger>, begun: Instant) {
+        if self.json || !self.live {
+            return;
+        }
+        let status = gateway.ask(Request::Status {}).unwrap_or_default();
+        let ledger = ledger.borrow();
+        let uplink = if status["upstream"]["connected"] == true { "up" } else { "down" };
+        print!(
+            "\r\x1b[K{:>3} s  acknowledged {}  arrived {}  waiting {}  uplink {uplink}",
+            begun.elapsed().as_secs(),
+            ledger.acknowledged.len(),
+            ledger.arrived.len(),
+            status["journal"]["records"],
+        );
+        let _ = std::io::stdout().flush();
+    }
+
+    fn verdict(&mut self, ledger: &Ledger, queue: &Value, begun: Instant) -> bool {
+        let missing = ledger.missing();
+        let good = missing == 0 && !ledger.acknowledged.is_empty() && ledger.meter_arrived() > 0;
+        if self.json {
+            println!(
+                "{}",
+                json!({"event": "verdict", "ok": good, "seconds": begun.elapsed().as_secs(),
+                       "acknowledged": ledger.acknowledged.len(), "arrived": ledger.arrived.len(),
+                       "missing": missing, "duplicates": ledger.twice(), "refused": ledger.refused,
+                       "unanswered": ledger.unanswered,
+                       "meter": {"committed": ledger.metered.total(), "arrived": ledger.meter_arrived()},
+                       "queue": queue})
+            );
+            return good;
+        }
+        self.clear();
+        println!(
+            "\nacknowledged {}   arrived {}   lost {missing}   arrived twice {}   unanswered {}",
+            ledger.acknowledged.len(),
+            ledger.arrived.len(),
+            ledger.twice(),
+            ledger.unanswered,
+        );
+        println!("serial meter: committed {}   arrived {}", ledger.metered.total(), ledger.meter_arrived());
+        println!(
+            "{}",
+            if good { "Everything acknowledged arrived." } else { "NOT everything acknowledged arrived." }
+        );
+        if good {
+            println!(
+                "Next: tombolo init --url mqtts://BROKER:8883, then tombolo device add NAME --role sensor"
+            );
+        }
+        good
+    }
+}

@@ -1,0 +1,71 @@
+//! Pre-shared keys as people hand them over: an argument, standard input, or one that is made.
+
+use std::io::Read as _;
+
+use zeroize::Zeroizing;
+
+use super::error::CommandError;
+use crate::config::registry::io::random_key;
+use crate::config::scalar::parse_psk;
+
+/// Most bytes read from standard input for a key.
+const STDIN_MAX: u64 = 4096;
+
+/// The key an argument names: nothing = one is made, `-` = standard input, else `text:…` or `hex:…`.
+///
+/// # Errors
+/// [`CommandError::Usage`] for what is no key; the key itself is not repeated.
+pub fn from_argument(argument: &str) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    let text = match argument {
+        "" => return random_key().map_err(CommandError::failed),
+        "-" => {
+            // Large enough not to grow, which would leave copies behind.
+            let mut text = Zeroizing::new(Vec::with_capacity(STDIN_MAX as usize + 1));
+            std::io::stdin().lock().take(STDIN_MAX).read_to_end(&mut text).map_err(|error| {
+                CommandError::failed(format_args!("standard input cannot be read: {error}"))
+            })?;
+            text
+        }
+        text => Zeroizing::new(text.as_bytes().to_vec()),
+    };
+    parse_psk(&text).map_err(|error| {
+        CommandError::Usage(format!(
+            "--psk {}{error}; write text:SECRET or hex:00ff…, or leave the value out and one is made",
+            if argument == "-" { "- (standard input): " } else { "" },
+        ))
+    })
+}
+
+/// A word as a shell takes it: plain where it can be, otherwise in single quotes.
+pub fn shell_word(word: &str) -> String {
+    let plain = !word.is_empty()
+        && word.bytes().all(|b| {
+            b.is_ascii_alphanumeric()
+                || matches!(b, b'-' | b'_' | b'.' | b'/' | b':' | b'@' | b'+' | b'=' | b',')
+        });
+    if plain { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_key_is_refused_without_being_repeated() {
+        match from_argument("secret") {
+            Err(CommandError::Usage(text)) => {
+                assert!(text.contains("text:") && !text.contains("secret"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(*from_argument("hex:00ff").unwrap(), [0, 255]);
+        assert_eq!(from_argument("").unwrap().len(), 22);
+    }
+
+    #[test]
+    fn a_shell_takes_the_word_as_it_is_meant() {
+        assert_eq!(shell_word("door-7"), "door-7");
+        assert_eq!(shell_word("a b'c$"), r"'a b'\''c$'");
+        assert_eq!(shell_word(""), "''");
+    }
+}

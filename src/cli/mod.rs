@@ -1,0 +1,165 @@
+//! The commands: what a person or a script at the gateway types.
+//!
+//! | command | asks |
+//! |---|---|
+//! | `run` | starts the daemon in this process |
+//! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
+//! | `status`, `queue`, `tail` | the running daemon, over its control socket |
+//! | `acl explain`, `check` | the running daemon, or the files where it does not run |
+//! | `serial` | the machine's ports; the running daemon for one that it has |
+//! | `demo` | nothing: it brings everything along |
+//!
+//! Results go to standard output, everything else to standard error. What comes from devices is escaped
+//! before it reaches a terminal. A command ends by saying what to do next where there is something.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+mod acl;
+pub mod args;
+pub mod check;
+pub mod demo;
+mod device;
+pub mod error;
+mod init;
+mod key;
+pub mod output;
+mod queue;
+mod serial;
+mod socket;
+mod status;
+mod tail;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::config::{Level, Loaded};
+use crate::control::io::client::{Client, ClientError};
+use args::{AclCommand, Arguments, Command, NOT_BUILT};
+use error::{CommandError, FAILED, USAGE};
+use output::Output;
+
+/// What every command needs.
+#[derive(Debug)]
+pub struct Context {
+    /// The main configuration file.
+    pub config: PathBuf,
+    /// Where the result goes.
+    pub out: Output,
+}
+
+impl Context {
+    /// Where configuration is read from.
+    pub fn options(&self) -> crate::config::io::Options {
+        crate::config::io::Options::new(&self.config)
+    }
+
+    /// The configuration, whole.
+    ///
+    /// # Errors
+    /// [`CommandError::Configuration`] where it cannot be run.
+    pub fn load(&self) -> Result<Loaded, CommandError> {
+        crate::config::io::load(&self.options(), None).map_err(CommandError::Configuration)
+    }
+
+    /// Where the daemon listens for commands. Found also where the configuration is faulty or closed to this user.
+    pub fn socket(&self) -> PathBuf {
+        socket::find(&self.options())
+    }
+
+    /// A connection to the running daemon.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn daemon(&self) -> Result<Client, ClientError> {
+        Client::connect(&self.socket())
+    }
+}
+
+/// Parses the command line of this process, does what it says, and tells how that went.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    let context = Context { config: arguments.config, out: Output { json: arguments.json } };
+    match dispatch(&context, arguments.command) {
+        Ok(status) => status,
+        Err(error) => {
+            say(&error);
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
+    match command {
+        Command::Run => return Ok(crate::daemon::run::run(&context.options())),
+        Command::Check(arguments) => check::run(context, &arguments)?,
+        Command::Init(arguments) => init::run(context, arguments)?,
+        Command::Device(command) => device::run(context, command)?,
+        Command::Tail(arguments) => tail::run(context, arguments)?,
+        Command::Status => status::run(context)?,
+        Command::Acl(AclCommand::Explain(arguments)) => acl::run(context, arguments)?,
+        Command::Queue(arguments) => queue::run(context, arguments.command)?,
+        Command::Serial(command) => serial::run(context, command)?,
+        Command::Demo(arguments) => {
+            let options = demo::Options { seconds: arguments.seconds, json: context.out.json };
+            if !demo::run(options).map_err(CommandError::Failed)? {
+                return Ok(ExitCode::from(FAILED));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What clap found: help and version are results, everything else is a fault of the command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // Nobody left to read it is no failure.
+        let _ = write!(std::io::stdout(), "{error}");
+        return ExitCode::SUCCESS;
+    }
+    let planned = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => NOT_BUILT.into_iter().find(|planned| planned == word),
+        _ => None,
+    };
+    if let Some(command) = planned {
+        let version = env!("CARGO_PKG_VERSION");
+        note(format_args!(
+            "tombolo: {command} is not built into {version} yet; `tombolo --help` names what is"
+        ));
+    } else {
+        let _ = write!(std::io::stderr(), "{error}");
+    }
+    ExitCode::from(USAGE)
+}
+
+/// The error's text on standard error.
+fn say(error: &CommandError) {
+    match error {
+        CommandError::Usage(text) | CommandError::Failed(text) => {
+            note(format_args!("tombolo: {}", crate::telemetry::text::Escaped(text)));
+        }
+        CommandError::Configuration(findings) => {
+            for finding in findings.iter().filter(|finding| finding.level == Level::Fail) {
+                note(finding);
+            }
+            note(
+                "tombolo: the configuration cannot be used; `tombolo check` shows all there is to say about it",
+            );
+        }
+        CommandError::Said => {}
+        CommandError::Gone(output::Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        CommandError::Gone(output::Gone(error)) => {
+            note(format_args!("tombolo: the output cannot be written: {error}"))
+        }
+    }
+}
+
+/// A line on standard error, beside the result. Nobody reading it is no failure.
+pub fn note(text: impl std::fmt::Display) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}

@@ -1,0 +1,169 @@
+//! What commands print: aligned, without colours, harmless for the terminal, and silent when nobody reads any more.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use crate::telemetry::text::Escaped;
+
+/// Where a command's result goes: standard output.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// JSON instead of text.
+    pub json: bool,
+}
+
+/// Standard output cannot be written to any more: the reader has gone, or the disk is full.
+#[derive(Debug)]
+pub struct Gone(pub io::Error);
+
+impl Output {
+    /// Prints a line of text.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn line(self, text: impl std::fmt::Display) -> Result<(), Gone> {
+        // One write a line, flushed by its end also where stdout is a pipe: tails are followed.
+        let mut out = io::stdout().lock();
+        out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+    }
+
+    /// Prints an object as one line of JSON.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn object(self, object: &impl Serialize) -> Result<(), Gone> {
+        let text = serde_json::to_string(object).map_err(|error| Gone(error.into()))?;
+        self.line(text)
+    }
+
+    /// Prints rows with their columns aligned; the last column is as long as it likes.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn table(self, rows: &[Vec<String>]) -> Result<(), Gone> {
+        self.text(&align(rows))
+    }
+
+    /// Prints lines that already have their ends.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn text(self, text: &str) -> Result<(), Gone> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+    }
+}
+
+/// Rows as lines with two spaces between columns. Cells are escaped, so that an id or topic cannot draw on the terminal.
+pub fn align(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| Escaped(cell).to_string()).collect()).collect();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let mut widths = vec![0; columns];
+    for row in &rows {
+        // The last cell of a row pads nothing.
+        for (width, cell) in widths.iter_mut().zip(row.iter().take(row.len().saturating_sub(1))) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (at, cell) in row.iter().enumerate() {
+            if at > 0 {
+                line.push_str("  ");
+            }
+            let width = if at + 1 < row.len() { widths[at] } else { 0 };
+            let _ = write!(line, "{cell:<width$}");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A number of bytes for people: `512 B`, `1.5 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut unit = 0;
+    let mut divisor = 1024u64;
+    while unit + 1 < UNITS.len() && count / divisor >= 1024 {
+        divisor *= 1024;
+        unit += 1;
+    }
+    // Tenths are enough; rounded down, so that a bound never looks reached before it is.
+    let tenths = u128::from(count) * 10 / u128::from(divisor);
+    if tenths % 10 == 0 {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
+}
+
+/// A number of seconds for people, to two units: `12 s`, `3 min 20 s`, `5 d 4 h`.
+pub fn span(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let first = UNITS.iter().position(|(length, _)| seconds >= *length).unwrap_or(3);
+    let (length, name) = UNITS[first];
+    let mut text = format!("{} {name}", seconds / length);
+    if let Some((smaller, name)) = UNITS.get(first + 1) {
+        let rest = seconds % length / smaller;
+        if rest > 0 {
+            let _ = write!(text, " {rest} {name}");
+        }
+    }
+    text
+}
+
+/// A count with the right form of its noun: `1 record`, `2 records`.
+pub fn plural(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cells: &[&str]) -> Vec<String> {
+        cells.iter().map(|cell| (*cell).to_owned()).collect()
+    }
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_trailing_space() {
+        let text =
+            align(&[row(&["id", "role", ""]), row(&["door-7", "sensor", "Tür"]), row(&["ü", "r", "x"])]);
+        assert_eq!(text, "id      role\ndoor-7  sensor  Tür\nü       r       x\n");
+    }
+
+    #[test]
+    fn a_cell_cannot_draw_on_the_terminal() {
+        assert_eq!(align(&[row(&["a\x1b[2J\n", "b"])]), "a\\u{1b}[2J\\u{a}  b\n");
+    }
+
+    #[test]
+    fn quantities_read_well() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (268_435_456, "256 MiB"),
+            (1_048_575, "1023.9 KiB"),
+            (u64::MAX, "16383.9 PiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+        for (seconds, text) in
+            [(0, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (3600, "1 h"), (446_401, "5 d 4 h")]
+        {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!(plural(1, "record"), "1 record");
+        assert_eq!(plural(0, "record"), "0 records");
+    }
+}

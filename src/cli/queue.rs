@@ -1,0 +1,197 @@
+//! `tombolo queue`: what waits for the broker, and what it refused.
+
+use serde_json::Value;
+
+use super::Context;
+use super::args::{DropArguments, QueueCommand, RejectedCommand, RetryArguments};
+use super::error::CommandError;
+use super::output::{align, bytes, plural};
+use crate::control::io::client::{ANSWER, SLOW_ANSWER};
+use crate::control::protocol::{Request, Selection};
+use crate::control::snapshot::{Queue, RejectedPage};
+use crate::message::RecordId;
+
+/// Asks and prints.
+///
+/// # Errors
+/// [`CommandError::Failed`] where the daemon does not run, answer, or do it; [`CommandError::Usage`] for a record id that is none.
+pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), CommandError> {
+    match command {
+        None => show(context),
+        Some(QueueCommand::Rejected(RejectedCommand::List)) => list(context),
+        Some(QueueCommand::Rejected(RejectedCommand::Retry(RetryArguments { records, all }))) => {
+            let all = all || records.is_empty();
+            let request = Request::RejectedRetry { records: selection(records, all)? };
+            change(context, &request, "will be sent again; `tombolo queue` shows when they have left")
+        }
+        Some(QueueCommand::Rejected(RejectedCommand::Drop(DropArguments { records, all }))) => {
+            let request = Request::RejectedDrop { records: selection(records, all)? };
+            change(context, &request, "given up and counted as lost")
+        }
+    }
+}
+
+fn selection(records: Vec<String>, all: bool) -> Result<Selection, CommandError> {
+    if all {
+        return Ok(Selection::All);
+    }
+    for record in &records {
+        if RecordId::parse(record).is_none() {
+            return Err(CommandError::Usage(format!(
+                "{record:?} is not a record id; they look like 0102030405060708-42, see `tombolo queue rejected list`"
+            )));
+        }
+    }
+    Ok(Selection::Ids(records))
+}
+
+fn show(context: &Context) -> Result<(), CommandError> {
+    let mut daemon = context.daemon()?;
+    if context.out.json {
+        let value = daemon.ask(&Request::Queue {}, ANSWER)?;
+        return Ok(context.out.object(&value)?);
+    }
+    let queue: Queue = daemon.ask_for(&Request::Queue {}, ANSWER)?;
+    Ok(context.out.text(&text(&queue))?)
+}
+
+/// The human form.
+pub fn text(queue: &Queue) -> String {
+    let words = ["lane", "records", "bytes", "of", "oldest", "lost"];
+    let mut rows = vec![words.map(str::to_owned).to_vec()];
+    for (name, lane) in &queue.lanes {
+        rows.push(vec![
+            name.clone(),
+            lane.records.to_string(),
+            bytes(lane.bytes),
+            bytes(lane.max_bytes),
+            match (&lane.oldest, lane.records) {
+                (Some(time), _) => time.clone(),
+                (None, 0) => "-".to_owned(),
+                (None, _) => "time unknown".to_owned(),
+            },
+            lane.dropped.to_string(),
+        ]);
+    }
+    let rejected = &queue.rejected;
+    rows.push(vec![
+        "rejected".to_owned(),
+        rejected.records.to_string(),
+        bytes(rejected.bytes),
+        bytes(rejected.max_bytes),
+        "-".to_owned(),
+        String::new(),
+    ]);
+    let mut text = align(&rows);
+    let mut notes = Vec::new();
+    for (name, lane) in &queue.lanes {
+        if let Some(reason) = &lane.stopped {
+            notes.push(vec![format!("{name} has stopped: {reason}")]);
+        }
+    }
+    if rejected.records > 0 {
+        notes.push(vec!["next: tombolo queue rejected list".to_owned()]);
+    }
+    text.push_str(&align(&notes));
+    text
+}
+
+fn list(context: &Context) -> Result<(), CommandError> {
+    let mut daemon = context.daemon()?;
+    let mut after = None;
+    let mut any = false;
+    loop {
+        let page: RejectedPage =
+            daemon.ask_for(&Request::RejectedList { after: after.take() }, SLOW_ANSWER)?;
+        let last = page.records.last().map(|record| record.record.clone());
+        if context.out.json {
+            for record in &page.records {
+                context.out.object(record)?;
+            }
+        } else {
+            let rows: Vec<Vec<String>> = page
+                .records
+                .iter()
+                .map(|record| {
+                    vec![
+                        record.record.clone(),
+                        record.received.clone().unwrap_or_else(|| "time unknown".to_owned()),
+                        record.device.clone(),
+                        bytes(record.bytes),
+                        record.topic.clone(),
+                        record.reason.clone(),
+                    ]
+                })
+                .collect();
+            context.out.table(&rows)?;
+        }
+        any |= last.is_some();
+        match last {
+            Some(record) if page.more => after = Some(record),
+            _ => break,
+        }
+    }
+    if !context.out.json {
+        context.out.line(if any {
+            "next: correct the broker's permissions, then `tombolo queue rejected retry --all`, or `drop` them"
+        } else {
+            "nothing was rejected"
+        })?;
+    }
+    Ok(())
+}
+
+fn change(context: &Context, request: &Request, what: &str) -> Result<(), CommandError> {
+    let answer = context.daemon()?.ask(request, SLOW_ANSWER)?;
+    if context.out.json {
+        return Ok(context.out.object(&answer)?);
+    }
+    let count = answer.get("records").and_then(Value::as_u64).unwrap_or(0);
+    Ok(context.out.line(format_args!("{} {what}", plural(count, "record")))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::snapshot::{Lane, Rejected};
+
+    #[test]
+    fn lanes_are_a_table_and_what_stopped_is_named() {
+        let queue = Queue {
+            lanes: [
+                ("high".to_owned(), Lane { max_bytes: 40 << 20, ..Lane::default() }),
+                (
+                    "normal".to_owned(),
+                    Lane {
+                        records: 12,
+                        bytes: 8192,
+                        oldest: Some("2026-01-01T00:00:00.000Z".into()),
+                        max_bytes: 192 << 20,
+                        dropped: 3,
+                        stopped: Some("the broker answers 0x97 quota exceeded".into()),
+                        ..Lane::default()
+                    },
+                ),
+            ]
+            .into(),
+            rejected: Rejected { records: 1, bytes: 300, max_bytes: 16 << 20 },
+        };
+        assert_eq!(
+            text(&queue),
+            "lane      records  bytes  of       oldest                    lost\n\
+             high      0        0 B    40 MiB   -                         0\n\
+             normal    12       8 KiB  192 MiB  2026-01-01T00:00:00.000Z  3\n\
+             rejected  1        300 B  16 MiB   -\n\
+             normal has stopped: the broker answers 0x97 quota exceeded\n\
+             next: tombolo queue rejected list\n"
+        );
+    }
+
+    #[test]
+    fn a_record_id_that_is_none_is_named() {
+        match selection(vec!["7".into()], false) {
+            Err(CommandError::Usage(text)) => assert!(text.contains("\"7\""), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! `tombolo serial`: which ports there are, and what goes over one.
+//!
+//! A port that the running daemon has is watched through it, so that nothing is taken away from it; any other is
+//! opened here, for this command alone, and read.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use serde_json::json;
+
+use super::Context;
+use super::args::{SerialCommand, SerialTraceArguments};
+use super::error::CommandError;
+use super::output::plural;
+use crate::clock::UnixTime;
+use crate::config::scalar::format_hex;
+use crate::control::io::client::ClientError;
+use crate::control::trace::Traced;
+use crate::southbound::serial::io::find::{self, Found};
+use crate::southbound::serial::io::{Opened, open_device};
+use crate::southbound::serial::settings::{Line, PortName};
+use crate::telemetry::text::Escaped;
+
+/// Bytes shown in one line.
+const ROW: usize = 16;
+
+/// Does what is asked.
+///
+/// # Errors
+/// [`CommandError::Failed`] where a port cannot be watched.
+pub fn run(context: &Context, command: SerialCommand) -> Result<(), CommandError> {
+    match command {
+        SerialCommand::List => list(context),
+        SerialCommand::Trace(arguments) => trace(context, &arguments),
+    }
+}
+
+fn list(context: &Context) -> Result<(), CommandError> {
+    let found = find::all();
+    if context.out.json {
+        return Ok(context.out.object(&json!({ "ports": found }))?);
+    }
+    if found.is_empty() {
+        super::note(
+            "no serial port found; an adapter that is plugged in and not here lacks its kernel module",
+        );
+        return Ok(());
+    }
+    for port in &found {
+        context.out.text(&describe(port))?;
+    }
+    Ok(())
+}
+
+/// One port, and a block for the configuration.
+fn describe(port: &Found) -> String {
+    let mut text = format!("{}", Escaped(&port.device.display().to_string()));
+    for part in [&port.product, &port.driver, &port.usb].into_iter().flatten() {
+        text.push_str(&format!("  {}", Escaped(part)));
+    }
+    text.push('\n');
+    for link in port.by_id.iter().chain(&port.by_path) {
+        text.push_str(&format!("  {}\n", Escaped(&link.display().to_string())));
+    }
+    // By-id names the adapter, by-path the socket it is in; both stay when others come and go.
+    let stable = port.by_id.first().or(port.by_path.first()).unwrap_or(&port.device);
+    let name = port.device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    text.push_str(&format!(
+        "\n    [serial.{name}]\n    port = {:?}\n    baud = 9600\n    framing = \"line\"\n    role = \"sensor\"\n    \
+         path = \"t/reading\"\n\n",
+        stable.display().to_string()
+    ));
+    text
+}
+
+fn trace(context: &Context, arguments: &SerialTraceArguments) -> Result<(), CommandError> {
+    let mut sink = Sink::new(context, arguments)?;
+    match context.daemon().and_then(|daemon| daemon.trace(arguments.port.clone())) {
+        Ok(tracing) => {
+            super::note(format_args!("watching {} through the daemon; Ctrl-C ends it", arguments.port));
+            for traced in tracing {
+                match traced? {
+                    Ok(traced) => sink.take(&traced)?,
+                    Err(count) => super::note(format_args!("{} not shown: too slow", plural(count, "piece"))),
+                }
+            }
+            return Err(CommandError::failed("the daemon has ended"));
+        }
+        // It has no such port, or there is none to ask: then the port is free.
+        Err(ClientError::NotRunning { .. } | ClientError::Failed(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let (device, line) = place(context, arguments)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::failed(format_args!("no runtime: {error}")))?;
+    runtime.block_on(async {
+        let mut port = open_device(&device, &line)
+            .map_err(|why| CommandError::failed(format_args!("{}: {why}", device.display())))?;
+        super::note(format_args!("reading {} at {} baud; Ctrl-C ends it", device.display(), line.baud));
+        read(&mut port, &arguments.port, &mut sink).await
+    })
+}
+
+async fn read(port: &mut Opened, name: &str, sink: &mut Sink<'_>) -> Result<(), CommandError> {
+    let begun = Instant::now();
+    let mut chunk = [0; 4096];
+    loop {
+        let length = match port.read(&mut chunk).await {
+            Ok(0) => return Err(CommandError::failed("the port hung up")),
+            Ok(length) => length,
+            Err(error) => return Err(CommandError::failed(error)),
+        };
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        sink.take(&Traced {
+            port: name.to_owned(),
+            at: UnixTime(since.as_millis().try_into().unwrap_or(u64::MAX)).to_string(),
+            boottime_ms: begun.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
+            direction: "in".to_owned(),
+            hex: format_hex(chunk.get(..length).unwrap_or_default()),
+            event: None,
+        })?;
+    }
+}
+
+/// The device file of a port by its configured name, or by its path; and how to open it.
+fn place(context: &Context, arguments: &SerialTraceArguments) -> Result<(PathBuf, Line), CommandError> {
+    let asked = |line: Line| Line { baud: arguments.baud.unwrap_or(line.baud), ..line };
+    if arguments.port.starts_with('/') || arguments.port.starts_with("usb:") {
+        let name = PortName::parse(&arguments.port).ok_or_else(|| {
+            CommandError::Usage("a USB port is usb:VVVV:PPPP or usb:VVVV:PPPP:SERIAL".to_owned())
+        })?;
+        let device = find::resolve(&name)
+            .map_err(|why| CommandError::failed(format_args!("{}: {why}", arguments.port)))?;
+        return Ok((device, asked(Line::default())));
+    }
+    let loaded = context.load()?;
+    let port = loaded.settings.serial.iter().find(|port| port.name.as_str() == arguments.port);
+    let port = port.ok_or_else(|| {
+        CommandError::failed(format_args!(
+            "there is no usable [serial.{}]; name one, or a device like /dev/ttyUSB0",
+            arguments.port
+        ))
+    })?;
+    let device = find::resolve(&port.port)
+        .map_err(|why| CommandError::failed(format_args!("{}: {why}", port.port)))?;
+    Ok((device, asked(port.line)))
+}
+
+/// Where traced bytes go.
+struct Sink<'a> {
+    context: &'a Context,
+    file: Option<Rotated>,
+}
+
+impl<'a> Sink<'a> {
+    fn new(context: &'a Context, arguments: &SerialTraceArguments) -> Result<Sink<'a>, CommandError> {
+        let file = match &arguments.file {
+            Some(path) => Some(
+                Rotated::open(path, arguments.max_bytes, arguments.keep)
+                    .map_err(|error| CommandError::failed(format_args!("{}: {error}", path.display())))?,
+            ),
+            None => None,
+        };
+        Ok(Sink { context, file })
+    }
+
+    fn take(&mut self, traced: &Traced) -> Result<(), CommandError> {
+        let text = if self.context.out.json {
+            serde_json::to_string(traced).map_err(CommandError::failed)? + "\n"
+        } else {
+            rows(traced)
+        };
+        match &mut self.file {
+            Some(file) => file
+                .write(text.as_bytes())
+                .map_err(|error| CommandError::failed(format_args!("{}: {error}", file.path.display()))),
+            None => Ok(self.context.out.text(&text)?),
+        }
+    }
+}
+
+/// The human form: `12:00:01.123Z in  32 33 2e 35 0d 0a  |23.5..|`, sixteen bytes a line.
+fn rows(traced: &Traced) -> String {
+    let clock = traced.at.split_once('T').map_or("", |(_, time)| time);
+    let head = format!("{} {:<4}", Escaped(clock), Escaped(&traced.direction).to_string());
+    if let Some(event) = &traced.event {
+        return format!("{head} {}\n", Escaped(event));
+    }
+    let digits: Vec<&str> =
+        traced.hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap_or("??")).collect();
+    let mut text = String::new();
+    for row in digits.chunks(ROW) {
+        let shown: String = row
+            .iter()
+            .map(|pair| u8::from_str_radix(pair, 16).unwrap_or(0))
+            .map(|byte| if (0x20..0x7F).contains(&byte) { char::from(byte) } else { '.' })
+            .collect();
+        text.push_str(&format!("{head} {:<47}  |{shown}|\n", row.join(" ")));
+    }
+    text
+}
+
+/// A file that is moved aside when it is full: `FILE`, `FILE.1`, `FILE.2`, … the oldest goes.
+struct Rotated {
+    path: PathBuf,
+    file: std::fs::File,
+    length: u64,
+    max: u64,
+    keep: u32,
+}
+
+impl Rotated {
+    fn open(path: &Path, max: u64, keep: u32) -> io::Result<Rotated> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        let length = file.metadata()?.len();
+        Ok(Rotated { path: path.to_owned(), file, length, max, keep })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.length > 0 && self.length + bytes.len() as u64 > self.max {
+            let numbered = |number: u32| {
+                let mut name = self.path.clone().into_os_string();
+                name.push(format!(".{number}"));
+                PathBuf::from(name)
+            };
+            for number in (1..self.keep).rev() {
+                let _ = std::fs::rename(numbered(number), numbered(number + 1));
+            }
+            if self.keep > 0 {
+                std::fs::rename(&self.path, numbered(1))?;
+            } else {
+                std::fs::remove_file(&self.path)?;
+            }
+            *self = Rotated::open(&self.path, self.max, self.keep)?;
+        }
+        self.file.write_all(bytes)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_in_hexadecimal_and_as_text_and_cannot_draw() {
+        let traced = Traced {
+            at: "2026-01-01T12:00:01.123Z".into(),
+            direction: "in".into(),
+            hex: format_hex(b"T=23.5\x1b[2J\r\n0123456"),
+            ..Traced::default()
+        };
+        assert_eq!(
+            rows(&traced),
+            "12:00:01.123Z in   54 3d 32 33 2e 35 1b 5b 32 4a 0d 0a 30 31 32 33  |T=23.5.[2J..0123|\n\
+             12:00:01.123Z in   34 35 36                                         |456|\n"
+        );
+        let event = Traced { direction: "port".into(), event: Some("open".into()), ..traced };
+        assert_eq!(rows(&event), "12:00:01.123Z port open\n");
+    }
+
+    #[test]
+    fn a_full_file_is_moved_aside_and_the_oldest_goes() {
+        let folder = std::env::temp_dir().join(format!("tombolo-trace-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("trace");
+        let mut file = Rotated::open(&path, 10, 2).unwrap();
+        for text in ["one.....", "two.....", "three...", "four...."] {
+            file.write(text.as_bytes()).unwrap();
+        }
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+        assert_eq!([read("trace"), read("trace.1"), read("trace.2")], ["four....", "three...", "two....."]);
+        assert!(!folder.join("trace.3").exists());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_port_found_comes_with_a_block_for_the_configuration() {
+        let port = Found {
+            device: "/dev/ttyUSB0".into(),
+            by_id: vec!["/dev/serial/by-id/usb-FTDI-if00-port0".into()],
+            usb: Some("usb:0403:6001:A50285BI".into()),
+            ..Found::default()
+        };
+        let text = describe(&port);
+        assert!(
+            text.starts_with(
+                "/dev/ttyUSB0  usb:0403:6001:A50285BI\n  /dev/serial/by-id/usb-FTDI-if00-port0\n"
+            )
+        );
+        assert!(
+            text.contains("[serial.ttyUSB0]\n    port = \"/dev/serial/by-id/usb-FTDI-if00-port0\"\n"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,100 @@
+//! Where the daemon's control socket is, found as leniently as can be.
+//!
+//! `tombolo status` has to work for a user who may not read every secret the configuration names, with a fault in
+//! a drop-in, and quickly beside ten thousand devices. So this looks for `[paths] runtime-dir` alone.
+
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use crate::config::Paths;
+use crate::config::io::Options;
+use crate::control::protocol::SOCKET_NAME;
+
+/// The variable that overrides the key.
+const VARIABLE: &str = "TOMBOLO_PATHS__RUNTIME_DIR";
+
+/// The socket's path by the layers that can be read; by default `/run/tombolo/control.sock`.
+pub fn find(options: &Options) -> PathBuf {
+    let variable =
+        options.environment.iter().find(|(name, _)| name == VARIABLE).map(|(_, value)| value.as_str());
+    let files = [
+        folder(&options.vendor_conf_d),
+        vec![options.config.clone()],
+        folder(&Paths::conf_d(&options.config)),
+    ];
+    let mut found = None;
+    for file in files.iter().flatten() {
+        let Ok(text) = std::fs::read_to_string(file) else { continue };
+        if let Some(value) = runtime_dir(&text) {
+            found = Some((file.parent().unwrap_or(Path::new("")).to_owned(), value));
+        }
+    }
+    if let Some(value) = variable {
+        found = Some((PathBuf::new(), value.to_owned()));
+    }
+    match found {
+        // An empty text takes a key back to its default.
+        Some((base, value)) if !value.is_empty() => base.join(value),
+        _ => PathBuf::from(Paths::RUNTIME_DIR),
+    }
+    .join(SOCKET_NAME)
+}
+
+/// The files of a folder of drop-ins, in name order.
+fn folder(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b".")))
+        .collect();
+    files.sort();
+    files
+}
+
+/// `[paths] runtime-dir` of one file, whatever else is wrong with it.
+fn runtime_dir(text: &str) -> Option<String> {
+    if !text.contains("runtime-dir") {
+        return None;
+    }
+    let (table, _) = DeTable::parse_recoverable(text);
+    match table.get_ref().get("paths")?.get_ref() {
+        DeValue::Table(paths) => match paths.get("runtime-dir")?.get_ref() {
+            DeValue::String(value) => Some(value.to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_layer_that_says_where_wins_and_faults_do_not_matter() {
+        let folder = std::env::temp_dir().join(format!("tombolo-socket-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("conf.d")).unwrap();
+        let config = folder.join("tombolo.toml");
+        let mut options = Options {
+            config: config.clone(),
+            vendor_conf_d: folder.join("none"),
+            environment: Vec::new(),
+            credentials_directory: None,
+        };
+        assert_eq!(find(&options), Path::new("/run/tombolo/control.sock"));
+        std::fs::write(&config, "[paths]\nruntime-dir = \"run\"\n[gateway]\nid = \n").unwrap();
+        assert_eq!(find(&options), folder.join("run/control.sock"));
+        std::fs::write(folder.join("conf.d/20.toml"), "paths.runtime-dir = \"/elsewhere\"").unwrap();
+        std::fs::write(folder.join("conf.d/10.toml"), "paths.runtime-dir = \"x\"").unwrap();
+        std::fs::write(folder.join("conf.d/.30.toml"), "paths.runtime-dir = \"y\"").unwrap();
+        assert_eq!(find(&options), Path::new("/elsewhere/control.sock"));
+        options.environment = vec![(VARIABLE.to_owned(), "/v".to_owned())];
+        assert_eq!(find(&options), Path::new("/v/control.sock"));
+        options.environment = vec![(VARIABLE.to_owned(), String::new())];
+        assert_eq!(find(&options), Path::new("/run/tombolo/control.sock"));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

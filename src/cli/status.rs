@@ -1,0 +1,254 @@
+//! `tombolo status`: a few lines on how the running gateway is.
+
+use serde_json::Value;
+
+use super::Context;
+use super::error::CommandError;
+use super::output::{align, bytes, plural, span};
+use crate::control::io::client::ANSWER;
+use crate::control::protocol::Request;
+use crate::control::snapshot::{SerialPort, Status, Uplink};
+
+/// Asks and prints.
+///
+/// # Errors
+/// [`CommandError::Failed`] where the daemon does not run or answer.
+pub fn run(context: &Context) -> Result<(), CommandError> {
+    let value = context.daemon()?.ask(&Request::Status {}, ANSWER)?;
+    if context.out.json {
+        return Ok(context.out.object(&value)?);
+    }
+    let status: Status = serde_json::from_value(value)
+        .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
+    Ok(context.out.text(&text(&status))?)
+}
+
+/// The human form.
+pub fn text(status: &Status) -> String {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
+    let gateway = &status.gateway;
+    row("gateway", format!("{}, tombolo {}, up {}", gateway.id, gateway.version, span(gateway.uptime_s)));
+    row("upstream", uplink(&status.upstream));
+    for warning in &status.upstream.warnings {
+        row("", warning.clone());
+    }
+    let journal = &status.journal;
+    let mut waiting = format!(
+        "{} waiting, {} of {}",
+        plural(journal.records, "record"),
+        bytes(journal.bytes),
+        bytes(journal.max_bytes)
+    );
+    if journal.rejected > 0 {
+        waiting.push_str(&format!("; {} rejected by the broker", journal.rejected));
+    }
+    if journal.lost > 0 {
+        waiting.push_str(&format!("; {} lost, see `tombolo queue`", journal.lost));
+    }
+    row("journal", waiting);
+    if let Some(reason) = &journal.failing {
+        row("", format!("takes no readings: {reason}"));
+    }
+    let devices = &status.devices;
+    row(
+        "devices",
+        format!(
+            "{} known, {} online, {}",
+            devices.known,
+            devices.online,
+            plural(devices.sessions, "session")
+        ),
+    );
+    for (name, port) in &status.serial {
+        row("serial", serial(name, port));
+    }
+    row("readings", readings(&status.counters));
+    let clock = &status.clock;
+    row(
+        "clock",
+        match (&clock.now, clock.trusted) {
+            (Some(now), true) => now.clone(),
+            (None, true) => "trusted".to_owned(),
+            (Some(now), false) => format!("not trusted ({now}): waiting for time synchronisation"),
+            (None, false) => "not trusted: waiting for time synchronisation".to_owned(),
+        },
+    );
+    for item in &gateway.disabled {
+        row("disabled", item.clone());
+    }
+    if !status.upstream.configured {
+        row("next", "tombolo init --url mqtts://BROKER".to_owned());
+    } else if devices.known == 0 {
+        row("next", "tombolo device add ID --role ROLE --psk".to_owned());
+    } else if !gateway.disabled.is_empty() || journal.failing.is_some() {
+        row("next", "tombolo check".to_owned());
+    } else if journal.rejected > 0 {
+        row("next", "tombolo queue rejected list".to_owned());
+    }
+    align(&rows)
+}
+
+/// One line on the uplink; `check` uses it too.
+pub fn uplink(uplink: &Uplink) -> String {
+    if !uplink.configured {
+        return "none configured: readings are kept".to_owned();
+    }
+    let broker = uplink.broker.as_deref().unwrap_or("broker");
+    let since = uplink.since_s.map(|seconds| format!(" for {}", span(seconds))).unwrap_or_default();
+    if uplink.connected {
+        let protocol =
+            uplink.protocol.as_deref().map(|version| format!(", MQTT {version}")).unwrap_or_default();
+        return format!(
+            "connected to {broker}{since}{protocol}, {} of {} in flight",
+            uplink.in_flight, uplink.window
+        );
+    }
+    let mut text = format!("not connected to {broker}{since}");
+    if let Some(error) = &uplink.last_error {
+        text.push_str(": ");
+        text.push_str(error);
+    }
+    if let Some(seconds) = uplink.retry_in_s {
+        text.push_str(&format!("; next attempt in {}", span(seconds)));
+    }
+    text
+}
+
+/// One line on a serial port.
+fn serial(name: &str, port: &SerialPort) -> String {
+    let mut text = format!("{name}: {} for {}", port.state, span(port.since_s));
+    if let Some(reason) = &port.reason {
+        text.push_str(&format!(": {}: {reason}", port.port));
+    }
+    text.push_str(&format!(", {}", plural(port.readings, "reading")));
+    for (count, what) in [
+        (port.bad_frames, "bad frame"),
+        (port.unreadable, "frame without a reading"),
+        (port.refused, "refused reading"),
+        (port.waiting, "waiting reading"),
+        (port.lost_readings, "lost reading"),
+    ] {
+        if count > 0 {
+            // The noun is not always the last word.
+            let (first, rest) = what.split_once(' ').unwrap_or((what, ""));
+            match first {
+                "frame" => text.push_str(&format!(", {} {rest}", plural(count, first))),
+                _ => text.push_str(&format!(", {}", plural(count, what))),
+            }
+        }
+    }
+    text
+}
+
+/// What became of the readings, by the counters' stable names.
+fn readings(counters: &Value) -> String {
+    let number = |name: &str| counters.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let mut text = format!("{} stored", number("tombolo_journal_stored_readings_total"));
+    let refused: Vec<String> = counters
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| {
+            let reason = name.strip_prefix("tombolo_gate_refused_")?.strip_suffix("_readings_total")?;
+            let count = value.as_u64().filter(|count| *count > 0)?;
+            Some(format!("{count} {}", reason.replace('_', " ")))
+        })
+        .collect();
+    if !refused.is_empty() {
+        text.push_str(&format!("; refused: {}", refused.join(", ")));
+    }
+    let unstored = number("tombolo_journal_refused_readings_total");
+    if unstored > 0 {
+        text.push_str(&format!("; {unstored} answered 5.03"));
+    }
+    let failed = number("tombolo_dtls_failed_handshakes_total");
+    if failed > 0 {
+        text.push_str(&format!("; {} failed", plural(failed, "handshake")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::snapshot::{Clock, Devices, Gateway, Journal};
+
+    #[test]
+    fn a_new_gateway_says_what_to_do_next() {
+        let status = Status {
+            gateway: Gateway {
+                id: "tb-ab".into(),
+                version: "0.1.0".into(),
+                uptime_s: 70,
+                ..Gateway::default()
+            },
+            ..Status::default()
+        };
+        assert_eq!(
+            text(&status),
+            "gateway   tb-ab, tombolo 0.1.0, up 1 min 10 s\n\
+             upstream  none configured: readings are kept\n\
+             journal   0 records waiting, 0 B of 0 B\n\
+             devices   0 known, 0 online, 0 sessions\n\
+             readings  0 stored\n\
+             clock     not trusted: waiting for time synchronisation\n\
+             next      tombolo init --url mqtts://BROKER\n"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let status = Status {
+            gateway: Gateway { id: "g".into(), version: "0.1.0".into(), ..Gateway::default() },
+            upstream: Uplink {
+                configured: true,
+                broker: Some("b:8883".into()),
+                last_error: Some("connection refused".into()),
+                since_s: Some(90),
+                retry_in_s: Some(4),
+                ..Uplink::default()
+            },
+            journal: Journal {
+                records: 1,
+                bytes: 4096,
+                max_bytes: 1 << 28,
+                rejected: 2,
+                ..Journal::default()
+            },
+            devices: Devices { known: 3, online: 1, sessions: 1, half_open: 0 },
+            serial: [(
+                "meter".to_owned(),
+                SerialPort {
+                    state: "retrying".into(),
+                    port: "/dev/ttyUSB0".into(),
+                    since_s: 3,
+                    reason: Some("it is not there".into()),
+                    readings: 7,
+                    bad_frames: 1,
+                    unreadable: 2,
+                    ..SerialPort::default()
+                },
+            )]
+            .into(),
+            counters: serde_json::json!({
+                "tombolo_journal_stored_readings_total": 9,
+                "tombolo_gate_refused_no_rule_readings_total": 2,
+                "tombolo_gate_refused_over_quota_readings_total": 0,
+                "tombolo_dtls_failed_handshakes_total": 1,
+            }),
+            clock: Clock { trusted: true, now: Some("2026-01-01T00:00:00.000Z".into()) },
+        };
+        assert_eq!(
+            text(&status),
+            "gateway   g, tombolo 0.1.0, up 0 s\n\
+             upstream  not connected to b:8883 for 1 min 30 s: connection refused; next attempt in 4 s\n\
+             journal   1 record waiting, 4 KiB of 256 MiB; 2 rejected by the broker\n\
+             devices   3 known, 1 online, 1 session\n\
+             serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
+             readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
+             clock     2026-01-01T00:00:00.000Z\n\
+             next      tombolo queue rejected list\n"
+        );
+    }
+}

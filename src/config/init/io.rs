@@ -1,0 +1,61 @@
+//! Puts the site's drop-in in place.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+use std::path::{Path, PathBuf};
+
+use super::{FILE_NAME, Site, render};
+use crate::config::finding::{Finding, Place};
+use crate::config::io::{Options, load_with};
+use crate::config::layer::{LayerText, Origin};
+use crate::config::registry::io::write_atomically;
+use crate::config::{Level, Loaded, Paths};
+
+/// Writes the drop-in and returns its path and what the configuration then is.
+///
+/// # Errors
+/// All findings: the drop-in exists and `force` is not set, or the configuration would be refused, or a file named does not exist; then
+/// nothing has changed.
+pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Loaded), Vec<Finding>> {
+    let folder = Paths::conf_d(&options.config);
+    let path = folder.join(FILE_NAME);
+    let place = Place { file: path.display().to_string().into(), line: None };
+    let failed = |message: String, advice: &str| {
+        vec![Finding::fail("configuration", message).at(Some(&place)).advice(advice)]
+    };
+    if !force && path.symlink_metadata().is_ok() {
+        return Err(failed("exists already".to_owned(), "look at it first; --force replaces it"));
+    }
+    let absolute = |path: &Option<PathBuf>| match path {
+        Some(path) if !path.to_string_lossy().starts_with("credential:") => {
+            std::path::absolute(path).map(Some)
+        }
+        other => Ok(other.clone()),
+    };
+    let site = (|| {
+        std::io::Result::Ok(Site {
+            ca_file: absolute(&site.ca_file)?,
+            certificate_file: absolute(&site.certificate_file)?,
+            key_file: absolute(&site.key_file)?,
+            password_file: absolute(&site.password_file)?,
+            ..site.clone()
+        })
+    })();
+    let site =
+        site.map_err(|error| failed(format!("a path cannot be made absolute: {error}"), "use whole paths"))?;
+    let layer = LayerText { origin: Origin::DropIn, path: path.clone(), text: render(&site) };
+    let loaded = load_with(options, None, Some(&layer))?;
+    // A file that is not there is no fault of a running gateway, but surely one of what was just typed.
+    let wrong: Vec<Finding> = loaded
+        .findings
+        .iter()
+        .filter(|f| f.level == Level::Fail && f.file.as_deref().map(Path::new) == Some(path.as_path()))
+        .cloned()
+        .collect();
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    let put =
+        std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, layer.text.as_bytes(), 0o644));
+    put.map_err(|error| failed(format!("cannot be written: {error}"), "run this as root"))?;
+    Ok((path, loaded))
+}

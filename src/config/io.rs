@@ -1,0 +1,283 @@
+//! Where configuration meets the machine: files, environment, credentials, and the id made by the first start.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use nix::fcntl::OFlag;
+use zeroize::Zeroizing;
+
+use super::finding::{Finding, Place};
+use super::registry::io::{create_directory, write_atomically};
+use super::{
+    Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Registry, Sources,
+};
+use crate::message::Name;
+
+/// The main file unless another one is named.
+pub const CONFIG_FILE: &str = "/etc/tombolo/tombolo.toml";
+/// Drop-ins of the image or the fleet, weaker than everything else.
+pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
+/// Largest configuration file, in bytes.
+const FILE_MAX: u64 = 16 << 20;
+/// Largest key or password file, in bytes.
+const SECRET_MAX: u64 = 64 << 10;
+
+/// Where configuration is read from.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The main file; `conf.d/` is looked for beside it.
+    pub config: PathBuf,
+    /// Drop-ins weaker than everything else; [`VENDOR_CONF_D`].
+    pub vendor_conf_d: PathBuf,
+    /// The environment's variables.
+    pub environment: Vec<(String, String)>,
+    /// `$CREDENTIALS_DIRECTORY`
+    pub credentials_directory: Option<PathBuf>,
+}
+
+impl Options {
+    /// That main file, and this process's environment.
+    pub fn new(config: impl Into<PathBuf>) -> Options {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+            })
+            .filter(|(name, _)| name.starts_with("TOMBOLO_"))
+            .collect();
+        Options {
+            config: config.into(),
+            vendor_conf_d: VENDOR_CONF_D.into(),
+            environment,
+            credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        }
+    }
+}
+
+/// Reads and judges everything. `previous` is the registry as last read, whose good versions stay.
+///
+/// Blocks on files; a running daemon calls it off the path's thread.
+///
+/// # Errors
+/// All findings, when one of them refuses the whole configuration: exit 78, or keep the configuration there is.
+pub fn load(options: &Options, previous: Option<&Registry>) -> Result<Loaded, Vec<Finding>> {
+    load_with(options, previous, None)
+}
+
+/// As [`load`], with one drop-in of another text than the file has, or in place of one that does not exist yet: to try it.
+pub(super) fn load_with(
+    options: &Options,
+    previous: Option<&Registry>,
+    instead: Option<&LayerText>,
+) -> Result<Loaded, Vec<Finding>> {
+    let mut layers = Vec::new();
+    let mut faults = Vec::new();
+    read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut faults);
+    let main = read_layer(&options.config, Origin::Main);
+    let mut after = Vec::new();
+    read_folder(&Paths::conf_d(&options.config), Origin::DropIn, &mut after, &mut faults);
+    if let Some(instead) = instead {
+        after.retain(|layer| layer.path != instead.path);
+        after.push(instead.clone());
+        after.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    match main {
+        Ok(main) => after.insert(0, main),
+        // A folder of drop-ins alone will do: that is what `init` makes in an empty place.
+        Err(FileError::Missing) if !after.is_empty() => {}
+        Err(error) => faults.push(unreadable(&options.config, &error)),
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let state_dir = {
+        let all: Vec<LayerText> = layers.iter().chain(&after).cloned().collect();
+        super::state_dir(&all, &options.environment)
+    };
+    let state = Paths { config_file: options.config.clone(), state_dir, runtime_dir: PathBuf::new() };
+    read_folder(&state.state_conf_d(), Origin::State, &mut layers, &mut faults);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    layers.extend(after);
+    let sources = Sources {
+        main: options.config.clone(),
+        layers,
+        environment: options.environment.clone(),
+        credentials_directory: options.credentials_directory.clone(),
+        gateway_id: read_gateway_id(&state.gateway_id()),
+        registry: Arc::new(super::registry::io::load(&state.devices(), previous)),
+        files: &Disk { service: owner(&state.state_dir) },
+    };
+    super::load(&sources)
+}
+
+/// As [`load`], for a daemon about to run: makes the gateway's id if there is none yet.
+///
+/// # Errors
+/// As [`load`]; also when the id cannot be stored.
+pub fn load_to_run(options: &Options) -> Result<Loaded, Vec<Finding>> {
+    let loaded = load(options, None)?;
+    if loaded.settings.gateway.id_source != IdSource::Missing {
+        return Ok(loaded);
+    }
+    let paths = loaded.settings.paths;
+    if let Err(error) = make_gateway_id(&paths) {
+        let place = Place { file: paths.gateway_id().display().to_string().into(), line: None };
+        let finding = Finding::fail("gateway", format!("the new gateway id cannot be stored: {error}"));
+        let advice = "make the state directory writable to the service's user, or set [gateway] id";
+        return Err(vec![finding.at(Some(&place)).advice(advice)]);
+    }
+    load(options, None)
+}
+
+/// Makes the gateway's id, `tb-` and 8 characters of base32, and stores it; one that is stored already stays.
+///
+/// # Errors
+/// The state directory cannot be written.
+pub fn make_gateway_id(paths: &Paths) -> io::Result<Name> {
+    const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let path = paths.gateway_id();
+    if let Some(id) = read_gateway_id(&path) {
+        return Name::parse(id.trim()).map_err(io::Error::other);
+    }
+    let mut random = [0u8; 8];
+    random_bytes(&mut random)?;
+    let mut id = String::from("tb-");
+    id.extend(random.iter().map(|byte| char::from(BASE32[usize::from(byte % 32)])));
+    create_directory(&paths.state_dir)?;
+    write_atomically(&path, format!("{id}\n").as_bytes(), 0o644)?;
+    Name::parse(&id).map_err(io::Error::other)
+}
+
+/// Fills with random bytes of the system's.
+pub(super) fn random_bytes(bytes: &mut [u8]) -> io::Result<()> {
+    SystemRandom::new().fill(bytes).map_err(|_| io::Error::other("the system has no random numbers to give"))
+}
+
+/// `None` only when there is no such file: one that cannot be read is no reason for a new id, so it comes out as what no id can be.
+fn read_gateway_id(path: &Path) -> Option<String> {
+    match read_text(path, 256) {
+        Ok(text) => Some(text),
+        Err(FileError::Missing) => None,
+        Err(_) => Some(String::new()),
+    }
+}
+
+fn unreadable(path: &Path, error: &FileError) -> Finding {
+    let place = Place { file: path.display().to_string().into(), line: None };
+    let advice = match error {
+        FileError::Missing => "name another one with --config, or make it: tombolo init --url mqtts://HOST",
+        FileError::Denied => "run this as root or as the service's user",
+        _ => "put a text file there",
+    };
+    Finding::fail("configuration", error.to_string()).at(Some(&place)).advice(advice)
+}
+
+fn read_layer(path: &Path, origin: Origin) -> Result<LayerText, FileError> {
+    Ok(LayerText { origin, path: path.to_owned(), text: read_text(path, FILE_MAX)? })
+}
+
+/// The `*.toml` of a folder in name order; hidden ones are passed over, and a folder that does not exist is empty.
+fn read_folder(folder: &Path, origin: Origin, layers: &mut Vec<LayerText>, faults: &mut Vec<Finding>) {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return;
+        }
+        Err(error) => return faults.push(unreadable(folder, &error.into())),
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .filter(|path| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b".")))
+        .collect();
+    paths.sort();
+    for path in paths {
+        match read_layer(&path, origin) {
+            Ok(layer) => layers.push(layer),
+            Err(error) => faults.push(unreadable(&path, &error)),
+        }
+    }
+}
+
+impl From<io::Error> for FileError {
+    fn from(error: io::Error) -> FileError {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FileError::Missing,
+            io::ErrorKind::PermissionDenied => FileError::Denied,
+            _ => FileError::Other(error.to_string()),
+        }
+    }
+}
+
+fn open(path: &Path, limit: u64) -> Result<(fs::File, fs::Metadata), FileError> {
+    // A named pipe must not make whoever looks wait for a writer.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile);
+    }
+    if metadata.len() > limit {
+        return Err(FileError::TooLarge);
+    }
+    Ok((file, metadata))
+}
+
+fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
+    let (file, _) = open(path, limit)?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    String::from_utf8(bytes).map_err(|_| FileError::Other("it is not UTF-8".to_owned()))
+}
+
+/// User and group of a folder: those of the service, when it is the state directory.
+fn owner(folder: &Path) -> Option<(u32, u32)> {
+    fs::metadata(folder).ok().map(|metadata| (metadata.uid(), metadata.gid()))
+}
+
+/// The real files.
+struct Disk {
+    /// Who owns the state directory, and so is who the service runs as.
+    service: Option<(u32, u32)>,
+}
+
+impl Disk {
+    fn judge(&self, path: &Path, metadata: &fs::Metadata) -> Looked {
+        let mode = metadata.mode();
+        let closed_to = self.service.filter(|(uid, gid)| {
+            let readable = match () {
+                () if *uid == 0 => true,
+                () if *uid == metadata.uid() => mode & 0o400 != 0,
+                () if *gid == metadata.gid() => mode & 0o040 != 0,
+                () => mode & 0o004 != 0,
+            };
+            // Further groups and access lists are not known here: only root's own files are judged.
+            !readable && metadata.uid() == 0 && metadata.gid() == 0 && !path.starts_with("/run/credentials")
+        });
+        Looked { exposed: mode & 0o007 != 0, closed_to: closed_to.map(|(uid, _)| user_name(uid)) }
+    }
+}
+
+fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| format!("user {uid}"), |user| user.name)
+}
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> Result<Content, FileError> {
+        let (file, metadata) = open(path, SECRET_MAX)?;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
+        file.take(SECRET_MAX).read_to_end(&mut bytes)?;
+        Ok(Content { bytes, looked: self.judge(path, &metadata) })
+    }
+
+    fn look(&self, path: &Path) -> Result<Looked, FileError> {
+        let (_, metadata) = open(path, FILE_MAX)?;
+        Ok(self.judge(path, &metadata))
+    }
+}

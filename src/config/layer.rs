@@ -1,0 +1,416 @@
+//! One layer: a file's text, or the environment, checked key by key against the [schema](super::schema).
+//!
+//! A layer is judged by itself, before anything is merged, so that every fault is named with the line
+//! it stands in, also in a layer that a later one overrides. What comes out is a tree for the merge and
+//! the place of each key. A fault inside a `[device.X]`, `[serial.X]` or `[role.X]` disables that item; any
+//! other refuses the whole configuration.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::config::{Map, Value, ValueKind};
+use toml::de::DeTable;
+
+use super::finding::{Finding, Findings, Place};
+use super::raw::{Entry, Lines, Raw, accept, table_of};
+use super::scalar::did_you_mean;
+use super::schema::{self, Key, Kind};
+use crate::message::{Name, RESERVED_DEVICE};
+
+/// Where a layer comes from; later ones win.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// `/usr/lib/tombolo/conf.d/*.toml`: the image's or the fleet's own defaults.
+    Vendor,
+    /// `{state-dir}/conf.d/*.toml`. Unknown keys and values there are ignored: a newer version may have written them.
+    State,
+    /// `tombolo.toml`.
+    Main,
+    /// `conf.d/*.toml` beside it, in name order.
+    DropIn,
+    /// `TOMBOLO_*`.
+    Environment,
+}
+
+/// The text of one file.
+#[derive(Clone)]
+pub struct LayerText {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// As findings name it; relative paths in it are relative to its folder.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
+}
+
+/// A table of the configuration whose faults disable only the item they stand in.
+pub(super) const ITEM_TABLES: [&str; 3] = ["device", "serial", "role"];
+
+/// An item by table and name, e.g. `("device", "door-7")`.
+pub(super) type Item = (String, String);
+
+/// A layer that parsed.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) file: Arc<str>,
+    /// What relative paths in it are relative to; empty = the working directory.
+    pub(super) base: PathBuf,
+    pub(super) values: Map<String, Value>,
+    /// Every key and table of it, in its dotted form, and where it stands.
+    pub(super) places: Vec<(String, Place)>,
+    /// Items with a fault in this layer.
+    pub(super) bad: BTreeSet<Item>,
+}
+
+impl Layer {
+    /// What this layer says of `paths.state-dir`: nothing, "the default", or a path.
+    pub(super) fn state_dir(&self) -> Option<Option<PathBuf>> {
+        let ValueKind::Table(paths) = &self.values.get("paths")?.kind else { return None };
+        match &paths.get("state-dir")?.kind {
+            ValueKind::String(text) => Some(Some(self.base.join(text))),
+            _ => Some(None),
+        }
+    }
+}
+
+/// Joins the parts of a key as TOML writes them: `device."a.b".role`.
+pub fn dotted<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut text = String::new();
+    for part in parts {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        if !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+            text.push_str(part);
+        } else {
+            text.push('"');
+            text.extend(part.chars().flat_map(char::escape_debug));
+            text.push('"');
+        }
+    }
+    text
+}
+
+/// Checks one file. `None` when it is not TOML: everything there is to say is in `findings`.
+pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<Layer> {
+    let file: Arc<str> = layer.path.display().to_string().into();
+    let lines = Lines::of(&layer.text);
+    let (table, errors) = DeTable::parse_recoverable(&layer.text);
+    if !errors.is_empty() {
+        let mut seen = BTreeSet::new();
+        for error in &errors {
+            // The error's own Display quotes the line, which may hold a secret; its message does not.
+            let line = error.span().map(|span| lines.line(span.start));
+            if seen.len() < 5 && seen.insert(line) {
+                let place = Place { file: file.clone(), line };
+                findings.fatal(
+                    Finding::fail("configuration", format!("is not TOML: {}", error.message()))
+                        .at(Some(&place))
+                        .key("syntax")
+                        .advice("correct this line; texts stand in double quotes"),
+                );
+            }
+        }
+        return None;
+    }
+    let base = layer.path.parent().unwrap_or(Path::new("")).to_owned();
+    let mut check = Check::new(layer.origin, file, base, findings);
+    let root = table_of(table.get_ref(), &lines);
+    check.layer.values = check.table(schema::ROOT, root, &mut Vec::new());
+    Some(check.layer)
+}
+
+/// Checks the variables that begin with `TOMBOLO_`: `__` is a level, `_` a dash, an empty value takes the key back to its default.
+pub(super) fn check_environment(variables: &[(String, String)], findings: &mut Findings) -> Layer {
+    let mut check = Check::new(Origin::Environment, "environment".into(), PathBuf::new(), findings);
+    let mut root: Map<String, Value> = Map::new();
+    for (variable, value) in variables {
+        let Some(name) = variable.strip_prefix("TOMBOLO_") else { continue };
+        check.layer.file = format!("environment variable {variable}").into();
+        if !name.contains("__") {
+            let place = check.place(None);
+            check.findings.push(
+                Finding::warn("environment", "is not a setting and was ignored")
+                    .at(Some(&place))
+                    .advice("a setting is TOMBOLO_TABLE__KEY, like TOMBOLO_UPSTREAM__CA_FILE"),
+            );
+            continue;
+        }
+        let parts: Vec<String> = name.split("__").map(|p| p.to_lowercase().replace('_', "-")).collect();
+        check.variable(&parts, value, &mut root);
+    }
+    check.layer.file = "environment".into();
+    check.layer.values = root;
+    check.layer
+}
+
+struct Check<'f> {
+    origin: Origin,
+    layer: Layer,
+    findings: &'f mut Findings,
+}
+
+impl<'f> Check<'f> {
+    fn new(origin: Origin, file: Arc<str>, base: PathBuf, findings: &'f mut Findings) -> Self {
+        let layer = Layer { file, base, values: Map::new(), places: Vec::new(), bad: BTreeSet::new() };
+        Check { origin, layer, findings }
+    }
+
+    fn place(&self, line: Option<u32>) -> Place {
+        Place { file: self.layer.file.clone(), line }
+    }
+
+    fn note(&mut self, path: &[String], line: Option<u32>) {
+        let key = dotted(path.iter().map(String::as_str));
+        let place = self.place(line);
+        self.layer.places.push((key, place));
+    }
+
+    /// A fault at a key: the item it stands in is disabled, or else everything refused; outside items, what is kept with the state is
+    /// only ignored.
+    fn fault(&mut self, path: &[String], line: Option<u32>, message: String, advice: String) {
+        let place = self.place(line);
+        let key = dotted(path.iter().map(String::as_str));
+        let finding =
+            |subject: String| Finding::fail(subject, message).at(Some(&place)).key(key).advice(advice);
+        match path {
+            [table, item, ..] if ITEM_TABLES.contains(&table.as_str()) => {
+                self.findings.push(finding(format!("{table} {item}")));
+                self.layer.bad.insert((table.clone(), item.clone()));
+            }
+            // Written by some version of this program: what it cannot use must not keep an older one from starting.
+            [table, ..] if self.origin == Origin::State => {
+                let mut finding = finding(table.clone());
+                finding.message.push_str(", ignored");
+                self.findings.push(finding);
+            }
+            [table, ..] => self.findings.fatal(finding(table.clone())),
+            [] => self.findings.fatal(finding("configuration".to_owned())),
+        }
+    }
+
+    fn unknown(&mut self, keys: &'static [Key], path: &[String], line: Option<u32>) {
+        let word = path.last().map_or("", String::as_str);
+        let names = || {
+            keys.iter().filter(|k| !matches!(k.kind, Kind::Forbidden(_) | Kind::Reserved(_))).map(|k| k.name)
+        };
+        let advice = match did_you_mean(word, names()) {
+            Some(name) => format!("did you mean {name}?"),
+            None if keys.is_empty() => "take it out".to_owned(),
+            None => format!("known here: {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        if self.origin == Origin::State {
+            let place = self.place(line);
+            let key = dotted(path.iter().map(String::as_str));
+            self.findings.push(
+                Finding::warn("configuration", "unknown key, ignored")
+                    .at(Some(&place))
+                    .key(key)
+                    .advice(advice),
+            );
+        } else {
+            self.fault(path, line, "unknown key".to_owned(), advice);
+        }
+    }
+
+    fn table(
+        &mut self,
+        keys: &'static [Key],
+        entries: Vec<Entry>,
+        path: &mut Vec<String>,
+    ) -> Map<String, Value> {
+        let mut values = Map::new();
+        for (name, line, raw) in entries {
+            path.push(name);
+            match schema::find(keys, &path[path.len() - 1]) {
+                None => self.unknown(keys, path, line),
+                Some(key) if self.origin == Origin::State && path.len() == 1 && key.name == "paths" => {
+                    let place = self.place(line);
+                    let advice = "set it in the main file: it says where this one is";
+                    let finding = Finding::warn("paths", "has no effect here").at(Some(&place)).key("paths");
+                    self.findings.push(finding.advice(advice));
+                }
+                Some(key) => {
+                    if let Some(value) = self.value(key.kind, raw, line, path) {
+                        self.note(path, line);
+                        values.insert(key.name.to_owned(), value);
+                    }
+                }
+            }
+            path.pop();
+        }
+        values
+    }
+
+    fn named(
+        &mut self,
+        keys: &'static [Key],
+        entries: Vec<Entry>,
+        path: &mut Vec<String>,
+    ) -> Map<String, Value> {
+        let mut values = Map::new();
+        for (name, line, raw) in entries {
+            path.push(name.clone());
+            if self.item_name(line, path) {
+                match raw {
+                    Raw::Table(entries) => {
+                        self.note(path, line);
+                        let table = self.table(keys, entries, path);
+                        values.insert(name, Value::new(None, table));
+                    }
+                    other => {
+                        let message = format!("is {}", other.kind_name());
+                        self.fault(path, line, message, "use a table of its own".to_owned());
+                    }
+                }
+            }
+            path.pop();
+        }
+        values
+    }
+
+    /// Whether the last part of `path` may name an item.
+    fn item_name(&mut self, line: Option<u32>, path: &[String]) -> bool {
+        let name = path.last().map_or("", String::as_str);
+        if let Err(error) = Name::parse(name) {
+            self.fault(
+                path,
+                line,
+                format!("{error}"),
+                Kind::Name.accepted().replacen("a name in quotes: ", "use ", 1),
+            );
+            return false;
+        }
+        if path.len() == 2 && matches!(path[0].as_str(), "device" | "serial") && name == RESERVED_DEVICE {
+            let advice = "give the device another name".to_owned();
+            self.fault(
+                path,
+                line,
+                "this name is reserved: its topics are the gateway's own".to_owned(),
+                advice,
+            );
+            return false;
+        }
+        true
+    }
+
+    /// The value for the merge, or `None` after saying what is wrong with it.
+    fn value(&mut self, kind: Kind, raw: Raw, line: Option<u32>, path: &mut Vec<String>) -> Option<Value> {
+        let kind_of = raw.kind_name();
+        match (kind, raw) {
+            (Kind::Table(keys), Raw::Table(entries)) => {
+                let table = self.table(keys, entries, path);
+                Some(Value::new(None, table))
+            }
+            (Kind::Named(keys), Raw::Table(entries)) => {
+                let table = self.named(keys, entries, path);
+                Some(Value::new(None, table))
+            }
+            (Kind::Unchecked, Raw::Table(entries)) => {
+                let mut table = Map::new();
+                for (name, line, _) in entries {
+                    path.push(name.clone());
+                    self.note(path, line);
+                    path.pop();
+                    table.insert(name, Value::new(None, Map::<String, Value>::new()));
+                }
+                Some(Value::new(None, table))
+            }
+            (Kind::Forbidden(instead), _) => {
+                self.fault(path, line, "a secret does not belong here".to_owned(), instead.to_owned());
+                None
+            }
+            (Kind::Reserved(what), _) => {
+                let message = format!("is reserved: {what} are not built yet");
+                self.fault(path, line, message, "take the key out".to_owned());
+                None
+            }
+            (Kind::Table(_) | Kind::Named(_) | Kind::Unchecked, _) => {
+                let key = dotted(path.iter().map(String::as_str));
+                self.fault(path, line, format!("is {kind_of}"), format!("use a table, [{key}]"));
+                None
+            }
+            (Kind::Secret, Raw::Text(text)) if text.starts_with("text:") || text.starts_with("hex:") => {
+                let message = "the secret itself stands here".to_owned();
+                let advice = "put it into a file of its own, mode 0640, and name that file here".to_owned();
+                self.fault(path, line, message, advice);
+                None
+            }
+            // Like an empty assignment in a systemd unit: takes back what an earlier layer said.
+            (kind, Raw::Text(text)) if text.is_empty() && !matches!(kind, Kind::Topic) => {
+                Some(Value::new(None, ValueKind::Nil))
+            }
+            (kind, raw) => {
+                let shown = match kind {
+                    Kind::Secret | Kind::Url => "this value".to_owned(),
+                    _ => raw.shown(),
+                };
+                match accept(kind, raw) {
+                    Ok(value) => Some(Value::new(None, value)),
+                    Err(()) => {
+                        let message = format!("{shown} is not accepted");
+                        self.fault(path, line, message, format!("use {}", kind.accepted()));
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes one variable into the tree under `root`.
+    fn variable(&mut self, parts: &[String], text: &str, root: &mut Map<String, Value>) {
+        let mut keys: &'static [Key] = schema::ROOT;
+        let mut kind = Kind::Table(schema::ROOT);
+        for i in 0..parts.len() {
+            let path = &parts[..=i];
+            if let Kind::Named(item_keys) = kind {
+                if !self.item_name(None, path) {
+                    return;
+                }
+                kind = Kind::Table(item_keys);
+                keys = item_keys;
+                continue;
+            }
+            let (Kind::Table(_), Some(key)) = (kind, schema::find(keys, &parts[i])) else {
+                return self.unknown(if matches!(kind, Kind::Table(_)) { keys } else { &[] }, path, None);
+            };
+            kind = key.kind;
+            if let Kind::Table(inner) | Kind::Named(inner) = kind {
+                keys = inner;
+            }
+        }
+        let raw = match kind {
+            Kind::Whole(..) => text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Whole),
+            Kind::Number(..) => text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Number),
+            Kind::Flag => text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Flag),
+            Kind::Addresses | Kind::Texts if !text.is_empty() => {
+                Raw::List(text.split(',').map(|part| Raw::Text(part.trim().to_owned())).collect())
+            }
+            _ => Raw::Text(text.to_owned()),
+        };
+        let mut path = parts.to_vec();
+        let Some(value) = self.value(kind, raw, None, &mut path) else { return };
+        for depth in 1..=parts.len() {
+            self.note(&parts[..depth], None);
+        }
+        insert(root, parts, value);
+    }
+}
+
+/// Puts a value at a path of tables, making those that are missing.
+fn insert(table: &mut Map<String, Value>, parts: &[String], value: Value) {
+    match parts {
+        [] => {}
+        [name] => {
+            table.insert(name.clone(), value);
+        }
+        [name, rest @ ..] => {
+            let inner =
+                table.entry(name.clone()).or_insert_with(|| Value::new(None, Map::<String, Value>::new()));
+            if let ValueKind::Table(inner) = &mut inner.kind {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}

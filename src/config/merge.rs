@@ -1,0 +1,94 @@
+//! The layers become one: merged key by key through the `config` crate, with the place of the layer that won kept for every key.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use ::config::{Config, ConfigError, Map, Source, Value, ValueKind};
+
+use super::finding::{Finding, Findings, Place};
+use super::layer::{Item, Layer};
+use super::model::File;
+
+/// Where each key stands, by its dotted form, and what paths there are relative to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    places: HashMap<String, (Place, u32)>,
+    bases: Vec<PathBuf>,
+}
+
+impl Index {
+    /// Where the key stands, in the layer that won.
+    pub(super) fn place(&self, key: &str) -> Option<&Place> {
+        self.places.get(key).map(|(place, _)| place)
+    }
+
+    /// The folder that relative paths at this key are relative to.
+    pub(super) fn base(&self, key: &str) -> &Path {
+        let layer = self.places.get(key).map_or(usize::MAX, |(_, layer)| *layer as usize);
+        self.bases.get(layer).map_or(Path::new(""), PathBuf::as_path)
+    }
+}
+
+/// The layers in one.
+pub(super) struct Merged {
+    pub(super) file: File,
+    pub(super) index: Index,
+    /// Items left out for a fault in one of their layers.
+    pub(super) bad: BTreeSet<Item>,
+}
+
+/// Hands a checked layer to the `config` crate.
+#[derive(Clone, Debug)]
+struct Checked(Map<String, Value>);
+
+impl Source for Checked {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Merges checked layers, the weakest first. `None` after a finding.
+pub(super) fn merge(layers: Vec<Layer>, findings: &mut Findings) -> Option<Merged> {
+    let mut index = Index::default();
+    let mut bad = BTreeSet::new();
+    let mut builder = Config::builder();
+    for (number, layer) in layers.into_iter().enumerate() {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        index.bases.push(layer.base);
+        index.places.extend(layer.places.into_iter().map(|(key, place)| (key, (place, number))));
+        bad.extend(layer.bad);
+        builder = builder.add_source(Checked(layer.values));
+    }
+    let file = builder.build().and_then(|mut config| {
+        if let ValueKind::Table(root) = &mut config.cache.kind {
+            for (table, item) in &bad {
+                if let Some(ValueKind::Table(items)) = root.get_mut(table).map(|value| &mut value.kind) {
+                    items.remove(item);
+                }
+            }
+        }
+        config.try_deserialize::<File>()
+    });
+    match file {
+        Ok(file) => Some(Merged { file, index, bad }),
+        Err(error) => {
+            // Every layer passed the schema, so this is a disagreement between schema and model. The
+            // error's own text may quote a value, so only the key is taken from it.
+            let key = match &error {
+                ConfigError::At { key: Some(key), .. } | ConfigError::Type { key: Some(key), .. } => {
+                    key.clone()
+                }
+                _ => "configuration".to_owned(),
+            };
+            let finding = Finding::fail("configuration", "cannot be taken together with the other layers");
+            findings.fatal(
+                finding.at(index.place(&key)).key(key).advice("compare the layers' types for this key"),
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The file model: what the merged configuration says, key by key, before anybody asks whether it makes sense together.
+//!
+//! A field that is `None` was not set, or was taken back by an empty text; defaults are given where
+//! the model becomes [`Settings`](super::Settings), so that they stand in one place.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny};
+
+use super::scalar::parse_duration;
+
+/// All of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) gateway: Gateway,
+    pub(super) upstream: Option<Upstream>,
+    pub(super) topics: Topics,
+    pub(super) coap: Coap,
+    pub(super) serial: BTreeMap<String, Serial>,
+    pub(super) role: BTreeMap<String, Role>,
+    pub(super) device: BTreeMap<String, Device>,
+    pub(super) journal: Journal,
+    pub(super) lane: Lanes,
+    pub(super) clock: Clock,
+    pub(super) log: Log,
+    pub(super) paths: Paths,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Gateway {
+    pub(super) id: Option<String>,
+    pub(super) label: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Upstream {
+    pub(super) url: Option<String>,
+    pub(super) insecure: Option<bool>,
+    pub(super) ca_file: Option<String>,
+    pub(super) certificate_file: Option<String>,
+    pub(super) key_file: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) client_id: Option<String>,
+    pub(super) alpn: Option<Vec<String>>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) session_expiry: Option<Span>,
+    pub(super) keep_alive: Option<Span>,
+    pub(super) max_in_flight: Option<u16>,
+    pub(super) drain_rate: Option<u32>,
+    pub(super) tls_min: Option<TlsMin>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Protocol {
+    #[serde(rename = "auto")]
+    Auto,
+    #[serde(rename = "5")]
+    V5,
+    #[serde(rename = "3.1.1")]
+    V3_1_1,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum TlsMin {
+    #[serde(rename = "1.2")]
+    V1_2,
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Topics {
+    pub(super) prefix: Option<String>,
+    pub(super) reading: Option<String>,
+    pub(super) command: Option<String>,
+    pub(super) subscribe: Option<String>,
+    pub(super) reply: Option<String>,
+    pub(super) device_status: Option<String>,
+    pub(super) gateway_status: Option<String>,
+    pub(super) loss: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Coap {
+    pub(super) listen: Option<Vec<SocketAddr>>,
+    pub(super) insecure_listen: Option<Vec<SocketAddr>>,
+    pub(super) insecure_device: Option<String>,
+    pub(super) max_sessions: Option<u32>,
+    pub(super) max_half_open: Option<u32>,
+    pub(super) idle_timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Role {
+    pub(super) enabled: Option<bool>,
+    pub(super) quota: Quota,
+    pub(super) max_payload: Option<u32>,
+    pub(super) offline_after: Option<Span>,
+    pub(super) uplink: BTreeMap<String, Uplink>,
+    pub(super) downlink: BTreeMap<String, Downlink>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Quota {
+    pub(super) messages: Option<u32>,
+    pub(super) bytes: Option<u64>,
+    pub(super) per: Option<Span>,
+    pub(super) burst: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Uplink {
+    pub(super) enabled: Option<bool>,
+    pub(super) path: Option<String>,
+    pub(super) deny: Option<bool>,
+    pub(super) topic: Option<String>,
+    pub(super) qos: Option<u8>,
+    pub(super) retain: Option<bool>,
+    pub(super) lane: Option<Lane>,
+    pub(super) expires: Option<Span>,
+    pub(super) envelope: Option<Envelope>,
+    pub(super) delete: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Lane {
+    High,
+    Normal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Envelope {
+    None,
+    Json,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Downlink {
+    pub(super) enabled: Option<bool>,
+    pub(super) deny: Option<bool>,
+    pub(super) topic: Option<String>,
+    pub(super) path: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Device {
+    pub(super) enabled: Option<bool>,
+    pub(super) role: Option<String>,
+    pub(super) label: Option<String>,
+    pub(super) psk_identity: Option<String>,
+    pub(super) psk_file: Option<String>,
+    pub(super) offline_after: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Serial {
+    pub(super) enabled: Option<bool>,
+    pub(super) port: Option<String>,
+    pub(super) role: Option<String>,
+    pub(super) label: Option<String>,
+    pub(super) offline_after: Option<Span>,
+    pub(super) baud: Option<u32>,
+    pub(super) data_bits: Option<u8>,
+    pub(super) parity: Option<Parity>,
+    pub(super) stop_bits: Option<u8>,
+    pub(super) flow_control: Option<FlowControl>,
+    pub(super) rs485: Option<Rs485>,
+    pub(super) framing: Option<Framing>,
+    pub(super) max_frame: Option<u32>,
+    pub(super) checksum: Option<Checksum>,
+    pub(super) line_end: Option<String>,
+    pub(super) length_bytes: Option<u8>,
+    pub(super) length_order: Option<ByteOrder>,
+    pub(super) length_offset: Option<u8>,
+    pub(super) length_adjust: Option<f64>,
+    pub(super) gap: Option<Span>,
+    pub(super) size: Option<u32>,
+    pub(super) start: Option<String>,
+    pub(super) end: Option<String>,
+    pub(super) escape: Option<String>,
+    pub(super) form: Option<Form>,
+    pub(super) pattern: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) field: BTreeMap<String, Field>,
+    /// The units of a Modbus bus.
+    pub(super) unit: BTreeMap<String, IgnoredAny>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Parity {
+    None,
+    Even,
+    Odd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum FlowControl {
+    None,
+    Hardware,
+    Software,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Rs485 {
+    None,
+    RtsHigh,
+    RtsLow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Framing {
+    Line,
+    Slip,
+    Cobs,
+    Length,
+    Gap,
+    Fixed,
+    Markers,
+    Slipmux,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Checksum {
+    #[serde(rename = "none")]
+    None,
+    #[serde(rename = "crc16-modbus")]
+    Crc16Modbus,
+    #[serde(rename = "crc16-ccitt")]
+    Crc16Ccitt,
+    #[serde(rename = "crc32")]
+    Crc32,
+    #[serde(rename = "xor")]
+    Xor,
+    #[serde(rename = "sum")]
+    Sum,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ByteOrder {
+    Big,
+    Little,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Form {
+    Raw,
+    Text,
+    Json,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Field {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<FieldKind>,
+    pub(super) factor: Option<f64>,
+    pub(super) offset: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum FieldKind {
+    Auto,
+    Number,
+    Hex,
+    Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Journal {
+    pub(super) max_bytes: Option<u64>,
+    pub(super) commit_interval: Option<Span>,
+    pub(super) segment_bytes: Option<u32>,
+    pub(super) rejected_max_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Lanes {
+    pub(super) high: LaneTable,
+    pub(super) normal: LaneTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct LaneTable {
+    pub(super) max_bytes: Option<u64>,
+    pub(super) when_full: Option<WhenFull>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum WhenFull {
+    Refuse,
+    DropOldest,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Clock {
+    pub(super) trust: Option<Trust>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Trust {
+    Kernel,
+    Always,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Log {
+    pub(super) level: Option<LogLevel>,
+    pub(super) target: Option<LogTarget>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum LogTarget {
+    Auto,
+    Journal,
+    Stderr,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Paths {
+    pub(super) state_dir: Option<String>,
+    pub(super) runtime_dir: Option<String>,
+}
+
+/// A duration, written with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_duration(&text).map(Span).ok_or_else(|| D::Error::custom("not a duration"))
+    }
+}

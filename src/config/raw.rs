@@ -1,0 +1,156 @@
+//! Values as the layers write them, each with its line, and whether a kind of key accepts one.
+
+use ::config::{Value, ValueKind};
+use toml::de::{DeTable, DeValue};
+
+use super::scalar::{parse_duration, parse_size};
+use super::schema::Kind;
+use crate::message::Name;
+
+/// A value as any layer may write it.
+pub(super) enum Raw {
+    Text(String),
+    Whole(i64),
+    Number(f64),
+    Flag(bool),
+    List(Vec<Raw>),
+    Table(Vec<Entry>),
+    /// What no key accepts, by the name of its type.
+    Other(&'static str),
+}
+
+impl Raw {
+    pub(super) fn kind_name(&self) -> &'static str {
+        match self {
+            Raw::Text(_) => "a text",
+            Raw::Whole(_) => "a whole number",
+            Raw::Number(_) => "a number with a fraction",
+            Raw::Flag(_) => "true or false",
+            Raw::List(_) => "a list",
+            Raw::Table(_) => "a table",
+            Raw::Other(name) => name,
+        }
+    }
+
+    /// The value as a finding may show it.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Raw::Text(text) => {
+                let mut short: String = text.chars().take(64).collect();
+                if short.len() < text.len() {
+                    short.push('…');
+                }
+                format!("{short:?}")
+            }
+            Raw::Whole(number) => number.to_string(),
+            Raw::Number(number) => number.to_string(),
+            Raw::Flag(flag) => flag.to_string(),
+            other => other.kind_name().to_owned(),
+        }
+    }
+}
+
+/// A key of a table, its line, and its value.
+pub(super) type Entry = (String, Option<u32>, Raw);
+
+/// A single value against its kind.
+pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
+    let clean = |text: &str, max: usize| text.len() <= max && !text.chars().any(char::is_control);
+    Ok(match (kind, raw) {
+        (Kind::Text(max), Raw::Text(text)) if clean(&text, max) => text.into(),
+        (Kind::Name, Raw::Text(text)) if Name::parse(&text).is_ok() => text.into(),
+        (Kind::Flag, Raw::Flag(flag)) => flag.into(),
+        (Kind::Whole(min, max), Raw::Whole(number)) => {
+            u64::try_from(number).ok().filter(|n| (min..=max).contains(n)).ok_or(())?.into()
+        }
+        (Kind::Number(min, max), raw @ (Raw::Number(_) | Raw::Whole(_))) => {
+            let number = match raw {
+                Raw::Number(number) => number,
+                // Only small ones are within bounds, and those are exact.
+                Raw::Whole(number) => number as f64,
+                _ => f64::NAN,
+            };
+            Some(number).filter(|n| (min..=max).contains(n)).ok_or(())?.into()
+        }
+        (Kind::Size(min, max), raw @ (Raw::Text(_) | Raw::Whole(_))) => {
+            let size = match raw {
+                Raw::Text(text) => parse_size(&text),
+                Raw::Whole(number) => u64::try_from(number).ok(),
+                _ => None,
+            };
+            size.filter(|n| (min..=max).contains(n)).ok_or(())?.into()
+        }
+        (Kind::Span(min, max), Raw::Text(text)) => {
+            parse_duration(&text).filter(|d| (min..=max).contains(d)).ok_or(())?;
+            text.into()
+        }
+        (Kind::Choice(words), Raw::Text(text)) if words.contains(&text.as_str()) => text.into(),
+        (Kind::Addresses, Raw::List(items)) => {
+            texts(items, |text| text.parse::<std::net::SocketAddr>().is_ok())?
+        }
+        (Kind::Texts, Raw::List(items)) => texts(items, |text| !text.is_empty() && clean(text, 255))?,
+        (Kind::Path | Kind::Secret, Raw::Text(text)) if clean(&text, 4096) => text.into(),
+        (Kind::Url, Raw::Text(text)) if clean(&text, 1024) => text.into(),
+        (Kind::Topic, Raw::Text(text)) if clean(&text, 1024) => text.into(),
+        _ => return Err(()),
+    })
+}
+
+fn texts(items: Vec<Raw>, good: impl Fn(&str) -> bool) -> Result<ValueKind, ()> {
+    let mut list: Vec<Value> = Vec::new();
+    for item in items {
+        match item {
+            Raw::Text(text) if good(&text) => list.push(Value::new(None, text)),
+            _ => return Err(()),
+        }
+    }
+    Ok(ValueKind::Array(list))
+}
+
+/// The entries of a table, in the order of the file: so are the findings.
+pub(super) fn table_of(table: &DeTable<'_>, lines: &Lines) -> Vec<Entry> {
+    let mut entries: Vec<_> = table
+        .iter()
+        .map(|(key, value)| {
+            let line = Some(lines.line(key.span().start));
+            (key.get_ref().to_string(), line, raw_of(value.get_ref(), lines))
+        })
+        .collect();
+    entries.sort_by_key(|entry| entry.1);
+    entries
+}
+
+fn raw_of(value: &DeValue<'_>, lines: &Lines) -> Raw {
+    match value {
+        DeValue::String(text) => Raw::Text(text.to_string()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(Raw::Other("a number beyond 64 bits"), Raw::Whole),
+        DeValue::Float(number) => number
+            .as_str()
+            .replace('_', "")
+            .parse()
+            .map_or(Raw::Other("a number with a fraction"), Raw::Number),
+        DeValue::Boolean(flag) => Raw::Flag(*flag),
+        DeValue::Datetime(_) => Raw::Other("a date"),
+        DeValue::Array(items) => Raw::List(items.iter().map(|item| raw_of(item.get_ref(), lines)).collect()),
+        DeValue::Table(table) => Raw::Table(table_of(table, lines)),
+    }
+}
+
+/// The line of each byte of a text.
+pub(super) struct Lines {
+    starts: Vec<usize>,
+}
+
+impl Lines {
+    pub(super) fn of(text: &str) -> Lines {
+        let starts = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1).collect();
+        Lines { starts }
+    }
+
+    /// Counted from 1.
+    pub(super) fn line(&self, offset: usize) -> u32 {
+        let before = self.starts.partition_point(|start| *start <= offset);
+        u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1)
+    }
+}

@@ -1,0 +1,415 @@
+//! The device registry: one small file a device under `{state-dir}/devices`, so that a device is added or removed by one atomic rename.
+//!
+//! ```toml
+//! format = "tombolo-device 1.0"
+//! role = "sensor"
+//! label = "the north door"
+//! psk-identity = "door-7"
+//! psk = "text:…"
+//! ```
+//!
+//! A file that cannot be read, or is of a format this version does not know, disables its device and no other;
+//! it stays where it is, so that the version that understands it finds it. Unknown keys are ignored. On a
+//! reload the last good version of a device stays in use. Here texts become entries and back; `io` has the files.
+
+pub mod io;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
+
+use super::finding::{Finding, Place};
+use super::raw::Lines;
+use super::scalar::{
+    PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, parse_duration, parse_psk,
+};
+use super::{DeviceSource, Loaded};
+use crate::gate::{Device, Psk};
+use crate::message::{Name, RESERVED_DEVICE};
+
+/// Largest file of the registry, in bytes.
+pub const FILE_MAX: u64 = 16 << 10;
+/// What a file's `format` begins with.
+const MAGIC: &str = "tombolo-device ";
+/// The newest major version of the format that is understood.
+const MAJOR: u32 = 1;
+/// Longest label, in bytes.
+const LABEL_MAX: usize = 256;
+/// Characters of a generated key.
+const GENERATED_LENGTH: usize = 22;
+
+/// All devices of the registry.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    entries: BTreeMap<String, Arc<Entry>>,
+    /// Ids whose file is there and cannot be used.
+    bad: BTreeSet<String>,
+    findings: Vec<Finding>,
+}
+
+/// One device of the registry.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The device; its role is not checked here.
+    pub device: Device,
+    /// Its file.
+    pub file: Arc<str>,
+}
+
+/// What stands in one file of the registry.
+pub struct FileText {
+    /// The file's name without `.toml`.
+    pub id: String,
+    /// The file, as findings name it.
+    pub file: Arc<str>,
+    /// Its text, or why there is none.
+    pub text: Result<Zeroizing<String>, String>,
+}
+
+impl Registry {
+    /// Reads every file. Of a file that cannot be used, the version in `previous` stays.
+    pub fn assemble(files: impl IntoIterator<Item = FileText>, previous: Option<&Registry>) -> Registry {
+        let mut registry = Registry::default();
+        for file in files {
+            let entry = match &file.text {
+                Ok(text) => parse(&file.id, &file.file, text),
+                Err(error) => {
+                    let place = Place { file: file.file.clone(), line: None };
+                    let finding =
+                        Finding::fail(format!("device {}", file.id), format!("cannot be read: {error}"));
+                    Err(Box::new(
+                        finding.at(Some(&place)).advice("its mode is 0600 and its owner the folder's"),
+                    ))
+                }
+            };
+            match entry {
+                Ok(entry) => {
+                    registry.entries.insert(file.id, Arc::new(entry));
+                }
+                Err(mut finding) => {
+                    if let Some(last) = previous.and_then(|previous| previous.entries.get(&file.id)) {
+                        finding.message.push_str("; its last good version stays in use");
+                        registry.entries.insert(file.id.clone(), last.clone());
+                    }
+                    registry.findings.push(*finding);
+                    registry.bad.insert(file.id);
+                }
+            }
+        }
+        registry
+    }
+
+    /// The usable ones, in id order.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.entries.values().map(Arc::as_ref)
+    }
+
+    /// One by its id.
+    pub fn entry(&self, id: &str) -> Option<&Entry> {
+        self.entries.get(id).map(Arc::as_ref)
+    }
+
+    /// Whether there is a file for this id, usable or not.
+    pub fn has_file(&self, id: &str) -> bool {
+        self.entries.contains_key(id) || self.bad.contains(id)
+    }
+
+    /// What was wrong with files.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+}
+
+/// Reads one file's text. Says nothing of the values it finds wrong: one of them is the key.
+///
+/// # Errors
+/// A finding at file and line.
+pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding>> {
+    let lines = Lines::of(text);
+    let fault = |line: Option<u32>, key: &str, message: String, advice: &str| {
+        let place = Place { file: file.clone(), line };
+        Box::new(Finding::fail(format!("device {id}"), message).at(Some(&place)).key(key).advice(advice))
+    };
+    let Ok(name) = Name::parse(id) else {
+        return Err(fault(
+            None,
+            "id",
+            "the file's name is no device id".to_owned(),
+            "rename or remove the file",
+        ));
+    };
+    let table = DeTable::parse(text).map_err(|error| {
+        let line = error.span().map(|span| lines.line(span.start));
+        fault(
+            line,
+            "syntax",
+            format!("is not TOML: {}", error.message()),
+            "remove the device and add it again",
+        )
+    })?;
+    let table = table.get_ref();
+    // A text of 1 to `max` bytes.
+    let get = |key: &str, max: usize| match table.get(key) {
+        None => Ok(None),
+        Some(value) => {
+            let line = Some(lines.line(value.span().start));
+            match value.get_ref() {
+                DeValue::String(text) if !text.is_empty() && text.len() <= max => {
+                    Ok(Some((text.as_ref(), line)))
+                }
+                _ => Err(fault(
+                    line,
+                    key,
+                    format!("is no text of 1 to {max} bytes"),
+                    "write it in double quotes",
+                )),
+            }
+        }
+    };
+    if let Some((format, line)) = get("format", 64)? {
+        let major =
+            format.strip_prefix(MAGIC).and_then(|v| v.split('.').next()).and_then(|v| v.parse::<u32>().ok());
+        if major != Some(MAJOR) {
+            let advice = "a newer version of Tombolo wrote it; that one will use it again";
+            return Err(fault(line, "format", "is of a format unknown here".to_owned(), advice));
+        }
+    }
+    let Some((role, line)) = get("role", 64)? else {
+        return Err(fault(
+            None,
+            "role",
+            "the device has no role".to_owned(),
+            "write role = \"…\" into the file",
+        ));
+    };
+    let role = Name::parse(role).map_err(|error| {
+        fault(line, "role", format!("is no role's name: {error}"), "name one of the [role.*]")
+    })?;
+    let label = get("label", LABEL_MAX)?.map(|(label, _)| label.to_owned());
+    let offline_after = match get("offline-after", 64)? {
+        None => None,
+        Some((text, line)) => match parse_duration(text) {
+            Some(duration) => Some(duration),
+            None => {
+                return Err(fault(
+                    line,
+                    "offline-after",
+                    "is no duration".to_owned(),
+                    "write it like \"1h\"",
+                ));
+            }
+        },
+    };
+    let identity = get("psk-identity", PSK_IDENTITY_MAX)?;
+    let psk = match get("psk", 5 + 2 * PSK_KEY_MAX)? {
+        Some((key, line)) => {
+            let key = parse_psk(key.as_bytes()).map_err(|error| {
+                fault(line, "psk", error.to_string(), "write hex:… or text:…, 1 to 64 bytes")
+            })?;
+            Some(Psk { identity: identity.map_or(id, |(text, _)| text).as_bytes().to_vec(), key })
+        }
+        None => None,
+    };
+    Ok(Entry { device: Device { id: name, role, label, psk, offline_after }, file: file.clone() })
+}
+
+/// Writes one device's file. A key that is printable text is written as such, so that a person can read it out to a client.
+pub fn render(device: &Device) -> Zeroizing<String> {
+    // Larger than any outcome: growing would leave copies of the key behind.
+    let mut text = Zeroizing::new(String::with_capacity(2048));
+    let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
+    text.push_str("# A device of this gateway's registry. Change it through `tombolo device`.\n");
+    let _ = writeln!(text, "format = \"{MAGIC}{MAJOR}.0\"");
+    let _ = writeln!(text, "role = {}", quoted(device.role.as_str()));
+    if let Some(label) = &device.label {
+        let _ = writeln!(text, "label = {}", quoted(label));
+    }
+    if let Some(after) = device.offline_after {
+        let _ = writeln!(text, "offline-after = {}", quoted(&format_duration(after)));
+    }
+    if let Some(psk) = &device.psk {
+        let _ = writeln!(text, "psk-identity = {}", quoted(&String::from_utf8_lossy(&psk.identity)));
+        match key_text(&psk.key) {
+            Some(literal) => {
+                let key = Zeroizing::new(quoted(&format!("text:{literal}")));
+                let _ = writeln!(text, "psk = {}", *key);
+            }
+            None => {
+                let digits = Zeroizing::new(format_hex(&psk.key));
+                let _ = writeln!(text, "psk = \"hex:{}\"", *digits);
+            }
+        }
+    }
+    text
+}
+
+/// The key as a client's command line takes it, if it is nothing but printable ASCII.
+pub fn key_text(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key).ok().filter(|text| text.bytes().all(|b| (b' '..=b'~').contains(&b)))
+}
+
+/// A key of 22 characters out of 22 random bytes, more than 131 bits: from the URL-safe alphabet, so that no shell changes it, and with a
+/// letter other than a client's `0x` or an option's `-` first, so that `coap-client -k` takes it literally.
+pub fn generated_key(random: &[u8; GENERATED_LENGTH]) -> Zeroizing<Vec<u8>> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let character = |at: usize| match at {
+        // 32 letters: 5 bits; with 21 times 6 bits, 131.
+        0 => ALPHABET[usize::from(random[0] % 32)],
+        at => ALPHABET[usize::from(random[at] % 64)],
+    };
+    Zeroizing::new((0..GENERATED_LENGTH).map(character).collect())
+}
+
+/// Whether a new device fits in with all there are.
+///
+/// # Errors
+/// A finding that names the place of what stands in its way.
+pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
+    let id = device.id.as_str();
+    let subject = format!("device {id}");
+    let refuse = |message: String, place: Option<&Place>, advice: &str| {
+        Err(Box::new(Finding::fail(subject.clone(), message).at(place).advice(advice)))
+    };
+    if id == RESERVED_DEVICE {
+        return refuse(
+            "this name is reserved: its topics are the gateway's own".to_owned(),
+            None,
+            "use another name",
+        );
+    }
+    if let Some(known) = loaded.known(id) {
+        let message = format!("{id} exists already");
+        let advice = match known.source {
+            DeviceSource::Registry => "remove it first: tombolo device remove",
+            DeviceSource::Configuration => "change it there, or use another name",
+        };
+        return refuse(message, known.place.as_ref(), advice);
+    }
+    if loaded.registry.has_file(id) {
+        let message = format!("{id} exists already, in a file that cannot be read");
+        return refuse(message, None, "remove it first: tombolo device remove");
+    }
+    if let Some(psk) = &device.psk {
+        let size = |what: &str, length: usize, max: usize| match length {
+            0 => Some(format!("the {what} is empty")),
+            n if n > max => Some(format!("the {what} has more than {max} bytes")),
+            _ => None,
+        };
+        let wrong = size("PSK identity", psk.identity.len(), PSK_IDENTITY_MAX)
+            .or_else(|| size("key", psk.key.len(), PSK_KEY_MAX))
+            .or_else(|| {
+                let text =
+                    std::str::from_utf8(&psk.identity).is_ok_and(|text| !text.chars().any(char::is_control));
+                (!text).then(|| "the PSK identity is not plain text".to_owned())
+            });
+        if let Some(wrong) = wrong {
+            return refuse(wrong, None, "use another one");
+        }
+        if let Some(other) = loaded.known.iter().find(|k| k.psk_identity.as_deref() == Some(&psk.identity)) {
+            let message = format!("device {} has the same PSK identity", other.id);
+            return refuse(message, other.place.as_ref(), "use another identity");
+        }
+    }
+    let roles = || loaded.settings.gate.roles.iter().map(|role| role.name.as_str());
+    if !roles().any(|role| role == device.role.as_str()) {
+        let advice = match did_you_mean(device.role.as_str(), roles()) {
+            Some(role) => format!("did you mean {role:?}?"),
+            None => format!("there are: {}", roles().take(20).collect::<Vec<_>>().join(", ")),
+        };
+        return refuse(format!("there is no role {:?}", device.role.as_str()), None, &advice);
+    }
+    Ok(())
+}
+
+/// Whether a device can be removed from the registry.
+///
+/// # Errors
+/// A finding: it is not there, or stands in configuration, with file and line.
+pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
+    let subject = format!("device {id}");
+    match loaded.known(id) {
+        Some(known) if known.source == DeviceSource::Configuration && !loaded.registry.has_file(id) => {
+            let message = format!("{id} stands in the configuration");
+            let advice = format!("take [device.{id}] out there, then reload");
+            let finding =
+                Finding::fail(subject, message).at(known.place.as_ref()).key(format!("device.{id}"));
+            Err(Box::new(finding.advice(advice)))
+        }
+        Some(_) => Ok(()),
+        None if loaded.registry.has_file(id) => Ok(()),
+        None => {
+            let ids = loaded.known.iter().map(|known| known.id.as_str());
+            let advice = did_you_mean(id, ids)
+                .map_or("tombolo device list names all".to_owned(), |id| format!("did you mean {id}?"));
+            Err(Box::new(Finding::fail(subject, format!("there is no device {id}")).advice(advice)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(key: &[u8]) -> Device {
+        let psk = Psk { identity: b"door \"7\"".to_vec(), key: Zeroizing::new(key.to_vec()) };
+        Device {
+            id: Name::parse("door-7").unwrap(),
+            role: Name::parse("sensor").unwrap(),
+            label: Some("the \"north\" door\\".to_owned()),
+            psk: Some(psk),
+            offline_after: Some(std::time::Duration::from_secs(5400)),
+        }
+    }
+
+    #[test]
+    fn a_device_reads_back_as_it_was_written() {
+        for key in [&b"abc\"'\\ #"[..], b"\x00\xff", "täst".as_bytes(), &[b'"'; 64], &[b'\\'; 64]] {
+            let text = render(&device(key));
+            assert!(text.capacity() == 2048, "the text grew");
+            let entry = parse("door-7", &"f".into(), &text).unwrap();
+            assert_eq!(format!("{:?}", entry.device), format!("{:?}", device(key)));
+            assert_eq!(entry.device.psk, device(key).psk);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored_and_unknown_formats_disable_only_their_device() {
+        let good = "format = \"tombolo-device 1.7\"\nrole = \"r\"\nnew-thing = [1]\n";
+        assert!(parse("a", &"f".into(), good).is_ok());
+        let newer =
+            parse("a", &"dev/a.toml".into(), "role = \"r\"\nformat = \"tombolo-device 2.0\"\n").unwrap_err();
+        assert_eq!(
+            newer.to_string(),
+            "fail  dev/a.toml:2: format: is of a format unknown here; a newer version of Tombolo wrote it; that one will use it again"
+        );
+    }
+
+    #[test]
+    fn the_last_good_version_stays_when_a_file_goes_bad() {
+        let file = |id: &str, text: &str| FileText {
+            id: id.into(),
+            file: id.into(),
+            text: Ok(Zeroizing::new(text.to_owned())),
+        };
+        let good = Registry::assemble([file("a", "role=\"x\""), file("b", "role=\"x\"")], None);
+        assert_eq!((good.entries().len(), good.findings().len()), (2, 0));
+        let later = Registry::assemble([file("a", "role="), file("c", "role=")], Some(&good));
+        assert_eq!(later.entries().map(|e| e.device.id.to_string()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(later.findings().len(), 2);
+        assert!(later.findings()[0].message.ends_with("its last good version stays in use"));
+        assert!(later.has_file("c") && !later.has_file("b"));
+    }
+
+    #[test]
+    fn a_generated_key_is_taken_literally_by_shells_and_clients() {
+        for seed in 0..=255 {
+            let key = generated_key(&[seed; 22]);
+            assert_eq!(key.len(), 22);
+            assert!(key[0].is_ascii_alphabetic());
+            assert!(key.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a reload changes, and whether a running daemon can take it up.
+
+use std::collections::BTreeMap;
+
+use super::{Finding, Loaded};
+use crate::gate::Device;
+use crate::message::Name;
+
+/// What a running daemon has to do about a new configuration.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The gateway's old id, if it has a new one: the retained statuses under the old one are to be cleared.
+    pub renamed_from: Option<Name>,
+    /// Devices that are gone or have another key or role now: their sessions end at once. In id order.
+    pub devices_gone: Vec<Name>,
+    /// Devices that are new. In id order.
+    pub devices_new: Vec<Name>,
+    /// The uplink connects anew.
+    pub upstream: bool,
+    /// The device of plain CoAP is another.
+    pub insecure_device: bool,
+    /// Serial ports are new, gone or different.
+    pub serial: bool,
+    /// Bounds of the journal.
+    pub journal: bool,
+    /// When the wall clock is believed.
+    pub clock: bool,
+    /// What is logged.
+    pub log: bool,
+}
+
+/// Compares the running configuration with a new one.
+///
+/// # Errors
+/// One finding for each changed key that only a restart can take up: then nothing of the new configuration is to be used.
+pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
+    let fixed = fixed_keys(old, new);
+    if !fixed.is_empty() {
+        return Err(fixed
+            .into_iter()
+            .map(|(table, key)| {
+                let place = new.place(&[table, key]).or_else(|| old.place(&[table, key]));
+                Finding::fail(table, "changed, and a reload cannot take it up")
+                    .at(place)
+                    .key(format!("{table}.{key}"))
+                    .advice("restart the service, or change it back; nothing was reloaded")
+            })
+            .collect());
+    }
+    let (was, is) = (&old.settings, &new.settings);
+    let (devices_gone, devices_new) = devices(&was.gate.devices, &is.gate.devices);
+    Ok(Changes {
+        renamed_from: (was.gateway.id != is.gateway.id).then(|| was.gateway.id.clone()),
+        devices_gone,
+        devices_new,
+        upstream: was.upstream != is.upstream,
+        insecure_device: was.coap.insecure.as_ref().map(|(_, device)| device)
+            != is.coap.insecure.as_ref().map(|(_, device)| device),
+        serial: was.serial != is.serial,
+        journal: was.journal != is.journal,
+        clock: was.clock != is.clock,
+        log: was.log != is.log,
+    })
+}
+
+/// The changed keys that only a restart can take up; by their values, so that `"4MiB"` is 4194304.
+fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
+    let (was, is) = (&old.settings, &new.settings);
+    let insecure =
+        |coap: &crate::southbound::coap::Settings| coap.insecure.as_ref().map(|(list, _)| list.clone());
+    [
+        ("coap", "listen", was.coap.listen != is.coap.listen),
+        ("coap", "insecure-listen", insecure(&was.coap) != insecure(&is.coap)),
+        ("coap", "max-sessions", was.coap.max_sessions != is.coap.max_sessions),
+        ("coap", "max-half-open", was.coap.max_half_open != is.coap.max_half_open),
+        ("coap", "idle-timeout", was.coap.idle_timeout != is.coap.idle_timeout),
+        ("journal", "segment-bytes", was.journal.segment_bytes != is.journal.segment_bytes),
+        ("log", "target", was.log.target != is.log.target),
+        ("paths", "state-dir", was.paths.state_dir != is.paths.state_dir),
+        ("paths", "runtime-dir", was.paths.runtime_dir != is.paths.runtime_dir),
+    ]
+    .into_iter()
+    .filter_map(|(table, key, changed)| changed.then_some((table, key)))
+    .collect()
+}
+
+fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
+    let by_id = |list: &[Device]| list.iter().map(|d| (d.id.clone(), d.clone())).collect::<BTreeMap<_, _>>();
+    let (old, new) = (by_id(was), by_id(is));
+    let same = |a: &Device, b: &Device| a.psk == b.psk && a.role == b.role;
+    let gone = old.iter().filter(|(id, device)| !new.get(*id).is_some_and(|now| same(device, now)));
+    let fresh = new.keys().filter(|id| !old.contains_key(*id));
+    (gone.map(|(id, _)| id.clone()).collect(), fresh.cloned().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema::{self, Kind};
+
+    #[test]
+    fn the_keys_compared_are_those_the_schema_calls_fixed() {
+        let listed = [
+            "coap.listen",
+            "coap.insecure-listen",
+            "coap.max-sessions",
+            "coap.max-half-open",
+            "coap.idle-timeout",
+            "journal.segment-bytes",
+            "log.target",
+            "paths.state-dir",
+            "paths.runtime-dir",
+        ];
+        let mut fixed = Vec::new();
+        for table in schema::ROOT {
+            if let Kind::Table(keys) = table.kind {
+                let names = keys
+                    .iter()
+                    .filter(|key| !key.reloadable)
+                    .map(|key| format!("{}.{}", table.name, key.name));
+                fixed.extend(names);
+            }
+        }
+        assert_eq!(fixed, listed);
+    }
+}

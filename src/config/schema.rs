@@ -1,0 +1,333 @@
+//! Every key there is: its kind, its bounds, and whether a reload can change it.
+//!
+//! One list serves the check of every layer (unknown keys, types, bounds, suggestions), the mapping of
+//! environment variables, and the comparison at reload; the tests hold the shipped `tombolo.toml` and
+//! the serde model against it. Bounds that tie two keys together are in `validate`.
+
+use std::time::Duration;
+
+use super::scalar::{format_duration, format_size};
+
+/// What a key may hold.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Text of 1 to so many bytes without control characters.
+    Text(usize),
+    /// A name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
+    Name,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number within bounds, both included.
+    Whole(u64, u64),
+    /// A number within bounds, both included; with or without a fraction.
+    Number(f64, f64),
+    /// A number of bytes within bounds, both included: `"64KiB"`, or an integer.
+    Size(u64, u64),
+    /// A duration within bounds, both included: `"60s"`.
+    Span(Duration, Duration),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A list of `"address:port"`.
+    Addresses,
+    /// A list of texts, each of 1 to 255 bytes.
+    Texts,
+    /// A path, relative to the file it stands in.
+    Path,
+    /// A path to something secret, or `credential:NAME`.
+    Secret,
+    /// The broker's URL; its value is never shown, people put passwords there.
+    Url,
+    /// A topic or a template of one; `""` switches it off.
+    Topic,
+    /// A key or password itself, which has no place in configuration.
+    Forbidden(&'static str),
+    /// Kept for later; the text says what for.
+    Reserved(&'static str),
+    /// A table of these keys.
+    Table(&'static [Key]),
+    /// A table of tables, each named by the owner and holding these keys.
+    Named(&'static [Key]),
+    /// A table of tables whose keys nobody looks at yet.
+    Unchecked,
+}
+
+/// One key of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// As it is spelt, kebab-case.
+    pub name: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// Whether a running daemon takes up a new value; otherwise a reload that changes it is refused.
+    pub reloadable: bool,
+}
+
+const fn key(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, reloadable: true }
+}
+
+/// A key that only a restart can change.
+const fn fixed(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, reloadable: false }
+}
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+const DAY: u64 = 86_400;
+/// A year as `humantime` counts it, so that bounds print as round numbers.
+const YEAR: u64 = 31_557_600;
+/// The longest expiry.
+const YEARS_10: u64 = 10 * YEAR;
+
+/// The tables of the configuration.
+pub const ROOT: &[Key] = &[
+    key("gateway", Kind::Table(GATEWAY)),
+    key("upstream", Kind::Table(UPSTREAM)),
+    key("topics", Kind::Table(TOPICS)),
+    key("coap", Kind::Table(COAP)),
+    key("serial", Kind::Named(SERIAL)),
+    key("role", Kind::Named(ROLE)),
+    key("device", Kind::Named(DEVICE)),
+    key("journal", Kind::Table(JOURNAL)),
+    key("lane", Kind::Table(LANES)),
+    key("clock", Kind::Table(CLOCK)),
+    key("log", Kind::Table(LOG)),
+    key("paths", Kind::Table(PATHS)),
+];
+
+const GATEWAY: &[Key] = &[key("id", Kind::Name), key("label", Kind::Text(256))];
+
+const UPSTREAM: &[Key] = &[
+    key("url", Kind::Url),
+    key("insecure", Kind::Flag),
+    key("ca-file", Kind::Path),
+    key("certificate-file", Kind::Path),
+    key("key-file", Kind::Secret),
+    key("username", Kind::Text(65_535)),
+    key("password-file", Kind::Secret),
+    key(
+        "password",
+        Kind::Forbidden("put it into a file of its own, mode 0640, and name that with password-file"),
+    ),
+    key("client-id", Kind::Text(65_535)),
+    key("alpn", Kind::Texts),
+    key("protocol", Kind::Choice(&["auto", "5", "3.1.1"])),
+    key("session-expiry", Kind::Span(seconds(0), seconds(YEARS_10))),
+    key("keep-alive", Kind::Span(seconds(5), seconds(18 * 3600))),
+    key("max-in-flight", Kind::Whole(1, 65_535)),
+    key("drain-rate", Kind::Whole(0, 1_000_000)),
+    key("tls-min", Kind::Choice(&["1.2", "1.3"])),
+    key("proxy", Kind::Reserved("connections through a proxy")),
+];
+
+const TOPICS: &[Key] = &[
+    key("prefix", Kind::Topic),
+    key("reading", Kind::Topic),
+    key("command", Kind::Topic),
+    key("subscribe", Kind::Topic),
+    key("reply", Kind::Topic),
+    key("device-status", Kind::Topic),
+    key("gateway-status", Kind::Topic),
+    key("loss", Kind::Topic),
+];
+
+const COAP: &[Key] = &[
+    fixed("listen", Kind::Addresses),
+    fixed("insecure-listen", Kind::Addresses),
+    key("insecure-device", Kind::Name),
+    fixed("max-sessions", Kind::Whole(1, 1_000_000)),
+    fixed("max-half-open", Kind::Whole(1, 100_000)),
+    fixed("idle-timeout", Kind::Span(seconds(60), seconds(YEAR))),
+];
+
+const ROLE: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("quota", Kind::Table(QUOTA)),
+    key("max-payload", Kind::Size(1, 64 * KIB)),
+    key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
+    key("uplink", Kind::Named(UPLINK)),
+    key("downlink", Kind::Named(DOWNLINK)),
+];
+
+const QUOTA: &[Key] = &[
+    key("messages", Kind::Whole(1, 1_000_000)),
+    key("bytes", Kind::Size(1, 1024 * MIB)),
+    key("per", Kind::Span(seconds(1), seconds(DAY))),
+    key("burst", Kind::Whole(1, 1_000_000)),
+];
+
+const UPLINK: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("path", Kind::Text(255)),
+    key("deny", Kind::Flag),
+    key("topic", Kind::Text(1024)),
+    key("qos", Kind::Whole(0, 1)),
+    key("retain", Kind::Flag),
+    key("lane", Kind::Choice(&["high", "normal"])),
+    key("expires", Kind::Span(seconds(1), seconds(YEARS_10))),
+    key("envelope", Kind::Choice(&["none", "json"])),
+    key("delete", Kind::Flag),
+];
+
+const DOWNLINK: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("deny", Kind::Flag),
+    key("topic", Kind::Text(1024)),
+    key("path", Kind::Text(255)),
+];
+
+const DEVICE: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("role", Kind::Name),
+    key("label", Kind::Text(256)),
+    key("psk-identity", Kind::Text(super::scalar::PSK_IDENTITY_MAX)),
+    key("psk-file", Kind::Secret),
+    key("psk", Kind::Forbidden("put it into a file of its own, mode 0640, and name that with psk-file")),
+    key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
+];
+
+const SERIAL: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("port", Kind::Text(4096)),
+    key("role", Kind::Name),
+    key("label", Kind::Text(256)),
+    key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
+    key("baud", Kind::Whole(50, 4_000_000)),
+    key("data-bits", Kind::Whole(5, 8)),
+    key("parity", Kind::Choice(&["none", "even", "odd"])),
+    key("stop-bits", Kind::Whole(1, 2)),
+    key("flow-control", Kind::Choice(&["none", "hardware", "software"])),
+    key("rs485", Kind::Choice(&["none", "rts-high", "rts-low"])),
+    key("framing", Kind::Choice(&["line", "slip", "cobs", "length", "gap", "fixed", "markers", "slipmux"])),
+    key("max-frame", Kind::Size(1, 16 * KIB)),
+    key("checksum", Kind::Choice(&["none", "crc16-modbus", "crc16-ccitt", "crc32", "xor", "sum"])),
+    key("line-end", Kind::Text(32)),
+    key("length-bytes", Kind::Whole(1, 4)),
+    key("length-order", Kind::Choice(&["big", "little"])),
+    key("length-offset", Kind::Whole(0, 16)),
+    key("length-adjust", Kind::Number(-64.0, 64.0)),
+    key("gap", Kind::Span(Duration::from_millis(2), seconds(60))),
+    key("size", Kind::Size(1, 16 * KIB)),
+    key("start", Kind::Text(32)),
+    key("end", Kind::Text(32)),
+    key("escape", Kind::Text(8)),
+    key("form", Kind::Choice(&["raw", "text", "json"])),
+    key("pattern", Kind::Text(1024)),
+    key("path", Kind::Text(255)),
+    key("field", Kind::Named(FIELD)),
+    key("unit", Kind::Unchecked),
+];
+
+const FIELD: &[Key] = &[
+    key("type", Kind::Choice(&["auto", "number", "hex", "text"])),
+    key("factor", Kind::Number(-1e12, 1e12)),
+    key("offset", Kind::Number(-1e12, 1e12)),
+];
+
+const JOURNAL: &[Key] = &[
+    key("max-bytes", Kind::Size(8 * MIB, TIB)),
+    key("commit-interval", Kind::Span(seconds(0), seconds(1))),
+    fixed("segment-bytes", Kind::Size(64 * KIB, 64 * MIB)),
+    key("rejected-max-bytes", Kind::Size(64 * KIB, TIB)),
+];
+
+const LANES: &[Key] = &[key("high", Kind::Table(LANE)), key("normal", Kind::Table(LANE))];
+
+const LANE: &[Key] = &[
+    key("max-bytes", Kind::Size(256 * KIB, TIB)),
+    key("when-full", Kind::Choice(&["refuse", "drop-oldest"])),
+];
+
+const CLOCK: &[Key] = &[key("trust", Kind::Choice(&["kernel", "always"]))];
+
+const LOG: &[Key] = &[
+    key("level", Kind::Choice(&["error", "warn", "info", "debug", "trace"])),
+    fixed("target", Kind::Choice(&["auto", "journal", "stderr"])),
+];
+
+const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kind::Path)];
+
+/// The key of that name in a table.
+pub fn find(keys: &'static [Key], name: &str) -> Option<&'static Key> {
+    keys.iter().find(|key| key.name == name)
+}
+
+impl Kind {
+    /// What is accepted, in words that follow "use".
+    pub fn accepted(self) -> String {
+        match self {
+            Kind::Text(max) => format!("a text in quotes of 1 to {max} bytes without control characters"),
+            Kind::Name => {
+                "a name in quotes: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit".to_owned()
+            }
+            Kind::Flag => "true or false".to_owned(),
+            Kind::Whole(min, max) => format!("a whole number from {min} to {max}"),
+            Kind::Number(min, max) => format!("a number from {min} to {max}"),
+            Kind::Size(min, max) => {
+                format!("a size from {} to {}, like \"64KiB\" or a number of bytes", format_size(min), format_size(max))
+            }
+            Kind::Span(min, max) => {
+                format!("a duration from {} to {}, like \"60s\"", format_duration(min), format_duration(max))
+            }
+            Kind::Choice(words) => {
+                let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                match quoted.split_last() {
+                    Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+                    _ => quoted.concat(),
+                }
+            }
+            Kind::Addresses => "a list of addresses with ports, like [\"[::]:5684\", \"192.0.2.1:5684\"]".to_owned(),
+            Kind::Texts => "a list of texts of 1 to 255 bytes, like [\"mqtt\"]".to_owned(),
+            Kind::Path => "a path in quotes, absolute or relative to the file it stands in".to_owned(),
+            Kind::Secret => {
+                "a path in quotes, absolute or relative to the file it stands in, or \"credential:NAME\" for a systemd credential"
+                    .to_owned()
+            }
+            Kind::Url => "\"mqtts://HOST\" or \"mqtts://HOST:PORT\"".to_owned(),
+            Kind::Topic => "a topic in quotes, or \"\" to switch it off".to_owned(),
+            Kind::Forbidden(instead) => instead.to_owned(),
+            Kind::Reserved(_) => "nothing yet: take the key out".to_owned(),
+            Kind::Table(_) | Kind::Named(_) | Kind::Unchecked => "a table".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_is_said_in_words() {
+        assert_eq!(Kind::Whole(1, 9).accepted(), "a whole number from 1 to 9");
+        assert_eq!(Kind::Choice(&["a", "b", "c"]).accepted(), "\"a\", \"b\" or \"c\"");
+        assert_eq!(
+            Kind::Size(64 << 10, 64 << 20).accepted(),
+            "a size from 64KiB to 64MiB, like \"64KiB\" or a number of bytes"
+        );
+        let span = Kind::Span(seconds(5), seconds(18 * 3600));
+        assert_eq!(span.accepted(), "a duration from 5s to 18h, like \"60s\"");
+    }
+
+    #[test]
+    fn keys_are_kebab_case_and_unique() {
+        fn walk(keys: &[Key]) {
+            for (i, key) in keys.iter().enumerate() {
+                assert!(
+                    key.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                    "{}",
+                    key.name
+                );
+                assert!(keys[..i].iter().all(|other| other.name != key.name), "{}", key.name);
+                if let Kind::Table(keys) | Kind::Named(keys) = key.kind {
+                    walk(keys);
+                }
+            }
+        }
+        walk(ROOT);
+    }
+}

@@ -1,0 +1,67 @@
+//! The gate's own judgement of its settings, told at the lines they stand in: what it would close is taken out here and named.
+
+use std::collections::BTreeSet;
+
+use super::Context;
+use crate::config::Known;
+use crate::gate::{self, Fault, Item, Settings};
+use crate::message::Name;
+
+/// Takes out the roles the gate would close, and those `closed` already.
+pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: BTreeSet<Name>) {
+    for problem in gate::check(settings) {
+        let (role, mut key) = match &problem.item {
+            Item::Role(role) => (role, vec!["role", role.as_str()]),
+            Item::Rule { role, rule } => (role, vec!["role", role.as_str(), "uplink", rule.as_str()]),
+            // The prefix was checked before; there are no devices yet.
+            Item::Topics | Item::Device(_) => continue,
+        };
+        let mut message = problem.fault.to_string();
+        let (last, advice) = match &problem.fault {
+            Fault::Tie { .. } => (Some("path"), "change one, or take one out"),
+            Fault::NoTopic => (None, "set topic"),
+            Fault::Template(_) | Fault::Mapping(_) => {
+                let rules = settings.roles.iter().filter(|known| known.name == *role).flat_map(|r| &r.uplink);
+                let own = rules
+                    .filter(|rule| Some(&rule.name.as_str()) == key.last())
+                    .find_map(|r| r.topic.as_ref());
+                message = match own {
+                    Some(topic) => format!("{:?}: {message}", topic.as_str()),
+                    None => format!("with topics.reading, {message}"),
+                };
+                (own.map(|_| "topic"), "set a topic that fits this rule's path")
+            }
+            Fault::DeleteWithoutRetain => (Some("delete"), "set retain = true too"),
+            Fault::Quota(_) => (Some("quota"), "correct the quota"),
+            Fault::PayloadLimit => (Some("max-payload"), "use at most 64KiB"),
+            Fault::PayloadExceedsQuota { .. } => (Some("max-payload"), "raise quota.bytes, or use less"),
+            _ => (None, "correct it"),
+        };
+        key.extend(last);
+        cx.fail(&format!("role {role}"), &key, message, advice);
+        closed.insert(role.clone());
+    }
+    settings.roles.retain(|role| !closed.contains(&role.name));
+}
+
+/// Takes out the devices the gate would not know.
+pub(super) fn devices(cx: &mut Context<'_>, settings: &mut Settings, known: &mut [Known]) {
+    let mut closed = BTreeSet::new();
+    for problem in gate::check(settings) {
+        let Item::Device(id) = &problem.item else { continue };
+        let subject = format!("device {id}");
+        let advice = match &problem.fault {
+            Fault::IdTaken { .. } => "use another id, or another topic in that rule",
+            _ => "correct it",
+        };
+        let entry = known.iter_mut().find(|entry| entry.id == id.as_str());
+        let place = entry.and_then(|entry| {
+            entry.usable = false;
+            entry.place.clone()
+        });
+        let finding = crate::config::Finding::fail(subject, problem.fault.to_string()).at(place.as_ref());
+        cx.findings.push(finding.key(format!("device.{id}")).advice(advice));
+        closed.insert(id.clone());
+    }
+    settings.devices.retain(|device| !closed.contains(&device.id));
+}

@@ -1,0 +1,252 @@
+//! From the file model to each stage's settings: what one key alone cannot know.
+//!
+//! Every fault found here is named at the line of the layer that won. A fault of a role, a device or a
+//! serial port disables that item; of anything else, refuses the whole configuration.
+
+mod device;
+mod judge;
+mod role;
+mod serial;
+mod stage;
+mod upstream;
+
+use std::path::{Path, PathBuf};
+
+use super::finding::{Finding, Findings, Place};
+use super::layer::dotted;
+use super::merge::{Index, Merged};
+use super::settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
+use super::{Known, Sources, model};
+use crate::gate;
+use crate::message::Name;
+
+/// Where systemd puts the credentials of the service, for whoever looks from outside it.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/tombolo.service";
+/// Longest prefix, expanded, in bytes: leaves room for what follows it in 1,024.
+const PREFIX_MAX: usize = 512;
+
+/// What every check needs.
+pub(super) struct Context<'a> {
+    pub(super) sources: &'a Sources<'a>,
+    pub(super) index: &'a Index,
+    pub(super) findings: &'a mut Findings,
+}
+
+impl Context<'_> {
+    /// Where a key stands; if it stands nowhere, where its table does.
+    fn place(&self, key: &[&str]) -> Option<&Place> {
+        (1..=key.len()).rev().find_map(|n| self.index.place(&dotted(key[..n].iter().copied())))
+    }
+
+    /// A fault or a warning, at its place, with its key.
+    fn at(&self, finding: Finding, key: &[&str], advice: &str) -> Finding {
+        finding.at(self.place(key)).key(dotted(key.iter().copied())).advice(advice)
+    }
+
+    /// A fault that refuses the whole configuration.
+    fn fatal(&mut self, key: &[&str], message: impl Into<String>, advice: &str) {
+        let subject = key.first().copied().unwrap_or("configuration");
+        let finding = self.at(Finding::fail(subject, message), key, advice);
+        self.findings.fatal(finding);
+    }
+
+    /// A fault that leaves the rest in use.
+    fn fail(&mut self, subject: &str, key: &[&str], message: impl Into<String>, advice: &str) {
+        let finding = self.at(Finding::fail(subject, message), key, advice);
+        self.findings.push(finding);
+    }
+
+    fn warn(&mut self, subject: &str, key: &[&str], message: impl Into<String>, advice: &str) {
+        let finding = self.at(Finding::warn(subject, message), key, advice);
+        self.findings.push(finding);
+    }
+
+    /// The path a key names: relative to the folder of the file that it stands in.
+    fn path(&self, key: &[&str], text: &str) -> PathBuf {
+        self.index.base(&dotted(key.iter().copied())).join(text)
+    }
+
+    /// The path of a secret: a file's, or that of the systemd credential after `credential:`.
+    fn secret(&mut self, key: &[&str], text: &str) -> Option<PathBuf> {
+        let Some(name) = text.strip_prefix("credential:") else {
+            return Some(self.path(key, text));
+        };
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            self.fail_or_fatal(key, "this is no name of a credential", "use \"credential:NAME\"");
+            return None;
+        }
+        let folder = self.sources.credentials_directory.as_deref();
+        Some(folder.unwrap_or(Path::new(SERVICE_CREDENTIALS)).join(name))
+    }
+
+    fn fail_or_fatal(&mut self, key: &[&str], message: &str, advice: &str) {
+        match key {
+            [table, item, ..] if super::layer::ITEM_TABLES.contains(table) => {
+                self.fail(&format!("{table} {item}"), key, message, advice);
+            }
+            _ => self.fatal(key, message, advice),
+        }
+    }
+
+    /// Looks at a file that a stage will open later, and says what would keep it from that.
+    fn look_at(&mut self, subject: &str, key: &[&str], path: &Path, secret: bool) {
+        let shown = path.display();
+        match self.sources.files.look(path) {
+            Ok(looked) => {
+                if secret && looked.exposed {
+                    self.warn(
+                        subject,
+                        key,
+                        format!("{shown} can be read by every user of this machine"),
+                        "chmod 0640",
+                    );
+                }
+                if let Some(user) = looked.closed_to {
+                    let advice = format!("chgrp it to the group of {user} and chmod 0640");
+                    self.fail(
+                        subject,
+                        key,
+                        format!("{shown} cannot be read by the service's user, {user}"),
+                        &advice,
+                    );
+                }
+            }
+            // From outside the service its credentials may be out of sight.
+            Err(_)
+                if path.starts_with(SERVICE_CREDENTIALS) && self.sources.credentials_directory.is_none() =>
+            {
+                let advice = "LoadCredential= in the unit provides it; check again with the service running";
+                self.warn(subject, key, "this credential cannot be seen from outside the service", advice);
+            }
+            Err(error) => {
+                let advice = "put the file there; the daemon looks again at every connection";
+                self.fail(subject, key, format!("{shown} {error}"), advice);
+            }
+        }
+    }
+}
+
+/// What a merged configuration comes to.
+pub(super) struct Validated {
+    pub(super) settings: Settings,
+    pub(super) known: Vec<Known>,
+}
+
+/// Validates; `None` when something refuses the whole configuration.
+pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Findings) -> Option<Validated> {
+    let file = &merged.file;
+    let mut context = Context { sources, index: &merged.index, findings };
+    let cx = &mut context;
+    let paths = paths(cx, &file.paths);
+    let gateway = gateway(cx, &file.gateway);
+    let prefix = prefix(cx, &file.topics, &gateway.id);
+    let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
+    let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own);
+    let coap = stage::coap(cx, &file.coap);
+    let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
+    let (roles, faulty) = role::roles(cx, &file.role);
+    let mut gate = gate::Settings {
+        gateway: gateway.id.clone(),
+        prefix,
+        reading: topics.reading,
+        roles,
+        devices: Vec::new(),
+    };
+    judge::roles(cx, &mut gate, faulty);
+    let mut serial = serial::ports(cx, &file.serial);
+    let (devices, mut known) = device::devices(cx, file, &merged.bad, &gate.roles, &mut serial);
+    gate.devices = devices;
+    judge::devices(cx, &mut gate, &mut known);
+    serial.retain(|port| gate.devices.binary_search_by(|device| device.id.cmp(&port.name)).is_ok());
+    stage::insecure_device(cx, &coap, &gate.devices);
+    if context.findings.fatal {
+        return None;
+    }
+    let clock = Clock {
+        trust: match file.clock.trust {
+            Some(model::Trust::Always) => ClockTrust::Always,
+            Some(model::Trust::Kernel) | None => ClockTrust::Kernel,
+        },
+    };
+    let log = log(&file.log);
+    let settings = Settings { gateway, gate, upstream, coap, serial, journal, clock, log, paths };
+    Some(Validated { settings, known })
+}
+
+fn paths(cx: &Context<'_>, table: &model::Paths) -> Paths {
+    let path = |name: &str, text: &Option<String>, default: &str| match text {
+        Some(text) => cx.path(&["paths", name], text),
+        None => PathBuf::from(default),
+    };
+    Paths {
+        config_file: cx.sources.main.clone(),
+        state_dir: path("state-dir", &table.state_dir, Paths::STATE_DIR),
+        runtime_dir: path("runtime-dir", &table.runtime_dir, Paths::RUNTIME_DIR),
+    }
+}
+
+fn gateway(cx: &mut Context<'_>, table: &model::Gateway) -> Gateway {
+    let label = table.label.clone();
+    let named =
+        |id: &str, id_source| Name::parse(id).map(|id| Gateway { id, id_source, label: label.clone() });
+    let stored = cx.sources.gateway_id.as_deref().map(str::trim);
+    let made = match (&table.id, stored) {
+        (Some(id), _) => named(id, IdSource::Configured),
+        (None, Some(id)) => named(id, IdSource::Stored),
+        (None, None) => named(Gateway::PLACEHOLDER, IdSource::Missing),
+    };
+    made.unwrap_or_else(|error| {
+        let advice = "set [gateway] id, or put back the id this gateway had";
+        cx.fatal(
+            &["gateway", "id"],
+            format!("the file gateway-id in the state directory holds no id: {error}"),
+            advice,
+        );
+        Gateway { id: placeholder(), id_source: IdSource::Missing, label: None }
+    })
+}
+
+fn placeholder() -> Name {
+    Name::parse(Gateway::PLACEHOLDER).expect("the placeholder is written as a name")
+}
+
+fn prefix(cx: &mut Context<'_>, table: &model::Topics, gateway: &Name) -> String {
+    let text = table.prefix.as_deref().unwrap_or("tombolo/{gateway}");
+    let prefix = text.replace("{gateway}", gateway.as_str());
+    let wrong = if prefix.is_empty() {
+        Some("the prefix is empty")
+    } else if prefix.len() > PREFIX_MAX {
+        Some("the prefix has more than 512 bytes")
+    } else if prefix.starts_with('$') {
+        Some("topics under '$' are the broker's own")
+    } else if prefix.contains(['{', '}']) {
+        Some("the only place in a prefix is {gateway}")
+    } else if prefix.split('/').any(str::is_empty) {
+        Some("the prefix has no empty level and no '/' at either end")
+    } else if !prefix.chars().all(|c| c == '/' || crate::message::is_topic_character(c)) {
+        Some("the prefix has no '+', no '#' and no control character")
+    } else {
+        None
+    };
+    if let Some(wrong) = wrong {
+        cx.fatal(&["topics", "prefix"], wrong, "use levels joined by '/', like \"tombolo/{gateway}\"");
+    }
+    prefix
+}
+
+fn log(table: &model::Log) -> Log {
+    use model::LogLevel as L;
+    let level = match table.level.unwrap_or(L::Info) {
+        L::Error => log::LevelFilter::Error,
+        L::Warn => log::LevelFilter::Warn,
+        L::Info => log::LevelFilter::Info,
+        L::Debug => log::LevelFilter::Debug,
+        L::Trace => log::LevelFilter::Trace,
+    };
+    let target = match table.target {
+        Some(model::LogTarget::Journal) => LogTarget::Journal,
+        Some(model::LogTarget::Stderr) => LogTarget::Stderr,
+        Some(model::LogTarget::Auto) | None => LogTarget::Auto,
+    };
+    Log { level, target }
+}

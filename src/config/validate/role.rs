@@ -1,0 +1,209 @@
+//! `[role.*]`: permissions and mappings, as far as each key tells. What only the gate can judge, it judges: see `judge`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Context;
+use crate::config::model;
+use crate::gate::pattern::Pattern;
+use crate::gate::template::Template;
+use crate::gate::{DownlinkRule, QoS, Quota, Role, UplinkRule};
+use crate::message::{Envelope, Lane, Name};
+
+/// The roles in name order, and the names of those with a fault: a fault in one rule disables its whole role, for a role without one of
+/// its rules could allow what the owner denied.
+pub(super) fn roles(
+    cx: &mut Context<'_>,
+    tables: &BTreeMap<String, model::Role>,
+) -> (Vec<Role>, BTreeSet<Name>) {
+    let mut roles = Vec::new();
+    let mut faulty = BTreeSet::new();
+    for (name, table) in tables {
+        if table.enabled == Some(false) {
+            continue;
+        }
+        let mut faults = Vec::new();
+        let role = role(cx, name, table, &mut faults);
+        if !faults.is_empty() {
+            faulty.extend(Name::parse(name));
+        }
+        roles.extend(role);
+        for Fault { key, message, advice } in faults {
+            let key: Vec<&str> = ["role", name].into_iter().chain(key.iter().map(String::as_str)).collect();
+            cx.fail(&format!("role {name}"), &key, message, &advice);
+        }
+    }
+    (roles, faulty)
+}
+
+/// A fault within a role, its key counted from there.
+struct Fault {
+    key: Vec<String>,
+    message: String,
+    advice: String,
+}
+
+fn fault(faults: &mut Vec<Fault>, key: &[&str], message: impl Into<String>, advice: impl Into<String>) {
+    let key = key.iter().map(|part| (*part).to_owned()).collect();
+    faults.push(Fault { key, message: message.into(), advice: advice.into() });
+}
+
+fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<Fault>) -> Option<Role> {
+    let default = Quota::default();
+    let quota = Quota {
+        messages: table.quota.messages.unwrap_or(default.messages),
+        bytes: table.quota.bytes.unwrap_or(default.bytes),
+        per: table.quota.per.map_or(default.per, |span| span.0),
+        burst: table.quota.burst.unwrap_or(default.burst),
+    };
+    let mut uplink = Vec::new();
+    for (rule, table) in &table.uplink {
+        if table.enabled != Some(false) {
+            uplink.extend(uplink_rule(rule, table, faults));
+        }
+    }
+    let mut downlink = Vec::new();
+    for (rule, table) in &table.downlink {
+        if table.enabled != Some(false) {
+            downlink.extend(downlink_rule(rule, table, faults));
+        }
+    }
+    if faults.is_empty() && !uplink.iter().any(|rule| !rule.deny) {
+        let message = "no uplink rule allows anything: whatever its devices say is refused";
+        cx.warn(&format!("role {name}"), &["role", name], message, &format!("add [role.{name}.uplink.NAME]"));
+    }
+    Some(Role {
+        name: Name::parse(name).ok()?,
+        quota,
+        max_payload: table.max_payload,
+        offline_after: table.offline_after.map_or(Duration::from_secs(3600), |span| span.0),
+        uplink,
+        downlink,
+    })
+}
+
+fn uplink_rule(name: &str, table: &model::Uplink, faults: &mut Vec<Fault>) -> Option<UplinkRule> {
+    let Some(path) = &table.path else {
+        fault(faults, &["uplink", name], "the rule has no path", "set path, like \"t/#\"");
+        return None;
+    };
+    let pattern = Pattern::parse(path).map_err(|error| {
+        let advice = "use levels joined by '/', '+' for one level, '#' at the end for all the rest";
+        fault(faults, &["uplink", name, "path"], format!("{path:?}: {error}"), advice);
+    });
+    let pattern = pattern.ok()?;
+    let mut topic = None;
+    if let Some(text) = &table.topic {
+        match Template::parse(text) {
+            Ok(template) => topic = Some(template),
+            Err(error) => {
+                let advice = "use levels joined by '/', like \"{prefix}/{device}/up/{path}\"";
+                fault(faults, &["uplink", name, "topic"], format!("{text:?}: {error}"), advice);
+            }
+        }
+    }
+    Some(UplinkRule {
+        name: Name::parse(name).ok()?,
+        path: pattern,
+        deny: table.deny.unwrap_or(false),
+        topic,
+        qos: if table.qos == Some(0) { QoS::AtMostOnce } else { QoS::AtLeastOnce },
+        retain: table.retain.unwrap_or(false),
+        lane: match table.lane {
+            Some(model::Lane::High) => Lane::High,
+            Some(model::Lane::Normal) | None => Lane::Normal,
+        },
+        expires: table.expires.map(|span| span.0),
+        envelope: match table.envelope {
+            Some(model::Envelope::Json) => Envelope::Json,
+            Some(model::Envelope::None) | None => Envelope::None,
+        },
+        delete: table.delete.unwrap_or(false),
+    })
+}
+
+fn downlink_rule(name: &str, table: &model::Downlink, faults: &mut Vec<Fault>) -> Option<DownlinkRule> {
+    let deny = table.deny.unwrap_or(false);
+    let Some(topic) = &table.topic else {
+        fault(
+            faults,
+            &["downlink", name],
+            "the rule has no topic",
+            "set topic, like \"{prefix}/{device}/down/#\"",
+        );
+        return None;
+    };
+    if let Some(wrong) = filter_fault(topic) {
+        let advice = "use a filter like \"{prefix}/{device}/down/#\"";
+        fault(faults, &["downlink", name, "topic"], format!("{topic:?}: {wrong}"), advice);
+        return None;
+    }
+    let path = match (&table.path, deny) {
+        (Some(path), _) => path.clone(),
+        (None, true) => String::new(),
+        (None, false) => {
+            fault(faults, &["downlink", name], "the rule has no path", "set path, like \"{rest}\"");
+            return None;
+        }
+    };
+    let known: BTreeSet<String> = (1..=topic.split('/').filter(|level| *level == "+").count())
+        .map(|number| number.to_string())
+        .chain(topic.ends_with('#').then(|| "rest".to_owned()))
+        .collect();
+    if let Some(wrong) = places(&path).find(|place| !place.is_ok_and(|name| known.contains(name))) {
+        let message = match wrong {
+            Ok(place) => format!("{{{place}}} is no capture of the topic"),
+            Err(()) => "'{' and '}' only enclose a capture, as in {rest}".to_owned(),
+        };
+        fault(faults, &["downlink", name, "path"], message, "{1} is the topic's first '+', {rest} its '#'");
+        return None;
+    }
+    Some(DownlinkRule { name: Name::parse(name).ok()?, deny, topic: topic.clone(), path })
+}
+
+/// The names between braces, in order; `Err` for a brace that encloses nothing.
+fn places(text: &str) -> impl Iterator<Item = Result<&str, ()>> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let at = rest.find(['{', '}'])?;
+        let inner = rest[at..].strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let Some((name, after)) = inner else {
+            rest = "";
+            return Some(Err(()));
+        };
+        rest = after;
+        Some(Ok(name))
+    })
+}
+
+/// What is wrong with a topic filter that may have the places `{prefix}`, `{gateway}` and `{device}`.
+pub(super) fn filter_fault(filter: &str) -> Option<String> {
+    if filter.starts_with('$') {
+        return Some("topics under '$' are the broker's own".to_owned());
+    }
+    for place in places(filter) {
+        match place {
+            Ok("prefix" | "gateway" | "device") => {}
+            Ok(name) => {
+                return Some(format!(
+                    "{{{name}}} is no place; there are {{prefix}}, {{gateway}} and {{device}}"
+                ));
+            }
+            Err(()) => return Some("'{' and '}' only enclose a place, as in {device}".to_owned()),
+        }
+    }
+    let levels: Vec<&str> = filter.split('/').collect();
+    for (i, level) in levels.iter().enumerate() {
+        let last = i + 1 == levels.len();
+        let fault = match *level {
+            "" => "a filter has no empty level and no '/' at either end",
+            "+" => continue,
+            "#" if last => continue,
+            "#" => "'#' can only be the last level",
+            level if level.contains(['+', '#']) => "'+' and '#' each stand alone in their level",
+            _ => continue,
+        };
+        return Some(fault.to_owned());
+    }
+    None
+}

@@ -1,0 +1,351 @@
+//! `[serial.*]`: one port each. A fault disables that port and leaves the rest alone.
+
+use std::collections::BTreeMap;
+
+use super::Context;
+use crate::config::model::{self, Serial};
+use crate::message::Name;
+use crate::proto::serial::checksum::Checksum;
+use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line, markers};
+use crate::proto::serial::reading::{Extractor, ExtractorError, Form, Kind, PATH_DEFAULT, Scale};
+use crate::southbound::serial::settings::{Duty, FlowControl, Line, Parity, Port, PortName, Rs485};
+
+/// Longest frame unless another is set: what a role may publish at once unless it says otherwise.
+const FRAME_DEFAULT: usize = 1024;
+
+/// A fault: key within the port's table (empty = the table), message, advice.
+struct Fault(&'static str, String, String);
+
+impl Fault {
+    fn new(key: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Fault {
+        Fault(key, message.into(), advice.into())
+    }
+}
+
+/// The ports without a fault of their own, in name order.
+pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> Vec<Port> {
+    let mut ports: Vec<Port> = Vec::new();
+    for (name, table) in tables {
+        if table.enabled == Some(false) {
+            continue;
+        }
+        let made =
+            port(name, table).and_then(|port| match ports.iter().find(|other| other.port == port.port) {
+                Some(other) => {
+                    let message = format!("serial.{} has this port", other.name);
+                    Err(Fault::new("port", message, "give each its own"))
+                }
+                None => Ok(port),
+            });
+        match made {
+            Ok(port) => {
+                advise(cx, name, table);
+                ports.push(port);
+            }
+            Err(Fault(key, message, advice)) => {
+                let mut whole = vec!["serial", name.as_str()];
+                whole.extend(key.split('.').filter(|part| !part.is_empty()));
+                cx.fail(&format!("serial {name}"), &whole, message, &advice);
+            }
+        }
+    }
+    ports
+}
+
+/// What works and may be meant otherwise.
+fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
+    let numbered = table.port.as_deref().is_some_and(|port| {
+        port.strip_prefix("/dev/tty").is_some_and(|rest| rest.starts_with("USB") || rest.starts_with("ACM"))
+    });
+    if numbered {
+        let message = "this name goes to another adapter when they are plugged in in another order";
+        let advice = "`tombolo serial list` shows the one below /dev/serial/by-id that stays";
+        cx.warn(&format!("serial {name}"), &["serial", name, "port"], message, advice);
+    }
+}
+
+fn port(name: &str, table: &Serial) -> Result<Port, Fault> {
+    let port = table.port.as_deref().ok_or_else(|| {
+        Fault::new(
+            "",
+            "there is no port",
+            "set port, like \"/dev/serial/by-id/…\"; `tombolo serial list` shows them",
+        )
+    })?;
+    let port = PortName::parse(port)
+        .filter(|port| !matches!(port, PortName::Path(path) if !path.is_absolute()))
+        .ok_or_else(|| {
+            Fault::new(
+                "port",
+                format!("{port:?} is neither a whole path nor a USB adapter"),
+                "use \"/dev/…\", or \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers",
+            )
+        })?;
+    if !table.unit.is_empty() {
+        return Err(Fault::new("unit", "Modbus is not built yet", "take the units out, or enabled = false"));
+    }
+    let duty = match table.framing {
+        Some(model::Framing::Slipmux) => slipmux(table)?,
+        _ => Duty::Readings { framing: framing(table)?, extractor: extractor(table)? },
+    };
+    let name = Name::parse(name).map_err(|error| Fault::new("", error.to_string(), "use another name"))?;
+    Ok(Port { name, port, line: bits(table)?, duty })
+}
+
+fn bits(table: &Serial) -> Result<Line, Fault> {
+    let default = Line::default();
+    let flow_control = match table.flow_control {
+        Some(model::FlowControl::Hardware) => FlowControl::Hardware,
+        Some(model::FlowControl::Software) => FlowControl::Software,
+        Some(model::FlowControl::None) | None => FlowControl::None,
+    };
+    let rs485 = match table.rs485 {
+        Some(model::Rs485::RtsHigh) => Some(Rs485::RtsHigh),
+        Some(model::Rs485::RtsLow) => Some(Rs485::RtsLow),
+        Some(model::Rs485::None) | None => None,
+    };
+    if rs485.is_some() && flow_control == FlowControl::Hardware {
+        let message = "RTS cannot both switch the transceiver and control the flow";
+        return Err(Fault::new("rs485", message, "take one of the two out"));
+    }
+    Ok(Line {
+        baud: table.baud.unwrap_or(default.baud),
+        data_bits: table.data_bits.unwrap_or(default.data_bits),
+        parity: match table.parity {
+            Some(model::Parity::Even) => Parity::Even,
+            Some(model::Parity::Odd) => Parity::Odd,
+            Some(model::Parity::None) | None => Parity::None,
+        },
+        stop_bits: table.stop_bits.unwrap_or(default.stop_bits),
+        flow_control,
+        rs485,
+    })
+}
+
+/// A sequence of bytes: `hex:0d0a`, or the text itself.
+fn bytes(key: &'static str, text: &str, max: usize) -> Result<Vec<u8>, Fault> {
+    let bytes = match text.strip_prefix("hex:") {
+        Some(digits) => digits
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| {
+                let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
+                u8::try_from(digit(pair.first())? << 4 | digit(pair.get(1))?).ok()
+            })
+            .collect::<Option<Vec<u8>>>(),
+        None => Some(text.as_bytes().to_vec()),
+    };
+    bytes.filter(|bytes| (1..=max).contains(&bytes.len())).ok_or_else(|| {
+        Fault::new(
+            key,
+            format!("{text:?} is not accepted"),
+            format!("use 1 to {max} bytes, as text or as \"hex:0d0a\""),
+        )
+    })
+}
+
+fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
+    let words = "\"line\", \"slip\", \"cobs\", \"length\", \"gap\", \"fixed\", \"markers\" or \"slipmux\"";
+    let kind = table.framing.ok_or_else(|| {
+        Fault::new("", "it is not said where messages begin and end", format!("set framing to {words}"))
+    })?;
+    foreign(table, kind)?;
+    let size = table.size.map(|size| size as usize);
+    let framing = match kind {
+        model::Framing::Line => Framing::Line(match table.line_end.as_deref() {
+            None | Some("any") => line::End::Any,
+            Some("lf") => line::End::Exactly(b"\n".to_vec()),
+            Some("cr") => line::End::Exactly(b"\r".to_vec()),
+            Some("crlf") => line::End::Exactly(b"\r\n".to_vec()),
+            Some(text) if text.starts_with("hex:") => {
+                line::End::Exactly(bytes("line-end", text, line::END_MAX)?)
+            }
+            Some(text) => {
+                let advice = "use \"any\", \"lf\", \"cr\", \"crlf\", or bytes as \"hex:03\"";
+                return Err(Fault::new("line-end", format!("{text:?} is not accepted"), advice));
+            }
+        }),
+        // Slipmux is no framing of readings; it is taken before.
+        model::Framing::Slip | model::Framing::Slipmux => Framing::Slip,
+        model::Framing::Cobs => Framing::Cobs,
+        model::Framing::Length => Framing::Length(header(table)?),
+        model::Framing::Gap => Framing::Gap(table.gap.map_or(gap::GAP_DEFAULT, |span| span.0)),
+        model::Framing::Fixed => Framing::Fixed(size.ok_or_else(|| {
+            Fault::new(
+                "framing",
+                "a frame of fixed size needs its size",
+                "set size, in bytes with the checksum",
+            )
+        })?),
+        model::Framing::Markers => Framing::Markers(enclosed(table)?),
+    };
+    let max_frame = match (&framing, table.max_frame) {
+        (_, Some(max)) => max as usize,
+        (Framing::Fixed(size), None) => *size,
+        (_, None) => FRAME_DEFAULT,
+    };
+    if let Framing::Fixed(size) = framing
+        && size > max_frame
+    {
+        return Err(Fault::new("max-frame", "it is less than size", "take it out"));
+    }
+    let checksum = match table.checksum {
+        None | Some(model::Checksum::None) => None,
+        Some(model::Checksum::Crc16Modbus) => Some(Checksum::Crc16Modbus),
+        Some(model::Checksum::Crc16Ccitt) => Some(Checksum::Crc16Ccitt),
+        Some(model::Checksum::Crc32) => Some(Checksum::Crc32),
+        Some(model::Checksum::Xor) => Some(Checksum::Xor),
+        Some(model::Checksum::Sum) => Some(Checksum::Sum),
+    };
+    let least = checksum.map_or(0, Checksum::width);
+    if max_frame.min(FRAME_MAX) <= least {
+        let key = if table.size.is_some() { "size" } else { "max-frame" };
+        return Err(Fault::new(
+            key,
+            "there is no room for more than the checksum",
+            format!("use more than {least}"),
+        ));
+    }
+    Ok(framing::Settings { framing, checksum, max_frame })
+}
+
+/// Keys that mean something to other framings only.
+fn foreign(table: &Serial, kind: model::Framing) -> Result<(), Fault> {
+    use model::Framing as F;
+    let keys = [
+        ("line-end", F::Line, table.line_end.is_some()),
+        ("length-bytes", F::Length, table.length_bytes.is_some()),
+        ("length-order", F::Length, table.length_order.is_some()),
+        ("length-offset", F::Length, table.length_offset.is_some()),
+        ("length-adjust", F::Length, table.length_adjust.is_some()),
+        ("gap", F::Gap, table.gap.is_some()),
+        ("size", F::Fixed, table.size.is_some()),
+        ("start", F::Markers, table.start.is_some()),
+        ("end", F::Markers, table.end.is_some()),
+        ("escape", F::Markers, table.escape.is_some()),
+    ];
+    match keys.into_iter().find(|(_, of, set)| *set && *of != kind) {
+        Some((key, of, _)) => {
+            let word = format!("{of:?}").to_lowercase();
+            Err(Fault::new(
+                key,
+                format!("it belongs to framing = {word:?}"),
+                "take it out, or change framing",
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A CoAP node on the line: its messages say path and format themselves.
+fn slipmux(table: &Serial) -> Result<Duty, Fault> {
+    foreign(table, model::Framing::Slipmux)?;
+    let keys = [
+        ("checksum", table.checksum.is_some()),
+        ("form", table.form.is_some()),
+        ("pattern", table.pattern.is_some()),
+        ("path", table.path.is_some()),
+        ("field", !table.field.is_empty()),
+    ];
+    if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
+        return Err(Fault::new(key, "over slipmux the node's own CoAP messages say this", "take it out"));
+    }
+    // A datagram's payload and what CoAP puts before it.
+    Ok(Duty::Slipmux { max_message: table.max_frame.map_or(1500, |max| max as usize).min(FRAME_MAX - 3) })
+}
+
+fn header(table: &Serial) -> Result<length::Header, Fault> {
+    let width = match table.length_bytes.unwrap_or(1) {
+        1 => length::Width::One,
+        2 => length::Width::Two,
+        4 => length::Width::Four,
+        other => return Err(Fault::new("length-bytes", format!("{other} is not accepted"), "use 1, 2 or 4")),
+    };
+    let adjust = table.length_adjust.unwrap_or(0.0);
+    if adjust.fract() != 0.0 {
+        return Err(Fault::new("length-adjust", format!("{adjust} is not accepted"), "use a whole number"));
+    }
+    Ok(length::Header {
+        width,
+        little_endian: table.length_order == Some(model::ByteOrder::Little),
+        offset: usize::from(table.length_offset.unwrap_or(0)),
+        // Within -64 and 64, by the schema.
+        adjust: adjust as i32,
+    })
+}
+
+fn enclosed(table: &Serial) -> Result<markers::Markers, Fault> {
+    let marker = |key: &'static str, text: &Option<String>| match text {
+        Some(text) => bytes(key, text, markers::MARKER_MAX),
+        None => Err(Fault::new("framing", format!("markers need their {key}"), "set start and end")),
+    };
+    let (start, end) = (marker("start", &table.start)?, marker("end", &table.end)?);
+    let escape = match &table.escape {
+        Some(text) => bytes("escape", text, 1)?.first().copied(),
+        None => None,
+    };
+    if escape.is_some_and(|escape| start.contains(&escape) || end.contains(&escape)) {
+        return Err(Fault::new("escape", "it is part of a marker", "use a byte that is in neither"));
+    }
+    if start != end && end.windows(start.len()).any(|window| window == start) {
+        return Err(Fault::new("end", "the start is part of it", "use other markers"));
+    }
+    Ok(markers::Markers { start, end, escape })
+}
+
+fn extractor(table: &Serial) -> Result<Extractor, Fault> {
+    let form = match table.form {
+        Some(model::Form::Raw) => Form::Raw,
+        Some(model::Form::Text) | None => Form::Text,
+        Some(model::Form::Json) => Form::Json,
+    };
+    let kinds: Vec<(&str, Kind)> = table
+        .field
+        .iter()
+        .map(|(name, field)| {
+            let scale = Scale { factor: field.factor.unwrap_or(1.0), offset: field.offset.unwrap_or(0.0) };
+            let kind = match field.kind {
+                Some(model::FieldKind::Hex) => Kind::Hexadecimal(scale),
+                Some(model::FieldKind::Text) => Kind::Text,
+                Some(model::FieldKind::Number) => Kind::Number(scale),
+                // What is to be scaled has to be a number.
+                _ if scale != Scale::default() => Kind::Number(scale),
+                Some(model::FieldKind::Auto) | None => Kind::Auto,
+            };
+            (name.as_str(), kind)
+        })
+        .collect();
+    if let Some((name, _)) = table.field.iter().find(|(_, field)| {
+        field.kind == Some(model::FieldKind::Text) && (field.factor.is_some() || field.offset.is_some())
+    }) {
+        return Err(Fault::new(
+            "field",
+            format!("{name} is a text and cannot be scaled"),
+            "take factor and offset out",
+        ));
+    }
+    if form != Form::Json && !kinds.is_empty() {
+        return Err(Fault::new(
+            "field",
+            "fields are for form = \"json\"",
+            "set form = \"json\", or take them out",
+        ));
+    }
+    let path = table.path.as_deref().unwrap_or(PATH_DEFAULT);
+    Extractor::new(form, table.pattern.as_deref(), &kinds, path).map_err(|error| {
+        let (key, advice) = match &error {
+            ExtractorError::Pattern(_) => {
+                ("pattern", "use a regular expression in the syntax of docs.rs/regex")
+            }
+            ExtractorError::NoFields => ("pattern", "name what is to be published, as in (?<t>[0-9.]+)"),
+            ExtractorError::NoCapture(name) | ExtractorError::NoPattern(name)
+                if table.field.contains_key(name) =>
+            {
+                ("field", "name the groups of pattern")
+            }
+            ExtractorError::NoPattern(_) => ("path", "set pattern too"),
+            _ => ("path", "use segments joined by '/', like \"data\" or \"m/{id}\""),
+        };
+        Fault::new(key, error.to_string(), advice)
+    })
+}

@@ -1,0 +1,197 @@
+//! `[upstream]` and `[topics]`.
+
+use std::time::Duration;
+
+use super::Context;
+use crate::config::model;
+use crate::config::scalar::{BrokerUrl, parse_broker_url};
+use crate::gate::template::Template;
+use crate::message::{Name, TOPIC_MAX};
+use crate::northbound::settings::{self as northbound, OwnTopics, Protocol, TlsSettings, TlsVersion};
+
+/// `[topics]`, resolved.
+pub(super) struct Topics {
+    pub(super) reading: Option<Template>,
+    pub(super) own: OwnTopics,
+}
+
+/// `[topics]` but for the prefix. `""` switches a topic off.
+pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, gateway: &Name) -> Topics {
+    let reading = table.reading.as_deref().unwrap_or("{prefix}/{device}/up/{path}");
+    let reading = template(cx, "reading", reading);
+    let mut own = |name, text: &Option<String>, default, device| {
+        let template = template(cx, name, text.as_deref().unwrap_or(default))?;
+        let topic = template.as_str().replace("{prefix}", prefix).replace("{gateway}", gateway.as_str());
+        let rest = if device { topic.replace("{device}", "") } else { topic.clone() };
+        let places = if device { "{prefix}, {gateway} and {device}" } else { "{prefix} and {gateway}" };
+        if rest.contains('{') {
+            let message = format!("the only places here are {places}");
+            cx.fatal(&["topics", name], message, "take the other places out");
+        } else if device && rest == topic {
+            let message = "all devices would share one topic";
+            cx.fatal(&["topics", name], message, "use {device} somewhere in it, or \"\" to switch it off");
+        } else if topic.len() + if device { crate::message::NAME_MAX } else { 0 } > TOPIC_MAX {
+            cx.fatal(&["topics", name], "the topic gets longer than 1,024 bytes", "use a shorter one");
+        }
+        Some(topic)
+    };
+    let own = OwnTopics {
+        gateway_status: own("gateway-status", &table.gateway_status, "{prefix}/gateway/status", false),
+        loss: own("loss", &table.loss, "{prefix}/gateway/loss", false),
+        device_status: own("device-status", &table.device_status, "{prefix}/{device}/status", true),
+    };
+    // Commands are not built yet; what is set for them must be right all the same.
+    for (name, text) in [("command", &table.command), ("reply", &table.reply)] {
+        if let Some(text) = text {
+            template(cx, name, text);
+        }
+    }
+    if let Some(filter) = table.subscribe.as_deref().filter(|text| !text.is_empty())
+        && let Some(wrong) = super::role::filter_fault(filter)
+    {
+        cx.fatal(&["topics", "subscribe"], wrong, "use a filter like \"{prefix}/+/down/#\"");
+    }
+    Topics { reading, own }
+}
+
+fn template(cx: &mut Context<'_>, name: &str, text: &str) -> Option<Template> {
+    if text.is_empty() {
+        return None;
+    }
+    match Template::parse(text) {
+        Ok(template) => Some(template),
+        Err(error) => {
+            cx.fatal(
+                &["topics", name],
+                error.to_string(),
+                "use levels joined by '/', or \"\" to switch it off",
+            );
+            None
+        }
+    }
+}
+
+/// `[upstream]`. `None` without a URL: the gateway runs all the same.
+pub(super) fn upstream(
+    cx: &mut Context<'_>,
+    table: Option<&model::Upstream>,
+    gateway: &Name,
+    topics: OwnTopics,
+) -> Option<northbound::Settings> {
+    let none = model::Upstream::default();
+    let table = table.unwrap_or(&none);
+    let Some(url) = &table.url else {
+        let message = "there is no upstream broker: readings are kept and wait";
+        cx.warn("upstream", &["upstream", "url"], message, "tombolo init --url mqtts://HOST");
+        return None;
+    };
+    let url = match parse_broker_url(url) {
+        Ok(url) => url,
+        Err(error) => {
+            let advice = match error {
+                crate::config::scalar::UrlError::UserInfo => "set username and password-file instead",
+                _ => "use \"mqtts://HOST\" or \"mqtts://HOST:PORT\"",
+            };
+            cx.fatal(&["upstream", "url"], error.to_string(), advice);
+            return None;
+        }
+    };
+    let tls = tls(cx, table, &url);
+    let password_file = table.password_file.as_deref().and_then(|text| {
+        let key = ["upstream", "password-file"];
+        let path = cx.secret(&key, text)?;
+        cx.look_at("upstream", &key, &path, true);
+        Some(path)
+    });
+    if table.username.is_none() && password_file.is_some() {
+        let key = ["upstream", "password-file"];
+        if table.protocol == Some(model::Protocol::V3_1_1) {
+            cx.fatal(&key, "MQTT 3.1.1 has no password without a user name", "set username too");
+        } else {
+            let message = "there is a password and no user name: a 3.1.1 broker cannot take that";
+            cx.warn("upstream", &key, message, "set username too");
+        }
+    }
+    if password_file.is_some() && !url.tls {
+        let message = "the password crosses the network readable";
+        cx.warn("upstream", &["upstream", "password-file"], message, "use mqtts://");
+    }
+    Some(northbound::Settings {
+        gateway: gateway.clone(),
+        host: url.host,
+        port: url.port,
+        tls,
+        client_id: table.client_id.clone().unwrap_or_else(|| gateway.as_str().to_owned()),
+        username: table.username.clone(),
+        password_file,
+        protocol: match table.protocol {
+            None | Some(model::Protocol::Auto) => Protocol::Auto,
+            Some(model::Protocol::V5) => Protocol::V5,
+            Some(model::Protocol::V3_1_1) => Protocol::V3_1_1,
+        },
+        session_expiry: table.session_expiry.map_or(Duration::from_secs(7 * 86_400), |span| span.0),
+        keep_alive: table.keep_alive.map_or(Duration::from_secs(60), |span| span.0),
+        max_in_flight: table.max_in_flight.unwrap_or(1_000),
+        drain_rate: table.drain_rate.unwrap_or(1_000),
+        topics,
+    })
+}
+
+/// The TLS side. `None` for `mqtt://`, which needs `insecure = true`.
+fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option<TlsSettings> {
+    let insecure = table.insecure.unwrap_or(false);
+    if !url.tls {
+        if !insecure {
+            let message = "mqtt:// sends every reading readable for all who listen";
+            cx.fatal(&["upstream", "url"], message, "use mqtts://, or set insecure = true");
+        }
+        let set = [
+            ("ca-file", table.ca_file.is_some()),
+            ("certificate-file", table.certificate_file.is_some()),
+            ("key-file", table.key_file.is_some()),
+            ("alpn", table.alpn.is_some()),
+            ("tls-min", table.tls_min.is_some()),
+        ];
+        for (name, _) in set.iter().filter(|(_, set)| *set) {
+            cx.warn("upstream", &["upstream", name], "without effect: mqtt:// has no TLS", "use mqtts://");
+        }
+        return None;
+    }
+    if insecure {
+        let advice = "take it out; certificates are checked either way";
+        cx.warn("upstream", &["upstream", "insecure"], "without effect: mqtts:// is never insecure", advice);
+    }
+    let ca_file = table.ca_file.as_deref().map(|text| {
+        let key = ["upstream", "ca-file"];
+        let path = cx.path(&key, text);
+        cx.look_at("upstream", &key, &path, false);
+        path
+    });
+    let identity = match (table.certificate_file.as_deref(), table.key_file.as_deref()) {
+        (Some(certificate), Some(key)) => {
+            let name = ["upstream", "certificate-file"];
+            let certificate = cx.path(&name, certificate);
+            cx.look_at("upstream", &name, &certificate, false);
+            let name = ["upstream", "key-file"];
+            let key = cx.secret(&name, key);
+            if let Some(key) = &key {
+                cx.look_at("upstream", &name, key, true);
+            }
+            key.map(|key| (certificate, key))
+        }
+        (None, None) => None,
+        (Some(_), None) => {
+            cx.fatal(&["upstream", "certificate-file"], "the certificate has no key", "set key-file too");
+            None
+        }
+        (None, Some(_)) => {
+            cx.fatal(&["upstream", "key-file"], "the key has no certificate", "set certificate-file too");
+            None
+        }
+    };
+    let minimum = match table.tls_min {
+        None | Some(model::TlsMin::V1_2) => TlsVersion::V1_2,
+        Some(model::TlsMin::V1_3) => TlsVersion::V1_3,
+    };
+    Some(TlsSettings { ca_file, identity, alpn: table.alpn.clone().unwrap_or_default(), minimum })
+}

@@ -1,0 +1,127 @@
+//! What the hub implements to be asked, and how its answers find their way back.
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::protocol::{Code, Failure, Request, Response, Selection};
+use super::snapshot::Status;
+use crate::message::Method;
+
+/// The daemon's side of the control socket. All calls come on the path's own thread: none may block.
+///
+/// What can take time — the disk, the network, parsing — gets a [`Reply`] to answer with later.
+pub trait Control {
+    /// Everything at a glance.
+    fn status(&mut self) -> Status;
+
+    /// Answers with a [`Queue`](super::snapshot::Queue): the lanes.
+    fn queue(&mut self, reply: Reply);
+
+    /// Lists, sends again or gives up rejected records.
+    fn rejected(&mut self, action: RejectedAction, reply: Reply);
+
+    /// Loads configuration and registry again; answers when the new one is in force, or with what is wrong.
+    fn reload(&mut self, reply: Reply);
+
+    /// What the rules in force say: the gate's explanation as JSON. `path` is as the user wrote it.
+    fn explain(&mut self, device: &str, method: Method, path: &str) -> Value;
+
+    /// Publishes to ourselves where connected and answers with an [`Uplink`](super::snapshot::Uplink).
+    fn uplink_check(&mut self, reply: Reply);
+
+    /// Whether there is a serial port of this name.
+    fn serial_port(&mut self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+}
+
+/// What to do with rejected records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RejectedAction {
+    /// A page of them after this record id.
+    List {
+        /// `None` = from the oldest.
+        after: Option<String>,
+    },
+    /// Into their lanes again.
+    Retry(Selection),
+    /// Given up, as a loss.
+    Drop(Selection),
+}
+
+/// One request that waits for its answer.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked; never [`Request::Tail`].
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: Reply,
+}
+
+impl Call {
+    /// Asks `control` and sends its answer, at once or when it has it.
+    pub fn dispatch(self, control: &mut dyn Control) {
+        let Call { request, reply } = self;
+        match request {
+            Request::Status {} => reply.ok(&control.status()),
+            Request::Queue {} => control.queue(reply),
+            Request::RejectedList { after } => control.rejected(RejectedAction::List { after }, reply),
+            Request::RejectedRetry { records } => control.rejected(RejectedAction::Retry(records), reply),
+            Request::RejectedDrop { records } => control.rejected(RejectedAction::Drop(records), reply),
+            Request::Reload {} => control.reload(reply),
+            Request::AclExplain { device, method, path } => match Method::parse(&method) {
+                Some(method) => reply.ok(&control.explain(&device, method, &path)),
+                None => reply.fail(Failure::new(
+                    Code::BadRequest,
+                    format!("{method:?} is no method a device says something with; use POST, PUT or DELETE"),
+                )),
+            },
+            Request::UplinkCheck {} => control.uplink_check(reply),
+            Request::SerialTrace { port } => match control.serial_port(&port) {
+                true => reply.ok(&serde_json::json!({})),
+                false => reply.fail(Failure::new(
+                    Code::NotFound,
+                    format!(
+                        "the running daemon has no serial port {port:?}; `tombolo status` names those it has"
+                    ),
+                )),
+            },
+            Request::Tail { .. } => {
+                reply.fail(Failure::new(Code::BadRequest, "tail is a stream, not a call"));
+            }
+        }
+    }
+}
+
+/// Where one answer goes. Dropped unused, it tells the client that the daemon could not answer.
+#[derive(Debug)]
+pub struct Reply(oneshot::Sender<Response>);
+
+impl Reply {
+    /// A reply and the end its response comes out of.
+    pub fn channel() -> (Reply, oneshot::Receiver<Response>) {
+        let (sender, receiver) = oneshot::channel();
+        (Reply(sender), receiver)
+    }
+
+    /// Answers with an object. That the client has gone meanwhile is nobody's concern.
+    pub fn ok(self, object: &impl Serialize) {
+        let response = match serde_json::to_value(object) {
+            Ok(value) => Response::Ok(value),
+            Err(error) => Response::Error(Failure::new(Code::Failed, error.to_string())),
+        };
+        let _ = self.0.send(response);
+    }
+
+    /// Answers with a failure.
+    pub fn fail(self, failure: Failure) {
+        let _ = self.0.send(Response::Error(failure));
+    }
+
+    /// Answers with a result whose value is already JSON.
+    pub fn result(self, result: Result<Value, Failure>) {
+        let _ = self.0.send(result.into());
+    }
+}

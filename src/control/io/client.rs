@@ -1,0 +1,250 @@
+//! The commands' end of the control socket: blocking, one connection a command.
+
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::control::line::{Lines, TooLong};
+use crate::control::protocol::{Failure, RESPONSE_MAX, Request, Response, to_line};
+use crate::control::tail::Item;
+use crate::control::trace::Traced;
+
+/// How long an ordinary answer may take.
+pub const ANSWER: Duration = Duration::from_secs(10);
+/// How long an answer may take that needs the disk or the network.
+pub const SLOW_ANSWER: Duration = Duration::from_secs(155);
+
+/// Why the daemon could not be asked.
+#[derive(Debug)]
+pub enum ClientError {
+    /// Nothing listens on the socket.
+    NotRunning {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The socket may not be opened.
+    Denied {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The daemon answered with a failure.
+    Failed(Failure),
+    /// The connection broke, or no answer came in time.
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// What came is not an answer.
+    Garbled {
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NotRunning { socket } => write!(
+                f,
+                "tombolo is not running: nothing answers on {}; start it with `systemctl start tombolo`, or `tombolo run` in a terminal",
+                socket.display()
+            ),
+            ClientError::Denied { socket } => write!(
+                f,
+                "{} may not be opened by this user: use sudo, or join its group with `adduser $USER tombolo`",
+                socket.display()
+            ),
+            ClientError::Failed(failure) => write!(f, "{failure}"),
+            ClientError::Broken { socket, error } if error.kind() == io::ErrorKind::TimedOut => write!(
+                f,
+                "the daemon on {} does not answer; `journalctl -u tombolo` may say why",
+                socket.display()
+            ),
+            ClientError::Broken { socket, error } => {
+                write!(f, "the connection to {} broke: {error}", socket.display())
+            }
+            ClientError::Garbled { reason } => write!(
+                f,
+                "the daemon's answer cannot be read ({reason}); if it is of another version than this command, restart it"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// A connection to the daemon.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    lines: Lines,
+    socket: PathBuf,
+}
+
+/// One thing a tail shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// A reading.
+    Item(Box<Item>),
+    /// So many were left out because this end reads too slowly.
+    Missed(u64),
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`], [`ClientError::Denied`] or [`ClientError::Broken`].
+    pub fn connect(socket: &Path) -> Result<Client, ClientError> {
+        let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning { socket: socket.to_owned() }
+            }
+            io::ErrorKind::PermissionDenied => ClientError::Denied { socket: socket.to_owned() },
+            _ => ClientError::Broken { socket: socket.to_owned(), error },
+        })?;
+        Ok(Client { stream, lines: Lines::new(RESPONSE_MAX), socket: socket.to_owned() })
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`], [`ClientError::Failed`] with what the daemon says.
+    pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Value, ClientError> {
+        self.time_limit(Some(within))?;
+        // A daemon with too many connections says so and closes without reading; its line is what matters.
+        let written = self.stream.write_all(&to_line(request));
+        match self.receive() {
+            Ok(Some(Response::Ok(value))) => Ok(value),
+            Ok(Some(Response::Error(failure))) => Err(ClientError::Failed(failure)),
+            Ok(Some(_)) => {
+                Err(ClientError::Garbled { reason: "a stream's object instead of an answer".to_owned() })
+            }
+            Ok(None) => {
+                Err(self.broken(written.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks and reads the answer into its type.
+    ///
+    /// # Errors
+    /// [`ClientError`], [`ClientError::Garbled`] where the answer has another shape.
+    pub fn ask_for<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+        within: Duration,
+    ) -> Result<T, ClientError> {
+        let value = self.ask(request, within)?;
+        serde_json::from_value(value).map_err(|error| ClientError::Garbled { reason: error.to_string() })
+    }
+
+    /// Starts a tail.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn tail(mut self, device: Option<String>) -> Result<Tailing, ClientError> {
+        self.ask(&Request::Tail { device }, ANSWER)?;
+        self.time_limit(None)?;
+        Ok(Tailing(self))
+    }
+
+    /// Starts to watch a serial port.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Failed`] where the daemon has no such port.
+    pub fn trace(mut self, port: String) -> Result<Tracing, ClientError> {
+        self.ask(&Request::SerialTrace { port }, ANSWER)?;
+        self.time_limit(None)?;
+        Ok(Tracing(self))
+    }
+
+    fn time_limit(&self, within: Option<Duration>) -> Result<(), ClientError> {
+        self.stream
+            .set_read_timeout(within)
+            .and_then(|()| self.stream.set_write_timeout(within))
+            .map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, error: io::Error) -> ClientError {
+        // A time-out shows itself as EAGAIN on a blocking socket.
+        let error =
+            if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error };
+        ClientError::Broken { socket: self.socket.clone(), error }
+    }
+
+    fn receive(&mut self) -> Result<Option<Response>, ClientError> {
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            match self.lines.next_line() {
+                Ok(Some(line)) => {
+                    return Response::parse(&line)
+                        .map(Some)
+                        .map_err(|error| ClientError::Garbled { reason: error.to_string() });
+                }
+                Ok(None) => match self.stream.read(&mut chunk) {
+                    Ok(0) => return Ok(None),
+                    Ok(length) => self.lines.push(&chunk[..length]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                    Err(error) => return Err(self.broken(error)),
+                },
+                Err(TooLong) => {
+                    return Err(ClientError::Garbled { reason: format!("more than {RESPONSE_MAX} bytes") });
+                }
+            }
+        }
+    }
+}
+
+/// A tail under way: an iterator that ends when the daemon does.
+#[derive(Debug)]
+pub struct Tailing(Client);
+
+impl Iterator for Tailing {
+    type Item = Result<Shown, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.0.receive() {
+            Ok(None) => None,
+            Ok(Some(Response::Item(value))) => Some(match serde_json::from_value(value) {
+                Ok(item) => Ok(Shown::Item(Box::new(item))),
+                Err(error) => Err(ClientError::Garbled { reason: error.to_string() }),
+            }),
+            Ok(Some(Response::Missed(count))) => Some(Ok(Shown::Missed(count))),
+            Ok(Some(Response::Error(failure))) => Some(Err(ClientError::Failed(failure))),
+            Ok(Some(Response::Ok(_))) => self.next(),
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// A serial port being watched: an iterator that ends when the daemon does. `Err` of a count: so many pieces were missed.
+#[derive(Debug)]
+pub struct Tracing(Client);
+
+impl Iterator for Tracing {
+    type Item = Result<Result<Box<Traced>, u64>, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.0.receive() {
+            Ok(None) => None,
+            Ok(Some(Response::Item(value))) => Some(match serde_json::from_value(value) {
+                Ok(traced) => Ok(Ok(Box::new(traced))),
+                Err(error) => Err(ClientError::Garbled { reason: error.to_string() }),
+            }),
+            Ok(Some(Response::Missed(count))) => Some(Ok(Err(count))),
+            Ok(Some(Response::Error(failure))) => Some(Err(ClientError::Failed(failure))),
+            Ok(Some(Response::Ok(_))) => self.next(),
+            Err(error) => Some(Err(error)),
+        }
+    }
+}

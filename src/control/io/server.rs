@@ -1,0 +1,326 @@
+//! The daemon's end of the control socket, on the path's own runtime.
+//!
+//! Connections are tasks of that runtime; each has one request under way and hands it through a bounded
+//! channel to the hub, which answers between two rounds of the path.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::control::api::{Call, Reply};
+use crate::control::line::{Lines, TooLong};
+use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, to_line};
+use crate::control::tail::{Seen, Tail};
+use crate::control::trace::{Trace, TraceWatcher};
+
+/// Most connections at once.
+pub const CONNECTIONS_MAX: usize = 16;
+/// A connection without a request for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+/// A client that does not read for so long is closed.
+const WRITE: Duration = Duration::from_secs(10);
+/// An answer that takes longer is given up; one disk call may take 120 s.
+const ANSWER: Duration = Duration::from_secs(150);
+/// How long to wait after the system refused a connection (too many open files, say).
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Why there is no control socket.
+#[derive(Debug)]
+pub enum BindError {
+    /// Another daemon answers on it.
+    InUse {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// Something that is not a socket has its name.
+    NotASocket {
+        /// The file.
+        socket: PathBuf,
+    },
+    /// The system refused.
+    System {
+        /// The socket.
+        socket: PathBuf,
+        /// Its reason.
+        error: io::Error,
+    },
+}
+
+impl std::fmt::Display for BindError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BindError::InUse { socket } => write!(
+                f,
+                "another tombolo answers on {}; stop it, or give this one its own [paths] runtime-dir",
+                socket.display()
+            ),
+            BindError::NotASocket { socket } => {
+                write!(f, "{} is in the way: it is not a socket; move it aside", socket.display())
+            }
+            BindError::System { socket, error } => {
+                write!(f, "the control socket {} cannot be made: {error}", socket.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// The socket, its connections, and the calls that come from them. Dropped, it closes all and removes the socket.
+#[derive(Debug)]
+pub struct Server {
+    socket: PathBuf,
+    calls: mpsc::Receiver<Call>,
+    tail: Tail,
+    trace: Trace,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Makes the socket with mode 0660 and starts to accept. Must be called on a tokio runtime with I/O and time.
+    ///
+    /// A socket left by a process that is gone is replaced; there is no moment in which the new one has other
+    /// permissions than it is to have. The directory must exist.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn start(socket: &Path) -> Result<Server, BindError> {
+        let listener = bind(socket)?;
+        // As many calls can wait as there can be connections, so a connection never waits to hand one over.
+        let (sender, calls) = mpsc::channel(CONNECTIONS_MAX);
+        let tail = Tail::default();
+        let trace = Trace::default();
+        let accepting = tokio::spawn(accept(listener, sender, tail.clone(), trace.clone()));
+        Ok(Server { socket: socket.to_owned(), calls, tail, trace, accepting })
+    }
+
+    /// The next request to [dispatch](Call::dispatch). May be cancelled without loss.
+    pub async fn next_call(&mut self) -> Call {
+        match self.calls.recv().await {
+            Some(call) => call,
+            // Only when the accepting task is gone, which ends with this value.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Where the path shows its readings.
+    pub fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Where serial ports show their bytes.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// The socket's path.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+fn bind(socket: &Path) -> Result<UnixListener, BindError> {
+    let system = |error| BindError::System { socket: socket.to_owned(), error };
+    match std::fs::symlink_metadata(socket) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(BindError::NotASocket { socket: socket.to_owned() });
+        }
+        Ok(_) if answers(socket) => return Err(BindError::InUse { socket: socket.to_owned() }),
+        _ => {}
+    }
+    // Under another name until its mode is right. Not longer than the real one: a socket's path has 107 bytes at most.
+    let new = socket.with_file_name(".control.new");
+    let _ = std::fs::remove_file(&new);
+    let listener = UnixListener::bind(&new).map_err(system)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o660))
+        .and_then(|()| std::fs::rename(&new, socket))
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&new);
+        })
+        .map_err(system)?;
+    Ok(listener)
+}
+
+/// Whether a process listens there. Does not block, not even where its queue is full.
+fn answers(path: &Path) -> bool {
+    let Ok(address) = UnixAddr::new(path) else {
+        return false;
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let Ok(probe) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
+        return false;
+    };
+    !matches!(
+        connect(probe.as_raw_fd(), &address),
+        Err(nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::ENOENT)
+    )
+}
+
+async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, tail: Tail, trace: Trace) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Ends the connections together with this task.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log::warn!(reason:% = error; "control connection not accepted");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            let line = to_line(&Response::Error(Failure::new(
+                Code::Busy,
+                format!(
+                    "the daemon already has {CONNECTIONS_MAX} control connections; close a `tombolo tail` or try again"
+                ),
+            )));
+            // A fresh socket's buffer takes one line whole; whoever cannot take it hears nothing.
+            let _ = stream.try_write(&line);
+            continue;
+        };
+        let (calls, tail, trace) = (calls.clone(), tail.clone(), trace.clone());
+        connections.spawn(async move {
+            serve(stream, calls, tail, trace).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, tail: Tail, trace: Trace) {
+    let peer = stream.peer_cred().ok();
+    let mut lines = Lines::new(REQUEST_MAX);
+    let mut chunk = vec![0; 4096];
+    loop {
+        let line = match lines.next_line() {
+            Ok(Some(line)) => line,
+            Ok(None) => {
+                match timeout(IDLE, stream.read(&mut chunk)).await {
+                    Ok(Ok(length)) if length > 0 => lines.push(&chunk[..length]),
+                    _ => return,
+                }
+                continue;
+            }
+            Err(TooLong) => {
+                let message = format!("a request has at most {REQUEST_MAX} bytes");
+                let _ = send(&mut stream, &Response::Error(Failure::new(Code::BadRequest, message))).await;
+                return;
+            }
+        };
+        if line.is_empty() {
+            continue;
+        }
+        let response = match Request::parse(&line) {
+            Err(failure) => Response::Error(failure),
+            Ok(Request::Tail { device }) => return stream_tail(stream, &tail, device).await,
+            Ok(Request::SerialTrace { port }) => {
+                // Watched before the question: nothing that follows the answer is missed.
+                let watcher = trace.watch(port.clone());
+                match ask(Request::SerialTrace { port }, &calls).await {
+                    Response::Ok(_) => return stream_trace(stream, watcher).await,
+                    response => response,
+                }
+            }
+            Ok(request) => {
+                if request.changes_something() {
+                    let uid = peer.map_or(-1, |peer| i64::from(peer.uid()));
+                    let pid = peer.and_then(|peer| peer.pid()).unwrap_or(0);
+                    log::info!(uid = uid, pid = pid, request:? = request; "control request");
+                }
+                ask(request, &calls).await
+            }
+        };
+        if send(&mut stream, &response).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn ask(request: Request, calls: &mpsc::Sender<Call>) -> Response {
+    let unavailable = |message: &str| Response::Error(Failure::new(Code::Unavailable, message));
+    let (reply, response) = Reply::channel();
+    if calls.send(Call { request, reply }).await.is_err() {
+        return unavailable("the daemon is stopping");
+    }
+    match timeout(ANSWER, response).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => unavailable("the daemon is starting or stopping; try again in a moment"),
+        Err(_) => unavailable("the daemon does not answer in time; `journalctl -u tombolo` may say why"),
+    }
+}
+
+async fn stream_tail(mut stream: UnixStream, tail: &Tail, device: Option<String>) {
+    let mut watcher = tail.watch(device);
+    if send(&mut stream, &Response::Ok(serde_json::json!({}))).await.is_err() {
+        return;
+    }
+    let mut ignored = [0; 64];
+    loop {
+        let seen = tokio::select! {
+            seen = watcher.next() => seen,
+            // Whether it says something or goes: a tail has nothing more to say, so both are its end.
+            _ = stream.read(&mut ignored) => return,
+        };
+        let sent = match seen {
+            Some(Seen::Item(item)) => match serde_json::to_value(&*item) {
+                Ok(value) => send(&mut stream, &Response::Item(value)).await,
+                Err(_) => Ok(()),
+            },
+            Some(Seen::Missed(count)) => send(&mut stream, &Response::Missed(count)).await,
+            None => return,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+async fn stream_trace(mut stream: UnixStream, mut watcher: TraceWatcher) {
+    if send(&mut stream, &Response::Ok(serde_json::json!({}))).await.is_err() {
+        return;
+    }
+    let mut ignored = [0; 64];
+    loop {
+        let seen = tokio::select! {
+            seen = watcher.next() => seen,
+            _ = stream.read(&mut ignored) => return,
+        };
+        let response = match seen {
+            Some(Ok(traced)) => match serde_json::to_value(&*traced) {
+                Ok(value) => Response::Item(value),
+                Err(_) => continue,
+            },
+            Some(Err(count)) => Response::Missed(count),
+            None => return,
+        };
+        if send(&mut stream, &response).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn send(stream: &mut UnixStream, response: &Response) -> io::Result<()> {
+    match timeout(WRITE, stream.write_all(&to_line(response))).await {
+        Ok(result) => result,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,307 @@
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::client::{ANSWER, Client, ClientError, Shown};
+use super::server::{BindError, CONNECTIONS_MAX, Server};
+use crate::control::api::{Control, RejectedAction, Reply};
+use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, Selection};
+use crate::control::snapshot::{Queue, Status, Uplink};
+use crate::control::tail::{Outcome, Reading, Tail};
+use crate::message::{Method, RecordId};
+
+/// Answers what a hub would, and shows one reading a reload.
+struct Hub {
+    tail: Tail,
+    answered: u64,
+    kept: Vec<Reply>,
+}
+
+impl Control for Hub {
+    fn status(&mut self) -> Status {
+        self.answered += 1;
+        let mut status = Status::default();
+        status.gateway.id = "tb-test".into();
+        status.gateway.uptime_s = self.answered;
+        status
+    }
+
+    fn queue(&mut self, reply: Reply) {
+        reply.ok(&Queue::default());
+    }
+
+    fn rejected(&mut self, action: RejectedAction, reply: Reply) {
+        match action {
+            RejectedAction::List { .. } => self.kept.push(reply),
+            RejectedAction::Retry(_) => drop(reply),
+            RejectedAction::Drop(Selection::All) => reply.ok(&serde_json::json!({ "records": 3 })),
+            RejectedAction::Drop(_) => reply.fail(Failure::new(Code::NotFound, "no such record")),
+        }
+    }
+
+    fn reload(&mut self, reply: Reply) {
+        for bytes in 0..20 {
+            self.tail.push(&Reading {
+                received: None,
+                device: "door-7",
+                method: Method::Post,
+                path: "t/env",
+                topic: Some("a"),
+                bytes,
+                outcome: Outcome::Stored(RecordId { run: 1, sequence: bytes as u64 }),
+                reason: None,
+            });
+        }
+        reply.ok(&serde_json::json!({ "watched": self.tail.is_watched() }));
+    }
+
+    fn explain(&mut self, device: &str, method: Method, path: &str) -> serde_json::Value {
+        serde_json::json!({ "device": device, "method": method.as_str(), "path": path })
+    }
+
+    fn uplink_check(&mut self, reply: Reply) {
+        reply.ok(&Uplink { connected: true, ..Uplink::default() });
+    }
+}
+
+/// A daemon's end on its own thread, in a folder of its own; both end with the value.
+struct Daemon {
+    folder: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start(name: &str) -> Daemon {
+        let folder = std::env::temp_dir().join(format!("tombolo-control-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let socket = folder.join("control.sock");
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut server = Server::start(&socket).unwrap();
+                ready.send(()).unwrap();
+                let mut hub = Hub { tail: server.tail().clone(), answered: 0, kept: Vec::new() };
+                tokio::select! {
+                    _ = stopped => {}
+                    () = async { loop { server.next_call().await.dispatch(&mut hub) } } => {}
+                }
+            });
+        });
+        is_ready.recv().unwrap();
+        Daemon { folder, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("control.sock")
+    }
+
+    fn raw(&self) -> (UnixStream, BufReader<UnixStream>) {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        (stream.try_clone().unwrap(), BufReader::new(stream))
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.socket()).unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn line(reader: &mut BufReader<UnixStream>) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn one_connection_asks_several_times() {
+    let daemon = Daemon::start("several");
+    let mut client = daemon.client();
+    for asked in 1..=3 {
+        let status: Status = client.ask_for(&Request::Status {}, ANSWER).unwrap();
+        assert_eq!(status.gateway.uptime_s, asked);
+    }
+    let dropped = client.ask(&Request::RejectedDrop { records: Selection::All }, ANSWER).unwrap();
+    assert_eq!(dropped["records"], 3);
+}
+
+#[test]
+fn failures_and_answers_never_given_are_told_apart() {
+    let daemon = Daemon::start("failures");
+    let mut client = daemon.client();
+    let explain =
+        |method: &str| Request::AclExplain { device: "x".into(), method: method.into(), path: "t".into() };
+    assert_eq!(client.ask(&explain("put"), ANSWER).unwrap()["method"], "PUT");
+    match client.ask(&explain("GET"), ANSWER) {
+        Err(ClientError::Failed(failure)) => assert_eq!(failure.code, Code::BadRequest),
+        other => panic!("{other:?}"),
+    }
+    match client.ask(&Request::RejectedRetry { records: Selection::All }, ANSWER) {
+        Err(ClientError::Failed(failure)) => assert_eq!(failure.code, Code::Unavailable),
+        other => panic!("{other:?}"),
+    }
+    match client.ask(&Request::RejectedList { after: None }, Duration::from_millis(50)) {
+        Err(error @ ClientError::Broken { .. }) => {
+            assert!(error.to_string().contains("does not answer"), "{error}")
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_hostile_client_gets_an_error_a_line_and_the_next_request_still_works() {
+    let daemon = Daemon::start("hostile");
+    let (mut stream, mut reader) = daemon.raw();
+    stream.write_all(b"\xff\xfe\n\n{\"request\":\"format-disk\"}\r\n[1\n{\"request\":\"status\"}\n").unwrap();
+    for expected in ["bad-request", "format-disk", "bad-request", "tb-test"] {
+        let line = line(&mut reader);
+        assert!(line.contains(expected), "{line}");
+        assert!(Response::parse(line.as_bytes()).is_ok());
+    }
+}
+
+#[test]
+fn an_endless_line_is_refused_and_the_connection_closed() {
+    let daemon = Daemon::start("endless");
+    let (mut stream, mut reader) = daemon.raw();
+    let writer = std::thread::spawn(move || while stream.write_all(&[b'x'; 8192]).is_ok() {});
+    let said = line(&mut reader);
+    assert!(said.contains("bad-request") && said.contains(&REQUEST_MAX.to_string()), "{said}");
+    writer.join().unwrap();
+}
+
+#[test]
+fn the_connection_after_the_last_place_is_told_so_and_a_place_given_back_is_taken() {
+    let daemon = Daemon::start("places");
+    let mut held: Vec<Client> = (0..CONNECTIONS_MAX).map(|_| daemon.client()).collect();
+    for client in &mut held {
+        client.ask(&Request::Status {}, ANSWER).unwrap();
+    }
+    match daemon.client().ask(&Request::Status {}, ANSWER) {
+        Err(ClientError::Failed(failure)) => assert_eq!(failure.code, Code::Busy),
+        other => panic!("{other:?}"),
+    }
+    held.pop();
+    // The server sees the close when it sees it; until then the answer is `busy`.
+    let free = (0..1000).any(|_| daemon.client().ask(&Request::Status {}, ANSWER).is_ok());
+    assert!(free);
+}
+
+#[test]
+fn a_tail_shows_readings_until_it_goes_and_costs_nothing_after() {
+    let daemon = Daemon::start("tail");
+    let mut tailing = daemon.client().tail(Some("door-7".into())).unwrap();
+    let mut client = daemon.client();
+    assert_eq!(client.ask(&Request::Reload {}, ANSWER).unwrap()["watched"], true);
+    for bytes in 0..20 {
+        match tailing.next() {
+            Some(Ok(Shown::Item(item))) => assert_eq!((item.bytes, item.path.as_str()), (bytes, "t/env")),
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(tailing);
+    let unwatched = (0..1000).any(|_| client.ask(&Request::Reload {}, ANSWER).unwrap()["watched"] == false);
+    assert!(unwatched);
+}
+
+#[test]
+fn a_tail_that_does_not_read_holds_nobody_up_and_hears_what_it_missed() {
+    let daemon = Daemon::start("slow");
+    let mut tailing = daemon.client().tail(None).unwrap();
+    let mut client = daemon.client();
+    let rounds = 2000;
+    for _ in 0..rounds {
+        client.ask(&Request::Reload {}, ANSWER).unwrap();
+    }
+    let (mut shown, mut missed) = (0, 0);
+    while shown + missed < rounds * 20 {
+        match tailing.next() {
+            Some(Ok(Shown::Item(_))) => shown += 1,
+            Some(Ok(Shown::Missed(count))) => missed += count,
+            other => panic!("{other:?} after {shown} shown and {missed} missed"),
+        }
+    }
+    assert_eq!(shown + missed, rounds * 20);
+    assert!(missed > 0);
+}
+
+#[test]
+fn the_socket_is_for_its_owner_and_group_and_goes_with_the_daemon() {
+    let daemon = Daemon::start("mode");
+    let socket = daemon.socket();
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o7777, 0o660);
+    assert_eq!(std::fs::read_dir(&daemon.folder).unwrap().count(), 1);
+    drop(daemon);
+    assert!(!socket.exists());
+    assert!(matches!(Client::connect(&socket), Err(ClientError::NotRunning { .. })));
+}
+
+fn bind_once(socket: &Path) -> Result<(), BindError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { Server::start(socket).map(drop) })
+}
+
+#[test]
+fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+    let daemon = Daemon::start("live");
+    match bind_once(&daemon.socket()) {
+        Err(error @ BindError::InUse { .. }) => {
+            assert!(error.to_string().contains("another tombolo"), "{error}")
+        }
+        other => panic!("{other:?}"),
+    }
+    daemon.client().ask(&Request::Status {}, ANSWER).unwrap();
+    let dead = daemon.folder.join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let error = Client::connect(&dead).unwrap_err();
+    assert!(error.to_string().contains("systemctl start tombolo"), "{error}");
+    assert!(error.to_string().contains("dead.sock"), "{error}");
+    bind_once(&dead).unwrap();
+    let file = daemon.folder.join("file");
+    std::fs::write(&file, "kept").unwrap();
+    assert!(matches!(bind_once(&file), Err(BindError::NotASocket { .. })));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+}
+
+#[test]
+fn whatever_a_daemon_sends_a_client_reads_it_or_says_it_cannot() {
+    let folder = std::env::temp_dir().join(format!("tombolo-control-{}-garbled", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join("control.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let lines: &[&[u8]] = &[b"", b"\n", b"{\"ok\"\n", b"{\"item\":{}}\n", b"\xff\n", b"{\"ok\":7}\n"];
+    for sent in lines {
+        let client = Client::connect(&socket).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(sent).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut client = client;
+        let answer: Result<Uplink, _> = client.ask_for(&Request::UplinkCheck {}, ANSWER);
+        assert!(
+            matches!(answer, Err(ClientError::Garbled { .. } | ClientError::Broken { .. })),
+            "{sent:?}: {answer:?}"
+        );
+        drop(client);
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -1,0 +1,281 @@
+//! What is said over the control socket: one JSON object a line, each way. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The socket's name in the runtime directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// Longest request line in bytes, its end not counted.
+pub const REQUEST_MAX: usize = 64 * 1024;
+
+/// Longest response line a client takes, in bytes: a status with ten thousand devices fits.
+pub const RESPONSE_MAX: usize = 16 * 1024 * 1024;
+
+/// Most rejected records one answer lists.
+pub const LIST_MAX: usize = 100;
+
+/// What a client asks. Fields the daemon does not know are refused, lest a newer command be half understood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// A [`Status`](super::snapshot::Status).
+    Status {},
+    /// A [`Queue`](super::snapshot::Queue).
+    Queue {},
+    /// Rejected records, oldest first: a [`RejectedPage`](super::snapshot::RejectedPage).
+    RejectedList {
+        /// Begin after this record id; `None` = at the oldest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    /// Send rejected records once more, behind what waits. Answered `{"records": n}`.
+    RejectedRetry {
+        /// Which.
+        records: Selection,
+    },
+    /// Give rejected records up: counted and published as a loss. Answered `{"records": n}`.
+    RejectedDrop {
+        /// Which.
+        records: Selection,
+    },
+    /// Load configuration and device registry again, as SIGHUP does. Answered when it is in force or refused.
+    Reload {},
+    /// Every reading as it is decided, from now on.
+    Tail {
+        /// Of one device only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+    },
+    /// What goes over a serial port, from now on: [`Traced`](super::trace::Traced) items.
+    SerialTrace {
+        /// Its name.
+        port: String,
+    },
+    /// What the rules in force say about one reading; printed from [`Explained`](super::snapshot::Explained).
+    AclExplain {
+        /// A device id.
+        device: String,
+        /// `POST`, `PUT` or `DELETE`.
+        method: String,
+        /// A path in the device's space.
+        path: String,
+    },
+    /// How the uplink is: an [`Uplink`](super::snapshot::Uplink), after a publish and its echo where connected.
+    UplinkCheck {},
+}
+
+impl Request {
+    /// Takes one line as a request.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Code::BadRequest`] that says what is wrong, to be sent back as it is.
+    pub fn parse(line: &[u8]) -> Result<Request, Failure> {
+        serde_json::from_slice(line).map_err(|error| {
+            let version = env!("CARGO_PKG_VERSION");
+            Failure::new(Code::BadRequest, format!("tombolo {version} cannot take this request: {error}"))
+        })
+    }
+
+    /// Whether it changes something, and so is worth a log line.
+    pub fn changes_something(&self) -> bool {
+        matches!(self, Request::RejectedRetry { .. } | Request::RejectedDrop { .. } | Request::Reload {})
+    }
+}
+
+/// Some of the rejected records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Selection {
+    /// All there are.
+    All,
+    /// Those with these ids; an id that is not there is an error and nothing is done.
+    Ids(Vec<String>),
+}
+
+/// What the daemon says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// The answer. To `tail`: items follow.
+    Ok(Value),
+    /// The request was not fulfilled.
+    Error(Failure),
+    /// One reading of a `tail`, or one piece of a `serial-trace`.
+    Item(Value),
+    /// So many items were not sent to this client, which reads too slowly.
+    Missed(u64),
+}
+
+impl Response {
+    /// Takes one line as a response.
+    ///
+    /// # Errors
+    /// What the JSON parser says.
+    pub fn parse(line: &[u8]) -> Result<Response, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+}
+
+impl From<Result<Value, Failure>> for Response {
+    fn from(result: Result<Value, Failure>) -> Response {
+        match result {
+            Ok(value) => Response::Ok(value),
+            Err(failure) => Response::Error(failure),
+        }
+    }
+}
+
+/// Either side's object as a line, its end included.
+pub fn to_line(object: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(object).unwrap_or_else(|error| {
+        // Only a map with keys that are not text, or a value's own refusal, gets here; none of ours has either.
+        let text = Value::String(error.to_string());
+        format!("{{\"error\":{{\"code\":\"failed\",\"message\":{text}}}}}").into_bytes()
+    });
+    line.push(b'\n');
+    line
+}
+
+/// Why a request was not fulfilled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// For programs.
+    pub code: Code,
+    /// For people: what, and the way out.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of that kind.
+    pub fn new(code: Code, message: impl Into<String>) -> Failure {
+        Failure { code, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// Not JSON, not a request known here, a line too long.
+    BadRequest,
+    /// What it names does not exist.
+    NotFound,
+    /// As many connections as there may be; try again.
+    Busy,
+    /// The daemon is starting or stopping, or takes too long.
+    Unavailable,
+    /// It was tried and did not work.
+    #[serde(other)]
+    Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn requests_have_the_form_scripts_may_rely_on() {
+        for (line, request) in [
+            (r#"{"request":"status"}"#, Request::Status {}),
+            (r#"{"request":"rejected-list"}"#, Request::RejectedList { after: None }),
+            (
+                r#"{"request":"rejected-retry","records":"all"}"#,
+                Request::RejectedRetry { records: Selection::All },
+            ),
+            (
+                r#"{"request":"rejected-drop","records":{"ids":["0000000000000001-2"]}}"#,
+                Request::RejectedDrop { records: Selection::Ids(vec!["0000000000000001-2".into()]) },
+            ),
+            (r#"{"request":"tail","device":"door-7"}"#, Request::Tail { device: Some("door-7".into()) }),
+            (r#"{"request":"serial-trace","port":"meter"}"#, Request::SerialTrace { port: "meter".into() }),
+            (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
+        ] {
+            assert_eq!(Request::parse(line.as_bytes()).as_ref(), Ok(&request), "{line}");
+            assert_eq!(to_line(&request), [line.as_bytes(), b"\n"].concat());
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_with_what_is() {
+        let failure = Request::parse(br#"{"request":"send"}"#).unwrap_err();
+        assert_eq!(failure.code, Code::BadRequest);
+        assert!(failure.message.contains("`send`") && failure.message.contains("`status`"), "{failure}");
+        let failure = Request::parse(br#"{"request":"reload","dry-run":true}"#).unwrap_err();
+        assert!(failure.message.contains("dry-run"), "{failure}");
+        assert!(Request::parse(b"").is_err());
+        assert!(Request::parse(b"status").is_err());
+        assert!(Request::parse(b"[]").is_err());
+    }
+
+    #[test]
+    fn a_code_of_a_newer_daemon_reads_as_failed() {
+        let response = Response::parse(br#"{"error":{"code":"teapot","message":"m"}}"#).unwrap();
+        assert_eq!(response, Response::Error(Failure::new(Code::Failed, "m")));
+    }
+
+    fn requests() -> impl Strategy<Value = Request> {
+        let selection = prop_oneof![
+            Just(Selection::All),
+            proptest::collection::vec(any::<String>(), 0..4).prop_map(Selection::Ids)
+        ];
+        prop_oneof![
+            Just(Request::Status {}),
+            Just(Request::Queue {}),
+            Just(Request::Reload {}),
+            Just(Request::UplinkCheck {}),
+            any::<Option<String>>().prop_map(|after| Request::RejectedList { after }),
+            any::<Option<String>>().prop_map(|device| Request::Tail { device }),
+            selection.clone().prop_map(|records| Request::RejectedRetry { records }),
+            selection.prop_map(|records| Request::RejectedDrop { records }),
+            any::<(String, String, String)>().prop_map(|(device, method, path)| Request::AclExplain {
+                device,
+                method,
+                path
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_reads_back_and_is_one_line(request in requests()) {
+            let line = to_line(&request);
+            prop_assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
+            prop_assert_eq!(Request::parse(&line), Ok(request));
+        }
+
+        #[test]
+        fn hostile_lines_get_an_error_and_never_panic(line in proptest::collection::vec(any::<u8>(), 0..512)) {
+            if let Err(failure) = Request::parse(&line) {
+                prop_assert!(failure.message.len() < 2048);
+            }
+            let _ = Response::parse(&line);
+        }
+
+        #[test]
+        fn lines_that_are_almost_requests_never_panic(request in requests(), at in any::<prop::sample::Index>(), byte: u8) {
+            let mut line = to_line(&request);
+            let at = at.index(line.len());
+            line[at] = byte;
+            let _ = Request::parse(&line);
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_not_a_full_stack() {
+        let line = [br#"{"request":"tail","device":"#.as_slice(), &b"[".repeat(60_000)].concat();
+        assert!(Request::parse(&line).is_err());
+        assert!(Response::parse(&b"[".repeat(1_000_000)).is_err());
+    }
+}

@@ -1,0 +1,306 @@
+//! What `status`, `queue` and their kin show, typed once for the daemon that fills it in and the command that prints it.
+//!
+//! Keys are snake_case and only ever added. Every field has a default, so a command reads the answer of an
+//! older or newer daemon; numbers are plain (bytes, seconds, milliseconds by suffix), times RFC 3339 in UTC.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// `tombolo status --json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// This gateway.
+    pub gateway: Gateway,
+    /// The one broker.
+    pub upstream: Uplink,
+    /// All lanes together.
+    pub journal: Journal,
+    /// Who speaks to us.
+    pub devices: Devices,
+    /// The serial ports, by name.
+    pub serial: BTreeMap<String, SerialPort>,
+    /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
+    pub counters: Value,
+    /// The wall clock.
+    pub clock: Clock,
+}
+
+/// This gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gateway {
+    /// Its id.
+    pub id: String,
+    /// Of the program that runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it was ready.
+    pub uptime_s: u64,
+    /// Configuration items switched off because they are wrong, as `check` names them.
+    pub disabled: Vec<String>,
+}
+
+/// How the uplink is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Uplink {
+    /// Whether there is an upstream in the configuration at all.
+    pub configured: bool,
+    /// A CONNACK was received and the connection stands.
+    pub connected: bool,
+    /// `host:port`.
+    pub broker: Option<String>,
+    /// `5` or `3.1.1`, once connected.
+    pub protocol: Option<String>,
+    /// Seconds since it is as it is.
+    pub since_s: Option<u64>,
+    /// Publishes sent and not yet acknowledged.
+    pub in_flight: u64,
+    /// How many there may be: ours or the broker's Receive Maximum, whichever is less.
+    pub window: u64,
+    /// What ended or prevented the last connection.
+    pub last_error: Option<String>,
+    /// Seconds until the next attempt.
+    pub retry_in_s: Option<u64>,
+    /// Milliseconds a publish took to be acknowledged; only in the answer to `uplink-check`.
+    pub echo_ms: Option<u64>,
+    /// Things worth a warning: a broker that speaks only 3.1.1, a small Receive Maximum, a lane stopped.
+    pub warnings: Vec<String>,
+}
+
+/// All lanes together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Journal {
+    /// Records waiting for the uplink.
+    pub records: u64,
+    /// Bytes on disk they keep.
+    pub bytes: u64,
+    /// Most bytes it may have on disk.
+    pub max_bytes: u64,
+    /// Records in `rejected`.
+    pub rejected: u64,
+    /// Records lost for any reason since the state directory was made.
+    pub lost: u64,
+    /// Why it takes no readings at present; `None` = it does.
+    pub failing: Option<String>,
+}
+
+/// Who speaks to us.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Devices {
+    /// In configuration and registry.
+    pub known: u64,
+    /// With a sign of life within their `offline-after`.
+    pub online: u64,
+    /// DTLS sessions that stand.
+    pub sessions: u64,
+    /// DTLS handshakes under way.
+    pub half_open: u64,
+}
+
+/// One serial port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SerialPort {
+    /// `open` or `retrying`.
+    pub state: String,
+    /// As it is configured.
+    pub port: String,
+    /// The device file it was opened under last.
+    pub device: Option<String>,
+    /// Seconds since it is open, or is not.
+    pub since_s: u64,
+    /// Why it is not open.
+    pub reason: Option<String>,
+    /// How often it was lost since the daemon started.
+    pub lost: u64,
+    /// Bytes received.
+    pub bytes: u64,
+    /// Frames that were whole.
+    pub frames: u64,
+    /// Frames that were not.
+    pub bad_frames: u64,
+    /// Bytes that made no good frame.
+    pub dropped_bytes: u64,
+    /// Whole frames that were no reading.
+    pub unreadable: u64,
+    /// Readings committed, or passed on by a rule with `qos = 0`.
+    pub readings: u64,
+    /// Readings that no rule or quota allowed.
+    pub refused: u64,
+    /// Readings in memory because the journal does not take them.
+    pub waiting: u64,
+    /// Readings lost because it did not for too long.
+    pub lost_readings: u64,
+}
+
+/// The wall clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Clock {
+    /// Whether it is believed.
+    pub trusted: bool,
+    /// What it says.
+    pub now: Option<String>,
+}
+
+/// `tombolo queue --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Queue {
+    /// By name: `high`, `normal`.
+    pub lanes: BTreeMap<String, Lane>,
+    /// What the broker refused for good.
+    pub rejected: Rejected,
+}
+
+/// One lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lane {
+    /// Waiting.
+    pub records: u64,
+    /// On disk.
+    pub bytes: u64,
+    /// When the oldest of them was received, if known.
+    pub oldest: Option<String>,
+    /// Its id.
+    pub oldest_record: Option<String>,
+    /// The lane's bound.
+    pub max_bytes: u64,
+    /// Lost to `drop-oldest`, expiry or damage since the state directory was made.
+    pub dropped: u64,
+    /// Why nothing leaves at present although the uplink is there; `None` = it flows.
+    pub stopped: Option<String>,
+}
+
+/// The rejected store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rejected {
+    /// In it.
+    pub records: u64,
+    /// On disk.
+    pub bytes: u64,
+    /// Its bound; when it is full the lane of the next record stops.
+    pub max_bytes: u64,
+}
+
+/// Some rejected records, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RejectedPage {
+    /// At most [`LIST_MAX`](super::protocol::LIST_MAX).
+    pub records: Vec<RejectedRecord>,
+    /// Whether more follow the last of them.
+    pub more: bool,
+}
+
+/// One record the broker refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RejectedRecord {
+    /// Its id.
+    pub record: String,
+    /// Who said it.
+    pub device: String,
+    /// Where it was to go.
+    pub topic: String,
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// When it was received, if known.
+    pub received: Option<String>,
+    /// Why: the reason code in words, with its number.
+    pub reason: String,
+}
+
+/// What the rules say about one reading, as far as `tombolo acl explain` prints it for people; its JSON is the gate's
+/// own explanation, whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Explained {
+    /// Of which device.
+    pub device: String,
+    /// How.
+    pub method: String,
+    /// Where.
+    pub path: String,
+    /// Whether the rules let it pass, quota and size aside.
+    pub allowed: bool,
+    /// If not: the kind of refusal, as in the counters.
+    pub reason: Option<String>,
+    /// One sentence.
+    pub why: String,
+    /// The device's role.
+    pub role: Option<String>,
+    /// The rule that decided.
+    pub rule: Option<String>,
+    /// All rules that match, the one that decided first.
+    pub matched: Vec<ExplainedRule>,
+    /// What would be published.
+    pub publish: Option<ExplainedPublish>,
+    /// Largest payloads.
+    pub max_payload: Option<ExplainedPayload>,
+    /// What is left now.
+    pub quota: Option<ExplainedQuota>,
+}
+
+/// A rule that matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedRule {
+    /// Its name.
+    pub rule: String,
+    /// Its pattern.
+    pub path: String,
+    /// Whether it denies.
+    pub deny: bool,
+}
+
+/// What would be published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedPublish {
+    /// Where.
+    pub topic: String,
+    /// 0 or 1.
+    pub qos: u8,
+    /// With the retain flag.
+    pub retain: bool,
+    /// `high` or `normal`.
+    pub lane: String,
+    /// Seconds.
+    pub expires: Option<u32>,
+    /// `json`, if it is wrapped.
+    pub envelope: Option<String>,
+}
+
+/// Largest payloads in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedPayload {
+    /// In one datagram.
+    pub datagram: u64,
+    /// By Block1.
+    pub blockwise: u64,
+}
+
+/// A device's quota as it stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedQuota {
+    /// Messages that could pass now.
+    pub messages_left: u64,
+    /// Messages the bucket holds.
+    pub messages_burst: u64,
+    /// Payload bytes that could pass now.
+    pub bytes_left: u64,
+    /// Payload bytes the bucket holds.
+    pub bytes_burst: u64,
+}

@@ -1,0 +1,663 @@
+//! The hub: one thread's worth of state, and what happens to a datagram, a completion, a deadline.
+//!
+//! ```text
+//! receive ─> engine ─> Sink::data ─> endpoint ─> gate ─> journal.append(ticket = exchange)
+//! complete(ticket) ─> endpoint.respond(2.04 | 5.03)
+//! flush: endpoint.poll_transmit ─> engine.send ─> Sink::transmit ─> sendmmsg
+//! ```
+//!
+//! Everything here runs between two awaits of the tasks in [`run`](super::run): no locks, no
+//! channels, no allocation a reading. The engine calls [`Path`] back while it works, which is why the
+//! two are apart.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Notify as Wake;
+
+use super::clock::SystemClock;
+use super::link::Link;
+use crate::clock::Moment;
+use crate::control::tail::{Outcome, Reading, Tail};
+use crate::gate::settings::QoS;
+use crate::gate::stage::{Reason, Received, Refusal};
+use crate::gate::{DeviceIndex, Gate};
+use crate::journal::{Journal, Refused, Ticket};
+use crate::message::{ContentFormat, Method, PathBuffer, RecordId};
+use crate::proto::Route;
+use crate::proto::coap::{self, Endpoint, Exchange, PeerId, Request, Response};
+use crate::proto::dtls::{CloseCause, Engine, FailureKind, HandshakeFailure, PeerIdentity, SessionId, Sink};
+use crate::southbound::coap::answer;
+use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
+use crate::southbound::coap::plain::Plain;
+use crate::southbound::coap::resource::{self, Resource};
+use crate::southbound::serial::Verdict;
+use crate::telemetry::counters::{Counter, Counters};
+use crate::telemetry::limited::Limiter;
+
+/// What the network may make us say, by kind; each has a limit of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Said {
+    /// A handshake failed.
+    Handshake,
+    /// A reading was refused.
+    Refused,
+    /// A reading could not be stored.
+    Unstored,
+    /// A serial frame was no reading.
+    Unreadable,
+}
+
+/// All state of the path.
+pub struct Hub {
+    /// The DTLS sessions.
+    pub engine: Box<dyn Engine>,
+    /// Everything behind them.
+    pub path: Path,
+    datagram: Vec<u8>,
+}
+
+/// What the engine hands plaintext to, and all that follows.
+pub struct Path {
+    /// All clocks as they stood when this round began.
+    pub moment: Moment,
+    clock: Arc<SystemClock>,
+    endpoint: Endpoint,
+    /// Who may say what.
+    pub gate: Gate,
+    journal: Rc<RefCell<Journal>>,
+    /// The uplink, for what is not journaled.
+    pub uplink: Rc<Link>,
+    outgoing: Outgoing,
+    sessions: HashMap<SessionId, DeviceIndex>,
+    plain: Plain,
+    /// Whom all plain CoAP senders are.
+    insecure: Option<DeviceIndex>,
+    /// Sessions whose device is gone: ended after the round.
+    ending: Vec<SessionId>,
+    tail: Tail,
+    watched: VecDeque<Watched>,
+    /// Tickets of DELETE requests on their way to disk: they are answered 2.02, all others 2.04.
+    deleting: HashSet<u128>,
+    /// Tickets of serial readings that the journal has finished with, and whether they are stored.
+    serial_done: Vec<(u128, bool)>,
+    /// Where answers to CoAP nodes on serial lines go, by the port's number.
+    serial_out: HashMap<u32, Rc<SerialOut>>,
+    /// What happened so far.
+    pub counters: Counters,
+    limiter: Limiter<Said>,
+}
+
+/// A peer on a serial line has this bit, and below it its port's number. Sessions are counted from nothing.
+const SERIAL_PEER: u64 = 1 << 62;
+
+/// Most messages to one serial line that wait; the oldest goes, as a datagram would get lost.
+const SERIAL_OUT_MAX: usize = 64;
+
+/// CoAP messages to a node on a serial line.
+pub struct SerialOut {
+    queue: RefCell<VecDeque<Vec<u8>>>,
+    wake: Rc<Wake>,
+}
+
+impl SerialOut {
+    /// Wakes `wake` when there is something.
+    pub fn new(wake: Rc<Wake>) -> SerialOut {
+        SerialOut { queue: RefCell::default(), wake }
+    }
+
+    /// The next message.
+    pub fn pop(&self) -> Option<Vec<u8>> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    fn push(&self, message: &[u8]) {
+        let mut queue = self.queue.borrow_mut();
+        if queue.len() >= SERIAL_OUT_MAX {
+            queue.pop_front();
+        }
+        queue.push_back(message.to_vec());
+        self.wake.notify_one();
+    }
+}
+
+/// Where a reading went.
+enum Way {
+    /// On its way to disk: its ticket comes back.
+    Journal,
+    /// By a rule with `qos = 0`, straight to the uplink.
+    Past,
+}
+
+/// Why a reading went nowhere.
+enum Unstored {
+    Refused(Refusal),
+    Journal(Refused),
+}
+
+/// What `tail` shows of a reading once it is on disk; kept only while somebody watches.
+struct Watched {
+    ticket: u128,
+    id: RecordId,
+    device: String,
+    path: String,
+    topic: String,
+    method: Method,
+    bytes: usize,
+}
+
+/// What is above the lowest 64 bits of a serial reading's ticket: a peer that no endpoint will ever have.
+const SERIAL: u128 = (u64::MAX as u128) << 64;
+
+/// Above the lowest 32 bits of the tickets of the serial port of this number.
+pub fn serial_space(port: u32) -> u128 {
+    SERIAL | u128::from(port) << 32
+}
+
+/// Most readings on their way to disk that `tail` remembers.
+const WATCHED_MAX: usize = 4096;
+
+impl Hub {
+    /// Puts the parts together.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        engine: Box<dyn Engine>,
+        endpoint: Endpoint,
+        gate: Gate,
+        journal: Rc<RefCell<Journal>>,
+        uplink: Rc<Link>,
+        clock: Arc<SystemClock>,
+        tail: Tail,
+    ) -> Hub {
+        let path = Path {
+            moment: clock.moment(),
+            clock,
+            endpoint,
+            gate,
+            journal,
+            uplink,
+            outgoing: Outgoing::default(),
+            sessions: HashMap::new(),
+            plain: Plain::default(),
+            insecure: None,
+            ending: Vec::new(),
+            tail,
+            watched: VecDeque::new(),
+            deleting: HashSet::new(),
+            serial_done: Vec::new(),
+            serial_out: HashMap::new(),
+            counters: Counters::default(),
+            limiter: Limiter::new(Default::default()),
+        };
+        Hub { engine, path, datagram: Vec::with_capacity(2048) }
+    }
+
+    /// Takes what one `recvmmsg` brought on a DTLS socket.
+    pub fn receive(&mut self, inbox: &mut Inbox) {
+        self.path.begin();
+        for (route, datagram) in inbox.drain() {
+            self.path.counters.count(Counter::DatagramsReceived);
+            self.engine.handle_datagram(self.path.moment.now, route, datagram, &mut self.path);
+        }
+    }
+
+    /// Takes what one `recvmmsg` brought on a plain socket: all from the one `insecure-device`.
+    pub fn receive_plain(&mut self, inbox: &mut Inbox) {
+        self.path.begin();
+        for (route, datagram) in inbox.drain() {
+            self.path.counters.count(Counter::DatagramsReceived);
+            let (peer, forgotten) = self.path.plain.peer(&route);
+            if let Some(forgotten) = forgotten {
+                self.path.endpoint.forget(forgotten);
+            }
+            match self.path.insecure {
+                Some(device) => self.path.message(peer, device, datagram),
+                None => self.path.stranger(peer, datagram),
+            }
+        }
+    }
+
+    /// Answers what the journal has finished with.
+    pub fn complete(&mut self) {
+        self.path.begin();
+        loop {
+            let next = self.path.journal.borrow_mut().poll_completion();
+            let Some(completion) = next else { break };
+            self.path.completed(completion.ticket.0, completion.result.is_ok());
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self) {
+        self.path.begin();
+        let now = self.path.moment.now;
+        if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            self.engine.handle_timeout(now, &mut self.path);
+        }
+        if self.path.endpoint.poll_timeout().is_some_and(|at| at <= now) {
+            self.path.endpoint.handle_timeout(now);
+        }
+        self.path.say_suppressed();
+    }
+
+    /// When [`Hub::handle_timeout`] is wanted next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let deadlines =
+            [self.engine.poll_timeout(), self.path.endpoint.poll_timeout(), self.path.limiter.poll_timeout()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Sends all answers that wait.
+    pub fn flush(&mut self, sockets: &[Socket]) {
+        let now = self.path.moment.now;
+        for session in std::mem::take(&mut self.path.ending) {
+            self.engine.close(now, session, &mut self.path);
+        }
+        while let Some(peer) = self.path.endpoint.poll_transmit(&mut self.datagram) {
+            self.path.counters.count(Counter::DatagramsSent);
+            if Plain::owns(peer) {
+                if let Some(route) = self.path.plain.route(peer) {
+                    self.path.outgoing.push(route, &self.datagram);
+                }
+            } else if let Some(out) = self.path.serial_out(peer) {
+                out.push(&self.datagram);
+            } else if self.engine.send(now, SessionId(peer.0), &self.datagram, &mut self.path).is_err() {
+                self.path.endpoint.forget(peer);
+            }
+        }
+        while let Some(event) = self.path.endpoint.poll_event() {
+            log::trace!(event:? = event; "CoAP exchange ended");
+        }
+        if !self.path.outgoing.is_empty() {
+            self.path.outgoing.flush(sockets);
+            let failed = std::mem::take(&mut self.path.outgoing.failed);
+            self.path.counters.add(Counter::DatagramsUnsent, failed);
+        }
+    }
+
+    /// Ends every session with close_notify.
+    pub fn close_all(&mut self) {
+        self.path.begin();
+        self.engine.close_all(self.path.moment.now, &mut self.path);
+    }
+
+    /// Takes over what a reload changed: whoever lost his key or his place loses his session.
+    pub fn replace(
+        &mut self,
+        prepared: crate::gate::Prepared,
+        keyring: crate::proto::dtls::Keyring,
+        insecure: Option<&str>,
+    ) {
+        self.path.begin();
+        let now = self.path.moment.now;
+        let replaced = self.path.gate.replace(prepared, now);
+        self.engine.replace_keyring(now, keyring, &mut self.path);
+        let path = &mut self.path;
+        path.sessions.retain(|&session, device| {
+            let known = path.gate.device(now, *device).is_some();
+            if !known {
+                path.ending.push(session);
+            }
+            known
+        });
+        path.set_insecure(insecure);
+        for gone in replaced.removed {
+            path.uplink.clear_device(gone.id.as_str());
+        }
+    }
+
+    /// Requests handed to the journal and not answered yet.
+    pub fn pending(&self) -> usize {
+        self.path.endpoint.pending_count()
+    }
+
+    /// What the endpoint has counted.
+    pub fn coap(&self) -> &coap::Counters {
+        self.path.endpoint.counters()
+    }
+}
+
+impl Path {
+    /// Reads the clocks, once a round.
+    fn begin(&mut self) {
+        self.moment = self.clock.moment();
+    }
+
+    /// Says whom all plain CoAP senders are.
+    pub fn set_insecure(&mut self, device: Option<&str>) {
+        self.insecure = device.and_then(|id| self.gate.device_by_id(id));
+    }
+
+    /// How many sessions stand.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// A plain sender while the `insecure-device` is not (or no longer) known.
+    fn stranger(&mut self, peer: PeerId, datagram: &[u8]) {
+        let now = self.moment.now;
+        if let Some(request) = self.endpoint.handle_datagram(now, peer, datagram) {
+            self.counters.count(Counter::RefusedUnknownDevice);
+            self.endpoint.respond(now, request.exchange, &answer::refused(&Refusal::UnknownDevice));
+        }
+    }
+
+    fn message(&mut self, peer: PeerId, device: DeviceIndex, datagram: &[u8]) {
+        if let Some(request) = self.endpoint.handle_datagram(self.moment.now, peer, datagram) {
+            self.counters.count(Counter::CoapRequests);
+            self.request(device, &request);
+        }
+    }
+
+    fn request(&mut self, device: DeviceIndex, request: &Request<'_>) {
+        let mut buffer = PathBuffer::default();
+        match resource::find(request, &mut buffer) {
+            Resource::Reading { path, method } => {
+                let received = Received {
+                    path,
+                    method,
+                    payload: &request.payload,
+                    content_format: request.content_format(),
+                    blockwise: request.is_blockwise(),
+                    stamp: self.moment.stamp(),
+                };
+                self.reading(device, request.exchange, received);
+            }
+            Resource::Core => {
+                let links = resource::links(self.gate.uplink_patterns(device));
+                let response = Response::content(ContentFormat::LINK_FORMAT, links.as_bytes());
+                self.endpoint.respond(self.moment.now, request.exchange, &response);
+            }
+            Resource::Answer(response) => {
+                if response.code == coap::Code::BAD_REQUEST {
+                    self.counters.count(Counter::RefusedPath);
+                }
+                self.endpoint.respond(self.moment.now, request.exchange, &response);
+            }
+        }
+    }
+
+    fn reading(&mut self, device: DeviceIndex, exchange: Exchange, received: Received<'_>) {
+        let response = match self.store(device, u128::from(exchange), received) {
+            Ok(Way::Journal) => return,
+            Ok(Way::Past) => answer::taken(received.method),
+            Err(Unstored::Refused(refusal)) => {
+                if refusal == Refusal::UnknownDevice {
+                    let session = SessionId(exchange.peer().0);
+                    self.sessions.remove(&session);
+                    self.ending.push(session);
+                }
+                answer::refused(&refusal)
+            }
+            Err(Unstored::Journal(_)) => answer::unavailable(),
+        };
+        self.endpoint.respond(self.moment.now, exchange, &response);
+    }
+
+    /// Begins a round of a serial port.
+    pub fn begin_serial(&mut self) {
+        self.begin();
+    }
+
+    /// Takes a reading of a serial port. A ticket of [`serial_space`] comes back in [`Path::serial_done`].
+    pub fn serial_reading(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict {
+        let Some(device) = self.gate.device_by_id(device) else { return Verdict::Refused };
+        match self.store(device, ticket, received) {
+            Ok(Way::Journal) => Verdict::Taken,
+            Ok(Way::Past) => Verdict::Passed,
+            Err(Unstored::Refused(Refusal::OverQuota { .. })) => Verdict::OverQuota,
+            Err(Unstored::Refused(_) | Unstored::Journal(Refused::TooLarge)) => Verdict::Refused,
+            Err(Unstored::Journal(_)) => Verdict::Unavailable,
+        }
+    }
+
+    /// A CoAP message of the node on a serial line.
+    pub fn serial_message(&mut self, port: u32, device: &str, message: &[u8]) {
+        let Some(device) = self.gate.device_by_id(device) else { return };
+        self.gate.seen(self.moment.now, device);
+        self.message(PeerId::proven(SERIAL_PEER | u64::from(port)), device, message);
+    }
+
+    /// From now on, what is to go to the node on this line goes here; `None`: there is none any more.
+    pub fn connect_serial(&mut self, port: u32, out: Option<Rc<SerialOut>>) {
+        match out {
+            Some(out) => drop(self.serial_out.insert(port, out)),
+            None => {
+                if self.serial_out.remove(&port).is_some() {
+                    self.endpoint.forget(PeerId::proven(SERIAL_PEER | u64::from(port)));
+                }
+            }
+        }
+    }
+
+    fn serial_out(&self, peer: PeerId) -> Option<&SerialOut> {
+        let port = u32::try_from(peer.0 ^ SERIAL_PEER).ok()?;
+        self.serial_out.get(&port).map(|out| &**out)
+    }
+
+    /// A frame of a serial port was no reading.
+    pub fn serial_unreadable(&mut self, device: &str, reason: &dyn std::fmt::Display) {
+        let now = self.moment.now;
+        if let Some(index) = self.gate.device_by_id(device) {
+            self.gate.seen(now, index);
+        }
+        if self.limiter.permit(now, Said::Unreadable) {
+            log::info!(device = device, reason:% = reason; "frame without a reading");
+        }
+    }
+
+    /// Serial readings that the journal has finished with since the last call.
+    pub fn serial_done(&mut self) -> Vec<(u128, bool)> {
+        std::mem::take(&mut self.serial_done)
+    }
+
+    /// The gate, then the journal.
+    fn store(&mut self, device: DeviceIndex, ticket: u128, received: Received<'_>) -> Result<Way, Unstored> {
+        let now = self.moment.now;
+        let mapped = match self.gate.admit(now, device, received) {
+            Ok(mapped) => mapped,
+            Err(refusal) => {
+                self.refused(device, received, &refusal);
+                return Err(Unstored::Refused(refusal));
+            }
+        };
+        self.counters.count(Counter::ReadingsAdmitted);
+        if mapped.qos() == QoS::AtMostOnce {
+            self.counters.count(Counter::ReadingsUnpromised);
+            if self.tail.is_watched() {
+                let content = mapped.content();
+                show(&self.tail, &self.moment, &content, Outcome::Passed);
+            }
+            self.uplink.offer(&mapped);
+            return Ok(Way::Past);
+        }
+        match self.journal.borrow_mut().append(&mapped, Ticket(ticket)) {
+            Ok(id) => {
+                self.counters.add(Counter::BytesStored, received.payload.len() as u64);
+                if received.method == Method::Delete {
+                    self.deleting.insert(ticket);
+                }
+                if self.tail.is_watched() && self.watched.len() < WATCHED_MAX {
+                    let content = mapped.content();
+                    self.watched.push_back(Watched {
+                        ticket,
+                        id,
+                        device: content.device.to_owned(),
+                        path: content.path.to_owned(),
+                        topic: content.topic.to_owned(),
+                        method: content.method,
+                        bytes: content.payload.len(),
+                    });
+                }
+                Ok(Way::Journal)
+            }
+            Err(refused) => {
+                self.counters.count(Counter::ReadingsUnstored);
+                if self.limiter.permit(now, Said::Unstored) {
+                    log::warn!(device = mapped.content().device, path = received.path.as_str(), reason:? = refused;
+                        "reading not stored");
+                }
+                self.gate.give_back(device, received.payload.len());
+                Err(Unstored::Journal(refused))
+            }
+        }
+    }
+
+    /// Counts, logs and shows what did not pass.
+    fn refused(&mut self, device: DeviceIndex, received: Received<'_>, refusal: &Refusal) {
+        let now = self.moment.now;
+        self.counters.count(counter_of(refusal.reason()));
+        let permit = self.limiter.permit(now, Said::Refused);
+        if !permit && !self.tail.is_watched() {
+            return;
+        }
+        let Some(view) = self.gate.device(now, device) else { return };
+        if permit {
+            log::info!(device = view.id.as_str(), path = received.path.as_str(), reason:% = refusal; "reading refused");
+        }
+        let code = answer::refused(refusal).code;
+        self.tail.push(&Reading {
+            received: self.moment.wall,
+            device: view.id.as_str(),
+            method: received.method,
+            path: received.path.as_str(),
+            topic: None,
+            bytes: received.payload.len(),
+            outcome: Outcome::Refused(code.class(), code.detail()),
+            reason: Some(refusal),
+        });
+    }
+
+    fn completed(&mut self, ticket: u128, stored: bool) {
+        let exchange = Exchange::from(ticket);
+        if ticket & SERIAL == SERIAL {
+            self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
+            self.serial_done.push((ticket, stored));
+        } else if stored {
+            self.counters.count(Counter::ReadingsStored);
+            let deleted = !self.deleting.is_empty() && self.deleting.remove(&ticket);
+            let response = answer::taken(if deleted { Method::Delete } else { Method::Post });
+            self.endpoint.respond(self.moment.now, exchange, &response);
+        } else {
+            self.deleting.remove(&ticket);
+            self.counters.count(Counter::ReadingsUnstored);
+            self.endpoint.respond(self.moment.now, exchange, &answer::unavailable());
+        }
+        // Completions come in the order of the appends, so the watched one is the first or not there.
+        if self.watched.front().is_some_and(|watched| watched.ticket == ticket)
+            && let Some(watched) = self.watched.pop_front()
+            && stored
+        {
+            self.tail.push(&Reading {
+                received: self.moment.wall,
+                device: &watched.device,
+                method: watched.method,
+                path: &watched.path,
+                topic: Some(&watched.topic),
+                bytes: watched.bytes,
+                outcome: Outcome::Stored(watched.id),
+                reason: None,
+            });
+        }
+    }
+
+    fn say_suppressed(&mut self) {
+        let now = self.moment.now;
+        while let Some(suppressed) = self.limiter.poll_event(now) {
+            self.counters.add(Counter::LinesSuppressed, suppressed.count);
+            log::warn!(kind:? = suppressed.kind, suppressed = suppressed.count; "lines left out");
+        }
+    }
+}
+
+fn show(tail: &Tail, moment: &Moment, content: &crate::message::Content<'_>, outcome: Outcome) {
+    tail.push(&Reading {
+        received: moment.wall,
+        device: content.device,
+        method: content.method,
+        path: content.path,
+        topic: Some(content.topic),
+        bytes: content.payload.len(),
+        outcome,
+        reason: None,
+    });
+}
+
+impl Sink for Path {
+    fn transmit(&mut self, route: &Route, datagram: &[u8]) {
+        self.outgoing.push(route, datagram);
+    }
+
+    fn connected(&mut self, session: SessionId, route: &Route, identity: &PeerIdentity) {
+        self.counters.count(Counter::HandshakesCompleted);
+        let device = match identity {
+            PeerIdentity::Psk(identity) => self.gate.identify_psk(identity),
+            // The engine in use proves no others.
+            _ => None,
+        };
+        let Some(device) = device else {
+            // The keyring and the gate are replaced together, so this is a reload in between.
+            self.ending.push(session);
+            return;
+        };
+        self.sessions.insert(session, device);
+        self.gate.seen(self.moment.now, device);
+        if let Some(view) = self.gate.device(self.moment.now, device) {
+            log::debug!(device = view.id.as_str(), peer:% = route.remote, session = session.0; "session established");
+        }
+    }
+
+    fn data(&mut self, session: SessionId, plaintext: &[u8]) {
+        let Some(&device) = self.sessions.get(&session) else { return };
+        self.message(PeerId::proven(session.0), device, plaintext);
+    }
+
+    fn closed(&mut self, session: SessionId, cause: CloseCause) {
+        self.counters.count(Counter::SessionsClosed);
+        self.endpoint.forget(PeerId::proven(session.0));
+        if let Some(device) = self.sessions.remove(&session)
+            && let Some(view) = self.gate.device(self.moment.now, device)
+        {
+            log::debug!(device = view.id.as_str(), session = session.0, reason = cause.as_str(); "session ended");
+        }
+    }
+
+    fn failed(&mut self, route: &Route, failure: &HandshakeFailure) {
+        self.counters.count(Counter::HandshakesFailed);
+        if failure.kind() == FailureKind::UnknownIdentity {
+            self.counters.count(Counter::HandshakesUnknownIdentity);
+        }
+        if self.limiter.permit(self.moment.now, Said::Handshake) {
+            let peer: SocketAddr = route.remote;
+            match failure.identity().and_then(|identity| self.gate.identify_psk(identity)) {
+                Some(device) => {
+                    let view = self.gate.device(self.moment.now, device);
+                    let id = view.as_ref().map_or("", |view| view.id.as_str());
+                    log::warn!(device = id, peer:% = peer, reason:% = failure; "handshake failed");
+                }
+                None => log::warn!(peer:% = peer, reason:% = failure; "handshake failed"),
+            }
+        }
+    }
+
+    fn moved(&mut self, session: SessionId, route: &Route) {
+        log::debug!(session = session.0, peer:% = route.remote; "session moved");
+    }
+}
+
+fn counter_of(reason: Reason) -> Counter {
+    match reason {
+        Reason::UnknownDevice => Counter::RefusedUnknownDevice,
+        Reason::Reserved => Counter::RefusedReserved,
+        Reason::NoRule => Counter::RefusedNoRule,
+        Reason::Denied => Counter::RefusedDenied,
+        Reason::NotAllowed => Counter::RefusedMethod,
+        Reason::TooLarge => Counter::RefusedTooLarge,
+        Reason::OverQuota => Counter::RefusedQuota,
+        Reason::Topic => Counter::RefusedTopic,
+    }
+}

@@ -1,0 +1,28 @@
+//! The daemon: wiring, and all that is neither protocol nor policy.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`hub`] | what happens to a datagram, a completion, a deadline |
+//! | [`run`] | start, the tasks round the hub, stop |
+//! | [`outbox`] | the journal as the uplink wants to see it |
+//! | [`link`] | the uplink as the rest of the daemon holds it |
+//! | [`control`] | what the control socket is answered |
+//! | [`reload`] | a new configuration, taken over whole or not at all |
+//! | [`rejected`] | what the broker refused for good |
+//! | [`serial`] | the serial ports: a task each |
+//! | [`report`] | what was found when the journal was opened |
+//! | [`clock`] | the system's clocks and whether to believe them |
+//! | [`notify`] | what systemd is told |
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+pub mod clock;
+pub mod control;
+pub mod hub;
+pub mod link;
+pub mod notify;
+pub mod outbox;
+pub mod rejected;
+pub mod reload;
+pub mod report;
+pub mod run;
+pub mod serial;

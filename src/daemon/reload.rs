@@ -1,0 +1,51 @@
+//! A reload: parsed and judged off the path's thread, then taken over whole, or not at all.
+//!
+//! A file that does not parse, or a changed key that only a restart can take up, refuses the whole reload
+//! and is named; the gateway goes on as it was.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use crate::config::io::Options;
+use crate::config::reload::{Changes, compare};
+use crate::config::{Finding, Level, Loaded, Registry};
+use crate::gate::Prepared;
+use crate::proto::dtls::Keyring;
+
+/// A configuration ready to be taken over, its rules compiled.
+pub struct Ready {
+    /// The new configuration.
+    pub loaded: Loaded,
+    /// What is different.
+    pub changes: Changes,
+    /// The gate's share, compiled.
+    pub prepared: Prepared,
+    /// All keys.
+    pub keyring: Keyring,
+}
+
+/// How it ended: something to take over, or what is wrong.
+pub type Outcome = Result<Box<Ready>, Vec<Finding>>;
+
+/// Begins to read and judge.
+pub fn begin(options: Options, running: Arc<Loaded>) -> JoinHandle<Outcome> {
+    tokio::task::spawn_blocking(move || {
+        let previous: &Registry = &running.registry;
+        let loaded = crate::config::io::load(&options, Some(previous))?;
+        let changes = compare(&running, &loaded)?;
+        let prepared = Prepared::from(loaded.settings.gate.clone());
+        let keyring = super::run::keyring(&loaded.settings.gate);
+        Ok(Box::new(Ready { loaded, changes, prepared, keyring }))
+    })
+}
+
+/// The first failing finding in one sentence, for whoever asked for the reload.
+pub fn summary(findings: &[Finding]) -> String {
+    let mut failing = findings.iter().filter(|finding| finding.level == Level::Fail);
+    let first = failing.next().map(ToString::to_string).unwrap_or_else(|| "nothing was found".to_owned());
+    match failing.count() {
+        0 => first,
+        more => format!("{first} (and {more} more; `tombolo check` shows them)"),
+    }
+}

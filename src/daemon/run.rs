@@ -1,0 +1,366 @@
+//! From start to stop: opens everything in order, runs the tasks round the hub, and ends without losing a reading.
+//!
+//! | task | waits for | then |
+//! |---|---|---|
+//! | one a socket | datagrams | a round of the hub |
+//! | completions | the journal's wake-up | answers |
+//! | one a serial port | bytes, its return | a round of the hub |
+//! | timer | the hub's next deadline | retransmissions, expiry |
+//! | uplink | broker, journal | publishes, releases |
+//! | control | a command | an answer |
+//! | care | a second | clock, presence, status line, watchdog |
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify as Wake;
+use tokio::task::JoinSet;
+
+use super::clock::SystemClock;
+use super::control::Desk;
+use super::hub::Hub;
+use super::notify::Notify;
+use super::serial::Ports;
+use crate::config::io::Options;
+use crate::config::{ClockTrust, Finding, Level, Loaded, LogTarget};
+use crate::control::io::server::Server;
+use crate::gate::Gate;
+use crate::journal::Journal;
+use crate::journal::io::Waker;
+use crate::proto::coap::Endpoint;
+use crate::proto::dtls::{DimplEngine, Engine, Keyring, Limits};
+use crate::southbound::coap::io::{BATCH, Inbox, Socket};
+use crate::telemetry;
+
+/// Wrong configuration: systemd does not restart on it (`RestartPreventExitStatus`).
+const EXIT_CONFIG: u8 = 78;
+/// How long a stop may take for the last commit.
+const LAST_COMMIT: Duration = Duration::from_secs(3);
+/// How long a stop may take for the goodbye to the broker.
+const GOODBYE: Duration = Duration::from_millis(1_500);
+/// Full batches in a row before the other tasks get their turn.
+const ROUNDS: usize = 4;
+
+/// Runs the gateway until SIGTERM or SIGINT. The exit status is the service's.
+pub fn run(options: &Options) -> ExitCode {
+    let loaded = match crate::config::io::load_to_run(options) {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            for finding in &findings {
+                eprintln!("tombolo: {finding}");
+            }
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let target = match loaded.settings.log.target {
+        LogTarget::Auto => telemetry::io::Target::Auto,
+        LogTarget::Journal => telemetry::io::Target::Journal,
+        LogTarget::Stderr => telemetry::io::Target::Stderr,
+    };
+    telemetry::io::initialise(loaded.settings.log.level, target);
+    say(&loaded.findings);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("the runtime cannot be started: {error}")),
+    };
+    match tokio::task::LocalSet::new().block_on(&runtime, serve(options, loaded)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => failed(&text),
+    }
+}
+
+fn failed(text: &str) -> ExitCode {
+    log::error!("{text}");
+    ExitCode::FAILURE
+}
+
+/// Logs what was found in the configuration.
+pub fn say(findings: &[Finding]) {
+    for finding in findings {
+        match finding.level {
+            Level::Fail => log::error!("{finding}"),
+            Level::Warn => log::warn!("{finding}"),
+            Level::Ok => log::debug!("{finding}"),
+        }
+    }
+}
+
+/// What the tasks share.
+pub struct Shared {
+    /// The path.
+    pub hub: RefCell<Hub>,
+    sockets: Vec<Socket>,
+    /// How many of them, from the front, speak DTLS; the rest is plain.
+    secure: usize,
+    timer: Wake,
+    armed: Cell<Option<Instant>>,
+}
+
+impl Shared {
+    /// One round: something happens, what must be sent is sent, the timer is set.
+    pub fn round<T>(&self, happens: impl FnOnce(&mut Hub) -> T) -> T {
+        let mut hub = self.hub.borrow_mut();
+        let result = happens(&mut hub);
+        hub.flush(&self.sockets);
+        let next = hub.poll_timeout();
+        let armed = self.armed.get();
+        // A deadline that moved back needs no wake-up: the timer finds nothing due and looks again.
+        if next.is_some_and(|next| armed.is_none_or(|armed| next < armed)) {
+            self.armed.set(next);
+            self.timer.notify_one();
+        }
+        result
+    }
+}
+
+async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
+    let settings = &loaded.settings;
+    make_folder(&settings.paths.state_dir, 0o700)?;
+    make_folder(&settings.paths.runtime_dir, 0o755)?;
+    let always = settings.clock.trust == ClockTrust::Always;
+    let clock = Arc::new(SystemClock::open(&settings.paths.state_dir, always));
+    let moment = clock.moment();
+
+    let (journal, report) = Journal::open(&settings.journal).map_err(|e| e.to_string())?;
+    super::report::opened(&report);
+    let waker = journal.waker();
+    let journal = Rc::new(RefCell::new(journal));
+
+    let gate = Gate::new(settings.gate.clone(), moment.now);
+    let keyring = keyring(&settings.gate);
+    let coap = &settings.coap;
+    let limits = Limits::new(coap.max_sessions, coap.max_half_open, coap.idle_timeout);
+    let engine = DimplEngine::new(moment.now, limits, keyring, &random()?).map_err(|e| e.to_string())?;
+    let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(random()?));
+
+    let mut sockets = Vec::new();
+    for &address in &settings.coap.listen {
+        sockets.push(bind(address, sockets.len(), "coap.listen")?);
+    }
+    let secure = sockets.len();
+    for &address in settings.coap.insecure.iter().flat_map(|(addresses, _)| addresses) {
+        log::warn!(listen:% = address; "plain CoAP: whoever reaches this address is the insecure-device");
+        sockets.push(bind(address, sockets.len(), "coap.insecure-listen")?);
+    }
+
+    let server = Server::start(&settings.paths.control_socket()).map_err(|e| e.to_string())?;
+    let uplink =
+        super::link::start(settings.upstream.clone(), &clock, &journal, u64::from_le_bytes(random()?));
+    let engine: Box<dyn Engine> = Box::new(engine);
+    let mut hub = Hub::new(
+        engine,
+        endpoint,
+        gate,
+        journal.clone(),
+        uplink.clone(),
+        clock.clone(),
+        server.tail().clone(),
+    );
+    hub.path.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
+    let shared = Rc::new(Shared {
+        hub: RefCell::new(hub),
+        sockets,
+        secure,
+        timer: Wake::new(),
+        armed: Cell::new(None),
+    });
+
+    // None of these ever ends. One that does has a defect: the service then stops, and systemd starts it anew.
+    let (mut listening, mut tasks) = (JoinSet::new(), JoinSet::new());
+    for index in 0..shared.sockets.len() {
+        listening.spawn_local(listen(shared.clone(), index));
+    }
+    let ports = Ports::start(&settings.serial, &shared, &clock, server.trace());
+    tasks.spawn_local(complete(shared.clone(), waker, uplink.clone(), ports.clone()));
+    tasks.spawn_local(tick(shared.clone()));
+
+    let mut hangup = listen_for(SignalKind::hangup())?;
+    let mut terminate = listen_for(SignalKind::terminate())?;
+    let mut interrupt = listen_for(SignalKind::interrupt())?;
+    let mut notify = Notify::default();
+    let mut desk = Desk::new(
+        options.clone(),
+        loaded,
+        shared.clone(),
+        journal.clone(),
+        uplink.clone(),
+        ports.clone(),
+        clock.clone(),
+    );
+    let mut server = server;
+    notify.ready(&desk.line());
+    desk.say_ready();
+    let mut care = tokio::time::interval(Duration::from_secs(1));
+    care.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut fault = None;
+    loop {
+        tokio::select! {
+            call = server.next_call() => call.dispatch(&mut desk),
+            outcome = desk.reloaded() => {
+                desk.finish_reload(outcome);
+                notify.ready(&desk.line());
+            }
+            _ = care.tick() => desk.care(&mut notify),
+            _ = hangup.recv() => desk.begin_reload(None),
+            Some(_) = async { tokio::select! {
+                Some(ended) = listening.join_next() => Some(ended),
+                Some(ended) = tasks.join_next() => Some(ended),
+                else => None,
+            } } => {
+                fault = Some("a task of the path ended by a fault; the lines above say which".to_owned());
+                break;
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        if desk.take_reloading() {
+            notify.reloading();
+        }
+        if uplink.is_broken() {
+            fault = Some("the uplink ended by a fault; the lines above say which".to_owned());
+            break;
+        }
+    }
+
+    notify.stopping();
+    log::info!("stopping");
+    listening.abort_all();
+    ports.stop();
+    stop(&shared, &journal, &uplink).await;
+    tasks.abort_all();
+    drop(desk);
+    drop(server);
+    if let Err(error) = clock.save() {
+        log::debug!(reason:% = error; "the clock's floor was not saved");
+    }
+    fault.map_or(Ok(()), Err)
+}
+
+/// The last answers, the last commit, the goodbyes.
+async fn stop(shared: &Rc<Shared>, journal: &Rc<RefCell<Journal>>, uplink: &Rc<super::link::Link>) {
+    let give_up = Instant::now() + LAST_COMMIT;
+    while shared.hub.borrow().pending() > 0 && Instant::now() < give_up {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    shared.round(Hub::close_all);
+    let _ = tokio::time::timeout(GOODBYE, uplink.stop()).await;
+    journal.borrow_mut().close();
+}
+
+async fn listen(shared: Rc<Shared>, index: usize) {
+    let mut inbox = Inbox::default();
+    loop {
+        for _ in 0..ROUNDS {
+            let count = match shared.sockets[index].receive(&mut inbox).await {
+                Ok(count) => count,
+                Err(error) => {
+                    // Nothing a peer does comes here; a system out of memory does.
+                    log::warn!(listen:% = shared.sockets[index].local(), reason:% = error; "receiving failed");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    break;
+                }
+            };
+            let secure = index < shared.secure;
+            shared.round(|hub| if secure { hub.receive(&mut inbox) } else { hub.receive_plain(&mut inbox) });
+            if count < BATCH {
+                break;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn complete(shared: Rc<Shared>, waker: Waker, uplink: Rc<super::link::Link>, ports: Rc<Ports>) {
+    loop {
+        waker.wake().await;
+        shared.round(Hub::complete);
+        ports.complete();
+        uplink.wake();
+    }
+}
+
+async fn tick(shared: Rc<Shared>) {
+    loop {
+        let armed = shared.armed.get();
+        let due = async {
+            match armed {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {
+                shared.armed.set(None);
+                shared.round(Hub::handle_timeout);
+            }
+            () = shared.timer.notified() => {}
+        }
+    }
+}
+
+fn bind(address: SocketAddr, index: usize, key: &str) -> Result<Socket, String> {
+    let index = u16::try_from(index).map_err(|_| format!("{key}: too many addresses"))?;
+    let any6 = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, address.port()));
+    let bound = Socket::bind(address, index).or_else(|error| {
+        // A kernel without IPv6 still has the other half of `[::]`.
+        let no_ipv6 =
+            matches!(error.raw_os_error(), Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL));
+        if no_ipv6 && address == any6 {
+            log::warn!(listen:% = address; "no IPv6 here: listening on 0.0.0.0");
+            Socket::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into(), index)
+        } else {
+            Err(error)
+        }
+    });
+    let socket = bound.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!(
+            "{key}: {address} is taken by another program; `ss -ulpn` names it, or choose another port"
+        ),
+        std::io::ErrorKind::PermissionDenied => {
+            format!("{key}: {address} may not be bound by this user; choose a port above 1023")
+        }
+        _ => format!("{key}: {address} cannot be bound: {error}"),
+    })?;
+    let (granted, asked) = socket.receive_buffer();
+    log::info!(listen:% = socket.local(), receive_buffer = granted; "listening");
+    if granted < asked {
+        log::info!(granted, asked; "the kernel grants a smaller receive buffer; net.core.rmem_max raises it");
+    }
+    Ok(socket)
+}
+
+/// The keys of all devices that have one.
+pub fn keyring(gate: &crate::gate::Settings) -> Keyring {
+    Keyring::new(gate.devices.iter().filter_map(|device| {
+        let psk = device.psk.as_ref()?;
+        Some((psk.identity.clone(), psk.key.to_vec()))
+    }))
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), String> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|e| format!("{}: cannot be made: {e}; [paths] moves it", path.display()))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], String> {
+    use aws_lc_rs::rand::SecureRandom;
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| "the system gives no random numbers".to_owned())?;
+    Ok(bytes)
+}
+
+fn listen_for(kind: SignalKind) -> Result<Signal, String> {
+    signal(kind).map_err(|e| format!("signals cannot be received: {e}"))
+}

@@ -1,0 +1,360 @@
+//! The serial ports as the daemon holds them: a task each, their readings into the hub, their state to whoever asks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify as Wake;
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::clock::SystemClock;
+use super::hub::{self, SerialOut, serial_space};
+use super::run::Shared;
+use crate::clock::WallClock;
+use crate::control::snapshot;
+use crate::control::trace::{Trace, Traced};
+use crate::gate::stage::Received;
+use crate::message::Name;
+use crate::proto::serial::reading::Unreadable;
+use crate::proto::serial::slipmux;
+use crate::southbound::serial::io::{self, Host};
+use crate::southbound::serial::settings::{Duty, Settings};
+use crate::southbound::serial::{Port, Taker, Verdict};
+
+/// A port's state is told at most so often, like a device's presence.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// All ports.
+pub struct Ports {
+    /// The ports' tasks hold what they need of this weakly: they end with it.
+    own: Weak<Ports>,
+    shared: Rc<Shared>,
+    clock: Arc<SystemClock>,
+    trace: Trace,
+    entries: RefCell<BTreeMap<Name, Rc<Entry>>>,
+    /// Numbers of ports, for their tickets: never given twice, so that a late completion finds nobody.
+    next: Cell<u32>,
+}
+
+struct Entry {
+    number: u32,
+    core: RefCell<Port>,
+    device: RefCell<Option<String>>,
+    changed: Rc<Wake>,
+    /// Messages to a CoAP node on the line.
+    out: Option<Rc<SerialOut>>,
+    task: RefCell<Option<JoinHandle<()>>>,
+    /// Whether the port was last told to be open, and when.
+    told: Cell<Option<(bool, Instant)>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.abort();
+        }
+    }
+}
+
+impl Ports {
+    /// Starts all of them.
+    pub fn start(
+        settings: &Settings,
+        shared: &Rc<Shared>,
+        clock: &Arc<SystemClock>,
+        trace: &Trace,
+    ) -> Rc<Ports> {
+        let ports = Rc::new_cyclic(|own| Ports {
+            own: own.clone(),
+            shared: shared.clone(),
+            clock: clock.clone(),
+            trace: trace.clone(),
+            entries: RefCell::default(),
+            next: Cell::new(0),
+        });
+        ports.replace(settings);
+        ports
+    }
+
+    /// Goes on with other settings. A port that is as it was stays open; one that changed is opened anew and keeps what
+    /// it had not stored yet.
+    pub fn replace(&self, settings: &Settings) {
+        let now = Instant::now();
+        let mut entries = self.entries.borrow_mut();
+        let mut before = std::mem::take(&mut *entries);
+        for port in settings {
+            let old = before.remove(&port.name);
+            if let Some(same) = old.as_ref().filter(|old| **old.core.borrow().settings() == *port) {
+                entries.insert(port.name.clone(), same.clone());
+                continue;
+            }
+            let number = self.next.get();
+            self.next.set(number.wrapping_add(1));
+            let port = Arc::new(port.clone());
+            let mut core = Port::new(port.clone(), serial_space(number), now);
+            if let Some(old) = &old {
+                core.adopt(&mut old.core.borrow_mut(), now);
+                self.end(old);
+            }
+            let changed = Rc::new(Wake::new());
+            let out =
+                matches!(port.duty, Duty::Slipmux { .. }).then(|| Rc::new(SerialOut::new(changed.clone())));
+            if out.is_some() {
+                self.shared.hub.borrow_mut().path.connect_serial(number, out.clone());
+            }
+            let entry = Rc::new(Entry {
+                number,
+                core: RefCell::new(core),
+                device: RefCell::default(),
+                changed,
+                out,
+                task: RefCell::default(),
+                told: Cell::new(None),
+            });
+            let handle =
+                Handle { ports: self.own.clone(), entry: Rc::downgrade(&entry), name: port.name.clone() };
+            *entry.task.borrow_mut() = Some(spawn_local(io::run(port.clone(), handle)));
+            entries.insert(port.name.clone(), entry);
+        }
+        for (name, gone) in before {
+            let (waiting, _) = gone.core.borrow().pending();
+            if waiting > 0 {
+                log::error!(device = name.as_str(), readings = waiting; "the port was taken out with readings not stored");
+            }
+            self.end(&gone);
+        }
+    }
+
+    fn end(&self, entry: &Entry) {
+        entry.stop();
+        self.shared.hub.borrow_mut().path.connect_serial(entry.number, None);
+    }
+
+    /// Ends all tasks; what is in memory and not on its way to disk is lost and named.
+    pub fn stop(&self) {
+        self.replace(&Vec::new());
+    }
+
+    /// Hands the journal's completions to the ports they belong to.
+    pub fn complete(&self) {
+        let done = self.shared.hub.borrow_mut().path.serial_done();
+        if done.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let entries = self.entries.borrow();
+        for (ticket, stored) in done {
+            // The lowest 32 bits count, those above name the port.
+            let number = (ticket >> 32) as u32;
+            if let Some(entry) = entries.values().find(|entry| entry.number == number) {
+                entry.core.borrow_mut().handle_completion(now, ticket, stored);
+                if !stored {
+                    entry.changed.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Whether there is a port of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.borrow().contains_key(name)
+    }
+
+    /// How a port stands: whether it is open, and why not. `None` for a device that is none.
+    pub fn state(&self, name: &str) -> Option<(bool, Option<String>)> {
+        let entries = self.entries.borrow();
+        let core = entries.get(name)?.core.borrow();
+        Some((core.link().is_open(), core.link().reason().map(str::to_owned)))
+    }
+
+    /// Names of ports whose state there is news of; to be told by the caller.
+    pub fn poll_news(&self, now: Instant) -> Vec<Name> {
+        let mut news = Vec::new();
+        for (name, entry) in &*self.entries.borrow() {
+            let open = entry.core.borrow().link().is_open();
+            let due = match entry.told.get() {
+                // The first moments of a port that works are no news: it is told with its first reading.
+                None => !open && entry.core.borrow().link().reason().is_some(),
+                Some((told, at)) => told != open && now.saturating_duration_since(at) >= TELL_EVERY,
+            };
+            if due {
+                news.push(name.clone());
+            }
+        }
+        news
+    }
+
+    /// The state of this port is being told as it is now.
+    pub fn told(&self, name: &str, now: Instant) {
+        if let Some(entry) = self.entries.borrow().get(name) {
+            let open = entry.core.borrow().link().is_open();
+            entry.told.set(Some((open, now)));
+        }
+    }
+
+    /// As `status` shows them.
+    pub fn snapshot(&self, now: Instant) -> BTreeMap<String, snapshot::SerialPort> {
+        let entries = self.entries.borrow();
+        let shown = entries.iter().map(|(name, entry)| {
+            let core = entry.core.borrow();
+            let (link, counters) = (core.link(), core.counters());
+            let port = snapshot::SerialPort {
+                state: if link.is_open() { "open" } else { "retrying" }.to_owned(),
+                port: core.settings().port.to_string(),
+                device: entry.device.borrow().clone(),
+                since_s: now.saturating_duration_since(link.since()).as_secs(),
+                reason: link.reason().map(str::to_owned),
+                lost: link.counts().1,
+                bytes: counters.framing.bytes,
+                frames: counters.framing.good,
+                bad_frames: counters.framing.bad,
+                dropped_bytes: counters.framing.dropped,
+                unreadable: counters.unreadable,
+                readings: counters.readings,
+                refused: counters.refused,
+                waiting: core.pending().0 as u64,
+                lost_readings: counters.lost,
+            };
+            (name.to_string(), port)
+        });
+        shown.collect()
+    }
+
+    fn show(&self, port: &Name, direction: &str, bytes: &[u8], event: Option<String>) {
+        if self.trace.is_watched() {
+            self.trace.push(Traced {
+                port: port.to_string(),
+                at: self.clock.raw().to_string(),
+                boottime_ms: self.clock.moment().boottime_ms,
+                direction: direction.to_owned(),
+                hex: crate::config::scalar::format_hex(bytes),
+                event,
+            });
+        }
+    }
+}
+
+impl Entry {
+    fn stop(&self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.abort();
+        }
+    }
+}
+
+/// What a port's task knows of the daemon.
+struct Handle {
+    ports: Weak<Ports>,
+    entry: Weak<Entry>,
+    name: Name,
+}
+
+impl Handle {
+    fn with<T>(&self, act: impl FnOnce(&Ports, &Entry) -> T) -> Option<T> {
+        Some(act(&*self.ports.upgrade()?, &*self.entry.upgrade()?))
+    }
+
+    /// A round of the hub with this port as its source.
+    fn round(&self, act: impl FnOnce(&mut Port, Instant, crate::message::Stamp, &mut dyn Taker)) {
+        self.with(|ports, entry| {
+            ports.shared.round(|hub| {
+                hub.path.begin_serial();
+                let moment = hub.path.moment;
+                let mut core = entry.core.borrow_mut();
+                act(
+                    &mut core,
+                    moment.now,
+                    moment.stamp(),
+                    &mut Intake { path: &mut hub.path, name: &self.name, number: entry.number },
+                );
+            });
+        });
+    }
+}
+
+struct Intake<'a> {
+    path: &'a mut hub::Path,
+    name: &'a Name,
+    number: u32,
+}
+
+impl Taker for Intake<'_> {
+    fn take(&mut self, ticket: u128, received: Received<'_>) -> Verdict {
+        self.path.serial_reading(self.name.as_str(), ticket, received)
+    }
+
+    fn message(&mut self, message: &[u8]) {
+        self.path.serial_message(self.number, self.name.as_str(), message);
+    }
+
+    fn unreadable(&mut self, why: Unreadable) {
+        self.path.serial_unreadable(self.name.as_str(), &why);
+    }
+}
+
+impl Host for Handle {
+    fn poll_open(&self, now: Instant) -> bool {
+        self.with(|_, entry| entry.core.borrow_mut().poll_open(now)).unwrap_or(false)
+    }
+
+    fn opened(&self, device: &Path) {
+        self.with(|ports, entry| {
+            entry.core.borrow_mut().handle_opened(Instant::now());
+            let shown = device.display().to_string();
+            log::info!(device = self.name.as_str(), port = shown.as_str(); "serial port open");
+            ports.show(&self.name, "port", &[], Some(format!("open as {shown}")));
+            *entry.device.borrow_mut() = Some(shown);
+        });
+    }
+
+    fn failed(&self, reason: &str) {
+        self.with(|ports, entry| {
+            let mut core = entry.core.borrow_mut();
+            let was_open = core.link().is_open();
+            let news = core.handle_failure(Instant::now(), reason);
+            let port = core.settings().port.to_string();
+            if was_open {
+                log::warn!(device = self.name.as_str(), port = port.as_str(), reason = reason; "serial port lost; waiting for it");
+            } else if news {
+                log::warn!(device = self.name.as_str(), port = port.as_str(), reason = reason; "serial port cannot be opened; trying on");
+            }
+            if was_open || news {
+                ports.show(&self.name, "port", &[], Some(format!("not open: {reason}")));
+            }
+        });
+    }
+
+    fn received(&self, bytes: &[u8]) {
+        self.with(|ports, _| ports.show(&self.name, "in", bytes, None));
+        self.round(|port, now, stamp, taker| port.handle_bytes(now, stamp, bytes, taker));
+    }
+
+    fn timeout(&self) {
+        self.round(|port, now, stamp, taker| port.handle_timeout(now, stamp, taker));
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.with(|_, entry| entry.core.borrow().poll_timeout()).flatten()
+    }
+
+    fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool {
+        // Readings only come in; a CoAP node is answered.
+        self.with(|ports, entry| {
+            let Some(message) = entry.out.as_ref().and_then(|out| out.pop()) else { return false };
+            slipmux::encode(&message, buffer);
+            ports.show(&self.name, "out", buffer, None);
+            true
+        })
+        .unwrap_or(false)
+    }
+
+    async fn changed(&self) {
+        match self.entry.upgrade() {
+            Some(entry) => entry.changed.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Why a reading would pass or not, for `tombolo acl explain DEVICE METHOD PATH`.
+//!
+//! It asks the same rules in the same order as a reading does; the tests hold the two together.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::Gate;
+use super::matcher::Segments;
+use super::policy::{Limits, Role};
+use super::settings::QoS;
+use super::stage::{Reason, Refusal};
+use crate::message::{Envelope, Method, Path};
+
+/// What the gate would do with an empty payload at a path, and why. Its JSON is part of the command's contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// As asked.
+    pub device: String,
+    /// As asked.
+    pub method: &'static str,
+    /// As asked, a leading `/` dropped.
+    pub path: String,
+    /// Whether the rules let it pass. The quota has no part in this.
+    pub allowed: bool,
+    /// If not: the kind of refusal, as in the counters; `bad_path` for what is no path.
+    pub reason: Option<&'static str>,
+    /// One sentence.
+    pub why: String,
+    /// The device's role.
+    pub role: Option<String>,
+    /// The rule that decided.
+    pub rule: Option<String>,
+    /// All rules that match, the one that decided first, then by specificity.
+    pub matched: Vec<MatchedRule>,
+    /// What would be published, if it passes.
+    pub publish: Option<Publish>,
+    /// Largest payloads in bytes.
+    pub max_payload: Option<MaxPayload>,
+    /// What is left now.
+    pub quota: Option<QuotaState>,
+}
+
+/// A rule whose pattern matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MatchedRule {
+    /// Its name.
+    pub rule: String,
+    /// Its pattern.
+    pub path: String,
+    /// Whether it denies.
+    pub deny: bool,
+}
+
+/// How a reading would be published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Publish {
+    /// Where.
+    pub topic: String,
+    /// 0 or 1.
+    pub qos: u8,
+    /// With the retain flag.
+    pub retain: bool,
+    /// `high` or `normal`.
+    pub lane: &'static str,
+    /// Seconds.
+    pub expires: Option<u32>,
+    /// `json`, if it is wrapped.
+    pub envelope: Option<&'static str>,
+}
+
+/// Largest payloads in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MaxPayload {
+    /// In one datagram.
+    pub datagram: u32,
+    /// By Block1.
+    pub blockwise: u32,
+}
+
+/// A device's quota as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct QuotaState {
+    /// Messages that could pass now.
+    pub messages_left: u32,
+    /// Messages the bucket holds.
+    pub messages_burst: u32,
+    /// Payload bytes that could pass now.
+    pub bytes_left: u64,
+    /// Payload bytes the bucket holds.
+    pub bytes_burst: u64,
+}
+
+impl From<Limits> for MaxPayload {
+    fn from(limits: Limits) -> MaxPayload {
+        MaxPayload { datagram: limits.datagram, blockwise: limits.blockwise }
+    }
+}
+
+impl Gate {
+    /// What would become of `method` with an empty payload at `path`, said by `device`, and why.
+    pub fn explain(&self, now: Instant, device: &str, method: Method, path: &str) -> Explanation {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let mut explanation = Explanation {
+            device: device.to_owned(),
+            method: method.as_str(),
+            path: path.to_owned(),
+            allowed: false,
+            reason: None,
+            why: String::new(),
+            role: None,
+            rule: None,
+            matched: Vec::new(),
+            publish: None,
+            max_payload: None,
+            quota: None,
+        };
+        let entry = self.registry.by_id(device).and_then(|index| self.registry.entry(index));
+        let role = entry.and_then(|entry| self.plan.roles.get(entry.role as usize));
+        let (Some(entry), Some(role)) = (entry, role) else {
+            return refused(explanation, &Refusal::UnknownDevice);
+        };
+        explanation.role = Some(role.name.to_string());
+        explanation.max_payload = Some(role.limits.into());
+        let (messages_left, bytes_left) = entry.state.bucket.left(&role.rate, now);
+        explanation.quota = Some(QuotaState {
+            messages_left,
+            messages_burst: role.quota.burst,
+            bytes_left,
+            bytes_burst: role.quota.bytes,
+        });
+        let path = match Path::parse(path) {
+            Ok(path) => path,
+            Err(error) => {
+                explanation.reason = Some("bad_path");
+                explanation.why = error.to_string();
+                return explanation;
+            }
+        };
+        explanation.matched = matched(role, path);
+        let segments = Segments::new(path);
+        let (rule, action) = match role.decide(path, &segments, method) {
+            Ok(decided) => decided,
+            Err(refusal) => {
+                explanation.rule = match &refusal {
+                    Refusal::Denied { .. } | Refusal::NotAllowed => {
+                        explanation.matched.first().map(|matched| matched.rule.clone())
+                    }
+                    _ => None,
+                };
+                return refused(explanation, &refusal);
+            }
+        };
+        explanation.rule = Some(rule.name.to_string());
+        let mut topic = String::new();
+        if let Err(fault) = action.mapping.expand(&self.plan.spaces, device, &segments, &mut topic) {
+            return refused(explanation, &Refusal::Topic(fault));
+        }
+        let envelope = if method == Method::Delete { Envelope::None } else { action.envelope };
+        explanation.allowed = true;
+        explanation.why = match explanation.matched.len() {
+            0 | 1 => format!("rule {} is the only one that matches", rule.name),
+            _ => format!("rule {} is the most specific of those that match, and none denies", rule.name),
+        };
+        explanation.publish = Some(Publish {
+            topic,
+            qos: match action.qos {
+                QoS::AtMostOnce => 0,
+                QoS::AtLeastOnce => 1,
+            },
+            retain: action.retain,
+            lane: action.lane.as_str(),
+            expires: action.expires_s,
+            envelope: match envelope {
+                Envelope::None => None,
+                Envelope::Json => Some("json"),
+            },
+        });
+        explanation
+    }
+}
+
+fn refused(mut explanation: Explanation, refusal: &Refusal) -> Explanation {
+    explanation.reason = Some(refusal.reason().as_str());
+    explanation.why = match refusal.reason() {
+        Reason::NoRule => match &explanation.role {
+            Some(role) => format!("role {role} has no rule that matches, and what no rule allows is refused"),
+            None => refusal.to_string(),
+        },
+        _ => refusal.to_string(),
+    };
+    explanation
+}
+
+/// All rules that match: those that deny first, each kind by specificity.
+fn matched(role: &Role, path: Path<'_>) -> Vec<MatchedRule> {
+    if path.is_reserved() {
+        return Vec::new();
+    }
+    let mut rules: Vec<_> = role.rules.iter().filter(|rule| rule.pattern.matches(path)).collect();
+    rules.sort_by(|a, b| {
+        a.action.is_some().cmp(&b.action.is_some()).then_with(|| a.pattern.specificity(&b.pattern))
+    });
+    let described = rules.into_iter().map(|rule| MatchedRule {
+        rule: rule.name.to_string(),
+        path: rule.pattern.to_string(),
+        deny: rule.action.is_none(),
+    });
+    described.collect()
+}

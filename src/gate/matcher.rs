@@ -1,0 +1,324 @@
+//! The patterns of a whole role, compiled so that the most specific match is found in one descent.
+//!
+//! A trie over levels: at each node the literal child is tried first, then `+`, then `#`, so the first
+//! rule reached is the most specific one, by the very order that
+//! [`Pattern::specificity`](super::pattern::Pattern::specificity) defines. Children lie side by side,
+//! sorted by their first 16 bytes as one number, so a node with a thousand of them costs ten
+//! comparisons of integers. The work is bounded by the number of nodes, whatever a device sends.
+
+use std::collections::BTreeMap;
+
+use super::pattern::{LevelText, Pattern};
+use crate::message::{PATH_SEGMENTS_MAX, Path};
+
+/// A path with its segments located, on the stack.
+#[derive(Clone, Copy)]
+pub(super) struct Segments<'a> {
+    text: &'a str,
+    /// Where each segment ends.
+    ends: [u8; PATH_SEGMENTS_MAX],
+    count: u8,
+}
+
+impl<'a> Segments<'a> {
+    pub(super) fn new(path: Path<'a>) -> Segments<'a> {
+        let text = path.as_str();
+        let mut segments = Segments { text, ends: [0; PATH_SEGMENTS_MAX], count: 0 };
+        let separators = text.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
+        // A path has at most 16 segments and 255 bytes, so every end fits.
+        for (at, end) in separators.chain([text.len()]).zip(&mut segments.ends) {
+            *end = at as u8;
+            segments.count += 1;
+        }
+        segments
+    }
+
+    /// All of it.
+    pub(super) fn text(&self) -> &'a str {
+        self.text
+    }
+
+    fn count(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    fn start(&self, index: usize) -> usize {
+        if index == 0 { 0 } else { usize::from(self.ends[index - 1]) + 1 }
+    }
+
+    /// The segment at `index`, counted from 0; empty beyond the last.
+    pub(super) fn get(&self, index: usize) -> &'a str {
+        if index >= self.count() {
+            return "";
+        }
+        &self.text[self.start(index)..usize::from(self.ends[index])]
+    }
+
+    /// All segments from `index` on, joined; empty beyond the last.
+    pub(super) fn rest(&self, index: usize) -> &'a str {
+        if index >= self.count() { "" } else { &self.text[self.start(index)..] }
+    }
+}
+
+/// What is absent.
+const NONE: u32 = u32::MAX;
+
+/// The compiled patterns of one role; each stands for a number given by the builder.
+#[derive(Debug)]
+pub(super) struct Matcher {
+    nodes: Box<[Node]>,
+    edges: Box<[Edge]>,
+}
+
+#[derive(Debug)]
+struct Node {
+    first_edge: u32,
+    edge_count: u32,
+    /// The node behind `+`.
+    any: u32,
+    /// The rule that ends here.
+    exact: u32,
+    /// The rule that goes on with `#`.
+    rest: u32,
+}
+
+#[derive(Debug)]
+struct Edge {
+    key: u128,
+    text: Box<str>,
+    child: u32,
+}
+
+/// How much of a segment is in its [`key`].
+const KEY_BYTES: usize = 16;
+
+/// The first bytes as a number, so that its order is that of the text. No segment holds a NUL, so the
+/// padding makes no two texts within [`KEY_BYTES`] equal.
+fn key(segment: &str) -> u128 {
+    let bytes = segment.as_bytes();
+    let mut first = [0; KEY_BYTES];
+    let length = bytes.len().min(KEY_BYTES);
+    first[..length].copy_from_slice(&bytes[..length]);
+    u128::from_be_bytes(first)
+}
+
+impl Matcher {
+    /// The number of the most specific pattern that matches.
+    pub(super) fn find(&self, segments: &Segments<'_>) -> Option<u32> {
+        self.descend(0, segments, 0)
+    }
+
+    fn descend(&self, node: u32, segments: &Segments<'_>, depth: usize) -> Option<u32> {
+        let node = self.nodes.get(node as usize)?;
+        let rest = (node.rest != NONE).then_some(node.rest);
+        if depth == segments.count() {
+            return if node.exact != NONE { Some(node.exact) } else { rest };
+        }
+        if node.edge_count > 0 {
+            let segment = segments.get(depth);
+            let key = key(segment);
+            let edges = &self.edges[node.first_edge as usize..][..node.edge_count as usize];
+            let found = edges.binary_search_by(|edge| {
+                edge.key.cmp(&key).then_with(|| {
+                    if segment.len() <= KEY_BYTES && edge.text.len() <= KEY_BYTES {
+                        std::cmp::Ordering::Equal
+                    } else {
+                        (*edge.text).cmp(segment)
+                    }
+                })
+            });
+            if let Ok(at) = found
+                && let Some(rule) = self.descend(edges[at].child, segments, depth + 1)
+            {
+                return Some(rule);
+            }
+        }
+        if node.any != NONE
+            && let Some(rule) = self.descend(node.any, segments, depth + 1)
+        {
+            return Some(rule);
+        }
+        rest
+    }
+}
+
+/// Takes patterns in and compiles them.
+#[derive(Default)]
+pub(super) struct Builder {
+    nodes: Vec<Draft>,
+}
+
+#[derive(Default)]
+struct Draft {
+    children: BTreeMap<Box<str>, u32>,
+    any: Option<u32>,
+    exact: Option<u32>,
+    rest: Option<u32>,
+}
+
+impl Builder {
+    /// Lets `pattern` stand for `rule`, and returns the rule it stands for already, if any: that one stays.
+    pub(super) fn insert(&mut self, pattern: &Pattern, rule: u32) -> Option<u32> {
+        if self.nodes.is_empty() {
+            self.nodes.push(Draft::default());
+        }
+        let mut at = 0_usize;
+        for level in pattern.levels() {
+            let next = self.nodes.len() as u32;
+            let draft = &mut self.nodes[at];
+            let child = match level {
+                LevelText::Literal(text) => *draft.children.entry(text.into()).or_insert(next),
+                LevelText::Any => *draft.any.get_or_insert(next),
+                LevelText::Rest => return occupy(&mut draft.rest, rule),
+            };
+            if child == next {
+                self.nodes.push(Draft::default());
+            }
+            at = child as usize;
+        }
+        occupy(&mut self.nodes[at].exact, rule)
+    }
+
+    /// Lays the trie out flat.
+    pub(super) fn build(self) -> Matcher {
+        let mut edges = Vec::new();
+        let mut nodes = Vec::with_capacity(self.nodes.len());
+        for draft in self.nodes {
+            let first_edge = edges.len() as u32;
+            // In the order of the text, which is the order of (key, text).
+            edges.extend(draft.children.into_iter().map(|(text, child)| Edge {
+                key: key(&text),
+                text,
+                child,
+            }));
+            nodes.push(Node {
+                first_edge,
+                edge_count: edges.len() as u32 - first_edge,
+                any: draft.any.unwrap_or(NONE),
+                exact: draft.exact.unwrap_or(NONE),
+                rest: draft.rest.unwrap_or(NONE),
+            });
+        }
+        Matcher { nodes: nodes.into(), edges: edges.into() }
+    }
+}
+
+fn occupy(place: &mut Option<u32>, rule: u32) -> Option<u32> {
+    let before = *place;
+    place.get_or_insert(rule);
+    before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn matcher(patterns: &[Pattern]) -> Matcher {
+        let mut builder = Builder::default();
+        for (number, pattern) in patterns.iter().enumerate() {
+            builder.insert(pattern, number as u32);
+        }
+        builder.build()
+    }
+
+    /// All patterns one by one, the most specific of those that match.
+    fn naive(patterns: &[Pattern], path: Path<'_>) -> Option<u32> {
+        let matching = patterns.iter().enumerate().filter(|(_, pattern)| pattern.matches(path));
+        matching.min_by(|a, b| a.1.specificity(b.1)).map(|(number, _)| number as u32)
+    }
+
+    #[test]
+    fn segments_are_where_the_path_has_them() {
+        let segments = Segments::new(Path::parse("t/größe/3").unwrap());
+        assert_eq!((segments.get(0), segments.get(1), segments.get(2)), ("t", "größe", "3"));
+        assert_eq!((segments.rest(0), segments.rest(1), segments.rest(3)), ("t/größe/3", "größe/3", ""));
+        assert_eq!(segments.get(3), "");
+        let long = ["a"; 16].join("/");
+        let segments = Segments::new(Path::parse(&long).unwrap());
+        assert_eq!((segments.get(15), segments.rest(15), segments.rest(16)), ("a", "a", ""));
+    }
+
+    #[test]
+    fn a_dead_end_behind_a_literal_falls_back_to_the_wildcard() {
+        let patterns: Vec<_> = ["a/b/c", "+/b/d", "#"].map(|text| Pattern::parse(text).unwrap()).into();
+        let matcher = matcher(&patterns);
+        let find = |path| matcher.find(&Segments::new(Path::parse(path).unwrap()));
+        assert_eq!(find("a/b/c"), Some(0));
+        assert_eq!(find("a/b/d"), Some(1));
+        assert_eq!(find("a/b"), Some(2));
+    }
+
+    #[test]
+    fn an_empty_role_matches_nothing() {
+        assert_eq!(Builder::default().build().find(&Segments::new(Path::parse("a").unwrap())), None);
+    }
+
+    #[test]
+    fn literals_with_the_same_first_bytes_are_told_apart() {
+        let texts = [
+            "temperature-room-1",
+            "temperature-room",
+            "temperature-room-10",
+            "temperature-roon",
+            "t",
+            "temp",
+        ];
+        let patterns: Vec<_> = texts.iter().map(|text| Pattern::parse(text).unwrap()).collect();
+        let matcher = matcher(&patterns);
+        for (number, text) in texts.iter().enumerate() {
+            let found = matcher.find(&Segments::new(Path::parse(text).unwrap()));
+            assert_eq!(found, Some(number as u32), "{text}");
+        }
+        for text in ["temperature-roo", "temperature-room-", "temperature-room-2", "tem"] {
+            assert_eq!(matcher.find(&Segments::new(Path::parse(text).unwrap())), None, "{text}");
+        }
+    }
+
+    fn level() -> impl Strategy<Value = String> {
+        prop_oneof![
+            4 => "[ab]".prop_map(String::from),
+            1 => Just("temperature-room-1".to_owned()),
+            1 => Just("temperature-room-2".to_owned()),
+            1 => "[a-zé]{1,12}",
+        ]
+    }
+
+    fn pattern() -> impl Strategy<Value = Pattern> {
+        let level = prop_oneof![2 => level(), 1 => Just("+".to_owned())];
+        (prop::collection::vec(level, 0..5), any::<bool>()).prop_map(|(mut levels, rest)| {
+            if rest || levels.is_empty() {
+                levels.push("#".to_owned());
+            }
+            Pattern::parse(&levels.join("/")).unwrap_or_else(|_| Pattern::parse("#").unwrap())
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn the_fast_matcher_equals_the_naive_one(
+            patterns in prop::collection::vec(pattern(), 0..40),
+            paths in prop::collection::vec(prop::collection::vec(level(), 1..6), 1..20),
+        ) {
+            let matcher = matcher(&patterns);
+            for path in paths {
+                let text = path.join("/");
+                let path = Path::parse(&text).unwrap();
+                let (fast, slow) = (matcher.find(&Segments::new(path)), naive(&patterns, path));
+                // The same text twice: both find the first.
+                prop_assert_eq!(fast, slow, "{}", text);
+            }
+        }
+
+        #[test]
+        fn only_the_same_text_ties(a in pattern(), b in pattern(), path in prop::collection::vec(level(), 1..6)) {
+            let text = path.join("/");
+            let path = Path::parse(&text).unwrap();
+            if a.matches(path) && b.matches(path) {
+                prop_assert_eq!(a.specificity(&b).is_eq(), a == b);
+                prop_assert_eq!(a.specificity(&b), b.specificity(&a).reverse());
+            }
+        }
+    }
+}

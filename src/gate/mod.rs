@@ -1,0 +1,330 @@
+//! The gate: who says it, may he, how much, and where does it go. Nothing passes that no rule allows.
+//!
+//! ```text
+//! Received ─ identity ─> Identified ─ policy, quota ─> Authorized ─ mapping ─> Mapped ─> journal
+//! ```
+//!
+//! * [`stage`]: the stages as types; what else the rest of the crate needs to know of a reading.
+//! * [`settings`]: what configuration hands over; [`plan`] judges and compiles it.
+//! * [`identity`]: devices and their indices, which outlive a reload.
+//! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
+//! * [`quota`]: how much.
+//! * [`template`], [`mapping`]: which topic, and the guard over it.
+//! * [`presence`]: who is there.
+//! * [`explain`] says why.
+//!
+//! It is pure: time comes in as an argument and nothing is logged. [`Gate::admit`] does not allocate.
+//! docs/mapping.md says all this for users.
+
+use std::time::{Duration, Instant};
+
+pub mod explain;
+pub mod identity;
+pub mod mapping;
+mod matcher;
+pub mod pattern;
+pub mod plan;
+pub mod policy;
+pub mod presence;
+pub mod quota;
+pub mod settings;
+pub mod stage;
+pub mod template;
+
+pub use explain::Explanation;
+pub use identity::Gone;
+pub use plan::{Fault, Item, Prepared, Problem, check};
+pub use presence::PresenceChange;
+pub use settings::{Device, DownlinkRule, Psk, QoS, Quota, Role, Settings, UplinkRule};
+pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
+
+use crate::message::{Name, TOPIC_MAX};
+use identity::{Entry, Registry};
+use plan::Plan;
+use presence::Queue;
+use quota::Bucket;
+
+/// Decides over every reading.
+#[derive(Debug)]
+pub struct Gate {
+    plan: Plan,
+    problems: Vec<Problem>,
+    registry: Registry,
+    presence: Queue,
+    /// Room for the topic of the reading under way; never grows.
+    topic: String,
+    totals: Totals,
+}
+
+/// What all devices together did since the gate was opened, removed ones included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Readings that passed.
+    pub accepted: u64,
+    /// Payload bytes of those.
+    pub accepted_bytes: u64,
+    /// Readings that did not.
+    pub refused: Refused,
+}
+
+/// What a reload did to devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// Not known any more: end their sessions, clear their retained status.
+    pub removed: Vec<Gone>,
+    /// Known under another key: end their sessions. The index they have now is found by
+    /// [`Gate::device_by_id`].
+    pub rekeyed: Vec<Gone>,
+}
+
+/// A device as `status` shows it.
+#[derive(Clone, Debug)]
+pub struct DeviceView<'a> {
+    /// For questions about it.
+    pub index: DeviceIndex,
+    /// Its id.
+    pub id: &'a Name,
+    /// Its role's name.
+    pub role: &'a Name,
+    /// Free text for people.
+    pub label: Option<&'a str>,
+    /// Whether it has shown a sign of life within its `offline-after`.
+    pub online: bool,
+    /// Its last sign of life since the gate was opened.
+    pub last_seen: Option<Instant>,
+    /// Readings that passed.
+    pub accepted: u64,
+    /// Payload bytes of those.
+    pub accepted_bytes: u64,
+    /// Readings that did not.
+    pub refused: &'a Refused,
+    /// What is left of its quota.
+    pub quota: explain::QuotaState,
+}
+
+impl Gate {
+    /// Opens the gate. Never fails: what is wrong with the settings is closed and listed by
+    /// [`Gate::problems`].
+    pub fn new(settings: impl Into<Prepared>, now: Instant) -> Gate {
+        let Prepared { plan, devices, problems } = settings.into();
+        let mut gate = Gate {
+            plan,
+            problems,
+            registry: Registry::default(),
+            presence: Queue::default(),
+            topic: String::with_capacity(TOPIC_MAX),
+            totals: Totals::default(),
+        };
+        gate.take_over(devices, None, now);
+        gate
+    }
+
+    /// Decides by other settings from now on. A device that stays keeps its index, its counters, its presence,
+    /// and, if its quota is the same, what is left of it; a changed quota starts full.
+    ///
+    /// Give a [`Prepared`] that was made on another thread, where the path must not wait.
+    pub fn replace(&mut self, settings: impl Into<Prepared>, now: Instant) -> Replaced {
+        let Prepared { plan, devices, problems } = settings.into();
+        let before = std::mem::replace(&mut self.plan, plan);
+        self.problems = problems;
+        self.take_over(devices, Some(&before), now)
+    }
+
+    fn take_over(
+        &mut self,
+        devices: Vec<(settings::Device, u32)>,
+        before: Option<&Plan>,
+        now: Instant,
+    ) -> Replaced {
+        let mut replaced = Replaced::default();
+        let mut kept = Vec::new();
+        for (device, role_index) in devices {
+            let Some(role) = self.plan.roles.get(role_index as usize) else { continue };
+            let offline_after = device.offline_after.unwrap_or(role.offline_after);
+            let bucket = Bucket::full(&role.rate, now);
+            let same_quota = |old: u32| {
+                before
+                    .and_then(|plan| plan.roles.get(old as usize))
+                    .is_some_and(|old| old.quota == role.quota)
+            };
+            let (slot, gone) = self.registry.put(device, role_index, offline_after, bucket, same_quota, now);
+            replaced.rekeyed.extend(gone);
+            let slot = slot as usize;
+            if kept.len() <= slot {
+                kept.resize(slot + 1, false);
+            }
+            kept[slot] = true;
+        }
+        replaced.removed = self.registry.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
+        self.registry.index_psk();
+        let renamed =
+            before.is_some_and(|plan| plan.gateway != self.plan.gateway || plan.prefix != self.plan.prefix);
+        self.reschedule(renamed, now);
+        replaced
+    }
+
+    /// Plans anew what there is to tell of each device.
+    fn reschedule(&mut self, outdated: bool, now: Instant) {
+        self.presence.reset(self.registry.len());
+        for (slot, entry) in self.registry.iter_mut() {
+            if outdated {
+                entry.state.presence.outdate();
+            }
+            self.presence.schedule(slot, &mut entry.state.presence, now, entry.offline_after);
+        }
+    }
+
+    /// What is wrong with the settings in force, and closed.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The gateway's own id.
+    pub fn gateway(&self) -> &Name {
+        &self.plan.gateway
+    }
+
+    /// The device that proved itself with the key of this PSK identity.
+    pub fn identify_psk(&self, identity: &[u8]) -> Option<DeviceIndex> {
+        self.registry.by_psk(identity)
+    }
+
+    /// The device of this id.
+    pub fn device_by_id(&self, id: &str) -> Option<DeviceIndex> {
+        self.registry.by_id(id)
+    }
+
+    /// What there is to know of a device now.
+    pub fn device(&self, now: Instant, device: DeviceIndex) -> Option<DeviceView<'_>> {
+        self.view(now, device, self.registry.entry(device)?)
+    }
+
+    /// All devices, in no particular order.
+    pub fn devices(&self, now: Instant) -> impl Iterator<Item = DeviceView<'_>> {
+        self.registry.iter().filter_map(move |(index, entry)| self.view(now, index, entry))
+    }
+
+    /// The patterns of the rules that let a device publish, as they were written, in the order of the settings;
+    /// what a deny takes away from them is not seen here. None for a stale index.
+    pub fn uplink_patterns(&self, device: DeviceIndex) -> impl Iterator<Item = &str> {
+        let role = self.registry.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
+        let rules = role.map_or(&[][..], |role| &role.rules);
+        rules.iter().filter(|rule| rule.action.is_some()).map(|rule| rule.pattern.as_str())
+    }
+
+    /// How many devices there are.
+    pub fn device_count(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// What all devices together did.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    fn view<'a>(&'a self, now: Instant, index: DeviceIndex, entry: &'a Entry) -> Option<DeviceView<'a>> {
+        let role = self.plan.roles.get(entry.role as usize)?;
+        let (messages_left, bytes_left) = entry.state.bucket.left(&role.rate, now);
+        Some(DeviceView {
+            index,
+            id: &entry.id,
+            role: &role.name,
+            label: entry.label.as_deref(),
+            online: entry.state.presence.online(now, entry.offline_after),
+            last_seen: entry.state.presence.last_seen(),
+            accepted: entry.state.accepted,
+            accepted_bytes: entry.state.accepted_bytes,
+            refused: &entry.state.refused,
+            quota: explain::QuotaState {
+                messages_left,
+                messages_burst: role.quota.burst,
+                bytes_left,
+                bytes_burst: role.quota.bytes,
+            },
+        })
+    }
+
+    /// Lets a reading pass, or says why not. Either is a sign of life of the device and is counted; only what
+    /// passes takes tokens. Does not allocate.
+    ///
+    /// # Errors
+    /// [`Refusal`], for the southbound to answer in its protocol's words.
+    pub fn admit<'g>(
+        &'g mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'g>,
+    ) -> Result<Mapped<'g>, Refusal> {
+        let Gate { plan, registry, presence, topic, totals, .. } = self;
+        let entry = registry.entry_mut(device);
+        let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
+        let (Some(entry), Some(role)) = (entry, role) else {
+            totals.refused.count(Reason::UnknownDevice);
+            return Err(Refusal::UnknownDevice);
+        };
+        let Entry { id, state, .. } = entry;
+        presence.seen(device.slot() as u32, &mut state.presence, now);
+        let identified = identity::identify(device, id, received);
+        let mapped = policy::authorize(role, &mut state.bucket, now, identified)
+            .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic));
+        match &mapped {
+            Ok(_) => {
+                let bytes = received.payload.len();
+                state.bucket.take(&role.rate, bytes);
+                state.accepted += 1;
+                state.accepted_bytes += bytes as u64;
+                totals.accepted += 1;
+                totals.accepted_bytes += bytes as u64;
+            }
+            Err(refusal) => {
+                state.refused.count(refusal.reason());
+                totals.refused.count(refusal.reason());
+            }
+        }
+        mapped
+    }
+
+    /// Gives back the tokens of a reading that passed but could not be kept, its payload of so many bytes: a
+    /// full journal is not the device's doing.
+    pub fn give_back(&mut self, device: DeviceIndex, payload_bytes: usize) {
+        if let Some(entry) = self.registry.entry_mut(device)
+            && let Some(role) = self.plan.roles.get(entry.role as usize)
+        {
+            entry.state.bucket.give_back(&role.rate, payload_bytes);
+        }
+    }
+
+    /// A sign of life that is no reading: a session established, a ping.
+    pub fn seen(&mut self, now: Instant, device: DeviceIndex) {
+        if let Some(entry) = self.registry.entry_mut(device) {
+            self.presence.seen(device.slot() as u32, &mut entry.state.presence, now);
+        }
+    }
+
+    /// The next device whose presence there is something to tell of. Ask while the uplink can take it, until
+    /// `None`; what is not asked for is not lost, but told later as it then is.
+    ///
+    /// Costs what is due since the last call; each device that is online is due once a quarter of an hour, even
+    /// if there is then nothing to tell.
+    pub fn poll_presence(&mut self, now: Instant) -> Option<PresenceChange> {
+        while let Some((slot, due)) = self.presence.pop(now) {
+            let Some((device, entry)) = self.registry.at(slot) else { continue };
+            let (presence, offline_after): (_, Duration) = (&mut entry.state.presence, entry.offline_after);
+            if let Some(online) = self.presence.tell(slot, due, presence, now, offline_after) {
+                let last_seen = presence.last_seen();
+                return Some(PresenceChange { device, id: entry.id.clone(), online, last_seen });
+            }
+        }
+        None
+    }
+
+    /// Has the presence of every device that was told of told again: the retained ones may be gone.
+    pub fn retell_presence(&mut self, now: Instant) {
+        self.reschedule(true, now);
+    }
+
+    /// When [`Gate::poll_presence`] has something to do next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.presence.poll_timeout()
+    }
+}

@@ -1,0 +1,356 @@
+//! Settings, judged and compiled: what can be known to be wrong is found here, before any device is heard.
+//!
+//! A problem closes what it concerns and nothing else: a role with a wrong rule allows nothing at all
+//! (half of its rules might be the half that denied), a device with a wrong setting is not known.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::mapping::{self, Mapping, MappingError, Spaces};
+use super::policy::{self, Action, PAYLOAD_MAX, Role, Rule};
+use super::quota::QuotaError;
+use super::settings::{self, Settings};
+use super::template::TemplateError;
+use crate::message::{Name, RESERVED_DEVICE};
+
+/// What the gate decides by, compiled.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) gateway: Name,
+    pub(super) prefix: String,
+    pub(super) spaces: Spaces,
+    pub(super) roles: Vec<Role>,
+}
+
+/// Settings ready to be taken over: all that is costly about them is done, so a reload can do it on another
+/// thread.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) plan: Plan,
+    /// Each with its role's place in the plan.
+    pub(super) devices: Vec<(settings::Device, u32)>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Something in the settings that cannot be as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What is closed because of it.
+    pub item: Item,
+    /// Why.
+    pub fault: Fault,
+}
+
+/// What a [`Problem`] is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// `[topics]`: no role can map anything.
+    Topics,
+    /// `[role.NAME]`
+    Role(Name),
+    /// `[role.NAME.uplink.RULE]`; the whole role is closed.
+    Rule {
+        /// The role's name.
+        role: Name,
+        /// The rule's name.
+        rule: Name,
+    },
+    /// `[device.ID]`
+    Device(Name),
+}
+
+/// Why something in the settings cannot be as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The prefix begins with `$`, is empty, has an empty level, a wildcard or a control character, or is too long.
+    Prefix,
+    /// Two rules that allow have the same pattern: nothing says which of them should win.
+    Tie {
+        /// The name of the other rule.
+        with: Name,
+    },
+    /// The rule has no topic, and the one for all readings is switched off.
+    NoTopic,
+    /// The topic does not fit the pattern.
+    Template(TemplateError),
+    /// The topic leads where this rule may never publish.
+    Mapping(MappingError),
+    /// `delete` without `retain`: what was never retained cannot be deleted.
+    DeleteWithoutRetain,
+    /// The quota cannot be kept.
+    Quota(QuotaError),
+    /// `max-payload` is more than 65,536 bytes.
+    PayloadLimit,
+    /// `max-payload` is more than the byte bucket holds, so such a reading could never pass.
+    PayloadExceedsQuota {
+        /// What the bucket holds.
+        bytes: u64,
+    },
+    /// Two roles have this name.
+    DuplicateRole,
+    /// Two devices have this id; the first is kept.
+    DuplicateDevice,
+    /// `gateway` is no id for a device.
+    ReservedId,
+    /// A topic of this rule has the device's id, written out, where a device's id stands.
+    IdTaken {
+        /// The role of the rule.
+        role: Name,
+        /// The rule.
+        rule: Name,
+    },
+    /// There is no role of this name.
+    UnknownRole {
+        /// The name.
+        role: Name,
+    },
+    /// Another device has the same PSK identity; neither is known by it.
+    DuplicateIdentity {
+        /// The other device's id.
+        with: Name,
+    },
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Item::Topics => f.write_str("topics"),
+            Item::Role(role) => write!(f, "role.{role}"),
+            Item::Rule { role, rule } => write!(f, "role.{role}.uplink.{rule}"),
+            Item::Device(device) => write!(f, "device.{device}"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::Prefix => {
+                "a prefix does not begin with '$' and has no empty level, no '+', '#' or control character"
+            }
+            Fault::Tie { with } => {
+                return write!(
+                    f,
+                    "rule {with} has the same path, so nothing says which of the two should win"
+                );
+            }
+            Fault::NoTopic => "it needs a topic, because topics.reading is switched off",
+            Fault::Template(error) => return error.fmt(f),
+            Fault::Mapping(error) => return error.fmt(f),
+            Fault::DeleteWithoutRetain => "delete needs retain: what is not retained cannot be deleted",
+            Fault::Quota(error) => return error.fmt(f),
+            Fault::PayloadLimit => "max-payload is at most 64KiB",
+            Fault::PayloadExceedsQuota { bytes } => {
+                return write!(
+                    f,
+                    "max-payload is more than the quota's {bytes} bytes, so it could never pass"
+                );
+            }
+            Fault::DuplicateRole => "another role has the same name",
+            Fault::DuplicateDevice => "another device has the same id",
+            Fault::ReservedId => "'gateway' is reserved: its topics are the gateway's own",
+            Fault::IdTaken { role, rule } => {
+                return write!(
+                    f,
+                    "rule {rule} of role {role} has this id as a level of its topic; choose another"
+                );
+            }
+            Fault::UnknownRole { role } => return write!(f, "there is no role {role}"),
+            Fault::DuplicateIdentity { with } => {
+                return write!(f, "device {with} has the same PSK identity; neither can be told by it");
+            }
+        })
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.item, self.fault)
+    }
+}
+
+impl From<Settings> for Prepared {
+    fn from(settings: Settings) -> Prepared {
+        Prepared::new(settings)
+    }
+}
+
+impl Prepared {
+    /// Judges and compiles. Never fails: what is wrong is closed and listed.
+    pub fn new(mut settings: Settings) -> Prepared {
+        let devices = std::mem::take(&mut settings.devices);
+        let mut draft = Draft { taken: BTreeMap::new(), problems: Vec::new() };
+        let plan = draft.plan(settings);
+        let devices = draft.devices(devices, &plan);
+        Prepared { plan, devices, problems: draft.problems }
+    }
+
+    /// All that is wrong, in the order of topics, roles, devices.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+/// All that is wrong with `settings`, each with what it closes.
+pub fn check(settings: &Settings) -> Vec<Problem> {
+    Prepared::new(settings.clone()).problems
+}
+
+struct Draft {
+    /// Levels written out where a device's id stands, and the first rule that does it.
+    taken: BTreeMap<String, (Name, Name)>,
+    problems: Vec<Problem>,
+}
+
+impl Draft {
+    fn plan(&mut self, settings: Settings) -> Plan {
+        if !mapping::is_prefix(&settings.prefix) {
+            self.problems.push(Problem { item: Item::Topics, fault: Fault::Prefix });
+        }
+        let spaces = Spaces::new(&settings);
+        let mut names = HashSet::new();
+        let mut roles = Vec::with_capacity(settings.roles.len());
+        for role in &settings.roles {
+            if names.insert(&role.name) {
+                roles.push(self.role(role, &settings, &spaces));
+            } else {
+                self.problems
+                    .push(Problem { item: Item::Role(role.name.clone()), fault: Fault::DuplicateRole });
+            }
+        }
+        Plan { gateway: settings.gateway, prefix: settings.prefix, spaces, roles }
+    }
+
+    fn role(&mut self, role: &settings::Role, settings: &Settings, spaces: &Spaces) -> Role {
+        let before = self.problems.len();
+        self.limits(role);
+        let (allow, deny, ties) = policy::matchers(role.uplink.iter().map(|rule| (&rule.path, rule.deny)));
+        for tie in ties {
+            let name = |number: u32| role.uplink[number as usize].name.clone();
+            let item = Item::Rule { role: role.name.clone(), rule: name(tie.second) };
+            self.problems.push(Problem { item, fault: Fault::Tie { with: name(tie.first) } });
+        }
+        let mut taken = BTreeMap::new();
+        let mut rules = Vec::with_capacity(role.uplink.len());
+        for rule in &role.uplink {
+            let mut compiled = Rule { name: rule.name.clone(), pattern: rule.path.clone(), action: None };
+            if !rule.deny {
+                match action(rule, role, settings, spaces, &mut taken) {
+                    Ok(action) => compiled.action = Some(action),
+                    Err(fault) => {
+                        let item = Item::Rule { role: role.name.clone(), rule: rule.name.clone() };
+                        self.problems.push(Problem { item, fault });
+                    }
+                }
+            }
+            rules.push(compiled);
+        }
+        let closed = self.problems.len() > before || !mapping::is_prefix(&settings.prefix);
+        let (rules, allow, deny) = if closed {
+            let (allow, deny, _) = policy::matchers(std::iter::empty());
+            (Vec::new(), allow, deny)
+        } else {
+            for (level, rule) in taken {
+                self.taken.entry(level).or_insert_with(|| (role.name.clone(), rule));
+            }
+            (rules, allow, deny)
+        };
+        Role::new(role, rules, (allow, deny))
+    }
+
+    fn limits(&mut self, role: &settings::Role) {
+        let item = || Item::Role(role.name.clone());
+        if let Some(limit) = role.max_payload {
+            if limit > PAYLOAD_MAX {
+                self.problems.push(Problem { item: item(), fault: Fault::PayloadLimit });
+            } else if u64::from(limit) > role.quota.bytes {
+                let fault = Fault::PayloadExceedsQuota { bytes: role.quota.bytes };
+                self.problems.push(Problem { item: item(), fault });
+            }
+        }
+        if let Err(error) = role.quota.check() {
+            self.problems.push(Problem { item: item(), fault: Fault::Quota(error) });
+        }
+    }
+
+    /// The devices that can be known, each with its role's place in the plan.
+    fn devices(&mut self, devices: Vec<settings::Device>, plan: &Plan) -> Vec<(settings::Device, u32)> {
+        let roles: HashMap<&str, u32> = plan.roles.iter().map(|role| role.name.as_str()).zip(0..).collect();
+        // The first device of each id, of each identity, and the second of an identity.
+        let mut ids = HashSet::new();
+        let mut by_psk: HashMap<&[u8], (usize, Option<usize>)> = HashMap::new();
+        let first: Vec<bool> = devices.iter().map(|device| ids.insert(device.id.as_str())).collect();
+        for (at, device) in devices.iter().enumerate().filter(|(at, _)| first[*at]) {
+            if let Some(psk) = &device.psk {
+                let entry = by_psk.entry(psk.identity.as_slice());
+                entry.and_modify(|(_, second)| *second = second.or(Some(at))).or_insert((at, None));
+            }
+        }
+        let mut faults: Vec<Option<Fault>> = Vec::with_capacity(devices.len());
+        for (at, device) in devices.iter().enumerate() {
+            let identity = device.psk.as_ref().and_then(|psk| by_psk.get(psk.identity.as_slice()));
+            faults.push(if !first[at] {
+                Some(Fault::DuplicateDevice)
+            } else if device.id.as_str() == RESERVED_DEVICE {
+                Some(Fault::ReservedId)
+            } else if let Some((role, rule)) = self.taken.get(device.id.as_str()) {
+                Some(Fault::IdTaken { role: role.clone(), rule: rule.clone() })
+            } else if !roles.contains_key(device.role.as_str()) {
+                Some(Fault::UnknownRole { role: device.role.clone() })
+            } else if let Some((one, Some(two))) = identity {
+                let other = if *one == at { *two } else { *one };
+                Some(Fault::DuplicateIdentity { with: devices[other].id.clone() })
+            } else {
+                None
+            });
+        }
+        drop(by_psk);
+        drop(ids);
+        let mut known = Vec::with_capacity(devices.len());
+        for (device, fault) in devices.into_iter().zip(faults) {
+            match (fault, roles.get(device.role.as_str())) {
+                (None, Some(role)) => known.push((device, *role)),
+                (Some(fault), _) => self.problems.push(Problem { item: Item::Device(device.id), fault }),
+                (None, None) => {}
+            }
+        }
+        known
+    }
+}
+
+/// What an allowing rule does. `taken` gets the levels it has written out where a device's id stands.
+fn action(
+    rule: &settings::UplinkRule,
+    role: &settings::Role,
+    settings: &Settings,
+    spaces: &Spaces,
+    taken: &mut BTreeMap<String, Name>,
+) -> Result<Action, Fault> {
+    if rule.delete && !rule.retain {
+        return Err(Fault::DeleteWithoutRetain);
+    }
+    let template = rule.topic.as_ref().or(settings.reading.as_ref()).ok_or(Fault::NoTopic)?;
+    template.check_captures(&rule.path).map_err(Fault::Template)?;
+    let mut levels = BTreeSet::new();
+    let mapping = Mapping::new(template, &rule.path, settings, &role.name, spaces, &mut levels)
+        .map_err(Fault::Mapping)?;
+    for level in levels {
+        taken.entry(level).or_insert_with(|| rule.name.clone());
+    }
+    Ok(Action {
+        mapping,
+        qos: rule.qos,
+        retain: rule.retain,
+        lane: rule.lane,
+        expires_s: rule.expires.map(whole_seconds),
+        envelope: rule.envelope,
+        delete: rule.delete,
+    })
+}
+
+/// Rounded up, so that nothing expires before its time.
+fn whole_seconds(duration: Duration) -> u32 {
+    let seconds = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,161 @@
+//! What a role allows: its rules, compiled once for all of its devices.
+//!
+//! A matching deny wins; else the most specific rule; without a match nothing passes. What follows is
+//! asked in this order, and the first no is the answer: reserved path, deny, no rule, method, size, quota.
+
+use std::time::{Duration, Instant};
+
+use super::mapping::Mapping;
+use super::matcher::{Builder, Matcher, Segments};
+use super::pattern::Pattern;
+use super::quota::{Bucket, Rate};
+use super::settings::{self, QoS, Quota};
+use super::stage::{Authorized, Identified, Refusal};
+use crate::message::{Envelope, Lane, Method, Name, Path};
+
+/// Default largest payload of a reading in one datagram, in bytes.
+pub const DATAGRAM_PAYLOAD_DEFAULT: u32 = 1_024;
+/// Default largest payload of a reading by Block1, and the largest any role may allow, in bytes.
+pub const PAYLOAD_MAX: u32 = 65_536;
+
+/// A compiled role.
+#[derive(Debug)]
+pub(super) struct Role {
+    pub(super) name: Name,
+    pub(super) quota: Quota,
+    pub(super) rate: Rate,
+    pub(super) limits: Limits,
+    pub(super) offline_after: Duration,
+    pub(super) rules: Box<[Rule]>,
+    allow: Matcher,
+    deny: Matcher,
+}
+
+/// Largest payloads in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) datagram: u32,
+    pub(super) blockwise: u32,
+}
+
+impl Limits {
+    /// Nothing larger than the byte bucket: it would be refused for ever with a promise that it may pass later.
+    pub(super) fn new(max_payload: Option<u32>, quota: &Quota) -> Limits {
+        let bucket = u32::try_from(quota.bytes).unwrap_or(u32::MAX).min(PAYLOAD_MAX);
+        Limits {
+            datagram: max_payload.unwrap_or(DATAGRAM_PAYLOAD_DEFAULT).min(bucket),
+            blockwise: max_payload.unwrap_or(PAYLOAD_MAX).min(bucket),
+        }
+    }
+
+    pub(super) fn of(&self, blockwise: bool) -> u32 {
+        if blockwise { self.blockwise } else { self.datagram }
+    }
+}
+
+/// A compiled rule.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) name: Name,
+    pub(super) pattern: Pattern,
+    /// `None` = deny.
+    pub(super) action: Option<Action>,
+}
+
+/// What an allowing rule makes of a reading.
+#[derive(Debug)]
+pub(super) struct Action {
+    pub(super) mapping: Mapping,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) lane: Lane,
+    pub(super) expires_s: Option<u32>,
+    pub(super) envelope: Envelope,
+    pub(super) delete: bool,
+}
+
+/// Two allowing rules of a role with the same pattern, in the order of their definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tie {
+    pub(super) first: u32,
+    pub(super) second: u32,
+}
+
+/// Builds a role's matchers, allow and deny, and finds the ties. `rules` are pattern and deny.
+pub(super) fn matchers<'a>(rules: impl Iterator<Item = (&'a Pattern, bool)>) -> (Matcher, Matcher, Vec<Tie>) {
+    let (mut allow, mut deny) = (Builder::default(), Builder::default());
+    let mut ties = Vec::new();
+    for ((pattern, denies), number) in rules.zip(0_u32..) {
+        if denies {
+            // Denied twice is denied.
+            deny.insert(pattern, number);
+        } else if let Some(first) = allow.insert(pattern, number) {
+            ties.push(Tie { first, second: number });
+        }
+    }
+    (allow.build(), deny.build(), ties)
+}
+
+impl Role {
+    /// `allow` and `deny` are the matchers of `rules`.
+    pub(super) fn new(role: &settings::Role, rules: Vec<Rule>, (allow, deny): (Matcher, Matcher)) -> Role {
+        Role {
+            name: role.name.clone(),
+            quota: role.quota,
+            rate: Rate::new(&role.quota),
+            limits: Limits::new(role.max_payload, &role.quota),
+            offline_after: role.offline_after,
+            rules: rules.into(),
+            allow,
+            deny,
+        }
+    }
+
+    /// The rule under which a reading passes, by path and method alone.
+    pub(super) fn decide(
+        &self,
+        path: Path<'_>,
+        segments: &Segments<'_>,
+        method: Method,
+    ) -> Result<(&Rule, &Action), Refusal> {
+        if path.is_reserved() {
+            return Err(Refusal::Reserved);
+        }
+        if let Some(rule) = self.rule(self.deny.find(segments)) {
+            return Err(Refusal::Denied { rule: rule.name.clone() });
+        }
+        let rule = self.rule(self.allow.find(segments)).ok_or(Refusal::NoRule)?;
+        let action = rule.action.as_ref().ok_or(Refusal::NoRule)?;
+        if method == Method::Delete && !(action.delete && action.retain) {
+            return Err(Refusal::NotAllowed);
+        }
+        Ok((rule, action))
+    }
+
+    fn rule(&self, number: Option<u32>) -> Option<&Rule> {
+        self.rules.get(number? as usize)
+    }
+}
+
+/// The second step: *this rule lets it pass, and there is room for it*. No token is taken yet.
+pub(super) fn authorize<'a>(
+    role: &'a Role,
+    bucket: &mut Bucket,
+    now: Instant,
+    identified: Identified<'a>,
+) -> Result<Authorized<'a>, Refusal> {
+    let received = identified.received();
+    let segments = Segments::new(received.path);
+    let (rule, _) = role.decide(received.path, &segments, received.method)?;
+    if received.method == Method::Delete && !received.payload.is_empty() {
+        return Err(Refusal::NotAllowed);
+    }
+    let limit = role.limits.of(received.blockwise);
+    if received.payload.len() > limit as usize {
+        return Err(Refusal::TooLarge { limit });
+    }
+    match bucket.check(&role.rate, now, received.payload.len()) {
+        Ok(()) => Ok(Authorized::new(identified, rule, segments)),
+        Err(retry_after_s) => Err(Refusal::OverQuota { retry_after_s }),
+    }
+}

@@ -1,0 +1,349 @@
+//! Whether each device is there, and when to say so.
+//!
+//! A device is online from its first sign of life (a reading, refused or not; a session) until it has
+//! been silent for its `offline-after`. What is told of it is kept apart from what is true:
+//!
+//! | told so far | true now | then |
+//! |---|---|---|
+//! | nothing | online | told at once |
+//! | nothing | silent since the start | told offline after `offline-after` |
+//! | x | not x | told, but not within a minute of the last time |
+//! | online | online, seen since | `last_seen` is told anew, not within 15 minutes |
+//! | x | x | nothing |
+//!
+//! Every device has at most one valid place in a heap of due times, so a poll costs what is due and not
+//! what there is, and a sign of life of an online device costs no more than storing the time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use super::stage::DeviceIndex;
+use crate::message::Name;
+
+/// Least time between two changes told of one device.
+pub const CHANGE_INTERVAL: Duration = Duration::from_secs(60);
+/// Least time between two tellings that only refresh `last_seen`.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(15 * 60);
+
+/// What there is to tell of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresenceChange {
+    /// Which device.
+    pub device: DeviceIndex,
+    /// Its id.
+    pub id: Name,
+    /// Whether it is there.
+    pub online: bool,
+    /// Its last sign of life since the gate was opened, if any.
+    pub last_seen: Option<Instant>,
+}
+
+/// One device's presence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Presence {
+    last_seen: Option<Instant>,
+    told: Told,
+    /// Where in the heap its valid entry is.
+    due: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    /// Never anything; known since then.
+    Nothing { since: Instant },
+    /// Something, but it has to be told again.
+    Outdated,
+    /// This, then.
+    State { online: bool, last_seen: Option<Instant>, at: Instant },
+}
+
+/// What [`Presence::decide`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Tell,
+    LookAgain(Instant),
+    Nothing,
+}
+
+impl Presence {
+    pub(super) fn new(now: Instant) -> Presence {
+        Presence { last_seen: None, told: Told::Nothing { since: now }, due: None }
+    }
+
+    pub(super) fn last_seen(&self) -> Option<Instant> {
+        self.last_seen
+    }
+
+    pub(super) fn online(&self, now: Instant, offline_after: Duration) -> bool {
+        self.last_seen.is_some_and(|seen| now.saturating_duration_since(seen) < offline_after)
+    }
+
+    /// Forgets what was told, so that it is told again.
+    pub(super) fn outdate(&mut self) {
+        if let Told::State { .. } = self.told {
+            self.told = Told::Outdated;
+        }
+    }
+
+    fn decide(&self, now: Instant, offline_after: Duration) -> Next {
+        let online = self.online(now, offline_after);
+        let (told, last_seen, at) = match self.told {
+            Told::Outdated => return Next::Tell,
+            Told::Nothing { .. } if online => return Next::Tell,
+            Told::Nothing { since } => return at_or_now(since.checked_add(offline_after), now),
+            Told::State { online, last_seen, at } => (online, last_seen, at),
+        };
+        if online != told {
+            return at_or_now(at.checked_add(CHANGE_INTERVAL), now);
+        }
+        if !online {
+            return Next::Nothing;
+        }
+        let refresh = at.checked_add(REFRESH_INTERVAL);
+        if self.last_seen != last_seen && refresh.is_some_and(|refresh| refresh <= now) {
+            return Next::Tell;
+        }
+        let goes_offline = self.last_seen.and_then(|seen| seen.checked_add(offline_after));
+        let refresh = refresh.filter(|refresh| *refresh > now).or_else(|| now.checked_add(REFRESH_INTERVAL));
+        match [refresh, goes_offline].into_iter().flatten().min() {
+            Some(at) => Next::LookAgain(at),
+            None => Next::Nothing,
+        }
+    }
+}
+
+fn at_or_now(at: Option<Instant>, now: Instant) -> Next {
+    match at {
+        Some(at) if at <= now => Next::Tell,
+        Some(at) => Next::LookAgain(at),
+        None => Next::Nothing,
+    }
+}
+
+/// When to look at which device next.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Each device's slot under its due time; entries that are not the device's `due` any more are skipped.
+    heap: BinaryHeap<Reverse<(Instant, u32)>>,
+}
+
+impl Queue {
+    /// Empties it and makes room for so many devices, so that nothing later allocates.
+    pub(super) fn reset(&mut self, devices: usize) {
+        self.heap.clear();
+        // One valid entry each, and one left behind by its first sign of life.
+        self.heap.reserve(devices.saturating_mul(2));
+    }
+
+    /// Puts a device back after [`Queue::reset`].
+    pub(super) fn schedule(
+        &mut self,
+        slot: u32,
+        presence: &mut Presence,
+        now: Instant,
+        offline_after: Duration,
+    ) {
+        presence.due = None;
+        match presence.decide(now, offline_after) {
+            Next::Tell => self.push(slot, presence, now),
+            Next::LookAgain(at) => self.push(slot, presence, at),
+            Next::Nothing => {}
+        }
+    }
+
+    fn push(&mut self, slot: u32, presence: &mut Presence, at: Instant) {
+        presence.due = Some(at);
+        self.heap.push(Reverse((at, slot)));
+    }
+
+    /// A sign of life.
+    pub(super) fn seen(&mut self, slot: u32, presence: &mut Presence, now: Instant) {
+        let first = presence.last_seen.is_none();
+        if presence.last_seen.is_none_or(|seen| seen < now) {
+            presence.last_seen = Some(now);
+        }
+        // A device told online is scheduled early enough already, and so is one that waits for its minute to
+        // pass. One told offline is not scheduled at all; one never told anything is, for its silence.
+        if presence.due.is_none() || (first && presence.due.is_some_and(|due| due > now)) {
+            self.push(slot, presence, now);
+        }
+    }
+
+    /// When something is due first.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The slot of a device that is due, for [`Queue::tell`].
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(u32, Instant)> {
+        match self.heap.peek() {
+            Some(Reverse((at, _))) if *at <= now => self.heap.pop().map(|Reverse((at, slot))| (slot, at)),
+            _ => None,
+        }
+    }
+
+    /// What there is to tell of the device popped, if anything: whether it is online.
+    pub(super) fn tell(
+        &mut self,
+        slot: u32,
+        due: Instant,
+        presence: &mut Presence,
+        now: Instant,
+        offline_after: Duration,
+    ) -> Option<bool> {
+        if presence.due != Some(due) {
+            return None;
+        }
+        let told = presence.decide(now, offline_after) == Next::Tell;
+        let online = presence.online(now, offline_after);
+        if told {
+            presence.told = Told::State { online, last_seen: presence.last_seen, at: now };
+        }
+        self.schedule(slot, presence, now, offline_after);
+        told.then_some(online)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// One device under virtual time.
+    struct World {
+        start: Instant,
+        now: Instant,
+        offline_after: Duration,
+        presence: Presence,
+        queue: Queue,
+    }
+
+    impl World {
+        fn new(offline_after: Duration) -> World {
+            let start = Instant::now();
+            let mut world = World {
+                start,
+                now: start,
+                offline_after,
+                presence: Presence::new(start),
+                queue: Queue::default(),
+            };
+            world.queue.reset(1);
+            world.queue.schedule(0, &mut world.presence, start, offline_after);
+            world
+        }
+
+        fn seen(&mut self) {
+            self.queue.seen(0, &mut self.presence, self.now);
+        }
+
+        /// All that is told until then, each with its second since the start, jumping from due time to due time.
+        fn until(&mut self, end: Duration) -> Vec<(u64, bool)> {
+            let mut told = Vec::new();
+            let end = self.start + end;
+            loop {
+                while let Some((slot, due)) = self.queue.pop(self.now) {
+                    let after = self.offline_after;
+                    if let Some(online) = self.queue.tell(slot, due, &mut self.presence, self.now, after) {
+                        told.push(((self.now - self.start).as_secs(), online));
+                    }
+                }
+                match self.queue.poll_timeout() {
+                    Some(at) if at <= end => self.now = at,
+                    _ => break,
+                }
+            }
+            self.now = end;
+            told
+        }
+    }
+
+    #[test]
+    fn the_first_sign_of_life_is_told_at_once_and_silence_after_an_hour() {
+        let mut world = World::new(HOUR);
+        assert_eq!(world.until(10 * MINUTE), []);
+        world.seen();
+        assert_eq!(world.until(3 * HOUR), [(600, true), (600 + 3600, false)]);
+        world.seen();
+        assert_eq!(world.until(4 * HOUR - MINUTE), [(3 * 3600, true)]);
+    }
+
+    #[test]
+    fn a_device_silent_from_the_start_is_told_offline_once() {
+        let mut world = World::new(HOUR);
+        assert_eq!(world.until(48 * HOUR), [(3600, false)]);
+    }
+
+    #[test]
+    fn last_seen_is_refreshed_every_quarter_of_an_hour_at_most() {
+        let mut world = World::new(HOUR);
+        let mut told = Vec::new();
+        for second in (0..2 * 3600).step_by(10) {
+            told.extend(world.until(Duration::from_secs(second)));
+            world.seen();
+        }
+        let times: Vec<u64> = told.iter().map(|(at, _)| *at).collect();
+        assert_eq!(times, [0, 900, 1800, 2700, 3600, 4500, 5400, 6300]);
+        assert!(told.iter().all(|(_, online)| *online));
+    }
+
+    #[test]
+    fn a_flapping_device_is_told_once_a_minute_at_most() {
+        let mut world = World::new(Duration::from_secs(5));
+        let mut told = Vec::new();
+        // A sign of life every 7 s: offline 2 s before each.
+        for second in (0..1800).step_by(7) {
+            told.extend(world.until(Duration::from_secs(second)));
+            world.seen();
+        }
+        assert!(told.len() > 10, "{told:?}");
+        assert!(
+            told.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 60 && pair[1].1 != pair[0].1),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn a_change_that_is_undone_within_the_minute_is_not_told() {
+        let mut world = World::new(Duration::from_secs(5));
+        world.seen();
+        assert_eq!(world.until(Duration::from_secs(58)), [(0, true)]);
+        world.seen();
+        assert_eq!(world.until(Duration::from_secs(62)), []);
+        assert_eq!(world.until(Duration::from_secs(70)), [(63, false)]);
+    }
+
+    #[test]
+    fn what_changed_while_nobody_asked_is_told_as_it_is_now() {
+        let mut world = World::new(HOUR);
+        world.seen();
+        // The uplink is away for a day: the polls begin again only then.
+        world.now = world.start + 24 * HOUR;
+        assert_eq!(world.until(25 * HOUR), [(24 * 3600, false)]);
+    }
+
+    #[test]
+    fn what_was_told_can_be_told_again() {
+        let mut world = World::new(HOUR);
+        world.seen();
+        assert_eq!(world.until(MINUTE), [(0, true)]);
+        world.presence.outdate();
+        world.queue.reset(1);
+        world.queue.schedule(0, &mut world.presence, world.now, HOUR);
+        assert_eq!(world.until(2 * MINUTE), [(60, true)]);
+    }
+
+    #[test]
+    fn the_heap_holds_two_entries_a_device_at_most() {
+        let mut world = World::new(HOUR);
+        for second in 0..10_000 {
+            world.until(Duration::from_secs(second));
+            world.seen();
+            // The one left behind by the first sign of life is gone when its time has come.
+            assert!(world.queue.heap.len() <= if second < 3_600 { 2 } else { 1 });
+        }
+    }
+}

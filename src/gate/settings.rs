@@ -1,0 +1,137 @@
+//! What the gate is told by configuration, already validated: no pattern here fails to parse, no template names a capture its pattern lacks.
+
+use std::time::Duration;
+
+use super::pattern::Pattern;
+use super::template::Template;
+use crate::message::{Envelope, Lane, Name};
+
+/// Everything the gate decides by. Replaced whole on reload.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gateway's own id, `{gateway}` in templates.
+    pub gateway: Name,
+    /// `{prefix}` in templates, itself expanded; default `tombolo/{gateway}`.
+    pub prefix: String,
+    /// `[topics] reading`: where a reading goes whose rule names no topic. `None` = switched off.
+    pub reading: Option<Template>,
+    /// Roles by name, in name order.
+    pub roles: Vec<Role>,
+    /// Devices by id, in id order; each names a role that exists.
+    pub devices: Vec<Device>,
+}
+
+/// What a class of devices may say and hear.
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// Its name.
+    pub name: Name,
+    /// How much each of its devices may send.
+    pub quota: Quota,
+    /// Largest payload in bytes of one reading, `0 ..= 65,536`, however it came; `None`, the default, is
+    /// 1,024 in one datagram and 65,536 by Block1. More than [`Quota::bytes`] could never pass.
+    pub max_payload: Option<u32>,
+    /// How long without a sign of life until `offline`; default 1 h.
+    pub offline_after: Duration,
+    /// Named uplink rules, in name order. No rule, no passage.
+    pub uplink: Vec<UplinkRule>,
+    /// Named downlink rules, in name order; used once commands are built.
+    pub downlink: Vec<DownlinkRule>,
+}
+
+/// A token bucket, one a device: full at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Messages that flow in `per`; default 60.
+    pub messages: u32,
+    /// Payload bytes that flow in `per`; default 64 KiB.
+    pub bytes: u64,
+    /// The period; default 1 min.
+    pub per: Duration,
+    /// Messages that may come at once; default 20. The byte bucket holds `bytes`.
+    pub burst: u32,
+}
+
+impl Default for Quota {
+    fn default() -> Quota {
+        Quota { messages: 60, bytes: 64 * 1024, per: Duration::from_secs(60), burst: 20 }
+    }
+}
+
+/// A permission and a mapping in one.
+#[derive(Clone, Debug)]
+pub struct UplinkRule {
+    /// Its name; rules have names, not an order.
+    pub name: Name,
+    /// Which paths of the device's own space.
+    pub path: Pattern,
+    /// A matching deny wins over every other rule.
+    pub deny: bool,
+    /// Where to; `None` = the `reading` template.
+    pub topic: Option<Template>,
+    /// Upstream QoS. 0 is memory only and outside the promise.
+    pub qos: QoS,
+    /// Publish with retain.
+    pub retain: bool,
+    /// Which queue.
+    pub lane: Lane,
+    /// Worthless after; whole seconds, `1 s ..= 10 years`.
+    pub expires: Option<Duration>,
+    /// What wraps the payload.
+    pub envelope: Envelope,
+    /// Whether `DELETE` may publish an empty retained message here.
+    pub delete: bool,
+}
+
+/// Which commands reach a device, and as which path.
+#[derive(Clone, Debug)]
+pub struct DownlinkRule {
+    /// Its name.
+    pub name: Name,
+    /// A matching deny wins over every other rule.
+    pub deny: bool,
+    /// MQTT topic filter with `{prefix}`, `{gateway}`, `{device}`.
+    pub topic: String,
+    /// The path at the device, with captures of `topic`.
+    pub path: String,
+}
+
+/// A device as configuration or the registry knows it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its id.
+    pub id: Name,
+    /// Its role's name.
+    pub role: Name,
+    /// Free text for people.
+    pub label: Option<String>,
+    /// The PSK identity and key it proves itself with, if it speaks DTLS-PSK.
+    pub psk: Option<Psk>,
+    /// Overrides the role's.
+    pub offline_after: Option<Duration>,
+}
+
+/// A pre-shared key and the identity that names it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Psk {
+    /// `1..=128` bytes on the wire; default the device id.
+    pub identity: Vec<u8>,
+    /// `1..=64` bytes.
+    pub key: zeroize::Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Psk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Psk {{ identity: {:?}, key: hidden }}", String::from_utf8_lossy(&self.identity))
+    }
+}
+
+/// MQTT quality of service of a publish; 2 is not offered, the record id does what it would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum QoS {
+    /// At most once.
+    AtMostOnce = 0,
+    /// At least once.
+    AtLeastOnce = 1,
+}

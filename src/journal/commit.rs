@@ -1,0 +1,502 @@
+//! A lane's commit: one write and one sync, rolling over to the next segment where one is full or failed.
+//! docs/journal-format.md §6.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::frame::{self, Kind};
+use super::lane::{Active, Freed, LaneWriter};
+use super::loss::{Control, LossCause};
+use super::pool::{Pool, Trouble};
+use super::record::Batch;
+use super::retention::{self, Decision};
+use super::segment::{HEADER_BLOCK, Header, RUNS_MAX, Run, Segment, segment_name};
+use super::settings::WhenFull;
+use super::storage::{Storage, StorageError, StoredFile};
+
+/// A trim no commit carries is committed alone after so long,
+pub const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// or after so many records.
+pub const TRIM_RECORDS: u64 = 1_000;
+/// Bytes of an Opening frame.
+const OPENING: u32 = 48;
+
+/// Why records of a batch were not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The lane has no room and refuses.
+    LaneFull,
+    /// The disk did not take them.
+    Disk(StorageError),
+    /// There is no room in the active segment, and no file for another one.
+    NoSegment(StorageError),
+}
+
+/// What became of a batch: its first `records` are durable, the others failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Durable records.
+    pub records: usize,
+    /// Why not all are.
+    pub failure: Option<Failure>,
+}
+
+/// What was written and is not yet known to be durable.
+struct Part {
+    /// How far in the batch.
+    to: usize,
+    /// How many records.
+    records: usize,
+    /// Whether all control state is in it.
+    control: bool,
+}
+
+/// At which step the disk failed.
+enum Stage {
+    Write,
+    Sync,
+}
+
+impl<S: Storage> LaneWriter<S> {
+    /// When control state is to be committed even if no record comes.
+    pub(super) fn control_deadline(&self) -> Option<Instant> {
+        if !self.is_control_dirty() {
+            return None;
+        }
+        let since = self.release_since?;
+        let many = self.control.released - self.durable_released >= TRIM_RECORDS;
+        let at = if many || self.control.has_new_loss() { since } else { since + TRIM_AFTER };
+        let trouble = self.trouble.or(self.control_trouble);
+        Some(trouble.map_or(at, |trouble| at.max(trouble.retry_at)))
+    }
+
+    fn is_control_dirty(&self) -> bool {
+        self.control.released > self.durable_released || self.control.is_dirty()
+    }
+
+    fn is_control_due(&self, now: Instant, force: bool) -> bool {
+        self.is_control_dirty() && (force || self.control_deadline().is_some_and(|at| at <= now))
+    }
+
+    /// Stores a batch, whose sequences begin at `next_sequence`, and with it what control state waits; `force`: that even
+    /// without a record.
+    pub(super) fn commit(
+        &mut self,
+        now: Instant,
+        storage: &S,
+        pool: &mut Pool<S>,
+        batch: &mut Batch,
+        force: bool,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let bytes = batch.bytes.len();
+        if let Some(trouble) = self.trouble.filter(|trouble| now < trouble.retry_at) {
+            outcome.failure = (bytes > 0).then_some(Failure::Disk(trouble.error));
+            return outcome;
+        }
+        let mut from = 0;
+        while from < bytes || self.unnamed_gaps || self.trouble.is_some() || self.is_control_due(now, force) {
+            match self.commit_part(now, storage, pool, &mut batch.bytes, from, bytes) {
+                Ok(part) => {
+                    from = part.to;
+                    outcome.records += part.records;
+                    self.failures = 0;
+                    self.trouble = None;
+                    self.control_trouble = None;
+                }
+                Err(failure) => {
+                    self.note_failure(now, failure, from == bytes);
+                    outcome.failure = (from < bytes).then_some(failure);
+                    break;
+                }
+            }
+        }
+        batch.bytes.truncate(bytes);
+        self.free();
+        outcome
+    }
+
+    /// A first error may be that of one bad place: the next commit tries another segment at once. A second one, or one that
+    /// no other place cures, makes the lane refuse and wait. Without a file for another segment it goes on in the one it has.
+    fn note_failure(&mut self, now: Instant, failure: Failure, control: bool) {
+        match failure {
+            Failure::LaneFull => {}
+            Failure::NoSegment(error) if self.active.is_some() => {
+                if control {
+                    self.control_trouble = Some(Trouble::after(self.control_trouble, error, now));
+                }
+            }
+            Failure::Disk(error) | Failure::NoSegment(error) => {
+                self.failures += 1;
+                if self.failures > 1 || self.trouble.is_some() || error != StorageError::Other(EIO) {
+                    self.trouble = Some(Trouble::after(self.trouble, error, now));
+                }
+            }
+        }
+    }
+
+    /// Stores as much of `batch[from..bytes]` as one segment takes, and control state behind the last of it.
+    fn commit_part(
+        &mut self,
+        now: Instant,
+        storage: &S,
+        pool: &mut Pool<S>,
+        batch: &mut Vec<u8>,
+        from: usize,
+        bytes: usize,
+    ) -> Result<Part, Failure> {
+        // A commit of its own for what belongs to the opening. Who reads records of this run must find the Opening before them.
+        // And what was found missing is named first, by frames that begin no commit: else the next opening would take what a power cut
+        // tore for records that were acknowledged.
+        let alone = self.unnamed_gaps || self.active.as_ref().is_some_and(|active| active.opening);
+        let bytes = if alone { from } else { bytes };
+        let rest = alone.then(|| batch.split_off(from));
+        let part = self.commit_frames(now, storage, pool, batch, from, bytes);
+        if let Some(rest) = rest {
+            batch.truncate(from);
+            batch.extend_from_slice(&rest);
+        }
+        if part.is_ok() {
+            self.unnamed_gaps = false;
+        }
+        part
+    }
+
+    fn commit_frames(
+        &mut self,
+        now: Instant,
+        storage: &S,
+        pool: &mut Pool<S>,
+        batch: &mut Vec<u8>,
+        from: usize,
+        bytes: usize,
+    ) -> Result<Part, Failure> {
+        let first = (from < bytes).then(|| step(&batch[from..]));
+        self.make_room(now, storage, pool, first)?;
+        let Some(mut active) = self.active.take() else { return Err(Failure::Disk(StorageError::Full)) };
+        active.footed = false;
+        let begin = active.segment.end;
+        let mut begins_commit = !active.fresh && !self.unnamed_gaps;
+        let preamble = self.opening(&mut active, &mut begins_commit);
+        let mut part = self.lay_out(&mut active, batch, from, bytes, &mut begins_commit);
+        if part.to == bytes && !active.fresh {
+            part.control = self.add_control(&mut active, batch, part.records, &mut begins_commit);
+        }
+        let frames = if part.to == bytes { &batch[from..] } else { &batch[from..part.to] };
+        let footer = (part.to < bytes).then(|| {
+            active.footed = true;
+            self.footer(&active.segment, self.next_sequence + part.records as u64)
+        });
+        let at = begin + preamble.len() as u32;
+        let limit = active.segment.layout.frame_limit;
+        match write(&*active.file, &[(begin, &preamble), (at, frames), (limit, &footer.unwrap_or_default())])
+        {
+            Ok(()) => {
+                self.next_sequence += part.records as u64;
+                if part.control {
+                    self.durable_released = self.control.released;
+                    self.control.committed();
+                    self.release_since = None;
+                }
+                active.commit();
+                self.active = Some(active);
+                Ok(part)
+            }
+            Err((error, stage)) => {
+                self.abandon(active, stage);
+                Err(Failure::Disk(error))
+            }
+        }
+    }
+
+    /// The frame that says that another run begins here, if it does.
+    fn opening(&self, active: &mut Active<S::File>, begins_commit: &mut bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        if active.opening {
+            let run = Run { first_sequence: self.next_sequence, ..self.run };
+            frame::encode(&mut out, Kind::Opening, run.first_sequence, |out| {
+                out.extend_from_slice(&run.run.to_le_bytes());
+                out.extend_from_slice(&run.boot);
+            });
+            frame::seal(&mut out, active.segment.seed, std::mem::take(begins_commit));
+            active.segment.end += out.len() as u32;
+            match active.segment.runs.last_mut() {
+                Some(last) if last.first_sequence == run.first_sequence => *last = run,
+                _ => active.segment.runs.push(run),
+            }
+        }
+        out
+    }
+
+    /// Gives the frames from `from` on their places and CRCs, as many as there is room for.
+    fn lay_out(
+        &self,
+        active: &mut Active<S::File>,
+        batch: &mut [u8],
+        from: usize,
+        bytes: usize,
+        begins_commit: &mut bool,
+    ) -> Part {
+        let segment = &mut active.segment;
+        let mut part = Part { to: from, records: 0, control: active.fresh };
+        while part.to < bytes && segment.end + step(&batch[part.to..]) <= segment.layout.records_limit {
+            let length = frame::seal(&mut batch[part.to..], segment.seed, std::mem::take(begins_commit));
+            segment.note(self.next_sequence + part.records as u64, segment.end);
+            segment.end += length as u32;
+            part.to += length;
+            part.records += 1;
+        }
+        part
+    }
+
+    /// Appends the control frames that wait, if there is room; whether they are all in it.
+    fn add_control(
+        &self,
+        active: &mut Active<S::File>,
+        batch: &mut Vec<u8>,
+        records: usize,
+        begins_commit: &mut bool,
+    ) -> bool {
+        let begin = batch.len();
+        self.encode_control(self.next_sequence + records as u64, batch);
+        let length = (batch.len() - begin) as u32;
+        if active.segment.end + length > active.segment.layout.frame_limit {
+            batch.truncate(begin);
+            return false;
+        }
+        let mut at = begin;
+        while at < batch.len() {
+            at += frame::seal(&mut batch[at..], active.segment.seed, std::mem::take(begins_commit));
+        }
+        active.segment.end += length;
+        true
+    }
+
+    fn encode_control(&self, next_sequence: u64, out: &mut Vec<u8>) {
+        let control = &self.control;
+        if control.needs_checkpoint() {
+            encode_checkpoint(control, next_sequence, out);
+            return;
+        }
+        for (report, published) in control.dirty() {
+            frame::encode(out, Kind::Loss, 0, |out| report.encode(published, out));
+        }
+        if control.released > self.durable_released {
+            frame::encode(out, Kind::Trim, control.released, |_| ());
+        }
+    }
+
+    fn footer(&self, segment: &Segment, next_sequence: u64) -> Vec<u8> {
+        let mut checkpoint = self.control.released.to_le_bytes().to_vec();
+        self.control.encode(next_sequence, &mut checkpoint);
+        segment.encode_footer(&checkpoint)
+    }
+
+    /// Sees to an active segment with room for a record of `record` bytes, or for the control frames that wait.
+    fn make_room(
+        &mut self,
+        now: Instant,
+        storage: &S,
+        pool: &mut Pool<S>,
+        record: Option<u32>,
+    ) -> Result<(), Failure> {
+        if let Some(active) = &self.active {
+            let layout = active.segment.layout;
+            let opening = if active.opening { OPENING } else { 0 };
+            let fits = match record {
+                Some(size) => active.segment.end + opening + size <= layout.records_limit,
+                None => {
+                    let mut control = Vec::new();
+                    self.encode_control(self.next_sequence, &mut control);
+                    active.segment.end + opening + control.len() as u32 <= layout.frame_limit
+                }
+            };
+            if fits && !(active.opening && active.segment.runs.len() >= RUNS_MAX) {
+                return Ok(());
+            }
+        }
+        let (number, file) = self.take_next(now, storage, pool, record.is_some())?;
+        self.seal();
+        self.activate(now, number, file)
+    }
+
+    fn take_next(
+        &mut self,
+        now: Instant,
+        storage: &S,
+        pool: &mut Pool<S>,
+        for_record: bool,
+    ) -> Result<(u64, Arc<S::File>), Failure> {
+        if let Some(prepared) = self.prepared.take() {
+            return Ok(prepared);
+        }
+        let decision = retention::decide(&self.bounds, self.used_bytes(), self.layout.size);
+        if for_record && decision == Decision::Refuse {
+            return Err(Failure::LaneFull);
+        }
+        // What is dropped or trimmed gives one back, so these may have the reserve.
+        let reserve = !for_record || decision == Decision::DropOldest;
+        self.take_from_pool(now, storage, pool, reserve).map_err(Failure::NoSegment)
+    }
+
+    fn take_from_pool(
+        &mut self,
+        now: Instant,
+        storage: &S,
+        pool: &mut Pool<S>,
+        reserve: bool,
+    ) -> Result<(u64, Arc<S::File>), StorageError> {
+        let number = self.next_number;
+        let file = pool.take(storage, self.folder, &segment_name(number), reserve, now)?;
+        self.next_number += 1;
+        Ok((number, file))
+    }
+
+    /// Ends the active segment with its footer. That is an index only: without it the segment is scanned.
+    fn seal(&mut self) {
+        let Some(active) = self.active.take() else { return };
+        if !active.footed {
+            let footer = self.footer(&active.segment, self.next_sequence);
+            let _ = write(&*active.file, &[(active.segment.layout.frame_limit, &footer)]);
+        }
+        self.sealed.push_back(Arc::new(active.segment));
+        self.publish_sealed();
+    }
+
+    /// Begins a segment: header block and Checkpoint. What must be dropped for it is named in that Checkpoint.
+    fn activate(&mut self, now: Instant, number: u64, file: Arc<S::File>) -> Result<(), Failure> {
+        if self.bounds.when_full == WhenFull::DropOldest {
+            self.drop_oldest(now);
+        }
+        self.salt = next_random(self.salt);
+        let header = Header {
+            lane: self.lane as u8,
+            size: self.layout.size,
+            number,
+            run: self.run.run,
+            salt: self.salt,
+            first_sequence: self.next_sequence,
+            boot: self.run.boot,
+            // Without what is dropped for this very segment: that must not count unless the Checkpoint names it.
+            released: self.durable_released,
+        };
+        let mut bytes = header.encode_block();
+        let begin = bytes.len();
+        encode_checkpoint(&self.control, self.next_sequence, &mut bytes);
+        frame::seal(&mut bytes[begin..], header.seed(), true);
+        let mut segment = Segment::new(&header, self.layout);
+        segment.end = bytes.len() as u32;
+        let written = file.write_at(0, &bytes);
+        let active = Active {
+            shared: Arc::new(segment.clone()),
+            segment,
+            file,
+            end: HEADER_BLOCK,
+            hot: HEADER_BLOCK,
+            opening: false,
+            fresh: true,
+            footed: false,
+        };
+        match written {
+            Ok(()) => {
+                self.active = Some(active);
+                Ok(())
+            }
+            Err(error) => {
+                self.abandon(active, Stage::Write);
+                Err(Failure::Disk(error))
+            }
+        }
+    }
+
+    /// Makes room ahead for one segment more than there are.
+    fn drop_oldest(&mut self, now: Instant) {
+        // The one just taken is in none of the lists.
+        let mut used = self.used_bytes() + u64::from(self.layout.size);
+        let mut through = 0;
+        for segment in &self.sealed {
+            if used + u64::from(self.layout.size) <= self.bounds.max_bytes {
+                break;
+            }
+            through = segment.last_sequence;
+            used -= u64::from(segment.layout.size);
+        }
+        let before: u64 = self.control.total(LossCause::Dropped);
+        self.lose(now, self.control.released + 1, through, LossCause::Dropped);
+        self.dropped += self.control.total(LossCause::Dropped) - before;
+    }
+
+    /// Gives up a segment after an error: it ends at its last successful commit.
+    fn abandon(&mut self, mut active: Active<S::File>, stage: Stage) {
+        let number = active.segment.number;
+        if active.end == HEADER_BLOCK {
+            // Nothing counted in it yet. What could not even be written can be tried again, a failed sync never.
+            match stage {
+                Stage::Write => self.prepared = Some((number, active.file)),
+                // Size 0: not one to be recycled.
+                Stage::Sync => self.freed.push(Freed { name: active.segment.name(), size: 0 }),
+            }
+            return;
+        }
+        let segment = &mut active.segment;
+        segment.end = active.end;
+        segment.last_sequence = self.next_sequence - 1;
+        segment.marks.retain(|mark| mark.offset < active.end);
+        if active.opening && segment.runs.len() > active.shared.runs.len() {
+            segment.runs.pop();
+        }
+        self.sealed.push_back(Arc::new(active.segment));
+        self.publish_sealed();
+    }
+
+    /// Recycles what was freed and keeps one segment prepared; whether the pool should make a file for that.
+    pub(super) fn maintain(&mut self, now: Instant, storage: &S, pool: &mut Pool<S>) -> bool {
+        let folder = self.folder;
+        self.freed.retain(|freed| pool.recycle(storage, folder, &freed.name, freed.size, now).is_err());
+        let wanted = self.prepared.is_none()
+            && retention::decide(&self.bounds, self.used_bytes(), self.layout.size) == Decision::Take;
+        if wanted && pool.ready() > 1 {
+            // An error is the pool's to remember and to try again.
+            self.prepared = self.take_from_pool(now, storage, pool, false).ok();
+        }
+        wanted && self.prepared.is_none()
+    }
+}
+
+impl<F> Active<F> {
+    /// All that was written is durable.
+    fn commit(&mut self) {
+        self.end = self.segment.end;
+        let runs_changed = std::mem::take(&mut self.opening);
+        self.fresh = false;
+        if runs_changed || self.shared.marks.len() != self.segment.marks.len() {
+            self.shared = Arc::new(self.segment.clone());
+        }
+    }
+}
+
+/// EIO: one bad place, perhaps.
+const EIO: i32 = 5;
+
+fn step(frames: &[u8]) -> u32 {
+    frame::padded(frame::encoded_length(frames)) as u32
+}
+
+fn encode_checkpoint(control: &Control, next_sequence: u64, out: &mut Vec<u8>) {
+    frame::encode(out, Kind::Checkpoint, control.released, |out| control.encode(next_sequence, out));
+}
+
+fn write<F: StoredFile>(file: &F, pieces: &[(u32, &[u8])]) -> Result<(), (StorageError, Stage)> {
+    for (at, bytes) in pieces.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+        file.write_at(u64::from(*at), bytes).map_err(|error| (error, Stage::Write))?;
+    }
+    file.sync().map_err(|error| (error, Stage::Sync))
+}
+
+/// SplitMix64: spreads one random number over many.
+fn next_random(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

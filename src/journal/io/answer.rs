@@ -1,0 +1,111 @@
+//! What the journal's handle answers with.
+
+use std::time::Instant;
+
+use crate::journal::record::Ticket;
+use crate::journal::rejected::RejectedEntry;
+use crate::journal::storage::StorageError;
+use crate::journal::store::{LaneStatus, RejectedStatus};
+use crate::message::{Content, Lane, RecordId, Stamp};
+
+/// Why a record is not taken. Whoever sent it is told so and can keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Its lane is at its bound.
+    LaneFull,
+    /// The disk does not take records at present, or not fast enough.
+    Failing,
+    /// It is larger than a frame, or than a segment of the configured size, can hold.
+    TooLarge,
+    /// The journal is being closed.
+    Closed,
+}
+
+/// Why a record that was taken is not stored. It may yet come: a refusal never proves non-delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Its lane reached its bound.
+    LaneFull,
+    /// The disk did not take it.
+    Disk(StorageError),
+    /// The journal was closed before.
+    Closed,
+}
+
+/// What became of an appended record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// As given to [`Journal::append`](super::Journal::append).
+    pub ticket: Ticket,
+    /// Its lane.
+    pub lane: Lane,
+    /// Whether it is durable.
+    pub result: Result<(), Failed>,
+}
+
+/// A record is not put into the rejected store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectRefused {
+    /// The store is full: the lane has to wait for its owner.
+    Full,
+    /// The disk did not take what was to go there before.
+    Failing,
+}
+
+/// What stands next in a lane.
+#[derive(Clone, Copy, Debug)]
+pub enum Next<'a> {
+    /// A record.
+    Record(Stored<'a>),
+    /// Nothing more is committed. A wake comes with the next commit.
+    Empty,
+    /// It is being read from the disk. A wake comes.
+    Pending,
+}
+
+/// A committed record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored<'a> {
+    /// Its name for ever.
+    pub id: RecordId,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its number in the lane.
+    pub sequence: u64,
+    /// Whether it was received since the system booted, so that its boot time can be compared with now.
+    pub same_boot: bool,
+    /// The id it had before it was rejected and retried.
+    pub original: Option<RecordId>,
+    /// What was received.
+    pub content: Content<'a>,
+}
+
+/// A record in the rejected store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedRecord {
+    /// Its number there, its lane, id and reason.
+    pub entry: RejectedEntry,
+    /// Whose it is.
+    pub device: String,
+    /// Where in its space.
+    pub path: String,
+    /// Where it should have gone.
+    pub topic: String,
+    /// How long.
+    pub payload_bytes: usize,
+    /// When it was received.
+    pub received: Stamp,
+}
+
+/// How the journal stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// By [`Lane::index`].
+    pub lanes: [LaneStatus; 2],
+    /// The rejected store.
+    pub rejected: RejectedStatus,
+    /// Since when the journal thread has been at one disk call or one round of them.
+    pub busy_since: Option<Instant>,
+    /// The journal thread is gone: nothing is stored any more.
+    pub dead: bool,
+}

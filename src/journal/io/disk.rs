@@ -1,0 +1,168 @@
+//! The real disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crate::journal::storage::{Folder, Storage, StorageError, StoredFile};
+
+/// A directory with a folder each.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    directory: PathBuf,
+}
+
+impl Disk {
+    /// In this directory, which exists.
+    pub fn new(directory: &Path) -> Disk {
+        Disk { directory: directory.to_path_buf() }
+    }
+
+    fn path(&self, folder: Folder, name: &str) -> PathBuf {
+        self.directory.join(folder.as_str()).join(name)
+    }
+
+    fn make_folder(&self, folder: Folder) -> io::Result<()> {
+        let path = self.directory.join(folder.as_str());
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => File::open(&self.directory)?.sync_all(),
+        }
+    }
+}
+
+/// An open file of a [`Disk`].
+#[derive(Debug)]
+pub struct DiskFile {
+    file: File,
+    /// The disk was read-only when it was opened: another handle, for writing, is got as soon as the disk gives one.
+    read_only: bool,
+    writing: OnceLock<File>,
+}
+
+impl DiskFile {
+    fn new(file: File, read_only: bool) -> DiskFile {
+        DiskFile { file, read_only, writing: OnceLock::new() }
+    }
+
+    fn writing(&self) -> io::Result<&File> {
+        if !self.read_only {
+            return Ok(&self.file);
+        }
+        if let Some(file) = self.writing.get() {
+            return Ok(file);
+        }
+        // By its descriptor: its name may be another by now.
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(self.writing.get_or_init(|| file))
+    }
+}
+
+/// What the journal does about it, not what it is called.
+pub fn storage_error(error: &io::Error) -> StorageError {
+    match error.raw_os_error() {
+        Some(28 | 122) => StorageError::Full,
+        Some(30) => StorageError::ReadOnly,
+        Some(2) => StorageError::Missing,
+        Some(number) => StorageError::Other(number),
+        // Made by std itself, e.g. a write of zero bytes: as an input/output error.
+        None => StorageError::Other(5),
+    }
+}
+
+fn check<T>(result: io::Result<T>) -> Result<T, StorageError> {
+    result.map_err(|error| storage_error(&error))
+}
+
+impl Storage for Disk {
+    type File = DiskFile;
+
+    fn list(&self, folder: Folder) -> Result<Vec<(String, u64)>, StorageError> {
+        let entries = match fs::read_dir(self.directory.join(folder.as_str())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => check(other)?,
+        };
+        let mut out = Vec::new();
+        for entry in entries {
+            let entry = check(entry)?;
+            let metadata = check(entry.metadata())?;
+            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+                out.push((name, metadata.len()));
+            }
+        }
+        Ok(out)
+    }
+
+    fn open(&self, folder: Folder, name: &str) -> Result<DiskFile, StorageError> {
+        let path = self.path(folder, name);
+        // On a disk that is read-only what is stored can still be read.
+        let both = OpenOptions::new().read(true).write(true).open(&path);
+        match both {
+            Err(error) if matches!(error.raw_os_error(), Some(30 | 13)) => {
+                check(File::open(&path)).map(|file| DiskFile::new(file, true))
+            }
+            other => check(other).map(|file| DiskFile::new(file, false)),
+        }
+    }
+
+    fn create(&self, folder: Folder, name: &str) -> Result<DiskFile, StorageError> {
+        let path = self.path(folder, name);
+        let create = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                check(self.make_folder(folder))?;
+                check(create()).map(|file| DiskFile::new(file, false))
+            }
+            other => check(other).map(|file| DiskFile::new(file, false)),
+        }
+    }
+
+    fn rename(&self, from: (Folder, &str), to: (Folder, &str)) -> Result<(), StorageError> {
+        let (from, target) = (self.path(from.0, from.1), self.path(to.0, to.1));
+        match fs::rename(&from, &target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && from.exists() => {
+                check(self.make_folder(to.0))?;
+                check(fs::rename(&from, &target))
+            }
+            other => check(other),
+        }
+    }
+
+    fn remove(&self, folder: Folder, name: &str) -> Result<(), StorageError> {
+        match fs::remove_file(self.path(folder, name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => check(other),
+        }
+    }
+
+    fn sync_folder(&self, folder: Folder) -> Result<(), StorageError> {
+        check(File::open(self.directory.join(folder.as_str())).and_then(|file| file.sync_all()))
+    }
+}
+
+impl StoredFile for DiskFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StorageError> {
+        let mut read = 0;
+        while read < buffer.len() {
+            match self.file.read_at(&mut buffer[read..], offset + read as u64) {
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(storage_error(&error)),
+            }
+        }
+        Ok(read)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        check(self.writing().and_then(|file| file.write_all_at(bytes, offset)))
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        check(self.writing().and_then(File::sync_data))
+    }
+}

@@ -1,0 +1,517 @@
+//! The journal as the path holds it: a handle that never waits for the disk.
+//!
+//! Appends go into the batch of the next commit; what came of them comes back as [`Completion`]s, with one wake for all of a commit.
+//! Committed records are read from the segment files: the newest at once, from the page cache; a backlog on a thread of its own.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+mod answer;
+mod directory;
+mod disk;
+mod open;
+mod reader;
+mod shared;
+mod thread;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+pub use answer::{Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, Status, Stored};
+pub use disk::{Disk, DiskFile, storage_error};
+pub use open::{OpenError, OpenReport};
+
+use super::cursor::{Cursor, Fetch, Step};
+use super::loss::{LossCause, LossReport};
+use super::range::RangeSet;
+use super::record::{self, Batch, Ticket};
+use super::scan;
+use super::settings::{LaneSettings, Settings};
+use super::store::LaneStatus;
+use super::view::LaneView;
+use crate::gate::stage::Mapped;
+use crate::message::{Content, Lane, RecordId, Stamp};
+use directory::Directory;
+use open::open_store;
+use shared::{Command, Done, LaneState, Shared, State};
+
+/// Most bytes that wait for one commit of one lane: more than a disk that answers lets come together.
+const BATCH_MAX: usize = 4 << 20;
+/// Most records handed out whose length is remembered: more than any uplink has in flight.
+const HANDED_MAX: usize = 4096;
+/// The name of both threads.
+const THREAD: &str = "tombolo-journal";
+
+/// Where the uplink stands in a lane.
+struct Reader {
+    cursor: Cursor,
+    view: LaneView<DiskFile>,
+    /// Not to be read: lost, rejected, or named as such by the uplink.
+    settled: RangeSet,
+    released: u64,
+    /// Records handed out and not released, and the bytes of their bodies.
+    handed: VecDeque<(u64, u32)>,
+    losses: Arc<[LossReport]>,
+}
+
+/// The journal. One for the path's thread; [`Journal::rejected`] gives handles for others.
+pub struct Journal {
+    shared: Arc<Shared>,
+    desk: Arc<reader::Desk>,
+    threads: Vec<JoinHandle<()>>,
+    readers: [Reader; 2],
+    runs: [u64; 2],
+    boot: [u8; 16],
+    /// Completions being handed out: how far.
+    completing: VecDeque<(Done, usize)>,
+    scratch: Vec<u8>,
+    _directory: Directory,
+}
+
+impl Journal {
+    /// Opens the journal, or begins one, and starts its two threads. Reads what is there; how long that takes depends on the number of
+    /// segments, not of records.
+    ///
+    /// # Errors
+    /// [`OpenError`]. Damage is none; it is in the report, and in the losses.
+    pub fn open(settings: &Settings) -> Result<(Journal, OpenReport), OpenError> {
+        let (store, directory, seeds, report) = open_store(settings)?;
+        let lane_state = |lane: Lane| LaneState {
+            batch: Batch::default(),
+            next_sequence: store.next_sequence(lane),
+            room: store.room(lane),
+            failing: false,
+            disk_full: false,
+            release: store.view(lane).released,
+            trim_at: store.trim_at(lane),
+            view: store.view(lane),
+            losses: store.losses(lane).into(),
+            status: store.lane_status(lane),
+        };
+        let reader = |lane: Lane| Reader {
+            cursor: Cursor::new(store.view(lane).released + 1),
+            view: store.view(lane),
+            settled: store.settled(lane).clone(),
+            released: store.view(lane).released,
+            handed: VecDeque::new(),
+            losses: store.losses(lane).into(),
+        };
+        let readers = [reader(Lane::High), reader(Lane::Normal)];
+        let shared = Arc::new(Shared::new(State {
+            lanes: [lane_state(Lane::High), lane_state(Lane::Normal)],
+            commands: Vec::new(),
+            done: Vec::new(),
+            tickets: Vec::new(),
+            rejected: store.rejected_status(),
+            record_max: store.record_max(),
+            idle: false,
+            trim_armed: false,
+            busy_since: None,
+            closing: false,
+            dead: false,
+        }));
+        let desk = Arc::new(reader::Desk::default());
+        let committer = thread::Committer {
+            shared: shared.clone(),
+            store,
+            interval: settings.commit_interval,
+            batches: Default::default(),
+            retries: Vec::new(),
+            trouble: [None; 2],
+        };
+        let disk = Disk::new(&settings.directory);
+        let (its_desk, its_shared) = (desk.clone(), shared.clone());
+        let mut journal = Journal {
+            shared,
+            desk,
+            threads: Vec::new(),
+            readers,
+            runs: seeds.runs,
+            boot: seeds.boot,
+            completing: VecDeque::new(),
+            scratch: Vec::new(),
+            _directory: directory,
+        };
+        let name = || std::thread::Builder::new().name(THREAD.to_owned());
+        let reading =
+            name().spawn(move || reader::run(&disk, &its_desk, &its_shared)).map_err(OpenError::Thread)?;
+        journal.threads.push(reading);
+        let committing = name().spawn(move || committer.run()).map_err(OpenError::Thread)?;
+        journal.threads.push(committing);
+        Ok((journal, report))
+    }
+
+    /// Puts a record into its lane's next commit. Its ticket comes back by [`Journal::poll_completion`], durable or failed.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing was taken, no completion comes.
+    pub fn append(&mut self, record: &Mapped<'_>, ticket: Ticket) -> Result<RecordId, Refused> {
+        self.append_content(record.lane(), &record.content(), ticket)
+    }
+
+    /// [`Journal::append`] without the proof that a gate let it pass: for tests and benches of the journal alone.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    #[doc(hidden)]
+    pub fn append_content(
+        &mut self,
+        lane: Lane,
+        content: &Content<'_>,
+        ticket: Ticket,
+    ) -> Result<RecordId, Refused> {
+        let size = record::frame_size(content, None).map_err(|_| Refused::TooLarge)?;
+        let mut state = self.shared.lock();
+        if let Some(refused) = refusal(&state, lane, size) {
+            return Err(refused);
+        }
+        let sequence = state.push(lane, content, size, None, Some(ticket));
+        let tell = std::mem::take(&mut state.idle);
+        drop(state);
+        if tell {
+            self.shared.work.notify_one();
+        }
+        Ok(RecordId { run: self.runs[lane.index()], sequence })
+    }
+
+    /// What became of an appended record, of all commits so far; `None` when all are told.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        loop {
+            let Some((done, at)) = self.completing.front_mut() else {
+                let mut state = self.shared.lock();
+                if state.done.is_empty() {
+                    return None;
+                }
+                self.completing.extend(state.done.drain(..).map(|done| (done, 0)));
+                continue;
+            };
+            let Some(ticket) = done.tickets.get(*at).copied() else {
+                let mut tickets = std::mem::take(&mut done.tickets);
+                self.completing.pop_front();
+                tickets.clear();
+                let mut state = self.shared.lock();
+                if state.tickets.len() < 4 {
+                    state.tickets.push(tickets);
+                }
+                continue;
+            };
+            let result = if *at < done.committed { Ok(()) } else { Err(thread::failed(done.failure)) };
+            *at += 1;
+            if let Some(ticket) = ticket {
+                return Some(Completion { ticket, lane: done.lane, result });
+            }
+        }
+    }
+
+    /// Comes back when there are completions, committed records or losses, or bytes of a backlog that were
+    /// [`Next::Pending`]. What happened before the call is not missed.
+    pub async fn wake(&self) {
+        self.shared.wake.notified().await;
+    }
+
+    /// What the path can await without borrowing the journal.
+    pub fn waker(&self) -> Waker {
+        Waker(self.shared.clone())
+    }
+
+    /// Moves the reading position of a lane on by one and hands out what stood there.
+    pub fn next(&mut self, lane: Lane) -> Next<'_> {
+        match self.advance(lane) {
+            Ready::Record => {}
+            Ready::Empty => return Next::Empty,
+            Ready::Pending => return Next::Pending,
+        }
+        let reader = &self.readers[lane.index()];
+        match reader.cursor.reading() {
+            Some((sequence, run, reading)) => Next::Record(Stored {
+                id: RecordId { run: run.run, sequence },
+                lane,
+                sequence,
+                same_boot: run.boot == self.boot,
+                original: reading.original,
+                content: reading.content,
+            }),
+            None => Next::Empty,
+        }
+    }
+
+    fn advance(&mut self, lane: Lane) -> Ready {
+        let mut refreshed = false;
+        loop {
+            let reader = &mut self.readers[lane.index()];
+            match reader.cursor.advance(&reader.view, &reader.settled) {
+                Step::Record => {
+                    if let Some((sequence, length)) = reader.cursor.length() {
+                        if reader.handed.len() >= HANDED_MAX {
+                            reader.handed.pop_front();
+                        }
+                        reader.handed.push_back((sequence, length));
+                    }
+                    return Ready::Record;
+                }
+                Step::Empty if refreshed => return Ready::Empty,
+                Step::Empty => {
+                    refreshed = true;
+                    self.refresh(lane);
+                }
+                Step::Lost(first, last) => {
+                    self.refresh(lane);
+                    let first = first.max(self.readers[lane.index()].view.released + 1);
+                    self.lose_range(lane, first, last, LossCause::Damaged);
+                }
+                Step::Fetch(fetch) => {
+                    if !self.fetch(lane, &fetch) {
+                        return Ready::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gets the bytes a cursor wants; false if they are under way.
+    fn fetch(&mut self, lane: Lane, fetch: &Fetch) -> bool {
+        let reader = &mut self.readers[lane.index()];
+        let file =
+            reader.view.active.as_ref().filter(|a| fetch.hot && a.segment.number == fetch.segment.number);
+        if let Some(active) = file {
+            scan::read_region(&*active.file, fetch.offset, fetch.length as usize, &mut self.scratch);
+            reader.cursor.supply(fetch, &self.scratch);
+            return true;
+        }
+        let Some((fetched, bytes)) = self.desk.take(lane, fetch) else {
+            self.desk.ask(lane, fetch.clone());
+            return false;
+        };
+        reader.cursor.supply(&fetched, &bytes);
+        self.desk.give_back(bytes);
+        if let Some(ahead) = reader.cursor.ahead(&reader.view).filter(|ahead| !ahead.hot) {
+            self.desk.ask(lane, ahead);
+        }
+        true
+    }
+
+    fn refresh(&mut self, lane: Lane) {
+        let state = self.shared.lock();
+        let there = &state.lanes[lane.index()];
+        let reader = &mut self.readers[lane.index()];
+        reader.view = there.view.clone();
+        reader.losses = there.losses.clone();
+        drop(state);
+        // What was dropped to make room needs no release of its own.
+        reader.let_go(reader.view.released);
+    }
+
+    /// Moves the reading position of a lane back to the oldest record neither released, rejected nor lost.
+    pub fn rewind(&mut self, lane: Lane) {
+        let reader = &mut self.readers[lane.index()];
+        reader.handed.clear();
+        reader.cursor.seek(reader.released + 1);
+    }
+
+    /// The broker has everything in this lane up to and with `sequence`: it may go.
+    pub fn release(&mut self, lane: Lane, sequence: u64) {
+        let reader = &mut self.readers[lane.index()];
+        reader.let_go(sequence);
+        let mut state = self.shared.lock();
+        let there = &mut state.lanes[lane.index()];
+        there.release = there.release.max(sequence);
+        let urgent =
+            !state.commands.is_empty() || !state.trim_armed || sequence >= state.lanes[lane.index()].trim_at;
+        let tell = urgent && std::mem::take(&mut state.idle);
+        drop(state);
+        if tell {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// The broker will never take this record: it goes to the rejected store with the reason (a PUBACK's reason code). It counts as
+    /// released by itself as soon as it is durable there; until then the lane's trim stays before it.
+    ///
+    /// # Errors
+    /// [`RejectRefused`]: it stays where it is, and the lane has to wait.
+    pub fn reject(&mut self, lane: Lane, sequence: u64, reason: u8) -> Result<(), RejectRefused> {
+        let reader = &mut self.readers[lane.index()];
+        let length = reader.handed.iter().find(|(at, _)| *at == sequence).map(|(_, length)| *length);
+        let size = u64::from(length.unwrap_or(super::frame::FRAME_MAX as u32)) + 64;
+        let mut state = self.shared.lock();
+        if state.rejected.room < size {
+            return Err(RejectRefused::Full);
+        }
+        match state.rejected.trouble {
+            Some(super::RejectError::Full) | None => {}
+            Some(super::RejectError::Disk(_)) => return Err(RejectRefused::Failing),
+        }
+        state.rejected.room -= size;
+        drop(state);
+        reader.settled.insert(sequence, sequence);
+        self.command(Command::Reject { lane, sequence, reason });
+        Ok(())
+    }
+
+    /// The loss at `index` in the lane's list of those durable and not told yet; `None` behind its end.
+    pub fn loss(&mut self, lane: Lane, index: usize) -> Option<LossReport> {
+        let reader = &mut self.readers[lane.index()];
+        if index == 0 {
+            reader.losses = self.shared.lock().lanes[lane.index()].losses.clone();
+        }
+        reader.losses.get(index).copied()
+    }
+
+    /// The broker has the report of that loss, with that count: it need not be told again.
+    pub fn loss_published(&mut self, lane: Lane, number: u64, count: u64) {
+        self.command(Command::LossPublished { lane, number, count });
+    }
+
+    /// This record is given up: it is named and counted as lost, and counts as released by itself.
+    pub fn lose(&mut self, lane: Lane, sequence: u64, cause: LossCause) {
+        self.lose_range(lane, sequence, sequence, cause);
+    }
+
+    fn lose_range(&mut self, lane: Lane, first: u64, last: u64, cause: LossCause) {
+        if first <= last {
+            self.readers[lane.index()].settled.insert(first, last);
+            self.command(Command::Lose { lane, first, last, cause });
+        }
+    }
+
+    fn command(&self, command: Command) {
+        let mut state = self.shared.lock();
+        state.commands.push(command);
+        let tell = std::mem::take(&mut state.idle);
+        drop(state);
+        if tell {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Takes new bounds of the lanes; everything else of the settings is fixed while it is open.
+    pub fn set_bounds(&self, bounds: [LaneSettings; 2]) {
+        self.command(Command::Bounds(bounds));
+    }
+
+    /// How it stands as of the last commit.
+    pub fn status(&self) -> Status {
+        let state = self.shared.lock();
+        let mut lanes = [LaneStatus::default(); 2];
+        for (status, lane) in lanes.iter_mut().zip(&state.lanes) {
+            *status = lane.status;
+        }
+        Status { lanes, rejected: state.rejected, busy_since: state.busy_since, dead: state.dead }
+    }
+
+    /// A handle on the rejected store, for any thread.
+    pub fn rejected(&self) -> Rejected {
+        Rejected(self.shared.clone())
+    }
+
+    /// Commits everything, and what was released, and ends the threads. Completions can still be polled.
+    pub fn close(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        self.desk.close();
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so itself.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+enum Ready {
+    Record,
+    Empty,
+    Pending,
+}
+
+impl Reader {
+    fn let_go(&mut self, sequence: u64) {
+        self.released = self.released.max(sequence);
+        while self.handed.front().is_some_and(|(at, _)| *at <= sequence) {
+            self.handed.pop_front();
+        }
+        if let Some(end) = self.settled.end_of(self.released + 1) {
+            self.released = end;
+        }
+        self.settled.forget_through(self.released);
+    }
+}
+
+/// Awaits the journal without borrowing it.
+#[derive(Clone)]
+pub struct Waker(Arc<Shared>);
+
+impl Waker {
+    /// As [`Journal::wake`].
+    pub async fn wake(&self) {
+        self.0.wake.notified().await;
+    }
+}
+
+/// The rejected store, for its owner. Each call takes up to a commit's time.
+#[derive(Clone)]
+pub struct Rejected(Arc<Shared>);
+
+impl Rejected {
+    /// Up to `limit` records with a number above `after`, oldest first. Empty too when the journal is closed.
+    pub async fn list(&self, after: u64, limit: usize) -> Vec<RejectedRecord> {
+        let (answer, receiver) = oneshot::channel();
+        self.tell(Command::List { after, limit, answer });
+        receiver.await.unwrap_or_default()
+    }
+
+    /// Appends a record to its lane again, as a new one that names the old id. False: there is none, or the lane refuses.
+    pub async fn retry(&self, number: u64) -> bool {
+        let (answer, receiver) = oneshot::channel();
+        self.tell(Command::Retry { number, answer });
+        receiver.await.unwrap_or_default()
+    }
+
+    /// The id and the time of receipt of the oldest record of a lane that has not left.
+    pub async fn oldest(&self, lane: Lane) -> Option<(RecordId, Stamp)> {
+        let (answer, receiver) = oneshot::channel();
+        self.tell(Command::Oldest { lane, answer });
+        receiver.await.ok().flatten()
+    }
+
+    /// Gives a record up: it is counted and told as lost. False: there is none.
+    pub async fn discard(&self, number: u64) -> bool {
+        let (answer, receiver) = oneshot::channel();
+        self.tell(Command::Discard { number, answer });
+        receiver.await.unwrap_or_default()
+    }
+
+    fn tell(&self, command: Command) {
+        let mut state = self.0.lock();
+        if state.dead || state.closing {
+            return;
+        }
+        state.commands.push(command);
+        state.idle = false;
+        drop(state);
+        self.0.work.notify_one();
+    }
+}
+
+/// Why a record of this size is not taken now.
+fn refusal(state: &State, lane: Lane, size: usize) -> Option<Refused> {
+    let there = &state.lanes[lane.index()];
+    if state.closing {
+        return Some(Refused::Closed);
+    }
+    if state.dead || there.failing || there.batch.len() + size > BATCH_MAX {
+        return Some(Refused::Failing);
+    }
+    if size > state.record_max {
+        return Some(Refused::TooLarge);
+    }
+    if (size as u64) > there.room {
+        return Some(if there.disk_full { Refused::Failing } else { Refused::LaneFull });
+    }
+    None
+}

@@ -1,0 +1,126 @@
+//! What the path's thread and the journal thread hand each other, under one mutex that is held for some 100 ns at a time.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::disk::DiskFile;
+use crate::journal::commit::Failure;
+use crate::journal::loss::{LossCause, LossReport};
+use crate::journal::record::{Batch, Ticket};
+use crate::journal::settings::LaneSettings;
+use crate::journal::store::{LaneStatus, RejectedStatus};
+use crate::journal::view::LaneView;
+use crate::message::{Content, Lane, RecordId, Stamp};
+
+use super::RejectedRecord;
+
+/// Both ends of the hand-over.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// The journal thread waits here.
+    pub(super) work: Condvar,
+    /// The path waits here.
+    pub(super) wake: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(state: State) -> Shared {
+        Shared { state: Mutex::new(state), work: Condvar::new(), wake: Notify::new() }
+    }
+
+    /// A poisoned mutex is that of a thread that died, which `State::dead` says too.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A batch that is done with: the first `committed` tickets are those of durable records.
+pub(super) struct Done {
+    pub(super) lane: Lane,
+    pub(super) tickets: Vec<Option<Ticket>>,
+    pub(super) committed: usize,
+    pub(super) failure: Option<Failure>,
+}
+
+/// What the path wants done beside appending.
+pub(super) enum Command {
+    Reject { lane: Lane, sequence: u64, reason: u8 },
+    Lose { lane: Lane, first: u64, last: u64, cause: LossCause },
+    LossPublished { lane: Lane, number: u64, count: u64 },
+    List { after: u64, limit: usize, answer: oneshot::Sender<Vec<RejectedRecord>> },
+    Retry { number: u64, answer: oneshot::Sender<bool> },
+    Discard { number: u64, answer: oneshot::Sender<bool> },
+    Oldest { lane: Lane, answer: oneshot::Sender<Option<(RecordId, Stamp)>> },
+    Bounds([LaneSettings; 2]),
+}
+
+/// What both sides know of a lane.
+pub(super) struct LaneState {
+    /// Collected for the next commit.
+    pub(super) batch: Batch,
+    /// Of the next record appended.
+    pub(super) next_sequence: u64,
+    /// Bytes of frames it still takes.
+    pub(super) room: u64,
+    /// The disk does not take records: whatever the room.
+    pub(super) failing: bool,
+    /// No room because no file can be made.
+    pub(super) disk_full: bool,
+    /// Release through.
+    pub(super) release: u64,
+    /// A release up to here is worth a wake.
+    pub(super) trim_at: u64,
+    /// As of the last commit.
+    pub(super) view: LaneView<DiskFile>,
+    pub(super) losses: Arc<[LossReport]>,
+    pub(super) status: LaneStatus,
+}
+
+/// Everything.
+pub(super) struct State {
+    pub(super) lanes: [LaneState; 2],
+    pub(super) commands: Vec<Command>,
+    pub(super) done: Vec<Done>,
+    /// Emptied ticket lists to be used again.
+    pub(super) tickets: Vec<Vec<Option<Ticket>>>,
+    pub(super) rejected: RejectedStatus,
+    /// Largest frame of a record.
+    pub(super) record_max: usize,
+    /// The thread waits and must be told of the first record.
+    pub(super) idle: bool,
+    /// The thread waits with a deadline for trims.
+    pub(super) trim_armed: bool,
+    /// Since when the thread is at the disk.
+    pub(super) busy_since: Option<Instant>,
+    pub(super) closing: bool,
+    /// The thread is no more.
+    pub(super) dead: bool,
+}
+
+impl State {
+    /// Appends a record to a lane's batch: its sequence.
+    pub(super) fn push(
+        &mut self,
+        lane: Lane,
+        content: &Content<'_>,
+        size: usize,
+        original: Option<crate::message::RecordId>,
+        ticket: Option<Ticket>,
+    ) -> u64 {
+        let state = &mut self.lanes[lane.index()];
+        let sequence = state.next_sequence;
+        // Its size was asked before, which is the check that can fail.
+        let pushed = state.batch.push(sequence, content, original, ticket);
+        debug_assert!(pushed.is_ok());
+        state.next_sequence += 1;
+        state.room = state.room.saturating_sub(size as u64);
+        sequence
+    }
+
+    /// Whether anything waits to be committed.
+    pub(super) fn has_records(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.batch.is_empty())
+    }
+}

@@ -1,0 +1,308 @@
+//! The journal thread: takes both lanes' batches, commits them, hands all that came of it back with one wake.
+//!
+//! A commit starts when `commit-interval` has passed since the last one started, so at once after silence: a lone
+//! reading is answered in a fraction of a millisecond, and a busy gateway pays for at most so many commits a second.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::RejectedRecord;
+use super::disk::Disk;
+use super::shared::{Command, Done, Shared, State};
+use crate::journal::commit::{Failure, Outcome};
+use crate::journal::record::{self, Batch};
+use crate::journal::storage::StorageError;
+use crate::journal::store::Store;
+use crate::message::{Lane, RecordId, Stamp};
+
+pub(super) struct Committer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) store: Store<Disk>,
+    pub(super) interval: Duration,
+    /// What is being committed.
+    pub(super) batches: [Batch; 2],
+    /// Rejected records that are in these batches or the next ones: lane, sequence, number in the rejected store.
+    pub(super) retries: Vec<(Lane, u64, u64)>,
+    /// What was last logged of each lane.
+    pub(super) trouble: [Option<StorageError>; 2],
+}
+
+/// Says that the thread is gone, however it went.
+struct LastWords<'s>(&'s Shared);
+
+impl Drop for LastWords<'_> {
+    fn drop(&mut self) {
+        self.0.lock().dead = true;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Committer {
+    pub(super) fn run(mut self) {
+        let shared = self.shared.clone();
+        let _last_words = LastWords(&shared);
+        let mut last_start: Option<Instant> = None;
+        let mut more = true;
+        loop {
+            let (mut state, now) = self.wait(&shared, last_start, more);
+            let closing = state.closing;
+            let commands = std::mem::take(&mut state.commands);
+            let may_start = closing || self.may_start(last_start) <= Some(now);
+            if may_start {
+                for (lane, batch) in state.lanes.iter_mut().zip(&mut self.batches) {
+                    std::mem::swap(&mut lane.batch, batch);
+                }
+                for index in 0..self.batches.len() {
+                    if let Some(tickets) = state.tickets.pop() {
+                        state.lanes[index].batch.tickets = tickets;
+                    }
+                }
+            }
+            let releases = [state.lanes[0].release, state.lanes[1].release];
+            state.busy_since = Some(now);
+            drop(state);
+            // Rejects come before the release that would pass them.
+            for command in commands {
+                self.obey(now, command);
+            }
+            self.apply_releases(now, releases);
+            let records = self.batches.iter().any(|batch| !batch.is_empty());
+            if closing {
+                self.store.ask_checkpoints();
+            }
+            let due = closing || records || self.store.deadline(now).is_some_and(|deadline| deadline <= now);
+            if may_start && due {
+                last_start = Some(now);
+                let outcomes = self.store.commit(now, &mut self.batches, closing);
+                self.hand_back(outcomes);
+            }
+            self.report();
+            if closing {
+                return;
+            }
+            more = self.store.maintain(now);
+            self.publish_room();
+        }
+    }
+
+    /// When the next commit may start; `None` = at once.
+    fn may_start(&self, last_start: Option<Instant>) -> Option<Instant> {
+        last_start.map(|start| start + self.interval)
+    }
+
+    /// Waits until there is something to do.
+    fn wait<'s>(
+        &mut self,
+        shared: &'s Shared,
+        last_start: Option<Instant>,
+        more: bool,
+    ) -> (MutexGuard<'s, State>, Instant) {
+        let mut state = shared.lock();
+        loop {
+            let now = Instant::now();
+            if more || state.closing || !state.commands.is_empty() {
+                return (state, now);
+            }
+            self.apply_releases(now, [state.lanes[0].release, state.lanes[1].release]);
+            let work = if state.has_records() { Some(now) } else { self.store.deadline(now) };
+            let due = work.map(|work| self.may_start(last_start).map_or(work, |start| work.max(start)));
+            if due.is_some_and(|due| due <= now) {
+                return (state, now);
+            }
+            // With records waiting nobody need tell of more.
+            state.idle = !state.has_records();
+            state.trim_armed = due.is_some();
+            state = match due {
+                Some(due) => shared
+                    .work
+                    .wait_timeout(state, due - now)
+                    .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state),
+                None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            state.idle = false;
+        }
+    }
+
+    fn apply_releases(&mut self, now: Instant, releases: [u64; 2]) {
+        for lane in Lane::ALL {
+            self.store.release(now, lane, releases[lane.index()]);
+        }
+    }
+
+    fn obey(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Reject { lane, sequence, reason } => self.store.reject(lane, sequence, reason),
+            Command::Lose { lane, first, last, cause } => self.store.lose(now, lane, first, last, cause),
+            Command::LossPublished { lane, number, count } => {
+                self.store.loss_published(now, lane, number, count);
+            }
+            // Whoever asked may have gone away meanwhile.
+            Command::List { after, limit, answer } => {
+                let _ = answer.send(self.list(after, limit));
+            }
+            Command::Retry { number, answer } => {
+                let _ = answer.send(self.retry(number));
+            }
+            Command::Discard { number, answer } => {
+                let _ = answer.send(self.store.discard_rejected(now, number));
+            }
+            Command::Oldest { lane, answer } => {
+                let _ = answer.send(self.oldest(lane));
+            }
+            Command::Bounds(bounds) => self.store.set_bounds(bounds),
+        }
+    }
+
+    fn oldest(&self, lane: Lane) -> Option<(RecordId, Stamp)> {
+        let (id, body) = self.store.read_oldest(lane)?;
+        Some((id, record::decode(&body)?.content.received))
+    }
+
+    fn list(&self, after: u64, limit: usize) -> Vec<RejectedRecord> {
+        let entries = self.store.rejected().filter(|entry| entry.number > after).take(limit);
+        let numbers: Vec<u64> = entries.map(|entry| entry.number).collect();
+        let mut out = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            if let Some((entry, body)) = self.store.read_rejected(number)
+                && let Some(reading) = record::decode(&body)
+            {
+                out.push(RejectedRecord {
+                    entry,
+                    device: reading.content.device.to_owned(),
+                    path: reading.content.path.to_owned(),
+                    topic: reading.content.topic.to_owned(),
+                    payload_bytes: reading.content.payload.len(),
+                    received: reading.content.received,
+                });
+            }
+        }
+        out
+    }
+
+    /// Appends a rejected record to its lane again. It is taken out of the store when it is durable there.
+    fn retry(&mut self, number: u64) -> bool {
+        if self.retries.iter().any(|(.., under_way)| *under_way == number) {
+            return true;
+        }
+        let Some((entry, body)) = self.store.read_rejected(number) else { return false };
+        let Some(reading) = record::decode(&body) else { return false };
+        let original = Some(reading.original.unwrap_or(entry.id));
+        let Ok(size) = record::frame_size(&reading.content, original) else { return false };
+        let mut state = self.shared.lock();
+        if super::refusal(&state, entry.lane, size).is_some() {
+            return false;
+        }
+        let sequence = state.push(entry.lane, &reading.content, size, original, None);
+        drop(state);
+        self.retries.push((entry.lane, sequence, number));
+        true
+    }
+
+    /// Tells the path what became of the batches.
+    fn hand_back(&mut self, outcomes: [Outcome; 2]) {
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
+        for lane in Lane::ALL {
+            let index = lane.index();
+            let outcome = outcomes[index];
+            let batch = &mut self.batches[index];
+            if !batch.is_empty() {
+                let tickets = std::mem::take(&mut batch.tickets);
+                state.done.push(Done { lane, tickets, committed: outcome.records, failure: outcome.failure });
+            }
+            batch.clear();
+            if outcome.failure.is_some() {
+                // What was appended meanwhile has sequences that follow the failed ones: it fails with them.
+                let waiting = std::mem::take(&mut state.lanes[index].batch);
+                if !waiting.is_empty() {
+                    state.done.push(Done {
+                        lane,
+                        tickets: waiting.tickets,
+                        committed: 0,
+                        failure: outcome.failure,
+                    });
+                }
+                state.lanes[index].next_sequence = self.store.next_sequence(lane);
+            }
+        }
+        self.publish(&mut state);
+        drop(state);
+        shared.wake.notify_one();
+        self.finish_retries(outcomes);
+    }
+
+    fn finish_retries(&mut self, outcomes: [Outcome; 2]) {
+        let store = &self.store;
+        let mut done = Vec::new();
+        self.retries.retain(|(lane, sequence, number)| {
+            if *sequence < store.next_sequence(*lane) {
+                done.push(*number);
+                return false;
+            }
+            outcomes[lane.index()].failure.is_none()
+        });
+        if !done.is_empty()
+            && let Err(error) = self.store.remove_rejected(&done)
+        {
+            log::warn!(reason:% = error; "retried records stay in the rejected store too");
+        }
+    }
+
+    fn publish(&self, state: &mut State) {
+        state.rejected = self.store.rejected_status();
+        for lane in Lane::ALL {
+            let there = &mut state.lanes[lane.index()];
+            there.view = self.store.view(lane);
+            there.trim_at = self.store.trim_at(lane);
+            there.status = self.store.lane_status(lane);
+            let losses = self.store.losses(lane);
+            if losses[..] != there.losses[..] {
+                there.losses = losses.into();
+            }
+            self.publish_lane_room(state, lane);
+        }
+    }
+
+    fn publish_lane_room(&self, state: &mut State, lane: Lane) {
+        let there = &mut state.lanes[lane.index()];
+        there.room = self.store.room(lane).saturating_sub(there.batch.len() as u64);
+        there.failing = self.store.is_failing(lane);
+        there.disk_full = self.store.trouble(lane).is_some();
+    }
+
+    fn publish_room(&self) {
+        let mut state = self.shared.lock();
+        state.busy_since = None;
+        for lane in Lane::ALL {
+            self.publish_lane_room(&mut state, lane);
+        }
+    }
+
+    /// Logs what changed.
+    fn report(&mut self) {
+        for lane in Lane::ALL {
+            let dropped = self.store.take_dropped(lane);
+            if dropped > 0 {
+                log::error!(lane = lane.as_str(), count = dropped; "oldest records dropped to make room");
+            }
+            let trouble = self.store.trouble(lane);
+            let before = std::mem::replace(&mut self.trouble[lane.index()], trouble);
+            match trouble {
+                Some(error) if before != trouble => {
+                    log::error!(lane = lane.as_str(), reason:% = error; "journal cannot write");
+                }
+                None if before.is_some() => log::info!(lane = lane.as_str(); "journal writes again"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What a failed record's sender is told.
+pub(super) fn failed(failure: Option<Failure>) -> super::Failed {
+    match failure {
+        Some(Failure::LaneFull) => super::Failed::LaneFull,
+        Some(Failure::Disk(error) | Failure::NoSegment(error)) => super::Failed::Disk(error),
+        None => super::Failed::Closed,
+    }
+}

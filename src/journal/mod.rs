@@ -1,0 +1,45 @@
+//! The journal: where a reading is kept from its acknowledgement until the broker has it.
+//!
+//! On the path it stands between the gate and the uplink. Its promise: what was committed is read back in order within its lane,
+//! after whatever crash, until it is released; and each record that never will be is named and counted as lost.
+//! The files are described byte by byte in docs/journal-format.md.
+//!
+//! ```text
+//!            append ─> Batch ═╗                              ╔═> view ─> Cursor ─> next
+//!   the path's thread ────────╫──────────────────────────────╫──────────── the path's thread
+//!                             ╚═> Store::commit: write, sync ╝   the journal thread
+//! ```
+//!
+//! In reading order: [`storage`] is what it needs of a disk; [`frame`], [`record`], [`segment`] and [`loss`] are the bytes;
+//! `scan` and [`recovery`] read them back; `lane`, [`commit`], `pool` and [`retention`] write them; [`cursor`] reads what
+//! is committed by way of a [`view`]; `rejected` keeps what the broker refused; [`store`] puts these together, without threads or clocks;
+//! [`io`] is the real disk, the threads, and the handle the path holds.
+
+pub mod commit;
+pub mod cursor;
+pub mod frame;
+pub mod io;
+mod lane;
+pub mod loss;
+mod pool;
+pub mod range;
+pub mod record;
+pub mod recovery;
+mod rejected;
+pub mod retention;
+mod scan;
+pub mod segment;
+pub mod settings;
+pub mod storage;
+pub mod store;
+pub mod view;
+
+pub use io::{
+    Completion, Failed, Journal, Next, OpenError, OpenReport, Refused, RejectRefused, RejectedRecord, Status,
+    Stored,
+};
+pub use loss::{LossCause, LossReport};
+pub use record::Ticket;
+pub use rejected::{RejectError, RejectedEntry};
+pub use settings::Settings;
+pub use store::{LaneStatus, RejectedStatus};

@@ -1,0 +1,219 @@
+//! Files ready to become segments: made ahead, zeroed in small slices between commits, and recycled.
+//!
+//! One is the reserve. Records never take it, so trims, losses and a clean end find room on a full disk.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::segment::{self, Layout};
+use super::storage::{Folder, Storage, StorageError, StoredFile};
+
+/// Zeros written and synced at once: small, so that a commit behind it hardly waits.
+const SLICE: u32 = 256 * 1024;
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+
+/// When to try again after an error: 1 s, doubled each time up to 60 s.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trouble {
+    /// The last error.
+    pub(super) error: StorageError,
+    /// Not before.
+    pub(super) retry_at: Instant,
+    backoff: Duration,
+}
+
+impl Trouble {
+    pub(super) fn after(before: Option<Trouble>, error: StorageError, now: Instant) -> Trouble {
+        let backoff = before.map_or(FIRST_BACKOFF, |b| (b.backoff * 2).min(LONGEST_BACKOFF));
+        Trouble { error, retry_at: now + backoff, backoff }
+    }
+}
+
+/// An open file and its name in `spare/`.
+pub(super) struct Spare<F> {
+    name: String,
+    file: Arc<F>,
+}
+
+struct Making<F> {
+    name: String,
+    file: F,
+    done: u32,
+}
+
+pub(super) struct Pool<S: Storage> {
+    layout: Layout,
+    limit: usize,
+    ready: Vec<Spare<S::File>>,
+    making: Option<Making<S::File>>,
+    next_serial: u64,
+    trouble: Option<Trouble>,
+}
+
+impl<S: Storage> Pool<S> {
+    /// Takes up what an earlier opening left. What is half made, of another size or too much is deleted.
+    pub(super) fn open(storage: &S, layout: Layout, limit: usize) -> Pool<S> {
+        let mut pool = Pool { layout, limit, ready: Vec::new(), making: None, next_serial: 1, trouble: None };
+        for (name, size) in storage.list(Folder::Spare).unwrap_or_default() {
+            let spare = segment::parse_name(&name, "spare");
+            let Some(serial) = spare.or(segment::parse_name(&name, "new")) else { continue };
+            pool.next_serial = pool.next_serial.max(serial.saturating_add(1));
+            let usable = spare.is_some() && size == u64::from(layout.size) && pool.ready.len() < limit;
+            match usable.then(|| storage.open(Folder::Spare, &name)) {
+                Some(Ok(file)) => pool.ready.push(Spare { name, file: Arc::new(file) }),
+                // A file that cannot be deleted now is tried again at the next opening.
+                _ => {
+                    let _ = storage.remove(Folder::Spare, &name);
+                }
+            }
+        }
+        pool
+    }
+
+    /// Spare files there are, the reserve included.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Why none can be made at present.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
+    /// Moves a spare file into a lane under its new name. `reserve`: even the last one. Without a spare one is made on the spot.
+    pub(super) fn take(
+        &mut self,
+        storage: &S,
+        folder: Folder,
+        name: &str,
+        reserve: bool,
+        now: Instant,
+    ) -> Result<Arc<S::File>, StorageError> {
+        let least = usize::from(!reserve);
+        if self.ready.len() <= least {
+            self.refuse_in_trouble(now)?;
+            while !self.make_slice(storage, now)? {}
+        }
+        let spare = self.ready.pop().ok_or(StorageError::Full)?;
+        let moved = storage
+            .rename((Folder::Spare, &spare.name), (folder, name))
+            .and_then(|()| storage.sync_folder(folder))
+            .and_then(|()| storage.sync_folder(Folder::Spare));
+        match moved {
+            Ok(()) => Ok(spare.file),
+            Err(error) => {
+                // Under which name it is now is not known; the next opening finds it by its mark.
+                self.trouble = Some(Trouble::after(self.trouble, error, now));
+                Err(error)
+            }
+        }
+    }
+
+    fn refuse_in_trouble(&self, now: Instant) -> Result<(), StorageError> {
+        match self.trouble {
+            Some(trouble) if now < trouble.retry_at => Err(trouble.error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Works a little towards `wanted` spare files; whether there is more to do now.
+    pub(super) fn work(&mut self, storage: &S, wanted: usize, now: Instant) -> bool {
+        if self.ready.len() >= wanted.min(self.limit.max(1) + 2) {
+            self.trouble = None;
+            return false;
+        }
+        if self.refuse_in_trouble(now).is_err() {
+            return false;
+        }
+        self.make_slice(storage, now).is_ok()
+    }
+
+    /// When to call [`Pool::work`] again if it had trouble.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.trouble.map(|trouble| trouble.retry_at)
+    }
+
+    /// One slice of zeros; whether the file is ready now.
+    fn make_slice(&mut self, storage: &S, now: Instant) -> Result<bool, StorageError> {
+        match self.try_slice(storage) {
+            Ok(ready) => {
+                if ready {
+                    self.trouble = None;
+                }
+                Ok(ready)
+            }
+            Err(error) => {
+                self.trouble = Some(Trouble::after(self.trouble, error, now));
+                if let Some(making) = self.making.take() {
+                    // Its room is needed now; if it cannot be deleted the next opening does.
+                    let _ = storage.remove(Folder::Spare, &making.name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn try_slice(&mut self, storage: &S) -> Result<bool, StorageError> {
+        if self.making.is_none() {
+            let name = format!("{:016x}.new", self.next_serial);
+            self.next_serial += 1;
+            let file = storage.create(Folder::Spare, &name)?;
+            self.making = Some(Making { name, file, done: 0 });
+        }
+        let Some(making) = &mut self.making else { return Ok(false) };
+        let length = SLICE.min(self.layout.size - making.done);
+        making.file.write_at(u64::from(making.done), &vec![0; length as usize])?;
+        if making.done == 0 {
+            making.file.write_at(0, &segment::free_block())?;
+        }
+        making.file.sync()?;
+        making.done += length;
+        if making.done < self.layout.size {
+            return Ok(false);
+        }
+        let Some(making) = self.making.take() else { return Ok(false) };
+        let name = making.name.replace(".new", ".spare");
+        if let Err(error) = storage.rename((Folder::Spare, &making.name), (Folder::Spare, &name)) {
+            let _ = storage.remove(Folder::Spare, &making.name);
+            return Err(error);
+        }
+        self.ready.push(Spare { name, file: Arc::new(making.file) });
+        Ok(true)
+    }
+
+    /// Takes a file out of a lane: kept as spare if there is need, else deleted. Its records have left, durably.
+    pub(super) fn recycle(
+        &mut self,
+        storage: &S,
+        folder: Folder,
+        name: &str,
+        size: u64,
+        now: Instant,
+    ) -> Result<(), StorageError> {
+        self.refuse_in_trouble(now)?;
+        let done = self.try_recycle(storage, folder, name, size);
+        self.trouble = done.err().map(|error| Trouble::after(self.trouble, error, now));
+        done
+    }
+
+    fn try_recycle(
+        &mut self,
+        storage: &S,
+        folder: Folder,
+        name: &str,
+        size: u64,
+    ) -> Result<(), StorageError> {
+        if size != u64::from(self.layout.size) || self.ready.len() >= self.limit.max(1) {
+            return storage.remove(folder, name);
+        }
+        let file = storage.open(folder, name)?;
+        file.write_at(0, &segment::free_block())?;
+        file.sync()?;
+        let spare = format!("{:016x}.spare", self.next_serial);
+        self.next_serial += 1;
+        storage.rename((folder, name), (Folder::Spare, &spare))?;
+        self.ready.push(Spare { name: spare, file: Arc::new(file) });
+        Ok(())
+    }
+}

@@ -1,0 +1,275 @@
+//! The bodies of frames that hold a reading, and the batch they are collected in. docs/journal-format.md §3.
+//!
+//! A reading is encoded once, straight from where the datagram lies into the batch that is then written as it is.
+
+use super::frame::{self, Fields, Kind};
+use crate::message::{
+    Content, ContentFormat, Envelope, Method, NAME_MAX, PATH_MAX, RecordId, Stamp, TOPIC_MAX,
+};
+
+/// Most bytes of payload a record may have.
+pub const PAYLOAD_MAX: usize = 65_536;
+
+const RETAIN: u8 = 1;
+const FORMAT: u8 = 2;
+const EXPIRES: u8 = 4;
+const WALL: u8 = 8;
+const ORIGINAL: u8 = 16;
+const FIXED: usize = 16;
+
+/// A stored reading as its body says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading<'a> {
+    /// What was stored.
+    pub content: Content<'a>,
+    /// The id it had before it was rejected and retried.
+    pub original: Option<RecordId>,
+}
+
+/// A part of a reading is longer than the format allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// Bytes the frame of this content takes, padding included.
+///
+/// # Errors
+/// [`TooLarge`] where a part is empty that must not be, or longer than the format allows.
+pub fn frame_size(content: &Content<'_>, original: Option<RecordId>) -> Result<usize, TooLarge> {
+    let fits = (1..=NAME_MAX).contains(&content.device.len())
+        && (1..=PATH_MAX).contains(&content.path.len())
+        && (1..=TOPIC_MAX).contains(&content.topic.len())
+        && content.payload.len() <= PAYLOAD_MAX;
+    if !fits {
+        return Err(TooLarge);
+    }
+    let optional = usize::from(content.content_format.is_some()) * 2
+        + usize::from(content.expires_s.is_some()) * 4
+        + usize::from(content.received.wall_ms.is_some()) * 8
+        + usize::from(original.is_some()) * 16;
+    let texts = content.device.len() + content.path.len() + content.topic.len();
+    Ok(frame::padded(frame::HEADER + FIXED + optional + texts + content.payload.len()))
+}
+
+/// Appends the body. The caller has checked it with [`frame_size`].
+pub fn encode(out: &mut Vec<u8>, content: &Content<'_>, original: Option<RecordId>) {
+    let flag = |present: bool, bit: u8| if present { bit } else { 0 };
+    let flags = flag(content.retain, RETAIN)
+        | flag(content.content_format.is_some(), FORMAT)
+        | flag(content.expires_s.is_some(), EXPIRES)
+        | flag(content.received.wall_ms.is_some(), WALL)
+        | flag(original.is_some(), ORIGINAL);
+    let topic = (content.topic.len() as u16).to_le_bytes();
+    out.extend_from_slice(&[
+        content.method as u8,
+        flags,
+        content.envelope as u8,
+        content.device.len() as u8,
+        content.path.len() as u8,
+        0,
+        topic[0],
+        topic[1],
+    ]);
+    out.extend_from_slice(&content.received.boottime_ms.to_le_bytes());
+    if let Some(format) = content.content_format {
+        out.extend_from_slice(&format.0.to_le_bytes());
+    }
+    if let Some(seconds) = content.expires_s {
+        out.extend_from_slice(&seconds.to_le_bytes());
+    }
+    if let Some(wall) = content.received.wall_ms {
+        out.extend_from_slice(&wall.to_le_bytes());
+    }
+    if let Some(id) = original {
+        out.extend_from_slice(&id.run.to_le_bytes());
+        out.extend_from_slice(&id.sequence.to_le_bytes());
+    }
+    out.extend_from_slice(content.device.as_bytes());
+    out.extend_from_slice(content.path.as_bytes());
+    out.extend_from_slice(content.topic.as_bytes());
+    out.extend_from_slice(content.payload);
+}
+
+/// Reads a body; `None` where it is not one, which a body with the right CRC can only be by damage before it was written.
+pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
+    let mut fields = Fields(body);
+    let method = Method::from_code(fields.u8()?)?;
+    let flags = fields.u8()?;
+    let envelope = match fields.u8()? {
+        0 => Envelope::None,
+        1 => Envelope::Json,
+        _ => return None,
+    };
+    let device = usize::from(fields.u8()?);
+    let path = usize::from(fields.u8()?);
+    fields.u8()?;
+    let topic = usize::from(fields.u16()?);
+    let boottime_ms = fields.u64()?;
+    let content_format = if flags & FORMAT != 0 { Some(ContentFormat(fields.u16()?)) } else { None };
+    let expires_s = if flags & EXPIRES != 0 { Some(fields.u32()?) } else { None };
+    let wall_ms = if flags & WALL != 0 { Some(fields.u64()?) } else { None };
+    let original = if flags & ORIGINAL != 0 {
+        Some(RecordId { run: fields.u64()?, sequence: fields.u64()? })
+    } else {
+        None
+    };
+    let mut text = |length| std::str::from_utf8(fields.bytes(length)?).ok();
+    let (device, path, topic) = (text(device)?, text(path)?, text(topic)?);
+    if device.is_empty() || path.is_empty() || topic.is_empty() || fields.0.len() > PAYLOAD_MAX {
+        return None;
+    }
+    Some(Reading {
+        content: Content {
+            device,
+            path,
+            topic,
+            method,
+            content_format,
+            retain: flags & RETAIN != 0,
+            envelope,
+            expires_s,
+            received: Stamp { boottime_ms, wall_ms },
+            payload: fields.0,
+        },
+        original,
+    })
+}
+
+/// What the caller gets back when a record is committed or failed: its own mark, e.g. of the request that awaits an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Ticket(pub u128);
+
+/// Records on their way to one lane's next commit: their frames one behind the other, and a ticket each.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) tickets: Vec<Option<Ticket>>,
+}
+
+impl Batch {
+    /// Appends a record with the next sequence of its lane. Allocates only while the batch is larger than any before.
+    ///
+    /// # Errors
+    /// [`TooLarge`]; the batch is as it was.
+    pub fn push(
+        &mut self,
+        sequence: u64,
+        content: &Content<'_>,
+        original: Option<RecordId>,
+        ticket: Option<Ticket>,
+    ) -> Result<(), TooLarge> {
+        self.bytes.reserve(frame_size(content, original)?);
+        frame::encode(&mut self.bytes, Kind::Reading, sequence, |out| encode(out, content, original));
+        self.tickets.push(ticket);
+        Ok(())
+    }
+
+    /// Records in it.
+    pub fn records(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Bytes of its frames.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// Empties it; keeps its memory unless a burst made it large.
+    pub fn clear(&mut self) {
+        const KEEP: usize = 512 * 1024;
+        self.bytes.clear();
+        self.tickets.clear();
+        if self.bytes.capacity() > KEEP {
+            self.bytes.shrink_to(KEEP);
+            self.tickets.shrink_to(KEEP / 64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn content() -> Content<'static> {
+        Content {
+            device: "door-7",
+            path: "t/env",
+            topic: "tombolo/gw/door-7/up/t/env",
+            method: Method::Post,
+            content_format: None,
+            retain: false,
+            envelope: Envelope::None,
+            expires_s: None,
+            received: Stamp { boottime_ms: 5, wall_ms: None },
+            payload: b"21.5",
+        }
+    }
+
+    fn round_trip(content: &Content<'_>, original: Option<RecordId>) {
+        let mut batch = Batch::default();
+        batch.push(3, content, original, None).unwrap();
+        assert_eq!(batch.len(), frame_size(content, original).unwrap());
+        let length = frame::encoded_length(&batch.bytes);
+        assert_eq!(
+            decode(&batch.bytes[frame::HEADER..length]),
+            Some(Reading { content: *content, original })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_reading_reads_back(
+            device in "[a-z]{1,64}", path in "[a-zü]{1,64}", topic in "[a-z/]{1,1024}",
+            method in 2u8..=4, format in proptest::option::of(any::<u16>()), retain: bool, json: bool,
+            expires_s in proptest::option::of(any::<u32>()), boottime_ms: u64,
+            wall_ms in proptest::option::of(any::<u64>()), payload in proptest::collection::vec(any::<u8>(), 0..2000),
+            original in proptest::option::of((any::<u64>(), any::<u64>())),
+        ) {
+            let content = Content {
+                device: &device, path: &path, topic: &topic,
+                method: Method::from_code(method).unwrap(),
+                content_format: format.map(ContentFormat), retain,
+                envelope: if json { Envelope::Json } else { Envelope::None },
+                expires_s, received: Stamp { boottime_ms, wall_ms }, payload: &payload,
+            };
+            round_trip(&content, original.map(|(run, sequence)| RecordId { run, sequence }));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&body);
+        }
+    }
+
+    #[test]
+    fn the_largest_record_fits_in_a_frame_and_a_larger_one_is_refused() {
+        let payload = vec![1; PAYLOAD_MAX + 1];
+        let (device, path, topic) = ("d".repeat(64), "p".repeat(255), "t".repeat(1024));
+        let mut large = Content {
+            device: &device,
+            path: &path,
+            topic: &topic,
+            content_format: Some(ContentFormat(1)),
+            expires_s: Some(1),
+            received: Stamp { boottime_ms: 1, wall_ms: Some(1) },
+            payload: &payload[1..],
+            ..content()
+        };
+        round_trip(&large, Some(RecordId { run: 1, sequence: 2 }));
+        large.payload = &payload;
+        assert_eq!(frame_size(&large, None), Err(TooLarge));
+        assert_eq!(Batch::default().push(1, &large, None, None), Err(TooLarge));
+    }
+
+    #[test]
+    fn an_empty_or_overlong_text_is_refused() {
+        assert_eq!(frame_size(&Content { topic: "", ..content() }, None), Err(TooLarge));
+        assert_eq!(frame_size(&Content { topic: &"x".repeat(1025), ..content() }, None), Err(TooLarge));
+        assert_eq!(frame_size(&Content { device: &"x".repeat(65), ..content() }, None), Err(TooLarge));
+    }
+}

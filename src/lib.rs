@@ -1,0 +1,43 @@
+//! Tombolo ties islands of sensors — CoAP/DTLS networks, serial devices, local MQTT clients — to one upstream MQTT broker.
+//!
+//! **What it has acknowledged to a device reaches the broker, whatever happens to power, uplink, clock, disk
+//! or certificates in between — within the bounds its owner set, every loss beyond them counted and named; and
+//! nothing passes that no rule allows.**
+//!
+//! # The path of a reading, module by module
+//!
+//! ```text
+//!  device ──CoAP/DTLS──> southbound ──> gate: identity, policy + quota, mapping ──> journal ──> northbound ──TLS──> broker
+//! ```
+//!
+//! 1. [`southbound::coap::io`] takes datagrams in batches. [`proto::dtls`] decrypts them: from here on the sender is known.
+//! 2. [`proto::coap`] answers pings, duplicates and whatever breaks its rules, and hands up requests.
+//! 3. [`southbound::coap::resource`] finds what a request means: mostly a reading, [`gate::stage::Received`].
+//! 4. [`gate`] turns it into [`gate::stage::Mapped`], or into a [`gate::stage::Refusal`] that
+//!    [`southbound::coap::answer`] puts into CoAP's words.
+//! 5. [`journal`] commits it to disk, a whole batch at a time. Only then the device hears 2.04.
+//! 6. [`northbound`] publishes what is committed, and releases it once the broker has acknowledged it.
+//!
+//! [`daemon::hub`] is where the six meet, on one thread. [`message`] and [`clock`] are the words they share.
+//! [`config`] reads what the owner wrote, [`control`] answers the commands in [`cli`], [`telemetry`] tells the story.
+//!
+//! # Two kinds of code
+//!
+//! Cores are pure: bytes and `now` in; bytes, events and the next deadline out. Shells, the files called
+//! `io.rs` and what is below `daemon` and `cli`, touch sockets, files, clocks and tasks. docs/architecture.md says more.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod gate;
+pub mod journal;
+pub mod message;
+pub mod northbound;
+pub mod proto;
+pub mod southbound;
+pub mod telemetry;

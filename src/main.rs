@@ -1,0 +1,8 @@
+//! The binary: everything is in the library.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tombolo::cli::main()
+}

@@ -1,0 +1,528 @@
+//! The shared vocabulary of the path: names, paths, formats, record ids.
+//!
+//! Every southbound input becomes the same sentence — *device D said bytes B of content-format F at
+//! path P* — and this module holds its words. It imports nothing of ours. The types here cannot hold
+//! a wrong value: whoever has a [`Path`] or a [`Name`] need not check it again.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest name of a device, gateway, role or port, in bytes.
+pub const NAME_MAX: usize = 64;
+/// Longest path, in bytes, separators included.
+pub const PATH_MAX: usize = 255;
+/// Most segments a path may have.
+pub const PATH_SEGMENTS_MAX: usize = 16;
+/// Longest path segment, in bytes.
+pub const SEGMENT_MAX: usize = 64;
+/// Longest MQTT topic a reading may be mapped to, in bytes.
+pub const TOPIC_MAX: usize = 1024;
+/// The device id nobody may have: its topics are the gateway's own.
+pub const RESERVED_DEVICE: &str = "gateway";
+
+/// A name of a device, gateway, role or port: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// Takes `text` as a name.
+    ///
+    /// # Errors
+    /// [`NameError`] says which rule `text` breaks; the text itself is the caller's to quote.
+    pub fn parse(text: &str) -> Result<Name, NameError> {
+        let bytes = text.as_bytes();
+        let Some(first) = bytes.first() else {
+            return Err(NameError::Empty);
+        };
+        if bytes.len() > NAME_MAX {
+            return Err(NameError::TooLong);
+        }
+        if !first.is_ascii_alphanumeric() {
+            return Err(NameError::FirstCharacter);
+        }
+        if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+            return Err(NameError::Character);
+        }
+        Ok(Name(Arc::from(text)))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is not a [`Name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameError {
+    /// There is no character at all.
+    Empty,
+    /// More than [`NAME_MAX`] bytes.
+    TooLong,
+    /// The first character is not an ASCII letter or digit.
+    FirstCharacter,
+    /// A character other than an ASCII letter, digit, `.`, `_` or `-`.
+    Character,
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NameError::Empty => "a name needs at least one character",
+            NameError::TooLong => "a name has at most 64 characters",
+            NameError::FirstCharacter => "a name begins with a letter or a digit",
+            NameError::Character => "a name has only letters, digits, '.', '_' and '-'",
+        })
+    }
+}
+
+impl std::error::Error for NameError {}
+
+/// A place in a device's own space: what a CoAP Uri-Path, a serial channel and a local MQTT topic have in common.
+///
+/// 1 to 16 segments of 1 to 64 bytes, at most 255 bytes in all, UTF-8, without `/`, `+`, `#` or a
+/// control character inside a segment. Nothing is percent-decoded. Held as segments joined by `/`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Path<'a>(&'a str);
+
+impl<'a> Path<'a> {
+    /// Takes a text of segments joined by `/`; one trailing `/` is dropped.
+    ///
+    /// # Errors
+    /// [`PathError`], the first rule broken.
+    pub fn parse(text: &'a str) -> Result<Path<'a>, PathError> {
+        let text = text.strip_suffix('/').unwrap_or(text);
+        if text.is_empty() {
+            return Err(PathError::Empty);
+        }
+        if text.len() > PATH_MAX {
+            return Err(PathError::TooLong);
+        }
+        let mut segments = 0;
+        for segment in text.split('/') {
+            check_segment(segment.as_bytes())?;
+            segments += 1;
+        }
+        if segments > PATH_SEGMENTS_MAX {
+            return Err(PathError::TooManySegments);
+        }
+        Ok(Path(text))
+    }
+
+    /// The segments joined by `/`, without one at either end.
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// The segments in order.
+    pub fn segments(self) -> impl DoubleEndedIterator<Item = &'a str> + Clone {
+        self.0.split('/')
+    }
+
+    /// Whether the first segment is kept for the gateway's own resources: such a path never publishes.
+    pub fn is_reserved(self) -> bool {
+        let first = self.0.split('/').next().unwrap_or_default();
+        matches!(first, ".well-known" | "rd" | "firmware" | "time") || first.starts_with('~')
+    }
+}
+
+impl fmt::Debug for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Room to put a [`Path`] together from raw segments (CoAP Uri-Path options) without allocating.
+pub struct PathBuffer {
+    bytes: [u8; PATH_MAX],
+}
+
+impl Default for PathBuffer {
+    fn default() -> Self {
+        PathBuffer { bytes: [0; PATH_MAX] }
+    }
+}
+
+impl PathBuffer {
+    /// Joins raw segments. One trailing empty segment is dropped (`coap://host/a/` is `a`).
+    ///
+    /// # Errors
+    /// [`PathError`], the first rule broken. No segment at all is [`PathError::Empty`].
+    pub fn join<'a, 's>(
+        &'a mut self,
+        segments: impl Iterator<Item = &'s [u8]>,
+    ) -> Result<Path<'a>, PathError> {
+        let mut length = 0;
+        let mut count = 0;
+        let mut trailing_empty = false;
+        for segment in segments {
+            if trailing_empty {
+                return Err(PathError::EmptySegment);
+            }
+            if segment.is_empty() {
+                trailing_empty = true;
+                continue;
+            }
+            check_segment(segment)?;
+            count += 1;
+            if count > PATH_SEGMENTS_MAX {
+                return Err(PathError::TooManySegments);
+            }
+            let separator = usize::from(length > 0);
+            let end = length + separator + segment.len();
+            let Some(room) = self.bytes.get_mut(length..end) else {
+                return Err(PathError::TooLong);
+            };
+            if separator == 1 {
+                room[0] = b'/';
+            }
+            room[separator..].copy_from_slice(segment);
+            length = end;
+        }
+        if length == 0 {
+            return Err(PathError::Empty);
+        }
+        // Every segment was checked to be UTF-8, and '/' is.
+        std::str::from_utf8(&self.bytes[..length]).map(Path).map_err(|_| PathError::NotUtf8)
+    }
+}
+
+fn check_segment(segment: &[u8]) -> Result<(), PathError> {
+    if segment.is_empty() {
+        return Err(PathError::EmptySegment);
+    }
+    if segment.len() > SEGMENT_MAX {
+        return Err(PathError::SegmentTooLong);
+    }
+    if segment.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~')) {
+        return Ok(());
+    }
+    let text = std::str::from_utf8(segment).map_err(|_| PathError::NotUtf8)?;
+    if text.chars().any(|c| c == '/' || !is_topic_character(c)) {
+        return Err(PathError::Character);
+    }
+    Ok(())
+}
+
+/// Whether `c` may stand in an MQTT topic name: no wildcard, no control character, and none of Unicode's
+/// noncharacters, for which brokers close the connection (MQTT 5.0 §1.5.4).
+pub fn is_topic_character(c: char) -> bool {
+    let code = u32::from(c);
+    !(matches!(c, '+' | '#')
+        || c.is_control()
+        || code & 0xFFFE == 0xFFFE
+        || (0xFDD0..=0xFDEF).contains(&code))
+}
+
+/// Why something is not a [`Path`]. Over CoAP every one of them is answered 4.00.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// No segment.
+    Empty,
+    /// A segment without a byte that is not the last.
+    EmptySegment,
+    /// More than [`SEGMENT_MAX`] bytes in one segment.
+    SegmentTooLong,
+    /// More than [`PATH_SEGMENTS_MAX`] segments.
+    TooManySegments,
+    /// More than [`PATH_MAX`] bytes.
+    TooLong,
+    /// A segment is not UTF-8.
+    NotUtf8,
+    /// `/`, `+`, `#`, a control character or a Unicode noncharacter inside a segment.
+    Character,
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PathError::Empty => "the path is empty",
+            PathError::EmptySegment => "a path segment is empty",
+            PathError::SegmentTooLong => "a path segment has more than 64 bytes",
+            PathError::TooManySegments => "the path has more than 16 segments",
+            PathError::TooLong => "the path has more than 255 bytes",
+            PathError::NotUtf8 => "the path is not UTF-8",
+            PathError::Character => "a path segment has '/', '+', '#' or a control character",
+        })
+    }
+}
+
+impl std::error::Error for PathError {}
+
+/// A CoAP Content-Format number (RFC 7252 §12.3), kept with a reading whatever it came over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ContentFormat(pub u16);
+
+impl ContentFormat {
+    /// `text/plain;charset=utf-8`
+    pub const TEXT: ContentFormat = ContentFormat(0);
+    /// `application/link-format` (RFC 6690)
+    pub const LINK_FORMAT: ContentFormat = ContentFormat(40);
+    /// `application/octet-stream`
+    pub const OCTET_STREAM: ContentFormat = ContentFormat(42);
+    /// `application/json`
+    pub const JSON: ContentFormat = ContentFormat(50);
+    /// `application/cbor`
+    pub const CBOR: ContentFormat = ContentFormat(60);
+    /// `application/senml+json` (RFC 8428)
+    pub const SENML_JSON: ContentFormat = ContentFormat(110);
+    /// `application/senml+cbor` (RFC 8428)
+    pub const SENML_CBOR: ContentFormat = ContentFormat(112);
+
+    /// The media type for the MQTT 5 content-type property; `None` for a number without one here.
+    pub fn media_type(self) -> Option<&'static str> {
+        Some(match self {
+            ContentFormat::TEXT => "text/plain;charset=utf-8",
+            ContentFormat::LINK_FORMAT => "application/link-format",
+            ContentFormat(41) => "application/xml",
+            ContentFormat::OCTET_STREAM => "application/octet-stream",
+            ContentFormat::JSON => "application/json",
+            ContentFormat::CBOR => "application/cbor",
+            ContentFormat::SENML_JSON => "application/senml+json",
+            ContentFormat::SENML_CBOR => "application/senml+cbor",
+            ContentFormat(114) => "application/senml+xml",
+            _ => return None,
+        })
+    }
+}
+
+/// How the device said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Method {
+    /// CoAP POST, and what serial ports and MQTT clients do.
+    Post = 2,
+    /// CoAP PUT.
+    Put = 3,
+    /// CoAP DELETE: an empty retained publish.
+    Delete = 4,
+}
+
+impl Method {
+    /// As the user property `method` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+        }
+    }
+
+    /// The method of that name, in any case.
+    pub fn parse(text: &str) -> Option<Method> {
+        [Method::Post, Method::Put, Method::Delete]
+            .into_iter()
+            .find(|method| method.as_str().eq_ignore_ascii_case(text))
+    }
+
+    /// From its CoAP request code detail (RFC 7252 §12.1.1).
+    pub fn from_code(code: u8) -> Option<Method> {
+        Some(match code {
+            2 => Method::Post,
+            3 => Method::Put,
+            4 => Method::Delete,
+            _ => return None,
+        })
+    }
+}
+
+/// One of the two independent queues of the journal. Order holds within a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Lane {
+    /// Alarms: three of four places in the uplink's window while both lanes wait.
+    High = 0,
+    /// Everything else.
+    Normal = 1,
+}
+
+impl Lane {
+    /// All lanes, the most urgent first.
+    pub const ALL: [Lane; 2] = [Lane::High, Lane::Normal];
+
+    /// As configuration, folders and logs spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::High => "high",
+            Lane::Normal => "normal",
+        }
+    }
+
+    /// The lane of that name.
+    pub fn parse(text: &str) -> Option<Lane> {
+        Lane::ALL.into_iter().find(|lane| lane.as_str() == text)
+    }
+
+    /// Its place in arrays that hold one value a lane.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names one stored record for ever: `{run}-{sequence}`, sent upstream as the user property `id`.
+///
+/// `run` is 64 random bits drawn for each lane each time the journal is opened, so an id never recurs,
+/// not after a restored backup either. `sequence` counts the records of that lane from 1, without a
+/// gap and on across runs, so a range of them says exactly how many records it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordId {
+    /// The opening of the journal that wrote it.
+    pub run: u64,
+    /// Its number in its lane.
+    pub sequence: u64,
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{}", self.run, self.sequence)
+    }
+}
+
+impl RecordId {
+    /// Reads what `Display` wrote.
+    pub fn parse(text: &str) -> Option<RecordId> {
+        let (run, sequence) = text.split_once('-')?;
+        if run.len() != 16 {
+            return None;
+        }
+        Some(RecordId { run: u64::from_str_radix(run, 16).ok()?, sequence: sequence.parse().ok()? })
+    }
+}
+
+/// What a record wraps its payload in when it is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Envelope {
+    /// The payload bytes unchanged.
+    #[default]
+    None = 0,
+    /// One JSON object with the payload and what MQTT 5 properties would have said.
+    Json = 1,
+}
+
+/// When a reading was received, as far as could be known then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// Milliseconds of `CLOCK_BOOTTIME`; comparable only within one boot.
+    pub boottime_ms: u64,
+    /// Wall time, milliseconds since 1970, if it could be trusted at that moment.
+    pub wall_ms: Option<u64>,
+}
+
+/// What the journal stores of one reading: everything the uplink needs to publish it, years later too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content<'a> {
+    /// Who said it.
+    pub device: &'a str,
+    /// Where, in the device's own space.
+    pub path: &'a str,
+    /// The topic it was mapped to; `1..=1024` bytes. A later change of rules does not move it.
+    pub topic: &'a str,
+    /// How.
+    pub method: Method,
+    /// What the payload is, if the device said.
+    pub content_format: Option<ContentFormat>,
+    /// Publish with the retain flag.
+    pub retain: bool,
+    /// Wrap the payload.
+    pub envelope: Envelope,
+    /// Seconds after `received` from which it is worthless; `None` = never.
+    pub expires_s: Option<u32>,
+    /// When it came.
+    pub received: Stamp,
+    /// The bytes.
+    pub payload: &'a [u8],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_their_grammar() {
+        assert!(Name::parse("door-7").is_ok());
+        assert!(Name::parse("7.a_b").is_ok());
+        assert!(Name::parse(&"x".repeat(64)).is_ok());
+        assert_eq!(Name::parse(""), Err(NameError::Empty));
+        assert_eq!(Name::parse(&"x".repeat(65)), Err(NameError::TooLong));
+        assert_eq!(Name::parse("-a"), Err(NameError::FirstCharacter));
+        assert_eq!(Name::parse("a/b"), Err(NameError::Character));
+        assert_eq!(Name::parse("tür"), Err(NameError::Character));
+    }
+
+    #[test]
+    fn raw_segments_and_text_make_the_same_path() {
+        let mut buffer = PathBuffer::default();
+        let joined = buffer.join([&b"t"[..], b"env", b""].into_iter()).unwrap();
+        assert_eq!(joined, Path::parse("t/env/").unwrap());
+        assert_eq!(joined.as_str(), "t/env");
+    }
+
+    #[test]
+    fn hostile_segments_are_refused() {
+        let mut buffer = PathBuffer::default();
+        let mut join = |segments: &[&[u8]]| buffer.join(segments.iter().copied()).map(|p| p.as_str().len());
+        assert_eq!(join(&[]), Err(PathError::Empty));
+        assert_eq!(join(&[b""]), Err(PathError::Empty));
+        assert_eq!(join(&[b"", b"a"]), Err(PathError::EmptySegment));
+        assert_eq!(join(&[b"a", b"", b""]), Err(PathError::EmptySegment));
+        assert_eq!(join(&[b"a/b"]), Err(PathError::Character));
+        assert_eq!(join(&[b"a+"]), Err(PathError::Character));
+        assert_eq!(join(&[b"#"]), Err(PathError::Character));
+        assert_eq!(join(&[b"a\0"]), Err(PathError::Character));
+        assert_eq!(join(&[b"\xff"]), Err(PathError::NotUtf8));
+        assert_eq!(join(&["a\u{ffff}".as_bytes()]), Err(PathError::Character));
+        assert_eq!(join(&["\u{fdd0}".as_bytes()]), Err(PathError::Character));
+        assert_eq!(join(&["größe".as_bytes()]), Ok("größe".len()));
+        assert_eq!(join(&[&[b'a'; 65]]), Err(PathError::SegmentTooLong));
+        assert_eq!(join(&[&b"a"[..]; 17]), Err(PathError::TooManySegments));
+        assert_eq!(join(&[&[b'a'; 64][..]; 4]), Err(PathError::TooLong));
+        assert_eq!(join(&[&[b'a'; 63][..]; 4]), Ok(255));
+    }
+
+    #[test]
+    fn reserved_first_segments_are_known() {
+        for text in [".well-known/core", "rd", "firmware/x", "time", "~a/b"] {
+            assert!(Path::parse(text).unwrap().is_reserved(), "{text}");
+        }
+        assert!(!Path::parse("t/rd").unwrap().is_reserved());
+    }
+
+    #[test]
+    fn a_record_id_reads_back() {
+        let id = RecordId { run: 0x0102_0304_0506_0708, sequence: 42 };
+        assert_eq!(id.to_string(), "0102030405060708-42");
+        assert_eq!(RecordId::parse(&id.to_string()), Some(id));
+        assert_eq!(RecordId::parse("12-42"), None);
+    }
+}

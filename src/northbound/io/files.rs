@@ -1,0 +1,97 @@
+//! The files a connection needs, read anew for each: CA, certificate, key, password.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+
+use crate::clock::WallClock;
+use crate::northbound::settings::{Settings, TlsSettings};
+use crate::northbound::tls::{self, Pem};
+
+/// Greatest file read.
+const FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// What the files gave.
+pub struct Material {
+    /// `None` without TLS.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// The MQTT password.
+    pub password: Option<Vec<u8>>,
+}
+
+/// Reads what `settings` name. It blocks: not for the path's thread.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, String> {
+    let tls = settings.tls.as_ref().map(|tls| tls_config(tls, clock)).transpose()?;
+    let password = settings.password_file.as_deref().map(password).transpose()?;
+    Ok(Material { tls, password })
+}
+
+fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<ClientConfig>, String> {
+    let (anchors, place) = match &settings.ca_file {
+        Some(path) => (vec![pem(path)?], path.display().to_string()),
+        None => system_anchors(),
+    };
+    let identity = match &settings.identity {
+        Some((certificate, key)) => Some((pem(certificate)?, pem(key)?)),
+        None => None,
+    };
+    let identity = identity.as_ref().map(|(certificate, key)| (certificate, key));
+    tls::client_config(settings, &anchors, &place, identity, clock).map_err(|error| error.to_string())
+}
+
+/// The system's trust anchors: its bundle, or else all files of its folder.
+fn system_anchors() -> (Vec<Pem>, String) {
+    let found = openssl_probe::probe();
+    if let Some(file) = &found.cert_file
+        && let Ok(bundle) = pem(file)
+    {
+        return (vec![bundle], file.display().to_string());
+    }
+    let mut anchors = Vec::new();
+    for folder in &found.cert_dir {
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            continue;
+        };
+        anchors.extend(entries.flatten().filter_map(|entry| pem(&entry.path()).ok()));
+        if !anchors.is_empty() {
+            return (anchors, folder.display().to_string());
+        }
+    }
+    (anchors, "the system's folders".to_owned())
+}
+
+fn pem(path: &Path) -> Result<Pem, String> {
+    Ok(Pem { file: path.display().to_string(), bytes: read(path)? })
+}
+
+fn password(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = read(path)?;
+    // One line end that an editor leaves is not part of the password.
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+        if bytes.ends_with(b"\r") {
+            bytes.pop();
+        }
+    }
+    if bytes.len() > usize::from(u16::MAX) {
+        return Err(format!("{}: a password has at most 65,535 bytes", path.display()));
+    }
+    Ok(bytes)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let fault = |error: std::io::Error| format!("{}: cannot be read: {error}", path.display());
+    let size = std::fs::metadata(path).map_err(fault)?.len();
+    if size > FILE_MAX {
+        return Err(format!("{}: has {size} bytes; that is no key, certificate or password", path.display()));
+    }
+    let bytes = std::fs::read(path).map_err(fault)?;
+    if bytes.is_empty() {
+        return Err(format!("{}: is empty", path.display()));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,505 @@
+//! The uplink's shell: sockets, files, tasks, log lines. All decisions are [`Uplink`]'s.
+//!
+//! [`Driver::run`] is one future on the path's own thread. It shares the core with [`Handle`]s and the journal with
+//! the hub, borrows both only between two awaits, and works in rounds: read what came, fill the output once, write
+//! once; then, if anything moved, it sleeps out the tick, so that a busy gateway pays for 200 rounds a second and
+//! not for one a record. Reading and writing are polled together: a broker that stops reading is still read from.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+pub mod files;
+pub mod probe;
+pub mod socket;
+pub mod transport;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::{sleep_until, timeout};
+
+use super::outbox::Outbox;
+use super::publisher::Event as PublisherEvent;
+use super::settings::Settings;
+use super::uplink::{Closed, Event, Status, Uplink};
+use super::wire::reason_text;
+use crate::clock::{Moment, WallClock};
+use crate::message::Content;
+use crate::telemetry::limited::{Limiter, Suppressed};
+use socket::Stream;
+use transport::{ConnectError, Transport};
+
+/// Between two rounds while something moves: 5 ms.
+const TICK: Duration = Duration::from_millis(5);
+/// While every place of the window is taken, the tick is as many milliseconds as the window has hundreds, so that
+/// it does not limit what the broker could take.
+const PLACES_A_MILLISECOND: u16 = 100;
+/// Read at a time, and in one round at most.
+const READ_BYTES: usize = 16 * 1024;
+const READS_A_ROUND: usize = 16;
+/// What writing the last bytes, and closing, may take.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A hold on the uplink for those on the same thread: cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    core: Rc<RefCell<Uplink>>,
+    wake: Rc<Notify>,
+    stopped: Rc<Notify>,
+}
+
+impl Handle {
+    /// Takes the core in; [`Driver::new`] drives it.
+    pub fn new(uplink: Uplink) -> Handle {
+        Handle {
+            core: Rc::new(RefCell::new(uplink)),
+            wake: Rc::new(Notify::new()),
+            stopped: Rc::new(Notify::new()),
+        }
+    }
+
+    /// Says that records were committed, or read from disk.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Hands over a reading of a `qos = 0` rule.
+    pub fn push_volatile(&self, content: &Content<'_>) {
+        self.core.borrow_mut().push_volatile(content);
+        self.wake();
+    }
+
+    /// Does something with the core, between two rounds; wakes the driver.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Uplink) -> T) -> T {
+        let result = act(&mut self.core.borrow_mut());
+        self.wake();
+        result
+    }
+
+    /// Looks at what the uplink was told.
+    pub fn with_settings<T>(&self, look: impl FnOnce(&Settings) -> T) -> T {
+        look(self.core.borrow().settings())
+    }
+
+    /// How the uplink stands.
+    pub fn status(&self) -> Status {
+        self.core.borrow().status()
+    }
+
+    /// Publishes the gateway's status anew and waits for its acknowledgement: how long it took.
+    /// `None`: there is no connection, no status topic, or no answer within `patience`.
+    pub async fn check(&self, patience: Duration) -> Option<Duration> {
+        let begun = Instant::now();
+        self.with(Uplink::begin_check).then_some(())?;
+        let done = async {
+            while !self.core.borrow().is_check_done() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(patience, done).await.ok()?;
+        self.core.borrow().is_connected().then(|| begun.elapsed())
+    }
+
+    /// Says goodbye and waits until [`Driver::run`] has returned; about a second at most.
+    pub async fn stop(&self) {
+        self.with(|core| core.stop(Instant::now()));
+        self.stopped.notified().await;
+        self.stopped.notify_one(); // for whoever else waits
+    }
+}
+
+/// Runs the uplink.
+pub struct Driver<M> {
+    handle: Handle,
+    clock: Arc<dyn WallClock>,
+    moment: M,
+    /// A broker that refuses a million records does not write a million lines.
+    limiter: RefCell<Limiter<&'static str>>,
+}
+
+impl<M: Fn() -> Moment> Driver<M> {
+    /// `clock` judges certificates; `moment` reads all clocks at once.
+    pub fn new(handle: Handle, clock: Arc<dyn WallClock>, moment: M) -> Driver<M> {
+        Driver { handle, clock, moment, limiter: RefCell::new(Limiter::new(Default::default())) }
+    }
+
+    /// Connects, publishes, reconnects, until [`Handle::stop`]. `outbox` is borrowed only within a round.
+    pub async fn run<O: Outbox>(&self, outbox: &RefCell<O>) {
+        loop {
+            let now = (self.moment)().now;
+            let due = self.handle.core.borrow_mut().poll_connect(now);
+            if due {
+                self.attempt(outbox).await;
+                self.log_events();
+                continue;
+            }
+            let (stopped, next) = {
+                let core = self.handle.core.borrow();
+                (core.is_stopped(), core.poll_timeout())
+            };
+            if stopped {
+                break;
+            }
+            tokio::select! {
+                () = wait_until(next) => {}
+                () = self.handle.wake.notified() => {}
+            }
+        }
+        self.handle.stopped.notify_one();
+    }
+
+    async fn attempt<O: Outbox>(&self, outbox: &RefCell<O>) {
+        let settings = self.handle.core.borrow().settings().clone();
+        log::debug!(broker = settings.host.as_str(), port = settings.port; "connecting to the broker");
+        let connected = tokio::select! {
+            connected = transport::connect(&settings, self.clock.clone()) => connected,
+            () = self.stopping() => Err(ConnectError { text: "stopping".to_owned(), unwelcome: false }),
+        };
+        let now = (self.moment)().now;
+        match connected {
+            Ok((transport, password)) => {
+                self.handle.core.borrow_mut().handle_connected(now, password);
+                match transport {
+                    Transport::Plain(stream) => self.serve(stream, outbox, &settings.host).await,
+                    Transport::Tls(stream) => self.serve(*stream, outbox, &settings.host).await,
+                }
+            }
+            Err(ConnectError { text, unwelcome }) => {
+                self.handle.core.borrow_mut().handle_connect_failed(now, text, unwelcome);
+            }
+        }
+    }
+
+    async fn stopping(&self) {
+        while !self.handle.core.borrow().is_stopping() {
+            self.handle.wake.notified().await;
+        }
+    }
+
+    /// One connection, from CONNECT to its end.
+    async fn serve<S, O>(&self, mut stream: S, outbox: &RefCell<O>, host: &str)
+    where
+        S: Stream,
+        O: Outbox,
+    {
+        let core = &self.handle.core;
+        let mut input = vec![0u8; READ_BYTES];
+        let mut closed = None;
+        while closed.is_none() && !core.borrow().is_over() {
+            let began = (self.moment)().now;
+            let mut progress = Progress::default();
+            if stream.socket().is_watched() {
+                self.turn(outbox);
+                let next = {
+                    let core = core.borrow();
+                    // More than one fill takes: on with it as soon as this one is written.
+                    if core.has_more() { Some(began) } else { core.poll_timeout() }
+                };
+                let ready = poll_fn(|cx| {
+                    progress.merge(self.exchange(cx, &mut stream, &mut input, outbox));
+                    if progress.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+                });
+                tokio::select! {
+                    biased;
+                    () = ready => {}
+                    () = self.handle.wake.notified() => {}
+                    () = wait_until(next) => {}
+                }
+            } else {
+                progress =
+                    poll_fn(|cx| Poll::Ready(self.exchange(cx, &mut stream, &mut input, outbox))).await;
+            }
+            let moved = progress.received || progress.written;
+            closed = progress.closed.map(|error| classify(error, host));
+            self.log_events();
+            let tick = self.tick();
+            if closed.is_none() && moved && !tick.is_zero() {
+                stream.socket().rest();
+                sleep_until((began + tick).into()).await;
+            } else {
+                stream.socket().watch();
+            }
+        }
+        stream.socket().watch();
+        if let Some(Closed::Broken(_)) = closed {
+            // Writing failed, perhaps because the broker has said why and gone: what it said is still to be read.
+            closed = Some(self.last_words(&mut stream, &mut input, outbox, host, closed.take()).await);
+        }
+        let left = core.borrow_mut().outgoing().map(std::mem::take).unwrap_or_default();
+        let goodbye = async {
+            if closed.is_none() {
+                stream.write_all(&left).await?;
+            }
+            stream.shutdown().await
+        };
+        let _ = timeout(LAST_WORDS_WITHIN, goodbye).await; // it is over either way
+        let moment = (self.moment)();
+        let closed = closed.unwrap_or(Closed::ByPeer);
+        core.borrow_mut().handle_closed(&moment, &mut *outbox.borrow_mut(), closed);
+    }
+
+    /// How long to leave a busy connection alone.
+    fn tick(&self) -> Duration {
+        let core = self.handle.core.borrow();
+        if core.is_window_full() {
+            TICK.min(Duration::from_millis((core.window() / PLACES_A_MILLISECOND).into()))
+        } else {
+            TICK
+        }
+    }
+
+    /// Acts on deadlines and appends what may be published.
+    fn turn<O: Outbox>(&self, outbox: &RefCell<O>) {
+        let moment = (self.moment)();
+        let (mut core, mut outbox) = (self.handle.core.borrow_mut(), outbox.borrow_mut());
+        core.handle_timeout(&moment, &mut *outbox);
+        core.fill(&moment, &mut *outbox);
+    }
+
+    /// Reads, fills and writes what can be without waiting.
+    fn exchange<S, O>(
+        &self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        input: &mut [u8],
+        outbox: &RefCell<O>,
+    ) -> Progress
+    where
+        S: Stream,
+        O: Outbox,
+    {
+        let core = &self.handle.core;
+        let mut progress = Progress::default();
+        for _ in 0..READS_A_ROUND {
+            let mut buffer = ReadBuf::new(input);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                    progress.closed = Some(None);
+                    return progress;
+                }
+                Poll::Ready(Ok(())) => {
+                    progress.received = true;
+                    let moment = (self.moment)();
+                    core.borrow_mut().handle_bytes(&moment, &mut *outbox.borrow_mut(), buffer.filled());
+                }
+                Poll::Ready(Err(error)) => {
+                    progress.closed = Some(Some(error));
+                    return progress;
+                }
+            }
+        }
+        // Answers make room for more; at rest nobody else asks.
+        if progress.received || !stream.socket().is_watched() {
+            self.turn(outbox);
+        }
+        let mut core = core.borrow_mut();
+        let Some(out) = core.outgoing() else {
+            return progress;
+        };
+        while !out.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, out) {
+                Poll::Pending => return progress,
+                Poll::Ready(Ok(written)) => {
+                    out.drain(..written);
+                    progress.written = true;
+                }
+                Poll::Ready(Err(error)) => {
+                    progress.closed = Some(Some(error));
+                    return progress;
+                }
+            }
+        }
+        if let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(cx) {
+            progress.closed = Some(Some(error));
+        }
+        progress
+    }
+
+    /// Reads to the end of a stream that can no more be written to.
+    async fn last_words<S, O>(
+        &self,
+        stream: &mut S,
+        input: &mut [u8],
+        outbox: &RefCell<O>,
+        host: &str,
+        closed: Option<Closed>,
+    ) -> Closed
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        O: Outbox,
+    {
+        let reading = poll_fn(|cx| {
+            loop {
+                let mut buffer = ReadBuf::new(input);
+                match std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
+                    Ok(()) if buffer.filled().is_empty() => return Poll::Ready(None),
+                    Ok(()) => {
+                        let moment = (self.moment)();
+                        let mut core = self.handle.core.borrow_mut();
+                        core.handle_bytes(&moment, &mut *outbox.borrow_mut(), buffer.filled());
+                    }
+                    Err(error) => return Poll::Ready(Some(error)),
+                }
+            }
+        });
+        match timeout(LAST_WORDS_WITHIN, reading).await {
+            Ok(Some(error)) => match classify(Some(error), host) {
+                said @ Closed::Unwelcome(_) => said,
+                other => closed.unwrap_or(other),
+            },
+            _ => closed.unwrap_or(Closed::ByPeer),
+        }
+    }
+
+    fn log_events(&self) {
+        let mut core = self.handle.core.borrow_mut();
+        let mut limiter = self.limiter.borrow_mut();
+        let now = (self.moment)().now;
+        while let Some(event) = core.poll_event() {
+            if limiter.permit(now, kind(&event)) {
+                let settings = core.settings();
+                log_event(&settings.host, settings.port, &event);
+            }
+        }
+        while let Some(Suppressed { kind, count }) = limiter.poll_event(now) {
+            log::warn!(kind, count; "more lines of this kind were left out");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    received: bool,
+    written: bool,
+    /// The end of the stream, or why it broke.
+    closed: Option<Option<std::io::Error>>,
+}
+
+impl Progress {
+    fn merge(&mut self, other: Progress) {
+        self.received |= other.received;
+        self.written |= other.written;
+        self.closed = self.closed.take().or(other.closed);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.received || self.written || self.closed.is_some()
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the end of a stream means.
+fn classify(error: Option<std::io::Error>, host: &str) -> Closed {
+    use std::io::ErrorKind as K;
+    let Some(error) = error else {
+        return Closed::ByPeer;
+    };
+    if let Some(explained) = transport::explain_tls(&error, host) {
+        return if explained.unwelcome {
+            Closed::Unwelcome(explained.text)
+        } else {
+            Closed::Failed(explained.text)
+        };
+    }
+    match error.kind() {
+        K::UnexpectedEof => Closed::Broken("the broker's end of the connection is gone".to_owned()),
+        K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe => {
+            Closed::Broken("the broker reset the connection".to_owned())
+        }
+        _ => Closed::Failed(format!("the connection failed: {error}")),
+    }
+}
+
+/// What lines are limited by.
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::Connected { .. } => "connected",
+        Event::Failed { .. } | Event::Lost { .. } => "disconnected",
+        Event::FellBack | Event::ClientIdElsewhere => "protocol",
+        Event::StatusRepaired | Event::SubscriptionRefused { .. } => "status",
+        Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
+        Event::Publisher(PublisherEvent::OwnRefused { .. } | PublisherEvent::OwnPaused { .. }) => {
+            "own topics"
+        }
+        Event::Publisher(_) => "refused",
+    }
+}
+
+fn log_event(broker: &str, port: u16, event: &Event) {
+    match event {
+        Event::Connected { version, limits, assigned_client_id } => {
+            log::info!(broker, port, protocol = version.as_str(), receive_maximum = limits.receive_maximum;
+                "connected to the broker");
+            if let Some(id) = assigned_client_id {
+                log::warn!(broker, client_id = id.as_str(); "the broker gave us another client id");
+            }
+        }
+        Event::Failed { what, retry_in } => {
+            let retry_s = retry_in.as_secs();
+            log::warn!(broker, port, reason = what.as_str(), retry_s; "no connection to the broker");
+        }
+        Event::Lost { what, retry_in } => {
+            let retry_s = retry_in.as_secs();
+            log::warn!(broker, port, reason = what.as_str(), retry_s; "connection to the broker lost");
+        }
+        Event::FellBack => {
+            log::warn!(broker; "the broker does not speak MQTT 5: going on with 3.1.1, which cannot say that it refuses a message");
+        }
+        Event::ClientIdElsewhere => {
+            log::error!(broker; "our client id is probably used by somebody else: trying only every few minutes; give each gateway its own upstream.client-id");
+        }
+        Event::StatusRepaired => log::debug!(broker; "our status topic showed us offline; set right"),
+        Event::SubscriptionRefused { code } => {
+            log::info!(broker, reason = reason_text(*code); "the broker does not let us read our own status");
+        }
+        Event::Publisher(event) => log_publisher(broker, event),
+    }
+}
+
+fn log_publisher(broker: &str, event: &PublisherEvent) {
+    match event {
+        PublisherEvent::Rejected { lane, id, code } => {
+            log::error!(broker, lane = lane.as_str(), record:% = id, reason = reason_text(*code), code;
+                "the broker will not take this record: it is kept aside; see `tombolo queue rejected list`");
+        }
+        PublisherEvent::LaneStopped { lane, code, wait } => {
+            let retry_s = wait.as_secs();
+            log::warn!(broker, lane = lane.as_str(), reason = reason_text(*code), code, retry_s;
+                "the broker refuses for now: the lane waits");
+        }
+        PublisherEvent::RejectedFull { lane, wait } => {
+            let retry_s = wait.as_secs();
+            log::error!(broker, lane = lane.as_str(), retry_s;
+                "the store of rejected records is full: the lane waits; see `tombolo queue rejected list`");
+        }
+        PublisherEvent::SentAlone { lane } => {
+            log::warn!(broker, lane = lane.as_str();
+                "the broker closed the connection three times over the same record: it is sent alone");
+        }
+        PublisherEvent::OwnRefused { topic, code } => {
+            log::warn!(broker, topic = topic.as_str(), reason = reason_text(*code), code;
+                "the broker refuses a topic of the gateway's own; allow it, or switch it off in [topics]");
+        }
+        PublisherEvent::OwnPaused { class } => {
+            log::warn!(broker, topics = class.key();
+                "the broker closes the connection over a topic of the gateway's own: it pauses for an hour; allow it, or switch it off in [topics]");
+        }
+        PublisherEvent::VolatilePaused => {
+            log::warn!(broker;
+                "the broker closes the connection after readings of qos = 0 rules: they are dropped for five minutes");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Northbound: the last stage of the path. Takes committed records from the journal and gets them to the one upstream broker.
+//!
+//! ```text
+//! journal ──Outbox──> publisher ──> session ──bytes──> io (DNS, TCP, TLS) ──> broker
+//!                        │  ^                             │
+//!                release │  └────────── PUBACK ───────────┘
+//! ```
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`outbox`] | what the publisher needs of the journal, and nothing more |
+//! | [`session`] | one MQTT connection: CONNECT, CONNACK, keep-alive, DISCONNECT |
+//! | [`ending`], [`reconnect`] | what the end of a connection means; when to try again, and with which version |
+//! | [`publisher`], [`lane`], [`pace`] | which record goes next, when it may be released, what a refusal means |
+//! | [`publication`], [`wire`] | the bytes of one PUBLISH |
+//! | [`volatile`] | readings that need not survive us |
+//! | [`own`] | what the gateway says about itself |
+//! | [`uplink`] | all of these as one core: bytes and `now` in; bytes, events and the next deadline out |
+//! | [`tls`], [`certificate`] | whom to believe, also while the clock is wrong |
+//! | [`io`] | sockets, files, tasks |
+//!
+//! Delivery is at least once. The journal alone owns retransmission: whatever goes wrong, the connection
+//! is dropped and the journal is read again from the oldest record without a PUBACK, so duplicates are
+//! bounded by the window.
+
+pub mod certificate;
+pub mod ending;
+pub mod io;
+pub mod lane;
+pub mod outbox;
+pub mod own;
+pub mod pace;
+pub mod publication;
+pub mod publisher;
+pub mod reconnect;
+pub mod session;
+pub mod settings;
+pub mod tls;
+pub mod uplink;
+pub mod volatile;
+pub mod wire;
+
+pub use outbox::{Loss, Next, Outbox, Record, RejectedFull};
+pub use settings::Settings;
+pub use uplink::{Event, Status, Uplink};

@@ -1,0 +1,81 @@
+//! What the publisher needs of the journal, lane by lane.
+//!
+//! The journal implements it; tests use a list in memory. The publisher keeps these promises:
+//!
+//! * [`release`](Outbox::release), [`reject`](Outbox::reject) and [`expire`](Outbox::expire) are called
+//!   in sequence order within a lane, only for what was handed out since the last rewind, and `reject` and
+//!   `expire` only for the oldest record not yet released: a record answered early waits for those before it.
+//! * After [`rewind`](Outbox::rewind) it reads again from the oldest unreleased record and skips what it
+//!   knows to be acknowledged.
+
+use crate::message::{Content, Lane, RecordId};
+
+/// The journal as the uplink sees it.
+pub trait Outbox {
+    /// Moves the lane's reading position on by one and hands out what stood there.
+    fn next(&mut self, lane: Lane) -> Next<'_>;
+    /// Moves the lane's reading position back to the oldest record neither released, rejected nor expired.
+    fn rewind(&mut self, lane: Lane);
+    /// The broker has everything up to and including `sequence`: it may go.
+    fn release(&mut self, lane: Lane, sequence: u64);
+    /// The broker will never take this record: keep it aside, durably, with the reason
+    /// (an MQTT 5 reason code, or [`POISON`]), then let it go from the lane.
+    ///
+    /// # Errors
+    /// [`RejectedFull`]: there is no room to keep it; it stays where it is and the lane stops.
+    fn reject(&mut self, lane: Lane, sequence: u64, code: u8) -> Result<(), RejectedFull>;
+    /// This record's time is over: account for it as a loss.
+    fn expire(&mut self, lane: Lane, sequence: u64);
+    /// The loss at `index` in the lane's list of those durable and not reported yet; `None` behind its end.
+    fn loss(&mut self, lane: Lane, index: usize) -> Option<Loss>;
+    /// The broker has the report of that loss, with that count: it need not be told again.
+    fn loss_reported(&mut self, lane: Lane, number: u64, count: u64);
+}
+
+/// The reason given to [`Outbox::reject`] when the broker answered nothing but closed the connection every time.
+pub const POISON: u8 = 0xFF;
+
+/// The store of rejected records has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RejectedFull;
+
+/// What stood at a lane's reading position.
+#[derive(Clone, Copy, Debug)]
+pub enum Next<'a> {
+    /// A reading to publish.
+    Record(Record<'a>),
+    /// Nothing more is committed.
+    Empty,
+    /// Something is being read from disk; the wake-up comes.
+    Pending,
+}
+
+/// A committed reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Its name for ever.
+    pub id: RecordId,
+    /// Its place in the lane; greater than that of all before it.
+    pub sequence: u64,
+    /// Whether it was stored since the machine booted, so that its boot time stamp is comparable with now.
+    pub same_boot: bool,
+    /// The reading.
+    pub content: Content<'a>,
+}
+
+/// Records of one lane that are gone for one cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Their lane.
+    pub lane: Lane,
+    /// The loss's own number in its lane.
+    pub number: u64,
+    /// Why, as the loss topic spells it.
+    pub cause: &'static str,
+    /// How many records. It may grow while the number stays; then it is reported again.
+    pub count: u64,
+    /// The oldest.
+    pub first: RecordId,
+    /// The newest.
+    pub last: RecordId,
+}

@@ -1,0 +1,274 @@
+//! What the gateway says about itself: retained statuses, the newest of each topic, and reports of losses.
+//!
+//! Never journaled here: a status is set anew by its owner, a loss stays in the journal until it is reported.
+//! A message stays until the broker has acknowledged it; a newer one of the same key takes its place. Memory is
+//! bounded by the number of devices: one message a topic. A class of messages the broker will not have is paused
+//! for an hour, so that it cannot take the connection down again and again.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::message::Lane;
+
+/// How long a class pauses that the broker closes connections for.
+const PAUSE: Duration = Duration::from_secs(3600);
+/// How long all wait after a refusal that may pass.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Which of the gateway's own messages. The first goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// `{prefix}/gateway/status`
+    GatewayStatus,
+    /// `{prefix}/gateway/loss`
+    Loss,
+    /// `{prefix}/{device}/status`
+    DeviceStatus,
+}
+
+impl Class {
+    const ALL: [Class; 3] = [Class::GatewayStatus, Class::Loss, Class::DeviceStatus];
+
+    /// The `[topics]` key it belongs to.
+    pub fn key(self) -> &'static str {
+        match self {
+            Class::GatewayStatus => "gateway-status",
+            Class::DeviceStatus => "device-status",
+            Class::Loss => "loss",
+        }
+    }
+}
+
+/// What makes a message take another's place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A retained status, by its topic.
+    Status(String),
+    /// A loss, by lane and number.
+    Loss(Lane, u64),
+}
+
+struct Message {
+    class: Class,
+    topic: String,
+    payload: Vec<u8>,
+    /// Which setting of this key it is; an answer to an older one does not settle it.
+    version: u64,
+    sent: Option<u64>,
+    queued: bool,
+}
+
+/// The own messages not yet acknowledged.
+#[derive(Default)]
+pub struct Own {
+    /// By class.
+    queues: [VecDeque<Key>; 3],
+    messages: HashMap<Key, Message>,
+    version: u64,
+    paused: [Option<Instant>; 3],
+    wait_until: Option<Instant>,
+    in_flight: usize,
+}
+
+/// One message to send now.
+#[derive(Debug)]
+pub struct Due<'a> {
+    /// What it is.
+    pub key: &'a Key,
+    /// Its class.
+    pub class: Class,
+    /// Where it goes.
+    pub topic: &'a str,
+    /// JSON, or empty: clears what is retained.
+    pub payload: &'a [u8],
+    /// Which setting of the key this is.
+    pub version: u64,
+}
+
+impl Due<'_> {
+    /// Whether it is retained.
+    pub fn retain(&self) -> bool {
+        self.class != Class::Loss
+    }
+}
+
+impl Own {
+    /// Says `payload` on `topic`, retained; replaces what was not yet acknowledged there.
+    pub fn set_status(&mut self, class: Class, topic: &str, payload: Vec<u8>) {
+        self.set(class, Key::Status(topic.to_owned()), topic, payload);
+    }
+
+    /// Reports a loss; replaces the report of the same number.
+    pub fn report_loss(&mut self, lane: Lane, number: u64, topic: &str, payload: Vec<u8>) {
+        self.set(Class::Loss, Key::Loss(lane, number), topic, payload);
+    }
+
+    fn set(&mut self, class: Class, key: Key, topic: &str, payload: Vec<u8>) {
+        self.version += 1;
+        let version = self.version;
+        let message = self.messages.entry(key.clone()).or_insert_with(|| Message {
+            class,
+            topic: topic.to_owned(),
+            payload: Vec::new(),
+            version,
+            sent: None,
+            queued: false,
+        });
+        message.payload = payload;
+        message.version = version;
+        if !std::mem::replace(&mut message.queued, true) {
+            self.queues[message.class as usize].push_back(key);
+        }
+    }
+
+    /// The next message to send, if any may go at `now`. It counts as sent.
+    pub fn next(&mut self, now: Instant) -> Option<Due<'_>> {
+        if self.wait_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.wait_until = None;
+        let class = Class::ALL
+            .into_iter()
+            .find(|class| !self.is_paused(now, *class) && !self.queues[*class as usize].is_empty())?;
+        let key = self.queues[class as usize].pop_front()?;
+        let message = self.messages.get_mut(&key)?;
+        message.queued = false;
+        if message.sent.replace(message.version).is_none() {
+            self.in_flight += 1;
+        }
+        // Borrowed from the map, where it stays until it is acknowledged.
+        let (key, message) = self.messages.get_key_value(&key)?;
+        let Message { class, topic, payload, version, .. } = message;
+        Some(Due { key, class: *class, topic, payload, version: *version })
+    }
+
+    /// The broker has that version, or will never have it.
+    pub fn settle(&mut self, key: &Key, version: u64) {
+        let Some(message) = self.messages.get_mut(key) else {
+            return;
+        };
+        if message.sent == Some(version) {
+            message.sent = None;
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        if message.version == version {
+            if message.queued {
+                self.queues[message.class as usize].retain(|queued| queued != key);
+            }
+            self.messages.remove(key);
+        }
+    }
+
+    /// The broker refused it for now: it is sent again a little later.
+    pub fn postpone(&mut self, now: Instant, key: &Key) {
+        if let Some(message) = self.messages.get_mut(key) {
+            if message.sent.take().is_some() {
+                self.in_flight = self.in_flight.saturating_sub(1);
+            }
+            if !std::mem::replace(&mut message.queued, true) {
+                self.queues[message.class as usize].push_back(key.clone());
+            }
+        }
+        self.wait_until = Some(now + RETRY);
+    }
+
+    /// The connection is gone: what was sent and not acknowledged is sent again.
+    pub fn handle_closed(&mut self) {
+        self.wait_until = None;
+        self.in_flight = 0;
+        for (key, message) in &mut self.messages {
+            message.sent = None;
+            if !std::mem::replace(&mut message.queued, true) {
+                self.queues[message.class as usize].push_back(key.clone());
+            }
+        }
+    }
+
+    /// The class of that message, while it is not settled.
+    pub fn class(&self, key: &Key) -> Option<Class> {
+        self.messages.get(key).map(|message| message.class)
+    }
+
+    /// Whether the status on `topic` is yet to be sent or acknowledged.
+    pub fn is_unsettled(&self, topic: &str) -> bool {
+        self.messages.contains_key(&Key::Status(topic.to_owned()))
+    }
+
+    /// Sends nothing of that class for an hour.
+    pub fn pause(&mut self, now: Instant, class: Class) {
+        self.paused[class as usize] = Some(now + PAUSE);
+    }
+
+    /// Whether that class pauses at `now`.
+    pub fn is_paused(&self, now: Instant, class: Class) -> bool {
+        self.paused[class as usize].is_some_and(|until| now < until)
+    }
+
+    /// How many messages are sent and not acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// When a waiting message may go that may not now.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wait_until.filter(|_| self.queues.iter().any(|queue| !queue.is_empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(topic: &str) -> Key {
+        Key::Status(topic.to_owned())
+    }
+
+    #[test]
+    fn the_newest_message_of_a_topic_replaces_the_older() {
+        let now = Instant::now();
+        let mut own = Own::default();
+        own.set_status(Class::DeviceStatus, "a", b"1".to_vec());
+        own.set_status(Class::DeviceStatus, "a", b"2".to_vec());
+        let due = own.next(now).unwrap();
+        assert_eq!((due.topic, due.payload), ("a", &b"2"[..]));
+        assert!(own.next(now).is_none());
+    }
+
+    #[test]
+    fn an_answer_to_an_older_message_does_not_settle_the_newer() {
+        let now = Instant::now();
+        let mut own = Own::default();
+        own.set_status(Class::DeviceStatus, "a", b"1".to_vec());
+        let first = own.next(now).unwrap().version;
+        own.set_status(Class::DeviceStatus, "a", b"2".to_vec());
+        own.settle(&key("a"), first);
+        let due = own.next(now).unwrap();
+        assert_eq!(due.payload, b"2");
+        let second = due.version;
+        own.settle(&key("a"), second);
+        assert!(!own.is_unsettled("a"));
+        assert_eq!(own.in_flight(), 0);
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_is_sent_again_after_a_disconnect() {
+        let now = Instant::now();
+        let mut own = Own::default();
+        own.set_status(Class::DeviceStatus, "a", b"1".to_vec());
+        own.next(now).unwrap();
+        own.handle_closed();
+        assert_eq!(own.next(now).unwrap().payload, b"1");
+    }
+
+    #[test]
+    fn a_paused_class_does_not_hold_up_the_others() {
+        let now = Instant::now();
+        let mut own = Own::default();
+        own.set_status(Class::DeviceStatus, "a", b"1".to_vec());
+        own.set_status(Class::GatewayStatus, "g", b"2".to_vec());
+        own.pause(now, Class::GatewayStatus);
+        assert_eq!(own.next(now).unwrap().topic, "a");
+        assert!(own.next(now).is_none());
+        assert_eq!(own.next(now + PAUSE).unwrap().topic, "g");
+    }
+}

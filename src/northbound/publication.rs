@@ -1,0 +1,533 @@
+//! From a stored reading to the bytes of its PUBLISH: topic, MQTT 5 properties, payload or JSON envelope.
+//!
+//! Also the judgement of a record's age. Only trusted knowledge ages a record: the boot time stamp within
+//! the same boot, or two trusted wall times. What is unknown, such as how long the machine was off, ages nothing.
+
+use std::io::Write as _;
+
+use super::outbox::{Loss, Record};
+use super::wire::{self, Publish, TooLarge, Version};
+use crate::clock::{Moment, UnixTime};
+use crate::message::{Content, ContentFormat, Envelope, Method, Stamp};
+
+/// How long ago a stamp was made, in milliseconds; `None` if nothing trustworthy says so.
+pub fn age_ms(stamp: Stamp, same_boot: bool, moment: &Moment) -> Option<u64> {
+    if same_boot {
+        return Some(moment.boottime_ms.saturating_sub(stamp.boottime_ms));
+    }
+    Some(moment.wall?.0.saturating_sub(stamp.wall_ms?))
+}
+
+/// When a stamp was made in wall time; filled in later within the same boot once the clock is trusted.
+pub fn received(stamp: Stamp, same_boot: bool, moment: &Moment) -> Option<UnixTime> {
+    if let Some(wall) = stamp.wall_ms {
+        return Some(UnixTime(wall));
+    }
+    if !same_boot {
+        return None;
+    }
+    let age = moment.boottime_ms.saturating_sub(stamp.boottime_ms);
+    Some(UnixTime(moment.wall?.0.saturating_sub(age)))
+}
+
+/// What is left of a reading's `expires`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remaining {
+    /// It never expires.
+    Forever,
+    /// Whole seconds left, at least 1.
+    Seconds(u32),
+    /// It is worthless by now.
+    Expired,
+}
+
+/// Judges a record's `expires` by what is known of its age.
+pub fn remaining(content: &Content<'_>, same_boot: bool, moment: &Moment) -> Remaining {
+    let Some(expires) = content.expires_s else {
+        return Remaining::Forever;
+    };
+    let age = age_ms(content.received, same_boot, moment).unwrap_or(0);
+    let left = (u64::from(expires) * 1000).saturating_sub(age);
+    if left == 0 {
+        return Remaining::Expired;
+    }
+    Remaining::Seconds(u32::try_from(left.div_ceil(1000)).unwrap_or(u32::MAX))
+}
+
+/// How a PUBLISH goes out on this connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The protocol spoken.
+    pub version: Version,
+    /// Greatest packet the broker takes, in bytes.
+    pub packet_limit: usize,
+    /// Whether it takes the retain flag.
+    pub retain: bool,
+}
+
+/// Encodes readings and reports into PUBLISH packets; keeps its scratch space between them.
+pub struct Encoder {
+    gateway: String,
+    properties: Vec<u8>,
+    payload: Vec<u8>,
+    time: TimeText,
+    run: Option<(u64, [u8; 16])>,
+}
+
+impl Encoder {
+    /// For the gateway of that id.
+    pub fn new(gateway: &str) -> Encoder {
+        Encoder {
+            gateway: gateway.to_owned(),
+            properties: Vec::new(),
+            payload: Vec::new(),
+            time: TimeText::default(),
+            run: None,
+        }
+    }
+
+    /// Appends a stored reading; `packet_id` `None` = QoS 0.
+    ///
+    /// # Errors
+    /// [`TooLarge`] for this broker; `out` is then unchanged.
+    pub fn push_record(
+        &mut self,
+        out: &mut Vec<u8>,
+        terms: &Terms,
+        packet_id: Option<u16>,
+        record: &Record<'_>,
+        remaining: Remaining,
+        moment: &Moment,
+    ) -> Result<(), TooLarge> {
+        let mut id = [0u8; 40];
+        let id_length = self.write_id(&mut id, record);
+        let received = received(record.content.received, record.same_boot, moment);
+        self.push_content(out, terms, packet_id, &record.content, Some(&id[..id_length]), received, remaining)
+    }
+
+    /// Appends a reading of a `qos = 0` rule, which was never stored and has no id.
+    ///
+    /// # Errors
+    /// [`TooLarge`] for this broker; `out` is then unchanged.
+    pub fn push_volatile(
+        &mut self,
+        out: &mut Vec<u8>,
+        terms: &Terms,
+        content: &Content<'_>,
+        moment: &Moment,
+    ) -> Result<(), TooLarge> {
+        let received = received(content.received, true, moment);
+        self.push_content(out, terms, None, content, None, received, remaining(content, true, moment))
+    }
+
+    #[allow(clippy::too_many_arguments)] // one private place where everything a PUBLISH is made of comes together
+    fn push_content(
+        &mut self,
+        out: &mut Vec<u8>,
+        terms: &Terms,
+        packet_id: Option<u16>,
+        content: &Content<'_>,
+        id: Option<&[u8]>,
+        received: Option<UnixTime>,
+        remaining: Remaining,
+    ) -> Result<(), TooLarge> {
+        let received = received.map(|time| self.time.format(time));
+        // An empty retained publish deletes; wrapping it would publish instead.
+        let wrap = content.envelope == Envelope::Json && content.method != Method::Delete;
+        self.properties.clear();
+        if terms.version == Version::V5 {
+            let out = &mut self.properties;
+            let media_type = if wrap {
+                ContentFormat::JSON.media_type()
+            } else {
+                content.content_format.and_then(ContentFormat::media_type)
+            };
+            if let Some(media_type) = media_type {
+                out.push(0x03);
+                wire::push_string(out, media_type.as_bytes());
+            }
+            if let Remaining::Seconds(seconds) = remaining {
+                out.push(0x02);
+                out.extend_from_slice(&seconds.to_be_bytes());
+            }
+            if let Some(id) = id {
+                push_user_property(out, "id", id);
+            }
+            push_user_property(out, "device", content.device.as_bytes());
+            push_user_property(out, "method", content.method.as_str().as_bytes());
+            if let Some(received) = &received {
+                push_user_property(out, "received", received);
+            }
+        }
+        if wrap {
+            self.payload.clear();
+            push_envelope(&mut self.payload, &self.gateway, content, id, received.as_ref());
+        }
+        let publish = Publish {
+            topic: content.topic.as_bytes(),
+            packet_id,
+            retain: content.retain && terms.retain,
+            properties: &self.properties,
+            payload: if wrap { &self.payload } else { content.payload },
+        };
+        wire::push_publish(out, terms.version, terms.packet_limit, &publish)
+    }
+
+    /// Appends a message of the gateway itself: JSON, or the empty payload that clears a retained one.
+    ///
+    /// # Errors
+    /// [`TooLarge`] for this broker; `out` is then unchanged.
+    pub fn push_own(
+        &mut self,
+        out: &mut Vec<u8>,
+        terms: &Terms,
+        packet_id: Option<u16>,
+        topic: &str,
+        retain: bool,
+        payload: &[u8],
+    ) -> Result<(), TooLarge> {
+        self.properties.clear();
+        if terms.version == Version::V5 && !payload.is_empty() {
+            self.properties.push(0x03);
+            wire::push_string(&mut self.properties, b"application/json");
+        }
+        let publish = Publish {
+            topic: topic.as_bytes(),
+            packet_id,
+            retain: retain && terms.retain,
+            properties: &self.properties,
+            payload,
+        };
+        wire::push_publish(out, terms.version, terms.packet_limit, &publish)
+    }
+
+    /// `{run}-{sequence}` into `buffer`; the length.
+    fn write_id(&mut self, buffer: &mut [u8; 40], record: &Record<'_>) -> usize {
+        let hex = match self.run {
+            Some((run, hex)) if run == record.id.run => hex,
+            _ => {
+                let mut hex = [0u8; 16];
+                for (index, digit) in hex.iter_mut().enumerate() {
+                    *digit = HEX[(record.id.run >> (60 - 4 * index)) as usize & 0xF];
+                }
+                self.run = Some((record.id.run, hex));
+                hex
+            }
+        };
+        buffer[..16].copy_from_slice(&hex);
+        buffer[16] = b'-';
+        17 + write_decimal(&mut buffer[17..], record.id.sequence)
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Writes `value` in decimal; `buffer` has at least 20 bytes. The length.
+fn write_decimal(buffer: &mut [u8], mut value: u64) -> usize {
+    let mut digits = [0u8; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    let length = digits.len() - start;
+    buffer[..length].copy_from_slice(&digits[start..]);
+    length
+}
+
+fn push_user_property(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.push(0x26);
+    wire::push_string(out, name.as_bytes());
+    wire::push_string(out, value);
+}
+
+/// RFC 3339 with milliseconds; formats the seconds once for all readings within the same one.
+#[derive(Default)]
+struct TimeText {
+    second: Option<u64>,
+    text: [u8; 24],
+}
+
+impl TimeText {
+    fn format(&mut self, time: UnixTime) -> [u8; 24] {
+        if self.second != Some(time.as_secs()) {
+            let text = time.to_string();
+            // UnixTime stops at the year 9999, so that the text always has 24 bytes.
+            if let Ok(text) = text.as_bytes().try_into() {
+                self.text = text;
+                self.second = Some(time.as_secs());
+            }
+        }
+        let milliseconds = (time.0 % 1000) as u16;
+        self.text[20] = b'0' + (milliseconds / 100) as u8;
+        self.text[21] = b'0' + (milliseconds / 10 % 10) as u8;
+        self.text[22] = b'0' + (milliseconds % 10) as u8;
+        self.text
+    }
+}
+
+/// `{"v":1,"id","gateway","device","path","method","received","format", one of "json"|"text"|"base64"}`;
+/// what is not known is left out.
+fn push_envelope(
+    out: &mut Vec<u8>,
+    gateway: &str,
+    content: &Content<'_>,
+    id: Option<&[u8]>,
+    received: Option<&[u8; 24]>,
+) {
+    out.extend_from_slice(b"{\"v\":1");
+    if let Some(id) = id {
+        out.extend_from_slice(b",\"id\":\"");
+        out.extend_from_slice(id);
+        out.push(b'"');
+    }
+    for (name, value) in [
+        ("gateway", gateway),
+        ("device", content.device),
+        ("path", content.path),
+        ("method", content.method.as_str()),
+    ] {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        push_json_string(out, value);
+    }
+    if let Some(received) = received {
+        out.extend_from_slice(b",\"received\":\"");
+        out.extend_from_slice(received);
+        out.push(b'"');
+    }
+    if let Some(ContentFormat(number)) = content.content_format {
+        let _ = write!(out, ",\"format\":{number}"); // a Vec takes everything
+    }
+    match Body::of(content) {
+        Body::Json => {
+            out.extend_from_slice(b",\"json\":");
+            out.extend_from_slice(content.payload);
+        }
+        Body::Text(text) => {
+            out.extend_from_slice(b",\"text\":");
+            push_json_string(out, text);
+        }
+        Body::Binary => {
+            out.extend_from_slice(b",\"base64\":\"");
+            push_base64(out, content.payload);
+            out.push(b'"');
+        }
+    }
+    out.push(b'}');
+}
+
+enum Body<'a> {
+    Json,
+    Text(&'a str),
+    Binary,
+}
+
+impl<'a> Body<'a> {
+    /// JSON only if it says so and is so; text if it says so, or says nothing and reads as text.
+    fn of(content: &Content<'a>) -> Body<'a> {
+        let format = content.content_format;
+        if matches!(format, Some(ContentFormat::JSON | ContentFormat::SENML_JSON))
+            && serde_json::from_slice::<serde::de::IgnoredAny>(content.payload).is_ok()
+        {
+            return Body::Json;
+        }
+        if !matches!(
+            format,
+            None | Some(ContentFormat::TEXT | ContentFormat::JSON | ContentFormat::SENML_JSON)
+        ) {
+            return Body::Binary;
+        }
+        match std::str::from_utf8(content.payload) {
+            Ok(text)
+                if format.is_some()
+                    || !text.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\r' | '\n')) =>
+            {
+                Body::Text(text)
+            }
+            _ => Body::Binary,
+        }
+    }
+}
+
+/// Appends `text` in quotes, escaped (RFC 8259 §7).
+pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    for &byte in text.as_bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..0x20 => {
+                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xF)]];
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&digits);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}
+
+/// Appends the base64 of `bytes`, padded (RFC 4648 §4).
+fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for chunk in bytes.chunks(3) {
+        let group = [chunk[0], *chunk.get(1).unwrap_or(&0), *chunk.get(2).unwrap_or(&0)];
+        let value = u32::from(group[0]) << 16 | u32::from(group[1]) << 8 | u32::from(group[2]);
+        for place in 0..4 {
+            if place > chunk.len() {
+                out.push(b'=');
+            } else {
+                out.push(ALPHABET[(value >> (18 - 6 * place)) as usize & 0x3F]);
+            }
+        }
+    }
+}
+
+/// What the loss topic says of a loss.
+pub fn loss_payload(gateway: &str, loss: &Loss) -> Vec<u8> {
+    let mut out = b"{\"v\":1,\"gateway\":".to_vec();
+    push_json_string(&mut out, gateway);
+    let Loss { lane, cause, count, first, last, .. } = loss;
+    // A Vec takes everything that is written to it.
+    let _ = write!(
+        out,
+        ",\"lane\":\"{lane}\",\"cause\":\"{cause}\",\"count\":{count},\"ranges\":[{{\"first\":\"{first}\",\"last\":\"{last}\"}}]}}"
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Lane, RecordId};
+    use std::time::Instant;
+
+    fn content<'a>() -> Content<'a> {
+        Content {
+            device: "door-7",
+            path: "t/env",
+            topic: "tombolo/g/door-7/up/t/env",
+            method: Method::Post,
+            content_format: Some(ContentFormat::JSON),
+            retain: false,
+            envelope: Envelope::None,
+            expires_s: None,
+            received: Stamp { boottime_ms: 5_000, wall_ms: None },
+            payload: b"{\"t\":21}",
+        }
+    }
+
+    fn moment(boottime_ms: u64, wall: Option<u64>) -> Moment {
+        Moment { now: Instant::now(), boottime_ms, wall: wall.map(UnixTime) }
+    }
+
+    fn envelope(content: &Content<'_>) -> serde_json::Value {
+        let mut out = Vec::new();
+        push_envelope(&mut out, "g", content, Some(b"00-1"), None);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn received_is_filled_in_later_only_within_the_same_boot() {
+        let stamp = Stamp { boottime_ms: 5_000, wall_ms: None };
+        assert_eq!(received(stamp, true, &moment(9_000, None)), None);
+        assert_eq!(
+            received(stamp, true, &moment(9_000, Some(1_700_000_000_000))),
+            Some(UnixTime(1_699_999_996_000))
+        );
+        assert_eq!(received(stamp, false, &moment(9_000, Some(1_700_000_000_000))), None);
+        let known = Stamp { boottime_ms: 5_000, wall_ms: Some(42) };
+        assert_eq!(received(known, false, &moment(1, None)), Some(UnixTime(42)));
+    }
+
+    #[test]
+    fn unknown_downtime_ages_nothing() {
+        let mut content = content();
+        content.expires_s = Some(10);
+        let year_2036 = moment(1_000_000, Some(2_082_758_400_000));
+        assert_eq!(remaining(&content, false, &year_2036), Remaining::Seconds(10));
+        assert_eq!(remaining(&content, true, &moment(7_500, None)), Remaining::Seconds(8));
+        assert_eq!(remaining(&content, true, &moment(15_000, None)), Remaining::Expired);
+        content.received.wall_ms = Some(2_082_758_395_000);
+        assert_eq!(remaining(&content, false, &year_2036), Remaining::Seconds(5));
+        assert_eq!(remaining(&content, false, &moment(1_000_000, None)), Remaining::Seconds(10));
+    }
+
+    #[test]
+    fn a_wall_clock_set_back_does_not_expire_or_overflow() {
+        let mut content = content();
+        content.expires_s = Some(10);
+        content.received.wall_ms = Some(2_000_000_000_000);
+        let back = moment(0, Some(1_700_000_000_000));
+        assert_eq!(remaining(&content, false, &back), Remaining::Seconds(10));
+        assert_eq!(remaining(&content, true, &back), Remaining::Seconds(10));
+    }
+
+    #[test]
+    fn the_envelope_carries_json_as_json_text_as_text_and_the_rest_as_base64() {
+        let mut content = content();
+        assert_eq!(
+            envelope(&content),
+            serde_json::json!({"v":1,"id":"00-1","gateway":"g","device":"door-7","path":"t/env",
+                "method":"POST","format":50,"json":{"t":21}})
+        );
+        content.payload = b"{broken";
+        assert_eq!(envelope(&content)["text"], "{broken");
+        content.content_format = None;
+        content.payload = b"21.5 \"C\"";
+        assert_eq!(envelope(&content)["text"], "21.5 \"C\"");
+        assert!(envelope(&content).get("format").is_none());
+        for (payload, base64) in [
+            (&b"\x00"[..], "AA=="),
+            (b"\x00\x01", "AAE="),
+            (b"\xff\xfe\xfd", "//79"),
+            (b"\xffabc", "/2FiYw=="),
+        ] {
+            content.payload = payload;
+            assert_eq!(envelope(&content)["base64"], base64);
+        }
+        content.content_format = Some(ContentFormat::CBOR);
+        content.payload = b"abc";
+        assert_eq!(envelope(&content)["base64"], "YWJj");
+    }
+
+    #[test]
+    fn a_record_id_is_written_as_it_is_displayed() {
+        let mut encoder = Encoder::new("g");
+        for (run, sequence) in [(0, 0), (0x0123_4567_89ab_cdef, 42), (u64::MAX, u64::MAX)] {
+            let id = RecordId { run, sequence };
+            let record = Record { id, sequence, same_boot: true, content: content() };
+            let mut buffer = [0; 40];
+            let length = encoder.write_id(&mut buffer, &record);
+            assert_eq!(std::str::from_utf8(&buffer[..length]).unwrap(), id.to_string());
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339_with_milliseconds() {
+        let mut time = TimeText::default();
+        for ms in [0, 7, 1_700_000_000_123, 1_700_000_000_999, 2_082_758_400_000] {
+            assert_eq!(std::str::from_utf8(&time.format(UnixTime(ms))).unwrap(), UnixTime(ms).to_string());
+        }
+    }
+
+    #[test]
+    fn a_loss_report_names_lane_cause_count_and_ranges() {
+        let id = |sequence| RecordId { run: 1, sequence };
+        let loss =
+            Loss { lane: Lane::Normal, number: 1, cause: "dropped", count: 3, first: id(2), last: id(4) };
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&loss_payload("g", &loss)).unwrap(),
+            serde_json::json!({"v":1,"gateway":"g","lane":"normal","cause":"dropped","count":3,"ranges":[
+                {"first":"0000000000000001-2","last":"0000000000000001-4"}]})
+        );
+    }
+}

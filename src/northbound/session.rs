@@ -1,0 +1,577 @@
+//! One MQTT connection as a client, without I/O: CONNECT, CONNACK, keep-alive, subscription, DISCONNECT.
+//!
+//! ```text
+//! new ──CONNECT──> Opening ──CONNACK 0──> Open ──> Ended
+//!                     │ CONNACK ≠ 0, close,          ^
+//!                     └ or 20 s of nothing ──────────┘
+//! ```
+//!
+//! `mqtt-protocol-core` holds the protocol's rules. PUBLISH and PUBACK of the hot path pass beside it
+//! ([`super::wire`]) with packet ids of their own range, so that the two never meet: publishes take
+//! `1..=`[`PUBLISH_ID_MAX`], the library's packets what is above. Sessions start clean and the library's
+//! store stays off; the journal alone retransmits.
+//!
+//! **A dead peer.** A PINGREQ goes out when nothing was sent or nothing was received for the keep-alive,
+//! and already after 15 s without a byte while answers are due; if then nothing at all comes for the ping
+//! time-out, the connection is dead, whatever TCP believes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use mqtt::connection::{ConnectionOptions, role};
+use mqtt::packet::{GenericPacket, GenericPacketTrait as _, Property, Qos, v3_1_1, v5_0};
+use mqtt::result_code::DisconnectReasonCode;
+use mqtt_protocol_core::mqtt;
+
+use super::wire::{self, Acknowledgement, Framed, Version, packet_type};
+
+/// Highest packet id used for publishes; greater ones belong to subscriptions.
+pub const PUBLISH_ID_MAX: u16 = 65_000;
+/// Greatest packet accepted from the broker, told to it in CONNECT.
+pub const RECEIVE_LIMIT: u32 = 128 * 1024;
+/// How long the broker may take to answer CONNECT.
+pub const CONNACK_WITHIN: Duration = Duration::from_secs(20);
+/// Without a byte for so long while answers are due, the peer is asked whether it lives.
+const IMPATIENT_AFTER: Duration = Duration::from_secs(15);
+const SUBSCRIBE_ID: u16 = u16::MAX;
+
+/// What CONNECT says.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Which MQTT.
+    pub version: Version,
+    /// Who we are to the broker.
+    pub client_id: String,
+    /// `5 s ..= 65,535 s`.
+    pub keep_alive: Duration,
+    /// MQTT user name.
+    pub username: Option<String>,
+    /// MQTT password.
+    pub password: Option<Vec<u8>>,
+    /// What the broker says for us when we are gone.
+    pub will: Option<Will>,
+}
+
+/// The will message (MQTT 5.0 §3.1.2.5).
+#[derive(Clone, Debug)]
+pub struct Will {
+    /// Its topic.
+    pub topic: String,
+    /// Its payload, JSON.
+    pub payload: Vec<u8>,
+    /// QoS 1, else 0.
+    pub at_least_once: bool,
+    /// The retain flag.
+    pub retain: bool,
+    /// How long the broker waits before it speaks; MQTT 5 only.
+    pub delay: Duration,
+}
+
+/// What the broker allows on this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// QoS 1 publishes that may await their answer.
+    pub receive_maximum: u16,
+    /// Whether QoS 1 is taken at all.
+    pub at_least_once: bool,
+    /// Whether the retain flag is taken.
+    pub retain: bool,
+    /// Greatest packet taken, in bytes.
+    pub packet_size: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { receive_maximum: u16::MAX, at_least_once: true, retain: true, packet_size: u32::MAX }
+    }
+}
+
+/// What a session reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// CONNACK with success.
+    Accepted {
+        /// What the broker allows.
+        limits: Limits,
+        /// The id the broker gave us, if it did not like ours.
+        assigned_client_id: Option<String>,
+    },
+    /// The subscription's answer: a QoS, or from 0x80 a refusal.
+    Subscribed {
+        /// The reason code.
+        code: u8,
+    },
+    /// A message on a subscribed topic.
+    Message {
+        /// Where.
+        topic: String,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// All PINGREQs up to this number, counted from 1, are answered; so all that was sent before was read.
+    PingAnswered(u64),
+    /// No more of this connection: close it. The last event.
+    Ended(Ended),
+}
+
+/// Why a session is over, as far as MQTT knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// CONNACK with a reason code of MQTT 5, or return code `1..=5` of 3.1.1.
+    Refused {
+        /// The code as it came.
+        code: u8,
+        /// The broker's own words.
+        reason: Option<String>,
+    },
+    /// DISCONNECT from the broker.
+    Disconnected {
+        /// The reason code.
+        code: u8,
+        /// The broker's own words.
+        reason: Option<String>,
+    },
+    /// No CONNACK within [`CONNACK_WITHIN`].
+    NoConnack,
+    /// No byte within the ping time-out.
+    Silent,
+    /// The broker broke the protocol; what it did.
+    Protocol(String),
+}
+
+/// One MQTT connection.
+pub struct Session {
+    connection: mqtt::Connection<role::Client>,
+    version: Version,
+    state: State,
+    keep_alive: Duration,
+    outgoing: Vec<u8>,
+    partial: Vec<u8>,
+    last_sent: Instant,
+    last_received: Instant,
+    answers_due_since: Option<Instant>,
+    ping_sent_at: Option<Instant>,
+    pings_sent: u64,
+    pings_answered: u64,
+    acknowledgements: Vec<Acknowledgement>,
+    events: VecDeque<Event>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Opening { until: Instant },
+    Open,
+    Ended,
+}
+
+impl Session {
+    /// Starts a session over a transport just opened: CONNECT stands in the output.
+    pub fn new(now: Instant, opening: &Opening) -> Session {
+        let version = match opening.version {
+            Version::V5 => mqtt::Version::V5_0,
+            Version::V3_1_1 => mqtt::Version::V3_1_1,
+        };
+        let options = ConnectionOptions::new().maximum_packet_size_recv(RECEIVE_LIMIT);
+        let mut connection = mqtt::Connection::<role::Client>::with_options(version, options);
+        connection.set_auto_pub_response(true);
+        connection.set_pingreq_send_interval(Some(0)); // keep-alive is decided here
+        let mut session = Session {
+            connection,
+            version: opening.version,
+            state: State::Opening { until: now + CONNACK_WITHIN },
+            keep_alive: opening.keep_alive,
+            outgoing: Vec::new(),
+            partial: Vec::new(),
+            last_sent: now,
+            last_received: now,
+            answers_due_since: None,
+            ping_sent_at: None,
+            pings_sent: 0,
+            pings_answered: 0,
+            acknowledgements: Vec::new(),
+            events: VecDeque::new(),
+        };
+        match connect_packet(opening) {
+            Some(packet) => {
+                let events = session.connection.send(packet);
+                session.handle_library(events);
+            }
+            None => session.end(Ended::Protocol("the CONNECT packet cannot be encoded".to_owned())),
+        }
+        session
+    }
+
+    /// The protocol spoken.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Whether CONNACK came and nothing ended the session since.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether the session is over.
+    pub fn is_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Whether CONNACK has not come yet.
+    pub fn is_opening(&self) -> bool {
+        matches!(self.state, State::Opening { .. })
+    }
+
+    /// Bytes to write; who writes some takes them away. Publishes are appended here.
+    pub fn outgoing(&mut self) -> &mut Vec<u8> {
+        &mut self.outgoing
+    }
+
+    /// Bytes waiting to be written.
+    pub fn outgoing_len(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Says that bytes were appended to or written from [`Session::outgoing`] at `now`.
+    pub fn note_sent(&mut self, now: Instant) {
+        self.last_sent = now;
+    }
+
+    /// Says whether answers are due, so that silence is suspicious sooner.
+    pub fn set_answers_due(&mut self, now: Instant, due: bool) {
+        self.answers_due_since = if due { self.answers_due_since.or(Some(now)) } else { None };
+    }
+
+    /// Takes received bytes, in any pieces.
+    pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
+        if self.state == State::Ended || bytes.is_empty() {
+            return;
+        }
+        self.last_received = now;
+        self.ping_sent_at = None;
+        if self.partial.is_empty() {
+            let used = self.handle_packets(now, bytes);
+            self.partial.extend_from_slice(&bytes[used..]);
+        } else {
+            let mut held = std::mem::take(&mut self.partial);
+            held.extend_from_slice(bytes);
+            let used = self.handle_packets(now, &held);
+            held.drain(..used);
+            self.partial = held;
+        }
+        if self.state == State::Ended {
+            self.partial = Vec::new();
+        }
+    }
+
+    /// Handles all whole packets; how many bytes they were.
+    fn handle_packets(&mut self, now: Instant, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while self.state != State::Ended {
+            match wire::split(&bytes[used..], RECEIVE_LIMIT as usize) {
+                Framed::Incomplete => break,
+                Framed::Malformed => {
+                    self.fail("a packet with a bad length, or longer than we told it to send");
+                }
+                Framed::Packet { packet_type, body, whole } => {
+                    used += whole.len();
+                    self.handle_packet(now, packet_type, body, whole);
+                }
+            }
+        }
+        used
+    }
+
+    fn handle_packet(&mut self, _now: Instant, kind: u8, body: &[u8], whole: &[u8]) {
+        match kind {
+            packet_type::PUBACK if self.state == State::Open => {
+                match wire::parse_puback(self.version, body) {
+                    Some(acknowledgement) => self.acknowledgements.push(acknowledgement),
+                    None => self.fail("a malformed PUBACK"),
+                }
+            }
+            packet_type::CONNACK => match body {
+                _ if self.state == State::Open => self.fail("a second CONNACK"),
+                [_, code, ..] if *code != 0 => {
+                    let code = *code;
+                    let reason = v5_0::Connack::parse(body).ok().and_then(|(p, _)| reason_string(p.props()));
+                    self.end(Ended::Refused { code, reason });
+                }
+                _ => self.handle_by_library(whole),
+            },
+            _ if self.state != State::Open => self.fail("something else than CONNACK first"),
+            packet_type::DISCONNECT if self.version == Version::V5 => {
+                let code = body.first().copied().unwrap_or(0);
+                let reason =
+                    v5_0::Disconnect::parse(body).ok().and_then(|(p, _)| reason_string(p.props().as_ref()?));
+                self.end(Ended::Disconnected { code, reason });
+            }
+            _ => self.handle_by_library(whole),
+        }
+    }
+
+    fn handle_by_library(&mut self, whole: &[u8]) {
+        let mut cursor = mqtt::common::Cursor::new(whole);
+        let events = self.connection.recv(&mut cursor);
+        self.handle_library(events);
+    }
+
+    fn handle_library(&mut self, events: Vec<mqtt::connection::Event>) {
+        use mqtt::connection::Event as E;
+        for event in events {
+            match event {
+                E::RequestSendPacket { packet, .. } => {
+                    self.outgoing.extend_from_slice(&packet.to_continuous_buffer());
+                }
+                E::NotifyPacketReceived(packet) => self.handle_received(packet),
+                E::NotifyError(error) => self.end(Ended::Protocol(format!("{error:?}"))),
+                E::RequestClose => self.end(Ended::Protocol("it broke the protocol".to_owned())),
+                // Our own timers decide, and ids of subscriptions are used once.
+                E::RequestTimerReset { .. } | E::RequestTimerCancel(_) | E::NotifyPacketIdReleased(_) => {}
+            }
+        }
+    }
+
+    fn handle_received(&mut self, packet: GenericPacket<u16>) {
+        match packet {
+            GenericPacket::V5_0Connack(connack) => {
+                let mut limits = Limits::default();
+                let mut assigned_client_id = None;
+                for property in connack.props() {
+                    match property {
+                        Property::ReceiveMaximum(p) => limits.receive_maximum = p.val(),
+                        Property::MaximumQos(p) => limits.at_least_once = p.val() >= 1,
+                        Property::RetainAvailable(p) => limits.retain = p.val() != 0,
+                        Property::MaximumPacketSize(p) => limits.packet_size = p.val(),
+                        Property::ServerKeepAlive(p) if p.val() > 0 => {
+                            self.keep_alive = Duration::from_secs(p.val().into());
+                        }
+                        Property::AssignedClientIdentifier(p) => {
+                            assigned_client_id = Some(p.val().to_owned());
+                        }
+                        // Aliases would save bytes only per topic; they are not used.
+                        _ => {}
+                    }
+                }
+                self.state = State::Open;
+                self.events.push_back(Event::Accepted { limits, assigned_client_id });
+            }
+            GenericPacket::V3_1_1Connack(_) => {
+                self.state = State::Open;
+                self.events
+                    .push_back(Event::Accepted { limits: Limits::default(), assigned_client_id: None });
+            }
+            GenericPacket::V5_0Suback(suback) => {
+                let code = suback.reason_codes().first().map_or(0x80, |code| *code as u8);
+                self.events.push_back(Event::Subscribed { code });
+            }
+            GenericPacket::V3_1_1Suback(suback) => {
+                let code = suback.return_codes().first().map_or(0x80, |code| *code as u8);
+                self.events.push_back(Event::Subscribed { code });
+            }
+            GenericPacket::V5_0Publish(publish) => self.events.push_back(Event::Message {
+                topic: publish.topic_name().to_owned(),
+                payload: publish.payload().as_slice().to_vec(),
+            }),
+            GenericPacket::V3_1_1Publish(publish) => self.events.push_back(Event::Message {
+                topic: publish.topic_name().to_owned(),
+                payload: publish.payload().as_slice().to_vec(),
+            }),
+            GenericPacket::V5_0Pingresp(_) | GenericPacket::V3_1_1Pingresp(_) => {
+                self.pings_answered = (self.pings_answered + 1).min(self.pings_sent);
+                self.events.push_back(Event::PingAnswered(self.pings_answered));
+            }
+            _ => {}
+        }
+    }
+
+    /// Subscribes to one topic filter at QoS 0; once a session.
+    pub fn subscribe(&mut self, now: Instant, filter: &str) {
+        use mqtt::packet::{SubEntry, SubOpts};
+        if self.state != State::Open || self.connection.register_packet_id(SUBSCRIBE_ID).is_err() {
+            return;
+        }
+        let Ok(entry) = SubEntry::new(filter, SubOpts::new().set_qos(Qos::AtMostOnce)) else {
+            return;
+        };
+        let packet: Option<GenericPacket<u16>> = match self.version {
+            Version::V5 => v5_0::Subscribe::builder()
+                .packet_id(SUBSCRIBE_ID)
+                .entries(vec![entry])
+                .build()
+                .ok()
+                .map(Into::into),
+            Version::V3_1_1 => v3_1_1::Subscribe::builder()
+                .packet_id(SUBSCRIBE_ID)
+                .entries(vec![entry])
+                .build()
+                .ok()
+                .map(Into::into),
+        };
+        if let Some(packet) = packet {
+            let events = self.connection.send(packet);
+            self.handle_library(events);
+            self.last_sent = now;
+        }
+    }
+
+    /// Sends a PINGREQ; its number, for [`Event::PingAnswered`].
+    pub fn ping(&mut self, now: Instant) -> u64 {
+        let packet: Option<GenericPacket<u16>> = match self.version {
+            Version::V5 => v5_0::Pingreq::builder().build().ok().map(Into::into),
+            Version::V3_1_1 => v3_1_1::Pingreq::builder().build().ok().map(Into::into),
+        };
+        if let (State::Open, Some(packet)) = (self.state, packet) {
+            let events = self.connection.send(packet);
+            self.handle_library(events);
+            self.last_sent = now;
+            self.pings_sent += 1;
+            self.ping_sent_at.get_or_insert(now);
+        }
+        self.pings_sent
+    }
+
+    /// PINGREQs sent so far.
+    pub fn pings_sent(&self) -> u64 {
+        self.pings_sent
+    }
+
+    /// Says goodbye: DISCONNECT stands in the output, nothing more is received. `with_will`: the broker is to publish
+    /// the will; 3.1.1 knows that only as closing without a word.
+    pub fn disconnect(&mut self, with_will: bool) {
+        if self.state == State::Open {
+            match (with_will, self.version) {
+                (false, _) => self.push_disconnect(DisconnectReasonCode::NormalDisconnection),
+                (true, Version::V5) => self.push_disconnect(DisconnectReasonCode::DisconnectWithWillMessage),
+                (true, Version::V3_1_1) => {}
+            }
+        }
+        self.state = State::Ended;
+    }
+
+    fn push_disconnect(&mut self, code: DisconnectReasonCode) {
+        let packet: Option<GenericPacket<u16>> = match self.version {
+            Version::V5 => v5_0::Disconnect::builder().reason_code(code).build().ok().map(Into::into),
+            Version::V3_1_1 => v3_1_1::Disconnect::builder().build().ok().map(Into::into),
+        };
+        if let Some(packet) = packet {
+            self.outgoing.extend_from_slice(&packet.to_continuous_buffer());
+        }
+    }
+
+    fn fail(&mut self, what: &str) {
+        if self.state == State::Open && self.version == Version::V5 {
+            self.push_disconnect(DisconnectReasonCode::ProtocolError);
+        }
+        self.end(Ended::Protocol(what.to_owned()));
+    }
+
+    fn end(&mut self, ended: Ended) {
+        if self.state != State::Ended {
+            self.state = State::Ended;
+            self.events.push_back(Event::Ended(ended));
+        }
+    }
+
+    /// Half the keep-alive, `5 s ..= 20 s`: what an answer to a ping may take.
+    fn ping_timeout(&self) -> Duration {
+        (self.keep_alive / 2).clamp(Duration::from_secs(5), Duration::from_secs(20))
+    }
+
+    /// When the next ping is due.
+    fn ping_due(&self) -> Instant {
+        let quiet = self.last_sent.min(self.last_received) + self.keep_alive;
+        match self.answers_due_since {
+            Some(since) => quiet.min(self.last_received.max(since) + IMPATIENT_AFTER),
+            None => quiet,
+        }
+    }
+
+    /// Acts on deadlines that passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self.state {
+            State::Opening { until } if now >= until => self.end(Ended::NoConnack),
+            State::Open => match self.ping_sent_at {
+                Some(sent) if now >= sent + self.ping_timeout() => {
+                    if self.version == Version::V5 {
+                        self.push_disconnect(DisconnectReasonCode::KeepAliveTimeout);
+                    }
+                    self.end(Ended::Silent);
+                }
+                None if now >= self.ping_due() => {
+                    self.ping(now);
+                }
+                _ => {}
+            },
+            State::Opening { .. } | State::Ended => {}
+        }
+    }
+
+    /// The next deadline.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Opening { until } => Some(until),
+            State::Open => Some(match self.ping_sent_at {
+                Some(sent) => sent + self.ping_timeout(),
+                None => self.ping_due(),
+            }),
+            State::Ended => None,
+        }
+    }
+
+    /// Exchanges `empty` for the answers to publishes received since the last call.
+    pub fn take_acknowledgements(&mut self, empty: Vec<Acknowledgement>) -> Vec<Acknowledgement> {
+        std::mem::replace(&mut self.acknowledgements, empty)
+    }
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+}
+
+fn reason_string(properties: &[Property]) -> Option<String> {
+    properties.iter().find_map(|property| match property {
+        Property::ReasonString(text) => Some(text.val().to_owned()),
+        _ => None,
+    })
+}
+
+fn connect_packet(opening: &Opening) -> Option<GenericPacket<u16>> {
+    let keep_alive = u16::try_from(opening.keep_alive.as_secs()).unwrap_or(u16::MAX);
+    let qos = |will: &Will| if will.at_least_once { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+    // The two builders have the same methods and nothing in common.
+    macro_rules! common {
+        ($builder:expr) => {{
+            let mut builder = $builder.client_id(opening.client_id.as_str()).ok()?.keep_alive(keep_alive);
+            if let Some(will) = &opening.will {
+                builder = builder
+                    .will_message(will.topic.as_str(), will.payload.clone(), qos(will), will.retain)
+                    .ok()?;
+            }
+            // MQTT 3.1.1 has no password without a user name (§3.1.2.9); an empty one will do.
+            let unnamed = opening.version == Version::V3_1_1 && opening.password.is_some();
+            if let Some(username) = opening.username.as_deref().or(unnamed.then_some("")) {
+                builder = builder.user_name(username).ok()?;
+            }
+            if let Some(password) = &opening.password {
+                builder = builder.password(password.clone()).ok()?;
+            }
+            builder
+        }};
+    }
+    match opening.version {
+        Version::V5 => {
+            let mut builder = common!(v5_0::Connect::builder().clean_start(true));
+            if let Some(will) = &opening.will {
+                let delay = u32::try_from(will.delay.as_secs()).unwrap_or(u32::MAX);
+                let mut properties = vec![mqtt::packet::ContentType::new("application/json").ok()?.into()];
+                if delay > 0 {
+                    properties.push(mqtt::packet::WillDelayInterval::new(delay).ok()?.into());
+                }
+                builder = builder.will_props(properties);
+            }
+            Some(builder.build().ok()?.into())
+        }
+        Version::V3_1_1 => Some(common!(v3_1_1::Connect::builder().clean_session(true)).build().ok()?.into()),
+    }
+}

@@ -1,0 +1,81 @@
+//! What the uplink is told by configuration, already validated.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::message::Name;
+
+/// The one upstream broker and how to speak to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The gateway's own id.
+    pub gateway: Name,
+    /// Host name or address out of `url`; resolved anew at each connection.
+    pub host: String,
+    /// Port out of `url`; default 8883, 1883 without TLS.
+    pub port: u16,
+    /// `None` only for `mqtt://` with `insecure = true`.
+    pub tls: Option<TlsSettings>,
+    /// Default: the gateway id.
+    pub client_id: String,
+    /// MQTT user name.
+    pub username: Option<String>,
+    /// Read at each connection; one trailing line end is dropped.
+    pub password_file: Option<PathBuf>,
+    /// `auto` tries 5 first.
+    pub protocol: Protocol,
+    /// Session expiry asked for once commands exist; until then 0.
+    pub session_expiry: Duration,
+    /// Default 60 s, `5 s ..= 18 h`.
+    pub keep_alive: Duration,
+    /// Upper bound of the in-flight window; default 1,000.
+    pub max_in_flight: u16,
+    /// Records older than 60 s sent per second at most; default 1,000; 0 = unlimited.
+    pub drain_rate: u32,
+    /// Topics of our own, expanded; `None` = switched off.
+    pub topics: OwnTopics,
+}
+
+/// Topics the gateway publishes about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnTopics {
+    /// Retained JSON, also the will.
+    pub gateway_status: Option<String>,
+    /// Every loss.
+    pub loss: Option<String>,
+    /// Retained JSON a device; `{device}` is left to fill in.
+    pub device_status: Option<String>,
+}
+
+/// The TLS side of the uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The only anchors trusted; `None` = the system's, found by `openssl-probe`.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate chain and its key, both PEM, both or neither.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// ALPN protocols offered, e.g. `x-amzn-mqtt-ca`.
+    pub alpn: Vec<String>,
+    /// Lowest version accepted.
+    pub minimum: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// RFC 5246
+    V1_2,
+    /// RFC 8446
+    V1_3,
+}
+
+/// Which MQTT is spoken upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// 5, and 3.1.1 where the broker cannot.
+    Auto,
+    /// MQTT 5.0 only.
+    V5,
+    /// MQTT 3.1.1 only.
+    V3_1_1,
+}

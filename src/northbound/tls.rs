@@ -1,0 +1,407 @@
+//! Whom the uplink believes and who it is: the rustls configuration, the clock rule, and words for what goes wrong.
+//!
+//! **The clock rule.** While the wall clock is trusted, a chain is verified at its time. While it is not, the chain
+//! is verified at the floor, a time that has certainly passed; only if the one complaint is *not valid yet* it is
+//! verified once more at the latest notBefore of the chain presented, which has then certainly passed too if the
+//! chain is genuine. What had expired at the floor is refused, and every other check stays. So a board that boots
+//! in 1970 connects, and one whose clock was set to 2036 is not shut out by it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime as TlsTime};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
+    RootCertStore, SignatureScheme,
+};
+
+use super::certificate::Certificate;
+use super::settings::{TlsSettings, TlsVersion};
+use crate::clock::{UnixTime, WallClock};
+
+/// A file and what was in it.
+#[derive(Clone)]
+pub struct Pem {
+    /// Its name, for messages.
+    pub file: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Why there is no TLS configuration; each names the file and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsError {
+    /// No trust anchor was found.
+    NoAnchor(String),
+    /// A file is empty or holds nothing of the kind.
+    Nothing {
+        /// Its name.
+        file: String,
+        /// What should be in it.
+        wanted: &'static str,
+    },
+    /// A file is not PEM, or what is in it is broken.
+    Broken {
+        /// Its name.
+        file: String,
+        /// What should be in it.
+        wanted: &'static str,
+    },
+    /// Our certificate is of X.509 version 1, which TLS stacks refuse.
+    Version1(String),
+    /// Our certificate and key are not of one pair.
+    KeyMismatch {
+        /// The certificate's file.
+        certificate: String,
+        /// The key's file.
+        key: String,
+    },
+    /// The key is of a kind that cannot sign here.
+    UnusableKey(String),
+    /// The host of the URL can stand in no certificate.
+    Host(String),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::NoAnchor(place) => {
+                write!(
+                    f,
+                    "no CA certificate found in {place}; install ca-certificates or set upstream.ca-file"
+                )
+            }
+            TlsError::Nothing { file, wanted } => write!(f, "{file} holds no {wanted} (PEM is expected)"),
+            TlsError::Broken { file, wanted } => write!(f, "the {wanted} in {file} cannot be read"),
+            TlsError::Version1(file) => write!(
+                f,
+                "the certificate in {file} is X.509 version 1, which TLS refuses; issue it anew as version 3 \
+                 (openssl x509 -req makes version 1 unless it is given -extfile)"
+            ),
+            TlsError::KeyMismatch { certificate, key } => {
+                write!(f, "the key in {key} does not belong to the certificate in {certificate}")
+            }
+            TlsError::UnusableKey(file) => {
+                write!(
+                    f,
+                    "the key in {file} is of a kind that cannot be used (RSA, ECDSA P-256/384/521, Ed25519)"
+                )
+            }
+            TlsError::Host(host) => write!(f, "`{host}` is neither a host name nor an address"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// Makes the configuration of one connection. `anchors`: the files to trust and what to call the place they came from.
+///
+/// # Errors
+/// [`TlsError`] names the file at fault.
+pub fn client_config(
+    settings: &TlsSettings,
+    anchors: &[Pem],
+    place: &str,
+    identity: Option<(&Pem, &Pem)>,
+    clock: Arc<dyn WallClock>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let roots = Arc::new(trust(anchors, place)?);
+    let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+        .build()
+        .map_err(|_| TlsError::NoAnchor(place.to_owned()))?;
+    let verifier = Arc::new(ClockRule { inner, clock });
+    let versions: &[&rustls::SupportedProtocolVersion] = match settings.minimum {
+        TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::V1_3 => &[&rustls::version::TLS13],
+    };
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let certified = Arc::new(certified_key(&provider, certificate, key)?);
+            builder.with_client_cert_resolver(Arc::new(Identity(certified)))
+        }
+    };
+    config.alpn_protocols = settings.alpn.iter().map(|name| name.clone().into_bytes()).collect();
+    Ok(Arc::new(config))
+}
+
+/// The name a chain must be for.
+///
+/// # Errors
+/// [`TlsError::Host`]
+pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))
+}
+
+fn trust(anchors: &[Pem], place: &str) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for pem in anchors {
+        let certificates: Vec<_> =
+            CertificateDer::pem_slice_iter(&pem.bytes).filter_map(Result::ok).collect();
+        roots.add_parsable_certificates(certificates);
+    }
+    match anchors {
+        _ if !roots.is_empty() => Ok(roots),
+        [only] => Err(TlsError::Nothing { file: only.file.clone(), wanted: "CA certificate" }),
+        _ => Err(TlsError::NoAnchor(place.to_owned())),
+    }
+}
+
+fn certified_key(provider: &CryptoProvider, certificate: &Pem, key: &Pem) -> Result<CertifiedKey, TlsError> {
+    let wanted = "certificate";
+    let broken = || TlsError::Broken { file: certificate.file.clone(), wanted };
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&certificate.bytes).collect::<Result<_, _>>().map_err(|_| broken())?;
+    let Some(first) = chain.first() else {
+        return Err(TlsError::Nothing { file: certificate.file.clone(), wanted });
+    };
+    if Certificate::parse(first).ok_or_else(broken)?.version < 3 {
+        return Err(TlsError::Version1(certificate.file.clone()));
+    }
+    let wanted = "private key";
+    let private = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| match error {
+        rustls::pki_types::pem::Error::NoItemsFound => TlsError::Nothing { file: key.file.clone(), wanted },
+        _ => TlsError::Broken { file: key.file.clone(), wanted },
+    })?;
+    let signer = provider
+        .key_provider
+        .load_private_key(private)
+        .map_err(|_| TlsError::UnusableKey(key.file.clone()))?;
+    let certified = CertifiedKey::new(chain, signer);
+    match certified.keys_match() {
+        Ok(()) | Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+        Err(Error::InconsistentKeys(_)) => {
+            Err(TlsError::KeyMismatch { certificate: certificate.file.clone(), key: key.file.clone() })
+        }
+        Err(_) => Err(broken()),
+    }
+}
+
+/// Our certificate, shown whenever the broker asks for one, whichever CAs it says it likes.
+#[derive(Debug)]
+struct Identity(Arc<CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Identity {
+    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.key.choose_scheme(schemes).is_some().then(|| self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// The verifier with the clock rule of this module.
+struct ClockRule {
+    inner: Arc<WebPkiServerVerifier>,
+    clock: Arc<dyn WallClock>,
+}
+
+impl fmt::Debug for ClockRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClockRule")
+    }
+}
+
+fn tls_time(time: UnixTime) -> TlsTime {
+    TlsTime::since_unix_epoch(Duration::from_secs(time.as_secs()))
+}
+
+impl ServerCertVerifier for ClockRule {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        _now: TlsTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verify = |time: UnixTime| {
+            self.inner.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                tls_time(time),
+            )
+        };
+        if let Some(now) = self.clock.wall() {
+            return verify(now);
+        }
+        let floor = self.clock.floor();
+        match verify(floor) {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+            )) => {
+                let latest = std::iter::once(end_entity)
+                    .chain(intermediates)
+                    .filter_map(|der| Some(Certificate::parse(der)?.not_before))
+                    .max()
+                    .unwrap_or(floor);
+                verify(latest.max(floor))
+            }
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// A TLS error in words that say whose fault it is and what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// The words.
+    pub text: String,
+    /// The broker refuses who we are: trying again soon helps nobody.
+    pub unwelcome: bool,
+}
+
+/// Explains a TLS error met while connecting to `host`.
+pub fn explain(error: &Error, host: &str) -> Explained {
+    let (text, unwelcome) = match error {
+        Error::InvalidCertificate(error) => (explain_certificate(error, host), false),
+        Error::AlertReceived(alert) => explain_alert(*alert),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType)
+        | Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion) => (
+            format!(
+                "{host} does not speak TLS on this port (a plain MQTT port has mqtt:// and usually 1883)"
+            ),
+            false,
+        ),
+        Error::PeerIncompatible(what) => (
+            format!("no common TLS version or cipher with the broker ({what:?}); see upstream.tls-min"),
+            false,
+        ),
+        Error::NoApplicationProtocol => {
+            ("the broker knows none of the protocols in upstream.alpn".to_owned(), false)
+        }
+        other => (format!("TLS failed: {other}"), false),
+    };
+    Explained { text, unwelcome }
+}
+
+fn explain_certificate(error: &CertificateError, host: &str) -> String {
+    let day = |time: &TlsTime| UnixTime::from_secs(time.as_secs()).to_string()[..10].to_owned();
+    match error {
+        CertificateError::UnknownIssuer => {
+            "the broker's certificate is signed by a CA that is not trusted; set upstream.ca-file to that CA's \
+             certificate"
+                .to_owned()
+        }
+        CertificateError::NotValidForName => {
+            format!("the broker's certificate is not for `{host}`; use the name it is for in upstream.url")
+        }
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            let names: Vec<_> = presented.iter().map(|name| bare_name(name)).collect();
+            let names = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
+            format!(
+                "the broker's certificate is not for `{host}` but for {names}; use that name in upstream.url"
+            )
+        }
+        CertificateError::Expired => "the broker's certificate has expired".to_owned(),
+        CertificateError::ExpiredContext { not_after, time } => format!(
+            "the broker's certificate, or one it is signed with, expired on {}; now it is {}",
+            day(not_after),
+            day(time)
+        ),
+        CertificateError::NotValidYet => "the broker's certificate is not valid yet".to_owned(),
+        CertificateError::NotValidYetContext { not_before, time } => format!(
+            "the broker's certificate, or one it is signed with, is valid only from {}; now it is {}; \
+             is this machine's clock right?",
+            day(not_before),
+            day(time)
+        ),
+        CertificateError::Revoked => "the broker's certificate has been revoked".to_owned(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "the broker's certificate is not for TLS servers (extended key usage)".to_owned()
+        }
+        CertificateError::BadSignature => {
+            "the signature in the broker's certificate is wrong; is the CA in upstream.ca-file an older one of \
+             the same name?"
+                .to_owned()
+        }
+        other => {
+            let text = format!("{other:?}");
+            if text.contains("CaUsedAsEndEntity") {
+                "the broker uses a CA certificate as its own; issue it one of its own and keep the CA in \
+                 upstream.ca-file"
+                    .to_owned()
+            } else if text.contains("UnsupportedCertVersion") {
+                "the broker's certificate is X.509 version 1, which TLS refuses; issue it anew as version 3"
+                    .to_owned()
+            } else {
+                format!("the broker's certificate is refused: {other}")
+            }
+        }
+    }
+}
+
+/// `DnsName("x")` and the like as `x`.
+fn bare_name(name: &str) -> String {
+    let inner = name.split('"').nth(1).unwrap_or(name);
+    format!("`{inner}`")
+}
+
+fn explain_alert(alert: AlertDescription) -> (String, bool) {
+    let about_us = |what: &str| (format!("the broker refuses our client certificate: {what}"), true);
+    match alert {
+        AlertDescription::CertificateRequired => (
+            "the broker wants a client certificate; set upstream.certificate-file and key-file".to_owned(),
+            true,
+        ),
+        AlertDescription::UnknownCA => about_us("it does not know the CA that signed it"),
+        AlertDescription::BadCertificate => about_us("it finds it bad"),
+        AlertDescription::UnsupportedCertificate => about_us("it does not support its kind"),
+        AlertDescription::CertificateExpired => about_us("it has expired, or is not valid yet"),
+        AlertDescription::CertificateRevoked => about_us("it was revoked"),
+        AlertDescription::CertificateUnknown => about_us("it does not say why"),
+        AlertDescription::AccessDenied => ("the broker denies us access (TLS alert)".to_owned(), true),
+        AlertDescription::HandshakeFailure => (
+            "the broker broke off the TLS handshake; it may want a client certificate, or no cipher is common"
+                .to_owned(),
+            false,
+        ),
+        AlertDescription::ProtocolVersion => {
+            ("the broker does not speak the TLS version asked for; see upstream.tls-min".to_owned(), false)
+        }
+        AlertDescription::UnrecognisedName => {
+            ("the broker does not know the host name in upstream.url (SNI)".to_owned(), false)
+        }
+        AlertDescription::NoApplicationProtocol => {
+            ("the broker knows none of the protocols in upstream.alpn".to_owned(), false)
+        }
+        other => (format!("the broker broke off TLS: {other:?}"), false),
+    }
+}

@@ -1,0 +1,379 @@
+//! Bodies larger than a datagram (RFC 7959): blocks of a request put together, a response cut into blocks.
+//!
+//! A request's body is handed up only once it is whole (§2.5, atomic). One transfer a peer and path; a
+//! first block begins anew whatever was there. A block that does not follow the last one is 4.08 and
+//! ends the transfer, except the last one once more. All bodies under way are bounded in bytes and
+//! number: when there is no room, those that have not moved for as long as a sender may try go first,
+//! then 5.03. A response is cut where it is made, so nothing is kept for it.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::PeerId;
+use super::reliability::{EXCHANGE_LIFETIME, MAX_TRANSMIT_WAIT};
+
+/// Largest block size exponent: 1,024 bytes (§2.2).
+pub const SIZE_EXPONENT_MAX: u8 = 6;
+/// Most bodies of one peer under way.
+const TRANSFERS_PER_PEER: usize = 4;
+/// Most bodies under way.
+const TRANSFERS_MAX: usize = 256;
+/// When to try again if there was no room, in seconds.
+pub(super) const RETRY_AFTER: u32 = 30;
+
+/// The value of a Block1 or Block2 option (RFC 7959 §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Which one, `0..1 << 20`.
+    pub number: u32,
+    /// Whether others follow.
+    pub more: bool,
+    /// `0..=6`: blocks are of `16 << size_exponent` bytes.
+    pub size_exponent: u8,
+}
+
+impl Block {
+    /// From the option's `uint`; `None` for the reserved size exponent 7 and for a number of more than
+    /// 20 bits.
+    pub fn from_uint(value: u32) -> Option<Block> {
+        let block = Block { number: value >> 4, more: value & 8 != 0, size_exponent: (value & 7) as u8 };
+        (block.size_exponent <= SIZE_EXPONENT_MAX && block.number < 1 << 20).then_some(block)
+    }
+
+    /// The option's `uint`.
+    pub fn to_uint(self) -> u32 {
+        self.number << 4 | u32::from(self.more) << 3 | u32::from(self.size_exponent)
+    }
+
+    /// Bytes in a block: 16, 32, … 1,024.
+    pub fn size(self) -> usize {
+        16 << self.size_exponent
+    }
+
+    /// Where in the body it begins.
+    pub fn offset(self) -> usize {
+        self.number as usize * self.size()
+    }
+}
+
+/// The part of a response's body that answers `wanted`, in blocks of at most `16 << largest` bytes.
+///
+/// Without a block the body fits whole and nothing asked for a part.
+///
+/// # Errors
+/// [`BeyondEnd`] when the body ends before that block.
+pub fn slice(body: &[u8], wanted: Option<Block>, largest: u8) -> Result<(Option<Block>, &[u8]), BeyondEnd> {
+    let asked = wanted.unwrap_or(Block { number: 0, more: false, size_exponent: largest });
+    let size_exponent = asked.size_exponent.min(largest);
+    let size = 16 << size_exponent;
+    let offset = asked.offset();
+    if offset == 0 && (body.is_empty() || wanted.is_none() && body.len() <= size) {
+        return Ok((None, body));
+    }
+    let rest = body.get(offset..).filter(|rest| !rest.is_empty()).ok_or(BeyondEnd)?;
+    let part = &rest[..size.min(rest.len())];
+    // A smaller size than asked for counts in its own unit (§2.4); both are powers of two, and the
+    // larger divides the offset.
+    let block = Block { number: (offset / size) as u32, more: part.len() < rest.len(), size_exponent };
+    Ok((Some(block), part))
+}
+
+/// A block was asked for that the body does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeyondEnd;
+
+/// What a block of a request came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// 2.31: send the next.
+    Continue,
+    /// The body.
+    Whole(Vec<u8>),
+    /// 4.00: a block that says more will come and is not full.
+    Malformed,
+    /// 4.08: not the next one, or nothing is known of those before.
+    Incomplete,
+    /// 4.13: larger than any body taken.
+    TooLarge,
+    /// 5.03: no room for it now.
+    NoRoom,
+}
+
+/// A block of a request, and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<'a> {
+    pub(super) peer: PeerId,
+    /// A mark of the path.
+    pub(super) place: u64,
+    /// A mark of the method and all options that must agree between blocks.
+    pub(super) tag: u64,
+    pub(super) block: Block,
+    pub(super) size1: Option<u32>,
+    pub(super) payload: &'a [u8],
+}
+
+#[derive(Debug)]
+struct Transfer {
+    tag: u64,
+    body: Vec<u8>,
+    moved: Instant,
+}
+
+/// All bodies under way.
+#[derive(Debug)]
+pub(super) struct Assemblies {
+    transfers: HashMap<(PeerId, u64), Transfer>,
+    bytes: usize,
+    bytes_max: usize,
+    body_max: usize,
+    /// Not later than the oldest `moved`.
+    oldest: Option<Instant>,
+}
+
+impl Assemblies {
+    pub(super) fn new(bytes_max: usize, body_max: usize) -> Assemblies {
+        Assemblies { transfers: HashMap::new(), bytes: 0, bytes_max, body_max, oldest: None }
+    }
+
+    /// Takes in one block.
+    pub(super) fn accept(&mut self, now: Instant, piece: Piece<'_>) -> Progress {
+        let Piece { peer, place, tag, block, size1, payload } = piece;
+        let at = (peer, place);
+        if block.number == 0 {
+            self.remove(at);
+        }
+        if block.more && payload.len() != block.size() || payload.len() > block.size() {
+            self.remove(at);
+            return Progress::Malformed;
+        }
+        let end = block.offset() + payload.len();
+        if end > self.body_max || size1.is_some_and(|size| size as usize > self.body_max) {
+            self.remove(at);
+            return Progress::TooLarge;
+        }
+        if block.number == 0 && !self.begin(now, at, tag) {
+            return Progress::NoRoom;
+        }
+        let Some(transfer) = self.transfers.get_mut(&at) else { return Progress::Incomplete };
+        if transfer.tag == tag && block.more && transfer.body.get(block.offset()..) == Some(payload) {
+            // The last one again, under another Message ID: its answer was lost.
+            transfer.moved = now;
+            return Progress::Continue;
+        }
+        if transfer.tag != tag || transfer.body.len() != block.offset() {
+            self.remove(at);
+            return Progress::Incomplete;
+        }
+        let before = transfer.body.capacity();
+        transfer.body.extend_from_slice(payload);
+        transfer.moved = now;
+        self.bytes += transfer.body.capacity() - before;
+        if !block.more {
+            return self.remove(at).map_or(Progress::Incomplete, |transfer| Progress::Whole(transfer.body));
+        }
+        if self.bytes > self.bytes_max && !self.make_room(now, at) {
+            self.remove(at);
+            return Progress::NoRoom;
+        }
+        Progress::Continue
+    }
+
+    /// Forgets the bodies of a peer.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        if !self.transfers.is_empty() {
+            self.retain(|at, _| at.0 != peer);
+        }
+    }
+
+    /// When [`Assemblies::expire`] is worth calling.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.oldest.map(|oldest| oldest + EXCHANGE_LIFETIME)
+    }
+
+    /// Forgets bodies that have not moved for EXCHANGE_LIFETIME.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.retain(|_, transfer| transfer.moved + EXCHANGE_LIFETIME > now);
+            self.oldest = self.transfers.values().map(|transfer| transfer.moved).min();
+        }
+    }
+
+    fn begin(&mut self, now: Instant, at: (PeerId, u64), tag: u64) -> bool {
+        let of_peer = self.transfers.keys().filter(|other| other.0 == at.0).count();
+        if of_peer >= TRANSFERS_PER_PEER || self.transfers.len() >= TRANSFERS_MAX {
+            self.forget_stalled(now);
+            let of_peer = self.transfers.keys().filter(|other| other.0 == at.0).count();
+            if of_peer >= TRANSFERS_PER_PEER || self.transfers.len() >= TRANSFERS_MAX {
+                return false;
+            }
+        }
+        self.oldest.get_or_insert(now);
+        self.transfers.insert(at, Transfer { tag, body: Vec::new(), moved: now });
+        true
+    }
+
+    fn make_room(&mut self, now: Instant, at: (PeerId, u64)) -> bool {
+        self.forget_stalled(now);
+        self.bytes <= self.bytes_max && self.transfers.contains_key(&at)
+    }
+
+    /// Their senders have given up by now.
+    fn forget_stalled(&mut self, now: Instant) {
+        self.retain(|_, transfer| now.saturating_duration_since(transfer.moved) <= MAX_TRANSMIT_WAIT);
+    }
+
+    fn remove(&mut self, at: (PeerId, u64)) -> Option<Transfer> {
+        let transfer = self.transfers.remove(&at)?;
+        self.bytes -= transfer.body.capacity();
+        if self.transfers.is_empty() {
+            self.oldest = None;
+        }
+        Some(transfer)
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&(PeerId, u64), &Transfer) -> bool) {
+        let bytes = &mut self.bytes;
+        self.transfers.retain(|at, transfer| {
+            let kept = keep(at, transfer);
+            if !kept {
+                *bytes -= transfer.body.capacity();
+            }
+            kept
+        });
+        if self.transfers.is_empty() {
+            self.oldest = None;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const BODY_MAX: usize = 64 << 10;
+
+    fn piece(peer: u64, number: u32, more: bool, payload: &[u8]) -> Piece<'_> {
+        let block = Block { number, more, size_exponent: 0 };
+        Piece { peer: PeerId(peer), place: 1, tag: 1, block, size1: None, payload }
+    }
+
+    #[test]
+    fn the_option_reads_back() {
+        for value in [0, 8, 0x1e, 0xff_fffe] {
+            assert_eq!(Block::from_uint(value).unwrap().to_uint(), value);
+        }
+        assert_eq!(Block::from_uint(7), None);
+        assert_eq!(Block::from_uint(0xffff_fff0), None);
+        let block = Block::from_uint(0x2e).unwrap();
+        assert_eq!((block.number, block.more, block.size(), block.offset()), (2, true, 1024, 2048));
+    }
+
+    #[test]
+    fn blocks_in_order_make_the_body() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        assert_eq!(assemblies.accept(now, piece(1, 0, true, &[1; 16])), Progress::Continue);
+        assert_eq!(assemblies.accept(now, piece(2, 0, true, &[9; 16])), Progress::Continue);
+        assert_eq!(assemblies.accept(now, piece(1, 1, true, &[2; 16])), Progress::Continue);
+        assert_eq!(assemblies.accept(now, piece(1, 1, true, &[2; 16])), Progress::Continue, "once more");
+        let whole = [&[1; 16][..], &[2; 16], &[3; 5]].concat();
+        assert_eq!(assemblies.accept(now, piece(1, 2, false, &[3; 5])), Progress::Whole(whole));
+        assert_eq!(assemblies.accept(now, piece(1, 2, false, &[3; 5])), Progress::Incomplete);
+        assert_eq!(assemblies.transfers.len(), 1);
+    }
+
+    #[test]
+    fn a_gap_or_another_request_ends_the_transfer() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        assemblies.accept(now, piece(1, 0, true, &[1; 16]));
+        assert_eq!(assemblies.accept(now, piece(1, 2, true, &[1; 16])), Progress::Incomplete);
+        assert_eq!(assemblies.accept(now, piece(1, 1, true, &[1; 16])), Progress::Incomplete);
+        assemblies.accept(now, piece(1, 0, true, &[1; 16]));
+        let other = Piece { tag: 2, ..piece(1, 1, true, &[1; 16]) };
+        assert_eq!(assemblies.accept(now, other), Progress::Incomplete);
+        assert_eq!((assemblies.transfers.len(), assemblies.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_block_size_may_shrink_on_the_way() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        let large = Block { number: 0, more: true, size_exponent: 1 };
+        assemblies.accept(now, Piece { block: large, ..piece(1, 0, true, &[1; 32]) });
+        let whole = [1; 40].to_vec();
+        assert_eq!(assemblies.accept(now, piece(1, 2, false, &[1; 8])), Progress::Whole(whole));
+    }
+
+    #[test]
+    fn wrong_lengths_and_large_bodies_are_refused() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, 64);
+        assert_eq!(assemblies.accept(now, piece(1, 0, true, &[1; 15])), Progress::Malformed);
+        assert_eq!(assemblies.accept(now, piece(1, 0, true, &[1; 17])), Progress::Malformed);
+        let told = Piece { size1: Some(65), ..piece(1, 0, true, &[1; 16]) };
+        assert_eq!(assemblies.accept(now, told), Progress::TooLarge);
+        for number in 0..4 {
+            assert_eq!(assemblies.accept(now, piece(1, number, true, &[1; 16])), Progress::Continue);
+        }
+        assert_eq!(assemblies.accept(now, piece(1, 4, false, &[1; 1])), Progress::TooLarge);
+        assert_eq!(assemblies.bytes, 0);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_stalled_bodies_make_room() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(10 * 16, BODY_MAX);
+        let mut begun = (0..100)
+            .filter(|&peer| assemblies.accept(now, piece(peer, 0, true, &[1; 16])) == Progress::Continue);
+        assert_eq!(begun.by_ref().count(), 10);
+        let later = now + MAX_TRANSMIT_WAIT + Duration::from_secs(1);
+        assert_eq!(assemblies.accept(later, piece(200, 0, true, &[1; 16])), Progress::Continue);
+        assert_eq!(assemblies.transfers.len(), 1);
+        assert!(assemblies.bytes <= 160);
+    }
+
+    #[test]
+    fn one_peer_has_four_bodies_at_most_and_one_a_path() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        let mut begin = |place| assemblies.accept(now, Piece { place, ..piece(1, 0, true, &[1; 16]) });
+        assert!((0..4).all(|place| begin(place) == Progress::Continue));
+        assert_eq!(begin(4), Progress::NoRoom);
+        assert_eq!(begin(3), Progress::Continue);
+        assemblies.forget(PeerId(1));
+        assert_eq!((assemblies.bytes, assemblies.deadline()), (0, None));
+    }
+
+    #[test]
+    fn a_body_that_stands_still_is_forgotten() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        assemblies.accept(now, piece(1, 0, true, &[1; 16]));
+        assemblies.accept(now + Duration::from_secs(100), piece(1, 1, true, &[1; 16]));
+        assemblies.expire(assemblies.deadline().unwrap());
+        assert_eq!(assemblies.transfers.len(), 1);
+        assemblies.expire(assemblies.deadline().unwrap());
+        assert_eq!((assemblies.transfers.len(), assemblies.bytes, assemblies.deadline()), (0, 0, None));
+    }
+
+    #[test]
+    fn a_body_is_cut_as_asked() {
+        let body: Vec<u8> = (0..100).collect();
+        let want = |number, size_exponent| Some(Block { number, more: false, size_exponent });
+        assert_eq!(slice(&body, None, 6), Ok((None, &body[..])));
+        let cut = slice(&body, None, 1).unwrap();
+        assert_eq!((cut.0.unwrap().more, cut.1), (true, &body[..32]));
+        let cut = slice(&body, want(3, 1), 6).unwrap();
+        assert_eq!((cut.0.unwrap().more, cut.1), (false, &body[96..]));
+        let cut = slice(&body, want(1, 2), 0).unwrap();
+        assert_eq!((cut.0, cut.1), (Some(Block { number: 4, more: true, size_exponent: 0 }), &body[64..80]));
+        assert_eq!(slice(&body, want(7, 0), 6), Err(BeyondEnd));
+        assert_eq!(slice(&body, want(2, 6), 6), Err(BeyondEnd));
+        assert_eq!(slice(b"", want(0, 6), 6), Ok((None, &b""[..])));
+        assert_eq!(slice(b"", want(1, 6), 6), Err(BeyondEnd));
+    }
+}

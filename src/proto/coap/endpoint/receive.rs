@@ -1,0 +1,324 @@
+//! What becomes of a datagram.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use coap_numbers::option;
+
+use super::super::block::{Block, Piece, Progress, RETRY_AFTER};
+use super::super::deduplication::{Answer, Entry, fingerprint};
+use super::super::exchange::{Exchange, Pending};
+use super::super::message::{Code, Message, Type};
+use super::super::option::{NoResponse, OptionError, RequestOptions};
+use super::super::reliability::Tick;
+use super::super::request::{Method, Request, Response};
+use super::super::{MessageId, PeerId};
+use super::answer::wishes;
+use super::sender::Sender;
+use super::{Endpoint, Event, UNPROVEN_SHARE};
+
+/// How soon a peer with too many unanswered requests may try again, in seconds.
+const OVERLOAD_RETRY_AFTER: u32 = 1;
+/// What an unproven peer may be sent for each byte it sends, and the most that is saved up.
+const AMPLIFICATION_MAX: u32 = 3;
+const CREDIT_MAX: u32 = 1 << 20;
+
+/// One request on its way in, and what an answer to it at once must know.
+#[derive(Clone, Copy)]
+pub(super) struct Incoming<'d> {
+    pub(super) peer: PeerId,
+    pub(super) tick: Tick,
+    pub(super) fingerprint: u32,
+    pub(super) message: Message<'d>,
+    pub(super) no_response: NoResponse,
+    pub(super) block1: Option<Block>,
+}
+
+impl Incoming<'_> {
+    pub(super) fn is_confirmable(&self) -> bool {
+        self.message.message_type == Type::Confirmable
+    }
+
+    pub(super) fn entry(&self, answer: Answer) -> Entry {
+        Entry {
+            arrived: self.tick,
+            fingerprint: self.fingerprint,
+            message_id: self.message.message_id,
+            confirmable: self.is_confirmable(),
+            answer,
+        }
+    }
+}
+
+impl Endpoint {
+    /// Takes one datagram of `peer`. Returns a request nobody has seen before; everything else is dealt
+    /// with here.
+    pub fn handle_datagram<'d>(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        datagram: &'d [u8],
+    ) -> Option<Request<'d>> {
+        self.counters.received += 1;
+        let message = match Message::parse(datagram) {
+            Ok(message) => message,
+            Err(error) => {
+                self.counters.malformed += 1;
+                if let Some(id) = error.reset {
+                    self.send_empty(peer, Type::Reset, id);
+                }
+                return None;
+            }
+        };
+        match message.message_type {
+            Type::Confirmable | Type::NonConfirmable if message.code.is_request() => {
+                return self.handle_request(now, peer, message, datagram);
+            }
+            // Empty, so a ping; or a response to a request that was never made (RFC 7252 §4.2, §4.3).
+            Type::Confirmable => {
+                if message.code == Code::EMPTY {
+                    self.counters.pings += 1;
+                } else {
+                    self.counters.unexpected += 1;
+                }
+                self.send_empty(peer, Type::Reset, message.message_id);
+            }
+            Type::NonConfirmable => self.counters.unexpected += 1,
+            Type::Acknowledgement | Type::Reset => {
+                self.handle_reply(now, peer, message.message_type, message.message_id);
+            }
+        }
+        None
+    }
+
+    /// An acknowledgement or a reset, of our outstanding message or of nothing (RFC 7252 §4.2).
+    fn handle_reply(&mut self, now: Instant, peer: PeerId, message_type: Type, id: MessageId) {
+        let known = self.side(peer).peers.get(peer).and_then(|(known, _)| known.queue.first);
+        if known.and_then(|key| self.transmissions.get(key)).is_none_or(|sent| sent.message_id != id) {
+            self.counters.unexpected += 1;
+            return;
+        }
+        self.finish_transmission(now, peer);
+        if message_type == Type::Reset {
+            self.event(Event::Reset(peer));
+        }
+    }
+
+    fn handle_request<'d>(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        message: Message<'d>,
+        datagram: &'d [u8],
+    ) -> Option<Request<'d>> {
+        let tick = self.tick(now);
+        let fingerprint = fingerprint(self.seed, datagram) as u32;
+        let mut incoming =
+            Incoming { peer, tick, fingerprint, message, no_response: NoResponse::default(), block1: None };
+        let open = self.look_up(&incoming, datagram.len())?;
+        let options = match RequestOptions::read(message.options) {
+            Ok(options) => options,
+            Err(error) => {
+                self.refuse_options(incoming, error);
+                return None;
+            }
+        };
+        incoming.no_response = options.no_response;
+        let Some(method) = Method::from_code(message.code) else {
+            return self.refuse(incoming, Response::new(Code::METHOD_NOT_ALLOWED));
+        };
+        if options.block2.is_some_and(|block| block.number > 0) && !method.is_safe() {
+            // Only what is asked again without harm can be cut anew for each block.
+            return self.refuse(incoming, Response::new(Code::BAD_REQUEST));
+        }
+        if let Some(response) = self.overload(peer, open) {
+            self.counters.overloaded += 1;
+            self.answer(incoming, &response);
+            return None;
+        }
+        incoming.block1 = options.block1;
+        let payload = match options.block1 {
+            None => Cow::Borrowed(message.payload),
+            Some(block) => self.assemble(now, incoming, &options, block)?,
+        };
+        let exchange = self.hand_up(now, incoming, method, &options);
+        Some(Request { exchange, method, confirmable: incoming.is_confirmable(), payload, options })
+    }
+
+    /// Looks the message up among those remembered and answers it if it was there. Otherwise: how many
+    /// open exchanges the peer has.
+    #[inline]
+    fn look_up(&mut self, incoming: &Incoming<'_>, length: usize) -> Option<u16> {
+        let Incoming { peer, tick, fingerprint, message, .. } = *incoming;
+        let (known, account) = self.sides[usize::from(peer.is_unproven())].peers.meet(peer, tick);
+        if peer.is_unproven() {
+            let earned = (length as u32).saturating_mul(AMPLIFICATION_MAX);
+            known.credit = known.credit.saturating_add(earned).min(CREDIT_MAX);
+        }
+        let Some((position, entry)) = known.remembered.find(message.message_id, tick) else {
+            return Some(known.open);
+        };
+        if entry.fingerprint != fingerprint {
+            self.counters.restarted += 1;
+            if let Some(index) = known.remembered.remove(position, account)
+                && let Some(key) = self.exchanges.at(index, peer)
+            {
+                known.open = known.open.saturating_sub(1);
+                self.exchanges.close(key);
+            }
+            return Some(known.open);
+        }
+        self.counters.duplicates += 1;
+        if !incoming.is_confirmable() {
+            return None;
+        }
+        let mut sender = Sender::new(&mut self.outbox, &mut self.counters, peer, &mut known.credit);
+        match &entry.answer {
+            Answer::Silent => {}
+            Answer::Acknowledged => sender.empty(Type::Acknowledgement, message.message_id),
+            Answer::Pending(index) => {
+                let key = self.exchanges.at(*index, peer);
+                if key.and_then(|key| self.exchanges.get(key)).is_some_and(|pending| pending.acknowledged) {
+                    sender.empty(Type::Acknowledgement, message.message_id);
+                }
+            }
+            stored @ (Answer::Small { .. } | Answer::Large(_)) => {
+                if let Some((code, tail)) = stored.response() {
+                    sender.stored(&message, code, tail);
+                }
+            }
+        }
+        None
+    }
+
+    fn refuse_options(&mut self, mut incoming: Incoming<'_>, error: OptionError) {
+        self.counters.refused += 1;
+        let unrecognized = match error {
+            OptionError::Unrecognized(number) => Some(number),
+            OptionError::Proxy | OptionError::Invalid => None,
+        };
+        if unrecognized.is_some() && !incoming.is_confirmable() {
+            self.reject(incoming);
+            return;
+        }
+        incoming.no_response = wishes(incoming.message.options.values(option::NO_RESPONSE).next());
+        // Which option it was; an unproven peer is told no more than it said.
+        let mut text = String::new();
+        if let Some(number) = unrecognized.filter(|_| !incoming.peer.is_unproven()) {
+            text = format!("option {number}");
+        }
+        self.answer(incoming, &Response::new(error.code()).diagnostic(&text));
+    }
+
+    fn refuse(&mut self, incoming: Incoming<'_>, response: Response<'_>) -> Option<Request<'static>> {
+        self.counters.refused += 1;
+        self.answer(incoming, &response);
+        None
+    }
+
+    /// What a request hears that would be one too many.
+    fn overload(&mut self, peer: PeerId, open: u16) -> Option<Response<'static>> {
+        let all = match peer.is_unproven() {
+            true => self.settings.pending / UNPROVEN_SHARE,
+            false => self.settings.pending,
+        };
+        let code = if self.exchanges.len() + self.transmissions.len() >= all {
+            Code::SERVICE_UNAVAILABLE
+        } else if open >= self.settings.pending_per_peer {
+            Code::TOO_MANY_REQUESTS
+        } else {
+            return None;
+        };
+        Some(Response::new(code).max_age(OVERLOAD_RETRY_AFTER))
+    }
+
+    /// Takes in a block. The body, once it is whole; before that the block is answered here.
+    fn assemble<'d>(
+        &mut self,
+        now: Instant,
+        incoming: Incoming<'d>,
+        options: &RequestOptions<'d>,
+        block: Block,
+    ) -> Option<Cow<'d, [u8]>> {
+        let body_max = self.settings.body as u32;
+        let Incoming { peer, message, .. } = incoming;
+        if block.number == 0 && !block.more && message.payload.len() <= block.size() {
+            return Some(Cow::Borrowed(message.payload));
+        }
+        let (place, tag) = self.marks(message.code, options);
+        let piece = Piece { peer, place, tag, block, size1: options.size1, payload: message.payload };
+        let response = match self.side(peer).assemblies.accept(now, piece) {
+            Progress::Whole(body) => return Some(Cow::Owned(body)),
+            Progress::Continue => {
+                self.counters.blocks += 1;
+                self.answer_and_remember(incoming, &Response::new(Code::CONTINUE));
+                return None;
+            }
+            Progress::Malformed => Response::new(Code::BAD_REQUEST),
+            Progress::Incomplete => Response::new(Code::REQUEST_ENTITY_INCOMPLETE),
+            Progress::TooLarge => Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(body_max),
+            Progress::NoRoom => Response::new(Code::SERVICE_UNAVAILABLE).max_age(RETRY_AFTER),
+        };
+        self.counters.refused += 1;
+        self.answer_and_remember(incoming, &response);
+        None
+    }
+
+    /// Marks of where a body goes, and of all that must be the same for each of its blocks (RFC 7959
+    /// §2.5, RFC 9175 §3.3).
+    fn marks(&self, code: Code, options: &RequestOptions<'_>) -> (u64, u64) {
+        let mut place = self.seed;
+        let mut tag = self.seed ^ u64::from(code.0);
+        for option in options.all {
+            match option.number {
+                option::URI_PATH => place = fingerprint(place, option.value),
+                option::BLOCK1
+                | option::BLOCK2
+                | option::SIZE1
+                | option::SIZE2
+                | option::NO_RESPONSE
+                | option::OBSERVE => {}
+                number => tag = fingerprint(tag ^ u64::from(number) << 32, option.value),
+            }
+        }
+        (place, tag)
+    }
+
+    fn hand_up(
+        &mut self,
+        now: Instant,
+        incoming: Incoming<'_>,
+        method: Method,
+        options: &RequestOptions<'_>,
+    ) -> Exchange {
+        let Incoming { peer, tick, message, .. } = incoming;
+        let confirmable = incoming.is_confirmable();
+        // Who wants no 2.xx takes the acknowledgement for one: it waits for the commit.
+        let acknowledge = confirmable && !options.no_response.suppresses(Code::CHANGED);
+        let pending = Pending {
+            peer,
+            message_id: message.message_id,
+            token: message.token,
+            method,
+            confirmable,
+            acknowledged: false,
+            no_response: options.no_response,
+            block1: options.block1,
+            block2: options.block2,
+            wants_size2: options.wants_size2,
+        };
+        let key = self.exchanges.open(pending, acknowledge.then(|| now + self.settings.acknowledge_after));
+        let peers = &mut self.sides[usize::from(peer.is_unproven())].peers;
+        let (known, account) = peers.meet(peer, tick);
+        known.open += 1;
+        // There is room: fewer are pending than a peer is remembered.
+        known.remembered.push(incoming.entry(Answer::Pending(key.index)), account);
+        self.counters.forgotten += peers.make_room(tick);
+        self.counters.requests += 1;
+        Exchange::new(peer, key)
+    }
+
+    pub(super) fn side(&mut self, peer: PeerId) -> &mut super::Side {
+        &mut self.sides[usize::from(peer.is_unproven())]
+    }
+}

@@ -1,0 +1,228 @@
+//! Requests that were handed up and wait for their response (RFC 7252 §4.4, §5.2).
+//!
+//! Confirmable ones wait in a list in order of arrival until their empty acknowledgement is due; since
+//! all wait equally long, the first is always the next. Each leaves the list when answered, acknowledged
+//! or forgotten.
+
+use std::fmt;
+use std::time::Instant;
+
+use super::PeerId;
+use super::block::Block;
+use super::message::{MessageId, Token};
+use super::option::NoResponse;
+use super::request::Method;
+use super::slots::{Key, Slots};
+
+/// Identifies a request that awaits its response: 16 bytes, `Copy`, and as good a number as a `u128`.
+///
+/// It goes stale when the request is answered, the peer is forgotten or 247 s have passed; responding to
+/// a stale one does nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Exchange {
+    peer: PeerId,
+    key: Key,
+}
+
+impl Exchange {
+    pub(super) fn new(peer: PeerId, key: Key) -> Exchange {
+        Exchange { peer, key }
+    }
+
+    pub(super) fn key(self) -> Key {
+        self.key
+    }
+
+    /// Whose request it is.
+    pub fn peer(self) -> PeerId {
+        self.peer
+    }
+}
+
+impl From<Exchange> for u128 {
+    fn from(exchange: Exchange) -> u128 {
+        u128::from(exchange.peer.0) << 64
+            | u128::from(exchange.key.index) << 32
+            | u128::from(exchange.key.generation)
+    }
+}
+
+impl From<u128> for Exchange {
+    fn from(number: u128) -> Exchange {
+        let key = Key { index: (number >> 32) as u32, generation: number as u32 };
+        Exchange { peer: PeerId((number >> 64) as u64), key }
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}/{}.{}", self.peer.0, self.key.index, self.key.generation)
+    }
+}
+
+/// What the response to a request must know of it.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) peer: PeerId,
+    pub(super) message_id: MessageId,
+    pub(super) token: Token,
+    pub(super) method: Method,
+    pub(super) confirmable: bool,
+    /// The empty acknowledgement went out: the response will be a message of its own.
+    pub(super) acknowledged: bool,
+    pub(super) no_response: NoResponse,
+    pub(super) block1: Option<Block>,
+    pub(super) block2: Option<Block>,
+    pub(super) wants_size2: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    pending: Pending,
+    /// Its neighbours, while it stands in the list of those to be acknowledged.
+    acknowledge: Option<Links>,
+}
+
+#[derive(Debug)]
+struct Links {
+    deadline: Instant,
+    before: Option<Key>,
+    after: Option<Key>,
+}
+
+/// All requests handed up and not answered.
+#[derive(Debug, Default)]
+pub(super) struct Exchanges {
+    slots: Slots<Waiting>,
+    first: Option<Key>,
+    last: Option<Key>,
+}
+
+impl Exchanges {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Takes in a request; `acknowledge_at` is not before that of any other.
+    pub(super) fn open(&mut self, pending: Pending, acknowledge_at: Option<Instant>) -> Key {
+        let before = self.last;
+        let links = acknowledge_at.map(|deadline| Links { deadline, before, after: None });
+        let key = self.slots.insert(Waiting { pending, acknowledge: links });
+        if acknowledge_at.is_some() {
+            match before.and_then(|before| self.links(before)) {
+                Some(links) => links.after = Some(key),
+                None => self.first = Some(key),
+            }
+            self.last = Some(key);
+        }
+        key
+    }
+
+    /// Takes a request out, if it is still there.
+    pub(super) fn close(&mut self, key: Key) -> Option<Pending> {
+        self.unlink(key);
+        self.slots.remove(key).map(|waiting| waiting.pending)
+    }
+
+    /// The key of the request at that index, if there is one of that peer.
+    pub(super) fn at(&self, index: u32, peer: PeerId) -> Option<Key> {
+        let key = self.slots.key_at(index)?;
+        (self.slots.get(key)?.pending.peer == peer).then_some(key)
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&Pending> {
+        self.slots.get(key).map(|waiting| &waiting.pending)
+    }
+
+    /// When the next empty acknowledgement is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let first = self.slots.get(self.first?)?;
+        first.acknowledge.as_ref().map(|links| links.deadline)
+    }
+
+    /// A request whose empty acknowledgement is due; it then counts as acknowledged.
+    pub(super) fn poll_acknowledgement(&mut self, now: Instant) -> Option<&Pending> {
+        let key = self.first?;
+        if self.deadline()? > now {
+            return None;
+        }
+        self.unlink(key);
+        let pending = &mut self.slots.get_mut(key)?.pending;
+        pending.acknowledged = true;
+        Some(pending)
+    }
+
+    fn links(&mut self, key: Key) -> Option<&mut Links> {
+        self.slots.get_mut(key)?.acknowledge.as_mut()
+    }
+
+    fn unlink(&mut self, key: Key) {
+        let Some(links) = self.slots.get_mut(key).and_then(|waiting| waiting.acknowledge.take()) else {
+            return;
+        };
+        match links.before.and_then(|before| self.links(before)) {
+            Some(before) => before.after = links.after,
+            None => self.first = links.after,
+        }
+        match links.after.and_then(|after| self.links(after)) {
+            Some(after) => after.before = links.before,
+            None => self.last = links.before,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pending(id: u16) -> Pending {
+        Pending {
+            peer: PeerId(1),
+            message_id: MessageId(id),
+            token: Token::default(),
+            method: Method::Post,
+            confirmable: true,
+            acknowledged: false,
+            no_response: NoResponse::default(),
+            block1: None,
+            block2: None,
+            wants_size2: false,
+        }
+    }
+
+    #[test]
+    fn acknowledgements_come_due_in_order_whoever_left_in_between() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut exchanges = Exchanges::default();
+        let keys: Vec<_> = (0..6u16).map(|id| exchanges.open(pending(id), Some(at(id.into())))).collect();
+        let quiet = exchanges.open(pending(9), None);
+        for gone in [0, 3, 5] {
+            assert!(exchanges.close(keys[gone]).is_some());
+            assert!(exchanges.close(keys[gone]).is_none());
+        }
+        assert_eq!(exchanges.deadline(), Some(at(1)));
+        assert!(exchanges.poll_acknowledgement(at(0)).is_none());
+        let mut due = Vec::new();
+        while let Some(pending) = exchanges.poll_acknowledgement(at(100)) {
+            due.push(pending.message_id.0);
+        }
+        assert_eq!(due, [1, 2, 4]);
+        assert_eq!(exchanges.deadline(), None);
+        let key = exchanges.open(pending(7), Some(at(200)));
+        assert_eq!(exchanges.deadline(), Some(at(200)));
+        assert!(exchanges.close(key).is_some() && exchanges.close(quiet).is_some());
+        assert!(exchanges.close(keys[1]).is_some_and(|p| p.acknowledged));
+        assert_eq!(exchanges.len(), 2);
+    }
+
+    #[test]
+    fn an_exchange_survives_being_a_number() {
+        assert_eq!(size_of::<Exchange>(), 16);
+        let exchange = Exchange::new(PeerId(u64::MAX - 1), Key { index: 77, generation: u32::MAX });
+        assert_eq!(Exchange::from(u128::from(exchange)), exchange);
+    }
+}

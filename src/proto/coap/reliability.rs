@@ -1,0 +1,360 @@
+//! Our own messages: Message IDs that do not recur, and confirmable messages sent again until
+//! acknowledged (RFC 7252 §4.2, §4.4, §4.7, §4.8).
+//!
+//! One confirmable message to a peer is outstanding at a time (NSTART = 1); the others of that peer wait
+//! behind it in a queue threaded through [`Transmissions`]. After the first and four more attempts, each
+//! waiting twice as long, the peer counts as gone and all that waits for it is given up.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use super::PeerId;
+use super::deduplication::fold;
+use super::message::MessageId;
+use super::slots::{Key, Slots};
+
+/// Least wait for the first acknowledgement; the most is 1.5 times this (ACK_RANDOM_FACTOR).
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a confirmable message is sent again.
+pub const MAX_RETRANSMIT: u8 = 4;
+/// How long a Message ID must not recur, and a duplicate may come.
+pub const EXCHANGE_LIFETIME: Duration = Duration::from_secs(247);
+/// The same for non-confirmable messages.
+pub const NON_LIFETIME: Duration = Duration::from_secs(145);
+/// From the first sending of a confirmable message until its sender gives up.
+pub const MAX_TRANSMIT_WAIT: Duration = Duration::from_secs(93);
+
+pub(super) const EXCHANGE_LIFETIME_TICKS: u32 = EXCHANGE_LIFETIME.as_secs() as u32 * Tick::PER_SECOND;
+pub(super) const NON_LIFETIME_TICKS: u32 = NON_LIFETIME.as_secs() as u32 * Tick::PER_SECOND;
+
+/// Quarter seconds since the endpoint began: coarse time in 4 bytes, good for 34 years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Tick(pub(super) u32);
+
+impl Tick {
+    pub(super) const PER_SECOND: u32 = 4;
+    const LENGTH: Duration = Duration::from_millis(250);
+
+    pub(super) fn at(epoch: Instant, now: Instant) -> Tick {
+        let passed = now.saturating_duration_since(epoch);
+        let quarters = passed.subsec_millis() / 250;
+        let seconds = u32::try_from(passed.as_secs()).unwrap_or(u32::MAX);
+        Tick(seconds.saturating_mul(Self::PER_SECOND).saturating_add(quarters))
+    }
+
+    /// The first moment at which this many ticks have passed.
+    pub(super) fn instant(self, epoch: Instant) -> Instant {
+        epoch + Self::LENGTH * self.0
+    }
+
+    /// Ticks from then until `now`.
+    pub(super) fn age(self, now: Tick) -> u32 {
+        now.0.saturating_sub(self.0)
+    }
+
+    pub(super) fn plus(self, ticks: u32) -> Tick {
+        Tick(self.0.saturating_add(ticks))
+    }
+}
+
+/// A seeded source of chance (SplitMix64): for spreading in time and for starting points, not for secrets.
+#[derive(Debug)]
+pub(super) struct Chance(u64);
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Chance {
+        Chance(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        fold(self.0, u128::from(self.0) << 64)
+    }
+
+    /// Uniformly between once and one and a half times `base`.
+    fn spread(&mut self, base: Duration) -> Duration {
+        base + (base / 2).mul_f64((self.next() >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+/// Gives out the Message IDs of our own messages to one peer, in sequence.
+///
+/// None recurs within EXCHANGE_LIFETIME: at most half of all are given out in each span of that length. The
+/// first one moves with the clock, 264 a second, so a peer that was forgotten and comes back is not given
+/// recent ones either, unless it was sent more than that.
+#[derive(Debug)]
+pub(super) struct MessageIds {
+    next: u16,
+    given: u16,
+    span: Tick,
+}
+
+impl MessageIds {
+    const PER_SPAN: u16 = 1 << 15;
+    const PER_TICK: u32 = (1 << 16) / EXCHANGE_LIFETIME_TICKS;
+
+    pub(super) fn new(seed: u64, peer: PeerId, now: Tick) -> MessageIds {
+        let start = fold(seed, u128::from(peer.0)) as u32;
+        MessageIds {
+            next: start.wrapping_add(now.0.wrapping_mul(Self::PER_TICK)) as u16,
+            given: 0,
+            span: now,
+        }
+    }
+
+    /// The next one; `None` when this peer was sent 32,768 messages within 247 s.
+    pub(super) fn allocate(&mut self, now: Tick) -> Option<MessageId> {
+        if self.span.age(now) > EXCHANGE_LIFETIME_TICKS {
+            (self.span, self.given) = (now, 0);
+        }
+        if self.given == Self::PER_SPAN {
+            return None;
+        }
+        self.given += 1;
+        let id = MessageId(self.next);
+        self.next = self.next.wrapping_add(1);
+        Some(id)
+    }
+}
+
+/// The confirmable messages of one peer that are not acknowledged: the first is outstanding, the others wait.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) first: Option<Key>,
+    last: Option<Key>,
+}
+
+/// All confirmable messages not yet acknowledged.
+#[derive(Debug)]
+pub(super) struct Transmissions {
+    slots: Slots<Transmission>,
+    timers: BinaryHeap<Reverse<(Instant, Key)>>,
+    chance: Chance,
+    /// Emptied buffers, to be filled again.
+    spare: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Transmission {
+    pub(super) peer: PeerId,
+    pub(super) message_id: MessageId,
+    pub(super) datagram: Vec<u8>,
+    /// When the present attempt times out; `None` while waiting behind another.
+    deadline: Option<Instant>,
+    timeout: Duration,
+    attempts: u8,
+    next: Option<Key>,
+}
+
+/// What a passed deadline asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Send the message again.
+    Again(Key),
+    /// The peer did not answer; give up all of its messages.
+    GivenUp(PeerId),
+}
+
+impl Transmissions {
+    pub(super) fn new(chance: Chance) -> Transmissions {
+        Transmissions { slots: Slots::default(), timers: BinaryHeap::new(), chance, spare: Vec::new() }
+    }
+
+    /// Puts a message behind the others of its peer. Returns whether it is the first and to be sent now.
+    pub(super) fn enqueue(
+        &mut self,
+        now: Instant,
+        queue: &mut Queue,
+        peer: PeerId,
+        message_id: MessageId,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Option<Key> {
+        let mut datagram = self.spare.pop().unwrap_or_default();
+        write(&mut datagram);
+        let timeout = self.chance.spread(ACK_TIMEOUT);
+        let key = self.slots.insert(Transmission {
+            peer,
+            message_id,
+            datagram,
+            deadline: None,
+            timeout,
+            attempts: 0,
+            next: None,
+        });
+        match queue.last.replace(key).and_then(|last| self.slots.get_mut(last)) {
+            Some(last) => {
+                last.next = Some(key);
+                None
+            }
+            None => {
+                queue.first = Some(key);
+                self.arm(now, key);
+                Some(key)
+            }
+        }
+    }
+
+    /// The first of a peer's queue is done with. Returns the one to be sent now, if another waits.
+    pub(super) fn finish_first(&mut self, now: Instant, queue: &mut Queue) -> Option<Key> {
+        let next = queue.first.and_then(|first| self.remove(first)).and_then(|done| done.next);
+        queue.first = next;
+        if next.is_none() {
+            queue.last = None;
+        }
+        self.settle();
+        next.inspect(|&key| self.arm(now, key))
+    }
+
+    /// Gives up a whole queue; how many messages that were.
+    pub(super) fn clear(&mut self, queue: &mut Queue) -> u16 {
+        let mut given_up = 0;
+        let mut next = queue.first.take();
+        queue.last = None;
+        while let Some(done) = next.and_then(|key| self.remove(key)) {
+            given_up += 1;
+            next = done.next;
+        }
+        self.settle();
+        given_up
+    }
+
+    /// How many there are, those waiting included.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&Transmission> {
+        self.slots.get(key)
+    }
+
+    /// One message whose time is up, its next deadline set.
+    pub(super) fn poll_due(&mut self, now: Instant) -> Option<Due> {
+        let &Reverse((deadline, key)) = self.timers.peek()?;
+        if deadline > now {
+            return None;
+        }
+        self.timers.pop();
+        self.settle();
+        // `settle` left only valid timers, and this was one.
+        let transmission = self.slots.get_mut(key)?;
+        if transmission.attempts > MAX_RETRANSMIT {
+            return Some(Due::GivenUp(transmission.peer));
+        }
+        transmission.timeout *= 2;
+        self.arm(now, key);
+        Some(Due::Again(key))
+    }
+
+    /// When [`Transmissions::poll_due`] has something.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+
+    fn arm(&mut self, now: Instant, key: Key) {
+        if let Some(transmission) = self.slots.get_mut(key) {
+            let deadline = now + transmission.timeout;
+            transmission.attempts += 1;
+            transmission.deadline = Some(deadline);
+            self.timers.push(Reverse((deadline, key)));
+        }
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Transmission> {
+        let mut done = self.slots.remove(key)?;
+        if self.spare.len() < 64 {
+            let mut buffer = std::mem::take(&mut done.datagram);
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+        Some(done)
+    }
+
+    /// Drops timers of messages that are done with: always those in front, all when they are the most.
+    fn settle(&mut self) {
+        let slots = &self.slots;
+        let valid = |&Reverse((deadline, key)): &Reverse<(Instant, Key)>| {
+            slots.get(key).is_some_and(|t| t.deadline == Some(deadline))
+        };
+        while self.timers.peek().is_some_and(|timer| !valid(timer)) {
+            self.timers.pop();
+        }
+        if self.timers.len() > 64 + 2 * slots.len() {
+            self.timers.retain(valid);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_message_id_recurs_within_247_seconds() {
+        let mut ids = MessageIds::new(1, PeerId(1), Tick(0));
+        let mut last = vec![None; 1 << 16];
+        let mut given = 0;
+        for tick in 0..20_000 {
+            for _ in 0..100 {
+                let Some(id) = ids.allocate(Tick(tick)) else { break };
+                let before: Option<u32> = last[usize::from(id.0)].replace(tick);
+                assert!(before.is_none_or(|before| tick - before > EXCHANGE_LIFETIME_TICKS));
+                given += 1;
+            }
+        }
+        assert!(given > 600_000);
+    }
+
+    #[test]
+    fn a_forgotten_peer_that_comes_back_gets_no_recent_ids() {
+        let mut last = vec![None; 1 << 16];
+        for tick in 0..5_000 {
+            let mut ids = MessageIds::new(1, PeerId(1), Tick(tick));
+            for _ in 0..66 {
+                let id = ids.allocate(Tick(tick)).unwrap();
+                let before: Option<u32> = last[usize::from(id.0)].replace(tick);
+                assert!(before.is_none_or(|before| tick - before >= EXCHANGE_LIFETIME_TICKS));
+            }
+        }
+    }
+
+    #[test]
+    fn attempts_wait_two_to_three_seconds_and_then_twice_as_long_each() {
+        for seed in 0..100 {
+            let start = Instant::now();
+            let (mut sent, mut queue) = (Transmissions::new(Chance::new(seed)), Queue::default());
+            let key = sent.enqueue(start, &mut queue, PeerId(1), MessageId(1), |_| {}).unwrap();
+            let mut waits = Vec::new();
+            let mut now = start;
+            loop {
+                let deadline = sent.deadline().unwrap();
+                waits.push((deadline - now).as_secs_f64());
+                now = deadline;
+                match sent.poll_due(now) {
+                    Some(Due::Again(again)) => assert_eq!(again, key),
+                    due => break assert_eq!(due, Some(Due::GivenUp(PeerId(1)))),
+                }
+            }
+            assert_eq!(waits.len(), 5);
+            assert!((2.0..=3.0).contains(&waits[0]), "{waits:?}");
+            assert!(waits.windows(2).all(|w| (w[1] / w[0] - 2.0).abs() < 1e-6), "{waits:?}");
+            assert!(now - start <= MAX_TRANSMIT_WAIT);
+        }
+    }
+
+    #[test]
+    fn one_message_is_outstanding_and_the_others_wait_in_order() {
+        let now = Instant::now();
+        let (mut sent, mut queue) = (Transmissions::new(Chance::new(1)), Queue::default());
+        let mut add =
+            |sent: &mut Transmissions, id| sent.enqueue(now, &mut queue, PeerId(1), MessageId(id), |_| {});
+        let first = add(&mut sent, 1).unwrap();
+        assert_eq!((add(&mut sent, 2), add(&mut sent, 3)), (None, None));
+        assert_eq!(queue.first, Some(first));
+        let second = sent.finish_first(now, &mut queue).unwrap();
+        assert_eq!(sent.get(second).unwrap().message_id, MessageId(2));
+        assert_eq!(sent.clear(&mut queue), 2);
+        assert_eq!((sent.deadline(), sent.slots.len()), (None, 0));
+    }
+}

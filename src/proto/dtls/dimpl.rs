@@ -1,0 +1,248 @@
+//! [`Engine`] by the `dimpl` crate: TLS_PSK_WITH_AES_128_CCM_8 with extended master secret.
+//!
+//! `dimpl` is one connection without an address; this module is everything around it:
+//!
+//! * It reads the record headers itself and shows an instance only what it can use at that moment,
+//!   one record at a time. `dimpl` takes some datagrams for fatal that anybody can forge (a plaintext
+//!   alert or a bad record during the handshake), keeps others queued, and discards a whole datagram
+//!   for one bad record in it.
+//!
+//!   | record | goes to |
+//!   |---|---|
+//!   | plaintext ClientHello | with a valid cookie: the handshake with the same random, else a new one |
+//!   | plaintext ClientKeyExchange | the handshake, else the session, which then repeats its Finished |
+//!   | plaintext ChangeCipherSpec | the handshake |
+//!   | plaintext alert | noted; the handshake has 5 s to prove it forged |
+//!   | protected handshake, as long as a Finished | the handshake, once it has keys |
+//!   | protected alert or data | the session |
+//!   | anything else | nobody |
+//!
+//! * Its cookie is stateless ([`cookie`](super::cookie)). `dimpl` would keep 8 kB for a hello that
+//!   anybody can spoof, and repeat HelloVerifyRequest by itself. It is made to believe that it has sent
+//!   the request itself: see [`peer::Peer::begin`].
+//! * After every change an instance is polled dry, so that no two messages share a datagram.
+//! * It names the cause of a failed handshake and tells the client by an alert, which `dimpl` does not.
+//!   An unknown identity and a wrong key look the same to the client (RFC 4279 §2).
+//! * Only handshakes have timers: a session needs none, but for its place in the queue of the idle.
+//! * A panic in `dimpl` ends that one session or handshake and is counted.
+
+mod intake;
+mod outcome;
+mod peer;
+mod provider;
+mod resolver;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::peer::{Peer, Stage};
+use self::resolver::Resolver;
+use super::cookie::CookieKey;
+use super::engine::{
+    CloseCause, Counters, Engine, Limits, PeerIdentity, SendError, SessionId, SessionInfo, Sink,
+};
+use super::failure::HandshakeFailure;
+use super::record;
+use super::registry::{Phase, Registry};
+use super::{Keyring, suite};
+use crate::proto::Route;
+
+/// Room for one output of an instance. A smaller one makes `dimpl` stop for good.
+const SCRATCH: usize = 64 * 1024;
+
+/// See the module.
+pub struct DimplEngine {
+    config: Arc<::dimpl::Config>,
+    resolver: Arc<Resolver>,
+    cookie_key: CookieKey,
+    registry: Registry<Box<Peer>>,
+    /// When each handshake wants [`DimplEngine::tick`].
+    deadlines: BTreeSet<(Instant, SessionId)>,
+    scratch: Box<[u8]>,
+    counters: Counters,
+}
+
+/// The cryptography failed its self test; nothing can be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetupError(String);
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DTLS cannot be set up: {}", self.0)
+    }
+}
+
+impl std::error::Error for SetupError {}
+
+impl DimplEngine {
+    /// An engine without sessions. `secret` makes the cookies: random bytes of this process.
+    ///
+    /// # Errors
+    /// [`SetupError`], which depends on the machine alone.
+    pub fn new(
+        now: Instant,
+        limits: Limits,
+        keyring: Keyring,
+        secret: &[u8; 32],
+    ) -> Result<DimplEngine, SetupError> {
+        let resolver = Arc::new(Resolver::new(keyring));
+        let config = ::dimpl::Config::builder()
+            .with_psk_server(None, resolver.clone())
+            .dtls12_cipher_suites(&[::dimpl::crypto::Dtls12CipherSuite::PSK_AES128_CCM_8])
+            .dtls13_cipher_suites(&[])
+            .with_crypto_provider(provider::provider())
+            // Handshakes are drained record by record; what waits in one is out of order or forged.
+            .max_queue_rx(8)
+            .build()
+            .map_err(|error| SetupError(error.to_string()))?;
+        Ok(DimplEngine {
+            config: Arc::new(config),
+            resolver,
+            cookie_key: CookieKey::new(now, secret),
+            registry: Registry::new(limits),
+            deadlines: BTreeSet::new(),
+            scratch: vec![0; SCRATCH].into(),
+            counters: Counters::default(),
+        })
+    }
+
+    fn info<'a>(&'a self, session: SessionId, peer: &'a Peer) -> Option<SessionInfo<'a>> {
+        let Stage::Session(identity) = &peer.stage else { return None };
+        Some(SessionInfo {
+            session,
+            route: &peer.route,
+            identity,
+            suite: suite::Name(suite::PSK_WITH_AES_128_CCM_8).as_str().unwrap_or_default(),
+            extended_master_secret: true,
+            connection_id: false,
+            established: peer.since,
+            last_seen: self.registry.since(session)?,
+        })
+    }
+}
+
+impl Engine for DimplEngine {
+    fn handle_datagram(&mut self, now: Instant, route: Route, datagram: &mut [u8], sink: &mut dyn Sink) {
+        self.counters.datagrams += 1;
+        for record in record::records(datagram) {
+            match record {
+                Some(record) => self.handle_record(now, &route, record, sink),
+                None => self.counters.records_refused += 1,
+            }
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, sink: &mut dyn Sink) {
+        while let Some((deadline, session)) = self.deadlines.first().copied()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            self.tick(now, session, sink);
+        }
+        while let Some(session) = self.registry.oldest(Phase::Live)
+            && self.registry.since(session).is_some_and(|since| since + self.registry.limits().idle <= now)
+        {
+            self.end(now, session, CloseCause::Idle, sink);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let handshake = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let longest_idle = self.registry.oldest(Phase::Live).and_then(|oldest| self.registry.since(oldest));
+        let idle = longest_idle.map(|since| since + self.registry.limits().idle);
+        [handshake, idle].into_iter().flatten().min()
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        plaintext: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), SendError> {
+        if plaintext.len() > record::PLAINTEXT_MAX {
+            return Err(SendError::TooLarge);
+        }
+        let peer = self
+            .registry
+            .get_mut(session)
+            .filter(|peer| matches!(peer.stage, Stage::Session(_)))
+            .ok_or(SendError::UnknownSession)?;
+        if peer.send(plaintext).is_err() {
+            self.end(now, session, CloseCause::Fault, sink);
+            return Err(SendError::Fault);
+        }
+        self.counters.records_sent += 1;
+        self.drain(now, session, sink);
+        Ok(())
+    }
+
+    fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
+        if self.registry.phase(session) == Some(Phase::Live) {
+            self.end(now, session, CloseCause::Requested, sink);
+        }
+    }
+
+    fn close_all(&mut self, now: Instant, sink: &mut dyn Sink) {
+        while let Some(session) = self.registry.oldest(Phase::Live) {
+            self.end(now, session, CloseCause::Requested, sink);
+        }
+        while let Some(session) = self.registry.oldest(Phase::HalfOpen) {
+            self.registry.remove(session);
+        }
+        self.deadlines.clear();
+    }
+
+    fn replace_keyring(&mut self, now: Instant, keyring: Keyring, sink: &mut dyn Sink) {
+        let before = self.resolver.replace(keyring.clone());
+        let stale: Vec<SessionId> = self
+            .registry
+            .iter(Phase::Live)
+            .filter(|(_, peer)| match &peer.stage {
+                Stage::Session(PeerIdentity::Psk(identity)) => !before.agrees(&keyring, identity),
+                Stage::Session(_) | Stage::Handshake(_) => false,
+            })
+            .map(|(session, _)| session)
+            .collect();
+        for session in stale {
+            self.end(now, session, CloseCause::CredentialChanged, sink);
+        }
+        let stale: Vec<(SessionId, Box<[u8]>)> = self
+            .registry
+            .iter(Phase::HalfOpen)
+            .filter_map(|(session, peer)| {
+                let claim = peer.handshake()?.claim.as_ref().filter(|claim| claim.known)?;
+                (!before.agrees(&keyring, &claim.identity)).then(|| (session, claim.identity.clone()))
+            })
+            .collect();
+        for (session, identity) in stale {
+            self.fail(session, HandshakeFailure::CredentialChanged(identity), sink);
+        }
+    }
+
+    fn session_count(&self) -> usize {
+        self.registry.count(Phase::Live)
+    }
+
+    fn half_open_count(&self) -> usize {
+        self.registry.count(Phase::HalfOpen)
+    }
+
+    fn session(&self, session: SessionId) -> Option<SessionInfo<'_>> {
+        self.info(session, self.registry.get(session)?)
+    }
+
+    fn sessions(&self, visit: &mut dyn FnMut(SessionInfo<'_>)) {
+        for (session, peer) in self.registry.iter(Phase::Live) {
+            if let Some(info) = self.info(session, peer) {
+                visit(info);
+            }
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

@@ -1,0 +1,275 @@
+//! The seam between DTLS and everything above it: [`Engine`] takes datagrams, [`Sink`] is told what came of them.
+//!
+//! An engine calls its sink while it works, so that plaintext is handed on without a copy or a queue.
+//! A sink must not call the engine back; answers are sent after the round.
+//!
+//! What a later engine may add without changing this: sessions found by connection id (RFC 9146) and
+//! therefore [`Sink::moved`]; sessions taken over from a file at start, which appear as
+//! [`Sink::connected`] before the first datagram; other variants of [`PeerIdentity`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Keyring;
+use super::failure::{FAILURE_KINDS, FailureKind, HandshakeFailure};
+use super::server::CertificateIdentity;
+use crate::proto::Route;
+
+/// Names one session for as long as the process runs; never used twice. The top bit is always clear,
+/// so that a shell can number other peers (plain UDP addresses) above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// Who the handshake proved the peer to be.
+#[derive(Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PeerIdentity {
+    /// The PSK identity (RFC 4279 §5), bytes as sent.
+    Psk(Box<[u8]>),
+    /// A certificate that leads to one of our anchors, and whose key the peer has.
+    Certificate(Arc<CertificateIdentity>),
+    /// A raw public key we know (RFC 7250): SHA-256 of its DER SubjectPublicKeyInfo.
+    RawPublicKey(Box<[u8; 32]>),
+}
+
+impl fmt::Debug for PeerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerIdentity::Psk(identity) => write!(f, "Psk(\"{}\")", identity.escape_ascii()),
+            PeerIdentity::Certificate(identity) => write!(f, "{identity:?}"),
+            PeerIdentity::RawPublicKey(hash) => {
+                f.write_str("RawPublicKey(")?;
+                hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+/// How much an engine may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most sessions; default 10,000. The longest idle is closed when one more is established.
+    pub sessions: usize,
+    /// Most handshakes under way; default 1,024. The oldest goes first. They are counted from the
+    /// moment the peer has shown that it receives at its address.
+    pub half_open: usize,
+    /// Most handshakes under way from one source (IPv4 address or IPv6 /64); default 512. A hello
+    /// beyond it is not answered.
+    pub half_open_per_source: usize,
+    /// A session without an authentic record for so long is closed; default 24 h, which devices that
+    /// report once a day survive by a little.
+    pub idle: Duration,
+}
+
+impl Limits {
+    /// With half of the handshakes for any one source.
+    pub fn new(sessions: usize, half_open: usize, idle: Duration) -> Limits {
+        Limits { sessions, half_open, half_open_per_source: half_open.div_ceil(2), idle }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::new(10_000, 1_024, Duration::from_secs(24 * 60 * 60))
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// The peer said close_notify.
+    Peer,
+    /// The peer sent this fatal alert (RFC 5246 §7.2).
+    PeerAlert(u8),
+    /// A new handshake from the same address was completed: the device restarted.
+    Replaced,
+    /// No authentic record for [`Limits::idle`].
+    Idle,
+    /// Room was needed and this was the longest idle.
+    Evicted,
+    /// Its key was removed or changed, or its certificate revoked.
+    CredentialChanged,
+    /// So many records did not open that one might soon be forged.
+    Forgery,
+    /// The caller asked.
+    Requested,
+    /// The engine could not go on with it; a defect worth reporting.
+    Fault,
+}
+
+impl CloseCause {
+    /// A constant word for logs and counters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CloseCause::Peer => "closed by the peer",
+            CloseCause::PeerAlert(_) => "fatal alert from the peer",
+            CloseCause::Replaced => "replaced by a new handshake",
+            CloseCause::Idle => "idle",
+            CloseCause::Evicted => "evicted",
+            CloseCause::CredentialChanged => "key removed or changed",
+            CloseCause::Forgery => "too many forged records",
+            CloseCause::Requested => "closed",
+            CloseCause::Fault => "fault",
+        }
+    }
+}
+
+/// Why plaintext was not sent. Nothing was transmitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// No such session (any more).
+    UnknownSession,
+    /// More than 2^14 bytes (RFC 5246 §6.2.1), or than the peer takes in one record (RFC 6066 §4).
+    TooLarge,
+    /// The session moved to an address that has not shown that it receives, and that may be sent no more for
+    /// now. Like a datagram lost on the way: what is repeated later may pass.
+    Unproven,
+    /// The engine could not; the session has been closed with [`CloseCause::Fault`].
+    Fault,
+}
+
+/// What [`Engine`] knows of one session, for `status`.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionInfo<'a> {
+    /// Its id.
+    pub session: SessionId,
+    /// Where its last authentic record came from.
+    pub route: &'a Route,
+    /// Who it is.
+    pub identity: &'a PeerIdentity,
+    /// IANA name of the cipher suite.
+    pub suite: &'static str,
+    /// Whether its keys are bound to its whole handshake (RFC 7627).
+    pub extended_master_secret: bool,
+    /// Whether it is found by a connection id, wherever its peer is (RFC 9146).
+    pub connection_id: bool,
+    /// When the handshake was completed.
+    pub established: Instant,
+    /// When the last authentic record came.
+    pub last_seen: Instant,
+}
+
+/// What happened since the start. All only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams taken.
+    pub datagrams: u64,
+    /// Records dropped before any cryptography: malformed, impossible, plaintext on a live session,
+    /// or of no session.
+    pub records_refused: u64,
+    /// Protected records that did not open or were replays.
+    pub records_discarded: u64,
+    /// Application data records opened.
+    pub records_received: u64,
+    /// Application data records sent.
+    pub records_sent: u64,
+    /// ClientHellos without a valid cookie, which were answered with one and forgotten.
+    pub cookies_sent: u64,
+    /// Handshakes begun: hellos with a valid cookie.
+    pub handshakes_begun: u64,
+    /// Of these, the ones from the address of a live session.
+    pub handshakes_shadow: u64,
+    /// Handshakes completed.
+    pub handshakes_completed: u64,
+    /// Handshakes that the client left for another of its own.
+    pub handshakes_restarted: u64,
+    /// ClientHellos with a valid cookie not answered because of [`Limits::half_open_per_source`].
+    pub hellos_over_limit: u64,
+    /// Failed handshakes by [`FailureKind`]; index with `kind as usize`.
+    pub handshakes_failed: [u64; FAILURE_KINDS],
+    /// Sessions closed because of [`Limits::sessions`].
+    pub sessions_evicted: u64,
+    /// Sessions closed because of [`Limits::idle`].
+    pub sessions_idle: u64,
+    /// Sessions closed because their key was removed or changed.
+    pub sessions_revoked: u64,
+    /// Times a session was given up because of a defect in the engine. Not zero: report it.
+    pub faults: u64,
+}
+
+impl Counters {
+    /// Failed handshakes of one kind.
+    pub fn failed(&self, kind: FailureKind) -> u64 {
+        self.handshakes_failed[kind as usize]
+    }
+}
+
+/// The DTLS sessions of all peers.
+///
+/// `now` never goes backwards between calls. When the time that [`Engine::poll_timeout`] gives has come,
+/// call [`Engine::handle_timeout`]; earlier calls do no harm.
+pub trait Engine {
+    /// Takes one UDP datagram. Its bytes may be changed.
+    fn handle_datagram(&mut self, now: Instant, route: Route, datagram: &mut [u8], sink: &mut dyn Sink);
+
+    /// Retransmits, gives up, expires what is due at `now`.
+    fn handle_timeout(&mut self, now: Instant, sink: &mut dyn Sink);
+
+    /// When [`Engine::handle_timeout`] is wanted next. May change with every call; cheap to ask.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Sends `plaintext` (at most 2^14 bytes) as one record in one datagram of its own.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    fn send(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        plaintext: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), SendError>;
+
+    /// The peer has shown that it receives where it is: it answered something that only reached it there. An
+    /// engine that limits what it sends to an address a session moved to need do so no longer.
+    fn confirm_address(&mut self, _session: SessionId) {}
+
+    /// Ends a session with close_notify. An unknown one is ignored.
+    fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink);
+
+    /// Ends everything: close_notify to every session, handshakes dropped without a word.
+    fn close_all(&mut self, now: Instant, sink: &mut dyn Sink);
+
+    /// Takes new credentials. Sessions and handshakes whose key is gone or another are ended at once.
+    fn replace_keyring(&mut self, now: Instant, keyring: Keyring, sink: &mut dyn Sink);
+
+    /// Established sessions.
+    fn session_count(&self) -> usize;
+
+    /// Handshakes under way.
+    fn half_open_count(&self) -> usize;
+
+    /// One session.
+    fn session(&self, session: SessionId) -> Option<SessionInfo<'_>>;
+
+    /// Every session, the longest idle first.
+    fn sessions(&self, visit: &mut dyn FnMut(SessionInfo<'_>));
+
+    /// What happened so far.
+    fn counters(&self) -> &Counters;
+}
+
+/// Where an [`Engine`] puts what it has to say.
+pub trait Sink {
+    /// Send `datagram` to `route`.
+    fn transmit(&mut self, route: &Route, datagram: &[u8]);
+
+    /// A handshake is complete. Comes before the first [`Sink::data`] of the session.
+    fn connected(&mut self, session: SessionId, route: &Route, identity: &PeerIdentity);
+
+    /// The content of one application data record.
+    fn data(&mut self, session: SessionId, plaintext: &[u8]);
+
+    /// A session is over; nothing more comes of it.
+    fn closed(&mut self, session: SessionId, cause: CloseCause);
+
+    /// A handshake failed. Only for addresses that have shown that they receive; still, whoever can
+    /// reach us can trigger it: limit its rate.
+    fn failed(&mut self, route: &Route, failure: &HandshakeFailure);
+
+    /// An authentic record came from a new address; from now on the session is there. Only engines
+    /// with connection ids call it.
+    fn moved(&mut self, _session: SessionId, _route: &Route) {}
+}

@@ -1,0 +1,314 @@
+//! Why a handshake failed, in words its owner can act on. The client rarely says, so we must.
+
+use std::fmt;
+
+use super::suite;
+
+/// How many kinds of failure there are.
+pub const FAILURE_KINDS: usize = FailureKind::ALL.len();
+
+/// Longest stretch of a peer's identity that is shown, in bytes. Longer ones are cut.
+const IDENTITY_SHOWN: usize = 64;
+
+/// [`HandshakeFailure`] without its details: for counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum FailureKind {
+    /// [`HandshakeFailure::UnknownIdentity`]
+    UnknownIdentity,
+    /// [`HandshakeFailure::WrongKey`]
+    WrongKey,
+    /// [`HandshakeFailure::NoSharedCipherSuite`]
+    NoSharedCipherSuite,
+    /// [`HandshakeFailure::NoExtendedMasterSecret`]
+    NoExtendedMasterSecret,
+    /// [`HandshakeFailure::UnsupportedVersion`]
+    UnsupportedVersion,
+    /// [`HandshakeFailure::PeerAlert`]
+    PeerAlert,
+    /// [`HandshakeFailure::TimedOut`]
+    TimedOut,
+    /// [`HandshakeFailure::Reaped`]
+    Reaped,
+    /// [`HandshakeFailure::CredentialChanged`]
+    CredentialChanged,
+    /// [`HandshakeFailure::Protocol`]
+    Protocol,
+    /// [`HandshakeFailure::Fault`]
+    Fault,
+    /// [`HandshakeFailure::Certificate`]
+    Certificate,
+}
+
+impl FailureKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [FailureKind; 12] = [
+        FailureKind::UnknownIdentity,
+        FailureKind::WrongKey,
+        FailureKind::NoSharedCipherSuite,
+        FailureKind::NoExtendedMasterSecret,
+        FailureKind::UnsupportedVersion,
+        FailureKind::PeerAlert,
+        FailureKind::TimedOut,
+        FailureKind::Reaped,
+        FailureKind::CredentialChanged,
+        FailureKind::Protocol,
+        FailureKind::Fault,
+        FailureKind::Certificate,
+    ];
+
+    /// As counters and `--json` spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureKind::UnknownIdentity => "unknown_identity",
+            FailureKind::WrongKey => "wrong_key",
+            FailureKind::NoSharedCipherSuite => "no_shared_cipher_suite",
+            FailureKind::NoExtendedMasterSecret => "no_extended_master_secret",
+            FailureKind::UnsupportedVersion => "unsupported_version",
+            FailureKind::PeerAlert => "peer_alert",
+            FailureKind::TimedOut => "timed_out",
+            FailureKind::Reaped => "reaped",
+            FailureKind::CredentialChanged => "credential_changed",
+            FailureKind::Protocol => "protocol",
+            FailureKind::Fault => "fault",
+            FailureKind::Certificate => "certificate",
+        }
+    }
+}
+
+/// How far a handshake had come (RFC 6347 §4.2.4, the flights as the server sees them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeStep {
+    /// Part of a ClientHello with a good cookie has come; its rest has not.
+    Hello,
+    /// ServerHello sent; no Certificate yet.
+    Certificate,
+    /// ServerHello sent; no ClientKeyExchange yet.
+    KeyExchange,
+    /// The keys are known; the certificate's owner has not signed yet.
+    CertificateVerify,
+    /// The identity is known; no Finished yet.
+    Finished,
+}
+
+impl fmt::Display for HandshakeStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HandshakeStep::Hello => "waiting for the rest of the client's hello",
+            HandshakeStep::Certificate => "waiting for the client's certificate",
+            HandshakeStep::CertificateVerify => "waiting for the client's signature",
+            HandshakeStep::KeyExchange => "waiting for the client's key exchange",
+            HandshakeStep::Finished => "waiting for the client's Finished",
+        })
+    }
+}
+
+/// Why a handshake failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandshakeFailure {
+    /// No key for this PSK identity. The client is told no more than of a wrong key (RFC 4279 §2).
+    UnknownIdentity(Box<[u8]>),
+    /// The identity is known, but the client's Finished does not open: its key is another.
+    WrongKey(Box<[u8]>),
+    /// None of the cipher suites offered (in the client's order) is one of ours.
+    NoSharedCipherSuite {
+        /// IANA numbers; signalling values left out.
+        offered: Box<[u16]>,
+    },
+    /// The client does not offer extended_master_secret (RFC 7627), which this engine requires.
+    NoExtendedMasterSecret,
+    /// The client's newest version, as on the wire (0xfeff is DTLS 1.0), is not DTLS 1.2.
+    UnsupportedVersion(u16),
+    /// The client gave up with this alert (RFC 5246 §7.2).
+    PeerAlert {
+        /// The alert's number.
+        description: u8,
+        /// How far it had come.
+        step: HandshakeStep,
+    },
+    /// Nothing more came.
+    TimedOut {
+        /// How far it had come.
+        step: HandshakeStep,
+        /// The identity, if it was known by then.
+        identity: Option<Box<[u8]>>,
+    },
+    /// Too many handshakes were under way and this was the oldest.
+    Reaped,
+    /// The key for this identity was removed or changed meanwhile.
+    CredentialChanged(Box<[u8]>),
+    /// The client broke the protocol; what the engine said to it.
+    Protocol(Box<str>),
+    /// A defect in the engine.
+    Fault,
+    /// The client's certificate or raw public key was not accepted, and why.
+    Certificate(Box<str>),
+}
+
+impl HandshakeFailure {
+    /// Its kind.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            HandshakeFailure::UnknownIdentity(_) => FailureKind::UnknownIdentity,
+            HandshakeFailure::WrongKey(_) => FailureKind::WrongKey,
+            HandshakeFailure::NoSharedCipherSuite { .. } => FailureKind::NoSharedCipherSuite,
+            HandshakeFailure::NoExtendedMasterSecret => FailureKind::NoExtendedMasterSecret,
+            HandshakeFailure::UnsupportedVersion(_) => FailureKind::UnsupportedVersion,
+            HandshakeFailure::PeerAlert { .. } => FailureKind::PeerAlert,
+            HandshakeFailure::TimedOut { .. } => FailureKind::TimedOut,
+            HandshakeFailure::Reaped => FailureKind::Reaped,
+            HandshakeFailure::CredentialChanged(_) => FailureKind::CredentialChanged,
+            HandshakeFailure::Protocol(_) => FailureKind::Protocol,
+            HandshakeFailure::Fault => FailureKind::Fault,
+            HandshakeFailure::Certificate(_) => FailureKind::Certificate,
+        }
+    }
+
+    /// The PSK identity the client claimed, if it had come so far. Unproven.
+    pub fn identity(&self) -> Option<&[u8]> {
+        match self {
+            HandshakeFailure::UnknownIdentity(identity)
+            | HandshakeFailure::WrongKey(identity)
+            | HandshakeFailure::CredentialChanged(identity) => Some(identity),
+            HandshakeFailure::TimedOut { identity, .. } => identity.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for HandshakeFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HandshakeFailure::UnknownIdentity(identity) => {
+                write!(f, "unknown PSK identity {}", Shown(identity))
+            }
+            HandshakeFailure::WrongKey(identity) => write!(f, "wrong key for {}", Shown(identity)),
+            HandshakeFailure::NoSharedCipherSuite { offered } => {
+                f.write_str("no shared cipher suite")?;
+                for (index, suite) in offered.iter().take(8).enumerate() {
+                    f.write_str(if index == 0 { " (offered " } else { ", " })?;
+                    write!(f, "{}", suite::Name(*suite))?;
+                }
+                match offered.len() {
+                    0 => Ok(()),
+                    1..=8 => f.write_str(")"),
+                    more => write!(f, " and {} more)", more - 8),
+                }
+            }
+            HandshakeFailure::NoExtendedMasterSecret => f.write_str("client lacks extended master secret"),
+            HandshakeFailure::UnsupportedVersion(0xfeff) => f.write_str("client speaks only DTLS 1.0"),
+            HandshakeFailure::UnsupportedVersion(version) => {
+                write!(f, "client's version {version:#06x} is not DTLS 1.2")
+            }
+            HandshakeFailure::PeerAlert { description, step } => {
+                write!(f, "client gave up: {}, {step}", Alert(*description))
+            }
+            HandshakeFailure::TimedOut { step, identity: None } => write!(f, "timed out {step}"),
+            HandshakeFailure::TimedOut { step, identity: Some(identity) } => {
+                write!(f, "timed out {step}, identity {}", Shown(identity))
+            }
+            HandshakeFailure::Reaped => f.write_str("dropped, too many handshakes under way"),
+            HandshakeFailure::CredentialChanged(identity) => {
+                write!(f, "key for {} was removed or changed meanwhile", Shown(identity))
+            }
+            HandshakeFailure::Protocol(what) => write!(f, "client broke the protocol: {what}"),
+            HandshakeFailure::Fault => f.write_str("defect in the DTLS engine"),
+            HandshakeFailure::Certificate(why) => write!(f, "client's certificate refused: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeFailure {}
+
+/// A peer's bytes between quotes, escaped and cut.
+struct Shown<'a>(&'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(IDENTITY_SHOWN)];
+        write!(f, "\"{}", shown.escape_ascii())?;
+        f.write_str(if shown.len() < self.0.len() { "…\"" } else { "\"" })
+    }
+}
+
+/// An alert by its name (RFC 5246 §7.2, RFC 4279 §6).
+struct Alert(u8);
+
+impl fmt::Display for Alert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            0 => "close_notify",
+            10 => "unexpected_message",
+            20 => "bad_record_mac",
+            22 => "record_overflow",
+            40 => "handshake_failure",
+            42 => "bad_certificate",
+            43 => "unsupported_certificate",
+            46 => "certificate_unknown",
+            47 => "illegal_parameter",
+            48 => "unknown_ca",
+            50 => "decode_error",
+            51 => "decrypt_error",
+            70 => "protocol_version",
+            71 => "insufficient_security",
+            80 => "internal_error",
+            90 => "user_canceled",
+            100 => "no_renegotiation",
+            109 => "missing_extension",
+            110 => "unsupported_extension",
+            115 => "unknown_psk_identity",
+            number => return write!(f, "alert {number}"),
+        };
+        write!(f, "{name} ({})", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_read_as_sentences() {
+        let shown = |failure: HandshakeFailure| failure.to_string();
+        assert_eq!(
+            shown(HandshakeFailure::UnknownIdentity(b"door-7"[..].into())),
+            "unknown PSK identity \"door-7\""
+        );
+        assert_eq!(shown(HandshakeFailure::WrongKey(b"a\n\"b"[..].into())), r#"wrong key for "a\n\"b""#);
+        assert_eq!(
+            shown(HandshakeFailure::NoSharedCipherSuite { offered: [0xc02b, 0x1234].into() }),
+            "no shared cipher suite (offered TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, 0x1234)"
+        );
+        assert_eq!(
+            shown(HandshakeFailure::NoSharedCipherSuite { offered: [1; 10].into() }).matches(", ").count(),
+            7
+        );
+        assert_eq!(
+            shown(HandshakeFailure::NoSharedCipherSuite { offered: [].into() }),
+            "no shared cipher suite"
+        );
+        assert_eq!(
+            shown(HandshakeFailure::TimedOut { step: HandshakeStep::Finished, identity: None }),
+            "timed out waiting for the client's Finished"
+        );
+        assert_eq!(
+            shown(HandshakeFailure::PeerAlert { description: 51, step: HandshakeStep::KeyExchange }),
+            "client gave up: decrypt_error (51), waiting for the client's key exchange"
+        );
+    }
+
+    #[test]
+    fn a_long_identity_is_cut() {
+        let text = HandshakeFailure::UnknownIdentity(vec![b'x'; 60_000].into()).to_string();
+        assert!(text.len() < 120, "{text}");
+        assert!(text.ends_with("…\""));
+    }
+
+    #[test]
+    fn kinds_are_numbered_in_their_order() {
+        for (number, kind) in FailureKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, number);
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Who devices with certificates or raw keys are, and who we are to them (RFC 5280, RFC 7250).
+//!
+//! A chain leads from the device's certificate over what it sent and the configured intermediates to a
+//! configured anchor; rustls-webpki judges. What it proves is written down as [`CertificateIdentity`];
+//! which device that is, others decide.
+//!
+//! While the clock cannot be trusted the chain is judged at a time that has certainly passed, and once
+//! more at the latest notBefore if its one fault is that it is not valid yet.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
+};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime};
+use webpki::aws_lc_rs as algorithms;
+use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity};
+
+use super::schedule::hash;
+use super::wire::Reader;
+use crate::clock;
+
+/// `ecdsa_secp256r1_sha256` and `ecdsa_secp384r1_sha384`, as the hash and signature pairs of RFC 5246 §7.4.1.4.1.
+pub(super) const ECDSA_SHA256: u16 = 0x0403;
+pub(super) const ECDSA_SHA384: u16 = 0x0503;
+
+/// Signatures in chains; devices' own are ECDSA ([`verify`]).
+const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
+    algorithms::ECDSA_P256_SHA256,
+    algorithms::ECDSA_P256_SHA384,
+    algorithms::ECDSA_P384_SHA256,
+    algorithms::ECDSA_P384_SHA384,
+    algorithms::ED25519,
+    algorithms::RSA_PKCS1_2048_8192_SHA256,
+    algorithms::RSA_PKCS1_2048_8192_SHA384,
+    algorithms::RSA_PKCS1_2048_8192_SHA512,
+    algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+];
+/// Most certificates a device may send.
+const CHAIN_MAX: usize = 10;
+
+/// What a verified certificate says of its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateIdentity {
+    /// URIs of the subject alternative name, in their order.
+    pub uris: Box<[Box<str>]>,
+    /// DNS names of the subject alternative name, in their order.
+    pub dns_names: Box<[Box<str>]>,
+    /// The last common name of the subject.
+    pub common_name: Option<Box<str>>,
+    /// The issuer's name: the content of its DER `Name`.
+    pub issuer: Box<[u8]>,
+    /// The serial number: the content of its DER `INTEGER`.
+    pub serial: Box<[u8]>,
+    /// SHA-256 of the DER SubjectPublicKeyInfo.
+    pub key_hash: [u8; 32],
+}
+
+/// Why certificates or keys of ours cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialError(pub String);
+
+impl fmt::Display for CredentialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CredentialError {}
+
+/// Our own key, and its certificate if there is one.
+pub struct ServerKey {
+    /// Ours first, then those that lead to an anchor of the devices'; empty for a raw public key alone.
+    chain: Vec<Vec<u8>>,
+    key: EcdsaKeyPair,
+    public_key: Vec<u8>,
+    curve: Curve,
+}
+
+/// The curves we have (RFC 8422 §5.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Curve {
+    P256 = 23,
+    P384 = 24,
+}
+
+impl Curve {
+    pub fn find(number: u16) -> Option<Curve> {
+        [Curve::P256, Curve::P384].into_iter().find(|curve| *curve as u16 == number)
+    }
+
+    /// Bytes of an uncompressed point.
+    pub fn point_length(self) -> usize {
+        if self == Curve::P256 { 65 } else { 97 }
+    }
+}
+
+impl ServerKey {
+    /// From a PKCS #8 key on P-256 or P-384 and its certificate chain in DER, which may be empty.
+    ///
+    /// # Errors
+    /// [`CredentialError`]: the key cannot be read or is not that of the certificate.
+    pub fn new(chain: Vec<Vec<u8>>, pkcs8: &[u8]) -> Result<ServerKey, CredentialError> {
+        let fault = |what: &str| CredentialError(what.to_owned());
+        let p256 =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map(|key| (key, Curve::P256));
+        let (key, curve) = p256
+            .or_else(|_| {
+                EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, pkcs8).map(|key| (key, Curve::P384))
+            })
+            .map_err(|_| fault("the key is not a PKCS #8 key on P-256 or P-384"))?;
+        let public_key = public_key_info(curve, key.public_key().as_ref());
+        if let Some(first) = chain.first() {
+            let certificate = CertificateDer::from(&first[..]);
+            let certificate = EndEntityCert::try_from(&certificate)
+                .map_err(|error| CredentialError(format!("the certificate cannot be read: {error}")))?;
+            if certificate.subject_public_key_info().as_ref() != public_key {
+                return Err(fault("the key is not that of the certificate"));
+            }
+        }
+        if chain.iter().map(|certificate| certificate.len() + 3).sum::<usize>() > super::reassembly::BUDGET {
+            return Err(fault("the certificate chain is longer than 16 kB"));
+        }
+        Ok(ServerKey { chain, key, public_key, curve })
+    }
+
+    pub(super) fn chain(&self) -> &[Vec<u8>] {
+        &self.chain
+    }
+
+    /// The DER SubjectPublicKeyInfo: what devices pin that know us by a raw key.
+    pub fn public_key(&self) -> &[u8] {
+        &self.public_key
+    }
+
+    pub(super) fn curve(&self) -> Curve {
+        self.curve
+    }
+
+    pub(super) fn algorithm(&self) -> u16 {
+        match self.curve {
+            Curve::P256 => ECDSA_SHA256,
+            Curve::P384 => ECDSA_SHA384,
+        }
+    }
+
+    /// The library draws the signature's randomness itself.
+    pub(super) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let algorithm = if self.curve == Curve::P256 { &digest::SHA256 } else { &digest::SHA384 };
+        let signature = self.key.sign_digest(&digest::digest(algorithm, message)).ok()?;
+        Some(signature.as_ref().to_vec())
+    }
+}
+
+impl fmt::Debug for ServerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerKey({:?}, {} certificates)", self.curve, self.chain.len())
+    }
+}
+
+/// SubjectPublicKeyInfo of an uncompressed point (RFC 5480 §2).
+fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
+    const P256: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
+    const P384: &[u8] =
+        b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00";
+    [if curve == Curve::P256 { P256 } else { P384 }, point].concat()
+}
+
+/// Whom we believe.
+#[derive(Default)]
+pub struct Trust {
+    anchors: Vec<CertificateDer<'static>>,
+    intermediates: Vec<CertificateDer<'static>>,
+    revoked: Vec<CertRevocationList<'static>>,
+    raw_public_keys: HashSet<[u8; 32]>,
+    fingerprint: [u8; 32],
+}
+
+impl Trust {
+    /// From anchors, intermediates and revocation lists in DER, and SHA-256 hashes of the
+    /// SubjectPublicKeyInfo of devices with raw keys.
+    ///
+    /// # Errors
+    /// [`CredentialError`]: which of them cannot be read.
+    pub fn new(
+        anchors: Vec<Vec<u8>>,
+        intermediates: Vec<Vec<u8>>,
+        revocation_lists: &[Vec<u8>],
+        raw_public_keys: impl IntoIterator<Item = [u8; 32]>,
+    ) -> Result<Trust, CredentialError> {
+        let anchors: Vec<CertificateDer<'static>> = anchors.into_iter().map(CertificateDer::from).collect();
+        for anchor in &anchors {
+            webpki::anchor_from_trusted_cert(anchor)
+                .map_err(|error| CredentialError(format!("an anchor cannot be read: {error}")))?;
+        }
+        let mut revoked = Vec::new();
+        for list in revocation_lists {
+            let list = webpki::OwnedCertRevocationList::from_der(list)
+                .map_err(|error| CredentialError(format!("a revocation list cannot be read: {error}")))?;
+            revoked.push(CertRevocationList::from(list));
+        }
+        let joined: Vec<u8> = anchors.iter().flat_map(|anchor| hash(anchor)).collect();
+        Ok(Trust {
+            anchors,
+            intermediates: intermediates.into_iter().map(CertificateDer::from).collect(),
+            revoked,
+            raw_public_keys: raw_public_keys.into_iter().collect(),
+            fingerprint: hash(&joined),
+        })
+    }
+
+    /// Whether there is anybody with a certificate to believe.
+    pub(super) fn has_anchors(&self) -> bool {
+        !self.anchors.is_empty()
+    }
+
+    pub(super) fn has_raw_public_keys(&self) -> bool {
+        !self.raw_public_keys.is_empty()
+    }
+
+    /// Names the set of anchors.
+    pub(super) fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
+    pub(super) fn knows(&self, key_hash: &[u8; 32]) -> bool {
+        self.raw_public_keys.contains(key_hash)
+    }
+
+    /// Whether a list revokes this certificate.
+    pub(super) fn is_revoked(&self, identity: &CertificateIdentity) -> bool {
+        self.revoked.iter().any(|list| {
+            content(list.issuer()) == content(&identity.issuer)
+                && !matches!(list.find_serial(&identity.serial), Ok(None))
+        })
+    }
+
+    /// Judges a chain, the device's own certificate first.
+    pub(super) fn verify(&self, chain: &[&[u8]], clock: Clock) -> Result<CertificateIdentity, Error> {
+        let (first, rest) = chain.split_first().ok_or(Error::BadDer)?;
+        if rest.len() >= CHAIN_MAX {
+            return Err(Error::MaximumPathDepthExceeded);
+        }
+        let leaf = CertificateDer::from(*first);
+        let leaf = EndEntityCert::try_from(&leaf)?;
+        let intermediates: Vec<CertificateDer<'_>> = rest
+            .iter()
+            .map(|der| CertificateDer::from(*der))
+            .chain(self.intermediates.iter().cloned())
+            .collect();
+        let anchors: Vec<_> =
+            self.anchors.iter().map(webpki::anchor_from_trusted_cert).collect::<Result<_, _>>()?;
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let check = |time: UnixTime| {
+            let revocation = webpki::RevocationOptionsBuilder::new(&lists)
+                .ok()
+                .map(|options| options.with_status_policy(webpki::UnknownStatusPolicy::Allow).build());
+            let usage = KeyUsage::client_auth();
+            leaf.verify_for_usage(&CHAIN, &anchors, &intermediates, time, usage, revocation, None).map(|_| ())
+        };
+        let mut time = UnixTime::since_unix_epoch(Duration::from_millis(clock.time.0));
+        let mut verdict = check(time);
+        // Each round passes one certificate's notBefore, and times only grow.
+        for _ in 0..=CHAIN_MAX {
+            match verdict {
+                Err(Error::CertNotValidYet { not_before, .. }) if !clock.trusted && not_before > time => {
+                    time = not_before;
+                    verdict = check(time);
+                }
+                _ => break,
+            }
+        }
+        verdict?;
+        Ok(CertificateIdentity {
+            uris: leaf.valid_uri_names().map(Box::from).collect(),
+            dns_names: leaf.valid_dns_names().map(Box::from).collect(),
+            common_name: common_name(leaf.subject()),
+            issuer: leaf.issuer().into(),
+            serial: leaf.serial().into(),
+            key_hash: hash(&leaf.subject_public_key_info()),
+        })
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Trust({} anchors, {} raw keys)", self.anchors.len(), self.raw_public_keys.len())
+    }
+}
+
+/// What time it is, and whether that can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Now if trusted, else a time that has certainly passed.
+    pub time: clock::UnixTime,
+    /// Whether it is now.
+    pub trusted: bool,
+}
+
+/// A peer's public key, as it came in its Certificate message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PeerKey {
+    Certificate(Vec<u8>),
+    Raw(Vec<u8>),
+}
+
+/// Whether `signature` is the owner's of `key` under `message`: ECDSA with SHA-256 or SHA-384 on either curve.
+pub(super) fn verify(key: &PeerKey, algorithm: u16, message: &[u8], signature: &[u8]) -> bool {
+    let candidates: [&dyn SignatureVerificationAlgorithm; 2] = match algorithm {
+        ECDSA_SHA256 => [algorithms::ECDSA_P256_SHA256, algorithms::ECDSA_P384_SHA256],
+        ECDSA_SHA384 => [algorithms::ECDSA_P256_SHA384, algorithms::ECDSA_P384_SHA384],
+        _ => return false,
+    };
+    candidates.into_iter().any(|candidate| match key {
+        PeerKey::Certificate(der) => EndEntityCert::try_from(&CertificateDer::from(&der[..]))
+            .is_ok_and(|certificate| certificate.verify_signature(candidate, message, signature).is_ok()),
+        PeerKey::Raw(der) => RawPublicKeyEntity::try_from(&SubjectPublicKeyInfoDer::from(&der[..]))
+            .is_ok_and(|key| key.verify_signature(candidate, message, signature).is_ok()),
+    })
+}
+
+/// Whether a raw public key can be read at all.
+pub(super) fn is_readable(spki: &[u8]) -> bool {
+    RawPublicKeyEntity::try_from(&SubjectPublicKeyInfoDer::from(spki)).is_ok()
+}
+
+/// One DER value: its tag and content; the rest stays.
+fn der<'b>(reader: &mut Reader<'b>) -> Option<(u8, &'b [u8])> {
+    let tag = reader.u8()?;
+    let length = match reader.u8()? {
+        short @ 0..=0x7f => usize::from(short),
+        0x81 => usize::from(reader.u8()?),
+        0x82 => usize::from(reader.u16()?),
+        _ => return None,
+    };
+    Some((tag, reader.take(length)?))
+}
+
+/// A `Name`'s content, with or without its outer tag.
+fn content(name: &[u8]) -> &[u8] {
+    let mut reader = Reader(name);
+    match der(&mut reader) {
+        Some((0x30, inner)) if reader.end().is_some() => inner,
+        _ => name,
+    }
+}
+
+/// The last common name of a `Name` (RFC 5280 §4.1.2.4).
+fn common_name(name: &[u8]) -> Option<Box<str>> {
+    let mut found = None;
+    let mut names = Reader(content(name));
+    while let Some((0x31, set)) = der(&mut names) {
+        let mut set = Reader(set);
+        while let Some((0x30, attribute)) = der(&mut set) {
+            let mut attribute = Reader(attribute);
+            // id-at-commonName, and a string that is ASCII or UTF-8.
+            if let Some((6, b"\x55\x04\x03")) = der(&mut attribute)
+                && let Some((0x0c | 0x13 | 0x16, text)) = der(&mut attribute)
+                && let Ok(text) = std::str::from_utf8(text)
+            {
+                found = Some(Box::from(text));
+            }
+        }
+    }
+    found
+}
+
+/// What devices are judged by and shown. Cheap to clone; swapped whole.
+#[derive(Clone, Debug, Default)]
+pub struct Certificates {
+    /// Our key; without it nobody gets ECDHE_ECDSA.
+    pub key: Option<Arc<ServerKey>>,
+    /// Whom we believe.
+    pub trust: Arc<Trust>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_common_name_is_found_in_a_subject() {
+        let subject = b"\x31\x0b\x30\x09\x06\x03\x55\x04\x06\x13\x02\x44\x45\x31\x0d\x30\x0b\x06\x03\x55\x04\x03\x0c\x04door";
+        assert_eq!(common_name(subject).as_deref(), Some("door"));
+        let whole = [&[0x30, subject.len() as u8], &subject[..]].concat();
+        assert_eq!(common_name(&whole).as_deref(), Some("door"));
+        for end in 0..subject.len() {
+            assert_eq!(common_name(&subject[..end]), None);
+        }
+    }
+}

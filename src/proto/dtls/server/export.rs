@@ -1,0 +1,373 @@
+//! Sessions that outlive the process: written when established, taken over at the next start.
+//!
+//! What is written does not change while the session lasts, so a session costs one write. That is safe
+//! because nothing that must not come twice is counted in it: nonces are drawn anew ([`protection`](super::protection)),
+//! our record numbers go on far above any that can have been used, and what the peer sends is not believed
+//! until it has shown that it is there now ([`resume`](super::resume)). So an older copy of the file, or
+//! the same file in two places, repeats no nonce and lets no record pass twice.
+//!
+//! ```text
+//! sealed:   "TBDS" | major 1 | minor 1 | nonce 12 | AES-256-GCM-SIV over what follows, under the store's key;
+//!           additional data: the six bytes in front
+//! content:  suite 2 | flags 1 (1: EMS, 2: connection id, 4: at an unproven address) | own cid 8 if flag 2 | peer cid <0..255>
+//!           | limit 2 | key block <0..88> | next number 8 | window 8 | random 8 | seconds since established 8
+//!           | seconds idle 8 | address 4 or 16 <..> | port 2 | scope 4 | local <0, 4 or 16> | socket 2
+//!           | identity type 1 and <..> | binding 16
+//! ```
+//! The binding ties the session to the credential it was made with: it is gone with its pre-shared key, raw key or anchors.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::aead::{self, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
+
+use super::aead::Aead;
+use super::certificate::CertificateIdentity;
+use super::protection::{Keys, Protection};
+use super::replay::Window;
+use super::resume::Doubt;
+use super::session::{Peer, Session, Stage};
+use super::suites::Suite;
+use super::wire::{Reader, Write as _};
+use super::{Common, ServerEngine};
+use crate::proto::Route;
+use crate::proto::dtls::engine::{PeerIdentity, SessionId, Sink};
+use crate::proto::dtls::registry::PeerAddress;
+
+const MAGIC: [u8; 4] = *b"TBDS";
+const MAJOR: u8 = 1;
+const MINOR: u8 = 0;
+const FRONT: usize = MAGIC.len() + 2;
+/// Our numbers after an import begin so far above those at the export: more than a session sends under one
+/// nonce prefix, so the peer has not seen them.
+const LEAP: u64 = 1 << 24;
+/// Numbers end at 2^48; a session that has come so near is not taken over.
+const NUMBER_MAX: u64 = 1 << 47;
+const EMS: u8 = 1;
+const CID: u8 = 2;
+const UNPROVEN: u8 = 4;
+
+/// The key that seals sessions: 32 random bytes of the state directory.
+pub struct StoreKey(LessSafeKey);
+
+impl StoreKey {
+    /// From its bytes.
+    pub fn new(key: &[u8; 32]) -> StoreKey {
+        let key = UnboundKey::new(&aead::AES_256_GCM_SIV, key).expect("the key has the cipher's length");
+        StoreKey(LessSafeKey::new(key))
+    }
+
+    /// `content` is encrypted and authenticated. `nonce` should be fresh; with this cipher a repeated one
+    /// tells only whether two contents are equal. `content` is overwritten. `None` where the library fails.
+    pub fn seal(&self, nonce: [u8; 12], content: &mut [u8]) -> Option<Vec<u8>> {
+        let mut out = [&MAGIC[..], &[MAJOR, MINOR], &nonce].concat();
+        let about = aead::Aad::from([&MAGIC[..], &[MAJOR, MINOR]].concat());
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self.0.seal_in_place_separate_tag(nonce, about, content).ok()?;
+        out.extend(&*content);
+        out.extend(tag.as_ref());
+        Some(out)
+    }
+
+    /// The content of what was sealed with this key.
+    ///
+    /// # Errors
+    /// [`ImportError::Damaged`], [`ImportError::OtherVersion`].
+    pub fn open(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, ImportError> {
+        let mut reader = Reader(sealed);
+        let (magic, major) =
+            (reader.array().ok_or(ImportError::Damaged)?, reader.u8().ok_or(ImportError::Damaged)?);
+        if *magic != MAGIC {
+            return Err(ImportError::Damaged);
+        }
+        if major != MAJOR {
+            return Err(ImportError::OtherVersion(major));
+        }
+        reader.u8().ok_or(ImportError::Damaged)?;
+        let nonce = Nonce::assume_unique_for_key(*reader.array().ok_or(ImportError::Damaged)?);
+        let mut content = Zeroizing::new(reader.0.to_vec());
+        let about = aead::Aad::from(&sealed[..FRONT]);
+        let length =
+            self.0.open_in_place(nonce, about, &mut content).map_err(|_| ImportError::Damaged)?.len();
+        content.truncate(length);
+        Ok(content)
+    }
+}
+
+impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreKey")
+    }
+}
+
+/// Why a session was not taken over. Its peer handshakes anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImportError {
+    /// Not what was sealed with this key: torn, foreign, changed.
+    Damaged,
+    /// Of another major version.
+    OtherVersion(u8),
+    /// Its pre-shared key, raw key or anchor is gone or another, or its certificate is revoked.
+    CredentialChanged,
+    /// It has been idle for too long.
+    Idle,
+    /// It is here already.
+    Twice,
+    /// No room.
+    Full,
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImportError::Damaged => f.write_str("damaged, or sealed with another key"),
+            ImportError::OtherVersion(major) => write!(f, "of version {major}"),
+            ImportError::CredentialChanged => f.write_str("its credential was removed or changed"),
+            ImportError::Idle => f.write_str("idle for too long"),
+            ImportError::Twice => f.write_str("taken over already"),
+            ImportError::Full => f.write_str("no room for it"),
+        }
+    }
+}
+
+impl std::error::Error for ImportError {}
+
+impl ServerEngine {
+    /// A session, sealed: about 250 bytes. Worth writing once, when it is established. `None` if it cannot
+    /// be taken over later: there is none, or its nonces are implied by its record numbers (ChaCha20).
+    pub fn export(&mut self, now: Instant, key: &StoreKey, session: SessionId) -> Option<Vec<u8>> {
+        let last_seen = self.registry.since(session)?;
+        let peer = self.registry.get(session)?;
+        let held = peer.session().filter(|held| held.suite.aead != Aead::ChaCha)?;
+        let mut content = Zeroizing::new(Vec::with_capacity(512));
+        content.extend(held.suite.number.to_be_bytes());
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        content.push(
+            flag(held.extended_master_secret, EMS)
+                | flag(held.own_cid.is_some(), CID)
+                | flag(held.credit.is_some(), UNPROVEN),
+        );
+        content.extend(held.own_cid.iter().flatten());
+        content.vector8(&held.peer_cid);
+        content.extend(held.limit.to_be_bytes());
+        content.vector8(held.protection.keys.block());
+        content.extend(held.protection.next_sequence.to_be_bytes());
+        content.extend(held.protection.window.next().to_be_bytes());
+        content.extend(held.random);
+        for since in [held.established, last_seen] {
+            content.extend(now.saturating_duration_since(since).as_secs().to_be_bytes());
+        }
+        write_route(&mut content, &peer.route);
+        write_identity(&mut content, &held.identity);
+        let binding = binding(&self.common, &held.identity, held.protection.keys.block())?;
+        content.extend(binding);
+        key.seal(self.common.chance.array(), &mut content)
+    }
+
+    /// Takes over a session of an earlier process; [`Sink::connected`] is called with its new id. The most
+    /// recently used should come last. Time it was away does not count as idle.
+    ///
+    /// # Errors
+    /// [`ImportError`]; nothing has changed.
+    pub fn import(
+        &mut self,
+        now: Instant,
+        key: &StoreKey,
+        sealed: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<SessionId, ImportError> {
+        let content = key.open(sealed)?;
+        let Imported { mut session, route, established, idle, binding: bound } =
+            read(now, &content, &mut self.common).ok_or(ImportError::Damaged)?;
+        let block = session.protection.keys.block();
+        let expected =
+            binding(&self.common, &session.identity, block).ok_or(ImportError::CredentialChanged)?;
+        aws_lc_rs::constant_time::verify_slices_are_equal(&expected, &bound)
+            .map_err(|_| ImportError::CredentialChanged)?;
+        if idle >= self.registry.limits().idle {
+            return Err(ImportError::Idle);
+        }
+        let address = PeerAddress::from(&route);
+        let is_there = match session.own_cid {
+            Some(cid) => self.cids.contains_key(&cid),
+            None => self.registry.occupants(&address).live.is_some(),
+        };
+        if is_there {
+            return Err(ImportError::Twice);
+        }
+        if self.session_count_is_full() {
+            return Err(ImportError::Full);
+        }
+        // An instant of this boot may not reach so far back.
+        session.established = now.checked_sub(established).unwrap_or(now);
+        session.doubt = Some(Box::new(Doubt::new(&mut self.common.chance)));
+        let since = now.checked_sub(idle).unwrap_or(now);
+        let (cid, identity) = (session.own_cid, session.identity.clone());
+        let peer = Box::new(Peer { route, stage: Stage::Session(session) });
+        let id = self.registry.adopt(since, address, peer);
+        if let Some(cid) = cid {
+            self.cids.insert(cid, id);
+        }
+        sink.connected(id, &route, &identity);
+        Ok(id)
+    }
+
+    fn session_count_is_full(&self) -> bool {
+        use crate::proto::dtls::registry::Phase;
+        self.registry.count(Phase::Live) >= self.registry.limits().sessions
+    }
+}
+
+struct Imported {
+    session: Session,
+    route: Route,
+    established: Duration,
+    idle: Duration,
+    binding: [u8; 16],
+}
+
+fn read(now: Instant, content: &[u8], common: &mut Common) -> Option<Imported> {
+    let mut reader = Reader(content);
+    let suite = Suite::find(reader.u16()?).filter(|suite| suite.aead != Aead::ChaCha)?;
+    let flags = reader.u8()?;
+    let own_cid = if flags & CID != 0 { Some(*reader.array()?) } else { None };
+    let peer_cid: Box<[u8]> = reader.vector8()?.into();
+    let limit = reader.u16().filter(|limit| (512..=1 << 14).contains(limit))?;
+    let block = reader.vector8()?;
+    if block.len() != 2 * (suite.aead.key_length() + suite.aead.iv_length()) {
+        return None;
+    }
+    let mut protection = Protection::new(Keys::from_block(suite.aead, block), &mut common.chance);
+    protection.next_sequence = reader.u64().filter(|number| *number < NUMBER_MAX)? + LEAP;
+    protection.window = Window::closed_below(reader.u64().filter(|number| *number <= 1 << 48)?);
+    let random = *reader.array()?;
+    let established = Duration::from_secs(reader.u64()?);
+    let idle = Duration::from_secs(reader.u64()?);
+    let route = read_route(&mut reader)?;
+    let identity = read_identity(&mut reader)?;
+    let binding = *reader.array()?;
+    reader.end()?;
+    let session = Session {
+        protection,
+        suite,
+        extended_master_secret: flags & EMS != 0,
+        own_cid,
+        peer_cid,
+        identity,
+        limit,
+        established: now,
+        random,
+        record_sequence: 0,
+        finished: None,
+        credit: (flags & UNPROVEN != 0).then_some(0),
+        doubt: None,
+    };
+    Some(Imported { session, route, established, idle, binding })
+}
+
+/// What the session's credential and keys make together; `None` if there is no such credential (any more).
+fn binding(common: &Common, identity: &PeerIdentity, block: &[u8]) -> Option<[u8; 16]> {
+    let trust = &common.certificates.trust;
+    let credential = match identity {
+        PeerIdentity::Psk(identity) => common.keyring.key(identity)?,
+        PeerIdentity::RawPublicKey(hash) if trust.knows(hash) => &hash[..],
+        PeerIdentity::Certificate(identity) if !trust.is_revoked(identity) => trust.fingerprint(),
+        _ => return None,
+    };
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, block), credential);
+    tag.as_ref().first_chunk().copied()
+}
+
+fn write_ip(out: &mut Vec<u8>, ip: Option<IpAddr>) {
+    match ip {
+        None => out.vector8(&[]),
+        Some(IpAddr::V4(v4)) => out.vector8(&v4.octets()),
+        Some(IpAddr::V6(v6)) => out.vector8(&v6.octets()),
+    }
+}
+
+fn read_ip(reader: &mut Reader<'_>) -> Option<Option<IpAddr>> {
+    let octets = reader.vector8()?;
+    match octets.len() {
+        0 => Some(None),
+        4 => <[u8; 4]>::try_from(octets).ok().map(|octets| Some(IpAddr::from(octets))),
+        16 => <[u8; 16]>::try_from(octets).ok().map(|octets| Some(IpAddr::from(octets))),
+        _ => None,
+    }
+}
+
+fn write_route(out: &mut Vec<u8>, route: &Route) {
+    write_ip(out, Some(route.remote.ip()));
+    out.extend(route.remote.port().to_be_bytes());
+    let scope = if let SocketAddr::V6(v6) = route.remote { v6.scope_id() } else { 0 };
+    out.extend(scope.to_be_bytes());
+    write_ip(out, route.local);
+    out.extend(route.socket.to_be_bytes());
+}
+
+fn read_route(reader: &mut Reader<'_>) -> Option<Route> {
+    let ip = read_ip(reader)??;
+    let (port, scope) = (reader.u16()?, reader.u32()?);
+    let remote = match ip {
+        IpAddr::V4(_) => SocketAddr::new(ip, port),
+        IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope).into(),
+    };
+    Some(Route { remote, local: read_ip(reader)?, socket: reader.u16()? })
+}
+
+fn write_identity(out: &mut Vec<u8>, identity: &PeerIdentity) {
+    match identity {
+        PeerIdentity::Psk(identity) => {
+            out.push(0);
+            out.vector16(identity);
+        }
+        PeerIdentity::RawPublicKey(hash) => {
+            out.push(1);
+            out.vector16(&hash[..]);
+        }
+        PeerIdentity::Certificate(facts) => {
+            out.push(2);
+            for names in [&facts.uris, &facts.dns_names] {
+                out.extend((names.len() as u16).to_be_bytes());
+                names.iter().for_each(|name| out.vector16(name.as_bytes()));
+            }
+            out.push(u8::from(facts.common_name.is_some()));
+            out.vector16(facts.common_name.as_deref().unwrap_or_default().as_bytes());
+            out.vector16(&facts.issuer);
+            out.vector16(&facts.serial);
+            out.extend(facts.key_hash);
+        }
+    }
+}
+
+fn read_identity(reader: &mut Reader<'_>) -> Option<PeerIdentity> {
+    fn text(reader: &mut Reader<'_>) -> Option<Box<str>> {
+        std::str::from_utf8(reader.vector16()?).ok().map(Box::from)
+    }
+    fn names(reader: &mut Reader<'_>) -> Option<Box<[Box<str>]>> {
+        let count = reader.u16()?;
+        (0..count).map(|_| text(reader)).collect()
+    }
+    Some(match reader.u8()? {
+        0 => PeerIdentity::Psk(reader.vector16()?.into()),
+        1 => PeerIdentity::RawPublicKey(Box::new(reader.vector16()?.try_into().ok()?)),
+        2 => {
+            let (uris, dns_names) = (names(reader)?, names(reader)?);
+            let has_common_name = reader.u8()? == 1;
+            let common_name = text(reader)?;
+            let facts = CertificateIdentity {
+                uris,
+                dns_names,
+                common_name: has_common_name.then_some(common_name),
+                issuer: reader.vector16()?.into(),
+                serial: reader.vector16()?.into(),
+                key_hash: *reader.array()?,
+            };
+            PeerIdentity::Certificate(facts.into())
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,366 @@
+//! [`Engine`] of our own: a DTLS 1.2 server for constrained devices (RFC 6347, RFC 7252 §9, RFC 7925). **Not audited.**
+//!
+//! Pre-shared keys with and without ECDHE, certificates and raw public keys with ECDHE_ECDSA; CCM_8, CCM, GCM
+//! and ChaCha20-Poly1305; connection ids; extended master secret where offered; sessions that go on after a
+//! restart. No renegotiation, no resumption, no compression, nothing with RSA keys or CBC.
+//!
+//! From the wire inwards:
+//!
+//! * `wire` takes datagrams apart; `intake` finds who a record is for; `outcome` is how each one ends.
+//! * `negotiation` decides what a hello leads to; `handshake` takes it from there, `reassembly` and `flight`
+//!   carry its messages, `schedule` makes keys of it, `certificate` judges who is there.
+//! * `protection` seals and opens records with an `aead`, `replay` drops what was seen, `session` is what is kept.
+//! * [`export`] and `resume` let a session outlive the process.
+//!
+//! What a record can do, by where it comes from:
+//!
+//! | record | without a session | handshake under way | session |
+//! |---|---|---|---|
+//! | plaintext ClientHello | cookie, or a handshake | ours again, or another handshake | a shadow handshake |
+//! | other plaintext message | nothing | the next step | nothing |
+//! | plaintext alert | nothing | gives it 5 s to prove the alert forged | nothing |
+//! | ChangeCipherSpec | nothing | nothing | nothing |
+//! | protected, opens | – | Finished: a session | data, alert; Finished: ours again |
+//! | protected, does not open | nothing | as long as a Finished: one alert | is counted |
+//!
+//! Randomness is drawn from the seed given to [`ServerEngine::new`]; only ECDHE keys and ECDSA signatures
+//! are drawn by aws-lc-rs itself.
+
+mod aead;
+mod certificate;
+mod chance;
+pub mod export;
+mod flight;
+mod handshake;
+mod intake;
+mod negotiation;
+mod outcome;
+mod protection;
+mod reassembly;
+mod replay;
+mod resume;
+mod schedule;
+mod session;
+mod suites;
+mod wire;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+pub use self::certificate::{CertificateIdentity, Certificates, Clock, CredentialError, ServerKey, Trust};
+use self::chance::Chance;
+use self::session::{Peer, Session, Stage};
+use self::wire::Cid;
+use super::Keyring;
+use super::cookie::CookieKey;
+use super::engine::{
+    CloseCause, Counters, Engine, Limits, PeerIdentity, SendError, SessionId, SessionInfo, Sink,
+};
+use super::failure::HandshakeFailure;
+use super::record;
+use super::registry::{Phase, Registry};
+use crate::clock::UnixTime;
+use crate::proto::Route;
+
+/// Alert numbers (RFC 5246 §7.2, RFC 5746 §4.5).
+mod alert {
+    pub const CLOSE_NOTIFY: u8 = 0;
+    pub const UNEXPECTED_MESSAGE: u8 = 10;
+    pub const HANDSHAKE_FAILURE: u8 = 40;
+    pub const BAD_CERTIFICATE: u8 = 42;
+    pub const UNSUPPORTED_CERTIFICATE: u8 = 43;
+    pub const CERTIFICATE_REVOKED: u8 = 44;
+    pub const CERTIFICATE_EXPIRED: u8 = 45;
+    pub const CERTIFICATE_UNKNOWN: u8 = 46;
+    pub const ILLEGAL_PARAMETER: u8 = 47;
+    pub const UNKNOWN_CA: u8 = 48;
+    pub const DECODE_ERROR: u8 = 50;
+    pub const DECRYPT_ERROR: u8 = 51;
+    pub const PROTOCOL_VERSION: u8 = 70;
+    pub const INTERNAL_ERROR: u8 = 80;
+    pub const NO_RENEGOTIATION: u8 = 100;
+    pub const WARNING: u8 = 1;
+    pub const FATAL: u8 = 2;
+}
+
+/// How an engine behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How much it may hold.
+    pub limits: Limits,
+    /// Most bytes of UDP payload in a datagram of a handshake, `200..=16384`; default 1,200, which any path
+    /// with IPv6 takes. Data is sent as one datagram, however large.
+    pub mtu: usize,
+    /// Whether a client must offer the extended master secret (RFC 7627 §5.3); default false, since many
+    /// devices in the field do not.
+    pub require_extended_master_secret: bool,
+    /// Whether clients that offer it get a connection id (RFC 9146); default true.
+    pub connection_id: bool,
+    /// IANA numbers of the suites allowed; default all this engine has.
+    pub suites: Option<Box<[u16]>>,
+    /// After so many records that did not open a session is over; default by cipher: 2^24 with tags of 8
+    /// bytes (a forgery then has had a chance of 2^-40), 2^23 with CCM, 2^36 with GCM and ChaCha20-Poly1305.
+    pub forgeries: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            limits: Limits::default(),
+            mtu: 1_200,
+            require_extended_master_secret: false,
+            connection_id: true,
+            suites: None,
+            forgeries: None,
+        }
+    }
+}
+
+/// What handshakes share.
+struct Common {
+    settings: Settings,
+    keyring: Keyring,
+    certificates: Certificates,
+    clock: Clock,
+    /// Makes keys for identities that have none.
+    decoy: Zeroizing<[u8; 32]>,
+    chance: Chance,
+}
+
+/// See the module.
+pub struct ServerEngine {
+    common: Common,
+    cookie_key: CookieKey,
+    registry: Registry<Box<Peer>>,
+    /// Who our connection ids name.
+    cids: HashMap<Cid, SessionId>,
+    /// When each handshake wants to be looked at.
+    deadlines: BTreeSet<(Instant, SessionId)>,
+    /// Where records are opened.
+    scratch: Vec<u8>,
+    /// Where datagrams are made.
+    outgoing: Vec<u8>,
+    counters: Counters,
+}
+
+impl ServerEngine {
+    /// An engine without sessions. `seed` is 32 bytes of good randomness, of this process alone: two
+    /// that run with one seed and one exported session would repeat a nonce.
+    pub fn new(
+        now: Instant,
+        mut settings: Settings,
+        keyring: Keyring,
+        certificates: Certificates,
+        seed: &[u8; 32],
+    ) -> ServerEngine {
+        settings.mtu = settings.mtu.clamp(200, record::PLAINTEXT_MAX);
+        ServerEngine {
+            registry: Registry::new(settings.limits),
+            cookie_key: CookieKey::new(now, &chance::derive(seed, b"cookie")),
+            common: Common {
+                settings,
+                keyring,
+                certificates,
+                clock: Clock { time: UnixTime(0), trusted: false },
+                decoy: chance::derive(seed, b"decoy"),
+                chance: Chance::new(seed, b"chance"),
+            },
+            cids: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            scratch: Vec::new(),
+            outgoing: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// What time it is to certificates. Call it at start and whenever the verdict on the clock changes, at
+    /// least hourly; before the first call it is 1970 and not to be trusted.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.common.clock = clock;
+    }
+
+    /// Takes another key of ours, other anchors, revocation lists, raw keys. Sessions go on, except those
+    /// whose raw key is no longer known, whose certificate is revoked, or, where the anchors are others, that
+    /// came by a certificate at all. Handshakes under way are judged by what is in force when they come to it.
+    pub fn replace_certificates(&mut self, now: Instant, certificates: Certificates, sink: &mut dyn Sink) {
+        let before = std::mem::replace(&mut self.common.certificates, certificates);
+        let trust = &self.common.certificates.trust;
+        let same_anchors = before.trust.fingerprint() == trust.fingerprint();
+        let stale = |session: &Session| match &session.identity {
+            PeerIdentity::Psk(_) => false,
+            PeerIdentity::RawPublicKey(hash) => !trust.knows(hash),
+            PeerIdentity::Certificate(identity) => !same_anchors || trust.is_revoked(identity),
+        };
+        let stale: Vec<SessionId> = self
+            .registry
+            .iter(Phase::Live)
+            .filter(|(_, peer)| peer.session().is_some_and(stale))
+            .map(|(session, _)| session)
+            .collect();
+        for session in stale {
+            self.end(now, session, CloseCause::CredentialChanged, sink);
+        }
+    }
+
+    fn info<'a>(&'a self, session: SessionId, peer: &'a Peer) -> Option<SessionInfo<'a>> {
+        let held = peer.session()?;
+        Some(SessionInfo {
+            session,
+            route: &peer.route,
+            identity: &held.identity,
+            suite: held.suite.name(),
+            extended_master_secret: held.extended_master_secret,
+            connection_id: held.own_cid.is_some(),
+            established: held.established,
+            last_seen: self.registry.since(session)?,
+        })
+    }
+}
+
+impl Engine for ServerEngine {
+    fn handle_datagram(&mut self, now: Instant, route: Route, datagram: &mut [u8], sink: &mut dyn Sink) {
+        self.counters.datagrams += 1;
+        let mut rest = &*datagram;
+        while !rest.is_empty() {
+            match wire::next_record(&mut rest) {
+                Some(record) => self.handle_record(now, &route, &record, sink),
+                None => {
+                    self.counters.records_refused += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, sink: &mut dyn Sink) {
+        while let Some((deadline, session)) = self.deadlines.first().copied()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            self.tick(now, session, sink);
+        }
+        let idle = self.registry.limits().idle;
+        while let Some(session) = self.registry.oldest(Phase::Live)
+            && self.registry.since(session).is_some_and(|since| since + idle <= now)
+        {
+            self.end(now, session, CloseCause::Idle, sink);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let handshake = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let longest_idle = self.registry.oldest(Phase::Live).and_then(|oldest| self.registry.since(oldest));
+        let idle = longest_idle.map(|since| since + self.registry.limits().idle);
+        [handshake, idle].into_iter().flatten().min()
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        plaintext: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), SendError> {
+        let peer = self.registry.get_mut(session).ok_or(SendError::UnknownSession)?;
+        let Stage::Session(held) = &mut peer.stage else { return Err(SendError::UnknownSession) };
+        if plaintext.len() > usize::from(held.limit) {
+            return Err(SendError::TooLarge);
+        }
+        let size = record::HEADER + held.peer_cid.len() + held.suite.aead.overhead() + plaintext.len();
+        if !held.spend(size) {
+            return Err(SendError::Unproven);
+        }
+        self.outgoing.clear();
+        let sealed = held.protection.seal(
+            &mut self.outgoing,
+            record::APPLICATION_DATA,
+            &held.peer_cid,
+            plaintext,
+            &mut self.common.chance,
+        );
+        if sealed.is_none() {
+            self.end(now, session, CloseCause::Fault, sink);
+            return Err(SendError::Fault);
+        }
+        self.counters.records_sent += 1;
+        sink.transmit(&peer.route, &self.outgoing);
+        Ok(())
+    }
+
+    fn confirm_address(&mut self, session: SessionId) {
+        if let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) {
+            held.credit = None;
+        }
+    }
+
+    fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
+        if self.registry.phase(session) == Some(Phase::Live) {
+            self.end(now, session, CloseCause::Requested, sink);
+        }
+    }
+
+    fn close_all(&mut self, now: Instant, sink: &mut dyn Sink) {
+        while let Some(session) = self.registry.oldest(Phase::Live) {
+            self.end(now, session, CloseCause::Requested, sink);
+        }
+        while let Some(session) = self.registry.oldest(Phase::HalfOpen) {
+            self.remove(session);
+        }
+    }
+
+    fn replace_keyring(&mut self, now: Instant, keyring: Keyring, sink: &mut dyn Sink) {
+        let before = std::mem::replace(&mut self.common.keyring, keyring);
+        let keyring = &self.common.keyring;
+        let stale: Vec<SessionId> = self
+            .registry
+            .iter(Phase::Live)
+            .filter(|(_, peer)| match peer.session().map(|session| &session.identity) {
+                Some(PeerIdentity::Psk(identity)) => !before.agrees(keyring, identity),
+                _ => false,
+            })
+            .map(|(session, _)| session)
+            .collect();
+        let half_open: Vec<(SessionId, Box<[u8]>)> = self
+            .registry
+            .iter(Phase::HalfOpen)
+            .filter_map(|(session, peer)| {
+                let Stage::Handshake(handshake) = &peer.stage else { return None };
+                let claim = handshake.claim().filter(|_| handshake.is_known())?;
+                (!before.agrees(keyring, claim)).then(|| (session, claim.into()))
+            })
+            .collect();
+        for session in stale {
+            self.end(now, session, CloseCause::CredentialChanged, sink);
+        }
+        for (session, claim) in half_open {
+            let failure = HandshakeFailure::CredentialChanged(claim);
+            self.fail(session, Some(alert::HANDSHAKE_FAILURE), &failure, sink);
+        }
+    }
+
+    fn session_count(&self) -> usize {
+        self.registry.count(Phase::Live)
+    }
+
+    fn half_open_count(&self) -> usize {
+        self.registry.count(Phase::HalfOpen)
+    }
+
+    fn session(&self, session: SessionId) -> Option<SessionInfo<'_>> {
+        self.info(session, self.registry.get(session)?)
+    }
+
+    fn sessions(&self, visit: &mut dyn FnMut(SessionInfo<'_>)) {
+        for (session, peer) in self.registry.iter(Phase::Live) {
+            if let Some(info) = self.info(session, peer) {
+                visit(info);
+            }
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

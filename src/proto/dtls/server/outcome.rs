@@ -1,0 +1,255 @@
+//! What becomes of handshakes and sessions, and what is said about it.
+
+use std::time::Instant;
+
+use super::handshake::FINISHED_LENGTH;
+use super::session::{Peer, Session, Stage};
+use super::{ServerEngine, alert};
+use crate::proto::Route;
+use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
+use crate::proto::dtls::failure::HandshakeFailure;
+use crate::proto::dtls::record;
+use crate::proto::dtls::registry::{PeerAddress, Phase, Reason, Removed};
+
+impl ServerEngine {
+    /// Sends our flight, and says when to look again.
+    pub(super) fn send_flight(&mut self, session: SessionId, sink: &mut dyn Sink) {
+        let mtu = self.common.settings.mtu;
+        if let Some(peer) = self.registry.get_mut(session) {
+            let route = peer.route;
+            if let Some(handshake) = peer.handshake() {
+                handshake.transmit(mtu, |datagram| sink.transmit(&route, datagram));
+            }
+        }
+        self.arm(session);
+    }
+
+    /// Sends one protected record.
+    pub(super) fn send_protected(
+        &mut self,
+        session: SessionId,
+        route: &Route,
+        content_type: u8,
+        plaintext: &[u8],
+        sink: &mut dyn Sink,
+    ) {
+        let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) else { return };
+        self.outgoing.clear();
+        let chance = &mut self.common.chance;
+        let sealed =
+            held.protection.seal(&mut self.outgoing, content_type, &held.peer_cid, plaintext, chance);
+        if sealed.is_some() {
+            sink.transmit(route, &self.outgoing);
+        }
+    }
+
+    /// Sends ChangeCipherSpec and Finished, as long as they may be wanted.
+    pub(super) fn send_finished(&mut self, session: SessionId, sink: &mut dyn Sink) {
+        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Stage::Session(held) = &mut peer.stage else { return };
+        let Some(finished) = held.finished.as_deref() else { return };
+        let change = record::plain_record(record::CHANGE_CIPHER_SPEC, held.record_sequence, &[1]);
+        held.record_sequence += 1;
+        self.outgoing.clear();
+        self.outgoing.extend(change);
+        let chance = &mut self.common.chance;
+        let sealed =
+            held.protection.seal(&mut self.outgoing, record::HANDSHAKE, &held.peer_cid, finished, chance);
+        if sealed.is_some() {
+            sink.transmit(&peer.route, &self.outgoing);
+        }
+    }
+
+    /// The client has proven itself: the handshake is a session.
+    pub(super) fn establish(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        finished: [u8; FINISHED_LENGTH],
+        sink: &mut dyn Sink,
+    ) {
+        self.disarm(session);
+        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(handshake) = peer.handshake() else { return };
+        let mut random = [0; 8];
+        random.copy_from_slice(&handshake.random[..8]);
+        let record_sequence = handshake.record_sequence;
+        // Nobody has the key of an unknown identity; if it were otherwise, it would end here.
+        let is_known = handshake.is_known();
+        let own_cid = handshake.running.as_ref().and_then(|running| running.own_cid);
+        let running = handshake.running.take().filter(|_| is_known);
+        let parts = running
+            .and_then(|mut running| Some((running.protection.take()?, running.identity.take()?, running)));
+        let Some((protection, identity, running)) = parts else {
+            own_cid.map(|cid| self.cids.remove(&cid));
+            return self.fail(session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
+        };
+        let limit = running.limit() as u16;
+        peer.stage = Stage::Session(Session {
+            protection,
+            suite: running.agreement.suite,
+            extended_master_secret: running.agreement.extended_master_secret,
+            own_cid,
+            peer_cid: running.agreement.peer_cid.unwrap_or_default(),
+            identity: identity.clone(),
+            limit,
+            established: now,
+            random,
+            record_sequence,
+            finished: Some(Box::new(finished)),
+            credit: None,
+            doubt: None,
+        });
+        let route = peer.route;
+        self.counters.handshakes_completed += 1;
+        self.send_finished(session, sink);
+        // Another device with a connection id may have been here before: it is found by that.
+        if let Some(old) = self.registry.occupants(&PeerAddress::from(&route)).live
+            && let Some(held) = self.registry.get(old).and_then(|peer| peer.session())
+            && held.own_cid.is_some()
+            && held.identity != identity
+        {
+            self.registry.detach(old);
+        }
+        if let Some(displaced) = self.registry.establish(now, session) {
+            self.dismiss(displaced, sink);
+        }
+        sink.connected(session, &route, &identity);
+    }
+
+    /// Takes an entry out, with all that points to it.
+    pub(super) fn remove(&mut self, session: SessionId) -> Option<Box<Peer>> {
+        self.disarm(session);
+        let peer = self.registry.remove(session)?;
+        self.forget_cid(&peer);
+        Some(peer)
+    }
+
+    fn forget_cid(&mut self, peer: &Peer) {
+        let cid = match &peer.stage {
+            Stage::Session(held) => held.own_cid,
+            Stage::Handshake(handshake) => handshake.running.as_ref().and_then(|running| running.own_cid),
+        };
+        if let Some(cid) = cid {
+            self.cids.remove(&cid);
+        }
+    }
+
+    /// Sees off an entry the registry had no place for.
+    pub(super) fn dismiss(&mut self, removed: Removed<Box<Peer>>, sink: &mut dyn Sink) {
+        let Removed { session, phase, reason, value: mut peer } = removed;
+        if let Some(handshake) = peer.handshake() {
+            self.deadlines.remove(&(handshake.deadline, session));
+        }
+        self.forget_cid(&peer);
+        match (phase, reason) {
+            (Phase::Live, Reason::Replaced) => sink.closed(session, CloseCause::Replaced),
+            (Phase::Live, Reason::Room) => {
+                self.counters.sessions_evicted += 1;
+                self.say_goodbye(&mut peer, sink);
+                sink.closed(session, CloseCause::Evicted);
+            }
+            (Phase::HalfOpen, Reason::Replaced) => self.counters.handshakes_restarted += 1,
+            (Phase::HalfOpen, Reason::Room) => {
+                self.report(&peer.route, &HandshakeFailure::Reaped, None, sink);
+            }
+        }
+    }
+
+    fn say_goodbye(&mut self, peer: &mut Peer, sink: &mut dyn Sink) {
+        let Stage::Session(held) = &mut peer.stage else { return };
+        self.outgoing.clear();
+        let goodbye = [alert::WARNING, alert::CLOSE_NOTIFY];
+        let chance = &mut self.common.chance;
+        let sealed =
+            held.protection.seal(&mut self.outgoing, record::ALERT, &held.peer_cid, &goodbye, chance);
+        if sealed.is_some() && held.spend(self.outgoing.len()) {
+            sink.transmit(&peer.route, &self.outgoing);
+        }
+    }
+
+    /// Ends a session.
+    pub(super) fn end(&mut self, _now: Instant, session: SessionId, cause: CloseCause, sink: &mut dyn Sink) {
+        let Some(mut peer) = self.remove(session) else { return };
+        match cause {
+            CloseCause::Idle => self.counters.sessions_idle += 1,
+            CloseCause::CredentialChanged => self.counters.sessions_revoked += 1,
+            CloseCause::Fault => self.counters.faults += 1,
+            _ => {}
+        }
+        // RFC 5246 §7.2.1: a close_notify is answered with one.
+        if !matches!(cause, CloseCause::PeerAlert(_) | CloseCause::Replaced | CloseCause::Fault) {
+            self.say_goodbye(&mut peer, sink);
+        }
+        sink.closed(session, cause);
+    }
+
+    /// Ends a handshake; with an alert if the client is to be told.
+    pub(super) fn fail(
+        &mut self,
+        session: SessionId,
+        alert: Option<u8>,
+        failure: &HandshakeFailure,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(mut peer) = self.remove(session) else { return };
+        self.counters.faults += u64::from(*failure == HandshakeFailure::Fault);
+        let sequence = peer.handshake().map_or(0, |handshake| handshake.record_sequence);
+        self.report(&peer.route, failure, alert.map(|alert| (sequence, alert)), sink);
+    }
+
+    /// Says why a handshake failed, and tells the client in the plaintext record of that number.
+    pub(super) fn report(
+        &mut self,
+        route: &Route,
+        failure: &HandshakeFailure,
+        alert: Option<(u64, u8)>,
+        sink: &mut dyn Sink,
+    ) {
+        if let Some((sequence, description)) = alert {
+            sink.transmit(route, &record::fatal_alert(sequence, description));
+        }
+        self.counters.handshakes_failed[failure.kind() as usize] += 1;
+        sink.failed(route, failure);
+    }
+
+    /// A handshake's time has come.
+    pub(super) fn tick(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
+        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+            return;
+        };
+        let step = handshake.expect.step();
+        let failure = match (handshake.alert, handshake.suspect) {
+            (Some((description, believed)), _) if believed <= now => {
+                Some(HandshakeFailure::PeerAlert { description, step })
+            }
+            // The alert has gone out already.
+            (_, Some(believed)) if believed <= now => Some(handshake.wrong_key()),
+            _ if handshake.end <= now => Some(handshake.timed_out()),
+            _ => None,
+        };
+        if let Some(failure) = failure {
+            return self.fail(session, None, &failure, sink);
+        }
+        match handshake.timer.is_due(now) {
+            true => self.send_flight(session, sink),
+            false => self.arm(session),
+        }
+    }
+
+    /// Puts a handshake's deadline where it belongs.
+    pub(super) fn arm(&mut self, session: SessionId) {
+        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+            return;
+        };
+        self.deadlines.remove(&(handshake.deadline, session));
+        handshake.deadline = handshake.next_deadline();
+        self.deadlines.insert((handshake.deadline, session));
+    }
+
+    fn disarm(&mut self, session: SessionId) {
+        if let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) {
+            self.deadlines.remove(&(handshake.deadline, session));
+        }
+    }
+}

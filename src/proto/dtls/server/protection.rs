@@ -1,0 +1,256 @@
+//! Sealing and opening records (RFC 6347 §4.1.2, RFC 9146 §4–§5).
+//!
+//! | | additional data |
+//! |---|---|
+//! | without a connection id | epoch and number 8, type 1, version 2, length of the plaintext 2 |
+//! | with one | ff × 8, 25, its length 1, 25, version 2, epoch and number 8, it, length of the inner plaintext 2 |
+//!
+//! The connection id is that of the record, so the two directions differ, and one may have none.
+//!
+//! The explicit part of a nonce is 40 random bits, drawn for each session and run of the process, and a
+//! counter of 24 bits; when it is spent, 40 others are drawn. So a session can go on from a file however
+//! old: what must never come twice does not depend on what the file remembers. The receiver takes it from
+//! the wire, whatever its peer puts there.
+
+use zeroize::Zeroizing;
+
+use super::aead::Aead;
+use super::chance::Chance;
+use super::replay::Window;
+use super::wire::{self, Incoming, TLS12_CID};
+use crate::proto::dtls::record::{PLAINTEXT_MAX, VERSION_1_2};
+
+/// The epoch under keys; there is no other, since nothing is renegotiated.
+pub(super) const EPOCH: u16 = 1;
+/// Numbers beyond are not sent (RFC 6347 §4.1).
+const SEQUENCE_MAX: u64 = (1 << 48) - 1;
+/// The counter in an explicit nonce.
+const COUNTER: u64 = (1 << 24) - 1;
+
+/// Keys and fixed nonce parts of both directions; wiped when dropped.
+pub(super) struct Keys {
+    pub aead: Aead,
+    bytes: Zeroizing<Box<[u8]>>,
+}
+
+impl Keys {
+    /// From a key block: client key, server key, client IV, server IV (RFC 5246 §6.3). Its
+    /// length is the cipher's.
+    pub fn from_block(aead: Aead, block: &[u8]) -> Keys {
+        Keys { aead, bytes: Zeroizing::new(block.into()) }
+    }
+
+    /// The key block.
+    pub fn block(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn side(&self, server: usize) -> (&[u8], &[u8]) {
+        let (key, iv) = (self.aead.key_length(), self.aead.iv_length());
+        (&self.bytes[server * key..][..key], &self.bytes[2 * key + server * iv..][..iv])
+    }
+
+    fn client(&self) -> (&[u8], &[u8]) {
+        self.side(0)
+    }
+
+    fn server(&self) -> (&[u8], &[u8]) {
+        self.side(1)
+    }
+
+    fn nonce(&self, iv: &[u8], explicit: &[u8], number: u64) -> [u8; 12] {
+        let mut nonce = [0; 12];
+        if explicit.is_empty() {
+            nonce[4..].copy_from_slice(&number.to_be_bytes());
+            nonce.iter_mut().zip(iv).for_each(|(byte, iv)| *byte ^= iv);
+        } else {
+            nonce[..4].copy_from_slice(iv);
+            nonce[4..].copy_from_slice(explicit);
+        }
+        nonce
+    }
+}
+
+/// One side of a session's record layer, and what it has seen of the other.
+pub(super) struct Protection {
+    pub keys: Keys,
+    /// The number of the next record we send.
+    pub next_sequence: u64,
+    nonce: u64,
+    pub window: Window,
+    /// Records that did not open.
+    pub failures: u64,
+}
+
+/// A record that opened.
+pub(super) struct Opened {
+    pub content_type: u8,
+    /// Bytes of plaintext, in front of the scratch buffer.
+    pub length: usize,
+    /// Whether it is the newest of its session.
+    pub newest: bool,
+}
+
+/// Why a record did not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Seen before, or too old to tell.
+    Replay,
+    /// Not authentic, or not well-formed inside.
+    Bad,
+}
+
+impl Protection {
+    pub fn new(keys: Keys, chance: &mut Chance) -> Protection {
+        let nonce = first_nonce(chance);
+        Protection { keys, next_sequence: 0, nonce, window: Window::default(), failures: 0 }
+    }
+
+    /// Appends one record to `out`. `cid` is the peer's; empty: a record without. `None`: the numbers are
+    /// spent, which no session lives to see.
+    pub fn seal(
+        &mut self,
+        out: &mut Vec<u8>,
+        content_type: u8,
+        cid: &[u8],
+        plaintext: &[u8],
+        chance: &mut Chance,
+    ) -> Option<()> {
+        if self.next_sequence > SEQUENCE_MAX {
+            return None;
+        }
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let aead = self.keys.aead;
+        let outer_type = if cid.is_empty() { content_type } else { TLS12_CID };
+        let start = wire::open_record(out, outer_type, EPOCH, sequence, cid);
+        let explicit = self.nonce.to_be_bytes();
+        let explicit = &explicit[..aead.explicit_length()];
+        out.extend(explicit);
+        let from = out.len();
+        out.extend(plaintext);
+        if !cid.is_empty() {
+            out.push(content_type);
+        }
+        let number = u64::from(EPOCH) << 48 | sequence;
+        let mut aad = [0; AAD_MAX];
+        let aad = additional_data(&mut aad, content_type, number, cid, out.len() - from);
+        let (key, iv) = self.keys.server();
+        let nonce = self.keys.nonce(iv, explicit, number);
+        // Counted before it is used: whatever happens, it does not come again.
+        self.nonce = match self.nonce & COUNTER {
+            COUNTER => first_nonce(chance),
+            _ => self.nonce + 1,
+        };
+        aead.seal(key, &nonce, aad, out, from)?;
+        wire::close_record(out, start, cid.len());
+        Some(())
+    }
+
+    /// Opens a record of [`EPOCH`] into `scratch`.
+    pub fn open(&mut self, record: &Incoming<'_>, scratch: &mut Vec<u8>) -> Result<Opened, Closed> {
+        if !self.window.permits(record.sequence) {
+            return Err(Closed::Replay);
+        }
+        let (content_type, length) = self.decrypt(record, scratch).ok_or_else(|| {
+            self.failures += 1;
+            Closed::Bad
+        })?;
+        let newest = self.window.accept(record.sequence);
+        Ok(Opened { content_type, length, newest })
+    }
+
+    fn decrypt(&self, record: &Incoming<'_>, scratch: &mut Vec<u8>) -> Option<(u8, usize)> {
+        let aead = self.keys.aead;
+        let (explicit, content) = record.fragment.split_at_checked(aead.explicit_length())?;
+        let inner = content.len().checked_sub(aead.tag_length())?;
+        if inner > PLAINTEXT_MAX + usize::from(u8::MAX) {
+            return None;
+        }
+        let number = u64::from(record.epoch) << 48 | record.sequence;
+        let cid = record.cid.as_ref().map_or(&[][..], |cid| &cid[..]);
+        let mut aad = [0; AAD_MAX];
+        let aad = additional_data(&mut aad, record.content_type, number, cid, inner);
+        let (key, iv) = self.keys.client();
+        let nonce = self.keys.nonce(iv, explicit, number);
+        scratch.clear();
+        scratch.extend(content);
+        let mut length = aead.open(key, &nonce, aad, scratch)?;
+        let mut content_type = record.content_type;
+        if record.cid.is_some() {
+            // The inner plaintext: content, its type, any number of zeros (RFC 9146 §4).
+            length = scratch[..length].iter().rposition(|byte| *byte != 0)?;
+            content_type = scratch[length];
+        }
+        (length <= PLAINTEXT_MAX).then_some((content_type, length))
+    }
+}
+
+/// Room for the longest additional data: that with a connection id of 255 bytes.
+const AAD_MAX: usize = 23 + 255;
+
+fn additional_data<'a>(
+    room: &'a mut [u8; AAD_MAX],
+    content_type: u8,
+    number: u64,
+    cid: &[u8],
+    length: usize,
+) -> &'a [u8] {
+    let version = VERSION_1_2.to_be_bytes();
+    let length = (length as u16).to_be_bytes();
+    let mut end = 0;
+    let mut put = |bytes: &[u8]| {
+        room[end..end + bytes.len()].copy_from_slice(bytes);
+        end += bytes.len();
+    };
+    if cid.is_empty() {
+        put(&number.to_be_bytes());
+        put(&[content_type]);
+        put(&version);
+    } else {
+        put(&[0xff; 8]);
+        put(&[TLS12_CID, cid.len() as u8, TLS12_CID]);
+        put(&version);
+        put(&number.to_be_bytes());
+        put(cid);
+    }
+    put(&length);
+    &room[..end]
+}
+
+fn first_nonce(chance: &mut Chance) -> u64 {
+    u64::from_be_bytes(chance.array()) & !COUNTER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spent_counter_is_followed_by_other_random_bits() {
+        let mut chance = Chance::new(&[1; 32], b"");
+        let keys = Keys::from_block(Aead::Ccm8, &[5; 40]);
+        let mut protection = Protection::new(keys, &mut chance);
+        protection.nonce |= COUNTER - 1;
+        let before = protection.nonce;
+        let mut nonces = Vec::new();
+        for _ in 0..3 {
+            let mut out = Vec::new();
+            protection.seal(&mut out, 23, &[], b"x", &mut chance).unwrap();
+            nonces.push(u64::from_be_bytes(out[13..21].try_into().unwrap()));
+        }
+        assert_eq!(nonces[..2], [before, before + 1]);
+        assert_ne!(nonces[2] & !COUNTER, before & !COUNTER);
+        assert_eq!(nonces[2] & COUNTER, 0);
+    }
+
+    #[test]
+    fn no_record_is_numbered_beyond_48_bits() {
+        let mut chance = Chance::new(&[1; 32], b"");
+        let mut protection = Protection::new(Keys::from_block(Aead::Gcm, &[5; 40]), &mut chance);
+        protection.next_sequence = SEQUENCE_MAX;
+        let mut out = Vec::new();
+        assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_some());
+        assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_none());
+    }
+}

@@ -1,0 +1,88 @@
+//! A session from a file must not take again what was received before: a proof that its peer is there now.
+//!
+//! Which records had come when the process ended nobody knows: the file is as old as it is, and may have been
+//! restored from a backup. So of a session taken over nothing is handed on at first. Its next authentic record
+//! is answered with a CoAP ping (RFC 7252 §4.3: an empty Confirmable message, which every endpoint must answer
+//! with a Reset) whose message id is random. The matching Reset, in a record of its own number, was made after
+//! the ping and so after the start. Two such proofs, 32 bits, are asked for. From then on only records
+//! newer than the second Reset count. What came before is lost; a Confirmable request is repeated by its sender.
+//!
+//! A record that does not match changes nothing but that its number is spent, and the ids stay, so each
+//! recorded Reset is worth one try in 65,536, twice in a row.
+
+use super::chance::Chance;
+
+/// Pings asked for.
+const PROOFS: usize = 2;
+/// Pings sent in all; then the session stays silent until it idles out or its peer handshakes anew.
+const PINGS_MAX: u8 = 32;
+
+/// See the module.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    ids: [u16; PROOFS],
+    proven: usize,
+    sent: u8,
+}
+
+/// What to do about a record's content.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Send this.
+    Ping([u8; 4]),
+    /// The peer is there. This record is the newest that does not count.
+    Proven,
+    /// Nothing.
+    Silent,
+}
+
+impl Doubt {
+    pub fn new(chance: &mut Chance) -> Doubt {
+        let ids = chance.array::<{ 2 * PROOFS }>();
+        let id = |at: usize| u16::from_be_bytes([ids[2 * at], ids[2 * at + 1]]);
+        Doubt { ids: [id(0), id(1)], proven: 0, sent: 0 }
+    }
+
+    /// Judges the content of an authentic record.
+    pub fn judge(&mut self, plaintext: &[u8]) -> Verdict {
+        // Version 1, Reset, no token, code 0.00 (RFC 7252 §3).
+        if let [0x70, 0, high, low] = *plaintext
+            && self.sent > 0
+            && self.ids[self.proven] == u16::from_be_bytes([high, low])
+        {
+            self.proven += 1;
+            if self.proven == PROOFS {
+                return Verdict::Proven;
+            }
+        }
+        if self.sent == PINGS_MAX {
+            return Verdict::Silent;
+        }
+        self.sent += 1;
+        let [high, low] = self.ids[self.proven].to_be_bytes();
+        Verdict::Ping([0x40, 0, high, low])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_resets_in_answer_to_two_pings_prove_it() {
+        let mut doubt = Doubt::new(&mut Chance::new(&[1; 32], b""));
+        let Verdict::Ping(one) = doubt.judge(b"\x40\x02\0\0") else { panic!() };
+        assert_eq!(doubt.judge(b"\x40\x02\0\0"), Verdict::Ping(one), "the same id, or tries would add up");
+        assert_eq!(doubt.judge(&[0x70, 0, one[2] ^ 1, one[3]]), Verdict::Ping(one));
+        let Verdict::Ping(two) = doubt.judge(&[0x70, 0, one[2], one[3]]) else { panic!() };
+        assert_ne!(one, two);
+        assert_eq!(doubt.judge(&[0x70, 0, two[2], two[3]]), Verdict::Proven);
+    }
+
+    #[test]
+    fn pings_end() {
+        let mut doubt = Doubt::new(&mut Chance::new(&[1; 32], b""));
+        let pings = (0..1_000).filter(|_| doubt.judge(b"x") != Verdict::Silent).count();
+        assert_eq!(pings, usize::from(PINGS_MAX));
+    }
+}

@@ -1,0 +1,97 @@
+//! What is kept of a device between its records, and what is kept of each peer.
+
+use std::time::Instant;
+
+use super::handshake::{FINISHED_LENGTH, Handshake};
+use super::protection::Protection;
+use super::resume::Doubt;
+use super::suites::Suite;
+use super::wire::Cid;
+use crate::proto::Route;
+use crate::proto::dtls::engine::PeerIdentity;
+
+/// An address a session moved to may be sent so many times the bytes that came from there: whoever has a key
+/// can pretend to be anywhere, but not aim more at a third party than it spends itself.
+const AMPLIFICATION: usize = 3;
+
+/// A handshake or a session, and where it is.
+pub(super) struct Peer {
+    pub route: Route,
+    pub stage: Stage,
+}
+
+pub(super) enum Stage {
+    Handshake(Box<Handshake>),
+    Session(Session),
+}
+
+impl Peer {
+    pub fn handshake(&mut self) -> Option<&mut Handshake> {
+        match &mut self.stage {
+            Stage::Handshake(handshake) => Some(handshake),
+            Stage::Session(_) => None,
+        }
+    }
+
+    pub fn session(&self) -> Option<&Session> {
+        match &self.stage {
+            Stage::Session(session) => Some(session),
+            Stage::Handshake(_) => None,
+        }
+    }
+
+    pub fn session_mut(&mut self) -> Option<&mut Session> {
+        match &mut self.stage {
+            Stage::Session(session) => Some(session),
+            Stage::Handshake(_) => None,
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Session {
+    pub protection: Protection,
+    pub suite: Suite,
+    pub extended_master_secret: bool,
+    /// The connection id in records to us; `None`: they have none.
+    pub own_cid: Option<Cid>,
+    /// The connection id in records to the peer; empty: they have none.
+    pub peer_cid: Box<[u8]>,
+    pub identity: PeerIdentity,
+    /// Most plaintext in one record we send.
+    pub limit: u16,
+    pub established: Instant,
+    /// The first bytes of the client's random: knows a late duplicate of its hello.
+    pub random: [u8; 8],
+    /// The next number of epoch 0.
+    pub record_sequence: u64,
+    /// Our Finished, until the first data shows that it has arrived.
+    pub finished: Option<Box<[u8; FINISHED_LENGTH]>>,
+    /// How many bytes may still go to an address it moved to.
+    pub credit: Option<u32>,
+    /// Taken over from a file, and not yet shown to be no replay.
+    pub doubt: Option<Box<Doubt>>,
+}
+
+impl Session {
+    /// An authentic record of so many bytes came from the address it is at.
+    pub fn earn(&mut self, bytes: usize) {
+        if let Some(credit) = &mut self.credit {
+            *credit = credit.saturating_add((AMPLIFICATION * bytes) as u32);
+        }
+    }
+
+    /// Whether a datagram of so many bytes may go to the address it is at; then counts it.
+    pub fn spend(&mut self, bytes: usize) -> bool {
+        match &mut self.credit {
+            None => true,
+            Some(credit) => match credit.checked_sub(bytes as u32) {
+                Some(left) => {
+                    *credit = left;
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+}

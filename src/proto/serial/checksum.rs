@@ -1,0 +1,163 @@
+//! Checksums at the end of a serial frame.
+//!
+//! | name | width | polynomial, start, reflected, final XOR | on the wire | `"123456789"` |
+//! |---|---|---|---|---|
+//! | `crc16-modbus` | 2 | 8005, FFFF, yes, 0000 | low byte first | 4B37 |
+//! | `crc16-ccitt` | 2 | 1021, FFFF, no, 0000 | high byte first | 29B1 |
+//! | `crc32` | 4 | 04C11DB7, FFFFFFFF, yes, FFFFFFFF | low byte first | CBF43926 |
+//! | `xor` | 1 | all bytes XORed | | 31 |
+//! | `sum` | 1 | all bytes added, modulo 256 | | DD |
+//!
+//! The tables are made by the compiler. One look-up a byte: resynchronising can check the same bytes many times.
+
+/// How the last bytes of a frame follow from those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// CRC-16/MODBUS.
+    Crc16Modbus,
+    /// CRC-16/CCITT as most devices mean it (CRC-16/IBM-3740, also called CCITT-FALSE).
+    Crc16Ccitt,
+    /// CRC-32 of ISO-HDLC, as Ethernet and zip have it.
+    Crc32,
+    /// All bytes XORed.
+    Xor,
+    /// All bytes added, modulo 256.
+    Sum,
+}
+
+impl Checksum {
+    /// Its bytes at the end of the frame, `1..=4`.
+    pub fn width(self) -> usize {
+        match self {
+            Checksum::Crc16Modbus | Checksum::Crc16Ccitt => 2,
+            Checksum::Crc32 => 4,
+            Checksum::Xor | Checksum::Sum => 1,
+        }
+    }
+
+    /// Its value over `bytes`.
+    pub fn of(self, bytes: &[u8]) -> u32 {
+        match self {
+            Checksum::Crc16Modbus => reflected(bytes, 0xFFFF, &MODBUS),
+            Checksum::Crc16Ccitt => bytes.iter().fold(0xFFFF, |crc, byte| {
+                crc << 8 & 0xFFFF ^ CCITT[(crc >> 8 ^ u32::from(*byte)) as usize & 0xFF]
+            }),
+            Checksum::Crc32 => !reflected(bytes, 0xFFFF_FFFF, &ETHERNET),
+            Checksum::Xor => u32::from(bytes.iter().fold(0, |sum, byte| sum ^ byte)),
+            Checksum::Sum => u32::from(bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte))),
+        }
+    }
+
+    /// Puts the checksum of all that stands in `frame` from `start` on behind it.
+    pub fn append(self, frame: &mut Vec<u8>, start: usize) {
+        let value = self.of(frame.get(start..).unwrap_or_default());
+        let width = self.width();
+        if self == Checksum::Crc16Ccitt {
+            frame.extend_from_slice(&value.to_be_bytes()[4 - width..]);
+        } else {
+            frame.extend_from_slice(&value.to_le_bytes()[..width]);
+        }
+    }
+
+    /// The frame without its checksum; `None` where that is wrong or there is no room for it.
+    pub fn strip(self, frame: &[u8]) -> Option<&[u8]> {
+        let (payload, given) = frame.split_at_checked(frame.len().checked_sub(self.width())?)?;
+        let value = if self == Checksum::Crc16Ccitt {
+            given.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+        } else {
+            given.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+        };
+        (value == self.of(payload)).then_some(payload)
+    }
+}
+
+fn reflected(bytes: &[u8], start: u32, table: &[u32; 256]) -> u32 {
+    bytes.iter().fold(start, |crc, byte| crc >> 8 ^ table[(crc ^ u32::from(*byte)) as usize & 0xFF])
+}
+
+const MODBUS: [u32; 256] = reflected_table(0xA001);
+const ETHERNET: [u32; 256] = reflected_table(0xEDB8_8320);
+const CCITT: [u32; 256] = ccitt_table();
+
+const fn reflected_table(polynomial: u32) -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        let (mut crc, mut bit) = (at as u32, 0);
+        while bit < 8 {
+            crc = if crc & 1 != 0 { crc >> 1 ^ polynomial } else { crc >> 1 };
+            bit += 1;
+        }
+        table[at] = crc;
+        at += 1;
+    }
+    table
+}
+
+const fn ccitt_table() -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        let (mut crc, mut bit) = ((at as u32) << 8, 0);
+        while bit < 8 {
+            crc = if crc & 0x8000 != 0 { (crc << 1 ^ 0x1021) & 0xFFFF } else { crc << 1 };
+            bit += 1;
+        }
+        table[at] = crc;
+        at += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ALL: [Checksum; 5] =
+        [Checksum::Crc16Modbus, Checksum::Crc16Ccitt, Checksum::Crc32, Checksum::Xor, Checksum::Sum];
+
+    #[test]
+    fn the_check_values_of_the_catalogue_hold() {
+        let found = ALL.map(|checksum| checksum.of(b"123456789"));
+        assert_eq!(found, [0x4B37, 0x29B1, 0xCBF4_3926, 0x31, 0xDD]);
+    }
+
+    #[test]
+    fn bytes_stand_on_the_wire_as_devices_send_them() {
+        // A Modbus request from the specification: read one holding register of unit 1.
+        let mut frame = vec![0x01, 0x03, 0x00, 0x00, 0x00, 0x01];
+        Checksum::Crc16Modbus.append(&mut frame, 0);
+        assert_eq!(frame[6..], [0x84, 0x0A]);
+        let mut frame = b"123456789".to_vec();
+        Checksum::Crc16Ccitt.append(&mut frame, 0);
+        assert_eq!(frame[9..], [0x29, 0xB1]);
+    }
+
+    #[test]
+    fn a_frame_too_short_for_its_checksum_is_wrong() {
+        for checksum in ALL {
+            for length in 0..checksum.width() {
+                assert_eq!(checksum.strip(&vec![0; length]), None);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_appended_is_stripped_again(bytes: Vec<u8>, which in 0..5_usize) {
+            let mut frame = bytes.clone();
+            ALL[which].append(&mut frame, 0);
+            prop_assert_eq!(ALL[which].strip(&frame), Some(&bytes[..]));
+        }
+
+        #[test]
+        fn one_changed_bit_is_noticed(bytes: Vec<u8>, which in 0..5_usize, at: prop::sample::Index, bit in 0..8) {
+            let mut frame = bytes;
+            ALL[which].append(&mut frame, 0);
+            let at = at.index(frame.len());
+            frame[at] ^= 1_u8 << bit;
+            prop_assert_eq!(ALL[which].strip(&frame), None);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Lines: a frame is what stands before a line end, or before any other delimiter of its own.
+
+use super::{Buffer, EncodeError, Step};
+
+/// Longest delimiter, in bytes.
+pub const END_MAX: usize = 8;
+
+/// What ends a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// CR, LF, or both, whichever comes: the empty line between CR and LF is passed over. Sent as CR LF.
+    Any,
+    /// This sequence, `1..=8` bytes, and nothing else.
+    Exactly(Vec<u8>),
+}
+
+impl End {
+    pub(super) fn encode(&self, body: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let end = match self {
+            End::Any if body.iter().any(|byte| matches!(byte, b'\r' | b'\n')) => {
+                return Err(EncodeError::Delimiter);
+            }
+            End::Any => &b"\r\n"[..],
+            End::Exactly(end) => end,
+        };
+        let start = out.len();
+        out.extend_from_slice(body);
+        out.extend_from_slice(end);
+        // Not only inside the body: its last bytes and the first of the delimiter can make one together.
+        let first = out[start..].windows(end.len().max(1)).position(|window| window == end);
+        if first != Some(body.len()) {
+            out.truncate(start);
+            return Err(EncodeError::Delimiter);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Scanner {
+    end: End,
+    /// The last bytes, as many as the delimiter has, of the frame under way; in case they begin a delimiter.
+    tail: Vec<u8>,
+}
+
+impl Scanner {
+    pub(super) fn new(end: &End) -> Scanner {
+        Scanner { end: end.clone(), tail: Vec::new() }
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.tail.clear();
+    }
+
+    pub(super) fn step(&mut self, byte: u8, buffer: &mut Buffer) -> Step {
+        let end = match &self.end {
+            End::Any if matches!(byte, b'\r' | b'\n') => return Step::Frame,
+            End::Any => {
+                buffer.push(byte);
+                return Step::More;
+            }
+            End::Exactly(end) => end,
+        };
+        self.tail.push(byte);
+        if self.tail == *end {
+            self.tail.clear();
+            return Step::Frame;
+        }
+        if self.tail.len() >= end.len() {
+            buffer.push(self.tail.remove(0));
+        }
+        Step::More
+    }
+}

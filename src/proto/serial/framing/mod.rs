@@ -1,0 +1,428 @@
+//! Framing: where in a stream of bytes a message begins and ends. One file a framing.
+//!
+//! ```text
+//! bytes ──Decoder──> frame ──checksum──> payload      payload ──encode──> bytes
+//! ```
+//!
+//! | framing | a frame is | after garbage it goes on at |
+//! |---|---|---|
+//! | [`mod@line`] | what stands before a line end | the next line end |
+//! | [`slip`] | RFC 1055, between END bytes | the next END |
+//! | [`cobs`] | consistent overhead byte stuffing, before a zero | the next zero |
+//! | [`length`] | as long as a field in its header says | the next byte from which a frame fits |
+//! | [`gap`] | what comes without a pause | the next pause |
+//! | [`fixed`] | so many bytes | a pause; with a checksum, the next byte from which one fits |
+//! | [`markers`] | between a start and an end | the next start |
+//!
+//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer is dropped
+//! and counted. Empty frames are passed over: doubled delimiters make them. Time is an argument.
+
+pub mod cobs;
+pub mod fixed;
+pub mod gap;
+pub mod length;
+pub mod line;
+pub mod markers;
+pub mod slip;
+
+use std::time::{Duration, Instant};
+
+use super::checksum::Checksum;
+
+/// Longest frame that may be asked for, in bytes, checksum and header included.
+pub const FRAME_MAX: usize = 16 * 1024;
+/// Bytes that come so soon after the port was opened may be the rest of a frame whose beginning was missed.
+pub const SETTLE: Duration = Duration::from_millis(50);
+/// A frame whose length is known beforehand must come without a longer pause than this.
+pub const IDLE: Duration = Duration::from_secs(1);
+
+/// How messages are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Text lines, or anything with a delimiter behind it.
+    Line(line::End),
+    /// RFC 1055.
+    Slip,
+    /// Consistent overhead byte stuffing, each frame ended by a zero.
+    Cobs,
+    /// A header with the length.
+    Length(length::Header),
+    /// A pause between frames, as in Modbus RTU.
+    Gap(Duration),
+    /// Always the same size in bytes, checksum included; `1..=FRAME_MAX`.
+    Fixed(usize),
+    /// Between two sequences of bytes.
+    Markers(markers::Markers),
+}
+
+/// How a stream is taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How messages are told apart.
+    pub framing: Framing,
+    /// What stands at the end of each frame.
+    pub checksum: Option<Checksum>,
+    /// Longest frame in bytes, header, checksum and line end included where they are kept until the end; `1..=FRAME_MAX`.
+    pub max_frame: usize,
+}
+
+/// What came in since the decoder was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Frames handed on.
+    pub good: u64,
+    /// Frames that were not: checksum, escape, length, size.
+    pub bad: u64,
+    /// Bytes that made no good frame, checksums and delimiters aside.
+    pub dropped: u64,
+}
+
+/// Why a payload cannot be framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncodeError {
+    /// It is empty; nobody could tell it from a doubled delimiter.
+    Empty,
+    /// The frame would be longer than allowed, or than its length field can say.
+    TooLong,
+    /// A fixed frame has another size.
+    WrongSize,
+    /// It contains what ends a frame, and this framing has no escape.
+    Delimiter,
+}
+
+impl std::fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            EncodeError::Empty => "there is nothing to send",
+            EncodeError::TooLong => "it is longer than a frame may be",
+            EncodeError::WrongSize => "it does not have the size of a frame",
+            EncodeError::Delimiter => "it contains what ends a frame",
+        })
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+/// What a framing made of one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The frame goes on.
+    More,
+    /// The buffer holds a frame; a following byte begins the next.
+    Frame,
+    /// The buffer holds what cannot become a frame.
+    Bad,
+}
+
+/// A bounded buffer of one frame.
+#[derive(Debug)]
+struct Buffer {
+    bytes: Vec<u8>,
+    max: usize,
+    /// Bytes of this frame for which there was no room: it is longer than allowed.
+    over: u64,
+}
+
+impl Buffer {
+    fn push(&mut self, byte: u8) {
+        if self.bytes.len() < self.max {
+            self.bytes.push(byte);
+        } else {
+            self.over += 1;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Empties it; how many bytes were meant for it.
+    fn clear(&mut self) -> u64 {
+        let held = self.bytes.len() as u64 + std::mem::take(&mut self.over);
+        self.bytes.clear();
+        held
+    }
+}
+
+/// The framings that are told byte by byte.
+#[derive(Debug)]
+enum Scanner {
+    Line(line::Scanner),
+    Slip(slip::Scanner),
+    Cobs(cobs::Scanner),
+    Markers(markers::Scanner),
+    Gap,
+    /// These look at all that is there: [`Decoder::scan`].
+    Length(length::Header),
+    Fixed(usize),
+}
+
+/// Takes a stream apart.
+#[derive(Debug)]
+pub struct Decoder {
+    scanner: Scanner,
+    checksum: Option<Checksum>,
+    buffer: Buffer,
+    /// Everything up to the next delimiter is dropped: its beginning was too long, wrong, or missed.
+    skipping: bool,
+    opened_at: Option<Instant>,
+    /// What comes without a longer pause belongs together.
+    pause: Option<Duration>,
+    last_byte_at: Option<Instant>,
+    counters: Counters,
+}
+
+impl Decoder {
+    /// For a port that was opened at `now`.
+    pub fn new(settings: &Settings, now: Instant) -> Decoder {
+        let max = settings.max_frame.clamp(1, FRAME_MAX);
+        let (scanner, pause) = match &settings.framing {
+            Framing::Line(end) => (Scanner::Line(line::Scanner::new(end)), None),
+            Framing::Slip => (Scanner::Slip(slip::Scanner::default()), None),
+            Framing::Cobs => (Scanner::Cobs(cobs::Scanner::default()), None),
+            Framing::Length(header) => (Scanner::Length(*header), Some(IDLE)),
+            Framing::Gap(gap) => (Scanner::Gap, Some(*gap)),
+            Framing::Fixed(size) => (Scanner::Fixed((*size).clamp(1, FRAME_MAX)), Some(IDLE)),
+            Framing::Markers(markers) => (Scanner::Markers(markers::Scanner::new(markers)), None),
+        };
+        Decoder {
+            scanner,
+            checksum: settings.checksum,
+            buffer: Buffer { bytes: Vec::new(), max, over: 0 },
+            skipping: false,
+            opened_at: Some(now),
+            pause,
+            last_byte_at: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The port was opened anew: what was begun before is dropped.
+    pub fn reopen(&mut self, now: Instant) {
+        self.fail();
+        self.skipping = false;
+        self.scanner.restart();
+        self.opened_at = Some(now);
+        self.last_byte_at = None;
+    }
+
+    /// What came in.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Takes bytes; `sink` gets every payload that is complete, its checksum taken off.
+    pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], sink: &mut dyn FnMut(&[u8])) {
+        if bytes.is_empty() {
+            return;
+        }
+        // A pause between frames is told by the shell, which looks for bytes before it tells. What it brings late may have
+        // come in time and waited for it: only a pause that no stall explains ends a frame here.
+        let judged = match self.scanner {
+            Scanner::Gap => now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now),
+            _ => now,
+        };
+        self.handle_timeout(judged, sink);
+        if let Some(opened) = self.opened_at.take()
+            && now.saturating_duration_since(opened) < SETTLE
+        {
+            self.skipping = self.scanner.has_delimiter();
+        }
+        self.counters.bytes += bytes.len() as u64;
+        self.last_byte_at = Some(now);
+        match self.scanner {
+            Scanner::Length(_) | Scanner::Fixed(_) => {
+                for part in bytes.chunks(self.buffer.max) {
+                    self.buffer.bytes.extend_from_slice(part);
+                    self.scan(sink);
+                }
+            }
+            Scanner::Gap => bytes.iter().for_each(|byte| self.buffer.push(*byte)),
+            _ => bytes.iter().for_each(|byte| self.step(*byte, sink)),
+        }
+    }
+
+    /// A pause may have ended a frame.
+    pub fn handle_timeout(&mut self, now: Instant, sink: &mut dyn FnMut(&[u8])) {
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.last_byte_at = None;
+            match self.scanner {
+                Scanner::Gap => self.end(sink),
+                _ => {
+                    self.fail();
+                    self.skipping = false;
+                }
+            }
+        }
+    }
+
+    /// When a pause will have been long enough to mean something.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.buffer.is_empty() {
+            return None;
+        }
+        self.last_byte_at?.checked_add(self.pause?)
+    }
+
+    /// One byte of a framing with delimiters.
+    fn step(&mut self, byte: u8, sink: &mut dyn FnMut(&[u8])) {
+        let step = match &mut self.scanner {
+            Scanner::Line(scanner) => scanner.step(byte, &mut self.buffer),
+            Scanner::Slip(scanner) => scanner.step(byte, &mut self.buffer),
+            Scanner::Cobs(scanner) => scanner.step(byte, &mut self.buffer),
+            Scanner::Markers(scanner) => scanner.step(byte, &mut self.buffer, &mut self.counters),
+            Scanner::Gap | Scanner::Length(_) | Scanner::Fixed(_) => Step::More,
+        };
+        match step {
+            Step::More => {}
+            Step::Frame => self.end(sink),
+            Step::Bad => {
+                self.fail();
+                self.skipping = false;
+            }
+        }
+    }
+
+    /// The buffer holds a whole frame, or the rest of one whose beginning was dropped.
+    fn end(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        if self.skipping || self.buffer.over > 0 {
+            self.fail();
+            self.skipping = false;
+            return;
+        }
+        if self.buffer.is_empty() {
+            return;
+        }
+        let frame = &self.buffer.bytes;
+        let payload = match self.checksum {
+            Some(checksum) => checksum.strip(frame),
+            None => Some(&frame[..]),
+        };
+        match payload.filter(|payload| !payload.is_empty()) {
+            Some(payload) => {
+                self.counters.good += 1;
+                sink(payload);
+                self.buffer.clear();
+            }
+            None => self.fail(),
+        }
+    }
+
+    /// What is in the buffer will not become a frame.
+    fn fail(&mut self) {
+        if !self.buffer.is_empty() {
+            self.counters.bad += u64::from(!self.skipping);
+            self.counters.dropped += self.buffer.clear();
+        }
+    }
+
+    /// Takes frames of a known length off the front of the buffer, and bytes that can begin none.
+    fn scan(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        let mut at = 0;
+        // Bytes dropped one after the other are one bad frame.
+        let mut lost = self.skipping;
+        while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let size = match &self.scanner {
+                Scanner::Length(header) => header.frame_size(rest),
+                Scanner::Fixed(size) => length::Size::Known(*size),
+                _ => break,
+            };
+            let size = match size {
+                length::Size::Unknown => break,
+                length::Size::Known(size) if size <= self.buffer.max => size,
+                length::Size::Known(_) | length::Size::Impossible => {
+                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                    self.counters.dropped += 1;
+                    at += 1;
+                    continue;
+                }
+            };
+            let Some(frame) = rest.get(..size) else { break };
+            let body = match self.checksum {
+                Some(checksum) => checksum.strip(frame),
+                None => Some(frame),
+            };
+            let payload = body.and_then(|body| match &self.scanner {
+                Scanner::Length(header) => header.payload(body),
+                _ => Some(body),
+            });
+            match payload {
+                Some(payload) => {
+                    lost = false;
+                    if !payload.is_empty() {
+                        self.counters.good += 1;
+                        sink(payload);
+                    }
+                    at += size;
+                }
+                None => {
+                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                    self.counters.dropped += 1;
+                    at += 1;
+                }
+            }
+        }
+        self.skipping = lost;
+        self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
+    }
+}
+
+impl Scanner {
+    /// Whether a frame that was begun unseen can be told from a whole one only by what ended the one before.
+    fn has_delimiter(&self) -> bool {
+        matches!(self, Scanner::Line(_) | Scanner::Slip(_) | Scanner::Cobs(_))
+    }
+
+    fn restart(&mut self) {
+        match self {
+            Scanner::Line(scanner) => scanner.restart(),
+            Scanner::Slip(scanner) => *scanner = slip::Scanner::default(),
+            Scanner::Cobs(scanner) => *scanner = cobs::Scanner::default(),
+            Scanner::Markers(scanner) => scanner.restart(),
+            Scanner::Gap | Scanner::Length(_) | Scanner::Fixed(_) => {}
+        }
+    }
+}
+
+/// Puts the frame of `payload` behind what is in `out`, its checksum included.
+///
+/// # Errors
+/// [`EncodeError`]; `out` is as it was.
+pub fn encode(settings: &Settings, payload: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    if payload.is_empty() {
+        return Err(EncodeError::Empty);
+    }
+    let mut body = Vec::with_capacity(payload.len() + 16);
+    if let Framing::Length(header) = &settings.framing {
+        header.write(payload.len(), settings.checksum.map_or(0, Checksum::width), &mut body)?;
+    }
+    body.extend_from_slice(payload);
+    if let Some(checksum) = settings.checksum {
+        checksum.append(&mut body, 0);
+    }
+    if body.len() > settings.max_frame {
+        return Err(EncodeError::TooLong);
+    }
+    match &settings.framing {
+        Framing::Line(end) => end.encode(&body, out),
+        Framing::Slip => {
+            slip::encode(&body, out);
+            Ok(())
+        }
+        Framing::Cobs => {
+            cobs::encode(&body, out);
+            Ok(())
+        }
+        Framing::Markers(markers) => markers.encode(&body, out),
+        Framing::Fixed(size) if body.len() != *size => Err(EncodeError::WrongSize),
+        Framing::Length(_) | Framing::Gap(_) | Framing::Fixed(_) => {
+            out.extend_from_slice(&body);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

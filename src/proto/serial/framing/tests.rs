@@ -1,0 +1,372 @@
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::length::{Header, Width};
+use super::line::End;
+use super::markers::Markers;
+use super::*;
+
+fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
+    Settings { framing, checksum, max_frame: 1024 }
+}
+
+/// A port that has been open for long.
+fn opened(settings: &Settings) -> (Decoder, Instant) {
+    let start = Instant::now();
+    (Decoder::new(settings, start), start + Duration::from_secs(10))
+}
+
+fn take(decoder: &mut Decoder, now: Instant, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    decoder.handle_bytes(now, bytes, &mut |frame| frames.push(frame.to_vec()));
+    frames
+}
+
+fn pause(decoder: &mut Decoder, now: Instant) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    decoder.handle_timeout(now, &mut |frame| frames.push(frame.to_vec()));
+    frames
+}
+
+fn header(width: Width, little_endian: bool, offset: usize, adjust: i32) -> Framing {
+    Framing::Length(Header { width, little_endian, offset, adjust })
+}
+
+fn markers(start: &[u8], end: &[u8], escape: Option<u8>) -> Framing {
+    Framing::Markers(Markers { start: start.to_vec(), end: end.to_vec(), escape })
+}
+
+/// Framings that carry any bytes.
+fn transparent() -> impl Strategy<Value = Settings> {
+    let framing = prop_oneof![
+        Just(Framing::Slip),
+        Just(Framing::Cobs),
+        Just(markers(b"\x02", b"\x03", Some(0x10))),
+        Just(markers(b"<<", b">|", Some(b'\\'))),
+        Just(markers(b"\x7e", b"\x7e", Some(0x7d))),
+        (0..3_usize, any::<bool>(), 0..4_usize, -4..1_i32).prop_map(|(width, little, offset, adjust)| {
+            // One byte says at most 255.
+            header([Width::Two, Width::Four, Width::Two][width], little, offset, adjust)
+        }),
+    ];
+    (framing, checksums()).prop_map(|(framing, checksum)| settings(framing, checksum))
+}
+
+fn checksums() -> impl Strategy<Value = Option<Checksum>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(Checksum::Crc16Modbus)),
+        Just(Some(Checksum::Crc16Ccitt)),
+        Just(Some(Checksum::Crc32)),
+        Just(Some(Checksum::Xor)),
+        Just(Some(Checksum::Sum)),
+    ]
+}
+
+/// Framings that find back by a delimiter, with what makes them do so.
+fn delimited() -> impl Strategy<Value = (Settings, Vec<u8>)> {
+    let framing = prop_oneof![
+        Just((Framing::Slip, vec![slip::END])),
+        Just((Framing::Cobs, vec![0])),
+        Just((Framing::Line(End::Any), b"\r\n".to_vec())),
+        Just((Framing::Line(End::Exactly(b"\r\n".to_vec())), b"\r\n".to_vec())),
+        Just((markers(b"\x02", b"\x03", Some(0x10)), b"".to_vec())),
+    ];
+    framing.prop_map(|(framing, delimiter)| (settings(framing, Some(Checksum::Crc32)), delimiter))
+}
+
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    // Bytes that mean something to one of the framings are frequent.
+    let byte = prop_oneof![
+        any::<u8>(),
+        prop::sample::select(vec![
+            0, 0xC0, 0xDB, 0xDC, 0xDD, 2, 3, 0x10, 13, 10, 0x7e, 0x7d, b'<', b'>', b'|', b'\\', 255
+        ])
+    ];
+    prop::collection::vec(byte, 1..600)
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_come_back_whole(settings in transparent(), payloads in prop::collection::vec(payload(), 1..5)) {
+        let mut stream = Vec::new();
+        for payload in &payloads {
+            encode(&settings, payload, &mut stream).unwrap();
+        }
+        let (mut decoder, now) = opened(&settings);
+        prop_assert_eq!(take(&mut decoder, now, &stream), payloads.clone());
+        prop_assert_eq!(decoder.counters().good, payloads.len() as u64);
+        prop_assert_eq!((decoder.counters().bad, decoder.counters().dropped), (0, 0));
+    }
+
+    #[test]
+    fn lines_come_back_or_are_refused(payloads in prop::collection::vec(payload(), 1..4), end in 0..4_usize, checksum in checksums()) {
+        let end = [End::Any, End::Exactly(b"\n".to_vec()), End::Exactly(b"\r\n".to_vec()), End::Exactly(b"\x03\x03\x10".to_vec())][end].clone();
+        let settings = settings(Framing::Line(end), checksum);
+        let (mut decoder, now) = opened(&settings);
+        for payload in payloads {
+            let mut stream = Vec::new();
+            if encode(&settings, &payload, &mut stream).is_ok() {
+                prop_assert_eq!(take(&mut decoder, now, &stream), vec![payload]);
+            } else {
+                prop_assert!(stream.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn markers_without_an_escape_come_back_or_are_refused(payload in payload(), which in 0..4_usize) {
+        let framing = [
+            markers(b"\x02", b"\x03", None), markers(b"$", b"\r\n", None), markers(b"<<", b"||", None), markers(b"\x7e", b"\x7e", None),
+        ][which].clone();
+        let settings = settings(framing, None);
+        let mut stream = b"noise".to_vec();
+        if encode(&settings, &payload, &mut stream).is_ok() {
+            let (mut decoder, now) = opened(&settings);
+            prop_assert_eq!(take(&mut decoder, now, &stream), vec![payload]);
+            prop_assert_eq!(decoder.counters().dropped, 5);
+        } else {
+            prop_assert_eq!(stream, b"noise");
+        }
+    }
+
+    #[test]
+    fn a_stream_split_anywhere_makes_the_same_frames(settings in transparent(), payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 1..4)) {
+        let mut stream = Vec::new();
+        for payload in &payloads {
+            encode(&settings, payload, &mut stream).unwrap();
+        }
+        for at in 0..=stream.len() {
+            let (mut decoder, now) = opened(&settings);
+            let mut frames = take(&mut decoder, now, &stream[..at]);
+            frames.extend(take(&mut decoder, now, &stream[at..]));
+            prop_assert_eq!(&frames, &payloads);
+        }
+        let (mut decoder, now) = opened(&settings);
+        let bytewise: Vec<_> = stream.iter().flat_map(|byte| take(&mut decoder, now, &[*byte])).collect();
+        prop_assert_eq!(bytewise, payloads);
+    }
+
+    #[test]
+    fn after_garbage_and_a_delimiter_all_is_well((settings, delimiter) in delimited(), garbage: Vec<u8>, good in "[a-z]{1,40}") {
+        let mut stream = garbage;
+        stream.extend_from_slice(&delimiter);
+        // An escape at the end of the noise takes one byte with it, and a start marker in it needs its end.
+        let (mut decoder, now) = opened(&settings);
+        let _ = take(&mut decoder, now, &stream);
+        let mut frame = Vec::new();
+        if encode(&settings, good.as_bytes(), &mut frame).is_err() {
+            return Ok(());
+        }
+        let mut frames = take(&mut decoder, now, &frame);
+        frames.extend(take(&mut decoder, now, &frame));
+        prop_assert!(frames.contains(&good.clone().into_bytes()), "{frames:?}");
+    }
+
+    #[test]
+    fn a_length_with_a_checksum_finds_back_after_garbage(garbage in prop::collection::vec(any::<u8>(), 0..300), good in payload()) {
+        let settings = Settings { max_frame: 800, ..settings(header(Width::Two, false, 1, 0), Some(Checksum::Crc32)) };
+        let (mut decoder, now) = opened(&settings);
+        let noise = take(&mut decoder, now, &garbage);
+        let mut frame = Vec::new();
+        encode(&settings, &good, &mut frame).unwrap();
+        // What looks like the beginning of a long frame has to be outwaited, or outgrown.
+        let mut frames = Vec::new();
+        for _ in 0..3 + 800 / frame.len() {
+            frames.extend(take(&mut decoder, now, &frame));
+        }
+        prop_assert!(noise.is_empty() && frames.last() == Some(&good));
+        prop_assert!(decoder.buffer.bytes.len() <= 800);
+    }
+
+    #[test]
+    fn no_bytes_panic_or_make_it_grow(settings in transparent(), chunks in prop::collection::vec(payload(), 0..8)) {
+        let (mut decoder, mut now) = opened(&settings);
+        for chunk in chunks {
+            let frames = take(&mut decoder, now, &chunk);
+            prop_assert!(frames.iter().all(|frame| !frame.is_empty() && frame.len() <= 1024));
+            prop_assert!(decoder.buffer.bytes.len() <= 1024);
+            now += Duration::from_millis(300);
+            let _ = pause(&mut decoder, now);
+        }
+        let counters = decoder.counters();
+        prop_assert!(counters.dropped <= counters.bytes);
+    }
+
+    #[test]
+    fn fixed_frames_come_back(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 6), 1..9), checksum in checksums()) {
+        let width = checksum.map_or(0, Checksum::width);
+        let settings = settings(Framing::Fixed(6 + width), checksum);
+        let mut stream = Vec::new();
+        for frame in &frames {
+            encode(&settings, frame, &mut stream).unwrap();
+        }
+        let (mut decoder, now) = opened(&settings);
+        prop_assert_eq!(take(&mut decoder, now, &stream), frames);
+        prop_assert_eq!(encode(&settings, b"12345", &mut stream), Err(EncodeError::WrongSize));
+    }
+
+    #[test]
+    fn frames_with_a_pause_between_come_back_wherever_they_are_split(payload in payload(), at: prop::sample::Index) {
+        let settings = settings(Framing::Gap(Duration::from_millis(20)), Some(Checksum::Crc16Modbus));
+        let mut stream = Vec::new();
+        encode(&settings, &payload, &mut stream).unwrap();
+        let (mut decoder, now) = opened(&settings);
+        let (one, two) = stream.split_at(at.index(stream.len()));
+        prop_assert!(take(&mut decoder, now, one).is_empty());
+        prop_assert!(take(&mut decoder, now + Duration::from_millis(19), two).is_empty());
+        let at = decoder.poll_timeout().unwrap();
+        prop_assert_eq!(pause(&mut decoder, at), vec![payload]);
+        prop_assert_eq!(decoder.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn a_line_ends_as_its_device_ends_it() {
+    for (end, stream, lines) in [
+        (End::Any, &b"a\rb\nc\r\nd\n\r\n\re\n"[..], &["a", "b", "c", "d", "e"][..]),
+        (End::Exactly(b"\r\n".to_vec()), b"a\rb\nc\r\r\nd\r\n\r\n", &["a\rb\nc\r", "d"]),
+        (End::Exactly(b"\n".to_vec()), b"a\r\nb\n\n", &["a\r", "b"]),
+        (End::Exactly(b"aab".to_vec()), b"xaaab|aab?aab", &["xa", "|", "?"]),
+    ] {
+        let (mut decoder, now) = opened(&settings(Framing::Line(end), None));
+        let found = take(&mut decoder, now, stream);
+        assert_eq!(found, lines.iter().map(|line| line.as_bytes().to_vec()).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_beginning_of_a_stream_that_is_under_way_is_no_frame() {
+    for (framing, rest, whole) in [
+        (Framing::Line(End::Any), &b"3.5\r\n"[..], &b"123.5\r\n"[..]),
+        (Framing::Slip, b"3.5\xC0", b"\xC0123.5\xC0"),
+        (Framing::Cobs, b"\x043.5\x00", b"\x06123.5\x00"),
+    ] {
+        let settings = settings(framing, None);
+        let start = Instant::now();
+        let mut decoder = Decoder::new(&settings, start);
+        let now = start + Duration::from_millis(10);
+        assert!(take(&mut decoder, now, rest).is_empty(), "{settings:?}");
+        assert_eq!(decoder.counters().bad, 0);
+        assert_eq!(take(&mut decoder, now, whole), [b"123.5"], "{settings:?}");
+        // A device that speaks up some time after the port was opened speaks in whole frames.
+        decoder.reopen(now);
+        assert_eq!(take(&mut decoder, now + SETTLE, whole), [b"123.5"], "{settings:?}");
+    }
+}
+
+#[test]
+fn what_is_too_long_is_dropped_whole_and_counted() {
+    for framing in [
+        Framing::Line(End::Any),
+        Framing::Line(End::Exactly(b"\r\n".to_vec())),
+        Framing::Slip,
+        Framing::Cobs,
+        markers(b"\x02", b"\x03", None),
+    ] {
+        let wide = Settings { framing, checksum: None, max_frame: 4096 };
+        let narrow = Settings { max_frame: 64, ..wide.clone() };
+        let mut stream = Vec::new();
+        encode(&wide, &[b'x'; 2000], &mut stream).unwrap();
+        encode(&narrow, b"short", &mut stream).unwrap();
+        assert_eq!(encode(&narrow, &[b'x'; 65], &mut stream), Err(EncodeError::TooLong));
+        let (mut decoder, now) = opened(&narrow);
+        assert_eq!(take(&mut decoder, now, &stream), [b"short"], "{narrow:?}");
+        assert!(decoder.buffer.bytes.capacity() < 200);
+        let counters = decoder.counters();
+        assert_eq!((counters.good, counters.bad, counters.dropped), (1, 1, 2000), "{narrow:?}");
+    }
+}
+
+#[test]
+fn doubled_and_missing_delimiters_cost_at_most_the_frames_they_join() {
+    let (mut decoder, now) = opened(&settings(Framing::Slip, Some(Checksum::Crc16Modbus)));
+    let frame = |text: &[u8]| {
+        let mut body = text.to_vec();
+        Checksum::Crc16Modbus.append(&mut body, 0);
+        body
+    };
+    let stream = [
+        b"\xC0\xC0",
+        &frame(b"one")[..],
+        b"\xC0\xC0\xC0",
+        &frame(b"two"),
+        &frame(b"x"),
+        b"\xC0",
+        &frame(b"three"),
+        b"\xC0",
+    ];
+    let found = take(&mut decoder, now, &stream.concat());
+    assert_eq!(found, [&b"one"[..], b"three"]);
+    assert_eq!(decoder.counters().bad, 1);
+
+    let (mut decoder, now) = opened(&settings(markers(b"\x02", b"\x03", None), None));
+    assert_eq!(take(&mut decoder, now, b"\x02\x02one\x03\x03\x02lost\x02two\x03"), [&b"one"[..], b"two"]);
+    assert_eq!(decoder.counters().bad, 1);
+    let (mut decoder, now) = opened(&settings(markers(b"\x7e", b"\x7e", None), None));
+    assert_eq!(take(&mut decoder, now, b"\x7eone\x7etwo\x7e\x7ethree\x7e"), [&b"one"[..], b"two", b"three"]);
+}
+
+#[test]
+fn a_broken_escape_or_code_costs_one_frame() {
+    let (mut decoder, now) = opened(&settings(Framing::Slip, None));
+    assert_eq!(take(&mut decoder, now, b"a\xDBz\xC0b\xDB\xC0c\xC0"), [b"c"]);
+    assert_eq!(decoder.counters().bad, 2);
+    let (mut decoder, now) = opened(&settings(Framing::Cobs, None));
+    assert_eq!(take(&mut decoder, now, b"\x09ab\x00\x02c\x00"), [b"c"]);
+    assert_eq!(decoder.counters().bad, 1);
+}
+
+#[test]
+fn cobs_is_encoded_as_its_paper_says() {
+    let mut run = (1..=254).collect::<Vec<u8>>();
+    for (body, frame) in [
+        (b"\0".to_vec(), b"\x01\x01\0".to_vec()),
+        (b"\x11\x22\0\x33".to_vec(), b"\x03\x11\x22\x02\x33\0".to_vec()),
+        (b"\x11\0\0\0".to_vec(), b"\x02\x11\x01\x01\x01\0".to_vec()),
+        (run.clone(), [b"\xff", &run[..], b"\0"].concat()),
+        ([b"\0", &run[..]].concat(), [b"\x01\xff", &run[..], b"\0"].concat()),
+        ([&run[..], b"\xff"].concat(), [b"\xff", &run[..], b"\x02\xff\0"].concat()),
+    ] {
+        let mut out = Vec::new();
+        cobs::encode(&body, &mut out);
+        assert_eq!(out, frame);
+    }
+    run.push(0);
+}
+
+#[test]
+fn a_frame_that_stops_half_way_is_given_up_after_a_pause() {
+    let settings = settings(header(Width::One, false, 0, 0), None);
+    let (mut decoder, now) = opened(&settings);
+    assert!(take(&mut decoder, now, b"\x05ab").is_empty());
+    let at = decoder.poll_timeout().unwrap();
+    assert_eq!(at, now + IDLE);
+    // The pause is seen also where nobody was woken for it.
+    assert_eq!(take(&mut decoder, at, b"\x02hi"), [b"hi"]);
+    assert_eq!((decoder.counters().bad, decoder.counters().dropped), (1, 3));
+    assert_eq!(decoder.poll_timeout(), None);
+}
+
+#[test]
+fn bytes_that_a_busy_gateway_brings_late_still_belong_to_their_frame() {
+    let gap = Duration::from_millis(20);
+    let (mut decoder, now) = opened(&settings(Framing::Gap(gap), None));
+    assert!(take(&mut decoder, now, b"one").is_empty());
+    assert!(take(&mut decoder, now + gap * 2, b"frame").is_empty());
+    assert_eq!(take(&mut decoder, now + gap * 6, b"next"), [b"oneframe"]);
+}
+
+#[test]
+fn a_length_counts_what_its_device_counts() {
+    // The number counts itself, and not the checksum.
+    let settings = settings(header(Width::Two, true, 1, -2 + 1), Some(Checksum::Sum));
+    let mut stream = Vec::new();
+    encode(&settings, b"abc", &mut stream).unwrap();
+    assert_eq!(stream[..6], *b"\0\x05\0abc");
+    let (mut decoder, now) = opened(&settings);
+    assert_eq!(take(&mut decoder, now, &stream), [b"abc"]);
+    assert_eq!(take(&mut decoder, now, b"\xff\xff\xff\xff\xff"), Vec::<Vec<u8>>::new());
+    assert!(decoder.counters().bad > 0);
+}

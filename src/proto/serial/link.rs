@@ -1,0 +1,162 @@
+//! When a port is opened: at once, and then again and again for as long as it takes.
+//!
+//! ```text
+//!            ┌──────── due ────────┐
+//!  Waiting ──┘  opened: Open ──────│─ lost ──> Waiting
+//!     ^         failed ────────────┘              (100 ms, doubled up to 500 ms)
+//!     └─────────────────────────────────────────────────┘
+//! ```
+//!
+//! The longest pause is [`RETRY_MAX`], for every reason: an adapter that comes back shows itself first without its
+//! permissions, and for a moment busy. A port that opens and fails at once does not start over with short pauses.
+
+use std::time::{Duration, Instant};
+
+/// The pause after the first failure.
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause.
+pub const RETRY_MAX: Duration = Duration::from_millis(500);
+/// A port that was open for so long is taken to work: after it, pauses are short again.
+pub const STABLE: Duration = Duration::from_secs(5);
+
+/// One port.
+#[derive(Debug)]
+pub struct Link {
+    state: State,
+    since: Instant,
+    pause: Duration,
+    reason: Option<String>,
+    opened: u64,
+    lost: u64,
+}
+
+/// How it stands with a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Closed; to be opened then.
+    Waiting(Instant),
+    /// The shell is opening it.
+    Opening,
+    /// Open.
+    Open,
+}
+
+impl Link {
+    /// A port to be opened at once.
+    pub fn new(now: Instant) -> Link {
+        Link { state: State::Waiting(now), since: now, pause: RETRY_FIRST, reason: None, opened: 0, lost: 0 }
+    }
+
+    /// How it stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Since when it is open, or not.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Why it is not open, once that was tried.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// How often it was opened, and how often lost.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.opened, self.lost)
+    }
+
+    /// Whether the shell is to open it now; if so, it is taken to have begun.
+    pub fn poll_open(&mut self, now: Instant) -> bool {
+        match self.state {
+            State::Waiting(at) if at <= now => {
+                self.state = State::Opening;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// When [`Link::poll_open`] is wanted next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting(at) => Some(at),
+            State::Opening | State::Open => None,
+        }
+    }
+
+    /// It is open.
+    pub fn handle_opened(&mut self, now: Instant) {
+        self.state = State::Open;
+        self.since = now;
+        self.reason = None;
+        self.opened += 1;
+    }
+
+    /// It could not be opened, or was lost. Whether that is news: another reason than before, or none before.
+    pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
+        if self.is_open() {
+            self.lost += 1;
+            if now.saturating_duration_since(self.since) >= STABLE {
+                self.pause = RETRY_FIRST;
+            }
+            self.since = now;
+        }
+        let news = self.reason.as_deref() != Some(reason);
+        if news {
+            self.reason = Some(reason.to_owned());
+        }
+        self.state = State::Waiting(now + self.pause);
+        self.pause = (self.pause * 2).min(RETRY_MAX);
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_missing_is_looked_for_for_ever_at_least_twice_a_second() {
+        let mut now = Instant::now();
+        let mut link = Link::new(now);
+        let mut pauses = Vec::new();
+        for round in 0..10_000 {
+            assert!(link.poll_open(now));
+            assert!(!link.poll_open(now));
+            assert_eq!(link.handle_failure(now, "no such file"), round == 0);
+            let at = link.poll_timeout().unwrap();
+            pauses.push(at - now);
+            assert!(!link.poll_open(at - Duration::from_millis(1)));
+            now = at;
+        }
+        assert_eq!(pauses[..5], [100, 200, 400, 500, 500].map(Duration::from_millis));
+        assert!(pauses[5..].iter().all(|pause| *pause == RETRY_MAX));
+    }
+
+    #[test]
+    fn a_port_that_worked_is_opened_again_soon_and_one_that_flaps_is_not() {
+        let start = Instant::now();
+        let mut link = Link::new(start);
+        assert!(link.poll_open(start));
+        link.handle_opened(start);
+        assert_eq!((link.poll_timeout(), link.reason()), (None, None));
+        let mut now = start + STABLE;
+        assert!(link.handle_failure(now, "unplugged"));
+        assert_eq!(link.poll_timeout(), Some(now + RETRY_FIRST));
+        for _ in 0..6 {
+            now = link.poll_timeout().unwrap();
+            assert!(link.poll_open(now));
+            link.handle_opened(now);
+            assert!(link.handle_failure(now, "hung up"));
+        }
+        assert_eq!(link.poll_timeout(), Some(now + RETRY_MAX));
+        assert_eq!(link.counts(), (7, 7));
+    }
+}

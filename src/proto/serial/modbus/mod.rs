@@ -1,0 +1,28 @@
+//! Modbus RTU, the master's side: several units on one serial line, each a device of its own.
+//!
+//! ```text
+//!  port ──bytes──> frame ──answer──> unit ──values──> change ──> reading {"voltage":230.1,…}
+//!   ^                                 │ plan: which registers in which request
+//!   └───────── request ── bus: whose turn it is ──┘
+//! ```
+//!
+//! * [`pdu`]: requests and answers. [`frame`]: address, checksum, and answers found again after noise.
+//! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a reading is worth publishing.
+//! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what it is told. [`model`]: the same as
+//!   files say it, and [`validate`], which leads from one to the other.
+//!
+//! Left to others: the port (opening, writing, time), who may publish what, and where to.
+
+pub mod bus;
+pub mod change;
+pub mod frame;
+pub mod map;
+pub mod model;
+pub mod pdu;
+pub mod plan;
+pub mod settings;
+mod unit;
+pub mod validate;
+
+pub use bus::{Bus, Event, Failure};
+pub use settings::Settings;

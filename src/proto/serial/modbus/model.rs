@@ -1,0 +1,236 @@
+//! Buses, units and device templates as files say them, key by key; [`validate`](super::validate) makes settings of them.
+//!
+//! A field that is `None` was not set; where a unit uses a template, its own keys win.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+/// `[serial.NAME.modbus]`: the bus behind a port.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BusTable {
+    /// How long a unit may think; `10ms..=60s`, default 1 s.
+    pub timeout: Option<Span>,
+    /// Silence before each request beyond the standard's; up to 10 s, default none.
+    pub pause: Option<Span>,
+    /// Most requests a second; `1..=1000`, default as many as the line carries.
+    pub max_requests_per_second: Option<u32>,
+    /// How long a unit is left alone after one failure; `100ms..=1h`, default 1 s.
+    pub backoff: Option<Span>,
+    /// The longest it is left alone; from `backoff` to 1 h, default 60 s.
+    pub backoff_max: Option<Span>,
+    /// The adapter hears what it sends; default no.
+    pub echo: Option<bool>,
+}
+
+/// `[serial.NAME.unit.ADDRESS]`: one unit.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct UnitTable {
+    /// `false` takes it out.
+    pub enabled: Option<bool>,
+    /// The device it is; required.
+    pub id: Option<String>,
+    /// Its role, for the gate.
+    pub role: Option<String>,
+    /// Free text for people.
+    pub label: Option<String>,
+    /// Silent for so long it counts as offline, for the gate.
+    pub offline_after: Option<Span>,
+    /// The template its map comes from: a file's name without `.toml`.
+    pub template: Option<String>,
+    /// Where its readings appear in its own space; default `data`.
+    pub path: Option<String>,
+    /// From one poll to the next; `50ms..=1d`, default 10 s.
+    pub period: Option<Span>,
+    /// Random delay of each poll; up to the period, default none.
+    pub jitter: Option<Span>,
+    /// Which readings are published; default all.
+    pub publish: Option<PublishWord>,
+    /// With `publish = "change"`: the longest without a reading; `1s..=1d`, default 10 min; `0s` for ever.
+    pub max_unchanged: Option<Span>,
+    /// Registers of its own, and changes to those of its template.
+    pub register: BTreeMap<String, RegisterTable>,
+}
+
+/// A device template: one file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct TemplateTable {
+    /// Maker and model.
+    pub label: Option<String>,
+    /// The document the map was taken from.
+    pub source: Option<String>,
+    /// Most registers one request may ask for; `1..=125`, default 125.
+    pub max_registers: Option<u16>,
+    /// Most unwanted registers read between two wanted ones; `0..=124`, default 8.
+    pub max_gap: Option<u16>,
+    /// What its registers have in common.
+    pub default: DefaultTable,
+    /// `[register.NAME]`
+    pub register: BTreeMap<String, RegisterTable>,
+}
+
+impl TemplateTable {
+    /// Reads a template's file.
+    ///
+    /// # Errors
+    /// [`ParseError`], with the line.
+    pub fn parse(text: &str) -> Result<TemplateTable, ParseError> {
+        toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map(|before| before.matches('\n').count() + 1);
+            ParseError {
+                line: line.and_then(|line| u32::try_from(line).ok()),
+                message: error.message().to_owned(),
+            }
+        })
+    }
+}
+
+/// A template that cannot be read at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseError {
+    /// Counted from 1.
+    pub line: Option<u32>,
+    /// What is wrong there.
+    pub message: String,
+}
+
+/// `[default]` of a template: for registers that do not say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DefaultTable {
+    /// Which table; default holding.
+    pub table: Option<TableWord>,
+    /// Default `u16`.
+    pub r#type: Option<TypeWord>,
+    /// Which of several registers comes first; default the high one.
+    pub word_order: Option<OrderWord>,
+    /// Which byte of a register comes first; default the high one.
+    pub byte_order: Option<OrderWord>,
+}
+
+/// `[register.NAME]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RegisterTable {
+    /// `false` takes it out.
+    pub enabled: Option<bool>,
+    /// The field in the reading; default the table's name.
+    pub name: Option<String>,
+    /// Which of the unit's tables.
+    pub table: Option<TableWord>,
+    /// Its first address as it goes over the wire, counted from 0; required.
+    pub address: Option<u16>,
+    /// What it holds.
+    pub r#type: Option<TypeWord>,
+    /// Registers of a string; `1..=125`.
+    pub length: Option<u16>,
+    /// Which bit of a register a bool is; `0..=15`, 0 the lowest; default: whether any is set.
+    pub bit: Option<u8>,
+    /// Factor; default 1.
+    pub scale: Option<f64>,
+    /// Added after scaling; default 0.
+    pub offset: Option<f64>,
+    /// What it is measured in.
+    pub unit: Option<String>,
+    /// Which of several registers comes first.
+    pub word_order: Option<OrderWord>,
+    /// Which byte of a register comes first.
+    pub byte_order: Option<OrderWord>,
+    /// The raw value that means "none", in hexadecimal, as long as the value: `"FFFFFFFF"`.
+    pub absent: Option<String>,
+    /// With `publish = "change"`: a change up to so much is none; default 0.
+    pub dead_band: Option<f64>,
+}
+
+impl RegisterTable {
+    /// With `over`'s keys in place of its own.
+    pub(super) fn overlaid(&self, over: &RegisterTable) -> RegisterTable {
+        RegisterTable {
+            enabled: over.enabled.or(self.enabled),
+            name: over.name.clone().or_else(|| self.name.clone()),
+            table: over.table.or(self.table),
+            address: over.address.or(self.address),
+            r#type: over.r#type.or(self.r#type),
+            length: over.length.or(self.length),
+            bit: over.bit.or(self.bit),
+            scale: over.scale.or(self.scale),
+            offset: over.offset.or(self.offset),
+            unit: over.unit.clone().or_else(|| self.unit.clone()),
+            word_order: over.word_order.or(self.word_order),
+            byte_order: over.byte_order.or(self.byte_order),
+            absent: over.absent.clone().or_else(|| self.absent.clone()),
+            dead_band: over.dead_band.or(self.dead_band),
+        }
+    }
+}
+
+/// A table of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TableWord {
+    /// Function 1.
+    Coil,
+    /// Function 2.
+    Discrete,
+    /// Function 3.
+    Holding,
+    /// Function 4.
+    Input,
+}
+
+/// A type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum TypeWord {
+    Bool,
+    U16,
+    I16,
+    U32,
+    I32,
+    U64,
+    I64,
+    F32,
+    F64,
+    String,
+}
+
+/// An order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrderWord {
+    /// The high end first.
+    Big,
+    /// The low end first.
+    Little,
+}
+
+/// When to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PublishWord {
+    /// Every reading.
+    Always,
+    /// Those in which something has changed.
+    Change,
+}
+
+/// A duration, written with its unit: `"500ms"`, `"1min"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let read = humantime::parse_duration(text.trim()).map(Span);
+        read.map_err(|_| {
+            D::Error::custom("not a duration; use a number with its unit, like \"500ms\" or \"1min\"")
+        })
+    }
+}

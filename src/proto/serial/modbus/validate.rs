@@ -1,0 +1,429 @@
+//! From what files say to [`Settings`]: what each key alone, and several together, may be.
+//!
+//! A fault disables the unit it is in, and nothing else; one in the bus's own keys disables the bus. Each names its key, so that
+//! whoever has read the file can add the line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::change::Publish;
+use super::frame::Speed;
+use super::map::{Kind, Order, Register};
+use super::model::{
+    BusTable, DefaultTable, OrderWord, PublishWord, RegisterTable, Span, TableWord, TemplateTable, TypeWord,
+    UnitTable,
+};
+use super::pdu::Table;
+use super::plan::Limits;
+use super::settings::{Settings, Unit};
+use crate::message::{Name, Path, RESERVED_DEVICE};
+
+/// Longest field name, in bytes.
+pub const FIELD_MAX: usize = 64;
+/// Most registers of one unit.
+pub const REGISTERS_MAX: usize = 1000;
+/// Longest period.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What is wrong with one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The template it stands in; `None`: in the bus's or unit's own tables.
+    pub template: Option<String>,
+    /// The key within `[serial.NAME]`, or within the template: `["unit", "3", "period"]`, `["register", "voltage", "scale"]`.
+    pub key: Vec<String>,
+    /// What is so.
+    pub message: String,
+    /// What is accepted.
+    pub advice: String,
+}
+
+/// Gathers faults below one key.
+struct Faults<'a> {
+    list: &'a mut Vec<Fault>,
+    template: Option<&'a str>,
+    prefix: Vec<String>,
+}
+
+impl Faults<'_> {
+    fn add(&mut self, key: &[&str], message: impl Into<String>, advice: impl Into<String>) {
+        let own = key.iter().map(|part| (*part).to_owned());
+        self.list.push(Fault {
+            template: self.template.map(str::to_owned),
+            key: self.prefix.iter().cloned().chain(own).collect(),
+            message: message.into(),
+            advice: advice.into(),
+        });
+    }
+
+    fn below<'b>(&'b mut self, key: &[&str]) -> Faults<'b> {
+        let prefix = self.prefix.iter().cloned().chain(key.iter().map(|part| (*part).to_owned())).collect();
+        Faults { list: self.list, template: self.template, prefix }
+    }
+
+    /// The duration if it is within the bounds; the default if it is not set.
+    fn span(
+        &mut self,
+        key: &str,
+        span: Option<Span>,
+        default: Duration,
+        low: Duration,
+        high: Duration,
+    ) -> Duration {
+        match span {
+            None => default,
+            Some(Span(span)) if (low..=high).contains(&span) => span,
+            Some(Span(span)) => {
+                let show = humantime::format_duration;
+                self.add(
+                    &[key],
+                    format!("is {}", show(span)),
+                    format!("use a duration from {} to {}", show(low), show(high)),
+                );
+                default
+            }
+        }
+    }
+
+    fn number<N: PartialOrd + std::fmt::Display + Copy>(
+        &mut self,
+        key: &str,
+        number: Option<N>,
+        default: N,
+        low: N,
+        high: N,
+    ) -> N {
+        match number {
+            None => default,
+            Some(number) if (low..=high).contains(&number) => number,
+            Some(number) => {
+                self.add(&[key], format!("is {number}"), format!("use a whole number from {low} to {high}"));
+                default
+            }
+        }
+    }
+}
+
+/// Judges a bus with its units. Units with a fault are left out; without any unit left, or with a fault of its own, there is no bus.
+pub fn bus<'t>(
+    speed: Speed,
+    table: &BusTable,
+    units: &BTreeMap<String, UnitTable>,
+    template: impl Fn(&str) -> Option<&'t TemplateTable>,
+) -> (Option<Settings>, Vec<Fault>) {
+    let mut list = Vec::new();
+    let mut faults = Faults { list: &mut list, template: None, prefix: vec!["modbus".to_owned()] };
+    let ms = Duration::from_millis;
+    let backoff = faults.span("backoff", table.backoff, Settings::BACKOFF, ms(100), HOUR);
+    let default_max = Settings::BACKOFF_MAX.max(backoff);
+    let per_second = faults.number("max-requests-per-second", table.max_requests_per_second, 0, 1, 1000);
+    let mut settings = Settings {
+        speed,
+        timeout: faults.span("timeout", table.timeout, Settings::TIMEOUT, ms(10), ms(60_000)),
+        pause: faults.span("pause", table.pause, Duration::ZERO, Duration::ZERO, ms(10_000)),
+        interval: Duration::from_secs(1).checked_div(per_second).unwrap_or_default(),
+        backoff,
+        backoff_max: faults.span("backoff-max", table.backoff_max, default_max, backoff, HOUR),
+        echo: table.echo.unwrap_or(false),
+        units: Vec::new(),
+    };
+    let bus_is_sound = list.is_empty();
+    let mut seen: BTreeMap<(u8, Option<Name>), String> = BTreeMap::new();
+    for (key, table) in units {
+        if table.enabled == Some(false) {
+            continue;
+        }
+        let before = list.len();
+        let found = unit(key, table, &template, &mut list);
+        let Some(found) = found.filter(|_| list.len() == before) else { continue };
+        let mut faults =
+            Faults { list: &mut list, template: None, prefix: vec!["unit".to_owned(), key.clone()] };
+        if let Some(other) = seen.get(&(found.address, None)) {
+            faults.add(&[], format!("has the address of unit.{other}"), "take one out");
+        } else if let Some(other) = seen.get(&(0, Some(found.id.clone()))) {
+            faults.add(&["id"], format!("{:?} is the id of unit.{other} too", found.id), "use another");
+        } else {
+            seen.insert((found.address, None), key.clone());
+            seen.insert((0, Some(found.id.clone())), key.clone());
+            settings.units.push(found);
+        }
+    }
+    settings.units.sort_by_key(|unit| unit.address);
+    if units.is_empty() {
+        let mut faults = Faults { list: &mut list, template: None, prefix: Vec::new() };
+        faults.add(&["unit"], "the bus has no unit", "add one, like [serial.NAME.unit.1]");
+    }
+    ((bus_is_sound && !settings.units.is_empty()).then_some(settings), list)
+}
+
+/// Judges a template by itself.
+///
+/// # Errors
+/// All its faults; their keys count from the template's beginning.
+pub fn template(name: &str, table: &TemplateTable) -> Result<(Vec<Register>, Limits), Vec<Fault>> {
+    let mut list = Vec::new();
+    let none = BTreeMap::new();
+    let found = map(Some((name, table)), &none, &[], &mut list);
+    if list.is_empty() { Ok(found) } else { Err(list) }
+}
+
+fn unit<'t>(
+    key: &str,
+    table: &UnitTable,
+    template: &impl Fn(&str) -> Option<&'t TemplateTable>,
+    list: &mut Vec<Fault>,
+) -> Option<Unit> {
+    let mut own = Vec::new();
+    let mut faults =
+        Faults { list: &mut own, template: None, prefix: vec!["unit".to_owned(), key.to_owned()] };
+    let address = key.parse::<u8>().ok().filter(|address| (1..=247).contains(address));
+    if address.is_none() {
+        faults.add(&[], format!("{key:?} is no address of a unit"), "use a whole number from 1 to 247");
+    }
+    let id = match table.id.as_deref() {
+        None => {
+            faults.add(&[], "the unit has no id", "set id, like \"meter-3\"");
+            None
+        }
+        Some(RESERVED_DEVICE) => {
+            faults.add(&["id"], format!("{RESERVED_DEVICE:?} is the gateway's own"), "use another");
+            None
+        }
+        Some(id) => Name::parse(id)
+            .map_err(|error| faults.add(&["id"], format!("{id:?}: {error}"), "use a name like \"meter-3\""))
+            .ok(),
+    };
+    let path = table.path.clone().unwrap_or_else(|| Unit::PATH.to_owned());
+    match Path::parse(&path) {
+        Ok(path) if path.is_reserved() => {
+            faults.add(&["path"], format!("{path:?} is the gateway's own"), "use another");
+        }
+        Ok(_) => {}
+        Err(error) => faults.add(&["path"], format!("{path:?}: {error}"), "use a path like \"data\""),
+    }
+    let period = faults.span("period", table.period, Unit::PERIOD, Duration::from_millis(50), LONGEST);
+    let jitter = faults.span("jitter", table.jitter, Duration::ZERO, Duration::ZERO, period);
+    let publish = match table.publish {
+        Some(PublishWord::Change) => {
+            let longest = match table.max_unchanged {
+                Some(Span(Duration::ZERO)) => None,
+                span => Some(faults.span(
+                    "max-unchanged",
+                    span,
+                    Duration::from_secs(600),
+                    Duration::from_secs(1),
+                    LONGEST,
+                )),
+            };
+            Publish::OnChange { max_unchanged: longest }
+        }
+        Some(PublishWord::Always) | None => {
+            if table.max_unchanged.is_some() {
+                faults.add(
+                    &["max-unchanged"],
+                    "means nothing here",
+                    "set publish = \"change\", or take it out",
+                );
+            }
+            Publish::Always
+        }
+    };
+    let known = match table.template.as_deref() {
+        None => None,
+        Some(name) => match template(name) {
+            Some(table) => Some((name, table)),
+            None => {
+                faults.add(
+                    &["template"],
+                    format!("there is no template {name:?}"),
+                    "use the name of a template's file",
+                );
+                None
+            }
+        },
+    };
+    let map_wanted = known.is_some() || table.template.is_none();
+    let (registers, limits) = map(known, &table.register, &["unit".to_owned(), key.to_owned()], &mut own);
+    if map_wanted && registers.is_empty() && own.is_empty() {
+        let mut faults =
+            Faults { list: &mut own, template: None, prefix: vec!["unit".to_owned(), key.to_owned()] };
+        faults.add(&[], "the unit has no register", "set template, or add registers");
+    }
+    list.append(&mut own);
+    Some(Unit { id: id?, address: address?, path, period, jitter, publish, registers, limits })
+}
+
+/// The registers of a template with a unit's own over them, by address.
+fn map(
+    template: Option<(&str, &TemplateTable)>,
+    own: &BTreeMap<String, RegisterTable>,
+    prefix: &[String],
+    list: &mut Vec<Fault>,
+) -> (Vec<Register>, Limits) {
+    let none = TemplateTable::default();
+    let (name, base) = template.map_or((None, &none), |(name, table)| (Some(name), table));
+    let mut faults = Faults { list, template: name, prefix: Vec::new() };
+    let limits = Limits {
+        max_registers: faults.number("max-registers", base.max_registers, 125, 1, 125),
+        max_gap: faults.number("max-gap", base.max_gap, 8, 0, 124),
+    };
+    let mut registers: Vec<Register> = Vec::new();
+    let mut fields: BTreeMap<String, String> = BTreeMap::new();
+    let keys: BTreeSet<&String> = base.register.keys().chain(own.keys()).collect();
+    if keys.len() > REGISTERS_MAX {
+        faults.add(
+            &["register"],
+            format!("has {} registers", keys.len()),
+            format!("use at most {REGISTERS_MAX}"),
+        );
+        return (registers, limits);
+    }
+    for key in keys {
+        let (table, source, prefix) = match (base.register.get(key), own.get(key)) {
+            (Some(base), None) => (base.clone(), name, Vec::new()),
+            (Some(base), Some(own)) => (base.overlaid(own), None, prefix.to_vec()),
+            (None, Some(own)) => (own.clone(), None, prefix.to_vec()),
+            (None, None) => continue,
+        };
+        if table.enabled == Some(false) {
+            continue;
+        }
+        let mut faults = Faults { list: &mut *faults.list, template: source, prefix };
+        let mut faults = faults.below(&["register", key]);
+        let Some(register) = register(key, &table, &base.default, limits, &mut faults) else { continue };
+        if let Some(other) = fields.insert(register.name.clone(), key.clone()) {
+            let message = format!("{:?} is the name of register.{other} too", register.name);
+            faults.add(&["name"], message, "use another");
+        }
+        registers.push(register);
+    }
+    registers.sort_by(|a, b| (a.table, a.address, &a.name).cmp(&(b.table, b.address, &b.name)));
+    (registers, limits)
+}
+
+fn register(
+    key: &str,
+    table: &RegisterTable,
+    default: &DefaultTable,
+    limits: Limits,
+    faults: &mut Faults<'_>,
+) -> Option<Register> {
+    let before = faults.list.len();
+    let place = match table.table.or(default.table) {
+        Some(TableWord::Coil) => Table::Coil,
+        Some(TableWord::Discrete) => Table::Discrete,
+        Some(TableWord::Holding) | None => Table::Holding,
+        Some(TableWord::Input) => Table::Input,
+    };
+    let implied = if place.has_bits() { TypeWord::Bool } else { default.r#type.unwrap_or(TypeWord::U16) };
+    let word = table.r#type.unwrap_or(implied);
+    let kind = match word {
+        TypeWord::Bool => Kind::Bool(table.bit),
+        TypeWord::U16 => Kind::U16,
+        TypeWord::I16 => Kind::I16,
+        TypeWord::U32 => Kind::U32,
+        TypeWord::I32 => Kind::I32,
+        TypeWord::U64 => Kind::U64,
+        TypeWord::I64 => Kind::I64,
+        TypeWord::F32 => Kind::F32,
+        TypeWord::F64 => Kind::F64,
+        TypeWord::String => Kind::String(table.length.unwrap_or(0)),
+    };
+    let name = table.name.clone().unwrap_or_else(|| key.to_owned());
+    if name.is_empty() || name.len() > FIELD_MAX || name.chars().any(char::is_control) {
+        faults.add(
+            &["name"],
+            format!("{name:?} is no field name"),
+            "use 1 to 64 bytes, none a control character",
+        );
+    }
+    let is_string = matches!(kind, Kind::String(_));
+    match table.length {
+        None if is_string => faults.add(&[], "the string has no length", "set length, in registers"),
+        Some(length) if is_string && !(1..=limits.max_registers).contains(&length) => faults.add(
+            &["length"],
+            format!("is {length}"),
+            format!("use a whole number from 1 to {}", limits.max_registers),
+        ),
+        Some(_) if !is_string => faults.add(&["length"], "means nothing here", "it is for type = \"string\""),
+        _ => {}
+    }
+    if !is_string && !place.has_bits() && kind.quantity() > limits.max_registers {
+        let message = format!("takes {} registers", kind.quantity());
+        faults.add(&["type"], message, format!("one request reads {} (max-registers)", limits.max_registers));
+    }
+    if place.has_bits() && word != TypeWord::Bool {
+        faults.add(
+            &["type"],
+            format!("the {place} table holds bits"),
+            "use type = \"bool\", or another table",
+        );
+    }
+    match table.bit {
+        Some(_) if word != TypeWord::Bool || place.has_bits() => {
+            faults.add(&["bit"], "means nothing here", "it is for type = \"bool\" in a register");
+        }
+        Some(bit) if bit > 15 => faults.add(&["bit"], format!("is {bit}"), "use a whole number from 0 to 15"),
+        _ => {}
+    }
+    let mut real =
+        |key: &str, number: Option<f64>, default: f64, sound: fn(f64) -> bool, advice: &str| match number {
+            None => default,
+            Some(_) if !kind.is_number() => {
+                faults.add(&[key], "means nothing here", "it is for numbers");
+                default
+            }
+            Some(number) if number.is_finite() && sound(number) => number,
+            Some(number) => {
+                faults.add(&[key], format!("is {number}"), advice);
+                default
+            }
+        };
+    let scale = real("scale", table.scale, 1.0, |scale| scale != 0.0, "use a number other than 0");
+    let offset = real("offset", table.offset, 0.0, |_| true, "use a number");
+    let dead_band = real("dead-band", table.dead_band, 0.0, |band| band >= 0.0, "use a number from 0 on");
+    let length = 2 * usize::from(kind.quantity());
+    let absent = table.absent.as_deref().and_then(|text| {
+        let bytes = hexadecimal(text).filter(|bytes| bytes.len() == length && !place.has_bits());
+        if bytes.is_none() {
+            let advice = format!("use {} hexadecimal digits, as many as the value has", 2 * length);
+            faults.add(&["absent"], format!("{text:?} is no raw value of this type"), advice);
+        }
+        bytes
+    });
+    let Some(address) = table.address else {
+        faults.add(&[], "the register has no address", "set address, as it goes over the wire, from 0 on");
+        return None;
+    };
+    if u32::from(address) + u32::from(kind.quantity()) > 0x1_0000 {
+        faults.add(&["address"], "the value reaches past address 65535", "use a lower one");
+    }
+    let order = |own: Option<OrderWord>, default: Option<OrderWord>| match own.or(default) {
+        Some(OrderWord::Little) => Order::Little,
+        Some(OrderWord::Big) | None => Order::Big,
+    };
+    (faults.list.len() == before).then(|| Register {
+        name,
+        table: place,
+        address,
+        kind,
+        words: order(table.word_order, default.word_order),
+        bytes: order(table.byte_order, default.byte_order),
+        scale,
+        offset,
+        unit: table.unit.clone(),
+        absent,
+        dead_band,
+    })
+}
+
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len() / 2)
+        .map(|at| text.get(2 * at..2 * at + 2).filter(|pair| !pair.starts_with('+')))
+        .map(|pair| u8::from_str_radix(pair?, 16).ok())
+        .collect()
+}

@@ -1,0 +1,548 @@
+//! What a reading is made of: a frame's payload becomes a path, a content-format and bytes.
+//!
+//! ```text
+//! frame ──pattern──> captures ──┬─> path template  "m/{id}"
+//!                               └─> form: raw | text | json {"id":"a7","t":23.5}
+//! ```
+//!
+//! A frame that the pattern does not match, that is not the text or JSON it should be, or whose captures make no
+//! path, is no reading: it is counted, and the next one is looked at. Patterns are regular expressions that take
+//! time in proportion to the frame, whatever they are (crate `regex`); they are of bytes, ASCII classes only.
+//! A number stands in the JSON as the device wrote it, digit by digit, unless it is scaled.
+
+use std::fmt;
+
+use regex::bytes::{Captures, Regex, RegexBuilder};
+
+use crate::message::{ContentFormat, Path, PathError};
+
+/// Longest pattern, in bytes.
+pub const PATTERN_MAX: usize = 1024;
+/// Most memory a compiled pattern may take, in bytes.
+const PATTERN_MEMORY: usize = 1 << 20;
+/// The path unless another is set.
+pub const PATH_DEFAULT: &str = "data";
+
+/// What is published of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Its bytes as they are; no content-format.
+    Raw,
+    /// Its text: UTF-8, `text/plain`. The default.
+    #[default]
+    Text,
+    /// An object of the pattern's named captures; without a pattern, the frame is JSON itself.
+    Json,
+}
+
+/// What a captured text is in the JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Kind {
+    /// A number if it is written as JSON writes numbers, else a text. The default: `7` is a number, `007` and `1.` are texts.
+    #[default]
+    Auto,
+    /// A number in any usual notation: leading zeros, a plus sign, a decimal comma. Anything else spoils the reading.
+    Number(Scale),
+    /// A whole number in hexadecimal digits.
+    Hexadecimal(Scale),
+    /// A text.
+    Text,
+}
+
+/// `value × factor + offset`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Default 1.
+    pub factor: f64,
+    /// Default 0.
+    pub offset: f64,
+}
+
+impl Default for Scale {
+    fn default() -> Scale {
+        Scale { factor: 1.0, offset: 0.0 }
+    }
+}
+
+/// How a frame is read, checked and ready.
+#[derive(Clone, Debug)]
+pub struct Extractor {
+    form: Form,
+    pattern: Option<Regex>,
+    /// The pattern's named groups in order: their number, their name, what they are.
+    fields: Vec<(usize, String, Kind)>,
+    path: Vec<Part>,
+}
+
+impl PartialEq for Extractor {
+    fn eq(&self, other: &Extractor) -> bool {
+        let text =
+            |extractor: &Extractor| extractor.pattern.as_ref().map(|pattern| pattern.as_str().to_owned());
+        self.form == other.form
+            && text(self) == text(other)
+            && self.fields == other.fields
+            && self.path == other.path
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Capture(usize),
+}
+
+/// Why an [`Extractor`] cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExtractorError {
+    /// What the regular expression's parser says, in one line.
+    Pattern(String),
+    /// The pattern has no named group of this name.
+    NoCapture(String),
+    /// The path is none.
+    Path(PathError),
+    /// A `{` or `}` encloses no name.
+    Brace,
+    /// The path is one of the gateway's own.
+    Reserved,
+    /// JSON out of a pattern needs a named group.
+    NoFields,
+    /// A field without a pattern to capture it.
+    NoPattern(String),
+}
+
+impl fmt::Display for ExtractorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExtractorError::Pattern(text) => write!(f, "this is no regular expression: {text}"),
+            ExtractorError::NoCapture(name) => write!(f, "the pattern has no group (?<{name}>…)"),
+            ExtractorError::Path(error) => write!(f, "{error}"),
+            ExtractorError::Brace => {
+                f.write_str("'{' and '}' only enclose the name of a group of the pattern")
+            }
+            ExtractorError::Reserved => f.write_str("this path is one of the gateway's own"),
+            ExtractorError::NoFields => {
+                f.write_str("the pattern has no named group, so the JSON would be empty")
+            }
+            ExtractorError::NoPattern(name) => write!(f, "there is no pattern that captures {name}"),
+        }
+    }
+}
+
+impl std::error::Error for ExtractorError {}
+
+/// Why a frame is no reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unreadable {
+    /// Its check sequence is wrong, or it is of an unknown kind (slipmux).
+    Broken,
+    /// The pattern does not match.
+    NoMatch,
+    /// It is not UTF-8.
+    NotText,
+    /// It is not JSON.
+    NotJson,
+    /// A captured text is not the number it should be, or too large for one.
+    NotANumber,
+    /// The captured texts make no path.
+    NoPath,
+}
+
+impl Unreadable {
+    /// As logs and counters spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Unreadable::Broken => "its check sequence is wrong",
+            Unreadable::NoMatch => "the pattern does not match",
+            Unreadable::NotText => "it is not UTF-8",
+            Unreadable::NotJson => "it is not JSON",
+            Unreadable::NotANumber => "a field is not a number",
+            Unreadable::NoPath => "its fields make no path",
+        }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Room for one reading; reused.
+#[derive(Debug, Default)]
+pub struct Room {
+    path: String,
+    payload: Vec<u8>,
+}
+
+/// A reading, ready for the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading<'a> {
+    /// Where, in the port's own space.
+    pub path: Path<'a>,
+    /// What the payload is.
+    pub content_format: Option<ContentFormat>,
+    /// The bytes.
+    pub payload: &'a [u8],
+}
+
+impl Extractor {
+    /// Checks and prepares. `path` may hold `{name}` for named groups of `pattern`; `kinds` says what fields are.
+    ///
+    /// # Errors
+    /// [`ExtractorError`].
+    pub fn new(
+        form: Form,
+        pattern: Option<&str>,
+        kinds: &[(&str, Kind)],
+        path: &str,
+    ) -> Result<Extractor, ExtractorError> {
+        let pattern = pattern.map(compile).transpose()?;
+        let mut fields: Vec<(usize, String, Kind)> = Vec::new();
+        for (number, name) in pattern.iter().flat_map(|pattern| pattern.capture_names().enumerate()) {
+            fields.extend(name.map(|name| (number, name.to_owned(), Kind::Auto)));
+        }
+        for (name, kind) in kinds {
+            match fields.iter_mut().find(|field| field.1 == *name) {
+                Some(field) => field.2 = *kind,
+                None if pattern.is_none() => return Err(ExtractorError::NoPattern((*name).to_owned())),
+                None => return Err(ExtractorError::NoCapture((*name).to_owned())),
+            }
+        }
+        if form == Form::Json && pattern.is_some() && fields.is_empty() {
+            return Err(ExtractorError::NoFields);
+        }
+        let path = parts(path, &fields, pattern.is_some())?;
+        Ok(Extractor { form, pattern, fields, path })
+    }
+
+    /// Makes a reading of a frame.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn read<'a>(&self, frame: &'a [u8], room: &'a mut Room) -> Result<Reading<'a>, Unreadable> {
+        let captures = match &self.pattern {
+            Some(pattern) => Some(pattern.captures(frame).ok_or(Unreadable::NoMatch)?),
+            None => None,
+        };
+        room.path.clear();
+        for part in &self.path {
+            match part {
+                Part::Literal(text) => room.path.push_str(text),
+                Part::Capture(number) => {
+                    let text = group(captures.as_ref(), *number)?.ok_or(Unreadable::NoPath)?;
+                    // A slash from outside would choose another branch of the port's space.
+                    if text.contains('/') || text.is_empty() {
+                        return Err(Unreadable::NoPath);
+                    }
+                    room.path.push_str(text);
+                }
+            }
+        }
+        let Room { path, payload } = room;
+        let path = Path::parse(path).map_err(|_| Unreadable::NoPath)?;
+        if path.is_reserved() {
+            return Err(Unreadable::NoPath);
+        }
+        let (content_format, payload) = match (self.form, &captures) {
+            (Form::Raw, _) => (None, frame),
+            (Form::Text, _) => {
+                std::str::from_utf8(frame).map_err(|_| Unreadable::NotText)?;
+                (Some(ContentFormat::TEXT), frame)
+            }
+            (Form::Json, None) => {
+                serde_json::from_slice::<serde::de::IgnoredAny>(frame).map_err(|_| Unreadable::NotJson)?;
+                (Some(ContentFormat::JSON), frame)
+            }
+            (Form::Json, Some(captures)) => {
+                payload.clear();
+                self.object(captures, payload)?;
+                (Some(ContentFormat::JSON), &payload[..])
+            }
+        };
+        Ok(Reading { path, content_format, payload })
+    }
+
+    /// The captures as one JSON object, in the pattern's order. A group that took no part is left out.
+    fn object(&self, captures: &Captures<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+        out.push(b'{');
+        for (number, name, kind) in &self.fields {
+            let Some(text) = group(Some(captures), *number)? else { continue };
+            if out.len() > 1 {
+                out.push(b',');
+            }
+            quote(name, out);
+            out.push(b':');
+            value(text, *kind, out)?;
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+fn compile(text: &str) -> Result<Regex, ExtractorError> {
+    let built = RegexBuilder::new(text)
+        .unicode(false)
+        .size_limit(PATTERN_MEMORY)
+        .dfa_size_limit(PATTERN_MEMORY)
+        .nest_limit(64)
+        .build();
+    built.map_err(|error| {
+        // The parser draws the place with several lines; the last one says what is wrong.
+        let text = error.to_string();
+        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+        ExtractorError::Pattern(last.trim_start_matches("error: ").to_owned())
+    })
+}
+
+fn parts(
+    text: &str,
+    fields: &[(usize, String, Kind)],
+    has_pattern: bool,
+) -> Result<Vec<Part>, ExtractorError> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    // A stand-in for what will be captured, to check the rest.
+    let mut example = String::new();
+    while let Some(at) = rest.find(['{', '}']) {
+        let (before, from) = rest.split_at(at);
+        let (name, after) =
+            from.strip_prefix('{').and_then(|inner| inner.split_once('}')).ok_or(ExtractorError::Brace)?;
+        if !before.is_empty() {
+            parts.push(Part::Literal(before.to_owned()));
+        }
+        let field = fields.iter().find(|field| field.1 == name);
+        match field {
+            Some((number, ..)) => parts.push(Part::Capture(*number)),
+            None if has_pattern => return Err(ExtractorError::NoCapture(name.to_owned())),
+            None => return Err(ExtractorError::NoPattern(name.to_owned())),
+        }
+        example.push_str(before);
+        example.push('x');
+        rest = after;
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Literal(rest.to_owned()));
+    }
+    example.push_str(rest);
+    if Path::parse(&example).map_err(ExtractorError::Path)?.is_reserved() {
+        return Err(ExtractorError::Reserved);
+    }
+    Ok(parts)
+}
+
+fn group<'c>(captures: Option<&Captures<'c>>, number: usize) -> Result<Option<&'c str>, Unreadable> {
+    let Some(found) = captures.and_then(|captures| captures.get(number)) else { return Ok(None) };
+    std::str::from_utf8(found.as_bytes()).map(Some).map_err(|_| Unreadable::NotText)
+}
+
+fn quote(text: &str, out: &mut Vec<u8>) {
+    // Writing a text into memory cannot fail.
+    let _ = serde_json::to_writer(out, text);
+}
+
+fn value(text: &str, kind: Kind, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+    match kind {
+        Kind::Auto if is_json_number(text) => out.extend_from_slice(text.as_bytes()),
+        Kind::Auto | Kind::Text => quote(text, out),
+        Kind::Number(scale) => {
+            let plain = text.trim().replacen(',', ".", 1);
+            let plain = plain.strip_prefix('+').unwrap_or(&plain);
+            if scale == Scale::default() && is_json_number(plain) {
+                out.extend_from_slice(plain.as_bytes());
+            } else {
+                let usual = plain
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'e' | b'E' | b'+'));
+                let number = plain.parse::<f64>().ok().filter(|_| usual).ok_or(Unreadable::NotANumber)?;
+                scaled(number, scale, out)?;
+            }
+        }
+        Kind::Hexadecimal(scale) => {
+            let digits = text.trim();
+            let digits = digits.strip_prefix("0x").or(digits.strip_prefix("0X")).unwrap_or(digits);
+            let number = if digits.starts_with('+') { None } else { u64::from_str_radix(digits, 16).ok() };
+            let number = number.ok_or(Unreadable::NotANumber)?;
+            if scale == Scale::default() {
+                out.extend_from_slice(number.to_string().as_bytes());
+            } else {
+                scaled(number as f64, scale, out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn scaled(number: f64, scale: Scale, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+    let number = number * scale.factor + scale.offset;
+    if !number.is_finite() {
+        return Err(Unreadable::NotANumber);
+    }
+    // Twelve digits: what binary fractions add behind them (235 × 0.1 = 23.500000000000004) is not the device's.
+    let rounded: f64 = format!("{number:.11e}").parse().map_err(|_| Unreadable::NotANumber)?;
+    let text = if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
+        format!("{rounded:.0}")
+    } else {
+        rounded.to_string()
+    };
+    out.extend_from_slice(if text == "-0" { "0" } else { &text }.as_bytes());
+    Ok(())
+}
+
+/// RFC 8259 §6, and not beyond what a double can hold.
+fn is_json_number(text: &str) -> bool {
+    let rest = text.strip_prefix('-').unwrap_or(text).as_bytes();
+    let digits = |bytes: &[u8]| bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let whole = digits(rest);
+    if whole == 0 || (whole > 1 && rest[0] == b'0') || text.len() > 40 {
+        return false;
+    }
+    let mut rest = &rest[whole..];
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let count = digits(fraction);
+        if count == 0 {
+            return false;
+        }
+        rest = &fraction[count..];
+    }
+    if let Some(exponent) = rest.strip_prefix(b"e").or(rest.strip_prefix(b"E")) {
+        let exponent = exponent.strip_prefix(b"-").or(exponent.strip_prefix(b"+")).unwrap_or(exponent);
+        let count = digits(exponent);
+        if count == 0 || count > 3 {
+            return false;
+        }
+        rest = &exponent[count..];
+    }
+    rest.is_empty() && text.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(extractor: &Extractor, frame: &[u8]) -> Result<(String, String), Unreadable> {
+        let mut room = Room::default();
+        let reading = extractor.read(frame, &mut room)?;
+        Ok((reading.path.to_string(), String::from_utf8_lossy(reading.payload).into_owned()))
+    }
+
+    fn json(pattern: &str, kinds: &[(&str, Kind)], frame: &str) -> Result<String, Unreadable> {
+        let extractor = Extractor::new(Form::Json, Some(pattern), kinds, "data").unwrap();
+        read(&extractor, frame.as_bytes()).map(|(_, payload)| payload)
+    }
+
+    #[test]
+    fn each_form_says_what_it_is() {
+        let form = |form| Extractor::new(form, None, &[], "a/b").unwrap();
+        let mut room = Room::default();
+        let mut format = |extractor: &Extractor, frame: &[u8]| {
+            extractor.read(frame, &mut room).map(|reading| reading.content_format)
+        };
+        assert_eq!(format(&form(Form::Raw), b"\xff\0"), Ok(None));
+        assert_eq!(format(&form(Form::Text), "23 °C".as_bytes()), Ok(Some(ContentFormat::TEXT)));
+        assert_eq!(format(&form(Form::Text), b"\xff"), Err(Unreadable::NotText));
+        assert_eq!(format(&form(Form::Json), b" {\"t\": 1} "), Ok(Some(ContentFormat::JSON)));
+        assert_eq!(format(&form(Form::Json), b"{\"t\": 1} x"), Err(Unreadable::NotJson));
+    }
+
+    #[test]
+    fn captures_become_fields_and_the_path() {
+        let pattern = r"^(?<id>\w+) T=(?<t>[-+0-9.,]+)(?: H=(?<h>\d+))?$";
+        let extractor = Extractor::new(Form::Json, Some(pattern), &[], "m/{id}/env").unwrap();
+        let ok = |path: &str, payload: &str| Ok((path.to_owned(), payload.to_owned()));
+        assert_eq!(read(&extractor, b"a7 T=23.50 H=41"), ok("m/a7/env", r#"{"id":"a7","t":23.50,"h":41}"#));
+        assert_eq!(read(&extractor, b"007 T=23,5"), ok("m/007/env", r#"{"id":"007","t":"23,5"}"#));
+        assert_eq!(read(&extractor, b"T=23,5"), Err(Unreadable::NoMatch));
+    }
+
+    #[test]
+    fn numbers_are_written_as_json_writes_them() {
+        let number = Kind::Number(Scale::default());
+        let tenth = Kind::Number(Scale { factor: 0.1, offset: -5.0 });
+        for (kind, text, expected) in [
+            (Kind::Auto, "-0.50", Ok("-0.50")),
+            (Kind::Auto, "1e3", Ok("1e3")),
+            (Kind::Auto, "00.5", Ok("\"00.5\"")),
+            (Kind::Auto, "nan", Ok("\"nan\"")),
+            (Kind::Text, "7", Ok("\"7\"")),
+            (number, "+007", Ok("7")),
+            (number, "23,50", Ok("23.50")),
+            (number, " 00012.340 ", Ok("12.34")),
+            (number, "nan", Err(Unreadable::NotANumber)),
+            (number, "inf", Err(Unreadable::NotANumber)),
+            (number, "1e999", Err(Unreadable::NotANumber)),
+            (tenth, "235", Ok("18.5")),
+            (Kind::Hexadecimal(Scale::default()), "00Ff", Ok("255")),
+            (Kind::Hexadecimal(Scale::default()), "0x10", Ok("16")),
+            (Kind::Hexadecimal(Scale::default()), "+10", Err(Unreadable::NotANumber)),
+            (Kind::Hexadecimal(Scale { factor: 0.5, offset: 0.0 }), "3", Ok("1.5")),
+        ] {
+            let found = json("^(?<v>.*)$", &[("v", kind)], text);
+            assert_eq!(found, expected.map(|value| format!("{{\"v\":{value}}}")), "{kind:?} {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_captured_text_cannot_leave_its_place_in_the_path() {
+        let extractor = Extractor::new(Form::Raw, Some("(?<id>.*)"), &[], "m/{id}").unwrap();
+        for hostile in ["a/b", "", "+", "#", "a\0b", &"x".repeat(65)] {
+            assert_eq!(read(&extractor, hostile.as_bytes()), Err(Unreadable::NoPath), "{hostile:?}");
+        }
+        let extractor = Extractor::new(Form::Raw, Some("(?<id>.*)"), &[], "{id}").unwrap();
+        assert_eq!(read(&extractor, b"~x"), Err(Unreadable::NoPath));
+        assert_eq!(read(&extractor, b"rd"), Err(Unreadable::NoPath));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_before_it_runs() {
+        let new =
+            |form, pattern, kinds: &[(&str, Kind)], path| Extractor::new(form, pattern, kinds, path).err();
+        let Some(ExtractorError::Pattern(text)) = new(Form::Text, Some("(a"), &[], "data") else { panic!() };
+        assert_eq!(text, "unclosed group");
+        let big = new(Form::Text, Some("(a{1000}){1000}"), &[], "data");
+        assert!(matches!(big, Some(ExtractorError::Pattern(_))), "{big:?}");
+        assert_eq!(new(Form::Text, None, &[], "m/{id}"), Some(ExtractorError::NoPattern("id".into())));
+        assert_eq!(
+            new(Form::Text, Some("(?<a>.)"), &[], "{id}"),
+            Some(ExtractorError::NoCapture("id".into()))
+        );
+        assert_eq!(new(Form::Text, None, &[], "a}"), Some(ExtractorError::Brace));
+        assert_eq!(new(Form::Text, None, &[], "a//b"), Some(ExtractorError::Path(PathError::EmptySegment)));
+        assert_eq!(new(Form::Text, None, &[], "rd"), Some(ExtractorError::Reserved));
+        assert_eq!(new(Form::Json, Some("."), &[], "data"), Some(ExtractorError::NoFields));
+        assert_eq!(
+            new(Form::Json, Some("(?<a>.)"), &[("b", Kind::Text)], "data"),
+            Some(ExtractorError::NoCapture("b".into()))
+        );
+    }
+
+    #[test]
+    fn a_pattern_made_to_be_slow_is_not() {
+        let extractor = Extractor::new(Form::Text, Some("^(a+)+$"), &[], "data").unwrap();
+        let frame = [&[b'a'; 16_000][..], b"!"].concat();
+        assert_eq!(read(&extractor, &frame), Err(Unreadable::NoMatch));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_captured_the_object_is_json(frame: Vec<u8>, scaled: bool) {
+            let kind = if scaled { Kind::Number(Scale { factor: 1e300, offset: 1.0 }) } else { Kind::Auto };
+            let extractor = Extractor::new(Form::Json, Some("(?s)^(?<a>.)?(?<b>.*)$"), &[("b", kind)], "data").unwrap();
+            let mut room = Room::default();
+            if let Ok(reading) = extractor.read(&frame, &mut room) {
+                let value: serde_json::Value = serde_json::from_slice(reading.payload).unwrap();
+                prop_assert!(value.is_object());
+            }
+        }
+
+        #[test]
+        fn numbers_of_devices_become_json(number in "[-+ ]?[0-9]{0,20}[.,]?[0-9]{0,5}(e-?[0-9]{1,4})?") {
+            for kind in [Kind::Auto, Kind::Number(Scale::default()), Kind::Number(Scale { factor: 0.001, offset: 7.5 })] {
+                if let Ok(text) = json("(?s)^(?<v>.*)$", &[("v", kind)], &number) {
+                    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+                    prop_assert!(kind == Kind::Auto || value["v"].is_number());
+                }
+            }
+        }
+    }
+}

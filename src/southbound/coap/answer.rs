@@ -1,0 +1,37 @@
+//! The gate's and the journal's verdicts as CoAP answers (RFC 7252 §5.9, RFC 8516 for 4.29).
+
+use crate::gate::stage::Refusal;
+use crate::message::Method;
+use crate::proto::coap::{Code, Response};
+
+/// Seconds a device is asked to wait after 5.03: longer than a commit, shorter than a nap.
+const UNAVAILABLE_MAX_AGE: u32 = 30;
+
+/// It is on disk (or, by a rule with `qos = 0`, on its way): 2.04, for DELETE 2.02.
+pub fn taken(method: Method) -> Response<'static> {
+    match method {
+        Method::Post | Method::Put => Response::new(Code::CHANGED),
+        Method::Delete => Response::new(Code::DELETED),
+    }
+}
+
+/// The journal cannot take it: the device should keep it and come again.
+pub fn unavailable() -> Response<'static> {
+    Response::new(Code::SERVICE_UNAVAILABLE).max_age(UNAVAILABLE_MAX_AGE)
+}
+
+/// It does not pass.
+pub fn refused(refusal: &Refusal) -> Response<'static> {
+    match refusal {
+        Refusal::UnknownDevice => Response::new(Code::UNAUTHORIZED),
+        Refusal::Reserved => Response::new(Code::NOT_FOUND),
+        Refusal::NoRule => Response::new(Code::FORBIDDEN).diagnostic("no rule"),
+        Refusal::Denied { .. } => Response::new(Code::FORBIDDEN).diagnostic("denied"),
+        Refusal::Topic(_) => Response::new(Code::FORBIDDEN).diagnostic("topic"),
+        Refusal::NotAllowed => Response::new(Code::METHOD_NOT_ALLOWED),
+        Refusal::TooLarge { limit } => Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(*limit),
+        Refusal::OverQuota { retry_after_s } => {
+            Response::new(Code::TOO_MANY_REQUESTS).max_age(*retry_after_s)
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Plain CoAP senders: an address gets a peer number, so that the endpoint above need not know addresses.
+//!
+//! All of them are the one `insecure-device`. Bounded: past [`MAX`] the one longest known goes, and with
+//! it only what the endpoint remembered to recognise its duplicates.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::proto::Route;
+use crate::proto::coap::PeerId;
+
+/// Most addresses remembered.
+pub const MAX: usize = 4096;
+
+/// Addresses seen and their numbers.
+#[derive(Default)]
+pub struct Plain {
+    by_route: HashMap<Route, PeerId>,
+    by_peer: HashMap<PeerId, Route>,
+    order: VecDeque<PeerId>,
+    next: u64,
+}
+
+impl Plain {
+    /// Whether `peer` is one of these.
+    pub fn owns(peer: PeerId) -> bool {
+        peer.is_unproven()
+    }
+
+    /// The number of the sender at `route`, and the one that had to go for it.
+    pub fn peer(&mut self, route: &Route) -> (PeerId, Option<PeerId>) {
+        if let Some(&peer) = self.by_route.get(route) {
+            return (peer, None);
+        }
+        let forgotten = if self.order.len() >= MAX { self.order.pop_front() } else { None };
+        if let Some(route) = forgotten.and_then(|peer| self.by_peer.remove(&peer)) {
+            self.by_route.remove(&route);
+        }
+        let peer = PeerId::unproven(self.next);
+        self.next += 1;
+        self.by_route.insert(*route, peer);
+        self.by_peer.insert(peer, *route);
+        self.order.push_back(peer);
+        (peer, forgotten)
+    }
+
+    /// Where `peer` is.
+    pub fn route(&self, peer: PeerId) -> Option<&Route> {
+        self.by_peer.get(&peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(port: u16) -> Route {
+        Route { remote: ([127, 0, 0, 1], port).into(), local: None, socket: 0 }
+    }
+
+    #[test]
+    fn an_address_keeps_its_number() {
+        let mut plain = Plain::default();
+        let (first, _) = plain.peer(&route(1));
+        assert_eq!(plain.peer(&route(1)), (first, None));
+        assert_ne!(plain.peer(&route(2)).0, first);
+        assert_eq!(plain.route(first), Some(&route(1)));
+        assert!(Plain::owns(first));
+    }
+
+    #[test]
+    fn the_longest_known_goes_first() {
+        let mut plain = Plain::default();
+        let (first, _) = plain.peer(&route(1));
+        for port in 2..=MAX as u16 {
+            assert_eq!(plain.peer(&route(port)).1, None);
+        }
+        assert_eq!(plain.peer(&route(60_000)).1, Some(first));
+        assert_eq!(plain.route(first), None);
+        assert_eq!(plain.by_route.len(), MAX);
+    }
+}

@@ -1,0 +1,20 @@
+//! What the CoAP side is told by configuration, already validated.
+
+use std::net::SocketAddr;
+
+use crate::message::Name;
+
+/// Where CoAP is listened for and what it may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `coaps` addresses; default `[::]:5684`. Empty = no DTLS.
+    pub listen: Vec<SocketAddr>,
+    /// Plain CoAP addresses and the one device all their senders are; default none.
+    pub insecure: Option<(Vec<SocketAddr>, Name)>,
+    /// Most DTLS sessions; default 10,000. The longest idle goes first.
+    pub max_sessions: usize,
+    /// Most handshakes under way; default 1,024. The oldest goes first.
+    pub max_half_open: usize,
+    /// A session without a record for so long is ended; default 24 h.
+    pub idle_timeout: std::time::Duration,
+}

@@ -1,0 +1,270 @@
+//! The serial shell: opens ports, moves bytes, and starts over when a port goes away.
+//!
+//! Opening and closing can block — a driver waits for hardware, a close for what is still to be sent — so both
+//! run on other threads. After any error the descriptor is closed before anything else happens: one that is kept makes
+//! the kernel give a replugged adapter another name.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+pub mod find;
+
+use std::future::poll_fn;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_serial::SerialStream;
+
+use super::settings::{FlowControl, Line, Parity, Port, Rs485};
+
+/// Most bytes taken at once.
+const CHUNK: usize = 4096;
+
+/// The daemon's side of one port. All calls come from the port's own task, between two awaits.
+pub trait Host {
+    /// Whether to open the port now.
+    fn poll_open(&self, now: Instant) -> bool;
+    /// It is open, under this device file.
+    fn opened(&self, device: &Path);
+    /// It could not be opened, or it was lost.
+    fn failed(&self, reason: &str);
+    /// Bytes came.
+    fn received(&self, bytes: &[u8]);
+    /// A deadline passed.
+    fn timeout(&self);
+    /// When something is due next.
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// The next bytes to send, if any, into an empty buffer.
+    fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool;
+    /// Returns when a deadline may have moved, or there is something to send.
+    fn changed(&self) -> impl Future<Output = ()>;
+}
+
+/// Keeps a port open and its bytes moving, for as long as the task lives.
+pub async fn run(settings: Arc<Port>, host: impl Host) {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        wait_to_open(&host).await;
+        let port = Arc::clone(&settings);
+        // The runtime is entered on its blocking threads too, which is where the descriptor is registered.
+        let opened = tokio::task::spawn_blocking(move || open(&port)).await;
+        let reason = match opened {
+            Ok(Ok((mut port, device))) => {
+                host.opened(&device);
+                let reason = serve(&mut port, &host, &mut chunk).await;
+                port.close().await;
+                reason
+            }
+            Ok(Err(reason)) => reason,
+            Err(error) => format!("opening it broke off: {error}"),
+        };
+        host.failed(&reason);
+    }
+}
+
+async fn wait_to_open(host: &impl Host) {
+    loop {
+        let now = Instant::now();
+        if host.poll_open(now) {
+            return;
+        }
+        let due = host.poll_timeout();
+        pass_time(due, host).await;
+        if due.is_some_and(|due| due <= Instant::now()) {
+            host.timeout();
+        }
+    }
+}
+
+async fn pass_time(due: Option<Instant>, host: &impl Host) {
+    let due = async {
+        match due {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = due => {}
+        () = host.changed() => {}
+    }
+}
+
+/// Moves bytes until the port fails; why.
+async fn serve(port: &mut Opened, host: &impl Host, chunk: &mut [u8]) -> String {
+    let mut outgoing = Vec::new();
+    let mut sent = 0;
+    loop {
+        if sent == outgoing.len() {
+            outgoing.clear();
+            sent = 0;
+            host.poll_transmit(&mut outgoing);
+        }
+        let due = host.poll_timeout();
+        tokio::select! {
+            // Bytes that are there came before a deadline that has just passed.
+            biased;
+            moved = transfer(port.stream(), chunk, &outgoing[sent..]) => match moved {
+                Ok(Moved::Read(0)) => return "it hung up".to_owned(),
+                Ok(Moved::Read(length)) => host.received(&chunk[..length]),
+                Ok(Moved::Written(length)) => sent += length,
+                Err(error) => return lost(&error),
+            },
+            () = pass_time(due, host) => {
+                if due.is_some_and(|due| due <= Instant::now()) {
+                    host.timeout();
+                }
+            }
+        }
+    }
+}
+
+enum Moved {
+    Read(usize),
+    Written(usize),
+}
+
+async fn transfer(stream: Option<&mut SerialStream>, chunk: &mut [u8], outgoing: &[u8]) -> io::Result<Moved> {
+    let Some(stream) = stream else { return Ok(Moved::Read(0)) };
+    poll_fn(|context| {
+        if !outgoing.is_empty()
+            && let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(context, outgoing)
+        {
+            return Poll::Ready(written.map(Moved::Written));
+        }
+        let mut buffer = ReadBuf::new(chunk);
+        Pin::new(&mut *stream)
+            .poll_read(context, &mut buffer)
+            .map(|read| read.map(|()| Moved::Read(buffer.filled().len())))
+    })
+    .await
+}
+
+fn lost(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // What a driver says whose hardware is gone, and a pseudo-terminal whose other end is.
+        Some(nix::libc::EIO | nix::libc::ENXIO | nix::libc::ENODEV) => "it was unplugged".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// An open port, closed on another thread however its end comes.
+#[derive(Debug)]
+pub struct Opened(Option<SerialStream>);
+
+impl Opened {
+    fn stream(&mut self) -> Option<&mut SerialStream> {
+        self.0.as_mut()
+    }
+
+    /// Which device file the descriptor is of; asked through `/proc`, whatever its name means by now.
+    fn device_number(&self) -> Option<u64> {
+        use std::os::fd::AsRawFd as _;
+        use std::os::unix::fs::MetadataExt as _;
+        let descriptor = self.0.as_ref()?.as_raw_fd();
+        std::fs::metadata(format!("/proc/self/fd/{descriptor}")).ok().map(|found| found.rdev())
+    }
+
+    /// Reads what comes; 0 at the port's end.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub async fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        match transfer(self.stream(), chunk, &[]).await? {
+            Moved::Read(length) | Moved::Written(length) => Ok(length),
+        }
+    }
+
+    /// Closes it, and returns when it is closed.
+    async fn close(mut self) {
+        if let Some(stream) = self.0.take() {
+            let _ = tokio::task::spawn_blocking(move || drop(stream)).await;
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let (Some(stream), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(stream));
+        }
+    }
+}
+
+/// Opens a port as it is configured, for us alone. Blocks; must be called within a runtime.
+///
+/// # Errors
+/// Why not, in words.
+pub fn open(port: &Port) -> Result<(Opened, PathBuf), String> {
+    let device = find::resolve(&port.port)?;
+    let stream = open_device(&device, &port.line)?;
+    Ok((stream, device))
+}
+
+/// Opens a device file. Blocks; must be called within a runtime.
+///
+/// # Errors
+/// Why not, in words.
+pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
+    use std::os::unix::fs::FileTypeExt as _;
+    // Asked for by name first: an error of the open below does not say which of several things it means.
+    let found = std::fs::metadata(device).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "it is not there".to_owned(),
+        _ => error.to_string(),
+    })?;
+    if !found.file_type().is_char_device() {
+        return Err("it is not a serial port".to_owned());
+    }
+    if let Some(mode) = line.rs485 {
+        set_rs485(device, mode)?;
+    }
+    let path = device.to_str().ok_or("its name is not UTF-8")?;
+    let builder = tokio_serial::new(path, line.baud)
+        .data_bits(match line.data_bits {
+            5 => tokio_serial::DataBits::Five,
+            6 => tokio_serial::DataBits::Six,
+            7 => tokio_serial::DataBits::Seven,
+            _ => tokio_serial::DataBits::Eight,
+        })
+        .parity(match line.parity {
+            Parity::None => tokio_serial::Parity::None,
+            Parity::Even => tokio_serial::Parity::Even,
+            Parity::Odd => tokio_serial::Parity::Odd,
+        })
+        .stop_bits(if line.stop_bits == 2 {
+            tokio_serial::StopBits::Two
+        } else {
+            tokio_serial::StopBits::One
+        })
+        .flow_control(match line.flow_control {
+            FlowControl::None => tokio_serial::FlowControl::None,
+            FlowControl::Hardware => tokio_serial::FlowControl::Hardware,
+            FlowControl::Software => tokio_serial::FlowControl::Software,
+        })
+        .exclusive(true);
+    let stream = SerialStream::open(&builder).map_err(|error| match error.kind {
+        tokio_serial::ErrorKind::Io(io::ErrorKind::PermissionDenied) => {
+            "this user may not open it; the group of serial ports is dialout".to_owned()
+        }
+        tokio_serial::ErrorKind::Io(io::ErrorKind::NotFound) => "it is not there".to_owned(),
+        tokio_serial::ErrorKind::NoDevice => "another program has it".to_owned(),
+        _ => error.to_string(),
+    })?;
+    let opened = Opened(Some(stream));
+    // A name may go over to another device while it is being opened: then this one is not ours to read.
+    let same = opened.device_number().zip(std::fs::metadata(device).ok()).is_some_and(|(number, found)| {
+        use std::os::unix::fs::MetadataExt as _;
+        found.rdev() == number
+    });
+    if same { Ok(opened) } else { Err("it has just been unplugged".to_owned()) }
+}
+
+/// The mode belongs to the port, not to the descriptor: it stays when this one is closed.
+fn set_rs485(device: &Path, mode: Rs485) -> Result<(), String> {
+    let port = serial2::SerialPort::open(device, serial2::KeepSettings).map_err(|error| error.to_string())?;
+    let mut config = serial2::rs4xx::Rs485Config::new();
+    config.set_invert_rts(mode == Rs485::RtsLow);
+    port.set_rs4xx_mode(config).map_err(|error| format!("its driver does not switch RS-485: {error}"))
+}

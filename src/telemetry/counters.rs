@@ -1,0 +1,195 @@
+//! Counters with names that do not change: `tombolo_<stage>_<thing>_<unit>_total`.
+//!
+//! The path is one thread, so a counter is a plain `u64` in an array and costs one addition. A stage that
+//! keeps its own numbers (the DTLS engine, the journal, the uplink) has them [put](Snapshot::put) into the
+//! snapshot by whoever takes it.
+
+use serde_json::{Map, Value};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// What is counted by [`Counters`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Counter {
+            /// All of them, in the order of the path.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)*];
+
+            /// The stable name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Counter::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams received on every socket.
+    DatagramsReceived = "tombolo_southbound_received_datagrams_total",
+    /// Datagrams sent on every socket.
+    DatagramsSent = "tombolo_southbound_sent_datagrams_total",
+    /// Datagrams the system would not take.
+    DatagramsUnsent = "tombolo_southbound_unsent_datagrams_total",
+    /// DTLS handshakes completed.
+    HandshakesCompleted = "tombolo_dtls_completed_handshakes_total",
+    /// DTLS handshakes that failed, for any reason.
+    HandshakesFailed = "tombolo_dtls_failed_handshakes_total",
+    /// Handshakes that named an identity nobody has.
+    HandshakesUnknownIdentity = "tombolo_dtls_unknown_identity_handshakes_total",
+    /// DTLS sessions ended, by either side or by age.
+    SessionsClosed = "tombolo_dtls_closed_sessions_total",
+    /// CoAP requests handed to the gate or to a resource.
+    CoapRequests = "tombolo_coap_received_requests_total",
+    /// Requests answered again from the stored response.
+    CoapDuplicates = "tombolo_coap_duplicate_requests_total",
+    /// Datagrams that were not CoAP, or broke its rules.
+    CoapMalformed = "tombolo_coap_malformed_datagrams_total",
+    /// Responses that took longer than a second and went separately.
+    CoapSeparate = "tombolo_coap_separate_responses_total",
+    /// Separate responses the device never acknowledged.
+    CoapUnacknowledged = "tombolo_coap_unacknowledged_responses_total",
+    /// Readings every stage of the gate let pass.
+    ReadingsAdmitted = "tombolo_gate_admitted_readings_total",
+    /// 4.00: not a path.
+    RefusedPath = "tombolo_gate_refused_path_readings_total",
+    /// 4.04: a reserved path.
+    RefusedReserved = "tombolo_gate_refused_reserved_readings_total",
+    /// 4.03: no rule matches.
+    RefusedNoRule = "tombolo_gate_refused_no_rule_readings_total",
+    /// 4.03: a deny rule matches.
+    RefusedDenied = "tombolo_gate_refused_denied_readings_total",
+    /// 4.05: the rule does not allow the method.
+    RefusedMethod = "tombolo_gate_refused_not_allowed_readings_total",
+    /// 4.13: more bytes than the role allows.
+    RefusedTooLarge = "tombolo_gate_refused_too_large_readings_total",
+    /// 4.29: over quota.
+    RefusedQuota = "tombolo_gate_refused_over_quota_readings_total",
+    /// 4.03: the mapped topic is not one a device may reach.
+    RefusedTopic = "tombolo_gate_refused_topic_readings_total",
+    /// 4.01 or a closed session: the device is not (or no longer) known.
+    RefusedUnknownDevice = "tombolo_gate_refused_unknown_device_readings_total",
+    /// Readings on disk and acknowledged.
+    ReadingsStored = "tombolo_journal_stored_readings_total",
+    /// Payload bytes of those.
+    BytesStored = "tombolo_journal_stored_bytes_total",
+    /// 5.03: the lane is full, the disk is failing or the journal is closing.
+    ReadingsUnstored = "tombolo_journal_refused_readings_total",
+    /// Readings of a `qos = 0` rule handed to the uplink without being stored.
+    ReadingsUnpromised = "tombolo_northbound_unpromised_readings_total",
+    /// Of those, the ones there was no room or no connection for.
+    ReadingsUnpromisedDropped = "tombolo_northbound_dropped_unpromised_readings_total",
+    /// Log lines the limit kept back.
+    LinesSuppressed = "tombolo_telemetry_suppressed_lines_total",
+    /// Requests answered on the control socket.
+    ControlRequests = "tombolo_control_answered_requests_total",
+}
+
+/// One number for each [`Counter`], all zero at start.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    values: [u64; Counter::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters { values: [0; Counter::ALL.len()] }
+    }
+}
+
+impl Counters {
+    /// Counts one.
+    pub fn count(&mut self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Counts several. Stays at the largest number rather than beginning again.
+    pub fn add(&mut self, counter: Counter, amount: u64) {
+        let value = &mut self.values[counter as usize];
+        *value = value.saturating_add(amount);
+    }
+
+    /// The number as it stands.
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+
+    /// All of them by name.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for counter in Counter::ALL {
+            snapshot.put(counter.name(), self.value(*counter));
+        }
+        snapshot
+    }
+}
+
+/// Names and numbers at one moment, as `status` shows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot(Map<String, Value>);
+
+impl Snapshot {
+    /// Adds a number a stage keeps itself; a name put twice keeps the sum.
+    pub fn put(&mut self, name: &str, value: u64) {
+        debug_assert!(is_stable_name(name), "{name} is not tombolo_<stage>_<thing>_<unit>_total");
+        let before = self.0.get(name).and_then(Value::as_u64).unwrap_or(0);
+        self.0.insert(name.to_owned(), before.saturating_add(value).into());
+    }
+
+    /// As the `counters` object of `status --json`.
+    pub fn into_json(self) -> Value {
+        Value::Object(self.0)
+    }
+}
+
+/// Whether a name has the form every counter has: `tombolo_`, at least three more words, `_total`; lower case.
+pub fn is_stable_name(name: &str) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    words.len() >= 5
+        && words[0] == "tombolo"
+        && words[words.len() - 1] == "total"
+        && words.iter().all(|word| {
+            !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_the_stable_form_and_is_used_once() {
+        let mut seen = std::collections::BTreeSet::new();
+        for counter in Counter::ALL {
+            assert!(is_stable_name(counter.name()), "{}", counter.name());
+            assert!(seen.insert(counter.name()), "{} twice", counter.name());
+        }
+        assert!(!is_stable_name("tombolo_coap_total"));
+        assert!(!is_stable_name("tombolo_coap_a__b_total"));
+        assert!(!is_stable_name("Tombolo_coap_a_b_total"));
+    }
+
+    #[test]
+    fn a_counter_stays_at_its_largest_number() {
+        let mut counters = Counters::default();
+        counters.add(Counter::BytesStored, u64::MAX);
+        counters.count(Counter::BytesStored);
+        assert_eq!(counters.value(Counter::BytesStored), u64::MAX);
+        assert_eq!(counters.value(Counter::ReadingsStored), 0);
+    }
+
+    #[test]
+    fn a_snapshot_has_every_name_and_takes_the_stages_own() {
+        let mut snapshot = Counters::default().snapshot();
+        snapshot.put("tombolo_dtls_forged_datagrams_total", 3);
+        snapshot.put("tombolo_dtls_forged_datagrams_total", 4);
+        let json = snapshot.into_json();
+        assert_eq!(json["tombolo_dtls_forged_datagrams_total"], 7);
+        assert_eq!(json.as_object().unwrap().len(), Counter::ALL.len() + 1);
+    }
+}

@@ -1,0 +1,138 @@
+//! Where log lines go: the systemd journal when stderr is connected to it, otherwise stderr.
+//!
+//! In the journal each key becomes a field of its own in upper case (`DEVICE=door-7`, `PEER=…`), beside
+//! a MESSAGE that shows them too.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+use std::io::Write as _;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use systemd_journal_logger::JournalLog;
+
+use super::log::{LEVEL_VARIABLE, escaped_fields, is_wanted, level_word, parse_level, write_message};
+
+/// Where journald listens.
+const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+
+/// Where the owner wants the lines, `[log] target`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// The journal where stderr is connected to it, otherwise stderr.
+    #[default]
+    Auto,
+    /// The journal, also from a terminal; stderr where there is none.
+    Journal,
+    /// Stderr, also under systemd.
+    Stderr,
+}
+
+/// Where the lines of this process go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The systemd journal, with fields.
+    Journal,
+    /// Lines on stderr.
+    Stderr,
+}
+
+/// Starts logging at `level` unless `TOMBOLO_LOG` says another; call it once, before anything logs.
+///
+/// Stderr counts as connected to the journal where `JOURNAL_STREAM` names it. A second call changes nothing but the
+/// level. An unknown level in the variable, and a journal that was wanted and is not there, are named in a warning.
+pub fn initialise(level: LevelFilter, target: Target) -> Destination {
+    let to_journal = match target {
+        Target::Auto => systemd_journal_logger::connected_to_journal(),
+        Target::Journal => true,
+        Target::Stderr => false,
+    };
+    // Opening does not tell whether anybody listens.
+    let journal = to_journal
+        .then(JournalLog::new)
+        .and_then(Result::ok)
+        .filter(|_| std::path::Path::new(JOURNAL_SOCKET).exists())
+        .map(|journal| journal.with_syslog_identifier("tombolo".to_owned()));
+    let (logger, destination): (Box<dyn Log>, _) = match journal {
+        Some(journal) => (Box::new(Journal(journal)), Destination::Journal),
+        None => (Box::new(Stderr), Destination::Stderr),
+    };
+    let first = log::set_boxed_logger(logger).is_ok();
+    set_level(level);
+    if first
+        && let Ok(wrong) = std::env::var(LEVEL_VARIABLE)
+        && !wrong.is_empty()
+        && parse_level(&wrong).is_none()
+    {
+        log::warn!(value = wrong; "TOMBOLO_LOG is ignored: it takes off, error, warn, info, debug or trace");
+    }
+    if first && target == Target::Journal && destination == Destination::Stderr {
+        log::warn!("there is no systemd journal here; log lines go to stderr");
+    }
+    destination
+}
+
+/// Changes the level, as a reload of `[log] level` does; `TOMBOLO_LOG` still wins.
+pub fn set_level(configured: LevelFilter) {
+    let variable = std::env::var(LEVEL_VARIABLE).ok();
+    log::set_max_level(variable.as_deref().and_then(parse_level).unwrap_or(configured));
+}
+
+fn wanted(metadata: &Metadata<'_>) -> bool {
+    is_wanted(metadata.target(), metadata.level(), log::max_level())
+}
+
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        wanted(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !wanted(record.metadata()) {
+            return;
+        }
+        let mut line = String::with_capacity(160);
+        line.push_str(level_word(record.level()));
+        line.push(' ');
+        write_message(&mut line, *record.args(), &record.key_values());
+        line.push('\n');
+        // One write a line, so that lines of several threads do not mix. Nobody is left to tell of a failure.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+
+    fn flush(&self) {}
+}
+
+struct Journal(JournalLog);
+
+impl Log for Journal {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        wanted(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !wanted(record.metadata()) {
+            return;
+        }
+        let mut message = String::with_capacity(160);
+        write_message(&mut message, *record.args(), &record.key_values());
+        let fields = escaped_fields(&record.key_values());
+        // The logger sends info as priority 5, which journald calls notice; all its levels are one apart from ours.
+        let sent = self.0.journal_send(
+            &Record::builder()
+                .metadata(record.metadata().clone())
+                .args(format_args!("{message}"))
+                .module_path(record.module_path())
+                .file(record.file())
+                .line(record.line())
+                .key_values(&fields)
+                .build(),
+        );
+        if sent.is_err() && record.level() <= Level::Warn {
+            let _ = writeln!(std::io::stderr(), "{} {message}", level_word(record.level()));
+        }
+    }
+
+    fn flush(&self) {}
+}

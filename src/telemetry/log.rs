@@ -1,0 +1,167 @@
+//! One log record as one line of text: `LEVEL message key=value …`.
+//!
+//! The same text is the journal's MESSAGE, without the level, so that `journalctl -u tombolo` names the
+//! device as well as `journalctl DEVICE=door-7` finds it. Pure; writing it out is [`super::io`]'s.
+
+use std::fmt::{self, Write as _};
+
+use log::kv::{self, Key, Value, VisitSource};
+use log::{Level, LevelFilter};
+
+use super::text::{Escaping, is_harmless};
+
+/// The environment variable that overrides `[log] level`.
+pub const LEVEL_VARIABLE: &str = "TOMBOLO_LOG";
+
+/// Longest value printed in one line, in bytes, before it is cut with `…`. Whole values go to journal fields.
+pub const VALUE_MAX: usize = 256;
+
+/// The levels as configuration spells them.
+pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Takes a level by its name in [`LEVELS`], in either case; `None` for anything else.
+pub fn parse_level(text: &str) -> Option<LevelFilter> {
+    LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)).then(|| text.parse().ok()).flatten()
+}
+
+/// Whether a record from `target` at `level` is written while ours go up to `most`.
+///
+/// Libraries speak only from `warn` on, whatever the level: they do not know that payloads and keys are
+/// never to be logged.
+pub fn is_wanted(target: &str, level: Level, most: LevelFilter) -> bool {
+    let ours = target == "tombolo" || target.starts_with("tombolo::");
+    level <= if ours { most } else { most.min(LevelFilter::Warn) }
+}
+
+/// Appends `message key=value …` to `out`, everything escaped; values with a space, `"` or `=` are quoted.
+pub fn write_message(out: &mut String, message: fmt::Arguments<'_>, fields: &dyn kv::Source) {
+    // Writing to a String does not fail; a value whose own Display fails leaves what it wrote.
+    let _ = write!(Escaping(&mut *out), "{message}");
+    let _ = fields.visit(&mut Fields { out, value: String::new() });
+}
+
+/// As the left margin of a line on stderr.
+pub fn level_word(level: Level) -> &'static str {
+    match level {
+        Level::Error => "ERROR",
+        Level::Warn => "WARN ",
+        Level::Info => "INFO ",
+        Level::Debug => "DEBUG",
+        Level::Trace => "TRACE",
+    }
+}
+
+/// The fields with their values whole and escaped, for whoever stores them as they come.
+pub fn escaped_fields(fields: &dyn kv::Source) -> Vec<(String, String)> {
+    struct Collect(Vec<(String, String)>);
+
+    impl<'kvs> VisitSource<'kvs> for Collect {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+            let mut escaped = String::new();
+            let _ = write!(Escaping(&mut escaped), "{value}");
+            self.0.push((key.as_str().to_owned(), escaped));
+            Ok(())
+        }
+    }
+
+    let mut collected = Collect(Vec::new());
+    // The collector never refuses; a source that stops early gives what it had.
+    let _ = fields.visit(&mut collected);
+    collected.0
+}
+
+struct Fields<'a> {
+    out: &'a mut String,
+    value: String,
+}
+
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        self.value.clear();
+        let _ = write!(self.value, "{value}");
+        if self.value.len() > VALUE_MAX {
+            let end = (0..=VALUE_MAX).rev().find(|at| self.value.is_char_boundary(*at)).unwrap_or(0);
+            self.value.truncate(end);
+            self.value.push('…');
+        }
+        let _ = write!(Escaping(&mut *self.out), " {key}");
+        self.out.push('=');
+        let plain = !self.value.is_empty()
+            && self.value.chars().all(|c| is_harmless(c) && !matches!(c, ' ' | '"' | '='));
+        if plain {
+            let _ = write!(Escaping(&mut *self.out), "{}", self.value);
+        } else {
+            self.out.push('"');
+            for part in self.value.split_inclusive('"') {
+                let (text, quote) = part.strip_suffix('"').map_or((part, ""), |text| (text, "\\\""));
+                let _ = Escaping(&mut *self.out).write_str(text);
+                self.out.push_str(quote);
+            }
+            self.out.push('"');
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(message: fmt::Arguments<'_>, fields: &[(&str, &str)]) -> String {
+        let mut out = String::new();
+        write_message(&mut out, message, &fields);
+        out
+    }
+
+    #[test]
+    fn a_line_is_the_message_and_its_fields() {
+        assert_eq!(
+            line(format_args!("reading refused"), &[("device", "door-7"), ("reason", "no rule matches")]),
+            "reading refused device=door-7 reason=\"no rule matches\""
+        );
+    }
+
+    #[test]
+    fn a_field_from_the_network_cannot_forge_another_line_or_field() {
+        let shown = line(
+            format_args!("handshake failed"),
+            &[("identity", "x\nERROR y\" device=\"a\x1b[2J"), ("n", "")],
+        );
+        assert_eq!(shown, "handshake failed identity=\"x\\u{a}ERROR y\\\" device=\\\"a\\u{1b}[2J\" n=\"\"");
+        assert!(!shown.contains(['\n', '\x1b']));
+    }
+
+    #[test]
+    fn fields_that_are_stored_are_whole_and_escaped() {
+        let long = "ü".repeat(400);
+        let fields = [("device", "door-7"), ("reason", "a\x1b[2J"), ("long", &long)];
+        let escaped = escaped_fields(&fields.as_slice());
+        let expected = [("device", "door-7"), ("reason", "a\\u{1b}[2J"), ("long", &long)];
+        assert_eq!(escaped, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_long_value_is_cut_at_a_character() {
+        let shown = line(format_args!("m"), &[("k", &"ü".repeat(200))]);
+        assert_eq!(shown, format!("m k={}…", "ü".repeat(128)));
+    }
+
+    #[test]
+    fn libraries_speak_only_from_warn_on() {
+        assert!(is_wanted("tombolo::daemon", Level::Debug, LevelFilter::Debug));
+        assert!(is_wanted("tombolo", Level::Info, LevelFilter::Info));
+        assert!(!is_wanted("tombolo", Level::Info, LevelFilter::Warn));
+        assert!(is_wanted("rustls::client", Level::Warn, LevelFilter::Trace));
+        assert!(!is_wanted("rustls::client", Level::Debug, LevelFilter::Trace));
+        assert!(!is_wanted("tombolosque", Level::Debug, LevelFilter::Trace));
+        assert!(!is_wanted("rustls", Level::Warn, LevelFilter::Error));
+    }
+
+    #[test]
+    fn levels_have_the_names_of_the_configuration() {
+        assert_eq!(parse_level("info"), Some(LevelFilter::Info));
+        assert_eq!(parse_level("WARN"), Some(LevelFilter::Warn));
+        assert_eq!(parse_level("verbose"), None);
+        assert_eq!(parse_level(""), None);
+    }
+}

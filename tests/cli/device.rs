@@ -1,0 +1,115 @@
+use serde_json::json;
+
+use crate::place::{Place, mode};
+
+#[test]
+fn a_device_is_added_shown_listed_and_removed_without_a_daemon() {
+    let place = Place::new();
+    assert!(place.run("device list").fine().contains("tombolo device add"));
+
+    let added = place.run("--json device add door-7 --role sensor --psk").json();
+    let text = added["psk_text"].as_str().unwrap();
+    assert_eq!(text.len(), 22);
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        added,
+        json!({ "id": "door-7", "role": "sensor", "psk_identity": "door-7", "psk_text": text, "psk_hex": hex })
+    );
+    assert_eq!(mode(&place.path("state/devices/door-7.toml")), 0o600);
+
+    let shown = place.run("--json device show door-7").json();
+    assert_eq!(
+        (&shown["role"], &shown["source"], &shown["usable"]),
+        (&json!("sensor"), &json!("registry"), &json!(true))
+    );
+    assert!(!shown.to_string().contains(text), "the key is shown only when it is asked for");
+    assert!(!place.run("device show door-7").fine().contains(text));
+    assert_eq!(place.run("--json device show door-7 --key").json()["psk_text"], text);
+    assert!(place.run("device show door-7 --key").fine().contains(text));
+
+    let listed = place.run("--json device list").json();
+    assert_eq!(listed["id"], "door-7");
+    assert!(place.run("device list").fine().contains("door-7  sensor  door-7    registry"));
+
+    assert_eq!(place.run("--json device remove door-7").json(), json!({ "id": "door-7", "removed": true }));
+    assert!(!place.path("state/devices/door-7.toml").exists());
+    place.run("device show door-7").failed(1, &["door-7", "device list"]);
+}
+
+#[test]
+fn adding_prints_the_line_that_proves_it_works() {
+    let place = Place::new();
+    place.write("conf.d/50-listen.toml", "[coap]\nlisten = [\"192.0.2.7:7684\"]\n");
+    let said = place.run("device add door-7 --role sensor --psk text:a$ecret").fine();
+    let line = "coap-client -m post -u door-7 -k 'a$ecret' -e 21.5 coaps://192.0.2.7:7684/t/temperature";
+    assert!(said.contains(line), "{said}");
+    assert!(said.contains("systemctl start tombolo") && said.contains("tombolo tail"), "{said}");
+
+    place.write("conf.d/50-listen.toml", "[coap]\nlisten = [\"[2001:db8::7]:5684\"]\n");
+    let said = place.run("device add door-8 --role sensor --psk text:x --psk-identity the-door").fine();
+    assert!(said.contains("-u the-door -k x -e 21.5 'coaps://[2001:db8::7]/t/temperature'"), "{said}");
+
+    let said = place.run("device add mute-1 --role mute --psk text:x").fine();
+    assert!(said.contains("# no rule of its role allows anything yet"), "{said}");
+
+    let said = place.run("device add bin-1 --role sensor --psk hex:00ff").fine();
+    assert!(!said.contains("-k") && said.contains("2 bytes"), "{said}");
+}
+
+#[test]
+fn a_key_comes_from_standard_input_too_and_is_never_repeated_in_an_error() {
+    let place = Place::new();
+    let added = place.run_with_input("--json device add a --role sensor --psk -", b"hex:0a0B\n").json();
+    assert_eq!((&added["psk_hex"], &added["psk_text"]), (&json!("0a0b"), &json!(null)));
+    let wrong = place.run_with_input("device add b --role sensor --psk -", b"topsecret\n");
+    assert!(!wrong.err.contains("topsecret"), "{}", wrong.err);
+    wrong.failed(2, &["standard input", "text:"]);
+    let wrong = place.run("device add b --role sensor --psk topsecret");
+    assert!(!wrong.err.contains("topsecret"), "{}", wrong.err);
+    wrong.failed(2, &["text:SECRET", "hex:"]);
+    assert!(!place.path("state/devices/b.toml").exists());
+}
+
+#[test]
+fn what_stands_in_the_way_is_named_with_its_place_and_the_way_out() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    place
+        .run("device add door-7 --role sensor --psk")
+        .failed(1, &["door-7", "devices/door-7.toml", "device remove"]);
+    place
+        .run("device add door-8 --role sensor --psk --psk-identity door-7")
+        .failed(1, &["door-7", "identity"]);
+    place.run("device add door-8 --role senser --psk").failed(1, &["senser", "sensor"]);
+    place.run("device add -x --role sensor --psk").failed(2, &["-x"]);
+    place.run("device add a/b --role sensor --psk").failed(2, &["a/b", "letters, digits"]);
+    place.run("device add gateway --role sensor --psk").failed(1, &["gateway", "reserved"]);
+    place.run("device remove door-9").failed(1, &["door-9", "door-7"]);
+
+    place.write("wall.psk", "text:abcdefghijklmnop\n");
+    place.write("conf.d/20-wall.toml", "[device.wall]\nrole = \"sensor\"\npsk-file = \"../wall.psk\"\n");
+    place.run("device remove wall").failed(1, &["20-wall.toml:1", "device.wall", "reload"]);
+    place.run("device add wall --role sensor --psk").failed(1, &["20-wall.toml:1"]);
+    assert_eq!(place.run("--json device show wall").json()["source"], "configuration");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_ends_with_78_and_names_file_line_and_key() {
+    let place = Place::new();
+    place.write("conf.d/30-wrong.toml", "[coap]\nmax-sessions = 0\n");
+    for line in ["device list", "device add a --role sensor --psk", "acl explain a POST t"] {
+        place.run(line).failed(78, &["30-wrong.toml:2", "max-sessions", "tombolo check"]);
+    }
+    let place = Place::new();
+    std::fs::remove_file(place.path("tombolo.toml")).unwrap();
+    place.run("device list").failed(78, &["tombolo.toml", "--config", "tombolo init"]);
+}
+
+#[test]
+fn names_from_files_cannot_draw_on_the_terminal() {
+    let place = Place::new();
+    place.run("device add a --role sensor --psk --label \u{1b}[2Jx").failed(2, &["--label"]);
+    place.write("conf.d/1.toml", "[device.b]\nrole = \"sensor\"\nlabel = \"\\u001b[2J\"\n");
+    let listed = place.run("device list");
+    assert!(!listed.out.contains('\x1b') && !listed.err.contains('\x1b'));
+}

@@ -1,0 +1,67 @@
+use crate::place::Place;
+
+#[test]
+fn help_names_every_command_that_is_built_and_none_that_is_not() {
+    let help = Place::new().run("--help").fine();
+    for command in ["run", "check", "init", "device", "tail", "status", "acl", "queue", "serial", "demo"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} in\n{help}");
+    }
+    for command in ["send", "cert", "update"] {
+        assert!(!help.contains(&format!("\n  {command} ")), "{command} in\n{help}");
+    }
+    assert!(help.contains("78 configuration") && help.contains("--json"), "{help}");
+    assert!(!help.contains('\x1b'));
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let place = Place::new();
+    for line in [
+        "run --help",
+        "check --help",
+        "init --help",
+        "device --help",
+        "device add --help",
+        "device list --help",
+        "device show --help",
+        "device remove --help",
+        "tail --help",
+        "status --help",
+        "acl explain --help",
+        "queue --help",
+        "queue rejected --help",
+        "queue rejected retry --help",
+        "serial list --help",
+        "serial trace --help",
+        "demo --help",
+    ] {
+        assert!(place.run(line).fine().contains("Usage: tombolo "), "{line}");
+    }
+    assert!(place.run("--version").fine().contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
+    let place = Place::new();
+    place.run("").failed(2, &["Usage"]);
+    place.run("stauts").failed(2, &["stauts", "status"]);
+    place.run("send door-7 x 1").failed(2, &["send", "not built"]);
+    place.run("--json cert").failed(2, &["cert"]);
+    place.run("device add door-7").failed(2, &["--role", "--psk"]);
+    place.run("device add").failed(2, &["<ID>"]);
+    place.run("acl explain door-7 GET t").failed(2, &["GET", "POST"]);
+    place.run("queue rejected drop").failed(2, &["--all"]);
+    place.run("queue rejected drop seven").failed(2, &["seven", "queue rejected list"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    use std::process::Stdio;
+    let place = Place::new();
+    for line in ["--help", "device list"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut child = place.command(line).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        drop(reader);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{line}");
+    }
+}

@@ -1,0 +1,222 @@
+//! Bodies larger than a datagram.
+
+use tombolo::message::ContentFormat;
+use tombolo::proto::coap::block::Block;
+use tombolo::proto::coap::{Code, Response, Type};
+
+use super::support::*;
+
+fn block(number: u32, more: bool, size_exponent: u8) -> Vec<u8> {
+    let value = Block { number, more, size_exponent }.to_uint().to_be_bytes();
+    value[value.iter().take_while(|b| **b == 0).count()..].to_vec()
+}
+
+fn put(id: u16, number: u32, more: bool, payload: &[u8]) -> Vec<u8> {
+    message(
+        Type::Confirmable,
+        PUT,
+        id,
+        &id.to_be_bytes(),
+        &[(11, b"log"), (12, b"\x2a"), (27, &block(number, more, 6))],
+        payload,
+    )
+}
+
+fn body(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i / 7) as u8).collect()
+}
+
+#[test]
+fn a_body_in_blocks_is_handed_up_once_it_is_whole() {
+    let mut bench = Bench::default();
+    let body = body(64 << 10);
+    let last = body.len() / 1024 - 1;
+    for (number, part) in body.chunks(1024).enumerate() {
+        let datagram = put(number as u16, number as u32, number < last, part);
+        if number < last {
+            let sent = bench.reply(DEVICE, &datagram);
+            let answer = parse(&sent[0]);
+            assert_eq!(answer.code, Code::CONTINUE);
+            assert_eq!(uint(&answer, 27), Some((number as u32) << 4 | 8 | 6));
+            assert_eq!(answer.token.as_bytes(), (number as u16).to_be_bytes());
+            assert_eq!(bench.reply(DEVICE, &datagram), sent, "a duplicate");
+            continue;
+        }
+        let request = bench.feed(DEVICE, &datagram).unwrap();
+        assert!(request.is_blockwise() && *request.payload == body[..]);
+        assert_eq!(request.content_format(), Some(ContentFormat::OCTET_STREAM));
+        let exchange = request.exchange;
+        bench.respond(exchange, &changed());
+        let sent = bench.sent_one();
+        assert_eq!(
+            (parse(&sent).code, uint(&parse(&sent), 27)),
+            (Code::CHANGED, Some((last as u32) << 4 | 6))
+        );
+        assert_eq!(bench.reply(DEVICE, &datagram), [sent], "a duplicate of the last");
+    }
+    assert_eq!(bench.endpoint.counters().requests, 1);
+}
+
+#[test]
+fn a_body_of_one_block_is_a_request_like_any_other() {
+    let mut bench = Bench::default();
+    let datagram = put(1, 0, false, b"small");
+    let request = bench.feed(DEVICE, &datagram).unwrap();
+    assert!(!request.is_blockwise());
+    let exchange = request.exchange;
+    bench.respond(exchange, &changed());
+    assert_eq!(uint(&parse(&bench.sent_one()), 27), Some(6));
+}
+
+#[test]
+fn a_gap_is_4_08() {
+    let mut bench = Bench::default();
+    bench.reply(DEVICE, &put(1, 0, true, &[1; 1024]));
+    let sent = bench.reply(DEVICE, &put(2, 2, true, &[1; 1024]));
+    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE);
+    let sent = bench.reply(DEVICE, &put(3, 1, false, &[1; 10]));
+    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE, "nothing is left of it");
+}
+
+#[test]
+fn more_than_64_kib_is_4_13_with_the_size_taken() {
+    let mut bench = Bench::default();
+    let options: [(u16, &[u8]); 3] = [(11, b"log"), (27, &block(0, true, 6)), (60, &[1, 0, 1])];
+    let told = message(Type::Confirmable, PUT, 1, b"", &options, &[0; 1024]);
+    let sent = bench.reply(DEVICE, &told);
+    assert_eq!(
+        (parse(&sent[0]).code, uint(&parse(&sent[0]), 60)),
+        (Code::REQUEST_ENTITY_TOO_LARGE, Some(65536))
+    );
+    for number in 0..64 {
+        bench.reply(DEVICE, &put(10 + number, number.into(), true, &[0; 1024]));
+    }
+    let sent = bench.reply(DEVICE, &put(100, 64, false, b"!"));
+    assert_eq!(
+        (parse(&sent[0]).code, uint(&parse(&sent[0]), 60)),
+        (Code::REQUEST_ENTITY_TOO_LARGE, Some(65536))
+    );
+}
+
+#[test]
+fn another_content_format_on_the_way_is_4_08() {
+    let mut bench = Bench::default();
+    bench.reply(DEVICE, &put(1, 0, true, &[1; 1024]));
+    let options: [(u16, &[u8]); 3] = [(11, b"log"), (12, b"\x32"), (27, &block(1, false, 6))];
+    let sent = bench.reply(DEVICE, &message(Type::Confirmable, PUT, 2, b"", &options, b"end"));
+    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE);
+}
+
+#[test]
+fn a_block_that_is_not_full_or_of_size_7_is_4_00() {
+    let mut bench = Bench::default();
+    let sent = bench.reply(DEVICE, &put(1, 0, true, &[1; 1000]));
+    assert_eq!(parse(&sent[0]).code, Code::BAD_REQUEST);
+    let options: [(u16, &[u8]); 2] = [(11, b"log"), (27, &[0x0f])];
+    let sent = bench.reply(DEVICE, &message(Type::Confirmable, PUT, 2, b"", &options, b"x"));
+    assert_eq!(parse(&sent[0]).code, Code::BAD_REQUEST);
+}
+
+#[test]
+fn two_paths_of_one_peer_do_not_mix() {
+    let mut bench = Bench::default();
+    let part = |id, path: &[u8], number, more| {
+        let options = [(11, path), (27, &block(number, more, 0)[..])];
+        message(Type::Confirmable, POST, id, b"", &options, &[path[0]; 16])
+    };
+    bench.reply(DEVICE, &part(1, b"a", 0, true));
+    bench.reply(DEVICE, &part(2, b"b", 0, true));
+    let datagram = part(3, b"a", 1, false);
+    assert_eq!(*bench.feed(DEVICE, &datagram).unwrap().payload, [b'a'; 32]);
+    let datagram = part(4, b"b", 1, false);
+    assert_eq!(*bench.feed(DEVICE, &datagram).unwrap().payload, [b'b'; 32]);
+}
+
+#[test]
+fn blocks_under_way_are_bounded_and_the_next_sender_hears_5_03() {
+    let mut bench = Bench::default();
+    let mut refused = 0;
+    for peer in 0..1_000 {
+        let peer = tombolo::proto::coap::PeerId::proven(peer);
+        let sent = bench.reply(peer, &put(1, 0, true, &[0; 1024]));
+        if parse(&sent[0]).code == Code::SERVICE_UNAVAILABLE {
+            assert_eq!(uint(&parse(&sent[0]), 14), Some(30));
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 1_000 - 256);
+    bench.pass(seconds(247.0));
+    let sent = bench.reply(DEVICE, &put(2, 0, true, &[0; 1024]));
+    assert_eq!(parse(&sent[0]).code, Code::CONTINUE);
+}
+
+fn get(id: u16, wanted: Option<(u32, u8)>) -> Vec<u8> {
+    let value = wanted.map(|(number, size_exponent)| block(number, false, size_exponent));
+    let mut options: Vec<(u16, &[u8])> = vec![(11, b".well-known"), (11, b"core")];
+    if let Some(value) = &value {
+        options.push((23, value));
+    }
+    options.push((28, b""));
+    message(Type::Confirmable, GET, id, b"tk", &options, b"")
+}
+
+#[test]
+fn a_large_body_is_fetched_block_by_block() {
+    let mut bench = Bench::default();
+    let body = body(5_000);
+    let (mut fetched, mut etag) = (Vec::new(), None);
+    for number in 0.. {
+        let wanted = (number > 0).then_some((number, 6));
+        let exchange = bench.request(DEVICE, &get(number as u16, wanted));
+        bench.respond(exchange, &Response::content(ContentFormat::LINK_FORMAT, &body));
+        let sent = bench.sent_one();
+        assert!(sent.len() < 1_100);
+        let part = parse(&sent);
+        let tag = part.options.values(4).next().unwrap().to_vec();
+        assert_eq!(*etag.get_or_insert(tag.clone()), tag, "one body, one ETag");
+        assert_eq!(uint(&part, 28), Some(5_000));
+        fetched.extend_from_slice(part.payload);
+        let block = Block::from_uint(uint(&part, 23).unwrap()).unwrap();
+        assert_eq!(block.number, number);
+        if !block.more {
+            break;
+        }
+    }
+    assert_eq!(fetched, body);
+}
+
+#[test]
+fn a_smaller_block_is_given_when_asked_for() {
+    let mut bench = Bench::default();
+    let body = body(100);
+    let exchange = bench.request(DEVICE, &get(1, Some((0, 1))));
+    bench.respond(exchange, &Response::content(ContentFormat::TEXT, &body));
+    let sent = bench.sent_one();
+    assert_eq!((uint(&parse(&sent), 23), parse(&sent).payload), (Some(8 | 1), &body[..32]));
+    let exchange = bench.request(DEVICE, &get(2, Some((4, 1))));
+    bench.respond(exchange, &Response::content(ContentFormat::TEXT, &body));
+    assert_eq!(parse(&bench.sent_one()).code, Code::BAD_REQUEST, "beyond the end");
+    let exchange = bench.request(DEVICE, &get(3, Some((4, 1))));
+    bench.respond(exchange, &Response::new(Code::NOT_FOUND));
+    assert_eq!(parse(&bench.sent_one()).code, Code::NOT_FOUND);
+}
+
+#[test]
+fn a_large_answer_is_made_again_rather_than_kept() {
+    let mut bench = Bench::default();
+    let before = bench.endpoint.memory();
+    for _ in 0..2 {
+        let exchange = bench.request(DEVICE, &get(1, None));
+        bench.respond(exchange, &Response::content(ContentFormat::TEXT, &[b'x'; 900]));
+        assert_eq!(bench.sent().len(), 1);
+    }
+    assert!(bench.endpoint.memory() - before < 900);
+}
+
+#[test]
+fn a_later_block_of_the_answer_to_a_post_is_4_00() {
+    let mut bench = Bench::default();
+    let options: [(u16, &[u8]); 2] = [(11, b"t"), (23, &block(1, false, 6))];
+    let sent = bench.reply(DEVICE, &message(Type::Confirmable, POST, 1, b"", &options, b"x"));
+    assert_eq!(parse(&sent[0]).code, Code::BAD_REQUEST);
+}

@@ -1,0 +1,12 @@
+//! The CoAP core as a device sees it, over virtual time.
+#![allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+
+mod allocation;
+mod answers;
+mod blocks;
+mod bounds;
+mod link;
+mod property;
+mod support;
+mod timing;
+mod wire;

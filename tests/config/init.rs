@@ -1,0 +1,62 @@
+//! `tombolo init` on a real disk.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tombolo::config::init::Site;
+use tombolo::config::init::io::write;
+
+use crate::registry::{Folder, MAIN};
+use crate::support::lines;
+
+fn site(url: &str) -> Site {
+    Site { url: Some(url.into()), ..Site::default() }
+}
+
+#[test]
+fn the_drop_in_is_written_beside_the_main_file_which_stays_as_it_is() {
+    let folder = Folder::new("init");
+    folder.write("tombolo.toml", MAIN);
+    let ca = folder.write("ca.pem", "");
+    let (path, loaded) =
+        write(&folder.options(), &Site { ca_file: Some(ca.clone()), ..site("mqtts://b") }, false).unwrap();
+    assert_eq!(path, folder.0.join("conf.d/10-site.toml"));
+    assert_eq!(loaded.settings.upstream.unwrap().host, "b");
+    let upstream = folder.load().settings.upstream.unwrap();
+    assert_eq!(upstream.tls.unwrap().ca_file, Some(ca));
+    assert_eq!(fs::read_to_string(folder.0.join("tombolo.toml")).unwrap(), MAIN);
+
+    let refused = write(&folder.options(), &site("mqtts://c"), false).unwrap_err();
+    assert_eq!(
+        lines(&refused),
+        format!(
+            "fail  {}: configuration: exists already; look at it first; --force replaces it\n",
+            path.display()
+        )
+    );
+    write(&folder.options(), &site("mqtts://c"), true).unwrap();
+    assert_eq!(folder.load().settings.upstream.unwrap().host, "c");
+}
+
+#[test]
+fn what_would_be_refused_is_not_put_in_place() {
+    let folder = Folder::new("init-bad");
+    folder.write("tombolo.toml", MAIN);
+    let refused = |site: &Site| lines(&write(&folder.options(), site, false).unwrap_err());
+    assert!(refused(&site("mqtt://b")).contains("mqtt:// sends every reading readable"));
+    assert!(
+        refused(&Site { id: Some("a/b".into()), ..site("mqtts://b") })
+            .contains("gateway.id: \"a/b\" is not accepted")
+    );
+    let missing = Site { ca_file: Some(PathBuf::from("/no/such/ca.pem")), ..site("mqtts://b") };
+    assert!(refused(&missing).contains("/no/such/ca.pem does not exist"));
+    assert!(!folder.0.join("conf.d").exists());
+    assert!(write(&folder.options(), &Site { insecure: true, ..site("mqtt://b") }, false).is_ok());
+}
+
+#[test]
+fn an_empty_place_becomes_a_configuration() {
+    let folder = Folder::new("init-empty");
+    write(&folder.options(), &site("mqtts://b"), false).unwrap();
+    assert_eq!(folder.load().settings.upstream.unwrap().host, "b");
+}

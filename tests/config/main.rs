@@ -1,0 +1,12 @@
+//! Configuration as its owner meets it: the shipped files, layers, faults and their wording, reload, the registry on disk, secrets.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "test")]
+
+mod fault;
+mod init;
+mod layer;
+mod registry;
+mod reload;
+mod secret;
+mod serial;
+mod shipped;
+mod support;

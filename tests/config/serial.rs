@@ -1,0 +1,163 @@
+//! `[serial.*]`: what a port is told, and that a fault of one leaves the rest alone.
+
+use tombolo::proto::serial::checksum::Checksum;
+use tombolo::proto::serial::framing::{Framing, line};
+use tombolo::southbound::serial::settings::{Duty, Parity, Port, PortName};
+
+use crate::support::main_file;
+
+const ROLE: &str = "[role.r.uplink.x]\npath = \"data\"\n";
+const GOOD: &str = "[serial.good]\nport = \"/dev/ttyS0\"\nframing = \"line\"\nrole = \"r\"\n";
+
+fn complaints(text: &str) -> Vec<String> {
+    let (loads, complaints) = main_file(text).complaints();
+    assert!(loads, "{complaints:?}");
+    complaints
+}
+
+fn only(text: &str) -> Port {
+    let loaded = main_file(&format!("{ROLE}{text}")).loaded();
+    assert_eq!(loaded.settings.serial.len(), 1, "{:?}", loaded.findings);
+    loaded.settings.serial[0].clone()
+}
+
+#[test]
+fn a_port_is_a_device_of_its_name_with_defaults_for_the_rest() {
+    let loaded = main_file(&format!("{ROLE}{GOOD}label = \"the meter\"\n")).loaded();
+    let port = &loaded.settings.serial[0];
+    assert_eq!((port.name.as_str(), port.line.baud, port.line.data_bits), ("good", 9600, 8));
+    let Duty::Readings { framing, .. } = &port.duty else { panic!() };
+    assert_eq!((&framing.framing, framing.max_frame), (&Framing::Line(line::End::Any), 1024));
+    let device = &loaded.settings.gate.devices[0];
+    assert_eq!((device.id.as_str(), device.role.as_str()), ("good", "r"));
+    assert!(device.psk.is_none());
+    assert_eq!(device.label.as_deref(), Some("the meter"));
+    assert!(loaded.known("good").unwrap().usable);
+}
+
+#[test]
+fn every_key_finds_its_place() {
+    let port = only(
+        "[serial.m]\nport = \"usb:0403:6001:A5\"\nrole = \"r\"\nbaud = 115200\ndata-bits = 7\nparity = \"even\"\nstop-bits = 2\n\
+         rs485 = \"rts-low\"\nframing = \"length\"\nlength-bytes = 2\nlength-order = \"little\"\nlength-offset = 1\nlength-adjust = -2\n\
+         checksum = \"crc16-modbus\"\nmax-frame = \"4KiB\"\nform = \"json\"\npattern = '(?<id>\\w+) (?<t>[0-9.]+)'\npath = \"m/{id}\"\n\
+         [serial.m.field.t]\nfactor = 0.1\noffset = 5\n",
+    );
+    assert!(matches!(port.port, PortName::Usb { vendor: 0x0403, product: 0x6001, .. }));
+    assert_eq!((port.line.baud, port.line.parity, port.line.stop_bits), (115_200, Parity::Even, 2));
+    let Duty::Readings { framing, .. } = &port.duty else { panic!() };
+    assert_eq!((framing.checksum, framing.max_frame), (Some(Checksum::Crc16Modbus), 4096));
+    let Framing::Length(header) = framing.framing else { panic!() };
+    assert_eq!((header.adjust, header.offset, header.little_endian), (-2, 1, true));
+}
+
+#[test]
+fn each_fault_is_named_at_its_line_and_disables_that_port_only() {
+    let port = |more: &str| format!("{ROLE}{GOOD}[serial.bad]\nrole = \"r\"\n{more}");
+    let line =
+        |line: u32, words: &str| vec![format!("fail  /etc/tombolo/tombolo.toml:{line}: serial.bad{words}")];
+    let tty = "port = \"/dev/ttyS1\"\n";
+    for (text, expected) in [
+        (
+            "framing = \"line\"\n".to_owned(),
+            line(7, ": there is no port; set port, like \"/dev/serial/by-id/…\"; `tombolo serial list` shows them"),
+        ),
+        (
+            "port = \"ttyS1\"\nframing = \"line\"\n".to_owned(),
+            line(
+                9,
+                ".port: \"ttyS1\" is neither a whole path nor a USB adapter; \
+                 use \"/dev/…\", or \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers",
+            ),
+        ),
+        (
+            "port = \"/dev/ttyS0\"\nframing = \"line\"\n".to_owned(),
+            // The first in name order has it.
+            vec!["fail  /etc/tombolo/tombolo.toml:4: serial.good.port: serial.bad has this port; give each its own".to_owned()],
+        ),
+        (
+            format!("{tty}framing = \"line\"\nbaud = 42\n"),
+            line(11, ".baud: 42 is not accepted; use a whole number from 50 to 4000000"),
+        ),
+        (
+            format!("{tty}framing = \"lines\"\n"),
+            line(
+                10,
+                ".framing: \"lines\" is not accepted; use \"line\", \"slip\", \"cobs\", \"length\", \"gap\", \"fixed\", \"markers\" or \"slipmux\"",
+            ),
+        ),
+        (
+            format!("{tty}framing = \"slip\"\ngap = \"1s\"\n"),
+            line(11, ".gap: it belongs to framing = \"gap\"; take it out, or change framing"),
+        ),
+        (
+            format!("{tty}framing = \"line\"\npattern = '(a'\n"),
+            line(
+                11,
+                ".pattern: this is no regular expression: unclosed group; use a regular expression in the syntax of docs.rs/regex",
+            ),
+        ),
+        (
+            format!("{tty}framing = \"line\"\npath = \"m/{{id}}\"\n"),
+            line(11, ".path: there is no pattern that captures id; set pattern too"),
+        ),
+        (
+            format!("{tty}framing = \"markers\"\nstart = \"hex:0\"\nend = \"hex:03\"\n"),
+            line(11, ".start: \"hex:0\" is not accepted; use 1 to 8 bytes, as text or as \"hex:0d0a\""),
+        ),
+        (
+            format!("{tty}framing = \"fixed\"\nsize = 2\nchecksum = \"crc16-ccitt\"\n"),
+            line(11, ".size: there is no room for more than the checksum; use more than 2"),
+        ),
+        (
+            format!("{tty}framing = \"line\"\nform = \"text\"\n[serial.bad.field.t]\n"),
+            line(12, ".field: fields are for form = \"json\"; set form = \"json\", or take them out"),
+        ),
+        (
+            format!("{tty}framing = \"line\"\ncolour = 7\n"),
+            line(11, ".colour: unknown key"),
+        ),
+    ] {
+        let found = complaints(&port(&text));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with(expected[0].as_str()), "\n{}\n{}", found[0], expected[0]);
+        let settings = main_file(&port(&text)).loaded().settings;
+        assert_eq!(settings.serial.len(), 1);
+        assert_eq!(settings.gate.devices.len(), 1);
+    }
+}
+
+#[test]
+fn a_port_without_a_usable_role_or_with_anothers_name_is_no_device() {
+    let text = format!("{GOOD}[role.r]\nenabled = false\n");
+    assert_eq!(
+        complaints(&text),
+        [
+            "fail  /etc/tombolo/tombolo.toml:4: serial.good.role: the role \"r\" is switched off; take its enabled = false out"
+        ]
+    );
+    assert!(main_file(&text).loaded().settings.serial.is_empty());
+    let text = format!("{ROLE}{GOOD}[device.good]\nrole = \"r\"\n");
+    assert_eq!(
+        complaints(&text),
+        [
+            "fail  /etc/tombolo/tombolo.toml:3: serial.good: /etc/tombolo/tombolo.toml:7 has a device of the same id; \
+          give the port another name"
+        ]
+    );
+    let settings = main_file(&text).loaded().settings;
+    assert_eq!((settings.serial.len(), settings.gate.devices.len()), (0, 1));
+}
+
+#[test]
+fn a_name_that_moves_is_warned_about() {
+    let text = format!("{ROLE}{GOOD}").replace("ttyS0", "ttyUSB0");
+    assert_eq!(
+        complaints(&text),
+        [
+            "warn  /etc/tombolo/tombolo.toml:4: serial.good.port: this name goes to another adapter when they are plugged in in \
+          another order; `tombolo serial list` shows the one below /dev/serial/by-id that stays"
+        ]
+    );
+    assert_eq!(main_file(&text).loaded().settings.serial.len(), 1);
+}

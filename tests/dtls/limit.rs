@@ -1,0 +1,179 @@
+//! What the engine may hold is bounded, and whoever must go is the one least missed.
+
+use std::time::Duration;
+
+use tombolo::proto::dtls::{CloseCause, Engine, HandshakeFailure, Limits};
+
+use crate::client::Hello;
+use crate::link::{FINE, Told, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn the_longest_idle_session_makes_room() {
+    let mut world = World::new(Limits { sessions: 3, ..Limits::default() }, FINE, 1);
+    let one = world.connected(1);
+    let two = world.connected(2);
+    world.connected(3);
+    world.assert_alive(1, one);
+    world.join(4);
+    world.run(SECOND);
+    let told = world.told();
+    assert_eq!(told[0], Told::Closed(two, CloseCause::Evicted));
+    assert!(matches!(told[1], Told::Connected(_, 4, _)));
+    assert!(world.clients[&2].closed, "it was told");
+    assert_eq!(world.engine.session_count(), 3);
+    assert_eq!(world.engine.counters().sessions_evicted, 1);
+    world.assert_alive(1, one);
+}
+
+#[test]
+fn a_reboot_at_the_limit_evicts_nobody_else() {
+    let mut world = World::new(Limits { sessions: 2, ..Limits::default() }, FINE, 1);
+    let one = world.connected(1);
+    world.connected(2);
+    world.reboot(2);
+    world.run(SECOND);
+    assert_eq!(world.engine.counters().sessions_evicted, 0);
+    world.assert_alive(1, one);
+}
+
+#[test]
+fn a_flood_of_spoofed_hellos_keeps_nobody_out() {
+    let mut world = World::new(Limits { half_open: 4, ..Limits::default() }, FINE, 1);
+    let session = world.connected(1);
+    world.join(2);
+    for n in 0..5_000u16 {
+        world.inject(10_000 + n, &Hello::new(n as u8).datagram(0));
+        if n % 500 == 0 {
+            world.run(Duration::from_millis(7));
+        }
+    }
+    world.run(Duration::from_millis(100));
+    assert!(world.clients[&2].connected);
+    assert_eq!(world.engine.half_open_count(), 0);
+    world.assert_alive(1, session);
+}
+
+/// A handshake as far as anybody gets who receives at an address and has no key.
+fn half_open(world: &mut World, port: u16) {
+    let hello = Hello::new(1);
+    let verify = world.inject(port, &hello.datagram(0));
+    world.inject(port, &hello.with_cookie_of(&verify[0]).datagram(1));
+}
+
+#[test]
+fn half_open_handshakes_are_bounded_and_the_oldest_goes() {
+    let limits = Limits { half_open: 20, half_open_per_source: 1_000, ..Limits::default() };
+    let mut world = World::new(limits, FINE, 1);
+    let session = world.connected(1);
+    for n in 0..100 {
+        half_open(&mut world, 10_000 + n);
+        assert!(world.engine.half_open_count() <= 20);
+    }
+    let told = world.told();
+    assert_eq!(told.len(), 80);
+    assert_eq!(told[0], Told::Failed(10_000, HandshakeFailure::Reaped));
+    // As long as it is faster than the flood, a device connects.
+    world.join(2);
+    for n in 0..100 {
+        half_open(&mut world, 20_000 + n);
+        world.run(Duration::from_millis(2));
+    }
+    assert!(world.clients[&2].connected);
+    world.run(60 * SECOND);
+    assert_eq!(world.engine.half_open_count(), 0);
+    world.assert_alive(1, session);
+}
+
+#[test]
+fn one_source_cannot_hold_all_handshakes() {
+    let limits = Limits { half_open: 64, half_open_per_source: 8, ..Limits::default() };
+    let mut world = World::new(limits, FINE, 1);
+    for n in 0..100 {
+        half_open(&mut world, n);
+    }
+    assert_eq!(world.engine.half_open_count(), 8);
+    assert_eq!(world.engine.counters().hellos_over_limit, 92);
+    world.run(60 * SECOND);
+    world.connected(1);
+}
+
+#[test]
+fn an_idle_session_expires_and_one_that_speaks_does_not() {
+    let hour = 3600 * SECOND;
+    let mut world = World::fine();
+    let one = world.connected(1);
+    let two = world.connected(2);
+    for _ in 0..23 {
+        world.run(hour);
+    }
+    world.assert_alive(2, two);
+    world.told();
+    world.run(hour);
+    assert_eq!(world.told(), [Told::Closed(one, CloseCause::Idle)]);
+    assert!(world.clients[&1].closed, "it was told, should it listen");
+    assert_eq!(world.engine.counters().sessions_idle, 1);
+    world.assert_alive(2, two);
+}
+
+#[test]
+fn what_we_send_keeps_no_session_alive() {
+    let mut world = World::new(Limits { idle: 100 * SECOND, ..Limits::default() }, FINE, 1);
+    let session = world.connected(1);
+    world.clients.clear();
+    for _ in 0..9 {
+        world.run(10 * SECOND);
+        world.engine.send(world.now, session, b"anybody there?", &mut world.recorder).unwrap();
+    }
+    world.run(20 * SECOND);
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::Idle)]);
+}
+
+#[test]
+fn forged_records_keep_no_session_alive() {
+    let mut world = World::new(Limits { idle: 100 * SECOND, ..Limits::default() }, FINE, 1);
+    let session = world.connected(1);
+    let genuine = world.clients.get_mut(&1).unwrap().send(b"x").remove(0);
+    world.inject(1, &genuine);
+    world.told();
+    for _ in 0..10 {
+        world.run(10 * SECOND);
+        world.inject(1, &genuine);
+    }
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::Idle)]);
+}
+
+#[test]
+fn five_thousand_devices_are_told_apart() {
+    let mut world = World::new(Limits::default(), FINE, 1);
+    for n in 0..5_000 {
+        world.join_as(n, &format!("dev-{}", n % 50), &format!("key-{}", n % 50));
+        if n % 100 == 0 {
+            world.run(Duration::from_millis(10));
+        }
+    }
+    world.run(5 * SECOND);
+    assert_eq!((world.engine.session_count(), world.engine.half_open_count()), (5_000, 0));
+    let mut sessions = std::collections::HashMap::new();
+    for told in world.told() {
+        let Told::Connected(session, port, identity) = told else { panic!("{told:?}") };
+        assert_eq!(identity, format!("dev-{}", port % 50).into_bytes());
+        assert_eq!(sessions.insert(session, port), None);
+    }
+    for n in 0..5_000 {
+        world.client_sends(n, &n.to_be_bytes());
+    }
+    world.run(SECOND);
+    let told = world.told();
+    assert_eq!(told.len(), 5_000);
+    for told in told {
+        let Told::Data(session, data) = told else { panic!("{told:?}") };
+        assert_eq!(sessions[&session].to_be_bytes(), data[..]);
+    }
+    let mut listed = Vec::new();
+    world.engine.sessions(&mut |info| listed.push(info.session));
+    listed.sort_unstable();
+    listed.dedup();
+    assert_eq!(listed.len(), 5_000);
+}

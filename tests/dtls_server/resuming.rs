@@ -1,0 +1,246 @@
+//! Sessions that outlive the process: no nonce comes twice, nothing is taken twice, the rest goes on.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tombolo::proto::dtls::server::export::{ImportError, StoreKey};
+use tombolo::proto::dtls::server::{Certificates, Settings, Trust};
+use tombolo::proto::dtls::{Engine, Keyring, PeerIdentity, SendError, ServerEngine, SessionId};
+
+use crate::client::*;
+use crate::world::*;
+
+fn key() -> StoreKey {
+    StoreKey::new(&[42; 32])
+}
+
+fn export(world: &mut World, session: SessionId) -> Vec<u8> {
+    world.engine.export(world.now, &key(), session).expect("an export")
+}
+
+/// The process is gone; another, with a seed of its own, takes over what was written.
+fn restart(world: &mut World, run: u8, sealed: &[u8]) -> SessionId {
+    world.engine = engine(world.now, Settings::default(), Certificates::default(), run);
+    world.told();
+    let session = world.engine.import(world.now, &key(), sealed, &mut world.recorder).expect("an import");
+    let told = world.told();
+    assert!(matches!(&told[..], [Told::Connected(id, ..)] if *id == session), "{told:?}");
+    session
+}
+
+/// The device answers CoAP pings, as every endpoint must. Returns how many it answered.
+fn answer_pings(world: &mut World, port: u16) -> usize {
+    let received = std::mem::take(&mut world.client(port).received);
+    let pings: Vec<_> =
+        received.into_iter().filter(|data| data.starts_with(&[0x40, 0]) && data.len() == 4).collect();
+    for ping in &pings {
+        world.client_sends(port, &[0x70, 0, ping[2], ping[3]]);
+    }
+    pings.len()
+}
+
+/// A record wakes the session, two pings prove it, then data passes.
+fn revive(world: &mut World, port: u16, session: SessionId) {
+    world.client_sends(port, b"lost");
+    for _ in 0..2 {
+        world.run(Duration::from_millis(100));
+        assert_eq!(answer_pings(world, port), 1);
+    }
+    world.run(Duration::from_millis(100));
+    let told = world.told();
+    assert!(!told.iter().any(|told| matches!(told, Told::Data(..))), "{told:?}");
+    world.engine.confirm_address(session);
+    world.assert_alive(port, session);
+}
+
+#[test]
+fn a_session_goes_on_in_another_process_from_the_same_port_or_another() {
+    for suite in [PSK_CCM8, PSK_CCM, PSK_GCM, ECDHE_PSK_CCM8] {
+        for cid in [None, Some(vec![]), Some(vec![1, 2])] {
+            let mut world = World::fine();
+            let config = Config { cid: cid.clone(), ..World::psk(1) }.with_suite(suite);
+            let session = world.connected(1, config);
+            let sealed = export(&mut world, session);
+            world.assert_alive(1, session);
+            let session = restart(&mut world, 8, &sealed);
+            let port = if cid.is_some() { 2 } else { 1 };
+            if port == 2 {
+                world.carry(1, 2);
+            }
+            revive(&mut world, port, session);
+            let info = world.engine.session(session).unwrap();
+            assert_eq!(info.connection_id, cid.is_some());
+            assert_eq!(*info.identity, PeerIdentity::Psk(b"dev-1"[..].into()));
+            assert_eq!(world.engine.counters().handshakes_begun, 0, "without a handshake");
+        }
+    }
+}
+
+#[test]
+fn certified_and_raw_key_sessions_go_on_too() {
+    let pki = Pki::new();
+    for raw in [false, true] {
+        let mut world = World::certified(&pki);
+        let session = world.connected(1, Config { raw, ..Config::certified(&pki.device) });
+        let before = world.engine.session(session).unwrap().identity.clone();
+        let sealed = export(&mut world, session);
+        world.engine = engine(world.now, Settings::default(), pki.certificates(), 9);
+        let session = world.engine.import(world.now, &key(), &sealed, &mut world.recorder).unwrap();
+        assert_eq!(*world.engine.session(session).unwrap().identity, before);
+        revive(&mut world, 1, session);
+        // With another anchor, or without the raw key, it is not taken over.
+        let other = authority("other", None);
+        let trust = Trust::new(vec![other.der().to_vec()], Vec::new(), &[], []).unwrap();
+        let certificates = Certificates { trust: trust.into(), ..pki.certificates() };
+        let mut engine = engine(world.now, Settings::default(), certificates, 9);
+        let refused = engine.import(world.now, &key(), &sealed, &mut world.recorder);
+        assert_eq!(refused, Err(ImportError::CredentialChanged));
+    }
+}
+
+#[test]
+fn nothing_received_before_is_taken_again_nor_moves_the_session() {
+    for cid in [None, Some(vec![1])] {
+        let mut world = World::fine();
+        let session = world.connected(1, Config { cid: cid.clone(), ..World::psk(1) });
+        let early = export(&mut world, session);
+        // Everything the device ever sent, an attacker has: data, and Resets it once answered pings with.
+        let mut recorded = Vec::new();
+        for id in 0..2_000u16 {
+            let [high, low] = id.to_be_bytes();
+            recorded.push(world.client(1).send(&[0x70, 0, high, low]));
+            recorded.push(world.client(1).send(b"open the door"));
+        }
+        for record in &recorded {
+            world.inject(1, record);
+        }
+        let session_after = restart(&mut world, 8, &early);
+        world.recorder.sent.clear();
+        for record in &recorded {
+            for port in [1, 2] {
+                world.inject(port, record);
+            }
+        }
+        let told = world.told();
+        assert_eq!(told, [], "no data, no move");
+        assert_eq!(world.engine.session(session_after).unwrap().route.remote.port(), 1);
+        // Pings are bounded, whatever comes. After so many the true device handshakes anew.
+        world.recorder.sent.clear();
+        world.clients.remove(&1);
+        let session = world.connected(1, World::psk(1));
+        world.assert_alive(1, session);
+    }
+}
+
+#[test]
+fn no_nonce_comes_twice_over_restarts_restores_and_twins() {
+    for suite in [PSK_CCM8, PSK_GCM] {
+        let mut world = World::fine();
+        let session = world.connected(1, World::psk(1).with_suite(suite));
+        let first = export(&mut world, session);
+        let mut latest = first.clone();
+        let mut run = 10;
+        for round in 0..60u64 {
+            // An orderly restart; a restored older copy; a card cloned and run twice.
+            let copies = match round % 3 {
+                0 => vec![latest.clone()],
+                1 => vec![first.clone()],
+                _ => vec![latest.clone(), latest.clone(), first.clone()],
+            };
+            for copy in copies {
+                run += 1;
+                let session = restart(&mut world, run, &copy);
+                for _ in 0..50 {
+                    world.engine.send(world.now, session, b"x", &mut world.recorder).unwrap();
+                }
+                latest = export(&mut world, session);
+                world.run(Duration::from_millis(50));
+            }
+        }
+        let client = world.client(1);
+        assert!(client.nonces.len() > 3_000, "{}", client.nonces.len());
+        let distinct: HashSet<_> = client.nonces.iter().collect();
+        assert_eq!(distinct.len(), client.nonces.len(), "one key, no nonce twice");
+    }
+}
+
+#[test]
+fn the_devices_side_takes_what_comes_after_a_restart() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1));
+    let sealed = export(&mut world, session);
+    for _ in 0..500 {
+        world.engine.send(world.now, session, b"x", &mut world.recorder).unwrap();
+    }
+    world.run(Duration::from_secs(1));
+    let highest = *world.client(1).numbers.iter().max().unwrap();
+    let session = restart(&mut world, 8, &sealed);
+    revive(&mut world, 1, session);
+    assert!(*world.client(1).numbers.last().unwrap() > highest, "its replay window has not seen them");
+}
+
+#[test]
+fn an_address_that_was_not_proven_is_not_proven_by_a_restart() {
+    let mut world = World::fine();
+    let session = world.connected(1, Config { cid: Some(vec![1]), ..World::psk(1) });
+    let record = world.client(1).send(b"aim over there");
+    world.inject(2, &record);
+    let sealed = export(&mut world, session);
+    let session = restart(&mut world, 8, &sealed);
+    let refused = world.engine.send(world.now, session, b"x", &mut world.recorder);
+    assert_eq!(refused, Err(SendError::Unproven));
+}
+
+#[test]
+fn every_damaged_export_is_refused() {
+    let mut world = World::fine();
+    let session = world.connected(1, Config { cid: Some(vec![1]), ..World::psk(1) });
+    let sealed = export(&mut world, session);
+    assert!(sealed.len() < 300, "{}", sealed.len());
+    let mut other = engine(world.now, Settings::default(), Certificates::default(), 8);
+    let now = world.now;
+    for at in 0..sealed.len() {
+        for bit in 0..8 {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 1 << bit;
+            let refused = other.import(now, &key(), &damaged, &mut world.recorder);
+            let version = ImportError::OtherVersion(damaged[4]);
+            assert_eq!(refused, Err(if at == 4 { version } else { ImportError::Damaged }), "{at}");
+        }
+        let torn = other.import(now, &key(), &sealed[..at], &mut world.recorder);
+        assert_eq!(torn, Err(ImportError::Damaged));
+    }
+    let foreign = other.import(now, &StoreKey::new(&[43; 32]), &sealed, &mut world.recorder);
+    assert_eq!(foreign, Err(ImportError::Damaged));
+    assert!(other.import(now, &key(), &sealed, &mut world.recorder).is_ok());
+    assert_eq!(other.import(now, &key(), &sealed, &mut world.recorder), Err(ImportError::Twice));
+}
+
+#[test]
+fn what_must_not_go_on_does_not() {
+    let mut world = World::fine();
+    let chacha = world.connected(1, World::psk(1).with_suite(PSK_CHACHA));
+    assert!(world.engine.export(world.now, &key(), chacha).is_none(), "its nonces are its record numbers");
+    let session = world.connected(2, World::psk(2));
+    let sealed = export(&mut world, session);
+    let now = world.now;
+    for keyring in [Keyring::default(), Keyring::new([(*b"dev-2", *b"another")])] {
+        let mut engine =
+            ServerEngine::new(now, Settings::default(), keyring, Certificates::default(), &[1; 32]);
+        let refused = engine.import(now, &key(), &sealed, &mut world.recorder);
+        assert_eq!(refused, Err(ImportError::CredentialChanged));
+    }
+    world.run(Duration::from_secs(3_600));
+    let sealed = export(&mut world, session);
+    let mut settings = Settings::default();
+    settings.limits.idle = Duration::from_secs(3_000);
+    let mut short = engine(now, settings, Certificates::default(), 8);
+    assert_eq!(short.import(now, &key(), &sealed, &mut world.recorder), Err(ImportError::Idle));
+    let mut settings = Settings::default();
+    settings.limits.sessions = 1;
+    let mut small = engine(now, settings, Certificates::default(), 8);
+    small.import(now, &key(), &sealed, &mut world.recorder).unwrap();
+    let third = world.connected(3, World::psk(3));
+    let sealed = export(&mut world, third);
+    assert_eq!(small.import(world.now, &key(), &sealed, &mut world.recorder), Err(ImportError::Full));
+}

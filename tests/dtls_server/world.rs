@@ -1,0 +1,350 @@
+//! An engine, its clients and the network between them, in virtual time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PublicKeyData as _, SanType,
+};
+use tombolo::clock::UnixTime;
+use tombolo::proto::Route;
+use tombolo::proto::dtls::server::{Certificates, Clock, ServerKey, Settings, Trust};
+use tombolo::proto::dtls::{
+    CloseCause, Engine, HandshakeFailure, Keyring, PeerIdentity, ServerEngine, SessionId, Sink,
+};
+
+use crate::client::{Client, Config, Own};
+
+/// What the network does to datagrams. Percentages; delays in milliseconds.
+#[derive(Clone, Copy)]
+pub struct Network {
+    pub loss: u64,
+    pub duplication: u64,
+    pub delay: u64,
+    pub jitter: u64,
+}
+
+/// Everything arrives once, in order, after 10 ms.
+pub const FINE: Network = Network { loss: 0, duplication: 0, delay: 10, jitter: 0 };
+
+/// What the engine's sink was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    Connected(SessionId, u16, PeerIdentity),
+    Data(SessionId, Vec<u8>),
+    Closed(SessionId, CloseCause),
+    Failed(u16, HandshakeFailure),
+    Moved(SessionId, u16),
+}
+
+#[derive(Default)]
+pub struct Recorder {
+    pub told: Vec<Told>,
+    pub sent: Vec<(Route, Vec<u8>)>,
+    pub largest: usize,
+}
+
+impl Sink for Recorder {
+    fn transmit(&mut self, route: &Route, datagram: &[u8]) {
+        self.largest = self.largest.max(datagram.len());
+        self.sent.push((*route, datagram.to_vec()));
+    }
+    fn connected(&mut self, session: SessionId, route: &Route, identity: &PeerIdentity) {
+        self.told.push(Told::Connected(session, route.remote.port(), identity.clone()));
+    }
+    fn data(&mut self, session: SessionId, plaintext: &[u8]) {
+        self.told.push(Told::Data(session, plaintext.to_vec()));
+    }
+    fn closed(&mut self, session: SessionId, cause: CloseCause) {
+        self.told.push(Told::Closed(session, cause));
+    }
+    fn failed(&mut self, route: &Route, failure: &HandshakeFailure) {
+        self.told.push(Told::Failed(route.remote.port(), failure.clone()));
+    }
+    fn moved(&mut self, session: SessionId, route: &Route) {
+        self.told.push(Told::Moved(session, route.remote.port()));
+    }
+}
+
+type Flying = Reverse<(Instant, u64, bool, u16, Vec<u8>)>;
+
+/// See the module. Clients are known by their port.
+pub struct World {
+    pub now: Instant,
+    pub engine: ServerEngine,
+    pub clients: BTreeMap<u16, Client>,
+    pub network: Network,
+    pub recorder: Recorder,
+    chance: u64,
+    order: u64,
+    flying: BinaryHeap<Flying>,
+}
+
+pub fn keyring() -> Keyring {
+    static KEYRING: OnceLock<Keyring> = OnceLock::new();
+    let pairs = || (0..10_000).map(|n| (format!("dev-{n}").into_bytes(), format!("key-{n}").into_bytes()));
+    KEYRING.get_or_init(|| Keyring::new(pairs())).clone()
+}
+
+pub fn route(port: u16) -> Route {
+    Route { remote: SocketAddr::from(([192, 0, 2, 7], port)), local: None, socket: 0 }
+}
+
+pub fn engine(now: Instant, settings: Settings, certificates: Certificates, run: u8) -> ServerEngine {
+    let mut engine = ServerEngine::new(now, settings, keyring(), certificates, &[run; 32]);
+    engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026), trusted: true });
+    engine
+}
+
+pub const YEAR_2026: u64 = 1_780_000_000;
+
+impl World {
+    pub fn new(settings: Settings, certificates: Certificates, network: Network, seed: u64) -> World {
+        let now = Instant::now();
+        World {
+            now,
+            engine: engine(now, settings, certificates, 7),
+            clients: BTreeMap::new(),
+            network,
+            recorder: Recorder::default(),
+            chance: seed * 2 + 1,
+            order: 0,
+            flying: BinaryHeap::new(),
+        }
+    }
+
+    pub fn fine() -> World {
+        World::new(Settings::default(), Certificates::default(), FINE, 1)
+    }
+
+    pub fn certified(pki: &Pki) -> World {
+        World::new(Settings::default(), pki.certificates(), FINE, 1)
+    }
+
+    pub fn chance(&mut self, below: u64) -> u64 {
+        self.chance =
+            self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.chance >> 33) % below
+    }
+
+    pub fn psk(n: u16) -> Config {
+        Config::psk(&format!("dev-{n}"), &format!("key-{n}"))
+    }
+
+    /// A client begins its handshake from `port`.
+    pub fn join(&mut self, port: u16, config: Config) {
+        let mut client = Client::new(config);
+        let hello = client.start(self.now);
+        self.clients.insert(port, client);
+        self.upward(port, hello);
+    }
+
+    pub fn client(&mut self, port: u16) -> &mut Client {
+        self.clients.get_mut(&port).expect("a client")
+    }
+
+    /// The client goes on from another port; what was under way to the old one is lost.
+    pub fn carry(&mut self, from: u16, to: u16) {
+        let client = self.clients.remove(&from).expect("a client");
+        assert!(self.clients.insert(to, client).is_none());
+    }
+
+    pub fn client_sends(&mut self, port: u16, data: &[u8]) {
+        let out = self.client(port).send(data);
+        self.upward(port, vec![out]);
+    }
+
+    /// Datagrams of a client set out for the engine.
+    pub fn upward(&mut self, port: u16, datagrams: Vec<Vec<u8>>) {
+        for datagram in datagrams {
+            self.launch(true, port, datagram);
+        }
+    }
+
+    /// A datagram reaches the engine now, whoever made it. Returns what the engine answers at once.
+    pub fn inject(&mut self, port: u16, datagram: &[u8]) -> Vec<Vec<u8>> {
+        let before = self.recorder.sent.len();
+        self.engine.handle_datagram(self.now, route(port), &mut datagram.to_vec(), &mut self.recorder);
+        self.recorder.sent.drain(before..).map(|(_, datagram)| datagram).collect()
+    }
+
+    fn launch(&mut self, upward: bool, port: u16, datagram: Vec<u8>) {
+        let copies = if self.chance(100) < self.network.duplication { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.chance(100) < self.network.loss {
+                continue;
+            }
+            let jitter = if self.network.jitter > 0 { self.chance(self.network.jitter) } else { 0 };
+            let at = self.now + Duration::from_millis(self.network.delay + jitter);
+            self.order += 1;
+            self.flying.push(Reverse((at, self.order, upward, port, datagram.clone())));
+        }
+    }
+
+    /// Lets time pass until `until`, or nothing is left to happen before it.
+    pub fn run_until(&mut self, until: Instant) {
+        loop {
+            for (route, datagram) in std::mem::take(&mut self.recorder.sent) {
+                self.launch(false, route.remote.port(), datagram);
+            }
+            let arrival = self.flying.peek().map(|Reverse(flying)| flying.0);
+            let timer = self.clients.values().filter_map(|client| client.deadline).min();
+            let next = [arrival, timer, self.engine.poll_timeout()].into_iter().flatten().min();
+            let Some(next) = next.filter(|next| *next <= until) else { break };
+            self.now = self.now.max(next);
+            let now = self.now;
+            if arrival.is_some_and(|arrival| arrival <= now) {
+                let Reverse((_, _, upward, port, mut datagram)) = self.flying.pop().unwrap();
+                if upward {
+                    self.engine.handle_datagram(now, route(port), &mut datagram, &mut self.recorder);
+                } else if let Some(client) = self.clients.get_mut(&port) {
+                    let out = client.handle_datagram(now, &datagram);
+                    self.upward(port, out);
+                }
+                continue;
+            }
+            let due: Vec<u16> = self
+                .clients
+                .iter()
+                .filter(|(_, client)| client.deadline.is_some_and(|deadline| deadline <= now))
+                .map(|(port, _)| *port)
+                .collect();
+            for port in due {
+                let out = self.client(port).handle_timeout(now);
+                self.upward(port, out);
+            }
+            self.engine.handle_timeout(now, &mut self.recorder);
+        }
+        self.now = self.now.max(until);
+        assert_eq!(self.engine.counters().faults, 0);
+    }
+
+    pub fn run(&mut self, duration: Duration) {
+        self.run_until(self.now + duration);
+    }
+
+    pub fn told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.recorder.told)
+    }
+
+    /// The session of a client that has joined; panics if there is none within a second.
+    pub fn session(&mut self, port: u16) -> SessionId {
+        self.run(Duration::from_secs(1));
+        let told = self.told();
+        let session = told.iter().find_map(|told| match told {
+            Told::Connected(session, at, _) if *at == port => Some(*session),
+            _ => None,
+        });
+        let session = session.unwrap_or_else(|| panic!("{port} did not connect: {told:?}"));
+        assert!(self.clients[&port].connected);
+        session
+    }
+
+    pub fn connected(&mut self, port: u16, config: Config) -> SessionId {
+        self.join(port, config);
+        self.session(port)
+    }
+
+    /// Both directions work.
+    pub fn assert_alive(&mut self, port: u16, session: SessionId) {
+        self.told();
+        self.client(port).received.clear();
+        self.client_sends(port, b"up");
+        self.run(Duration::from_millis(100));
+        let told = self.told();
+        assert!(told.contains(&Told::Data(session, b"up".to_vec())), "{told:?}");
+        self.engine.send(self.now, session, b"down", &mut self.recorder).unwrap();
+        self.run(Duration::from_millis(100));
+        assert_eq!(self.clients[&port].received, [b"down".to_vec()]);
+    }
+}
+
+/// Authorities, a server and devices.
+pub struct Pki {
+    pub root: CertifiedIssuer<'static, KeyPair>,
+    pub middle: CertifiedIssuer<'static, KeyPair>,
+    pub server: Arc<ServerKey>,
+    pub device: Arc<Own>,
+}
+
+pub fn authority(
+    name: &str,
+    by: Option<&CertifiedIssuer<'static, KeyPair>>,
+) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().unwrap();
+    match by {
+        None => CertifiedIssuer::self_signed(params, key).unwrap(),
+        Some(issuer) => CertifiedIssuer::signed_by(params, key, issuer).unwrap(),
+    }
+}
+
+/// What a device certificate says; tests change it.
+pub fn device_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.subject_alt_names = vec![
+        SanType::URI(format!("urn:dev:{name}").try_into().unwrap()),
+        SanType::DnsName(format!("{name}.example").try_into().unwrap()),
+    ];
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+pub fn own(
+    params: CertificateParams,
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+    more: &[Vec<u8>],
+    p384: bool,
+) -> Arc<Own> {
+    let algorithm = if p384 { &rcgen::PKCS_ECDSA_P384_SHA384 } else { &rcgen::PKCS_ECDSA_P256_SHA256 };
+    let key = KeyPair::generate_for(algorithm).unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    let signing = if p384 { &ECDSA_P384_SHA384_ASN1_SIGNING } else { &ECDSA_P256_SHA256_ASN1_SIGNING };
+    let mut chain = vec![certificate.der().to_vec()];
+    chain.extend(more.iter().cloned());
+    Arc::new(Own {
+        chain,
+        key: EcdsaKeyPair::from_pkcs8(signing, &key.serialize_der()).unwrap(),
+        spki: key.subject_public_key_info(),
+        algorithm: if p384 { 0x0503 } else { 0x0403 },
+    })
+}
+
+pub fn server_key(issuer: &CertifiedIssuer<'static, KeyPair>, p384: bool) -> Arc<ServerKey> {
+    let algorithm = if p384 { &rcgen::PKCS_ECDSA_P384_SHA384 } else { &rcgen::PKCS_ECDSA_P256_SHA256 };
+    let key = KeyPair::generate_for(algorithm).unwrap();
+    let certificate =
+        CertificateParams::new(["gateway".to_owned()]).unwrap().signed_by(&key, issuer).unwrap();
+    Arc::new(ServerKey::new(vec![certificate.der().to_vec()], &key.serialize_der()).unwrap())
+}
+
+pub fn hash(content: &[u8]) -> [u8; 32] {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, content).as_ref().try_into().unwrap()
+}
+
+impl Pki {
+    pub fn new() -> Pki {
+        let root = authority("root", None);
+        let middle = authority("middle", Some(&root));
+        let server = server_key(&root, false);
+        let device = own(device_params("door-7"), &middle, &[middle.der().to_vec()], false);
+        Pki { root, middle, server, device }
+    }
+
+    pub fn trust(&self, lists: &[Vec<u8>]) -> Trust {
+        Trust::new(vec![self.root.der().to_vec()], Vec::new(), lists, [hash(&self.device.spki)]).unwrap()
+    }
+
+    pub fn certificates(&self) -> Certificates {
+        Certificates { key: Some(self.server.clone()), trust: Arc::new(self.trust(&[])) }
+    }
+}

@@ -1,0 +1,241 @@
+//! Byte bounds: what a full lane and a full rejected store do, and that the account of it is exact.
+
+use tombolo::journal::settings::WhenFull;
+use tombolo::journal::{LossCause, RejectError};
+use tombolo::message::Lane;
+
+use crate::disk::{Cut, FakeDisk};
+use crate::harness::{Rig, SEGMENT, settings};
+
+fn file_bytes(rig: &Rig) -> usize {
+    rig.disk.files().iter().map(|(.., bytes)| bytes.len()).sum()
+}
+
+#[test]
+fn a_lane_that_refuses_takes_what_its_bound_holds_and_again_when_released() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 5));
+    let mut stored = 0;
+    for _ in 0..1000 {
+        let room = rig.store.room(Lane::Normal);
+        rig.append(Lane::Normal, 1000);
+        let taken = rig.commit()[1];
+        assert_eq!(taken == 1, room >= 1088, "room said {room}");
+        rig.maintain();
+        stored += taken;
+    }
+    // Five segments of 40,960 bytes for records, 1,088 each, less what a Checkpoint takes.
+    assert_eq!(stored, 5 * 37);
+    assert!(file_bytes(&rig) <= 5 * SEGMENT as usize + 2 * SEGMENT as usize);
+    rig.check();
+    rig.release(Lane::Normal, 50);
+    rig.commit_with(true);
+    rig.maintain();
+    for _ in 0..37 {
+        rig.append(Lane::Normal, 1000);
+        assert_eq!(rig.commit()[1], 1);
+    }
+    let left = rig.disk.after_power_cut(Cut::Nothing);
+    rig.reopened_on(left).check();
+}
+
+#[test]
+fn a_full_lane_still_trims_and_loses() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 4));
+    for _ in 0..300 {
+        rig.append(Lane::Normal, 1000);
+        rig.commit();
+    }
+    let last = rig.store.next_sequence(Lane::Normal) - 1;
+    for sequence in (1..last).step_by(2) {
+        rig.lose(Lane::Normal, sequence);
+        rig.commit();
+    }
+    rig.release(Lane::Normal, last / 2);
+    rig.commit_with(true);
+    let left = rig.disk.after_power_cut(Cut::Nothing);
+    let rig = rig.reopened_on(left);
+    // The record behind it is lost, so it has left too.
+    assert_eq!((last, rig.store.view(Lane::Normal).released), (148, 75));
+    let lost = rig.store.lane_status(Lane::Normal).lost[LossCause::Expired as usize - 1];
+    assert_eq!(lost, (1..last).step_by(2).count() as u64);
+    let (got, _) = rig.read(Lane::Normal);
+    assert!(got.iter().all(|got| got.id.sequence.is_multiple_of(2)));
+}
+
+fn overflow(rig: &mut Rig, rounds: u64) {
+    for round in 0..rounds {
+        rig.append(Lane::Normal, 700 + round as usize % 900);
+        rig.append(Lane::Normal, 1000);
+        if round % 10 == 3 {
+            rig.append(Lane::High, 2000);
+        }
+        rig.commit();
+        if rig.disk.is_off() {
+            return;
+        }
+        rig.maintain();
+        if round % 40 == 39 {
+            // Some of them have left in the regular way.
+            let view = rig.store.view(Lane::Normal);
+            rig.release(Lane::Normal, view.released + 7);
+        }
+    }
+}
+
+fn dropped(rig: &Rig) -> u64 {
+    rig.store.lane_status(Lane::Normal).lost[LossCause::Dropped as usize - 1]
+}
+
+#[test]
+fn dropping_the_oldest_is_accounted_for_exactly() {
+    let mut rig = Rig::new(settings(WhenFull::DropOldest, 5));
+    overflow(&mut rig, 500);
+    let (got, _) = rig.read(Lane::Normal);
+    let losses = rig.store.losses(Lane::Normal);
+    let named: u64 = losses.iter().map(|loss| loss.count).sum();
+    assert_eq!(named, dropped(&rig));
+    let released = rig.model[1].attempts.len() as u64 - named - got.len() as u64;
+    assert!((7..=12 * 7).contains(&released), "{released} left in the regular way");
+    for (sequence, _) in rig.model[1].must_be_there() {
+        let read = got.iter().filter(|got| got.id.sequence == sequence).count();
+        let named = losses
+            .iter()
+            .filter(|loss| (loss.first.sequence..=loss.last.sequence).contains(&sequence))
+            .count();
+        assert_eq!(read + named, 1, "record {sequence}");
+    }
+    assert!(got.len() > 100);
+    assert!(file_bytes(&rig) <= 13 * SEGMENT as usize);
+    let before = dropped(&rig);
+    let left = rig.disk.after_power_cut(Cut::Nothing);
+    let rig = rig.reopened_on(left);
+    rig.check();
+    assert_eq!(dropped(&rig), before);
+}
+
+#[test]
+fn a_power_cut_while_dropping_leaves_each_record_either_stored_or_named() {
+    let start = || Rig::on(FakeDisk::default(), settings(WhenFull::DropOldest, 4), Default::default(), 1);
+    let mut whole = start();
+    overflow(&mut whole, 150);
+    assert!(dropped(&whole) > 50);
+    for operation in (1..=whole.disk.operations()).filter(|operation| operation % 3 != 1) {
+        for cut in [Cut::Nothing, Cut::Everything, Cut::Some(operation)] {
+            let mut rig = start();
+            rig.disk.cut_at(operation);
+            overflow(&mut rig, 150);
+            let left = rig.disk.after_power_cut(cut);
+            rig.reopened_on(left).check();
+        }
+    }
+}
+
+#[test]
+fn a_batch_larger_than_a_small_lane_drops_its_own_beginning() {
+    let mut rig = Rig::new(settings(WhenFull::DropOldest, 4));
+    for _ in 0..600 {
+        rig.append(Lane::Normal, 1000);
+    }
+    assert_eq!(rig.commit(), [0, 600]);
+    let (got, _) = rig.read(Lane::Normal);
+    assert_eq!(got.len() as u64 + dropped(&rig), 600);
+    assert_eq!(got.last().unwrap().id.sequence, 600);
+    rig.check();
+}
+
+#[test]
+fn a_full_rejected_store_stops_the_trim_and_an_emptied_one_lets_it_go_on() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 40));
+    for _ in 0..30 {
+        for _ in 0..10 {
+            rig.append(Lane::Normal, 1500);
+        }
+        assert_eq!(rig.commit()[1], 10);
+        rig.maintain();
+    }
+    for sequence in 1..=300 {
+        rig.reject(Lane::Normal, sequence);
+    }
+    rig.release(Lane::Normal, 300);
+    rig.commit_with(true);
+    let status = rig.store.rejected_status();
+    assert_eq!(status.trouble, Some(RejectError::Full));
+    let kept = status.records;
+    assert!((100..200).contains(&kept), "{kept} in 256 KiB");
+    assert_eq!(rig.store.view(Lane::Normal).released, kept);
+    assert_eq!(rig.read(Lane::Normal).0.len() as u64, 300 - kept);
+    let left = rig.disk.after_power_cut(Cut::Nothing);
+    let reopened = Rig::on(left, rig.settings.clone(), rig.model.clone(), 2);
+    assert_eq!(reopened.store.rejected_status().records, kept);
+    assert_eq!(reopened.read(Lane::Normal).0.len() as u64, 300 - kept);
+    // Its owner gives some of them up.
+    let numbers: Vec<u64> = rig.store.rejected().map(|entry| entry.number).take(50).collect();
+    for number in numbers {
+        assert!(rig.store.discard_rejected(rig.now, number));
+    }
+    rig.commit_with(true);
+    rig.now += std::time::Duration::from_secs(120);
+    rig.commit_with(true);
+    let status = rig.store.lane_status(Lane::Normal);
+    assert_eq!(status.lost[LossCause::Discarded as usize - 1], 50);
+    assert_eq!(rig.store.rejected_status().records, kept);
+    assert_eq!(rig.store.view(Lane::Normal).released, kept + 50);
+    let left = rig.disk.after_power_cut(Cut::Nothing);
+    let reopened = rig.reopened_on(left);
+    assert_eq!(reopened.store.rejected_status().records, kept);
+    assert_eq!(reopened.store.losses(Lane::Normal).iter().map(|loss| loss.count).sum::<u64>(), 50);
+}
+
+#[test]
+fn a_rejected_record_keeps_its_content_reason_and_id() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 10));
+    rig.append(Lane::High, 300);
+    rig.append(Lane::High, 400);
+    rig.commit();
+    rig.reject(Lane::High, 2);
+    rig.commit();
+    let entry = *rig.store.rejected().next().unwrap();
+    assert_eq!((entry.lane, entry.reason, entry.id), (Lane::High, 0x87, rig.store.id_of(Lane::High, 2)));
+    let (_, body) = rig.store.read_rejected(entry.number).unwrap();
+    let reading = tombolo::journal::record::decode(&body).unwrap();
+    assert_eq!(reading.content.payload, rig.model[0].attempts[&2][0].payload);
+    // It is not read again, though the record before it has not left.
+    assert_eq!(rig.read(Lane::High).0.len(), 1);
+    let left = rig.disk.after_power_cut(Cut::Nothing);
+    let rig = rig.reopened_on(left);
+    assert_eq!(rig.read(Lane::High).0.len(), 1);
+    rig.check();
+}
+
+#[test]
+fn a_trim_no_commit_carries_is_committed_after_a_second_or_a_thousand_records() {
+    use std::time::Duration;
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 40));
+    for _ in 0..1200 {
+        rig.append(Lane::Normal, 10);
+    }
+    assert_eq!(rig.commit(), [0, 1200]);
+    rig.maintain();
+    assert_eq!(rig.store.deadline(rig.now), None, "nothing to do");
+    let released = |rig: &Rig| {
+        let left = rig.disk.after_power_cut(Cut::Nothing);
+        crate::harness::open(&left, &rig.settings, 9, rig.now).0.view(Lane::Normal).released
+    };
+    rig.release(Lane::Normal, 5);
+    assert_eq!(rig.store.deadline(rig.now), Some(rig.now + Duration::from_secs(1)));
+    rig.commit();
+    assert_eq!(released(&rig), 0);
+    rig.release(Lane::Normal, 9);
+    rig.now += Duration::from_secs(1);
+    rig.commit();
+    assert_eq!(released(&rig), 9);
+    // A commit that is made anyway carries it.
+    rig.release(Lane::Normal, 20);
+    rig.append(Lane::Normal, 10);
+    rig.commit();
+    assert_eq!(released(&rig), 20);
+    rig.release(Lane::Normal, 1020);
+    assert_eq!(rig.store.deadline(rig.now), Some(rig.now));
+    rig.commit();
+    assert_eq!(released(&rig), 1020);
+}

@@ -1,0 +1,12 @@
+//! The journal against its promise: on a disk that loses power anywhere, and on real ones.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may touch the machine")]
+
+mod bounds;
+mod crash;
+mod damage;
+mod disk;
+mod failing;
+mod harness;
+mod hostile;
+mod model;
+mod real;

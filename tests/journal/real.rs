@@ -1,0 +1,635 @@
+//! On real disks, through the handle: kills, a disk that is full, a backlog of a million, two daemons, another version.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
+use tombolo::journal::{Failed, Journal, LossCause, Next, OpenError, Refused, Ticket};
+use tombolo::message::Lane;
+
+use crate::harness::{content, payload};
+
+/// A directory of its own that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("tombolo-journal-{name}-{}", std::process::id()));
+        drop(std::fs::remove_dir_all(&path));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn settings(directory: &Path) -> Settings {
+    let lane = |max_bytes| LaneSettings { max_bytes, when_full: WhenFull::Refuse };
+    Settings {
+        directory: directory.join("journal"),
+        max_bytes: 256 << 20,
+        commit_interval: Duration::from_millis(2),
+        segment_bytes: 4 << 20,
+        lanes: [lane(40 << 20), lane(192 << 20)],
+        rejected_max_bytes: 16 << 20,
+    }
+}
+
+fn small(directory: &Path) -> Settings {
+    let lane = LaneSettings { max_bytes: 1 << 20, when_full: WhenFull::Refuse };
+    Settings {
+        max_bytes: 4 << 20,
+        segment_bytes: 128 << 10,
+        lanes: [lane; 2],
+        rejected_max_bytes: 512 << 10,
+        ..settings(directory)
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// Waits for a wake, at most ten seconds.
+fn wait(runtime: &tokio::runtime::Runtime, journal: &Journal) {
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(10), journal.wake()).await.expect("a wake comes")
+    });
+}
+
+/// Appends one record and waits for what becomes of it.
+fn store(
+    runtime: &tokio::runtime::Runtime,
+    journal: &mut Journal,
+    lane: Lane,
+    payload: &[u8],
+) -> Result<Result<(), Failed>, Refused> {
+    journal.append_content(lane, &content(payload), Ticket(7))?;
+    loop {
+        if let Some(completion) = journal.poll_completion() {
+            assert_eq!((completion.ticket, completion.lane), (Ticket(7), lane));
+            return Ok(completion.result);
+        }
+        wait(runtime, journal);
+    }
+}
+
+/// Reads up to `limit` records of a lane.
+fn read(
+    runtime: &tokio::runtime::Runtime,
+    journal: &mut Journal,
+    lane: Lane,
+    limit: usize,
+) -> Vec<(u64, Vec<u8>)> {
+    let mut out = Vec::new();
+    while out.len() < limit {
+        match journal.next(lane) {
+            Next::Record(stored) => out.push((stored.sequence, stored.content.payload.to_vec())),
+            Next::Empty => break,
+            Next::Pending => wait(runtime, journal),
+        }
+    }
+    out
+}
+
+#[test]
+fn what_was_stored_is_read_back_by_the_next_opening() {
+    let scratch = Scratch::new("again");
+    let runtime = runtime();
+    let (mut journal, report) = Journal::open(&small(&scratch.0)).unwrap();
+    assert_eq!(report.store.lanes[1].records, 0);
+    for n in 0..50u64 {
+        assert_eq!(store(&runtime, &mut journal, Lane::Normal, &payload(n, 100)), Ok(Ok(())));
+    }
+    let Next::Record(first) = journal.next(Lane::Normal) else { panic!("nothing there") };
+    assert!(first.same_boot);
+    let id = first.id;
+    journal.release(Lane::Normal, 10);
+    journal.close();
+    assert_eq!(journal.append_content(Lane::High, &content(b"x"), Ticket(1)), Err(Refused::Closed));
+    drop(journal);
+    let (mut journal, report) = Journal::open(&small(&scratch.0)).unwrap();
+    assert_eq!(report.store.lanes[1].records, 40);
+    assert_eq!(report.store.lanes[1].missing, 0);
+    let got = read(&runtime, &mut journal, Lane::Normal, usize::MAX);
+    let expected: Vec<_> = (10..50u64).map(|n| (n + 1, payload(n, 100))).collect();
+    assert_eq!(got, expected);
+    journal.rewind(Lane::Normal);
+    assert_eq!(read(&runtime, &mut journal, Lane::Normal, usize::MAX), expected);
+    // Another run, the sequence goes on.
+    let next = journal.append_content(Lane::Normal, &content(b"x"), Ticket(1)).unwrap();
+    assert_eq!(next.sequence, 51);
+    assert_ne!(next.run, id.run);
+}
+
+#[test]
+fn completions_come_in_order_and_all_of_them() {
+    let scratch = Scratch::new("order");
+    let runtime = runtime();
+    let (mut journal, _) = Journal::open(&settings(&scratch.0)).unwrap();
+    let total = 20_000u64;
+    let (mut appended, mut completed) = (0, 0);
+    while completed < total {
+        while appended < total && appended < completed + 500 {
+            let lane = if appended % 2 == 0 { Lane::High } else { Lane::Normal };
+            journal
+                .append_content(lane, &content(&payload(appended, 120)), Ticket(u128::from(appended)))
+                .unwrap();
+            appended += 1;
+        }
+        let mut last = [None; 2];
+        while let Some(completion) = journal.poll_completion() {
+            assert_eq!(completion.result, Ok(()));
+            let last = &mut last[completion.lane.index()];
+            assert!(last.is_none_or(|last: Ticket| last.0 < completion.ticket.0));
+            *last = Some(completion.ticket);
+            completed += 1;
+        }
+        if completed < appended {
+            wait(&runtime, &journal);
+        }
+    }
+    for lane in Lane::ALL {
+        let got = read(&runtime, &mut journal, lane, usize::MAX);
+        assert_eq!(got.len() as u64, total / 2);
+        assert!(got.iter().zip(1..).all(|((sequence, _), expected)| *sequence == expected));
+    }
+}
+
+#[test]
+fn a_commit_after_another_waits_for_the_interval() {
+    let scratch = Scratch::new("interval");
+    let runtime = runtime();
+    let interval = Duration::from_millis(400);
+    let (mut journal, _) =
+        Journal::open(&Settings { commit_interval: interval, ..small(&scratch.0) }).unwrap();
+    let begin = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(store(&runtime, &mut journal, Lane::High, b"x"), Ok(Ok(())));
+    }
+    assert!(begin.elapsed() >= 2 * interval);
+}
+
+#[test]
+fn a_second_daemon_is_told_that_the_journal_is_in_use() {
+    let scratch = Scratch::new("lock");
+    let (journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    assert!(matches!(Journal::open(&small(&scratch.0)), Err(OpenError::InUse { .. })));
+    drop(journal);
+    assert!(Journal::open(&small(&scratch.0)).is_ok());
+}
+
+/// Makes every header in a journal say another major version.
+fn change_major(directory: &Path, major: u16) {
+    for folder in ["high", "normal"] {
+        for entry in std::fs::read_dir(directory.join(folder)).into_iter().flatten().flatten() {
+            let mut bytes = std::fs::read(entry.path()).unwrap();
+            for at in [0, 4096] {
+                if &bytes[at..at + 8] == b"TOMBJRNL" {
+                    bytes[at + 8..at + 10].copy_from_slice(&major.to_le_bytes());
+                    let crc = crc32c::crc32c(&bytes[at..at + 12]);
+                    bytes[at + 12..at + 16].copy_from_slice(&crc.to_le_bytes());
+                }
+            }
+            std::fs::write(entry.path(), bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_journal_of_another_version_is_moved_aside_and_taken_up_by_the_version_that_knows_it() {
+    let scratch = Scratch::new("version");
+    let runtime = runtime();
+    let settings = small(&scratch.0);
+    let (mut journal, _) = Journal::open(&settings).unwrap();
+    assert_eq!(store(&runtime, &mut journal, Lane::High, b"for version 2"), Ok(Ok(())));
+    drop(journal);
+    change_major(&settings.directory, 2);
+    let (mut journal, report) = Journal::open(&settings).unwrap();
+    let aside = scratch.0.join("journal.unknown-1");
+    assert_eq!(report.moved_aside, Some(aside.clone()));
+    assert_eq!(report.waiting, std::slice::from_ref(&aside));
+    assert!(matches!(journal.next(Lane::High), Next::Empty));
+    assert_eq!(store(&runtime, &mut journal, Lane::High, b"for version 1"), Ok(Ok(())));
+    drop(journal);
+    // As if this were version 2 again; the journal in use is not empty yet.
+    change_major(&aside, 1);
+    let (mut journal, report) = Journal::open(&settings).unwrap();
+    assert_eq!((report.taken_up, report.waiting), (None, vec![aside.clone()]));
+    assert_eq!(read(&runtime, &mut journal, Lane::High, 9), [(1, b"for version 1".to_vec())]);
+    journal.release(Lane::High, 1);
+    drop(journal);
+    let (mut journal, report) = Journal::open(&settings).unwrap();
+    assert_eq!(report.taken_up, Some(aside.clone()));
+    assert!(!aside.exists());
+    assert_eq!(read(&runtime, &mut journal, Lane::High, 9), [(1, b"for version 2".to_vec())]);
+}
+
+#[test]
+fn a_rejected_record_can_be_listed_retried_and_given_up() {
+    let scratch = Scratch::new("rejected");
+    let runtime = runtime();
+    let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    for n in 0..3u64 {
+        assert_eq!(store(&runtime, &mut journal, Lane::Normal, &payload(n, 100)), Ok(Ok(())));
+    }
+    assert_eq!(read(&runtime, &mut journal, Lane::Normal, 3).len(), 3);
+    journal.reject(Lane::Normal, 1, 0x87).unwrap();
+    journal.reject(Lane::Normal, 2, 0x95).unwrap();
+    journal.release(Lane::Normal, 3);
+    let rejected = journal.rejected();
+    let list = runtime.block_on(async {
+        loop {
+            let list = rejected.list(0, 10).await;
+            if list.len() == 2 {
+                return list;
+            }
+        }
+    });
+    let reasons: Vec<_> =
+        list.iter().map(|r| (r.entry.id.sequence, r.entry.reason, r.payload_bytes)).collect();
+    assert_eq!(reasons, [(1, 0x87, 100), (2, 0x95, 100)]);
+    assert_eq!(list[0].device, "door-7");
+    assert!(runtime.block_on(rejected.retry(list[0].entry.number)));
+    assert!(runtime.block_on(rejected.discard(list[1].entry.number)));
+    assert!(!runtime.block_on(rejected.discard(99)));
+    let (sequence, original, bytes) = loop {
+        match journal.next(Lane::Normal) {
+            Next::Record(stored) => {
+                break (stored.sequence, stored.original, stored.content.payload.to_vec());
+            }
+            _ => wait(&runtime, &journal),
+        }
+    };
+    assert_eq!((sequence, original, bytes), (4, Some(list[0].entry.id), payload(0, 100)));
+    let loss = loop {
+        if let Some(loss) = journal.loss(Lane::Normal, 0) {
+            break loss;
+        }
+        wait(&runtime, &journal);
+        journal.next(Lane::Normal);
+    };
+    assert_eq!((loss.cause, loss.count, loss.first), (LossCause::Discarded, 1, list[1].entry.id));
+    assert_eq!(runtime.block_on(rejected.list(0, 10)), []);
+    journal.loss_published(Lane::Normal, loss.number, loss.count);
+    drop(journal);
+    let (mut journal, report) = Journal::open(&small(&scratch.0)).unwrap();
+    assert_eq!((report.store.rejected, report.store.lanes[1].records), (0, 1));
+    assert_eq!(journal.loss(Lane::Normal, 0), None);
+}
+
+#[test]
+fn a_reader_overtaken_by_dropping_and_recycling_gets_no_wrong_record_and_each_is_read_or_named() {
+    let scratch = Scratch::new("overtaken");
+    let runtime = runtime();
+    let mut settings = small(&scratch.0);
+    settings.lanes = [LaneSettings { max_bytes: 512 << 10, when_full: WhenFull::DropOldest }; 2];
+    let (mut journal, _) = Journal::open(&settings).unwrap();
+    let total = 30_000u64;
+    let (mut appended, mut completed) = (0u64, 0u64);
+    let mut read = std::collections::BTreeSet::new();
+    while completed < total {
+        while appended < total && appended < completed + 300 {
+            let bytes = payload(appended + 1, 200 + appended as usize % 300);
+            journal.append_content(Lane::Normal, &content(&bytes), Ticket(1)).unwrap();
+            appended += 1;
+        }
+        while let Some(completion) = journal.poll_completion() {
+            assert_eq!(completion.result, Ok(()));
+            completed += 1;
+        }
+        // Slower than what comes.
+        for _ in 0..7 {
+            match journal.next(Lane::Normal) {
+                Next::Record(stored) => {
+                    let expected = payload(stored.sequence, 200 + (stored.sequence as usize - 1) % 300);
+                    assert!(stored.content.payload == expected, "record {}", stored.sequence);
+                    assert!(read.last().is_none_or(|last| *last < stored.sequence));
+                    read.insert(stored.sequence);
+                }
+                Next::Empty | Next::Pending => break,
+            }
+        }
+        if let Some(last) = read.last().filter(|last| **last % 5 == 0) {
+            journal.release(Lane::Normal, *last);
+        }
+        if completed < appended {
+            wait(&runtime, &journal);
+        }
+    }
+    loop {
+        match journal.next(Lane::Normal) {
+            Next::Record(stored) => drop(read.insert(stored.sequence)),
+            Next::Pending => wait(&runtime, &journal),
+            Next::Empty => break,
+        }
+    }
+    journal.close();
+    let status = journal.status().lanes[1];
+    assert_eq!(status.lost[LossCause::Damaged as usize - 1], 0);
+    let mut named = std::collections::BTreeSet::new();
+    let losses: Vec<_> = (0..).map_while(|index| journal.loss(Lane::Normal, index)).collect();
+    for loss in &losses {
+        assert_eq!(loss.cause, LossCause::Dropped);
+        named.extend(loss.first.sequence..=loss.last.sequence);
+    }
+    assert!(read.len() > 500 && named.len() > 5000, "{} read, {} named", read.len(), named.len());
+    for sequence in 1..=total {
+        assert!(
+            read.contains(&sequence) || named.contains(&sequence),
+            "record {sequence} went without a word"
+        );
+    }
+    println!("{} read, {} named, {losses:?}", read.len(), named.len());
+}
+
+/// A mounted file system of its own; needs root.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn tmpfs(path: &Path, bytes: usize) -> Option<Mount> {
+        let size = format!("size={bytes}");
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status();
+        status.is_ok_and(|status| status.success()).then(|| Mount(path.to_path_buf()))
+    }
+
+    fn remount(&self, option: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(&self.0).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+fn is_root() -> bool {
+    nix::unistd::Uid::effective().is_root()
+}
+
+#[test]
+fn on_a_full_file_system_it_refuses_keeps_what_it_has_and_recovers_without_a_restart() {
+    let scratch = Scratch::new("full");
+    let Some(mount) = Mount::tmpfs(&scratch.0, 2 << 20) else {
+        assert!(!is_root(), "root can mount a tmpfs");
+        return;
+    };
+    let runtime = runtime();
+    // It may use 4 MiB and the disk has 2.
+    let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    let mut stored = 0u64;
+    let refused = loop {
+        match store(&runtime, &mut journal, Lane::Normal, &payload(stored, 3000)) {
+            Ok(Ok(())) => stored += 1,
+            Ok(Err(failed)) => assert!(matches!(failed, Failed::Disk(_)), "{failed:?}"),
+            Err(refused) => break refused,
+        }
+        // The lane alone may have 1 MiB.
+        if stored == 200 {
+            std::fs::write(scratch.0.join("ballast"), vec![0; 2 << 20]).unwrap_err();
+        }
+    };
+    assert!(matches!(refused, Refused::Failing | Refused::LaneFull), "{refused:?}");
+    drop(journal);
+    let (mut journal, report) = Journal::open(&small(&scratch.0)).unwrap();
+    assert_eq!(report.store.lanes[1].records, stored);
+    let got = read(&runtime, &mut journal, Lane::Normal, usize::MAX);
+    assert!(got.iter().zip(0u64..).all(|((_, bytes), n)| *bytes == payload(n, 3000)));
+    assert_eq!(got.len() as u64, stored);
+    journal.release(Lane::Normal, stored / 2);
+    // What is released gives room on the disk as full as it is; the ballast going gives more.
+    let begin = Instant::now();
+    let mut recovered = false;
+    while begin.elapsed() < Duration::from_secs(20) {
+        if let Ok(Ok(())) = store(&runtime, &mut journal, Lane::Normal, &payload(1 << 50, 3000)) {
+            recovered = true;
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert!(recovered);
+    drop(journal);
+    mount.remount("size=8m");
+    drop(std::fs::remove_file(scratch.0.join("ballast")));
+    let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    assert_eq!(store(&runtime, &mut journal, Lane::High, b"alarm"), Ok(Ok(())));
+}
+
+#[test]
+fn on_a_read_only_file_system_it_opens_reads_refuses_and_recovers_without_a_restart() {
+    let scratch = Scratch::new("read-only");
+    let Some(mount) = Mount::tmpfs(&scratch.0, 16 << 20) else {
+        assert!(!is_root(), "root can mount a tmpfs");
+        return;
+    };
+    let runtime = runtime();
+    let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    for n in 0..10u64 {
+        assert_eq!(store(&runtime, &mut journal, Lane::Normal, &payload(n, 100)), Ok(Ok(())));
+    }
+    drop(journal);
+    mount.remount("ro");
+    let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    assert_eq!(read(&runtime, &mut journal, Lane::Normal, usize::MAX).len(), 10);
+    journal.release(Lane::Normal, 3);
+    let failed = loop {
+        match store(&runtime, &mut journal, Lane::Normal, b"x") {
+            Ok(Ok(())) => panic!("stored on a read-only disk"),
+            Ok(Err(_)) => {}
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(failed, Refused::Failing);
+    // Files were opened for reading only: it is a new opening that can write again, or the next segment.
+    mount.remount("rw");
+    let begin = Instant::now();
+    loop {
+        if let Ok(Ok(())) = store(&runtime, &mut journal, Lane::Normal, b"y") {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", journal.status());
+        std::thread::yield_now();
+    }
+    drop(journal);
+    let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    let got = read(&runtime, &mut journal, Lane::Normal, usize::MAX);
+    assert_eq!(got.first().map(|(sequence, _)| *sequence), Some(4));
+    assert_eq!(got.last().map(|(_, bytes)| bytes.clone()), Some(b"y".to_vec()));
+}
+
+#[test]
+fn a_million_records_open_well_under_a_second_and_drain_in_flat_memory() {
+    let scratch = Scratch::new("million");
+    let runtime = runtime();
+    let settings = settings(&scratch.0);
+    let (mut journal, _) = Journal::open(&settings).unwrap();
+    let total = 1_000_000u64;
+    let payload = payload(3, 60);
+    let (mut appended, mut completed) = (0, 0);
+    while completed < total {
+        while appended < total && appended < completed + 20_000 {
+            match journal.append_content(Lane::Normal, &content(&payload), Ticket(1)) {
+                Ok(_) => appended += 1,
+                Err(refused) => panic!("{refused:?} after {appended}"),
+            }
+        }
+        while let Some(completion) = journal.poll_completion() {
+            assert_eq!(completion.result, Ok(()));
+            completed += 1;
+        }
+        if completed < appended {
+            wait(&runtime, &journal);
+        }
+    }
+    // As a crash would leave it: the handle's end commits nothing more that matters here.
+    drop(journal);
+    let before = Instant::now();
+    let (mut journal, report) = Journal::open(&settings).unwrap();
+    let took = before.elapsed();
+    assert_eq!(report.store.lanes[1].records, total);
+    assert_eq!(report.store.lanes[1].scanned, 0);
+    println!("opened {total} records in {took:?}");
+    assert!(took < Duration::from_millis(700), "{took:?}");
+    let memory = resident();
+    let before = Instant::now();
+    let mut next = 1;
+    loop {
+        match journal.next(Lane::Normal) {
+            Next::Record(stored) => {
+                assert_eq!(stored.sequence, next);
+                next += 1;
+                if next % 500 == 0 {
+                    journal.release(Lane::Normal, next - 100);
+                }
+            }
+            Next::Pending => wait(&runtime, &journal),
+            Next::Empty => break,
+        }
+    }
+    println!("drained in {:?}, memory {memory} → {} KiB", before.elapsed(), resident());
+    assert_eq!(next, total + 1);
+    assert!(resident() < memory + 4096, "{memory} → {} KiB", resident());
+    journal.release(Lane::Normal, total);
+    drop(journal);
+    let files: u64 = walk(&settings.directory);
+    assert!(files <= 16 * (4 << 20), "{files} bytes are kept for nothing");
+}
+
+fn walk(directory: &Path) -> u64 {
+    let folders = std::fs::read_dir(directory).unwrap().flatten();
+    folders
+        .flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().flatten())
+        .map(|file| file.metadata().unwrap().len())
+        .sum()
+}
+
+/// Resident memory of this process in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+const CHILD: &str = "TOMBOLO_JOURNAL_CHILD";
+
+/// Not a test: what the killed child does. Appends as fast as it can, says on its output what is durable, and releases.
+#[test]
+fn child_that_is_killed() {
+    let Ok(directory) = std::env::var(CHILD) else { return };
+    let runtime = runtime();
+    let (mut journal, _) = Journal::open(&small(Path::new(&directory))).unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out).unwrap();
+    let mut read_to = 0;
+    let mut mark = u64::from(std::process::id()) << 32;
+    loop {
+        for _ in 0..20 {
+            mark += 1;
+            let bytes = payload(mark, 50 + mark as usize % 700);
+            match journal.append_content(Lane::Normal, &content(&bytes), Ticket(u128::from(mark))) {
+                Ok(id) => writeln!(out, "A {} {mark}", id.sequence).unwrap(),
+                Err(Refused::LaneFull) => break,
+                Err(refused) => panic!("{refused:?}"),
+            }
+        }
+        wait(&runtime, &journal);
+        while let Some(completion) = journal.poll_completion() {
+            assert_eq!(completion.result, Ok(()));
+            writeln!(out, "D {}", completion.ticket.0).unwrap();
+        }
+        while let Next::Record(stored) = journal.next(Lane::Normal) {
+            read_to = stored.sequence;
+        }
+        if let Some(through) = read_to.checked_sub(300) {
+            writeln!(out, "R {through}").unwrap();
+            journal.release(Lane::Normal, through);
+        }
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_process_killed_while_it_stores_loses_nothing_it_has_acknowledged() {
+    let scratch = Scratch::new("kill");
+    let runtime = runtime();
+    let rounds = std::env::var("JOURNAL_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    let mut state = 99;
+    // Sequence → mark of what was appended; marks that are durable; what may be gone.
+    let mut appended: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut durable: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut released = 0;
+    for _ in 0..rounds {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["real::child_that_is_killed", "--exact", "--nocapture", "--test-threads=1"])
+            .env(CHILD, &scratch.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let enough = 200 + (crate::disk::random(&mut state) >> 33) % 4000;
+        let mut marks = BTreeMap::new();
+        for (count, line) in lines.map_while(Result::ok).enumerate() {
+            if count as u64 == enough {
+                child.kill().unwrap();
+            }
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["A", sequence, mark] => {
+                    let (sequence, mark) = (sequence.parse().unwrap(), mark.parse().unwrap());
+                    appended.insert(sequence, mark);
+                    marks.insert(mark, sequence);
+                }
+                ["D", mark] => {
+                    let mark = mark.parse().unwrap();
+                    durable.insert(marks[&mark], mark);
+                }
+                ["R", through] => released = through.parse().unwrap_or(released),
+                _ => {}
+            }
+        }
+        child.wait().unwrap();
+        let (mut journal, report) = Journal::open(&small(&scratch.0)).unwrap();
+        assert_eq!(report.store.lanes[1].missing, 0, "the page cache survives a kill");
+        let got: BTreeMap<u64, Vec<u8>> =
+            read(&runtime, &mut journal, Lane::Normal, usize::MAX).into_iter().collect();
+        for (sequence, mark) in durable.range(released + 1..) {
+            assert_eq!(got.get(sequence), Some(&payload(*mark, 50 + *mark as usize % 700)));
+        }
+        for (sequence, bytes) in &got {
+            let mark = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+            let known = appended.get(sequence);
+            assert!(known.is_none_or(|known| *known == mark), "record {sequence} is made up");
+            durable.insert(*sequence, mark);
+        }
+    }
+    assert!(durable.len() > 500, "{}", durable.len());
+}

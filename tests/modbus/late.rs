@@ -1,0 +1,139 @@
+//! Answers that come after their time are never taken for another request's.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tombolo::proto::serial::modbus::Event;
+use tombolo::proto::serial::modbus::map::Kind;
+use tombolo::proto::serial::modbus::pdu::Table;
+
+use crate::support::{World, answer, frame, ms, register, settings, unit};
+
+/// The value of every register is the number of the request it answers, so a reading tells which request it came from.
+fn numbered(
+    world: &mut World,
+    address: u8,
+    longest: u8,
+    delay: impl Fn(u16) -> Option<Duration> + 'static,
+) -> Rc<Cell<u16>> {
+    let count = Rc::new(Cell::new(0u16));
+    let shared = count.clone();
+    world.behave(address, move |request| {
+        shared.set(shared.get() + 1);
+        let mut body =
+            if request[5] > longest { vec![request[0], request[1] | 0x80, 2] } else { answer(request) };
+        for word in body[3..].chunks_exact_mut(2) {
+            word.copy_from_slice(&shared.get().to_be_bytes());
+        }
+        delay(shared.get()).map(|delay| (delay, frame(&body))).into_iter().collect()
+    });
+    count
+}
+
+/// Every reading came from the requests just before it, whatever the unit's delays are.
+fn check(delays: &'static [u64], blocks: &[(&str, u16)]) {
+    check_with(delays, blocks, 125);
+}
+
+/// The same with a unit that answers so many registers at once at most.
+fn check_with(delays: &'static [u64], blocks: &[(&str, u16)], longest: u8) {
+    let mut slow = unit(1);
+    slow.registers =
+        blocks.iter().map(|(name, address)| register(name, Table::Holding, *address, Kind::U16)).collect();
+    let mut world = World::new(settings(vec![slow, unit(2)]));
+    numbered(&mut world, 1, longest, |count| Some(ms(delays[usize::from(count) % delays.len()])));
+    world.run(Duration::from_secs(200));
+    // During the first one a block may still be taken apart.
+    let readings: Vec<_> = world.asked.iter().filter(|(unit, ..)| *unit == 0).skip(1).collect();
+    assert!(readings.len() > 5, "{}", readings.len());
+    for (_, asked, payload) in readings {
+        let values: serde_json::Value = serde_json::from_str(payload).unwrap();
+        for (position, (name, _)) in blocks.iter().enumerate() {
+            // The blocks of one poll are the last requests, in their order.
+            let behind = blocks.len() - 1 - position;
+            let value = values[*name].as_u64().unwrap() as usize;
+            assert_eq!(value + behind, *asked, "{payload}");
+        }
+    }
+    assert_eq!(world.readings(1).len(), 200, "the other unit is not disturbed");
+}
+
+#[test]
+fn an_answer_later_than_its_time_out_is_not_used() {
+    check(&[5, 5, 5, 5, 350], &[("a", 0)]);
+}
+
+#[test]
+fn an_answer_later_than_several_back_offs_is_not_used() {
+    check(&[5, 5, 5, 5, 2_500, 5, 5, 5, 5, 9_000], &[("a", 0)]);
+}
+
+#[test]
+fn late_answers_in_a_row_are_not_used() {
+    check(&[5, 5, 400, 400, 400, 5, 5, 5, 5], &[("a", 0)]);
+    check(&[5, 5, 1_400, 1_400, 310, 1_400, 5, 5, 5, 5], &[("a", 0)]);
+    check(&[5, 5, 5, 5, 5, 1_450, 5, 5, 5, 5], &[("a", 0)]);
+}
+
+#[test]
+fn with_several_blocks_none_gets_anothers_answer() {
+    check(&[5, 5, 5, 5, 1_300, 5, 5], &[("a", 0), ("b", 100), ("c", 200)]);
+    check(&[5, 5, 5, 5, 350], &[("a", 0), ("b", 100), ("c", 200)]);
+}
+
+#[test]
+fn after_a_block_was_taken_apart_the_probe_is_still_like_no_part() {
+    const F: u64 = 5;
+    for delays in [
+        &[F, F, F, F, F, F, F, F, 350][..],
+        &[F, F, F, F, F, F, F, F, F, F, F, F, F, 1_450, F, F, F],
+        &[F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, 2_500],
+        &[F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, 9_000],
+    ] {
+        check_with(delays, &[("a", 0), ("b", 1), ("c", 2)], 1);
+    }
+}
+
+#[test]
+fn a_late_answer_is_told_with_how_late_it_was() {
+    let mut world = World::new(settings(vec![unit(1), unit(2)]));
+    let count = numbered(&mut world, 1, 125, |count| Some(if count == 5 { ms(700) } else { ms(5) }));
+    world.run(Duration::from_secs(10));
+    assert!(count.get() > 10);
+    let late: Vec<Duration> = world
+        .events
+        .iter()
+        .filter_map(|(_, event)| match event {
+            Event::Late { unit: 0, after } => Some(*after),
+            _ => None,
+        })
+        .collect();
+    let [after] = late[..] else { panic!("{late:?}") };
+    assert!(after > ms(700) && after < ms(750), "{after:?}");
+    assert_eq!(world.bus.counters(0).unwrap().late, 1);
+    assert_eq!(world.bus.strangers(), 0);
+}
+
+#[test]
+fn anothers_late_answer_does_not_end_the_waiting() {
+    // Unit 1's answer comes while unit 2, which is slow but in time, is waited for.
+    let mut world = World::new(settings(vec![unit(1), unit(2)]));
+    numbered(&mut world, 1, 125, |count| Some(if count % 4 == 0 { ms(380) } else { ms(5) }));
+    numbered(&mut world, 2, 125, |_| Some(ms(250)));
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.readings(1).len(), 60);
+    assert_eq!(world.bus.counters(1).unwrap().silent + world.bus.counters(1).unwrap().damaged, 0);
+    assert!(world.bus.counters(0).unwrap().late > 5);
+}
+
+#[test]
+fn what_was_asked_before_a_restart_is_not_used_after_it() {
+    let mut world = World::new(settings(vec![unit(1)]));
+    // Answers of the very shape the poll asks for come right after the port was opened, before the first one of our own.
+    world.inject(ms(2), &frame(&[1, 3, 2, 0xBA, 0xD0]));
+    world.inject(ms(15), &frame(&[1, 3, 2, 0xBA, 0xD0]));
+    world.run(Duration::from_secs(5));
+    let payloads: Vec<String> = world.readings(0).into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(payloads, vec![r#"{"value":0}"#; 5]);
+}

@@ -1,0 +1,12 @@
+//! Modbus RTU: the core in virtual time against units made up here, and for real against pymodbus on a pseudo-terminal.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may touch the machine")]
+
+mod decoder;
+mod late;
+mod line;
+mod map;
+mod peer;
+mod schedule;
+mod support;
+mod template;
+mod validation;

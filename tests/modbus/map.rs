@@ -1,0 +1,170 @@
+//! Register maps: the fewest requests, exhaustively in the small.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tombolo::proto::serial::modbus::change::Publish;
+use tombolo::proto::serial::modbus::map::{Kind, Register, decode, write_json};
+use tombolo::proto::serial::modbus::pdu::{Request, Table};
+use tombolo::proto::serial::modbus::plan::{Limits, blocks, probe, split};
+
+use crate::support::{World, frame, ms, register, settings, unit};
+
+fn holding(address: u16, registers: u16) -> Register {
+    register(&format!("{address}+{registers}"), Table::Holding, address, Kind::String(registers))
+}
+
+/// Whether these may stand in one request.
+fn fits(group: &[&Register], limits: Limits) -> bool {
+    let mut end = u32::from(group[0].address);
+    for register in group {
+        if u32::from(register.address) > end + u32::from(limits.max_gap) {
+            return false;
+        }
+        end = end.max(register.end());
+    }
+    end - u32::from(group[0].address) <= u32::from(limits.max_registers)
+}
+
+/// The fewest groups, by trying every way to cut the sorted list.
+fn fewest(sorted: &[&Register], limits: Limits) -> usize {
+    if sorted.is_empty() {
+        return 0;
+    }
+    let firsts = (1..=sorted.len()).filter(|first| *first == 1 || fits(&sorted[..*first], limits));
+    firsts.map(|first| 1 + fewest(&sorted[first..], limits)).min().unwrap()
+}
+
+#[test]
+fn every_small_map_is_read_in_the_fewest_requests() {
+    // All subsets of ten addresses, each one or two registers long in all alternations.
+    for wanted in 1u32..1 << 10 {
+        for long in [0, wanted, 0x155 & wanted] {
+            let registers: Vec<Register> = (0..10)
+                .filter(|bit| wanted >> bit & 1 == 1)
+                .map(|bit| holding(bit, 1 + (long >> bit & 1) as u16))
+                .collect();
+            for limits in [(125, 0), (125, 2), (3, 1), (2, 9), (5, 3)] {
+                let limits = Limits { max_registers: limits.0, max_gap: limits.1 };
+                let sorted: Vec<&Register> = registers.iter().collect();
+                let blocks = blocks(&registers, limits);
+                assert_eq!(blocks.len(), fewest(&sorted, limits), "{wanted:b} {long:b} {limits:?}");
+                let mut members: Vec<usize> = blocks.iter().flat_map(|block| block.members.clone()).collect();
+                members.sort_unstable();
+                assert!(members.into_iter().eq(0..registers.len()), "each register once");
+                for block in &blocks {
+                    assert!(block.quantity <= limits.max_registers.max(2));
+                    for index in &block.members {
+                        let register = &registers[*index];
+                        assert!(register.address >= block.address);
+                        assert!(register.end() <= u32::from(block.address) + u32::from(block.quantity));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_are_never_mixed_and_bits_have_their_own_bounds() {
+    let limits = Limits { max_registers: 125, max_gap: 8 };
+    let bits: Vec<Register> =
+        (0..2_100).map(|at| register(&at.to_string(), Table::Coil, at, Kind::Bool(None))).collect();
+    let quantities: Vec<u16> = blocks(&bits, limits).iter().map(|block| block.quantity).collect();
+    assert_eq!(quantities, [2000, 100]);
+    let mixed: Vec<Register> = [Table::Input, Table::Coil, Table::Holding, Table::Discrete]
+        .into_iter()
+        .map(|table| register(table.as_str(), table, 5, Kind::Bool(None)))
+        .collect();
+    assert_eq!(blocks(&mixed, limits).len(), 4);
+}
+
+proptest! {
+    /// Any map: within the protocol's bounds, each register once, a probe like no block, and taking apart ends with single registers.
+    #[test]
+    fn every_map_can_be_asked_for(
+        wanted in proptest::collection::vec((0u16..400, 0u8..4, 0u8..8), 1..60),
+        max_registers in 4u16..=125, max_gap in 0u16..=124,
+    ) {
+        let tables = [Table::Coil, Table::Discrete, Table::Holding, Table::Input];
+        let registers: Vec<Register> = wanted.iter().enumerate().map(|(index, (address, table, kind))| {
+            let table = tables[usize::from(*table)];
+            let kinds = [Kind::U16, Kind::I32, Kind::F64, Kind::Bool(Some(3)), Kind::String(4), Kind::U64, Kind::F32, Kind::I16];
+            let kind = if table.has_bits() { Kind::Bool(None) } else { kinds[usize::from(*kind)] };
+            register(&index.to_string(), table, *address, kind)
+        }).collect();
+        let plan = blocks(&registers, Limits { max_registers, max_gap });
+        let mut members: Vec<usize> = plan.iter().flat_map(|block| block.members.clone()).collect();
+        members.sort_unstable();
+        prop_assert!(members.into_iter().eq(0..registers.len()));
+        let mut work = plan;
+        loop {
+            let shapes: Vec<_> = work.iter().map(|block| block.request().unwrap().answer()).collect();
+            let probe = probe(&work).unwrap();
+            prop_assert!(!shapes.contains(&probe.answer()));
+            let Some(at) = work.iter().position(|block| block.members.len() > 1) else { break };
+            let parts = split(&registers, &work[at]).unwrap();
+            prop_assert!(parts.len() > 1);
+            work.splice(at..=at, parts);
+        }
+        prop_assert_eq!(work.len(), registers.len());
+    }
+
+    /// No bytes make a decoder panic, or anything but JSON.
+    #[test]
+    fn every_answer_becomes_json(
+        data in proptest::collection::vec(any::<u8>(), 0..40), kind in 0usize..11, scale in any::<f64>(), offset in any::<f64>(),
+        name in ".{0,20}",
+    ) {
+        let kinds = [
+            Kind::Bool(None), Kind::Bool(Some(9)), Kind::U16, Kind::I16, Kind::U32, Kind::I32, Kind::U64, Kind::I64,
+            Kind::F32, Kind::F64, Kind::String(7),
+        ];
+        let mut register = register(&name, Table::Holding, 3, kinds[kind]);
+        (register.scale, register.offset) = (scale, offset);
+        let value = decode(&register, 1, &data);
+        prop_assert_eq!(value.is_some(), data.len() >= 4 + 2 * usize::from(register.kind.quantity()));
+        let mut out = Vec::new();
+        write_json(std::slice::from_ref(&register), std::slice::from_ref(&value), &mut out);
+        let back: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        prop_assert_eq!(back.as_object().unwrap().contains_key(&name), value.is_some());
+    }
+}
+
+#[test]
+fn a_probe_is_found_beside_blocks_of_every_length() {
+    let limits = Limits { max_registers: 125, max_gap: 0 };
+    let lengths =
+        |count: u16| -> Vec<Register> { (1..=count).map(|length| holding(length * 200, length)).collect() };
+    assert_eq!(probe(&blocks(&lengths(1), limits)), Request::read(Table::Holding, 200, 2).ok());
+    assert_eq!(probe(&blocks(&lengths(124), limits)), Request::read(Table::Holding, 200, 125).ok());
+    assert_eq!(probe(&blocks(&lengths(125), limits)), Request::read(Table::Input, 0, 1).ok());
+    assert_eq!(probe(&[]), None);
+}
+
+#[test]
+fn on_change_only_changes_beyond_the_dead_band_are_published() {
+    let mut quiet = unit(1);
+    quiet.publish = Publish::OnChange { max_unchanged: Some(Duration::from_secs(30)) };
+    quiet.registers[0].scale = 0.1;
+    quiet.registers[0].dead_band = 0.5;
+    let mut world = World::new(settings(vec![quiet]));
+    let mut value = 2300u16;
+    world.behave(1, move |request| {
+        value += 1;
+        let mut body = vec![1, 3, (2 * request[5])];
+        (0..request[5]).for_each(|_| body.extend(value.to_be_bytes()));
+        vec![(ms(5), frame(&body))]
+    });
+    world.run(Duration::from_secs(60));
+    let readings = world.readings(0);
+    assert!((9..=10).contains(&readings.len()), "{readings:?}");
+    assert_eq!(readings[0].1, r#"{"value":230.2}"#);
+    assert_eq!(readings[1].1, r#"{"value":230.8}"#);
+    let polls = world.bus.counters(0).unwrap().polls;
+    assert_eq!(polls, 60);
+    // Refused further on: the next poll says it again.
+    world.bus.forget_published(0);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.readings(0).len(), readings.len() + 1);
+}

@@ -1,0 +1,215 @@
+//! What the files say: accepted, or refused with the key named, one unit at a time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tombolo::proto::serial::modbus::change::Publish;
+use tombolo::proto::serial::modbus::frame::Speed;
+use tombolo::proto::serial::modbus::map::{Kind, Order};
+use tombolo::proto::serial::modbus::model::{BusTable, TemplateTable, UnitTable};
+use tombolo::proto::serial::modbus::pdu::Table;
+use tombolo::proto::serial::modbus::settings::Settings;
+use tombolo::proto::serial::modbus::validate::{self, Fault};
+
+const SPEED: Speed = Speed { baud: 9600, bits: 11 };
+
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+struct Port {
+    modbus: BusTable,
+    unit: BTreeMap<String, UnitTable>,
+}
+
+fn judge(text: &str) -> (Option<Settings>, Vec<Fault>) {
+    let port: Port = toml::from_str(text).unwrap();
+    let meter = TemplateTable::parse(TEMPLATE).unwrap();
+    validate::bus(SPEED, &port.modbus, &port.unit, |name| (name == "meter").then_some(&meter))
+}
+
+const TEMPLATE: &str = r#"
+label = "a meter"
+max-registers = 80
+[default]
+table = "input"
+type = "f32"
+word-order = "little"
+[register.voltage]
+address = 0
+unit = "V"
+[register.serial]
+address = 0x20
+type = "string"
+length = 10
+table = "holding"
+"#;
+
+#[test]
+fn a_whole_bus_is_read() {
+    let text = r#"
+[modbus]
+timeout = "300ms"
+pause = "20ms"
+max-requests-per-second = 20
+backoff = "2s"
+backoff-max = "5min"
+echo = true
+[unit.3]
+id = "meter-3"
+template = "meter"
+path = "power/main"
+period = "5s"
+jitter = "500ms"
+publish = "change"
+max-unchanged = "1min"
+register.voltage = { dead-band = 0.5, name = "u" }
+register.serial.enabled = false
+register.relay = { table = "coil", address = 7 }
+[unit.4]
+id = "meter-4"
+register.t = { address = 1, type = "i16", scale = 0.1, offset = -40, absent = "7FFF", unit = "°C" }
+register.alarm = { address = 1, type = "bool", bit = 3 }
+[unit.5]
+enabled = false
+"#;
+    let (settings, faults) = judge(text);
+    assert_eq!(faults, []);
+    let settings = settings.unwrap();
+    assert_eq!((settings.timeout, settings.pause), (Duration::from_millis(300), Duration::from_millis(20)));
+    assert_eq!((settings.interval, settings.echo), (Duration::from_millis(50), true));
+    assert_eq!((settings.backoff, settings.backoff_max), (Duration::from_secs(2), Duration::from_secs(300)));
+    let [first, second] = &settings.units[..] else { panic!() };
+    assert_eq!((first.id.as_str(), first.address, first.path.as_str()), ("meter-3", 3, "power/main"));
+    assert_eq!((first.period, first.jitter), (Duration::from_secs(5), Duration::from_millis(500)));
+    assert_eq!(first.publish, Publish::OnChange { max_unchanged: Some(Duration::from_secs(60)) });
+    let [relay, voltage] = &first.registers[..] else { panic!() };
+    assert_eq!((relay.table, relay.address, relay.kind), (Table::Coil, 7, Kind::Bool(None)));
+    assert_eq!((voltage.name.as_str(), voltage.table, voltage.kind), ("u", Table::Input, Kind::F32));
+    assert_eq!((voltage.words, voltage.dead_band, voltage.unit.as_deref()), (Order::Little, 0.5, Some("V")));
+    assert_eq!(first.limits.max_registers, 80);
+    let [alarm, temperature] = &second.registers[..] else { panic!() };
+    assert_eq!((alarm.kind, temperature.kind), (Kind::Bool(Some(3)), Kind::I16));
+    assert_eq!((temperature.scale, temperature.offset), (0.1, -40.0));
+    assert_eq!(temperature.absent, Some(vec![0x7F, 0xFF]));
+    assert_eq!((second.path.as_str(), second.publish), ("data", Publish::Always));
+    assert_eq!(second.period, Duration::from_secs(10));
+}
+
+/// The unit table's keys, the key that is at fault, and a part of what is said.
+const WRONG_UNITS: &[(&str, &str, &str)] = &[
+    ("", "unit.3", "no id"),
+    ("id = \"-x\"", "unit.3.id", "begins with"),
+    ("id = \"gateway\"", "unit.3.id", "own"),
+    ("id = \"m\"\nperiod = \"10ms\"", "unit.3.period", "50ms"),
+    ("id = \"m\"\nperiod = \"2days\"", "unit.3.period", "1day"),
+    ("id = \"m\"\nperiod = \"1s\"\njitter = \"2s\"", "unit.3.jitter", "1s"),
+    ("id = \"m\"\npath = \"a//b\"", "unit.3.path", "empty"),
+    ("id = \"m\"\npath = \"~x\"", "unit.3.path", "own"),
+    ("id = \"m\"\ntemplate = \"nobody\"", "unit.3.template", "no template"),
+    ("id = \"m\"\nmax-unchanged = \"1min\"", "unit.3.max-unchanged", "publish"),
+    ("id = \"m\"\npublish = \"change\"\nmax-unchanged = \"10ms\"", "unit.3.max-unchanged", "1s"),
+    ("id = \"m\"", "unit.3", "no register"),
+    ("id = \"m\"\nregister.x = {}", "unit.3.register.x", "no address"),
+    ("id = \"m\"\nregister.x = { address = 65535, type = \"u32\" }", "unit.3.register.x.address", "65535"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, table = \"coil\", type = \"u16\" }",
+        "unit.3.register.x.type",
+        "bits",
+    ),
+    ("id = \"m\"\nregister.x = { address = 1, type = \"string\" }", "unit.3.register.x", "length"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, type = \"string\", length = 126 }",
+        "unit.3.register.x.length",
+        "125",
+    ),
+    ("id = \"m\"\nregister.x = { address = 1, length = 2 }", "unit.3.register.x.length", "string"),
+    ("id = \"m\"\nregister.x = { address = 1, bit = 2 }", "unit.3.register.x.bit", "bool"),
+    ("id = \"m\"\nregister.x = { address = 1, type = \"bool\", bit = 16 }", "unit.3.register.x.bit", "15"),
+    ("id = \"m\"\nregister.x = { address = 1, scale = 0 }", "unit.3.register.x.scale", "other than 0"),
+    ("id = \"m\"\nregister.x = { address = 1, scale = nan }", "unit.3.register.x.scale", "other than 0"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, type = \"bool\", scale = 2 }",
+        "unit.3.register.x.scale",
+        "numbers",
+    ),
+    ("id = \"m\"\nregister.x = { address = 1, offset = inf }", "unit.3.register.x.offset", "number"),
+    ("id = \"m\"\nregister.x = { address = 1, dead-band = -1 }", "unit.3.register.x.dead-band", "from 0"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, absent = \"FF\" }",
+        "unit.3.register.x.absent",
+        "4 hexadecimal",
+    ),
+    (
+        "id = \"m\"\nregister.x = { address = 1, absent = \"+F+F\" }",
+        "unit.3.register.x.absent",
+        "4 hexadecimal",
+    ),
+    ("id = \"m\"\nregister.x = { address = 1, name = \"\" }", "unit.3.register.x.name", "field name"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, name = \"y\" }\nregister.y = { address = 2 }",
+        "unit.3.register.y.name",
+        "register.x",
+    ),
+    ("id = \"m\"\ntemplate = \"meter\"\nregister.voltage.bit = 3", "unit.3.register.voltage.bit", "bool"),
+];
+
+#[test]
+fn each_fault_names_its_key_and_disables_its_unit_only() {
+    for (text, key, said) in WRONG_UNITS {
+        let good = "[unit.7]\nid = \"good\"\ntemplate = \"meter\"\n";
+        let (settings, faults) = judge(&format!("{good}[unit.3]\n{text}\n"));
+        let [fault] = &faults[..] else { panic!("{text}: {faults:?}") };
+        assert_eq!(fault.key.join("."), *key, "{text}: {fault:?}");
+        assert!(format!("{}; {}", fault.message, fault.advice).contains(said), "{text}: {fault:?}");
+        let units: Vec<u8> = settings.unwrap().units.iter().map(|unit| unit.address).collect();
+        assert_eq!(units, [7], "{text}");
+    }
+}
+
+#[test]
+fn addresses_and_ids_are_each_units_own() {
+    for key in ["0", "248", "300", "x", "-1"] {
+        let (settings, faults) = judge(&format!("[unit.{key}]\nid = \"a\"\ntemplate = \"meter\"\n"));
+        assert!(settings.is_none());
+        assert_eq!(faults[0].key.join("."), format!("unit.{key}"));
+    }
+    let unit = |key: &str, id: &str| format!("[unit.{key}]\nid = \"{id}\"\ntemplate = \"meter\"\n");
+    let (settings, faults) = judge(&(unit("1", "a") + &unit("2", "a")));
+    assert_eq!((settings.unwrap().units.len(), faults[0].key.join(".")), (1, "unit.2.id".to_owned()));
+    let (settings, faults) = judge(&(unit("01", "a") + &unit("1", "b")));
+    assert_eq!((settings.unwrap().units.len(), faults[0].key.join(".")), (1, "unit.1".to_owned()));
+}
+
+#[test]
+fn a_fault_of_the_bus_disables_the_bus() {
+    for (text, key) in [
+        ("timeout = \"1ms\"", "modbus.timeout"),
+        ("timeout = \"2min\"", "modbus.timeout"),
+        ("pause = \"1min\"", "modbus.pause"),
+        ("max-requests-per-second = 0", "modbus.max-requests-per-second"),
+        ("max-requests-per-second = 1001", "modbus.max-requests-per-second"),
+        ("backoff = \"1ms\"", "modbus.backoff"),
+        ("backoff = \"1min\"\nbackoff-max = \"1s\"", "modbus.backoff-max"),
+    ] {
+        let (settings, faults) =
+            judge(&format!("[modbus]\n{text}\n[unit.7]\nid = \"good\"\ntemplate = \"meter\"\n"));
+        assert!(settings.is_none(), "{text}");
+        assert_eq!(faults.iter().map(|fault| fault.key.join(".")).collect::<Vec<_>>(), [key], "{text}");
+    }
+    let (settings, faults) = judge("");
+    assert!(settings.is_none());
+    assert_eq!(faults[0].key, ["unit"]);
+}
+
+#[test]
+fn a_template_is_judged_by_itself_and_names_the_line_it_cannot_be_read_at() {
+    let error = TemplateTable::parse("label = \"x\"\n[register.a]\naddress = 1\nadress = 2\n").unwrap_err();
+    assert_eq!(error.line, Some(4));
+    assert!(error.message.contains("adress"), "{error:?}");
+    let error = TemplateTable::parse("[register.a]\naddress = 70000\n").unwrap_err();
+    assert_eq!(error.line, Some(2));
+    let table = TemplateTable::parse("max-gap = 200\n[register.a]\naddress = 1\nscale = 0\n").unwrap();
+    let faults = validate::template("broken", &table).unwrap_err();
+    let keys: Vec<String> = faults.iter().map(|fault| fault.key.join(".")).collect();
+    assert_eq!(keys, ["max-gap", "register.a.scale"]);
+    assert!(faults.iter().all(|fault| fault.template.as_deref() == Some("broken")));
+}

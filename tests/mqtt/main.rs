@@ -1,0 +1,15 @@
+//! The uplink against a scripted broker in virtual time, and against a real mosquitto over TLS.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests touch the machine")]
+
+mod support;
+
+mod chance;
+mod connection;
+mod delivery;
+mod limits;
+mod mosquitto;
+mod outage;
+mod own_topics;
+mod refusal;
+mod shell;

@@ -1,0 +1,75 @@
+//! The shell against brokers no real one behaves like.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tombolo::message::Lane;
+
+use crate::support::mosquitto::{good_clock, run};
+use crate::support::{World, bare_settings};
+
+#[test]
+fn a_broker_that_stops_reading_is_still_read_from() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = bare_settings();
+    settings.host = "127.0.0.1".to_owned();
+    settings.port = listener.local_addr().unwrap().port();
+    settings.max_in_flight = 65_000;
+    let (done, said) = mpsc::channel();
+    let broker = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = [0u8; 4096];
+        let _ = stream.read(&mut bytes).unwrap();
+        stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+        // From here on it reads nothing, and says far more than any buffer holds.
+        let message = [&[0x30, 0x83, 0x20, 0, 1, b'x', 0][..], &[b'y'; 4095]].concat();
+        let written = (0..10_000).try_for_each(|_| stream.write_all(&message));
+        done.send(written.is_ok()).unwrap();
+        // And then it reads on.
+        while let Ok(1..) = stream.read(&mut bytes) {}
+    });
+    let world = World::new(bare_settings());
+    let item = world.item("a", &[b'z'; 1000]);
+    run(settings, good_clock(), async |running| {
+        for _ in 0..20_000 {
+            running.outbox.borrow_mut().push(Lane::Normal, item.clone());
+        }
+        running.handle.wake();
+        running.until("connects", |running| running.handle.status().connected).await;
+        running.until("the broker has said all", |_| said.try_recv() == Ok(true)).await;
+        assert!(running.handle.status().connected);
+    });
+    broker.join().unwrap();
+}
+
+#[test]
+fn a_host_that_takes_the_connection_and_says_nothing_is_given_up_by_stopping() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = bare_settings();
+    settings.host = "localhost".to_owned();
+    settings.port = listener.local_addr().unwrap().port();
+    settings.tls = Some(tombolo::northbound::settings::TlsSettings {
+        ca_file: None,
+        identity: None,
+        alpn: Vec::new(),
+        minimum: tombolo::northbound::settings::TlsVersion::V1_2,
+    });
+    let folder = crate::support::pki::Folder::new();
+    let authority = crate::support::pki::Authority::new("CA");
+    settings.tls.as_mut().unwrap().ca_file = Some(folder.write("ca.pem", &authority.pem));
+    let begun = std::time::Instant::now();
+    run(settings, good_clock(), async |_running| {
+        let (accepted, taken) = mpsc::channel();
+        std::thread::spawn(move || accepted.send(listener.accept().unwrap()));
+        let mut held = None;
+        while held.is_none() {
+            held = taken.try_recv().ok();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The connection stands, the handshake hangs; the test ends by stopping the uplink.
+    });
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}

@@ -1,0 +1,162 @@
+//! The journal as the uplink sees it, in memory; checks that the uplink keeps its promises.
+
+use tombolo::message::{Content, ContentFormat, Envelope, Lane, Method, RecordId, Stamp};
+use tombolo::northbound::outbox::{Loss, Next, Outbox, Record, RejectedFull};
+
+#[derive(Clone)]
+pub struct Item {
+    pub sequence: u64,
+    pub same_boot: bool,
+    pub device: String,
+    pub path: String,
+    pub topic: String,
+    pub method: Method,
+    pub content_format: Option<ContentFormat>,
+    pub retain: bool,
+    pub envelope: Envelope,
+    pub expires_s: Option<u32>,
+    pub received: Stamp,
+    pub payload: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: Vec<Item>,
+    position: usize,
+    /// Items before this are released, rejected or expired.
+    gone: usize,
+}
+
+pub struct MemoryOutbox {
+    lanes: [Queue; 2],
+    pub released: [Vec<u64>; 2],
+    pub rejected: Vec<(Lane, u64, u8)>,
+    pub expired: Vec<(Lane, u64)>,
+    pub losses: Vec<Loss>,
+    pub reported: Vec<(Lane, u64, u64)>,
+    /// Reported losses leave the list only when told, as when a commit takes its time.
+    pub slow: bool,
+    pub rejected_room: usize,
+    /// The next call of `next` on this lane says that the disk is being read.
+    pub pending: [bool; 2],
+    pub reads: u64,
+}
+
+impl Default for MemoryOutbox {
+    fn default() -> Self {
+        MemoryOutbox {
+            lanes: Default::default(),
+            released: Default::default(),
+            rejected: Vec::new(),
+            expired: Vec::new(),
+            losses: Vec::new(),
+            reported: Vec::new(),
+            slow: false,
+            rejected_room: usize::MAX,
+            pending: [false; 2],
+            reads: 0,
+        }
+    }
+}
+
+impl MemoryOutbox {
+    pub fn push(&mut self, lane: Lane, mut item: Item) -> u64 {
+        let queue = &mut self.lanes[lane.index()];
+        item.sequence = queue.items.last().map_or(1, |last| last.sequence + 1);
+        queue.items.push(item);
+        queue.items.len() as u64
+    }
+
+    /// Records not yet released, rejected or expired.
+    pub fn waiting(&self, lane: Lane) -> usize {
+        let queue = &self.lanes[lane.index()];
+        queue.items.len() - queue.gone
+    }
+
+    /// Gives up the oldest `count` as a full lane that drops its oldest does.
+    pub fn drop_oldest(&mut self, lane: Lane, count: usize) {
+        let queue = &mut self.lanes[lane.index()];
+        queue.gone += count;
+        queue.position = queue.position.max(queue.gone);
+    }
+
+    fn leave(&mut self, lane: Lane, sequence: u64) {
+        let queue = &mut self.lanes[lane.index()];
+        let oldest = queue.items[queue.gone].sequence;
+        assert_eq!(oldest, sequence, "only the oldest record may be rejected or expire");
+        queue.gone += 1;
+        assert!(queue.gone <= queue.position, "it left before it was read");
+    }
+}
+
+impl Outbox for MemoryOutbox {
+    fn next(&mut self, lane: Lane) -> Next<'_> {
+        self.reads += 1;
+        if std::mem::take(&mut self.pending[lane.index()]) {
+            return Next::Pending;
+        }
+        let queue = &mut self.lanes[lane.index()];
+        let Some(item) = queue.items.get(queue.position) else {
+            return Next::Empty;
+        };
+        queue.position += 1;
+        Next::Record(Record {
+            id: RecordId { run: 0xABCD + lane.index() as u64, sequence: item.sequence },
+            sequence: item.sequence,
+            same_boot: item.same_boot,
+            content: Content {
+                device: &item.device,
+                path: &item.path,
+                topic: &item.topic,
+                method: item.method,
+                content_format: item.content_format,
+                retain: item.retain,
+                envelope: item.envelope,
+                expires_s: item.expires_s,
+                received: item.received,
+                payload: &item.payload,
+            },
+        })
+    }
+
+    fn rewind(&mut self, lane: Lane) {
+        let queue = &mut self.lanes[lane.index()];
+        queue.position = queue.gone;
+    }
+
+    fn release(&mut self, lane: Lane, sequence: u64) {
+        let queue = &mut self.lanes[lane.index()];
+        let before = queue.gone;
+        while queue.items.get(queue.gone).is_some_and(|item| item.sequence <= sequence) {
+            self.released[lane.index()].push(queue.items[queue.gone].sequence);
+            queue.gone += 1;
+        }
+        assert!(queue.gone > before, "released nothing");
+        assert!(queue.gone <= queue.position, "released what was never read");
+    }
+
+    fn reject(&mut self, lane: Lane, sequence: u64, code: u8) -> Result<(), RejectedFull> {
+        if self.rejected.len() >= self.rejected_room {
+            return Err(RejectedFull);
+        }
+        self.leave(lane, sequence);
+        self.rejected.push((lane, sequence, code));
+        Ok(())
+    }
+
+    fn expire(&mut self, lane: Lane, sequence: u64) {
+        self.leave(lane, sequence);
+        self.expired.push((lane, sequence));
+    }
+
+    fn loss(&mut self, lane: Lane, index: usize) -> Option<Loss> {
+        self.losses.iter().filter(|loss| loss.lane == lane).nth(index).copied()
+    }
+
+    fn loss_reported(&mut self, lane: Lane, number: u64, count: u64) {
+        self.reported.push((lane, number, count));
+        if !self.slow {
+            self.losses.retain(|loss| (loss.lane, loss.number, loss.count) != (lane, number, count));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Every framing over a real line.
+
+use tombolo::proto::serial::checksum::Checksum;
+use tombolo::proto::serial::framing::length::{Header, Width};
+use tombolo::proto::serial::framing::markers::Markers;
+use tombolo::proto::serial::framing::{Framing, Settings, encode, line};
+
+use crate::support::wait_for;
+use crate::{Device, Site};
+
+#[test]
+fn every_framing_brings_its_bytes_to_the_broker() {
+    let markers = |escape| Framing::Markers(Markers { start: vec![2], end: vec![3], escape });
+    let header = Header { width: Width::Two, little_endian: true, offset: 1, adjust: 0 };
+    let crc = Some(Checksum::Crc16Modbus);
+    let cases = [
+        ("line", Framing::Line(line::End::Any), None, "framing = \"line\""),
+        (
+            "crlf",
+            Framing::Line(line::End::Exactly(b"\r\n".to_vec())),
+            None,
+            "framing = \"line\"\nline-end = \"crlf\"",
+        ),
+        ("slip", Framing::Slip, crc, "framing = \"slip\"\nchecksum = \"crc16-modbus\""),
+        ("cobs", Framing::Cobs, Some(Checksum::Crc32), "framing = \"cobs\"\nchecksum = \"crc32\""),
+        (
+            "length",
+            Framing::Length(header),
+            Some(Checksum::Crc16Ccitt),
+            "framing = \"length\"\nlength-bytes = 2\nlength-order = \"little\"\nlength-offset = 1\nchecksum = \"crc16-ccitt\"",
+        ),
+        (
+            "gap",
+            Framing::Gap(std::time::Duration::from_millis(40)),
+            crc,
+            "framing = \"gap\"\ngap = \"40ms\"\nchecksum = \"crc16-modbus\"",
+        ),
+        (
+            "fixed",
+            Framing::Fixed(12),
+            Some(Checksum::Xor),
+            "framing = \"fixed\"\nsize = 12\nchecksum = \"xor\"",
+        ),
+        (
+            "markers",
+            markers(Some(0x10)),
+            Some(Checksum::Sum),
+            "framing = \"markers\"\nstart = \"hex:02\"\nend = \"hex:03\"\nescape = \"hex:10\"\nchecksum = \"sum\"",
+        ),
+    ];
+    let site = Site::new("framings", |folder| {
+        let port = |(name, _, _, keys): &(&str, Framing, Option<Checksum>, &str)| {
+            let path = folder.join(name);
+            format!(
+                "[serial.{name}]\nport = \"{}\"\nrole = \"meter\"\nform = \"raw\"\n{keys}\n",
+                path.display()
+            )
+        };
+        cases.iter().map(port).collect()
+    });
+    for (name, framing, checksum, _) in cases {
+        let mut device = Device::plugged_in(site.folder.join(name));
+        site.wait_until_open(name);
+        let settings = Settings { framing: framing.clone(), checksum, max_frame: 1024 };
+        // Eleven bytes each, as the fixed one needs; all values in those that carry any.
+        let text = matches!(framing, Framing::Line(_));
+        let payloads: Vec<Vec<u8>> = (0..32_u8)
+            .map(|n| {
+                (0..11)
+                    .map(|i| if text { b'a' + (n + i) % 26 } else { n.wrapping_mul(8).wrapping_add(i) })
+                    .collect()
+            })
+            .collect();
+        // Whatever the line said before is over.
+        match framing {
+            Framing::Line(_) => device.say(b"\r\n"),
+            Framing::Slip => device.say(&[0xC0]),
+            Framing::Cobs => device.say(&[0]),
+            _ => true,
+        };
+        for (at, payload) in payloads.iter().enumerate() {
+            let mut frame = Vec::new();
+            encode(&settings, payload, &mut frame).unwrap();
+            // In two pieces, a different cut each time.
+            let (one, two) = frame.split_at(at % frame.len());
+            assert!(device.say(one) && device.say(two));
+            if matches!(framing, Framing::Gap(_)) {
+                wait_for("the pause", || site.ports()[name]["frames"].as_u64() == Some(at as u64 + 1));
+            }
+        }
+        wait_for(name, || site.arrived(name).len() >= payloads.len());
+        let arrived: Vec<Vec<u8>> = site.arrived(name).into_iter().map(|(_, payload)| payload).collect();
+        assert_eq!(arrived, payloads, "{name}");
+    }
+}

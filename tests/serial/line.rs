@@ -1,0 +1,129 @@
+//! A meter that speaks in lines: to the broker, with fields, refused, reloaded, traced.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::support::wait_for;
+use crate::{Device, Site, binary};
+
+fn port(folder: &crate::Folder, name: &str, more: &str) -> String {
+    let path = folder.join(name);
+    format!("[serial.{name}]\nport = \"{}\"\nframing = \"line\"\nrole = \"meter\"\n{more}", path.display())
+}
+
+#[test]
+fn lines_of_a_meter_arrive_as_json_under_the_path_of_their_sensor() {
+    let site = Site::new("fields", |folder| {
+        let keys = "form = \"json\"\npattern = '^(?<id>\\w+) T=(?<t>\\S+)$'\npath = \"m/{id}\"\n[serial.meter.field.t]\nfactor = 0.1\n";
+        port(folder, "meter", keys)
+    });
+    let mut meter = Device::plugged_in(site.folder.join("meter"));
+    site.wait_until_open("meter");
+    // The first line may have begun before the port was open; an empty one says that it has not.
+    meter.say(b"\r\na7 T=235\r\nnoise\r\nb2 T=-40\r\nc3 T=warm\r\n\xff\xfe\r\nup/../x T=1\r\n");
+    wait_for("two readings", || site.arrived("meter").len() >= 2);
+    wait_for("the frames that are none", || site.ports()["meter"]["unreadable"] == 4);
+    let arrived = site.arrived("meter");
+    assert_eq!(arrived[0], ("m/a7".to_owned(), br#"{"id":"a7","t":23.5}"#.to_vec()));
+    assert_eq!(arrived[1], ("m/b2".to_owned(), br#"{"id":"b2","t":-4}"#.to_vec()));
+    assert_eq!(arrived.len(), 2);
+    assert_eq!(site.ports()["meter"]["readings"], 2);
+}
+
+#[test]
+fn a_port_lives_by_its_roles_rules_and_quota() {
+    let site = Site::new("rules", |folder| {
+        let strict = "[role.strict]\nquota = { messages = 1, bytes = \"1KiB\", per = \"1h\", burst = 3 }\n\
+                      [role.strict.uplink.data]\npath = \"data\"\n";
+        let one = port(folder, "one", "").replace("\"meter\"", "\"strict\"");
+        format!("{strict}{one}{}", port(folder, "two", "path = \"other\"\n"))
+    });
+    let mut devices = ["one", "two"].map(|name| Device::plugged_in(site.folder.join(name)));
+    site.wait_until_open("one");
+    site.wait_until_open("two");
+    for device in &mut devices {
+        device.say(b"\n1\n2\n3\n4\n5\n");
+    }
+    wait_for("three of five", || site.arrived("one").len() == 3);
+    wait_for("refusals", || {
+        let ports = site.ports();
+        ports["one"]["refused"] == 2 && ports["two"]["refused"] == 5
+    });
+    assert_eq!(site.payloads("one"), ["1", "2", "3"]);
+    assert!(site.arrived("two").is_empty());
+    let log = site.daemon.log();
+    assert!(
+        log.contains("reading refused") && log.contains("device=\"one\"") || log.contains("device=one"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_reload_adds_changes_and_takes_out_ports_and_leaves_the_others_open() {
+    let site = Site::new("reload", |folder| port(folder, "stays", "") + &port(folder, "changes", ""));
+    let mut devices = ["stays", "changes", "comes"].map(|name| Device::plugged_in(site.folder.join(name)));
+    site.wait_until_open("stays");
+    site.wait_until_open("changes");
+    let text = std::fs::read_to_string(site.daemon.config()).unwrap();
+    let changed = text.replace(&port(&site.folder, "changes", ""), &port(&site.folder, "comes", ""));
+    std::fs::write(site.daemon.config(), changed.clone()).unwrap();
+    site.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("the new port", || site.ports().get("comes").is_some_and(|port| port["state"] == "open"));
+    assert!(!site.ports().contains_key("changes"));
+    devices[0].say(b"\nstayed\n");
+    devices[2].say(b"\ncame\n");
+    wait_for("both", || site.payloads("stays") == ["stayed"] && site.payloads("comes") == ["came"]);
+    assert_eq!(site.ports()["stays"]["lost"], 0);
+    // Another framing opens it anew.
+    std::fs::write(
+        site.daemon.config(),
+        changed.replace("comes\"\nframing = \"line\"", "comes\"\nframing = \"slip\""),
+    )
+    .unwrap();
+    site.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("slip", || {
+        devices[2].say(b"\xC0slip\xC0");
+        site.payloads("comes").contains(&"slip".to_owned())
+    });
+}
+
+#[test]
+fn what_goes_over_a_port_can_be_watched_through_the_daemon_and_without_it() {
+    let mut site = Site::new("trace", |folder| port(folder, "meter", ""));
+    let mut meter = Device::plugged_in(site.folder.join("meter"));
+    site.wait_until_open("meter");
+    let watch = |config: &std::path::Path| {
+        let mut child = Command::new(binary())
+            .arg("--config")
+            .arg(config)
+            .args(["serial", "trace", "meter", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It says on standard error that it watches.
+        let mut said = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, said, lines)
+    };
+    let (mut child, said, mut lines) = watch(site.daemon.config());
+    assert!(said.contains("through the daemon"), "{said}");
+    meter.say(b"\nhello\n");
+    let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!((first["direction"].as_str(), first["port"].as_str()), (Some("in"), Some("meter")));
+    assert!(first["hex"].as_str().unwrap().starts_with("0a68"), "{first}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The daemon loses nothing by being watched.
+    wait_for("the reading", || site.payloads("meter") == ["hello"]);
+
+    site.daemon.stop();
+    let (mut child, said, mut lines) = watch(site.daemon.config());
+    assert!(said.contains("9600 baud"), "{said}");
+    meter.say(b"again");
+    let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(first["hex"], "616761696e");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

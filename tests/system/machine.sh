@@ -1,0 +1,83 @@
+# A Debian machine with a real systemd, in a container. Sourced by run, inside its own mount namespace.
+
+# The mirror and release that apt itself uses here, and its proxy, so that no other host is needed.
+apt_mirror() {
+    local codename
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Identifier: Packages' |
+        awk -v codename="$codename" '$2 == codename { print $1, $2; exit }'
+}
+
+# make_root DIRECTORY: a minimal Debian with systemd; kept for the next run.
+make_root() {
+    local directory=$1 mirror codename
+    [ ! -e "$directory/.complete" ] || return 0
+    read -r mirror codename < <(apt_mirror) || true
+    [ -n "${codename:-}" ] || die "apt knows no Debian mirror of this release; see /etc/apt/sources.list.d"
+    local proxy=
+    eval "$(apt-config shell proxy Acquire::http::Proxy)"
+    step "debootstrap $codename, about a minute"
+    rm -rf "$directory"
+    ${proxy:+env http_proxy="$proxy"} debootstrap --variant=minbase \
+        --include=systemd,systemd-sysv,dbus,procps,ca-certificates "$codename" "$directory" "$mirror" \
+        >"$work/debootstrap.log" 2>&1 || { tail -20 "$work/debootstrap.log"; die "debootstrap failed"; }
+    rm -rf "$directory"/var/cache/apt/archives/*.deb "$directory"/var/lib/apt/lists/*
+    : >"$directory/.complete"
+}
+
+# boot DIRECTORY: starts it on a copy-on-write layer in memory. Sets $leader, its process 1 as seen from here.
+boot() {
+    local layer=$work/layer
+    # systemd-nspawn wants a /run of its own and one cgroup2 hierarchy, whatever this machine has.
+    mount -t tmpfs -o mode=0755 tmpfs /run
+    ! mountpoint -q /sys/fs/cgroup || umount -R /sys/fs/cgroup
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    cgroup=/sys/fs/cgroup/tombolo-test-$$
+    mkdir "$cgroup"
+    mkdir -p "$layer"
+    mount -t tmpfs tmpfs "$layer"
+    mkdir "$layer"/{upper,work,root,share}
+    mount -t overlay overlay -o "lowerdir=$1,upperdir=$layer/upper,workdir=$layer/work" "$layer/root"
+    cp "$work"/deb/*.deb "$layer/share/"
+    (
+        echo $BASHPID >"$cgroup/cgroup.procs"
+        exec systemd-nspawn --quiet --register=no --keep-unit --private-network --boot --console=read-only \
+            --machine=tombolo-test --bind-ro="$layer/share:/mnt" --directory="$layer/root"
+    ) </dev/null >"$work/console.log" 2>&1 &
+    nspawn=$!
+    trap shut_down EXIT
+    eventually 10 leader_is_there || die "the machine does not start: $(cat "$work/console.log")"
+    eventually 180 is_booted || die "the machine does not boot: $(tail -20 "$work/console.log")"
+    nsenter --target "$leader" --net ip link set lo up
+}
+
+leader_is_there() {
+    leader=$(tr -d ' ' <"/proc/$nspawn/task/$nspawn/children") && [ -n "$leader" ]
+}
+
+is_booted() {
+    case $(inside systemctl is-system-running 2>/dev/null) in
+        running | degraded) return 0 ;;
+        *) return 1 ;;
+    esac
+}
+
+# inside COMMAND…: on the machine, as root.
+inside() { nsenter --target "$leader" --all -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
+    DEBIAN_FRONTEND=noninteractive "$@"; }
+# beside COMMAND…: a program of this machine in that one's network.
+beside() { nsenter --target "$leader" --net -- "$@"; }
+
+shut_down() {
+    [ -n "${nspawn:-}" ] || return 0
+    if [ -n "${keep:-}" ] && [ "${failed:-0}" != 0 ]; then
+        read -r -p "machine kept; enter it with: nsenter --target $leader --all    Enter ends it. " _ </dev/tty
+    fi
+    kill "$nspawn" 2>/dev/null || true
+    local limit=$((SECONDS + 20))
+    while kill -0 "$nspawn" 2>/dev/null && [ $SECONDS -lt $limit ]; do read -r -t 0.1 <> <(:) || true; done
+    kill -KILL "$nspawn" 2>/dev/null || true
+    wait "$nspawn" 2>/dev/null || true
+    nspawn=
+    find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
+}

@@ -1,0 +1,128 @@
+# An owner's day with the package, on a machine that just booted. Sourced by run.
+
+property() { inside systemctl show --value --property "$1" tombolo.service; }
+is_active() { [ "$(property ActiveState)" = active ]; }
+process() { property MainPID; }
+# Whether the service runs under another process id than the one given.
+runs_anew() { is_active && [ "$(process)" != "$1" ] && [ "$(process)" != 0 ]; }
+mode() { inside stat --format '%a %U:%G' "$1"; }
+missing() { ! inside test -e "$1"; }
+journal() { inside journalctl --quiet --no-pager --unit tombolo.service "$@"; }
+logged() { [ -n "$(journal "$@")" ]; }
+drop_in() {
+    inside mkdir -p /etc/systemd/system/tombolo.service.d
+    inside tee /etc/systemd/system/tombolo.service.d/test.conf >/dev/null
+    inside systemctl daemon-reload
+}
+json() { inside tombolo --json "$@"; }
+queued() { json queue | python3 -c 'import json, sys; print(sum(l["records"] for l in json.load(sys.stdin)["lanes"].values()))'; }
+# send PATH: one reading of door-7 over DTLS; prints what the device sees.
+send() {
+    beside timeout 20 coap-client-openssl -v 6 -B 10 -m post -u door-7 -k "$psk" -e hello \
+        "coaps://127.0.0.1:5684/$1" 2>&1
+}
+
+step "install"
+check "the package installs" inside dpkg --install "/mnt/$first"
+check "it is running, which means it said READY" eventually 10 is_active
+check "it says in STATUS how it is" matches "$(property StatusText)" .
+check "it starts with the machine" inside systemctl --quiet is-enabled tombolo.service
+check "the unit passes systemd-analyze verify" \
+    equal "$(inside systemd-analyze verify --man=no tombolo.service 2>&1)" ""
+check "the shipped watchdog is 3 minutes" equal "$(property WatchdogUSec)" 3min
+check "it runs as the user tombolo" \
+    equal "$(inside stat --format %U "/proc/$(process)")" tombolo
+check "the user is in the group of serial ports" matches " $(inside id --name --groups tombolo) " " dialout "
+check "the state is the daemon's alone" equal "$(mode /var/lib/tombolo)" "750 tombolo:tombolo"
+check "the runtime directory is the daemon's" equal "$(mode /run/tombolo)" "750 tombolo:tombolo"
+check "the secrets are root's to write, the daemon's to read" equal "$(mode /etc/tombolo/secrets)" "2750 root:tombolo"
+check "it has no capability, no new privileges, and a system call filter" equal \
+    "$(inside sed -n -E 's/^(CapEff|CapBnd|NoNewPrivs|Seccomp):\s*/\1=/p' "/proc/$(process)/status" | tr '\n' ' ')" \
+    "CapEff=0000000000000000 CapBnd=0000000000000000 NoNewPrivs=1 Seccomp=2 "
+check "it cannot write outside its state" \
+    inside sh -c 'nsenter --target "$1" --mount -- sh -c "! touch /etc/tombolo/x /usr/x /home/x 2>/dev/null"' sh "$(process)"
+check "what it says is in the journal under its name" logged SYSLOG_IDENTIFIER=tombolo
+
+step "a device"
+inside tee /etc/tombolo/conf.d/50-test.toml >/dev/null <<'TOML'
+[role.test.uplink.telemetry]
+path = "t/#"
+TOML
+old=$(process)
+check "reload succeeds" inside systemctl reload tombolo.service
+check "and is not a restart" equal "$(process)" "$old"
+psk=a-key-for-the-system-test
+check "a device is added to the running daemon" inside tombolo device add door-7 --role test --psk "text:$psk"
+reading=$(send t/env) || true
+check "its reading is acknowledged over DTLS" matches "$reading" '2\.04'
+refused=$(send forbidden) || true
+check "what no rule allows is refused" matches "$refused" '4\.03'
+check "journalctl DEVICE=door-7 finds what was said about it" eventually 5 logged DEVICE=door-7
+check "the reading waits for the broker" equal "$(queued)" 1
+
+step "trouble"
+old=$(process)
+inside kill -KILL "$old"
+check "killed, it is started again" eventually 20 runs_anew "$old"
+check "and still has the reading" equal "$(queued)" 1
+
+echo 'this is not TOML' | inside tee /etc/tombolo/conf.d/60-broken.toml >/dev/null
+old=$(process)
+inside systemctl reload tombolo.service || true
+check "a configuration that does not parse leaves the running one in force" equal "$(process)" "$old"
+check "and is named in the log" eventually 5 logged --grep 60-broken.toml
+inside systemctl restart tombolo.service 2>/dev/null || true
+check "a start with it ends with status 78" equal "$(property ExecMainStatus)" 78
+check "which is not tried over and over" equal "$(property ActiveState)" failed
+inside rm /etc/tombolo/conf.d/60-broken.toml
+inside systemctl start tombolo.service
+check "mended, it starts" is_active
+
+drop_in <<'UNIT'
+[Service]
+WatchdogSec=6
+LoadCredential=upstream-password:/etc/tombolo/secrets/upstream-password
+UNIT
+echo secret | inside tee /etc/tombolo/secrets/upstream-password >/dev/null
+inside chmod 640 /etc/tombolo/secrets/upstream-password
+inside systemctl restart tombolo.service
+old=$(process)
+check "a secret may come as a systemd credential" \
+    equal "$(inside cat "/proc/$old/root/run/credentials/tombolo.service/upstream-password")" secret
+check "a new secret gets the daemon's group" equal "$(mode /etc/tombolo/secrets/upstream-password)" "640 root:tombolo"
+check "left alone, the watchdog is content" sh -c 'sleep 8'
+check "as the same process shows" equal "$(process)" "$old"
+inside kill -STOP "$old"
+check "a daemon that hangs is killed and started again" eventually 40 runs_anew "$old"
+check "by the watchdog" logged --grep "Watchdog timeout"
+before=$SECONDS
+inside systemctl stop tombolo.service
+check "it stops within 5 seconds" test $((SECONDS - before)) -le 5
+inside systemctl start tombolo.service
+
+step "upgrade"
+echo '# A line of the owner.' | inside tee -a /etc/tombolo/tombolo.toml >/dev/null
+old=$(process)
+check "the successor installs" inside dpkg --install --force-confdef --force-confold "/mnt/$second"
+check "it is running, as a new process" eventually 10 runs_anew "$old"
+check "the owner's line is still there" inside grep -q 'A line of the owner' /etc/tombolo/tombolo.toml
+check "the packaged file lies beside it" inside grep -q 'the next version added' /etc/tombolo/tombolo.toml.dpkg-dist
+check "the device and its reading are still there" equal "$(queued) $(json device show door-7 | grep -c '"door-7"')" "1 1"
+
+step "remove and purge"
+check "it is removed" inside dpkg --remove tombolo
+check "nothing runs" equal "$(inside pgrep --exact tombolo)" ""
+check "the state stays" inside test -d /var/lib/tombolo/journal
+check "the configuration stays" inside test -e /etc/tombolo/tombolo.toml
+check "it can come back" inside dpkg --install "/mnt/$second"
+check "with what it had" equal "$(queued)" 1
+check "it is purged" inside dpkg --purge tombolo
+check "its state is gone" missing /var/lib/tombolo
+check "its configuration is gone" missing /etc/tombolo/tombolo.toml
+check "what its owner put there stays" inside test -e /etc/tombolo/secrets/upstream-password
+check "the user stays, so that its number is not handed on" inside id tombolo
+
+if [ "$failed" != 0 ]; then
+    step "the journal, because a check failed"
+    inside journalctl --quiet --no-pager --unit tombolo.service | tail -60
+fi
