@@ -97,6 +97,17 @@ pub(super) struct Coap {
     pub(super) max_sessions: Option<u32>,
     pub(super) max_half_open: Option<u32>,
     pub(super) idle_timeout: Option<Span>,
+    pub(super) engine: Option<DtlsEngine>,
+    pub(super) require_ems: Option<bool>,
+    pub(super) connection_id: Option<bool>,
+    pub(super) mtu: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum DtlsEngine {
+    Tombolo,
+    Dimpl,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -19,6 +19,8 @@ pub struct Changes {
     pub upstream: bool,
     /// The device of plain CoAP is another.
     pub insecure_device: bool,
+    /// How handshakes are treated.
+    pub dtls: bool,
     /// Serial ports are new, gone or different.
     pub serial: bool,
     /// Bounds of the journal.
@@ -56,6 +58,7 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
         upstream: was.upstream != is.upstream,
         insecure_device: was.coap.insecure.as_ref().map(|(_, device)| device)
             != is.coap.insecure.as_ref().map(|(_, device)| device),
+        dtls: was.coap.policy != is.coap.policy,
         serial: was.serial != is.serial,
         journal: was.journal != is.journal,
         clock: was.clock != is.clock,
@@ -74,6 +77,7 @@ fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
         ("coap", "max-sessions", was.coap.max_sessions != is.coap.max_sessions),
         ("coap", "max-half-open", was.coap.max_half_open != is.coap.max_half_open),
         ("coap", "idle-timeout", was.coap.idle_timeout != is.coap.idle_timeout),
+        ("coap", "engine", was.coap.engine != is.coap.engine),
         ("journal", "segment-bytes", was.journal.segment_bytes != is.journal.segment_bytes),
         ("log", "target", was.log.target != is.log.target),
         ("paths", "state-dir", was.paths.state_dir != is.paths.state_dir),
@@ -105,6 +109,7 @@ mod tests {
             "coap.max-sessions",
             "coap.max-half-open",
             "coap.idle-timeout",
+            "coap.engine",
             "journal.segment-bytes",
             "log.target",
             "paths.state-dir",

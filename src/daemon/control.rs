@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
+use super::engine;
 use super::hub::Hub;
 use super::link::Link;
 use super::notify::Notify;
@@ -32,6 +33,8 @@ use crate::telemetry::counters::{Counter, Snapshot};
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// How often the DTLS engine hears the time at least.
+const TELL_CLOCK_EVERY: Duration = Duration::from_secs(3600);
 
 /// Everything there is to ask and to change from outside the path.
 pub struct Desk {
@@ -45,6 +48,8 @@ pub struct Desk {
     started: Instant,
     alive_at: Instant,
     saved_at: Instant,
+    /// When the DTLS engine was told the time; `None`: it is to be told.
+    told_at: Option<Instant>,
     reloading: Option<JoinHandle<Outcome>>,
     /// A reload was begun since [`Desk::take_reloading`] was asked last.
     announced: bool,
@@ -77,6 +82,7 @@ impl Desk {
             started: now,
             alive_at: now,
             saved_at: now,
+            told_at: None,
             reloading: None,
             announced: false,
             again: false,
@@ -133,6 +139,12 @@ impl Desk {
         if self.clock.refresh() {
             let trusted = self.clock.trusted();
             log::info!(trusted, clock:% = self.clock.raw(); "the verdict on the clock changed");
+            self.told_at = None;
+        }
+        // While the clock is trusted certificates expire by it; an hour more does not matter to them.
+        if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
+            self.told_at = Some(now);
+            self.shared.hub.borrow_mut().engine.set_clock(engine::verdict(&*self.clock));
         }
         if now.duration_since(self.saved_at) >= SystemClock::save_interval() {
             self.saved_at = now;
@@ -262,6 +274,10 @@ impl Desk {
         }
         if changes.clock {
             self.clock.set_always(settings.clock.trust == ClockTrust::Always);
+            self.told_at = None;
+        }
+        if changes.dtls {
+            self.shared.hub.borrow_mut().engine.set_policy(settings.coap.policy);
         }
         if changes.log {
             crate::telemetry::io::set_level(settings.log.level);

@@ -7,6 +7,7 @@
 //! | [`outbox`] | the journal as the uplink wants to see it |
 //! | [`link`] | the uplink as the rest of the daemon holds it |
 //! | [`control`] | what the control socket is answered |
+//! | `engine` | which DTLS engine there is |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
 //! | [`serial`] | the serial ports: a task each |
@@ -17,6 +18,7 @@
 
 pub mod clock;
 pub mod control;
+mod engine;
 pub mod hub;
 pub mod link;
 pub mod notify;

@@ -35,7 +35,7 @@ use crate::gate::Gate;
 use crate::journal::Journal;
 use crate::journal::io::Waker;
 use crate::proto::coap::Endpoint;
-use crate::proto::dtls::{DimplEngine, Engine, Keyring, Limits};
+use crate::proto::dtls::Keyring;
 use crate::southbound::coap::io::{BATCH, Inbox, Socket};
 use crate::telemetry;
 
@@ -135,9 +135,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
 
     let gate = Gate::new(settings.gate.clone(), moment.now);
     let keyring = keyring(&settings.gate);
-    let coap = &settings.coap;
-    let limits = Limits::new(coap.max_sessions, coap.max_half_open, coap.idle_timeout);
-    let engine = DimplEngine::new(moment.now, limits, keyring, &random()?).map_err(|e| e.to_string())?;
+    let engine = super::engine::open(moment.now, &settings.coap, keyring, &*clock, &random()?)?;
     let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(random()?));
 
     let mut sockets = Vec::new();
@@ -153,7 +151,6 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let server = Server::start(&settings.paths.control_socket()).map_err(|e| e.to_string())?;
     let uplink =
         super::link::start(settings.upstream.clone(), &clock, &journal, u64::from_le_bytes(random()?));
-    let engine: Box<dyn Engine> = Box::new(engine);
     let mut hub = Hub::new(
         engine,
         endpoint,

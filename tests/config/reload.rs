@@ -66,6 +66,10 @@ fn the_rest_is_taken_up_and_told_apart() {
     let reloads = |more: &str| after(&main_file(BASE), &main_file(&format!("{BASE}{more}"))).unwrap();
     assert_eq!(reloads("[log]\nlevel = \"debug\"\n"), Changes { log: true, ..Changes::default() });
     assert_eq!(reloads("[clock]\ntrust = \"always\"\n"), Changes { clock: true, ..Changes::default() });
+    for key in ["require-ems = true", "connection-id = false", "mtu = 300"] {
+        let changes = reloads(&format!("[coap]\n{key}\n"));
+        assert_eq!(changes, Changes { dtls: true, ..Changes::default() }, "{key}");
+    }
     assert_eq!(
         reloads("[lane.high]\nwhen-full = \"drop-oldest\"\n"),
         Changes { journal: true, ..Changes::default() }

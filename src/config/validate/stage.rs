@@ -10,6 +10,7 @@ use crate::config::scalar::format_size;
 use crate::gate;
 use crate::journal::settings::{self as journal, LaneSettings, WhenFull};
 use crate::message::{Lane, Name};
+use crate::proto::dtls::Policy;
 use crate::southbound::coap;
 
 /// `[coap]`
@@ -53,7 +54,30 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap) -> coap::Settings 
         max_sessions: count(table.max_sessions, 10_000),
         max_half_open: count(table.max_half_open, 1_024),
         idle_timeout: table.idle_timeout.map_or(Duration::from_secs(86_400), |span| span.0),
+        engine: engine(cx, table),
+        policy: policy(table),
     }
+}
+
+fn policy(table: &model::Coap) -> Policy {
+    let default = Policy::default();
+    Policy {
+        mtu: table.mtu.map_or(default.mtu, usize::from),
+        require_extended_master_secret: table.require_ems.unwrap_or(default.require_extended_master_secret),
+        connection_id: table.connection_id.unwrap_or(default.connection_id),
+    }
+}
+
+fn engine(cx: &mut Context<'_>, table: &model::Coap) -> coap::EngineKind {
+    if table.engine != Some(model::DtlsEngine::Dimpl) {
+        return coap::EngineKind::Tombolo;
+    }
+    if table.connection_id == Some(true) {
+        let message =
+            "the engine \"dimpl\" has no connection ids: a device whose address changes handshakes anew";
+        cx.warn("coap", &["coap", "connection-id"], message, "use engine = \"tombolo\", or take the key out");
+    }
+    coap::EngineKind::Dimpl
 }
 
 /// Whether the one device of plain CoAP exists. Without it the addresses stay open and refuse everybody, so that

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::Keyring;
 use super::failure::{FAILURE_KINDS, FailureKind, HandshakeFailure};
-use super::server::CertificateIdentity;
+use super::server::{CertificateIdentity, Certificates, Clock};
 use crate::proto::Route;
 
 /// Names one session for as long as the process runs; never used twice. The top bit is always clear,
@@ -73,6 +73,25 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits::new(10_000, 1_024, Duration::from_secs(24 * 60 * 60))
+    }
+}
+
+/// How handshakes are treated; may change while the engine runs, and then holds for what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Most bytes of UDP payload in a datagram of a handshake, `200..=16384`; default 1,200, which any path
+    /// with IPv6 takes. Data is sent as one datagram, however large.
+    pub mtu: usize,
+    /// Whether a client must offer the extended master secret (RFC 7627 §5.3); default false, since many
+    /// devices in the field do not.
+    pub require_extended_master_secret: bool,
+    /// Whether clients that offer it get a connection id (RFC 9146); default true. Sessions keep theirs.
+    pub connection_id: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { mtu: 1_200, require_extended_master_secret: false, connection_id: true }
     }
 }
 
@@ -225,6 +244,20 @@ pub trait Engine {
     /// The peer has shown that it receives where it is: it answered something that only reached it there. An
     /// engine that limits what it sends to an address a session moved to need do so no longer.
     fn confirm_address(&mut self, _session: SessionId) {}
+
+    /// What time it is to certificates. To be called at start, whenever the verdict on the clock changes, and at
+    /// least hourly; before the first call it is 1970 and not to be trusted. An engine without certificates
+    /// does not care.
+    fn set_clock(&mut self, _clock: Clock) {}
+
+    /// Treats handshakes so from now on, as far as the engine can do otherwise at all.
+    fn set_policy(&mut self, _policy: Policy) {}
+
+    /// Takes another key of ours, other anchors, revocation lists, raw keys. Sessions go on, except those
+    /// whose raw key is no longer known, whose certificate is revoked, or, where the anchors are others, that
+    /// came by a certificate at all. Handshakes under way are judged by what is in force when they come to it.
+    /// An engine without certificates ignores it.
+    fn replace_certificates(&mut self, _now: Instant, _certificates: Certificates, _sink: &mut dyn Sink) {}
 
     /// Ends a session with close_notify. An unknown one is ignored.
     fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink);

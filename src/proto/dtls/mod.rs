@@ -31,7 +31,7 @@ pub mod suite;
 pub use self::credential::Keyring;
 pub use self::dimpl::DimplEngine;
 pub use self::engine::{
-    CloseCause, Counters, Engine, Limits, PeerIdentity, SendError, SessionId, SessionInfo, Sink,
+    CloseCause, Counters, Engine, Limits, PeerIdentity, Policy, SendError, SessionId, SessionInfo, Sink,
 };
 pub use self::failure::{FailureKind, HandshakeFailure, HandshakeStep};
 pub use self::server::{CertificateIdentity, ServerEngine};

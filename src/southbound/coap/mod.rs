@@ -6,4 +6,4 @@ pub mod plain;
 pub mod resource;
 mod settings;
 
-pub use settings::Settings;
+pub use settings::{EngineKind, Settings};

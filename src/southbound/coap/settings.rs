@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::message::Name;
+use crate::proto::dtls::Policy;
 
 /// Where CoAP is listened for and what it may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,4 +18,18 @@ pub struct Settings {
     pub max_half_open: usize,
     /// A session without a record for so long is ended; default 24 h.
     pub idle_timeout: std::time::Duration,
+    /// What speaks DTLS; default our own.
+    pub engine: EngineKind,
+    /// How it treats handshakes from now on.
+    pub policy: Policy,
+}
+
+/// What speaks DTLS (docs/decisions/0011).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// [`ServerEngine`](crate::proto::dtls::ServerEngine), which is our own.
+    #[default]
+    Tombolo,
+    /// The `dimpl` crate.
+    Dimpl,
 }

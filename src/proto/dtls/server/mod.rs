@@ -56,7 +56,7 @@ use self::wire::Cid;
 use super::Keyring;
 use super::cookie::CookieKey;
 use super::engine::{
-    CloseCause, Counters, Engine, Limits, PeerIdentity, SendError, SessionId, SessionInfo, Sink,
+    CloseCause, Counters, Engine, Limits, PeerIdentity, Policy, SendError, SessionId, SessionInfo, Sink,
 };
 use super::failure::HandshakeFailure;
 use super::record;
@@ -90,13 +90,11 @@ mod alert {
 pub struct Settings {
     /// How much it may hold.
     pub limits: Limits,
-    /// Most bytes of UDP payload in a datagram of a handshake, `200..=16384`; default 1,200, which any path
-    /// with IPv6 takes. Data is sent as one datagram, however large.
+    /// [`Policy::mtu`]
     pub mtu: usize,
-    /// Whether a client must offer the extended master secret (RFC 7627 §5.3); default false, since many
-    /// devices in the field do not.
+    /// [`Policy::require_extended_master_secret`]
     pub require_extended_master_secret: bool,
-    /// Whether clients that offer it get a connection id (RFC 9146); default true.
+    /// [`Policy::connection_id`]
     pub connection_id: bool,
     /// IANA numbers of the suites allowed; default all this engine has.
     pub suites: Option<Box<[u16]>>,
@@ -105,17 +103,29 @@ pub struct Settings {
     pub forgeries: Option<u64>,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
+impl Settings {
+    /// Everything that is not named here as by default.
+    pub fn new(limits: Limits, policy: Policy) -> Settings {
         Settings {
-            limits: Limits::default(),
-            mtu: 1_200,
-            require_extended_master_secret: false,
-            connection_id: true,
+            limits,
+            mtu: policy.mtu,
+            require_extended_master_secret: policy.require_extended_master_secret,
+            connection_id: policy.connection_id,
             suites: None,
             forgeries: None,
         }
     }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::new(Limits::default(), Policy::default())
+    }
+}
+
+/// An MTU within its bounds.
+fn allowed(mtu: usize) -> usize {
+    mtu.clamp(200, record::PLAINTEXT_MAX)
 }
 
 /// What handshakes share.
@@ -155,7 +165,7 @@ impl ServerEngine {
         certificates: Certificates,
         seed: &[u8; 32],
     ) -> ServerEngine {
-        settings.mtu = settings.mtu.clamp(200, record::PLAINTEXT_MAX);
+        settings.mtu = allowed(settings.mtu);
         ServerEngine {
             registry: Registry::new(settings.limits),
             cookie_key: CookieKey::new(now, &chance::derive(seed, b"cookie")),
@@ -172,35 +182,6 @@ impl ServerEngine {
             scratch: Vec::new(),
             outgoing: Vec::new(),
             counters: Counters::default(),
-        }
-    }
-
-    /// What time it is to certificates. Call it at start and whenever the verdict on the clock changes, at
-    /// least hourly; before the first call it is 1970 and not to be trusted.
-    pub fn set_clock(&mut self, clock: Clock) {
-        self.common.clock = clock;
-    }
-
-    /// Takes another key of ours, other anchors, revocation lists, raw keys. Sessions go on, except those
-    /// whose raw key is no longer known, whose certificate is revoked, or, where the anchors are others, that
-    /// came by a certificate at all. Handshakes under way are judged by what is in force when they come to it.
-    pub fn replace_certificates(&mut self, now: Instant, certificates: Certificates, sink: &mut dyn Sink) {
-        let before = std::mem::replace(&mut self.common.certificates, certificates);
-        let trust = &self.common.certificates.trust;
-        let same_anchors = before.trust.fingerprint() == trust.fingerprint();
-        let stale = |session: &Session| match &session.identity {
-            PeerIdentity::Psk(_) => false,
-            PeerIdentity::RawPublicKey(hash) => !trust.knows(hash),
-            PeerIdentity::Certificate(identity) => !same_anchors || trust.is_revoked(identity),
-        };
-        let stale: Vec<SessionId> = self
-            .registry
-            .iter(Phase::Live)
-            .filter(|(_, peer)| peer.session().is_some_and(stale))
-            .map(|(session, _)| session)
-            .collect();
-        for session in stale {
-            self.end(now, session, CloseCause::CredentialChanged, sink);
         }
     }
 
@@ -292,6 +273,37 @@ impl Engine for ServerEngine {
     fn confirm_address(&mut self, session: SessionId) {
         if let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) {
             held.credit = None;
+        }
+    }
+
+    fn set_clock(&mut self, clock: Clock) {
+        self.common.clock = clock;
+    }
+
+    fn set_policy(&mut self, policy: Policy) {
+        let settings = &mut self.common.settings;
+        settings.mtu = allowed(policy.mtu);
+        settings.require_extended_master_secret = policy.require_extended_master_secret;
+        settings.connection_id = policy.connection_id;
+    }
+
+    fn replace_certificates(&mut self, now: Instant, certificates: Certificates, sink: &mut dyn Sink) {
+        let before = std::mem::replace(&mut self.common.certificates, certificates);
+        let trust = &self.common.certificates.trust;
+        let same_anchors = before.trust.fingerprint() == trust.fingerprint();
+        let stale = |session: &Session| match &session.identity {
+            PeerIdentity::Psk(_) => false,
+            PeerIdentity::RawPublicKey(hash) => !trust.knows(hash),
+            PeerIdentity::Certificate(identity) => !same_anchors || trust.is_revoked(identity),
+        };
+        let stale: Vec<SessionId> = self
+            .registry
+            .iter(Phase::Live)
+            .filter(|(_, peer)| peer.session().is_some_and(stale))
+            .map(|(session, _)| session)
+            .collect();
+        for session in stale {
+            self.end(now, session, CloseCause::CredentialChanged, sink);
         }
     }
 
