@@ -77,7 +77,12 @@ fn certificates() -> Certificates {
 impl World {
     pub fn new(now: Instant) -> World {
         let keyring = Keyring::new([(*b"one", *b"key-one"), (*b"two", *b"key-two")]);
-        let limits = Limits { half_open: 8, half_open_per_source: 6, ..Limits::default() };
+        let limits = Limits {
+            half_open: 8,
+            half_open_per_source: 6,
+            handshakes_burst: u32::MAX,
+            ..Limits::default()
+        };
         let settings = Settings { limits, mtu: 300, ..Settings::default() };
         let mut engine = ServerEngine::new(now, settings, keyring, certificates(), &[1; 32]);
         engine.set_clock(Clock { time: UnixTime::from_secs(1_780_000_000), trusted: true });

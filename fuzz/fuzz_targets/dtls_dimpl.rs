@@ -88,7 +88,12 @@ impl World {
             .expect("a client configuration");
         let config = Arc::new(config);
         let keyring = Keyring::new([(*b"dev", KEY.to_vec()), (*b"two", KEY.to_vec())]);
-        let limits = Limits { half_open: 8, half_open_per_source: 6, ..Limits::default() };
+        let limits = Limits {
+            half_open: 8,
+            half_open_per_source: 6,
+            handshakes_burst: u32::MAX,
+            ..Limits::default()
+        };
         let mut world = World {
             now,
             engine: DimplEngine::new(now, limits, keyring, &[1; 32]).expect("an engine"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tombolo::proto::dtls::server::{Certificates, Settings};
 use tombolo::proto::dtls::{CloseCause, Engine, FailureKind, Limits};
 
-use crate::client::{Client, Config, Step};
+use crate::client::{Client, Config, PSK_CCM8, PSK_GCM, Step};
 use crate::world::*;
 
 fn world(limits: Limits) -> World {
@@ -40,6 +40,80 @@ fn a_stolen_cookie_is_of_no_use_elsewhere_or_later() {
     let answers = world.inject(1, &hello);
     assert_eq!(answers[0][13], 3);
     assert_eq!(world.engine.half_open_count(), 0);
+}
+
+/// What comes back when one hello fetches the cookie and `second`, with the same random, returns it.
+fn returned_by(world: &mut World, first: Config, second: Config) -> Vec<Vec<u8>> {
+    let mut first = Client::new(Config { fixed_random: Some([5; 32]), ..first });
+    let mut second = Client::new(Config { fixed_random: Some([5; 32]), ..second });
+    let hello = first.start(world.now).remove(0);
+    let request = world.inject(1, &hello).remove(0);
+    second.start(world.now);
+    let hellos = second.handle_datagram(world.now, &request);
+    hellos.iter().flat_map(|hello| world.inject(1, hello)).collect()
+}
+
+#[test]
+fn a_cookie_is_good_for_the_parameters_it_was_made_for_only() {
+    let base = World::psk(1);
+    let suites = Config { suites: vec![PSK_CCM8, PSK_GCM], ..base.clone() };
+    let compressions = Config { compressions: vec![0, 1], ..base.clone() };
+    for other in [suites.clone(), compressions] {
+        let mut world = World::fine();
+        let answers = returned_by(&mut world, base.clone(), other);
+        assert_eq!((answers.len(), answers[0][13]), (1, 3), "another HelloVerifyRequest");
+        assert_eq!((world.engine.half_open_count(), world.told()), (0, vec![]));
+    }
+    // Whole the first time and in pieces the second, as a hello may be that the cookie made too long.
+    let pieces = |config| Config { mtu: 100, ..config };
+    let mut world = World::fine();
+    let answers = returned_by(&mut world, base.clone(), pieces(base.clone()));
+    assert_eq!((answers[0][13], world.engine.half_open_count()), (2, 1), "a ServerHello");
+    let mut world = World::fine();
+    let answers = returned_by(&mut world, base, pieces(suites));
+    assert_eq!(answers[0][13..], [2, 47], "illegal_parameter");
+    assert_eq!(world.engine.half_open_count(), 0);
+    assert_eq!(world.engine.counters().failed(FailureKind::Protocol), 1);
+}
+
+#[test]
+fn a_source_of_failing_handshakes_is_slowed_down_and_those_with_a_session_are_not() {
+    let mut world = World::fine();
+    let device = world.connected(1, World::psk(1));
+    let wrong = || Config { key: b"wrong".to_vec(), ..World::psk(2) };
+    for port in 1_000..3_000 {
+        world.join(port, wrong());
+    }
+    world.run(Duration::from_millis(500));
+    let counters = world.engine.counters();
+    let limits = Limits::default();
+    let most = u64::from(limits.handshakes_burst + limits.handshakes_per_second);
+    assert!(counters.handshakes_begun <= 1 + most, "{counters:?}");
+    assert!(counters.hellos_over_limit >= 2_000 - most, "{counters:?}");
+    world.assert_alive(1, device);
+    // It restarts on the same port while the bucket of all is empty.
+    let again = world.connected(1, World::psk(1));
+    world.assert_alive(1, again);
+    assert!(world.told().iter().all(|told| !matches!(told, Told::Connected(..))));
+    // A newcomer behind the same address comes in by its retransmissions once the others are through.
+    world.clients.retain(|port, _| *port == 1);
+    world.join(2, World::psk(2));
+    world.run(Duration::from_secs(30));
+    assert!(world.client(2).connected);
+}
+
+#[test]
+fn any_number_of_devices_with_keys_may_come_from_one_source_at_once() {
+    let mut world = World::fine();
+    for port in 1..=2_000 {
+        world.join(port, World::psk(port));
+        // So that no more are under way than the limit for that allows.
+        if port % 500 == 0 {
+            world.run(Duration::from_millis(100));
+        }
+    }
+    assert_eq!(world.engine.session_count(), 2_000);
+    assert_eq!(world.engine.counters().hellos_over_limit, 0);
 }
 
 #[test]

@@ -14,6 +14,11 @@ use super::registry::PeerAddress;
 
 /// Bytes of a cookie.
 pub const COOKIE: usize = 32;
+/// Bytes of a half of one: 128 bits are enough against guessing.
+const HALF: usize = COOKIE / 2;
+/// Stand for what comes behind the cookie of a hello; nothing there is so short.
+const START: &[u8] = b"";
+const UNSEEN: &[u8] = b"?";
 /// A cookie is good for one to two of these.
 const PERIOD: Duration = Duration::from_secs(30);
 /// After so long every cookie has expired.
@@ -61,19 +66,58 @@ impl CookieKey {
         self.is_good(now, address, hello.repeated(), &cookie).then_some(cookie)
     }
 
-    /// A cookie for `parts` of a hello, in which a client may not differ when it returns it.
-    pub fn make(&self, now: Instant, address: &PeerAddress, parts: [&[u8]; 2]) -> [u8; COOKIE] {
+    /// A cookie in two halves, for a server that takes hellos in pieces: the first half is bound to what stands
+    /// before the cookie (version, random, session id) and proves the address as soon as the first piece has
+    /// come; the second to what stands behind it as well (suites, compression methods), or, where the hello
+    /// came in pieces and `rest` was not seen, to nothing more. A client that sends its hello whole may
+    /// therefore change none of RFC 6347 §4.2.1's parameters when it returns the cookie.
+    pub fn make_halves(
+        &self,
+        now: Instant,
+        address: &PeerAddress,
+        start: &[u8],
+        rest: Option<&[u8]>,
+    ) -> [u8; COOKIE] {
+        let period = self.period(now);
+        let mut cookie = [0; COOKIE];
+        let (first, second) = cookie.split_at_mut(HALF);
+        first.copy_from_slice(&self.sign(period, address, [start, START]).as_ref()[..HALF]);
+        let bound = [start, rest.unwrap_or(UNSEEN)];
+        second.copy_from_slice(&self.sign(period, address, bound).as_ref()[..HALF]);
+        cookie
+    }
+
+    /// Whether the first half of `cookie` is one of ours, for this very peer and start, and not too old.
+    pub fn is_start_good(&self, now: Instant, address: &PeerAddress, start: &[u8], cookie: &[u8]) -> bool {
+        cookie.len() == COOKIE && self.is_good(now, address, [start, START], &cookie[..HALF])
+    }
+
+    /// Whether its second half was made for this `rest`, or without having seen one.
+    pub fn is_rest_good(
+        &self,
+        now: Instant,
+        address: &PeerAddress,
+        start: &[u8],
+        rest: &[u8],
+        cookie: &[u8],
+    ) -> bool {
+        let second = cookie.get(HALF..).unwrap_or_default();
+        [rest, UNSEEN].into_iter().any(|rest| self.is_good(now, address, [start, rest], second))
+    }
+
+    fn make(&self, now: Instant, address: &PeerAddress, parts: [&[u8]; 2]) -> [u8; COOKIE] {
         let mut cookie = [0; COOKIE];
         cookie.copy_from_slice(self.sign(self.period(now), address, parts).as_ref());
         cookie
     }
 
-    /// Whether `cookie` is one of ours, for this very peer and these parts, and not too old.
-    pub fn is_good(&self, now: Instant, address: &PeerAddress, parts: [&[u8]; 2], cookie: &[u8]) -> bool {
+    /// Whether `cookie`, or a half of one, is ours for this very peer and these parts, and not too old.
+    fn is_good(&self, now: Instant, address: &PeerAddress, parts: [&[u8]; 2], cookie: &[u8]) -> bool {
         let period = self.period(now);
         [period, period.wrapping_sub(1)].into_iter().any(|period| {
             let expected = self.sign(period, address, parts);
-            aws_lc_rs::constant_time::verify_slices_are_equal(expected.as_ref(), cookie).is_ok()
+            let expected = &expected.as_ref()[..cookie.len().clamp(HALF, COOKIE)];
+            aws_lc_rs::constant_time::verify_slices_are_equal(expected, cookie).is_ok()
         })
     }
 
@@ -110,6 +154,29 @@ mod tests {
 
     fn address(port: u16) -> PeerAddress {
         PeerAddress::from(&Route { remote: ([192, 0, 2, 1], port).into(), local: None, socket: 0 })
+    }
+
+    #[test]
+    fn a_cookie_in_halves_binds_what_was_seen() {
+        let (now, here, there) = (Instant::now(), address(1), address(2));
+        let key = CookieKey::new(now, &[1; 32]);
+        let whole = key.make_halves(now, &here, b"start", Some(b"rest"));
+        assert!(key.is_start_good(now, &here, b"start", &whole));
+        assert!(!key.is_start_good(now, &there, b"start", &whole));
+        assert!(!key.is_start_good(now, &here, b"other", &whole));
+        assert!(!key.is_start_good(now + LIFETIME, &here, b"start", &whole));
+        assert!(!key.is_start_good(now, &here, b"start", &whole[..16]));
+        assert!(key.is_rest_good(now, &here, b"start", b"rest", &whole));
+        assert!(!key.is_rest_good(now, &here, b"start", b"REST", &whole));
+        assert!(!key.is_rest_good(now, &there, b"start", b"rest", &whole));
+        assert!(!key.is_rest_good(now, &here, b"start", b"rest", b""));
+        let pieces = key.make_halves(now, &here, b"start", None);
+        assert!(key.is_rest_good(now, &here, b"start", b"anything", &pieces));
+        assert!(!key.is_rest_good(now, &here, b"other", b"anything", &pieces));
+        // No half stands in for the other.
+        let turned = [&whole[16..], &whole[..16]].concat();
+        assert!(!key.is_start_good(now, &here, b"start", &turned));
+        assert!(!key.is_rest_good(now, &here, b"start", b"rest", &turned));
     }
 
     #[test]

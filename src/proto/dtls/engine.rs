@@ -56,8 +56,13 @@ pub struct Limits {
     /// moment the peer has shown that it receives at its address.
     pub half_open: usize,
     /// Most handshakes under way from one source (IPv4 address or IPv6 /64); default 512. A hello
-    /// beyond it is not answered.
+    /// beyond it is not answered, unless it comes from where a session is.
     pub half_open_per_source: usize,
+    /// Handshakes one source may begin at once; default 512. One that is completed does not count. A hello
+    /// beyond it is not answered; see [`throttle`](super::throttle).
+    pub handshakes_burst: u32,
+    /// How many more it may begin each second; default 32.
+    pub handshakes_per_second: u32,
     /// A session without an authentic record for so long is closed; default 24 h, which devices that
     /// report once a day survive by a little.
     pub idle: Duration,
@@ -66,7 +71,14 @@ pub struct Limits {
 impl Limits {
     /// With half of the handshakes for any one source.
     pub fn new(sessions: usize, half_open: usize, idle: Duration) -> Limits {
-        Limits { sessions, half_open, half_open_per_source: half_open.div_ceil(2), idle }
+        Limits {
+            sessions,
+            half_open,
+            half_open_per_source: half_open.div_ceil(2),
+            handshakes_burst: 512,
+            handshakes_per_second: 32,
+            idle,
+        }
     }
 }
 
@@ -194,7 +206,8 @@ pub struct Counters {
     pub handshakes_completed: u64,
     /// Handshakes that the client left for another of its own.
     pub handshakes_restarted: u64,
-    /// ClientHellos with a valid cookie not answered because of [`Limits::half_open_per_source`].
+    /// ClientHellos with a valid cookie not answered because of [`Limits::half_open_per_source`],
+    /// [`Limits::handshakes_burst`], or another from the same address a moment ago.
     pub hellos_over_limit: u64,
     /// Failed handshakes by [`FailureKind`]; index with `kind as usize`.
     pub handshakes_failed: [u64; FAILURE_KINDS],

@@ -14,8 +14,8 @@
 //! * A handshake that fails is reported with a cause a person can act on ([`HandshakeFailure`]).
 //!
 //! The pieces: [`record`] and [`hello`] read the wire (RFC 6347 §4, RFC 5246 §7.4.1.2), [`registry`]
-//! knows which address has which sessions and who must go when room is short, [`cookie`] proves
-//! addresses, [`credential`] holds the pre-shared keys, [`failure`] names what went wrong, [`suite`] names cipher suites.
+//! knows which address has which sessions and who must go when room is short, [`throttle`] how often one may
+//! begin, [`cookie`] proves addresses, [`credential`] holds the pre-shared keys, [`failure`] names what went wrong, [`suite`] names cipher suites.
 
 pub mod cookie;
 pub mod credential;
@@ -27,6 +27,7 @@ pub mod record;
 pub mod registry;
 pub mod server;
 pub mod suite;
+pub mod throttle;
 
 pub use self::credential::Keyring;
 pub use self::dimpl::DimplEngine;

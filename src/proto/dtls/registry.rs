@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::engine::{Limits, SessionId};
+use super::throttle::{Party, Throttle};
 use crate::proto::Route;
 
 /// No slot.
@@ -125,6 +126,7 @@ pub struct Registry<T> {
     addresses: HashMap<PeerAddress, Occupants>,
     /// Half-open entries by source.
     sources: HashMap<IpAddr, u32>,
+    throttle: Throttle,
     queues: [Queue; 2],
 }
 
@@ -160,7 +162,9 @@ impl<T> Registry<T> {
                 half_open: limits.half_open.max(1),
                 half_open_per_source: limits.half_open_per_source.max(1),
                 idle: limits.idle.min(IDLE_MAX),
+                ..limits
             },
+            throttle: Throttle::new(&limits),
             slots: Vec::new(),
             vacant: NONE,
             addresses: HashMap::new(),
@@ -220,6 +224,17 @@ impl<T> Registry<T> {
         })
     }
 
+    /// Whether a handshake may be begun from `address`: to be asked before anything is spent on it. It counts
+    /// unless it is completed.
+    ///
+    /// # Errors
+    /// [`SourceBusy`]: too many were begun there of late.
+    pub fn admit(&mut self, now: Instant, address: &PeerAddress) -> Result<(), SourceBusy> {
+        let port = self.occupants(address).live.map(|_| address.remote.port());
+        let party = Party { source: source_of(address), port };
+        if self.throttle.take(now, party) { Ok(()) } else { Err(SourceBusy) }
+    }
+
     /// Enters a handshake. Displaces the one of the same address, or the oldest where there are too
     /// many.
     ///
@@ -232,11 +247,13 @@ impl<T> Registry<T> {
         value: T,
     ) -> Result<(SessionId, Option<Removed<T>>), SourceBusy> {
         let mut displaced = None;
-        if let Some(same) = self.occupants(&address).half_open {
+        let Occupants { half_open, live } = self.occupants(&address);
+        if let Some(same) = half_open {
             displaced = self.take(same, Reason::Replaced);
         } else {
             let source = self.sources.get(&source_of(&address)).copied().unwrap_or(0);
-            if source as usize >= self.limits.half_open_per_source {
+            // A device with a session that restarted has one place beside it, whoever shares its address.
+            if live.is_none() && source as usize >= self.limits.half_open_per_source {
                 return Err(SourceBusy);
             }
             if self.count(Phase::HalfOpen) >= self.limits.half_open {
@@ -266,7 +283,10 @@ impl<T> Registry<T> {
         self.release_source(&address);
         let occupants = self.addresses.entry(address).or_default();
         occupants.half_open = None;
-        if let Some(old) = occupants.live.replace(session) {
+        let old = occupants.live.replace(session);
+        let party = Party { source: source_of(&address), port: old.map(|_| address.remote.port()) };
+        self.throttle.give_back(now, party);
+        if let Some(old) = old {
             return self.take(old, Reason::Replaced);
         }
         if self.count(Phase::Live) > self.limits.sessions {
@@ -446,7 +466,8 @@ mod tests {
     }
 
     fn limits(sessions: usize, half_open: usize, half_open_per_source: usize) -> Limits {
-        Limits { sessions, half_open, half_open_per_source, idle: Duration::from_secs(60) }
+        let limits = Limits::new(sessions, half_open, Duration::from_secs(60));
+        Limits { half_open_per_source, ..limits }
     }
 
     fn live(registry: &mut Registry<u16>, now: Instant, port: u16) -> (SessionId, Option<Removed<u16>>) {

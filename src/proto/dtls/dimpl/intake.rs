@@ -139,6 +139,9 @@ impl DimplEngine {
         {
             return self.counters.records_refused += 1;
         }
+        if self.registry.admit(now, &address).is_err() {
+            return self.counters.hellos_over_limit += 1;
+        }
         self.counters.handshakes_begun += 1;
         self.counters.handshakes_shadow += u64::from(occupants.live.is_some());
         if let Some(failure) = refusal(&hello) {

@@ -78,6 +78,8 @@ pub(super) struct Handshake {
     pub record_sequence: u64,
     pub messages: Reassembly,
     pub timer: Timer,
+    /// When the first piece of its hello came.
+    pub begun: Instant,
     /// When it is given up.
     pub end: Instant,
     /// When it wants to be looked at.
@@ -122,6 +124,7 @@ impl Handshake {
             record_sequence,
             messages: Reassembly::new(hello_sequence),
             timer: Timer::start(now),
+            begun: now,
             end: now + LIFETIME,
             deadline: now + LIFETIME,
             alert: None,

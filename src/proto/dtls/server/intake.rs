@@ -304,12 +304,17 @@ impl ServerEngine {
             self.counters.records_refused += 1;
             return;
         };
-        // Bound to what a first fragment shows, so that a hello in pieces needs no memory of ours either.
-        let parts = [prefix.bound, b"own"];
-        if !self.cookie_key.is_good(now, &address, parts, prefix.cookie) {
+        // Judged by what a first fragment shows, so that a hello in pieces needs no memory of ours either.
+        let key = &self.cookie_key;
+        let whole = Some(fragment).filter(|fragment| fragment.is_whole());
+        let whole = whole.and_then(|fragment| ClientHello::parse(fragment.body));
+        let rest = whole.as_ref().map(|hello| hello.repeated()[1]);
+        let is_good = key.is_start_good(now, &address, prefix.bound, prefix.cookie)
+            && rest.is_none_or(|rest| key.is_rest_good(now, &address, prefix.bound, rest, prefix.cookie));
+        if !is_good {
             let mut body = record::VERSION_1_0.to_be_bytes().to_vec();
             body.push(cookie::COOKIE as u8);
-            body.extend(self.cookie_key.make(now, &address, parts));
+            body.extend(key.make_halves(now, &address, prefix.bound, rest));
             let message =
                 record::handshake_message(record::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
             self.counters.cookies_sent += 1;
@@ -328,14 +333,15 @@ impl ServerEngine {
         }
         // Each costs a key pair and a signature of ours; a client that means it does not begin again so soon.
         let since = occupants.half_open.and_then(|half_open| self.registry.since(half_open));
-        if since.is_some_and(|since| now < since + RESTART_GAP) {
+        if since.is_some_and(|since| now < since + RESTART_GAP) || self.registry.admit(now, &address).is_err()
+        {
             self.counters.hellos_over_limit += 1;
             return;
         }
         self.counters.handshakes_begun += 1;
         self.counters.handshakes_shadow += u64::from(occupants.live.is_some());
         let mut handshake = Handshake::new(now, *prefix.random, fragment.message_sequence, record.sequence);
-        let begun = begin(&mut handshake, now, fragment, &mut self.common);
+        let begun = begin(&mut handshake, now, fragment, &mut self.common, |_| true);
         if let Err(Fatal { alert, failure }) = begun {
             return self.report(route, &failure, Some((record.sequence, alert)), sink);
         }
@@ -362,10 +368,17 @@ impl ServerEngine {
         fragment: &HandshakeFragment<'_>,
         sink: &mut dyn Sink,
     ) {
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
-            return;
+        let Some(peer) = self.registry.get_mut(session) else { return };
+        let address = PeerAddress::from(&peer.route);
+        let Some(handshake) = peer.handshake() else { return };
+        let key = &self.cookie_key;
+        // Its first half was good when the first piece came; that was less than a handshake's lifetime ago.
+        let then = handshake.begun;
+        let judge = |hello: &ClientHello<'_>| {
+            let [start, rest] = hello.repeated();
+            key.is_rest_good(then, &address, start, rest, hello.cookie)
         };
-        match begin(handshake, now, fragment, &mut self.common) {
+        match begin(handshake, now, fragment, &mut self.common, judge) {
             Ok(()) => {
                 if let Some(cid) = handshake.running.as_ref().and_then(|running| running.own_cid) {
                     self.cids.insert(cid, session);
@@ -429,12 +442,19 @@ fn begin(
     now: Instant,
     fragment: &HandshakeFragment<'_>,
     common: &mut Common,
+    may_be: impl FnOnce(&ClientHello<'_>) -> bool,
 ) -> Result<(), Fatal> {
     let too_long = |_| Fatal::protocol(alert::HANDSHAKE_FAILURE, "its hello is longer than 16 kB");
     handshake.messages.insert(fragment).map_err(too_long)?;
     let Some(message) = handshake.messages.next() else { return Ok(()) };
     let hello = ClientHello::parse(&message.body)
         .ok_or_else(|| Fatal::protocol(alert::DECODE_ERROR, "its hello cannot be read"))?;
+    if !may_be(&hello) {
+        return Err(Fatal::protocol(
+            alert::ILLEGAL_PARAMETER,
+            "its hello is another than the one its cookie is for",
+        ));
+    }
     let has_keys = !common.keyring.is_empty();
     let agreement = negotiation::negotiate(&hello, &common.settings, has_keys, &common.certificates)?;
     handshake.run(now, &message, agreement, common)
