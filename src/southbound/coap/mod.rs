@@ -4,6 +4,7 @@ pub mod answer;
 pub mod io;
 pub mod plain;
 pub mod resource;
+pub mod sessions;
 mod settings;
 
 pub use settings::{EngineKind, Settings};
