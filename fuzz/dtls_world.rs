@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tombolo::clock::UnixTime;
 use tombolo::proto::Route;
-use tombolo::proto::dtls::server::export::{ImportError, StoreKey};
+use tombolo::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
 use tombolo::proto::dtls::server::{Certificates, Clock, ServerKey, Settings, Trust};
 use tombolo::proto::dtls::{
     CloseCause, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, ServerEngine, SessionId, Sink,
@@ -170,11 +170,11 @@ impl World {
     }
 
     pub fn export(&mut self, device: usize, key: &StoreKey) -> Option<Vec<u8>> {
-        self.engine.export(self.now, key, self.sessions[device])
+        self.engine.export(self.now, key, self.sessions[device], Purpose::Store)
     }
 
     pub fn import(&mut self, key: &StoreKey, sealed: &[u8]) -> Result<SessionId, ImportError> {
-        let imported = self.engine.import(self.now, key, sealed, &mut self.recorder);
+        let imported = self.engine.import(self.now, key, sealed, Origin::Store { runs: 1 }, &mut self.recorder);
         self.recorder.connected.clear();
         if let Ok(session) = imported {
             assert!(!self.sessions.contains(&session));

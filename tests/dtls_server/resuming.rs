@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tombolo::proto::dtls::server::export::{ImportError, StoreKey};
+use tombolo::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
 use tombolo::proto::dtls::server::{Certificates, Settings, Trust};
 use tombolo::proto::dtls::{Engine, Keyring, PeerIdentity, SendError, ServerEngine, SessionId};
 
@@ -14,15 +14,19 @@ fn key() -> StoreKey {
     StoreKey::new(&[42; 32])
 }
 
+/// In the run after the export.
+const NEXT: Origin = Origin::Store { runs: 1 };
+
 fn export(world: &mut World, session: SessionId) -> Vec<u8> {
-    world.engine.export(world.now, &key(), session).expect("an export")
+    world.engine.export(world.now, &key(), session, Purpose::Store).expect("an export")
 }
 
 /// The process is gone; another, with a seed of its own, takes over what was written.
 fn restart(world: &mut World, run: u8, sealed: &[u8]) -> SessionId {
     world.engine = engine(world.now, Settings::default(), Certificates::default(), run);
     world.told();
-    let session = world.engine.import(world.now, &key(), sealed, &mut world.recorder).expect("an import");
+    let session =
+        world.engine.import(world.now, &key(), sealed, NEXT, &mut world.recorder).expect("an import");
     let told = world.told();
     assert!(matches!(&told[..], [Told::Connected(id, ..)] if *id == session), "{told:?}");
     session
@@ -85,7 +89,7 @@ fn certified_and_raw_key_sessions_go_on_too() {
         let before = world.engine.session(session).unwrap().identity.clone();
         let sealed = export(&mut world, session);
         world.engine = engine(world.now, Settings::default(), pki.certificates(), 9);
-        let session = world.engine.import(world.now, &key(), &sealed, &mut world.recorder).unwrap();
+        let session = world.engine.import(world.now, &key(), &sealed, NEXT, &mut world.recorder).unwrap();
         assert_eq!(*world.engine.session(session).unwrap().identity, before);
         revive(&mut world, 1, session);
         // With another anchor, or without the raw key, it is not taken over.
@@ -93,7 +97,7 @@ fn certified_and_raw_key_sessions_go_on_too() {
         let trust = Trust::new(vec![other.der().to_vec()], Vec::new(), &[], []).unwrap();
         let certificates = Certificates { trust: trust.into(), ..pki.certificates() };
         let mut engine = engine(world.now, Settings::default(), certificates, 9);
-        let refused = engine.import(world.now, &key(), &sealed, &mut world.recorder);
+        let refused = engine.import(world.now, &key(), &sealed, NEXT, &mut world.recorder);
         assert_eq!(refused, Err(ImportError::CredentialChanged));
     }
 }
@@ -203,31 +207,34 @@ fn every_damaged_export_is_refused() {
         for bit in 0..8 {
             let mut damaged = sealed.clone();
             damaged[at] ^= 1 << bit;
-            let refused = other.import(now, &key(), &damaged, &mut world.recorder);
+            let refused = other.import(now, &key(), &damaged, NEXT, &mut world.recorder);
             let version = ImportError::OtherVersion(damaged[4]);
             assert_eq!(refused, Err(if at == 4 { version } else { ImportError::Damaged }), "{at}");
         }
-        let torn = other.import(now, &key(), &sealed[..at], &mut world.recorder);
+        let torn = other.import(now, &key(), &sealed[..at], NEXT, &mut world.recorder);
         assert_eq!(torn, Err(ImportError::Damaged));
     }
-    let foreign = other.import(now, &StoreKey::new(&[43; 32]), &sealed, &mut world.recorder);
+    let foreign = other.import(now, &StoreKey::new(&[43; 32]), &sealed, NEXT, &mut world.recorder);
     assert_eq!(foreign, Err(ImportError::Damaged));
-    assert!(other.import(now, &key(), &sealed, &mut world.recorder).is_ok());
-    assert_eq!(other.import(now, &key(), &sealed, &mut world.recorder), Err(ImportError::Twice));
+    assert!(other.import(now, &key(), &sealed, NEXT, &mut world.recorder).is_ok());
+    assert_eq!(other.import(now, &key(), &sealed, NEXT, &mut world.recorder), Err(ImportError::Twice));
 }
 
 #[test]
 fn what_must_not_go_on_does_not() {
     let mut world = World::fine();
     let chacha = world.connected(1, World::psk(1).with_suite(PSK_CHACHA));
-    assert!(world.engine.export(world.now, &key(), chacha).is_none(), "its nonces are its record numbers");
+    assert!(
+        world.engine.export(world.now, &key(), chacha, Purpose::Store).is_none(),
+        "its nonces are its record numbers"
+    );
     let session = world.connected(2, World::psk(2));
     let sealed = export(&mut world, session);
     let now = world.now;
     for keyring in [Keyring::default(), Keyring::new([(*b"dev-2", *b"another")])] {
         let mut engine =
             ServerEngine::new(now, Settings::default(), keyring, Certificates::default(), &[1; 32]);
-        let refused = engine.import(now, &key(), &sealed, &mut world.recorder);
+        let refused = engine.import(now, &key(), &sealed, NEXT, &mut world.recorder);
         assert_eq!(refused, Err(ImportError::CredentialChanged));
     }
     world.run(Duration::from_secs(3_600));
@@ -235,12 +242,125 @@ fn what_must_not_go_on_does_not() {
     let mut settings = Settings::default();
     settings.limits.idle = Duration::from_secs(3_000);
     let mut short = engine(now, settings, Certificates::default(), 8);
-    assert_eq!(short.import(now, &key(), &sealed, &mut world.recorder), Err(ImportError::Idle));
+    assert_eq!(short.import(now, &key(), &sealed, NEXT, &mut world.recorder), Err(ImportError::Idle));
     let mut settings = Settings::default();
     settings.limits.sessions = 1;
     let mut small = engine(now, settings, Certificates::default(), 8);
-    small.import(now, &key(), &sealed, &mut world.recorder).unwrap();
+    small.import(now, &key(), &sealed, NEXT, &mut world.recorder).unwrap();
     let third = world.connected(3, World::psk(3));
     let sealed = export(&mut world, third);
-    assert_eq!(small.import(world.now, &key(), &sealed, &mut world.recorder), Err(ImportError::Full));
+    assert_eq!(small.import(world.now, &key(), &sealed, NEXT, &mut world.recorder), Err(ImportError::Full));
+}
+
+#[test]
+fn one_export_does_for_many_restarts() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1));
+    let sealed = export(&mut world, session);
+    for runs in 1..=6 {
+        world.engine = engine(world.now, Settings::default(), Certificates::default(), 100 + runs as u8);
+        let origin = Origin::Store { runs };
+        let session =
+            world.engine.import(world.now, &key(), &sealed, origin, &mut world.recorder).expect("an import");
+        revive(&mut world, 1, session);
+        for _ in 0..100 {
+            world.engine.send(world.now, session, b"x", &mut world.recorder).unwrap();
+        }
+        world.run(Duration::from_secs(1));
+    }
+    let client = world.client(1);
+    assert!(client.numbers.is_sorted_by(|a, b| a < b), "none is below what its replay window has seen");
+    // Numbers end.
+    let mut engine = engine(world.now, Settings::default(), Certificates::default(), 200);
+    let origin = Origin::Store { runs: u32::MAX };
+    let refused = engine.import(world.now, &key(), &sealed, origin, &mut world.recorder);
+    assert_eq!(refused, Err(ImportError::Damaged));
+}
+
+/// Ends the process in order; the next goes on from what it left.
+fn hand_over(world: &mut World, session: SessionId, run: u8) -> SessionId {
+    let sealed = world.engine.export(world.now, &key(), session, Purpose::Handover).expect("an export");
+    world.engine = engine(world.now, Settings::default(), Certificates::default(), run);
+    for origin in [NEXT, Origin::Handover] {
+        match world.engine.import(world.now, &key(), &sealed, origin, &mut world.recorder) {
+            Ok(session) => return session,
+            Err(refused) => assert_eq!((refused, origin), (ImportError::OtherPurpose, NEXT)),
+        }
+    }
+    panic!("not taken over");
+}
+
+#[test]
+fn a_handover_goes_on_exactly_where_it_was() {
+    for cid in [None, Some(vec![1])] {
+        let mut world = World::fine();
+        let mut session = world.connected(1, Config { cid: cid.clone(), ..World::psk(1) });
+        let stored = export(&mut world, session);
+        let refused = world.engine.import(world.now, &key(), &stored, Origin::Handover, &mut world.recorder);
+        assert_eq!(refused, Err(ImportError::OtherPurpose));
+        let mut before = Vec::new();
+        for run in 20..25 {
+            // Records that arrived, and one that is still on its way.
+            for _ in 0..3 {
+                before.push(world.client(1).send(b"once"));
+            }
+            before.iter().for_each(|record| drop(world.inject(1, record)));
+            let late = world.client(1).send(b"late");
+            let newer = world.client(1).send(b"newer");
+            world.inject(1, &newer);
+            session = hand_over(&mut world, session, run);
+            world.told();
+            before.push(newer);
+            for record in &before {
+                world.inject(1, record);
+                world.inject(2, record);
+            }
+            assert_eq!(world.told(), [], "what came before does not come again, nor moves it");
+            world.inject(1, &late);
+            assert_eq!(
+                world.told(),
+                [Told::Data(session, b"late".to_vec())],
+                "what did not come before comes"
+            );
+            before.push(late);
+            world.assert_alive(1, session);
+        }
+        let client = world.client(1);
+        assert!(client.numbers.is_sorted_by(|a, b| a < b));
+        let distinct: HashSet<_> = client.nonces.iter().collect();
+        assert_eq!(distinct.len(), client.nonces.len());
+        assert_eq!(world.engine.counters().handshakes_begun, 0);
+    }
+}
+
+#[test]
+fn a_handover_of_a_session_in_doubt_is_in_doubt() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1));
+    let sealed = export(&mut world, session);
+    let old = world.client(1).send(b"open the door");
+    world.inject(1, &old);
+    let session = restart(&mut world, 8, &sealed);
+    let session = hand_over(&mut world, session, 9);
+    world.told();
+    world.inject(1, &old);
+    assert_eq!(world.told(), []);
+    revive(&mut world, 1, session);
+}
+
+#[test]
+fn who_moved_away_does_not_stand_in_the_way_of_who_came() {
+    let mut world = World::fine();
+    let mover = world.connected(1, Config { cid: Some(vec![1]), ..World::psk(1) });
+    let moved = export(&mut world, mover);
+    world.carry(1, 2);
+    world.client_sends(2, b"from here");
+    world.run(Duration::from_secs(1));
+    let settler = world.connected(1, World::psk(3));
+    let settled = export(&mut world, settler);
+    world.engine = engine(world.now, Settings::default(), Certificates::default(), 8);
+    let mover = world.engine.import(world.now, &key(), &moved, NEXT, &mut world.recorder).unwrap();
+    let settler = world.engine.import(world.now, &key(), &settled, NEXT, &mut world.recorder).unwrap();
+    revive(&mut world, 1, settler);
+    revive(&mut world, 2, mover);
 }

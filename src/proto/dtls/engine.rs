@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::Keyring;
 use super::failure::{FAILURE_KINDS, FailureKind, HandshakeFailure};
+use super::server::export::{ImportError, Origin, Purpose, StoreKey};
 use super::server::{CertificateIdentity, Certificates, Clock};
 use crate::proto::Route;
 
@@ -271,6 +272,35 @@ pub trait Engine {
     /// came by a certificate at all. Handshakes under way are judged by what is in force when they come to it.
     /// An engine without certificates ignores it.
     fn replace_certificates(&mut self, _now: Instant, _certificates: Certificates, _sink: &mut dyn Sink) {}
+
+    /// A session, sealed: about 250 bytes. For [`Purpose::Store`] it is worth writing once, when it is established. `None`
+    /// if it cannot be taken over later: there is none, its nonces are implied by its record numbers
+    /// (ChaCha20), or the engine does no such thing.
+    fn export(
+        &mut self,
+        _now: Instant,
+        _key: &StoreKey,
+        _session: SessionId,
+        _purpose: Purpose,
+    ) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Takes over a session of an earlier process; [`Sink::connected`] is called with its new id. To be called at start, when
+    /// the credentials are in place; the most recently used should come last. Time it was away does not count as idle.
+    ///
+    /// # Errors
+    /// [`ImportError`]; nothing has changed.
+    fn import(
+        &mut self,
+        _now: Instant,
+        _key: &StoreKey,
+        _sealed: &[u8],
+        _origin: Origin,
+        _sink: &mut dyn Sink,
+    ) -> Result<SessionId, ImportError> {
+        Err(ImportError::Unsupported)
+    }
 
     /// Ends a session with close_notify. An unknown one is ignored.
     fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink);

@@ -9,10 +9,11 @@
 //! ```text
 //! sealed:   "TBDS" | major 1 | minor 1 | nonce 12 | AES-256-GCM-SIV over what follows, under the store's key;
 //!           additional data: the six bytes in front
-//! content:  suite 2 | flags 1 (1: EMS, 2: connection id, 4: at an unproven address) | own cid 8 if flag 2 | peer cid <0..255>
+//! content:  suite 2 | flags 1 (1: EMS, 2: connection id, 4: at an unproven address, 8: handover, 16: in doubt) | own cid 8 if flag 2 | peer cid <0..255>
 //!           | limit 2 | key block <0..88> | next number 8 | window 8 | random 8 | seconds since established 8
 //!           | seconds idle 8 | address 4 or 16 <..> | port 2 | scope 4 | local <0, 4 or 16> | socket 2
 //!           | identity type 1 and <..> | binding 16
+//! handover: the same, and | window's bits 8 | forged records 8 | next number of epoch 0 8 | our Finished <0 or 12>
 //! ```
 //! The binding ties the session to the credential it was made with: it is gone with its pre-shared key, raw key or anchors.
 
@@ -41,14 +42,36 @@ const MAGIC: [u8; 4] = *b"TBDS";
 const MAJOR: u8 = 1;
 const MINOR: u8 = 0;
 const FRONT: usize = MAGIC.len() + 2;
-/// Our numbers after an import begin so far above those at the export: more than a session sends under one
-/// nonce prefix, so the peer has not seen them.
-const LEAP: u64 = 1 << 24;
+/// With each run our numbers begin so much higher: more than a process sends a peer, which so has not seen them.
+const LEAP: u64 = 1 << 28;
 /// Numbers end at 2^48; a session that has come so near is not taken over.
 const NUMBER_MAX: u64 = 1 << 47;
 const EMS: u8 = 1;
 const CID: u8 = 2;
 const UNPROVEN: u8 = 4;
+const HANDOVER: u8 = 8;
+const DOUBTED: u8 = 16;
+
+/// What an export is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be stored, and taken over by any process later, once or often.
+    Store,
+    /// For the one process that follows this one, which does nothing with the session from here on.
+    Handover,
+}
+
+/// Where what is imported was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In a store, which has seen so many starts since it was exported, this one counted. 0 counts as 1.
+    Store {
+        /// How many.
+        runs: u32,
+    },
+    /// Left by the process before this one; there is no other copy.
+    Handover,
+}
 
 /// The key that seals sessions: 32 random bytes of the state directory.
 pub struct StoreKey(LessSafeKey);
@@ -118,6 +141,10 @@ pub enum ImportError {
     Twice,
     /// No room.
     Full,
+    /// Exported for another [`Purpose`].
+    OtherPurpose,
+    /// This engine takes nothing over.
+    Unsupported,
 }
 
 impl fmt::Display for ImportError {
@@ -129,6 +156,8 @@ impl fmt::Display for ImportError {
             ImportError::Idle => f.write_str("idle for too long"),
             ImportError::Twice => f.write_str("taken over already"),
             ImportError::Full => f.write_str("no room for it"),
+            ImportError::OtherPurpose => f.write_str("exported for another purpose"),
+            ImportError::Unsupported => f.write_str("the DTLS engine in use takes no sessions over"),
         }
     }
 }
@@ -136,19 +165,27 @@ impl fmt::Display for ImportError {
 impl std::error::Error for ImportError {}
 
 impl ServerEngine {
-    /// A session, sealed: about 250 bytes. Worth writing once, when it is established. `None` if it cannot
-    /// be taken over later: there is none, or its nonces are implied by its record numbers (ChaCha20).
-    pub fn export(&mut self, now: Instant, key: &StoreKey, session: SessionId) -> Option<Vec<u8>> {
+    /// [`Engine::export`](crate::proto::dtls::Engine::export)
+    pub(super) fn export_session(
+        &mut self,
+        now: Instant,
+        key: &StoreKey,
+        session: SessionId,
+        purpose: Purpose,
+    ) -> Option<Vec<u8>> {
         let last_seen = self.registry.since(session)?;
         let peer = self.registry.get(session)?;
         let held = peer.session().filter(|held| held.suite.aead != Aead::ChaCha)?;
         let mut content = Zeroizing::new(Vec::with_capacity(512));
         content.extend(held.suite.number.to_be_bytes());
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        let is_handover = purpose == Purpose::Handover;
         content.push(
             flag(held.extended_master_secret, EMS)
                 | flag(held.own_cid.is_some(), CID)
-                | flag(held.credit.is_some(), UNPROVEN),
+                | flag(held.credit.is_some(), UNPROVEN)
+                | flag(is_handover, HANDOVER)
+                | flag(held.doubt.is_some(), DOUBTED),
         );
         content.extend(held.own_cid.iter().flatten());
         content.vector8(&held.peer_cid);
@@ -164,24 +201,26 @@ impl ServerEngine {
         write_identity(&mut content, &held.identity);
         let binding = binding(&self.common, &held.identity, held.protection.keys.block())?;
         content.extend(binding);
+        if is_handover {
+            let counts = [held.protection.window.seen(), held.protection.failures, held.record_sequence];
+            content.extend(counts.map(u64::to_be_bytes).as_flattened());
+            content.vector8(held.finished.as_deref().map_or(&[], |finished| &finished[..]));
+        }
         key.seal(self.common.chance.array(), &mut content)
     }
 
-    /// Takes over a session of an earlier process; [`Sink::connected`] is called with its new id. The most
-    /// recently used should come last. Time it was away does not count as idle.
-    ///
-    /// # Errors
-    /// [`ImportError`]; nothing has changed.
-    pub fn import(
+    /// [`Engine::import`](crate::proto::dtls::Engine::import)
+    pub(super) fn import_session(
         &mut self,
         now: Instant,
         key: &StoreKey,
         sealed: &[u8],
+        origin: Origin,
         sink: &mut dyn Sink,
     ) -> Result<SessionId, ImportError> {
         let content = key.open(sealed)?;
         let Imported { mut session, route, established, idle, binding: bound } =
-            read(now, &content, &mut self.common).ok_or(ImportError::Damaged)?;
+            read(now, &content, origin, &mut self.common)?;
         let block = session.protection.keys.block();
         let expected =
             binding(&self.common, &session.identity, block).ok_or(ImportError::CredentialChanged)?;
@@ -191,9 +230,14 @@ impl ServerEngine {
             return Err(ImportError::Idle);
         }
         let address = PeerAddress::from(&route);
+        let occupant = self.registry.occupants(&address).live;
+        let is_named = |id| {
+            let held = self.registry.get(id).and_then(|peer| peer.session());
+            held.is_some_and(|held| held.own_cid.is_some())
+        };
         let is_there = match session.own_cid {
             Some(cid) => self.cids.contains_key(&cid),
-            None => self.registry.occupants(&address).live.is_some(),
+            None => occupant.is_some_and(|id| !is_named(id)),
         };
         if is_there {
             return Err(ImportError::Twice);
@@ -201,9 +245,12 @@ impl ServerEngine {
         if self.session_count_is_full() {
             return Err(ImportError::Full);
         }
+        // Who is found by a connection id was here before; where it went is not stored.
+        if let (None, Some(occupant)) = (session.own_cid, occupant) {
+            self.registry.detach(occupant);
+        }
         // An instant of this boot may not reach so far back.
         session.established = now.checked_sub(established).unwrap_or(now);
-        session.doubt = Some(Box::new(Doubt::new(&mut self.common.chance)));
         let since = now.checked_sub(idle).unwrap_or(now);
         let (cid, identity) = (session.own_cid, session.identity.clone());
         let peer = Box::new(Peer { route, stage: Stage::Session(session) });
@@ -229,7 +276,15 @@ struct Imported {
     binding: [u8; 16],
 }
 
-fn read(now: Instant, content: &[u8], common: &mut Common) -> Option<Imported> {
+fn read(now: Instant, content: &[u8], origin: Origin, common: &mut Common) -> Result<Imported, ImportError> {
+    let flags = *content.get(2).ok_or(ImportError::Damaged)?;
+    if (flags & HANDOVER != 0) != (origin == Origin::Handover) {
+        return Err(ImportError::OtherPurpose);
+    }
+    read_content(now, content, origin, common).ok_or(ImportError::Damaged)
+}
+
+fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Common) -> Option<Imported> {
     let mut reader = Reader(content);
     let suite = Suite::find(reader.u16()?).filter(|suite| suite.aead != Aead::ChaCha)?;
     let flags = reader.u8()?;
@@ -241,15 +296,31 @@ fn read(now: Instant, content: &[u8], common: &mut Common) -> Option<Imported> {
         return None;
     }
     let mut protection = Protection::new(Keys::from_block(suite.aead, block), &mut common.chance);
-    protection.next_sequence = reader.u64().filter(|number| *number < NUMBER_MAX)? + LEAP;
-    protection.window = Window::closed_below(reader.u64().filter(|number| *number <= 1 << 48)?);
+    let leap = match origin {
+        Origin::Store { runs } => u64::from(runs.max(1)) * LEAP,
+        Origin::Handover => 0,
+    };
+    protection.next_sequence = reader.u64()?.checked_add(leap).filter(|number| *number < NUMBER_MAX)?;
+    let newest = reader.u64().filter(|number| *number <= 1 << 48)?;
+    protection.window = Window::closed_below(newest);
     let random = *reader.array()?;
     let established = Duration::from_secs(reader.u64()?);
     let idle = Duration::from_secs(reader.u64()?);
     let route = read_route(&mut reader)?;
     let identity = read_identity(&mut reader)?;
     let binding = *reader.array()?;
+    let (mut record_sequence, mut finished) = (0, None);
+    if origin == Origin::Handover {
+        protection.window = Window::restored(newest, reader.u64()?);
+        protection.failures = reader.u64()?;
+        record_sequence = reader.u64()?;
+        finished = match reader.vector8()? {
+            [] => None,
+            verify => Some(Box::new(verify.try_into().ok()?)),
+        };
+    }
     reader.end()?;
+    let is_doubted = origin != Origin::Handover || flags & DOUBTED != 0;
     let session = Session {
         protection,
         suite,
@@ -260,10 +331,10 @@ fn read(now: Instant, content: &[u8], common: &mut Common) -> Option<Imported> {
         limit,
         established: now,
         random,
-        record_sequence: 0,
-        finished: None,
+        record_sequence,
+        finished,
         credit: (flags & UNPROVEN != 0).then_some(0),
-        doubt: None,
+        doubt: is_doubted.then(|| Box::new(Doubt::new(&mut common.chance))),
     };
     Some(Imported { session, route, established, idle, binding })
 }

@@ -51,6 +51,7 @@ use zeroize::Zeroizing;
 
 pub use self::certificate::{CertificateIdentity, Certificates, Clock, CredentialError, ServerKey, Trust};
 use self::chance::Chance;
+use self::export::{ImportError, Origin, Purpose, StoreKey};
 use self::session::{Peer, Session, Stage};
 use self::wire::Cid;
 use super::Keyring;
@@ -305,6 +306,27 @@ impl Engine for ServerEngine {
         for session in stale {
             self.end(now, session, CloseCause::CredentialChanged, sink);
         }
+    }
+
+    fn export(
+        &mut self,
+        now: Instant,
+        key: &StoreKey,
+        session: SessionId,
+        purpose: Purpose,
+    ) -> Option<Vec<u8>> {
+        self.export_session(now, key, session, purpose)
+    }
+
+    fn import(
+        &mut self,
+        now: Instant,
+        key: &StoreKey,
+        sealed: &[u8],
+        origin: Origin,
+        sink: &mut dyn Sink,
+    ) -> Result<SessionId, ImportError> {
+        self.import_session(now, key, sealed, origin, sink)
     }
 
     fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {

@@ -18,6 +18,16 @@ impl Window {
         Window { next, seen: u64::MAX }
     }
 
+    /// As it was when [`Window::next`] and [`Window::seen`] said so.
+    pub fn restored(next: u64, seen: u64) -> Window {
+        Window { next, seen }
+    }
+
+    /// Which of the newest 64 numbers were seen.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     /// One more than the newest number seen.
     pub fn next(&self) -> u64 {
         self.next

@@ -132,7 +132,7 @@ pub struct Frames<'a> {
     bytes: &'a [u8],
     at: usize,
     misfits: usize,
-    /// Bytes that were skipped though they are not all zero.
+    /// Bytes that were skipped, but for the zeros behind them.
     pub damaged: usize,
 }
 
@@ -143,9 +143,8 @@ impl<'a> Frames<'a> {
     }
 
     fn skip_to(&mut self, to: usize) {
-        if self.bytes[self.at..to].iter().any(|byte| *byte != 0) {
-            self.damaged += to - self.at;
-        }
+        let last = self.bytes[self.at..to].iter().rposition(|byte| *byte != 0);
+        self.damaged += last.map_or(0, |last| last + 1);
         self.at = to;
     }
 }

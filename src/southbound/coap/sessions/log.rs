@@ -173,7 +173,10 @@ impl<S: Storage> Log<S> {
     /// As [`Log::commit`].
     pub fn begin(&mut self) -> io::Result<()> {
         let mut frames = Vec::new();
-        Frame { kind: Kind::Run, number: 0, run: self.run, content: &[] }.encode(&mut frames);
+        if self.sound {
+            Frame { kind: Kind::Run, number: 0, run: self.run, content: &[] }.encode(&mut frames);
+        }
+        // One that is written anew begins with it.
         self.put(&frames, &[])
     }
 
@@ -217,6 +220,9 @@ impl<S: Storage> Log<S> {
     }
 
     fn append(&mut self, frames: &[u8]) -> io::Result<()> {
+        if frames.is_empty() {
+            return Ok(());
+        }
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let end = self.end + frames.len() as u64;
         if end > self.size {
