@@ -74,6 +74,8 @@ fn settings(rules: usize) -> Settings {
             identity: format!("device-{number}").into_bytes(),
             key: b"0123456789abcdef".to_vec().into(),
         }),
+        certificate: None,
+        public_key: None,
         offline_after: None,
     });
     Settings {
@@ -82,6 +84,8 @@ fn settings(rules: usize) -> Settings {
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
         roles: vec![role],
         devices: devices.collect(),
+        fleets: Vec::new(),
+        withheld: Default::default(),
     }
 }
 

@@ -47,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
         downlink: Vec::new(),
     };
     let device =
-        |id| Device { id: name(id), role: name("sensor"), label: None, psk: None, offline_after: None };
+        |id| Device { id: name(id), role: name("sensor"), label: None, psk: None, certificate: None, public_key: None, offline_after: None };
     let mut gate = Gate::new(
         Settings {
             gateway: name("gw"),
@@ -55,6 +55,8 @@ fuzz_target!(|data: &[u8]| {
             reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
             roles: vec![role],
             devices: vec![device("door-7"), device("other")],
+            fleets: Vec::new(),
+            withheld: Default::default(),
         },
         *NOW,
     );

@@ -54,7 +54,15 @@ fn add_device(context: &Context, arguments: DeviceAddArguments) -> Result<(), Co
     let key = from_argument(arguments.psk.as_deref().unwrap_or_default())?;
     let identity = arguments.psk_identity.unwrap_or_else(|| arguments.id.clone());
     let psk = Psk { identity: identity.clone().into_bytes(), key };
-    let device = Device { id, role, label: arguments.label, psk: Some(psk), offline_after: None };
+    let device = Device {
+        id,
+        role,
+        label: arguments.label,
+        psk: Some(psk),
+        certificate: None,
+        public_key: None,
+        offline_after: None,
+    };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     let told = tell(context);
     let psk = device.psk.as_ref().map_or(&[][..], |psk| &psk.key);

@@ -13,9 +13,7 @@ use zeroize::Zeroizing;
 
 use super::finding::{Finding, Place};
 use super::registry::io::{create_directory, write_atomically};
-use super::{
-    Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Registry, Sources,
-};
+use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
 use crate::message::Name;
 
 /// The main file unless another one is named.
@@ -25,7 +23,7 @@ pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
 /// Largest configuration file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 /// Largest key or password file, in bytes.
-const SECRET_MAX: u64 = 64 << 10;
+pub(super) const SECRET_MAX: u64 = 64 << 10;
 
 /// Where configuration is read from.
 #[derive(Clone, Debug)]
@@ -58,20 +56,20 @@ impl Options {
     }
 }
 
-/// Reads and judges everything. `previous` is the registry as last read, whose good versions stay.
+/// Reads and judges everything. Of `previous`, good versions stay: of files of the registry, and of the certificates of `[coap]`.
 ///
 /// Blocks on files; a running daemon calls it off the path's thread.
 ///
 /// # Errors
 /// All findings, when one of them refuses the whole configuration: exit 78, or keep the configuration there is.
-pub fn load(options: &Options, previous: Option<&Registry>) -> Result<Loaded, Vec<Finding>> {
+pub fn load(options: &Options, previous: Option<&Loaded>) -> Result<Loaded, Vec<Finding>> {
     load_with(options, previous, None)
 }
 
 /// As [`load`], with one drop-in of another text than the file has, or in place of one that does not exist yet: to try it.
 pub(super) fn load_with(
     options: &Options,
-    previous: Option<&Registry>,
+    previous: Option<&Loaded>,
     instead: Option<&LayerText>,
 ) -> Result<Loaded, Vec<Finding>> {
     let mut layers = Vec::new();
@@ -110,7 +108,11 @@ pub(super) fn load_with(
         environment: options.environment.clone(),
         credentials_directory: options.credentials_directory.clone(),
         gateway_id: read_gateway_id(&state.gateway_id()),
-        registry: Arc::new(super::registry::io::load(&state.devices(), previous)),
+        registry: Arc::new(super::registry::io::load(
+            &state.devices(),
+            previous.map(|previous| &*previous.registry),
+        )),
+        certificates: previous.map(|previous| previous.certificates.clone()),
         files: &Disk { service: owner(&state.state_dir) },
     };
     super::load(&sources)
@@ -269,10 +271,10 @@ fn user_name(uid: u32) -> String {
 }
 
 impl Files for Disk {
-    fn read(&self, path: &Path) -> Result<Content, FileError> {
-        let (file, metadata) = open(path, SECRET_MAX)?;
+    fn read(&self, path: &Path, max_bytes: u64) -> Result<Content, FileError> {
+        let (file, metadata) = open(path, max_bytes)?;
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
-        file.take(SECRET_MAX).read_to_end(&mut bytes)?;
+        file.take(max_bytes).read_to_end(&mut bytes)?;
         Ok(Content { bytes, looked: self.judge(path, &metadata) })
     }
 

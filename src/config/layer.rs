@@ -2,7 +2,7 @@
 //!
 //! A layer is judged by itself, before anything is merged, so that every fault is named with the line
 //! it stands in, also in a layer that a later one overrides. What comes out is a tree for the merge and
-//! the place of each key. A fault inside a `[device.X]`, `[serial.X]` or `[role.X]` disables that item; any
+//! the place of each key. A fault inside a `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item; any
 //! other refuses the whole configuration.
 
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ pub struct LayerText {
 }
 
 /// A table of the configuration whose faults disable only the item they stand in.
-pub(super) const ITEM_TABLES: [&str; 3] = ["device", "serial", "role"];
+pub(super) const ITEM_TABLES: [&str; 4] = ["device", "fleet", "serial", "role"];
 
 /// An item by table and name, e.g. `("device", "door-7")`.
 pub(super) type Item = (String, String);

@@ -10,10 +10,11 @@
 //! * Layers, later wins by key: `/usr/lib/tombolo/conf.d` < `{state-dir}/conf.d` < `tombolo.toml` < `conf.d/*.toml` beside it in name
 //!   order < `TOMBOLO_*`. An empty text takes a key back to its default, and `enabled = false` takes out a device, a role or a rule.
 //! * Every fault names file, line and key, and what is accepted. No finding repeats a secret, nor the value of a key that may be one.
-//! * A faulty `[device.X]`, `[serial.X]` or `[role.X]` disables that item; any other fault refuses the whole configuration:
+//! * A faulty `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item; any other fault refuses the whole configuration:
 //!   a gateway does not guess what its owner meant.
 //! * [`load`] is pure: texts in, settings out. Only `io` and `registry::io` touch files, the environment and randomness.
 
+pub mod certificate;
 mod finding;
 pub mod init;
 pub mod io;
@@ -33,6 +34,9 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use crate::gate::certificate::CertificateName;
+
+pub use certificate::Material;
 pub use finding::{Finding, Level, Place, findings_to_json, findings_to_lines};
 pub use layer::{LayerText, Origin, dotted};
 pub use registry::Registry;
@@ -55,17 +59,19 @@ pub struct Sources<'a> {
     pub gateway_id: Option<String>,
     /// The device registry.
     pub registry: Arc<Registry>,
+    /// The certificate files of `[coap]` as last read, which stay where they cannot be read now.
+    pub certificates: Option<Arc<Material>>,
     /// How files that the configuration names are looked at.
     pub files: &'a dyn Files,
 }
 
 /// Looks at the files a configuration names. The daemon's is in `io`; tests bring their own.
 pub trait Files {
-    /// Reads a small file, such as a key.
+    /// Reads a small file, such as a key, of at most so many bytes.
     ///
     /// # Errors
     /// [`FileError`]
-    fn read(&self, path: &Path) -> Result<Content, FileError>;
+    fn read(&self, path: &Path, max_bytes: u64) -> Result<Content, FileError>;
 
     /// Looks whether a file could be read, without reading it.
     ///
@@ -130,6 +136,8 @@ pub struct Loaded {
     pub known: Vec<Known>,
     /// The registry as it was read; the next load keeps its good versions.
     pub registry: Arc<Registry>,
+    /// The certificate files of `[coap]`; the next load keeps them where they cannot be read any more.
+    pub certificates: Arc<Material>,
     index: Index,
 }
 
@@ -165,6 +173,10 @@ pub struct Known {
     pub label: Option<String>,
     /// The identity its key goes by, if it has one.
     pub psk_identity: Option<Vec<u8>>,
+    /// The certificate it proves itself with, if it has one.
+    pub certificate: Option<CertificateName>,
+    /// SHA-256 of the public key it proves itself with, if it has one.
+    pub public_key: Option<[u8; 32]>,
     /// Where it is from.
     pub source: DeviceSource,
     /// File and line.
@@ -216,6 +228,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
         findings: list,
         known: validated.known,
         registry: sources.registry.clone(),
+        certificates: validated.certificates,
         index: merged.index,
     })
 }

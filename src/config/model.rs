@@ -23,6 +23,7 @@ pub(super) struct File {
     pub(super) serial: BTreeMap<String, Serial>,
     pub(super) role: BTreeMap<String, Role>,
     pub(super) device: BTreeMap<String, Device>,
+    pub(super) fleet: BTreeMap<String, Fleet>,
     pub(super) journal: Journal,
     pub(super) lane: Lanes,
     pub(super) clock: Clock,
@@ -97,6 +98,10 @@ pub(super) struct Coap {
     pub(super) max_sessions: Option<u32>,
     pub(super) max_half_open: Option<u32>,
     pub(super) idle_timeout: Option<Span>,
+    pub(super) certificate_file: Option<String>,
+    pub(super) key_file: Option<String>,
+    pub(super) client_ca_file: Option<String>,
+    pub(super) crl_file: Option<String>,
     pub(super) engine: Option<DtlsEngine>,
     pub(super) require_ems: Option<bool>,
     pub(super) connection_id: Option<bool>,
@@ -176,6 +181,26 @@ pub(super) struct Device {
     pub(super) label: Option<String>,
     pub(super) psk_identity: Option<String>,
     pub(super) psk_file: Option<String>,
+    pub(super) certificate_uri: Option<String>,
+    pub(super) certificate_dns: Option<String>,
+    pub(super) certificate_cn: Option<String>,
+    pub(super) certificate_issuer: Option<String>,
+    pub(super) public_key_file: Option<String>,
+    pub(super) public_key: Option<String>,
+    pub(super) offline_after: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Fleet {
+    pub(super) enabled: Option<bool>,
+    pub(super) role: Option<String>,
+    pub(super) label: Option<String>,
+    pub(super) certificate_uri: Option<String>,
+    pub(super) certificate_dns: Option<String>,
+    pub(super) certificate_cn: Option<String>,
+    pub(super) certificate_issuer: Option<String>,
+    pub(super) max_devices: Option<u32>,
     pub(super) offline_after: Option<Span>,
 }
 

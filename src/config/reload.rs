@@ -19,6 +19,8 @@ pub struct Changes {
     pub upstream: bool,
     /// The device of plain CoAP is another.
     pub insecure_device: bool,
+    /// What devices with certificates or raw keys are judged by and shown.
+    pub certificates: bool,
     /// How handshakes are treated.
     pub dtls: bool,
     /// Serial ports are new, gone or different.
@@ -58,6 +60,7 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
         upstream: was.upstream != is.upstream,
         insecure_device: was.coap.insecure.as_ref().map(|(_, device)| device)
             != is.coap.insecure.as_ref().map(|(_, device)| device),
+        certificates: was.coap.certificates != is.coap.certificates,
         dtls: was.coap.policy != is.coap.policy,
         serial: was.serial != is.serial,
         journal: was.journal != is.journal,
@@ -91,7 +94,7 @@ fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
 fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
     let by_id = |list: &[Device]| list.iter().map(|d| (d.id.clone(), d.clone())).collect::<BTreeMap<_, _>>();
     let (old, new) = (by_id(was), by_id(is));
-    let same = |a: &Device, b: &Device| a.psk == b.psk && a.role == b.role;
+    let same = |a: &Device, b: &Device| a.same_proof(b) && a.role == b.role;
     let gone = old.iter().filter(|(id, device)| !new.get(*id).is_some_and(|now| same(device, now)));
     let fresh = new.keys().filter(|id| !old.contains_key(*id));
     (gone.map(|(id, _)| id.clone()).collect(), fresh.cloned().collect())

@@ -94,7 +94,7 @@ pub fn parse_psk(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     }
 }
 
-fn parse_hex(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn parse_hex(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (pairs, rest) = digits.as_chunks::<2>();
     if !rest.is_empty() {
         return None;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::scalar::{format_duration, format_size};
+use crate::gate::certificate::NAME_MAX as CERTIFICATE_NAME_MAX;
 
 /// What a key may hold.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +94,7 @@ pub const ROOT: &[Key] = &[
     key("serial", Kind::Named(SERIAL)),
     key("role", Kind::Named(ROLE)),
     key("device", Kind::Named(DEVICE)),
+    key("fleet", Kind::Named(FLEET)),
     key("journal", Kind::Table(JOURNAL)),
     key("lane", Kind::Table(LANES)),
     key("clock", Kind::Table(CLOCK)),
@@ -147,6 +149,10 @@ const COAP: &[Key] = &[
     key("require-ems", Kind::Flag),
     key("connection-id", Kind::Flag),
     key("mtu", Kind::Whole(200, 16_384)),
+    key("certificate-file", Kind::Path),
+    key("key-file", Kind::Secret),
+    key("client-ca-file", Kind::Path),
+    key("crl-file", Kind::Path),
 ];
 
 const ROLE: &[Key] = &[
@@ -192,6 +198,24 @@ const DEVICE: &[Key] = &[
     key("psk-identity", Kind::Text(super::scalar::PSK_IDENTITY_MAX)),
     key("psk-file", Kind::Secret),
     key("psk", Kind::Forbidden("put it into a file of its own, mode 0640, and name that with psk-file")),
+    key("certificate-uri", Kind::Text(CERTIFICATE_NAME_MAX)),
+    key("certificate-dns", Kind::Text(CERTIFICATE_NAME_MAX)),
+    key("certificate-cn", Kind::Text(CERTIFICATE_NAME_MAX)),
+    key("certificate-issuer", Kind::Text(CERTIFICATE_NAME_MAX)),
+    key("public-key-file", Kind::Path),
+    key("public-key", Kind::Text(71)),
+    key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
+];
+
+const FLEET: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("role", Kind::Name),
+    key("label", Kind::Text(256)),
+    key("certificate-uri", Kind::Text(CERTIFICATE_NAME_MAX)),
+    key("certificate-dns", Kind::Text(CERTIFICATE_NAME_MAX)),
+    key("certificate-cn", Kind::Text(CERTIFICATE_NAME_MAX)),
+    key("certificate-issuer", Kind::Text(CERTIFICATE_NAME_MAX)),
+    key("max-devices", Kind::Whole(1, crate::gate::plan::FLEET_MAX as u64)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
 ];
 

@@ -253,13 +253,15 @@ impl Desk {
         let Ready { loaded, changes, prepared, keyring } = ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
+        let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
         // Under a new name nobody answers for what is retained under the old one.
         let clear = if changes.renamed_from.is_some() {
-            self.link.retained(self.loaded.settings.gate.devices.iter().map(|device| device.id.as_str()))
+            let hub = self.shared.hub.borrow();
+            self.link.retained(hub.path.gate.devices(Instant::now()).map(|device| device.id.as_str()))
         } else {
             Vec::new()
         };
-        self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, insecure));
+        self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.shared.hub.borrow_mut().path.gate.retell_presence(Instant::now());

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::clock::WallClock;
-use crate::proto::dtls::server::{self, Certificates, Clock, ServerEngine};
+use crate::proto::dtls::server::{self, Clock, ServerEngine};
 use crate::proto::dtls::{DimplEngine, Engine, Keyring, Limits};
 use crate::southbound::coap::{EngineKind, Settings};
 
@@ -19,10 +19,12 @@ pub fn open(
     seed: &[u8; 32],
 ) -> Result<Box<dyn Engine>, String> {
     let limits = Limits::new(settings.max_sessions, settings.max_half_open, settings.idle_timeout);
+    let certificates = &settings.certificates;
     let mut engine: Box<dyn Engine> = match settings.engine {
         EngineKind::Tombolo => {
             let settings = server::Settings::new(limits, settings.policy);
-            Box::new(ServerEngine::new(now, settings, keyring, Certificates::default(), seed))
+            let certificates = certificates.clone();
+            Box::new(ServerEngine::new(now, settings, keyring, certificates, seed))
         }
         EngineKind::Dimpl => {
             Box::new(DimplEngine::new(now, limits, keyring, seed).map_err(|error| error.to_string())?)

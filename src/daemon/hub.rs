@@ -23,13 +23,15 @@ use super::clock::SystemClock;
 use super::link::Link;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
+use crate::gate::certificate::Shown;
 use crate::gate::settings::QoS;
 use crate::gate::stage::{Reason, Received, Refusal};
-use crate::gate::{DeviceIndex, Gate};
+use crate::gate::{DeviceIndex, Gate, Unidentified};
 use crate::journal::{Journal, Refused, Ticket};
 use crate::message::{ContentFormat, Method, PathBuffer, RecordId};
 use crate::proto::Route;
 use crate::proto::coap::{self, Endpoint, Exchange, PeerId, Request, Response};
+use crate::proto::dtls::server::Certificates;
 use crate::proto::dtls::{CloseCause, Engine, FailureKind, HandshakeFailure, PeerIdentity, SessionId, Sink};
 use crate::southbound::coap::answer;
 use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
@@ -285,24 +287,30 @@ impl Hub {
         self.engine.close_all(self.path.moment.now, &mut self.path);
     }
 
-    /// Takes over what a reload changed: whoever lost his key or his place loses his session.
+    /// Takes over what a reload changed, `certificates` if they did: whoever lost his key or his place loses his session.
     pub fn replace(
         &mut self,
         prepared: crate::gate::Prepared,
         keyring: crate::proto::dtls::Keyring,
+        certificates: Option<Certificates>,
         insecure: Option<&str>,
     ) {
         self.path.begin();
         let now = self.path.moment.now;
         let replaced = self.path.gate.replace(prepared, now);
         self.engine.replace_keyring(now, keyring, &mut self.path);
+        if let Some(certificates) = certificates {
+            self.engine.replace_certificates(now, certificates, &mut self.path);
+        }
         let path = &mut self.path;
         path.sessions.retain(|&session, device| {
-            let known = path.gate.device(now, *device).is_some();
-            if !known {
+            // Whoever proved himself by what now belongs to another, or to nobody, begins anew.
+            let identity = self.engine.session(session).map(|info| info.identity);
+            let same = identity.and_then(|identity| path.gate.recognise(identity)) == Some(*device);
+            if !same {
                 path.ending.push(session);
             }
-            known
+            same
         });
         path.set_insecure(insecure);
         for gone in replaced.removed {
@@ -532,6 +540,23 @@ impl Path {
         });
     }
 
+    /// Somebody proved who he is, and is nobody here.
+    fn unidentified(&mut self, route: &Route, identity: &PeerIdentity, reason: &Unidentified) {
+        self.counters.count(Counter::HandshakesUnknownIdentity);
+        if !self.limiter.permit(self.moment.now, Said::Handshake) {
+            return;
+        }
+        let peer: SocketAddr = route.remote;
+        match identity {
+            PeerIdentity::Certificate(certificate) => {
+                log::warn!(peer:% = peer, reason:% = reason, certificate:% = Shown(certificate); "certificate of no device");
+            }
+            other => {
+                log::warn!(peer:% = peer, reason:% = reason, identity:? = other; "identity of no device")
+            }
+        }
+    }
+
     fn completed(&mut self, ticket: u128, stored: bool) {
         let exchange = Exchange::from(ticket);
         if ticket & SERIAL == SERIAL {
@@ -594,19 +619,18 @@ impl Sink for Path {
 
     fn connected(&mut self, session: SessionId, route: &Route, identity: &PeerIdentity) {
         self.counters.count(Counter::HandshakesCompleted);
-        let device = match identity {
-            PeerIdentity::Psk(identity) => self.gate.identify_psk(identity),
-            // The engine in use proves no others.
-            _ => None,
-        };
-        let Some(device) = device else {
-            // The keyring and the gate are replaced together, so this is a reload in between.
-            self.ending.push(session);
-            return;
+        let now = self.moment.now;
+        let device = match self.gate.identify(now, identity) {
+            Ok(device) => device,
+            Err(unidentified) => {
+                // A pre-shared key is in the keyring for a device only: there, this is a reload in between.
+                self.ending.push(session);
+                return self.unidentified(route, identity, &unidentified);
+            }
         };
         self.sessions.insert(session, device);
-        self.gate.seen(self.moment.now, device);
-        if let Some(view) = self.gate.device(self.moment.now, device) {
+        self.gate.seen(now, device);
+        if let Some(view) = self.gate.device(now, device) {
             log::debug!(device = view.id.as_str(), peer:% = route.remote, session = session.0; "session established");
         }
     }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::io::Options;
 use crate::config::reload::{Changes, compare};
-use crate::config::{Finding, Level, Loaded, Registry};
+use crate::config::{Finding, Level, Loaded};
 use crate::gate::Prepared;
 use crate::proto::dtls::Keyring;
 
@@ -31,8 +31,7 @@ pub type Outcome = Result<Box<Ready>, Vec<Finding>>;
 /// Begins to read and judge.
 pub fn begin(options: Options, running: Arc<Loaded>) -> JoinHandle<Outcome> {
     tokio::task::spawn_blocking(move || {
-        let previous: &Registry = &running.registry;
-        let loaded = crate::config::io::load(&options, Some(previous))?;
+        let loaded = crate::config::io::load(&options, Some(&running))?;
         let changes = compare(&running, &loaded)?;
         let prepared = Prepared::from(loaded.settings.gate.clone());
         let keyring = super::run::keyring(&loaded.settings.gate);

@@ -1,15 +1,17 @@
 //! Who a sender is: from what its transport proved, never from what it says.
 //!
-//! Every device has a slot, found by its id or by its PSK identity. A [`DeviceIndex`] names the slot and
-//! its generation; the generation moves on when the device is removed or given another key, so an index
-//! kept by a session of before is noticed.
+//! Every device has a slot, found by its id, or by what it proves ([`proof`](super::proof)). A [`DeviceIndex`] names
+//! the slot and its generation; the generation moves on when the device is removed or proves itself another way, so
+//! an index kept by a session of before is noticed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::presence::Presence;
+use super::proof::{Proof, Proofs};
 use super::quota::Bucket;
-use super::settings::{self, Psk};
+use super::settings::{self, Withheld};
 use super::stage::{DeviceIndex, Identified, Received, Refused};
 use crate::message::Name;
 
@@ -19,7 +21,8 @@ pub(super) struct Registry {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_id: HashMap<Name, u32>,
-    by_psk: HashMap<Box<[u8]>, u32>,
+    /// Devices of each fleet that has any.
+    fleet_sizes: HashMap<Name, usize>,
 }
 
 #[derive(Debug)]
@@ -33,7 +36,7 @@ struct Slot {
 pub(super) struct Entry {
     pub(super) id: Name,
     pub(super) label: Option<String>,
-    psk: Option<Psk>,
+    pub(super) proof: Proof,
     /// Its role's place in the plan.
     pub(super) role: u32,
     pub(super) offline_after: Duration,
@@ -48,6 +51,39 @@ pub(super) struct State {
     pub(super) accepted: u64,
     pub(super) accepted_bytes: u64,
     pub(super) refused: Refused,
+}
+
+impl Entry {
+    /// A device of a fleet, at first sight.
+    pub(super) fn of_fleet(
+        fleet: &Arc<settings::Fleet>,
+        id: Name,
+        role: u32,
+        offline_after: Duration,
+        bucket: Bucket,
+        now: Instant,
+    ) -> Entry {
+        let proof = Proof { fleet: Some(fleet.clone()), ..Proof::default() };
+        let state = State::new(bucket, now);
+        Entry { id, label: fleet.label.clone(), proof, role, offline_after, state }
+    }
+
+    /// The fleet it is of.
+    pub(super) fn fleet(&self) -> Option<&Name> {
+        self.proof.fleet.as_ref().map(|fleet| &fleet.name)
+    }
+}
+
+impl State {
+    fn new(bucket: Bucket, now: Instant) -> State {
+        State {
+            bucket,
+            presence: Presence::new(now),
+            accepted: 0,
+            accepted_bytes: 0,
+            refused: Refused::default(),
+        }
+    }
 }
 
 /// A device whose sessions must end.
@@ -78,16 +114,12 @@ impl Registry {
         Some((DeviceIndex::new(slot, *generation), entry.as_mut()?))
     }
 
-    fn index(&self, slot: u32) -> Option<DeviceIndex> {
+    pub(super) fn index(&self, slot: u32) -> Option<DeviceIndex> {
         Some(DeviceIndex::new(slot, self.slots.get(slot as usize)?.generation))
     }
 
     pub(super) fn by_id(&self, id: &str) -> Option<DeviceIndex> {
         self.index(*self.by_id.get(id)?)
-    }
-
-    pub(super) fn by_psk(&self, identity: &[u8]) -> Option<DeviceIndex> {
-        self.index(*self.by_psk.get(identity)?)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -106,16 +138,17 @@ impl Registry {
 
     /// Takes a device in, or its new settings if its id is known. `bucket` is what it starts with; for a
     /// known one `keeps_bucket(old role)` says whether it goes on with the one it has.
-    /// Returns its slot and, if it has another key now, what it was before.
+    /// Returns its slot and, if it proves itself another way now, what it was before.
     pub(super) fn put(
         &mut self,
-        device: settings::Device,
+        mut device: settings::Device,
         role: u32,
         offline_after: Duration,
         bucket: Bucket,
         keeps_bucket: impl FnOnce(u32) -> bool,
         now: Instant,
     ) -> (u32, Option<Gone>) {
+        let proof = Proof::of(&mut device);
         if let Some(slot) = self.by_id.get(device.id.as_str()).copied()
             && let Some(Slot { generation, entry: Some(entry) }) = self.slots.get_mut(slot as usize)
         {
@@ -123,24 +156,26 @@ impl Registry {
                 entry.state.bucket = bucket;
             }
             let mut gone = None;
-            if entry.psk != device.psk {
+            if entry.proof != proof {
                 gone = Some(Gone { device: DeviceIndex::new(slot, *generation), id: entry.id.clone() });
                 *generation = generation.wrapping_add(1);
             }
-            (entry.label, entry.psk, entry.role, entry.offline_after) =
-                (device.label, device.psk, role, offline_after);
+            (entry.label, entry.proof, entry.role, entry.offline_after) =
+                (device.label, proof, role, offline_after);
             return (slot, gone);
         }
-        let state = State {
-            bucket,
-            presence: Presence::new(now),
-            accepted: 0,
-            accepted_bytes: 0,
-            refused: Refused::default(),
-        };
-        let id = device.id.clone();
-        let entry =
-            Some(Entry { id: device.id, label: device.label, psk: device.psk, role, offline_after, state });
+        let state = State::new(bucket, now);
+        let entry = Entry { id: device.id, label: device.label, proof, role, offline_after, state };
+        (self.insert(entry), None)
+    }
+
+    /// Takes in a device whose id is new.
+    pub(super) fn insert(&mut self, entry: Entry) -> u32 {
+        if let Some(fleet) = entry.fleet() {
+            *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
+        }
+        let id = entry.id.clone();
+        let entry = Some(entry);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize].entry = entry;
@@ -152,7 +187,12 @@ impl Registry {
             }
         };
         self.by_id.insert(id, slot);
-        (slot, None)
+        slot
+    }
+
+    /// How many devices a fleet has.
+    pub(super) fn fleet_size(&self, fleet: &Name) -> usize {
+        self.fleet_sizes.get(fleet).copied().unwrap_or_default()
     }
 
     /// Removes all devices whose slot is not `kept`, and says which they were.
@@ -172,14 +212,16 @@ impl Registry {
         removed
     }
 
-    /// Finds the PSK identities anew. Two devices with the same one were sorted out before.
-    pub(super) fn index_psk(&mut self) {
-        self.by_psk.clear();
-        for (at, slot) in (0_u32..).zip(&self.slots) {
-            if let Some(psk) = slot.entry.as_ref().and_then(|entry| entry.psk.as_ref()) {
-                self.by_psk.insert(psk.identity.as_slice().into(), at);
+    /// Who has what, found anew; and how many devices each fleet has.
+    pub(super) fn proofs(&mut self, withheld: &Withheld) -> Proofs {
+        self.fleet_sizes.clear();
+        for slot in &self.slots {
+            if let Some(fleet) = slot.entry.as_ref().and_then(Entry::fleet) {
+                *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
             }
         }
+        let entries = (0_u32..).zip(&self.slots).filter_map(|(at, slot)| Some((at, slot.entry.as_ref()?)));
+        Proofs::new(entries, withheld)
     }
 }
 

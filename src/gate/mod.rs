@@ -6,7 +6,7 @@
 //!
 //! * [`stage`]: the stages as types; what else the rest of the crate needs to know of a reading.
 //! * [`settings`]: what configuration hands over; [`plan`] judges and compiles it.
-//! * [`identity`]: devices and their indices, which outlive a reload.
+//! * [`identity`]: devices and their indices, which outlive a reload; [`certificate`] and `proof`: who proved what.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: how much.
 //! * [`template`], [`mapping`]: which topic, and the guard over it.
@@ -18,6 +18,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod certificate;
 pub mod explain;
 pub mod identity;
 pub mod mapping;
@@ -26,6 +27,7 @@ pub mod pattern;
 pub mod plan;
 pub mod policy;
 pub mod presence;
+mod proof;
 pub mod quota;
 pub mod settings;
 pub mod stage;
@@ -35,13 +37,16 @@ pub use explain::Explanation;
 pub use identity::Gone;
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
-pub use settings::{Device, DownlinkRule, Psk, QoS, Quota, Role, Settings, UplinkRule};
+pub use proof::Unidentified;
+pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, Quota, Role, Settings, UplinkRule};
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
 use crate::message::{Name, TOPIC_MAX};
+use crate::proto::dtls::PeerIdentity;
 use identity::{Entry, Registry};
 use plan::Plan;
 use presence::Queue;
+use proof::Proofs;
 use quota::Bucket;
 
 /// Decides over every reading.
@@ -50,6 +55,7 @@ pub struct Gate {
     plan: Plan,
     problems: Vec<Problem>,
     registry: Registry,
+    proofs: Proofs,
     presence: Queue,
     /// Room for the topic of the reading under way; never grows.
     topic: String,
@@ -72,7 +78,7 @@ pub struct Totals {
 pub struct Replaced {
     /// Not known any more: end their sessions, clear their retained status.
     pub removed: Vec<Gone>,
-    /// Known under another key: end their sessions. The index they have now is found by
+    /// They prove themselves another way now: end their sessions. The index they have now is found by
     /// [`Gate::device_by_id`].
     pub rekeyed: Vec<Gone>,
 }
@@ -86,6 +92,8 @@ pub struct DeviceView<'a> {
     pub id: &'a Name,
     /// Its role's name.
     pub role: &'a Name,
+    /// The fleet that made it, if one did.
+    pub fleet: Option<&'a Name>,
     /// Free text for people.
     pub label: Option<&'a str>,
     /// Whether it has shown a sign of life within its `offline-after`.
@@ -106,16 +114,17 @@ impl Gate {
     /// Opens the gate. Never fails: what is wrong with the settings is closed and listed by
     /// [`Gate::problems`].
     pub fn new(settings: impl Into<Prepared>, now: Instant) -> Gate {
-        let Prepared { plan, devices, problems } = settings.into();
+        let Prepared { plan, devices, withheld, problems } = settings.into();
         let mut gate = Gate {
             plan,
             problems,
             registry: Registry::default(),
+            proofs: Proofs::default(),
             presence: Queue::default(),
             topic: String::with_capacity(TOPIC_MAX),
             totals: Totals::default(),
         };
-        gate.take_over(devices, None, now);
+        gate.take_over(devices, &withheld, None, now);
         gate
     }
 
@@ -124,15 +133,16 @@ impl Gate {
     ///
     /// Give a [`Prepared`] that was made on another thread, where the path must not wait.
     pub fn replace(&mut self, settings: impl Into<Prepared>, now: Instant) -> Replaced {
-        let Prepared { plan, devices, problems } = settings.into();
+        let Prepared { plan, devices, withheld, problems } = settings.into();
         let before = std::mem::replace(&mut self.plan, plan);
         self.problems = problems;
-        self.take_over(devices, Some(&before), now)
+        self.take_over(devices, &withheld, Some(&before), now)
     }
 
     fn take_over(
         &mut self,
         devices: Vec<(settings::Device, u32)>,
+        withheld: &settings::Withheld,
         before: Option<&Plan>,
         now: Instant,
     ) -> Replaced {
@@ -149,14 +159,11 @@ impl Gate {
             };
             let (slot, gone) = self.registry.put(device, role_index, offline_after, bucket, same_quota, now);
             replaced.rekeyed.extend(gone);
-            let slot = slot as usize;
-            if kept.len() <= slot {
-                kept.resize(slot + 1, false);
-            }
-            kept[slot] = true;
+            keep(&mut kept, slot);
         }
+        self.review_fleets(before, now, |slot| keep(&mut kept, slot));
         replaced.removed = self.registry.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
-        self.registry.index_psk();
+        self.proofs = self.registry.proofs(withheld);
         let renamed =
             before.is_some_and(|plan| plan.gateway != self.plan.gateway || plan.prefix != self.plan.prefix);
         self.reschedule(renamed, now);
@@ -184,9 +191,9 @@ impl Gate {
         &self.plan.gateway
     }
 
-    /// The device that proved itself with the key of this PSK identity.
+    /// The device of this PSK identity, proved or claimed.
     pub fn identify_psk(&self, identity: &[u8]) -> Option<DeviceIndex> {
-        self.registry.by_psk(identity)
+        self.recognise(&PeerIdentity::Psk(identity.into()))
     }
 
     /// The device of this id.
@@ -229,6 +236,7 @@ impl Gate {
             index,
             id: &entry.id,
             role: &role.name,
+            fleet: entry.fleet(),
             label: entry.label.as_deref(),
             online: entry.state.presence.online(now, entry.offline_after),
             last_seen: entry.state.presence.last_seen(),
@@ -327,4 +335,12 @@ impl Gate {
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.presence.poll_timeout()
     }
+}
+
+fn keep(kept: &mut Vec<bool>, slot: u32) {
+    let slot = slot as usize;
+    if kept.len() <= slot {
+        kept.resize(slot + 1, false);
+    }
+    kept[slot] = true;
 }

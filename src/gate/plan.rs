@@ -3,8 +3,10 @@
 //! A problem closes what it concerns and nothing else: a role with a wrong rule allows nothing at all
 //! (half of its rules might be the half that denied), a device with a wrong setting is not known.
 
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::mapping::{self, Mapping, MappingError, Spaces};
@@ -21,6 +23,10 @@ pub(super) struct Plan {
     pub(super) prefix: String,
     pub(super) spaces: Spaces,
     pub(super) roles: Vec<Role>,
+    /// Each with its role's place.
+    pub(super) fleets: Vec<(Arc<settings::Fleet>, u32)>,
+    /// Ids no fleet may use.
+    pub(super) withheld: HashSet<String>,
 }
 
 /// Settings ready to be taken over: all that is costly about them is done, so a reload can do it on another
@@ -30,6 +36,8 @@ pub struct Prepared {
     pub(super) plan: Plan,
     /// Each with its role's place in the plan.
     pub(super) devices: Vec<(settings::Device, u32)>,
+    /// What is nobody's.
+    pub(super) withheld: settings::Withheld,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -58,6 +66,8 @@ pub enum Item {
     },
     /// `[device.ID]`
     Device(Name),
+    /// `[fleet.NAME]`
+    Fleet(Name),
 }
 
 /// Why something in the settings cannot be as it is.
@@ -105,12 +115,26 @@ pub enum Fault {
         /// The name.
         role: Name,
     },
-    /// Another device has the same PSK identity; neither is known by it.
+    /// Another device proves itself the same way; neither is known.
     DuplicateIdentity {
         /// The other device's id.
         with: Name,
+        /// With what.
+        by: &'static str,
     },
+    /// Two fleets have this name; the first is kept.
+    DuplicateFleet,
+    /// A certificate could be of both fleets; the first is kept.
+    FleetOverlap {
+        /// The first one's name.
+        with: Name,
+    },
+    /// `max-devices` is not within 1 and 100,000.
+    MaxDevices,
 }
+
+/// Most devices a fleet may be allowed.
+pub const FLEET_MAX: u32 = 100_000;
 
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,6 +143,7 @@ impl fmt::Display for Item {
             Item::Role(role) => write!(f, "role.{role}"),
             Item::Rule { role, rule } => write!(f, "role.{role}.uplink.{rule}"),
             Item::Device(device) => write!(f, "device.{device}"),
+            Item::Fleet(fleet) => write!(f, "fleet.{fleet}"),
         }
     }
 }
@@ -157,9 +182,14 @@ impl fmt::Display for Fault {
                 );
             }
             Fault::UnknownRole { role } => return write!(f, "there is no role {role}"),
-            Fault::DuplicateIdentity { with } => {
-                return write!(f, "device {with} has the same PSK identity; neither can be told by it");
+            Fault::DuplicateIdentity { with, by } => {
+                return write!(f, "device {with} has the same {by}; neither can be told by it");
             }
+            Fault::DuplicateFleet => "another fleet has the same name",
+            Fault::FleetOverlap { with } => {
+                return write!(f, "a certificate could be of fleet {with} as well");
+            }
+            Fault::MaxDevices => "max-devices is from 1 to 100000",
         })
     }
 }
@@ -180,10 +210,15 @@ impl Prepared {
     /// Judges and compiles. Never fails: what is wrong is closed and listed.
     pub fn new(mut settings: Settings) -> Prepared {
         let devices = std::mem::take(&mut settings.devices);
+        let fleets = std::mem::take(&mut settings.fleets);
+        let mut withheld = std::mem::take(&mut settings.withheld);
         let mut draft = Draft { taken: BTreeMap::new(), problems: Vec::new() };
-        let plan = draft.plan(settings);
-        let devices = draft.devices(devices, &plan);
-        Prepared { plan, devices, problems: draft.problems }
+        let mut plan = draft.plan(settings);
+        let devices = draft.devices(devices, &plan, &mut withheld);
+        plan.fleets = draft.fleets(fleets, &plan);
+        let ids = withheld.ids.iter().map(|id| id.to_string());
+        plan.withheld = ids.chain(draft.taken.into_keys()).collect();
+        Prepared { plan, devices, withheld, problems: draft.problems }
     }
 
     /// All that is wrong, in the order of topics, roles, devices.
@@ -219,7 +254,8 @@ impl Draft {
                     .push(Problem { item: Item::Role(role.name.clone()), fault: Fault::DuplicateRole });
             }
         }
-        Plan { gateway: settings.gateway, prefix: settings.prefix, spaces, roles }
+        let (fleets, withheld) = (Vec::new(), HashSet::new());
+        Plan { gateway: settings.gateway, prefix: settings.prefix, spaces, roles, fleets, withheld }
     }
 
     fn role(&mut self, role: &settings::Role, settings: &Settings, spaces: &Spaces) -> Role {
@@ -275,21 +311,19 @@ impl Draft {
     }
 
     /// The devices that can be known, each with its role's place in the plan.
-    fn devices(&mut self, devices: Vec<settings::Device>, plan: &Plan) -> Vec<(settings::Device, u32)> {
+    /// Those that cannot are added to what is `withheld`.
+    fn devices(
+        &mut self,
+        devices: Vec<settings::Device>,
+        plan: &Plan,
+        withheld: &mut settings::Withheld,
+    ) -> Vec<(settings::Device, u32)> {
         let roles: HashMap<&str, u32> = plan.roles.iter().map(|role| role.name.as_str()).zip(0..).collect();
-        // The first device of each id, of each identity, and the second of an identity.
         let mut ids = HashSet::new();
-        let mut by_psk: HashMap<&[u8], (usize, Option<usize>)> = HashMap::new();
         let first: Vec<bool> = devices.iter().map(|device| ids.insert(device.id.as_str())).collect();
-        for (at, device) in devices.iter().enumerate().filter(|(at, _)| first[*at]) {
-            if let Some(psk) = &device.psk {
-                let entry = by_psk.entry(psk.identity.as_slice());
-                entry.and_modify(|(_, second)| *second = second.or(Some(at))).or_insert((at, None));
-            }
-        }
+        let twins = twins(&devices, &first);
         let mut faults: Vec<Option<Fault>> = Vec::with_capacity(devices.len());
         for (at, device) in devices.iter().enumerate() {
-            let identity = device.psk.as_ref().and_then(|psk| by_psk.get(psk.identity.as_slice()));
             faults.push(if !first[at] {
                 Some(Fault::DuplicateDevice)
             } else if device.id.as_str() == RESERVED_DEVICE {
@@ -298,25 +332,86 @@ impl Draft {
                 Some(Fault::IdTaken { role: role.clone(), rule: rule.clone() })
             } else if !roles.contains_key(device.role.as_str()) {
                 Some(Fault::UnknownRole { role: device.role.clone() })
-            } else if let Some((one, Some(two))) = identity {
-                let other = if *one == at { *two } else { *one };
-                Some(Fault::DuplicateIdentity { with: devices[other].id.clone() })
+            } else if let Some((other, by)) = twins[at] {
+                Some(Fault::DuplicateIdentity { with: devices[other].id.clone(), by })
             } else {
                 None
             });
         }
-        drop(by_psk);
         drop(ids);
         let mut known = Vec::with_capacity(devices.len());
-        for (device, fault) in devices.into_iter().zip(faults) {
+        for (mut device, fault) in devices.into_iter().zip(faults) {
             match (fault, roles.get(device.role.as_str())) {
                 (None, Some(role)) => known.push((device, *role)),
-                (Some(fault), _) => self.problems.push(Problem { item: Item::Device(device.id), fault }),
+                (Some(fault), _) => {
+                    withheld.add(&mut device);
+                    self.problems.push(Problem { item: Item::Device(device.id), fault });
+                }
                 (None, None) => {}
             }
         }
         known
     }
+
+    /// The fleets that can be, each with its role's place in the plan.
+    fn fleets(&mut self, fleets: Vec<settings::Fleet>, plan: &Plan) -> Vec<(Arc<settings::Fleet>, u32)> {
+        let mut known: Vec<(Arc<settings::Fleet>, u32)> = Vec::new();
+        for fleet in fleets {
+            let role = plan.roles.iter().position(|role| role.name == fleet.role);
+            let twin = known.iter().find(|(other, _)| other.certificate.overlaps(&fleet.certificate));
+            let fault = if known.iter().any(|(other, _)| other.name == fleet.name) {
+                Fault::DuplicateFleet
+            } else if !(1..=FLEET_MAX).contains(&fleet.max_devices) {
+                Fault::MaxDevices
+            } else if let Some((other, _)) = twin {
+                Fault::FleetOverlap { with: other.name.clone() }
+            } else if let Some(role) = role {
+                known.push((fleet.into(), role as u32));
+                continue;
+            } else {
+                Fault::UnknownRole { role: fleet.role }
+            };
+            self.problems.push(Problem { item: Item::Fleet(fleet.name), fault });
+        }
+        known
+    }
+}
+
+/// For each device another one that proves itself the same way, and how.
+fn twins(devices: &[settings::Device], first: &[bool]) -> Vec<Option<(usize, &'static str)>> {
+    let mut twins = vec![None; devices.len()];
+    let mut pair = |one: usize, other: usize, by| {
+        twins[one] = twins[one].or(Some((other, by)));
+        twins[other] = twins[other].or(Some((one, by)));
+    };
+    let mut by_psk: HashMap<&[u8], usize> = HashMap::new();
+    let mut by_key: HashMap<&[u8], usize> = HashMap::new();
+    let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (at, device) in devices.iter().enumerate().filter(|(at, _)| first[*at]) {
+        if let Some(psk) = &device.psk {
+            match by_psk.entry(&psk.identity) {
+                Vacant(place) => drop(place.insert(at)),
+                Occupied(other) => pair(*other.get(), at, "PSK identity"),
+            }
+        }
+        if let Some(key) = &device.public_key {
+            match by_key.entry(key) {
+                Vacant(place) => drop(place.insert(at)),
+                Occupied(other) => pair(*other.get(), at, "public key"),
+            }
+        }
+        if let Some(certificate) = &device.certificate {
+            let others = by_name.entry(certificate.name()).or_default();
+            let same = |other: &&usize| {
+                devices[**other].certificate.as_ref().is_some_and(|other| other.overlaps(certificate))
+            };
+            for other in others.iter().filter(same) {
+                pair(*other, at, "certificate");
+            }
+            others.push(at);
+        }
+    }
+    twins
 }
 
 /// What an allowing rule does. `taken` gets the levels it has written out where a device's id stands.

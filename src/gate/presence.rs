@@ -136,6 +136,11 @@ impl Queue {
         self.heap.reserve(devices.saturating_mul(2));
     }
 
+    /// Makes room for one device more, so many in all.
+    pub(super) fn make_room(&mut self, devices: usize) {
+        self.heap.reserve(devices.saturating_mul(2).saturating_sub(self.heap.len()));
+    }
+
     /// Puts a device back after [`Queue::reset`].
     pub(super) fn schedule(
         &mut self,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::certificate::{CertificateName, CertificatePattern};
 use super::pattern::Pattern;
 use super::template::Template;
 use crate::message::{Envelope, Lane, Name};
@@ -19,6 +20,10 @@ pub struct Settings {
     pub roles: Vec<Role>,
     /// Devices by id, in id order; each names a role that exists.
     pub devices: Vec<Device>,
+    /// Fleets by name, in name order; each names a role that exists.
+    pub fleets: Vec<Fleet>,
+    /// What no fleet makes a device of: those that are switched off or disabled.
+    pub withheld: Withheld,
 }
 
 /// What a class of devices may say and hear.
@@ -107,8 +112,57 @@ pub struct Device {
     pub label: Option<String>,
     /// The PSK identity and key it proves itself with, if it speaks DTLS-PSK.
     pub psk: Option<Psk>,
+    /// The certificate it proves itself with, if it has one.
+    pub certificate: Option<CertificateName>,
+    /// SHA-256 of the DER SubjectPublicKeyInfo of the key it proves itself with, alone (RFC 7250) or in a certificate.
+    pub public_key: Option<[u8; 32]>,
     /// Overrides the role's.
     pub offline_after: Option<Duration>,
+}
+
+impl Device {
+    /// Whether both prove themselves the same way.
+    pub fn same_proof(&self, other: &Device) -> bool {
+        (&self.psk, &self.certificate, &self.public_key)
+            == (&other.psk, &other.certificate, &other.public_key)
+    }
+}
+
+/// One entry for many devices: whoever has a certificate that fits is one, from its first session on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// Its name.
+    pub name: Name,
+    /// The role's name of all its devices.
+    pub role: Name,
+    /// Free text for people, of each of them.
+    pub label: Option<String>,
+    /// Which certificates, and what in them is the device's id.
+    pub certificate: CertificatePattern,
+    /// Most devices, `1 ..= 100,000`; default 1,000. Those beyond it are refused.
+    pub max_devices: u32,
+    /// Overrides the role's.
+    pub offline_after: Option<Duration>,
+}
+
+/// Devices that are not to be known, though a fleet could know them.
+#[derive(Clone, Debug, Default)]
+pub struct Withheld {
+    /// Their ids.
+    pub ids: Vec<Name>,
+    /// Their certificates.
+    pub certificates: Vec<CertificateName>,
+    /// Their keys.
+    pub public_keys: Vec<[u8; 32]>,
+}
+
+impl Withheld {
+    /// Adds a device; what it proves itself with is taken out of it.
+    pub fn add(&mut self, device: &mut Device) {
+        self.ids.push(device.id.clone());
+        self.certificates.extend(device.certificate.take());
+        self.public_keys.extend(device.public_key.take());
+    }
 }
 
 /// A pre-shared key and the identity that names it.

@@ -60,6 +60,8 @@ fn device(id: &str, identity: &str) -> Device {
         role: Name::parse("sensor").unwrap(),
         label: None,
         psk: Some(psk),
+        certificate: None,
+        public_key: None,
         offline_after: None,
     }
 }
@@ -219,12 +221,12 @@ fn a_reload_keeps_the_last_good_version_of_a_device() {
     add(&folder.load(), &device("a", "a")).unwrap();
     let running = folder.load();
     folder.write("state/devices/a.toml", "role = ");
-    let reloaded = load(&folder.options(), Some(&running.registry)).unwrap();
+    let reloaded = load(&folder.options(), Some(&running)).unwrap();
     assert!(reloaded.settings.gate.devices.iter().any(|d| d.id.as_str() == "a" && d.psk.is_some()));
     assert!(reloaded.findings.iter().any(|f| f.message.contains("last good version stays")));
     // Removed is removed.
     fs::remove_file(folder.0.join("state/devices/a.toml")).unwrap();
-    let gone = load(&folder.options(), Some(&reloaded.registry)).unwrap();
+    let gone = load(&folder.options(), Some(&reloaded)).unwrap();
     assert!(gone.known("a").is_none());
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use tombolo::config::registry::FileText;
 use tombolo::config::{
-    Content, FileError, Files, Finding, LayerText, Level, Loaded, Looked, Origin, Registry, Sources, load,
+    Content, FileError, Files, Finding, LayerText, Level, Loaded, Looked, Material, Origin, Registry,
+    Sources, load,
 };
 use zeroize::Zeroizing;
 
@@ -22,8 +23,11 @@ impl Fake {
 }
 
 impl Files for Fake {
-    fn read(&self, path: &Path) -> Result<Content, FileError> {
+    fn read(&self, path: &Path, max_bytes: u64) -> Result<Content, FileError> {
         let (bytes, looked) = self.0.get(path).ok_or(FileError::Missing)?;
+        if bytes.len() as u64 > max_bytes {
+            return Err(FileError::TooLarge);
+        }
         Ok(Content { bytes: Zeroizing::new(bytes.clone()), looked: looked.clone() })
     }
 
@@ -40,6 +44,7 @@ pub struct Case {
     pub credentials: Option<PathBuf>,
     pub gateway_id: Option<String>,
     pub registry: Arc<Registry>,
+    pub certificates: Option<Arc<Material>>,
     pub files: Fake,
 }
 
@@ -88,6 +93,7 @@ impl Case {
             credentials_directory: self.credentials.clone(),
             gateway_id: self.gateway_id.clone(),
             registry: self.registry.clone(),
+            certificates: self.certificates.clone(),
             files: &self.files,
         })
     }

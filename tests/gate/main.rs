@@ -66,7 +66,15 @@ pub fn psk(identity: &str, key: &str) -> Psk {
 /// A device with a key, whose identity is its id.
 pub fn device(id: &str, role: &str) -> Device {
     let psk = Some(psk(id, &format!("key of {id}")));
-    Device { id: name(id), role: name(role), label: None, psk, offline_after: None }
+    Device {
+        id: name(id),
+        role: name(role),
+        label: None,
+        psk,
+        certificate: None,
+        public_key: None,
+        offline_after: None,
+    }
 }
 
 pub fn settings(roles: Vec<Role>, devices: Vec<Device>) -> Settings {
@@ -76,6 +84,8 @@ pub fn settings(roles: Vec<Role>, devices: Vec<Device>) -> Settings {
         reading: Some(Template::parse("{prefix}/{device}/up/{path}").unwrap()),
         roles,
         devices,
+        fleets: Vec::new(),
+        withheld: Default::default(),
     }
 }
 

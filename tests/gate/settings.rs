@@ -135,8 +135,8 @@ fn a_wrong_device_is_not_known_and_the_others_are() {
     let gate = Gate::new(settings, Instant::now());
     let of = |id: &str, fault| Problem { item: Item::Device(name(id)), fault };
     let expected = [
-        of("door-7", Fault::DuplicateIdentity { with: name("twin") }),
-        of("twin", Fault::DuplicateIdentity { with: name("door-7") }),
+        of("door-7", Fault::DuplicateIdentity { with: name("twin"), by: "PSK identity" }),
+        of("twin", Fault::DuplicateIdentity { with: name("door-7"), by: "PSK identity" }),
         of("gateway", Fault::ReservedId),
         of("lost", Fault::UnknownRole { role: name("nobody") }),
         of("lab", Fault::DuplicateDevice),

@@ -213,7 +213,9 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         }
         None => None,
     };
-    Ok(Entry { device: Device { id: name, role, label, psk, offline_after }, file: file.clone() })
+    let (certificate, public_key) = (None, None);
+    let device = Device { id: name, role, label, psk, certificate, public_key, offline_after };
+    Ok(Entry { device, file: file.clone() })
 }
 
 /// Writes one device's file. A key that is printable text is written as such, so that a person can read it out to a client.
@@ -360,6 +362,8 @@ mod tests {
             role: Name::parse("sensor").unwrap(),
             label: Some("the \"north\" door\\".to_owned()),
             psk: Some(psk),
+            certificate: None,
+            public_key: None,
             offline_after: Some(std::time::Duration::from_secs(5400)),
         }
     }

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Context;
+use super::certificate::{Names, public_key};
 use crate::config::finding::{Finding, Place};
+use crate::config::io::SECRET_MAX;
 use crate::config::layer::Item;
 use crate::config::scalar::{did_you_mean, parse_psk};
 use crate::config::{DeviceSource, Known, model};
+use crate::gate::settings::Withheld;
 use crate::gate::{Device, Psk, Role};
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::southbound::serial;
@@ -14,37 +17,69 @@ use crate::southbound::serial;
 /// A pre-shared key shorter than this is named: such a one can be guessed from one recorded handshake.
 const WEAK_KEY: usize = 8;
 
-/// The devices that can be used, in id order, and all that are known, the disabled ones too.
+/// What there is.
+pub(super) struct Found {
+    /// The devices that can be used, in id order.
+    pub(super) devices: Vec<Device>,
+    /// All that are known, the disabled ones too, in id order.
+    pub(super) known: Vec<Known>,
+    /// The disabled ones and those switched off.
+    pub(super) withheld: Withheld,
+}
+
+/// All devices, each once.
 pub(super) fn devices(
     cx: &mut Context<'_>,
     file: &model::File,
     bad: &BTreeSet<Item>,
     roles: &[Role],
     ports: &mut serial::Settings,
-) -> (Vec<Device>, Vec<Known>) {
-    let mut all = All { taken: HashMap::new(), devices: Vec::new(), known: BTreeMap::new() };
+) -> Found {
+    let mut all = All::default();
+    let usable = &Roles { file, bad, usable: roles };
     for (_, id) in bad.iter().filter(|(table, _)| table == "device") {
         let place = cx.place(&["device", id]).cloned();
-        all.known(id, None, DeviceSource::Configuration, place, false);
+        all.unusable(id, None, DeviceSource::Configuration, place);
     }
     for (id, table) in &file.device {
-        if table.enabled != Some(false) {
-            configured(cx, id, table, &Roles { file, bad, usable: roles }, &mut all);
+        if table.enabled == Some(false) {
+            switched_off(cx, id, table, &mut all);
+        } else {
+            configured(cx, id, table, usable, &mut all);
         }
     }
-    let usable = &Roles { file, bad, usable: roles };
     ports.retain(|port| serial_port(cx, file, port.name.as_str(), usable, &mut all));
-    registered(cx, &Roles { file, bad, usable: roles }, &mut all);
+    registered(cx, usable, &mut all);
     all.devices.sort_by(|a, b| a.id.cmp(&b.id));
-    (all.devices, all.known.into_values().collect())
+    Found { devices: all.devices, known: all.known.into_values().collect(), withheld: all.withheld }
 }
 
 /// What has been taken so far.
+#[derive(Default)]
 struct All {
-    /// PSK identities: whose, and where that one stands.
-    taken: HashMap<Vec<u8>, (Name, Option<Place>)>,
+    /// PSK identities: whose, by their place in `devices`.
+    psk: HashMap<Vec<u8>, usize>,
+    /// Public keys, alike.
+    keys: HashMap<[u8; 32], usize>,
+    /// Names of certificates, alike; by issuers there may be several of one name.
+    names: HashMap<String, Vec<usize>>,
     devices: Vec<Device>,
     known: BTreeMap<String, Known>,
+    withheld: Withheld,
+}
+
+/// Another device that proves itself the same way.
+struct Twin {
+    id: Name,
+    place: Option<Place>,
+    /// With what.
+    by: &'static str,
+}
+
+impl Twin {
+    fn message(&self) -> String {
+        format!("device {} ({}) has the same {}", self.id, named(self.place.as_ref()), self.by)
+    }
 }
 
 impl All {
@@ -61,6 +96,8 @@ impl All {
             role: device.map(|d| d.role.to_string()),
             label: device.and_then(|d| d.label.clone()),
             psk_identity: device.and_then(|d| d.psk.as_ref()).map(|psk| psk.identity.clone()),
+            certificate: device.and_then(|d| d.certificate.clone()),
+            public_key: device.and_then(|d| d.public_key),
             source,
             place,
             usable,
@@ -68,15 +105,41 @@ impl All {
         self.known.insert(id.to_owned(), known);
     }
 
-    /// Who else has this PSK identity.
-    fn other(&self, device: &Device) -> Option<&(Name, Option<Place>)> {
-        self.taken.get(&device.psk.as_ref()?.identity)
+    /// It stands somewhere and cannot be used: nor may a fleet make another one of it.
+    fn unusable(&mut self, id: &str, device: Option<Device>, source: DeviceSource, place: Option<Place>) {
+        self.known(id, device.as_ref(), source, place, false);
+        match device {
+            Some(mut device) => self.withheld.add(&mut device),
+            None => self.withheld.ids.extend(Name::parse(id)),
+        }
+    }
+
+    /// Who else proves himself as this one does.
+    fn twin(&self, device: &Device) -> Option<Twin> {
+        let psk = device.psk.as_ref().and_then(|psk| self.psk.get(&psk.identity));
+        let key = device.public_key.as_ref().and_then(|key| self.keys.get(key));
+        let certificate = device.certificate.as_ref().and_then(|certificate| {
+            let mut others = self.names.get(certificate.name())?.iter();
+            others.find(|at| self.devices[**at].certificate.as_ref().is_some_and(|c| c.overlaps(certificate)))
+        });
+        let twins = [(psk, "PSK identity"), (certificate, "certificate"), (key, "public key")];
+        let (at, by) = twins.into_iter().find_map(|(at, by)| Some((*at?, by)))?;
+        let id = self.devices[at].id.clone();
+        let place = self.known.get(id.as_str()).and_then(|known| known.place.clone());
+        Some(Twin { id, place, by })
     }
 
     fn take(&mut self, device: Device, source: DeviceSource, place: Option<Place>) {
-        self.known(device.id.as_str(), Some(&device), source, place.clone(), true);
+        self.known(device.id.as_str(), Some(&device), source, place, true);
+        let at = self.devices.len();
         if let Some(psk) = &device.psk {
-            self.taken.insert(psk.identity.clone(), (device.id.clone(), place));
+            self.psk.insert(psk.identity.clone(), at);
+        }
+        if let Some(key) = device.public_key {
+            self.keys.insert(key, at);
+        }
+        if let Some(certificate) = &device.certificate {
+            self.names.entry(certificate.name().to_owned()).or_default().push(at);
         }
         self.devices.push(device);
     }
@@ -88,46 +151,68 @@ fn named(place: Option<&Place>) -> String {
 
 fn configured(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'_>, all: &mut All) {
     let place = cx.place(&["device", id]).cloned();
-    let Some(device) = device(cx, id, table, roles) else {
+    let Ok(device) = device(cx, id, table, roles) else {
+        // What could be read of its certificate is nobody's all the same.
+        switched_off(cx, id, table, all);
         return all.known(id, None, DeviceSource::Configuration, place, false);
     };
-    if let Some((other, elsewhere)) = all.other(&device) {
-        let message = format!("device {other} ({}) has the same PSK identity", named(elsewhere.as_ref()));
-        let key = ["device", id, if table.psk_identity.is_some() { "psk-identity" } else { "psk-file" }];
-        cx.fail(&format!("device {id}"), &key, message, "give each device an identity of its own");
-        return all.known(id, Some(&device), DeviceSource::Configuration, place, false);
+    if let Some(twin) = all.twin(&device) {
+        let key = match twin.by {
+            "PSK identity" if table.psk_identity.is_some() => "psk-identity",
+            "PSK identity" => "psk-file",
+            "public key" if table.public_key.is_some() => "public-key",
+            "public key" => "public-key-file",
+            _ => device.certificate.as_ref().map_or("role", |certificate| certificate.kind().key()),
+        };
+        let advice = "give each device an identity of its own";
+        cx.fail(&format!("device {id}"), &["device", id, key], twin.message(), advice);
+        return all.unusable(id, Some(device), DeviceSource::Configuration, place);
     }
     all.take(device, DeviceSource::Configuration, place);
 }
 
-fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'_>) -> Option<Device> {
-    let subject = format!("device {id}");
-    let Some(role) = &table.role else {
-        cx.fail(&subject, &["device", id], "the device has no role", "set role to one of the [role.*]");
-        return None;
-    };
-    if !roles.has(role) {
-        let (message, advice) = roles.missing(role);
-        cx.fail(&subject, &["device", id, "role"], message, &advice);
-        return None;
+/// A device that is not to be known, and no fleet's either.
+fn switched_off(cx: &mut Context<'_>, id: &str, table: &model::Device, all: &mut All) {
+    all.withheld.ids.extend(Name::parse(id));
+    let said = cx.findings.list.len();
+    all.withheld.certificates.extend(names(table).device(cx, id).ok().flatten());
+    let key = public_key(cx, id, table.public_key_file.as_deref(), table.public_key.as_deref());
+    all.withheld.public_keys.extend(key.ok().flatten());
+    // Its faults were told before, or do not matter while it is off.
+    cx.findings.list.truncate(said);
+}
+
+fn names(table: &model::Device) -> Names<'_> {
+    Names {
+        uri: table.certificate_uri.as_deref(),
+        dns: table.certificate_dns.as_deref(),
+        common_name: table.certificate_cn.as_deref(),
+        issuer: table.certificate_issuer.as_deref(),
     }
+}
+
+fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'_>) -> Result<Device, ()> {
+    let subject = format!("device {id}");
+    let role = roles.role(cx, "device", id, table.role.as_deref()).ok_or(())?;
     let psk = match (&table.psk_file, &table.psk_identity) {
         (Some(path), identity) => {
-            let key = psk_key(cx, &subject, id, path)?;
+            let key = psk_key(cx, &subject, id, path).ok_or(())?;
             Some(Psk { identity: identity.as_deref().unwrap_or(id).as_bytes().to_vec(), key })
         }
         (None, Some(_)) => {
             let advice = "set psk-file too";
             cx.fail(&subject, &["device", id, "psk-identity"], "the identity has no key", advice);
-            return None;
+            return Err(());
         }
         (None, None) => None,
     };
-    Some(Device {
-        id: Name::parse(id).ok()?,
-        role: Name::parse(role).ok()?,
+    Ok(Device {
+        id: Name::parse(id).map_err(drop)?,
+        role,
         label: table.label.clone(),
         psk,
+        certificate: names(table).device(cx, id)?,
+        public_key: public_key(cx, id, table.public_key_file.as_deref(), table.public_key.as_deref())?,
         offline_after: table.offline_after.map(|span| span.0),
     })
 }
@@ -142,25 +227,14 @@ fn serial_port(cx: &mut Context<'_>, file: &model::File, id: &str, roles: &Roles
         return false;
     }
     let place = cx.place(&["serial", id]).cloned();
-    let role = match &table.role {
-        Some(role) if roles.has(role) => Name::parse(role).ok(),
-        Some(role) => {
-            let (message, advice) = roles.missing(role);
-            cx.fail(&subject, &["serial", id, "role"], message, &advice);
-            None
-        }
-        None => {
-            let advice = "set role to one of the [role.*]";
-            cx.fail(&subject, &["serial", id], "the port has no role", advice);
-            None
-        }
-    };
-    let Some(role) = role else {
-        all.known(id, None, DeviceSource::Configuration, place, false);
+    let Some(role) = roles.role(cx, "serial", id, table.role.as_deref()) else {
+        all.unusable(id, None, DeviceSource::Configuration, place);
         return false;
     };
     let offline_after = table.offline_after.map(|span| span.0);
-    let device = Device { id: name, role, label: table.label.clone(), psk: None, offline_after };
+    let label = table.label.clone();
+    let device =
+        Device { id: name, role, label, psk: None, certificate: None, public_key: None, offline_after };
     all.take(device, DeviceSource::Configuration, place);
     true
 }
@@ -169,7 +243,7 @@ fn psk_key(cx: &mut Context<'_>, subject: &str, id: &str, text: &str) -> Option<
     let key = ["device", id, "psk-file"];
     let path = cx.secret(&key, text)?;
     let shown = path.display();
-    let content = match cx.sources.files.read(&path) {
+    let content = match cx.sources.files.read(&path, SECRET_MAX) {
         Ok(content) => content,
         Err(error) => {
             let advice = "put the key there, as hex:… or text:…, readable to the service's user";
@@ -177,13 +251,7 @@ fn psk_key(cx: &mut Context<'_>, subject: &str, id: &str, text: &str) -> Option<
             return None;
         }
     };
-    if content.looked.exposed {
-        cx.warn(subject, &key, format!("{shown} can be read by every user of this machine"), "chmod 0640");
-    }
-    if let Some(user) = &content.looked.closed_to {
-        let advice = format!("chgrp it to the group of {user} and chmod 0640");
-        cx.fail(subject, &key, format!("{shown} cannot be read by the service's user, {user}"), &advice);
-    }
+    cx.judge(subject, &key, &path, &content.looked, true);
     match parse_psk(&content.bytes) {
         Ok(psk) => {
             if psk.len() < WEAK_KEY {
@@ -200,13 +268,38 @@ fn psk_key(cx: &mut Context<'_>, subject: &str, id: &str, text: &str) -> Option<
 }
 
 /// The roles there are, and what is known of those that are not.
-struct Roles<'a> {
-    file: &'a model::File,
-    bad: &'a BTreeSet<Item>,
-    usable: &'a [Role],
+pub(super) struct Roles<'a> {
+    pub(super) file: &'a model::File,
+    pub(super) bad: &'a BTreeSet<Item>,
+    pub(super) usable: &'a [Role],
 }
 
 impl Roles<'_> {
+    /// The role that `[table.item]` names; `None` after a finding.
+    pub(super) fn role(
+        &self,
+        cx: &mut Context<'_>,
+        table: &str,
+        item: &str,
+        role: Option<&str>,
+    ) -> Option<Name> {
+        let subject = format!("{table} {item}");
+        match role {
+            Some(role) if self.has(role) => Name::parse(role).ok(),
+            Some(role) => {
+                let (message, advice) = self.missing(role);
+                cx.fail(&subject, &[table, item, "role"], message, &advice);
+                None
+            }
+            None => {
+                let what = if table == "serial" { "port" } else { table };
+                let message = format!("the {what} has no role");
+                cx.fail(&subject, &[table, item], message, "set role to one of the [role.*]");
+                None
+            }
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.usable.binary_search_by(|role| role.name.as_str().cmp(name)).is_ok()
     }
@@ -249,20 +342,17 @@ fn registered(cx: &mut Context<'_>, roles: &Roles<'_>, all: &mut All) {
         } else if let Some(known) = all.known.get(id) {
             let message = format!("{} has a device of the same id", named(known.place.as_ref()));
             Some((message, "remove one of the two; the configuration's is in use"))
-        } else if let Some((other, elsewhere)) = all.other(device) {
-            let message = format!("device {other} ({}) has the same PSK identity", named(elsewhere.as_ref()));
-            Some((message, "give each device an identity of its own"))
         } else {
-            None
+            all.twin(device).map(|twin| (twin.message(), "give each device an identity of its own"))
         };
         if let Some((message, advice)) = fault {
             cx.findings.push(Finding::fail(format!("device {id}"), message).at(Some(&place)).advice(advice));
             if !all.known.contains_key(id) {
-                all.known(id, Some(device), DeviceSource::Registry, Some(place), false);
+                all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
             }
         } else if !roles.has(device.role.as_str()) {
             roleless.entry(device.role.as_str()).or_default().push(id);
-            all.known(id, Some(device), DeviceSource::Registry, Some(place), false);
+            all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
         } else {
             all.take(device.clone(), DeviceSource::Registry, Some(place));
         }

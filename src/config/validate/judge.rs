@@ -14,7 +14,7 @@ pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: B
             Item::Role(role) => (role, vec!["role", role.as_str()]),
             Item::Rule { role, rule } => (role, vec!["role", role.as_str(), "uplink", rule.as_str()]),
             // The prefix was checked before; there are no devices yet.
-            Item::Topics | Item::Device(_) => continue,
+            Item::Topics | Item::Device(_) | Item::Fleet(_) => continue,
         };
         let mut message = problem.fault.to_string();
         let (last, advice) = match &problem.fault {
@@ -63,5 +63,7 @@ pub(super) fn devices(cx: &mut Context<'_>, settings: &mut Settings, known: &mut
         cx.findings.push(finding.key(format!("device.{id}")).advice(advice));
         closed.insert(id.clone());
     }
-    settings.devices.retain(|device| !closed.contains(&device.id));
+    for mut device in settings.devices.extract_if(.., |device| closed.contains(&device.id)) {
+        settings.withheld.add(&mut device);
+    }
 }

@@ -3,7 +3,9 @@
 //! Every fault found here is named at the line of the layer that won. A fault of a role, a device or a
 //! serial port disables that item; of anything else, refuses the whole configuration.
 
+mod certificate;
 mod device;
+mod fleet;
 mod judge;
 mod role;
 mod serial;
@@ -11,12 +13,13 @@ mod stage;
 mod upstream;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::finding::{Finding, Findings, Place};
 use super::layer::dotted;
 use super::merge::{Index, Merged};
 use super::settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
-use super::{Known, Sources, model};
+use super::{Known, Looked, Material, Sources, model};
 use crate::gate;
 use crate::message::Name;
 
@@ -88,36 +91,36 @@ impl Context<'_> {
         }
     }
 
+    /// Says who may read a file and should not, or may not and should.
+    fn judge(&mut self, subject: &str, key: &[&str], path: &Path, looked: &Looked, secret: bool) {
+        let shown = path.display();
+        if secret && looked.exposed {
+            let message = format!("{shown} can be read by every user of this machine");
+            self.warn(subject, key, message, "chmod 0640");
+        }
+        if let Some(user) = &looked.closed_to {
+            let advice = format!("chgrp it to the group of {user} and chmod 0640");
+            let message = format!("{shown} cannot be read by the service's user, {user}");
+            self.fail(subject, key, message, &advice);
+        }
+    }
+
+    /// Whether this is a credential of the service, which may be out of sight from outside it.
+    fn is_out_of_sight(&self, path: &Path) -> bool {
+        path.starts_with(SERVICE_CREDENTIALS) && self.sources.credentials_directory.is_none()
+    }
+
+    fn out_of_sight(&mut self, subject: &str, key: &[&str]) {
+        let advice = "LoadCredential= in the unit provides it; check again with the service running";
+        self.warn(subject, key, "this credential cannot be seen from outside the service", advice);
+    }
+
     /// Looks at a file that a stage will open later, and says what would keep it from that.
     fn look_at(&mut self, subject: &str, key: &[&str], path: &Path, secret: bool) {
         let shown = path.display();
         match self.sources.files.look(path) {
-            Ok(looked) => {
-                if secret && looked.exposed {
-                    self.warn(
-                        subject,
-                        key,
-                        format!("{shown} can be read by every user of this machine"),
-                        "chmod 0640",
-                    );
-                }
-                if let Some(user) = looked.closed_to {
-                    let advice = format!("chgrp it to the group of {user} and chmod 0640");
-                    self.fail(
-                        subject,
-                        key,
-                        format!("{shown} cannot be read by the service's user, {user}"),
-                        &advice,
-                    );
-                }
-            }
-            // From outside the service its credentials may be out of sight.
-            Err(_)
-                if path.starts_with(SERVICE_CREDENTIALS) && self.sources.credentials_directory.is_none() =>
-            {
-                let advice = "LoadCredential= in the unit provides it; check again with the service running";
-                self.warn(subject, key, "this credential cannot be seen from outside the service", advice);
-            }
+            Ok(looked) => self.judge(subject, key, path, &looked, secret),
+            Err(_) if self.is_out_of_sight(path) => self.out_of_sight(subject, key),
             Err(error) => {
                 let advice = "put the file there; the daemon looks again at every connection";
                 self.fail(subject, key, format!("{shown} {error}"), advice);
@@ -130,6 +133,7 @@ impl Context<'_> {
 pub(super) struct Validated {
     pub(super) settings: Settings,
     pub(super) known: Vec<Known>,
+    pub(super) certificates: Arc<Material>,
 }
 
 /// Validates; `None` when something refuses the whole configuration.
@@ -142,7 +146,8 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let prefix = prefix(cx, &file.topics, &gateway.id);
     let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
     let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own);
-    let coap = stage::coap(cx, &file.coap);
+    let mut coap = stage::coap(cx, &file.coap);
+    let material = certificate::material(cx, &file.coap);
     let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
     let (roles, faulty) = role::roles(cx, &file.role);
     let mut gate = gate::Settings {
@@ -151,12 +156,19 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         reading: topics.reading,
         roles,
         devices: Vec::new(),
+        fleets: Vec::new(),
+        withheld: gate::settings::Withheld::default(),
     };
     judge::roles(cx, &mut gate, faulty);
     let mut serial = serial::ports(cx, &file.serial);
-    let (devices, mut known) = device::devices(cx, file, &merged.bad, &gate.roles, &mut serial);
-    gate.devices = devices;
+    let found = device::devices(cx, file, &merged.bad, &gate.roles, &mut serial);
+    let mut known = found.known;
+    (gate.devices, gate.withheld) = (found.devices, found.withheld);
     judge::devices(cx, &mut gate, &mut known);
+    gate.fleets = fleet::fleets(cx, file, &merged.bad, &gate.roles);
+    fleet::judge(cx, &mut gate);
+    certificate::needs(cx, &material, coap.engine, &gate);
+    coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));
     serial.retain(|port| gate.devices.binary_search_by(|device| device.id.cmp(&port.name)).is_ok());
     stage::insecure_device(cx, &coap, &gate.devices);
     if context.findings.fatal {
@@ -170,7 +182,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     };
     let log = log(&file.log);
     let settings = Settings { gateway, gate, upstream, coap, serial, journal, clock, log, paths };
-    Some(Validated { settings, known })
+    Some(Validated { settings, known, certificates: material })
 }
 
 fn paths(cx: &Context<'_>, table: &model::Paths) -> Paths {

@@ -56,6 +56,7 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap) -> coap::Settings 
         idle_timeout: table.idle_timeout.map_or(Duration::from_secs(86_400), |span| span.0),
         engine: engine(cx, table),
         policy: policy(table),
+        certificates: Default::default(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::message::Name;
 use crate::proto::dtls::Policy;
+use crate::proto::dtls::server::Certificates;
 
 /// Where CoAP is listened for and what it may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Settings {
     pub max_half_open: usize,
     /// A session without a record for so long is ended; default 24 h.
     pub idle_timeout: std::time::Duration,
+    /// What devices with certificates or raw public keys are judged by and shown; default nothing.
+    pub certificates: Certificates,
     /// What speaks DTLS; default our own.
     pub engine: EngineKind,
     /// How it treats handshakes from now on.

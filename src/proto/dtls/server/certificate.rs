@@ -20,8 +20,8 @@ use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPu
 use webpki::aws_lc_rs as algorithms;
 use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity};
 
+use super::name::{common_name, content};
 use super::schedule::hash;
-use super::wire::Reader;
 use crate::clock;
 
 /// `ecdsa_secp256r1_sha256` and `ecdsa_secp384r1_sha384`, as the hash and signature pairs of RFC 5246 §7.4.1.4.1.
@@ -50,7 +50,7 @@ pub struct CertificateIdentity {
     pub uris: Box<[Box<str>]>,
     /// DNS names of the subject alternative name, in their order.
     pub dns_names: Box<[Box<str>]>,
-    /// The last common name of the subject.
+    /// The common name of the subject, if it has exactly one.
     pub common_name: Option<Box<str>>,
     /// The issuer's name: the content of its DER `Name`.
     pub issuer: Box<[u8]>,
@@ -100,19 +100,19 @@ impl Curve {
 }
 
 impl ServerKey {
-    /// From a PKCS #8 key on P-256 or P-384 and its certificate chain in DER, which may be empty.
+    /// From a key on P-256 or P-384, in the DER of PKCS #8 or SEC 1 (RFC 5915), and its certificate chain in DER,
+    /// which may be empty.
     ///
     /// # Errors
     /// [`CredentialError`]: the key cannot be read or is not that of the certificate.
-    pub fn new(chain: Vec<Vec<u8>>, pkcs8: &[u8]) -> Result<ServerKey, CredentialError> {
+    pub fn new(chain: Vec<Vec<u8>>, key: &[u8]) -> Result<ServerKey, CredentialError> {
         let fault = |what: &str| CredentialError(what.to_owned());
-        let p256 =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map(|key| (key, Curve::P256));
+        let p256 = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, key);
+        let p384 = || EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_ASN1_SIGNING, key);
         let (key, curve) = p256
-            .or_else(|_| {
-                EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, pkcs8).map(|key| (key, Curve::P384))
-            })
-            .map_err(|_| fault("the key is not a PKCS #8 key on P-256 or P-384"))?;
+            .map(|key| (key, Curve::P256))
+            .or_else(|_| p384().map(|key| (key, Curve::P384)))
+            .map_err(|_| fault("the key is not one on P-256 or P-384"))?;
         let public_key = public_key_info(curve, key.public_key().as_ref());
         if let Some(first) = chain.first() {
             let certificate = CertificateDer::from(&first[..]);
@@ -163,7 +163,7 @@ impl fmt::Debug for ServerKey {
 }
 
 /// SubjectPublicKeyInfo of an uncompressed point (RFC 5480 §2).
-fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
+pub(super) fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
     const P256: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
     const P384: &[u8] =
         b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00";
@@ -178,6 +178,8 @@ pub struct Trust {
     revoked: Vec<CertRevocationList<'static>>,
     raw_public_keys: HashSet<[u8; 32]>,
     fingerprint: [u8; 32],
+    /// Names all of it.
+    digest: [u8; 32],
 }
 
 impl Trust {
@@ -203,13 +205,23 @@ impl Trust {
                 .map_err(|error| CredentialError(format!("a revocation list cannot be read: {error}")))?;
             revoked.push(CertRevocationList::from(list));
         }
-        let joined: Vec<u8> = anchors.iter().flat_map(|anchor| hash(anchor)).collect();
+        let raw_public_keys: HashSet<[u8; 32]> = raw_public_keys.into_iter().collect();
+        let fingerprint = digest(anchors.iter().map(|anchor| &anchor[..]));
+        let mut keys: Vec<&[u8]> = raw_public_keys.iter().map(|key| &key[..]).collect();
+        keys.sort_unstable();
+        let parts = [
+            fingerprint,
+            digest(intermediates.iter().map(|certificate| &certificate[..])),
+            digest(revocation_lists.iter().map(|list| &list[..])),
+            digest(keys),
+        ];
         Ok(Trust {
             anchors,
             intermediates: intermediates.into_iter().map(CertificateDer::from).collect(),
             revoked,
-            raw_public_keys: raw_public_keys.into_iter().collect(),
-            fingerprint: hash(&joined),
+            raw_public_keys,
+            fingerprint,
+            digest: digest(parts.iter().map(|part| &part[..])),
         })
     }
 
@@ -292,6 +304,12 @@ impl fmt::Debug for Trust {
     }
 }
 
+/// One hash of all.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let joined: Vec<u8> = parts.into_iter().flat_map(hash).collect();
+    hash(&joined)
+}
+
 /// What time it is, and whether that can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
@@ -328,47 +346,6 @@ pub(super) fn is_readable(spki: &[u8]) -> bool {
     RawPublicKeyEntity::try_from(&SubjectPublicKeyInfoDer::from(spki)).is_ok()
 }
 
-/// One DER value: its tag and content; the rest stays.
-fn der<'b>(reader: &mut Reader<'b>) -> Option<(u8, &'b [u8])> {
-    let tag = reader.u8()?;
-    let length = match reader.u8()? {
-        short @ 0..=0x7f => usize::from(short),
-        0x81 => usize::from(reader.u8()?),
-        0x82 => usize::from(reader.u16()?),
-        _ => return None,
-    };
-    Some((tag, reader.take(length)?))
-}
-
-/// A `Name`'s content, with or without its outer tag.
-fn content(name: &[u8]) -> &[u8] {
-    let mut reader = Reader(name);
-    match der(&mut reader) {
-        Some((0x30, inner)) if reader.end().is_some() => inner,
-        _ => name,
-    }
-}
-
-/// The last common name of a `Name` (RFC 5280 §4.1.2.4).
-fn common_name(name: &[u8]) -> Option<Box<str>> {
-    let mut found = None;
-    let mut names = Reader(content(name));
-    while let Some((0x31, set)) = der(&mut names) {
-        let mut set = Reader(set);
-        while let Some((0x30, attribute)) = der(&mut set) {
-            let mut attribute = Reader(attribute);
-            // id-at-commonName, and a string that is ASCII or UTF-8.
-            if let Some((6, b"\x55\x04\x03")) = der(&mut attribute)
-                && let Some((0x0c | 0x13 | 0x16, text)) = der(&mut attribute)
-                && let Ok(text) = std::str::from_utf8(text)
-            {
-                found = Some(Box::from(text));
-            }
-        }
-    }
-    found
-}
-
 /// What devices are judged by and shown. Cheap to clone; swapped whole.
 #[derive(Clone, Debug, Default)]
 pub struct Certificates {
@@ -378,18 +355,14 @@ pub struct Certificates {
     pub trust: Arc<Trust>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_common_name_is_found_in_a_subject() {
-        let subject = b"\x31\x0b\x30\x09\x06\x03\x55\x04\x06\x13\x02\x44\x45\x31\x0d\x30\x0b\x06\x03\x55\x04\x03\x0c\x04door";
-        assert_eq!(common_name(subject).as_deref(), Some("door"));
-        let whole = [&[0x30, subject.len() as u8], &subject[..]].concat();
-        assert_eq!(common_name(&whole).as_deref(), Some("door"));
-        for end in 0..subject.len() {
-            assert_eq!(common_name(&subject[..end]), None);
-        }
+impl PartialEq for Certificates {
+    /// Whether both show and believe the same.
+    fn eq(&self, other: &Certificates) -> bool {
+        let shown = |certificates: &Certificates| {
+            certificates.key.as_ref().map(|key| (key.chain.clone(), key.public_key.clone()))
+        };
+        self.trust.digest == other.trust.digest && shown(self) == shown(other)
     }
 }
+
+impl Eq for Certificates {}

@@ -8,7 +8,8 @@
 //!
 //! * `wire` takes datagrams apart; `intake` finds who a record is for; `outcome` is how each one ends.
 //! * `negotiation` decides what a hello leads to; `handshake` takes it from there, `reassembly` and `flight`
-//!   carry its messages, `schedule` makes keys of it, `certificate` judges who is there.
+//!   carry its messages, `schedule` makes keys of it, `certificate` judges who is there and `name` reads it out;
+//!   [`bundle`] takes apart what an owner hands over.
 //! * `protection` seals and opens records with an `aead`, `replay` drops what was seen, `session` is what is kept.
 //! * [`export`] and `resume` let a session outlive the process.
 //!
@@ -27,12 +28,14 @@
 //! are drawn by aws-lc-rs itself.
 
 mod aead;
+pub mod bundle;
 mod certificate;
 mod chance;
 pub mod export;
 mod flight;
 mod handshake;
 mod intake;
+mod name;
 mod negotiation;
 mod outcome;
 mod protection;
@@ -52,6 +55,7 @@ use zeroize::Zeroizing;
 pub use self::certificate::{CertificateIdentity, Certificates, Clock, CredentialError, ServerKey, Trust};
 use self::chance::Chance;
 use self::export::{ImportError, Origin, Purpose, StoreKey};
+pub use self::name::{DistinguishedName, NameError};
 use self::session::{Peer, Session, Stage};
 use self::wire::Cid;
 use super::Keyring;

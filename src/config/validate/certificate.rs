@@ -1,0 +1,248 @@
+//! The certificate files of `[coap]`, and what in a device's or a fleet's table says which certificate or key is its.
+
+use std::sync::Arc;
+
+use super::Context;
+use crate::config::certificate::{self, FILE_MAX, Material};
+use crate::config::model;
+use crate::gate::certificate::{CertificateName, CertificateNameError, CertificatePattern, NameKind};
+use crate::proto::dtls::server::{DistinguishedName, ServerKey};
+use crate::southbound::coap::EngineKind;
+
+/// What a broken file costs is never more than certificates: devices with pre-shared keys go on.
+const CONSEQUENCE: &str = "no device gets in by certificate or key until then";
+
+/// Reads all files, or says what is wrong; the last good material then stays, if there is any.
+pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Arc<Material> {
+    let before = cx.findings.list.len();
+    let read = read_all(cx, table);
+    let previous = cx.sources.certificates.clone();
+    read.map(Arc::new)
+        .or(previous.inspect(|_| {
+            for finding in &mut cx.findings.list[before..] {
+                finding.message.push_str("; what was in force stays in force");
+            }
+        }))
+        .unwrap_or_default()
+}
+
+fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
+    let chain = match &table.certificate_file {
+        Some(text) => {
+            let key = ["coap", "certificate-file"];
+            let path = cx.path(&key, text);
+            take(cx, &key, &path, false, certificate::chain)
+        }
+        None => Some(Vec::new()),
+    };
+    let authorities = match &table.client_ca_file {
+        Some(text) => {
+            let key = ["coap", "client-ca-file"];
+            let path = cx.path(&key, text);
+            take(cx, &key, &path, false, certificate::authorities)
+        }
+        None => Some(Default::default()),
+    };
+    let lists = match &table.crl_file {
+        Some(text) => {
+            let key = ["coap", "crl-file"];
+            let path = cx.path(&key, text);
+            take(cx, &key, &path, false, certificate::revocation_lists)
+        }
+        None => Some(Vec::new()),
+    };
+    let server_key = match (&table.key_file, &table.certificate_file) {
+        (Some(text), _) => {
+            let key = ["coap", "key-file"];
+            let path = cx.secret(&key, text);
+            let chain = chain.clone().unwrap_or_default();
+            let read = |bytes: &[u8]| certificate::server_key(chain, bytes).map(Arc::<ServerKey>::new);
+            path.and_then(|path| take(cx, &key, &path, true, read)).map(Some)
+        }
+        (None, Some(_)) => {
+            let advice = format!("set coap.key-file too; {CONSEQUENCE}");
+            cx.fail("coap", &["coap", "certificate-file"], "the certificate has no key", &advice);
+            None
+        }
+        (None, None) => Some(None),
+    };
+    if table.crl_file.is_some() && table.client_ca_file.is_none() {
+        let advice = "set coap.client-ca-file too, or take it out";
+        cx.warn("coap", &["coap", "crl-file"], "without effect: no CA is believed", advice);
+    }
+    Some(Material { key: server_key?, chain: chain?, authorities: authorities?, revocation_lists: lists? })
+}
+
+/// Reads a file and makes something of it.
+fn take<T>(
+    cx: &mut Context<'_>,
+    key: &[&str],
+    path: &std::path::Path,
+    secret: bool,
+    make: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Option<T> {
+    let shown = path.display();
+    let advice = |what: &str| format!("{what}; {CONSEQUENCE}");
+    let content = match cx.sources.files.read(path, FILE_MAX) {
+        Ok(content) => content,
+        Err(_) if secret && cx.is_out_of_sight(path) => {
+            cx.out_of_sight("coap", key);
+            return None;
+        }
+        Err(error) => {
+            let advice = advice("put the file there, readable to the service's user");
+            cx.fail("coap", key, format!("{shown} {error}"), &advice);
+            return None;
+        }
+    };
+    cx.judge("coap", key, path, &content.looked, secret);
+    make(&content.bytes)
+        .map_err(|error| cx.fail("coap", key, format!("{shown} {error}"), &advice("put a good one there")))
+        .ok()
+}
+
+/// The names a table gives its certificate.
+pub(super) struct Names<'a> {
+    pub(super) uri: Option<&'a str>,
+    pub(super) dns: Option<&'a str>,
+    pub(super) common_name: Option<&'a str>,
+    pub(super) issuer: Option<&'a str>,
+}
+
+/// Which name, what it says, and whose signature it needs.
+type One<'a> = (NameKind, &'a str, Option<DistinguishedName>);
+
+impl<'a> Names<'a> {
+    /// The one name there is, and the issuer. `Err` after a finding.
+    fn one(&self, cx: &mut Context<'_>, table: &str, item: &str) -> Result<Option<One<'a>>, ()> {
+        let subject = format!("{table} {item}");
+        let all =
+            [(NameKind::Uri, self.uri), (NameKind::Dns, self.dns), (NameKind::CommonName, self.common_name)];
+        let mut set = all.into_iter().filter_map(|(kind, name)| Some((kind, name?)));
+        let (first, second) = (set.next(), set.next());
+        if let Some((kind, _)) = second {
+            let advice = "keep the one that your CA vouches for";
+            cx.fail(&subject, &[table, item, kind.key()], "a certificate is known by one name", advice);
+            return Err(());
+        }
+        let issuer = match self.issuer.map(DistinguishedName::parse) {
+            None => None,
+            Some(Ok(issuer)) => Some(issuer),
+            Some(Err(error)) => {
+                let advice = "write it as `openssl x509 -noout -issuer` prints it after \"issuer=\"";
+                cx.fail(&subject, &[table, item, "certificate-issuer"], error.to_string(), advice);
+                return Err(());
+            }
+        };
+        match (first, issuer) {
+            (Some((kind, name)), issuer) => Ok(Some((kind, name, issuer))),
+            (None, None) => Ok(None),
+            (None, Some(_)) => {
+                let message = "an issuer alone names everybody it certified";
+                let advice = "set certificate-uri, certificate-dns or certificate-cn too";
+                cx.fail(&subject, &[table, item, "certificate-issuer"], message, advice);
+                Err(())
+            }
+        }
+    }
+
+    /// A device's certificate.
+    pub(super) fn device(&self, cx: &mut Context<'_>, item: &str) -> Result<Option<CertificateName>, ()> {
+        let Some((kind, name, issuer)) = self.one(cx, "device", item)? else { return Ok(None) };
+        let made = CertificateName::new(kind, name, issuer);
+        made.map(Some).map_err(|error| {
+            let key = ["device", item, kind.key()];
+            cx.fail(
+                &format!("device {item}"),
+                &key,
+                format!("{name:?}: {error}"),
+                "write it as the certificate has it",
+            );
+        })
+    }
+
+    /// The certificates of a fleet.
+    pub(super) fn fleet(&self, cx: &mut Context<'_>, item: &str) -> Option<CertificatePattern> {
+        let subject = format!("fleet {item}");
+        let Some((kind, name, issuer)) = self.one(cx, "fleet", item).ok()? else {
+            let advice = "set certificate-uri, certificate-dns or certificate-cn, with {id} in it";
+            cx.fail(&subject, &["fleet", item], "nothing says which certificates are the fleet's", advice);
+            return None;
+        };
+        let made = CertificatePattern::new(kind, name, issuer);
+        made.map_err(|error| {
+            let advice = match error {
+                CertificateNameError::Place => "write it like \"door-{id}.example.com\"",
+                _ => "write it as the certificates have it",
+            };
+            cx.fail(&subject, &["fleet", item, kind.key()], format!("{name:?}: {error}"), advice);
+        })
+        .ok()
+    }
+}
+
+/// A device's public key.
+pub(super) fn public_key(
+    cx: &mut Context<'_>,
+    item: &str,
+    file: Option<&str>,
+    hash: Option<&str>,
+) -> Result<Option<[u8; 32]>, ()> {
+    let subject = format!("device {item}");
+    match (file, hash) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => {
+            let advice = "keep one of the two";
+            cx.fail(&subject, &["device", item, "public-key"], "there is a public-key-file too", advice);
+            Err(())
+        }
+        (None, Some(text)) => certificate::parse_key_hash(text).map(Some).ok_or_else(|| {
+            let advice = "write sha256: and the 64 hexadecimal digits of the key's hash";
+            cx.fail(&subject, &["device", item, "public-key"], "this is no hash of a key", advice);
+        }),
+        (Some(text), None) => {
+            let key = ["device", item, "public-key-file"];
+            let path = cx.path(&key, text);
+            let shown = path.display();
+            let content = cx.sources.files.read(&path, FILE_MAX).map_err(|error| {
+                let advice = "put the device's public key there, readable to the service's user";
+                cx.fail(&subject, &key, format!("{shown} {error}"), advice);
+            })?;
+            cx.judge(&subject, &key, &path, &content.looked, false);
+            certificate::public_key(&content.bytes).map(Some).map_err(|error| {
+                let advice = "put a public key (P-256) or a certificate of it there, PEM or DER";
+                cx.fail(&subject, &key, format!("{shown} {error}"), advice);
+            })
+        }
+    }
+}
+
+/// Whether devices with certificates or keys of their own can get in at all, said once for all of them.
+pub(super) fn needs(
+    cx: &mut Context<'_>,
+    material: &Material,
+    engine: EngineKind,
+    settings: &crate::gate::Settings,
+) {
+    let keyed = settings.devices.iter().filter(|device| device.public_key.is_some()).count();
+    let certified =
+        settings.devices.iter().filter(|device| device.certificate.is_some()).count() + settings.fleets.len();
+    if engine == EngineKind::Dimpl && (keyed + certified > 0 || material.key.is_some()) {
+        let message = "dimpl takes pre-shared keys alone: no device gets in by certificate or key";
+        cx.warn("coap", &["coap", "engine"], message, "take the key out: our own engine takes all");
+    }
+    if keyed + certified > 0 && material.key.is_none() {
+        let message = "devices are known by certificate or key, but the gateway has no key to show them";
+        let advice = "set coap.key-file; openssl ecparam -name prime256v1 -genkey -noout makes one";
+        cx.warn("coap", &["coap", "key-file"], message, advice);
+    }
+    if certified > 0 && material.authorities.anchors.is_empty() {
+        let message = "devices are known by certificate, but no CA of theirs is believed";
+        cx.warn("coap", &["coap", "client-ca-file"], message, "set coap.client-ca-file");
+    }
+    if certified > 0 && material.key.is_some() && material.chain.is_empty() {
+        let message = "the gateway has no certificate to show to devices that want one";
+        let advice = "set coap.certificate-file, unless all of them take a raw public key";
+        cx.warn("coap", &["coap", "certificate-file"], message, advice);
+    }
+}

@@ -1,0 +1,70 @@
+//! `[fleet.*]`: one entry for many devices.
+
+use std::collections::BTreeSet;
+
+use super::Context;
+use super::certificate::Names;
+use super::device::Roles;
+use crate::config::layer::Item;
+use crate::config::model;
+use crate::gate::{Fault, Fleet, Item as GateItem, Role, Settings};
+use crate::message::Name;
+
+/// Most devices of a fleet that does not say.
+const MAX_DEVICES: u32 = 1_000;
+
+/// The fleets that can be, in name order.
+pub(super) fn fleets(
+    cx: &mut Context<'_>,
+    file: &model::File,
+    bad: &BTreeSet<Item>,
+    roles: &[Role],
+) -> Vec<Fleet> {
+    let usable = Roles { file, bad, usable: roles };
+    let mut fleets = Vec::new();
+    for (name, table) in &file.fleet {
+        if table.enabled != Some(false)
+            && let Some(fleet) = fleet(cx, name, table, &usable)
+        {
+            fleets.push(fleet);
+        }
+    }
+    fleets
+}
+
+fn fleet(cx: &mut Context<'_>, item: &str, table: &model::Fleet, roles: &Roles<'_>) -> Option<Fleet> {
+    let role = roles.role(cx, "fleet", item, table.role.as_deref());
+    let names = Names {
+        uri: table.certificate_uri.as_deref(),
+        dns: table.certificate_dns.as_deref(),
+        common_name: table.certificate_cn.as_deref(),
+        issuer: table.certificate_issuer.as_deref(),
+    };
+    let certificate = names.fleet(cx, item);
+    Some(Fleet {
+        name: Name::parse(item).ok()?,
+        role: role?,
+        label: table.label.clone(),
+        certificate: certificate?,
+        max_devices: table.max_devices.unwrap_or(MAX_DEVICES),
+        offline_after: table.offline_after.map(|span| span.0),
+    })
+}
+
+/// Takes out the fleets the gate would not have.
+pub(super) fn judge(cx: &mut Context<'_>, settings: &mut Settings) {
+    let mut closed = BTreeSet::new();
+    for problem in crate::gate::check(settings) {
+        let GateItem::Fleet(name) = &problem.item else { continue };
+        let kind =
+            settings.fleets.iter().find(|fleet| fleet.name == *name).map(|fleet| fleet.certificate.kind());
+        let key = match (&problem.fault, kind) {
+            (Fault::FleetOverlap { .. }, Some(kind)) => vec!["fleet", name.as_str(), kind.key()],
+            _ => vec!["fleet", name.as_str()],
+        };
+        let advice = "let no name fit both, or tell them apart by certificate-issuer";
+        cx.fail(&format!("fleet {name}"), &key, problem.fault.to_string(), advice);
+        closed.insert(name.clone());
+    }
+    settings.fleets.retain(|fleet| !closed.contains(&fleet.name));
+}
