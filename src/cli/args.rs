@@ -55,7 +55,7 @@ pub enum Command {
     /// Watch readings as they are stored or refused
     Tail(TailArguments),
     /// Show how the running gateway is
-    Status,
+    Status(StatusArguments),
     /// Ask the rules
     #[command(subcommand)]
     Acl(AclCommand),
@@ -67,6 +67,14 @@ pub enum Command {
     Serial(SerialCommand),
     /// Show it all at work on this machine alone: broker, devices and gateway in one process
     Demo(DemoArguments),
+}
+
+/// `tombolo status`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StatusArguments {
+    /// List the DTLS sessions instead
+    #[arg(long)]
+    pub sessions: bool,
 }
 
 /// `tombolo check`

@@ -8,14 +8,16 @@ use zeroize::Zeroizing;
 use super::args::{DeviceAddArguments, DeviceCommand, DeviceNameArgument, DeviceShowArguments};
 use super::error::CommandError;
 use super::key::{from_argument, shell_word};
-use super::output::align;
+use super::output::{align, span};
+use super::status::kind;
 use super::{Context, note};
 use crate::config::registry::io::{add, remove};
 use crate::config::registry::key_text;
 use crate::config::scalar::format_hex;
 use crate::config::{DeviceSource, Known, Loaded, Settings};
-use crate::control::io::client::{ClientError, SLOW_ANSWER};
+use crate::control::io::client::{ANSWER, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
+use crate::control::snapshot::{Session, SessionPage};
 use crate::gate::Gate;
 use crate::gate::settings::{Device, Psk, Role};
 use crate::message::{Lane, Method, Name};
@@ -250,8 +252,10 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     let known = known(&loaded, &arguments.id)?;
     let device = loaded.settings.gate.devices.iter().find(|device| device.id.as_str() == known.id);
     let psk = device.and_then(|device| device.psk.as_ref()).filter(|_| arguments.key);
+    let sessions = sessions(context, &known.id);
     if context.out.json {
         let mut value = entry(known);
+        value["sessions"] = json!(sessions);
         if let (Some(psk), Some(object)) = (psk, value.as_object_mut()) {
             object.insert("psk_text".to_owned(), key_text(&psk.key).into());
             object.insert("psk_hex".to_owned(), format_hex(&psk.key).into());
@@ -277,7 +281,19 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     if !known.usable {
         row("disabled", Some("`tombolo check` says why".to_owned()));
     }
+    for session in sessions.iter().flatten() {
+        let (since, idle) = (span(session.since_s), span(session.idle_s));
+        let peer = &session.peer;
+        row("session", Some(format!("from {peer} for {since}, last heard {idle} ago, {}", kind(session))));
+    }
     Ok(context.out.table(&rows)?)
+}
+
+/// Its DTLS sessions, as far as the daemon runs and lets us ask.
+fn sessions(context: &Context, id: &str) -> Option<Vec<Session>> {
+    let request = Request::Sessions { device: Some(id.to_owned()) };
+    let answer = context.daemon().and_then(|mut daemon| daemon.ask(&request, ANSWER)).ok()?;
+    serde_json::from_value::<SessionPage>(answer).ok().map(|page| page.sessions)
 }
 
 fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {

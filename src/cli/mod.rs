@@ -101,7 +101,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Init(arguments) => init::run(context, arguments)?,
         Command::Device(command) => device::run(context, command)?,
         Command::Tail(arguments) => tail::run(context, arguments)?,
-        Command::Status => status::run(context)?,
+        Command::Status(arguments) => status::run(context, arguments)?,
         Command::Acl(AclCommand::Explain(arguments)) => acl::run(context, arguments)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Serial(command) => serial::run(context, command)?,

@@ -3,17 +3,21 @@
 use serde_json::Value;
 
 use super::Context;
+use super::args::StatusArguments;
 use super::error::CommandError;
 use super::output::{align, bytes, plural, span};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
-use crate::control::snapshot::{SerialPort, Status, Uplink};
+use crate::control::snapshot::{SerialPort, Session, SessionPage, Status, Uplink};
 
 /// Asks and prints.
 ///
 /// # Errors
 /// [`CommandError::Failed`] where the daemon does not run or answer.
-pub fn run(context: &Context) -> Result<(), CommandError> {
+pub fn run(context: &Context, arguments: StatusArguments) -> Result<(), CommandError> {
+    if arguments.sessions {
+        return sessions(context);
+    }
     let value = context.daemon()?.ask(&Request::Status {}, ANSWER)?;
     if context.out.json {
         return Ok(context.out.object(&value)?);
@@ -21,6 +25,39 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
     let status: Status = serde_json::from_value(value)
         .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
     Ok(context.out.text(&text(&status))?)
+}
+
+/// Lists the DTLS sessions.
+fn sessions(context: &Context) -> Result<(), CommandError> {
+    let value = context.daemon()?.ask(&Request::Sessions { device: None }, ANSWER)?;
+    if context.out.json {
+        return Ok(context.out.object(&value)?);
+    }
+    let page: SessionPage = serde_json::from_value(value)
+        .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
+    let words = ["device", "peer", "for", "idle", "session"];
+    let mut rows = vec![words.map(str::to_owned).to_vec()];
+    rows.extend(page.sessions.iter().map(|session| {
+        let (device, peer) = (session.device.clone(), session.peer.clone());
+        vec![device, peer, span(session.since_s), span(session.idle_s), kind(session)]
+    }));
+    context.out.table(&rows)?;
+    if page.more {
+        super::note("there are more; `tombolo device show ID` shows those of one device");
+    }
+    Ok(())
+}
+
+/// What a session has, in one line.
+pub fn kind(session: &Session) -> String {
+    let mut text = session.suite.clone();
+    if session.connection_id {
+        text.push_str(", connection id");
+    }
+    if !session.extended_master_secret {
+        text.push_str(", no extended master secret");
+    }
+    text
 }
 
 /// The human form.
@@ -231,6 +268,7 @@ mod tests {
                 },
             )]
             .into(),
+            dtls: Default::default(),
             counters: serde_json::json!({
                 "tombolo_journal_stored_readings_total": 9,
                 "tombolo_gate_refused_no_rule_readings_total": 2,

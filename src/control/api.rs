@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::protocol::{Code, Failure, Request, Response, Selection};
-use super::snapshot::Status;
+use super::snapshot::{SessionPage, Status};
 use crate::message::Method;
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may block.
@@ -14,6 +14,9 @@ use crate::message::Method;
 pub trait Control {
     /// Everything at a glance.
     fn status(&mut self) -> Status;
+
+    /// The DTLS sessions of one device, or of all.
+    fn sessions(&mut self, device: Option<&str>) -> SessionPage;
 
     /// Answers with a [`Queue`](super::snapshot::Queue): the lanes.
     fn queue(&mut self, reply: Reply);
@@ -66,6 +69,7 @@ impl Call {
         let Call { request, reply } = self;
         match request {
             Request::Status {} => reply.ok(&control.status()),
+            Request::Sessions { device } => reply.ok(&control.sessions(device.as_deref())),
             Request::Queue {} => control.queue(reply),
             Request::RejectedList { after } => control.rejected(RejectedAction::List { after }, reply),
             Request::RejectedRetry { records } => control.rejected(RejectedAction::Retry(records), reply),

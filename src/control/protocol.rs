@@ -17,12 +17,21 @@ pub const RESPONSE_MAX: usize = 16 * 1024 * 1024;
 /// Most rejected records one answer lists.
 pub const LIST_MAX: usize = 100;
 
+/// Most sessions one answer lists: about 4 MiB.
+pub const SESSIONS_MAX: usize = 20_000;
+
 /// What a client asks. Fields the daemon does not know are refused, lest a newer command be half understood.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// A [`Status`](super::snapshot::Status).
     Status {},
+    /// DTLS sessions, the longest idle first: a [`SessionPage`](super::snapshot::SessionPage).
+    Sessions {
+        /// Of one device only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+    },
     /// A [`Queue`](super::snapshot::Queue).
     Queue {},
     /// Rejected records, oldest first: a [`RejectedPage`](super::snapshot::RejectedPage).
@@ -200,6 +209,10 @@ mod tests {
             ),
             (r#"{"request":"tail","device":"door-7"}"#, Request::Tail { device: Some("door-7".into()) }),
             (r#"{"request":"serial-trace","port":"meter"}"#, Request::SerialTrace { port: "meter".into() }),
+            (
+                r#"{"request":"sessions","device":"door-7"}"#,
+                Request::Sessions { device: Some("door-7".into()) },
+            ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
         ] {
             assert_eq!(Request::parse(line.as_bytes()).as_ref(), Ok(&request), "{line}");
@@ -237,6 +250,7 @@ mod tests {
             Just(Request::UplinkCheck {}),
             any::<Option<String>>().prop_map(|after| Request::RejectedList { after }),
             any::<Option<String>>().prop_map(|device| Request::Tail { device }),
+            any::<Option<String>>().prop_map(|device| Request::Sessions { device }),
             selection.clone().prop_map(|records| Request::RejectedRetry { records }),
             selection.prop_map(|records| Request::RejectedDrop { records }),
             any::<(String, String, String)>().prop_map(|(device, method, path)| Request::AclExplain {

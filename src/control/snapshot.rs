@@ -20,6 +20,8 @@ pub struct Status {
     pub journal: Journal,
     /// Who speaks to us.
     pub devices: Devices,
+    /// By what means.
+    pub dtls: Dtls,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
     /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
@@ -102,6 +104,54 @@ pub struct Devices {
     pub sessions: u64,
     /// DTLS handshakes under way.
     pub half_open: u64,
+}
+
+/// The DTLS sessions, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dtls {
+    /// `tombolo` or `dimpl`.
+    pub engine: String,
+    /// Sessions that stand.
+    pub sessions: u64,
+    /// Handshakes under way.
+    pub half_open: u64,
+    /// Of the sessions, how many have each cipher suite, by its IANA name.
+    pub suites: BTreeMap<String, u64>,
+    /// How many are found by a connection id.
+    pub connection_id: u64,
+    /// How many have the extended master secret.
+    pub extended_master_secret: u64,
+}
+
+/// Some DTLS sessions, the longest idle first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionPage {
+    /// At most [`SESSIONS_MAX`](super::protocol::SESSIONS_MAX).
+    pub sessions: Vec<Session>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// One DTLS session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Session {
+    /// Whose it is.
+    pub device: String,
+    /// Where its last record came from: `address:port`.
+    pub peer: String,
+    /// The cipher suite's IANA name.
+    pub suite: String,
+    /// Whether it is found by a connection id, wherever its device is.
+    pub connection_id: bool,
+    /// Whether its keys are bound to the whole handshake.
+    pub extended_master_secret: bool,
+    /// Seconds since its handshake.
+    pub since_s: u64,
+    /// Seconds since its last record.
+    pub idle_s: u64,
 }
 
 /// One serial port.

@@ -18,6 +18,7 @@ use super::notify::Notify;
 use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
+use super::sessions;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
@@ -26,7 +27,6 @@ use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::journal::{Journal, Status};
 use crate::message::{Lane, Method};
-use crate::proto::dtls::FailureKind;
 use crate::telemetry::counters::{Counter, Snapshot};
 
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
@@ -302,14 +302,7 @@ impl Desk {
         let coap = hub.coap();
         snapshot.put(Counter::CoapDuplicates.name(), coap.duplicates);
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
-        let dtls = hub.engine.counters();
-        snapshot.put("tombolo_dtls_refused_records_total", dtls.records_refused);
-        snapshot.put("tombolo_dtls_discarded_records_total", dtls.records_discarded);
-        snapshot.put("tombolo_dtls_begun_handshakes_total", dtls.handshakes_begun);
-        snapshot.put("tombolo_dtls_reaped_handshakes_total", dtls.failed(FailureKind::Reaped));
-        snapshot.put("tombolo_dtls_limited_hellos_total", dtls.hellos_over_limit);
-        snapshot.put("tombolo_dtls_wrong_key_handshakes_total", dtls.failed(FailureKind::WrongKey));
-        snapshot.put("tombolo_dtls_evicted_sessions_total", dtls.sessions_evicted);
+        sessions::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
         snapshot
     }
@@ -345,10 +338,15 @@ impl Control for Desk {
                 sessions: hub.engine.session_count() as u64,
                 half_open: hub.engine.half_open_count() as u64,
             },
+            dtls: sessions::count(&hub, settings.coap.engine),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
             clock: snapshot::Clock { trusted: self.clock.trusted(), now: Some(self.clock.raw().to_string()) },
         }
+    }
+
+    fn sessions(&mut self, device: Option<&str>) -> snapshot::SessionPage {
+        sessions::list(&self.shared.hub.borrow(), Instant::now(), device)
     }
 
     fn queue(&mut self, reply: Reply) {

@@ -21,6 +21,7 @@ use tokio::sync::Notify as Wake;
 
 use super::clock::SystemClock;
 use super::link::Link;
+use super::proof::Proofs;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
 use crate::gate::certificate::Shown;
@@ -32,7 +33,7 @@ use crate::message::{ContentFormat, Method, PathBuffer, RecordId};
 use crate::proto::Route;
 use crate::proto::coap::{self, Endpoint, Exchange, PeerId, Request, Response};
 use crate::proto::dtls::server::Certificates;
-use crate::proto::dtls::{CloseCause, Engine, FailureKind, HandshakeFailure, PeerIdentity, SessionId, Sink};
+use crate::proto::dtls::{CloseCause, Engine, HandshakeFailure, PeerIdentity, SendError, SessionId, Sink};
 use crate::southbound::coap::answer;
 use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
 use crate::southbound::coap::plain::Plain;
@@ -81,6 +82,7 @@ pub struct Path {
     insecure: Option<DeviceIndex>,
     /// Sessions whose device is gone: ended after the round.
     ending: Vec<SessionId>,
+    proofs: Proofs,
     tail: Tail,
     watched: VecDeque<Watched>,
     /// Tickets of DELETE requests on their way to disk: they are answered 2.02, all others 2.04.
@@ -187,6 +189,7 @@ impl Hub {
             plain: Plain::default(),
             insecure: None,
             ending: Vec::new(),
+            proofs: Proofs::default(),
             tail,
             watched: VecDeque::new(),
             deleting: HashSet::new(),
@@ -259,6 +262,9 @@ impl Hub {
         for session in std::mem::take(&mut self.path.ending) {
             self.engine.close(now, session, &mut self.path);
         }
+        while let Some(session) = self.path.proofs.poll() {
+            self.engine.confirm_address(session);
+        }
         while let Some(peer) = self.path.endpoint.poll_transmit(&mut self.datagram) {
             self.path.counters.count(Counter::DatagramsSent);
             if Plain::owns(peer) {
@@ -267,8 +273,8 @@ impl Hub {
                 }
             } else if let Some(out) = self.path.serial_out(peer) {
                 out.push(&self.datagram);
-            } else if self.engine.send(now, SessionId(peer.0), &self.datagram, &mut self.path).is_err() {
-                self.path.endpoint.forget(peer);
+            } else {
+                self.send(now, SessionId(peer.0));
             }
         }
         while let Some(event) = self.path.endpoint.poll_event() {
@@ -278,6 +284,26 @@ impl Hub {
             self.path.outgoing.flush(sockets);
             let failed = std::mem::take(&mut self.path.outgoing.failed);
             self.path.counters.add(Counter::DatagramsUnsent, failed);
+        }
+    }
+
+    /// Sends what is in `datagram`.
+    fn send(&mut self, now: Instant, session: SessionId) {
+        match self.engine.send(now, session, &self.datagram, &mut self.path) {
+            Ok(()) => {}
+            Err(SendError::UnknownSession | SendError::Fault) => {
+                self.path.endpoint.forget(PeerId::proven(session.0));
+            }
+            // The device does not hear it, as if it were lost. What it repeats later may pass.
+            Err(SendError::TooLarge) => self.path.counters.count(Counter::DatagramsUnsent),
+            Err(SendError::Unproven) => {
+                self.path.counters.count(Counter::DatagramsUnsent);
+                let id = super::run::random().map(u16::from_be_bytes).ok();
+                let ping = id.and_then(|id| self.path.proofs.ask(now, session, id));
+                if let Some(ping) = ping {
+                    let _ = self.engine.send(now, session, &ping, &mut self.path);
+                }
+            }
         }
     }
 
@@ -343,6 +369,11 @@ impl Path {
     /// How many sessions stand.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Whose a session is.
+    pub fn session_device(&self, session: SessionId) -> Option<DeviceIndex> {
+        self.sessions.get(&session).copied()
     }
 
     /// A plain sender while the `insecure-device` is not (or no longer) known.
@@ -637,12 +668,16 @@ impl Sink for Path {
 
     fn data(&mut self, session: SessionId, plaintext: &[u8]) {
         let Some(&device) = self.sessions.get(&session) else { return };
+        if self.proofs.take(session, plaintext) {
+            return;
+        }
         self.message(PeerId::proven(session.0), device, plaintext);
     }
 
     fn closed(&mut self, session: SessionId, cause: CloseCause) {
         self.counters.count(Counter::SessionsClosed);
         self.endpoint.forget(PeerId::proven(session.0));
+        self.proofs.forget(session);
         if let Some(device) = self.sessions.remove(&session)
             && let Some(view) = self.gate.device(self.moment.now, device)
         {
@@ -652,9 +687,6 @@ impl Sink for Path {
 
     fn failed(&mut self, route: &Route, failure: &HandshakeFailure) {
         self.counters.count(Counter::HandshakesFailed);
-        if failure.kind() == FailureKind::UnknownIdentity {
-            self.counters.count(Counter::HandshakesUnknownIdentity);
-        }
         if self.limiter.permit(self.moment.now, Said::Handshake) {
             let peer: SocketAddr = route.remote;
             match failure.identity().and_then(|identity| self.gate.identify_psk(identity)) {
@@ -669,7 +701,12 @@ impl Sink for Path {
     }
 
     fn moved(&mut self, session: SessionId, route: &Route) {
-        log::debug!(session = session.0, peer:% = route.remote; "session moved");
+        self.proofs.forget(session);
+        let Some(&device) = self.sessions.get(&session) else { return };
+        self.gate.seen(self.moment.now, device);
+        if let Some(view) = self.gate.device(self.moment.now, device) {
+            log::debug!(device = view.id.as_str(), peer:% = route.remote, session = session.0; "session moved");
+        }
     }
 }
 

@@ -8,6 +8,8 @@
 //! | [`link`] | the uplink as the rest of the daemon holds it |
 //! | [`control`] | what the control socket is answered |
 //! | `engine` | which DTLS engine there is |
+//! | `proof` | whether a device receives where its session moved to |
+//! | `sessions` | the sessions as `status` shows them |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
 //! | [`serial`] | the serial ports: a task each |
@@ -23,8 +25,10 @@ pub mod hub;
 pub mod link;
 pub mod notify;
 pub mod outbox;
+mod proof;
 pub mod rejected;
 pub mod reload;
 pub mod report;
 pub mod run;
 pub mod serial;
+mod sessions;

@@ -349,7 +349,11 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), String> {
         .map_err(|e| format!("{}: cannot be made: {e}; [paths] moves it", path.display()))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], String> {
+/// Bytes nobody can guess.
+///
+/// # Errors
+/// One sentence.
+pub fn random<const N: usize>() -> Result<[u8; N], String> {
     use aws_lc_rs::rand::SecureRandom;
     let mut bytes = [0; N];
     aws_lc_rs::rand::SystemRandom::new()

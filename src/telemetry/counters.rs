@@ -40,7 +40,7 @@ counters! {
     HandshakesCompleted = "tombolo_dtls_completed_handshakes_total",
     /// DTLS handshakes that failed, for any reason.
     HandshakesFailed = "tombolo_dtls_failed_handshakes_total",
-    /// Handshakes that named an identity nobody has.
+    /// Handshakes that named an identity nobody has, or proved one that is no device's.
     HandshakesUnknownIdentity = "tombolo_dtls_unknown_identity_handshakes_total",
     /// DTLS sessions ended, by either side or by age.
     SessionsClosed = "tombolo_dtls_closed_sessions_total",

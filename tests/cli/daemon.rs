@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 use tombolo::control::api::{Control, RejectedAction, Reply};
 use tombolo::control::io::server::Server;
 use tombolo::control::protocol::{Code, Failure, Selection};
-use tombolo::control::snapshot::{Gateway, Lane, Queue, RejectedPage, RejectedRecord, Status, Uplink};
+use tombolo::control::snapshot::{
+    Gateway, Lane, Queue, RejectedPage, RejectedRecord, Session, SessionPage, Status, Uplink,
+};
 use tombolo::control::tail::{Outcome, Reading, Tail};
 use tombolo::message::{Method, RecordId};
 
@@ -34,6 +36,21 @@ impl Control for Hub {
             counters: json!({ "tombolo_journal_stored_readings_total": 5 }),
             ..Status::default()
         }
+    }
+
+    fn sessions(&mut self, device: Option<&str>) -> SessionPage {
+        let session = |device: &str, connection_id| Session {
+            device: device.into(),
+            peer: "192.0.2.7:5683".into(),
+            suite: "TLS_PSK_WITH_AES_128_CCM_8".into(),
+            connection_id,
+            extended_master_secret: !connection_id,
+            since_s: 3_600,
+            idle_s: 5,
+        };
+        let mut sessions = vec![session("door-7", true), session("door-8", false)];
+        sessions.retain(|session| device.is_none_or(|id| session.device == id));
+        SessionPage { sessions, more: device.is_none() }
     }
 
     fn queue(&mut self, reply: Reply) {
@@ -162,6 +179,27 @@ fn status_is_one_object_or_a_few_lines() {
     assert_eq!(json["clock"]["trusted"], false);
     let text = place.run("status").fine();
     assert!(text.contains("gateway   tb-test") && text.contains("readings  5 stored"), "{text}");
+}
+
+#[test]
+fn the_sessions_are_listed_and_shown_with_their_device() {
+    let (place, _daemon) = with_daemon();
+    let json = place.run("--json status --sessions").json();
+    assert_eq!((json["sessions"].as_array().map(Vec::len), &json["more"]), (Some(2), &json!(true)));
+    let listed = place.run("status --sessions");
+    let line = "door-7  192.0.2.7:5683  1 h  5 s   TLS_PSK_WITH_AES_128_CCM_8, connection id, no extended master secret";
+    assert!(
+        listed.out.contains(line) && listed.err.contains("there are more"),
+        "{}{}",
+        listed.out,
+        listed.err
+    );
+    place.run("device add door-8 --role sensor --psk").fine();
+    let shown = place.run("--json device show door-8").json();
+    assert_eq!(shown["sessions"][0]["connection_id"], false);
+    assert_eq!(shown["sessions"].as_array().map(Vec::len), Some(1));
+    let text = place.run("device show door-8").fine();
+    assert!(text.contains("from 192.0.2.7:5683 for 1 h, last heard 5 s ago, TLS_PSK"), "{text}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ fn a_device_is_added_shown_listed_and_removed_without_a_daemon() {
         (&shown["role"], &shown["source"], &shown["usable"]),
         (&json!("sensor"), &json!("registry"), &json!(true))
     );
+    assert!(shown["sessions"].is_null(), "no daemon can be asked");
     assert!(!shown.to_string().contains(text), "the key is shown only when it is asked for");
     assert!(!place.run("device show door-7").fine().contains(text));
     assert_eq!(place.run("--json device show door-7 --key").json()["psk_text"], text);

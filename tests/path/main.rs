@@ -3,12 +3,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "written for the tests of the engine")]
+#[path = "../dtls_server/client.rs"]
+mod client;
+
 mod answers;
 mod backlog;
 mod clock;
+mod device;
 mod faults;
 mod plugs;
 mod refusals;
+mod sessions;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -10,7 +10,7 @@ use super::client::{ANSWER, Client, ClientError, Shown};
 use super::server::{BindError, CONNECTIONS_MAX, Server};
 use crate::control::api::{Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, Selection};
-use crate::control::snapshot::{Queue, Status, Uplink};
+use crate::control::snapshot::{Queue, Session, SessionPage, Status, Uplink};
 use crate::control::tail::{Outcome, Reading, Tail};
 use crate::message::{Method, RecordId};
 
@@ -28,6 +28,11 @@ impl Control for Hub {
         status.gateway.id = "tb-test".into();
         status.gateway.uptime_s = self.answered;
         status
+    }
+
+    fn sessions(&mut self, device: Option<&str>) -> SessionPage {
+        let session = Session { device: device.unwrap_or("any").to_owned(), ..Session::default() };
+        SessionPage { sessions: vec![session], more: false }
     }
 
     fn queue(&mut self, reply: Reply) {

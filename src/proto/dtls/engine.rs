@@ -218,6 +218,10 @@ pub struct Counters {
     pub sessions_idle: u64,
     /// Sessions closed because their key was removed or changed.
     pub sessions_revoked: u64,
+    /// Sessions closed because too many of their records did not open.
+    pub sessions_forged: u64,
+    /// Times a session was found at another address.
+    pub sessions_moved: u64,
     /// Times a session was given up because of a defect in the engine. Not zero: report it.
     pub faults: u64,
 }

@@ -36,3 +36,13 @@ pub enum EngineKind {
     /// The `dimpl` crate.
     Dimpl,
 }
+
+impl EngineKind {
+    /// As configuration and `status` spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EngineKind::Tombolo => "tombolo",
+            EngineKind::Dimpl => "dimpl",
+        }
+    }
+}

@@ -180,6 +180,7 @@ impl ServerEngine {
                 peer.route = *route;
                 held.credit = Some(0);
                 held.earn(record.bytes.len());
+                self.counters.sessions_moved += 1;
                 self.registry.relocate(session, PeerAddress::from(route));
                 sink.moved(session, route);
             }

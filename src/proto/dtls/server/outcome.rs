@@ -174,6 +174,7 @@ impl ServerEngine {
         match cause {
             CloseCause::Idle => self.counters.sessions_idle += 1,
             CloseCause::CredentialChanged => self.counters.sessions_revoked += 1,
+            CloseCause::Forgery => self.counters.sessions_forged += 1,
             CloseCause::Fault => self.counters.faults += 1,
             _ => {}
         }

@@ -1,0 +1,79 @@
+//! The DTLS sessions as `status` and `device show` show them.
+
+use std::time::Instant;
+
+use super::hub::Hub;
+use crate::control::protocol::SESSIONS_MAX;
+use crate::control::snapshot::{Dtls, Session, SessionPage};
+use crate::proto::dtls::{Counters, FailureKind};
+use crate::southbound::coap::EngineKind;
+use crate::telemetry::counters::Snapshot;
+
+/// How many there are, by what they have.
+pub fn count(hub: &Hub, engine: EngineKind) -> Dtls {
+    let mut dtls = Dtls {
+        engine: engine.as_str().to_owned(),
+        sessions: hub.engine.session_count() as u64,
+        half_open: hub.engine.half_open_count() as u64,
+        ..Dtls::default()
+    };
+    hub.engine.sessions(&mut |session| {
+        match dtls.suites.get_mut(session.suite) {
+            Some(count) => *count += 1,
+            None => drop(dtls.suites.insert(session.suite.to_owned(), 1)),
+        }
+        dtls.connection_id += u64::from(session.connection_id);
+        dtls.extended_master_secret += u64::from(session.extended_master_secret);
+    });
+    dtls
+}
+
+/// The sessions of one device or of all, the longest idle first.
+pub fn list(hub: &Hub, now: Instant, device: Option<&str>) -> SessionPage {
+    let mut page = SessionPage::default();
+    let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
+    hub.engine.sessions(&mut |session| {
+        let view = hub.path.session_device(session.session).and_then(|of| hub.path.gate.device(now, of));
+        let Some(view) = view.filter(|view| device.is_none_or(|id| view.id.as_str() == id)) else { return };
+        if page.sessions.len() >= SESSIONS_MAX {
+            page.more = true;
+            return;
+        }
+        page.sessions.push(Session {
+            device: view.id.to_string(),
+            peer: session.route.remote.to_string(),
+            suite: session.suite.to_owned(),
+            connection_id: session.connection_id,
+            extended_master_secret: session.extended_master_secret,
+            since_s: seconds(session.established),
+            idle_s: seconds(session.last_seen),
+        });
+    });
+    page
+}
+
+/// The engine's numbers under their stable names.
+pub fn counters(counters: &Counters, snapshot: &mut Snapshot) {
+    for (name, value) in [
+        ("tombolo_dtls_refused_records_total", counters.records_refused),
+        ("tombolo_dtls_discarded_records_total", counters.records_discarded),
+        ("tombolo_dtls_received_records_total", counters.records_received),
+        ("tombolo_dtls_sent_records_total", counters.records_sent),
+        ("tombolo_dtls_sent_cookies_total", counters.cookies_sent),
+        ("tombolo_dtls_limited_hellos_total", counters.hellos_over_limit),
+        ("tombolo_dtls_begun_handshakes_total", counters.handshakes_begun),
+        ("tombolo_dtls_shadow_handshakes_total", counters.handshakes_shadow),
+        ("tombolo_dtls_restarted_handshakes_total", counters.handshakes_restarted),
+        ("tombolo_dtls_evicted_sessions_total", counters.sessions_evicted),
+        ("tombolo_dtls_idle_sessions_total", counters.sessions_idle),
+        ("tombolo_dtls_revoked_sessions_total", counters.sessions_revoked),
+        ("tombolo_dtls_forged_sessions_total", counters.sessions_forged),
+        ("tombolo_dtls_moved_sessions_total", counters.sessions_moved),
+        ("tombolo_dtls_faulty_sessions_total", counters.faults),
+    ] {
+        snapshot.put(name, value);
+    }
+    for kind in FailureKind::ALL {
+        snapshot.put(&format!("tombolo_dtls_{}_handshakes_total", kind.as_str()), counters.failed(kind));
+    }
+}

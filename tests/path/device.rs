@@ -1,0 +1,129 @@
+//! A device of the tests' own on a real socket: speaks all the gateway does, connection ids among it, moves
+//! to other ports, and retransmits as RFC 6347 §4.2.4 and RFC 7252 §4.2 have it.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, Config};
+
+/// ACK_TIMEOUT and MAX_RETRANSMIT (RFC 7252 §4.8); the random factor is left at its middle.
+const FIRST_TIMEOUT: Duration = Duration::from_millis(2_500);
+const RETRANSMIT: u32 = 4;
+
+pub struct Device {
+    pub client: Client,
+    socket: UdpSocket,
+    gateway: SocketAddr,
+    heard: VecDeque<Vec<u8>>,
+    message_id: u16,
+    /// How often a request had to be sent again.
+    pub repeated: u32,
+}
+
+fn socket() -> UdpSocket {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")
+}
+
+impl Device {
+    /// Shakes hands; `None` if the gateway refuses or is silent for as long as the client's timers allow.
+    pub fn connect(gateway: SocketAddr, config: Config) -> Option<Device> {
+        let mut device = Device::begin(gateway, config);
+        let first = device.client.start(Instant::now());
+        device.transmit(&first);
+        while !device.client.connected {
+            let deadline = device.client.deadline?;
+            device.take(deadline);
+            let now = Instant::now();
+            if device.client.deadline.is_some_and(|deadline| deadline <= now) {
+                let again = device.client.handle_timeout(now);
+                device.transmit(&again);
+            }
+        }
+        Some(device)
+    }
+
+    fn begin(gateway: SocketAddr, config: Config) -> Device {
+        let (client, heard) = (Client::new(config), VecDeque::new());
+        Device { client, socket: socket(), gateway, heard, message_id: 0, repeated: 0 }
+    }
+
+    fn transmit(&self, datagrams: &[Vec<u8>]) {
+        for datagram in datagrams {
+            let _ = self.socket.send_to(datagram, self.gateway);
+        }
+    }
+
+    /// Takes one datagram, or lets `until` pass.
+    fn take(&mut self, until: Instant) {
+        let wait = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        self.socket.set_read_timeout(Some(wait)).expect("a timeout");
+        let mut buffer = [0; 4_096];
+        if let Ok((length, _)) = self.socket.recv_from(&mut buffer) {
+            let out = self.client.handle_datagram(Instant::now(), &buffer[..length]);
+            self.transmit(&out);
+            self.heard.extend(std::mem::take(&mut self.client.received));
+        }
+    }
+
+    /// Goes on from another port.
+    pub fn move_on(&mut self) {
+        self.socket = socket();
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.socket.local_addr().expect("an address")
+    }
+
+    pub fn send(&mut self, message: &[u8]) {
+        let record = self.client.send(message);
+        self.transmit(&[record]);
+    }
+
+    /// Sends a confirmable request and waits for its response; pings on the way are answered by Resets.
+    pub fn request(&mut self, code: u8, path: &str, payload: &[u8]) -> Option<Vec<u8>> {
+        self.message_id += 1;
+        let [high, low] = self.message_id.to_be_bytes();
+        let mut message = vec![0x42, code, high, low, high, low];
+        let mut delta = 11;
+        for segment in path.split('/') {
+            assert!(segment.len() < 13);
+            message.push(delta << 4 | segment.len() as u8);
+            message.extend(segment.bytes());
+            delta = 0;
+        }
+        if !payload.is_empty() {
+            message.push(0xff);
+            message.extend(payload);
+        }
+        let mut wait = FIRST_TIMEOUT;
+        for attempt in 0..=RETRANSMIT {
+            self.repeated += u32::from(attempt > 0);
+            self.send(&message);
+            let until = Instant::now() + wait;
+            wait *= 2;
+            while Instant::now() < until {
+                while let Some(heard) = self.heard.pop_front() {
+                    match heard[..] {
+                        [0x40, 0, high, low] => self.send(&[0x70, 0, high, low]),
+                        [first, code, ..] if code != 0 && heard.get(4..6) == Some(&[high, low]) => {
+                            // A response of its own is confirmable.
+                            if first >> 4 & 3 == 0 {
+                                self.send(&[0x60, 0, heard[2], heard[3]]);
+                            }
+                            return Some(heard);
+                        }
+                        _ => {}
+                    }
+                }
+                self.take(until);
+            }
+        }
+        None
+    }
+
+    /// POSTs; whether the gateway says it has it.
+    pub fn post(&mut self, path: &str, payload: &[u8]) -> bool {
+        self.request(2, path, payload).is_some_and(|answer| answer[1] == 0x44)
+    }
+}
