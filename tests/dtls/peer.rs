@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -139,7 +140,9 @@ impl Drop for Server {
 
 /// Starts a client; `None` if it is not installed and need not be.
 fn start(program: &str, arguments: &[&str]) -> Option<Child> {
-    let child = Command::new(program)
+    // `tests/run peers` builds some.
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin").join(program);
+    let child = Command::new(if built.exists() { built.as_os_str() } else { program.as_ref() })
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
