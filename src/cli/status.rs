@@ -8,7 +8,7 @@ use super::error::CommandError;
 use super::output::{align, bytes, plural, span};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
-use crate::control::snapshot::{SerialPort, Session, SessionPage, Status, Uplink};
+use crate::control::snapshot::{SerialPort, SerialUnit, Session, SessionPage, Status, Uplink};
 
 /// Asks and prints.
 ///
@@ -99,6 +99,9 @@ pub fn text(status: &Status) -> String {
     );
     for (name, port) in &status.serial {
         row("serial", serial(name, port));
+        for (id, unit) in &port.units {
+            row("", serial_unit(id, unit));
+        }
     }
     row("readings", readings(&status.counters));
     let clock = &status.clock;
@@ -159,9 +162,10 @@ fn serial(name: &str, port: &SerialPort) -> String {
         text.push_str(&format!(": {}: {reason}", port.port));
     }
     text.push_str(&format!(", {}", plural(port.readings, "reading")));
+    let bus = !port.units.is_empty();
     for (count, what) in [
-        (port.bad_frames, "bad frame"),
-        (port.unreadable, "frame without a reading"),
+        (if bus { 0 } else { port.bad_frames }, "bad frame"),
+        (port.unreadable, if bus { "frame from strangers" } else { "frame without a reading" }),
         (port.refused, "refused reading"),
         (port.waiting, "waiting reading"),
         (port.lost_readings, "lost reading"),
@@ -173,6 +177,33 @@ fn serial(name: &str, port: &SerialPort) -> String {
                 "frame" => text.push_str(&format!(", {} {rest}", plural(count, first))),
                 _ => text.push_str(&format!(", {}", plural(count, what))),
             }
+        }
+    }
+    text
+}
+
+/// One line on a unit of a bus.
+fn serial_unit(id: &str, unit: &SerialUnit) -> String {
+    let mut text = format!(
+        "unit {}, {id}: {}, {} to {}",
+        unit.address,
+        unit.state,
+        plural(unit.answers, "answer"),
+        plural(unit.requests, "request")
+    );
+    text.push_str(&format!(", {}", plural(unit.readings, "reading")));
+    for (count, what) in [
+        (unit.silent, "silent"),
+        (unit.damaged, "damaged"),
+        (unit.late, "late"),
+        (unit.exceptions, "refused by the unit"),
+        (unit.skipped, "polls left out"),
+        (unit.refused, "readings refused"),
+        (unit.waiting, "readings waiting"),
+        (unit.lost_readings, "readings lost"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
         }
     }
     text
@@ -254,19 +285,46 @@ mod tests {
                 ..Journal::default()
             },
             devices: Devices { known: 3, online: 1, sessions: 1, half_open: 0 },
-            serial: [(
-                "meter".to_owned(),
-                SerialPort {
-                    state: "retrying".into(),
-                    port: "/dev/ttyUSB0".into(),
-                    since_s: 3,
-                    reason: Some("it is not there".into()),
-                    readings: 7,
-                    bad_frames: 1,
-                    unreadable: 2,
-                    ..SerialPort::default()
-                },
-            )]
+            serial: [
+                (
+                    "bus1".to_owned(),
+                    SerialPort {
+                        state: "open".into(),
+                        since_s: 9,
+                        readings: 40,
+                        bad_frames: 2,
+                        unreadable: 1,
+                        units: [(
+                            "boiler".to_owned(),
+                            SerialUnit {
+                                address: 3,
+                                state: "down".into(),
+                                requests: 47,
+                                answers: 41,
+                                readings: 40,
+                                silent: 4,
+                                damaged: 2,
+                                ..SerialUnit::default()
+                            },
+                        )]
+                        .into(),
+                        ..SerialPort::default()
+                    },
+                ),
+                (
+                    "meter".to_owned(),
+                    SerialPort {
+                        state: "retrying".into(),
+                        port: "/dev/ttyUSB0".into(),
+                        since_s: 3,
+                        reason: Some("it is not there".into()),
+                        readings: 7,
+                        bad_frames: 1,
+                        unreadable: 2,
+                        ..SerialPort::default()
+                    },
+                ),
+            ]
             .into(),
             dtls: Default::default(),
             counters: serde_json::json!({
@@ -283,6 +341,8 @@ mod tests {
              upstream  not connected to b:8883 for 1 min 30 s: connection refused; next attempt in 4 s\n\
              journal   1 record waiting, 4 KiB of 256 MiB; 2 rejected by the broker\n\
              devices   3 known, 1 online, 1 session\n\
+             serial    bus1: open for 9 s, 40 readings, 1 frame from strangers\n\
+             \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\

@@ -20,6 +20,8 @@ use crate::message::Name;
 pub const CONFIG_FILE: &str = "/etc/tombolo/tombolo.toml";
 /// Drop-ins of the image or the fleet, weaker than everything else.
 pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
+/// Templates of Modbus devices made here, and those that come with the package.
+const TEMPLATE_FOLDERS: [&str; 2] = ["/etc/tombolo/modbus", "/usr/share/tombolo/modbus"];
 /// Largest configuration file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 /// Largest key or password file, in bytes.
@@ -113,9 +115,17 @@ pub(super) fn load_with(
             previous.map(|previous| &*previous.registry),
         )),
         certificates: previous.map(|previous| previous.certificates.clone()),
+        template_folders: template_folders(&options.config),
         files: &Disk { service: owner(&state.state_dir) },
     };
     super::load(&sources)
+}
+
+/// `modbus/` beside the main file, so that everything runs from one folder, and then the machine's own.
+fn template_folders(main: &Path) -> Vec<PathBuf> {
+    let beside = main.parent().unwrap_or(Path::new("")).join("modbus");
+    let others = TEMPLATE_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| *folder != beside);
+    std::iter::once(beside.clone()).chain(others).collect()
 }
 
 /// As [`load`], for a daemon about to run: makes the gateway's id if there is none yet.

@@ -2,8 +2,8 @@
 //!
 //! A layer is judged by itself, before anything is merged, so that every fault is named with the line
 //! it stands in, also in a layer that a later one overrides. What comes out is a tree for the merge and
-//! the place of each key. A fault inside a `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item; any
-//! other refuses the whole configuration.
+//! the place of each key. A fault inside a `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item, one inside
+//! a `[serial.X.unit.N]` that unit; any other refuses the whole configuration.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,9 @@ pub(super) const ITEM_TABLES: [&str; 4] = ["device", "fleet", "serial", "role"];
 /// An item by table and name, e.g. `("device", "door-7")`.
 pub(super) type Item = (String, String);
 
+/// A unit on a bus by port and address, e.g. `("bus1", "3")`.
+pub(super) type BusUnit = (String, String);
+
 /// A layer that parsed.
 #[derive(Debug)]
 pub(super) struct Layer {
@@ -61,6 +64,8 @@ pub(super) struct Layer {
     pub(super) places: Vec<(String, Place)>,
     /// Items with a fault in this layer.
     pub(super) bad: BTreeSet<Item>,
+    /// Units on a bus with a fault in this layer; the rest of the bus has none for it.
+    pub(super) bad_units: BTreeSet<BusUnit>,
 }
 
 impl Layer {
@@ -153,7 +158,14 @@ struct Check<'f> {
 
 impl<'f> Check<'f> {
     fn new(origin: Origin, file: Arc<str>, base: PathBuf, findings: &'f mut Findings) -> Self {
-        let layer = Layer { file, base, values: Map::new(), places: Vec::new(), bad: BTreeSet::new() };
+        let layer = Layer {
+            file,
+            base,
+            values: Map::new(),
+            places: Vec::new(),
+            bad: BTreeSet::new(),
+            bad_units: BTreeSet::new(),
+        };
         Check { origin, layer, findings }
     }
 
@@ -175,6 +187,10 @@ impl<'f> Check<'f> {
         let finding =
             |subject: String| Finding::fail(subject, message).at(Some(&place)).key(key).advice(advice);
         match path {
+            [table, port, units, unit, ..] if table == "serial" && units == "unit" => {
+                self.findings.push(finding(format!("{table} {port}")));
+                self.layer.bad_units.insert((port.clone(), unit.clone()));
+            }
             [table, item, ..] if ITEM_TABLES.contains(&table.as_str()) => {
                 self.findings.push(finding(format!("{table} {item}")));
                 self.layer.bad.insert((table.clone(), item.clone()));
@@ -307,16 +323,6 @@ impl<'f> Check<'f> {
                 let table = self.named(keys, entries, path);
                 Some(Value::new(None, table))
             }
-            (Kind::Unchecked, Raw::Table(entries)) => {
-                let mut table = Map::new();
-                for (name, line, _) in entries {
-                    path.push(name.clone());
-                    self.note(path, line);
-                    path.pop();
-                    table.insert(name, Value::new(None, Map::<String, Value>::new()));
-                }
-                Some(Value::new(None, table))
-            }
             (Kind::Forbidden(instead), _) => {
                 self.fault(path, line, "a secret does not belong here".to_owned(), instead.to_owned());
                 None
@@ -326,7 +332,7 @@ impl<'f> Check<'f> {
                 self.fault(path, line, message, "take the key out".to_owned());
                 None
             }
-            (Kind::Table(_) | Kind::Named(_) | Kind::Unchecked, _) => {
+            (Kind::Table(_) | Kind::Named(_), _) => {
                 let key = dotted(path.iter().map(String::as_str));
                 self.fault(path, line, format!("is {kind_of}"), format!("use a table, [{key}]"));
                 None

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, ConfigError, Map, Source, Value, ValueKind};
 
 use super::finding::{Finding, Findings, Place};
-use super::layer::{Item, Layer};
+use super::layer::{BusUnit, Item, Layer};
 use super::model::File;
 
 /// Where each key stands, by its dotted form, and what paths there are relative to.
@@ -55,16 +55,21 @@ impl Source for Checked {
 pub(super) fn merge(layers: Vec<Layer>, findings: &mut Findings) -> Option<Merged> {
     let mut index = Index::default();
     let mut bad = BTreeSet::new();
+    let mut bad_units = BTreeSet::<BusUnit>::new();
     let mut builder = Config::builder();
     for (number, layer) in layers.into_iter().enumerate() {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         index.bases.push(layer.base);
         index.places.extend(layer.places.into_iter().map(|(key, place)| (key, (place, number))));
         bad.extend(layer.bad);
+        bad_units.extend(layer.bad_units);
         builder = builder.add_source(Checked(layer.values));
     }
     let file = builder.build().and_then(|mut config| {
         if let ValueKind::Table(root) = &mut config.cache.kind {
+            for (port, unit) in &bad_units {
+                switch_off(root, ["serial", port, "unit", unit]);
+            }
             for (table, item) in &bad {
                 if let Some(ValueKind::Table(items)) = root.get_mut(table).map(|value| &mut value.kind) {
                     items.remove(item);
@@ -91,4 +96,22 @@ pub(super) fn merge(layers: Vec<Layer>, findings: &mut Findings) -> Option<Merge
             None
         }
     }
+}
+
+/// Leaves of an item nothing but its id, which nobody else may have, and that it is off: so the table it is in is not
+/// taken for empty.
+fn switch_off(root: &mut Map<String, Value>, path: [&str; 4]) {
+    let [outer @ .., item] = path;
+    let mut table = root;
+    for name in outer {
+        let Some(ValueKind::Table(inner)) = table.get_mut(name).map(|value| &mut value.kind) else { return };
+        table = inner;
+    }
+    let mut off = Map::from_iter([("enabled".to_owned(), Value::new(None, false))]);
+    if let Some(ValueKind::Table(inner)) = table.get(item).map(|value| &value.kind)
+        && let Some(id) = inner.get("id")
+    {
+        off.insert("id".to_owned(), id.clone());
+    }
+    table.insert(item.to_owned(), Value::new(None, off));
 }

@@ -10,8 +10,8 @@
 //! * Layers, later wins by key: `/usr/lib/tombolo/conf.d` < `{state-dir}/conf.d` < `tombolo.toml` < `conf.d/*.toml` beside it in name
 //!   order < `TOMBOLO_*`. An empty text takes a key back to its default, and `enabled = false` takes out a device, a role or a rule.
 //! * Every fault names file, line and key, and what is accepted. No finding repeats a secret, nor the value of a key that may be one.
-//! * A faulty `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item; any other fault refuses the whole configuration:
-//!   a gateway does not guess what its owner meant.
+//! * A faulty `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item, a `[serial.X.unit.N]` that unit; any other
+//!   fault refuses the whole configuration: a gateway does not guess what its owner meant.
 //! * [`load`] is pure: texts in, settings out. Only `io` and `registry::io` touch files, the environment and randomness.
 
 pub mod certificate;
@@ -61,6 +61,8 @@ pub struct Sources<'a> {
     pub registry: Arc<Registry>,
     /// The certificate files of `[coap]` as last read, which stay where they cannot be read now.
     pub certificates: Option<Arc<Material>>,
+    /// Where templates of Modbus devices are looked for, the first that has one wins.
+    pub template_folders: Vec<PathBuf>,
     /// How files that the configuration names are looked at.
     pub files: &'a dyn Files,
 }

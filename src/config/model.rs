@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny};
+use serde::de::{Deserializer, Error as _};
 
 use super::scalar::parse_duration;
+use crate::proto::serial::modbus::model::{BusTable, UnitTable};
 
 /// All of it.
 #[derive(Debug, Default, Deserialize)]
@@ -235,8 +236,10 @@ pub(super) struct Serial {
     pub(super) pattern: Option<String>,
     pub(super) path: Option<String>,
     pub(super) field: BTreeMap<String, Field>,
-    /// The units of a Modbus bus.
-    pub(super) unit: BTreeMap<String, IgnoredAny>,
+    /// A Modbus bus is behind the port.
+    pub(super) modbus: Option<BusTable>,
+    /// Its units, by address.
+    pub(super) unit: BTreeMap<String, UnitTable>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

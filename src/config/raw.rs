@@ -137,6 +137,22 @@ fn raw_of(value: &DeValue<'_>, lines: &Lines) -> Raw {
     }
 }
 
+/// The line of the longest part of `key` that stands in `text`; `None` if that is no TOML, or not even its first part stands there.
+pub(super) fn line_of(text: &str, key: &[String]) -> Option<u32> {
+    let table = DeTable::parse(text).ok()?;
+    let mut entries = table_of(table.get_ref(), &Lines::of(text));
+    let mut found = None;
+    for part in key {
+        let Some((_, line, raw)) = entries.into_iter().find(|(name, ..)| name == part) else { break };
+        found = line;
+        match raw {
+            Raw::Table(inner) => entries = inner,
+            _ => break,
+        }
+    }
+    found
+}
+
 /// The line of each byte of a text.
 pub(super) struct Lines {
     starts: Vec<usize>,

@@ -48,8 +48,6 @@ pub enum Kind {
     Table(&'static [Key]),
     /// A table of tables, each named by the owner and holding these keys.
     Named(&'static [Key]),
-    /// A table of tables whose keys nobody looks at yet.
-    Unchecked,
 }
 
 /// One key of a table.
@@ -248,7 +246,49 @@ const SERIAL: &[Key] = &[
     key("pattern", Kind::Text(1024)),
     key("path", Kind::Text(255)),
     key("field", Kind::Named(FIELD)),
-    key("unit", Kind::Unchecked),
+    key("modbus", Kind::Table(MODBUS)),
+    key("unit", Kind::Named(UNIT)),
+];
+
+const MODBUS: &[Key] = &[
+    key("timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
+    key("pause", Kind::Span(seconds(0), seconds(10))),
+    key("max-requests-per-second", Kind::Whole(1, 1000)),
+    key("backoff", Kind::Span(Duration::from_millis(100), seconds(3600))),
+    key("backoff-max", Kind::Span(Duration::from_millis(100), seconds(3600))),
+    key("echo", Kind::Flag),
+];
+
+const UNIT: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("id", Kind::Name),
+    key("role", Kind::Name),
+    key("label", Kind::Text(256)),
+    key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
+    key("template", Kind::Name),
+    key("path", Kind::Text(255)),
+    key("period", Kind::Span(Duration::from_millis(50), seconds(DAY))),
+    key("jitter", Kind::Span(seconds(0), seconds(DAY))),
+    key("publish", Kind::Choice(&["always", "change"])),
+    key("max-unchanged", Kind::Span(seconds(0), seconds(DAY))),
+    key("register", Kind::Named(REGISTER)),
+];
+
+const REGISTER: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("name", Kind::Text(64)),
+    key("table", Kind::Choice(&["coil", "discrete", "holding", "input"])),
+    key("address", Kind::Whole(0, 65_535)),
+    key("type", Kind::Choice(&["bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "string"])),
+    key("length", Kind::Whole(1, 125)),
+    key("bit", Kind::Whole(0, 15)),
+    key("scale", Kind::Number(-1e12, 1e12)),
+    key("offset", Kind::Number(-1e12, 1e12)),
+    key("unit", Kind::Text(64)),
+    key("word-order", Kind::Choice(&["big", "little"])),
+    key("byte-order", Kind::Choice(&["big", "little"])),
+    key("absent", Kind::Text(500)),
+    key("dead-band", Kind::Number(0.0, 1e12)),
 ];
 
 const FIELD: &[Key] = &[
@@ -320,7 +360,7 @@ impl Kind {
             Kind::Topic => "a topic in quotes, or \"\" to switch it off".to_owned(),
             Kind::Forbidden(instead) => instead.to_owned(),
             Kind::Reserved(_) => "nothing yet: take the key out".to_owned(),
-            Kind::Table(_) | Kind::Named(_) | Kind::Unchecked => "a table".to_owned(),
+            Kind::Table(_) | Kind::Named(_) => "a table".to_owned(),
         }
     }
 }

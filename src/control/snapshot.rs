@@ -188,6 +188,44 @@ pub struct SerialPort {
     pub waiting: u64,
     /// Readings lost because it did not for too long.
     pub lost_readings: u64,
+    /// The units of a Modbus bus, by device id. Of a bus, `frames` counts answers, `bad_frames` damaged ones, `unreadable` frames
+    /// from nobody who was asked, `dropped_bytes` noise.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub units: BTreeMap<String, SerialUnit>,
+}
+
+/// One unit of a Modbus bus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SerialUnit {
+    /// On the bus.
+    pub address: u8,
+    /// `up`, `down`, or `unknown` before it was asked.
+    pub state: String,
+    /// Requests sent.
+    pub requests: u64,
+    /// Answers, exceptions included.
+    pub answers: u64,
+    /// Answers that were exceptions.
+    pub exceptions: u64,
+    /// Requests after which nothing came.
+    pub silent: u64,
+    /// Requests after which only bytes came that are no frame.
+    pub damaged: u64,
+    /// Answers that came after their time.
+    pub late: u64,
+    /// Polls completed.
+    pub polls: u64,
+    /// Polls left out because the bus was busy or the unit did not answer.
+    pub skipped: u64,
+    /// Readings committed, or passed on by a rule with `qos = 0`.
+    pub readings: u64,
+    /// Readings that no rule or quota allowed.
+    pub refused: u64,
+    /// Readings in memory because the journal does not take them.
+    pub waiting: u64,
+    /// Readings lost because it did not for too long.
+    pub lost_readings: u64,
 }
 
 /// The wall clock.

@@ -177,18 +177,22 @@ impl Desk {
         }
     }
 
-    /// A device is there if it has spoken within its `offline-after`; a serial one, only while its port is open.
+    /// A device is there if it has spoken within its `offline-after`; a serial one, only while its port is
+    /// open; a unit on a bus, only while it answers.
     fn tell_device(&self, now: Instant, id: &str, online: bool, last_seen: Option<Instant>) {
         let last_seen = last_seen.zip(self.clock.wall()).map(|(seen, wall)| {
             let ago = now.saturating_duration_since(seen).as_millis();
             UnixTime(wall.0.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))).to_string()
         });
         let mut status = json!({ "online": online, "last_seen": last_seen });
-        if let Some((open, reason)) = self.ports.state(id) {
+        if let Some(standing) = self.ports.standing(id) {
             self.ports.told(id, now);
-            status["online"] = json!(online && open);
-            status["port"] = json!(if open { "open" } else { "retrying" });
-            if let Some(reason) = reason {
+            status["online"] = json!(online && standing.is_there());
+            status["port"] = json!(if standing.open { "open" } else { "retrying" });
+            if let Some(answers) = standing.answers {
+                status["unit"] = json!(if answers { "up" } else { "down" });
+            }
+            if let Some(reason) = standing.reason {
                 status["reason"] = json!(reason);
             }
         }

@@ -53,6 +53,8 @@ pub enum Said {
     Unstored,
     /// A serial frame was no reading.
     Unreadable,
+    /// A unit on a bus answered too late.
+    LateAnswer,
 }
 
 /// All state of the path.
@@ -478,13 +480,22 @@ impl Path {
         self.serial_out.get(&port).map(|out| &**out)
     }
 
+    /// A serial device gave a sign of life.
+    pub fn serial_alive(&mut self, device: &str) {
+        if let Some(index) = self.gate.device_by_id(device) {
+            self.gate.seen(self.moment.now, index);
+        }
+    }
+
+    /// Whether a line of this kind may be written now.
+    pub fn may_say(&mut self, kind: Said) -> bool {
+        self.limiter.permit(self.moment.now, kind)
+    }
+
     /// A frame of a serial port was no reading.
     pub fn serial_unreadable(&mut self, device: &str, reason: &dyn std::fmt::Display) {
-        let now = self.moment.now;
-        if let Some(index) = self.gate.device_by_id(device) {
-            self.gate.seen(now, index);
-        }
-        if self.limiter.permit(now, Said::Unreadable) {
+        self.serial_alive(device);
+        if self.may_say(Said::Unreadable) {
             log::info!(device = device, reason:% = reason; "frame without a reading");
         }
     }

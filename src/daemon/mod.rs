@@ -13,6 +13,7 @@
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
 //! | [`serial`] | the serial ports: a task each |
+//! | [`units`] | what happens on a Modbus bus, in the log |
 //! | [`report`] | what was found when the journal was opened |
 //! | [`clock`] | the system's clocks and whether to believe them |
 //! | [`notify`] | what systemd is told |
@@ -32,3 +33,4 @@ pub mod report;
 pub mod run;
 pub mod serial;
 mod sessions;
+pub mod units;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | one a socket | datagrams | a round of the hub |
 //! | completions | the journal's wake-up | answers |
-//! | one a serial port | bytes, its return | a round of the hub |
+//! | one a serial port | bytes, its return, a unit's turn | a round of the hub |
 //! | timer | the hub's next deadline | retransmissions, expiry |
 //! | uplink | broker, journal | publishes, releases |
 //! | control | a command | an answer |
@@ -174,7 +174,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     for index in 0..shared.sockets.len() {
         listening.spawn_local(listen(shared.clone(), index));
     }
-    let ports = Ports::start(&settings.serial, &shared, &clock, server.trace());
+    let seed = u64::from_le_bytes(random()?);
+    let ports = Ports::start(&settings.serial, &shared, &clock, server.trace(), seed);
     tasks.spawn_local(complete(shared.clone(), waker, uplink.clone(), ports.clone()));
     tasks.spawn_local(tick(shared.clone()));
 

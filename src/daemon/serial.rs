@@ -18,10 +18,13 @@ use crate::control::snapshot;
 use crate::control::trace::{Trace, Traced};
 use crate::gate::stage::Received;
 use crate::message::Name;
+use crate::proto::serial::modbus;
+use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
 use crate::southbound::serial::io::{self, Host};
 use crate::southbound::serial::settings::{Duty, Settings};
+use crate::southbound::serial::units::UnitView;
 use crate::southbound::serial::{Port, Taker, Verdict};
 
 /// A port's state is told at most so often, like a device's presence.
@@ -37,6 +40,8 @@ pub struct Ports {
     entries: RefCell<BTreeMap<Name, Rc<Entry>>>,
     /// Numbers of ports, for their tickets: never given twice, so that a late completion finds nobody.
     next: Cell<u32>,
+    /// What the moments at which units are asked are drawn from.
+    chance: Cell<u64>,
 }
 
 struct Entry {
@@ -47,8 +52,26 @@ struct Entry {
     /// Messages to a CoAP node on the line.
     out: Option<Rc<SerialOut>>,
     task: RefCell<Option<JoinHandle<()>>>,
-    /// Whether the port was last told to be open, and when.
-    told: Cell<Option<(bool, Instant)>>,
+    /// Of each device behind it: whether it was last told to be there, and when.
+    told: RefCell<BTreeMap<Name, (bool, Instant)>>,
+}
+
+/// How a serial device stands, for its presence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether its port is open.
+    pub open: bool,
+    /// Whether it answers; `None` for one that is not asked, or not asked yet.
+    pub answers: Option<bool>,
+    /// Why it is not there.
+    pub reason: Option<String>,
+}
+
+impl Standing {
+    /// Whether it can be there at all, whenever it spoke last.
+    pub fn is_there(&self) -> bool {
+        self.open && self.answers != Some(false)
+    }
 }
 
 impl Drop for Entry {
@@ -66,6 +89,7 @@ impl Ports {
         shared: &Rc<Shared>,
         clock: &Arc<SystemClock>,
         trace: &Trace,
+        seed: u64,
     ) -> Rc<Ports> {
         let ports = Rc::new_cyclic(|own| Ports {
             own: own.clone(),
@@ -74,6 +98,7 @@ impl Ports {
             trace: trace.clone(),
             entries: RefCell::default(),
             next: Cell::new(0),
+            chance: Cell::new(seed),
         });
         ports.replace(settings);
         ports
@@ -94,10 +119,10 @@ impl Ports {
             let number = self.next.get();
             self.next.set(number.wrapping_add(1));
             let port = Arc::new(port.clone());
-            let mut core = Port::new(port.clone(), serial_space(number), now);
+            let mut core = Port::new(port.clone(), serial_space(number), now, self.draw());
             if let Some(old) = &old {
                 core.adopt(&mut old.core.borrow_mut(), now);
-                self.end(old);
+                self.end(&port.name, old);
             }
             let changed = Rc::new(Wake::new());
             let out =
@@ -112,7 +137,7 @@ impl Ports {
                 changed,
                 out,
                 task: RefCell::default(),
-                told: Cell::new(None),
+                told: RefCell::default(),
             });
             let handle =
                 Handle { ports: self.own.clone(), entry: Rc::downgrade(&entry), name: port.name.clone() };
@@ -120,17 +145,24 @@ impl Ports {
             entries.insert(port.name.clone(), entry);
         }
         for (name, gone) in before {
-            let (waiting, _) = gone.core.borrow().pending();
-            if waiting > 0 {
-                log::error!(device = name.as_str(), readings = waiting; "the port was taken out with readings not stored");
-            }
-            self.end(&gone);
+            self.end(&name, &gone);
         }
     }
 
-    fn end(&self, entry: &Entry) {
+    fn end(&self, name: &Name, entry: &Entry) {
+        let (waiting, _) = entry.core.borrow().pending();
+        if waiting > 0 {
+            log::error!(device = name.as_str(), readings = waiting; "what was behind the port was taken out with readings not stored");
+        }
         entry.stop();
         self.shared.hub.borrow_mut().path.connect_serial(entry.number, None);
+    }
+
+    /// A number that no bus before had.
+    fn draw(&self) -> u64 {
+        let next = self.chance.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.chance.set(next);
+        next
     }
 
     /// Ends all tasks; what is in memory and not on its way to disk is lost and named.
@@ -163,35 +195,41 @@ impl Ports {
         self.entries.borrow().contains_key(name)
     }
 
-    /// How a port stands: whether it is open, and why not. `None` for a device that is none.
-    pub fn state(&self, name: &str) -> Option<(bool, Option<String>)> {
+    /// How a device stands that is a port, or a unit behind one. `None` for any other.
+    pub fn standing(&self, device: &str) -> Option<Standing> {
         let entries = self.entries.borrow();
-        let core = entries.get(name)?.core.borrow();
-        Some((core.link().is_open(), core.link().reason().map(str::to_owned)))
+        entries.values().find_map(|entry| entry.standing(device))
     }
 
-    /// Names of ports whose state there is news of; to be told by the caller.
+    /// Devices whose standing there is news of; to be told by the caller.
     pub fn poll_news(&self, now: Instant) -> Vec<Name> {
         let mut news = Vec::new();
-        for (name, entry) in &*self.entries.borrow() {
-            let open = entry.core.borrow().link().is_open();
-            let due = match entry.told.get() {
-                // The first moments of a port that works are no news: it is told with its first reading.
-                None => !open && entry.core.borrow().link().reason().is_some(),
-                Some((told, at)) => told != open && now.saturating_duration_since(at) >= TELL_EVERY,
-            };
-            if due {
-                news.push(name.clone());
+        for entry in self.entries.borrow().values() {
+            let settings = entry.core.borrow().settings().clone();
+            let told = entry.told.borrow();
+            for device in settings.devices() {
+                let Some(standing) = entry.standing(device.as_str()) else { continue };
+                let due = match told.get(device) {
+                    // The first moments of one that works are no news: it is told with its first reading.
+                    None => !standing.is_there() && standing.reason.is_some(),
+                    Some((told, at)) => {
+                        *told != standing.is_there() && now.saturating_duration_since(*at) >= TELL_EVERY
+                    }
+                };
+                if due {
+                    news.push(device.clone());
+                }
             }
         }
         news
     }
 
-    /// The state of this port is being told as it is now.
-    pub fn told(&self, name: &str, now: Instant) {
-        if let Some(entry) = self.entries.borrow().get(name) {
-            let open = entry.core.borrow().link().is_open();
-            entry.told.set(Some((open, now)));
+    /// The standing of this device is being told as it is now.
+    pub fn told(&self, device: &str, now: Instant) {
+        for entry in self.entries.borrow().values() {
+            if let (Some(standing), Ok(name)) = (entry.standing(device), Name::parse(device)) {
+                entry.told.borrow_mut().insert(name, (standing.is_there(), now));
+            }
         }
     }
 
@@ -217,6 +255,7 @@ impl Ports {
                 refused: counters.refused,
                 waiting: core.pending().0 as u64,
                 lost_readings: counters.lost,
+                units: core.units().map(|unit| (unit.id.to_string(), shown(&unit))).collect(),
             };
             (name.to_string(), port)
         });
@@ -237,7 +276,47 @@ impl Ports {
     }
 }
 
+fn shown(unit: &UnitView<'_>) -> snapshot::SerialUnit {
+    let bus = unit.bus;
+    snapshot::SerialUnit {
+        address: unit.address,
+        state: match unit.state {
+            State::Unknown => "unknown",
+            State::Up => "up",
+            State::Down => "down",
+        }
+        .to_owned(),
+        requests: bus.requests,
+        answers: bus.answers,
+        exceptions: bus.exceptions,
+        silent: bus.silent,
+        damaged: bus.damaged,
+        late: bus.late,
+        polls: bus.polls,
+        skipped: bus.skipped,
+        readings: unit.readings,
+        refused: unit.refused,
+        waiting: unit.waiting as u64,
+        lost_readings: unit.lost,
+    }
+}
+
 impl Entry {
+    /// How the device stands, if it is behind this port.
+    fn standing(&self, device: &str) -> Option<Standing> {
+        let core = self.core.borrow();
+        core.settings().devices().find(|own| own.as_str() == device)?;
+        let state = core.units().find(|unit| unit.id.as_str() == device).map(|unit| unit.state);
+        let answers = match state {
+            None | Some(State::Unknown) => None,
+            Some(State::Up) => Some(true),
+            Some(State::Down) => Some(false),
+        };
+        let reason = core.link().reason().map(str::to_owned);
+        let reason = reason.or_else(|| (answers == Some(false)).then(|| "it does not answer".to_owned()));
+        Some(Standing { open: core.link().is_open(), answers, reason })
+    }
+
     fn stop(&self) {
         if let Some(task) = self.task.borrow_mut().take() {
             task.abort();
@@ -282,8 +361,8 @@ struct Intake<'a> {
 }
 
 impl Taker for Intake<'_> {
-    fn take(&mut self, ticket: u128, received: Received<'_>) -> Verdict {
-        self.path.serial_reading(self.name.as_str(), ticket, received)
+    fn take(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict {
+        self.path.serial_reading(device, ticket, received)
     }
 
     fn message(&mut self, message: &[u8]) {
@@ -292,6 +371,14 @@ impl Taker for Intake<'_> {
 
     fn unreadable(&mut self, why: Unreadable) {
         self.path.serial_unreadable(self.name.as_str(), &why);
+    }
+
+    fn alive(&mut self, device: &str) {
+        self.path.serial_alive(device);
+    }
+
+    fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event) {
+        super::units::say(self.path, self.name.as_str(), unit, event);
     }
 }
 
@@ -341,10 +428,13 @@ impl Host for Handle {
     }
 
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool {
-        // Readings only come in; a CoAP node is answered.
+        // Readings only come in; a CoAP node is answered, and units are asked.
         self.with(|ports, entry| {
-            let Some(message) = entry.out.as_ref().and_then(|out| out.pop()) else { return false };
-            slipmux::encode(&message, buffer);
+            match entry.out.as_ref().and_then(|out| out.pop()) {
+                Some(message) => slipmux::encode(&message, buffer),
+                None if entry.core.borrow_mut().poll_transmit(buffer) => {}
+                None => return false,
+            }
             ports.show(&self.name, "out", buffer, None);
             true
         })

@@ -118,6 +118,20 @@ impl Pattern {
         segments.next().is_none()
     }
 
+    /// Whether it may speak of a path of which some levels are not known yet: `None`.
+    pub fn may_match(&self, path: &[Option<&str>]) -> bool {
+        let mut segments = path.iter();
+        for level in self.levels() {
+            match (level, segments.next()) {
+                (LevelText::Rest, _) => return true,
+                (LevelText::Any, Some(_)) | (LevelText::Literal(_), Some(None)) => {}
+                (LevelText::Literal(text), Some(Some(segment))) if text == *segment => {}
+                _ => return false,
+            }
+        }
+        segments.next().is_none()
+    }
+
     /// `Less` if this is the more specific of two patterns. For two that match the same path it is
     /// `Equal` only if they are the same text.
     pub fn specificity(&self, other: &Pattern) -> Ordering {
@@ -204,6 +218,13 @@ mod tests {
 
     fn pattern(text: &str) -> Pattern {
         Pattern::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_path_of_which_a_level_is_not_known_may_match_what_any_of_its_kind_does() {
+        let may = |pattern: &str| Pattern::parse(pattern).unwrap().may_match(&[Some("m"), None, Some("t")]);
+        assert!(["m/+/t", "m/a7/t", "m/#", "#", "+/+/+", "m/+/t/#"].into_iter().all(may));
+        assert!(!["m/+", "m", "m/a7", "x/#", "m/+/u", "m/+/t/+"].into_iter().any(may));
     }
 
     fn matches(text: &str, path: &str) -> bool {

@@ -4,6 +4,7 @@
 mod fault;
 mod init;
 mod layer;
+mod modbus;
 mod registry;
 mod reload;
 mod secret;

@@ -46,11 +46,13 @@ pub struct Case {
     pub registry: Arc<Registry>,
     pub certificates: Option<Arc<Material>>,
     pub files: Fake,
+    pub template_folders: Vec<PathBuf>,
 }
 
 /// A main file of that text.
 pub fn main_file(text: &str) -> Case {
-    Case { gateway_id: Some("tb-abcdefgh\n".into()), ..Case::default() }.layer(
+    let template_folders = vec!["/etc/tombolo/modbus".into(), "/usr/share/tombolo/modbus".into()];
+    Case { gateway_id: Some("tb-abcdefgh\n".into()), template_folders, ..Case::default() }.layer(
         Origin::Main,
         "/etc/tombolo/tombolo.toml",
         text,
@@ -94,6 +96,7 @@ impl Case {
             gateway_id: self.gateway_id.clone(),
             registry: self.registry.clone(),
             certificates: self.certificates.clone(),
+            template_folders: self.template_folders.clone(),
             files: &self.files,
         })
     }

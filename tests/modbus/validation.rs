@@ -9,7 +9,7 @@ use tombolo::proto::serial::modbus::map::{Kind, Order};
 use tombolo::proto::serial::modbus::model::{BusTable, TemplateTable, UnitTable};
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::settings::Settings;
-use tombolo::proto::serial::modbus::validate::{self, Fault};
+use tombolo::proto::serial::modbus::validate::{self, Fault, Missing};
 
 const SPEED: Speed = Speed { baud: 9600, bits: 11 };
 
@@ -23,7 +23,10 @@ struct Port {
 fn judge(text: &str) -> (Option<Settings>, Vec<Fault>) {
     let port: Port = toml::from_str(text).unwrap();
     let meter = TemplateTable::parse(TEMPLATE).unwrap();
-    validate::bus(SPEED, &port.modbus, &port.unit, |name| (name == "meter").then_some(&meter))
+    validate::bus(SPEED, &port.modbus, &port.unit, |name| match name {
+        "meter" => Ok(&meter),
+        _ => Err(Missing { message: format!("there is no template {name:?}"), advice: "use another".into() }),
+    })
 }
 
 const TEMPLATE: &str = r#"

@@ -12,7 +12,9 @@ use crate::config::{DeviceSource, Known, model};
 use crate::gate::settings::Withheld;
 use crate::gate::{Device, Psk, Role};
 use crate::message::{Name, RESERVED_DEVICE};
+use crate::proto::serial::modbus::settings::Unit;
 use crate::southbound::serial;
+use crate::southbound::serial::settings::{Duty, Port};
 
 /// A pre-shared key shorter than this is named: such a one can be guessed from one recorded handshake.
 const WEAK_KEY: usize = 8;
@@ -48,7 +50,25 @@ pub(super) fn devices(
             configured(cx, id, table, usable, &mut all);
         }
     }
-    ports.retain(|port| serial_port(cx, file, port.name.as_str(), usable, &mut all));
+    let buses: BTreeSet<String> =
+        ports.iter().filter(|port| is_bus(port)).map(|p| p.name.to_string()).collect();
+    ports.retain_mut(|port| {
+        let Some(table) = file.serial.get(port.name.as_str()) else { return false };
+        let mut serial = Serial { port: port.name.clone(), table, buses: &buses, roles: usable };
+        match &mut port.duty {
+            Duty::Modbus(bus) => {
+                bus.units.retain(|unit| serial.unit(cx, unit, &mut all));
+                !bus.units.is_empty()
+            }
+            Duty::Readings { .. } | Duty::Slipmux { .. } => serial.itself(cx, &mut all),
+        }
+    });
+    // Nor may a fleet make a device of a port or a unit that is switched off or disabled.
+    for (port, table) in &file.serial {
+        let units = table.unit.values().filter_map(|unit| unit.id.as_deref());
+        let unknown = units.chain([port.as_str()]).filter(|id| !all.known.contains_key(*id));
+        all.withheld.ids.extend(unknown.filter_map(|id| Name::parse(id).ok()).collect::<Vec<_>>());
+    }
     registered(cx, usable, &mut all);
     all.devices.sort_by(|a, b| a.id.cmp(&b.id));
     Found { devices: all.devices, known: all.known.into_values().collect(), withheld: all.withheld }
@@ -217,26 +237,87 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
     })
 }
 
-/// A serial port is a device of its own: who it is, is which port it is. Whether it can be one.
-fn serial_port(cx: &mut Context<'_>, file: &model::File, id: &str, roles: &Roles<'_>, all: &mut All) -> bool {
-    let (Some(table), Ok(name)) = (file.serial.get(id), Name::parse(id)) else { return false };
-    let subject = format!("serial {id}");
-    if let Some(known) = all.known.get(id) {
-        let message = format!("{} has a device of the same id", named(known.place.as_ref()));
-        cx.fail(&subject, &["serial", id], message, "give the port another name");
-        return false;
+fn is_bus(port: &Port) -> bool {
+    matches!(port.duty, Duty::Modbus(_))
+}
+
+/// A port and what is behind it.
+struct Serial<'a> {
+    port: Name,
+    table: &'a model::Serial,
+    /// Names of all ports that are buses.
+    buses: &'a BTreeSet<String>,
+    roles: &'a Roles<'a>,
+}
+
+impl Serial<'_> {
+    /// A serial port is a device of its own: who it is, is which port it is. Whether it can be one.
+    fn itself(&self, cx: &mut Context<'_>, all: &mut All) -> bool {
+        let table = self.table;
+        let port = self.port.clone();
+        let key = ["serial", port.as_str()];
+        let words = ("port", "give the port another name");
+        self.device(cx, all, &key, &port, &table.role, words, |role| Device {
+            id: port.clone(),
+            role,
+            label: table.label.clone(),
+            psk: None,
+            certificate: None,
+            public_key: None,
+            offline_after: table.offline_after.map(|span| span.0),
+        })
     }
-    let place = cx.place(&["serial", id]).cloned();
-    let Some(role) = roles.role(cx, "serial", id, table.role.as_deref()) else {
-        all.unusable(id, None, DeviceSource::Configuration, place);
-        return false;
-    };
-    let offline_after = table.offline_after.map(|span| span.0);
-    let label = table.label.clone();
-    let device =
-        Device { id: name, role, label, psk: None, certificate: None, public_key: None, offline_after };
-    all.take(device, DeviceSource::Configuration, place);
-    true
+
+    /// So is each unit on a bus: who it is, is which address it answers to. Whether it can be one.
+    fn unit(&mut self, cx: &mut Context<'_>, unit: &Unit, all: &mut All) -> bool {
+        let Some(key) = super::reach::key_of(self.table, unit) else { return false };
+        let Some(table) = self.table.unit.get(key) else { return false };
+        let port = self.port.clone();
+        let key = ["serial", port.as_str(), "unit", key];
+        if self.buses.contains(unit.id.as_str()) {
+            let whole = [&key[..], &["id"]].concat();
+            let message = format!("{:?} is the name of a bus", unit.id.as_str());
+            cx.fail(&format!("serial {port}"), &whole, message, "use another id");
+            return false;
+        }
+        let words = ("unit", "give the unit another id");
+        self.device(cx, all, &key, &unit.id, &table.role, words, |role| Device {
+            id: unit.id.clone(),
+            role,
+            label: table.label.clone(),
+            psk: None,
+            certificate: None,
+            public_key: None,
+            offline_after: table.offline_after.map(|span| span.0),
+        })
+    }
+
+    /// The device at `key`, if nobody else has its id and there is its role. `words`: what it is; what to do about a taken id.
+    #[allow(clippy::too_many_arguments)]
+    fn device(
+        &self,
+        cx: &mut Context<'_>,
+        all: &mut All,
+        key: &[&str],
+        id: &Name,
+        role: &Option<String>,
+        words: (&str, &str),
+        device: impl FnOnce(Name) -> Device,
+    ) -> bool {
+        let subject = format!("serial {}", self.port);
+        if let Some(known) = all.known.get(id.as_str()) {
+            let message = format!("{} has a device of the same id", named(known.place.as_ref()));
+            cx.fail(&subject, key, message, words.1);
+            return false;
+        }
+        let place = cx.place(key).cloned();
+        let Some(role) = self.roles.role_at(cx, &subject, key, words.0, role.as_deref()) else {
+            all.unusable(id.as_str(), None, DeviceSource::Configuration, place);
+            return false;
+        };
+        all.take(device(role), DeviceSource::Configuration, place);
+        true
+    }
 }
 
 fn psk_key(cx: &mut Context<'_>, subject: &str, id: &str, text: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
@@ -283,18 +364,28 @@ impl Roles<'_> {
         item: &str,
         role: Option<&str>,
     ) -> Option<Name> {
-        let subject = format!("{table} {item}");
+        self.role_at(cx, &format!("{table} {item}"), &[table, item], table, role)
+    }
+
+    /// The role that the table at `key` names, which is that of a `what`; `None` after a finding.
+    fn role_at(
+        &self,
+        cx: &mut Context<'_>,
+        subject: &str,
+        key: &[&str],
+        what: &str,
+        role: Option<&str>,
+    ) -> Option<Name> {
         match role {
             Some(role) if self.has(role) => Name::parse(role).ok(),
             Some(role) => {
                 let (message, advice) = self.missing(role);
-                cx.fail(&subject, &[table, item, "role"], message, &advice);
+                cx.fail(subject, &[key, &["role"]].concat(), message, &advice);
                 None
             }
             None => {
-                let what = if table == "serial" { "port" } else { table };
                 let message = format!("the {what} has no role");
-                cx.fail(&subject, &[table, item], message, "set role to one of the [role.*]");
+                cx.fail(subject, key, message, "set role to one of the [role.*]");
                 None
             }
         }

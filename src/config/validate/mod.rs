@@ -7,6 +7,8 @@ mod certificate;
 mod device;
 mod fleet;
 mod judge;
+mod modbus;
+mod reach;
 mod role;
 mod serial;
 mod stage;
@@ -22,6 +24,7 @@ use super::settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Path
 use super::{Known, Looked, Material, Sources, model};
 use crate::gate;
 use crate::message::Name;
+use crate::southbound::serial::settings::Duty;
 
 /// Where systemd puts the credentials of the service, for whoever looks from outside it.
 const SERVICE_CREDENTIALS: &str = "/run/credentials/tombolo.service";
@@ -169,7 +172,19 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     fleet::judge(cx, &mut gate);
     certificate::needs(cx, &material, coap.engine, &gate);
     coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));
-    serial.retain(|port| gate.devices.binary_search_by(|device| device.id.cmp(&port.name)).is_ok());
+    let usable = |id: &Name| gate.devices.binary_search_by(|device| device.id.cmp(id)).is_ok();
+    serial.retain_mut(|port| match &mut port.duty {
+        Duty::Modbus(bus) => {
+            bus.units.retain(|unit| usable(&unit.id));
+            !bus.units.is_empty()
+        }
+        Duty::Readings { .. } | Duty::Slipmux { .. } => usable(&port.name),
+    });
+    for port in &serial {
+        if let Some(table) = file.serial.get(port.name.as_str()) {
+            reach::port(cx, &gate, port, table);
+        }
+    }
     stage::insecure_device(cx, &coap, &gate.devices);
     if context.findings.fatal {
         return None;

@@ -1,8 +1,9 @@
-//! `[serial.*]`: one port each. A fault disables that port and leaves the rest alone.
+//! `[serial.*]`: one port each. A fault disables that port and leaves the rest alone; what is behind a bus is for `modbus`.
 
 use std::collections::BTreeMap;
 
 use super::Context;
+use super::modbus::{self, Templates};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
 use crate::proto::serial::checksum::Checksum;
@@ -25,23 +26,27 @@ impl Fault {
 /// The ports without a fault of their own, in name order.
 pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> Vec<Port> {
     let mut ports: Vec<Port> = Vec::new();
+    let mut templates = Templates::default();
     for (name, table) in tables {
         if table.enabled == Some(false) {
             continue;
         }
-        let made =
-            port(name, table).and_then(|port| match ports.iter().find(|other| other.port == port.port) {
+        let made = port(cx, &mut templates, name, table).and_then(|port| {
+            match port.as_ref().and_then(|port| ports.iter().find(|other| other.port == port.port)) {
                 Some(other) => {
                     let message = format!("serial.{} has this port", other.name);
                     Err(Fault::new("port", message, "give each its own"))
                 }
                 None => Ok(port),
-            });
+            }
+        });
         match made {
-            Ok(port) => {
+            Ok(Some(port)) => {
                 advise(cx, name, table);
                 ports.push(port);
             }
+            // All was said of it.
+            Ok(None) => {}
             Err(Fault(key, message, advice)) => {
                 let mut whole = vec!["serial", name.as_str()];
                 whole.extend(key.split('.').filter(|part| !part.is_empty()));
@@ -64,7 +69,13 @@ fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
     }
 }
 
-fn port(name: &str, table: &Serial) -> Result<Port, Fault> {
+/// `None`: a bus that cannot be run, its faults named.
+fn port(
+    cx: &mut Context<'_>,
+    templates: &mut Templates,
+    name: &str,
+    table: &Serial,
+) -> Result<Option<Port>, Fault> {
     let port = table.port.as_deref().ok_or_else(|| {
         Fault::new(
             "",
@@ -81,15 +92,57 @@ fn port(name: &str, table: &Serial) -> Result<Port, Fault> {
                 "use \"/dev/…\", or \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers",
             )
         })?;
-    if !table.unit.is_empty() {
-        return Err(Fault::new("unit", "Modbus is not built yet", "take the units out, or enabled = false"));
-    }
-    let duty = match table.framing {
-        Some(model::Framing::Slipmux) => slipmux(table)?,
-        _ => Duty::Readings { framing: framing(table)?, extractor: extractor(table)? },
+    let line = bits(table)?;
+    let duty = if table.modbus.is_some() || !table.unit.is_empty() {
+        fits_modbus(table, &line)?;
+        match modbus::bus(cx, templates, name, table, &line) {
+            Some(bus) => Duty::Modbus(bus),
+            None => return Ok(None),
+        }
+    } else if table.framing == Some(model::Framing::Slipmux) {
+        slipmux(table)?
+    } else {
+        Duty::Readings { framing: framing(table)?, extractor: extractor(table)? }
     };
     let name = Name::parse(name).map_err(|error| Fault::new("", error.to_string(), "use another name"))?;
-    Ok(Port { name, port, line: bits(table)?, duty })
+    Ok(Some(Port { name, port, line, duty }))
+}
+
+/// What is said of frames and of a device has no place on a bus: the request says how long its answer is, and each
+/// unit is a device of its own.
+fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
+    let keys = [
+        ("framing", table.framing.is_some()),
+        ("max-frame", table.max_frame.is_some()),
+        ("checksum", table.checksum.is_some()),
+        ("form", table.form.is_some()),
+        ("pattern", table.pattern.is_some()),
+        ("path", table.path.is_some()),
+        ("field", !table.field.is_empty()),
+        ("role", table.role.is_some()),
+        ("offline-after", table.offline_after.is_some()),
+    ];
+    if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
+        let message = match key {
+            "path" | "role" | "offline-after" => "a Modbus bus is no device; each of its units is one",
+            _ => "on a Modbus bus there are no other frames",
+        };
+        let advice = match key {
+            "path" | "role" | "offline-after" => "set it in [serial.NAME.unit.ADDRESS]",
+            _ => "take it out, or the units and [serial.NAME.modbus]",
+        };
+        return Err(Fault::new(key, message, advice));
+    }
+    foreign(table, None)?;
+    if line.data_bits != 8 {
+        // MODBUS over Serial Line V1.02 §2.5.1.
+        return Err(Fault::new("data-bits", "Modbus RTU has 8 data bits", "take it out"));
+    }
+    if line.flow_control == FlowControl::Software {
+        let message = "XON and XOFF are among the bytes that Modbus RTU sends";
+        return Err(Fault::new("flow-control", message, "take it out"));
+    }
+    Ok(())
 }
 
 fn bits(table: &Serial) -> Result<Line, Fault> {
@@ -147,9 +200,12 @@ fn bytes(key: &'static str, text: &str, max: usize) -> Result<Vec<u8>, Fault> {
 fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
     let words = "\"line\", \"slip\", \"cobs\", \"length\", \"gap\", \"fixed\", \"markers\" or \"slipmux\"";
     let kind = table.framing.ok_or_else(|| {
-        Fault::new("", "it is not said where messages begin and end", format!("set framing to {words}"))
+        let advice = format!(
+            "set framing to {words}; or add a [serial.NAME.unit.ADDRESS] for each unit of a Modbus bus"
+        );
+        Fault::new("", "it is not said where messages begin and end", advice)
     })?;
-    foreign(table, kind)?;
+    foreign(table, Some(kind))?;
     let size = table.size.map(|size| size as usize);
     let framing = match kind {
         model::Framing::Line => Framing::Line(match table.line_end.as_deref() {
@@ -210,7 +266,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
 }
 
 /// Keys that mean something to other framings only.
-fn foreign(table: &Serial, kind: model::Framing) -> Result<(), Fault> {
+fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
     use model::Framing as F;
     let keys = [
         ("line-end", F::Line, table.line_end.is_some()),
@@ -224,7 +280,7 @@ fn foreign(table: &Serial, kind: model::Framing) -> Result<(), Fault> {
         ("end", F::Markers, table.end.is_some()),
         ("escape", F::Markers, table.escape.is_some()),
     ];
-    match keys.into_iter().find(|(_, of, set)| *set && *of != kind) {
+    match keys.into_iter().find(|(_, of, set)| *set && Some(*of) != kind) {
         Some((key, of, _)) => {
             let word = format!("{of:?}").to_lowercase();
             Err(Fault::new(
@@ -239,7 +295,7 @@ fn foreign(table: &Serial, kind: model::Framing) -> Result<(), Fault> {
 
 /// A CoAP node on the line: its messages say path and format themselves.
 fn slipmux(table: &Serial) -> Result<Duty, Fault> {
-    foreign(table, model::Framing::Slipmux)?;
+    foreign(table, Some(model::Framing::Slipmux))?;
     let keys = [
         ("checksum", table.checksum.is_some()),
         ("form", table.form.is_some()),

@@ -1,17 +1,20 @@
 //! Serial southbound: ports, the readings that come over them, and the shell that opens them.
 //!
 //! ```text
-//! io: bytes ──> port: framing, reading ──> Taker (gate, journal) ──> committed: forgotten here
-//!                        └─ pending: what the journal does not take now is kept and offered again
+//! io: bytes ──> port ──┬─> stream: framing, reading ──┬─> delivery ──> Taker (gate, journal) ──> committed: forgotten here
+//!    <── requests ─────┴─> units: a Modbus bus ───────┘      └─ pending: what the journal does not take now, offered again
 //! ```
 //!
 //! A serial device cannot be told to come again. So a reading stays in memory until it is committed, within
 //! the bounds of [`pending`]; what goes beyond them is dropped, the oldest first, and counted.
 
+pub mod delivery;
 pub mod io;
 pub mod pending;
 pub mod port;
 pub mod settings;
+pub mod stream;
+pub mod units;
 
 pub use port::{Port, Taker, Verdict};
 pub use settings::Settings;

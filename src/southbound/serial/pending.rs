@@ -17,6 +17,36 @@ use crate::proto::serial::reading::Reading;
 pub const READINGS_MAX: usize = 1000;
 /// Most bytes of payload kept for one port.
 pub const BYTES_MAX: usize = 256 * 1024;
+/// Fewest readings kept for one of many devices on a port.
+const READINGS_LEAST: usize = 16;
+/// Fewest bytes kept for one of many devices on a port: 2 MiB for the 247 there can be.
+const BYTES_LEAST: usize = 8 * 1024;
+
+/// How much may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Readings.
+    pub readings: usize,
+    /// Bytes of their payloads.
+    pub bytes: usize,
+}
+
+impl Bounds {
+    /// The share of each of so many devices on one port.
+    pub fn share(devices: usize) -> Bounds {
+        let devices = devices.max(1);
+        Bounds {
+            readings: (READINGS_MAX / devices).max(READINGS_LEAST),
+            bytes: (BYTES_MAX / devices).max(BYTES_LEAST),
+        }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds::share(1)
+    }
+}
 
 /// A reading kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +73,10 @@ impl Held {
     }
 }
 
-/// All readings of one port that are not committed.
+/// All readings of one device that are not committed.
 #[derive(Debug, Default)]
 pub struct Pending {
+    bounds: Bounds,
     in_flight: VecDeque<(u128, Held)>,
     waiting: VecDeque<Held>,
     bytes: usize,
@@ -53,6 +84,16 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Room for so much.
+    pub fn new(bounds: Bounds) -> Pending {
+        Pending { bounds, ..Pending::default() }
+    }
+
+    /// How much there is room for.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// Whether none waits: a new reading may go straight to the journal.
     pub fn is_clear(&self) -> bool {
         self.waiting.is_empty()
@@ -128,7 +169,8 @@ impl Pending {
     }
 
     fn shrink(&mut self) {
-        while self.waiting.len() + self.in_flight.len() > READINGS_MAX || self.bytes > BYTES_MAX {
+        let Bounds { readings, bytes } = self.bounds;
+        while self.waiting.len() + self.in_flight.len() > readings || self.bytes > bytes {
             if let Some(held) = self.waiting.pop_front() {
                 self.bytes -= held.payload.len();
                 self.lost += 1;
@@ -189,6 +231,17 @@ mod tests {
         assert_eq!((pending.counts().0, pending.lost()), (4, 6));
         pending.first_gone();
         assert_eq!(pending.bytes, 3 * (BYTES_MAX / 4));
+    }
+
+    #[test]
+    fn devices_on_one_port_share_its_room() {
+        let (one, ten, all) = (Bounds::share(1), Bounds::share(10), Bounds::share(247));
+        assert_eq!((one.readings, one.bytes), (READINGS_MAX, BYTES_MAX));
+        assert_eq!((ten.readings, ten.bytes), (100, BYTES_MAX / 10));
+        assert_eq!((all.readings, all.bytes), (READINGS_LEAST, BYTES_LEAST));
+        let mut pending = Pending::new(Bounds { readings: 2, bytes: 100 });
+        (0..5).for_each(|number| pending.wait(held(number, 1)));
+        assert_eq!((pending.counts().0, pending.lost()), (2, 3));
     }
 
     #[test]

@@ -1,25 +1,23 @@
-//! One port: whether it is open, what its bytes mean, and what became of its readings.
+//! One port: whether it is open, and what is behind it: a stream of frames, or a bus with units.
 //!
 //! | verb | who calls it |
 //! |---|---|
 //! | [`Port::poll_open`], `handle_opened`, `handle_failure` | the shell that opens it |
-//! | [`Port::handle_bytes`], `handle_timeout`, `poll_timeout` | the shell, with a [`Taker`] for the readings |
+//! | [`Port::handle_bytes`], `handle_timeout`, `poll_transmit`, `poll_timeout` | the shell, with a [`Taker`] for the readings |
 //! | [`Port::handle_completion`] | the journal's completions |
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::pending::{Held, Pending};
 use super::settings::{self, Duty};
+use super::stream::Stream;
+use super::units::{UnitView, Units};
 use crate::gate::stage::Received;
-use crate::message::{Method, Path, Stamp};
-use crate::proto::serial::framing::{self, Decoder};
+use crate::message::Stamp;
+use crate::proto::serial::framing;
 use crate::proto::serial::link::Link;
-use crate::proto::serial::reading::{Extractor, Reading, Room, Unreadable};
-use crate::proto::serial::slipmux;
-
-/// How long to wait before what the journal did not take is offered again.
-pub const OFFER_AGAIN: Duration = Duration::from_millis(250);
+use crate::proto::serial::modbus;
+use crate::proto::serial::reading::Unreadable;
 
 /// What became of a reading that was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +36,20 @@ pub enum Verdict {
 
 /// Who takes readings: the gate and the journal behind it.
 pub trait Taker {
-    /// Offers one under a ticket.
-    fn take(&mut self, ticket: u128, received: Received<'_>) -> Verdict;
+    /// Offers one of this device under a ticket.
+    fn take(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict;
 
     /// A CoAP message of a node on the line; answers go out by the shell.
     fn message(&mut self, message: &[u8]);
 
     /// A frame was no reading.
     fn unreadable(&mut self, why: Unreadable);
+
+    /// A device gave a sign of life, whether or not a reading comes of it.
+    fn alive(&mut self, device: &str);
+
+    /// Something happened with a unit of the bus; never [`modbus::Event::Reading`].
+    fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event);
 }
 
 /// What a port did.
@@ -55,7 +59,7 @@ pub struct Counters {
     pub framing: framing::Counters,
     /// Readings committed, or passed on by a rule with `qos = 0`.
     pub readings: u64,
-    /// Frames that were no reading.
+    /// Frames that were no reading; on a bus, those from nobody who was asked.
     pub unreadable: u64,
     /// Readings that no rule or quota allowed.
     pub refused: u64,
@@ -68,32 +72,26 @@ pub struct Counters {
 pub struct Port {
     settings: Arc<settings::Port>,
     link: Link,
-    decoder: Decoder,
-    room: Room,
-    pending: Pending,
-    tickets: Tickets,
-    again_at: Option<Instant>,
-    readings: u64,
-    unreadable: u64,
-    refused: u64,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Stream(Box<Stream>),
+    Bus(Box<Units>),
 }
 
 impl Port {
-    /// A port to be opened at once. All its tickets have `space` above their lowest 32 bits.
-    pub fn new(settings: Arc<settings::Port>, space: u128, now: Instant) -> Port {
-        let framing = settings.duty.framing();
-        Port {
-            link: Link::new(now),
-            decoder: Decoder::new(&framing, now),
-            settings,
-            room: Room::default(),
-            pending: Pending::default(),
-            tickets: Tickets { space, last: 0 },
-            again_at: None,
-            readings: 0,
-            unreadable: 0,
-            refused: 0,
-        }
+    /// A port to be opened at once. All its tickets have `space` above their lowest 32 bits; `seed` decides when exactly
+    /// units are asked.
+    pub fn new(settings: Arc<settings::Port>, space: u128, now: Instant, seed: u64) -> Port {
+        let stream = |framing: &framing::Settings| Work::Stream(Box::new(Stream::new(framing, space, now)));
+        let work = match &settings.duty {
+            Duty::Readings { framing, .. } => stream(framing),
+            Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message)),
+            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, space, now, seed))),
+        };
+        Port { link: Link::new(now), settings, work }
     }
 
     /// What it was told.
@@ -108,25 +106,35 @@ impl Port {
 
     /// What it did.
     pub fn counters(&self) -> Counters {
-        Counters {
-            framing: self.decoder.counters(),
-            readings: self.readings,
-            unreadable: self.unreadable,
-            refused: self.refused,
-            lost: self.pending.lost(),
+        match &self.work {
+            Work::Stream(stream) => stream.counters(),
+            Work::Bus(units) => units.counters(),
         }
+    }
+
+    /// The units behind it, if it is a bus, by address.
+    pub fn units(&self) -> impl Iterator<Item = UnitView<'_>> {
+        let units = match &self.work {
+            Work::Stream(_) => None,
+            Work::Bus(units) => Some(units.views()),
+        };
+        units.into_iter().flatten()
     }
 
     /// Readings in memory: waiting for the journal, and on their way to disk.
     pub fn pending(&self) -> (usize, usize) {
-        self.pending.counts()
+        match &self.work {
+            Work::Stream(stream) => stream.delivery.pending(),
+            Work::Bus(units) => units.pending(),
+        }
     }
 
-    /// Goes on with what its predecessor had not stored.
+    /// Goes on with what its predecessor had not stored. What is left there afterwards has no device here any more.
     pub fn adopt(&mut self, predecessor: &mut Port, now: Instant) {
-        self.pending.adopt(std::mem::take(&mut predecessor.pending));
-        if !self.pending.is_clear() {
-            self.again_at = Some(now);
+        match (&mut self.work, &mut predecessor.work) {
+            (Work::Stream(own), Work::Stream(other)) => own.delivery.adopt(&mut other.delivery, now),
+            (Work::Bus(own), Work::Bus(other)) => own.adopt(other, now),
+            (Work::Stream(_), Work::Bus(_)) | (Work::Bus(_), Work::Stream(_)) => {}
         }
     }
 
@@ -138,158 +146,71 @@ impl Port {
     /// It is open.
     pub fn handle_opened(&mut self, now: Instant) {
         self.link.handle_opened(now);
-        self.decoder.reopen(now);
+        match &mut self.work {
+            Work::Stream(stream) => stream.reopen(now),
+            Work::Bus(units) => units.opened(now),
+        }
     }
 
     /// It cannot be opened, or was lost. Whether that is news.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
+        if let Work::Bus(units) = &mut self.work {
+            units.failed(now);
+        }
         self.link.handle_failure(now, reason)
     }
 
     /// Takes what came over the line.
     pub fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
-        self.decode(now, stamp, taker, |decoder, sink| decoder.handle_bytes(now, bytes, sink));
+        match &mut self.work {
+            Work::Stream(stream) => stream.handle_bytes(now, stamp, bytes, &self.settings, taker),
+            Work::Bus(units) => units.handle_bytes(now, stamp, bytes, taker),
+        }
     }
 
-    /// Does what is due: ends frames by a pause, offers again what waits.
+    /// Does what is due: ends frames by a pause, asks units, offers again what waits.
     pub fn handle_timeout(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
-        self.decode(now, stamp, taker, |decoder, sink| decoder.handle_timeout(now, sink));
-        if self.again_at.is_some_and(|at| at <= now) {
-            self.again_at = None;
-            self.offer_waiting(now, taker);
+        match &mut self.work {
+            Work::Stream(stream) => stream.handle_timeout(now, stamp, &self.settings, taker),
+            Work::Bus(units) => units.handle_timeout(now, stamp, taker),
+        }
+    }
+
+    /// What a bus has to say, whole, into an empty buffer; answers to a CoAP node go another way. `false`: nothing.
+    pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
+        match &mut self.work {
+            Work::Stream(_) => false,
+            Work::Bus(units) => units.poll_transmit(buffer),
         }
     }
 
     /// When [`Port::handle_timeout`], or [`Port::poll_open`], is wanted next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.decoder.poll_timeout(), self.again_at, self.link.poll_timeout()].into_iter().flatten().min()
+        let work = match &self.work {
+            Work::Stream(stream) => stream.poll_timeout(),
+            Work::Bus(units) => units.poll_timeout(),
+        };
+        [work, self.link.poll_timeout()].into_iter().flatten().min()
     }
 
     /// A reading under this ticket is on disk, or could not be put there.
     pub fn handle_completion(&mut self, now: Instant, ticket: u128, stored: bool) {
-        self.pending.complete(ticket, stored);
-        if stored {
-            self.readings += 1;
-        } else if !self.pending.is_clear() && self.again_at.is_none() {
-            self.again_at = Some(now + OFFER_AGAIN);
+        match &mut self.work {
+            Work::Stream(stream) => stream.delivery.handle_completion(now, ticket, stored),
+            Work::Bus(units) => units.handle_completion(now, ticket, stored),
         }
-    }
-
-    fn decode(
-        &mut self,
-        now: Instant,
-        stamp: Stamp,
-        taker: &mut dyn Taker,
-        feed: impl FnOnce(&mut Decoder, &mut dyn FnMut(&[u8])),
-    ) {
-        let Port {
-            settings, decoder, room, pending, tickets, again_at, readings, unreadable, refused, ..
-        } = self;
-        let extractor: &Extractor = match &settings.duty {
-            Duty::Readings { extractor, .. } => extractor,
-            Duty::Slipmux { .. } => {
-                return feed(decoder, &mut |frame| match slipmux::decode(frame) {
-                    Ok(slipmux::Frame::Coap(message)) => taker.message(message),
-                    // For whoever traces the port.
-                    Ok(slipmux::Frame::Diagnostic(_) | slipmux::Frame::Packet(_)) => {}
-                    Err(slipmux::Broken) => {
-                        *unreadable += 1;
-                        taker.unreadable(Unreadable::Broken);
-                    }
-                });
-            }
-        };
-        feed(decoder, &mut |frame| {
-            let reading = match extractor.read(frame, room) {
-                Ok(reading) => reading,
-                Err(why) => {
-                    *unreadable += 1;
-                    return taker.unreadable(why);
-                }
-            };
-            // Those that wait go first.
-            let verdict = if pending.is_clear() {
-                let ticket = tickets.next();
-                let verdict = taker.take(ticket, received(&reading, stamp));
-                if verdict == Verdict::Taken {
-                    pending.hold(ticket, Held::of(&reading, stamp));
-                }
-                verdict
-            } else {
-                Verdict::Unavailable
-            };
-            match verdict {
-                Verdict::Taken => {}
-                Verdict::Passed => *readings += 1,
-                Verdict::Refused | Verdict::OverQuota => *refused += 1,
-                Verdict::Unavailable => {
-                    pending.wait(Held::of(&reading, stamp));
-                    again_at.get_or_insert(now + OFFER_AGAIN);
-                }
-            }
-        });
-    }
-
-    fn offer_waiting(&mut self, now: Instant, taker: &mut dyn Taker) {
-        while let Some(held) = self.pending.first() {
-            let Ok(path) = Path::parse(&held.path) else {
-                // It was parsed before it was held.
-                self.pending.first_gone();
-                continue;
-            };
-            let reading = Reading { path, content_format: held.content_format, payload: &held.payload };
-            let ticket = self.tickets.next();
-            match taker.take(ticket, received(&reading, held.stamp)) {
-                Verdict::Taken => self.pending.first_taken(ticket),
-                Verdict::Passed => {
-                    self.readings += 1;
-                    self.pending.first_gone();
-                }
-                Verdict::Refused => {
-                    self.refused += 1;
-                    self.pending.first_gone();
-                }
-                // Once let in, it keeps its claim: what comes after an outage comes at the quota's pace.
-                Verdict::OverQuota | Verdict::Unavailable => {
-                    self.again_at = Some(now + OFFER_AGAIN);
-                    return;
-                }
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Tickets {
-    space: u128,
-    last: u32,
-}
-
-impl Tickets {
-    fn next(&mut self) -> u128 {
-        self.last = self.last.wrapping_add(1);
-        self.space | u128::from(self.last)
-    }
-}
-
-fn received<'a>(reading: &Reading<'a>, stamp: Stamp) -> Received<'a> {
-    Received {
-        path: reading.path,
-        method: Method::Post,
-        payload: reading.payload,
-        content_format: reading.content_format,
-        // It came whole; the larger limit holds for frames that a single datagram could not carry.
-        blockwise: reading.payload.len() > 1024,
-        stamp,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::message::Name;
     use crate::proto::serial::framing::{Framing, line};
-    use crate::proto::serial::reading::Form;
+    use crate::proto::serial::reading::{Extractor, Form};
+    use crate::proto::serial::slipmux;
     use crate::southbound::serial::settings::{Line, PortName};
 
     struct Journal {
@@ -300,7 +221,7 @@ mod tests {
     }
 
     impl Taker for Journal {
-        fn take(&mut self, ticket: u128, received: Received<'_>) -> Verdict {
+        fn take(&mut self, _: &str, ticket: u128, received: Received<'_>) -> Verdict {
             if matches!(self.verdict, Verdict::Taken | Verdict::Passed) {
                 let text = String::from_utf8_lossy(received.payload).into_owned();
                 self.taken.push((ticket, text, received.stamp.boottime_ms));
@@ -315,6 +236,10 @@ mod tests {
         fn unreadable(&mut self, _: Unreadable) {
             self.unreadable += 1;
         }
+
+        fn alive(&mut self, _: &str) {}
+
+        fn news(&mut self, _: &modbus::settings::Unit, _: &modbus::Event) {}
     }
 
     fn port(pattern: Option<&str>) -> (Port, Instant, Journal) {
@@ -328,7 +253,7 @@ mod tests {
             duty: Duty::Readings { framing, extractor },
         };
         let start = Instant::now();
-        let mut port = Port::new(Arc::new(settings), 7 << 32, start);
+        let mut port = Port::new(Arc::new(settings), 7 << 32, start, 0);
         assert!(port.poll_open(start));
         port.handle_opened(start);
         let journal =
@@ -395,7 +320,7 @@ mod tests {
             line: Line::default(),
             duty: Duty::Slipmux { max_message: 100 },
         };
-        let mut port = Port::new(Arc::new(settings), 0, now);
+        let mut port = Port::new(Arc::new(settings), 0, now, 0);
         let mut wire = Vec::new();
         slipmux::encode(b"\x40\x02\x12\x34", &mut wire);
         slipmux::encode(&[0xC0; 100], &mut wire);

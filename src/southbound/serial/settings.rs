@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use crate::message::Name;
 use crate::proto::serial::reading::Extractor;
-use crate::proto::serial::{framing, slipmux};
+use crate::proto::serial::{framing, modbus, slipmux};
 
-/// All ports, in name order. A port is a device: its id is its name.
+/// All ports, in name order. A port is a device whose id is its name; or, with [`Duty::Modbus`], each unit behind it is one.
 pub type Settings = Vec<Port>;
 
 /// One port.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
-    /// Its name, and its device's id.
+    /// Its name, and its device's id unless it is a bus.
     pub name: Name,
     /// Which one of the machine.
     pub port: PortName,
@@ -38,19 +38,27 @@ pub enum Duty {
         /// Longest message in bytes.
         max_message: usize,
     },
+    /// The gateway asks units on a bus for their registers; each of them is a device of its own, the port is none.
+    Modbus(modbus::Settings),
 }
 
-impl Duty {
-    /// How the stream is taken apart.
-    pub fn framing(&self) -> framing::Settings {
-        match self {
-            Duty::Readings { framing, .. } => framing.clone(),
-            Duty::Slipmux { max_message } => framing::Settings {
-                framing: framing::Framing::Slip,
-                checksum: None,
-                max_frame: max_message + slipmux::OVERHEAD,
-            },
-        }
+/// How a line with a CoAP node is taken apart into messages of at most so many bytes.
+pub fn slipmux(max_message: usize) -> framing::Settings {
+    framing::Settings {
+        framing: framing::Framing::Slip,
+        checksum: None,
+        max_frame: max_message + slipmux::OVERHEAD,
+    }
+}
+
+impl Port {
+    /// The ids of the devices behind it.
+    pub fn devices(&self) -> impl Iterator<Item = &Name> {
+        let (own, units) = match &self.duty {
+            Duty::Modbus(bus) => (None, bus.units.as_slice()),
+            Duty::Readings { .. } | Duty::Slipmux { .. } => (Some(&self.name), [].as_slice()),
+        };
+        own.into_iter().chain(units.iter().map(|unit| &unit.id))
     }
 }
 

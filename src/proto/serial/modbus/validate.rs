@@ -39,6 +39,15 @@ pub struct Fault {
     pub advice: String,
 }
 
+/// Why a template cannot be used, for the unit that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// What is so.
+    pub message: String,
+    /// The way out.
+    pub advice: String,
+}
+
 /// Gathers faults below one key.
 struct Faults<'a> {
     list: &'a mut Vec<Fault>,
@@ -110,7 +119,7 @@ pub fn bus<'t>(
     speed: Speed,
     table: &BusTable,
     units: &BTreeMap<String, UnitTable>,
-    template: impl Fn(&str) -> Option<&'t TemplateTable>,
+    template: impl Fn(&str) -> Result<&'t TemplateTable, Missing>,
 ) -> (Option<Settings>, Vec<Fault>) {
     let mut list = Vec::new();
     let mut faults = Faults { list: &mut list, template: None, prefix: vec!["modbus".to_owned()] };
@@ -171,7 +180,7 @@ pub fn template(name: &str, table: &TemplateTable) -> Result<(Vec<Register>, Lim
 fn unit<'t>(
     key: &str,
     table: &UnitTable,
-    template: &impl Fn(&str) -> Option<&'t TemplateTable>,
+    template: &impl Fn(&str) -> Result<&'t TemplateTable, Missing>,
     list: &mut Vec<Fault>,
 ) -> Option<Unit> {
     let mut own = Vec::new();
@@ -232,20 +241,20 @@ fn unit<'t>(
     let known = match table.template.as_deref() {
         None => None,
         Some(name) => match template(name) {
-            Some(table) => Some((name, table)),
-            None => {
-                faults.add(
-                    &["template"],
-                    format!("there is no template {name:?}"),
-                    "use the name of a template's file",
-                );
+            Ok(table) => Some((name, table)),
+            Err(Missing { message, advice }) => {
+                faults.add(&["template"], message, advice);
                 None
             }
         },
     };
-    let map_wanted = known.is_some() || table.template.is_none();
-    let (registers, limits) = map(known, &table.register, &["unit".to_owned(), key.to_owned()], &mut own);
-    if map_wanted && registers.is_empty() && own.is_empty() {
+    // Without its template, the unit's own registers may be halves of ones.
+    let (registers, limits) = if known.is_some() || table.template.is_none() {
+        map(known, &table.register, &["unit".to_owned(), key.to_owned()], &mut own)
+    } else {
+        (Vec::new(), Limits { max_registers: 1, max_gap: 0 })
+    };
+    if registers.is_empty() && own.is_empty() {
         let mut faults =
             Faults { list: &mut own, template: None, prefix: vec!["unit".to_owned(), key.to_owned()] };
         faults.add(&[], "the unit has no register", "set template, or add registers");

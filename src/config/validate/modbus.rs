@@ -1,0 +1,173 @@
+//! `[serial.NAME.modbus]` and its units: a fault of a unit disables that unit, one of the bus the port.
+//!
+//! Templates are read here, once each: `NAME.toml` in the first of the folders that has it. Their faults are named at their
+//! own lines, and again where a unit is disabled by them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::Context;
+use crate::config::FileError;
+use crate::config::finding::{Finding, Place};
+use crate::config::layer::dotted;
+use crate::config::model::Serial;
+use crate::config::raw;
+use crate::proto::serial::modbus::frame::Speed;
+use crate::proto::serial::modbus::model::TemplateTable;
+use crate::proto::serial::modbus::settings::Settings;
+use crate::proto::serial::modbus::validate::{self, Fault, Missing};
+use crate::southbound::serial::settings::{Line, Parity};
+
+/// Largest template, in bytes.
+const TEMPLATE_MAX: u64 = 64 << 10;
+
+/// Templates read so far, by name.
+#[derive(Default)]
+pub(super) struct Templates {
+    read: BTreeMap<String, Result<Template, Missing>>,
+    /// Of which faults was told already: template and key.
+    told: BTreeSet<(String, String)>,
+}
+
+struct Template {
+    table: TemplateTable,
+    file: String,
+    text: String,
+}
+
+impl Templates {
+    /// Reads what is not read yet.
+    fn want(&mut self, cx: &mut Context<'_>, name: &str) {
+        if !self.read.contains_key(name) {
+            let read = read(cx, name);
+            self.read.insert(name.to_owned(), read);
+        }
+    }
+
+    /// Where a key of a template stands.
+    fn place(&self, name: &str, key: &[String]) -> Option<Place> {
+        let template = self.read.get(name)?.as_ref().ok()?;
+        Some(Place { file: template.file.as_str().into(), line: raw::line_of(&template.text, key) })
+    }
+}
+
+fn read(cx: &mut Context<'_>, name: &str) -> Result<Template, Missing> {
+    let missing = |message: String, advice: String| Err(Missing { message, advice });
+    let folders = &cx.sources.template_folders;
+    for folder in folders {
+        let path = folder.join(format!("{name}.toml"));
+        let shown = path.display().to_string();
+        let content = match cx.sources.files.read(&path, TEMPLATE_MAX) {
+            Ok(content) => content,
+            Err(FileError::Missing) => continue,
+            Err(error) => {
+                return missing(format!("{shown} {error}"), "make it a readable file of text".into());
+            }
+        };
+        if let Some(user) = &content.looked.closed_to {
+            let place = Place { file: shown.as_str().into(), line: None };
+            let message = format!("cannot be read by the service's user, {user}");
+            let finding = Finding::fail(format!("template {name}"), message).at(Some(&place));
+            cx.findings.push(finding.advice("chmod 0644"));
+        }
+        let Ok(text) = String::from_utf8(content.bytes.to_vec()) else {
+            return missing(format!("{shown} is not UTF-8"), "save it as UTF-8".into());
+        };
+        return match TemplateTable::parse(&text) {
+            Ok(table) => Ok(Template { table, file: shown, text }),
+            Err(error) => {
+                let place = Place { file: shown.as_str().into(), line: error.line };
+                let first = error.message.lines().next().unwrap_or_default();
+                let finding = Finding::fail(format!("template {name}"), first).at(Some(&place));
+                cx.findings.push(finding.advice("docs/modbus.md says what a template may hold"));
+                missing(format!("the template {name:?} cannot be read"), format!("correct {place}"))
+            }
+        };
+    }
+    let shown = |folder: Option<&std::path::PathBuf>| {
+        folder.map_or_else(String::new, |folder| Path::new(folder).display().to_string())
+    };
+    missing(
+        format!("there is no template {name:?}"),
+        format!(
+            "put {name}.toml into {}; those that come with Tombolo are in {}",
+            shown(folders.first()),
+            shown(folders.last())
+        ),
+    )
+}
+
+/// The bus of a port with the units that have no fault; `None` if it cannot be run, which was said.
+pub(super) fn bus(
+    cx: &mut Context<'_>,
+    templates: &mut Templates,
+    name: &str,
+    table: &Serial,
+    line: &Line,
+) -> Option<Settings> {
+    let enabled = || table.unit.iter().filter(|(_, unit)| unit.enabled != Some(false));
+    for wanted in enabled().filter_map(|(_, unit)| unit.template.as_deref()) {
+        templates.want(cx, wanted);
+    }
+    let parity = u8::from(line.parity != Parity::None);
+    let speed = Speed { baud: line.baud, bits: 1 + line.data_bits + parity + line.stop_bits };
+    let bus = table.modbus.clone().unwrap_or_default();
+    let (settings, faults) =
+        validate::bus(speed, &bus, &table.unit, |wanted| match templates.read.get(wanted) {
+            Some(Ok(template)) => Ok(&template.table),
+            Some(Err(missing)) => Err(missing.clone()),
+            None => Err(Missing { message: "it was not read".into(), advice: String::new() }),
+        });
+    let subject = format!("serial {name}");
+    for fault in &faults {
+        match &fault.template {
+            None => {
+                let key: Vec<&str> =
+                    ["serial", name].into_iter().chain(fault.key.iter().map(String::as_str)).collect();
+                cx.fail(&subject, &key, fault.message.clone(), &fault.advice);
+            }
+            Some(template) => tell(cx, templates, template, fault),
+        }
+    }
+    // Units that only their template disables have no finding of their own yet.
+    let has_fault = |key: &str| {
+        faults.iter().any(|fault| {
+            fault.template.is_none()
+                && matches!(&fault.key[..], [unit, own, ..] if unit == "unit" && own == key)
+        })
+    };
+    let usable = |id: Option<&str>| {
+        settings.iter().flat_map(|bus| &bus.units).any(|unit| Some(unit.id.as_str()) == id)
+    };
+    for (key, unit) in enabled() {
+        let Some(template) = &unit.template else { continue };
+        let fault = faults.iter().find(|fault| fault.template.as_ref() == Some(template));
+        if let Some(fault) = fault.filter(|_| !usable(unit.id.as_deref()) && !has_fault(key)) {
+            let place = templates.place(template, &fault.key);
+            let place = place.map_or_else(|| template.clone(), |place| place.to_string());
+            let message = format!("the template {template:?} has a fault");
+            let advice = format!("correct {place}");
+            cx.fail(&subject, &["serial", name, "unit", key, "template"], message, &advice);
+        }
+    }
+    if !table.unit.is_empty() && enabled().next().is_none() && faults.is_empty() {
+        let advice = "take their enabled = false out, or the port";
+        cx.warn(
+            &subject,
+            &["serial", name],
+            "all its units are switched off: the port is not opened",
+            advice,
+        );
+    }
+    settings
+}
+
+/// A fault that a template has by itself: once, however many units use it.
+fn tell(cx: &mut Context<'_>, templates: &mut Templates, template: &str, fault: &Fault) {
+    let key = dotted(fault.key.iter().map(String::as_str));
+    if templates.told.insert((template.to_owned(), key.clone())) {
+        let place = templates.place(template, &fault.key);
+        let finding = Finding::fail(format!("template {template}"), fault.message.clone()).key(key);
+        cx.findings.push(finding.at(place.as_ref()).advice(fault.advice.clone()));
+    }
+}

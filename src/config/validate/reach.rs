@@ -1,0 +1,104 @@
+//! Whether what a serial device says gets anywhere: a rule that its path matches, room for its readings, a quota for its rhythm.
+//!
+//! Only warnings: a rule may come with the next drop-in, and real readings are shorter than they could be.
+
+use super::Context;
+use crate::config::model::Serial;
+use crate::gate::policy::PAYLOAD_MAX;
+use crate::gate::{self, Quota, Role};
+use crate::message::Name;
+use crate::proto::serial::modbus::change::Publish;
+use crate::proto::serial::modbus::settings::Unit;
+use crate::proto::serial::reading::PATH_DEFAULT;
+use crate::southbound::serial::settings::{Duty, Port};
+
+/// Warns about each device of a port whose readings would be refused.
+pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, table: &Serial) {
+    let name = port.name.as_str();
+    match &port.duty {
+        // The node says its paths itself.
+        Duty::Slipmux { .. } => {}
+        Duty::Readings { .. } => {
+            let Some(role) = role(gate, &port.name) else { return };
+            rule(cx, role, &["serial", name], table.path.as_deref().unwrap_or(PATH_DEFAULT));
+        }
+        Duty::Modbus(bus) => {
+            for unit in &bus.units {
+                let (Some(key), Some(role)) = (key_of(table, unit), role(gate, &unit.id)) else { continue };
+                let key = ["serial", name, "unit", key];
+                rule(cx, role, &key, &unit.path);
+                size(cx, role, &key, unit);
+                rhythm(cx, role, &key, unit);
+            }
+        }
+    }
+}
+
+/// The table's name of a unit; its address may be written with leading zeros there.
+pub(super) fn key_of<'a>(table: &'a Serial, unit: &Unit) -> Option<&'a str> {
+    let own = |id: &Option<String>| id.as_deref() == Some(unit.id.as_str());
+    let found = table.unit.iter().find(|(key, table)| key.parse() == Ok(unit.address) && own(&table.id));
+    found.map(|(key, _)| key.as_str())
+}
+
+fn role<'a>(gate: &'a gate::Settings, device: &Name) -> Option<&'a Role> {
+    let device = gate.devices.iter().find(|known| known.id == *device)?;
+    gate.roles.iter().find(|role| role.name == device.role)
+}
+
+fn subject(key: &[&str]) -> String {
+    format!("serial {}", key.get(1).copied().unwrap_or_default())
+}
+
+fn rule(cx: &mut Context<'_>, role: &Role, key: &[&str], path: &str) {
+    // What is captured stands for one level.
+    let levels: Vec<Option<&str>> =
+        path.split('/').map(|level| (!level.contains('{')).then_some(level)).collect();
+    let matching = || role.uplink.iter().filter(|rule| rule.path.may_match(&levels));
+    let known = levels.iter().all(Option::is_some);
+    let denied = matching().find(|rule| rule.deny && known);
+    let message = match denied {
+        Some(rule) => {
+            format!("the rule {} of the role {:?} denies its path {path:?}", rule.name, role.name.as_str())
+        }
+        None if matching().any(|rule| !rule.deny) => return,
+        None => format!("no rule of the role {:?} lets its path {path:?} pass", role.name.as_str()),
+    };
+    let advice = format!("add [role.{}.uplink.NAME] with path = {path:?}, or set another path", role.name);
+    cx.warn(&subject(key), &with(key, "path"), message, &advice);
+}
+
+fn size(cx: &mut Context<'_>, role: &Role, key: &[&str], unit: &Unit) {
+    let most = u64::from(role.max_payload.unwrap_or(PAYLOAD_MAX)).min(role.quota.bytes);
+    let longest = unit.payload_max();
+    if longest as u64 > most {
+        let message = format!(
+            "its readings can be up to {longest} bytes long; the role {:?} lets {most} pass",
+            role.name.as_str()
+        );
+        cx.warn(&subject(key), key, message, "raise the role's max-payload, or read fewer registers");
+    }
+}
+
+fn rhythm(cx: &mut Context<'_>, role: &Role, key: &[&str], unit: &Unit) {
+    let Quota { messages, per, .. } = role.quota;
+    if unit.publish == Publish::Always && unit.period.saturating_mul(messages) < per {
+        let shown = crate::config::scalar::format_duration;
+        let message = format!(
+            "a reading every {} is more than the quota of the role {:?}: {messages} in {}",
+            shown(unit.period),
+            role.name.as_str(),
+            shown(per)
+        );
+        cx.warn(
+            &subject(key),
+            &with(key, "period"),
+            message,
+            "raise the quota or the period, or set publish = \"change\"",
+        );
+    }
+}
+
+fn with<'a>(key: &[&'a str], last: &'a str) -> Vec<&'a str> {
+    key.iter().copied().chain([last]).collect()
+}

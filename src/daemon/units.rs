@@ -1,0 +1,37 @@
+//! What happens with the units of a bus, in the log: each change once, under the unit's own device.
+
+use super::hub::{Path, Said};
+use crate::proto::serial::modbus::settings::Unit;
+use crate::proto::serial::modbus::{Event, Failure};
+
+/// Says it. A change of state always; what a noisy line can repeat, only so often.
+pub fn say(path: &mut Path, port: &str, unit: &Unit, event: &Event) {
+    let (device, address) = (unit.id.as_str(), unit.address);
+    match event {
+        Event::Up { .. } => log::info!(device, port, unit = address; "unit answers"),
+        Event::Down { failure, .. } => {
+            log::warn!(device, port, unit = address, reason = words(*failure); "unit does not answer; the others go on");
+        }
+        Event::Refused { register, exception, .. } => {
+            let register = unit.registers.get(*register).map_or("", |register| register.name.as_str());
+            log::warn!(device, port, unit = address, register, reason:% = exception; "unit refuses a register; its readings come without it");
+        }
+        Event::Late { after, .. } => {
+            if path.may_say(Said::LateAnswer) {
+                let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                log::info!(device, port, unit = address, elapsed_ms; "answer came after its time and was not used; raise timeout if it happens often");
+            }
+        }
+        Event::Failed { failure, failures, .. } => {
+            log::debug!(device, port, unit = address, reason = words(*failure), failures = *failures; "no answer");
+        }
+        Event::Reading { .. } => {}
+    }
+}
+
+fn words(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Silent => "silence",
+        Failure::Damaged => "only damaged bytes came: look at baud, parity, polarity and termination",
+    }
+}
