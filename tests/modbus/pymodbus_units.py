@@ -5,6 +5,7 @@ unit 2         every third answer has a wrong checksum
 unit 3         every fourth answer comes 700 ms late; its holding registers count its requests
 unit 4         every fourth answer does not come at all
 unit 5         has only holding registers 0 to 4 and 8 to 9, and no others
+unit 6         its holding registers count its requests; always answers
 units 11 to 17 one holding register each
 All other units are silent.
 """
@@ -56,12 +57,11 @@ def spoil(port, units):
         counts[unit] = count = counts.get(unit, 0) + 1
         if unit == 2 and count % 3 == 0:
             return data[:-1] + bytes([data[-1] ^ 0x40])
-        if unit == 3:
-            if data[1] == 3:
-                data = with_checksum(data[:3] + count.to_bytes(2, "big") * (data[2] // 2))
-            if count % 4 == 0:
-                asyncio.get_running_loop().call_later(0.7, os.write, late, data)
-                return b""
+        if unit in (3, 6) and data[1] == 3:
+            data = with_checksum(data[:3] + count.to_bytes(2, "big") * (data[2] // 2))
+        if unit == 3 and count % 4 == 0:
+            asyncio.get_running_loop().call_later(0.7, os.write, late, data)
+            return b""
         if unit == 4 and count % 4 == 0:
             return b""
         return data
@@ -82,6 +82,7 @@ async def main(port):
         device(3, [words(0, [33] * 10)]),
         device(4, [words(0, [44] * 10)]),
         device(5, [words(0, [50, 51, 52, 53, 54]), words(8, [58, 59])]),
+        device(6, [words(0, [66] * 10)]),
         *(device(unit, [words(0, [unit] * 10)]) for unit in range(11, 18)),
     ]
     server = ModbusSerialServer(

@@ -6,6 +6,7 @@ mod support;
 mod faults;
 mod framing;
 mod line;
+mod modbus;
 mod node;
 mod plug;
 

@@ -187,3 +187,224 @@ impl Units {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::gate::stage::Received;
+    use crate::proto::serial::modbus::change::Publish;
+    use crate::proto::serial::modbus::frame::{Speed, crc16};
+    use crate::proto::serial::modbus::map::{Kind, Order, Register};
+    use crate::proto::serial::modbus::pdu::Table;
+    use crate::proto::serial::modbus::plan::Limits;
+    use crate::proto::serial::reading::Unreadable;
+    use crate::southbound::serial::port::Port;
+    use crate::southbound::serial::settings::{self, Duty, Line, PortName};
+
+    /// What the gate and the journal say of each device, and what came to them.
+    #[derive(Default)]
+    struct Journal {
+        verdicts: Vec<(&'static str, Verdict)>,
+        taken: Vec<(String, u128, String)>,
+        refused: usize,
+        alive: Vec<String>,
+        news: Vec<String>,
+    }
+
+    impl Taker for Journal {
+        fn take(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict {
+            let verdict = self.verdicts.iter().find(|(id, _)| *id == device);
+            let verdict = verdict.map_or(Verdict::Taken, |(_, verdict)| *verdict);
+            if verdict == Verdict::Taken {
+                let payload = String::from_utf8_lossy(received.payload).into_owned();
+                self.taken.push((device.to_owned(), ticket, payload));
+            } else {
+                self.refused += 1;
+            }
+            verdict
+        }
+
+        fn message(&mut self, _: &[u8]) {}
+
+        fn unreadable(&mut self, _: Unreadable) {}
+
+        fn alive(&mut self, device: &str) {
+            self.alive.push(device.to_owned());
+        }
+
+        fn news(&mut self, unit: &modbus::settings::Unit, event: &Event) {
+            self.news.push(format!("{} {event:?}", unit.id));
+        }
+    }
+
+    impl Journal {
+        fn of(&self, device: &str) -> Vec<&str> {
+            let own = self.taken.iter().filter(|(id, ..)| id == device);
+            own.map(|(.., payload)| payload.as_str()).collect()
+        }
+    }
+
+    fn unit(address: u8) -> modbus::settings::Unit {
+        let register = Register {
+            name: "v".to_owned(),
+            table: Table::Holding,
+            address: 0,
+            kind: Kind::U16,
+            words: Order::Big,
+            bytes: Order::Big,
+            scale: 1.0,
+            offset: 0.0,
+            unit: None,
+            absent: None,
+            dead_band: 0.0,
+        };
+        modbus::settings::Unit {
+            id: Name::parse(&format!("u{address}")).unwrap(),
+            address,
+            path: "data".to_owned(),
+            period: Duration::from_secs(1),
+            jitter: Duration::ZERO,
+            publish: Publish::OnChange { max_unchanged: None },
+            registers: vec![register],
+            limits: Limits { max_registers: 125, max_gap: 8 },
+        }
+    }
+
+    fn port(addresses: &[u8], now: Instant) -> Port {
+        let settings = settings::Port {
+            name: Name::parse("bus").unwrap(),
+            port: PortName::parse("/dev/null").unwrap(),
+            line: Line::default(),
+            duty: Duty::Modbus(Settings {
+                speed: Speed { baud: 9600, bits: 10 },
+                timeout: Settings::TIMEOUT,
+                pause: Duration::ZERO,
+                interval: Duration::ZERO,
+                backoff: Settings::BACKOFF,
+                backoff_max: Settings::BACKOFF_MAX,
+                echo: false,
+                units: addresses.iter().copied().map(unit).collect(),
+            }),
+        };
+        Port::new(Arc::new(settings), 5 << 32, now, 1)
+    }
+
+    /// Lets so many seconds pass; units below 100 answer `value` at once.
+    fn run(port: &mut Port, from: Instant, seconds: u64, value: u16, journal: &mut Journal) -> Instant {
+        let end = from + Duration::from_secs(seconds);
+        let stamp = Stamp { boottime_ms: 1, wall_ms: None };
+        let (mut now, mut sent) = (from, Vec::new());
+        if port.poll_open(now) {
+            port.handle_opened(now);
+        }
+        while let Some(at) = port.poll_timeout().filter(|at| *at < end) {
+            now = now.max(at);
+            port.handle_timeout(now, stamp, journal);
+            sent.clear();
+            if port.poll_transmit(&mut sent) && sent[0] < 100 {
+                let quantity = usize::from(sent[5]);
+                let mut answer = vec![sent[0], sent[1], (2 * quantity) as u8];
+                (0..quantity).for_each(|_| answer.extend(value.to_be_bytes()));
+                answer.extend(crc16(&answer).to_le_bytes());
+                now += Duration::from_millis(20);
+                port.handle_bytes(now, stamp, &answer, journal);
+            }
+        }
+        end
+    }
+
+    #[test]
+    fn a_reading_refused_or_over_quota_is_offered_again_although_nothing_changes() {
+        for verdict in [Verdict::Refused, Verdict::OverQuota] {
+            let mut journal = Journal { verdicts: vec![("u1", verdict)], ..Journal::default() };
+            let start = Instant::now();
+            let mut port = port(&[1, 2], start);
+            let now = run(&mut port, start, 5, 7, &mut journal);
+            assert!(journal.refused >= 4, "{}", journal.refused);
+            assert_eq!((journal.of("u1").len(), journal.of("u2")), (0, vec![r#"{"v":7}"#]));
+            journal.verdicts.clear();
+            let now = run(&mut port, now, 5, 7, &mut journal);
+            assert_eq!(journal.of("u1"), [r#"{"v":7}"#]);
+            run(&mut port, now, 2, 8, &mut journal);
+            assert_eq!(journal.of("u1").len(), 2);
+            let refused: Vec<u64> = port.units().map(|unit| unit.refused).collect();
+            assert_eq!(refused, [journal.refused as u64, 0]);
+        }
+    }
+
+    #[test]
+    fn while_the_journal_is_full_each_units_readings_wait_in_their_order_and_none_is_forgotten() {
+        let mut journal = Journal { verdicts: vec![("u1", Verdict::Unavailable)], ..Journal::default() };
+        let start = Instant::now();
+        let mut port = port(&[1, 2], start);
+        let mut now = start;
+        for value in 1..=3 {
+            now = run(&mut port, now, 1, value, &mut journal);
+        }
+        assert_eq!(journal.of("u2").len(), 3);
+        let waiting: Vec<usize> = port.units().map(|unit| unit.waiting).collect();
+        assert_eq!(waiting, [3, 0]);
+        journal.verdicts.clear();
+        run(&mut port, now, 1, 3, &mut journal);
+        assert_eq!(journal.of("u1"), [r#"{"v":1}"#, r#"{"v":2}"#, r#"{"v":3}"#]);
+    }
+
+    #[test]
+    fn completions_find_their_unit_and_a_failed_reading_is_offered_again() {
+        let mut journal = Journal::default();
+        let start = Instant::now();
+        let mut port = port(&[1, 2, 9], start);
+        let now = run(&mut port, start, 1, 7, &mut journal);
+        let tickets: Vec<(String, u128)> =
+            journal.taken.iter().map(|(id, ticket, _)| (id.clone(), *ticket)).collect();
+        assert_eq!(tickets.len(), 3);
+        assert!(tickets.iter().all(|(_, ticket)| ticket >> 32 == 5));
+        for (id, ticket) in &tickets {
+            port.handle_completion(now, *ticket, id != "u2");
+        }
+        let readings: Vec<u64> = port.units().map(|unit| unit.readings).collect();
+        assert_eq!(readings, [1, 0, 1]);
+        run(&mut port, now, 1, 7, &mut journal);
+        assert_eq!((journal.of("u1").len(), journal.of("u2").len()), (1, 2));
+    }
+
+    #[test]
+    fn an_unchanged_unit_is_alive_and_a_dead_one_is_news_once() {
+        let mut journal = Journal::default();
+        let start = Instant::now();
+        let mut port = port(&[1, 200], start);
+        run(&mut port, start, 60, 7, &mut journal);
+        assert_eq!(journal.of("u1").len(), 1);
+        assert!(journal.alive.len() > 40 && journal.alive.iter().all(|id| id == "u1"));
+        let told = |what: &str| journal.news.iter().filter(|news| news.starts_with(what)).count();
+        assert_eq!((told("u1 Up"), told("u200 Up"), told("u200 Down")), (1, 0, 1));
+        let states: Vec<State> = port.units().map(|unit| unit.state).collect();
+        assert_eq!(states, [State::Up, State::Down]);
+        let counters = port.counters();
+        assert_eq!(counters.framing.good, journal.alive.len() as u64);
+    }
+
+    #[test]
+    fn an_unplugged_bus_blames_no_unit_and_its_successor_goes_on_with_what_waits_of_the_units_that_stay() {
+        let unavailable = |id| (id, Verdict::Unavailable);
+        let mut journal =
+            Journal { verdicts: vec![unavailable("u1"), unavailable("u2")], ..Journal::default() };
+        let start = Instant::now();
+        let mut old = port(&[1, 2], start);
+        let now = run(&mut old, start, 1, 7, &mut journal);
+        assert!(old.handle_failure(now, "it was unplugged"));
+        let silent: u64 = old.units().map(|unit| unit.bus.silent).sum();
+        assert_eq!((silent, old.pending().0), (0, 2));
+        journal.verdicts.clear();
+        let mut new = port(&[2, 3], now);
+        new.adopt(&mut old, now);
+        // What is left there is of the unit that is gone.
+        assert_eq!((old.pending().0, new.pending().0), (1, 1));
+        run(&mut new, now, 1, 8, &mut journal);
+        assert_eq!(journal.of("u2"), [r#"{"v":7}"#, r#"{"v":8}"#]);
+        assert_eq!((journal.of("u1").len(), journal.of("u3").len()), (0, 1));
+    }
+}
