@@ -23,15 +23,8 @@ impl Meter {
     /// # Errors
     /// Why there are no pseudo-terminals, in words.
     pub fn new() -> Result<Meter, String> {
-        let failed = |error: nix::Error| format!("no pseudo-terminal can be made: {error}");
-        let pair = nix::pty::openpty(None, None).map_err(failed)?;
-        let mut raw = tcgetattr(&pair.slave).map_err(failed)?;
-        cfmakeraw(&mut raw);
-        tcsetattr(&pair.slave, SetArg::TCSANOW, &raw).map_err(failed)?;
-        // A full line must not hold the demo up.
-        fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
-        let port = nix::unistd::ttyname(&pair.slave).map_err(failed)?;
-        Ok(Meter { line: std::fs::File::from(pair.master), port, said: 0 })
+        let (line, port) = line()?;
+        Ok(Meter { line, port, said: 0 })
     }
 
     /// The device file for the gateway.
@@ -57,6 +50,19 @@ impl Meter {
             self.said = next;
         }
     }
+}
+
+/// A line of bytes as they are: a device's end, and the name of the gateway's.
+pub(super) fn line() -> Result<(std::fs::File, PathBuf), String> {
+    let failed = |error: nix::Error| format!("no pseudo-terminal can be made: {error}");
+    let pair = nix::pty::openpty(None, None).map_err(failed)?;
+    let mut raw = tcgetattr(&pair.slave).map_err(failed)?;
+    cfmakeraw(&mut raw);
+    tcsetattr(&pair.slave, SetArg::TCSANOW, &raw).map_err(failed)?;
+    // A full line must not hold the demo up.
+    fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
+    let port = nix::unistd::ttyname(&pair.slave).map_err(failed)?;
+    Ok((std::fs::File::from(pair.master), port))
 }
 
 /// Readings the gateway has committed, over several runs of it: each run counts from nothing.

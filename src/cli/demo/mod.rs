@@ -1,13 +1,14 @@
 //! `tombolo demo`: the main job on one machine, with nothing else installed.
 //!
 //! An embedded broker behind TLS, a throwaway PKI, three simulated sensors with real DTLS handshakes, a serial
-//! meter on a pseudo-terminal, and between them the daemon itself, started as a user would start it. On the way the uplink is cut and
+//! meter and a Modbus meter on pseudo-terminals, and between them the daemon itself, started as a user would start it. On the way the uplink is cut and
 //! the gateway is killed, because that is what it is for. Exit 0 only if all that was acknowledged arrived.
 
 pub mod broker;
 pub mod meter;
 pub mod pki;
 pub mod sensor;
+pub mod unit;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use crate::control::protocol::{Request, SOCKET_NAME};
 use broker::DemoBroker;
 use meter::{Committed, Meter};
 use sensor::Sensor;
+use unit::Unit;
 
 /// How often a sensor speaks.
 const PERIOD: Duration = Duration::from_millis(300);
@@ -63,7 +65,6 @@ pub fn run(options: Options) -> Result<bool, String> {
 }
 
 /// Which reading was acknowledged to its sensor, which arrived, and how often.
-#[derive(Default)]
 struct Ledger {
     acknowledged: BTreeSet<String>,
     arrived: BTreeMap<String, u64>,
@@ -71,18 +72,34 @@ struct Ledger {
     refused: u64,
     unanswered: u64,
     /// A meter hears no acknowledgement; what counts is what was committed.
-    metered: Committed,
+    metered: [(&'static str, Committed); 2],
+}
+
+impl Default for Ledger {
+    fn default() -> Ledger {
+        Ledger {
+            acknowledged: BTreeSet::new(),
+            arrived: BTreeMap::new(),
+            ids: BTreeSet::new(),
+            refused: 0,
+            unanswered: 0,
+            metered: [Meter::ID, Unit::ID].map(|id| (id, Committed::default())),
+        }
+    }
 }
 
 impl Ledger {
     fn missing(&self) -> usize {
         let sensors = self.acknowledged.iter().filter(|reading| !self.arrived.contains_key(*reading)).count();
-        let metered = usize::try_from(self.metered.total()).unwrap_or(usize::MAX);
-        sensors + metered.saturating_sub(self.meter_arrived())
+        let metered = self.metered.iter().map(|(id, committed)| {
+            let committed = usize::try_from(committed.total()).unwrap_or(usize::MAX);
+            committed.saturating_sub(self.arrived_from(id))
+        });
+        sensors + metered.sum::<usize>()
     }
 
-    fn meter_arrived(&self) -> usize {
-        self.arrived.keys().filter(|reading| reading.split(' ').next() == Some(Meter::ID)).count()
+    fn arrived_from(&self, device: &str) -> usize {
+        self.arrived.keys().filter(|reading| reading.split(' ').next() == Some(device)).count()
     }
 
     fn twice(&self) -> u64 {
@@ -144,12 +161,16 @@ impl Gateway {
         client.ask(&request, Duration::from_secs(2)).ok()
     }
 
-    /// How many readings of the meter this run has committed.
-    fn see_meter(&self, ledger: &RefCell<Ledger>) {
-        if let Some(status) = self.ask(Request::Status {})
-            && let Some(readings) = status["serial"][Meter::ID]["readings"].as_u64()
-        {
-            ledger.borrow_mut().metered.see(readings);
+    /// How many readings of each meter this run has committed.
+    fn see_meters(&self, ledger: &RefCell<Ledger>) {
+        let Some(status) = self.ask(Request::Status {}) else { return };
+        let serial = &status["serial"];
+        let seen =
+            [&serial[Meter::ID], &serial[Unit::BUS]["units"][Unit::ID]].map(|of| of["readings"].as_u64());
+        for ((_, committed), seen) in ledger.borrow_mut().metered.iter_mut().zip(seen) {
+            if let Some(seen) = seen {
+                committed.see(seen);
+            }
         }
     }
 
@@ -193,15 +214,18 @@ async fn play(options: Options) -> Result<bool, String> {
     let broker = broker::start(&pki).await?;
     let coaps = free_udp_port()?;
     let mut meter = Meter::new()?;
-    write_configuration(folder, &broker, coaps, &pki.ca_file, &meter)?;
+    let mut unit = Unit::new()?;
+    let serial = meter.configuration() + &unit.configuration();
+    write_configuration(folder, &broker, coaps, &pki.ca_file, &serial)?;
     let mut screen = Screen { json: options.json, live: std::io::stdout().is_terminal() };
     screen.say(
         "begin",
         &format!(
-            "a broker at mqtts://127.0.0.1:{}, a gateway at coaps://127.0.0.1:{coaps}, {} sensors, a serial meter on {}",
+            "a broker at mqtts://127.0.0.1:{}, a gateway at coaps://127.0.0.1:{coaps}, {} sensors, a serial meter on {}, a Modbus meter on {}",
             broker.address.port(),
             SENSORS.len(),
-            meter.port().display()
+            meter.port().display(),
+            unit.port().display()
         ),
     );
 
@@ -231,7 +255,8 @@ async fn play(options: Options) -> Result<bool, String> {
             meter_said = Instant::now();
             meter.say();
         }
-        gateway.see_meter(&ledger);
+        unit.serve();
+        gateway.see_meters(&ledger);
         match script.due() {
             Some(1) => {
                 let _ = broker.cut.send(true);
@@ -246,7 +271,7 @@ async fn play(options: Options) -> Result<bool, String> {
             }
             Some(_) => {
                 gateway.kill();
-                ledger.borrow_mut().metered.next_run();
+                ledger.borrow_mut().metered.iter_mut().for_each(|(_, committed)| committed.next_run());
                 screen.say(
                     "kill",
                     "the gateway is killed (SIGKILL) and started again: sensors shake hands anew",
@@ -273,9 +298,14 @@ async fn play(options: Options) -> Result<bool, String> {
     }
     let give_up = Instant::now() + LAST_WAIT;
     loop {
-        gateway.see_meter(&ledger);
+        gateway.see_meters(&ledger);
         screen.arrivals(&broker, &ledger);
-        if ledger.borrow().missing() == 0 || Instant::now() >= give_up {
+        // A short demo may end before the gateway had time to ask.
+        let heard = ledger.borrow().arrived_from(Unit::ID) > 0;
+        if !heard {
+            unit.serve();
+        }
+        if (heard && ledger.borrow().missing() == 0) || Instant::now() >= give_up {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -335,7 +365,7 @@ fn write_configuration(
     broker: &DemoBroker,
     coaps: u16,
     ca: &Path,
-    meter: &Meter,
+    serial: &str,
 ) -> Result<(), String> {
     let mut text = format!(
         "[gateway]\nid = \"demo\"\n\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n\n\
@@ -353,7 +383,7 @@ fn write_configuration(
         write_private(&file, &format!("text:{}\n", key(id)))?;
         let _ = write!(text, "[device.{id}]\nrole = \"sensor\"\npsk-file = \"{id}.psk\"\n");
     }
-    text.push_str(&meter.configuration());
+    text.push_str(serial);
     write_private(&folder.join("tombolo.toml"), &text)
 }
 
@@ -445,7 +475,11 @@ impl Screen {
 
     fn verdict(&mut self, ledger: &Ledger, queue: &Value, begun: Instant) -> bool {
         let missing = ledger.missing();
-        let good = missing == 0 && !ledger.acknowledged.is_empty() && ledger.meter_arrived() > 0;
+        let metered = ledger.metered.iter().all(|(id, _)| ledger.arrived_from(id) > 0);
+        let good = missing == 0 && !ledger.acknowledged.is_empty() && metered;
+        let [meter, unit] = &ledger.metered;
+        let told = |(id, committed): &(&'static str, Committed)| (committed.total(), ledger.arrived_from(id));
+        let ((meter_committed, meter_arrived), (unit_committed, unit_arrived)) = (told(meter), told(unit));
         if self.json {
             println!(
                 "{}",
@@ -453,7 +487,8 @@ impl Screen {
                        "acknowledged": ledger.acknowledged.len(), "arrived": ledger.arrived.len(),
                        "missing": missing, "duplicates": ledger.twice(), "refused": ledger.refused,
                        "unanswered": ledger.unanswered,
-                       "meter": {"committed": ledger.metered.total(), "arrived": ledger.meter_arrived()},
+                       "meter": {"committed": meter_committed, "arrived": meter_arrived},
+                       "modbus": {"committed": unit_committed, "arrived": unit_arrived},
                        "queue": queue})
             );
             return good;
@@ -466,7 +501,8 @@ impl Screen {
             ledger.twice(),
             ledger.unanswered,
         );
-        println!("serial meter: committed {}   arrived {}", ledger.metered.total(), ledger.meter_arrived());
+        println!("serial meter: committed {meter_committed}   arrived {meter_arrived}");
+        println!("Modbus meter: committed {unit_committed}   arrived {unit_arrived}");
         println!(
             "{}",
             if good { "Everything acknowledged arrived." } else { "NOT everything acknowledged arrived." }

@@ -79,7 +79,8 @@ fn read(cx: &mut Context<'_>, name: &str) -> Result<Template, Missing> {
                 let place = Place { file: shown.as_str().into(), line: error.line };
                 let first = error.message.lines().next().unwrap_or_default();
                 let finding = Finding::fail(format!("template {name}"), first).at(Some(&place));
-                cx.findings.push(finding.advice("docs/modbus.md says what a template may hold"));
+                cx.findings
+                    .push(finding.advice("modbus.md in the documentation says what a template may hold"));
                 missing(format!("the template {name:?} cannot be read"), format!("correct {place}"))
             }
         };

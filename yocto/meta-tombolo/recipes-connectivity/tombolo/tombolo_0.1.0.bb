@@ -22,12 +22,14 @@ USERADD_PARAM:${PN} = "--system --user-group --groups dialout --no-create-home \
 
 do_install:append() {
     install -D -m 0644 ${S}/config/tombolo.toml ${D}${sysconfdir}/tombolo/tombolo.toml
-    install -d ${D}${sysconfdir}/tombolo/conf.d
+    install -d ${D}${sysconfdir}/tombolo/conf.d ${D}${sysconfdir}/tombolo/modbus
+    install -d ${D}${datadir}/tombolo/modbus
+    install -m 0644 ${S}/config/examples/modbus/*.toml ${D}${datadir}/tombolo/modbus/
     install -D -m 0644 ${S}/systemd/tombolo.service ${D}${systemd_system_unitdir}/tombolo.service
     install -D -m 0644 ${S}/systemd/tombolo.tmpfiles ${D}${nonarch_libdir}/tmpfiles.d/tombolo.conf
 }
 
 CONFFILES:${PN} += "${sysconfdir}/tombolo/tombolo.toml"
-FILES:${PN} += "${nonarch_libdir}/tmpfiles.d"
+FILES:${PN} += "${nonarch_libdir}/tmpfiles.d ${datadir}/tombolo"
 
 RDEPENDS:${PN} += "ca-certificates procps"
