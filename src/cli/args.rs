@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 /// Where configuration is looked for unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
@@ -132,6 +132,8 @@ pub enum DeviceCommand {
 
 /// `tombolo device add`
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("proof").required(true).multiple(true)))]
+#[command(group(ArgGroup::new("certificate").multiple(false)))]
 pub struct DeviceAddArguments {
     /// Its id: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit
     pub id: String,
@@ -139,11 +141,26 @@ pub struct DeviceAddArguments {
     #[arg(long)]
     pub role: String,
     /// Its key: text:…, hex:…, or - for standard input (safer: arguments are visible to other users); without a value one is made
-    #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", required = true)]
+    #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", group = "proof")]
     pub psk: Option<String>,
     /// The identity it names in the handshake [default: its id]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", requires = "psk")]
     pub psk_identity: Option<String>,
+    /// Its certificate has this URI as a subject alternative name
+    #[arg(long, value_name = "URI", groups = ["proof", "certificate"])]
+    pub certificate_uri: Option<String>,
+    /// Its certificate has this DNS name as a subject alternative name
+    #[arg(long, value_name = "NAME", groups = ["proof", "certificate"])]
+    pub certificate_dns: Option<String>,
+    /// Its certificate's subject has this common name
+    #[arg(long, value_name = "TEXT", groups = ["proof", "certificate"])]
+    pub certificate_cn: Option<String>,
+    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it [default: any that is believed]
+    #[arg(long, value_name = "NAME", requires = "certificate")]
+    pub certificate_issuer: Option<String>,
+    /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash
+    #[arg(long, value_name = "KEY", group = "proof")]
+    pub public_key: Option<String>,
     /// A few words for people
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
@@ -303,6 +320,17 @@ mod tests {
         assert_eq!(psk("tombolo device add a --role r --psk text:x").as_deref(), Some("text:x"));
         assert_eq!(psk("tombolo device add a --role r --psk -").as_deref(), Some("-"));
         assert!(parse("tombolo device add a --role r").is_err());
+    }
+
+    #[test]
+    fn a_device_is_added_with_one_or_more_proofs_and_one_certificate_at_most() {
+        let add = |rest: &str| parse(&format!("tombolo device add a --role r {rest}")).is_ok();
+        assert!(add("--certificate-dns a.example --certificate-issuer CN=x"));
+        assert!(add("--certificate-cn a --psk --public-key sha256:00"));
+        assert!(!add("--certificate-cn a --certificate-uri b"));
+        assert!(!add("--certificate-issuer CN=x --psk"));
+        assert!(!add("--psk-identity x --public-key k.pem"));
+        assert!(!add("--label x"));
     }
 
     #[test]

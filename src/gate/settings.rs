@@ -121,6 +121,21 @@ pub struct Device {
 }
 
 impl Device {
+    /// What both would prove themselves with, if there is anything: then neither could be told from the other.
+    pub fn shares(&self, other: &Device) -> Option<&'static str> {
+        let psk = |device: &Device| device.psk.as_ref().map(|psk| psk.identity.clone());
+        let certificates = self.certificate.as_ref().zip(other.certificate.as_ref());
+        if self.psk.is_some() && psk(self) == psk(other) {
+            Some("PSK identity")
+        } else if certificates.is_some_and(|(one, other)| one.overlaps(other)) {
+            Some("certificate")
+        } else if self.public_key.is_some() && self.public_key == other.public_key {
+            Some("public key")
+        } else {
+            None
+        }
+    }
+
     /// Whether both prove themselves the same way.
     pub fn same_proof(&self, other: &Device) -> bool {
         (&self.psk, &self.certificate, &self.public_key)

@@ -9,6 +9,7 @@ mod client;
 
 mod answers;
 mod backlog;
+mod certificates;
 mod clock;
 mod device;
 mod faults;

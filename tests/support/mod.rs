@@ -119,9 +119,31 @@ impl Pki {
         change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let files = (self.folder.join(format!("{name}.pem")), self.folder.join(format!("{name}.key")));
+        fs::write(self.folder.join(format!("{name}.pub")), key.public_key_pem()).expect("public key file");
         fs::write(&files.0, certificate.pem()).expect("certificate file");
         fs::write(&files.1, key.serialize_pem()).expect("key file");
         files
+    }
+}
+
+impl Pki {
+    /// The list of all certificates revoked, by their serial numbers, in PEM form.
+    pub fn revoke(&self, serials: &[u64]) -> String {
+        let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(2100, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).and_then(|list| list.pem()).expect("a revocation list")
     }
 }
 

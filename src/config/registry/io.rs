@@ -134,13 +134,10 @@ pub fn add(loaded: &Loaded, device: &Device) -> Result<PathBuf, Box<Finding>> {
     sweep(&directory);
     // Somebody else may have added one since the configuration was read.
     let now = load(&directory, None);
-    let identity = device.psk.as_ref().map(|psk| &psk.identity);
-    let same = |other: &&super::Entry| {
-        identity.is_some() && other.device.psk.as_ref().map(|psk| &psk.identity) == identity
-    };
-    if let Some(other) = now.entries().find(same) {
+    let twin = now.entries().find_map(|other| Some((other, device.shares(&other.device)?)));
+    if let Some((other, by)) = twin {
         let place = Place { file: other.file.clone(), line: None };
-        let message = format!("device {} has the same PSK identity", other.device.id);
+        let message = format!("device {} has the same {by}", other.device.id);
         let finding = Finding::fail(format!("device {}", device.id), message).at(Some(&place));
         return Err(Box::new(finding.advice("use another identity")));
     }

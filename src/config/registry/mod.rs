@@ -8,6 +8,9 @@
 //! psk = "text:…"
 //! ```
 //!
+//! or, in place of the last two, as in `[device.X]`: `certificate-uri`, `certificate-dns` or `certificate-cn`, with
+//! `certificate-issuer`; `public-key = "sha256:…"`.
+//!
 //! A file that cannot be read, or is of a format this version does not know, disables its device and no other;
 //! it stays where it is, so that the version that understands it finds it. Unknown keys are ignored. On a
 //! reload the last good version of a device stays in use. Here texts become entries and back; `io` has the files.
@@ -21,14 +24,17 @@ use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
+use super::certificate::{format_key_hash, parse_key_hash};
 use super::finding::{Finding, Place};
 use super::raw::Lines;
 use super::scalar::{
     PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, parse_duration, parse_psk,
 };
-use super::{DeviceSource, Loaded};
+use super::{DeviceSource, Known, Loaded};
+use crate::gate::certificate::{CertificateName, NAME_MAX, NameKind};
 use crate::gate::{Device, Psk};
 use crate::message::{Name, RESERVED_DEVICE};
+use crate::proto::dtls::server::DistinguishedName;
 
 /// Largest file of the registry, in bytes.
 pub const FILE_MAX: u64 = 16 << 10;
@@ -36,6 +42,8 @@ pub const FILE_MAX: u64 = 16 << 10;
 const MAGIC: &str = "tombolo-device ";
 /// The newest major version of the format that is understood.
 const MAJOR: u32 = 1;
+/// What is written: the first with certificates and public keys, which an older 1.x passes over.
+const MINOR: u32 = 1;
 /// Longest label, in bytes.
 const LABEL_MAX: usize = 256;
 /// Characters of a generated key.
@@ -213,24 +221,79 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         }
         None => None,
     };
-    let (certificate, public_key) = (None, None);
+    let certificate = certificate(&get, &fault)?;
+    let public_key = match get("public-key", 71)? {
+        None => None,
+        Some((text, line)) => Some(parse_key_hash(text).ok_or_else(|| {
+            let advice = "write sha256: and the 64 hexadecimal digits of the key's hash";
+            fault(line, "public-key", "this is no hash of a key".to_owned(), advice)
+        })?),
+    };
     let device = Device { id: name, role, label, psk, certificate, public_key, offline_after };
     Ok(Entry { device, file: file.clone() })
+}
+
+/// A text of 1 to so many bytes at a key, and its line.
+type Get<'a, 't> = dyn Fn(&str, usize) -> Result<Option<(&'t str, Option<u32>)>, Box<Finding>> + 'a;
+/// A fault at a line and a key: what, and the way out.
+type MakeFault<'a> = dyn Fn(Option<u32>, &str, String, &str) -> Box<Finding> + 'a;
+
+/// The name of its certificate, at most one.
+fn certificate(get: &Get<'_, '_>, fault: &MakeFault<'_>) -> Result<Option<CertificateName>, Box<Finding>> {
+    let advice = "remove the device and add it again";
+    let issuer = match get("certificate-issuer", 4 * NAME_MAX)? {
+        None => None,
+        Some((text, line)) => Some((
+            DistinguishedName::parse(text)
+                .map_err(|error| fault(line, "certificate-issuer", error.to_string(), advice))?,
+            line,
+        )),
+    };
+    let mut found = None;
+    for kind in NameKind::ALL {
+        let Some((text, line)) = get(kind.key(), NAME_MAX)? else { continue };
+        if found.is_some() {
+            return Err(fault(line, kind.key(), "a certificate is known by one name".to_owned(), advice));
+        }
+        let issuer = issuer.as_ref().map(|(issuer, _)| issuer.clone());
+        found = Some(
+            CertificateName::new(kind, text, issuer)
+                .map_err(|error| fault(line, kind.key(), error.to_string(), advice))?,
+        );
+    }
+    match (issuer, &found) {
+        (Some((_, line)), None) => Err(fault(
+            line,
+            "certificate-issuer",
+            "there is no certificate-uri, -dns or -cn".to_owned(),
+            advice,
+        )),
+        _ => Ok(found),
+    }
 }
 
 /// Writes one device's file. A key that is printable text is written as such, so that a person can read it out to a client.
 pub fn render(device: &Device) -> Zeroizing<String> {
     // Larger than any outcome: growing would leave copies of the key behind.
-    let mut text = Zeroizing::new(String::with_capacity(2048));
+    let mut text = Zeroizing::new(String::with_capacity(8192));
     let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
     text.push_str("# A device of this gateway's registry. Change it through `tombolo device`.\n");
-    let _ = writeln!(text, "format = \"{MAGIC}{MAJOR}.0\"");
+    let _ = writeln!(text, "format = \"{MAGIC}{MAJOR}.{MINOR}\"");
     let _ = writeln!(text, "role = {}", quoted(device.role.as_str()));
     if let Some(label) = &device.label {
         let _ = writeln!(text, "label = {}", quoted(label));
     }
     if let Some(after) = device.offline_after {
         let _ = writeln!(text, "offline-after = {}", quoted(&format_duration(after)));
+    }
+    if let Some(certificate) = &device.certificate {
+        let _ = writeln!(text, "{} = {}", certificate.kind().key(), quoted(certificate.name()));
+        if let Some(issuer) = certificate.issuer() {
+            let _ = writeln!(text, "certificate-issuer = {}", quoted(&issuer.to_string()));
+        }
+    }
+    if let Some(key) = &device.public_key {
+        let _ = writeln!(text, "public-key = \"{}\"", format_key_hash(key));
     }
     if let Some(psk) = &device.psk {
         let _ = writeln!(text, "psk-identity = {}", quoted(&String::from_utf8_lossy(&psk.identity)));
@@ -315,6 +378,10 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
             return refuse(message, other.place.as_ref(), "use another identity");
         }
     }
+    if let Some((other, by)) = loaded.known.iter().find_map(|known| Some((known, shared(device, known)?))) {
+        let message = format!("device {} has the same {by}", other.id);
+        return refuse(message, other.place.as_ref(), "give each device one of its own");
+    }
     let roles = || loaded.settings.gate.roles.iter().map(|role| role.name.as_str());
     if !roles().any(|role| role == device.role.as_str()) {
         let advice = match did_you_mean(device.role.as_str(), roles()) {
@@ -324,6 +391,16 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         return refuse(format!("there is no role {:?}", device.role.as_str()), None, &advice);
     }
     Ok(())
+}
+
+/// The certificate or key that both have.
+fn shared(device: &Device, known: &Known) -> Option<&'static str> {
+    let both = device.certificate.as_ref().zip(known.certificate.as_ref());
+    if both.is_some_and(|(one, other)| one.overlaps(other)) {
+        return Some("certificate");
+    }
+    let same = device.public_key.is_some() && device.public_key == known.public_key;
+    same.then_some("public key")
 }
 
 /// Whether a device can be removed from the registry.
@@ -355,6 +432,11 @@ pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
 mod tests {
     use super::*;
 
+    fn certificate() -> CertificateName {
+        let issuer = DistinguishedName::parse("O=\"A, \\\"B\\\"\", CN=ca").unwrap();
+        CertificateName::new(NameKind::CommonName, "a \"door\"", Some(issuer)).unwrap()
+    }
+
     fn device(key: &[u8]) -> Device {
         let psk = Psk { identity: b"door \"7\"".to_vec(), key: Zeroizing::new(key.to_vec()) };
         Device {
@@ -362,8 +444,8 @@ mod tests {
             role: Name::parse("sensor").unwrap(),
             label: Some("the \"north\" door\\".to_owned()),
             psk: Some(psk),
-            certificate: None,
-            public_key: None,
+            certificate: Some(certificate()),
+            public_key: Some([0xab; 32]),
             offline_after: Some(std::time::Duration::from_secs(5400)),
         }
     }
@@ -372,7 +454,7 @@ mod tests {
     fn a_device_reads_back_as_it_was_written() {
         for key in [&b"abc\"'\\ #"[..], b"\x00\xff", "täst".as_bytes(), &[b'"'; 64], &[b'\\'; 64]] {
             let text = render(&device(key));
-            assert!(text.capacity() == 2048, "the text grew");
+            assert!(text.capacity() == 8192, "the text grew");
             let entry = parse("door-7", &"f".into(), &text).unwrap();
             assert_eq!(format!("{:?}", entry.device), format!("{:?}", device(key)));
             assert_eq!(entry.device.psk, device(key).psk);

@@ -1,29 +1,24 @@
 //! `tombolo device`: who may speak. Works on the registry's files, so with and without the daemon.
 
-use std::time::Instant;
+mod add;
+mod client;
 
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
-use super::args::{DeviceAddArguments, DeviceCommand, DeviceNameArgument, DeviceShowArguments};
+use super::args::{DeviceCommand, DeviceNameArgument, DeviceShowArguments};
 use super::error::CommandError;
-use super::key::{from_argument, shell_word};
-use super::output::{align, span};
+use super::output::span;
 use super::status::kind;
 use super::{Context, note};
-use crate::config::registry::io::{add, remove};
+use crate::config::certificate::format_key_hash;
+use crate::config::registry::io::remove;
 use crate::config::registry::key_text;
 use crate::config::scalar::format_hex;
-use crate::config::{DeviceSource, Known, Loaded, Settings};
+use crate::config::{DeviceSource, Known, Loaded};
 use crate::control::io::client::{ANSWER, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{Session, SessionPage};
-use crate::gate::Gate;
-use crate::gate::settings::{Device, Psk, Role};
-use crate::message::{Lane, Method, Name};
-
-/// Longest label, in bytes.
-const LABEL_MAX: usize = 256;
+use crate::gate::certificate::{CertificateName, NameKind};
 
 /// Does what is asked.
 ///
@@ -31,82 +26,11 @@ const LABEL_MAX: usize = 256;
 /// [`CommandError`], with the place of whatever stands in the way.
 pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError> {
     match command {
-        DeviceCommand::Add(arguments) => add_device(context, arguments),
+        DeviceCommand::Add(arguments) => add::run(context, arguments),
         DeviceCommand::List => list(context),
         DeviceCommand::Show(arguments) => show(context, &arguments),
         DeviceCommand::Remove(DeviceNameArgument { id }) => remove_device(context, &id),
     }
-}
-
-fn name(what: &str, text: &str) -> Result<Name, CommandError> {
-    Name::parse(text).map_err(|error| CommandError::Usage(format!("{text:?} is no {what}: {error}")))
-}
-
-fn add_device(context: &Context, arguments: DeviceAddArguments) -> Result<(), CommandError> {
-    let id = name("device id", &arguments.id)?;
-    let role = name("role", &arguments.role)?;
-    if let Some(label) = &arguments.label
-        && (label.is_empty() || label.len() > LABEL_MAX || label.chars().any(char::is_control))
-    {
-        return Err(CommandError::Usage(format!(
-            "--label takes 1 to {LABEL_MAX} bytes of text without control characters"
-        )));
-    }
-    let loaded = context.load()?;
-    let key = from_argument(arguments.psk.as_deref().unwrap_or_default())?;
-    let identity = arguments.psk_identity.unwrap_or_else(|| arguments.id.clone());
-    let psk = Psk { identity: identity.clone().into_bytes(), key };
-    let device = Device {
-        id,
-        role,
-        label: arguments.label,
-        psk: Some(psk),
-        certificate: None,
-        public_key: None,
-        offline_after: None,
-    };
-    let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
-    let told = tell(context);
-    let psk = device.psk.as_ref().map_or(&[][..], |psk| &psk.key);
-    let text = key_text(psk);
-    if context.out.json {
-        let hex = Zeroizing::new(format_hex(psk));
-        context.out.object(&json!({
-            "id": device.id.as_str(),
-            "role": device.role.as_str(),
-            "psk_identity": identity,
-            "psk_text": text,
-            "psk_hex": *hex,
-        }))?;
-        return told.map(|_| ());
-    }
-    context.out.line(format_args!("added {} as {} in {}", device.id, device.role, file.display()))?;
-    match text {
-        Some(text) => {
-            context.out.text(&align(&[
-                vec!["identity".to_owned(), identity.clone()],
-                vec!["key".to_owned(), text.to_owned()],
-                vec!["as hex".to_owned(), format_hex(psk)],
-            ]))?;
-            context.out.line("try it, on any machine that reaches this one:")?;
-            context
-                .out
-                .line(format_args!("  {}", coap_client(&loaded.settings, &device, &identity, text)))?;
-        }
-        None => {
-            context.out.line(format_args!("identity {identity}, key as given: {} bytes", psk.len()))?;
-            context
-                .out
-                .line("coap-client takes no key that is not printable text: try it with the device itself")?;
-        }
-    }
-    match told? {
-        Told::Reloaded => context.out.line("next: tombolo tail shows its readings as they come")?,
-        Told::NotRunning => context.out.line(
-            "next: systemctl start tombolo (it is not running), then tombolo tail shows its readings as they come",
-        )?,
-    }
-    Ok(())
 }
 
 /// What the daemon knows of the change.
@@ -135,70 +59,6 @@ fn without_level(finding: &crate::config::Finding) -> String {
     text.split_once("  ").map_or(text.clone(), |(_, rest)| rest.trim_start().to_owned())
 }
 
-/// The line that sends a first reading, on a path the device's rules allow.
-fn coap_client(settings: &Settings, device: &Device, identity: &str, key: &str) -> String {
-    let (host, port) = address(settings);
-    let role = settings.gate.roles.iter().find(|role| role.name == device.role);
-    let path = role.and_then(|role| allowed_path(settings, device, role));
-    let note = if path.is_none() { "   # no rule of its role allows anything yet" } else { "" };
-    format!(
-        "{} -m post -u {} -k {} -e 21.5 {}{note}",
-        program(),
-        shell_word(identity),
-        shell_word(key),
-        shell_word(&format!("coaps://{host}{port}/{}", path.as_deref().unwrap_or("t/temperature"))),
-    )
-}
-
-/// As the program is called here: Debian has it once for each DTLS library.
-fn program() -> &'static str {
-    let names = ["coap-client", "coap-client-openssl", "coap-client-gnutls"];
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    names
-        .into_iter()
-        .find(|name| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
-        .unwrap_or("coap-client")
-}
-
-/// A host and `:port` under which this gateway can be reached: a listening address if it is a certain one, else the host name.
-fn address(settings: &Settings) -> (String, String) {
-    let Some(listen) = settings.coap.listen.first() else {
-        return ("HOST".to_owned(), String::new());
-    };
-    let port = if listen.port() == 5684 { String::new() } else { format!(":{}", listen.port()) };
-    let ip = listen.ip();
-    let host = if ip.is_unspecified() {
-        nix::unistd::gethostname()
-            .ok()
-            .and_then(|name| name.into_string().ok())
-            .unwrap_or_else(|| "HOST".to_owned())
-    } else if ip.is_ipv6() {
-        format!("[{ip}]")
-    } else {
-        ip.to_string()
-    };
-    (host, port)
-}
-
-/// A path that the gate lets this device publish to: of the rules for ordinary readings if there is one, else of any.
-fn allowed_path(settings: &Settings, device: &Device, role: &Role) -> Option<String> {
-    let mut only = settings.gate.clone();
-    only.devices = vec![device.clone()];
-    let now = Instant::now();
-    let gate = Gate::new(only, now);
-    let mut rules: Vec<_> = role.uplink.iter().filter(|rule| !rule.deny).collect();
-    rules.sort_by_key(|rule| (rule.lane != Lane::Normal, rule.retain));
-    rules.into_iter().find_map(|rule| {
-        let segments = rule.path.as_str().split('/').map(|level| match level {
-            "+" => "1",
-            "#" => "temperature",
-            literal => literal,
-        });
-        let path = segments.collect::<Vec<_>>().join("/");
-        gate.explain(now, device.id.as_str(), Method::Post, &path).allowed.then_some(path)
-    })
-}
-
 fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
     let loaded = context.load()?;
     let file = remove(&loaded, id).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
@@ -224,14 +84,14 @@ fn list(context: &Context) -> Result<(), CommandError> {
     if loaded.known.is_empty() {
         return Ok(context.out.line("no devices yet; next: tombolo device add ID --role ROLE --psk")?);
     }
-    let words = ["id", "role", "identity", "from", "label"];
+    let words = ["id", "role", "proof", "from", "label"];
     let mut rows = vec![words.map(str::to_owned).to_vec()];
     for known in &loaded.known {
         let place = known.place.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
         rows.push(vec![
             known.id.clone(),
             known.role.clone().unwrap_or_else(|| "?".to_owned()),
-            known.psk_identity.as_deref().map_or("-".into(), String::from_utf8_lossy).into_owned(),
+            proof(known),
             match (known.source, known.usable) {
                 (_, false) => format!("disabled: {place}"),
                 (DeviceSource::Registry, true) => "registry".to_owned(),
@@ -275,6 +135,8 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
         "identity",
         known.psk_identity.as_deref().map(|identity| String::from_utf8_lossy(identity).into_owned()),
     );
+    row("certificate", known.certificate.as_ref().map(ToString::to_string));
+    row("public key", known.public_key.as_ref().map(format_key_hash));
     row("key", psk.and_then(|psk| key_text(&psk.key)).map(str::to_owned));
     row("as hex", psk.map(|psk| format_hex(&psk.key)));
     row("from", known.place.as_ref().map(ToString::to_string));
@@ -313,6 +175,8 @@ fn entry(known: &Known) -> Value {
         "role": known.role,
         "label": known.label,
         "psk_identity": known.psk_identity.as_deref().map(String::from_utf8_lossy),
+        "certificate": known.certificate.as_ref().map(certificate),
+        "public_key": known.public_key.as_ref().map(format_key_hash),
         "source": match known.source {
             DeviceSource::Registry => "registry",
             DeviceSource::Configuration => "configuration",
@@ -320,4 +184,26 @@ fn entry(known: &Known) -> Value {
         "place": known.place.as_ref().map(ToString::to_string),
         "usable": known.usable,
     })
+}
+
+/// How it proves who it is, in a table's cell.
+fn proof(known: &Known) -> String {
+    let psk = known.psk_identity.as_deref().map(|identity| String::from_utf8_lossy(identity).into_owned());
+    let certificate = known.certificate.as_ref().map(|name| format!("{} {}", word(name.kind()), name.name()));
+    let key = known.public_key.as_ref().map(|key| format!("{}…", &format_key_hash(key)[..15]));
+    let all: Vec<String> = [psk, certificate, key].into_iter().flatten().collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(", ") }
+}
+
+/// A certificate's name in JSON: `{"dns": "door-7.example", "issuer": null}`.
+fn certificate(name: &CertificateName) -> Value {
+    json!({ word(name.kind()): name.name(), "issuer": name.issuer().map(ToString::to_string) })
+}
+
+fn word(kind: NameKind) -> &'static str {
+    match kind {
+        NameKind::Uri => "uri",
+        NameKind::Dns => "dns",
+        NameKind::CommonName => "cn",
+    }
 }

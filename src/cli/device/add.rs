@@ -1,0 +1,193 @@
+//! `tombolo device add`: makes a device known by a key, a certificate or a public key, and says what it then needs.
+
+use std::io::Read as _;
+
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::client::{self, Proof};
+use super::{Told, tell, without_level};
+use crate::cli::args::DeviceAddArguments;
+use crate::cli::error::CommandError;
+use crate::cli::key::from_argument;
+use crate::cli::output::align;
+use crate::cli::{Context, note};
+use crate::config::certificate::{self, format_key_hash, parse_key_hash};
+use crate::config::registry::io::add;
+use crate::config::registry::key_text;
+use crate::config::scalar::format_hex;
+use crate::config::{Loaded, Settings};
+use crate::gate::certificate::{CertificateName, NameKind};
+use crate::gate::settings::{Device, Psk};
+use crate::message::Name;
+use crate::proto::dtls::server::DistinguishedName;
+use crate::proto::dtls::server::bundle::public_key_hash;
+
+/// Longest label, in bytes.
+const LABEL_MAX: usize = 256;
+/// Most bytes read of a file with a public key.
+const PUBLIC_KEY_FILE_MAX: u64 = 64 << 10;
+
+fn name(what: &str, text: &str) -> Result<Name, CommandError> {
+    Name::parse(text).map_err(|error| CommandError::Usage(format!("{text:?} is no {what}: {error}")))
+}
+
+/// Adds it and prints what it needs to connect.
+///
+/// # Errors
+/// [`CommandError`], with the place of whatever stands in the way.
+pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<(), CommandError> {
+    let id = name("device id", &arguments.id)?;
+    let role = name("role", &arguments.role)?;
+    if let Some(label) = &arguments.label
+        && (label.is_empty() || label.len() > LABEL_MAX || label.chars().any(char::is_control))
+    {
+        return Err(CommandError::Usage(format!(
+            "--label takes 1 to {LABEL_MAX} bytes of text without control characters"
+        )));
+    }
+    let loaded = context.load()?;
+    let psk = match arguments.psk.as_deref() {
+        Some(key) => {
+            let identity = arguments.psk_identity.clone().unwrap_or_else(|| arguments.id.clone());
+            Some(Psk { identity: identity.into_bytes(), key: from_argument(key)? })
+        }
+        None => None,
+    };
+    let certificate = certificate(&arguments)?;
+    let public_key = arguments.public_key.as_deref().map(public_key).transpose()?;
+    let device =
+        Device { id, role, label: arguments.label, psk, certificate, public_key, offline_after: None };
+    let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
+    let told = tell(context);
+    if context.out.json {
+        context.out.object(&in_json(&device))?;
+        return told.map(|_| ());
+    }
+    context.out.line(format_args!("added {} as {} in {}", device.id, device.role, file.display()))?;
+    say_psk(context, &loaded.settings, &device)?;
+    say_certificate(context, &loaded, &device)?;
+    match told? {
+        Told::Reloaded => context.out.line("next: tombolo tail shows its readings as they come")?,
+        Told::NotRunning => context.out.line(
+            "next: systemctl start tombolo (it is not running), then tombolo tail shows its readings as they come",
+        )?,
+    }
+    Ok(())
+}
+
+fn certificate(arguments: &DeviceAddArguments) -> Result<Option<CertificateName>, CommandError> {
+    let issuer = arguments.certificate_issuer.as_deref().map(DistinguishedName::parse).transpose();
+    let issuer = issuer.map_err(|error| {
+        CommandError::Usage(format!(
+            "--certificate-issuer: {error}; write it as `openssl x509 -noout -issuer` prints it after \"issuer=\""
+        ))
+    })?;
+    let given = [
+        (NameKind::Uri, &arguments.certificate_uri),
+        (NameKind::Dns, &arguments.certificate_dns),
+        (NameKind::CommonName, &arguments.certificate_cn),
+    ];
+    let Some((kind, name)) = given.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?))) else {
+        return Ok(None);
+    };
+    let made = CertificateName::new(kind, name, issuer);
+    made.map(Some).map_err(|error| CommandError::Usage(format!("--{} {name:?}: {error}", kind.key())))
+}
+
+/// A hash as it is, or that of the key in a file.
+fn public_key(argument: &str) -> Result<[u8; 32], CommandError> {
+    if argument.starts_with("sha256:") {
+        return parse_key_hash(argument).ok_or_else(|| {
+            CommandError::Usage("--public-key: after sha256: stand 64 hexadecimal digits".to_owned())
+        });
+    }
+    let failed = |why: &dyn std::fmt::Display| CommandError::Failed(format!("--public-key {argument} {why}"));
+    let mut bytes = Vec::new();
+    std::fs::File::open(argument)
+        .and_then(|file| file.take(PUBLIC_KEY_FILE_MAX).read_to_end(&mut bytes))
+        .map_err(|error| failed(&format_args!("cannot be read: {error}")))?;
+    certificate::public_key(&bytes).map_err(|error| failed(&error))
+}
+
+fn in_json(device: &Device) -> Value {
+    let mut object = json!({ "id": device.id.as_str(), "role": device.role.as_str() });
+    if let Some(psk) = &device.psk {
+        let hex = Zeroizing::new(format_hex(&psk.key));
+        object["psk_identity"] = String::from_utf8_lossy(&psk.identity).into();
+        object["psk_text"] = key_text(&psk.key).into();
+        object["psk_hex"] = hex.as_str().into();
+    }
+    if let Some(name) = &device.certificate {
+        object["certificate"] = super::certificate(name);
+    }
+    if let Some(key) = &device.public_key {
+        object["public_key"] = format_key_hash(key).into();
+    }
+    object
+}
+
+fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<(), CommandError> {
+    let Some(psk) = &device.psk else { return Ok(()) };
+    let identity = String::from_utf8_lossy(&psk.identity);
+    match key_text(&psk.key) {
+        Some(key) => {
+            context.out.text(&align(&[
+                vec!["identity".to_owned(), identity.clone().into_owned()],
+                vec!["key".to_owned(), key.to_owned()],
+                vec!["as hex".to_owned(), format_hex(&psk.key)],
+            ]))?;
+            context.out.line("try it, on any machine that reaches this one:")?;
+            let line = client::line(settings, device, Proof::Psk { identity: &identity, key });
+            context.out.line(format_args!("  {line}"))?;
+        }
+        None => {
+            context.out.line(format_args!("identity {identity}, key as given: {} bytes", psk.key.len()))?;
+            context
+                .out
+                .line("coap-client takes no key that is not printable text: try it with the device itself")?;
+        }
+    }
+    Ok(())
+}
+
+/// What a device with a certificate or a key of its own needs, and what the gateway lacks for it.
+fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Result<(), CommandError> {
+    let (settings, material) = (&loaded.settings, &loaded.certificates);
+    let mut rows = Vec::new();
+    if let Some(name) = &device.certificate {
+        rows.push(vec!["certificate".to_owned(), name.to_string()]);
+    }
+    if let Some(key) = &device.public_key {
+        rows.push(vec!["public key".to_owned(), format_key_hash(key)]);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let own = material.key.as_ref().and_then(|key| public_key_hash(key.public_key()).ok());
+    if let Some(own) = &own {
+        rows.push(vec!["this gateway's key".to_owned(), format_key_hash(own)]);
+    }
+    context.out.text(&align(&rows))?;
+    if device.certificate.is_some() {
+        context.out.line(
+            "the device needs a certificate of that name from a CA in coap.client-ca-file, its key, and the CA of coap.certificate-file to know this gateway by",
+        )?;
+        context.out.line("try it, on any machine that reaches this one:")?;
+        context.out.line(format_args!("  {}", client::line(settings, device, Proof::Certificate)))?;
+    } else {
+        context.out.line(
+            "the device shows this key alone (RFC 7250) or in a certificate from a CA in coap.client-ca-file, and knows this gateway by its key: `openssl pkey -pubout -in` with coap.key-file prints it",
+        )?;
+        context.out.line("try it, on any machine that reaches this one:")?;
+        context.out.line(format_args!("  {}", client::line(settings, device, Proof::PublicKey)))?;
+    }
+    if own.is_none() {
+        note("coap.key-file is missing: nobody connects by certificate or key until it is set");
+    } else if device.certificate.is_some() && material.authorities.anchors.is_empty() {
+        note("coap.client-ca-file is missing: no certificate is believed until it is set");
+    } else if device.certificate.is_some() && material.chain.is_empty() {
+        note("coap.certificate-file is missing: the device cannot check who this gateway is");
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! The line to try a new device with, on any machine that reaches this one.
+
+use std::time::Instant;
+
+use crate::cli::key::shell_word;
+use crate::config::Settings;
+use crate::gate::Gate;
+use crate::gate::settings::{Device, Role};
+use crate::message::{Lane, Method};
+
+/// The line that sends a first reading, on a path the device's rules allow.
+pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> String {
+    let (host, port) = address(settings);
+    let role = settings.gate.roles.iter().find(|role| role.name == device.role);
+    let path = role.and_then(|role| allowed_path(settings, device, role));
+    let note = if path.is_none() { "   # no rule of its role allows anything yet" } else { "" };
+    let id = device.id.as_str();
+    let (program, proof) = match proof {
+        Proof::Psk { identity, key } => {
+            (program(&PROGRAMS), format!("-u {} -k {}", shell_word(identity), shell_word(key)))
+        }
+        Proof::Certificate => (program(&PROGRAMS), format!("-c {id}.pem -j {id}.key -C gateway-ca.pem")),
+        // Of libcoap's, only the one with GnuTLS has them.
+        Proof::PublicKey => (program(&["coap-client-gnutls"]), format!("-M {id}.key")),
+    };
+    let url = format!("coaps://{host}{port}/{}", path.as_deref().unwrap_or("t/temperature"));
+    format!("{program} -m post {proof} -e 21.5 {}{note}", shell_word(&url))
+}
+
+/// How a client's command line proves who it is.
+pub(super) enum Proof<'a> {
+    /// By a key that is printable text.
+    Psk {
+        /// The identity.
+        identity: &'a str,
+        /// The key.
+        key: &'a str,
+    },
+    /// By a certificate in a file.
+    Certificate,
+    /// By a raw public key.
+    PublicKey,
+}
+
+/// libcoap's client: Debian has it once for each DTLS library.
+const PROGRAMS: [&str; 3] = ["coap-client", "coap-client-openssl", "coap-client-gnutls"];
+
+/// The first of the names that is installed here, else the first.
+fn program<'n>(names: &[&'n str]) -> &'n str {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = |name: &&&str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    names.iter().find(installed).or(names.first()).copied().unwrap_or("coap-client")
+}
+
+/// A host and `:port` under which this gateway can be reached: a listening address if it is a certain one, else the host name.
+fn address(settings: &Settings) -> (String, String) {
+    let Some(listen) = settings.coap.listen.first() else {
+        return ("HOST".to_owned(), String::new());
+    };
+    let port = if listen.port() == 5684 { String::new() } else { format!(":{}", listen.port()) };
+    let ip = listen.ip();
+    let host = if ip.is_unspecified() {
+        nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_else(|| "HOST".to_owned())
+    } else if ip.is_ipv6() {
+        format!("[{ip}]")
+    } else {
+        ip.to_string()
+    };
+    (host, port)
+}
+
+/// A path that the gate lets this device publish to: of the rules for ordinary readings if there is one, else of any.
+fn allowed_path(settings: &Settings, device: &Device, role: &Role) -> Option<String> {
+    let mut only = settings.gate.clone();
+    only.devices = vec![device.clone()];
+    let now = Instant::now();
+    let gate = Gate::new(only, now);
+    let mut rules: Vec<_> = role.uplink.iter().filter(|rule| !rule.deny).collect();
+    rules.sort_by_key(|rule| (rule.lane != Lane::Normal, rule.retain));
+    rules.into_iter().find_map(|rule| {
+        let segments = rule.path.as_str().split('/').map(|level| match level {
+            "+" => "1",
+            "#" => "temperature",
+            literal => literal,
+        });
+        let path = segments.collect::<Vec<_>>().join("/");
+        gate.explain(now, device.id.as_str(), Method::Post, &path).allowed.then_some(path)
+    })
+}

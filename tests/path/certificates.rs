@@ -1,0 +1,314 @@
+//! Devices with certificates and raw public keys, through the whole daemon, with clients of three libraries.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+use rcgen::{CertificateParams, SanType};
+
+use super::support::{Folder, Pki, wait_for};
+use super::{Site, binary};
+
+/// A CA of devices, the gateway's own certificate, and a gateway that knows both.
+struct World {
+    site: Site,
+    pki: Pki,
+    folder: Folder,
+}
+
+impl World {
+    /// `devices` is configuration; before it stands a role `sensor` that allows `t/#`.
+    fn new(name: &str, coap: &str, devices: &str) -> World {
+        World::prepared(name, coap, devices, |_| {})
+    }
+
+    /// The same, with files made before the gateway starts.
+    fn prepared(name: &str, coap: &str, devices: &str, prepare: impl FnOnce(&Pki)) -> World {
+        let folder = Folder::new(&format!("{name}-pki"));
+        let pki = Pki::new(folder.path());
+        pki.issue("gateway", &["localhost", "127.0.0.1"]);
+        prepare(&pki);
+        let place = folder.path().display().to_string();
+        let coap = format!(
+            "[coap]\ncertificate-file = \"{place}/gateway.pem\"\nkey-file = \"{place}/gateway.key\"\n\
+             client-ca-file = \"{place}/ca.pem\"\n{}\n",
+            coap.replace("PKI", &place)
+        );
+        let devices = devices.replace("PKI", &place);
+        let site = Site::build(name, &devices, "", |text| text.replace("[coap]\n", &coap));
+        World { site, pki, folder }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    /// Posts once with libcoap's client and what it proves itself with; all it prints.
+    fn post(&self, program: &str, proof: &[&str], path: &str) -> String {
+        let output = Command::new(program)
+            .args(["-m", "post", "-e", "1", "-B", "5", "-v", "6"])
+            .args(proof)
+            .arg(format!("coaps://{}/{path}", self.site.daemon.coaps))
+            .stdin(Stdio::null())
+            .output()
+            .expect("libcoap3-bin is installed");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// Posts with the certificate of that name.
+    fn post_as(&self, name: &str, path: &str) -> String {
+        let (certificate, key) = (self.file(&format!("{name}.pem")), self.file(&format!("{name}.key")));
+        self.post("coap-client-openssl", &["-c", &certificate, "-j", &key, "-C", &self.file("ca.pem")], path)
+    }
+
+    fn arrives(&self, topic: &str) {
+        wait_for(topic, || !self.site.arrived(topic).is_empty());
+    }
+
+    fn log_says(&self, parts: &[&str]) {
+        wait_for(&parts.join(" … "), || {
+            self.site.daemon.log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+        });
+    }
+
+    fn reload(&self) {
+        let before = self.site.daemon.log().matches("reloaded").count();
+        self.site.daemon.signal(Signal::SIGHUP);
+        wait_for("the reload", || self.site.daemon.log().matches("reloaded").count() > before);
+    }
+
+    fn sessions(&self) -> u64 {
+        self.site.daemon.status()["devices"]["sessions"].as_u64().expect("a number")
+    }
+
+    /// A client that stays; what is written to it goes to the gateway.
+    fn stay(&self, program: &str, arguments: &[&str]) -> Child {
+        let before = self.sessions();
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it is installed");
+        wait_for("the session", || self.sessions() > before);
+        child
+    }
+
+    fn openssl_as(&self, name: &str) -> Child {
+        let (certificate, key) = (self.file(&format!("{name}.pem")), self.file(&format!("{name}.key")));
+        let connect = self.site.daemon.coaps.to_string();
+        self.stay(
+            "openssl",
+            &["s_client", "-dtls1_2", "-quiet", "-connect", &connect, "-cert", &certificate, "-key", &key]
+                .into_iter()
+                .chain(["-CAfile", &self.file("ca.pem"), "-verify_return_error"])
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    fn gnutls(&self, types: &str, proof: &[&str]) -> Child {
+        let priority = format!("NORMAL:-VERS-ALL:+VERS-DTLS1.2:-KX-ALL:+ECDHE-ECDSA{types}");
+        let port = self.site.daemon.coaps.port().to_string();
+        let arguments = ["--udp", "--priority", &priority, "--port", &port];
+        self.stay("gnutls-cli", &[&arguments[..], proof, &["localhost"]].concat())
+    }
+}
+
+/// A confirmable POST of `1` to `t/x`, and the end of a line, where these clients end a record.
+const REQUEST: &[u8] = b"\x40\x02\x12\x34\xb1t\x01x\xff1\n";
+
+fn say(mut child: Child, until: impl FnOnce()) {
+    child.stdin.take().expect("a pipe").write_all(REQUEST).expect("it reads");
+    until();
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn uri(text: &str) -> impl FnOnce(&mut CertificateParams) {
+    let name = SanType::URI(text.try_into().expect("ASCII"));
+    move |params| params.subject_alt_names.push(name)
+}
+
+const DEVICES: &str = r#"
+[device.front]
+role = "sensor"
+certificate-dns = "Front.Doors.example"
+[device.urn]
+role = "sensor"
+certificate-uri = "urn:dev:ops:1"
+certificate-issuer = "CN=ISSUER"
+[device.named]
+role = "sensor"
+certificate-cn = "the back door"
+[device.raw]
+role = "sensor"
+public-key-file = "PKI/raw.pub"
+"#;
+
+fn devices(pki: &Pki) {
+    pki.issue("front", &["front.doors.example", "unused.example"]);
+    pki.issue_with("urn", &[], uri("urn:dev:ops:1"));
+    pki.issue("the back door", &[]);
+    pki.issue("raw", &[]);
+}
+
+#[test]
+fn clients_of_openssl_and_gnutls_publish_by_certificate_and_by_raw_public_key() {
+    // The CA of a test is called after its folder; it is not known before.
+    let text = DEVICES.replace("certificate-issuer = \"CN=ISSUER\"\n", "");
+    let world = World::prepared("certificates", "", &text, devices);
+    let answer = world.post_as("front", "t/coap");
+    world.arrives("tombolo/gw/front/up/t/coap");
+    assert!(answer.contains("2.04"), "{answer}");
+    world.post_as("the back door", "t/coap");
+    world.arrives("tombolo/gw/named/up/t/coap");
+    say(world.openssl_as("urn"), || world.arrives("tombolo/gw/urn/up/t/x"));
+    let (certificate, key) = (world.file("front.pem"), world.file("front.key"));
+    let ca = world.file("ca.pem");
+    let x509 = ["--x509certfile", &certificate, "--x509keyfile", &key, "--x509cafile", &ca];
+    say(world.gnutls("", &x509), || world.arrives("tombolo/gw/front/up/t/x"));
+    let (public, key) = (world.file("raw.pub"), world.file("raw.key"));
+    let raw = ["--rawpkfile", &public, "--rawpkkeyfile", &key, "--no-ca-verification"];
+    let types = ":-CTYPE-ALL:+CTYPE-CLI-RAWPK:+CTYPE-SRV-RAWPK";
+    say(world.gnutls(types, &raw), || world.arrives("tombolo/gw/raw/up/t/x"));
+    // A pre-shared key is no worse for it.
+    world.site.post(&["-e", "1"], "t/psk");
+    world.arrives("tombolo/gw/door-7/up/t/psk");
+}
+
+#[test]
+fn libcoap_with_gnutls_publishes_with_a_raw_public_key_it_was_added_with() {
+    let world = World::prepared("rawkey", "", "", devices);
+    let (code, text) = world.site.daemon.command(&[
+        "device",
+        "add",
+        "raw",
+        "--role",
+        "sensor",
+        "--public-key",
+        &world.file("raw.pub"),
+    ]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("coap-client-gnutls -m post -M raw.key"), "{text}");
+    world.post("coap-client-gnutls", &["-M", &world.file("raw.key")], "t/raw");
+    world.arrives("tombolo/gw/raw/up/t/raw");
+    let (code, text) = world.site.daemon.command(&["device", "remove", "raw"]);
+    assert_eq!(code, 0, "{text}");
+    let answer = world.post("coap-client-gnutls", &["-M", &world.file("raw.key")], "t/again");
+    assert!(!answer.contains("2.04"), "{answer}");
+    assert!(world.site.arrived("tombolo/gw/raw/up/t/again").is_empty());
+}
+
+#[test]
+fn a_fleet_makes_devices_of_certificates_that_fit_and_refuses_the_others_by_name() {
+    let fleet = r#"
+[fleet.doors]
+role = "sensor"
+certificate-dns = "door-{id}.example"
+max-devices = 2
+[device.8]
+role = "sensor"
+certificate-cn = "somebody else"
+[device.9]
+role = "sensor"
+enabled = false
+"#;
+    let world = World::prepared("fleet", "", fleet, |pki| {
+        for id in ["1", "2", "3", "8", "9", "gateway"] {
+            pki.issue(id, &[&format!("door-{id}.example")]);
+        }
+        pki.issue("two", &["door-1.example", "door-2.example"]);
+        pki.issue("stranger", &["stranger.example"]);
+    });
+    for id in ["1", "2", "1"] {
+        world.post_as(id, &format!("t/{id}"));
+        world.arrives(&format!("tombolo/gw/{id}/up/t/{id}"));
+    }
+    for (name, parts) in [
+        ("3", &["door-3.example", "fleet doors has 2 devices", "max-devices"][..]),
+        ("8", &["door-8.example", "another device of that id"]),
+        ("9", &["door-9.example", "no fleet may have a device 9"]),
+        ("gateway", &["no fleet may have a device gateway"]),
+        ("two", &["door-2.example", "its names lead to several devices"]),
+        ("stranger", &["stranger.example", "no device and no fleet has it"]),
+    ] {
+        let answer = world.post_as(name, "t/refused");
+        assert!(!answer.contains("2.04"), "{name}: {answer}");
+        world.log_says(&[&["certificate of no device"][..], parts].concat());
+    }
+    assert!(!world.site.witness.text().contains("t/refused"));
+    assert_eq!(world.site.daemon.status()["devices"]["known"], 4);
+    wait_for("the status of one", || !world.site.arrived("tombolo/gw/2/status").is_empty());
+
+    // The entry goes: so do its devices, their sessions and what is retained of them.
+    let kept = world.openssl_as("1");
+    let text = std::fs::read_to_string(world.site.daemon.config()).expect("the configuration");
+    std::fs::write(
+        world.site.daemon.config(),
+        text.replace("[fleet.doors]", "[fleet.doors]\nenabled = false"),
+    )
+    .expect("it can be written");
+    world.reload();
+    wait_for("the end of the session", || world.sessions() == 0);
+    assert_eq!(world.site.daemon.status()["devices"]["known"], 2);
+    wait_for("the status cleared", || {
+        world.site.arrived("tombolo/gw/2/status").last().is_some_and(|fields| fields[1].is_empty())
+    });
+    let mut kept = kept;
+    let _ = kept.kill();
+    let _ = kept.wait();
+}
+
+#[test]
+fn a_revoked_certificate_loses_its_session_on_reload_and_an_expired_one_never_gets_any() {
+    let world = World::prepared("revoked", "crl-file = \"PKI/revoked.pem\"", DEVICES_OF_ONE, |pki| {
+        pki.issue_with("front", &["front.doors.example"], |params| params.serial_number = Some(77.into()));
+        pki.issue_with("late", &["front.doors.example"], |params| {
+            params.not_after = rcgen::date_time_ymd(2021, 5, 1);
+        });
+        std::fs::write(pki.ca().with_file_name("revoked.pem"), pki.revoke(&[1])).expect("a list");
+    });
+    let mut client = world.openssl_as("front");
+    let answer = world.post_as("late", "t/late");
+    assert!(!answer.contains("2.04"), "{answer}");
+    world.log_says(&["handshake failed", "certificate refused", "2021-05-01", "front.doors.example"]);
+
+    // A list that cannot be read leaves in force what was, and keeps nothing else from being taken up.
+    world.folder.write("revoked.pem", "half a li");
+    world.reload();
+    assert_eq!(world.sessions(), 1);
+    world.log_says(&["revoked.pem", "what was in force stays in force"]);
+
+    world.folder.write("revoked.pem", world.pki.revoke(&[1, 77]));
+    world.reload();
+    wait_for("the end of the session", || world.sessions() == 0);
+    let _ = client.kill();
+    let _ = client.wait();
+    let answer = world.post_as("front", "t/front");
+    assert!(!answer.contains("2.04"), "{answer}");
+    world.log_says(&["handshake failed", "revoked", "front.doors.example"]);
+    assert!(!world.site.witness.text().contains("t/front"));
+}
+
+const DEVICES_OF_ONE: &str = "[device.front]\nrole = \"sensor\"\ncertificate-dns = \"front.doors.example\"\n";
+
+#[test]
+fn another_key_or_another_issuer_for_a_device_ends_its_session() {
+    let world = World::prepared("rekeyed", "", DEVICES_OF_ONE, devices);
+    let mut client = world.openssl_as("front");
+    let config: PathBuf = world.site.daemon.config().to_owned();
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    let other =
+        text.replace("certificate-dns = \"front.doors.example\"", "$0\ncertificate-issuer = \"CN=other\"");
+    let other = other.replace("$0", "certificate-dns = \"front.doors.example\"");
+    std::fs::write(&config, other).expect("it can be written");
+    world.reload();
+    wait_for("the end of the session", || world.sessions() == 0);
+    let _ = client.kill();
+    let _ = client.wait();
+    world.post_as("front", "t/front");
+    world.log_says(&["certificate of no device", "front.doors.example", "certificate-issuer"]);
+    assert!(binary().exists());
+}
