@@ -121,7 +121,7 @@ pub struct InitArguments {
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
     /// Register a device and print what it needs to connect
-    Add(DeviceAddArguments),
+    Add(Box<DeviceAddArguments>),
     /// All devices, of the registry and of the configuration
     List,
     /// One device; its key only with --key

@@ -24,7 +24,6 @@ use super::link::Link;
 use super::proof::Proofs;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
-use crate::gate::certificate::Shown;
 use crate::gate::settings::QoS;
 use crate::gate::stage::{Reason, Received, Refusal};
 use crate::gate::{DeviceIndex, Gate, Unidentified};
@@ -591,7 +590,7 @@ impl Path {
         let peer: SocketAddr = route.remote;
         match identity {
             PeerIdentity::Certificate(certificate) => {
-                log::warn!(peer:% = peer, reason:% = reason, certificate:% = Shown(certificate); "certificate of no device");
+                log::warn!(peer:% = peer, reason:% = reason, certificate:% = certificate; "certificate of no device");
             }
             other => {
                 log::warn!(peer:% = peer, reason:% = reason, identity:? = other; "identity of no device")

@@ -225,29 +225,6 @@ pub(super) fn names(certificate: &CertificateIdentity) -> Option<Vec<(NameKind, 
     Some(all.filter(|(_, name)| name.len() <= NAME_MAX).map(|(kind, name)| (kind, kind.fold(name))).collect())
 }
 
-/// A verified certificate in one line, for logs: its names as `[device.X]` takes them, and its issuer.
-pub struct Shown<'a>(pub &'a CertificateIdentity);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shown(certificate) = self;
-        let names = certificate.uris.iter().map(|name| (NameKind::Uri, name));
-        let names = names.chain(certificate.dns_names.iter().map(|name| (NameKind::Dns, name)));
-        let names = names.chain(certificate.common_name.iter().map(|name| (NameKind::CommonName, name)));
-        for (kind, name) in names.take(4) {
-            let cut: String = name.chars().take(128).collect();
-            write!(f, "{} {:?}, ", kind.key(), cut)?;
-        }
-        match DistinguishedName::from_der(&certificate.issuer) {
-            Some(issuer) => {
-                let text: String = issuer.to_string().chars().take(256).collect();
-                write!(f, "certificate-issuer {text:?}")
-            }
-            None => f.write_str("an issuer without a plain name"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

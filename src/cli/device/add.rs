@@ -179,8 +179,11 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         context.out.line(
             "the device shows this key alone (RFC 7250) or in a certificate from a CA in coap.client-ca-file, and knows this gateway by its key: `openssl pkey -pubout -in` with coap.key-file prints it",
         )?;
-        context.out.line("try it, on any machine that reaches this one:")?;
-        context.out.line(format_args!("  {}", client::line(settings, device, Proof::PublicKey)))?;
+        let proof = Proof::PublicKey { ca: !material.chain.is_empty() };
+        context.out.line(
+            "try it, on any machine that reaches this one, with the key in SEC 1 form (`openssl ec -in` makes it):",
+        )?;
+        context.out.line(format_args!("  {}", client::line(settings, device, proof)))?;
     }
     if own.is_none() {
         note("coap.key-file is missing: nobody connects by certificate or key until it is set");

@@ -21,7 +21,10 @@ pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> St
         }
         Proof::Certificate => (program(&PROGRAMS), format!("-c {id}.pem -j {id}.key -C gateway-ca.pem")),
         // Of libcoap's, only the one with GnuTLS has them.
-        Proof::PublicKey => (program(&["coap-client-gnutls"]), format!("-M {id}.key")),
+        Proof::PublicKey { ca } => {
+            let ca = if ca { "-C gateway-ca.pem " } else { "" };
+            (program(&["coap-client-gnutls"]), format!("{ca}-M {id}.key"))
+        }
     };
     let url = format!("coaps://{host}{port}/{}", path.as_deref().unwrap_or("t/temperature"));
     format!("{program} -m post {proof} -e 21.5 {}{note}", shell_word(&url))
@@ -39,7 +42,10 @@ pub(super) enum Proof<'a> {
     /// By a certificate in a file.
     Certificate,
     /// By a raw public key.
-    PublicKey,
+    PublicKey {
+        /// Whether the gateway will show a certificate, not its key alone.
+        ca: bool,
+    },
 }
 
 /// libcoap's client: Debian has it once for each DTLS library.

@@ -26,7 +26,7 @@ use crate::gate::certificate::{CertificateName, NameKind};
 /// [`CommandError`], with the place of whatever stands in the way.
 pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError> {
     match command {
-        DeviceCommand::Add(arguments) => add::run(context, arguments),
+        DeviceCommand::Add(arguments) => add::run(context, *arguments),
         DeviceCommand::List => list(context),
         DeviceCommand::Show(arguments) => show(context, &arguments),
         DeviceCommand::Remove(DeviceNameArgument { id }) => remove_device(context, &id),
@@ -84,7 +84,7 @@ fn list(context: &Context) -> Result<(), CommandError> {
     if loaded.known.is_empty() {
         return Ok(context.out.line("no devices yet; next: tombolo device add ID --role ROLE --psk")?);
     }
-    let words = ["id", "role", "proof", "from", "label"];
+    let words = ["id", "role", "known by", "from", "label"];
     let mut rows = vec![words.map(str::to_owned).to_vec()];
     for known in &loaded.known {
         let place = known.place.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);

@@ -4,26 +4,23 @@ use std::sync::Arc;
 
 use super::Context;
 use crate::config::certificate::{self, FILE_MAX, Material};
-use crate::config::model;
+use crate::config::{Level, model};
 use crate::gate::certificate::{CertificateName, CertificateNameError, CertificatePattern, NameKind};
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
 use crate::southbound::coap::EngineKind;
 
-/// What a broken file costs is never more than certificates: devices with pre-shared keys go on.
-const CONSEQUENCE: &str = "no device gets in by certificate or key until then";
-
-/// Reads all files, or says what is wrong; the last good material then stays, if there is any.
+/// Reads all files, or says what is wrong. The last good material then stays; without any, devices with pre-shared
+/// keys go on alone.
 pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Arc<Material> {
     let before = cx.findings.list.len();
-    let read = read_all(cx, table);
-    let previous = cx.sources.certificates.clone();
-    read.map(Arc::new)
-        .or(previous.inspect(|_| {
-            for finding in &mut cx.findings.list[before..] {
-                finding.message.push_str("; what was in force stays in force");
-            }
-        }))
-        .unwrap_or_default()
+    if let Some(read) = read_all(cx, table) {
+        return read.into();
+    }
+    let Some(previous) = cx.sources.certificates.clone() else { return Arc::default() };
+    for finding in cx.findings.list[before..].iter_mut().filter(|finding| finding.level == Level::Fail) {
+        finding.message.push_str("; what was in force stays in force");
+    }
+    previous
 }
 
 fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
@@ -60,8 +57,8 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
             path.and_then(|path| take(cx, &key, &path, true, read)).map(Some)
         }
         (None, Some(_)) => {
-            let advice = format!("set coap.key-file too; {CONSEQUENCE}");
-            cx.fail("coap", &["coap", "certificate-file"], "the certificate has no key", &advice);
+            let advice = "set coap.key-file too";
+            cx.fail("coap", &["coap", "certificate-file"], "the certificate has no key", advice);
             None
         }
         (None, None) => Some(None),
@@ -82,7 +79,6 @@ fn take<T>(
     make: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
     let shown = path.display();
-    let advice = |what: &str| format!("{what}; {CONSEQUENCE}");
     let content = match cx.sources.files.read(path, FILE_MAX) {
         Ok(content) => content,
         Err(_) if secret && cx.is_out_of_sight(path) => {
@@ -90,14 +86,21 @@ fn take<T>(
             return None;
         }
         Err(error) => {
-            let advice = advice("put the file there, readable to the service's user");
-            cx.fail("coap", key, format!("{shown} {error}"), &advice);
+            let advice = "put the file there, readable to the service's user";
+            cx.fail("coap", key, format!("{shown} {error}"), advice);
             return None;
         }
     };
     cx.judge("coap", key, path, &content.looked, secret);
     make(&content.bytes)
-        .map_err(|error| cx.fail("coap", key, format!("{shown} {error}"), &advice("put a good one there")))
+        .map_err(|error| {
+            cx.fail(
+                "coap",
+                key,
+                format!("{shown} {error}"),
+                "put a good one there: until then nobody gets in by certificate or key",
+            )
+        })
         .ok()
 }
 

@@ -60,6 +60,39 @@ pub struct CertificateIdentity {
     pub key_hash: [u8; 32],
 }
 
+impl CertificateIdentity {
+    fn of(leaf: &EndEntityCert<'_>) -> CertificateIdentity {
+        CertificateIdentity {
+            uris: leaf.valid_uri_names().map(Box::from).collect(),
+            dns_names: leaf.valid_dns_names().map(Box::from).collect(),
+            common_name: common_name(leaf.subject()),
+            issuer: leaf.issuer().into(),
+            serial: leaf.serial().into(),
+            key_hash: hash(&leaf.subject_public_key_info()),
+        }
+    }
+}
+
+/// What is wrong with a device's certificate, and whose it says it is: unproven, escaped and cut.
+pub(super) fn refusal(error: &Error, first: Option<&[u8]>) -> String {
+    let date = |time: &UnixTime| clock::UnixTime::from_secs(time.as_secs());
+    let why = match error {
+        Error::CertExpired { not_after, .. } => format!("it ended on {}", date(not_after)),
+        Error::CertNotValidYet { not_before, .. } => format!("it is good only from {}", date(not_before)),
+        Error::CertRevoked => "it is revoked".to_owned(),
+        Error::UnknownIssuer => "it leads to no CA that is believed".to_owned(),
+        Error::CaUsedAsEndEntity => "it is a CA's own, not a device's".to_owned(),
+        Error::UnsupportedCertVersion => "it is not of X.509 version 3".to_owned(),
+        Error::BadDer => "it cannot be read".to_owned(),
+        other => other.to_string(),
+    };
+    let der = first.map(CertificateDer::from);
+    match der.as_ref().and_then(|der| EndEntityCert::try_from(der).ok()) {
+        Some(leaf) => format!("{why}; it says {}", CertificateIdentity::of(&leaf)),
+        None => why,
+    }
+}
+
 /// Why certificates or keys of ours cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialError(pub String);
@@ -287,14 +320,7 @@ impl Trust {
             }
         }
         verdict?;
-        Ok(CertificateIdentity {
-            uris: leaf.valid_uri_names().map(Box::from).collect(),
-            dns_names: leaf.valid_dns_names().map(Box::from).collect(),
-            common_name: common_name(leaf.subject()),
-            issuer: leaf.issuer().into(),
-            serial: leaf.serial().into(),
-            key_hash: hash(&leaf.subject_public_key_info()),
-        })
+        Ok(CertificateIdentity::of(&leaf))
     }
 }
 

@@ -415,11 +415,10 @@ impl Running {
             while list.end().is_none() {
                 chain.push(list.vector24().ok_or_else(|| undecodable("its Certificate cannot be read"))?);
             }
-            let identity = common
-                .certificates
-                .trust
-                .verify(&chain, common.clock)
-                .map_err(|error| refused(certificate_alert(&error), error.to_string()))?;
+            let identity = common.certificates.trust.verify(&chain, common.clock).map_err(|error| {
+                let why = certificate::refusal(&error, chain.first().copied());
+                refused(certificate_alert(&error), why)
+            })?;
             self.peer_key = chain.first().map(|first| PeerKey::Certificate(first.to_vec()));
             self.identity = Some(PeerIdentity::Certificate(identity.into()));
         }

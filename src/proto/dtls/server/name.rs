@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::certificate::CertificateIdentity;
 use super::wire::Reader;
 
 /// Attribute types by the names people use (RFC 4519, RFC 2985), with the content of their OBJECT IDENTIFIER.
@@ -26,6 +27,9 @@ const TYPES: [(&str, &[u8]); 14] = [
     ("emailAddress", b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01"),
 ];
 const COMMON_NAME: &[u8] = TYPES[0].1;
+/// Most names of a certificate that are shown, and most characters of each.
+const NAMES_SHOWN: usize = 4;
+const NAME_SHOWN: usize = 128;
 /// Most levels of a name.
 const LEVELS_MAX: usize = 16;
 
@@ -142,6 +146,22 @@ impl fmt::Display for DistinguishedName {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for CertificateIdentity {
+    /// One line for logs: a few of its names and its issuer, escaped and cut.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uris = self.uris.iter().map(|name| ("URI", name));
+        let names = uris.chain(self.dns_names.iter().map(|name| ("DNS", name)));
+        let names = names.chain(self.common_name.iter().map(|name| ("CN", name)));
+        for (kind, name) in names.take(NAMES_SHOWN) {
+            write!(f, "{kind} {:?}, ", name.chars().take(NAME_SHOWN).collect::<String>())?;
+        }
+        match DistinguishedName::from_der(&self.issuer).map(|issuer| issuer.to_string()) {
+            Some(issuer) => write!(f, "issuer {:?}", issuer.chars().take(2 * NAME_SHOWN).collect::<String>()),
+            None => f.write_str("an issuer of no plain name"),
+        }
     }
 }
 
