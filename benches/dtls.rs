@@ -15,8 +15,7 @@ use tombolo::clock::UnixTime;
 use tombolo::proto::Route;
 use tombolo::proto::dtls::server::{Certificates, Clock, ServerKey, Settings, Trust};
 use tombolo::proto::dtls::{
-    CloseCause, DimplEngine, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, ServerEngine,
-    SessionId, Sink,
+    CloseCause, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, ServerEngine, SessionId, Sink,
 };
 
 #[allow(dead_code, reason = "written for the tests")]
@@ -193,9 +192,13 @@ fn main() {
         engine
     };
     println!("{sessions} sessions");
-    let mut dimpl = DimplEngine::new(Instant::now(), limits, keyring.clone(), &[5; 32]).expect("an engine");
-    measure("dimpl PSK_AES_128_CCM_8", &mut dimpl, sessions, psk);
-    drop(dimpl);
+    #[cfg(feature = "dimpl")]
+    {
+        use tombolo::proto::dtls::DimplEngine;
+        let mut dimpl =
+            DimplEngine::new(Instant::now(), limits, keyring.clone(), &[5; 32]).expect("an engine");
+        measure("dimpl PSK_AES_128_CCM_8", &mut dimpl, sessions, psk);
+    }
     measure("own   PSK_AES_128_CCM_8", &mut ours(), sessions, psk);
     measure("own   PSK_AES_128_CCM_8, connection id", &mut ours(), sessions, |n| Config {
         cid: Some(vec![]),

@@ -16,6 +16,7 @@
 mod acl;
 pub mod args;
 pub mod check;
+#[cfg(feature = "dimpl")]
 pub mod demo;
 mod device;
 pub mod error;
@@ -38,7 +39,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::config::{Level, Loaded};
 use crate::control::io::client::{Client, ClientError};
 use args::{AclCommand, Arguments, Command, NOT_BUILT};
-use error::{CommandError, FAILED, USAGE};
+use error::{CommandError, USAGE};
 use output::Output;
 
 /// What every command needs.
@@ -105,10 +106,16 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Acl(AclCommand::Explain(arguments)) => acl::run(context, arguments)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Serial(command) => serial::run(context, command)?,
+        #[cfg(not(feature = "dimpl"))]
+        Command::Demo(_) => {
+            let why = "its sensors speak DTLS by the engine dimpl, and this program was built without that";
+            return Err(CommandError::Failed(format!("{why}; build it with the cargo feature dimpl")));
+        }
+        #[cfg(feature = "dimpl")]
         Command::Demo(arguments) => {
             let options = demo::Options { seconds: arguments.seconds, json: context.out.json };
             if !demo::run(options).map_err(CommandError::Failed)? {
-                return Ok(ExitCode::from(FAILED));
+                return Ok(ExitCode::from(error::FAILED));
             }
         }
     }

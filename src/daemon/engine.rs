@@ -3,8 +3,10 @@
 use std::time::Instant;
 
 use crate::clock::WallClock;
+#[cfg(feature = "dimpl")]
+use crate::proto::dtls::DimplEngine;
 use crate::proto::dtls::server::{self, Clock, ServerEngine};
-use crate::proto::dtls::{DimplEngine, Engine, Keyring, Limits};
+use crate::proto::dtls::{Engine, Keyring, Limits};
 use crate::southbound::coap::{EngineKind, Settings};
 
 /// Makes it. `seed` is good randomness of this process alone.
@@ -26,6 +28,9 @@ pub fn open(
             let certificates = certificates.clone();
             Box::new(ServerEngine::new(now, settings, keyring, certificates, seed))
         }
+        #[cfg(not(feature = "dimpl"))]
+        EngineKind::Dimpl => return Err(format!("coap.engine: {}", EngineKind::NO_DIMPL)),
+        #[cfg(feature = "dimpl")]
         EngineKind::Dimpl => {
             Box::new(DimplEngine::new(now, limits, keyring, seed).map_err(|error| error.to_string())?)
         }

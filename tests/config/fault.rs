@@ -35,6 +35,32 @@ fn syntax() {
 }
 
 #[test]
+#[cfg(feature = "dimpl")]
+fn an_engine_that_cannot_do_what_is_asked() {
+    complains(
+        &main_file("[coap]\nengine = \"dimpl\"\nconnection-id = true\n"),
+        &[
+            "warn  /etc/tombolo/tombolo.toml:3: coap.connection-id: the engine \"dimpl\" has no connection ids: a device whose \
+           address changes handshakes anew; use engine = \"tombolo\", or take the key out",
+        ],
+    );
+    complains(&main_file("[coap]\nengine = \"dimpl\"\n"), &[]);
+    complains(&main_file("[coap]\nconnection-id = true\n"), &[]);
+}
+
+#[test]
+#[cfg(not(feature = "dimpl"))]
+fn an_engine_that_is_not_built_in() {
+    refused(
+        "[coap]\nengine = \"dimpl\"\n",
+        &[
+            "fail  /etc/tombolo/tombolo.toml:2: coap.engine: this program was built without the engine \"dimpl\"; \
+           use \"tombolo\", or a program built with the cargo feature dimpl (on by default)",
+        ],
+    );
+}
+
+#[test]
 fn unknown_keys() {
     refused(
         "[upstream]\nca_file = \"x\"\n",

@@ -8,11 +8,15 @@ mod support;
 mod client;
 
 mod answers;
+#[cfg(feature = "dimpl")]
 mod backlog;
 mod certificates;
 mod clock;
 mod device;
 mod faults;
+mod flood;
+mod other_engine;
+#[cfg(feature = "dimpl")]
 mod plugs;
 mod refusals;
 mod sessions;

@@ -73,6 +73,10 @@ fn engine(cx: &mut Context<'_>, table: &model::Coap) -> coap::EngineKind {
     if table.engine != Some(model::DtlsEngine::Dimpl) {
         return coap::EngineKind::Tombolo;
     }
+    if !coap::EngineKind::HAS_DIMPL {
+        let advice = "use \"tombolo\", or a program built with the cargo feature dimpl (on by default)";
+        cx.fatal(&["coap", "engine"], coap::EngineKind::NO_DIMPL, advice);
+    }
     if table.connection_id == Some(true) {
         let message =
             "the engine \"dimpl\" has no connection ids: a device whose address changes handshakes anew";

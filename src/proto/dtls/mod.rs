@@ -2,8 +2,8 @@
 //!
 //! What the rest of the path sees is [`Engine`] and [`Sink`]: sessions have our own id, never an
 //! address, and come with the identity their handshake proved. One engine holds the sessions of all
-//! peers. Behind the trait stand [`DimplEngine`] and
-//! [`ServerEngine`], which is our own; whatever stands there has to keep these rules:
+//! peers. Behind the trait stand [`ServerEngine`], which is
+//! our own, and, with the feature `dimpl`, `DimplEngine`; whatever stands there has to keep these rules:
 //!
 //! * One bad datagram never ends a live session, whoever sent it and from wherever.
 //! * A ClientHello from the address of a live session starts a second, *shadow* handshake. The live
@@ -19,6 +19,7 @@
 
 pub mod cookie;
 pub mod credential;
+#[cfg(feature = "dimpl")]
 mod dimpl;
 pub mod engine;
 pub mod failure;
@@ -30,6 +31,7 @@ pub mod suite;
 pub mod throttle;
 
 pub use self::credential::Keyring;
+#[cfg(feature = "dimpl")]
 pub use self::dimpl::DimplEngine;
 pub use self::engine::{
     CloseCause, Counters, Engine, Limits, PeerIdentity, Policy, SendError, SessionId, SessionInfo, Sink,

@@ -38,6 +38,11 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
+    /// Why [`EngineKind::Dimpl`] cannot be had from a program built without it.
+    pub const NO_DIMPL: &str = "this program was built without the engine \"dimpl\"";
+    /// Whether this program has it.
+    pub const HAS_DIMPL: bool = cfg!(feature = "dimpl");
+
     /// As configuration and `status` spell it.
     pub fn as_str(self) -> &'static str {
         match self {
