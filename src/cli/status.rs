@@ -97,6 +97,9 @@ pub fn text(status: &Status) -> String {
             plural(devices.sessions, "session")
         ),
     );
+    if let Some(failing) = &status.session_store.failing {
+        row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices shake hands anew"));
+    }
     for (name, port) in &status.serial {
         row("serial", serial(name, port));
         for (id, unit) in &port.units {

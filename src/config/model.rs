@@ -103,6 +103,7 @@ pub(super) struct Coap {
     pub(super) key_file: Option<String>,
     pub(super) client_ca_file: Option<String>,
     pub(super) crl_file: Option<String>,
+    pub(super) persist_sessions: Option<bool>,
     pub(super) engine: Option<DtlsEngine>,
     pub(super) require_ems: Option<bool>,
     pub(super) connection_id: Option<bool>,

@@ -143,6 +143,7 @@ const COAP: &[Key] = &[
     fixed("max-sessions", Kind::Whole(1, 1_000_000)),
     fixed("max-half-open", Kind::Whole(1, 100_000)),
     fixed("idle-timeout", Kind::Span(seconds(60), seconds(YEAR))),
+    fixed("persist-sessions", Kind::Flag),
     fixed("engine", Kind::Choice(&["tombolo", "dimpl"])),
     key("require-ems", Kind::Flag),
     key("connection-id", Kind::Flag),

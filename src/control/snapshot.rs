@@ -22,6 +22,8 @@ pub struct Status {
     pub devices: Devices,
     /// By what means.
     pub dtls: Dtls,
+    /// DTLS sessions that survive a restart.
+    pub session_store: SessionStore,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
     /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
@@ -152,6 +154,28 @@ pub struct Session {
     pub since_s: u64,
     /// Seconds since its last record.
     pub idle_s: u64,
+}
+
+/// The store of DTLS sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionStore {
+    /// Whether sessions are to survive a restart.
+    pub persist: bool,
+    /// Durably stored.
+    pub stored: u64,
+    /// Size of the store in bytes.
+    pub bytes: u64,
+    /// Bytes written to it since the daemon started.
+    pub written_bytes: u64,
+    /// Taken over at the start.
+    pub restored: u64,
+    /// Of these, those that went on exactly where they were.
+    pub handed_over: u64,
+    /// Not taken over at the start: their devices shake hands anew.
+    pub refused: u64,
+    /// Why they are not stored at present; `None` = they are.
+    pub failing: Option<String>,
 }
 
 /// One serial port.

@@ -343,6 +343,7 @@ impl Control for Desk {
                 half_open: hub.engine.half_open_count() as u64,
             },
             dtls: sessions::count(&hub, settings.coap.engine),
+            session_store: hub.sessions.snapshot(now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
             clock: snapshot::Clock { trusted: self.clock.trusted(), now: Some(self.clock.raw().to_string()) },

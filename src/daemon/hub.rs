@@ -20,6 +20,7 @@ use std::time::Instant;
 use tokio::sync::Notify as Wake;
 
 use super::clock::SystemClock;
+use super::keeping::{Found, Sessions};
 use super::link::Link;
 use super::proof::Proofs;
 use crate::clock::Moment;
@@ -60,8 +61,12 @@ pub enum Said {
 pub struct Hub {
     /// The DTLS sessions.
     pub engine: Box<dyn Engine>,
+    /// What of them outlives the process.
+    pub sessions: Sessions,
     /// Everything behind them.
     pub path: Path,
+    /// The sessions were left to the next process: nothing more is done with them.
+    left: bool,
     datagram: Vec<u8>,
 }
 
@@ -81,6 +86,11 @@ pub struct Path {
     plain: Plain,
     /// Whom all plain CoAP senders are.
     insecure: Option<DeviceIndex>,
+    /// Sessions of an earlier process are being taken over.
+    pub restoring: bool,
+    /// Sessions made and ended in this round.
+    established: Vec<SessionId>,
+    closed: Vec<SessionId>,
     /// Sessions whose device is gone: ended after the round.
     ending: Vec<SessionId>,
     proofs: Proofs,
@@ -171,6 +181,7 @@ impl Hub {
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         engine: Box<dyn Engine>,
+        sessions: Sessions,
         endpoint: Endpoint,
         gate: Gate,
         journal: Rc<RefCell<Journal>>,
@@ -189,6 +200,9 @@ impl Hub {
             sessions: HashMap::new(),
             plain: Plain::default(),
             insecure: None,
+            restoring: false,
+            established: Vec::new(),
+            closed: Vec::new(),
             ending: Vec::new(),
             proofs: Proofs::default(),
             tail,
@@ -199,7 +213,7 @@ impl Hub {
             counters: Counters::default(),
             limiter: Limiter::new(Default::default()),
         };
-        Hub { engine, path, datagram: Vec::with_capacity(2048) }
+        Hub { engine, sessions, path, left: false, datagram: Vec::with_capacity(2048) }
     }
 
     /// Takes what one `recvmmsg` brought on a DTLS socket.
@@ -241,7 +255,7 @@ impl Hub {
     pub fn handle_timeout(&mut self) {
         self.path.begin();
         let now = self.path.moment.now;
-        if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+        if !self.left && self.engine.poll_timeout().is_some_and(|at| at <= now) {
             self.engine.handle_timeout(now, &mut self.path);
         }
         if self.path.endpoint.poll_timeout().is_some_and(|at| at <= now) {
@@ -261,7 +275,9 @@ impl Hub {
     pub fn flush(&mut self, sockets: &[Socket]) {
         let now = self.path.moment.now;
         for session in std::mem::take(&mut self.path.ending) {
-            self.engine.close(now, session, &mut self.path);
+            if !self.left {
+                self.engine.close(now, session, &mut self.path);
+            }
         }
         while let Some(session) = self.path.proofs.poll() {
             self.engine.confirm_address(session);
@@ -274,10 +290,11 @@ impl Hub {
                 }
             } else if let Some(out) = self.path.serial_out(peer) {
                 out.push(&self.datagram);
-            } else {
+            } else if !self.left {
                 self.send(now, SessionId(peer.0));
             }
         }
+        self.follow();
         while let Some(event) = self.path.endpoint.poll_event() {
             log::trace!(event:? = event; "CoAP exchange ended");
         }
@@ -308,10 +325,33 @@ impl Hub {
         }
     }
 
-    /// Ends every session with close_notify.
-    pub fn close_all(&mut self) {
+    /// Tells the store what became of sessions.
+    fn follow(&mut self) {
+        let Path { moment, closed, established, .. } = &mut self.path;
+        match &mut self.sessions {
+            Sessions::Kept(keeping) if !(closed.is_empty() && established.is_empty()) => {
+                keeping.follow(moment.now, closed, established, &mut *self.engine);
+            }
+            _ => {
+                closed.clear();
+                established.clear();
+            }
+        }
+    }
+
+    /// Takes over the sessions of an earlier process; once, before anything is received.
+    pub fn restore(&mut self, found: Found, max_sessions: usize) {
         self.path.begin();
-        self.engine.close_all(self.path.moment.now, &mut self.path);
+        super::keeping::restore(self, found, max_sessions);
+    }
+
+    /// The last round: sessions that are kept are left as they are, all others get a close_notify. `in_order`: no
+    /// fault is the reason.
+    pub fn leave(&mut self, in_order: bool) {
+        self.path.begin();
+        super::keeping::leave(self, in_order);
+        self.follow();
+        self.left = true;
     }
 
     /// Takes over what a reload changed, `certificates` if they did: whoever lost his key or his place loses his session.
@@ -659,7 +699,12 @@ impl Sink for Path {
     }
 
     fn connected(&mut self, session: SessionId, route: &Route, identity: &PeerIdentity) {
-        self.counters.count(Counter::HandshakesCompleted);
+        if self.restoring {
+            self.counters.count(Counter::SessionsRestored);
+        } else {
+            self.counters.count(Counter::HandshakesCompleted);
+            self.established.push(session);
+        }
         let now = self.moment.now;
         let device = match self.gate.identify(now, identity) {
             Ok(device) => device,
@@ -670,6 +715,10 @@ impl Sink for Path {
             }
         };
         self.sessions.insert(session, device);
+        if self.restoring {
+            // That it was there once does not mean that it is there now.
+            return;
+        }
         self.gate.seen(now, device);
         if let Some(view) = self.gate.device(now, device) {
             log::debug!(device = view.id.as_str(), peer:% = route.remote, session = session.0; "session established");
@@ -686,6 +735,7 @@ impl Sink for Path {
 
     fn closed(&mut self, session: SessionId, cause: CloseCause) {
         self.counters.count(Counter::SessionsClosed);
+        self.closed.push(session);
         self.endpoint.forget(PeerId::proven(session.0));
         self.proofs.forget(session);
         if let Some(device) = self.sessions.remove(&session)

@@ -12,6 +12,7 @@
 //! | `sessions` | the sessions as `status` shows them |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
+//! | [`keeping`] | DTLS sessions from one process to the next |
 //! | [`serial`] | the serial ports: a task each |
 //! | [`units`] | what happens on a Modbus bus, in the log |
 //! | [`report`] | what was found when the journal was opened |
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod control;
 mod engine;
 pub mod hub;
+pub mod keeping;
 pub mod link;
 pub mod notify;
 pub mod outbox;

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use super::clock::SystemClock;
 use super::control::Desk;
 use super::hub::Hub;
+use super::keeping::{self, Sessions};
 use super::notify::Notify;
 use super::serial::Ports;
 use crate::config::io::Options;
@@ -136,6 +137,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let gate = Gate::new(settings.gate.clone(), moment.now);
     let keyring = keyring(&settings.gate);
     let engine = super::engine::open(moment.now, &settings.coap, keyring, &*clock, &random()?)?;
+    let (sessions, found) = Sessions::open(settings);
     let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(random()?));
 
     let mut sockets = Vec::new();
@@ -153,6 +155,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         super::link::start(settings.upstream.clone(), &clock, &journal, u64::from_le_bytes(random()?));
     let mut hub = Hub::new(
         engine,
+        sessions,
         endpoint,
         gate,
         journal.clone(),
@@ -161,6 +164,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         server.tail().clone(),
     );
     hub.path.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
+    hub.restore(found, settings.coap.max_sessions);
     let shared = Rc::new(Shared {
         hub: RefCell::new(hub),
         sockets,
@@ -231,7 +235,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     log::info!("stopping");
     listening.abort_all();
     ports.stop();
-    stop(&shared, &journal, &uplink).await;
+    stop(&shared, &journal, &uplink, fault.is_none()).await;
     tasks.abort_all();
     drop(desk);
     drop(server);
@@ -242,14 +246,20 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
 }
 
 /// The last answers, the last commit, the goodbyes.
-async fn stop(shared: &Rc<Shared>, journal: &Rc<RefCell<Journal>>, uplink: &Rc<super::link::Link>) {
+async fn stop(
+    shared: &Rc<Shared>,
+    journal: &Rc<RefCell<Journal>>,
+    uplink: &Rc<super::link::Link>,
+    in_order: bool,
+) {
     let give_up = Instant::now() + LAST_COMMIT;
     while shared.hub.borrow().pending() > 0 && Instant::now() < give_up {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    shared.round(Hub::close_all);
+    shared.round(|hub| hub.leave(in_order));
     let _ = tokio::time::timeout(GOODBYE, uplink.stop()).await;
     journal.borrow_mut().close();
+    keeping::close(&mut shared.hub.borrow_mut());
 }
 
 async fn listen(shared: Rc<Shared>, index: usize) {

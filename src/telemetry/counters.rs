@@ -42,6 +42,8 @@ counters! {
     HandshakesFailed = "tombolo_dtls_failed_handshakes_total",
     /// Handshakes that named an identity nobody has, or proved one that is no device's.
     HandshakesUnknownIdentity = "tombolo_dtls_unknown_identity_handshakes_total",
+    /// DTLS sessions taken over from the process before this one.
+    SessionsRestored = "tombolo_dtls_restored_sessions_total",
     /// DTLS sessions ended, by either side or by age.
     SessionsClosed = "tombolo_dtls_closed_sessions_total",
     /// CoAP requests handed to the gate or to a resource.

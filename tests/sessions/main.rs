@@ -2,6 +2,7 @@
 //! engine that fills it.
 
 mod crash;
+mod daemon;
 mod damage;
 mod harness;
 mod real;
@@ -9,3 +10,10 @@ mod real;
 #[path = "../journal/disk.rs"]
 #[allow(dead_code)]
 mod disk;
+
+#[path = "../dtls_server/client.rs"]
+#[allow(dead_code)]
+mod client;
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -15,7 +15,7 @@ impl Folder {
     pub fn below(root: &str) -> Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique =
-            format!("tombolo-sessions-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            format!("tombolo-store-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = PathBuf::from(root).join(unique);
         fs::create_dir(&path).unwrap();
         Folder(path)

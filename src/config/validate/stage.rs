@@ -54,6 +54,7 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap) -> coap::Settings 
         max_sessions: count(table.max_sessions, 10_000),
         max_half_open: count(table.max_half_open, 1_024),
         idle_timeout: table.idle_timeout.map_or(Duration::from_secs(86_400), |span| span.0),
+        persist_sessions: persist_sessions(cx, table),
         engine: engine(cx, table),
         policy: policy(table),
         certificates: Default::default(),
@@ -67,6 +68,15 @@ fn policy(table: &model::Coap) -> Policy {
         require_extended_master_secret: table.require_ems.unwrap_or(default.require_extended_master_secret),
         connection_id: table.connection_id.unwrap_or(default.connection_id),
     }
+}
+
+fn persist_sessions(cx: &mut Context<'_>, table: &model::Coap) -> bool {
+    if table.persist_sessions == Some(true) && table.engine == Some(model::DtlsEngine::Dimpl) {
+        let message = "the engine \"dimpl\" cannot: after a restart its devices handshake anew";
+        let advice = "use engine = \"tombolo\", or take the key out";
+        cx.warn("coap", &["coap", "persist-sessions"], message, advice);
+    }
+    table.persist_sessions.unwrap_or(true)
 }
 
 fn engine(cx: &mut Context<'_>, table: &model::Coap) -> coap::EngineKind {

@@ -21,6 +21,8 @@ pub struct Settings {
     pub idle_timeout: std::time::Duration,
     /// What devices with certificates or raw public keys are judged by and shown; default nothing.
     pub certificates: Certificates,
+    /// Whether sessions survive a restart; default true. The engine has to be able to.
+    pub persist_sessions: bool,
     /// What speaks DTLS; default our own.
     pub engine: EngineKind,
     /// How it treats handshakes from now on.

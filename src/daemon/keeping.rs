@@ -1,0 +1,281 @@
+//! DTLS sessions from one process to the next: taken over before READY, stored as they come and go, left at a stop.
+//!
+//! | moment | what happens |
+//! |---|---|
+//! | start | the store is opened and locked; what the process before handed over is taken, then what only the store has |
+//! | a handshake is completed | the session is sealed and handed to the store's thread, at the end of the round |
+//! | a session ends | the store is told so, at the end of the round |
+//! | clean stop | nobody is told anything; what cannot go on without us is ended, the rest handed over and stored |
+//!
+//! docs/session-store.md says what a crash at any of these leaves.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::hub::Hub;
+use crate::config::Settings;
+use crate::control::snapshot;
+use crate::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
+use crate::proto::dtls::{Engine, SessionId};
+use crate::southbound::coap::EngineKind;
+use crate::southbound::coap::sessions::io::{self, OpenError, Opened, Store};
+use crate::southbound::coap::sessions::keeper::Keeper;
+use crate::southbound::coap::sessions::{Kept, Number};
+
+/// A disk call may take so long before the store counts as stuck.
+const STUCK: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// What the daemon has of the store.
+pub enum Sessions {
+    /// Not wanted, or the engine in use cannot.
+    Off,
+    /// Wanted, and not to be had: why.
+    Failed(String),
+    /// There.
+    Kept(Box<Keeping>),
+}
+
+/// The store in use.
+pub struct Keeping {
+    store: Store,
+    key: StoreKey,
+    keeper: Keeper,
+    runtime_dir: PathBuf,
+    boot: Option<[u8; 16]>,
+    restored: u64,
+    handed_over: u64,
+    refused: u64,
+}
+
+/// What was found at start, to be taken over.
+#[derive(Default)]
+pub struct Found {
+    handed: Vec<(Number, Vec<u8>)>,
+    kept: Vec<Kept>,
+    run: u32,
+}
+
+impl Sessions {
+    /// Opens the store, or empties it where it is not wanted. Never an error: without it devices handshake anew.
+    pub fn open(settings: &Settings) -> (Sessions, Found) {
+        let directory = settings.paths.state_dir.join("sessions");
+        let runtime_dir = settings.paths.runtime_dir.clone();
+        let boot = boot_id();
+        let handover = || match boot {
+            Some(boot) => io::take_handover(&runtime_dir, &boot),
+            None => Vec::new(),
+        };
+        if !settings.coap.persist_sessions || settings.coap.engine != EngineKind::Tombolo {
+            drop(handover());
+            if let Err(error) = io::clear(&directory) {
+                log::warn!(reason:% = error; "the store of DTLS sessions cannot be emptied");
+            }
+            return (Sessions::Off, Found::default());
+        }
+        match Store::open(&directory) {
+            Ok(Opened { store, key, kept, run, next, report }) => {
+                if report.damaged > 0 {
+                    log::warn!(bytes = report.damaged; "the store of DTLS sessions was damaged; the rest of it is used");
+                }
+                if let Some((major, name)) = report.moved_aside {
+                    log::warn!(major, file = name.as_str(); "the store of DTLS sessions is of another version: moved aside");
+                }
+                let handed = handover();
+                // Nobody has these numbers in the log: they are given anew.
+                let next =
+                    handed.iter().map(|(number, _)| number.saturating_add(1)).max().unwrap_or(1).max(next);
+                let keeper = Keeper::new(next);
+                let keeping = Keeping {
+                    store,
+                    key,
+                    keeper,
+                    runtime_dir,
+                    boot,
+                    restored: 0,
+                    handed_over: 0,
+                    refused: 0,
+                };
+                (Sessions::Kept(Box::new(keeping)), Found { handed, kept, run })
+            }
+            Err(error) => {
+                log::warn!(reason:% = error; "DTLS sessions will not survive this process");
+                let reason = match error {
+                    OpenError::InUse(_) => "another process has the store".to_owned(),
+                    other => other.to_string(),
+                };
+                (Sessions::Failed(reason), Found::default())
+            }
+        }
+    }
+
+    /// As `status` shows it.
+    pub fn snapshot(&self, now: Instant) -> snapshot::SessionStore {
+        match self {
+            Sessions::Off => snapshot::SessionStore::default(),
+            Sessions::Failed(reason) => {
+                snapshot::SessionStore { persist: true, failing: Some(reason.clone()), ..Default::default() }
+            }
+            Sessions::Kept(keeping) => {
+                let status = keeping.store.status();
+                let stuck =
+                    status.busy_since.is_some_and(|since| now.saturating_duration_since(since) > STUCK);
+                snapshot::SessionStore {
+                    persist: true,
+                    stored: status.stored as u64,
+                    bytes: status.bytes,
+                    written_bytes: status.written,
+                    restored: keeping.restored,
+                    handed_over: keeping.handed_over,
+                    refused: keeping.refused,
+                    failing: status.trouble.or_else(|| stuck.then(|| "the disk does not answer".to_owned())),
+                }
+            }
+        }
+    }
+}
+
+impl Keeping {
+    /// Takes over what was found, as far as there is room: the most recent.
+    fn restore(&mut self, now: Instant, found: Found, max: usize, hub: &mut Hub) {
+        let Found { handed, kept, run } = found;
+        let mut taken = std::collections::HashSet::new();
+        let known: std::collections::HashSet<Number> = kept.iter().map(|kept| kept.number).collect();
+        let mut reasons: std::collections::BTreeMap<String, u64> = Default::default();
+        for (number, sealed) in handed {
+            match hub.engine.import(now, &self.key, &sealed, Origin::Handover, &mut hub.path) {
+                Ok(session) => {
+                    self.restored += 1;
+                    self.handed_over += 1;
+                    if known.contains(&number) {
+                        self.keeper.restored(session, number);
+                        taken.insert(number);
+                    } else {
+                        self.keep(now, session, &mut *hub.engine);
+                    }
+                }
+                // What is only damaged may still be in the store.
+                Err(refusal) => *reasons.entry(refusal.to_string()).or_default() += 1,
+            }
+        }
+        let over = kept.len().saturating_sub(max);
+        for (at, Kept { number, run: made, sealed }) in kept.into_iter().enumerate() {
+            if taken.contains(&number) {
+                continue;
+            }
+            let origin = Origin::Store { runs: run.saturating_sub(made) };
+            let imported = match at < over {
+                true => Err(ImportError::Full),
+                false => hub.engine.import(now, &self.key, &sealed, origin, &mut hub.path),
+            };
+            match imported {
+                Ok(session) => {
+                    self.restored += 1;
+                    self.keeper.restored(session, number);
+                }
+                Err(refusal) => {
+                    self.refused += 1;
+                    *reasons.entry(refusal.to_string()).or_default() += 1;
+                    self.keeper.refused(number);
+                }
+            }
+        }
+        for (reason, sessions) in reasons {
+            log::info!(sessions, reason = reason.as_str(); "DTLS sessions not taken over; their devices shake hands anew");
+        }
+        if let Some(batch) = self.keeper.batch() {
+            self.store.submit(batch);
+        }
+        if self.restored > 0 {
+            log::info!(sessions = self.restored, of_these_without_a_gap = self.handed_over; "DTLS sessions taken over");
+        }
+    }
+
+    fn keep(&mut self, now: Instant, session: SessionId, engine: &mut dyn Engine) {
+        if let Some(sealed) = engine.export(now, &self.key, session, Purpose::Store) {
+            self.keeper.established(session, sealed);
+        }
+    }
+
+    /// Hands over what a round has brought.
+    pub fn follow(
+        &mut self,
+        now: Instant,
+        closed: &mut Vec<SessionId>,
+        established: &mut Vec<SessionId>,
+        engine: &mut dyn Engine,
+    ) {
+        // In this order: a session that took the place of another is written after the other's end.
+        closed.drain(..).for_each(|session| self.keeper.closed(session));
+        established.drain(..).for_each(|session| self.keep(now, session, engine));
+        if let Some(batch) = self.keeper.batch() {
+            self.store.submit(batch);
+        }
+    }
+
+    /// Leaves all sessions to the next process. Those that cannot go on come back, to be ended.
+    fn leave(&mut self, now: Instant, engine: &mut dyn Engine) -> Vec<SessionId> {
+        let mut sessions = Vec::new();
+        engine.sessions(&mut |info| sessions.push(info.session));
+        let (mut handed, mut lost, mut unstored) = (Vec::new(), Vec::new(), Vec::new());
+        for session in sessions {
+            let number = self.keeper.number(session);
+            match engine.export(now, &self.key, session, Purpose::Handover) {
+                Some(sealed) => handed.push((number.unwrap_or(0), sealed)),
+                None => lost.push(session),
+            }
+            unstored.extend(number.is_none().then_some(session));
+        }
+        let boot = self.boot.as_ref();
+        match boot.map_or(Ok(false), |boot| io::leave_handover(&self.runtime_dir, boot, &handed)) {
+            Ok(true) => {
+                log::debug!(sessions = handed.len(); "DTLS sessions handed over");
+                return lost;
+            }
+            Ok(false) => log::debug!("runtime-dir is not in memory: DTLS sessions are not handed over"),
+            Err(error) => log::info!(reason:% = error; "DTLS sessions are not handed over"),
+        }
+        // These include those that are lost.
+        unstored
+    }
+}
+
+/// Takes over what was found.
+pub fn restore(hub: &mut Hub, found: Found, max_sessions: usize) {
+    let mut sessions = std::mem::replace(&mut hub.sessions, Sessions::Off);
+    if let Sessions::Kept(keeping) = &mut sessions {
+        let now = hub.path.moment.now;
+        hub.path.restoring = true;
+        keeping.restore(now, found, max_sessions, hub);
+        hub.path.restoring = false;
+    }
+    hub.sessions = sessions;
+}
+
+/// Ends the part of the hub that speaks DTLS. Where sessions are kept they stay as they are, silently; all others
+/// get a close_notify. `in_order`: no fault was the cause, so that what is in memory can be believed.
+pub fn leave(hub: &mut Hub, in_order: bool) {
+    let now = hub.path.moment.now;
+    let Sessions::Kept(keeping) = &mut hub.sessions else {
+        return hub.engine.close_all(now, &mut hub.path);
+    };
+    if in_order {
+        for session in keeping.leave(now, &mut *hub.engine) {
+            hub.engine.close(now, session, &mut hub.path);
+        }
+    }
+}
+
+/// Writes what there is. Takes as long as the disk takes.
+pub fn close(hub: &mut Hub) {
+    if let Sessions::Kept(keeping) = &mut hub.sessions {
+        keeping.store.close();
+    }
+}
+
+/// The kernel's boot id, if it has one.
+fn boot_id() -> Option<[u8; 16]> {
+    let text = std::fs::read_to_string(Path::new("/proc/sys/kernel/random/boot_id")).ok()?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let id = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32)?;
+    Some(id.to_be_bytes())
+}
