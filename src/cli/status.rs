@@ -243,7 +243,7 @@ fn readings(counters: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{Clock, Devices, Gateway, Journal};
+    use crate::control::snapshot::{Clock, Devices, Gateway, Journal, SessionStore};
 
     #[test]
     fn a_new_gateway_says_what_to_do_next() {
@@ -288,6 +288,11 @@ mod tests {
                 ..Journal::default()
             },
             devices: Devices { known: 3, online: 1, sessions: 1, half_open: 0 },
+            session_store: SessionStore {
+                persist: true,
+                failing: Some("the disk is full".into()),
+                ..SessionStore::default()
+            },
             serial: [
                 (
                     "bus1".to_owned(),
@@ -344,6 +349,7 @@ mod tests {
              upstream  not connected to b:8883 for 1 min 30 s: connection refused; next attempt in 4 s\n\
              journal   1 record waiting, 4 KiB of 256 MiB; 2 rejected by the broker\n\
              devices   3 known, 1 online, 1 session\n\
+             \x20         DTLS sessions are NOT stored: the disk is full; after a restart devices shake hands anew\n\
              serial    bus1: open for 9 s, 40 readings, 1 frame from strangers\n\
              \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\

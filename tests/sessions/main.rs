@@ -5,6 +5,7 @@ mod crash;
 mod daemon;
 mod damage;
 mod harness;
+mod many;
 mod real;
 
 #[path = "../journal/disk.rs"]
