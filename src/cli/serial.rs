@@ -68,7 +68,9 @@ fn describe(port: &Found) -> String {
     let name = port.device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     text.push_str(&format!(
         "\n    [serial.{name}]\n    port = {:?}\n    baud = 9600\n    framing = \"line\"\n    role = \"sensor\"\n    \
-         path = \"t/reading\"\n\n",
+         path = \"t/reading\"\n    # Or, where Modbus units are on it, in place of framing, role and path:\n    \
+         #[serial.{name}.unit.1]\n    #id = \"meter-1\"\n    #role = \"sensor\"\n    #path = \"t/meter\"\n    \
+         #template = \"eastron-sdm120\"\n\n",
         stable.display().to_string()
     ));
     text
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_found_comes_with_a_block_for_the_configuration() {
+    fn a_port_found_comes_with_a_block_for_the_configuration_that_loads_as_it_is_and_as_a_bus() {
         let port = Found {
             device: "/dev/ttyUSB0".into(),
             by_id: vec!["/dev/serial/by-id/usb-FTDI-if00-port0".into()],
@@ -287,14 +289,43 @@ mod tests {
             ..Found::default()
         };
         let text = describe(&port);
+        let (head, block) = text.split_once("\n\n").unwrap();
+        assert_eq!(head, "/dev/ttyUSB0  usb:0403:6001:A50285BI\n  /dev/serial/by-id/usb-FTDI-if00-port0");
         assert!(
-            text.starts_with(
-                "/dev/ttyUSB0  usb:0403:6001:A50285BI\n  /dev/serial/by-id/usb-FTDI-if00-port0\n"
-            )
+            block.starts_with("    [serial.ttyUSB0]\n    port = \"/dev/serial/by-id/usb-FTDI-if00-port0\"\n")
         );
-        assert!(
-            text.contains("[serial.ttyUSB0]\n    port = \"/dev/serial/by-id/usb-FTDI-if00-port0\"\n"),
-            "{text}"
-        );
+
+        let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = std::env::temp_dir().join(format!("tombolo-block-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("conf.d")).unwrap();
+        std::fs::create_dir_all(folder.join("modbus")).unwrap();
+        std::fs::copy(top.join("config/tombolo.toml"), folder.join("tombolo.toml")).unwrap();
+        let template = "modbus/eastron-sdm120.toml";
+        std::fs::copy(top.join("config/examples").join(template), folder.join(template)).unwrap();
+        let bus = |line: &str| {
+            let line = line.trim_start();
+            let of_lines = ["framing", "role", "path"].iter().any(|key| line.starts_with(key));
+            (!of_lines).then(|| line.strip_prefix('#').unwrap_or(line).to_owned())
+        };
+        let as_bus: Vec<String> =
+            block.lines().filter(|line| !line.contains("# Or")).filter_map(bus).collect();
+        for (text, devices) in [(block.to_owned(), "ttyUSB0"), (as_bus.join("\n"), "meter-1")] {
+            std::fs::write(folder.join("conf.d/20-serial.toml"), &text).unwrap();
+            let mut options = crate::config::io::Options::new(folder.join("tombolo.toml"));
+            options.environment =
+                vec![("TOMBOLO_PATHS__STATE_DIR".into(), folder.join("state").display().to_string())];
+            let loaded = crate::config::io::load(&options, None).unwrap();
+            let complaints: Vec<String> = loaded
+                .findings
+                .iter()
+                .filter(|finding| finding.level != crate::config::Level::Ok && finding.subject != "upstream")
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(complaints, [""; 0], "{text}");
+            let ids: Vec<&str> =
+                loaded.settings.gate.devices.iter().map(|device| device.id.as_str()).collect();
+            assert_eq!(ids, [devices]);
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

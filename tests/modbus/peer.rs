@@ -182,6 +182,9 @@ fn ten_real_units_of_which_three_are_dead_keep_the_live_ones_in_their_period() {
     let period = ms(500);
     let mut bus = Bus::new(fast(units, period), Instant::now(), 1);
     let events = peer.drive(&mut bus, Duration::from_secs(10));
+    let counts = addresses.iter().enumerate().filter(|(_, address)| !dead.contains(address));
+    let counts: Vec<usize> = counts.map(|(index, _)| readings(&events, index).len()).collect();
+    println!("readings of each live unit in 20 periods: {counts:?}");
     for (index, address) in addresses.iter().enumerate() {
         let own = readings(&events, index);
         if dead.contains(address) {

@@ -12,10 +12,13 @@ mod plug;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use serde_json::Value;
 use support::{Daemon, Folder, Mosquitto, Pki, Subscriber};
@@ -105,6 +108,25 @@ fn unhex(digits: &str) -> Vec<u8> {
     digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
+/// A pseudo-terminal that passes bytes on as they are: its master, its slave and the slave's name. No program that another test
+/// starts meanwhile inherits them: it would keep the line from hanging up.
+pub fn line() -> (std::fs::File, std::fs::File, PathBuf) {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags).expect("a pseudo-terminal");
+    grantpt(&master).expect("its slave");
+    unlockpt(&master).expect("its slave");
+    let name = PathBuf::from(ptsname_r(&master).expect("its name"));
+    let flags = OFlag::O_NOCTTY.bits();
+    let slave =
+        std::fs::File::options().read(true).write(true).custom_flags(flags).open(&name).expect("its slave");
+    let mut raw = tcgetattr(&slave).expect("its settings");
+    cfmakeraw(&mut raw);
+    tcsetattr(&slave, SetArg::TCSANOW, &raw).expect("raw");
+    // What the daemon does not read must not hold the test up: a line does not wait either.
+    fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("flags");
+    (std::fs::File::from(OwnedFd::from(master)), slave, name)
+}
+
 /// A serial device on a pseudo-terminal, plugged in under a name of its own.
 pub struct Device {
     link: PathBuf,
@@ -124,14 +146,8 @@ impl Device {
 
     /// Under another number than before, as the kernel likes to do.
     pub fn plug_in(&mut self) {
-        let pair = nix::pty::openpty(None, None).expect("a pseudo-terminal");
-        let mut raw = tcgetattr(&pair.slave).expect("its settings");
-        cfmakeraw(&mut raw);
-        tcsetattr(&pair.slave, SetArg::TCSANOW, &raw).expect("raw");
-        let name = nix::unistd::ttyname(&pair.slave).expect("its name");
-        // What the daemon does not read must not hold the test up: a line does not wait either.
-        fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("flags");
-        self.master = Some(std::fs::File::from(pair.master));
+        let (master, _, name) = line();
+        self.master = Some(master);
         std::os::unix::fs::symlink(&name, &self.link).expect("the link");
     }
 

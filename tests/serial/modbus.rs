@@ -7,9 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 
 use crate::support::wait_for;
@@ -28,12 +26,8 @@ impl Bus {
     fn new(link: PathBuf) -> Bus {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
         assert!(python.exists(), "tests/run peers makes {}", python.display());
-        let pair = nix::pty::openpty(None, None).expect("a pseudo-terminal");
-        let mut raw = tcgetattr(&pair.slave).expect("its settings");
-        cfmakeraw(&mut raw);
-        tcsetattr(&pair.slave, SetArg::TCSANOW, &raw).expect("raw");
-        fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("flags");
-        let name = nix::unistd::ttyname(&pair.slave).expect("its name");
+        // pymodbus has the other end when it is ready; until then the slave is held here.
+        let (units, _slave, name) = crate::line();
         let mut child = Command::new(python)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/modbus/pymodbus_units.py"))
             .arg(name)
@@ -45,7 +39,7 @@ impl Bus {
         BufReader::new(child.stdout.take().expect("its output")).read_line(&mut said).expect("a line");
         assert_eq!(said, "ready\n");
         let (plug, stop) = (Device::new(link), Arc::default());
-        Bus { plug, stop, pump: None, units: pair.master.into(), child }
+        Bus { plug, stop, pump: None, units, child }
     }
 
     fn plugged_in(link: PathBuf) -> Bus {
@@ -143,8 +137,16 @@ impl Site {
     }
 
     fn values(&self, id: &str) -> Vec<Value> {
-        let arrived = self.payloads(id).into_iter();
-        arrived.map(|payload| serde_json::from_str(&payload).expect("JSON")).collect()
+        let arrived = self.payloads(id);
+        let last = arrived.len().saturating_sub(1);
+        let read =
+            arrived.iter().enumerate().filter_map(|(at, payload)| match serde_json::from_str(payload) {
+                Ok(value) => Some(value),
+                // The witness is just writing it down.
+                Err(_) if at == last => None,
+                Err(error) => panic!("{error}: {payload}"),
+            });
+        read.collect()
     }
 
     /// Reloads, with `change` made to the configuration.
@@ -223,6 +225,13 @@ fn dead_and_faulty_units_cost_the_live_ones_no_reading_and_are_named() {
     });
     let units = &site.ports()["bus1"]["units"];
     let count = |id: &str, what: &str| units[id][what].as_u64().unwrap();
+    let requests: u64 =
+        units.as_object().unwrap().values().map(|unit| unit["requests"].as_u64().unwrap()).sum();
+    println!(
+        "{requests} requests to 4 sound, 3 faulty and 3 dead units, {} readings at the broker; daemon CPU {:?}",
+        site.ports()["bus1"]["readings"],
+        crate::support::cpu_time(site.daemon.pid())
+    );
     // Most of the rounds cost one time-out, whoever does not answer. (With some to spare for whatever else the machine does.)
     let polls = live.iter().map(|id| count(id, "polls")).max().unwrap();
     let dead: u64 = ["u21", "u22", "u23"].iter().map(|id| count(id, "silent")).sum();
@@ -423,11 +432,14 @@ fn while_the_lane_is_full_the_newest_readings_of_each_unit_wait_and_the_rest_is_
     });
     let after = site.count("u6", "readings");
     wait_for("new ones", || site.count("u6", "readings") > after + 5);
-    // Nothing is missing that is not counted: each poll is a reading committed, lost, or at this moment on its way.
-    let unit = site.unit("u6");
+    // Nothing is missing that is not counted: each poll is a reading committed or lost, in a moment with none on its way.
+    let mut unit = Value::Null;
+    wait_for("all to be counted", || {
+        unit = site.unit("u6");
+        let number = |what: &str| unit[what].as_u64().unwrap();
+        number("polls") == number("readings") + number("lost_readings") + number("waiting")
+    });
     let number = |what: &str| unit[what].as_u64().unwrap();
-    let known = number("readings") + number("lost_readings") + number("waiting");
-    assert!((known..known + 10).contains(&number("polls")), "{unit}");
     let counted = || {
         let field = format!("{}-00", "x".repeat(60));
         distinct(site.values("u6").iter().map(|value| value[&field].as_u64().expect("a number")))

@@ -33,6 +33,8 @@ check "the shipped watchdog is 3 minutes" equal "$(property WatchdogUSec)" 3min
 check "it runs as the user tombolo" \
     equal "$(inside stat --format %U "/proc/$(process)")" tombolo
 check "the user is in the group of serial ports" matches " $(inside id --name --groups tombolo) " " dialout "
+check "the templates of Modbus devices are where it looks for them" \
+    inside test -s /usr/share/tombolo/modbus/eastron-sdm120.toml
 check "the state is the daemon's alone" equal "$(mode /var/lib/tombolo)" "750 tombolo:tombolo"
 check "the runtime directory is the daemon's" equal "$(mode /run/tombolo)" "750 tombolo:tombolo"
 check "the secrets are root's to write, the daemon's to read" equal "$(mode /etc/tombolo/secrets)" "2750 root:tombolo"
