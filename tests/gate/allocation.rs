@@ -30,6 +30,11 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// What this thread has allocated so far.
+pub fn count() -> u64 {
+    ALLOCATIONS.get()
+}
+
 #[test]
 fn no_reading_allocates() {
     let long = to("long", "l/#", &format!("x/{}/{{rest}}", "y".repeat(990)));

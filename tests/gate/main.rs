@@ -2,6 +2,7 @@
 
 mod allocation;
 mod explain;
+mod identity;
 mod namespace;
 mod presence;
 mod reload;

@@ -3,12 +3,15 @@
 use std::time::Instant;
 
 use proptest::prelude::*;
+use tombolo::gate::certificate::NameKind;
 use tombolo::gate::pattern::Pattern;
 use tombolo::gate::stage::{Refusal, TopicFault};
 use tombolo::gate::template::Template;
 use tombolo::gate::{Gate, Settings};
 use tombolo::message::{PathBuffer, TOPIC_MAX};
+use tombolo::proto::dtls::PeerIdentity;
 
+use super::identity::{fleet, proved, with_name};
 use super::*;
 
 const FOREIGN: Refusal = Refusal::Topic(TopicFault::ForeignSpace);
@@ -109,6 +112,102 @@ fn path() -> impl Strategy<Value = String> {
     prop::collection::vec(word(), 1..8).prop_map(|words| words.join("/"))
 }
 
+/// Rules with these topics, as far as each is right by itself: a wrong one would close the others of its role.
+fn rules(templates: &[String], settings: &Settings) -> Vec<UplinkRule> {
+    let patterns = ["#", "+/#", "+/+", "+", "+/+/#"];
+    let rules: Vec<_> = templates
+        .iter()
+        .zip(patterns)
+        .enumerate()
+        .filter_map(|(number, (topic, pattern))| {
+            let topic = Some(Template::parse(topic).ok()?);
+            let pattern = Pattern::parse(pattern).ok()?;
+            topic.as_ref()?.check_captures(&pattern).ok()?;
+            Some(UplinkRule { topic, path: pattern, ..rule(&format!("r{number}"), "x") })
+        })
+        .collect();
+    rules
+        .into_iter()
+        .filter(|rule| {
+            let mut alone = settings.clone();
+            alone.roles = vec![role("sensor", vec![rule.clone()])];
+            tombolo::gate::check(&alone)
+                .iter()
+                .all(|problem| !matches!(problem.item, tombolo::gate::Item::Rule { .. }))
+        })
+        .collect()
+}
+
+/// A certificate of hostile words, mostly.
+fn certificate() -> impl Strategy<Value = PeerIdentity> {
+    let cn = prop::option::of(word());
+    let dns = prop::collection::vec(
+        prop_oneof![
+            word().prop_map(|word| format!("door-{word}.example")),
+            Just("DOOR-7.Example".to_owned()),
+            Just("*.example".to_owned()),
+        ],
+        0..3,
+    );
+    let uris = prop::collection::vec(
+        prop_oneof![Just("urn:named".to_owned()), Just("urn:named\0".to_owned()), word()],
+        0..2,
+    );
+    (cn, dns, uris, 0..3_u8).prop_map(|(cn, dns, uris, key)| {
+        let mut identity = proved(&[]);
+        identity.common_name = cn.map(Into::into);
+        identity.dns_names = dns.into_iter().map(Into::into).collect();
+        identity.uris = uris.into_iter().map(Into::into).collect();
+        identity.key_hash = [key; 32];
+        PeerIdentity::Certificate(identity.into())
+    })
+}
+
+/// Whatever `me` says at these paths, it stays in its own space.
+fn stays(
+    gate: &mut Gate,
+    me: &str,
+    known: &[&str],
+    templates: &[String],
+    prefix: &str,
+    paths: &[String],
+) -> Result<(), TestCaseError> {
+    for text in paths {
+        let mut buffer = PathBuffer::default();
+        // As CoAP hands it over: the raw segments, a slash inside one of them included.
+        let Ok(path) = buffer.join(text.split('/').map(str::as_bytes)) else { continue };
+        let path = path.as_str().to_owned();
+        let Ok((topic, _)) = say_as(gate, me, Method::Post, &path, b"", |c| c.topic.to_owned()) else {
+            continue;
+        };
+        // A topic any broker takes.
+        prop_assert!((1..=TOPIC_MAX).contains(&topic.len()), "{}", topic);
+        prop_assert!(
+            !topic.contains(['+', '#', '\0']) && !topic.chars().any(char::is_control),
+            "{:?}",
+            topic
+        );
+        prop_assert!(topic.split('/').all(|level| !level.is_empty()), "{}", topic);
+        prop_assert!(!topic.starts_with('$'), "{}", topic);
+        // In nobody else's space.
+        if let Some(tail) = topic.strip_prefix(&format!("{prefix}/")) {
+            let whose = tail.split('/').next().unwrap();
+            prop_assert_ne!(whose, "gateway", "{}", topic);
+            prop_assert!(whose == me || !known.contains(&whose), "{} published {}", me, topic);
+            // What is neither is the owner's word, never the device's.
+            let written = templates.iter().any(|template| {
+                let levels = template
+                    .replace("{prefix}", prefix)
+                    .replace("{gateway}", "gw")
+                    .replace("{role}", "sensor");
+                levels.split('/').any(|level| level == whose)
+            });
+            prop_assert!(whose == me || written, "{} chose {}", me, topic);
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, max_global_rejects: 200_000, ..ProptestConfig::default() })]
 
@@ -120,49 +219,49 @@ proptest! {
         paths in prop::collection::vec(path(), 1..20),
         who in 0..IDS.len(),
     ) {
-        let patterns = ["#", "+/#", "+/+", "+", "+/+/#"];
-        let rules: Vec<_> = templates.iter().zip(patterns).enumerate().filter_map(|(number, (topic, pattern))| {
-            let topic = Some(Template::parse(topic).ok()?);
-            let pattern = Pattern::parse(pattern).ok()?;
-            topic.as_ref()?.check_captures(&pattern).ok()?;
-            Some(UplinkRule { topic, path: pattern, ..rule(&format!("r{number}"), "x") })
-        }).collect();
         let devices = IDS.iter().map(|id| device(id, "sensor")).collect();
         let mut settings = Settings { prefix: prefix.to_owned(), ..settings(Vec::new(), devices) };
         settings.reading = Template::parse(&reading).ok();
-        // A rule that is wrong would close the others of its role: only rules that are right by themselves.
-        let rules: Vec<_> = rules.into_iter().filter(|rule| {
-            let mut alone = settings.clone();
-            alone.roles = vec![role("sensor", vec![rule.clone()])];
-            tombolo::gate::check(&alone).iter().all(|problem| !matches!(problem.item, tombolo::gate::Item::Rule { .. }))
-        }).collect();
-        settings.roles = vec![role("sensor", rules)];
+        settings.roles = vec![role("sensor", rules(&templates, &settings))];
         let mut gate = Gate::new(settings, Instant::now());
         let known: Vec<&str> = IDS.into_iter().filter(|id| gate.device_by_id(id).is_some()).collect();
         let Some(me) = known.get(who).copied() else { return Ok(()) };
-        for text in &paths {
-            let mut buffer = PathBuffer::default();
-            // As CoAP hands it over: the raw segments, a slash inside one of them included.
-            let Ok(path) = buffer.join(text.split('/').map(str::as_bytes)) else { continue };
-            let path = path.as_str().to_owned();
-            let Ok((topic, _)) = say_as(&mut gate, me, Method::Post, &path, b"", |c| c.topic.to_owned()) else { continue };
-            // A topic any broker takes.
-            prop_assert!((1..=TOPIC_MAX).contains(&topic.len()), "{}", topic);
-            prop_assert!(!topic.contains(['+', '#', '\0']) && !topic.chars().any(char::is_control), "{:?}", topic);
-            prop_assert!(topic.split('/').all(|level| !level.is_empty()), "{}", topic);
-            prop_assert!(!topic.starts_with('$'), "{}", topic);
-            // In nobody else's space.
-            if let Some(tail) = topic.strip_prefix(&format!("{prefix}/")) {
-                let whose = tail.split('/').next().unwrap();
-                prop_assert_ne!(whose, "gateway", "{}", topic);
-                prop_assert!(whose == me || !known.contains(&whose), "{} published {}", me, topic);
-                // What is neither is the owner's word, never the device's.
-                let written = templates.iter().any(|template| {
-                    let levels = template.replace("{prefix}", prefix).replace("{gateway}", "gw").replace("{role}", "sensor");
-                    levels.split('/').any(|level| level == whose)
-                });
-                prop_assert!(whose == me || written, "{} chose {}", me, topic);
+        stays(&mut gate, me, &known, &templates, prefix, &paths)?;
+    }
+
+    #[test]
+    fn no_certificate_makes_a_device_that_leads_out_of_its_space(
+        templates in prop::collection::vec(template(), 1..4),
+        certificates in prop::collection::vec(certificate(), 1..12),
+        paths in prop::collection::vec(path(), 1..8),
+    ) {
+        let devices = IDS.iter().map(|id| device(id, "sensor")).collect();
+        let mut settings = settings(Vec::new(), devices);
+        settings.roles = vec![role("sensor", rules(&templates, &settings))];
+        settings.devices.push(with_name("named", NameKind::Uri, "urn:named"));
+        settings.devices.push(Device { psk: None, public_key: Some([1; 32]), ..device("keyed", "sensor") });
+        settings.fleets = vec![fleet("any", NameKind::CommonName, "{id}"), fleet("doors", NameKind::Dns, "door-{id}.example")];
+        settings.withheld.ids = vec![name("b")];
+        let mut gate = Gate::new(settings, Instant::now());
+        let now = Instant::now();
+        let mut owners = std::collections::HashMap::new();
+        for certificate in &certificates {
+            let Ok(index) = gate.identify(now, certificate) else { continue };
+            let view = gate.device(now, index).expect("it was identified");
+            let (id, fleet) = (view.id.to_string(), view.fleet.map(ToString::to_string));
+            // Whoever is made is nobody's namesake.
+            if let Some(fleet) = &fleet {
+                prop_assert!(!IDS.contains(&id.as_str()) && !["gateway", "b", "named", "keyed"].contains(&id.as_str()), "{}", id);
+                let owner = owners.entry(id.clone()).or_insert_with(|| fleet.clone());
+                prop_assert_eq!(owner, fleet);
+            } else {
+                prop_assert!(id == "named" || id == "keyed", "{}", id);
             }
+            prop_assert_eq!(gate.identify(now, certificate), Ok(index));
+            prop_assert_eq!(gate.recognise(certificate), Some(index));
+            let known: Vec<String> = gate.devices(now).map(|view| view.id.to_string()).collect();
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            stays(&mut gate, &id, &known, &templates, "tombolo/gw", &paths)?;
         }
     }
 
