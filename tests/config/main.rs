@@ -1,6 +1,7 @@
 //! Configuration as its owner meets it: the shipped files, layers, faults and their wording, reload, the registry on disk, secrets.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "test")]
 
+mod certificate;
 mod fault;
 mod init;
 mod layer;
