@@ -100,6 +100,9 @@ pub fn text(status: &Status) -> String {
     if let Some(failing) = &status.session_store.failing {
         row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices shake hands anew"));
     }
+    for (name, fleet) in &devices.fleets {
+        row("fleet", format!("{name}, {} of at most {} devices seen", fleet.devices, fleet.max_devices));
+    }
     for (name, port) in &status.serial {
         row("serial", serial(name, port));
         for (id, unit) in &port.units {
@@ -287,7 +290,7 @@ mod tests {
                 rejected: 2,
                 ..Journal::default()
             },
-            devices: Devices { known: 3, online: 1, sessions: 1, half_open: 0 },
+            devices: Devices { known: 3, online: 1, sessions: 1, half_open: 0, ..Devices::default() },
             session_store: SessionStore {
                 persist: true,
                 failing: Some("the disk is full".into()),

@@ -106,6 +106,18 @@ pub struct Devices {
     pub sessions: u64,
     /// DTLS handshakes under way.
     pub half_open: u64,
+    /// Devices that fleets have made, by the fleet's name.
+    pub fleets: BTreeMap<String, Fleet>,
+}
+
+/// One fleet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fleet {
+    /// Devices it has made.
+    pub devices: u64,
+    /// The most it may.
+    pub max_devices: u64,
 }
 
 /// The DTLS sessions, counted.

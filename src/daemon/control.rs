@@ -341,6 +341,7 @@ impl Control for Desk {
                 online: online as u64,
                 sessions: hub.engine.session_count() as u64,
                 half_open: hub.engine.half_open_count() as u64,
+                fleets: fleets(&hub),
             },
             dtls: sessions::count(&hub, settings.coap.engine),
             session_store: hub.sessions.snapshot(now),
@@ -410,6 +411,14 @@ impl Control for Desk {
     fn serial_port(&mut self, name: &str) -> bool {
         self.ports.contains(name)
     }
+}
+
+fn fleets(hub: &Hub) -> BTreeMap<String, snapshot::Fleet> {
+    let of = |(fleet, devices): (&crate::gate::Fleet, usize)| {
+        let max_devices = u64::from(fleet.max_devices);
+        (fleet.name.to_string(), snapshot::Fleet { devices: devices as u64, max_devices })
+    };
+    hub.path.gate.fleets().map(of).collect()
 }
 
 /// Readings that wait for the uplink.

@@ -53,6 +53,31 @@ impl Certificate {
     }
 }
 
+/// What there is to know of a revocation list (RFC 5280 §5.1) beside whom it revokes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationList {
+    /// When it was made.
+    pub this_update: UnixTime,
+    /// When the next one comes, if that is said.
+    pub next_update: Option<UnixTime>,
+    /// Its issuer's common name, if it has one.
+    pub issuer: Option<String>,
+}
+
+impl RevocationList {
+    /// Reads a DER list; `None` if it is none.
+    pub fn parse(der: &[u8]) -> Option<RevocationList> {
+        let (list, _) = expect(SEQUENCE, der)?;
+        let (body, _) = expect(SEQUENCE, list)?;
+        let rest = expect(INTEGER, body).map_or(body, |(_version, rest)| rest);
+        let (_algorithm, rest) = expect(SEQUENCE, rest)?;
+        let (issuer, rest) = expect(SEQUENCE, rest)?;
+        let (this_update, rest) = time(rest)?;
+        let next_update = time(rest).map(|(next, _)| next);
+        Some(RevocationList { this_update, next_update, issuer: common_name(issuer) })
+    }
+}
+
 /// One DER element: tag, content, what follows. Definite lengths of up to four bytes.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
@@ -152,6 +177,34 @@ mod tests {
         assert_eq!(certificate.not_after.to_string(), "2106-03-01T00:00:00.000Z");
         assert_eq!(certificate.subject.as_deref(), Some("broker.test"));
         assert_eq!(certificate.issuer.as_deref(), Some("broker.test"));
+    }
+
+    fn list(next: i32) -> Vec<u8> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Door CA");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 2, 29),
+            next_update: rcgen::date_time_ymd(next, 3, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&rcgen::Issuer::new(params, &key)).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn a_revocation_list_says_until_when_it_counts() {
+        let read = RevocationList::parse(&list(2106)).unwrap();
+        assert_eq!(read.this_update.to_string(), "2024-02-29T00:00:00.000Z");
+        assert_eq!(read.next_update.unwrap().to_string(), "2106-03-01T00:00:00.000Z");
+        assert!(read.issuer.unwrap().contains("Door CA"));
+        let der = list(2030);
+        for length in 0..der.len() {
+            let _ = RevocationList::parse(&der[..length]);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
         && let Ok(bytes) = std::fs::read(file)
     {
         findings.push(authorities(file, &bytes));
-        findings.extend(validity(file, "upstream.ca-file", &bytes, clock));
+        findings.extend(validity(file, "upstream.ca-file", &pem(&bytes), clock));
     }
     if let Some((certificate, key)) = &tls.identity
         && let Ok(chain) = std::fs::read(certificate)
@@ -32,26 +32,32 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
         if let Ok(secret) = std::fs::read(key).map(Zeroizing::new) {
             findings.push(pair(certificate, &chain, key, &secret));
         }
-        findings.extend(validity(certificate, "upstream.certificate-file", &chain, clock));
+        findings.extend(validity(certificate, "upstream.certificate-file", &pem(&chain), clock));
     }
     findings
 }
 
 /// What of a file has ended, ends soon or has not begun. Judged as TLS does: an untrusted clock counts only from its
 /// floor, a time that has certainly passed.
-fn validity(file: &Path, key: &str, pem: &[u8], clock: &dyn WallClock) -> Vec<Finding> {
+pub(super) fn validity(
+    file: &Path,
+    key: &str,
+    certificates: &[Vec<u8>],
+    clock: &dyn WallClock,
+) -> Vec<Finding> {
     let now = clock.wall().unwrap_or_else(|| clock.floor());
+    let subject = key.split('.').next().unwrap_or(key);
     let mut findings = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem).filter_map(Result::ok) {
-        let Some(read) = Certificate::parse(&certificate) else { continue };
+    for certificate in certificates {
+        let Some(read) = Certificate::parse(certificate) else { continue };
         let name = read.subject.unwrap_or_else(|| "a certificate".to_owned());
         let (shown, ends) = (file.display(), read.not_after);
         let finding = if ends < now {
-            Finding::fail("upstream", format!("{name} in {shown} has ended on {ends}")).advice("renew it")
+            Finding::fail(subject, format!("{name} in {shown} has ended on {ends}")).advice("renew it")
         } else if ends.as_secs() < now.as_secs().saturating_add(SOON_S) {
-            Finding::warn("upstream", format!("{name} in {shown} ends on {ends}")).advice("renew it in time")
+            Finding::warn(subject, format!("{name} in {shown} ends on {ends}")).advice("renew it in time")
         } else if clock.trusted() && read.not_before > now {
-            Finding::fail("upstream", format!("{name} in {shown} is good only from {}", read.not_before))
+            Finding::fail(subject, format!("{name} in {shown} is good only from {}", read.not_before))
                 .advice("see whether this clock or that of its issuer is right")
         } else {
             continue;
@@ -59,6 +65,11 @@ fn validity(file: &Path, key: &str, pem: &[u8], clock: &dyn WallClock) -> Vec<Fi
         findings.push(finding.key(key));
     }
     findings
+}
+
+/// The certificates of a PEM file, in DER.
+fn pem(bytes: &[u8]) -> Vec<Vec<u8>> {
+    CertificateDer::pem_slice_iter(bytes).filter_map(Result::ok).map(|der| der.to_vec()).collect()
 }
 
 fn authorities(file: &Path, bytes: &[u8]) -> Finding {
@@ -139,7 +150,8 @@ mod tests {
         params.not_after = rcgen::date_time_ymd(2026, 1, 1);
         let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
         let levels = |seconds, trusted| {
-            let findings = validity(Path::new("gw.pem"), "k", pem.as_bytes(), &At(seconds, trusted));
+            let findings =
+                validity(Path::new("gw.pem"), "k", &super::pem(pem.as_bytes()), &At(seconds, trusted));
             findings.into_iter().map(|finding| (finding.level, finding.message)).collect::<Vec<_>>()
         };
         let end = 1_767_225_600;

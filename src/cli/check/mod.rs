@@ -5,6 +5,7 @@
 //! not connected, the check goes to the broker step by step, under a client id of its own.
 
 mod credential;
+mod device;
 mod serial;
 mod system;
 mod uplink;
@@ -52,6 +53,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     if let Some(tls) = settings.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
         report.add(credential::identity(tls, &*clock))?;
     }
+    report.add(device::judge(loaded, &*clock))?;
     report.add(serial::ports(settings))?;
     let daemon = connect(report)?;
     let running = daemon.is_some();

@@ -101,6 +101,9 @@ fn list(context: &Context) -> Result<(), CommandError> {
         ]);
     }
     context.out.table(&rows)?;
+    if !loaded.settings.gate.fleets.is_empty() {
+        note("fleets make devices of their own; `tombolo status` counts them");
+    }
     if loaded.known.iter().any(|known| !known.usable) {
         note("some are disabled; `tombolo check` says why");
     }
@@ -163,6 +166,9 @@ fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
         let ids = loaded.known.iter().map(|known| known.id.as_str());
         let advice = match crate::config::scalar::did_you_mean(id, ids) {
             Some(near) => format!("did you mean {near}?"),
+            None if !loaded.settings.gate.fleets.is_empty() => {
+                "`tombolo device list` names all but those of fleets; `tombolo status --sessions` shows who is there".to_owned()
+            }
             None => "`tombolo device list` names all".to_owned(),
         };
         CommandError::Failed(format!("there is no device {id}; {advice}"))

@@ -1,0 +1,142 @@
+//! The devices' side: what the gateway shows them, whom of them it believes, and who of them could never connect.
+//!
+//! That the files of `[coap]` can be read and fit together is `config`'s finding; here is what time does to them.
+
+use std::path::Path;
+
+use super::credential::validity;
+use crate::cli::output::plural;
+use crate::clock::WallClock;
+use crate::config::{Finding, Loaded, Material, Settings};
+use crate::northbound::certificate::RevocationList;
+use crate::proto::dtls::server::bundle::misplaced;
+
+/// Bytes of an uncompressed SubjectPublicKeyInfo on P-256, the curve that devices must have (RFC 7252 §9.1.3.3).
+const P256_LENGTH: usize = 91;
+/// Most devices named in one finding.
+const NAMED_MAX: usize = 5;
+
+/// Judges what was loaded.
+pub fn judge(loaded: &Loaded, clock: &dyn WallClock) -> Vec<Finding> {
+    let mut findings = certificates(&loaded.certificates, clock);
+    findings.extend(mute(&loaded.settings));
+    findings
+}
+
+fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(key) = &material.key {
+        let shows = match material.chain.len() {
+            0 => "a raw public key alone".to_owned(),
+            length => format!("its key and {}", plural(length as u64, "certificate")),
+        };
+        findings.push(Finding::ok("coap", format!("the gateway shows devices {shows}")));
+        if key.public_key().len() != P256_LENGTH {
+            let message = "the gateway's key is not on P-256, the one curve that every CoAP device has";
+            findings.push(Finding::warn("coap", message).key("coap.key-file").advice("use a key on P-256"));
+        }
+        let file = Path::new("coap.certificate-file");
+        findings.extend(validity(file, "coap.certificate-file", &material.chain, clock));
+        if let Some(at) = misplaced(&material.chain) {
+            let message = format!("certificate {} in the chain was not issued by the one after it", at + 1);
+            let advice = "put the gateway's own first, then the one that issued it, and so on";
+            findings.push(Finding::warn("coap", message).key("coap.certificate-file").advice(advice));
+        }
+    }
+    let authorities = &material.authorities;
+    if !authorities.anchors.is_empty() {
+        let (anchors, others) = (authorities.anchors.len() as u64, authorities.intermediates.len() as u64);
+        let message = format!(
+            "devices' certificates lead to {}, over {}",
+            plural(anchors, "CA"),
+            plural(others, "intermediate")
+        );
+        findings.push(Finding::ok("coap", message).key("coap.client-ca-file"));
+        let all = [&authorities.anchors[..], &authorities.intermediates[..]].concat();
+        findings.extend(validity(Path::new("coap.client-ca-file"), "coap.client-ca-file", &all, clock));
+    }
+    findings.extend(material.revocation_lists.iter().filter_map(|list| revocations(list, clock)));
+    findings
+}
+
+/// A list out of date is used all the same: it is better than none, but not what its CA says today.
+fn revocations(list: &[u8], clock: &dyn WallClock) -> Option<Finding> {
+    let list = RevocationList::parse(list)?;
+    let now = clock.wall().unwrap_or_else(|| clock.floor());
+    let issuer = list.issuer.unwrap_or_else(|| "a CA".to_owned());
+    let finding = match list.next_update {
+        Some(next) if next < now => {
+            let advice =
+                "fetch the new one, then systemctl reload tombolo; whom it revokes gets in until then";
+            Finding::warn("coap", format!("the revocation list of {issuer} was to be renewed by {next}"))
+                .advice(advice)
+        }
+        Some(next) => Finding::ok("coap", format!("the revocation list of {issuer} counts until {next}")),
+        None => Finding::ok("coap", format!("the revocation list of {issuer} is of {}", list.this_update)),
+    };
+    Some(finding.key("coap.crl-file"))
+}
+
+/// Devices that nothing could ever identify.
+fn mute(settings: &Settings) -> Option<Finding> {
+    let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device);
+    let names: Vec<&str> = settings
+        .gate
+        .devices
+        .iter()
+        .filter(|device| device.psk.is_none() && device.certificate.is_none() && device.public_key.is_none())
+        .filter(|device| {
+            Some(&device.id) != insecure && settings.serial.iter().all(|port| port.name != device.id)
+        })
+        .map(|device| device.id.as_str())
+        .collect();
+    let (shown, rest) = names.split_at(names.len().min(NAMED_MAX));
+    if shown.is_empty() {
+        return None;
+    }
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    let message = format!("nothing says how these prove who they are: {}{more}", shown.join(", "));
+    let advice =
+        "set psk-file, one of certificate-uri, -dns, -cn, or public-key; until then they cannot connect";
+    Some(Finding::warn("devices", message).advice(advice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+    use crate::config::Level;
+
+    struct At(u64);
+
+    impl WallClock for At {
+        fn raw(&self) -> UnixTime {
+            UnixTime::from_secs(self.0)
+        }
+        fn trusted(&self) -> bool {
+            true
+        }
+        fn floor(&self) -> UnixTime {
+            UnixTime::from_secs(0)
+        }
+    }
+
+    #[test]
+    fn a_list_that_was_to_be_renewed_is_named() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2025, 1, 1),
+            next_update: rcgen::date_time_ymd(2026, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&rcgen::Issuer::new(params, &key)).unwrap();
+        let level = |seconds| revocations(list.der(), &At(seconds)).unwrap().level;
+        assert_eq!((level(1_767_225_599), level(1_767_225_601)), (Level::Ok, Level::Warn));
+        assert_eq!(revocations(b"x", &At(0)), None);
+    }
+}
