@@ -66,6 +66,11 @@ fn units_are_devices_and_their_bus_is_none() {
     let known = loaded.known("boiler").unwrap();
     assert_eq!((known.usable, known.place.as_ref().unwrap().line), (true, Some(10)));
     assert!(loaded.known("bus1").is_none());
+    assert_eq!(
+        tombolo::config::registry::check_remove("boiler", &loaded).unwrap_err().to_string(),
+        "fail  /etc/tombolo/tombolo.toml:10: serial.bus1.unit.3: boiler stands in the configuration; \
+         take [serial.bus1.unit.3] out there, then reload"
+    );
 }
 
 #[test]
@@ -276,6 +281,15 @@ fn a_device_whose_readings_no_rule_lets_pass_is_warned_about() {
         warned(&small)[0].starts_with("serial.bus1.unit.7: its readings can be up to 54 bytes long"),
         "{small}"
     );
+}
+
+#[test]
+fn no_fleet_makes_a_device_of_a_unit_that_is_off_or_at_fault() {
+    let off = "[serial.bus1.unit.8]\nid = \"off\"\nenabled = false\n[serial.bus1.unit.9]\nid = \"wrong\"\nperiod = 1\n";
+    let gate = case(&format!("{ROLE}{BUS}{GOOD}{off}")).loaded().settings.gate;
+    let withheld: Vec<&str> = gate.withheld.ids.iter().map(|id| id.as_str()).collect();
+    assert!(["off", "wrong", "bus1"].iter().all(|id| withheld.contains(id)), "{withheld:?}");
+    assert!(!withheld.contains(&"good"));
 }
 
 #[test]

@@ -412,9 +412,11 @@ pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
     match loaded.known(id) {
         Some(known) if known.source == DeviceSource::Configuration && !loaded.registry.has_file(id) => {
             let message = format!("{id} stands in the configuration");
-            let advice = format!("take [device.{id}] out there, then reload");
-            let finding =
-                Finding::fail(subject, message).at(known.place.as_ref()).key(format!("device.{id}"));
+            // Serial devices stand in the table of their port.
+            let ports = &loaded.settings.serial;
+            let table = ports.iter().find_map(|port| port.table_of(id)).unwrap_or(format!("device.{id}"));
+            let advice = format!("take [{table}] out there, then reload");
+            let finding = Finding::fail(subject, message).at(known.place.as_ref()).key(table);
             Err(Box::new(finding.advice(advice)))
         }
         Some(_) => Ok(()),

@@ -52,6 +52,19 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
 }
 
 impl Port {
+    /// The configuration's table of a device behind it; `None` if it is not.
+    pub fn table_of(&self, device: &str) -> Option<String> {
+        match &self.duty {
+            Duty::Modbus(bus) => {
+                let unit = bus.units.iter().find(|unit| unit.id.as_str() == device)?;
+                Some(format!("serial.{}.unit.{}", self.name, unit.address))
+            }
+            Duty::Readings { .. } | Duty::Slipmux { .. } => {
+                (self.name.as_str() == device).then(|| format!("serial.{device}"))
+            }
+        }
+    }
+
     /// The ids of the devices behind it.
     pub fn devices(&self) -> impl Iterator<Item = &Name> {
         let (own, units) = match &self.duty {
