@@ -7,7 +7,7 @@ check "the package builds" "$top/packaging/deb/build" --binary "$binary" --out "
 
 # The successor brings a changed tombolo.toml, so that an upgrade has something to decide.
 mkdir -p "$work/next"
-cp -r "$top"/{Cargo.toml,Cargo.lock,src,packaging,systemd,config,README.md,SECURITY.md,CHANGELOG.md,deny.toml} "$work/next/"
+cp -r "$top"/{Cargo.toml,Cargo.lock,src,packaging,systemd,config,docs,README.md,SECURITY.md,CHANGELOG.md,deny.toml} "$work/next/"
 echo '# A line that the next version added.' >>"$work/next/config/tombolo.toml"
 check "its successor builds" "$work/next/packaging/deb/build" --binary "$binary" --out "$work/deb" --version "$next"
 architecture=$(dpkg --print-architecture)
