@@ -173,8 +173,19 @@ impl World {
         self.engine.export(self.now, key, self.sessions[device], Purpose::Store)
     }
 
+    /// As from the store, and as from the process before.
     pub fn import(&mut self, key: &StoreKey, sealed: &[u8]) -> Result<SessionId, ImportError> {
-        let imported = self.engine.import(self.now, key, sealed, Origin::Store { runs: 1 }, &mut self.recorder);
+        self.import_from(key, sealed, Origin::Handover)
+            .or_else(|_| self.import_from(key, sealed, Origin::Store { runs: 1 }))
+    }
+
+    fn import_from(
+        &mut self,
+        key: &StoreKey,
+        sealed: &[u8],
+        origin: Origin,
+    ) -> Result<SessionId, ImportError> {
+        let imported = self.engine.import(self.now, key, sealed, origin, &mut self.recorder);
         self.recorder.connected.clear();
         if let Ok(session) = imported {
             assert!(!self.sessions.contains(&session));

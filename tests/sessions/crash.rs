@@ -15,7 +15,7 @@ fn a_power_cut_at_any_operation_loses_nothing_committed_and_brings_nothing_back(
         let mut whole = start(FakeDisk::default());
         live(&mut whole, seed);
         let operations = whole.disk.0.operations();
-        assert!(operations > 80, "{operations}");
+        assert!(operations > 60, "{operations}");
         assert!(whole.log.bytes_written() > 2 * whole.log.bytes(), "it was written anew on the way");
         whole.reopened().check();
         for operation in 1..=operations {

@@ -299,6 +299,36 @@ fn a_session_whose_key_was_replaced_or_removed_is_not_resurrected() {
 }
 
 #[test]
+fn what_has_ended_does_not_come_back() {
+    let folder = Place::new();
+    let mut site = Site::new(&folder.0.join("run"), "max-sessions = 2");
+    let gateway = site.daemon.coaps;
+    let mut devices = [1, 2, 3].map(|number| {
+        let mut device = Device::new(gateway, number, None);
+        device.reading();
+        site.wait_until_stored(usize::from(number).min(2));
+        device
+    });
+    // The first was evicted by the third; the second says goodbye; the third shakes hands anew where it is.
+    assert_eq!(site.counter("tombolo_dtls_evicted_sessions_total"), 1);
+    let goodbye = devices[1].client.seal(21, &[1, 0]);
+    devices[1].transmit(vec![goodbye]);
+    site.wait_until_stored(1);
+    let config = Config::psk("dev-3", "key-3-0123456789abcdef");
+    devices[2].client = Client::new(config);
+    let hello = devices[2].client.start(Instant::now());
+    devices[2].transmit(hello);
+    devices[2].until("a session", |device| device.client.connected);
+    devices[2].reading();
+    // A stop commits what there is. There is no handover: the runtime directory is on a disk.
+    site.daemon.stop();
+    site.daemon.resume();
+    assert_eq!((site.sessions("restored"), site.sessions("refused")), (1, 0));
+    devices[2].reading();
+    assert_eq!(site.counter("tombolo_dtls_begun_handshakes_total"), 0, "it was the newer one");
+}
+
+#[test]
 fn without_a_store_the_daemon_does_its_work_and_says_so_once() {
     let folder = Place::new();
     let mut site = Site::new(&folder.0.join("run"), "");

@@ -139,7 +139,7 @@ fn a_log_of_a_later_minor_version_is_read() {
 fn the_log_stays_small_and_what_is_written_bounded() {
     let mut rig = Rig::new();
     let mut standing = std::collections::VecDeque::new();
-    const STANDING: usize = 500;
+    const STANDING: usize = 300;
     // Each device handshakes ten times.
     for _ in 0..10 * STANDING {
         if standing.len() == STANDING {

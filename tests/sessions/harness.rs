@@ -211,11 +211,11 @@ impl Rig {
 /// power does.
 pub fn live(rig: &mut Rig, seed: u64) {
     let mut state = seed | 1;
-    for round in 0..50 {
+    for round in 0..28 {
         let mut random = |below: u64| (random(&mut state) >> 33) % below;
         // Large ones, so that the log is written anew within this life.
         let length = 200 + random(3_800) as usize;
-        for _ in 0..=random(12) {
+        for _ in 0..=random(20) {
             rig.establish(length);
         }
         if round % 3 == 0 {

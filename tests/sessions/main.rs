@@ -5,6 +5,8 @@ mod crash;
 mod daemon;
 mod damage;
 mod harness;
+mod hostile;
+mod life;
 mod many;
 mod real;
 
@@ -15,6 +17,10 @@ mod disk;
 #[path = "../dtls_server/client.rs"]
 #[allow(dead_code)]
 mod client;
+
+#[path = "../dtls_server/world.rs"]
+#[allow(dead_code)]
+mod world;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -156,7 +156,7 @@ impl ServerEngine {
             && opened.content_type != record::ALERT
         {
             self.counters.records_discarded += 1;
-            match doubt.judge(plaintext) {
+            match doubt.judge(plaintext, opened.newest) {
                 Verdict::Proven => {
                     held.doubt = None;
                     held.protection.window = Window::closed_below(held.protection.window.next());

@@ -14,7 +14,8 @@ use super::chance::Chance;
 
 /// Pings asked for.
 const PROOFS: usize = 2;
-/// Pings sent in all; then the session stays silent until it idles out or its peer handshakes anew.
+/// Pings sent in answer to records that are not the newest. The peer's own are, whatever somebody with recorded ones does:
+/// they are always answered.
 const PINGS_MAX: u8 = 32;
 
 /// See the module.
@@ -22,7 +23,9 @@ const PINGS_MAX: u8 = 32;
 pub(super) struct Doubt {
     ids: [u16; PROOFS],
     proven: usize,
-    sent: u8,
+    asked: bool,
+    /// Pings in answer to records that were not the newest.
+    spent: u8,
 }
 
 /// What to do about a record's content.
@@ -40,14 +43,14 @@ impl Doubt {
     pub fn new(chance: &mut Chance) -> Doubt {
         let ids = chance.array::<{ 2 * PROOFS }>();
         let id = |at: usize| u16::from_be_bytes([ids[2 * at], ids[2 * at + 1]]);
-        Doubt { ids: [id(0), id(1)], proven: 0, sent: 0 }
+        Doubt { ids: [id(0), id(1)], proven: 0, asked: false, spent: 0 }
     }
 
-    /// Judges the content of an authentic record.
-    pub fn judge(&mut self, plaintext: &[u8]) -> Verdict {
+    /// Judges the content of an authentic record, which may be the newest so far.
+    pub fn judge(&mut self, plaintext: &[u8], newest: bool) -> Verdict {
         // Version 1, Reset, no token, code 0.00 (RFC 7252 §3).
         if let [0x70, 0, high, low] = *plaintext
-            && self.sent > 0
+            && self.asked
             && self.ids[self.proven] == u16::from_be_bytes([high, low])
         {
             self.proven += 1;
@@ -55,10 +58,13 @@ impl Doubt {
                 return Verdict::Proven;
             }
         }
-        if self.sent == PINGS_MAX {
-            return Verdict::Silent;
+        if !newest {
+            if self.spent == PINGS_MAX {
+                return Verdict::Silent;
+            }
+            self.spent += 1;
         }
-        self.sent += 1;
+        self.asked = true;
         let [high, low] = self.ids[self.proven].to_be_bytes();
         Verdict::Ping([0x40, 0, high, low])
     }
@@ -71,18 +77,20 @@ mod tests {
     #[test]
     fn two_resets_in_answer_to_two_pings_prove_it() {
         let mut doubt = Doubt::new(&mut Chance::new(&[1; 32], b""));
-        let Verdict::Ping(one) = doubt.judge(b"\x40\x02\0\0") else { panic!() };
-        assert_eq!(doubt.judge(b"\x40\x02\0\0"), Verdict::Ping(one), "the same id, or tries would add up");
-        assert_eq!(doubt.judge(&[0x70, 0, one[2] ^ 1, one[3]]), Verdict::Ping(one));
-        let Verdict::Ping(two) = doubt.judge(&[0x70, 0, one[2], one[3]]) else { panic!() };
+        let mut judge = |plaintext: &[u8]| doubt.judge(plaintext, true);
+        let Verdict::Ping(one) = judge(b"\x40\x02\0\0") else { panic!() };
+        assert_eq!(judge(b"\x40\x02\0\0"), Verdict::Ping(one), "the same id, or tries would add up");
+        assert_eq!(judge(&[0x70, 0, one[2] ^ 1, one[3]]), Verdict::Ping(one));
+        let Verdict::Ping(two) = judge(&[0x70, 0, one[2], one[3]]) else { panic!() };
         assert_ne!(one, two);
-        assert_eq!(doubt.judge(&[0x70, 0, two[2], two[3]]), Verdict::Proven);
+        assert_eq!(judge(&[0x70, 0, two[2], two[3]]), Verdict::Proven);
     }
 
     #[test]
-    fn pings_end() {
+    fn old_records_are_not_answered_for_ever_and_new_ones_are() {
         let mut doubt = Doubt::new(&mut Chance::new(&[1; 32], b""));
-        let pings = (0..1_000).filter(|_| doubt.judge(b"x") != Verdict::Silent).count();
+        let pings = (0..1_000).filter(|_| doubt.judge(b"x", false) != Verdict::Silent).count();
         assert_eq!(pings, usize::from(PINGS_MAX));
+        assert!((0..1_000).all(|_| doubt.judge(b"x", true) != Verdict::Silent));
     }
 }
