@@ -92,6 +92,17 @@ fn check_tells_of_certificates_that_end_lists_out_of_date_and_devices_without_pr
     assert!(said.contains("warn  coap.certificate-file: gw in coap.certificate-file ends on"), "{said}");
     assert!(said.contains("lead to 1 CA, over 0 intermediates"), "{said}");
     assert!(said.contains("nothing says how these prove who they are: mute; set psk-file"), "{said}");
+    // Serial devices prove themselves by their port.
+    let unit =
+        "id = \"meter\"\nrole = \"sensor\"\npath = \"t/m\"\nregister.v = { address = 0, type = \"u16\" }\n";
+    let serial = format!(
+        "[serial.line]\npath = \"t/l\"\nport = \"/dev/null\"\nrole = \"sensor\"\nframing = \"line\"\n[serial.bus]\nport = \"/dev/zero\"\n[serial.bus.unit.3]\n{unit}"
+    );
+    place.write("conf.d/45-serial.toml", &serial);
+    let with_serial = place.run("check --offline").out;
+    assert!(with_serial.contains("prove who they are: mute; set psk-file"), "{with_serial}");
+    assert!(with_serial.contains("devices: 4"), "{with_serial}");
+    std::fs::remove_file(place.path("conf.d/45-serial.toml")).unwrap();
     // The key of another: nobody gets in by certificate, and the check fails.
     place.write("conf.d/50-wrong.toml", "[coap]\nkey-file = \"../door.key\"\n");
     place.run("check --offline").failed(1, &[]);

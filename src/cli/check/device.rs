@@ -86,7 +86,8 @@ fn mute(settings: &Settings) -> Option<Finding> {
         .iter()
         .filter(|device| device.psk.is_none() && device.certificate.is_none() && device.public_key.is_none())
         .filter(|device| {
-            Some(&device.id) != insecure && settings.serial.iter().all(|port| port.name != device.id)
+            Some(&device.id) != insecure
+                && settings.serial.iter().all(|port| port.table_of(device.id.as_str()).is_none())
         })
         .map(|device| device.id.as_str())
         .collect();
