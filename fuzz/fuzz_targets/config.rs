@@ -14,11 +14,18 @@ use tombolo::config::{
 /// Stands in the registry file and in the key file.
 const SECRET: &str = "kNXz7qVhW2mB9tRd";
 
+/// A template of Modbus devices.
+const TEMPLATE: &str = "[register.power]\naddress = 12\ntype = \"f32\"\n";
+
 struct Keys;
 
 impl Files for Keys {
-    fn read(&self, path: &Path) -> Result<Content, FileError> {
-        let text = if path.ends_with("k") { format!("text:{SECRET}") } else { SECRET.to_owned() };
+    fn read(&self, path: &Path, _: u64) -> Result<Content, FileError> {
+        let text = match path.file_name().and_then(|name| name.to_str()) {
+            Some("k") => format!("text:{SECRET}"),
+            Some("t.toml") => TEMPLATE.to_owned(),
+            _ => SECRET.to_owned(),
+        };
         Ok(Content { bytes: text.into_bytes().into(), looked: Looked::default() })
     }
 
@@ -50,6 +57,8 @@ fuzz_target!(|data: &[u8]| {
         credentials_directory: None,
         gateway_id: Some("tb-abcdefgh".to_owned()),
         registry: Arc::new(registry),
+        certificates: None,
+        template_folders: vec!["/m".into()],
         files: &Keys,
     });
     let findings = match &outcome {
