@@ -199,6 +199,11 @@ impl World {
 
     /// Both devices are still heard, each as itself, and still hear.
     pub fn check(&mut self) {
+        // Hours of forgeries end a session, as they must (RFC 9147 §4.5.3 counts them so): then all begins anew.
+        if self.recorder.closed.iter().any(|(_, cause)| *cause == CloseCause::Forgery) {
+            *self = World::new(self.now);
+        }
+        assert!(self.recorder.closed.is_empty(), "{:?}", self.recorder.closed);
         self.recorder = Recorder::default();
         for device in 0..2 {
             self.rounds += 1;
