@@ -22,6 +22,15 @@ impl Index {
         self.places.get(key).map(|(place, _)| place)
     }
 
+    /// What is still asked when all is judged: where tables and their own keys stand, those of single devices left out.
+    pub(super) fn into_outline(self) -> HashMap<String, Place> {
+        let outline = |key: &str| !key.starts_with("device.") && key.matches('.').count() < 2;
+        let places = self.places.into_iter().filter(|(key, _)| outline(key));
+        let mut places: HashMap<_, _> = places.map(|(key, (place, _))| (key, place)).collect();
+        places.shrink_to_fit();
+        places
+    }
+
     /// The folder that relative paths at this key are relative to.
     pub(super) fn base(&self, key: &str) -> &Path {
         let layer = self.places.get(key).map_or(usize::MAX, |(_, layer)| *layer as usize);

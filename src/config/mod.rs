@@ -29,6 +29,7 @@ pub mod schema;
 mod settings;
 mod validate;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,7 +44,6 @@ pub use registry::Registry;
 pub use settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
 
 use finding::Findings;
-use merge::Index;
 
 /// Everything that is read before a configuration can be judged.
 pub struct Sources<'a> {
@@ -140,7 +140,7 @@ pub struct Loaded {
     pub registry: Arc<Registry>,
     /// The certificate files of `[coap]`; the next load keeps them where they cannot be read any more.
     pub certificates: Arc<Material>,
-    index: Index,
+    outline: HashMap<String, Place>,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -153,9 +153,10 @@ impl std::fmt::Debug for Loaded {
 }
 
 impl Loaded {
-    /// Where a key stands, in the layer that won: `place(&["role", "sensor", "uplink", "telemetry"])`.
+    /// Where a table or a key of its own stands, in the layer that won: `place(&["coap", "listen"])`. A device's
+    /// place is in [`Loaded::known`].
     pub fn place(&self, key: &[&str]) -> Option<&Place> {
-        self.index.place(&dotted(key.iter().copied()))
+        self.outline.get(&dotted(key.iter().copied()))
     }
 
     /// A device by its id, also a disabled one.
@@ -231,7 +232,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
         known: validated.known,
         registry: sources.registry.clone(),
         certificates: validated.certificates,
-        index: merged.index,
+        outline: merged.index.into_outline(),
     })
 }
 

@@ -169,6 +169,13 @@ impl Registry {
         (self.insert(entry), None)
     }
 
+    /// Makes room for so many devices at once, and no more: a vector that grows by itself may be nearly twice as long.
+    pub(super) fn reserve(&mut self, devices: usize) {
+        let more = devices.saturating_sub(self.slots.len());
+        self.slots.reserve_exact(more);
+        self.by_id.reserve(more);
+    }
+
     /// Takes in a device whose id is new.
     pub(super) fn insert(&mut self, entry: Entry) -> u32 {
         if let Some(fleet) = entry.fleet() {

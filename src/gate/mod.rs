@@ -148,6 +148,7 @@ impl Gate {
     ) -> Replaced {
         let mut replaced = Replaced::default();
         let mut kept = Vec::new();
+        self.registry.reserve(devices.len());
         for (device, role_index) in devices {
             let Some(role) = self.plan.roles.get(role_index as usize) else { continue };
             let offline_after = device.offline_after.unwrap_or(role.offline_after);

@@ -71,6 +71,7 @@ pub(super) fn devices(
     }
     registered(cx, usable, &mut all);
     all.devices.sort_by(|a, b| a.id.cmp(&b.id));
+    all.devices.shrink_to_fit();
     Found { devices: all.devices, known: all.known.into_values().collect(), withheld: all.withheld }
 }
 
