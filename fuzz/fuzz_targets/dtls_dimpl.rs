@@ -92,6 +92,7 @@ impl World {
             half_open: 8,
             half_open_per_source: 6,
             handshakes_burst: u32::MAX,
+            hellos_per_second: u32::MAX,
             ..Limits::default()
         };
         let mut world = World {

@@ -61,6 +61,7 @@ pub fn counters(counters: &Counters, snapshot: &mut Snapshot) {
         ("tombolo_dtls_sent_records_total", counters.records_sent),
         ("tombolo_dtls_sent_cookies_total", counters.cookies_sent),
         ("tombolo_dtls_limited_hellos_total", counters.hellos_over_limit),
+        ("tombolo_dtls_shed_hellos_total", counters.hellos_shed),
         ("tombolo_dtls_begun_handshakes_total", counters.handshakes_begun),
         ("tombolo_dtls_shadow_handshakes_total", counters.handshakes_shadow),
         ("tombolo_dtls_restarted_handshakes_total", counters.handshakes_restarted),

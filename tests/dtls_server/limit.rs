@@ -14,7 +14,7 @@ fn world(limits: Limits) -> World {
 
 #[test]
 fn spoofed_hellos_leave_nothing_behind_and_disturb_nobody() {
-    let mut world = World::fine();
+    let mut world = world(Limits { hellos_per_second: u32::MAX, ..Limits::default() });
     let session = world.connected(1, World::psk(1));
     for n in 0..20_000u32 {
         let mut client = Client::new(World::psk(2));
@@ -24,7 +24,29 @@ fn spoofed_hellos_leave_nothing_behind_and_disturb_nobody() {
     }
     assert_eq!(world.engine.half_open_count(), 0);
     assert_eq!(world.engine.session_count(), 1);
+    assert_eq!(world.engine.counters().hellos_shed, 0);
     world.assert_alive(1, session);
+}
+
+#[test]
+fn a_flood_of_hellos_is_dropped_unread_but_for_so_many_a_second_and_devices_with_sessions_are_heard() {
+    let mut world = World::fine();
+    world.connected(1, World::psk(1));
+    let mut answered = 0;
+    for n in 0..20_000u16 {
+        let hello = Client::new(World::psk(2)).start(world.now).remove(0);
+        answered += world.inject(2 + n, &hello).len();
+    }
+    // The device's own took two.
+    let most = Limits::default().hellos_per_second;
+    assert!((most as usize - 2..=most as usize).contains(&answered), "{answered}");
+    assert_eq!(world.engine.counters().hellos_shed, 20_000 - answered as u64);
+    // The device restarts in the midst of it.
+    let again = world.connected(1, World::psk(1));
+    world.assert_alive(1, again);
+    // And when it is over, newcomers are heard again.
+    let other = world.connected(2, World::psk(2));
+    world.assert_alive(2, other);
 }
 
 #[test]

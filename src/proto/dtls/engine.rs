@@ -64,6 +64,10 @@ pub struct Limits {
     pub handshakes_burst: u32,
     /// How many more it may begin each second; default 32.
     pub handshakes_per_second: u32,
+    /// How many hellos are looked at each second, whoever sent them, besides those from where a session or a
+    /// handshake is; default 5,000, which may also come at once. What is beyond is dropped unread, so that a
+    /// flood leaves time for the sessions.
+    pub hellos_per_second: u32,
     /// A session without an authentic record for so long is closed; default 24 h, which devices that
     /// report once a day survive by a little.
     pub idle: Duration,
@@ -78,6 +82,7 @@ impl Limits {
             half_open_per_source: half_open.div_ceil(2),
             handshakes_burst: 512,
             handshakes_per_second: 32,
+            hellos_per_second: 5_000,
             idle,
         }
     }
@@ -210,6 +215,8 @@ pub struct Counters {
     /// ClientHellos with a valid cookie not answered because of [`Limits::half_open_per_source`],
     /// [`Limits::handshakes_burst`], or another from the same address a moment ago.
     pub hellos_over_limit: u64,
+    /// ClientHellos dropped unread because of [`Limits::hellos_per_second`].
+    pub hellos_shed: u64,
     /// Failed handshakes by [`FailureKind`]; index with `kind as usize`.
     pub handshakes_failed: [u64; FAILURE_KINDS],
     /// Sessions closed because of [`Limits::sessions`].

@@ -235,6 +235,11 @@ impl<T> Registry<T> {
         if self.throttle.take(now, party) { Ok(()) } else { Err(SourceBusy) }
     }
 
+    /// Whether a hello is to be looked at, which has come from an address with these occupants.
+    pub fn hears(&mut self, now: Instant, occupants: &Occupants) -> bool {
+        *occupants != Occupants::default() || self.throttle.take_hello(now)
+    }
+
     /// Enters a handshake. Displaces the one of the same address, or the oldest where there are too
     /// many.
     ///

@@ -9,6 +9,10 @@
 //! | an address with a session: a device that restarted | that address and port | 8 | 1 a second |
 //! | anywhere else | IPv4 address, or IPv6 /64 | [`Limits::handshakes_burst`] | [`Limits::handshakes_per_second`] |
 //!
+//! Judging a hello's cookie costs a little too. So of the hellos from where nobody is known only
+//! [`Limits::hellos_per_second`] are looked at: a flood of spoofed ones can keep newcomers out, and never takes
+//! the time that the sessions need.
+//!
 //! A device behind the same NAT as an attacker shares its source. Its session is not touched, and if it restarts
 //! on its port it is let in by the bucket of its own; only a device without a session has to compete.
 //!
@@ -47,6 +51,9 @@ struct Rate {
 /// See the module.
 pub struct Throttle {
     source: Rate,
+    hello: Rate,
+    /// When as many hellos as may come at once may come again.
+    hellos: Option<Instant>,
     /// When a bucket will be full again.
     young: HashMap<Party, Instant>,
     old: HashMap<Party, Instant>,
@@ -57,7 +64,20 @@ impl Throttle {
     pub fn new(limits: &Limits) -> Throttle {
         let every = Duration::from_secs(1) / limits.handshakes_per_second.max(1);
         let burst = limits.handshakes_burst.max(1);
-        Throttle { source: Rate { burst, every }, young: HashMap::new(), old: HashMap::new() }
+        let per_second = limits.hellos_per_second.max(1);
+        let hello = Rate { burst: per_second, every: Duration::from_secs(1) / per_second };
+        let source = Rate { burst, every };
+        Throttle { source, hello, hellos: None, young: HashMap::new(), old: HashMap::new() }
+    }
+
+    /// Whether one more hello of a stranger is to be looked at.
+    pub fn take_hello(&mut self, now: Instant) -> bool {
+        let full = self.hellos.unwrap_or(now).max(now) + self.hello.every;
+        let is_free = full - now <= self.hello.every * self.hello.burst;
+        if is_free {
+            self.hellos = Some(full);
+        }
+        is_free
     }
 
     fn rate(&self, party: &Party) -> Rate {
@@ -117,6 +137,17 @@ mod tests {
         assert_eq!(taken(&mut throttle, now + Duration::from_millis(250), party(1), 100), 1);
         assert_eq!(taken(&mut throttle, now + Duration::from_secs(2), party(1), 100), 7);
         assert_eq!(taken(&mut throttle, now + Duration::from_secs(1_000), party(1), 100), 10);
+    }
+
+    #[test]
+    fn strangers_hellos_are_looked_at_at_their_rate() {
+        let limits = Limits { hellos_per_second: 100, ..Limits::default() };
+        let (now, mut throttle) = (Instant::now(), Throttle::new(&limits));
+        let mut looked_at = |now| (0..1_000).filter(|_| throttle.take_hello(now)).count();
+        assert_eq!(looked_at(now), 100);
+        assert_eq!(looked_at(now + Duration::from_millis(9)), 0);
+        assert_eq!(looked_at(now + Duration::from_millis(10)), 1);
+        assert_eq!(looked_at(now + Duration::from_secs(9)), 100);
     }
 
     #[test]

@@ -111,6 +111,9 @@ impl DimplEngine {
         message: &HandshakeFragment<'_>,
         sink: &mut dyn Sink,
     ) {
+        if !self.registry.hears(now, &occupants) {
+            return self.counters.hellos_shed += 1;
+        }
         // A hello in fragments would have to be kept before its sender has proven anything.
         let hello = Some(message)
             .filter(|message| message.is_whole() && message.length <= MESSAGE_MAX)

@@ -286,6 +286,10 @@ impl ServerEngine {
     ) {
         let address = PeerAddress::from(route);
         let occupants = self.registry.occupants(&address);
+        if !self.registry.hears(now, &occupants) {
+            self.counters.hellos_shed += 1;
+            return;
+        }
         let prefix = if fragment.offset == 0 { HelloPrefix::read(fragment) } else { None };
         if let Some(session) = occupants.half_open
             && let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake())
