@@ -1,4 +1,5 @@
-//! The two DTLS engines beside each other, through the same trait and against the same client, in one process.
+//! The two DTLS engines beside each other, through the same trait and against the same client, in one process;
+//! then as servers on a UDP socket beside libcoap's, with OpenSSL ([`process`]).
 //!
 //! `cargo bench --bench dtls [sessions]`. A handshake is the engine's work from the first hello to the
 //! session, an echo that of opening a record of 64 bytes and sealing another; the client's work is not
@@ -21,6 +22,10 @@ use tombolo::proto::dtls::{
 #[allow(dead_code, reason = "written for the tests")]
 #[path = "../tests/dtls_server/client.rs"]
 mod client;
+#[path = "dtls/process.rs"]
+mod process;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use client::{Client, Config, Own};
 
@@ -154,6 +159,9 @@ fn own(issuer: &rcgen::CertifiedIssuer<'static, rcgen::KeyPair>) -> Arc<Own> {
 }
 
 fn main() {
+    if process::serve_if_asked() {
+        return;
+    }
     let argument = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
     let sessions: usize = argument.unwrap_or(10_000);
     let limits = Limits {
@@ -206,14 +214,14 @@ fn main() {
     });
     measure("own   PSK_AES_128_GCM", &mut ours(), sessions, |n| psk(n).with_suite(client::PSK_GCM));
     measure("own   PSK_CHACHA20_POLY1305", &mut ours(), sessions, |n| psk(n).with_suite(client::PSK_CHACHA));
-    let fewer = sessions / 10;
-    measure("own   ECDHE_PSK_AES_128_CCM_8", &mut ours(), fewer, |n| {
+    measure("own   ECDHE_PSK_AES_128_CCM_8", &mut ours(), sessions, |n| {
         psk(n).with_suite(client::ECDHE_PSK_CCM8)
     });
     let certified = |_: usize| Config::certified(&device);
-    measure("own   ECDHE_ECDSA_AES_128_CCM_8, X.509", &mut ours(), fewer, certified);
-    measure("own   ECDHE_ECDSA_AES_128_CCM_8, raw keys", &mut ours(), fewer, |n| Config {
+    measure("own   ECDHE_ECDSA_AES_128_CCM_8, X.509", &mut ours(), sessions, certified);
+    measure("own   ECDHE_ECDSA_AES_128_CCM_8, raw keys", &mut ours(), sessions, |n| Config {
         raw: true,
         ..certified(n)
     });
+    process::compare(sessions.min(2_000));
 }

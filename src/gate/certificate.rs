@@ -215,9 +215,9 @@ fn both(one: &Option<DistinguishedName>, other: &Option<DistinguishedName>) -> b
 /// A verified certificate's names, as they are compared, in the order of [`NameKind::ALL`]. `None` for more than
 /// [`NAMES_MAX`].
 pub(super) fn names(certificate: &CertificateIdentity) -> Option<Vec<(NameKind, Box<str>)>> {
-    let uris = certificate.uris.iter().map(|name| (NameKind::Uri, name));
-    let dns = certificate.dns_names.iter().map(|name| (NameKind::Dns, name));
-    let common = certificate.common_name.iter().map(|name| (NameKind::CommonName, name));
+    let uris = certificate.uris().map(|name| (NameKind::Uri, name));
+    let dns = certificate.dns_names().map(|name| (NameKind::Dns, name));
+    let common = certificate.common_name().into_iter().map(|name| (NameKind::CommonName, name));
     let all = uris.chain(dns).chain(common);
     if all.clone().count() > NAMES_MAX {
         return None;

@@ -85,6 +85,8 @@ pub struct Config {
     /// Extensions of any kind besides.
     pub more: Vec<(u16, Vec<u8>)>,
     pub version: u16,
+    /// Whether it signals secure renegotiation (RFC 5746 §3.3).
+    pub signal: bool,
     pub compressions: Vec<u8>,
     pub steps: Option<Vec<Step>>,
     /// Changes the signature of CertificateVerify.
@@ -113,6 +115,7 @@ impl Config {
             fixed_random: None,
             more: Vec::new(),
             version: 0xfefd,
+            signal: true,
             compressions: vec![0],
             steps: None,
             bad_signature: false,
@@ -381,7 +384,9 @@ impl Client {
         vector(&mut body, 1, cookie);
         let pairs = |list: &[u16]| list.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
         let mut suites = pairs(&config.suites);
-        suites.extend([0x00, 0xff]);
+        if config.signal {
+            suites.extend([0x00, 0xff]);
+        }
         vector(&mut body, 2, &suites);
         vector(&mut body, 1, &config.compressions);
         let mut extensions = Vec::new();
@@ -538,8 +543,9 @@ impl Client {
     }
 
     fn handle_record(&mut self, now: Instant, bytes: &[u8]) -> Vec<Vec<u8>> {
-        assert_eq!(bytes[1..3], [0xfe, 0xfd]);
         let (kind, epoch) = (bytes[0], number(&bytes[3..5]));
+        // OpenSSL's HelloVerifyRequest comes in a record of DTLS 1.0, as RFC 6347 §4.2.1 has it.
+        assert!(bytes[1..3] == [0xfe, 0xfd] || epoch == 0 && bytes[1..3] == [0xfe, 0xff]);
         if epoch == 1 {
             self.handle_protected(bytes);
             return Vec::new();

@@ -158,3 +158,16 @@ fn a_finished_from_another_address_is_not_taken() {
     world.inject(1, &flight[2]);
     assert!(matches!(world.told()[..], [Told::Connected(..)]));
 }
+
+#[test]
+fn a_record_of_nothing_but_padding_is_dropped() {
+    let mut world = World::fine();
+    let session = world.connected(1, Config { cid: Some(vec![1]), ..World::psk(1) });
+    for length in [0, 1, 40] {
+        // The inner content type is a zero like all before it.
+        let record = world.client(1).seal(0, &vec![0; length]);
+        assert!(world.inject(1, &record).is_empty());
+    }
+    assert_eq!(world.told(), []);
+    world.assert_alive(1, session);
+}

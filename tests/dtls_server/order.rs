@@ -222,3 +222,143 @@ fn a_handshake_that_is_abandoned_is_named_with_its_step() {
     };
     assert_eq!(identity[..], b"dev-1"[..]);
 }
+
+#[test]
+fn change_cipher_spec_may_come_early_late_twice_or_never() {
+    // ClientKeyExchange, ChangeCipherSpec, Finished.
+    for order in [&[1, 0, 2][..], &[0, 2, 1], &[1, 1, 0, 1, 2, 1], &[2, 0], &[0, 2]] {
+        let mut world = World::fine();
+        world.join(1, World::psk(1));
+        world.run(Duration::from_millis(45));
+        let flight = world.client(1).handshake_datagrams.clone();
+        order.iter().for_each(|at| drop(world.inject(1, &flight[*at])));
+        let told = world.told();
+        assert!(matches!(told[..], [Told::Connected(..)]), "{order:?}: {told:?}");
+    }
+    // By itself it changes nothing.
+    let mut world = World::fine();
+    world.join(1, World::psk(1));
+    world.run(Duration::from_millis(45));
+    let flight = world.client(1).handshake_datagrams.clone();
+    for _ in 0..10 {
+        assert!(world.inject(1, &flight[1]).is_empty());
+    }
+    assert_eq!(world.told(), []);
+}
+
+#[test]
+fn a_message_out_of_its_number_leads_nowhere() {
+    // The hellos had 0 and 1; the key exchange has 2, the Finished 3.
+    for (wrong, harmless) in [(0u16, true), (1, true), (3, false), (4, true), (6, true), (65_535, true)] {
+        let mut world = World::fine();
+        world.join(1, World::psk(1));
+        world.run(Duration::from_millis(45));
+        let flight = world.client(1).handshake_datagrams.clone();
+        let mut misnumbered = flight[0].clone();
+        misnumbered[17..19].copy_from_slice(&wrong.to_be_bytes());
+        world.inject(1, &misnumbered);
+        world.inject(1, &flight[2]);
+        assert_eq!(world.told(), [], "{wrong}");
+        // The right one still counts, unless another stands where nothing may follow it.
+        world.inject(1, &flight[0]);
+        let told = world.told();
+        match harmless {
+            true => assert!(matches!(told[..], [Told::Connected(..)]), "{wrong}: {told:?}"),
+            false => assert!(matches!(told[..], [Told::Failed(..)]), "{wrong}: {told:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_second_message_of_the_same_number_changes_nothing() {
+    let mut world = World::fine();
+    world.join(1, World::psk(1));
+    world.run(Duration::from_millis(45));
+    let flight = world.client(1).handshake_datagrams.clone();
+    world.inject(1, &flight[0]);
+    for kind in [11, 15, 16, 20] {
+        world.inject(1, &record(22, 0, 50, &handshake_message(kind, 2, b"\0\x05dev-9")));
+    }
+    world.inject(1, &flight[2]);
+    let told = world.told();
+    assert!(
+        matches!(&told[..], [Told::Connected(_, 1, identity)] if format!("{identity:?}").contains("dev-1"))
+    );
+}
+
+#[test]
+fn messages_under_the_keys_do_not_stand_for_those_in_the_clear() {
+    let pki = Pki::new();
+    for config in [World::psk(1), Config::certified(&pki.device)] {
+        let mut world = World::certified(&pki);
+        world.join(1, config);
+        world.run(Duration::from_millis(45));
+        let flight = world.client(1).handshake_datagrams.clone();
+        let (finished, clear) = flight.split_last().unwrap();
+        for datagram in clear {
+            let message = datagram[13..].to_vec();
+            let sealed = world.client(1).seal(22, &message);
+            world.inject(1, &sealed);
+        }
+        world.inject(1, finished);
+        assert_eq!(world.told(), []);
+        clear.iter().for_each(|datagram| drop(world.inject(1, datagram)));
+        world.inject(1, finished);
+        let told = world.told();
+        assert!(matches!(told[..], [Told::Connected(..)]), "{told:?}");
+    }
+}
+
+#[test]
+fn no_handshake_message_disturbs_a_session() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1));
+    for kind in 0..=255 {
+        for sequence in 0..5 {
+            let message = handshake_message(kind, sequence, &[0; 40]);
+            world.inject(1, &record(22, 0, 60, &message));
+            let sealed = world.client(1).seal(22, &message);
+            world.inject(1, &sealed);
+        }
+    }
+    // Warnings neither, of a kind known or not, nor what is no alert.
+    for alert in [&[1, 90][..], &[1, 255], &[0, 0x7f], &[1], &[], &[1, 90, 0]] {
+        let sealed = world.client(1).seal(21, alert);
+        world.inject(1, &sealed);
+    }
+    let told = world.told();
+    assert!(told.iter().all(|told| !matches!(told, Told::Closed(..) | Told::Connected(..))), "{told:?}");
+    world.recorder.sent.clear();
+    world.assert_alive(1, session);
+    assert_eq!(world.engine.half_open_count(), 0);
+}
+
+#[test]
+fn records_are_numbered_as_the_standard_has_it() {
+    let number = |datagram: &[u8]| datagram[3..11].iter().fold(0, |n: u64, byte| n << 8 | u64::from(*byte));
+    let mut world = World::fine();
+    let mut client = client::Client::new(World::psk(1));
+    let mut hello = client.start(world.now).remove(0);
+    hello[10] = 41;
+    let request = world.inject(1, &hello).remove(0);
+    assert_eq!((number(&request), &request[25..27]), (41, &[0xfe, 0xff][..]), "that of the hello; DTLS 1.0");
+    assert_eq!(request[17..19], [0, 0], "message_seq 0");
+    let mut hello = client.handle_datagram(world.now, &request).remove(0);
+    hello[10] = 77;
+    let answer = world.inject(1, &hello).remove(0);
+    assert_eq!((number(&answer), &answer[17..19]), (77, &[0, 1][..]), "that of the hello; message_seq 1");
+    let flight = client.handle_datagram(world.now, &answer);
+    // The same flight again has other numbers and the same messages.
+    world.now = world.engine.poll_timeout().unwrap();
+    world.engine.handle_timeout(world.now, &mut world.recorder);
+    let (_, again) = world.recorder.sent.remove(0);
+    assert!(number(&again) > 77);
+    assert_eq!((again.len(), &again[13..60]), (answer.len(), &answer[13..60]));
+    world.recorder.sent.clear();
+    let last: Vec<Vec<u8>> = flight.iter().flat_map(|datagram| world.inject(1, datagram)).collect();
+    for datagram in last {
+        client.handle_datagram(world.now, &datagram);
+    }
+    assert!(client.connected);
+    assert_eq!(client.numbers, [1 << 48], "epoch 1, number 0");
+}

@@ -66,6 +66,13 @@ fn each_fault_of_a_hello_has_its_alert() {
         ("an extension twice", Config { more: vec![(23, vec![])], ..psk.clone() }, 50),
         ("renegotiation", Config { more: vec![(0xff01, vec![1, 9])], ..psk.clone() }, 40),
         ("a max_fragment_length that is not", Config { max_fragment_length: Some(5), ..psk.clone() }, 47),
+        (
+            "an extended master secret with content",
+            Config { more: vec![(23, vec![0])], extended_master_secret: false, ..psk.clone() },
+            50,
+        ),
+        ("half a signature algorithm", Config { more: vec![(13, vec![0, 1, 4])], ..psk.clone() }, 50),
+        ("an unreadable renegotiation", Config { more: vec![(0xff01, vec![])], ..psk.clone() }, 50),
         ("an unreadable connection id", Config { more: vec![(54, vec![9])], ..psk.clone() }, 50),
         ("no uncompressed points", Config { more: vec![(11, vec![1, 1])], ..psk.clone() }, 47),
         ("no common curve", Config { groups: vec![29], ..psk.clone() }.with_suite(ECDHE_PSK_CCM8), 40),
@@ -125,6 +132,15 @@ fn the_answer_to_a_hello_has_what_was_asked_for_and_no_more() {
     let bare = Config { extended_master_secret: false, ..World::psk(4) };
     world.connected(4, bare);
     assert_eq!(world.client(4).learned.extensions.keys().copied().collect::<Vec<_>>(), [0xff01]);
+    // Nor a word about renegotiation to who does not signal it; and no extensions is not the same as empty ones.
+    let silent = Config { extended_master_secret: false, signal: false, ..World::psk(5) };
+    let session = world.connected(5, silent);
+    assert!(world.client(5).learned.extensions.is_empty());
+    world.assert_alive(5, session);
+    // By the extension instead of the signal.
+    let named = Config { signal: false, more: vec![(0xff01, vec![0])], ..World::psk(6) };
+    world.connected(6, named);
+    assert_eq!(world.client(6).learned.extensions[&0xff01], [0]);
 }
 
 #[test]
@@ -165,6 +181,19 @@ fn each_fault_of_a_certificate_has_its_alert() {
         let (alerts, said) = refused(&mut world, config);
         assert_eq!(alerts, [(2, alert)], "{name}: {said}");
         assert_eq!(world.engine.counters().failed(FailureKind::Certificate), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_signature_of_a_kind_not_asked_for_is_refused() {
+    let pki = Pki::new();
+    let more = [pki.middle.der().to_vec()];
+    // SHA-1, SHA-512, RSA with SHA-256, Ed25519.
+    for algorithm in [0x0203, 0x0603, 0x0401, 0x0807] {
+        let device = Arc::into_inner(own(device_params("door-7"), &pki.middle, &more, false)).unwrap();
+        let mut world = World::certified(&pki);
+        let (alerts, _) = refused(&mut world, Config::certified(&Arc::new(Own { algorithm, ..device })));
+        assert_eq!(alerts, [(2, 47)], "{algorithm:04x}");
     }
 }
 

@@ -16,15 +16,9 @@ const CA: &[u8] = b"\x31\x0b\x30\x09\x06\x03\x55\x04\x03\x0c\x02ca";
 
 /// A verified certificate of `CN=ca` with these names.
 pub fn proved(names: &[(NameKind, &str)]) -> CertificateIdentity {
-    let of = |kind| names.iter().filter(move |(other, _)| *other == kind).map(|(_, name)| Box::from(*name));
-    CertificateIdentity {
-        uris: of(NameKind::Uri).collect(),
-        dns_names: of(NameKind::Dns).collect(),
-        common_name: of(NameKind::CommonName).next(),
-        issuer: CA.into(),
-        serial: [7].into(),
-        key_hash: [0xcc; 32],
-    }
+    let of = |kind| names.iter().filter(move |(other, _)| *other == kind).map(|(_, name)| *name);
+    let common_name = of(NameKind::CommonName).next();
+    CertificateIdentity::new(of(NameKind::Uri), of(NameKind::Dns), common_name, CA.into(), &[7], [0xcc; 32])
 }
 
 fn shown(names: &[(NameKind, &str)]) -> PeerIdentity {

@@ -154,10 +154,10 @@ fn certificate() -> impl Strategy<Value = PeerIdentity> {
         0..2,
     );
     (cn, dns, uris, 0..3_u8).prop_map(|(cn, dns, uris, key)| {
-        let mut identity = proved(&[]);
-        identity.common_name = cn.map(Into::into);
-        identity.dns_names = dns.into_iter().map(Into::into).collect();
-        identity.uris = uris.into_iter().map(Into::into).collect();
+        let names = uris.iter().map(|name| (NameKind::Uri, &name[..]));
+        let names = names.chain(dns.iter().map(|name| (NameKind::Dns, &name[..])));
+        let names = names.chain(cn.iter().map(|name| (NameKind::CommonName, &name[..])));
+        let mut identity = proved(&names.collect::<Vec<_>>());
         identity.key_hash = [key; 32];
         PeerIdentity::Certificate(identity.into())
     })

@@ -12,6 +12,7 @@
 //! back what must go, and the engine says goodbye.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -27,40 +28,54 @@ const GENERATIONS: u32 = 0x7fff_ffff;
 /// Times are sums with it; none may overflow.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// A peer as the network shows it: its address, and the socket of ours it came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PeerAddress {
-    remote: SocketAddr,
-    socket: u16,
-}
+/// A peer as the network shows it: its address, and the socket of ours it came to. As bytes, since there are
+/// two of each peer: address 16 (IPv4 mapped into IPv6), port 2, socket 2, scope 4.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PeerAddress([u8; 24]);
 
 impl PeerAddress {
     /// Fixed bytes, different for different addresses.
     pub fn to_bytes(&self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        let scope = match self.remote {
-            SocketAddr::V4(_) => 0,
-            SocketAddr::V6(v6) => v6.scope_id(),
-        };
-        let ip = match self.remote.ip() {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-            IpAddr::V6(v6) => v6,
-        };
-        bytes[..16].copy_from_slice(&ip.octets());
-        bytes[16..18].copy_from_slice(&self.remote.port().to_be_bytes());
-        bytes[18..20].copy_from_slice(&self.socket.to_be_bytes());
-        bytes[20..].copy_from_slice(&scope.to_be_bytes());
-        bytes
+        self.0
+    }
+
+    fn port(&self) -> u16 {
+        u16::from_be_bytes([self.0[16], self.0[17]])
+    }
+
+    /// Who is held to answer for a handshake: an IPv4 address, or the /64 an IPv6 host can choose from.
+    fn source(&self) -> IpAddr {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&self.0[..16]);
+        match Ipv6Addr::from(octets).to_canonical() {
+            IpAddr::V6(v6) => {
+                let network = v6.to_bits() & (u128::MAX << 64);
+                IpAddr::V6(Ipv6Addr::from_bits(network))
+            }
+            v4 => v4,
+        }
     }
 }
 
 impl From<&Route> for PeerAddress {
+    /// Without the flow label, which is of the packet, not of the peer.
     fn from(route: &Route) -> PeerAddress {
-        let mut remote = route.remote;
-        if let SocketAddr::V6(v6) = &mut remote {
-            v6.set_flowinfo(0); // a label of the packet, not of the peer
-        }
-        PeerAddress { remote, socket: route.socket }
+        let (ip, scope) = match route.remote {
+            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
+            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+        };
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&ip.octets());
+        bytes[16..18].copy_from_slice(&route.remote.port().to_be_bytes());
+        bytes[18..20].copy_from_slice(&route.socket.to_be_bytes());
+        bytes[20..].copy_from_slice(&scope.to_be_bytes());
+        PeerAddress(bytes)
+    }
+}
+
+impl fmt::Debug for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerAddress({}…, port {})", self.source(), self.port())
     }
 }
 
@@ -83,12 +98,17 @@ pub struct Occupants {
     pub live: Option<SessionId>,
 }
 
-impl Occupants {
-    fn of(&mut self, phase: Phase) -> &mut Option<SessionId> {
-        match phase {
-            Phase::HalfOpen => &mut self.half_open,
-            Phase::Live => &mut self.live,
-        }
+/// [`Occupants`] as kept: 0, which is no id, for none.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Places([u64; 2]);
+
+impl Places {
+    fn get(self, phase: Phase) -> Option<SessionId> {
+        Some(self.0[phase as usize]).filter(|id| *id != 0).map(SessionId)
+    }
+
+    fn set(&mut self, phase: Phase, session: Option<SessionId>) {
+        self.0[phase as usize] = session.map_or(0, |session| session.0);
     }
 }
 
@@ -123,7 +143,7 @@ pub struct Registry<T> {
     limits: Limits,
     slots: Vec<Slot<T>>,
     vacant: u32,
-    addresses: HashMap<PeerAddress, Occupants>,
+    addresses: HashMap<PeerAddress, Places>,
     /// Half-open entries by source.
     sources: HashMap<IpAddr, u32>,
     throttle: Throttle,
@@ -180,7 +200,8 @@ impl<T> Registry<T> {
 
     /// The entries of an address.
     pub fn occupants(&self, address: &PeerAddress) -> Occupants {
-        self.addresses.get(address).copied().unwrap_or_default()
+        let places = self.addresses.get(address).copied().unwrap_or_default();
+        Occupants { half_open: places.get(Phase::HalfOpen), live: places.get(Phase::Live) }
     }
 
     /// What an entry holds.
@@ -230,8 +251,8 @@ impl<T> Registry<T> {
     /// # Errors
     /// [`SourceBusy`]: too many were begun there of late.
     pub fn admit(&mut self, now: Instant, address: &PeerAddress) -> Result<(), SourceBusy> {
-        let port = self.occupants(address).live.map(|_| address.remote.port());
-        let party = Party { source: source_of(address), port };
+        let port = self.occupants(address).live.map(|_| address.port());
+        let party = Party { source: address.source(), port };
         if self.throttle.take(now, party) { Ok(()) } else { Err(SourceBusy) }
     }
 
@@ -256,7 +277,7 @@ impl<T> Registry<T> {
         if let Some(same) = half_open {
             displaced = self.take(same, Reason::Replaced);
         } else {
-            let source = self.sources.get(&source_of(&address)).copied().unwrap_or(0);
+            let source = self.sources.get(&address.source()).copied().unwrap_or(0);
             // A device with a session that restarted has one place beside it, whoever shares its address.
             if live.is_none() && source as usize >= self.limits.half_open_per_source {
                 return Err(SourceBusy);
@@ -270,8 +291,8 @@ impl<T> Registry<T> {
         slot.entry = Some(Entry { address, phase: Phase::HalfOpen, since: now, value });
         let session = id_of(index, slot.generation);
         self.enqueue(index, Phase::HalfOpen);
-        self.addresses.entry(address).or_default().half_open = Some(session);
-        *self.sources.entry(source_of(&address)).or_default() += 1;
+        self.addresses.entry(address).or_default().set(Phase::HalfOpen, Some(session));
+        *self.sources.entry(address.source()).or_default() += 1;
         Ok((session, displaced))
     }
 
@@ -286,10 +307,11 @@ impl<T> Registry<T> {
         self.dequeue(index, Phase::HalfOpen);
         self.enqueue(index, Phase::Live);
         self.release_source(&address);
-        let occupants = self.addresses.entry(address).or_default();
-        occupants.half_open = None;
-        let old = occupants.live.replace(session);
-        let party = Party { source: source_of(&address), port: old.map(|_| address.remote.port()) };
+        let places = self.addresses.entry(address).or_default();
+        let old = places.get(Phase::Live);
+        places.set(Phase::HalfOpen, None);
+        places.set(Phase::Live, Some(session));
+        let party = Party { source: address.source(), port: old.map(|_| address.port()) };
         self.throttle.give_back(now, party);
         if let Some(old) = old {
             return self.take(old, Reason::Replaced);
@@ -310,7 +332,7 @@ impl<T> Registry<T> {
         slot.entry = Some(Entry { address, phase: Phase::Live, since, value });
         let session = id_of(index, slot.generation);
         self.enqueue(index, Phase::Live);
-        self.addresses.entry(address).or_default().live.get_or_insert(session);
+        self.settle(address, session);
         session
     }
 
@@ -332,18 +354,31 @@ impl<T> Registry<T> {
         self.detach(session);
         let Some(entry) = self.entry_mut(session).filter(|entry| entry.phase == Phase::Live) else { return };
         entry.address = address;
-        self.addresses.entry(address).or_default().live.get_or_insert(session);
+        self.settle(address, session);
     }
 
     /// A live entry is no longer found by its address, only by its id.
     pub fn detach(&mut self, session: SessionId) {
         let Some(entry) = self.entry(session).filter(|entry| entry.phase == Phase::Live) else { return };
         let address = entry.address;
-        let Some(occupants) = self.addresses.get_mut(&address) else { return };
-        if occupants.live == Some(session) {
-            occupants.live = None;
-            if *occupants == Occupants::default() {
-                self.addresses.remove(&address);
+        self.leave(&address, Phase::Live, session);
+    }
+
+    /// A live entry is found by its address, unless another is there.
+    fn settle(&mut self, address: PeerAddress, session: SessionId) {
+        let places = self.addresses.entry(address).or_default();
+        if places.get(Phase::Live).is_none() {
+            places.set(Phase::Live, Some(session));
+        }
+    }
+
+    /// An entry is not found by its address any more.
+    fn leave(&mut self, address: &PeerAddress, phase: Phase, session: SessionId) {
+        let Some(places) = self.addresses.get_mut(address) else { return };
+        if places.get(phase) == Some(session) {
+            places.set(phase, None);
+            if *places == Places::default() {
+                self.addresses.remove(address);
             }
         }
     }
@@ -365,20 +400,12 @@ impl<T> Registry<T> {
         if entry.phase != Phase::Live {
             self.release_source(&entry.address);
         }
-        if let Some(occupants) = self.addresses.get_mut(&entry.address) {
-            let place = occupants.of(entry.phase);
-            if *place == Some(session) {
-                *place = None;
-            }
-            if *occupants == Occupants::default() {
-                self.addresses.remove(&entry.address);
-            }
-        }
+        self.leave(&entry.address, entry.phase, session);
         Some(Removed { session, phase: entry.phase, reason, value: entry.value })
     }
 
     fn release_source(&mut self, address: &PeerAddress) {
-        let source = source_of(address);
+        let source = address.source();
         if let Some(count) = self.sources.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
@@ -394,6 +421,10 @@ impl<T> Registry<T> {
         }
         // Sessions and half-open handshakes are limited far below 2^32.
         let index = u32::try_from(self.slots.len()).unwrap_or(NONE);
+        if self.slots.len() == self.slots.capacity() {
+            // By an eighth: twice as many would mostly stay empty.
+            self.slots.reserve_exact(self.slots.len() / 8 + 16);
+        }
         self.slots.push(Slot { generation: 1, previous: NONE, next: NONE, entry: None });
         index
     }
@@ -451,23 +482,12 @@ fn generation(session: SessionId) -> u32 {
     (session.0 >> 32) as u32
 }
 
-/// Who is held to answer for a handshake: an IPv4 address, or the /64 an IPv6 host can choose from.
-fn source_of(address: &PeerAddress) -> IpAddr {
-    match address.remote.ip().to_canonical() {
-        IpAddr::V6(v6) => {
-            let network = v6.to_bits() & (u128::MAX << 64);
-            IpAddr::V6(Ipv6Addr::from_bits(network))
-        }
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn address(port: u16) -> PeerAddress {
-        PeerAddress { remote: SocketAddr::from(([192, 0, 2, 1], port)), socket: 0 }
+        PeerAddress::from(&Route { remote: ([192, 0, 2, 1], port).into(), local: None, socket: 0 })
     }
 
     fn limits(sessions: usize, half_open: usize, half_open_per_source: usize) -> Limits {
@@ -534,7 +554,7 @@ mod tests {
         assert_eq!(registry.open(now, address(3), 3), Err(SourceBusy));
         registry.establish(now, first);
         assert!(registry.open(now, address(3), 3).is_ok());
-        let other = PeerAddress { remote: SocketAddr::from(([192, 0, 2, 2], 1)), socket: 0 };
+        let other = PeerAddress::from(&Route { remote: ([192, 0, 2, 2], 1).into(), local: None, socket: 0 });
         assert!(registry.open(now, other, 4).is_ok());
     }
 

@@ -20,7 +20,8 @@ use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPu
 use webpki::aws_lc_rs as algorithms;
 use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity};
 
-use super::name::{common_name, content};
+use super::identity::CertificateIdentity;
+use super::name::content;
 use super::schedule::hash;
 use crate::clock;
 
@@ -42,36 +43,6 @@ const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
 ];
 /// Most certificates a device may send.
 const CHAIN_MAX: usize = 10;
-
-/// What a verified certificate says of its owner.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CertificateIdentity {
-    /// URIs of the subject alternative name, in their order.
-    pub uris: Box<[Box<str>]>,
-    /// DNS names of the subject alternative name, in their order.
-    pub dns_names: Box<[Box<str>]>,
-    /// The common name of the subject, if it has exactly one.
-    pub common_name: Option<Box<str>>,
-    /// The issuer's name: the content of its DER `Name`.
-    pub issuer: Box<[u8]>,
-    /// The serial number: the content of its DER `INTEGER`.
-    pub serial: Box<[u8]>,
-    /// SHA-256 of the DER SubjectPublicKeyInfo.
-    pub key_hash: [u8; 32],
-}
-
-impl CertificateIdentity {
-    fn of(leaf: &EndEntityCert<'_>) -> CertificateIdentity {
-        CertificateIdentity {
-            uris: leaf.valid_uri_names().map(Box::from).collect(),
-            dns_names: leaf.valid_dns_names().map(Box::from).collect(),
-            common_name: common_name(leaf.subject()),
-            issuer: leaf.issuer().into(),
-            serial: leaf.serial().into(),
-            key_hash: hash(&leaf.subject_public_key_info()),
-        }
-    }
-}
 
 /// What is wrong with a device's certificate, and whose it says it is: unproven, escaped and cut.
 pub(super) fn refusal(error: &Error, first: Option<&[u8]>) -> String {
@@ -280,7 +251,7 @@ impl Trust {
     pub(super) fn is_revoked(&self, identity: &CertificateIdentity) -> bool {
         self.revoked.iter().any(|list| {
             content(list.issuer()) == content(&identity.issuer)
-                && !matches!(list.find_serial(&identity.serial), Ok(None))
+                && !matches!(list.find_serial(identity.serial()), Ok(None))
         })
     }
 

@@ -26,7 +26,7 @@ use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::aead::Aead;
-use super::certificate::CertificateIdentity;
+use super::identity::{CertificateIdentity, Issuers};
 use super::protection::{Keys, Protection};
 use super::replay::Window;
 use super::resume::Doubt;
@@ -307,7 +307,7 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
     let established = Duration::from_secs(reader.u64()?);
     let idle = Duration::from_secs(reader.u64()?);
     let route = read_route(&mut reader)?;
-    let identity = read_identity(&mut reader)?;
+    let identity = read_identity(&mut reader, &mut common.issuers)?;
     let binding = *reader.array()?;
     let (mut record_sequence, mut finished) = (0, None);
     if origin == Origin::Handover {
@@ -401,44 +401,16 @@ fn write_identity(out: &mut Vec<u8>, identity: &PeerIdentity) {
         }
         PeerIdentity::Certificate(facts) => {
             out.push(2);
-            for names in [&facts.uris, &facts.dns_names] {
-                out.extend((names.len() as u16).to_be_bytes());
-                names.iter().for_each(|name| out.vector16(name.as_bytes()));
-            }
-            out.push(u8::from(facts.common_name.is_some()));
-            out.vector16(facts.common_name.as_deref().unwrap_or_default().as_bytes());
-            out.vector16(&facts.issuer);
-            out.vector16(&facts.serial);
-            out.extend(facts.key_hash);
+            facts.write(out);
         }
     }
 }
 
-fn read_identity(reader: &mut Reader<'_>) -> Option<PeerIdentity> {
-    fn text(reader: &mut Reader<'_>) -> Option<Box<str>> {
-        std::str::from_utf8(reader.vector16()?).ok().map(Box::from)
-    }
-    fn names(reader: &mut Reader<'_>) -> Option<Box<[Box<str>]>> {
-        let count = reader.u16()?;
-        (0..count).map(|_| text(reader)).collect()
-    }
+fn read_identity(reader: &mut Reader<'_>, issuers: &mut Issuers) -> Option<PeerIdentity> {
     Some(match reader.u8()? {
         0 => PeerIdentity::Psk(reader.vector16()?.into()),
         1 => PeerIdentity::RawPublicKey(Box::new(reader.vector16()?.try_into().ok()?)),
-        2 => {
-            let (uris, dns_names) = (names(reader)?, names(reader)?);
-            let has_common_name = reader.u8()? == 1;
-            let common_name = text(reader)?;
-            let facts = CertificateIdentity {
-                uris,
-                dns_names,
-                common_name: has_common_name.then_some(common_name),
-                issuer: reader.vector16()?.into(),
-                serial: reader.vector16()?.into(),
-                key_hash: *reader.array()?,
-            };
-            PeerIdentity::Certificate(facts.into())
-        }
+        2 => PeerIdentity::Certificate(CertificateIdentity::read(reader, issuers)?.into()),
         _ => return None,
     })
 }

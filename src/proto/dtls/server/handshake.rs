@@ -389,7 +389,7 @@ impl Running {
         Ok(parameters)
     }
 
-    fn take_certificate(&mut self, body: &[u8], common: &Common) -> Result<(), Fatal> {
+    fn take_certificate(&mut self, body: &[u8], common: &mut Common) -> Result<(), Fatal> {
         let mut reader = Reader(body);
         let content = reader.vector24().ok_or_else(|| undecodable("its Certificate cannot be read"))?;
         reader.end().ok_or_else(|| undecodable("its Certificate cannot be read"))?;
@@ -415,11 +415,12 @@ impl Running {
             while list.end().is_none() {
                 chain.push(list.vector24().ok_or_else(|| undecodable("its Certificate cannot be read"))?);
             }
-            let identity = common.certificates.trust.verify(&chain, common.clock).map_err(|error| {
+            let mut identity = common.certificates.trust.verify(&chain, common.clock).map_err(|error| {
                 let why = certificate::refusal(&error, chain.first().copied());
                 refused(certificate_alert(&error), why)
             })?;
             self.peer_key = chain.first().map(|first| PeerKey::Certificate(first.to_vec()));
+            identity.issuer = common.issuers.share(&identity.issuer);
             self.identity = Some(PeerIdentity::Certificate(identity.into()));
         }
         self.is_known = true;

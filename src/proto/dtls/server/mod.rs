@@ -34,6 +34,7 @@ mod chance;
 pub mod export;
 mod flight;
 mod handshake;
+mod identity;
 mod intake;
 mod name;
 mod negotiation;
@@ -52,9 +53,11 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-pub use self::certificate::{CertificateIdentity, Certificates, Clock, CredentialError, ServerKey, Trust};
+pub use self::certificate::{Certificates, Clock, CredentialError, ServerKey, Trust};
 use self::chance::Chance;
 use self::export::{ImportError, Origin, Purpose, StoreKey};
+pub use self::identity::CertificateIdentity;
+use self::identity::Issuers;
 pub use self::name::{DistinguishedName, NameError};
 use self::session::{Peer, Session, Stage};
 use self::wire::Cid;
@@ -142,6 +145,7 @@ struct Common {
     /// Makes keys for identities that have none.
     decoy: Zeroizing<[u8; 32]>,
     chance: Chance,
+    issuers: Issuers,
 }
 
 /// See the module.
@@ -181,6 +185,7 @@ impl ServerEngine {
                 clock: Clock { time: UnixTime(0), trusted: false },
                 decoy: chance::derive(seed, b"decoy"),
                 chance: Chance::new(seed, b"chance"),
+                issuers: Issuers::default(),
             },
             cids: HashMap::new(),
             deadlines: BTreeSet::new(),

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::certificate::CertificateIdentity;
+use super::identity::CertificateIdentity;
 use super::wire::Reader;
 
 /// Attribute types by the names people use (RFC 4519, RFC 2985), with the content of their OBJECT IDENTIFIER.
@@ -152,9 +152,9 @@ impl fmt::Display for DistinguishedName {
 impl fmt::Display for CertificateIdentity {
     /// One line for logs: a few of its names and its issuer, escaped and cut.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let uris = self.uris.iter().map(|name| ("URI", name));
-        let names = uris.chain(self.dns_names.iter().map(|name| ("DNS", name)));
-        let names = names.chain(self.common_name.iter().map(|name| ("CN", name)));
+        let uris = self.uris().map(|name| ("URI", name));
+        let names = uris.chain(self.dns_names().map(|name| ("DNS", name)));
+        let names = names.chain(self.common_name().into_iter().map(|name| ("CN", name)));
         for (kind, name) in names.take(NAMES_SHOWN) {
             write!(f, "{kind} {:?}, ", name.chars().take(NAME_SHOWN).collect::<String>())?;
         }
