@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tombolo::config::schema::{self, Key, Kind};
 use tombolo::config::{Finding, Level, Origin};
 
@@ -21,10 +22,16 @@ fn files() -> Fake {
         let path = format!("/usr/share/tombolo/modbus/{}", entry.file_name().to_str().unwrap());
         all.with(&path, &std::fs::read_to_string(entry.path()).unwrap())
     });
+    // One that signs itself stands for the gateway's and for the CA of the devices.
+    let key = KeyPair::generate().unwrap();
+    let mut certificate = CertificateParams::new(["gateway.example".to_owned()]).unwrap();
+    certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = certificate.self_signed(&key).unwrap().pem();
     all.with("/etc/tombolo/broker-ca.pem", "")
         .with("/etc/tombolo/ca.pem", "")
-        .with("/etc/tombolo/gateway.pem", "")
-        .with("/etc/tombolo/gateway.key", "")
+        .with("/etc/tombolo/devices-ca.pem", &certificate)
+        .with("/etc/tombolo/gateway.pem", &certificate)
+        .with("/etc/tombolo/gateway.key", &key.serialize_pem())
         .with("/etc/tombolo/secrets/upstream-password", "secret")
         .with("/run/credentials/tombolo.service/upstream-password", "secret")
         .with("/run/credentials/tombolo.service/door-7", "text:0123456789abcdef")
