@@ -77,7 +77,10 @@ fn ten_thousand_sessions_are_taken_over_from_the_store_and_from_a_handover() {
     let Opened { mut store, key, next, .. } = Store::open(&path).unwrap();
     let mut keeper = Keeper::new(next);
     let (mut first, mut recorder, mut clients) = (engine(now, &keyring, 1), Recorder::default(), Vec::new());
+    // One a millisecond: the engine looks at 5,000 hellos of strangers a second.
+    let begun = now;
     for n in 0..COUNT {
+        let now = begun + Duration::from_millis(n as u64);
         let mut client = Client::new(Config::psk(&identity(n), "0123456789abcdef"));
         let mut up = client.start(now);
         while !up.is_empty() {
@@ -92,6 +95,7 @@ fn ten_thousand_sessions_are_taken_over_from_the_store_and_from_a_handover() {
         store.submit(keeper.batch().unwrap());
         clients.push(client);
     }
+    let now = begun + Duration::from_millis(COUNT as u64);
     store.close();
     let status = store.status();
     assert_eq!(status.stored, COUNT);
