@@ -166,6 +166,8 @@ fn main() {
     let sessions: usize = argument.unwrap_or(10_000);
     let limits = Limits {
         half_open_per_source: 1 << 20,
+        handshakes_burst: u32::MAX,
+        hellos_per_second: u32::MAX,
         ..Limits::new(sessions, 1 << 20, Duration::from_secs(24 * 60 * 60))
     };
     let pairs =
