@@ -15,7 +15,7 @@ use tombolo::proto::dtls::{
     CloseCause, DimplEngine, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, SessionId, Sink,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An engine on a socket of its own. It answers CoAP requests with 2.05 and echoes anything else.
 struct Server {

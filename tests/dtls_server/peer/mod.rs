@@ -29,7 +29,7 @@ use tombolo::proto::dtls::{
 
 use crate::world::{YEAR_2026, authority, device_params, hash};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An engine on a socket of its own. It answers CoAP requests with 2.05 and echoes anything else.
 struct Server {
