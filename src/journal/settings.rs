@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Most bytes of the rejected store: places in its file are 32 bits wide.
+pub const REJECTED_BYTES_MAX: u64 = 1 << 30;
+
 /// Where the journal lives and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

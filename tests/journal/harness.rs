@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tombolo::journal::LossCause;
-use tombolo::journal::cursor::{Cursor, Step};
+use tombolo::journal::cursor::{Cursor, Fetch, Step};
 use tombolo::journal::record::{Batch, Ticket};
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::storage::{Folder, Storage, StoredFile};
@@ -293,11 +293,21 @@ pub fn read_all(disk: &FakeDisk, store: &Store<FakeDisk>, lane: Lane) -> (Vec<Go
     loop {
         match cursor.advance(&view, store.settled(lane)) {
             Step::Empty => return (got, lost),
-            Step::Lost(first, last) => lost.push((first, last)),
+            Step::Lost(first, last) | Step::Unreadable(first, last, _) => lost.push((first, last)),
+            Step::Unopened(segment) => {
+                lost.push((segment.first_sequence, segment.last_sequence));
+                cursor.seek(segment.last_sequence + 1);
+            }
             Step::Fetch(fetch) => {
                 let file = disk.open(Folder::of(lane), &fetch.segment.name()).unwrap();
-                let bytes = read_pieces(&file, fetch.offset, fetch.length as usize);
-                cursor.supply(&fetch, &bytes);
+                let bytes = read_prefix(&file, fetch.offset, fetch.length);
+                match bytes {
+                    Ok(bytes) => {
+                        let length = if bytes.is_empty() { fetch.length } else { bytes.len() as u32 };
+                        cursor.supply(&Fetch { length, ..fetch }, &bytes);
+                    }
+                    Err(to) => cursor.supply_hole(&fetch, to),
+                }
             }
             Step::Record => {
                 let (sequence, run, reading) = cursor.reading().unwrap();
@@ -309,17 +319,22 @@ pub fn read_all(disk: &FakeDisk, store: &Store<FakeDisk>, lane: Lane) -> (Vec<Go
     }
 }
 
-/// With zeros for what cannot be read, as the journal's own reader does.
-fn read_pieces(file: &impl StoredFile, offset: u32, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    let mut end = 0;
-    for (index, piece) in bytes.chunks_mut(512).enumerate() {
-        match file.read_at(u64::from(offset) + index as u64 * 512, piece) {
+/// What can be read before the first sector that cannot; the end of that one where it is the first.
+fn read_prefix(file: &impl StoredFile, offset: u32, length: u32) -> Result<Vec<u8>, u32> {
+    let mut out = Vec::new();
+    let mut sector = [0; SECTOR as usize];
+    while out.len() < length as usize {
+        let at = offset + out.len() as u32;
+        let step = (SECTOR - at % SECTOR).min(length - out.len() as u32);
+        match file.read_at(u64::from(at), &mut sector[..step as usize]) {
             Ok(0) => break,
-            Ok(read) => end = index * 512 + read,
-            Err(_) => end = index * 512 + piece.len(),
+            Ok(read) => out.extend_from_slice(&sector[..read]),
+            Err(_) if out.is_empty() => return Err(at + step),
+            Err(_) => break,
         }
     }
-    bytes.truncate(end);
-    bytes
+    Ok(out)
 }
+
+/// What the fake disk gives or does not give at once.
+const SECTOR: u32 = 512;
