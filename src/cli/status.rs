@@ -84,6 +84,9 @@ pub fn text(status: &Status) -> String {
         waiting.push_str(&format!("; {} lost, see `tombolo queue`", journal.lost));
     }
     row("journal", waiting);
+    if journal.unreadable > 0 {
+        row("", format!("{} could not be read and are kept", plural(journal.unreadable, "record")));
+    }
     if let Some(reason) = &journal.failing {
         row("", format!("takes no readings: {reason}"));
     }
@@ -120,6 +123,9 @@ pub fn text(status: &Status) -> String {
             (None, false) => "not trusted: waiting for time synchronisation".to_owned(),
         },
     );
+    for problem in &status.problems {
+        row("problem", problem.clone());
+    }
     for item in &gateway.disabled {
         row("disabled", item.clone());
     }
@@ -338,6 +344,7 @@ mod tests {
             ]
             .into(),
             dtls: Default::default(),
+            problems: Vec::new(),
             counters: serde_json::json!({
                 "tombolo_journal_stored_readings_total": 9,
                 "tombolo_gate_refused_no_rule_readings_total": 2,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,12 +26,14 @@ use crate::config::{ClockTrust, Level, Loaded};
 use crate::control::api::{Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
-use crate::journal::{Journal, Status};
+use crate::journal::{Journal, LaneStatus, Status};
 use crate::message::{Lane, Method};
 use crate::telemetry::counters::{Counter, Snapshot};
 
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
+/// A read that takes longer than this is named.
+const SLOW_READ: Duration = Duration::from_secs(15);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// How often the DTLS engine hears the time at least.
@@ -125,6 +128,10 @@ impl Desk {
         let _ = write!(line, "; {} readings waiting", waiting(&journal));
         if let Some(failing) = failing(&journal) {
             let _ = write!(line, "; REFUSING READINGS: {failing}");
+        }
+        let problems = problems(&journal, Instant::now());
+        if let Some(first) = problems.first() {
+            let _ = write!(line, "; PROBLEM: {first}");
         }
         let disabled = self.disabled().len();
         if disabled > 0 {
@@ -333,7 +340,8 @@ impl Control for Desk {
                 bytes: journal.lanes.iter().map(|lane| lane.bytes).sum(),
                 max_bytes: settings.journal.max_bytes,
                 rejected: journal.rejected.records,
-                lost: journal.lanes.iter().flat_map(|lane| lane.lost).sum(),
+                lost: journal.lanes.iter().map(LaneStatus::lost_records).sum(),
+                unreadable: journal.lanes.iter().map(|lane| lane.unreadable).sum(),
                 failing: failing(&journal),
             },
             devices: snapshot::Devices {
@@ -347,6 +355,7 @@ impl Control for Desk {
             session_store: hub.sessions.snapshot(now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
+            problems: problems(&journal, now),
             clock: snapshot::Clock { trusted: self.clock.trusted(), now: Some(self.clock.raw().to_string()) },
         }
     }
@@ -363,11 +372,13 @@ impl Control for Desk {
             bytes: status.rejected.bytes,
             max_bytes: status.rejected.max_bytes,
         };
-        let stopped = Lane::ALL.map(|lane| self.link.stopped(lane, Instant::now()));
+        let now = Instant::now();
+        let stopped = Lane::ALL.map(|lane| self.link.stopped(lane, now));
         let store = journal.rejected();
         tokio::task::spawn_local(async move {
             let mut lanes = BTreeMap::new();
             for (lane, stopped) in Lane::ALL.into_iter().zip(stopped) {
+                let reading = unread(&status, lane, now);
                 let of = &status.lanes[lane.index()];
                 let oldest = store.oldest(lane).await;
                 lanes.insert(
@@ -380,8 +391,10 @@ impl Control for Desk {
                             .map(|ms| UnixTime(ms).to_string()),
                         oldest_record: oldest.map(|(id, _)| id.to_string()),
                         max_bytes: of.max_bytes,
-                        dropped: of.lost.iter().sum(),
-                        stopped,
+                        dropped: of.lost_records(),
+                        unreadable: of.unreadable,
+                        set_aside: of.set_aside,
+                        stopped: reading.or(stopped),
                     },
                 );
             }
@@ -392,6 +405,19 @@ impl Control for Desk {
     fn rejected(&mut self, action: RejectedAction, reply: Reply) {
         let store = self.journal.borrow().rejected();
         tokio::task::spawn_local(super::rejected::answer(store, action, reply));
+    }
+
+    fn import(&mut self, file: String, all: bool, reply: Reply) {
+        let importer = self.journal.borrow().importer();
+        tokio::task::spawn_blocking(move || match importer.import(Path::new(&file), all) {
+            Ok(done) => {
+                log::warn!(file, records = done.records; "records were taken up from a file set aside");
+                reply.ok(&json!({
+                    "records": done.records, "left_out": done.left_out, "missing": done.missing,
+                }));
+            }
+            Err(error) => reply.fail(Failure::new(Code::Failed, format!("{file}: {error}"))),
+        });
     }
 
     fn reload(&mut self, reply: Reply) {
@@ -431,12 +457,60 @@ fn failing(journal: &Status) -> Option<String> {
     if journal.dead {
         return Some("the journal's thread is gone: restart the service".to_owned());
     }
+    if journal.reader_dead {
+        return Some("a thread that reads the journal is gone: restart the service".to_owned());
+    }
     let trouble = journal.lanes.iter().find_map(|lane| lane.trouble)?;
     Some(format!("the disk: {trouble}"))
 }
 
-/// Whether the journal's thread makes progress: one disk call may take long on an SD card.
+/// Why a lane's backlog does not leave: the disk does not give it.
+fn unread(journal: &Status, lane: Lane, now: Instant) -> Option<String> {
+    let index = lane.index();
+    if let Some(trouble) = journal.reading[index] {
+        let since = now.saturating_duration_since(trouble.since).as_secs();
+        return Some(format!(
+            "the disk does not give segment {:016x} at {}, for {since} s: {}; nothing of it is given up",
+            trouble.segment, trouble.offset, trouble.error
+        ));
+    }
+    let since = journal.reading_since[index]?;
+    let hung = now.saturating_duration_since(since);
+    (hung >= SLOW_READ).then(|| format!("the disk has not answered a read for {} s", hung.as_secs()))
+}
+
+/// What is wrong with the journal, one sentence each.
+fn problems(journal: &Status, now: Instant) -> Vec<String> {
+    let mut problems = Vec::new();
+    for lane in Lane::ALL {
+        let of = &journal.lanes[lane.index()];
+        problems.extend(unread(journal, lane, now).map(|reason| format!("lane {lane} is not read: {reason}")));
+        if of.unopened > 0 {
+            problems.push(format!(
+                "lane {lane}: {} segments cannot be read at present; they are tried again", of.unopened
+            ));
+        }
+        if of.unreadable > 0 {
+            problems.push(format!(
+                "lane {lane}: {} records could not be read and are kept; `tombolo queue verify` lists them, \
+                 `tombolo queue import FILE` takes them up",
+                of.unreadable
+            ));
+        }
+        if let Some(error) = of.shelf_trouble {
+            problems.push(format!("lane {lane}: what could not be read cannot be set aside: {error}"));
+        }
+    }
+    if let Some(error) = journal.rejected.unread {
+        problems.push(format!("rejected records cannot be read: {error}; their file is kept and tried again"));
+    }
+    problems
+}
+
+/// Whether the journal's threads make progress: one disk call may take long on an SD card. A read that hangs stops one lane and is named;
+/// a thread that is gone stops it for good.
 fn is_alive(journal: &Status, now: Instant) -> bool {
     !journal.dead
+        && !journal.reader_dead
         && journal.busy_since.is_none_or(|since| now.saturating_duration_since(since) < DISK_CALL_MAX)
 }

@@ -436,9 +436,10 @@ impl<S: Storage> LaneWriter<S> {
                 if direct || unread_end {
                     segment.last_sequence = end.max(found);
                 }
-                segment.uncertain_from = uncertain_from.filter(|from| *from <= segment.last_sequence);
+                let from = uncertain_from.map(|from| from.max(found + 1));
+                segment.uncertain_from = from.filter(|from| *from <= segment.last_sequence);
                 if let Some(from) = segment.uncertain_from.filter(|_| !unread_end) {
-                    self.settled.insert(from.max(found + 1), segment.last_sequence);
+                    self.settled.insert(from, segment.last_sequence);
                 }
                 next = next.max(segment.last_sequence + 1);
                 controls.extend(control);

@@ -39,7 +39,7 @@ mod witness;
 
 pub use aside::{Aside, AsideCause, AsideRange};
 pub use io::{
-    Completion, Failed, Journal, Next, OpenError, OpenReport, Refused, RejectRefused, RejectedRecord, Status,
+    Completion, Failed, FileReport, ImportError, Imported, Importer, Journal, Next, OpenError, OpenReport, Refused, RejectRefused, RejectedRecord, Status,
     Stored,
 };
 pub use loss::{LossCause, LossReport};

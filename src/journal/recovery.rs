@@ -127,18 +127,13 @@ pub(super) fn recover<S: Storage>(
 }
 
 impl<F> Look<F> {
-    /// Whether anything would count as damaged.
+    /// Whether anything would count as damaged, or as torn.
     fn is_doubtful(&self) -> bool {
-        !self.damaged.is_empty() || self.new_gaps().next().is_some() || !self.report.cut_files.is_empty()
-    }
-
-    /// Acknowledged records that are missing and not named yet.
-    fn new_gaps(&self) -> impl Iterator<Item = &(Gap, u64)> {
         let known = self.known();
-        self.gaps.iter().filter(move |(gap, _)| {
-            let first = gap.first.max(self.control.released + 1);
-            gap.acknowledged && !known.missing_in(first, gap.last).is_empty()
-        })
+        let is_new = |(gap, _): &(Gap, u64)| {
+            !known.missing_in(gap.first.max(self.control.released + 1), gap.last).is_empty()
+        };
+        !self.damaged.is_empty() || !self.report.cut_files.is_empty() || self.gaps.iter().any(is_new)
     }
 
     /// What is named as lost already, or was never there.
@@ -274,8 +269,18 @@ fn look<S: Storage>(
         report: LaneReport::default(),
     };
     let files = classify(storage, lane, fresh, &mut look)?;
-    Ok(Chain { storage, lane, layout, fresh, look, released: 0, scans: Vec::new(), pending: Vec::new() }
-    .read(files, seen))
+    let chain = Chain {
+        storage,
+        lane,
+        layout,
+        fresh,
+        look,
+        released: 0,
+        scans: Vec::new(),
+        pending: Vec::new(),
+        extended: None,
+    };
+    Ok(chain.read(files, seen))
 }
 
 /// A file of the chain whose records are only known by those before and after it.
@@ -320,6 +325,8 @@ struct Chain<'s, S: Storage> {
     /// Of each segment in `look.sealed`, and of the active one: what a scan and the footer said of the control state.
     scans: Vec<(Option<Scan>, Option<Control>)>,
     pending: Vec<Pending>,
+    /// The segment before may hold records behind the last one that was found in it, this one.
+    extended: Option<u64>,
 }
 
 impl<S: Storage> Chain<'_, S> {
@@ -417,12 +424,14 @@ impl<S: Storage> Chain<'_, S> {
         let (next, first) = (self.look.next_sequence, header.first_sequence);
         let stated = (header.uncertain_from != 0).then_some(header.uncertain_from);
         if self.pending.iter().any(|pending| pending.error.is_some()) {
-            self.place_pending(first.max(next) - 1, stated);
+            self.place_pending(first.max(next) - 1, stated.map(|from| from.max(next)));
         } else {
             let number = self.set_aside(None);
             let uncertain = stated.map_or(first, |from| from.max(next));
-            if let (Some(from), Some(before)) = (stated, self.look.sealed.last_mut()) {
-                before.uncertain_from = (before.last_sequence >= from).then_some(from);
+            if let (Some(from), Some(found), Some(before)) =
+                (stated, self.extended, self.look.sealed.last_mut())
+            {
+                before.uncertain_from = Some(from.max(found + 1));
             }
             if first > next {
                 // Before the first segment that is what has left, or it is lost.
@@ -456,6 +465,7 @@ impl<S: Storage> Chain<'_, S> {
     /// A segment whose header was read.
     fn take(&mut self, known: Known, size: u64, after: After) {
         let Known { header, layout, footer, intact } = known;
+        self.extended = None;
         if let Some((_, control)) = &footer {
             self.released = self.released.max(control.released);
         }
@@ -477,6 +487,7 @@ impl<S: Storage> Chain<'_, S> {
                     let After::Segment(next) = after else {
                         return self.pend(header.number, size, layout, StorageError::Other(EIO));
                     };
+                    self.extended = Some(scan.segment.last_sequence);
                     scan.segment.end = layout.frame_limit;
                     scan.segment.last_sequence = next - 1;
                     scan.next_sequence = next;

@@ -717,6 +717,22 @@ fn load<S: Storage>(
     Ok(Loaded { file, header, entries, removed, end, missing, next_entry, unread })
 }
 
+/// What one file of the store holds: records, records missing, and why not all of it could be read.
+///
+/// # Errors
+/// Why the disk does not give it; `None`: its header does not check.
+pub(super) fn inspect<S: Storage>(
+    storage: &S,
+    name: &str,
+    number: u64,
+) -> Result<(u64, u64, Option<StorageError>), Option<StorageError>> {
+    match load::<S>(storage, name, number, 0, true) {
+        Ok(loaded) => Ok((loaded.entries.len() as u64, loaded.missing, loaded.unread)),
+        Err(LoadError::Io(error)) => Err(Some(error)),
+        Err(LoadError::Damaged | LoadError::OtherVersion(_)) => Err(None),
+    }
+}
+
 fn log_name(number: u64) -> String {
     format!("{number:016x}.log")
 }

@@ -222,6 +222,8 @@ pub struct Scan {
     pub unread_end: bool,
     /// Whether the file is shorter than it was made.
     pub cut: bool,
+    /// Readings found.
+    pub records: u64,
     loose: Vec<(Kind, u64, Vec<u8>)>,
 }
 
@@ -259,6 +261,7 @@ pub fn scan_segment<F: StoredFile>(
         readable: true,
         unread_end: false,
         cut: false,
+        records: 0,
         loose: Vec::new(),
     };
     // A Checkpoint's body names a sequence of its own; no sequence is beyond the range of all.
@@ -298,6 +301,7 @@ pub fn scan_segment<F: StoredFile>(
         match frame.kind {
             Kind::Reading => {
                 scan.segment.note(frame.sequence, offset);
+                scan.records += 1;
                 scan.next_sequence = frame.sequence + 1;
             }
             Kind::Opening => note_run(&mut scan, frame),

@@ -56,7 +56,7 @@ impl Shelved {
         self.named.unwrap_or(self.aside.cause())
     }
 
-    fn file_name(&self) -> String {
+    pub(super) fn file_name(&self) -> String {
         format!("{}.{}", segment_name(self.aside.number), self.cause().as_str())
     }
 }

@@ -14,6 +14,7 @@ use super::record::Batch;
 use super::recovery::{self, LaneReport, RecoveryError, Resolution};
 use super::rejected::{RejectError, RejectedEntry, RejectedReport, RejectedStore};
 use super::retention;
+use super::segment::Segment;
 use super::settings::{LaneSettings, Settings};
 use super::storage::{SECOND_LOOK, Storage, StorageError};
 use super::view::LaneView;
@@ -231,6 +232,26 @@ impl<S: Storage> Store<S> {
     /// Segments that could not be opened before are open now, or given up.
     pub(super) fn take_up(&mut self, now: Instant, lane: Lane, found: Resolution) {
         self.lanes[lane.index()].take_up(now, found);
+    }
+
+    /// Opens what could not be opened before, as the reading thread does; `give_up`: what still cannot be is unreadable. For tests on a
+    /// disk in memory.
+    ///
+    /// # Errors
+    /// Something still cannot be opened; not with `give_up`.
+    #[doc(hidden)]
+    pub fn open_unopened(&mut self, now: Instant, lane: Lane, give_up: bool) -> Result<(), StorageError> {
+        loop {
+            let sealed = self.lane(lane).view().sealed;
+            let unopened = |segment: &&Arc<Segment>| {
+                let holds_any = segment.first_sequence <= segment.last_sequence;
+                segment.unopened && holds_any && !self.lane(lane).shelf.has(segment.number)
+            };
+            let Some(at) = sealed.iter().position(|segment| unopened(&segment)) else { return Ok(()) };
+            let group: Vec<_> = sealed[at..].iter().take_while(|segment| segment.unopened).cloned().collect();
+            let found = recovery::resolve(&*self.storage, lane, &group, give_up, false);
+            self.take_up(now, lane, found.map_err(|(_, error)| error)?);
+        }
     }
 
     /// Records of a file set aside are in their lane again, durably, up to and with `through`; all of it, if that is `None`.

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use tombolo::journal::LossCause;
 use tombolo::journal::cursor::{Cursor, Fetch, Step};
+use tombolo::journal::range::RangeSet;
 use tombolo::journal::record::{Batch, Ticket};
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::storage::{Folder, Storage, StoredFile};
 use tombolo::journal::store::{Seeds, Store, StoreReport};
+use tombolo::journal::view::LaneView;
 use tombolo::message::{Content, Envelope, Lane, Method, RecordId, Stamp};
 
-use crate::disk::FakeDisk;
+use crate::disk::{FakeDisk, FakeFile};
 
 pub const SEGMENT: u32 = 65_536;
 
@@ -290,18 +292,56 @@ pub fn read_all(disk: &FakeDisk, store: &Store<FakeDisk>, lane: Lane) -> (Vec<Go
     let view = store.view(lane);
     let mut cursor = Cursor::new(view.released + 1);
     let (mut got, mut lost) = (Vec::new(), Vec::new());
+    walk(disk, &view, &mut cursor, store.settled(lane).clone(), lane, |walked| match walked {
+        Walked::Record(id, payload) => got.push(Got { id, payload }),
+        Walked::Unreadable(first, last, _) | Walked::Lost(first, last) => lost.push((first, last)),
+    });
+    (got, lost)
+}
+
+/// What stands next in a lane.
+pub enum Walked {
+    Record(RecordId, Vec<u8>),
+    /// The disk does not give it; in which segment.
+    Unreadable(u64, u64, u64),
+    Lost(u64, u64),
+}
+
+/// Goes through a lane as the reading thread and the path do together.
+pub fn walk(
+    disk: &FakeDisk,
+    view: &LaneView<FakeFile>,
+    cursor: &mut Cursor,
+    settled: RangeSet,
+    lane: Lane,
+    mut found: impl FnMut(Walked),
+) {
+    let mut looked = None;
     loop {
-        match cursor.advance(&view, store.settled(lane)) {
-            Step::Empty => return (got, lost),
-            Step::Lost(first, last) | Step::Unreadable(first, last, _) => lost.push((first, last)),
+        match cursor.advance(view, &settled) {
+            Step::Empty => return,
+            // What is not there is looked for twice.
+            Step::Lost(first, _) if looked != Some(first) => {
+                tombolo::journal::storage::Storage::wait_for_second_look(disk);
+                looked = Some(first);
+                cursor.seek(first);
+            }
+            Step::Lost(first, last) => found(Walked::Lost(first, last)),
+            Step::Unreadable(first, last, number) => found(Walked::Unreadable(first, last, number)),
             Step::Unopened(segment) => {
-                lost.push((segment.first_sequence, segment.last_sequence));
-                cursor.seek(segment.last_sequence + 1);
+                let (first, last) = (cursor.position(), segment.last_sequence);
+                found(Walked::Unreadable(first, last, segment.number));
+                cursor.seek(last + 1);
             }
             Step::Fetch(fetch) => {
-                let file = disk.open(Folder::of(lane), &fetch.segment.name()).unwrap();
-                let bytes = read_prefix(&file, fetch.offset, fetch.length);
-                match bytes {
+                let file = match disk.open(Folder::of(lane), &fetch.segment.name()) {
+                    Ok(file) => file,
+                    Err(_) => {
+                        cursor.supply_hole(&fetch, fetch.segment.layout.frame_limit);
+                        continue;
+                    }
+                };
+                match read_prefix(&file, fetch.offset, fetch.length) {
                     Ok(bytes) => {
                         let length = if bytes.is_empty() { fetch.length } else { bytes.len() as u32 };
                         cursor.supply(&Fetch { length, ..fetch }, &bytes);
@@ -313,7 +353,7 @@ pub fn read_all(disk: &FakeDisk, store: &Store<FakeDisk>, lane: Lane) -> (Vec<Go
                 let (sequence, run, reading) = cursor.reading().unwrap();
                 assert_eq!(reading.content, content(reading.content.payload));
                 let id = RecordId { run: run.run, sequence };
-                got.push(Got { id, payload: reading.content.payload.to_vec() });
+                found(Walked::Record(id, reading.content.payload.to_vec()));
             }
         }
     }

@@ -13,6 +13,8 @@ mod backlog;
 mod certificates;
 mod clock;
 mod device;
+#[cfg(feature = "dimpl")]
+mod disk_faults;
 mod faults;
 mod flood;
 mod other_engine;

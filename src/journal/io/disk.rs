@@ -35,6 +35,11 @@ impl Disk {
         check(File::open(path)).map(|file| DiskFile::new(file, true))
     }
 
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn make_folder(&self, folder: Folder) -> io::Result<()> {
         let path = self.directory.join(folder.as_str());
         match fs::DirBuilder::new().mode(0o700).create(path) {

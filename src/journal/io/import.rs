@@ -16,7 +16,7 @@ use crate::journal::frame::{Fields, Kind};
 use crate::journal::record;
 use crate::journal::recovery::read_header;
 use crate::journal::scan::Scanner;
-use crate::journal::segment::{HEADER_BLOCK, HeaderBlock, Layout, segment_name};
+use crate::journal::segment::{HEADER_BLOCK, Header, HeaderBlock, Layout, segment_name};
 use crate::journal::storage::{Folder, Storage, StorageError};
 use crate::message::{Lane, RecordId};
 
@@ -97,11 +97,7 @@ pub(super) fn from_shelf(disk: &Disk, shared: &Shared, aside: &Aside) -> Result<
 /// Takes up what a file anywhere holds; `all`: even where there is no list.
 pub(super) fn from_path(disk: &Disk, shared: &Shared, path: &Path, all: bool) -> Result<Imported, ImportError> {
     let file = disk.open_anywhere(path).map_err(ImportError::Unreadable)?;
-    let header = match read_header(&file).map_err(ImportError::Unreadable)? {
-        HeaderBlock::Valid(header, _) => header,
-        HeaderBlock::OtherVersion(major) => return Err(ImportError::OtherVersion(major)),
-        HeaderBlock::Free | HeaderBlock::Damaged => return Err(ImportError::NoSegment),
-    };
+    let (header, _) = header_of(&file)?;
     let lane = *Lane::ALL.get(usize::from(header.lane)).ok_or(ImportError::NoSegment)?;
     if all {
         return import(&file, shared, None);
@@ -114,6 +110,28 @@ pub(super) fn from_path(disk: &Disk, shared: &Shared, path: &Path, all: bool) ->
     }
 }
 
+/// How many of the records on its list a file holds where they can be read.
+pub(super) fn count(disk: &Disk, lane: Lane, name: &str, list: &Aside) -> Result<u64, ImportError> {
+    let file = disk.open(Folder::of(lane), name).map_err(ImportError::Unreadable)?;
+    let (header, layout) = header_of(&file)?;
+    let mut scanner = Scanner::new(&file, header.seed(), HEADER_BLOCK, layout.frame_limit, u32::MAX);
+    let mut found = 0;
+    while let Some((_, frame)) = scanner.next_frame() {
+        found += u64::from(frame.kind == Kind::Reading && list.wants(frame.sequence));
+    }
+    Ok(found)
+}
+
+fn header_of(file: &DiskFile) -> Result<(Header, Layout), ImportError> {
+    match read_header(file).map_err(ImportError::Unreadable)? {
+        HeaderBlock::Valid(header, _) => {
+            Layout::new(header.size).map(|layout| (header, layout)).ok_or(ImportError::NoSegment)
+        }
+        HeaderBlock::OtherVersion(major) => Err(ImportError::OtherVersion(major)),
+        HeaderBlock::Free | HeaderBlock::Damaged => Err(ImportError::NoSegment),
+    }
+}
+
 /// Records on their way to a commit.
 #[derive(Default)]
 struct Part {
@@ -122,13 +140,8 @@ struct Part {
 }
 
 fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Imported, ImportError> {
-    let header = match read_header(file).map_err(ImportError::Unreadable)? {
-        HeaderBlock::Valid(header, _) => header,
-        HeaderBlock::OtherVersion(major) => return Err(ImportError::OtherVersion(major)),
-        HeaderBlock::Free | HeaderBlock::Damaged => return Err(ImportError::NoSegment),
-    };
+    let (header, layout) = header_of(file)?;
     let lane = *Lane::ALL.get(usize::from(header.lane)).ok_or(ImportError::NoSegment)?;
-    let layout = Layout::new(header.size).ok_or(ImportError::NoSegment)?;
     let mut scanner = Scanner::new(file, header.seed(), HEADER_BLOCK, layout.frame_limit, u32::MAX);
     let mut run = header.run;
     let mut done = Imported::default();

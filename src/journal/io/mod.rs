@@ -12,8 +12,10 @@ mod open;
 mod reader;
 mod shared;
 mod thread;
+mod verify;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use tokio::sync::oneshot;
 pub use answer::{Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, Status, Stored};
 pub use disk::{Disk, DiskFile, storage_error};
 pub use import::{ImportError, Imported};
+pub use verify::{FileReport, verify};
 pub use open::{OpenError, OpenReport};
 
 use super::aside::Aside;
@@ -493,6 +496,11 @@ impl Journal {
         }
     }
 
+    /// What takes up files that were set aside, for any thread.
+    pub fn importer(&self) -> Importer {
+        Importer { shared: self.shared.clone(), disk: self.disk.clone() }
+    }
+
     /// Files of a lane that are set aside, or are to be.
     pub fn set_aside(&self, lane: Lane) -> Arc<[Aside]> {
         self.shared.lock().lanes[lane.index()].shelf.clone()
@@ -545,6 +553,25 @@ fn unopened_group(view: &LaneView<DiskFile>, segment: &Segment) -> Vec<Arc<Segme
     let at = view.sealed.iter().position(|other| other.number == segment.number).unwrap_or(0);
     let before = view.sealed[..at].iter().rev().take_while(|other| other.unopened).count();
     view.sealed[at - before..].iter().take_while(|other| other.unopened).cloned().collect()
+}
+
+/// Takes up files that were set aside. It blocks on the disk and on commits: for a thread of its own.
+#[derive(Clone)]
+pub struct Importer {
+    shared: Arc<Shared>,
+    disk: Disk,
+}
+
+impl Importer {
+    /// Appends to their lane, under the ids they had, the records of a segment's file that its list names; `all`: every record in it.
+    /// `file`: a path, or a name from the journal's directory on.
+    ///
+    /// # Errors
+    /// [`ImportError`]
+    pub fn import(&self, file: &Path, all: bool) -> Result<Imported, ImportError> {
+        let path = self.disk.directory().join(file);
+        import::from_path(&self.disk, &self.shared, &path, all)
+    }
 }
 
 /// Awaits the journal without borrowing it.
