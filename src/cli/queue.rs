@@ -42,7 +42,11 @@ fn verify(context: &Context) -> Result<(), CommandError> {
     let done = crate::journal::io::verify(&loaded.settings.journal, |report| {
         files += 1;
         faulty += u64::from(report.state != "ok");
-        let shown = if context.out.json { context.out.object(&report) } else { context.out.text(&file_line(&report)) };
+        let shown = if context.out.json {
+            context.out.object(&report)
+        } else {
+            context.out.text(&file_line(&report))
+        };
         failed = failed.take().or(shown.err());
     });
     if let Some(error) = failed {

@@ -484,10 +484,12 @@ fn problems(journal: &Status, now: Instant) -> Vec<String> {
     let mut problems = Vec::new();
     for lane in Lane::ALL {
         let of = &journal.lanes[lane.index()];
-        problems.extend(unread(journal, lane, now).map(|reason| format!("lane {lane} is not read: {reason}")));
+        problems
+            .extend(unread(journal, lane, now).map(|reason| format!("lane {lane} is not read: {reason}")));
         if of.unopened > 0 {
             problems.push(format!(
-                "lane {lane}: {} segments cannot be read at present; they are tried again", of.unopened
+                "lane {lane}: {} segments cannot be read at present; they are tried again",
+                of.unopened
             ));
         }
         if of.unreadable > 0 {
@@ -502,7 +504,8 @@ fn problems(journal: &Status, now: Instant) -> Vec<String> {
         }
     }
     if let Some(error) = journal.rejected.unread {
-        problems.push(format!("rejected records cannot be read: {error}; their file is kept and tried again"));
+        problems
+            .push(format!("rejected records cannot be read: {error}; their file is kept and tried again"));
     }
     problems
 }

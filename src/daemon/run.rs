@@ -129,7 +129,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let clock = Arc::new(SystemClock::open(&settings.paths.state_dir, always));
     let moment = clock.moment();
 
-    let (journal, report) = Journal::open(&settings.journal).map_err(|e| e.to_string())?;
+    let (journal, report) =
+        super::notify::while_starting(|| Journal::open(&settings.journal)).map_err(|e| e.to_string())?;
     super::report::opened(&report);
     let waker = journal.waker();
     let journal = Rc::new(RefCell::new(journal));
@@ -224,6 +225,11 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         }
         if desk.take_reloading() {
             notify.reloading();
+        }
+        let status = journal.borrow().status();
+        if status.dead || status.reader_dead {
+            fault = Some("a thread of the journal ended by a fault; the lines above say which".to_owned());
+            break;
         }
         if uplink.is_broken() {
             fault = Some("the uplink ended by a fault; the lines above say which".to_owned());

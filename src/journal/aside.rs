@@ -141,8 +141,7 @@ impl Aside {
 
     /// The list as text, with a CRC in its last line.
     pub fn encode(&self) -> String {
-        let mut out =
-            format!("{TITLE}\nlane {}\nsegment {:016x}\n", self.lane.as_str(), self.number);
+        let mut out = format!("{TITLE}\nlane {}\nsegment {:016x}\n", self.lane.as_str(), self.number);
         for range in &self.ranges {
             let cause = range.cause.as_str();
             let _ = writeln!(out, "{cause} {} {} {}", range.first, range.last, range.records);

@@ -474,21 +474,16 @@ impl<S: Storage> LaneWriter<S> {
 
     /// Keeps the lists of what was set aside, recycles what was freed, if it may, and keeps one segment prepared; whether the pool
     /// should make a file for that.
-    pub(super) fn maintain(
-        &mut self,
-        now: Instant,
-        storage: &S,
-        pool: &mut Pool<S>,
-        may_free: bool,
-    ) -> bool {
+    pub(super) fn maintain(&mut self, now: Instant, storage: &S, pool: &mut Pool<S>, may_free: bool) -> bool {
         let folder = self.folder;
         for (first, last) in self.shelf.work(now, storage, folder) {
             self.settled.insert(first.max(self.control.released + 1), last);
             self.settle();
             self.release_since.get_or_insert(now);
         }
-        self.freed
-            .retain(|freed| !may_free || pool.recycle(storage, folder, &freed.name, freed.size, now).is_err());
+        self.freed.retain(|freed| {
+            !may_free || pool.recycle(storage, folder, &freed.name, freed.size, now).is_err()
+        });
         let wanted = self.prepared.is_none()
             && retention::decide(&self.bounds, self.held_bytes(), self.layout.size) == Decision::Take;
         if wanted && pool.ready() > 1 {

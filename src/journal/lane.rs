@@ -433,8 +433,9 @@ impl<S: Storage> LaneWriter<S> {
             {
                 let end = opened.peek().map_or(last, |next| next.segment.first_sequence.saturating_sub(1));
                 let found = segment.last_sequence;
-                if direct || unread_end {
-                    segment.last_sequence = end.max(found);
+                if (direct || unread_end) && end > found {
+                    segment.last_sequence = end;
+                    segment.end = segment.layout.frame_limit;
                 }
                 let from = uncertain_from.map(|from| from.max(found + 1));
                 segment.uncertain_from = from.filter(|from| *from <= segment.last_sequence);
@@ -460,6 +461,18 @@ impl<S: Storage> LaneWriter<S> {
             }
         }
         let at = self.sealed.iter().position(is_of).unwrap_or(0);
+        let begins = chain.first().map_or(first, |segment| segment.first_sequence);
+        if begins > first {
+            // The segment before them holds more than was found in it.
+            match at.checked_sub(1).and_then(|before| self.sealed.get_mut(before)) {
+                Some(before) => {
+                    let segment = Arc::make_mut(before);
+                    segment.last_sequence = begins - 1;
+                    segment.end = segment.layout.frame_limit;
+                }
+                None => self.lose(now, first, begins - 1, LossCause::Damaged),
+            }
+        }
         self.sealed.retain(|segment| !is_of(segment));
         let behind = self.sealed.split_off(at);
         self.sealed.extend(chain.into_iter().map(Arc::new));

@@ -39,8 +39,8 @@ mod witness;
 
 pub use aside::{Aside, AsideCause, AsideRange};
 pub use io::{
-    Completion, Failed, FileReport, ImportError, Imported, Importer, Journal, Next, OpenError, OpenReport, Refused, RejectRefused, RejectedRecord, Status,
-    Stored,
+    Completion, Failed, FileReport, ImportError, Imported, Importer, Journal, Next, OpenError, OpenReport,
+    Refused, RejectRefused, RejectedRecord, Status, Stored,
 };
 pub use loss::{LossCause, LossReport};
 pub use record::Ticket;

@@ -54,7 +54,7 @@ pub struct LaneReport {
 /// A file with a segment's name.
 enum Candidate {
     /// Its header was read.
-    Known(Known),
+    Known(Box<Known>),
     /// The disk does not give its header.
     Unopened(StorageError),
     /// What the disk gives is no header.
@@ -343,7 +343,7 @@ impl<S: Storage> Chain<'_, S> {
             match candidate {
                 Candidate::Known(known) => {
                     self.come_to(&known.header);
-                    self.take(known, size, after);
+                    self.take(*known, size, after);
                 }
                 Candidate::Unopened(error) => {
                     self.pending.push(Pending { number, size, layout: self.layout, error: Some(error) });
@@ -383,6 +383,9 @@ impl<S: Storage> Chain<'_, S> {
                 // What is to follow does not belong behind such a place.
                 let active = self.look.active.take();
                 self.look.sealed.extend(active.map(|(segment, _)| segment));
+                if let Some(segment) = self.look.sealed.last_mut() {
+                    extend(segment, certain - 1);
+                }
             }
             return;
         }
@@ -482,15 +485,21 @@ impl<S: Storage> Chain<'_, S> {
                     Err(error) => return self.pend(header.number, size, layout, error),
                 };
                 self.released = self.released.max(scan.released);
-                if scan.unread_end {
+                let found = scan.segment.last_sequence;
+                match after {
+                    // Whoever reads it looks for what is missing up to its very end.
+                    After::Segment(next) if found + 1 < next => {
+                        self.extended = Some(found);
+                        extend(&mut scan.segment, next - 1);
+                        if scan.unread_end {
+                            scan.next_sequence = next;
+                        }
+                    }
                     // Where it ends is known only from a segment right behind it.
-                    let After::Segment(next) = after else {
+                    After::Nothing | After::Unread(_) if scan.unread_end => {
                         return self.pend(header.number, size, layout, StorageError::Other(EIO));
-                    };
-                    self.extended = Some(scan.segment.last_sequence);
-                    scan.segment.end = layout.frame_limit;
-                    scan.segment.last_sequence = next - 1;
-                    scan.next_sequence = next;
+                    }
+                    _ => {}
                 }
                 self.look.report.scanned += usize::from(after != After::Nothing);
                 if scan.any {
@@ -541,6 +550,12 @@ impl<S: Storage> Chain<'_, S> {
     }
 }
 
+/// The segment may hold records up to this one, up to where its frames may end.
+fn extend(segment: &mut Segment, last_sequence: u64) {
+    segment.last_sequence = segment.last_sequence.max(last_sequence);
+    segment.end = segment.layout.frame_limit;
+}
+
 /// Sorts a lane's files into segments, by number, spares, and what was set aside.
 fn classify<S: Storage>(
     storage: &S,
@@ -566,7 +581,8 @@ fn classify<S: Storage>(
             match candidate(storage, lane, number, &name, size, fresh)? {
                 Found::Free => look.free.push((name, size)),
                 Found::Segment(candidate) => {
-                    let cut = matches!(&candidate, Candidate::Known(known) if size < u64::from(known.header.size));
+                    let cut =
+                        matches!(&candidate, Candidate::Known(known) if size < u64::from(known.header.size));
                     if cut {
                         look.report.cut_files.push(name);
                     }
@@ -633,7 +649,7 @@ fn candidate<S: Storage>(
             let footer = read_footer(&file, lane, &header, layout);
             let intact = both && size == u64::from(header.size) && footer.is_ok();
             let footer = footer.ok().flatten();
-            Found::Segment(Candidate::Known(Known { header, layout, footer, intact }))
+            Found::Segment(Candidate::Known(Box::new(Known { header, layout, footer, intact })))
         }
         Ok(HeaderBlock::Valid(..) | HeaderBlock::Damaged) => Found::Segment(Candidate::Damaged),
     })
@@ -779,7 +795,8 @@ pub(super) fn resolve<S: Storage>(
         let at = group.iter().position(|known| known.number == header.number);
         let behind = at.and_then(|at| group.get(at + 1)).map(|behind| behind.number);
         let control = scan.control.clone().map(|control| scan.control_after(control));
-        let direct = behind.is_none_or(|behind| headers.get(index + 1).is_some_and(|(h, ..)| h.number == behind));
+        let direct =
+            behind.is_none_or(|behind| headers.get(index + 1).is_some_and(|(h, ..)| h.number == behind));
         found.opened.insert(0, Opened { segment, control, unread_end: scan.unread_end, direct });
     }
     Ok(found)

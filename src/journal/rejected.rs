@@ -219,7 +219,9 @@ impl<S: Storage> RejectedStore<S> {
     ) -> Result<bool, RecoveryError> {
         let name = log_name(number);
         let mut loaded = load::<S>(storage, &name, number, next, false);
-        if matches!(&loaded, Err(LoadError::Damaged)) || loaded.as_ref().is_ok_and(|loaded| loaded.missing > 0) {
+        if matches!(&loaded, Err(LoadError::Damaged))
+            || loaded.as_ref().is_ok_and(|loaded| loaded.missing > 0)
+        {
             storage.wait_for_second_look();
             let before = loaded.as_ref().map_or(u64::MAX, |loaded| loaded.missing);
             loaded = load::<S>(storage, &name, number, next, true);
@@ -503,7 +505,8 @@ impl<S: Storage> RejectedStore<S> {
     }
 
     fn append(&mut self, bytes: &mut [u8]) -> Result<u32, StorageError> {
-        let source = self.current.and_then(|number| self.sources.get(&number)).ok_or(StorageError::Missing)?;
+        let source =
+            self.current.and_then(|number| self.sources.get(&number)).ok_or(StorageError::Missing)?;
         let file = source.file.as_ref().ok_or(StorageError::Missing)?;
         let mut at = 0;
         while at < bytes.len() {

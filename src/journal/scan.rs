@@ -167,14 +167,8 @@ impl<'f, F: StoredFile> Scanner<'f, F> {
             return;
         }
         let wanted = BUFFER.min((self.limit - self.at) as usize);
-        let read = read_around(
-            self.file,
-            self.at,
-            wanted,
-            &mut self.buffer,
-            &mut self.holes,
-            &mut self.pages_max,
-        );
+        let read =
+            read_around(self.file, self.at, wanted, &mut self.buffer, &mut self.holes, &mut self.pages_max);
         self.base = self.at;
         if let Err(error) = read {
             self.failed = Some(error);

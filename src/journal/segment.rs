@@ -23,7 +23,7 @@ pub const MAJOR: u16 = 1;
 const MAGIC: &[u8; 8] = b"TOMBJRNL";
 const FREE: &[u8; 8] = b"TOMBFREE";
 const SEALED: &[u8; 8] = b"TOMBSEAL";
-const MINOR: u16 = 0;
+const MINOR: u16 = 1;
 const FOOTER_FIXED: u32 = 5_376;
 const RUN_SIZE: usize = 32;
 const MARK_SIZE: usize = 12;
@@ -256,7 +256,13 @@ impl Segment {
     }
 
     /// Of a file that cannot be read at present: it holds at most these records.
-    pub fn unopened(number: u64, layout: Layout, first_sequence: u64, last_sequence: u64, run: Run) -> Segment {
+    pub fn unopened(
+        number: u64,
+        layout: Layout,
+        first_sequence: u64,
+        last_sequence: u64,
+        run: Run,
+    ) -> Segment {
         Segment {
             number,
             seed: 0,

@@ -182,7 +182,13 @@ impl Shelf {
     }
 
     /// Records of this file up to and with `through` are in their lane again; all of it, if `through` is `None`.
-    pub(super) fn taken<S: Storage>(&mut self, storage: &S, folder: Folder, number: u64, through: Option<u64>) {
+    pub(super) fn taken<S: Storage>(
+        &mut self,
+        storage: &S,
+        folder: Folder,
+        number: u64,
+        through: Option<u64>,
+    ) {
         let Some(at) = self.items.iter().position(|item| item.aside.number == number) else { return };
         let item = &mut self.items[at];
         match through {
@@ -192,7 +198,8 @@ impl Shelf {
             }
             None => item.aside.ranges.clear(),
         }
-        if item.aside.ranges.is_empty() && item.place == Place::Away && remove(storage, folder, item).is_ok() {
+        if item.aside.ranges.is_empty() && item.place == Place::Away && remove(storage, folder, item).is_ok()
+        {
             self.items.remove(at);
         }
         self.show();

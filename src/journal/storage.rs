@@ -27,8 +27,7 @@ pub enum Folder {
 
 impl Folder {
     /// All of them.
-    pub const ALL: [Folder; 5] =
-        [Folder::High, Folder::Normal, Folder::Spare, Folder::Rejected, Folder::Top];
+    pub const ALL: [Folder; 5] = [Folder::High, Folder::Normal, Folder::Spare, Folder::Rejected, Folder::Top];
 
     /// The folder of a lane's segments.
     pub fn of(lane: Lane) -> Folder {

@@ -249,8 +249,13 @@ impl<S: Storage> Store<S> {
             };
             let Some(at) = sealed.iter().position(|segment| unopened(&segment)) else { return Ok(()) };
             let group: Vec<_> = sealed[at..].iter().take_while(|segment| segment.unopened).cloned().collect();
-            let found = recovery::resolve(&*self.storage, lane, &group, give_up, false);
-            self.take_up(now, lane, found.map_err(|(_, error)| error)?);
+            let resolve = |fresh| recovery::resolve(&*self.storage, lane, &group, give_up, fresh);
+            let mut found = resolve(false).map_err(|(_, error)| error)?;
+            if !found.damaged.is_empty() {
+                self.storage.wait_for_second_look();
+                found = resolve(true).map_err(|(_, error)| error)?;
+            }
+            self.take_up(now, lane, found);
         }
     }
 

@@ -75,9 +75,8 @@ impl Witness {
         };
         let lanes = [lane()?, lane()?];
         let witness = Witness { lanes, rejected: (fields.u64()?, fields.u64()?) };
-        let is_sound = |lane: &LaneWitness| {
-            lane.next_sequence <= SEQUENCE_MAX && lane.released < lane.next_sequence
-        };
+        let is_sound =
+            |lane: &LaneWitness| lane.next_sequence <= SEQUENCE_MAX && lane.released < lane.next_sequence;
         let sound = witness.lanes.iter().all(is_sound)
             && witness.rejected.0 <= SEQUENCE_MAX
             && witness.rejected.1 < witness.rejected.0.max(1);

@@ -7,7 +7,10 @@ mod crash;
 mod damage;
 mod disk;
 mod failing;
+#[path = "../support/faults.rs"]
+mod faults;
 mod harness;
 mod hostile;
 mod model;
 mod real;
+mod waiting;

@@ -13,10 +13,10 @@ use tombolo::message::Lane;
 use crate::harness::{content, payload};
 
 /// A directory of its own that goes with the test.
-struct Scratch(PathBuf);
+pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Scratch {
+    pub fn new(name: &str) -> Scratch {
         let path = std::env::temp_dir().join(format!("tombolo-journal-{name}-{}", std::process::id()));
         drop(std::fs::remove_dir_all(&path));
         std::fs::create_dir_all(&path).unwrap();
@@ -42,7 +42,7 @@ fn settings(directory: &Path) -> Settings {
     }
 }
 
-fn small(directory: &Path) -> Settings {
+pub fn small(directory: &Path) -> Settings {
     let lane = LaneSettings { max_bytes: 1 << 20, when_full: WhenFull::Refuse };
     Settings {
         max_bytes: 4 << 20,
@@ -53,19 +53,19 @@ fn small(directory: &Path) -> Settings {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 /// Waits for a wake, at most ten seconds.
-fn wait(runtime: &tokio::runtime::Runtime, journal: &Journal) {
+pub fn wait(runtime: &tokio::runtime::Runtime, journal: &Journal) {
     runtime.block_on(async {
         tokio::time::timeout(Duration::from_secs(10), journal.wake()).await.expect("a wake comes")
     });
 }
 
 /// Appends one record and waits for what becomes of it.
-fn store(
+pub fn store(
     runtime: &tokio::runtime::Runtime,
     journal: &mut Journal,
     lane: Lane,

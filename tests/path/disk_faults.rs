@@ -4,11 +4,12 @@
 //! The faults are those of disk_faults.c, between the daemon and the system.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::Site;
 use super::backlog::fill;
+use super::faults_library::{VARIABLE, library, write};
 use super::support::{Folder, wait_for};
 
 const EIO: i32 = 5;
@@ -25,25 +26,6 @@ struct Faulty {
     faults: PathBuf,
 }
 
-/// Builds the library once for all tests.
-fn library() -> PathBuf {
-    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/path/disk_faults.c");
-            let library = std::env::temp_dir().join(format!("tombolo-disk-faults-{}.so", std::process::id()));
-            let built = Command::new("gcc")
-                .args(["-O1", "-shared", "-fPIC", "-o"])
-                .arg(&library)
-                .arg(source)
-                .status()
-                .expect("gcc is installed");
-            assert!(built.success(), "gcc builds the fault library");
-            library
-        })
-        .clone()
-}
-
 impl Faulty {
     fn with(name: &str, extra: &str, broker: &str) -> Faulty {
         let broker = format!("max_queued_bytes 0\n{broker}");
@@ -53,17 +35,14 @@ impl Faulty {
         let faults = site.folder.write("faults", "");
         let environment = &mut site.daemon.environment;
         environment.push(("LD_PRELOAD".into(), library().display().to_string()));
-        environment.push(("TOMBOLO_DISK_FAULTS".into(), faults.display().to_string()));
+        environment.push((VARIABLE.into(), faults.display().to_string()));
         site.daemon.kill();
         site.daemon.resume();
         Faulty { site, faults }
     }
 
     fn fail(&self, lines: &str) {
-        // At once: the library may read it at any moment.
-        let new = self.faults.with_extension("new");
-        std::fs::write(&new, lines).expect("the faults can be written");
-        std::fs::rename(new, &self.faults).expect("and put in place");
+        write(&self.faults, lines);
     }
 
     fn heal(&self) {

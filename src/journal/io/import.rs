@@ -95,7 +95,12 @@ pub(super) fn from_shelf(disk: &Disk, shared: &Shared, aside: &Aside) -> Result<
 }
 
 /// Takes up what a file anywhere holds; `all`: even where there is no list.
-pub(super) fn from_path(disk: &Disk, shared: &Shared, path: &Path, all: bool) -> Result<Imported, ImportError> {
+pub(super) fn from_path(
+    disk: &Disk,
+    shared: &Shared,
+    path: &Path,
+    all: bool,
+) -> Result<Imported, ImportError> {
     let file = disk.open_anywhere(path).map_err(ImportError::Unreadable)?;
     let (header, _) = header_of(&file)?;
     let lane = *Lane::ALL.get(usize::from(header.lane)).ok_or(ImportError::NoSegment)?;
@@ -159,7 +164,11 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
                     continue;
                 }
                 part.bytes += frame.body.len();
-                part.bodies.push((frame.sequence, RecordId { run, sequence: frame.sequence }, frame.body.to_vec()));
+                part.bodies.push((
+                    frame.sequence,
+                    RecordId { run, sequence: frame.sequence },
+                    frame.body.to_vec(),
+                ));
                 if part.bodies.len() >= PART_RECORDS || part.bytes >= PART_BYTES {
                     commit(shared, lane, std::mem::take(&mut part), list, &mut done)?;
                 }
@@ -170,7 +179,8 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
     commit(shared, lane, part, list, &mut done)?;
     let whole = scanner.failed().is_none() && !scanner.has_hole(0, u32::MAX);
     if let Some(list) = list {
-        done.missing = list.ranges.iter().map(|range| range.records).sum::<u64>().saturating_sub(done.records);
+        done.missing =
+            list.ranges.iter().map(|range| range.records).sum::<u64>().saturating_sub(done.records);
         if whole && done.missing == 0 {
             shared.command(Command::Imported { lane, number: list.number, through: None });
         }

@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 pub use answer::{Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, Status, Stored};
 pub use disk::{Disk, DiskFile, storage_error};
 pub use import::{ImportError, Imported};
-pub use verify::{FileReport, verify};
 pub use open::{OpenError, OpenReport};
+pub use verify::{FileReport, verify};
 
 use super::aside::Aside;
 use super::cursor::{Cursor, Fetch, Step};
@@ -41,8 +41,8 @@ use crate::gate::stage::Mapped;
 use crate::message::{Content, Lane, RecordId, Stamp};
 use directory::Directory;
 use open::open_store;
-pub use shared::ReadTrouble;
 use reader::{Answer, Desk, Wanted};
+pub use shared::ReadTrouble;
 use shared::{Command, Done, LaneState, Shared, State};
 
 /// Most bytes that wait for one commit of one lane: more than a disk that answers lets come together.
@@ -64,6 +64,8 @@ struct Reader {
     losses: Arc<[LossReport]>,
     /// Records that were not where they should be, twice.
     missing: RangeSet,
+    /// It is being looked whether some are.
+    checking: bool,
 }
 
 /// The journal. One for the path's thread; [`Journal::rejected`] gives handles for others.
@@ -121,6 +123,7 @@ impl Journal {
             handed: VecDeque::new(),
             losses: store.losses(lane).into(),
             missing: RangeSet::default(),
+            checking: false,
         };
         let readers = [reader(Lane::High), reader(Lane::Normal)];
         let shared = Arc::new(Shared::new(State {
@@ -278,6 +281,10 @@ impl Journal {
             let reader = &mut self.readers[lane.index()];
             missing.into_iter().for_each(|(first, last)| reader.missing.insert(first, last));
             reader.missing.forget_through(reader.released);
+            reader.checking = false;
+        }
+        if self.readers[lane.index()].checking {
+            return Ready::Pending;
         }
         loop {
             let reader = &mut self.readers[lane.index()];
@@ -347,6 +354,7 @@ impl Journal {
         };
         let (segment, last, end) = (place.segment.clone(), place.last_sequence, place.end);
         reader.cursor.seek(first);
+        reader.checking = true;
         self.desks[lane.index()].ask(Wanted::Check { segment, first, last, end });
         false
     }

@@ -39,12 +39,7 @@ pub(super) enum Wanted {
     /// Bytes.
     Bytes(Fetch),
     /// Whether what is missing in a segment between these sequences is missing a second time; its frames end at `end`.
-    Check {
-        segment: Arc<Segment>,
-        first: u64,
-        last: u64,
-        end: u32,
-    },
+    Check { segment: Arc<Segment>, first: u64, last: u64, end: u32 },
     /// These neighbours in the chain are to be opened.
     Open(Vec<Arc<Segment>>),
 }
@@ -147,11 +142,20 @@ impl Desk {
 
     /// Lets time pass; false where something else is wanted, or nothing any more.
     fn wait(&self, time: Duration) -> bool {
+        self.wait_unless(time, |state| state.closing || state.wanted.is_some())
+    }
+
+    /// Lets time pass, whatever is wanted; false where the journal is being closed.
+    fn wait_through(&self, time: Duration) -> bool {
+        self.wait_unless(time, |state| state.closing)
+    }
+
+    fn wait_unless(&self, time: Duration, ended: impl Fn(&DeskState) -> bool) -> bool {
         let until = Instant::now() + time;
         let mut state = self.lock();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if state.closing || state.wanted.is_some() {
+            if ended(&state) {
                 return false;
             }
             if left.is_zero() {
@@ -321,8 +325,10 @@ impl Reader {
             Wanted::Bytes(fetch) => {
                 let read = self.bytes(fetch, open, buffer);
                 let Err(failure) = read else { return read.map(Some) };
-                let same = stuck.is_some_and(|s| (s.at.number, s.at.offset) == (failure.number, failure.offset));
-                if give_up && same && self.others_can_be_read(failure) {
+                let same =
+                    stuck.is_some_and(|s| (s.at.number, s.at.offset) == (failure.number, failure.offset));
+                // In a segment with places that were stepped over before, nobody waits for another hour.
+                if (give_up && same || self.is_shelved(failure.number)) && self.others_can_be_read(failure) {
                     return Ok(Some(Answer::Hole(fetch.clone(), self.end_of_hole(fetch))));
                 }
                 Err(failure)
@@ -331,7 +337,7 @@ impl Reader {
                 let missing = || self.missing(segment, *first, *last, *end);
                 let mut once = RangeSet::default();
                 missing()?.into_iter().for_each(|(first, last)| once.insert(first, last));
-                if !self.desk.wait(SECOND_LOOK) {
+                if !self.desk.wait_through(SECOND_LOOK) {
                     return Ok(None);
                 }
                 let twice = missing()?;
@@ -356,7 +362,7 @@ impl Reader {
         mut buffer: Vec<u8>,
     ) -> Result<Answer, Failure> {
         let number = fetch.segment.number;
-        let failed = |error| Failure { number, offset: fetch.offset, error };
+        let failed = |error| Failure { number, offset: fetch.offset / PAGE * PAGE, error };
         let file = match open {
             Some((is, file)) if *is == number => file,
             _ => match self.disk.open(self.folder(), &fetch.segment.name()) {
@@ -386,6 +392,12 @@ impl Reader {
             return Err(failed(error));
         }
         Ok(Answer::Bytes(Fetch { length, ..fetch.clone() }, buffer))
+    }
+
+    /// Whether places in this segment were stepped over before.
+    fn is_shelved(&self, number: u64) -> bool {
+        let shelf = self.shared.lock().lanes[self.lane.index()].shelf.clone();
+        shelf.iter().any(|aside| aside.number == number && aside.cause() == AsideCause::Unreadable)
     }
 
     /// Whether a file that is not there was deleted, and not the whole folder taken away.
@@ -430,7 +442,13 @@ impl Reader {
     }
 
     /// The records of a segment that are not where they should be, though the disk gives the place; read past the page cache.
-    fn missing(&self, segment: &Segment, first: u64, last: u64, end: u32) -> Result<Vec<(u64, u64)>, Failure> {
+    fn missing(
+        &self,
+        segment: &Segment,
+        first: u64,
+        last: u64,
+        end: u32,
+    ) -> Result<Vec<(u64, u64)>, Failure> {
         let failed = |error| Failure { number: segment.number, offset: 0, error };
         let file = match self.disk.open(self.folder(), &segment.name()) {
             Ok(file) => file,
@@ -455,7 +473,8 @@ impl Reader {
                 Step::Fetch(mut fetch) => {
                     if scan::read_region(&file, fetch.offset, fetch.length as usize, &mut bytes).is_err() {
                         fetch.length = fetch.length.min(PAGE - fetch.offset % PAGE);
-                        if scan::read_region(&file, fetch.offset, fetch.length as usize, &mut bytes).is_err() {
+                        if scan::read_region(&file, fetch.offset, fetch.length as usize, &mut bytes).is_err()
+                        {
                             let to = fetch.offset + fetch.length;
                             cursor.supply_hole(&fetch, to);
                             continue;
@@ -467,7 +486,7 @@ impl Reader {
         }
     }
 
-    /// Opens segments that could not be opened before; `None`: something else is wanted meanwhile.
+    /// Opens segments that could not be opened before; `None`: the journal is being closed.
     fn open(&self, group: &[Arc<Segment>], give_up: bool) -> Result<Option<Resolution>, Failure> {
         let failed = |(number, error)| Failure { number, offset: 0, error };
         let resolve = |give_up, fresh| recovery::resolve(&self.disk, self.lane, group, give_up, fresh);
@@ -481,7 +500,7 @@ impl Reader {
         if once.damaged.is_empty() {
             return Ok(Some(once));
         }
-        if !self.desk.wait(SECOND_LOOK) {
+        if !self.desk.wait_through(SECOND_LOOK) {
             return Ok(None);
         }
         let twice = resolve(give_up, true).map_err(failed)?;

@@ -60,24 +60,70 @@ pub(super) struct Done {
 
 /// What the path wants done beside appending.
 pub(super) enum Command {
-    Reject { lane: Lane, sequence: u64, reason: u8 },
-    Lose { lane: Lane, first: u64, last: u64, cause: LossCause },
-    LossPublished { lane: Lane, number: u64, count: u64 },
-    List { after: u64, limit: usize, answer: oneshot::Sender<Vec<RejectedRecord>> },
-    Retry { number: u64, answer: oneshot::Sender<bool> },
-    Discard { number: u64, answer: oneshot::Sender<bool> },
-    Oldest { lane: Lane, answer: oneshot::Sender<Option<(RecordId, Stamp)>> },
+    Reject {
+        lane: Lane,
+        sequence: u64,
+        reason: u8,
+    },
+    Lose {
+        lane: Lane,
+        first: u64,
+        last: u64,
+        cause: LossCause,
+    },
+    LossPublished {
+        lane: Lane,
+        number: u64,
+        count: u64,
+    },
+    List {
+        after: u64,
+        limit: usize,
+        answer: oneshot::Sender<Vec<RejectedRecord>>,
+    },
+    Retry {
+        number: u64,
+        answer: oneshot::Sender<bool>,
+    },
+    Discard {
+        number: u64,
+        answer: oneshot::Sender<bool>,
+    },
+    Oldest {
+        lane: Lane,
+        answer: oneshot::Sender<Option<(RecordId, Stamp)>>,
+    },
     Bounds([LaneSettings; 2]),
     /// Not where they should be, twice.
-    Damaged { lane: Lane, first: u64, last: u64 },
+    Damaged {
+        lane: Lane,
+        first: u64,
+        last: u64,
+    },
     /// In a segment of this number, where the disk gives nothing.
-    StepOver { lane: Lane, number: u64, first: u64, last: u64 },
+    StepOver {
+        lane: Lane,
+        number: u64,
+        first: u64,
+        last: u64,
+    },
     /// Segments that could not be opened before.
-    TakeUp { lane: Lane, found: Resolution },
+    TakeUp {
+        lane: Lane,
+        found: Resolution,
+    },
     /// Records of a file set aside are in the lane again; all, if `through` is `None`.
-    Imported { lane: Lane, number: u64, through: Option<u64> },
+    Imported {
+        lane: Lane,
+        number: u64,
+        through: Option<u64>,
+    },
     /// Answered once this record is durable (true) or failed.
-    Await { lane: Lane, sequence: u64, answer: mpsc::Sender<bool> },
+    Await {
+        lane: Lane,
+        sequence: u64,
+        answer: mpsc::Sender<bool>,
+    },
 }
 
 /// Why a lane is not read at present.

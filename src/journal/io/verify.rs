@@ -108,9 +108,12 @@ fn verify_lane(
                 let note = Some("both copies of its header are damaged".to_owned());
                 FileReport { file, state: "damaged", note, ..FileReport::default() }
             }
-            Err(Unread::Disk(error)) => {
-                FileReport { file, state: "unreadable", note: Some(error.to_string()), ..FileReport::default() }
-            }
+            Err(Unread::Disk(error)) => FileReport {
+                file,
+                state: "unreadable",
+                note: Some(error.to_string()),
+                ..FileReport::default()
+            },
         };
         reports.push(report);
     }
@@ -212,8 +215,11 @@ fn set_aside(disk: &Disk, aside: &Aside, name: &str) -> FileReport {
 fn verify_rejected(disk: &Disk, name: &str) -> Option<FileReport> {
     let unreadable = segment::parse_name(name, "log.unreadable");
     let number = segment::parse_name(name, "log").or(unreadable)?;
-    let mut report =
-        FileReport { file: format!("{}/{name}", Folder::Rejected.as_str()), state: "ok", ..FileReport::default() };
+    let mut report = FileReport {
+        file: format!("{}/{name}", Folder::Rejected.as_str()),
+        state: "ok",
+        ..FileReport::default()
+    };
     match rejected::inspect(disk, name, number) {
         Ok((records, missing, unread)) => {
             report.records = records;
