@@ -123,11 +123,14 @@ pub fn text(status: &Status) -> String {
     for item in &gateway.disabled {
         row("disabled", item.clone());
     }
+    for problem in &status.problems {
+        row("problem", problem.clone());
+    }
     if !status.upstream.configured {
         row("next", "tombolo init --url mqtts://BROKER".to_owned());
     } else if devices.known == 0 {
         row("next", "tombolo device add ID --role ROLE --psk".to_owned());
-    } else if !gateway.disabled.is_empty() || journal.failing.is_some() {
+    } else if !gateway.disabled.is_empty() || !status.problems.is_empty() || journal.failing.is_some() {
         row("next", "tombolo check".to_owned());
     } else if journal.rejected > 0 {
         row("next", "tombolo queue rejected list".to_owned());
@@ -275,6 +278,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let status = Status {
             gateway: Gateway { id: "g".into(), version: "0.1.0".into(), ..Gateway::default() },
+            problems: vec!["state/gateway-id: is damaged; delete it".into()],
             upstream: Uplink {
                 configured: true,
                 broker: Some("b:8883".into()),
@@ -358,7 +362,8 @@ mod tests {
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
-             next      tombolo queue rejected list\n"
+             problem   state/gateway-id: is damaged; delete it\n\
+             next      tombolo check\n"
         );
     }
 }

@@ -109,12 +109,15 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
             let line = error.span().map(|span| lines.line(span.start));
             if seen.len() < 5 && seen.insert(line) {
                 let place = Place { file: file.clone(), line };
-                findings.fatal(
-                    Finding::fail("configuration", format!("is not TOML: {}", error.message()))
-                        .at(Some(&place))
-                        .key("syntax")
-                        .advice("correct this line; texts stand in double quotes"),
-                );
+                let finding = Finding::fail("configuration", format!("is not TOML: {}", error.message()))
+                    .at(Some(&place))
+                    .key("syntax")
+                    .advice("correct this line; texts stand in double quotes");
+                match layer.origin {
+                    // Its owner wrote none of it: it is left out.
+                    Origin::State => findings.push(finding),
+                    _ => findings.fatal(finding),
+                }
             }
         }
         return None;

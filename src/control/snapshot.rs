@@ -14,6 +14,8 @@ use serde_json::Value;
 pub struct Status {
     /// This gateway.
     pub gateway: Gateway,
+    /// What is wrong with it beside its configuration, one sentence each, with the way out: files of the state directory.
+    pub problems: Vec<String>,
     /// The one broker.
     pub upstream: Uplink,
     /// All lanes together.

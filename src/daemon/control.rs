@@ -19,6 +19,7 @@ use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
 use super::sessions;
+use super::state::StateKeeper;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
@@ -45,6 +46,7 @@ pub struct Desk {
     link: Rc<Link>,
     ports: Rc<Ports>,
     clock: Arc<SystemClock>,
+    state: StateKeeper,
     started: Instant,
     alive_at: Instant,
     saved_at: Instant,
@@ -73,6 +75,7 @@ impl Desk {
         let now = Instant::now();
         Desk {
             options,
+            state: StateKeeper::new(now, &loaded),
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -130,6 +133,13 @@ impl Desk {
         if disabled > 0 {
             let _ = write!(line, "; {disabled} items disabled: run tombolo check");
         }
+        match self.state.problems().len() {
+            0 => {}
+            1 => line.push_str("; 1 problem: run tombolo check"),
+            problems => {
+                let _ = write!(line, "; {problems} problems: run tombolo check");
+            }
+        }
         line
     }
 
@@ -152,6 +162,7 @@ impl Desk {
                 log::debug!(reason:% = error; "the clock's floor was not saved");
             }
         }
+        self.state.care(now);
         self.tell_presence(now);
         notify.status(&self.line());
         if now.duration_since(self.alive_at) >= ALIVE_EVERY && is_alive(&self.journal.borrow().status(), now)
@@ -235,8 +246,11 @@ impl Desk {
         let answer = match outcome {
             Ok(ready) => {
                 run::say(&ready.loaded.findings);
+                run::say(&ready.loaded.state.events);
+                run::say(&ready.loaded.state.problems);
                 self.take_over(*ready);
-                Ok(json!({ "reloaded": true, "disabled": self.disabled() }))
+                let (disabled, problems) = (self.disabled(), self.state.problems());
+                Ok(json!({ "reloaded": true, "disabled": disabled, "problems": problems }))
             }
             Err(findings) => {
                 run::say(&findings);
@@ -293,6 +307,7 @@ impl Desk {
             new = changes.devices_new.len();
             "reloaded"
         );
+        self.state = StateKeeper::new(Instant::now(), &loaded);
         self.loaded = Arc::new(loaded);
     }
 
@@ -327,6 +342,7 @@ impl Control for Desk {
                 uptime_s: self.started.elapsed().as_secs(),
                 disabled: self.disabled(),
             },
+            problems: self.state.problems(),
             upstream: self.link.snapshot(now),
             journal: snapshot::Journal {
                 records: waiting(&journal),

@@ -134,6 +134,18 @@ fn more_for_the_rejected_than_there_can_be_is_said_and_the_most_is_used() {
 }
 
 #[test]
+fn a_file_kept_with_the_state_refuses_nothing_whatever_is_in_it() {
+    for text in ["[lo", "\0\0\0", "[gateway]\nid = 7\n", "a = [[[[", "[journal]\nx = 1"] {
+        let case = main_file("").layer(Origin::State, "/var/lib/tombolo/conf.d/s.toml", text);
+        let (loads, complaints) = case.complaints();
+        assert!(
+            loads && complaints.iter().any(|line| line.contains("conf.d/s.toml:")),
+            "{text:?}: {complaints:?}"
+        );
+    }
+}
+
+#[test]
 fn all_faults_are_named_in_one_go() {
     let (loads, complaints) =
         main_file("[log]\nlevel = \"loud\"\n[coap]\nlissten = []\n[upstream]\nurl = \"x\"\n").complaints();

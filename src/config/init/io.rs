@@ -7,8 +7,8 @@ use super::{FILE_NAME, Site, render};
 use crate::config::finding::{Finding, Place};
 use crate::config::io::{Options, load_with};
 use crate::config::layer::{LayerText, Origin};
-use crate::config::registry::io::write_atomically;
 use crate::config::{Level, Loaded, Paths};
+use crate::durable::io::write_atomically;
 
 /// Writes the drop-in and returns its path and what the configuration then is.
 ///
