@@ -166,6 +166,14 @@ fn with_both_files_damaged_a_new_id_is_made_once_and_said_until_somebody_has_see
 }
 
 #[test]
+fn a_power_cut_between_setting_aside_and_writing_does_not_hide_that_the_id_was_lost() {
+    let folder = unnamed("id-cut");
+    folder.write("state/gateway-id.damaged-1", "\0\0\0");
+    let said = problems(&start(&folder));
+    assert!(said.contains("the gateway's id was lost"), "{said}");
+}
+
+#[test]
 fn an_id_that_is_configured_wins_and_nobody_looks_at_the_files() {
     let folder = Folder::new("id-configured");
     folder.write("tombolo.toml", MAIN);

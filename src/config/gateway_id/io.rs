@@ -6,11 +6,12 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
-    COPY, Choice, Decision, MAX_BYTES, MadeId, Making, PLAIN, Step, decide, parse_copy, parse_plain,
+    COPY, Choice, Decision, MAX_BYTES, MadeId, Making, PLAIN, Step, decide, is_aside, parse_copy, parse_plain,
 };
 use crate::config::Paths;
 use crate::config::io::random_bytes;
 use crate::durable::atomic_file::{AtomicFile, set_aside, sweep};
+use crate::durable::folder::StateFolder as _;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::message::Name;
 
@@ -20,7 +21,14 @@ const COPY_FILE: AtomicFile<'_> = AtomicFile::new(COPY, MAX_BYTES, 0o644);
 /// Reads both files and decides. Writes nothing.
 pub fn look(directory: &Path, running: Option<&MadeId>) -> Decision {
     let folder = OnDisk::new(directory);
-    decide(PLAIN_FILE.look(&folder, parse_plain), COPY_FILE.look(&folder, parse_copy), running)
+    let mut decision =
+        decide(PLAIN_FILE.look(&folder, parse_plain), COPY_FILE.look(&folder, parse_copy), running);
+    // The power went before what replaces them was written.
+    let was_lost = || folder.names().is_ok_and(|names| names.iter().any(|name| is_aside(name)));
+    if decision.choice == Choice::New(Making::First) && was_lost() {
+        decision.choice = Choice::New(Making::Replacement);
+    }
+    decision
 }
 
 /// A new id.
