@@ -36,7 +36,13 @@ const ASIDE_TRIED: u32 = 100;
 /// Stands between a file's name and the number under which it was set aside.
 const ASIDE: &str = ".damaged-";
 /// Between two attempts to read what the system does not hand over; one more attempt than there are pauses.
-const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
+/// Together longer than a disk takes that is reset.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_millis(700),
+    Duration::from_millis(1_500),
+];
 /// Before what looks damaged is read once more.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 

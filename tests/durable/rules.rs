@@ -69,9 +69,9 @@ fn what_looks_damaged_is_read_a_second_time_before_that_is_believed() {
 fn what_cannot_be_read_is_tried_again_and_then_neither_set_aside_nor_overwritten() {
     let disk = Disk::default();
     FILE.write(&disk, b"7.").unwrap();
-    disk.fail_reads(2);
+    disk.fail_reads(4);
     assert_eq!(FILE.read(&disk, judge).value, Some(7));
-    assert_eq!(disk.pauses().len(), 2);
+    assert!(disk.pauses().iter().sum::<std::time::Duration>().as_secs() >= 2, "{:?}", disk.pauses());
 
     let old = Node::Unreadable(b"9.".to_vec());
     disk.put("f", old.clone());
@@ -155,5 +155,5 @@ fn a_folder_that_cannot_be_listed_at_first_is_asked_again() {
     disk.cut_at(1);
     assert!(disk.sync_names().is_err());
     assert!(matches!(list(&disk), Err(Condition::Unreadable(_))));
-    assert_eq!(disk.pauses().len(), 2);
+    assert_eq!(disk.pauses().len(), 4);
 }
