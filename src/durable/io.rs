@@ -37,11 +37,6 @@ impl OnDisk {
     pub fn with_patience(path: &Path, patience: Duration) -> OnDisk {
         OnDisk { path: path.to_path_buf(), patience: Cell::new(patience) }
     }
-
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl StateFolder for OnDisk {
@@ -79,7 +74,10 @@ impl StateFolder for OnDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        remove(&self.path.join(name))
+        match fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -137,18 +135,9 @@ fn content(file: &mut File, about: &Metadata, max_bytes: u64) -> Result<Zeroizin
     // Large enough not to grow, which would leave copies of a secret behind.
     let room = usize::try_from(about.len()).unwrap_or(0) + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(max_bytes + 1).read_to_end(&mut bytes)?;
+    file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
     // It has grown since.
     if bytes.len() as u64 > max_bytes { Err(ReadFault::TooLarge) } else { Ok(bytes) }
-}
-
-/// Reads one file of at most so many bytes, once, and says what the system knows of it.
-///
-/// # Errors
-/// [`ReadFault`]
-pub fn read(path: &Path, max_bytes: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), ReadFault> {
-    let (mut file, about) = open(path, max_bytes)?;
-    Ok((content(&mut file, &about, max_bytes)?, about))
 }
 
 /// Writes a file whole or not at all: beside its place, synced, renamed, the folder synced. It belongs to the folder's owner.
@@ -188,17 +177,6 @@ pub fn give_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
         fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
-}
-
-/// Deletes a file; one that is not there is deleted. Durable once its folder is synced.
-///
-/// # Errors
-/// As the system says.
-pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 /// Makes a folder's names durable.

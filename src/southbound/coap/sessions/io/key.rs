@@ -29,7 +29,7 @@ enum Held {
 }
 
 /// What was found.
-pub(super) struct Found {
+pub(super) struct KeptKey {
     /// The key.
     pub(super) key: StoreKey,
     /// It is another than before: nobody can open the log.
@@ -39,7 +39,7 @@ pub(super) struct Found {
 }
 
 /// The key as it was kept, else a new one. A damaged one is set aside.
-pub(super) fn load_or_make<S: Storage>(storage: &S, folder: &OnDisk) -> io::Result<Found> {
+pub(super) fn load_or_make<S: Storage>(storage: &S, folder: &OnDisk) -> io::Result<KeptKey> {
     // What a start left that was killed in the middle; if it cannot be deleted now, then by the next.
     let _ = sweep(folder, NAME);
     let retrieved = FILE.read(folder, parse);
@@ -49,7 +49,7 @@ pub(super) fn load_or_make<S: Storage>(storage: &S, folder: &OnDisk) -> io::Resu
     // It is good and there is nothing to do, or there is none.
     FILE.mend(folder, &retrieved)?;
     match retrieved.value {
-        Some(Held::Key(key)) => return Ok(Found { key, is_new: false, defect }),
+        Some(Held::Key(key)) => return Ok(KeptKey { key, is_new: false, defect }),
         Some(Held::OtherVersion) => {
             for name in [NAME, super::super::log::NAME] {
                 move_aside(storage, name)?;
@@ -59,7 +59,7 @@ pub(super) fn load_or_make<S: Storage>(storage: &S, folder: &OnDisk) -> io::Resu
         None if !may_be_replaced => return Err(io::Error::other(defect.unwrap_or_default())),
         None => {}
     }
-    make(folder).map(|key| Found { key, is_new: true, defect })
+    make(folder).map(|key| KeptKey { key, is_new: true, defect })
 }
 
 fn parse(bytes: &[u8]) -> Result<Held, String> {

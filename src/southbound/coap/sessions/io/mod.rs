@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::disk::{Directory, Disk};
+use self::key::KeptKey;
 pub use self::relay::{leave_handover, take_handover};
 use super::log::{Log, Report};
 use super::{Batch, Kept, Number};
@@ -125,7 +126,7 @@ impl Store {
         let failed = |error| OpenError::Failed(directory.to_path_buf(), error);
         let locked = Directory::lock(directory)?;
         let disk = Disk::new(directory);
-        let key::Found { key, is_new, defect } =
+        let KeptKey { key, is_new, defect } =
             key::load_or_make(&disk, &OnDisk::new(directory)).map_err(failed)?;
         if is_new {
             // What another key has sealed nobody can open.
