@@ -120,11 +120,11 @@ pub fn text(status: &Status) -> String {
             (None, false) => "not trusted: waiting for time synchronisation".to_owned(),
         },
     );
-    for item in &gateway.disabled {
-        row("disabled", item.clone());
-    }
     for problem in &status.problems {
         row("problem", problem.clone());
+    }
+    for item in &gateway.disabled {
+        row("disabled", item.clone());
     }
     if !status.upstream.configured {
         row("next", "tombolo init --url mqtts://BROKER".to_owned());
@@ -275,10 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn a_problem_is_shown_and_check_is_next() {
+        let status = Status {
+            upstream: Uplink { configured: true, ..Uplink::default() },
+            devices: Devices { known: 1, ..Devices::default() },
+            problems: vec!["state/gateway-id: is damaged; delete it".into()],
+            ..Status::default()
+        };
+        let shown = text(&status);
+        let end = "problem   state/gateway-id: is damaged; delete it\nnext      tombolo check\n";
+        assert!(shown.ends_with(end), "{shown}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let status = Status {
             gateway: Gateway { id: "g".into(), version: "0.1.0".into(), ..Gateway::default() },
-            problems: vec!["state/gateway-id: is damaged; delete it".into()],
             upstream: Uplink {
                 configured: true,
                 broker: Some("b:8883".into()),
@@ -342,6 +354,7 @@ mod tests {
             ]
             .into(),
             dtls: Default::default(),
+            problems: Vec::new(),
             counters: serde_json::json!({
                 "tombolo_journal_stored_readings_total": 9,
                 "tombolo_gate_refused_no_rule_readings_total": 2,
@@ -362,8 +375,7 @@ mod tests {
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
-             problem   state/gateway-id: is damaged; delete it\n\
-             next      tombolo check\n"
+             next      tombolo queue rejected list\n"
         );
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::scalar::{format_duration, format_size};
 use crate::gate::certificate::NAME_MAX as CERTIFICATE_NAME_MAX;
-use crate::journal::settings::REJECTED_MAX_BYTES;
+use crate::journal::settings::REJECTED_BYTES_MAX;
 
 /// What a key may hold.
 #[derive(Clone, Copy, Debug)]
@@ -303,7 +303,7 @@ const JOURNAL: &[Key] = &[
     key("max-bytes", Kind::Size(8 * MIB, TIB)),
     key("commit-interval", Kind::Span(seconds(0), seconds(1))),
     fixed("segment-bytes", Kind::Size(64 * KIB, 64 * MIB)),
-    key("rejected-max-bytes", Kind::Size(64 * KIB, REJECTED_MAX_BYTES)),
+    key("rejected-max-bytes", Kind::Size(64 * KIB, REJECTED_BYTES_MAX)),
 ];
 
 const LANES: &[Key] = &[key("high", Kind::Table(LANE)), key("normal", Kind::Table(LANE))];

@@ -14,8 +14,6 @@ use serde_json::Value;
 pub struct Status {
     /// This gateway.
     pub gateway: Gateway,
-    /// What is wrong with it beside its configuration, one sentence each, with the way out: files of the state directory.
-    pub problems: Vec<String>,
     /// The one broker.
     pub upstream: Uplink,
     /// All lanes together.
@@ -30,6 +28,8 @@ pub struct Status {
     pub serial: BTreeMap<String, SerialPort>,
     /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
     pub counters: Value,
+    /// What is wrong and needs somebody, one sentence each.
+    pub problems: Vec<String>,
     /// The wall clock.
     pub clock: Clock,
 }

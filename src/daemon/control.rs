@@ -342,7 +342,6 @@ impl Control for Desk {
                 uptime_s: self.started.elapsed().as_secs(),
                 disabled: self.disabled(),
             },
-            problems: self.state.problems(),
             upstream: self.link.snapshot(now),
             journal: snapshot::Journal {
                 records: waiting(&journal),
@@ -363,6 +362,7 @@ impl Control for Desk {
             session_store: hub.sessions.snapshot(now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
+            problems: self.state.problems(),
             clock: snapshot::Clock { trusted: self.clock.trusted(), now: Some(self.clock.raw().to_string()) },
         }
     }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The most that [`Settings::rejected_max_bytes`] may be: offsets in that store are 32 bits wide.
-pub const REJECTED_MAX_BYTES: u64 = 1 << 30;
+/// Most bytes of the rejected store: places in its file are 32 bits wide.
+pub const REJECTED_BYTES_MAX: u64 = 1 << 30;
 
 /// Where the journal lives and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// By [`Lane::index`](crate::message::Lane::index).
     pub lanes: [LaneSettings; 2],
-    /// `[journal] rejected-max-bytes`: what the broker refused for good; default 16 MiB, at most [`REJECTED_MAX_BYTES`]. Full stops
+    /// `[journal] rejected-max-bytes`: what the broker refused for good; default 16 MiB, at most [`REJECTED_BYTES_MAX`]. Full stops
     /// the lane.
     pub rejected_max_bytes: u64,
 }
