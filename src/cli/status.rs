@@ -133,7 +133,7 @@ pub fn text(status: &Status) -> String {
         row("next", "tombolo init --url mqtts://BROKER".to_owned());
     } else if devices.known == 0 {
         row("next", "tombolo device add ID --role ROLE --psk".to_owned());
-    } else if !gateway.disabled.is_empty() || journal.failing.is_some() {
+    } else if !gateway.disabled.is_empty() || !status.problems.is_empty() || journal.failing.is_some() {
         row("next", "tombolo check".to_owned());
     } else if journal.rejected > 0 {
         row("next", "tombolo queue rejected list".to_owned());
@@ -275,6 +275,19 @@ mod tests {
              clock     not trusted: waiting for time synchronisation\n\
              next      tombolo init --url mqtts://BROKER\n"
         );
+    }
+
+    #[test]
+    fn a_problem_is_shown_and_check_is_next() {
+        let status = Status {
+            upstream: Uplink { configured: true, ..Uplink::default() },
+            devices: Devices { known: 1, ..Devices::default() },
+            problems: vec!["state/gateway-id: is damaged; delete it".into()],
+            ..Status::default()
+        };
+        let shown = text(&status);
+        let end = "problem   state/gateway-id: is damaged; delete it\nnext      tombolo check\n";
+        assert!(shown.ends_with(end), "{shown}");
     }
 
     #[test]

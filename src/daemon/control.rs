@@ -20,6 +20,7 @@ use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
 use super::sessions;
+use super::state::StateKeeper;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
@@ -48,6 +49,7 @@ pub struct Desk {
     link: Rc<Link>,
     ports: Rc<Ports>,
     clock: Arc<SystemClock>,
+    state: StateKeeper,
     started: Instant,
     alive_at: Instant,
     saved_at: Instant,
@@ -76,6 +78,7 @@ impl Desk {
         let now = Instant::now();
         Desk {
             options,
+            state: StateKeeper::new(now, &loaded),
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -129,13 +132,14 @@ impl Desk {
         if let Some(failing) = failing(&journal) {
             let _ = write!(line, "; REFUSING READINGS: {failing}");
         }
-        let problems = problems(&journal, Instant::now());
-        if let Some(first) = problems.first() {
-            let _ = write!(line, "; PROBLEM: {first}");
-        }
         let disabled = self.disabled().len();
         if disabled > 0 {
             let _ = write!(line, "; {disabled} items disabled: run tombolo check");
+        }
+        let problems = self.problems(&journal, Instant::now());
+        if let Some(first) = problems.first() {
+            let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
+            let _ = write!(line, "; {count} problem{s}: {first}; run tombolo check");
         }
         line
     }
@@ -159,6 +163,7 @@ impl Desk {
                 log::debug!(reason:% = error; "the clock's floor was not saved");
             }
         }
+        self.state.care(now);
         self.tell_presence(now);
         notify.status(&self.line());
         if now.duration_since(self.alive_at) >= ALIVE_EVERY && is_alive(&self.journal.borrow().status(), now)
@@ -242,8 +247,11 @@ impl Desk {
         let answer = match outcome {
             Ok(ready) => {
                 run::say(&ready.loaded.findings);
+                run::say(&ready.loaded.state.events);
+                run::say(&ready.loaded.state.problems);
                 self.take_over(*ready);
-                Ok(json!({ "reloaded": true, "disabled": self.disabled() }))
+                let (disabled, problems) = (self.disabled(), self.state.problems());
+                Ok(json!({ "reloaded": true, "disabled": disabled, "problems": problems }))
             }
             Err(findings) => {
                 run::say(&findings);
@@ -300,7 +308,15 @@ impl Desk {
             new = changes.devices_new.len();
             "reloaded"
         );
+        self.state = StateKeeper::new(Instant::now(), &loaded);
         self.loaded = Arc::new(loaded);
+    }
+
+    /// What is wrong and needs somebody, one sentence each.
+    fn problems(&self, journal: &Status, now: Instant) -> Vec<String> {
+        let mut problems = journal_problems(journal, now);
+        problems.extend(self.state.problems());
+        problems
     }
 
     fn disabled(&self) -> Vec<String> {
@@ -355,7 +371,7 @@ impl Control for Desk {
             session_store: hub.sessions.snapshot(now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
-            problems: problems(&journal, now),
+            problems: self.problems(&journal, now),
             clock: snapshot::Clock { trusted: self.clock.trusted(), now: Some(self.clock.raw().to_string()) },
         }
     }
@@ -468,24 +484,23 @@ fn failing(journal: &Status) -> Option<String> {
 fn unread(journal: &Status, lane: Lane, now: Instant) -> Option<String> {
     let index = lane.index();
     if let Some(trouble) = journal.reading[index] {
-        let since = now.saturating_duration_since(trouble.since).as_secs();
         return Some(format!(
-            "the disk does not give segment {:016x} at {}, for {since} s: {}; nothing of it is given up",
+            "the disk does not give segment {:016x} at byte {}: {}; it is tried again, and nothing is given up",
             trouble.segment, trouble.offset, trouble.error
         ));
     }
     let since = journal.reading_since[index]?;
-    let hung = now.saturating_duration_since(since);
-    (hung >= SLOW_READ).then(|| format!("the disk has not answered a read for {} s", hung.as_secs()))
+    let hung = now.saturating_duration_since(since) >= SLOW_READ;
+    hung.then(|| "the disk does not answer a read".to_owned())
 }
 
 /// What is wrong with the journal, one sentence each.
-fn problems(journal: &Status, now: Instant) -> Vec<String> {
+fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
     let mut problems = Vec::new();
     for lane in Lane::ALL {
         let of = &journal.lanes[lane.index()];
         problems
-            .extend(unread(journal, lane, now).map(|reason| format!("lane {lane} is not read: {reason}")));
+            .extend(unread(journal, lane, now).map(|reason| format!("lane {lane} is not sent: {reason}")));
         if of.unopened > 0 {
             problems.push(format!(
                 "lane {lane}: {} segments cannot be read at present; they are tried again",

@@ -67,6 +67,8 @@ pub fn run(options: &Options) -> ExitCode {
     };
     telemetry::io::initialise(loaded.settings.log.level, target);
     say(&loaded.findings);
+    say(&loaded.state.events);
+    say(&loaded.state.problems);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime cannot be started: {error}")),

@@ -7,6 +7,7 @@
 mod credential;
 mod device;
 mod serial;
+mod state;
 mod system;
 mod uplink;
 
@@ -30,6 +31,7 @@ pub fn run(context: &Context, arguments: &CheckArguments) -> Result<(), CommandE
     match crate::config::io::load(&context.options(), None) {
         Ok(loaded) => {
             report.add(loaded.findings.iter().cloned())?;
+            report.add(state::judge(&loaded))?;
             judge(&mut report, &loaded, arguments)?;
         }
         // Without settings there is nothing else to look at.
@@ -94,6 +96,7 @@ fn ask(
                 report.add([Finding::fail("journal", format!("takes no readings: {reason}"))
                     .advice("see the disk's findings, and `journalctl -u tombolo`")])?;
             }
+            report.add(state::told(&status, loaded))?;
             if status.upstream.configured != loaded.settings.upstream.is_some() {
                 report.add([Finding::warn(
                     "daemon",
