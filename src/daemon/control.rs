@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
 use super::engine;
+use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
 use super::link::Link;
 use super::notify::Notify;
@@ -62,6 +63,7 @@ pub struct Desk {
     again: bool,
     waiting: Vec<Reply>,
     later: Vec<Reply>,
+    gateway_status: GatewayStatus,
 }
 
 impl Desk {
@@ -94,6 +96,7 @@ impl Desk {
             again: false,
             waiting: Vec::new(),
             later: Vec::new(),
+            gateway_status: GatewayStatus::default(),
         }
     }
 
@@ -165,6 +168,7 @@ impl Desk {
         }
         self.state.care(now);
         self.tell_presence(now);
+        self.tell_status(now);
         notify.status(&self.line());
         if now.duration_since(self.alive_at) >= ALIVE_EVERY && is_alive(&self.journal.borrow().status(), now)
         {
@@ -173,6 +177,47 @@ impl Desk {
                 notify.alive();
             }
         }
+    }
+
+    /// The gateway's retained status.
+    fn tell_status(&mut self, now: Instant) {
+        let settings = &self.loaded.settings;
+        let Some(upstream) = &settings.upstream else { return };
+        let journal = self.journal.borrow();
+        let status = journal.status();
+        let uplink = self.link.snapshot(now);
+        // Without the time until the next try, which is another each second.
+        let stopped = |lane| {
+            let reason = self.link.stopped(lane, now)?;
+            Some(reason.split("; tried again in").next().unwrap_or_default().to_owned())
+        };
+        let paused = |lane| unread(&status, lane, now).or_else(|| stopped(lane));
+        let states = States {
+            protocol: uplink.protocol,
+            paused: Lane::ALL.map(paused),
+            clock_trusted: self.clock.trusted(),
+            problems: self.problems(&status, now),
+        };
+        let lanes = status.lanes.map(|lane| (lane.records, lane.bytes));
+        let numbers = Numbers {
+            lanes,
+            rejected: status.rejected.records,
+            lost: status.lanes.iter().map(LaneStatus::lost_records).sum(),
+            unreadable: status.lanes.iter().map(|lane| lane.unreadable).sum(),
+        };
+        let facts = Facts {
+            gateway: settings.gateway.id.to_string(),
+            wall: self.clock.wall(),
+            uptime: now.saturating_duration_since(self.started),
+            protocol_for: uplink.since_s.map(Duration::from_secs),
+            state_dir: settings.paths.state_dir.clone(),
+            certificate: upstream
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.identity.as_ref())
+                .map(|(file, _)| file.clone()),
+        };
+        self.gateway_status.care(now, states, numbers, facts, journal.rejected(), &self.link);
     }
 
     fn tell_presence(&mut self, now: Instant) {
@@ -283,6 +328,7 @@ impl Desk {
         self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
+            self.gateway_status.forget();
             self.shared.hub.borrow_mut().path.gate.retell_presence(Instant::now());
         } else {
             self.link.retry_now();

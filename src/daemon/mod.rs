@@ -24,6 +24,7 @@
 pub mod clock;
 pub mod control;
 mod engine;
+pub mod gateway_status;
 pub mod hub;
 pub mod keeping;
 pub mod link;
