@@ -128,6 +128,9 @@ pub fn open_and_use(data: &[u8]) {
         0 => raw(&mut input, &disk),
         _ => sealed(&mut input, &disk),
     }
+    // The files beside the segments, too.
+    disk.put(Folder::Top, "witness", 0, data);
+    disk.put(Folder::Normal, "0000000000000001.ids", 0, data);
     let settings = crate::harness::settings(tombolo::journal::settings::WhenFull::Refuse, 20);
     let now = Instant::now();
     for opening in 1..3 {
