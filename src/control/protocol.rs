@@ -74,6 +74,12 @@ pub enum Request {
     },
     /// How the uplink is: an [`Uplink`](super::snapshot::Uplink), after a publish and its echo where connected.
     UplinkCheck {},
+    /// The verdict on the clock: a [`Clock`](super::snapshot::Clock).
+    Clock {},
+    /// The clock is right, says the owner. Answered as `clock`, when it is on disk.
+    ClockTrust {},
+    /// The floor is wrong, says the owner: back to the build date. Answered as `clock`, when it is on disk.
+    ClockReset {},
 }
 
 impl Request {
@@ -90,7 +96,14 @@ impl Request {
 
     /// Whether it changes something, and so is worth a log line.
     pub fn changes_something(&self) -> bool {
-        matches!(self, Request::RejectedRetry { .. } | Request::RejectedDrop { .. } | Request::Reload {})
+        matches!(
+            self,
+            Request::RejectedRetry { .. }
+                | Request::RejectedDrop { .. }
+                | Request::Reload {}
+                | Request::ClockTrust {}
+                | Request::ClockReset {}
+        )
     }
 }
 
@@ -214,6 +227,9 @@ mod tests {
                 Request::Sessions { device: Some("door-7".into()) },
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
+            (r#"{"request":"clock"}"#, Request::Clock {}),
+            (r#"{"request":"clock-trust"}"#, Request::ClockTrust {}),
+            (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
         ] {
             assert_eq!(Request::parse(line.as_bytes()).as_ref(), Ok(&request), "{line}");
             assert_eq!(to_line(&request), [line.as_bytes(), b"\n"].concat());
@@ -248,6 +264,9 @@ mod tests {
             Just(Request::Queue {}),
             Just(Request::Reload {}),
             Just(Request::UplinkCheck {}),
+            Just(Request::Clock {}),
+            Just(Request::ClockTrust {}),
+            Just(Request::ClockReset {}),
             any::<Option<String>>().prop_map(|after| Request::RejectedList { after }),
             any::<Option<String>>().prop_map(|device| Request::Tail { device }),
             any::<Option<String>>().prop_map(|device| Request::Sessions { device }),

@@ -19,18 +19,22 @@ use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
 use super::sessions;
+use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
-use crate::control::api::{Control, RejectedAction, Reply};
+use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::journal::{Journal, Status};
 use crate::message::{Lane, Method};
 use crate::telemetry::counters::{Counter, Snapshot};
+use crate::telemetry::limited::Limiter;
 
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
+/// How long a command waits for the clock's file: less than it waits for its answer.
+const SAVE_WITHIN: Duration = Duration::from_secs(5);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// How often the DTLS engine hears the time at least.
@@ -47,7 +51,10 @@ pub struct Desk {
     clock: Arc<SystemClock>,
     started: Instant,
     alive_at: Instant,
-    saved_at: Instant,
+    /// The verdict on the clock that was logged.
+    verdict: Option<Verdict>,
+    /// What time servers say may change every second.
+    limiter: Limiter<()>,
     /// When the DTLS engine was told the time; `None`: it is to be told.
     told_at: Option<Instant>,
     reloading: Option<JoinHandle<Outcome>>,
@@ -81,7 +88,8 @@ impl Desk {
             clock,
             started: now,
             alive_at: now,
-            saved_at: now,
+            verdict: None,
+            limiter: Limiter::new(Default::default()),
             told_at: None,
             reloading: None,
             announced: false,
@@ -126,6 +134,9 @@ impl Desk {
         if let Some(failing) = failing(&journal) {
             let _ = write!(line, "; REFUSING READINGS: {failing}");
         }
+        if matches!(self.verdict, Some(Verdict::Doubted(_) | Verdict::Impossible { .. })) {
+            line.push_str("; clock in doubt: run tombolo clock");
+        }
         let disabled = self.disabled().len();
         if disabled > 0 {
             let _ = write!(line, "; {disabled} items disabled: run tombolo check");
@@ -136,22 +147,23 @@ impl Desk {
     /// Once a second: clock, presence, status line, sign of life.
     pub fn care(&mut self, notify: &mut Notify) {
         let now = Instant::now();
-        if self.clock.refresh() {
-            let trusted = self.clock.trusted();
-            log::info!(trusted, clock:% = self.clock.raw(); "the verdict on the clock changed");
+        let verdict = self.clock.refresh();
+        if self.verdict != Some(verdict) {
+            self.verdict = Some(verdict);
             self.told_at = None;
+            if self.limiter.permit(now, ()) {
+                say_clock(verdict, &self.clock);
+            }
+        }
+        while let Some(suppressed) = self.limiter.poll_event(now) {
+            log::warn!(suppressed = suppressed.count; "lines on the clock left out");
         }
         // While the clock is trusted certificates expire by it; an hour more does not matter to them.
         if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
             self.told_at = Some(now);
             self.shared.hub.borrow_mut().engine.set_clock(engine::verdict(&*self.clock));
         }
-        if now.duration_since(self.saved_at) >= SystemClock::save_interval() {
-            self.saved_at = now;
-            if let Err(error) = self.clock.save() {
-                log::debug!(reason:% = error; "the clock's floor was not saved");
-            }
-        }
+        self.clock.save_when_due(now);
         self.tell_presence(now);
         notify.status(&self.line());
         if now.duration_since(self.alive_at) >= ALIVE_EVERY && is_alive(&self.journal.borrow().status(), now)
@@ -347,7 +359,7 @@ impl Control for Desk {
             session_store: hub.sessions.snapshot(now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
-            clock: snapshot::Clock { trusted: self.clock.trusted(), now: Some(self.clock.raw().to_string()) },
+            clock: self.clock.snapshot(),
         }
     }
 
@@ -410,6 +422,46 @@ impl Control for Desk {
 
     fn serial_port(&mut self, name: &str) -> bool {
         self.ports.contains(name)
+    }
+
+    fn clock(&mut self, action: ClockAction, reply: Reply) {
+        match action {
+            ClockAction::Show => return reply.ok(&self.clock.snapshot()),
+            ClockAction::Trust => {
+                if let Err(error) = self.clock.trust() {
+                    return reply.fail(Failure::new(Code::Failed, error.to_string()));
+                }
+            }
+            ClockAction::Reset => self.clock.reset(),
+        }
+        let clock = self.clock.clone();
+        tokio::task::spawn_local(async move {
+            match clock.save_within(SAVE_WITHIN).await {
+                Ok(()) => reply.ok(&clock.snapshot()),
+                Err(reason) => reply.fail(Failure::new(
+                    Code::Failed,
+                    format!("it is in force, but will be lost with the next restart: the clock's file cannot be written: {reason}"),
+                )),
+            }
+        });
+    }
+}
+
+/// One line on a change of the verdict.
+fn say_clock(verdict: Verdict, clock: &SystemClock) {
+    let (now, floor) = (clock.raw(), clock.floor());
+    match verdict {
+        Verdict::Trusted(_) => log::info!(clock:% = now, reason:% = verdict; "the clock is trusted"),
+        Verdict::NotSynchronised => {
+            log::info!(clock:% = now, reason:% = verdict, floor:% = floor; "the clock is not trusted");
+        }
+        Verdict::Impossible { .. } => {
+            log::warn!(clock:% = now, reason:% = verdict, floor:% = floor; "the clock is wrong");
+        }
+        Verdict::Doubted(_) => log::warn!(
+            clock:% = now, reason:% = verdict, floor:% = floor;
+            "the clock is in doubt: nothing stored expires by it; `tombolo clock` says what ends the doubt"
+        ),
     }
 }
 
