@@ -280,7 +280,7 @@ pub struct Clock {
     pub doubted: bool,
     /// What speaks for it or against it, in words.
     pub reason: Option<String>,
-    /// What proves that it is right, or proved it last: `certificate` or `owner`; `None` = nothing has.
+    /// What proves that it is right: `certificate` or `owner`; `None` = nothing does, or it is not trusted.
     pub proven_by: Option<String>,
     /// A time that has certainly passed: certificates are judged at it while the clock is not trusted.
     pub floor: Option<String>,

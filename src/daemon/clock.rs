@@ -139,7 +139,10 @@ impl SystemClock {
             synchronised: view.synchronised,
             doubted: matches!(view.verdict, Verdict::Doubted(_)),
             reason: Some(reason),
-            proven_by: view.basis.filter(|basis| basis.is_proof()).map(|basis| basis.as_str().to_owned()),
+            proven_by: view
+                .basis
+                .filter(|basis| trusted && basis.is_proof())
+                .map(|basis| basis.as_str().to_owned()),
             floor: Some(view.floor.to_string()),
             last_trusted: view.known.map(|known| known.to_string()),
             doubt_ends_in_s: view.steady_in.map(|left| left.as_secs()),
