@@ -262,9 +262,9 @@ fn end_of_second(time: UnixTime) -> UnixTime {
 /// What a verifier's error says about the time.
 fn fault(error: Error) -> Fault<Error> {
     match error {
-        Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
-            Fault::NotYetValid { not_before: UnixTime::from_secs(not_before.as_secs()), error }
-        }
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => Fault::NotYetValid(error),
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             Fault::Expired(error)
         }
@@ -298,7 +298,9 @@ impl ServerCertVerifier for ClockRule {
             // A path that cannot be read says nothing of the time.
             Ok(self.path(end_entity, intermediates, time).unwrap_or(ChainValidity::UNKNOWN))
         };
-        let accepted = chain::accept(&*self.clock, verify)?;
+        let presented = std::iter::once(end_entity).chain(intermediates);
+        let not_befores = presented.filter_map(|der| Some(Certificate::parse(der)?.not_before));
+        let accepted = chain::accept(&*self.clock, not_befores, verify)?;
         *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
         Ok(ServerCertVerified::assertion())
     }

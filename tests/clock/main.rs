@@ -2,6 +2,7 @@
 //! whose chains prove the time or do not. Virtual time; a seed names a life.
 
 mod attacker;
+mod tls;
 mod world;
 
 use tombolo::clock::judge::{Basis, Verdict};

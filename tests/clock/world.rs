@@ -56,7 +56,7 @@ impl Leaf {
     pub fn verify(self, time: UnixTime) -> Result<ChainValidity, Fault<&'static str>> {
         let (from, to) = (UnixTime(self.from), UnixTime(self.to));
         if time < from {
-            return Err(Fault::NotYetValid { not_before: from, error: "not yet valid" });
+            return Err(Fault::NotYetValid("not yet valid"));
         }
         if time > to {
             return Err(Fault::Expired("expired"));
@@ -296,7 +296,7 @@ impl World {
     pub fn handshake(&mut self, leaf: Leaf) -> bool {
         let look = self.look();
         let seen = Seen { judge: Mutex::new(&mut self.judge), look };
-        let accepted = chain::accept(&seen, |time| leaf.verify(time));
+        let accepted = chain::accept(&seen, [UnixTime(leaf.from)], |time| leaf.verify(time));
         if let Ok(accepted) = &accepted {
             accepted.teach(&seen);
         }
