@@ -94,11 +94,11 @@ fn text(clock: &Clock) -> String {
 
 /// One line on the verdict; `status` uses it too.
 pub fn verdict(clock: &Clock) -> String {
-    let reason = clock.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = clock.reason.as_deref().unwrap_or("waiting for time synchronisation");
     match (clock.trusted, clock.doubted) {
-        (true, _) => format!("trusted{reason}"),
-        (false, true) => format!("IN DOUBT{reason}"),
-        (false, false) => format!("not trusted{reason}"),
+        (true, _) => format!("trusted: {reason}"),
+        (false, true) => format!("IN DOUBT: {reason}"),
+        (false, false) => format!("not trusted: {reason}"),
     }
 }
 

@@ -113,9 +113,11 @@ pub fn text(status: &Status) -> String {
     let clock = &status.clock;
     row(
         "clock",
-        match &clock.now {
-            Some(now) => format!("{now}, {}", super::clock::verdict(clock)),
-            None => super::clock::verdict(clock),
+        match (&clock.now, &clock.reason) {
+            (Some(now), Some(_)) => format!("{now}, {}", super::clock::verdict(clock)),
+            // An older daemon gives no reason.
+            (Some(now), None) if clock.trusted => now.clone(),
+            _ => super::clock::verdict(clock),
         },
     );
     if let Some(reason) = &clock.failing {

@@ -89,7 +89,7 @@ impl Accepted {
 /// `not_befores` are those of the certificates presented, on the path or not.
 ///
 /// # Errors
-/// The verifier's, at the clock's time or the floor.
+/// The verifier's: at the clock's time or the floor, or what is wrong with the chain whatever the time.
 pub fn accept<E>(
     clock: &dyn WallClock,
     not_befores: impl IntoIterator<Item = UnixTime>,
@@ -120,7 +120,7 @@ fn at_floor<E>(
     not_befores: impl IntoIterator<Item = UnixTime>,
     verify: impl Fn(UnixTime) -> Result<ChainValidity, Fault<E>>,
 ) -> Result<ChainValidity, Fault<E>> {
-    let fault = match verify(floor) {
+    let mut fault = match verify(floor) {
         Err(fault @ Fault::NotYetValid(_)) => fault,
         verdict => return verdict,
     };
@@ -128,7 +128,15 @@ fn at_floor<E>(
     let mut later: Vec<UnixTime> = presented.filter(|&time| time > floor).collect();
     later.sort_unstable();
     later.dedup();
-    later.into_iter().find_map(|time| verify(time).ok()).ok_or(fault)
+    for time in later {
+        match verify(time) {
+            Ok(path) => return Ok(path),
+            // What is wrong at any time says more than a date does.
+            Err(Fault::Other(error)) => fault = Fault::Other(error),
+            Err(Fault::NotYetValid(_) | Fault::Expired(_)) => {}
+        }
+    }
+    Err(fault)
 }
 
 #[cfg(test)]
@@ -226,6 +234,16 @@ mod tests {
         assert_eq!(accept(&clock(500, false, 901), starts(&certificates), &verify), Err("late"));
         let gap = [(300, 350), (400, 900)];
         assert_eq!(accept(&clock(500, false, 120), starts(&gap), verifier(&gap, &asked)), Err("early"));
+    }
+
+    #[test]
+    fn what_is_wrong_at_any_time_is_named_rather_than_a_date() {
+        let verify = |time: UnixTime| match time.0 {
+            0..300 => Err::<ChainValidity, _>(Fault::NotYetValid("early")),
+            300..400 => Err(Fault::Other("name")),
+            _ => Err(Fault::Expired("late")),
+        };
+        assert_eq!(accept(&clock(0, false, 120), [300, 500].map(UnixTime), verify), Err("name"));
     }
 
     #[test]
