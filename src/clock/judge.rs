@@ -74,9 +74,9 @@ fn is_near(one: i64, other: i64) -> bool {
 /// What speaks for a clock that is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// Nothing but the kernel, since the first start.
+    /// Nothing but the kernel, since the first start less than a day ago.
     Kernel,
-    /// 24 h of uninterrupted synchronisation.
+    /// 24 h of uninterrupted synchronisation, or a day since the first start without a jump.
     Duration,
     /// The owner's `tombolo clock trust`.
     Owner,
@@ -108,7 +108,7 @@ impl fmt::Display for Basis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Basis::Kernel => "synchronised",
-            Basis::Duration => "synchronised for 24 h",
+            Basis::Duration => "for a day without a jump",
             Basis::Owner => "confirmed by `tombolo clock trust`",
             Basis::Certificate => "proven by the broker's certificate",
         })
@@ -457,12 +457,15 @@ impl Judge {
             timeline.since = Some(raw);
             self.revision += 1;
         }
-        let basis = timeline.basis;
+        // A day on one timeline is enough here: a machine that is off at night is never up for a day.
+        let since = timeline.since.unwrap_or(raw);
+        let is_old = is_steady || raw.0.saturating_sub(since.0) >= DAY_MS;
+        let is_young = timeline.basis == Basis::Kernel;
         self.anchor.get_or_insert(self.look.offset());
         if self.is_proven(self.look.offset()) {
             self.settle(Basis::Certificate);
             self.raise();
-        } else if basis == Basis::Kernel && is_steady {
+        } else if is_young && is_old {
             self.settle(Basis::Duration);
         }
         if is_steady && self.is_behind(raw) {

@@ -113,18 +113,28 @@ impl World {
         let broker = Mosquitto::start_with(folder.path(), &pki, "", valid(upstream, ahead));
         let witness = Subscriber::start(&broker, folder.path(), "tombolo/#", "%t\t%p\t%P");
         let kernel = Kernel::new(&folder, ahead + wrong);
+        pki.issue("gateway", &["localhost", "127.0.0.1"]);
+        pki.issue_with("front", &["front.example"], valid(Upstream::Short, ahead));
+        pki.issue_with("gone", &["gone.example"], |params| {
+            valid(Upstream::Short, ahead - 100)(params);
+        });
         prepare(&folder);
         let wrapper = kernel.wrap(&folder, binary());
-        let extra = format!("{SITE}\n[role.sensor.uplink.week]\npath = \"s/+\"\nexpires = \"7d\"\n");
+        let extra = format!(
+            "{SITE}\n[role.sensor.uplink.week]\npath = \"s/+\"\nexpires = \"7d\"\n\
+             [device.front]\nrole = \"sensor\"\ncertificate-dns = \"front.example\"\n\
+             [device.gone]\nrole = \"sensor\"\ncertificate-dns = \"gone.example\"\n"
+        );
+        let coap = "[coap]\ncertificate-file = \"gateway.pem\"\nkey-file = \"gateway.key\"\nclient-ca-file = \"ca.pem\"\n";
         let (tls, plain) = (broker.tls_port, broker.plain_port);
         let config = |text: &str| {
-            let text = text.replace("trust = \"always\"", "trust = \"kernel\"");
+            let text = text.replace("trust = \"always\"", "trust = \"kernel\"").replace("[coap]\n", coap);
             if upstream != Upstream::Plain {
                 return text;
             }
             let text =
                 text.replace(&format!("mqtts://localhost:{tls}"), &format!("mqtt://localhost:{plain}"));
-            text.replace("ca-file =", "insecure = true\n#")
+            text.replace("\nca-file =", "\ninsecure = true\n#")
         };
         let daemon = Daemon::start_with(&wrapper, &folder, tls, &pki.ca(), &extra, config);
         World { daemon, witness, broker, kernel, folder, sent: 0 }
@@ -184,6 +194,20 @@ impl World {
         assert_eq!(self.daemon.status()["journal"]["lost"], 0);
     }
 
+    /// Whether a device with that certificate gets through.
+    fn passes(&self, name: &str) -> bool {
+        let file = |ending: &str| self.folder.join(&format!("{name}.{ending}")).display().to_string();
+        let output = Command::new("coap-client-openssl")
+            .args(["-m", "post", "-e", "1", "-B", "5", "-v", "6", "-c", &file("pem"), "-j", &file("key")])
+            .args(["-C", &self.folder.join("ca.pem").display().to_string()])
+            .arg(format!("coaps://{}/t/x", self.daemon.coaps))
+            .stdin(Stdio::null())
+            .output()
+            .expect("libcoap3-bin is installed");
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&said).contains("2.04")
+    }
+
     fn line(&self, reading: usize) -> String {
         let lines = self.witness.lines();
         let line = lines.iter().find(|line| line.contains(&format!("reading-{reading}.")));
@@ -228,6 +252,23 @@ fn after_a_boot_that_is_synchronised_and_in_2036_it_is_online_and_nothing_expire
 }
 
 #[test]
+fn devices_certificates_are_judged_as_the_brokers_is() {
+    let mut world = World::new("devices", Upstream::Short, 0, 0, |_| {});
+    world.connected();
+    world.until("evidence", |clock| clock["proven_by"] == "certificate");
+    assert_eq!((world.passes("front"), world.passes("gone")), (true, false));
+    for jump in [10 * YEAR, -10 * YEAR, -100, 100] {
+        world.reboot(jump);
+        // In 2036, and on a day when the one that is expired was valid.
+        assert_eq!((world.passes("front"), world.passes("gone")), (true, false), "{}", world.clock());
+    }
+    // While it runs, too.
+    world.kernel.step(10 * YEAR);
+    world.until("doubt", |clock| clock["doubted"] == true);
+    assert_eq!((world.passes("front"), world.passes("gone")), (true, false));
+}
+
+#[test]
 fn what_the_version_before_left_in_2036_refuses_no_boot() {
     let mut world = World::new("floor-2036", Upstream::Short, 0, 0, |folder| {
         let text = format!("2085978496 {:08x}\n", crc32c::crc32c(b"2085978496"));
@@ -268,7 +309,7 @@ fn nothing_expires_unproven(name: &str, upstream: Upstream, ahead: i64, jump: i6
     world.connected();
     assert_eq!(world.clock()["trusted"], true, "at the first start the kernel's word is all there is");
     world.kernel.pass(DAY + Duration::from_secs(60));
-    let clock = world.until("24 h", |clock| clock["reason"] == "synchronised for 24 h");
+    let clock = world.until("24 h", |clock| clock["reason"] == "for a day without a jump");
     assert_eq!(clock["proven_by"], Value::Null);
     world.broker.stop();
     world.ten();
@@ -413,6 +454,23 @@ fn a_damaged_file_is_set_aside_and_the_one_before_is_used() {
     assert_eq!(clock["trusted"], true);
     let (_, check) = world.daemon.command(&["check"]);
     assert!(check.contains("cannot be saved"), "{check}");
+}
+
+#[test]
+fn a_disk_that_hangs_under_the_clocks_file_stops_nothing() {
+    let mut world = World::new("hanging", Upstream::Short, 0, 0, |folder| {
+        std::fs::create_dir_all(folder.join("state")).expect("a folder");
+        // To open it for writing never returns.
+        let made = Command::new("mkfifo").arg(folder.join("state/clock.new")).status();
+        assert!(made.expect("mkfifo is there").success());
+    });
+    world.connected();
+    world.until("evidence", |clock| clock["proven_by"] == "certificate");
+    world.ten();
+    world.all_arrived();
+    let (code, text) = world.daemon.command(&["clock", "reset"]);
+    assert!(code == 1 && text.contains("in force") && text.contains("does not answer"), "{text}");
+    assert_eq!(world.daemon.stop().0, Some(0));
 }
 
 #[test]

@@ -70,6 +70,19 @@ fn at_first_start_the_kernel_is_believed_but_nothing_is_stamped_or_aged_by_it() 
 }
 
 #[test]
+fn a_machine_that_is_off_at_night_gets_its_wall_stamps_on_the_second_day() {
+    let mut judge = fresh();
+    for day in 0..2 {
+        let boot: BootId = [10 + day as u8; 16];
+        judge = Judge::new(BUILD, Some(boot), false, Some(judge.saved()).filter(|_| day > 0));
+        judge.observe(look(30_000, NOW + day * DAY));
+        assert_eq!(judge.ages_from().is_some(), day > 0, "day {day}");
+        judge.observe(look(30_000 + 12 * 3_600_000, NOW + day * DAY + 12 * 3_600_000));
+        assert!(matches!(judge.verdict(), Verdict::Trusted(_)));
+    }
+}
+
+#[test]
 fn in_1970_it_is_impossible_whoever_vouches_for_it() {
     let mut judge = fresh();
     judge.set_always(true);
@@ -115,7 +128,7 @@ fn an_ordinary_restart_is_no_jump() {
     // Started a month after its boot.
     let mut judge = next_boot(saved(None));
     judge.observe(look(30 * DAY, NOW + 30 * DAY));
-    assert_eq!(judge.verdict(), Verdict::Trusted(Basis::Kernel));
+    assert_eq!(judge.verdict(), Verdict::Trusted(Basis::Duration));
 }
 
 #[test]
