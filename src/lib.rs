@@ -19,6 +19,7 @@
 //! 6. [`northbound`] publishes what is committed, and releases it once the broker has acknowledged it.
 //!
 //! [`daemon::hub`] is where the six meet, on one thread. [`message`] and [`clock`] are the words they share.
+//! Small files that must outlive a power cut go through [`durable`].
 //! [`config`] reads what the owner wrote, [`control`] answers the commands in [`cli`], [`telemetry`] tells the story.
 //!
 //! # Two kinds of code
@@ -34,6 +35,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod durable;
 pub mod gate;
 pub mod journal;
 pub mod message;

@@ -409,6 +409,9 @@ impl fmt::Display for RecordId {
 }
 
 impl RecordId {
+    /// Stands in the report of a loss where nobody knows which records they were.
+    pub const UNKNOWN: RecordId = RecordId { run: 0, sequence: 0 };
+
     /// Reads what `Display` wrote.
     pub fn parse(text: &str) -> Option<RecordId> {
         let (run, sequence) = text.split_once('-')?;

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
+use tombolo::config::gateway_id;
 use tombolo::config::registry::FileText;
 use tombolo::config::{
     Content, FileError, Files, Finding, LayerText, Looked, Origin, Registry, Sources, load,
 };
+use tombolo::message::Name;
 
 /// Stands in the registry file and in the key file.
 const SECRET: &str = "kNXz7qVhW2mB9tRd";
@@ -43,6 +45,11 @@ fuzz_target!(|data: &[u8]| {
     let main = layer(Origin::Main, "/e/tombolo.toml", next());
     let drop_in = layer(Origin::DropIn, "/e/conf.d/a.toml", next());
     let state = layer(Origin::State, "/s/conf.d/a.toml", next());
+    // The id's files are judged on their own: what one of them accepts is a name.
+    if let Ok(made) = gateway_id::parse_copy(data) {
+        assert_eq!(gateway_id::parse_copy(made.checked().as_bytes()), Ok(made));
+    }
+    assert!(gateway_id::parse_plain(data).is_err() || Name::parse(text.trim()).is_ok());
     let device = format!("{}\npsk = \"text:{SECRET}\"\n", next());
     let file = |id: &str, text: String| FileText { id: id.into(), file: id.into(), text: Ok(text.into()) };
     let registry = Registry::assemble([file("d", device)], None);

@@ -223,9 +223,23 @@ pub struct QueueArguments {
 /// `tombolo queue …`
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
+    /// Read every file of the journal and say what is wrong with it; changes nothing
+    Verify,
+    /// Take up records from a file that was set aside and can be read after all
+    Import(ImportArguments),
     /// What the broker refused for good
     #[command(subcommand)]
     Rejected(RejectedCommand),
+}
+
+/// `tombolo queue import`
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    /// The file: a path, or a name as `tombolo queue verify` shows it
+    pub file: PathBuf,
+    /// Every record in it, those that were delivered before too: where there is no list beside it
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// `tombolo queue rejected …`

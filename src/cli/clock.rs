@@ -11,6 +11,7 @@ use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Clock;
 use crate::daemon::clock::SystemClock;
+use crate::durable::atomic_file::Condition;
 
 /// Asks or changes, and prints.
 ///
@@ -49,12 +50,12 @@ fn offline(context: &Context, command: Option<ClockCommand>) -> Result<SystemClo
     let folder = &settings.paths.state_dir;
     let clock = SystemClock::open(folder, settings.clock.trust == ClockTrust::Always);
     let failed = |what: &str| CommandError::failed(format_args!("{what} in {}; try sudo", folder.display()));
-    for fault in clock.faults() {
+    for defect in clock.defects() {
         // To write anew what cannot be read would throw it away.
-        if command.is_some() && fault.is_unread() {
-            return Err(failed(&fault.to_string()));
+        if command.is_some() && matches!(defect.condition, Condition::Unreadable(_)) {
+            return Err(failed(&defect.to_string()));
         }
-        note(format_args!("{fault} in {}", folder.display()));
+        note(format_args!("{defect} (in {})", folder.display()));
     }
     match command {
         None => return Ok(clock),

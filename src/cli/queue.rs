@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use super::Context;
-use super::args::{DropArguments, QueueCommand, RejectedCommand, RetryArguments};
+use super::args::{DropArguments, ImportArguments, QueueCommand, RejectedCommand, RetryArguments};
 use super::error::CommandError;
 use super::output::{align, bytes, plural};
 use crate::control::io::client::{ANSWER, SLOW_ANSWER};
 use crate::control::protocol::{Request, Selection};
 use crate::control::snapshot::{Queue, RejectedPage};
+use crate::journal::FileReport;
 use crate::message::RecordId;
 
 /// Asks and prints.
@@ -18,6 +19,8 @@ use crate::message::RecordId;
 pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), CommandError> {
     match command {
         None => show(context),
+        Some(QueueCommand::Verify) => verify(context),
+        Some(QueueCommand::Import(arguments)) => import(context, &arguments),
         Some(QueueCommand::Rejected(RejectedCommand::List)) => list(context),
         Some(QueueCommand::Rejected(RejectedCommand::Retry(RetryArguments { records, all }))) => {
             let all = all || records.is_empty();
@@ -29,6 +32,66 @@ pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), Comma
             change(context, &request, "given up and counted as lost")
         }
     }
+}
+
+/// Reads the journal's files itself, beside the daemon or without one.
+fn verify(context: &Context) -> Result<(), CommandError> {
+    let loaded = context.load()?;
+    let (mut files, mut faulty) = (0u64, 0u64);
+    let mut failed = None;
+    let done = crate::journal::io::verify(&loaded.settings.journal, |report| {
+        files += 1;
+        faulty += u64::from(report.state != "ok");
+        let shown = if context.out.json {
+            context.out.object(&report)
+        } else {
+            context.out.text(&file_line(&report))
+        };
+        failed = failed.take().or(shown.err());
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    done.map_err(CommandError::failed)?;
+    if !context.out.json {
+        context.out.text(&format!("{}, {faulty} with something missing\n", plural(files, "file")))?;
+    }
+    match faulty {
+        0 => Ok(()),
+        _ => Err(CommandError::Said),
+    }
+}
+
+fn file_line(report: &FileReport) -> String {
+    let mut line = format!("{:<11} {}  {}", report.state, report.file, plural(report.records, "record"));
+    if let Some(note) = &report.note {
+        line.push_str("; ");
+        line.push_str(note);
+    }
+    line.push('\n');
+    for missing in &report.missing {
+        let records = plural(missing.records, "record");
+        line.push_str(&format!("            {records} missing: {} to {}\n", missing.first, missing.last));
+    }
+    line
+}
+
+fn import(context: &Context, arguments: &ImportArguments) -> Result<(), CommandError> {
+    // A path from here on, if there is such a file; else a name from the journal's directory on.
+    let file = std::path::absolute(&arguments.file).ok().filter(|path| path.exists());
+    let file = file.as_ref().unwrap_or(&arguments.file).to_string_lossy().into_owned();
+    let value = context.daemon()?.ask(&Request::QueueImport { file, all: arguments.all }, SLOW_ANSWER)?;
+    if context.out.json {
+        return Ok(context.out.object(&value)?);
+    }
+    let number = |key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let mut text = format!("{} taken up and will be sent", plural(number("records"), "record"));
+    for (key, what) in [("left_out", "had left before"), ("missing", "still cannot be read")] {
+        if number(key) > 0 {
+            text.push_str(&format!("; {} {what}", number(key)));
+        }
+    }
+    Ok(context.out.text(&format!("{text}\n"))?)
 }
 
 fn selection(records: Vec<String>, all: bool) -> Result<Selection, CommandError> {

@@ -84,6 +84,9 @@ pub fn text(status: &Status) -> String {
         waiting.push_str(&format!("; {} lost, see `tombolo queue`", journal.lost));
     }
     row("journal", waiting);
+    if journal.unreadable > 0 {
+        row("", format!("{} could not be read and are kept", plural(journal.unreadable, "record")));
+    }
     if let Some(reason) = &journal.failing {
         row("", format!("takes no readings: {reason}"));
     }
@@ -123,6 +126,9 @@ pub fn text(status: &Status) -> String {
     if let Some(reason) = &clock.failing {
         row("", format!("its file cannot be written: {reason}; after a restart it may be doubted"));
     }
+    for problem in &status.problems {
+        row("problem", problem.clone());
+    }
     for item in &gateway.disabled {
         row("disabled", item.clone());
     }
@@ -130,7 +136,7 @@ pub fn text(status: &Status) -> String {
         row("next", "tombolo init --url mqtts://BROKER".to_owned());
     } else if devices.known == 0 {
         row("next", "tombolo device add ID --role ROLE --psk".to_owned());
-    } else if !gateway.disabled.is_empty() || journal.failing.is_some() {
+    } else if !gateway.disabled.is_empty() || !status.problems.is_empty() || journal.failing.is_some() {
         row("next", "tombolo check".to_owned());
     } else if clock.doubted {
         row("next", "tombolo clock".to_owned());
@@ -277,6 +283,19 @@ mod tests {
     }
 
     #[test]
+    fn a_problem_is_shown_and_check_is_next() {
+        let status = Status {
+            upstream: Uplink { configured: true, ..Uplink::default() },
+            devices: Devices { known: 1, ..Devices::default() },
+            problems: vec!["state/gateway-id: is damaged; delete it".into()],
+            ..Status::default()
+        };
+        let shown = text(&status);
+        let end = "problem   state/gateway-id: is damaged; delete it\nnext      tombolo check\n";
+        assert!(shown.ends_with(end), "{shown}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let status = Status {
             gateway: Gateway { id: "g".into(), version: "0.1.0".into(), ..Gateway::default() },
@@ -343,6 +362,7 @@ mod tests {
             ]
             .into(),
             dtls: Default::default(),
+            problems: Vec::new(),
             counters: serde_json::json!({
                 "tombolo_journal_stored_readings_total": 9,
                 "tombolo_gate_refused_no_rule_readings_total": 2,

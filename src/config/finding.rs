@@ -123,6 +123,17 @@ impl Finding {
     }
 }
 
+impl Finding {
+    /// As it is printed, without the level.
+    pub fn sentence(&self) -> String {
+        let line = self.to_string();
+        line.get(LEVEL_WIDTH..).unwrap_or_default().to_owned()
+    }
+}
+
+/// Columns the level takes in a line.
+const LEVEL_WIDTH: usize = 6;
+
 impl std::fmt::Display for Finding {
     /// `fail  /etc/tombolo/tombolo.toml:12: coap.max-sessions: is 0; use a whole number from 1 to 1000000`.
     ///
@@ -206,6 +217,7 @@ mod tests {
         let finding =
             Finding::warn("x", "is \u{1b}[31m\nred").at(Some(&place)).key("log.level").advice("stop");
         assert_eq!(finding.to_string(), "warn  a.toml:3: log.level: is \\u{1b}[31m\\nred; stop");
+        assert_eq!(finding.sentence(), "a.toml:3: log.level: is \\u{1b}[31m\\nred; stop");
     }
 
     #[test]

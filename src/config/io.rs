@@ -12,7 +12,8 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::finding::{Finding, Place};
-use super::registry::io::{create_directory, write_atomically};
+use super::gateway_id::{self, Choice};
+use super::state::{self, State};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
 use crate::message::Name;
 
@@ -58,14 +59,16 @@ impl Options {
     }
 }
 
-/// Reads and judges everything. Of `previous`, good versions stay: of files of the registry, and of the certificates of `[coap]`.
+/// Reads and judges everything. Of `previous`, good versions stay: of files of the registry and of the state directory, and of the
+/// certificates of `[coap]`. Writes nothing.
 ///
 /// Blocks on files; a running daemon calls it off the path's thread.
 ///
 /// # Errors
-/// All findings, when one of them refuses the whole configuration: exit 78, or keep the configuration there is.
+/// All findings, when one of them refuses the whole configuration: exit 78, or keep the configuration there is. Never for a file of
+/// the state directory.
 pub fn load(options: &Options, previous: Option<&Loaded>) -> Result<Loaded, Vec<Finding>> {
-    load_with(options, previous, None)
+    read_all(options, previous, None, false)
 }
 
 /// As [`load`], with one drop-in of another text than the file has, or in place of one that does not exist yet: to try it.
@@ -73,6 +76,70 @@ pub(super) fn load_with(
     options: &Options,
     previous: Option<&Loaded>,
     instead: Option<&LayerText>,
+) -> Result<Loaded, Vec<Finding>> {
+    read_all(options, previous, instead, false)
+}
+
+/// As [`load`], for a daemon about to run: makes the gateway's id if there is none yet, and puts in order what is damaged of it. That
+/// the disk does not take it is a problem among others: [`settle`] tries again.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_run(options: &Options) -> Result<Loaded, Vec<Finding>> {
+    read_all(options, None, None, true).map(settled)
+}
+
+/// As [`load_to_run`], for a daemon that runs and loads anew.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_reload(options: &Options, running: &Loaded) -> Result<Loaded, Vec<Finding>> {
+    read_all(options, Some(running), None, true).map(settled)
+}
+
+fn settled(mut loaded: Loaded) -> Loaded {
+    if let Err(error) = settle(&loaded.settings.paths, &mut loaded.state) {
+        let problem = loaded.state.unsettled.as_ref().map(|decision| {
+            gateway_id::unsettled(decision, &loaded.settings.paths.state_dir, &error.to_string())
+        });
+        loaded.state.problems.extend(problem);
+    }
+    loaded
+}
+
+/// Writes what is still to be written of the gateway's id.
+///
+/// # Errors
+/// As the system says; what is to be written is then still in [`State::unsettled`].
+pub fn settle(paths: &Paths, state: &mut State) -> io::Result<()> {
+    let (Some(decision), Some(made)) = (&state.unsettled, &state.made_id) else { return Ok(()) };
+    gateway_id::io::store(&paths.state_dir, decision, made)?;
+    state.unsettled = None;
+    // What was damaged has been set aside; what is wrong now is another matter.
+    let decision = gateway_id::io::look(&paths.state_dir, state.made_id.as_ref());
+    state.problems.retain(|problem| problem.subject != gateway_id::SUBJECT);
+    state.problems.extend(id_problems(paths, &decision, state.made_id.as_ref()));
+    Ok(())
+}
+
+/// What is wrong with the id's files: as they are, and as they were when they were set aside.
+fn id_problems(
+    paths: &Paths,
+    decision: &gateway_id::Decision,
+    made: Option<&gateway_id::MadeId>,
+) -> Vec<Finding> {
+    let mut problems = gateway_id::findings(decision, &paths.state_dir);
+    let aside = state::io::set_aside(&paths.state_dir);
+    let aside: Vec<String> = aside.into_iter().filter(|name| gateway_id::is_aside(name)).collect();
+    problems.extend(made.and_then(|made| gateway_id::set_aside(made, &paths.state_dir, &aside)));
+    problems
+}
+
+fn read_all(
+    options: &Options,
+    previous: Option<&Loaded>,
+    instead: Option<&LayerText>,
+    to_run: bool,
 ) -> Result<Loaded, Vec<Finding>> {
     let mut layers = Vec::new();
     let mut faults = Vec::new();
@@ -98,27 +165,45 @@ pub(super) fn load_with(
         let all: Vec<LayerText> = layers.iter().chain(&after).cloned().collect();
         super::state_dir(&all, &options.environment)
     };
-    let state = Paths { config_file: options.config.clone(), state_dir, runtime_dir: PathBuf::new() };
-    read_folder(&state.state_conf_d(), Origin::State, &mut layers, &mut faults);
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    layers.extend(after);
-    let sources = Sources {
-        main: options.config.clone(),
-        layers,
-        environment: options.environment.clone(),
-        credentials_directory: options.credentials_directory.clone(),
-        gateway_id: read_gateway_id(&state.gateway_id()),
-        registry: Arc::new(super::registry::io::load(
-            &state.devices(),
-            previous.map(|previous| &*previous.registry),
-        )),
-        certificates: previous.map(|previous| previous.certificates.clone()),
-        template_folders: template_folders(&options.config),
-        files: &Disk { service: owner(&state.state_dir) },
+    let paths = Paths { config_file: options.config.clone(), state_dir, runtime_dir: PathBuf::new() };
+    let last = previous.map(|previous| &previous.state);
+    let folder = paths.state_conf_d();
+    let (of_state, mut problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), last);
+    let running = last.and_then(|last| last.made_id.as_ref());
+    let decision = gateway_id::io::look(&paths.state_dir, running);
+    let made = match &decision.choice {
+        Choice::Known(made) => Some(made.clone()),
+        Choice::New(making) => to_run.then(|| gateway_id::io::draw(*making)),
     };
-    super::load(&sources)
+    let registry =
+        Arc::new(super::registry::io::load(&paths.devices(), previous.map(|previous| &*previous.registry)));
+    let load = |of_state: &[LayerText]| {
+        super::load(&Sources {
+            main: options.config.clone(),
+            layers: layers.iter().chain(of_state).chain(&after).cloned().collect(),
+            environment: options.environment.clone(),
+            credentials_directory: options.credentials_directory.clone(),
+            gateway_id: made.as_ref().map(|made| made.id.to_string()),
+            registry: registry.clone(),
+            certificates: previous.map(|previous| previous.certificates.clone()),
+            template_folders: template_folders(&options.config),
+            files: &Disk { service: owner(&paths.state_dir) },
+        })
+    };
+    let (mut loaded, layers, unfit) = state::fit(of_state, last, load)?;
+    problems.extend(unfit);
+    let mut aside = state::io::set_aside(&paths.state_dir);
+    aside.retain(|name| !gateway_id::is_aside(name));
+    problems.extend(state::set_aside(&paths.state_dir, &aside));
+    loaded.state = State { layers, problems, ..State::default() };
+    // Where the owner names the gateway nobody asks for the id made by a start.
+    if loaded.settings.gateway.id_source != IdSource::Configured {
+        loaded.state.problems.extend(id_problems(&paths, &decision, made.as_ref()));
+        loaded.state.events.extend(gateway_id::event(&decision, &paths.state_dir, made.as_ref()));
+        loaded.state.unsettled = Some(decision).filter(|decision| !decision.is_settled());
+        loaded.state.made_id = made;
+    }
+    Ok(loaded)
 }
 
 /// `modbus/` beside the main file, so that everything runs from one folder, and then the machine's own.
@@ -128,56 +213,17 @@ fn template_folders(main: &Path) -> Vec<PathBuf> {
     std::iter::once(beside.clone()).chain(others).collect()
 }
 
-/// As [`load`], for a daemon about to run: makes the gateway's id if there is none yet.
-///
-/// # Errors
-/// As [`load`]; also when the id cannot be stored.
-pub fn load_to_run(options: &Options) -> Result<Loaded, Vec<Finding>> {
-    let loaded = load(options, None)?;
-    if loaded.settings.gateway.id_source != IdSource::Missing {
-        return Ok(loaded);
-    }
-    let paths = loaded.settings.paths;
-    if let Err(error) = make_gateway_id(&paths) {
-        let place = Place { file: paths.gateway_id().display().to_string().into(), line: None };
-        let finding = Finding::fail("gateway", format!("the new gateway id cannot be stored: {error}"));
-        let advice = "make the state directory writable to the service's user, or set [gateway] id";
-        return Err(vec![finding.at(Some(&place)).advice(advice)]);
-    }
-    load(options, None)
-}
-
 /// Makes the gateway's id, `tb-` and 8 characters of base32, and stores it; one that is stored already stays.
 ///
 /// # Errors
 /// The state directory cannot be written.
 pub fn make_gateway_id(paths: &Paths) -> io::Result<Name> {
-    const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let path = paths.gateway_id();
-    if let Some(id) = read_gateway_id(&path) {
-        return Name::parse(id.trim()).map_err(io::Error::other);
-    }
-    let mut random = [0u8; 8];
-    random_bytes(&mut random)?;
-    let mut id = String::from("tb-");
-    id.extend(random.iter().map(|byte| char::from(BASE32[usize::from(byte % 32)])));
-    create_directory(&paths.state_dir)?;
-    write_atomically(&path, format!("{id}\n").as_bytes(), 0o644)?;
-    Name::parse(&id).map_err(io::Error::other)
+    gateway_id::io::find_or_make(paths)
 }
 
 /// Fills with random bytes of the system's.
 pub(super) fn random_bytes(bytes: &mut [u8]) -> io::Result<()> {
     SystemRandom::new().fill(bytes).map_err(|_| io::Error::other("the system has no random numbers to give"))
-}
-
-/// `None` only when there is no such file: one that cannot be read is no reason for a new id, so it comes out as what no id can be.
-fn read_gateway_id(path: &Path) -> Option<String> {
-    match read_text(path, 256) {
-        Ok(text) => Some(text),
-        Err(FileError::Missing) => None,
-        Err(_) => Some(String::new()),
-    }
 }
 
 fn unreadable(path: &Path, error: &FileError) -> Finding {

@@ -14,7 +14,7 @@ use toml::de::DeTable;
 
 use super::finding::{Finding, Findings, Place};
 use super::raw::{Entry, Lines, Raw, accept, table_of};
-use super::scalar::did_you_mean;
+use super::scalar::{did_you_mean, format_size};
 use super::schema::{self, Key, Kind};
 use crate::message::{Name, RESERVED_DEVICE};
 
@@ -109,12 +109,15 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
             let line = error.span().map(|span| lines.line(span.start));
             if seen.len() < 5 && seen.insert(line) {
                 let place = Place { file: file.clone(), line };
-                findings.fatal(
-                    Finding::fail("configuration", format!("is not TOML: {}", error.message()))
-                        .at(Some(&place))
-                        .key("syntax")
-                        .advice("correct this line; texts stand in double quotes"),
-                );
+                let finding = Finding::fail("configuration", format!("is not TOML: {}", error.message()))
+                    .at(Some(&place))
+                    .key("syntax")
+                    .advice("correct this line; texts stand in double quotes");
+                match layer.origin {
+                    // Its owner wrote none of it: it is left out.
+                    Origin::State => findings.push(finding),
+                    _ => findings.fatal(finding),
+                }
             }
         }
         return None;
@@ -346,6 +349,17 @@ impl<'f> Check<'f> {
             // Like an empty assignment in a systemd unit: takes back what an earlier layer said.
             (kind, Raw::Text(text)) if text.is_empty() && !matches!(kind, Kind::Topic) => {
                 Some(Value::new(None, ValueKind::Nil))
+            }
+            (Kind::Size(_, max), raw)
+                if schema::is_capped(path) && raw.size().is_some_and(|size| size > max) =>
+            {
+                let place = self.place(line);
+                let message = format!("{} is not accepted; {} is used", raw.shown(), format_size(max));
+                let subject = path.first().cloned().unwrap_or_default();
+                let key = dotted(path.iter().map(String::as_str));
+                let finding = Finding::fail(subject, message).at(Some(&place)).key(key);
+                self.findings.push(finding.advice(format!("use {}", kind.accepted())));
+                Some(Value::new(None, max))
             }
             (kind, raw) => {
                 let shown = match kind {

@@ -10,12 +10,14 @@
 //! * Layers, later wins by key: `/usr/lib/tombolo/conf.d` < `{state-dir}/conf.d` < `tombolo.toml` < `conf.d/*.toml` beside it in name
 //!   order < `TOMBOLO_*`. An empty text takes a key back to its default, and `enabled = false` takes out a device, a role or a rule.
 //! * Every fault names file, line and key, and what is accepted. No finding repeats a secret, nor the value of a key that may be one.
+//! * Files of the state directory were written by no owner: they never refuse a configuration ([`state`], [`gateway_id`], [`registry`]).
 //! * A faulty `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item, a `[serial.X.unit.N]` that unit; any other
 //!   fault refuses the whole configuration: a gateway does not guess what its owner meant.
-//! * [`load`] is pure: texts in, settings out. Only `io` and `registry::io` touch files, the environment and randomness.
+//! * [`load`] is pure: texts in, settings out. Only `io` modules touch files, the environment and randomness.
 
 pub mod certificate;
 mod finding;
+pub mod gateway_id;
 pub mod init;
 pub mod io;
 mod layer;
@@ -27,6 +29,7 @@ pub mod reload;
 pub mod scalar;
 pub mod schema;
 mod settings;
+pub mod state;
 mod validate;
 
 use std::collections::HashMap;
@@ -42,6 +45,7 @@ pub use finding::{Finding, Level, Place, findings_to_json, findings_to_lines};
 pub use layer::{LayerText, Origin, dotted};
 pub use registry::Registry;
 pub use settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
+pub use state::State;
 
 use finding::Findings;
 
@@ -55,7 +59,7 @@ pub struct Sources<'a> {
     pub environment: Vec<(String, String)>,
     /// `$CREDENTIALS_DIRECTORY`, set by systemd inside the service.
     pub credentials_directory: Option<PathBuf>,
-    /// The content of `{state-dir}/gateway-id`, if it exists.
+    /// The id that a start has made, if one has: see [`gateway_id`].
     pub gateway_id: Option<String>,
     /// The device registry.
     pub registry: Arc<Registry>,
@@ -140,6 +144,8 @@ pub struct Loaded {
     pub registry: Arc<Registry>,
     /// The certificate files of `[coap]`; the next load keeps them where they cannot be read any more.
     pub certificates: Arc<Material>,
+    /// What the state directory had for it, and what is wrong there; the next load keeps its good versions.
+    pub state: State,
     outline: HashMap<String, Place>,
 }
 
@@ -232,6 +238,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
         known: validated.known,
         registry: sources.registry.clone(),
         certificates: validated.certificates,
+        state: State::default(),
         outline: merged.index.into_outline(),
     })
 }

@@ -32,6 +32,15 @@ impl Raw {
         }
     }
 
+    /// As a number of bytes, if it is one.
+    pub(super) fn size(&self) -> Option<u64> {
+        match self {
+            Raw::Text(text) => parse_size(text),
+            Raw::Whole(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
     /// The value as a finding may show it.
     pub(super) fn shown(&self) -> String {
         match self {
@@ -73,12 +82,7 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
             Some(number).filter(|n| (min..=max).contains(n)).ok_or(())?.into()
         }
         (Kind::Size(min, max), raw @ (Raw::Text(_) | Raw::Whole(_))) => {
-            let size = match raw {
-                Raw::Text(text) => parse_size(&text),
-                Raw::Whole(number) => u64::try_from(number).ok(),
-                _ => None,
-            };
-            size.filter(|n| (min..=max).contains(n)).ok_or(())?.into()
+            raw.size().filter(|n| (min..=max).contains(n)).ok_or(())?.into()
         }
         (Kind::Span(min, max), Raw::Text(text)) => {
             parse_duration(&text).filter(|d| (min..=max).contains(d)).ok_or(())?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::scalar::{format_duration, format_size};
 use crate::gate::certificate::NAME_MAX as CERTIFICATE_NAME_MAX;
+use crate::journal::settings::REJECTED_BYTES_MAX;
 
 /// What a key may hold.
 #[derive(Clone, Copy, Debug)]
@@ -302,7 +303,7 @@ const JOURNAL: &[Key] = &[
     key("max-bytes", Kind::Size(8 * MIB, TIB)),
     key("commit-interval", Kind::Span(seconds(0), seconds(1))),
     fixed("segment-bytes", Kind::Size(64 * KIB, 64 * MIB)),
-    key("rejected-max-bytes", Kind::Size(64 * KIB, TIB)),
+    key("rejected-max-bytes", Kind::Size(64 * KIB, REJECTED_BYTES_MAX)),
 ];
 
 const LANES: &[Key] = &[key("high", Kind::Table(LANE)), key("normal", Kind::Table(LANE))];
@@ -320,6 +321,15 @@ const LOG: &[Key] = &[
 ];
 
 const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kind::Path)];
+
+/// Sizes of which more than the most is a fault like any other, but refuses nothing: the most is used. Earlier versions took more without
+/// a word, and a gateway that ran with that must not stop for it.
+const CAPPED: &[&[&str]] = &[&["journal", "rejected-max-bytes"]];
+
+/// Whether a size at this key is cut to the most there can be.
+pub fn is_capped(path: &[String]) -> bool {
+    CAPPED.iter().any(|capped| path == *capped)
+}
 
 /// The key of that name in a table.
 pub fn find(keys: &'static [Key], name: &str) -> Option<&'static Key> {

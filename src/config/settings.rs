@@ -49,7 +49,7 @@ impl Gateway {
 pub enum IdSource {
     /// `[gateway] id`.
     Configured,
-    /// `{state-dir}/gateway-id`.
+    /// A start of this gateway: `{state-dir}/gateway-id`.
     Stored,
     /// Nowhere yet.
     Missing,

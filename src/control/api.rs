@@ -24,6 +24,9 @@ pub trait Control {
     /// Lists, sends again or gives up rejected records.
     fn rejected(&mut self, action: RejectedAction, reply: Reply);
 
+    /// Takes up a file that was set aside.
+    fn import(&mut self, file: String, all: bool, reply: Reply);
+
     /// Loads configuration and registry again; answers when the new one is in force, or with what is wrong.
     fn reload(&mut self, reply: Reply);
 
@@ -91,6 +94,7 @@ impl Call {
             Request::RejectedList { after } => control.rejected(RejectedAction::List { after }, reply),
             Request::RejectedRetry { records } => control.rejected(RejectedAction::Retry(records), reply),
             Request::RejectedDrop { records } => control.rejected(RejectedAction::Drop(records), reply),
+            Request::QueueImport { file, all } => control.import(file, all, reply),
             Request::Reload {} => control.reload(reply),
             Request::AclExplain { device, method, path } => match Method::parse(&method) {
                 Some(method) => reply.ok(&control.explain(&device, method, &path)),

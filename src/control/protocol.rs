@@ -50,6 +50,14 @@ pub enum Request {
         /// Which.
         records: Selection,
     },
+    /// Take up a file that was set aside. Answered `{"records": n, "left_out": n, "missing": n}`.
+    QueueImport {
+        /// A path, or a name from the journal's directory on.
+        file: String,
+        /// Every record in it, whether or not it has left before.
+        #[serde(default)]
+        all: bool,
+    },
     /// Load configuration and device registry again, as SIGHUP does. Answered when it is in force or refused.
     Reload {},
     /// Every reading as it is decided, from now on.
@@ -100,6 +108,7 @@ impl Request {
             self,
             Request::RejectedRetry { .. }
                 | Request::RejectedDrop { .. }
+                | Request::QueueImport { .. }
                 | Request::Reload {}
                 | Request::ClockTrust {}
                 | Request::ClockReset {}

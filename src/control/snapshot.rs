@@ -28,6 +28,8 @@ pub struct Status {
     pub serial: BTreeMap<String, SerialPort>,
     /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
     pub counters: Value,
+    /// What is wrong and needs somebody, one sentence each.
+    pub problems: Vec<String>,
     /// The wall clock.
     pub clock: Clock,
 }
@@ -90,6 +92,8 @@ pub struct Journal {
     pub rejected: u64,
     /// Records lost for any reason since the state directory was made.
     pub lost: u64,
+    /// Records that could not be read, and are kept: not lost, and not waiting.
+    pub unreadable: u64,
     /// Why it takes no readings at present; `None` = it does.
     pub failing: Option<String>,
 }
@@ -318,6 +322,10 @@ pub struct Lane {
     pub max_bytes: u64,
     /// Lost to `drop-oldest`, expiry or damage since the state directory was made.
     pub dropped: u64,
+    /// Could not be read, and are kept.
+    pub unreadable: u64,
+    /// Files kept for that, or for records that are damaged.
+    pub set_aside: u64,
     /// Why nothing leaves at present although the uplink is there; `None` = it flows.
     pub stopped: Option<String>,
 }

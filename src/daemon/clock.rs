@@ -6,8 +6,6 @@
 
 mod file;
 
-pub use file::Fault;
-
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,6 +19,7 @@ use crate::clock::chain::ChainValidity;
 use crate::clock::judge::{Basis, Judge, Look, TrustError, Verdict, View};
 use crate::clock::{Moment, UnixTime, WallClock};
 use crate::control::snapshot;
+use crate::durable::atomic_file::Defect;
 
 /// When this version was made, in seconds since 1970. Set by `SOURCE_DATE_EPOCH` at build time; raised with each release.
 pub const BUILD_DATE: UnixTime = UnixTime::from_secs(match option_env!("SOURCE_DATE_EPOCH") {
@@ -40,7 +39,7 @@ pub struct SystemClock {
     judge: Mutex<Judge>,
     saver: Mutex<Saver>,
     /// What was wrong with what an earlier process left.
-    faults: Vec<Fault>,
+    defects: Vec<Defect>,
 }
 
 /// What becomes of the file.
@@ -64,31 +63,42 @@ struct Running {
 impl SystemClock {
     /// Reads what an earlier process left in `state_dir`, and looks at the clocks. Changes nothing on disk.
     pub fn open(state_dir: &Path, always: bool) -> SystemClock {
-        let file::Found { saved, faults } = file::load(state_dir);
-        let mut judge = Judge::new(BUILD_DATE, super::keeping::boot_id(), always, saved);
-        judge.observe(look());
-        let saver =
-            Saver { folder: state_dir.to_owned(), running: None, saved: 0, begun: None, failing: None };
-        SystemClock { judge: Mutex::new(judge), saver: Mutex::new(saver), faults }
+        SystemClock::load(state_dir, always).0
     }
 
-    /// The same for the daemon: a damaged file is set aside, and said so.
+    /// The same for the daemon: what is damaged is put in order, and said so.
     pub fn start(state_dir: &Path, always: bool) -> SystemClock {
-        let clock = SystemClock::open(state_dir, always);
-        for fault in &clock.faults {
-            let kept = match file::set_aside(state_dir, fault) {
-                Ok(Some(kept)) => format!("; kept as {kept}"),
-                Ok(None) => String::new(),
-                Err(error) => format!("; it cannot be set aside: {error}"),
-            };
-            log::warn!("{fault}{kept}; the gateway goes on without what it said");
+        let (clock, found) = SystemClock::load(state_dir, always);
+        for defect in &found.defects {
+            log::warn!(
+                "{defect}; {}",
+                match found.saved {
+                    Some(_) => "its other copy is used",
+                    None => "the clock is judged as at a first start",
+                }
+            );
+        }
+        match file::mend(state_dir, &found) {
+            Ok(aside) => aside.iter().for_each(|name| log::warn!(file = name.as_str(); "set aside")),
+            // There is no state directory yet, or it will be said when the file is written.
+            Err(error) => log::debug!(reason:% = error; "the clock's file is not put in order"),
         }
         clock
     }
 
+    fn load(state_dir: &Path, always: bool) -> (SystemClock, file::Found) {
+        let found = file::load(state_dir);
+        let mut judge = Judge::new(BUILD_DATE, super::keeping::boot_id(), always, found.saved);
+        judge.observe(look());
+        let saver =
+            Saver { folder: state_dir.to_owned(), running: None, saved: 0, begun: None, failing: None };
+        let defects = found.defects.clone();
+        (SystemClock { judge: Mutex::new(judge), saver: Mutex::new(saver), defects }, found)
+    }
+
     /// What was wrong with what an earlier process left.
-    pub fn faults(&self) -> &[Fault] {
-        &self.faults
+    pub fn defects(&self) -> &[Defect] {
+        &self.defects
     }
 
     fn judge(&self) -> MutexGuard<'_, Judge> {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
 use super::engine;
+use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
 use super::link::Link;
 use super::notify::Notify;
@@ -19,6 +21,7 @@ use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
 use super::sessions;
+use super::state::StateKeeper;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
@@ -26,7 +29,7 @@ use crate::config::{ClockTrust, Level, Loaded};
 use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
-use crate::journal::{Journal, Status};
+use crate::journal::{Journal, LaneStatus, Status};
 use crate::message::{Lane, Method};
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::limited::Limiter;
@@ -35,6 +38,8 @@ use crate::telemetry::limited::Limiter;
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 /// How long a command waits for the clock's file: less than it waits for its answer.
 const SAVE_WITHIN: Duration = Duration::from_secs(5);
+/// A read that takes longer than this is named.
+const SLOW_READ: Duration = Duration::from_secs(15);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// How often the DTLS engine hears the time at least.
@@ -49,6 +54,7 @@ pub struct Desk {
     link: Rc<Link>,
     ports: Rc<Ports>,
     clock: Arc<SystemClock>,
+    state: StateKeeper,
     started: Instant,
     alive_at: Instant,
     /// The verdict on the clock that was logged.
@@ -64,6 +70,7 @@ pub struct Desk {
     again: bool,
     waiting: Vec<Reply>,
     later: Vec<Reply>,
+    gateway_status: GatewayStatus,
 }
 
 impl Desk {
@@ -80,6 +87,7 @@ impl Desk {
         let now = Instant::now();
         Desk {
             options,
+            state: StateKeeper::new(now, &loaded),
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -96,6 +104,7 @@ impl Desk {
             again: false,
             waiting: Vec::new(),
             later: Vec::new(),
+            gateway_status: GatewayStatus::default(),
         }
     }
 
@@ -141,6 +150,11 @@ impl Desk {
         if disabled > 0 {
             let _ = write!(line, "; {disabled} items disabled: run tombolo check");
         }
+        let problems = self.problems(&journal, Instant::now());
+        if let Some(first) = problems.first() {
+            let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
+            let _ = write!(line, "; {count} problem{s}: {first}; run tombolo check");
+        }
         line
     }
 
@@ -164,7 +178,9 @@ impl Desk {
             self.shared.hub.borrow_mut().engine.set_clock(engine::verdict(&*self.clock));
         }
         self.clock.save_when_due(now);
+        self.state.care(now);
         self.tell_presence(now);
+        self.tell_status(now);
         notify.status(&self.line());
         if now.duration_since(self.alive_at) >= ALIVE_EVERY && is_alive(&self.journal.borrow().status(), now)
         {
@@ -173,6 +189,49 @@ impl Desk {
                 notify.alive();
             }
         }
+    }
+
+    /// The gateway's retained status.
+    fn tell_status(&mut self, now: Instant) {
+        let settings = &self.loaded.settings;
+        let Some(upstream) = &settings.upstream else { return };
+        let journal = self.journal.borrow();
+        let status = journal.status();
+        let uplink = self.link.snapshot(now);
+        // Without the time until the next try, which is another each second.
+        let stopped = |lane| {
+            let reason = self.link.stopped(lane, now)?;
+            Some(reason.split("; tried again in").next().unwrap_or_default().to_owned())
+        };
+        let paused = |lane| unread(&status, lane, now).or_else(|| stopped(lane));
+        let states = States {
+            protocol: uplink.protocol,
+            paused: Lane::ALL.map(paused),
+            clock_trusted: self.clock.trusted(),
+            problems: clock_problem(&self.clock).into_iter().chain(self.problems(&status, now)).collect(),
+        };
+        let lanes = status.lanes.map(|lane| (lane.records, lane.bytes));
+        let numbers = Numbers {
+            lanes,
+            rejected: status.rejected.records,
+            lost: status.lanes.iter().map(LaneStatus::lost_records).sum(),
+            unreadable: status.lanes.iter().map(|lane| lane.unreadable).sum(),
+        };
+        let moment = self.clock.moment();
+        let facts = Facts {
+            gateway: settings.gateway.id.to_string(),
+            wall: moment.wall,
+            ages_from: moment.ages_from,
+            uptime: now.saturating_duration_since(self.started),
+            protocol_for: uplink.since_s.map(Duration::from_secs),
+            state_dir: settings.paths.state_dir.clone(),
+            certificate: upstream
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.identity.as_ref())
+                .map(|(file, _)| file.clone()),
+        };
+        self.gateway_status.care(now, states, numbers, facts, journal.rejected(), &self.link);
     }
 
     fn tell_presence(&mut self, now: Instant) {
@@ -247,8 +306,11 @@ impl Desk {
         let answer = match outcome {
             Ok(ready) => {
                 run::say(&ready.loaded.findings);
+                run::say(&ready.loaded.state.events);
+                run::say(&ready.loaded.state.problems);
                 self.take_over(*ready);
-                Ok(json!({ "reloaded": true, "disabled": self.disabled() }))
+                let (disabled, problems) = (self.disabled(), self.state.problems());
+                Ok(json!({ "reloaded": true, "disabled": disabled, "problems": problems }))
             }
             Err(findings) => {
                 run::say(&findings);
@@ -280,6 +342,7 @@ impl Desk {
         self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
+            self.gateway_status.forget();
             self.shared.hub.borrow_mut().path.gate.retell_presence(Instant::now());
         } else {
             self.link.retry_now();
@@ -305,7 +368,15 @@ impl Desk {
             new = changes.devices_new.len();
             "reloaded"
         );
+        self.state = StateKeeper::new(Instant::now(), &loaded);
         self.loaded = Arc::new(loaded);
+    }
+
+    /// What is wrong and needs somebody, one sentence each.
+    fn problems(&self, journal: &Status, now: Instant) -> Vec<String> {
+        let mut problems = journal_problems(journal, now);
+        problems.extend(self.state.problems());
+        problems
     }
 
     fn disabled(&self) -> Vec<String> {
@@ -345,7 +416,8 @@ impl Control for Desk {
                 bytes: journal.lanes.iter().map(|lane| lane.bytes).sum(),
                 max_bytes: settings.journal.max_bytes,
                 rejected: journal.rejected.records,
-                lost: journal.lanes.iter().flat_map(|lane| lane.lost).sum(),
+                lost: journal.lanes.iter().map(LaneStatus::lost_records).sum(),
+                unreadable: journal.lanes.iter().map(|lane| lane.unreadable).sum(),
                 failing: failing(&journal),
             },
             devices: snapshot::Devices {
@@ -359,6 +431,7 @@ impl Control for Desk {
             session_store: hub.sessions.snapshot(now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
+            problems: self.problems(&journal, now),
             clock: self.clock.snapshot(),
         }
     }
@@ -375,11 +448,13 @@ impl Control for Desk {
             bytes: status.rejected.bytes,
             max_bytes: status.rejected.max_bytes,
         };
-        let stopped = Lane::ALL.map(|lane| self.link.stopped(lane, Instant::now()));
+        let now = Instant::now();
+        let stopped = Lane::ALL.map(|lane| self.link.stopped(lane, now));
         let store = journal.rejected();
         tokio::task::spawn_local(async move {
             let mut lanes = BTreeMap::new();
             for (lane, stopped) in Lane::ALL.into_iter().zip(stopped) {
+                let reading = unread(&status, lane, now);
                 let of = &status.lanes[lane.index()];
                 let oldest = store.oldest(lane).await;
                 lanes.insert(
@@ -392,8 +467,10 @@ impl Control for Desk {
                             .map(|ms| UnixTime(ms).to_string()),
                         oldest_record: oldest.map(|(id, _)| id.to_string()),
                         max_bytes: of.max_bytes,
-                        dropped: of.lost.iter().sum(),
-                        stopped,
+                        dropped: of.lost_records(),
+                        unreadable: of.unreadable,
+                        set_aside: of.set_aside,
+                        stopped: reading.or(stopped),
                     },
                 );
             }
@@ -404,6 +481,19 @@ impl Control for Desk {
     fn rejected(&mut self, action: RejectedAction, reply: Reply) {
         let store = self.journal.borrow().rejected();
         tokio::task::spawn_local(super::rejected::answer(store, action, reply));
+    }
+
+    fn import(&mut self, file: String, all: bool, reply: Reply) {
+        let importer = self.journal.borrow().importer();
+        tokio::task::spawn_blocking(move || match importer.import(Path::new(&file), all) {
+            Ok(done) => {
+                log::warn!(file, records = done.records; "records were taken up from a file set aside");
+                reply.ok(&json!({
+                    "records": done.records, "left_out": done.left_out, "missing": done.missing,
+                }));
+            }
+            Err(error) => reply.fail(Failure::new(Code::Failed, format!("{file}: {error}"))),
+        });
     }
 
     fn reload(&mut self, reply: Reply) {
@@ -447,6 +537,17 @@ impl Control for Desk {
     }
 }
 
+/// What is wrong with the clock and needs somebody, for the broker's side; here `status` and `check` have their own words for it.
+fn clock_problem(clock: &SystemClock) -> Option<String> {
+    let shown = clock.snapshot();
+    let reason = shown.reason.unwrap_or_default();
+    match shown.state.as_str() {
+        "doubted" => Some(format!("the clock is in doubt: {reason}; `tombolo clock` says what ends it")),
+        "impossible" => Some(format!("the clock is wrong: {reason}; set it right")),
+        _ => shown.failing.map(|failing| format!("the clock's file cannot be written: {failing}")),
+    }
+}
+
 /// One line on a change of the verdict.
 fn say_clock(verdict: Verdict, clock: &SystemClock) {
     let (now, floor) = (clock.raw(), clock.floor());
@@ -483,12 +584,62 @@ fn failing(journal: &Status) -> Option<String> {
     if journal.dead {
         return Some("the journal's thread is gone: restart the service".to_owned());
     }
+    if journal.reader_dead {
+        return Some("a thread that reads the journal is gone: restart the service".to_owned());
+    }
     let trouble = journal.lanes.iter().find_map(|lane| lane.trouble)?;
     Some(format!("the disk: {trouble}"))
 }
 
-/// Whether the journal's thread makes progress: one disk call may take long on an SD card.
+/// Why a lane's backlog does not leave: the disk does not give it.
+fn unread(journal: &Status, lane: Lane, now: Instant) -> Option<String> {
+    let index = lane.index();
+    if let Some(trouble) = journal.reading[index] {
+        return Some(format!(
+            "the disk does not give segment {:016x} at byte {}: {}; it is tried again, and nothing is given up",
+            trouble.segment, trouble.offset, trouble.error
+        ));
+    }
+    let since = journal.reading_since[index]?;
+    let hung = now.saturating_duration_since(since) >= SLOW_READ;
+    hung.then(|| "the disk does not answer a read".to_owned())
+}
+
+/// What is wrong with the journal, one sentence each.
+fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
+    let mut problems = Vec::new();
+    for lane in Lane::ALL {
+        let of = &journal.lanes[lane.index()];
+        problems
+            .extend(unread(journal, lane, now).map(|reason| format!("lane {lane} is not sent: {reason}")));
+        if of.unopened > 0 {
+            problems.push(format!(
+                "lane {lane}: {} segments cannot be read at present; they are tried again",
+                of.unopened
+            ));
+        }
+        if of.unreadable > 0 {
+            problems.push(format!(
+                "lane {lane}: {} records could not be read and are kept; `tombolo queue verify` lists them, \
+                 `tombolo queue import FILE` takes them up",
+                of.unreadable
+            ));
+        }
+        if let Some(error) = of.shelf_trouble {
+            problems.push(format!("lane {lane}: what could not be read cannot be set aside: {error}"));
+        }
+    }
+    if let Some(error) = journal.rejected.unread {
+        problems
+            .push(format!("rejected records cannot be read: {error}; their file is kept and tried again"));
+    }
+    problems
+}
+
+/// Whether the journal's threads make progress: one disk call may take long on an SD card. A read that hangs stops one lane and is named;
+/// a thread that is gone stops it for good.
 fn is_alive(journal: &Status, now: Instant) -> bool {
     !journal.dead
+        && !journal.reader_dead
         && journal.busy_since.is_none_or(|since| now.saturating_duration_since(since) < DISK_CALL_MAX)
 }

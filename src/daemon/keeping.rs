@@ -73,7 +73,10 @@ impl Sessions {
             return (Sessions::Off, Found::default());
         }
         match Store::open(&directory) {
-            Ok(Opened { store, key, kept, run, next, report }) => {
+            Ok(Opened { store, key, kept, run, next, report, key_defect }) => {
+                if let Some(reason) = key_defect {
+                    log::warn!(reason = reason.as_str(); "the store of DTLS sessions has a new key; devices shake hands anew");
+                }
                 if report.damaged > 0 {
                     log::warn!(bytes = report.damaged; "the store of DTLS sessions was damaged; the rest of it is used");
                 }

@@ -109,6 +109,12 @@ impl Link {
         }
     }
 
+    /// Says how the gateway is: a JSON object with `"online": true`.
+    pub fn set_gateway_status(&self, json: Vec<u8>) {
+        self.with(|core| core.set_gateway_status(json));
+        self.wake();
+    }
+
     /// Says how a device is.
     pub fn set_device_status(&self, device: &str, status: &serde_json::Value) {
         self.with(|core| core.set_device_status(device, status.to_string().into_bytes()));

@@ -16,6 +16,7 @@
 //! | [`serial`] | the serial ports: a task each |
 //! | [`units`] | what happens on a Modbus bus, in the log |
 //! | [`report`] | what was found when the journal was opened |
+//! | [`state`] | what is wrong in the state directory |
 //! | [`clock`] | the system's clocks and whether to believe them |
 //! | [`notify`] | what systemd is told |
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
@@ -23,6 +24,7 @@
 pub mod clock;
 pub mod control;
 mod engine;
+pub mod gateway_status;
 pub mod hub;
 pub mod keeping;
 pub mod link;
@@ -35,4 +37,5 @@ pub mod report;
 pub mod run;
 pub mod serial;
 mod sessions;
+pub mod state;
 pub mod units;

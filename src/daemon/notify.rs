@@ -49,6 +49,26 @@ impl Notify {
     }
 }
 
+/// How often systemd is asked for more time at the start, and how much.
+const STARTING_EVERY: Duration = Duration::from_secs(10);
+const STARTING_TIME: Duration = Duration::from_secs(60);
+
+/// Does something at the start that may take long on a slow disk: systemd's `TimeoutStartSec` begins anew as long as it goes on.
+pub fn while_starting<T>(act: impl FnOnce() -> T) -> T {
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while ended.recv_timeout(STARTING_EVERY) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let time = u32::try_from(STARTING_TIME.as_micros()).unwrap_or(u32::MAX);
+                tell(&[NotifyState::ExtendTimeoutUsec(time), NotifyState::Status("opening the journal")]);
+            }
+        });
+        let result = act();
+        drop(done);
+        result
+    })
+}
+
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         log::debug!(reason:% = error; "the service manager cannot be told");

@@ -8,7 +8,8 @@ impl Outbox for Journal {
     fn next(&mut self, lane: Lane) -> Next<'_> {
         match Journal::next(self, lane) {
             journal::Next::Record(stored) => Next::Record(Record {
-                id: stored.id,
+                // Under the id it had first, so that a consumer can tell one that comes again.
+                id: stored.original.unwrap_or(stored.id),
                 sequence: stored.sequence,
                 same_boot: stored.same_boot,
                 content: stored.content,

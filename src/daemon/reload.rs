@@ -1,7 +1,7 @@
 //! A reload: parsed and judged off the path's thread, then taken over whole, or not at all.
 //!
 //! A file that does not parse, or a changed key that only a restart can take up, refuses the whole reload
-//! and is named; the gateway goes on as it was.
+//! and is named; the gateway goes on as it was. A damaged file of the state directory refuses nothing: its last good version stays.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub type Outcome = Result<Box<Ready>, Vec<Finding>>;
 /// Begins to read and judge.
 pub fn begin(options: Options, running: Arc<Loaded>) -> JoinHandle<Outcome> {
     tokio::task::spawn_blocking(move || {
-        let loaded = crate::config::io::load(&options, Some(&running))?;
+        let loaded = crate::config::io::load_to_reload(&options, &running)?;
         let changes = compare(&running, &loaded)?;
         let prepared = Prepared::from(loaded.settings.gate.clone());
         let keyring = super::run::keyring(&loaded.settings.gate);

@@ -67,6 +67,8 @@ pub fn run(options: &Options) -> ExitCode {
     };
     telemetry::io::initialise(loaded.settings.log.level, target);
     say(&loaded.findings);
+    say(&loaded.state.events);
+    say(&loaded.state.problems);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime cannot be started: {error}")),
@@ -129,7 +131,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let clock = Arc::new(SystemClock::start(&settings.paths.state_dir, always));
     let moment = clock.moment();
 
-    let (journal, report) = Journal::open(&settings.journal).map_err(|e| e.to_string())?;
+    let (journal, report) =
+        super::notify::while_starting(|| Journal::open(&settings.journal)).map_err(|e| e.to_string())?;
     super::report::opened(&report);
     let waker = journal.waker();
     let journal = Rc::new(RefCell::new(journal));
@@ -224,6 +227,11 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         }
         if desk.take_reloading() {
             notify.reloading();
+        }
+        let status = journal.borrow().status();
+        if status.dead || status.reader_dead {
+            fault = Some("a thread of the journal ended by a fault; the lines above say which".to_owned());
+            break;
         }
         if uplink.is_broken() {
             fault = Some("the uplink ended by a fault; the lines above say which".to_owned());

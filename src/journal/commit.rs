@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::aside::AsideCause;
 use super::frame::{self, Kind};
 use super::lane::{Active, Freed, LaneWriter};
 use super::loss::{Control, LossCause};
@@ -192,6 +193,8 @@ impl<S: Storage> LaneWriter<S> {
         match write(&*active.file, &[(begin, &preamble), (at, frames), (limit, &footer.unwrap_or_default())])
         {
             Ok(()) => {
+                active.recent.write(begin, &preamble);
+                active.recent.write(at, frames);
                 self.next_sequence += part.records as u64;
                 if part.control {
                     self.durable_released = self.control.released;
@@ -330,13 +333,28 @@ impl<S: Storage> LaneWriter<S> {
         if let Some(prepared) = self.prepared.take() {
             return Ok(prepared);
         }
-        let decision = retention::decide(&self.bounds, self.used_bytes(), self.layout.size);
+        self.clear_shelf(now, storage);
+        let decision = retention::decide(&self.bounds, self.held_bytes(), self.layout.size);
         if for_record && decision == Decision::Refuse {
             return Err(Failure::LaneFull);
         }
         // What is dropped or trimmed gives one back, so these may have the reserve.
         let reserve = !for_record || decision == Decision::DropOldest;
         self.take_from_pool(now, storage, pool, reserve).map_err(Failure::NoSegment)
+    }
+
+    /// Files set aside give way to a new segment: damaged ones always, unreadable ones where the lane drops its oldest.
+    fn clear_shelf(&mut self, now: Instant, storage: &S) {
+        let any = self.bounds.when_full == WhenFull::DropOldest;
+        while self.used_bytes() + u64::from(self.layout.size) > self.bounds.max_bytes {
+            let Some(aside) = self.shelf.evict(storage, self.folder, any) else { return };
+            let unreadable = aside.ranges.iter().filter(|range| range.cause == AsideCause::Unreadable);
+            for range in unreadable {
+                self.control.lose(LossCause::Dropped, range.records, range.first, range.last);
+                self.dropped += range.records;
+                self.release_since.get_or_insert(now);
+            }
+        }
     }
 
     fn take_from_pool(
@@ -379,6 +397,10 @@ impl<S: Storage> LaneWriter<S> {
             boot: self.run.boot,
             // Without what is dropped for this very segment: that must not count unless the Checkpoint names it.
             released: self.durable_released,
+            uncertain_from: match self.uncertain {
+                Some((from, next)) if next == self.next_sequence => from,
+                _ => 0,
+            },
         };
         let mut bytes = header.encode_block();
         let begin = bytes.len();
@@ -392,13 +414,14 @@ impl<S: Storage> LaneWriter<S> {
             segment,
             file,
             end: HEADER_BLOCK,
-            hot: HEADER_BLOCK,
+            recent: Arc::default(),
             opening: false,
             fresh: true,
             footed: false,
         };
         match written {
             Ok(()) => {
+                active.recent.write(begin as u32, &bytes[begin..]);
                 self.active = Some(active);
                 Ok(())
             }
@@ -412,7 +435,7 @@ impl<S: Storage> LaneWriter<S> {
     /// Makes room ahead for one segment more than there are.
     fn drop_oldest(&mut self, now: Instant) {
         // The one just taken is in none of the lists.
-        let mut used = self.used_bytes() + u64::from(self.layout.size);
+        let mut used = self.held_bytes() + u64::from(self.layout.size);
         let mut through = 0;
         for segment in &self.sealed {
             if used + u64::from(self.layout.size) <= self.bounds.max_bytes {
@@ -449,12 +472,20 @@ impl<S: Storage> LaneWriter<S> {
         self.publish_sealed();
     }
 
-    /// Recycles what was freed and keeps one segment prepared; whether the pool should make a file for that.
-    pub(super) fn maintain(&mut self, now: Instant, storage: &S, pool: &mut Pool<S>) -> bool {
+    /// Keeps the lists of what was set aside, recycles what was freed, if it may, and keeps one segment prepared; whether the pool
+    /// should make a file for that.
+    pub(super) fn maintain(&mut self, now: Instant, storage: &S, pool: &mut Pool<S>, may_free: bool) -> bool {
         let folder = self.folder;
-        self.freed.retain(|freed| pool.recycle(storage, folder, &freed.name, freed.size, now).is_err());
+        for (first, last) in self.shelf.work(now, storage, folder) {
+            self.settled.insert(first.max(self.control.released + 1), last);
+            self.settle();
+            self.release_since.get_or_insert(now);
+        }
+        self.freed.retain(|freed| {
+            !may_free || pool.recycle(storage, folder, &freed.name, freed.size, now).is_err()
+        });
         let wanted = self.prepared.is_none()
-            && retention::decide(&self.bounds, self.used_bytes(), self.layout.size) == Decision::Take;
+            && retention::decide(&self.bounds, self.held_bytes(), self.layout.size) == Decision::Take;
         if wanted && pool.ready() > 1 {
             // An error is the pool's to remember and to try again.
             self.prepared = self.take_from_pool(now, storage, pool, false).ok();

@@ -23,7 +23,7 @@ pub struct Fetch {
     pub offset: u32,
     /// so many: less only if the file is shorter.
     pub length: u32,
-    /// Whether they were written since the opening, to the segment still being written.
+    /// Whether it is the segment still being written.
     pub hot: bool,
 }
 
@@ -34,9 +34,13 @@ pub enum Step {
     Record,
     /// These bytes are needed: [`Cursor::supply`].
     Fetch(Fetch),
-    /// These records cannot be read; the cursor is behind them. To be believed only where a fresh view says that they
-    /// have not left: the file may have been recycled meanwhile.
+    /// These records are not where they should be; the cursor is behind them. To be believed only where a fresh view says that they
+    /// have not left, because the file may have been recycled meanwhile, and where they are not there a second time either.
     Lost(u64, u64),
+    /// These records lie where the disk gives nothing ([`Cursor::supply_hole`]), in the segment of this number; the cursor is behind them.
+    Unreadable(u64, u64, u64),
+    /// This segment is not open: it has to be opened before anything in it can be read.
+    Unopened(Arc<Segment>),
     /// There is nothing more for now.
     Empty,
 }
@@ -54,6 +58,8 @@ pub struct Cursor {
     at: usize,
     /// The file ends here, though it should not.
     cut: Option<u32>,
+    /// The disk did not give a place since the last record.
+    hole: bool,
     /// The current record's body in the chunk, and its run.
     current: Option<(usize, usize, u64, Run)>,
 }
@@ -74,6 +80,16 @@ impl Cursor {
         self.position = position;
         self.number = None;
         self.current = None;
+    }
+
+    /// The disk does not give the bytes of the [`Fetch`] asked for last, up to `to`: what lies there is stepped over.
+    pub fn supply_hole(&mut self, fetch: &Fetch, to: u32) {
+        if self.number == Some(fetch.segment.number) && self.end() == fetch.offset && to > fetch.offset {
+            let zeros = vec![0; (to - fetch.offset) as usize];
+            let whole = Fetch { length: to - fetch.offset, ..fetch.clone() };
+            self.supply(&whole, &zeros);
+            self.hole = true;
+        }
     }
 
     /// Hands over the bytes of the [`Fetch`] asked for last. Others, asked for before a [`Cursor::seek`], are ignored.
@@ -106,13 +122,19 @@ impl Cursor {
         let Some(place) = view.locate(self.position) else { return Step::Empty };
         let segment = place.segment;
         if segment.first_sequence > self.position {
+            self.hole = false;
             return self.lost_to(segment.first_sequence);
+        }
+        if segment.unopened {
+            self.number = None;
+            return Step::Unopened(segment.clone());
         }
         if self.number != Some(segment.number) {
             self.number = Some(segment.number);
             self.base = segment.seek(self.position);
             self.at = 0;
             self.cut = None;
+            self.hole = false;
             self.chunk.clear();
         }
         let end = self.cut.map_or(place.end, |cut| cut.min(place.end));
@@ -154,13 +176,17 @@ impl Cursor {
             self.current = Some((body, length, sequence, segment.run_of(sequence)));
             self.at += step;
             self.position = sequence + 1;
+            self.hole = false;
             return Step::Record;
         }
     }
 
     fn lost_to(&mut self, next: u64) -> Step {
         let first = std::mem::replace(&mut self.position, next);
-        Step::Lost(first, next - 1)
+        match self.number {
+            Some(number) if std::mem::take(&mut self.hole) => Step::Unreadable(first, next - 1, number),
+            _ => Step::Lost(first, next - 1),
+        }
     }
 
     /// The record [`Cursor::advance`] came to: its sequence, run, and what was stored.
@@ -187,6 +213,6 @@ fn fetch<F>(place: &super::view::Place<'_, F>, offset: u32, needed: u32, end: u3
         segment: place.segment.clone(),
         offset,
         length: CHUNK.max(needed).min(end - offset),
-        hot: place.active.is_some_and(|active| offset >= active.hot),
+        hot: place.active.is_some(),
     }
 }

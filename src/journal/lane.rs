@@ -12,15 +12,21 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::aside::{AsideCause, AsideRange};
 use super::loss::{Control, LossCause};
 use super::pool::Trouble;
 use super::range::RangeSet;
+use super::recovery::{Opened, Resolution};
 use super::scan;
 use super::segment::{self, HEADER_BLOCK, Layout, Run, Segment};
 use super::settings::{LaneSettings, WhenFull};
-use super::storage::{Folder, Storage, StorageError};
-use super::view::{ActiveView, LaneView};
+use super::shelf::{Shelf, Shelved};
+use super::storage::{Folder, Storage, StorageError, StoredFile};
+use super::view::{ActiveView, LaneView, Recent};
 use crate::message::{Lane, RecordId};
+
+/// What a file that cannot be opened is called.
+const EIO: i32 = 5;
 
 /// The segment being written, and how much of it is durable.
 pub(super) struct Active<F> {
@@ -30,8 +36,8 @@ pub(super) struct Active<F> {
     pub(super) shared: Arc<Segment>,
     /// Durable end.
     pub(super) end: u32,
-    /// Read from `hot` on, the file is in the page cache.
-    pub(super) hot: u32,
+    /// What was written last.
+    pub(super) recent: Arc<Recent>,
     /// An Opening is to be written before anything else.
     pub(super) opening: bool,
     /// The header and the Checkpoint are written and not yet synced.
@@ -72,6 +78,11 @@ pub(super) struct LaneWriter<S: Storage> {
     pub(super) dropped: u64,
     /// The opening found records missing that no durable loss names yet.
     pub(super) unnamed_gaps: bool,
+    /// Sequences from the first to before the second may never have been given: the end of the chain could not be read at the opening.
+    pub(super) uncertain: Option<(u64, u64)>,
+    /// Then: the totals of losses it was begun with.
+    pub(super) base: Option<[u64; 5]>,
+    pub(super) shelf: Shelf,
 }
 
 /// What recovery hands over; see [`super::recovery`].
@@ -85,6 +96,10 @@ pub(super) struct Recovered<F> {
     /// Records named as lost for the first time.
     pub(super) missing: u64,
     pub(super) free: Vec<(String, u64)>,
+    /// From this sequence up to `next_sequence − 1` nobody knows what was stored.
+    pub(super) uncertain_from: Option<u64>,
+    pub(super) base: Option<[u64; 5]>,
+    pub(super) asides: Vec<Shelved>,
 }
 
 impl<S: Storage> LaneWriter<S> {
@@ -103,7 +118,7 @@ impl<S: Storage> LaneWriter<S> {
         let active = found.active.map(|(segment, file)| Active {
             shared: Arc::new(segment.clone()),
             end: segment.end,
-            hot: segment.end,
+            recent: Arc::default(),
             opening: true,
             fresh: false,
             footed: false,
@@ -133,6 +148,9 @@ impl<S: Storage> LaneWriter<S> {
             release_since: Some(now),
             dropped: 0,
             unnamed_gaps: found.missing > 0,
+            uncertain: found.uncertain_from.map(|from| (from, found.next_sequence)),
+            base: found.base,
+            shelf: Shelf::new(found.asides),
         };
         writer.settle();
         writer.free();
@@ -149,6 +167,13 @@ impl<S: Storage> LaneWriter<S> {
 
     pub(super) fn run(&self) -> u64 {
         self.run.run
+    }
+
+    /// The last run in the newest segment; 0 if there is none.
+    pub(super) fn last_run(&self) -> u64 {
+        let active = self.active.as_ref().filter(|active| active.end > HEADER_BLOCK);
+        let newest = active.map(|active| &active.segment).or(self.sealed.back().map(Arc::as_ref));
+        newest.and_then(|segment| segment.runs.last()).map_or(0, |run| run.run)
     }
 
     pub(super) fn control(&self) -> &Control {
@@ -174,7 +199,12 @@ impl<S: Storage> LaneWriter<S> {
         let freed: u64 = self.freed.iter().map(|freed| freed.size).sum();
         let active = self.active.as_ref().map_or(0, |active| active.segment.layout.size);
         let prepared = self.prepared.as_ref().map_or(0, |_| self.layout.size);
-        sealed + freed + u64::from(active) + u64::from(prepared)
+        sealed + freed + u64::from(active) + u64::from(prepared) + self.shelf.bytes()
+    }
+
+    /// Those of them that no new record has to give way to.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.used_bytes() - self.shelf.reclaimable()
     }
 
     /// Bytes of frames not yet freed.
@@ -192,7 +222,7 @@ impl<S: Storage> LaneWriter<S> {
         let more = match self.bounds.when_full {
             _ if !making => 0,
             WhenFull::DropOldest => return u64::MAX,
-            WhenFull::Refuse => self.bounds.max_bytes.saturating_sub(self.used_bytes()) / size,
+            WhenFull::Refuse => self.bounds.max_bytes.saturating_sub(self.held_bytes()) / size,
         };
         active + (more + u64::from(self.prepared.is_some())) * u64::from(self.layout.room())
     }
@@ -221,7 +251,7 @@ impl<S: Storage> LaneWriter<S> {
                     segment: active.shared.clone(),
                     file: active.file.clone(),
                     end: active.end,
-                    hot: active.hot,
+                    recent: active.recent.clone(),
                 }
             }),
             next_sequence: self.next_sequence,
@@ -229,27 +259,60 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// The body of a stored reading, from the disk.
-    pub(super) fn read(&self, storage: &S, sequence: u64) -> Result<Option<Vec<u8>>, StorageError> {
-        if let Some(active) = self.active.as_ref().filter(|a| a.segment.first_sequence <= sequence) {
-            return Ok(scan::find_reading(&active.file, &active.segment, sequence));
-        }
-        let after = self.sealed.partition_point(|s| s.first_sequence <= sequence);
-        let Some(segment) = after.checked_sub(1).and_then(|at| self.sealed.get(at)) else {
-            return Ok(None);
+    /// The body of a stored reading, from the disk; `fresh`: past the page cache. `None`: it is not there, or does not check.
+    ///
+    /// # Errors
+    /// The disk does not give it.
+    pub(super) fn read(
+        &self,
+        storage: &S,
+        sequence: u64,
+        fresh: bool,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
+        let find = |file: &S::File, segment: &Segment| {
+            if fresh {
+                file.forget_cache();
+            }
+            scan::find_reading(file, segment, sequence)
         };
-        match storage.open(self.folder, &segment.name()) {
-            Ok(file) => Ok(scan::find_reading(&file, segment, sequence)),
-            Err(StorageError::Missing) => Ok(None),
-            Err(error) => Err(error),
+        if let Some(active) = self.active.as_ref().filter(|a| a.segment.first_sequence <= sequence) {
+            return find(&active.file, &active.segment);
         }
+        match self.sealed_of(sequence) {
+            None => Ok(None),
+            Some(segment) if segment.unopened => Err(StorageError::Other(EIO)),
+            Some(segment) => match storage.open(self.folder, &segment.name()) {
+                Ok(file) => find(&file, segment),
+                Err(StorageError::Missing) => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn sealed_of(&self, sequence: u64) -> Option<&Arc<Segment>> {
+        let after = self.sealed.partition_point(|segment| segment.first_sequence <= sequence);
+        after.checked_sub(1).and_then(|at| self.sealed.get(at))
+    }
+
+    /// The number of the segment that holds a record.
+    pub(super) fn number_of(&self, sequence: u64) -> Option<u64> {
+        let active = self.active.as_ref().map(|active| &active.segment);
+        let active = active.filter(|active| active.first_sequence <= sequence).map(|active| active.number);
+        active.or_else(|| self.sealed_of(sequence).map(|segment| segment.number))
+    }
+
+    /// Of `first..=last`, how many sequences may never have been given to a record.
+    pub(super) fn uncertain_in(&self, first: u64, last: u64) -> u64 {
+        let parts = self.sealed.iter().filter_map(|segment| segment.uncertain(first, last));
+        parts.map(|(first, last)| last - first + 1 - self.settled.count_in(first, last)).sum()
     }
 
     // What leaves.
 
-    /// All records up to and with `through` may go.
+    /// All records up to and with `through` may go, but for those that wait to be listed as unreadable.
     pub(super) fn release(&mut self, now: Instant, through: u64) {
-        let through = through.min(self.next_sequence - 1);
+        let waiting = self.shelf.first_waiting().map_or(u64::MAX, |first| first - 1);
+        let through = through.min(self.next_sequence - 1).min(waiting);
         if through > self.control.released {
             self.control.released = through;
             self.settle();
@@ -271,15 +334,187 @@ impl<S: Storage> LaneWriter<S> {
         let first = first.max(self.control.released + 1);
         let last = last.min(self.next_sequence - 1);
         for (first, last) in self.settled.missing_in(first, last) {
-            let active = self.active.iter().map(|active| &active.segment);
-            let segments = self.sealed.iter().map(Arc::as_ref).chain(active);
-            for (first, last) in segment::pieces(segments, first, last) {
+            for (first, last) in self.certain_pieces(first, last) {
                 self.control.lose(cause, last.sequence - first.sequence + 1, first, last);
             }
             self.settled.insert(first, last);
         }
         self.settle();
         self.release_since.get_or_insert(now);
+    }
+
+    /// `first..=last` without what may never have been stored, cut where one run ends and another begins.
+    fn certain_pieces(&self, first: u64, last: u64) -> Vec<(RecordId, RecordId)> {
+        let mut certain = RangeSet::default();
+        certain.insert(first, last);
+        let uncertain: Vec<_> = self.sealed.iter().filter_map(|s| s.uncertain(first, last)).collect();
+        let mut left = Vec::new();
+        let mut from = first;
+        for (begin, end) in uncertain {
+            if begin > from {
+                left.push((from, begin - 1));
+            }
+            from = from.max(end + 1);
+        }
+        if from <= last {
+            left.push((from, last));
+        }
+        let active = self.active.iter().map(|active| &active.segment);
+        let segments = || self.sealed.iter().map(Arc::as_ref).chain(active.clone());
+        left.into_iter().flat_map(|(first, last)| segment::pieces(segments(), first, last)).collect()
+    }
+
+    /// What was read of these records did not check, twice: they are lost, and their file is kept.
+    pub(super) fn damaged(&mut self, now: Instant, first: u64, last: u64) {
+        let first = first.max(self.control.released + 1);
+        let last = last.min(self.next_sequence - 1);
+        for (first, last) in self.settled.missing_in(first, last) {
+            for (first, last) in self.certain_pieces(first, last) {
+                if let Some(number) = self.number_of(first.sequence) {
+                    let records = last.sequence - first.sequence + 1;
+                    let range = AsideRange { cause: AsideCause::Damaged, first, last, records };
+                    self.shelf.note(self.lane, number, range, false);
+                }
+            }
+        }
+        self.lose(now, first, last, LossCause::Damaged);
+    }
+
+    /// Records that had left the lane for the rejected store are gone from it, and nobody knows which.
+    pub(super) fn lose_unnamed(&mut self, now: Instant, count: u64) {
+        self.release_since.get_or_insert(now);
+        self.control.lose(LossCause::Damaged, count, RecordId::UNKNOWN, RecordId::UNKNOWN);
+    }
+
+    /// The disk does not give these records of a segment: they are stepped over once they are listed beside it.
+    pub(super) fn step_over(&mut self, number: u64, first: u64, last: u64) {
+        let first = first.max(self.control.released + 1);
+        for (first, last) in self.settled.missing_in(first, last.min(self.next_sequence - 1)) {
+            let pieces = self.certain_pieces(first, last);
+            let records = pieces.iter().map(|(first, last)| last.sequence - first.sequence + 1).sum();
+            let range = AsideRange {
+                cause: AsideCause::Unreadable,
+                first: self.id_of(first),
+                last: self.id_of(last),
+                records,
+            };
+            self.shelf.note(self.lane, number, range, true);
+        }
+    }
+
+    /// Segments that could not be opened before are opened, or given up.
+    pub(super) fn take_up(&mut self, now: Instant, found: Resolution) {
+        let numbers: Vec<u64> = found
+            .opened
+            .iter()
+            .map(|opened| opened.segment.number)
+            .chain(found.damaged.iter().copied())
+            .chain(found.unreadable.iter().copied())
+            .collect();
+        let is_of = |segment: &Arc<Segment>| segment.unopened && numbers.contains(&segment.number);
+        let group: Vec<Arc<Segment>> = self.sealed.iter().filter(|segment| is_of(segment)).cloned().collect();
+        // Some of it was dropped to make room meanwhile: it is opened anew.
+        let (Some(oldest), Some(newest)) = (group.first(), group.last()) else { return };
+        if group.len() != numbers.len() {
+            return;
+        }
+        let (first, last) = (oldest.first_sequence, newest.last_sequence);
+        let uncertain_from = newest.uncertain_from;
+        let mut chain: Vec<Segment> = Vec::new();
+        let mut unreadable = Vec::new();
+        let mut damaged = Vec::new();
+        let mut next = first;
+        let mut opened = found.opened.into_iter().peekable();
+        let mut controls = Vec::new();
+        for number in sorted(&numbers) {
+            let behind = opened.peek().map(|opened| opened.segment.first_sequence);
+            if opened.peek().is_some_and(|opened| opened.segment.number == number)
+                && let Some(Opened { mut segment, control, unread_end, direct }) = opened.next()
+            {
+                let end = opened.peek().map_or(last, |next| next.segment.first_sequence.saturating_sub(1));
+                let found = segment.last_sequence;
+                if (direct || unread_end) && end > found {
+                    segment.last_sequence = end;
+                    segment.end = segment.layout.frame_limit;
+                }
+                let from = uncertain_from.map(|from| from.max(found + 1));
+                segment.uncertain_from = from.filter(|from| *from <= segment.last_sequence);
+                if let Some(from) = segment.uncertain_from.filter(|_| !unread_end) {
+                    self.settled.insert(from, segment.last_sequence);
+                }
+                next = next.max(segment.last_sequence + 1);
+                controls.extend(control);
+                chain.push(segment);
+                continue;
+            }
+            // Up to the next one that was opened.
+            let until = behind.map_or(last, |behind| behind.saturating_sub(1));
+            if found.unreadable.contains(&number) {
+                unreadable.push((number, next, until));
+                let run = group[0].runs[0];
+                let mut segment = Segment::unopened(number, self.layout, next, until.max(next - 1), run);
+                segment.uncertain_from = uncertain_from.filter(|from| *from <= until);
+                next = next.max(until + 1);
+                chain.push(segment);
+            } else {
+                damaged.push((number, next, until));
+            }
+        }
+        let at = self.sealed.iter().position(is_of).unwrap_or(0);
+        let begins = chain.first().map_or(first, |segment| segment.first_sequence);
+        if begins > first {
+            // The segment before them holds more than was found in it.
+            match at.checked_sub(1).and_then(|before| self.sealed.get_mut(before)) {
+                Some(before) => {
+                    let segment = Arc::make_mut(before);
+                    segment.last_sequence = begins - 1;
+                    segment.end = segment.layout.frame_limit;
+                }
+                None => self.lose(now, first, begins - 1, LossCause::Damaged),
+            }
+        }
+        self.sealed.retain(|segment| !is_of(segment));
+        let behind = self.sealed.split_off(at);
+        self.sealed.extend(chain.into_iter().map(Arc::new));
+        self.sealed.extend(behind);
+        self.publish_sealed();
+        for (number, first, last) in unreadable {
+            self.step_over(number, first, last);
+        }
+        for (number, first, last) in damaged {
+            self.give_up(now, number, first, last, uncertain_from);
+        }
+        if let Some(base) = self.base {
+            for control in &controls {
+                self.control.take_in(control, &base);
+                for (first, last) in control.lost_ranges() {
+                    self.settled.insert(first, last);
+                }
+            }
+            self.settle();
+            self.release_since.get_or_insert(now);
+        }
+        self.free();
+    }
+
+    /// A file whose header does not check leaves the chain: what only it can hold is lost, or was never there.
+    fn give_up(&mut self, now: Instant, number: u64, first: u64, last: u64, uncertain_from: Option<u64>) {
+        let certain = uncertain_from.map_or(last, |from| last.min(from - 1));
+        let range = AsideRange {
+            cause: AsideCause::Damaged,
+            first: self.id_of(first),
+            last: self.id_of(last.max(first)),
+            records: (certain + 1).saturating_sub(first),
+        };
+        self.shelf.note(self.lane, number, range, false);
+        self.shelf.leave(number, 0);
+        self.lose(now, first, certain, LossCause::Damaged);
+        self.settled.insert(first.max(certain + 1), last);
+    }
+
+    /// What was found in a file set aside is in the lane again, up to and with `through`; all of it, if that is `None`.
+    pub(super) fn imported(&mut self, storage: &S, number: u64, through: Option<u64>) {
+        self.shelf.taken(storage, self.folder, number, through);
     }
 
     /// A record that had left the lane for the rejected store is given up.
@@ -301,7 +536,7 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if let Some(end) = self.settled.end_of(self.control.released + 1) {
             self.control.released = end;
         }
@@ -318,11 +553,22 @@ impl<S: Storage> LaneWriter<S> {
         while let Some(oldest) =
             self.sealed.front().filter(|oldest| oldest.last_sequence <= self.durable_released)
         {
-            self.freed.push(Freed { name: oldest.name(), size: u64::from(oldest.layout.size) });
+            let size = u64::from(oldest.layout.size);
+            if !self.shelf.leave(oldest.number, size) {
+                // What could not even be opened is not written to again.
+                let size = if oldest.unopened { 0 } else { size };
+                self.freed.push(Freed { name: oldest.name(), size });
+            }
             self.sealed.pop_front();
         }
         if self.sealed.len() != before {
             self.publish_sealed();
         }
     }
+}
+
+fn sorted(numbers: &[u64]) -> Vec<u64> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_unstable();
+    sorted
 }

@@ -147,6 +147,32 @@ impl Control {
             .map(|report| (report.first.sequence, report.last.sequence))
     }
 
+    /// Records lost ever, in the order of [`LossCause::ALL`].
+    pub fn totals(&self) -> [u64; 5] {
+        self.totals
+    }
+
+    /// Leaves out numbers that losses may have which cannot be read at present.
+    pub(super) fn skip_numbers(&mut self) {
+        self.next_number += 1 << 20;
+    }
+
+    /// Takes in the losses of a control state that could not be read when this one was; `base`: the totals this one was begun with.
+    pub(super) fn take_in(&mut self, other: &Control, base: &[u64; 5]) {
+        for ((total, other), base) in self.totals.iter_mut().zip(other.totals).zip(base) {
+            *total = total.saturating_add(other.saturating_sub(*base));
+        }
+        for entry in &other.entries {
+            if !self.entries.iter().any(|known| known.report.number == entry.report.number) {
+                self.entries.push(Entry { dirty: true, ..*entry });
+            }
+        }
+        while self.entries.len() > LOSSES_MAX {
+            self.join();
+        }
+        self.released = self.released.max(other.released);
+    }
+
     /// Whether this record is named as lost already.
     pub fn is_lost(&self, sequence: u64) -> bool {
         self.entries.iter().any(|entry| entry.report.covers(sequence))
@@ -175,7 +201,9 @@ impl Control {
             return;
         }
         self.next_number += 1;
-        self.entries.push(Entry { report, published: false, dirty: true });
+        // What was never acknowledged is remembered, so that it is not met again as damage, and told to nobody.
+        let published = cause == LossCause::Torn;
+        self.entries.push(Entry { report, published, dirty: true });
         if self.entries.len() > LOSSES_MAX {
             self.join();
         }

@@ -15,6 +15,7 @@
 //! is committed by way of a [`view`]; `rejected` keeps what the broker refused; [`store`] puts these together, without threads or clocks;
 //! [`io`] is the real disk, the threads, and the handle the path holds.
 
+mod aside;
 pub mod commit;
 pub mod cursor;
 pub mod frame;
@@ -30,13 +31,16 @@ pub mod retention;
 mod scan;
 pub mod segment;
 pub mod settings;
+mod shelf;
 pub mod storage;
 pub mod store;
 pub mod view;
+mod witness;
 
+pub use aside::{Aside, AsideCause, AsideRange};
 pub use io::{
-    Completion, Failed, Journal, Next, OpenError, OpenReport, Refused, RejectRefused, RejectedRecord, Status,
-    Stored,
+    Completion, Failed, FileReport, ImportError, Imported, Importer, Journal, Next, OpenError, OpenReport,
+    Refused, RejectRefused, RejectedRecord, Status, Stored,
 };
 pub use loss::{LossCause, LossReport};
 pub use record::Ticket;

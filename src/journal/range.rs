@@ -34,6 +34,13 @@ impl RangeSet {
         self.0.iter().map(|(start, end)| (*end.min(&last) + 1).saturating_sub(*start.max(&first))).sum()
     }
 
+    /// The parts of `first..=last` that are in it, in order.
+    pub fn common_in(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let from = self.0.partition_point(|(_, end)| *end < first);
+        let within = self.0[from..].iter().take_while(|(start, _)| *start <= last);
+        within.map(|(start, end)| (first.max(*start), last.min(*end))).collect()
+    }
+
     /// The parts of `first..=last` that are not in it, in order.
     pub fn missing_in(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
         let mut out = Vec::new();

@@ -1,20 +1,32 @@
 //! Finds out what a lane's files hold when the journal is opened. docs/journal-format.md §7.
+//!
+//! Three things are kept apart. What is *there* is read. What the disk does *not give* stays in the chain, unopened or with places that
+//! cannot be read, and is tried again later: no error of the disk is a loss. What the disk gives and what *does not check* is looked at
+//! once more, a second later and past the page cache; only what does not check then either is damaged. Nothing is written here.
 
+use super::aside::{Aside, AsideCause, AsideRange, LIST_MAX};
 use super::frame::SEQUENCE_MAX;
 use super::lane::Recovered;
 use super::loss::{Control, LossCause};
 use super::range::RangeSet;
-use super::scan::{self, Gap, Scan};
-use super::segment::{self, HEADER_BLOCK, Header, HeaderBlock, Layout, RUNS_MAX, Segment};
-use super::storage::{Folder, Storage, StorageError};
-use crate::message::Lane;
+use super::scan::{self, BAD_PAGES, Gap, Scan};
+use super::segment::{self, HEADER_BLOCK, HEADER_COPY, Header, HeaderBlock, Layout, RUNS_MAX, Run, Segment};
+use super::shelf::{Place, Shelved};
+use super::storage::{Folder, Storage, StorageError, StoredFile};
+use super::witness::LaneWitness;
+use crate::message::{Lane, RecordId};
+
+/// Least bytes of a record's frame: the header, and a body with a device, a path and a topic of one byte each.
+const RECORD_MIN: u64 = 48;
+/// What a place that cannot be read is called.
+const EIO: i32 = 5;
 
 /// Why a lane cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecoveryError {
     /// It is of another major version: to be moved aside whole.
     OtherVersion(u16),
-    /// Its folder or a file in it cannot be read.
+    /// Its folder cannot be listed.
     Storage(StorageError),
 }
 
@@ -25,211 +37,679 @@ pub struct LaneReport {
     pub records: u64,
     /// Segments read whole because they had no usable footer, the newest not counted.
     pub scanned: usize,
-    /// Records found missing now.
+    /// Records found missing now, which were acknowledged.
     pub missing: u64,
-    /// Files that are no segment; they were renamed to `.damaged`.
+    /// Records of the last commit before a crash that are not whole. They were never acknowledged.
+    pub torn: u64,
+    /// Files that are no segment; they get the ending `.damaged`.
     pub damaged_files: Vec<String>,
     /// Segments whose file is not as long as it was made.
     pub cut_files: Vec<String>,
+    /// Segments the disk does not give at present, and why. They are opened later.
+    pub unopened: Vec<(String, StorageError)>,
+    /// Records in files set aside earlier that could not be read.
+    pub unreadable: u64,
 }
 
-/// Looks for files of another major version.
-///
-/// # Errors
-/// [`RecoveryError`].
-pub(super) fn check_version<S: Storage>(storage: &S) -> Result<(), RecoveryError> {
-    for folder in [Folder::High, Folder::Normal, Folder::Rejected] {
-        let extension = if folder == Folder::Rejected { "log" } else { "seg" };
-        for (name, _) in storage.list(folder).map_err(RecoveryError::Storage)? {
-            if segment::parse_name(&name, extension).is_some() {
-                let file = storage.open(folder, &name).map_err(RecoveryError::Storage)?;
-                let mut block = Vec::new();
-                scan::read_region(&file, 0, HEADER_BLOCK as usize, &mut block);
-                if let HeaderBlock::OtherVersion(major) = Header::parse_block(&block) {
-                    return Err(RecoveryError::OtherVersion(major));
-                }
-            }
-        }
-    }
-    Ok(())
+/// A file with a segment's name.
+enum Candidate {
+    /// Its header was read.
+    Known(Box<Known>),
+    /// The disk does not give its header.
+    Unopened(StorageError),
+    /// What the disk gives is no header.
+    Damaged,
 }
 
-struct Candidate<F> {
+struct Known {
     header: Header,
     layout: Layout,
-    file: F,
+    /// What its footer says, if it checks.
+    footer: Option<(Segment, Control)>,
     /// Both copies of the header are good and the file has its full length.
     intact: bool,
 }
 
-struct Files<F> {
-    candidates: Vec<Candidate<F>>,
-    free: Vec<(String, u64)>,
-    next_number: u64,
+struct Listed {
+    number: u64,
+    size: u64,
+    candidate: Candidate,
 }
 
-/// Reads a lane.
+/// A file whose header does not check.
+struct DamagedFile {
+    number: u64,
+    size: u64,
+    /// What is missing where it was is noted under this number.
+    noted: u64,
+    /// Records it may hold beside those known to be missing.
+    uncertain: Option<(u64, u64)>,
+}
+
+/// One reading of a lane's files.
+struct Look<F> {
+    sealed: Vec<Segment>,
+    active: Option<(Segment, F)>,
+    control: Control,
+    next_sequence: u64,
+    next_number: u64,
+    /// From here on nothing is known of what the newest files hold.
+    uncertain_from: Option<u64>,
+    /// What is missing although the disk gave the place where it should be; of which segment.
+    gaps: Vec<(Gap, u64)>,
+    /// Sequences that no record ever had, as far as is known.
+    void: Vec<(u64, u64)>,
+    /// Files whose header does not check.
+    damaged: Vec<DamagedFile>,
+    free: Vec<(String, u64)>,
+    asides: Vec<Shelved>,
+    report: LaneReport,
+}
+
+/// Reads a lane. `seen`: what its witness says; `layout`: of new segments.
 ///
 /// # Errors
-/// [`RecoveryError`]; damage is none, it is reported.
+/// [`RecoveryError`]; neither damage nor a file that cannot be read is one.
 pub(super) fn recover<S: Storage>(
     storage: &S,
     lane: Lane,
+    layout: Layout,
+    seen: LaneWitness,
 ) -> Result<(Recovered<S::File>, LaneReport), RecoveryError> {
-    let mut report = LaneReport::default();
-    let mut files = classify(storage, lane, &mut report)?;
-    let mut sealed: Vec<Segment> = Vec::new();
-    let mut gaps: Vec<Gap> = Vec::new();
-    let mut scans: Vec<Option<Scan>> = Vec::new();
-    let mut released = 0;
-    let mut active = None;
-    let mut footers: Vec<Option<Control>> = Vec::new();
-    let mut next_sequence = 1;
-    let count = files.candidates.len();
-    let successors: Vec<u64> = files.candidates.iter().map(|c| c.header.first_sequence).collect();
-    for (index, candidate) in files.candidates.drain(..).enumerate() {
-        let Candidate { header, layout, file, intact } = candidate;
-        if header.first_sequence > next_sequence {
-            // Whatever was between is in no file. Before the first segment that is what has left, or it is lost.
-            gaps.push(Gap { first: next_sequence, last: header.first_sequence - 1, acknowledged: true });
+    let mut look = look(storage, lane, layout, seen, false)?;
+    if look.is_doubtful() {
+        let before = std::mem::take(&mut look.gaps);
+        storage.wait_for_second_look();
+        look = self::look(storage, lane, layout, seen, true)?;
+        look.confirm(&before);
+    }
+    Ok(look.finish(lane))
+}
+
+impl<F> Look<F> {
+    /// Whether anything would count as damaged, or as torn.
+    fn is_doubtful(&self) -> bool {
+        let known = self.known();
+        let is_new = |(gap, _): &(Gap, u64)| {
+            !known.missing_in(gap.first.max(self.control.released + 1), gap.last).is_empty()
+        };
+        !self.damaged.is_empty() || !self.report.cut_files.is_empty() || self.gaps.iter().any(is_new)
+    }
+
+    /// What is named as lost already, or was never there.
+    fn known(&self) -> RangeSet {
+        let mut known = RangeSet::default();
+        for (first, last) in self.control.lost_ranges() {
+            known.insert(first, last);
         }
-        released = released.max(header.released);
-        let successor = successors.get(index + 1).copied();
-        let footer = read_footer(&file, lane, &header, layout);
-        if let Some((_, control)) = &footer {
-            released = released.max(control.released);
+        for (first, last) in &self.void {
+            known.insert(*first, *last);
         }
-        let fits = |segment: &Segment| Some(segment.last_sequence + 1) == successor;
-        match footer {
-            Some((segment, control)) if fits(&segment) => {
-                next_sequence = segment.last_sequence + 1;
-                gaps.iter_mut().for_each(|gap| gap.acknowledged = true);
-                sealed.push(segment);
-                footers.push(Some(control));
-                scans.push(None);
+        for range in self.asides.iter().flat_map(|found| &found.aside.ranges) {
+            known.insert(range.first.sequence, range.last.sequence);
+        }
+        known
+    }
+
+    /// Keeps of what is missing what was missing before, too. What is missing only now is met again by who reads the lane.
+    fn confirm(&mut self, before: &[(Gap, u64)]) {
+        let mut missing = RangeSet::default();
+        for (gap, _) in before {
+            missing.insert(gap.first, gap.last);
+        }
+        let mut gaps = Vec::new();
+        for (gap, number) in self.gaps.drain(..) {
+            for (first, last) in missing.common_in(gap.first, gap.last) {
+                gaps.push((Gap { first, last, ..gap }, number));
             }
-            other => {
-                let mut scan = scan::scan_segment(&file, lane, &header, layout, successor);
-                released = released.max(scan.released);
+        }
+        self.gaps = gaps;
+    }
+
+    /// Names as lost what is missing, has not left and is not named yet.
+    fn finish(mut self, lane: Lane) -> (Recovered<F>, LaneReport) {
+        let base = self.uncertain_from.map(|_| self.control.totals());
+        let mut settled = self.known();
+        let mut new: Vec<Aside> = Vec::new();
+        for (gap, number) in &self.gaps {
+            let cause = if gap.acknowledged { LossCause::Damaged } else { LossCause::Torn };
+            for (first, last) in settled.missing_in(gap.first.max(self.control.released + 1), gap.last) {
+                let segments = self.sealed.iter().chain(self.active.as_ref().map(|(segment, _)| segment));
+                for (first, last) in segment::pieces(segments, first, last) {
+                    let records = last.sequence - first.sequence + 1;
+                    self.control.lose(cause, records, first, last);
+                    if cause == LossCause::Damaged {
+                        let range = AsideRange { cause: AsideCause::Damaged, first, last, records };
+                        aside_of(&mut new, lane, *number).add(range);
+                    }
+                }
+                let count = last - first + 1;
+                *(if gap.acknowledged { &mut self.report.missing } else { &mut self.report.torn }) += count;
+                settled.insert(first, last);
+            }
+        }
+        for file in &self.damaged {
+            self.report.damaged_files.push(segment::segment_name(file.number));
+            let mut aside = Aside { number: file.number, ..aside_of(&mut new, lane, file.noted).clone() };
+            if let Some((first, last)) = file.uncertain {
+                let id = |sequence| RecordId { run: 0, sequence };
+                let cause = AsideCause::Damaged;
+                aside.add(AsideRange { cause, first: id(first), last: id(last), records: 0 });
+            }
+            self.asides.push(Shelved::new(aside, Place::Leaving, file.size, false));
+        }
+        let in_chain = |number: u64| {
+            let active = self.active.as_ref().map(|(segment, _)| segment);
+            self.sealed.iter().chain(active).any(|segment| segment.number == number)
+        };
+        for aside in new.into_iter().filter(|aside| in_chain(aside.number)) {
+            match self.asides.iter_mut().find(|found| found.aside.number == aside.number) {
+                Some(found) => {
+                    aside.ranges.into_iter().for_each(|range| found.aside.add(range));
+                    found.saved = false;
+                }
+                None => self.asides.push(Shelved::new(aside, Place::Chain, 0, false)),
+            }
+        }
+        settled.forget_through(self.control.released);
+        let last = self.next_sequence - 1;
+        self.report.records =
+            last.saturating_sub(self.control.released) - settled.count_in(self.control.released + 1, last);
+        self.report.unreadable =
+            self.asides.iter().map(|found| found.aside.records(AsideCause::Unreadable)).sum();
+        let found = Recovered {
+            sealed: self.sealed,
+            active: self.active,
+            control: self.control,
+            next_sequence: self.next_sequence,
+            next_number: self.next_number,
+            settled,
+            missing: self.report.missing + self.report.torn,
+            free: self.free,
+            uncertain_from: self.uncertain_from,
+            base,
+            asides: self.asides,
+        };
+        (found, self.report)
+    }
+}
+
+/// The list of a segment among these, made if need be.
+fn aside_of(asides: &mut Vec<Aside>, lane: Lane, number: u64) -> &mut Aside {
+    let at = match asides.iter().position(|aside| aside.number == number) {
+        Some(at) => at,
+        None => {
+            asides.push(Aside::new(lane, number));
+            asides.len() - 1
+        }
+    };
+    &mut asides[at]
+}
+
+/// Reads all of a lane once. `fresh`: past the page cache.
+fn look<S: Storage>(
+    storage: &S,
+    lane: Lane,
+    layout: Layout,
+    seen: LaneWitness,
+    fresh: bool,
+) -> Result<Look<S::File>, RecoveryError> {
+    let mut look = Look {
+        sealed: Vec::new(),
+        active: None,
+        control: Control::new(lane),
+        next_sequence: 1,
+        next_number: 1,
+        uncertain_from: None,
+        gaps: Vec::new(),
+        void: Vec::new(),
+        damaged: Vec::new(),
+        free: Vec::new(),
+        asides: Vec::new(),
+        report: LaneReport::default(),
+    };
+    let files = classify(storage, lane, fresh, &mut look)?;
+    let chain = Chain {
+        storage,
+        lane,
+        layout,
+        fresh,
+        look,
+        released: 0,
+        scans: Vec::new(),
+        pending: Vec::new(),
+        extended: None,
+    };
+    Ok(chain.read(files, seen))
+}
+
+/// A file of the chain whose records are only known by those before and after it.
+struct Pending {
+    number: u64,
+    size: u64,
+    layout: Layout,
+    /// `None`: its header does not check.
+    error: Option<StorageError>,
+}
+
+/// What comes behind a file of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// It is the newest.
+    Nothing,
+    /// A segment that begins with this sequence.
+    Segment(u64),
+    /// Files that cannot be read, and then a segment that begins with this sequence, if any.
+    Unread(Option<u64>),
+}
+
+impl After {
+    /// Records from this sequence on are in another file.
+    fn first_sequence(self) -> Option<u64> {
+        match self {
+            After::Nothing => None,
+            After::Segment(first) => Some(first),
+            After::Unread(first) => first,
+        }
+    }
+}
+
+/// Goes through a lane's files, the oldest first.
+struct Chain<'s, S: Storage> {
+    storage: &'s S,
+    lane: Lane,
+    layout: Layout,
+    fresh: bool,
+    look: Look<S::File>,
+    released: u64,
+    /// Of each segment in `look.sealed`, and of the active one: what a scan and the footer said of the control state.
+    scans: Vec<(Option<Scan>, Option<Control>)>,
+    pending: Vec<Pending>,
+    /// The segment before may hold records behind the last one that was found in it, this one.
+    extended: Option<u64>,
+}
+
+impl<S: Storage> Chain<'_, S> {
+    fn read(mut self, files: Vec<Listed>, seen: LaneWitness) -> Look<S::File> {
+        let mut after = vec![After::Nothing; files.len()];
+        for index in (1..files.len()).rev() {
+            after[index - 1] = match (&files[index].candidate, after[index]) {
+                (Candidate::Known(known), _) => After::Segment(known.header.first_sequence),
+                (_, After::Segment(first) | After::Unread(Some(first))) => After::Unread(Some(first)),
+                (_, After::Nothing | After::Unread(None)) => After::Unread(None),
+            };
+        }
+        for (Listed { number, size, candidate }, after) in files.into_iter().zip(after) {
+            match candidate {
+                Candidate::Known(known) => {
+                    self.come_to(&known.header);
+                    self.take(*known, size, after);
+                }
+                Candidate::Unopened(error) => {
+                    self.pending.push(Pending { number, size, layout: self.layout, error: Some(error) });
+                }
+                Candidate::Damaged => {
+                    self.pending.push(Pending { number, size, layout: self.layout, error: None });
+                }
+            }
+        }
+        self.end(seen);
+        self.look.control = control_state(self.lane, &self.scans);
+        let control = &mut self.look.control;
+        control.released = control.released.max(self.released);
+        self.look.next_sequence = self.look.next_sequence.max(control.released + 1);
+        if self.look.uncertain_from.is_some() {
+            // Losses it has named may stand in what cannot be read.
+            control.skip_numbers();
+        }
+        self.look
+    }
+
+    /// What is missing at the end.
+    fn end(&mut self, seen: LaneWitness) {
+        let next = self.look.next_sequence;
+        let newest = self.look.active.as_ref().map(|(segment, _)| segment).or(self.look.sealed.last());
+        // Another version has been at work since, if the newest segment ends with another run.
+        let run = newest.and_then(|segment| segment.runs.last()).map(|run| run.run);
+        let counts = !self.pending.is_empty() || run.is_none_or(|run| run == seen.run);
+        let certain = if counts { next.max(seen.next_sequence) } else { next };
+        if counts {
+            self.released = self.released.max(seen.released);
+        }
+        let newest = newest.map_or(0, |segment| segment.number);
+        if self.pending.is_empty() {
+            if certain > next {
+                self.miss(next, certain - 1, newest);
+                // What is to follow does not belong behind such a place.
+                let active = self.look.active.take();
+                self.look.sealed.extend(active.map(|(segment, _)| segment));
+                if let Some(segment) = self.look.sealed.last_mut() {
+                    extend(segment, certain - 1);
+                }
+            }
+            return;
+        }
+        // How much there is in these files nobody can say: the next sequence lies behind all there can be.
+        let room: u64 = self.pending.iter().map(|pending| pending.size / RECORD_MIN + 1).sum();
+        let last = certain + room;
+        if self.pending.iter().any(|pending| pending.error.is_some()) {
+            self.place_pending(last, Some(certain));
+        } else {
+            let number = self.set_aside(Some((certain, last)));
+            self.miss(next, certain - 1, number.unwrap_or(newest));
+            self.look.void.push((certain, last));
+        }
+        let active = self.look.active.take();
+        self.look.sealed.extend(active.map(|(segment, _)| segment));
+        self.look.next_sequence = last + 1;
+        self.look.uncertain_from = Some(certain);
+    }
+
+    /// Files whose header does not check leave the chain; under which number to note what is missing.
+    fn set_aside(&mut self, uncertain: Option<(u64, u64)>) -> Option<u64> {
+        let noted = self.pending.last()?.number;
+        for Pending { number, size, .. } in self.pending.drain(..) {
+            self.look.damaged.push(DamagedFile { number, size, noted, uncertain });
+        }
+        Some(noted)
+    }
+
+    fn miss(&mut self, first: u64, last: u64, number: u64) {
+        if first <= last {
+            let gap = Gap { first, last, acknowledged: true, unread: false };
+            self.look.gaps.push((gap, number));
+        }
+        self.look.next_sequence = last + 1;
+    }
+
+    /// Says whose the sequences are between what was found and the next segment whose header was read.
+    fn come_to(&mut self, header: &Header) {
+        let (next, first) = (self.look.next_sequence, header.first_sequence);
+        let stated = (header.uncertain_from != 0).then_some(header.uncertain_from);
+        if self.pending.iter().any(|pending| pending.error.is_some()) {
+            self.place_pending(first.max(next) - 1, stated.map(|from| from.max(next)));
+        } else {
+            let number = self.set_aside(None);
+            let uncertain = stated.map_or(first, |from| from.max(next));
+            if let (Some(from), Some(found), Some(before)) =
+                (stated, self.extended, self.look.sealed.last_mut())
+            {
+                before.uncertain_from = Some(from.max(found + 1));
+            }
+            if first > next {
+                // Before the first segment that is what has left, or it is lost.
+                let before = self.look.sealed.last().map_or(0, |segment| segment.number);
+                self.miss(next, uncertain.min(first) - 1, number.unwrap_or(before));
+            }
+            if first > uncertain {
+                self.look.void.push((uncertain, first - 1));
+            }
+        }
+        self.look.next_sequence = first.max(next);
+        self.released = self.released.max(header.released);
+    }
+
+    /// Files that cannot be read now take their place in the chain: `last` is the last sequence they can hold.
+    fn place_pending(&mut self, last: u64, uncertain_from: Option<u64>) {
+        let first = self.look.next_sequence;
+        let run = self.look.sealed.last().map_or(0, |segment| segment.run_of(first).run);
+        for pending in self.pending.drain(..) {
+            // A damaged file beside one that cannot be read is judged together with it.
+            let error = pending.error.unwrap_or(StorageError::Other(EIO));
+            self.look.report.unopened.push((segment::segment_name(pending.number), error));
+            let run = Run { first_sequence: first, run, boot: [0; 16] };
+            let mut segment = Segment::unopened(pending.number, pending.layout, first, last, run);
+            segment.uncertain_from = uncertain_from;
+            self.look.sealed.push(segment);
+            self.scans.push((None, None));
+        }
+    }
+
+    /// A segment whose header was read.
+    fn take(&mut self, known: Known, size: u64, after: After) {
+        let Known { header, layout, footer, intact } = known;
+        self.extended = None;
+        if let Some((_, control)) = &footer {
+            self.released = self.released.max(control.released);
+        }
+        match footer {
+            Some((segment, control)) if after == After::Segment(segment.last_sequence + 1) => {
+                self.look.next_sequence = segment.last_sequence + 1;
+                self.acknowledge();
+                self.look.sealed.push(segment);
+                self.scans.push((None, Some(control)));
+            }
+            footer => {
+                let (mut scan, file) = match self.scan(&header, layout, after.first_sequence()) {
+                    Ok(scanned) => scanned,
+                    Err(error) => return self.pend(header.number, size, layout, error),
+                };
+                self.released = self.released.max(scan.released);
+                let found = scan.segment.last_sequence;
+                match after {
+                    // Whoever reads it looks for what is missing up to its very end.
+                    After::Segment(next) if found + 1 < next => {
+                        self.extended = Some(found);
+                        extend(&mut scan.segment, next - 1);
+                        if scan.unread_end {
+                            scan.next_sequence = next;
+                        }
+                    }
+                    // Where it ends is known only from a segment right behind it.
+                    After::Nothing | After::Unread(_) if scan.unread_end => {
+                        return self.pend(header.number, size, layout, StorageError::Other(EIO));
+                    }
+                    _ => {}
+                }
+                self.look.report.scanned += usize::from(after != After::Nothing);
                 if scan.any {
                     // What was committed here followed the commits in all segments before.
-                    gaps.iter_mut().for_each(|gap| gap.acknowledged = true);
+                    self.acknowledge();
                 }
-                gaps.append(&mut scan.gaps);
-                next_sequence = scan.next_sequence.max(header.first_sequence);
-                let newest = index + 1 == count;
-                report.scanned += usize::from(!newest);
+                let read = scan.gaps.drain(..).filter(|gap| !gap.unread);
+                self.look.gaps.extend(read.map(|gap| (gap, header.number)));
+                self.look.next_sequence = scan.next_sequence.max(header.first_sequence);
                 // What cannot be read now may be read another time: then it must not stand behind newer frames.
-                let continued = newest
-                    && other.is_none()
+                let continued = after == After::Nothing
+                    && footer.is_none()
                     && scan.readable
                     && intact
                     && scan.any
                     && scan.segment.runs.len() < RUNS_MAX;
                 if continued {
-                    active = Some((scan.segment.clone(), file));
+                    self.look.active = Some((scan.segment.clone(), file));
                 } else {
-                    sealed.push(scan.segment.clone());
+                    self.look.sealed.push(scan.segment.clone());
                 }
-                footers.push(other.map(|(_, control)| control));
-                scans.push(Some(scan));
+                self.scans.push((Some(scan), footer.map(|(_, control)| control)));
             }
         }
     }
-    let mut control = control_state(lane, &scans, &footers);
-    control.released = control.released.max(released);
-    next_sequence = next_sequence.max(control.released + 1);
-    let settled = account(&mut control, &gaps, &sealed, active.as_ref().map(|(s, _)| s), &mut report);
-    report.records = (next_sequence - 1).saturating_sub(control.released)
-        - settled.count_in(control.released + 1, next_sequence.saturating_sub(1));
-    let found = Recovered {
-        sealed,
-        active,
-        control,
-        next_sequence,
-        next_number: files.next_number,
-        settled,
-        missing: report.missing,
-        free: files.free,
-    };
-    Ok((found, report))
+
+    /// This one cannot be read now.
+    fn pend(&mut self, number: u64, size: u64, layout: Layout, error: StorageError) {
+        self.pending.push(Pending { number, size, layout, error: Some(error) });
+    }
+
+    fn acknowledge(&mut self) {
+        self.look.gaps.iter_mut().for_each(|(gap, _)| gap.acknowledged = true);
+    }
+
+    fn scan(
+        &self,
+        header: &Header,
+        layout: Layout,
+        successor: Option<u64>,
+    ) -> Result<(Scan, S::File), StorageError> {
+        let file = self.storage.open(Folder::of(self.lane), &segment::segment_name(header.number))?;
+        if self.fresh {
+            file.forget_cache();
+        }
+        let scan = scan::scan_segment(&file, self.lane, header, layout, successor, BAD_PAGES)?;
+        Ok((scan, file))
+    }
 }
 
-/// Sorts a lane's files into segments, by number, and spares.
+/// The segment may hold records up to this one, up to where its frames may end.
+fn extend(segment: &mut Segment, last_sequence: u64) {
+    segment.last_sequence = segment.last_sequence.max(last_sequence);
+    segment.end = segment.layout.frame_limit;
+}
+
+/// Sorts a lane's files into segments, by number, spares, and what was set aside.
 fn classify<S: Storage>(
     storage: &S,
     lane: Lane,
-    report: &mut LaneReport,
-) -> Result<Files<S::File>, RecoveryError> {
+    fresh: bool,
+    look: &mut Look<S::File>,
+) -> Result<Vec<Listed>, RecoveryError> {
     let folder = Folder::of(lane);
-    let mut files = Files { candidates: Vec::new(), free: Vec::new(), next_number: 1 };
+    let mut files = Vec::new();
+    let mut away = Vec::new();
+    let mut lists = Vec::new();
     for (name, size) in storage.list(folder).map_err(RecoveryError::Storage)? {
-        let plain = name.strip_suffix(".damaged").unwrap_or(&name);
-        let Some(number) = segment::parse_name(plain, "seg").filter(|n| *n < SEQUENCE_MAX) else { continue };
-        files.next_number = files.next_number.max(number + 1);
-        if plain.len() != name.len() {
-            continue;
-        }
-        let file = storage.open(folder, &name).map_err(RecoveryError::Storage)?;
-        let mut block = Vec::new();
-        scan::read_region(&file, 0, HEADER_BLOCK as usize, &mut block);
-        match Header::parse_block(&block) {
-            HeaderBlock::Valid(header, intact) if header.number == number && header.lane == lane as u8 => {
-                if let Some(layout) = Layout::new(header.size) {
-                    let whole = size == u64::from(header.size);
-                    if !whole {
-                        report.cut_files.push(name);
+        let (plain, cause) = AsideCause::strip(&name);
+        let list = segment::parse_name(&name, "ids");
+        let number = segment::parse_name(plain, "seg").or(list).filter(|n| *n < SEQUENCE_MAX);
+        let Some(number) = number else { continue };
+        look.next_number = look.next_number.max(number + 1);
+        if list.is_some() {
+            lists.extend(read_list(storage, lane, &name));
+        } else if let Some(cause) = cause {
+            away.push((number, size, cause));
+        } else {
+            match candidate(storage, lane, number, &name, size, fresh)? {
+                Found::Free => look.free.push((name, size)),
+                Found::Segment(candidate) => {
+                    let cut =
+                        matches!(&candidate, Candidate::Known(known) if size < u64::from(known.header.size));
+                    if cut {
+                        look.report.cut_files.push(name);
                     }
-                    let intact = intact && whole;
-                    files.candidates.push(Candidate { header, layout, file, intact });
-                    continue;
+                    files.push(Listed { number, size, candidate });
                 }
             }
-            HeaderBlock::Free => {
-                files.free.push((name, size));
-                continue;
-            }
-            HeaderBlock::Valid(..) | HeaderBlock::OtherVersion(_) | HeaderBlock::Damaged => {}
         }
-        drop(file);
-        // On a disk that is read-only it stays and is met again.
-        let _ = storage.rename((folder, &name), (folder, &format!("{name}.damaged")));
-        report.damaged_files.push(name);
     }
-    files.candidates.sort_by_key(|candidate| candidate.header.number);
+    files.sort_by_key(|file| file.number);
     // A chain rises. What does not fit before its successors cannot have been written here.
     let mut least = u64::MAX;
-    for index in (0..files.candidates.len()).rev() {
-        let header = files.candidates[index].header;
-        if header.first_sequence > least {
-            files.candidates.remove(index);
-            report.damaged_files.push(segment::segment_name(header.number));
+    for file in files.iter_mut().rev() {
+        if let Candidate::Known(known) = &file.candidate {
+            if known.header.first_sequence > least {
+                file.candidate = Candidate::Damaged;
+            } else {
+                least = known.header.first_sequence;
+            }
         }
-        least = least.min(header.first_sequence);
+    }
+    // Set aside while the file is still in the chain, if it could not be renamed or is still of use there.
+    let chain = |number: u64| files.iter().any(|file| file.number == number);
+    for aside in lists.iter().filter(|list: &&Aside| chain(list.number)) {
+        look.asides.push(Shelved::new(aside.clone(), Place::Chain, 0, true));
+    }
+    for (number, size, cause) in away {
+        let list = lists.iter().find(|list| list.number == number && !chain(number)).cloned();
+        let aside = list.unwrap_or_else(|| Aside::new(lane, number));
+        look.asides.push(Shelved::away(aside, cause, size));
     }
     Ok(files)
 }
 
-fn read_footer<F: super::storage::StoredFile>(
+enum Found {
+    /// Spare.
+    Free,
+    Segment(Candidate),
+}
+
+/// What a file with a segment's name is.
+fn candidate<S: Storage>(
+    storage: &S,
+    lane: Lane,
+    number: u64,
+    name: &str,
+    size: u64,
+    fresh: bool,
+) -> Result<Found, RecoveryError> {
+    let file = match storage.open(Folder::of(lane), name) {
+        Ok(file) => file,
+        Err(error) => return Ok(Found::Segment(Candidate::Unopened(error))),
+    };
+    if fresh {
+        file.forget_cache();
+    }
+    Ok(match read_header(&file) {
+        Err(error) => Found::Segment(Candidate::Unopened(error)),
+        Ok(HeaderBlock::OtherVersion(major)) => return Err(RecoveryError::OtherVersion(major)),
+        Ok(HeaderBlock::Free) => Found::Free,
+        Ok(HeaderBlock::Valid(header, both)) if header.number == number && header.lane == lane as u8 => {
+            let Some(layout) = Layout::new(header.size) else {
+                return Ok(Found::Segment(Candidate::Damaged));
+            };
+            let footer = read_footer(&file, lane, &header, layout);
+            let intact = both && size == u64::from(header.size) && footer.is_ok();
+            let footer = footer.ok().flatten();
+            Found::Segment(Candidate::Known(Box::new(Known { header, layout, footer, intact })))
+        }
+        Ok(HeaderBlock::Valid(..) | HeaderBlock::Damaged) => Found::Segment(Candidate::Damaged),
+    })
+}
+
+/// Reads a header, by its copy where the disk does not give it or it does not check.
+///
+/// # Errors
+/// The disk does not give one of both, and the other does not check.
+pub(super) fn read_header(file: &impl StoredFile) -> Result<HeaderBlock, StorageError> {
+    let mut block = Vec::new();
+    if scan::read_region(file, 0, HEADER_BLOCK as usize, &mut block).is_ok() {
+        return Ok(Header::parse_block(&block));
+    }
+    let mut whole = vec![0; HEADER_BLOCK as usize];
+    let mut failed = None;
+    for at in [0, HEADER_COPY] {
+        match scan::read_region(file, at as u32, HEADER_COPY, &mut block) {
+            Ok(()) => whole[at..at + block.len()].copy_from_slice(&block),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match (Header::parse_block(&whole), failed) {
+        (HeaderBlock::Damaged, Some(error)) => Err(error),
+        (read, _) => Ok(read),
+    }
+}
+
+/// Reads a footer; `None`: there is none, or it does not check.
+fn read_footer<F: StoredFile>(
     file: &F,
     lane: Lane,
     header: &Header,
     layout: Layout,
-) -> Option<(Segment, Control)> {
+) -> Result<Option<(Segment, Control)>, StorageError> {
     let mut bytes = Vec::new();
-    scan::read_region(file, layout.frame_limit, (layout.size - layout.frame_limit) as usize, &mut bytes);
-    let (segment, checkpoint) = Segment::parse_footer(header, layout, &bytes)?;
-    let (released, body) = checkpoint.split_first_chunk::<8>()?;
-    let released = u64::from_le_bytes(*released);
-    let (control, _) = Control::decode(lane, released.min(SEQUENCE_MAX), body)?;
-    Some((segment, control))
+    scan::read_region(file, layout.frame_limit, (layout.size - layout.frame_limit) as usize, &mut bytes)?;
+    let read = || {
+        let (segment, checkpoint) = Segment::parse_footer(header, layout, &bytes)?;
+        let (released, body) = checkpoint.split_first_chunk::<8>()?;
+        let released = u64::from_le_bytes(*released);
+        let (control, _) = Control::decode(lane, released.min(SEQUENCE_MAX), body)?;
+        Some((segment, control))
+    };
+    Ok(read())
+}
+
+/// Reads the list beside a file set aside. Without one nothing is known of what is in it.
+fn read_list<S: Storage>(storage: &S, lane: Lane, name: &str) -> Option<Aside> {
+    let file = storage.open(Folder::of(lane), name).ok()?;
+    let mut bytes = Vec::new();
+    scan::read_region(&file, 0, LIST_MAX, &mut bytes).ok()?;
+    Aside::parse(&bytes).filter(|aside| aside.lane == lane && aside.list_name() == name)
 }
 
 /// The newest Checkpoint, with all that was committed behind it.
-fn control_state(lane: Lane, scans: &[Option<Scan>], footers: &[Option<Control>]) -> Control {
+fn control_state(lane: Lane, scans: &[(Option<Scan>, Option<Control>)]) -> Control {
     let mut control = None;
     let mut from = 0;
-    for (index, (scan, footer)) in scans.iter().zip(footers).enumerate().rev() {
+    for (index, (scan, footer)) in scans.iter().enumerate().rev() {
         let scanned = scan.as_ref().and_then(|scan| scan.control.clone());
         if let Some(found) = scanned.or_else(|| footer.clone()) {
             control = Some(found);
@@ -238,31 +718,86 @@ fn control_state(lane: Lane, scans: &[Option<Scan>], footers: &[Option<Control>]
         }
     }
     let control = control.unwrap_or_else(|| Control::new(lane));
-    scans[from..].iter().flatten().fold(control, |control, scan| scan.control_after(control))
+    scans[from..].iter().filter_map(|(scan, _)| scan.as_ref()).fold(control, |c, scan| scan.control_after(c))
 }
 
-/// Names as lost what is missing, has not left and is not named yet. Returns everything above `released` that nobody need wait for.
-fn account(
-    control: &mut Control,
-    gaps: &[Gap],
-    sealed: &[Segment],
-    active: Option<&Segment>,
-    report: &mut LaneReport,
-) -> RangeSet {
-    let mut settled = RangeSet::default();
-    for (first, last) in control.lost_ranges() {
-        settled.insert(first, last);
-    }
-    for gap in gaps {
-        let cause = if gap.acknowledged { LossCause::Damaged } else { LossCause::Torn };
-        for (first, last) in settled.missing_in(gap.first.max(control.released + 1), gap.last) {
-            for (first, last) in segment::pieces(sealed.iter().chain(active), first, last) {
-                control.lose(cause, last.sequence - first.sequence + 1, first, last);
+/// A segment that could not be opened before and is open now.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// As far as a scan found it.
+    pub(super) segment: Segment,
+    /// What its Checkpoint and what is behind it say.
+    pub(super) control: Option<Control>,
+    /// The disk does not give all that may lie behind its last frame.
+    pub(super) unread_end: bool,
+    /// The file behind it was opened, too, or there is none: it holds everything up to there.
+    pub(super) direct: bool,
+}
+
+/// What has become of segments that could not be opened before.
+#[derive(Debug, Default)]
+pub(super) struct Resolution {
+    /// Those that can be read now, rising.
+    pub(super) opened: Vec<Opened>,
+    /// Those whose header does not check.
+    pub(super) damaged: Vec<u64>,
+    /// Those that are given up, by number: the disk does not give them.
+    pub(super) unreadable: Vec<u64>,
+}
+
+/// Opens neighbours in the chain that could not be opened before; `give_up`: those that still cannot are `unreadable`. `fresh`: past the
+/// page cache.
+///
+/// # Errors
+/// The number of one that still cannot be read, and why; not with `give_up`.
+pub(super) fn resolve<S: Storage>(
+    storage: &S,
+    lane: Lane,
+    group: &[std::sync::Arc<Segment>],
+    give_up: bool,
+    fresh: bool,
+) -> Result<Resolution, (u64, StorageError)> {
+    let mut found = Resolution::default();
+    let mut headers = Vec::new();
+    for segment in group {
+        let number = segment.number;
+        let opened = storage.open(Folder::of(lane), &segment.name()).and_then(|file| {
+            if fresh {
+                file.forget_cache();
             }
-            report.missing += last - first + 1;
-            settled.insert(first, last);
+            Ok((read_header(&file)?, file))
+        });
+        match opened {
+            Ok((HeaderBlock::Valid(header, _), file))
+                if header.number == number && header.lane == lane as u8 =>
+            {
+                match Layout::new(header.size) {
+                    Some(layout) => headers.push((header, layout, file)),
+                    None => found.damaged.push(number),
+                }
+            }
+            Ok(_) => found.damaged.push(number),
+            Err(_) if give_up => found.unreadable.push(number),
+            Err(error) => return Err((number, error)),
         }
     }
-    settled.forget_through(control.released);
-    settled
+    // What is behind the last of them is known.
+    let end = group.last().map(|segment| segment.last_sequence + 1);
+    for index in (0..headers.len()).rev() {
+        let (header, layout, file) = &headers[index];
+        let next = headers.get(index + 1).map(|(next, ..)| next.first_sequence).or(end);
+        let scan = scan::scan_segment(file, lane, header, *layout, next, u32::MAX);
+        let scan = scan.map_err(|error| (header.number, error))?;
+        let mut segment = scan.segment.clone();
+        if scan.unread_end {
+            segment.end = layout.frame_limit;
+        }
+        let at = group.iter().position(|known| known.number == header.number);
+        let behind = at.and_then(|at| group.get(at + 1)).map(|behind| behind.number);
+        let control = scan.control.clone().map(|control| scan.control_after(control));
+        let direct =
+            behind.is_none_or(|behind| headers.get(index + 1).is_some_and(|(h, ..)| h.number == behind));
+        found.opened.insert(0, Opened { segment, control, unread_end: scan.unread_end, direct });
+    }
+    Ok(found)
 }

@@ -1,11 +1,17 @@
 //! The rejected store: records the broker refused for good, kept until their owner decides. docs/journal-format.md §5.
+//!
+//! It is one file that is appended to. One that the disk does not give, or not all of, keeps what it has under another ending: its
+//! entries count on, and it is read again until all of it can be; a fresh file takes what comes next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::frame::{self, Fields, HEADER, Kind};
 use super::record;
-use super::scan::{self, Scanner};
+use super::recovery::{RecoveryError, read_header};
+use super::scan::{self, BAD_PAGES, Scanner};
 use super::segment::{self, HEADER_BLOCK, Header, HeaderBlock};
+use super::settings::REJECTED_BYTES_MAX;
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 use crate::message::{Lane, RecordId};
 
@@ -15,6 +21,18 @@ const FIXED: usize = 24;
 /// Room beyond the bound for Removed frames, so that a full store can be emptied.
 const OVER: u32 = 64 * 1024;
 const FOLDER: Folder = Folder::Rejected;
+/// Numbers left out where a file that cannot be read may have given some.
+const NUMBERS_SKIPPED: u64 = 1 << 20;
+/// A file that could not be read is read again after so long, then after twice that, and so on,
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// up to once a day.
+const LONGEST_RETRY: Duration = Duration::from_secs(86_400);
+/// Bytes written at once when the store is written anew.
+const WRITE_BYTES: usize = 256 * 1024;
+/// Files kept whose content did not check.
+const DAMAGED_KEPT: usize = 4;
+/// What a place that cannot be read is called.
+const EIO: i32 = 5;
 
 /// What is known of a rejected record without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +45,29 @@ pub struct RejectedEntry {
     pub id: RecordId,
     /// The PUBACK's reason code.
     pub reason: u8,
+    /// In which file.
+    source: u64,
     offset: u32,
     length: u32,
+}
+
+impl RejectedEntry {
+    fn bytes(&self) -> u64 {
+        frame::padded(self.length as usize) as u64
+    }
+}
+
+/// What was found at the opening.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RejectedReport {
+    /// Records in it.
+    pub records: usize,
+    /// Records that were in it and are damaged.
+    pub lost: u64,
+    /// Files the disk does not give, or not all of, and why.
+    pub unread: Vec<(String, StorageError)>,
+    /// Files whose header does not check; they get the ending `.damaged`.
+    pub damaged_files: Vec<String>,
 }
 
 /// Why a record could not be put into the store.
@@ -40,97 +79,312 @@ pub enum RejectError {
     Disk(StorageError),
 }
 
+/// A file of the store.
+struct Source<F> {
+    /// `None`: the disk does not even give its header.
+    file: Option<F>,
+    name: String,
+    seed: u32,
+    /// Why not all of it could be read.
+    unread: Option<StorageError>,
+    /// Some of it did not check: it is kept when the store is written anew.
+    damaged: bool,
+}
+
+/// What one reading of a file gave.
+struct Loaded<F> {
+    file: F,
+    header: Header,
+    entries: Vec<RejectedEntry>,
+    removed: BTreeSet<u64>,
+    end: u32,
+    /// Entries that were in it and are not there.
+    missing: u64,
+    next_entry: u64,
+    unread: Option<StorageError>,
+}
+
+enum LoadError {
+    Io(StorageError),
+    OtherVersion(u16),
+    /// Its header does not check.
+    Damaged,
+}
+
 pub(super) struct RejectedStore<S: Storage> {
     max_bytes: u64,
-    file: Option<S::File>,
+    /// By number; the one that is written to is `current`.
+    sources: BTreeMap<u64, Source<S::File>>,
+    current: Option<u64>,
+    /// The highest there is.
     number: u64,
-    seed: u32,
     salt: u64,
     end: u32,
     live_bytes: u64,
     next_entry: u64,
     entries: BTreeMap<u64, RejectedEntry>,
+    /// Entries of files that are not written to any more, which were taken out.
+    gone: BTreeSet<u64>,
     /// A write or sync failed: the file must be written anew before anything is added.
     broken: bool,
+    lost: u64,
+    retry: Option<(Instant, Duration)>,
 }
 
 impl<S: Storage> RejectedStore<S> {
-    /// Reads the store. A damaged entry is left out; how many are missing cannot be known, so they are not counted.
+    /// Reads the store. `seen`: the next number and how many entries there were, as the witness has them.
     ///
     /// # Errors
-    /// As the storage says.
-    pub(super) fn open(storage: &S, max_bytes: u64, salt: u64) -> Result<Self, StorageError> {
+    /// [`RecoveryError::OtherVersion`], or its folder cannot be listed.
+    pub(super) fn open(
+        now: Instant,
+        storage: &S,
+        max_bytes: u64,
+        salt: u64,
+        seen: Option<(u64, u64)>,
+    ) -> Result<(Self, RejectedReport), RecoveryError> {
         let mut store = RejectedStore {
-            // Offsets are 32 bits wide.
-            max_bytes: max_bytes.min(1 << 30),
-            file: None,
+            max_bytes: max_bytes.min(REJECTED_BYTES_MAX),
+            sources: BTreeMap::new(),
+            current: None,
             number: 0,
-            seed: 0,
             salt,
             end: HEADER_BLOCK,
             live_bytes: 0,
             next_entry: 1,
             entries: BTreeMap::new(),
+            gone: BTreeSet::new(),
             broken: false,
+            lost: 0,
+            retry: None,
         };
-        let mut numbers = Vec::new();
-        for (name, size) in storage.list(FOLDER)? {
+        let mut report = RejectedReport::default();
+        let (mut logs, mut unreadable, mut unfinished, mut old) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (name, _) in storage.list(FOLDER).map_err(RecoveryError::Storage)? {
             if let Some(number) = segment::parse_name(&name, "log") {
-                numbers.push((number, size));
+                logs.push(number);
+            } else if let Some(number) = segment::parse_name(&name, "log.unreadable") {
+                unreadable.push(number);
             } else if segment::parse_name(&name, "new").is_some() {
-                // Half written; if it cannot be deleted it is met again.
+                unfinished.push(name);
+            } else if segment::parse_name(&name, "log.damaged").is_some() {
+                old.push(name);
+            }
+        }
+        logs.sort_unstable();
+        store.number = logs.iter().chain(&unreadable).copied().max().unwrap_or(0);
+        for number in unreadable {
+            store.read_unreadable(now, storage, number, &mut report)?;
+        }
+        let mut damaged = false;
+        while let Some(number) = logs.pop() {
+            let next = seen.map_or(1, |(next, _)| next);
+            match store.read_log(now, storage, number, next, &mut report)? {
+                true => break,
+                false => damaged = true,
+            }
+        }
+        if store.current.is_none() && store.sources.values().any(|source| source.unread.is_some()) {
+            store.next_entry += NUMBERS_SKIPPED;
+        }
+        if store.sources.len() <= 1 {
+            store.gone.clear();
+        }
+        if damaged && let Some((_, entries)) = seen {
+            store.lost += entries.saturating_sub(store.entries.len() as u64);
+        }
+        // What is left is of before the store was written anew, or half written; what cannot be deleted now is met again.
+        if report.unread.is_empty() && !damaged {
+            old.sort_unstable();
+            old.truncate(old.len().saturating_sub(DAMAGED_KEPT));
+            let logs = logs.into_iter().map(log_name);
+            for name in logs.chain(unfinished).chain(old) {
                 let _ = storage.remove(FOLDER, &name);
             }
         }
-        numbers.sort_unstable();
-        while let Some((number, size)) = numbers.pop() {
-            store.number = store.number.max(number);
-            let file = storage.open(FOLDER, &log_name(number))?;
-            let mut block = Vec::new();
-            scan::read_region(&file, 0, HEADER_BLOCK as usize, &mut block);
-            match Header::parse_block(&block) {
-                HeaderBlock::Valid(header, _) if header.lane == LANE && header.number == number => {
-                    store.load(file, &header, size);
-                    break;
-                }
-                _ => {
-                    let name = log_name(number);
-                    let _ = storage.rename((FOLDER, &name), (FOLDER, &format!("{name}.damaged")));
-                }
-            }
-        }
-        for (number, _) in numbers {
-            let _ = storage.remove(FOLDER, &log_name(number));
-        }
-        Ok(store)
+        report.records = store.entries.len();
+        report.lost = store.lost;
+        Ok((store, report))
     }
 
-    fn load(&mut self, file: S::File, header: &Header, size: u64) {
-        self.seed = header.seed();
-        self.next_entry = header.first_sequence;
-        let limit = size.min(u64::from(u32::MAX / 2)) as u32;
-        let mut scanner = Scanner::new(&file, self.seed, HEADER_BLOCK, limit);
-        while let Some((offset, frame)) = scanner.next_frame() {
-            self.end = offset + frame.step() as u32;
-            match frame.kind {
-                Kind::Rejected => {
-                    if let Some(entry) = parse_entry(frame.sequence, offset, frame.body) {
-                        self.live_bytes += frame.step() as u64;
-                        self.next_entry = self.next_entry.max(frame.sequence + 1);
-                        self.entries.insert(frame.sequence, entry);
-                    }
-                }
-                Kind::Removed => self.forget(frame.sequence),
-                _ => {}
+    /// Reads the newest log; false: it is none.
+    fn read_log(
+        &mut self,
+        now: Instant,
+        storage: &S,
+        number: u64,
+        next: u64,
+        report: &mut RejectedReport,
+    ) -> Result<bool, RecoveryError> {
+        let name = log_name(number);
+        let mut loaded = load::<S>(storage, &name, number, next, false);
+        if matches!(&loaded, Err(LoadError::Damaged))
+            || loaded.as_ref().is_ok_and(|loaded| loaded.missing > 0)
+        {
+            storage.wait_for_second_look();
+            let before = loaded.as_ref().map_or(u64::MAX, |loaded| loaded.missing);
+            loaded = load::<S>(storage, &name, number, next, true);
+            if let Ok(loaded) = &mut loaded {
+                loaded.missing = loaded.missing.min(before);
             }
         }
-        self.file = Some(file);
+        match loaded {
+            Err(LoadError::OtherVersion(major)) => return Err(RecoveryError::OtherVersion(major)),
+            Err(LoadError::Damaged) => {
+                let _ = storage.rename((FOLDER, &name), (FOLDER, &format!("{name}.damaged")));
+                report.damaged_files.push(name);
+                return Ok(false);
+            }
+            Err(LoadError::Io(error)) => {
+                report.unread.push((name.clone(), error));
+                let source = Source { file: None, name, seed: 0, unread: Some(error), damaged: false };
+                self.sources.insert(number, source);
+                self.put_by(now, storage, number);
+            }
+            Ok(loaded) => {
+                let unread = loaded.unread;
+                report.unread.extend(unread.map(|error| (name.clone(), error)));
+                self.lost += loaded.missing;
+                self.end = loaded.end;
+                self.current = Some(number);
+                self.take(loaded, number, name);
+                if unread.is_some() {
+                    self.put_by(now, storage, number);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads a file put by earlier.
+    fn read_unreadable(
+        &mut self,
+        now: Instant,
+        storage: &S,
+        number: u64,
+        report: &mut RejectedReport,
+    ) -> Result<(), RecoveryError> {
+        let name = unreadable_name(number);
+        match load::<S>(storage, &name, number, 0, false) {
+            Err(LoadError::OtherVersion(major)) => return Err(RecoveryError::OtherVersion(major)),
+            Err(error) => {
+                // One whose header does not check was not called damaged while it was in use: the disk may do better yet.
+                let error = if let LoadError::Io(error) = error { error } else { StorageError::Other(EIO) };
+                report.unread.push((name.clone(), error));
+                let source = Source { file: None, name, seed: 0, unread: Some(error), damaged: false };
+                self.sources.insert(number, source);
+            }
+            Ok(loaded) => {
+                report.unread.extend(loaded.unread.map(|error| (name.clone(), error)));
+                self.take(loaded, number, name);
+            }
+        }
+        self.retry.get_or_insert((now + FIRST_RETRY, FIRST_RETRY));
+        Ok(())
+    }
+
+    /// Counts the entries of a file in.
+    fn take(&mut self, loaded: Loaded<S::File>, number: u64, name: String) {
+        let Loaded { file, header, entries, removed, missing, next_entry, unread, .. } = loaded;
+        self.next_entry = self.next_entry.max(next_entry);
+        for entry in entries {
+            if !self.gone.contains(&entry.number) && self.entries.insert(entry.number, entry).is_none() {
+                self.live_bytes += entry.bytes();
+            }
+        }
+        for removed in removed {
+            self.forget(removed);
+            self.gone.insert(removed);
+        }
+        let source = Source { file: Some(file), name, seed: header.seed(), unread, damaged: missing > 0 };
+        self.sources.insert(number, source);
+    }
+
+    /// Leaves a file alone that cannot be read whole: it gets another ending, and the next record another file.
+    fn put_by(&mut self, now: Instant, storage: &S, number: u64) {
+        if self.current == Some(number) {
+            self.current = None;
+            self.next_entry += NUMBERS_SKIPPED;
+        }
+        self.retry.get_or_insert((now + FIRST_RETRY, FIRST_RETRY));
+        let Some(source) = self.sources.get_mut(&number) else { return };
+        let name = unreadable_name(number);
+        // On a disk that is read-only it keeps its name, and is met again.
+        if storage.rename((FOLDER, &source.name), (FOLDER, &name)).is_ok() {
+            source.name = name;
+            let _ = storage.sync_folder(FOLDER);
+        }
     }
 
     fn forget(&mut self, number: u64) {
         if let Some(entry) = self.entries.remove(&number) {
-            self.live_bytes -= frame::padded(entry.length as usize) as u64;
+            self.live_bytes -= entry.bytes();
         }
+    }
+
+    /// Tries again to read what could not be read; how many records are found to be lost.
+    pub(super) fn maintain(&mut self, now: Instant, storage: &S) -> u64 {
+        let Some((at, backoff)) = self.retry.filter(|(at, _)| *at <= now) else { return 0 };
+        let before = self.lost;
+        let waiting: Vec<u64> =
+            self.sources.keys().copied().filter(|number| Some(*number) != self.current).collect();
+        for number in waiting {
+            self.read_again(now, storage, number);
+        }
+        let left = self.sources.keys().any(|number| Some(*number) != self.current);
+        let backoff = (backoff * 2).min(LONGEST_RETRY);
+        self.retry = left.then_some((at.max(now) + backoff, backoff));
+        self.lost - before
+    }
+
+    /// Reads a file put by once more. Once all of it is there its entries move to the file in use.
+    fn read_again(&mut self, now: Instant, storage: &S, number: u64) {
+        let Some(source) = self.sources.get_mut(&number) else { return };
+        let name = source.name.clone();
+        let loaded = match load::<S>(storage, &name, number, 0, true) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                if let LoadError::Io(error) = error {
+                    source.unread = Some(error);
+                }
+                return;
+            }
+        };
+        let (unread, missing) = (loaded.unread, loaded.missing);
+        self.take(loaded, number, name.clone());
+        if unread.is_some() || self.rewrite(now, storage, &[number]).is_err() {
+            return;
+        }
+        self.lost += missing;
+        let taken = self.sources.remove(&number);
+        // Deleted only after its entries are durable elsewhere.
+        let kept = missing > 0 || taken.is_some_and(|source| source.damaged);
+        let _ = if kept {
+            storage.rename((FOLDER, &name), (FOLDER, &format!("{}.damaged", log_name(number))))
+        } else {
+            storage.remove(FOLDER, &name)
+        };
+    }
+
+    /// When [`RejectedStore::maintain`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.retry.map(|(at, _)| at)
+    }
+
+    /// Why not all of it can be read.
+    pub(super) fn unread(&self) -> Option<StorageError> {
+        self.sources.values().find_map(|source| source.unread)
+    }
+
+    /// Records lost from it since it was opened.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// For the witness: the number of the next entry of the file in use, and how many entries there are.
+    pub(super) fn seen(&self) -> (u64, u64) {
+        self.current.map_or((0, 0), |_| (self.next_entry, self.entries.len() as u64))
     }
 
     /// All entries, oldest first.
@@ -157,20 +411,33 @@ impl<S: Storage> RejectedStore<S> {
         self.max_bytes.saturating_sub(self.live_bytes + u64::from(HEADER_BLOCK))
     }
 
-    /// The body of the reading of an entry.
-    pub(super) fn read(&self, number: u64) -> Option<Vec<u8>> {
-        let entry = self.entries.get(&number)?;
-        let mut bytes = Vec::new();
-        scan::read_region(self.file.as_ref()?, entry.offset, entry.length as usize, &mut bytes);
-        match frame::parse(&bytes, self.seed) {
-            frame::Parsed::Valid(frame) => Some(frame.body.get(FIXED..)?.to_vec()),
-            _ => None,
+    /// The body of the reading of an entry; `None`: there is no such entry, or what the disk gives does not check.
+    ///
+    /// # Errors
+    /// The disk does not give it.
+    pub(super) fn read(&self, number: u64) -> Result<Option<Vec<u8>>, StorageError> {
+        let Some(entry) = self.entries.get(&number) else { return Ok(None) };
+        let Some(frame) = self.read_frame(entry, false)? else { return Ok(None) };
+        Ok(frame.get(HEADER + FIXED..).map(<[u8]>::to_vec))
+    }
+
+    /// The frame of an entry, if it checks.
+    fn read_frame(&self, entry: &RejectedEntry, fresh: bool) -> Result<Option<Vec<u8>>, StorageError> {
+        let source = self.sources.get(&entry.source).ok_or(StorageError::Missing)?;
+        let file = source.file.as_ref().ok_or(StorageError::Other(EIO))?;
+        if fresh {
+            file.forget_cache();
         }
+        let mut bytes = Vec::new();
+        scan::read_region(file, entry.offset, entry.length as usize, &mut bytes)?;
+        let valid = matches!(frame::parse(&bytes, source.seed), frame::Parsed::Valid(_));
+        Ok(valid.then_some(bytes))
     }
 
     /// Puts records in, durably, all or none.
     pub(super) fn add(
         &mut self,
+        now: Instant,
         storage: &S,
         records: &[(Lane, RecordId, u8, Vec<u8>)],
     ) -> Result<(), RejectError> {
@@ -189,15 +456,18 @@ impl<S: Storage> RejectedStore<S> {
         if bytes.len() as u64 > self.room() {
             return Err(RejectError::Full);
         }
-        if self.file.is_none() || self.broken || u64::from(self.end) + bytes.len() as u64 > self.max_bytes {
-            self.rewrite(storage).map_err(RejectError::Disk)?;
+        let full = u64::from(self.end) + bytes.len() as u64 > self.max_bytes;
+        if self.current.is_none() || self.broken || full {
+            self.rewrite(now, storage, &[]).map_err(RejectError::Disk)?;
         }
         let begin = self.append(&mut bytes).map_err(RejectError::Disk)?;
+        let source = self.number;
         for (index, at) in places.into_iter().enumerate() {
             let number = self.next_entry + index as u64;
             let length = frame::encoded_length(&bytes[at..]);
-            if let Some(entry) = parse_entry(number, begin + at as u32, &bytes[at + HEADER..at + length]) {
-                self.live_bytes += frame::padded(length) as u64;
+            let body = &bytes[at + HEADER..at + length];
+            if let Some(entry) = parse_entry(number, source, begin + at as u32, body) {
+                self.live_bytes += entry.bytes();
                 self.entries.insert(number, entry);
             }
         }
@@ -206,9 +476,11 @@ impl<S: Storage> RejectedStore<S> {
     }
 
     /// Takes records out, durably.
-    pub(super) fn remove(&mut self, storage: &S, numbers: &[u64]) -> Result<(), StorageError> {
+    pub(super) fn remove(&mut self, now: Instant, storage: &S, numbers: &[u64]) -> Result<(), StorageError> {
+        let there: Vec<u64> =
+            numbers.iter().copied().filter(|number| self.entries.contains_key(number)).collect();
         let mut bytes = Vec::new();
-        for number in numbers.iter().filter(|number| self.entries.contains_key(number)) {
+        for number in &there {
             frame::encode(&mut bytes, Kind::Removed, *number, |_| ());
         }
         if bytes.is_empty() {
@@ -217,24 +489,28 @@ impl<S: Storage> RejectedStore<S> {
         let appended = !self.broken
             && u64::from(self.end) + bytes.len() as u64 <= self.max_bytes + u64::from(OVER)
             && self.append(&mut bytes).is_ok();
+        let kept = (self.entries.clone(), self.live_bytes, self.gone.clone());
+        for number in there {
+            self.forget(number);
+            if self.has_others() {
+                self.gone.insert(number);
+            }
+        }
         if appended {
-            numbers.iter().for_each(|number| self.forget(*number));
             return Ok(());
         }
-        let kept = self.entries.clone();
-        let live_bytes = self.live_bytes;
-        numbers.iter().for_each(|number| self.forget(*number));
-        self.rewrite(storage).inspect_err(|_| {
-            self.entries = kept;
-            self.live_bytes = live_bytes;
+        self.rewrite(now, storage, &[]).inspect_err(|_| {
+            (self.entries, self.live_bytes, self.gone) = kept;
         })
     }
 
     fn append(&mut self, bytes: &mut [u8]) -> Result<u32, StorageError> {
-        let Some(file) = &self.file else { return Err(StorageError::Missing) };
+        let source =
+            self.current.and_then(|number| self.sources.get(&number)).ok_or(StorageError::Missing)?;
+        let file = source.file.as_ref().ok_or(StorageError::Missing)?;
         let mut at = 0;
         while at < bytes.len() {
-            at += frame::seal(&mut bytes[at..], self.seed, at == 0);
+            at += frame::seal(&mut bytes[at..], source.seed, at == 0);
         }
         let begin = self.end;
         match file.write_at(u64::from(begin), bytes).and_then(|()| file.sync()) {
@@ -249,8 +525,20 @@ impl<S: Storage> RejectedStore<S> {
         }
     }
 
-    /// Writes all entries to a new file, which takes the place of the old one once it is durable.
-    fn rewrite(&mut self, storage: &S) -> Result<(), StorageError> {
+    /// Whether there are files that are not written to any more.
+    fn has_others(&self) -> bool {
+        self.sources.keys().any(|number| Some(*number) != self.current)
+    }
+
+    /// Writes the entries of the file in use, and of those in `merged`, to a new file, which takes its place once it is durable.
+    fn rewrite(&mut self, now: Instant, storage: &S, merged: &[u64]) -> Result<(), StorageError> {
+        let mut checked = self.check(storage, merged);
+        if let (Err(_), Some(current), true) = (&checked, self.current, merged.is_empty()) {
+            // The disk does not give all of it. It keeps what it has; what comes next goes elsewhere.
+            self.put_by(now, storage, current);
+            checked = self.check(storage, merged);
+        }
+        let (kept, damaged) = checked?;
         let number = self.number + 1;
         let new = format!("{number:016x}.new");
         self.salt = self.salt.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(number);
@@ -258,33 +546,67 @@ impl<S: Storage> RejectedStore<S> {
             lane: LANE,
             size: 0,
             number,
-            run: 0,
+            // How many of the entries were in a file before.
+            run: kept.len() as u64,
             salt: self.salt,
             first_sequence: self.next_entry,
             boot: [0; 16],
             released: 0,
+            uncertain_from: 0,
         };
         // Left behind by an attempt that failed; most often it is not there.
         let _ = storage.remove(FOLDER, &new);
         let file = storage.create(FOLDER, &new)?;
         // Once it is renamed the new file counts, even if that is not known to be durable: the old one must not grow.
         self.broken = true;
-        let written = self.write_entries(storage, &file, &header, &new);
+        let written = self.write_entries(storage, &file, &header, &new, kept);
         let (entries, end) = written.inspect_err(|_| {
             let _ = storage.remove(FOLDER, &new);
         })?;
-        if self.file.is_some() {
+        if let Some(old) = self.current.and_then(|number| self.sources.remove(&number)) {
             // If it stays, the next opening deletes it: the higher number counts.
-            let _ = storage.remove(FOLDER, &log_name(self.number));
+            let _ = if old.damaged || !damaged.is_empty() {
+                storage.rename((FOLDER, &old.name), (FOLDER, &format!("{}.damaged", old.name)))
+            } else {
+                storage.remove(FOLDER, &old.name)
+            };
         }
-        self.live_bytes = entries.values().map(|e| frame::padded(e.length as usize) as u64).sum();
-        self.entries = entries;
-        self.seed = header.seed();
+        self.lost += damaged.len() as u64;
+        for number in damaged {
+            self.forget(number);
+        }
+        self.entries.extend(entries);
         self.number = number;
         self.end = end;
-        self.file = Some(file);
+        self.current = Some(number);
+        let name = log_name(number);
+        let source = Source { file: Some(file), name, seed: header.seed(), unread: None, damaged: false };
+        self.sources.insert(number, source);
         self.broken = false;
         Ok(())
+    }
+
+    /// The entries of the file in use and of those in `merged`; and the numbers of those that do not check, not a second time
+    /// either.
+    fn check(&self, storage: &S, merged: &[u64]) -> Result<(Vec<RejectedEntry>, Vec<u64>), StorageError> {
+        let is_meant =
+            |entry: &&RejectedEntry| Some(entry.source) == self.current || merged.contains(&entry.source);
+        let (mut kept, mut damaged) = (Vec::new(), Vec::new());
+        let mut looked_again = false;
+        for entry in self.entries.values().filter(is_meant) {
+            let mut frame = self.read_frame(entry, false)?;
+            if frame.is_none() {
+                if !std::mem::replace(&mut looked_again, true) {
+                    storage.wait_for_second_look();
+                }
+                frame = self.read_frame(entry, true)?;
+            }
+            match frame {
+                Some(_) => kept.push(*entry),
+                None => damaged.push(entry.number),
+            }
+        }
+        Ok((kept, damaged))
     }
 
     fn write_entries(
@@ -293,28 +615,33 @@ impl<S: Storage> RejectedStore<S> {
         file: &S::File,
         header: &Header,
         name: &str,
+        kept: Vec<RejectedEntry>,
     ) -> Result<(BTreeMap<u64, RejectedEntry>, u32), StorageError> {
         let mut entries = BTreeMap::new();
         let mut bytes = header.encode_block();
         let mut written = 0;
-        for (number, entry) in &self.entries {
-            let mut frame = Vec::new();
-            if let Some(old) = &self.file {
-                scan::read_region(old, entry.offset, entry.length as usize, &mut frame);
-            }
-            if !matches!(frame::parse(&frame, self.seed), frame::Parsed::Valid(_)) {
-                // Damaged meanwhile: it stays behind with the old file.
-                continue;
-            }
+        let mut put = |frame: &mut Vec<u8>| -> Result<u32, StorageError> {
             frame.resize(frame::padded(frame.len()), 0);
-            frame::seal(&mut frame, header.seed(), true);
-            entries.insert(*number, RejectedEntry { offset: written + bytes.len() as u32, ..*entry });
-            bytes.extend_from_slice(&frame);
-            if bytes.len() >= 256 * 1024 {
+            frame::seal(frame, header.seed(), true);
+            let offset = written + bytes.len() as u32;
+            bytes.extend_from_slice(frame);
+            if bytes.len() >= WRITE_BYTES {
                 file.write_at(u64::from(written), &bytes)?;
                 written += bytes.len() as u32;
                 bytes.clear();
             }
+            Ok(offset)
+        };
+        for entry in kept {
+            let mut frame = self.read_frame(&entry, false)?.ok_or(StorageError::Other(EIO))?;
+            let offset = put(&mut frame)?;
+            entries.insert(entry.number, RejectedEntry { source: header.number, offset, ..entry });
+        }
+        // What was taken out of a file that is not written to is to stay out when that is read again.
+        for number in self.gone.iter().filter(|_| self.has_others()) {
+            let mut frame = Vec::new();
+            frame::encode(&mut frame, Kind::Removed, *number, |_| ());
+            put(&mut frame)?;
         }
         file.write_at(u64::from(written), &bytes)?;
         written += bytes.len() as u32;
@@ -325,11 +652,99 @@ impl<S: Storage> RejectedStore<S> {
     }
 }
 
+/// Reads a file of the store. `next`: the number of the next entry, at least; `fresh`: past the page cache.
+fn load<S: Storage>(
+    storage: &S,
+    name: &str,
+    number: u64,
+    next: u64,
+    fresh: bool,
+) -> Result<Loaded<S::File>, LoadError> {
+    let sizes = storage.list(FOLDER).map_err(LoadError::Io)?;
+    let size = sizes.iter().find(|(listed, _)| listed == name).map_or(0, |(_, size)| *size);
+    let file = storage.open(FOLDER, name).map_err(LoadError::Io)?;
+    if fresh {
+        file.forget_cache();
+    }
+    let header = match read_header(&file).map_err(LoadError::Io)? {
+        HeaderBlock::Valid(header, _) if header.lane == LANE && header.number == number => header,
+        HeaderBlock::OtherVersion(major) => return Err(LoadError::OtherVersion(major)),
+        _ => return Err(LoadError::Damaged),
+    };
+    let limit = size.min(u64::from(u32::MAX / 2)) as u32;
+    let mut scanner = Scanner::new(&file, header.seed(), HEADER_BLOCK, limit, BAD_PAGES);
+    let (mut entries, mut removed) = (BTreeMap::new(), BTreeSet::new());
+    let (mut end, mut carried, mut commits) = (HEADER_BLOCK, 0, 0u64);
+    let mut next_entry = header.first_sequence;
+    // Numbers that were given and are not there: how many, and how many commits had begun before.
+    let mut absent: Vec<(u64, u64)> = Vec::new();
+    let mut removed_absent = 0;
+    while let Some((offset, frame)) = scanner.next_frame() {
+        end = offset + frame.step() as u32;
+        let begins_commit = frame.begins_commit;
+        match frame.kind {
+            Kind::Rejected => {
+                if frame.sequence < header.first_sequence {
+                    carried += 1;
+                } else if frame.sequence >= next_entry {
+                    absent.push((frame.sequence - next_entry, commits));
+                    next_entry = frame.sequence + 1;
+                }
+                if let Some(entry) = parse_entry(frame.sequence, number, offset, frame.body) {
+                    entries.insert(frame.sequence, entry);
+                }
+            }
+            Kind::Removed => {
+                let there = entries.remove(&frame.sequence).is_some();
+                let first = removed.insert(frame.sequence);
+                // Its entry did not check, and was to go anyway.
+                removed_absent += u64::from(first && !there && frame.sequence >= header.first_sequence);
+            }
+            _ => {}
+        }
+        commits += u64::from(begins_commit);
+    }
+    let unread = match scanner.failed() {
+        Some(error) => return Err(LoadError::Io(error)),
+        None => scanner.has_hole(0, u32::MAX).then_some(StorageError::Other(EIO)),
+    };
+    // What a crash tore, with no commit behind it, was not rejected yet: it is in its lane.
+    let mut missing: u64 = absent.iter().filter(|(_, at)| commits > *at).map(|(count, _)| count).sum();
+    missing += next.saturating_sub(next_entry);
+    missing = missing.saturating_sub(removed_absent) + header.run.saturating_sub(carried);
+    if unread.is_some() {
+        missing = 0;
+    }
+    next_entry = next_entry.max(next);
+    let entries = entries.into_values().collect();
+    Ok(Loaded { file, header, entries, removed, end, missing, next_entry, unread })
+}
+
+/// What one file of the store holds: records, records missing, and why not all of it could be read.
+///
+/// # Errors
+/// Why the disk does not give it; `None`: its header does not check.
+pub(super) fn inspect<S: Storage>(
+    storage: &S,
+    name: &str,
+    number: u64,
+) -> Result<(u64, u64, Option<StorageError>), Option<StorageError>> {
+    match load::<S>(storage, name, number, 0, true) {
+        Ok(loaded) => Ok((loaded.entries.len() as u64, loaded.missing, loaded.unread)),
+        Err(LoadError::Io(error)) => Err(Some(error)),
+        Err(LoadError::Damaged | LoadError::OtherVersion(_)) => Err(None),
+    }
+}
+
 fn log_name(number: u64) -> String {
     format!("{number:016x}.log")
 }
 
-fn parse_entry(number: u64, offset: u32, body: &[u8]) -> Option<RejectedEntry> {
+fn unreadable_name(number: u64) -> String {
+    format!("{}.unreadable", log_name(number))
+}
+
+fn parse_entry(number: u64, source: u64, offset: u32, body: &[u8]) -> Option<RejectedEntry> {
     let mut fields = Fields(body);
     let reason = fields.u8()?;
     let lane = *Lane::ALL.get(usize::from(fields.u8()?))?;
@@ -337,5 +752,5 @@ fn parse_entry(number: u64, offset: u32, body: &[u8]) -> Option<RejectedEntry> {
     let id = RecordId { run: fields.u64()?, sequence: fields.u64()? };
     record::decode(fields.0)?;
     let length = (HEADER + body.len()) as u32;
-    Some(RejectedEntry { number, lane, id, reason, offset, length })
+    Some(RejectedEntry { number, lane, id, reason, source, offset, length })
 }

@@ -23,7 +23,7 @@ pub const MAJOR: u16 = 1;
 const MAGIC: &[u8; 8] = b"TOMBJRNL";
 const FREE: &[u8; 8] = b"TOMBFREE";
 const SEALED: &[u8; 8] = b"TOMBSEAL";
-const MINOR: u16 = 0;
+const MINOR: u16 = 1;
 const FOOTER_FIXED: u32 = 5_376;
 const RUN_SIZE: usize = 32;
 const MARK_SIZE: usize = 12;
@@ -76,6 +76,9 @@ pub struct Header {
     pub boot: [u8; 16],
     /// All records up to this one had left when it was written.
     pub released: u64,
+    /// From this sequence up to `first_sequence − 1` records may never have been stored: the end of the segment before could
+    /// not be read when this one was begun. 0 = no such.
+    pub uncertain_from: u64,
 }
 
 /// What a header block says.
@@ -112,6 +115,7 @@ impl Header {
         out[48..56].copy_from_slice(&self.first_sequence.to_le_bytes());
         out[56..72].copy_from_slice(&self.boot);
         out[72..80].copy_from_slice(&self.released.to_le_bytes());
+        out[80..88].copy_from_slice(&self.uncertain_from.to_le_bytes());
         let all = crc32c::crc32c(&out[..92]);
         out[92..].copy_from_slice(&all.to_le_bytes());
         out
@@ -171,8 +175,10 @@ fn read_copy(bytes: &[u8]) -> Option<HeaderBlock> {
         first_sequence: fields.u64()?,
         boot: fields.boot()?,
         released: fields.u64()?,
+        uncertain_from: fields.u64()?,
     };
     let sound = header.released < header.first_sequence
+        && header.uncertain_from <= header.first_sequence
         && header.number <= SEQUENCE_MAX
         && (1..=SEQUENCE_MAX).contains(&header.first_sequence);
     sound.then_some(HeaderBlock::Valid(header, true))
@@ -224,6 +230,12 @@ pub struct Segment {
     pub runs: Vec<Run>,
     /// Places to begin reading from, rising.
     pub marks: Vec<Mark>,
+    /// Records from this sequence on may never have been stored: its end could not be read when the journal was opened. Those of
+    /// them a later reading does not find are not lost.
+    pub uncertain_from: Option<u64>,
+    /// The disk did not give its header, or too little behind it: only `number`, `first_sequence` and `last_sequence` are known, as
+    /// far as its neighbours tell. It is to be opened before it can be read.
+    pub unopened: bool,
 }
 
 impl Segment {
@@ -238,7 +250,38 @@ impl Segment {
             end: HEADER_BLOCK,
             runs: vec![Run { first_sequence: header.first_sequence, run: header.run, boot: header.boot }],
             marks: Vec::new(),
+            uncertain_from: None,
+            unopened: false,
         }
+    }
+
+    /// Of a file that cannot be read at present: it holds at most these records.
+    pub fn unopened(
+        number: u64,
+        layout: Layout,
+        first_sequence: u64,
+        last_sequence: u64,
+        run: Run,
+    ) -> Segment {
+        Segment {
+            number,
+            seed: 0,
+            layout,
+            first_sequence,
+            last_sequence,
+            end: HEADER_BLOCK,
+            runs: vec![run],
+            marks: Vec::new(),
+            uncertain_from: None,
+            unopened: true,
+        }
+    }
+
+    /// The part of `first..=last` that may never have been stored in it, if any.
+    pub fn uncertain(&self, first: u64, last: u64) -> Option<(u64, u64)> {
+        let from = self.uncertain_from?.max(first);
+        let to = self.last_sequence.min(last);
+        (from <= to).then_some((from, to))
     }
 
     /// The run a record belongs to.
@@ -399,6 +442,7 @@ mod tests {
             first_sequence: 6,
             boot: [7; 16],
             released: 5,
+            uncertain_from: 0,
         }
     }
 

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Most bytes of the rejected store: places in its file are 32 bits wide.
+pub const REJECTED_BYTES_MAX: u64 = 1 << 30;
+
 /// Where the journal lives and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -16,7 +19,8 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// By [`Lane::index`](crate::message::Lane::index).
     pub lanes: [LaneSettings; 2],
-    /// `[journal] rejected-max-bytes`: what the broker refused for good; default 16 MiB. Full stops the lane.
+    /// `[journal] rejected-max-bytes`: what the broker refused for good; default 16 MiB, at most [`REJECTED_BYTES_MAX`]. Full stops
+    /// the lane.
     pub rejected_max_bytes: u64,
 }
 

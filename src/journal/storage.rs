@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::message::Lane;
 
@@ -20,11 +21,13 @@ pub enum Folder {
     Spare,
     /// The rejected store.
     Rejected,
+    /// The journal's directory itself: the witness.
+    Top,
 }
 
 impl Folder {
     /// All of them.
-    pub const ALL: [Folder; 4] = [Folder::High, Folder::Normal, Folder::Spare, Folder::Rejected];
+    pub const ALL: [Folder; 5] = [Folder::High, Folder::Normal, Folder::Spare, Folder::Rejected, Folder::Top];
 
     /// The folder of a lane's segments.
     pub fn of(lane: Lane) -> Folder {
@@ -41,6 +44,7 @@ impl Folder {
             Folder::Normal => "normal",
             Folder::Spare => "spare",
             Folder::Rejected => "rejected",
+            Folder::Top => ".",
         }
     }
 }
@@ -85,7 +89,14 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn sync_folder(&self, folder: Folder) -> Result<(), StorageError>;
+
+    /// Lets at least [`SECOND_LOOK`] pass. What was read and did not check is read again after that, past the page cache
+    /// ([`StoredFile::forget_cache`]): damage is what did not check twice.
+    fn wait_for_second_look(&self);
 }
+
+/// Least time between two readings of a place before it counts as damaged.
+pub const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// An open file of a [`Storage`].
 pub trait StoredFile: Send + Sync + 'static {
@@ -106,6 +117,9 @@ pub trait StoredFile: Send + Sync + 'static {
     /// # Errors
     /// As the system says; then nothing is known about what was written since the last success, and calling it again proves nothing.
     fn sync(&self) -> Result<(), StorageError>;
+
+    /// Asks the system to read from the disk what is read next, not from the page cache (`posix_fadvise`, `DONTNEED`).
+    fn forget_cache(&self);
 }
 
 impl<F: StoredFile> StoredFile for Arc<F> {
@@ -117,6 +131,9 @@ impl<F: StoredFile> StoredFile for Arc<F> {
     }
     fn sync(&self) -> Result<(), StorageError> {
         (**self).sync()
+    }
+    fn forget_cache(&self) {
+        (**self).forget_cache();
     }
 }
 

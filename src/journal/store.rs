@@ -4,22 +4,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::aside::{Aside, AsideCause};
 use super::commit::Outcome;
 use super::lane::LaneWriter;
 use super::loss::{LossCause, LossReport};
 use super::pool::{Pool, Trouble};
 use super::range::RangeSet;
 use super::record::Batch;
-use super::recovery::{self, LaneReport, RecoveryError};
-use super::rejected::{RejectError, RejectedEntry, RejectedStore};
+use super::recovery::{self, LaneReport, RecoveryError, Resolution};
+use super::rejected::{RejectError, RejectedEntry, RejectedReport, RejectedStore};
 use super::retention;
+use super::segment::Segment;
 use super::settings::{LaneSettings, Settings};
-use super::storage::{Storage, StorageError};
+use super::storage::{SECOND_LOOK, Storage, StorageError};
 use super::view::LaneView;
+use super::witness::{LaneWitness, Witness, WitnessFile};
 use crate::message::{Lane, RecordId};
 
 /// Most bytes of records moved to the rejected store in one commit.
 const REJECTS_AT_ONCE: usize = 512 * 1024;
+
+/// What it is called when the disk gives something else than was written.
+const EIO: i32 = 5;
 
 /// Chance, drawn by the shell at each opening.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +43,8 @@ pub struct Seeds {
 pub struct StoreReport {
     /// By [`Lane::index`].
     pub lanes: [LaneReport; 2],
-    /// Records in the rejected store.
-    pub rejected: usize,
+    /// The rejected store.
+    pub rejected: RejectedReport,
 }
 
 /// How one lane stands.
@@ -56,6 +62,22 @@ pub struct LaneStatus {
     pub lost: [u64; 5],
     /// Why the disk is not written to at present.
     pub trouble: Option<StorageError>,
+    /// Records that could not be read, in files set aside: not lost, and not in `records`.
+    pub unreadable: u64,
+    /// Segments the disk does not give at present.
+    pub unopened: u64,
+    /// Files set aside, or to be.
+    pub set_aside: u64,
+    /// Why a file cannot be set aside at present.
+    pub shelf_trouble: Option<StorageError>,
+}
+
+impl LaneStatus {
+    /// Records acknowledged and lost ever. What a crash tore in its last commit was never acknowledged, and is not among them.
+    pub fn lost_records(&self) -> u64 {
+        let counted = LossCause::ALL.iter().zip(self.lost).filter(|(cause, _)| **cause != LossCause::Torn);
+        counted.map(|(_, count)| count).sum()
+    }
 }
 
 /// How the rejected store stands.
@@ -71,6 +93,10 @@ pub struct RejectedStatus {
     pub room: u64,
     /// Why it takes nothing at present.
     pub trouble: Option<RejectError>,
+    /// Why a part of it, or all, cannot be read at present.
+    pub unread: Option<StorageError>,
+    /// Records that were in it and are lost, since it was opened.
+    pub lost: u64,
 }
 
 /// Both lanes and the rejected store on one storage. Every call may block on the disk but those that only say something.
@@ -87,11 +113,14 @@ pub struct Store<S: Storage> {
     wanted: [u64; 2],
     /// Entries to be taken out once the lanes' next commit is durable.
     removals: Vec<u64>,
+    /// Records to be rejected that were not where they should be: looked for again, past the page cache, before they count as damaged.
+    doubtful: BTreeMap<(usize, u64), Instant>,
     wants_spare: usize,
+    witness: WitnessFile<S>,
 }
 
 impl<S: Storage> Store<S> {
-    /// Reads what is there and gets ready to write. Writes nothing but renames of files that are no segments.
+    /// Reads what is there and gets ready to write. Neither damage nor what the disk does not give keeps it from opening.
     ///
     /// # Errors
     /// [`RecoveryError`].
@@ -102,20 +131,31 @@ impl<S: Storage> Store<S> {
         seeds: Seeds,
     ) -> Result<(Store<S>, StoreReport), RecoveryError> {
         let layout = retention::layout(settings);
-        // Before anything is renamed or deleted: another version's files are not this one's to tidy.
-        recovery::check_version(&*storage)?;
-        let rejected = RejectedStore::open(&*storage, settings.rejected_max_bytes, !seeds.salt)
-            .map_err(RecoveryError::Storage)?;
-        let mut report = StoreReport { rejected: rejected.len(), ..StoreReport::default() };
+        let (witness, seen) = WitnessFile::open(&*storage);
+        let mut report = StoreReport::default();
+        // Nothing is renamed or deleted before all is read: another version's files are not this one's to tidy.
         let mut open = |lane: Lane| {
-            let (found, lane_report) = recovery::recover(&*storage, lane)?;
-            report.lanes[lane.index()] = lane_report;
             let index = lane.index();
+            let seen = seen.unwrap_or_default().lanes[index];
+            let (found, lane_report) = recovery::recover(&*storage, lane, layout, seen)?;
+            report.lanes[index] = lane_report;
             let salt = seeds.salt.rotate_left(index as u32 * 32);
             let bounds = settings.lanes[index];
             Ok(LaneWriter::new(now, lane, layout, bounds, seeds.runs[index], seeds.boot, salt, found))
         };
         let mut lanes = [open(Lane::High)?, open(Lane::Normal)?];
+        let (rejected, rejected_report) = RejectedStore::open(
+            now,
+            &*storage,
+            settings.rejected_max_bytes,
+            !seeds.salt,
+            seen.map(|seen| seen.rejected),
+        )?;
+        report.rejected = rejected_report;
+        let unnamed = report.rejected.lost;
+        if unnamed > 0 {
+            lanes[Lane::Normal.index()].lose_unnamed(now, unnamed);
+        }
         for entry in rejected.entries() {
             let lane: &mut LaneWriter<S> = &mut lanes[entry.lane.index()];
             // It moved there and the crash came before the trim.
@@ -135,7 +175,9 @@ impl<S: Storage> Store<S> {
             reject_trouble: None,
             wanted,
             removals: Vec::new(),
+            doubtful: BTreeMap::new(),
             wants_spare: 1,
+            witness,
         };
         Ok((store, report))
     }
@@ -176,6 +218,52 @@ impl<S: Storage> Store<S> {
         self.lanes[lane.index()].lose(now, first, last, cause);
     }
 
+    /// What was read of these records did not check, twice: they are lost, and the file is kept.
+    pub fn damaged(&mut self, now: Instant, lane: Lane, first: u64, last: u64) {
+        self.lanes[lane.index()].damaged(now, first, last);
+    }
+
+    /// The disk does not give these records of a segment, though it gives others: they are listed, and the file is kept for
+    /// when it does.
+    pub fn step_over(&mut self, lane: Lane, number: u64, first: u64, last: u64) {
+        self.lanes[lane.index()].step_over(number, first, last);
+    }
+
+    /// Segments that could not be opened before are open now, or given up.
+    pub(super) fn take_up(&mut self, now: Instant, lane: Lane, found: Resolution) {
+        self.lanes[lane.index()].take_up(now, found);
+    }
+
+    /// Opens what could not be opened before, as the reading thread does; `give_up`: what still cannot be is unreadable. For tests on a
+    /// disk in memory.
+    ///
+    /// # Errors
+    /// Something still cannot be opened; not with `give_up`.
+    #[doc(hidden)]
+    pub fn open_unopened(&mut self, now: Instant, lane: Lane, give_up: bool) -> Result<(), StorageError> {
+        loop {
+            let sealed = self.lane(lane).view().sealed;
+            let unopened = |segment: &&Arc<Segment>| {
+                let holds_any = segment.first_sequence <= segment.last_sequence;
+                segment.unopened && holds_any && !self.lane(lane).shelf.has(segment.number)
+            };
+            let Some(at) = sealed.iter().position(|segment| unopened(&segment)) else { return Ok(()) };
+            let group: Vec<_> = sealed[at..].iter().take_while(|segment| segment.unopened).cloned().collect();
+            let resolve = |fresh| recovery::resolve(&*self.storage, lane, &group, give_up, fresh);
+            let mut found = resolve(false).map_err(|(_, error)| error)?;
+            if !found.damaged.is_empty() {
+                self.storage.wait_for_second_look();
+                found = resolve(true).map_err(|(_, error)| error)?;
+            }
+            self.take_up(now, lane, found);
+        }
+    }
+
+    /// Records of a file set aside are in their lane again, durably, up to and with `through`; all of it, if that is `None`.
+    pub fn imported(&mut self, lane: Lane, number: u64, through: Option<u64>) {
+        self.lanes[lane.index()].imported(&*self.storage, number, through);
+    }
+
     /// A loss has reached the broker, as far as it was told.
     pub fn loss_published(&mut self, now: Instant, lane: Lane, number: u64, count: u64) {
         self.lanes[lane.index()].loss_published(now, number, count);
@@ -188,9 +276,9 @@ impl<S: Storage> Store<S> {
         self.rejected.entries()
     }
 
-    /// The body of a rejected reading; [`super::record::decode`] reads it. `None`: no such entry, or damaged.
+    /// The body of a rejected reading; [`super::record::decode`] reads it. `None`: no such entry, or the disk does not give it now.
     pub fn read_rejected(&self, number: u64) -> Option<(RejectedEntry, Vec<u8>)> {
-        Some((*self.rejected.entry(number)?, self.rejected.read(number)?))
+        Some((*self.rejected.entry(number)?, self.rejected.read(number).ok().flatten()?))
     }
 
     /// Gives a rejected record up: its loss is committed, then it is taken out. False: no such entry.
@@ -207,8 +295,8 @@ impl<S: Storage> Store<S> {
     ///
     /// # Errors
     /// As the storage says; then it is in both places.
-    pub fn remove_rejected(&mut self, numbers: &[u64]) -> Result<(), StorageError> {
-        self.rejected.remove(&*self.storage, numbers)
+    pub fn remove_rejected(&mut self, now: Instant, numbers: &[u64]) -> Result<(), StorageError> {
+        self.rejected.remove(now, &*self.storage, numbers)
     }
 
     // Commits.
@@ -227,7 +315,19 @@ impl<S: Storage> Store<S> {
             *outcome = lane.commit(now, storage, pool, batch, force);
         }
         self.finish_removals(now);
+        self.note_witness();
         outcomes
+    }
+
+    fn note_witness(&mut self) {
+        let of = |lane: &LaneWriter<S>| LaneWitness {
+            next_sequence: lane.next_sequence(),
+            released: lane.durable_released,
+            run: lane.last_run(),
+        };
+        let [high, normal] = &self.lanes;
+        let witness = Witness { lanes: [of(high), of(normal)], rejected: self.rejected.seen() };
+        self.witness.note(&*self.storage, witness);
     }
 
     /// The losses of discarded entries come first, so that none goes unnamed.
@@ -237,7 +337,7 @@ impl<S: Storage> Store<S> {
             .is_some_and(|(error, trouble)| error != RejectError::Full && now < trouble.retry_at);
         if !waiting && !self.removals.is_empty() && self.lanes.iter().all(|lane| !lane.control().is_dirty()) {
             let removals = std::mem::take(&mut self.removals);
-            match self.rejected.remove(&*self.storage, &removals) {
+            match self.rejected.remove(now, &*self.storage, &removals) {
                 // There is room again for what waits.
                 Ok(()) => self.reject_trouble = None,
                 Err(error) => {
@@ -271,14 +371,21 @@ impl<S: Storage> Store<S> {
         let released = self.lanes[index].control().released;
         self.rejects[index].retain(|sequence, _| *sequence > released);
         for (sequence, reason) in self.rejects[index].clone() {
-            match self.lanes[index].read(&*self.storage, sequence) {
+            let doubt = self.doubtful.get(&(index, sequence)).copied();
+            match self.lanes[index].read(&*self.storage, sequence, doubt.is_some()) {
                 Ok(Some(body)) => {
+                    self.doubtful.remove(&(index, sequence));
                     bytes += body.len();
                     records.push((lane, self.lanes[index].id_of(sequence), reason, body));
                 }
-                Ok(None) => {
-                    self.lanes[index].lose(now, sequence, sequence, LossCause::Damaged);
+                Ok(None) if doubt.is_some_and(|since| now >= since + SECOND_LOOK) => {
+                    self.doubtful.remove(&(index, sequence));
+                    self.lanes[index].damaged(now, sequence, sequence);
                     self.rejects[index].remove(&sequence);
+                }
+                Ok(None) => {
+                    self.doubtful.entry((index, sequence)).or_insert(now);
+                    return self.reject_failed(now, RejectError::Disk(StorageError::Other(EIO)));
                 }
                 Err(error) => return self.reject_failed(now, RejectError::Disk(error)),
             }
@@ -287,7 +394,7 @@ impl<S: Storage> Store<S> {
             }
         }
         while !records.is_empty() {
-            match self.rejected.add(&*self.storage, &records) {
+            match self.rejected.add(now, &*self.storage, &records) {
                 Ok(()) => {
                     for (_, id, ..) in &records {
                         self.rejects[index].remove(&id.sequence);
@@ -320,10 +427,20 @@ impl<S: Storage> Store<S> {
 
     /// Recycles, and makes spare files a slice at a time; whether to be called again soon.
     pub fn maintain(&mut self, now: Instant) -> bool {
+        // What a file held has left; a witness that says less would call it missing.
+        let freed = self.lanes.iter().any(|lane| !lane.freed.is_empty());
+        if freed {
+            self.note_witness();
+        }
+        let may_free = !freed || self.witness.sync(&*self.storage);
         let (storage, pool) = (&*self.storage, &mut self.pool);
         self.wants_spare = 1;
         for lane in &mut self.lanes {
-            self.wants_spare += usize::from(lane.maintain(now, storage, pool));
+            self.wants_spare += usize::from(lane.maintain(now, storage, pool, may_free));
+        }
+        let lost = self.rejected.maintain(now, storage);
+        if lost > 0 {
+            self.lanes[Lane::Normal.index()].lose_unnamed(now, lost);
         }
         pool.work(storage, self.wants_spare, now)
     }
@@ -336,10 +453,10 @@ impl<S: Storage> Store<S> {
         let rejects = rejects.then(|| self.reject_trouble.map_or(now, |(_, trouble)| trouble.retry_at));
         let lanes = self.lanes.iter().flat_map(|lane| {
             let retry = lane.trouble().map(|trouble| trouble.retry_at);
-            [lane.control_deadline(), retry]
+            [lane.control_deadline(), retry, lane.shelf.deadline(now)]
         });
         let pool = self.pool.deadline();
-        lanes.chain([rejects, pool]).flatten().min()
+        lanes.chain([rejects, pool, self.rejected.deadline()]).flatten().min()
     }
 
     // What it says.
@@ -412,7 +529,7 @@ impl<S: Storage> Store<S> {
         if sequence >= writer.next_sequence() {
             return None;
         }
-        let body = writer.read(&self.storage, sequence).ok()??;
+        let body = writer.read(&self.storage, sequence, false).ok()??;
         Some((writer.id_of(sequence), body))
     }
 
@@ -429,13 +546,20 @@ impl<S: Storage> Store<S> {
         let writer = self.lane(lane);
         let control = writer.control();
         let last = writer.next_sequence() - 1;
+        let settled = writer.settled().count_in(control.released + 1, last);
+        let shelf = writer.shelf.shown();
         LaneStatus {
-            records: (last - control.released) - writer.settled().count_in(control.released + 1, last),
+            records: (last - control.released)
+                .saturating_sub(settled + writer.uncertain_in(control.released + 1, last)),
             bytes: writer.stored_bytes(),
             file_bytes: writer.used_bytes(),
             max_bytes: writer.bounds.max_bytes,
-            lost: LossCause::ALL.map(|cause| control.total(cause)),
+            lost: control.totals(),
             trouble: self.trouble(lane),
+            unreadable: shelf.iter().map(|aside| aside.records(AsideCause::Unreadable)).sum(),
+            unopened: writer.sealed.iter().filter(|segment| segment.unopened).count() as u64,
+            set_aside: shelf.len() as u64,
+            shelf_trouble: writer.shelf.trouble(),
         }
     }
 
@@ -447,6 +571,13 @@ impl<S: Storage> Store<S> {
             max_bytes: self.rejected_max,
             room: self.rejected.room(),
             trouble: self.reject_trouble.map(|(error, _)| error),
+            unread: self.rejected.unread(),
+            lost: self.rejected.lost(),
         }
+    }
+
+    /// Files of a lane that are set aside, or are to be.
+    pub fn set_aside(&self, lane: Lane) -> Arc<[Aside]> {
+        self.lane(lane).shelf.shown()
     }
 }

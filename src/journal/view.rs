@@ -1,6 +1,6 @@
 //! What the writing end of a lane shows its readers: which segments there are and how far they are durable.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::segment::Segment;
 
@@ -26,8 +26,55 @@ pub struct ActiveView<F> {
     pub file: Arc<F>,
     /// Where its durable frames end.
     pub end: u32,
-    /// What lies behind was written since the opening.
-    pub hot: u32,
+    /// The bytes written to it last.
+    pub recent: Arc<Recent>,
+}
+
+/// The bytes last written to a segment, in memory: who reads what was just committed does not go to the disk for it.
+#[derive(Debug, Default)]
+pub struct Recent(Mutex<Tail>);
+
+#[derive(Debug, Default)]
+struct Tail {
+    /// Where in the file `bytes` begin.
+    base: u32,
+    bytes: Vec<u8>,
+}
+
+/// Bytes kept at least, if that many were written.
+const KEPT: usize = 128 * 1024;
+
+impl Recent {
+    fn lock(&self) -> MutexGuard<'_, Tail> {
+        // Whole after each of the calls below.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends what was written at `offset`.
+    pub fn write(&self, offset: u32, bytes: &[u8]) {
+        let mut tail = self.lock();
+        if tail.base + tail.bytes.len() as u32 != offset {
+            tail.base = offset;
+            tail.bytes.clear();
+        }
+        if tail.bytes.len() + bytes.len() > 2 * KEPT {
+            let gone = tail.bytes.len() - KEPT.saturating_sub(bytes.len()).min(tail.bytes.len());
+            tail.bytes.drain(..gone);
+        }
+        tail.bytes.extend_from_slice(&bytes[bytes.len().saturating_sub(2 * KEPT)..]);
+        tail.base = offset + bytes.len() as u32 - tail.bytes.len() as u32;
+    }
+
+    /// Reads `length` bytes from `offset` on into `out`; false if they are not all here.
+    pub fn read(&self, offset: u32, length: u32, out: &mut Vec<u8>) -> bool {
+        let tail = self.lock();
+        let bytes = offset
+            .checked_sub(tail.base)
+            .and_then(|at| tail.bytes.get(at as usize..at as usize + length as usize));
+        out.clear();
+        out.extend_from_slice(bytes.unwrap_or_default());
+        bytes.is_some()
+    }
 }
 
 impl<F> Clone for LaneView<F> {
@@ -43,7 +90,12 @@ impl<F> Clone for LaneView<F> {
 
 impl<F> Clone for ActiveView<F> {
     fn clone(&self) -> Self {
-        ActiveView { segment: self.segment.clone(), file: self.file.clone(), end: self.end, hot: self.hot }
+        ActiveView {
+            segment: self.segment.clone(),
+            file: self.file.clone(),
+            end: self.end,
+            recent: self.recent.clone(),
+        }
     }
 }
 
@@ -84,6 +136,32 @@ impl<F> LaneView<F> {
             last_sequence: self.next_sequence - 1,
             end: active.end,
             active: Some(active),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_was_written_last_is_read_back_and_nothing_else(
+            lengths in proptest::collection::vec(1usize..200_000, 1..40),
+        ) {
+            let (recent, mut all) = (Recent::default(), vec![0; 8192]);
+            for (index, length) in lengths.into_iter().enumerate() {
+                let bytes: Vec<u8> = (0..length).map(|at| (at * 7 + index) as u8).collect();
+                recent.write(all.len() as u32, &bytes);
+                all.extend_from_slice(&bytes);
+                let kept = KEPT.min(all.len() - 8192);
+                let mut out = Vec::new();
+                prop_assert!(recent.read((all.len() - kept) as u32, kept as u32, &mut out));
+                prop_assert_eq!(&out[..], &all[all.len() - kept..]);
+                prop_assert!(!recent.read(all.len() as u32, 1, &mut out));
+                prop_assert!(recent.lock().bytes.len() <= 2 * KEPT);
+            }
         }
     }
 }

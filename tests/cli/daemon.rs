@@ -65,6 +65,14 @@ impl Control for Hub {
         reply.ok(&queue);
     }
 
+    fn import(&mut self, file: String, all: bool, reply: Reply) {
+        if file.ends_with("0c.seg.damaged") && !all {
+            reply.ok(&json!({ "records": 190, "left_out": 10, "missing": 1 }));
+        } else {
+            reply.fail(Failure::new(Code::Failed, format!("{file}: the file cannot be read: gone")));
+        }
+    }
+
     fn rejected(&mut self, action: RejectedAction, reply: Reply) {
         let record = |n: u64| RejectedRecord {
             record: RecordId { run: 1, sequence: n }.to_string(),

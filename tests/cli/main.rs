@@ -8,3 +8,6 @@ mod device;
 mod help;
 mod init;
 mod place;
+mod state;
+#[path = "../support/mod.rs"]
+mod support;

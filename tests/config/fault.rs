@@ -108,6 +108,44 @@ fn wrong_types_and_values_out_of_bounds() {
 }
 
 #[test]
+fn more_for_the_rejected_than_there_can_be_is_said_and_the_most_is_used() {
+    let asked =
+        |size: &str| main_file(&format!("[journal]\nmax-bytes = \"64GiB\"\nrejected-max-bytes = {size}\n"));
+    let used = |case: &Case| case.loaded().settings.journal.rejected_max_bytes;
+    for size in ["\"2GiB\"", "1073741825", "\"2048GiB\"", "9223372036854775807"] {
+        let words = format!(
+            "fail  /etc/tombolo/tombolo.toml:3: journal.rejected-max-bytes: {size} is not accepted; 1GiB is used; \
+             use a size from 64KiB to 1GiB, like \"64KiB\" or a number of bytes"
+        );
+        complains(&asked(size), &[&words]);
+        assert_eq!(used(&asked(size)), 1 << 30);
+    }
+    let of_environment = main_file("").environment("TOMBOLO_JOURNAL__REJECTED_MAX_BYTES", "2GiB");
+    assert!(of_environment.complaints().1.iter().any(|line| line.contains("1GiB is used")));
+    complains(&asked("\"1GiB\""), &[]);
+    assert_eq!(used(&asked("\"1GiB\"")), 1 << 30);
+    // Nor is more used where nothing was asked for.
+    assert_eq!(used(&main_file("[journal]\nmax-bytes = \"64GiB\"\n")), 1 << 30);
+    refused(
+        "[journal]\nrejected-max-bytes = \"1KiB\"\n",
+        &["fail  /etc/tombolo/tombolo.toml:2: journal.rejected-max-bytes: \"1KiB\" is not accepted; \
+           use a size from 64KiB to 1GiB, like \"64KiB\" or a number of bytes"],
+    );
+}
+
+#[test]
+fn a_file_kept_with_the_state_refuses_nothing_whatever_is_in_it() {
+    for text in ["[lo", "\0\0\0", "[gateway]\nid = 7\n", "a = [[[[", "[journal]\nx = 1"] {
+        let case = main_file("").layer(Origin::State, "/var/lib/tombolo/conf.d/s.toml", text);
+        let (loads, complaints) = case.complaints();
+        assert!(
+            loads && complaints.iter().any(|line| line.contains("conf.d/s.toml:")),
+            "{text:?}: {complaints:?}"
+        );
+    }
+}
+
+#[test]
 fn all_faults_are_named_in_one_go() {
     let (loads, complaints) =
         main_file("[log]\nlevel = \"loud\"\n[coap]\nlissten = []\n[upstream]\nurl = \"x\"\n").complaints();

@@ -11,4 +11,5 @@ mod reload;
 mod secret;
 mod serial;
 mod shipped;
+mod state;
 mod support;

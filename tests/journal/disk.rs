@@ -52,6 +52,11 @@ struct Inner {
     failing_syncs: u32,
     failing_writes: u32,
     unreadable: BTreeSet<(u64, usize)>,
+    /// Files that cannot be opened.
+    closed: BTreeSet<Name>,
+    /// What is read as something else until it is looked at a second time.
+    lies: Vec<(u64, usize, Vec<u8>)>,
+    second_looks: u32,
 }
 
 #[derive(Clone, Default)]
@@ -268,6 +273,32 @@ impl FakeDisk {
     }
 }
 
+impl FakeDisk {
+    /// Every place can be read again, every file opened.
+    pub fn heal(&self) {
+        let mut inner = self.lock();
+        inner.unreadable.clear();
+        inner.closed.clear();
+    }
+
+    /// The file cannot be opened from now on.
+    pub fn make_unopenable(&self, folder: Folder, name: &str) {
+        self.lock().closed.insert((folder, name.to_owned()));
+    }
+
+    /// The place reads as `bytes` until the journal looks at it a second time.
+    pub fn lie_once(&self, folder: Folder, name: &str, offset: usize, bytes: &[u8]) {
+        let mut inner = self.lock();
+        let node = inner.current[&(folder, name.to_owned())];
+        inner.lies.push((node, offset, bytes.to_vec()));
+    }
+
+    /// How often the journal looked a second time.
+    pub fn second_looks(&self) -> u32 {
+        self.lock().second_looks
+    }
+}
+
 impl Storage for FakeDisk {
     type File = FakeFile;
 
@@ -283,7 +314,11 @@ impl Storage for FakeDisk {
 
     fn open(&self, folder: Folder, name: &str) -> Result<FakeFile, StorageError> {
         let inner = self.lock();
-        let node = inner.current.get(&(folder, name.to_owned())).ok_or(StorageError::Missing)?;
+        let key = (folder, name.to_owned());
+        let node = inner.current.get(&key).ok_or(StorageError::Missing)?;
+        if inner.closed.contains(&key) {
+            return Err(StorageError::Other(13));
+        }
         Ok(FakeFile { disk: self.clone(), node: *node })
     }
 
@@ -325,6 +360,12 @@ impl Storage for FakeDisk {
         durable.iter().for_each(|change| apply(&mut inner.durable, change));
         Ok(())
     }
+
+    fn wait_for_second_look(&self) {
+        let mut inner = self.lock();
+        inner.second_looks += 1;
+        inner.lies.clear();
+    }
 }
 
 impl StoredFile for FakeFile {
@@ -338,8 +379,17 @@ impl StoredFile for FakeFile {
             return Err(EIO);
         }
         buffer[..length].copy_from_slice(&content[offset..offset + length]);
+        for (_, at, bytes) in inner.lies.iter().filter(|(node, ..)| *node == self.node) {
+            for (index, byte) in bytes.iter().enumerate() {
+                if let Some(place) = (at + index).checked_sub(offset).filter(|place| *place < length) {
+                    buffer[place] = *byte;
+                }
+            }
+        }
         Ok(length)
     }
+
+    fn forget_cache(&self) {}
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         let mut inner = self.disk.lock();

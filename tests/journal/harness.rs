@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tombolo::journal::LossCause;
-use tombolo::journal::cursor::{Cursor, Step};
+use tombolo::journal::cursor::{Cursor, Fetch, Step};
+use tombolo::journal::range::RangeSet;
 use tombolo::journal::record::{Batch, Ticket};
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::storage::{Folder, Storage, StoredFile};
 use tombolo::journal::store::{Seeds, Store, StoreReport};
+use tombolo::journal::view::LaneView;
 use tombolo::message::{Content, Envelope, Lane, Method, RecordId, Stamp};
 
-use crate::disk::FakeDisk;
+use crate::disk::{FakeDisk, FakeFile};
 
 pub const SEGMENT: u32 = 65_536;
 
@@ -290,36 +292,89 @@ pub fn read_all(disk: &FakeDisk, store: &Store<FakeDisk>, lane: Lane) -> (Vec<Go
     let view = store.view(lane);
     let mut cursor = Cursor::new(view.released + 1);
     let (mut got, mut lost) = (Vec::new(), Vec::new());
+    walk(disk, &view, &mut cursor, store.settled(lane).clone(), lane, |walked| match walked {
+        Walked::Record(id, payload) => got.push(Got { id, payload }),
+        Walked::Unreadable(first, last, _) | Walked::Lost(first, last) => lost.push((first, last)),
+    });
+    (got, lost)
+}
+
+/// What stands next in a lane.
+pub enum Walked {
+    Record(RecordId, Vec<u8>),
+    /// The disk does not give it; in which segment.
+    Unreadable(u64, u64, u64),
+    Lost(u64, u64),
+}
+
+/// Goes through a lane as the reading thread and the path do together.
+pub fn walk(
+    disk: &FakeDisk,
+    view: &LaneView<FakeFile>,
+    cursor: &mut Cursor,
+    settled: RangeSet,
+    lane: Lane,
+    mut found: impl FnMut(Walked),
+) {
+    let mut looked = None;
     loop {
-        match cursor.advance(&view, store.settled(lane)) {
-            Step::Empty => return (got, lost),
-            Step::Lost(first, last) => lost.push((first, last)),
+        match cursor.advance(view, &settled) {
+            Step::Empty => return,
+            // What is not there is looked for twice.
+            Step::Lost(first, _) if looked != Some(first) => {
+                tombolo::journal::storage::Storage::wait_for_second_look(disk);
+                looked = Some(first);
+                cursor.seek(first);
+            }
+            Step::Lost(first, last) => found(Walked::Lost(first, last)),
+            Step::Unreadable(first, last, number) => found(Walked::Unreadable(first, last, number)),
+            Step::Unopened(segment) => {
+                let (first, last) = (cursor.position(), segment.last_sequence);
+                found(Walked::Unreadable(first, last, segment.number));
+                cursor.seek(last + 1);
+            }
             Step::Fetch(fetch) => {
-                let file = disk.open(Folder::of(lane), &fetch.segment.name()).unwrap();
-                let bytes = read_pieces(&file, fetch.offset, fetch.length as usize);
-                cursor.supply(&fetch, &bytes);
+                let file = match disk.open(Folder::of(lane), &fetch.segment.name()) {
+                    Ok(file) => file,
+                    Err(_) => {
+                        cursor.supply_hole(&fetch, fetch.segment.layout.frame_limit);
+                        continue;
+                    }
+                };
+                match read_prefix(&file, fetch.offset, fetch.length) {
+                    Ok(bytes) => {
+                        let length = if bytes.is_empty() { fetch.length } else { bytes.len() as u32 };
+                        cursor.supply(&Fetch { length, ..fetch }, &bytes);
+                    }
+                    Err(to) => cursor.supply_hole(&fetch, to),
+                }
             }
             Step::Record => {
                 let (sequence, run, reading) = cursor.reading().unwrap();
                 assert_eq!(reading.content, content(reading.content.payload));
                 let id = RecordId { run: run.run, sequence };
-                got.push(Got { id, payload: reading.content.payload.to_vec() });
+                found(Walked::Record(id, reading.content.payload.to_vec()));
             }
         }
     }
 }
 
-/// With zeros for what cannot be read, as the journal's own reader does.
-fn read_pieces(file: &impl StoredFile, offset: u32, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    let mut end = 0;
-    for (index, piece) in bytes.chunks_mut(512).enumerate() {
-        match file.read_at(u64::from(offset) + index as u64 * 512, piece) {
+/// What can be read before the first sector that cannot; the end of that one where it is the first.
+fn read_prefix(file: &impl StoredFile, offset: u32, length: u32) -> Result<Vec<u8>, u32> {
+    let mut out = Vec::new();
+    let mut sector = [0; SECTOR as usize];
+    while out.len() < length as usize {
+        let at = offset + out.len() as u32;
+        let step = (SECTOR - at % SECTOR).min(length - out.len() as u32);
+        match file.read_at(u64::from(at), &mut sector[..step as usize]) {
             Ok(0) => break,
-            Ok(read) => end = index * 512 + read,
-            Err(_) => end = index * 512 + piece.len(),
+            Ok(read) => out.extend_from_slice(&sector[..read]),
+            Err(_) if out.is_empty() => return Err(at + step),
+            Err(_) => break,
         }
     }
-    bytes.truncate(end);
-    bytes
+    Ok(out)
 }
+
+/// What the fake disk gives or does not give at once.
+const SECTOR: u32 = 512;

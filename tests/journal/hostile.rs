@@ -85,6 +85,7 @@ fn sealed(input: &mut Input<'_>, disk: &FakeDisk) {
             first_sequence: input.number().max(1),
             boot: [0; 16],
             released: input.number(),
+            uncertain_from: input.number(),
         };
         let mut bytes = header.encode_block();
         let layout = Layout::new(SIZE).unwrap();
@@ -165,10 +166,11 @@ fn read(disk: &FakeDisk, store: &Store<FakeDisk>, lane: Lane) {
     loop {
         match cursor.advance(&view, store.settled(lane)) {
             Step::Empty => return,
-            Step::Lost(first, last) => {
+            Step::Lost(first, last) | Step::Unreadable(first, last, _) => {
                 assert!(before < first && first <= last);
                 before = last;
             }
+            Step::Unopened(segment) => panic!("{segment:?}: this disk gives everything"),
             Step::Record => {
                 let (sequence, ..) = cursor.reading().unwrap();
                 assert!(sequence > before);

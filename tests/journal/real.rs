@@ -13,10 +13,10 @@ use tombolo::message::Lane;
 use crate::harness::{content, payload};
 
 /// A directory of its own that goes with the test.
-struct Scratch(PathBuf);
+pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Scratch {
+    pub fn new(name: &str) -> Scratch {
         let path = std::env::temp_dir().join(format!("tombolo-journal-{name}-{}", std::process::id()));
         drop(std::fs::remove_dir_all(&path));
         std::fs::create_dir_all(&path).unwrap();
@@ -42,7 +42,7 @@ fn settings(directory: &Path) -> Settings {
     }
 }
 
-fn small(directory: &Path) -> Settings {
+pub fn small(directory: &Path) -> Settings {
     let lane = LaneSettings { max_bytes: 1 << 20, when_full: WhenFull::Refuse };
     Settings {
         max_bytes: 4 << 20,
@@ -53,19 +53,19 @@ fn small(directory: &Path) -> Settings {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 /// Waits for a wake, at most ten seconds.
-fn wait(runtime: &tokio::runtime::Runtime, journal: &Journal) {
+pub fn wait(runtime: &tokio::runtime::Runtime, journal: &Journal) {
     runtime.block_on(async {
         tokio::time::timeout(Duration::from_secs(10), journal.wake()).await.expect("a wake comes")
     });
 }
 
 /// Appends one record and waits for what becomes of it.
-fn store(
+pub fn store(
     runtime: &tokio::runtime::Runtime,
     journal: &mut Journal,
     lane: Lane,
@@ -281,7 +281,7 @@ fn a_rejected_record_can_be_listed_retried_and_given_up() {
     journal.loss_published(Lane::Normal, loss.number, loss.count);
     drop(journal);
     let (mut journal, report) = Journal::open(&small(&scratch.0)).unwrap();
-    assert_eq!((report.store.rejected, report.store.lanes[1].records), (0, 1));
+    assert_eq!((report.store.rejected.records, report.store.lanes[1].records), (0, 1));
     assert_eq!(journal.loss(Lane::Normal, 0), None);
 }
 
@@ -523,9 +523,53 @@ fn a_million_records_open_well_under_a_second_and_drain_in_flat_memory() {
     assert!(files <= 16 * (4 << 20), "{files} bytes are kept for nothing");
 }
 
+/// The long form, as many segments as a lane of 64 GiB has: `TOMBOLO_SEGMENTS=16384 cargo test --test journal descriptors`.
+#[test]
+fn many_segments_take_a_few_descriptors_and_little_time() {
+    let segments = std::env::var("TOMBOLO_SEGMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
+    let scratch = Scratch::new("descriptors");
+    let runtime = runtime();
+    let lane = LaneSettings { max_bytes: (segments + 50) << 16, when_full: WhenFull::Refuse };
+    let settings = Settings {
+        max_bytes: 4 * (segments + 50) << 16,
+        segment_bytes: 64 << 10,
+        lanes: [lane; 2],
+        commit_interval: Duration::ZERO,
+        ..settings(&scratch.0)
+    };
+    let (mut journal, _) = Journal::open(&settings).unwrap();
+    let payload = payload(3, 30_000);
+    let (mut appended, mut completed) = (0, 0);
+    while completed < segments {
+        while appended < segments && appended < completed + 32 {
+            journal.append_content(Lane::Normal, &content(&payload), Ticket(1)).unwrap();
+            appended += 1;
+        }
+        while let Some(completion) = journal.poll_completion() {
+            assert_eq!(completion.result, Ok(()));
+            completed += 1;
+        }
+        if completed < appended {
+            wait(&runtime, &journal);
+        }
+    }
+    drop(journal);
+    let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let (before, begin) = (open_files(), Instant::now());
+    let (mut journal, report) = Journal::open(&settings).unwrap();
+    println!("{segments} segments opened in {:?}", begin.elapsed());
+    assert_eq!(report.store.lanes[1].records, segments);
+    // Other tests of this process open files of their own.
+    assert!(open_files() < before + 100, "{} then {}", before, open_files());
+    let files = std::fs::read_dir(settings.directory.join("normal")).unwrap().count();
+    assert!(files as u64 >= segments, "one record a segment: {files}");
+    assert_eq!(read(&runtime, &mut journal, Lane::Normal, usize::MAX).len() as u64, segments);
+}
+
 fn walk(directory: &Path) -> u64 {
     let folders = std::fs::read_dir(directory).unwrap().flatten();
     folders
+        .filter(|folder| folder.path().is_dir())
         .flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().flatten())
         .map(|file| file.metadata().unwrap().len())
         .sum()

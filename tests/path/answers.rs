@@ -191,3 +191,38 @@ fn openssl_and_gnutls_shake_hands_and_speak_coap() {
         let _ = child.wait();
     }
 }
+
+#[test]
+fn the_gateway_says_upstream_how_it_is() {
+    let site = super::Site::new("own-status", "");
+    let newest = || {
+        let said = site.arrived("tombolo/gw/gateway/status");
+        let line = said.iter().rfind(|fields| fields[1].contains("version"))?;
+        serde_json::from_str::<serde_json::Value>(&line[1]).ok()
+    };
+    super::support::wait_for("a status", || newest().is_some());
+    let status = newest().expect("it is there");
+    for key in [
+        "online",
+        "gateway",
+        "version",
+        "since",
+        "protocol",
+        "protocol_since",
+        "lanes",
+        "rejected",
+        "lost",
+        "unreadable",
+        "clock_trusted",
+        "certificate_days",
+        "disk_free_bytes",
+        "written_today_bytes",
+        "problems",
+    ] {
+        assert!(status.get(key).is_some(), "{key} is missing: {status}");
+    }
+    assert_eq!((&status["online"], &status["gateway"]), (&true.into(), &"gw".into()));
+    assert_eq!(status["lanes"]["normal"]["records"], 0);
+    assert!(status["disk_free_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{status}");
+    assert_eq!(status["problems"], serde_json::json!([]));
+}

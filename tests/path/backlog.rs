@@ -14,7 +14,7 @@ use super::{KEY, Site};
 const SENSORS: u32 = 64;
 
 /// Posts `count` readings, each sensor its own in order; all are acknowledged.
-fn fill(gateway: std::net::SocketAddr, count: u32) {
+pub fn fill(gateway: std::net::SocketAddr, count: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {

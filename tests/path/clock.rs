@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::CertificateParams;
 use serde_json::Value;
 
-use super::support::kernel::{DAY, Kernel};
+use super::support::kernel::{DAY, Disk, Kernel};
 use super::support::{Daemon, Folder, Mosquitto, Pki, Subscriber, wait_for};
 use super::{KEY, SITE, binary};
 
@@ -430,7 +430,7 @@ fn the_owner_ends_a_doubt_and_lowers_the_floor_with_and_without_the_daemon() {
 }
 
 #[test]
-fn a_damaged_file_is_set_aside_and_the_one_before_is_used() {
+fn damage_to_the_clocks_file_costs_nothing_and_its_loss_only_what_it_said() {
     let mut world = World::new("damaged", Upstream::Short, 0, 0, |_| {});
     world.connected();
     world.until("evidence", |clock| clock["proven_by"] == "certificate");
@@ -441,36 +441,46 @@ fn a_damaged_file_is_set_aside_and_the_one_before_is_used() {
     world.daemon.resume();
     let clock = world.clock();
     assert!(clock["trusted"] == true && clock["proven_by"] == "certificate", "{clock}");
-    assert!(world.daemon.log().contains("clock.damaged"), "{}", world.daemon.log());
-    // A folder in its place can neither be read nor replaced: it goes on, and says so.
+    assert!(world.daemon.log().contains("clock.damaged-1"), "{}", world.daemon.log());
+    // Both: it is as at a first start.
     world.daemon.kill();
-    for name in ["state/clock", "state/clock.previous"] {
-        let _ = std::fs::remove_file(world.folder.join(name));
-        std::fs::create_dir_all(world.folder.join(name).join("x")).expect("a folder");
+    for name in ["state/clock", "state/clock.copy"] {
+        std::fs::write(world.folder.join(name), "tombolo-clock 1\ncertain 99\n").expect("it can be damaged");
     }
+    world.kernel.reboot();
     world.daemon.resume();
     world.connected();
-    let clock = world.until("the failure", |clock| clock["failing"].is_string());
-    assert_eq!(clock["trusted"], true);
-    let (_, check) = world.daemon.command(&["check"]);
-    assert!(check.contains("cannot be saved"), "{check}");
+    world.until("evidence", |clock| clock["proven_by"] == "certificate");
+    assert!(world.daemon.log().contains("as at a first start"), "{}", world.daemon.log());
 }
 
 #[test]
 fn a_disk_that_hangs_under_the_clocks_file_stops_nothing() {
-    let mut world = World::new("hanging", Upstream::Short, 0, 0, |folder| {
-        std::fs::create_dir_all(folder.join("state")).expect("a folder");
-        // To open it for writing never returns.
-        let made = Command::new("mkfifo").arg(folder.join("state/clock.new")).status();
-        assert!(made.expect("mkfifo is there").success());
-    });
+    let mut world = World::new("hanging", Upstream::Short, 0, 0, |_| {});
     world.connected();
     world.until("evidence", |clock| clock["proven_by"] == "certificate");
+    world.kernel.disk(Disk::Hangs);
     world.ten();
     world.all_arrived();
     let (code, text) = world.daemon.command(&["clock", "reset"]);
     assert!(code == 1 && text.contains("in force") && text.contains("does not answer"), "{text}");
     assert_eq!(world.daemon.stop().0, Some(0));
+}
+
+#[test]
+fn a_full_disk_under_the_clocks_file_is_named_until_it_takes_it_again() {
+    let mut world = World::new("full", Upstream::Short, 0, 0, |_| {});
+    world.connected();
+    world.until("evidence", |clock| clock["proven_by"] == "certificate");
+    world.kernel.disk(Disk::Full);
+    let (code, text) = world.daemon.command(&["clock", "trust"]);
+    assert!(code == 1 && text.contains("in force") && text.contains("No space left"), "{text}");
+    let (_, check) = world.daemon.command(&["check"]);
+    assert!(check.contains("cannot be saved") && check.contains("No space left"), "{check}");
+    world.kernel.disk(Disk::Fine);
+    let (code, text) = world.daemon.command(&["clock", "trust"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(world.clock()["failing"], Value::Null);
 }
 
 #[test]

@@ -3,6 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "dimpl")]
+#[path = "../support/faults.rs"]
+mod faults_library;
+
 #[allow(dead_code, reason = "written for the tests of the engine")]
 #[path = "../dtls_server/client.rs"]
 mod client;
@@ -13,6 +17,8 @@ mod backlog;
 mod certificates;
 mod clock;
 mod device;
+#[cfg(feature = "dimpl")]
+mod disk_faults;
 mod faults;
 mod flood;
 mod other_engine;

@@ -2,14 +2,15 @@
  * A kernel whose clocks a test sets: LD_PRELOAD this, with FAKE_KERNEL naming a file that holds one struct kernel.
  *
  * Wall clock, CLOCK_BOOTTIME, what adjtimex() says of synchronisation, and the boot id come from that file, which is
- * mapped, so that a change by the test is in force at once. CLOCK_MONOTONIC stays as it is: timers of the program under
- * test take their real time.
+ * mapped, so that a change by the test is in force at once; also whether the disk takes the clock's file. CLOCK_MONOTONIC
+ * stays as it is: timers of the program under test take their real time.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -22,10 +23,11 @@ struct kernel {
     int64_t wall_ms;     /* added to CLOCK_REALTIME */
     int64_t boottime_ms; /* added to CLOCK_BOOTTIME */
     int64_t synchronised;
+    int64_t disk; /* under the clock's file: 1 = hangs, 2 = is full */
     char boot_id[40]; /* with its newline */
 };
 
-static const struct kernel *kernel;
+static const volatile struct kernel *kernel;
 
 __attribute__((constructor)) static void map(void)
 {
@@ -89,10 +91,31 @@ static int open_boot_id(const char *path)
         return -1;
     int file = syscall(SYS_memfd_create, "boot_id", MFD_CLOEXEC);
     if (file >= 0) {
-        (void)!write(file, kernel->boot_id, strlen(kernel->boot_id));
+        const char *boot_id = (const char *)kernel->boot_id;
+        (void)!write(file, boot_id, strlen(boot_id));
         lseek(file, 0, SEEK_SET);
     }
     return file;
+}
+
+static int is_clock(int file)
+{
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length > 0 ? length : 0] = 0;
+    return strstr(path, "/.clock.") != NULL;
+}
+
+int fsync(int file)
+{
+    while (kernel && kernel->disk == 1 && is_clock(file))
+        usleep(10000);
+    if (kernel && kernel->disk == 2 && is_clock(file)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_fsync, file);
 }
 
 #define OPEN(name)                                                        \

@@ -17,7 +17,16 @@ pub struct Kernel {
     wall_ms: i64,
     boottime_ms: i64,
     synchronised: bool,
+    disk: Disk,
     boot: u32,
+}
+
+/// The disk under the clock's file.
+#[derive(Clone, Copy)]
+pub enum Disk {
+    Fine = 0,
+    Hangs = 1,
+    Full = 2,
 }
 
 impl Kernel {
@@ -38,9 +47,10 @@ impl Kernel {
             wall_ms: ahead * DAY.as_millis() as i64,
             boottime_ms: 0,
             synchronised: true,
+            disk: Disk::Fine,
             boot: 0,
         };
-        fs::write(&kernel.state, [0; 64]).expect("the kernel's file");
+        fs::write(&kernel.state, [0; 72]).expect("the kernel's file");
         kernel.reboot();
         kernel
     }
@@ -63,7 +73,7 @@ impl Kernel {
 
     fn write(&self) {
         let mut bytes = Vec::new();
-        for number in [self.wall_ms, self.boottime_ms, i64::from(self.synchronised)] {
+        for number in [self.wall_ms, self.boottime_ms, i64::from(self.synchronised), self.disk as i64] {
             bytes.extend_from_slice(&number.to_ne_bytes());
         }
         bytes.extend_from_slice(
@@ -99,6 +109,11 @@ impl Kernel {
     pub fn pass(&mut self, time: Duration) {
         self.wall_ms += time.as_millis() as i64;
         self.boottime_ms += time.as_millis() as i64;
+        self.write();
+    }
+
+    pub fn disk(&mut self, disk: Disk) {
+        self.disk = disk;
         self.write();
     }
 

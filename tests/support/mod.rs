@@ -300,6 +300,8 @@ pub struct Daemon {
     log: PathBuf,
     pub coaps: SocketAddr,
     pub coap: Option<SocketAddr>,
+    /// Set for the daemon, not for commands, from its next start on.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -333,6 +335,7 @@ impl Daemon {
             log: folder.join("tombolo.log"),
             coaps: (Ipv4Addr::LOCALHOST, port).into(),
             coap: None,
+            environment: Vec::new(),
         };
         daemon.resume();
         daemon
@@ -363,6 +366,7 @@ impl Daemon {
             .arg("--config")
             .arg(&self.config)
             .arg("run")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

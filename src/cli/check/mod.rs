@@ -7,6 +7,7 @@
 mod credential;
 mod device;
 mod serial;
+mod state;
 mod system;
 mod uplink;
 
@@ -20,6 +21,7 @@ use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{Clock, Status};
 use crate::daemon::clock::SystemClock;
+use crate::durable::atomic_file::Condition;
 
 /// Checks and prints.
 ///
@@ -30,6 +32,7 @@ pub fn run(context: &Context, arguments: &CheckArguments) -> Result<(), CommandE
     match crate::config::io::load(&context.options(), None) {
         Ok(loaded) => {
             report.add(loaded.findings.iter().cloned())?;
+            report.add(state::judge(&loaded))?;
             judge(&mut report, &loaded, arguments)?;
         }
         // Without settings there is nothing else to look at.
@@ -50,12 +53,14 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         .and_then(|mut daemon| daemon.ask_for::<Clock>(&Request::Clock {}, ANSWER))
         .ok();
     report.add(system::clock(&asked.unwrap_or_else(|| clock.snapshot())))?;
-    report.add(clock.faults().iter().map(|fault| {
-        let advice = match fault.is_unread() {
-            true => "run `sudo tombolo check`; if root may not read it either, see in `dmesg` what is wrong with the disk",
-            false => "the daemon sets it aside at its next start and goes on with the one before",
+    report.add(clock.defects().iter().map(|defect| {
+        let advice = match &defect.condition {
+            Condition::Unreadable(_) => {
+                "run `sudo tombolo check`; if root may not read it either, see in `dmesg` what is wrong with the disk"
+            }
+            _ => "the daemon puts it in order at its next start",
         };
-        Finding::warn("clock", format!("{fault} in {}", paths.state_dir.display())).advice(advice)
+        Finding::warn("clock", format!("{defect} (in {})", paths.state_dir.display())).advice(advice)
     }))?;
     report.add([system::folder(
         "state directory",
@@ -107,6 +112,7 @@ fn ask(
                 report.add([Finding::fail("journal", format!("takes no readings: {reason}"))
                     .advice("see the disk's findings, and `journalctl -u tombolo`")])?;
             }
+            report.add(state::told(&status, loaded))?;
             if status.upstream.configured != loaded.settings.upstream.is_some() {
                 report.add([Finding::warn(
                     "daemon",

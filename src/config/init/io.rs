@@ -7,8 +7,9 @@ use super::{FILE_NAME, Site, render};
 use crate::config::finding::{Finding, Place};
 use crate::config::io::{Options, load_with};
 use crate::config::layer::{LayerText, Origin};
-use crate::config::registry::io::write_atomically;
 use crate::config::{Level, Loaded, Paths};
+use crate::durable::atomic_file::sweep;
+use crate::durable::io::{OnDisk, write_atomically};
 
 /// Writes the drop-in and returns its path and what the configuration then is.
 ///
@@ -54,6 +55,8 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
     if !wrong.is_empty() {
         return Err(wrong);
     }
+    // What was left by one that was killed; if it cannot be deleted now, then by the next.
+    let _ = sweep(&OnDisk::new(&folder), FILE_NAME);
     let put =
         std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, layer.text.as_bytes(), 0o644));
     put.map_err(|error| failed(format!("cannot be written: {error}"), "run this as root"))?;

@@ -1,14 +1,13 @@
 //! The registry's files: read all, add one, remove one; with or without a running daemon.
 //!
-//! A file appears and disappears whole: written beside its place, synced, renamed, and the folder synced. It is 0600 and belongs to
-//! the folder's owner, also when root adds it, or the daemon could not read it. Those who change the registry wait for each other at
+//! A file appears and disappears whole ([`durable`](crate::durable)). It is 0600 and belongs to the folder's owner, also when root adds
+//! it, or the daemon could not read it. Those who change the registry wait for each other at
 //! a lock; readers need none.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,20 +17,25 @@ use zeroize::Zeroizing;
 use super::{FILE_MAX, FileText, Registry, check_new, check_remove, generated_key, render};
 use crate::config::finding::{Finding, Place};
 use crate::config::{Loaded, io::random_bytes};
+use crate::durable::atomic_file::{AtomicFile, Condition, list};
+use crate::durable::folder::StateFolder as _;
+use crate::durable::io::{OnDisk, create_directory, give_to_owner_of, sync_folder, write_atomically};
 use crate::gate::Device;
 
 /// The lock of those who change the registry.
 const LOCK: &str = ".lock";
+/// Of its files: they hold keys.
+const MODE: u32 = 0o600;
 
 /// Reads all of `directory`; one that does not exist is empty. Files that end in anything but `.toml`, and hidden ones, are passed over.
 pub fn load(directory: &Path, previous: Option<&Registry>) -> Registry {
     let mut exposed = Vec::new();
     let mut registry = match read_all(directory, &mut exposed) {
         Ok(files) => Registry::assemble(files, previous),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Registry::default(),
-        Err(error) => {
+        Err(Condition::Missing) => Registry::default(),
+        Err(condition) => {
             let mut registry = previous.cloned().unwrap_or_default();
-            registry.findings = vec![unreadable(directory, &error)];
+            registry.findings = vec![unreadable(directory, &condition)];
             registry
         }
     };
@@ -48,35 +52,33 @@ pub fn load(directory: &Path, previous: Option<&Registry>) -> Registry {
     registry
 }
 
-fn unreadable(directory: &Path, error: &io::Error) -> Finding {
+fn unreadable(directory: &Path, condition: &Condition) -> Finding {
     let place = Place { file: directory.display().to_string().into(), line: None };
-    let finding = Finding::fail("devices", format!("the registry cannot be read: {error}")).at(Some(&place));
-    finding.advice("run this as root or as the folder's owner")
+    let advice = match condition {
+        Condition::Unreadable(_) => {
+            "run this as root or as the folder's owner; else see in `dmesg` what the disk has"
+        }
+        Condition::Damaged(_) | Condition::Missing => "move it aside",
+    };
+    Finding::fail("devices", format!("the registry {condition}")).at(Some(&place)).advice(advice)
 }
 
-fn read_all(directory: &Path, exposed: &mut Vec<Arc<str>>) -> io::Result<Vec<FileText>> {
+fn read_all(directory: &Path, exposed: &mut Vec<Arc<str>>) -> Result<Vec<FileText>, Condition> {
+    let folder = OnDisk::new(directory);
     let mut files = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        let Some(id) = Path::new(&name).to_str().and_then(|name| name.strip_suffix(".toml")) else {
-            continue;
-        };
-        if id.starts_with('.') {
-            continue;
-        }
+    for name in list(&folder)? {
+        let Some(id) = name.strip_suffix(".toml").filter(|id| !id.starts_with('.')) else { continue };
         let path = directory.join(&name);
         let file: Arc<str> = path.display().to_string().into();
-        let text = match read_one(&path) {
-            Ok((text, mode)) => {
-                if mode & 0o007 != 0 {
-                    exposed.push(file.clone());
-                }
-                Ok(text)
+        let text = AtomicFile::new(&name, FILE_MAX, MODE).look(&folder, text_of);
+        match &text {
+            Ok(_) if fs::metadata(&path).is_ok_and(|about| about.mode() & 0o007 != 0) => {
+                exposed.push(file.clone());
             }
             // Removed since the folder was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => Err(error.to_string()),
-        };
+            Err(Condition::Missing) if !folder.has(&name) => continue,
+            _ => {}
+        }
         files.push(FileText { id: id.to_owned(), file, text });
     }
     // The order of a folder is the file system's; that of findings should not be.
@@ -85,24 +87,9 @@ fn read_all(directory: &Path, exposed: &mut Vec<Arc<str>>) -> io::Result<Vec<Fil
     Ok(files)
 }
 
-fn read_one(path: &Path) -> io::Result<(Zeroizing<String>, u32)> {
-    // A named pipe in the folder must not stop the daemon.
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    if metadata.len() > FILE_MAX {
-        return Err(io::Error::other("it is larger than 16 KiB"));
-    }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
-    file.take(FILE_MAX).read_to_end(&mut bytes)?;
-    let text = String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new);
-    // What is not text is dropped with the error: wiped first.
-    text.map(|text| (text, metadata.mode())).map_err(|error| {
-        drop(Zeroizing::new(error.into_bytes()));
-        io::Error::other("it is not UTF-8")
-    })
+fn text_of(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// A new random key: see [`generated_key`].
@@ -127,7 +114,7 @@ pub fn add(loaded: &Loaded, device: &Device) -> Result<PathBuf, Box<Finding>> {
     let failed = |error: io::Error| {
         let place = Place { file: path.display().to_string().into(), line: None };
         let finding = Finding::fail(format!("device {}", device.id), format!("cannot be written: {error}"));
-        Box::new(finding.at(Some(&place)).advice("run this as root or as the folder's owner"))
+        Box::new(finding.at(Some(&place)).advice(way_out(&error)))
     };
     create_directory(&directory).map_err(failed)?;
     let _lock = lock(&directory).map_err(failed)?;
@@ -144,8 +131,17 @@ pub fn add(loaded: &Loaded, device: &Device) -> Result<PathBuf, Box<Finding>> {
     if path.symlink_metadata().is_ok() {
         return Err(failed(io::ErrorKind::AlreadyExists.into()));
     }
-    write_atomically(&path, render(device).as_bytes(), 0o600).map_err(failed)?;
+    write_atomically(&path, render(device).as_bytes(), MODE).map_err(failed)?;
     Ok(path)
+}
+
+fn way_out(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded => "make room on this disk, then do it again",
+        ReadOnlyFilesystem => "see in `dmesg` why the file system is read-only, then do it again",
+        _ => "run this as root or as the folder's owner",
+    }
 }
 
 /// Removes what a writer left that was killed before its rename; under the lock nobody else is writing. It holds a key.
@@ -170,66 +166,11 @@ pub fn remove(loaded: &Loaded, id: &str) -> Result<PathBuf, Box<Finding>> {
     let failed = |error: io::Error| {
         let place = Place { file: path.display().to_string().into(), line: None };
         let finding = Finding::fail(format!("device {id}"), format!("cannot be removed: {error}"));
-        Box::new(finding.at(Some(&place)).advice("run this as root or as the folder's owner"))
+        Box::new(finding.at(Some(&place)).advice(way_out(&error)))
     };
     let _lock = lock(&directory).map_err(failed)?;
-    fs::remove_file(&path).and_then(|()| sync(&directory)).map_err(failed)?;
+    fs::remove_file(&path).and_then(|()| sync_folder(&directory)).map_err(failed)?;
     Ok(path)
-}
-
-/// Makes a folder, 0700 and its parent's owner's, unless it is there.
-pub(crate) fn create_directory(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    let parent = parent(directory);
-    fs::create_dir_all(parent)?;
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    give_to_owner_of(parent, &File::open(directory)?)?;
-    sync(parent)
-}
-
-/// Writes a file whole or not at all: beside its place, synced, renamed, the folder synced. It belongs to the folder's owner.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = parent(path);
-    let name = path.file_name().unwrap_or(OsStr::new("file")).to_string_lossy();
-    let mut random = [0; 8];
-    random_bytes(&mut random)?;
-    let beside = folder.join(format!(".{name}.{}", u64::from_ne_bytes(random)));
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        give_to_owner_of(folder, &file)?;
-        // Whatever the umask took away.
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        sync(folder)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written
-}
-
-/// Root makes files for the service's user; nobody else can give files away, nor needs to.
-fn give_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
-    if nix::unistd::geteuid().is_root() {
-        let owner = fs::metadata(folder)?;
-        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
-    }
-    Ok(())
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// Held until dropped. Waits for whoever has it.

@@ -1,14 +1,15 @@
 //! The device registry: one small file a device under `{state-dir}/devices`, so that a device is added or removed by one atomic rename.
 //!
 //! ```toml
-//! format = "tombolo-device 1.0"
+//! format = "tombolo-device 1.2"
 //! role = "sensor"
 //! label = "the north door"
 //! psk-identity = "door-7"
 //! psk = "text:…"
+//! # end
 //! ```
 //!
-//! or, in place of the last two, as in `[device.X]`: `certificate-uri`, `certificate-dns` or `certificate-cn`, with
+//! or, in place of the two about the key, as in `[device.X]`: `certificate-uri`, `certificate-dns` or `certificate-cn`, with
 //! `certificate-issuer`; `public-key = "sha256:…"`.
 //!
 //! A file that cannot be read, or is of a format this version does not know, disables its device and no other;
@@ -31,6 +32,7 @@ use super::scalar::{
     PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, parse_duration, parse_psk,
 };
 use super::{DeviceSource, Known, Loaded};
+use crate::durable::atomic_file::Condition;
 use crate::gate::certificate::{CertificateName, NAME_MAX, NameKind};
 use crate::gate::{Device, Psk};
 use crate::message::{Name, RESERVED_DEVICE};
@@ -42,8 +44,14 @@ pub const FILE_MAX: u64 = 16 << 10;
 const MAGIC: &str = "tombolo-device ";
 /// The newest major version of the format that is understood.
 const MAJOR: u32 = 1;
-/// What is written: the first with certificates and public keys, which an older 1.x passes over.
-const MINOR: u32 = 1;
+/// What is written. 1.1 was the first with certificates and public keys, which an older 1.x passes over; 1.2 with an end.
+const MINOR: u32 = 2;
+/// The first minor version whose files end with [`END`].
+const MINOR_WITH_END: u32 = 2;
+/// The last line, without which a file was cut short: what is missing could be what keeps others out.
+const END: &str = "# end";
+/// The way out for a file that cannot be read.
+const UNREADABLE: &str = "its mode is 0600 and its owner the folder's; else see in `dmesg` what the disk has. Then systemctl reload tombolo";
 /// Longest label, in bytes.
 const LABEL_MAX: usize = 256;
 /// Characters of a generated key.
@@ -73,8 +81,8 @@ pub struct FileText {
     pub id: String,
     /// The file, as findings name it.
     pub file: Arc<str>,
-    /// Its text, or why there is none.
-    pub text: Result<Zeroizing<String>, String>,
+    /// Its text, or how it is that there is none.
+    pub text: Result<Zeroizing<String>, Condition>,
 }
 
 impl Registry {
@@ -84,13 +92,14 @@ impl Registry {
         for file in files {
             let entry = match &file.text {
                 Ok(text) => parse(&file.id, &file.file, text),
-                Err(error) => {
+                Err(condition) => {
                     let place = Place { file: file.file.clone(), line: None };
-                    let finding =
-                        Finding::fail(format!("device {}", file.id), format!("cannot be read: {error}"));
-                    Err(Box::new(
-                        finding.at(Some(&place)).advice("its mode is 0600 and its owner the folder's"),
-                    ))
+                    let advice = match condition {
+                        Condition::Unreadable(_) => UNREADABLE,
+                        Condition::Damaged(_) | Condition::Missing => "remove the device and add it again",
+                    };
+                    let finding = Finding::fail(format!("device {}", file.id), condition.to_string());
+                    Err(Box::new(finding.at(Some(&place)).advice(advice)))
                 }
             };
             match entry {
@@ -178,11 +187,14 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         }
     };
     if let Some((format, line)) = get("format", 64)? {
-        let major =
-            format.strip_prefix(MAGIC).and_then(|v| v.split('.').next()).and_then(|v| v.parse::<u32>().ok());
+        let (major, minor) = version(format);
         if major != Some(MAJOR) {
             let advice = "a newer version of Tombolo wrote it; that one will use it again";
             return Err(fault(line, "format", "is of a format unknown here".to_owned(), advice));
+        }
+        if minor >= MINOR_WITH_END && !text.trim_end().ends_with(END) {
+            let message = format!("is damaged: it is cut short, its last line is not {END:?}");
+            return Err(fault(None, "syntax", message, "remove the device and add it again"));
         }
     }
     let Some((role, line)) = get("role", 64)? else {
@@ -231,6 +243,13 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
     };
     let device = Device { id: name, role, label, psk, certificate, public_key, offline_after };
     Ok(Entry { device, file: file.clone() })
+}
+
+/// Major and minor version of a file, as far as they can be read.
+fn version(format: &str) -> (Option<u32>, u32) {
+    let mut numbers = format.strip_prefix(MAGIC).into_iter().flat_map(|version| version.splitn(2, '.'));
+    let mut number = || numbers.next().and_then(|number| number.parse().ok());
+    (number(), number().unwrap_or(0))
 }
 
 /// A text of 1 to so many bytes at a key, and its line.
@@ -287,10 +306,11 @@ pub fn render(device: &Device) -> Zeroizing<String> {
         let _ = writeln!(text, "offline-after = {}", quoted(&format_duration(after)));
     }
     if let Some(certificate) = &device.certificate {
-        let _ = writeln!(text, "{} = {}", certificate.kind().key(), quoted(certificate.name()));
+        // In this order: without its last lines a file lets nobody else in.
         if let Some(issuer) = certificate.issuer() {
             let _ = writeln!(text, "certificate-issuer = {}", quoted(&issuer.to_string()));
         }
+        let _ = writeln!(text, "{} = {}", certificate.kind().key(), quoted(certificate.name()));
     }
     if let Some(key) = &device.public_key {
         let _ = writeln!(text, "public-key = \"{}\"", format_key_hash(key));
@@ -308,6 +328,8 @@ pub fn render(device: &Device) -> Zeroizing<String> {
             }
         }
     }
+    text.push_str(END);
+    text.push('\n');
     text
 }
 
@@ -465,7 +487,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_ignored_and_unknown_formats_disable_only_their_device() {
-        let good = "format = \"tombolo-device 1.7\"\nrole = \"r\"\nnew-thing = [1]\n";
+        let good = "format = \"tombolo-device 1.7\"\nrole = \"r\"\nnew-thing = [1]\n# end\n";
         assert!(parse("a", &"f".into(), good).is_ok());
         let newer =
             parse("a", &"dev/a.toml".into(), "role = \"r\"\nformat = \"tombolo-device 2.0\"\n").unwrap_err();
@@ -473,6 +495,29 @@ mod tests {
             newer.to_string(),
             "fail  dev/a.toml:2: format: is of a format unknown here; a newer version of Tombolo wrote it; that one will use it again"
         );
+    }
+
+    #[test]
+    fn a_file_cut_short_lets_nobody_in() {
+        let mut device = device(b"0123456789abcdef");
+        let text = render(&device);
+        for length in (0..text.trim_end().len()).filter(|length| text.is_char_boundary(*length)) {
+            assert!(parse("door-7", &"f".into(), &text[..length]).is_err(), "{}", &text[..length]);
+        }
+        assert!(parse("door-7", &"f".into(), text.trim_end()).is_ok());
+        // Those of before had no end; nor has what people write.
+        let before = text.replace("device 1.2", "device 1.1").replace("# end\n", "");
+        assert!(parse("door-7", &"f".into(), &before).is_ok());
+        device.psk = None;
+        device.public_key = None;
+        let before = render(&device).replace("device 1.2", "device 1.1").replace("# end\n", "");
+        for length in (0..before.len()).filter(|length| before.is_char_boundary(*length)) {
+            if let Ok(Entry { device: Device { certificate: Some(name), .. }, .. }) =
+                parse("door-7", &"f".into(), &before[..length])
+            {
+                assert_eq!(name, certificate(), "cut at {length} it stands for others too");
+            }
+        }
     }
 
     #[test]

@@ -214,23 +214,21 @@ fn paths(cx: &Context<'_>, table: &model::Paths) -> Paths {
 
 fn gateway(cx: &mut Context<'_>, table: &model::Gateway) -> Gateway {
     let label = table.label.clone();
-    let named =
-        |id: &str, id_source| Name::parse(id).map(|id| Gateway { id, id_source, label: label.clone() });
     let stored = cx.sources.gateway_id.as_deref().map(str::trim);
-    let made = match (&table.id, stored) {
-        (Some(id), _) => named(id, IdSource::Configured),
-        (None, Some(id)) => named(id, IdSource::Stored),
-        (None, None) => named(Gateway::PLACEHOLDER, IdSource::Missing),
+    let (made, id_source) = match (&table.id, stored) {
+        (Some(id), _) => (Name::parse(id), IdSource::Configured),
+        (None, Some(id)) => (Name::parse(id), IdSource::Stored),
+        (None, None) => (Ok(placeholder()), IdSource::Missing),
     };
-    made.unwrap_or_else(|error| {
-        let advice = "set [gateway] id, or put back the id this gateway had";
-        cx.fatal(
-            &["gateway", "id"],
-            format!("the file gateway-id in the state directory holds no id: {error}"),
-            advice,
-        );
-        Gateway { id: placeholder(), id_source: IdSource::Missing, label: None }
-    })
+    match made {
+        Ok(id) => Gateway { id, id_source, label },
+        // The schema lets no other configured one pass.
+        Err(error) => {
+            let message = format!("the id in the state directory is none: {error}");
+            cx.fail("gateway", &["gateway", "id"], message, "set [gateway] id, or have a new one made");
+            Gateway { id: placeholder(), id_source: IdSource::Missing, label }
+        }
+    }
 }
 
 fn placeholder() -> Name {

@@ -8,7 +8,7 @@ use crate::config::layer::dotted;
 use crate::config::model;
 use crate::config::scalar::format_size;
 use crate::gate;
-use crate::journal::settings::{self as journal, LaneSettings, WhenFull};
+use crate::journal::settings::{self as journal, LaneSettings, REJECTED_BYTES_MAX, WhenFull};
 use crate::message::{Lane, Name};
 use crate::proto::dtls::Policy;
 use crate::southbound::coap;
@@ -135,7 +135,7 @@ pub(super) fn journal(
     };
     let high = lane(&lanes.high, max_bytes / 32 * 5);
     let normal = lane(&lanes.normal, max_bytes / 4 * 3);
-    let rejected_max_bytes = table.rejected_max_bytes.unwrap_or(max_bytes / 16);
+    let rejected_max_bytes = table.rejected_max_bytes.unwrap_or(max_bytes / 16).min(REJECTED_BYTES_MAX);
     // As the journal will have it: four segments to the smallest lane, or more.
     let segment = u64::from(segment_bytes).min(high.max_bytes.min(normal.max_bytes) / 4);
     let parts = [high.max_bytes, normal.max_bytes, rejected_max_bytes, 2 * segment];

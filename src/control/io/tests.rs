@@ -48,6 +48,10 @@ impl Control for Hub {
         }
     }
 
+    fn import(&mut self, file: String, all: bool, reply: Reply) {
+        reply.ok(&serde_json::json!({ "file": file, "all": all }));
+    }
+
     fn reload(&mut self, reply: Reply) {
         for bytes in 0..20 {
             self.tail.push(&Reading {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::shared::ReadTrouble;
 use crate::journal::record::Ticket;
 use crate::journal::rejected::RejectedEntry;
 use crate::journal::storage::StorageError;
@@ -108,4 +109,10 @@ pub struct Status {
     pub busy_since: Option<Instant>,
     /// The journal thread is gone: nothing is stored any more.
     pub dead: bool,
+    /// A thread that reads a lane is gone: its backlog does not leave any more.
+    pub reader_dead: bool,
+    /// By [`Lane::index`]: why it is not read at present.
+    pub reading: [Option<ReadTrouble>; 2],
+    /// By [`Lane::index`]: since when its reader has been at one disk call or one round of them.
+    pub reading_since: [Option<Instant>; 2],
 }

@@ -7,7 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::journal::storage::{Folder, Storage, StorageError, StoredFile};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use crate::journal::storage::{Folder, SECOND_LOOK, Storage, StorageError, StoredFile};
 
 /// A directory with a folder each.
 #[derive(Clone, Debug)]
@@ -23,6 +25,19 @@ impl Disk {
 
     fn path(&self, folder: Folder, name: &str) -> PathBuf {
         self.directory.join(folder.as_str()).join(name)
+    }
+
+    /// Opens a file anywhere, for reading.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(super) fn open_anywhere(&self, path: &Path) -> Result<DiskFile, StorageError> {
+        check(File::open(path)).map(|file| DiskFile::new(file, true))
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn make_folder(&self, folder: Folder) -> io::Result<()> {
@@ -142,6 +157,10 @@ impl Storage for Disk {
     fn sync_folder(&self, folder: Folder) -> Result<(), StorageError> {
         check(File::open(self.directory.join(folder.as_str())).and_then(|file| file.sync_all()))
     }
+
+    fn wait_for_second_look(&self) {
+        std::thread::sleep(SECOND_LOOK);
+    }
 }
 
 impl StoredFile for DiskFile {
@@ -164,5 +183,10 @@ impl StoredFile for DiskFile {
 
     fn sync(&self) -> Result<(), StorageError> {
         check(self.writing().and_then(File::sync_data))
+    }
+
+    fn forget_cache(&self) {
+        // Advice: a file system that does not take it is read from the cache, as before.
+        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 }

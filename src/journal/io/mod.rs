@@ -7,26 +7,33 @@
 mod answer;
 mod directory;
 mod disk;
+mod import;
 mod open;
 mod reader;
 mod shared;
 mod thread;
+mod verify;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 pub use answer::{Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, Status, Stored};
 pub use disk::{Disk, DiskFile, storage_error};
+pub use import::{ImportError, Imported};
 pub use open::{OpenError, OpenReport};
+pub use verify::{FileReport, verify};
 
+use super::aside::Aside;
 use super::cursor::{Cursor, Fetch, Step};
 use super::loss::{LossCause, LossReport};
 use super::range::RangeSet;
 use super::record::{self, Batch, Ticket};
-use super::scan;
+use super::segment::Segment;
 use super::settings::{LaneSettings, Settings};
 use super::store::LaneStatus;
 use super::view::LaneView;
@@ -34,6 +41,8 @@ use crate::gate::stage::Mapped;
 use crate::message::{Content, Lane, RecordId, Stamp};
 use directory::Directory;
 use open::open_store;
+use reader::{Answer, Desk, Wanted};
+pub use shared::ReadTrouble;
 use shared::{Command, Done, LaneState, Shared, State};
 
 /// Most bytes that wait for one commit of one lane: more than a disk that answers lets come together.
@@ -53,12 +62,17 @@ struct Reader {
     /// Records handed out and not released, and the bytes of their bodies.
     handed: VecDeque<(u64, u32)>,
     losses: Arc<[LossReport]>,
+    /// Records that were not where they should be, twice.
+    missing: RangeSet,
+    /// It is being looked whether some are.
+    checking: bool,
 }
 
 /// The journal. One for the path's thread; [`Journal::rejected`] gives handles for others.
 pub struct Journal {
     shared: Arc<Shared>,
-    desk: Arc<reader::Desk>,
+    desks: [Arc<Desk>; 2],
+    disk: Disk,
     threads: Vec<JoinHandle<()>>,
     readers: [Reader; 2],
     runs: [u64; 2],
@@ -70,12 +84,21 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal, or begins one, and starts its two threads. Reads what is there; how long that takes depends on the number of
-    /// segments, not of records.
+    /// Opens the journal, or begins one, and starts its three threads. Reads what is there; how long that takes depends on the number of
+    /// segments, not of records. What the disk does not give is read later.
     ///
     /// # Errors
     /// [`OpenError`]. Damage is none; it is in the report, and in the losses.
     pub fn open(settings: &Settings) -> Result<(Journal, OpenReport), OpenError> {
+        Journal::open_with(settings, reader::PATIENCE)
+    }
+
+    /// [`Journal::open`], with another time than an hour until a place that cannot be read is stepped over: for tests.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    #[doc(hidden)]
+    pub fn open_with(settings: &Settings, patience: Duration) -> Result<(Journal, OpenReport), OpenError> {
         let (store, directory, seeds, report) = open_store(settings)?;
         let lane_state = |lane: Lane| LaneState {
             batch: Batch::default(),
@@ -88,6 +111,9 @@ impl Journal {
             view: store.view(lane),
             losses: store.losses(lane).into(),
             status: store.lane_status(lane),
+            shelf: store.set_aside(lane),
+            reading: None,
+            reading_since: None,
         };
         let reader = |lane: Lane| Reader {
             cursor: Cursor::new(store.view(lane).released + 1),
@@ -96,6 +122,8 @@ impl Journal {
             released: store.view(lane).released,
             handed: VecDeque::new(),
             losses: store.losses(lane).into(),
+            missing: RangeSet::default(),
+            checking: false,
         };
         let readers = [reader(Lane::High), reader(Lane::Normal)];
         let shared = Arc::new(Shared::new(State {
@@ -110,8 +138,9 @@ impl Journal {
             busy_since: None,
             closing: false,
             dead: false,
+            reader_dead: false,
         }));
-        let desk = Arc::new(reader::Desk::default());
+        let desks = [Arc::new(Desk::default()), Arc::new(Desk::default())];
         let committer = thread::Committer {
             shared: shared.clone(),
             store,
@@ -119,12 +148,21 @@ impl Journal {
             batches: Default::default(),
             retries: Vec::new(),
             trouble: [None; 2],
+            awaiting: Vec::new(),
+            changed: false,
         };
         let disk = Disk::new(&settings.directory);
-        let (its_desk, its_shared) = (desk.clone(), shared.clone());
+        let readers_of = Lane::ALL.map(|lane| reader::Reader {
+            lane,
+            disk: disk.clone(),
+            desk: desks[lane.index()].clone(),
+            shared: shared.clone(),
+            patience,
+        });
         let mut journal = Journal {
             shared,
-            desk,
+            desks,
+            disk,
             threads: Vec::new(),
             readers,
             runs: seeds.runs,
@@ -134,9 +172,10 @@ impl Journal {
             _directory: directory,
         };
         let name = || std::thread::Builder::new().name(THREAD.to_owned());
-        let reading =
-            name().spawn(move || reader::run(&disk, &its_desk, &its_shared)).map_err(OpenError::Thread)?;
-        journal.threads.push(reading);
+        for reader in readers_of {
+            let reading = name().spawn(move || reader.run()).map_err(OpenError::Thread)?;
+            journal.threads.push(reading);
+        }
         let committing = name().spawn(move || committer.run()).map_err(OpenError::Thread)?;
         journal.threads.push(committing);
         Ok((journal, report))
@@ -238,6 +277,15 @@ impl Journal {
 
     fn advance(&mut self, lane: Lane) -> Ready {
         let mut refreshed = false;
+        if let Some(missing) = self.desks[lane.index()].take_checked() {
+            let reader = &mut self.readers[lane.index()];
+            missing.into_iter().for_each(|(first, last)| reader.missing.insert(first, last));
+            reader.missing.forget_through(reader.released);
+            reader.checking = false;
+        }
+        if self.readers[lane.index()].checking {
+            return Ready::Pending;
+        }
         loop {
             let reader = &mut self.readers[lane.index()];
             match reader.cursor.advance(&reader.view, &reader.settled) {
@@ -256,9 +304,26 @@ impl Journal {
                     self.refresh(lane);
                 }
                 Step::Lost(first, last) => {
+                    if !self.is_lost(lane, first, last) {
+                        return Ready::Pending;
+                    }
+                }
+                Step::Unreadable(first, last, number) => {
                     self.refresh(lane);
                     let first = first.max(self.readers[lane.index()].view.released + 1);
-                    self.lose_range(lane, first, last, LossCause::Damaged);
+                    if first <= last {
+                        self.readers[lane.index()].settled.insert(first, last);
+                        self.shared.command(Command::StepOver { lane, number, first, last });
+                    }
+                }
+                Step::Unopened(segment) if refreshed => {
+                    let group = unopened_group(&reader.view, &segment);
+                    self.desks[lane.index()].ask(Wanted::Open(group));
+                    return Ready::Pending;
+                }
+                Step::Unopened(_) => {
+                    refreshed = true;
+                    self.refresh(lane);
                 }
                 Step::Fetch(fetch) => {
                     if !self.fetch(lane, &fetch) {
@@ -269,26 +334,63 @@ impl Journal {
         }
     }
 
+    /// Whether records that are not where they should be are lost: the second reading of their segment says so too. False: it is under
+    /// way, and the cursor is before them again.
+    fn is_lost(&mut self, lane: Lane, first: u64, last: u64) -> bool {
+        self.refresh(lane);
+        let reader = &mut self.readers[lane.index()];
+        let first = first.max(reader.view.released + 1);
+        if first > last {
+            // They had left, and their file was used for something else.
+            return true;
+        }
+        // Between two segments there is nothing to read again.
+        let place = reader.view.locate(first).filter(|place| place.segment.first_sequence <= first);
+        let confirmed = reader.missing.missing_in(first, last).is_empty();
+        let Some(place) = place.filter(|_| !confirmed) else {
+            reader.settled.insert(first, last);
+            self.shared.command(Command::Damaged { lane, first, last });
+            return true;
+        };
+        let (segment, last, end) = (place.segment.clone(), place.last_sequence, place.end);
+        reader.cursor.seek(first);
+        reader.checking = true;
+        self.desks[lane.index()].ask(Wanted::Check { segment, first, last, end });
+        false
+    }
+
     /// Gets the bytes a cursor wants; false if they are under way.
     fn fetch(&mut self, lane: Lane, fetch: &Fetch) -> bool {
         let reader = &mut self.readers[lane.index()];
-        let file =
-            reader.view.active.as_ref().filter(|a| fetch.hot && a.segment.number == fetch.segment.number);
-        if let Some(active) = file {
-            scan::read_region(&*active.file, fetch.offset, fetch.length as usize, &mut self.scratch);
+        let desk = &self.desks[lane.index()];
+        let recent = reader
+            .view
+            .active
+            .as_ref()
+            .filter(|active| active.segment.number == fetch.segment.number)
+            .is_some_and(|active| active.recent.read(fetch.offset, fetch.length, &mut self.scratch));
+        if recent {
             reader.cursor.supply(fetch, &self.scratch);
             return true;
         }
-        let Some((fetched, bytes)) = self.desk.take(lane, fetch) else {
-            self.desk.ask(lane, fetch.clone());
-            return false;
-        };
-        reader.cursor.supply(&fetched, &bytes);
-        self.desk.give_back(bytes);
-        if let Some(ahead) = reader.cursor.ahead(&reader.view).filter(|ahead| !ahead.hot) {
-            self.desk.ask(lane, ahead);
+        match desk.take(fetch) {
+            Some(Answer::Bytes(fetched, bytes)) => {
+                reader.cursor.supply(&fetched, &bytes);
+                desk.give_back(bytes);
+                if let Some(ahead) = reader.cursor.ahead(&reader.view).filter(|ahead| !ahead.hot) {
+                    desk.ask(Wanted::Bytes(ahead));
+                }
+                true
+            }
+            Some(Answer::Hole(fetched, to)) => {
+                reader.cursor.supply_hole(&fetched, to);
+                true
+            }
+            Some(Answer::Checked(_)) | None => {
+                desk.ask(Wanted::Bytes(fetch.clone()));
+                false
+            }
         }
-        true
     }
 
     fn refresh(&mut self, lane: Lane) {
@@ -376,13 +478,7 @@ impl Journal {
     }
 
     fn command(&self, command: Command) {
-        let mut state = self.shared.lock();
-        state.commands.push(command);
-        let tell = std::mem::take(&mut state.idle);
-        drop(state);
-        if tell {
-            self.shared.work.notify_one();
-        }
+        self.shared.command(command);
     }
 
     /// Takes new bounds of the lanes; everything else of the settings is fixed while it is open.
@@ -397,7 +493,25 @@ impl Journal {
         for (status, lane) in lanes.iter_mut().zip(&state.lanes) {
             *status = lane.status;
         }
-        Status { lanes, rejected: state.rejected, busy_since: state.busy_since, dead: state.dead }
+        Status {
+            lanes,
+            rejected: state.rejected,
+            busy_since: state.busy_since,
+            dead: state.dead,
+            reader_dead: state.reader_dead,
+            reading: [state.lanes[0].reading, state.lanes[1].reading],
+            reading_since: [state.lanes[0].reading_since, state.lanes[1].reading_since],
+        }
+    }
+
+    /// What takes up files that were set aside, for any thread.
+    pub fn importer(&self) -> Importer {
+        Importer { shared: self.shared.clone(), disk: self.disk.clone() }
+    }
+
+    /// Files of a lane that are set aside, or are to be.
+    pub fn set_aside(&self, lane: Lane) -> Arc<[Aside]> {
+        self.shared.lock().lanes[lane.index()].shelf.clone()
     }
 
     /// A handle on the rejected store, for any thread.
@@ -409,7 +523,7 @@ impl Journal {
     pub fn close(&mut self) {
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
-        self.desk.close();
+        self.desks.iter().for_each(|desk| desk.close());
         for thread in self.threads.drain(..) {
             // One that panicked has said so itself.
             drop(thread.join());
@@ -439,6 +553,32 @@ impl Reader {
             self.released = end;
         }
         self.settled.forget_through(self.released);
+    }
+}
+
+/// The segment and its neighbours in the chain that are not open either: who has which records is known of all of them or none.
+fn unopened_group(view: &LaneView<DiskFile>, segment: &Segment) -> Vec<Arc<Segment>> {
+    let at = view.sealed.iter().position(|other| other.number == segment.number).unwrap_or(0);
+    let before = view.sealed[..at].iter().rev().take_while(|other| other.unopened).count();
+    view.sealed[at - before..].iter().take_while(|other| other.unopened).cloned().collect()
+}
+
+/// Takes up files that were set aside. It blocks on the disk and on commits: for a thread of its own.
+#[derive(Clone)]
+pub struct Importer {
+    shared: Arc<Shared>,
+    disk: Disk,
+}
+
+impl Importer {
+    /// Appends to their lane, under the ids they had, the records of a segment's file that its list names; `all`: every record in it.
+    /// `file`: a path, or a name from the journal's directory on.
+    ///
+    /// # Errors
+    /// [`ImportError`]
+    pub fn import(&self, file: &Path, all: bool) -> Result<Imported, ImportError> {
+        let path = self.disk.directory().join(file);
+        import::from_path(&self.disk, &self.shared, &path, all)
     }
 }
 

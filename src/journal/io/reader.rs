@@ -1,19 +1,78 @@
-//! Reads of the backlog, on a thread of their own: a cold disk keeps neither the path nor a commit waiting.
+//! Reads of the backlog, on a thread a lane: a cold or failing disk keeps neither the path, nor a commit, nor the other lane waiting.
+//!
+//! | the disk | then |
+//! |---|---|
+//! | gives it | the cursor gets it |
+//! | gives an error | the lane waits, is named in `status`, and it is tried again after 1 s, 2 s, … 60 s |
+//! | has given an error for an hour, and gives other places | what it does not give is stepped over, and listed as unreadable |
+//! | gives what does not check | it is read again, a second later and past the page cache; only then it counts as damaged |
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::disk::{Disk, DiskFile};
-use super::shared::Shared;
-use crate::journal::cursor::Fetch;
+use super::import;
+use super::shared::{Command, ReadTrouble, Shared};
+use crate::journal::aside::AsideCause;
+use crate::journal::cursor::{Cursor, Fetch, Step};
+use crate::journal::pool::Trouble;
+use crate::journal::range::RangeSet;
+use crate::journal::recovery::{self, Resolution};
 use crate::journal::scan;
-use crate::journal::storage::{Folder, Storage, StorageError};
+use crate::journal::segment::Segment;
+use crate::journal::storage::{Folder, SECOND_LOOK, Storage, StorageError, StoredFile};
+use crate::journal::view::LaneView;
 use crate::message::Lane;
 
-/// Between two tries to open a file that is there.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long a place may be unreadable while others are not, before it is stepped over.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
+/// What a disk gives or does not give at once.
+const PAGE: u32 = 4096;
+/// Files set aside as unreadable are tried again so often.
+const SHELF_EVERY: Duration = Duration::from_secs(86_400);
+/// Other files that are tried, to know whether it is the place that fails or the disk.
+const OTHERS: usize = 8;
 
-/// What is wanted and what is there, one of each a lane.
+/// What the path wants of the thread.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// Bytes.
+    Bytes(Fetch),
+    /// Whether what is missing in a segment between these sequences is missing a second time; its frames end at `end`.
+    Check { segment: Arc<Segment>, first: u64, last: u64, end: u32 },
+    /// These neighbours in the chain are to be opened.
+    Open(Vec<Arc<Segment>>),
+}
+
+impl Wanted {
+    fn is_same(&self, other: &Wanted) -> bool {
+        match (self, other) {
+            (Wanted::Bytes(one), Wanted::Bytes(other)) => {
+                one.segment.number == other.segment.number && one.offset == other.offset
+            }
+            (
+                Wanted::Check { segment: one, first, last, .. },
+                Wanted::Check { segment: other, first: of, last: ol, .. },
+            ) => one.number == other.number && first == of && last == ol,
+            (Wanted::Open(one), Wanted::Open(other)) => {
+                one.iter().map(|segment| segment.number).eq(other.iter().map(|segment| segment.number))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Bytes(Fetch, Vec<u8>),
+    /// From the offset asked for up to this one the disk gives nothing.
+    Hole(Fetch, u32),
+    /// These records are not there, twice.
+    Checked(Vec<(u64, u64)>),
+}
+
+/// What is wanted and what is there, for one lane.
 #[derive(Default)]
 pub(super) struct Desk {
     state: Mutex<DeskState>,
@@ -22,16 +81,12 @@ pub(super) struct Desk {
 
 #[derive(Default)]
 struct DeskState {
-    wanted: [Option<Fetch>; 2],
-    ready: [Option<(Fetch, Vec<u8>)>; 2],
-    /// Being read.
-    under_way: [Option<(u64, u32)>; 2],
+    wanted: Option<Wanted>,
+    ready: Option<Answer>,
+    /// Being read, or waiting to be tried again.
+    under_way: Option<Wanted>,
     buffers: Vec<Vec<u8>>,
     closing: bool,
-}
-
-fn is_same(one: &Fetch, other: &Fetch) -> bool {
-    one.segment.number == other.segment.number && one.offset == other.offset && one.length <= other.length
 }
 
 impl Desk {
@@ -39,29 +94,43 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for bytes, unless they are asked for already. What was asked for before is forgotten.
-    pub(super) fn ask(&self, lane: Lane, fetch: Fetch) {
+    /// Asks, unless it is asked for already. What was asked for before is forgotten.
+    pub(super) fn ask(&self, wanted: Wanted) {
         let mut state = self.lock();
-        let index = lane.index();
-        let ready = state.ready[index].as_ref().is_some_and(|(there, _)| is_same(&fetch, there));
-        let under_way = state.under_way[index] == Some((fetch.segment.number, fetch.offset));
-        if !ready && !under_way {
-            state.wanted[index] = Some(fetch);
+        let known = state.under_way.as_ref().is_some_and(|under_way| under_way.is_same(&wanted))
+            || matches!((&state.ready, &wanted), (Some(Answer::Bytes(there, _)), Wanted::Bytes(fetch))
+                if there.segment.number == fetch.segment.number && there.offset == fetch.offset);
+        if !known {
+            state.wanted = Some(wanted);
             drop(state);
             self.work.notify_one();
         }
     }
 
-    /// The bytes asked for, if they are there.
-    pub(super) fn take(&self, lane: Lane, fetch: &Fetch) -> Option<(Fetch, Vec<u8>)> {
-        let slot = &mut self.lock().ready[lane.index()];
-        slot.take_if(|(there, _)| is_same(fetch, there))
+    /// The answer, if it is one to this; others are forgotten.
+    pub(super) fn take(&self, fetch: &Fetch) -> Option<Answer> {
+        let mut state = self.lock();
+        state.ready.take_if(|ready| match ready {
+            Answer::Bytes(there, _) | Answer::Hole(there, _) => {
+                there.segment.number == fetch.segment.number && there.offset == fetch.offset
+            }
+            Answer::Checked(_) => false,
+        })
+    }
+
+    /// Records found missing twice since the last call.
+    pub(super) fn take_checked(&self) -> Option<Vec<(u64, u64)>> {
+        let mut state = self.lock();
+        match state.ready.take_if(|ready| matches!(ready, Answer::Checked(_))) {
+            Some(Answer::Checked(lost)) => Some(lost),
+            _ => None,
+        }
     }
 
     /// Gives a buffer back.
     pub(super) fn give_back(&self, buffer: Vec<u8>) {
         let mut state = self.lock();
-        if state.buffers.len() < 2 {
+        if state.buffers.is_empty() {
             state.buffers.push(buffer);
         }
     }
@@ -70,68 +139,397 @@ impl Desk {
         self.lock().closing = true;
         self.work.notify_all();
     }
+
+    /// Lets time pass; false where something else is wanted, or nothing any more.
+    fn wait(&self, time: Duration) -> bool {
+        self.wait_unless(time, |state| state.closing || state.wanted.is_some())
+    }
+
+    /// Lets time pass, whatever is wanted; false where the journal is being closed.
+    fn wait_through(&self, time: Duration) -> bool {
+        self.wait_unless(time, |state| state.closing)
+    }
+
+    fn wait_unless(&self, time: Duration, ended: impl Fn(&DeskState) -> bool) -> bool {
+        let until = Instant::now() + time;
+        let mut state = self.lock();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if ended(&state) {
+                return false;
+            }
+            if left.is_zero() {
+                return true;
+            }
+            let waited = self.work.wait_timeout(state, left);
+            state = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
+    }
 }
 
-/// The thread.
-pub(super) fn run(disk: &Disk, desk: &Desk, shared: &Arc<Shared>) {
-    let mut open: [Option<(u64, DiskFile)>; 2] = [None, None];
-    let mut state = desk.lock();
-    loop {
-        if state.closing {
-            return;
-        }
-        let Some((lane, fetch)) = Lane::ALL
-            .into_iter()
-            .find_map(|lane| state.wanted[lane.index()].take().map(|fetch| (lane, fetch)))
-        else {
-            state = desk.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-            continue;
-        };
-        let index = lane.index();
-        state.under_way[index] = Some((fetch.segment.number, fetch.offset));
-        let mut buffer = state.buffers.pop().unwrap_or_default();
+/// A place the disk does not give.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    number: u64,
+    offset: u32,
+    error: StorageError,
+}
+
+/// Where a lane has come to a stop.
+struct Stuck {
+    at: Failure,
+    since: Instant,
+    trouble: Trouble,
+}
+
+/// The thread of one lane.
+pub(super) struct Reader {
+    pub(super) lane: Lane,
+    pub(super) disk: Disk,
+    pub(super) desk: Arc<Desk>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) patience: Duration,
+}
+
+/// Says that the thread is gone, however it went.
+struct LastWords<'s>(&'s Shared);
+
+impl Drop for LastWords<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.reader_dead |= !state.closing;
         drop(state);
-        let read = read(disk, &mut open[index], lane, &fetch, &mut buffer);
-        state = desk.lock();
-        state.under_way[index] = None;
-        match read {
-            Ok(()) => {
-                if let Some((_, old)) = state.ready[index].replace((fetch, buffer)) {
-                    state.buffers.truncate(1);
-                    state.buffers.push(old);
+        self.0.wake.notify_one();
+    }
+}
+
+impl Reader {
+    pub(super) fn run(self) {
+        let shared = self.shared.clone();
+        let _last_words = LastWords(&shared);
+        let mut open = None;
+        let mut stuck: Option<Stuck> = None;
+        let mut shelf_at = Instant::now() + self.patience.min(SHELF_EVERY);
+        loop {
+            let Some((wanted, buffer)) = self.next(shelf_at) else {
+                if self.desk.lock().closing {
+                    return;
                 }
-                shared.wake.notify_one();
+                shelf_at = Instant::now() + SHELF_EVERY;
+                self.retry_shelf();
+                continue;
+            };
+            let give_up = stuck.as_ref().is_some_and(|stuck| stuck.since.elapsed() >= self.patience);
+            self.busy(Some(Instant::now()));
+            let served = self.serve(&wanted, &mut open, buffer, give_up, stuck.as_ref());
+            self.busy(None);
+            match served {
+                Ok(answer) => {
+                    if stuck.take().is_some() {
+                        log::info!(lane = self.lane.as_str(); "the journal can be read again");
+                    }
+                    self.answer(answer);
+                }
+                Err(failure) => {
+                    open = None;
+                    let stuck = self.note(&mut stuck, failure);
+                    self.tell(Some(stuck));
+                    let until = stuck.trouble.retry_at;
+                    if self.desk.wait(until.saturating_duration_since(Instant::now())) {
+                        let mut state = self.desk.lock();
+                        state.under_way = None;
+                        state.wanted.get_or_insert(wanted);
+                    } else {
+                        self.desk.lock().under_way = None;
+                    }
+                }
             }
-            Err(error) => {
-                log::warn!(lane = lane.as_str(), reason:% = error; "journal segment cannot be opened, trying again");
-                let waited = desk.work.wait_timeout(state, RETRY);
-                state = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
-                state.wanted[index].get_or_insert(fetch);
+        }
+    }
+
+    /// What is wanted next; `None`: it is time for the shelf, or to end.
+    fn next(&self, shelf_at: Instant) -> Option<(Wanted, Vec<u8>)> {
+        let mut state = self.desk.lock();
+        loop {
+            if state.closing {
+                return None;
+            }
+            if let Some(wanted) = state.wanted.take() {
+                state.under_way = Some(wanted.clone());
+                return Some((wanted, state.buffers.pop().unwrap_or_default()));
+            }
+            let left = shelf_at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.desk.work.wait_timeout(state, left);
+            state = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
+    }
+
+    fn answer(&self, answer: Option<Answer>) {
+        self.tell(None);
+        let mut state = self.desk.lock();
+        state.under_way = None;
+        if let Some(answer) = answer {
+            state.ready = Some(answer);
+        }
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+
+    fn note<'s>(&self, stuck: &'s mut Option<Stuck>, at: Failure) -> &'s Stuck {
+        let now = Instant::now();
+        let same = stuck.take_if(|stuck| (stuck.at.number, stuck.at.offset) == (at.number, at.offset));
+        if same.is_none() {
+            log::error!(
+                lane = self.lane.as_str(), segment:% = format_args!("{:016x}", at.number), offset = at.offset,
+                reason:% = at.error;
+                "the journal cannot be read; the lane waits, and it is tried again"
+            );
+        }
+        let since = same.as_ref().map_or(now, |stuck| stuck.since);
+        let before = same.map(|stuck| stuck.trouble);
+        stuck.insert(Stuck { at, since, trouble: Trouble::after(before, at.error, now) })
+    }
+
+    /// What `status` shows.
+    fn tell(&self, stuck: Option<&Stuck>) {
+        let trouble = stuck.map(|stuck| ReadTrouble {
+            segment: stuck.at.number,
+            offset: stuck.at.offset,
+            error: stuck.at.error,
+            since: stuck.since,
+        });
+        let mut state = self.shared.lock();
+        state.lanes[self.lane.index()].reading = trouble;
+    }
+
+    fn busy(&self, since: Option<Instant>) {
+        self.shared.lock().lanes[self.lane.index()].reading_since = since;
+    }
+
+    fn folder(&self) -> Folder {
+        Folder::of(self.lane)
+    }
+
+    fn serve(
+        &self,
+        wanted: &Wanted,
+        open: &mut Option<(u64, DiskFile)>,
+        buffer: Vec<u8>,
+        give_up: bool,
+        stuck: Option<&Stuck>,
+    ) -> Result<Option<Answer>, Failure> {
+        match wanted {
+            Wanted::Bytes(fetch) => {
+                let read = self.bytes(fetch, open, buffer);
+                let Err(failure) = read else { return read.map(Some) };
+                let same =
+                    stuck.is_some_and(|s| (s.at.number, s.at.offset) == (failure.number, failure.offset));
+                // In a segment with places that were stepped over before, nobody waits for another hour.
+                if (give_up && same || self.is_shelved(failure.number)) && self.others_can_be_read(failure) {
+                    return Ok(Some(Answer::Hole(fetch.clone(), self.end_of_hole(fetch))));
+                }
+                Err(failure)
+            }
+            Wanted::Check { segment, first, last, end } => {
+                let missing = || self.missing(segment, *first, *last, *end);
+                let mut once = RangeSet::default();
+                missing()?.into_iter().for_each(|(first, last)| once.insert(first, last));
+                if !self.desk.wait_through(SECOND_LOOK) {
+                    return Ok(None);
+                }
+                let twice = missing()?;
+                let lost = twice.into_iter().flat_map(|(first, last)| once.common_in(first, last)).collect();
+                Ok(Some(Answer::Checked(lost)))
+            }
+            Wanted::Open(group) => {
+                let found = self.open(group, give_up)?;
+                if let Some(found) = found {
+                    self.shared.command(Command::TakeUp { lane: self.lane, found });
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// As many of the bytes asked for as the disk gives before a place that it does not give.
+    fn bytes(
+        &self,
+        fetch: &Fetch,
+        open: &mut Option<(u64, DiskFile)>,
+        mut buffer: Vec<u8>,
+    ) -> Result<Answer, Failure> {
+        let number = fetch.segment.number;
+        let failed = |error| Failure { number, offset: fetch.offset / PAGE * PAGE, error };
+        let file = match open {
+            Some((is, file)) if *is == number => file,
+            _ => match self.disk.open(self.folder(), &fetch.segment.name()) {
+                Ok(file) => &open.insert((number, file)).1,
+                Err(StorageError::Missing) if self.is_folder_there() => {
+                    // It was recycled, or somebody deleted it: the cursor finds out which.
+                    buffer.clear();
+                    return Ok(Answer::Bytes(fetch.clone(), buffer));
+                }
+                Err(error) => return Err(failed(error)),
+            },
+        };
+        let read = scan::read_region(file, fetch.offset, fetch.length as usize, &mut buffer);
+        let Err(error) = read else { return Ok(Answer::Bytes(fetch.clone(), buffer)) };
+        let mut page = Vec::new();
+        let mut length = 0;
+        while length < fetch.length {
+            let at = fetch.offset + length;
+            let step = (PAGE - at % PAGE).min(fetch.length - length);
+            if scan::read_region(file, at, step as usize, &mut page).is_err() || page.len() < step as usize {
+                break;
+            }
+            buffer.extend_from_slice(&page);
+            length += step;
+        }
+        if length == 0 {
+            return Err(failed(error));
+        }
+        Ok(Answer::Bytes(Fetch { length, ..fetch.clone() }, buffer))
+    }
+
+    /// Whether places in this segment were stepped over before.
+    fn is_shelved(&self, number: u64) -> bool {
+        let shelf = self.shared.lock().lanes[self.lane.index()].shelf.clone();
+        shelf.iter().any(|aside| aside.number == number && aside.cause() == AsideCause::Unreadable)
+    }
+
+    /// Whether a file that is not there was deleted, and not the whole folder taken away.
+    fn is_folder_there(&self) -> bool {
+        self.disk.list(self.folder()).is_ok_and(|files| !files.is_empty())
+    }
+
+    /// Whether the disk gives anything else: else it is not a bad place, but a disk that does not answer.
+    fn others_can_be_read(&self, failure: Failure) -> bool {
+        let own = crate::journal::segment::segment_name(failure.number);
+        let mut tried = 0;
+        let mut page = Vec::new();
+        for folder in [self.folder(), Folder::High, Folder::Normal, Folder::Rejected, Folder::Spare] {
+            for (name, size) in self.disk.list(folder).unwrap_or_default() {
+                let is_own = folder == self.folder() && name == own;
+                if size == 0 || tried >= OTHERS || is_own && failure.offset < PAGE {
+                    continue;
+                }
+                tried += 1;
+                let read = self.disk.open(folder, &name).and_then(|file| {
+                    file.forget_cache();
+                    scan::read_region(&file, 0, PAGE as usize, &mut page)
+                });
+                if read.is_ok() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Where the disk gives something again, at the latest where frames end.
+    fn end_of_hole(&self, fetch: &Fetch) -> u32 {
+        let limit = fetch.segment.layout.frame_limit;
+        let Ok(file) = self.disk.open(self.folder(), &fetch.segment.name()) else { return limit };
+        let mut page = Vec::new();
+        let mut at = (fetch.offset / PAGE + 1) * PAGE;
+        while at < limit && scan::read_region(&file, at, PAGE as usize, &mut page).is_err() {
+            at += PAGE;
+        }
+        at.min(limit)
+    }
+
+    /// The records of a segment that are not where they should be, though the disk gives the place; read past the page cache.
+    fn missing(
+        &self,
+        segment: &Segment,
+        first: u64,
+        last: u64,
+        end: u32,
+    ) -> Result<Vec<(u64, u64)>, Failure> {
+        let failed = |error| Failure { number: segment.number, offset: 0, error };
+        let file = match self.disk.open(self.folder(), &segment.name()) {
+            Ok(file) => file,
+            Err(StorageError::Missing) if self.is_folder_there() => return Ok(vec![(first, last)]),
+            Err(error) => return Err(failed(error)),
+        };
+        file.forget_cache();
+        let segment = Segment { end, last_sequence: last, unopened: false, ..segment.clone() };
+        let view: LaneView<DiskFile> = LaneView {
+            sealed: Arc::from([Arc::new(segment)]),
+            active: None,
+            next_sequence: last + 1,
+            released: first - 1,
+        };
+        let mut cursor = Cursor::new(first);
+        let (mut lost, mut bytes) = (Vec::new(), Vec::new());
+        loop {
+            match cursor.advance(&view, &RangeSet::default()) {
+                Step::Record | Step::Unreadable(..) => {}
+                Step::Lost(first, last) => lost.push((first, last)),
+                Step::Empty | Step::Unopened(_) => return Ok(lost),
+                Step::Fetch(mut fetch) => {
+                    if scan::read_region(&file, fetch.offset, fetch.length as usize, &mut bytes).is_err() {
+                        fetch.length = fetch.length.min(PAGE - fetch.offset % PAGE);
+                        if scan::read_region(&file, fetch.offset, fetch.length as usize, &mut bytes).is_err()
+                        {
+                            let to = fetch.offset + fetch.length;
+                            cursor.supply_hole(&fetch, to);
+                            continue;
+                        }
+                    }
+                    cursor.supply(&fetch, &bytes);
+                }
+            }
+        }
+    }
+
+    /// Opens segments that could not be opened before; `None`: the journal is being closed.
+    fn open(&self, group: &[Arc<Segment>], give_up: bool) -> Result<Option<Resolution>, Failure> {
+        let failed = |(number, error)| Failure { number, offset: 0, error };
+        let resolve = |give_up, fresh| recovery::resolve(&self.disk, self.lane, group, give_up, fresh);
+        let once = match resolve(false, false) {
+            Ok(found) => found,
+            Err(failure) if give_up && self.others_can_be_read(failed(failure)) => {
+                resolve(true, false).map_err(failed)?
+            }
+            Err(failure) => return Err(failed(failure)),
+        };
+        if once.damaged.is_empty() {
+            return Ok(Some(once));
+        }
+        if !self.desk.wait_through(SECOND_LOOK) {
+            return Ok(None);
+        }
+        let twice = resolve(give_up, true).map_err(failed)?;
+        match twice.damaged.iter().find(|number| !once.damaged.contains(number)) {
+            Some(number) => Err(failed((*number, StorageError::Other(EIO)))),
+            None => Ok(Some(twice)),
+        }
+    }
+
+    /// Tries to take up what was unreadable.
+    fn retry_shelf(&self) {
+        let shelf = self.shared.lock().lanes[self.lane.index()].shelf.clone();
+        for aside in shelf.iter().filter(|aside| aside.cause() == AsideCause::Unreadable) {
+            let taken = import::from_shelf(&self.disk, &self.shared, aside);
+            match taken {
+                Ok(taken) if taken.records > 0 => log::warn!(
+                    lane = self.lane.as_str(), segment:% = format_args!("{:016x}", aside.number),
+                    records = taken.records;
+                    "records that could not be read before are in the journal again"
+                ),
+                Ok(_) => {}
+                Err(error) => log::info!(
+                    lane = self.lane.as_str(), segment:% = format_args!("{:016x}", aside.number), reason:% = error;
+                    "a file set aside still cannot be read"
+                ),
             }
         }
     }
 }
 
-fn read(
-    disk: &Disk,
-    open: &mut Option<(u64, DiskFile)>,
-    lane: Lane,
-    fetch: &Fetch,
-    buffer: &mut Vec<u8>,
-) -> Result<(), StorageError> {
-    let number = fetch.segment.number;
-    let file = match open {
-        Some((is, file)) if *is == number => file,
-        _ => match disk.open(Folder::of(lane), &fetch.segment.name()) {
-            Ok(file) => &open.insert((number, file)).1,
-            Err(StorageError::Missing) => {
-                // It was recycled, or somebody deleted it: the cursor finds out which.
-                buffer.clear();
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        },
-    };
-    scan::read_region(file, fetch.offset, fetch.length as usize, buffer);
-    Ok(())
-}
+/// What it is called when the disk gives something else each time.
+const EIO: i32 = 5;

@@ -1,15 +1,18 @@
 //! What the path's thread and the journal thread hand each other, under one mutex that is held for some 100 ns at a time.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
 use tokio::sync::{Notify, oneshot};
 
 use super::disk::DiskFile;
+use crate::journal::aside::Aside;
 use crate::journal::commit::Failure;
 use crate::journal::loss::{LossCause, LossReport};
 use crate::journal::record::{Batch, Ticket};
+use crate::journal::recovery::Resolution;
 use crate::journal::settings::LaneSettings;
+use crate::journal::storage::StorageError;
 use crate::journal::store::{LaneStatus, RejectedStatus};
 use crate::journal::view::LaneView;
 use crate::message::{Content, Lane, RecordId, Stamp};
@@ -30,6 +33,17 @@ impl Shared {
         Shared { state: Mutex::new(state), work: Condvar::new(), wake: Notify::new() }
     }
 
+    /// Has the journal thread do something.
+    pub(super) fn command(&self, command: Command) {
+        let mut state = self.lock();
+        state.commands.push(command);
+        let tell = std::mem::take(&mut state.idle);
+        drop(state);
+        if tell {
+            self.work.notify_one();
+        }
+    }
+
     /// A poisoned mutex is that of a thread that died, which `State::dead` says too.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -46,14 +60,83 @@ pub(super) struct Done {
 
 /// What the path wants done beside appending.
 pub(super) enum Command {
-    Reject { lane: Lane, sequence: u64, reason: u8 },
-    Lose { lane: Lane, first: u64, last: u64, cause: LossCause },
-    LossPublished { lane: Lane, number: u64, count: u64 },
-    List { after: u64, limit: usize, answer: oneshot::Sender<Vec<RejectedRecord>> },
-    Retry { number: u64, answer: oneshot::Sender<bool> },
-    Discard { number: u64, answer: oneshot::Sender<bool> },
-    Oldest { lane: Lane, answer: oneshot::Sender<Option<(RecordId, Stamp)>> },
+    Reject {
+        lane: Lane,
+        sequence: u64,
+        reason: u8,
+    },
+    Lose {
+        lane: Lane,
+        first: u64,
+        last: u64,
+        cause: LossCause,
+    },
+    LossPublished {
+        lane: Lane,
+        number: u64,
+        count: u64,
+    },
+    List {
+        after: u64,
+        limit: usize,
+        answer: oneshot::Sender<Vec<RejectedRecord>>,
+    },
+    Retry {
+        number: u64,
+        answer: oneshot::Sender<bool>,
+    },
+    Discard {
+        number: u64,
+        answer: oneshot::Sender<bool>,
+    },
+    Oldest {
+        lane: Lane,
+        answer: oneshot::Sender<Option<(RecordId, Stamp)>>,
+    },
     Bounds([LaneSettings; 2]),
+    /// Not where they should be, twice.
+    Damaged {
+        lane: Lane,
+        first: u64,
+        last: u64,
+    },
+    /// In a segment of this number, where the disk gives nothing.
+    StepOver {
+        lane: Lane,
+        number: u64,
+        first: u64,
+        last: u64,
+    },
+    /// Segments that could not be opened before.
+    TakeUp {
+        lane: Lane,
+        found: Resolution,
+    },
+    /// Records of a file set aside are in the lane again; all, if `through` is `None`.
+    Imported {
+        lane: Lane,
+        number: u64,
+        through: Option<u64>,
+    },
+    /// Answered once this record is durable (true) or failed.
+    Await {
+        lane: Lane,
+        sequence: u64,
+        answer: mpsc::Sender<bool>,
+    },
+}
+
+/// Why a lane is not read at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadTrouble {
+    /// The number of the segment.
+    pub segment: u64,
+    /// Where in its file, in bytes.
+    pub offset: u32,
+    /// What the disk says.
+    pub error: StorageError,
+    /// Since when.
+    pub since: Instant,
 }
 
 /// What both sides know of a lane.
@@ -76,6 +159,12 @@ pub(super) struct LaneState {
     pub(super) view: LaneView<DiskFile>,
     pub(super) losses: Arc<[LossReport]>,
     pub(super) status: LaneStatus,
+    /// Files set aside.
+    pub(super) shelf: Arc<[Aside]>,
+    /// Why it is not read at present.
+    pub(super) reading: Option<ReadTrouble>,
+    /// Since when its reader has been at the disk.
+    pub(super) reading_since: Option<Instant>,
 }
 
 /// Everything.
@@ -97,6 +186,8 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// The thread is no more.
     pub(super) dead: bool,
+    /// A thread that reads a lane is no more.
+    pub(super) reader_dead: bool,
 }
 
 impl State {

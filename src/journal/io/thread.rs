@@ -3,7 +3,7 @@
 //! A commit starts when `commit-interval` has passed since the last one started, so at once after silence: a lone
 //! reading is answered in a fraction of a millisecond, and a busy gateway pays for at most so many commits a second.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::RejectedRecord;
@@ -25,6 +25,10 @@ pub(super) struct Committer {
     pub(super) retries: Vec<(Lane, u64, u64)>,
     /// What was last logged of each lane.
     pub(super) trouble: [Option<StorageError>; 2],
+    /// Who waits until a record is durable.
+    pub(super) awaiting: Vec<(Lane, u64, mpsc::Sender<bool>)>,
+    /// A command changed what readers see.
+    pub(super) changed: bool,
 }
 
 /// Says that the thread is gone, however it went.
@@ -81,6 +85,12 @@ impl Committer {
                 return;
             }
             more = self.store.maintain(now);
+            if std::mem::take(&mut self.changed) {
+                let mut state = shared.lock();
+                self.publish(&mut state);
+                drop(state);
+                shared.wake.notify_one();
+            }
             self.publish_room();
         }
     }
@@ -150,6 +160,31 @@ impl Committer {
                 let _ = answer.send(self.oldest(lane));
             }
             Command::Bounds(bounds) => self.store.set_bounds(bounds),
+            Command::Damaged { lane, first, last } => {
+                log::error!(lane = lane.as_str(), first, last; "records are damaged and lost; the loss topic names them");
+                self.store.damaged(now, lane, first, last);
+            }
+            Command::StepOver { lane, number, first, last } => {
+                log::error!(
+                    lane = lane.as_str(), segment:% = format_args!("{number:016x}"), first, last;
+                    "records cannot be read; they are listed as unreadable and kept, and the lane goes on behind them"
+                );
+                self.store.step_over(lane, number, first, last);
+            }
+            Command::TakeUp { lane, found } => {
+                log::info!(
+                    lane = lane.as_str(), opened = found.opened.len(), damaged = found.damaged.len(),
+                    unreadable = found.unreadable.len();
+                    "segments that could not be opened before"
+                );
+                self.store.take_up(now, lane, found);
+                self.changed = true;
+            }
+            Command::Imported { lane, number, through } => {
+                self.store.imported(lane, number, through);
+                self.changed = true;
+            }
+            Command::Await { lane, sequence, answer } => self.awaiting.push((lane, sequence, answer)),
         }
     }
 
@@ -229,6 +264,13 @@ impl Committer {
         drop(state);
         shared.wake.notify_one();
         self.finish_retries(outcomes);
+        let store = &self.store;
+        self.awaiting.retain(|(lane, sequence, answer)| {
+            let durable = *sequence < store.next_sequence(*lane);
+            let decided = durable || outcomes[lane.index()].failure.is_some();
+            // Who asked may have gone away meanwhile.
+            decided.then(|| answer.send(durable)).is_none()
+        });
     }
 
     fn finish_retries(&mut self, outcomes: [Outcome; 2]) {
@@ -242,7 +284,7 @@ impl Committer {
             outcomes[lane.index()].failure.is_none()
         });
         if !done.is_empty()
-            && let Err(error) = self.store.remove_rejected(&done)
+            && let Err(error) = self.store.remove_rejected(Instant::now(), &done)
         {
             log::warn!(reason:% = error; "retried records stay in the rejected store too");
         }
@@ -255,6 +297,7 @@ impl Committer {
             there.view = self.store.view(lane);
             there.trim_at = self.store.trim_at(lane);
             there.status = self.store.lane_status(lane);
+            there.shelf = self.store.set_aside(lane);
             let losses = self.store.losses(lane);
             if losses[..] != there.losses[..] {
                 there.losses = losses.into();

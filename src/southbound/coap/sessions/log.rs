@@ -307,7 +307,10 @@ impl<S: Storage> Log<S> {
     }
 }
 
-/// The file, what of it was read, and its size.
+/// The file, what of it was read, and its size. What cannot be read at the second attempt is left out; it stays where it is.
+///
+/// # Errors
+/// As the system says. Also where the beginning cannot be read: what it is nobody knows then, and it may be readable later.
 fn read<S: Storage>(storage: &S) -> io::Result<(Option<S::File>, Vec<u8>, u64)> {
     let (file, size) = match storage.open(NAME) {
         Ok(found) => found,
@@ -315,16 +318,25 @@ fn read<S: Storage>(storage: &S) -> io::Result<(Option<S::File>, Vec<u8>, u64)> 
         Err(error) => return Err(error),
     };
     let mut bytes = vec![0; size.min(READ_MAX) as usize];
-    let mut at = 0;
-    // A piece that cannot be read is damage like any other.
-    while at < bytes.len() {
-        let end = (at + COPY).min(bytes.len());
-        if let Ok(length) = file.read_at(at as u64, &mut bytes[at..end])
-            && length < end - at
-        {
-            bytes.truncate(at + length);
+    let mut failed = Vec::new();
+    for attempt in 1..=2 {
+        let pieces: Vec<usize> = match attempt {
+            1 => (0..bytes.len()).step_by(COPY).collect(),
+            _ => std::mem::take(&mut failed),
+        };
+        for at in pieces {
+            // It ended before.
+            if at >= bytes.len() {
+                break;
+            }
+            let end = (at + COPY).min(bytes.len());
+            match file.read_at(at as u64, &mut bytes[at..end]) {
+                Ok(length) if length < end - at => bytes.truncate(at + length),
+                Ok(_) => {}
+                Err(error) if at == 0 && attempt == 2 => return Err(error),
+                Err(_) => failed.push(at),
+            }
         }
-        at = end;
     }
     Ok((Some(file), bytes, size))
 }

@@ -73,8 +73,9 @@ impl Storage for Disk {
 
     fn open(&self, name: &str) -> io::Result<(File, u64)> {
         let path = self.directory.join(name);
-        let open =
-            |write| OpenOptions::new().read(true).write(write).custom_flags(libc::O_NOFOLLOW).open(&path);
+        // A named pipe must not make the daemon wait for a writer.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let open = |write| OpenOptions::new().read(true).write(write).custom_flags(flags).open(&path);
         // On a disk that is read-only what is stored can still be read.
         let file = match open(true) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => open(false)?,

@@ -16,9 +16,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::disk::{Directory, Disk};
+use self::key::KeptKey;
 pub use self::relay::{leave_handover, take_handover};
 use super::log::{Log, Report};
 use super::{Batch, Kept, Number};
+use crate::durable::io::OnDisk;
 use crate::proto::dtls::server::export::StoreKey;
 
 /// So long what is new waits for more.
@@ -70,6 +72,8 @@ pub struct Opened {
     pub next: Number,
     /// What was found besides.
     pub report: Report,
+    /// What was wrong with the key of before, in one sentence; then there is a new one, and what it sealed is gone.
+    pub key_defect: Option<String>,
 }
 
 /// How it stands.
@@ -122,7 +126,8 @@ impl Store {
         let failed = |error| OpenError::Failed(directory.to_path_buf(), error);
         let locked = Directory::lock(directory)?;
         let disk = Disk::new(directory);
-        let (key, is_new) = key::load_or_make(&disk).map_err(failed)?;
+        let KeptKey { key, is_new, defect } =
+            key::load_or_make(&disk, &OnDisk::new(directory)).map_err(failed)?;
         if is_new {
             // What another key has sealed nobody can open.
             super::storage::Storage::remove(&disk, super::log::NAME).map_err(failed)?;
@@ -135,7 +140,8 @@ impl Store {
         writer.note(begun);
         let thread = std::thread::Builder::new().name("tombolo-session".to_owned());
         let thread = Some(thread.spawn(move || writer.run()).map_err(failed)?);
-        Ok(Opened { store: Store { shared, thread, _directory: locked }, key, kept, run, next, report })
+        let store = Store { shared, thread, _directory: locked };
+        Ok(Opened { store, key, kept, run, next, report, key_defect: defect })
     }
 
     /// Hands over what is to be committed next; `batch` is empty afterwards. Never waits for the disk.

@@ -1,0 +1,260 @@
+//! Segments set aside: files with records that could not be read, or were damaged, and the list of these records that is kept beside each.
+//! docs/journal-format.md §9.
+//!
+//! A file is set aside before a trim passes such a record: it is kept until the record can be read after all, or its room is needed.
+//! The list says what is to be taken from the file then: everything else in it has left already, and is not to be sent twice.
+
+use std::fmt::Write as _;
+
+use super::frame::SEQUENCE_MAX;
+use crate::message::{Lane, RecordId};
+
+/// Most ranges in one list; beyond, those nearest to each other are joined.
+pub const RANGES_MAX: usize = 128;
+/// Longest list in bytes.
+pub const LIST_MAX: usize = 32 * 1024;
+
+const TITLE: &str = "tombolo set-aside 1";
+
+/// Why records of it were not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsideCause {
+    /// The disk did not give a part of it for an hour while it gave others. The records may be there.
+    Unreadable,
+    /// What the disk gave did not check, twice. The records are counted as lost.
+    Damaged,
+}
+
+impl AsideCause {
+    /// As in the list and behind the file's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AsideCause::Unreadable => "unreadable",
+            AsideCause::Damaged => "damaged",
+        }
+    }
+
+    /// A file's name without the ending that says that it was set aside, and that.
+    pub fn strip(name: &str) -> (&str, Option<AsideCause>) {
+        for cause in [AsideCause::Unreadable, AsideCause::Damaged] {
+            if let Some(plain) = name.strip_suffix(cause.as_str()).and_then(|name| name.strip_suffix('.')) {
+                return (plain, Some(cause));
+            }
+        }
+        (name, None)
+    }
+
+    fn parse(text: &str) -> Option<AsideCause> {
+        [AsideCause::Unreadable, AsideCause::Damaged].into_iter().find(|cause| cause.as_str() == text)
+    }
+}
+
+/// Records that were not read, all between two sequences of one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsideRange {
+    /// Why.
+    pub cause: AsideCause,
+    /// The oldest. Run 0: not known.
+    pub first: RecordId,
+    /// The newest.
+    pub last: RecordId,
+    /// How many of them were stored for certain.
+    pub records: u64,
+}
+
+/// A segment with records that were not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Its lane.
+    pub lane: Lane,
+    /// Its number.
+    pub number: u64,
+    /// Which records, rising, disjoint.
+    pub ranges: Vec<AsideRange>,
+}
+
+impl Aside {
+    /// Without any record yet.
+    pub fn new(lane: Lane, number: u64) -> Aside {
+        Aside { lane, number, ranges: Vec::new() }
+    }
+
+    /// *Unreadable* if any record in it is.
+    pub fn cause(&self) -> AsideCause {
+        let unreadable = self.ranges.iter().any(|range| range.cause == AsideCause::Unreadable);
+        if unreadable { AsideCause::Unreadable } else { AsideCause::Damaged }
+    }
+
+    /// The name of its list.
+    pub fn list_name(&self) -> String {
+        list_name(self.number)
+    }
+
+    /// Records in it that were stored for certain.
+    pub fn records(&self, cause: AsideCause) -> u64 {
+        self.ranges.iter().filter(|range| range.cause == cause).map(|range| range.records).sum()
+    }
+
+    /// Whether this record is to be taken from the file.
+    pub fn wants(&self, sequence: u64) -> bool {
+        let at = self.ranges.partition_point(|range| range.last.sequence < sequence);
+        self.ranges.get(at).is_some_and(|range| range.first.sequence <= sequence)
+    }
+
+    /// Adds records; those that overlap others are joined with them.
+    pub fn add(&mut self, mut range: AsideRange) {
+        let begin = self.ranges.partition_point(|other| other.last.sequence < range.first.sequence);
+        let end = self.ranges.partition_point(|other| other.first.sequence <= range.last.sequence);
+        for other in self.ranges.drain(begin..end) {
+            range = joined(other, range);
+        }
+        self.ranges.insert(begin, range);
+        if self.ranges.len() > RANGES_MAX {
+            let gap = |at: &usize| {
+                self.ranges[at + 1].first.sequence.saturating_sub(self.ranges[*at].last.sequence)
+            };
+            if let Some(at) = (0..self.ranges.len() - 1).min_by_key(gap) {
+                let next = self.ranges.remove(at + 1);
+                let before = &mut self.ranges[at];
+                before.last = next.last;
+                before.records = before.records.saturating_add(next.records);
+                if next.cause == AsideCause::Unreadable {
+                    before.cause = next.cause;
+                }
+            }
+        }
+    }
+
+    /// Takes out what is known of this record: it is in its lane again.
+    pub fn remove_through(&mut self, sequence: u64) {
+        self.ranges.retain_mut(|range| {
+            if range.last.sequence <= sequence {
+                return false;
+            }
+            if range.first.sequence <= sequence {
+                range.records = range.records.saturating_sub(sequence + 1 - range.first.sequence);
+                range.first.sequence = sequence + 1;
+            }
+            true
+        });
+    }
+
+    /// The list as text, with a CRC in its last line.
+    pub fn encode(&self) -> String {
+        let mut out = format!("{TITLE}\nlane {}\nsegment {:016x}\n", self.lane.as_str(), self.number);
+        for range in &self.ranges {
+            let cause = range.cause.as_str();
+            let _ = writeln!(out, "{cause} {} {} {}", range.first, range.last, range.records);
+        }
+        let _ = writeln!(out, "check {:08x}", crc32c::crc32c(out.as_bytes()));
+        out
+    }
+
+    /// Reads a list; `None` if it is not whole.
+    pub fn parse(bytes: &[u8]) -> Option<Aside> {
+        let text = std::str::from_utf8(bytes.get(..bytes.len().min(LIST_MAX))?).ok()?;
+        let at = text.trim_end().rfind('\n')? + 1;
+        let (body, check) = text.split_at(at);
+        let check = u32::from_str_radix(check.trim_end().strip_prefix("check ")?, 16).ok()?;
+        let mut lines = body.lines();
+        if check != crc32c::crc32c(body.as_bytes()) || lines.next()? != TITLE {
+            return None;
+        }
+        let lane = Lane::parse(lines.next()?.strip_prefix("lane ")?)?;
+        let number = u64::from_str_radix(lines.next()?.strip_prefix("segment ")?, 16).ok()?;
+        let mut aside = Aside::new(lane, number);
+        for line in lines {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [cause, first, last, records] = words[..] else { return None };
+            let range = AsideRange {
+                cause: AsideCause::parse(cause)?,
+                first: RecordId::parse(first)?,
+                last: RecordId::parse(last)?,
+                records: records.parse().ok()?,
+            };
+            let behind = aside.ranges.last().is_none_or(|before| before.last.sequence < range.first.sequence);
+            let sound = range.first.sequence <= range.last.sequence
+                && range.last.sequence <= SEQUENCE_MAX
+                && range.records <= range.last.sequence - range.first.sequence + 1;
+            if !sound || !behind || aside.ranges.len() >= RANGES_MAX {
+                return None;
+            }
+            aside.ranges.push(range);
+        }
+        Some(aside)
+    }
+}
+
+fn joined(one: AsideRange, other: AsideRange) -> AsideRange {
+    let first = if one.first.sequence <= other.first.sequence { one.first } else { other.first };
+    let last = if one.last.sequence >= other.last.sequence { one.last } else { other.last };
+    let all = last.sequence - first.sequence + 1;
+    let cause = if one.cause == AsideCause::Unreadable { one.cause } else { other.cause };
+    AsideRange { cause, first, last, records: one.records.max(other.records).min(all) }
+}
+
+/// The name of the list of a segment.
+pub fn list_name(number: u64) -> String {
+    format!("{number:016x}.ids")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range(first: u64, last: u64) -> AsideRange {
+        let id = |sequence| RecordId { run: 9, sequence };
+        let cause = AsideCause::Unreadable;
+        AsideRange { cause, first: id(first), last: id(last), records: last - first + 1 }
+    }
+
+    #[test]
+    fn a_list_reads_back_and_one_that_is_cut_or_changed_does_not() {
+        let mut aside = Aside::new(Lane::Normal, 12);
+        aside.add(range(5, 9));
+        aside.add(range(20, 20));
+        let text = aside.encode();
+        assert_eq!(Aside::parse(text.as_bytes()), Some(aside.clone()));
+        for length in 0..text.len() - 1 {
+            assert_eq!(Aside::parse(&text.as_bytes()[..length]), None, "{length}");
+        }
+        assert_eq!(Aside::parse(text.replace("20 1", "21 1").as_bytes()), None);
+        assert_eq!((aside.records(AsideCause::Unreadable), aside.cause()), (6, AsideCause::Unreadable));
+    }
+
+    #[test]
+    fn what_is_in_the_lane_again_is_taken_out() {
+        let mut aside = Aside::new(Lane::High, 1);
+        aside.add(range(5, 9));
+        aside.add(range(20, 25));
+        aside.remove_through(21);
+        assert_eq!(aside.ranges, [range(22, 25)]);
+        assert!(aside.wants(22) && !aside.wants(21) && !aside.wants(26));
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_added_is_wanted_and_the_list_stays_short(
+            ranges in proptest::collection::vec((1u64..5000, 0u64..20), 1..400),
+        ) {
+            let mut aside = Aside::new(Lane::High, 1);
+            for (first, length) in &ranges {
+                aside.add(range(*first, first + length));
+            }
+            prop_assert!(aside.ranges.len() <= RANGES_MAX);
+            prop_assert!(aside.ranges.windows(2).all(|pair| pair[0].last.sequence < pair[1].first.sequence));
+            for (first, length) in ranges {
+                prop_assert!((first..=first + length).all(|sequence| aside.wants(sequence)));
+            }
+            let text = aside.encode();
+            prop_assert!(text.len() <= LIST_MAX);
+            prop_assert_eq!(Aside::parse(text.as_bytes()), Some(aside));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Aside::parse(&bytes);
+        }
+    }
+}

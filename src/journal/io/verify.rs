@@ -1,0 +1,245 @@
+//! Reads every file of a journal whole, past the page cache, and says of each what is wrong with it. Writes nothing, so it may run beside
+//! the daemon.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::disk::Disk;
+use crate::journal::aside::{Aside, AsideCause, AsideRange};
+use crate::journal::lane::Recovered;
+use crate::journal::recovery;
+use crate::journal::scan::{self, Scan};
+use crate::journal::segment::{self, HeaderBlock, Layout};
+use crate::journal::settings::Settings;
+use crate::journal::shelf::Place;
+use crate::journal::storage::{Folder, Storage, StorageError, StoredFile};
+use crate::journal::witness::WitnessFile;
+use crate::journal::{rejected, retention};
+use crate::message::Lane;
+
+/// What was found in one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FileReport {
+    /// Its name, from the journal's directory on.
+    pub file: String,
+    /// `ok`, `damaged`, `unreadable`, `cut`, or `set-aside`.
+    pub state: &'static str,
+    /// Whole records in it.
+    pub records: u64,
+    /// Records that should be in it and are not, or are listed beside it.
+    pub missing: Vec<Missing>,
+    /// More, in words.
+    pub note: Option<String>,
+}
+
+/// Records of one lane that follow each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// The id of the oldest. Run 0: not known.
+    pub first: String,
+    /// The id of the newest.
+    pub last: String,
+    /// How many were stored for certain.
+    pub records: u64,
+}
+
+/// Verifies the journal in `settings.directory`, file by file; `found` gets each report as it is made.
+///
+/// # Errors
+/// A folder cannot be listed, or the journal is of another version.
+pub fn verify(settings: &Settings, mut found: impl FnMut(FileReport)) -> Result<(), String> {
+    let disk = Disk::new(&settings.directory);
+    if !Path::is_dir(&settings.directory) {
+        return Err(format!("there is no journal in {}", settings.directory.display()));
+    }
+    let layout = retention::layout(settings);
+    let (_, seen) = WitnessFile::open(&disk);
+    for lane in Lane::ALL {
+        let seen = seen.unwrap_or_default().lanes[lane.index()];
+        let (known, _) = recovery::recover(&disk, lane, layout, seen).map_err(|error| match error {
+            recovery::RecoveryError::OtherVersion(major) => {
+                format!("the journal is of format {major}, which this version does not read")
+            }
+            recovery::RecoveryError::Storage(error) => {
+                format!("{}/{lane}: {error}", settings.directory.display())
+            }
+        })?;
+        verify_lane(&disk, lane, &known, &mut found)?;
+    }
+    for (name, _) in list(&disk, Folder::Rejected)? {
+        if let Some(report) = verify_rejected(&disk, &name) {
+            found(report);
+        }
+    }
+    Ok(())
+}
+
+fn list(disk: &Disk, folder: Folder) -> Result<Vec<(String, u64)>, String> {
+    let mut files = disk.list(folder).map_err(|error| format!("{}: {error}", folder.as_str()))?;
+    files.sort();
+    Ok(files)
+}
+
+fn verify_lane(
+    disk: &Disk,
+    lane: Lane,
+    known: &Recovered<super::DiskFile>,
+    found: &mut impl FnMut(FileReport),
+) -> Result<(), String> {
+    let folder = Folder::of(lane);
+    let mut files: Vec<(u64, String)> = list(disk, folder)?
+        .into_iter()
+        .filter_map(|(name, _)| Some((segment::parse_name(&name, "seg")?, name)))
+        .collect();
+    files.sort();
+    let mut successor = None;
+    let mut reports = Vec::new();
+    for (number, name) in files.iter().rev() {
+        let file = format!("{lane}/{name}");
+        let shelved = known.asides.iter().find(|item| item.aside.number == *number);
+        let report = match read(disk, lane, *number, name, successor) {
+            Ok(None) => continue,
+            Ok(Some((first, scan))) => {
+                successor = Some(first);
+                judge(file, &scan, known, shelved.map(|item| &item.aside))
+            }
+            Err(Unread::Damaged) => {
+                let note = Some("both copies of its header are damaged".to_owned());
+                FileReport { file, state: "damaged", note, ..FileReport::default() }
+            }
+            Err(Unread::Disk(error)) => FileReport {
+                file,
+                state: "unreadable",
+                note: Some(error.to_string()),
+                ..FileReport::default()
+            },
+        };
+        reports.push(report);
+    }
+    reports.into_iter().rev().for_each(&mut *found);
+    for item in known.asides.iter().filter(|item| item.place == Place::Away) {
+        found(set_aside(disk, &item.aside, &item.file_name()));
+    }
+    Ok(())
+}
+
+enum Unread {
+    Damaged,
+    Disk(StorageError),
+}
+
+/// Reads a segment whole: its first sequence, and what was found. `None`: it holds nothing, or was recycled meanwhile.
+fn read(
+    disk: &Disk,
+    lane: Lane,
+    number: u64,
+    name: &str,
+    successor: Option<u64>,
+) -> Result<Option<(u64, Scan)>, Unread> {
+    let file = match disk.open(Folder::of(lane), name) {
+        Ok(file) => file,
+        Err(StorageError::Missing) => return Ok(None),
+        Err(error) => return Err(Unread::Disk(error)),
+    };
+    file.forget_cache();
+    let header = match recovery::read_header(&file).map_err(Unread::Disk)? {
+        HeaderBlock::Free => return Ok(None),
+        HeaderBlock::Valid(header, _) if header.number == number && header.lane == lane as u8 => header,
+        _ => return Err(Unread::Damaged),
+    };
+    let layout = Layout::new(header.size).ok_or(Unread::Damaged)?;
+    let scan = scan::scan_segment(&file, lane, &header, layout, successor, u32::MAX).map_err(Unread::Disk)?;
+    Ok(Some((header.first_sequence, scan)))
+}
+
+fn judge(
+    file: String,
+    scan: &Scan,
+    known: &Recovered<super::DiskFile>,
+    shelved: Option<&Aside>,
+) -> FileReport {
+    let mut report = FileReport { file, state: "ok", records: scan.records, ..FileReport::default() };
+    let id = |sequence: u64| format!("{:016x}-{sequence}", scan.segment.run_of(sequence).run);
+    for gap in &scan.gaps {
+        let first = gap.first.max(known.control.released + 1);
+        for (first, last) in known.settled.missing_in(first, gap.last) {
+            report.missing.push(Missing { first: id(first), last: id(last), records: last - first + 1 });
+            report.state = if gap.unread { "unreadable" } else { "damaged" };
+        }
+    }
+    if let Some(aside) = shelved {
+        report.missing.extend(aside.ranges.iter().map(shown));
+        report.state = aside.cause().as_str();
+    }
+    if scan.cut {
+        report.state = "cut";
+        report.note = Some("the file is shorter than it was made".to_owned());
+    } else if scan.unread_end {
+        report.state = "unreadable";
+        report.note = Some("the disk does not give all of its end".to_owned());
+    }
+    report
+}
+
+fn shown(range: &AsideRange) -> Missing {
+    Missing { first: range.first.to_string(), last: range.last.to_string(), records: range.records }
+}
+
+/// A file that has left the chain: how much of its list could be taken up now.
+fn set_aside(disk: &Disk, aside: &Aside, name: &str) -> FileReport {
+    let mut report = FileReport {
+        file: format!("{}/{name}", aside.lane),
+        state: "set-aside",
+        missing: aside.ranges.iter().map(shown).collect(),
+        ..FileReport::default()
+    };
+    let listed = aside.records(AsideCause::Unreadable) + aside.records(AsideCause::Damaged);
+    match super::import::count(disk, aside.lane, name, aside) {
+        Ok(records) => {
+            report.records = records;
+            report.note = Some(match records {
+                _ if aside.ranges.is_empty() => "there is no list of the records to take from it".to_owned(),
+                0 => format!("none of the {listed} records listed can be read"),
+                _ => format!(
+                    "{records} of the {listed} records listed can be read: tombolo queue import {}/{name}",
+                    aside.lane
+                ),
+            });
+        }
+        Err(error) => report.note = Some(error.to_string()),
+    }
+    report
+}
+
+fn verify_rejected(disk: &Disk, name: &str) -> Option<FileReport> {
+    let unreadable = segment::parse_name(name, "log.unreadable");
+    let number = segment::parse_name(name, "log").or(unreadable)?;
+    let mut report = FileReport {
+        file: format!("{}/{name}", Folder::Rejected.as_str()),
+        state: "ok",
+        ..FileReport::default()
+    };
+    match rejected::inspect(disk, name, number) {
+        Ok((records, missing, unread)) => {
+            report.records = records;
+            if missing > 0 {
+                report.state = "damaged";
+                report.note = Some(format!("{missing} rejected records are missing"));
+            }
+            if let Some(error) = unread {
+                report.state = "unreadable";
+                report.note = Some(error.to_string());
+            }
+        }
+        Err(Some(error)) => {
+            report.state = "unreadable";
+            report.note = Some(error.to_string());
+        }
+        Err(None) => {
+            report.state = "damaged";
+            report.note = Some("both copies of its header are damaged".to_owned());
+        }
+    }
+    Some(report)
+}
