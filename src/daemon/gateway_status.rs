@@ -244,7 +244,8 @@ fn written() -> Option<u64> {
 
 fn free_bytes(folder: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-    Some(u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size()))
+    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+    Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
 }
 
 /// Until when the first certificate in a file is valid.
