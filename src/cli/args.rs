@@ -62,6 +62,9 @@ pub enum Command {
     /// Show what waits for the broker
     #[command(args_conflicts_with_subcommands = true)]
     Queue(QueueArguments),
+    /// Show whether the clock is believed, and since when
+    #[command(args_conflicts_with_subcommands = true)]
+    Clock(ClockArguments),
     /// Find serial ports, and watch what goes over one
     #[command(subcommand)]
     Serial(SerialCommand),
@@ -273,6 +276,23 @@ pub struct DropArguments {
     pub all: bool,
 }
 
+/// `tombolo clock`
+#[derive(Debug, Args)]
+pub struct ClockArguments {
+    /// What to say about it
+    #[command(subcommand)]
+    pub command: Option<ClockCommand>,
+}
+
+/// `tombolo clock …`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ClockCommand {
+    /// The present time is right: end a doubt
+    Trust,
+    /// The floor, a time said to have passed, is wrong: lower it to the build date
+    Reset,
+}
+
 /// `tombolo serial …`
 #[derive(Debug, Subcommand)]
 pub enum SerialCommand {
@@ -369,5 +389,8 @@ mod tests {
         assert!(parse("tombolo queue rejected retry --all x").is_err());
         assert!(parse("tombolo queue rejected retry x y").is_ok());
         assert!(parse("tombolo queue").is_ok());
+        assert!(parse("tombolo clock").is_ok());
+        assert!(parse("tombolo clock trust").is_ok());
+        assert!(parse("tombolo clock reset --json").is_ok());
     }
 }

@@ -5,7 +5,7 @@
 //! | `run` | starts the daemon in this process |
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
 //! | `status`, `queue`, `tail` | the running daemon, over its control socket |
-//! | `acl explain`, `check` | the running daemon, or the files where it does not run |
+//! | `acl explain`, `check`, `clock` | the running daemon, or the files where it does not run |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
 //! | `demo` | nothing: it brings everything along |
 //!
@@ -16,6 +16,7 @@
 mod acl;
 pub mod args;
 pub mod check;
+mod clock;
 #[cfg(feature = "dimpl")]
 pub mod demo;
 mod device;
@@ -105,6 +106,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Status(arguments) => status::run(context, arguments)?,
         Command::Acl(AclCommand::Explain(arguments)) => acl::run(context, arguments)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
+        Command::Clock(arguments) => clock::run(context, arguments.command)?,
         Command::Serial(command) => serial::run(context, command)?,
         #[cfg(not(feature = "dimpl"))]
         Command::Demo(_) => {

@@ -116,13 +116,16 @@ pub fn text(status: &Status) -> String {
     let clock = &status.clock;
     row(
         "clock",
-        match (&clock.now, clock.trusted) {
-            (Some(now), true) => now.clone(),
-            (None, true) => "trusted".to_owned(),
-            (Some(now), false) => format!("not trusted ({now}): waiting for time synchronisation"),
-            (None, false) => "not trusted: waiting for time synchronisation".to_owned(),
+        match (&clock.now, &clock.reason) {
+            (Some(now), Some(_)) => format!("{now}, {}", super::clock::verdict(clock)),
+            // An older daemon gives no reason.
+            (Some(now), None) if clock.trusted => now.clone(),
+            _ => super::clock::verdict(clock),
         },
     );
+    if let Some(reason) = &clock.failing {
+        row("", format!("its file cannot be written: {reason}; after a restart it may be doubted"));
+    }
     for problem in &status.problems {
         row("problem", problem.clone());
     }
@@ -135,6 +138,8 @@ pub fn text(status: &Status) -> String {
         row("next", "tombolo device add ID --role ROLE --psk".to_owned());
     } else if !gateway.disabled.is_empty() || !status.problems.is_empty() || journal.failing.is_some() {
         row("next", "tombolo check".to_owned());
+    } else if clock.doubted {
+        row("next", "tombolo clock".to_owned());
     } else if journal.rejected > 0 {
         row("next", "tombolo queue rejected list".to_owned());
     }
@@ -364,7 +369,7 @@ mod tests {
                 "tombolo_gate_refused_over_quota_readings_total": 0,
                 "tombolo_dtls_failed_handshakes_total": 1,
             }),
-            clock: Clock { trusted: true, now: Some("2026-01-01T00:00:00.000Z".into()) },
+            clock: Clock { trusted: true, now: Some("2026-01-01T00:00:00.000Z".into()), ..Clock::default() },
         };
         assert_eq!(
             text(&status),

@@ -36,6 +36,12 @@ pub trait Control {
     /// Publishes to ourselves where connected and answers with an [`Uplink`](super::snapshot::Uplink).
     fn uplink_check(&mut self, reply: Reply);
 
+    /// Answers with a [`Clock`](super::snapshot::Clock), after what is to be done is done and on disk.
+    fn clock(&mut self, action: ClockAction, reply: Reply) {
+        let _ = action;
+        reply.fail(Failure::new(Code::Failed, "there is no clock to ask here"));
+    }
+
     /// Whether there is a serial port of this name.
     fn serial_port(&mut self, name: &str) -> bool {
         let _ = name;
@@ -55,6 +61,17 @@ pub enum RejectedAction {
     Retry(Selection),
     /// Given up, as a loss.
     Drop(Selection),
+}
+
+/// What to do with the verdict on the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockAction {
+    /// Nothing: only show it.
+    Show,
+    /// Take the present time for right, by the owner's word.
+    Trust,
+    /// Lower the floor to the build date.
+    Reset,
 }
 
 /// One request that waits for its answer.
@@ -87,6 +104,9 @@ impl Call {
                 )),
             },
             Request::UplinkCheck {} => control.uplink_check(reply),
+            Request::Clock {} => control.clock(ClockAction::Show, reply),
+            Request::ClockTrust {} => control.clock(ClockAction::Trust, reply),
+            Request::ClockReset {} => control.clock(ClockAction::Reset, reply),
             Request::SerialTrace { port } => match control.serial_port(&port) {
                 true => reply.ok(&serde_json::json!({})),
                 false => reply.fail(Failure::new(

@@ -82,6 +82,12 @@ pub enum Request {
     },
     /// How the uplink is: an [`Uplink`](super::snapshot::Uplink), after a publish and its echo where connected.
     UplinkCheck {},
+    /// The verdict on the clock: a [`Clock`](super::snapshot::Clock).
+    Clock {},
+    /// The clock is right, says the owner. Answered as `clock`, when it is on disk.
+    ClockTrust {},
+    /// The floor is wrong, says the owner: back to the build date. Answered as `clock`, when it is on disk.
+    ClockReset {},
 }
 
 impl Request {
@@ -104,6 +110,8 @@ impl Request {
                 | Request::RejectedDrop { .. }
                 | Request::QueueImport { .. }
                 | Request::Reload {}
+                | Request::ClockTrust {}
+                | Request::ClockReset {}
         )
     }
 }
@@ -228,6 +236,9 @@ mod tests {
                 Request::Sessions { device: Some("door-7".into()) },
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
+            (r#"{"request":"clock"}"#, Request::Clock {}),
+            (r#"{"request":"clock-trust"}"#, Request::ClockTrust {}),
+            (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
         ] {
             assert_eq!(Request::parse(line.as_bytes()).as_ref(), Ok(&request), "{line}");
             assert_eq!(to_line(&request), [line.as_bytes(), b"\n"].concat());
@@ -262,6 +273,9 @@ mod tests {
             Just(Request::Queue {}),
             Just(Request::Reload {}),
             Just(Request::UplinkCheck {}),
+            Just(Request::Clock {}),
+            Just(Request::ClockTrust {}),
+            Just(Request::ClockReset {}),
             any::<Option<String>>().prop_map(|after| Request::RejectedList { after }),
             any::<Option<String>>().prop_map(|device| Request::Tail { device }),
             any::<Option<String>>().prop_map(|device| Request::Sessions { device }),

@@ -274,8 +274,26 @@ pub struct SerialUnit {
 pub struct Clock {
     /// Whether it is believed.
     pub trusted: bool,
+    /// `trusted`, `doubted`, `impossible` (before a time that has passed) or `unsynchronised`.
+    pub state: String,
     /// What it says.
     pub now: Option<String>,
+    /// Whether the kernel says it is synchronised.
+    pub synchronised: bool,
+    /// Whether it is synchronised, by the kernel or by `[clock] trust`, and may be wrong all the same.
+    pub doubted: bool,
+    /// What speaks for it or against it, in words.
+    pub reason: Option<String>,
+    /// What proves that it is right: `certificate` or `owner`; `None` = nothing does, or it is not trusted.
+    pub proven_by: Option<String>,
+    /// A time that has certainly passed: certificates are judged at it while the clock is not trusted.
+    pub floor: Option<String>,
+    /// The last time that was trusted.
+    pub last_trusted: Option<String>,
+    /// In doubt: after so much more synchronisation it is believed.
+    pub doubt_ends_in_s: Option<u64>,
+    /// Why its file cannot be written; `None` = it can.
+    pub failing: Option<String>,
 }
 
 /// `tombolo queue --json`.

@@ -1,19 +1,25 @@
-//! The system's clocks, and the verdict on the wall clock (the shell of [`crate::clock`]).
+//! The system's clocks, and the verdict on the wall clock (the shell of [`crate::clock::judge`]).
 //!
-//! Trusted = the kernel says it is synchronised (`adjtimex`, whoever disciplines it: timesyncd, chrony,
-//! ntpd, a PTP daemon), or the owner said `[clock] trust = "always"`. The floor is a time that has
-//! certainly passed: the build date, or the last trusted time, saved hourly in the state directory.
+//! The kernel is asked once a second whether the clock is synchronised (`adjtimex`, whoever disciplines it: timesyncd,
+//! chrony, ntpd, a PTP daemon). What the judge knows is kept in `{state-dir}/clock`, written hourly and when something
+//! is learned, by a thread of its own: a disk that hangs stops nobody.
 
-use std::fs;
-use std::io::Write;
+mod file;
+
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::clock::chain::ChainValidity;
+use crate::clock::judge::{Basis, Judge, Look, TrustError, Verdict, View};
 use crate::clock::{Moment, UnixTime, WallClock};
+use crate::control::snapshot;
+use crate::durable::atomic_file::Defect;
 
 /// When this version was made, in seconds since 1970. Set by `SOURCE_DATE_EPOCH` at build time; raised with each release.
 pub const BUILD_DATE: UnixTime = UnixTime::from_secs(match option_env!("SOURCE_DATE_EPOCH") {
@@ -21,95 +27,312 @@ pub const BUILD_DATE: UnixTime = UnixTime::from_secs(match option_env!("SOURCE_D
     None => 1_795_305_600,
 });
 
-/// How often the floor is written: flash wear of at most 24 small files a day.
+/// How often the time is written: flash wear of at most 24 small files a day, and at worst so much of it is lost.
 const SAVE_EVERY: Duration = Duration::from_secs(3600);
+/// How often what was learned is written.
+const SAVE_LEARNED_EVERY: Duration = Duration::from_secs(60);
+/// One disk call may take long on an SD card; after that it is reported.
+const STUCK: Duration = Duration::from_secs(120);
 
 /// The system's clocks.
 pub struct SystemClock {
-    always: AtomicBool,
-    synchronised: AtomicBool,
-    floor_ms: AtomicU64,
-    file: PathBuf,
+    judge: Mutex<Judge>,
+    saver: Mutex<Saver>,
+    /// What was wrong with what an earlier process left.
+    defects: Vec<Defect>,
+}
+
+/// What becomes of the file.
+struct Saver {
+    folder: PathBuf,
+    running: Option<Running>,
+    /// The judge's revision that is on disk.
+    saved: u64,
+    /// When a save was begun last.
+    begun: Option<Instant>,
+    /// Why the last one failed.
+    failing: Option<String>,
+}
+
+struct Running {
+    thread: JoinHandle<io::Result<()>>,
+    revision: u64,
+    begun: Instant,
 }
 
 impl SystemClock {
-    /// Reads the saved floor in `state_dir`; without one the build date counts.
+    /// Reads what an earlier process left in `state_dir`, and looks at the clocks. Changes nothing on disk.
     pub fn open(state_dir: &Path, always: bool) -> SystemClock {
-        let file = state_dir.join("clock-floor");
-        let saved = fs::read_to_string(&file).ok().and_then(|text| parse_floor(&text)).unwrap_or(0);
-        let clock = SystemClock {
-            always: AtomicBool::new(always),
-            synchronised: AtomicBool::new(false),
-            floor_ms: AtomicU64::new(saved.max(BUILD_DATE.0)),
-            file,
-        };
-        clock.refresh();
+        SystemClock::load(state_dir, always).0
+    }
+
+    /// The same for the daemon: what is damaged is put in order, and said so.
+    pub fn start(state_dir: &Path, always: bool) -> SystemClock {
+        let (clock, found) = SystemClock::load(state_dir, always);
+        for defect in &found.defects {
+            log::warn!(
+                "{defect}; {}",
+                match found.saved {
+                    Some(_) => "its other copy is used",
+                    None => "the clock is judged as at a first start",
+                }
+            );
+        }
+        match file::mend(state_dir, &found) {
+            Ok(aside) => aside.iter().for_each(|name| log::warn!(file = name.as_str(); "set aside")),
+            // There is no state directory yet, or it will be said when the file is written.
+            Err(error) => log::debug!(reason:% = error; "the clock's file is not put in order"),
+        }
         clock
+    }
+
+    fn load(state_dir: &Path, always: bool) -> (SystemClock, file::Found) {
+        let found = file::load(state_dir);
+        let mut judge = Judge::new(BUILD_DATE, super::keeping::boot_id(), always, found.saved);
+        judge.observe(look());
+        let saver =
+            Saver { folder: state_dir.to_owned(), running: None, saved: 0, begun: None, failing: None };
+        let defects = found.defects.clone();
+        (SystemClock { judge: Mutex::new(judge), saver: Mutex::new(saver), defects }, found)
+    }
+
+    /// What was wrong with what an earlier process left.
+    pub fn defects(&self) -> &[Defect] {
+        &self.defects
+    }
+
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        // What a panic left is still a verdict on the clock.
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn saver(&self) -> MutexGuard<'_, Saver> {
+        self.saver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the owner vouches for the clock.
     pub fn set_always(&self, always: bool) {
-        self.always.store(always, Ordering::Relaxed);
+        self.judge().set_always(always);
     }
 
-    /// Asks the kernel again; raises the floor. Once a second is enough. Returns whether the verdict changed.
-    pub fn refresh(&self) -> bool {
-        let before = self.trusted();
-        self.synchronised.store(kernel_says_synchronised(), Ordering::Relaxed);
-        let trusted = self.trusted();
-        if trusted {
-            self.floor_ms.fetch_max(self.raw().0, Ordering::Relaxed);
+    /// Asks the kernel again; once a second is enough. The verdict.
+    pub fn refresh(&self) -> Verdict {
+        let look = look();
+        let mut judge = self.judge();
+        judge.observe(look);
+        judge.verdict()
+    }
+
+    /// All that is known.
+    pub fn view(&self) -> View {
+        self.judge().view()
+    }
+
+    /// As `status` and `clock` show it.
+    pub fn snapshot(&self) -> snapshot::Clock {
+        let view = self.view();
+        let (trusted, state) = match view.verdict {
+            Verdict::Trusted(_) => (true, "trusted"),
+            Verdict::Doubted(_) => (false, "doubted"),
+            Verdict::Impossible { .. } => (false, "impossible"),
+            Verdict::NotSynchronised => (false, "unsynchronised"),
+        };
+        let by_owner = self.judge().is_always() && !view.synchronised;
+        let reason = match view.verdict {
+            Verdict::Trusted(Basis::Kernel) if by_owner => "[clock] trust = \"always\"".to_owned(),
+            verdict => verdict.to_string(),
+        };
+        snapshot::Clock {
+            trusted,
+            state: state.to_owned(),
+            now: Some(raw().to_string()),
+            synchronised: view.synchronised,
+            doubted: matches!(view.verdict, Verdict::Doubted(_)),
+            reason: Some(reason),
+            proven_by: view
+                .basis
+                .filter(|basis| trusted && basis.is_proof())
+                .map(|basis| basis.as_str().to_owned()),
+            floor: Some(view.floor.to_string()),
+            last_trusted: view.known.map(|known| known.to_string()),
+            doubt_ends_in_s: view.steady_in.map(|left| left.as_secs()),
+            failing: self.saver().failing.clone(),
         }
-        before != trusted
     }
 
-    /// Writes the floor, atomically; to be called every [`SystemClock::save_interval`] and at the end.
+    /// The owner says that the clock is right.
     ///
     /// # Errors
-    /// What the system said. The floor only ages; the daemon goes on.
-    pub fn save(&self) -> std::io::Result<()> {
-        if !self.trusted() {
-            return Ok(());
-        }
-        let seconds = self.floor().as_secs();
-        let line = format!("{seconds} {:08x}\n", crc32c::crc32c(seconds.to_string().as_bytes()));
-        let temporary = self.file.with_extension("new");
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(line.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.file)
+    /// [`TrustError`]: it cannot be.
+    pub fn trust(&self) -> Result<(), TrustError> {
+        let look = look();
+        self.judge().trust(look)
     }
 
-    /// How often to save.
-    pub fn save_interval() -> Duration {
-        SAVE_EVERY
+    /// The owner says that the floor is wrong.
+    pub fn reset(&self) {
+        let look = look();
+        self.judge().reset(look);
+    }
+
+    /// Begins to write what is due: hourly the time, and within a minute what was learned. Never waits for the disk.
+    pub fn save_when_due(&self, now: Instant) {
+        let (verdict, revision) = {
+            let judge = self.judge();
+            (judge.verdict(), judge.revision())
+        };
+        let mut saver = self.saver();
+        saver.finish(now);
+        let since = saver.begun.map(|begun| now.saturating_duration_since(begun));
+        let learned = (revision > saver.saved || saver.failing.is_some())
+            && since.is_none_or(|since| since >= SAVE_LEARNED_EVERY);
+        let time = matches!(verdict, Verdict::Trusted(_)) && since.is_none_or(|since| since >= SAVE_EVERY);
+        if learned || time {
+            saver.begin(now, &self.judge());
+        }
+    }
+
+    /// Writes now, and waits for it, but not for longer than `within`.
+    ///
+    /// # Errors
+    /// What went wrong, in one sentence.
+    pub async fn save_within(&self, within: Duration) -> Result<(), String> {
+        let give_up = Instant::now() + within;
+        // One that runs already may have begun before the last change: it is waited for, and does not count.
+        let mut begun = false;
+        loop {
+            let now = Instant::now();
+            {
+                let mut saver = self.saver();
+                saver.finish(now);
+                match (&saver.running, begun) {
+                    (None, true) => return saver.failing.clone().map_or(Ok(()), Err),
+                    (None, false) => {
+                        saver.begin(now, &self.judge());
+                        begun = true;
+                    }
+                    (Some(_), _) => {}
+                }
+            }
+            if now >= give_up {
+                return Err("the disk does not answer".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Writes here and now: for commands.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn save(&self) -> io::Result<()> {
+        let saved = self.judge().saved();
+        file::store(&self.saver().folder, &saved)
     }
 
     /// All clocks at once.
     pub fn moment(&self) -> Moment {
-        let boottime = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |t| {
-            u64::try_from(t.tv_sec()).unwrap_or(0) * 1000
-                + u64::try_from(t.tv_nsec()).unwrap_or(0) / 1_000_000
-        });
-        Moment { now: Instant::now(), boottime_ms: boottime, wall: self.wall() }
+        let (boottime_ms, raw) = (boottime_ms(), raw());
+        let judge = self.judge();
+        let wall = judge.wall(raw, boottime_ms);
+        let ages_from = wall.and_then(|_| judge.ages_from());
+        Moment { now: Instant::now(), boottime_ms, wall, ages_from }
+    }
+}
+
+impl Saver {
+    fn begin(&mut self, now: Instant, judge: &Judge) {
+        if self.running.is_some() {
+            return;
+        }
+        self.begun = Some(now);
+        let (folder, saved) = (self.folder.clone(), judge.saved());
+        let thread = std::thread::Builder::new()
+            .name("tombolo-clock".to_owned())
+            .spawn(move || file::store(&folder, &saved));
+        match thread {
+            Ok(thread) => self.running = Some(Running { thread, revision: judge.revision(), begun: now }),
+            Err(error) => self.fail(format!("no thread can be started: {error}")),
+        }
+    }
+
+    /// Takes the result of a save that has ended.
+    fn finish(&mut self, now: Instant) {
+        let Some(running) = self.running.take() else { return };
+        if !running.thread.is_finished() {
+            if now.saturating_duration_since(running.begun) >= STUCK {
+                self.fail("the disk does not answer".to_owned());
+            }
+            self.running = Some(running);
+            return;
+        }
+        match running.thread.join() {
+            Ok(Ok(())) => {
+                self.saved = running.revision;
+                if self.failing.take().is_some() {
+                    log::info!("the clock's file is written again");
+                }
+            }
+            Ok(Err(error)) => self.fail(error.to_string()),
+            Err(_) => self.fail("the thread that writes it failed".to_owned()),
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        if self.failing.is_none() {
+            log::warn!(reason = reason.as_str(); "the clock's file cannot be written: after a restart the clock may be doubted");
+        }
+        self.failing = Some(reason);
     }
 }
 
 impl WallClock for SystemClock {
     fn raw(&self) -> UnixTime {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        raw()
     }
 
     fn trusted(&self) -> bool {
-        // A clock before the build date is wrong whoever vouches for it.
-        (self.always.load(Ordering::Relaxed) || self.synchronised.load(Ordering::Relaxed))
-            && self.raw() >= BUILD_DATE
+        self.wall().is_some()
     }
 
     fn floor(&self) -> UnixTime {
-        UnixTime(self.floor_ms.load(Ordering::Relaxed))
+        self.judge().floor()
     }
+
+    fn wall(&self) -> Option<UnixTime> {
+        let (boottime_ms, raw) = (boottime_ms(), raw());
+        self.judge().wall(raw, boottime_ms)
+    }
+
+    fn doubted(&self) -> Option<UnixTime> {
+        let (boottime_ms, raw) = (boottime_ms(), raw());
+        self.judge().doubted(raw, boottime_ms)
+    }
+
+    fn is_refutable(&self) -> bool {
+        self.judge().is_refutable()
+    }
+
+    fn learn(&self, chain: ChainValidity) {
+        let look = look();
+        self.judge().learn(chain, look);
+    }
+}
+
+fn look() -> Look {
+    Look { boottime_ms: boottime_ms(), raw: raw(), synchronised: kernel_says_synchronised() }
+}
+
+fn raw() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn boottime_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+        seconds * 1000 + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000
+    })
 }
 
 fn kernel_says_synchronised() -> bool {
@@ -119,14 +342,6 @@ fn kernel_says_synchronised() -> bool {
         // A sandbox may refuse even reading; timesyncd leaves a mark of its own.
         Err(_) => Path::new("/run/systemd/timesync/synchronized").exists(),
     }
-}
-
-fn parse_floor(text: &str) -> Option<u64> {
-    let (seconds, sum) = text.trim().split_once(' ')?;
-    if u32::from_str_radix(sum, 16).ok()? != crc32c::crc32c(seconds.as_bytes()) {
-        return None;
-    }
-    Some(UnixTime::from_secs(seconds.parse().ok()?).0)
 }
 
 const fn parse_seconds(text: &[u8]) -> u64 {
@@ -145,16 +360,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_floor_file_counts_for_nothing() {
-        assert_eq!(parse_floor("1800000000 00000000"), None);
-        assert_eq!(parse_floor("nonsense"), None);
-        let good = format!("1800000000 {:08x}\n", crc32c::crc32c(b"1800000000"));
-        assert_eq!(parse_floor(&good), Some(1_800_000_000_000));
-    }
-
-    #[test]
-    fn the_floor_is_never_before_the_build_date() {
+    fn without_a_state_directory_the_floor_is_the_build_date() {
         let clock = SystemClock::open(Path::new("/nonexistent"), true);
-        assert!(clock.floor() >= BUILD_DATE);
+        assert_eq!(clock.floor(), BUILD_DATE);
+        assert!(clock.save().is_err());
     }
 }

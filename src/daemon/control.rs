@@ -22,18 +22,22 @@ use super::run::{self, Shared};
 use super::serial::Ports;
 use super::sessions;
 use super::state::StateKeeper;
+use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
-use crate::control::api::{Control, RejectedAction, Reply};
+use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::journal::{Journal, LaneStatus, Status};
 use crate::message::{Lane, Method};
 use crate::telemetry::counters::{Counter, Snapshot};
+use crate::telemetry::limited::Limiter;
 
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
+/// How long a command waits for the clock's file: less than it waits for its answer.
+const SAVE_WITHIN: Duration = Duration::from_secs(5);
 /// A read that takes longer than this is named.
 const SLOW_READ: Duration = Duration::from_secs(15);
 /// A sign of life at most so often; systemd waits 180 s for one.
@@ -53,7 +57,10 @@ pub struct Desk {
     state: StateKeeper,
     started: Instant,
     alive_at: Instant,
-    saved_at: Instant,
+    /// The verdict on the clock that was logged.
+    verdict: Option<Verdict>,
+    /// What time servers say may change every second.
+    limiter: Limiter<()>,
     /// When the DTLS engine was told the time; `None`: it is to be told.
     told_at: Option<Instant>,
     reloading: Option<JoinHandle<Outcome>>,
@@ -89,7 +96,8 @@ impl Desk {
             clock,
             started: now,
             alive_at: now,
-            saved_at: now,
+            verdict: None,
+            limiter: Limiter::new(Default::default()),
             told_at: None,
             reloading: None,
             announced: false,
@@ -135,6 +143,9 @@ impl Desk {
         if let Some(failing) = failing(&journal) {
             let _ = write!(line, "; REFUSING READINGS: {failing}");
         }
+        if matches!(self.verdict, Some(Verdict::Doubted(_) | Verdict::Impossible { .. })) {
+            line.push_str("; clock in doubt: run tombolo clock");
+        }
         let disabled = self.disabled().len();
         if disabled > 0 {
             let _ = write!(line, "; {disabled} items disabled: run tombolo check");
@@ -150,22 +161,23 @@ impl Desk {
     /// Once a second: clock, presence, status line, sign of life.
     pub fn care(&mut self, notify: &mut Notify) {
         let now = Instant::now();
-        if self.clock.refresh() {
-            let trusted = self.clock.trusted();
-            log::info!(trusted, clock:% = self.clock.raw(); "the verdict on the clock changed");
+        let verdict = self.clock.refresh();
+        if self.verdict != Some(verdict) {
+            self.verdict = Some(verdict);
             self.told_at = None;
+            if self.limiter.permit(now, ()) {
+                say_clock(verdict, &self.clock);
+            }
+        }
+        while let Some(suppressed) = self.limiter.poll_event(now) {
+            log::warn!(suppressed = suppressed.count; "lines on the clock left out");
         }
         // While the clock is trusted certificates expire by it; an hour more does not matter to them.
         if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
             self.told_at = Some(now);
             self.shared.hub.borrow_mut().engine.set_clock(engine::verdict(&*self.clock));
         }
-        if now.duration_since(self.saved_at) >= SystemClock::save_interval() {
-            self.saved_at = now;
-            if let Err(error) = self.clock.save() {
-                log::debug!(reason:% = error; "the clock's floor was not saved");
-            }
-        }
+        self.clock.save_when_due(now);
         self.state.care(now);
         self.tell_presence(now);
         self.tell_status(now);
@@ -196,7 +208,7 @@ impl Desk {
             protocol: uplink.protocol,
             paused: Lane::ALL.map(paused),
             clock_trusted: self.clock.trusted(),
-            problems: self.problems(&status, now),
+            problems: clock_problem(&self.clock).into_iter().chain(self.problems(&status, now)).collect(),
         };
         let lanes = status.lanes.map(|lane| (lane.records, lane.bytes));
         let numbers = Numbers {
@@ -205,9 +217,11 @@ impl Desk {
             lost: status.lanes.iter().map(LaneStatus::lost_records).sum(),
             unreadable: status.lanes.iter().map(|lane| lane.unreadable).sum(),
         };
+        let moment = self.clock.moment();
         let facts = Facts {
             gateway: settings.gateway.id.to_string(),
-            wall: self.clock.wall(),
+            wall: moment.wall,
+            ages_from: moment.ages_from,
             uptime: now.saturating_duration_since(self.started),
             protocol_for: uplink.since_s.map(Duration::from_secs),
             state_dir: settings.paths.state_dir.clone(),
@@ -418,7 +432,7 @@ impl Control for Desk {
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),
-            clock: snapshot::Clock { trusted: self.clock.trusted(), now: Some(self.clock.raw().to_string()) },
+            clock: self.clock.snapshot(),
         }
     }
 
@@ -498,6 +512,57 @@ impl Control for Desk {
 
     fn serial_port(&mut self, name: &str) -> bool {
         self.ports.contains(name)
+    }
+
+    fn clock(&mut self, action: ClockAction, reply: Reply) {
+        match action {
+            ClockAction::Show => return reply.ok(&self.clock.snapshot()),
+            ClockAction::Trust => {
+                if let Err(error) = self.clock.trust() {
+                    return reply.fail(Failure::new(Code::Failed, error.to_string()));
+                }
+            }
+            ClockAction::Reset => self.clock.reset(),
+        }
+        let clock = self.clock.clone();
+        tokio::task::spawn_local(async move {
+            match clock.save_within(SAVE_WITHIN).await {
+                Ok(()) => reply.ok(&clock.snapshot()),
+                Err(reason) => reply.fail(Failure::new(
+                    Code::Failed,
+                    format!("it is in force, but will be lost with the next restart: the clock's file cannot be written: {reason}"),
+                )),
+            }
+        });
+    }
+}
+
+/// What is wrong with the clock and needs somebody, for the broker's side; here `status` and `check` have their own words for it.
+fn clock_problem(clock: &SystemClock) -> Option<String> {
+    let shown = clock.snapshot();
+    let reason = shown.reason.unwrap_or_default();
+    match shown.state.as_str() {
+        "doubted" => Some(format!("the clock is in doubt: {reason}; `tombolo clock` says what ends it")),
+        "impossible" => Some(format!("the clock is wrong: {reason}; set it right")),
+        _ => shown.failing.map(|failing| format!("the clock's file cannot be written: {failing}")),
+    }
+}
+
+/// One line on a change of the verdict.
+fn say_clock(verdict: Verdict, clock: &SystemClock) {
+    let (now, floor) = (clock.raw(), clock.floor());
+    match verdict {
+        Verdict::Trusted(_) => log::info!(clock:% = now, reason:% = verdict; "the clock is trusted"),
+        Verdict::NotSynchronised => {
+            log::info!(clock:% = now, reason:% = verdict, floor:% = floor; "the clock is not trusted");
+        }
+        Verdict::Impossible { .. } => {
+            log::warn!(clock:% = now, reason:% = verdict, floor:% = floor; "the clock is wrong");
+        }
+        Verdict::Doubted(_) => log::warn!(
+            clock:% = now, reason:% = verdict, floor:% = floor;
+            "the clock is in doubt: nothing stored expires by it; `tombolo clock` says what ends the doubt"
+        ),
     }
 }
 

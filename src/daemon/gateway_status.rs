@@ -57,6 +57,8 @@ pub struct Numbers {
 pub struct Facts {
     /// The gateway's id.
     pub gateway: String,
+    /// From when on a wall stamp may be compared with it.
+    pub ages_from: Option<UnixTime>,
     /// Wall time, while it is trusted.
     pub wall: Option<UnixTime>,
     /// How long the process has run.
@@ -162,7 +164,7 @@ impl GatewayStatus {
             let mut oldest = [None; 2];
             for lane in Lane::ALL {
                 let found = store.oldest(lane).await;
-                oldest[lane.index()] = found.and_then(|(_, stamp)| age_s(stamp, facts.wall));
+                oldest[lane.index()] = found.and_then(|(_, stamp)| age_s(stamp, facts.wall, facts.ages_from));
             }
             let (state_dir, certificate) = (facts.state_dir.clone(), facts.certificate.clone());
             let asked = tokio::task::spawn_blocking(move || {
@@ -228,9 +230,10 @@ fn payload(
     }
 }
 
-/// How old a record is, where both times are known.
-fn age_s(stamp: Stamp, wall: Option<UnixTime>) -> Option<u64> {
-    Some(wall?.0.saturating_sub(stamp.wall_ms?) / 1000)
+/// How old a record is, where both times are known and the clock has not jumped without proof between them.
+fn age_s(stamp: Stamp, wall: Option<UnixTime>, ages_from: Option<UnixTime>) -> Option<u64> {
+    let stamped = stamp.wall_ms.filter(|&stamped| ages_from.is_some_and(|from| stamped >= from.0))?;
+    Some(wall?.0.saturating_sub(stamped) / 1000)
 }
 
 /// Bytes this process has caused to be written to disks since its start (proc(5), `/proc/PID/io`).
@@ -241,7 +244,8 @@ fn written() -> Option<u64> {
 
 fn free_bytes(folder: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-    Some(u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size()))
+    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+    Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
 }
 
 /// Until when the first certificate in a file is valid.
@@ -289,6 +293,7 @@ mod tests {
         let numbers = Numbers { lanes: [(0, 0), (3, 900)], rejected: 1, lost: 2, unreadable: 4 };
         let mut facts = Facts {
             gateway: "gw".into(),
+            ages_from: None,
             wall: None,
             uptime: Duration::from_secs(10),
             protocol_for: Some(Duration::from_secs(5)),

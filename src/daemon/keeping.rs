@@ -276,7 +276,7 @@ pub fn close(hub: &mut Hub) {
 }
 
 /// The kernel's boot id, if it has one.
-fn boot_id() -> Option<[u8; 16]> {
+pub(super) fn boot_id() -> Option<[u8; 16]> {
     let text = std::fs::read_to_string(Path::new("/proc/sys/kernel/random/boot_id")).ok()?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let id = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32)?;

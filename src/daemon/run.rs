@@ -42,7 +42,7 @@ use crate::telemetry;
 
 /// Wrong configuration: systemd does not restart on it (`RestartPreventExitStatus`).
 const EXIT_CONFIG: u8 = 78;
-/// How long a stop may take for the last commit.
+/// How long a stop may take for the last commit, and for the clock's file.
 const LAST_COMMIT: Duration = Duration::from_secs(3);
 /// How long a stop may take for the goodbye to the broker.
 const GOODBYE: Duration = Duration::from_millis(1_500);
@@ -128,7 +128,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     make_folder(&settings.paths.state_dir, 0o700)?;
     make_folder(&settings.paths.runtime_dir, 0o755)?;
     let always = settings.clock.trust == ClockTrust::Always;
-    let clock = Arc::new(SystemClock::open(&settings.paths.state_dir, always));
+    let clock = Arc::new(SystemClock::start(&settings.paths.state_dir, always));
     let moment = clock.moment();
 
     let (journal, report) =
@@ -247,9 +247,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     tasks.abort_all();
     drop(desk);
     drop(server);
-    if let Err(error) = clock.save() {
-        log::debug!(reason:% = error; "the clock's floor was not saved");
-    }
+    // What fails is in the log already.
+    let _ = clock.save_within(LAST_COMMIT).await;
     fault.map_or(Ok(()), Err)
 }
 

@@ -1,13 +1,14 @@
 //! From a stored reading to the bytes of its PUBLISH: topic, MQTT 5 properties, payload or JSON envelope.
 //!
 //! Also the judgement of a record's age. Only trusted knowledge ages a record: the boot time stamp within
-//! the same boot, or two trusted wall times. What is unknown, such as how long the machine was off, ages nothing.
+//! the same boot, or two trusted wall times with no unproven jump of the clock between them
+//! ([`Moment::ages_from`]). What is unknown, such as how long the machine was off, ages nothing.
 
 use std::io::Write as _;
 
 use super::outbox::{Loss, Record};
 use super::wire::{self, Publish, TooLarge, Version};
-use crate::clock::{Moment, UnixTime};
+use crate::clock::{DAY_MS, Moment, UnixTime};
 use crate::message::{Content, ContentFormat, Envelope, Method, Stamp};
 
 /// How long ago a stamp was made, in milliseconds; `None` if nothing trustworthy says so.
@@ -15,19 +16,25 @@ pub fn age_ms(stamp: Stamp, same_boot: bool, moment: &Moment) -> Option<u64> {
     if same_boot {
         return Some(moment.boottime_ms.saturating_sub(stamp.boottime_ms));
     }
-    Some(moment.wall?.0.saturating_sub(stamp.wall_ms?))
+    let stamped = stamp.wall_ms.map(UnixTime).filter(|&stamped| is_comparable(stamped, moment))?;
+    Some(moment.wall?.0.saturating_sub(stamped.0))
 }
 
-/// When a stamp was made in wall time; filled in later within the same boot once the clock is trusted.
+/// Whether the clock has not jumped without proof since this stamp was made.
+fn is_comparable(stamped: UnixTime, moment: &Moment) -> bool {
+    moment.ages_from.is_some_and(|from| stamped >= from)
+}
+
+/// When a stamp was made in wall time; filled in later within the same boot once the clock is trusted. A stamp of before
+/// an unproven jump is the second choice, and one of a future, made by a clock that was wrong, is none.
 pub fn received(stamp: Stamp, same_boot: bool, moment: &Moment) -> Option<UnixTime> {
-    if let Some(wall) = stamp.wall_ms {
-        return Some(UnixTime(wall));
-    }
-    if !same_boot {
-        return None;
-    }
+    let stamped = stamp
+        .wall_ms
+        .map(UnixTime)
+        .filter(|stamped| moment.wall.is_none_or(|now| stamped.0 <= now.0.saturating_add(DAY_MS)));
     let age = moment.boottime_ms.saturating_sub(stamp.boottime_ms);
-    Some(UnixTime(moment.wall?.0.saturating_sub(age)))
+    let counted = moment.wall.filter(|_| same_boot).map(|now| UnixTime(now.0.saturating_sub(age)));
+    stamped.filter(|&stamped| is_comparable(stamped, moment)).or(counted).or(stamped)
 }
 
 /// What is left of a reading's `expires`.
@@ -426,7 +433,7 @@ mod tests {
     }
 
     fn moment(boottime_ms: u64, wall: Option<u64>) -> Moment {
-        Moment { now: Instant::now(), boottime_ms, wall: wall.map(UnixTime) }
+        Moment { now: Instant::now(), boottime_ms, wall: wall.map(UnixTime), ages_from: Some(UnixTime(0)) }
     }
 
     fn envelope(content: &Content<'_>) -> serde_json::Value {
@@ -469,6 +476,40 @@ mod tests {
         let back = moment(0, Some(1_700_000_000_000));
         assert_eq!(remaining(&content, false, &back), Remaining::Seconds(10));
         assert_eq!(remaining(&content, true, &back), Remaining::Seconds(10));
+    }
+
+    #[test]
+    fn a_stamp_of_before_an_unproven_jump_ages_nothing() {
+        let mut content = content();
+        content.expires_s = Some(7 * 86_400);
+        content.received.wall_ms = Some(1_782_864_000_000);
+        let mut year_2036 = moment(1_000_000, Some(2_082_758_400_000));
+        assert_eq!(remaining(&content, false, &year_2036), Remaining::Expired);
+        for ages_from in [None, Some(UnixTime(2_082_758_300_000))] {
+            year_2036.ages_from = ages_from;
+            assert_eq!(remaining(&content, false, &year_2036), Remaining::Seconds(7 * 86_400));
+            assert_eq!(age_ms(content.received, false, &year_2036), None);
+            assert_eq!(received(content.received, false, &year_2036), content.received.wall_ms.map(UnixTime));
+        }
+        // Within a boot the wall clock is not asked.
+        assert_eq!(age_ms(content.received, true, &year_2036), Some(995_000));
+    }
+
+    #[test]
+    fn a_stamp_of_the_future_is_not_published() {
+        let stamp = Stamp { boottime_ms: 5_000, wall_ms: Some(2_082_758_400_000) };
+        let right = moment(9_000, Some(1_782_864_000_000));
+        assert_eq!(received(stamp, false, &right), None);
+        let jumped = Moment { ages_from: Some(UnixTime(1_782_863_990_000)), ..right };
+        assert_eq!(received(stamp, true, &jumped), Some(UnixTime(1_782_863_996_000)));
+    }
+
+    #[test]
+    fn no_wall_stamp_is_made_while_only_the_kernel_speaks_for_the_clock() {
+        let settled = moment(9_000, Some(1_782_864_000_000));
+        assert_eq!(settled.stamp().wall_ms, Some(1_782_864_000_000));
+        assert_eq!(Moment { ages_from: None, ..settled }.stamp().wall_ms, None);
+        assert_eq!(moment(9_000, None).stamp().wall_ms, None);
     }
 
     #[test]

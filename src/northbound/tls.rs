@@ -1,28 +1,32 @@
 //! Whom the uplink believes and who it is: the rustls configuration, the clock rule, and words for what goes wrong.
 //!
-//! **The clock rule.** While the wall clock is trusted, a chain is verified at its time. While it is not, the chain
-//! is verified at the floor, a time that has certainly passed; only if the one complaint is *not valid yet* it is
-//! verified once more at the latest notBefore of the chain presented, which has then certainly passed too if the
-//! chain is genuine. What had expired at the floor is refused, and every other check stays. So a board that boots
-//! in 1970 connects, and one whose clock was set to 2036 is not shut out by it.
+//! **The clock rule** is [`crate::clock::chain`]: while the wall clock is not trusted, or in doubt, a chain is verified at a
+//! time that has certainly passed. So a board that boots in 1970 connects, and one whose clock was set to 2036 is not
+//! shut out by it. Here is how a chain is verified at a time, and by which path: the certificates that lead from
+//! the broker's to a trust anchor, and no others that the peer sent. The clock learns from the path after the
+//! peer has signed the handshake with the key of the leaf.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime as TlsTime};
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, ServerName, SignatureVerificationAlgorithm, UnixTime as TlsTime,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
     RootCertStore, SignatureScheme,
 };
+use webpki::{EndEntityCert, KeyUsage};
 
 use super::certificate::Certificate;
 use super::settings::{TlsSettings, TlsVersion};
+use crate::clock::chain::{self, Accepted, ChainValidity, Fault};
 use crate::clock::{UnixTime, WallClock};
 
 /// A file and what was in it.
@@ -113,10 +117,11 @@ pub fn client_config(
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let roots = Arc::new(trust(anchors, place)?);
-    let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+    let inner = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
         .build()
         .map_err(|_| TlsError::NoAnchor(place.to_owned()))?;
-    let verifier = Arc::new(ClockRule { inner, clock });
+    let algorithms = provider.signature_verification_algorithms.all;
+    let verifier = Arc::new(ClockRule { inner, roots, algorithms, clock, accepted: Mutex::new(None) });
     let versions: &[&rustls::SupportedProtocolVersion] = match settings.minimum {
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::V1_3 => &[&rustls::version::TLS13],
@@ -203,10 +208,68 @@ impl rustls::client::ResolvesClientCert for Identity {
     }
 }
 
-/// The verifier with the clock rule of this module.
+/// The verifier with the clock rule of this module, for one connection.
 struct ClockRule {
     inner: Arc<WebPkiServerVerifier>,
+    roots: Arc<RootCertStore>,
+    algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
     clock: Arc<dyn WallClock>,
+    /// The chain that was accepted, until the peer has proven to have its key.
+    accepted: Mutex<Option<Accepted>>,
+}
+
+impl ClockRule {
+    /// The path by which a chain that was verified at `time` leads to an anchor.
+    fn path(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        time: UnixTime,
+    ) -> Option<ChainValidity> {
+        let leaf = EndEntityCert::try_from(end_entity).ok()?;
+        let (anchors, usage) = (&self.roots.roots, KeyUsage::server_auth());
+        let path = leaf
+            .verify_for_usage(self.algorithms, anchors, intermediates, tls_time(time), usage, None, None)
+            .ok()?;
+        let leaf = Certificate::parse(end_entity)?;
+        let mut validity = ChainValidity {
+            not_before: leaf.not_before,
+            not_after: end_of_second(leaf.not_after),
+            leaf: Duration::from_secs(leaf.not_after.as_secs().saturating_sub(leaf.not_before.as_secs())),
+        };
+        for certificate in path.intermediate_certificates() {
+            let read = Certificate::parse(&certificate.der())?;
+            validity.not_before = validity.not_before.max(read.not_before);
+            validity.not_after = validity.not_after.min(end_of_second(read.not_after));
+        }
+        Some(validity)
+    }
+
+    /// The peer has the key: what its chain says of the time counts.
+    fn teach(&self) {
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(accepted) = accepted {
+            accepted.teach(&*self.clock);
+        }
+    }
+}
+
+/// A certificate is valid through the whole second of its notAfter (RFC 5280 §4.1.2.5).
+fn end_of_second(time: UnixTime) -> UnixTime {
+    UnixTime(time.0.saturating_add(999))
+}
+
+/// What a verifier's error says about the time.
+fn fault(error: Error) -> Fault<Error> {
+    match error {
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => Fault::NotYetValid(error),
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            Fault::Expired(error)
+        }
+        _ => Fault::Other(error),
+    }
 }
 
 impl fmt::Debug for ClockRule {
@@ -229,31 +292,17 @@ impl ServerCertVerifier for ClockRule {
         _now: TlsTime,
     ) -> Result<ServerCertVerified, Error> {
         let verify = |time: UnixTime| {
-            self.inner.verify_server_cert(
-                end_entity,
-                intermediates,
-                server_name,
-                ocsp_response,
-                tls_time(time),
-            )
+            self.inner
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, tls_time(time))
+                .map_err(fault)?;
+            // A path that cannot be read says nothing of the time.
+            Ok(self.path(end_entity, intermediates, time).unwrap_or(ChainValidity::UNKNOWN))
         };
-        if let Some(now) = self.clock.wall() {
-            return verify(now);
-        }
-        let floor = self.clock.floor();
-        match verify(floor) {
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-            )) => {
-                let latest = std::iter::once(end_entity)
-                    .chain(intermediates)
-                    .filter_map(|der| Some(Certificate::parse(der)?.not_before))
-                    .max()
-                    .unwrap_or(floor);
-                verify(latest.max(floor))
-            }
-            verdict => verdict,
-        }
+        let presented = std::iter::once(end_entity).chain(intermediates);
+        let not_befores = presented.filter_map(|der| Some(Certificate::parse(der)?.not_before));
+        let accepted = chain::accept(&*self.clock, not_befores, verify)?;
+        *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -262,7 +311,7 @@ impl ServerCertVerifier for ClockRule {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
+        self.inner.verify_tls12_signature(message, cert, dss).inspect(|_| self.teach())
     }
 
     fn verify_tls13_signature(
@@ -271,7 +320,7 @@ impl ServerCertVerifier for ClockRule {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
+        self.inner.verify_tls13_signature(message, cert, dss).inspect(|_| self.teach())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

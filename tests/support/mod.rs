@@ -2,6 +2,8 @@
 //! hears, a daemon under test. Each in its own folder, on ports nobody else has.
 #![allow(dead_code)]
 
+pub mod kernel;
+
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -158,7 +160,17 @@ pub struct Mosquitto {
 impl Mosquitto {
     /// `extra` goes into the configuration before the listeners.
     pub fn start(folder: &Path, pki: &Pki, extra: &str) -> Mosquitto {
-        let (certificate, key) = pki.issue("broker", &["localhost", "127.0.0.1"]);
+        Mosquitto::start_with(folder, pki, extra, |_| {})
+    }
+
+    /// With a change to its certificate.
+    pub fn start_with(
+        folder: &Path,
+        pki: &Pki,
+        extra: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Mosquitto {
+        let (certificate, key) = pki.issue_with("broker", &["localhost", "127.0.0.1"], change);
         let mut broker = Mosquitto { tls_port: 0, plain_port: 0, folder: folder.to_owned(), child: None };
         // A port that was free a moment ago may be somebody else's now: then others are tried.
         for _ in 0..5 {

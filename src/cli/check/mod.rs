@@ -19,8 +19,9 @@ use super::error::CommandError;
 use crate::config::{ClockTrust, Finding, Level, Loaded, findings_to_json};
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::Status;
+use crate::control::snapshot::{Clock, Status};
 use crate::daemon::clock::SystemClock;
+use crate::durable::atomic_file::Condition;
 
 /// Checks and prints.
 ///
@@ -45,7 +46,22 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     let paths = &settings.paths;
     let always = settings.clock.trust == ClockTrust::Always;
     let clock = Arc::new(SystemClock::open(&paths.state_dir, always));
-    report.add([system::clock(&*clock, always)])?;
+    // The daemon knows more than its file: what certificates it has seen, and for how long the clock is synchronised.
+    let asked = report
+        .context
+        .daemon()
+        .and_then(|mut daemon| daemon.ask_for::<Clock>(&Request::Clock {}, ANSWER))
+        .ok();
+    report.add(system::clock(&asked.unwrap_or_else(|| clock.snapshot())))?;
+    report.add(clock.defects().iter().map(|defect| {
+        let advice = match &defect.condition {
+            Condition::Unreadable(_) => {
+                "run `sudo tombolo check`; if root may not read it either, see in `dmesg` what is wrong with the disk"
+            }
+            _ => "the daemon puts it in order at its next start",
+        };
+        Finding::warn("clock", format!("{defect} (in {})", paths.state_dir.display())).advice(advice)
+    }))?;
     report.add([system::folder(
         "state directory",
         &paths.state_dir,

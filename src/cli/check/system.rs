@@ -7,25 +7,42 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, Uid, access};
 
+use crate::cli::clock::way_out;
 use crate::cli::output::bytes;
-use crate::clock::WallClock;
 use crate::config::{Finding, Settings};
+use crate::control::snapshot::Clock;
 
-/// The verdict on the wall clock.
-pub fn clock(clock: &dyn WallClock, always: bool) -> Finding {
-    let now = clock.raw();
-    if clock.trusted() {
-        let why = if always { "trusted because [clock] trust = \"always\"" } else { "synchronised" };
-        return Finding::ok("clock", format!("{now}, {why}"));
+/// The verdict on the wall clock, as the daemon or this command sees it.
+pub fn clock(clock: &Clock) -> Vec<Finding> {
+    let now = clock.now.as_deref().unwrap_or("the clock");
+    let reason = clock.reason.as_deref().unwrap_or("no reason is known");
+    let mut findings = vec![match clock.state.as_str() {
+        "trusted" => Finding::ok("clock", format!("{now}, {reason}")),
+        "doubted" => Finding::warn(
+            "clock",
+            format!(
+                "{now} is in doubt: {reason}; meanwhile nothing stored expires by it, readings go out without their \
+                 time of receipt, and certificates are judged at {}",
+                clock.floor.as_deref().unwrap_or("the floor")
+            ),
+        )
+        .advice(format!(
+            "if the time is wrong, see what sets it (`timedatectl timesync-status`); the doubt ends {}",
+            way_out(clock)
+        )),
+        "impossible" => Finding::warn("clock", format!("{now} is wrong: {reason}"))
+            .advice("set it right; if that time is wrong, `tombolo clock reset`"),
+        _ => Finding::warn("clock", format!("{now} is not trusted: {reason}")).advice(
+            "start a time service (`timedatectl set-ntp true`); until then readings are bridged without their time of receipt",
+        ),
+    }];
+    if let Some(reason) = &clock.failing {
+        findings.push(
+            Finding::warn("clock", format!("what is known of the time cannot be saved: {reason}"))
+                .advice("make room on the disk, or see in `dmesg` what is wrong with it"),
+        );
     }
-    let message = if now < clock.floor() {
-        format!("{now} is wrong: it is before {}, a time that has passed", clock.floor())
-    } else {
-        format!("{now} is not trusted: the kernel says it is not synchronised")
-    };
-    Finding::warn("clock", message).advice(
-        "start a time service (`timedatectl set-ntp true`); until then readings are bridged without their time of receipt",
-    )
+    findings
 }
 
 /// Whether a folder of ours is there and can be written to.
@@ -159,33 +176,27 @@ fn port(scheme: &str, address: SocketAddr) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixTime;
     use crate::config::Level;
 
-    struct Fixed(UnixTime, bool);
-
-    impl WallClock for Fixed {
-        fn raw(&self) -> UnixTime {
-            self.0
-        }
-        fn trusted(&self) -> bool {
-            self.1
-        }
-        fn floor(&self) -> UnixTime {
-            UnixTime::from_secs(1_767_225_600)
-        }
-    }
-
     #[test]
-    fn the_clock_is_judged_and_the_reason_said() {
-        let now = UnixTime::from_secs(1_800_000_000);
-        assert_eq!(clock(&Fixed(now, true), false).level, Level::Ok);
-        assert_eq!(clock(&Fixed(now, true), true).level, Level::Ok);
-        assert_eq!(clock(&Fixed(UnixTime(0), false), true).level, Level::Warn);
-        let early = clock(&Fixed(UnixTime::from_secs(60), false), false);
-        assert_eq!(early.level, Level::Warn);
-        assert!(early.message.contains("1970-01-01T00:01:00.000Z is wrong"), "{early}");
-        assert!(clock(&Fixed(now, false), false).message.contains("not synchronised"));
+    fn the_clock_is_judged_and_the_reason_and_the_way_out_are_said() {
+        let of = |state: &str, reason: &str| Clock {
+            state: state.into(),
+            now: Some("2036-02-07T06:28:00.000Z".into()),
+            reason: Some(reason.into()),
+            floor: Some("2026-07-01T00:00:00.000Z".into()),
+            ..Clock::default()
+        };
+        let one = |clock: &Clock| super::clock(clock).remove(0);
+        assert_eq!(one(&of("trusted", "synchronised")).level, Level::Ok);
+        let doubted = one(&of("doubted", "it was set 3507 days forward while the machine was running"));
+        assert_eq!(doubted.level, Level::Warn);
+        assert!(doubted.message.contains("in doubt: it was set 3507 days"), "{doubted}");
+        assert!(doubted.advice.contains("tombolo clock trust"), "{doubted}");
+        assert!(one(&of("impossible", "it is before")).advice.contains("tombolo clock reset"));
+        assert!(one(&of("unsynchronised", "not synchronised")).advice.contains("timedatectl"));
+        let unsaved = Clock { failing: Some("No space left".into()), ..of("trusted", "synchronised") };
+        assert!(super::clock(&unsaved)[1].message.contains("No space left"));
     }
 
     #[test]

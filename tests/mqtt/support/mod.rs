@@ -65,7 +65,7 @@ impl World {
         let start = Instant::now();
         World {
             start,
-            moment: Moment { now: start, boottime_ms: 1_000_000, wall: None },
+            moment: Moment { now: start, boottime_ms: 1_000_000, wall: None, ages_from: Some(UnixTime(0)) },
             uplink: Uplink::new(start, settings, 7),
             outbox: MemoryOutbox::default(),
             broker: Broker::default(),

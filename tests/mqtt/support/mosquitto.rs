@@ -250,6 +250,7 @@ pub fn run<F: AsyncFnOnce(Running)>(settings: Settings, clock: Arc<dyn WallClock
             now: Instant::now(),
             boottime_ms: 1_000_000 + begun.elapsed().as_millis() as u64,
             wall: wall.wall(),
+            ages_from: Some(UnixTime(0)),
         };
         let driver = Driver::new(handle.clone(), clock, moment);
         let shared = outbox.clone();

@@ -1,0 +1,137 @@
+//! `tombolo clock`: whether the wall clock is believed, and the owner's word on it.
+//!
+//! The daemon is asked; where it does not run, its file is read and changed here, by the same rules.
+
+use super::args::ClockCommand;
+use super::error::CommandError;
+use super::output::{align, span};
+use super::{Context, note};
+use crate::config::ClockTrust;
+use crate::control::io::client::{ANSWER, ClientError};
+use crate::control::protocol::Request;
+use crate::control::snapshot::Clock;
+use crate::daemon::clock::SystemClock;
+use crate::durable::atomic_file::Condition;
+
+/// Asks or changes, and prints.
+///
+/// # Errors
+/// [`CommandError::Failed`], with the way out, where the clock cannot be trusted or the file not be written.
+pub fn run(context: &Context, command: Option<ClockCommand>) -> Result<(), CommandError> {
+    let request = match command {
+        None => Request::Clock {},
+        Some(ClockCommand::Trust) => Request::ClockTrust {},
+        Some(ClockCommand::Reset) => Request::ClockReset {},
+    };
+    let asked = context.daemon().and_then(|mut daemon| daemon.ask(&request, ANSWER));
+    let (value, running) = match asked {
+        Ok(value) => (value, true),
+        Err(ClientError::NotRunning { .. }) => {
+            let clock = offline(context, command)?;
+            (serde_json::to_value(clock.snapshot()).map_err(CommandError::failed)?, false)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if context.out.json {
+        return Ok(context.out.object(&value)?);
+    }
+    let clock: Clock = serde_json::from_value(value)
+        .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
+    context.out.text(&text(&clock))?;
+    if !running {
+        note("tombolo is not running: this is what it left, compared with the clock now");
+    }
+    Ok(())
+}
+
+/// Without the daemon.
+fn offline(context: &Context, command: Option<ClockCommand>) -> Result<SystemClock, CommandError> {
+    let settings = context.load()?.settings;
+    let folder = &settings.paths.state_dir;
+    let clock = SystemClock::open(folder, settings.clock.trust == ClockTrust::Always);
+    let failed = |what: &str| CommandError::failed(format_args!("{what} in {}; try sudo", folder.display()));
+    for defect in clock.defects() {
+        // To write anew what cannot be read would throw it away.
+        if command.is_some() && matches!(defect.condition, Condition::Unreadable(_)) {
+            return Err(failed(&defect.to_string()));
+        }
+        note(format_args!("{defect} (in {})", folder.display()));
+    }
+    match command {
+        None => return Ok(clock),
+        Some(ClockCommand::Trust) => clock.trust().map_err(CommandError::failed)?,
+        Some(ClockCommand::Reset) => clock.reset(),
+    }
+    clock.save().map_err(|error| failed(&format!("the clock's file cannot be written: {error}")))?;
+    Ok(clock)
+}
+
+/// The human form.
+fn text(clock: &Clock) -> String {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
+    row("clock", clock.now.clone().unwrap_or_default());
+    row("verdict", verdict(clock));
+    if clock.doubted {
+        row("effect", "nothing stored expires by it; TLS judges certificates at the floor".to_owned());
+        row("ends", way_out(clock));
+    }
+    row("floor", clock.floor.clone().unwrap_or_default());
+    if !clock.trusted {
+        row("last trusted", clock.last_trusted.clone().unwrap_or_else(|| "never".to_owned()));
+    }
+    if let Some(reason) = &clock.failing {
+        row("file", format!("cannot be written: {reason}"));
+    }
+    match clock.state.as_str() {
+        "impossible" => {
+            row("next", "set the clock right; or, if the floor is wrong, tombolo clock reset".to_owned())
+        }
+        "unsynchronised" => row("next", "timedatectl set-ntp true".to_owned()),
+        _ => {}
+    }
+    align(&rows)
+}
+
+/// One line on the verdict; `status` uses it too.
+pub fn verdict(clock: &Clock) -> String {
+    let reason = clock.reason.as_deref().unwrap_or("waiting for time synchronisation");
+    match (clock.trusted, clock.doubted) {
+        (true, _) => format!("trusted: {reason}"),
+        (false, true) => format!("IN DOUBT: {reason}"),
+        (false, false) => format!("not trusted: {reason}"),
+    }
+}
+
+/// What ends a doubt; `check` uses it too.
+pub fn way_out(clock: &Clock) -> String {
+    let left = clock.doubt_ends_in_s.map_or_else(|| "24 h".to_owned(), span);
+    format!(
+        "by a broker certificate of at most 400 days that is valid at this time, after {left} more of synchronisation, \
+         or, if the time is right, by tombolo clock trust"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_doubt_is_shown_with_its_reason_and_its_end() {
+        let clock = Clock {
+            now: Some("2036-02-07T06:28:00.000Z".into()),
+            doubted: true,
+            state: "doubted".into(),
+            reason: Some("it was set 3507 days forward while the machine was running".into()),
+            floor: Some("2026-07-01T00:00:00.000Z".into()),
+            doubt_ends_in_s: Some(80_000),
+            ..Clock::default()
+        };
+        let text = text(&clock);
+        for word in ["IN DOUBT: it was set 3507 days", "22 h", "tombolo clock trust", "2026-07-01", "never"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let trusted = Clock { trusted: true, reason: Some("synchronised".into()), ..Clock::default() };
+        assert_eq!(verdict(&trusted), "trusted: synchronised");
+    }
+}
