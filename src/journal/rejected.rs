@@ -23,9 +23,11 @@ const OVER: u32 = 64 * 1024;
 const FOLDER: Folder = Folder::Rejected;
 /// Numbers left out where a file that cannot be read may have given some.
 const NUMBERS_SKIPPED: u64 = 1 << 20;
-/// A file that could not be read is read again after so long, then after twice that, and so on,
+/// A file that could not be read is read again after so long, then after twice that, and so on, up to once a minute;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// up to once a day.
+const MINUTE: Duration = Duration::from_secs(60);
+/// after an hour, up to once a day.
+const HOUR: Duration = Duration::from_secs(3600);
 const LONGEST_RETRY: Duration = Duration::from_secs(86_400);
 /// Bytes written at once when the store is written anew.
 const WRITE_BYTES: usize = 256 * 1024;
@@ -104,6 +106,14 @@ struct Loaded<F> {
     unread: Option<StorageError>,
 }
 
+/// When files that could not be read are read again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    at: Instant,
+    backoff: Duration,
+    since: Instant,
+}
+
 enum LoadError {
     Io(StorageError),
     OtherVersion(u16),
@@ -128,7 +138,7 @@ pub(super) struct RejectedStore<S: Storage> {
     /// A write or sync failed: the file must be written anew before anything is added.
     broken: bool,
     lost: u64,
-    retry: Option<(Instant, Duration)>,
+    retry: Option<Retry>,
 }
 
 impl<S: Storage> RejectedStore<S> {
@@ -280,7 +290,7 @@ impl<S: Storage> RejectedStore<S> {
                 self.take(loaded, number, name);
             }
         }
-        self.retry.get_or_insert((now + FIRST_RETRY, FIRST_RETRY));
+        self.retry.get_or_insert(Retry { at: now + FIRST_RETRY, backoff: FIRST_RETRY, since: now });
         Ok(())
     }
 
@@ -307,7 +317,7 @@ impl<S: Storage> RejectedStore<S> {
             self.current = None;
             self.next_entry += NUMBERS_SKIPPED;
         }
-        self.retry.get_or_insert((now + FIRST_RETRY, FIRST_RETRY));
+        self.retry.get_or_insert(Retry { at: now + FIRST_RETRY, backoff: FIRST_RETRY, since: now });
         let Some(source) = self.sources.get_mut(&number) else { return };
         let name = unreadable_name(number);
         // On a disk that is read-only it keeps its name, and is met again.
@@ -325,7 +335,7 @@ impl<S: Storage> RejectedStore<S> {
 
     /// Tries again to read what could not be read; how many records are found to be lost.
     pub(super) fn maintain(&mut self, now: Instant, storage: &S) -> u64 {
-        let Some((at, backoff)) = self.retry.filter(|(at, _)| *at <= now) else { return 0 };
+        let Some(retry) = self.retry.filter(|retry| retry.at <= now) else { return 0 };
         let before = self.lost;
         let waiting: Vec<u64> =
             self.sources.keys().copied().filter(|number| Some(*number) != self.current).collect();
@@ -333,8 +343,9 @@ impl<S: Storage> RejectedStore<S> {
             self.read_again(now, storage, number);
         }
         let left = self.sources.keys().any(|number| Some(*number) != self.current);
-        let backoff = (backoff * 2).min(LONGEST_RETRY);
-        self.retry = left.then_some((at.max(now) + backoff, backoff));
+        let longest = if now < retry.since + HOUR { MINUTE } else { LONGEST_RETRY };
+        let backoff = (retry.backoff * 2).min(longest);
+        self.retry = left.then_some(Retry { at: now + backoff, backoff, ..retry });
         self.lost - before
     }
 
@@ -369,7 +380,7 @@ impl<S: Storage> RejectedStore<S> {
 
     /// When [`RejectedStore::maintain`] has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.retry.map(|(at, _)| at)
+        self.retry.map(|retry| retry.at)
     }
 
     /// Why not all of it can be read.

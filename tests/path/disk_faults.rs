@@ -10,7 +10,7 @@ use std::process::Command;
 use super::Site;
 use super::backlog::fill;
 use super::faults_library::{VARIABLE, library, write};
-use super::support::{Folder, wait_for};
+use super::support::{Folder, PATIENCE, wait_for, wait_within};
 
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
@@ -260,7 +260,8 @@ fn rejected_records_that_cannot_be_read_are_kept() {
     assert!(faulty.site.post(&["-e", "yes 6"], "t/yes").contains("2.04"));
     wait_for("one more", || faulty.journal()["rejected"] == 1);
     faulty.heal();
-    wait_for("all of them", || faulty.journal()["rejected"] == 7);
+    // It is read again once a minute at least.
+    wait_within(2 * PATIENCE, "all of them", || faulty.journal()["rejected"] == 7);
     assert_eq!(faulty.journal()["lost"], 0);
     faulty.site.daemon.kill();
     faulty.site.daemon.resume();
