@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
 use super::engine;
+use super::fleets::FleetKeeper;
 use super::hub::Hub;
 use super::link::Link;
 use super::notify::Notify;
@@ -50,6 +51,7 @@ pub struct Desk {
     ports: Rc<Ports>,
     clock: Arc<SystemClock>,
     state: StateKeeper,
+    fleets: FleetKeeper,
     started: Instant,
     alive_at: Instant,
     saved_at: Instant,
@@ -66,6 +68,7 @@ pub struct Desk {
 
 impl Desk {
     /// Sits down.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         options: Options,
         loaded: Loaded,
@@ -74,11 +77,13 @@ impl Desk {
         link: Rc<Link>,
         ports: Rc<Ports>,
         clock: Arc<SystemClock>,
+        fleets: FleetKeeper,
     ) -> Desk {
         let now = Instant::now();
         Desk {
             options,
             state: StateKeeper::new(now, &loaded),
+            fleets,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -164,6 +169,8 @@ impl Desk {
             }
         }
         self.state.care(now);
+        let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().path.gate);
+        gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.tell_presence(now);
         notify.status(&self.line());
         if now.duration_since(self.alive_at) >= ALIVE_EVERY && is_alive(&self.journal.borrow().status(), now)
@@ -173,6 +180,11 @@ impl Desk {
                 notify.alive();
             }
         }
+    }
+
+    /// At the stop, when nothing is received any more.
+    pub fn close(&mut self) {
+        self.fleets.close(&self.shared.hub.borrow().path.gate);
     }
 
     fn tell_presence(&mut self, now: Instant) {
@@ -316,6 +328,8 @@ impl Desk {
     fn problems(&self, journal: &Status, now: Instant) -> Vec<String> {
         let mut problems = journal_problems(journal, now);
         problems.extend(self.state.problems());
+        let of_fleets = self.fleets.problems(&problems);
+        problems.extend(of_fleets);
         problems
     }
 
