@@ -82,6 +82,7 @@ fn settings(rules: usize) -> Settings {
         gateway: name("greenhouse-7"),
         prefix: "tombolo/greenhouse-7".to_owned(),
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
+        own: Vec::new(),
         roles: vec![role],
         devices: devices.collect(),
         fleets: Vec::new(),

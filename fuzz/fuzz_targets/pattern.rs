@@ -53,6 +53,7 @@ fuzz_target!(|data: &[u8]| {
             gateway: name("gw"),
             prefix: "tombolo/gw".to_owned(),
             reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
+            own: Vec::new(),
             roles: vec![role],
             devices: vec![device("door-7"), device("other")],
             fleets: Vec::new(),

@@ -47,14 +47,15 @@ fn list(context: &Context) -> Result<(), CommandError> {
         );
         return Ok(());
     }
+    let all: Vec<&Found> = found.iter().collect();
     for port in &found {
-        context.out.text(&describe(port))?;
+        context.out.text(&describe(port, port.is_shared(&all)))?;
     }
     Ok(())
 }
 
-/// One port, and a block for the configuration.
-fn describe(port: &Found) -> String {
+/// One port, and a block for the configuration. `is_shared`: another one has the same `usb:` name.
+fn describe(port: &Found, is_shared: bool) -> String {
     let mut text = format!("{}", Escaped(&port.device.display().to_string()));
     for part in [&port.product, &port.driver, &port.usb].into_iter().flatten() {
         text.push_str(&format!("  {}", Escaped(part)));
@@ -63,8 +64,19 @@ fn describe(port: &Found) -> String {
     for link in port.by_id.iter().chain(&port.by_path) {
         text.push_str(&format!("  {}\n", Escaped(&link.display().to_string())));
     }
-    // By-id names the adapter, by-path the socket it is in; both stay when others come and go.
-    let stable = port.by_id.first().or(port.by_path.first()).unwrap_or(&port.device);
+    // By-id names the adapter, by-path the socket it is in; both stay when others come and go. Of two adapters that are alike only one
+    // has the link by-id, and not always the same.
+    let stable = match is_shared {
+        true => port.by_path.first(),
+        false => port.by_id.first().or(port.by_path.first()),
+    };
+    let stable = stable.unwrap_or(&port.device);
+    if let Some(usb) = port.usb.as_ref().filter(|_| is_shared) {
+        text.push_str(&format!(
+            "  another port is {} too: that name is refused, by-path tells them apart\n",
+            Escaped(usb)
+        ));
+    }
     let name = port.device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     text.push_str(&format!(
         "\n    [serial.{name}]\n    port = {:?}\n    baud = 9600\n    framing = \"line\"\n    role = \"sensor\"\n    \
@@ -288,7 +300,10 @@ mod tests {
             usb: Some("usb:0403:6001:A50285BI".into()),
             ..Found::default()
         };
-        let text = describe(&port);
+        let text = describe(&port, false);
+        let twin =
+            Found { by_path: vec!["/dev/serial/by-path/pci-usb-0:1:1.0-port0".into()], ..port.clone() };
+        assert!(describe(&twin, true).contains("port = \"/dev/serial/by-path/pci-usb-0:1:1.0-port0\""));
         let (head, block) = text.split_once("\n\n").unwrap();
         assert_eq!(head, "/dev/ttyUSB0  usb:0403:6001:A50285BI\n  /dev/serial/by-id/usb-FTDI-if00-port0");
         assert!(

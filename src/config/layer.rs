@@ -129,8 +129,13 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
     Some(check.layer)
 }
 
-/// Checks the variables that begin with `TOMBOLO_`: `__` is a level, `_` a dash, an empty value takes the key back to its default.
-pub(super) fn check_environment(variables: &[(String, String)], findings: &mut Findings) -> Layer {
+/// Checks the variables that begin with `TOMBOLO_`: `__` is a level, an empty value takes the key back to its default. In a key `_` is a
+/// dash. Items (devices, roles, …) are those of `files`: see [`Check::item_meant`].
+pub(super) fn check_environment(
+    variables: &[(String, String)],
+    files: &[Layer],
+    findings: &mut Findings,
+) -> Layer {
     let mut check = Check::new(Origin::Environment, "environment".into(), PathBuf::new(), findings);
     let mut root: Map<String, Value> = Map::new();
     for (variable, value) in variables {
@@ -138,20 +143,59 @@ pub(super) fn check_environment(variables: &[(String, String)], findings: &mut F
         check.layer.file = format!("environment variable {variable}").into();
         if !name.contains("__") {
             let place = check.place(None);
-            check.findings.push(
-                Finding::warn("environment", "is not a setting and was ignored")
-                    .at(Some(&place))
+            // One `_` where two belong: the owner believes that it is in force.
+            let finding = match with_levels(name) {
+                Some(meant) => Finding::fail("environment", "is not a setting and was ignored")
+                    .advice(format!("did you mean {meant}?")),
+                None => Finding::warn("environment", "is not a setting and was ignored")
                     .advice("a setting is TOMBOLO_TABLE__KEY, like TOMBOLO_UPSTREAM__CA_FILE"),
-            );
+            };
+            check.findings.push(finding.at(Some(&place)));
             continue;
         }
-        let parts: Vec<String> = name.split("__").map(|p| p.to_lowercase().replace('_', "-")).collect();
-        check.variable(&parts, value, &mut root);
+        let parts: Vec<&str> = name.split("__").collect();
+        check.variable(&parts, value, files, &mut root);
     }
     check.layer.file = "environment".into();
     check.layer.values = root;
     check.layer
 }
+
+/// The variable of a table's own key that was written with one `_` too few.
+fn with_levels(name: &str) -> Option<String> {
+    schema::ROOT.iter().find_map(|table| {
+        let Kind::Table(keys) = table.kind else { return None };
+        let key = key_name(name).strip_prefix(table.name)?.strip_prefix('-')?.to_owned();
+        schema::find(keys, &key)?;
+        let variable = |name: &str| name.to_uppercase().replace('-', "_");
+        Some(format!("TOMBOLO_{}__{}", variable(table.name), variable(&key)))
+    })
+}
+
+/// A part of a variable's name as a key.
+fn key_name(part: &str) -> String {
+    part.to_lowercase().replace('_', "-")
+}
+
+/// A part of a variable's name, or the name of an item, as both are compared: a variable's name has no dash and no dot, and
+/// mostly no small letters.
+fn folded(name: &str) -> String {
+    name.to_lowercase().replace(['_', '.'], "-")
+}
+
+/// The names of the items in the table at `path`, in any of the files.
+fn items_at<'l>(files: &'l [Layer], path: &[String]) -> BTreeSet<&'l str> {
+    let table = |layer: &'l Layer| {
+        path.iter().try_fold(&layer.values, |table, part| match &table.get(part)?.kind {
+            ValueKind::Table(inner) => Some(inner),
+            _ => None,
+        })
+    };
+    files.iter().filter_map(table).flat_map(|table| table.keys().map(String::as_str)).collect()
+}
+
+/// Most names a finding lists.
+const NAMES_SHOWN: usize = 10;
 
 struct Check<'f> {
     origin: Origin,
@@ -378,22 +422,64 @@ impl<'f> Check<'f> {
         }
     }
 
+    /// The item a variable's part names, of those in the table at `path`: the one spelt so, or else the only one that is spelt so but
+    /// for case and for `_`, `-` and `.`.
+    fn item_meant(&mut self, files: &[Layer], path: &[String], part: &str) -> Option<String> {
+        let there = items_at(files, path);
+        if there.contains(part) {
+            return Some(part.to_owned());
+        }
+        let meant: Vec<&str> = there.iter().copied().filter(|name| folded(name) == folded(part)).collect();
+        let table = dotted(path.iter().map(String::as_str));
+        let quoted = |names: &[&str]| {
+            let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(|name| format!("{name:?}")).collect();
+            let more = names.len().saturating_sub(NAMES_SHOWN);
+            if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+        };
+        let (message, advice) = match meant[..] {
+            [one] => return Some(one.to_owned()),
+            [] if there.is_empty() => (
+                format!("names no [{table}.NAME] of the files, and was ignored"),
+                "a variable changes what a file has; add the table there".to_owned(),
+            ),
+            [] => {
+                let names: Vec<&str> = there.into_iter().collect();
+                let near = did_you_mean(&folded(part), names.iter().copied());
+                let names = near.map_or(names, |near| vec![near]);
+                (
+                    format!("names no [{table}.NAME] of the files, and was ignored"),
+                    format!(
+                        "it is accepted in any case, with '_' for '-' and '.', for: {}; add others in a file",
+                        quoted(&names)
+                    ),
+                )
+            }
+            _ => (
+                format!("could be each of {} in [{table}], and was ignored", quoted(&meant)),
+                "spell the name in the variable as the file does, or set the key in a file".to_owned(),
+            ),
+        };
+        let place = self.place(None);
+        self.findings.push(Finding::fail("environment", message).at(Some(&place)).advice(advice));
+        None
+    }
+
     /// Takes one variable into the tree under `root`.
-    fn variable(&mut self, parts: &[String], text: &str, root: &mut Map<String, Value>) {
+    fn variable(&mut self, names: &[&str], text: &str, files: &[Layer], root: &mut Map<String, Value>) {
+        let mut parts: Vec<String> = names.iter().map(|part| key_name(part)).collect();
         let mut keys: &'static [Key] = schema::ROOT;
         let mut kind = Kind::Table(schema::ROOT);
         for i in 0..parts.len() {
-            let path = &parts[..=i];
             if let Kind::Named(item_keys) = kind {
-                if !self.item_name(None, path) {
-                    return;
-                }
+                let Some(item) = self.item_meant(files, &parts[..i], names[i]) else { return };
+                parts[i] = item;
                 kind = Kind::Table(item_keys);
                 keys = item_keys;
                 continue;
             }
             let (Kind::Table(_), Some(key)) = (kind, schema::find(keys, &parts[i])) else {
-                return self.unknown(if matches!(kind, Kind::Table(_)) { keys } else { &[] }, path, None);
+                let keys = if matches!(kind, Kind::Table(_)) { keys } else { &[] };
+                return self.unknown(keys, &parts[..=i], None);
             };
             kind = key.kind;
             if let Kind::Table(inner) | Kind::Named(inner) = kind {
@@ -409,12 +495,12 @@ impl<'f> Check<'f> {
             }
             _ => Raw::Text(text.to_owned()),
         };
-        let mut path = parts.to_vec();
+        let mut path = parts.clone();
         let Some(value) = self.value(kind, raw, None, &mut path) else { return };
         for depth in 1..=parts.len() {
             self.note(&parts[..depth], None);
         }
-        insert(root, parts, value);
+        insert(root, &parts, value);
     }
 }
 

@@ -212,7 +212,8 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
     let mut findings = Findings::default();
     let mut layers: Vec<_> =
         sources.layers.iter().filter_map(|layer| layer::check_file(layer, &mut findings)).collect();
-    layers.push(layer::check_environment(&sources.environment, &mut findings));
+    let environment = layer::check_environment(&sources.environment, &layers, &mut findings);
+    layers.push(environment);
     let Some(merged) = merge::merge(layers, &mut findings) else {
         return Err(findings.list);
     };
@@ -254,6 +255,6 @@ pub fn state_dir(layers: &[LayerText], environment: &[(String, String)]) -> Path
             found = layer.state_dir().or(found);
         }
     }
-    let environment = layer::check_environment(environment, &mut ignored);
+    let environment = layer::check_environment(environment, &[], &mut ignored);
     environment.state_dir().or(found).flatten().unwrap_or_else(|| PathBuf::from(Paths::STATE_DIR))
 }

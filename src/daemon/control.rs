@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
 use super::engine;
+use super::fleets::FleetKeeper;
 use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
 use super::link::Link;
@@ -55,6 +56,7 @@ pub struct Desk {
     ports: Rc<Ports>,
     clock: Arc<SystemClock>,
     state: StateKeeper,
+    fleets: FleetKeeper,
     started: Instant,
     alive_at: Instant,
     /// The verdict on the clock that was logged.
@@ -75,6 +77,7 @@ pub struct Desk {
 
 impl Desk {
     /// Sits down.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         options: Options,
         loaded: Loaded,
@@ -83,11 +86,13 @@ impl Desk {
         link: Rc<Link>,
         ports: Rc<Ports>,
         clock: Arc<SystemClock>,
+        fleets: FleetKeeper,
     ) -> Desk {
         let now = Instant::now();
         Desk {
             options,
             state: StateKeeper::new(now, &loaded),
+            fleets,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -179,6 +184,8 @@ impl Desk {
         }
         self.clock.save_when_due(now);
         self.state.care(now);
+        let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().path.gate);
+        gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.tell_presence(now);
         self.tell_status(now);
         notify.status(&self.line());
@@ -232,6 +239,11 @@ impl Desk {
                 .map(|(file, _)| file.clone()),
         };
         self.gateway_status.care(now, states, numbers, facts, journal.rejected(), &self.link);
+    }
+
+    /// At the stop, when nothing is received any more.
+    pub fn close(&mut self) {
+        self.fleets.close(&self.shared.hub.borrow().path.gate);
     }
 
     fn tell_presence(&mut self, now: Instant) {
@@ -376,6 +388,8 @@ impl Desk {
     fn problems(&self, journal: &Status, now: Instant) -> Vec<String> {
         let mut problems = journal_problems(journal, now);
         problems.extend(self.state.problems());
+        let of_fleets = self.fleets.problems(&problems);
+        problems.extend(of_fleets);
         problems
     }
 

@@ -23,13 +23,14 @@ use super::clock::SystemClock;
 use super::keeping::{Found, Sessions};
 use super::link::Link;
 use super::proof::Proofs;
+use super::watched::Waiting;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
 use crate::gate::settings::QoS;
 use crate::gate::stage::{Reason, Received, Refusal};
 use crate::gate::{DeviceIndex, Gate, Unidentified};
 use crate::journal::{Journal, Refused, Ticket};
-use crate::message::{ContentFormat, Method, PathBuffer, RecordId};
+use crate::message::{ContentFormat, Method, PathBuffer};
 use crate::proto::Route;
 use crate::proto::coap::{self, Endpoint, Exchange, PeerId, Request, Response};
 use crate::proto::dtls::server::Certificates;
@@ -95,7 +96,7 @@ pub struct Path {
     ending: Vec<SessionId>,
     proofs: Proofs,
     tail: Tail,
-    watched: VecDeque<Watched>,
+    watched: Waiting,
     /// Tickets of DELETE requests on their way to disk: they are answered 2.02, all others 2.04.
     deleting: HashSet<u128>,
     /// Tickets of serial readings that the journal has finished with, and whether they are stored.
@@ -154,17 +155,6 @@ enum Unstored {
     Journal(Refused),
 }
 
-/// What `tail` shows of a reading once it is on disk; kept only while somebody watches.
-struct Watched {
-    ticket: u128,
-    id: RecordId,
-    device: String,
-    path: String,
-    topic: String,
-    method: Method,
-    bytes: usize,
-}
-
 /// What is above the lowest 64 bits of a serial reading's ticket: a peer that no endpoint will ever have.
 const SERIAL: u128 = (u64::MAX as u128) << 64;
 
@@ -172,9 +162,6 @@ const SERIAL: u128 = (u64::MAX as u128) << 64;
 pub fn serial_space(port: u32) -> u128 {
     SERIAL | u128::from(port) << 32
 }
-
-/// Most readings on their way to disk that `tail` remembers.
-const WATCHED_MAX: usize = 4096;
 
 impl Hub {
     /// Puts the parts together.
@@ -206,7 +193,7 @@ impl Hub {
             ending: Vec::new(),
             proofs: Proofs::default(),
             tail,
-            watched: VecDeque::new(),
+            watched: Waiting::default(),
             deleting: HashSet::new(),
             serial_done: Vec::new(),
             serial_out: HashMap::new(),
@@ -570,17 +557,8 @@ impl Path {
                 if received.method == Method::Delete {
                     self.deleting.insert(ticket);
                 }
-                if self.tail.is_watched() && self.watched.len() < WATCHED_MAX {
-                    let content = mapped.content();
-                    self.watched.push_back(Watched {
-                        ticket,
-                        id,
-                        device: content.device.to_owned(),
-                        path: content.path.to_owned(),
-                        topic: content.topic.to_owned(),
-                        method: content.method,
-                        bytes: content.payload.len(),
-                    });
+                if self.tail.is_watched() {
+                    self.watched.keep(ticket, id, &mapped.content());
                 }
                 Ok(Way::Journal)
             }
@@ -653,11 +631,7 @@ impl Path {
             self.counters.count(Counter::ReadingsUnstored);
             self.endpoint.respond(self.moment.now, exchange, &answer::unavailable());
         }
-        // Completions come in the order of the appends, so the watched one is the first or not there.
-        if self.watched.front().is_some_and(|watched| watched.ticket == ticket)
-            && let Some(watched) = self.watched.pop_front()
-            && stored
-        {
+        if let Some(watched) = self.watched.completed(ticket, stored) {
             self.tail.push(&Reading {
                 received: self.moment.wall,
                 device: &watched.device,

@@ -8,6 +8,7 @@
 //! | [`link`] | the uplink as the rest of the daemon holds it |
 //! | [`control`] | what the control socket is answered |
 //! | `engine` | which DTLS engine there is |
+//! | `watched` | readings on their way to disk, for `tail` |
 //! | `proof` | whether a device receives where its session moved to |
 //! | `sessions` | the sessions as `status` shows them |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
@@ -16,6 +17,7 @@
 //! | [`serial`] | the serial ports: a task each |
 //! | [`units`] | what happens on a Modbus bus, in the log |
 //! | [`report`] | what was found when the journal was opened |
+//! | [`fleets`] | the devices of fleets from one process to the next |
 //! | [`state`] | what is wrong in the state directory |
 //! | [`clock`] | the system's clocks and whether to believe them |
 //! | [`notify`] | what systemd is told |
@@ -24,6 +26,7 @@
 pub mod clock;
 pub mod control;
 mod engine;
+pub mod fleets;
 pub mod gateway_status;
 pub mod hub;
 pub mod keeping;
@@ -39,3 +42,4 @@ pub mod serial;
 mod sessions;
 pub mod state;
 pub mod units;
+mod watched;

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use super::clock::SystemClock;
 use super::control::Desk;
+use super::fleets::FleetKeeper;
 use super::hub::Hub;
 use super::keeping::{self, Sessions};
 use super::notify::Notify;
@@ -137,7 +138,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let waker = journal.waker();
     let journal = Rc::new(RefCell::new(journal));
 
-    let gate = Gate::new(settings.gate.clone(), moment.now);
+    let mut gate = Gate::new(settings.gate.clone(), moment.now);
+    let (fleets, gone) = FleetKeeper::open(moment.now, &settings.paths.state_dir, &mut gate);
     let keyring = keyring(&settings.gate);
     let engine = super::engine::open(moment.now, &settings.coap, keyring, &*clock, &random()?)?;
     let (sessions, found) = Sessions::open(settings);
@@ -166,6 +168,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         clock.clone(),
         server.tail().clone(),
     );
+    gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.path.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
     hub.restore(found, settings.coap.max_sessions);
     let shared = Rc::new(Shared {
@@ -198,6 +201,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         uplink.clone(),
         ports.clone(),
         clock.clone(),
+        fleets,
     );
     let mut server = server;
     notify.ready(&desk.line());
@@ -245,6 +249,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     ports.stop();
     stop(&shared, &journal, &uplink, fault.is_none()).await;
     tasks.abort_all();
+    desk.close();
     drop(desk);
     drop(server);
     // What fails is in the log already.

@@ -18,17 +18,19 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::matcher::Segments;
+use super::own_topic::{OwnTopic, Shape};
 use super::pattern::{LevelText, Pattern};
 use super::settings::Settings;
 use super::stage::{Authorized, Mapped, Refusal, TopicFault};
 use super::template::{Part, Template};
 use crate::message::{Content, Envelope, Method, Name, RESERVED_DEVICE, TOPIC_MAX, is_topic_character};
 
-/// Every stretch of topics that belongs to somebody.
+/// Every stretch of topics that belongs to somebody, and the single topics that are the gateway's own.
 #[derive(Debug)]
 pub(super) struct Spaces {
     gateway: Name,
     spaces: Vec<Space>,
+    own: Vec<OwnTopic>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -62,7 +64,7 @@ impl Spaces {
                 }
             }
         }
-        Spaces { gateway: settings.gateway.clone(), spaces }
+        Spaces { gateway: settings.gateway.clone(), spaces, own: settings.own.clone() }
     }
 
     /// Whether `topic` is in nobody else's part of the spaces numbered in `reachable`.
@@ -194,6 +196,21 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// The topic of the gateway's own that this could make of some path of `pattern`, whatever the device.
+    pub(super) fn meets<'s>(&self, pattern: &Pattern, spaces: &'s Spaces) -> Option<&'s OwnTopic> {
+        let mut shape = Shape::default();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(start, end) => shape.text(self.text(*start, *end)),
+                Piece::Device => shape.device(),
+                Piece::Path => shape.path(pattern),
+                Piece::Segment(_) => shape.segment(),
+                Piece::Rest(_) => shape.rest(),
+            }
+        }
+        shape.meets(&spaces.own)
+    }
+
     fn text(&self, start: u16, end: u16) -> &str {
         &self.text[usize::from(start)..usize::from(end)]
     }
@@ -275,11 +292,14 @@ impl Mapping {
             }
             topic.push_str(text);
         }
-        if self.reachable.is_empty() || spaces.holds(&self.reachable, topic, device) {
-            Ok(())
-        } else {
-            Err(TopicFault::ForeignSpace)
+        if !self.reachable.is_empty() && !spaces.holds(&self.reachable, topic, device) {
+            return Err(TopicFault::ForeignSpace);
         }
+        // No rule that could make one is built; what this looks at costs little.
+        if spaces.own.iter().any(|own| own.matches(topic)) {
+            return Err(TopicFault::Own);
+        }
+        Ok(())
     }
 }
 

@@ -9,8 +9,8 @@
 //! * [`identity`]: devices and their indices, which outlive a reload; [`certificate`] and `proof`: who proved what.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: how much.
-//! * [`template`], [`mapping`]: which topic, and the guard over it.
-//! * [`presence`]: who is there.
+//! * [`template`], [`mapping`], [`own_topic`]: which topic, and the guards over it.
+//! * [`presence`]: who is there; [`roll`]: what of fleets outlives the process.
 //! * [`explain`] says why.
 //!
 //! It is pure: time comes in as an argument and nothing is logged. [`Gate::admit`] does not allocate.
@@ -23,12 +23,14 @@ pub mod explain;
 pub mod identity;
 pub mod mapping;
 mod matcher;
+pub mod own_topic;
 pub mod pattern;
 pub mod plan;
 pub mod policy;
 pub mod presence;
 mod proof;
 pub mod quota;
+pub mod roll;
 pub mod settings;
 pub mod stage;
 pub mod template;
@@ -57,6 +59,8 @@ pub struct Gate {
     registry: Registry,
     proofs: Proofs,
     presence: Queue,
+    /// Moves on with every device of a fleet that comes or may have gone.
+    fleet_revision: u64,
     /// Room for the topic of the reading under way; never grows.
     topic: String,
     totals: Totals,
@@ -121,6 +125,7 @@ impl Gate {
             registry: Registry::default(),
             proofs: Proofs::default(),
             presence: Queue::default(),
+            fleet_revision: 0,
             topic: String::with_capacity(TOPIC_MAX),
             totals: Totals::default(),
         };
@@ -163,6 +168,7 @@ impl Gate {
             keep(&mut kept, slot);
         }
         self.review_fleets(before, now, |slot| keep(&mut kept, slot));
+        self.fleet_revision += 1;
         replaced.removed = self.registry.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
         self.proofs = self.registry.proofs(withheld);
         let renamed =

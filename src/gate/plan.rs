@@ -86,6 +86,13 @@ pub enum Fault {
     Template(TemplateError),
     /// The topic leads where this rule may never publish.
     Mapping(MappingError),
+    /// Some path of this rule would lead to a topic that the gateway itself publishes to or subscribes to.
+    OwnTopic {
+        /// That topic, its places for devices and paths left as they are.
+        topic: String,
+        /// The key that sets it: `topics.device-status`.
+        key: String,
+    },
     /// `delete` without `retain`: what was never retained cannot be deleted.
     DeleteWithoutRetain,
     /// The quota cannot be kept.
@@ -163,6 +170,9 @@ impl fmt::Display for Fault {
             Fault::NoTopic => "it needs a topic, because topics.reading is switched off",
             Fault::Template(error) => return error.fmt(f),
             Fault::Mapping(error) => return error.fmt(f),
+            Fault::OwnTopic { topic, key } => {
+                return write!(f, "the topic could be {topic}, which is the gateway's own ({key})");
+            }
             Fault::DeleteWithoutRetain => "delete needs retain: what is not retained cannot be deleted",
             Fault::Quota(error) => return error.fmt(f),
             Fault::PayloadLimit => "max-payload is at most 64KiB",
@@ -430,6 +440,9 @@ fn action(
     let mut levels = BTreeSet::new();
     let mapping = Mapping::new(template, &rule.path, settings, &role.name, spaces, &mut levels)
         .map_err(Fault::Mapping)?;
+    if let Some(own) = mapping.meets(&rule.path, spaces) {
+        return Err(Fault::OwnTopic { topic: own.as_str().to_owned(), key: own.key().to_owned() });
+    }
     for level in levels {
         taken.entry(level).or_insert_with(|| rule.name.clone());
     }

@@ -23,6 +23,7 @@ use super::certificate::{self, CertificateName, NameKind};
 use super::identity::{Entry, Registry};
 use super::plan::Plan;
 use super::quota::Bucket;
+use super::roll::Roll;
 use super::settings::{self, Device, Psk, Withheld};
 use super::stage::DeviceIndex;
 use crate::message::{Name, RESERVED_DEVICE};
@@ -237,11 +238,36 @@ impl Gate {
         let entry =
             Entry::of_fleet(fleet, id, *role_index, offline_after, Bucket::full(&role.rate, now), now);
         let slot = self.registry.insert(entry);
+        self.fleet_revision += 1;
         self.presence.make_room(self.registry.len());
         if let Some((_, entry)) = self.registry.at(slot) {
             self.presence.schedule(slot, &mut entry.state.presence, now, offline_after);
         }
         self.registry.index(slot).ok_or(unknown)
+    }
+
+    /// Makes the devices of an earlier process again, as far as their fleets still are and may have them. None of them is there yet: one
+    /// that does not come is told offline after its `offline-after`. Returns the ids that are nobody's any more.
+    pub fn restore_fleets(&mut self, now: Instant, roll: &Roll) -> Vec<Name> {
+        let mut gone = Vec::new();
+        for page in roll.pages() {
+            let number = self.plan.fleets.iter().position(|(fleet, _)| page.is_of(fleet));
+            for id in &page.devices {
+                if self.registry.by_id(id.as_str()).is_some() {
+                    continue;
+                }
+                let fleet = number.filter(|_| !self.plan.withholds(id));
+                if fleet.is_none_or(|number| self.enlist(now, number, id.clone()).is_err()) {
+                    gone.push(id.clone());
+                }
+            }
+        }
+        gone
+    }
+
+    /// Changes when a device of a fleet came, or may have gone.
+    pub fn fleet_revision(&self) -> u64 {
+        self.fleet_revision
     }
 
     /// How many devices each fleet has, in the settings' order, and how many it may have.

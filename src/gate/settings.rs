@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::certificate::{CertificateName, CertificatePattern};
+use super::own_topic::OwnTopic;
 use super::pattern::Pattern;
 use super::template::Template;
 use crate::message::{Envelope, Lane, Name};
@@ -16,6 +17,8 @@ pub struct Settings {
     pub prefix: String,
     /// `[topics] reading`: where a reading goes whose rule names no topic. `None` = switched off.
     pub reading: Option<Template>,
+    /// What the gateway itself publishes to or subscribes to: no rule leads there.
+    pub own: Vec<OwnTopic>,
     /// Roles by name, in name order.
     pub roles: Vec<Role>,
     /// Devices by id, in id order; each names a role that exists.

@@ -232,6 +232,8 @@ pub enum TopicFault {
     TooLong,
     /// It would be in another device's space, or in the gateway's own.
     ForeignSpace,
+    /// It would be a topic that the gateway itself publishes to or subscribes to.
+    Own,
 }
 
 impl Refusal {
@@ -266,6 +268,7 @@ impl fmt::Display for Refusal {
             Refusal::Topic(TopicFault::ForeignSpace) => {
                 "the topic would be in a space that is not the device's"
             }
+            Refusal::Topic(TopicFault::Own) => "the topic would be one of the gateway's own",
         })
     }
 }

@@ -53,7 +53,7 @@ fn later_layers_win_by_key_and_leave_the_rest() {
 
 #[test]
 fn the_environment_can_set_every_kind_of_key() {
-    let case = main_file("[role.sensor.uplink.all]\npath = \"#\"\n")
+    let case = main_file("[role.sensor.uplink.all]\npath = \"#\"\n[device.door-7]\nrole = \"none\"\n")
         .environment("TOMBOLO_UPSTREAM__URL", "mqtt://b:1884")
         .environment("TOMBOLO_UPSTREAM__INSECURE", "true")
         .environment("TOMBOLO_UPSTREAM__SESSION_EXPIRY", "2d")

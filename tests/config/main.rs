@@ -2,10 +2,12 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "test")]
 
 mod certificate;
+mod environment;
 mod fault;
 mod init;
 mod layer;
 mod modbus;
+mod own_topics;
 mod registry;
 mod reload;
 mod secret;

@@ -4,8 +4,10 @@ mod allocation;
 mod explain;
 mod identity;
 mod namespace;
+mod own_topics;
 mod presence;
 mod reload;
+mod roll;
 mod rules;
 mod scale;
 mod settings;
@@ -83,6 +85,7 @@ pub fn settings(roles: Vec<Role>, devices: Vec<Device>) -> Settings {
         gateway: name("gw"),
         prefix: "tombolo/gw".to_owned(),
         reading: Some(Template::parse("{prefix}/{device}/up/{path}").unwrap()),
+        own: Vec::new(),
         roles,
         devices,
         fleets: Vec::new(),

@@ -260,6 +260,91 @@ enabled = false
     let _ = kept.wait();
 }
 
+const DOORS: &str =
+    "[fleet.doors]\nrole = \"sensor\"\ncertificate-dns = \"door-{id}.example\"\noffline-after = \"10s\"\n";
+
+fn doors(pki: &Pki) {
+    for id in ["1", "2"] {
+        pki.issue(id, &[&format!("door-{id}.example")]);
+    }
+}
+
+impl World {
+    /// What is retained last of a device: its payload.
+    fn status_of(&self, id: &str) -> String {
+        let arrived = self.site.arrived(&format!("tombolo/gw/{id}/status"));
+        arrived.last().map_or_else(String::new, |fields| fields[1].clone())
+    }
+
+    /// The ids that `device list` shows, with their fleets.
+    fn listed(&self) -> Vec<(String, String)> {
+        let (code, text) = self.site.daemon.command(&["device", "list", "--json"]);
+        assert_eq!(code, 0, "{text}");
+        let items = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let of_fleets = items.filter(|item| item["source"] == "fleet");
+        of_fleets
+            .map(|item| {
+                (
+                    item["id"].as_str().unwrap_or_default().to_owned(),
+                    item["fleet"].as_str().unwrap_or_default().to_owned(),
+                )
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn a_fleets_device_outlives_a_restart_is_told_offline_and_is_cleared_when_its_fleet_has_gone_meanwhile() {
+    let mut world = World::new("fleet-restart", "", DOORS, doors);
+    for id in ["1", "2"] {
+        world.post_as(id, "t/x");
+        wait_for("its status", || world.status_of(id).contains("true"));
+    }
+    let both = [("1", "doors"), ("2", "doors")].map(|(id, fleet)| (id.to_owned(), fleet.to_owned()));
+    wait_for("the list", || world.listed() == both);
+    // The power goes: no goodbye, no last write.
+    world.site.daemon.kill();
+    world.site.daemon.resume();
+    assert_eq!(world.listed(), both);
+    assert_eq!(world.site.daemon.status()["devices"]["fleets"]["doors"]["devices"], 2);
+    // The one that comes is there; the other one is told offline.
+    world.post_as("1", "t/y");
+    wait_for("the silent one", || world.status_of("2").contains("false"));
+    // In order this time, and the second start finds no such fleet.
+    assert_eq!(world.site.daemon.stop().0, Some(0));
+    let config = world.site.daemon.config().to_owned();
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    std::fs::write(&config, text.replace("[fleet.doors]", "[fleet.doors]\nenabled = false"))
+        .expect("written");
+    world.site.daemon.resume();
+    for id in ["1", "2"] {
+        wait_for("the status cleared", || world.status_of(id).is_empty());
+    }
+    assert_eq!(world.listed(), []);
+}
+
+#[test]
+fn a_damaged_list_of_fleets_devices_is_set_aside_and_named_and_they_are_made_again() {
+    let mut world = World::new("fleet-damage", "", DOORS, doors);
+    world.post_as("1", "t/x");
+    wait_for("the list", || world.listed().len() == 1);
+    assert_eq!(world.site.daemon.stop().0, Some(0));
+    let file = world.site.folder.join("state/fleet-devices");
+    let whole = std::fs::read(&file).expect("the list");
+    std::fs::write(&file, &whole[..whole.len() / 2]).expect("cut");
+    world.site.daemon.resume();
+    world.log_says(&["fleet-devices", "damaged", "unknown until they come"]);
+    assert!(world.site.folder.join("state/fleet-devices.damaged-1").exists());
+    let problems = world.site.daemon.status()["problems"].to_string();
+    assert!(problems.contains("fleet-devices.damaged-1"), "{problems}");
+    world.post_as("1", "t/y");
+    wait_for("the list", || world.listed().len() == 1);
+    // A reload finds the file that was set aside by itself: it is named once.
+    world.reload();
+    let problems = world.site.daemon.status()["problems"].to_string();
+    assert_eq!(problems.matches("fleet-devices.damaged-1").count(), 1, "{problems}");
+}
+
 #[test]
 fn a_revoked_certificate_loses_its_session_on_reload_and_an_expired_one_never_gets_any() {
     let world = World::new("revoked", "crl-file = \"PKI/revoked.pem\"", DEVICES_OF_ONE, |pki| {

@@ -26,6 +26,7 @@ mod other_engine;
 mod plugs;
 mod refusals;
 mod sessions;
+mod tail;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -4,7 +4,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Finding, Settings};
-use crate::southbound::serial::io::find;
+use crate::southbound::serial::io::find::{self, Unresolved};
 use crate::southbound::serial::settings::Port;
 
 /// A finding or more for each port. Nothing is opened: a running daemon has it.
@@ -14,17 +14,22 @@ pub fn ports(settings: &Settings) -> Vec<Finding> {
 
 fn one(port: &Port, root: &Path) -> Vec<Finding> {
     let subject = format!("serial {}", port.name);
-    let device = match find::resolve(&port.port).and_then(|path| {
-        std::fs::canonicalize(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => "it is not there".to_owned(),
-            _ => error.to_string(),
-        })
-    }) {
-        Ok(device) => device,
-        Err(why) => {
-            let advice = "plug it in, or see `tombolo serial list`; the daemon waits for it";
-            return vec![Finding::warn(&subject, format!("{}: {why}", port.port)).advice(advice)];
+    let path = match find::resolve(&port.port) {
+        Ok(path) => path,
+        // That does not pass by itself.
+        Err(why @ Unresolved::Ambiguous(_)) => {
+            let key = format!("serial.{}.port", port.name);
+            let finding = Finding::fail(&subject, format!("{}: {why}", port.port)).key(key);
+            return vec![finding.advice("see `tombolo serial list`; the daemon waits until there is one")];
         }
+        Err(why @ Unresolved::Missing) => return vec![absent(&subject, port, &why.to_string())],
+    };
+    let device = match std::fs::canonicalize(&path) {
+        Ok(device) => device,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return vec![absent(&subject, port, "it is not there")];
+        }
+        Err(error) => return vec![absent(&subject, port, &error.to_string())],
     };
     let Some(found) = std::fs::metadata(&device).ok().filter(|found| found.file_type().is_char_device())
     else {
@@ -52,6 +57,11 @@ fn one(port: &Port, root: &Path) -> Vec<Finding> {
         findings.push(Finding::ok(&subject, format!("{} is {shown}", port.port)));
     }
     findings
+}
+
+fn absent(subject: &str, port: &Port, why: &str) -> Finding {
+    let advice = "plug it in, or see `tombolo serial list`; the daemon waits for it";
+    Finding::warn(subject, format!("{}: {why}", port.port)).advice(advice)
 }
 
 /// The terminals that are the kernel's console, by name.

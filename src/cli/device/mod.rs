@@ -18,7 +18,9 @@ use crate::config::{DeviceSource, Known, Loaded};
 use crate::control::io::client::{ANSWER, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{Session, SessionPage};
+use crate::daemon::fleets;
 use crate::gate::certificate::{CertificateName, NameKind};
+use crate::message::Name;
 
 /// Does what is asked.
 ///
@@ -75,13 +77,17 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
 
 fn list(context: &Context) -> Result<(), CommandError> {
     let loaded = context.load()?;
+    let made = of_fleets(&loaded);
     if context.out.json {
         for known in &loaded.known {
             context.out.object(&entry(known))?;
         }
+        for (known, fleet) in &made {
+            context.out.object(&fleet_entry(known, fleet))?;
+        }
         return Ok(());
     }
-    if loaded.known.is_empty() {
+    if loaded.known.is_empty() && made.is_empty() {
         return Ok(context.out.line("no devices yet; next: tombolo device add ID --role ROLE --psk")?);
     }
     let words = ["id", "role", "known by", "from", "label"];
@@ -100,9 +106,21 @@ fn list(context: &Context) -> Result<(), CommandError> {
             known.label.clone().unwrap_or_default(),
         ]);
     }
+    for (known, fleet) in made {
+        let role = known.role.unwrap_or_default();
+        rows.push(vec![
+            known.id,
+            role,
+            "-".to_owned(),
+            format!("fleet {fleet}"),
+            known.label.unwrap_or_default(),
+        ]);
+    }
     context.out.table(&rows)?;
     if !loaded.settings.gate.fleets.is_empty() {
-        note("fleets make devices of their own; `tombolo status` counts them");
+        note(
+            "those of fleets are as the daemon last wrote them down, a few seconds ago at most; `tombolo status` counts them",
+        );
     }
     if loaded.known.iter().any(|known| !known.usable) {
         note("some are disabled; `tombolo check` says why");
@@ -112,12 +130,22 @@ fn list(context: &Context) -> Result<(), CommandError> {
 
 fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), CommandError> {
     let loaded = context.load()?;
-    let known = known(&loaded, &arguments.id)?;
+    let made = match loaded.known(&arguments.id) {
+        Some(_) => None,
+        None => of_fleets(&loaded).into_iter().find(|(known, _)| known.id == arguments.id),
+    };
+    let known = match &made {
+        Some((known, _)) => known,
+        None => known(&loaded, &arguments.id)?,
+    };
     let device = loaded.settings.gate.devices.iter().find(|device| device.id.as_str() == known.id);
     let psk = device.and_then(|device| device.psk.as_ref()).filter(|_| arguments.key);
     let sessions = sessions(context, &known.id);
     if context.out.json {
-        let mut value = entry(known);
+        let mut value = match &made {
+            Some((_, fleet)) => fleet_entry(known, fleet),
+            None => entry(known),
+        };
         value["sessions"] = json!(sessions);
         if let (Some(psk), Some(object)) = (psk, value.as_object_mut()) {
             object.insert("psk_text".to_owned(), key_text(&psk.key).into());
@@ -142,6 +170,7 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("public key", known.public_key.as_ref().map(format_key_hash));
     row("key", psk.and_then(|psk| key_text(&psk.key)).map(str::to_owned));
     row("as hex", psk.map(|psk| format_hex(&psk.key)));
+    row("fleet", made.as_ref().map(|(_, fleet)| fleet.to_string()));
     row("from", known.place.as_ref().map(ToString::to_string));
     if !known.usable {
         row("disabled", Some("`tombolo check` says why".to_owned()));
@@ -167,12 +196,47 @@ fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
         let advice = match crate::config::scalar::did_you_mean(id, ids) {
             Some(near) => format!("did you mean {near}?"),
             None if !loaded.settings.gate.fleets.is_empty() => {
-                "`tombolo device list` names all but those of fleets; `tombolo status --sessions` shows who is there".to_owned()
+                "`tombolo device list` names all, those of fleets once they were there".to_owned()
             }
             None => "`tombolo device list` names all".to_owned(),
         };
         CommandError::Failed(format!("there is no device {id}; {advice}"))
     })
+}
+
+/// The devices that fleets have made, each with its fleet, as the daemon last wrote them down.
+fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
+    let fleets = &loaded.settings.gate.fleets;
+    if fleets.is_empty() {
+        return Vec::new();
+    }
+    let roll = fleets::read(&loaded.settings.paths.state_dir).unwrap_or_default();
+    let mut made = Vec::new();
+    for page in roll.pages() {
+        let Some(fleet) = fleets.iter().find(|fleet| page.is_of(fleet)) else { continue };
+        for id in page.devices.iter().filter(|id| loaded.known(id.as_str()).is_none()) {
+            let known = Known {
+                id: id.to_string(),
+                role: Some(fleet.role.to_string()),
+                label: fleet.label.clone(),
+                psk_identity: None,
+                certificate: None,
+                public_key: None,
+                source: DeviceSource::Configuration,
+                place: loaded.place(&["fleet", fleet.name.as_str()]).cloned(),
+                usable: true,
+            };
+            made.push((known, fleet.name.clone()));
+        }
+    }
+    made
+}
+
+fn fleet_entry(known: &Known, fleet: &Name) -> Value {
+    let mut value = entry(known);
+    value["source"] = json!("fleet");
+    value["fleet"] = json!(fleet.as_str());
+    value
 }
 
 fn entry(known: &Known) -> Value {

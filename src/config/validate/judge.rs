@@ -20,7 +20,7 @@ pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: B
         let (last, advice) = match &problem.fault {
             Fault::Tie { .. } => (Some("path"), "change one, or take one out"),
             Fault::NoTopic => (None, "set topic"),
-            Fault::Template(_) | Fault::Mapping(_) => {
+            Fault::Template(_) | Fault::Mapping(_) | Fault::OwnTopic { .. } => {
                 let rules = settings.roles.iter().filter(|known| known.name == *role).flat_map(|r| &r.uplink);
                 let own = rules
                     .filter(|rule| Some(&rule.name.as_str()) == key.last())
@@ -29,7 +29,13 @@ pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: B
                     Some(topic) => format!("{:?}: {message}", topic.as_str()),
                     None => format!("with topics.reading, {message}"),
                 };
-                (own.map(|_| "topic"), "set a topic that fits this rule's path")
+                let advice = match &problem.fault {
+                    Fault::OwnTopic { .. } => {
+                        "give the rule a level that topic does not have, like {prefix}/{device}/up/{path}"
+                    }
+                    _ => "set a topic that fits this rule's path",
+                };
+                (own.map(|_| "topic"), advice)
             }
             Fault::DeleteWithoutRetain => (Some("delete"), "set retain = true too"),
             Fault::Quota(_) => (Some("quota"), "correct the quota"),

@@ -148,6 +148,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let gateway = gateway(cx, &file.gateway);
     let prefix = prefix(cx, &file.topics, &gateway.id);
     let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
+    let own = upstream::own_topics(file, &topics, &prefix, &gateway.id);
     let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own);
     let mut coap = stage::coap(cx, &file.coap);
     let material = certificate::material(cx, &file.coap);
@@ -157,6 +158,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         gateway: gateway.id.clone(),
         prefix,
         reading: topics.reading,
+        own,
         roles,
         devices: Vec::new(),
         fleets: Vec::new(),

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::Context;
+use crate::config::layer::dotted;
 use crate::config::model;
 use crate::config::scalar::{BrokerUrl, parse_broker_url};
+use crate::gate::own_topic::OwnTopic;
 use crate::gate::template::Template;
 use crate::message::{Name, TOPIC_MAX};
 use crate::northbound::settings::{self as northbound, OwnTopics, Protocol, TlsSettings, TlsVersion};
@@ -52,6 +54,46 @@ pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, 
         cx.fatal(&["topics", "subscribe"], wrong, "use a filter like \"{prefix}/+/down/#\"");
     }
     Topics { reading, own }
+}
+
+/// What of the gateway's own no rule may lead to: what it publishes about itself; and, as far as they are configured, where commands
+/// come from and their outcome goes. With a downlink rule the defaults of the latter count too.
+pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gateway: &Name) -> Vec<OwnTopic> {
+    let about = &topics.own;
+    let mut own: Vec<OwnTopic> = [
+        ("topics.gateway-status", &about.gateway_status),
+        ("topics.device-status", &about.device_status),
+        ("topics.loss", &about.loss),
+    ]
+    .into_iter()
+    .filter_map(|(key, topic)| Some(OwnTopic::new(key, topic.clone()?)))
+    .collect();
+    let roles = file.role.iter().filter(|(_, role)| role.enabled != Some(false));
+    let downlinks: Vec<_> = roles
+        .flat_map(|(name, role)| role.downlink.iter().map(move |(rule, table)| (name, rule, table)))
+        .filter(|(_, _, table)| table.enabled != Some(false) && table.deny != Some(true))
+        .collect();
+    let default = |text: &'static str| Some(text).filter(|_| !downlinks.is_empty());
+    let table = &file.topics;
+    let of_commands = [
+        ("topics.command", table.command.as_deref().or(default("{prefix}/{device}/down/{path}"))),
+        ("topics.subscribe", table.subscribe.as_deref().or(default("{prefix}/+/down/#"))),
+        ("topics.reply", table.reply.as_deref().or(default("{prefix}/{device}/reply/{path}"))),
+    ];
+    let of_commands = of_commands.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text?)));
+    let of_rules = downlinks.iter().filter_map(|(role, rule, table)| {
+        let key = dotted(["role", role, "downlink", rule, "topic"]);
+        Some((key, table.topic.as_deref()?))
+    });
+    let filled = |text: &str| text.replace("{prefix}", prefix).replace("{gateway}", gateway.as_str());
+    for (key, text) in of_commands.chain(of_rules).filter(|(_, text)| !text.is_empty()) {
+        let topic = OwnTopic::new(key, filled(text));
+        // Roles mostly have the same.
+        if !own.iter().any(|known| known.as_str() == topic.as_str()) {
+            own.push(topic);
+        }
+    }
+    own
 }
 
 fn template(cx: &mut Context<'_>, name: &str, text: &str) -> Option<Template> {

@@ -80,7 +80,7 @@ impl Port {
 pub enum PortName {
     /// A device file, or a link to one below `/dev/serial`.
     Path(PathBuf),
-    /// The first USB adapter with these numbers.
+    /// The one USB adapter with these numbers; with several it is none of them.
     Usb {
         /// idVendor.
         vendor: u16,

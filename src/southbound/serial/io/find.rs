@@ -2,8 +2,8 @@
 //!
 //! Not through udev's library: what is asked here are a handful of small files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use crate::southbound::serial::settings::PortName;
 
@@ -29,23 +29,85 @@ pub fn all() -> Vec<Found> {
     below(Path::new("/sys/class/tty"), Path::new("/dev"))
 }
 
+/// Why a name leads to no port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// No adapter of that name is plugged in.
+    Missing,
+    /// Several are; the text lists them with names of their own.
+    Ambiguous(String),
+}
+
+impl fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unresolved::Missing => f.write_str("no such USB adapter is plugged in"),
+            Unresolved::Ambiguous(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<Unresolved> for String {
+    fn from(unresolved: Unresolved) -> String {
+        unresolved.to_string()
+    }
+}
+
 /// The device file of a port, as it is now.
 ///
 /// # Errors
-/// In words, why there is none.
-pub fn resolve(name: &PortName) -> Result<PathBuf, String> {
+/// [`Unresolved`], for a `usb:` name only.
+pub fn resolve(name: &PortName) -> Result<PathBuf, Unresolved> {
     match name {
         PortName::Path(path) => Ok(path.clone()),
-        PortName::Usb { .. } => {
-            let name = name.to_string();
-            // Without a serial number in the name, any will do.
-            let found = all().into_iter().find(|found| {
-                found.usb.as_deref().is_some_and(|usb| {
-                    usb == name || usb.strip_prefix(&name).is_some_and(|rest| rest.starts_with(':'))
-                })
-            });
-            found.map(|found| found.device).ok_or_else(|| "no such USB adapter is plugged in".to_owned())
+        PortName::Usb { serial, .. } => pick(&name.to_string(), serial.is_some(), &all()),
+    }
+}
+
+/// Most ports that a message lists.
+const SHOWN: usize = 4;
+
+/// The one of these ports that a `usb:` name means. Which of several would change with every boot, so it is none of them then.
+fn pick(name: &str, has_serial: bool, ports: &[Found]) -> Result<PathBuf, Unresolved> {
+    let is_meant = |usb: &str| match has_serial {
+        true => usb == name,
+        false => usb.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')),
+    };
+    let meant: Vec<&Found> = ports.iter().filter(|port| port.usb.as_deref().is_some_and(is_meant)).collect();
+    match meant[..] {
+        [] => Err(Unresolved::Missing),
+        [one] => Ok(one.device.clone()),
+        _ => {
+            let shown: Vec<String> = meant.iter().take(SHOWN).map(|port| port.unmistakable(&meant)).collect();
+            let more = meant.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let (count, shown) = (meant.len(), shown.join(" or "));
+            Err(Unresolved::Ambiguous(format!(
+                "{count} ports have this name, so none is used; name one: {shown}{more}"
+            )))
         }
+    }
+}
+
+impl Found {
+    /// What it can be named by in the configuration so that none of `others` is meant: its serial number, or the socket it is in, and the
+    /// device file it is now.
+    fn unmistakable(&self, others: &[&Found]) -> String {
+        let has_serial = self.usb.as_deref().is_some_and(|usb| usb.matches(':').count() > 2);
+        let stable = match &self.usb {
+            Some(usb) if has_serial && !self.is_shared(others) => Some(usb.clone()),
+            _ => self.by_path.first().map(|path| path.display().to_string()),
+        };
+        let device = self.device.display();
+        match stable {
+            Some(stable) => format!("{stable} ({device} now)"),
+            None => format!("{device}"),
+        }
+    }
+
+    /// Whether one of `others` has the same `usb:` name, serial number included.
+    pub fn is_shared(&self, others: &[&Found]) -> bool {
+        self.usb.is_some() && others.iter().any(|other| other.device != self.device && other.usb == self.usb)
     }
 }
 
@@ -106,6 +168,53 @@ fn read(path: &Path) -> Option<String> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    fn port(device: &str, usb: &str, by_path: &str) -> Found {
+        Found {
+            device: device.into(),
+            usb: Some(usb.to_owned()),
+            by_path: vec![by_path.into()],
+            ..Found::default()
+        }
+    }
+
+    #[test]
+    fn a_name_that_two_adapters_have_is_refused_and_both_are_listed_with_names_of_their_own() {
+        let pick = |text: &str, ports: &[Found]| {
+            let Some(PortName::Usb { serial, .. }) = PortName::parse(text) else { panic!("{text}") };
+            pick(text, serial.is_some(), ports).map_err(String::from)
+        };
+        let twins = [
+            port("/dev/ttyUSB0", "usb:0403:6001", "/dev/serial/by-path/a"),
+            port("/dev/ttyUSB1", "usb:0403:6001", "/dev/serial/by-path/b"),
+        ];
+        assert_eq!(
+            pick("usb:0403:6001", &twins).unwrap_err(),
+            "2 ports have this name, so none is used; name one: /dev/serial/by-path/a (/dev/ttyUSB0 now) or \
+             /dev/serial/by-path/b (/dev/ttyUSB1 now)"
+        );
+        let told = [
+            port("/dev/ttyUSB0", "usb:0403:6001:A1", "/dev/serial/by-path/a"),
+            port("/dev/ttyUSB1", "usb:0403:6001:B2", "/dev/serial/by-path/b"),
+        ];
+        assert_eq!(
+            pick("usb:0403:6001", &told).unwrap_err(),
+            "2 ports have this name, so none is used; name one: usb:0403:6001:A1 (/dev/ttyUSB0 now) or \
+             usb:0403:6001:B2 (/dev/ttyUSB1 now)"
+        );
+        assert_eq!(pick("usb:0403:6001:B2", &told).unwrap(), Path::new("/dev/ttyUSB1"));
+        assert_eq!(pick("usb:0403:6001", &told[..1]).unwrap(), Path::new("/dev/ttyUSB0"));
+        assert_eq!(pick("usb:0403:6015", &told).unwrap_err(), "no such USB adapter is plugged in");
+        // The two ports of one adapter have its serial number both.
+        let double = ["/dev/ttyUSB0", "/dev/ttyUSB1"].map(|device| port(device, "usb:0403:6010:C3", device));
+        assert!(pick("usb:0403:6010:C3", &double).unwrap_err().starts_with("2 ports"));
+        // A serial number is meant whole.
+        let longer = [port("/dev/ttyUSB0", "usb:0403:6001:A1:x", "/dev/serial/by-path/a")];
+        assert!(pick("usb:0403:6001:A1", &longer).is_err());
+        let many: Vec<Found> =
+            (0..9).map(|n| port(&format!("/dev/ttyUSB{n}"), "usb:0001:0002", "p")).collect();
+        assert!(pick("usb:0001:0002", &many).unwrap_err().ends_with(" and 5 more"));
+    }
 
     #[test]
     fn ports_are_found_with_all_their_names() {

@@ -1,0 +1,121 @@
+//! Readings on their way to disk, as `tail` will show them: kept only while somebody watches.
+//!
+//! A commit completes lane by lane, so completions come in another order than the readings were taken, and the tickets of
+//! readings that were not kept are among them. Each is therefore found by its ticket.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::message::{Content, Method, RecordId};
+
+/// Most readings kept; beyond it they are not shown.
+pub const MAX: usize = 4096;
+
+/// What `tail` shows of a reading once it is on disk.
+pub struct Watched {
+    /// Its record.
+    pub id: RecordId,
+    /// Device id.
+    pub device: String,
+    /// In the device's space.
+    pub path: String,
+    /// Where it goes.
+    pub topic: String,
+    /// How.
+    pub method: Method,
+    /// Of payload.
+    pub bytes: usize,
+}
+
+/// The readings not completed yet, by ticket. Bounded by [`MAX`]; every one of them leaves with its completion.
+#[derive(Default)]
+pub struct Waiting(HashMap<u128, Watched>);
+
+impl Waiting {
+    /// Keeps a reading until its ticket completes. A ticket that waits already keeps what it has.
+    pub fn keep(&mut self, ticket: u128, id: RecordId, content: &Content<'_>) {
+        if self.0.len() >= MAX {
+            return;
+        }
+        if let Entry::Vacant(place) = self.0.entry(ticket) {
+            place.insert(Watched {
+                id,
+                device: content.device.to_owned(),
+                path: content.path.to_owned(),
+                topic: content.topic.to_owned(),
+                method: content.method,
+                bytes: content.payload.len(),
+            });
+        }
+    }
+
+    /// The reading of a ticket that completed, if it is on disk; one that is not is forgotten.
+    pub fn completed(&mut self, ticket: u128, stored: bool) -> Option<Watched> {
+        // Nobody watches: the usual case, and no look-up.
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.remove(&ticket).filter(|_| stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{ContentFormat, Envelope, Stamp};
+
+    fn content(path: &str) -> Content<'_> {
+        Content {
+            device: "door-7",
+            path,
+            topic: "t",
+            method: Method::Post,
+            content_format: None::<ContentFormat>,
+            retain: false,
+            envelope: Envelope::None,
+            expires_s: None,
+            received: Stamp { boottime_ms: 1, wall_ms: None },
+            payload: b"1",
+        }
+    }
+
+    fn id(sequence: u64) -> RecordId {
+        RecordId { run: 1, sequence }
+    }
+
+    #[test]
+    fn each_reading_is_found_in_whatever_order_the_lanes_complete() {
+        let mut waiting = Waiting::default();
+        // Two lanes in turn; then one lane completes whole before the other.
+        for ticket in 0..10 {
+            waiting.keep(
+                ticket,
+                id(ticket as u64),
+                &content(if ticket % 2 == 0 { "normal" } else { "high" }),
+            );
+        }
+        let order = (0..10).filter(|ticket| ticket % 2 == 1).chain((0..10).filter(|ticket| ticket % 2 == 0));
+        for ticket in order {
+            // One that was taken before anybody watched is among them.
+            assert!(waiting.completed(ticket + 100, true).is_none());
+            let shown = waiting.completed(ticket, true).expect("it waits");
+            assert_eq!(shown.id, id(ticket as u64));
+            assert_eq!(shown.path, if ticket % 2 == 0 { "normal" } else { "high" });
+        }
+        assert!(waiting.0.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_stored_is_forgotten_and_there_are_never_more_than_the_bound() {
+        let mut waiting = Waiting::default();
+        for ticket in 0..2 * MAX as u128 {
+            waiting.keep(ticket, id(1), &content("t"));
+        }
+        assert_eq!(waiting.0.len(), MAX);
+        for ticket in 0..2 * MAX as u128 {
+            assert!(waiting.completed(ticket, false).is_none());
+        }
+        waiting.keep(7, id(7), &content("t"));
+        assert!(waiting.completed(7, true).is_some() && waiting.completed(7, true).is_none());
+    }
+}

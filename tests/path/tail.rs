@@ -1,0 +1,81 @@
+//! `tombolo tail` beside the whole daemon.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use super::client::Config;
+use super::device::Device;
+use super::support::wait_for;
+use super::{KEY, Site, binary};
+
+/// `tombolo tail --json`, writing to a file.
+struct Tail(Child);
+
+impl Tail {
+    fn start(site: &Site) -> Tail {
+        let out = File::create(site.folder.join("tail.txt")).expect("tail.txt");
+        let child = Command::new(binary())
+            .arg("--config")
+            .arg(site.daemon.config())
+            .args(["tail", "--json"])
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        Tail(child)
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The paths shown as stored so far.
+fn shown(site: &Site) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(site.folder.join("tail.txt")).unwrap_or_default();
+    let items = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let stored = items.filter(|item| item["outcome"] == "stored" && item["record"].is_string());
+    stored.filter_map(|item| Some(item["path"].as_str()?.to_owned())).collect()
+}
+
+/// A POST that wants no acknowledgement, to `FIRST/NUMBER`.
+fn post(first: &str, number: u16) -> Vec<u8> {
+    let [high, low] = (1_000 + number).to_be_bytes();
+    let last = number.to_string();
+    let mut message = vec![0x52, 2, high, low, high, low, 0xb0 | first.len() as u8];
+    message.extend(first.bytes());
+    message.push(last.len() as u8);
+    message.extend(last.bytes());
+    message.extend(b"\xff1");
+    message
+}
+
+#[test]
+fn tail_goes_on_while_readings_of_both_lanes_come_in_turn() {
+    let site = Site::new("tail", "");
+    let mut device = Device::connect(site.daemon.coaps, Config::psk("door-7", KEY)).expect("a session");
+    let _tail = Tail::start(&site);
+    wait_for("the watcher", || device.post("t/first", b"1") && shown(&site).contains("t/first"));
+    // Several in one commit, whose lanes are completed one after the other; as many as one device may have under way.
+    for round in 0..10 {
+        for number in (round * 20)..(round + 1) * 20 {
+            device.send(&post(if number % 2 == 0 { "t" } else { "alarm" }, number));
+        }
+        let last = (round + 1) * 20;
+        wait_for("all of the round", || {
+            let shown = shown(&site);
+            (0..last).all(|number| {
+                shown.contains(&format!("{}/{number}", if number % 2 == 0 { "t" } else { "alarm" }))
+            })
+        });
+    }
+    assert!(device.post("t/last", b"1"));
+    wait_for("the last", || shown(&site).contains("t/last"));
+}
