@@ -15,6 +15,7 @@ use super::engine;
 use super::hub::Hub;
 use super::link::Link;
 use super::notify::Notify;
+use super::rejected;
 use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
@@ -26,7 +27,7 @@ use crate::control::api::{Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::journal::{Journal, Status};
-use crate::message::{Lane, Method};
+use crate::message::{Lane, Method, RecordId};
 use crate::telemetry::counters::{Counter, Snapshot};
 
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
@@ -57,6 +58,8 @@ pub struct Desk {
     again: bool,
     waiting: Vec<Reply>,
     later: Vec<Reply>,
+    /// Sends rejected records again.
+    retrying: Option<JoinHandle<()>>,
 }
 
 impl Desk {
@@ -71,7 +74,8 @@ impl Desk {
         clock: Arc<SystemClock>,
     ) -> Desk {
         let now = Instant::now();
-        Desk {
+        let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
+        let mut desk = Desk {
             options,
             loaded: Arc::new(loaded),
             shared,
@@ -88,7 +92,10 @@ impl Desk {
             again: false,
             waiting: Vec::new(),
             later: Vec::new(),
-        }
+            retrying: None,
+        };
+        desk.retry(interval);
+        desk
     }
 
     /// The start, in the log.
@@ -254,7 +261,7 @@ impl Desk {
     }
 
     fn take_over(&mut self, ready: Ready) {
-        let Ready { loaded, changes, prepared, keyring } = ready;
+        let Ready { loaded, changes, prepared, keyring, upstream_files } = ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
@@ -269,8 +276,11 @@ impl Desk {
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.shared.hub.borrow_mut().path.gate.retell_presence(Instant::now());
-        } else {
-            self.link.retry_now();
+        }
+        self.link.look_at_files(upstream_files);
+        let interval = settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
+        if interval != self.loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected) {
+            self.retry(interval);
         }
         if changes.serial {
             self.ports.replace(&settings.serial);
@@ -294,6 +304,15 @@ impl Desk {
             "reloaded"
         );
         self.loaded = Arc::new(loaded);
+    }
+
+    /// Has rejected records sent again by this timer from now on.
+    fn retry(&mut self, interval: Option<Duration>) {
+        if let Some(task) = self.retrying.take() {
+            task.abort();
+        }
+        let store = self.journal.borrow().rejected();
+        self.retrying = interval.map(|interval| rejected::start_retrying(store, &self.link, interval));
     }
 
     fn disabled(&self) -> Vec<String> {
@@ -363,11 +382,12 @@ impl Control for Desk {
             bytes: status.rejected.bytes,
             max_bytes: status.rejected.max_bytes,
         };
-        let stopped = Lane::ALL.map(|lane| self.link.stopped(lane, Instant::now()));
+        let now = Instant::now();
+        let shown = Lane::ALL.map(|lane| (self.link.stopped(lane, now), self.link.suspected(lane)));
         let store = journal.rejected();
         tokio::task::spawn_local(async move {
             let mut lanes = BTreeMap::new();
-            for (lane, stopped) in Lane::ALL.into_iter().zip(stopped) {
+            for (lane, (stopped, (suspected, held))) in Lane::ALL.into_iter().zip(shown) {
                 let of = &status.lanes[lane.index()];
                 let oldest = store.oldest(lane).await;
                 lanes.insert(
@@ -382,6 +402,8 @@ impl Control for Desk {
                         max_bytes: of.max_bytes,
                         dropped: of.lost.iter().sum(),
                         stopped,
+                        held,
+                        suspected,
                     },
                 );
             }
@@ -389,9 +411,34 @@ impl Control for Desk {
         });
     }
 
+    fn skip(&mut self, records: Vec<String>, reply: Reply) {
+        let mut ids = Vec::new();
+        for text in &records {
+            match RecordId::parse(text) {
+                Some(id) => ids.push(id),
+                None => {
+                    let text = format!("{text:?} is not a record id; `tombolo queue` shows some");
+                    return reply.fail(Failure::new(Code::BadRequest, text));
+                }
+            }
+        }
+        let mut skipped = 0u64;
+        for id in ids {
+            if !self.link.skip(id) {
+                let text = format!(
+                    "no record {id} waits within reach of the uplink; `tombolo queue` shows those a lane waits at \
+                     ({skipped} were set aside)"
+                );
+                return reply.fail(Failure::new(Code::NotFound, text));
+            }
+            skipped += 1;
+        }
+        reply.ok(&json!({ "records": skipped }));
+    }
+
     fn rejected(&mut self, action: RejectedAction, reply: Reply) {
         let store = self.journal.borrow().rejected();
-        tokio::task::spawn_local(super::rejected::answer(store, action, reply));
+        tokio::task::spawn_local(rejected::answer(store, action, reply));
     }
 
     fn reload(&mut self, reply: Reply) {

@@ -2,6 +2,7 @@
 
 use crate::journal::{self, Journal};
 use crate::message::Lane;
+use crate::northbound::reason_code::Cause;
 use crate::northbound::{Loss, Next, Outbox, Record, RejectedFull};
 
 impl Outbox for Journal {
@@ -10,6 +11,7 @@ impl Outbox for Journal {
             journal::Next::Record(stored) => Next::Record(Record {
                 id: stored.id,
                 sequence: stored.sequence,
+                original: stored.original,
                 same_boot: stored.same_boot,
                 content: stored.content,
             }),
@@ -22,13 +24,21 @@ impl Outbox for Journal {
         Journal::rewind(self, lane);
     }
 
+    fn seek(&mut self, lane: Lane, sequence: u64) {
+        Journal::seek(self, lane, sequence);
+    }
+
+    fn newest(&self, lane: Lane) -> u64 {
+        Journal::newest(self, lane)
+    }
+
     fn release(&mut self, lane: Lane, sequence: u64) {
         Journal::release(self, lane, sequence);
     }
 
-    fn reject(&mut self, lane: Lane, sequence: u64, code: u8) -> Result<(), RejectedFull> {
+    fn reject(&mut self, lane: Lane, sequence: u64, cause: Cause) -> Result<(), RejectedFull> {
         // Full, or the disk does not take it: either way the record stays and the lane waits.
-        Journal::reject(self, lane, sequence, code).map_err(|_| RejectedFull)
+        Journal::reject(self, lane, sequence, cause.to_byte()).map_err(|_| RejectedFull)
     }
 
     fn expire(&mut self, lane: Lane, sequence: u64) {

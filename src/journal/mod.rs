@@ -35,8 +35,8 @@ pub mod store;
 pub mod view;
 
 pub use io::{
-    Completion, Failed, Journal, Next, OpenError, OpenReport, Refused, RejectRefused, RejectedRecord, Status,
-    Stored,
+    Completion, Failed, Journal, Next, OpenError, OpenReport, Refused, RejectRefused, RejectedRecord,
+    RejectedWhole, Status, Stored,
 };
 pub use loss::{LossCause, LossReport};
 pub use record::Ticket;

@@ -38,7 +38,7 @@ fn the_window_is_the_least_of_receive_maximum_and_max_in_flight() {
         }
         world.run_for(Duration::from_millis(100));
         assert_eq!(world.broker.most_in_flight, usize::from(window));
-        assert_eq!(world.uplink.status().window, window);
+        assert_eq!(world.status().window, window);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::journal::store::{LaneStatus, RejectedStatus};
 use crate::journal::view::LaneView;
 use crate::message::{Content, Lane, RecordId, Stamp};
 
-use super::RejectedRecord;
+use super::{RejectedRecord, RejectedWhole};
 
 /// Both ends of the hand-over.
 pub(super) struct Shared {
@@ -50,6 +50,7 @@ pub(super) enum Command {
     Lose { lane: Lane, first: u64, last: u64, cause: LossCause },
     LossPublished { lane: Lane, number: u64, count: u64 },
     List { after: u64, limit: usize, answer: oneshot::Sender<Vec<RejectedRecord>> },
+    Export { after: u64, bytes: usize, answer: oneshot::Sender<Vec<RejectedWhole>> },
     Retry { number: u64, answer: oneshot::Sender<bool> },
     Discard { number: u64, answer: oneshot::Sender<bool> },
     Oldest { lane: Lane, answer: oneshot::Sender<Option<(RecordId, Stamp)>> },
