@@ -105,7 +105,9 @@ pub fn text(queue: &Queue) -> String {
         }
         if lane.held > 0 {
             let held = plural(lane.held, "record");
-            notes.push(vec![format!("{name} holds back {held} that the broker may not take, while others flow:")]);
+            notes.push(vec![format!(
+                "{name} holds back {held} that the broker may not take, while others flow:"
+            )]);
         }
         for suspect in &lane.suspected {
             let topic = suspect.topic.as_deref().map(|topic| format!(" on {topic}")).unwrap_or_default();
@@ -117,7 +119,9 @@ pub fn text(queue: &Queue) -> String {
             notes.push(vec![format!("  {}{topic}: {}, {tries}", suspect.record, suspect.reason)]);
         }
         if let (Some(oldest), true) = (&lane.oldest_record, lane.stopped.is_some() || lane.held > 0) {
-            notes.push(vec![format!("{name} begins with {oldest}; `tombolo queue skip RECORD` sets one aside")]);
+            notes.push(vec![format!(
+                "{name} begins with {oldest}; `tombolo queue skip RECORD` sets one aside"
+            )]);
         }
     }
     if rejected.records > 0 {
@@ -180,15 +184,16 @@ fn export(context: &Context, file: &Path) -> Result<(), CommandError> {
         return Ok(());
     }
     // Readings are nobody else's business, and what is there already is not overwritten.
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|error| {
-        match error.kind() {
-            std::io::ErrorKind::AlreadyExists => CommandError::failed(format_args!(
-                "{} is there already: name another file, or take it away",
-                file.display()
-            )),
-            _ => failed(error),
-        }
-    })?;
+    let made =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(
+            |error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => CommandError::failed(format_args!(
+                    "{} is there already: name another file, or take it away",
+                    file.display()
+                )),
+                _ => failed(error),
+            },
+        )?;
     let mut out = BufWriter::new(made);
     let count = write_export(context, &mut out, &failed)?;
     out.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;

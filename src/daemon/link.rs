@@ -199,7 +199,9 @@ impl Link {
 
     /// The records of a lane that are suspected, some of them, and how many are held back.
     pub fn suspected(&self, lane: Lane) -> (Vec<snapshot::SuspectedRecord>, u64) {
-        let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else { return Default::default() };
+        let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else {
+            return Default::default();
+        };
         let suspected = status.suspects.iter().filter(|held| held.lane == lane).map(suspected).collect();
         (suspected, status.held_back[lane.index()] as u64)
     }

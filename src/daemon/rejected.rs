@@ -140,10 +140,13 @@ fn exported(whole: &RejectedWhole) -> Value {
             object[key] = value;
         }
     };
-    put("code", match Cause::from_byte(record.entry.reason) {
-        Cause::Code(code) => Some(json!(code)),
-        _ => None,
-    });
+    put(
+        "code",
+        match Cause::from_byte(record.entry.reason) {
+            Cause::Code(code) => Some(json!(code)),
+            _ => None,
+        },
+    );
     put("original", record.original.map(|id| json!(id.to_string())));
     put("received", record.received.wall_ms.map(|ms| json!(UnixTime(ms).to_string())));
     put("format", whole.content_format.map(|format| json!(format.0)));

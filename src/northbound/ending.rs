@@ -89,7 +89,9 @@ impl Ending {
             Class::Version => (Outcome::Refused, Failure::Version),
             Class::Credentials => (Outcome::CredentialsRefused, Failure::Nothing),
             // A will on a topic that is not allowed is answered so as well (MQTT 5.0 §3.2.2.2, §3.1.3.3).
-            Class::Content if reason_code::is_not_authorized(code) => (Outcome::CredentialsRefused, Failure::Will),
+            Class::Content if reason_code::is_not_authorized(code) => {
+                (Outcome::CredentialsRefused, Failure::Will)
+            }
             Class::Content | Class::Unspecified => (Outcome::Refused, Failure::Will),
             Class::Unavailable | Class::Elsewhere => (Outcome::Away, Failure::Nothing),
             _ => (Outcome::Refused, Failure::Nothing),

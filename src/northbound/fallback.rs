@@ -184,7 +184,11 @@ impl Fallback {
             self.candidate = None;
             return Verdict::Use;
         }
-        if self.candidate.as_ref().is_some_and(|(candidate, better)| *candidate == self.at && better.is_empty()) {
+        if self
+            .candidate
+            .as_ref()
+            .is_some_and(|(candidate, better)| *candidate == self.at && better.is_empty())
+        {
             self.settle(now, variant);
             return Verdict::Use;
         }
@@ -337,10 +341,7 @@ mod tests {
         assert_eq!(settled.variant, variant(V3_1_1, false));
         assert!(settled.why_version.is_some() && settled.why_will.is_some());
         fallback.handle_lost(now);
-        assert_eq!(
-            connect(&mut fallback, now, Closed, takes),
-            [variant(V5, false), variant(V3_1_1, false)]
-        );
+        assert_eq!(connect(&mut fallback, now, Closed, takes), [variant(V5, false), variant(V3_1_1, false)]);
     }
 
     #[test]

@@ -249,6 +249,10 @@ mod tests {
             flight.answer(now + Duration::from_millis(1), id).unwrap();
         }
         assert_eq!(flight.patience(), PATIENCE);
-        assert!(flight.answer(now, 3).is_none() && flight.answer(now, 0).is_none() && flight.answer(now, 99).is_none());
+        assert!(
+            flight.answer(now, 3).is_none()
+                && flight.answer(now, 0).is_none()
+                && flight.answer(now, 99).is_none()
+        );
     }
 }

@@ -340,8 +340,7 @@ impl LaneState {
 
     /// Everything sent at QoS 0 before the PINGREQ numbered `ping` was read by the broker: those records, oldest first.
     pub fn answered_by_ping(&self, ping: u64, out: &mut Vec<Entry>) {
-        let answered =
-            |entry: &&Entry| matches!(entry.state, State::SentBefore(before) if before <= ping);
+        let answered = |entry: &&Entry| matches!(entry.state, State::SentBefore(before) if before <= ping);
         out.extend(self.entries.iter().filter(answered));
     }
 

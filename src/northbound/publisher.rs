@@ -558,6 +558,7 @@ impl Publisher {
         };
         let now = moment.now;
         self.wake_at = None;
+        self.retained.get_or_insert_with(|| NewestRetained::new(moment.boottime_ms));
         self.suspicion.handle_timeout(now);
         self.obey(now);
         self.settle(now, outbox); // what could not be rejected before
@@ -581,8 +582,16 @@ impl Publisher {
         }
         self.report_losses(now, outbox, own);
         self.measure_ingest(now, outbox);
-        if self.fill_solo(&round, outbox, own, out, &mut filled) {
-            self.fill_flow(&round, outbox, own, out, &mut filled);
+        if !self.waits_for_solo(now, own) {
+            // Before anything was taken on a connection others go first: whoever is tried is tried against them.
+            let others_first = self.taken_here == 0;
+            if others_first {
+                self.fill_flow(&round, outbox, own, out, &mut filled);
+            }
+            let others_may = self.fill_solo(&round, outbox, own, out, &mut filled);
+            if others_may && !others_first {
+                self.fill_flow(&round, outbox, own, out, &mut filled);
+            }
         }
         filled.ping = self.wants_ping();
         // What is due and was not sent waits for an answer, or has said above when to look again.
@@ -616,6 +625,19 @@ impl Publisher {
         self.pace.set_ingest(now, ingest);
     }
 
+    /// Whether something that must be alone in flight still keeps all others back.
+    fn waits_for_solo(&mut self, now: Instant, own: &Own) -> bool {
+        let Some(solo) = self.solo else { return false };
+        if !self.is_outstanding(&solo, own) {
+            self.solo = None;
+            self.solo_ended_at = Some(now);
+        } else if now < solo.at + ALONE_WITHIN {
+            self.wake(solo.at + ALONE_WITHIN);
+            return true;
+        }
+        false
+    }
+
     /// Sends what must be alone in flight, if anything must. Whether everything else may go.
     fn fill_solo(
         &mut self,
@@ -626,15 +648,6 @@ impl Publisher {
         filled: &mut Filled,
     ) -> bool {
         let now = round.moment.now;
-        if let Some(solo) = self.solo {
-            if !self.is_outstanding(&solo, own) {
-                self.solo = None;
-                self.solo_ended_at = Some(now);
-            } else if now < solo.at + ALONE_WITHIN {
-                self.wake(solo.at + ALONE_WITHIN);
-                return false;
-            }
-        }
         let own_waits = self.own_doubt.solo && !self.own_doubt.until_it_stands && own.has_due(now);
         self.own_doubt.solo &= own_waits || self.own_doubt.until_it_stands || own.in_flight() > 0;
         let trial = self.suspicion.next_trial(now).filter(|(_, manner)| *manner != Manner::Among);
@@ -1023,16 +1036,13 @@ impl Publisher {
             };
             // Of an earlier opening of the journal: whatever came in between is not known.
             let same_run = record.original.is_none_or(|original| original.run == record.id.run);
-            let received =
-                if record.same_boot && same_run { record.content.received.boottime_ms } else { 0 };
-            let retained =
-                self.retained.get_or_insert_with(|| NewestRetained::new(round.moment.boottime_ms));
+            let received = if record.same_boot && same_run { record.content.received.boottime_ms } else { 0 };
+            let retained = self.retained.get_or_insert_with(|| NewestRetained::new(round.moment.boottime_ms));
             record.content.retain = retained.may_retain(topic, received, coming);
         }
         let packet_id = if self.at_least_once { self.flight.free_id() } else { None };
         let before = out.len();
-        let pushed =
-            self.encoder.push_record(out, &round.terms, packet_id, &record, remaining, round.moment);
+        let pushed = self.encoder.push_record(out, &round.terms, packet_id, &record, remaining, round.moment);
         if pushed.is_err() {
             lane.set(sequence, State::Rejected(Cause::Code(reason_code::PACKET_TOO_LARGE)));
             self.suspicion.forget(place);
@@ -1119,9 +1129,6 @@ impl Publisher {
     }
 
     fn promote(&mut self, now: Instant, topic: TopicKey) {
-        if self.suspicion.has_defendant(topic) {
-            return;
-        }
         let waits = |lane: &LaneState| Some(lane.place(lane.oldest_waiting(topic)?));
         let Some(place) = self.lanes.iter().find_map(waits) else { return };
         if self.suspicion.accuse(now, place, topic) {
@@ -1282,11 +1289,7 @@ impl Publisher {
 
     /// Publishes sent and not answered, own messages included.
     pub fn in_flight(&self) -> usize {
-        if self.at_least_once {
-            self.flight.len()
-        } else {
-            self.lanes.iter().map(LaneState::in_flight).sum()
-        }
+        if self.at_least_once { self.flight.len() } else { self.lanes.iter().map(LaneState::in_flight).sum() }
     }
 
     /// Whether every place of the window is taken.

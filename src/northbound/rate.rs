@@ -3,7 +3,7 @@
 //! | what | rate |
 //! |---|---|
 //! | `max-publish-rate`, `max-byte-rate` | kept in every second, whichever it is |
-//! | 0x93, 0x96, 0x97, or publishes left unanswered | half of what the broker took in its best second lately, but at least 1 a second; once for all that was sent before |
+//! | 0x93, 0x96, 0x97, or publishes left unanswered | half of what the broker took in its best second lately, but at least 1 a second; once for all that was sent before, and not again until something was taken |
 //! | success | a tenth more every 2 s while the limit holds something back, else every 10 s |
 //! | near the rate at which the broker complained last | waits there: 1 min at first, twice as long after each further complaint, up to an hour |
 //!
@@ -38,18 +38,17 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// `grain`: what passes at once at least.
-    fn new(now: Instant, rate: f64, grain: f64) -> Bucket {
+    fn new(now: Instant, most: f64) -> Bucket {
         let mut bucket = Bucket { rate: 0.0, depth: 0.0, tokens: 0.0, at: now };
-        bucket.set(rate, grain);
+        bucket.set(most);
         bucket.tokens = bucket.depth;
         bucket
     }
 
-    /// In any second `depth + rate` pass: together they are `rate` as asked for.
-    fn set(&mut self, rate: f64, grain: f64) {
-        self.depth = (rate / 100.0).max(grain);
-        self.rate = rate * 0.99;
+    /// In any second at most the whole part of `depth + rate` passes, which is a little less than `most + 1`.
+    fn set(&mut self, most: f64) {
+        self.depth = 1.0 + most / 100.0;
+        self.rate = most * 0.99 - 0.01;
         self.tokens = self.tokens.min(self.depth);
     }
 
@@ -81,6 +80,8 @@ pub struct Rate {
     lowered_at: Option<Instant>,
     raised_at: Instant,
     held_back: bool,
+    /// The broker took something since the limit was lowered: otherwise it is not about the rate.
+    taken_since: bool,
     /// What the broker took, by second: counted from `began`.
     taken: VecDeque<(u64, u32)>,
     began: Instant,
@@ -92,14 +93,15 @@ impl Rate {
         let cap = (publishes > 0).then_some(f64::from(publishes));
         Rate {
             cap,
-            publishes: cap.map(|rate| Bucket::new(now, rate, 1.0)),
-            bytes: (bytes > 0).then(|| Bucket::new(now, bytes as f64, 1.0)),
+            publishes: cap.map(|rate| Bucket::new(now, rate)),
+            bytes: (bytes > 0).then(|| Bucket::new(now, bytes as f64)),
             limit: None,
             complaint: None,
             wait: WAIT_FIRST,
             lowered_at: None,
             raised_at: now,
             held_back: false,
+            taken_since: false,
             taken: VecDeque::new(),
             began: now,
         }
@@ -171,6 +173,7 @@ impl Rate {
                 }
             }
         }
+        self.taken_since = true;
         if self.limit.is_some() {
             self.raise(now);
         }
@@ -197,18 +200,19 @@ impl Rate {
             (None, bucket) => *bucket = None,
             (Some(rate), Some(bucket)) => {
                 bucket.fill(now);
-                bucket.set(rate, 1.0);
+                bucket.set(rate);
             }
-            (Some(rate), bucket) => *bucket = Some(Bucket::new(now, rate, 1.0)),
+            (Some(rate), bucket) => *bucket = Some(Bucket::new(now, rate)),
         }
     }
 
     /// The broker complained of, or dropped, what was sent at `sent_at`. Whether the limit was lowered: a complaint of
     /// something sent before it was lowered last says nothing new.
     pub fn handle_complaint(&mut self, now: Instant, sent_at: Instant) -> bool {
-        if self.lowered_at.is_some_and(|at| sent_at <= at) {
+        if self.lowered_at.is_some_and(|at| sent_at <= at) || self.lowered_at.is_some() && !self.taken_since {
             return false;
         }
+        self.taken_since = false;
         let oldest = self.second(now).saturating_sub(60);
         let best = self.taken.iter().filter(|(second, _)| *second >= oldest).map(|(_, count)| *count).max();
         let best = f64::from(best.unwrap_or(0));
@@ -236,7 +240,7 @@ mod tests {
         let mut sent = Vec::new();
         for ms in 0..ms {
             let now = start + Duration::from_millis(ms);
-            while rate.allows(now) {
+            while (rate.publishes.is_some() || rate.bytes.is_some()) && rate.allows(now) {
                 rate.take(bytes);
                 sent.push(ms);
             }
@@ -245,7 +249,8 @@ mod tests {
     }
 
     fn most_in_a_second(sent: &[u64]) -> usize {
-        (0..sent.len()).map(|from| sent[from..].iter().take_while(|at| **at < sent[from] + 1000).count()).max().unwrap_or(0)
+        let within = |from: usize| sent.partition_point(|at| *at < sent[from] + 1000) - from;
+        (0..sent.len()).map(within).max().unwrap_or(0)
     }
 
     #[test]
@@ -295,10 +300,14 @@ mod tests {
         assert!(rate.handle_complaint(now, start));
         assert_eq!(rate.limit(), Some(200.0));
         assert!(!rate.handle_complaint(now, start));
-        assert!(rate.handle_complaint(now + Duration::from_secs(1), now + Duration::from_millis(1)));
+        let later = now + Duration::from_millis(1);
+        assert!(!rate.handle_complaint(later, later), "nothing was taken since");
+        rate.handle_taken(later);
+        assert!(rate.handle_complaint(now + Duration::from_secs(1), later));
         assert_eq!(rate.limit(), Some(100.0));
         let mut now = now + Duration::from_secs(2);
         for _ in 0..20 {
+            rate.handle_taken(now);
             rate.handle_complaint(now, now);
             now += Duration::from_secs(1);
         }

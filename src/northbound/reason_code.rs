@@ -94,7 +94,8 @@ pub fn text(code: u8) -> &'static str {
 
 /// What follows from a reason code. One that MQTT does not define counts by its upper half: success below 0x80.
 pub fn class(code: u8) -> Class {
-    row(code).map_or(if is_refusal(code) { Class::Unspecified } else { Class::Success }, |(_, class, _)| *class)
+    row(code)
+        .map_or(if is_refusal(code) { Class::Unspecified } else { Class::Success }, |(_, class, _)| *class)
 }
 
 /// Whether a code refuses what it answers (MQTT 5.0 §2.4).

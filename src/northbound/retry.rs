@@ -95,11 +95,13 @@ impl Retry {
                     plan.step = plan.step.saturating_add(1);
                 }
                 plan.open = false;
-                plan.next_at = now + self.interval.saturating_mul(1 << plan.step.min(16)).min(LONGEST.max(self.interval));
+                plan.next_at = now
+                    + self.interval.saturating_mul(1 << plan.step.min(16)).min(LONGEST.max(self.interval));
             }
         }
         // A topic with nothing left, and nothing under way for long, is done with.
-        self.topics.retain(|topic, plan| seen.contains(topic) || (plan.probe.is_some() && now < plan.next_at));
+        self.topics
+            .retain(|topic, plan| seen.contains(topic) || (plan.probe.is_some() && now < plan.next_at));
         chosen
     }
 
@@ -119,7 +121,12 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn candidate(number: u64, topic: &str, cause: Cause) -> Candidate {
-        Candidate { number, original: RecordId { run: 1, sequence: number }, topic: TopicKey::of(topic), cause }
+        Candidate {
+            number,
+            original: RecordId { run: 1, sequence: number },
+            topic: TopicKey::of(topic),
+            cause,
+        }
     }
 
     fn denied(count: u64) -> Vec<Candidate> {
@@ -168,7 +175,10 @@ mod tests {
         let mut retry = Retry::new(start, HOUR);
         for cause in [Cause::Code(0x90), Cause::Code(0x95), Cause::Code(0x99), Cause::Skipped] {
             for hour in 0..100 {
-                assert!(retry.decide(start + hour * HOUR, [candidate(1, "a", cause)]).is_empty(), "{cause:?}");
+                assert!(
+                    retry.decide(start + hour * HOUR, [candidate(1, "a", cause)]).is_empty(),
+                    "{cause:?}"
+                );
             }
         }
         for cause in [Cause::Code(0x80), Cause::Code(0x83), Cause::Code(0x97), Cause::Closed, Cause::Silent] {

@@ -301,7 +301,8 @@ impl Session {
             packet_type::DISCONNECT if self.version == Version::V5 => {
                 let code = body.first().copied().unwrap_or(0);
                 let parsed = v5_0::Disconnect::parse(body).ok();
-                let properties = parsed.as_ref().and_then(|(packet, _)| Some(packet.props().as_ref()?.as_slice()));
+                let properties =
+                    parsed.as_ref().and_then(|(packet, _)| Some(packet.props().as_ref()?.as_slice()));
                 self.end(Ended::Disconnected(answer(code, properties)));
             }
             _ => self.handle_by_library(whole),

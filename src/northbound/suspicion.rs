@@ -23,8 +23,8 @@
 //! ten refusals by PUBACK, 1 s to 5 min apart, each with another record of that topic taken in between, condemn too
 //! (docs/decisions/0018-whose-fault.md).
 //!
-//! **Topics.** A topic refused twice without a reading on it being taken is *gated*: its newcomers wait, and one of them at a
-//! time is tried. When three of its records were condemned one by one, the next confirmed strike condemns all that wait.
+//! **Topics.** A topic of which two records were refused, none taken in between, is *gated*: its newcomers wait, and one of them
+//! at a time is tried. When three of its records were condemned one by one, the next confirmed strike condemns all that wait.
 //!
 //! Readings are numbered as they are sent (their *send number*), and topics known by hash; nothing here reads a clock,
 //! a record, or the network. Bounds: 1,024 suspects, 1,024 topics.
@@ -147,7 +147,7 @@ impl Suspect {
 #[derive(Debug)]
 struct Doubt {
     name: Option<Box<str>>,
-    /// Refusals since a reading on it was taken; a close or silence counts twice.
+    /// Records refused since one was taken.
     row: u32,
     /// Records condemned since a reading on it was taken, and groups of them.
     condemned: u32,
@@ -348,7 +348,7 @@ impl Suspicion {
                 stays
             });
             self.orders.push_back(Order::CondemnWaiting(topic, cause));
-        } else if doubt.is_gated() {
+        } else if doubt.is_gated() && !self.has_defendant(topic) {
             self.orders.push_back(Order::Promote(topic));
         }
     }
@@ -382,8 +382,9 @@ impl Suspicion {
         cause: Cause,
     ) -> bool {
         let was_gated = self.is_gated(topic);
-        self.doubt(now, topic, serial, cause);
-        if let Some(index) = self.position(place) {
+        let known = self.position(place);
+        self.doubt(now, topic, serial, cause, known.is_none());
+        if let Some(index) = known {
             self.strike(now, index, serial, cause);
             return true;
         }
@@ -425,9 +426,7 @@ impl Suspicion {
         true
     }
 
-    fn doubt(&mut self, now: Instant, topic: TopicKey, serial: u64, cause: Cause) {
-        // A refusal by an answer costs nothing to repeat; a connection does.
-        let weight = if matches!(cause, Cause::Closed | Cause::Silent) { 2 } else { 1 };
+    fn doubt(&mut self, now: Instant, topic: TopicKey, serial: u64, cause: Cause, another: bool) {
         if self.topics.len() >= TOPICS_MAX && !self.topics.contains_key(&topic) {
             self.forget_topics(now, Duration::ZERO);
             if self.topics.len() >= TOPICS_MAX {
@@ -442,7 +441,7 @@ impl Suspicion {
             since: serial,
             touched: now,
         });
-        doubt.row = doubt.row.saturating_add(weight);
+        doubt.row = doubt.row.saturating_add(u32::from(another));
         doubt.cause = cause;
         doubt.since = doubt.since.max(serial);
         doubt.touched = now;
@@ -483,10 +482,15 @@ impl Suspicion {
             self.retry_at = now + back_off(self.retry_step);
             self.retry_step += 1;
         }
+        let topic = suspect.topic;
+        let alone = suspect.lonely == 0;
         let lonely = suspect.lonely >= LONELY_STRIKES && !cause.is_quota() && enough_taken;
         if lonely || suspect.same_strikes >= SAME_TOPIC_STRIKES {
             self.condemn(now, index);
             self.note_emptiness();
+        } else if alone && self.is_gated(topic) {
+            // Perhaps it is only those that were tried.
+            self.orders.push_back(Order::Promote(topic));
         }
     }
 

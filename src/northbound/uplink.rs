@@ -605,10 +605,14 @@ impl Uplink {
             left_out.push(format!("the subscription to {topic}: the broker closes the connection over it"));
         } else if let Some(code) = self.subscription.refused {
             let text = reason_code::text(code);
-            left_out.push(format!("the subscription to {topic}: the broker refuses it: {text} (0x{code:02x})"));
+            left_out
+                .push(format!("the subscription to {topic}: the broker refuses it: {text} (0x{code:02x})"));
         }
         left_out.extend(self.own.paused(now).map(|class| {
-            format!("messages of [topics] {}: the broker refuses them, or closes the connection over them", class.key())
+            format!(
+                "messages of [topics] {}: the broker refuses them, or closes the connection over them",
+                class.key()
+            )
         }));
         let refused = self.own.refused(NAMED_MAX);
         left_out.extend(refused.iter().map(|topic| format!("messages on {topic}: the broker refuses them")));

@@ -71,7 +71,9 @@ fn a_will_the_broker_cannot_take_is_made_smaller() {
     world.broker.v5 = Welcome::Code(0x9B);
     world.settle();
     world.broker.v5 = Welcome::Code(0x9A);
-    world.run_for(Duration::from_secs(3));
+    while world.broker.connects.len() < 2 {
+        world.run_for(Duration::from_millis(10));
+    }
     world.broker.v5 = Welcome::Accept;
     world.broker.maximum_qos = Some(0);
     world.broker.retain_available = Some(0);

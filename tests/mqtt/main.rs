@@ -6,6 +6,7 @@ mod support;
 
 mod chance;
 mod connection;
+mod debug;
 mod delivery;
 mod limits;
 mod mosquitto;

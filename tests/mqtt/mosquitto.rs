@@ -432,12 +432,12 @@ fn an_address_that_fails_at_tls_is_left_for_the_next_and_a_dead_one_costs_little
     // 192.0.2.0/24 is nobody's (RFC 5737): silence, or no route.
     let addresses = [at("192.0.2.1"), at("127.0.0.9"), at("127.0.0.1")];
     let begun = Instant::now();
-    let reached = runtime.block_on(transport::reach(tls.clone(), "localhost", mosquitto.port, &addresses, &[]));
+    let reached =
+        runtime.block_on(transport::reach(tls.clone(), "localhost", mosquitto.port, &addresses, &[]));
     let (_, dialed) = reached.map_err(|error| error.text).unwrap();
     assert_eq!(dialed.peer, Some(at("127.0.0.1")));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    let reached =
-        runtime.block_on(transport::reach(tls, "localhost", mosquitto.port, &addresses[1..2], &[]));
+    let reached = runtime.block_on(transport::reach(tls, "localhost", mosquitto.port, &addresses[1..2], &[]));
     let Err(error) = reached else { panic!() };
     assert!(error.text.contains("TLS"), "{}", error.text);
 }

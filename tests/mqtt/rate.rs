@@ -87,7 +87,11 @@ fn quota_codes_lower_the_rate_condemn_nobody_and_success_raises_it_again() {
             }
             world.run_for(SECOND);
         }
-        assert!(world.status().rate_limit.is_none_or(|(limit, _)| limit > 500.0), "{:?}", world.status().rate_limit);
+        assert!(
+            world.status().rate_limit.is_none_or(|(limit, _)| limit > 500.0),
+            "{:?}",
+            world.status().rate_limit
+        );
     }
 }
 
@@ -173,7 +177,7 @@ fn a_backlog_shrinks_by_the_drain_rate_whatever_comes_in() {
     settings.drain_rate = 20;
     let mut world = World::new(settings);
     world.broker.reachable = false;
-    for number in 0..5000u32 {
+    for number in 0..40_000u32 {
         world.store(Lane::Normal, "old", number.to_string().as_bytes());
     }
     world.run_for(120 * SECOND);

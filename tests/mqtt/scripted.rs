@@ -165,7 +165,10 @@ fn run(seed: u64) {
     world.broker.policy = Box::new(|_| Reply::Ack(0));
     world.run_for(Duration::from_secs(400));
 
-    let context = format!("seed {seed}: topics {:?}, payloads {:?}, moods {:?}", script.topics, script.payloads, script.moods);
+    let context = format!(
+        "seed {seed}: topics {:?}, payloads {:?}, moods {:?}",
+        script.topics, script.payloads, script.moods
+    );
     let guilty = |number: u64| {
         let by_payload = script.payloads.is_some_and(|(every, _)| number % every == 7);
         number <= last_before_sane && (by_payload || script.topics.contains_key(&stored[number as usize].2))

@@ -18,7 +18,9 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-pub use answer::{Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, RejectedWhole, Status, Stored};
+pub use answer::{
+    Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, RejectedWhole, Status, Stored,
+};
 pub use disk::{Disk, DiskFile, storage_error};
 pub use open::{OpenError, OpenReport};
 

@@ -178,7 +178,8 @@ impl Committer {
 
     /// Records behind `after`, whole, until their payloads have so many bytes; at least one, if there is one.
     fn export(&self, after: u64, bytes: usize) -> Vec<RejectedWhole> {
-        let numbers: Vec<u64> = self.store.rejected().map(|entry| entry.number).filter(|n| *n > after).collect();
+        let numbers: Vec<u64> =
+            self.store.rejected().map(|entry| entry.number).filter(|n| *n > after).collect();
         let mut out = Vec::new();
         let mut total = 0;
         for number in numbers {

@@ -34,7 +34,8 @@ pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, 
 /// What is in all the files that `settings` name, as one number: another number means that something was changed. It blocks.
 pub fn fingerprint(settings: &Settings) -> u64 {
     let identity = settings.tls.as_ref().and_then(|tls| tls.identity.as_ref());
-    let paths = settings.password_file.iter().chain(settings.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()));
+    let paths =
+        settings.password_file.iter().chain(settings.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()));
     let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
     let mut hasher = DefaultHasher::new();
     for path in paths {

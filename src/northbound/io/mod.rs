@@ -26,8 +26,8 @@ use tokio::time::{sleep_until, timeout};
 
 use super::outbox::Outbox;
 use super::publisher::Event as PublisherEvent;
-use super::settings::Settings;
 use super::reason_code;
+use super::settings::Settings;
 use super::uplink::{Closed, Event, Status, Uplink};
 use crate::clock::{Moment, WallClock};
 use crate::message::{Content, RecordId};
@@ -537,8 +537,10 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
         PublisherEvent::Unanswered { record, waited, unanswered } => {
             let waited_s = waited.as_secs();
             match record {
-                Some((lane, id)) => log::warn!(broker, lane = lane.as_str(), record:% = id, waited_s, unanswered;
-                    "the broker does not answer this publish: the connection is replaced and it is sent again"),
+                Some((lane, id)) => {
+                    log::warn!(broker, lane = lane.as_str(), record:% = id, waited_s, unanswered;
+                    "the broker does not answer this publish: the connection is replaced and it is sent again")
+                }
                 None => log::warn!(broker, waited_s, unanswered;
                     "the broker does not answer a publish of the gateway's own: the connection is replaced"),
             }

@@ -100,7 +100,12 @@ async fn walk(
             let (stream, peer, others) = match transport::dial(host, port, &left).await {
                 Ok(dialed) => dialed,
                 Err(text) => {
-                    return fail(steps, "tcp", text, "see the port in upstream.url, firewalls, and the broker");
+                    return fail(
+                        steps,
+                        "tcp",
+                        text,
+                        "see the port in upstream.url, firewalls, and the broker",
+                    );
                 }
             };
             if first {
@@ -132,7 +137,11 @@ async fn walk(
         };
         let opening = Opening {
             version,
-            client_id: if beside { format!("{}-check", settings.client_id) } else { settings.client_id.clone() },
+            client_id: if beside {
+                format!("{}-check", settings.client_id)
+            } else {
+                settings.client_id.clone()
+            },
             keep_alive: settings.keep_alive,
             username: settings.username.clone(),
             password: material.password,
@@ -225,8 +234,10 @@ where
         Ok(Err(Ended::Refused(answer))) => {
             let code = answer.code;
             let said = answer.reason.map(|reason| format!(", \"{reason}\"")).unwrap_or_default();
-            let text =
-                format!("the broker refuses the connection: {} (0x{code:02X}{said})", reason_code::connack_text(code));
+            let text = format!(
+                "the broker refuses the connection: {} (0x{code:02X}{said})",
+                reason_code::connack_text(code)
+            );
             return failed(steps, "mqtt", text, connack_advice(code));
         }
         Ok(Err(ended)) => {

@@ -149,6 +149,9 @@ impl Outbox for MemoryOutbox {
 
     fn release(&mut self, lane: Lane, sequence: u64) {
         let queue = &mut self.lanes[lane.index()];
+        if queue.items[..queue.gone].last().is_some_and(|gone| gone.sequence >= sequence) {
+            return; // dropped meanwhile
+        }
         let before = queue.gone;
         while queue.items.get(queue.gone).is_some_and(|item| item.sequence <= sequence) {
             self.released[lane.index()].push(queue.items[queue.gone].sequence);
