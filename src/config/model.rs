@@ -56,6 +56,10 @@ pub(super) struct Upstream {
     pub(super) keep_alive: Option<Span>,
     pub(super) max_in_flight: Option<u16>,
     pub(super) drain_rate: Option<u32>,
+    pub(super) max_publish_rate: Option<u32>,
+    pub(super) max_byte_rate: Option<u64>,
+    pub(super) answer_timeout: Option<Span>,
+    pub(super) retry_rejected: Option<Span>,
     pub(super) tls_min: Option<TlsMin>,
 }
 

@@ -122,6 +122,10 @@ const UPSTREAM: &[Key] = &[
     key("keep-alive", Kind::Span(seconds(5), seconds(18 * 3600))),
     key("max-in-flight", Kind::Whole(1, 65_535)),
     key("drain-rate", Kind::Whole(0, 1_000_000)),
+    key("max-publish-rate", Kind::Whole(0, 1_000_000)),
+    key("max-byte-rate", Kind::Size(0, TIB)),
+    key("answer-timeout", Kind::Span(seconds(5), seconds(600))),
+    key("retry-rejected", Kind::Span(seconds(0), seconds(30 * DAY))),
     key("tls-min", Kind::Choice(&["1.2", "1.3"])),
     key("proxy", Kind::Reserved("connections through a proxy")),
 ];

@@ -62,12 +62,30 @@ pub struct Uplink {
     pub broker: Option<String>,
     /// `5` or `3.1.1`, once connected.
     pub protocol: Option<String>,
+    /// Seconds since it is this one, over reconnects.
+    pub protocol_since_s: Option<u64>,
+    /// Why it is not 5: what the broker did when 5 was tried.
+    pub protocol_why: Option<String>,
     /// Seconds since it is as it is.
     pub since_s: Option<u64>,
     /// Publishes sent and not yet acknowledged.
     pub in_flight: u64,
     /// How many there may be: ours or the broker's Receive Maximum, whichever is less.
     pub window: u64,
+    /// Seconds the oldest of them has waited for its answer.
+    pub oldest_unanswered_s: Option<u64>,
+    /// Publishes a second at most, if anything limits them.
+    pub rate_limit: Option<u64>,
+    /// Whether the limit is ours because the broker could not follow.
+    pub rate_lowered: bool,
+    /// Records suspected: held back and tried again while others flow.
+    pub suspects: u64,
+    /// Some of them.
+    pub suspected: Vec<SuspectedRecord>,
+    /// Seconds since a reading was taken, while the broker refuses all.
+    pub nothing_taken_s: Option<u64>,
+    /// What goes along with a connection and is left out because the broker refuses it, in words.
+    pub left_out: Vec<String>,
     /// What ended or prevented the last connection.
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
@@ -76,6 +94,22 @@ pub struct Uplink {
     pub echo_ms: Option<u64>,
     /// Things worth a warning: a broker that speaks only 3.1.1, a small Receive Maximum, a lane stopped.
     pub warnings: Vec<String>,
+}
+
+/// A record that the broker refused, was silent about or closed over, and that is being judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SuspectedRecord {
+    /// Its id.
+    pub record: String,
+    /// `high` or `normal`.
+    pub lane: String,
+    /// Where it goes, once a trial has shown it.
+    pub topic: Option<String>,
+    /// Why: the reason code in words, with its number, or what the broker did instead.
+    pub reason: String,
+    /// How often it was tried again.
+    pub tries: u64,
 }
 
 /// All lanes together.
@@ -328,6 +362,10 @@ pub struct Lane {
     pub set_aside: u64,
     /// Why nothing leaves at present although the uplink is there; `None` = it flows.
     pub stopped: Option<String>,
+    /// Records held back: suspected, or on a topic that is.
+    pub held: u64,
+    /// Some of those suspected.
+    pub suspected: Vec<SuspectedRecord>,
 }
 
 /// The rejected store.
@@ -368,6 +406,16 @@ pub struct RejectedRecord {
     pub received: Option<String>,
     /// Why: the reason code in words, with its number.
     pub reason: String,
+}
+
+/// Some rejected records, whole, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExportPage {
+    /// One object each, as `tombolo queue rejected export` writes it.
+    pub records: Vec<Value>,
+    /// The number of the last of them, to ask for the next page; `None`: there are no more.
+    pub last: Option<u64>,
 }
 
 /// What the rules say about one reading, as far as `tombolo acl explain` prints it for people; its JSON is the gate's

@@ -18,6 +18,7 @@ use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
 use super::link::Link;
 use super::notify::Notify;
+use super::rejected;
 use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
@@ -31,7 +32,7 @@ use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::journal::{Journal, LaneStatus, Status};
-use crate::message::{Lane, Method};
+use crate::message::{Lane, Method, RecordId};
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::limited::Limiter;
 
@@ -73,6 +74,8 @@ pub struct Desk {
     waiting: Vec<Reply>,
     later: Vec<Reply>,
     gateway_status: GatewayStatus,
+    /// Sends rejected records again.
+    retrying: Option<JoinHandle<()>>,
 }
 
 impl Desk {
@@ -89,7 +92,8 @@ impl Desk {
         fleets: FleetKeeper,
     ) -> Desk {
         let now = Instant::now();
-        Desk {
+        let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
+        let mut desk = Desk {
             options,
             state: StateKeeper::new(now, &loaded),
             fleets,
@@ -110,7 +114,10 @@ impl Desk {
             waiting: Vec::new(),
             later: Vec::new(),
             gateway_status: GatewayStatus::default(),
-        }
+            retrying: None,
+        };
+        desk.retry(interval);
+        desk
     }
 
     /// The start, in the log.
@@ -340,7 +347,7 @@ impl Desk {
     }
 
     fn take_over(&mut self, ready: Ready) {
-        let Ready { loaded, changes, prepared, keyring } = ready;
+        let Ready { loaded, changes, prepared, keyring, upstream_files } = ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
@@ -356,8 +363,11 @@ impl Desk {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
             self.shared.hub.borrow_mut().path.gate.retell_presence(Instant::now());
-        } else {
-            self.link.retry_now();
+        }
+        self.link.look_at_files(upstream_files);
+        let interval = settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
+        if interval != self.loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected) {
+            self.retry(interval);
         }
         if changes.serial {
             self.ports.replace(&settings.serial);
@@ -391,6 +401,15 @@ impl Desk {
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
+    }
+
+    /// Has rejected records sent again by this timer from now on.
+    fn retry(&mut self, interval: Option<Duration>) {
+        if let Some(task) = self.retrying.take() {
+            task.abort();
+        }
+        let store = self.journal.borrow().rejected();
+        self.retrying = interval.map(|interval| rejected::start_retrying(store, &self.link, interval));
     }
 
     fn disabled(&self) -> Vec<String> {
@@ -463,11 +482,11 @@ impl Control for Desk {
             max_bytes: status.rejected.max_bytes,
         };
         let now = Instant::now();
-        let stopped = Lane::ALL.map(|lane| self.link.stopped(lane, now));
+        let shown = Lane::ALL.map(|lane| (self.link.stopped(lane, now), self.link.suspected(lane)));
         let store = journal.rejected();
         tokio::task::spawn_local(async move {
             let mut lanes = BTreeMap::new();
-            for (lane, stopped) in Lane::ALL.into_iter().zip(stopped) {
+            for (lane, (stopped, (suspected, held))) in Lane::ALL.into_iter().zip(shown) {
                 let reading = unread(&status, lane, now);
                 let of = &status.lanes[lane.index()];
                 let oldest = store.oldest(lane).await;
@@ -485,6 +504,8 @@ impl Control for Desk {
                         unreadable: of.unreadable,
                         set_aside: of.set_aside,
                         stopped: reading.or(stopped),
+                        held,
+                        suspected,
                     },
                 );
             }
@@ -492,9 +513,34 @@ impl Control for Desk {
         });
     }
 
+    fn skip(&mut self, records: Vec<String>, reply: Reply) {
+        let mut ids = Vec::new();
+        for text in &records {
+            match RecordId::parse(text) {
+                Some(id) => ids.push(id),
+                None => {
+                    let text = format!("{text:?} is not a record id; `tombolo queue` shows some");
+                    return reply.fail(Failure::new(Code::BadRequest, text));
+                }
+            }
+        }
+        let mut skipped = 0u64;
+        for id in ids {
+            if !self.link.skip(id) {
+                let text = format!(
+                    "no record {id} waits within reach of the uplink; `tombolo queue` shows those a lane waits at \
+                     ({skipped} were set aside)"
+                );
+                return reply.fail(Failure::new(Code::NotFound, text));
+            }
+            skipped += 1;
+        }
+        reply.ok(&json!({ "records": skipped }));
+    }
+
     fn rejected(&mut self, action: RejectedAction, reply: Reply) {
         let store = self.journal.borrow().rejected();
-        tokio::task::spawn_local(super::rejected::answer(store, action, reply));
+        tokio::task::spawn_local(rejected::answer(store, action, reply));
     }
 
     fn import(&mut self, file: String, all: bool, reply: Reply) {

@@ -65,6 +65,10 @@ impl Control for Hub {
         reply.ok(&queue);
     }
 
+    fn skip(&mut self, records: Vec<String>, reply: Reply) {
+        reply.ok(&json!({ "records": records.len() }));
+    }
+
     fn import(&mut self, file: String, all: bool, reply: Reply) {
         if file.ends_with("0c.seg.damaged") && !all {
             reply.ok(&json!({ "records": 190, "left_out": 10, "missing": 1 }));

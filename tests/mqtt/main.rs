@@ -1,4 +1,4 @@
-//! The uplink against a scripted broker in virtual time, and against a real mosquitto over TLS.
+//! The uplink against a scripted broker in virtual time, and against a real mosquitto over TLS and a real RabbitMQ.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests touch the machine")]
 
@@ -6,10 +6,15 @@ mod support;
 
 mod chance;
 mod connection;
+mod debug;
 mod delivery;
 mod limits;
 mod mosquitto;
 mod outage;
 mod own_topics;
+mod rabbitmq;
+mod rate;
 mod refusal;
+mod scripted;
 mod shell;
+mod silence;

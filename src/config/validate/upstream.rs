@@ -11,6 +11,9 @@ use crate::gate::template::Template;
 use crate::message::{Name, TOPIC_MAX};
 use crate::northbound::settings::{self as northbound, OwnTopics, Protocol, TlsSettings, TlsVersion};
 
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_REJECTED: Duration = Duration::from_secs(3600);
+
 /// `[topics]`, resolved.
 pub(super) struct Topics {
     pub(super) reading: Option<Template>,
@@ -175,6 +178,14 @@ pub(super) fn upstream(
         keep_alive: table.keep_alive.map_or(Duration::from_secs(60), |span| span.0),
         max_in_flight: table.max_in_flight.unwrap_or(1_000),
         drain_rate: table.drain_rate.unwrap_or(1_000),
+        max_publish_rate: table.max_publish_rate.unwrap_or(0),
+        max_byte_rate: table.max_byte_rate.unwrap_or(0),
+        answer_timeout: table.answer_timeout.map_or(ANSWER_TIMEOUT, |span| span.0),
+        retry_rejected: match table.retry_rejected.map_or(RETRY_REJECTED, |span| span.0) {
+            Duration::ZERO => None,
+            // Sooner than a minute it would not be looked at.
+            interval => Some(interval.max(Duration::from_secs(60))),
+        },
         topics,
     })
 }
