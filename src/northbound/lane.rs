@@ -61,6 +61,8 @@ pub struct Entry {
     pub serial: u64,
     /// How far it has come.
     pub state: State,
+    /// The number given out last when it was held back for its topic.
+    pub held_from: u64,
     /// Whether it is back to being a suspect when the connection goes.
     pub suspect: bool,
     /// How often it stayed unanswered while others were answered.
@@ -293,6 +295,7 @@ impl LaneState {
                     id,
                     topic,
                     serial: 0,
+                    held_from: 0,
                     state: State::Unsent,
                     suspect: false,
                     silences: 0,
@@ -356,11 +359,11 @@ impl LaneState {
         self.backlog = false;
     }
 
-    /// All records on that topic that wait get this state.
-    pub fn set_waiting(&mut self, topic: TopicKey, state: State) {
+    /// All records on that topic that have waited since before `serial` was sent get this state.
+    pub fn set_waiting(&mut self, topic: TopicKey, serial: u64, state: State) {
         for index in 0..self.entries.len() {
             let entry = &self.entries[index];
-            if entry.state == State::Waiting && entry.topic == topic {
+            if entry.state == State::Waiting && entry.topic == topic && entry.held_from < serial {
                 self.set(entry.sequence(), state);
             }
         }

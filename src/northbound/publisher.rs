@@ -1091,6 +1091,7 @@ impl Publisher {
         lane.set(place.sequence, if suspect { State::Suspect } else { State::Waiting });
         if let Some(entry) = lane.entry_mut(place.sequence) {
             entry.suspect = suspect;
+            entry.held_from = self.flight.serial();
         }
     }
 
@@ -1116,11 +1117,11 @@ impl Publisher {
                     self.lanes[place.lane].set(place.sequence, State::Rejected(cause));
                 }
                 Order::Open(topic) => {
-                    self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, State::Unsent));
+                    self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, u64::MAX, State::Unsent));
                 }
-                Order::CondemnWaiting(topic, cause) => {
+                Order::CondemnWaiting(topic, cause, serial) => {
                     let state = State::Rejected(cause);
-                    self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, state));
+                    self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, serial, state));
                 }
                 Order::Promote(topic) => self.promote(now, topic),
                 Order::Resume => self.credit = 1,

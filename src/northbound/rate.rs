@@ -5,7 +5,7 @@
 //! | `max-publish-rate`, `max-byte-rate` | kept in every second, whichever it is |
 //! | 0x93, 0x96, 0x97, or publishes left unanswered | half of what the broker took in its best second lately, but at least 1 a second; once for all that was sent before, and not again until something was taken |
 //! | success | a tenth more every 2 s while the limit holds something back, else every 10 s |
-//! | near the rate at which the broker complained last | waits there: 1 min at first, twice as long after each further complaint, up to an hour |
+//! | near the rate at which the broker complained last, if that is 5 a second or more | waits there: 1 min at first, twice as long after each further complaint, up to an hour |
 //!
 //! Everything that is published counts: records, the gateway's own messages, readings of `qos = 0` rules.
 
@@ -21,6 +21,8 @@ const UNLIMITED: f64 = 20_000.0;
 const RAISE_WHILE_HELD: Duration = Duration::from_secs(2);
 const RAISE_ELSE: Duration = Duration::from_secs(10);
 const RAISE_BY: f64 = 1.1;
+/// A broker that complains of less is not believed to mean the rate: the limit does not wait there.
+const SLOW: f64 = 5.0;
 /// So near to the last complaint the limit waits.
 const NEAR: f64 = 0.9;
 const WAIT_FIRST: Duration = Duration::from_secs(60);
@@ -186,7 +188,8 @@ impl Rate {
             return;
         }
         let raised = limit * RAISE_BY;
-        if self.complaint.is_some_and(|(at, until)| raised > at * NEAR && now < until) {
+        let near = |(at, until): (f64, Instant)| at >= SLOW && raised > at * NEAR && now < until;
+        if self.complaint.is_some_and(near) {
             return;
         }
         self.raised_at = now;

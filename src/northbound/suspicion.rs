@@ -16,10 +16,11 @@
 //! | no code, no close and no silence condemns a record unless a reading on another topic is taken meanwhile | a strike counts only with such a reading sent after the strike before it, and is confirmed by one sent after itself |
 //! | what refuses everything accuses nobody | without another reading taken a suspect is only tried again, 1 s to 5 min apart; where most were refused, all go back to their order once |
 //! | what happens while readings come and go does not count | a newcomer on another topic refused in between voids every unconfirmed strike |
-//! | rates and silence are the broker's until proven otherwise | quota codes and silence need three confirmed strikes, each alone in flight, after a pause |
+//! | rates and silence are the broker's until proven otherwise | quota codes and silence are tried alone in flight, after a pause |
+//! | a broker that refuses at random accuses nobody | each record that was refused among others, and taken when it was sent again, makes the broker less credible, and three more strikes necessary; that fades by half in five minutes |
 //!
-//! Two exceptions, both for want of witnesses. Where no other traffic comes, four strikes in a row, 1, 2 and 4 s apart,
-//! condemn like two confirmed ones, if as many others were taken as topics are suspected. Where a gateway has one topic only,
+//! Three confirmed strikes condemn a record. Two exceptions, both for want of witnesses. Where no other traffic comes, four
+//! strikes in a row, 1, 2 and 4 s apart, do, if as many others were taken as topics are suspected. Where a gateway has one topic only,
 //! ten refusals by PUBACK, 1 s to 5 min apart, each with another record of that topic taken in between, condemn too
 //! (docs/decisions/0018-whose-fault.md).
 //!
@@ -36,17 +37,22 @@ use std::time::{Duration, Instant};
 use super::reason_code::Cause;
 
 /// Confirmed strikes that condemn.
-const STRIKES: u8 = 2;
-/// As many for quota codes and silence.
-const QUOTA_STRIKES: u8 = 3;
+const STRIKES: u8 = 3;
 /// Strikes in a row, without others being sent, that condemn like confirmed ones.
 const LONELY_STRIKES: u8 = 4;
+/// More strikes for each record that was refused among others and taken afterwards, and for how many of these.
+const STRIKES_FOR_WHIMS: f64 = 3.0;
+const WHIMS_MAX: f64 = 10.0;
+/// After so long such a record counts half.
+const WHIMS_FADE: Duration = Duration::from_secs(300);
 /// Refusals by PUBACK with others of the same topic taken in between that condemn.
 const SAME_TOPIC_STRIKES: u8 = 10;
 /// Records of a topic condemned one by one before all that wait are condemned with the next.
 const GROUP: u32 = 3;
 /// Newcomers refused in a row, none taken in between, from which on the broker is at fault.
 const MASS: u32 = 8;
+/// For so long nothing was taken: what was concluded of topics meanwhile may be the broker's fault.
+const LONG: Duration = Duration::from_secs(10);
 /// Between two trials of one record, or of one topic.
 const SPACING: Duration = Duration::from_secs(1);
 /// Between two trials of a topic all of whose records are condemned, at most.
@@ -100,8 +106,8 @@ pub enum Order {
     Condemn(Place, Cause),
     /// Records on that topic that wait go back to their places.
     Open(TopicKey),
-    /// Records on that topic that wait are set aside with this cause.
-    CondemnWaiting(TopicKey, Cause),
+    /// Records on that topic that waited when the last of them was sent under this number are set aside with this cause.
+    CondemnWaiting(TopicKey, Cause, u64),
     /// The oldest record on that topic that waits is to be put on trial: [`Suspicion::accuse`].
     Promote(TopicKey),
     /// The broker takes readings again after it refused everything: they are to begin one by one.
@@ -129,6 +135,10 @@ struct Suspect {
     tried_at: Instant,
     due: Instant,
     in_flight: bool,
+    /// Put on trial for its topic, and not refused yet.
+    fresh: bool,
+    /// Whether it was the only newcomer refused between two that were taken; `None`: not known yet.
+    singled_out: Option<bool>,
     /// Sent back to its place in the order once: not tried out of it until refused again.
     in_order: bool,
     was_in_order: bool,
@@ -189,6 +199,8 @@ pub struct Suspicion {
     nothing_taken_since: Option<Instant>,
     /// Readings taken since there are suspects.
     taken: u32,
+    /// Records that were refused among others and taken afterwards, faded; and when that was reckoned.
+    whims: (f64, Instant),
     pause_until: Option<Instant>,
     throttles: u32,
     retry_step: u32,
@@ -206,6 +218,7 @@ impl Suspicion {
             row: 0,
             nothing_taken_since: None,
             taken: 0,
+            whims: (0.0, now),
             pause_until: None,
             throttles: 0,
             retry_step: 0,
@@ -257,6 +270,12 @@ impl Suspicion {
             return;
         }
         let mass = self.row >= MASS;
+        let long = self.nothing_taken_since.is_some_and(|since| now.saturating_duration_since(since) >= LONG);
+        if self.row > 0 {
+            for suspect in self.suspects.iter_mut().filter(|suspect| suspect.singled_out.is_none()) {
+                suspect.singled_out = Some(true);
+            }
+        }
         self.row = 0;
         self.nothing_taken_since = None;
         self.pause_until = None;
@@ -265,13 +284,16 @@ impl Suspicion {
         self.retry_at = now;
         self.taken = self.taken.saturating_add(1);
         if let Some(index) = self.position(place) {
-            self.suspects.swap_remove(index);
+            let suspect = self.suspects.swap_remove(index);
+            let refused_among_others = u8::from(suspect.singled_out == Some(true)) + suspect.confirmed;
+            self.note_whims(now, f64::from(refused_among_others));
         }
         if let Some(doubt) = self.topics.get_mut(&topic) {
-            if doubt.is_gated() {
-                self.orders.push_back(Order::Open(topic));
-            }
+            let was_gated = doubt.is_gated();
             (doubt.row, doubt.condemned) = (0, 0);
+            if was_gated {
+                self.open(topic);
+            }
             if !self.suspects.iter().any(|suspect| suspect.topic == topic) {
                 self.topics.remove(&topic);
             }
@@ -293,6 +315,8 @@ impl Suspicion {
         self.condemn_confirmed(now);
         if mass {
             self.resume(now);
+        } else if long {
+            self.open_all(now);
         }
         self.note_emptiness();
     }
@@ -313,26 +337,40 @@ impl Suspicion {
         self.latest.iter().flatten().any(|(known, newest)| *known != topic && *newest > serial)
     }
 
-    fn needed(&self, suspect: &Suspect) -> u8 {
-        if suspect.cause.is_quota() {
-            QUOTA_STRIKES
-        } else if self.topics.get(&suspect.topic).is_some_and(|doubt| doubt.condemned >= GROUP) {
-            1
-        } else {
-            STRIKES
-        }
+    fn note_whims(&mut self, now: Instant, more: f64) {
+        let whims = (self.whims(now) + more).min(WHIMS_MAX);
+        self.whims = (whims, now);
+    }
+
+    fn whims(&self, now: Instant) -> f64 {
+        let (whims, at) = self.whims;
+        let passed = now.saturating_duration_since(at).as_secs_f64();
+        whims * 0.5f64.powf(passed / WHIMS_FADE.as_secs_f64())
+    }
+
+    /// Strikes needed beyond the ordinary, because the broker is not credible.
+    fn more_needed(&self, now: Instant) -> u8 {
+        (self.whims(now) * STRIKES_FOR_WHIMS) as u8
+    }
+
+    fn needed(&self, now: Instant, suspect: &Suspect) -> u8 {
+        let more = self.more_needed(now);
+        let one_for_all = more == 0
+            && !suspect.cause.is_quota()
+            && self.topics.get(&suspect.topic).is_some_and(|doubt| doubt.condemned >= GROUP);
+        if one_for_all { 1 } else { STRIKES + more }
     }
 
     fn condemn_confirmed(&mut self, now: Instant) {
         while let Some(index) = self.suspects.iter().position(|suspect| {
-            !suspect.in_flight && suspect.confirmed > 0 && suspect.confirmed >= self.needed(suspect)
+            !suspect.in_flight && suspect.confirmed > 0 && suspect.confirmed >= self.needed(now, suspect)
         }) {
             self.condemn(now, index);
         }
     }
 
     fn condemn(&mut self, now: Instant, index: usize) {
-        let Suspect { place, topic, cause, .. } = self.suspects.swap_remove(index);
+        let Suspect { place, topic, cause, since, .. } = self.suspects.swap_remove(index);
         self.orders.push_back(Order::Condemn(place, cause));
         let Some(doubt) = self.topics.get_mut(&topic) else { return };
         let group = doubt.condemned >= GROUP && doubt.is_gated() && !cause.is_quota();
@@ -341,14 +379,15 @@ impl Suspicion {
         if group {
             let orders = &mut self.orders;
             self.suspects.retain(|other| {
-                let stays = other.topic != topic || other.in_flight;
+                let stays = other.topic != topic || other.in_flight || other.fresh;
                 if !stays {
                     orders.push_back(Order::Condemn(other.place, cause));
                 }
                 stays
             });
-            self.orders.push_back(Order::CondemnWaiting(topic, cause));
-        } else if doubt.is_gated() && !self.has_defendant(topic) {
+            self.orders.push_back(Order::CondemnWaiting(topic, cause, since));
+        }
+        if doubt.is_gated() && !self.has_defendant(topic) {
             self.orders.push_back(Order::Promote(topic));
         }
     }
@@ -361,14 +400,33 @@ impl Suspicion {
                 self.orders.push_back(Order::Release(suspect.place));
             }
         }
+        self.open_all(now);
+        self.orders.push_back(Order::Resume);
+    }
+
+    /// While nothing was taken no topic could show that it is not at fault: what waits for that goes back to its order.
+    fn open_all(&mut self, now: Instant) {
+        let mut opened = Vec::new();
         for (topic, doubt) in &mut self.topics {
             if doubt.is_gated() && doubt.condemned == 0 {
-                self.orders.push_back(Order::Open(*topic));
-                doubt.row = 0;
-                doubt.touched = now;
+                (doubt.row, doubt.touched) = (0, now);
+                opened.push(*topic);
             }
         }
-        self.orders.push_back(Order::Resume);
+        opened.into_iter().for_each(|topic| self.open(topic));
+    }
+
+    /// What waits on that topic goes back to its order, with the one that stands for it if that was not refused itself.
+    fn open(&mut self, topic: TopicKey) {
+        let orders = &mut self.orders;
+        self.suspects.retain(|suspect| {
+            let goes = suspect.fresh && !suspect.in_flight && suspect.topic == topic;
+            if goes {
+                orders.push_back(Order::Release(suspect.place));
+            }
+            !goes
+        });
+        orders.push_back(Order::Open(topic));
     }
 
     /// The reading sent under the number `serial` was refused, the broker closed the connection over it with nothing else in
@@ -387,6 +445,12 @@ impl Suspicion {
         if let Some(index) = known {
             self.strike(now, index, serial, cause);
             return true;
+        }
+        let was_alone = self.row == 0;
+        if !was_alone {
+            for other in self.suspects.iter_mut().filter(|other| other.singled_out.is_none()) {
+                other.singled_out = Some(false);
+            }
         }
         self.row = self.row.saturating_add(1);
         self.nothing_taken_since.get_or_insert(now);
@@ -420,6 +484,8 @@ impl Suspicion {
             tried_at: now,
             due: if evidence { now } else { now + SPACING },
             in_flight: false,
+            fresh: false,
+            singled_out: if was_alone { None } else { Some(false) },
             in_order: false,
             was_in_order: false,
         });
@@ -457,9 +523,13 @@ impl Suspicion {
 
     fn strike(&mut self, now: Instant, index: usize, serial: u64, cause: Cause) {
         let topics: BTreeSet<_> = self.suspects.iter().map(|suspect| suspect.topic).collect();
+        // A newcomer was refused since a reading was taken: it may be the broker.
+        let fair = self.row == 0;
+        let more = self.more_needed(now);
         let enough_taken = 2 * self.taken as usize >= topics.len();
         let suspect = &mut self.suspects[index];
         suspect.in_flight = false;
+        suspect.fresh = false;
         suspect.in_order = false;
         suspect.cause = cause;
         suspect.since = serial;
@@ -468,7 +538,9 @@ impl Suspicion {
         if std::mem::take(&mut suspect.same) && by_answer {
             suspect.same_strikes += 1;
         }
-        if std::mem::take(&mut suspect.evidence) {
+        if !fair {
+            suspect.lonely = 0;
+        } else if std::mem::take(&mut suspect.evidence) {
             suspect.pending = true;
             suspect.lonely = 1;
         } else if suspect.lonely > 0 {
@@ -484,8 +556,8 @@ impl Suspicion {
         }
         let topic = suspect.topic;
         let alone = suspect.lonely == 0;
-        let lonely = suspect.lonely >= LONELY_STRIKES && !cause.is_quota() && enough_taken;
-        if lonely || suspect.same_strikes >= SAME_TOPIC_STRIKES {
+        let lonely = suspect.lonely >= LONELY_STRIKES + more && !cause.is_quota() && enough_taken;
+        if lonely || suspect.same_strikes >= SAME_TOPIC_STRIKES + more {
             self.condemn(now, index);
             self.note_emptiness();
         } else if alone && self.is_gated(topic) {
@@ -525,6 +597,8 @@ impl Suspicion {
             tried_at: now,
             due,
             in_flight: false,
+            fresh: true,
+            singled_out: Some(false),
             in_order: false,
             was_in_order: false,
         });
@@ -599,6 +673,15 @@ impl Suspicion {
         for suspect in &mut self.suspects {
             suspect.in_flight = false;
         }
+        // Its topic was opened while it was on its way, and nothing is known of it.
+        let (orders, topics) = (&mut self.orders, &self.topics);
+        self.suspects.retain(|suspect| {
+            let goes = suspect.fresh && !topics.get(&suspect.topic).is_some_and(Doubt::is_gated);
+            if goes {
+                orders.push_back(Order::Release(suspect.place));
+            }
+            !goes
+        });
     }
 
     /// The record has left the journal otherwise.

@@ -43,6 +43,8 @@ enum Mood {
     All(Reply),
     /// Over so many a second.
     Quota(usize, Reply),
+    /// To so many in a hundred, by chance.
+    Whims(u64, Reply),
 }
 
 /// What the broker does over one run.
@@ -56,7 +58,7 @@ struct Script {
 }
 
 impl Script {
-    fn draw(chance: &mut Chance, v5: bool) -> Script {
+    fn draw(chance: &mut Chance, v5: bool, whims: bool) -> Script {
         let bad = |chance: &mut Chance| match chance.draw(if v5 { 4 } else { 2 }) {
             0 => Reply::Close,
             1 => Reply::Drop,
@@ -78,6 +80,7 @@ impl Script {
         for _ in 0..chance.draw(6) {
             at += Duration::from_millis(1000 + chance.draw(90_000));
             let mood = match chance.draw(if v5 { 5 } else { 3 }) {
+                _ if whims => Mood::Whims(5 + chance.draw(60), bad(chance)),
                 0 => Mood::All(Reply::Close),
                 1 => Mood::All(Reply::Drop),
                 2 => Mood::Quota(3 + chance.draw(20) as usize, Reply::Drop),
@@ -106,14 +109,15 @@ fn number(delivered: &Delivered) -> Option<u64> {
     String::from_utf8_lossy(&delivered.payload).parse().ok()
 }
 
-/// One run: what came of it is asserted.
-fn run(seed: u64) {
+/// One run: what came of it is asserted. With `whims` the broker refuses at random for a while instead; then it is counted how
+/// many innocents were condemned.
+fn run(seed: u64, whims: bool) -> usize {
     let mut chance = Chance(seed);
     let v5 = chance.draw(3) > 0;
     let mut settings = if chance.draw(2) == 0 { settings() } else { bare_settings() };
     settings.protocol = if v5 { Protocol::V5 } else { Protocol::V3_1_1 };
     settings.max_in_flight = chance.of(&[1, 2, 10, 100, 1000]);
-    let script = Rc::new(Script::draw(&mut chance, v5));
+    let script = Rc::new(Script::draw(&mut chance, v5, whims));
     let mut world = World::new(settings);
     world.broker.receive_maximum = (chance.draw(2) == 0).then(|| 1 + chance.draw(30) as u16);
     world.broker.delay = Duration::from_millis(chance.of(&[0, 1, 20, 300]));
@@ -121,6 +125,7 @@ fn run(seed: u64) {
     let troubled = Rc::new(RefCell::new(BTreeSet::new()));
     let (of_broker, told) = (script.clone(), troubled.clone());
     let mut taken: Vec<Duration> = Vec::new();
+    let mut dice = chance.clone();
     world.broker.policy = Box::new(move |d| {
         if number(d).is_none() {
             return Reply::Ack(0); // its own topics prove nothing, and are always taken
@@ -128,6 +133,8 @@ fn run(seed: u64) {
         let own = of_broker.own(d).filter(|_| d.at < of_broker.sane_from);
         let reply = match of_broker.mood(d.at) {
             Mood::All(reply) => reply,
+            Mood::Whims(percent, reply) if dice.draw(100) < percent => reply,
+            Mood::Whims(..) => own.unwrap_or(Reply::Ack(0)),
             Mood::Sane => own.unwrap_or(Reply::Ack(0)),
             Mood::Quota(rate, over) => {
                 taken.retain(|at| *at + Duration::from_secs(1) > d.at);
@@ -178,19 +185,24 @@ fn run(seed: u64) {
     let mut aside = BTreeSet::new();
     for (lane, sequence, cause) in &world.outbox.rejected {
         let number = numbers[&(lane.index(), *sequence)];
-        assert!(guilty(number), "{number} is innocent and was condemned for {cause:?}; {context}");
+        assert!(whims || guilty(number), "{number} is innocent and was condemned for {cause:?}; {context}");
         aside.insert(number);
     }
-    let mut newest: [Option<u64>; 2] = [None; 2];
+    // A topic one of whose records met trouble is doubted: its records may wait for one of them, in their order.
+    let of_topic = |number: u64| (stored[number as usize].0.index(), stored[number as usize].2.clone());
+    let doubted: BTreeSet<String> = troubled.borrow().iter().map(|number| of_topic(*number).1).collect();
+    let mut newest: BTreeMap<(usize, String), u64> = BTreeMap::new();
     let mut arrived = BTreeSet::new();
     for delivered in &world.broker.delivered {
         let Some(number) = number(delivered) else { continue };
         if !arrived.insert(number) || guilty(number) || troubled.borrow().contains(&number) {
             continue;
         }
-        let newest = &mut newest[stored[number as usize].0.index()];
-        assert!(newest.is_none_or(|newest| newest < number), "{number} came after {newest:?}; {context}");
-        *newest = Some(number);
+        let (lane, topic) = of_topic(number);
+        let key = (lane, if doubted.contains(&topic) { topic } else { String::new() });
+        let before = newest.insert(key, number);
+        let ordered = before.is_none_or(|before| before < number);
+        assert!(whims || ordered, "{number} came after {before:?}; {context}");
     }
     for number in 0..stored.len() as u64 {
         assert!(arrived.contains(&number) || aside.contains(&number), "{number} never arrived; {context}");
@@ -198,11 +210,19 @@ fn run(seed: u64) {
     for lane in Lane::ALL {
         assert_eq!(world.outbox.waiting(lane), 0, "{context}; {:?}", world.status());
     }
+    aside.iter().filter(|number| !guilty(**number)).count()
 }
 
 #[test]
 fn under_hundreds_of_made_up_brokers_nobody_innocent_is_condemned_and_everybody_innocent_arrives() {
     for seed in 0..300 {
-        run(seed);
+        run(seed, false);
     }
+}
+
+#[test]
+fn a_broker_that_refuses_at_random_for_minutes_condemns_next_to_nobody() {
+    // Where two thirds are refused at random, no judgement is sure; what is condemned then is retried by its timer.
+    let condemned: usize = (0..150).map(|seed| run(seed, true)).sum();
+    assert!(condemned <= 2, "{condemned}");
 }
