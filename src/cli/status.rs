@@ -100,6 +100,17 @@ pub fn text(status: &Status) -> String {
     if let Some(failing) = &status.session_store.failing {
         row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices shake hands anew"));
     }
+    let dtls = &status.dtls;
+    if dtls.refused_full > 0 && dtls.sessions >= dtls.max_sessions {
+        row(
+            "",
+            format!(
+                "NO ROOM for DTLS sessions: {} are active; {} refused; raise coap.max-sessions",
+                dtls.sessions,
+                plural(dtls.refused_full, "handshake")
+            ),
+        );
+    }
     for (name, fleet) in &devices.fleets {
         row("fleet", format!("{name}, {} of at most {} devices seen", fleet.devices, fleet.max_devices));
     }
@@ -122,6 +133,9 @@ pub fn text(status: &Status) -> String {
     );
     for item in &gateway.disabled {
         row("disabled", item.clone());
+    }
+    for stray in &status.strays {
+        row("stray", format!("{} {} ({} times, last {} ago)", stray.source, stray.advice, stray.count, span(stray.last_s)));
     }
     if !status.upstream.configured {
         row("next", "tombolo init --url mqtts://BROKER".to_owned());

@@ -24,6 +24,8 @@ pub struct Status {
     pub dtls: Dtls,
     /// DTLS sessions that survive a restart.
     pub session_store: SessionStore,
+    /// Senders of the last day that get nowhere, at most 16 of a kind.
+    pub strays: Vec<Stray>,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
     /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
@@ -136,6 +138,30 @@ pub struct Dtls {
     pub connection_id: u64,
     /// How many have the extended master secret.
     pub extended_master_secret: u64,
+    /// Most sessions there may be.
+    pub max_sessions: u64,
+    /// Handshakes refused because all of these were active.
+    pub refused_full: u64,
+    /// Handshakes refused because their device had completed too many within a minute.
+    pub refused_too_often: u64,
+}
+
+/// A sender that gets nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stray {
+    /// Its address, as far as it can be believed.
+    pub source: String,
+    /// `dtls_on_plain_port`, `plain_on_dtls_port`, `not_configured` or `unknown_session`.
+    pub mistake: String,
+    /// The same as a sentence, and what to do.
+    pub advice: String,
+    /// How often.
+    pub count: u64,
+    /// Seconds since the first time.
+    pub since_s: u64,
+    /// Seconds since the last time.
+    pub last_s: u64,
 }
 
 /// Some DTLS sessions, the longest idle first.
@@ -186,6 +212,9 @@ pub struct SessionStore {
     pub handed_over: u64,
     /// Not taken over at the start: their devices shake hands anew.
     pub refused: u64,
+    /// Kept at the start only so that their devices are told that they are over (ChaCha20-Poly1305, and certificates stored by
+    /// a version before 0.2).
+    pub ended: u64,
     /// Why they are not stored at present; `None` = they are.
     pub failing: Option<String>,
 }

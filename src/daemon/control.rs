@@ -33,8 +33,8 @@ use crate::telemetry::counters::{Counter, Snapshot};
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// How often the DTLS engine hears the time at least.
-const TELL_CLOCK_EVERY: Duration = Duration::from_secs(3600);
+/// How often the DTLS engine hears the time at least: so much longer a session may last than its certificate.
+const TELL_CLOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything there is to ask and to change from outside the path.
 pub struct Desk {
@@ -141,10 +141,14 @@ impl Desk {
             log::info!(trusted, clock:% = self.clock.raw(); "the verdict on the clock changed");
             self.told_at = None;
         }
-        // While the clock is trusted certificates expire by it; an hour more does not matter to them.
+        // Sessions end with their certificates: in a round of its own, so that what has to be sent is sent.
         if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
             self.told_at = Some(now);
-            self.shared.hub.borrow_mut().engine.set_clock(engine::verdict(&*self.clock));
+            let verdict = engine::verdict(&*self.clock);
+            self.shared.round(|hub: &mut Hub| {
+                hub.engine.set_clock(verdict);
+                hub.handle_timeout();
+            });
         }
         if now.duration_since(self.saved_at) >= SystemClock::save_interval() {
             self.saved_at = now;
@@ -283,7 +287,7 @@ impl Desk {
             self.told_at = None;
         }
         if changes.dtls {
-            self.shared.hub.borrow_mut().engine.set_policy(settings.coap.policy);
+            self.shared.round(|hub: &mut Hub| hub.engine.set_policy(settings.coap.policy));
         }
         if changes.log {
             crate::telemetry::io::set_level(settings.log.level);
@@ -343,8 +347,9 @@ impl Control for Desk {
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
             },
-            dtls: sessions::count(&hub, settings.coap.engine),
+            dtls: sessions::count(&hub, settings.coap.engine, settings.coap.max_sessions),
             session_store: hub.sessions.snapshot(now),
+            strays: sessions::strays(&hub, now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
             clock: snapshot::Clock { trusted: self.clock.trusted(), now: Some(self.clock.raw().to_string()) },

@@ -1,8 +1,9 @@
 //! Who devices with certificates or raw keys are, and who we are to them (RFC 5280, RFC 7250).
 //!
 //! A chain leads from the device's certificate over what it sent and the configured intermediates to a
-//! configured anchor; rustls-webpki judges. What it proves is written down as [`CertificateIdentity`];
-//! which device that is, others decide.
+//! configured anchor. Its structure is judged first ([`outline`]), so that rustls-webpki, which judges the rest,
+//! has one path to look at. What it proves is written down as [`CertificateIdentity`], with the path it was proven by, which
+//! is judged again as long as there is a session ([`Trust::holds`]); which device that is, others decide.
 //!
 //! While the clock cannot be trusted the chain is judged at a time that has certainly passed, and once
 //! more at the latest notBefore if its one fault is that it is not valid yet.
@@ -16,12 +17,16 @@ use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
 };
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime};
+use rustls_pki_types::{
+    CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
+};
 use webpki::aws_lc_rs as algorithms;
-use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity};
+use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity, VerifiedPath};
 
+use super::certification::{Above, AuthorityId, CertificationPath, Link, Paths};
 use super::identity::CertificateIdentity;
 use super::name::content;
+use super::outline::{self, Malformed, Outline};
 use super::schedule::hash;
 use crate::clock;
 
@@ -41,11 +46,27 @@ const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
     algorithms::RSA_PKCS1_2048_8192_SHA512,
     algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
 ];
-/// Most certificates a device may send.
-const CHAIN_MAX: usize = 10;
+/// How often a path is judged while its one fault is that it is not valid yet.
+const ROUNDS_MAX: usize = outline::CERTIFICATES_MAX + 4;
+/// Bytes of a revocation list that are hashed in the time of one signature.
+const BYTES_A_SIGNATURE: usize = 64 * 1024;
+
+/// Why a device's chain was not accepted.
+#[derive(Debug)]
+pub(super) enum ChainFault {
+    /// It was not looked at any further.
+    Malformed(Malformed),
+    /// There is no path, or it does not hold.
+    Path(Error),
+}
 
 /// What is wrong with a device's certificate, and whose it says it is: unproven, escaped and cut.
-pub(super) fn refusal(error: &Error, first: Option<&[u8]>) -> String {
+pub(super) fn refusal(fault: &ChainFault, first: Option<&[u8]>) -> String {
+    let error = match fault {
+        // The names in it are worth nothing, but tell which device to look at.
+        ChainFault::Malformed(malformed) => return named(malformed.to_string(), first),
+        ChainFault::Path(error) => error,
+    };
     let date = |time: &UnixTime| clock::UnixTime::from_secs(time.as_secs());
     let why = match error {
         Error::CertExpired { not_after, .. } => format!("it ended on {}", date(not_after)),
@@ -57,9 +78,13 @@ pub(super) fn refusal(error: &Error, first: Option<&[u8]>) -> String {
         Error::BadDer => "it cannot be read".to_owned(),
         other => other.to_string(),
     };
-    let der = first.map(CertificateDer::from);
+    named(why, first)
+}
+
+fn named(why: String, first: Option<&[u8]>) -> String {
+    let der = first.filter(|der| der.len() <= outline::BYTES_MAX).map(CertificateDer::from);
     match der.as_ref().and_then(|der| EndEntityCert::try_from(der).ok()) {
-        Some(leaf) => format!("{why}; it says {}", CertificateIdentity::of(&leaf)),
+        Some(leaf) => format!("{why}; it says {}", CertificateIdentity::of(&leaf, None)),
         None => why,
     }
 }
@@ -177,13 +202,29 @@ pub(super) fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
 /// Whom we believe.
 #[derive(Default)]
 pub struct Trust {
-    anchors: Vec<CertificateDer<'static>>,
+    anchors: Vec<TrustAnchor<'static>>,
     intermediates: Vec<CertificateDer<'static>>,
+    /// Everybody among both.
+    authorities: HashSet<AuthorityId>,
     revoked: Vec<CertRevocationList<'static>>,
+    /// What the lists cost to verify, in signatures.
+    lists_work: u32,
     raw_public_keys: HashSet<[u8; 32]>,
-    fingerprint: [u8; 32],
     /// Names all of it.
     digest: [u8; 32],
+}
+
+/// Why what was proven once no longer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lapse {
+    /// A certificate of the path is on a list.
+    Revoked,
+    /// A certificate of the path has ended.
+    Expired,
+    /// The CA it led to is not believed any more.
+    AnchorRemoved,
+    /// It is not known by what it was verified.
+    NoPath,
 }
 
 impl Trust {
@@ -198,33 +239,40 @@ impl Trust {
         revocation_lists: &[Vec<u8>],
         raw_public_keys: impl IntoIterator<Item = [u8; 32]>,
     ) -> Result<Trust, CredentialError> {
-        let anchors: Vec<CertificateDer<'static>> = anchors.into_iter().map(CertificateDer::from).collect();
+        let (mut believed, mut authorities) = (Vec::with_capacity(anchors.len()), HashSet::new());
         for anchor in &anchors {
-            webpki::anchor_from_trusted_cert(anchor)
+            let der = CertificateDer::from(&anchor[..]);
+            let anchor = webpki::anchor_from_trusted_cert(&der)
                 .map_err(|error| CredentialError(format!("an anchor cannot be read: {error}")))?;
+            authorities.insert(id_of(&anchor));
+            believed.push(anchor.to_owned());
         }
-        let mut revoked = Vec::new();
+        // One that cannot be read helps nobody.
+        let readable = intermediates.iter().map(|der| CertificateDer::from(&der[..]));
+        authorities.extend(readable.filter_map(|der| Some(id_of(&webpki::anchor_from_trusted_cert(&der).ok()?))));
+        let (mut revoked, mut lists_work) = (Vec::new(), 0);
         for list in revocation_lists {
+            lists_work += 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
             let list = webpki::OwnedCertRevocationList::from_der(list)
                 .map_err(|error| CredentialError(format!("a revocation list cannot be read: {error}")))?;
             revoked.push(CertRevocationList::from(list));
         }
         let raw_public_keys: HashSet<[u8; 32]> = raw_public_keys.into_iter().collect();
-        let fingerprint = digest(anchors.iter().map(|anchor| &anchor[..]));
         let mut keys: Vec<&[u8]> = raw_public_keys.iter().map(|key| &key[..]).collect();
         keys.sort_unstable();
         let parts = [
-            fingerprint,
+            digest(anchors.iter().map(|anchor| &anchor[..])),
             digest(intermediates.iter().map(|certificate| &certificate[..])),
             digest(revocation_lists.iter().map(|list| &list[..])),
             digest(keys),
         ];
         Ok(Trust {
-            anchors,
+            anchors: believed,
             intermediates: intermediates.into_iter().map(CertificateDer::from).collect(),
+            authorities,
             revoked,
+            lists_work,
             raw_public_keys,
-            fingerprint,
             digest: digest(parts.iter().map(|part| &part[..])),
         })
     }
@@ -238,50 +286,66 @@ impl Trust {
         !self.raw_public_keys.is_empty()
     }
 
-    /// Names the set of anchors.
-    pub(super) fn fingerprint(&self) -> &[u8; 32] {
-        &self.fingerprint
-    }
-
     pub(super) fn knows(&self, key_hash: &[u8; 32]) -> bool {
         self.raw_public_keys.contains(key_hash)
     }
 
-    /// Whether a list revokes this certificate.
-    pub(super) fn is_revoked(&self, identity: &CertificateIdentity) -> bool {
+    /// Whether a list revokes the certificate of this issuer and serial number.
+    fn is_revoked(&self, issuer: &[u8], serial: &[u8]) -> bool {
         self.revoked.iter().any(|list| {
-            content(list.issuer()) == content(&identity.issuer)
-                && !matches!(list.find_serial(identity.serial()), Ok(None))
+            content(list.issuer()) == content(issuer) && !matches!(list.find_serial(serial), Ok(None))
         })
     }
 
-    /// Judges a chain, the device's own certificate first.
-    pub(super) fn verify(&self, chain: &[&[u8]], clock: Clock) -> Result<CertificateIdentity, Error> {
-        let (first, rest) = chain.split_first().ok_or(Error::BadDer)?;
-        if rest.len() >= CHAIN_MAX {
-            return Err(Error::MaximumPathDepthExceeded);
+    /// Whether a certificate that was verified once would be verified again: every certificate of its path, and its
+    /// anchor. An anchor that has become an intermediate under another still counts; other anchors do not matter.
+    pub(super) fn holds(&self, identity: &CertificateIdentity, clock: Clock) -> Result<(), Lapse> {
+        let path = identity.path().ok_or(Lapse::NoPath)?;
+        if !self.authorities.contains(&path.above.anchor) {
+            return Err(Lapse::AnchorRemoved);
         }
-        let leaf = CertificateDer::from(*first);
-        let leaf = EndEntityCert::try_from(&leaf)?;
+        let above = path.above.links.iter().map(|link| (&*link.issuer, &*link.serial));
+        let mut all = above.chain([(&*identity.issuer, identity.serial())]);
+        if all.any(|(issuer, serial)| self.is_revoked(issuer, serial)) {
+            return Err(Lapse::Revoked);
+        }
+        // The clock's time is now, or has certainly passed.
+        if path.ends().as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
+    }
+
+    /// What verifying a chain of so many certificates may cost, in signatures.
+    pub(super) fn work(&self, certificates: usize) -> u32 {
+        (certificates + self.intermediates.len().min(outline::CERTIFICATES_MAX)) as u32 + self.lists_work
+    }
+
+    /// Judges a chain, the device's own certificate first.
+    pub(super) fn verify(
+        &self,
+        chain: &[&[u8]],
+        clock: Clock,
+        paths: &mut Paths,
+    ) -> Result<CertificateIdentity, ChainFault> {
+        outline::judge(chain).map_err(ChainFault::Malformed)?;
+        let (first, rest) = chain.split_first().ok_or(ChainFault::Path(Error::BadDer))?;
+        let der = CertificateDer::from(*first);
+        let leaf = EndEntityCert::try_from(&der).map_err(ChainFault::Path)?;
         let intermediates: Vec<CertificateDer<'_>> = rest
             .iter()
             .map(|der| CertificateDer::from(*der))
-            .chain(self.intermediates.iter().cloned())
+            .chain(self.intermediates.iter().map(|der| CertificateDer::from(&der[..])))
             .collect();
-        let anchors: Vec<_> =
-            self.anchors.iter().map(webpki::anchor_from_trusted_cert).collect::<Result<_, _>>()?;
         let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         let check = |time: UnixTime| {
             let revocation = webpki::RevocationOptionsBuilder::new(&lists)
                 .ok()
                 .map(|options| options.with_status_policy(webpki::UnknownStatusPolicy::Allow).build());
             let usage = KeyUsage::client_auth();
-            leaf.verify_for_usage(&CHAIN, &anchors, &intermediates, time, usage, revocation, None).map(|_| ())
+            leaf.verify_for_usage(&CHAIN, &self.anchors, &intermediates, time, usage, revocation, None)
         };
         let mut time = UnixTime::since_unix_epoch(Duration::from_millis(clock.time.0));
         let mut verdict = check(time);
         // Each round passes one certificate's notBefore, and times only grow.
-        for _ in 0..=CHAIN_MAX {
+        for _ in 0..ROUNDS_MAX {
             match verdict {
                 Err(Error::CertNotValidYet { not_before, .. }) if !clock.trusted && not_before > time => {
                     time = not_before;
@@ -290,9 +354,40 @@ impl Trust {
                 _ => break,
             }
         }
-        verdict?;
-        Ok(CertificateIdentity::of(&leaf))
+        let verified = verdict.map_err(ChainFault::Path)?;
+        let path = certification(first, &verified, paths)?;
+        Ok(CertificateIdentity::of(&leaf, Some(path)))
     }
+}
+
+/// What is kept of a path.
+fn certification(
+    first: &[u8],
+    verified: &VerifiedPath<'_>,
+    paths: &mut Paths,
+) -> Result<CertificationPath, ChainFault> {
+    let mut links = Vec::new();
+    for (number, certificate) in (2..).zip(verified.intermediate_certificates()) {
+        let der = certificate.der();
+        let outline = Outline::read(&der).ok_or(ChainFault::Malformed(Malformed::Unreadable(number)))?;
+        // Those that are configured have not been looked at yet.
+        if !outline.may_certify() {
+            return Err(ChainFault::Malformed(Malformed::WrongUsage(number)));
+        }
+        links.push(Link {
+            issuer: certificate.issuer().into(),
+            serial: certificate.serial().into(),
+            not_after: outline.not_after,
+        });
+    }
+    let not_after = Outline::read(first).ok_or(ChainFault::Malformed(Malformed::Unreadable(1)))?.not_after;
+    let above = paths.share(Above { links: links.into(), anchor: id_of(verified.anchor()) });
+    Ok(CertificationPath { above, not_after })
+}
+
+fn id_of(anchor: &TrustAnchor<'_>) -> AuthorityId {
+    let constraints = anchor.name_constraints.as_ref().map_or(&[][..], |constraints| &constraints[..]);
+    digest([content(&anchor.subject), &anchor.subject_public_key_info, constraints])
 }
 
 impl fmt::Debug for Trust {

@@ -18,21 +18,27 @@ use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use zeroize::Zeroizing;
 
-use super::certificate::{self, ECDSA_SHA256, ECDSA_SHA384, PeerKey};
+use super::certificate::{self, ChainFault, ECDSA_SHA256, ECDSA_SHA384, PeerKey};
 use super::flight::{self, Timer};
 use super::negotiation::{self as extension, Agreement, CertificateType, Fatal};
+use super::outline::{self, Malformed};
 use super::protection::Protection;
 use super::reassembly::{Message, Reassembly};
 use super::schedule::{self, Bound, Master, VERIFY_DATA};
 use super::suites::KeyExchange;
 use super::wire::{Cid, Reader, Write as _};
 use super::{Common, alert};
+use crate::proto::dtls::cookie::COOKIE;
 use crate::proto::dtls::engine::PeerIdentity;
 use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
 use crate::proto::dtls::record::{self, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, PLAINTEXT_MAX};
 
 /// After so long a handshake is given up.
 const LIFETIME: Duration = Duration::from_secs(60);
+/// The highest `message_seq` of a hello: there are at most six messages of ours and four of the client's behind it.
+const MESSAGE_MAX: u16 = u16::MAX - 16;
+/// The highest record number of a hello: within its time a handshake sends far fewer than lie between this and 2^48.
+const RECORD_MAX: u64 = (1 << 48) - (1 << 24);
 /// `server_hello`, `certificate`, `server_key_exchange`, `certificate_request`, `server_hello_done`,
 /// `certificate_verify`, `finished` (RFC 5246 §7.4)
 const SERVER_HELLO: u8 = 2;
@@ -74,6 +80,10 @@ pub(super) struct Handshake {
     pub random: [u8; 32],
     /// `message_seq` of the hello with the cookie.
     pub hello_sequence: u16,
+    /// That cookie: who asks for our flight again has to show it.
+    pub cookie: [u8; COOKIE],
+    /// Public-key operations done for it.
+    pub work: u32,
     /// The next number of epoch 0.
     pub record_sequence: u64,
     pub messages: Reassembly,
@@ -116,11 +126,19 @@ pub(super) struct Running {
 }
 
 impl Handshake {
-    pub fn new(now: Instant, random: [u8; 32], hello_sequence: u16, record_sequence: u64) -> Handshake {
+    pub fn new(
+        now: Instant,
+        random: [u8; 32],
+        cookie: [u8; COOKIE],
+        hello_sequence: u16,
+        record_sequence: u64,
+    ) -> Handshake {
         Handshake {
             expect: Expect::Hello,
             random,
             hello_sequence,
+            cookie,
+            work: 0,
             record_sequence,
             messages: Reassembly::new(hello_sequence),
             timer: Timer::start(now),
@@ -142,6 +160,10 @@ impl Handshake {
         agreement: Agreement,
         common: &mut Common,
     ) -> Result<(), Fatal> {
+        // Ours are counted on from the client's, and none may wrap.
+        if hello.sequence > MESSAGE_MAX || self.record_sequence > RECORD_MAX {
+            return Err(Fatal::protocol(alert::ILLEGAL_PARAMETER, "its hello's number leaves none for the answer"));
+        }
         let mut randoms = [0; 64];
         randoms[..32].copy_from_slice(&self.random);
         common.chance.fill(&mut randoms[32..]);
@@ -242,6 +264,21 @@ impl Handshake {
             Some(claim) => HandshakeFailure::UnknownIdentity(claim.into()),
             None => HandshakeFailure::Protocol("its Finished is wrong".into()),
         }
+    }
+
+    /// What judging the message that is next may cost, in public-key operations, beside what its suite costs anyway.
+    pub fn work_ahead(&self, trust: &certificate::Trust) -> u32 {
+        let Some(running) = &self.running else { return 0 };
+        let Some((CERTIFICATE, body)) = self.messages.peek().filter(|_| self.expect == Expect::Certificate) else {
+            return 0;
+        };
+        if running.agreement.client_certificate == CertificateType::RawPublicKey {
+            return 0;
+        }
+        // As many certificates as there are, or as are looked at.
+        let mut list = Reader(body.get(3..).unwrap_or_default());
+        let count = std::iter::from_fn(|| list.vector24()).take(outline::CERTIFICATES_MAX).count();
+        trust.work(count)
     }
 
     /// The PSK identity it says it has.
@@ -400,12 +437,13 @@ impl Running {
         }
         if self.agreement.client_certificate == CertificateType::RawPublicKey {
             let key_hash = schedule::hash(content);
+            // No alert that speaks of certificates (RFC 7925 §6).
             if !certificate::is_readable(content) {
-                return Err(refused(alert::BAD_CERTIFICATE, "the raw public key cannot be read".into()));
+                return Err(refused(alert::DECODE_ERROR, "the raw public key cannot be read".into()));
             }
             if !common.certificates.trust.knows(&key_hash) {
                 let shown: String = key_hash.iter().map(|byte| format!("{byte:02x}")).collect();
-                return Err(refused(alert::CERTIFICATE_UNKNOWN, format!("unknown raw public key {shown}")));
+                return Err(refused(alert::HANDSHAKE_FAILURE, format!("unknown raw public key {shown}")));
             }
             self.peer_key = Some(PeerKey::Raw(content.to_vec()));
             self.identity = Some(PeerIdentity::RawPublicKey(key_hash.into()));
@@ -415,9 +453,10 @@ impl Running {
             while list.end().is_none() {
                 chain.push(list.vector24().ok_or_else(|| undecodable("its Certificate cannot be read"))?);
             }
-            let mut identity = common.certificates.trust.verify(&chain, common.clock).map_err(|error| {
-                let why = certificate::refusal(&error, chain.first().copied());
-                refused(certificate_alert(&error), why)
+            let Common { certificates, clock, paths, .. } = &mut *common;
+            let mut identity = certificates.trust.verify(&chain, *clock, paths).map_err(|fault| {
+                let why = certificate::refusal(&fault, chain.first().copied());
+                refused(certificate_alert(&fault), why)
             })?;
             self.peer_key = chain.first().map(|first| PeerKey::Certificate(first.to_vec()));
             identity.issuer = common.issuers.share(&identity.issuer);
@@ -445,12 +484,13 @@ impl Running {
         reader.end().ok_or_else(unreadable)?;
         let premaster = match (identity, secret) {
             (Some(identity), secret) => {
-                // An unknown identity goes on with a key nobody has, and fails where a wrong key fails.
-                let decoy = super::chance::derive(&common.decoy, identity);
+                // An unknown identity goes on with a key nobody has, as long as keys here are, and fails where a wrong key
+                // fails.
+                let decoy = decoy(common, identity);
                 let found = common.keyring.key(identity);
                 self.is_known = found.is_some();
                 self.identity = Some(PeerIdentity::Psk(identity.into()));
-                schedule::psk_premaster(secret.as_deref().map(Vec::as_slice), found.unwrap_or(&decoy[..16]))
+                schedule::psk_premaster(secret.as_deref().map(Vec::as_slice), found.unwrap_or(&decoy))
             }
             (None, Some(secret)) => secret,
             (None, None) => return Err(fault()),
@@ -495,8 +535,22 @@ impl Running {
     }
 }
 
-fn certificate_alert(error: &webpki::Error) -> u8 {
+/// A key that nobody has, the same each time for one identity.
+fn decoy(common: &Common, identity: &[u8]) -> Zeroizing<Vec<u8>> {
+    let seed = super::chance::derive(&common.decoy, identity);
+    let mut drawn = super::chance::Chance::new(&seed, b"decoy");
+    let mut key = Zeroizing::new(vec![0; common.keyring.length_of_any(u64::from_be_bytes(drawn.array()))]);
+    drawn.fill(&mut key);
+    key
+}
+
+fn certificate_alert(fault: &ChainFault) -> u8 {
     use webpki::Error;
+    let error = match fault {
+        ChainFault::Malformed(Malformed::WrongUsage(_)) => return alert::UNSUPPORTED_CERTIFICATE,
+        ChainFault::Malformed(_) => return alert::BAD_CERTIFICATE,
+        ChainFault::Path(error) => error,
+    };
     match error {
         Error::CertExpired { .. } | Error::CertNotValidYet { .. } => alert::CERTIFICATE_EXPIRED,
         Error::CertRevoked => alert::CERTIFICATE_REVOKED,

@@ -18,12 +18,15 @@ use super::aead::Aead;
 use super::chance::Chance;
 use super::replay::Window;
 use super::wire::{self, Incoming, TLS12_CID};
-use crate::proto::dtls::record::{PLAINTEXT_MAX, VERSION_1_2};
+use crate::proto::dtls::record::{ALERT, PLAINTEXT_MAX, VERSION_1_2};
 
 /// The epoch under keys; there is no other, since nothing is renegotiated.
 pub(super) const EPOCH: u16 = 1;
-/// Numbers beyond are not sent (RFC 6347 §4.1).
-const SEQUENCE_MAX: u64 = (1 << 48) - 1;
+/// Where the numbers end that data and answers get; the wire has room for twice as many (RFC 6347 §4.1).
+pub(super) const SEQUENCE_END: u64 = 1 << 47;
+/// The number of the one record that tells a device that its session is over. Nothing else ever has it, in any process, so
+/// that it is safe to send where nobody knows which numbers were used; it says the same each time.
+const FAREWELL: u64 = SEQUENCE_END;
 /// The counter in an explicit nonce.
 const COUNTER: u64 = (1 << 24) - 1;
 
@@ -116,11 +119,34 @@ impl Protection {
         plaintext: &[u8],
         chance: &mut Chance,
     ) -> Option<()> {
-        if self.next_sequence > SEQUENCE_MAX {
+        if self.next_sequence >= SEQUENCE_END {
             return None;
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
+        self.seal_numbered(out, content_type, sequence, cid, plaintext, chance)
+    }
+
+    /// Appends the alert that says that a session of an earlier process is over: fatal, and always this description.
+    pub fn seal_farewell(
+        &mut self,
+        out: &mut Vec<u8>,
+        cid: &[u8],
+        description: u8,
+        chance: &mut Chance,
+    ) -> Option<()> {
+        self.seal_numbered(out, ALERT, FAREWELL, cid, &[2, description], chance)
+    }
+
+    fn seal_numbered(
+        &mut self,
+        out: &mut Vec<u8>,
+        content_type: u8,
+        sequence: u64,
+        cid: &[u8],
+        plaintext: &[u8],
+        chance: &mut Chance,
+    ) -> Option<()> {
         let aead = self.keys.aead;
         let outer_type = if cid.is_empty() { content_type } else { TLS12_CID };
         let start = wire::open_record(out, outer_type, EPOCH, sequence, cid);
@@ -164,7 +190,8 @@ impl Protection {
         let aead = self.keys.aead;
         let (explicit, content) = record.fragment.split_at_checked(aead.explicit_length())?;
         let inner = content.len().checked_sub(aead.tag_length())?;
-        if inner > PLAINTEXT_MAX + usize::from(u8::MAX) {
+        // With a connection id the type and the padding count (RFC 9146 §5).
+        if inner > PLAINTEXT_MAX {
             return None;
         }
         let number = u64::from(record.epoch) << 48 | record.sequence;
@@ -182,7 +209,7 @@ impl Protection {
             length = scratch[..length].iter().rposition(|byte| *byte != 0)?;
             content_type = scratch[length];
         }
-        (length <= PLAINTEXT_MAX).then_some((content_type, length))
+        Some((content_type, length))
     }
 }
 
@@ -245,12 +272,29 @@ mod tests {
     }
 
     #[test]
-    fn no_record_is_numbered_beyond_48_bits() {
+    fn no_record_is_numbered_beyond_its_range() {
         let mut chance = Chance::new(&[1; 32], b"");
         let mut protection = Protection::new(Keys::from_block(Aead::Gcm, &[5; 40]), &mut chance);
-        protection.next_sequence = SEQUENCE_MAX;
+        protection.next_sequence = SEQUENCE_END - 1;
         let mut out = Vec::new();
         assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_some());
         assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_none());
+    }
+
+    #[test]
+    fn a_farewell_is_the_same_record_in_every_process_and_has_a_number_of_its_own() {
+        let keys = || Keys::from_block(Aead::ChaCha, &[5; 88]);
+        let mut records = Vec::new();
+        for seed in 0..3 {
+            let mut chance = Chance::new(&[seed; 32], b"");
+            let mut protection = Protection::new(keys(), &mut chance);
+            protection.next_sequence = u64::from(seed) * 1_000;
+            let mut out = Vec::new();
+            protection.seal_farewell(&mut out, &[], 80, &mut chance).unwrap();
+            assert_eq!(protection.next_sequence, u64::from(seed) * 1_000);
+            records.push(out);
+        }
+        assert!(records.iter().all(|record| *record == records[0]));
+        assert_eq!(records[0][5..11], (SEQUENCE_END).to_be_bytes()[2..]);
     }
 }

@@ -9,10 +9,11 @@ use super::suites::Suite;
 use super::wire::Cid;
 use crate::proto::Route;
 use crate::proto::dtls::engine::PeerIdentity;
+use crate::proto::dtls::record::HEADER;
 
-/// An address a session moved to may be sent so many times the bytes that came from there: whoever has a key
-/// can pretend to be anywhere, but not aim more at a third party than it spends itself.
-const AMPLIFICATION: usize = 3;
+/// An address a session moved to may be sent so many times the bytes that came from there, whatever they are: a key lets
+/// its owner pretend to be anywhere, but not aim more at a third party than it spends itself.
+pub(super) const AMPLIFICATION: usize = 3;
 
 /// A handshake or a session, and where it is.
 pub(super) struct Peer {
@@ -23,28 +24,64 @@ pub(super) struct Peer {
 pub(super) enum Stage {
     Handshake(Box<Handshake>),
     Session(Session),
+    Farewell(Box<Farewell>),
 }
 
 impl Peer {
     pub fn handshake(&mut self) -> Option<&mut Handshake> {
         match &mut self.stage {
             Stage::Handshake(handshake) => Some(handshake),
-            Stage::Session(_) => None,
+            Stage::Session(_) | Stage::Farewell(_) => None,
+        }
+    }
+
+    /// The connection id in records to us.
+    pub fn own_cid(&self) -> Option<Cid> {
+        match &self.stage {
+            Stage::Handshake(handshake) => handshake.running.as_ref().and_then(|running| running.own_cid),
+            Stage::Session(held) => held.own_cid,
+            Stage::Farewell(farewell) => farewell.own_cid,
         }
     }
 
     pub fn session(&self) -> Option<&Session> {
         match &self.stage {
             Stage::Session(session) => Some(session),
-            Stage::Handshake(_) => None,
+            Stage::Handshake(_) | Stage::Farewell(_) => None,
         }
     }
 
     pub fn session_mut(&mut self) -> Option<&mut Session> {
         match &mut self.stage {
             Stage::Session(session) => Some(session),
-            Stage::Handshake(_) => None,
+            Stage::Handshake(_) | Stage::Farewell(_) => None,
         }
+    }
+}
+
+/// Most answers to a device whose session is over: one may get lost.
+const FAREWELLS_MAX: u8 = 8;
+
+/// A session of an earlier process that cannot go on: all that is left to do is to tell its device so.
+pub(super) struct Farewell {
+    pub protection: Protection,
+    pub own_cid: Option<Cid>,
+    pub peer_cid: Box<[u8]>,
+    /// Whether it may be told so only at the address its records come from.
+    pub is_unproven: bool,
+    /// How often more it is told.
+    pub left: u8,
+}
+
+impl Farewell {
+    pub fn of(session: Session) -> Farewell {
+        let Session { protection, own_cid, peer_cid, credit, .. } = session;
+        Farewell { protection, own_cid, peer_cid, is_unproven: credit.is_some(), left: FAREWELLS_MAX }
+    }
+
+    /// Whether its device has not been told yet.
+    pub fn is_untold(&self) -> bool {
+        self.left == FAREWELLS_MAX
     }
 }
 
@@ -79,6 +116,12 @@ impl Session {
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_add((AMPLIFICATION * bytes) as u32);
         }
+    }
+
+    /// How many bytes a record with so much content has.
+    pub fn size_of(&self, plaintext: usize) -> usize {
+        let inner = plaintext + usize::from(!self.peer_cid.is_empty());
+        HEADER + self.peer_cid.len() + self.suite.aead.overhead() + inner
     }
 
     /// Whether a datagram of so many bytes may go to the address it is at; then counts it.
