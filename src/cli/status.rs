@@ -265,6 +265,7 @@ mod tests {
     #[test]
     fn a_new_gateway_says_what_to_do_next() {
         let status = Status {
+            strays: Vec::new(),
             gateway: Gateway {
                 id: "tb-ab".into(),
                 version: "0.1.0".into(),

@@ -313,9 +313,12 @@ impl Trust {
         if path.ends().as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
     }
 
-    /// What verifying a chain of so many certificates may cost, in signatures.
-    pub(super) fn work(&self, certificates: usize) -> u32 {
-        (certificates + self.intermediates.len().min(outline::CERTIFICATES_MAX)) as u32 + self.lists_work
+    /// What verifying a device's chain, or its raw key, may cost, in signatures.
+    pub(super) fn work(&self) -> u32 {
+        if self.anchors.is_empty() {
+            return 0;
+        }
+        (outline::CERTIFICATES_MAX + self.intermediates.len().min(outline::CERTIFICATES_MAX)) as u32 + self.lists_work
     }
 
     /// Judges a chain, the device's own certificate first.
@@ -325,7 +328,7 @@ impl Trust {
         clock: Clock,
         paths: &mut Paths,
     ) -> Result<CertificateIdentity, ChainFault> {
-        outline::judge(chain).map_err(ChainFault::Malformed)?;
+        let chain = outline::judge(chain).map_err(ChainFault::Malformed)?;
         let (first, rest) = chain.split_first().ok_or(ChainFault::Path(Error::BadDer))?;
         let der = CertificateDer::from(*first);
         let leaf = EndEntityCert::try_from(&der).map_err(ChainFault::Path)?;

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::certificate::{self, ChainFault, ECDSA_SHA256, ECDSA_SHA384, PeerKey};
 use super::flight::{self, Timer};
 use super::negotiation::{self as extension, Agreement, CertificateType, Fatal};
-use super::outline::{self, Malformed};
+use super::outline::Malformed;
 use super::protection::Protection;
 use super::reassembly::{Message, Reassembly};
 use super::schedule::{self, Bound, Master, VERIFY_DATA};
@@ -152,6 +152,11 @@ impl Handshake {
         }
     }
 
+    /// Whether a hello's numbers leave enough for the answer: ours are counted on from the client's, and none may wrap.
+    pub fn fits(hello_sequence: u16, record_sequence: u64) -> bool {
+        hello_sequence <= MESSAGE_MAX && record_sequence <= RECORD_MAX
+    }
+
     /// The hello is whole and agreed upon: makes our flight.
     pub fn run(
         &mut self,
@@ -160,10 +165,6 @@ impl Handshake {
         agreement: Agreement,
         common: &mut Common,
     ) -> Result<(), Fatal> {
-        // Ours are counted on from the client's, and none may wrap.
-        if hello.sequence > MESSAGE_MAX || self.record_sequence > RECORD_MAX {
-            return Err(Fatal::protocol(alert::ILLEGAL_PARAMETER, "its hello's number leaves none for the answer"));
-        }
         let mut randoms = [0; 64];
         randoms[..32].copy_from_slice(&self.random);
         common.chance.fill(&mut randoms[32..]);
@@ -264,21 +265,6 @@ impl Handshake {
             Some(claim) => HandshakeFailure::UnknownIdentity(claim.into()),
             None => HandshakeFailure::Protocol("its Finished is wrong".into()),
         }
-    }
-
-    /// What judging the message that is next may cost, in public-key operations, beside what its suite costs anyway.
-    pub fn work_ahead(&self, trust: &certificate::Trust) -> u32 {
-        let Some(running) = &self.running else { return 0 };
-        let Some((CERTIFICATE, body)) = self.messages.peek().filter(|_| self.expect == Expect::Certificate) else {
-            return 0;
-        };
-        if running.agreement.client_certificate == CertificateType::RawPublicKey {
-            return 0;
-        }
-        // As many certificates as there are, or as are looked at.
-        let mut list = Reader(body.get(3..).unwrap_or_default());
-        let count = std::iter::from_fn(|| list.vector24()).take(outline::CERTIFICATES_MAX).count();
-        trust.work(count)
     }
 
     /// The PSK identity it says it has.

@@ -8,6 +8,7 @@ use super::protection::{Closed, EPOCH, Opened};
 use super::replay::Window;
 use super::resume::{PING, Verdict};
 use super::session::{AMPLIFICATION, Peer, Stage};
+use super::suites::KeyExchange;
 use super::wire::{self, Incoming, TLS12_CID};
 use super::{Common, ServerEngine, alert};
 use crate::proto::Route;
@@ -28,8 +29,6 @@ const RESTART_GAP: Duration = Duration::from_millis(200);
 const PADDING_MAX: usize = 64;
 /// The longest record kept for when there are keys.
 const EARLY_MAX: usize = 160;
-/// Public-key operations any suite takes, beside judging a chain.
-const HELLO_WORK: u32 = 4;
 
 impl ServerEngine {
     /// Takes one record of a datagram.
@@ -397,7 +396,14 @@ impl ServerEngine {
             self.counters.hellos_over_limit += 1;
             return;
         }
-        if self.registry.charge(now, &address, HELLO_WORK).is_err() {
+        if !Handshake::fits(fragment.message_sequence, record.sequence) {
+            let what = "its hello's number leaves none for the answer";
+            let Fatal { alert, failure } = Fatal::protocol(alert::ILLEGAL_PARAMETER, what);
+            return self.report(route, &failure, Some((record.sequence, alert)), sink);
+        }
+        // All that it may come to, lest those under way leave nothing for one of them to be completed.
+        let work = self.common.work();
+        if self.registry.charge(now, &address, work).is_err() {
             self.counters.work_over_limit += 1;
             return;
         }
@@ -406,7 +412,7 @@ impl ServerEngine {
         let mut handshake =
             Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
         let begun = begin(&mut handshake, now, fragment, &mut self.common, |_| true);
-        self.registry.refund(now, &address, HELLO_WORK - handshake.work);
+        self.registry.refund(now, &address, work - handshake.work);
         if let Err(Fatal { alert, failure }) = begun {
             return self.report(route, &failure, Some((record.sequence, alert)), sink);
         }
@@ -470,7 +476,8 @@ impl ServerEngine {
         sink: &mut dyn Sink,
     ) {
         let Some(address) = self.registry.get(session).map(|peer| PeerAddress::from(&peer.route)) else { return };
-        if self.registry.charge(now, &address, HELLO_WORK).is_err() {
+        let most = self.common.work();
+        if self.registry.charge(now, &address, most).is_err() {
             self.counters.work_over_limit += 1;
             return;
         }
@@ -485,7 +492,7 @@ impl ServerEngine {
         let begun = begin(handshake, now, fragment, &mut self.common, judge);
         let (work, running) = (handshake.work, handshake.running.as_ref());
         let (is_running, cid) = (running.is_some(), running.and_then(|running| running.own_cid));
-        self.registry.refund(now, &address, HELLO_WORK - work);
+        self.registry.refund(now, &address, most - work);
         match begun {
             Ok(()) => {
                 if let Some(cid) = cid {
@@ -520,22 +527,11 @@ impl ServerEngine {
             let failure = HandshakeFailure::Protocol("its messages are longer than 16 kB".into());
             return self.fail(session, Some(alert::HANDSHAKE_FAILURE), &failure, sink);
         }
-        loop {
-            let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else { return };
-            let work = handshake.work_ahead(&self.common.certificates.trust);
-            if work > 0 && self.registry.charge(now, &PeerAddress::from(route), work).is_err() {
-                // What has come is kept; the client's repetition tries again.
-                self.counters.work_over_limit += 1;
-                break;
-            }
-            let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else { return };
-            handshake.work += work;
-            let Some(message) = handshake.messages.next() else { break };
+        while let Some(message) = handshake.messages.next() {
             if let Err(Fatal { alert, failure }) = handshake.take(&message, &mut self.common) {
                 return self.fail(session, Some(alert), &failure, sink);
             }
         }
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else { return };
         let early = if handshake.expect == Expect::Finished { handshake.early.take() } else { None };
         self.arm(session);
         if let Some(early) = early
@@ -581,5 +577,8 @@ fn begin(
     let has_keys = !common.keyring.is_empty();
     let agreement = negotiation::negotiate(&hello, &common.settings, has_keys, &common.certificates)?;
     handshake.work = agreement.suite.exchange.work();
+    if agreement.suite.exchange == KeyExchange::EcdheEcdsa {
+        handshake.work += common.certificates.trust.work();
+    }
     handshake.run(now, &message, agreement, common)
 }

@@ -69,6 +69,7 @@ use self::identity::Issuers;
 pub use self::name::{DistinguishedName, NameError};
 use self::review::Review;
 use self::session::{Peer, Stage};
+use self::suites::KeyExchange;
 use self::wire::Cid;
 use super::Keyring;
 use super::cookie::CookieKey;
@@ -159,6 +160,16 @@ struct Common {
     chance: Chance,
     issuers: Issuers,
     paths: Paths,
+}
+
+impl Common {
+    /// The most public-key operations a handshake can take.
+    fn work(&self) -> u32 {
+        match &self.certificates.key {
+            Some(_) => KeyExchange::EcdheEcdsa.work() + self.certificates.trust.work(),
+            None => KeyExchange::EcdhePsk.work(),
+        }
+    }
 }
 
 /// See the module.
@@ -295,7 +306,7 @@ impl Engine for ServerEngine {
         let Stage::Session(held) = &mut peer.stage else { return Err(SendError::UnknownSession) };
         // With a connection id the content's type is one byte of what the record may hold (RFC 9146 §5).
         let inner = plaintext.len() + usize::from(!held.peer_cid.is_empty());
-        if inner > usize::from(held.limit) {
+        if plaintext.len() > usize::from(held.limit) || inner > record::PLAINTEXT_MAX {
             return Err(SendError::TooLarge);
         }
         if !held.spend(held.size_of(plaintext.len())) {

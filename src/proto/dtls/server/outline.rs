@@ -13,9 +13,9 @@ use super::name::der;
 use super::wire::Reader;
 use crate::clock::UnixTime;
 
-/// Most certificates a device may send: its own and three above it.
+/// Most certificates a device may send: its own and three above it. Behind these a root may stand, which is left out.
 pub const CERTIFICATES_MAX: usize = 4;
-/// Most bytes of all of them.
+/// Most bytes of all of them, the root included.
 pub const BYTES_MAX: usize = 8 * 1024;
 
 /// What a certificate says of itself; unproven.
@@ -167,7 +167,7 @@ impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Malformed::TooMany(count) => {
-                write!(f, "the chain has {count} certificates; {CERTIFICATES_MAX} are taken, the root left out")
+                write!(f, "the chain has {count} certificates; {CERTIFICATES_MAX} are taken, beside the root")
             }
             Malformed::TooLong(bytes) => write!(f, "the chain has {bytes} bytes; {BYTES_MAX} are taken"),
             Malformed::Unreadable(number) => write!(f, "certificate {number} of the chain cannot be read"),
@@ -184,17 +184,26 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Judges a chain, the device's own certificate first, by its structure alone.
+/// Judges a chain, the device's own certificate first, by its structure alone. Returns what of it is to be judged
+/// further: all but a root, which proves nothing by being sent.
 ///
 /// # Errors
 /// [`Malformed`], the first thing wrong.
-pub fn judge(chain: &[&[u8]]) -> Result<(), Malformed> {
-    if chain.len() > CERTIFICATES_MAX {
+pub fn judge<'a, 'c>(chain: &'a [&'c [u8]]) -> Result<&'a [&'c [u8]], Malformed> {
+    if chain.len() > CERTIFICATES_MAX + 1 {
         return Err(Malformed::TooMany(chain.len()));
     }
     let bytes = chain.iter().map(|certificate| certificate.len()).sum();
     if bytes > BYTES_MAX {
         return Err(Malformed::TooLong(bytes));
+    }
+    let is_root = |certificate: &[u8]| Outline::read(certificate).is_some_and(|root| root.subject == root.issuer);
+    let chain = match chain.split_last() {
+        Some((last, rest)) if rest.len() == CERTIFICATES_MAX && is_root(last) => rest,
+        _ => chain,
+    };
+    if chain.len() > CERTIFICATES_MAX {
+        return Err(Malformed::TooMany(chain.len()));
     }
     let mut outlines = Vec::with_capacity(chain.len());
     for (number, certificate) in (1..).zip(chain) {
@@ -214,7 +223,7 @@ pub fn judge(chain: &[&[u8]]) -> Result<(), Malformed> {
             return Err(Malformed::WrongUsage(at + 1));
         }
     }
-    Ok(())
+    Ok(chain)
 }
 
 #[cfg(test)]
@@ -237,8 +246,9 @@ mod tests {
         params(name).signed_by(key, &Issuer::new(params(issuer), &other)).unwrap().der().to_vec()
     }
 
-    fn judged(chain: &[Vec<u8>]) -> Result<(), Malformed> {
-        judge(&chain.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    /// How many of a chain are to be judged further.
+    fn judged(chain: &[Vec<u8>]) -> Result<usize, Malformed> {
+        judge(&chain.iter().map(Vec::as_slice).collect::<Vec<_>>()).map(<[&[u8]]>::len)
     }
 
     fn keys<const N: usize>() -> [KeyPair; N] {
@@ -250,10 +260,14 @@ mod tests {
         let [a, b, c, d, e] = keys();
         let chain = [made("a", "b", &a), made("b", "c", &b), made("c", "d", &c), made("d", "d", &d)];
         for length in 1..=4 {
-            assert_eq!(judged(&chain[..length]), Ok(()));
+            assert_eq!(judged(&chain[..length]), Ok(length));
         }
         let five = [&chain[..], &[made("e", "f", &e)]].concat();
         assert_eq!(judged(&five), Err(Malformed::TooMany(5)));
+        let chain = [made("a", "b", &a), made("b", "c", &b), made("c", "d", &c), made("d", "e", &d)];
+        let rooted = [&chain[..], &[made("e", "e", &e)]].concat();
+        assert_eq!(judged(&rooted), Ok(4), "the root is left out");
+        assert_eq!(judged(&[&rooted[..], &rooted[4..]].concat()), Err(Malformed::TooMany(6)));
         assert_eq!(judged(&[chain[0].clone(), chain[2].clone()]), Err(Malformed::Misplaced(1)));
         assert_eq!(judged(&[chain[0].clone(), chain[1].clone(), chain[3].clone()]), Err(Malformed::Misplaced(2)));
         assert_eq!(judged(&[chain[0].clone(), b"x".to_vec()]), Err(Malformed::Unreadable(2)));
@@ -269,7 +283,7 @@ mod tests {
         let long = made(&"x".repeat(5_000), "b", &a);
         let chain = [long.clone(), made("b", &"y".repeat(5_000), &b)];
         assert!(matches!(judged(&chain), Err(Malformed::TooLong(bytes)) if bytes > BYTES_MAX));
-        assert_eq!(judged(&[long]), Ok(()));
+        assert_eq!(judged(&[long]), Ok(1));
     }
 
     #[test]
@@ -285,7 +299,7 @@ mod tests {
         assert_eq!(Outline::read(&agreement).unwrap().key_usage, Some(0x08));
         assert_eq!(judged(&[agreement]), Err(Malformed::WrongUsage(1)));
         let signing = with(&[KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyAgreement]);
-        assert_eq!(judged(std::slice::from_ref(&signing)), Ok(()));
+        assert_eq!(judged(std::slice::from_ref(&signing)), Ok(1));
         // One whose key only signs handshakes issues nobody.
         let mut issuer = params("b");
         issuer.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -79,12 +79,6 @@ impl Reassembly {
         Ok(())
     }
 
-    /// Type and body of the next message, if it is whole.
-    pub fn peek(&self) -> Option<(u8, &[u8])> {
-        let (sequence, part) = self.parts.first_key_value()?;
-        (*sequence == self.expected && part.missing == 0).then_some((part.message_type, &part.body[..]))
-    }
-
     /// The next message, if it is whole.
     pub fn next(&mut self) -> Option<Message> {
         let sequence = self.expected;
@@ -111,9 +105,8 @@ mod tests {
         messages.insert(&fragment(2, 6, 4, b"ef")).unwrap();
         messages.insert(&fragment(2, 6, 2, b"cde")).unwrap();
         messages.insert(&fragment(2, 5, 0, b"other")).unwrap();
-        assert_eq!((messages.peek(), messages.next()), (None, None));
+        assert_eq!(messages.next(), None);
         messages.insert(&fragment(2, 6, 0, b"abX")).unwrap();
-        assert_eq!(messages.peek(), Some((11, &b"abcdef"[..])));
         assert_eq!(messages.next().unwrap().body, b"abcdef");
         assert_eq!(messages.next().unwrap().sequence, 3);
         assert_eq!(messages.next(), None);
