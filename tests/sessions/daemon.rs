@@ -378,6 +378,7 @@ fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power
         device.careless_reading();
         device.until("the alert", |device| device.client.protected_alerts == [(2, 80)]);
         assert_eq!(site.admitted(), 0);
+        let written = site.sessions("written_bytes");
         // It begins anew, at the same port.
         let config = Config::psk("dev-1", "key-1-0123456789abcdef");
         device.client = Client::new(chacha(config));
@@ -387,6 +388,8 @@ fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power
         device.reading();
         other.reading();
         assert_eq!(site.counter("tombolo_dtls_farewell_sessions_total"), 1);
+        // Until the new one is on disk, and the old one is not.
+        wait_for("the commit", || site.sessions("written_bytes") > written);
     }
     // A stop in order leaves it as a power cut does: it hears of it when there is somebody to begin anew with.
     site.wait_until_stored(2);
