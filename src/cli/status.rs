@@ -135,7 +135,16 @@ pub fn text(status: &Status) -> String {
         row("disabled", item.clone());
     }
     for stray in &status.strays {
-        row("stray", format!("{} {} ({} times, last {} ago)", stray.source, stray.advice, stray.count, span(stray.last_s)));
+        row(
+            "stray",
+            format!(
+                "{} {} ({} times, last {} ago)",
+                stray.source,
+                stray.advice,
+                stray.count,
+                span(stray.last_s)
+            ),
+        );
     }
     if !status.upstream.configured {
         row("next", "tombolo init --url mqtts://BROKER".to_owned());

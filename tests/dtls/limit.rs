@@ -189,8 +189,11 @@ fn one_key_displaces_only_its_own_sessions_and_completes_so_many_handshakes_a_mi
         world.run(Duration::from_millis(50));
     }
     let told = world.told();
-    assert!(told.iter().all(|told| !matches!(told, Told::Closed(_, cause) if *cause != CloseCause::Displaced)));
-    let refused = told.iter().filter(|told| matches!(told, Told::Failed(_, HandshakeFailure::TooOften(_)))).count();
+    assert!(
+        told.iter().all(|told| !matches!(told, Told::Closed(_, cause) if *cause != CloseCause::Displaced))
+    );
+    let refused =
+        told.iter().filter(|told| matches!(told, Told::Failed(_, HandshakeFailure::TooOften(_)))).count();
     assert!((50..80).contains(&refused), "{refused}");
     assert_eq!(world.engine.session_count(), 6 + 4);
     for (port, session) in others {

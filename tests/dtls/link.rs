@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tombolo::proto::{Holder, Route};
 use tombolo::proto::dtls::{
     CloseCause, DimplEngine, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, SessionId, Sink,
 };
+use tombolo::proto::{Holder, Route};
 
 use crate::client::Client;
 

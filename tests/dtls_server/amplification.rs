@@ -28,7 +28,8 @@ impl Die {
 fn piece(die: &mut Die, kind: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![kind];
     let whole = die.below(3) > 0;
-    let (offset, more) = if whole { (0, 0) } else { (die.below(80) as u32 * die.below(2) as u32, die.below(400) as u32) };
+    let (offset, more) =
+        if whole { (0, 0) } else { (die.below(80) as u32 * die.below(2) as u32, die.below(400) as u32) };
     let length = offset + body.len() as u32 + more;
     out.extend(&length.to_be_bytes()[1..]);
     out.extend((die.below(4) as u16).to_be_bytes());
@@ -102,7 +103,10 @@ fn peopled(seed: u64) -> World {
     let sealed = [doubted, over].map(|s| world.engine.export(world.now, &key(), s, Purpose::Store).unwrap());
     world.engine = engine(world.now, Settings::default(), Certificates::default(), 8);
     for sealed in sealed {
-        world.engine.import(world.now, &key(), &sealed, Origin::Store { runs: 1 }, &mut world.recorder).unwrap();
+        world
+            .engine
+            .import(world.now, &key(), &sealed, Origin::Store { runs: 1 }, &mut world.recorder)
+            .unwrap();
     }
     world.connected(1, World::psk(1));
     world.connected(2, Config { cid: Some(vec![2; 9]), ..World::psk(2) });
@@ -223,7 +227,12 @@ fn an_address_a_session_moved_to_gets_three_times_what_came_from_it_at_most_in_a
             }
             let there = world.recorder.sent.drain(..).filter(|(route, _)| route.remote.port() == VICTIM);
             account.sent += there.map(|(_, datagram)| datagram.len()).sum::<usize>();
-            assert!(account.sent <= 3 * account.received, "{seed} {step}: {} for {}", account.sent, account.received);
+            assert!(
+                account.sent <= 3 * account.received,
+                "{seed} {step}: {} for {}",
+                account.sent,
+                account.received
+            );
         }
         assert!(account.sent > account.received, "it is answered as far as it may be: {}", account.sent);
         // Nor by its end.
@@ -240,7 +249,10 @@ fn a_session_in_doubt_asks_elsewhere_for_no_more_than_three_times_what_came_from
         let session = world.connected(1, Config { cid: Some(vec![9; length]), ..World::psk(1) });
         let sealed = world.engine.export(world.now, &key(), session, Purpose::Store).unwrap();
         world.engine = engine(world.now, Settings::default(), Certificates::default(), 8);
-        world.engine.import(world.now, &key(), &sealed, Origin::Store { runs: 1 }, &mut world.recorder).unwrap();
+        world
+            .engine
+            .import(world.now, &key(), &sealed, Origin::Store { runs: 1 }, &mut world.recorder)
+            .unwrap();
         let (mut received, mut sent) = (0, 0);
         for _ in 0..40 {
             let record = world.client(1).send(b"x");

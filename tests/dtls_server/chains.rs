@@ -85,9 +85,10 @@ fn chains_that_make_a_search_long_are_refused_unread() {
     let (_, said) = refused(&mut world, 6, device(&pki.middle, &der(&[stray])));
     assert!(said.contains("certificate 1 of the chain was not issued by the one after it"), "{said}");
     let mut params = device_params("door-7");
-    params.subject_alt_names.extend((0..400).map(|n| {
-        rcgen::SanType::DnsName(format!("a-rather-long-name-{n}.example").try_into().unwrap())
-    }));
+    params.subject_alt_names.extend(
+        (0..400)
+            .map(|n| rcgen::SanType::DnsName(format!("a-rather-long-name-{n}.example").try_into().unwrap())),
+    );
     let long = Arc::into_inner(own(params, &pki.middle, &[pki.middle.der().to_vec()], false)).unwrap();
     let (_, said) = refused(&mut world, 7, long);
     assert!(said.contains("bytes; 8192 are taken"), "{said}");
@@ -135,7 +136,9 @@ fn names_of_configured_cas_lead_a_false_chain_nowhere() {
     // Self-made ones that take their names.
     let root = authority("root", None);
     let middle = authority("middle", Some(&root));
-    for chain in [vec![], der(&[authority("middle", Some(&root))]), vec![middle.der().to_vec(), root.der().to_vec()]] {
+    for chain in
+        [vec![], der(&[authority("middle", Some(&root))]), vec![middle.der().to_vec(), root.der().to_vec()]]
+    {
         let (alert, _) = refused(&mut world, 9, device(&middle, &chain));
         assert!([42, 48].contains(&alert), "{alert}");
     }
@@ -179,7 +182,8 @@ fn one_source_of_chains_uses_up_its_own_time_only() {
     let pki = Pki::new();
     let stranger = authority("stranger", None);
     let false_chain = Arc::new(device(&stranger, &[stranger.der().to_vec()]));
-    let limits = Limits { work_burst: 100, work_per_second: 10, handshakes_burst: 10_000, ..Limits::default() };
+    let limits =
+        Limits { work_burst: 100, work_per_second: 10, handshakes_burst: 10_000, ..Limits::default() };
     let mut world = World::new(Settings { limits, ..Settings::default() }, pki.certificates(), FINE, 1);
     let device = world.connected(1, Config::certified(&pki.device));
     for port in 100..400 {

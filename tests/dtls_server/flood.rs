@@ -35,7 +35,9 @@ fn pass_flooded(world: &mut World, time: Duration, per_ms: u32, with_cookie: boo
             world.engine.handle_datagram(world.now, route, &mut hello.clone(), &mut world.recorder);
         }
         // Answers to nobody.
-        world.recorder.sent.retain(|(route, _)| [self::route(1).remote.ip(), self::route(ELSEWHERE).remote.ip()].contains(&route.remote.ip()));
+        world.recorder.sent.retain(|(route, _)| {
+            [self::route(1).remote.ip(), self::route(ELSEWHERE).remote.ip()].contains(&route.remote.ip())
+        });
         let next = world.now + MS;
         world.run_until(next);
     }

@@ -86,7 +86,11 @@ fn a_device_completes_120_handshakes_a_minute_and_a_claimed_identity_never_count
     assert!((79..=81).contains(&refused.len()), "{}", refused.len());
     assert_eq!(world.engine.counters().failed(FailureKind::TooOften), refused.len() as u64);
     for port in refused {
-        assert_eq!(world.client(port).alerts, [(2, 80)], "internal_error, in the clear: the client can read it");
+        assert_eq!(
+            world.client(port).alerts,
+            [(2, 80)],
+            "internal_error, in the clear: the client can read it"
+        );
     }
     // Another device is not counted with it, and it is let in again at its rate.
     let other = world.connected(3, World::psk(8));
@@ -131,7 +135,11 @@ fn a_full_table_of_active_sessions_refuses_a_newcomer_and_those_within_it_may_re
 fn an_identity_that_is_no_devices_gets_no_session_and_displaces_none() {
     let pki = Pki::new();
     let limits = Limits { active: Duration::ZERO, ..Limits::new(1, 10, Duration::from_secs(3_600)) };
-    for config in [World::psk(5), Config::certified(&pki.device), Config { raw: true, ..Config::certified(&pki.device) }] {
+    for config in [
+        World::psk(5),
+        Config::certified(&pki.device),
+        Config { raw: true, ..Config::certified(&pki.device) },
+    ] {
         let mut world = World::new(Settings { limits, ..Settings::default() }, pki.certificates(), FINE, 1);
         world.join(1, config.clone());
         world.run(Duration::from_secs(1));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use tombolo::clock::UnixTime;
 use tombolo::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
@@ -66,7 +66,10 @@ impl Site {
     }
 
     /// With changes to the intermediate's and the device's certificate.
-    fn with(middle: impl FnOnce(&mut CertificateParams), device: impl FnOnce(&mut CertificateParams)) -> Site {
+    fn with(
+        middle: impl FnOnce(&mut CertificateParams),
+        device: impl FnOnce(&mut CertificateParams),
+    ) -> Site {
         let root = ca("root", 1, KeyPair::generate().unwrap(), None, |_| {});
         let middle = ca("middle", 2, KeyPair::generate().unwrap(), Some(&root), middle);
         let mut params = device_params("door-7");
@@ -139,7 +142,8 @@ fn whatever_step_of_a_handshake_a_reload_meets_no_session_begins_with_what_is_no
     };
     let keys = |pairs: Vec<(&'static str, &'static str)>| -> Reload {
         Box::new(move |world: &mut World| {
-            let keyring = Keyring::new(pairs.iter().map(|(i, k)| (i.as_bytes().to_vec(), k.as_bytes().to_vec())));
+            let keyring =
+                Keyring::new(pairs.iter().map(|(i, k)| (i.as_bytes().to_vec(), k.as_bytes().to_vec())));
             world.engine.replace_keyring(world.now, keyring, &mut world.recorder);
         })
     };
@@ -214,7 +218,11 @@ fn the_alert_and_the_log_say_what_happened_meanwhile() {
     let site = Site::new();
     let cases = [
         (site.revoking(&[list(&site.pki.root, &[2])]), 44, "it was revoked meanwhile"),
-        (Certificates { trust: Arc::default(), ..site.pki.certificates() }, 48, "its CA was removed meanwhile"),
+        (
+            Certificates { trust: Arc::default(), ..site.pki.certificates() },
+            48,
+            "its CA was removed meanwhile",
+        ),
     ];
     for (certificates, alert, says) in cases {
         let mut world = site.world();
@@ -285,7 +293,12 @@ fn a_ca_whose_certificate_is_renewed_with_its_key_is_the_same() {
     let again = KeyPair::from_pem(&key.serialize_pem()).unwrap();
     let root = ca("root", 1, key, None, |_| {});
     let renewed = ca("root", 9, again, None, |params| params.not_after = date_time_ymd(2060, 1, 1));
-    let pki = Pki { server: server_key(&root, false), device: own(device_params("door-7"), &root, &[], false), root, ..Pki::new() };
+    let pki = Pki {
+        server: server_key(&root, false),
+        device: own(device_params("door-7"), &root, &[], false),
+        root,
+        ..Pki::new()
+    };
     let mut world = World::certified(&pki);
     let session = world.connected(1, Config::certified(&pki.device));
     let trust = Trust::new(vec![renewed.der().to_vec()], Vec::new(), &[], []).unwrap();

@@ -188,7 +188,8 @@ fn an_address_cannot_make_us_begin_again_and_again() {
 
 #[test]
 fn the_longest_idle_session_makes_room_and_is_told() {
-    let mut world = world(Limits { active: Duration::ZERO, ..Limits::new(2, 10, Duration::from_secs(3_600)) });
+    let mut world =
+        world(Limits { active: Duration::ZERO, ..Limits::new(2, 10, Duration::from_secs(3_600)) });
     let one = world.connected(1, World::psk(1));
     let two = world.connected(2, World::psk(2));
     world.assert_alive(1, one);

@@ -377,7 +377,9 @@ fn numbered(world: &mut World, port: u16, message: u16, record: u64) -> Vec<Vec<
 #[test]
 fn a_hello_whose_numbers_leave_none_for_the_answer_ends_the_handshake() {
     let mut world = World::fine();
-    for (message, record) in [(u16::MAX, 1), (u16::MAX - 1, 1), (u16::MAX - 8, 1), (1, (1 << 48) - 1), (1, (1 << 48) - 5)] {
+    for (message, record) in
+        [(u16::MAX, 1), (u16::MAX - 1, 1), (u16::MAX - 8, 1), (1, (1 << 48) - 1), (1, (1 << 48) - 5)]
+    {
         let answers = numbered(&mut world, 1, message, record);
         assert_eq!(answers.len(), 1, "{message} {record}");
         assert_eq!(answers[0][13..], [2, 47], "illegal_parameter");
@@ -394,9 +396,10 @@ fn a_hello_whose_numbers_leave_none_for_the_answer_ends_the_handshake() {
             world.now = next;
             world.engine.handle_timeout(next, &mut world.recorder);
         }
-        let numbers = world.recorder.sent.drain(..).map(|(_, datagram)| {
-            datagram[5..11].iter().fold(0, |n: u64, byte| n << 8 | u64::from(*byte))
-        });
+        let numbers =
+            world.recorder.sent.drain(..).map(|(_, datagram)| {
+                datagram[5..11].iter().fold(0, |n: u64, byte| n << 8 | u64::from(*byte))
+            });
         assert!(numbers.collect::<Vec<_>>().is_sorted_by(|a, b| a < b));
     }
 }
@@ -424,7 +427,9 @@ fn a_goodbye_under_the_keys_before_the_finished_ends_the_handshake() {
         let goodbye = world.client(1).seal(21, &alert);
         assert!(world.inject(1, &goodbye).is_empty());
         let told = world.told();
-        let [Told::Failed(1, HandshakeFailure::PeerAlert { description, .. })] = told[..] else { panic!("{told:?}") };
+        let [Told::Failed(1, HandshakeFailure::PeerAlert { description, .. })] = told[..] else {
+            panic!("{told:?}")
+        };
         assert_eq!((description, world.engine.half_open_count()), (alert[1], 0));
         // Any other warning does not.
         world.clients.clear();

@@ -371,7 +371,8 @@ fn who_moved_away_does_not_stand_in_the_way_of_who_came() {
 fn restart_over(world: &mut World, run: u8, sealed: &[u8]) -> SessionId {
     world.engine = engine(world.now, Settings::default(), Certificates::default(), run);
     world.told();
-    let session = world.engine.import(world.now, &key(), sealed, NEXT, &mut world.recorder).expect("an import");
+    let session =
+        world.engine.import(world.now, &key(), sealed, NEXT, &mut world.recorder).expect("an import");
     assert_eq!(world.told(), [], "no session");
     assert!(world.engine.session(session).is_none());
     assert_eq!(world.engine.session_count(), 0);
@@ -392,7 +393,10 @@ fn a_session_that_cannot_go_on_is_ended_by_one_alert_when_its_device_speaks() {
             world.run(Duration::from_millis(100));
             world.assert_alive(1, session);
             let over = restart_over(&mut world, 8, &sealed);
-            assert_eq!(world.engine.send(world.now, over, b"x", &mut world.recorder), Err(SendError::UnknownSession));
+            assert_eq!(
+                world.engine.send(world.now, over, b"x", &mut world.recorder),
+                Err(SendError::UnknownSession)
+            );
             // Forgeries, and what is not a record of it, are not answered.
             let mut forged = world.client(1).send(b"forged");
             *forged.last_mut().unwrap() ^= 1;
@@ -407,7 +411,11 @@ fn a_session_that_cannot_go_on_is_ended_by_one_alert_when_its_device_speaks() {
             let now = world.now;
             world.client(1).handle_datagram(now, &alerts[0]);
             assert_eq!(world.client(1).protected_alerts, [(2, 80)]);
-            assert_eq!(world.client(1).numbers.last(), Some(&(1 << 48 | 1 << 47)), "a number nothing else ever has");
+            assert_eq!(
+                world.client(1).numbers.last(),
+                Some(&(1 << 48 | 1 << 32)),
+                "a number nothing else ever has"
+            );
             // It may be lost: the next record is answered by the same one, a few times.
             let again: Vec<_> = (0..50)
                 .flat_map(|_| {
@@ -445,7 +453,8 @@ fn clones_of_a_card_say_the_same_to_a_device_and_nothing_else() {
 #[test]
 fn what_was_recorded_of_a_session_that_is_over_cannot_be_aimed_at_anybody() {
     let mut world = World::fine();
-    let session = world.connected(1, Config { cid: Some(vec![9; 254]), ..World::psk(1) }.with_suite(PSK_CHACHA));
+    let session =
+        world.connected(1, Config { cid: Some(vec![9; 254]), ..World::psk(1) }.with_suite(PSK_CHACHA));
     let sealed = export(&mut world, session);
     let short = world.client(1).send(b"x");
     let long = world.client(1).send(&[7; 300]);
@@ -531,7 +540,8 @@ fn sessions_of_the_version_before_go_on_but_for_certificates_which_are_ended_by_
     let certificates = Certificates { trust: trust.into(), ..pki.certificates() };
     let mut world = World::new(Settings::default(), certificates, FINE, 1);
     let mut identity_of = |sealed: &[u8], origin| {
-        let session = world.engine.import(world.now, &key(), sealed, origin, &mut world.recorder).expect("an import");
+        let session =
+            world.engine.import(world.now, &key(), sealed, origin, &mut world.recorder).expect("an import");
         world.engine.session(session).map(|info| info.identity.clone())
     };
     assert_eq!(identity_of(&psk[0], NEXT), Some(PeerIdentity::Psk(b"dev-1"[..].into())));

@@ -12,11 +12,11 @@ use rcgen::{
     PublicKeyData as _, SanType,
 };
 use tombolo::clock::UnixTime;
-use tombolo::proto::{Holder, Route};
 use tombolo::proto::dtls::server::{Certificates, Clock, ServerKey, Settings, Trust};
 use tombolo::proto::dtls::{
     CloseCause, Engine, HandshakeFailure, Keyring, PeerIdentity, ServerEngine, SessionId, Sink,
 };
+use tombolo::proto::{Holder, Route};
 
 use crate::client::{Client, Config, Own};
 

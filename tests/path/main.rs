@@ -8,6 +8,7 @@ mod support;
 mod client;
 
 mod answers;
+mod attacker;
 #[cfg(feature = "dimpl")]
 mod backlog;
 mod certificates;

@@ -381,7 +381,9 @@ mod tests {
             ..piece(peer, 0, true, &[1; 16])
         };
         let mut begun = |peers: std::ops::Range<u64>, number, max_sessions| {
-            peers.filter(|peer| assemblies.accept(now, of(*peer, number, max_sessions)) == Progress::Continue).count()
+            peers
+                .filter(|peer| assemblies.accept(now, of(*peer, number, max_sessions)) == Progress::Continue)
+                .count()
         };
         assert_eq!(begun(0..64, 1, 4), 4);
         assert_eq!(begun(100..164, 2, 64), 32, "a key of many devices: an eighth of all");

@@ -360,8 +360,9 @@ mod tests {
     fn one_message_is_outstanding_and_the_others_wait_in_order() {
         let now = Instant::now();
         let (mut sent, mut queue) = (Transmissions::new(Chance::new(1)), Queue::default());
-        let mut add =
-            |sent: &mut Transmissions, id| sent.enqueue(now, &mut queue, (PeerId(1), 1), MessageId(id), |_| {});
+        let mut add = |sent: &mut Transmissions, id| {
+            sent.enqueue(now, &mut queue, (PeerId(1), 1), MessageId(id), |_| {})
+        };
         let first = add(&mut sent, 1).unwrap();
         assert_eq!((add(&mut sent, 2), add(&mut sent, 3)), (None, None));
         assert_eq!(queue.first, Some(first));

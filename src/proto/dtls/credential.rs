@@ -27,7 +27,8 @@ impl Keyring {
     {
         let keys = pairs.into_iter().map(|(identity, key)| (identity.into(), Zeroizing::new(key.into())));
         let keys: HashMap<Box<[u8]>, Key> = keys.collect();
-        let mut lengths: Vec<u16> = keys.values().map(|key| u16::try_from(key.len()).unwrap_or(u16::MAX)).collect();
+        let mut lengths: Vec<u16> =
+            keys.values().map(|key| u16::try_from(key.len()).unwrap_or(u16::MAX)).collect();
         lengths.sort_unstable();
         Keyring { keys: Arc::new(keys), lengths: lengths.into() }
     }

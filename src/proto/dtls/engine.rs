@@ -157,7 +157,7 @@ pub enum CloseCause {
     CredentialChanged,
     /// A certificate of its path has expired.
     Expired,
-    /// It has lasted for [`Policy::max_session_lifetime`].
+    /// It has lasted for [`Policy::max_session_lifetime`], or has no record numbers left.
     TooOld,
     /// A session of an earlier process that could not go on: its device has been told so.
     Farewell,

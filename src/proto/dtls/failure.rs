@@ -138,7 +138,9 @@ impl Missing {
                 "; the client wants certificates or raw public keys, and none of a device's is believed: set \
                  coap.client-ca-file, or a device's public-key-file"
             }
-            Missing::PresharedKey => "; the client wants a pre-shared key, and no device has one: set a device's psk-file",
+            Missing::PresharedKey => {
+                "; the client wants a pre-shared key, and no device has one: set a device's psk-file"
+            }
         }
     }
 }
@@ -280,12 +282,18 @@ impl fmt::Display for HandshakeFailure {
             HandshakeFailure::Protocol(what) => write!(f, "client broke the protocol: {what}"),
             HandshakeFailure::Fault => f.write_str("defect in the DTLS engine"),
             HandshakeFailure::Certificate(why) => write!(f, "client's certificate refused: {why}"),
-            HandshakeFailure::NoDevice(identity) => write!(f, "no device has the identity {}", Proven(identity)),
+            HandshakeFailure::NoDevice(identity) => {
+                write!(f, "no device has the identity {}", Proven(identity))
+            }
             HandshakeFailure::TooOften(identity) => {
                 write!(f, "{} completed too many handshakes within a minute", Proven(identity))
             }
             HandshakeFailure::TableFull(identity) => {
-                write!(f, "no room for a session of {}: all are active; raise coap.max-sessions", Proven(identity))
+                write!(
+                    f,
+                    "no room for a session of {}: all are active; raise coap.max-sessions",
+                    Proven(identity)
+                )
             }
         }
     }
@@ -372,7 +380,9 @@ mod tests {
             "no shared cipher suite (offered TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, 0x1234)"
         );
         assert_eq!(
-            shown(HandshakeFailure::NoSharedCipherSuite { offered: [1; 10].into(), missing: None }).matches(", ").count(),
+            shown(HandshakeFailure::NoSharedCipherSuite { offered: [1; 10].into(), missing: None })
+                .matches(", ")
+                .count(),
             7
         );
         assert_eq!(

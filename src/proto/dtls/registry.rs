@@ -430,7 +430,8 @@ impl<T> Registry<T> {
         let old = self.occupants(&address).live;
         let places = self.addresses.entry(address).or_default();
         places.0 = [NONE, index];
-        let party = Party { source: address.source(), port: old.map(|_| address.port()), pool: Pool::Handshakes };
+        let party =
+            Party { source: address.source(), port: old.map(|_| address.port()), pool: Pool::Handshakes };
         self.throttle.give_back(now, party, 1);
         gone.extend(old.and_then(|old| self.take(old, Reason::Replaced)));
         self.join(index, holder.number);
@@ -485,7 +486,10 @@ impl<T> Registry<T> {
         }
         while self.count(Phase::Live) > self.limits.sessions {
             let own = self.longest_idle(holder.number, index).map(|own| (own, Reason::Displaced));
-            let Some((other, reason)) = own.or_else(|| Some((self.oldest(Phase::Live)?, Reason::Room))) else { break };
+            let Some((other, reason)) = own.or_else(|| Some((self.oldest(Phase::Live)?, Reason::Room)))
+            else {
+                break;
+            };
             gone.extend(self.take(other, reason));
         }
     }
@@ -510,7 +514,9 @@ impl<T> Registry<T> {
         let head = if held.head == NONE { index } else { held.head };
         (held.head, held.count) = (head, held.count + 1);
         let before = if head == index { index } else { self.link(head).map_or(index, |entry| entry.before) };
-        for (at, before, after) in [(index, Some(before), Some(head)), (before, None, Some(index)), (head, Some(index), None)] {
+        for (at, before, after) in
+            [(index, Some(before), Some(head)), (before, None, Some(index)), (head, Some(index), None)]
+        {
             let Some(entry) = self.link(at) else { continue };
             entry.before = before.unwrap_or(entry.before);
             entry.after = after.unwrap_or(entry.after);
@@ -824,7 +830,10 @@ mod tests {
             let (session, displaced) = live_of(&mut registry, now, 100 + round, greedy);
             own.push_back(session);
             let expected = if own.len() > 3 { own.pop_front() } else { None };
-            assert_eq!(displaced.as_ref().map(|d| (d.session, d.reason)), expected.map(|s| (s, Reason::Displaced)));
+            assert_eq!(
+                displaced.as_ref().map(|d| (d.session, d.reason)),
+                expected.map(|s| (s, Reason::Displaced))
+            );
             // The one used last is not the one that goes.
             if round % 5 == 0 {
                 now += Duration::from_millis(1);
@@ -852,7 +861,10 @@ mod tests {
         }
         let newcomer = holder(50);
         let hour = Duration::from_secs(3_600);
-        assert_eq!(registry.place(start + hour - Duration::from_secs(1), newcomer, false), Err(NoPlace::Full));
+        assert_eq!(
+            registry.place(start + hour - Duration::from_secs(1), newcomer, false),
+            Err(NoPlace::Full)
+        );
         // It takes the place of its own, wherever that is.
         assert_eq!(registry.place(start, newcomer, true), Ok(()));
         assert_eq!(registry.place(start, holder(2), false), Ok(()));

@@ -133,7 +133,8 @@ impl Throttle {
 
     /// It was good, and does not count.
     pub fn give_back_look(&mut self, now: Instant) {
-        self.looks = self.looks.and_then(|full| full.checked_sub(self.hello.every)).filter(|full| *full > now);
+        self.looks =
+            self.looks.and_then(|full| full.checked_sub(self.hello.every)).filter(|full| *full > now);
     }
 
     fn rate(&self, party: &Party) -> Rate {
@@ -244,7 +245,10 @@ mod tests {
         // Of a thousand others hardly any shares its cell, whatever the hash.
         let others = (2..802u32).filter(|n| throttle.take_hello(now, party(*n).source)).count();
         assert!(others > 780, "{others}");
-        assert!(throttle.take_hello(now + Duration::from_secs(1), party(1).source), "the next second it is heard again");
+        assert!(
+            throttle.take_hello(now + Duration::from_secs(1), party(1).source),
+            "the next second it is heard again"
+        );
     }
 
     #[test]

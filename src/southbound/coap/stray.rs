@@ -28,12 +28,8 @@ pub enum Mistake {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 4] = [
-        Mistake::DtlsOnPlainPort,
-        Mistake::PlainOnDtlsPort,
-        Mistake::NotConfigured,
-        Mistake::UnknownSession,
-    ];
+    pub const ALL: [Mistake; 4] =
+        [Mistake::DtlsOnPlainPort, Mistake::PlainOnDtlsPort, Mistake::NotConfigured, Mistake::UnknownSession];
 
     /// As `status --json` spells it.
     pub fn as_str(self) -> &'static str {
@@ -52,7 +48,9 @@ impl Mistake {
             Mistake::PlainOnDtlsPort => {
                 "speaks plain CoAP to a port for DTLS: use coaps:// and a key, or a port of coap.insecure-listen"
             }
-            Mistake::NotConfigured => "offers only handshakes for which nothing is configured here; the log says what",
+            Mistake::NotConfigured => {
+                "offers only handshakes for which nothing is configured here; the log says what"
+            }
             Mistake::UnknownSession => {
                 "sends records of a session that is over: restart the device, or let it begin a new handshake"
             }
@@ -133,7 +131,9 @@ impl Strays {
 
     /// Those of the last day that are worth a word.
     pub fn recent(&self, now: Instant) -> impl Iterator<Item = &Stray> {
-        self.strays.iter().filter(move |stray| stray.last + KEPT > now && stray.count >= stray.mistake.least())
+        self.strays
+            .iter()
+            .filter(move |stray| stray.last + KEPT > now && stray.count >= stray.mistake.least())
     }
 
     /// Datagrams of sources there was no room for.
@@ -191,7 +191,10 @@ mod tests {
         assert_eq!((named, strays.strays.len(), strays.unnamed()), (EACH, EACH, 10_000 - EACH as u64));
         assert!(strays.note(now, source(1), Mistake::PlainOnDtlsPort), "another kind has room of its own");
         let later = now + AGAIN;
-        assert!(strays.note(later, source(77_777), Mistake::DtlsOnPlainPort), "in place of one that is quiet");
+        assert!(
+            strays.note(later, source(77_777), Mistake::DtlsOnPlainPort),
+            "in place of one that is quiet"
+        );
         assert_eq!(strays.strays.len(), EACH + 1);
     }
 

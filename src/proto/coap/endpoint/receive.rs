@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use coap_numbers::option;
 
+use super::super::Holder;
 use super::super::block::{Block, Piece, Progress, RETRY_AFTER};
 use super::super::deduplication::{Answer, Entry, fingerprint};
 use super::super::exchange::{Exchange, Pending};
@@ -13,7 +14,6 @@ use super::super::option::{NoResponse, OptionError, RequestOptions};
 use super::super::reliability::Tick;
 use super::super::request::{Method, Request, Response};
 use super::super::{MessageId, PeerId};
-use super::super::Holder;
 use super::answer::wishes;
 use super::sender::Sender;
 use super::{Endpoint, Event, UNPROVEN_SHARE};

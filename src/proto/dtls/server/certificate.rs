@@ -249,7 +249,8 @@ impl Trust {
         }
         // One that cannot be read helps nobody.
         let readable = intermediates.iter().map(|der| CertificateDer::from(&der[..]));
-        authorities.extend(readable.filter_map(|der| Some(id_of(&webpki::anchor_from_trusted_cert(&der).ok()?))));
+        authorities
+            .extend(readable.filter_map(|der| Some(id_of(&webpki::anchor_from_trusted_cert(&der).ok()?))));
         let (mut revoked, mut lists_work) = (Vec::new(), 0);
         for list in revocation_lists {
             lists_work += 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
@@ -318,7 +319,8 @@ impl Trust {
         if self.anchors.is_empty() {
             return 0;
         }
-        (outline::CERTIFICATES_MAX + self.intermediates.len().min(outline::CERTIFICATES_MAX)) as u32 + self.lists_work
+        (outline::CERTIFICATES_MAX + self.intermediates.len().min(outline::CERTIFICATES_MAX)) as u32
+            + self.lists_work
     }
 
     /// Judges a chain, the device's own certificate first.

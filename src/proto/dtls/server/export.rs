@@ -36,7 +36,7 @@ use super::aead::Aead;
 use super::certificate::Lapse;
 use super::certification::Paths;
 use super::identity::{CertificateIdentity, Issuers};
-use super::protection::{Keys, Protection, SEQUENCE_END};
+use super::protection::{Keys, Protection};
 use super::replay::Window;
 use super::resume::Doubt;
 use super::session::{Farewell, Peer, Session, Stage};
@@ -294,7 +294,9 @@ impl ServerEngine {
                 self.end(session.established, id, CloseCause::Replaced, sink);
                 Ok(())
             }
-            Some((_, peer)) if session.own_cid.is_some() || peer.own_cid().is_none() => Err(ImportError::Twice),
+            Some((_, peer)) if session.own_cid.is_some() || peer.own_cid().is_none() => {
+                Err(ImportError::Twice)
+            }
             _ => Ok(()),
         }
     }
@@ -315,7 +317,8 @@ impl ServerEngine {
             Lapse::Revoked | Lapse::AnchorRemoved => GoingOn::Refused(ImportError::CredentialChanged),
         })?;
         let changed = GoingOn::Refused(ImportError::CredentialChanged);
-        let expected = binding(&self.common, &session.identity, session.protection.keys.block()).ok_or(changed)?;
+        let expected =
+            binding(&self.common, &session.identity, session.protection.keys.block()).ok_or(changed)?;
         aws_lc_rs::constant_time::verify_slices_are_equal(&expected, bound)
             .map_err(|_| GoingOn::Refused(ImportError::CredentialChanged))?;
         let is_over = settings.max_session_lifetime.is_some_and(|lifetime| age >= lifetime);
@@ -387,7 +390,7 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
         Origin::Store { runs } => u64::from(runs.max(1)) * LEAP,
         Origin::Handover => 0,
     };
-    protection.next_sequence = reader.u64()?.checked_add(leap).filter(|number| *number < SEQUENCE_END)?;
+    protection.leap(reader.u64()?, leap)?;
     let newest = reader.u64().filter(|number| *number <= 1 << 48)?;
     protection.window = Window::closed_below(newest);
     let random = *reader.array()?;
@@ -398,7 +401,8 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
     let binding = *reader.array()?;
     if flags & DATED != 0 {
         // What was written once, when it was established, knows no other age.
-        established = established.max(Duration::from_millis(common.clock.time.0.saturating_sub(reader.u64()?)));
+        established =
+            established.max(Duration::from_millis(common.clock.time.0.saturating_sub(reader.u64()?)));
     }
     let (mut record_sequence, mut finished) = (0, None);
     if origin == Origin::Handover {
@@ -497,11 +501,7 @@ fn write_identity(out: &mut Vec<u8>, identity: &PeerIdentity) {
     }
 }
 
-fn read_identity(
-    reader: &mut Reader<'_>,
-    issuers: &mut Issuers,
-    paths: &mut Paths,
-) -> Option<PeerIdentity> {
+fn read_identity(reader: &mut Reader<'_>, issuers: &mut Issuers, paths: &mut Paths) -> Option<PeerIdentity> {
     Some(match reader.u8()? {
         0 => PeerIdentity::Psk(reader.vector16()?.into()),
         1 => PeerIdentity::RawPublicKey(Box::new(reader.vector16()?.try_into().ok()?)),

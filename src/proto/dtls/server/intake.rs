@@ -89,7 +89,8 @@ impl ServerEngine {
     fn handle_unnamed(&mut self, now: Instant, route: &Route, record: &Incoming<'_>, sink: &mut dyn Sink) {
         let Occupants { half_open, live } = self.registry.occupants(&PeerAddress::from(route));
         let without_cid = |id: &SessionId| self.registry.get(*id).filter(|peer| peer.own_cid().is_none());
-        let is_over = |id: &SessionId| without_cid(id).is_some_and(|peer| matches!(peer.stage, Stage::Farewell(_)));
+        let is_over =
+            |id: &SessionId| without_cid(id).is_some_and(|peer| matches!(peer.stage, Stage::Farewell(_)));
         let over = live.filter(is_over);
         let session = live.filter(|id| without_cid(id).is_some_and(|peer| peer.session().is_some()));
         let half_open = half_open.filter(|id| {
@@ -133,7 +134,9 @@ impl ServerEngine {
         let Stage::Farewell(farewell) = &mut peer.stage else { return };
         self.counters.records_discarded += 1;
         let opened = farewell.protection.open(record, &mut self.scratch);
-        if farewell.left == 0 || !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT) {
+        if farewell.left == 0
+            || !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT)
+        {
             return;
         }
         self.outgoing.clear();
@@ -341,9 +344,9 @@ impl ServerEngine {
             && let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake())
             && handshake.hello_sequence == fragment.message_sequence
         {
-            let is_same = prefix.as_ref().map(|prefix| {
-                *prefix.random == handshake.random && prefix.cookie == handshake.cookie
-            });
+            let is_same = prefix
+                .as_ref()
+                .map(|prefix| *prefix.random == handshake.random && prefix.cookie == handshake.cookie);
             match (handshake.expect, is_same) {
                 (Expect::Hello, None | Some(true)) => {
                     return self.continue_hello(now, session, fragment, sink);
@@ -370,7 +373,8 @@ impl ServerEngine {
             let whole = Some(fragment).filter(|fragment| fragment.is_whole());
             whole.and_then(|fragment| ClientHello::parse(fragment.body)).map(|hello| hello.repeated()[1])
         };
-        let cookie = <[u8; cookie::COOKIE]>::try_from(prefix.cookie).ok().filter(|_| self.registry.looks(now));
+        let cookie =
+            <[u8; cookie::COOKIE]>::try_from(prefix.cookie).ok().filter(|_| self.registry.looks(now));
         let cookie = cookie.filter(|cookie| {
             key.is_start_good(now, &address, prefix.bound, cookie)
                 && whole().is_none_or(|rest| key.is_rest_good(now, &address, prefix.bound, rest, cookie))
@@ -455,7 +459,8 @@ impl ServerEngine {
         let mut body = record::VERSION_1_0.to_be_bytes().to_vec();
         body.push(cookie::COOKIE as u8);
         body.extend(self.cookie_key.make_halves(now, &address, prefix.bound, rest));
-        let message = record::handshake_message(record::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
+        let message =
+            record::handshake_message(record::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
         // RFC 6347 §4.2.1: in a record with the number of the hello's.
         let answer = record::plain_record(record::HANDSHAKE, record.sequence, &message);
         if answer.len() > self.question.bytes {
@@ -475,13 +480,17 @@ impl ServerEngine {
         fragment: &HandshakeFragment<'_>,
         sink: &mut dyn Sink,
     ) {
-        let Some(address) = self.registry.get(session).map(|peer| PeerAddress::from(&peer.route)) else { return };
+        let Some(address) = self.registry.get(session).map(|peer| PeerAddress::from(&peer.route)) else {
+            return;
+        };
         let most = self.common.work();
         if self.registry.charge(now, &address, most).is_err() {
             self.counters.work_over_limit += 1;
             return;
         }
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else { return };
+        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+            return;
+        };
         let key = &self.cookie_key;
         // Its first half was good when the first piece came; that was less than a handshake's lifetime ago.
         let then = handshake.begun;

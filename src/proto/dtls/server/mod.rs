@@ -61,10 +61,10 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 pub use self::certificate::{Certificates, Clock, CredentialError, ServerKey, Trust};
+use self::certification::Paths;
 use self::chance::Chance;
 use self::export::{ImportError, Origin, Purpose, StoreKey};
 pub use self::identity::CertificateIdentity;
-use self::certification::Paths;
 use self::identity::Issuers;
 pub use self::name::{DistinguishedName, NameError};
 use self::review::Review;
@@ -308,6 +308,10 @@ impl Engine for ServerEngine {
         let inner = plaintext.len() + usize::from(!held.peer_cid.is_empty());
         if plaintext.len() > usize::from(held.limit) || inner > record::PLAINTEXT_MAX {
             return Err(SendError::TooLarge);
+        }
+        if held.protection.is_spent() {
+            self.end(now, session, CloseCause::TooOld, sink);
+            return Err(SendError::UnknownSession);
         }
         if !held.spend(held.size_of(plaintext.len())) {
             return Err(SendError::Unproven);

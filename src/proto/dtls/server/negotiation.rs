@@ -229,9 +229,9 @@ pub(super) fn negotiate(
             && settings.suites.as_ref().is_none_or(|allowed| allowed.contains(&suite.number))
     });
     let suite = possible.next().map(|first| match first.aead {
-        Aead::ChaCha => {
-            possible.find(|other| other.exchange == first.exchange && other.aead != Aead::ChaCha).unwrap_or(first)
-        }
+        Aead::ChaCha => possible
+            .find(|other| other.exchange == first.exchange && other.aead != Aead::ChaCha)
+            .unwrap_or(first),
         _ => first,
     });
     let Some(suite) = suite else {

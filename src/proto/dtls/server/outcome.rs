@@ -63,8 +63,13 @@ impl ServerEngine {
         self.outgoing.clear();
         self.outgoing.extend(change);
         let chance = &mut self.common.chance;
-        let sealed =
-            held.protection.seal(&mut self.outgoing, record::HANDSHAKE, &held.peer_cid, &finished[..], chance);
+        let sealed = held.protection.seal(
+            &mut self.outgoing,
+            record::HANDSHAKE,
+            &held.peer_cid,
+            &finished[..],
+            chance,
+        );
         if sealed.is_some() {
             sink.transmit(&peer.route, &self.outgoing);
         }
@@ -105,7 +110,8 @@ impl ServerEngine {
         let mut random = [0; 8];
         random.copy_from_slice(&handshake.random[..8]);
         let (record_sequence, work) = (handshake.record_sequence, handshake.work);
-        let parts = handshake.running.take().and_then(|mut running| Some((running.protection.take()?, running)));
+        let parts =
+            handshake.running.take().and_then(|mut running| Some((running.protection.take()?, running)));
         let Some((protection, running)) = parts else {
             return self.fail(session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
         };
@@ -155,7 +161,10 @@ impl ServerEngine {
                 PeerIdentity::Certificate(certificate) => {
                     (alert, HandshakeFailure::Certificate(format!("{why}; it is {certificate}").into()))
                 }
-                _ => (alert::HANDSHAKE_FAILURE, HandshakeFailure::Certificate("its key was removed meanwhile".into())),
+                _ => (
+                    alert::HANDSHAKE_FAILURE,
+                    HandshakeFailure::Certificate("its key was removed meanwhile".into()),
+                ),
             }
         })?;
         let boxed = || Box::new(identity.clone());

@@ -134,7 +134,13 @@ fn time(reader: &mut Reader<'_>) -> Option<UnixTime> {
     let part = |at: usize| number(rest + 2 * at, 2);
     let (month, day) = (part(0)?, part(1)?);
     let (hour, minute, second) = (part(2)?, part(3)?, part(4)?);
-    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+    if year < 1970
+        || !(1..=12).contains(&month)
+        || !(1..=31).contains(&day)
+        || hour > 23
+        || minute > 59
+        || second > 59
+    {
         // Before 1970 is as good as at its beginning: nothing here was ever valid then.
         return (year < 1970).then_some(UnixTime(0));
     }
@@ -176,7 +182,9 @@ impl fmt::Display for Malformed {
             }
             Malformed::SameSubject => f.write_str("two certificates of the chain have one subject"),
             Malformed::SameKey => f.write_str("two certificates of the chain have one key"),
-            Malformed::WrongUsage(1) => f.write_str("its key usage does not allow signatures (digitalSignature)"),
+            Malformed::WrongUsage(1) => {
+                f.write_str("its key usage does not allow signatures (digitalSignature)")
+            }
             Malformed::WrongUsage(number) => {
                 write!(f, "certificate {number} of the chain may not issue others (keyCertSign)")
             }
@@ -197,7 +205,8 @@ pub fn judge<'a, 'c>(chain: &'a [&'c [u8]]) -> Result<&'a [&'c [u8]], Malformed>
     if bytes > BYTES_MAX {
         return Err(Malformed::TooLong(bytes));
     }
-    let is_root = |certificate: &[u8]| Outline::read(certificate).is_some_and(|root| root.subject == root.issuer);
+    let is_root =
+        |certificate: &[u8]| Outline::read(certificate).is_some_and(|root| root.subject == root.issuer);
     let chain = match chain.split_last() {
         Some((last, rest)) if rest.len() == CERTIFICATES_MAX && is_root(last) => rest,
         _ => chain,
@@ -228,7 +237,9 @@ pub fn judge<'a, 'c>(chain: &'a [&'c [u8]]) -> Result<&'a [&'c [u8]], Malformed>
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+    };
 
     use super::*;
 
@@ -269,7 +280,10 @@ mod tests {
         assert_eq!(judged(&rooted), Ok(4), "the root is left out");
         assert_eq!(judged(&[&rooted[..], &rooted[4..]].concat()), Err(Malformed::TooMany(6)));
         assert_eq!(judged(&[chain[0].clone(), chain[2].clone()]), Err(Malformed::Misplaced(1)));
-        assert_eq!(judged(&[chain[0].clone(), chain[1].clone(), chain[3].clone()]), Err(Malformed::Misplaced(2)));
+        assert_eq!(
+            judged(&[chain[0].clone(), chain[1].clone(), chain[3].clone()]),
+            Err(Malformed::Misplaced(2))
+        );
         assert_eq!(judged(&[chain[0].clone(), b"x".to_vec()]), Err(Malformed::Unreadable(2)));
         let twins = [made("a", "b", &a), made("b", "b", &b), made("b", "b", &c)];
         assert_eq!(judged(&twins), Err(Malformed::SameSubject));

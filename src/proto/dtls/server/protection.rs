@@ -22,11 +22,15 @@ use crate::proto::dtls::record::{ALERT, PLAINTEXT_MAX, VERSION_1_2};
 
 /// The epoch under keys; there is no other, since nothing is renegotiated.
 pub(super) const EPOCH: u16 = 1;
-/// Where the numbers end that data and answers get; the wire has room for twice as many (RFC 6347 §4.1).
-pub(super) const SEQUENCE_END: u64 = 1 << 47;
-/// The number of the one record that tells a device that its session is over. Nothing else ever has it, in any process, so
-/// that it is safe to send where nobody knows which numbers were used; it says the same each time.
-const FAREWELL: u64 = SEQUENCE_END;
+/// Where numbers end (RFC 6347 §4.1), and where they end if they are the nonces.
+const SEQUENCE_END: u64 = 1 << 48;
+const NONCES_END: u64 = 1 << 32;
+/// How many of them only what ends the session may take.
+const LAST_WORDS: u64 = 16;
+/// The number, and so the nonce, of the one record that tells a device that its session is over. It is above all numbers that
+/// data have in any process, so that it is safe to send where nobody knows which of them were used, and the record says the
+/// same each time. It is not higher, since wolfSSL 5.5 drops a record numbered 2^33 or more above the last it took.
+const FAREWELL: u64 = NONCES_END;
 /// The counter in an explicit nonce.
 const COUNTER: u64 = (1 << 24) - 1;
 
@@ -110,7 +114,7 @@ impl Protection {
     }
 
     /// Appends one record to `out`. `cid` is the peer's; empty: a record without. `None`: the numbers are
-    /// spent, which no session lives to see.
+    /// spent, before which the session is ended ([`is_spent`](Protection::is_spent)).
     pub fn seal(
         &mut self,
         out: &mut Vec<u8>,
@@ -119,12 +123,35 @@ impl Protection {
         plaintext: &[u8],
         chance: &mut Chance,
     ) -> Option<()> {
-        if self.next_sequence >= SEQUENCE_END {
+        if self.next_sequence >= self.end() {
             return None;
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.seal_numbered(out, content_type, sequence, cid, plaintext, chance)
+    }
+
+    /// Where the numbers of what is sealed end.
+    fn end(&self) -> u64 {
+        if self.numbers_are_nonces() { NONCES_END } else { SEQUENCE_END }
+    }
+
+    /// Whether the record numbers left do for no more than what ends the session.
+    pub fn is_spent(&self) -> bool {
+        self.next_sequence >= self.end() - LAST_WORDS
+    }
+
+    /// Lets the numbers begin so much higher than was written, if that is what keeps them apart.
+    /// `None` if there are none so high.
+    pub fn leap(&mut self, written: u64, leap: u64) -> Option<()> {
+        // Where the numbers are the nonces, a session of another process sends nothing but its farewell.
+        let leap = if self.numbers_are_nonces() { 0 } else { leap };
+        self.next_sequence = written.checked_add(leap)?;
+        (!self.is_spent()).then_some(())
+    }
+
+    fn numbers_are_nonces(&self) -> bool {
+        self.keys.aead.explicit_length() == 0
     }
 
     /// Appends the alert that says that a session of an earlier process is over: fatal, and always this description.
@@ -135,7 +162,11 @@ impl Protection {
         description: u8,
         chance: &mut Chance,
     ) -> Option<()> {
-        self.seal_numbered(out, ALERT, FAREWELL, cid, &[2, description], chance)
+        let alert = [2, description];
+        match self.numbers_are_nonces() {
+            true => self.seal_numbered(out, ALERT, FAREWELL, cid, &alert, chance),
+            false => self.seal(out, ALERT, cid, &alert, chance),
+        }
     }
 
     fn seal_numbered(
@@ -274,11 +305,28 @@ mod tests {
     #[test]
     fn no_record_is_numbered_beyond_its_range() {
         let mut chance = Chance::new(&[1; 32], b"");
-        let mut protection = Protection::new(Keys::from_block(Aead::Gcm, &[5; 40]), &mut chance);
-        protection.next_sequence = SEQUENCE_END - 1;
-        let mut out = Vec::new();
-        assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_some());
-        assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_none());
+        for (aead, block, end) in [(Aead::Gcm, &[5; 40][..], 1 << 48), (Aead::ChaCha, &[5; 88], FAREWELL)] {
+            let mut protection = Protection::new(Keys::from_block(aead, block), &mut chance);
+            protection.next_sequence = end - LAST_WORDS - 1;
+            assert!(!protection.is_spent());
+            for _ in 0..=LAST_WORDS {
+                let mut out = Vec::new();
+                assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_some());
+                assert!(protection.is_spent());
+            }
+            assert!(protection.seal(&mut Vec::new(), 23, &[], b"x", &mut chance).is_none());
+        }
+    }
+
+    #[test]
+    fn numbers_leap_where_they_are_not_the_nonces() {
+        let mut chance = Chance::new(&[1; 32], b"");
+        let mut gcm = Protection::new(Keys::from_block(Aead::Gcm, &[5; 40]), &mut chance);
+        assert_eq!((gcm.leap(7, 1 << 40), gcm.next_sequence), (Some(()), 7 + (1 << 40)));
+        assert_eq!(gcm.leap(7, (1 << 48) - 7), None);
+        assert_eq!(gcm.leap(u64::MAX, 1), None);
+        let mut chacha = Protection::new(Keys::from_block(Aead::ChaCha, &[5; 88]), &mut chance);
+        assert_eq!((chacha.leap(7, 1 << 40), chacha.next_sequence), (Some(()), 7));
     }
 
     #[test]
@@ -295,6 +343,6 @@ mod tests {
             records.push(out);
         }
         assert!(records.iter().all(|record| *record == records[0]));
-        assert_eq!(records[0][5..11], (SEQUENCE_END).to_be_bytes()[2..]);
+        assert_eq!(records[0][5..11], FAREWELL.to_be_bytes()[2..]);
     }
 }

@@ -35,7 +35,8 @@ impl Review {
     /// A session begins, whose handshake was then.
     pub fn note(&mut self, now: Instant, established: Instant, identity: &PeerIdentity) {
         self.now = Some(now);
-        let earlier = |before: Option<Instant>, this: Instant| Some(before.map_or(this, |before| before.min(this)));
+        let earlier =
+            |before: Option<Instant>, this: Instant| Some(before.map_or(this, |before| before.min(this)));
         self.oldest = earlier(self.oldest, established);
         if let Some(ends) = ends(identity) {
             self.expiry = Some(self.expiry.map_or(ends, |before| before.min(ends)));
