@@ -206,11 +206,11 @@ impl Sender {
             }
             let Ok((length, _)) = self.socket.recv_from(&mut buffer) else { break };
             out = client.handle_datagram(Instant::now(), &buffer[..length]);
-            if client.connected {
-                return true;
+            if client.connected || !client.alerts.is_empty() {
+                break;
             }
         }
-        false
+        client.connected
     }
 
     fn hellos(&mut self, per_second: u64) {

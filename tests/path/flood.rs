@@ -187,8 +187,8 @@ fn newcomers_are_let_in_while_20_000_spoofed_hellos_a_second_come() {
     took.sort_unstable_by(f64::total_cmp);
     let (lasted, done) = (began.elapsed(), attacker.stop());
     println!(
-        "{} spoofed hellos, the last {:.1} s beside {NEWCOMERS} newcomers: half of these had a session after {:.1} s, \
-         nine of ten after {:.1} s, all after {:.1} s; cookies {}, limited {}",
+        "{} spoofed hellos, the last {:.2} s beside {NEWCOMERS} newcomers: half of these had a session after {:.2} s, \
+         nine of ten after {:.2} s, all after {:.2} s; cookies {}, limited {}",
         done.sent,
         lasted.as_secs_f64(),
         took[49],

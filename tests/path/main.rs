@@ -21,6 +21,7 @@ mod other_engine;
 mod plugs;
 mod refusals;
 mod sessions;
+mod strays;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
