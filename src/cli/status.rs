@@ -105,7 +105,7 @@ pub fn text(status: &Status) -> String {
         row(
             "",
             format!(
-                "NO ROOM for DTLS sessions: {} are active; {} refused; raise coap.max-sessions",
+                "DTLS SESSIONS FULL: {} sessions, all active; {} refused; raise coap.max-sessions",
                 dtls.sessions,
                 plural(dtls.refused_full, "handshake")
             ),
@@ -136,7 +136,7 @@ pub fn text(status: &Status) -> String {
     }
     for stray in &status.strays {
         row(
-            "stray",
+            "unserved",
             format!(
                 "{} {} ({} times, last {} ago)",
                 stray.source,
@@ -300,7 +300,7 @@ mod tests {
         let stray = Stray {
             source: "192.0.2.9".into(),
             mistake: "dtls_on_plain_port".into(),
-            advice: "speaks DTLS to a port for plain CoAP: use the port of coap.listen".into(),
+            advice: "sends DTLS to a plain CoAP port; use a port of coap.listen".into(),
             count: 3,
             since_s: 7_200,
             last_s: 60,
@@ -386,13 +386,13 @@ mod tests {
              journal   1 record waiting, 4 KiB of 256 MiB; 2 rejected by the broker\n\
              devices   3 known, 1 online, 1 session\n\
              \x20         DTLS sessions are NOT stored: the disk is full; after a restart devices shake hands anew\n\
-             \x20         NO ROOM for DTLS sessions: 1 are active; 5 handshakes refused; raise coap.max-sessions\n\
+             \x20         DTLS SESSIONS FULL: 1 sessions, all active; 5 handshakes refused; raise coap.max-sessions\n\
              serial    bus1: open for 9 s, 40 readings, 1 frame from strangers\n\
              \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
-             stray     192.0.2.9 speaks DTLS to a port for plain CoAP: use the port of coap.listen (3 times, last 1 min ago)\n\
+             unserved  192.0.2.9 sends DTLS to a plain CoAP port; use a port of coap.listen (3 times, last 1 min ago)\n\
              next      tombolo queue rejected list\n"
         );
     }

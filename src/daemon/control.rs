@@ -33,7 +33,7 @@ use crate::telemetry::counters::{Counter, Snapshot};
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// How often the DTLS engine hears the time at least: so much longer a session may last than its certificate.
+/// How often the DTLS engine is told the time. A session may outlast its certificate by this much.
 const TELL_CLOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything there is to ask and to change from outside the path.
@@ -141,7 +141,7 @@ impl Desk {
             log::info!(trusted, clock:% = self.clock.raw(); "the verdict on the clock changed");
             self.told_at = None;
         }
-        // Sessions end with their certificates: in a round of its own, so that what has to be sent is sent.
+        // Closes sessions whose certificates have expired, and sends their close_notify.
         if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
             self.told_at = Some(now);
             let verdict = engine::verdict(&*self.clock);

@@ -95,9 +95,9 @@ pub struct Path {
     /// Sessions whose device is gone: ended after the round.
     ending: Vec<SessionId>,
     proofs: Proofs,
-    /// Why the gate knew nobody, until the engine says of whom.
+    /// Why the gate refused the last identity the engine asked about; taken when the engine reports the failure.
     unclaimed: Option<Unidentified>,
-    /// Senders that get nowhere.
+    /// Source addresses whose datagrams cannot be served.
     pub strays: Strays,
     tail: Tail,
     watched: VecDeque<Watched>,
@@ -440,7 +440,7 @@ impl Path {
     }
 
     fn message(&mut self, peer: PeerId, device: DeviceIndex, datagram: &[u8]) {
-        // All senders of plain CoAP are one device, and nothing proves who they are: each counts for itself.
+        // All plain CoAP belongs to one device, and no address is proven: each address has bounds of its own.
         let own = Holder { number: peer.0, max_sessions: 1 };
         let holder = if Plain::owns(peer) { own } else { self.gate.holder(device).unwrap_or(own) };
         if let Some(request) = self.endpoint.handle_datagram_of(self.moment.now, holder, peer, datagram) {
@@ -637,12 +637,12 @@ impl Path {
         });
     }
 
-    /// A sender gets nowhere: says so, once an hour.
+    /// Notes a datagram that cannot be served; logs it once an hour for each source address.
     fn stray(&mut self, route: &Route, mistake: Mistake) {
-        // As one socket for both shows it, an IPv4 address is one in IPv6.
+        // A dual-stack socket shows IPv4 addresses as IPv4-mapped IPv6 addresses.
         let source = route.remote.ip().to_canonical();
         if self.strays.note(self.moment.now, source, mistake) {
-            log::warn!(peer:% = route.remote, reason = mistake.advice(); "a sender gets nowhere");
+            log::warn!(peer:% = route.remote, reason = mistake.advice(); "datagrams of this source cannot be served");
         }
     }
 
@@ -718,7 +718,7 @@ fn show(tail: &Tail, moment: &Moment, content: &crate::message::Content<'_>, out
     });
 }
 
-/// Whether a datagram on a port for DTLS is a request or a ping in the clear. No record begins so.
+/// Whether a datagram on a DTLS port is a CoAP request or ping in the clear. No DTLS record begins like one.
 fn is_plain_coap(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first >> 6 == 1)
         && coap::Message::parse(datagram)

@@ -2,10 +2,10 @@
 //!
 //! | moment | what happens |
 //! |---|---|
-//! | start | what the process before handed over is taken, whether or not it can be used; the store is opened and locked, and what only that has is taken |
+//! | start | the handover file is taken, whether or not it can be used; the store is opened and locked; the sessions of both are resumed |
 //! | a handshake is completed | the session is sealed and handed to the store's thread, at the end of the round |
 //! | a session ends | the store is told so, at the end of the round |
-//! | a device hears that its session of before is over | the same |
+//! | a device was sent the alert that its stored session is over | the same |
 //! | clean stop | nobody is told anything; what cannot go on without us is ended, the rest handed over and stored |
 //!
 //! docs/session-store.md says what a crash at any of these leaves.
@@ -63,7 +63,7 @@ impl Sessions {
         let directory = settings.paths.state_dir.join("sessions");
         let runtime_dir = settings.paths.runtime_dir.clone();
         let boot = boot_id();
-        // Taken whatever comes of the store: left for a later start, it would be older than what its devices did meanwhile.
+        // Taken even if the store cannot be opened: a later start must not find it, because the sessions have gone on since.
         let handed = io::take_handover(&runtime_dir, boot.as_ref());
         if !settings.coap.persist_sessions || settings.coap.engine != EngineKind::Tombolo {
             if let Err(error) = io::clear(&directory) {
@@ -144,7 +144,7 @@ impl Keeping {
         for (number, sealed) in handed {
             match hub.engine.import(now, &self.key, &sealed, Origin::Handover, &mut hub.path) {
                 Ok(session) => {
-                    // Otherwise all there is to do is to tell its device that it is over.
+                    // Otherwise the engine only sends its device a fatal alert.
                     let goes_on = hub.engine.session(session).is_some();
                     self.restored += u64::from(goes_on);
                     self.handed_over += u64::from(goes_on);
@@ -229,7 +229,7 @@ impl Keeping {
             let number = self.keeper.number(session);
             match engine.export(now, &self.key, session, Purpose::Handover) {
                 Some(sealed) => handed.push((number.unwrap_or(0), sealed)),
-                // One that is stored is told when it speaks next, after the start.
+                // If it is stored, the next process sends its device a fatal alert.
                 None => lost.extend(number.is_none().then_some(session)),
             }
             unstored.extend(number.is_none().then_some(session));

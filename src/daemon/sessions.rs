@@ -55,7 +55,7 @@ pub fn list(hub: &Hub, now: Instant, device: Option<&str>) -> SessionPage {
     page
 }
 
-/// The senders that get nowhere.
+/// The source addresses whose datagrams cannot be served.
 pub fn strays(hub: &Hub, now: Instant) -> Vec<snapshot::Stray> {
     let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
     let shown = |stray: &crate::southbound::coap::stray::Stray| snapshot::Stray {

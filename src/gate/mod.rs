@@ -221,7 +221,7 @@ impl Gate {
         rules.iter().filter(|rule| rule.action.is_some()).map(|rule| rule.pattern.as_str())
     }
 
-    /// With whose sessions those of a device are counted, and how many there may be; `None` for a stale index.
+    /// The number under which the sessions of a device are counted, and their maximum; `None` for a stale index.
     pub fn holder(&self, device: DeviceIndex) -> Option<Holder> {
         let entry = self.registry.entry(device)?;
         let role = self.plan.roles.get(entry.role as usize)?;

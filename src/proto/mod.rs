@@ -17,23 +17,23 @@ pub struct Route {
     pub socket: u16,
 }
 
-/// Whose sessions, exchanges and bodies are counted together: a device, by the key it has proven, however many sessions and
-/// addresses it has.
+/// The owner of sessions, exchanges and bodies that are bounded together: one device, identified by its proven key, over all its
+/// sessions and addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Tells holders apart.
+    /// Unique for each holder.
     pub number: u64,
-    /// Most sessions at once; 0 counts as 1. Of what else is bounded a holder may have so many times what one session may.
+    /// Most sessions at once; 0 counts as 1. Other bounds of a session are multiplied by it.
     pub max_sessions: u32,
 }
 
 impl Holder {
-    /// Sessions a device may have unless its role says otherwise.
+    /// The default of a role's `max-sessions`.
     pub const SESSIONS: u32 = 4;
-    /// No holder gets more than one in so many of what there is in all.
+    /// No holder gets more than this fraction of all.
     const PARTS: usize = 8;
 
-    /// How much it may have of something of which one session may have `per_session` and all together `all`.
+    /// The holder's share of something of which one session may have `per_session` and all together `all`.
     pub fn share(&self, per_session: usize, all: usize) -> usize {
         let own = per_session.saturating_mul(self.max_sessions.max(1) as usize);
         own.min((all / Holder::PARTS).max(per_session))

@@ -146,6 +146,50 @@ fn names_of_configured_cas_lead_a_false_chain_nowhere() {
 }
 
 #[test]
+fn a_configured_ca_that_was_renewed_counts_though_the_device_sends_the_expired_one() {
+    let pki = Pki::new();
+    let key = || KeyPair::from_pem(&pki.middle.key().serialize_pem()).unwrap();
+    let made = |until: i32| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "middle");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        CertifiedIssuer::signed_by(params, key(), &pki.root).unwrap()
+    };
+    let (expired, renewed) = (made(2025), made(2035));
+    let trust = |intermediates: Vec<Vec<u8>>| {
+        let trust = Trust::new(vec![pki.root.der().to_vec()], intermediates, &[], []).unwrap();
+        Certificates { trust: trust.into(), ..pki.certificates() }
+    };
+    let chain = [expired.der().to_vec()];
+    let mut world = World::new(Settings::default(), trust(Vec::new()), FINE, 1);
+    let (alert, _) = refused(&mut world, 1, device(&renewed, &chain));
+    assert_eq!(alert, 45, "certificate_expired");
+    let mut world = World::new(Settings::default(), trust(vec![renewed.der().to_vec()]), FINE, 1);
+    let session = world.connected(1, Config::certified(&Arc::new(device(&renewed, &chain))));
+    world.assert_alive(1, session);
+}
+
+#[test]
+fn configured_cas_continue_what_a_device_sends() {
+    let root = authority("root", None);
+    let one = authority("one", Some(&root));
+    let two = authority("two", Some(&one));
+    let three = authority("three", Some(&two));
+    let configured = der(&[authority("one", Some(&root)), authority("other", Some(&root))]);
+    let configured = [configured, vec![two.der().to_vec(), one.der().to_vec()]].concat();
+    let pki = Pki { root, middle: three, ..Pki::new() };
+    let trust = Trust::new(vec![pki.root.der().to_vec()], configured, &[], []).unwrap();
+    let certificates = Certificates { trust: trust.into(), ..pki.certificates() };
+    let mut world = World::new(Settings::default(), certificates, FINE, 1);
+    let chain = [pki.middle.der().to_vec(), two.der().to_vec(), one.der().to_vec()];
+    for (port, sent) in (1..).zip([&chain[..1], &chain[..2], &chain]) {
+        let session = world.connected(port, Config::certified(&Arc::new(device(&pki.middle, sent))));
+        world.assert_alive(port, session);
+    }
+}
+
+#[test]
 fn keys_are_used_for_what_they_are_for() {
     let pki = Pki::new();
     let mut world = World::certified(&pki);

@@ -103,6 +103,24 @@ fn certified_and_raw_key_sessions_go_on_too() {
 }
 
 #[test]
+fn an_export_is_small_with_a_pre_shared_key_and_with_a_long_path() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1));
+    let psk = export(&mut world, session).len();
+    let one = authority("one", None);
+    let two = authority("two", Some(&one));
+    let three = authority("three", Some(&two));
+    let pki = Pki { root: one, middle: three, ..Pki::new() };
+    let chain = [pki.middle.der().to_vec(), two.der().to_vec()];
+    let device = own(device_params("door-7"), &pki.middle, &chain, false);
+    let mut world = World::certified(&pki);
+    let session = world.connected(1, Config::certified(&device));
+    let certified = export(&mut world, session).len();
+    println!("{psk} bytes with a pre-shared key, {certified} with a path of three certificates");
+    assert!(psk < 200 && certified < 600, "{psk}, {certified}");
+}
+
+#[test]
 fn nothing_received_before_is_taken_again_nor_moves_the_session() {
     for cid in [None, Some(vec![1])] {
         let mut world = World::fine();

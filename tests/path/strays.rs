@@ -1,4 +1,4 @@
-//! Senders that get nowhere by mistake: the log says what each does wrong, once an hour, and `status` for a day.
+//! Source addresses whose datagrams cannot be served: the log names the cause once an hour, `status` for 24 h.
 
 use std::net::{Ipv4Addr, UdpSocket};
 
@@ -30,10 +30,10 @@ fn mistakes_of_devices_are_named_in_the_log_and_by_status() {
         from(1).send_to(&hello, (Ipv4Addr::LOCALHOST, plain)).expect("sent");
         // Plain CoAP to the port for DTLS.
         from(2).send_to(get, coaps).expect("sent");
-        // Records of a session that is over, as a device sends them that does not know of a restart.
+        // Records of a session that does not exist.
         from(3).send_to(&record(23, 1, 7, &[9; 40]), coaps).expect("sent");
     }
-    // A handshake by certificates, which nobody has configured.
+    // A handshake that needs a certificate, which is not configured.
     let certificates = Config { suites: vec![ECDSA_CCM8], ..Config::psk("door-7", KEY) };
     assert!(Device::connect_from(Ipv4Addr::new(127, 3, 0, 4), coaps, certificates).is_none());
 
@@ -43,9 +43,9 @@ fn mistakes_of_devices_are_named_in_the_log_and_by_status() {
         strays().into_iter().find(|stray| stray["source"] == source)
     };
     for (last, mistake, count, words) in [
-        (1, "dtls_on_plain_port", 5, "speaks DTLS to a port for plain CoAP"),
-        (2, "plain_on_dtls_port", 5, "speaks plain CoAP to a port for DTLS"),
-        (3, "unknown_session", 5, "sends records of a session that is over"),
+        (1, "dtls_on_plain_port", 5, "sends DTLS to a plain CoAP port"),
+        (2, "plain_on_dtls_port", 5, "sends plain CoAP to a DTLS port"),
+        (3, "unknown_session", 5, "sends records of a DTLS session that does not exist"),
         (4, "not_configured", 1, "set coap.certificate-file and coap.key-file"),
     ] {
         wait_for(mistake, || of(last).is_some_and(|stray| stray["count"] == count));
@@ -56,10 +56,10 @@ fn mistakes_of_devices_are_named_in_the_log_and_by_status() {
     }
     let (_, text) = site.daemon.command(&["status"]);
     assert!(
-        text.contains("stray") && text.contains("127.3.0.2 speaks plain CoAP to a port for DTLS"),
+        text.contains("unserved") && text.contains("127.3.0.2 sends plain CoAP to a DTLS port"),
         "{text}"
     );
-    // Nobody who gets somewhere is named.
+    // A device that is served is not among them.
     let mut device = Device::connect(coaps, Config::psk("door-7", KEY)).expect("a session");
     assert!(device.post("t/x", b"1"));
     assert_eq!(strays().len(), 4);
@@ -77,7 +77,7 @@ fn a_device_has_as_many_sessions_as_its_role_allows_and_the_oldest_is_ended_for_
     assert!(twins[2].post("t/x", b"1") && twins[1].post("t/x", b"2") && other.post("t/x", b"3"));
     assert_eq!(site.daemon.status()["counters"]["tombolo_dtls_displaced_sessions_total"], 1);
     assert_eq!(site.daemon.status()["counters"]["tombolo_dtls_evicted_sessions_total"], 0);
-    // A reload with a smaller share ends none that stand; it holds from the next handshake on.
+    // A reload with a lower bound closes no session; it applies from the next handshake on.
     let good = std::fs::read_to_string(site.daemon.config()).expect("the configuration");
     let changed = good.replace("max-sessions = 2", "max-sessions = 1");
     std::fs::write(site.daemon.config(), changed).expect("changed");

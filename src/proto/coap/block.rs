@@ -116,7 +116,7 @@ pub(super) struct Piece<'a> {
 #[derive(Debug)]
 struct Transfer {
     tag: u64,
-    /// Whose bodies it is counted with.
+    /// The number of its holder.
     holder: u64,
     body: Vec<u8>,
     moved: Instant,
@@ -187,10 +187,10 @@ impl Assemblies {
         Progress::Continue
     }
 
-    /// Whether one holder's bodies have more bytes than it may have of all.
+    /// Whether the bodies of one holder have more bytes than its share.
     fn is_over_share(&self, holder: Holder) -> bool {
         let share = holder.share(TRANSFERS_PER_PEER * self.body_max, self.bytes_max);
-        // Hardly ever are there so many at all.
+        // Summed up only if all bodies together have that many, which is rare.
         self.bytes > share && {
             let of_holder = self.transfers.values().filter(|transfer| transfer.holder == holder.number);
             of_holder.map(|transfer| transfer.body.capacity()).sum::<usize>() > share
@@ -229,11 +229,11 @@ impl Assemblies {
         true
     }
 
-    /// Whether there may be one more of that peer, of its holder, and in all.
+    /// Whether one more is allowed for that peer, for its holder, and in all.
     fn has_place(&self, peer: PeerId, holder: Holder) -> bool {
         let of_peer = self.transfers.keys().filter(|at| at.0 == peer).count();
         let of_holder = self.transfers.values().filter(|transfer| transfer.holder == holder.number).count();
-        // One device has as many as one peer; a key that many share, one for each.
+        // A device with up to four sessions has as many as one peer; a key shared by many devices, one for each.
         let most = Holder { max_sessions: holder.max_sessions.div_ceil(TRANSFERS_PER_PEER as u32), ..holder };
         of_peer < TRANSFERS_PER_PEER
             && of_holder < most.share(TRANSFERS_PER_PEER, TRANSFERS_MAX)

@@ -46,7 +46,7 @@ pub struct Settings {
     /// Bytes for all peers and what is remembered of them, room to grow not counted; default 8 MiB.
     pub memory: usize,
     /// Unanswered requests one peer may have, answers it has not acknowledged among them; `1..=32`,
-    /// default 24. More are 4.29. A holder may have so many for each of its peers, and an eighth of all at most.
+    /// default 24. More are 4.29. A holder may have that many times its `max_sessions`, and an eighth of all at most.
     pub pending_per_peer: u16,
     /// Unanswered requests and unacknowledged answers in all; default 16,384. More are 5.03.
     pub pending: usize,

@@ -65,7 +65,7 @@ impl fmt::Debug for Exchange {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) peer: PeerId,
-    /// Whose exchanges it is counted with.
+    /// The number of its holder.
     pub(super) holder: u64,
     pub(super) message_id: MessageId,
     pub(super) token: Token,
@@ -107,7 +107,7 @@ impl Exchanges {
         self.slots.len()
     }
 
-    /// How many are of this holder.
+    /// How many belong to this holder.
     pub(super) fn held(&self, holder: u64) -> usize {
         self.held.count(holder)
     }

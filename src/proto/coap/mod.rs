@@ -21,7 +21,7 @@
 //! | `exchange` | requests handed up and not answered yet |
 //! | `reliability` | our own confirmable messages, Message IDs, back-off |
 //! | `peer` | all peers, bounded in memory, idle ones costing nothing |
-//! | `tally` | how much of what is bounded each holder has, however many peers it is |
+//! | `tally` | how many exchanges and messages each holder has over all its peers |
 //! | [`endpoint`] | the public face that ties them together |
 //!
 //! Invariants: a request is handed up at most once while it is remembered; everything a peer can make

@@ -140,7 +140,7 @@ pub(super) struct Transmissions {
 #[derive(Debug)]
 pub(super) struct Transmission {
     pub(super) peer: PeerId,
-    /// Whose messages it is counted with.
+    /// The number of its holder.
     holder: u64,
     pub(super) message_id: MessageId,
     pub(super) datagram: Vec<u8>,
@@ -231,7 +231,7 @@ impl Transmissions {
         self.slots.len()
     }
 
-    /// How many go to peers of this holder.
+    /// How many are for peers of this holder.
     pub(super) fn held(&self, holder: u64) -> usize {
         self.held.count(holder)
     }

@@ -1,4 +1,4 @@
-//! How many things each holder has. Those that have none take no room.
+//! Counts for each holder. A holder whose count is zero takes no memory.
 
 use std::collections::HashMap;
 

@@ -13,7 +13,7 @@ type Key = Zeroizing<Box<[u8]>>;
 #[derive(Clone, Default)]
 pub struct Keyring {
     keys: Arc<HashMap<Box<[u8]>, Key>>,
-    /// How long each of them is.
+    /// The lengths of all keys.
     lengths: Arc<[u16]>,
 }
 
@@ -33,8 +33,8 @@ impl Keyring {
         Keyring { keys: Arc::new(keys), lengths: lengths.into() }
     }
 
-    /// The length, in bytes, of one of the keys, by a number drawn from all 64-bit numbers: what an identity that has no
-    /// key seems to have. A key of another length takes another time to work with.
+    /// The length in bytes of one of the keys, chosen by `drawn`, a random number: the length for the decoy key of an unknown
+    /// identity. The time to compute with a key depends on its length.
     pub fn length_of_any(&self, drawn: u64) -> usize {
         let at = (u128::from(drawn) * self.lengths.len() as u128 >> 64) as usize;
         self.lengths.get(at).copied().map_or(16, usize::from)

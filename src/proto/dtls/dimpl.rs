@@ -61,7 +61,7 @@ pub struct DimplEngine {
     /// When each handshake wants [`DimplEngine::tick`].
     deadlines: BTreeSet<(Instant, SessionId)>,
     scratch: Box<[u8]>,
-    /// A hello of the datagram being taken was answered by a cookie.
+    /// Whether the current datagram was already answered with a HelloVerifyRequest.
     is_answered: bool,
     counters: Counters,
 }

@@ -116,14 +116,14 @@ impl fmt::Display for HandshakeStep {
     }
 }
 
-/// What a cipher suite the client offers would need here.
+/// What is not configured, though a cipher suite of the client needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// A certificate or key of the gateway's own.
+    /// The gateway's own certificate and key.
     OwnKey,
-    /// CAs or raw public keys of devices.
+    /// CAs, or raw public keys of devices.
     Trust,
-    /// A device with a pre-shared key.
+    /// A pre-shared key of a device.
     PresharedKey,
 }
 
@@ -157,7 +157,7 @@ pub enum HandshakeFailure {
     NoSharedCipherSuite {
         /// IANA numbers; signalling values left out.
         offered: Box<[u16]>,
-        /// What is not configured here, though one of them only needs it.
+        /// What is not configured, if one of the suites could be used otherwise.
         missing: Option<Missing>,
     },
     /// The client does not offer extended_master_secret (RFC 7627), which this engine requires.
@@ -188,11 +188,11 @@ pub enum HandshakeFailure {
     Fault,
     /// The client's certificate or raw public key was not accepted, and why.
     Certificate(Box<str>),
-    /// The client has proven its identity, and no device has that.
+    /// The client proved its identity, but it is no device's.
     NoDevice(Box<PeerIdentity>),
-    /// Its device has completed more handshakes than [`Limits::completed_per_minute`](super::Limits) allows.
+    /// Its device completed more handshakes than [`Limits::completed_per_minute`](super::Limits) allows.
     TooOften(Box<PeerIdentity>),
-    /// There are as many sessions as there may be, all of them active.
+    /// There are [`Limits::sessions`](super::Limits) sessions, and all were active within [`Limits::active`](super::Limits).
     TableFull(Box<PeerIdentity>),
 }
 
@@ -218,7 +218,7 @@ impl HandshakeFailure {
         }
     }
 
-    /// The PSK identity the client claimed, if it had come so far. Unproven but for [`HandshakeFailure::proven`].
+    /// The PSK identity the client claimed, if the handshake got that far. Unproven unless [`HandshakeFailure::proven`] says so.
     pub fn identity(&self) -> Option<&[u8]> {
         match self {
             HandshakeFailure::UnknownIdentity(identity)
@@ -232,7 +232,7 @@ impl HandshakeFailure {
         }
     }
 
-    /// Who the client has proven to be, if it had come so far.
+    /// The identity the client proved, if the handshake got that far.
     pub fn proven(&self) -> Option<&PeerIdentity> {
         match self {
             HandshakeFailure::NoDevice(identity)
@@ -301,7 +301,7 @@ impl fmt::Display for HandshakeFailure {
 
 impl std::error::Error for HandshakeFailure {}
 
-/// An identity in few words.
+/// An identity for the log.
 struct Proven<'a>(&'a PeerIdentity);
 
 impl fmt::Display for Proven<'_> {

@@ -4,17 +4,17 @@
 //! ([`Phase::Live`]). An address may have one of each: a live session ends only when another has proven
 //! itself from the same address. Both phases are bounded ([`Limits`]).
 //!
-//! | there is no room for | then |
+//! | no room for | result |
 //! |---|---|
-//! | a handshake | the oldest goes |
-//! | a session of a holder that has as many as it may | the longest idle of that holder goes |
-//! | a session, in all | the longest idle of the same holder goes; has it none, the longest idle of all, unless that was active within [`Limits::active`]; then the new one is refused |
+//! | a handshake | the oldest handshake is dropped |
+//! | a session of a holder that has `max_sessions` | the longest idle session of that holder is closed |
+//! | a session, in all | the longest idle session of the same holder is closed; if it has none, the longest idle of all, if that was idle for [`Limits::active`]; otherwise the new one is refused |
 //!
-//! So with one key, however often it is used, only sessions of that key are displaced. How often a holder completes a
-//! handshake is limited, too: by what it has proven, never by what somebody claims.
+//! So one key, however often it is used, displaces only its own sessions. The rate at which a holder completes handshakes is
+//! limited, too. Only a proven identity counts; a claimed one does not.
 //!
-//! A third phase, [`Phase::Farewell`], is for sessions of an earlier process that are over: they are kept apart, stand where
-//! a session would, and are bounded like sessions.
+//! A third phase, [`Phase::Farewell`], is for sessions of an earlier process that cannot be resumed: they are found like
+//! sessions, are counted apart, and have the same bound.
 //!
 //! Handshakes are entered only for peers that have shown that they receive at their address
 //! ([`cookie`](super::cookie)), so a spoofed hello displaces nothing.
@@ -98,12 +98,12 @@ pub enum Phase {
     HalfOpen = 0,
     /// Its identity is proven.
     Live = 1,
-    /// Its identity was proven, and its session is over.
+    /// A session of an earlier process that cannot be resumed.
     Farewell = 2,
 }
 
 impl Phase {
-    /// Which of the places of an address it takes.
+    /// The place of an address that it takes.
     fn place(self) -> usize {
         (self as usize).min(Phase::Live as usize)
     }
@@ -114,7 +114,7 @@ impl Phase {
 pub struct Occupants {
     /// The handshake under way.
     pub half_open: Option<SessionId>,
-    /// The session, or one that is over.
+    /// The session, or one that cannot be resumed.
     pub live: Option<SessionId>,
 }
 
@@ -148,7 +148,7 @@ pub enum Reason {
     Replaced,
     /// A limit was reached.
     Room,
-    /// Another entry of the same holder took its place.
+    /// Another session of the same holder took its place.
     Displaced,
 }
 
@@ -159,9 +159,9 @@ pub struct SourceBusy;
 /// Why there is no place for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPlace {
-    /// Its holder has completed too many handshakes of late.
+    /// Its holder completed too many handshakes within the last minute.
     TooOften,
-    /// As many as may be are active.
+    /// The table is full of active sessions.
     Full,
 }
 
@@ -176,17 +176,17 @@ pub struct Registry<T> {
     throttle: Throttle,
     queues: [Queue; 3],
     holders: HashMap<u64, Held>,
-    /// When time began, to this registry.
+    /// The instant from which this registry counts milliseconds.
     epoch: Option<Instant>,
 }
 
-/// What one holder has.
+/// The sessions and the rate of one holder.
 #[derive(Clone, Copy)]
 struct Held {
-    /// One of its entries; [`NONE`]: it has none.
+    /// One of its entries; [`NONE`] if it has none.
     head: u32,
     count: u32,
-    /// When it may again complete as many handshakes as at once, in milliseconds since the epoch.
+    /// When its bucket of completed handshakes is full again, in milliseconds since the epoch.
     full: u64,
 }
 
@@ -204,7 +204,7 @@ struct Entry<T> {
     since: Instant,
     value: T,
     holder: u64,
-    /// The others of its holder, in a ring; [`NONE`] for both: it is nobody's.
+    /// Its neighbours in the ring of its holder; [`NONE`] for both: it is in no ring.
     before: u32,
     after: u32,
 }
@@ -307,16 +307,16 @@ impl<T> Registry<T> {
         if self.throttle.take(now, party, 1) { Ok(()) } else { Err(SourceBusy) }
     }
 
-    /// Whether so many public-key operations may be done for a handshake from `address`; counts them.
+    /// Counts public-key operations for a handshake from `address`.
     ///
     /// # Errors
-    /// [`SourceBusy`]: too many were done for it of late.
+    /// [`SourceBusy`]: the budget of its source is used up.
     pub fn charge(&mut self, now: Instant, address: &PeerAddress, work: u32) -> Result<(), SourceBusy> {
         let party = self.party(address, Pool::Work);
         if self.throttle.take(now, party, work) { Ok(()) } else { Err(SourceBusy) }
     }
 
-    /// They were not done, or for somebody with a key.
+    /// Gives operations back: they were not done, or the handshake was completed.
     pub fn refund(&mut self, now: Instant, address: &PeerAddress, work: u32) {
         let party = self.party(address, Pool::Work);
         self.throttle.give_back(now, party, work);
@@ -327,20 +327,20 @@ impl<T> Registry<T> {
         Party { source: address.source(), port, pool }
     }
 
-    /// Whether a hello without a good cookie, which has come from `address`, is to be answered.
+    /// Whether to answer a hello without a valid cookie from `address`.
     pub fn hears(&mut self, now: Instant, address: &PeerAddress) -> bool {
-        // Where somebody is known there are a few more, whoever else sends hellos.
+        // The address of a session or handshake has a few more of its own, whatever the flood.
         let known = self.occupants(address) != Occupants::default();
         let own = Party { source: address.source(), port: Some(address.port()), pool: Pool::Hellos };
         (known && self.throttle.take(now, own, 1)) || self.throttle.take_hello(now, address.source())
     }
 
-    /// Whether the cookie of a hello is to be looked at: each costs a little, and counts unless it is good.
+    /// Whether to verify the cookie of a hello. Each verification counts, unless the cookie is valid.
     pub fn looks(&mut self, now: Instant) -> bool {
         self.throttle.take_look(now)
     }
 
-    /// The cookie was good.
+    /// The cookie was valid.
     pub fn has_looked(&mut self, now: Instant) {
         self.throttle.give_back_look(now);
     }
@@ -380,8 +380,8 @@ impl<T> Registry<T> {
         Ok((session, displaced))
     }
 
-    /// Whether there is a place for a session of that holder; to be asked once for each handshake that is completed, which
-    /// counts it. `replaces`: it will end the session of its address.
+    /// Counts a completed handshake of `holder`, and checks that there is room for its session. `replaces`: it will replace
+    /// the session at its address.
     ///
     /// # Errors
     /// [`NoPlace`]
@@ -395,7 +395,7 @@ impl<T> Registry<T> {
         let burst = u64::from(per_minute.max(holder.max_sessions.saturating_mul(2)));
         let every = (60_000 / u64::from(per_minute)).max(1);
         let held = self.holders.entry(holder.number).or_insert(Held { head: NONE, count: 0, full: 0 });
-        // A smaller burst than before holds at once.
+        // If the burst is smaller than before, it applies at once.
         let full = held.full.clamp(now_ms, now_ms + burst * every) + every;
         if full - now_ms > burst * every {
             return Err(NoPlace::TooOften);
@@ -413,8 +413,8 @@ impl<T> Registry<T> {
         }
     }
 
-    /// The identity of a handshake's peer is proven, and there is a [place](Registry::place): it is a session now. What goes
-    /// for it: the live session of that address, those of its holder that are too many, or the longest idle of all.
+    /// Makes a handshake a session; [`Registry::place`] must have allowed it. Returns what it replaces: the session at
+    /// that address, those its holder has too many of, or the longest idle of all.
     pub fn establish(&mut self, now: Instant, session: SessionId, holder: Holder) -> Vec<Removed<T>> {
         let mut gone = Vec::new();
         let index = index_of(session);
@@ -439,8 +439,8 @@ impl<T> Registry<T> {
         gone
     }
 
-    /// Enters a session of an earlier process, last touched at `since`. It displaces only others of its holder; whether
-    /// there is room is the caller's to see to. Where another is less idle already, it counts as no more idle than that.
+    /// Enters a session of an earlier process, last active at `since`. It displaces only others of its holder; the
+    /// caller must have checked that there is room. The order of entry is the order of idleness.
     pub fn adopt(
         &mut self,
         since: Instant,
@@ -455,7 +455,7 @@ impl<T> Registry<T> {
         (session, gone)
     }
 
-    /// Enters a session of an earlier process that is over, last touched at `since`; `None` where there are too many.
+    /// Enters a session of an earlier process that cannot be resumed, last active at `since`; `None` if there are too many.
     pub fn part(&mut self, since: Instant, address: PeerAddress, value: T) -> Option<SessionId> {
         let is_full = self.count(Phase::Farewell) >= self.limits.sessions;
         (!is_full).then(|| self.insert(since, address, Phase::Farewell, value))
@@ -478,7 +478,7 @@ impl<T> Registry<T> {
         self.holders.get(&holder).map_or(0, |held| held.count as usize)
     }
 
-    /// Ends what a holder has too many of, and what there is too much of in all, but for `index`, which has just come.
+    /// Removes the sessions its holder has too many of, and those there are too many of in all, except `index`, the newest.
     fn trim(&mut self, index: u32, holder: Holder, gone: &mut Vec<Removed<T>>) {
         while self.held(holder.number) > holder.max_sessions.max(1) as usize {
             let Some(other) = self.longest_idle(holder.number, index) else { break };
@@ -494,7 +494,7 @@ impl<T> Registry<T> {
         }
     }
 
-    /// The longest idle of a holder's, without `but`.
+    /// The longest idle session of a holder, except `but`.
     fn longest_idle(&self, holder: u64, but: u32) -> Option<SessionId> {
         let held = self.holders.get(&holder)?;
         let (mut at, mut found) = (held.head, None::<(Instant, u32)>);
@@ -508,7 +508,7 @@ impl<T> Registry<T> {
         found.and_then(|(_, at)| self.id(at))
     }
 
-    /// Puts an entry into its holder's ring.
+    /// Adds an entry to its holder's ring.
     fn join(&mut self, index: u32, holder: u64) {
         let held = self.holders.entry(holder).or_insert(Held { head: NONE, count: 0, full: 0 });
         let head = if held.head == NONE { index } else { held.head };
@@ -530,7 +530,7 @@ impl<T> Registry<T> {
         self.slots.get_mut(index as usize)?.entry.as_mut()
     }
 
-    /// Takes an entry, which is out of its slot already, out of its holder's ring.
+    /// Removes an entry, already taken out of its slot, from its holder's ring.
     fn part_with(&mut self, index: u32, entry: &Entry<T>) {
         if entry.after == NONE {
             return;
@@ -714,7 +714,7 @@ mod tests {
         Holder { number, max_sessions: 4 }
     }
 
-    /// A session of a holder of its own.
+    /// A session whose holder has no other.
     fn live(registry: &mut Registry<u16>, now: Instant, port: u16) -> (SessionId, Option<Removed<u16>>) {
         live_of(registry, now, port, holder(port.into()))
     }
@@ -834,7 +834,7 @@ mod tests {
                 displaced.as_ref().map(|d| (d.session, d.reason)),
                 expected.map(|s| (s, Reason::Displaced))
             );
-            // The one used last is not the one that goes.
+            // The session used last is kept.
             if round % 5 == 0 {
                 now += Duration::from_millis(1);
                 registry.touch(now, own[0]);
@@ -843,7 +843,7 @@ mod tests {
             assert_eq!(registry.held(99), own.len());
         }
         assert!(others.iter().all(|other| registry.get(*other).is_some()));
-        // A limit that was lowered holds from the next one on.
+        // A lowered limit applies from the next session on.
         let less = Holder { max_sessions: 1, ..greedy };
         let (session, _) = registry.open(now, address(7), 7).unwrap();
         assert_eq!(registry.establish(now, session, less).len(), 3);
@@ -865,12 +865,12 @@ mod tests {
             registry.place(start + hour - Duration::from_secs(1), newcomer, false),
             Err(NoPlace::Full)
         );
-        // It takes the place of its own, wherever that is.
+        // It replaces its own session, at whatever address that is.
         assert_eq!(registry.place(start, newcomer, true), Ok(()));
         assert_eq!(registry.place(start, holder(2), false), Ok(()));
         let (_, displaced) = live_of(&mut registry, start, 9, holder(2));
         assert_eq!(displaced.map(|d| (d.value, d.reason)), Some((2, Reason::Displaced)));
-        // And of whom has been silent for an hour.
+        // And one that was idle for an hour.
         assert_eq!(registry.place(start + hour, newcomer, false), Ok(()));
         let (_, displaced) = live_of(&mut registry, start + hour, 10, newcomer);
         assert_eq!(displaced.map(|d| (d.value, d.reason)), Some((1, Reason::Room)));
@@ -887,10 +887,10 @@ mod tests {
         assert_eq!(completed(&mut registry, now, holder(2), 100), 100);
         assert_eq!(completed(&mut registry, now + Duration::from_millis(499), holder(1), 10), 0);
         assert_eq!(completed(&mut registry, now + Duration::from_secs(5), holder(1), 100), 10);
-        // A shared key has room for all its devices at once.
+        // All devices with a shared key may come at once.
         let shared = Holder { number: 3, max_sessions: 500 };
         assert_eq!(completed(&mut registry, now, shared, 5_000), 1_000);
-        // Those that are full again are not kept.
+        // Full buckets are not kept.
         for number in 0..100_000 {
             registry.place(now + Duration::from_secs(100 + number), holder(10 + number), false).unwrap();
             assert!(registry.holders.len() <= 1_025 + 2);

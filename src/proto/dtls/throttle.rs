@@ -1,30 +1,30 @@
-//! How often a source may begin a handshake, what it may cost, and how many hellos are answered: token buckets in bounded memory.
+//! Rates of handshakes, public-key operations and hellos: token buckets in bounded memory.
 //!
-//! Whoever receives at an address can ask for as many handshakes as it likes. So a hello with a good cookie takes a token, and so
-//! does each public-key operation it leads to; a handshake that is completed gives all of them back: with a key nobody is
-//! limited, and a hall full of devices behind one address comes back at once.
+//! A client that receives at an address can begin any number of handshakes. So a hello with a valid cookie takes a token, and so
+//! does each public-key operation it leads to. A completed handshake gives all of them back: devices with keys are not
+//! limited, however many are behind one address.
 //!
 //! | what | of | at once | more each second |
 //! |---|---|---|---|
 //! | handshakes begun from the address of a session: a device that restarted | that address and port | 8 | 1 |
-//! | handshakes begun from anywhere else | IPv4 address, or IPv6 /64 | [`Limits::handshakes_burst`] | [`Limits::handshakes_per_second`] |
+//! | handshakes begun from any other | IPv4 address, or IPv6 /64 | [`Limits::handshakes_burst`] | [`Limits::handshakes_per_second`] |
 //! | public-key operations | the same | [`Limits::work_burst`]; a session's address 64 | [`Limits::work_per_second`]; 8 |
-//! | hellos without a good cookie | all | [`Limits::hellos_per_second`] | the same |
+//! | hellos without a valid cookie | all | [`Limits::hellos_per_second`] | the same |
 //! | | and of each IPv4 address, or IPv6 /64 | [`Limits::hellos_per_source`] | the same |
-//! | | and, beside these, of an address where somebody is known | 8 | 1 |
-//! | cookies that are not good | all | [`Limits::hellos_per_second`] | the same |
+//! | | and, apart from these, of the address of a session or handshake | 8 | 1 |
+//! | invalid cookies | all | [`Limits::hellos_per_second`] | the same |
 //!
-//! A public-key operation is about what a signature on P-256 takes: 0.1 ms on a PC, some milliseconds on the smallest
-//! boards. Answering a hello costs a little too, so a flood of spoofed ones can keep newcomers out, and never takes the
-//! time that the sessions need; one with a good cookie does not compete with them.
+//! A public-key operation costs about one signature on P-256: 0.1 ms on a PC, some milliseconds on the smallest
+//! boards. Answering a hello costs a little, too, so hellos beyond the rate are dropped; a flood of them can delay newcomers,
+//! and leaves time for the sessions. A hello with a valid cookie does not compete with them.
 //!
 //! A device behind the same NAT as an attacker shares its source. Its session is not touched, and if it restarts
 //! on its port it is let in by the buckets of its own; only a device without a session has to compete.
 //!
 //! A bucket is one instant: when it will be full again. What is full is not kept. There are two generations of
-//! buckets; when the younger has [`SOURCES`] the older is forgotten, so that somebody with more sources than that
-//! is limited by [`Limits::half_open`] alone, and nobody is locked out by it. Hellos, whose sources nobody has proven, are
-//! counted in [`CELLS`] cells, each of many sources: a flood from a few addresses fills a few cells.
+//! buckets; when the younger has [`SOURCES`], the older is dropped, so that an attacker with more sources than that
+//! is limited by [`Limits::half_open`] alone, and no honest source is locked out. Hellos, whose sources are unproven, are
+//! counted in [`CELLS`] cells of many sources each: a flood from a few addresses fills a few cells.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -38,21 +38,21 @@ const SOURCES: usize = 2_048;
 /// Cells for hellos; 2 bytes each.
 const CELLS: usize = 4_096;
 const SECOND: Duration = Duration::from_secs(1);
-/// Handshakes and hellos at once from the address of a session, and the time until there is one more.
+/// Handshakes, and hellos, from the address of a session.
 const OWN: Rate = Rate { burst: 8, every: SECOND };
-/// Public-key operations for it.
+/// Public-key operations for the address of a session.
 const OWN_WORK: Rate = Rate { burst: 64, every: Duration::from_millis(125) };
 /// Times are sums with it; none may overflow.
 const FULL_WITHIN_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// What tokens are for.
+/// The kinds of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pool {
     /// Handshakes begun.
     Handshakes,
     /// Public-key operations.
     Work,
-    /// Hellos without a good cookie from where somebody is known.
+    /// Hellos without a valid cookie from the address of a session or handshake.
     Hellos,
 }
 
@@ -63,7 +63,7 @@ pub struct Party {
     pub source: IpAddr,
     /// The port, where there is a session.
     pub port: Option<u16>,
-    /// What for.
+    /// The kind of token.
     pub pool: Pool,
 }
 
@@ -78,7 +78,7 @@ impl Rate {
         Rate { burst: burst.max(1), every: SECOND / per_second.max(1) }
     }
 
-    /// When a bucket is full that would have been at `full` and gives so many tokens now; `None` where it has not so many.
+    /// When a bucket that would be full at `full` is full again if it gives `tokens` now; `None` if it has fewer.
     fn taken(self, now: Instant, full: Option<Instant>, tokens: u32) -> Option<Instant> {
         let full = full.unwrap_or(now).max(now) + (self.every * tokens).min(FULL_WITHIN_MAX);
         (full - now <= self.every.saturating_mul(self.burst).min(FULL_WITHIN_MAX)).then_some(full)
@@ -90,7 +90,7 @@ pub struct Throttle {
     handshakes: Rate,
     work: Rate,
     hello: Rate,
-    /// When as many hellos as may come at once may come again, and as many cookies that are not good.
+    /// When the bucket of hellos is full again, and that of invalid cookies.
     hellos: Option<Instant>,
     looks: Option<Instant>,
     cells: Cells,
@@ -114,7 +114,7 @@ impl Throttle {
         }
     }
 
-    /// Whether one more hello of a stranger is to be answered.
+    /// Whether to answer one more hello without a valid cookie.
     pub fn take_hello(&mut self, now: Instant, source: IpAddr) -> bool {
         let Some(full) = self.hello.taken(now, self.hellos, 1) else { return false };
         let is_free = self.cells.take(now, source);
@@ -124,14 +124,14 @@ impl Throttle {
         is_free
     }
 
-    /// Whether one more cookie is to be looked at.
+    /// Whether to verify one more cookie.
     pub fn take_look(&mut self, now: Instant) -> bool {
         let full = self.hello.taken(now, self.looks, 1);
         self.looks = full.or(self.looks);
         full.is_some()
     }
 
-    /// It was good, and does not count.
+    /// The cookie was valid, and does not count.
     pub fn give_back_look(&mut self, now: Instant) {
         self.looks =
             self.looks.and_then(|full| full.checked_sub(self.hello.every)).filter(|full| *full > now);
@@ -146,10 +146,11 @@ impl Throttle {
         }
     }
 
-    /// Takes so many tokens; `false` if there are not so many, and then none.
+    /// Takes `tokens`; `false`, and takes none, if there are fewer. More than a bucket holds counts as a full bucket.
     pub fn take(&mut self, now: Instant, party: Party, tokens: u32) -> bool {
-        let known = self.young.get(&party).or_else(|| self.old.get(&party)).copied();
-        let Some(full) = self.rate(&party).taken(now, known, tokens) else { return false };
+        let (rate, known) =
+            (self.rate(&party), self.young.get(&party).or_else(|| self.old.get(&party)).copied());
+        let Some(full) = rate.taken(now, known, tokens.min(rate.burst)) else { return false };
         if self.young.len() >= SOURCES && !self.young.contains_key(&party) {
             self.old = std::mem::take(&mut self.young);
         }
@@ -157,9 +158,10 @@ impl Throttle {
         true
     }
 
-    /// Gives so many tokens back.
+    /// Gives tokens back.
     pub fn give_back(&mut self, now: Instant, party: Party, tokens: u32) {
-        let every = self.rate(&party).every * tokens;
+        let rate = self.rate(&party);
+        let every = rate.every * tokens.min(rate.burst);
         let generation = if self.young.contains_key(&party) { &mut self.young } else { &mut self.old };
         let Some(full) = generation.get_mut(&party) else { return };
         match full.checked_sub(every).filter(|full| *full > now) {
@@ -242,7 +244,7 @@ mod tests {
         let (now, mut throttle) = (Instant::now(), Throttle::new(&limits));
         let flood = (0..5_000).filter(|_| throttle.take_hello(now, party(1).source)).count();
         assert_eq!(flood, 100);
-        // Of a thousand others hardly any shares its cell, whatever the hash.
+        // With any hash, few of the others share its cell.
         let others = (2..802u32).filter(|n| throttle.take_hello(now, party(*n).source)).count();
         assert!(others > 780, "{others}");
         assert!(
@@ -274,6 +276,16 @@ mod tests {
         assert!(!throttle.take(now, party, 16) && throttle.take(now, party, 15));
         assert!(throttle.take(now + Duration::from_secs(3), party, 6));
         assert!(!throttle.take(now + Duration::from_secs(3), party, u32::MAX));
+    }
+
+    #[test]
+    fn what_costs_more_than_a_bucket_holds_takes_a_full_one() {
+        let (now, mut throttle) = (Instant::now(), Throttle::new(&Limits::default()));
+        let party = Party { pool: Pool::Work, ..party(1) };
+        assert!(throttle.take(now, party, u32::MAX));
+        assert!(!throttle.take(now, party, 1));
+        throttle.give_back(now, party, u32::MAX);
+        assert!(throttle.take(now, party, u32::MAX), "as large lists of revoked certificates may have it");
     }
 
     #[test]

@@ -1,28 +1,28 @@
-//! Senders that get nowhere, and why: what they send tells what is wrong, but nothing they could be answered by. Each is
-//! named once an hour, and stands in `status` for a day.
+//! Source addresses whose datagrams cannot be served, although what they send shows the cause: a wrong port, a credential that
+//! is not configured, a session that is over. Each is logged once an hour, and is in `status` for 24 h.
 //!
-//! Anybody can send from any address, so all of it is bounded: [`EACH`] sources of a kind are kept; those beyond are counted.
+//! Source addresses can be spoofed, so memory and log lines are bounded: [`EACH`] sources of a kind are kept; others are counted.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Most sources of one kind.
 pub const EACH: usize = 16;
-/// A source is named at most so often.
+/// Least time between two log lines about a source.
 const AGAIN: Duration = Duration::from_secs(60 * 60);
-/// A source that has not been heard of for so long is forgotten.
+/// A source that was silent for this long is dropped.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is wrong.
+/// The cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
     /// DTLS records on a port for plain CoAP.
     DtlsOnPlainPort,
     /// CoAP messages on a port for DTLS.
     PlainOnDtlsPort,
-    /// A handshake by certificates, raw public keys or pre-shared keys, none of which is configured.
+    /// A handshake that needs certificates, raw public keys or pre-shared keys that are not configured.
     NotConfigured,
-    /// Records of a session that is not there, again and again: the device does not know that it is over.
+    /// Several records of a session that does not exist (any more).
     UnknownSession,
 }
 
@@ -41,23 +41,23 @@ impl Mistake {
         }
     }
 
-    /// One sentence: what it sends, and what to do.
+    /// One sentence: what is wrong, and what to do.
     pub fn advice(self) -> &'static str {
         match self {
-            Mistake::DtlsOnPlainPort => "speaks DTLS to a port for plain CoAP: use the port of coap.listen",
+            Mistake::DtlsOnPlainPort => "sends DTLS to a plain CoAP port; use a port of coap.listen",
             Mistake::PlainOnDtlsPort => {
-                "speaks plain CoAP to a port for DTLS: use coaps:// and a key, or a port of coap.insecure-listen"
+                "sends plain CoAP to a DTLS port; use coaps:// with a key, or a port of coap.insecure-listen"
             }
             Mistake::NotConfigured => {
-                "offers only handshakes for which nothing is configured here; the log says what"
+                "offers only cipher suites that need a key or CA that is not configured; see the log"
             }
             Mistake::UnknownSession => {
-                "sends records of a session that is over: restart the device, or let it begin a new handshake"
+                "sends records of a DTLS session that does not exist; restart the device, or make it handshake again"
             }
         }
     }
 
-    /// How often it has to happen before it is worth a word: a record that was late is none.
+    /// How often it must happen before it is logged: one late record of a closed session is normal.
     fn least(self) -> u64 {
         if self == Mistake::UnknownSession { 3 } else { 1 }
     }
@@ -66,7 +66,7 @@ impl Mistake {
 /// One sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stray {
-    /// Its address, as far as it can be believed.
+    /// The source address; it may be spoofed.
     pub source: IpAddr,
     /// What is wrong.
     pub mistake: Mistake,
@@ -83,12 +83,12 @@ pub struct Stray {
 #[derive(Debug, Default)]
 pub struct Strays {
     strays: Vec<Stray>,
-    /// Datagrams of sources there was no room for.
+    /// Datagrams of sources beyond [`EACH`].
     unnamed: u64,
 }
 
 impl Strays {
-    /// A sender made that mistake. Whether to say so now.
+    /// Counts a datagram. Returns whether to log it.
     pub fn note(&mut self, now: Instant, source: IpAddr, mistake: Mistake) -> bool {
         let found = self.strays.iter().position(|stray| stray.source == source && stray.mistake == mistake);
         let at = match found {
@@ -119,7 +119,7 @@ impl Strays {
         is_worth_it
     }
 
-    /// Where one more of a kind goes: behind all, or in place of one that has been quiet since it could be named again.
+    /// The place for one more source of a kind: at the end, or that of one silent for so long that it would be logged again.
     fn place(&self, now: Instant, mistake: Mistake) -> Option<usize> {
         let of_kind = self.strays.iter().enumerate().filter(|(_, stray)| stray.mistake == mistake);
         if of_kind.clone().count() < EACH {
@@ -129,14 +129,14 @@ impl Strays {
         quiet.min_by_key(|(_, stray)| stray.last).map(|(at, _)| at)
     }
 
-    /// Those of the last day that are worth a word.
+    /// The sources of the last 24 h that were logged.
     pub fn recent(&self, now: Instant) -> impl Iterator<Item = &Stray> {
         self.strays
             .iter()
             .filter(move |stray| stray.last + KEPT > now && stray.count >= stray.mistake.least())
     }
 
-    /// Datagrams of sources there was no room for.
+    /// Datagrams of sources beyond [`EACH`].
     pub fn unnamed(&self) -> u64 {
         self.unnamed
     }

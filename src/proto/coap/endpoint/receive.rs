@@ -53,8 +53,8 @@ impl Incoming<'_> {
 }
 
 impl Endpoint {
-    /// Takes one datagram of `peer`, which shares its bounds with nobody. Returns a request nobody has seen before;
-    /// everything else is dealt with here.
+    /// Takes one datagram of `peer`, which is a holder of its own. Returns a request that is not a duplicate; everything else
+    /// is dealt with here.
     pub fn handle_datagram<'d>(
         &mut self,
         now: Instant,
@@ -64,8 +64,9 @@ impl Endpoint {
         self.handle_datagram_of(now, Holder { number: peer.0, max_sessions: 1 }, peer, datagram)
     }
 
-    /// The same, for a peer that is one of `holder`'s: unanswered requests and bodies under way are bounded for all of them
-    /// together. Holders' numbers are of one kind: peers, or something else for all.
+    /// The same, for a peer that belongs to `holder`: unanswered requests and incomplete bodies are bounded for all peers of
+    /// one holder together. One endpoint must use either this or [`handle_datagram`](Endpoint::handle_datagram), because
+    /// their holder numbers may collide.
     pub fn handle_datagram_of<'d>(
         &mut self,
         now: Instant,

@@ -121,7 +121,7 @@ impl DimplEngine {
         let looks = !hello.cookie.is_empty() && self.registry.looks(now);
         let cookie = if looks { self.cookie_key.check(now, &address, &hello) } else { None };
         let Some(cookie) = cookie else {
-            // One for a datagram at most; it is shorter than any hello.
+            // At most one for each datagram; it is shorter than any ClientHello.
             if std::mem::replace(&mut self.is_answered, true) {
                 return self.counters.records_refused += 1;
             }

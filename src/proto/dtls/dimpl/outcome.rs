@@ -78,7 +78,7 @@ impl DimplEngine {
         sink.connected(session, &route, &identity);
     }
 
-    /// The handshake is completed as far as the client knows: it is told that it was in vain by close_notify.
+    /// For the client the handshake is complete; a close_notify tells it that the session is refused.
     fn refuse(&mut self, now: Instant, session: SessionId, failure: HandshakeFailure, sink: &mut dyn Sink) {
         let Some(mut peer) = self.registry.remove(session) else { return };
         peer.say_goodbye(now, &mut self.scratch, sink);
@@ -103,7 +103,7 @@ impl DimplEngine {
                 peer.say_goodbye(now, &mut self.scratch, sink);
                 sink.closed(session, CloseCause::Displaced);
             }
-            // This engine takes nothing over.
+            // This engine resumes no sessions.
             (Phase::Farewell, _) => {}
             (Phase::HalfOpen, Reason::Replaced) => self.counters.handshakes_restarted += 1,
             (Phase::HalfOpen, Reason::Room | Reason::Displaced) => {

@@ -48,22 +48,24 @@ const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
 ];
 /// How often a path is judged while its one fault is that it is not valid yet.
 const ROUNDS_MAX: usize = outline::CERTIFICATES_MAX + 4;
+/// rustls-webpki verifies no more for one chain.
+const SIGNATURES_MAX: usize = 100;
 /// Bytes of a revocation list that are hashed in the time of one signature.
 const BYTES_A_SIGNATURE: usize = 64 * 1024;
 
 /// Why a device's chain was not accepted.
 #[derive(Debug)]
 pub(super) enum ChainFault {
-    /// It was not looked at any further.
+    /// Its structure is wrong; no signature was verified.
     Malformed(Malformed),
-    /// There is no path, or it does not hold.
+    /// There is no path to an anchor, or it is not valid.
     Path(Error),
 }
 
 /// What is wrong with a device's certificate, and whose it says it is: unproven, escaped and cut.
 pub(super) fn refusal(fault: &ChainFault, first: Option<&[u8]>) -> String {
     let error = match fault {
-        // The names in it are worth nothing, but tell which device to look at.
+        // Unproven, but the log can say which device to look at.
         ChainFault::Malformed(malformed) => return named(malformed.to_string(), first),
         ChainFault::Path(error) => error,
     };
@@ -203,27 +205,42 @@ pub(super) fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
 #[derive(Default)]
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
-    intermediates: Vec<CertificateDer<'static>>,
-    /// Everybody among both.
+    intermediates: Vec<Intermediate>,
+    /// The ids of all CAs among both.
     authorities: HashSet<AuthorityId>,
     revoked: Vec<CertRevocationList<'static>>,
-    /// What the lists cost to verify, in signatures.
+    /// The cost of verifying the lists, in signatures.
     lists_work: u32,
     raw_public_keys: HashSet<[u8; 32]>,
     /// Names all of it.
     digest: [u8; 32],
 }
 
-/// Why what was proven once no longer holds.
+/// A configured CA below an anchor.
+struct Intermediate {
+    der: CertificateDer<'static>,
+    subject: Box<[u8]>,
+    issuer: Box<[u8]>,
+}
+
+impl Intermediate {
+    fn read(der: Vec<u8>) -> Option<Intermediate> {
+        let outline = Outline::read(&der)?;
+        let (subject, issuer) = (outline.subject.into(), outline.issuer.into());
+        Some(Intermediate { der: der.into(), subject, issuer })
+    }
+}
+
+/// Why an identity that was verified is no longer valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lapse {
-    /// A certificate of the path is on a list.
+    /// A certificate of its path is revoked.
     Revoked,
-    /// A certificate of the path has ended.
+    /// A certificate of its path has expired.
     Expired,
-    /// The CA it led to is not believed any more.
+    /// The CA at the end of its path was removed.
     AnchorRemoved,
-    /// It is not known by what it was verified.
+    /// Its path is not known.
     NoPath,
 }
 
@@ -247,10 +264,13 @@ impl Trust {
             authorities.insert(id_of(&anchor));
             believed.push(anchor.to_owned());
         }
-        // One that cannot be read helps nobody.
-        let readable = intermediates.iter().map(|der| CertificateDer::from(&der[..]));
+        let intermediates_digest = digest(intermediates.iter().map(|certificate| &certificate[..]));
+        // A configured certificate that cannot be parsed is ignored here; `check` names it.
+        let intermediates: Vec<Intermediate> =
+            intermediates.into_iter().filter_map(Intermediate::read).collect();
+        let readable = intermediates.iter().map(|intermediate| &intermediate.der);
         authorities
-            .extend(readable.filter_map(|der| Some(id_of(&webpki::anchor_from_trusted_cert(&der).ok()?))));
+            .extend(readable.filter_map(|der| Some(id_of(&webpki::anchor_from_trusted_cert(der).ok()?))));
         let (mut revoked, mut lists_work) = (Vec::new(), 0);
         for list in revocation_lists {
             lists_work += 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
@@ -263,13 +283,13 @@ impl Trust {
         keys.sort_unstable();
         let parts = [
             digest(anchors.iter().map(|anchor| &anchor[..])),
-            digest(intermediates.iter().map(|certificate| &certificate[..])),
+            intermediates_digest,
             digest(revocation_lists.iter().map(|list| &list[..])),
             digest(keys),
         ];
         Ok(Trust {
             anchors: believed,
-            intermediates: intermediates.into_iter().map(CertificateDer::from).collect(),
+            intermediates,
             authorities,
             revoked,
             lists_work,
@@ -298,8 +318,8 @@ impl Trust {
         })
     }
 
-    /// Whether a certificate that was verified once would be verified again: every certificate of its path, and its
-    /// anchor. An anchor that has become an intermediate under another still counts; other anchors do not matter.
+    /// Checks a path that was verified: no certificate of it is revoked or expired, and its anchor is still configured, as an
+    /// anchor or as an intermediate. Other anchors do not matter.
     pub(super) fn holds(&self, identity: &CertificateIdentity, clock: Clock) -> Result<(), Lapse> {
         let path = identity.path().ok_or(Lapse::NoPath)?;
         if !self.authorities.contains(&path.above.anchor) {
@@ -310,20 +330,26 @@ impl Trust {
         if all.any(|(issuer, serial)| self.is_revoked(issuer, serial)) {
             return Err(Lapse::Revoked);
         }
-        // The clock's time is now, or has certainly passed.
+        // The time is the current time, or, if the clock is not trusted, one that has certainly passed.
         if path.ends().as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
     }
 
-    /// What verifying a device's chain, or its raw key, may cost, in signatures.
+    /// The most signatures that verifying a device's chain may take: that of a chain, and as many again with the configured
+    /// intermediates, any number of which may have one name.
     pub(super) fn work(&self) -> u32 {
         if self.anchors.is_empty() {
             return 0;
         }
-        (outline::CERTIFICATES_MAX + self.intermediates.len().min(outline::CERTIFICATES_MAX)) as u32
-            + self.lists_work
+        let configured = match self.intermediates.len() {
+            0 => 0,
+            count => outline::CERTIFICATES_MAX + (count - 1).min(SIGNATURES_MAX),
+        };
+        (outline::CERTIFICATES_MAX + configured) as u32 + self.lists_work
     }
 
-    /// Judges a chain, the device's own certificate first.
+    /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued by configured
+    /// intermediates; if that fails, the device's own certificate is verified with the configured ones alone, because
+    /// these may have been renewed since.
     pub(super) fn verify(
         &self,
         chain: &[&[u8]],
@@ -332,12 +358,54 @@ impl Trust {
     ) -> Result<CertificateIdentity, ChainFault> {
         let chain = outline::judge(chain).map_err(ChainFault::Malformed)?;
         let (first, rest) = chain.split_first().ok_or(ChainFault::Path(Error::BadDer))?;
-        let der = CertificateDer::from(*first);
+        let verdict = self.verify_with(first, rest, clock, paths);
+        let issuer = Outline::read(first).map(|outline| outline.issuer);
+        let is_configured = self.intermediates.iter().any(|configured| Some(&*configured.subject) == issuer);
+        match verdict {
+            Err(ChainFault::Path(_)) if is_configured && !rest.is_empty() => {
+                self.verify_with(first, &[], clock, paths).or(verdict)
+            }
+            _ => verdict,
+        }
+    }
+
+    /// The configured intermediates that continue a chain, by name, without those that have the name of one in it. So
+    /// there is a choice only between configured ones of one name.
+    fn continuation(&self, chain: &[&[u8]]) -> Vec<&Intermediate> {
+        let sent: Vec<Outline<'_>> =
+            chain.iter().filter_map(|certificate| Outline::read(certificate)).collect();
+        let mut wanted: Vec<&[u8]> = sent.last().map(|last| last.issuer).into_iter().collect();
+        let mut found: Vec<&Intermediate> = Vec::new();
+        let mut at = 0;
+        while let Some(name) = wanted.get(at).copied() {
+            at += 1;
+            if sent.iter().any(|certificate| certificate.subject == name) {
+                continue;
+            }
+            for next in self.intermediates.iter().filter(|intermediate| *intermediate.subject == *name) {
+                found.push(next);
+                if !wanted.contains(&&*next.issuer) {
+                    wanted.push(&next.issuer);
+                }
+            }
+        }
+        found
+    }
+
+    fn verify_with(
+        &self,
+        first: &[u8],
+        rest: &[&[u8]],
+        clock: Clock,
+        paths: &mut Paths,
+    ) -> Result<CertificateIdentity, ChainFault> {
+        let der = CertificateDer::from(first);
         let leaf = EndEntityCert::try_from(&der).map_err(ChainFault::Path)?;
+        let continuation = self.continuation(&[&[first], rest].concat());
         let intermediates: Vec<CertificateDer<'_>> = rest
             .iter()
             .map(|der| CertificateDer::from(*der))
-            .chain(self.intermediates.iter().map(|der| CertificateDer::from(&der[..])))
+            .chain(continuation.into_iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
             .collect();
         let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         let check = |time: UnixTime| {
@@ -365,7 +433,7 @@ impl Trust {
     }
 }
 
-/// What is kept of a path.
+/// The part of a path that sessions keep.
 fn certification(
     first: &[u8],
     verified: &VerifiedPath<'_>,
@@ -375,7 +443,7 @@ fn certification(
     for (number, certificate) in (2..).zip(verified.intermediate_certificates()) {
         let der = certificate.der();
         let outline = Outline::read(&der).ok_or(ChainFault::Malformed(Malformed::Unreadable(number)))?;
-        // Those that are configured have not been looked at yet.
+        // The key usage of configured intermediates is checked here.
         if !outline.may_certify() {
             return Err(ChainFault::Malformed(Malformed::WrongUsage(number)));
         }

@@ -1,18 +1,18 @@
-//! By what a certificate was verified: the certification path (RFC 5280 §6.1), kept with the session, so that it can be
-//! judged again without the certificates: when it is established, at every reload, and when it is taken over from a file.
+//! The certification path (RFC 5280 §6.1) by which a certificate was verified. It is kept with the session, so that the path
+//! can be checked again without the certificates: when the session is established, at every reload, and when it is imported.
 //!
-//! What stands above a device's own certificate is one for all devices of its issuer.
+//! The part above the device's own certificate is shared by all devices of one issuer.
 
 use std::sync::{Arc, Weak};
 
 use super::wire::{Reader, Write as _};
 use crate::clock::UnixTime;
 
-/// Names a CA: SHA-256 of its subject, key and name constraints. A CA whose certificate was renewed with the same key is the
-/// same.
+/// The id of a CA: SHA-256 of its subject, key and name constraints. A CA whose certificate was renewed with the same key has
+/// the same id.
 pub(super) type AuthorityId = [u8; 32];
 
-/// Most certificates above a device's own, the anchor left out: what rustls-webpki builds paths of.
+/// Most certificates between a device's own and the anchor: rustls-webpki's bound.
 const LINKS_MAX: usize = 8;
 
 /// One certificate of a path.
@@ -25,24 +25,24 @@ pub(super) struct Link {
     pub not_after: UnixTime,
 }
 
-/// What stands above a device's certificate.
+/// The part of a path above the device's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Above {
-    /// From the device's issuer upwards; empty where that is the anchor.
+    /// From the device's issuer upwards; empty if that is the anchor.
     pub links: Box<[Link]>,
     pub anchor: AuthorityId,
 }
 
-/// The path of a device's certificate, which has the first issuer and serial number itself.
+/// The path of a device's certificate, without issuer and serial number of that.
 #[derive(Clone, Debug)]
 pub(super) struct CertificationPath {
     pub above: Arc<Above>,
-    /// When the device's own certificate ends.
+    /// notAfter of the device's own certificate.
     pub not_after: UnixTime,
 }
 
 impl CertificationPath {
-    /// When the first certificate of it ends.
+    /// The earliest notAfter of the path.
     pub fn ends(&self) -> UnixTime {
         self.above.links.iter().map(|link| link.not_after).fold(self.not_after, UnixTime::min)
     }
@@ -78,15 +78,15 @@ impl CertificationPath {
     }
 }
 
-/// Most that are shared; those beyond are kept by each session for itself.
+/// Most shared parts; beyond it each session has its own copy.
 const MOST: usize = 64;
 
-/// One copy of what stands above, however many devices are below it. It goes with the last session that has it.
+/// One copy of each shared part. It is dropped with the last session that uses it.
 #[derive(Default)]
 pub(super) struct Paths(Vec<Weak<Above>>);
 
 impl Paths {
-    /// The copy of `above`. Only what leads to an anchor is asked for.
+    /// The shared copy of `above`. Called only for verified paths, so that strangers cannot fill it.
     pub fn share(&mut self, above: Above) -> Arc<Above> {
         self.0.retain(|known| known.strong_count() > 0);
         if let Some(known) = self.0.iter().filter_map(Weak::upgrade).find(|known| **known == above) {

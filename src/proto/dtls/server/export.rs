@@ -6,10 +6,10 @@
 //! until it has shown that it is there now ([`resume`](super::resume)). So an older copy of the file, or
 //! the same file in two places, repeats no nonce and lets no record pass twice.
 //!
-//! Where that does not hold, because the cipher's nonces are the record numbers (ChaCha20-Poly1305), what is written serves
-//! only to tell the device that its session is over: by an alert that is the same in every process and has a
-//! number that nothing else ever has ([`seal_farewell`](super::protection::Protection::seal_farewell)). The same is done for
-//! sessions that could be read and may not go on.
+//! With ChaCha20-Poly1305 that does not hold, because its nonces are the record numbers. Such a session is stored only so that
+//! its device can be sent a fatal alert, which is the same in every process and has a record number that no other record has
+//! ([`seal_farewell`](super::protection::Protection::seal_farewell)). The same alert is sent for sessions that could be
+//! decrypted and are no longer valid.
 //!
 //! ```text
 //! sealed:   "TBDS" | major 1 | minor 1 | nonce 12 | AES-256-GCM-SIV over what follows, under the store's key;
@@ -21,8 +21,8 @@
 //!           | identity type 1 and <..> | binding 16 | when established, in milliseconds since 1970 8 if flag 32
 //! handover: the same, and | window's bits 8 | forged records 8 | next number of epoch 0 8 | our Finished <0 or 12>
 //! ```
-//! The binding ties the session to the credential it was made with: it is gone with its pre-shared key, raw key or anchor.
-//! Minor version 0 had no flag 32, and certificates (identity type 2; now 3) without their path, which are not taken over.
+//! The binding ties the session to its credential: the pre-shared key, raw public key or anchor.
+//! Minor version 0 had no flag 32, and certificates (identity type 2; now 3) without their path. Such a session is not resumed.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -141,11 +141,11 @@ pub enum ImportError {
     Damaged,
     /// Of another major version.
     OtherVersion(u8),
-    /// Its pre-shared key, raw key or anchor is gone or another, or a certificate of its path is revoked.
+    /// Its pre-shared key, raw key or anchor was removed or changed, or a certificate of its path is revoked.
     CredentialChanged,
     /// A certificate of its path has expired.
     Expired,
-    /// It is older than sessions may be.
+    /// It is older than [`Policy::max_session_lifetime`](crate::proto::dtls::Policy).
     TooOld,
     /// Its identity is no device's.
     NoDevice,
@@ -277,7 +277,7 @@ impl ServerEngine {
         Ok(id)
     }
 
-    /// Whether nobody is where a session would be found; one that is over makes way.
+    /// Checks that no session has this connection id or address; removes one that cannot be resumed.
     fn make_way(
         &mut self,
         address: &PeerAddress,
@@ -301,7 +301,7 @@ impl ServerEngine {
         }
     }
 
-    /// Whose a session of an earlier process is, if it may go on.
+    /// The holder of a session of an earlier process, if the session may be resumed.
     fn may_go_on(
         &self,
         now: Instant,
@@ -333,7 +333,7 @@ impl ServerEngine {
         Ok(holder)
     }
 
-    /// Keeps of a session what is needed to tell its device that it is over.
+    /// Keeps the part of a session that is needed to send its device the alert.
     fn part(
         &mut self,
         since: Instant,
@@ -351,9 +351,9 @@ impl ServerEngine {
     }
 }
 
-/// Why a session does not go on.
+/// Why a session is not resumed.
 enum GoingOn {
-    /// Nothing speaks against it but that the version that wrote it kept no path.
+    /// It was stored by a version that kept no path.
     WithoutPath,
     Refused(ImportError),
 }
@@ -400,7 +400,7 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
     let identity = read_identity(&mut reader, &mut common.issuers, &mut common.paths)?;
     let binding = *reader.array()?;
     if flags & DATED != 0 {
-        // What was written once, when it was established, knows no other age.
+        // In a stored session the age is that at the time of writing, so the date counts.
         established =
             established.max(Duration::from_millis(common.clock.time.0.saturating_sub(reader.u64()?)));
     }

@@ -35,9 +35,9 @@ use crate::proto::dtls::record::{self, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, PLAINT
 
 /// After so long a handshake is given up.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// The highest `message_seq` of a hello: there are at most six messages of ours and four of the client's behind it.
+/// The highest `message_seq` of a hello: at most six messages of ours and four of the client's follow.
 const MESSAGE_MAX: u16 = u16::MAX - 16;
-/// The highest record number of a hello: within its time a handshake sends far fewer than lie between this and 2^48.
+/// The highest record number of a hello: a handshake sends far fewer records than remain up to 2^48.
 const RECORD_MAX: u64 = (1 << 48) - (1 << 24);
 /// `server_hello`, `certificate`, `server_key_exchange`, `certificate_request`, `server_hello_done`,
 /// `certificate_verify`, `finished` (RFC 5246 §7.4)
@@ -80,9 +80,9 @@ pub(super) struct Handshake {
     pub random: [u8; 32],
     /// `message_seq` of the hello with the cookie.
     pub hello_sequence: u16,
-    /// That cookie: who asks for our flight again has to show it.
+    /// The cookie of the hello; a repeated hello is answered only if it has the same.
     pub cookie: [u8; COOKIE],
-    /// Public-key operations done for it.
+    /// Public-key operations charged for it.
     pub work: u32,
     /// The next number of epoch 0.
     pub record_sequence: u64,
@@ -152,7 +152,7 @@ impl Handshake {
         }
     }
 
-    /// Whether a hello's numbers leave enough for the answer: ours are counted on from the client's, and none may wrap.
+    /// Whether the numbers of a hello leave room for ours, which count on from them and must not wrap.
     pub fn fits(hello_sequence: u16, record_sequence: u64) -> bool {
         hello_sequence <= MESSAGE_MAX && record_sequence <= RECORD_MAX
     }
@@ -423,7 +423,7 @@ impl Running {
         }
         if self.agreement.client_certificate == CertificateType::RawPublicKey {
             let key_hash = schedule::hash(content);
-            // No alert that speaks of certificates (RFC 7925 §6).
+            // Neither bad_certificate nor certificate_unknown with raw public keys (RFC 7925 §6).
             if !certificate::is_readable(content) {
                 return Err(refused(alert::DECODE_ERROR, "the raw public key cannot be read".into()));
             }
@@ -470,8 +470,8 @@ impl Running {
         reader.end().ok_or_else(unreadable)?;
         let premaster = match (identity, secret) {
             (Some(identity), secret) => {
-                // An unknown identity goes on with a key nobody has, as long as keys here are, and fails where a wrong key
-                // fails.
+                // For an unknown identity the handshake goes on with a decoy key of a real key's length, and fails at the
+                // step at which a wrong key fails.
                 let decoy = decoy(common, identity);
                 let found = common.keyring.key(identity);
                 self.is_known = found.is_some();
@@ -521,12 +521,13 @@ impl Running {
     }
 }
 
-/// A key that nobody has, the same each time for one identity.
+/// The decoy key of an unknown identity: the same each time, with the length of some configured key. It is 32 secret bytes,
+/// repeated or cut, so that it costs one HMAC.
 fn decoy(common: &Common, identity: &[u8]) -> Zeroizing<Vec<u8>> {
     let seed = super::chance::derive(&common.decoy, identity);
-    let mut drawn = super::chance::Chance::new(&seed, b"decoy");
-    let mut key = Zeroizing::new(vec![0; common.keyring.length_of_any(u64::from_be_bytes(drawn.array()))]);
-    drawn.fill(&mut key);
+    let drawn = seed.first_chunk().map_or(0, |drawn| u64::from_be_bytes(*drawn));
+    let mut key = Zeroizing::new(vec![0; common.keyring.length_of_any(drawn)]);
+    key.iter_mut().zip(seed.iter().cycle()).for_each(|(byte, secret)| *byte = *secret);
     key
 }
 

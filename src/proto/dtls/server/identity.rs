@@ -18,7 +18,7 @@ const DNS: u8 = 1;
 const COMMON_NAME: u8 = 2;
 const SERIAL: u8 = 3;
 
-/// What a verified certificate says of its owner. Two are equal that say the same, by whatever path it was verified.
+/// What a verified certificate says of its owner. The path does not count for equality.
 #[derive(Clone)]
 pub struct CertificateIdentity {
     /// The issuer's name: the content of its DER `Name`.
@@ -27,7 +27,7 @@ pub struct CertificateIdentity {
     pub key_hash: [u8; 32],
     /// Pieces: what it is 1, length 2, content.
     pieces: Box<[u8]>,
-    /// By what it was verified.
+    /// The path by which it was verified.
     path: Option<CertificationPath>,
 }
 
@@ -46,7 +46,7 @@ impl Hash for CertificateIdentity {
 }
 
 impl CertificateIdentity {
-    /// What `leaf` says; it must have been verified, by `path`, to be believed.
+    /// Reads `leaf`, which must have been verified by `path`.
     pub(super) fn of(leaf: &EndEntityCert<'_>, path: Option<CertificationPath>) -> CertificateIdentity {
         let common_name = common_name(leaf.subject());
         let names = leaf.valid_uri_names().map(|name| (URI, name.as_bytes()));
@@ -90,7 +90,7 @@ impl CertificateIdentity {
         CertificateIdentity { issuer, key_hash, pieces: bytes.into(), path }
     }
 
-    /// By what it was verified; `None`: it was not, or by a version that did not keep it.
+    /// The path by which it was verified; `None` if it was not, or if it was stored by a version that did not keep it.
     pub(super) fn path(&self) -> Option<&CertificationPath> {
         self.path.as_ref()
     }

@@ -121,7 +121,7 @@ impl ServerEngine {
         }
     }
 
-    /// A record of a session that is over: if it is its device's, it is told so.
+    /// A record of a session that cannot be resumed: if it is authentic, it is answered with the alert.
     fn bid_farewell(
         &mut self,
         session: SessionId,
@@ -147,7 +147,7 @@ impl ServerEngine {
             alert::INTERNAL_ERROR,
             chance,
         );
-        // Elsewhere its device has not shown that it receives.
+        // Another address than before has not proven that the device receives there.
         let is_proven = is_there && !farewell.is_unproven;
         if sealed.is_none() || !(is_proven || self.outgoing.len() <= AMPLIFICATION * record.bytes.len()) {
             return;
@@ -212,7 +212,7 @@ impl ServerEngine {
                     held.protection.window = Window::closed_below(held.protection.window.next());
                     proven = true;
                 }
-                // To where the record came from: the device may have moved.
+                // To the source address of the record, because the device may have moved.
                 Verdict::Ping(_) if !is_there && !doubt.affords(address, received, ping_size) => return,
                 Verdict::Ping(ping) => {
                     if is_there {
@@ -351,9 +351,9 @@ impl ServerEngine {
                 (Expect::Hello, None | Some(true)) => {
                     return self.continue_hello(now, session, fragment, sink);
                 }
-                // A later piece of what has come already.
+                // A later fragment of a message that has arrived.
                 (_, None) => return,
-                // Its own flight: ours was lost. Only somebody with the cookie can ask for it.
+                // The client repeats its flight because ours was lost. Only with the same cookie is ours sent again.
                 (_, Some(true)) => {
                     if handshake.timer.is_asked(now) {
                         self.send_flight(session, sink);
@@ -405,7 +405,7 @@ impl ServerEngine {
             let Fatal { alert, failure } = Fatal::protocol(alert::ILLEGAL_PARAMETER, what);
             return self.report(route, &failure, Some((record.sequence, alert)), sink);
         }
-        // All that it may come to, lest those under way leave nothing for one of them to be completed.
+        // Charged in full at once: charged step by step, handshakes under way could leave no budget to complete any.
         let work = self.common.work();
         if self.registry.charge(now, &address, work).is_err() {
             self.counters.work_over_limit += 1;
@@ -435,7 +435,7 @@ impl ServerEngine {
         self.send_flight(session, sink);
     }
 
-    /// A hello without a good cookie: it gets one, at most one for a datagram, and never more bytes than that has.
+    /// Answers a hello without a valid cookie: at most one HelloVerifyRequest for a datagram, never longer than that.
     #[expect(clippy::too_many_arguments, reason = "one record and all that is known of it")]
     fn request_cookie(
         &mut self,
@@ -461,7 +461,7 @@ impl ServerEngine {
         body.extend(self.cookie_key.make_halves(now, &address, prefix.bound, rest));
         let message =
             record::handshake_message(record::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
-        // RFC 6347 §4.2.1: in a record with the number of the hello's.
+        // RFC 6347 §4.2.1: the record number of the hello.
         let answer = record::plain_record(record::HANDSHAKE, record.sequence, &message);
         if answer.len() > self.question.bytes {
             self.counters.records_refused += 1;

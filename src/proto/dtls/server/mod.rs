@@ -25,8 +25,8 @@
 //! | protected, opens | – | Finished: a session | data, alert; Finished: ours again |
 //! | protected, does not open | nothing | as long as a Finished: one alert | is counted |
 //!
-//! What goes back, to an address that has proven nothing: for a datagram one HelloVerifyRequest at most, no longer than it. To
-//! one a session moved to: three times what came from there at most, whatever it is.
+//! Amplification: an unproven address gets at most one HelloVerifyRequest for a datagram, not longer than that. An address a
+//! session moved to gets at most three times the bytes that came from there, over all kinds of answers.
 //!
 //! Randomness is drawn from the seed given to [`ServerEngine::new`]; only ECDHE keys and ECDSA signatures
 //! are drawn by aws-lc-rs itself.
@@ -185,13 +185,13 @@ pub struct ServerEngine {
     scratch: Vec<u8>,
     /// Where datagrams are made.
     outgoing: Vec<u8>,
-    /// When the time of a session may be over.
+    /// When the first session has to be checked for expiry.
     review: Review,
     question: Question,
     counters: Counters,
 }
 
-/// The datagram being taken, as far as answers to somebody unknown are bounded by it.
+/// The current datagram, as far as it bounds the answers to an unproven address.
 #[derive(Clone, Copy, Default)]
 struct Question {
     bytes: usize,
@@ -304,7 +304,7 @@ impl Engine for ServerEngine {
     ) -> Result<(), SendError> {
         let peer = self.registry.get_mut(session).ok_or(SendError::UnknownSession)?;
         let Stage::Session(held) = &mut peer.stage else { return Err(SendError::UnknownSession) };
-        // With a connection id the content's type is one byte of what the record may hold (RFC 9146 §5).
+        // With a connection id the content type counts as one byte of the plaintext (RFC 9146 §5).
         let inner = plaintext.len() + usize::from(!held.peer_cid.is_empty());
         if plaintext.len() > usize::from(held.limit) || inner > record::PLAINTEXT_MAX {
             return Err(SendError::TooLarge);

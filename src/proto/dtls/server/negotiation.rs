@@ -188,9 +188,9 @@ fn certificate_types(
     Some((server, client))
 }
 
-/// Decides. The client's order of suites counts: it knows what its hardware is good at. But where it would take
-/// ChaCha20-Poly1305 and offers AES with the same key exchange as well, it gets AES: only such a session outlives a
-/// restart.
+/// Decides. The client's order of suites counts, because the client knows its hardware. Exception: if that leads to
+/// ChaCha20-Poly1305 and the client also offers AES with the same key exchange, AES is taken, because only such a session can
+/// be resumed after a restart.
 pub(super) fn negotiate(
     hello: &ClientHello<'_>,
     settings: &Settings,
@@ -266,7 +266,7 @@ pub(super) fn negotiate(
     })
 }
 
-/// What is not configured, though a suite of the client's would need nothing else.
+/// What is not configured, if a suite of the client needs nothing else.
 fn missing(offered: &[u16], has_keys: bool, certificates: &Certificates) -> Option<Missing> {
     let wants = |certified: bool| {
         let suites = offered.iter().filter_map(|number| Suite::find(*number));

@@ -25,7 +25,7 @@ impl ServerEngine {
         self.arm(session);
     }
 
-    /// Sends one protected record. `is_there`: to where the session is, and so only what may be sent there.
+    /// Sends one protected record. `is_there`: `route` is the session's own address, so that its credit applies.
     pub(super) fn send_protected(
         &mut self,
         session: SessionId,
@@ -54,7 +54,7 @@ impl ServerEngine {
         let Stage::Session(held) = &mut peer.stage else { return };
         let Some(finished) = held.finished.clone() else { return };
         let change = record::plain_record(record::CHANGE_CIPHER_SPEC, held.record_sequence, &[1]);
-        // However often it is asked for: no number wraps, and an address that has proven nothing gets what is its due.
+        // Repeated on request, but no record number wraps, and an unproven address gets no more than its credit.
         let is_last = held.record_sequence >= (1 << 48) - 1;
         if is_last || !held.spend(change.len() + held.size_of(finished.len())) {
             return;
@@ -75,8 +75,8 @@ impl ServerEngine {
         }
     }
 
-    /// The client has proven itself: the handshake is a session, if what it has proven is still believed, is a device's, and
-    /// there is a place for it.
+    /// The client has proven its identity: the handshake becomes a session if its credential is still valid, the identity is
+    /// a device's, and there is room for it.
     pub(super) fn establish(
         &mut self,
         now: Instant,
@@ -88,12 +88,12 @@ impl ServerEngine {
         let route = peer.route;
         let Some(running) = peer.handshake().and_then(|handshake| handshake.running.as_ref()) else { return };
         let (identity, is_known) = (running.identity.clone(), running.is_known);
-        // Nobody has the key of an unknown identity; if it were otherwise, it would end here.
+        // An unknown identity cannot get here, since its key is a decoy.
         let Some(identity) = identity.filter(|_| is_known) else {
             return self.fail(session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
         };
         let address = PeerAddress::from(&route);
-        // Another device with a connection id may be at this address: it is found by that, and stays.
+        // Another device with a connection id may be at this address: it is found by its connection id, and stays.
         let old = self.registry.occupants(&address).live;
         let held = old.and_then(|old| self.registry.get(old)).and_then(|peer| peer.session());
         let stays = held.is_some_and(|held| held.own_cid.is_some() && held.identity != identity);
@@ -141,8 +141,8 @@ impl ServerEngine {
         sink.connected(session, &route, &identity);
     }
 
-    /// Whose a session with this identity would be, if there may be one. Asked when everything else is done: the
-    /// credential may have been revoked since it was shown.
+    /// The holder of a session with this identity, if there may be one. Called last, because the credential may have been
+    /// revoked since it was verified.
     fn admit(
         &mut self,
         now: Instant,
@@ -169,7 +169,7 @@ impl ServerEngine {
         })?;
         let boxed = || Box::new(identity.clone());
         let holder = sink.claim(identity).ok_or_else(|| {
-            // With pre-shared and raw keys no alert may speak of access (RFC 7925 §6).
+            // access_denied is for certificates only (RFC 7925 §6).
             let alert = match identity {
                 PeerIdentity::Certificate(_) => alert::ACCESS_DENIED,
                 _ => alert::HANDSHAKE_FAILURE,

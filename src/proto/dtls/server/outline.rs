@@ -1,11 +1,11 @@
-//! A chain of certificates, judged before any signature in it is: a chain costs what a path of its length costs, never a
-//! search (RFC 5246 §7.4.2: each certificate directly certifies the one before it).
+//! Checks the structure of a certificate chain before any signature is verified (RFC 5246 §7.4.2: each certificate directly
+//! certifies the one before it), so that verifying it never becomes a search.
 //!
-//! rustls-webpki looks for a path among all certificates it is shown, and nine self-made CAs with one name make it try their
-//! permutations: 131 ms for 3 kB. What passes here has one order, so there is one path through it.
+//! rustls-webpki searches for a path among all certificates it is given; with nine self-made CAs of one name it tries their
+//! permutations, which took 131 ms for 3 kB. A chain that passes here has one order, and so one path.
 //!
-//! It also reads what rustls-webpki does not show: when a certificate ends and what its key is for. Lengths need not be in
-//! their shortest form here; whatever passes is read once more, strictly, by rustls-webpki.
+//! It also reads notAfter and key usage, which rustls-webpki does not show. The DER is not checked strictly here; a
+//! chain that passes is parsed again by rustls-webpki.
 
 use std::fmt;
 
@@ -13,12 +13,12 @@ use super::name::der;
 use super::wire::Reader;
 use crate::clock::UnixTime;
 
-/// Most certificates a device may send: its own and three above it. Behind these a root may stand, which is left out.
+/// Most certificates a device may send: its own and three above it. A self-issued root may follow, which is ignored.
 pub const CERTIFICATES_MAX: usize = 4;
 /// Most bytes of all of them, the root included.
 pub const BYTES_MAX: usize = 8 * 1024;
 
-/// What a certificate says of itself; unproven.
+/// The fields of a certificate, unverified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline<'c> {
     /// The content of its DER `INTEGER`.
@@ -29,11 +29,11 @@ pub struct Outline<'c> {
     pub subject: &'c [u8],
     /// The content of its SubjectPublicKeyInfo.
     pub key: &'c [u8],
-    /// From when on it is valid.
+    /// notBefore.
     pub not_before: UnixTime,
-    /// The last second it is valid.
+    /// notAfter: the last second it is valid.
     pub not_after: UnixTime,
-    /// What its key is for (RFC 5280 §4.2.1.3), bit 0 in front; `None`: it does not say.
+    /// Key usage (RFC 5280 §4.2.1.3), bit 0 first; `None` if the extension is absent.
     pub key_usage: Option<u8>,
 }
 
@@ -47,15 +47,15 @@ const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 
 impl<'c> Outline<'c> {
-    /// Reads a certificate in DER (RFC 5280 §4.1); `None` if it is none. Extensions that cannot be read are left to who
-    /// verifies it.
+    /// Parses a certificate in DER (RFC 5280 §4.1); `None` if it is malformed. Malformed extensions are left to
+    /// rustls-webpki.
     pub fn read(certificate: &'c [u8]) -> Option<Outline<'c>> {
         let mut whole = Reader(certificate);
         let mut signed = Reader(tagged(&mut whole, SEQUENCE)?);
         whole.end()?;
         let mut body = Reader(tagged(&mut signed, SEQUENCE)?);
         let mut peek = body;
-        // The version stands there only from version 2 on.
+        // The version is present only from version 2 on.
         if let (0xa0, _) = der(&mut peek)? {
             body = peek;
         }
@@ -85,8 +85,8 @@ fn tagged<'b>(reader: &mut Reader<'b>, tag: u8) -> Option<&'b [u8]> {
     der(reader).filter(|(found, _)| *found == tag).map(|(_, content)| content)
 }
 
-/// What stands in the extension `keyUsage`, the first nine bits of which the first eight are of interest; no bit where it is
-/// there and says nothing that can be read, so that such a key is for nothing.
+/// The first eight bits of the extension keyUsage; none set if the extension is malformed, so that the key may be used for
+/// nothing.
 fn key_usage(behind_the_key: Reader<'_>) -> Option<u8> {
     let mut rest = behind_the_key;
     while let Some((tag, content)) = der(&mut rest) {
@@ -141,7 +141,7 @@ fn time(reader: &mut Reader<'_>) -> Option<UnixTime> {
         || minute > 59
         || second > 59
     {
-        // Before 1970 is as good as at its beginning: nothing here was ever valid then.
+        // Before 1970 counts as 1970.
         return (year < 1970).then_some(UnixTime(0));
     }
     // Days since 1970-01-01 in the Gregorian calendar, the year beginning in March.
@@ -150,7 +150,7 @@ fn time(reader: &mut Reader<'_>) -> Option<UnixTime> {
     Some(UnixTime::from_secs(((days * 24 + hour) * 60 + minute) * 60 + second))
 }
 
-/// Why a chain is not looked at any further. No signature was verified.
+/// Why a chain is refused. No signature was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// More than [`CERTIFICATES_MAX`].
@@ -165,7 +165,7 @@ pub enum Malformed {
     SameSubject,
     /// Two have one key.
     SameKey,
-    /// The certificate of this number, counted from 1, has a key that is for something else.
+    /// The key usage of the certificate of this number, counted from 1, does not allow its use.
     WrongUsage(usize),
 }
 
@@ -192,8 +192,8 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Judges a chain, the device's own certificate first, by its structure alone. Returns what of it is to be judged
-/// further: all but a root, which proves nothing by being sent.
+/// Judges a chain, the device's own certificate first, by its structure alone. Returns the certificates to verify: all
+/// except a root, which proves nothing by being sent.
 ///
 /// # Errors
 /// [`Malformed`], the first thing wrong.
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(judged(&[agreement]), Err(Malformed::WrongUsage(1)));
         let signing = with(&[KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyAgreement]);
         assert_eq!(judged(std::slice::from_ref(&signing)), Ok(1));
-        // One whose key only signs handshakes issues nobody.
+        // A key for handshake signatures must not issue certificates.
         let mut issuer = params("b");
         issuer.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let issuer = issuer.self_signed(&b).unwrap().der().to_vec();

@@ -22,14 +22,14 @@ use crate::proto::dtls::record::{ALERT, PLAINTEXT_MAX, VERSION_1_2};
 
 /// The epoch under keys; there is no other, since nothing is renegotiated.
 pub(super) const EPOCH: u16 = 1;
-/// Where numbers end (RFC 6347 §4.1), and where they end if they are the nonces.
+/// The end of record numbers (RFC 6347 §4.1), and their end if they are the nonces.
 const SEQUENCE_END: u64 = 1 << 48;
 const NONCES_END: u64 = 1 << 32;
-/// How many of them only what ends the session may take.
+/// How many record numbers are reserved for what ends the session.
 const LAST_WORDS: u64 = 16;
-/// The number, and so the nonce, of the one record that tells a device that its session is over. It is above all numbers that
-/// data have in any process, so that it is safe to send where nobody knows which of them were used, and the record says the
-/// same each time. It is not higher, since wolfSSL 5.5 drops a record numbered 2^33 or more above the last it took.
+/// The record number, and so the nonce, of the alert that ends a session of an earlier process. It is above all numbers of data
+/// in any process, so that no nonce is repeated although it is not known which numbers were used; and the record has the same
+/// content each time. It is not higher because wolfSSL 5.5 drops a record numbered 2^33 or more above the last one.
 const FAREWELL: u64 = NONCES_END;
 /// The counter in an explicit nonce.
 const COUNTER: u64 = (1 << 24) - 1;
@@ -136,15 +136,15 @@ impl Protection {
         if self.numbers_are_nonces() { NONCES_END } else { SEQUENCE_END }
     }
 
-    /// Whether the record numbers left do for no more than what ends the session.
+    /// Whether only the reserved record numbers are left.
     pub fn is_spent(&self) -> bool {
         self.next_sequence >= self.end() - LAST_WORDS
     }
 
-    /// Lets the numbers begin so much higher than was written, if that is what keeps them apart.
-    /// `None` if there are none so high.
+    /// Sets the next record number to `written + leap`, or to `written` if the numbers are the nonces.
+    /// `None` if that is out of range.
     pub fn leap(&mut self, written: u64, leap: u64) -> Option<()> {
-        // Where the numbers are the nonces, a session of another process sends nothing but its farewell.
+        // If the numbers are the nonces, an imported session sends only the one alert, whose number is fixed.
         let leap = if self.numbers_are_nonces() { 0 } else { leap };
         self.next_sequence = written.checked_add(leap)?;
         (!self.is_spent()).then_some(())
@@ -154,7 +154,7 @@ impl Protection {
         self.keys.aead.explicit_length() == 0
     }
 
-    /// Appends the alert that says that a session of an earlier process is over: fatal, and always this description.
+    /// Appends the fatal alert that ends a session of an earlier process.
     pub fn seal_farewell(
         &mut self,
         out: &mut Vec<u8>,
@@ -221,7 +221,7 @@ impl Protection {
         let aead = self.keys.aead;
         let (explicit, content) = record.fragment.split_at_checked(aead.explicit_length())?;
         let inner = content.len().checked_sub(aead.tag_length())?;
-        // With a connection id the type and the padding count (RFC 9146 §5).
+        // With a connection id the content type and the padding count as plaintext (RFC 9146 §5).
         if inner > PLAINTEXT_MAX {
             return None;
         }

@@ -30,7 +30,7 @@ pub(super) struct Doubt {
     asked: bool,
     /// Pings in answer to records that were not the newest.
     spent: u8,
-    /// Another address than the session's that the last record came from, and how many bytes it may be sent.
+    /// The last source address other than the session's, and how many bytes may be sent there.
     elsewhere: Option<(PeerAddress, usize)>,
 }
 
@@ -52,8 +52,8 @@ impl Doubt {
         Doubt { ids: [id(0), id(1)], proven: 0, asked: false, spent: 0, elsewhere: None }
     }
 
-    /// An authentic record of so many bytes came from another address than the session's. Whether an answer of so many
-    /// may go there; then counts it.
+    /// An authentic record of `received` bytes came from another address than the session's. Whether an answer may be sent
+    /// there; if so, counts it.
     pub fn affords(&mut self, address: PeerAddress, received: usize, answer: usize) -> bool {
         let before = self.elsewhere.filter(|(other, _)| *other == address).map_or(0, |(_, credit)| credit);
         let credit = before.saturating_add(AMPLIFICATION * received);

@@ -1,15 +1,15 @@
-//! When a session's time is over: its certificates have expired or are no longer believed, or it is older than sessions may be.
+//! Closes sessions whose certificates have expired or are no longer valid, and sessions of the maximum age.
 //!
 //! | judged | when |
 //! |---|---|
-//! | the credential, over the whole path of a certificate | the handshake is completed; certificates are replaced; a session is taken over |
-//! | notAfter of each certificate of the path | the same, and when the clock says so |
-//! | `max_session_lifetime` | all the time |
+//! | the credential, with the whole certification path | a handshake completes; a reload; an import |
+//! | the earliest notAfter of the path | the same, and when the clock reaches it |
+//! | `max_session_lifetime` | when the oldest session reaches it |
 //!
-//! The clock's time is now where it can be trusted, else a time that has certainly passed: a certificate that has expired by
-//! then has expired.
+//! The time is the current time if the clock is trusted, else one that has certainly passed: a certificate that expired before
+//! it has expired.
 //!
-//! Nothing is kept for each session: only when the first may be due is known, and then all are looked through.
+//! Nothing is kept for each session. Only the earliest possible deadline is known; when it is reached, all sessions are checked.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::clock::UnixTime;
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
 use crate::proto::dtls::registry::Phase;
 
-/// Not before any session's end.
+/// Not after the earliest notAfter of any session.
 #[derive(Default)]
 pub(super) struct Review {
     /// Of the certificates of all sessions.
@@ -32,7 +32,7 @@ pub(super) struct Review {
 }
 
 impl Review {
-    /// A session begins, whose handshake was then.
+    /// A session was established at that time.
     pub fn note(&mut self, now: Instant, established: Instant, identity: &PeerIdentity) {
         self.now = Some(now);
         let earlier =
@@ -51,7 +51,7 @@ impl Review {
     }
 }
 
-/// When the first certificate of an identity's path ends.
+/// The earliest notAfter of the path of an identity.
 fn ends(identity: &PeerIdentity) -> Option<UnixTime> {
     match identity {
         PeerIdentity::Certificate(identity) => identity.path().map(|path| path.ends()),
@@ -64,7 +64,7 @@ fn has_passed(expiry: UnixTime, clock: Clock) -> bool {
 }
 
 impl Trust {
-    /// Whether what was proven once would be believed now.
+    /// Whether an identity that was verified is still valid.
     pub(super) fn believes(&self, identity: &PeerIdentity, clock: Clock) -> Result<(), Lapse> {
         match identity {
             PeerIdentity::Psk(_) => Ok(()),
@@ -85,7 +85,7 @@ impl Lapse {
 }
 
 impl ServerEngine {
-    /// Ends the sessions that are to end by now.
+    /// Closes the sessions that are due.
     pub(super) fn review(&mut self, now: Instant, sink: &mut dyn Sink) {
         self.review.now = Some(now);
         let deadline = self.review.deadline(&self.common.settings, self.common.clock);
@@ -106,13 +106,13 @@ impl ServerEngine {
         self.end_all(now, is_over, sink);
     }
 
-    /// Judges the credentials of all sessions anew.
+    /// Judges the credentials of all sessions again.
     pub(super) fn judge_all(&mut self, now: Instant, sink: &mut dyn Sink) {
         let (trust, clock) = (self.common.certificates.trust.clone(), self.common.clock);
         self.end_all(now, |session| trust.believes(&session.identity, clock).err().map(Lapse::cause), sink);
     }
 
-    /// Ends the sessions that are over, and finds out anew when the first of the others may be.
+    /// Closes the sessions that are due, and computes the next deadline.
     fn end_all(
         &mut self,
         now: Instant,

@@ -11,8 +11,7 @@ use crate::proto::Route;
 use crate::proto::dtls::engine::PeerIdentity;
 use crate::proto::dtls::record::HEADER;
 
-/// An address a session moved to may be sent so many times the bytes that came from there, whatever they are: a key lets
-/// its owner pretend to be anywhere, but not aim more at a third party than it spends itself.
+/// The factor of bytes sent to an address a session moved to over bytes received from there, for all kinds of answers.
 pub(super) const AMPLIFICATION: usize = 3;
 
 /// A handshake or a session, and where it is.
@@ -59,17 +58,17 @@ impl Peer {
     }
 }
 
-/// Most answers to a device whose session is over: one may get lost.
+/// Most alerts sent to a device whose session cannot be resumed; more than one because alerts may be lost.
 const FAREWELLS_MAX: u8 = 8;
 
-/// A session of an earlier process that cannot go on: all that is left to do is to tell its device so.
+/// A session of an earlier process that cannot be resumed: its device is sent a fatal alert when it speaks.
 pub(super) struct Farewell {
     pub protection: Protection,
     pub own_cid: Option<Cid>,
     pub peer_cid: Box<[u8]>,
-    /// Whether it may be told so only at the address its records come from.
+    /// Whether the alert may be sent only to the address the session had.
     pub is_unproven: bool,
-    /// How often more it is told.
+    /// How many more alerts may be sent.
     pub left: u8,
 }
 
@@ -79,7 +78,7 @@ impl Farewell {
         Farewell { protection, own_cid, peer_cid, is_unproven: credit.is_some(), left: FAREWELLS_MAX }
     }
 
-    /// Whether its device has not been told yet.
+    /// Whether no alert was sent yet.
     pub fn is_untold(&self) -> bool {
         self.left == FAREWELLS_MAX
     }
@@ -118,7 +117,7 @@ impl Session {
         }
     }
 
-    /// How many bytes a record with so much content has.
+    /// The size in bytes of a record with `plaintext` bytes of content.
     pub fn size_of(&self, plaintext: usize) -> usize {
         let inner = plaintext + usize::from(!self.peer_cid.is_empty());
         HEADER + self.peer_cid.len() + self.suite.aead.overhead() + inner

@@ -25,7 +25,7 @@ impl KeyExchange {
         self != KeyExchange::Psk
     }
 
-    /// Public-key operations of ours: two for ECDHE; our signature and the client's.
+    /// Public-key operations: two for ECDHE; our signature and the client's.
     pub fn work(self) -> u32 {
         match self {
             KeyExchange::Psk => 0,
