@@ -103,6 +103,7 @@ pub(super) struct Coap {
     pub(super) max_sessions: Option<u32>,
     pub(super) max_half_open: Option<u32>,
     pub(super) idle_timeout: Option<Span>,
+    pub(super) max_session_lifetime: Option<Span>,
     pub(super) certificate_file: Option<String>,
     pub(super) key_file: Option<String>,
     pub(super) client_ca_file: Option<String>,
@@ -128,6 +129,7 @@ pub(super) struct Role {
     pub(super) quota: Quota,
     pub(super) max_payload: Option<u32>,
     pub(super) offline_after: Option<Span>,
+    pub(super) max_sessions: Option<u32>,
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
 }

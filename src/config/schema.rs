@@ -148,6 +148,7 @@ const COAP: &[Key] = &[
     fixed("max-sessions", Kind::Whole(1, 1_000_000)),
     fixed("max-half-open", Kind::Whole(1, 100_000)),
     fixed("idle-timeout", Kind::Span(seconds(60), seconds(YEAR))),
+    key("max-session-lifetime", Kind::Span(seconds(60), seconds(YEARS_10))),
     fixed("persist-sessions", Kind::Flag),
     fixed("engine", Kind::Choice(&["tombolo", "dimpl"])),
     key("require-ems", Kind::Flag),
@@ -164,6 +165,7 @@ const ROLE: &[Key] = &[
     key("quota", Kind::Table(QUOTA)),
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
+    key("max-sessions", Kind::Whole(1, 1_000_000)),
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
 ];

@@ -24,6 +24,8 @@ pub struct Status {
     pub dtls: Dtls,
     /// DTLS sessions that survive a restart.
     pub session_store: SessionStore,
+    /// Source addresses of the last 24 h whose datagrams could not be served, and why; at most 16 of each kind.
+    pub strays: Vec<Stray>,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
     /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
@@ -174,6 +176,30 @@ pub struct Dtls {
     pub connection_id: u64,
     /// How many have the extended master secret.
     pub extended_master_secret: u64,
+    /// `coap.max-sessions`.
+    pub max_sessions: u64,
+    /// Handshakes refused because that many sessions were active within the last hour.
+    pub refused_full: u64,
+    /// Handshakes refused because their device had completed too many within one minute.
+    pub refused_too_often: u64,
+}
+
+/// A source address whose datagrams could not be served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stray {
+    /// The source address; it may be spoofed.
+    pub source: String,
+    /// `dtls_on_plain_port`, `plain_on_dtls_port`, `not_configured` or `unknown_session`.
+    pub mistake: String,
+    /// The same as a sentence, with what to do about it.
+    pub advice: String,
+    /// How often.
+    pub count: u64,
+    /// Seconds since the first time.
+    pub since_s: u64,
+    /// Seconds since the last time.
+    pub last_s: u64,
 }
 
 /// Some DTLS sessions, the longest idle first.
@@ -224,6 +250,9 @@ pub struct SessionStore {
     pub handed_over: u64,
     /// Not taken over at the start: their devices shake hands anew.
     pub refused: u64,
+    /// Not resumed at the start, but kept so that their devices can be sent a fatal alert: sessions with ChaCha20-Poly1305, and
+    /// sessions with certificates that were stored without their certification path.
+    pub ended: u64,
     /// Why they are not stored at present; `None` = they are.
     pub failing: Option<String>,
 }

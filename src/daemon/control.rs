@@ -44,8 +44,8 @@ const SAVE_WITHIN: Duration = Duration::from_secs(5);
 const SLOW_READ: Duration = Duration::from_secs(15);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// How often the DTLS engine hears the time at least.
-const TELL_CLOCK_EVERY: Duration = Duration::from_secs(3600);
+/// How often the DTLS engine is told the time. A session may outlast its certificate by this much.
+const TELL_CLOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything there is to ask and to change from outside the path.
 pub struct Desk {
@@ -184,10 +184,14 @@ impl Desk {
         while let Some(suppressed) = self.limiter.poll_event(now) {
             log::warn!(suppressed = suppressed.count; "lines on the clock left out");
         }
-        // While the clock is trusted certificates expire by it; an hour more does not matter to them.
+        // Closes sessions whose certificates have expired, and sends their close_notify.
         if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
             self.told_at = Some(now);
-            self.shared.hub.borrow_mut().engine.set_clock(engine::verdict(&*self.clock));
+            let verdict = engine::verdict(&*self.clock);
+            self.shared.round(|hub: &mut Hub| {
+                hub.engine.set_clock(verdict);
+                hub.handle_timeout();
+            });
         }
         self.clock.save_when_due(now);
         self.state.care(now);
@@ -380,7 +384,7 @@ impl Desk {
             self.told_at = None;
         }
         if changes.dtls {
-            self.shared.hub.borrow_mut().engine.set_policy(settings.coap.policy);
+            self.shared.round(|hub: &mut Hub| hub.engine.set_policy(settings.coap.policy));
         }
         if changes.log {
             crate::telemetry::io::set_level(settings.log.level);
@@ -460,8 +464,9 @@ impl Control for Desk {
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
             },
-            dtls: sessions::count(&hub, settings.coap.engine),
+            dtls: sessions::count(&hub, settings.coap.engine, settings.coap.max_sessions),
             session_store: hub.sessions.snapshot(now),
+            strays: sessions::strays(&hub, now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),
