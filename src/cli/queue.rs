@@ -264,7 +264,6 @@ mod tests {
                             tries: 2,
                             ..SuspectedRecord::default()
                         }],
-                        ..Lane::default()
                     },
                 ),
             ]

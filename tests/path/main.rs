@@ -20,6 +20,7 @@ mod other_engine;
 mod plugs;
 mod refusals;
 mod sessions;
+mod uplink;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
