@@ -179,6 +179,11 @@ pub fn uplink(uplink: &Uplink) -> String {
     if uplink.connected {
         let protocol =
             uplink.protocol.as_deref().map(|version| format!(", MQTT {version}")).unwrap_or_default();
+        // Not 5 since: worth telling, as the warnings tell why.
+        let protocol = match (&uplink.protocol_why, uplink.protocol_since_s) {
+            (Some(_), Some(seconds)) => format!("{protocol} for {}", span(seconds)),
+            _ => protocol,
+        };
         return format!(
             "connected to {broker}{since}{protocol}, {} of {} in flight",
             uplink.in_flight, uplink.window

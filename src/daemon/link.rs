@@ -167,10 +167,8 @@ impl Link {
     pub fn takes_readings(&self, now: Instant) -> bool {
         self.handle.borrow().as_ref().is_some_and(|handle| {
             let status = handle.status();
-            status.connected && status.nothing_taken.is_none() && status.suspect_count == 0 && {
-                let stopped = status.stopped_until.iter().flatten().any(|until| *until > now);
-                !stopped
-            }
+            let stopped = status.stopped_until.iter().flatten().any(|until| *until > now);
+            status.connected && status.nothing_taken.is_none() && !stopped
         })
     }
 

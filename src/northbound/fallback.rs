@@ -148,6 +148,7 @@ impl Fallback {
             return true;
         }
         let Variant { version, will } = self.variant();
+        // Downwards only: else a broker that refuses both would be asked without end.
         let next = match failure {
             Failure::Version => {
                 self.ladder.iter().position(|other| other.version != version && other.will == will)
@@ -157,6 +158,7 @@ impl Fallback {
             }
             _ => None,
         };
+        let next = next.filter(|next| *next > self.at);
         let top = self.top(now);
         let below = Some(self.at + 1).filter(|at| *at < self.ladder.len());
         self.at = next.or(below).unwrap_or(top).max(top);
@@ -342,6 +344,13 @@ mod tests {
         assert!(settled.why_version.is_some() && settled.why_will.is_some());
         fallback.handle_lost(now);
         assert_eq!(connect(&mut fallback, now, Closed, takes), [variant(V5, false), variant(V3_1_1, false)]);
+    }
+
+    #[test]
+    fn a_broker_that_refuses_every_version_is_not_asked_without_end() {
+        let (mut fallback, now) = auto(true);
+        let at_once = (0..100).filter(|_| fallback.handle_failed(now, Failure::Version, "no")).count();
+        assert!(at_once <= 50, "{at_once}");
     }
 
     #[test]

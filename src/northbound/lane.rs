@@ -186,6 +186,13 @@ impl LaneState {
     }
 
     fn find(&self, sequence: u64) -> Option<usize> {
+        // Most often it is what was read last, or what is answered next.
+        if self.entries.back()?.sequence() == sequence {
+            return Some(self.entries.len() - 1);
+        }
+        if self.entries.front()?.sequence() == sequence {
+            return Some(0);
+        }
         self.entries.binary_search_by(|entry| entry.sequence().cmp(&sequence)).ok()
     }
 
@@ -203,6 +210,11 @@ impl LaneState {
     /// Sets a record's state. Whether it is there.
     pub fn set(&mut self, sequence: u64, state: State) -> bool {
         let Some(index) = self.find(sequence) else { return false };
+        self.set_at(index, state);
+        true
+    }
+
+    fn set_at(&mut self, index: usize, state: State) {
         let entry = &mut self.entries[index];
         self.unsent -= usize::from(entry.state == State::Unsent);
         self.in_flight -= usize::from(entry.is_sent());
@@ -210,15 +222,22 @@ impl LaneState {
         self.in_flight += usize::from(entry.is_sent());
         if state == State::Unsent {
             self.unsent += 1;
-            self.unsent_from = self.unsent_from.min(sequence);
+            self.unsent_from = self.unsent_from.min(entry.sequence());
         }
-        true
+    }
+
+    /// A record was sent, under this number.
+    pub fn note_sent(&mut self, sequence: u64, state: State, serial: u64) {
+        if let Some(index) = self.find(sequence) {
+            self.set_at(index, state);
+            self.entries[index].serial = serial;
+        }
     }
 
     /// The broker has it.
     pub fn take(&mut self, sequence: u64) {
         if let Some(index) = self.find(sequence) {
-            self.set(sequence, State::Lost); // out of all counts
+            self.set_at(index, State::Lost); // out of all counts
             self.entries.remove(index);
             self.note_done(sequence);
         }
@@ -283,30 +302,31 @@ impl LaneState {
         let sequence = id.sequence;
         self.pass_over(sequence);
         self.position = Some(sequence + 1);
-        if sequence >= self.frontier {
+        let index = if sequence >= self.frontier {
             self.frontier = sequence + 1;
+            self.entries.len()
         } else if self.is_done(sequence) {
             return None;
-        }
-        match self.entries.binary_search_by(|entry| entry.sequence().cmp(&sequence)) {
-            Ok(index) => (self.entries[index].state == State::Unsent).then_some(false),
-            Err(index) => {
-                let entry = Entry {
-                    id,
-                    topic,
-                    serial: 0,
-                    held_from: 0,
-                    state: State::Unsent,
-                    suspect: false,
-                    silences: 0,
-                    throttled: 0,
-                };
-                self.entries.insert(index, entry);
-                self.unsent += 1;
-                self.unsent_from = self.unsent_from.min(sequence);
-                Some(true)
+        } else {
+            match self.entries.binary_search_by(|entry| entry.sequence().cmp(&sequence)) {
+                Ok(index) => return (self.entries[index].state == State::Unsent).then_some(false),
+                Err(index) => index,
             }
-        }
+        };
+        let entry = Entry {
+            id,
+            topic,
+            serial: 0,
+            held_from: 0,
+            state: State::Unsent,
+            suspect: false,
+            silences: 0,
+            throttled: 0,
+        };
+        self.entries.insert(index, entry);
+        self.unsent += 1;
+        self.unsent_from = self.unsent_from.min(sequence);
+        Some(true)
     }
 
     /// The journal has nothing more at its reading position.
@@ -353,7 +373,7 @@ impl LaneState {
             let entry = &self.entries[index];
             if entry.is_sent() {
                 let state = if entry.suspect { State::Suspect } else { State::Unsent };
-                self.set(entry.sequence(), state);
+                self.set_at(index, state);
             }
         }
         self.backlog = false;
@@ -364,7 +384,7 @@ impl LaneState {
         for index in 0..self.entries.len() {
             let entry = &self.entries[index];
             if entry.state == State::Waiting && entry.topic == topic && entry.held_from < serial {
-                self.set(entry.sequence(), state);
+                self.set_at(index, state);
             }
         }
     }

@@ -208,6 +208,8 @@ pub struct Aftermath {
     pub suspicious: bool,
     /// Readings were taken on it.
     pub progress: bool,
+    /// A message of our own was alone in flight, and so is suspected.
+    pub own: bool,
 }
 
 /// A record held back, as `tombolo status` and `queue` show it.
@@ -382,8 +384,10 @@ impl Publisher {
         own: &mut Own,
         gone: Gone,
     ) -> Aftermath {
-        let mut aftermath = Aftermath { suspicious: false, progress: self.taken_here > 0 };
+        let mut aftermath = Aftermath { progress: self.taken_here > 0, ..Aftermath::default() };
         if self.terms.is_some() {
+            let in_flight = self.lanes.iter().map(LaneState::in_flight).sum::<usize>();
+            aftermath.own = in_flight == 0 && own.in_flight() == 1;
             aftermath.suspicious = match gone {
                 Gone::Closed => self.judge_close(now, own, Cause::Closed),
                 Gone::TooMuch(code) => {
@@ -563,10 +567,9 @@ impl Publisher {
         self.obey(now);
         self.settle(now, outbox); // what could not be rejected before
         let round = Round { moment, terms, next_ping };
-        if self.hold == Hold::AllButOwn {
-            if own.in_flight() == 0 && self.has_place() && self.send_own(&round, outbox, own, out) {
-                filled.packets += 1;
-            }
+        let own_may = self.hold == Hold::AllButOwn && own.in_flight() == 0 && self.has_place();
+        if own_may && self.send_own(&round, outbox, own, out) {
+            filled.packets += 1;
         }
         if self.hold != Hold::Nothing {
             filled.ping = self.wants_ping();
@@ -772,7 +775,8 @@ impl Publisher {
                 continue;
             }
             let lanes_may = dry != [true, true];
-            if !own_dry && !(self.own_was_last && lanes_may) {
+            let lanes_turn = self.own_was_last && lanes_may;
+            if !own_dry && !lanes_turn {
                 if self.send_own(round, outbox, own, out) {
                     filled.packets += 1;
                     since_volatile += 1;
@@ -1066,10 +1070,7 @@ impl Publisher {
             Some(id) => (self.flight.send(now, id, Sent::Record(index, sequence)), State::Sent),
             None => (self.flight.next_serial(), State::SentBefore(round.next_ping)),
         };
-        lane.set(sequence, state);
-        if let Some(entry) = lane.entry_mut(sequence) {
-            entry.serial = serial;
-        }
+        lane.note_sent(sequence, state, serial);
         self.last_sent_at = Some(now);
         self.counters.sent += 1;
         if !self.suspicion.is_idle() {
@@ -1251,10 +1252,11 @@ impl Publisher {
     }
 
     fn settle(&mut self, now: Instant, outbox: &mut impl Outbox) {
-        let (events, counters) = (&mut self.events, &mut self.counters);
+        let (events, counters, retried) = (&mut self.events, &mut self.counters, &mut self.retried);
         for lane in &mut self.lanes {
             lane.settle(now, outbox, |lane, departure| match departure {
                 Departure::Rejected { id, cause } => {
+                    retried.remove(&(lane.index(), id.sequence));
                     counters.rejected += 1;
                     events.push_back(Event::Rejected { lane, id, cause });
                 }

@@ -327,7 +327,7 @@ impl Suspicion {
             Some((known, newest)) if *known == topic => *newest = serial.max(*newest),
             _ => {
                 // Only the newest of each topic matters, and of topics the newest two.
-                *second = std::mem::replace(first, Some((topic, serial)));
+                *second = first.replace((topic, serial));
             }
         }
     }

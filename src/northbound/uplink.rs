@@ -828,11 +828,12 @@ impl Uplink {
         self.publisher.hold(Hold::Nothing);
         self.poll_publisher();
         let outcome = if self.is_connected() {
-            if gone == Gone::Closed && matches!(stage, Stage::Subscribing { .. }) {
+            let subscription = gone == Gone::Closed && matches!(stage, Stage::Subscribing { .. });
+            if subscription {
                 self.strike_subscription(now);
             }
             self.fallback.handle_lost(now);
-            self.outcome_of_loss(outcome, gone, aftermath)
+            self.outcome_of_loss(outcome, gone, aftermath, subscription)
         } else {
             self.outcome_of_failure(now, outcome, failure, &what)
         };
@@ -855,7 +856,13 @@ impl Uplink {
     }
 
     /// Of a connection that stood.
-    fn outcome_of_loss(&mut self, outcome: Outcome, gone: Gone, aftermath: publisher::Aftermath) -> Outcome {
+    fn outcome_of_loss(
+        &mut self,
+        outcome: Outcome,
+        gone: Gone,
+        aftermath: publisher::Aftermath,
+        subscription: bool,
+    ) -> Outcome {
         let Outcome::Lost { lasted, how } = outcome else { return outcome };
         if lasted >= QUICK {
             self.avoid.clear();
@@ -866,8 +873,9 @@ impl Uplink {
         if matches!(how, Lost::TakenOver | Lost::Away) {
             return outcome;
         }
-        let search = aftermath.progress
-            && (gone == Gone::Unanswered || (aftermath.suspicious && gone != Gone::Otherwise));
+        let suspicious = gone == Gone::Unanswered || (aftermath.suspicious && gone != Gone::Otherwise);
+        // What goes along with a connection is left out after its second strike: that is soon found out.
+        let search = suspicious && (aftermath.progress || aftermath.own) || subscription;
         if !search {
             let how = if aftermath.suspicious { Lost::Explained } else { how };
             return Outcome::Lost { lasted, how };

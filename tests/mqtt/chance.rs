@@ -14,6 +14,9 @@ use tombolo::northbound::uplink::Event;
 use crate::support::broker::Reply;
 use crate::support::{World, bare_settings, settings};
 
+/// A record's topic and payload.
+type Key = (String, Vec<u8>);
+
 /// splitmix64
 #[derive(Clone)]
 struct Chance(u64);
@@ -41,7 +44,7 @@ fn under_every_mixture_of_faults_all_records_arrive_in_order_or_are_put_aside() 
         world.broker.maximum_qos = (chance.draw(6) == 0).then_some(0);
         // A record refused for a while is overtaken by those sent with it; nothing else may be.
         let overtaking = chance.draw(2) == 0;
-        let refused: Rc<RefCell<HashSet<(String, Vec<u8>)>>> = Rc::default();
+        let refused: Rc<RefCell<HashSet<Key>>> = Rc::default();
         let mut stored = [0u64; 2];
         for _ in 0..40 {
             let mut dice = chance.clone();

@@ -6,7 +6,6 @@ mod support;
 
 mod chance;
 mod connection;
-mod debug;
 mod delivery;
 mod limits;
 mod mosquitto;

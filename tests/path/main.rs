@@ -29,6 +29,7 @@ mod refusals;
 mod sessions;
 mod strays;
 mod tail;
+mod uplink;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

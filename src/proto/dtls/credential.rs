@@ -36,7 +36,7 @@ impl Keyring {
     /// The length in bytes of one of the keys, chosen by `drawn`, a random number: the length for the decoy key of an unknown
     /// identity. The time to compute with a key depends on its length.
     pub fn length_of_any(&self, drawn: u64) -> usize {
-        let at = (u128::from(drawn) * self.lengths.len() as u128 >> 64) as usize;
+        let at = ((u128::from(drawn) * self.lengths.len() as u128) >> 64) as usize;
         self.lengths.get(at).copied().map_or(16, usize::from)
     }
 

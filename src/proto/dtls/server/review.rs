@@ -35,9 +35,7 @@ impl Review {
     /// A session was established at that time.
     pub fn note(&mut self, now: Instant, established: Instant, identity: &PeerIdentity) {
         self.now = Some(now);
-        let earlier =
-            |before: Option<Instant>, this: Instant| Some(before.map_or(this, |before| before.min(this)));
-        self.oldest = earlier(self.oldest, established);
+        self.oldest = Some(self.oldest.map_or(established, |before| before.min(established)));
         if let Some(ends) = ends(identity) {
             self.expiry = Some(self.expiry.map_or(ends, |before| before.min(ends)));
         }
