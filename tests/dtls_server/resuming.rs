@@ -551,7 +551,7 @@ fn stored_before(name: &str) -> Vec<Vec<u8>> {
 #[test]
 fn sessions_of_the_version_before_go_on_but_for_certificates_which_are_ended_by_an_alert() {
     let [psk, handover, certificate, raw, root] =
-        ["PSK", "HANDOVER", "CERT", "RAW", "ROOT"].map(|name| stored_before(name));
+        ["PSK", "HANDOVER", "CERT", "RAW", "ROOT"].map(stored_before);
     let pki = Pki::new();
     let spki = <[u8; 32]>::try_from(&raw[0][..]).unwrap();
     let trust = Trust::new(vec![root[0].clone()], Vec::new(), &[], [spki]).unwrap();
