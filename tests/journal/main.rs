@@ -9,4 +9,5 @@ mod failing;
 mod harness;
 mod hostile;
 mod model;
+mod reading;
 mod real;
