@@ -192,7 +192,7 @@ impl Link {
                  `tombolo queue rejected` empties it"
             ));
         }
-        let (_, until) = status.nothing_taken.filter(|_| status.connected)?;
+        let (_, until) = status.nothing_taken?;
         Some(match until {
             Some(until) => {
                 format!("the broker refuses every reading; tried again in {} s", in_seconds(until))
@@ -303,12 +303,9 @@ fn suspected(held: &Held) -> snapshot::SuspectedRecord {
     }
 }
 
-/// What people should know of a connection that stands.
+/// What people should know beside whether a connection stands.
 fn trouble(status: &Status, now: Instant) -> Vec<String> {
     let mut trouble = Vec::new();
-    if !status.connected {
-        return trouble;
-    }
     if let Some(waited) = status.waiting_since.map(|since| now.saturating_duration_since(since))
         && waited >= SLOW_ANSWER
     {

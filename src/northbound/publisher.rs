@@ -13,6 +13,7 @@
 //! | answers below 0x80 | released |
 //! | 0x93, 0x96, 0x97 | the rate is lowered, the record sent again in its order, all wait 1 s to 5 min until something is taken; the third time, a [suspect](super::suspicion) |
 //! | any other refusal | a suspect: held back, the others flow |
+//! | closes the connection shortly after a refusal | that was the reason: what is in flight is sent again |
 //! | closes the connection, more than one in flight | sent again one by one, then ever more at once |
 //! | closes the connection, this one alone in flight | a suspect |
 //! | does not answer within the [patience](super::flight) | the connection is replaced, the rate lowered, what is unanswered sent again; the second time, a suspect |
@@ -65,6 +66,10 @@ const STANDS_AFTER: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(1);
 /// For so long a suspect in flight keeps all others back; a close later than that names nobody.
 const ALONE_WITHIN: Duration = Duration::from_secs(5);
+/// A close so shortly after a refusal is because of it.
+const REFUSED_BEFORE: Duration = Duration::from_secs(2);
+/// While nothing was taken for so long, a refusal is no progress.
+const NOTHING_TAKEN: Duration = Duration::from_secs(30);
 /// So many records unanswered at once are dropped for the rate rather than for themselves.
 const DROPPED_FOR_THEMSELVES: usize = 4;
 /// Times unanswered, and times too much, that make a suspect.
@@ -288,6 +293,8 @@ pub struct Publisher {
     terms: Option<Terms>,
     opened_at: Instant,
     taken_here: u64,
+    /// When something was refused on this connection last.
+    refused_at: Option<Instant>,
     at_least_once: bool,
     window: u16,
     flight: Flight,
@@ -332,6 +339,7 @@ impl Publisher {
             terms: None,
             opened_at: now,
             taken_here: 0,
+            refused_at: None,
             at_least_once: true,
             window: 0,
             flight: Flight::new(now, settings.answer_timeout),
@@ -352,6 +360,7 @@ impl Publisher {
         self.flight.open(now, self.window);
         self.opened_at = now;
         self.taken_here = 0;
+        self.refused_at = None;
         self.ping_outstanding = false;
         self.solo = None;
     }
@@ -366,9 +375,11 @@ impl Publisher {
         self.own_doubt.until_it_stands
     }
 
-    /// Whether a reading was taken on this connection.
-    pub fn has_progress(&self) -> bool {
-        self.taken_here > 0
+    /// Whether a reading was taken on this connection, or refused while others are taken.
+    pub fn has_progress(&self, now: Instant) -> bool {
+        let nothing_taken_since = self.suspicion.nothing_taken_since();
+        let others_taken = nothing_taken_since.is_none_or(|since| now < since + NOTHING_TAKEN);
+        self.taken_here > 0 || (self.refused_at.is_some() && others_taken)
     }
 
     /// When the connection stands: readings were taken on it, or it has lasted.
@@ -384,7 +395,7 @@ impl Publisher {
         own: &mut Own,
         gone: Gone,
     ) -> Aftermath {
-        let mut aftermath = Aftermath { progress: self.taken_here > 0, ..Aftermath::default() };
+        let mut aftermath = Aftermath { progress: self.has_progress(now), ..Aftermath::default() };
         if self.terms.is_some() {
             let in_flight = self.lanes.iter().map(LaneState::in_flight).sum::<usize>();
             aftermath.own = in_flight == 0 && own.in_flight() == 1;
@@ -418,6 +429,9 @@ impl Publisher {
 
     /// Whether the close may be about something that was in flight.
     fn judge_close(&mut self, now: Instant, own: &mut Own, cause: Cause) -> bool {
+        if self.refused_at.is_some_and(|at| now < at + REFUSED_BEFORE) {
+            return true; // some brokers refuse, and then close as well
+        }
         let records: Vec<(Place, Entry)> = self.records_in_flight();
         let volatile = self.volatile_sent_at.is_some_and(|at| now < at + VOLATILE_SUSPICIOUS);
         match (records.as_slice(), own.in_flight()) {
@@ -965,6 +979,7 @@ impl Publisher {
             own.pause(now, Class::Loss);
             self.events.push_back(Event::OwnRefused { topic, code });
         } else if own.refuse(now, key) {
+            self.refused_at = Some(now);
             self.events.push_back(Event::OwnRefused { topic, code });
         }
     }
@@ -1218,6 +1233,9 @@ impl Publisher {
     }
 
     fn refuse(&mut self, now: Instant, place: Place, entry: &Entry, cause: Cause) {
+        if matches!(cause, Cause::Code(_)) {
+            self.refused_at = Some(now);
+        }
         let known = self.suspicion.is_suspect(place);
         let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause);
         let lane = &mut self.lanes[place.lane];

@@ -813,7 +813,7 @@ impl Uplink {
 
     fn finish_closed(&mut self, now: Instant, outbox: &mut impl Outbox, closed: Closed) {
         // With records in flight and none answered it is rather one of these than a rival.
-        let suspicious = self.publisher.in_flight() > 0 && !self.publisher.has_progress();
+        let suspicious = self.publisher.in_flight() > 0 && !self.publisher.has_progress(now);
         let lasted = self.accepted_at.map(|_| self.lasted(now));
         self.finish(now, outbox, Ending::of_transport(closed, lasted, suspicious));
     }

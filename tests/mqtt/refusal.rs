@@ -358,6 +358,32 @@ fn a_record_the_broker_closes_the_connection_over_is_found_within_seconds() {
 }
 
 #[test]
+fn a_broker_that_refuses_and_then_closes_accuses_only_what_it_refused() {
+    let mut world = World::new(bare_settings());
+    world.broker.delay = Duration::from_millis(10);
+    world.broker.policy = on_bad(Reply::AckAndClose(0x87));
+    ten_with_a_bad_third(&mut world);
+    world.run_for(60 * SECOND);
+    assert_eq!(world.outbox.rejected, [(Lane::Normal, 3, Cause::Code(0x87))]);
+    let suspected = |e: &Event| matches!(e, Event::Publisher(PublisherEvent::Suspected { .. }));
+    assert_eq!(world.count(suspected), 1);
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+    assert!(world.broker.links <= 6, "{}", world.broker.links);
+    // If it does so with everything, it is left in peace.
+    let mut world = World::new(bare_settings());
+    world.broker.policy = Box::new(|_| Reply::AckAndClose(0x87));
+    for number in 0..20 {
+        world.store(Lane::Normal, &format!("t/{}", number % 4), b"1");
+    }
+    world.run_for(3600 * SECOND);
+    assert!(world.outbox.rejected.is_empty());
+    assert!(world.broker.links < 60, "{}", world.broker.links);
+    world.broker.policy = Box::new(|_| Reply::Ack(0));
+    world.run_for(600 * SECOND);
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+}
+
+#[test]
 fn of_a_window_full_of_records_only_the_culprit_is_put_aside() {
     // The broker closes at the bad one before its answers to those before it are on their way.
     let mut world = World::new(bare_settings());

@@ -42,6 +42,8 @@ pub enum Reply {
     Disconnect(u8),
     /// Close in good order without a word.
     Close,
+    /// PUBACK with this code, then close: mosquitto 2.0 over TLS.
+    AckAndClose(u8),
 }
 
 /// How CONNECT is met.
@@ -349,7 +351,7 @@ impl Broker {
     fn subscribed(&mut self, link: &mut Link) -> Option<u8> {
         match self.subscribe_reply {
             Reply::Ack(code) => return Some(code),
-            Reply::Hold | Reply::Drop => {}
+            Reply::Hold | Reply::Drop | Reply::AckAndClose(_) => {}
             Reply::Disconnect(code) => self.disconnect(link, code),
             Reply::Close => link.closed = Some(Closed::ByPeer),
         }
@@ -444,6 +446,13 @@ impl Broker {
             Reply::Hold | Reply::Drop => {}
             Reply::Disconnect(code) => self.disconnect(link, code),
             Reply::Close => link.closed = Some(Closed::ByPeer),
+            Reply::AckAndClose(code) => {
+                if let Some(id) = packet_id {
+                    link.in_flight -= 1;
+                    self.acknowledge(link, id, code);
+                }
+                link.closed = Some(Closed::ByPeer);
+            }
         }
     }
 
