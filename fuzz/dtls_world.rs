@@ -261,9 +261,11 @@ impl World {
             assert!(!self.sessions.contains(&session));
             let _ = self.engine.send(self.now, session, b"x", &mut self.recorder);
             self.engine.close(self.now, session, &mut self.recorder);
-            self.recorder.closed.clear();
             self.recorder.sent.clear();
         }
+        // One that cannot be resumed is kept for its alert, whatever the import says, and may be replaced by the next.
+        let sessions = self.sessions;
+        self.recorder.closed.retain(|(session, _)| sessions.contains(session));
         imported
     }
 

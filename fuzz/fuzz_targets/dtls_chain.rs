@@ -57,10 +57,11 @@ fuzz_target!(|data: &[u8]| {
             chain.push(certificate);
         }
         judged(&chain);
-        let is_own = chain.first() == good.first();
+        let (is_own, is_good) = (chain.first() == good.first(), chain == *good);
         let own = client::Own { chain, ..authorities.device() };
         let connected = world.try_to_join(3, client::Config::certified(&Arc::new(own)));
         assert!(!connected || is_own, "another certificate than the device's gave a session");
+        assert!(connected || !is_good, "the good chain gave none");
         world.check();
     });
 });
