@@ -30,7 +30,7 @@ use crate::config::{ClockTrust, Level, Loaded};
 use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
-use crate::journal::{Journal, LaneStatus, Status};
+use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Method};
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::limited::Limiter;
@@ -642,6 +642,9 @@ fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
         if let Some(error) = of.shelf_trouble {
             problems.push(format!("lane {lane}: what could not be read cannot be set aside: {error}"));
         }
+    }
+    if let Some(RejectError::Disk(error)) = journal.rejected.trouble {
+        problems.push(format!("records the broker refused cannot be set aside: {error}; their lane waits"));
     }
     if let Some(error) = journal.rejected.unread {
         problems

@@ -10,9 +10,9 @@ use super::frame::SEQUENCE_MAX;
 use crate::message::{Lane, RecordId};
 
 /// Most ranges in one list; beyond, those nearest to each other are joined.
-pub const RANGES_MAX: usize = 128;
+pub const RANGES_MAX: usize = 4096;
 /// Longest list in bytes.
-pub const LIST_MAX: usize = 32 * 1024;
+pub const LIST_MAX: usize = 512 * 1024;
 
 const TITLE: &str = "tombolo set-aside 1";
 
@@ -60,6 +60,8 @@ pub struct AsideRange {
     pub last: RecordId,
     /// How many of them were stored for certain.
     pub records: u64,
+    /// Others between them were read: it was joined with its neighbour.
+    pub joined: bool,
 }
 
 /// A segment with records that were not read.
@@ -95,10 +97,22 @@ impl Aside {
         self.ranges.iter().filter(|range| range.cause == cause).map(|range| range.records).sum()
     }
 
-    /// Whether this record is to be taken from the file.
+    /// Whether a record of this sequence is on the list.
     pub fn wants(&self, sequence: u64) -> bool {
+        self.range_of(sequence).is_some()
+    }
+
+    /// Whether this record is: one of another run is another's, or of a restored copy.
+    pub fn wants_record(&self, id: RecordId) -> bool {
+        let is_run = |range: &AsideRange| {
+            [range.first.run, range.last.run].into_iter().any(|run| run == 0 || run == id.run)
+        };
+        self.range_of(id.sequence).is_some_and(is_run)
+    }
+
+    fn range_of(&self, sequence: u64) -> Option<&AsideRange> {
         let at = self.ranges.partition_point(|range| range.last.sequence < sequence);
-        self.ranges.get(at).is_some_and(|range| range.first.sequence <= sequence)
+        self.ranges.get(at).filter(|range| range.first.sequence <= sequence)
     }
 
     /// Adds records; those that overlap others are joined with them.
@@ -109,7 +123,11 @@ impl Aside {
             range = joined(other, range);
         }
         self.ranges.insert(begin, range);
-        if self.ranges.len() > RANGES_MAX {
+        self.shorten();
+    }
+
+    fn shorten(&mut self) {
+        while self.ranges.len() > RANGES_MAX {
             let gap = |at: &usize| {
                 self.ranges[at + 1].first.sequence.saturating_sub(self.ranges[*at].last.sequence)
             };
@@ -117,6 +135,7 @@ impl Aside {
                 let next = self.ranges.remove(at + 1);
                 let before = &mut self.ranges[at];
                 before.last = next.last;
+                before.joined = true;
                 before.records = before.records.saturating_add(next.records);
                 if next.cause == AsideCause::Unreadable {
                     before.cause = next.cause;
@@ -125,18 +144,30 @@ impl Aside {
         }
     }
 
-    /// Takes out what is known of this record: it is in its lane again.
-    pub fn remove_through(&mut self, sequence: u64) {
-        self.ranges.retain_mut(|range| {
-            if range.last.sequence <= sequence {
-                return false;
+    /// These records are in their lane again.
+    pub fn remove(&mut self, first: u64, last: u64) {
+        let mut left = Vec::with_capacity(self.ranges.len() + 1);
+        for range in self.ranges.drain(..) {
+            let (begin, end) = (range.first.sequence, range.last.sequence);
+            if end < first || begin > last {
+                left.push(range);
+                continue;
             }
-            if range.first.sequence <= sequence {
-                range.records = range.records.saturating_sub(sequence + 1 - range.first.sequence);
-                range.first.sequence = sequence + 1;
+            let taken = end.min(last) - begin.max(first) + 1;
+            let mut rest = range.records.saturating_sub(taken);
+            if begin < first {
+                let records = rest.min(first - begin);
+                rest -= records;
+                let last = RecordId { sequence: first - 1, ..range.first };
+                left.push(AsideRange { last, records, ..range });
             }
-            true
-        });
+            if end > last {
+                let first = RecordId { sequence: last + 1, ..range.last };
+                left.push(AsideRange { first, records: rest.min(end - last), ..range });
+            }
+        }
+        self.ranges = left;
+        self.shorten();
     }
 
     /// The list as text, with a CRC in its last line.
@@ -144,7 +175,8 @@ impl Aside {
         let mut out = format!("{TITLE}\nlane {}\nsegment {:016x}\n", self.lane.as_str(), self.number);
         for range in &self.ranges {
             let cause = range.cause.as_str();
-            let _ = writeln!(out, "{cause} {} {} {}", range.first, range.last, range.records);
+            let joined = if range.joined { " joined" } else { "" };
+            let _ = writeln!(out, "{cause} {} {} {}{joined}", range.first, range.last, range.records);
         }
         let _ = writeln!(out, "check {:08x}", crc32c::crc32c(out.as_bytes()));
         out
@@ -165,12 +197,17 @@ impl Aside {
         let mut aside = Aside::new(lane, number);
         for line in lines {
             let words: Vec<&str> = line.split(' ').collect();
-            let [cause, first, last, records] = words[..] else { return None };
+            let (words, joined) = match words[..] {
+                [.., "joined"] => (&words[..words.len() - 1], true),
+                _ => (&words[..], false),
+            };
+            let &[cause, first, last, records] = words else { return None };
             let range = AsideRange {
                 cause: AsideCause::parse(cause)?,
                 first: RecordId::parse(first)?,
                 last: RecordId::parse(last)?,
                 records: records.parse().ok()?,
+                joined,
             };
             let behind = aside.ranges.last().is_none_or(|before| before.last.sequence < range.first.sequence);
             let sound = range.first.sequence <= range.last.sequence
@@ -190,7 +227,8 @@ fn joined(one: AsideRange, other: AsideRange) -> AsideRange {
     let last = if one.last.sequence >= other.last.sequence { one.last } else { other.last };
     let all = last.sequence - first.sequence + 1;
     let cause = if one.cause == AsideCause::Unreadable { one.cause } else { other.cause };
-    AsideRange { cause, first, last, records: one.records.max(other.records).min(all) }
+    let joined = one.joined || other.joined;
+    AsideRange { cause, first, last, records: one.records.max(other.records).min(all), joined }
 }
 
 /// The name of the list of a segment.
@@ -206,7 +244,7 @@ mod tests {
     fn range(first: u64, last: u64) -> AsideRange {
         let id = |sequence| RecordId { run: 9, sequence };
         let cause = AsideCause::Unreadable;
-        AsideRange { cause, first: id(first), last: id(last), records: last - first + 1 }
+        AsideRange { cause, first: id(first), last: id(last), records: last - first + 1, joined: false }
     }
 
     #[test]
@@ -228,9 +266,12 @@ mod tests {
         let mut aside = Aside::new(Lane::High, 1);
         aside.add(range(5, 9));
         aside.add(range(20, 25));
-        aside.remove_through(21);
-        assert_eq!(aside.ranges, [range(22, 25)]);
-        assert!(aside.wants(22) && !aside.wants(21) && !aside.wants(26));
+        aside.remove(1, 6);
+        aside.remove(22, 23);
+        assert_eq!(aside.ranges, [range(7, 9), range(20, 21), range(24, 25)]);
+        assert!(aside.wants(24) && !aside.wants(22) && !aside.wants(26));
+        let id = |run| RecordId { run, sequence: 24 };
+        assert!(aside.wants_record(id(9)) && !aside.wants_record(id(8)), "of another run it is another");
     }
 
     proptest! {

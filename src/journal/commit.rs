@@ -364,9 +364,10 @@ impl<S: Storage> LaneWriter<S> {
         pool: &mut Pool<S>,
         reserve: bool,
     ) -> Result<(u64, Arc<S::File>), StorageError> {
+        // Another number each time: something that cannot be replaced may have this name.
         let number = self.next_number;
-        let file = pool.take(storage, self.folder, &segment_name(number), reserve, now)?;
         self.next_number += 1;
+        let file = pool.take(storage, self.folder, &segment_name(number), reserve, now)?;
         Ok((number, file))
     }
 
@@ -472,18 +473,16 @@ impl<S: Storage> LaneWriter<S> {
         self.publish_sealed();
     }
 
-    /// Keeps the lists of what was set aside, recycles what was freed, if it may, and keeps one segment prepared; whether the pool
+    /// Keeps the lists of what was set aside, recycles what was freed, and keeps one segment prepared; whether the pool
     /// should make a file for that.
-    pub(super) fn maintain(&mut self, now: Instant, storage: &S, pool: &mut Pool<S>, may_free: bool) -> bool {
+    pub(super) fn maintain(&mut self, now: Instant, storage: &S, pool: &mut Pool<S>) -> bool {
         let folder = self.folder;
         for (first, last) in self.shelf.work(now, storage, folder) {
             self.settled.insert(first.max(self.control.released + 1), last);
             self.settle();
             self.release_since.get_or_insert(now);
         }
-        self.freed.retain(|freed| {
-            !may_free || pool.recycle(storage, folder, &freed.name, freed.size, now).is_err()
-        });
+        self.freed.retain(|freed| pool.recycle(storage, folder, &freed.name, freed.size, now).is_err());
         let wanted = self.prepared.is_none()
             && retention::decide(&self.bounds, self.held_bytes(), self.layout.size) == Decision::Take;
         if wanted && pool.ready() > 1 {

@@ -169,11 +169,11 @@ impl<S: Storage> LaneWriter<S> {
         self.run.run
     }
 
-    /// The last run in the newest segment; 0 if there is none.
-    pub(super) fn last_run(&self) -> u64 {
+    /// The last run in the newest segment, and its number; 0 if there is none.
+    pub(super) fn newest(&self) -> (u64, u64) {
         let active = self.active.as_ref().filter(|active| active.end > HEADER_BLOCK);
         let newest = active.map(|active| &active.segment).or(self.sealed.back().map(Arc::as_ref));
-        newest.and_then(|segment| segment.runs.last()).map_or(0, |run| run.run)
+        newest.map_or((0, 0), |segment| (segment.runs.last().map_or(0, |run| run.run), segment.number))
     }
 
     pub(super) fn control(&self) -> &Control {
@@ -303,8 +303,14 @@ impl<S: Storage> LaneWriter<S> {
 
     /// Of `first..=last`, how many sequences may never have been given to a record.
     pub(super) fn uncertain_in(&self, first: u64, last: u64) -> u64 {
-        let parts = self.sealed.iter().filter_map(|segment| segment.uncertain(first, last));
-        parts.map(|(first, last)| last - first + 1 - self.settled.count_in(first, last)).sum()
+        // Segments that could not be opened share one range.
+        let mut uncertain = RangeSet::default();
+        for (first, last) in self.sealed.iter().filter_map(|segment| segment.uncertain(first, last)) {
+            uncertain.insert(first, last);
+        }
+        let settled = self.settled.common_in(first, last);
+        let passed: u64 = settled.into_iter().map(|(first, last)| uncertain.count_in(first, last)).sum();
+        uncertain.count_in(first, last) - passed
     }
 
     // What leaves.
@@ -372,7 +378,8 @@ impl<S: Storage> LaneWriter<S> {
             for (first, last) in self.certain_pieces(first, last) {
                 if let Some(number) = self.number_of(first.sequence) {
                     let records = last.sequence - first.sequence + 1;
-                    let range = AsideRange { cause: AsideCause::Damaged, first, last, records };
+                    let range =
+                        AsideRange { cause: AsideCause::Damaged, first, last, records, joined: false };
                     self.shelf.note(self.lane, number, range, false);
                 }
             }
@@ -397,6 +404,7 @@ impl<S: Storage> LaneWriter<S> {
                 first: self.id_of(first),
                 last: self.id_of(last),
                 records,
+                joined: false,
             };
             self.shelf.note(self.lane, number, range, true);
         }
@@ -410,6 +418,7 @@ impl<S: Storage> LaneWriter<S> {
             .map(|opened| opened.segment.number)
             .chain(found.damaged.iter().copied())
             .chain(found.unreadable.iter().copied())
+            .chain(found.free.iter().copied())
             .collect();
         let is_of = |segment: &Arc<Segment>| segment.unopened && numbers.contains(&segment.number);
         let group: Vec<Arc<Segment>> = self.sealed.iter().filter(|segment| is_of(segment)).cloned().collect();
@@ -426,12 +435,21 @@ impl<S: Storage> LaneWriter<S> {
         let mut next = first;
         let mut opened = found.opened.into_iter().peekable();
         let mut controls = Vec::new();
+        // Where what was opened begins, if nothing that was not opened is before it.
+        let mut begins: Option<u64> = None;
         for number in sorted(&numbers) {
-            let behind = opened.peek().map(|opened| opened.segment.first_sequence);
+            let behind = opened.peek().map(begin_of);
             if opened.peek().is_some_and(|opened| opened.segment.number == number)
-                && let Some(Opened { mut segment, control, unread_end, direct }) = opened.next()
+                && let Some(Opened { mut segment, control, unread_end, direct, uncertain_from: stated }) =
+                    opened.next()
             {
-                let end = opened.peek().map_or(last, |next| next.segment.first_sequence.saturating_sub(1));
+                let end = opened.peek().map_or(last, |next| begin_of(next).saturating_sub(1));
+                if let Some(from) = stated {
+                    // Between what was found before it and its first record nothing was stored, as far as is known.
+                    self.settled.insert(from.max(next), segment.first_sequence.saturating_sub(1));
+                    begins.get_or_insert(from.max(next));
+                }
+                begins.get_or_insert(segment.first_sequence);
                 let found = segment.last_sequence;
                 if (direct || unread_end) && end > found {
                     segment.last_sequence = end;
@@ -449,6 +467,11 @@ impl<S: Storage> LaneWriter<S> {
             }
             // Up to the next one that was opened.
             let until = behind.map_or(last, |behind| behind.saturating_sub(1));
+            if found.free.contains(&number) {
+                self.freed.push(Freed { name: segment::segment_name(number), size: 0 });
+                continue;
+            }
+            begins.get_or_insert(first);
             if found.unreadable.contains(&number) {
                 unreadable.push((number, next, until));
                 let run = group[0].runs[0];
@@ -461,7 +484,11 @@ impl<S: Storage> LaneWriter<S> {
             }
         }
         let at = self.sealed.iter().position(is_of).unwrap_or(0);
-        let begins = chain.first().map_or(first, |segment| segment.first_sequence);
+        // What was only thought to be there: no file holds it.
+        if let Some(from) = uncertain_from.filter(|_| next <= last && damaged.is_empty()) {
+            self.settled.insert(from.max(next), last);
+        }
+        let begins = begins.unwrap_or(first);
         if begins > first {
             // The segment before them holds more than was found in it.
             match at.checked_sub(1).and_then(|before| self.sealed.get_mut(before)) {
@@ -505,6 +532,7 @@ impl<S: Storage> LaneWriter<S> {
             first: self.id_of(first),
             last: self.id_of(last.max(first)),
             records: (certain + 1).saturating_sub(first),
+            joined: false,
         };
         self.shelf.note(self.lane, number, range, false);
         self.shelf.leave(number, 0);
@@ -512,9 +540,9 @@ impl<S: Storage> LaneWriter<S> {
         self.settled.insert(first.max(certain + 1), last);
     }
 
-    /// What was found in a file set aside is in the lane again, up to and with `through`; all of it, if that is `None`.
-    pub(super) fn imported(&mut self, storage: &S, number: u64, through: Option<u64>) {
-        self.shelf.taken(storage, self.folder, number, through);
+    /// These records of a file set aside are in the lane again; all that is on its list, if it is `None`.
+    pub(super) fn imported(&mut self, storage: &S, number: u64, taken: Option<&[(u64, u64)]>) {
+        self.shelf.taken(storage, self.folder, number, taken);
     }
 
     /// A record that had left the lane for the rejected store is given up.
@@ -571,4 +599,10 @@ fn sorted(numbers: &[u64]) -> Vec<u64> {
     let mut sorted = numbers.to_vec();
     sorted.sort_unstable();
     sorted
+}
+
+/// From which sequence on a segment says that it knows what was stored.
+fn begin_of(opened: &Opened) -> u64 {
+    let first = opened.segment.first_sequence;
+    opened.uncertain_from.map_or(first, |from| from.min(first))
 }

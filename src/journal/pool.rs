@@ -96,10 +96,12 @@ impl<S: Storage> Pool<S> {
             while !self.make_slice(storage, now)? {}
         }
         let spare = self.ready.pop().ok_or(StorageError::Full)?;
-        let moved = storage
-            .rename((Folder::Spare, &spare.name), (folder, name))
-            .and_then(|()| storage.sync_folder(folder))
-            .and_then(|()| storage.sync_folder(Folder::Spare));
+        if let Err(error) = storage.rename((Folder::Spare, &spare.name), (folder, name)) {
+            // That is this lane's trouble, and the file is there still.
+            self.ready.push(spare);
+            return Err(error);
+        }
+        let moved = storage.sync_folder(folder).and_then(|()| storage.sync_folder(Folder::Spare));
         match moved {
             Ok(()) => Ok(spare.file),
             Err(error) => {

@@ -4,14 +4,14 @@
 //! cannot be read, and is tried again later: no error of the disk is a loss. What the disk gives and what *does not check* is looked at
 //! once more, a second later and past the page cache; only what does not check then either is damaged. Nothing is written here.
 
-use super::aside::{Aside, AsideCause, AsideRange, LIST_MAX};
+use super::aside::{Aside, AsideCause, AsideRange};
 use super::frame::SEQUENCE_MAX;
 use super::lane::Recovered;
 use super::loss::{Control, LossCause};
 use super::range::RangeSet;
 use super::scan::{self, BAD_PAGES, Gap, Scan};
 use super::segment::{self, HEADER_BLOCK, HEADER_COPY, Header, HeaderBlock, Layout, RUNS_MAX, Run, Segment};
-use super::shelf::{Place, Shelved};
+use super::shelf::{self, Place, Shelved};
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 use super::witness::LaneWitness;
 use crate::message::{Lane, RecordId};
@@ -116,11 +116,12 @@ pub(super) fn recover<S: Storage>(
     layout: Layout,
     seen: LaneWitness,
 ) -> Result<(Recovered<S::File>, LaneReport), RecoveryError> {
-    let mut look = look(storage, lane, layout, seen, false)?;
+    let mut look = look(storage, lane, layout, seen, None)?;
     if look.is_doubtful() {
         let before = std::mem::take(&mut look.gaps);
+        let suspects: Vec<u64> = look.damaged.iter().map(|file| file.number).collect();
         storage.wait_for_second_look();
-        look = self::look(storage, lane, layout, seen, true)?;
+        look = self::look(storage, lane, layout, seen, Some(&suspects))?;
         look.confirm(&before);
     }
     Ok(look.finish(lane))
@@ -145,7 +146,9 @@ impl<F> Look<F> {
         for (first, last) in &self.void {
             known.insert(*first, *last);
         }
-        for range in self.asides.iter().flat_map(|found| &found.aside.ranges) {
+        // Of what was joined some was read: it is read again, and what is missing met again.
+        let listed = self.asides.iter().flat_map(|found| &found.aside.ranges);
+        for range in listed.filter(|range| !range.joined) {
             known.insert(range.first.sequence, range.last.sequence);
         }
         known
@@ -179,7 +182,8 @@ impl<F> Look<F> {
                     let records = last.sequence - first.sequence + 1;
                     self.control.lose(cause, records, first, last);
                     if cause == LossCause::Damaged {
-                        let range = AsideRange { cause: AsideCause::Damaged, first, last, records };
+                        let range =
+                            AsideRange { cause: AsideCause::Damaged, first, last, records, joined: false };
                         aside_of(&mut new, lane, *number).add(range);
                     }
                 }
@@ -194,7 +198,7 @@ impl<F> Look<F> {
             if let Some((first, last)) = file.uncertain {
                 let id = |sequence| RecordId { run: 0, sequence };
                 let cause = AsideCause::Damaged;
-                aside.add(AsideRange { cause, first: id(first), last: id(last), records: 0 });
+                aside.add(AsideRange { cause, first: id(first), last: id(last), records: 0, joined: false });
             }
             self.asides.push(Shelved::new(aside, Place::Leaving, file.size, false));
         }
@@ -213,8 +217,13 @@ impl<F> Look<F> {
         }
         settled.forget_through(self.control.released);
         let last = self.next_sequence - 1;
+        // What may never have been is not counted.
+        let mut gone = settled.clone();
+        for (first, last) in self.sealed.iter().filter_map(|segment| segment.uncertain(1, u64::MAX - 1)) {
+            gone.insert(first, last);
+        }
         self.report.records =
-            last.saturating_sub(self.control.released) - settled.count_in(self.control.released + 1, last);
+            last.saturating_sub(self.control.released) - gone.count_in(self.control.released + 1, last);
         self.report.unreadable =
             self.asides.iter().map(|found| found.aside.records(AsideCause::Unreadable)).sum();
         let found = Recovered {
@@ -246,13 +255,13 @@ fn aside_of(asides: &mut Vec<Aside>, lane: Lane, number: u64) -> &mut Aside {
     &mut asides[at]
 }
 
-/// Reads all of a lane once. `fresh`: past the page cache.
+/// Reads all of a lane once. `suspects`: a second time, past the page cache; only these files may turn out to be damaged.
 fn look<S: Storage>(
     storage: &S,
     lane: Lane,
     layout: Layout,
     seen: LaneWitness,
-    fresh: bool,
+    suspects: Option<&[u64]>,
 ) -> Result<Look<S::File>, RecoveryError> {
     let mut look = Look {
         sealed: Vec::new(),
@@ -268,7 +277,8 @@ fn look<S: Storage>(
         asides: Vec::new(),
         report: LaneReport::default(),
     };
-    let files = classify(storage, lane, fresh, &mut look)?;
+    let fresh = suspects.is_some();
+    let files = classify(storage, lane, suspects, &mut look)?;
     let chain = Chain {
         storage,
         lane,
@@ -371,10 +381,17 @@ impl<S: Storage> Chain<'_, S> {
         let newest = self.look.active.as_ref().map(|(segment, _)| segment).or(self.look.sealed.last());
         // Another version has been at work since, if the newest segment ends with another run.
         let run = newest.and_then(|segment| segment.runs.last()).map(|run| run.run);
-        let counts = !self.pending.is_empty() || run.is_none_or(|run| run == seen.run);
+        let number = newest.map_or(0, |segment| segment.number);
+        let same = run.is_none_or(|run| run == seen.run) || number < seen.number;
+        let counts = !self.pending.is_empty() || same;
         let certain = if counts { next.max(seen.next_sequence) } else { next };
         if counts {
             self.released = self.released.max(seen.released);
+            // What is missing below was committed, whatever follows it.
+            let committed = |gap: &Gap| gap.last < seen.next_sequence;
+            for (gap, _) in self.look.gaps.iter_mut().filter(|(gap, _)| committed(gap)) {
+                gap.acknowledged = true;
+            }
         }
         let newest = newest.map_or(0, |segment| segment.number);
         if self.pending.is_empty() {
@@ -560,13 +577,15 @@ fn extend(segment: &mut Segment, last_sequence: u64) {
 fn classify<S: Storage>(
     storage: &S,
     lane: Lane,
-    fresh: bool,
+    suspects: Option<&[u64]>,
     look: &mut Look<S::File>,
 ) -> Result<Vec<Listed>, RecoveryError> {
+    let fresh = suspects.is_some();
     let folder = Folder::of(lane);
     let mut files = Vec::new();
     let mut away = Vec::new();
     let mut lists = Vec::new();
+    let mut unread = Vec::new();
     for (name, size) in storage.list(folder).map_err(RecoveryError::Storage)? {
         let (plain, cause) = AsideCause::strip(&name);
         let list = segment::parse_name(&name, "ids");
@@ -574,13 +593,21 @@ fn classify<S: Storage>(
         let Some(number) = number else { continue };
         look.next_number = look.next_number.max(number + 1);
         if list.is_some() {
-            lists.extend(read_list(storage, lane, &name));
+            match shelf::read_list(storage, lane, &name) {
+                Ok(list) => lists.extend(list),
+                Err(_) => unread.push(number),
+            }
         } else if let Some(cause) = cause {
             away.push((number, size, cause));
         } else {
             match candidate(storage, lane, number, &name, size, fresh)? {
                 Found::Free => look.free.push((name, size)),
-                Found::Segment(candidate) => {
+                Found::Segment(mut candidate) => {
+                    let suspected = suspects.is_none_or(|suspects| suspects.contains(&number));
+                    if matches!(candidate, Candidate::Damaged) && !suspected {
+                        // It was good a second ago.
+                        candidate = Candidate::Unopened(StorageError::Other(EIO));
+                    }
                     let cut =
                         matches!(&candidate, Candidate::Known(known) if size < u64::from(known.header.size));
                     if cut {
@@ -612,6 +639,18 @@ fn classify<S: Storage>(
         let list = lists.iter().find(|list| list.number == number && !chain(number)).cloned();
         let aside = list.unwrap_or_else(|| Aside::new(lane, number));
         look.asides.push(Shelved::away(aside, cause, size));
+    }
+    // What is on a list that cannot be read is not known: its file is kept as it is until it can.
+    for number in unread {
+        match look.asides.iter_mut().find(|item| item.aside.number == number) {
+            Some(item) => item.unread = true,
+            None if chain(number) => {
+                let mut item = Shelved::new(Aside::new(lane, number), Place::Chain, 0, true);
+                item.unread = true;
+                look.asides.push(item);
+            }
+            None => {}
+        }
     }
     Ok(files)
 }
@@ -697,14 +736,6 @@ fn read_footer<F: StoredFile>(
     Ok(read())
 }
 
-/// Reads the list beside a file set aside. Without one nothing is known of what is in it.
-fn read_list<S: Storage>(storage: &S, lane: Lane, name: &str) -> Option<Aside> {
-    let file = storage.open(Folder::of(lane), name).ok()?;
-    let mut bytes = Vec::new();
-    scan::read_region(&file, 0, LIST_MAX, &mut bytes).ok()?;
-    Aside::parse(&bytes).filter(|aside| aside.lane == lane && aside.list_name() == name)
-}
-
 /// The newest Checkpoint, with all that was committed behind it.
 fn control_state(lane: Lane, scans: &[(Option<Scan>, Option<Control>)]) -> Control {
     let mut control = None;
@@ -732,6 +763,8 @@ pub(super) struct Opened {
     pub(super) unread_end: bool,
     /// The file behind it was opened, too, or there is none: it holds everything up to there.
     pub(super) direct: bool,
+    /// From here up to its first record nobody knows what was stored; its header says so.
+    pub(super) uncertain_from: Option<u64>,
 }
 
 /// What has become of segments that could not be opened before.
@@ -739,6 +772,8 @@ pub(super) struct Opened {
 pub(super) struct Resolution {
     /// Those that can be read now, rising.
     pub(super) opened: Vec<Opened>,
+    /// Those that were made ready and hold nothing.
+    pub(super) free: Vec<u64>,
     /// Those whose header does not check.
     pub(super) damaged: Vec<u64>,
     /// Those that are given up, by number: the disk does not give them.
@@ -776,7 +811,9 @@ pub(super) fn resolve<S: Storage>(
                     None => found.damaged.push(number),
                 }
             }
-            Ok(_) => found.damaged.push(number),
+            // One that was made ready and never used.
+            Ok((HeaderBlock::Free, _)) => found.free.push(number),
+            Ok(_) | Err(StorageError::Missing) => found.damaged.push(number),
             Err(_) if give_up => found.unreadable.push(number),
             Err(error) => return Err((number, error)),
         }
@@ -797,7 +834,9 @@ pub(super) fn resolve<S: Storage>(
         let control = scan.control.clone().map(|control| scan.control_after(control));
         let direct =
             behind.is_none_or(|behind| headers.get(index + 1).is_some_and(|(h, ..)| h.number == behind));
-        found.opened.insert(0, Opened { segment, control, unread_end: scan.unread_end, direct });
+        let uncertain_from = (header.uncertain_from != 0).then_some(header.uncertain_from);
+        let unread_end = scan.unread_end;
+        found.opened.insert(0, Opened { segment, control, unread_end, direct, uncertain_from });
     }
     Ok(found)
 }

@@ -137,6 +137,8 @@ pub(super) struct RejectedStore<S: Storage> {
     gone: BTreeSet<u64>,
     /// A write or sync failed: the file must be written anew before anything is added.
     broken: bool,
+    /// Files before the one in use count, though they have its ending.
+    counts_older: bool,
     lost: u64,
     retry: Option<Retry>,
 }
@@ -165,6 +167,7 @@ impl<S: Storage> RejectedStore<S> {
             entries: BTreeMap::new(),
             gone: BTreeSet::new(),
             broken: false,
+            counts_older: false,
             lost: 0,
             retry: None,
         };
@@ -188,11 +191,23 @@ impl<S: Storage> RejectedStore<S> {
             store.read_unreadable(now, storage, number, &mut report)?;
         }
         let mut damaged = false;
+        let mut older = false;
         while let Some(number) = logs.pop() {
             let next = seen.map_or(1, |(next, _)| next);
             match store.read_log(now, storage, number, next, &mut report)? {
-                true => break,
+                true => {
+                    older = store.counts_older;
+                    break;
+                }
                 false => damaged = true,
+            }
+        }
+        if older {
+            for number in std::mem::take(&mut logs) {
+                let (from, to) = (log_name(number), unreadable_name(number));
+                if storage.rename((FOLDER, &from), (FOLDER, &to)).is_ok() {
+                    store.read_unreadable(now, storage, number, &mut report)?;
+                }
             }
         }
         if store.current.is_none() && store.sources.values().any(|source| source.unread.is_some()) {
@@ -257,6 +272,7 @@ impl<S: Storage> RejectedStore<S> {
                 report.unread.extend(unread.map(|error| (name.clone(), error)));
                 self.lost += loaded.missing;
                 self.end = loaded.end;
+                self.counts_older = loaded.header.uncertain_from == 1;
                 self.current = Some(number);
                 self.take(loaded, number, name);
                 if unread.is_some() {
@@ -536,6 +552,12 @@ impl<S: Storage> RejectedStore<S> {
         }
     }
 
+    /// Whether one of the files that are not written to any more has the name of one that is.
+    fn has_older_log(&self) -> bool {
+        let others = self.sources.iter().filter(|(number, _)| Some(**number) != self.current);
+        others.into_iter().any(|(_, source)| source.name.ends_with(".log"))
+    }
+
     /// Whether there are files that are not written to any more.
     fn has_others(&self) -> bool {
         self.sources.keys().any(|number| Some(*number) != self.current)
@@ -563,7 +585,8 @@ impl<S: Storage> RejectedStore<S> {
             first_sequence: self.next_entry,
             boot: [0; 16],
             released: 0,
-            uncertain_from: 0,
+            // 1: a file before this one, which could not be given another name, still counts.
+            uncertain_from: u64::from(self.has_older_log()),
         };
         // Left behind by an attempt that failed; most often it is not there.
         let _ = storage.remove(FOLDER, &new);

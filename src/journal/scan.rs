@@ -364,7 +364,8 @@ pub fn find_reading<F: StoredFile>(
     segment: &Segment,
     sequence: u64,
 ) -> Result<Option<Vec<u8>>, StorageError> {
-    let mut scanner = Scanner::new(file, segment.seed, segment.seek(sequence), segment.end, BAD_PAGES);
+    // What cannot be read beside it does not matter.
+    let mut scanner = Scanner::new(file, segment.seed, segment.seek(sequence), segment.end, u32::MAX);
     while let Some((_, frame)) = scanner.next_frame() {
         if frame.kind == Kind::Reading {
             if frame.sequence == sequence {

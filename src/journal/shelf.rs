@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::aside::{Aside, AsideCause, AsideRange};
+use super::aside::{Aside, AsideCause, AsideRange, LIST_MAX};
 use super::pool::Trouble;
+use super::scan;
 use super::segment::segment_name;
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 use crate::message::Lane;
@@ -37,6 +38,8 @@ pub(super) struct Shelved {
     pub(super) size: u64,
     /// The list on the disk says the same.
     pub(super) saved: bool,
+    /// The disk does not give the list: what is on it is not known, and nothing may be done to the file.
+    pub(super) unread: bool,
     /// Sequences that count as passed once it does.
     pub(super) waiting: Vec<(u64, u64)>,
 }
@@ -44,12 +47,13 @@ pub(super) struct Shelved {
 impl Shelved {
     /// Not away yet; `saved`: its list is on the disk.
     pub(super) fn new(aside: Aside, place: Place, size: u64, saved: bool) -> Shelved {
-        Shelved { aside, place, named: None, size, saved, waiting: Vec::new() }
+        Shelved { aside, place, named: None, size, saved, unread: false, waiting: Vec::new() }
     }
 
     /// Away under the ending of `cause`.
     pub(super) fn away(aside: Aside, cause: AsideCause, size: u64) -> Shelved {
-        Shelved { aside, place: Place::Away, named: Some(cause), size, saved: true, waiting: Vec::new() }
+        let (place, named, waiting) = (Place::Away, Some(cause), Vec::new());
+        Shelved { aside, place, named, size, saved: true, unread: false, waiting }
     }
 
     fn cause(&self) -> AsideCause {
@@ -98,7 +102,10 @@ impl Shelf {
 
     /// Bytes that give way to new records.
     pub(super) fn reclaimable(&self) -> u64 {
-        self.left().filter(|item| item.cause() == AsideCause::Damaged).map(|item| item.size).sum()
+        self.left()
+            .filter(|item| item.cause() == AsideCause::Damaged && !item.unread)
+            .map(|item| item.size)
+            .sum()
     }
 
     fn left(&self) -> impl Iterator<Item = &Shelved> {
@@ -138,7 +145,7 @@ impl Shelf {
 
     /// When there is something to write.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let wanted = self.items.iter().any(|item| !item.saved || item.place == Place::Leaving);
+        let wanted = self.items.iter().any(|item| !item.saved || item.unread || item.place == Place::Leaving);
         wanted.then(|| self.trouble.map_or(now, |trouble| trouble.retry_at))
     }
 
@@ -173,7 +180,9 @@ impl Shelf {
 
     /// Deletes the oldest file that has left the chain to make room; `any`: an unreadable one, too. What was in it.
     pub(super) fn evict<S: Storage>(&mut self, storage: &S, folder: Folder, any: bool) -> Option<Aside> {
-        let may = |item: &Shelved| item.place == Place::Away && (any || item.cause() == AsideCause::Damaged);
+        let may = |item: &Shelved| {
+            item.place == Place::Away && !item.unread && (any || item.cause() == AsideCause::Damaged)
+        };
         let at = self.items.iter().position(may)?;
         remove(storage, folder, &self.items[at]).ok()?;
         let item = self.items.remove(at);
@@ -181,19 +190,19 @@ impl Shelf {
         Some(item.aside)
     }
 
-    /// Records of this file up to and with `through` are in their lane again; all of it, if `through` is `None`.
+    /// These records of this file are in their lane again; all that is on its list, if it is `None`.
     pub(super) fn taken<S: Storage>(
         &mut self,
         storage: &S,
         folder: Folder,
         number: u64,
-        through: Option<u64>,
+        taken: Option<&[(u64, u64)]>,
     ) {
         let Some(at) = self.items.iter().position(|item| item.aside.number == number) else { return };
         let item = &mut self.items[at];
-        match through {
-            Some(through) => {
-                item.aside.remove_through(through);
+        match taken {
+            Some(taken) => {
+                taken.iter().for_each(|(first, last)| item.aside.remove(*first, *last));
                 item.saved = false;
             }
             None => item.aside.ranges.clear(),
@@ -213,6 +222,12 @@ fn keep<S: Storage>(
     folder: Folder,
     renamed: &mut bool,
 ) -> Result<(), StorageError> {
+    if item.unread {
+        if let Some(list) = read_list(storage, item.aside.lane, &item.aside.list_name())? {
+            list.ranges.into_iter().for_each(|range| item.aside.add(range));
+        }
+        item.unread = false;
+    }
     if !item.saved {
         save(storage, folder, &item.aside)?;
         item.saved = true;
@@ -228,6 +243,24 @@ fn keep<S: Storage>(
         *renamed = true;
     }
     Ok(())
+}
+
+/// Reads the list beside a file; `None`: there is none, or it is not whole.
+///
+/// # Errors
+/// The disk does not give it.
+pub(super) fn read_list<S: Storage>(
+    storage: &S,
+    lane: Lane,
+    name: &str,
+) -> Result<Option<Aside>, StorageError> {
+    let mut bytes = Vec::new();
+    match storage.open(Folder::of(lane), name) {
+        Ok(file) => scan::read_region(&file, 0, LIST_MAX, &mut bytes)?,
+        Err(StorageError::Missing) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    Ok(Aside::parse(&bytes).filter(|aside| aside.lane == lane && aside.list_name() == name))
 }
 
 fn save<S: Storage>(storage: &S, folder: Folder, aside: &Aside) -> Result<(), StorageError> {

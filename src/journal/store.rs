@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::aside::{Aside, AsideCause};
 use super::commit::Outcome;
@@ -26,6 +26,9 @@ const REJECTS_AT_ONCE: usize = 512 * 1024;
 
 /// What it is called when the disk gives something else than was written.
 const EIO: i32 = 5;
+
+/// How long a record that is to be rejected may be unreadable before it is listed as that.
+const UNREAD_MAX: Duration = Duration::from_secs(3600);
 
 /// Chance, drawn by the shell at each opening.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +118,8 @@ pub struct Store<S: Storage> {
     removals: Vec<u64>,
     /// Records to be rejected that were not where they should be: looked for again, past the page cache, before they count as damaged.
     doubtful: BTreeMap<(usize, u64), Instant>,
+    /// Records to be rejected that the disk does not give, since when.
+    unread: BTreeMap<(usize, u64), Instant>,
     wants_spare: usize,
     witness: WitnessFile<S>,
 }
@@ -176,6 +181,7 @@ impl<S: Storage> Store<S> {
             wanted,
             removals: Vec::new(),
             doubtful: BTreeMap::new(),
+            unread: BTreeMap::new(),
             wants_spare: 1,
             witness,
         };
@@ -259,9 +265,9 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// Records of a file set aside are in their lane again, durably, up to and with `through`; all of it, if that is `None`.
-    pub fn imported(&mut self, lane: Lane, number: u64, through: Option<u64>) {
-        self.lanes[lane.index()].imported(&*self.storage, number, through);
+    /// These records of a file set aside are in their lane again, durably; all that is on its list, if it is `None`.
+    pub fn imported(&mut self, lane: Lane, number: u64, taken: Option<&[(u64, u64)]>) {
+        self.lanes[lane.index()].imported(&*self.storage, number, taken);
     }
 
     /// A loss has reached the broker, as far as it was told.
@@ -323,7 +329,8 @@ impl<S: Storage> Store<S> {
         let of = |lane: &LaneWriter<S>| LaneWitness {
             next_sequence: lane.next_sequence(),
             released: lane.durable_released,
-            run: lane.last_run(),
+            run: lane.newest().0,
+            number: lane.newest().1,
         };
         let [high, normal] = &self.lanes;
         let witness = Witness { lanes: [of(high), of(normal)], rejected: self.rejected.seen() };
@@ -353,14 +360,19 @@ impl<S: Storage> Store<S> {
         if self.reject_trouble.is_some_and(|(_, trouble)| now < trouble.retry_at) {
             return;
         }
+        let mut moved = true;
         for lane in Lane::ALL {
             while !self.rejects[lane.index()].is_empty() {
                 if !self.move_some(now, lane) {
-                    return;
+                    // The other lane's may be readable.
+                    moved = false;
+                    break;
                 }
             }
         }
-        self.reject_trouble = None;
+        if moved {
+            self.reject_trouble = None;
+        }
     }
 
     fn move_some(&mut self, now: Instant, lane: Lane) -> bool {
@@ -375,6 +387,7 @@ impl<S: Storage> Store<S> {
             match self.lanes[index].read(&*self.storage, sequence, doubt.is_some()) {
                 Ok(Some(body)) => {
                     self.doubtful.remove(&(index, sequence));
+                    self.unread.remove(&(index, sequence));
                     bytes += body.len();
                     records.push((lane, self.lanes[index].id_of(sequence), reason, body));
                 }
@@ -387,7 +400,18 @@ impl<S: Storage> Store<S> {
                     self.doubtful.entry((index, sequence)).or_insert(now);
                     return self.reject_failed(now, RejectError::Disk(StorageError::Other(EIO)));
                 }
-                Err(error) => return self.reject_failed(now, RejectError::Disk(error)),
+                Err(error) => {
+                    // As long as the reading end would wait; then it is listed as unreadable like any other.
+                    let since = *self.unread.entry((index, sequence)).or_insert(now);
+                    if now < since + UNREAD_MAX {
+                        return self.reject_failed(now, RejectError::Disk(error));
+                    }
+                    self.unread.remove(&(index, sequence));
+                    self.rejects[index].remove(&sequence);
+                    if let Some(number) = self.lanes[index].number_of(sequence) {
+                        self.lanes[index].step_over(number, sequence, sequence);
+                    }
+                }
             }
             if bytes >= REJECTS_AT_ONCE {
                 break;
@@ -432,11 +456,14 @@ impl<S: Storage> Store<S> {
         if freed {
             self.note_witness();
         }
-        let may_free = !freed || self.witness.sync(&*self.storage);
+        // Where that fails it is only worse informed: what has left makes room all the same.
+        if freed {
+            self.witness.sync(&*self.storage);
+        }
         let (storage, pool) = (&*self.storage, &mut self.pool);
         self.wants_spare = 1;
         for lane in &mut self.lanes {
-            self.wants_spare += usize::from(lane.maintain(now, storage, pool, may_free));
+            self.wants_spare += usize::from(lane.maintain(now, storage, pool));
         }
         let lost = self.rejected.maintain(now, storage);
         if lost > 0 {

@@ -25,11 +25,13 @@ pub struct LaneWitness {
     pub released: u64,
     /// The last run in its newest segment; 0 if there was none. A version that writes no witness begins another.
     pub run: u64,
+    /// The number of its newest segment; 0 if there was none.
+    pub number: u64,
 }
 
 impl Default for LaneWitness {
     fn default() -> LaneWitness {
-        LaneWitness { next_sequence: 1, released: 0, run: 0 }
+        LaneWitness { next_sequence: 1, released: 0, run: 0, number: 0 }
     }
 }
 
@@ -47,7 +49,8 @@ impl Witness {
         let mut out = [0; RECORD];
         out[..8].copy_from_slice(MAGIC);
         out[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        let [high, normal] = self.lanes.map(|lane| [lane.next_sequence, lane.released, lane.run]);
+        let [high, normal] =
+            self.lanes.map(|lane| [lane.next_sequence, lane.released, lane.run, lane.number]);
         let rejected = [self.rejected.0, self.rejected.1];
         let values = [counter].into_iter().chain(high).chain(normal).chain(rejected);
         for (index, value) in values.enumerate() {
@@ -70,8 +73,8 @@ impl Witness {
         fields.bytes(6)?;
         let counter = fields.u64()?;
         let mut lane = || {
-            let (next_sequence, released, run) = (fields.u64()?, fields.u64()?, fields.u64()?);
-            Some(LaneWitness { next_sequence, released, run })
+            let (next_sequence, released) = (fields.u64()?, fields.u64()?);
+            Some(LaneWitness { next_sequence, released, run: fields.u64()?, number: fields.u64()? })
         };
         let lanes = [lane()?, lane()?];
         let witness = Witness { lanes, rejected: (fields.u64()?, fields.u64()?) };
@@ -156,8 +159,8 @@ mod tests {
 
     #[test]
     fn it_reads_back_and_a_flipped_bit_is_noticed() {
-        let high = LaneWitness { next_sequence: 5, released: 2, run: 77 };
-        let normal = LaneWitness { next_sequence: 1 << 40, released: 7, run: u64::MAX };
+        let high = LaneWitness { next_sequence: 5, released: 2, run: 77, number: 3 };
+        let normal = LaneWitness { next_sequence: 1 << 40, released: 7, run: u64::MAX, number: 9 };
         let witness = Witness { lanes: [high, normal], rejected: (9, 4) };
         let bytes = witness.encode(77);
         assert_eq!(Witness::decode(&bytes), Some((77, witness)));

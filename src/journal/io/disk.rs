@@ -32,7 +32,13 @@ impl Disk {
     /// # Errors
     /// As the system says.
     pub(super) fn open_anywhere(&self, path: &Path) -> Result<DiskFile, StorageError> {
-        check(File::open(path)).map(|file| DiskFile::new(file, true))
+        // A pipe would keep whoever opens it waiting.
+        let open = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+        let file = check(open)?;
+        match check(file.metadata())?.is_file() {
+            true => Ok(DiskFile::new(file, true)),
+            false => Err(StorageError::Other(nix::libc::EINVAL)),
+        }
     }
 
     /// Where it is.
@@ -104,9 +110,13 @@ impl Storage for Disk {
         let mut out = Vec::new();
         for entry in entries {
             let entry = check(entry)?;
-            let metadata = check(entry.metadata())?;
-            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
-                out.push((name, metadata.len()));
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_file() => out.push((name, metadata.len())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // What cannot be asked cannot be opened either: that is for whoever opens it.
+                Err(_) => out.push((name, 0)),
             }
         }
         Ok(out)

@@ -50,6 +50,8 @@ pub enum ImportError {
     NoList,
     /// The lane takes no more at present; so many records were taken up before.
     Refused(u64),
+    /// Another one is under way.
+    Busy,
     /// The journal is being closed.
     Closed,
 }
@@ -72,6 +74,7 @@ impl fmt::Display for ImportError {
                 f,
                 "the lane takes no more records at present; {taken} were taken up, run it again later for the rest"
             ),
+            ImportError::Busy => f.write_str("another file is being taken up; run it again later"),
             ImportError::Closed => f.write_str("the journal is being closed"),
         }
     }
@@ -144,7 +147,36 @@ struct Part {
     bytes: usize,
 }
 
+/// One at a time, so that two do not take up the same records.
+struct Turn<'s>(&'s Shared);
+
+impl<'s> Turn<'s> {
+    fn take(shared: &'s Shared) -> Result<Turn<'s>, ImportError> {
+        match std::mem::replace(&mut shared.lock().importing, true) {
+            true => Err(ImportError::Busy),
+            false => Ok(Turn(shared)),
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().importing = false;
+    }
+}
+
 fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Imported, ImportError> {
+    let _turn = Turn::take(shared)?;
+    // As it is now: one that was under way before may have shortened it.
+    let current = list.map(|list| {
+        let shelf = shared.lock().lanes[list.lane.index()].shelf.clone();
+        shelf.iter().find(|aside| aside.number == list.number).cloned()
+    });
+    let list = match &current {
+        None => None,
+        Some(Some(list)) => Some(list),
+        Some(None) => return Ok(Imported::default()),
+    };
     let (header, layout) = header_of(file)?;
     let lane = *Lane::ALL.get(usize::from(header.lane)).ok_or(ImportError::NoSegment)?;
     let mut scanner = Scanner::new(file, header.seed(), HEADER_BLOCK, layout.frame_limit, u32::MAX);
@@ -159,16 +191,13 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
             Kind::Reading if frame.sequence <= before => {}
             Kind::Reading => {
                 before = frame.sequence;
-                if list.is_some_and(|list| !list.wants(frame.sequence)) {
+                let id = RecordId { run, sequence: frame.sequence };
+                if list.is_some_and(|list| !list.wants_record(id)) {
                     done.left_out += 1;
                     continue;
                 }
                 part.bytes += frame.body.len();
-                part.bodies.push((
-                    frame.sequence,
-                    RecordId { run, sequence: frame.sequence },
-                    frame.body.to_vec(),
-                ));
+                part.bodies.push((frame.sequence, id, frame.body.to_vec()));
                 if part.bodies.len() >= PART_RECORDS || part.bytes >= PART_BYTES {
                     commit(shared, lane, std::mem::take(&mut part), list, &mut done)?;
                 }
@@ -182,7 +211,7 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
         done.missing =
             list.ranges.iter().map(|range| range.records).sum::<u64>().saturating_sub(done.records);
         if whole && done.missing == 0 {
-            shared.command(Command::Imported { lane, number: list.number, through: None });
+            shared.command(Command::Imported { lane, number: list.number, taken: None });
         }
     }
     Ok(done)
@@ -196,7 +225,9 @@ fn commit(
     list: Option<&Aside>,
     done: &mut Imported,
 ) -> Result<(), ImportError> {
-    let Some(&(through, ..)) = part.bodies.last() else { return Ok(()) };
+    if part.bodies.is_empty() {
+        return Ok(());
+    }
     let mut state = shared.lock();
     if state.closing || state.dead {
         return Err(ImportError::Closed);
@@ -224,7 +255,7 @@ fn commit(
         last = state.push(lane, content, *size, *original, None);
     }
     let (answer, committed) = mpsc::channel();
-    state.commands.push(Command::Await { lane, sequence: last, answer });
+    state.awaiting.push((lane, last, answer));
     state.idle = false;
     drop(state);
     shared.work.notify_one();
@@ -235,7 +266,14 @@ fn commit(
     }
     done.records += readings.len() as u64;
     if let Some(list) = list {
-        shared.command(Command::Imported { lane, number: list.number, through: Some(through) });
+        let mut taken: Vec<(u64, u64)> = Vec::new();
+        for (sequence, ..) in &part.bodies {
+            match taken.last_mut() {
+                Some((_, last)) if *last + 1 == *sequence => *last = *sequence,
+                _ => taken.push((*sequence, *sequence)),
+            }
+        }
+        shared.command(Command::Imported { lane, number: list.number, taken: Some(taken) });
     }
     Ok(())
 }

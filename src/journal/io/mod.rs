@@ -49,7 +49,9 @@ use shared::{Command, Done, LaneState, Shared, State};
 const BATCH_MAX: usize = 4 << 20;
 /// Most records handed out whose length is remembered: more than any uplink has in flight.
 const HANDED_MAX: usize = 4096;
-/// The name of both threads.
+/// How long the end waits for the threads that read.
+const READERS_END: Duration = Duration::from_secs(2);
+/// The name of the threads.
 const THREAD: &str = "tombolo-journal";
 
 /// Where the uplink stands in a lane.
@@ -129,6 +131,8 @@ impl Journal {
         let shared = Arc::new(Shared::new(State {
             lanes: [lane_state(Lane::High), lane_state(Lane::Normal)],
             commands: Vec::new(),
+            awaiting: Vec::new(),
+            importing: false,
             done: Vec::new(),
             tickets: Vec::new(),
             rejected: store.rejected_status(),
@@ -148,7 +152,6 @@ impl Journal {
             batches: Default::default(),
             retries: Vec::new(),
             trouble: [None; 2],
-            awaiting: Vec::new(),
             changed: false,
         };
         let disk = Disk::new(&settings.directory);
@@ -524,9 +527,16 @@ impl Journal {
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
         self.desks.iter().for_each(|desk| desk.close());
-        for thread in self.threads.drain(..) {
+        // The one that commits is the last. A read that hangs in the disk is not waited for.
+        if let Some(committing) = self.threads.pop() {
             // One that panicked has said so itself.
-            drop(thread.join());
+            drop(committing.join());
+        }
+        let until = std::time::Instant::now() + READERS_END;
+        for reading in self.threads.drain(..) {
+            while !reading.is_finished() && std::time::Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 }

@@ -112,17 +112,11 @@ pub(super) enum Command {
         lane: Lane,
         found: Resolution,
     },
-    /// Records of a file set aside are in the lane again; all, if `through` is `None`.
+    /// These records of a file set aside are in the lane again; all on its list, if it is `None`.
     Imported {
         lane: Lane,
         number: u64,
-        through: Option<u64>,
-    },
-    /// Answered once this record is durable (true) or failed.
-    Await {
-        lane: Lane,
-        sequence: u64,
-        answer: mpsc::Sender<bool>,
+        taken: Option<Vec<(u64, u64)>>,
     },
 }
 
@@ -171,6 +165,10 @@ pub(super) struct LaneState {
 pub(super) struct State {
     pub(super) lanes: [LaneState; 2],
     pub(super) commands: Vec<Command>,
+    /// Who waits until a record is durable (true) or has failed; put here with the record itself.
+    pub(super) awaiting: Vec<(Lane, u64, mpsc::Sender<bool>)>,
+    /// A file set aside is being taken up.
+    pub(super) importing: bool,
     pub(super) done: Vec<Done>,
     /// Emptied ticket lists to be used again.
     pub(super) tickets: Vec<Vec<Option<Ticket>>>,

@@ -3,7 +3,7 @@
 //! A commit starts when `commit-interval` has passed since the last one started, so at once after silence: a lone
 //! reading is answered in a fraction of a millisecond, and a busy gateway pays for at most so many commits a second.
 
-use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::RejectedRecord;
@@ -25,8 +25,6 @@ pub(super) struct Committer {
     pub(super) retries: Vec<(Lane, u64, u64)>,
     /// What was last logged of each lane.
     pub(super) trouble: [Option<StorageError>; 2],
-    /// Who waits until a record is durable.
-    pub(super) awaiting: Vec<(Lane, u64, mpsc::Sender<bool>)>,
     /// A command changed what readers see.
     pub(super) changed: bool,
 }
@@ -180,11 +178,10 @@ impl Committer {
                 self.store.take_up(now, lane, found);
                 self.changed = true;
             }
-            Command::Imported { lane, number, through } => {
-                self.store.imported(lane, number, through);
+            Command::Imported { lane, number, taken } => {
+                self.store.imported(lane, number, taken.as_deref());
                 self.changed = true;
             }
-            Command::Await { lane, sequence, answer } => self.awaiting.push((lane, sequence, answer)),
         }
     }
 
@@ -261,16 +258,17 @@ impl Committer {
             }
         }
         self.publish(&mut state);
-        drop(state);
-        shared.wake.notify_one();
-        self.finish_retries(outcomes);
+        // With a failure everything that was appended failed, what was appended meanwhile too.
         let store = &self.store;
-        self.awaiting.retain(|(lane, sequence, answer)| {
+        state.awaiting.retain(|(lane, sequence, answer)| {
             let durable = *sequence < store.next_sequence(*lane);
             let decided = durable || outcomes[lane.index()].failure.is_some();
             // Who asked may have gone away meanwhile.
             decided.then(|| answer.send(durable)).is_none()
         });
+        drop(state);
+        shared.wake.notify_one();
+        self.finish_retries(outcomes);
     }
 
     fn finish_retries(&mut self, outcomes: [Outcome; 2]) {

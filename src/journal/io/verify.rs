@@ -98,7 +98,14 @@ fn verify_lane(
     for (number, name) in files.iter().rev() {
         let file = format!("{lane}/{name}");
         let shelved = known.asides.iter().find(|item| item.aside.number == *number);
-        let report = match read(disk, lane, *number, name, successor) {
+        let mut looked = read(disk, lane, *number, name, successor);
+        let is_whole = |scan: &Scan| scan.gaps.is_empty() && !scan.cut;
+        if !matches!(&looked, Ok(None)) && !matches!(&looked, Ok(Some((_, scan))) if is_whole(scan)) {
+            // The daemon may have been writing it; and what does not check once is not damaged.
+            disk.wait_for_second_look();
+            looked = read(disk, lane, *number, name, successor);
+        }
+        let report = match looked {
             Ok(None) => continue,
             Ok(Some((first, scan))) => {
                 successor = Some(first);
