@@ -125,7 +125,15 @@ fn whatever_the_disk_does_not_give_at_the_start_is_there_once_it_does() {
             "seed {seed}: {:?}",
             rig.store.losses(LANE)
         );
-        // Once with a crash in between, once without.
+        // Once with a crash in between, once without; once with another opening on a bad disk before.
+        if seed % 3 == 0 {
+            let left = rig.disk.after_power_cut(Cut::Everything);
+            break_some(&left, seed + 7_000);
+            rig = rig.reopened_on(left);
+            rig.append(LANE, 300);
+            assert_eq!(rig.commit()[1], 1, "seed {seed}");
+            rig.maintain();
+        }
         if seed % 2 == 0 {
             let left = rig.disk.after_power_cut(Cut::Some(seed));
             rig = rig.reopened_on(left);
@@ -337,4 +345,143 @@ fn rejected_records_that_are_damaged_are_counted_as_lost() {
         assert_eq!(rig.report.rejected.lost, 36 - left, "seed {seed}");
         assert_eq!(rig.store.lane_status(LANE).lost_records(), 36 - left, "seed {seed}");
     }
+}
+
+#[test]
+fn another_file_that_reads_wrongly_the_second_time_is_not_damaged_either() {
+    for seed in 0..100 {
+        let rig = written(seed);
+        let disk = rig.disk.after_power_cut(Cut::Everything);
+        let names = segments(&disk);
+        let (one, other) =
+            (&names[seed as usize % names.len()], &names[(seed as usize / 7 + 1) % names.len()]);
+        disk.lie_once(Folder::Normal, one, 0, &[0; 8192]);
+        if one != other {
+            disk.lie_next(Folder::Normal, other, 0, &[0; 8192]);
+        }
+        let mut rig = rig.reopened_on(disk);
+        rig.commit_with(true);
+        tombolo::journal::storage::Storage::wait_for_second_look(&rig.disk);
+        rig.store.open_unopened(rig.now, LANE, false).unwrap();
+        assert_whole(&rig, seed);
+    }
+}
+
+#[test]
+fn damage_in_the_last_commit_is_no_torn_commit_when_it_was_acknowledged() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 20));
+    for _ in 0..20 {
+        rig.append(LANE, 300);
+    }
+    rig.commit();
+    let disk = rig.disk.after_power_cut(Cut::Everything);
+    let name = segments(&disk).pop().unwrap();
+    // Some records in its middle, the last ones are whole.
+    disk.put(Folder::Normal, &name, 8192 + 2_000, &[0xff; 1_000]);
+    let mut rig = rig.reopened_on(disk);
+    rig.commit_with(true);
+    let (got, _) = read(&rig);
+    let status = rig.store.lane_status(LANE);
+    assert!((2..6).contains(&(20 - got.len())), "{}", got.len());
+    assert_eq!(status.lost_records(), 20 - got.len() as u64);
+    assert_eq!(rig.store.losses(LANE).iter().map(|loss| loss.count).sum::<u64>(), 20 - got.len() as u64);
+}
+
+#[test]
+fn scattered_damage_is_counted_once_however_often_it_is_opened() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 60));
+    for _ in 0..600 {
+        rig.append(LANE, 300);
+        rig.commit();
+    }
+    let mut disk = rig.disk.after_power_cut(Cut::Everything);
+    let mut damaged = 0;
+    for name in segments(&disk) {
+        let bytes = disk.files().into_iter().find(|(f, n, _)| *f == Folder::Normal && *n == name).unwrap().2;
+        // Every fifth record, by its payload.
+        for (index, at) in
+            (8192..bytes.len() - 9000).step_by(408).enumerate().filter(|(index, _)| index % 5 == 2)
+        {
+            if bytes[at..at + 400].iter().any(|byte| *byte != 0) && index > 0 {
+                disk.put(Folder::Normal, &name, at + 200, &[0xa5; 8]);
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 90);
+    let mut counts = Vec::new();
+    for _ in 0..4 {
+        rig = rig.reopened_on(disk);
+        let (_, lost) = rig.read(LANE);
+        for (first, last) in lost {
+            rig.store.damaged(rig.now, LANE, first, last);
+        }
+        rig.commit_with(true);
+        rig.maintain();
+        let (got, _) = read(&rig);
+        counts.push((got.len() as u64, rig.store.lane_status(LANE).lost_records()));
+        disk = rig.disk.after_power_cut(Cut::Everything);
+    }
+    assert_eq!(counts[0].0 + counts[0].1, 600, "{counts:?}");
+    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+}
+
+#[test]
+fn a_newest_segment_that_is_gone_is_counted() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 20));
+    rig.append(LANE, 300);
+    rig.commit();
+    let disk = rig.disk.after_power_cut(Cut::Everything);
+    let first = segments(&disk).pop().unwrap();
+    // One copy of its header is damaged: the next run begins in another segment.
+    disk.put(Folder::Normal, &first, 0, &[0xff; 512]);
+    let mut rig = rig.reopened_on(disk);
+    for _ in 0..100 {
+        rig.append(LANE, 300);
+    }
+    rig.commit();
+    let disk = rig.disk.after_power_cut(Cut::Everything);
+    let newest = segments(&disk).pop().unwrap();
+    assert_ne!(first, newest);
+    tombolo::journal::storage::Storage::remove(&disk, Folder::Normal, &newest).unwrap();
+    let mut rig = rig.reopened_on(disk);
+    rig.commit_with(true);
+    assert_eq!(rig.store.lane_status(LANE).lost_records(), 100);
+}
+
+#[test]
+fn a_list_that_cannot_be_read_keeps_its_file() {
+    let rig = written(3);
+    let disk = rig.disk.after_power_cut(Cut::Everything);
+    let name = segments(&disk).remove(0);
+    for at in 40..60 {
+        disk.make_unreadable(Folder::Normal, &name, at * 512);
+    }
+    let mut rig = rig.reopened_on(disk);
+    let (_, lost) = rig.read(LANE);
+    let number = u64::from_str_radix(&name[..16], 16).unwrap();
+    for (first, last) in lost {
+        rig.store.step_over(LANE, number, first, last);
+    }
+    rig.commit_with(true);
+    rig.maintain();
+    let listed = rig.store.lane_status(LANE).unreadable;
+    assert!(listed > 0);
+    let disk = rig.disk.after_power_cut(Cut::Everything);
+    disk.make_unopenable(Folder::Normal, &format!("{number:016x}.ids"));
+    let mut rig = rig.reopened_on(disk);
+    // All that can be read leaves.
+    let last = rig.store.next_sequence(LANE) - 1;
+    rig.release(LANE, last);
+    rig.commit_with(true);
+    rig.maintain();
+    assert!(
+        rig.disk.files().iter().any(|(f, n, _)| *f == Folder::Normal && n.starts_with(&name)),
+        "it is kept"
+    );
+    rig.disk.heal();
+    rig.now += std::time::Duration::from_secs(120);
+    rig.maintain();
+    rig.maintain();
+    assert_eq!(rig.store.lane_status(LANE).unreadable, listed);
 }

@@ -56,6 +56,8 @@ struct Inner {
     closed: BTreeSet<Name>,
     /// What is read as something else until it is looked at a second time.
     lies: Vec<(u64, usize, Vec<u8>)>,
+    /// The same, from the next second look to the one after.
+    later_lies: Vec<(u64, usize, Vec<u8>)>,
     second_looks: u32,
 }
 
@@ -293,6 +295,13 @@ impl FakeDisk {
         inner.lies.push((node, offset, bytes.to_vec()));
     }
 
+    /// The place reads as `bytes` from the next second look on, until the one after.
+    pub fn lie_next(&self, folder: Folder, name: &str, offset: usize, bytes: &[u8]) {
+        let mut inner = self.lock();
+        let node = inner.current[&(folder, name.to_owned())];
+        inner.later_lies.push((node, offset, bytes.to_vec()));
+    }
+
     /// How often the journal looked a second time.
     pub fn second_looks(&self) -> u32 {
         self.lock().second_looks
@@ -364,7 +373,7 @@ impl Storage for FakeDisk {
     fn wait_for_second_look(&self) {
         let mut inner = self.lock();
         inner.second_looks += 1;
-        inner.lies.clear();
+        inner.lies = std::mem::take(&mut inner.later_lies);
     }
 }
 

@@ -163,6 +163,19 @@ fn child_on_a_bad_disk() {
     until(&journal, |_| aside.exists());
     assert_eq!(journal.status().lanes[1].lost_records(), 0);
     until(&journal, |journal| journal.status().lanes[1].records == 0);
+    // A part of it can be read again: that is taken up, and the rest is kept.
+    write(faults, &format!("read 5 normal/{name} 40960 45056\n"));
+    let taken = journal.importer().import(&aside, false).unwrap();
+    assert!(taken.records > 0 && taken.missing > 0 && taken.records + taken.missing == missing, "{taken:?}");
+    until(&journal, |journal| journal.status().lanes[1].unreadable == taken.missing);
+    assert!(aside.exists());
+    for mark in read(&mut journal, taken.records as usize).0 {
+        assert!(got.insert(mark), "{mark} had come");
+    }
+    let missing = taken.missing;
+    let last = journal.status().lanes[1].records + RECORDS + 1;
+    journal.release(Lane::Normal, last);
+    until(&journal, |journal| journal.status().lanes[1].records == 0);
     drop(journal);
     // The list survives, and when the disk gives the place the records come by themselves.
     write(faults, "");
