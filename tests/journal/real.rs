@@ -531,7 +531,7 @@ fn many_segments_take_a_few_descriptors_and_little_time() {
     let runtime = runtime();
     let lane = LaneSettings { max_bytes: (segments + 50) << 16, when_full: WhenFull::Refuse };
     let settings = Settings {
-        max_bytes: 4 * (segments + 50) << 16,
+        max_bytes: (4 * (segments + 50)) << 16,
         segment_bytes: 64 << 10,
         lanes: [lane; 2],
         commit_interval: Duration::ZERO,
