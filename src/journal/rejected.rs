@@ -589,7 +589,7 @@ impl<S: Storage> RejectedStore<S> {
             uncertain_from: u64::from(self.has_older_log()),
         };
         // Left behind by an attempt that failed; most often it is not there.
-        let _ = storage.remove(FOLDER, &new);
+        storage.remove(FOLDER, &new)?;
         let file = storage.create(FOLDER, &new)?;
         // Once it is renamed the new file counts, even if that is not known to be durable: the old one must not grow.
         self.broken = true;

@@ -326,11 +326,16 @@ impl<S: Storage> Store<S> {
     }
 
     fn note_witness(&mut self) {
-        let of = |lane: &LaneWriter<S>| LaneWitness {
-            next_sequence: lane.next_sequence(),
-            released: lane.durable_released,
-            run: lane.newest().0,
-            number: lane.newest().1,
+        // All below the next sequence was committed: that is not so while what a crash tore is not named as that.
+        let before = self.witness.last().unwrap_or_default().lanes;
+        let of = |lane: &LaneWriter<S>| match lane.unnamed_gaps {
+            true => before[lane.lane.index()],
+            false => LaneWitness {
+                next_sequence: lane.next_sequence(),
+                released: lane.durable_released,
+                run: lane.newest().0,
+                number: lane.newest().1,
+            },
         };
         let [high, normal] = &self.lanes;
         let witness = Witness { lanes: [of(high), of(normal)], rejected: self.rejected.seen() };

@@ -111,6 +111,11 @@ impl<S: Storage> WitnessFile<S> {
         (WitnessFile { file, counter, last: witness, dirty: false }, witness)
     }
 
+    /// What stands in it.
+    pub(super) fn last(&self) -> Option<Witness> {
+        self.last
+    }
+
     /// Notes what was reached.
     pub(super) fn note(&mut self, storage: &S, witness: Witness) {
         if self.last != Some(witness) && self.try_note(storage, witness).is_err() {
