@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
 use crate::northbound::io::{Driver, Handle, files};
-use crate::northbound::publisher::Held;
+use crate::northbound::publisher::HeldRecord;
 use crate::northbound::uplink::{Status, Uplink};
 use crate::northbound::wire::Version;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -293,7 +293,7 @@ impl Link {
     }
 }
 
-fn suspected(held: &Held) -> snapshot::SuspectedRecord {
+fn suspected(held: &HeldRecord) -> snapshot::SuspectedRecord {
     snapshot::SuspectedRecord {
         record: held.id.to_string(),
         lane: held.lane.as_str().to_owned(),

@@ -18,7 +18,7 @@ use crate::journal::{RejectedRecord, RejectedWhole};
 use crate::message::{Envelope, RecordId};
 use crate::northbound::publication::push_base64;
 use crate::northbound::reason_code::Cause;
-use crate::northbound::retry::{Candidate, Retry};
+use crate::northbound::retry::{Retry, RetryCandidate};
 use crate::northbound::suspicion::TopicKey;
 
 /// How often the timer asks whether something is due.
@@ -181,14 +181,14 @@ pub fn start_retrying(store: Rejected, link: &Rc<Link>, interval: Duration) -> J
     })
 }
 
-async fn candidates(store: &Rejected) -> Vec<Candidate> {
+async fn candidates(store: &Rejected) -> Vec<RetryCandidate> {
     let mut candidates = Vec::new();
     let mut after = 0;
     loop {
         let page = store.list(after, LIST_MAX).await;
         let Some(last) = page.last() else { return candidates };
         after = last.entry.number;
-        candidates.extend(page.iter().map(|record| Candidate {
+        candidates.extend(page.iter().map(|record| RetryCandidate {
             number: record.entry.number,
             original: record.original.unwrap_or(record.entry.id),
             topic: TopicKey::of(&record.topic),

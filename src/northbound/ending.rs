@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::fallback::Failure;
-use super::publisher::Gone;
-use super::reason_code::{self, Class};
+use super::fallback::AttemptFailure;
+use super::publisher::ConnectionEnd;
+use super::reason_code::{self, CodeClass};
 use super::reconnect::{Lost, Outcome};
-use super::session::{Answer, Ended};
+use super::session::{BrokerAnswer, Ended};
 
 /// How the transport went away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +27,20 @@ pub struct Ending {
     /// What the next attempt is decided by.
     pub outcome: Outcome,
     /// What it means for what was in flight.
-    pub gone: Gone,
+    pub gone: ConnectionEnd,
     /// What it says about the version spoken and the will, where CONNACK never came.
-    pub failure: Failure,
+    pub failure: AttemptFailure,
     /// What happened and, where known, what to do.
     pub what: String,
 }
 
 impl Ending {
-    fn new(outcome: Outcome, gone: Gone, failure: Failure, what: impl Into<String>) -> Ending {
+    fn new(
+        outcome: Outcome,
+        gone: ConnectionEnd,
+        failure: AttemptFailure,
+        what: impl Into<String>,
+    ) -> Ending {
         Ending { outcome, gone, failure, what: what.into() }
     }
 
@@ -47,64 +52,64 @@ impl Ending {
             Ended::Disconnected(answer) => {
                 let code = answer.code;
                 let how = match reason_code::class(code) {
-                    Class::TakenOver => Lost::TakenOver,
-                    Class::Unavailable | Class::Elsewhere => Lost::Away,
+                    CodeClass::TakenOver => Lost::TakenOver,
+                    CodeClass::Unavailable | CodeClass::Elsewhere => Lost::Away,
                     _ => Lost::Explained,
                 };
-                let gone = if reason_code::class(code) == Class::Quota {
-                    Gone::TooMuch(code)
+                let gone = if reason_code::class(code) == CodeClass::Quota {
+                    ConnectionEnd::TooMuch(code)
                 } else if reason_code::may_be_about_a_publish(code) {
-                    Gone::Closed
+                    ConnectionEnd::Closed
                 } else {
-                    Gone::Otherwise
+                    ConnectionEnd::Otherwise
                 };
                 let words = words(reason_code::text(code), &answer);
                 let what = format!("the broker ended the connection: {words}");
-                Ending::new(lost(how), gone, Failure::Nothing, what)
+                Ending::new(lost(how), gone, AttemptFailure::Nothing, what)
             }
             Ended::NoConnack => Ending::new(
                 Outcome::Unreachable,
-                Gone::Otherwise,
-                Failure::Nothing,
+                ConnectionEnd::Otherwise,
+                AttemptFailure::Nothing,
                 "the broker does not answer CONNECT within 20 s",
             ),
             Ended::Silent => Ending::new(
                 lost(Lost::Explained),
-                Gone::Otherwise,
-                Failure::Nothing,
+                ConnectionEnd::Otherwise,
+                AttemptFailure::Nothing,
                 "the broker is silent, also when asked: connection dead",
             ),
             Ended::Protocol(what) => {
                 let what = format!("the broker broke the MQTT protocol: {what}");
-                Ending::new(lost(Lost::Explained), Gone::Otherwise, Failure::Nothing, what)
+                Ending::new(lost(Lost::Explained), ConnectionEnd::Otherwise, AttemptFailure::Nothing, what)
             }
         }
     }
 
     /// CONNACK with a code other than success.
-    fn of_refusal(answer: &Answer) -> Ending {
+    fn of_refusal(answer: &BrokerAnswer) -> Ending {
         let code = answer.code;
         let class = reason_code::connack_class(code);
         let (outcome, failure) = match class {
-            Class::Version => (Outcome::Refused, Failure::Version),
-            Class::Credentials => (Outcome::CredentialsRefused, Failure::Nothing),
+            CodeClass::Version => (Outcome::Refused, AttemptFailure::Version),
+            CodeClass::Credentials => (Outcome::CredentialsRefused, AttemptFailure::Nothing),
             // A will on a topic that is not allowed is answered so as well (MQTT 5.0 §3.2.2.2, §3.1.3.3).
-            Class::Content if reason_code::is_not_authorized(code) => {
-                (Outcome::CredentialsRefused, Failure::Will)
+            CodeClass::Content if reason_code::is_not_authorized(code) => {
+                (Outcome::CredentialsRefused, AttemptFailure::Will)
             }
-            Class::Content | Class::Unspecified => (Outcome::Refused, Failure::Will),
-            Class::Unavailable | Class::Elsewhere => (Outcome::Away, Failure::Nothing),
-            _ => (Outcome::Refused, Failure::Nothing),
+            CodeClass::Content | CodeClass::Unspecified => (Outcome::Refused, AttemptFailure::Will),
+            CodeClass::Unavailable | CodeClass::Elsewhere => (Outcome::Away, AttemptFailure::Nothing),
+            _ => (Outcome::Refused, AttemptFailure::Nothing),
         };
         let advice = match class {
-            Class::Version => "it does not speak this version of MQTT",
-            Class::Credentials if reason_code::is_bad_password(code) => {
+            CodeClass::Version => "it does not speak this version of MQTT",
+            CodeClass::Credentials if reason_code::is_bad_password(code) => {
                 "bad user name or password; see upstream.username and password-file"
             }
-            Class::Credentials if reason_code::is_bad_client_id(code) => {
+            CodeClass::Credentials if reason_code::is_bad_client_id(code) => {
                 "it does not accept this client id; set upstream.client-id"
             }
-            Class::Content if reason_code::is_not_authorized(code) => {
+            CodeClass::Content if reason_code::is_not_authorized(code) => {
                 "not authorized; see upstream.username, password-file, certificate-file and client-id"
             }
             _ => "",
@@ -117,28 +122,43 @@ impl Ending {
                 None => advice.to_owned(),
             }
         };
-        Ending::new(outcome, Gone::Otherwise, failure, format!("the broker refuses the connection: {words}"))
+        Ending::new(
+            outcome,
+            ConnectionEnd::Otherwise,
+            failure,
+            format!("the broker refuses the connection: {words}"),
+        )
     }
 
     /// The transport went away. `suspicious`: publishes were in flight and none was answered on this connection.
     pub fn of_transport(closed: Closed, lasted: Option<Duration>, suspicious: bool) -> Ending {
         let lost = |how| lasted.map_or(Outcome::Unreachable, |lasted| Outcome::Lost { lasted, how });
         match closed {
-            Closed::Unwelcome(what) => {
-                Ending::new(Outcome::CredentialsRefused, Gone::Otherwise, Failure::Nothing, what)
-            }
+            Closed::Unwelcome(what) => Ending::new(
+                Outcome::CredentialsRefused,
+                ConnectionEnd::Otherwise,
+                AttemptFailure::Nothing,
+                what,
+            ),
             Closed::Failed(what) => {
-                Ending::new(lost(Lost::Explained), Gone::Otherwise, Failure::Nothing, what)
+                Ending::new(lost(Lost::Explained), ConnectionEnd::Otherwise, AttemptFailure::Nothing, what)
             }
             Closed::ByPeer | Closed::Broken(_) if lasted.is_none() => {
                 let what = "the broker closed the connection instead of answering CONNECT";
-                Ending::new(Outcome::Refused, Gone::Otherwise, Failure::Closed, what)
+                Ending::new(Outcome::Refused, ConnectionEnd::Otherwise, AttemptFailure::Closed, what)
             }
             Closed::ByPeer => {
                 let how = if suspicious { Lost::Explained } else { Lost::Closed };
-                Ending::new(lost(how), Gone::Closed, Failure::Nothing, "the broker closed the connection")
+                Ending::new(
+                    lost(how),
+                    ConnectionEnd::Closed,
+                    AttemptFailure::Nothing,
+                    "the broker closed the connection",
+                )
             }
-            Closed::Broken(what) => Ending::new(lost(Lost::Explained), Gone::Closed, Failure::Nothing, what),
+            Closed::Broken(what) => {
+                Ending::new(lost(Lost::Explained), ConnectionEnd::Closed, AttemptFailure::Nothing, what)
+            }
         }
     }
 
@@ -146,18 +166,18 @@ impl Ending {
     pub fn unanswered(lasted: Duration, waited: Duration) -> Ending {
         let outcome = Outcome::Lost { lasted, how: Lost::Explained };
         let what = format!("a publish was not answered within {} s: connection replaced", waited.as_secs());
-        Ending::new(outcome, Gone::Unanswered, Failure::Nothing, what)
+        Ending::new(outcome, ConnectionEnd::Unanswered, AttemptFailure::Nothing, what)
     }
 }
 
 /// A code in the standard's words, the broker's own, and the server it names instead of itself.
-fn words(text: &str, answer: &Answer) -> String {
+fn words(text: &str, answer: &BrokerAnswer) -> String {
     let code = answer.code;
     let mut words = match &answer.reason {
         Some(reason) => format!("{text} (0x{code:02X}, \"{}\")", printable(reason)),
         None => format!("{text} (0x{code:02X})"),
     };
-    if reason_code::class(code) == Class::Elsewhere {
+    if reason_code::class(code) == CodeClass::Elsewhere {
         match &answer.server {
             Some(server) => {
                 words.push_str(&format!(
@@ -180,8 +200,8 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn answer(code: u8, server: Option<&str>) -> Answer {
-        Answer { code, reason: None, server: server.map(str::to_owned) }
+    fn answer(code: u8, server: Option<&str>) -> BrokerAnswer {
+        BrokerAnswer { code, reason: None, server: server.map(str::to_owned) }
     }
 
     #[test]
@@ -193,7 +213,7 @@ mod tests {
             let lasted = Some(Duration::from_secs(60));
             let ending = Ending::of_session(Ended::Disconnected(answer(code, Some("b.example"))), lasted);
             assert!(ending.what.contains("b.example"), "{}", ending.what);
-            assert_eq!(ending.gone, Gone::Otherwise);
+            assert_eq!(ending.gone, ConnectionEnd::Otherwise);
         }
     }
 

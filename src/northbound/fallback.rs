@@ -31,7 +31,7 @@ pub struct Variant {
 
 /// What a failed attempt says about its variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum AttemptFailure {
     /// Nothing: the broker was not reached, or not reached as far as that.
     Nothing,
     /// The broker said that it does not speak this version.
@@ -44,7 +44,7 @@ pub enum Failure {
 
 /// What to do with an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum OnAccepted {
     /// It is used.
     Use,
     /// It is closed at once: a better variant is tried once more first.
@@ -126,8 +126,8 @@ impl Fallback {
     }
 
     /// An attempt failed; `what` says how. Whether the next one may follow at once.
-    pub fn handle_failed(&mut self, now: Instant, failure: Failure, what: &str) -> bool {
-        if failure == Failure::Nothing {
+    pub fn handle_failed(&mut self, now: Instant, failure: AttemptFailure, what: &str) -> bool {
+        if failure == AttemptFailure::Nothing {
             if self.candidate.take().is_some() {
                 // Nobody knows whether the better one would have been accepted: from the top.
                 self.at = self.top(now);
@@ -150,10 +150,10 @@ impl Fallback {
         let Variant { version, will } = self.variant();
         // Downwards only: else a broker that refuses both would be asked without end.
         let next = match failure {
-            Failure::Version => {
+            AttemptFailure::Version => {
                 self.ladder.iter().position(|other| other.version != version && other.will == will)
             }
-            Failure::Will if will => {
+            AttemptFailure::Will if will => {
                 self.ladder.iter().position(|other| other.version == version && !other.will)
             }
             _ => None,
@@ -162,11 +162,11 @@ impl Fallback {
         let top = self.top(now);
         let below = Some(self.at + 1).filter(|at| *at < self.ladder.len());
         self.at = next.or(below).unwrap_or(top).max(top);
-        failure == Failure::Version && next.is_some()
+        failure == AttemptFailure::Version && next.is_some()
     }
 
     /// CONNACK came with success.
-    pub fn handle_accepted(&mut self, now: Instant) -> Verdict {
+    pub fn handle_accepted(&mut self, now: Instant) -> OnAccepted {
         let variant = self.variant();
         if self.at == 0 {
             (self.settled, self.will_again_at) = (None, None);
@@ -180,11 +180,11 @@ impl Fallback {
                 settled.why_version = None;
             }
             self.candidate = None;
-            return Verdict::Use;
+            return OnAccepted::Use;
         }
         if self.settled.as_ref().is_some_and(|settled| settled.variant == variant) {
             self.candidate = None;
-            return Verdict::Use;
+            return OnAccepted::Use;
         }
         if self
             .candidate
@@ -192,7 +192,7 @@ impl Fallback {
             .is_some_and(|(candidate, better)| *candidate == self.at && better.is_empty())
         {
             self.settle(now, variant);
-            return Verdict::Use;
+            return OnAccepted::Use;
         }
         let top = self.top(now);
         let is_better = |other: &Variant| {
@@ -205,10 +205,10 @@ impl Fallback {
         let candidate = self.at;
         match better.pop() {
             Some(at) => self.at = at,
-            None => return Verdict::Use,
+            None => return OnAccepted::Use,
         }
         self.candidate = Some((candidate, better));
-        Verdict::TryBetter
+        OnAccepted::TryBetter
     }
 
     fn settle(&mut self, now: Instant, variant: Variant) {
@@ -233,7 +233,7 @@ impl Fallback {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Failure::{Closed, Nothing, Will};
+    use AttemptFailure::{Closed, Nothing, Will};
     use Version::{V3_1_1, V5};
 
     const fn variant(version: Version, will: bool) -> Variant {
@@ -248,14 +248,14 @@ mod tests {
     fn connect(
         fallback: &mut Fallback,
         now: Instant,
-        failure: Failure,
+        failure: AttemptFailure,
         takes: impl Fn(Variant) -> bool,
     ) -> Vec<Variant> {
         let mut tried = Vec::new();
         for _ in 0..12 {
             tried.push(fallback.variant());
             if takes(fallback.variant()) {
-                if fallback.handle_accepted(now) == Verdict::Use {
+                if fallback.handle_accepted(now) == OnAccepted::Use {
                     return tried;
                 }
             } else {
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_older_version_is_settled_on_only_after_5_failed_once_more_and_5_is_tried_at_every_reconnect() {
-        for failure in [Closed, Failure::Version] {
+        for failure in [Closed, AttemptFailure::Version] {
             let (mut fallback, now) = auto(true);
             let old = |variant: Variant| variant.version == V3_1_1;
             let (five, three) = (variant(V5, true), variant(V3_1_1, true));
@@ -311,7 +311,7 @@ mod tests {
             assert_eq!(fallback.variant(), variant(V5, false));
         }
         fallback.handle_failed(now, Closed, "closed");
-        assert_eq!(fallback.handle_accepted(now), Verdict::TryBetter);
+        assert_eq!(fallback.handle_accepted(now), OnAccepted::TryBetter);
         fallback.handle_failed(now, Nothing, "unreachable");
         assert_eq!(fallback.variant(), variant(V5, false));
         assert_eq!(connect(&mut fallback, now, Closed, |_| true), [variant(V5, false)]);
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn a_broker_that_refuses_every_version_is_not_asked_without_end() {
         let (mut fallback, now) = auto(true);
-        let at_once = (0..100).filter(|_| fallback.handle_failed(now, Failure::Version, "no")).count();
+        let at_once = (0..100).filter(|_| fallback.handle_failed(now, AttemptFailure::Version, "no")).count();
         assert!(at_once <= 50, "{at_once}");
     }
 
@@ -359,7 +359,7 @@ mod tests {
         for (protocol, version) in [(Protocol::V5, V5), (Protocol::V3_1_1, V3_1_1)] {
             let mut fallback = Fallback::new(protocol, false);
             for _ in 0..5 {
-                assert!(!fallback.handle_failed(now, Failure::Version, "no"));
+                assert!(!fallback.handle_failed(now, AttemptFailure::Version, "no"));
                 assert_eq!(fallback.variant(), variant(version, false));
             }
         }

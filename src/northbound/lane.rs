@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::outbox::Outbox;
 use super::reason_code::Cause;
-use super::suspicion::{Place, TopicKey};
+use super::suspicion::{RecordPlace, TopicKey};
 use crate::message::{Lane, RecordId};
 
 /// First wait of a lane whose rejected record finds no room.
@@ -52,7 +52,7 @@ pub enum State {
 
 /// A record on its way.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct LaneEntry {
     /// Its id; the number in it is its sequence.
     pub id: RecordId,
     /// Its topic.
@@ -71,7 +71,7 @@ pub struct Entry {
     pub throttled: u8,
 }
 
-impl Entry {
+impl LaneEntry {
     fn sequence(&self) -> u64 {
         self.id.sequence
     }
@@ -107,7 +107,7 @@ pub enum Departure {
 pub struct LaneState {
     lane: Lane,
     /// What is not done, by sequence.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<LaneEntry>,
     /// What is done behind the oldest that is not, as ranges, both ends included.
     done: VecDeque<(u64, u64)>,
     /// Where the journal stands: the next record it hands out has this sequence or a greater one.
@@ -150,8 +150,8 @@ impl LaneState {
     }
 
     /// A record's place.
-    pub fn place(&self, sequence: u64) -> Place {
-        Place { lane: self.lane.index(), sequence }
+    pub fn place(&self, sequence: u64) -> RecordPlace {
+        RecordPlace { lane: self.lane.index(), sequence }
     }
 
     /// Records sent and not answered.
@@ -160,13 +160,13 @@ impl LaneState {
     }
 
     /// The records sent and not answered, oldest first.
-    pub fn sent(&self) -> impl Iterator<Item = &Entry> {
+    pub fn sent(&self) -> impl Iterator<Item = &LaneEntry> {
         self.entries.iter().filter(|entry| entry.is_sent())
     }
 
     /// Whether so many records are held that no new one is to be read. Those to be sent again are read again all the same.
     pub fn is_full(&self, window: usize) -> bool {
-        let oldest = self.entries.front().map_or(self.frontier, Entry::sequence);
+        let oldest = self.entries.front().map_or(self.frontier, LaneEntry::sequence);
         self.unsent == 0
             && (self.entries.len() - self.in_flight >= HELD_MAX.max(window)
                 || self.frontier.saturating_sub(oldest) >= AHEAD_MAX.max(2 * window as u64))
@@ -197,12 +197,12 @@ impl LaneState {
     }
 
     /// The record of that sequence, while it is neither done nor gone.
-    pub fn entry(&self, sequence: u64) -> Option<&Entry> {
+    pub fn entry(&self, sequence: u64) -> Option<&LaneEntry> {
         self.entries.get(self.find(sequence)?)
     }
 
     /// The same, to be changed; not its state, which is [`LaneState::set`]'s.
-    pub fn entry_mut(&mut self, sequence: u64) -> Option<&mut Entry> {
+    pub fn entry_mut(&mut self, sequence: u64) -> Option<&mut LaneEntry> {
         let index = self.find(sequence)?;
         self.entries.get_mut(index)
     }
@@ -313,7 +313,7 @@ impl LaneState {
                 Err(index) => index,
             }
         };
-        let entry = Entry {
+        let entry = LaneEntry {
             id,
             topic,
             serial: 0,
@@ -347,7 +347,7 @@ impl LaneState {
             .range(first..)
             .take_while(|entry| entry.sequence() < sequence)
             .filter(|entry| matches!(entry.state, State::Unsent | State::Suspect | State::Waiting))
-            .map(Entry::sequence)
+            .map(LaneEntry::sequence)
             .collect();
         for sequence in gone {
             self.take(sequence);
@@ -356,14 +356,15 @@ impl LaneState {
     }
 
     /// A record that has left the journal meanwhile, if there is one not told yet.
-    pub fn poll_vanished(&mut self) -> Option<Place> {
+    pub fn poll_vanished(&mut self) -> Option<RecordPlace> {
         let sequence = self.vanished.pop()?;
         Some(self.place(sequence))
     }
 
     /// Everything sent at QoS 0 before the PINGREQ numbered `ping` was read by the broker: those records, oldest first.
-    pub fn answered_by_ping(&self, ping: u64, out: &mut Vec<Entry>) {
-        let answered = |entry: &&Entry| matches!(entry.state, State::SentBefore(before) if before <= ping);
+    pub fn answered_by_ping(&self, ping: u64, out: &mut Vec<LaneEntry>) {
+        let answered =
+            |entry: &&LaneEntry| matches!(entry.state, State::SentBefore(before) if before <= ping);
         out.extend(self.entries.iter().filter(answered));
     }
 
@@ -391,8 +392,8 @@ impl LaneState {
 
     /// The oldest record on that topic that waits.
     pub fn oldest_waiting(&self, topic: TopicKey) -> Option<u64> {
-        let waits = |entry: &&Entry| entry.state == State::Waiting && entry.topic == topic;
-        self.entries.iter().find(waits).map(Entry::sequence)
+        let waits = |entry: &&LaneEntry| entry.state == State::Waiting && entry.topic == topic;
+        self.entries.iter().find(waits).map(LaneEntry::sequence)
     }
 
     /// How many records are held back, suspected or because their topic is.
@@ -401,7 +402,7 @@ impl LaneState {
     }
 
     /// The oldest record that has not left, if it was handed out.
-    pub fn oldest(&self) -> Option<&Entry> {
+    pub fn oldest(&self) -> Option<&LaneEntry> {
         self.entries.front()
     }
 
@@ -432,7 +433,7 @@ impl LaneState {
                 outbox.release(lane, last);
                 continue;
             }
-            let Some(Entry { id, state, .. }) = front else { return };
+            let Some(LaneEntry { id, state, .. }) = front else { return };
             match state {
                 State::Rejected(_) if self.stopped_until.is_some_and(|until| now < until) => return,
                 State::Rejected(cause) => {

@@ -26,17 +26,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::flight::{Flight, Sent};
-use super::lane::{Departure, Entry, LaneState, State};
+use super::lane::{Departure, LaneEntry, LaneState, State};
 use super::outbox::{Loss, Next, Outbox};
 use super::own::{Class, Key, Own};
 use super::pace::{Ingest, Pace};
 use super::publication::{self, Encoder, Remaining, Terms};
-use super::rate::Rate;
+use super::rate::PublishRate;
 use super::reason_code::{self, Cause};
 use super::retained::{Coming, NewestRetained};
 use super::session::{Limits, PUBLISH_ID_MAX};
 use super::settings::Settings;
-use super::suspicion::{self, Manner, Order, Place, Suspicion, TopicKey};
+use super::suspicion::{self, Manner, RecordPlace, Ruling, Suspicion, TopicKey};
 use super::volatile::Ring;
 use super::wire::{Acknowledgement, Version};
 use crate::clock::Moment;
@@ -184,7 +184,7 @@ pub struct Filled {
 
 /// How a connection went, as far as it bears on what was in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
+pub enum ConnectionEnd {
     /// The broker closed it and gave no reason that clears what was in flight.
     Closed,
     /// The broker closed it because it had too much, by this reason code.
@@ -219,7 +219,7 @@ pub struct Aftermath {
 
 /// A record held back, as `tombolo status` and `queue` show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldRecord {
     /// Its lane.
     pub lane: Lane,
     /// Which.
@@ -236,7 +236,7 @@ pub struct Held {
 #[derive(Clone, Copy, Debug)]
 struct Solo {
     /// `None`: a message of the gateway's own.
-    place: Option<Place>,
+    place: Option<RecordPlace>,
     at: Instant,
 }
 
@@ -268,7 +268,7 @@ pub struct Publisher {
     own_was_last: bool,
     pace: Pace,
     ingest: [Ingest; 2],
-    rate: Rate,
+    rate: PublishRate,
     suspicion: Suspicion,
     solo: Option<Solo>,
     solo_ended_at: Option<Instant>,
@@ -318,7 +318,7 @@ impl Publisher {
             own_was_last: false,
             pace: Pace::new(now, settings.drain_rate),
             ingest: Default::default(),
-            rate: Rate::new(now, settings.max_publish_rate, settings.max_byte_rate),
+            rate: PublishRate::new(now, settings.max_publish_rate, settings.max_byte_rate),
             suspicion: Suspicion::new(now),
             solo: None,
             solo_ended_at: None,
@@ -393,24 +393,24 @@ impl Publisher {
         now: Instant,
         outbox: &mut impl Outbox,
         own: &mut Own,
-        gone: Gone,
+        end: ConnectionEnd,
     ) -> Aftermath {
         let mut aftermath = Aftermath { progress: self.has_progress(now), ..Aftermath::default() };
         if self.terms.is_some() {
             let in_flight = self.lanes.iter().map(LaneState::in_flight).sum::<usize>();
             aftermath.own = in_flight == 0 && own.in_flight() == 1;
-            aftermath.suspicious = match gone {
-                Gone::Closed => self.judge_close(now, own, Cause::Closed),
-                Gone::TooMuch(code) => {
+            aftermath.suspicious = match end {
+                ConnectionEnd::Closed => self.judge_close(now, own, Cause::Closed),
+                ConnectionEnd::TooMuch(code) => {
                     let cause = Cause::Code(code);
                     self.complain(now, self.last_sent_at.unwrap_or(now), cause);
                     self.judge_close(now, own, cause)
                 }
-                Gone::Unanswered => {
+                ConnectionEnd::Unanswered => {
                     self.judge_silence(now, own);
                     false
                 }
-                Gone::Otherwise => false,
+                ConnectionEnd::Otherwise => false,
             };
         }
         for lane in &mut self.lanes {
@@ -432,7 +432,7 @@ impl Publisher {
         if self.refused_at.is_some_and(|at| now < at + REFUSED_BEFORE) {
             return true; // some brokers refuse, and then close as well
         }
-        let records: Vec<(Place, Entry)> = self.records_in_flight();
+        let records: Vec<(RecordPlace, LaneEntry)> = self.records_in_flight();
         let volatile = self.volatile_sent_at.is_some_and(|at| now < at + VOLATILE_SUSPICIOUS);
         match (records.as_slice(), own.in_flight()) {
             ([], 0) if !volatile => return false,
@@ -466,7 +466,7 @@ impl Publisher {
         true
     }
 
-    fn records_in_flight(&self) -> Vec<(Place, Entry)> {
+    fn records_in_flight(&self) -> Vec<(RecordPlace, LaneEntry)> {
         let of = |lane: &LaneState| lane.sent().map(|e| (lane.place(e.id.sequence), *e)).collect::<Vec<_>>();
         self.lanes.iter().flat_map(of).collect()
     }
@@ -1096,7 +1096,7 @@ impl Publisher {
     }
 
     /// A record on a topic whose newcomers wait.
-    fn hold_back(&mut self, now: Instant, place: Place, topic: TopicKey) {
+    fn hold_back(&mut self, now: Instant, place: RecordPlace, topic: TopicKey) {
         let lane = &mut self.lanes[place.lane];
         let suspect = if self.suspicion.is_suspect(place) {
             self.suspicion.hold(place);
@@ -1118,9 +1118,9 @@ impl Publisher {
                 self.suspicion.forget(place);
             }
         }
-        while let Some(order) = self.suspicion.poll_order() {
-            match order {
-                Order::Release(place) => {
+        while let Some(ruling) = self.suspicion.poll_ruling() {
+            match ruling {
+                Ruling::Release(place) => {
                     let lane = &mut self.lanes[place.lane];
                     if lane.entry(place.sequence).is_some_and(|entry| entry.state == State::Suspect) {
                         lane.set(place.sequence, State::Unsent);
@@ -1129,18 +1129,18 @@ impl Publisher {
                         entry.suspect = false;
                     }
                 }
-                Order::Condemn(place, cause) => {
+                Ruling::Condemn(place, cause) => {
                     self.lanes[place.lane].set(place.sequence, State::Rejected(cause));
                 }
-                Order::Open(topic) => {
+                Ruling::Open(topic) => {
                     self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, u64::MAX, State::Unsent));
                 }
-                Order::CondemnWaiting(topic, cause, serial) => {
+                Ruling::CondemnWaiting(topic, cause, serial) => {
                     let state = State::Rejected(cause);
                     self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, serial, state));
                 }
-                Order::Promote(topic) => self.promote(now, topic),
-                Order::Resume => self.credit = 1,
+                Ruling::Promote(topic) => self.promote(now, topic),
+                Ruling::Resume => self.credit = 1,
             }
         }
     }
@@ -1194,7 +1194,7 @@ impl Publisher {
         self.settle(now, outbox);
     }
 
-    fn take(&mut self, now: Instant, place: Place, topic: TopicKey, serial: u64) {
+    fn take(&mut self, now: Instant, place: RecordPlace, topic: TopicKey, serial: u64) {
         self.counters.acknowledged += 1;
         self.taken_here += 1;
         self.lanes[place.lane].take(place.sequence);
@@ -1208,7 +1208,7 @@ impl Publisher {
         }
     }
 
-    fn throttle(&mut self, now: Instant, place: Place, entry: &Entry, code: u8, sent_at: Instant) {
+    fn throttle(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, code: u8, sent_at: Instant) {
         let cause = Cause::Code(code);
         if !entry.suspect {
             self.complain(now, sent_at, cause);
@@ -1232,7 +1232,7 @@ impl Publisher {
         }
     }
 
-    fn refuse(&mut self, now: Instant, place: Place, entry: &Entry, cause: Cause) {
+    fn refuse(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause) {
         if matches!(cause, Cause::Code(_)) {
             self.refused_at = Some(now);
         }
@@ -1360,12 +1360,12 @@ impl Publisher {
     }
 
     /// The suspects, at most `limit`.
-    pub fn suspects(&self, limit: usize) -> Vec<Held> {
-        let held = |view: suspicion::View| {
+    pub fn suspects(&self, limit: usize) -> Vec<HeldRecord> {
+        let held = |view: suspicion::SuspectView| {
             let lane = &self.lanes[view.place.lane];
             let id = lane.entry(view.place.sequence)?.id;
-            let suspicion::View { topic, cause, tries, .. } = view;
-            Some(Held { lane: lane.lane(), id, topic, cause, tries })
+            let suspicion::SuspectView { topic, cause, tries, .. } = view;
+            Some(HeldRecord { lane: lane.lane(), id, topic, cause, tries })
         };
         self.suspicion.view(limit).into_iter().filter_map(held).collect()
     }

@@ -32,16 +32,16 @@ const SECONDS: usize = 10;
 
 /// A bucket that lets at most so much through in any one second.
 #[derive(Clone, Debug)]
-struct Bucket {
+struct CapBucket {
     rate: f64,
     depth: f64,
     tokens: f64,
     at: Instant,
 }
 
-impl Bucket {
-    fn new(now: Instant, most: f64) -> Bucket {
-        let mut bucket = Bucket { rate: 0.0, depth: 0.0, tokens: 0.0, at: now };
+impl CapBucket {
+    fn new(now: Instant, most: f64) -> CapBucket {
+        let mut bucket = CapBucket { rate: 0.0, depth: 0.0, tokens: 0.0, at: now };
         bucket.set(most);
         bucket.tokens = bucket.depth;
         bucket
@@ -70,10 +70,10 @@ impl Bucket {
 
 /// The rate.
 #[derive(Clone, Debug)]
-pub struct Rate {
+pub struct PublishRate {
     cap: Option<f64>,
-    publishes: Option<Bucket>,
-    bytes: Option<Bucket>,
+    publishes: Option<CapBucket>,
+    bytes: Option<CapBucket>,
     /// Our own, in publishes a second.
     limit: Option<f64>,
     /// The rate the broker complained at last, and until when the limit stays below.
@@ -89,14 +89,14 @@ pub struct Rate {
     began: Instant,
 }
 
-impl Rate {
+impl PublishRate {
     /// With the owner's caps; 0 = none.
-    pub fn new(now: Instant, publishes: u32, bytes: u64) -> Rate {
+    pub fn new(now: Instant, publishes: u32, bytes: u64) -> PublishRate {
         let cap = (publishes > 0).then_some(f64::from(publishes));
-        Rate {
+        PublishRate {
             cap,
-            publishes: cap.map(|rate| Bucket::new(now, rate)),
-            bytes: (bytes > 0).then(|| Bucket::new(now, bytes as f64)),
+            publishes: cap.map(|rate| CapBucket::new(now, rate)),
+            bytes: (bytes > 0).then(|| CapBucket::new(now, bytes as f64)),
             limit: None,
             complaint: None,
             wait: WAIT_FIRST,
@@ -153,7 +153,7 @@ impl Rate {
         }
     }
 
-    /// When [`Rate::allows`] says yes again, as far as it can be told.
+    /// When [`PublishRate::allows`] says yes again, as far as it can be told.
     pub fn ready_at(&self) -> Instant {
         let buckets = self.publishes.iter().chain(&self.bytes);
         buckets.map(|bucket| bucket.ready_at(1.0)).max().unwrap_or(self.began)
@@ -205,7 +205,7 @@ impl Rate {
                 bucket.fill(now);
                 bucket.set(rate);
             }
-            (Some(rate), bucket) => *bucket = Some(Bucket::new(now, rate)),
+            (Some(rate), bucket) => *bucket = Some(CapBucket::new(now, rate)),
         }
     }
 
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     /// Sends as much as it may for so long; when.
-    fn drive(rate: &mut Rate, start: Instant, ms: u64, bytes: usize) -> Vec<u64> {
+    fn drive(rate: &mut PublishRate, start: Instant, ms: u64, bytes: usize) -> Vec<u64> {
         let mut sent = Vec::new();
         for ms in 0..ms {
             let now = start + Duration::from_millis(ms);
@@ -260,7 +260,7 @@ mod tests {
     fn in_no_second_more_than_the_cap_goes_and_in_the_long_run_nearly_as_much() {
         for cap in [1, 2, 7, 100, 1000, 5000] {
             let start = Instant::now();
-            let mut rate = Rate::new(start, cap, 0);
+            let mut rate = PublishRate::new(start, cap, 0);
             let sent = drive(&mut rate, start, 20_000, 100);
             assert!(most_in_a_second(&sent) <= cap as usize, "{cap}: {}", most_in_a_second(&sent));
             assert!(sent.len() as f64 >= f64::from(cap) * 20.0 * 0.95 - 2.0, "{cap}: {}", sent.len());
@@ -270,10 +270,10 @@ mod tests {
     #[test]
     fn bytes_are_capped_and_a_packet_greater_than_a_seconds_worth_still_passes() {
         let start = Instant::now();
-        let mut rate = Rate::new(start, 0, 1000);
+        let mut rate = PublishRate::new(start, 0, 1000);
         let sent = drive(&mut rate, start, 10_000, 100);
         assert!((90..=101).contains(&sent.len()), "{}", sent.len());
-        let mut rate = Rate::new(start, 0, 1000);
+        let mut rate = PublishRate::new(start, 0, 1000);
         let sent = drive(&mut rate, start, 10_000, 5000);
         assert_eq!(sent.len(), 2);
         assert!(rate.ready_at() > start);
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn it_says_when_the_next_may_go() {
         let start = Instant::now();
-        let mut rate = Rate::new(start, 3, 0);
+        let mut rate = PublishRate::new(start, 3, 0);
         let mut now = start;
         for _ in 0..50 {
             assert!(rate.allows(now));
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn a_complaint_halves_what_the_broker_took_and_counts_once_for_all_that_was_sent_before() {
         let start = Instant::now();
-        let mut rate = Rate::new(start, 0, 0);
+        let mut rate = PublishRate::new(start, 0, 0);
         for _ in 0..400 {
             rate.handle_taken(start + Duration::from_millis(500));
         }
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn success_raises_it_slowly_and_waits_below_where_the_broker_complained() {
         let start = Instant::now();
-        let mut rate = Rate::new(start, 0, 0);
+        let mut rate = PublishRate::new(start, 0, 0);
         for _ in 0..200 {
             rate.handle_taken(start);
         }
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn the_owners_cap_stays_whatever_the_broker_takes() {
         let start = Instant::now();
-        let mut rate = Rate::new(start, 50, 0);
+        let mut rate = PublishRate::new(start, 50, 0);
         rate.handle_complaint(start, start);
         assert_eq!(rate.limit(), Some(10.0));
         for second in 0..4000u64 {

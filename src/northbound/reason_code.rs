@@ -8,7 +8,7 @@ use std::fmt;
 
 /// What a code says about, and so what is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum CodeClass {
     /// Below 0x80: taken.
     Success,
     /// The broker gives no reason that helps.
@@ -38,7 +38,7 @@ macro_rules! codes {
             pub const $name: u8 = $code;
         )*
 
-        const TABLE: &[(u8, Class, &str)] = &[$(($code, Class::$class, $text)),*];
+        const TABLE: &[(u8, CodeClass, &str)] = &[$(($code, CodeClass::$class, $text)),*];
     };
 }
 
@@ -83,7 +83,7 @@ codes! {
     WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED = 0xA2, Protocol, "wildcard subscriptions not supported";
 }
 
-fn row(code: u8) -> Option<&'static (u8, Class, &'static str)> {
+fn row(code: u8) -> Option<&'static (u8, CodeClass, &'static str)> {
     TABLE.iter().find(|(known, ..)| *known == code)
 }
 
@@ -93,9 +93,11 @@ pub fn text(code: u8) -> &'static str {
 }
 
 /// What follows from a reason code. One that MQTT does not define counts by its upper half: success below 0x80.
-pub fn class(code: u8) -> Class {
-    row(code)
-        .map_or(if is_refusal(code) { Class::Unspecified } else { Class::Success }, |(_, class, _)| *class)
+pub fn class(code: u8) -> CodeClass {
+    row(code).map_or(
+        if is_refusal(code) { CodeClass::Unspecified } else { CodeClass::Success },
+        |(_, class, _)| *class,
+    )
 }
 
 /// Whether a code refuses what it answers (MQTT 5.0 §2.4).
@@ -105,13 +107,15 @@ pub fn is_refusal(code: u8) -> bool {
 
 /// Whether a DISCONNECT of that code may be the answer to something we sent. 0x00 included: some brokers say nothing more.
 pub fn may_be_about_a_publish(code: u8) -> bool {
-    matches!(class(code), Class::Success | Class::Unspecified | Class::Content | Class::Protocol)
-        && code != DISCONNECT_WITH_WILL
+    matches!(
+        class(code),
+        CodeClass::Success | CodeClass::Unspecified | CodeClass::Content | CodeClass::Protocol
+    ) && code != DISCONNECT_WITH_WILL
 }
 
 /// The return codes of CONNACK in MQTT 3.1.1 (§3.2.2.3).
 pub mod return_code {
-    use super::Class;
+    use super::CodeClass;
 
     /// Unacceptable protocol version.
     pub const UNACCEPTABLE_PROTOCOL_VERSION: u8 = 1;
@@ -137,14 +141,14 @@ pub mod return_code {
     }
 
     /// What follows from a return code.
-    pub fn class(code: u8) -> Class {
+    pub fn class(code: u8) -> CodeClass {
         match code {
-            0 => Class::Success,
-            UNACCEPTABLE_PROTOCOL_VERSION => Class::Version,
-            IDENTIFIER_REJECTED | BAD_USER_NAME_OR_PASSWORD => Class::Credentials,
-            SERVER_UNAVAILABLE => Class::Unavailable,
-            NOT_AUTHORIZED => Class::Content,
-            _ => Class::Unspecified,
+            0 => CodeClass::Success,
+            UNACCEPTABLE_PROTOCOL_VERSION => CodeClass::Version,
+            IDENTIFIER_REJECTED | BAD_USER_NAME_OR_PASSWORD => CodeClass::Credentials,
+            SERVER_UNAVAILABLE => CodeClass::Unavailable,
+            NOT_AUTHORIZED => CodeClass::Content,
+            _ => CodeClass::Unspecified,
         }
     }
 }
@@ -156,7 +160,7 @@ pub fn connack_text(code: u8) -> &'static str {
 }
 
 /// What follows from a CONNACK's code.
-pub fn connack_class(code: u8) -> Class {
+pub fn connack_class(code: u8) -> CodeClass {
     if is_refusal(code) { class(code) } else { return_code::class(code) }
 }
 
@@ -217,7 +221,7 @@ impl Cause {
     /// Whether it says that too much was sent, or sent too fast, rather than something about the record.
     pub fn is_quota(self) -> bool {
         match self {
-            Cause::Code(code) => class(code) == Class::Quota,
+            Cause::Code(code) => class(code) == CodeClass::Quota,
             Cause::Silent => true,
             Cause::Closed | Cause::Skipped => false,
         }
@@ -251,10 +255,10 @@ mod tests {
     fn the_table_is_in_the_standards_order_and_its_classes_agree_with_the_upper_half() {
         assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
         for (code, class, _) in TABLE {
-            assert_eq!(*class != Class::Success, is_refusal(*code), "{code:#x}");
+            assert_eq!(*class != CodeClass::Success, is_refusal(*code), "{code:#x}");
         }
-        assert_eq!(class(0xC5), Class::Unspecified);
-        assert_eq!(class(0x20), Class::Success);
+        assert_eq!(class(0xC5), CodeClass::Unspecified);
+        assert_eq!(class(0x20), CodeClass::Success);
     }
 
     #[test]

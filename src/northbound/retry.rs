@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// A rejected record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct RetryCandidate {
     /// Its number in the store; the lowest was rejected first.
     pub number: u64,
     /// The id it had when it was rejected first.
@@ -64,7 +64,7 @@ impl Retry {
     }
 
     /// Chooses among all records in the store, which come in the order of their numbers: the numbers of those to send again.
-    pub fn decide(&mut self, now: Instant, candidates: impl IntoIterator<Item = Candidate>) -> Vec<u64> {
+    pub fn decide(&mut self, now: Instant, candidates: impl IntoIterator<Item = RetryCandidate>) -> Vec<u64> {
         self.look_at = now + (self.interval / 4).max(LOOK_EVERY);
         let mut chosen = Vec::new();
         let mut sent: BTreeMap<TopicKey, usize> = BTreeMap::new();
@@ -120,8 +120,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn candidate(number: u64, topic: &str, cause: Cause) -> Candidate {
-        Candidate {
+    fn candidate(number: u64, topic: &str, cause: Cause) -> RetryCandidate {
+        RetryCandidate {
             number,
             original: RecordId { run: 1, sequence: number },
             topic: TopicKey::of(topic),
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    fn denied(count: u64) -> Vec<Candidate> {
+    fn denied(count: u64) -> Vec<RetryCandidate> {
         (1..=count).map(|number| candidate(number, "a", Cause::Code(0x87))).collect()
     }
 

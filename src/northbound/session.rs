@@ -67,7 +67,7 @@ pub struct Will {
 
 /// What the broker says with a CONNACK or a DISCONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct BrokerAnswer {
     /// A reason code of MQTT 5, or in a CONNACK a return code `1..=5` of 3.1.1, as it came.
     pub code: u8,
     /// The broker's own words.
@@ -127,9 +127,9 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// CONNACK with another code than success.
-    Refused(Answer),
+    Refused(BrokerAnswer),
     /// DISCONNECT from the broker.
-    Disconnected(Answer),
+    Disconnected(BrokerAnswer),
     /// No CONNACK within [`CONNACK_WITHIN`].
     NoConnack,
     /// No byte within the ping time-out.
@@ -529,8 +529,8 @@ impl Session {
     }
 }
 
-fn answer(code: u8, properties: Option<&[Property]>) -> Answer {
-    let mut answer = Answer { code, reason: None, server: None };
+fn answer(code: u8, properties: Option<&[Property]>) -> BrokerAnswer {
+    let mut answer = BrokerAnswer { code, reason: None, server: None };
     for property in properties.unwrap_or_default() {
         match property {
             Property::ReasonString(text) => answer.reason = Some(text.val().to_owned()),

@@ -79,7 +79,7 @@ impl TopicKey {
 
 /// Where a record is: its lane's index and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct RecordPlace {
     /// By [`crate::message::Lane::index`].
     pub lane: usize,
     /// Its sequence.
@@ -99,11 +99,11 @@ pub enum Manner {
 
 /// What is to be done with records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum Ruling {
     /// It goes back to its place in the lane's order.
-    Release(Place),
+    Release(RecordPlace),
     /// It is set aside for good.
-    Condemn(Place, Cause),
+    Condemn(RecordPlace, Cause),
     /// Records on that topic that wait go back to their places.
     Open(TopicKey),
     /// Records on that topic that waited when the last of them was sent under this number are set aside with this cause.
@@ -116,7 +116,7 @@ pub enum Order {
 
 #[derive(Debug)]
 struct Suspect {
-    place: Place,
+    place: RecordPlace,
     topic: TopicKey,
     cause: Cause,
     /// Send number of its last refusal.
@@ -175,9 +175,9 @@ impl Doubt {
 
 /// A suspect as `tombolo status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
+pub struct SuspectView {
     /// Which record.
-    pub place: Place,
+    pub place: RecordPlace,
     /// Its topic, once a trial has shown it.
     pub topic: Option<String>,
     /// Why it is suspected.
@@ -205,7 +205,7 @@ pub struct Suspicion {
     throttles: u32,
     retry_step: u32,
     retry_at: Instant,
-    orders: VecDeque<Order>,
+    rulings: VecDeque<Ruling>,
 }
 
 impl Suspicion {
@@ -223,7 +223,7 @@ impl Suspicion {
             throttles: 0,
             retry_step: 0,
             retry_at: now,
-            orders: VecDeque::new(),
+            rulings: VecDeque::new(),
         }
     }
 
@@ -232,12 +232,12 @@ impl Suspicion {
         self.suspects.is_empty() && self.topics.is_empty() && self.nothing_taken_since.is_none()
     }
 
-    fn position(&self, place: Place) -> Option<usize> {
+    fn position(&self, place: RecordPlace) -> Option<usize> {
         self.suspects.iter().position(|suspect| suspect.place == place)
     }
 
     /// Whether this record is suspected.
-    pub fn is_suspect(&self, place: Place) -> bool {
+    pub fn is_suspect(&self, place: RecordPlace) -> bool {
         self.position(place).is_some()
     }
 
@@ -264,7 +264,7 @@ impl Suspicion {
     }
 
     /// The broker took the reading sent under the number `serial`.
-    pub fn handle_taken(&mut self, now: Instant, place: Place, topic: TopicKey, serial: u64) {
+    pub fn handle_taken(&mut self, now: Instant, place: RecordPlace, topic: TopicKey, serial: u64) {
         self.note_latest(topic, serial);
         if self.is_idle() {
             return;
@@ -371,24 +371,24 @@ impl Suspicion {
 
     fn condemn(&mut self, now: Instant, index: usize) {
         let Suspect { place, topic, cause, since, .. } = self.suspects.swap_remove(index);
-        self.orders.push_back(Order::Condemn(place, cause));
+        self.rulings.push_back(Ruling::Condemn(place, cause));
         let Some(doubt) = self.topics.get_mut(&topic) else { return };
         let group = doubt.condemned >= GROUP && doubt.is_gated() && !cause.is_quota();
         doubt.condemned += 1;
         doubt.touched = now;
         if group {
-            let orders = &mut self.orders;
+            let rulings = &mut self.rulings;
             self.suspects.retain(|other| {
                 let stays = other.topic != topic || other.in_flight || other.fresh;
                 if !stays {
-                    orders.push_back(Order::Condemn(other.place, cause));
+                    rulings.push_back(Ruling::Condemn(other.place, cause));
                 }
                 stays
             });
-            self.orders.push_back(Order::CondemnWaiting(topic, cause, since));
+            self.rulings.push_back(Ruling::CondemnWaiting(topic, cause, since));
         }
         if doubt.is_gated() && !self.has_defendant(topic) {
-            self.orders.push_back(Order::Promote(topic));
+            self.rulings.push_back(Ruling::Promote(topic));
         }
     }
 
@@ -397,11 +397,11 @@ impl Suspicion {
         for suspect in &mut self.suspects {
             if suspect.confirmed == 0 && !suspect.was_in_order && !suspect.in_flight {
                 (suspect.in_order, suspect.was_in_order) = (true, true);
-                self.orders.push_back(Order::Release(suspect.place));
+                self.rulings.push_back(Ruling::Release(suspect.place));
             }
         }
         self.open_all(now);
-        self.orders.push_back(Order::Resume);
+        self.rulings.push_back(Ruling::Resume);
     }
 
     /// While nothing was taken no topic could show that it is not at fault: what waits for that goes back to its order.
@@ -418,15 +418,15 @@ impl Suspicion {
 
     /// What waits on that topic goes back to its order, with the one that stands for it if that was not refused itself.
     fn open(&mut self, topic: TopicKey) {
-        let orders = &mut self.orders;
+        let rulings = &mut self.rulings;
         self.suspects.retain(|suspect| {
             let goes = suspect.fresh && !suspect.in_flight && suspect.topic == topic;
             if goes {
-                orders.push_back(Order::Release(suspect.place));
+                rulings.push_back(Ruling::Release(suspect.place));
             }
             !goes
         });
-        orders.push_back(Order::Open(topic));
+        rulings.push_back(Ruling::Open(topic));
     }
 
     /// The reading sent under the number `serial` was refused, the broker closed the connection over it with nothing else in
@@ -434,7 +434,7 @@ impl Suspicion {
     pub fn handle_refused(
         &mut self,
         now: Instant,
-        place: Place,
+        place: RecordPlace,
         topic: TopicKey,
         serial: u64,
         cause: Cause,
@@ -562,7 +562,7 @@ impl Suspicion {
             self.note_emptiness();
         } else if alone && self.is_gated(topic) {
             // Perhaps it is only those that were tried.
-            self.orders.push_back(Order::Promote(topic));
+            self.rulings.push_back(Ruling::Promote(topic));
         }
     }
 
@@ -573,7 +573,7 @@ impl Suspicion {
     }
 
     /// Puts a record of a gated topic on trial that was never sent. Whether it is a suspect now.
-    pub fn accuse(&mut self, now: Instant, place: Place, topic: TopicKey) -> bool {
+    pub fn accuse(&mut self, now: Instant, place: RecordPlace, topic: TopicKey) -> bool {
         let Some(doubt) = self.topics.get(&topic) else { return false };
         let cause = doubt.cause;
         if self.suspects.len() >= SUSPECTS_MAX {
@@ -606,7 +606,7 @@ impl Suspicion {
     }
 
     /// A suspect that was sent back to its order is held again: its topic is gated.
-    pub fn hold(&mut self, place: Place) {
+    pub fn hold(&mut self, place: RecordPlace) {
         if let Some(index) = self.position(place) {
             self.suspects[index].in_order = false;
         }
@@ -625,7 +625,7 @@ impl Suspicion {
     }
 
     /// The next suspect to try at `now`, and how.
-    pub fn next_trial(&self, now: Instant) -> Option<(Place, Manner)> {
+    pub fn next_trial(&self, now: Instant) -> Option<(RecordPlace, Manner)> {
         let due = self.suspects.iter().filter(|suspect| self.due(suspect).is_some_and(|at| at <= now));
         let first = due.min_by_key(|suspect| (suspect.due, suspect.place.sequence))?;
         Some((first.place, first.manner()))
@@ -640,7 +640,7 @@ impl Suspicion {
     }
 
     /// How a suspect is tried.
-    pub fn manner_of(&self, place: Place) -> Option<Manner> {
+    pub fn manner_of(&self, place: RecordPlace) -> Option<Manner> {
         Some(self.suspects[self.position(place)?].manner())
     }
 
@@ -660,7 +660,7 @@ impl Suspicion {
     }
 
     /// A suspect was sent.
-    pub fn note_sent(&mut self, now: Instant, place: Place) {
+    pub fn note_sent(&mut self, now: Instant, place: RecordPlace) {
         if let Some(index) = self.position(place) {
             let suspect = &mut self.suspects[index];
             suspect.in_flight = true;
@@ -674,22 +674,22 @@ impl Suspicion {
             suspect.in_flight = false;
         }
         // Its topic was opened while it was on its way, and nothing is known of it.
-        let (orders, topics) = (&mut self.orders, &self.topics);
+        let (rulings, topics) = (&mut self.rulings, &self.topics);
         self.suspects.retain(|suspect| {
             let goes = suspect.fresh && !topics.get(&suspect.topic).is_some_and(Doubt::is_gated);
             if goes {
-                orders.push_back(Order::Release(suspect.place));
+                rulings.push_back(Ruling::Release(suspect.place));
             }
             !goes
         });
     }
 
     /// The record has left the journal otherwise.
-    pub fn forget(&mut self, place: Place) {
+    pub fn forget(&mut self, place: RecordPlace) {
         if let Some(index) = self.position(place) {
             let topic = self.suspects.swap_remove(index).topic;
             if self.is_gated(topic) && !self.has_defendant(topic) {
-                self.orders.push_back(Order::Promote(topic));
+                self.rulings.push_back(Ruling::Promote(topic));
             }
             self.note_emptiness();
         }
@@ -718,8 +718,8 @@ impl Suspicion {
     }
 
     /// What is to be done, oldest first.
-    pub fn poll_order(&mut self) -> Option<Order> {
-        self.orders.pop_front()
+    pub fn poll_ruling(&mut self) -> Option<Ruling> {
+        self.rulings.pop_front()
     }
 
     /// Since when no reading was taken though some were refused.
@@ -738,10 +738,10 @@ impl Suspicion {
     }
 
     /// The suspects, for people: at most `limit`.
-    pub fn view(&self, limit: usize) -> Vec<View> {
+    pub fn view(&self, limit: usize) -> Vec<SuspectView> {
         let mut views: Vec<_> = self.suspects.iter().collect();
         views.sort_by_key(|suspect| (suspect.place.lane, suspect.place.sequence));
-        let view = |suspect: &&Suspect| View {
+        let view = |suspect: &&Suspect| SuspectView {
             place: suspect.place,
             topic: self.topic_name(suspect.topic).map(str::to_owned),
             cause: suspect.cause,

@@ -23,11 +23,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::ending::Ending;
-use super::fallback::{Failure, Fallback, Variant, Verdict};
+use super::fallback::{AttemptFailure, Fallback, OnAccepted, Variant};
 use super::outbox::Outbox;
 use super::own::{Class, Own};
 use super::publication::push_json_string;
-use super::publisher::{self, Gone, Held, Hold, Publisher};
+use super::publisher::{self, ConnectionEnd, HeldRecord, Hold, Publisher};
 use super::reason_code;
 use super::reconnect::{Lost, Outcome, QUICK, Reconnect};
 use super::session::{self, Ended, Limits, Opening, Session, Will};
@@ -143,7 +143,7 @@ pub struct Status {
     /// Records suspected.
     pub suspect_count: usize,
     /// Some of them.
-    pub suspects: Vec<Held>,
+    pub suspects: Vec<HeldRecord>,
     /// What is left out because the broker refuses it or closes over it, in words.
     pub left_out: Vec<String>,
     /// Publishes a second at most, and whether that is because the broker complained.
@@ -292,7 +292,7 @@ impl Uplink {
 
     /// No transport came about. `unwelcome`: the broker refuses who we are.
     pub fn handle_connect_failed(&mut self, now: Instant, what: String, unwelcome: bool) {
-        self.fallback.handle_failed(now, Failure::Nothing, &what);
+        self.fallback.handle_failed(now, AttemptFailure::Nothing, &what);
         self.avoid.clear();
         let outcome = if unwelcome { Outcome::CredentialsRefused } else { Outcome::Unreachable };
         self.wait(now, outcome, what);
@@ -347,7 +347,7 @@ impl Uplink {
             }
             // After a goodbye what was not answered is the next connection's, or the next uplink's.
             Stage::Over { .. } if self.publisher.is_open() => {
-                self.publisher.handle_closed(moment.now, outbox, &mut self.own, Gone::Otherwise);
+                self.publisher.handle_closed(moment.now, outbox, &mut self.own, ConnectionEnd::Otherwise);
             }
             Stage::Over { .. } => {}
             _ => self.finish_closed(moment.now, outbox, closed),
@@ -667,7 +667,7 @@ impl Uplink {
             self.will_limits = limits;
         }
         let before = self.fallback.settled().cloned();
-        if self.fallback.handle_accepted(now) == Verdict::TryBetter {
+        if self.fallback.handle_accepted(now) == OnAccepted::TryBetter {
             self.events.push_back(Event::Confirming { accepted: self.attempt });
             if let Some(session) = &mut self.session {
                 session.disconnect(false);
@@ -806,7 +806,7 @@ impl Uplink {
             _ => false,
         };
         if smaller {
-            (ending.outcome, ending.failure) = (Outcome::TryAnother, Failure::Nothing);
+            (ending.outcome, ending.failure) = (Outcome::TryAnother, AttemptFailure::Nothing);
         }
         self.finish(now, outbox, ending);
     }
@@ -828,7 +828,7 @@ impl Uplink {
         self.publisher.hold(Hold::Nothing);
         self.poll_publisher();
         let outcome = if self.is_connected() {
-            let subscription = gone == Gone::Closed && matches!(stage, Stage::Subscribing { .. });
+            let subscription = gone == ConnectionEnd::Closed && matches!(stage, Stage::Subscribing { .. });
             if subscription {
                 self.strike_subscription(now);
             }
@@ -859,7 +859,7 @@ impl Uplink {
     fn outcome_of_loss(
         &mut self,
         outcome: Outcome,
-        gone: Gone,
+        gone: ConnectionEnd,
         aftermath: publisher::Aftermath,
         subscription: bool,
     ) -> Outcome {
@@ -873,7 +873,8 @@ impl Uplink {
         if matches!(how, Lost::TakenOver | Lost::Away) {
             return outcome;
         }
-        let suspicious = gone == Gone::Unanswered || (aftermath.suspicious && gone != Gone::Otherwise);
+        let suspicious =
+            gone == ConnectionEnd::Unanswered || (aftermath.suspicious && gone != ConnectionEnd::Otherwise);
         // What goes along with a connection is left out after its second strike: that is soon found out.
         let search = suspicious && (aftermath.progress || aftermath.own) || subscription;
         if !search {
@@ -894,10 +895,10 @@ impl Uplink {
         &mut self,
         now: Instant,
         outcome: Outcome,
-        failure: Failure,
+        failure: AttemptFailure,
         what: &str,
     ) -> Outcome {
-        let of_the_address = matches!(failure, Failure::Closed | Failure::Nothing);
+        let of_the_address = matches!(failure, AttemptFailure::Closed | AttemptFailure::Nothing);
         if of_the_address && !matches!(outcome, Outcome::CredentialsRefused | Outcome::TryAnother) {
             if self.dialed.untried > 0 {
                 self.avoid_peer();

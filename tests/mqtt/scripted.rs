@@ -215,7 +215,7 @@ fn run(seed: u64, whims: bool) -> usize {
 
 #[test]
 fn under_hundreds_of_made_up_brokers_nobody_innocent_is_condemned_and_everybody_innocent_arrives() {
-    for seed in 0..4000 {
+    for seed in 0..300 {
         run(seed, false);
     }
 }
@@ -223,6 +223,6 @@ fn under_hundreds_of_made_up_brokers_nobody_innocent_is_condemned_and_everybody_
 #[test]
 fn a_broker_that_refuses_at_random_for_minutes_condemns_next_to_nobody() {
     // Where two thirds are refused at random, no judgement is sure; what is condemned then is retried by its timer.
-    let condemned: usize = (0..1000).map(|seed| run(seed, true)).sum();
-    println!("condemned {condemned}");
+    let condemned: usize = (0..150).map(|seed| run(seed, true)).sum();
+    assert!(condemned <= 2, "{condemned}");
 }

@@ -15,7 +15,7 @@ use super::transport;
 use crate::clock::{UnixTime, WallClock};
 use crate::northbound::address;
 use crate::northbound::certificate::Certificate;
-use crate::northbound::reason_code::{self, Class};
+use crate::northbound::reason_code::{self, CodeClass};
 use crate::northbound::session::{Ended, Event, Limits, Opening, Session};
 use crate::northbound::settings::{Protocol, Settings};
 use crate::northbound::wire::{self, Publish, Version};
@@ -228,7 +228,7 @@ where
     });
     let limits = match accepted.await {
         Ok(Ok(limits)) => limits,
-        Ok(Err(Ended::Refused(answer))) if reason_code::connack_class(answer.code) == Class::Version => {
+        Ok(Err(Ended::Refused(answer))) if reason_code::connack_class(answer.code) == CodeClass::Version => {
             return Spoken::OtherVersion;
         }
         Ok(Err(Ended::Refused(answer))) => {
