@@ -10,7 +10,7 @@ use std::process::Command;
 use super::Site;
 use super::backlog::fill;
 use super::faults_library::{VARIABLE, library, write};
-use super::support::{Folder, PATIENCE, wait_for, wait_within};
+use super::support::wait_for;
 
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
@@ -27,9 +27,8 @@ struct Faulty {
 }
 
 impl Faulty {
-    fn with(name: &str, extra: &str, broker: &str) -> Faulty {
-        let broker = format!("max_queued_bytes 0\n{broker}");
-        let mut site = Site::build(name, extra, &broker, |text| {
+    fn with(name: &str, extra: &str) -> Faulty {
+        let mut site = Site::build(name, extra, "max_queued_bytes 0", |text| {
             text.replace("[upstream]\n", "[upstream]\ndrain-rate = 0\n")
         });
         let faults = site.folder.write("faults", "");
@@ -51,7 +50,7 @@ impl Faulty {
 
     /// Stores readings while the broker is away, and ends the process.
     fn stored(name: &str, extra: &str, count: u32) -> Faulty {
-        let mut faulty = Faulty::with(name, extra, "");
+        let mut faulty = Faulty::with(name, extra);
         faulty.site.broker.stop();
         fill(faulty.site.daemon.coaps, count);
         assert_eq!(faulty.journal()["records"], count);
@@ -238,33 +237,4 @@ fn more_segments_than_open_files_are_no_reason_not_to_start() {
     wait_for("all records", || faulty.arrived(TOPIC).0 == 20_000);
     limited.kill().expect("it ends");
     limited.wait().expect("it has ended");
-}
-
-#[test]
-fn rejected_records_that_cannot_be_read_are_kept() {
-    // `t/no/…` is denied to the gateway.
-    let folder = Folder::new("acl");
-    let acl = "topic write tombolo/gw/gateway/#\ntopic write tombolo/gw/door-7/up/t/yes\n\
-               topic write tombolo/gw/door-7/status\ntopic read #\ntopic write tombolo/witness/#\n";
-    let acl = folder.write("acl", acl);
-    let mut faulty = Faulty::with("rejected", "", &format!("acl_file {}", acl.display()));
-    for n in 0..6 {
-        assert!(faulty.site.post(&["-e", &format!("no {n}")], "t/no").contains("2.04"));
-        assert!(faulty.site.post(&["-e", &format!("yes {n}")], "t/yes").contains("2.04"));
-    }
-    wait_for("six rejected", || faulty.journal()["rejected"] == 6);
-    faulty.site.daemon.kill();
-    faulty.fail(&format!("read {EIO} rejected/"));
-    faulty.site.daemon.resume();
-    assert!(faulty.problems().contains("rejected records cannot be read"), "{}", faulty.problems());
-    assert!(faulty.site.post(&["-e", "no 6"], "t/no").contains("2.04"));
-    assert!(faulty.site.post(&["-e", "yes 6"], "t/yes").contains("2.04"));
-    wait_for("one more", || faulty.journal()["rejected"] == 1);
-    faulty.heal();
-    // It is read again once a minute at least.
-    wait_within(2 * PATIENCE, "all of them", || faulty.journal()["rejected"] == 7);
-    assert_eq!(faulty.journal()["lost"], 0);
-    faulty.site.daemon.kill();
-    faulty.site.daemon.resume();
-    assert_eq!(faulty.journal()["rejected"], 7);
 }
