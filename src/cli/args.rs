@@ -235,7 +235,7 @@ pub enum QueueCommand {
 /// `tombolo queue import`
 #[derive(Debug, Args)]
 pub struct ImportArguments {
-    /// The file: a path, or a name as `tombolo queue verify` shows it
+    /// The file, in the journal's directory: a path, or a name as `tombolo queue verify` shows it
     pub file: PathBuf,
     /// Every record in it, those that were delivered before too: where there is no list beside it
     #[arg(long)]

@@ -52,7 +52,7 @@ pub enum Request {
     },
     /// Take up a file that was set aside. Answered `{"records": n, "left_out": n, "missing": n}`.
     QueueImport {
-        /// A path, or a name from the journal's directory on.
+        /// A path within the journal's directory, or a name from there on.
         file: String,
         /// Every record in it, whether or not it has left before.
         #[serde(default)]

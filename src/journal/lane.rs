@@ -535,7 +535,7 @@ impl<S: Storage> LaneWriter<S> {
             joined: false,
         };
         self.shelf.note(self.lane, number, range, false);
-        self.shelf.leave(number, 0);
+        self.shelf.leave(number, u64::from(self.layout.size));
         self.lose(now, first, certain, LossCause::Damaged);
         self.settled.insert(first.max(certain + 1), last);
     }

@@ -160,20 +160,19 @@ impl Shelf {
         if self.deadline(now).is_none_or(|at| at > now) {
             return passed;
         }
-        let mut renamed = false;
+        let (mut renamed, mut failed) = (false, None);
         for item in &mut self.items {
-            let done = keep(item, storage, folder, &mut renamed);
-            if let Err(error) = done {
-                self.trouble = Some(Trouble::after(self.trouble, error, now));
-                return passed;
+            // One that fails for ever holds no other up.
+            match keep(item, storage, folder, &mut renamed) {
+                Ok(()) => passed.append(&mut item.waiting),
+                Err(error) => failed = failed.or(Some(error)),
             }
-            passed.append(&mut item.waiting);
         }
         if renamed {
             // Not durable it is found under its old name, with its list, and is renamed again.
             let _ = storage.sync_folder(folder);
         }
-        self.trouble = None;
+        self.trouble = failed.map(|error| Trouble::after(self.trouble, error, now));
         self.show();
         passed
     }

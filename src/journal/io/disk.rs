@@ -27,11 +27,11 @@ impl Disk {
         self.directory.join(folder.as_str()).join(name)
     }
 
-    /// Opens a file anywhere, for reading.
+    /// Opens a plain file by its path, for reading.
     ///
     /// # Errors
     /// As the system says.
-    pub(super) fn open_anywhere(&self, path: &Path) -> Result<DiskFile, StorageError> {
+    pub(super) fn open_path(&self, path: &Path) -> Result<DiskFile, StorageError> {
         // A pipe would keep whoever opens it waiting.
         let open = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
         let file = check(open)?;

@@ -4,11 +4,11 @@
 //! shortened, so that what an interruption leaves is taken once.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, storage_error};
 use super::refusal;
 use super::shared::{Command, Shared};
 use crate::journal::aside::Aside;
@@ -46,6 +46,9 @@ pub enum ImportError {
     NoSegment,
     /// It is of another major version of the format.
     OtherVersion(u16),
+    /// It does not lie in the journal's directory, which is this: whoever may give the daemon a command could have anything published
+    /// by a file of their own, past every rule.
+    Outside(PathBuf),
     /// There is no list beside it: nobody knows what in it has left already.
     NoList,
     /// The lane takes no more at present; so many records were taken up before.
@@ -66,6 +69,12 @@ impl fmt::Display for ImportError {
             ImportError::OtherVersion(major) => {
                 write!(f, "the file is of journal format {major}, which this version does not read")
             }
+            ImportError::Outside(directory) => write!(
+                f,
+                "the file is not in {}; only a file that was put there is taken up: copy it beside the list that names \
+                 its records, as root",
+                directory.display()
+            ),
             ImportError::NoList => f.write_str(
                 "there is no list (.ids) of the records to take from this file; with --all every record in it is \
                  sent, those that were delivered before too",
@@ -97,14 +106,20 @@ pub(super) fn from_shelf(disk: &Disk, shared: &Shared, aside: &Aside) -> Result<
     Err(ImportError::Unreadable(failed))
 }
 
-/// Takes up what a file anywhere holds; `all`: even where there is no list.
+/// Takes up what a file in the journal's directory holds; `all`: even where there is no list.
 pub(super) fn from_path(
     disk: &Disk,
     shared: &Shared,
     path: &Path,
     all: bool,
 ) -> Result<Imported, ImportError> {
-    let file = disk.open_anywhere(path).map_err(ImportError::Unreadable)?;
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(|error| storage_error(&error));
+    let directory = real(disk.directory()).map_err(ImportError::Unreadable)?;
+    let path = real(path).map_err(ImportError::Unreadable)?;
+    if !path.starts_with(&directory) {
+        return Err(ImportError::Outside(directory));
+    }
+    let file = disk.open_path(&path).map_err(ImportError::Unreadable)?;
     let (header, _) = header_of(&file)?;
     let lane = *Lane::ALL.get(usize::from(header.lane)).ok_or(ImportError::NoSegment)?;
     if all {
@@ -188,7 +203,7 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
         match frame.kind {
             Kind::Opening => run = Fields(frame.body).u64().unwrap_or(run),
             // A failed commit may have left frames whose sequences were given again in another segment.
-            Kind::Reading if frame.sequence <= before => {}
+            Kind::Reading if frame.sequence <= before || record::decode(frame.body).is_none() => {}
             Kind::Reading => {
                 before = frame.sequence;
                 let id = RecordId { run, sequence: frame.sequence };

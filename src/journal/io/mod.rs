@@ -582,7 +582,7 @@ pub struct Importer {
 
 impl Importer {
     /// Appends to their lane, under the ids they had, the records of a segment's file that its list names; `all`: every record in it.
-    /// `file`: a path, or a name from the journal's directory on.
+    /// `file`: a path within the journal's directory, or a name from there on.
     ///
     /// # Errors
     /// [`ImportError`]

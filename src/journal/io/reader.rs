@@ -26,6 +26,8 @@ use crate::message::Lane;
 
 /// How long a place may be unreadable while others are not, before it is stepped over.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
+/// How many times less for a place in a segment that has others which were stepped over.
+const SHELVED: u32 = 60;
 /// What a disk gives or does not give at once.
 const PAGE: u32 = 4096;
 /// Files set aside as unreadable are tried again so often.
@@ -325,10 +327,12 @@ impl Reader {
             Wanted::Bytes(fetch) => {
                 let read = self.bytes(fetch, open, buffer);
                 let Err(failure) = read else { return read.map(Some) };
-                let same =
-                    stuck.is_some_and(|s| (s.at.number, s.at.offset) == (failure.number, failure.offset));
+                let same = stuck.filter(|s| (s.at.number, s.at.offset) == (failure.number, failure.offset));
                 // In a segment with places that were stepped over before, nobody waits for another hour.
-                if (give_up && same || self.is_shelved(failure.number)) && self.others_can_be_read(failure) {
+                let patience =
+                    if self.is_shelved(failure.number) { self.patience / SHELVED } else { self.patience };
+                let over = same.is_some_and(|stuck| stuck.since.elapsed() >= patience);
+                if over && self.others_can_be_read(failure) {
                     return Ok(Some(Answer::Hole(fetch.clone(), self.end_of_hole(fetch))));
                 }
                 Err(failure)

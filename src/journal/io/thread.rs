@@ -34,7 +34,11 @@ struct LastWords<'s>(&'s Shared);
 
 impl Drop for LastWords<'_> {
     fn drop(&mut self) {
-        self.0.lock().dead = true;
+        let mut state = self.0.lock();
+        state.dead = true;
+        // Who waits for a record hears that none comes any more.
+        state.awaiting.clear();
+        drop(state);
         self.0.wake.notify_one();
     }
 }
