@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tombolo::clock::UnixTime;
-use tombolo::proto::Route;
 use tombolo::proto::dtls::server::{Certificates, Clock, ServerKey, Settings, Trust};
 use tombolo::proto::dtls::{
     CloseCause, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, ServerEngine, SessionId, Sink,
 };
+use tombolo::proto::{Holder, Route};
 
 #[allow(dead_code, reason = "written for the tests")]
 #[path = "../tests/dtls_server/client.rs"]
@@ -57,6 +57,8 @@ struct Shell {
     spare: Vec<Vec<u8>>,
     session: Option<SessionId>,
     heard: usize,
+    /// How many handshakes failed, where that is what is measured.
+    refusals: Option<usize>,
 }
 
 impl Sink for Shell {
@@ -65,6 +67,10 @@ impl Sink for Shell {
         buffer.clear();
         buffer.extend(datagram);
         self.sent.push(buffer);
+    }
+    fn claim(&mut self, _: &PeerIdentity) -> Option<Holder> {
+        // One certificate for as many sessions as are measured.
+        Some(Holder { number: 1, max_sessions: u32::MAX })
     }
     fn connected(&mut self, session: SessionId, _: &Route, _: &PeerIdentity) {
         self.session = Some(session);
@@ -77,7 +83,8 @@ impl Sink for Shell {
         panic!("{cause:?}");
     }
     fn failed(&mut self, _: &Route, failure: &HandshakeFailure) {
-        panic!("{failure}");
+        assert!(self.refusals.is_some(), "{failure}");
+        self.refusals = self.refusals.map(|refusals| refusals + 1);
     }
 }
 
@@ -145,13 +152,67 @@ fn measure(name: &str, engine: &mut dyn Engine, sessions: usize, config: impl Fn
     );
 }
 
-fn own(issuer: &rcgen::CertifiedIssuer<'static, rcgen::KeyPair>) -> Arc<Own> {
+/// What a chain costs that is refused: from the flight that brings it to the alert, of each of so many clients.
+fn measure_refusal(name: &str, engine: &mut dyn Engine, count: usize, device: &Arc<Own>) {
+    let mut now = Instant::now();
+    let mut shell = Shell { refusals: Some(0), ..Shell::default() };
+    let mut spent = Duration::ZERO;
+    for n in 0..count {
+        let mut client = Client::new(Config::certified(device));
+        let mut up = client.start(now);
+        for flight in 0..3 {
+            let start = Instant::now();
+            for datagram in &mut up {
+                engine.handle_datagram(now, route(n), datagram, &mut shell);
+            }
+            // The first two are hellos.
+            if flight == 2 {
+                spent += start.elapsed();
+            }
+            let sent = std::mem::take(&mut shell.sent);
+            up = sent.iter().flat_map(|datagram| client.handle_datagram(now, datagram)).collect();
+        }
+        assert_eq!(shell.refusals, Some(n + 1));
+        now += Duration::from_millis(1);
+    }
+    let each = spent.as_secs_f64() * 1e6 / count as f64;
+    println!("{name:<44} {each:>7.1} µs from the chain to the alert");
+}
+
+/// So many authorities that have one name, and each of which has issued the next.
+fn twins(count: usize) -> Vec<Issuer> {
+    let mut all: Vec<Issuer> = Vec::new();
+    for _ in 0..count {
+        all.push(authority("same", all.last()));
+    }
+    all
+}
+
+type Issuer = rcgen::CertifiedIssuer<'static, rcgen::KeyPair>;
+
+fn authority(name: &str, issuer: Option<&Issuer>) -> Issuer {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    match issuer {
+        Some(issuer) => rcgen::CertifiedIssuer::signed_by(params, key, issuer),
+        None => rcgen::CertifiedIssuer::self_signed(params, key),
+    }
+    .expect("an authority")
+}
+
+/// A device's key and certificate, and what it sends behind this.
+fn own(issuer: &Issuer, above: &[Issuer]) -> Arc<Own> {
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
     let key = rcgen::KeyPair::generate().expect("a key");
     let params = rcgen::CertificateParams::new(["door-7.example".to_owned()]).expect("parameters");
     let certificate = params.signed_by(&key, issuer).expect("a certificate");
     Arc::new(Own {
-        chain: vec![certificate.der().to_vec()],
+        chain: std::iter::once(certificate.der().to_vec())
+            .chain(above.iter().map(|authority| authority.der().to_vec()))
+            .collect(),
         key: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &key.serialize_der()).expect("a key"),
         spki: rcgen::PublicKeyData::subject_public_key_info(&key),
         algorithm: 0x0403,
@@ -168,20 +229,36 @@ fn main() {
         half_open_per_source: 1 << 20,
         handshakes_burst: u32::MAX,
         hellos_per_second: u32::MAX,
+        hellos_per_source: u32::MAX,
+        work_burst: u32::MAX,
+        completed_per_minute: u32::MAX,
         ..Limits::new(sessions, 1 << 20, Duration::from_secs(24 * 60 * 60))
     };
     let pairs =
         (0..sessions).map(|n| (format!("dev-{n}").into_bytes(), format!("key-of-device-{n}").into_bytes()));
     let keyring = Keyring::new(pairs);
     let psk = |n: usize| Config::psk(&format!("dev-{n}"), &format!("key-of-device-{n}"));
-    let params = {
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params
+    let root = authority("root", None);
+    let device = own(&root, &[]);
+    let above = {
+        let one = authority("one", Some(&root));
+        let two = authority("two", Some(&one));
+        let three = authority("three", Some(&two));
+        [three, two, one]
     };
-    let root = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().expect("a key"))
-        .expect("a root");
-    let device = own(&root);
+    let remote = own(&above[0], &above);
+    let nine = twins(9);
+    let nine = own(&nine[0], &nine);
+    let three = twins(3);
+    let three = own(&three[0], &three);
+    // All signatures are good but the last, which another key than the root's made.
+    let foreign = {
+        let one = authority("one", Some(&authority("root", None)));
+        let two = authority("two", Some(&one));
+        let three = authority("three", Some(&two));
+        let above = [three, two, one];
+        own(&above[0], &above)
+    };
     let server = {
         let key = rcgen::KeyPair::generate().expect("a key");
         let params = rcgen::CertificateParams::new(["gateway".to_owned()]).expect("parameters");
@@ -225,5 +302,12 @@ fn main() {
         raw: true,
         ..certified(n)
     });
+    measure("own   the same, a chain of 4 certificates", &mut ours(), sessions.min(2_000), |_| {
+        Config::certified(&remote)
+    });
+    let refused = sessions.min(2_000);
+    measure_refusal("own   10 certificates, nine CAs of one name", &mut ours(), refused, &nine);
+    measure_refusal("own   4 certificates, three CAs of one name", &mut ours(), refused, &three);
+    measure_refusal("own   4 certificates, of a root of that name", &mut ours(), refused, &foreign);
     process::compare(sessions.min(2_000));
 }

@@ -63,6 +63,7 @@ fn settings(rules: usize) -> Settings {
         quota: Quota { messages: u32::MAX, bytes: 1 << 50, per: Duration::from_secs(1), burst: u32::MAX },
         max_payload: None,
         offline_after: Duration::from_secs(3600),
+        max_sessions: 4,
         uplink,
         downlink: Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! An engine of our own with two devices, for the targets: the first has a connection id, the second none.
 #![allow(dead_code, reason = "each target uses its part")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tombolo::clock::UnixTime;
@@ -62,30 +63,79 @@ fn config(device: usize) -> Config {
     Config { cid, ..Config::psk(["one", "two"][device], ["key-one", "key-two"][device]) }
 }
 
-/// Keys are fixed, so that an input means the same in every run.
-fn certificates() -> Certificates {
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let root = rcgen::CertificateParams::default();
-    let root = rcgen::CertifiedIssuer::self_signed(root, rcgen::KeyPair::generate().expect("a key"))
-        .expect("a root");
-    let own = rcgen::CertificateParams::default().signed_by(&key, &root).expect("a certificate");
-    let server = ServerKey::new(vec![own.der().to_vec()], &key.serialize_der()).expect("a key");
-    let trust = Trust::new(vec![root.der().to_vec()], Vec::new(), &[], [[7; 32]]).expect("a trust");
-    Certificates { key: Some(server.into()), trust: trust.into() }
+/// A root, three authorities below it, and a device below these, whose chain is the four certificates; and the gateway's own.
+pub struct Authorities {
+    /// The device's own first.
+    pub chain: Vec<Vec<u8>>,
+    root: Vec<u8>,
+    device: rcgen::KeyPair,
+    server: Arc<ServerKey>,
+}
+
+impl Authorities {
+    pub fn new() -> Authorities {
+        let params = |name: &str, is_ca: bool| {
+            let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            if is_ca {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            }
+            params
+        };
+        let key = || rcgen::KeyPair::generate().expect("a key");
+        let root = rcgen::CertifiedIssuer::self_signed(params("root", true), key()).expect("a root");
+        let mut above = vec![root];
+        for name in ["one", "two", "three"] {
+            let next = rcgen::CertifiedIssuer::signed_by(params(name, true), key(), &above[above.len() - 1]);
+            above.push(next.expect("an authority"));
+        }
+        let (device, gateway) = (key(), key());
+        let own = params("door-7", false).signed_by(&device, &above[3]).expect("a certificate");
+        let chain = std::iter::once(own.der().to_vec())
+            .chain(above[1..].iter().rev().map(|authority| authority.der().to_vec()))
+            .collect();
+        let server = params("gateway", false).signed_by(&gateway, &above[0]).expect("a certificate");
+        let server = ServerKey::new(vec![server.der().to_vec()], &gateway.serialize_der()).expect("a key");
+        Authorities { chain, root: above[0].der().to_vec(), device, server: server.into() }
+    }
+
+    pub fn certificates(&self) -> Certificates {
+        let trust = Trust::new(vec![self.root.clone()], Vec::new(), &[], [[7; 32]]).expect("a trust");
+        Certificates { key: Some(self.server.clone()), trust: trust.into() }
+    }
+
+    /// What the device shows.
+    pub fn device(&self) -> client::Own {
+        use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+        let pkcs8 = self.device.serialize_der();
+        client::Own {
+            chain: self.chain.clone(),
+            key: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8).expect("a key"),
+            spki: rcgen::PublicKeyData::subject_public_key_info(&self.device),
+            algorithm: 0x0403,
+        }
+    }
 }
 
 impl World {
     pub fn new(now: Instant) -> World {
+        World::with(now, Authorities::new().certificates())
+    }
+
+    pub fn with(now: Instant, certificates: Certificates) -> World {
         let keyring = Keyring::new([(*b"one", *b"key-one"), (*b"two", *b"key-two")]);
         let limits = Limits {
             half_open: 8,
             half_open_per_source: 6,
             handshakes_burst: u32::MAX,
             hellos_per_second: u32::MAX,
+            hellos_per_source: u32::MAX,
+            work_burst: u32::MAX,
+            completed_per_minute: u32::MAX,
             ..Limits::default()
         };
         let settings = Settings { limits, mtu: 300, ..Settings::default() };
-        let mut engine = ServerEngine::new(now, settings, keyring, certificates(), &[1; 32]);
+        let mut engine = ServerEngine::new(now, settings, keyring, certificates, &[1; 32]);
         engine.set_clock(Clock { time: UnixTime::from_secs(1_780_000_000), trusted: true });
         let mut world = World {
             now,
@@ -165,6 +215,25 @@ impl World {
         }
     }
 
+    /// Another than these devices handshakes at a port of its own. Whether it had a session, which is over then.
+    pub fn try_to_join(&mut self, port: u16, config: Config) -> bool {
+        let mut client = Client::new(config);
+        let mut up = client.start(self.now);
+        for _ in 0..4 {
+            let down: Vec<_> = up.iter().flat_map(|datagram| self.inject(port, datagram)).collect();
+            up = down.iter().flat_map(|datagram| client.handle_datagram(self.now, datagram)).collect();
+        }
+        let connected = std::mem::take(&mut self.recorder.connected);
+        for (session, at) in &connected {
+            assert_eq!(*at, port);
+            self.engine.close(self.now, *session, &mut self.recorder);
+        }
+        // A handshake that was not finished.
+        self.pass(Duration::from_secs(120));
+        self.recorder = Recorder::default();
+        !connected.is_empty()
+    }
+
     /// The first device is somewhere else now.
     pub fn carry(&mut self, port: u16) {
         self.ports[0] = port;
@@ -192,9 +261,11 @@ impl World {
             assert!(!self.sessions.contains(&session));
             let _ = self.engine.send(self.now, session, b"x", &mut self.recorder);
             self.engine.close(self.now, session, &mut self.recorder);
-            self.recorder.closed.clear();
             self.recorder.sent.clear();
         }
+        // One that cannot be resumed is kept for its alert, whatever the import says, and may be replaced by the next.
+        let sessions = self.sessions;
+        self.recorder.closed.retain(|(session, _)| sessions.contains(session));
         imported
     }
 

@@ -6,12 +6,12 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tombolo::proto::Route;
 use tombolo::proto::dtls::server::{Certificates, Settings};
 use tombolo::proto::dtls::{
     CloseCause, DimplEngine, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, ServerEngine,
     SessionId, Sink,
 };
+use tombolo::proto::{Holder, Route};
 
 use super::client::{self, Client, Config};
 use super::support;
@@ -30,6 +30,9 @@ struct Shell<'s> {
 impl Sink for Shell<'_> {
     fn transmit(&mut self, route: &Route, datagram: &[u8]) {
         self.socket.send_to(datagram, route.remote).expect("loopback takes it");
+    }
+    fn claim(&mut self, _: &PeerIdentity) -> Option<Holder> {
+        Some(Holder { number: 1, max_sessions: u32::MAX })
     }
     fn connected(&mut self, _: SessionId, _: &Route, _: &PeerIdentity) {}
     fn data(&mut self, session: SessionId, plaintext: &[u8]) {

@@ -43,6 +43,7 @@ fuzz_target!(|data: &[u8]| {
         quota: Quota { burst: u32::MAX, ..Quota::default() },
         max_payload: None,
         offline_after: Duration::from_secs(3600),
+        max_sessions: 4,
         uplink: vec![rule],
         downlink: Vec::new(),
     };

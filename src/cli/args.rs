@@ -230,6 +230,16 @@ pub enum QueueCommand {
     /// What the broker refused for good
     #[command(subcommand)]
     Rejected(RejectedCommand),
+    /// Set records aside at which a lane waits: they go to the rejected store
+    Skip(SkipArguments),
+}
+
+/// `tombolo queue skip`
+#[derive(Debug, Args)]
+pub struct SkipArguments {
+    /// Record ids, as `tombolo queue` shows them
+    #[arg(value_name = "RECORD", required = true)]
+    pub records: Vec<String>,
 }
 
 /// `tombolo queue import`
@@ -249,8 +259,17 @@ pub enum RejectedCommand {
     List,
     /// Send them once more: those named, or all
     Retry(RetryArguments),
+    /// Write them all to a file, payloads included: a JSON object a line
+    Export(ExportArguments),
     /// Give them up, as a loss: those named, or --all
     Drop(DropArguments),
+}
+
+/// `tombolo queue rejected export`
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// The file to make; - is standard output
+    pub file: PathBuf,
 }
 
 /// `tombolo queue rejected retry`
@@ -392,5 +411,9 @@ mod tests {
         assert!(parse("tombolo clock").is_ok());
         assert!(parse("tombolo clock trust").is_ok());
         assert!(parse("tombolo clock reset --json").is_ok());
+        assert!(parse("tombolo queue skip").is_err());
+        assert!(parse("tombolo queue skip x y").is_ok());
+        assert!(parse("tombolo queue rejected export").is_err());
+        assert!(parse("tombolo queue rejected export -").is_ok());
     }
 }

@@ -1,14 +1,22 @@
 //! `tombolo queue`: what waits for the broker, and what it refused.
 
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::Context;
-use super::args::{DropArguments, ImportArguments, QueueCommand, RejectedCommand, RetryArguments};
+use super::args::{
+    DropArguments, ExportArguments, ImportArguments, QueueCommand, RejectedCommand, RetryArguments,
+    SkipArguments,
+};
 use super::error::CommandError;
 use super::output::{align, bytes, plural};
 use crate::control::io::client::{ANSWER, SLOW_ANSWER};
 use crate::control::protocol::{Request, Selection};
-use crate::control::snapshot::{Queue, RejectedPage};
+use crate::control::snapshot::{ExportPage, Queue, RejectedPage};
 use crate::journal::FileReport;
 use crate::message::RecordId;
 
@@ -26,6 +34,14 @@ pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), Comma
             let all = all || records.is_empty();
             let request = Request::RejectedRetry { records: selection(records, all)? };
             change(context, &request, "will be sent again; `tombolo queue` shows when they have left")
+        }
+        Some(QueueCommand::Rejected(RejectedCommand::Export(ExportArguments { file }))) => {
+            export(context, &file)
+        }
+        Some(QueueCommand::Skip(SkipArguments { records })) => {
+            let Selection::Ids(records) = selection(records, false)? else { return Ok(()) };
+            let what = "set aside; `tombolo queue rejected list` shows what is kept";
+            change(context, &Request::QueueSkip { records }, what)
         }
         Some(QueueCommand::Rejected(RejectedCommand::Drop(DropArguments { records, all }))) => {
             let request = Request::RejectedDrop { records: selection(records, all)? };
@@ -151,6 +167,26 @@ pub fn text(queue: &Queue) -> String {
         if let Some(reason) = &lane.stopped {
             notes.push(vec![format!("{name} has stopped: {reason}")]);
         }
+        if lane.held > 0 {
+            let held = plural(lane.held, "record");
+            notes.push(vec![format!(
+                "{name} holds back {held} that the broker may not take, while others flow:"
+            )]);
+        }
+        for suspect in &lane.suspected {
+            let topic = suspect.topic.as_deref().map(|topic| format!(" on {topic}")).unwrap_or_default();
+            let tries = match suspect.tries {
+                0 => "not tried again yet".to_owned(),
+                1 => "tried once more".to_owned(),
+                tries => format!("tried {tries} times more"),
+            };
+            notes.push(vec![format!("  {}{topic}: {}, {tries}", suspect.record, suspect.reason)]);
+        }
+        if let (Some(oldest), true) = (&lane.oldest_record, lane.stopped.is_some() || lane.held > 0) {
+            notes.push(vec![format!(
+                "{name} begins with {oldest}; `tombolo queue skip RECORD` sets one aside"
+            )]);
+        }
     }
     if rejected.records > 0 {
         notes.push(vec!["next: tombolo queue rejected list".to_owned()]);
@@ -204,6 +240,57 @@ fn list(context: &Context) -> Result<(), CommandError> {
     Ok(())
 }
 
+fn export(context: &Context, file: &Path) -> Result<(), CommandError> {
+    let failed = |error: std::io::Error| CommandError::failed(format_args!("{}: {error}", file.display()));
+    if file == Path::new("-") {
+        let count = write_export(context, &mut std::io::stdout().lock(), &failed)?;
+        super::note(format_args!("{} written", plural(count, "record")));
+        return Ok(());
+    }
+    // Readings are nobody else's business, and what is there already is not overwritten.
+    let made =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(
+            |error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => CommandError::failed(format_args!(
+                    "{} is there already: name another file, or take it away",
+                    file.display()
+                )),
+                _ => failed(error),
+            },
+        )?;
+    let mut out = BufWriter::new(made);
+    let count = write_export(context, &mut out, &failed)?;
+    out.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
+    if context.out.json {
+        return Ok(context.out.object(&serde_json::json!({ "records": count }))?);
+    }
+    let written = plural(count, "record");
+    Ok(context.out.line(format_args!("{written} written to {}; they stay in the store", file.display()))?)
+}
+
+fn write_export(
+    context: &Context,
+    out: &mut impl Write,
+    failed: &dyn Fn(std::io::Error) -> CommandError,
+) -> Result<u64, CommandError> {
+    let mut daemon = context.daemon()?;
+    let mut after = 0;
+    let mut count = 0;
+    loop {
+        let page: ExportPage = daemon.ask_for(&Request::RejectedExport { after }, SLOW_ANSWER)?;
+        for record in &page.records {
+            writeln!(out, "{record}").map_err(failed)?;
+            count += 1;
+        }
+        match page.last {
+            Some(last) => after = last,
+            None => break,
+        }
+    }
+    out.flush().map_err(failed)?;
+    Ok(count)
+}
+
 fn change(context: &Context, request: &Request, what: &str) -> Result<(), CommandError> {
     let answer = context.daemon()?.ask(request, SLOW_ANSWER)?;
     if context.out.json {
@@ -216,7 +303,7 @@ fn change(context: &Context, request: &Request, what: &str) -> Result<(), Comman
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{Lane, Rejected};
+    use crate::control::snapshot::{Lane, Rejected, SuspectedRecord};
 
     #[test]
     fn lanes_are_a_table_and_what_stopped_is_named() {
@@ -231,7 +318,16 @@ mod tests {
                         oldest: Some("2026-01-01T00:00:00.000Z".into()),
                         max_bytes: 192 << 20,
                         dropped: 3,
-                        stopped: Some("the broker answers 0x97 quota exceeded".into()),
+                        stopped: Some("the broker refuses every reading".into()),
+                        held: 2,
+                        oldest_record: Some("0000000000000001-9".into()),
+                        suspected: vec![SuspectedRecord {
+                            record: "0000000000000001-9".into(),
+                            topic: Some("a/b".into()),
+                            reason: "not authorized (0x87)".into(),
+                            tries: 2,
+                            ..SuspectedRecord::default()
+                        }],
                         ..Lane::default()
                     },
                 ),
@@ -245,7 +341,10 @@ mod tests {
              high      0        0 B    40 MiB   -                         0\n\
              normal    12       8 KiB  192 MiB  2026-01-01T00:00:00.000Z  3\n\
              rejected  1        300 B  16 MiB   -\n\
-             normal has stopped: the broker answers 0x97 quota exceeded\n\
+             normal has stopped: the broker refuses every reading\n\
+             normal holds back 2 records that the broker may not take, while others flow:\n\
+             \u{20}\u{20}0000000000000001-9 on a/b: not authorized (0x87), tried 2 times more\n\
+             normal begins with 0000000000000001-9; `tombolo queue skip RECORD` sets one aside\n\
              next: tombolo queue rejected list\n"
         );
     }

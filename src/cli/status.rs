@@ -103,6 +103,17 @@ pub fn text(status: &Status) -> String {
     if let Some(failing) = &status.session_store.failing {
         row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices shake hands anew"));
     }
+    let dtls = &status.dtls;
+    if dtls.refused_full > 0 && dtls.sessions >= dtls.max_sessions {
+        row(
+            "",
+            format!(
+                "DTLS SESSIONS FULL: {} sessions, all active; {} refused; raise coap.max-sessions",
+                dtls.sessions,
+                plural(dtls.refused_full, "handshake")
+            ),
+        );
+    }
     for (name, fleet) in &devices.fleets {
         row("fleet", format!("{name}, {} of at most {} devices seen", fleet.devices, fleet.max_devices));
     }
@@ -132,6 +143,18 @@ pub fn text(status: &Status) -> String {
     for item in &gateway.disabled {
         row("disabled", item.clone());
     }
+    for stray in &status.strays {
+        row(
+            "unserved",
+            format!(
+                "{} {} ({} times, last {} ago)",
+                stray.source,
+                stray.advice,
+                stray.count,
+                span(stray.last_s)
+            ),
+        );
+    }
     if !status.upstream.configured {
         row("next", "tombolo init --url mqtts://BROKER".to_owned());
     } else if devices.known == 0 {
@@ -156,6 +179,11 @@ pub fn uplink(uplink: &Uplink) -> String {
     if uplink.connected {
         let protocol =
             uplink.protocol.as_deref().map(|version| format!(", MQTT {version}")).unwrap_or_default();
+        // Not 5 since: worth telling, as the warnings tell why.
+        let protocol = match (&uplink.protocol_why, uplink.protocol_since_s) {
+            (Some(_), Some(seconds)) => format!("{protocol} for {}", span(seconds)),
+            _ => protocol,
+        };
         return format!(
             "connected to {broker}{since}{protocol}, {} of {} in flight",
             uplink.in_flight, uplink.window
@@ -257,11 +285,12 @@ fn readings(counters: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{Clock, Devices, Gateway, Journal, SessionStore};
+    use crate::control::snapshot::{Clock, Devices, Dtls, Gateway, Journal, SessionStore, Stray};
 
     #[test]
     fn a_new_gateway_says_what_to_do_next() {
         let status = Status {
+            strays: Vec::new(),
             gateway: Gateway {
                 id: "tb-ab".into(),
                 version: "0.1.0".into(),
@@ -297,7 +326,16 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
+        let stray = Stray {
+            source: "192.0.2.9".into(),
+            mistake: "dtls_on_plain_port".into(),
+            advice: "sends DTLS to a plain CoAP port; use a port of coap.listen".into(),
+            count: 3,
+            since_s: 7_200,
+            last_s: 60,
+        };
         let status = Status {
+            strays: vec![stray],
             gateway: Gateway { id: "g".into(), version: "0.1.0".into(), ..Gateway::default() },
             upstream: Uplink {
                 configured: true,
@@ -315,6 +353,7 @@ mod tests {
                 ..Journal::default()
             },
             devices: Devices { known: 3, online: 1, sessions: 1, half_open: 0, ..Devices::default() },
+            dtls: Dtls { sessions: 1, max_sessions: 1, refused_full: 5, ..Dtls::default() },
             session_store: SessionStore {
                 persist: true,
                 failing: Some("the disk is full".into()),
@@ -361,7 +400,6 @@ mod tests {
                 ),
             ]
             .into(),
-            dtls: Default::default(),
             problems: Vec::new(),
             counters: serde_json::json!({
                 "tombolo_journal_stored_readings_total": 9,
@@ -378,11 +416,13 @@ mod tests {
              journal   1 record waiting, 4 KiB of 256 MiB; 2 rejected by the broker\n\
              devices   3 known, 1 online, 1 session\n\
              \x20         DTLS sessions are NOT stored: the disk is full; after a restart devices shake hands anew\n\
+             \x20         DTLS SESSIONS FULL: 1 sessions, all active; 5 handshakes refused; raise coap.max-sessions\n\
              serial    bus1: open for 9 s, 40 readings, 1 frame from strangers\n\
              \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
+             unserved  192.0.2.9 sends DTLS to a plain CoAP port; use a port of coap.listen (3 times, last 1 min ago)\n\
              next      tombolo queue rejected list\n"
         );
     }

@@ -56,6 +56,10 @@ pub(super) struct Upstream {
     pub(super) keep_alive: Option<Span>,
     pub(super) max_in_flight: Option<u16>,
     pub(super) drain_rate: Option<u32>,
+    pub(super) max_publish_rate: Option<u32>,
+    pub(super) max_byte_rate: Option<u64>,
+    pub(super) answer_timeout: Option<Span>,
+    pub(super) retry_rejected: Option<Span>,
     pub(super) tls_min: Option<TlsMin>,
 }
 
@@ -99,6 +103,7 @@ pub(super) struct Coap {
     pub(super) max_sessions: Option<u32>,
     pub(super) max_half_open: Option<u32>,
     pub(super) idle_timeout: Option<Span>,
+    pub(super) max_session_lifetime: Option<Span>,
     pub(super) certificate_file: Option<String>,
     pub(super) key_file: Option<String>,
     pub(super) client_ca_file: Option<String>,
@@ -124,6 +129,7 @@ pub(super) struct Role {
     pub(super) quota: Quota,
     pub(super) max_payload: Option<u32>,
     pub(super) offline_after: Option<Span>,
+    pub(super) max_sessions: Option<u32>,
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
 }

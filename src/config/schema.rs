@@ -122,6 +122,10 @@ const UPSTREAM: &[Key] = &[
     key("keep-alive", Kind::Span(seconds(5), seconds(18 * 3600))),
     key("max-in-flight", Kind::Whole(1, 65_535)),
     key("drain-rate", Kind::Whole(0, 1_000_000)),
+    key("max-publish-rate", Kind::Whole(0, 1_000_000)),
+    key("max-byte-rate", Kind::Size(0, TIB)),
+    key("answer-timeout", Kind::Span(seconds(5), seconds(600))),
+    key("retry-rejected", Kind::Span(seconds(0), seconds(30 * DAY))),
     key("tls-min", Kind::Choice(&["1.2", "1.3"])),
     key("proxy", Kind::Reserved("connections through a proxy")),
 ];
@@ -144,6 +148,7 @@ const COAP: &[Key] = &[
     fixed("max-sessions", Kind::Whole(1, 1_000_000)),
     fixed("max-half-open", Kind::Whole(1, 100_000)),
     fixed("idle-timeout", Kind::Span(seconds(60), seconds(YEAR))),
+    key("max-session-lifetime", Kind::Span(seconds(60), seconds(YEARS_10))),
     fixed("persist-sessions", Kind::Flag),
     fixed("engine", Kind::Choice(&["tombolo", "dimpl"])),
     key("require-ems", Kind::Flag),
@@ -160,6 +165,7 @@ const ROLE: &[Key] = &[
     key("quota", Kind::Table(QUOTA)),
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
+    key("max-sessions", Kind::Whole(1, 1_000_000)),
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
 ];

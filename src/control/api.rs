@@ -21,7 +21,10 @@ pub trait Control {
     /// Answers with a [`Queue`](super::snapshot::Queue): the lanes.
     fn queue(&mut self, reply: Reply);
 
-    /// Lists, sends again or gives up rejected records.
+    /// Sets records aside at which a lane waits, by their ids.
+    fn skip(&mut self, records: Vec<String>, reply: Reply);
+
+    /// Lists, exports, sends again or gives up rejected records.
     fn rejected(&mut self, action: RejectedAction, reply: Reply);
 
     /// Takes up a file that was set aside.
@@ -56,6 +59,11 @@ pub enum RejectedAction {
     List {
         /// `None` = from the oldest.
         after: Option<String>,
+    },
+    /// A page of them, whole, after this number.
+    Export {
+        /// 0 = from the oldest.
+        after: u64,
     },
     /// Into their lanes again.
     Retry(Selection),
@@ -92,6 +100,8 @@ impl Call {
             Request::Sessions { device } => reply.ok(&control.sessions(device.as_deref())),
             Request::Queue {} => control.queue(reply),
             Request::RejectedList { after } => control.rejected(RejectedAction::List { after }, reply),
+            Request::RejectedExport { after } => control.rejected(RejectedAction::Export { after }, reply),
+            Request::QueueSkip { records } => control.skip(records, reply),
             Request::RejectedRetry { records } => control.rejected(RejectedAction::Retry(records), reply),
             Request::RejectedDrop { records } => control.rejected(RejectedAction::Drop(records), reply),
             Request::QueueImport { file, all } => control.import(file, all, reply),

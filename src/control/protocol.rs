@@ -17,6 +17,9 @@ pub const RESPONSE_MAX: usize = 16 * 1024 * 1024;
 /// Most rejected records one answer lists.
 pub const LIST_MAX: usize = 100;
 
+/// Bytes of payload one answer exports, about; with base64 and names well under [`RESPONSE_MAX`].
+pub const EXPORT_BYTES: usize = 4 * 1024 * 1024;
+
 /// Most sessions one answer lists: about 4 MiB.
 pub const SESSIONS_MAX: usize = 20_000;
 
@@ -39,6 +42,17 @@ pub enum Request {
         /// Begin after this record id; `None` = at the oldest.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<String>,
+    },
+    /// Rejected records whole, oldest first: an [`ExportPage`](super::snapshot::ExportPage).
+    RejectedExport {
+        /// Begin after this number in the store; 0 = at the oldest.
+        #[serde(default)]
+        after: u64,
+    },
+    /// Set records aside at which a lane waits: they go to the rejected store. Answered `{"records": n}`.
+    QueueSkip {
+        /// Their ids.
+        records: Vec<String>,
     },
     /// Send rejected records once more, behind what waits. Answered `{"records": n}`.
     RejectedRetry {
@@ -109,6 +123,7 @@ impl Request {
             Request::RejectedRetry { .. }
                 | Request::RejectedDrop { .. }
                 | Request::QueueImport { .. }
+                | Request::QueueSkip { .. }
                 | Request::Reload {}
                 | Request::ClockTrust {}
                 | Request::ClockReset {}
@@ -228,6 +243,11 @@ mod tests {
             (
                 r#"{"request":"rejected-drop","records":{"ids":["0000000000000001-2"]}}"#,
                 Request::RejectedDrop { records: Selection::Ids(vec!["0000000000000001-2".into()]) },
+            ),
+            (r#"{"request":"rejected-export","after":7}"#, Request::RejectedExport { after: 7 }),
+            (
+                r#"{"request":"queue-skip","records":["0000000000000001-2"]}"#,
+                Request::QueueSkip { records: vec!["0000000000000001-2".into()] },
             ),
             (r#"{"request":"tail","device":"door-7"}"#, Request::Tail { device: Some("door-7".into()) }),
             (r#"{"request":"serial-trace","port":"meter"}"#, Request::SerialTrace { port: "meter".into() }),

@@ -24,6 +24,8 @@ pub struct Status {
     pub dtls: Dtls,
     /// DTLS sessions that survive a restart.
     pub session_store: SessionStore,
+    /// Source addresses of the last 24 h whose datagrams could not be served, and why; at most 16 of each kind.
+    pub strays: Vec<Stray>,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
     /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
@@ -62,12 +64,30 @@ pub struct Uplink {
     pub broker: Option<String>,
     /// `5` or `3.1.1`, once connected.
     pub protocol: Option<String>,
+    /// Seconds since it is this one, over reconnects.
+    pub protocol_since_s: Option<u64>,
+    /// Why it is not 5: what the broker did when 5 was tried.
+    pub protocol_why: Option<String>,
     /// Seconds since it is as it is.
     pub since_s: Option<u64>,
     /// Publishes sent and not yet acknowledged.
     pub in_flight: u64,
     /// How many there may be: ours or the broker's Receive Maximum, whichever is less.
     pub window: u64,
+    /// Seconds the oldest of them has waited for its answer.
+    pub oldest_unanswered_s: Option<u64>,
+    /// Publishes a second at most, if anything limits them.
+    pub rate_limit: Option<u64>,
+    /// Whether the limit is ours because the broker could not follow.
+    pub rate_lowered: bool,
+    /// Records suspected: held back and tried again while others flow.
+    pub suspects: u64,
+    /// Some of them.
+    pub suspected: Vec<SuspectedRecord>,
+    /// Seconds since a reading was taken, while the broker refuses all.
+    pub nothing_taken_s: Option<u64>,
+    /// What goes along with a connection and is left out because the broker refuses it, in words.
+    pub left_out: Vec<String>,
     /// What ended or prevented the last connection.
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
@@ -76,6 +96,22 @@ pub struct Uplink {
     pub echo_ms: Option<u64>,
     /// Things worth a warning: a broker that speaks only 3.1.1, a small Receive Maximum, a lane stopped.
     pub warnings: Vec<String>,
+}
+
+/// A record that the broker refused, was silent about or closed over, and that is being judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SuspectedRecord {
+    /// Its id.
+    pub record: String,
+    /// `high` or `normal`.
+    pub lane: String,
+    /// Where it goes, once a trial has shown it.
+    pub topic: Option<String>,
+    /// Why: the reason code in words, with its number, or what the broker did instead.
+    pub reason: String,
+    /// How often it was tried again.
+    pub tries: u64,
 }
 
 /// All lanes together.
@@ -140,6 +176,30 @@ pub struct Dtls {
     pub connection_id: u64,
     /// How many have the extended master secret.
     pub extended_master_secret: u64,
+    /// `coap.max-sessions`.
+    pub max_sessions: u64,
+    /// Handshakes refused because that many sessions were active within the last hour.
+    pub refused_full: u64,
+    /// Handshakes refused because their device had completed too many within one minute.
+    pub refused_too_often: u64,
+}
+
+/// A source address whose datagrams could not be served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stray {
+    /// The source address; it may be spoofed.
+    pub source: String,
+    /// `dtls_on_plain_port`, `plain_on_dtls_port`, `not_configured` or `unknown_session`.
+    pub mistake: String,
+    /// The same as a sentence, with what to do about it.
+    pub advice: String,
+    /// How often.
+    pub count: u64,
+    /// Seconds since the first time.
+    pub since_s: u64,
+    /// Seconds since the last time.
+    pub last_s: u64,
 }
 
 /// Some DTLS sessions, the longest idle first.
@@ -190,6 +250,9 @@ pub struct SessionStore {
     pub handed_over: u64,
     /// Not taken over at the start: their devices shake hands anew.
     pub refused: u64,
+    /// Not resumed at the start, but kept so that their devices can be sent a fatal alert: sessions with ChaCha20-Poly1305, and
+    /// sessions with certificates that were stored without their certification path.
+    pub ended: u64,
     /// Why they are not stored at present; `None` = they are.
     pub failing: Option<String>,
 }
@@ -328,6 +391,10 @@ pub struct Lane {
     pub set_aside: u64,
     /// Why nothing leaves at present although the uplink is there; `None` = it flows.
     pub stopped: Option<String>,
+    /// Records held back: suspected, or on a topic that is.
+    pub held: u64,
+    /// Some of those suspected.
+    pub suspected: Vec<SuspectedRecord>,
 }
 
 /// The rejected store.
@@ -368,6 +435,16 @@ pub struct RejectedRecord {
     pub received: Option<String>,
     /// Why: the reason code in words, with its number.
     pub reason: String,
+}
+
+/// Some rejected records, whole, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExportPage {
+    /// One object each, as `tombolo queue rejected export` writes it.
+    pub records: Vec<Value>,
+    /// The number of the last of them, to ask for the next page; `None`: there are no more.
+    pub last: Option<u64>,
 }
 
 /// What the rules say about one reading, as far as `tombolo acl explain` prints it for people; its JSON is the gate's

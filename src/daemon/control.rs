@@ -18,6 +18,7 @@ use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
 use super::link::Link;
 use super::notify::Notify;
+use super::rejected;
 use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
@@ -31,7 +32,7 @@ use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
-use crate::message::{Lane, Method};
+use crate::message::{Lane, Method, RecordId};
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::limited::Limiter;
 
@@ -43,8 +44,8 @@ const SAVE_WITHIN: Duration = Duration::from_secs(5);
 const SLOW_READ: Duration = Duration::from_secs(15);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// How often the DTLS engine hears the time at least.
-const TELL_CLOCK_EVERY: Duration = Duration::from_secs(3600);
+/// How often the DTLS engine is told the time. A session may outlast its certificate by this much.
+const TELL_CLOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything there is to ask and to change from outside the path.
 pub struct Desk {
@@ -73,6 +74,8 @@ pub struct Desk {
     waiting: Vec<Reply>,
     later: Vec<Reply>,
     gateway_status: GatewayStatus,
+    /// Sends rejected records again.
+    retrying: Option<JoinHandle<()>>,
 }
 
 impl Desk {
@@ -89,7 +92,8 @@ impl Desk {
         fleets: FleetKeeper,
     ) -> Desk {
         let now = Instant::now();
-        Desk {
+        let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
+        let mut desk = Desk {
             options,
             state: StateKeeper::new(now, &loaded),
             fleets,
@@ -110,7 +114,10 @@ impl Desk {
             waiting: Vec::new(),
             later: Vec::new(),
             gateway_status: GatewayStatus::default(),
-        }
+            retrying: None,
+        };
+        desk.retry(interval);
+        desk
     }
 
     /// The start, in the log.
@@ -177,10 +184,14 @@ impl Desk {
         while let Some(suppressed) = self.limiter.poll_event(now) {
             log::warn!(suppressed = suppressed.count; "lines on the clock left out");
         }
-        // While the clock is trusted certificates expire by it; an hour more does not matter to them.
+        // Closes sessions whose certificates have expired, and sends their close_notify.
         if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
             self.told_at = Some(now);
-            self.shared.hub.borrow_mut().engine.set_clock(engine::verdict(&*self.clock));
+            let verdict = engine::verdict(&*self.clock);
+            self.shared.round(|hub: &mut Hub| {
+                hub.engine.set_clock(verdict);
+                hub.handle_timeout();
+            });
         }
         self.clock.save_when_due(now);
         self.state.care(now);
@@ -340,7 +351,7 @@ impl Desk {
     }
 
     fn take_over(&mut self, ready: Ready) {
-        let Ready { loaded, changes, prepared, keyring } = ready;
+        let Ready { loaded, changes, prepared, keyring, upstream_files } = ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
@@ -356,8 +367,11 @@ impl Desk {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
             self.shared.hub.borrow_mut().path.gate.retell_presence(Instant::now());
-        } else {
-            self.link.retry_now();
+        }
+        self.link.look_at_files(upstream_files);
+        let interval = settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
+        if interval != self.loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected) {
+            self.retry(interval);
         }
         if changes.serial {
             self.ports.replace(&settings.serial);
@@ -370,7 +384,7 @@ impl Desk {
             self.told_at = None;
         }
         if changes.dtls {
-            self.shared.hub.borrow_mut().engine.set_policy(settings.coap.policy);
+            self.shared.round(|hub: &mut Hub| hub.engine.set_policy(settings.coap.policy));
         }
         if changes.log {
             crate::telemetry::io::set_level(settings.log.level);
@@ -391,6 +405,15 @@ impl Desk {
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
+    }
+
+    /// Has rejected records sent again by this timer from now on.
+    fn retry(&mut self, interval: Option<Duration>) {
+        if let Some(task) = self.retrying.take() {
+            task.abort();
+        }
+        let store = self.journal.borrow().rejected();
+        self.retrying = interval.map(|interval| rejected::start_retrying(store, &self.link, interval));
     }
 
     fn disabled(&self) -> Vec<String> {
@@ -441,8 +464,9 @@ impl Control for Desk {
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
             },
-            dtls: sessions::count(&hub, settings.coap.engine),
+            dtls: sessions::count(&hub, settings.coap.engine, settings.coap.max_sessions),
             session_store: hub.sessions.snapshot(now),
+            strays: sessions::strays(&hub, now),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),
@@ -463,11 +487,11 @@ impl Control for Desk {
             max_bytes: status.rejected.max_bytes,
         };
         let now = Instant::now();
-        let stopped = Lane::ALL.map(|lane| self.link.stopped(lane, now));
+        let shown = Lane::ALL.map(|lane| (self.link.stopped(lane, now), self.link.suspected(lane)));
         let store = journal.rejected();
         tokio::task::spawn_local(async move {
             let mut lanes = BTreeMap::new();
-            for (lane, stopped) in Lane::ALL.into_iter().zip(stopped) {
+            for (lane, (stopped, (suspected, held))) in Lane::ALL.into_iter().zip(shown) {
                 let reading = unread(&status, lane, now);
                 let of = &status.lanes[lane.index()];
                 let oldest = store.oldest(lane).await;
@@ -485,6 +509,8 @@ impl Control for Desk {
                         unreadable: of.unreadable,
                         set_aside: of.set_aside,
                         stopped: reading.or(stopped),
+                        held,
+                        suspected,
                     },
                 );
             }
@@ -492,9 +518,34 @@ impl Control for Desk {
         });
     }
 
+    fn skip(&mut self, records: Vec<String>, reply: Reply) {
+        let mut ids = Vec::new();
+        for text in &records {
+            match RecordId::parse(text) {
+                Some(id) => ids.push(id),
+                None => {
+                    let text = format!("{text:?} is not a record id; `tombolo queue` shows some");
+                    return reply.fail(Failure::new(Code::BadRequest, text));
+                }
+            }
+        }
+        let mut skipped = 0u64;
+        for id in ids {
+            if !self.link.skip(id) {
+                let text = format!(
+                    "no record {id} waits within reach of the uplink; `tombolo queue` shows those a lane waits at \
+                     ({skipped} were set aside)"
+                );
+                return reply.fail(Failure::new(Code::NotFound, text));
+            }
+            skipped += 1;
+        }
+        reply.ok(&json!({ "records": skipped }));
+    }
+
     fn rejected(&mut self, action: RejectedAction, reply: Reply) {
         let store = self.journal.borrow().rejected();
-        tokio::task::spawn_local(super::rejected::answer(store, action, reply));
+        tokio::task::spawn_local(rejected::answer(store, action, reply));
     }
 
     fn import(&mut self, file: String, all: bool, reply: Reply) {

@@ -31,14 +31,15 @@ use crate::gate::stage::{Reason, Received, Refusal};
 use crate::gate::{DeviceIndex, Gate, Unidentified};
 use crate::journal::{Journal, Refused, Ticket};
 use crate::message::{ContentFormat, Method, PathBuffer};
-use crate::proto::Route;
 use crate::proto::coap::{self, Endpoint, Exchange, PeerId, Request, Response};
 use crate::proto::dtls::server::Certificates;
 use crate::proto::dtls::{CloseCause, Engine, HandshakeFailure, PeerIdentity, SendError, SessionId, Sink};
+use crate::proto::{Holder, Route};
 use crate::southbound::coap::answer;
 use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
 use crate::southbound::coap::plain::Plain;
 use crate::southbound::coap::resource::{self, Resource};
+use crate::southbound::coap::stray::{self, Mistake, Strays};
 use crate::southbound::serial::Verdict;
 use crate::telemetry::counters::{Counter, Counters};
 use crate::telemetry::limited::Limiter;
@@ -95,6 +96,10 @@ pub struct Path {
     /// Sessions whose device is gone: ended after the round.
     ending: Vec<SessionId>,
     proofs: Proofs,
+    /// Why the gate refused the last identity the engine asked about; taken when the engine reports the failure.
+    unclaimed: Option<Unidentified>,
+    /// Source addresses whose datagrams cannot be served.
+    pub strays: Strays,
     tail: Tail,
     watched: Waiting,
     /// Tickets of DELETE requests on their way to disk: they are answered 2.02, all others 2.04.
@@ -192,6 +197,8 @@ impl Hub {
             closed: Vec::new(),
             ending: Vec::new(),
             proofs: Proofs::default(),
+            unclaimed: None,
+            strays: Strays::default(),
             tail,
             watched: Waiting::default(),
             deleting: HashSet::new(),
@@ -208,6 +215,9 @@ impl Hub {
         self.path.begin();
         for (route, datagram) in inbox.drain() {
             self.path.counters.count(Counter::DatagramsReceived);
+            if is_plain_coap(datagram) {
+                self.path.stray(&route, Mistake::PlainOnDtlsPort);
+            }
             self.engine.handle_datagram(self.path.moment.now, route, datagram, &mut self.path);
         }
     }
@@ -217,6 +227,9 @@ impl Hub {
         self.path.begin();
         for (route, datagram) in inbox.drain() {
             self.path.counters.count(Counter::DatagramsReceived);
+            if stray::looks_like_dtls(datagram) {
+                self.path.stray(&route, Mistake::DtlsOnPlainPort);
+            }
             let (peer, forgotten) = self.path.plain.peer(&route);
             if let Some(forgotten) = forgotten {
                 self.path.endpoint.forget(forgotten);
@@ -414,7 +427,10 @@ impl Path {
     }
 
     fn message(&mut self, peer: PeerId, device: DeviceIndex, datagram: &[u8]) {
-        if let Some(request) = self.endpoint.handle_datagram(self.moment.now, peer, datagram) {
+        // All plain CoAP belongs to one device, and no address is proven: each address has bounds of its own.
+        let own = Holder { number: peer.0, max_sessions: 1 };
+        let holder = if Plain::owns(peer) { own } else { self.gate.holder(device).unwrap_or(own) };
+        if let Some(request) = self.endpoint.handle_datagram_of(self.moment.now, holder, peer, datagram) {
             self.counters.count(Counter::CoapRequests);
             self.request(device, &request);
         }
@@ -599,6 +615,15 @@ impl Path {
         });
     }
 
+    /// Notes a datagram that cannot be served; logs it once an hour for each source address.
+    fn stray(&mut self, route: &Route, mistake: Mistake) {
+        // A dual-stack socket shows IPv4 addresses as IPv4-mapped IPv6 addresses.
+        let source = route.remote.ip().to_canonical();
+        if self.strays.note(self.moment.now, source, mistake) {
+            log::warn!(peer:% = route.remote, reason = mistake.advice(); "datagrams of this source cannot be served");
+        }
+    }
+
     /// Somebody proved who he is, and is nobody here.
     fn unidentified(&mut self, route: &Route, identity: &PeerIdentity, reason: &Unidentified) {
         self.counters.count(Counter::HandshakesUnknownIdentity);
@@ -667,9 +692,31 @@ fn show(tail: &Tail, moment: &Moment, content: &crate::message::Content<'_>, out
     });
 }
 
+/// Whether a datagram on a DTLS port is a CoAP request or ping in the clear. No DTLS record begins like one.
+fn is_plain_coap(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first >> 6 == 1)
+        && coap::Message::parse(datagram)
+            .is_ok_and(|message| message.code.is_request() || message.code == coap::Code::EMPTY)
+}
+
 impl Sink for Path {
     fn transmit(&mut self, route: &Route, datagram: &[u8]) {
         self.outgoing.push(route, datagram);
+    }
+
+    fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
+        self.unclaimed = None;
+        match self.gate.identify(self.moment.now, identity) {
+            Ok(device) => self.gate.holder(device),
+            Err(unidentified) => {
+                self.unclaimed = Some(unidentified);
+                None
+            }
+        }
+    }
+
+    fn unknown_session(&mut self, route: &Route) {
+        self.stray(route, Mistake::UnknownSession);
     }
 
     fn connected(&mut self, session: SessionId, route: &Route, identity: &PeerIdentity) {
@@ -721,9 +768,21 @@ impl Sink for Path {
 
     fn failed(&mut self, route: &Route, failure: &HandshakeFailure) {
         self.counters.count(Counter::HandshakesFailed);
+        if let (HandshakeFailure::NoDevice(identity), Some(reason)) = (failure, self.unclaimed.take()) {
+            return self.unidentified(route, identity, &reason);
+        }
+        if let HandshakeFailure::NoSharedCipherSuite { missing: Some(_), .. } = failure {
+            let source = route.remote.ip().to_canonical();
+            if self.strays.note(self.moment.now, source, Mistake::NotConfigured) {
+                log::warn!(peer:% = route.remote, reason:% = failure; "handshake failed");
+            }
+            return;
+        }
         if self.limiter.permit(self.moment.now, Said::Handshake) {
             let peer: SocketAddr = route.remote;
-            match failure.identity().and_then(|identity| self.gate.identify_psk(identity)) {
+            let proven = failure.proven().and_then(|identity| self.gate.recognise(identity));
+            let claimed = || failure.identity().and_then(|identity| self.gate.identify_psk(identity));
+            match proven.or_else(claimed) {
                 Some(device) => {
                     let view = self.gate.device(self.moment.now, device);
                     let id = view.as_ref().map_or("", |view| view.id.as_str());

@@ -2,9 +2,10 @@
 //!
 //! | moment | what happens |
 //! |---|---|
-//! | start | the store is opened and locked; what the process before handed over is taken, then what only the store has |
+//! | start | the handover file is taken, whether or not it can be used; the store is opened and locked; the sessions of both are resumed |
 //! | a handshake is completed | the session is sealed and handed to the store's thread, at the end of the round |
 //! | a session ends | the store is told so, at the end of the round |
+//! | a device was sent the alert that its stored session is over | the same |
 //! | clean stop | nobody is told anything; what cannot go on without us is ended, the rest handed over and stored |
 //!
 //! docs/session-store.md says what a crash at any of these leaves.
@@ -45,6 +46,7 @@ pub struct Keeping {
     restored: u64,
     handed_over: u64,
     refused: u64,
+    ended: u64,
 }
 
 /// What was found at start, to be taken over.
@@ -61,12 +63,9 @@ impl Sessions {
         let directory = settings.paths.state_dir.join("sessions");
         let runtime_dir = settings.paths.runtime_dir.clone();
         let boot = boot_id();
-        let handover = || match boot {
-            Some(boot) => io::take_handover(&runtime_dir, &boot),
-            None => Vec::new(),
-        };
+        // Taken even if the store cannot be opened: a later start must not find it, because the sessions have gone on since.
+        let handed = io::take_handover(&runtime_dir, boot.as_ref());
         if !settings.coap.persist_sessions || settings.coap.engine != EngineKind::Tombolo {
-            drop(handover());
             if let Err(error) = io::clear(&directory) {
                 log::warn!(reason:% = error; "the store of DTLS sessions cannot be emptied");
             }
@@ -83,7 +82,6 @@ impl Sessions {
                 if let Some((major, name)) = report.moved_aside {
                     log::warn!(major, file = name.as_str(); "the store of DTLS sessions is of another version: moved aside");
                 }
-                let handed = handover();
                 // Nobody has these numbers in the log: they are given anew.
                 let next =
                     handed.iter().map(|(number, _)| number.saturating_add(1)).max().unwrap_or(1).max(next);
@@ -97,6 +95,7 @@ impl Sessions {
                     restored: 0,
                     handed_over: 0,
                     refused: 0,
+                    ended: 0,
                 };
                 (Sessions::Kept(Box::new(keeping)), Found { handed, kept, run })
             }
@@ -130,6 +129,7 @@ impl Sessions {
                     restored: keeping.restored,
                     handed_over: keeping.handed_over,
                     refused: keeping.refused,
+                    ended: keeping.ended,
                     failing: status.trouble.or_else(|| stuck.then(|| "the disk does not answer".to_owned())),
                 }
             }
@@ -147,8 +147,11 @@ impl Keeping {
         for (number, sealed) in handed {
             match hub.engine.import(now, &self.key, &sealed, Origin::Handover, &mut hub.path) {
                 Ok(session) => {
-                    self.restored += 1;
-                    self.handed_over += 1;
+                    // Otherwise the engine only sends its device a fatal alert.
+                    let goes_on = hub.engine.session(session).is_some();
+                    self.restored += u64::from(goes_on);
+                    self.handed_over += u64::from(goes_on);
+                    self.ended += u64::from(!goes_on);
                     if known.contains(&number) {
                         self.keeper.restored(session, number);
                         taken.insert(number);
@@ -172,7 +175,9 @@ impl Keeping {
             };
             match imported {
                 Ok(session) => {
-                    self.restored += 1;
+                    let goes_on = hub.engine.session(session).is_some();
+                    self.restored += u64::from(goes_on);
+                    self.ended += u64::from(!goes_on);
                     self.keeper.restored(session, number);
                 }
                 Err(refusal) => {
@@ -187,6 +192,9 @@ impl Keeping {
         }
         if let Some(batch) = self.keeper.batch() {
             self.store.submit(batch);
+        }
+        if self.ended > 0 {
+            log::info!(sessions = self.ended; "DTLS sessions of before cannot go on; each device is told so when it speaks");
         }
         if self.restored > 0 {
             log::info!(sessions = self.restored, of_these_without_a_gap = self.handed_over; "DTLS sessions taken over");
@@ -224,7 +232,8 @@ impl Keeping {
             let number = self.keeper.number(session);
             match engine.export(now, &self.key, session, Purpose::Handover) {
                 Some(sealed) => handed.push((number.unwrap_or(0), sealed)),
-                None => lost.push(session),
+                // If it is stored, the next process sends its device a fatal alert.
+                None => lost.extend(number.is_none().then_some(session)),
             }
             unstored.extend(number.is_none().then_some(session));
         }

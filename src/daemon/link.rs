@@ -12,15 +12,18 @@ use crate::control::api::Reply;
 use crate::control::snapshot;
 use crate::gate::Mapped;
 use crate::journal::Journal;
-use crate::message::Lane;
+use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
-use crate::northbound::io::{Driver, Handle};
-use crate::northbound::uplink::Uplink;
+use crate::northbound::io::{Driver, Handle, files};
+use crate::northbound::publisher::HeldRecord;
+use crate::northbound::uplink::{Status, Uplink};
 use crate::northbound::wire::Version;
 use crate::telemetry::counters::{Counter, Snapshot};
 
 /// A broker that takes fewer publishes at once makes every batch small.
 const SMALL_RECEIVE_MAXIMUM: u16 = 100;
+/// An answer that takes so long is worth a warning.
+const SLOW_ANSWER: Duration = Duration::from_secs(10);
 /// How long an asked-for publish may take to be acknowledged.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -29,9 +32,10 @@ pub struct Link {
     handle: RefCell<Option<Handle>>,
     clock: Arc<SystemClock>,
     journal: Rc<RefCell<Journal>>,
-    seed: Cell<u64>,
     task: RefCell<Option<JoinHandle<()>>>,
     stopping: Cell<bool>,
+    /// What was in the files of the upstream when they were looked at last.
+    files: Cell<Option<u64>>,
     /// Readings of `qos = 0` rules dropped because there is no upstream, and by uplinks that were replaced.
     dropped: Cell<u64>,
 }
@@ -41,13 +45,12 @@ pub fn start(
     settings: Option<Settings>,
     clock: &Arc<SystemClock>,
     journal: &Rc<RefCell<Journal>>,
-    seed: u64,
 ) -> Rc<Link> {
     let link = Rc::new(Link {
         handle: RefCell::new(None),
         clock: clock.clone(),
         journal: journal.clone(),
-        seed: Cell::new(seed),
+        files: Cell::new(settings.as_ref().map(files::fingerprint)),
         task: RefCell::new(None),
         stopping: Cell::new(false),
         dropped: Cell::new(0),
@@ -59,9 +62,7 @@ pub fn start(
 impl Link {
     /// Goes on with other settings: the old connection says goodbye first. Retained topics in `clear` are nobody's any more.
     pub fn replace(&self, settings: Option<Settings>, clear: &[String]) {
-        let seed = self.seed.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        self.seed.set(seed);
-        let next = settings.map(|settings| Handle::new(Uplink::new(Instant::now(), settings, seed)));
+        let next = settings.map(|settings| Handle::new(Uplink::new(Instant::now(), settings)));
         if let Some(next) = &next {
             next.with(|core| clear.iter().for_each(|topic| core.clear_retained(topic)));
         }
@@ -138,9 +139,37 @@ impl Link {
         topics
     }
 
-    /// Something was changed that may help: tries at once.
-    pub fn retry_now(&self) {
-        self.with(|core| core.retry_now(Instant::now()));
+    /// A reload found this in the files of the upstream: if that is new it may help, and an attempt is made at once.
+    /// Nothing else of a reload makes one: a broker that refuses us is not asked once more for each device added.
+    pub fn look_at_files(&self, fingerprint: Option<u64>) {
+        if self.files.replace(fingerprint) != fingerprint {
+            self.with(|core| core.retry_now(Instant::now()));
+        }
+    }
+
+    /// Sets a record aside because its owner says so. Whether it was found.
+    pub fn skip(&self, id: RecordId) -> bool {
+        match &*self.handle.borrow() {
+            Some(handle) => {
+                let journal = &mut *self.journal.borrow_mut();
+                handle.with(|core| core.skip(Instant::now(), journal, id))
+            }
+            None => false,
+        }
+    }
+
+    /// Rejected records that the broker has now, by the ids they had.
+    pub fn take_recovered(&self) -> Vec<RecordId> {
+        self.handle.borrow().as_ref().map(Handle::take_recovered).unwrap_or_default()
+    }
+
+    /// Whether the broker is there and takes readings, as far as is known.
+    pub fn takes_readings(&self, now: Instant) -> bool {
+        self.handle.borrow().as_ref().is_some_and(|handle| {
+            let status = handle.status();
+            let stopped = status.stopped_until.iter().flatten().any(|until| *until > now);
+            status.connected && status.nothing_taken.is_none() && !stopped
+        })
     }
 
     /// Says goodbye.
@@ -155,9 +184,30 @@ impl Link {
     /// Why a lane does not flow although the connection stands.
     pub fn stopped(&self, lane: Lane, now: Instant) -> Option<String> {
         let status = self.handle.borrow().as_ref()?.status();
-        let until = status.stopped_until[lane.index()].filter(|until| *until > now)?;
-        let seconds = until.saturating_duration_since(now).as_secs() + 1;
-        Some(format!("the broker refuses its records; tried again in {seconds} s"))
+        let in_seconds = |until: Instant| until.saturating_duration_since(now).as_secs() + 1;
+        if let Some(until) = status.stopped_until[lane.index()].filter(|until| *until > now) {
+            let seconds = in_seconds(until);
+            return Some(format!(
+                "a record must be set aside and the store of rejected records is full; tried again in {seconds} s; \
+                 `tombolo queue rejected` empties it"
+            ));
+        }
+        let (_, until) = status.nothing_taken?;
+        Some(match until {
+            Some(until) => {
+                format!("the broker refuses every reading; tried again in {} s", in_seconds(until))
+            }
+            None => "the broker refuses every reading; tried again within 5 min".to_owned(),
+        })
+    }
+
+    /// The records of a lane that are suspected, some of them, and how many are held back.
+    pub fn suspected(&self, lane: Lane) -> (Vec<snapshot::SuspectedRecord>, u64) {
+        let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else {
+            return Default::default();
+        };
+        let suspected = status.suspects.iter().filter(|held| held.lane == lane).map(suspected).collect();
+        (suspected, status.held_back[lane.index()] as u64)
     }
 
     /// As `status` shows it.
@@ -166,11 +216,15 @@ impl Link {
         let status = handle.status();
         let broker = handle.with_settings(|settings| format!("{}:{}", settings.host, settings.port));
         let mut warnings = Vec::new();
-        if status.version == Some(Version::V3_1_1) {
-            warnings.push(
-                "the broker speaks only MQTT 3.1.1: it cannot say that it refuses a message".to_owned(),
-            );
+        if status.connected && status.version == Some(Version::V3_1_1) {
+            warnings.push(match &status.version_why {
+                Some(why) => format!(
+                    "MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}"
+                ),
+                None => "MQTT 3.1.1 is spoken: it cannot say that a message is refused".to_owned(),
+            });
         }
+        warnings.extend(trouble(&status, now));
         if let Some(limits) = status.limits.filter(|limits| limits.receive_maximum < SMALL_RECEIVE_MAXIMUM) {
             warnings.push(format!(
                 "the broker takes only {} messages at a time (Receive Maximum); mosquitto: max_inflight_messages 1000",
@@ -181,14 +235,24 @@ impl Link {
             let reason = self.stopped(lane, now)?;
             Some(format!("lane {lane}: {reason}"))
         }));
+        let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
         snapshot::Uplink {
             configured: true,
             connected: status.connected,
             broker: Some(broker),
             protocol: status.version.map(|version| version.as_str().to_owned()),
-            since_s: Some(now.saturating_duration_since(status.since).as_secs()),
+            protocol_since_s: status.version_since.map(seconds),
+            protocol_why: status.version_why,
+            since_s: Some(seconds(status.since)),
             in_flight: status.in_flight as u64,
             window: u64::from(status.window),
+            oldest_unanswered_s: status.waiting_since.map(seconds),
+            rate_limit: status.rate_limit.map(|(limit, _)| limit.round() as u64),
+            rate_lowered: status.rate_limit.is_some_and(|(_, lowered)| lowered),
+            suspects: status.suspect_count as u64,
+            suspected: status.suspects.iter().map(suspected).collect(),
+            nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
+            left_out: status.left_out,
             last_error: status.failure,
             retry_in_s: status.attempt_at.map(|at| at.saturating_duration_since(now).as_secs()),
             echo_ms: None,
@@ -207,6 +271,8 @@ impl Link {
             snapshot.put("tombolo_northbound_expired_readings_total", status.counters.expired);
             snapshot.put("tombolo_northbound_acknowledged_readings_total", status.counters.acknowledged);
             snapshot.put("tombolo_northbound_rejected_readings_total", status.counters.rejected);
+            snapshot.put("tombolo_northbound_unanswered_connections_total", status.counters.unanswered);
+            snapshot.put("tombolo_northbound_lowered_rates_total", status.counters.rate_lowered);
         }
         snapshot.put(Counter::ReadingsUnpromisedDropped.name(), dropped);
     }
@@ -225,4 +291,42 @@ impl Link {
             reply.ok(&shown);
         });
     }
+}
+
+fn suspected(held: &HeldRecord) -> snapshot::SuspectedRecord {
+    snapshot::SuspectedRecord {
+        record: held.id.to_string(),
+        lane: held.lane.as_str().to_owned(),
+        topic: held.topic.clone(),
+        reason: held.cause.to_string(),
+        tries: u64::from(held.tries),
+    }
+}
+
+/// What people should know beside whether a connection stands.
+fn trouble(status: &Status, now: Instant) -> Vec<String> {
+    let mut trouble = Vec::new();
+    if let Some(waited) = status.waiting_since.map(|since| now.saturating_duration_since(since))
+        && waited >= SLOW_ANSWER
+    {
+        let seconds = waited.as_secs();
+        trouble.push(format!(
+            "a publish has waited {seconds} s for its answer; the connection is replaced if none comes ([upstream] answer-timeout)"
+        ));
+    }
+    if let Some((limit, true)) = status.rate_limit {
+        let limit = limit.round();
+        trouble.push(format!(
+            "the broker could not follow: at most {limit} publishes a second at present; [upstream] max-publish-rate sets a bound"
+        ));
+    }
+    if status.suspect_count > 0 {
+        let count = status.suspect_count;
+        trouble.push(format!(
+            "{count} suspected by the broker's refusals, tried again while others flow; `tombolo queue` names them",
+            count = if count == 1 { "1 record is".to_owned() } else { format!("{count} records are") }
+        ));
+    }
+    trouble.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
+    trouble
 }

@@ -2,6 +2,7 @@
 
 use crate::journal::{self, Journal};
 use crate::message::Lane;
+use crate::northbound::reason_code::Cause;
 use crate::northbound::{Loss, Next, Outbox, Record, RejectedFull};
 
 impl Outbox for Journal {
@@ -11,6 +12,7 @@ impl Outbox for Journal {
                 // Under the id it had first, so that a consumer can tell one that comes again.
                 id: stored.original.unwrap_or(stored.id),
                 sequence: stored.sequence,
+                original: stored.original,
                 same_boot: stored.same_boot,
                 content: stored.content,
             }),
@@ -23,13 +25,21 @@ impl Outbox for Journal {
         Journal::rewind(self, lane);
     }
 
+    fn seek(&mut self, lane: Lane, sequence: u64) {
+        Journal::seek(self, lane, sequence);
+    }
+
+    fn newest(&self, lane: Lane) -> u64 {
+        Journal::newest(self, lane)
+    }
+
     fn release(&mut self, lane: Lane, sequence: u64) {
         Journal::release(self, lane, sequence);
     }
 
-    fn reject(&mut self, lane: Lane, sequence: u64, code: u8) -> Result<(), RejectedFull> {
+    fn reject(&mut self, lane: Lane, sequence: u64, cause: Cause) -> Result<(), RejectedFull> {
         // Full, or the disk does not take it: either way the record stays and the lane waits.
-        Journal::reject(self, lane, sequence, code).map_err(|_| RejectedFull)
+        Journal::reject(self, lane, sequence, cause.to_byte()).map_err(|_| RejectedFull)
     }
 
     fn expire(&mut self, lane: Lane, sequence: u64) {

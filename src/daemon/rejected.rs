@@ -1,15 +1,28 @@
-//! What the broker refused for good: listed, sent again, given up.
+//! What the broker refused for good: listed, exported, sent again, given up; and what a timer sends again.
 //!
 //! Each step waits for the journal thread, so it runs beside the path.
 
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::link::Link;
 use crate::clock::UnixTime;
 use crate::control::api::{RejectedAction, Reply};
-use crate::control::protocol::{Code, Failure, LIST_MAX, Selection};
+use crate::control::protocol::{Code, EXPORT_BYTES, Failure, LIST_MAX, Selection};
 use crate::control::snapshot;
-use crate::journal::RejectedRecord;
 use crate::journal::io::Rejected;
-use crate::message::RecordId;
-use crate::northbound::outbox::POISON;
+use crate::journal::{RejectedRecord, RejectedWhole};
+use crate::message::{Envelope, RecordId};
+use crate::northbound::publication::push_base64;
+use crate::northbound::reason_code::Cause;
+use crate::northbound::retry::{Retry, RetryCandidate};
+use crate::northbound::suspicion::TopicKey;
+
+/// How often the timer asks whether something is due.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Does what is asked and answers.
 pub async fn answer(store: Rejected, action: RejectedAction, reply: Reply) {
@@ -18,6 +31,7 @@ pub async fn answer(store: Rejected, action: RejectedAction, reply: Reply) {
             Ok(page) => reply.ok(&page),
             Err(failure) => reply.fail(failure),
         },
+        RejectedAction::Export { after } => reply.ok(&export(&store, after).await),
         RejectedAction::Retry(selection) => reply.result(change(&store, selection, true).await),
         RejectedAction::Drop(selection) => reply.result(change(&store, selection, false).await),
     }
@@ -33,6 +47,12 @@ async fn list(store: &Rejected, after: Option<&str>) -> Result<snapshot::Rejecte
     let more = records.len() > LIST_MAX;
     records.truncate(LIST_MAX);
     Ok(snapshot::RejectedPage { records: records.iter().map(shown).collect(), more })
+}
+
+async fn export(store: &Rejected, after: u64) -> snapshot::ExportPage {
+    let records = store.export(after, EXPORT_BYTES).await;
+    let last = records.last().map(|whole| whole.record.entry.number);
+    snapshot::ExportPage { records: records.iter().map(exported).collect(), last }
 }
 
 async fn change(store: &Rejected, selection: Selection, retry: bool) -> Result<serde_json::Value, Failure> {
@@ -64,7 +84,7 @@ async fn change(store: &Rejected, selection: Selection, retry: bool) -> Result<s
             ));
         }
     }
-    Ok(serde_json::json!({ "records": changed }))
+    Ok(json!({ "records": changed }))
 }
 
 /// The number in the store of a record known by its id.
@@ -94,19 +114,85 @@ fn shown(record: &RejectedRecord) -> snapshot::RejectedRecord {
         topic: record.topic.clone(),
         bytes: record.payload_bytes as u64,
         received: record.received.wall_ms.map(|ms| UnixTime(ms).to_string()),
-        reason: reason(record.entry.reason),
+        reason: Cause::from_byte(record.entry.reason).to_string(),
     }
 }
 
-/// A PUBACK reason code in words (MQTT 5.0 §3.4.2.1), with its number.
-fn reason(code: u8) -> String {
-    let words = match code {
-        0x87 => "not authorized",
-        0x90 => "topic name invalid",
-        0x95 => "packet too large",
-        0x99 => "payload format invalid",
-        POISON => return "the broker closed the connection over it, again and again".to_owned(),
-        _ => "refused",
+/// A line of an export: everything needed to publish the record by other means.
+fn exported(whole: &RejectedWhole) -> Value {
+    let record = &whole.record;
+    let mut payload = Vec::new();
+    push_base64(&mut payload, &whole.payload);
+    let mut object = json!({
+        "v": 1,
+        "id": record.entry.id.to_string(),
+        "lane": record.entry.lane.as_str(),
+        "device": record.device,
+        "path": record.path,
+        "topic": record.topic,
+        "method": whole.method.as_str(),
+        "retain": whole.retain,
+        "reason": Cause::from_byte(record.entry.reason).to_string(),
+        "base64": String::from_utf8_lossy(&payload),
+    });
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            object[key] = value;
+        }
     };
-    format!("{words} (0x{code:02x})")
+    put(
+        "code",
+        match Cause::from_byte(record.entry.reason) {
+            Cause::Code(code) => Some(json!(code)),
+            _ => None,
+        },
+    );
+    put("original", record.original.map(|id| json!(id.to_string())));
+    put("received", record.received.wall_ms.map(|ms| json!(UnixTime(ms).to_string())));
+    put("format", whole.content_format.map(|format| json!(format.0)));
+    put("expires_s", whole.expires_s.map(|seconds| json!(seconds)));
+    put("envelope", (whole.envelope == Envelope::Json).then(|| json!("json")));
+    object
+}
+
+/// Sends rejected records once more when it is time, until the task is aborted.
+pub fn start_retrying(store: Rejected, link: &Rc<Link>, interval: Duration) -> JoinHandle<()> {
+    let link = Rc::downgrade(link);
+    spawn_local(async move {
+        let mut retry = Retry::new(Instant::now(), interval);
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(link) = link.upgrade() else { return };
+            let now = Instant::now();
+            for original in link.take_recovered() {
+                retry.handle_recovered(now, original);
+            }
+            if !retry.is_due(now) || !link.takes_readings(now) {
+                continue;
+            }
+            let candidates = candidates(&store).await;
+            for number in retry.decide(Instant::now(), candidates) {
+                // One that cannot be sent again now is met again at the next look.
+                store.retry(number).await;
+            }
+        }
+    })
+}
+
+async fn candidates(store: &Rejected) -> Vec<RetryCandidate> {
+    let mut candidates = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = store.list(after, LIST_MAX).await;
+        let Some(last) = page.last() else { return candidates };
+        after = last.entry.number;
+        candidates.extend(page.iter().map(|record| RetryCandidate {
+            number: record.entry.number,
+            original: record.original.unwrap_or(record.entry.id),
+            topic: TopicKey::of(&record.topic),
+            cause: Cause::from_byte(record.entry.reason),
+        }));
+    }
 }

@@ -11,6 +11,7 @@ use crate::config::io::Options;
 use crate::config::reload::{Changes, compare};
 use crate::config::{Finding, Level, Loaded};
 use crate::gate::Prepared;
+use crate::northbound::io::files::fingerprint;
 use crate::proto::dtls::Keyring;
 
 /// A configuration ready to be taken over, its rules compiled.
@@ -23,6 +24,8 @@ pub struct Ready {
     pub prepared: Prepared,
     /// All keys.
     pub keyring: Keyring,
+    /// What is in the files that the upstream names.
+    pub upstream_files: Option<u64>,
 }
 
 /// How it ended: something to take over, or what is wrong.
@@ -35,7 +38,8 @@ pub fn begin(options: Options, running: Arc<Loaded>) -> JoinHandle<Outcome> {
         let changes = compare(&running, &loaded)?;
         let prepared = Prepared::from(loaded.settings.gate.clone());
         let keyring = super::run::keyring(&loaded.settings.gate);
-        Ok(Box::new(Ready { loaded, changes, prepared, keyring }))
+        let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
+        Ok(Box::new(Ready { loaded, changes, prepared, keyring, upstream_files }))
     })
 }
 

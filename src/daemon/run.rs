@@ -74,7 +74,10 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime cannot be started: {error}")),
     };
-    match tokio::task::LocalSet::new().block_on(&runtime, serve(options, loaded)) {
+    let result = tokio::task::LocalSet::new().block_on(&runtime, serve(options, loaded));
+    // A look-up at a name server that is silent cannot be cut short; the process does not wait for it.
+    runtime.shutdown_background();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => failed(&text),
     }
@@ -156,8 +159,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     }
 
     let server = Server::start(&settings.paths.control_socket()).map_err(|e| e.to_string())?;
-    let uplink =
-        super::link::start(settings.upstream.clone(), &clock, &journal, u64::from_le_bytes(random()?));
+    let uplink = super::link::start(settings.upstream.clone(), &clock, &journal);
     let mut hub = Hub::new(
         engine,
         sessions,

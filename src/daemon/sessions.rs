@@ -4,17 +4,20 @@ use std::time::Instant;
 
 use super::hub::Hub;
 use crate::control::protocol::SESSIONS_MAX;
-use crate::control::snapshot::{Dtls, Session, SessionPage};
+use crate::control::snapshot::{self, Dtls, Session, SessionPage};
 use crate::proto::dtls::{Counters, FailureKind};
 use crate::southbound::coap::EngineKind;
 use crate::telemetry::counters::Snapshot;
 
 /// How many there are, by what they have.
-pub fn count(hub: &Hub, engine: EngineKind) -> Dtls {
+pub fn count(hub: &Hub, engine: EngineKind, max_sessions: usize) -> Dtls {
     let mut dtls = Dtls {
         engine: engine.as_str().to_owned(),
         sessions: hub.engine.session_count() as u64,
         half_open: hub.engine.half_open_count() as u64,
+        max_sessions: max_sessions as u64,
+        refused_full: hub.engine.counters().failed(FailureKind::TableFull),
+        refused_too_often: hub.engine.counters().failed(FailureKind::TooOften),
         ..Dtls::default()
     };
     hub.engine.sessions(&mut |session| {
@@ -52,8 +55,22 @@ pub fn list(hub: &Hub, now: Instant, device: Option<&str>) -> SessionPage {
     page
 }
 
+/// The source addresses whose datagrams cannot be served.
+pub fn strays(hub: &Hub, now: Instant) -> Vec<snapshot::Stray> {
+    let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
+    let shown = |stray: &crate::southbound::coap::stray::Stray| snapshot::Stray {
+        source: stray.source.to_string(),
+        mistake: stray.mistake.as_str().to_owned(),
+        advice: stray.mistake.advice().to_owned(),
+        count: stray.count,
+        since_s: seconds(stray.since),
+        last_s: seconds(stray.last),
+    };
+    hub.path.strays.recent(now).map(shown).collect()
+}
+
 /// The engine's numbers under their stable names.
-pub fn counters(counters: &Counters, snapshot: &mut Snapshot) {
+pub fn counters(counters: &Counters, out: &mut Snapshot) {
     for (name, value) in [
         ("tombolo_dtls_refused_records_total", counters.records_refused),
         ("tombolo_dtls_discarded_records_total", counters.records_discarded),
@@ -65,16 +82,21 @@ pub fn counters(counters: &Counters, snapshot: &mut Snapshot) {
         ("tombolo_dtls_begun_handshakes_total", counters.handshakes_begun),
         ("tombolo_dtls_shadow_handshakes_total", counters.handshakes_shadow),
         ("tombolo_dtls_restarted_handshakes_total", counters.handshakes_restarted),
+        ("tombolo_dtls_limited_work_total", counters.work_over_limit),
         ("tombolo_dtls_evicted_sessions_total", counters.sessions_evicted),
+        ("tombolo_dtls_displaced_sessions_total", counters.sessions_displaced),
+        ("tombolo_dtls_expired_sessions_total", counters.sessions_expired),
+        ("tombolo_dtls_too_old_sessions_total", counters.sessions_too_old),
+        ("tombolo_dtls_farewell_sessions_total", counters.sessions_farewell),
         ("tombolo_dtls_idle_sessions_total", counters.sessions_idle),
         ("tombolo_dtls_revoked_sessions_total", counters.sessions_revoked),
         ("tombolo_dtls_forged_sessions_total", counters.sessions_forged),
         ("tombolo_dtls_moved_sessions_total", counters.sessions_moved),
         ("tombolo_dtls_faulty_sessions_total", counters.faults),
     ] {
-        snapshot.put(name, value);
+        out.put(name, value);
     }
     for kind in FailureKind::ALL {
-        snapshot.put(&format!("tombolo_dtls_{}_handshakes_total", kind.as_str()), counters.failed(kind));
+        out.put(&format!("tombolo_dtls_{}_handshakes_total", kind.as_str()), counters.failed(kind));
     }
 }

@@ -44,6 +44,7 @@ pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, Quota, Role, Settings,
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
 use crate::message::{Name, TOPIC_MAX};
+use crate::proto::Holder;
 use crate::proto::dtls::PeerIdentity;
 use identity::{Entry, Registry};
 use plan::Plan;
@@ -224,6 +225,14 @@ impl Gate {
         let role = self.registry.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
         let rules = role.map_or(&[][..], |role| &role.rules);
         rules.iter().filter(|rule| rule.action.is_some()).map(|rule| rule.pattern.as_str())
+    }
+
+    /// The number under which the sessions of a device are counted, and their maximum; `None` for a stale index.
+    pub fn holder(&self, device: DeviceIndex) -> Option<Holder> {
+        let entry = self.registry.entry(device)?;
+        let role = self.plan.roles.get(entry.role as usize)?;
+        let number = (device.slot() as u64) << 32 | u64::from(device.generation());
+        Some(Holder { number, max_sessions: role.max_sessions })
     }
 
     /// How many devices there are.

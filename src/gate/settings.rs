@@ -41,6 +41,9 @@ pub struct Role {
     pub max_payload: Option<u32>,
     /// How long without a sign of life until `offline`; default 1 h.
     pub offline_after: Duration,
+    /// Most DTLS sessions each of its devices may have at once, at least 1; default 4. Devices that share a key need one
+    /// session each.
+    pub max_sessions: u32,
     /// Named uplink rules, in name order. No rule, no passage.
     pub uplink: Vec<UplinkRule>,
     /// Named downlink rules, in name order; used once commands are built.

@@ -10,8 +10,14 @@
 //! |---|---|
 //! | [`outbox`] | what the publisher needs of the journal, and nothing more |
 //! | [`session`] | one MQTT connection: CONNECT, CONNACK, keep-alive, DISCONNECT |
-//! | [`ending`], [`reconnect`] | what the end of a connection means; when to try again, and with which version |
-//! | [`publisher`], [`lane`], [`pace`] | which record goes next, when it may be released, what a refusal means |
+//! | [`reason_code`] | the codes, their texts, and what follows from each |
+//! | [`ending`], [`reconnect`] | what the end of a connection means; when to try again |
+//! | [`fallback`], [`address`] | with which version, with a will or without, at which address |
+//! | [`publisher`], [`lane`], [`flight`] | which record goes next, when it may be released, when its answer is overdue |
+//! | [`suspicion`] | whose fault a refusal, a close or silence is |
+//! | [`rate`], [`pace`] | how fast everything goes, and how fast a backlog drains |
+//! | [`retained`] | whether a record that comes again keeps its retain flag |
+//! | [`retry`] | which rejected records are tried once more |
 //! | [`publication`], [`wire`] | the bytes of one PUBLISH |
 //! | [`volatile`] | readings that need not survive us |
 //! | [`own`] | what the gateway says about itself |
@@ -23,8 +29,11 @@
 //! is dropped and the journal is read again from the oldest record without a PUBACK, so duplicates are
 //! bounded by the window.
 
+pub mod address;
 pub mod certificate;
 pub mod ending;
+pub mod fallback;
+pub mod flight;
 pub mod io;
 pub mod lane;
 pub mod outbox;
@@ -32,9 +41,14 @@ pub mod own;
 pub mod pace;
 pub mod publication;
 pub mod publisher;
+pub mod rate;
+pub mod reason_code;
 pub mod reconnect;
+pub mod retained;
+pub mod retry;
 pub mod session;
 pub mod settings;
+pub mod suspicion;
 pub mod tls;
 pub mod uplink;
 pub mod volatile;

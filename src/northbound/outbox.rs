@@ -3,11 +3,12 @@
 //! The journal implements it; tests use a list in memory. The publisher keeps these promises:
 //!
 //! * [`release`](Outbox::release), [`reject`](Outbox::reject) and [`expire`](Outbox::expire) are called
-//!   in sequence order within a lane, only for what was handed out since the last rewind, and `reject` and
-//!   `expire` only for the oldest record not yet released: a record answered early waits for those before it.
-//! * After [`rewind`](Outbox::rewind) it reads again from the oldest unreleased record and skips what it
-//!   knows to be acknowledged.
+//!   in sequence order within a lane, only for what was handed out, and `reject` and `expire` only for the oldest
+//!   record not yet released: a record answered early waits for those before it.
+//! * [`rewind`](Outbox::rewind) is called once, before anything is read; [`seek`](Outbox::seek) only to what was
+//!   handed out, or right behind it.
 
+use super::reason_code::Cause;
 use crate::message::{Content, Lane, RecordId};
 
 /// The journal as the uplink sees it.
@@ -16,14 +17,17 @@ pub trait Outbox {
     fn next(&mut self, lane: Lane) -> Next<'_>;
     /// Moves the lane's reading position back to the oldest record neither released, rejected nor expired.
     fn rewind(&mut self, lane: Lane);
+    /// Moves the lane's reading position to `sequence`, or, if that has left, to the oldest record behind it.
+    fn seek(&mut self, lane: Lane, sequence: u64);
+    /// The sequence of the newest record put into the lane, 0 if there was none: how fast they come.
+    fn newest(&self, lane: Lane) -> u64;
     /// The broker has everything up to and including `sequence`: it may go.
     fn release(&mut self, lane: Lane, sequence: u64);
-    /// The broker will never take this record: keep it aside, durably, with the reason
-    /// (an MQTT 5 reason code, or [`POISON`]), then let it go from the lane.
+    /// The broker will never take this record: keep it aside, durably, with the cause, then let it go from the lane.
     ///
     /// # Errors
     /// [`RejectedFull`]: there is no room to keep it; it stays where it is and the lane stops.
-    fn reject(&mut self, lane: Lane, sequence: u64, code: u8) -> Result<(), RejectedFull>;
+    fn reject(&mut self, lane: Lane, sequence: u64, cause: Cause) -> Result<(), RejectedFull>;
     /// This record's time is over: account for it as a loss.
     fn expire(&mut self, lane: Lane, sequence: u64);
     /// The loss at `index` in the lane's list of those durable and not reported yet; `None` behind its end.
@@ -31,9 +35,6 @@ pub trait Outbox {
     /// The broker has the report of that loss, with that count: it need not be told again.
     fn loss_reported(&mut self, lane: Lane, number: u64, count: u64);
 }
-
-/// The reason given to [`Outbox::reject`] when the broker answered nothing but closed the connection every time.
-pub const POISON: u8 = 0xFF;
 
 /// The store of rejected records has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Record<'a> {
     pub id: RecordId,
     /// Its place in the lane; greater than that of all before it.
     pub sequence: u64,
+    /// The id it had before it was rejected and retried.
+    pub original: Option<RecordId>,
     /// Whether it was stored since the machine booted, so that its boot time stamp is comparable with now.
     pub same_boot: bool,
     /// The reading.

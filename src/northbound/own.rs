@@ -2,17 +2,17 @@
 //!
 //! Never journaled here: a status is set anew by its owner, a loss stays in the journal until it is reported.
 //! A message stays until the broker has acknowledged it; a newer one of the same key takes its place. Memory is
-//! bounded by the number of devices: one message a topic. A class of messages the broker will not have is paused
-//! for an hour, so that it cannot take the connection down again and again.
+//! bounded by the number of devices: one message a topic. One that is refused is sent again ever more seldom, from 5 s
+//! to an hour, and holds up nothing else. A class of messages that brings the connection down is paused for an hour.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::message::Lane;
 
 /// How long a class pauses that the broker closes connections for.
 const PAUSE: Duration = Duration::from_secs(3600);
-/// How long all wait after a refusal that may pass.
+/// How long all wait after the broker had too much, and one message after its first refusal.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Which of the gateway's own messages. The first goes first.
@@ -40,7 +40,7 @@ impl Class {
 }
 
 /// What makes a message take another's place.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// A retained status, by its topic.
     Status(String),
@@ -56,6 +56,9 @@ struct Message {
     version: u64,
     sent: Option<u64>,
     queued: bool,
+    /// Refusals in a row, and until when it waits for the next try.
+    refusals: u32,
+    delayed_until: Option<Instant>,
 }
 
 /// The own messages not yet acknowledged.
@@ -66,6 +69,7 @@ pub struct Own {
     messages: HashMap<Key, Message>,
     version: u64,
     paused: [Option<Instant>; 3],
+    delayed: BTreeSet<(Instant, Key)>,
     wait_until: Option<Instant>,
     in_flight: usize,
 }
@@ -113,9 +117,14 @@ impl Own {
             version,
             sent: None,
             queued: false,
+            refusals: 0,
+            delayed_until: None,
         });
         message.payload = payload;
         message.version = version;
+        if message.delayed_until.is_some() {
+            return; // sent with the next try
+        }
         if !std::mem::replace(&mut message.queued, true) {
             self.queues[message.class as usize].push_back(key);
         }
@@ -127,9 +136,8 @@ impl Own {
             return None;
         }
         self.wait_until = None;
-        let class = Class::ALL
-            .into_iter()
-            .find(|class| !self.is_paused(now, *class) && !self.queues[*class as usize].is_empty())?;
+        self.end_delays(Some(now));
+        let class = self.next_class(now)?;
         let key = self.queues[class as usize].pop_front()?;
         let message = self.messages.get_mut(&key)?;
         message.queued = false;
@@ -142,6 +150,50 @@ impl Own {
         Some(Due { key, class: *class, topic, payload, version: *version })
     }
 
+    fn next_class(&self, now: Instant) -> Option<Class> {
+        let due = |class: &Class| !self.is_paused(now, *class) && !self.queues[*class as usize].is_empty();
+        Class::ALL.into_iter().find(due)
+    }
+
+    /// Whether a message may go at `now`.
+    pub fn has_due(&self, now: Instant) -> bool {
+        self.wait_until.is_none_or(|until| now >= until)
+            && (self.next_class(now).is_some() || self.delayed.first().is_some_and(|(at, _)| *at <= now))
+    }
+
+    /// Puts back into their queues what was delayed until `now`, or all of it.
+    fn end_delays(&mut self, now: Option<Instant>) {
+        while let Some((at, _)) = self.delayed.first() {
+            if now.is_some_and(|now| *at > now) {
+                return;
+            }
+            let Some((_, key)) = self.delayed.pop_first() else { return };
+            if let Some(message) = self.messages.get_mut(&key) {
+                message.delayed_until = None;
+                if !std::mem::replace(&mut message.queued, true) {
+                    self.queues[message.class as usize].push_back(key);
+                }
+            }
+        }
+    }
+
+    /// The broker refused it: it is tried again ever more seldom. Whether that is new.
+    pub fn refuse(&mut self, now: Instant, key: &Key) -> bool {
+        let Some(message) = self.messages.get_mut(key) else { return false };
+        if message.sent.take().is_some() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        if message.queued {
+            self.queues[message.class as usize].retain(|queued| queued != key);
+            message.queued = false;
+        }
+        let wait = RETRY.saturating_mul(1 << (2 * message.refusals).min(16)).min(PAUSE);
+        message.refusals += 1;
+        message.delayed_until = Some(now + wait);
+        self.delayed.insert((now + wait, key.clone()));
+        message.refusals == 1
+    }
+
     /// The broker has that version, or will never have it.
     pub fn settle(&mut self, key: &Key, version: u64) {
         let Some(message) = self.messages.get_mut(key) else {
@@ -151,7 +203,11 @@ impl Own {
             message.sent = None;
             self.in_flight = self.in_flight.saturating_sub(1);
         }
+        message.refusals = 0;
         if message.version == version {
+            if let Some(at) = message.delayed_until {
+                self.delayed.remove(&(at, key.clone()));
+            }
             if message.queued {
                 self.queues[message.class as usize].retain(|queued| queued != key);
             }
@@ -172,9 +228,10 @@ impl Own {
         self.wait_until = Some(now + RETRY);
     }
 
-    /// The connection is gone: what was sent and not acknowledged is sent again.
+    /// The connection is gone: what was sent and not acknowledged is sent again, and what was refused on it.
     pub fn handle_closed(&mut self) {
         self.wait_until = None;
+        self.end_delays(None);
         self.in_flight = 0;
         for (key, message) in &mut self.messages {
             message.sent = None;
@@ -189,9 +246,29 @@ impl Own {
         self.messages.get(key).map(|message| message.class)
     }
 
-    /// Whether the status on `topic` is yet to be sent or acknowledged.
+    /// The classes of the messages sent and not acknowledged.
+    pub fn sent_classes(&self) -> impl Iterator<Item = Class> {
+        self.messages.values().filter(|message| message.sent.is_some()).map(|message| message.class)
+    }
+
+    /// Whether the status on `topic` is yet to be sent or acknowledged. One that was refused waits for nothing.
     pub fn is_unsettled(&self, topic: &str) -> bool {
-        self.messages.contains_key(&Key::Status(topic.to_owned()))
+        let message = self.messages.get(&Key::Status(topic.to_owned()));
+        message.is_some_and(|message| message.delayed_until.is_none())
+    }
+
+    /// Topics of messages the broker refused last time, at most `limit`.
+    pub fn refused(&self, limit: usize) -> Vec<String> {
+        let mut topics: Vec<_> =
+            self.messages.values().filter(|message| message.refusals > 0).map(|m| m.topic.clone()).collect();
+        topics.sort_unstable();
+        topics.truncate(limit);
+        topics
+    }
+
+    /// The classes that pause at `now`.
+    pub fn paused(&self, now: Instant) -> impl Iterator<Item = Class> {
+        Class::ALL.into_iter().filter(move |class| self.is_paused(now, *class))
     }
 
     /// Sends nothing of that class for an hour.
@@ -211,7 +288,9 @@ impl Own {
 
     /// When a waiting message may go that may not now.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wait_until.filter(|_| self.queues.iter().any(|queue| !queue.is_empty()))
+        let waiting = self.wait_until.filter(|_| self.queues.iter().any(|queue| !queue.is_empty()));
+        let delayed = self.delayed.first().map(|(at, _)| *at);
+        waiting.into_iter().chain(delayed).min()
     }
 }
 
@@ -258,6 +337,29 @@ mod tests {
         own.next(now).unwrap();
         own.handle_closed();
         assert_eq!(own.next(now).unwrap().payload, b"1");
+    }
+
+    #[test]
+    fn one_that_is_refused_is_tried_ever_more_seldom_and_holds_up_nothing() {
+        let start = Instant::now();
+        let mut own = Own::default();
+        own.set_status(Class::DeviceStatus, "a", b"1".to_vec());
+        let mut now = start;
+        for (number, wait) in [5, 20, 80, 320, 1280, 3600, 3600].into_iter().enumerate() {
+            assert_eq!(own.next(now).unwrap().topic, "a");
+            assert_eq!(own.refuse(now, &key("a")), number == 0);
+            assert!(!own.is_unsettled("a") && !own.has_due(now));
+            own.set_status(Class::DeviceStatus, "b", b"1".to_vec());
+            let version = own.next(now).unwrap().version;
+            own.settle(&key("b"), version);
+            assert_eq!(own.poll_timeout(), Some(now + Duration::from_secs(wait)));
+            now += Duration::from_secs(wait);
+        }
+        // On another connection at once.
+        own.next(now).unwrap();
+        own.refuse(now, &key("a"));
+        own.handle_closed();
+        assert_eq!(own.next(now).unwrap().topic, "a");
     }
 
     #[test]

@@ -1,11 +1,14 @@
-//! A token bucket that limits how fast a backlog drains.
+//! How fast a backlog drains: a token bucket, filled at the drain rate above what comes in meanwhile, so that a backlog shrinks
+//! by the drain rate whatever comes in.
 
 use std::time::{Duration, Instant};
 
 /// Lets `rate` records a second through, at most a tenth of a second's worth at once.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// Records a second; 0 = unlimited.
+    /// Records a second above what comes in; 0 = unlimited.
+    drain_rate: u32,
+    /// Records a second.
     rate: u32,
     /// In thousand-millionths of a record; negative after a record that could not be foreseen.
     tokens: i64,
@@ -17,9 +20,17 @@ const RECORD: i64 = 1_000_000_000;
 impl Pace {
     /// A full bucket.
     pub fn new(now: Instant, rate: u32) -> Pace {
-        let mut pace = Pace { rate, tokens: 0, filled_at: now };
+        let mut pace = Pace { drain_rate: rate, rate, tokens: 0, filled_at: now };
         pace.tokens = pace.capacity();
         pace
+    }
+
+    /// So many records a second come in.
+    pub fn set_ingest(&mut self, now: Instant, ingest: u32) {
+        if self.drain_rate != 0 {
+            self.allows(now); // at the rate up to now
+            self.rate = self.drain_rate.saturating_add(ingest);
+        }
     }
 
     fn capacity(&self) -> i64 {
@@ -56,9 +67,53 @@ impl Pace {
     }
 }
 
+/// How many records come into a lane, averaged over about ten seconds.
+#[derive(Clone, Debug, Default)]
+pub struct Ingest {
+    newest: u64,
+    measured_at: Option<Instant>,
+    rate: f64,
+}
+
+impl Ingest {
+    /// The newest record of the lane has the sequence `newest`. The records that came in a second, measured at most once a
+    /// second.
+    pub fn measure(&mut self, now: Instant, newest: u64) -> u32 {
+        let Some(before) = self.measured_at else {
+            (self.newest, self.measured_at) = (newest, Some(now));
+            return 0;
+        };
+        let passed = now.saturating_duration_since(before).as_secs_f64();
+        if passed >= 1.0 {
+            let came = newest.saturating_sub(self.newest) as f64 / passed;
+            let share = (passed / 10.0).min(1.0);
+            self.rate += (came - self.rate) * share;
+            (self.newest, self.measured_at) = (newest, Some(now));
+        }
+        self.rate.ceil() as u32
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_in_is_measured_and_comes_on_top() {
+        let start = Instant::now();
+        let mut ingest = Ingest::default();
+        let mut pace = Pace::new(start, 10);
+        let mut passed = 0;
+        for ms in 0..60_000u64 {
+            let now = start + Duration::from_millis(ms);
+            pace.set_ingest(now, ingest.measure(now, ms / 20)); // 50 a second
+            while pace.allows(now) {
+                pace.take();
+                passed += u64::from(ms >= 50_000);
+            }
+        }
+        assert!((590..=612).contains(&passed), "{passed}");
+    }
 
     #[test]
     fn a_second_lets_the_rate_through() {

@@ -383,7 +383,7 @@ pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends the base64 of `bytes`, padded (RFC 4648 §4).
-fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+pub fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for chunk in bytes.chunks(3) {
         let group = [chunk[0], *chunk.get(1).unwrap_or(&0), *chunk.get(2).unwrap_or(&0)];
@@ -545,7 +545,7 @@ mod tests {
         let mut encoder = Encoder::new("g");
         for (run, sequence) in [(0, 0), (0x0123_4567_89ab_cdef, 42), (u64::MAX, u64::MAX)] {
             let id = RecordId { run, sequence };
-            let record = Record { id, sequence, same_boot: true, content: content() };
+            let record = Record { id, sequence, original: None, same_boot: true, content: content() };
             let mut buffer = [0; 40];
             let length = encoder.write_id(&mut buffer, &record);
             assert_eq!(std::str::from_utf8(&buffer[..length]).unwrap(), id.to_string());

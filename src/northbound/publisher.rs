@@ -4,24 +4,39 @@
 //! * No more QoS 1 publishes await their answer than the window: the least of Receive Maximum, `max-in-flight` and 65,000.
 //! * A record is released only when the broker answered it below 0x80, and in sequence order within its lane.
 //! * While both lanes wait, `high` gets three of four places. Records older than a minute are paced.
+//! * Everything that is published counts for the [rate](super::rate).
+//! * Suspects hold at most half the window.
 //! * Towards a broker without QoS 1, what was sent counts as taken when a PINGREQ sent after it is answered.
 //!
-//! | the broker's answer | what follows |
+//! | what the broker does with a record | what follows |
 //! |---|---|
-//! | below 0x80 | released |
-//! | 0x87, 0x90, 0x95, 0x99; or the record is over its Maximum Packet Size | `rejected` |
-//! | any other refusal | the lane stops, 1 s to 5 min, then one record at a time until one is taken |
-//! | closes the connection, three times with the same oldest record | that record is sent alone; closed once more: `rejected` |
+//! | answers below 0x80 | released |
+//! | 0x93, 0x96, 0x97 | the rate is lowered, the record sent again in its order, all wait 1 s to 5 min until something is taken; the third time, a [suspect](super::suspicion) |
+//! | any other refusal | a suspect: held back, the others flow |
+//! | closes the connection shortly after a refusal | that was the reason: what is in flight is sent again |
+//! | closes the connection, more than one in flight | sent again one by one, then ever more at once |
+//! | closes the connection, this one alone in flight | a suspect |
+//! | does not answer within the [patience](super::flight) | the connection is replaced, the rate lowered, what is unanswered sent again; the second time, a suspect |
+//! | it is over its Maximum Packet Size | `rejected`, unsent |
+//!
+//! How far the window is used is the *credit*: one place after a close that may be about a record, or after the broker refused
+//! everything, and one more with each answer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::lane::{Departure, LaneState, State};
+use super::flight::{Flight, Sent};
+use super::lane::{Departure, LaneEntry, LaneState, State};
 use super::outbox::{Loss, Next, Outbox};
 use super::own::{Class, Key, Own};
-use super::pace::Pace;
+use super::pace::{Ingest, Pace};
 use super::publication::{self, Encoder, Remaining, Terms};
+use super::rate::PublishRate;
+use super::reason_code::{self, Cause};
+use super::retained::{Coming, NewestRetained};
 use super::session::{Limits, PUBLISH_ID_MAX};
+use super::settings::Settings;
+use super::suspicion::{self, Manner, RecordPlace, Ruling, Suspicion, TopicKey};
 use super::volatile::Ring;
 use super::wire::{Acknowledgement, Version};
 use crate::clock::Moment;
@@ -39,7 +54,29 @@ const PACED_TICK: Duration = Duration::from_millis(5);
 const VOLATILE_SUSPICIOUS: Duration = Duration::from_secs(5);
 /// How long volatile readings are dropped once suspected.
 const VOLATILE_PAUSE: Duration = Duration::from_secs(300);
-const STRIKES: u8 = super::lane::STRIKES;
+/// After a close that may be about a record or a message of our own no volatile reading is sent for so long.
+const CAREFUL: Duration = Duration::from_secs(10);
+/// So many closes shortly after volatile readings.
+const VOLATILE_STRIKES: u8 = 3;
+/// So many closes, or answers missing, with one own message alone in flight.
+const OWN_STRIKES: u8 = 2;
+/// A connection without own messages that lasts so long stands.
+const STANDS_AFTER: Duration = Duration::from_secs(10);
+/// Before a trial at the lowest rate nothing is sent for so long, and between two trials with nothing else in flight.
+const QUIET: Duration = Duration::from_secs(1);
+/// For so long a suspect in flight keeps all others back; a close later than that names nobody.
+const ALONE_WITHIN: Duration = Duration::from_secs(5);
+/// A close so shortly after a refusal is because of it.
+const REFUSED_BEFORE: Duration = Duration::from_secs(2);
+/// While nothing was taken for so long, a refusal is no progress.
+const NOTHING_TAKEN: Duration = Duration::from_secs(30);
+/// So many records unanswered at once are dropped for the rate rather than for themselves.
+const DROPPED_FOR_THEMSELVES: usize = 4;
+/// Times unanswered, and times too much, that make a suspect.
+const SILENCES: u8 = 2;
+const THROTTLES: u8 = 3;
+/// Records retried that are remembered, to tell when the broker has taken them.
+const RETRIED_MAX: usize = 1024;
 
 /// What the publisher reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +87,40 @@ pub enum Event {
         lane: Lane,
         /// Which.
         id: RecordId,
-        /// The reason code, or [`super::outbox::POISON`].
-        code: u8,
+        /// Why.
+        cause: Cause,
     },
-    /// The broker refused a record for now; its lane waits.
-    LaneStopped {
-        /// Which lane.
+    /// The broker refused a record, closed over it, or did not answer it: it is held back and tried again while others flow.
+    Suspected {
+        /// Its lane.
         lane: Lane,
+        /// Which.
+        id: RecordId,
+        /// Why.
+        cause: Cause,
+    },
+    /// The broker has too much, and nothing was taken since it said so last: everything waits.
+    Throttled {
         /// The reason code.
         code: u8,
         /// For how long.
         wait: Duration,
+    },
+    /// The rate was lowered.
+    RateLowered {
+        /// Why: a quota code, or silence.
+        cause: Cause,
+        /// Publishes a second from now on.
+        limit: u32,
+    },
+    /// A publish was not answered in time: the connection is replaced and it is sent again.
+    Unanswered {
+        /// Its lane and id; `None`: a message of the gateway's own.
+        record: Option<(Lane, RecordId)>,
+        /// How long it was waited for.
+        waited: Duration,
+        /// Records in flight that were not answered.
+        unanswered: usize,
     },
     /// A record must be rejected and there is no room for it; its lane waits.
     RejectedFull {
@@ -69,19 +129,19 @@ pub enum Event {
         /// For how long.
         wait: Duration,
     },
-    /// A record of this lane comes down to being sent alone: the broker closed the connection thrice over it.
-    SentAlone {
-        /// Which lane.
-        lane: Lane,
+    /// The broker has a record that it had rejected before.
+    Recovered {
+        /// The id it had when it was rejected.
+        original: RecordId,
     },
-    /// The broker refused a message of the gateway's own, for good.
+    /// The broker refused a message of the gateway's own: it is tried ever more seldom.
     OwnRefused {
         /// Its topic.
         topic: String,
         /// The reason code.
         code: u8,
     },
-    /// The broker closes the connection over the gateway's own messages: they pause for an hour.
+    /// The broker closes the connection over the gateway's own messages, or does not answer them: they pause for an hour.
     OwnPaused {
         /// Which.
         class: Class,
@@ -105,6 +165,10 @@ pub struct Counters {
     pub volatile_sent: u64,
     /// Answers to nothing we sent.
     pub unknown_answers: u64,
+    /// Connections replaced because a publish was not answered.
+    pub unanswered: u64,
+    /// Times the rate was lowered.
+    pub rate_lowered: u64,
 }
 
 /// What a fill did.
@@ -118,18 +182,80 @@ pub struct Filled {
     pub ping: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Slot {
-    Free,
-    Lane(usize, u64),
-    Own { key: Key, topic: String, version: u64 },
+/// How a connection went, as far as it bears on what was in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionEnd {
+    /// The broker closed it and gave no reason that clears what was in flight.
+    Closed,
+    /// The broker closed it because it had too much, by this reason code.
+    TooMuch(u8),
+    /// We gave it up: a publish was not answered.
+    Unanswered,
+    /// For a reason that says nothing about what was in flight.
+    Otherwise,
 }
 
-/// Who alone may send, because it is suspected of bringing the connection down.
+/// What is held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Alone {
-    Own,
-    Lane(usize),
+pub enum Hold {
+    /// Nothing: all flows.
+    Nothing,
+    /// All but one own message at a time, while a connection is being made ready, or ended.
+    AllButOwn,
+    /// Everything, until nothing is in flight.
+    Everything,
+}
+
+/// What a connection that is gone leaves behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aftermath {
+    /// It was closed while something was in flight that may have been the reason.
+    pub suspicious: bool,
+    /// Readings were taken on it.
+    pub progress: bool,
+    /// A message of our own was alone in flight, and so is suspected.
+    pub own: bool,
+}
+
+/// A record held back, as `tombolo status` and `queue` show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldRecord {
+    /// Its lane.
+    pub lane: Lane,
+    /// Which.
+    pub id: RecordId,
+    /// Its topic, once a trial has shown it.
+    pub topic: Option<String>,
+    /// Why it is suspected.
+    pub cause: Cause,
+    /// How often it was tried again.
+    pub tries: u32,
+}
+
+/// What is in flight with nothing else.
+#[derive(Clone, Copy, Debug)]
+struct Solo {
+    /// `None`: a message of the gateway's own.
+    place: Option<RecordPlace>,
+    at: Instant,
+}
+
+/// Messages of our own while they are suspected of bringing the connection down.
+#[derive(Clone, Copy, Debug, Default)]
+struct OwnDoubt {
+    /// They are sent one by one, with nothing else.
+    solo: bool,
+    /// By class.
+    strikes: [u8; 3],
+    /// They wait until the connection has shown that it stands without them.
+    until_it_stands: bool,
+}
+
+/// What every step of a fill needs.
+struct Round<'a> {
+    moment: &'a Moment,
+    terms: Terms,
+    next_ping: u64,
 }
 
 /// The publishing half of the uplink.
@@ -141,80 +267,102 @@ pub struct Publisher {
     turn: u8,
     own_was_last: bool,
     pace: Pace,
-    paced_until: Option<Instant>,
+    ingest: [Ingest; 2],
+    rate: PublishRate,
+    suspicion: Suspicion,
+    solo: Option<Solo>,
+    solo_ended_at: Option<Instant>,
+    last_sent_at: Option<Instant>,
+    credit: u16,
+    /// No volatile reading is sent before: a close is being looked into.
+    careful_until: Option<Instant>,
+    retained: Option<NewestRetained>,
+    /// Records retried, by their places now: the ids they had.
+    retried: BTreeMap<(usize, u64), RecordId>,
     encoder: Encoder,
     ring: Ring,
     volatile_sent_at: Option<Instant>,
     volatile_strikes: u8,
     volatile_paused_until: Option<Instant>,
-    own_suspect: Option<(Key, u8)>,
+    own_doubt: OwnDoubt,
     /// The loss being reported, and of each lane what was reported: number and count.
     reporting: Option<Loss>,
     reported: [Vec<(u64, u64)>; 2],
     gateway: String,
     /// `None` while there is no connection.
     terms: Option<Terms>,
+    opened_at: Instant,
+    taken_here: u64,
+    /// When something was refused on this connection last.
+    refused_at: Option<Instant>,
     at_least_once: bool,
     window: u16,
-    slots: Vec<Slot>,
-    free: VecDeque<u16>,
+    flight: Flight,
     ping_outstanding: bool,
-    held: bool,
-    progress_at: Instant,
+    hold: Hold,
+    /// When to fill again though nothing comes from outside.
+    wake_at: Option<Instant>,
     events: VecDeque<Event>,
     counters: Counters,
 }
 
 impl Publisher {
-    /// Without a connection yet. `loss_topic` `None`: losses are not reported.
-    pub fn new(
-        now: Instant,
-        gateway: &str,
-        max_in_flight: u16,
-        drain_rate: u32,
-        loss_topic: Option<String>,
-    ) -> Publisher {
+    /// Without a connection yet.
+    pub fn new(now: Instant, settings: &Settings) -> Publisher {
+        let gateway = settings.gateway.as_str();
         Publisher {
-            max_in_flight: max_in_flight.max(1),
-            loss_topic,
+            max_in_flight: settings.max_in_flight.max(1),
+            loss_topic: settings.topics.loss.clone(),
             lanes: Lane::ALL.map(LaneState::new),
             turn: 0,
             own_was_last: false,
-            pace: Pace::new(now, drain_rate),
-            paced_until: None,
+            pace: Pace::new(now, settings.drain_rate),
+            ingest: Default::default(),
+            rate: PublishRate::new(now, settings.max_publish_rate, settings.max_byte_rate),
+            suspicion: Suspicion::new(now),
+            solo: None,
+            solo_ended_at: None,
+            last_sent_at: None,
+            credit: u16::MAX,
+            careful_until: None,
+            retained: None,
+            retried: BTreeMap::new(),
             encoder: Encoder::new(gateway),
             ring: Ring::default(),
             volatile_sent_at: None,
             volatile_strikes: 0,
             volatile_paused_until: None,
-            own_suspect: None,
+            own_doubt: OwnDoubt::default(),
             reporting: None,
             reported: Default::default(),
             gateway: gateway.to_owned(),
             terms: None,
+            opened_at: now,
+            taken_here: 0,
+            refused_at: None,
             at_least_once: true,
             window: 0,
-            slots: Vec::new(),
-            free: VecDeque::new(),
+            flight: Flight::new(now, settings.answer_timeout),
             ping_outstanding: false,
-            held: false,
-            progress_at: now,
+            hold: Hold::Nothing,
+            wake_at: None,
             events: VecDeque::new(),
             counters: Counters::default(),
         }
     }
 
     /// The connection may be used from now on, within `limits`.
-    pub fn handle_open(&mut self, version: Version, limits: &Limits) {
+    pub fn handle_open(&mut self, now: Instant, version: Version, limits: &Limits) {
         self.terms =
             Some(Terms { version, packet_limit: limits.packet_size as usize, retain: limits.retain });
         self.at_least_once = limits.at_least_once;
         self.window = limits.receive_maximum.min(self.max_in_flight).min(PUBLISH_ID_MAX);
-        self.slots.clear();
-        self.slots.resize(usize::from(self.window), Slot::Free);
-        self.free.clear();
-        self.free.extend(1..=self.window);
+        self.flight.open(now, self.window);
+        self.opened_at = now;
+        self.taken_here = 0;
+        self.refused_at = None;
         self.ping_outstanding = false;
+        self.solo = None;
     }
 
     /// Whether there is a connection.
@@ -222,88 +370,189 @@ impl Publisher {
         self.terms.is_some()
     }
 
-    /// The connection is gone. `by_peer`: the broker closed it, and gave no reason that clears the records in flight.
-    /// Whether records or own messages in flight fell under suspicion.
+    /// Whether the gateway's own messages wait until the connection has shown that it stands without them.
+    pub fn holds_own(&self) -> bool {
+        self.own_doubt.until_it_stands
+    }
+
+    /// Whether a reading was taken on this connection, or refused while others are taken.
+    pub fn has_progress(&self, now: Instant) -> bool {
+        let nothing_taken_since = self.suspicion.nothing_taken_since();
+        let others_taken = nothing_taken_since.is_none_or(|since| now < since + NOTHING_TAKEN);
+        self.taken_here > 0 || (self.refused_at.is_some() && others_taken)
+    }
+
+    /// When the connection stands: readings were taken on it, or it has lasted.
+    pub fn stands_at(&self) -> Instant {
+        if self.taken_here > 0 { self.opened_at } else { self.opened_at + STANDS_AFTER }
+    }
+
+    /// The connection is gone.
     pub fn handle_closed(
         &mut self,
         now: Instant,
         outbox: &mut impl Outbox,
         own: &mut Own,
-        by_peer: bool,
-    ) -> bool {
-        let alone = self.alone();
-        let mut suspicious = false;
-        if by_peer && self.terms.is_some() {
-            self.strike_own(now, own, alone == Some(Alone::Own));
-            if self.volatile_sent_at.is_some_and(|at| now < at + VOLATILE_SUSPICIOUS) {
+        end: ConnectionEnd,
+    ) -> Aftermath {
+        let mut aftermath = Aftermath { progress: self.has_progress(now), ..Aftermath::default() };
+        if self.terms.is_some() {
+            let in_flight = self.lanes.iter().map(LaneState::in_flight).sum::<usize>();
+            aftermath.own = in_flight == 0 && own.in_flight() == 1;
+            aftermath.suspicious = match end {
+                ConnectionEnd::Closed => self.judge_close(now, own, Cause::Closed),
+                ConnectionEnd::TooMuch(code) => {
+                    let cause = Cause::Code(code);
+                    self.complain(now, self.last_sent_at.unwrap_or(now), cause);
+                    self.judge_close(now, own, cause)
+                }
+                ConnectionEnd::Unanswered => {
+                    self.judge_silence(now, own);
+                    false
+                }
+                ConnectionEnd::Otherwise => false,
+            };
+        }
+        for lane in &mut self.lanes {
+            lane.handle_closed();
+        }
+        self.suspicion.handle_closed();
+        self.flight.close();
+        own.handle_closed();
+        self.obey(now);
+        self.settle(now, outbox);
+        self.terms = None;
+        self.solo = None;
+        self.wake_at = None;
+        aftermath
+    }
+
+    /// Whether the close may be about something that was in flight.
+    fn judge_close(&mut self, now: Instant, own: &mut Own, cause: Cause) -> bool {
+        if self.refused_at.is_some_and(|at| now < at + REFUSED_BEFORE) {
+            return true; // some brokers refuse, and then close as well
+        }
+        let records: Vec<(RecordPlace, LaneEntry)> = self.records_in_flight();
+        let volatile = self.volatile_sent_at.is_some_and(|at| now < at + VOLATILE_SUSPICIOUS);
+        match (records.as_slice(), own.in_flight()) {
+            ([], 0) if !volatile => return false,
+            ([], 0) => {
+                // Whatever else it may be, the readings in memory went before it.
                 self.volatile_strikes += 1;
-                if self.volatile_strikes >= STRIKES {
+                if self.volatile_strikes >= VOLATILE_STRIKES {
                     self.volatile_strikes = 0;
                     self.volatile_paused_until = Some(now + VOLATILE_PAUSE);
                     self.events.push_back(Event::VolatilePaused);
                 }
-                suspicious = true;
             }
-            for (index, lane) in self.lanes.iter_mut().enumerate() {
-                suspicious |= lane.in_flight() > 0;
-                let wanted = lane.wants_alone();
-                lane.strike(alone == Some(Alone::Lane(index)));
-                if !wanted && lane.wants_alone() {
-                    self.events.push_back(Event::SentAlone { lane: lane.lane() });
+            ([], 1) if !volatile => self.strike_own(now, own),
+            ([(place, entry)], 0) if !volatile => {
+                self.credit = 1;
+                let own_fault = !cause.is_quota() || entry.suspect || entry.throttled + 1 >= THROTTLES;
+                if own_fault {
+                    self.refuse(now, *place, entry, cause);
+                } else if let Some(entry) = self.lanes[place.lane].entry_mut(place.sequence) {
+                    entry.throttled += 1;
                 }
             }
-            suspicious |= own.in_flight() > 0;
-        }
-        self.settle(now, outbox);
-        for lane in &mut self.lanes {
-            lane.handle_closed(outbox);
-        }
-        own.handle_closed();
-        self.terms = None;
-        self.slots.clear();
-        self.free.clear();
-        self.paced_until = None;
-        suspicious
-    }
-
-    /// Holds all back but one own message at a time, while a connection is being made ready.
-    pub fn hold(&mut self, held: bool) {
-        self.held = held;
-    }
-
-    /// Since when nothing was answered though something is in flight.
-    pub fn waiting_since(&self) -> Option<Instant> {
-        (self.terms.is_some() && self.in_flight() > 0).then_some(self.progress_at)
-    }
-
-    fn strike_own(&mut self, now: Instant, own: &mut Own, alone: bool) {
-        let in_flight = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Own { key, version, .. } => Some((*version, key)),
-            _ => None,
-        });
-        let Some((_, key)) = in_flight.min_by_key(|(version, _)| *version) else {
-            return;
-        };
-        let strikes = match &self.own_suspect {
-            Some((suspect, strikes)) if suspect == key => strikes.saturating_add(1),
-            _ => 1,
-        };
-        if strikes > STRIKES && alone {
-            self.own_suspect = None;
-            if let Some(class) = own.class(key) {
-                own.pause(now, class);
-                self.events.push_back(Event::OwnPaused { class });
+            (_, messages) => {
+                self.credit = 1;
+                self.own_doubt.solo |= messages > 0;
             }
-            return;
         }
-        self.own_suspect = Some((key.clone(), strikes));
+        if !records.is_empty() || own.in_flight() > 0 {
+            self.careful_until = Some(now + CAREFUL);
+        }
+        true
     }
 
-    fn alone(&self) -> Option<Alone> {
-        if self.own_suspect.as_ref().is_some_and(|(_, strikes)| *strikes >= STRIKES) {
-            return Some(Alone::Own);
+    fn records_in_flight(&self) -> Vec<(RecordPlace, LaneEntry)> {
+        let of = |lane: &LaneState| lane.sent().map(|e| (lane.place(e.id.sequence), *e)).collect::<Vec<_>>();
+        self.lanes.iter().flat_map(of).collect()
+    }
+
+    /// One message of our own was alone in flight when the connection was closed, or stayed unanswered.
+    fn strike_own(&mut self, now: Instant, own: &mut Own) {
+        let Some(class) = own.sent_classes().next() else { return };
+        let strikes = &mut self.own_doubt.strikes[class as usize];
+        *strikes += 1;
+        self.own_doubt.solo = true;
+        self.own_doubt.until_it_stands = true;
+        if *strikes >= OWN_STRIKES {
+            *strikes = 0;
+            self.own_doubt.until_it_stands = false;
+            own.pause(now, class);
+            self.events.push_back(Event::OwnPaused { class });
         }
-        (0..self.lanes.len()).find(|index| self.lanes[*index].wants_alone()).map(Alone::Lane)
+    }
+
+    /// The oldest publish was not answered in time.
+    fn judge_silence(&mut self, now: Instant, own: &mut Own) {
+        let since = self.flight.waiting_since().unwrap_or(now);
+        let oldest = self.flight.oldest().cloned();
+        let mut silent: Vec<(usize, u64)> = self.flight.overtaken().filter_map(place_of).collect();
+        let dropped = silent.len();
+        let oldest_record = oldest.as_ref().and_then(place_of);
+        if let Some(oldest) = oldest_record.filter(|oldest| !silent.contains(oldest)) {
+            silent.push(oldest);
+        }
+        self.counters.unanswered += 1;
+        let record = oldest_record.and_then(|(lane, sequence)| {
+            Some((self.lanes[lane].lane(), self.lanes[lane].entry(sequence)?.id))
+        });
+        self.events.push_back(Event::Unanswered {
+            record,
+            waited: now.saturating_duration_since(since),
+            unanswered: self.lanes.iter().map(LaneState::in_flight).sum(),
+        });
+        if oldest_record.is_none() && oldest.is_some() {
+            self.strike_own(now, own);
+        }
+        // A suspect sent alone after a pause was not dropped for the rate.
+        let quiet = self.solo.is_some_and(|solo| solo.place.is_some());
+        if !quiet {
+            self.complain(now, since, Cause::Silent);
+        }
+        let for_themselves = dropped <= DROPPED_FOR_THEMSELVES || self.rate.is_lowest();
+        if !for_themselves {
+            return;
+        }
+        for (index, sequence) in silent {
+            let lane = &mut self.lanes[index];
+            let place = lane.place(sequence);
+            let Some(entry) = lane.entry_mut(sequence) else { continue };
+            entry.silences = entry.silences.saturating_add(1);
+            let entry = *entry;
+            if entry.suspect || entry.silences >= SILENCES {
+                self.refuse(now, place, &entry, Cause::Silent);
+            }
+        }
+    }
+
+    /// The broker complained of what was sent at `sent_at`, or dropped it.
+    fn complain(&mut self, now: Instant, sent_at: Instant, cause: Cause) {
+        if self.rate.handle_complaint(now, sent_at) {
+            self.counters.rate_lowered += 1;
+            let limit = self.rate.lowered_to().unwrap_or_default().round() as u32;
+            self.events.push_back(Event::RateLowered { cause, limit });
+        }
+    }
+
+    /// Holds back, or lets go.
+    pub fn hold(&mut self, hold: Hold) {
+        self.hold = hold;
+    }
+
+    /// When the answer to the oldest publish is overdue: then the connection is to be replaced.
+    pub fn overdue_at(&self) -> Option<Instant> {
+        self.terms?;
+        self.flight.overdue_at()
+    }
+
+    /// Since when the oldest publish waits for its answer.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.terms?;
+        self.flight.waiting_since()
     }
 
     /// Puts a reading of a `qos = 0` rule into the ring.
@@ -311,7 +560,7 @@ impl Publisher {
         self.ring.push(content);
     }
 
-    /// Appends as many publishes as the window, the pace and [`FILL_BYTES`] allow. `next_ping` is the number the next
+    /// Appends as many publishes as the window, the rate and [`FILL_BYTES`] allow. `next_ping` is the number the next
     /// PINGREQ would have.
     pub fn fill(
         &mut self,
@@ -326,104 +575,283 @@ impl Publisher {
             return filled;
         };
         let now = moment.now;
-        self.paced_until = None;
-        let mut reads = 0;
-        let mut dry = [false; 2];
-        let mut own_dry = false;
-        let mut undecided = false;
-        if self.in_flight() == 0 {
-            self.progress_at = now;
-        }
+        self.wake_at = None;
+        self.retained.get_or_insert_with(|| NewestRetained::new(moment.boottime_ms));
+        self.suspicion.handle_timeout(now);
+        self.obey(now);
         self.settle(now, outbox); // what could not be rejected before
-        if self.held {
-            if own.in_flight() == 0 && self.has_place() && self.send_own(now, &terms, outbox, own, out) {
-                filled.packets += 1;
-            }
+        let round = Round { moment, terms, next_ping };
+        let own_may = self.hold == Hold::AllButOwn && own.in_flight() == 0 && self.has_place();
+        if own_may && self.send_own(&round, outbox, own, out) {
+            filled.packets += 1;
+        }
+        if self.hold != Hold::Nothing {
+            filled.ping = self.wants_ping();
             return filled;
         }
+        if self.own_doubt.until_it_stands {
+            let stands_at = self.stands_at();
+            if now >= stands_at {
+                self.own_doubt.until_it_stands = false;
+            } else {
+                self.wake(stands_at);
+            }
+        }
         self.report_losses(now, outbox, own);
-        if self.alone().is_none() {
-            filled.packets += self.fill_volatile(moment, &terms, out);
+        self.measure_ingest(now, outbox);
+        if !self.waits_for_solo(now, own) {
+            // Before anything was taken on a connection others go first: whoever is tried is tried against them.
+            let others_first = self.taken_here == 0;
+            if others_first {
+                self.fill_flow(&round, outbox, own, out, &mut filled);
+            }
+            let others_may = self.fill_solo(&round, outbox, own, out, &mut filled);
+            if others_may && !others_first {
+                self.fill_flow(&round, outbox, own, out, &mut filled);
+            }
+        }
+        filled.ping = self.wants_ping();
+        // What is due and was not sent waits for an answer, or has said above when to look again.
+        for due in [self.suspicion.poll_timeout(), own.poll_timeout()].into_iter().flatten() {
+            if due > now {
+                self.wake(due);
+            }
+        }
+        filled
+    }
+
+    /// Whether a PINGREQ is to follow, whose answer stands for those of publishes at QoS 0.
+    fn wants_ping(&mut self) -> bool {
+        let wanted = !self.at_least_once && !self.ping_outstanding && self.in_flight() > 0;
+        self.ping_outstanding |= wanted;
+        wanted
+    }
+
+    fn wake(&mut self, at: Instant) {
+        self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn measure_ingest(&mut self, now: Instant, outbox: &impl Outbox) {
+        let mut ingest = 0u32;
+        for (lane, measured) in self.lanes.iter().zip(&mut self.ingest) {
+            let rate = measured.measure(now, outbox.newest(lane.lane()));
+            if lane.backlog {
+                ingest = ingest.saturating_add(rate);
+            }
+        }
+        self.pace.set_ingest(now, ingest);
+    }
+
+    /// Whether something that must be alone in flight still keeps all others back.
+    fn waits_for_solo(&mut self, now: Instant, own: &Own) -> bool {
+        let Some(solo) = self.solo else { return false };
+        if !self.is_outstanding(&solo, own) {
+            self.solo = None;
+            self.solo_ended_at = Some(now);
+        } else if now < solo.at + ALONE_WITHIN {
+            self.wake(solo.at + ALONE_WITHIN);
+            return true;
+        }
+        false
+    }
+
+    /// Sends what must be alone in flight, if anything must. Whether everything else may go.
+    fn fill_solo(
+        &mut self,
+        round: &Round<'_>,
+        outbox: &mut impl Outbox,
+        own: &mut Own,
+        out: &mut Vec<u8>,
+        filled: &mut Filled,
+    ) -> bool {
+        let now = round.moment.now;
+        let own_waits = self.own_doubt.solo && !self.own_doubt.until_it_stands && own.has_due(now);
+        self.own_doubt.solo &= own_waits || self.own_doubt.until_it_stands || own.in_flight() > 0;
+        let trial = self.suspicion.next_trial(now).filter(|(_, manner)| *manner != Manner::Among);
+        let Some(wanted) = trial.map(Some).or(own_waits.then_some(None)) else { return true };
+        if self.solo.is_some() {
+            return true; // one waits for its answer already, and keeps nobody back any more
+        }
+        if let Some(again_at) = self.solo_ended_at.map(|at| at + QUIET).filter(|at| *at > now) {
+            self.wake(again_at);
+            return true;
+        }
+        if self.in_flight() > 0 {
+            return false; // it comes when that is answered
+        }
+        if let (Some((_, Manner::Quiet)), Some(last)) = (wanted, self.last_sent_at)
+            && last + QUIET > now
+        {
+            self.wake(last + QUIET);
+            return false;
+        }
+        if !self.may_send_now(now) {
+            return false;
+        }
+        let sent = match wanted {
+            Some((place, _)) => {
+                let step = self.send_record(place.lane, Some(place.sequence), round, outbox, out);
+                if matches!(step, Step::Dry) {
+                    return true; // it is being read from disk
+                }
+                self.obey(now);
+                matches!(step, Step::Sent)
+            }
+            None => self.send_own(round, outbox, own, out),
+        };
+        if sent {
+            filled.packets += 1;
+            self.solo = Some(Solo { place: wanted.map(|(place, _)| place), at: now });
+            self.wake(now + ALONE_WITHIN);
+            return false;
+        }
+        true
+    }
+
+    fn is_outstanding(&self, solo: &Solo, own: &Own) -> bool {
+        match solo.place {
+            None => own.in_flight() > 0,
+            Some(place) => {
+                let entry = self.lanes[place.lane].entry(place.sequence);
+                entry.is_some_and(|entry| matches!(entry.state, State::Sent | State::SentBefore(_)))
+            }
+        }
+    }
+
+    /// Whether the rate allows a publish now.
+    fn may_send_now(&mut self, now: Instant) -> bool {
+        if self.rate.allows(now) {
+            return true;
+        }
+        let ready = self.rate.ready_at().max(now + PACED_TICK);
+        self.wake(ready);
+        false
+    }
+
+    /// How many may be in flight.
+    fn places(&self) -> usize {
+        usize::from(self.window.min(self.credit))
+    }
+
+    /// Sends what may be in flight with others.
+    fn fill_flow(
+        &mut self,
+        round: &Round<'_>,
+        outbox: &mut impl Outbox,
+        own: &mut Own,
+        out: &mut Vec<u8>,
+        filled: &mut Filled,
+    ) {
+        let now = round.moment.now;
+        let careful = self.careful_until.is_some_and(|until| now < until);
+        if !careful && self.rate.limit().is_none() {
+            filled.packets += self.fill_volatile(round, out, usize::MAX);
+        }
+        let mut reads = 0;
+        let mut dry = [false; 2];
+        let mut own_dry = self.own_doubt.until_it_stands || self.own_doubt.solo;
+        let mut since_volatile = 0;
+        let mut suspects = self.suspicion.in_flight();
+        let mut trials_dry = false;
+        if let Some(until) = self.suspicion.newcomers_wait_until(now) {
+            dry = [true; 2];
+            self.wake(until);
         }
         loop {
             if out.len() >= FILL_BYTES || reads >= READS_MAX {
                 filled.more = true;
                 break;
             }
-            let alone = self.alone();
-            if alone.is_some() && self.in_flight() > 0 || !self.has_place() {
+            if !self.has_place() || self.in_flight() >= self.places() || !self.may_send_now(now) {
                 break;
             }
-            let own_may = !own_dry && !matches!(alone, Some(Alone::Lane(_)));
-            let lanes_may = alone != Some(Alone::Own) && dry != [true, true];
-            if own_may && !(self.own_was_last && lanes_may) {
-                if self.send_own(now, &terms, outbox, own, out) {
+            if !careful && since_volatile >= 3 {
+                since_volatile = 0;
+                filled.packets += self.fill_volatile(round, out, 1);
+                continue;
+            }
+            let half = (self.places() / 2).max(1);
+            if !trials_dry && suspects < half {
+                let trial = self.suspicion.next_trial(now).filter(|(_, manner)| *manner == Manner::Among);
+                let Some((place, _)) = trial else {
+                    trials_dry = true;
+                    continue;
+                };
+                reads += 1;
+                match self.send_record(place.lane, Some(place.sequence), round, outbox, out) {
+                    Step::Sent => {
+                        filled.packets += 1;
+                        suspects += 1;
+                    }
+                    Step::Dry => trials_dry = true,
+                    Step::Decided | Step::Empty => self.obey(now),
+                }
+                continue;
+            }
+            let lanes_may = dry != [true, true];
+            let lanes_turn = self.own_was_last && lanes_may;
+            if !own_dry && !lanes_turn {
+                if self.send_own(round, outbox, own, out) {
                     filled.packets += 1;
+                    since_volatile += 1;
                     self.own_was_last = true;
                 } else {
                     own_dry = true;
-                    if alone == Some(Alone::Own) {
-                        self.own_suspect = None; // nothing stands there any more
-                    }
                 }
                 continue;
             }
             self.own_was_last = false;
-            let Some(index) = self.choose(alone, dry) else {
-                if own_may {
+            let Some(index) = self.choose(dry) else {
+                if !own_dry {
                     continue;
                 }
                 break;
             };
-            match self.send_next(index, moment, &terms, outbox, out, next_ping) {
+            match self.send_record(index, None, round, outbox, out) {
                 Step::Sent => {
                     filled.packets += 1;
-                    self.counters.sent += 1;
+                    since_volatile += 1;
                     if dry == [false, false] {
                         self.turn = (self.turn + 1) % 4;
                     }
                 }
-                Step::Decided => undecided = true,
-                Step::Empty => {
-                    dry[index] = true;
-                    if alone == Some(Alone::Lane(index)) && self.lanes[index].in_flight() == 0 {
-                        self.lanes[index].acquit();
-                    }
-                }
-                Step::Dry => dry[index] = true,
+                Step::Decided => {}
+                Step::Dry | Step::Empty => dry[index] = true,
             }
             reads += 1;
-            if undecided && reads % 256 == 0 {
-                undecided = false;
+            if reads % 256 == 0 {
                 self.settle(now, outbox);
             }
         }
-        if undecided {
+        if reads > 0 {
+            self.obey(now);
             self.settle(now, outbox);
         }
-        if !self.at_least_once && !self.ping_outstanding && self.in_flight() > 0 {
-            self.ping_outstanding = true;
-            filled.ping = true;
+        if !careful && self.rate.limit().is_some() && self.may_send_now(now) {
+            filled.packets += self.fill_volatile(round, out, usize::MAX);
         }
-        filled
     }
 
-    fn fill_volatile(&mut self, moment: &Moment, terms: &Terms, out: &mut Vec<u8>) -> usize {
+    /// Sends volatile readings, at most `limit`.
+    fn fill_volatile(&mut self, round: &Round<'_>, out: &mut Vec<u8>, limit: usize) -> usize {
+        let now = round.moment.now;
         if self.ring.is_empty() {
             return 0;
         }
-        if self.volatile_paused_until.is_some_and(|until| moment.now < until) {
+        if self.volatile_paused_until.is_some_and(|until| now < until) {
             self.ring.clear();
             return 0;
         }
         let mut packets = 0;
-        while out.len() < FILL_BYTES / 2 {
+        while out.len() < FILL_BYTES / 2 && packets < limit && self.may_send_now(now) {
             let Some(content) = self.ring.front() else {
                 break;
             };
-            let expired = publication::remaining(&content, true, moment) == Remaining::Expired;
-            if !expired && self.encoder.push_volatile(out, terms, &content, moment).is_ok() {
+            let before = out.len();
+            let expired = publication::remaining(&content, true, round.moment) == Remaining::Expired;
+            if !expired && self.encoder.push_volatile(out, &round.terms, &content, round.moment).is_ok() {
                 packets += 1;
+                self.rate.take(out.len() - before);
             } else {
                 self.ring.note_dropped();
             }
@@ -431,24 +859,21 @@ impl Publisher {
         }
         if packets > 0 {
             self.counters.volatile_sent += packets as u64;
-            self.volatile_sent_at = Some(moment.now);
+            self.volatile_sent_at = Some(now);
         }
         packets
     }
 
     fn has_place(&self) -> bool {
         if self.at_least_once {
-            !self.free.is_empty()
+            self.flight.free_id().is_some()
         } else {
             !self.ping_outstanding && self.in_flight() < usize::from(self.window)
         }
     }
 
     /// Which lane's turn it is, among those that may have something.
-    fn choose(&self, alone: Option<Alone>, dry: [bool; 2]) -> Option<usize> {
-        if let Some(Alone::Lane(index)) = alone {
-            return (!dry[index]).then_some(index);
-        }
+    fn choose(&self, dry: [bool; 2]) -> Option<usize> {
         let [high, normal] = [Lane::High.index(), Lane::Normal.index()];
         let preferred = if self.turn < 3 { [high, normal] } else { [normal, high] };
         preferred.into_iter().find(|index| !dry[*index])
@@ -485,36 +910,44 @@ impl Publisher {
 
     fn send_own(
         &mut self,
-        now: Instant,
-        terms: &Terms,
+        round: &Round<'_>,
         outbox: &mut impl Outbox,
         own: &mut Own,
         out: &mut Vec<u8>,
     ) -> bool {
+        let now = round.moment.now;
         loop {
             let Some(due) = own.next(now) else {
                 return false;
             };
-            let packet_id = if self.at_least_once { self.free.front().copied() } else { None };
-            let pushed = self.encoder.push_own(out, terms, packet_id, due.topic, due.retain(), due.payload);
+            let packet_id = if self.at_least_once { self.flight.free_id() } else { None };
+            let before = out.len();
+            let pushed =
+                self.encoder.push_own(out, &round.terms, packet_id, due.topic, due.retain(), due.payload);
             let (key, topic, version) = (due.key.clone(), due.topic.to_owned(), due.version);
+            if pushed.is_ok() {
+                self.rate.take(out.len() - before);
+                self.last_sent_at = Some(now);
+            }
             match (pushed, packet_id) {
                 (Ok(()), Some(id)) => {
-                    self.free.pop_front();
-                    self.slots[usize::from(id) - 1] = Slot::Own { key, topic, version };
+                    self.flight.send(now, id, Sent::Own { key, topic, version });
                     return true;
                 }
                 (Ok(()), None) => {
-                    self.settle_own(now, outbox, own, &key, topic, version, 0);
+                    self.settle_own(now, outbox, own, &key, topic, version, reason_code::SUCCESS);
                     return true;
                 }
-                (Err(_), _) => self.settle_own(now, outbox, own, &key, topic, version, 0x95),
+                (Err(_), _) => {
+                    let code = reason_code::PACKET_TOO_LARGE;
+                    self.settle_own(now, outbox, own, &key, topic, version, code);
+                }
             }
         }
     }
 
     /// The broker answered an own message with `code`, 0 for success.
-    #[allow(clippy::too_many_arguments)] // what a slot holds, and where it came from
+    #[allow(clippy::too_many_arguments)] // what was sent, and where it came from
     fn settle_own(
         &mut self,
         now: Instant,
@@ -525,83 +958,203 @@ impl Publisher {
         version: u64,
         code: u8,
     ) {
-        if self.own_suspect.as_ref().is_some_and(|(suspect, _)| suspect == key) {
-            self.own_suspect = None;
+        if let Some(class) = own.class(key) {
+            self.own_doubt.strikes[class as usize] = 0;
         }
-        match code {
-            0..0x80 | 0x87 | 0x90 | 0x95 | 0x99 => own.settle(key, version),
-            _ => return own.postpone(now, key),
-        }
-        if let (Key::Loss(lane, _), Some(loss)) = (key, self.reporting.take()) {
-            if code < 0x80 {
+        if !reason_code::is_refusal(code) {
+            own.settle(key, version);
+            if let (Key::Loss(lane, _), Some(loss)) = (key, self.reporting.take()) {
                 self.reported[lane.index()].push((loss.number, loss.count));
                 outbox.loss_reported(*lane, loss.number, loss.count);
-            } else {
-                // It stays in the journal: perhaps the broker is told to take it one day.
-                own.pause(now, Class::Loss);
             }
+            return;
         }
-        if code >= 0x80 {
+        if Cause::Code(code).is_quota() {
+            self.complain(now, now, Cause::Code(code));
+            return own.postpone(now, key);
+        }
+        if matches!(key, Key::Loss(..)) && self.reporting.take().is_some() {
+            // It stays in the journal: perhaps the broker is told to take it one day.
+            own.settle(key, version);
+            own.pause(now, Class::Loss);
+            self.events.push_back(Event::OwnRefused { topic, code });
+        } else if own.refuse(now, key) {
+            self.refused_at = Some(now);
             self.events.push_back(Event::OwnRefused { topic, code });
         }
     }
 
-    fn send_next(
+    /// Sends the next record of a lane in its order, or, as `trial`, a suspect by its sequence.
+    fn send_record(
         &mut self,
         index: usize,
-        moment: &Moment,
-        terms: &Terms,
+        trial: Option<u64>,
+        round: &Round<'_>,
         outbox: &mut impl Outbox,
         out: &mut Vec<u8>,
-        next_ping: u64,
     ) -> Step {
-        let now = moment.now;
+        let now = round.moment.now;
         let lane = &mut self.lanes[index];
-        let bound = 2 * usize::from(self.window) + 64;
-        if !lane.may_send(now) || lane.is_full(bound) {
+        if !lane.may_send(now) {
             return Step::Dry;
         }
-        if lane.backlog && !self.pace.allows(now) {
-            let ready = self.pace.ready_at().max(now + PACED_TICK);
-            self.paced_until = Some(self.paced_until.map_or(ready, |until| until.min(ready)));
-            return Step::Dry;
+        match trial {
+            Some(sequence) => lane.seek(outbox, sequence),
+            None => {
+                if lane.is_full(usize::from(self.window)) {
+                    return Step::Dry;
+                }
+                if lane.backlog && !self.pace.allows(now) {
+                    let ready = self.pace.ready_at().max(now + PACED_TICK);
+                    self.wake(ready);
+                    return Step::Dry;
+                }
+                lane.align(outbox);
+            }
         }
-        let packet_id = if self.at_least_once { self.free.front().copied() } else { None };
-        let sent = if packet_id.is_some() { State::Sent } else { State::SentBefore(next_ping) };
-        let (entry, sequence) = match outbox.next(lane.lane()) {
+        let lane = &mut self.lanes[index];
+        let record = match outbox.next(lane.lane()) {
             Next::Empty => {
+                lane.handle_empty();
                 lane.backlog = false;
                 return Step::Empty;
             }
             Next::Pending => return Step::Dry,
-            Next::Record(record) => {
-                let Some(entry) = lane.admit(record.sequence, record.id) else {
-                    return Step::Decided;
-                };
-                let remaining = publication::remaining(&record.content, record.same_boot, moment);
-                if remaining == Remaining::Expired {
-                    lane.set(entry, State::Lost);
-                    return Step::Decided;
-                }
-                if self.encoder.push_record(out, terms, packet_id, &record, remaining, moment).is_err() {
-                    lane.set(entry, State::Rejected(0x95));
-                    return Step::Decided;
-                }
-                let age = publication::age_ms(record.content.received, record.same_boot, moment);
-                // Stored in an earlier boot and of unknown age: certainly not fresh.
-                lane.backlog = age.is_none_or(|age| age > BACKLOG_AGE_MS);
-                if lane.backlog {
-                    self.pace.take();
-                }
-                (entry, record.sequence)
-            }
+            Next::Record(record) => record,
         };
-        lane.set(entry, sent);
-        if let Some(id) = packet_id {
-            self.free.pop_front();
-            self.slots[usize::from(id) - 1] = Slot::Lane(index, sequence);
+        let topic = TopicKey::of(record.content.topic);
+        let sequence = record.sequence;
+        let place = lane.place(sequence);
+        let admitted = lane.admit(record.id, topic);
+        let to_be_sent = match trial {
+            Some(wanted) => wanted == sequence && lane.entry(sequence).is_some(),
+            None => admitted.is_some(),
+        };
+        if !to_be_sent {
+            return Step::Decided;
+        }
+        if trial.is_none() && self.suspicion.is_gated(topic) {
+            self.hold_back(now, place, topic);
+            return Step::Decided;
+        }
+        let lane = &mut self.lanes[index];
+        let serial = lane.entry(sequence).map_or(0, |entry| entry.serial);
+        let remaining = publication::remaining(&record.content, record.same_boot, round.moment);
+        if remaining == Remaining::Expired {
+            lane.set(sequence, State::Lost);
+            self.suspicion.forget(place);
+            return Step::Decided;
+        }
+        let mut record = record;
+        if record.content.retain {
+            let coming = match (record.original, serial) {
+                (Some(_), _) => Coming::Late,
+                _ if trial.is_some() => Coming::Late,
+                (None, 0) => Coming::First,
+                (None, _) => Coming::Again,
+            };
+            // Of an earlier opening of the journal: whatever came in between is not known.
+            let same_run = record.original.is_none_or(|original| original.run == record.id.run);
+            let received = if record.same_boot && same_run { record.content.received.boottime_ms } else { 0 };
+            let retained = self.retained.get_or_insert_with(|| NewestRetained::new(round.moment.boottime_ms));
+            record.content.retain = retained.may_retain(topic, received, coming);
+        }
+        let packet_id = if self.at_least_once { self.flight.free_id() } else { None };
+        let before = out.len();
+        let pushed = self.encoder.push_record(out, &round.terms, packet_id, &record, remaining, round.moment);
+        if pushed.is_err() {
+            lane.set(sequence, State::Rejected(Cause::Code(reason_code::PACKET_TOO_LARGE)));
+            self.suspicion.forget(place);
+            return Step::Decided;
+        }
+        self.rate.take(out.len() - before);
+        if trial.is_none() {
+            let age = publication::age_ms(record.content.received, record.same_boot, round.moment);
+            // Stored in an earlier boot and of unknown age: certainly not fresh.
+            lane.backlog = age.is_none_or(|age| age > BACKLOG_AGE_MS);
+            if lane.backlog {
+                self.pace.take();
+            }
+        }
+        if let Some(original) = record.original
+            && self.retried.len() < RETRIED_MAX
+        {
+            self.retried.insert((index, sequence), original);
+        }
+        let (serial, state) = match packet_id {
+            Some(id) => (self.flight.send(now, id, Sent::Record(index, sequence)), State::Sent),
+            None => (self.flight.next_serial(), State::SentBefore(round.next_ping)),
+        };
+        lane.note_sent(sequence, state, serial);
+        self.last_sent_at = Some(now);
+        self.counters.sent += 1;
+        if !self.suspicion.is_idle() {
+            self.suspicion.name(topic, record.content.topic);
+            self.suspicion.note_sent(now, place);
         }
         Step::Sent
+    }
+
+    /// A record on a topic whose newcomers wait.
+    fn hold_back(&mut self, now: Instant, place: RecordPlace, topic: TopicKey) {
+        let lane = &mut self.lanes[place.lane];
+        let suspect = if self.suspicion.is_suspect(place) {
+            self.suspicion.hold(place);
+            true
+        } else {
+            !self.suspicion.has_defendant(topic) && self.suspicion.accuse(now, place, topic)
+        };
+        lane.set(place.sequence, if suspect { State::Suspect } else { State::Waiting });
+        if let Some(entry) = lane.entry_mut(place.sequence) {
+            entry.suspect = suspect;
+            entry.held_from = self.flight.serial();
+        }
+    }
+
+    /// Does with records what the suspicion says.
+    fn obey(&mut self, now: Instant) {
+        for lane in &mut self.lanes {
+            while let Some(place) = lane.poll_vanished() {
+                self.suspicion.forget(place);
+            }
+        }
+        while let Some(ruling) = self.suspicion.poll_ruling() {
+            match ruling {
+                Ruling::Release(place) => {
+                    let lane = &mut self.lanes[place.lane];
+                    if lane.entry(place.sequence).is_some_and(|entry| entry.state == State::Suspect) {
+                        lane.set(place.sequence, State::Unsent);
+                    }
+                    if let Some(entry) = lane.entry_mut(place.sequence) {
+                        entry.suspect = false;
+                    }
+                }
+                Ruling::Condemn(place, cause) => {
+                    self.lanes[place.lane].set(place.sequence, State::Rejected(cause));
+                }
+                Ruling::Open(topic) => {
+                    self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, u64::MAX, State::Unsent));
+                }
+                Ruling::CondemnWaiting(topic, cause, serial) => {
+                    let state = State::Rejected(cause);
+                    self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, serial, state));
+                }
+                Ruling::Promote(topic) => self.promote(now, topic),
+                Ruling::Resume => self.credit = 1,
+            }
+        }
+    }
+
+    fn promote(&mut self, now: Instant, topic: TopicKey) {
+        let waits = |lane: &LaneState| Some(lane.place(lane.oldest_waiting(topic)?));
+        let Some(place) = self.lanes.iter().find_map(waits) else { return };
+        if self.suspicion.accuse(now, place, topic) {
+            let lane = &mut self.lanes[place.lane];
+            lane.set(place.sequence, State::Suspect);
+            if let Some(entry) = lane.entry_mut(place.sequence) {
+                entry.suspect = true;
+            }
+        }
     }
 
     /// Takes the broker's answers.
@@ -612,39 +1165,90 @@ impl Publisher {
         own: &mut Own,
         acknowledgements: &[Acknowledgement],
     ) {
-        if !acknowledgements.is_empty() {
-            self.progress_at = now;
-        }
         for &Acknowledgement { packet_id, code } in acknowledgements {
-            let slot = self
-                .slots
-                .get_mut(usize::from(packet_id).wrapping_sub(1))
-                .map_or(Slot::Free, |slot| std::mem::replace(slot, Slot::Free));
-            match slot {
-                Slot::Free => {
-                    self.counters.unknown_answers += 1;
-                    continue;
-                }
-                Slot::Own { key, topic, version } => {
+            let Some((sent, serial, sent_at)) = self.flight.answer(now, packet_id) else {
+                self.counters.unknown_answers += 1;
+                continue;
+            };
+            match sent {
+                Sent::Own { key, topic, version } => {
                     self.settle_own(now, outbox, own, &key, topic, version, code);
                 }
-                Slot::Lane(index, sequence) => match code {
-                    0..0x80 => {
-                        self.counters.acknowledged += 1;
-                        self.lanes[index].answer(sequence, None);
+                Sent::Record(index, sequence) => {
+                    let place = self.lanes[index].place(sequence);
+                    let Some(entry) = self.lanes[index].entry(sequence).copied() else {
+                        continue; // set aside by its owner meanwhile
+                    };
+                    let cause = Cause::Code(code);
+                    if !reason_code::is_refusal(code) {
+                        self.take(now, place, entry.topic, serial);
+                    } else if cause.is_quota() {
+                        self.throttle(now, place, &entry, code, sent_at);
+                    } else {
+                        self.refuse(now, place, &entry, cause);
                     }
-                    0x87 | 0x90 | 0x95 | 0x99 => self.lanes[index].answer(sequence, Some(code)),
-                    _ => {
-                        if let Some(wait) = self.lanes[index].refuse_for_now(now, sequence, outbox) {
-                            let lane = self.lanes[index].lane();
-                            self.events.push_back(Event::LaneStopped { lane, code, wait });
-                        }
-                    }
-                },
+                }
             }
-            self.free.push_back(packet_id);
         }
+        self.obey(now);
         self.settle(now, outbox);
+    }
+
+    fn take(&mut self, now: Instant, place: RecordPlace, topic: TopicKey, serial: u64) {
+        self.counters.acknowledged += 1;
+        self.taken_here += 1;
+        self.lanes[place.lane].take(place.sequence);
+        self.credit = self.credit.saturating_add(1);
+        self.rate.handle_taken(now);
+        self.suspicion.handle_taken(now, place, topic, serial);
+        if !self.retried.is_empty()
+            && let Some(original) = self.retried.remove(&(place.lane, place.sequence))
+        {
+            self.events.push_back(Event::Recovered { original });
+        }
+    }
+
+    fn throttle(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, code: u8, sent_at: Instant) {
+        let cause = Cause::Code(code);
+        if !entry.suspect {
+            self.complain(now, sent_at, cause);
+        }
+        let throttled = entry.throttled.saturating_add(1);
+        if let Some(entry) = self.lanes[place.lane].entry_mut(place.sequence) {
+            entry.throttled = throttled;
+        }
+        if entry.suspect || throttled >= THROTTLES {
+            self.refuse(now, place, entry, cause);
+        } else {
+            self.lanes[place.lane].set(place.sequence, State::Unsent);
+        }
+        if let Some(wait) = self.suspicion.handle_throttled(now) {
+            self.credit = self.credit.min(self.window) / 2;
+            if self.suspicion.throttles() > 1 {
+                self.events.push_back(Event::Throttled { code, wait });
+                self.credit = 1;
+            }
+            self.credit = self.credit.max(1);
+        }
+    }
+
+    fn refuse(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause) {
+        if matches!(cause, Cause::Code(_)) {
+            self.refused_at = Some(now);
+        }
+        let known = self.suspicion.is_suspect(place);
+        let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause);
+        let lane = &mut self.lanes[place.lane];
+        lane.set(place.sequence, if held { State::Suspect } else { State::Unsent });
+        if let Some(entry) = lane.entry_mut(place.sequence) {
+            entry.suspect = held;
+        }
+        if held && !known {
+            self.events.push_back(Event::Suspected { lane: lane.lane(), id: entry.id, cause });
+        }
+        if self.suspicion.is_brokers_fault() {
+            self.credit = 1;
+        }
     }
 
     /// All PINGREQs up to `ping` are answered: a broker without QoS 1 has read what was sent before.
@@ -653,22 +1257,26 @@ impl Publisher {
             return;
         }
         self.ping_outstanding = false;
-        self.progress_at = now;
-        let before = self.in_flight();
-        for lane in &mut self.lanes {
-            lane.handle_ping_answered(ping);
+        let mut answered = Vec::new();
+        for index in 0..self.lanes.len() {
+            self.lanes[index].answered_by_ping(ping, &mut answered);
+            for entry in answered.drain(..) {
+                let place = self.lanes[index].place(entry.id.sequence);
+                self.take(now, place, entry.topic, entry.serial);
+            }
         }
-        self.counters.acknowledged += (before - self.in_flight()) as u64;
+        self.obey(now);
         self.settle(now, outbox);
     }
 
     fn settle(&mut self, now: Instant, outbox: &mut impl Outbox) {
-        let (events, counters) = (&mut self.events, &mut self.counters);
+        let (events, counters, retried) = (&mut self.events, &mut self.counters, &mut self.retried);
         for lane in &mut self.lanes {
             lane.settle(now, outbox, |lane, departure| match departure {
-                Departure::Rejected { id, code } => {
+                Departure::Rejected { id, cause } => {
+                    retried.remove(&(lane.index(), id.sequence));
                     counters.rejected += 1;
-                    events.push_back(Event::Rejected { lane, id, code });
+                    events.push_back(Event::Rejected { lane, id, cause });
                 }
                 Departure::Expired { .. } => counters.expired += 1,
                 Departure::RejectedFull { wait } => events.push_back(Event::RejectedFull { lane, wait }),
@@ -676,10 +1284,33 @@ impl Publisher {
         }
     }
 
+    /// Sets a record aside because its owner says so. Whether it was found: among those read, or as the oldest of its lane.
+    pub fn skip(&mut self, now: Instant, outbox: &mut impl Outbox, id: RecordId) -> bool {
+        for index in 0..self.lanes.len() {
+            let lane = &mut self.lanes[index];
+            if lane.oldest().is_none() {
+                lane.align(outbox);
+                match outbox.next(lane.lane()) {
+                    Next::Record(record) => drop(lane.admit(record.id, TopicKey::of(record.content.topic))),
+                    Next::Empty => lane.handle_empty(),
+                    Next::Pending => {}
+                }
+            }
+            if lane.entry(id.sequence).is_some_and(|entry| entry.id == id) {
+                let place = lane.place(id.sequence);
+                lane.set(id.sequence, State::Rejected(Cause::Skipped));
+                self.suspicion.forget(place);
+                self.obey(now);
+                self.settle(now, outbox);
+                return true;
+            }
+        }
+        false
+    }
+
     /// Publishes sent and not answered, own messages included.
     pub fn in_flight(&self) -> usize {
-        let lanes: usize = self.lanes.iter().map(LaneState::in_flight).sum();
-        if self.at_least_once { self.slots.len() - self.free.len() } else { lanes }
+        if self.at_least_once { self.flight.len() } else { self.lanes.iter().map(LaneState::in_flight).sum() }
     }
 
     /// Whether every place of the window is taken.
@@ -707,21 +1338,60 @@ impl Publisher {
         self.ring.len()
     }
 
-    /// Until when each lane is stopped.
+    /// Until when each lane is stopped because a rejected record finds no room.
     pub fn stopped_until(&self, lane: Lane) -> Option<Instant> {
         self.lanes[lane.index()].stopped_until()
+    }
+
+    /// Since when no reading was taken although the broker refused some, and until when all wait, if they do.
+    pub fn nothing_taken(&self, now: Instant) -> Option<(Instant, Option<Instant>)> {
+        let since = self.suspicion.nothing_taken_since()?;
+        Some((since, self.suspicion.newcomers_wait_until(now)))
+    }
+
+    /// How many records of a lane are held back: suspected, or on a topic that is.
+    pub fn held_back(&self, lane: Lane) -> usize {
+        if self.suspicion.is_idle() { 0 } else { self.lanes[lane.index()].held() }
+    }
+
+    /// How many records are suspected.
+    pub fn suspect_count(&self) -> usize {
+        self.suspicion.len()
+    }
+
+    /// The suspects, at most `limit`.
+    pub fn suspects(&self, limit: usize) -> Vec<HeldRecord> {
+        let held = |view: suspicion::SuspectView| {
+            let lane = &self.lanes[view.place.lane];
+            let id = lane.entry(view.place.sequence)?.id;
+            let suspicion::SuspectView { topic, cause, tries, .. } = view;
+            Some(HeldRecord { lane: lane.lane(), id, topic, cause, tries })
+        };
+        self.suspicion.view(limit).into_iter().filter_map(held).collect()
+    }
+
+    /// Publishes a second, if anything limits them, and whether that is because the broker complained.
+    pub fn rate_limit(&self) -> Option<(f64, bool)> {
+        Some((self.rate.limit()?, self.rate.lowered_to().is_some()))
     }
 
     /// When to fill again, though nothing comes from outside.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.terms?;
         let stopped = self.lanes.iter().filter_map(LaneState::stopped_until);
-        stopped.chain(self.paced_until).min()
+        stopped.chain(self.wake_at).min()
     }
 
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+}
+
+fn place_of(sent: &Sent) -> Option<(usize, u64)> {
+    match sent {
+        Sent::Record(lane, sequence) => Some((*lane, *sequence)),
+        Sent::Own { .. } => None,
     }
 }
 

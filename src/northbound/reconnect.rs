@@ -1,23 +1,31 @@
-//! When to try again, and with which version of MQTT: a pure decision after each failed or lost connection.
+//! When to try again: a pure decision after each failed or lost connection.
 //!
 //! | what happened | next attempt |
 //! |---|---|
-//! | unreachable, silent, lost | 1 s, doubling to 5 min, each time drawn anew from the upper half |
-//! | CONNACK 0x01 / 0x84, or three closes before any CONNACK | 3.1.1, if the owner said `auto`; 5 again an hour later |
-//! | credentials refused | 30 s, doubling to 5 min: locking an account out helps nobody |
-//! | 0x8E, or lost within 10 s of CONNACK, again and again | 1 min, doubling to 5 min: somebody else has our client id |
+//! | another variant or address is to be tried | within a quarter of a second |
+//! | lost while the culprit is searched and others were taken | 1 s, doubling to 4 s |
+//! | unreachable, silent, refused | 2 s, doubling to 5 min |
+//! | lost | 5 s, doubling to 5 min; 30 s where the broker said that it is away |
+//! | credentials refused | 1 min, doubling to 5 min: locking an account out helps nobody |
+//! | 0x8E, or lost within 10 s of CONNACK, again and again | 2 min, doubling to 5 min: somebody else has our client id |
 //!
-//! A working 3.1.1 connection is never broken to try 5: the hour only decides what the next attempt speaks.
+//! Each wait is drawn from the whole span (*full jitter*), so that the gateways of a broker that restarts come back one after
+//! the other; the last two from its upper half. The draws follow from the gateway's id: no two gateways have the same.
 
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
 
-use super::settings::Protocol;
-use super::wire::Version;
-
-const FIRST: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::from_millis(250);
+const SEARCH_FIRST: Duration = Duration::from_secs(1);
+const SEARCH_LONGEST: Duration = Duration::from_secs(4);
+const FIRST: Duration = Duration::from_secs(2);
+const LOST_FIRST: Duration = Duration::from_secs(5);
+const AWAY_FIRST: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(300);
-const CREDENTIALS_FIRST: Duration = Duration::from_secs(30);
-const TAKEN_OVER_FIRST: Duration = Duration::from_secs(60);
+const CREDENTIALS_FIRST: Duration = Duration::from_secs(60);
+const TAKEN_OVER_FIRST: Duration = Duration::from_secs(120);
+/// No wait is shorter.
+const LEAST: Duration = Duration::from_millis(100);
 /// A connection lost sooner after its CONNACK may have been taken over.
 pub const QUICK: Duration = Duration::from_secs(10);
 /// A connection that lasted so long has no rival.
@@ -26,28 +34,25 @@ const PEACE: Duration = Duration::from_secs(600);
 const TAKE_OVERS: u32 = 3;
 /// So many quick losses without a word in a row are probably one.
 const QUICK_LOSSES: u32 = 5;
-/// So many closes before any CONNACK make us try 3.1.1.
-const CLOSES: u32 = 3;
-const TRY_V5_AGAIN: Duration = Duration::from_secs(3600);
 
 /// How an attempt or a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// It was ended by us, or failed in a way that makes another variant or address the next.
+    TryAnother,
     /// DNS, TCP or TLS failed, or the broker did not answer in time.
     Unreachable,
     /// TLS or CONNACK says that we are not who may connect.
     CredentialsRefused,
-    /// The broker closed the connection after CONNECT and before any CONNACK.
-    ClosedBeforeConnack,
-    /// CONNACK 0x01 or 0x84.
-    VersionRefused,
-    /// Any other refusal by CONNACK.
+    /// The broker refused CONNECT otherwise, or closed the connection instead of answering it.
     Refused,
+    /// The broker said that it is away for a while.
+    Away,
     /// The connection had its CONNACK and is gone.
     Lost {
         /// How long after CONNACK.
         lasted: Duration,
-        /// What it was, as far as it bears on a take-over.
+        /// What it was.
         how: Lost,
     },
 }
@@ -59,47 +64,36 @@ pub enum Lost {
     TakenOver,
     /// Closed without a word.
     Closed,
-    /// For a reason that explains itself: another DISCONNECT code, silence, a record under suspicion, our own wish.
+    /// DISCONNECT with a code that says that the broker is away, or that another is to be used.
+    Away,
+    /// Over something in flight, while readings were taken: the culprit is searched.
+    Search,
+    /// For a reason that explains itself: another DISCONNECT code, silence, our own wish.
     Explained,
-}
-
-/// What is worth telling beside the time of the next attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// From now on 3.1.1 is spoken.
-    FellBack,
-    /// The client id is probably used elsewhere.
-    ClientIdElsewhere,
 }
 
 /// The memory of attempts.
 #[derive(Clone, Debug)]
 pub struct Reconnect {
-    protocol: Protocol,
     random: u64,
     failures: u32,
     refusals: u32,
-    closes: u32,
+    searches: u32,
     quick_losses: u32,
     take_overs: u32,
-    fell_back: Option<Instant>,
-    trying_v5_again: bool,
     attempt_at: Instant,
 }
 
 impl Reconnect {
-    /// The first attempt is due at once. `seed` spreads a fleet's attempts.
-    pub fn new(now: Instant, protocol: Protocol, seed: u64) -> Reconnect {
+    /// The first attempt is due at once. `gateway`: the id the waits follow from.
+    pub fn new(now: Instant, gateway: &str) -> Reconnect {
         Reconnect {
-            protocol,
-            random: seed,
+            random: BuildHasherDefault::<DefaultHasher>::default().hash_one(gateway),
             failures: 0,
             refusals: 0,
-            closes: 0,
+            searches: 0,
             quick_losses: 0,
             take_overs: 0,
-            fell_back: None,
-            trying_v5_again: false,
             attempt_at: now,
         }
     }
@@ -116,65 +110,37 @@ impl Reconnect {
         self.attempt_at = now;
     }
 
-    /// Which version the attempt beginning at `now` speaks.
-    pub fn version(&mut self, now: Instant) -> Version {
-        match self.protocol {
-            Protocol::V5 => Version::V5,
-            Protocol::V3_1_1 => Version::V3_1_1,
-            Protocol::Auto => match self.fell_back {
-                Some(since) if now < since + TRY_V5_AGAIN => Version::V3_1_1,
-                Some(_) => {
-                    self.trying_v5_again = true;
-                    Version::V5
-                }
-                None => Version::V5,
-            },
-        }
-    }
-
-    /// CONNACK came with success over `version`.
-    pub fn handle_accepted(&mut self, version: Version) {
-        self.closes = 0;
+    /// CONNACK came with success, and the connection is used.
+    pub fn handle_accepted(&mut self) {
         self.refusals = 0;
-        if version == Version::V5 {
-            self.fell_back = None;
-        }
-        self.trying_v5_again = false;
     }
 
-    /// An attempt over `version` failed, or its connection is gone: decides the next attempt.
-    pub fn handle_outcome(&mut self, now: Instant, version: Version, outcome: Outcome) -> Option<Notice> {
-        let mut notice = None;
-        let mut least = FIRST;
-        let mut step = self.failures;
-        self.failures = self.failures.saturating_add(1);
-        match outcome {
+    /// An attempt failed, or its connection is gone: decides the next attempt. Whether the client id is probably used elsewhere.
+    pub fn handle_outcome(&mut self, now: Instant, outcome: Outcome) -> bool {
+        let mut rival = false;
+        let step = self.failures;
+        if outcome != Outcome::TryAnother {
+            self.failures = self.failures.saturating_add(1);
+        }
+        let wait = match outcome {
+            Outcome::TryAnother => self.draw(AT_ONCE),
             Outcome::Unreachable => {
                 // Nobody takes over what cannot be reached: the broker was away.
                 self.quick_losses = 0;
+                self.draw(span(FIRST, step))
             }
+            Outcome::Refused => self.draw(span(FIRST, step)),
+            Outcome::Away => self.draw(span(AWAY_FIRST, step)),
             Outcome::CredentialsRefused => {
-                (least, step) = (CREDENTIALS_FIRST, self.refusals);
+                let step = self.refusals;
                 self.refusals = self.refusals.saturating_add(1);
+                self.draw_late(span(CREDENTIALS_FIRST, step))
             }
-            Outcome::VersionRefused => {
-                if self.may_change_version() {
-                    notice = self.change_version(now, version);
-                    step = 0;
-                }
-            }
-            Outcome::ClosedBeforeConnack => {
-                self.closes += 1;
-                let enough = if self.trying_v5_again { 1 } else { CLOSES };
-                if self.closes >= enough && self.may_change_version() {
-                    notice = self.change_version(now, version);
-                }
-            }
-            Outcome::Refused => {}
             Outcome::Lost { lasted, how } => {
+                let step = if lasted >= QUICK { 0 } else { step };
+                self.failures = step.saturating_add(1);
                 if lasted >= QUICK {
-                    self.quick_losses = 0;
-                    (self.failures, step) = (1, 0);
+                    (self.quick_losses, self.searches) = (0, 0);
                 }
                 if lasted >= PEACE {
                     self.take_overs = 0;
@@ -182,53 +148,51 @@ impl Reconnect {
                 match how {
                     Lost::TakenOver => self.take_overs += 1,
                     Lost::Closed if lasted < QUICK => self.quick_losses += 1,
-                    Lost::Closed | Lost::Explained => {}
+                    _ => {}
                 }
                 let fights = (self.take_overs.saturating_sub(TAKE_OVERS - 1))
                     .max(self.quick_losses.saturating_sub(QUICK_LOSSES - 1));
-                if fights > 0 {
-                    (least, step) = (TAKEN_OVER_FIRST, fights - 1);
-                    notice = Some(Notice::ClientIdElsewhere);
+                rival = fights > 0;
+                if rival {
+                    self.draw_late(span(TAKEN_OVER_FIRST, fights - 1))
+                } else if how == Lost::Search {
+                    self.failures = 0;
+                    let longest = span(SEARCH_FIRST, self.searches).min(SEARCH_LONGEST);
+                    self.searches += 1;
+                    self.draw(longest)
+                } else {
+                    let first = if how == Lost::Away { AWAY_FIRST } else { LOST_FIRST };
+                    self.draw(span(first, step))
                 }
             }
-        }
-        let longest = least.saturating_mul(1 << step.min(20)).min(LONGEST);
-        self.attempt_at = now + self.draw(longest);
-        notice
+        };
+        self.attempt_at = now + wait;
+        rival
     }
 
-    fn may_change_version(&self) -> bool {
-        self.protocol == Protocol::Auto
-    }
-
-    fn change_version(&mut self, now: Instant, from: Version) -> Option<Notice> {
-        self.closes = 0;
-        self.trying_v5_again = false;
-        match from {
-            Version::V5 => {
-                self.fell_back = Some(now);
-                Some(Notice::FellBack)
-            }
-            // That did not help either: begin again at the top.
-            Version::V3_1_1 => {
-                self.fell_back = None;
-                None
-            }
-        }
-    }
-
-    /// Drawn from the upper half of `longest`, and never under 1 s.
-    fn draw(&mut self, longest: Duration) -> Duration {
-        // splitmix64: any seed will do, and nothing here needs secrecy.
+    fn next_random(&mut self) -> u64 {
+        // splitmix64: nothing here needs secrecy.
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        let half = longest.max(2 * FIRST) / 2;
-        let part = half.as_millis() as u64;
-        (half + Duration::from_millis(z % (part + 1))).min(LONGEST)
+        z ^ (z >> 31)
     }
+
+    /// Drawn from the whole of `longest`.
+    fn draw(&mut self, longest: Duration) -> Duration {
+        let part = longest.as_millis() as u64;
+        Duration::from_millis(self.next_random() % (part + 1)).max(LEAST)
+    }
+
+    /// Drawn from the upper half of `longest`.
+    fn draw_late(&mut self, longest: Duration) -> Duration {
+        longest / 2 + self.draw(longest / 2)
+    }
+}
+
+fn span(first: Duration, step: u32) -> Duration {
+    first.saturating_mul(1 << step.min(20)).min(LONGEST)
 }
 
 #[cfg(test)]
@@ -237,82 +201,22 @@ mod tests {
 
     const LOST: Outcome = Outcome::Lost { lasted: Duration::from_secs(2), how: Lost::Closed };
 
-    fn auto() -> (Reconnect, Instant) {
+    fn new() -> (Reconnect, Instant) {
         let now = Instant::now();
-        (Reconnect::new(now, Protocol::Auto, 7), now)
+        (Reconnect::new(now, "g"), now)
     }
 
-    /// Fails once at the due time; how long until the next attempt.
-    fn fail(reconnect: &mut Reconnect, now: &mut Instant, outcome: Outcome) -> (Duration, Option<Notice>) {
-        let version = reconnect.version(*now);
-        let notice = reconnect.handle_outcome(*now, version, outcome);
+    /// Fails once at the due time; how long until the next attempt, and whether a rival is suspected.
+    fn fail(reconnect: &mut Reconnect, now: &mut Instant, outcome: Outcome) -> (Duration, bool) {
+        let rival = reconnect.handle_outcome(*now, outcome);
         let wait = reconnect.attempt_at() - *now;
         *now = reconnect.attempt_at();
-        (wait, notice)
-    }
-
-    #[test]
-    fn the_wait_doubles_from_one_second_to_five_minutes_and_is_jittered() {
-        let (mut reconnect, mut now) = auto();
-        let waits: Vec<_> = (0..14).map(|_| fail(&mut reconnect, &mut now, Outcome::Unreachable).0).collect();
-        assert!(waits.iter().all(|w| (FIRST..=LONGEST).contains(w)), "{waits:?}");
-        assert!(waits[0] <= 2 * FIRST);
-        assert!(waits[13] >= LONGEST / 2);
-        let mut other = Reconnect::new(now, Protocol::Auto, 8);
-        let others: Vec<_> = (0..14).map(|_| fail(&mut other, &mut now, Outcome::Unreachable).0).collect();
-        assert_ne!(waits, others);
-    }
-
-    #[test]
-    fn a_refused_version_falls_back_at_once_and_5_is_tried_again_after_an_hour() {
-        let (mut reconnect, mut now) = auto();
-        assert_eq!(reconnect.version(now), Version::V5);
-        let (wait, notice) = fail(&mut reconnect, &mut now, Outcome::VersionRefused);
-        assert_eq!(notice, Some(Notice::FellBack));
-        assert!(wait <= 2 * FIRST);
-        assert_eq!(reconnect.version(now), Version::V3_1_1);
-        reconnect.handle_accepted(Version::V3_1_1);
-        now += Duration::from_secs(3599);
-        assert_eq!(reconnect.version(now - Duration::from_secs(10)), Version::V3_1_1);
-        now += Duration::from_secs(10);
-        assert_eq!(reconnect.version(now), Version::V5);
-        // Still not: one close is enough this time.
-        let (_, notice) = fail(&mut reconnect, &mut now, Outcome::ClosedBeforeConnack);
-        assert_eq!(notice, Some(Notice::FellBack));
-        assert_eq!(reconnect.version(now), Version::V3_1_1);
-    }
-
-    #[test]
-    fn three_closes_before_connack_fall_back_but_network_faults_never_do() {
-        let (mut reconnect, mut now) = auto();
-        for _ in 0..50 {
-            fail(&mut reconnect, &mut now, Outcome::Unreachable);
-        }
-        assert_eq!(reconnect.version(now), Version::V5);
-        fail(&mut reconnect, &mut now, Outcome::ClosedBeforeConnack);
-        fail(&mut reconnect, &mut now, Outcome::ClosedBeforeConnack);
-        assert_eq!(reconnect.version(now), Version::V5);
-        fail(&mut reconnect, &mut now, Outcome::ClosedBeforeConnack);
-        assert_eq!(reconnect.version(now), Version::V3_1_1);
-        for _ in 0..3 {
-            fail(&mut reconnect, &mut now, Outcome::ClosedBeforeConnack);
-        }
-        assert_eq!(reconnect.version(now), Version::V5, "3.1.1 was no better");
-    }
-
-    #[test]
-    fn a_version_the_owner_named_is_kept() {
-        let mut now = Instant::now();
-        let mut reconnect = Reconnect::new(now, Protocol::V5, 1);
-        for _ in 0..5 {
-            assert_eq!(fail(&mut reconnect, &mut now, Outcome::VersionRefused).1, None);
-            assert_eq!(reconnect.version(now), Version::V5);
-        }
+        (wait, rival)
     }
 
     #[test]
     fn refused_credentials_are_never_tried_tightly() {
-        let (mut reconnect, mut now) = auto();
+        let (mut reconnect, mut now) = new();
         for _ in 0..10 {
             let (wait, _) = fail(&mut reconnect, &mut now, Outcome::CredentialsRefused);
             assert!(wait >= CREDENTIALS_FIRST / 2, "{wait:?}");
@@ -322,37 +226,63 @@ mod tests {
     #[test]
     fn a_rival_for_the_client_id_makes_us_wait_minutes_and_say_so() {
         let taken = Outcome::Lost { lasted: Duration::from_secs(2), how: Lost::TakenOver };
-        let (mut reconnect, mut now) = auto();
-        assert_eq!(fail(&mut reconnect, &mut now, taken).1, None);
-        assert_eq!(fail(&mut reconnect, &mut now, taken).1, None);
-        let (wait, notice) = fail(&mut reconnect, &mut now, taken);
-        assert_eq!(notice, Some(Notice::ClientIdElsewhere));
-        assert!(wait >= Duration::from_secs(30));
-        let (wait, _) = fail(&mut reconnect, &mut now, taken);
+        let (mut reconnect, mut now) = new();
+        assert!(!fail(&mut reconnect, &mut now, taken).1);
+        assert!(!fail(&mut reconnect, &mut now, taken).1);
+        let (wait, rival) = fail(&mut reconnect, &mut now, taken);
+        assert!(rival);
         assert!(wait >= Duration::from_secs(60));
+        let (wait, _) = fail(&mut reconnect, &mut now, taken);
+        assert!(wait >= Duration::from_secs(120));
     }
 
     #[test]
     fn quick_losses_without_a_word_are_suspected_only_after_five_and_not_while_the_broker_comes_and_goes() {
-        let (mut reconnect, mut now) = auto();
+        let (mut reconnect, mut now) = new();
         for _ in 0..20 {
-            assert_eq!(fail(&mut reconnect, &mut now, LOST).1, None);
+            assert!(!fail(&mut reconnect, &mut now, LOST).1);
             fail(&mut reconnect, &mut now, Outcome::Unreachable);
         }
-        let (mut reconnect, mut now) = auto();
+        let (mut reconnect, mut now) = new();
         for _ in 0..4 {
-            assert_eq!(fail(&mut reconnect, &mut now, LOST).1, None);
+            assert!(!fail(&mut reconnect, &mut now, LOST).1);
         }
-        assert_eq!(fail(&mut reconnect, &mut now, LOST).1, Some(Notice::ClientIdElsewhere));
+        assert!(fail(&mut reconnect, &mut now, LOST).1);
     }
 
     #[test]
-    fn a_connection_that_lasted_begins_at_one_second_again() {
-        let (mut reconnect, mut now) = auto();
+    fn a_connection_that_lasted_begins_at_the_shortest_span_again() {
+        let (mut reconnect, mut now) = new();
         for _ in 0..10 {
             fail(&mut reconnect, &mut now, Outcome::Unreachable);
         }
         let lost = Outcome::Lost { lasted: Duration::from_secs(60), how: Lost::Closed };
-        assert!(fail(&mut reconnect, &mut now, lost).0 <= 2 * FIRST);
+        assert!(fail(&mut reconnect, &mut now, lost).0 <= LOST_FIRST);
+    }
+
+    #[test]
+    fn the_culprit_is_searched_at_seconds_however_often() {
+        let (mut reconnect, mut now) = new();
+        let search = Outcome::Lost { lasted: Duration::from_secs(1), how: Lost::Search };
+        for _ in 0..50 {
+            assert!(fail(&mut reconnect, &mut now, search).0 <= SEARCH_LONGEST);
+        }
+    }
+
+    #[test]
+    fn a_thousand_gateways_come_back_spread_over_the_span_and_each_as_before() {
+        let now = Instant::now();
+        let lost = Outcome::Lost { lasted: Duration::from_secs(3600), how: Lost::Closed };
+        let wait = |number: u32| {
+            let mut reconnect = Reconnect::new(now, &format!("tb-{number}"));
+            reconnect.handle_outcome(now, lost);
+            reconnect.attempt_at() - now
+        };
+        let mut by_second = [0u32; 5];
+        for number in 0..1000 {
+            by_second[wait(number).as_secs().min(4) as usize] += 1;
+        }
+        assert!(by_second.iter().all(|count| (140..260).contains(count)), "{by_second:?}");
+        assert_eq!(wait(7), wait(7));
     }
 }

@@ -63,8 +63,17 @@ pub struct Will {
     pub at_least_once: bool,
     /// The retain flag.
     pub retain: bool,
-    /// How long the broker waits before it speaks; MQTT 5 only.
-    pub delay: Duration,
+}
+
+/// What the broker says with a CONNACK or a DISCONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAnswer {
+    /// A reason code of MQTT 5, or in a CONNACK a return code `1..=5` of 3.1.1, as it came.
+    pub code: u8,
+    /// The broker's own words.
+    pub reason: Option<String>,
+    /// The server it names instead of itself (Server Reference).
+    pub server: Option<String>,
 }
 
 /// What the broker allows on this connection.
@@ -117,20 +126,10 @@ pub enum Event {
 /// Why a session is over, as far as MQTT knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// CONNACK with a reason code of MQTT 5, or return code `1..=5` of 3.1.1.
-    Refused {
-        /// The code as it came.
-        code: u8,
-        /// The broker's own words.
-        reason: Option<String>,
-    },
+    /// CONNACK with another code than success.
+    Refused(BrokerAnswer),
     /// DISCONNECT from the broker.
-    Disconnected {
-        /// The reason code.
-        code: u8,
-        /// The broker's own words.
-        reason: Option<String>,
-    },
+    Disconnected(BrokerAnswer),
     /// No CONNACK within [`CONNACK_WITHIN`].
     NoConnack,
     /// No byte within the ping time-out.
@@ -292,18 +291,19 @@ impl Session {
             packet_type::CONNACK => match body {
                 _ if self.state == State::Open => self.fail("a second CONNACK"),
                 [_, code, ..] if *code != 0 => {
-                    let code = *code;
-                    let reason = v5_0::Connack::parse(body).ok().and_then(|(p, _)| reason_string(p.props()));
-                    self.end(Ended::Refused { code, reason });
+                    let parsed = v5_0::Connack::parse(body).ok();
+                    let properties = parsed.as_ref().map(|(packet, _)| packet.props().as_slice());
+                    self.end(Ended::Refused(answer(*code, properties)));
                 }
                 _ => self.handle_by_library(whole),
             },
             _ if self.state != State::Open => self.fail("something else than CONNACK first"),
             packet_type::DISCONNECT if self.version == Version::V5 => {
                 let code = body.first().copied().unwrap_or(0);
-                let reason =
-                    v5_0::Disconnect::parse(body).ok().and_then(|(p, _)| reason_string(p.props().as_ref()?));
-                self.end(Ended::Disconnected { code, reason });
+                let parsed = v5_0::Disconnect::parse(body).ok();
+                let properties =
+                    parsed.as_ref().and_then(|(packet, _)| Some(packet.props().as_ref()?.as_slice()));
+                self.end(Ended::Disconnected(answer(code, properties)));
             }
             _ => self.handle_by_library(whole),
         }
@@ -529,11 +529,16 @@ impl Session {
     }
 }
 
-fn reason_string(properties: &[Property]) -> Option<String> {
-    properties.iter().find_map(|property| match property {
-        Property::ReasonString(text) => Some(text.val().to_owned()),
-        _ => None,
-    })
+fn answer(code: u8, properties: Option<&[Property]>) -> BrokerAnswer {
+    let mut answer = BrokerAnswer { code, reason: None, server: None };
+    for property in properties.unwrap_or_default() {
+        match property {
+            Property::ReasonString(text) => answer.reason = Some(text.val().to_owned()),
+            Property::ServerReference(text) => answer.server = Some(text.val().to_owned()),
+            _ => {}
+        }
+    }
+    answer
 }
 
 fn connect_packet(opening: &Opening) -> Option<GenericPacket<u16>> {
@@ -562,12 +567,9 @@ fn connect_packet(opening: &Opening) -> Option<GenericPacket<u16>> {
     match opening.version {
         Version::V5 => {
             let mut builder = common!(v5_0::Connect::builder().clean_start(true));
-            if let Some(will) = &opening.will {
-                let delay = u32::try_from(will.delay.as_secs()).unwrap_or(u32::MAX);
-                let mut properties = vec![mqtt::packet::ContentType::new("application/json").ok()?.into()];
-                if delay > 0 {
-                    properties.push(mqtt::packet::WillDelayInterval::new(delay).ok()?.into());
-                }
+            if opening.will.is_some() {
+                // Without a delay: the session ends with the connection, and a delay with it (MQTT 5.0 §3.1.3.2.2).
+                let properties = vec![mqtt::packet::ContentType::new("application/json").ok()?.into()];
                 builder = builder.will_props(properties);
             }
             Some(builder.build().ok()?.into())

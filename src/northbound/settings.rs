@@ -30,8 +30,16 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Upper bound of the in-flight window; default 1,000.
     pub max_in_flight: u16,
-    /// Records older than 60 s sent per second at most; default 1,000; 0 = unlimited.
+    /// Records older than 60 s sent per second, above what comes in meanwhile; default 1,000; 0 = unlimited.
     pub drain_rate: u32,
+    /// Publishes a second at most, everything counted; default 0 = unlimited.
+    pub max_publish_rate: u32,
+    /// Bytes of PUBLISH packets a second at most; default 0 = unlimited.
+    pub max_byte_rate: u64,
+    /// How long the answer to a publish is waited for at least; default 30 s, `5 s ..= 10 min`.
+    pub answer_timeout: Duration,
+    /// When a rejected record is tried once more; default 1 h; `None` = never.
+    pub retry_rejected: Option<Duration>,
     /// Topics of our own, expanded; `None` = switched off.
     pub topics: OwnTopics,
 }

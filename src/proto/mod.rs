@@ -16,3 +16,26 @@ pub struct Route {
     /// Which of the shell's sockets.
     pub socket: u16,
 }
+
+/// The owner of sessions, exchanges and bodies that are bounded together: one device, identified by its proven key, over all its
+/// sessions and addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Unique for each holder.
+    pub number: u64,
+    /// Most sessions at once; 0 counts as 1. Other bounds of a session are multiplied by it.
+    pub max_sessions: u32,
+}
+
+impl Holder {
+    /// The default of a role's `max-sessions`.
+    pub const SESSIONS: u32 = 4;
+    /// No holder gets more than this fraction of all.
+    const PARTS: usize = 8;
+
+    /// The holder's share of something of which one session may have `per_session` and all together `all`.
+    pub fn share(&self, per_session: usize, all: usize) -> usize {
+        let own = per_session.saturating_mul(self.max_sessions.max(1) as usize);
+        own.min((all / Holder::PARTS).max(per_session))
+    }
+}

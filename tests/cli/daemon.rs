@@ -12,7 +12,7 @@ use tombolo::control::api::{Control, RejectedAction, Reply};
 use tombolo::control::io::server::Server;
 use tombolo::control::protocol::{Code, Failure, Selection};
 use tombolo::control::snapshot::{
-    Gateway, Lane, Queue, RejectedPage, RejectedRecord, Session, SessionPage, Status, Uplink,
+    ExportPage, Gateway, Lane, Queue, RejectedPage, RejectedRecord, Session, SessionPage, Status, Uplink,
 };
 use tombolo::control::tail::{Outcome, Reading, Tail};
 use tombolo::message::{Method, RecordId};
@@ -65,6 +65,10 @@ impl Control for Hub {
         reply.ok(&queue);
     }
 
+    fn skip(&mut self, records: Vec<String>, reply: Reply) {
+        reply.ok(&json!({ "records": records.len() }));
+    }
+
     fn import(&mut self, file: String, all: bool, reply: Reply) {
         if file.ends_with("0c.seg.damaged") && !all {
             reply.ok(&json!({ "records": 190, "left_out": 10, "missing": 1 }));
@@ -89,6 +93,11 @@ impl Control for Hub {
             RejectedAction::List { after: Some(after) } if after == record(2).record => {
                 reply.ok(&RejectedPage { records: vec![record(3)], more: false });
             }
+            RejectedAction::Export { after } if after < 3 => {
+                let record = json!({ "id": RecordId { run: 1, sequence: after + 1 }.to_string() });
+                reply.ok(&ExportPage { records: vec![record], last: Some(after + 1) });
+            }
+            RejectedAction::Export { .. } => reply.ok(&ExportPage::default()),
             RejectedAction::Retry(Selection::All) => reply.ok(&json!({ "records": 3 })),
             _ => reply.fail(Failure::new(Code::NotFound, "there is no such record in rejected")),
         }
@@ -234,6 +243,24 @@ fn the_queue_has_the_keys_scripts_rely_on_and_rejected_is_read_page_by_page() {
     assert!(!text.contains('\x1b') && text.contains("not authorized"), "{text}");
     assert!(place.run("queue rejected retry --all").fine().contains("3 records"));
     place.run("queue rejected drop 0000000000000001-9").failed(1, &["no such record"]);
+    assert!(place.run("queue skip 0000000000000001-9").fine().contains("1 record"));
+    place.run("queue skip 9").failed(2, &["\"9\" is not a record id"]);
+}
+
+#[test]
+fn an_export_is_a_line_a_record_in_a_new_file_that_nobody_else_can_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (place, _daemon) = with_daemon();
+    let file = place.path("export.jsonl");
+    let line = format!("queue rejected export {}", file.display());
+    assert!(place.run(&line).fine().contains("3 records"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let ids: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone()).collect();
+    assert_eq!(ids, [1, 2, 3].map(|n| json!(format!("0000000000000001-{n}"))));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    place.run(&line).failed(1, &["is there already", "export.jsonl"]);
+    assert_eq!(place.run("queue rejected export -").out, text);
 }
 
 #[test]

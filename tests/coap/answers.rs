@@ -179,6 +179,18 @@ fn a_forgotten_peer_leaves_nothing_and_its_exchanges_are_stale() {
 }
 
 #[test]
+fn a_request_is_taken_whatever_host_and_port_its_url_names() {
+    let mut bench = Bench::default();
+    for (id, host) in (1..).zip([&b"gw.example"[..], b"192.0.2.1", b"somebody.else"]) {
+        let options: [(u16, &[u8]); 3] = [(3, host), (7, b"\x16\x34"), (11, b"t")];
+        let request = message(Type::Confirmable, POST, id, b"tk", &options, b"x");
+        let exchange = bench.request(DEVICE, &request);
+        bench.respond(exchange, &changed());
+        assert_eq!(parse(&bench.sent_one()).code, Code::CHANGED);
+    }
+}
+
+#[test]
 fn a_message_id_used_again_for_other_bytes_is_a_new_request() {
     let mut bench = Bench::default();
     let exchange = bench.request(DEVICE, &post(1, b"before the reboot"));

@@ -1,8 +1,9 @@
 //! Bodies larger than a datagram.
 
 use tombolo::message::ContentFormat;
+use tombolo::proto::Holder;
 use tombolo::proto::coap::block::Block;
-use tombolo::proto::coap::{Code, Response, Type};
+use tombolo::proto::coap::{Code, PeerId, Response, Type};
 
 use super::support::*;
 
@@ -219,4 +220,23 @@ fn a_later_block_of_the_answer_to_a_post_is_4_00() {
     let options: [(u16, &[u8]); 2] = [(11, b"t"), (23, &block(1, false, 6))];
     let sent = bench.reply(DEVICE, &message(Type::Confirmable, POST, 1, b"", &options, b"x"));
     assert_eq!(parse(&sent[0]).code, Code::BAD_REQUEST);
+}
+
+#[test]
+fn the_sessions_of_one_device_do_not_take_all_places_for_bodies() {
+    let mut bench = Bench::default();
+    let first = put(1, 0, true, &[7; 1_024]);
+    let greedy = Holder { number: 1, max_sessions: 4 };
+    let mut codes = Vec::new();
+    for peer in 0..64 {
+        assert!(bench.feed_of(greedy, PeerId::proven(peer), &first).is_none());
+        codes.push(parse(&bench.sent_one()).code);
+    }
+    assert_eq!(codes.iter().filter(|code| **code == Code::CONTINUE).count(), 4);
+    assert_eq!(codes.iter().filter(|code| **code == Code::SERVICE_UNAVAILABLE).count(), 60);
+    for device in 2..17 {
+        let modest = Holder { number: device, max_sessions: 4 };
+        assert!(bench.feed_of(modest, PeerId::proven(100 * device), &first).is_none());
+        assert_eq!(parse(&bench.sent_one()).code, Code::CONTINUE, "device {device}");
+    }
 }

@@ -1,6 +1,7 @@
 //! What peers can make grow, and how far.
 
 use tombolo::message::ContentFormat;
+use tombolo::proto::Holder;
 use tombolo::proto::coap::{Code, PeerId, Response, Settings, Type};
 
 use super::support::*;
@@ -37,6 +38,35 @@ fn too_many_unanswered_requests_in_all_are_5_03() {
     }
     let sent = bench.reply(PeerId::proven(100), &post(1, b"x"));
     assert_eq!((parse(&sent[0]).code, uint(&parse(&sent[0]), 14)), (Code::SERVICE_UNAVAILABLE, Some(1)));
+}
+
+#[test]
+fn the_sessions_of_one_device_share_what_it_may_leave_unanswered() {
+    let mut bench = Bench::new(Settings { pending: 400, ..Settings::default() });
+    let (greedy, modest) = (Holder { number: 1, max_sessions: 64 }, Holder { number: 2, max_sessions: 4 });
+    let mut exchanges = Vec::new();
+    for peer in 0..64 {
+        for id in 0..10 {
+            let datagram = post(id, b"x");
+            let request = bench.feed_of(greedy, PeerId::proven(peer), &datagram);
+            exchanges.extend(request.map(|request| request.exchange));
+        }
+    }
+    assert_eq!(exchanges.len(), 50, "an eighth of all");
+    let sent = bench.sent();
+    assert_eq!(sent.len(), 640 - 50);
+    assert!(sent.iter().all(|(_, answer)| parse(answer).code == Code::TOO_MANY_REQUESTS));
+    for id in 0..24 {
+        assert!(bench.feed_of(modest, PeerId::proven(100), &post(id, b"x")).is_some(), "its own");
+    }
+    // An answer nobody acknowledges still counts, one that is acknowledged does not.
+    bench.pass(seconds(1.0));
+    bench.respond(exchanges[0], &changed());
+    let separate = parse(&bench.sent().pop().expect("an answer").1).message_id.0;
+    assert!(bench.feed_of(greedy, PeerId::proven(0), &post(99, b"x")).is_none());
+    bench.sent();
+    bench.feed_of(greedy, PeerId::proven(0), &empty(Type::Acknowledgement, separate));
+    assert!(bench.feed_of(greedy, PeerId::proven(0), &post(100, b"x")).is_some());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tombolo::proto::Holder;
 use tombolo::proto::coap::encoder::Encoder;
 use tombolo::proto::coap::{
     Code, Endpoint, Exchange, Message, MessageId, PeerId, Request, Response, Settings, Token, Type,
@@ -32,6 +33,11 @@ impl Bench {
 
     pub fn feed<'d>(&mut self, peer: PeerId, datagram: &'d [u8]) -> Option<Request<'d>> {
         self.endpoint.handle_datagram(self.now, peer, datagram)
+    }
+
+    /// The same, where the peer is one of a device's sessions.
+    pub fn feed_of<'d>(&mut self, device: Holder, peer: PeerId, datagram: &'d [u8]) -> Option<Request<'d>> {
+        self.endpoint.handle_datagram_of(self.now, device, peer, datagram)
     }
 
     /// Feeds a request that must be handed up.

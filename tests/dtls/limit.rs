@@ -11,7 +11,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn the_longest_idle_session_makes_room() {
-    let mut world = World::new(Limits { sessions: 3, ..Limits::default() }, FINE, 1);
+    let limits = Limits { sessions: 3, active: Duration::ZERO, ..Limits::default() };
+    let mut world = World::new(limits, FINE, 1);
     let one = world.connected(1);
     let two = world.connected(2);
     world.connected(3);
@@ -147,6 +148,7 @@ fn forged_records_keep_no_session_alive() {
 #[test]
 fn five_thousand_devices_are_told_apart() {
     let mut world = World::new(Limits::default(), FINE, 1);
+    world.recorder.max_sessions = 100;
     for n in 0..5_000 {
         world.join_as(n, &format!("dev-{}", n % 50), &format!("key-{}", n % 50));
         if n % 100 == 0 {
@@ -176,4 +178,32 @@ fn five_thousand_devices_are_told_apart() {
     listed.sort_unstable();
     listed.dedup();
     assert_eq!(listed.len(), 5_000);
+}
+
+#[test]
+fn one_key_displaces_only_its_own_sessions_and_completes_so_many_handshakes_a_minute() {
+    let mut world = World::new(Limits { sessions: 10, ..Limits::default() }, FINE, 1);
+    let others: Vec<_> = (1..=6).map(|port| (port, world.connected(port))).collect();
+    for port in 100..300 {
+        world.join_as(port, "dev-50", "key-50");
+        world.run(Duration::from_millis(50));
+    }
+    let told = world.told();
+    assert!(
+        told.iter().all(|told| !matches!(told, Told::Closed(_, cause) if *cause != CloseCause::Displaced))
+    );
+    let refused =
+        told.iter().filter(|told| matches!(told, Told::Failed(_, HandshakeFailure::TooOften(_)))).count();
+    assert!((50..80).contains(&refused), "{refused}");
+    assert_eq!(world.engine.session_count(), 6 + 4);
+    for (port, session) in others {
+        world.assert_alive(port, session);
+    }
+    // And there is no room for a newcomer, nor a session for an identity that is no device's.
+    world.join(8);
+    world.join(9_999);
+    world.run(SECOND);
+    let told = world.told();
+    assert!(matches!(told[0], Told::Failed(8, HandshakeFailure::TableFull(_))), "{told:?}");
+    assert!(matches!(told[1], Told::Failed(9_999, HandshakeFailure::NoDevice(_))), "{told:?}");
 }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tombolo::proto::Route;
 use tombolo::proto::dtls::{
     CloseCause, DimplEngine, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, SessionId, Sink,
 };
+use tombolo::proto::{Holder, Route};
 
 use crate::client::Client;
 
@@ -33,13 +33,25 @@ pub enum Told {
     Failed(u16, HandshakeFailure),
 }
 
-#[derive(Default)]
 pub struct Recorder {
     pub told: Vec<Told>,
     pub sent: Vec<(Route, Vec<u8>)>,
+    /// Sessions any identity may have.
+    pub max_sessions: u32,
+}
+
+impl Default for Recorder {
+    fn default() -> Recorder {
+        Recorder { told: Vec::new(), sent: Vec::new(), max_sessions: Holder::SESSIONS }
+    }
 }
 
 impl Sink for Recorder {
+    fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
+        let PeerIdentity::Psk(identity) = identity else { panic!("{identity:?}") };
+        let number = identity.iter().fold(7, |number, byte| number * 31 + u64::from(*byte));
+        (**identity != *b"dev-9999").then_some(Holder { number, max_sessions: self.max_sessions })
+    }
     fn transmit(&mut self, route: &Route, datagram: &[u8]) {
         assert!(datagram.len() <= 1_280);
         self.sent.push((*route, datagram.to_vec()));

@@ -143,3 +143,26 @@ fn a_client_of_a_later_version_gets_ours() {
     let session = world.connected(1, Config { version: 0xfefc, ..World::psk(1) });
     world.assert_alive(1, session);
 }
+
+#[test]
+fn chacha20_is_taken_only_where_the_same_key_exchange_offers_no_aes() {
+    let pki = Pki::new();
+    let certified = |suites: &[u16]| Config { suites: suites.to_vec(), ..Config::certified(&pki.device) };
+    let psk = |suites: &[u16]| Config { suites: suites.to_vec(), ..World::psk(1) };
+    for (config, taken) in [
+        (psk(&[PSK_CHACHA, PSK_GCM, PSK_CCM8]), PSK_GCM),
+        (psk(&[PSK_CHACHA, PSK_CCM8, PSK_GCM]), PSK_CCM8),
+        (psk(&[PSK_CHACHA]), PSK_CHACHA),
+        // Forward secrecy is not given up for it.
+        (psk(&[ECDHE_PSK_CHACHA, PSK_GCM]), ECDHE_PSK_CHACHA),
+        (psk(&[ECDHE_PSK_CHACHA, PSK_GCM, ECDHE_PSK_CCM8]), ECDHE_PSK_CCM8),
+        // Nor the client's order among the others.
+        (psk(&[PSK_CCM8, ECDHE_PSK_GCM, PSK_GCM]), PSK_CCM8),
+        (certified(&[ECDSA_CHACHA, PSK_GCM, ECDSA_GCM]), ECDSA_GCM),
+        (certified(&[ECDSA_CHACHA, PSK_GCM]), ECDSA_CHACHA),
+    ] {
+        let mut world = World::certified(&pki);
+        world.connected(1, config);
+        assert_eq!(world.client(1).learned.suite, taken);
+    }
+}

@@ -20,6 +20,7 @@ fn all_connect(
 ) {
     for seed in 0..rounds {
         let mut world = World::new(settings.clone(), certificates.clone(), network, seed);
+        world.recorder.max_sessions = 50;
         for port in 1..=50 {
             world.join(port, config(port));
         }

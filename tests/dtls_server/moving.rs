@@ -171,3 +171,23 @@ fn a_record_of_nothing_but_padding_is_dropped() {
     assert_eq!(world.told(), []);
     world.assert_alive(1, session);
 }
+
+#[test]
+fn a_record_with_a_connection_id_holds_its_type_within_16384_bytes() {
+    let mut world = World::fine();
+    let session = world.connected(1, with_cid(1));
+    for (length, padding, heard) in
+        [((1 << 14) - 1, 0, true), (1 << 14, 0, false), (1_000, 15_383, true), (1_000, 15_384, false)]
+    {
+        world.client(1).config.padding = padding;
+        let data = vec![5; length];
+        let record = world.client(1).send(&data);
+        world.inject(1, &record);
+        let expected = if heard { vec![Told::Data(session, data.clone())] } else { Vec::new() };
+        assert_eq!(world.told(), expected, "{length} {padding}");
+    }
+    for (length, sent) in [((1 << 14) - 1, true), (1 << 14, false)] {
+        let result = world.engine.send(world.now, session, &vec![5; length], &mut world.recorder);
+        assert_eq!(result.is_ok(), sent, "{length}");
+    }
+}

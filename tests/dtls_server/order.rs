@@ -362,3 +362,83 @@ fn records_are_numbered_as_the_standard_has_it() {
     assert!(client.connected);
     assert_eq!(client.numbers, [1 << 48], "epoch 1, number 0");
 }
+
+/// A hello with its cookie, its message and its record under these numbers; what comes back.
+fn numbered(world: &mut World, port: u16, message: u16, record: u64) -> Vec<Vec<u8>> {
+    let mut client = client::Client::new(World::psk(1));
+    let hello = client.start(world.now).remove(0);
+    let request = world.inject(port, &hello).remove(0);
+    let mut hello = client.handle_datagram(world.now, &request).remove(0);
+    hello[5..11].copy_from_slice(&record.to_be_bytes()[2..]);
+    hello[17..19].copy_from_slice(&message.to_be_bytes());
+    world.inject(port, &hello)
+}
+
+#[test]
+fn a_hello_whose_numbers_leave_none_for_the_answer_ends_the_handshake() {
+    let mut world = World::fine();
+    for (message, record) in
+        [(u16::MAX, 1), (u16::MAX - 1, 1), (u16::MAX - 8, 1), (1, (1 << 48) - 1), (1, (1 << 48) - 5)]
+    {
+        let answers = numbered(&mut world, 1, message, record);
+        assert_eq!(answers.len(), 1, "{message} {record}");
+        assert_eq!(answers[0][13..], [2, 47], "illegal_parameter");
+        assert_eq!(world.engine.half_open_count(), 0);
+        world.run(Duration::from_secs(1));
+    }
+    assert_eq!(world.told().len(), 5);
+    // As high as they may be: all of ours still follow one another.
+    for (port, message, record) in [(2, u16::MAX - 16, 1), (3, 1, (1 << 48) - (1 << 24))] {
+        let answers = numbered(&mut world, port, message, record);
+        assert_eq!((answers[0][13], &answers[0][17..19]), (2, &message.to_be_bytes()[..]), "a ServerHello");
+        for _ in 0..100 {
+            let Some(next) = world.engine.poll_timeout() else { break };
+            world.now = next;
+            world.engine.handle_timeout(next, &mut world.recorder);
+        }
+        let numbers =
+            world.recorder.sent.drain(..).map(|(_, datagram)| {
+                datagram[5..11].iter().fold(0, |n: u64, byte| n << 8 | u64::from(*byte))
+            });
+        assert!(numbers.collect::<Vec<_>>().is_sorted_by(|a, b| a < b));
+    }
+}
+
+#[test]
+fn a_message_of_a_wrapped_number_is_not_taken_for_the_one_expected() {
+    let mut world = World::fine();
+    numbered(&mut world, 1, u16::MAX - 16, 1);
+    // What the client would send next, with numbers behind the last.
+    for sequence in [0u16, 1, u16::MAX] {
+        world.inject(1, &record(22, 0, 9, &handshake_message(16, sequence, b"\0\x05dev-1")));
+    }
+    assert_eq!(world.told(), []);
+    assert_eq!(world.engine.half_open_count(), 1);
+}
+
+#[test]
+fn a_goodbye_under_the_keys_before_the_finished_ends_the_handshake() {
+    for alert in [[1, 0], [2, 0], [2, 90]] {
+        let mut world = World::fine();
+        world.join(1, World::psk(1));
+        world.run(Duration::from_millis(45));
+        let flight = world.client(1).handshake_datagrams.clone();
+        world.inject(1, &flight[0]);
+        let goodbye = world.client(1).seal(21, &alert);
+        assert!(world.inject(1, &goodbye).is_empty());
+        let told = world.told();
+        let [Told::Failed(1, HandshakeFailure::PeerAlert { description, .. })] = told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!((description, world.engine.half_open_count()), (alert[1], 0));
+        // Any other warning does not.
+        world.clients.clear();
+        world.join(2, World::psk(2));
+        world.run(Duration::from_millis(45));
+        let flight = world.client(2).handshake_datagrams.clone();
+        world.inject(2, &flight[0]);
+        let warning = world.client(2).seal(21, &[1, 90]);
+        world.inject(2, &warning);
+        assert_eq!((world.told(), world.engine.half_open_count()), (vec![], 1));
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tombolo::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
 use tombolo::proto::dtls::server::{Certificates, Settings, Trust};
-use tombolo::proto::dtls::{Engine, Keyring, PeerIdentity, SendError, ServerEngine, SessionId};
+use tombolo::proto::dtls::{CloseCause, Engine, Keyring, PeerIdentity, SendError, ServerEngine, SessionId};
 
 use crate::client::*;
 use crate::world::*;
@@ -100,6 +100,24 @@ fn certified_and_raw_key_sessions_go_on_too() {
         let refused = engine.import(world.now, &key(), &sealed, NEXT, &mut world.recorder);
         assert_eq!(refused, Err(ImportError::CredentialChanged));
     }
+}
+
+#[test]
+fn an_export_is_small_with_a_pre_shared_key_and_with_a_long_path() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1));
+    let psk = export(&mut world, session).len();
+    let one = authority("one", None);
+    let two = authority("two", Some(&one));
+    let three = authority("three", Some(&two));
+    let pki = Pki { root: one, middle: three, ..Pki::new() };
+    let chain = [pki.middle.der().to_vec(), two.der().to_vec()];
+    let device = own(device_params("door-7"), &pki.middle, &chain, false);
+    let mut world = World::certified(&pki);
+    let session = world.connected(1, Config::certified(&device));
+    let certified = export(&mut world, session).len();
+    println!("{psk} bytes with a pre-shared key, {certified} with a path of three certificates");
+    assert!(psk < 200 && certified < 600, "{psk}, {certified}");
 }
 
 #[test]
@@ -227,7 +245,7 @@ fn what_must_not_go_on_does_not() {
     let mut world = World::fine();
     let chacha = world.connected(1, World::psk(1).with_suite(PSK_CHACHA));
     assert!(
-        world.engine.export(world.now, &key(), chacha, Purpose::Store).is_none(),
+        world.engine.export(world.now, &key(), chacha, Purpose::Handover).is_none(),
         "its nonces are its record numbers"
     );
     let session = world.connected(2, World::psk(2));
@@ -365,4 +383,189 @@ fn who_moved_away_does_not_stand_in_the_way_of_who_came() {
     let settler = world.engine.import(world.now, &key(), &settled, NEXT, &mut world.recorder).unwrap();
     revive(&mut world, 1, settler);
     revive(&mut world, 2, mover);
+}
+
+/// The next process, which has been told of a session that is over.
+fn restart_over(world: &mut World, run: u8, sealed: &[u8]) -> SessionId {
+    world.engine = engine(world.now, Settings::default(), Certificates::default(), run);
+    world.told();
+    let session =
+        world.engine.import(world.now, &key(), sealed, NEXT, &mut world.recorder).expect("an import");
+    assert_eq!(world.told(), [], "no session");
+    assert!(world.engine.session(session).is_none());
+    assert_eq!(world.engine.session_count(), 0);
+    session
+}
+
+#[test]
+fn a_session_that_cannot_go_on_is_ended_by_one_alert_when_its_device_speaks() {
+    for suite in [PSK_CHACHA, ECDHE_PSK_CHACHA] {
+        for cid in [None, Some(vec![]), Some(vec![1, 2])] {
+            let mut world = World::fine();
+            let config = Config { cid: cid.clone(), ..World::psk(1) }.with_suite(suite);
+            let session = world.connected(1, config.clone());
+            let sealed = export(&mut world, session);
+            for _ in 0..100 {
+                world.engine.send(world.now, session, b"x", &mut world.recorder).unwrap();
+            }
+            world.run(Duration::from_millis(100));
+            world.assert_alive(1, session);
+            let over = restart_over(&mut world, 8, &sealed);
+            assert_eq!(
+                world.engine.send(world.now, over, b"x", &mut world.recorder),
+                Err(SendError::UnknownSession)
+            );
+            // Forgeries, and what is not a record of it, are not answered.
+            let mut forged = world.client(1).send(b"forged");
+            *forged.last_mut().unwrap() ^= 1;
+            assert!(world.inject(1, &forged).is_empty());
+            assert!(world.inject(1, &record(23, 1, 99, &[7; 40])).is_empty());
+            // The device speaks, from another port where it can.
+            let port = if cid.is_some() { 2 } else { 1 };
+            let reading = world.client(1).send(b"a reading");
+            let alerts = world.inject(port, &reading);
+            assert_eq!(alerts.len(), 1);
+            assert_eq!(world.told(), [Told::Closed(over, CloseCause::Farewell)]);
+            let now = world.now;
+            world.client(1).handle_datagram(now, &alerts[0]);
+            assert_eq!(world.client(1).protected_alerts, [(2, 80)]);
+            assert_eq!(
+                world.client(1).numbers.last(),
+                Some(&(1 << 48 | 1 << 32)),
+                "a number nothing else ever has"
+            );
+            // It may be lost: the next record is answered by the same one, a few times.
+            let again: Vec<_> = (0..50)
+                .flat_map(|_| {
+                    let reading = world.client(1).send(b"a reading");
+                    world.inject(port, &reading)
+                })
+                .collect();
+            assert_eq!(again.len(), 7);
+            assert!(again.iter().all(|alert| *alert == alerts[0]), "the same bytes");
+            assert_eq!(world.told(), []);
+            assert_eq!(world.engine.counters().sessions_farewell, 1);
+            // It begins anew at once.
+            world.clients.clear();
+            let session = world.connected(port, config);
+            world.assert_alive(port, session);
+        }
+    }
+}
+
+#[test]
+fn clones_of_a_card_say_the_same_to_a_device_and_nothing_else() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1).with_suite(PSK_CHACHA));
+    let sealed = export(&mut world, session);
+    let reading = world.client(1).send(b"a reading");
+    let mut said = Vec::new();
+    for run in 20..24 {
+        restart_over(&mut world, run, &sealed);
+        said.extend(world.inject(1, &reading));
+    }
+    assert_eq!(said.len(), 4);
+    assert!(said.iter().all(|alert| *alert == said[0]), "one nonce, one plaintext");
+}
+
+#[test]
+fn what_was_recorded_of_a_session_that_is_over_cannot_be_aimed_at_anybody() {
+    let mut world = World::fine();
+    let session =
+        world.connected(1, Config { cid: Some(vec![9; 254]), ..World::psk(1) }.with_suite(PSK_CHACHA));
+    let sealed = export(&mut world, session);
+    let short = world.client(1).send(b"x");
+    let long = world.client(1).send(&[7; 300]);
+    restart_over(&mut world, 8, &sealed);
+    assert!(world.inject(2, &short).is_empty(), "the alert would be {} bytes and more", 254);
+    let answers = world.inject(2, &long);
+    assert_eq!(answers.len(), 1);
+    assert!(answers[0].len() <= 3 * long.len());
+    // Where it was when it was stored it may be told anything.
+    restart_over(&mut world, 9, &sealed);
+    assert_eq!(world.inject(1, &short).len(), 1);
+}
+
+#[test]
+fn a_session_whose_key_is_gone_is_ended_by_an_alert_too() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1));
+    let sealed = export(&mut world, session);
+    let now = world.now;
+    let keyring = Keyring::new([(*b"dev-1", *b"another")]);
+    world.engine = ServerEngine::new(now, Settings::default(), keyring, Certificates::default(), &[9; 32]);
+    let refused = world.engine.import(now, &key(), &sealed, NEXT, &mut world.recorder);
+    assert_eq!(refused, Err(ImportError::CredentialChanged));
+    world.client_sends(1, b"a reading");
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.client(1).protected_alerts, [(2, 80)]);
+}
+
+#[test]
+fn a_session_that_is_over_is_forgotten_like_an_idle_one_and_makes_way() {
+    let mut world = World::fine();
+    let session = world.connected(1, World::psk(1).with_suite(PSK_CHACHA));
+    let sealed = export(&mut world, session);
+    let over = restart_over(&mut world, 8, &sealed);
+    // Found twice, it is there once.
+    let again = world.engine.import(world.now, &key(), &sealed, NEXT, &mut world.recorder).unwrap();
+    assert_eq!(world.told(), [Told::Closed(over, CloseCause::Replaced)]);
+    world.run(Duration::from_secs(25 * 3_600));
+    assert_eq!(world.told(), [Told::Closed(again, CloseCause::Idle)]);
+    assert_eq!(world.engine.poll_timeout(), None);
+    // A handshake at its address takes its place.
+    let over = restart_over(&mut world, 9, &sealed);
+    world.clients.clear();
+    world.join(1, World::psk(1));
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.told()[0], Told::Closed(over, CloseCause::Replaced));
+}
+
+#[test]
+fn a_device_whose_session_is_not_known_at_all_is_noticed() {
+    for cid in [None, Some(vec![1])] {
+        let mut world = World::fine();
+        world.connected(1, Config { cid, ..World::psk(1) });
+        world.engine = engine(world.now, Settings::default(), Certificates::default(), 8);
+        for _ in 0..3 {
+            world.client_sends(1, b"a reading");
+        }
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.recorder.unknown, [1, 1, 1]);
+        assert!(world.recorder.sent.is_empty());
+    }
+}
+
+/// Sessions as version 1.0 of the format had them, made by that version, in hexadecimal digits: no date, certificates without
+/// their path. Behind a raw key's hash stands its session.
+const STORED: &str = include_str!("stored-1.0.txt");
+
+fn stored_before(name: &str) -> Vec<Vec<u8>> {
+    let line = STORED.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
+    let bytes = |text: &str| {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    };
+    line.split_whitespace().map(bytes).collect()
+}
+
+#[test]
+fn sessions_of_the_version_before_go_on_but_for_certificates_which_are_ended_by_an_alert() {
+    let [psk, handover, certificate, raw, root] =
+        ["PSK", "HANDOVER", "CERT", "RAW", "ROOT"].map(stored_before);
+    let pki = Pki::new();
+    let spki = <[u8; 32]>::try_from(&raw[0][..]).unwrap();
+    let trust = Trust::new(vec![root[0].clone()], Vec::new(), &[], [spki]).unwrap();
+    let certificates = Certificates { trust: trust.into(), ..pki.certificates() };
+    let mut world = World::new(Settings::default(), certificates, FINE, 1);
+    let mut identity_of = |sealed: &[u8], origin| {
+        let session =
+            world.engine.import(world.now, &key(), sealed, origin, &mut world.recorder).expect("an import");
+        world.engine.session(session).map(|info| info.identity.clone())
+    };
+    assert_eq!(identity_of(&psk[0], NEXT), Some(PeerIdentity::Psk(b"dev-1"[..].into())));
+    assert_eq!(identity_of(&handover[0], Origin::Handover), Some(PeerIdentity::Psk(b"dev-2"[..].into())));
+    assert_eq!(identity_of(&raw[1], NEXT), Some(PeerIdentity::RawPublicKey(Box::new(spki))));
+    // By what its certificate was verified is not known, so that nobody can say whether it still holds.
+    assert_eq!(identity_of(&certificate[0], NEXT), None);
+    assert_eq!((world.engine.session_count(), world.told().len()), (3, 3));
 }

@@ -12,11 +12,11 @@ use rcgen::{
     PublicKeyData as _, SanType,
 };
 use tombolo::clock::UnixTime;
-use tombolo::proto::Route;
 use tombolo::proto::dtls::server::{Certificates, Clock, ServerKey, Settings, Trust};
 use tombolo::proto::dtls::{
     CloseCause, Engine, HandshakeFailure, Keyring, PeerIdentity, ServerEngine, SessionId, Sink,
 };
+use tombolo::proto::{Holder, Route};
 
 use crate::client::{Client, Config, Own};
 
@@ -42,14 +42,47 @@ pub enum Told {
     Moved(SessionId, u16),
 }
 
-#[derive(Default)]
 pub struct Recorder {
     pub told: Vec<Told>,
     pub sent: Vec<(Route, Vec<u8>)>,
     pub largest: usize,
+    /// Sessions any identity may have.
+    pub max_sessions: u32,
+    /// Identities that are no device's, as they are shown.
+    pub nobodies: Vec<String>,
+    /// Records of sessions that are not known, by port.
+    pub unknown: Vec<u16>,
+}
+
+impl Default for Recorder {
+    fn default() -> Recorder {
+        Recorder {
+            told: Vec::new(),
+            sent: Vec::new(),
+            largest: 0,
+            max_sessions: Holder::SESSIONS,
+            nobodies: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
+}
+
+/// An identity's number.
+fn number(identity: &PeerIdentity) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    identity.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Sink for Recorder {
+    fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
+        let is_somebody = !self.nobodies.contains(&format!("{identity:?}"));
+        is_somebody.then(|| Holder { number: number(identity), max_sessions: self.max_sessions })
+    }
+    fn unknown_session(&mut self, route: &Route) {
+        self.unknown.push(route.remote.port());
+    }
     fn transmit(&mut self, route: &Route, datagram: &[u8]) {
         self.largest = self.largest.max(datagram.len());
         self.sent.push((*route, datagram.to_vec()));
@@ -91,8 +124,12 @@ pub fn keyring() -> Keyring {
     KEYRING.get_or_init(|| Keyring::new(pairs())).clone()
 }
 
+/// Ports from here on are at another address.
+pub const ELSEWHERE: u16 = 61_000;
+
 pub fn route(port: u16) -> Route {
-    Route { remote: SocketAddr::from(([192, 0, 2, 7], port)), local: None, socket: 0 }
+    let host = if port >= ELSEWHERE { 9 } else { 7 };
+    Route { remote: SocketAddr::from(([192, 0, 2, host], port)), local: None, socket: 0 }
 }
 
 pub fn engine(now: Instant, settings: Settings, certificates: Certificates, run: u8) -> ServerEngine {

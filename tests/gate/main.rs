@@ -57,6 +57,7 @@ pub fn role(name_: &str, uplink: Vec<UplinkRule>) -> Role {
         quota: Quota { messages: 1_000_000, bytes: 1 << 40, per: Duration::from_secs(1), burst: 1_000_000 },
         max_payload: None,
         offline_after: HOUR,
+        max_sessions: 4,
         uplink,
         downlink: Vec::new(),
     }

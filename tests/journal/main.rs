@@ -12,5 +12,6 @@ mod faults;
 mod harness;
 mod hostile;
 mod model;
+mod reading;
 mod real;
 mod waiting;

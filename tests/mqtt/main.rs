@@ -1,4 +1,4 @@
-//! The uplink against a scripted broker in virtual time, and against a real mosquitto over TLS.
+//! The uplink against a scripted broker in virtual time, and against a real mosquitto over TLS and a real RabbitMQ.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests touch the machine")]
 
@@ -11,5 +11,9 @@ mod limits;
 mod mosquitto;
 mod outage;
 mod own_topics;
+mod rabbitmq;
+mod rate;
 mod refusal;
+mod scripted;
 mod shell;
+mod silence;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tombolo::clock::UnixTime;
 use tombolo::message::{ContentFormat, Envelope, Lane, Method, Stamp};
 use tombolo::northbound::io::probe::{Grade, probe};
+use tombolo::northbound::io::{files, transport};
+use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::{Protocol, TlsVersion};
 use tombolo::northbound::wire::Version;
 
@@ -17,6 +19,7 @@ use crate::support::pki::{Authority, LONG, Validity};
 fn item(topic: &str, payload: &str) -> Item {
     Item {
         sequence: 0,
+        original: None,
         same_boot: true,
         device: "door-7".to_owned(),
         path: "t/env".to_owned(),
@@ -31,7 +34,7 @@ fn item(topic: &str, payload: &str) -> Item {
     }
 }
 
-fn store(running: &Running, topic: &str, payload: &str) {
+pub fn store(running: &Running, topic: &str, payload: &str) {
     running.outbox.borrow_mut().push(Lane::Normal, item(topic, payload));
     running.handle.wake();
 }
@@ -369,9 +372,72 @@ fn a_denied_topic_ends_in_rejected_and_all_others_flow() {
             store(&running, if number == 3 { "bad/1" } else { "good/1" }, &number.to_string());
         }
         drained(&running).await;
-        assert_eq!(running.outbox.borrow().rejected, [(Lane::Normal, 3, 0x87)]);
+        assert_eq!(running.outbox.borrow().rejected, [(Lane::Normal, 3, Cause::Code(0x87))]);
         assert_eq!(running.handle.status().counters.acknowledged, 9);
     });
+}
+
+#[test]
+fn an_acl_that_denies_the_status_and_its_subscription_costs_no_reading() {
+    let folder = crate::support::pki::Folder::new();
+    let acl = folder.write("acl", "topic write good/#\n");
+    let mosquitto = Mosquitto::start(ordinary, &format!("acl_file {}", acl.display()));
+    run(mosquitto.settings(), good_clock(), async |running| {
+        running.until("connects", |running| running.handle.status().connected).await;
+        for number in 1..=10 {
+            store(&running, "good/1", &number.to_string());
+        }
+        drained(&running).await;
+        assert!(running.outbox.borrow().rejected.is_empty());
+        let left_out = running.handle.status().left_out;
+        assert!(left_out.iter().any(|what| what.contains("gateway/status")), "{left_out:?}");
+    });
+}
+
+#[test]
+fn an_acl_that_denies_everything_condemns_nothing_and_heals_when_it_is_mended() {
+    let folder = crate::support::pki::Folder::new();
+    let acl = folder.write("acl", "topic read nothing/#\n");
+    let mut settings;
+    let mut mosquitto = Mosquitto::start(ordinary, &format!("acl_file {}", acl.display()));
+    settings = mosquitto.settings();
+    settings.topics.gateway_status = None;
+    run(settings, good_clock(), async |running| {
+        for number in 1..=50 {
+            store(&running, &format!("t/{}", number % 5), &number.to_string());
+        }
+        running.until("is refused", |running| running.handle.status().nothing_taken.is_some()).await;
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        assert!(running.outbox.borrow().rejected.is_empty());
+        folder.write("acl", "topic write t/#\n");
+        mosquitto.restart();
+        running.handle.with(|core| core.retry_now(Instant::now()));
+        drained(&running).await;
+        assert!(running.outbox.borrow().rejected.is_empty());
+    });
+}
+
+#[test]
+fn an_address_that_fails_at_tls_is_left_for_the_next_and_a_dead_one_costs_little() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mosquitto = Mosquitto::start(ordinary, "");
+    // Another server on the same port of another address: it hangs up on every handshake.
+    let other = std::net::TcpListener::bind(("127.0.0.9", mosquitto.port)).unwrap();
+    std::thread::spawn(move || other.incoming().for_each(drop));
+    let settings = mosquitto.settings();
+    let tls = files::load(&settings, good_clock()).unwrap().tls;
+    let at = |host: &str| std::net::SocketAddr::new(host.parse().unwrap(), mosquitto.port);
+    // 192.0.2.0/24 is nobody's (RFC 5737): silence, or no route.
+    let addresses = [at("192.0.2.1"), at("127.0.0.9"), at("127.0.0.1")];
+    let begun = Instant::now();
+    let reached =
+        runtime.block_on(transport::reach(tls.clone(), "localhost", mosquitto.port, &addresses, &[]));
+    let (_, dialed) = reached.map_err(|error| error.text).unwrap();
+    assert_eq!(dialed.peer, Some(at("127.0.0.1")));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let reached = runtime.block_on(transport::reach(tls, "localhost", mosquitto.port, &addresses[1..2], &[]));
+    let Err(error) = reached else { panic!() };
+    assert!(error.text.contains("TLS"), "{}", error.text);
 }
 
 #[test]
@@ -422,7 +488,7 @@ fn the_probe_goes_step_by_step_and_advises() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scratch = "tombolo/g/gateway/check";
     let mosquitto = Mosquitto::start(ordinary, "");
-    let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), scratch));
+    let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), scratch, true));
     let seen: Vec<_> = steps.iter().map(|step| (step.name, step.grade)).collect();
     assert_eq!(
         seen,
@@ -441,19 +507,19 @@ fn the_probe_goes_step_by_step_and_advises() {
 
     let mut settings = mosquitto.settings();
     settings.protocol = Protocol::V3_1_1;
-    let steps = runtime.block_on(probe(&settings, good_clock(), scratch));
+    let steps = runtime.block_on(probe(&settings, good_clock(), scratch, true));
     assert!(steps.iter().any(|step| step.grade == Grade::Warn && step.text.contains("3.1.1")), "{steps:#?}");
 
     let folder = crate::support::pki::Folder::new();
     let acl = folder.write("acl", "topic read tombolo/#\n");
     let denying = Mosquitto::start(ordinary, &format!("acl_file {}", acl.display()));
-    let steps = runtime.block_on(probe(&denying.settings(), good_clock(), scratch));
+    let steps = runtime.block_on(probe(&denying.settings(), good_clock(), scratch, true));
     let last = steps.last().unwrap();
     assert_eq!((last.name, last.grade), ("publish", Grade::Fail), "{steps:#?}");
 
     let mut settings = mosquitto.settings();
     settings.port = crate::support::mosquitto::free_port();
-    let steps = runtime.block_on(probe(&settings, good_clock(), scratch));
+    let steps = runtime.block_on(probe(&settings, good_clock(), scratch, true));
     let last = steps.last().unwrap();
     assert_eq!((last.name, last.grade), ("tcp", Grade::Fail));
 }

@@ -46,6 +46,41 @@ fn a_broker_that_stops_reading_is_still_read_from() {
 }
 
 #[test]
+fn a_connection_whose_publish_is_not_answered_is_closed_and_made_anew_though_nothing_else_happens() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = bare_settings();
+    settings.host = "127.0.0.1".to_owned();
+    settings.port = listener.local_addr().unwrap().port();
+    settings.answer_timeout = Duration::from_secs(5);
+    let (told, ends) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, told) = (stream.unwrap(), told.clone());
+            std::thread::spawn(move || {
+                let mut bytes = [0u8; 4096];
+                let _ = stream.read(&mut bytes).unwrap();
+                stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+                // It reads on and says nothing; the end of the stream is what is waited for.
+                while let Ok(1..) = stream.read(&mut bytes) {}
+                let _ = told.send(());
+            });
+        }
+    });
+    run(settings, good_clock(), async |running| {
+        let world = World::new(bare_settings());
+        running.outbox.borrow_mut().push(Lane::Normal, world.item("a", b"1"));
+        running.handle.wake();
+        // Nobody wakes it from here on.
+        let mut closed = 0;
+        while closed < 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            closed += ends.try_iter().count();
+        }
+        assert!(running.handle.status().counters.unanswered >= 2);
+    });
+}
+
+#[test]
 fn a_host_that_takes_the_connection_and_says_nothing_is_given_up_by_stopping() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut settings = bare_settings();

@@ -28,7 +28,14 @@ fn socket() -> UdpSocket {
 impl Device {
     /// Shakes hands; `None` if the gateway refuses or is silent for as long as the client's timers allow.
     pub fn connect(gateway: SocketAddr, config: Config) -> Option<Device> {
-        let mut device = Device::begin(gateway, config);
+        Device::connect_from(Ipv4Addr::LOCALHOST, gateway, config)
+    }
+
+    /// The same, from another address of 127/8.
+    pub fn connect_from(from: Ipv4Addr, gateway: SocketAddr, config: Config) -> Option<Device> {
+        let (client, heard) = (Client::new(config), VecDeque::new());
+        let socket = UdpSocket::bind((from, 0)).expect("all of 127/8 is ours");
+        let mut device = Device { client, socket, gateway, heard, message_id: 0, repeated: 0 };
         let first = device.client.start(Instant::now());
         device.transmit(&first);
         while !device.client.connected {
@@ -41,11 +48,6 @@ impl Device {
             }
         }
         Some(device)
-    }
-
-    fn begin(gateway: SocketAddr, config: Config) -> Device {
-        let (client, heard) = (Client::new(config), VecDeque::new());
-        Device { client, socket: socket(), gateway, heard, message_id: 0, repeated: 0 }
     }
 
     fn transmit(&self, datagrams: &[Vec<u8>]) {

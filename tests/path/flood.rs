@@ -1,91 +1,26 @@
-//! Floods through the whole daemon: spoofed hellos, garbage, handshakes with wrong keys, while devices report.
+//! Floods through the whole daemon: spoofed hellos, garbage, handshakes with wrong keys, and one key that opens session after
+//! session, while devices report. The attackers are processes of their own ([`attacker`](super::attacker)).
 //!
 //! What must hold: every confirmable reading of a live device is acknowledged within its retransmissions, what
 //! was acknowledged arrives, and afterwards nothing of the flood is left but the counts. How fast that goes
 //! is asserted nowhere.
 //!
-//! `TOMBOLO_FLOOD_SECONDS=60` makes the second test a long one: four threads, two of which send as fast as they can for so
+//! `TOMBOLO_FLOOD_SECONDS=60` makes the second test a long one: four attackers, two of which send as fast as they can for so
 //! long, with the figures printed at its end (`--nocapture`).
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Config, ECDHE_PSK_CCM8};
+use super::attacker::{Attack, Attacker, Done};
+use super::client::Config;
 use super::device::Device;
 use super::support::{resident_kb, wait_for, wait_within};
 use super::{KEY, Site};
 
 /// Live devices, and the readings each sends while the flood lasts.
 const DEVICES: usize = 4;
-
-/// What an attacker sends, by turns.
-struct Attacker {
-    socket: UdpSocket,
-    gateway: SocketAddr,
-    sent: u64,
-    state: u64,
-}
-
-impl Attacker {
-    fn new(gateway: SocketAddr, number: u64) -> Attacker {
-        // Another source than the devices', as it is in the field: all of 127/8 is ours here.
-        let socket = UdpSocket::bind((Ipv4Addr::new(127, 9, 9, 9), 0)).expect("an address of 127/8");
-        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
-        Attacker { socket, gateway, sent: 0, state: number * 2 + 1 }
-    }
-
-    fn chance(&mut self) -> u64 {
-        self.state =
-            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.state >> 33
-    }
-
-    fn send(&mut self, datagram: &[u8]) {
-        let _ = self.socket.send_to(datagram, self.gateway);
-        self.sent += 1;
-    }
-
-    /// Hellos whose answers nobody hears, none like another.
-    fn spoofed_hellos(&mut self, count: usize) {
-        let mut hello = Client::new(Config::psk("door-7", "x")).start(Instant::now()).remove(0);
-        for _ in 0..count {
-            hello[30..38].copy_from_slice(&self.chance().to_be_bytes());
-            self.send(&hello);
-        }
-    }
-
-    fn garbage(&mut self) {
-        let length = 1 + self.chance() as usize % 200;
-        let mut bytes: Vec<u8> = (0..length).map(|_| self.chance() as u8).collect();
-        // Half of it begins like a record.
-        if self.chance().is_multiple_of(2) {
-            let head = [20 + self.chance() as u8 % 7, 0xfe, 0xfd, 0, self.chance() as u8 % 2];
-            bytes.splice(0..0, head);
-        }
-        self.send(&bytes);
-    }
-
-    /// A handshake with a wrong key, from the first hello to the Finished, from a port of its own.
-    fn wrong_key(&mut self, suite: u16) {
-        let config = Config { suites: vec![suite], ..Config::psk("door-7", "not-the-key") };
-        let fresh = Attacker::new(self.gateway, self.chance());
-        let socket = std::mem::replace(&mut self.socket, fresh.socket);
-        drop(socket);
-        let mut client = Client::new(config);
-        let mut out = client.start(Instant::now());
-        let mut buffer = [0; 4_096];
-        // Hello, hello with cookie, Finished. Whether anybody answers is the gateway's business.
-        for _ in 0..3 {
-            for datagram in std::mem::take(&mut out) {
-                self.send(&datagram);
-            }
-            let Ok((length, _)) = self.socket.recv_from(&mut buffer) else { return };
-            out = client.handle_datagram(Instant::now(), &buffer[..length]);
-        }
-    }
-}
 
 /// Everything at once; then what is left of it.
 struct Flood {
@@ -95,12 +30,11 @@ struct Flood {
     repeated: u64,
 }
 
-/// Attacks until `enough` says so for each attacker, with the live devices reporting all the while.
-fn flood(site: &Site, attackers: u64, enough: impl Fn(&Attacker, u64, Instant) -> bool + Sync) -> Flood {
-    let gateway = site.daemon.coaps;
-    let (over, sent, wrong_keys) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+/// Has the live devices report while `attack` lasts.
+fn with_live_devices(gateway: SocketAddr, attack: impl FnOnce() -> Done) -> Flood {
+    let over = AtomicBool::new(false);
     let (posted, repeated) = (AtomicU64::new(0), AtomicU64::new(0));
-    thread::scope(|scope| {
+    let done = thread::scope(|scope| {
         let devices: Vec<_> = (0..DEVICES)
             .map(|number| {
                 let id = format!("live-{number}");
@@ -126,42 +60,33 @@ fn flood(site: &Site, attackers: u64, enough: impl Fn(&Attacker, u64, Instant) -
                 })
             })
             .collect();
-        let (enough, sent, wrong_keys) = (&enough, &sent, &wrong_keys);
-        let attacks: Vec<_> = (0..attackers)
-            .map(|number| {
-                scope.spawn(move || {
-                    let mut attacker = Attacker::new(gateway, number);
-                    let (mut handshakes, began) = (0, Instant::now());
-                    while !enough(&attacker, handshakes, began) {
-                        attacker.spoofed_hellos(30);
-                        for _ in 0..10 {
-                            attacker.garbage();
-                        }
-                        // Who waits for answers does not saturate anything: only every other one does.
-                        if number.is_multiple_of(2) {
-                            attacker.wrong_key([0xc0a8, ECDHE_PSK_CCM8][handshakes as usize % 2]);
-                            handshakes += 1;
-                        }
-                    }
-                    sent.fetch_add(attacker.sent, Ordering::Relaxed);
-                    wrong_keys.fetch_add(handshakes, Ordering::Relaxed);
-                })
-            })
-            .collect();
-        for attack in attacks {
-            attack.join().expect("an attacker");
-        }
+        let done = attack();
         over.store(true, Ordering::Relaxed);
         for device in live {
             device.join().expect("a device loses nothing");
         }
+        done
     });
     Flood {
-        sent: sent.into_inner(),
-        wrong_keys: wrong_keys.into_inner(),
+        sent: done.sent,
+        wrong_keys: done.handshakes,
         posted: posted.into_inner(),
         repeated: repeated.into_inner(),
     }
+}
+
+/// Attacks by so many, with the live devices reporting all the while.
+fn flood(site: &Site, attackers: u64, attack: Attack) -> Flood {
+    let gateway = site.daemon.coaps;
+    with_live_devices(gateway, || {
+        let attackers: Vec<_> =
+            (0..attackers).map(|number| Attacker::start(attack, gateway, number)).collect();
+        attackers.into_iter().map(Attacker::wait).fold(Done::default(), |all, one| Done {
+            sent: all.sent + one.sent,
+            handshakes: all.handshakes + one.handshakes,
+            sessions: all.sessions + one.sessions,
+        })
+    })
 }
 
 fn site(name: &str) -> Site {
@@ -205,7 +130,7 @@ fn check(site: &Site, flood: &Flood) {
 fn live_devices_lose_nothing_in_a_flood_and_nothing_of_it_is_left() {
     let site = site("flood");
     // 2,000 datagrams or more each, one of them 50 handshakes with wrong keys besides.
-    let flood = flood(&site, 2, |attacker, _, _| attacker.sent >= 2_000);
+    let flood = flood(&site, 2, Attack::Mixed { datagrams: 2_000, seconds: 0 });
     check(&site, &flood);
 }
 
@@ -214,7 +139,7 @@ fn a_flood_as_fast_as_two_attackers_can_for_as_long_as_asked_for() {
     let seconds = std::env::var("TOMBOLO_FLOOD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
     let site = site("long-flood");
     let before = resident_kb(site.daemon.pid());
-    let flood = flood(&site, 4, |_, _, began| began.elapsed() >= Duration::from_secs(seconds));
+    let flood = flood(&site, 4, Attack::Mixed { datagrams: 0, seconds });
     let after = resident_kb(site.daemon.pid());
     let counters = site.daemon.status()["counters"].clone();
     println!(
@@ -230,4 +155,72 @@ fn a_flood_as_fast_as_two_attackers_can_for_as_long_as_asked_for() {
         counters["tombolo_dtls_failed_handshakes_total"],
     );
     check(&site, &flood);
+}
+
+#[test]
+fn newcomers_are_let_in_while_20_000_spoofed_hellos_a_second_come() {
+    const NEWCOMERS: u8 = 100;
+    let devices: String = (0..NEWCOMERS)
+        .map(|n| format!("[device.new-{n}]\nrole = \"sensor\"\npsk-file = \"door-7.psk\"\n"))
+        .collect();
+    let site = Site::new("newcomers", &devices);
+    let gateway = site.daemon.coaps;
+    let attacker = Attacker::start(Attack::Hellos { per_second: 20_000 }, gateway, 1);
+    let counter = |name: &str| site.daemon.status()["counters"][name].as_u64().expect("a counter");
+    wait_for("the flood", || counter("tombolo_dtls_sent_cookies_total") > 10_000);
+    let began = Instant::now();
+    let mut took: Vec<f64> = thread::scope(|scope| {
+        let newcomers: Vec<_> = (0..NEWCOMERS)
+            .map(|n| {
+                scope.spawn(move || {
+                    let config = Config::psk(&format!("new-{n}"), KEY);
+                    let from = Ipv4Addr::new(127, 2, 0, n + 1);
+                    let mut device = Device::connect_from(from, gateway, config).expect("a session");
+                    let took = began.elapsed();
+                    assert!(device.post("t/new", b"here"));
+                    took.as_secs_f64()
+                })
+            })
+            .collect();
+        newcomers.into_iter().map(|newcomer| newcomer.join().expect("a newcomer is let in")).collect()
+    });
+    took.sort_unstable_by(f64::total_cmp);
+    let (lasted, done) = (began.elapsed(), attacker.stop());
+    println!(
+        "{} spoofed hellos, the last {:.2} s beside {NEWCOMERS} newcomers: half of these had a session after {:.2} s, \
+         nine of ten after {:.2} s, all after {:.2} s; cookies {}, limited {}",
+        done.sent,
+        lasted.as_secs_f64(),
+        took[49],
+        took[89],
+        took[99],
+        counter("tombolo_dtls_sent_cookies_total"),
+        counter("tombolo_dtls_limited_hellos_total"),
+    );
+    assert_eq!(site.daemon.status()["dtls"]["sessions"], NEWCOMERS);
+}
+
+#[test]
+fn one_key_takes_no_session_from_the_others() {
+    let site = site("one-key");
+    let mut sessions = 0;
+    let flood = with_live_devices(site.daemon.coaps, || {
+        let done = Attacker::start(Attack::Sessions { count: 400 }, site.daemon.coaps, 1).wait();
+        sessions = done.sessions;
+        done
+    });
+    let status = site.daemon.status();
+    let counters = &status["counters"];
+    println!("{} handshakes, {sessions} of them completed; {}", flood.wrong_keys, status["dtls"]);
+    // Those of the devices, and the last four of the key's.
+    assert_eq!(status["dtls"]["sessions"], DEVICES + 4);
+    assert!((120..400).contains(&sessions), "a burst of 120, and two more a second: {sessions}");
+    assert_eq!(status["dtls"]["refused_too_often"], 400 - sessions);
+    assert_eq!(counters["tombolo_dtls_displaced_sessions_total"], sessions - 4);
+    assert_eq!(counters["tombolo_dtls_evicted_sessions_total"], 0);
+    assert_eq!(flood.repeated, 0, "no reading had to be sent twice");
+    // Every owner of the key is let in again before long.
+    wait_for("a session for the key's owner", || {
+        Device::connect(site.daemon.coaps, Config::psk("door-7", KEY)).is_some()
+    });
 }

@@ -12,6 +12,7 @@ mod faults_library;
 mod client;
 
 mod answers;
+mod attacker;
 #[cfg(feature = "dimpl")]
 mod backlog;
 mod certificates;
@@ -26,7 +27,9 @@ mod other_engine;
 mod plugs;
 mod refusals;
 mod sessions;
+mod strays;
 mod tail;
+mod uplink;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Config};
+use crate::client::{Client, Config, PSK_CHACHA};
 use crate::real::Folder as Place;
 use crate::support::{Daemon, Folder, PATIENCE, free_tcp_port, wait_for};
 
@@ -26,7 +26,7 @@ impl Site {
     fn new(runtime_dir: &Path, coap: &str) -> Site {
         let folder = Folder::new("sessions");
         let mut extra = format!("{coap}\n[role.sensor.uplink.all]\npath = \"t/#\"\n");
-        extra += "[role.sensor]\nquota = { messages = 1000000, bytes = \"1GiB\", per = \"1s\", burst = 1000000 }\n";
+        extra += "[role.sensor]\nmax-sessions = 1\nquota = { messages = 1000000, bytes = \"1GiB\", per = \"1s\", burst = 1000000 }\n";
         for n in 1..=DEVICES {
             folder.write(&format!("dev-{n}.psk"), format!("text:key-{n}-0123456789abcdef"));
             extra += &format!("[device.dev-{n}]\nrole = \"sensor\"\npsk-file = \"dev-{n}.psk\"\n");
@@ -89,8 +89,12 @@ struct Device {
 
 impl Device {
     fn new(gateway: SocketAddr, number: u16, cid: Option<Vec<u8>>) -> Device {
+        Device::with(gateway, number, |config| Config { cid, ..config })
+    }
+
+    fn with(gateway: SocketAddr, number: u16, change: impl FnOnce(Config) -> Config) -> Device {
         let config = Config::psk(&format!("dev-{number}"), &format!("key-{number}-0123456789abcdef"));
-        let client = Client::new(Config { cid, ..config });
+        let client = Client::new(change(config));
         let mut device = Device {
             client,
             socket: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
@@ -301,16 +305,17 @@ fn a_session_whose_key_was_replaced_or_removed_is_not_resurrected() {
 #[test]
 fn what_has_ended_does_not_come_back() {
     let folder = Place::new();
-    let mut site = Site::new(&folder.0.join("run"), "max-sessions = 2");
+    let mut site = Site::new(&folder.0.join("run"), "");
     let gateway = site.daemon.coaps;
-    let mut devices = [1, 2, 3].map(|number| {
+    let mut devices = [(3, 1), (2, 2), (3, 2)].map(|(number, stored)| {
         let mut device = Device::new(gateway, number, None);
         device.reading();
-        site.wait_until_stored(usize::from(number).min(2));
+        site.wait_until_stored(stored);
         device
     });
-    // The first was evicted by the third; the second says goodbye; the third shakes hands anew where it is.
-    assert_eq!(site.counter("tombolo_dtls_evicted_sessions_total"), 1);
+    // The first was displaced by the same device at another port, of which its role allows one; the second says goodbye;
+    // the third shakes hands anew where it is.
+    assert_eq!(site.counter("tombolo_dtls_displaced_sessions_total"), 1);
     let goodbye = devices[1].client.seal(21, &[1, 0]);
     devices[1].transmit(vec![goodbye]);
     site.wait_until_stored(1);
@@ -349,6 +354,79 @@ fn without_a_store_the_daemon_does_its_work_and_says_so_once() {
     // Its session ends with it, and it is told so.
     site.daemon.stop();
     device.until("a close_notify", |device| device.client.protected_alerts == [(1, 0)]);
+}
+
+#[test]
+fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power_cut() {
+    let folder = Place::new();
+    let mut site = Site::new(&folder.0.join("run"), "");
+    let gateway = site.daemon.coaps;
+    let chacha = |config: Config| config.with_suite(PSK_CHACHA);
+    let mut device = Device::with(gateway, 1, chacha);
+    let mut other = Device::new(gateway, 2, None);
+    (device.reading(), other.reading());
+    for round in 0..4 {
+        site.wait_until_stored(2);
+        // The power may go several times before the device speaks.
+        for _ in 0..=round % 2 {
+            site.daemon.kill();
+            site.daemon.resume();
+        }
+        assert_eq!((site.sessions("restored"), site.sessions("ended"), site.sessions("refused")), (1, 1, 0));
+        assert_eq!(site.daemon.status()["devices"]["sessions"], 1);
+        // Its first reading, which nobody repeats, tells it.
+        device.careless_reading();
+        device.until("the alert", |device| device.client.protected_alerts == [(2, 80)]);
+        assert_eq!(site.admitted(), 0);
+        let written = site.sessions("written_bytes");
+        // It begins anew, at the same port.
+        let config = Config::psk("dev-1", "key-1-0123456789abcdef");
+        device.client = Client::new(chacha(config));
+        let hello = device.client.start(Instant::now());
+        device.transmit(hello);
+        device.until("a session", |device| device.client.connected);
+        device.reading();
+        other.reading();
+        assert_eq!(site.counter("tombolo_dtls_farewell_sessions_total"), 1);
+        // Until the new one is on disk, and the old one is not.
+        wait_for("the commit", || site.sessions("written_bytes") > written);
+    }
+    // A stop in order leaves it as a power cut does: it hears of it when there is somebody to begin anew with.
+    site.wait_until_stored(2);
+    site.daemon.stop();
+    assert_eq!(device.client.protected_alerts, []);
+    site.daemon.resume();
+    device.careless_reading();
+    device.until("the alert", |device| device.client.protected_alerts == [(2, 80)]);
+    site.wait_until_stored(1);
+}
+
+#[test]
+fn what_was_handed_over_is_for_the_next_start_alone_whatever_comes_of_its_store() {
+    let memory = Place::below("/dev/shm");
+    let mut site = Site::new(&memory.0, "");
+    let mut device = Device::new(site.daemon.coaps, 1, None);
+    device.reading();
+    site.wait_until_stored(1);
+    site.daemon.stop();
+    assert!(memory.0.join("sessions").exists());
+    // The store cannot be opened: its sessions cannot be taken over, by this process or a later one.
+    let aside = site.folder.join("aside");
+    fs::rename(site.sessions_dir(), &aside).unwrap();
+    fs::write(site.sessions_dir(), b"in the way").unwrap();
+    site.daemon.resume();
+    assert!(!memory.0.join("sessions").exists());
+    let unheard = device.client.send(b"\x50\x02\0\x09\xb1t\xff1");
+    site.replay(&[unheard.clone()]);
+    site.daemon.stop();
+    fs::remove_file(site.sessions_dir()).unwrap();
+    fs::rename(&aside, site.sessions_dir()).unwrap();
+    site.daemon.resume();
+    assert_eq!((site.sessions("restored"), site.sessions("handed_over")), (1, 0));
+    site.replay(&[unheard]);
+    assert_eq!(site.admitted(), 0, "what was said to the process in between is not taken now");
+    device.reading();
+    assert!(device.pings >= 2);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn ten_thousand_sessions_are_taken_over_from_the_store_and_from_a_handover() {
     let memory = Folder::below("/dev/shm");
     assert!(leave_handover(&memory.0, &[1; 16], &handed).unwrap());
     let begin = Instant::now();
-    let taken = take_handover(&memory.0, &[1; 16]);
+    let taken = take_handover(&memory.0, Some(&[1; 16]));
     assert_eq!(taken, handed);
     let mut third = engine(now, &keyring, 3);
     for (_, sealed) in &taken {

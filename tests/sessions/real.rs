@@ -136,21 +136,21 @@ fn a_handover_is_taken_once_in_its_boot_from_memory_only() {
     let path = folder.0.join("sessions");
     let mode = fs::metadata(&path).unwrap().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(io::take_handover(&folder.0, &[7; 16]), sessions);
+    assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), sessions);
     assert!(!path.exists());
-    assert_eq!(io::take_handover(&folder.0, &[7; 16]), []);
+    assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), []);
     // Of another boot, readable by others, with another name beside it, a link: not taken, and gone.
     assert!(io::leave_handover(&folder.0, &[8; 16], &sessions).unwrap());
-    assert_eq!(io::take_handover(&folder.0, &[7; 16]), []);
+    assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), []);
     assert!(io::leave_handover(&folder.0, &[7; 16], &sessions).unwrap());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    assert_eq!(io::take_handover(&folder.0, &[7; 16]), []);
+    assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), []);
     assert!(io::leave_handover(&folder.0, &[7; 16], &sessions).unwrap());
     fs::hard_link(&path, folder.0.join("copy")).unwrap();
-    assert_eq!(io::take_handover(&folder.0, &[7; 16]), []);
+    assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), []);
     assert!(!path.exists());
     symlink(folder.0.join("copy"), &path).unwrap();
-    assert_eq!(io::take_handover(&folder.0, &[7; 16]), []);
+    assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), []);
 }
 
 #[test]

@@ -47,7 +47,7 @@ complete -c tombolo -n '__tombolo_at device' -l public-key -r -d 'its public key
 complete -c tombolo -n '__tombolo_at device' -l label -r -d 'a few words'
 complete -c tombolo -n '__tombolo_at device' -l key -d 'show its key'
 complete -c tombolo -n '__tombolo_at acl' -a 'explain POST PUT DELETE'
-complete -c tombolo -n '__tombolo_at queue' -a 'verify import rejected list retry drop'
+complete -c tombolo -n '__tombolo_at queue' -a 'verify import rejected list retry drop export skip'
 complete -c tombolo -n '__tombolo_at queue' -l all -d 'all of them'
 complete -c tombolo -n '__tombolo_at clock' -a 'trust reset'
 complete -c tombolo -n '__tombolo_at serial' -a 'list trace'

@@ -82,7 +82,9 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     }
     match &settings.upstream {
         Some(_) if arguments.offline => report.add([Finding::ok("upstream", "not looked at: --offline")]),
-        Some(upstream) if !(running && connected) => report.add(uplink::walk(settings, upstream, clock)),
+        Some(upstream) if !(running && connected) => {
+            report.add(uplink::walk(settings, upstream, clock, running))
+        }
         _ => Ok(()),
     }
 }

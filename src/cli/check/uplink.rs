@@ -32,14 +32,22 @@ fn judge(uplink: &Uplink) -> Vec<Finding> {
     findings
 }
 
-/// Goes to the broker and back, under a client id of its own, so beside a running daemon too.
-pub fn walk(settings: &Settings, upstream: &northbound::Settings, clock: Arc<dyn WallClock>) -> Vec<Finding> {
+/// Goes to the broker and back; beside a running daemon under a client id of its own.
+pub fn walk(
+    settings: &Settings,
+    upstream: &northbound::Settings,
+    clock: Arc<dyn WallClock>,
+    beside: bool,
+) -> Vec<Finding> {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return vec![Finding::fail("upstream", format!("cannot be looked at: {error}"))],
     };
     let scratch = format!("{}/gateway/check", settings.gate.prefix);
-    runtime.block_on(probe(upstream, clock, &scratch)).into_iter().map(finding).collect()
+    let steps = runtime.block_on(probe(upstream, clock, &scratch, beside));
+    // A name server that is silent keeps nobody waiting.
+    runtime.shutdown_background();
+    steps.into_iter().map(finding).collect()
 }
 
 fn finding(step: Step) -> Finding {

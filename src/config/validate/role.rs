@@ -9,6 +9,7 @@ use crate::gate::pattern::Pattern;
 use crate::gate::template::Template;
 use crate::gate::{DownlinkRule, QoS, Quota, Role, UplinkRule};
 use crate::message::{Envelope, Lane, Name};
+use crate::proto::Holder;
 
 /// The roles in name order, and the names of those with a fault: a fault in one rule disables its whole role, for a role without one of
 /// its rules could allow what the owner denied.
@@ -77,6 +78,7 @@ fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<
         quota,
         max_payload: table.max_payload,
         offline_after: table.offline_after.map_or(Duration::from_secs(3600), |span| span.0),
+        max_sessions: table.max_sessions.unwrap_or(Holder::SESSIONS),
         uplink,
         downlink,
     })

@@ -67,6 +67,7 @@ fn policy(table: &model::Coap) -> Policy {
         mtu: table.mtu.map_or(default.mtu, usize::from),
         require_extended_master_secret: table.require_ems.unwrap_or(default.require_extended_master_secret),
         connection_id: table.connection_id.unwrap_or(default.connection_id),
+        max_session_lifetime: table.max_session_lifetime.map(|span| span.0),
     }
 }
 

@@ -11,6 +11,12 @@ use crate::gate::template::Template;
 use crate::message::{Name, TOPIC_MAX};
 use crate::northbound::settings::{self as northbound, OwnTopics, Protocol, TlsSettings, TlsVersion};
 
+/// AWS IoT Core, and the publishes a second it takes on a connection.
+const AWS: &str = ".amazonaws.com";
+const AWS_RATE: u32 = 100;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_REJECTED: Duration = Duration::from_secs(3600);
+
 /// `[topics]`, resolved.
 pub(super) struct Topics {
     pub(super) reading: Option<Template>,
@@ -158,6 +164,12 @@ pub(super) fn upstream(
         let message = "the password crosses the network readable";
         cx.warn("upstream", &["upstream", "password-file"], message, "use mqtts://");
     }
+    let rate = table.max_publish_rate.unwrap_or(0);
+    if url.host.ends_with(AWS) && !(1..=AWS_RATE).contains(&rate) {
+        let message =
+            format!("this broker drops what is over {AWS_RATE} publishes a second without an answer");
+        cx.warn("upstream", &["upstream", "max-publish-rate"], message, "set max-publish-rate = 90");
+    }
     Some(northbound::Settings {
         gateway: gateway.clone(),
         host: url.host,
@@ -175,6 +187,14 @@ pub(super) fn upstream(
         keep_alive: table.keep_alive.map_or(Duration::from_secs(60), |span| span.0),
         max_in_flight: table.max_in_flight.unwrap_or(1_000),
         drain_rate: table.drain_rate.unwrap_or(1_000),
+        max_publish_rate: rate,
+        max_byte_rate: table.max_byte_rate.unwrap_or(0),
+        answer_timeout: table.answer_timeout.map_or(ANSWER_TIMEOUT, |span| span.0),
+        retry_rejected: match table.retry_rejected.map_or(RETRY_REJECTED, |span| span.0) {
+            Duration::ZERO => None,
+            // Sooner than a minute it would not be looked at.
+            interval => Some(interval.max(Duration::from_secs(60))),
+        },
         topics,
     })
 }

@@ -39,10 +39,14 @@ impl Control for Hub {
         reply.ok(&Queue::default());
     }
 
+    fn skip(&mut self, records: Vec<String>, reply: Reply) {
+        reply.ok(&serde_json::json!({ "records": records.len() }));
+    }
+
     fn rejected(&mut self, action: RejectedAction, reply: Reply) {
         match action {
             RejectedAction::List { .. } => self.kept.push(reply),
-            RejectedAction::Retry(_) => drop(reply),
+            RejectedAction::Export { .. } | RejectedAction::Retry(_) => drop(reply),
             RejectedAction::Drop(Selection::All) => reply.ok(&serde_json::json!({ "records": 3 })),
             RejectedAction::Drop(_) => reply.fail(Failure::new(Code::NotFound, "no such record")),
         }

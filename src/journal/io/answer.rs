@@ -7,7 +7,7 @@ use crate::journal::record::Ticket;
 use crate::journal::rejected::RejectedEntry;
 use crate::journal::storage::StorageError;
 use crate::journal::store::{LaneStatus, RejectedStatus};
-use crate::message::{Content, Lane, RecordId, Stamp};
+use crate::message::{Content, ContentFormat, Envelope, Lane, Method, RecordId, Stamp};
 
 /// Why a record is not taken. Whoever sent it is told so and can keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,27 @@ pub struct RejectedRecord {
     pub payload_bytes: usize,
     /// When it was received.
     pub received: Stamp,
+    /// The id it had before it was rejected for the first time and retried.
+    pub original: Option<RecordId>,
+}
+
+/// A record in the rejected store, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedWhole {
+    /// What a list shows of it.
+    pub record: RejectedRecord,
+    /// How its device said it.
+    pub method: Method,
+    /// What its payload is, if the device said.
+    pub content_format: Option<ContentFormat>,
+    /// Whether it was to be published with the retain flag.
+    pub retain: bool,
+    /// What its payload was to be wrapped in.
+    pub envelope: Envelope,
+    /// Seconds after which it expires.
+    pub expires_s: Option<u32>,
+    /// The bytes.
+    pub payload: Vec<u8>,
 }
 
 /// How the journal stands.

@@ -22,7 +22,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use answer::{Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, Status, Stored};
+pub use answer::{
+    Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, RejectedWhole, Status, Stored,
+};
 pub use disk::{Disk, DiskFile, storage_error};
 pub use import::{ImportError, Imported};
 pub use open::{OpenError, OpenReport};
@@ -414,6 +416,20 @@ impl Journal {
         reader.cursor.seek(reader.released + 1);
     }
 
+    /// Moves the reading position of a lane to this record, or to the oldest behind it that has not left.
+    pub fn seek(&mut self, lane: Lane, sequence: u64) {
+        let reader = &mut self.readers[lane.index()];
+        while reader.handed.back().is_some_and(|(at, _)| *at >= sequence) {
+            reader.handed.pop_back();
+        }
+        reader.cursor.seek(sequence.max(reader.released + 1));
+    }
+
+    /// The sequence of the newest record appended to a lane, durable or not yet.
+    pub fn newest(&self, lane: Lane) -> u64 {
+        self.shared.lock().lanes[lane.index()].next_sequence.saturating_sub(1)
+    }
+
     /// The broker has everything in this lane up to and with `sequence`: it may go.
     pub fn release(&mut self, lane: Lane, sequence: u64) {
         let reader = &mut self.readers[lane.index()];
@@ -612,6 +628,13 @@ impl Rejected {
     pub async fn list(&self, after: u64, limit: usize) -> Vec<RejectedRecord> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::List { after, limit, answer });
+        receiver.await.unwrap_or_default()
+    }
+
+    /// Records with a number above `after`, whole and oldest first, until they have about `bytes`; at least one, if there is one.
+    pub async fn export(&self, after: u64, bytes: usize) -> Vec<RejectedWhole> {
+        let (answer, receiver) = oneshot::channel();
+        self.tell(Command::Export { after, bytes, answer });
         receiver.await.unwrap_or_default()
     }
 

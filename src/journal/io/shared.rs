@@ -17,7 +17,7 @@ use crate::journal::store::{LaneStatus, RejectedStatus};
 use crate::journal::view::LaneView;
 use crate::message::{Content, Lane, RecordId, Stamp};
 
-use super::RejectedRecord;
+use super::{RejectedRecord, RejectedWhole};
 
 /// Both ends of the hand-over.
 pub(super) struct Shared {
@@ -80,6 +80,11 @@ pub(super) enum Command {
         after: u64,
         limit: usize,
         answer: oneshot::Sender<Vec<RejectedRecord>>,
+    },
+    Export {
+        after: u64,
+        bytes: usize,
+        answer: oneshot::Sender<Vec<RejectedWhole>>,
     },
     Retry {
         number: u64,

@@ -6,11 +6,12 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::RejectedRecord;
 use super::disk::Disk;
 use super::shared::{Command, Done, Shared, State};
+use super::{RejectedRecord, RejectedWhole};
 use crate::journal::commit::{Failure, Outcome};
 use crate::journal::record::{self, Batch};
+use crate::journal::rejected::RejectedEntry;
 use crate::journal::storage::StorageError;
 use crate::journal::store::Store;
 use crate::message::{Lane, RecordId, Stamp};
@@ -152,6 +153,9 @@ impl Committer {
             Command::List { after, limit, answer } => {
                 let _ = answer.send(self.list(after, limit));
             }
+            Command::Export { after, bytes, answer } => {
+                let _ = answer.send(self.export(after, bytes));
+            }
             Command::Retry { number, answer } => {
                 let _ = answer.send(self.retry(number));
             }
@@ -202,15 +206,35 @@ impl Committer {
             if let Some((entry, body)) = self.store.read_rejected(number)
                 && let Some(reading) = record::decode(&body)
             {
-                out.push(RejectedRecord {
-                    entry,
-                    device: reading.content.device.to_owned(),
-                    path: reading.content.path.to_owned(),
-                    topic: reading.content.topic.to_owned(),
-                    payload_bytes: reading.content.payload.len(),
-                    received: reading.content.received,
-                });
+                out.push(listed(entry, &reading));
             }
+        }
+        out
+    }
+
+    /// Records behind `after`, whole, until their payloads have so many bytes; at least one, if there is one.
+    fn export(&self, after: u64, bytes: usize) -> Vec<RejectedWhole> {
+        let numbers: Vec<u64> =
+            self.store.rejected().map(|entry| entry.number).filter(|n| *n > after).collect();
+        let mut out = Vec::new();
+        let mut total = 0;
+        for number in numbers {
+            if total >= bytes {
+                break;
+            }
+            let Some((entry, body)) = self.store.read_rejected(number) else { continue };
+            let Some(reading) = record::decode(&body) else { continue };
+            let content = &reading.content;
+            total += content.payload.len() + content.topic.len();
+            out.push(RejectedWhole {
+                record: listed(entry, &reading),
+                method: content.method,
+                content_format: content.content_format,
+                retain: content.retain,
+                envelope: content.envelope,
+                expires_s: content.expires_s,
+                payload: content.payload.to_vec(),
+            });
         }
         out
     }
@@ -340,6 +364,19 @@ impl Committer {
                 _ => {}
             }
         }
+    }
+}
+
+fn listed(entry: RejectedEntry, reading: &record::Reading<'_>) -> RejectedRecord {
+    let content = &reading.content;
+    RejectedRecord {
+        entry,
+        device: content.device.to_owned(),
+        path: content.path.to_owned(),
+        topic: content.topic.to_owned(),
+        payload_bytes: content.payload.len(),
+        received: content.received,
+        original: reading.original,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The files a connection needs, read anew for each: CA, certificate, key, password.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +29,20 @@ pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, 
     let tls = settings.tls.as_ref().map(|tls| tls_config(tls, clock)).transpose()?;
     let password = settings.password_file.as_deref().map(password).transpose()?;
     Ok(Material { tls, password })
+}
+
+/// What is in all the files that `settings` name, as one number: another number means that something was changed. It blocks.
+pub fn fingerprint(settings: &Settings) -> u64 {
+    let identity = settings.tls.as_ref().and_then(|tls| tls.identity.as_ref());
+    let paths =
+        settings.password_file.iter().chain(settings.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()));
+    let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
+    let mut hasher = DefaultHasher::new();
+    for path in paths {
+        path.hash(&mut hasher);
+        read(path).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<ClientConfig>, String> {

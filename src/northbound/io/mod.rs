@@ -26,14 +26,14 @@ use tokio::time::{sleep_until, timeout};
 
 use super::outbox::Outbox;
 use super::publisher::Event as PublisherEvent;
+use super::reason_code;
 use super::settings::Settings;
 use super::uplink::{Closed, Event, Status, Uplink};
-use super::wire::reason_text;
 use crate::clock::{Moment, WallClock};
-use crate::message::Content;
+use crate::message::{Content, RecordId};
 use crate::telemetry::limited::{Limiter, Suppressed};
 use socket::Stream;
-use transport::{ConnectError, Transport};
+use transport::{ConnectError, Connected, Transport};
 
 /// Between two rounds while something moves: 5 ms.
 const TICK: Duration = Duration::from_millis(5);
@@ -43,6 +43,8 @@ const PLACES_A_MILLISECOND: u16 = 100;
 /// Read at a time, and in one round at most.
 const READ_BYTES: usize = 16 * 1024;
 const READS_A_ROUND: usize = 16;
+/// Recovered records that wait to be asked for; who does not ask misses the others.
+const RECOVERED_MAX: usize = 1024;
 /// What writing the last bytes, and closing, may take.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,8 @@ pub struct Handle {
     core: Rc<RefCell<Uplink>>,
     wake: Rc<Notify>,
     stopped: Rc<Notify>,
+    /// Rejected records that the broker has now.
+    recovered: Rc<RefCell<Vec<RecordId>>>,
 }
 
 impl Handle {
@@ -61,6 +65,7 @@ impl Handle {
             core: Rc::new(RefCell::new(uplink)),
             wake: Rc::new(Notify::new()),
             stopped: Rc::new(Notify::new()),
+            recovered: Rc::default(),
         }
     }
 
@@ -89,7 +94,12 @@ impl Handle {
 
     /// How the uplink stands.
     pub fn status(&self) -> Status {
-        self.core.borrow().status()
+        self.core.borrow().status(Instant::now())
+    }
+
+    /// Rejected records that the broker has taken since the last call, by the ids they had when they were rejected.
+    pub fn take_recovered(&self) -> Vec<RecordId> {
+        std::mem::take(&mut self.recovered.borrow_mut())
     }
 
     /// Publishes the gateway's status anew and waits for its acknowledgement: how long it took.
@@ -155,16 +165,24 @@ impl<M: Fn() -> Moment> Driver<M> {
     }
 
     async fn attempt<O: Outbox>(&self, outbox: &RefCell<O>) {
-        let settings = self.handle.core.borrow().settings().clone();
+        let (settings, avoid, until) = {
+            let core = self.handle.core.borrow();
+            (core.settings().clone(), core.avoid().to_vec(), core.poll_timeout())
+        };
         log::debug!(broker = settings.host.as_str(), port = settings.port; "connecting to the broker");
         let connected = tokio::select! {
-            connected = transport::connect(&settings, self.clock.clone()) => connected,
+            connected = transport::connect(&settings, self.clock.clone(), &avoid) => connected,
+            () = wait_until(until) => {
+                let moment = (self.moment)();
+                self.handle.core.borrow_mut().handle_timeout(&moment, &mut *outbox.borrow_mut());
+                return; // the core has given it up
+            }
             () = self.stopping() => Err(ConnectError { text: "stopping".to_owned(), unwelcome: false }),
         };
         let now = (self.moment)().now;
         match connected {
-            Ok((transport, password)) => {
-                self.handle.core.borrow_mut().handle_connected(now, password);
+            Ok(Connected { transport, password, dialed }) => {
+                self.handle.core.borrow_mut().handle_connected(now, password, dialed);
                 match transport {
                     Transport::Plain(stream) => self.serve(stream, outbox, &settings.host).await,
                     Transport::Tls(stream) => self.serve(*stream, outbox, &settings.host).await,
@@ -196,6 +214,9 @@ impl<M: Fn() -> Moment> Driver<M> {
             let mut progress = Progress::default();
             if stream.socket().is_watched() {
                 self.turn(outbox);
+                if core.borrow().is_over() {
+                    break; // nothing more comes, and nothing would wake us
+                }
                 let next = {
                     let core = core.borrow();
                     // More than one fill takes: on with it as soon as this one is written.
@@ -363,6 +384,12 @@ impl<M: Fn() -> Moment> Driver<M> {
         let mut limiter = self.limiter.borrow_mut();
         let now = (self.moment)().now;
         while let Some(event) = core.poll_event() {
+            if let Event::Publisher(PublisherEvent::Recovered { original }) = &event {
+                let mut recovered = self.handle.recovered.borrow_mut();
+                if recovered.len() < RECOVERED_MAX {
+                    recovered.push(*original);
+                }
+            }
             if limiter.permit(now, kind(&event)) {
                 let settings = core.settings();
                 log_event(&settings.host, settings.port, &event);
@@ -428,9 +455,16 @@ fn kind(event: &Event) -> &'static str {
     match event {
         Event::Connected { .. } => "connected",
         Event::Failed { .. } | Event::Lost { .. } => "disconnected",
-        Event::FellBack | Event::ClientIdElsewhere => "protocol",
-        Event::StatusRepaired | Event::SubscriptionRefused { .. } => "status",
+        Event::FellBack { .. }
+        | Event::WillLeftOut { .. }
+        | Event::Confirming { .. }
+        | Event::ClientIdElsewhere => "protocol",
+        Event::StatusRepaired | Event::SubscriptionRefused { .. } | Event::SubscriptionLeftOut => "status",
         Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
+        Event::Publisher(PublisherEvent::Suspected { .. }) => "suspected",
+        Event::Publisher(PublisherEvent::Recovered { .. }) => "recovered",
+        Event::Publisher(PublisherEvent::Unanswered { .. }) => "unanswered",
+        Event::Publisher(PublisherEvent::Throttled { .. } | PublisherEvent::RateLowered { .. }) => "rate",
         Event::Publisher(PublisherEvent::OwnRefused { .. } | PublisherEvent::OwnPaused { .. }) => {
             "own topics"
         }
@@ -455,15 +489,28 @@ fn log_event(broker: &str, port: u16, event: &Event) {
             let retry_s = retry_in.as_secs();
             log::warn!(broker, port, reason = what.as_str(), retry_s; "connection to the broker lost");
         }
-        Event::FellBack => {
-            log::warn!(broker; "the broker does not speak MQTT 5: going on with 3.1.1, which cannot say that it refuses a message");
+        Event::Confirming { accepted } => {
+            log::debug!(broker, protocol = accepted.version.as_str(), will = accepted.will;
+                "the broker takes this; before it is used, what it refused is tried once more");
+        }
+        Event::FellBack { why } => {
+            log::warn!(broker, reason = why.as_str();
+                "the broker does not take MQTT 5: going on with 3.1.1, which cannot say that it refuses a message; 5 is tried again at every reconnect");
+        }
+        Event::WillLeftOut { why } => {
+            log::warn!(broker, reason = why.as_str();
+                "the broker does not take the will on [topics] gateway-status: it is left out for an hour; allow it, or switch the topic off");
+        }
+        Event::SubscriptionLeftOut => {
+            log::warn!(broker;
+                "the broker closes the connection over the subscription to [topics] gateway-status: it is left out for an hour; allow it, or switch the topic off");
         }
         Event::ClientIdElsewhere => {
             log::error!(broker; "our client id is probably used by somebody else: trying only every few minutes; give each gateway its own upstream.client-id");
         }
         Event::StatusRepaired => log::debug!(broker; "our status topic showed us offline; set right"),
         Event::SubscriptionRefused { code } => {
-            log::info!(broker, reason = reason_text(*code); "the broker does not let us read our own status");
+            log::info!(broker, reason = reason_code::text(*code), code; "the broker does not let us read our own status");
         }
         Event::Publisher(event) => log_publisher(broker, event),
     }
@@ -471,31 +518,48 @@ fn log_event(broker: &str, port: u16, event: &Event) {
 
 fn log_publisher(broker: &str, event: &PublisherEvent) {
     match event {
-        PublisherEvent::Rejected { lane, id, code } => {
-            log::error!(broker, lane = lane.as_str(), record:% = id, reason = reason_text(*code), code;
-                "the broker will not take this record: it is kept aside; see `tombolo queue rejected list`");
+        PublisherEvent::Rejected { lane, id, cause } => {
+            log::error!(broker, lane = lane.as_str(), record:% = id, reason:% = cause;
+                "the broker does not take this record, and takes others: it is kept aside; see `tombolo queue rejected list`");
         }
-        PublisherEvent::LaneStopped { lane, code, wait } => {
+        PublisherEvent::Suspected { lane, id, cause } => {
+            log::warn!(broker, lane = lane.as_str(), record:% = id, reason:% = cause;
+                "the broker refuses this record, or is silent or closes over it: it is tried again while others flow");
+        }
+        PublisherEvent::Throttled { code, wait } => {
             let retry_s = wait.as_secs();
-            log::warn!(broker, lane = lane.as_str(), reason = reason_text(*code), code, retry_s;
-                "the broker refuses for now: the lane waits");
+            log::warn!(broker, reason = reason_code::text(*code), code, retry_s; "the broker has too much: all wait");
+        }
+        PublisherEvent::RateLowered { cause, limit } => {
+            log::warn!(broker, reason:% = cause, limit;
+                "the broker cannot follow: fewer publishes a second from now on; [upstream] max-publish-rate sets a bound");
+        }
+        PublisherEvent::Unanswered { record, waited, unanswered } => {
+            let waited_s = waited.as_secs();
+            match record {
+                Some((lane, id)) => {
+                    log::warn!(broker, lane = lane.as_str(), record:% = id, waited_s, unanswered;
+                    "the broker does not answer this publish: the connection is replaced and it is sent again")
+                }
+                None => log::warn!(broker, waited_s, unanswered;
+                    "the broker does not answer a publish of the gateway's own: the connection is replaced"),
+            }
+        }
+        PublisherEvent::Recovered { original } => {
+            log::info!(broker, record:% = original; "the broker has a record that it had refused before");
         }
         PublisherEvent::RejectedFull { lane, wait } => {
             let retry_s = wait.as_secs();
             log::error!(broker, lane = lane.as_str(), retry_s;
                 "the store of rejected records is full: the lane waits; see `tombolo queue rejected list`");
         }
-        PublisherEvent::SentAlone { lane } => {
-            log::warn!(broker, lane = lane.as_str();
-                "the broker closed the connection three times over the same record: it is sent alone");
-        }
         PublisherEvent::OwnRefused { topic, code } => {
-            log::warn!(broker, topic = topic.as_str(), reason = reason_text(*code), code;
-                "the broker refuses a topic of the gateway's own; allow it, or switch it off in [topics]");
+            log::warn!(broker, topic = topic.as_str(), reason = reason_code::text(*code), code;
+                "the broker refuses a topic of the gateway's own: it is tried ever more seldom; allow it, or switch it off in [topics]");
         }
         PublisherEvent::OwnPaused { class } => {
             log::warn!(broker, topics = class.key();
-                "the broker closes the connection over a topic of the gateway's own: it pauses for an hour; allow it, or switch it off in [topics]");
+                "the broker refuses a topic of the gateway's own, or closes the connection over it: it pauses for an hour; allow it, or switch it off in [topics]");
         }
         PublisherEvent::VolatilePaused => {
             log::warn!(broker;

@@ -1,7 +1,7 @@
 //! Step by step to the broker and back, for `tombolo check`: files, DNS, TCP, TLS, CONNACK, a publish and its echo.
 //!
-//! It connects as the daemon would, but under a client id of its own and without a will, so that it takes
-//! nobody's place. The steps stop at the first that fails.
+//! It connects as the daemon would, but without a will, and beside a running daemon under a client id of its own, so that it
+//! takes nobody's place. The steps stop at the first that fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +13,12 @@ use tokio_rustls::client::TlsStream;
 use super::socket::Socket;
 use super::transport;
 use crate::clock::{UnixTime, WallClock};
+use crate::northbound::address;
 use crate::northbound::certificate::Certificate;
+use crate::northbound::reason_code::{self, CodeClass};
 use crate::northbound::session::{Ended, Event, Limits, Opening, Session};
 use crate::northbound::settings::{Protocol, Settings};
-use crate::northbound::wire::{self, Publish, Version, reason_text};
+use crate::northbound::wire::{self, Publish, Version};
 
 /// What the echo may take.
 const ECHO_WITHIN: Duration = Duration::from_secs(10);
@@ -56,10 +58,11 @@ enum Stream {
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// Goes the steps. `scratch` is a topic of our own to publish on, such as `{prefix}/gateway/check`.
-pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, scratch: &str) -> Vec<Step> {
+/// Goes the steps. `scratch` is a topic of our own to publish on, such as `{prefix}/gateway/check`. `beside`: a daemon with the
+/// same settings runs. Without one its own client id is used, which some brokers bind permissions to.
+pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, scratch: &str, beside: bool) -> Vec<Step> {
     let mut steps = Vec::new();
-    let _ = walk(settings, clock, scratch, &mut steps).await; // a failed step is the last in the list
+    let _ = walk(settings, clock, scratch, beside, &mut steps).await; // a failed step is the last in the list
     steps
 }
 
@@ -69,6 +72,7 @@ async fn walk(
     settings: &Settings,
     clock: Arc<dyn WallClock>,
     scratch: &str,
+    beside: bool,
     steps: &mut Vec<Step>,
 ) -> Result<(), Failed> {
     let (host, port) = (settings.host.as_str(), settings.port);
@@ -90,38 +94,54 @@ async fn walk(
             let list: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
             ok(steps, "dns", format!("{host} is {}", list.join(", ")));
         }
-        let begun = Instant::now();
-        let stream = match transport::dial(host, port, &addresses).await {
-            Ok(stream) => stream,
-            Err(text) => {
-                return fail(steps, "tcp", text, "see the port in upstream.url, firewalls, and the broker");
+        let mut left = address::order(&addresses, &[]);
+        let stream = loop {
+            let begun = Instant::now();
+            let (stream, peer, others) = match transport::dial(host, port, &left).await {
+                Ok(dialed) => dialed,
+                Err(text) => {
+                    return fail(
+                        steps,
+                        "tcp",
+                        text,
+                        "see the port in upstream.url, firewalls, and the broker",
+                    );
+                }
+            };
+            if first {
+                ok(steps, "tcp", format!("{peer} answered in {} ms", begun.elapsed().as_millis()));
             }
-        };
-        if first {
-            let peer = stream.peer().map_or_else(|| host.to_owned(), |peer| peer.to_string());
-            ok(steps, "tcp", format!("{peer} answered in {} ms", begun.elapsed().as_millis()));
-        }
-        let stream = match material.tls {
-            None => {
+            let Some(config) = material.tls.clone() else {
                 if first {
                     let text = "none: everything crosses the network readable".to_owned();
                     warn(steps, "tls", text, "use mqtts://");
                 }
-                Stream::Plain(stream)
-            }
-            Some(config) => match transport::handshake(config, host, stream).await {
+                break Stream::Plain(stream);
+            };
+            match transport::handshake(config, host, stream).await {
                 Ok(stream) => {
                     if first {
                         describe_tls(steps, &stream, &*clock);
                     }
-                    Stream::Tls(Box::new(stream))
+                    break Stream::Tls(Box::new(stream));
                 }
-                Err(error) => return fail(steps, "tls", error.text, "the steps before this one are fine"),
-            },
+                Err(error) if others.is_empty() => {
+                    return fail(steps, "tls", error.text, "the steps before this one are fine");
+                }
+                Err(error) => {
+                    let text = format!("{peer}: {}", error.text);
+                    warn(steps, "tls", text, "the daemon goes on to the next address, as this check does");
+                    left = others;
+                }
+            }
         };
         let opening = Opening {
             version,
-            client_id: format!("{}-check", settings.client_id),
+            client_id: if beside {
+                format!("{}-check", settings.client_id)
+            } else {
+                settings.client_id.clone()
+            },
             keep_alive: settings.keep_alive,
             username: settings.username.clone(),
             password: material.password,
@@ -134,13 +154,20 @@ async fn walk(
         match spoken {
             Spoken::Fine => return Ok(()),
             Spoken::Failed => return Err(Failed),
-            Spoken::OtherVersion if version == Version::V5 && settings.protocol == Protocol::Auto => {
+            Spoken::OtherVersion | Spoken::Closed
+                if version == Version::V5 && settings.protocol == Protocol::Auto =>
+            {
                 version = Version::V3_1_1;
                 first = false;
             }
             Spoken::OtherVersion => {
                 let text = format!("the broker does not speak MQTT {}", version.as_str());
                 return fail(steps, "mqtt", text, "set upstream.protocol = \"auto\"");
+            }
+            Spoken::Closed => {
+                let text = "the broker closes the connection instead of answering CONNECT".to_owned();
+                let advice = "perhaps it does not like our client id, or a load balancer has no broker behind it; its log says why";
+                return fail(steps, "mqtt", text, advice);
             }
         }
     }
@@ -179,6 +206,8 @@ enum Spoken {
     Fine,
     Failed,
     OtherVersion,
+    /// The broker closed the connection instead of answering CONNECT.
+    Closed,
 }
 
 async fn speak<S>(
@@ -199,11 +228,16 @@ where
     });
     let limits = match accepted.await {
         Ok(Ok(limits)) => limits,
-        Ok(Err(Ended::Refused { code: 0x01 | 0x84, .. })) => return Spoken::OtherVersion,
-        Ok(Err(Ended::Refused { code, reason })) => {
-            let said = reason.map(|reason| format!(", \"{reason}\"")).unwrap_or_default();
-            let text =
-                format!("the broker refuses the connection: {} (0x{code:02X}{said})", connack_text(code));
+        Ok(Err(Ended::Refused(answer))) if reason_code::connack_class(answer.code) == CodeClass::Version => {
+            return Spoken::OtherVersion;
+        }
+        Ok(Err(Ended::Refused(answer))) => {
+            let code = answer.code;
+            let said = answer.reason.map(|reason| format!(", \"{reason}\"")).unwrap_or_default();
+            let text = format!(
+                "the broker refuses the connection: {} (0x{code:02X}{said})",
+                reason_code::connack_text(code)
+            );
             return failed(steps, "mqtt", text, connack_advice(code));
         }
         Ok(Err(ended)) => {
@@ -214,21 +248,10 @@ where
                 "is this an MQTT broker?",
             );
         }
-        Err(Silence::Closed(Some(error))) => {
-            let text = match transport::explain_tls(&error, host) {
-                Some(explained) => explained.text,
-                None => format!("the broker closed the connection after CONNECT ({error})"),
-            };
-            return failed(steps, "mqtt", text, "the broker's log says why");
-        }
-        Err(Silence::Closed(None)) => {
-            let text = "the broker closed the connection after CONNECT".to_owned();
-            return failed(
-                steps,
-                "mqtt",
-                text,
-                "perhaps it speaks only 3.1.1, or does not like our client id",
-            );
+        Err(Silence::Closed(error)) => {
+            let explained = error.and_then(|error| transport::explain_tls(&error, host));
+            let Some(explained) = explained else { return Spoken::Closed };
+            return failed(steps, "mqtt", explained.text, "the broker's log says why");
         }
         Err(Silence::Time) => {
             return failed(
@@ -304,9 +327,9 @@ async fn echo<S>(
         _ => None,
     });
     let readable = match subscribed.await {
-        Ok(Ok(code)) if code < 0x80 => true,
+        Ok(Ok(code)) if !reason_code::is_refusal(code) => true,
         Ok(Ok(code)) => {
-            let text = format!("{scratch} may not be subscribed to: {}", reason_text(code));
+            let text = format!("{scratch} may not be subscribed to: {}", reason_code::text(code));
             warn(steps, "publish", text, "the echo is left out; allow reading the gateway's own prefix");
             false
         }
@@ -340,7 +363,7 @@ async fn echo<S>(
         }
         if let Some(acknowledgement) = talk.session.take_acknowledgements(Vec::new()).first() {
             answered = Some(acknowledgement.code);
-            if acknowledgement.code >= 0x80 {
+            if reason_code::is_refusal(acknowledgement.code) {
                 break;
             }
         }
@@ -353,8 +376,8 @@ async fn echo<S>(
     }
     let ms = begun.elapsed().as_millis();
     match (answered, echoed) {
-        (Some(code), _) if code >= 0x80 => {
-            let text = format!("the broker refuses a publish on {scratch}: {}", reason_text(code));
+        (Some(code), _) if reason_code::is_refusal(code) => {
+            let text = format!("the broker refuses a publish on {scratch}: {}", reason_code::text(code));
             let _ = failed(steps, "publish", text, "allow the gateway's own prefix at the broker");
         }
         (Some(_), true) if readable => {
@@ -430,24 +453,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     }
 }
 
-fn connack_text(code: u8) -> &'static str {
-    match code {
-        0x02 => "client identifier not valid",
-        0x03 => "server unavailable",
-        0x04 => "bad user name or password",
-        0x05 => "not authorized",
-        other => reason_text(other),
-    }
-}
-
 fn connack_advice(code: u8) -> &'static str {
-    match code {
-        0x02 | 0x85 => "set upstream.client-id",
-        0x04 | 0x86 => "see upstream.username and password-file",
-        0x05 | 0x87 => {
-            "see username, password-file, certificate-file and client-id; the check's client id ends in -check"
-        }
-        _ => "the broker's log says why",
+    if reason_code::is_bad_client_id(code) {
+        "set upstream.client-id"
+    } else if reason_code::is_bad_password(code) {
+        "see upstream.username and password-file"
+    } else if reason_code::is_not_authorized(code) {
+        "see username, password-file, certificate-file and client-id; beside a running daemon the check's client id ends in -check"
+    } else {
+        "the broker's log says why"
     }
 }
 

@@ -1,29 +1,30 @@
-//! From a host name to a byte stream: DNS anew each time, all addresses tried, TLS where asked for. Every step has its time.
+//! From a host name to a byte stream: DNS anew each time, TLS where asked for. Every step has its time.
+//!
+//! Addresses race as [`address`](crate::northbound::address) says; one that fails at TLS is left for the next.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::files::{self, Material};
 use super::socket::Socket;
 use crate::clock::WallClock;
+use crate::northbound::address::{self, Race};
 use crate::northbound::settings::Settings;
 use crate::northbound::tls::{self, Explained};
+use crate::northbound::uplink::Dialed;
 
 /// What looking the name up may take.
 pub const DNS_WITHIN: Duration = Duration::from_secs(15);
-/// What one address may take to answer.
-pub const TCP_WITHIN: Duration = Duration::from_secs(10);
 /// What the TLS handshake may take.
 pub const TLS_WITHIN: Duration = Duration::from_secs(20);
-/// Most addresses tried in one attempt.
-const ADDRESSES_MAX: usize = 6;
 
 /// A stream to the broker.
 pub enum Transport {
@@ -48,22 +49,80 @@ impl From<String> for ConnectError {
     }
 }
 
-/// Makes a stream, and reads the password that goes with it.
+/// A transport made, and the password that goes with it.
+pub struct Connected {
+    /// The stream.
+    pub transport: Transport,
+    /// The MQTT password.
+    pub password: Option<Vec<u8>>,
+    /// Where it leads.
+    pub dialed: Dialed,
+}
+
+/// Makes a stream, and reads the password that goes with it. Addresses in `avoid` come last.
 ///
 /// # Errors
-/// [`ConnectError`] of the first step that fails.
+/// [`ConnectError`] of the first step that fails; of addresses, of all of them.
 pub async fn connect(
     settings: &Settings,
     clock: Arc<dyn WallClock>,
-) -> Result<(Transport, Option<Vec<u8>>), ConnectError> {
+    avoid: &[SocketAddr],
+) -> Result<Connected, ConnectError> {
     let Material { tls, password } = load(settings, clock).await?;
     let addresses = resolve(&settings.host, settings.port).await?;
-    let stream = dial(&settings.host, settings.port, &addresses).await?;
-    let transport = match tls {
-        None => Transport::Plain(stream),
-        Some(config) => Transport::Tls(Box::new(handshake(config, &settings.host, stream).await?)),
-    };
-    Ok((transport, password))
+    let (transport, dialed) = reach(tls, &settings.host, settings.port, &addresses, avoid).await?;
+    Ok(Connected { transport, password, dialed })
+}
+
+/// Makes a stream to one of these addresses, whichever answers first and, with TLS, is believed. Those in `avoid` come last.
+///
+/// # Errors
+/// [`ConnectError`] with what all of them said.
+pub async fn reach(
+    tls: Option<Arc<ClientConfig>>,
+    host: &str,
+    port: u16,
+    addresses: &[SocketAddr],
+    avoid: &[SocketAddr],
+) -> Result<(Transport, Dialed), ConnectError> {
+    let mut left = address::order(addresses, avoid);
+    let mut failed: Vec<ConnectError> = Vec::new();
+    while !left.is_empty() {
+        let (stream, peer, others) = match dial(host, port, &left).await {
+            Ok(dialed) => dialed,
+            Err(text) => {
+                failed.push(text.into());
+                break;
+            }
+        };
+        let transport = match &tls {
+            None => Transport::Plain(stream),
+            Some(config) => match handshake(config.clone(), host, stream).await {
+                Ok(stream) => Transport::Tls(Box::new(stream)),
+                Err(error) => {
+                    failed.push(error);
+                    left = others;
+                    continue;
+                }
+            },
+        };
+        // What failed in this attempt was tried as well, and is not among the others.
+        let untried = others.iter().filter(|other| !avoid.contains(other)).count();
+        return Ok((transport, Dialed { peer: Some(peer), untried }));
+    }
+    Err(all(failed))
+}
+
+/// What all addresses said, each text once.
+fn all(failed: Vec<ConnectError>) -> ConnectError {
+    let unwelcome = failed.iter().any(|error| error.unwelcome);
+    let mut texts: Vec<String> = Vec::new();
+    for ConnectError { text, .. } in failed {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    ConnectError { text: texts.join("; "), unwelcome }
 }
 
 /// Reads the files, off this thread.
@@ -87,7 +146,7 @@ pub async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
     match timeout(DNS_WITHIN, tokio::net::lookup_host((bare, port))).await {
         Ok(Ok(addresses)) => {
-            let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();
+            let addresses: Vec<_> = addresses.collect();
             if addresses.is_empty() { Err(format!("the name {host} has no address")) } else { Ok(addresses) }
         }
         Ok(Err(error)) => Err(format!("the name {host} cannot be looked up: {error}")),
@@ -95,24 +154,45 @@ pub async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-/// Connects to the first address that answers.
+/// Connects to the address that answers first, among these in this order: the stream, its other end, and the addresses that
+/// did not fail.
 ///
 /// # Errors
 /// Says what each address said.
-pub async fn dial(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<Socket, String> {
+pub async fn dial(
+    host: &str,
+    port: u16,
+    addresses: &[SocketAddr],
+) -> Result<(Socket, SocketAddr, Vec<SocketAddr>), String> {
+    let mut race = Race::new(addresses.iter().copied());
+    let mut attempts = JoinSet::new();
     let mut said = Vec::new();
-    for address in addresses {
-        match timeout(TCP_WITHIN, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Small packets go out at once; we gather them ourselves.
-                let _ = stream.set_nodelay(true);
-                return Ok(Socket::new(stream));
-            }
-            Ok(Err(error)) => said.push(format!("{address}: {error}")),
-            Err(_) => said.push(format!("{address}: no answer within {} s", TCP_WITHIN.as_secs())),
+    loop {
+        let now = Instant::now();
+        while let Some(address) = race.poll_overdue(now) {
+            said.push(format!("{address}: no answer within {} s", address::WITHIN.as_secs()));
+        }
+        while let Some(address) = race.poll_begin(now) {
+            attempts.spawn(async move { (address, TcpStream::connect(address).await) });
+        }
+        let Some(next) = race.poll_timeout() else {
+            return Err(format!("no connection to {host} port {port} ({})", said.join("; ")));
+        };
+        tokio::select! {
+            () = sleep_until(next.into()) => {}
+            Some(Ok((address, result))) = attempts.join_next() => match result {
+                Ok(stream) => {
+                    // Small packets go out at once; we gather them ourselves.
+                    let _ = stream.set_nodelay(true);
+                    return Ok((Socket::new(stream), address, race.others(address)));
+                }
+                Err(error) => {
+                    said.push(format!("{address}: {error}"));
+                    race.handle_failed(address);
+                }
+            },
         }
     }
-    Err(format!("no connection to {host} port {port} ({})", said.join("; ")))
 }
 
 /// Speaks TLS over the stream.

@@ -9,8 +9,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::PeerId;
 use super::reliability::{EXCHANGE_LIFETIME, MAX_TRANSMIT_WAIT};
+use super::{Holder, PeerId};
 
 /// Largest block size exponent: 1,024 bytes (§2.2).
 pub const SIZE_EXPONENT_MAX: u8 = 6;
@@ -103,6 +103,7 @@ pub(super) enum Progress {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<'a> {
     pub(super) peer: PeerId,
+    pub(super) holder: Holder,
     /// A mark of the path.
     pub(super) place: u64,
     /// A mark of the method and all options that must agree between blocks.
@@ -115,6 +116,8 @@ pub(super) struct Piece<'a> {
 #[derive(Debug)]
 struct Transfer {
     tag: u64,
+    /// The number of its holder.
+    holder: u64,
     body: Vec<u8>,
     moved: Instant,
 }
@@ -137,7 +140,7 @@ impl Assemblies {
 
     /// Takes in one block.
     pub(super) fn accept(&mut self, now: Instant, piece: Piece<'_>) -> Progress {
-        let Piece { peer, place, tag, block, size1, payload } = piece;
+        let Piece { peer, holder, place, tag, block, size1, payload } = piece;
         let at = (peer, place);
         if block.number == 0 {
             self.remove(at);
@@ -151,7 +154,7 @@ impl Assemblies {
             self.remove(at);
             return Progress::TooLarge;
         }
-        if block.number == 0 && !self.begin(now, at, tag) {
+        if block.number == 0 && !self.begin(now, at, holder, tag) {
             return Progress::NoRoom;
         }
         let Some(transfer) = self.transfers.get_mut(&at) else { return Progress::Incomplete };
@@ -171,11 +174,27 @@ impl Assemblies {
         if !block.more {
             return self.remove(at).map_or(Progress::Incomplete, |transfer| Progress::Whole(transfer.body));
         }
-        if self.bytes > self.bytes_max && !self.make_room(now, at) {
-            self.remove(at);
-            return Progress::NoRoom;
+        let is_over = |assemblies: &Assemblies| {
+            assemblies.bytes > assemblies.bytes_max || assemblies.is_over_share(holder)
+        };
+        if is_over(self) {
+            self.forget_stalled(now);
+            if is_over(self) || !self.transfers.contains_key(&at) {
+                self.remove(at);
+                return Progress::NoRoom;
+            }
         }
         Progress::Continue
+    }
+
+    /// Whether the bodies of one holder have more bytes than its share.
+    fn is_over_share(&self, holder: Holder) -> bool {
+        let share = holder.share(TRANSFERS_PER_PEER * self.body_max, self.bytes_max);
+        // Summed up only if all bodies together have that many, which is rare.
+        self.bytes > share && {
+            let of_holder = self.transfers.values().filter(|transfer| transfer.holder == holder.number);
+            of_holder.map(|transfer| transfer.body.capacity()).sum::<usize>() > share
+        }
     }
 
     /// Forgets the bodies of a peer.
@@ -198,23 +217,27 @@ impl Assemblies {
         }
     }
 
-    fn begin(&mut self, now: Instant, at: (PeerId, u64), tag: u64) -> bool {
-        let of_peer = self.transfers.keys().filter(|other| other.0 == at.0).count();
-        if of_peer >= TRANSFERS_PER_PEER || self.transfers.len() >= TRANSFERS_MAX {
+    fn begin(&mut self, now: Instant, at: (PeerId, u64), holder: Holder, tag: u64) -> bool {
+        if !self.has_place(at.0, holder) {
             self.forget_stalled(now);
-            let of_peer = self.transfers.keys().filter(|other| other.0 == at.0).count();
-            if of_peer >= TRANSFERS_PER_PEER || self.transfers.len() >= TRANSFERS_MAX {
+            if !self.has_place(at.0, holder) {
                 return false;
             }
         }
         self.oldest.get_or_insert(now);
-        self.transfers.insert(at, Transfer { tag, body: Vec::new(), moved: now });
+        self.transfers.insert(at, Transfer { tag, holder: holder.number, body: Vec::new(), moved: now });
         true
     }
 
-    fn make_room(&mut self, now: Instant, at: (PeerId, u64)) -> bool {
-        self.forget_stalled(now);
-        self.bytes <= self.bytes_max && self.transfers.contains_key(&at)
+    /// Whether one more is allowed for that peer, for its holder, and in all.
+    fn has_place(&self, peer: PeerId, holder: Holder) -> bool {
+        let of_peer = self.transfers.keys().filter(|at| at.0 == peer).count();
+        let of_holder = self.transfers.values().filter(|transfer| transfer.holder == holder.number).count();
+        // A device with up to four sessions has as many as one peer; a key shared by many devices, one for each.
+        let most = Holder { max_sessions: holder.max_sessions.div_ceil(TRANSFERS_PER_PEER as u32), ..holder };
+        of_peer < TRANSFERS_PER_PEER
+            && of_holder < most.share(TRANSFERS_PER_PEER, TRANSFERS_MAX)
+            && self.transfers.len() < TRANSFERS_MAX
     }
 
     /// Their senders have given up by now.
@@ -257,7 +280,8 @@ mod tests {
 
     fn piece(peer: u64, number: u32, more: bool, payload: &[u8]) -> Piece<'_> {
         let block = Block { number, more, size_exponent: 0 };
-        Piece { peer: PeerId(peer), place: 1, tag: 1, block, size1: None, payload }
+        let holder = Holder { number: peer, max_sessions: 1 };
+        Piece { peer: PeerId(peer), holder, place: 1, tag: 1, block, size1: None, payload }
     }
 
     #[test]
@@ -346,6 +370,44 @@ mod tests {
         assert_eq!(begin(3), Progress::Continue);
         assemblies.forget(PeerId(1));
         assert_eq!((assemblies.bytes, assemblies.deadline()), (0, None));
+    }
+
+    #[test]
+    fn one_device_has_four_bodies_at_most_however_many_sessions_it_has() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(4 << 20, BODY_MAX);
+        let of = |peer, number, max_sessions| Piece {
+            holder: Holder { number, max_sessions },
+            ..piece(peer, 0, true, &[1; 16])
+        };
+        let mut begun = |peers: std::ops::Range<u64>, number, max_sessions| {
+            peers
+                .filter(|peer| assemblies.accept(now, of(*peer, number, max_sessions)) == Progress::Continue)
+                .count()
+        };
+        assert_eq!(begun(0..64, 1, 4), 4);
+        assert_eq!(begun(100..164, 2, 64), 32, "a key of many devices: an eighth of all");
+        assert_eq!(begun(200..240, 3, 20), 20, "a key of some devices");
+        assert_eq!(begun(300..400, 4, 1), 4);
+    }
+
+    #[test]
+    fn the_bodies_of_one_device_take_a_share_of_the_memory_at_most() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(32 << 10, 2 << 10);
+        let large = [7; 1_024];
+        let mut held = [0, 0];
+        for round in 0..2 {
+            for peer in 0..40u64 {
+                let block = Block { number: round, more: true, size_exponent: 6 };
+                let number = u64::from(peer >= 30);
+                let holder = Holder { number, max_sessions: 100 };
+                let next = Piece { block, holder, ..piece(peer, 0, true, &large) };
+                held[number as usize] += usize::from(assemblies.accept(now, next) == Progress::Continue);
+            }
+        }
+        assert!(held[0] <= 8 + 8 && held[1] >= 8, "{held:?}");
+        assert!(assemblies.bytes <= 32 << 10);
     }
 
     #[test]

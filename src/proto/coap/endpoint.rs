@@ -7,7 +7,7 @@
 //! | a duplicate | the stored answer, the empty ACK again, or nothing (§4.5) |
 //! | unknown critical option | CON: 4.02 and which; NON: Reset (§5.4.1) |
 //! | a proxy option / unknown method / `..` in the path | 5.05 / 4.05 / 4.00 |
-//! | more unanswered requests than a peer may have | 4.29 + Max-Age 1 |
+//! | more unanswered requests than a peer, or its holder, may have | 4.29 + Max-Age 1 |
 //! | more than all may have | 5.03 + Max-Age 1 |
 //! | a block of a body | 2.31, 4.08, 4.13 + Size1, 5.03 + Max-Age (RFC 7959) |
 //! | any other request | handed up, once |
@@ -46,7 +46,7 @@ pub struct Settings {
     /// Bytes for all peers and what is remembered of them, room to grow not counted; default 8 MiB.
     pub memory: usize,
     /// Unanswered requests one peer may have, answers it has not acknowledged among them; `1..=32`,
-    /// default 24. More are 4.29.
+    /// default 24. More are 4.29. A holder may have that many times its `max_sessions`, and an eighth of all at most.
     pub pending_per_peer: u16,
     /// Unanswered requests and unacknowledged answers in all; default 16,384. More are 5.03.
     pub pending: usize,

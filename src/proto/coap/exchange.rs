@@ -13,6 +13,7 @@ use super::message::{MessageId, Token};
 use super::option::NoResponse;
 use super::request::Method;
 use super::slots::{Key, Slots};
+use super::tally::Tally;
 
 /// Identifies a request that awaits its response: 16 bytes, `Copy`, and as good a number as a `u128`.
 ///
@@ -64,6 +65,8 @@ impl fmt::Debug for Exchange {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) peer: PeerId,
+    /// The number of its holder.
+    pub(super) holder: u64,
     pub(super) message_id: MessageId,
     pub(super) token: Token,
     pub(super) method: Method,
@@ -94,6 +97,7 @@ struct Links {
 #[derive(Debug, Default)]
 pub(super) struct Exchanges {
     slots: Slots<Waiting>,
+    held: Tally,
     first: Option<Key>,
     last: Option<Key>,
 }
@@ -103,10 +107,16 @@ impl Exchanges {
         self.slots.len()
     }
 
+    /// How many belong to this holder.
+    pub(super) fn held(&self, holder: u64) -> usize {
+        self.held.count(holder)
+    }
+
     /// Takes in a request; `acknowledge_at` is not before that of any other.
     pub(super) fn open(&mut self, pending: Pending, acknowledge_at: Option<Instant>) -> Key {
         let before = self.last;
         let links = acknowledge_at.map(|deadline| Links { deadline, before, after: None });
+        self.held.add(pending.holder);
         let key = self.slots.insert(Waiting { pending, acknowledge: links });
         if acknowledge_at.is_some() {
             match before.and_then(|before| self.links(before)) {
@@ -121,7 +131,9 @@ impl Exchanges {
     /// Takes a request out, if it is still there.
     pub(super) fn close(&mut self, key: Key) -> Option<Pending> {
         self.unlink(key);
-        self.slots.remove(key).map(|waiting| waiting.pending)
+        let pending = self.slots.remove(key)?.pending;
+        self.held.subtract(pending.holder);
+        Some(pending)
     }
 
     /// The key of the request at that index, if there is one of that peer.
@@ -181,6 +193,7 @@ mod tests {
     fn pending(id: u16) -> Pending {
         Pending {
             peer: PeerId(1),
+            holder: 7,
             message_id: MessageId(id),
             token: Token::default(),
             method: Method::Post,
@@ -216,7 +229,7 @@ mod tests {
         assert_eq!(exchanges.deadline(), Some(at(200)));
         assert!(exchanges.close(key).is_some() && exchanges.close(quiet).is_some());
         assert!(exchanges.close(keys[1]).is_some_and(|p| p.acknowledged));
-        assert_eq!(exchanges.len(), 2);
+        assert_eq!((exchanges.len(), exchanges.held(7), exchanges.held(8)), (2, 2, 0));
     }
 
     #[test]

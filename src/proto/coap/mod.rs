@@ -21,6 +21,7 @@
 //! | `exchange` | requests handed up and not answered yet |
 //! | `reliability` | our own confirmable messages, Message IDs, back-off |
 //! | `peer` | all peers, bounded in memory, idle ones costing nothing |
+//! | `tally` | how many exchanges and messages each holder has over all its peers |
 //! | [`endpoint`] | the public face that ties them together |
 //!
 //! Invariants: a request is handed up at most once while it is remembered; everything a peer can make
@@ -40,11 +41,14 @@ mod peer;
 mod reliability;
 pub mod request;
 mod slots;
+mod tally;
 
 pub use endpoint::{Counters, Endpoint, Event, Settings};
 pub use exchange::Exchange;
 pub use message::{Code, Message, MessageId, Token, Type};
 pub use request::{Method, Request, Response};
+
+use super::Holder;
 
 /// The shell's number of a peer: a DTLS session, or a plain UDP address.
 ///

@@ -13,6 +13,7 @@ use super::PeerId;
 use super::deduplication::fold;
 use super::message::MessageId;
 use super::slots::{Key, Slots};
+use super::tally::Tally;
 
 /// Least wait for the first acknowledgement; the most is 1.5 times this (ACK_RANDOM_FACTOR).
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -129,6 +130,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Transmissions {
     slots: Slots<Transmission>,
+    held: Tally,
     timers: BinaryHeap<Reverse<(Instant, Key)>>,
     chance: Chance,
     /// Emptied buffers, to be filled again.
@@ -138,6 +140,8 @@ pub(super) struct Transmissions {
 #[derive(Debug)]
 pub(super) struct Transmission {
     pub(super) peer: PeerId,
+    /// The number of its holder.
+    holder: u64,
     pub(super) message_id: MessageId,
     pub(super) datagram: Vec<u8>,
     /// When the present attempt times out; `None` while waiting behind another.
@@ -158,7 +162,8 @@ pub(super) enum Due {
 
 impl Transmissions {
     pub(super) fn new(chance: Chance) -> Transmissions {
-        Transmissions { slots: Slots::default(), timers: BinaryHeap::new(), chance, spare: Vec::new() }
+        let (slots, held) = (Slots::default(), Tally::default());
+        Transmissions { slots, held, timers: BinaryHeap::new(), chance, spare: Vec::new() }
     }
 
     /// Puts a message behind the others of its peer. Returns whether it is the first and to be sent now.
@@ -166,15 +171,17 @@ impl Transmissions {
         &mut self,
         now: Instant,
         queue: &mut Queue,
-        peer: PeerId,
+        (peer, holder): (PeerId, u64),
         message_id: MessageId,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Option<Key> {
         let mut datagram = self.spare.pop().unwrap_or_default();
         write(&mut datagram);
         let timeout = self.chance.spread(ACK_TIMEOUT);
+        self.held.add(holder);
         let key = self.slots.insert(Transmission {
             peer,
+            holder,
             message_id,
             datagram,
             deadline: None,
@@ -224,6 +231,11 @@ impl Transmissions {
         self.slots.len()
     }
 
+    /// How many are for peers of this holder.
+    pub(super) fn held(&self, holder: u64) -> usize {
+        self.held.count(holder)
+    }
+
     pub(super) fn get(&self, key: Key) -> Option<&Transmission> {
         self.slots.get(key)
     }
@@ -262,6 +274,7 @@ impl Transmissions {
 
     fn remove(&mut self, key: Key) -> Option<Transmission> {
         let mut done = self.slots.remove(key)?;
+        self.held.subtract(done.holder);
         if self.spare.len() < 64 {
             let mut buffer = std::mem::take(&mut done.datagram);
             buffer.clear();
@@ -324,7 +337,7 @@ mod tests {
         for seed in 0..100 {
             let start = Instant::now();
             let (mut sent, mut queue) = (Transmissions::new(Chance::new(seed)), Queue::default());
-            let key = sent.enqueue(start, &mut queue, PeerId(1), MessageId(1), |_| {}).unwrap();
+            let key = sent.enqueue(start, &mut queue, (PeerId(1), 1), MessageId(1), |_| {}).unwrap();
             let mut waits = Vec::new();
             let mut now = start;
             loop {
@@ -347,14 +360,15 @@ mod tests {
     fn one_message_is_outstanding_and_the_others_wait_in_order() {
         let now = Instant::now();
         let (mut sent, mut queue) = (Transmissions::new(Chance::new(1)), Queue::default());
-        let mut add =
-            |sent: &mut Transmissions, id| sent.enqueue(now, &mut queue, PeerId(1), MessageId(id), |_| {});
+        let mut add = |sent: &mut Transmissions, id| {
+            sent.enqueue(now, &mut queue, (PeerId(1), 1), MessageId(id), |_| {})
+        };
         let first = add(&mut sent, 1).unwrap();
         assert_eq!((add(&mut sent, 2), add(&mut sent, 3)), (None, None));
         assert_eq!(queue.first, Some(first));
         let second = sent.finish_first(now, &mut queue).unwrap();
         assert_eq!(sent.get(second).unwrap().message_id, MessageId(2));
         assert_eq!(sent.clear(&mut queue), 2);
-        assert_eq!((sent.deadline(), sent.slots.len()), (None, 0));
+        assert_eq!((sent.deadline(), sent.slots.len(), sent.held(1)), (None, 0, 0));
     }
 }

@@ -13,6 +13,8 @@ type Key = Zeroizing<Box<[u8]>>;
 #[derive(Clone, Default)]
 pub struct Keyring {
     keys: Arc<HashMap<Box<[u8]>, Key>>,
+    /// The lengths of all keys.
+    lengths: Arc<[u16]>,
 }
 
 impl Keyring {
@@ -24,7 +26,18 @@ impl Keyring {
         K: Into<Box<[u8]>>,
     {
         let keys = pairs.into_iter().map(|(identity, key)| (identity.into(), Zeroizing::new(key.into())));
-        Keyring { keys: Arc::new(keys.collect()) }
+        let keys: HashMap<Box<[u8]>, Key> = keys.collect();
+        let mut lengths: Vec<u16> =
+            keys.values().map(|key| u16::try_from(key.len()).unwrap_or(u16::MAX)).collect();
+        lengths.sort_unstable();
+        Keyring { keys: Arc::new(keys), lengths: lengths.into() }
+    }
+
+    /// The length in bytes of one of the keys, chosen by `drawn`, a random number: the length for the decoy key of an unknown
+    /// identity. The time to compute with a key depends on its length.
+    pub fn length_of_any(&self, drawn: u64) -> usize {
+        let at = ((u128::from(drawn) * self.lengths.len() as u128) >> 64) as usize;
+        self.lengths.get(at).copied().map_or(16, usize::from)
     }
 
     /// The key of an identity.
@@ -69,5 +82,22 @@ mod tests {
         assert!(!one.agrees(&two, b"b"));
         assert!(!one.agrees(&two, b"c"));
         assert_eq!(format!("{one:?}"), "Keyring(2 identities)");
+    }
+
+    #[test]
+    fn the_lengths_of_keys_that_are_not_there_are_as_those_that_are() {
+        let keyring = Keyring::new((0..100u8).map(|n| ([n], vec![n; if n < 75 { 16 } else { 40 }])));
+        let drawn = (0..1_000u64).map(|n| n * (u64::MAX / 1_000));
+        let (mut short, mut long) = (0, 0);
+        for length in drawn.map(|drawn| keyring.length_of_any(drawn)) {
+            match length {
+                16 => short += 1,
+                40 => long += 1,
+                other => panic!("{other}"),
+            }
+        }
+        assert!((740..=760).contains(&short) && short + long == 1_000, "{short}");
+        assert_eq!(keyring.length_of_any(u64::MAX), 40);
+        assert_eq!(Keyring::default().length_of_any(7), 16);
     }
 }

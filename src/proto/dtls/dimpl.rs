@@ -61,6 +61,8 @@ pub struct DimplEngine {
     /// When each handshake wants [`DimplEngine::tick`].
     deadlines: BTreeSet<(Instant, SessionId)>,
     scratch: Box<[u8]>,
+    /// Whether the current datagram was already answered with a HelloVerifyRequest.
+    is_answered: bool,
     counters: Counters,
 }
 
@@ -104,6 +106,7 @@ impl DimplEngine {
             registry: Registry::new(limits),
             deadlines: BTreeSet::new(),
             scratch: vec![0; SCRATCH].into(),
+            is_answered: false,
             counters: Counters::default(),
         })
     }
@@ -126,6 +129,7 @@ impl DimplEngine {
 impl Engine for DimplEngine {
     fn handle_datagram(&mut self, now: Instant, route: Route, datagram: &mut [u8], sink: &mut dyn Sink) {
         self.counters.datagrams += 1;
+        self.is_answered = false;
         for record in record::records(datagram) {
             match record {
                 Some(record) => self.handle_record(now, &route, record, sink),

@@ -15,7 +15,7 @@ use super::Keyring;
 use super::failure::{FAILURE_KINDS, FailureKind, HandshakeFailure};
 use super::server::export::{ImportError, Origin, Purpose, StoreKey};
 use super::server::{CertificateIdentity, Certificates, Clock};
-use crate::proto::Route;
+use crate::proto::{Holder, Route};
 
 /// Names one session for as long as the process runs; never used twice. The top bit is always clear,
 /// so that a shell can number other peers (plain UDP addresses) above it.
@@ -51,8 +51,13 @@ impl fmt::Debug for PeerIdentity {
 /// How much an engine may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most sessions; default 10,000. The longest idle is closed when one more is established.
+    /// Most sessions; default 10,000. One more replaces the longest idle of the same [`Holder`], else the longest idle of
+    /// all if that was idle for [`Limits::active`]; otherwise it is refused.
     pub sessions: usize,
+    /// A session that had an authentic record within this time is not replaced by one of another holder; default 1 h.
+    pub active: Duration,
+    /// Handshakes a [`Holder`] may complete in a minute; default 120. The burst is the same, or twice its `max_sessions` if that is more.
+    pub completed_per_minute: u32,
     /// Most handshakes under way; default 1,024. The oldest goes first. They are counted from the
     /// moment the peer has shown that it receives at its address.
     pub half_open: usize,
@@ -64,10 +69,17 @@ pub struct Limits {
     pub handshakes_burst: u32,
     /// How many more it may begin each second; default 32.
     pub handshakes_per_second: u32,
-    /// How many hellos are looked at each second, whoever sent them, besides those from where a session or a
-    /// handshake is; default 5,000, which may also come at once. What is beyond is dropped unread, so that a
-    /// flood leaves time for the sessions.
+    /// Burst of public-key operations for one source, each about the cost of a P-256 signature; default 1,024.
+    /// Those of completed handshakes do not count. Beyond it a ClientHello is dropped, and the client's retransmission tries
+    /// again; see [`throttle`](super::throttle).
+    pub work_burst: u32,
+    /// How many of these are added each second; default 64.
+    pub work_per_second: u32,
+    /// How many hellos without a valid cookie are answered each second, in all; default 20,000, which is also the burst.
+    /// Others are dropped, so that a flood leaves time for the sessions. Hellos with a valid cookie do not count.
     pub hellos_per_second: u32,
+    /// The same for one source (IPv4 address or IPv6 /64); default 4,000.
+    pub hellos_per_source: u32,
     /// A session without an authentic record for so long is closed; default 24 h, which devices that
     /// report once a day survive by a little.
     pub idle: Duration,
@@ -78,11 +90,16 @@ impl Limits {
     pub fn new(sessions: usize, half_open: usize, idle: Duration) -> Limits {
         Limits {
             sessions,
+            active: Duration::from_secs(60 * 60),
+            completed_per_minute: 120,
             half_open,
             half_open_per_source: half_open.div_ceil(2),
             handshakes_burst: 512,
             handshakes_per_second: 32,
-            hellos_per_second: 5_000,
+            work_burst: 1_024,
+            work_per_second: 64,
+            hellos_per_second: 20_000,
+            hellos_per_source: 4_000,
             idle,
         }
     }
@@ -105,11 +122,18 @@ pub struct Policy {
     pub require_extended_master_secret: bool,
     /// Whether clients that offer it get a connection id (RFC 9146); default true. Sessions keep theirs.
     pub connection_id: bool,
+    /// A session is closed this long after its handshake; default never. Applies to existing sessions, too.
+    pub max_session_lifetime: Option<Duration>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { mtu: 1_200, require_extended_master_secret: false, connection_id: true }
+        Policy {
+            mtu: 1_200,
+            require_extended_master_secret: false,
+            connection_id: true,
+            max_session_lifetime: None,
+        }
     }
 }
 
@@ -126,8 +150,16 @@ pub enum CloseCause {
     Idle,
     /// Room was needed and this was the longest idle.
     Evicted,
-    /// Its key was removed or changed, or its certificate revoked.
+    /// Its device opened one more than it may have, and this was the longest idle.
+    Displaced,
+    /// Its key was removed or changed, a certificate of its path was revoked, or its CA was removed.
     CredentialChanged,
+    /// A certificate of its path has expired.
+    Expired,
+    /// It reached [`Policy::max_session_lifetime`], or its record numbers are used up.
+    TooOld,
+    /// A session of an earlier process that could not be resumed; its device was sent a fatal alert.
+    Farewell,
     /// So many records did not open that one might soon be forged.
     Forgery,
     /// The caller asked.
@@ -145,7 +177,11 @@ impl CloseCause {
             CloseCause::Replaced => "replaced by a new handshake",
             CloseCause::Idle => "idle",
             CloseCause::Evicted => "evicted",
+            CloseCause::Displaced => "displaced by another of its device",
             CloseCause::CredentialChanged => "key removed or changed",
+            CloseCause::Expired => "certificate expired",
+            CloseCause::TooOld => "max-session-lifetime",
+            CloseCause::Farewell => "not taken over, device told so",
             CloseCause::Forgery => "too many forged records",
             CloseCause::Requested => "closed",
             CloseCause::Fault => "fault",
@@ -215,16 +251,27 @@ pub struct Counters {
     /// ClientHellos with a valid cookie not answered because of [`Limits::half_open_per_source`],
     /// [`Limits::handshakes_burst`], or another from the same address a moment ago.
     pub hellos_over_limit: u64,
-    /// ClientHellos dropped unread because of [`Limits::hellos_per_second`].
+    /// ClientHellos without a good cookie dropped because of [`Limits::hellos_per_second`] or
+    /// [`Limits::hellos_per_source`].
     pub hellos_shed: u64,
+    /// ClientHellos dropped because of [`Limits::work_burst`].
+    pub work_over_limit: u64,
     /// Failed handshakes by [`FailureKind`]; index with `kind as usize`.
     pub handshakes_failed: [u64; FAILURE_KINDS],
     /// Sessions closed because of [`Limits::sessions`].
     pub sessions_evicted: u64,
     /// Sessions closed because of [`Limits::idle`].
     pub sessions_idle: u64,
+    /// Sessions closed because their device opened more than its `max_sessions`.
+    pub sessions_displaced: u64,
     /// Sessions closed because their key was removed or changed.
     pub sessions_revoked: u64,
+    /// Sessions closed because a certificate of their path expired.
+    pub sessions_expired: u64,
+    /// Sessions closed because of [`Policy::max_session_lifetime`].
+    pub sessions_too_old: u64,
+    /// Sessions of an earlier process whose devices were sent a fatal alert.
+    pub sessions_farewell: u64,
     /// Sessions closed because too many of their records did not open.
     pub sessions_forged: u64,
     /// Times a session was found at another address.
@@ -270,23 +317,24 @@ pub trait Engine {
     /// engine that limits what it sends to an address a session moved to need do so no longer.
     fn confirm_address(&mut self, _session: SessionId) {}
 
-    /// What time it is to certificates. To be called at start, whenever the verdict on the clock changes, and at
-    /// least hourly; before the first call it is 1970 and not to be trusted. An engine without certificates
-    /// does not care.
+    /// Sets the time by which certificates are judged. To be called at start, whenever the verdict on the clock changes, and
+    /// about once a minute; before the first call it is 1970 and not trusted. Sessions whose certificates have expired
+    /// are closed by the next [`Engine::handle_timeout`], which is then due at once. An engine without certificates ignores it.
     fn set_clock(&mut self, _clock: Clock) {}
 
     /// Treats handshakes so from now on, as far as the engine can do otherwise at all.
     fn set_policy(&mut self, _policy: Policy) {}
 
     /// Takes another key of ours, other anchors, revocation lists, raw keys. Sessions go on, except those
-    /// whose raw key is no longer known, whose certificate is revoked, or, where the anchors are others, that
-    /// came by a certificate at all. Handshakes under way are judged by what is in force when they come to it.
-    /// An engine without certificates ignores it.
+    /// whose raw key is no longer known, or whose certification path has a certificate that is revoked or expired, or
+    /// ends at a CA that was removed. Handshakes under way are judged by the credentials in force when their certificate
+    /// arrives, and again when they complete. An engine without certificates ignores it.
     fn replace_certificates(&mut self, _now: Instant, _certificates: Certificates, _sink: &mut dyn Sink) {}
 
     /// A session, sealed: about 250 bytes. For [`Purpose::Store`] it is worth writing once, when it is established. `None`
-    /// if it cannot be taken over later: there is none, its nonces are implied by its record numbers
-    /// (ChaCha20), or the engine does no such thing.
+    /// if it cannot be imported later: there is no such session, or the engine does not support it. A session whose nonces
+    /// are its record numbers (ChaCha20-Poly1305) is not handed over, and is stored only so that its device can be sent a
+    /// fatal alert.
     fn export(
         &mut self,
         _now: Instant,
@@ -300,8 +348,12 @@ pub trait Engine {
     /// Takes over a session of an earlier process; [`Sink::connected`] is called with its new id. To be called at start, when
     /// the credentials are in place; the most recently used should come last. Time it was away does not count as idle.
     ///
+    /// A session that cannot be resumed has an id as well, but [`Sink::connected`] is not called and [`Engine::session`] does
+    /// not know it. The first authentic record of its device is answered with a fatal alert, so that the device
+    /// handshakes again; then [`Sink::closed`] is called with [`CloseCause::Farewell`].
+    ///
     /// # Errors
-    /// [`ImportError`]; nothing has changed.
+    /// [`ImportError`]. If the session could be decrypted, its device is sent the same alert, as long as this process runs.
     fn import(
         &mut self,
         _now: Instant,
@@ -343,6 +395,16 @@ pub trait Sink {
     /// Send `datagram` to `route`.
     fn transmit(&mut self, route: &Route, datagram: &[u8]);
 
+    /// A peer has proven its identity. Returns the holder its sessions are counted for; `None` refuses it.
+    /// Called before a session is established or imported.
+    fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        // Each identity is a holder of its own.
+        let mut hasher = DefaultHasher::new();
+        identity.hash(&mut hasher);
+        Some(Holder { number: hasher.finish(), max_sessions: Holder::SESSIONS })
+    }
+
     /// A handshake is complete. Comes before the first [`Sink::data`] of the session.
     fn connected(&mut self, session: SessionId, route: &Route, identity: &PeerIdentity);
 
@@ -359,4 +421,8 @@ pub trait Sink {
     /// An authentic record came from a new address; from now on the session is there. Only engines
     /// with connection ids call it.
     fn moved(&mut self, _session: SessionId, _route: &Route) {}
+
+    /// A protected record arrived that belongs to no session. Its sender may still use a session that is over here; the
+    /// record is not authenticated.
+    fn unknown_session(&mut self, _route: &Route) {}
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::engine::PeerIdentity;
 use super::suite;
 
 /// How many kinds of failure there are.
@@ -38,11 +39,17 @@ pub enum FailureKind {
     Fault,
     /// [`HandshakeFailure::Certificate`]
     Certificate,
+    /// [`HandshakeFailure::NoDevice`]
+    NoDevice,
+    /// [`HandshakeFailure::TooOften`]
+    TooOften,
+    /// [`HandshakeFailure::TableFull`]
+    TableFull,
 }
 
 impl FailureKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [FailureKind; 12] = [
+    pub const ALL: [FailureKind; 15] = [
         FailureKind::UnknownIdentity,
         FailureKind::WrongKey,
         FailureKind::NoSharedCipherSuite,
@@ -55,6 +62,9 @@ impl FailureKind {
         FailureKind::Protocol,
         FailureKind::Fault,
         FailureKind::Certificate,
+        FailureKind::NoDevice,
+        FailureKind::TooOften,
+        FailureKind::TableFull,
     ];
 
     /// As counters and `--json` spell it.
@@ -72,6 +82,9 @@ impl FailureKind {
             FailureKind::Protocol => "protocol",
             FailureKind::Fault => "fault",
             FailureKind::Certificate => "certificate",
+            FailureKind::NoDevice => "no_device",
+            FailureKind::TooOften => "too_often",
+            FailureKind::TableFull => "table_full",
         }
     }
 }
@@ -103,6 +116,35 @@ impl fmt::Display for HandshakeStep {
     }
 }
 
+/// What is not configured, though a cipher suite of the client needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The gateway's own certificate and key.
+    OwnKey,
+    /// CAs, or raw public keys of devices.
+    Trust,
+    /// A pre-shared key of a device.
+    PresharedKey,
+}
+
+impl Missing {
+    fn advice(self) -> &'static str {
+        match self {
+            Missing::OwnKey => {
+                "; the client wants certificates or raw public keys, and the gateway has no key for that: set \
+                 coap.certificate-file and coap.key-file"
+            }
+            Missing::Trust => {
+                "; the client wants certificates or raw public keys, and none of a device's is believed: set \
+                 coap.client-ca-file, or a device's public-key-file"
+            }
+            Missing::PresharedKey => {
+                "; the client wants a pre-shared key, and no device has one: set a device's psk-file"
+            }
+        }
+    }
+}
+
 /// Why a handshake failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -115,6 +157,8 @@ pub enum HandshakeFailure {
     NoSharedCipherSuite {
         /// IANA numbers; signalling values left out.
         offered: Box<[u16]>,
+        /// What is not configured, if one of the suites could be used otherwise.
+        missing: Option<Missing>,
     },
     /// The client does not offer extended_master_secret (RFC 7627), which this engine requires.
     NoExtendedMasterSecret,
@@ -144,6 +188,12 @@ pub enum HandshakeFailure {
     Fault,
     /// The client's certificate or raw public key was not accepted, and why.
     Certificate(Box<str>),
+    /// The client proved its identity, but it is no device's.
+    NoDevice(Box<PeerIdentity>),
+    /// Its device completed more handshakes than [`Limits::completed_per_minute`](super::Limits) allows.
+    TooOften(Box<PeerIdentity>),
+    /// There are [`Limits::sessions`](super::Limits) sessions, and all were active within [`Limits::active`](super::Limits).
+    TableFull(Box<PeerIdentity>),
 }
 
 impl HandshakeFailure {
@@ -162,16 +212,32 @@ impl HandshakeFailure {
             HandshakeFailure::Protocol(_) => FailureKind::Protocol,
             HandshakeFailure::Fault => FailureKind::Fault,
             HandshakeFailure::Certificate(_) => FailureKind::Certificate,
+            HandshakeFailure::NoDevice(_) => FailureKind::NoDevice,
+            HandshakeFailure::TooOften(_) => FailureKind::TooOften,
+            HandshakeFailure::TableFull(_) => FailureKind::TableFull,
         }
     }
 
-    /// The PSK identity the client claimed, if it had come so far. Unproven.
+    /// The PSK identity the client claimed, if the handshake got that far. Unproven unless [`HandshakeFailure::proven`] says so.
     pub fn identity(&self) -> Option<&[u8]> {
         match self {
             HandshakeFailure::UnknownIdentity(identity)
             | HandshakeFailure::WrongKey(identity)
             | HandshakeFailure::CredentialChanged(identity) => Some(identity),
             HandshakeFailure::TimedOut { identity, .. } => identity.as_deref(),
+            _ => match self.proven()? {
+                PeerIdentity::Psk(identity) => Some(identity),
+                _ => None,
+            },
+        }
+    }
+
+    /// The identity the client proved, if the handshake got that far.
+    pub fn proven(&self) -> Option<&PeerIdentity> {
+        match self {
+            HandshakeFailure::NoDevice(identity)
+            | HandshakeFailure::TooOften(identity)
+            | HandshakeFailure::TableFull(identity) => Some(identity),
             _ => None,
         }
     }
@@ -184,7 +250,7 @@ impl fmt::Display for HandshakeFailure {
                 write!(f, "unknown PSK identity {}", Shown(identity))
             }
             HandshakeFailure::WrongKey(identity) => write!(f, "wrong key for {}", Shown(identity)),
-            HandshakeFailure::NoSharedCipherSuite { offered } => {
+            HandshakeFailure::NoSharedCipherSuite { offered, missing } => {
                 f.write_str("no shared cipher suite")?;
                 for (index, suite) in offered.iter().take(8).enumerate() {
                     f.write_str(if index == 0 { " (offered " } else { ", " })?;
@@ -194,7 +260,8 @@ impl fmt::Display for HandshakeFailure {
                     0 => Ok(()),
                     1..=8 => f.write_str(")"),
                     more => write!(f, " and {} more)", more - 8),
-                }
+                }?;
+                f.write_str(missing.map_or("", Missing::advice))
             }
             HandshakeFailure::NoExtendedMasterSecret => f.write_str("client lacks extended master secret"),
             HandshakeFailure::UnsupportedVersion(0xfeff) => f.write_str("client speaks only DTLS 1.0"),
@@ -215,11 +282,40 @@ impl fmt::Display for HandshakeFailure {
             HandshakeFailure::Protocol(what) => write!(f, "client broke the protocol: {what}"),
             HandshakeFailure::Fault => f.write_str("defect in the DTLS engine"),
             HandshakeFailure::Certificate(why) => write!(f, "client's certificate refused: {why}"),
+            HandshakeFailure::NoDevice(identity) => {
+                write!(f, "no device has the identity {}", Proven(identity))
+            }
+            HandshakeFailure::TooOften(identity) => {
+                write!(f, "{} completed too many handshakes within a minute", Proven(identity))
+            }
+            HandshakeFailure::TableFull(identity) => {
+                write!(
+                    f,
+                    "no room for a session of {}: all are active; raise coap.max-sessions",
+                    Proven(identity)
+                )
+            }
         }
     }
 }
 
 impl std::error::Error for HandshakeFailure {}
+
+/// An identity for the log.
+struct Proven<'a>(&'a PeerIdentity);
+
+impl fmt::Display for Proven<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            PeerIdentity::Psk(identity) => write!(f, "{}", Shown(identity)),
+            PeerIdentity::Certificate(certificate) => write!(f, "certificate {certificate}"),
+            PeerIdentity::RawPublicKey(hash) => {
+                f.write_str("raw public key ")?;
+                hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
 
 /// A peer's bytes between quotes, escaped and cut.
 struct Shown<'a>(&'a [u8]);
@@ -245,9 +341,12 @@ impl fmt::Display for Alert {
             40 => "handshake_failure",
             42 => "bad_certificate",
             43 => "unsupported_certificate",
+            44 => "certificate_revoked",
+            45 => "certificate_expired",
             46 => "certificate_unknown",
             47 => "illegal_parameter",
             48 => "unknown_ca",
+            49 => "access_denied",
             50 => "decode_error",
             51 => "decrypt_error",
             70 => "protocol_version",
@@ -277,16 +376,25 @@ mod tests {
         );
         assert_eq!(shown(HandshakeFailure::WrongKey(b"a\n\"b"[..].into())), r#"wrong key for "a\n\"b""#);
         assert_eq!(
-            shown(HandshakeFailure::NoSharedCipherSuite { offered: [0xc02b, 0x1234].into() }),
+            shown(HandshakeFailure::NoSharedCipherSuite { offered: [0xc02b, 0x1234].into(), missing: None }),
             "no shared cipher suite (offered TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, 0x1234)"
         );
         assert_eq!(
-            shown(HandshakeFailure::NoSharedCipherSuite { offered: [1; 10].into() }).matches(", ").count(),
+            shown(HandshakeFailure::NoSharedCipherSuite { offered: [1; 10].into(), missing: None })
+                .matches(", ")
+                .count(),
             7
         );
         assert_eq!(
-            shown(HandshakeFailure::NoSharedCipherSuite { offered: [].into() }),
+            shown(HandshakeFailure::NoSharedCipherSuite { offered: [].into(), missing: None }),
             "no shared cipher suite"
+        );
+        let missing = Some(Missing::OwnKey);
+        let text = shown(HandshakeFailure::NoSharedCipherSuite { offered: [0xc02b].into(), missing });
+        assert!(text.contains("certificate-file"), "{text}");
+        assert_eq!(
+            shown(HandshakeFailure::TooOften(Box::new(PeerIdentity::Psk(b"door-7"[..].into())))),
+            "\"door-7\" completed too many handshakes within a minute"
         );
         assert_eq!(
             shown(HandshakeFailure::TimedOut { step: HandshakeStep::Finished, identity: None }),

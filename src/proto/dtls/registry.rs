@@ -2,8 +2,19 @@
 //!
 //! An entry is a handshake ([`Phase::HalfOpen`]) until its peer has proven its identity, then a session
 //! ([`Phase::Live`]). An address may have one of each: a live session ends only when another has proven
-//! itself from the same address. Both phases are bounded ([`Limits`]); where one is full, the entry
-//! that was touched longest ago must go.
+//! itself from the same address. Both phases are bounded ([`Limits`]).
+//!
+//! | no room for | result |
+//! |---|---|
+//! | a handshake | the oldest handshake is dropped |
+//! | a session of a holder that has `max_sessions` | the longest idle session of that holder is closed |
+//! | a session, in all | the longest idle session of the same holder is closed; if it has none, the longest idle of all, if that was idle for [`Limits::active`]; otherwise the new one is refused |
+//!
+//! So one key, however often it is used, displaces only its own sessions. The rate at which a holder completes handshakes is
+//! limited, too. Only a proven identity counts; a claimed one does not.
+//!
+//! A third phase, [`Phase::Farewell`], is for sessions of an earlier process that cannot be resumed: they are found like
+//! sessions, are counted apart, and have the same bound.
 //!
 //! Handshakes are entered only for peers that have shown that they receive at their address
 //! ([`cookie`](super::cookie)), so a spoofed hello displaces nothing.
@@ -17,8 +28,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::engine::{Limits, SessionId};
-use super::throttle::{Party, Throttle};
-use crate::proto::Route;
+use super::throttle::{Party, Pool, Throttle};
+use crate::proto::{Holder, Route};
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -87,6 +98,15 @@ pub enum Phase {
     HalfOpen = 0,
     /// Its identity is proven.
     Live = 1,
+    /// A session of an earlier process that cannot be resumed.
+    Farewell = 2,
+}
+
+impl Phase {
+    /// The place of an address that it takes.
+    fn place(self) -> usize {
+        (self as usize).min(Phase::Live as usize)
+    }
 }
 
 /// The entries of one address.
@@ -94,21 +114,17 @@ pub enum Phase {
 pub struct Occupants {
     /// The handshake under way.
     pub half_open: Option<SessionId>,
-    /// The session.
+    /// The session, or one that cannot be resumed.
     pub live: Option<SessionId>,
 }
 
-/// [`Occupants`] as kept: 0, which is no id, for none.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Places([u64; 2]);
+/// [`Occupants`] as kept: their slots. What stands in a slot is at the address it is found by, or it is not found by it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Places([u32; 2]);
 
-impl Places {
-    fn get(self, phase: Phase) -> Option<SessionId> {
-        Some(self.0[phase as usize]).filter(|id| *id != 0).map(SessionId)
-    }
-
-    fn set(&mut self, phase: Phase, session: Option<SessionId>) {
-        self.0[phase as usize] = session.map_or(0, |session| session.0);
+impl Default for Places {
+    fn default() -> Self {
+        Places([NONE; 2])
     }
 }
 
@@ -132,11 +148,22 @@ pub enum Reason {
     Replaced,
     /// A limit was reached.
     Room,
+    /// Another session of the same holder took its place.
+    Displaced,
 }
 
 /// Too many handshakes of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceBusy;
+
+/// Why there is no place for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// Its holder completed too many handshakes within the last minute.
+    TooOften,
+    /// The table is full of active sessions.
+    Full,
+}
 
 /// See the module.
 pub struct Registry<T> {
@@ -147,7 +174,20 @@ pub struct Registry<T> {
     /// Half-open entries by source.
     sources: HashMap<IpAddr, u32>,
     throttle: Throttle,
-    queues: [Queue; 2],
+    queues: [Queue; 3],
+    holders: HashMap<u64, Held>,
+    /// The instant from which this registry counts milliseconds.
+    epoch: Option<Instant>,
+}
+
+/// The sessions and the rate of one holder.
+#[derive(Clone, Copy)]
+struct Held {
+    /// One of its entries; [`NONE`] if it has none.
+    head: u32,
+    count: u32,
+    /// When its bucket of completed handshakes is full again, in milliseconds since the epoch.
+    full: u64,
 }
 
 struct Slot<T> {
@@ -163,6 +203,16 @@ struct Entry<T> {
     phase: Phase,
     since: Instant,
     value: T,
+    holder: u64,
+    /// Its neighbours in the ring of its holder; [`NONE`] for both: it is in no ring.
+    before: u32,
+    after: u32,
+}
+
+impl<T> Entry<T> {
+    fn new(address: PeerAddress, phase: Phase, since: Instant, value: T) -> Entry<T> {
+        Entry { address, phase, since, value, holder: 0, before: NONE, after: NONE }
+    }
 }
 
 /// The entries of one phase, the one longest untouched first.
@@ -189,7 +239,9 @@ impl<T> Registry<T> {
             vacant: NONE,
             addresses: HashMap::new(),
             sources: HashMap::new(),
-            queues: [Queue { head: NONE, tail: NONE, length: 0 }; 2],
+            queues: [Queue { head: NONE, tail: NONE, length: 0 }; 3],
+            holders: HashMap::new(),
+            epoch: None,
         }
     }
 
@@ -200,8 +252,8 @@ impl<T> Registry<T> {
 
     /// The entries of an address.
     pub fn occupants(&self, address: &PeerAddress) -> Occupants {
-        let places = self.addresses.get(address).copied().unwrap_or_default();
-        Occupants { half_open: places.get(Phase::HalfOpen), live: places.get(Phase::Live) }
+        let Places([half_open, live]) = self.addresses.get(address).copied().unwrap_or_default();
+        Occupants { half_open: self.id(half_open), live: self.id(live) }
     }
 
     /// What an entry holds.
@@ -251,14 +303,46 @@ impl<T> Registry<T> {
     /// # Errors
     /// [`SourceBusy`]: too many were begun there of late.
     pub fn admit(&mut self, now: Instant, address: &PeerAddress) -> Result<(), SourceBusy> {
-        let port = self.occupants(address).live.map(|_| address.port());
-        let party = Party { source: address.source(), port };
-        if self.throttle.take(now, party) { Ok(()) } else { Err(SourceBusy) }
+        let party = self.party(address, Pool::Handshakes);
+        if self.throttle.take(now, party, 1) { Ok(()) } else { Err(SourceBusy) }
     }
 
-    /// Whether a hello is to be looked at, which has come from an address with these occupants.
-    pub fn hears(&mut self, now: Instant, occupants: &Occupants) -> bool {
-        *occupants != Occupants::default() || self.throttle.take_hello(now)
+    /// Counts public-key operations for a handshake from `address`.
+    ///
+    /// # Errors
+    /// [`SourceBusy`]: the budget of its source is used up.
+    pub fn charge(&mut self, now: Instant, address: &PeerAddress, work: u32) -> Result<(), SourceBusy> {
+        let party = self.party(address, Pool::Work);
+        if self.throttle.take(now, party, work) { Ok(()) } else { Err(SourceBusy) }
+    }
+
+    /// Gives operations back: they were not done, or the handshake was completed.
+    pub fn refund(&mut self, now: Instant, address: &PeerAddress, work: u32) {
+        let party = self.party(address, Pool::Work);
+        self.throttle.give_back(now, party, work);
+    }
+
+    fn party(&self, address: &PeerAddress, pool: Pool) -> Party {
+        let port = self.occupants(address).live.map(|_| address.port());
+        Party { source: address.source(), port, pool }
+    }
+
+    /// Whether to answer a hello without a valid cookie from `address`.
+    pub fn hears(&mut self, now: Instant, address: &PeerAddress) -> bool {
+        // The address of a session or handshake has a few more of its own, whatever the flood.
+        let known = self.occupants(address) != Occupants::default();
+        let own = Party { source: address.source(), port: Some(address.port()), pool: Pool::Hellos };
+        (known && self.throttle.take(now, own, 1)) || self.throttle.take_hello(now, address.source())
+    }
+
+    /// Whether to verify the cookie of a hello. Each verification counts, unless the cookie is valid.
+    pub fn looks(&mut self, now: Instant) -> bool {
+        self.throttle.take_look(now)
+    }
+
+    /// The cookie was valid.
+    pub fn has_looked(&mut self, now: Instant) {
+        self.throttle.give_back_look(now);
     }
 
     /// Enters a handshake. Displaces the one of the same address, or the oldest where there are too
@@ -288,52 +372,180 @@ impl<T> Registry<T> {
         }
         let index = self.vacate();
         let slot = &mut self.slots[index as usize];
-        slot.entry = Some(Entry { address, phase: Phase::HalfOpen, since: now, value });
+        slot.entry = Some(Entry::new(address, Phase::HalfOpen, now, value));
         let session = id_of(index, slot.generation);
         self.enqueue(index, Phase::HalfOpen);
-        self.addresses.entry(address).or_default().set(Phase::HalfOpen, Some(session));
+        self.addresses.entry(address).or_default().0[Phase::HalfOpen.place()] = index;
         *self.sources.entry(address.source()).or_default() += 1;
         Ok((session, displaced))
     }
 
-    /// The identity of a handshake's peer is proven: it is a session now. Displaces the live session
-    /// of that address, or the longest idle one where there are too many.
-    pub fn establish(&mut self, now: Instant, session: SessionId) -> Option<Removed<T>> {
-        let entry = self.entry_mut(session).filter(|entry| entry.phase == Phase::HalfOpen)?;
+    /// Counts a completed handshake of `holder`, and checks that there is room for its session. `replaces`: it will replace
+    /// the session at its address.
+    ///
+    /// # Errors
+    /// [`NoPlace`]
+    pub fn place(&mut self, now: Instant, holder: Holder, replaces: bool) -> Result<(), NoPlace> {
+        let epoch = *self.epoch.get_or_insert(now);
+        let now_ms = now.saturating_duration_since(epoch).as_millis() as u64;
+        if self.holders.len() > 2 * self.count(Phase::Live) + 1_024 {
+            self.holders.retain(|_, held| held.count > 0 || held.full > now_ms);
+        }
+        let per_minute = self.limits.completed_per_minute.max(1);
+        let burst = u64::from(per_minute.max(holder.max_sessions.saturating_mul(2)));
+        let every = (60_000 / u64::from(per_minute)).max(1);
+        let held = self.holders.entry(holder.number).or_insert(Held { head: NONE, count: 0, full: 0 });
+        // If the burst is smaller than before, it applies at once.
+        let full = held.full.clamp(now_ms, now_ms + burst * every) + every;
+        if full - now_ms > burst * every {
+            return Err(NoPlace::TooOften);
+        }
+        held.full = full;
+        let has_own = replaces || held.count > 0;
+        if has_own || self.count(Phase::Live) < self.limits.sessions {
+            return Ok(());
+        }
+        let since = self.oldest(Phase::Live).and_then(|oldest| self.since(oldest));
+        if since.is_some_and(|since| since + self.limits.active.min(IDLE_MAX) <= now) {
+            Ok(())
+        } else {
+            Err(NoPlace::Full)
+        }
+    }
+
+    /// Makes a handshake a session; [`Registry::place`] must have allowed it. Returns what it replaces: the session at
+    /// that address, those its holder has too many of, or the longest idle of all.
+    pub fn establish(&mut self, now: Instant, session: SessionId, holder: Holder) -> Vec<Removed<T>> {
+        let mut gone = Vec::new();
+        let index = index_of(session);
+        let Some(entry) = self.entry_mut(session).filter(|entry| entry.phase == Phase::HalfOpen) else {
+            return gone;
+        };
         entry.phase = Phase::Live;
         entry.since = now;
         let address = entry.address;
-        let index = index_of(session);
         self.dequeue(index, Phase::HalfOpen);
         self.enqueue(index, Phase::Live);
         self.release_source(&address);
+        let old = self.occupants(&address).live;
         let places = self.addresses.entry(address).or_default();
-        let old = places.get(Phase::Live);
-        places.set(Phase::HalfOpen, None);
-        places.set(Phase::Live, Some(session));
-        let party = Party { source: address.source(), port: old.map(|_| address.port()) };
-        self.throttle.give_back(now, party);
-        if let Some(old) = old {
-            return self.take(old, Reason::Replaced);
-        }
-        if self.count(Phase::Live) > self.limits.sessions {
-            return self.oldest(Phase::Live).and_then(|oldest| self.take(oldest, Reason::Room));
-        }
-        None
+        places.0 = [NONE, index];
+        let party =
+            Party { source: address.source(), port: old.map(|_| address.port()), pool: Pool::Handshakes };
+        self.throttle.give_back(now, party, 1);
+        gone.extend(old.and_then(|old| self.take(old, Reason::Replaced)));
+        self.join(index, holder.number);
+        self.trim(index, holder, &mut gone);
+        gone
     }
 
-    /// Enters a session of an earlier process, last touched at `since`. It displaces nobody; whether there is
-    /// room is the caller's to see to. Where another is less idle already, it counts as no more idle than that.
-    pub fn adopt(&mut self, since: Instant, address: PeerAddress, value: T) -> SessionId {
-        let newest = self.id(self.queues[Phase::Live as usize].tail).and_then(|tail| self.since(tail));
+    /// Enters a session of an earlier process, last active at `since`. It displaces only others of its holder; the
+    /// caller must have checked that there is room. The order of entry is the order of idleness.
+    pub fn adopt(
+        &mut self,
+        since: Instant,
+        address: PeerAddress,
+        holder: Holder,
+        value: T,
+    ) -> (SessionId, Vec<Removed<T>>) {
+        let mut gone = Vec::new();
+        let session = self.insert(since, address, Phase::Live, value);
+        self.join(index_of(session), holder.number);
+        self.trim(index_of(session), holder, &mut gone);
+        (session, gone)
+    }
+
+    /// Enters a session of an earlier process that cannot be resumed, last active at `since`; `None` if there are too many.
+    pub fn part(&mut self, since: Instant, address: PeerAddress, value: T) -> Option<SessionId> {
+        let is_full = self.count(Phase::Farewell) >= self.limits.sessions;
+        (!is_full).then(|| self.insert(since, address, Phase::Farewell, value))
+    }
+
+    fn insert(&mut self, since: Instant, address: PeerAddress, phase: Phase, value: T) -> SessionId {
+        let newest = self.id(self.queues[phase as usize].tail).and_then(|tail| self.since(tail));
         let since = newest.map_or(since, |newest| newest.max(since));
         let index = self.vacate();
         let slot = &mut self.slots[index as usize];
-        slot.entry = Some(Entry { address, phase: Phase::Live, since, value });
+        slot.entry = Some(Entry::new(address, phase, since, value));
         let session = id_of(index, slot.generation);
-        self.enqueue(index, Phase::Live);
+        self.enqueue(index, phase);
         self.settle(address, session);
         session
+    }
+
+    /// How many sessions a holder has.
+    pub fn held(&self, holder: u64) -> usize {
+        self.holders.get(&holder).map_or(0, |held| held.count as usize)
+    }
+
+    /// Removes the sessions its holder has too many of, and those there are too many of in all, except `index`, the newest.
+    fn trim(&mut self, index: u32, holder: Holder, gone: &mut Vec<Removed<T>>) {
+        while self.held(holder.number) > holder.max_sessions.max(1) as usize {
+            let Some(other) = self.longest_idle(holder.number, index) else { break };
+            gone.extend(self.take(other, Reason::Displaced));
+        }
+        while self.count(Phase::Live) > self.limits.sessions {
+            let own = self.longest_idle(holder.number, index).map(|own| (own, Reason::Displaced));
+            let Some((other, reason)) = own.or_else(|| Some((self.oldest(Phase::Live)?, Reason::Room)))
+            else {
+                break;
+            };
+            gone.extend(self.take(other, reason));
+        }
+    }
+
+    /// The longest idle session of a holder, except `but`.
+    fn longest_idle(&self, holder: u64, but: u32) -> Option<SessionId> {
+        let held = self.holders.get(&holder)?;
+        let (mut at, mut found) = (held.head, None::<(Instant, u32)>);
+        for _ in 0..held.count {
+            let entry = self.slots.get(at as usize)?.entry.as_ref()?;
+            if at != but && found.is_none_or(|(since, _)| entry.since < since) {
+                found = Some((entry.since, at));
+            }
+            at = entry.after;
+        }
+        found.and_then(|(_, at)| self.id(at))
+    }
+
+    /// Adds an entry to its holder's ring.
+    fn join(&mut self, index: u32, holder: u64) {
+        let held = self.holders.entry(holder).or_insert(Held { head: NONE, count: 0, full: 0 });
+        let head = if held.head == NONE { index } else { held.head };
+        (held.head, held.count) = (head, held.count + 1);
+        let before = if head == index { index } else { self.link(head).map_or(index, |entry| entry.before) };
+        for (at, before, after) in
+            [(index, Some(before), Some(head)), (before, None, Some(index)), (head, Some(index), None)]
+        {
+            let Some(entry) = self.link(at) else { continue };
+            entry.before = before.unwrap_or(entry.before);
+            entry.after = after.unwrap_or(entry.after);
+        }
+        if let Some(entry) = self.link(index) {
+            entry.holder = holder;
+        }
+    }
+
+    fn link(&mut self, index: u32) -> Option<&mut Entry<T>> {
+        self.slots.get_mut(index as usize)?.entry.as_mut()
+    }
+
+    /// Removes an entry, already taken out of its slot, from its holder's ring.
+    fn part_with(&mut self, index: u32, entry: &Entry<T>) {
+        if entry.after == NONE {
+            return;
+        }
+        let Some(held) = self.holders.get_mut(&entry.holder) else { return };
+        held.count -= 1;
+        if held.head == index {
+            held.head = if held.count == 0 { NONE } else { entry.after };
+        }
+        if let Some(before) = self.link(entry.before) {
+            before.after = entry.after;
+        }
+        if let Some(after) = self.link(entry.after) {
+            after.before = entry.before;
+        }
     }
 
     /// An authentic record came: the entry is the least idle of its phase.
@@ -357,26 +569,26 @@ impl<T> Registry<T> {
         self.settle(address, session);
     }
 
-    /// A live entry is no longer found by its address, only by its id.
+    /// An entry that is no handshake is no longer found by its address, only by its id.
     pub fn detach(&mut self, session: SessionId) {
-        let Some(entry) = self.entry(session).filter(|entry| entry.phase == Phase::Live) else { return };
-        let address = entry.address;
-        self.leave(&address, Phase::Live, session);
+        let Some(entry) = self.entry(session).filter(|entry| entry.phase != Phase::HalfOpen) else { return };
+        let (address, phase) = (entry.address, entry.phase);
+        self.leave(&address, phase, index_of(session));
     }
 
-    /// A live entry is found by its address, unless another is there.
+    /// An entry that is no handshake is found by its address, unless another is there.
     fn settle(&mut self, address: PeerAddress, session: SessionId) {
-        let places = self.addresses.entry(address).or_default();
-        if places.get(Phase::Live).is_none() {
-            places.set(Phase::Live, Some(session));
+        let place = &mut self.addresses.entry(address).or_default().0[Phase::Live.place()];
+        if *place == NONE {
+            *place = index_of(session);
         }
     }
 
     /// An entry is not found by its address any more.
-    fn leave(&mut self, address: &PeerAddress, phase: Phase, session: SessionId) {
+    fn leave(&mut self, address: &PeerAddress, phase: Phase, index: u32) {
         let Some(places) = self.addresses.get_mut(address) else { return };
-        if places.get(phase) == Some(session) {
-            places.set(phase, None);
+        if places.0[phase.place()] == index {
+            places.0[phase.place()] = NONE;
             if *places == Places::default() {
                 self.addresses.remove(address);
             }
@@ -397,10 +609,11 @@ impl<T> Registry<T> {
         self.dequeue(index, entry.phase);
         self.slots[index as usize].next = self.vacant;
         self.vacant = index;
-        if entry.phase != Phase::Live {
+        if entry.phase == Phase::HalfOpen {
             self.release_source(&entry.address);
         }
-        self.leave(&entry.address, entry.phase, session);
+        self.leave(&entry.address, entry.phase, index);
+        self.part_with(index, &entry);
         Some(Removed { session, phase: entry.phase, reason, value: entry.value })
     }
 
@@ -484,6 +697,8 @@ fn generation(session: SessionId) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     fn address(port: u16) -> PeerAddress {
@@ -495,11 +710,26 @@ mod tests {
         Limits { half_open_per_source, ..limits }
     }
 
+    fn holder(number: u64) -> Holder {
+        Holder { number, max_sessions: 4 }
+    }
+
+    /// A session whose holder has no other.
     fn live(registry: &mut Registry<u16>, now: Instant, port: u16) -> (SessionId, Option<Removed<u16>>) {
+        live_of(registry, now, port, holder(port.into()))
+    }
+
+    fn live_of(
+        registry: &mut Registry<u16>,
+        now: Instant,
+        port: u16,
+        holder: Holder,
+    ) -> (SessionId, Option<Removed<u16>>) {
         let (session, displaced) = registry.open(now, address(port), port).unwrap();
         assert!(displaced.is_none());
-        let displaced = registry.establish(now, session);
-        (session, displaced)
+        let mut gone = registry.establish(now, session, holder);
+        assert!(gone.len() <= 1);
+        (session, gone.pop())
     }
 
     #[test]
@@ -510,7 +740,7 @@ mod tests {
         let (shadow, displaced) = registry.open(now, address(1), 2).unwrap();
         assert!(displaced.is_none());
         assert_eq!(registry.occupants(&address(1)), Occupants { half_open: Some(shadow), live: Some(old) });
-        let displaced = registry.establish(now, shadow).unwrap();
+        let displaced = registry.establish(now, shadow, holder(9)).pop().unwrap();
         assert_eq!((displaced.session, displaced.reason), (old, Reason::Replaced));
         assert_eq!(registry.occupants(&address(1)), Occupants { half_open: None, live: Some(shadow) });
         assert_eq!(registry.get(old), None);
@@ -552,7 +782,7 @@ mod tests {
         let (first, _) = registry.open(now, address(1), 1).unwrap();
         registry.open(now, address(2), 2).unwrap();
         assert_eq!(registry.open(now, address(3), 3), Err(SourceBusy));
-        registry.establish(now, first);
+        registry.establish(now, first, holder(1));
         assert!(registry.open(now, address(3), 3).is_ok());
         let other = PeerAddress::from(&Route { remote: ([192, 0, 2, 2], 1).into(), local: None, socket: 0 });
         assert!(registry.open(now, other, 4).is_ok());
@@ -587,6 +817,100 @@ mod tests {
         assert_eq!(registry.occupants(&address(1)).live, Some(neighbour));
     }
 
+    #[test]
+    fn one_holder_displaces_only_its_own_however_often_it_comes() {
+        let mut now = Instant::now();
+        let mut registry = Registry::new(limits(8, 10, 10));
+        let others: Vec<_> = (1..=5).map(|port| live(&mut registry, now, port).0).collect();
+        let greedy = Holder { number: 99, max_sessions: 3 };
+        let mut own = VecDeque::new();
+        for round in 0..50u16 {
+            now += Duration::from_secs(1);
+            assert_eq!(registry.place(now, greedy, false), Ok(()));
+            let (session, displaced) = live_of(&mut registry, now, 100 + round, greedy);
+            own.push_back(session);
+            let expected = if own.len() > 3 { own.pop_front() } else { None };
+            assert_eq!(
+                displaced.as_ref().map(|d| (d.session, d.reason)),
+                expected.map(|s| (s, Reason::Displaced))
+            );
+            // The session used last is kept.
+            if round % 5 == 0 {
+                now += Duration::from_millis(1);
+                registry.touch(now, own[0]);
+                own.rotate_left(1);
+            }
+            assert_eq!(registry.held(99), own.len());
+        }
+        assert!(others.iter().all(|other| registry.get(*other).is_some()));
+        // A lowered limit applies from the next session on.
+        let less = Holder { max_sessions: 1, ..greedy };
+        let (session, _) = registry.open(now, address(7), 7).unwrap();
+        assert_eq!(registry.establish(now, session, less).len(), 3);
+        assert_eq!(registry.held(99), 1);
+        assert_eq!(registry.remove(session), Some(7));
+        assert_eq!(registry.held(99), 0);
+    }
+
+    #[test]
+    fn a_full_table_of_active_sessions_is_not_robbed_for_a_newcomer() {
+        let start = Instant::now();
+        let mut registry = Registry::new(limits(3, 10, 10));
+        for port in 1..=3 {
+            live(&mut registry, start, port);
+        }
+        let newcomer = holder(50);
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(
+            registry.place(start + hour - Duration::from_secs(1), newcomer, false),
+            Err(NoPlace::Full)
+        );
+        // It replaces its own session, at whatever address that is.
+        assert_eq!(registry.place(start, newcomer, true), Ok(()));
+        assert_eq!(registry.place(start, holder(2), false), Ok(()));
+        let (_, displaced) = live_of(&mut registry, start, 9, holder(2));
+        assert_eq!(displaced.map(|d| (d.value, d.reason)), Some((2, Reason::Displaced)));
+        // And one that was idle for an hour.
+        assert_eq!(registry.place(start + hour, newcomer, false), Ok(()));
+        let (_, displaced) = live_of(&mut registry, start + hour, 10, newcomer);
+        assert_eq!(displaced.map(|d| (d.value, d.reason)), Some((1, Reason::Room)));
+    }
+
+    #[test]
+    fn a_holder_completes_so_many_handshakes_a_minute_and_another_is_not_counted_with_it() {
+        let now = Instant::now();
+        let mut registry: Registry<u16> = Registry::new(limits(10, 10, 10));
+        let completed = |registry: &mut Registry<u16>, at: Instant, holder, of: usize| {
+            (0..of).filter(|_| registry.place(at, holder, false).is_ok()).count()
+        };
+        assert_eq!(completed(&mut registry, now, holder(1), 1_000), 120);
+        assert_eq!(completed(&mut registry, now, holder(2), 100), 100);
+        assert_eq!(completed(&mut registry, now + Duration::from_millis(499), holder(1), 10), 0);
+        assert_eq!(completed(&mut registry, now + Duration::from_secs(5), holder(1), 100), 10);
+        // All devices with a shared key may come at once.
+        let shared = Holder { number: 3, max_sessions: 500 };
+        assert_eq!(completed(&mut registry, now, shared, 5_000), 1_000);
+        // Full buckets are not kept.
+        for number in 0..100_000 {
+            registry.place(now + Duration::from_secs(100 + number), holder(10 + number), false).unwrap();
+            assert!(registry.holders.len() <= 1_025 + 2);
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_over_stands_apart() {
+        let now = Instant::now();
+        let mut registry = Registry::new(limits(2, 10, 10));
+        let over = registry.part(now, address(1), 1).unwrap();
+        registry.part(now, address(2), 2).unwrap();
+        assert_eq!(registry.part(now, address(3), 3), None, "as many as sessions");
+        assert_eq!((registry.count(Phase::Live), registry.count(Phase::Farewell)), (0, 2));
+        assert_eq!(registry.occupants(&address(1)).live, Some(over));
+        let (new, displaced) = live(&mut registry, now, 1);
+        assert_eq!(displaced.map(|d| (d.session, d.phase)), Some((over, Phase::Farewell)));
+        assert_eq!(registry.occupants(&address(1)).live, Some(new));
+    }
+
     /// Against a list that does everything the slow way.
     #[test]
     fn random_histories_agree_with_a_list() {
@@ -617,7 +941,7 @@ mod tests {
                         list.push((session, port, Phase::HalfOpen));
                     }
                     (2, Some((session, port, Phase::HalfOpen))) => {
-                        let displaced = registry.establish(now, session);
+                        let displaced = registry.establish(now, session, holder(session.0)).pop();
                         let same = list.iter().position(|e| e.1 == port && e.2 == Phase::Live);
                         let mut gone = same.map(|at| list.remove(at).0);
                         list.retain(|e| e.0 != session);

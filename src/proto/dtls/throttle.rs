@@ -1,26 +1,33 @@
-//! How often a source may begin a handshake: a token bucket each, in bounded memory.
+//! Rates of handshakes, public-key operations and hellos: token buckets in bounded memory.
 //!
-//! A handshake costs us a key pair and a signature; whoever receives at an address can ask for as many as it
-//! likes. So a hello with a good cookie takes a token, and a handshake that is completed gives it back: who
-//! has a key is not limited, and a hall full of devices behind one address comes back at once.
+//! A client that receives at an address can begin any number of handshakes. So a hello with a valid cookie takes a token, and so
+//! does each public-key operation it leads to. A completed handshake gives all of them back: devices with keys are not
+//! limited, however many are behind one address.
 //!
-//! | the hello comes from | bucket | burst | refilled |
+//! | what | of | at once | more each second |
 //! |---|---|---|---|
-//! | an address with a session: a device that restarted | that address and port | 8 | 1 a second |
-//! | anywhere else | IPv4 address, or IPv6 /64 | [`Limits::handshakes_burst`] | [`Limits::handshakes_per_second`] |
+//! | handshakes begun from the address of a session: a device that restarted | that address and port | 8 | 1 |
+//! | handshakes begun from any other | IPv4 address, or IPv6 /64 | [`Limits::handshakes_burst`] | [`Limits::handshakes_per_second`] |
+//! | public-key operations | the same | [`Limits::work_burst`]; a session's address 64 | [`Limits::work_per_second`]; 8 |
+//! | hellos without a valid cookie | all | [`Limits::hellos_per_second`] | the same |
+//! | | and of each IPv4 address, or IPv6 /64 | [`Limits::hellos_per_source`] | the same |
+//! | | and, apart from these, of the address of a session or handshake | 8 | 1 |
+//! | invalid cookies | all | [`Limits::hellos_per_second`] | the same |
 //!
-//! Judging a hello's cookie costs a little too. So of the hellos from where nobody is known only
-//! [`Limits::hellos_per_second`] are looked at: a flood of spoofed ones can keep newcomers out, and never takes
-//! the time that the sessions need.
+//! A public-key operation costs about one signature on P-256: 0.1 ms on a PC, some milliseconds on the smallest
+//! boards. Answering a hello costs a little, too, so hellos beyond the rate are dropped; a flood of them can delay newcomers,
+//! and leaves time for the sessions. A hello with a valid cookie does not compete with them.
 //!
 //! A device behind the same NAT as an attacker shares its source. Its session is not touched, and if it restarts
-//! on its port it is let in by the bucket of its own; only a device without a session has to compete.
+//! on its port it is let in by the buckets of its own; only a device without a session has to compete.
 //!
 //! A bucket is one instant: when it will be full again. What is full is not kept. There are two generations of
-//! buckets; when the younger has [`SOURCES`] the older is forgotten, so that whoever has more sources than that
-//! is limited by [`Limits::half_open`] alone, and nobody is locked out by it.
+//! buckets; when the younger has [`SOURCES`], the older is dropped, so that an attacker with more sources than that
+//! is limited by [`Limits::half_open`] alone, and no honest source is locked out. Hellos, whose sources are unproven, are
+//! counted in [`CELLS`] cells of many sources each: a flood from a few addresses fills a few cells.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -28,10 +35,26 @@ use super::engine::Limits;
 
 /// Most buckets of one generation; 56 bytes each.
 const SOURCES: usize = 2_048;
-/// Handshakes at once from the address of a session, and the time until there is one more.
-const OWN: Rate = Rate { burst: 8, every: Duration::from_secs(1) };
+/// Cells for hellos; 2 bytes each.
+const CELLS: usize = 4_096;
+const SECOND: Duration = Duration::from_secs(1);
+/// Handshakes, and hellos, from the address of a session.
+const OWN: Rate = Rate { burst: 8, every: SECOND };
+/// Public-key operations for the address of a session.
+const OWN_WORK: Rate = Rate { burst: 64, every: Duration::from_millis(125) };
 /// Times are sums with it; none may overflow.
 const FULL_WITHIN_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The kinds of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// Handshakes begun.
+    Handshakes,
+    /// Public-key operations.
+    Work,
+    /// Hellos without a valid cookie from the address of a session or handshake.
+    Hellos,
+}
 
 /// Whose bucket it is: all of a source, or one address of it that has a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +63,8 @@ pub struct Party {
     pub source: IpAddr,
     /// The port, where there is a session.
     pub port: Option<u16>,
+    /// The kind of token.
+    pub pool: Pool,
 }
 
 #[derive(Clone, Copy)]
@@ -48,12 +73,27 @@ struct Rate {
     every: Duration,
 }
 
+impl Rate {
+    fn new(burst: u32, per_second: u32) -> Rate {
+        Rate { burst: burst.max(1), every: SECOND / per_second.max(1) }
+    }
+
+    /// When a bucket that would be full at `full` is full again if it gives `tokens` now; `None` if it has fewer.
+    fn taken(self, now: Instant, full: Option<Instant>, tokens: u32) -> Option<Instant> {
+        let full = full.unwrap_or(now).max(now) + (self.every * tokens).min(FULL_WITHIN_MAX);
+        (full - now <= self.every.saturating_mul(self.burst).min(FULL_WITHIN_MAX)).then_some(full)
+    }
+}
+
 /// See the module.
 pub struct Throttle {
-    source: Rate,
+    handshakes: Rate,
+    work: Rate,
     hello: Rate,
-    /// When as many hellos as may come at once may come again.
+    /// When the bucket of hellos is full again, and that of invalid cookies.
     hellos: Option<Instant>,
+    looks: Option<Instant>,
+    cells: Cells,
     /// When a bucket will be full again.
     young: HashMap<Party, Instant>,
     old: HashMap<Party, Instant>,
@@ -62,36 +102,55 @@ pub struct Throttle {
 impl Throttle {
     /// All buckets full.
     pub fn new(limits: &Limits) -> Throttle {
-        let every = Duration::from_secs(1) / limits.handshakes_per_second.max(1);
-        let burst = limits.handshakes_burst.max(1);
-        let per_second = limits.hellos_per_second.max(1);
-        let hello = Rate { burst: per_second, every: Duration::from_secs(1) / per_second };
-        let source = Rate { burst, every };
-        Throttle { source, hello, hellos: None, young: HashMap::new(), old: HashMap::new() }
+        Throttle {
+            handshakes: Rate::new(limits.handshakes_burst, limits.handshakes_per_second),
+            work: Rate::new(limits.work_burst, limits.work_per_second),
+            hello: Rate::new(limits.hellos_per_second, limits.hellos_per_second),
+            hellos: None,
+            looks: None,
+            cells: Cells::new(limits.hellos_per_source),
+            young: HashMap::new(),
+            old: HashMap::new(),
+        }
     }
 
-    /// Whether one more hello of a stranger is to be looked at.
-    pub fn take_hello(&mut self, now: Instant) -> bool {
-        let full = self.hellos.unwrap_or(now).max(now) + self.hello.every;
-        let is_free = full - now <= self.hello.every * self.hello.burst;
+    /// Whether to answer one more hello without a valid cookie.
+    pub fn take_hello(&mut self, now: Instant, source: IpAddr) -> bool {
+        let Some(full) = self.hello.taken(now, self.hellos, 1) else { return false };
+        let is_free = self.cells.take(now, source);
         if is_free {
             self.hellos = Some(full);
         }
         is_free
     }
 
-    fn rate(&self, party: &Party) -> Rate {
-        if party.port.is_some() { OWN } else { self.source }
+    /// Whether to verify one more cookie.
+    pub fn take_look(&mut self, now: Instant) -> bool {
+        let full = self.hello.taken(now, self.looks, 1);
+        self.looks = full.or(self.looks);
+        full.is_some()
     }
 
-    /// Takes a token; `false` if there is none.
-    pub fn take(&mut self, now: Instant, party: Party) -> bool {
-        let Rate { burst, every } = self.rate(&party);
-        let known = self.young.get(&party).or_else(|| self.old.get(&party)).copied();
-        let full = known.unwrap_or(now).max(now) + every;
-        if full - now > (every * burst).min(FULL_WITHIN_MAX) {
-            return false;
+    /// The cookie was valid, and does not count.
+    pub fn give_back_look(&mut self, now: Instant) {
+        self.looks =
+            self.looks.and_then(|full| full.checked_sub(self.hello.every)).filter(|full| *full > now);
+    }
+
+    fn rate(&self, party: &Party) -> Rate {
+        match (party.pool, party.port) {
+            (Pool::Work, Some(_)) => OWN_WORK,
+            (Pool::Work, None) => self.work,
+            (Pool::Handshakes, None) => self.handshakes,
+            (Pool::Handshakes, Some(_)) | (Pool::Hellos, _) => OWN,
         }
+    }
+
+    /// Takes `tokens`; `false`, and takes none, if there are fewer. More than a bucket holds counts as a full bucket.
+    pub fn take(&mut self, now: Instant, party: Party, tokens: u32) -> bool {
+        let (rate, known) =
+            (self.rate(&party), self.young.get(&party).or_else(|| self.old.get(&party)).copied());
+        let Some(full) = rate.taken(now, known, tokens.min(rate.burst)) else { return false };
         if self.young.len() >= SOURCES && !self.young.contains_key(&party) {
             self.old = std::mem::take(&mut self.young);
         }
@@ -99,9 +158,10 @@ impl Throttle {
         true
     }
 
-    /// Gives a token back.
-    pub fn give_back(&mut self, now: Instant, party: Party) {
-        let every = self.rate(&party).every;
+    /// Gives tokens back.
+    pub fn give_back(&mut self, now: Instant, party: Party, tokens: u32) {
+        let rate = self.rate(&party);
+        let every = rate.every * tokens.min(rate.burst);
         let generation = if self.young.contains_key(&party) { &mut self.young } else { &mut self.old };
         let Some(full) = generation.get_mut(&party) else { return };
         match full.checked_sub(every).filter(|full| *full > now) {
@@ -111,12 +171,40 @@ impl Throttle {
     }
 }
 
+/// Hellos of this second, by a keyed hash of their source.
+struct Cells {
+    most: u32,
+    counts: Box<[u16; CELLS]>,
+    until: Option<Instant>,
+    hasher: RandomState,
+}
+
+impl Cells {
+    fn new(most: u32) -> Cells {
+        Cells { most, counts: Box::new([0; CELLS]), until: None, hasher: RandomState::new() }
+    }
+
+    fn take(&mut self, now: Instant, source: IpAddr) -> bool {
+        if self.most >= u32::from(u16::MAX) {
+            return true;
+        }
+        if self.until.is_none_or(|until| until <= now) {
+            self.counts.fill(0);
+            self.until = Some(now + SECOND);
+        }
+        let count = &mut self.counts[self.hasher.hash_one(source) as usize % CELLS];
+        let is_free = u32::from(*count) < self.most;
+        *count += u16::from(is_free);
+        is_free
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn party(n: u32) -> Party {
-        Party { source: IpAddr::from(n.to_be_bytes()), port: None }
+        Party { source: IpAddr::from(n.to_be_bytes()), port: None, pool: Pool::Handshakes }
     }
 
     fn throttle(burst: u32, per_second: u32) -> Throttle {
@@ -125,7 +213,7 @@ mod tests {
     }
 
     fn taken(throttle: &mut Throttle, now: Instant, party: Party, of: usize) -> usize {
-        (0..of).filter(|_| throttle.take(now, party)).count()
+        (0..of).filter(|_| throttle.take(now, party, 1)).count()
     }
 
     #[test]
@@ -140,25 +228,75 @@ mod tests {
     }
 
     #[test]
-    fn strangers_hellos_are_looked_at_at_their_rate() {
+    fn strangers_hellos_are_answered_at_their_rate() {
         let limits = Limits { hellos_per_second: 100, ..Limits::default() };
         let (now, mut throttle) = (Instant::now(), Throttle::new(&limits));
-        let mut looked_at = |now| (0..1_000).filter(|_| throttle.take_hello(now)).count();
-        assert_eq!(looked_at(now), 100);
-        assert_eq!(looked_at(now + Duration::from_millis(9)), 0);
-        assert_eq!(looked_at(now + Duration::from_millis(10)), 1);
-        assert_eq!(looked_at(now + Duration::from_secs(9)), 100);
+        let mut answered = |now| (0..1_000u32).filter(|n| throttle.take_hello(now, party(*n).source)).count();
+        assert_eq!(answered(now), 100);
+        assert_eq!(answered(now + Duration::from_millis(9)), 0);
+        assert_eq!(answered(now + Duration::from_millis(10)), 1);
+        assert_eq!(answered(now + Duration::from_secs(9)), 100);
+    }
+
+    #[test]
+    fn one_source_of_hellos_does_not_take_what_all_have() {
+        let limits = Limits { hellos_per_second: 1_000, hellos_per_source: 100, ..Limits::default() };
+        let (now, mut throttle) = (Instant::now(), Throttle::new(&limits));
+        let flood = (0..5_000).filter(|_| throttle.take_hello(now, party(1).source)).count();
+        assert_eq!(flood, 100);
+        // With any hash, few of the others share its cell.
+        let others = (2..802u32).filter(|n| throttle.take_hello(now, party(*n).source)).count();
+        assert!(others > 780, "{others}");
+        assert!(
+            throttle.take_hello(now + Duration::from_secs(1), party(1).source),
+            "the next second it is heard again"
+        );
+    }
+
+    #[test]
+    fn good_cookies_do_not_count() {
+        let limits = Limits { hellos_per_second: 10, ..Limits::default() };
+        let (now, mut throttle) = (Instant::now(), Throttle::new(&limits));
+        for _ in 0..1_000 {
+            assert!(throttle.take_look(now));
+            throttle.give_back_look(now);
+        }
+        assert_eq!((0..1_000).filter(|_| throttle.take_look(now)).count(), 10);
+    }
+
+    #[test]
+    fn work_is_taken_and_given_back_by_its_amount() {
+        let limits = Limits { work_burst: 20, work_per_second: 2, ..Limits::default() };
+        let (now, mut throttle) = (Instant::now(), Throttle::new(&limits));
+        let party = Party { pool: Pool::Work, ..party(1) };
+        assert!(throttle.take(now, party, 15));
+        assert!(!throttle.take(now, party, 6));
+        assert!(throttle.take(now, party, 5));
+        throttle.give_back(now, party, 15);
+        assert!(!throttle.take(now, party, 16) && throttle.take(now, party, 15));
+        assert!(throttle.take(now + Duration::from_secs(3), party, 6));
+        assert!(!throttle.take(now + Duration::from_secs(3), party, u32::MAX));
+    }
+
+    #[test]
+    fn what_costs_more_than_a_bucket_holds_takes_a_full_one() {
+        let (now, mut throttle) = (Instant::now(), Throttle::new(&Limits::default()));
+        let party = Party { pool: Pool::Work, ..party(1) };
+        assert!(throttle.take(now, party, u32::MAX));
+        assert!(!throttle.take(now, party, 1));
+        throttle.give_back(now, party, u32::MAX);
+        assert!(throttle.take(now, party, u32::MAX), "as large lists of revoked certificates may have it");
     }
 
     #[test]
     fn a_token_that_is_given_back_can_be_taken_again() {
         let (now, mut throttle) = (Instant::now(), throttle(3, 1));
         for _ in 0..100 {
-            assert!(throttle.take(now, party(1)));
-            throttle.give_back(now, party(1));
+            assert!(throttle.take(now, party(1), 1));
+            throttle.give_back(now, party(1), 1);
         }
         assert!(throttle.young.is_empty() && throttle.old.is_empty(), "what is full is not kept");
-        throttle.give_back(now, party(1));
+        throttle.give_back(now, party(1), 1);
         assert_eq!(taken(&mut throttle, now, party(1), 9), 3, "and never more than the burst");
     }
 
@@ -175,9 +313,9 @@ mod tests {
     fn memory_is_bounded_however_many_sources_come() {
         let (now, mut throttle) = (Instant::now(), throttle(1, 1));
         for n in 0..100_000 {
-            assert!(throttle.take(now, party(n)), "a source not seen before is let in");
+            assert!(throttle.take(now, party(n), 1), "a source not seen before is let in");
             assert!(throttle.young.len() <= SOURCES && throttle.old.len() <= SOURCES);
         }
-        assert!(!throttle.take(now, party(99_999)));
+        assert!(!throttle.take(now, party(99_999), 1));
     }
 }

@@ -6,5 +6,6 @@ pub mod plain;
 pub mod resource;
 pub mod sessions;
 mod settings;
+pub mod stray;
 
 pub use settings::{EngineKind, Settings};

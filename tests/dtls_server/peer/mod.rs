@@ -7,6 +7,7 @@ mod coap;
 mod gnutls;
 mod mbedtls;
 mod openssl;
+mod restart;
 mod tinydtls;
 mod wolfssl;
 
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
 use tombolo::clock::UnixTime;
 use tombolo::proto::Route;
+use tombolo::proto::dtls::server::export::{Origin, Purpose, StoreKey};
 use tombolo::proto::dtls::server::{Certificates, Clock, ServerKey, Settings, Trust};
 use tombolo::proto::dtls::{
     CloseCause, Engine, HandshakeFailure, Keyring, PeerIdentity, ServerEngine, SessionId, SessionInfo, Sink,
@@ -36,6 +38,8 @@ struct Server {
     port: u16,
     seen: Arc<Watched>,
     stop: Arc<AtomicBool>,
+    /// How often it is to be replaced by another that has only what was stored.
+    restarts: Arc<AtomicU32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,6 +64,7 @@ struct Seen {
     data: Vec<Vec<u8>>,
     closed: Vec<CloseCause>,
     failed: Vec<HandshakeFailure>,
+    restarts: u32,
 }
 
 /// What was seen, and a bell for who waits for it.
@@ -126,9 +131,18 @@ impl Server {
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let port = socket.local_addr().unwrap().port();
         let (seen, stop) = (Arc::new(Watched::default()), Arc::new(AtomicBool::new(false)));
-        let (its_seen, its_stop) = (seen.clone(), stop.clone());
-        let thread = std::thread::spawn(move || serve(&socket, &its_seen, &its_stop, settings, certificates));
-        Server { port, seen, stop, thread: Some(thread) }
+        let restarts = Arc::new(AtomicU32::new(0));
+        let (its_seen, its_stop, its_restarts) = (seen.clone(), stop.clone(), restarts.clone());
+        let thread = std::thread::spawn(move || {
+            serve(&socket, &its_seen, &its_stop, &its_restarts, settings, certificates);
+        });
+        Server { port, seen, stop, restarts, thread: Some(thread) }
+    }
+
+    /// Goes on as the next process does after a power cut; meanwhile nothing answers at its port, not even the system.
+    fn restart(&self) {
+        let wanted = self.restarts.fetch_add(1, Ordering::Relaxed) + 1;
+        assert!(self.wait(|seen| seen.restarts == wanted));
     }
 
     /// Waits until what was seen is as wished.
@@ -147,15 +161,36 @@ fn serve(
     socket: &UdpSocket,
     seen: &Watched,
     stop: &AtomicBool,
+    restarts: &AtomicU32,
     settings: Settings,
     certificates: Certificates,
 ) {
-    let keys = Keyring::new([(*b"dev-1", *b"0123456789abcdef")]);
-    let mut engine = ServerEngine::new(Instant::now(), settings, keys, certificates, &[3; 32]);
-    engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026), trusted: true });
+    let start = |run: u32| {
+        let keys = Keyring::new([(*b"dev-1", *b"0123456789abcdef")]);
+        let (settings, certificates) = (settings.clone(), certificates.clone());
+        let mut engine =
+            ServerEngine::new(Instant::now(), settings, keys, certificates, &[3 + run as u8; 32]);
+        engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026), trusted: true });
+        engine
+    };
+    let (mut engine, mut run) = (start(0), 0);
     let mut shell = Shell { socket, seen, answers: Vec::new() };
     let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
+        if restarts.load(Ordering::Relaxed) > run {
+            run += 1;
+            let (now, key) = (Instant::now(), StoreKey::new(&[1; 32]));
+            let mut sessions = Vec::new();
+            engine.sessions(&mut |info| sessions.push(info.session));
+            let stored =
+                sessions.into_iter().filter_map(|session| engine.export(now, &key, session, Purpose::Store));
+            let stored: Vec<Vec<u8>> = stored.collect();
+            engine = start(run);
+            for sealed in stored {
+                engine.import(now, &key, &sealed, Origin::Store { runs: 1 }, &mut shell).expect("an import");
+            }
+            seen.note(|seen| seen.restarts = run);
+        }
         let received = socket.recv_from(&mut buffer);
         let now = Instant::now();
         if let Ok((length, remote)) = received {
@@ -300,8 +335,10 @@ impl Files {
         let three = authority("three", Some(&two));
         let key = KeyPair::generate_for(algorithm).unwrap();
         let device = device_params("door-7").signed_by(&key, &three).unwrap();
-        let chain = device.pem() + &three.pem() + &two.pem() + &one.pem();
-        std::fs::write(folder.join("chain.pem"), chain).unwrap();
+        let above = three.pem() + &two.pem() + &one.pem();
+        std::fs::write(folder.join("chain.pem"), device.pem() + &above).unwrap();
+        // For clients that take the device's own apart.
+        std::fs::write(folder.join("above.pem"), above).unwrap();
         std::fs::write(folder.join("device.key"), key.serialize_pem()).unwrap();
         std::fs::write(folder.join("root.pem"), root.pem()).unwrap();
         std::fs::write(folder.join("public.pem"), key.public_key_pem()).unwrap();

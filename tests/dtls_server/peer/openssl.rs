@@ -42,10 +42,11 @@ fn openssl_is_echoed_with_a_chain_of_four_certificates_in_every_suite_and_size()
         let connect = format!("127.0.0.1:{}", server.port);
         let cipher = format!("{cipher}:@SECLEVEL=0");
         let (chain, key, root) = (files.path("chain.pem"), files.path("device.key"), files.path("root.pem"));
+        let above = files.path("above.pem");
         let arguments =
             ["s_client", "-dtls1_2", "-quiet", "-no_ign_eof", "-cipher", &cipher, "-connect", &connect];
         let mine =
-            ["-cert", &chain, "-cert_chain", &chain, "-key", &key, "-CAfile", &root, "-verify_return_error"];
+            ["-cert", &chain, "-cert_chain", &above, "-key", &key, "-CAfile", &root, "-verify_return_error"];
         if echo(&server, "openssl", &[&arguments[..], &mine, more].concat()) {
             assert_eq!(server.seen().sessions[0], shown(suite, true));
             let PeerIdentity::Certificate(facts) = server.seen().identities[0].clone() else { panic!() };

@@ -1,7 +1,7 @@
 //! A broker that does as it is told. Its packets are made and judged by `mqtt-protocol-core` in the server's
 //! role, so what the uplink encodes by hand is read by somebody else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use mqtt::connection::role;
@@ -35,11 +35,15 @@ impl Delivered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     Ack(u8),
-    /// No answer, now or ever.
+    /// Taken, and no answer, now or ever.
     Hold,
+    /// Dropped without a word.
+    Drop,
     Disconnect(u8),
     /// Close in good order without a word.
     Close,
+    /// PUBACK with this code, then close: mosquitto 2.0 over TLS.
+    AckAndClose(u8),
 }
 
 /// How CONNECT is met.
@@ -65,6 +69,8 @@ pub struct Connected {
 }
 
 type Policy = Box<dyn FnMut(&Delivered) -> Reply>;
+/// When a publish that comes at this time is answered.
+type Slow = Box<dyn FnMut(Duration) -> Duration>;
 
 pub struct Broker {
     pub reachable: bool,
@@ -80,6 +86,11 @@ pub struct Broker {
     /// Answers PINGREQ.
     pub answers_pings: bool,
     pub subscribe_reply: Reply,
+    /// How CONNECT with a will is met, if not like any other.
+    pub will: Option<Welcome>,
+    /// PUBACKs come so much later.
+    pub delay: Duration,
+    pub slow: Option<Slow>,
     pub delivered: Vec<Delivered>,
     pub retained: HashMap<String, Vec<u8>>,
     pub connects: Vec<Connected>,
@@ -106,6 +117,9 @@ impl Default for Broker {
             policy: Box::new(|_| Reply::Ack(0)),
             answers_pings: true,
             subscribe_reply: Reply::Ack(0),
+            will: None,
+            delay: Duration::ZERO,
+            slow: None,
             delivered: Vec::new(),
             retained: HashMap::new(),
             connects: Vec::new(),
@@ -124,9 +138,23 @@ pub struct Link {
     connected: Option<Connected>,
     subscriptions: Vec<String>,
     in_flight: usize,
+    late: VecDeque<(Duration, u16, u8)>,
+    /// Whatever comes, it is closed: a load balancer without a back end.
+    pub hollow: bool,
     said_goodbye: bool,
     /// Something on the way was lost: nothing passes any more, as TCP has it.
     pub dead: bool,
+}
+
+impl Link {
+    pub fn is_subscribed(&self, filter: &str) -> bool {
+        self.subscriptions.iter().any(|known| known == filter)
+    }
+
+    /// When the next PUBACK is due.
+    pub fn late_at(&self) -> Option<Duration> {
+        self.late.front().map(|(due, ..)| *due)
+    }
 }
 
 impl Broker {
@@ -139,12 +167,18 @@ impl Broker {
             connected: None,
             subscriptions: Vec::new(),
             in_flight: 0,
+            late: VecDeque::new(),
+            hollow: false,
             said_goodbye: false,
             dead: false,
         }
     }
 
     pub fn handle_bytes(&mut self, link: &mut Link, at: Duration, bytes: &[u8]) {
+        if link.hollow && !bytes.is_empty() {
+            link.closed = Some(Closed::ByPeer);
+            return;
+        }
         let mut cursor = mqtt::common::Cursor::new(bytes);
         while cursor.position() < bytes.len() as u64 && link.closed.is_none() {
             let events = link.connection.recv(&mut cursor);
@@ -211,7 +245,8 @@ impl Broker {
                     }),
                     will_delay,
                 };
-                self.welcome(link, connected, self.v5);
+                let welcome = self.will.filter(|_| connected.will.is_some()).unwrap_or(self.v5);
+                self.welcome(link, connected, if self.v5 == Welcome::Accept { welcome } else { self.v5 });
             }
             GenericPacket::V3_1_1Connect(p) => {
                 let connected = Connected {
@@ -227,7 +262,8 @@ impl Broker {
                     }),
                     will_delay: None,
                 };
-                self.welcome(link, connected, self.v3);
+                let welcome = self.will.filter(|_| connected.will.is_some()).unwrap_or(self.v3);
+                self.welcome(link, connected, if self.v3 == Welcome::Accept { welcome } else { self.v3 });
             }
             GenericPacket::V5_0Publish(p) => {
                 let mut delivered = Delivered {
@@ -315,7 +351,7 @@ impl Broker {
     fn subscribed(&mut self, link: &mut Link) -> Option<u8> {
         match self.subscribe_reply {
             Reply::Ack(code) => return Some(code),
-            Reply::Hold => {}
+            Reply::Hold | Reply::Drop | Reply::AckAndClose(_) => {}
             Reply::Disconnect(code) => self.disconnect(link, code),
             Reply::Close => link.closed = Some(Closed::ByPeer),
         }
@@ -328,7 +364,7 @@ impl Broker {
         match welcome {
             Welcome::Silence => {}
             Welcome::Close => link.closed = Some(Closed::ByPeer),
-            // An old broker answers 0x01 in the old form, whatever it was asked in.
+            // An old broker answers in the old form, whatever it was asked in.
             Welcome::Code(code) if code < 0x80 => {
                 link.outgoing.extend_from_slice(&[0x20, 2, 0, code]);
                 link.closed = Some(Closed::ByPeer);
@@ -391,6 +427,7 @@ impl Broker {
         }
         let reply = (self.policy)(&delivered);
         let taken = matches!(reply, Reply::Ack(code) if code < 0x80) || reply == Reply::Hold;
+        let at = delivered.at;
         let (topic, payload, retain) = (delivered.topic.clone(), delivered.payload.clone(), delivered.retain);
         if taken {
             self.delivered.push(delivered);
@@ -398,16 +435,33 @@ impl Broker {
         match reply {
             Reply::Ack(code) => {
                 if let Some(id) = packet_id {
-                    link.in_flight -= 1;
-                    self.acknowledge(link, id, code);
+                    let due = self.slow.as_mut().map_or(at + self.delay, |slow| slow(at));
+                    link.late.push_back((due, id, code));
+                    self.answer_late(link, at);
                 }
                 if code < 0x80 {
                     self.distribute(link, &topic, &payload, retain);
                 }
             }
-            Reply::Hold => {}
+            Reply::Hold | Reply::Drop => {}
             Reply::Disconnect(code) => self.disconnect(link, code),
             Reply::Close => link.closed = Some(Closed::ByPeer),
+            Reply::AckAndClose(code) => {
+                if let Some(id) = packet_id {
+                    link.in_flight -= 1;
+                    self.acknowledge(link, id, code);
+                }
+                link.closed = Some(Closed::ByPeer);
+            }
+        }
+    }
+
+    /// Sends the PUBACKs whose time has come.
+    pub fn answer_late(&mut self, link: &mut Link, at: Duration) {
+        while let Some((_, id, code)) = link.late.front().copied().filter(|(due, ..)| *due <= at) {
+            link.late.pop_front();
+            link.in_flight -= 1;
+            self.acknowledge(link, id, code);
         }
     }
 

@@ -4,13 +4,17 @@ pub mod broker;
 pub mod mosquitto;
 pub mod outbox;
 pub mod pki;
+pub mod rabbitmq;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tombolo::clock::{Moment, UnixTime};
 use tombolo::message::{Envelope, Lane, Method, Name};
+use tombolo::northbound::address;
+use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::{OwnTopics, Protocol, Settings};
-use tombolo::northbound::uplink::{Closed, Event, Uplink};
+use tombolo::northbound::uplink::{Closed, Dialed, Event, Status, Uplink};
 
 use broker::{Broker, Link};
 use outbox::{Item, MemoryOutbox};
@@ -32,6 +36,10 @@ pub fn settings() -> Settings {
         keep_alive: Duration::from_secs(60),
         max_in_flight: 1000,
         drain_rate: 1000,
+        max_publish_rate: 0,
+        max_byte_rate: 0,
+        answer_timeout: Duration::from_secs(30),
+        retry_rejected: None,
         topics: OwnTopics {
             gateway_status: Some(STATUS.to_owned()),
             loss: Some(LOSS.to_owned()),
@@ -58,6 +66,12 @@ pub struct World {
     /// Nothing passes in either direction, and nobody is told.
     pub frozen: bool,
     pub password: Option<Vec<u8>>,
+    /// What the broker's name stands for; empty: one address nobody asks about.
+    pub addresses: Vec<SocketAddr>,
+    /// Behind these nobody answers CONNECT; the connection is closed.
+    pub hollow: Vec<SocketAddr>,
+    /// Where attempts led.
+    pub dialed: Vec<SocketAddr>,
 }
 
 impl World {
@@ -66,7 +80,7 @@ impl World {
         World {
             start,
             moment: Moment { now: start, boottime_ms: 1_000_000, wall: None, ages_from: Some(UnixTime(0)) },
-            uplink: Uplink::new(start, settings, 7),
+            uplink: Uplink::new(start, settings),
             outbox: MemoryOutbox::default(),
             broker: Broker::default(),
             link: None,
@@ -74,7 +88,23 @@ impl World {
             attempts: Vec::new(),
             frozen: false,
             password: None,
+            addresses: Vec::new(),
+            hollow: Vec::new(),
+            dialed: Vec::new(),
         }
+    }
+
+    pub fn status(&self) -> Status {
+        self.uplink.status(self.moment.now)
+    }
+
+    fn dial(&mut self) -> Dialed {
+        let avoid = self.uplink.avoid().to_vec();
+        let order = address::order(&self.addresses, &avoid);
+        let Some(peer) = order.first().copied() else { return Dialed::default() };
+        self.dialed.push(peer);
+        let untried = order[1..].iter().filter(|other| !avoid.contains(other)).count();
+        Dialed { peer: Some(peer), untried }
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -98,6 +128,7 @@ impl World {
     pub fn item(&self, topic: &str, payload: &[u8]) -> Item {
         Item {
             sequence: 0,
+            original: None,
             same_boot: true,
             device: "door-7".to_owned(),
             path: "t/env".to_owned(),
@@ -121,8 +152,11 @@ impl World {
                 idle = false;
                 self.attempts.push(self.elapsed());
                 if self.broker.reachable {
-                    self.link = Some(self.broker.accept());
-                    self.uplink.handle_connected(now, self.password.clone());
+                    let dialed = self.dial();
+                    let mut link = self.broker.accept();
+                    link.hollow = dialed.peer.is_some_and(|peer| self.hollow.contains(&peer));
+                    self.link = Some(link);
+                    self.uplink.handle_connected(now, self.password.clone(), dialed);
                 } else {
                     self.uplink.handle_connect_failed(now, "connection refused".to_owned(), false);
                 }
@@ -139,6 +173,7 @@ impl World {
                     idle &= sent.is_empty();
                     let elapsed = now - self.start;
                     self.broker.handle_bytes(link, elapsed, &sent);
+                    self.broker.answer_late(link, elapsed);
                     received = std::mem::take(&mut link.outgoing);
                     closed = link.closed.clone();
                 }
@@ -177,7 +212,16 @@ impl World {
             if self.moment.now >= end {
                 return;
             }
-            let next = self.uplink.poll_timeout().unwrap_or(end).min(end);
+            // However it stands, there is a deadline, and not one that has passed and is still there.
+            let deadline = self.uplink.poll_timeout();
+            assert!(self.uplink.is_stopping() || deadline.is_some(), "no deadline: {:?}", self.status());
+            assert!(
+                deadline.is_none_or(|at| at > self.moment.now) || self.frozen,
+                "it would spin: {:?}",
+                self.status()
+            );
+            let late = self.link.as_ref().and_then(|link| link.late_at()).map(|at| self.start + at);
+            let next = self.uplink.poll_timeout().unwrap_or(end).min(late.unwrap_or(end)).min(end);
             let least = self.moment.now + Duration::from_millis(1);
             let by = next.max(least) - self.moment.now;
             self.advance(by);
@@ -202,6 +246,13 @@ impl World {
             self.uplink.handle_closed(&self.moment, &mut self.outbox, Closed::ByPeer);
         }
         self.settle();
+    }
+
+    /// What was set aside, in the order of the lanes.
+    pub fn rejected(&self) -> Vec<(Lane, u64, Cause)> {
+        let mut rejected = self.outbox.rejected.clone();
+        rejected.sort_by_key(|(lane, sequence, _)| (lane.index(), *sequence));
+        rejected
     }
 
     pub fn payloads(&self) -> Vec<String> {

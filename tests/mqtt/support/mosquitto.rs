@@ -243,7 +243,7 @@ pub fn run<F: AsyncFnOnce(Running)>(settings: Settings, clock: Arc<dyn WallClock
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let begun = Instant::now();
-        let handle = Handle::new(Uplink::new(begun, settings, 7));
+        let handle = Handle::new(Uplink::new(begun, settings));
         let outbox = Rc::new(RefCell::new(MemoryOutbox::default()));
         let wall = clock.clone();
         let moment = move || Moment {

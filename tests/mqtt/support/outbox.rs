@@ -2,10 +2,12 @@
 
 use tombolo::message::{Content, ContentFormat, Envelope, Lane, Method, RecordId, Stamp};
 use tombolo::northbound::outbox::{Loss, Next, Outbox, Record, RejectedFull};
+use tombolo::northbound::reason_code::Cause;
 
 #[derive(Clone)]
 pub struct Item {
     pub sequence: u64,
+    pub original: Option<RecordId>,
     pub same_boot: bool,
     pub device: String,
     pub path: String,
@@ -23,6 +25,8 @@ pub struct Item {
 struct Queue {
     items: Vec<Item>,
     position: usize,
+    /// Items before this were handed out.
+    handed: usize,
     /// Items before this are released, rejected or expired.
     gone: usize,
 }
@@ -30,7 +34,7 @@ struct Queue {
 pub struct MemoryOutbox {
     lanes: [Queue; 2],
     pub released: [Vec<u64>; 2],
-    pub rejected: Vec<(Lane, u64, u8)>,
+    pub rejected: Vec<(Lane, u64, Cause)>,
     pub expired: Vec<(Lane, u64)>,
     pub losses: Vec<Loss>,
     pub reported: Vec<(Lane, u64, u64)>,
@@ -67,6 +71,11 @@ impl MemoryOutbox {
         queue.items.len() as u64
     }
 
+    /// The sequence of the newest record.
+    pub fn newest_of(&self, lane: Lane) -> u64 {
+        self.lanes[lane.index()].items.last().map_or(0, |item| item.sequence)
+    }
+
     /// Records not yet released, rejected or expired.
     pub fn waiting(&self, lane: Lane) -> usize {
         let queue = &self.lanes[lane.index()];
@@ -85,7 +94,8 @@ impl MemoryOutbox {
         let oldest = queue.items[queue.gone].sequence;
         assert_eq!(oldest, sequence, "only the oldest record may be rejected or expire");
         queue.gone += 1;
-        assert!(queue.gone <= queue.position, "it left before it was read");
+        assert!(queue.gone <= queue.handed, "it left before it was read");
+        queue.position = queue.position.max(queue.gone);
     }
 }
 
@@ -100,9 +110,11 @@ impl Outbox for MemoryOutbox {
             return Next::Empty;
         };
         queue.position += 1;
+        queue.handed = queue.handed.max(queue.position);
         Next::Record(Record {
             id: RecordId { run: 0xABCD + lane.index() as u64, sequence: item.sequence },
             sequence: item.sequence,
+            original: item.original,
             same_boot: item.same_boot,
             content: Content {
                 device: &item.device,
@@ -124,23 +136,38 @@ impl Outbox for MemoryOutbox {
         queue.position = queue.gone;
     }
 
+    fn seek(&mut self, lane: Lane, sequence: u64) {
+        let queue = &mut self.lanes[lane.index()];
+        let place = queue.items.partition_point(|item| item.sequence < sequence);
+        assert!(place <= queue.handed, "it goes to what was never read");
+        queue.position = place.max(queue.gone);
+    }
+
+    fn newest(&self, lane: Lane) -> u64 {
+        self.newest_of(lane)
+    }
+
     fn release(&mut self, lane: Lane, sequence: u64) {
         let queue = &mut self.lanes[lane.index()];
+        if queue.items[..queue.gone].last().is_some_and(|gone| gone.sequence >= sequence) {
+            return; // dropped meanwhile
+        }
         let before = queue.gone;
         while queue.items.get(queue.gone).is_some_and(|item| item.sequence <= sequence) {
             self.released[lane.index()].push(queue.items[queue.gone].sequence);
             queue.gone += 1;
         }
         assert!(queue.gone > before, "released nothing");
-        assert!(queue.gone <= queue.position, "released what was never read");
+        assert!(queue.gone <= queue.handed, "released what was never read");
+        queue.position = queue.position.max(queue.gone);
     }
 
-    fn reject(&mut self, lane: Lane, sequence: u64, code: u8) -> Result<(), RejectedFull> {
+    fn reject(&mut self, lane: Lane, sequence: u64, cause: Cause) -> Result<(), RejectedFull> {
         if self.rejected.len() >= self.rejected_room {
             return Err(RejectedFull);
         }
         self.leave(lane, sequence);
-        self.rejected.push((lane, sequence, code));
+        self.rejected.push((lane, sequence, cause));
         Ok(())
     }
 

@@ -62,7 +62,13 @@ impl Endpoint {
                     Some(id) => {
                         let frame = pending.frame(Type::Confirmable, id);
                         let write = |datagram: &mut Vec<u8>| sender.write_separate(datagram, frame, response);
-                        let first = self.transmissions.enqueue(now, &mut known.queue, peer, id, write);
+                        let first = self.transmissions.enqueue(
+                            now,
+                            &mut known.queue,
+                            (peer, pending.holder),
+                            id,
+                            write,
+                        );
                         known.open += 1;
                         if let Some(sent) = first.and_then(|key| self.transmissions.get(key)) {
                             sender.datagram(&sent.datagram);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use coap_numbers::option;
 
+use super::super::Holder;
 use super::super::block::{Block, Piece, Progress, RETRY_AFTER};
 use super::super::deduplication::{Answer, Entry, fingerprint};
 use super::super::exchange::{Exchange, Pending};
@@ -27,6 +28,7 @@ const CREDIT_MAX: u32 = 1 << 20;
 #[derive(Clone, Copy)]
 pub(super) struct Incoming<'d> {
     pub(super) peer: PeerId,
+    pub(super) holder: Holder,
     pub(super) tick: Tick,
     pub(super) fingerprint: u32,
     pub(super) message: Message<'d>,
@@ -51,11 +53,24 @@ impl Incoming<'_> {
 }
 
 impl Endpoint {
-    /// Takes one datagram of `peer`. Returns a request nobody has seen before; everything else is dealt
-    /// with here.
+    /// Takes one datagram of `peer`, which is a holder of its own. Returns a request that is not a duplicate; everything else
+    /// is dealt with here.
     pub fn handle_datagram<'d>(
         &mut self,
         now: Instant,
+        peer: PeerId,
+        datagram: &'d [u8],
+    ) -> Option<Request<'d>> {
+        self.handle_datagram_of(now, Holder { number: peer.0, max_sessions: 1 }, peer, datagram)
+    }
+
+    /// The same, for a peer that belongs to `holder`: unanswered requests and incomplete bodies are bounded for all peers of
+    /// one holder together. One endpoint must use either this or [`handle_datagram`](Endpoint::handle_datagram), because
+    /// their holder numbers may collide.
+    pub fn handle_datagram_of<'d>(
+        &mut self,
+        now: Instant,
+        holder: Holder,
         peer: PeerId,
         datagram: &'d [u8],
     ) -> Option<Request<'d>> {
@@ -72,7 +87,7 @@ impl Endpoint {
         };
         match message.message_type {
             Type::Confirmable | Type::NonConfirmable if message.code.is_request() => {
-                return self.handle_request(now, peer, message, datagram);
+                return self.handle_request(now, holder, peer, message, datagram);
             }
             // Empty, so a ping; or a response to a request that was never made (RFC 7252 §4.2, §4.3).
             Type::Confirmable => {
@@ -107,14 +122,15 @@ impl Endpoint {
     fn handle_request<'d>(
         &mut self,
         now: Instant,
+        holder: Holder,
         peer: PeerId,
         message: Message<'d>,
         datagram: &'d [u8],
     ) -> Option<Request<'d>> {
         let tick = self.tick(now);
         let fingerprint = fingerprint(self.seed, datagram) as u32;
-        let mut incoming =
-            Incoming { peer, tick, fingerprint, message, no_response: NoResponse::default(), block1: None };
+        let no_response = NoResponse::default();
+        let mut incoming = Incoming { peer, holder, tick, fingerprint, message, no_response, block1: None };
         let open = self.look_up(&incoming, datagram.len())?;
         let options = match RequestOptions::read(message.options) {
             Ok(options) => options,
@@ -131,7 +147,7 @@ impl Endpoint {
             // Only what is asked again without harm can be cut anew for each block.
             return self.refuse(incoming, Response::new(Code::BAD_REQUEST));
         }
-        if let Some(response) = self.overload(peer, open) {
+        if let Some(response) = self.overload(peer, holder, open) {
             self.counters.overloaded += 1;
             self.answer(incoming, &response);
             return None;
@@ -217,14 +233,16 @@ impl Endpoint {
     }
 
     /// What a request hears that would be one too many.
-    fn overload(&mut self, peer: PeerId, open: u16) -> Option<Response<'static>> {
+    fn overload(&mut self, peer: PeerId, holder: Holder, open: u16) -> Option<Response<'static>> {
         let all = match peer.is_unproven() {
             true => self.settings.pending / UNPROVEN_SHARE,
             false => self.settings.pending,
         };
+        let per_peer = self.settings.pending_per_peer;
+        let held = self.exchanges.held(holder.number) + self.transmissions.held(holder.number);
         let code = if self.exchanges.len() + self.transmissions.len() >= all {
             Code::SERVICE_UNAVAILABLE
-        } else if open >= self.settings.pending_per_peer {
+        } else if open >= per_peer || held >= holder.share(usize::from(per_peer), all) {
             Code::TOO_MANY_REQUESTS
         } else {
             return None;
@@ -241,12 +259,12 @@ impl Endpoint {
         block: Block,
     ) -> Option<Cow<'d, [u8]>> {
         let body_max = self.settings.body as u32;
-        let Incoming { peer, message, .. } = incoming;
+        let Incoming { peer, holder, message, .. } = incoming;
         if block.number == 0 && !block.more && message.payload.len() <= block.size() {
             return Some(Cow::Borrowed(message.payload));
         }
         let (place, tag) = self.marks(message.code, options);
-        let piece = Piece { peer, place, tag, block, size1: options.size1, payload: message.payload };
+        let piece = Piece { peer, holder, place, tag, block, size1: options.size1, payload: message.payload };
         let response = match self.side(peer).assemblies.accept(now, piece) {
             Progress::Whole(body) => return Some(Cow::Owned(body)),
             Progress::Continue => {
@@ -291,12 +309,13 @@ impl Endpoint {
         method: Method,
         options: &RequestOptions<'_>,
     ) -> Exchange {
-        let Incoming { peer, tick, message, .. } = incoming;
+        let Incoming { peer, holder, tick, message, .. } = incoming;
         let confirmable = incoming.is_confirmable();
         // Who wants no 2.xx takes the acknowledgement for one: it waits for the commit.
         let acknowledge = confirmable && !options.no_response.suppresses(Code::CHANGED);
         let pending = Pending {
             peer,
+            holder: holder.number,
             message_id: message.message_id,
             token: message.token,
             method,

@@ -111,9 +111,6 @@ impl DimplEngine {
         message: &HandshakeFragment<'_>,
         sink: &mut dyn Sink,
     ) {
-        if !self.registry.hears(now, &occupants) {
-            return self.counters.hellos_shed += 1;
-        }
         // A hello in fragments would have to be kept before its sender has proven anything.
         let hello = Some(message)
             .filter(|message| message.is_whole() && message.length <= MESSAGE_MAX)
@@ -121,12 +118,22 @@ impl DimplEngine {
             .and_then(|message| ClientHello::parse(message.body));
         let Some(hello) = hello else { return self.counters.records_refused += 1 };
         let address = PeerAddress::from(route);
-        let Some(cookie) = self.cookie_key.check(now, &address, &hello) else {
+        let looks = !hello.cookie.is_empty() && self.registry.looks(now);
+        let cookie = if looks { self.cookie_key.check(now, &address, &hello) } else { None };
+        let Some(cookie) = cookie else {
+            // At most one for each datagram; it is shorter than any ClientHello.
+            if std::mem::replace(&mut self.is_answered, true) {
+                return self.counters.records_refused += 1;
+            }
+            if !self.registry.hears(now, &address) {
+                return self.counters.hellos_shed += 1;
+            }
             let sequence = message.message_sequence;
             let request = self.cookie_key.hello_verify_request(now, &address, &hello, sequence);
             self.counters.cookies_sent += 1;
             return sink.transmit(route, &request);
         };
+        self.registry.has_looked(now);
         let same = |peer: Option<&Box<Peer>>| peer.is_some_and(|peer| peer.random == *hello.random);
         if let Some(session) = occupants.half_open
             && same(self.registry.get(session))
@@ -259,7 +266,8 @@ fn refusal(hello: &ClientHello<'_>) -> Option<HandshakeFailure> {
         return Some(HandshakeFailure::UnsupportedVersion(hello.version));
     }
     if !hello.suites().any(|suite| suite == suite::PSK_WITH_AES_128_CCM_8) {
-        return Some(HandshakeFailure::NoSharedCipherSuite { offered: hello.suites().collect() });
+        let offered = hello.suites().collect();
+        return Some(HandshakeFailure::NoSharedCipherSuite { offered, missing: None });
     }
     (!hello.extended_master_secret).then_some(HandshakeFailure::NoExtendedMasterSecret)
 }

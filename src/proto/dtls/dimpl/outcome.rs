@@ -8,7 +8,7 @@ use crate::proto::Route;
 use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
 use crate::proto::dtls::record;
-use crate::proto::dtls::registry::{Phase, Reason, Removed};
+use crate::proto::dtls::registry::{NoPlace, PeerAddress, Phase, Reason, Removed};
 
 impl DimplEngine {
     /// Polls an instance dry. Returns whether anything authentic came out.
@@ -60,11 +60,29 @@ impl DimplEngine {
             return self.fail(session, HandshakeFailure::Fault, sink);
         };
         let route = peer.route;
+        let replaces = self.registry.occupants(&PeerAddress::from(&route)).live.is_some();
+        let Some(holder) = sink.claim(&identity) else {
+            return self.refuse(now, session, HandshakeFailure::NoDevice(Box::new(identity)), sink);
+        };
+        if let Err(no_place) = self.registry.place(now, holder, replaces) {
+            let failure = match no_place {
+                NoPlace::TooOften => HandshakeFailure::TooOften(Box::new(identity)),
+                NoPlace::Full => HandshakeFailure::TableFull(Box::new(identity)),
+            };
+            return self.refuse(now, session, failure, sink);
+        }
         self.counters.handshakes_completed += 1;
-        if let Some(displaced) = self.registry.establish(now, session) {
+        for displaced in self.registry.establish(now, session, holder) {
             self.dismiss(now, displaced, sink);
         }
         sink.connected(session, &route, &identity);
+    }
+
+    /// For the client the handshake is complete; a close_notify tells it that the session is refused.
+    fn refuse(&mut self, now: Instant, session: SessionId, failure: HandshakeFailure, sink: &mut dyn Sink) {
+        let Some(mut peer) = self.registry.remove(session) else { return };
+        peer.say_goodbye(now, &mut self.scratch, sink);
+        self.report(&peer.route, &failure, None, sink);
     }
 
     /// Sees off an entry the registry had no place for.
@@ -80,8 +98,15 @@ impl DimplEngine {
                 peer.say_goodbye(now, &mut self.scratch, sink);
                 sink.closed(session, CloseCause::Evicted);
             }
+            (Phase::Live, Reason::Displaced) => {
+                self.counters.sessions_displaced += 1;
+                peer.say_goodbye(now, &mut self.scratch, sink);
+                sink.closed(session, CloseCause::Displaced);
+            }
+            // This engine resumes no sessions.
+            (Phase::Farewell, _) => {}
             (Phase::HalfOpen, Reason::Replaced) => self.counters.handshakes_restarted += 1,
-            (Phase::HalfOpen, Reason::Room) => {
+            (Phase::HalfOpen, Reason::Room | Reason::Displaced) => {
                 self.report(&peer.route, &HandshakeFailure::Reaped, None, sink);
             }
         }

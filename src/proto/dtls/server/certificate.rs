@@ -1,8 +1,9 @@
 //! Who devices with certificates or raw keys are, and who we are to them (RFC 5280, RFC 7250).
 //!
 //! A chain leads from the device's certificate over what it sent and the configured intermediates to a
-//! configured anchor; rustls-webpki judges. What it proves is written down as [`CertificateIdentity`];
-//! which device that is, others decide.
+//! configured anchor. Its structure is judged first ([`outline`]), so that rustls-webpki, which judges the rest,
+//! has one path to look at. What it proves is written down as [`CertificateIdentity`], with the path it was proven by, which
+//! is judged again as long as there is a session ([`Trust::holds`]); which device that is, others decide.
 //!
 //! While the clock cannot be trusted the chain is judged at a time that has certainly passed, and once
 //! more at the latest notBefore if its one fault is that it is not valid yet.
@@ -16,12 +17,16 @@ use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
 };
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime};
+use rustls_pki_types::{
+    CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
+};
 use webpki::aws_lc_rs as algorithms;
-use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity};
+use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity, VerifiedPath};
 
+use super::certification::{Above, AuthorityId, CertificationPath, Link, Paths};
 use super::identity::CertificateIdentity;
 use super::name::content;
+use super::outline::{self, Malformed, Outline};
 use super::schedule::hash;
 use crate::clock;
 
@@ -41,11 +46,29 @@ const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
     algorithms::RSA_PKCS1_2048_8192_SHA512,
     algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
 ];
-/// Most certificates a device may send.
-const CHAIN_MAX: usize = 10;
+/// How often a path is judged while its one fault is that it is not valid yet.
+const ROUNDS_MAX: usize = outline::CERTIFICATES_MAX + 4;
+/// rustls-webpki verifies no more for one chain.
+const SIGNATURES_MAX: usize = 100;
+/// Bytes of a revocation list that are hashed in the time of one signature.
+const BYTES_A_SIGNATURE: usize = 64 * 1024;
+
+/// Why a device's chain was not accepted.
+#[derive(Debug)]
+pub(super) enum ChainFault {
+    /// Its structure is wrong; no signature was verified.
+    Malformed(Malformed),
+    /// There is no path to an anchor, or it is not valid.
+    Path(Error),
+}
 
 /// What is wrong with a device's certificate, and whose it says it is: unproven, escaped and cut.
-pub(super) fn refusal(error: &Error, first: Option<&[u8]>) -> String {
+pub(super) fn refusal(fault: &ChainFault, first: Option<&[u8]>) -> String {
+    let error = match fault {
+        // Unproven, but the log can say which device to look at.
+        ChainFault::Malformed(malformed) => return named(malformed.to_string(), first),
+        ChainFault::Path(error) => error,
+    };
     let date = |time: &UnixTime| clock::UnixTime::from_secs(time.as_secs());
     let why = match error {
         Error::CertExpired { not_after, .. } => format!("it ended on {}", date(not_after)),
@@ -57,9 +80,13 @@ pub(super) fn refusal(error: &Error, first: Option<&[u8]>) -> String {
         Error::BadDer => "it cannot be read".to_owned(),
         other => other.to_string(),
     };
-    let der = first.map(CertificateDer::from);
+    named(why, first)
+}
+
+fn named(why: String, first: Option<&[u8]>) -> String {
+    let der = first.filter(|der| der.len() <= outline::BYTES_MAX).map(CertificateDer::from);
     match der.as_ref().and_then(|der| EndEntityCert::try_from(der).ok()) {
-        Some(leaf) => format!("{why}; it says {}", CertificateIdentity::of(&leaf)),
+        Some(leaf) => format!("{why}; it says {}", CertificateIdentity::of(&leaf, None)),
         None => why,
     }
 }
@@ -177,13 +204,44 @@ pub(super) fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
 /// Whom we believe.
 #[derive(Default)]
 pub struct Trust {
-    anchors: Vec<CertificateDer<'static>>,
-    intermediates: Vec<CertificateDer<'static>>,
+    anchors: Vec<TrustAnchor<'static>>,
+    intermediates: Vec<Intermediate>,
+    /// The ids of all CAs among both.
+    authorities: HashSet<AuthorityId>,
     revoked: Vec<CertRevocationList<'static>>,
+    /// The cost of verifying the lists, in signatures.
+    lists_work: u32,
     raw_public_keys: HashSet<[u8; 32]>,
-    fingerprint: [u8; 32],
     /// Names all of it.
     digest: [u8; 32],
+}
+
+/// A configured CA below an anchor.
+struct Intermediate {
+    der: CertificateDer<'static>,
+    subject: Box<[u8]>,
+    issuer: Box<[u8]>,
+}
+
+impl Intermediate {
+    fn read(der: Vec<u8>) -> Option<Intermediate> {
+        let outline = Outline::read(&der)?;
+        let (subject, issuer) = (outline.subject.into(), outline.issuer.into());
+        Some(Intermediate { der: der.into(), subject, issuer })
+    }
+}
+
+/// Why an identity that was verified is no longer valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lapse {
+    /// A certificate of its path is revoked.
+    Revoked,
+    /// A certificate of its path has expired.
+    Expired,
+    /// The CA at the end of its path was removed.
+    AnchorRemoved,
+    /// Its path is not known.
+    NoPath,
 }
 
 impl Trust {
@@ -198,33 +256,44 @@ impl Trust {
         revocation_lists: &[Vec<u8>],
         raw_public_keys: impl IntoIterator<Item = [u8; 32]>,
     ) -> Result<Trust, CredentialError> {
-        let anchors: Vec<CertificateDer<'static>> = anchors.into_iter().map(CertificateDer::from).collect();
+        let (mut believed, mut authorities) = (Vec::with_capacity(anchors.len()), HashSet::new());
         for anchor in &anchors {
-            webpki::anchor_from_trusted_cert(anchor)
+            let der = CertificateDer::from(&anchor[..]);
+            let anchor = webpki::anchor_from_trusted_cert(&der)
                 .map_err(|error| CredentialError(format!("an anchor cannot be read: {error}")))?;
+            authorities.insert(id_of(&anchor));
+            believed.push(anchor.to_owned());
         }
-        let mut revoked = Vec::new();
+        let intermediates_digest = digest(intermediates.iter().map(|certificate| &certificate[..]));
+        // A configured certificate that cannot be parsed is ignored here; `check` names it.
+        let intermediates: Vec<Intermediate> =
+            intermediates.into_iter().filter_map(Intermediate::read).collect();
+        let readable = intermediates.iter().map(|intermediate| &intermediate.der);
+        authorities
+            .extend(readable.filter_map(|der| Some(id_of(&webpki::anchor_from_trusted_cert(der).ok()?))));
+        let (mut revoked, mut lists_work) = (Vec::new(), 0);
         for list in revocation_lists {
+            lists_work += 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
             let list = webpki::OwnedCertRevocationList::from_der(list)
                 .map_err(|error| CredentialError(format!("a revocation list cannot be read: {error}")))?;
             revoked.push(CertRevocationList::from(list));
         }
         let raw_public_keys: HashSet<[u8; 32]> = raw_public_keys.into_iter().collect();
-        let fingerprint = digest(anchors.iter().map(|anchor| &anchor[..]));
         let mut keys: Vec<&[u8]> = raw_public_keys.iter().map(|key| &key[..]).collect();
         keys.sort_unstable();
         let parts = [
-            fingerprint,
-            digest(intermediates.iter().map(|certificate| &certificate[..])),
+            digest(anchors.iter().map(|anchor| &anchor[..])),
+            intermediates_digest,
             digest(revocation_lists.iter().map(|list| &list[..])),
             digest(keys),
         ];
         Ok(Trust {
-            anchors,
-            intermediates: intermediates.into_iter().map(CertificateDer::from).collect(),
+            anchors: believed,
+            intermediates,
+            authorities,
             revoked,
+            lists_work,
             raw_public_keys,
-            fingerprint,
             digest: digest(parts.iter().map(|part| &part[..])),
         })
     }
@@ -238,50 +307,118 @@ impl Trust {
         !self.raw_public_keys.is_empty()
     }
 
-    /// Names the set of anchors.
-    pub(super) fn fingerprint(&self) -> &[u8; 32] {
-        &self.fingerprint
-    }
-
     pub(super) fn knows(&self, key_hash: &[u8; 32]) -> bool {
         self.raw_public_keys.contains(key_hash)
     }
 
-    /// Whether a list revokes this certificate.
-    pub(super) fn is_revoked(&self, identity: &CertificateIdentity) -> bool {
+    /// Whether a list revokes the certificate of this issuer and serial number.
+    fn is_revoked(&self, issuer: &[u8], serial: &[u8]) -> bool {
         self.revoked.iter().any(|list| {
-            content(list.issuer()) == content(&identity.issuer)
-                && !matches!(list.find_serial(identity.serial()), Ok(None))
+            content(list.issuer()) == content(issuer) && !matches!(list.find_serial(serial), Ok(None))
         })
     }
 
-    /// Judges a chain, the device's own certificate first.
-    pub(super) fn verify(&self, chain: &[&[u8]], clock: Clock) -> Result<CertificateIdentity, Error> {
-        let (first, rest) = chain.split_first().ok_or(Error::BadDer)?;
-        if rest.len() >= CHAIN_MAX {
-            return Err(Error::MaximumPathDepthExceeded);
+    /// Checks a path that was verified: no certificate of it is revoked or expired, and its anchor is still configured, as an
+    /// anchor or as an intermediate. Other anchors do not matter.
+    pub(super) fn holds(&self, identity: &CertificateIdentity, clock: Clock) -> Result<(), Lapse> {
+        let path = identity.path().ok_or(Lapse::NoPath)?;
+        if !self.authorities.contains(&path.above.anchor) {
+            return Err(Lapse::AnchorRemoved);
         }
-        let leaf = CertificateDer::from(*first);
-        let leaf = EndEntityCert::try_from(&leaf)?;
+        let above = path.above.links.iter().map(|link| (&*link.issuer, &*link.serial));
+        let mut all = above.chain([(&*identity.issuer, identity.serial())]);
+        if all.any(|(issuer, serial)| self.is_revoked(issuer, serial)) {
+            return Err(Lapse::Revoked);
+        }
+        // The time is the current time, or, if the clock is not trusted, one that has certainly passed.
+        if path.ends().as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
+    }
+
+    /// The most signatures that verifying a device's chain may take: that of a chain, and as many again with the configured
+    /// intermediates, any number of which may have one name.
+    pub(super) fn work(&self) -> u32 {
+        if self.anchors.is_empty() {
+            return 0;
+        }
+        let configured = match self.intermediates.len() {
+            0 => 0,
+            count => outline::CERTIFICATES_MAX + (count - 1).min(SIGNATURES_MAX),
+        };
+        (outline::CERTIFICATES_MAX + configured) as u32 + self.lists_work
+    }
+
+    /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued by configured
+    /// intermediates; if that fails, the device's own certificate is verified with the configured ones alone, because
+    /// these may have been renewed since.
+    pub(super) fn verify(
+        &self,
+        chain: &[&[u8]],
+        clock: Clock,
+        paths: &mut Paths,
+    ) -> Result<CertificateIdentity, ChainFault> {
+        let chain = outline::judge(chain).map_err(ChainFault::Malformed)?;
+        let (first, rest) = chain.split_first().ok_or(ChainFault::Path(Error::BadDer))?;
+        let verdict = self.verify_with(first, rest, clock, paths);
+        let issuer = Outline::read(first).map(|outline| outline.issuer);
+        let is_configured = self.intermediates.iter().any(|configured| Some(&*configured.subject) == issuer);
+        match verdict {
+            Err(ChainFault::Path(_)) if is_configured && !rest.is_empty() => {
+                self.verify_with(first, &[], clock, paths).or(verdict)
+            }
+            _ => verdict,
+        }
+    }
+
+    /// The configured intermediates that continue a chain, by name, without those that have the name of one in it. So
+    /// there is a choice only between configured ones of one name.
+    fn continuation(&self, chain: &[&[u8]]) -> Vec<&Intermediate> {
+        let sent: Vec<Outline<'_>> =
+            chain.iter().filter_map(|certificate| Outline::read(certificate)).collect();
+        let mut wanted: Vec<&[u8]> = sent.last().map(|last| last.issuer).into_iter().collect();
+        let mut found: Vec<&Intermediate> = Vec::new();
+        let mut at = 0;
+        while let Some(name) = wanted.get(at).copied() {
+            at += 1;
+            if sent.iter().any(|certificate| certificate.subject == name) {
+                continue;
+            }
+            for next in self.intermediates.iter().filter(|intermediate| *intermediate.subject == *name) {
+                found.push(next);
+                if !wanted.contains(&&*next.issuer) {
+                    wanted.push(&next.issuer);
+                }
+            }
+        }
+        found
+    }
+
+    fn verify_with(
+        &self,
+        first: &[u8],
+        rest: &[&[u8]],
+        clock: Clock,
+        paths: &mut Paths,
+    ) -> Result<CertificateIdentity, ChainFault> {
+        let der = CertificateDer::from(first);
+        let leaf = EndEntityCert::try_from(&der).map_err(ChainFault::Path)?;
+        let continuation = self.continuation(&[&[first], rest].concat());
         let intermediates: Vec<CertificateDer<'_>> = rest
             .iter()
             .map(|der| CertificateDer::from(*der))
-            .chain(self.intermediates.iter().cloned())
+            .chain(continuation.into_iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
             .collect();
-        let anchors: Vec<_> =
-            self.anchors.iter().map(webpki::anchor_from_trusted_cert).collect::<Result<_, _>>()?;
         let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         let check = |time: UnixTime| {
             let revocation = webpki::RevocationOptionsBuilder::new(&lists)
                 .ok()
                 .map(|options| options.with_status_policy(webpki::UnknownStatusPolicy::Allow).build());
             let usage = KeyUsage::client_auth();
-            leaf.verify_for_usage(&CHAIN, &anchors, &intermediates, time, usage, revocation, None).map(|_| ())
+            leaf.verify_for_usage(&CHAIN, &self.anchors, &intermediates, time, usage, revocation, None)
         };
         let mut time = UnixTime::since_unix_epoch(Duration::from_millis(clock.time.0));
         let mut verdict = check(time);
         // Each round passes one certificate's notBefore, and times only grow.
-        for _ in 0..=CHAIN_MAX {
+        for _ in 0..ROUNDS_MAX {
             match verdict {
                 Err(Error::CertNotValidYet { not_before, .. }) if !clock.trusted && not_before > time => {
                     time = not_before;
@@ -290,9 +427,40 @@ impl Trust {
                 _ => break,
             }
         }
-        verdict?;
-        Ok(CertificateIdentity::of(&leaf))
+        let verified = verdict.map_err(ChainFault::Path)?;
+        let path = certification(first, &verified, paths)?;
+        Ok(CertificateIdentity::of(&leaf, Some(path)))
     }
+}
+
+/// The part of a path that sessions keep.
+fn certification(
+    first: &[u8],
+    verified: &VerifiedPath<'_>,
+    paths: &mut Paths,
+) -> Result<CertificationPath, ChainFault> {
+    let mut links = Vec::new();
+    for (number, certificate) in (2..).zip(verified.intermediate_certificates()) {
+        let der = certificate.der();
+        let outline = Outline::read(&der).ok_or(ChainFault::Malformed(Malformed::Unreadable(number)))?;
+        // The key usage of configured intermediates is checked here.
+        if !outline.may_certify() {
+            return Err(ChainFault::Malformed(Malformed::WrongUsage(number)));
+        }
+        links.push(Link {
+            issuer: certificate.issuer().into(),
+            serial: certificate.serial().into(),
+            not_after: outline.not_after,
+        });
+    }
+    let not_after = Outline::read(first).ok_or(ChainFault::Malformed(Malformed::Unreadable(1)))?.not_after;
+    let above = paths.share(Above { links: links.into(), anchor: id_of(verified.anchor()) });
+    Ok(CertificationPath { above, not_after })
+}
+
+fn id_of(anchor: &TrustAnchor<'_>) -> AuthorityId {
+    let constraints = anchor.name_constraints.as_ref().map_or(&[][..], |constraints| &constraints[..]);
+    digest([content(&anchor.subject), &anchor.subject_public_key_info, constraints])
 }
 
 impl fmt::Debug for Trust {

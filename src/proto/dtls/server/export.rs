@@ -6,16 +6,23 @@
 //! until it has shown that it is there now ([`resume`](super::resume)). So an older copy of the file, or
 //! the same file in two places, repeats no nonce and lets no record pass twice.
 //!
+//! With ChaCha20-Poly1305 that does not hold, because its nonces are the record numbers. Such a session is stored only so that
+//! its device can be sent a fatal alert, which is the same in every process and has a record number that no other record has
+//! ([`seal_farewell`](super::protection::Protection::seal_farewell)). The same alert is sent for sessions that could be
+//! decrypted and are no longer valid.
+//!
 //! ```text
 //! sealed:   "TBDS" | major 1 | minor 1 | nonce 12 | AES-256-GCM-SIV over what follows, under the store's key;
 //!           additional data: the six bytes in front
-//! content:  suite 2 | flags 1 (1: EMS, 2: connection id, 4: at an unproven address, 8: handover, 16: in doubt) | own cid 8 if flag 2 | peer cid <0..255>
+//! content:  suite 2 | flags 1 (1: EMS, 2: connection id, 4: at an unproven address, 8: handover, 16: in doubt, 32: dated)
+//!           | own cid 8 if flag 2 | peer cid <0..255>
 //!           | limit 2 | key block <0..88> | next number 8 | window 8 | random 8 | seconds since established 8
 //!           | seconds idle 8 | address 4 or 16 <..> | port 2 | scope 4 | local <0, 4 or 16> | socket 2
-//!           | identity type 1 and <..> | binding 16
+//!           | identity type 1 and <..> | binding 16 | when established, in milliseconds since 1970 8 if flag 32
 //! handover: the same, and | window's bits 8 | forged records 8 | next number of epoch 0 8 | our Finished <0 or 12>
 //! ```
-//! The binding ties the session to the credential it was made with: it is gone with its pre-shared key, raw key or anchors.
+//! The binding ties the session to its credential: the pre-shared key, raw public key or anchor.
+//! Minor version 0 had no flag 32, and certificates (identity type 2; now 3) without their path. Such a session is not resumed.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -26,31 +33,32 @@ use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::aead::Aead;
+use super::certificate::Lapse;
+use super::certification::Paths;
 use super::identity::{CertificateIdentity, Issuers};
 use super::protection::{Keys, Protection};
 use super::replay::Window;
 use super::resume::Doubt;
-use super::session::{Peer, Session, Stage};
+use super::session::{Farewell, Peer, Session, Stage};
 use super::suites::Suite;
 use super::wire::{Reader, Write as _};
 use super::{Common, ServerEngine};
-use crate::proto::Route;
-use crate::proto::dtls::engine::{PeerIdentity, SessionId, Sink};
-use crate::proto::dtls::registry::PeerAddress;
+use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
+use crate::proto::dtls::registry::{PeerAddress, Phase};
+use crate::proto::{Holder, Route};
 
 const MAGIC: [u8; 4] = *b"TBDS";
 const MAJOR: u8 = 1;
-const MINOR: u8 = 0;
+const MINOR: u8 = 1;
 const FRONT: usize = MAGIC.len() + 2;
 /// With each run our numbers begin so much higher: more than a process sends a peer, which so has not seen them.
 const LEAP: u64 = 1 << 28;
-/// Numbers end at 2^48; a session that has come so near is not taken over.
-const NUMBER_MAX: u64 = 1 << 47;
 const EMS: u8 = 1;
 const CID: u8 = 2;
 const UNPROVEN: u8 = 4;
 const HANDOVER: u8 = 8;
 const DOUBTED: u8 = 16;
+const DATED: u8 = 32;
 
 /// What an export is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +141,14 @@ pub enum ImportError {
     Damaged,
     /// Of another major version.
     OtherVersion(u8),
-    /// Its pre-shared key, raw key or anchor is gone or another, or its certificate is revoked.
+    /// Its pre-shared key, raw key or anchor was removed or changed, or a certificate of its path is revoked.
     CredentialChanged,
+    /// A certificate of its path has expired.
+    Expired,
+    /// It is older than [`Policy::max_session_lifetime`](crate::proto::dtls::Policy).
+    TooOld,
+    /// Its identity is no device's.
+    NoDevice,
     /// It has been idle for too long.
     Idle,
     /// It is here already.
@@ -153,6 +167,9 @@ impl fmt::Display for ImportError {
             ImportError::Damaged => f.write_str("damaged, or sealed with another key"),
             ImportError::OtherVersion(major) => write!(f, "of version {major}"),
             ImportError::CredentialChanged => f.write_str("its credential was removed or changed"),
+            ImportError::Expired => f.write_str("a certificate has expired"),
+            ImportError::TooOld => f.write_str("older than max-session-lifetime"),
+            ImportError::NoDevice => f.write_str("no device has its identity"),
             ImportError::Idle => f.write_str("idle for too long"),
             ImportError::Twice => f.write_str("taken over already"),
             ImportError::Full => f.write_str("no room for it"),
@@ -175,17 +192,18 @@ impl ServerEngine {
     ) -> Option<Vec<u8>> {
         let last_seen = self.registry.since(session)?;
         let peer = self.registry.get(session)?;
-        let held = peer.session().filter(|held| held.suite.aead != Aead::ChaCha)?;
+        let is_handover = purpose == Purpose::Handover;
+        let held = peer.session().filter(|held| !(is_handover && held.suite.aead == Aead::ChaCha))?;
         let mut content = Zeroizing::new(Vec::with_capacity(512));
         content.extend(held.suite.number.to_be_bytes());
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        let is_handover = purpose == Purpose::Handover;
         content.push(
             flag(held.extended_master_secret, EMS)
                 | flag(held.own_cid.is_some(), CID)
                 | flag(held.credit.is_some(), UNPROVEN)
                 | flag(is_handover, HANDOVER)
-                | flag(held.doubt.is_some(), DOUBTED),
+                | flag(held.doubt.is_some(), DOUBTED)
+                | DATED,
         );
         content.extend(held.own_cid.iter().flatten());
         content.vector8(&held.peer_cid);
@@ -201,6 +219,8 @@ impl ServerEngine {
         write_identity(&mut content, &held.identity);
         let binding = binding(&self.common, &held.identity, held.protection.keys.block())?;
         content.extend(binding);
+        let age = now.saturating_duration_since(held.established).as_millis() as u64;
+        content.extend(self.common.clock.time.0.saturating_sub(age).to_be_bytes());
         if is_handover {
             let counts = [held.protection.window.seen(), held.protection.failures, held.record_sequence];
             content.extend(counts.map(u64::to_be_bytes).as_flattened());
@@ -221,51 +241,121 @@ impl ServerEngine {
         let content = key.open(sealed)?;
         let Imported { mut session, route, established, idle, binding: bound } =
             read(now, &content, origin, &mut self.common)?;
-        let block = session.protection.keys.block();
-        let expected =
-            binding(&self.common, &session.identity, block).ok_or(ImportError::CredentialChanged)?;
-        aws_lc_rs::constant_time::verify_slices_are_equal(&expected, &bound)
-            .map_err(|_| ImportError::CredentialChanged)?;
         if idle >= self.registry.limits().idle {
             return Err(ImportError::Idle);
         }
         let address = PeerAddress::from(&route);
-        let occupant = self.registry.occupants(&address).live;
-        let is_named = |id| {
-            let held = self.registry.get(id).and_then(|peer| peer.session());
-            held.is_some_and(|held| held.own_cid.is_some())
-        };
-        let is_there = match session.own_cid {
-            Some(cid) => self.cids.contains_key(&cid),
-            None => occupant.is_some_and(|id| !is_named(id)),
-        };
-        if is_there {
-            return Err(ImportError::Twice);
-        }
-        if self.session_count_is_full() {
-            return Err(ImportError::Full);
-        }
-        // Who is found by a connection id was here before; where it went is not stored.
-        if let (None, Some(occupant)) = (session.own_cid, occupant) {
-            self.registry.detach(occupant);
-        }
+        self.make_way(&address, &session, sink)?;
         // An instant of this boot may not reach so far back.
         session.established = now.checked_sub(established).unwrap_or(now);
         let since = now.checked_sub(idle).unwrap_or(now);
+        let holder = match self.may_go_on(now, &session, &bound, established, sink) {
+            Ok(holder) if session.suite.aead != Aead::ChaCha => holder,
+            Ok(_) | Err(GoingOn::WithoutPath) => {
+                return self.part(since, address, route, session).ok_or(ImportError::Full);
+            }
+            Err(GoingOn::Refused(refusal)) => {
+                self.part(since, address, route, session);
+                return Err(refusal);
+            }
+        };
+        // What is found by a connection id was here before; where it went is not stored.
+        if let (None, Some(occupant)) = (session.own_cid, self.registry.occupants(&address).live) {
+            self.registry.detach(occupant);
+        }
         let (cid, identity) = (session.own_cid, session.identity.clone());
+        self.review.note(now, session.established, &identity);
         let peer = Box::new(Peer { route, stage: Stage::Session(session) });
-        let id = self.registry.adopt(since, address, peer);
+        let (id, displaced) = self.registry.adopt(since, address, holder, peer);
         if let Some(cid) = cid {
             self.cids.insert(cid, id);
+        }
+        for displaced in displaced {
+            self.dismiss(displaced, sink);
         }
         sink.connected(id, &route, &identity);
         Ok(id)
     }
 
-    fn session_count_is_full(&self) -> bool {
-        use crate::proto::dtls::registry::Phase;
-        self.registry.count(Phase::Live) >= self.registry.limits().sessions
+    /// Checks that no session has this connection id or address; removes one that cannot be resumed.
+    fn make_way(
+        &mut self,
+        address: &PeerAddress,
+        session: &Session,
+        sink: &mut dyn Sink,
+    ) -> Result<(), ImportError> {
+        let there = match session.own_cid {
+            Some(cid) => self.cids.get(&cid).copied(),
+            None => self.registry.occupants(address).live,
+        };
+        let found = there.and_then(|id| Some((id, &**self.registry.get(id)?)));
+        match found {
+            Some((id, Peer { stage: Stage::Farewell(_), .. })) => {
+                self.end(session.established, id, CloseCause::Replaced, sink);
+                Ok(())
+            }
+            Some((_, peer)) if session.own_cid.is_some() || peer.own_cid().is_none() => {
+                Err(ImportError::Twice)
+            }
+            _ => Ok(()),
+        }
     }
+
+    /// The holder of a session of an earlier process, if the session may be resumed.
+    fn may_go_on(
+        &self,
+        now: Instant,
+        session: &Session,
+        bound: &[u8; 16],
+        age: Duration,
+        sink: &mut dyn Sink,
+    ) -> Result<Holder, GoingOn> {
+        let Common { certificates, clock, settings, .. } = &self.common;
+        certificates.trust.believes(&session.identity, *clock).map_err(|lapse| match lapse {
+            Lapse::NoPath => GoingOn::WithoutPath,
+            Lapse::Expired => GoingOn::Refused(ImportError::Expired),
+            Lapse::Revoked | Lapse::AnchorRemoved => GoingOn::Refused(ImportError::CredentialChanged),
+        })?;
+        let changed = GoingOn::Refused(ImportError::CredentialChanged);
+        let expected =
+            binding(&self.common, &session.identity, session.protection.keys.block()).ok_or(changed)?;
+        aws_lc_rs::constant_time::verify_slices_are_equal(&expected, bound)
+            .map_err(|_| GoingOn::Refused(ImportError::CredentialChanged))?;
+        let is_over = settings.max_session_lifetime.is_some_and(|lifetime| age >= lifetime);
+        if is_over || session.established > now {
+            return Err(GoingOn::Refused(ImportError::TooOld));
+        }
+        let holder = sink.claim(&session.identity).ok_or(GoingOn::Refused(ImportError::NoDevice))?;
+        let is_full = self.registry.count(Phase::Live) >= self.registry.limits().sessions;
+        if is_full && self.registry.held(holder.number) == 0 {
+            return Err(GoingOn::Refused(ImportError::Full));
+        }
+        Ok(holder)
+    }
+
+    /// Keeps the part of a session that is needed to send its device the alert.
+    fn part(
+        &mut self,
+        since: Instant,
+        address: PeerAddress,
+        route: Route,
+        session: Session,
+    ) -> Option<SessionId> {
+        let cid = session.own_cid;
+        let peer = Box::new(Peer { route, stage: Stage::Farewell(Box::new(Farewell::of(session))) });
+        let id = self.registry.part(since, address, peer)?;
+        if let Some(cid) = cid {
+            self.cids.insert(cid, id);
+        }
+        Some(id)
+    }
+}
+
+/// Why a session is not resumed.
+enum GoingOn {
+    /// It was stored by a version that kept no path.
+    WithoutPath,
+    Refused(ImportError),
 }
 
 struct Imported {
@@ -286,7 +376,7 @@ fn read(now: Instant, content: &[u8], origin: Origin, common: &mut Common) -> Re
 
 fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Common) -> Option<Imported> {
     let mut reader = Reader(content);
-    let suite = Suite::find(reader.u16()?).filter(|suite| suite.aead != Aead::ChaCha)?;
+    let suite = Suite::find(reader.u16()?)?;
     let flags = reader.u8()?;
     let own_cid = if flags & CID != 0 { Some(*reader.array()?) } else { None };
     let peer_cid: Box<[u8]> = reader.vector8()?.into();
@@ -300,15 +390,20 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
         Origin::Store { runs } => u64::from(runs.max(1)) * LEAP,
         Origin::Handover => 0,
     };
-    protection.next_sequence = reader.u64()?.checked_add(leap).filter(|number| *number < NUMBER_MAX)?;
+    protection.leap(reader.u64()?, leap)?;
     let newest = reader.u64().filter(|number| *number <= 1 << 48)?;
     protection.window = Window::closed_below(newest);
     let random = *reader.array()?;
-    let established = Duration::from_secs(reader.u64()?);
+    let mut established = Duration::from_secs(reader.u64()?);
     let idle = Duration::from_secs(reader.u64()?);
     let route = read_route(&mut reader)?;
-    let identity = read_identity(&mut reader, &mut common.issuers)?;
+    let identity = read_identity(&mut reader, &mut common.issuers, &mut common.paths)?;
     let binding = *reader.array()?;
+    if flags & DATED != 0 {
+        // In a stored session the age is that at the time of writing, so the date counts.
+        established =
+            established.max(Duration::from_millis(common.clock.time.0.saturating_sub(reader.u64()?)));
+    }
     let (mut record_sequence, mut finished) = (0, None);
     if origin == Origin::Handover {
         protection.window = Window::restored(newest, reader.u64()?);
@@ -345,7 +440,7 @@ fn binding(common: &Common, identity: &PeerIdentity, block: &[u8]) -> Option<[u8
     let credential = match identity {
         PeerIdentity::Psk(identity) => common.keyring.key(identity)?,
         PeerIdentity::RawPublicKey(hash) if trust.knows(hash) => &hash[..],
-        PeerIdentity::Certificate(identity) if !trust.is_revoked(identity) => trust.fingerprint(),
+        PeerIdentity::Certificate(identity) => &identity.path()?.above.anchor[..],
         _ => return None,
     };
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, block), credential);
@@ -400,17 +495,19 @@ fn write_identity(out: &mut Vec<u8>, identity: &PeerIdentity) {
             out.vector16(&hash[..]);
         }
         PeerIdentity::Certificate(facts) => {
-            out.push(2);
+            out.push(if facts.path().is_some() { 3 } else { 2 });
             facts.write(out);
         }
     }
 }
 
-fn read_identity(reader: &mut Reader<'_>, issuers: &mut Issuers) -> Option<PeerIdentity> {
+fn read_identity(reader: &mut Reader<'_>, issuers: &mut Issuers, paths: &mut Paths) -> Option<PeerIdentity> {
     Some(match reader.u8()? {
         0 => PeerIdentity::Psk(reader.vector16()?.into()),
         1 => PeerIdentity::RawPublicKey(Box::new(reader.vector16()?.try_into().ok()?)),
-        2 => PeerIdentity::Certificate(CertificateIdentity::read(reader, issuers)?.into()),
+        kind @ (2 | 3) => {
+            PeerIdentity::Certificate(CertificateIdentity::read(reader, kind == 3, issuers, paths)?.into())
+        }
         _ => return None,
     })
 }

@@ -18,21 +18,27 @@ use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use zeroize::Zeroizing;
 
-use super::certificate::{self, ECDSA_SHA256, ECDSA_SHA384, PeerKey};
+use super::certificate::{self, ChainFault, ECDSA_SHA256, ECDSA_SHA384, PeerKey};
 use super::flight::{self, Timer};
 use super::negotiation::{self as extension, Agreement, CertificateType, Fatal};
+use super::outline::Malformed;
 use super::protection::Protection;
 use super::reassembly::{Message, Reassembly};
 use super::schedule::{self, Bound, Master, VERIFY_DATA};
 use super::suites::KeyExchange;
 use super::wire::{Cid, Reader, Write as _};
 use super::{Common, alert};
+use crate::proto::dtls::cookie::COOKIE;
 use crate::proto::dtls::engine::PeerIdentity;
 use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
 use crate::proto::dtls::record::{self, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, PLAINTEXT_MAX};
 
 /// After so long a handshake is given up.
 const LIFETIME: Duration = Duration::from_secs(60);
+/// The highest `message_seq` of a hello: at most six messages of ours and four of the client's follow.
+const MESSAGE_MAX: u16 = u16::MAX - 16;
+/// The highest record number of a hello: a handshake sends far fewer records than remain up to 2^48.
+const RECORD_MAX: u64 = (1 << 48) - (1 << 24);
 /// `server_hello`, `certificate`, `server_key_exchange`, `certificate_request`, `server_hello_done`,
 /// `certificate_verify`, `finished` (RFC 5246 §7.4)
 const SERVER_HELLO: u8 = 2;
@@ -74,6 +80,10 @@ pub(super) struct Handshake {
     pub random: [u8; 32],
     /// `message_seq` of the hello with the cookie.
     pub hello_sequence: u16,
+    /// The cookie of the hello; a repeated hello is answered only if it has the same.
+    pub cookie: [u8; COOKIE],
+    /// Public-key operations charged for it.
+    pub work: u32,
     /// The next number of epoch 0.
     pub record_sequence: u64,
     pub messages: Reassembly,
@@ -116,11 +126,19 @@ pub(super) struct Running {
 }
 
 impl Handshake {
-    pub fn new(now: Instant, random: [u8; 32], hello_sequence: u16, record_sequence: u64) -> Handshake {
+    pub fn new(
+        now: Instant,
+        random: [u8; 32],
+        cookie: [u8; COOKIE],
+        hello_sequence: u16,
+        record_sequence: u64,
+    ) -> Handshake {
         Handshake {
             expect: Expect::Hello,
             random,
             hello_sequence,
+            cookie,
+            work: 0,
             record_sequence,
             messages: Reassembly::new(hello_sequence),
             timer: Timer::start(now),
@@ -132,6 +150,11 @@ impl Handshake {
             early: None,
             running: None,
         }
+    }
+
+    /// Whether the numbers of a hello leave room for ours, which count on from them and must not wrap.
+    pub fn fits(hello_sequence: u16, record_sequence: u64) -> bool {
+        hello_sequence <= MESSAGE_MAX && record_sequence <= RECORD_MAX
     }
 
     /// The hello is whole and agreed upon: makes our flight.
@@ -400,12 +423,13 @@ impl Running {
         }
         if self.agreement.client_certificate == CertificateType::RawPublicKey {
             let key_hash = schedule::hash(content);
+            // Neither bad_certificate nor certificate_unknown with raw public keys (RFC 7925 §6).
             if !certificate::is_readable(content) {
-                return Err(refused(alert::BAD_CERTIFICATE, "the raw public key cannot be read".into()));
+                return Err(refused(alert::DECODE_ERROR, "the raw public key cannot be read".into()));
             }
             if !common.certificates.trust.knows(&key_hash) {
                 let shown: String = key_hash.iter().map(|byte| format!("{byte:02x}")).collect();
-                return Err(refused(alert::CERTIFICATE_UNKNOWN, format!("unknown raw public key {shown}")));
+                return Err(refused(alert::HANDSHAKE_FAILURE, format!("unknown raw public key {shown}")));
             }
             self.peer_key = Some(PeerKey::Raw(content.to_vec()));
             self.identity = Some(PeerIdentity::RawPublicKey(key_hash.into()));
@@ -415,9 +439,10 @@ impl Running {
             while list.end().is_none() {
                 chain.push(list.vector24().ok_or_else(|| undecodable("its Certificate cannot be read"))?);
             }
-            let mut identity = common.certificates.trust.verify(&chain, common.clock).map_err(|error| {
-                let why = certificate::refusal(&error, chain.first().copied());
-                refused(certificate_alert(&error), why)
+            let Common { certificates, clock, paths, .. } = &mut *common;
+            let mut identity = certificates.trust.verify(&chain, *clock, paths).map_err(|fault| {
+                let why = certificate::refusal(&fault, chain.first().copied());
+                refused(certificate_alert(&fault), why)
             })?;
             self.peer_key = chain.first().map(|first| PeerKey::Certificate(first.to_vec()));
             identity.issuer = common.issuers.share(&identity.issuer);
@@ -445,12 +470,13 @@ impl Running {
         reader.end().ok_or_else(unreadable)?;
         let premaster = match (identity, secret) {
             (Some(identity), secret) => {
-                // An unknown identity goes on with a key nobody has, and fails where a wrong key fails.
-                let decoy = super::chance::derive(&common.decoy, identity);
+                // For an unknown identity the handshake goes on with a decoy key of a real key's length, and fails at the
+                // step at which a wrong key fails.
+                let decoy = decoy(common, identity);
                 let found = common.keyring.key(identity);
                 self.is_known = found.is_some();
                 self.identity = Some(PeerIdentity::Psk(identity.into()));
-                schedule::psk_premaster(secret.as_deref().map(Vec::as_slice), found.unwrap_or(&decoy[..16]))
+                schedule::psk_premaster(secret.as_deref().map(Vec::as_slice), found.unwrap_or(&decoy))
             }
             (None, Some(secret)) => secret,
             (None, None) => return Err(fault()),
@@ -495,8 +521,23 @@ impl Running {
     }
 }
 
-fn certificate_alert(error: &webpki::Error) -> u8 {
+/// The decoy key of an unknown identity: the same each time, with the length of some configured key. It is 32 secret bytes,
+/// repeated or cut, so that it costs one HMAC.
+fn decoy(common: &Common, identity: &[u8]) -> Zeroizing<Vec<u8>> {
+    let seed = super::chance::derive(&common.decoy, identity);
+    let drawn = seed.first_chunk().map_or(0, |drawn| u64::from_be_bytes(*drawn));
+    let mut key = Zeroizing::new(vec![0; common.keyring.length_of_any(drawn)]);
+    key.iter_mut().zip(seed.iter().cycle()).for_each(|(byte, secret)| *byte = *secret);
+    key
+}
+
+fn certificate_alert(fault: &ChainFault) -> u8 {
     use webpki::Error;
+    let error = match fault {
+        ChainFault::Malformed(Malformed::WrongUsage(_)) => return alert::UNSUPPORTED_CERTIFICATE,
+        ChainFault::Malformed(_) => return alert::BAD_CERTIFICATE,
+        ChainFault::Path(error) => error,
+    };
     match error {
         Error::CertExpired { .. } | Error::CertNotValidYet { .. } => alert::CERTIFICATE_EXPIRED,
         Error::CertRevoked => alert::CERTIFICATE_REVOKED,

@@ -2,10 +2,12 @@
 //! serial number in one piece, and the issuer's name one for all its devices.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Weak};
 
 use webpki::EndEntityCert;
 
+use super::certification::{CertificationPath, Paths};
 use super::name::common_name;
 use super::schedule::hash;
 use super::wire::{Reader, Write as _};
@@ -16,8 +18,8 @@ const DNS: u8 = 1;
 const COMMON_NAME: u8 = 2;
 const SERIAL: u8 = 3;
 
-/// What a verified certificate says of its owner.
-#[derive(Clone, PartialEq, Eq, Hash)]
+/// What a verified certificate says of its owner. The path does not count for equality.
+#[derive(Clone)]
 pub struct CertificateIdentity {
     /// The issuer's name: the content of its DER `Name`.
     pub issuer: Arc<[u8]>,
@@ -25,17 +27,34 @@ pub struct CertificateIdentity {
     pub key_hash: [u8; 32],
     /// Pieces: what it is 1, length 2, content.
     pieces: Box<[u8]>,
+    /// The path by which it was verified.
+    path: Option<CertificationPath>,
+}
+
+impl PartialEq for CertificateIdentity {
+    fn eq(&self, other: &CertificateIdentity) -> bool {
+        (&self.issuer, self.key_hash, &self.pieces) == (&other.issuer, other.key_hash, &other.pieces)
+    }
+}
+
+impl Eq for CertificateIdentity {}
+
+impl Hash for CertificateIdentity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.issuer, self.key_hash, &self.pieces).hash(state);
+    }
 }
 
 impl CertificateIdentity {
-    /// What `leaf` says; it must have been verified to be believed.
-    pub(super) fn of(leaf: &EndEntityCert<'_>) -> CertificateIdentity {
+    /// Reads `leaf`, which must have been verified by `path`.
+    pub(super) fn of(leaf: &EndEntityCert<'_>, path: Option<CertificationPath>) -> CertificateIdentity {
         let common_name = common_name(leaf.subject());
         let names = leaf.valid_uri_names().map(|name| (URI, name.as_bytes()));
         let names = names.chain(leaf.valid_dns_names().map(|name| (DNS, name.as_bytes())));
         let names = names.chain(common_name.iter().map(|name| (COMMON_NAME, name.as_bytes())));
         let pieces = names.chain([(SERIAL, leaf.serial())]);
-        CertificateIdentity::from_pieces(pieces, leaf.issuer().into(), hash(&leaf.subject_public_key_info()))
+        let key_hash = hash(&leaf.subject_public_key_info());
+        CertificateIdentity::from_pieces(pieces, leaf.issuer().into(), key_hash, path)
     }
 
     /// What a certificate with these names would say; each has at most 65,535 bytes, longer ones are left out. The
@@ -53,13 +72,14 @@ impl CertificateIdentity {
         let names = names.chain(common_name.map(|name| (COMMON_NAME, name)));
         let pieces = names.map(|(kind, name)| (kind, name.as_bytes())).chain([(SERIAL, serial)]);
         let pieces = pieces.filter(|(_, piece)| piece.len() <= usize::from(u16::MAX));
-        CertificateIdentity::from_pieces(pieces, issuer, key_hash)
+        CertificateIdentity::from_pieces(pieces, issuer, key_hash, None)
     }
 
     fn from_pieces<'p>(
         pieces: impl Iterator<Item = (u8, &'p [u8])>,
         issuer: Arc<[u8]>,
         key_hash: [u8; 32],
+        path: Option<CertificationPath>,
     ) -> CertificateIdentity {
         let mut bytes = Vec::new();
         for (kind, piece) in pieces {
@@ -67,7 +87,12 @@ impl CertificateIdentity {
             // A certificate has at most 16 kB.
             bytes.vector16(piece);
         }
-        CertificateIdentity { issuer, key_hash, pieces: bytes.into() }
+        CertificateIdentity { issuer, key_hash, pieces: bytes.into(), path }
+    }
+
+    /// The path by which it was verified; `None` if it was not, or if it was stored by a version that did not keep it.
+    pub(super) fn path(&self) -> Option<&CertificationPath> {
+        self.path.as_ref()
     }
 
     fn pieces(&self, wanted: u8) -> impl Iterator<Item = &[u8]> + Clone {
@@ -101,7 +126,8 @@ impl CertificateIdentity {
     }
 
     /// Appends it, as [`CertificateIdentity::read`] takes it: URIs, DNS names (each a count 2 and vectors with
-    /// a length of 2), whether there is a common name 1, vectors of that, issuer and serial number, key hash 32.
+    /// a length of 2), whether there is a common name 1, vectors of that, issuer and serial number, key hash 32. The path
+    /// stands behind it, if it is known: [`CertificationPath::write`].
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         for kind in [URI, DNS] {
             out.extend((self.pieces(kind).count() as u16).to_be_bytes());
@@ -112,9 +138,18 @@ impl CertificateIdentity {
         out.vector16(&self.issuer);
         out.vector16(self.serial());
         out.extend(self.key_hash);
+        if let Some(path) = &self.path {
+            path.write(out);
+        }
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>, issuers: &mut Issuers) -> Option<CertificateIdentity> {
+    /// `has_path`: one stands behind it.
+    pub(super) fn read(
+        reader: &mut Reader<'_>,
+        has_path: bool,
+        issuers: &mut Issuers,
+        paths: &mut Paths,
+    ) -> Option<CertificateIdentity> {
         let mut pieces = Vec::new();
         for kind in [URI, DNS] {
             for _ in 0..reader.u16()? {
@@ -129,7 +164,9 @@ impl CertificateIdentity {
         }
         let issuer = issuers.share(reader.vector16()?);
         pieces.push((SERIAL, reader.vector16()?));
-        Some(CertificateIdentity::from_pieces(pieces.into_iter(), issuer, *reader.array()?))
+        let key_hash = *reader.array()?;
+        let path = if has_path { Some(CertificationPath::read(reader, paths)?) } else { None };
+        Some(CertificateIdentity::from_pieces(pieces.into_iter(), issuer, key_hash, path))
     }
 }
 
@@ -176,7 +213,7 @@ mod tests {
         ];
         for without in 0..=all.len() {
             let pieces = all.iter().enumerate().filter(|(at, _)| *at != without).map(|(_, piece)| *piece);
-            let identity = CertificateIdentity::from_pieces(pieces, b"issuer"[..].into(), [7; 32]);
+            let identity = CertificateIdentity::from_pieces(pieces, b"issuer"[..].into(), [7; 32], None);
             assert_eq!(identity.uris().count(), if without < 2 { 1 } else { 2 });
             assert_eq!(identity.dns_names().next(), (without != 2).then_some("b.example"));
             assert_eq!(identity.common_name(), (without != 3).then_some("c"));
@@ -184,12 +221,14 @@ mod tests {
             let (mut bytes, mut issuers) = (Vec::new(), Issuers::default());
             identity.write(&mut bytes);
             let mut reader = Reader(&bytes);
-            let read = CertificateIdentity::read(&mut reader, &mut issuers).unwrap();
+            let mut paths = Paths::default();
+            let read = CertificateIdentity::read(&mut reader, false, &mut issuers, &mut paths).unwrap();
             assert_eq!(reader.end(), Some(()));
             // What is not there is not told from what is empty only for the serial number, which always is.
             assert!(read == identity || without == 4);
             for end in 0..bytes.len() {
-                assert!(CertificateIdentity::read(&mut Reader(&bytes[..end]), &mut issuers).is_none());
+                let mut reader = Reader(&bytes[..end]);
+                assert!(CertificateIdentity::read(&mut reader, false, &mut issuers, &mut paths).is_none());
             }
         }
     }

@@ -6,8 +6,9 @@ use super::handshake::{Expect, FINISHED, FINISHED_LENGTH, Handshake};
 use super::negotiation::{self, Fatal, HelloPrefix};
 use super::protection::{Closed, EPOCH, Opened};
 use super::replay::Window;
-use super::resume::Verdict;
-use super::session::{Peer, Stage};
+use super::resume::{PING, Verdict};
+use super::session::{AMPLIFICATION, Peer, Stage};
+use super::suites::KeyExchange;
 use super::wire::{self, Incoming, TLS12_CID};
 use super::{Common, ServerEngine, alert};
 use crate::proto::Route;
@@ -67,9 +68,10 @@ impl ServerEngine {
         let Some((session, peer)) = found.and_then(|found| Some((found, self.registry.get_mut(found)?)))
         else {
             self.counters.records_refused += 1;
-            return;
+            return sink.unknown_session(route);
         };
         match peer.stage {
+            Stage::Farewell(_) => self.bid_farewell(session, route, record, sink),
             Stage::Session(_) => {
                 if let Err(closed) = self.open(now, route, session, record, sink) {
                     self.discard(now, session, closed, sink);
@@ -86,21 +88,18 @@ impl ServerEngine {
     /// A protected record without a connection id: for the session of its address, else its handshake.
     fn handle_unnamed(&mut self, now: Instant, route: &Route, record: &Incoming<'_>, sink: &mut dyn Sink) {
         let Occupants { half_open, live } = self.registry.occupants(&PeerAddress::from(route));
-        let live = live.filter(|live| {
-            self.registry
-                .get(*live)
-                .and_then(|peer| peer.session())
-                .is_some_and(|held| held.own_cid.is_none())
-        });
-        let half_open = half_open.filter(|half_open| {
-            self.registry.get(*half_open).is_some_and(|peer| match &peer.stage {
-                Stage::Handshake(handshake) => {
-                    handshake.running.as_ref().is_some_and(|running| running.own_cid.is_none())
-                }
-                Stage::Session(_) => false,
+        let without_cid = |id: &SessionId| self.registry.get(*id).filter(|peer| peer.own_cid().is_none());
+        let is_over =
+            |id: &SessionId| without_cid(id).is_some_and(|peer| matches!(peer.stage, Stage::Farewell(_)));
+        let over = live.filter(is_over);
+        let session = live.filter(|id| without_cid(id).is_some_and(|peer| peer.session().is_some()));
+        let half_open = half_open.filter(|id| {
+            without_cid(id).is_some_and(|peer| match &peer.stage {
+                Stage::Handshake(handshake) => handshake.running.is_some(),
+                Stage::Session(_) | Stage::Farewell(_) => false,
             })
         });
-        let closed = match live {
+        let closed = match session {
             Some(live) => match self.open(now, route, live, record, sink) {
                 Ok(()) => return,
                 Err(closed) => Some((live, closed)),
@@ -110,7 +109,55 @@ impl ServerEngine {
         match (half_open, closed) {
             (Some(half_open), _) => self.handle_protected(now, half_open, record, sink),
             (None, Some((live, closed))) => self.discard(now, live, closed, sink),
-            (None, None) => self.counters.records_refused += 1,
+            (None, None) => match over {
+                Some(over) => self.bid_farewell(over, route, record, sink),
+                None => {
+                    self.counters.records_refused += 1;
+                    if live.is_none() {
+                        sink.unknown_session(route);
+                    }
+                }
+            },
+        }
+    }
+
+    /// A record of a session that cannot be resumed: if it is authentic, it is answered with the alert.
+    fn bid_farewell(
+        &mut self,
+        session: SessionId,
+        route: &Route,
+        record: &Incoming<'_>,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(peer) = self.registry.get_mut(session) else { return };
+        let is_there = PeerAddress::from(&peer.route) == PeerAddress::from(route);
+        let Stage::Farewell(farewell) = &mut peer.stage else { return };
+        self.counters.records_discarded += 1;
+        let opened = farewell.protection.open(record, &mut self.scratch);
+        if farewell.left == 0
+            || !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT)
+        {
+            return;
+        }
+        self.outgoing.clear();
+        let chance = &mut self.common.chance;
+        let sealed = farewell.protection.seal_farewell(
+            &mut self.outgoing,
+            &farewell.peer_cid,
+            alert::INTERNAL_ERROR,
+            chance,
+        );
+        // Another address than before has not proven that the device receives there.
+        let is_proven = is_there && !farewell.is_unproven;
+        if sealed.is_none() || !(is_proven || self.outgoing.len() <= AMPLIFICATION * record.bytes.len()) {
+            return;
+        }
+        let is_first = farewell.is_untold();
+        farewell.left -= 1;
+        sink.transmit(route, &self.outgoing);
+        if is_first {
+            self.counters.sessions_farewell += 1;
+            sink.closed(session, CloseCause::Farewell);
         }
     }
 
@@ -152,20 +199,27 @@ impl ServerEngine {
             return;
         }
         let mut proven = false;
+        let (address, ping_size) = (PeerAddress::from(route), held.size_of(PING));
+        let is_there = PeerAddress::from(&peer.route) == address;
         if let Some(doubt) = &mut held.doubt
             && opened.content_type != record::ALERT
         {
             self.counters.records_discarded += 1;
+            let received = record.bytes.len();
             match doubt.judge(plaintext, opened.newest) {
                 Verdict::Proven => {
                     held.doubt = None;
                     held.protection.window = Window::closed_below(held.protection.window.next());
                     proven = true;
                 }
+                // To the source address of the record, because the device may have moved.
+                Verdict::Ping(_) if !is_there && !doubt.affords(address, received, ping_size) => return,
                 Verdict::Ping(ping) => {
-                    // To where the record came from: the device may have moved, and it is shorter than that.
-                    let route = *route;
-                    return self.send_protected(session, &route, record::APPLICATION_DATA, &ping, sink);
+                    if is_there {
+                        held.earn(received);
+                    }
+                    let (route, data) = (*route, record::APPLICATION_DATA);
+                    return self.send_protected(session, &route, data, &ping, is_there, sink);
                 }
                 Verdict::Silent => return,
             }
@@ -173,15 +227,14 @@ impl ServerEngine {
         // Only what is newer than all before shows where the peer is; a copy of an old record, sent from
         // elsewhere, must not (RFC 9146 §6).
         if opened.newest && held.doubt.is_none() {
-            if PeerAddress::from(&peer.route) == PeerAddress::from(route) {
-                peer.route = *route;
+            peer.route = *route;
+            if is_there {
                 held.earn(record.bytes.len());
             } else {
-                peer.route = *route;
                 held.credit = Some(0);
                 held.earn(record.bytes.len());
                 self.counters.sessions_moved += 1;
-                self.registry.relocate(session, PeerAddress::from(route));
+                self.registry.relocate(session, address);
                 sink.moved(session, route);
             }
         }
@@ -204,7 +257,7 @@ impl ServerEngine {
             (record::HANDSHAKE, [record::CLIENT_HELLO, ..]) => {
                 let refusal = [alert::WARNING, alert::NO_RENEGOTIATION];
                 let Some(route) = self.registry.get(session).map(|peer| peer.route) else { return };
-                self.send_protected(session, &route, record::ALERT, &refusal, sink);
+                self.send_protected(session, &route, record::ALERT, &refusal, true, sink);
             }
             _ => {}
         }
@@ -248,7 +301,7 @@ impl ServerEngine {
                     return self.establish(now, session, finished, sink);
                 }
             }
-            Ok((record::ALERT, [alert::FATAL, description] | [description @ alert::CLOSE_NOTIFY, _])) => {
+            Ok((record::ALERT, [alert::FATAL, description] | [_, description @ alert::CLOSE_NOTIFY])) => {
                 let failure =
                     HandshakeFailure::PeerAlert { description: *description, step: handshake.expect.step() };
                 return self.fail(session, None, &failure, sink);
@@ -286,23 +339,28 @@ impl ServerEngine {
     ) {
         let address = PeerAddress::from(route);
         let occupants = self.registry.occupants(&address);
-        if !self.registry.hears(now, &occupants) {
-            self.counters.hellos_shed += 1;
-            return;
-        }
         let prefix = if fragment.offset == 0 { HelloPrefix::read(fragment) } else { None };
         if let Some(session) = occupants.half_open
             && let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake())
             && handshake.hello_sequence == fragment.message_sequence
-            && prefix.as_ref().is_none_or(|prefix| *prefix.random == handshake.random)
         {
-            match handshake.expect {
-                Expect::Hello => return self.continue_hello(now, session, fragment, sink),
-                // Its own flight: ours was lost.
-                _ if fragment.offset == 0 && handshake.timer.is_asked(now) => {
-                    return self.send_flight(session, sink);
+            let is_same = prefix
+                .as_ref()
+                .map(|prefix| *prefix.random == handshake.random && prefix.cookie == handshake.cookie);
+            match (handshake.expect, is_same) {
+                (Expect::Hello, None | Some(true)) => {
+                    return self.continue_hello(now, session, fragment, sink);
                 }
-                _ => return,
+                // A later fragment of a message that has arrived.
+                (_, None) => return,
+                // The client repeats its flight because ours was lost. Only with the same cookie is ours sent again.
+                (_, Some(true)) => {
+                    if handshake.timer.is_asked(now) {
+                        self.send_flight(session, sink);
+                    }
+                    return;
+                }
+                (_, Some(false)) => {}
             }
         }
         let Some(prefix) = prefix else {
@@ -311,21 +369,20 @@ impl ServerEngine {
         };
         // Judged by what a first fragment shows, so that a hello in pieces needs no memory of ours either.
         let key = &self.cookie_key;
-        let whole = Some(fragment).filter(|fragment| fragment.is_whole());
-        let whole = whole.and_then(|fragment| ClientHello::parse(fragment.body));
-        let rest = whole.as_ref().map(|hello| hello.repeated()[1]);
-        let is_good = key.is_start_good(now, &address, prefix.bound, prefix.cookie)
-            && rest.is_none_or(|rest| key.is_rest_good(now, &address, prefix.bound, rest, prefix.cookie));
-        if !is_good {
-            let mut body = record::VERSION_1_0.to_be_bytes().to_vec();
-            body.push(cookie::COOKIE as u8);
-            body.extend(key.make_halves(now, &address, prefix.bound, rest));
-            let message =
-                record::handshake_message(record::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
-            self.counters.cookies_sent += 1;
-            // RFC 6347 §4.2.1: in a record with the number of the hello's.
-            return sink.transmit(route, &record::plain_record(record::HANDSHAKE, record.sequence, &message));
-        }
+        let whole = || {
+            let whole = Some(fragment).filter(|fragment| fragment.is_whole());
+            whole.and_then(|fragment| ClientHello::parse(fragment.body)).map(|hello| hello.repeated()[1])
+        };
+        let cookie =
+            <[u8; cookie::COOKIE]>::try_from(prefix.cookie).ok().filter(|_| self.registry.looks(now));
+        let cookie = cookie.filter(|cookie| {
+            key.is_start_good(now, &address, prefix.bound, cookie)
+                && whole().is_none_or(|rest| key.is_rest_good(now, &address, prefix.bound, rest, cookie))
+        });
+        let Some(cookie) = cookie else {
+            return self.request_cookie(now, route, record, fragment, &prefix, whole(), sink);
+        };
+        self.registry.has_looked(now);
         // A late duplicate would begin a shadow handshake in which the client's other duplicates then fail.
         // Only for so long as its cookie is good: a device without entropy may use the same random again
         // after a restart.
@@ -343,10 +400,23 @@ impl ServerEngine {
             self.counters.hellos_over_limit += 1;
             return;
         }
+        if !Handshake::fits(fragment.message_sequence, record.sequence) {
+            let what = "its hello's number leaves none for the answer";
+            let Fatal { alert, failure } = Fatal::protocol(alert::ILLEGAL_PARAMETER, what);
+            return self.report(route, &failure, Some((record.sequence, alert)), sink);
+        }
+        // Charged in full at once: charged step by step, handshakes under way could leave no budget to complete any.
+        let work = self.common.work();
+        if self.registry.charge(now, &address, work).is_err() {
+            self.counters.work_over_limit += 1;
+            return;
+        }
         self.counters.handshakes_begun += 1;
         self.counters.handshakes_shadow += u64::from(occupants.live.is_some());
-        let mut handshake = Handshake::new(now, *prefix.random, fragment.message_sequence, record.sequence);
+        let mut handshake =
+            Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
         let begun = begin(&mut handshake, now, fragment, &mut self.common, |_| true);
+        self.registry.refund(now, &address, work - handshake.work);
         if let Err(Fatal { alert, failure }) = begun {
             return self.report(route, &failure, Some((record.sequence, alert)), sink);
         }
@@ -365,6 +435,43 @@ impl ServerEngine {
         self.send_flight(session, sink);
     }
 
+    /// Answers a hello without a valid cookie: at most one HelloVerifyRequest for a datagram, never longer than that.
+    #[expect(clippy::too_many_arguments, reason = "one record and all that is known of it")]
+    fn request_cookie(
+        &mut self,
+        now: Instant,
+        route: &Route,
+        record: &Incoming<'_>,
+        fragment: &HandshakeFragment<'_>,
+        prefix: &HelloPrefix<'_>,
+        rest: Option<&[u8]>,
+        sink: &mut dyn Sink,
+    ) {
+        if self.question.is_answered {
+            self.counters.records_refused += 1;
+            return;
+        }
+        let address = PeerAddress::from(route);
+        if !self.registry.hears(now, &address) {
+            self.counters.hellos_shed += 1;
+            return;
+        }
+        let mut body = record::VERSION_1_0.to_be_bytes().to_vec();
+        body.push(cookie::COOKIE as u8);
+        body.extend(self.cookie_key.make_halves(now, &address, prefix.bound, rest));
+        let message =
+            record::handshake_message(record::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
+        // RFC 6347 §4.2.1: the record number of the hello.
+        let answer = record::plain_record(record::HANDSHAKE, record.sequence, &message);
+        if answer.len() > self.question.bytes {
+            self.counters.records_refused += 1;
+            return;
+        }
+        self.question.is_answered = true;
+        self.counters.cookies_sent += 1;
+        sink.transmit(route, &answer);
+    }
+
     /// Another part of a hello whose first part had a good cookie.
     fn continue_hello(
         &mut self,
@@ -373,9 +480,17 @@ impl ServerEngine {
         fragment: &HandshakeFragment<'_>,
         sink: &mut dyn Sink,
     ) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
-        let address = PeerAddress::from(&peer.route);
-        let Some(handshake) = peer.handshake() else { return };
+        let Some(address) = self.registry.get(session).map(|peer| PeerAddress::from(&peer.route)) else {
+            return;
+        };
+        let most = self.common.work();
+        if self.registry.charge(now, &address, most).is_err() {
+            self.counters.work_over_limit += 1;
+            return;
+        }
+        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+            return;
+        };
         let key = &self.cookie_key;
         // Its first half was good when the first piece came; that was less than a handshake's lifetime ago.
         let then = handshake.begun;
@@ -383,12 +498,20 @@ impl ServerEngine {
             let [start, rest] = hello.repeated();
             key.is_rest_good(then, &address, start, rest, hello.cookie)
         };
-        match begin(handshake, now, fragment, &mut self.common, judge) {
+        let begun = begin(handshake, now, fragment, &mut self.common, judge);
+        let (work, running) = (handshake.work, handshake.running.as_ref());
+        let (is_running, cid) = (running.is_some(), running.and_then(|running| running.own_cid));
+        self.registry.refund(now, &address, most - work);
+        match begun {
             Ok(()) => {
-                if let Some(cid) = handshake.running.as_ref().and_then(|running| running.own_cid) {
+                if let Some(cid) = cid {
                     self.cids.insert(cid, session);
                 }
-                self.send_flight(session, sink);
+                if is_running {
+                    self.send_flight(session, sink);
+                } else {
+                    self.arm(session);
+                }
             }
             Err(Fatal { alert, failure }) => self.fail(session, Some(alert), &failure, sink),
         }
@@ -462,5 +585,9 @@ fn begin(
     }
     let has_keys = !common.keyring.is_empty();
     let agreement = negotiation::negotiate(&hello, &common.settings, has_keys, &common.certificates)?;
+    handshake.work = agreement.suite.exchange.work();
+    if agreement.suite.exchange == KeyExchange::EcdheEcdsa {
+        handshake.work += common.certificates.trust.work();
+    }
     handshake.run(now, &message, agreement, common)
 }

@@ -8,10 +8,11 @@
 //!
 //! * `wire` takes datagrams apart; `intake` finds who a record is for; `outcome` is how each one ends.
 //! * `negotiation` decides what a hello leads to; `handshake` takes it from there, `reassembly` and `flight`
-//!   carry its messages, `schedule` makes keys of it, `certificate` judges who is there and `name` reads it out;
-//!   [`bundle`] takes apart what an owner hands over.
+//!   carry its messages, `schedule` makes keys of it. [`outline`] judges a chain before any signature, `certificate` judges
+//!   the rest, `certification` is what of its path is kept, and `name` reads names out; [`bundle`] takes apart
+//!   what an owner hands over.
 //! * `protection` seals and opens records with an `aead`, `replay` drops what was seen, `session` is what is kept.
-//! * [`export`] and `resume` let a session outlive the process.
+//! * [`export`] and `resume` let a session outlive the process; `review` ends it when its time is over.
 //!
 //! What a record can do, by where it comes from:
 //!
@@ -24,12 +25,16 @@
 //! | protected, opens | – | Finished: a session | data, alert; Finished: ours again |
 //! | protected, does not open | nothing | as long as a Finished: one alert | is counted |
 //!
+//! Amplification: an unproven address gets at most one HelloVerifyRequest for a datagram, not longer than that. An address a
+//! session moved to gets at most three times the bytes that came from there, over all kinds of answers.
+//!
 //! Randomness is drawn from the seed given to [`ServerEngine::new`]; only ECDHE keys and ECDSA signatures
 //! are drawn by aws-lc-rs itself.
 
 mod aead;
 pub mod bundle;
 mod certificate;
+mod certification;
 mod chance;
 pub mod export;
 mod flight;
@@ -39,27 +44,32 @@ mod intake;
 mod name;
 mod negotiation;
 mod outcome;
+pub mod outline;
 mod protection;
 mod reassembly;
 mod replay;
 mod resume;
+mod review;
 mod schedule;
 mod session;
 mod suites;
 mod wire;
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
 pub use self::certificate::{Certificates, Clock, CredentialError, ServerKey, Trust};
+use self::certification::Paths;
 use self::chance::Chance;
 use self::export::{ImportError, Origin, Purpose, StoreKey};
 pub use self::identity::CertificateIdentity;
 use self::identity::Issuers;
 pub use self::name::{DistinguishedName, NameError};
-use self::session::{Peer, Session, Stage};
+use self::review::Review;
+use self::session::{Peer, Stage};
+use self::suites::KeyExchange;
 use self::wire::Cid;
 use super::Keyring;
 use super::cookie::CookieKey;
@@ -81,9 +91,9 @@ mod alert {
     pub const UNSUPPORTED_CERTIFICATE: u8 = 43;
     pub const CERTIFICATE_REVOKED: u8 = 44;
     pub const CERTIFICATE_EXPIRED: u8 = 45;
-    pub const CERTIFICATE_UNKNOWN: u8 = 46;
     pub const ILLEGAL_PARAMETER: u8 = 47;
     pub const UNKNOWN_CA: u8 = 48;
+    pub const ACCESS_DENIED: u8 = 49;
     pub const DECODE_ERROR: u8 = 50;
     pub const DECRYPT_ERROR: u8 = 51;
     pub const PROTOCOL_VERSION: u8 = 70;
@@ -104,6 +114,8 @@ pub struct Settings {
     pub require_extended_master_secret: bool,
     /// [`Policy::connection_id`]
     pub connection_id: bool,
+    /// [`Policy::max_session_lifetime`]
+    pub max_session_lifetime: Option<Duration>,
     /// IANA numbers of the suites allowed; default all this engine has.
     pub suites: Option<Box<[u16]>>,
     /// After so many records that did not open a session is over; default by cipher: 2^24 with tags of 8
@@ -119,6 +131,7 @@ impl Settings {
             mtu: policy.mtu,
             require_extended_master_secret: policy.require_extended_master_secret,
             connection_id: policy.connection_id,
+            max_session_lifetime: policy.max_session_lifetime,
             suites: None,
             forgeries: None,
         }
@@ -146,6 +159,17 @@ struct Common {
     decoy: Zeroizing<[u8; 32]>,
     chance: Chance,
     issuers: Issuers,
+    paths: Paths,
+}
+
+impl Common {
+    /// The most public-key operations a handshake can take.
+    fn work(&self) -> u32 {
+        match &self.certificates.key {
+            Some(_) => KeyExchange::EcdheEcdsa.work() + self.certificates.trust.work(),
+            None => KeyExchange::EcdhePsk.work(),
+        }
+    }
 }
 
 /// See the module.
@@ -161,7 +185,17 @@ pub struct ServerEngine {
     scratch: Vec<u8>,
     /// Where datagrams are made.
     outgoing: Vec<u8>,
+    /// When the first session has to be checked for expiry.
+    review: Review,
+    question: Question,
     counters: Counters,
+}
+
+/// The current datagram, as far as it bounds the answers to an unproven address.
+#[derive(Clone, Copy, Default)]
+struct Question {
+    bytes: usize,
+    is_answered: bool,
 }
 
 impl ServerEngine {
@@ -186,7 +220,10 @@ impl ServerEngine {
                 decoy: chance::derive(seed, b"decoy"),
                 chance: Chance::new(seed, b"chance"),
                 issuers: Issuers::default(),
+                paths: Paths::default(),
             },
+            review: Review::default(),
+            question: Question::default(),
             cids: HashMap::new(),
             deadlines: BTreeSet::new(),
             scratch: Vec::new(),
@@ -213,6 +250,7 @@ impl ServerEngine {
 impl Engine for ServerEngine {
     fn handle_datagram(&mut self, now: Instant, route: Route, datagram: &mut [u8], sink: &mut dyn Sink) {
         self.counters.datagrams += 1;
+        self.question = Question { bytes: datagram.len(), is_answered: false };
         let mut rest = &*datagram;
         while !rest.is_empty() {
             match wire::next_record(&mut rest) {
@@ -238,13 +276,23 @@ impl Engine for ServerEngine {
         {
             self.end(now, session, CloseCause::Idle, sink);
         }
+        while let Some(session) = self.registry.oldest(Phase::Farewell)
+            && self.registry.since(session).is_some_and(|since| since + idle <= now)
+        {
+            self.end(now, session, CloseCause::Idle, sink);
+        }
+        self.review(now, sink);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         let handshake = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let longest_idle = self.registry.oldest(Phase::Live).and_then(|oldest| self.registry.since(oldest));
-        let idle = longest_idle.map(|since| since + self.registry.limits().idle);
-        [handshake, idle].into_iter().flatten().min()
+        let idle = self.registry.limits().idle;
+        let idle = [Phase::Live, Phase::Farewell].into_iter().filter_map(|phase| {
+            let since = self.registry.oldest(phase).and_then(|oldest| self.registry.since(oldest));
+            since.map(|since| since + idle)
+        });
+        let review = self.review.deadline(&self.common.settings, self.common.clock);
+        handshake.into_iter().chain(idle).chain(review).min()
     }
 
     fn send(
@@ -256,11 +304,16 @@ impl Engine for ServerEngine {
     ) -> Result<(), SendError> {
         let peer = self.registry.get_mut(session).ok_or(SendError::UnknownSession)?;
         let Stage::Session(held) = &mut peer.stage else { return Err(SendError::UnknownSession) };
-        if plaintext.len() > usize::from(held.limit) {
+        // With a connection id the content type counts as one byte of the plaintext (RFC 9146 §5).
+        let inner = plaintext.len() + usize::from(!held.peer_cid.is_empty());
+        if plaintext.len() > usize::from(held.limit) || inner > record::PLAINTEXT_MAX {
             return Err(SendError::TooLarge);
         }
-        let size = record::HEADER + held.peer_cid.len() + held.suite.aead.overhead() + plaintext.len();
-        if !held.spend(size) {
+        if held.protection.is_spent() {
+            self.end(now, session, CloseCause::TooOld, sink);
+            return Err(SendError::UnknownSession);
+        }
+        if !held.spend(held.size_of(plaintext.len())) {
             return Err(SendError::Unproven);
         }
         self.outgoing.clear();
@@ -295,26 +348,12 @@ impl Engine for ServerEngine {
         settings.mtu = allowed(policy.mtu);
         settings.require_extended_master_secret = policy.require_extended_master_secret;
         settings.connection_id = policy.connection_id;
+        settings.max_session_lifetime = policy.max_session_lifetime;
     }
 
     fn replace_certificates(&mut self, now: Instant, certificates: Certificates, sink: &mut dyn Sink) {
-        let before = std::mem::replace(&mut self.common.certificates, certificates);
-        let trust = &self.common.certificates.trust;
-        let same_anchors = before.trust.fingerprint() == trust.fingerprint();
-        let stale = |session: &Session| match &session.identity {
-            PeerIdentity::Psk(_) => false,
-            PeerIdentity::RawPublicKey(hash) => !trust.knows(hash),
-            PeerIdentity::Certificate(identity) => !same_anchors || trust.is_revoked(identity),
-        };
-        let stale: Vec<SessionId> = self
-            .registry
-            .iter(Phase::Live)
-            .filter(|(_, peer)| peer.session().is_some_and(stale))
-            .map(|(session, _)| session)
-            .collect();
-        for session in stale {
-            self.end(now, session, CloseCause::CredentialChanged, sink);
-        }
+        self.common.certificates = certificates;
+        self.judge_all(now, sink);
     }
 
     fn export(
@@ -348,8 +387,10 @@ impl Engine for ServerEngine {
         while let Some(session) = self.registry.oldest(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
-        while let Some(session) = self.registry.oldest(Phase::HalfOpen) {
-            self.remove(session);
+        for phase in [Phase::HalfOpen, Phase::Farewell] {
+            while let Some(session) = self.registry.oldest(phase) {
+                self.remove(session);
+            }
         }
     }
 

@@ -208,7 +208,7 @@ fn text(attribute: &[u8]) -> Option<(&[u8], &str)> {
 }
 
 /// One DER value: its tag and content; the rest stays.
-fn der<'b>(reader: &mut Reader<'b>) -> Option<(u8, &'b [u8])> {
+pub(super) fn der<'b>(reader: &mut Reader<'b>) -> Option<(u8, &'b [u8])> {
     let tag = reader.u8()?;
     let length = match reader.u8()? {
         short @ 0..=0x7f => usize::from(short),

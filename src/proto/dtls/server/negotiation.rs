@@ -1,10 +1,11 @@
 //! What a ClientHello offers, and what comes of it (RFC 5246 §7.4.1; extensions by their RFCs below).
 
+use super::aead::Aead;
 use super::certificate::{Certificates, Curve};
 use super::suites::{KeyExchange, Suite};
 use super::wire::Reader;
 use super::{Settings, alert};
-use crate::proto::dtls::failure::HandshakeFailure;
+use crate::proto::dtls::failure::{HandshakeFailure, Missing};
 use crate::proto::dtls::hello::ClientHello;
 use crate::proto::dtls::record::{self, VERSION_1_2};
 
@@ -187,7 +188,9 @@ fn certificate_types(
     Some((server, client))
 }
 
-/// Decides. The client's order of suites counts: it knows what its hardware is good at.
+/// Decides. The client's order of suites counts, because the client knows its hardware. Exception: if that leads to
+/// ChaCha20-Poly1305 and the client also offers AES with the same key exchange, AES is taken, because only such a session can
+/// be resumed after a restart.
 pub(super) fn negotiate(
     hello: &ClientHello<'_>,
     settings: &Settings,
@@ -219,11 +222,17 @@ pub(super) fn negotiate(
     }
     let curve = offer.curve();
     let types = certificate_types(&offer, certificates);
-    let suite = hello.suites().filter_map(Suite::find).find(|suite| {
+    let mut possible = hello.suites().filter_map(Suite::find).filter(|suite| {
         (!suite.exchange.has_psk() || has_keys)
             && (!suite.exchange.has_ecdhe() || curve.is_some())
             && (suite.exchange != KeyExchange::EcdheEcdsa || types.is_some())
             && settings.suites.as_ref().is_none_or(|allowed| allowed.contains(&suite.number))
+    });
+    let suite = possible.next().map(|first| match first.aead {
+        Aead::ChaCha => possible
+            .find(|other| other.exchange == first.exchange && other.aead != Aead::ChaCha)
+            .unwrap_or(first),
+        _ => first,
     });
     let Some(suite) = suite else {
         let offered: Box<[u16]> = hello.suites().collect();
@@ -236,7 +245,8 @@ pub(super) fn negotiate(
                 .filter_map(|suite| Suite::find(*suite))
                 .any(|s| s.exchange == KeyExchange::EcdheEcdsa);
         let alert = if only_types { alert::UNSUPPORTED_CERTIFICATE } else { alert::HANDSHAKE_FAILURE };
-        return Err(Fatal { alert, failure: HandshakeFailure::NoSharedCipherSuite { offered } });
+        let missing = missing(&offered, has_keys, certificates);
+        return Err(Fatal { alert, failure: HandshakeFailure::NoSharedCipherSuite { offered, missing } });
     };
     let (server_certificate, client_certificate) =
         types.unwrap_or((CertificateType::X509, CertificateType::X509));
@@ -254,6 +264,24 @@ pub(super) fn negotiate(
         names_server_type: certified && offer.server_types.is_some(),
         names_client_type: certified && offer.client_types.is_some(),
     })
+}
+
+/// What is not configured, if a suite of the client needs nothing else.
+fn missing(offered: &[u16], has_keys: bool, certificates: &Certificates) -> Option<Missing> {
+    let wants = |certified: bool| {
+        let suites = offered.iter().filter_map(|number| Suite::find(*number));
+        suites.into_iter().any(|suite| suite.exchange.has_psk() != certified)
+    };
+    let trust = &certificates.trust;
+    if wants(true) && certificates.key.is_none() {
+        Some(Missing::OwnKey)
+    } else if wants(true) && !trust.has_anchors() && !trust.has_raw_public_keys() {
+        Some(Missing::Trust)
+    } else if wants(false) && !has_keys {
+        Some(Missing::PresharedKey)
+    } else {
+        None
+    }
 }
 
 /// What a first fragment of a ClientHello must show for its cookie to be judged: all up to the cookie.

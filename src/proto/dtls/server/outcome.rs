@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
+use super::certificate::Lapse;
 use super::handshake::FINISHED_LENGTH;
 use super::session::{Peer, Session, Stage};
-use super::{ServerEngine, alert};
-use crate::proto::Route;
-use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
+use super::{Common, ServerEngine, alert};
+use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
 use crate::proto::dtls::record;
-use crate::proto::dtls::registry::{PeerAddress, Phase, Reason, Removed};
+use crate::proto::dtls::registry::{NoPlace, PeerAddress, Phase, Reason, Removed};
+use crate::proto::{Holder, Route};
 
 impl ServerEngine {
     /// Sends our flight, and says when to look again.
@@ -24,16 +25,20 @@ impl ServerEngine {
         self.arm(session);
     }
 
-    /// Sends one protected record.
+    /// Sends one protected record. `is_there`: `route` is the session's own address, so that its credit applies.
     pub(super) fn send_protected(
         &mut self,
         session: SessionId,
         route: &Route,
         content_type: u8,
         plaintext: &[u8],
+        is_there: bool,
         sink: &mut dyn Sink,
     ) {
         let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) else { return };
+        if is_there && !held.spend(held.size_of(plaintext.len())) {
+            return;
+        }
         self.outgoing.clear();
         let chance = &mut self.common.chance;
         let sealed =
@@ -47,20 +52,31 @@ impl ServerEngine {
     pub(super) fn send_finished(&mut self, session: SessionId, sink: &mut dyn Sink) {
         let Some(peer) = self.registry.get_mut(session) else { return };
         let Stage::Session(held) = &mut peer.stage else { return };
-        let Some(finished) = held.finished.as_deref() else { return };
+        let Some(finished) = held.finished.clone() else { return };
         let change = record::plain_record(record::CHANGE_CIPHER_SPEC, held.record_sequence, &[1]);
+        // Repeated on request, but no record number wraps, and an unproven address gets no more than its credit.
+        let is_last = held.record_sequence >= (1 << 48) - 1;
+        if is_last || !held.spend(change.len() + held.size_of(finished.len())) {
+            return;
+        }
         held.record_sequence += 1;
         self.outgoing.clear();
         self.outgoing.extend(change);
         let chance = &mut self.common.chance;
-        let sealed =
-            held.protection.seal(&mut self.outgoing, record::HANDSHAKE, &held.peer_cid, finished, chance);
+        let sealed = held.protection.seal(
+            &mut self.outgoing,
+            record::HANDSHAKE,
+            &held.peer_cid,
+            &finished[..],
+            chance,
+        );
         if sealed.is_some() {
             sink.transmit(&peer.route, &self.outgoing);
         }
     }
 
-    /// The client has proven itself: the handshake is a session.
+    /// The client has proven its identity: the handshake becomes a session if its credential is still valid, the identity is
+    /// a device's, and there is room for it.
     pub(super) fn establish(
         &mut self,
         now: Instant,
@@ -68,20 +84,35 @@ impl ServerEngine {
         finished: [u8; FINISHED_LENGTH],
         sink: &mut dyn Sink,
     ) {
+        let Some(peer) = self.registry.get_mut(session) else { return };
+        let route = peer.route;
+        let Some(running) = peer.handshake().and_then(|handshake| handshake.running.as_ref()) else { return };
+        let (identity, is_known) = (running.identity.clone(), running.is_known);
+        // An unknown identity cannot get here, since its key is a decoy.
+        let Some(identity) = identity.filter(|_| is_known) else {
+            return self.fail(session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
+        };
+        let address = PeerAddress::from(&route);
+        // Another device with a connection id may be at this address: it is found by its connection id, and stays.
+        let old = self.registry.occupants(&address).live;
+        let held = old.and_then(|old| self.registry.get(old)).and_then(|peer| peer.session());
+        let stays = held.is_some_and(|held| held.own_cid.is_some() && held.identity != identity);
+        let holder = match self.admit(now, &identity, held.is_some() && !stays, sink) {
+            Ok(holder) => holder,
+            Err((alert, failure)) => return self.fail(session, Some(alert), &failure, sink),
+        };
+        if let Some(old) = old.filter(|_| stays) {
+            self.registry.detach(old);
+        }
         self.disarm(session);
         let Some(peer) = self.registry.get_mut(session) else { return };
         let Some(handshake) = peer.handshake() else { return };
         let mut random = [0; 8];
         random.copy_from_slice(&handshake.random[..8]);
-        let record_sequence = handshake.record_sequence;
-        // Nobody has the key of an unknown identity; if it were otherwise, it would end here.
-        let is_known = handshake.is_known();
-        let own_cid = handshake.running.as_ref().and_then(|running| running.own_cid);
-        let running = handshake.running.take().filter(|_| is_known);
-        let parts = running
-            .and_then(|mut running| Some((running.protection.take()?, running.identity.take()?, running)));
-        let Some((protection, identity, running)) = parts else {
-            own_cid.map(|cid| self.cids.remove(&cid));
+        let (record_sequence, work) = (handshake.record_sequence, handshake.work);
+        let parts =
+            handshake.running.take().and_then(|mut running| Some((running.protection.take()?, running)));
+        let Some((protection, running)) = parts else {
             return self.fail(session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
         };
         let limit = running.limit() as u16;
@@ -89,7 +120,7 @@ impl ServerEngine {
             protection,
             suite: running.agreement.suite,
             extended_master_secret: running.agreement.extended_master_secret,
-            own_cid,
+            own_cid: running.own_cid,
             peer_cid: running.agreement.peer_cid.unwrap_or_default(),
             identity: identity.clone(),
             limit,
@@ -100,21 +131,59 @@ impl ServerEngine {
             credit: None,
             doubt: None,
         });
-        let route = peer.route;
         self.counters.handshakes_completed += 1;
+        self.review.note(now, now, &identity);
         self.send_finished(session, sink);
-        // Another device with a connection id may have been here before: it is found by that.
-        if let Some(old) = self.registry.occupants(&PeerAddress::from(&route)).live
-            && let Some(held) = self.registry.get(old).and_then(|peer| peer.session())
-            && held.own_cid.is_some()
-            && held.identity != identity
-        {
-            self.registry.detach(old);
-        }
-        if let Some(displaced) = self.registry.establish(now, session) {
+        self.registry.refund(now, &address, work);
+        for displaced in self.registry.establish(now, session, holder) {
             self.dismiss(displaced, sink);
         }
         sink.connected(session, &route, &identity);
+    }
+
+    /// The holder of a session with this identity, if there may be one. Called last, because the credential may have been
+    /// revoked since it was verified.
+    fn admit(
+        &mut self,
+        now: Instant,
+        identity: &PeerIdentity,
+        replaces: bool,
+        sink: &mut dyn Sink,
+    ) -> Result<Holder, (u8, HandshakeFailure)> {
+        let Common { certificates, clock, .. } = &self.common;
+        certificates.trust.believes(identity, *clock).map_err(|lapse| {
+            let (alert, why) = match lapse {
+                Lapse::Revoked => (alert::CERTIFICATE_REVOKED, "it was revoked meanwhile"),
+                Lapse::Expired => (alert::CERTIFICATE_EXPIRED, "it expired meanwhile"),
+                Lapse::AnchorRemoved | Lapse::NoPath => (alert::UNKNOWN_CA, "its CA was removed meanwhile"),
+            };
+            match identity {
+                PeerIdentity::Certificate(certificate) => {
+                    (alert, HandshakeFailure::Certificate(format!("{why}; it is {certificate}").into()))
+                }
+                _ => (
+                    alert::HANDSHAKE_FAILURE,
+                    HandshakeFailure::Certificate("its key was removed meanwhile".into()),
+                ),
+            }
+        })?;
+        let boxed = || Box::new(identity.clone());
+        let holder = sink.claim(identity).ok_or_else(|| {
+            // access_denied is for certificates only (RFC 7925 §6).
+            let alert = match identity {
+                PeerIdentity::Certificate(_) => alert::ACCESS_DENIED,
+                _ => alert::HANDSHAKE_FAILURE,
+            };
+            (alert, HandshakeFailure::NoDevice(boxed()))
+        })?;
+        self.registry.place(now, holder, replaces).map_err(|no_place| {
+            let failure = match no_place {
+                NoPlace::TooOften => HandshakeFailure::TooOften(boxed()),
+                NoPlace::Full => HandshakeFailure::TableFull(boxed()),
+            };
+            (alert::INTERNAL_ERROR, failure)
+        })?;
+        Ok(holder)
     }
 
     /// Takes an entry out, with all that points to it.
@@ -126,11 +195,7 @@ impl ServerEngine {
     }
 
     fn forget_cid(&mut self, peer: &Peer) {
-        let cid = match &peer.stage {
-            Stage::Session(held) => held.own_cid,
-            Stage::Handshake(handshake) => handshake.running.as_ref().and_then(|running| running.own_cid),
-        };
-        if let Some(cid) = cid {
+        if let Some(cid) = peer.own_cid() {
             self.cids.remove(&cid);
         }
     }
@@ -149,8 +214,20 @@ impl ServerEngine {
                 self.say_goodbye(&mut peer, sink);
                 sink.closed(session, CloseCause::Evicted);
             }
+            (Phase::Live, Reason::Displaced) => {
+                self.counters.sessions_displaced += 1;
+                self.say_goodbye(&mut peer, sink);
+                sink.closed(session, CloseCause::Displaced);
+            }
+            (Phase::Farewell, _) => {
+                if let Stage::Farewell(farewell) = &peer.stage
+                    && farewell.is_untold()
+                {
+                    sink.closed(session, CloseCause::Replaced);
+                }
+            }
             (Phase::HalfOpen, Reason::Replaced) => self.counters.handshakes_restarted += 1,
-            (Phase::HalfOpen, Reason::Room) => {
+            (Phase::HalfOpen, Reason::Room | Reason::Displaced) => {
                 self.report(&peer.route, &HandshakeFailure::Reaped, None, sink);
             }
         }
@@ -171,9 +248,17 @@ impl ServerEngine {
     /// Ends a session.
     pub(super) fn end(&mut self, _now: Instant, session: SessionId, cause: CloseCause, sink: &mut dyn Sink) {
         let Some(mut peer) = self.remove(session) else { return };
+        if let Stage::Farewell(farewell) = &peer.stage {
+            if farewell.is_untold() {
+                sink.closed(session, cause);
+            }
+            return;
+        }
         match cause {
             CloseCause::Idle => self.counters.sessions_idle += 1,
             CloseCause::CredentialChanged => self.counters.sessions_revoked += 1,
+            CloseCause::Expired => self.counters.sessions_expired += 1,
+            CloseCause::TooOld => self.counters.sessions_too_old += 1,
             CloseCause::Forgery => self.counters.sessions_forged += 1,
             CloseCause::Fault => self.counters.faults += 1,
             _ => {}

@@ -18,12 +18,19 @@ use super::aead::Aead;
 use super::chance::Chance;
 use super::replay::Window;
 use super::wire::{self, Incoming, TLS12_CID};
-use crate::proto::dtls::record::{PLAINTEXT_MAX, VERSION_1_2};
+use crate::proto::dtls::record::{ALERT, PLAINTEXT_MAX, VERSION_1_2};
 
 /// The epoch under keys; there is no other, since nothing is renegotiated.
 pub(super) const EPOCH: u16 = 1;
-/// Numbers beyond are not sent (RFC 6347 §4.1).
-const SEQUENCE_MAX: u64 = (1 << 48) - 1;
+/// The end of record numbers (RFC 6347 §4.1), and their end if they are the nonces.
+const SEQUENCE_END: u64 = 1 << 48;
+const NONCES_END: u64 = 1 << 32;
+/// How many record numbers are reserved for what ends the session.
+const LAST_WORDS: u64 = 16;
+/// The record number, and so the nonce, of the alert that ends a session of an earlier process. It is above all numbers of data
+/// in any process, so that no nonce is repeated although it is not known which numbers were used; and the record has the same
+/// content each time. It is not higher because wolfSSL 5.5 drops a record numbered 2^33 or more above the last one.
+const FAREWELL: u64 = NONCES_END;
 /// The counter in an explicit nonce.
 const COUNTER: u64 = (1 << 24) - 1;
 
@@ -107,7 +114,7 @@ impl Protection {
     }
 
     /// Appends one record to `out`. `cid` is the peer's; empty: a record without. `None`: the numbers are
-    /// spent, which no session lives to see.
+    /// spent, before which the session is ended ([`is_spent`](Protection::is_spent)).
     pub fn seal(
         &mut self,
         out: &mut Vec<u8>,
@@ -116,11 +123,61 @@ impl Protection {
         plaintext: &[u8],
         chance: &mut Chance,
     ) -> Option<()> {
-        if self.next_sequence > SEQUENCE_MAX {
+        if self.next_sequence >= self.end() {
             return None;
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
+        self.seal_numbered(out, content_type, sequence, cid, plaintext, chance)
+    }
+
+    /// Where the numbers of what is sealed end.
+    fn end(&self) -> u64 {
+        if self.numbers_are_nonces() { NONCES_END } else { SEQUENCE_END }
+    }
+
+    /// Whether only the reserved record numbers are left.
+    pub fn is_spent(&self) -> bool {
+        self.next_sequence >= self.end() - LAST_WORDS
+    }
+
+    /// Sets the next record number to `written + leap`, or to `written` if the numbers are the nonces.
+    /// `None` if that is out of range.
+    pub fn leap(&mut self, written: u64, leap: u64) -> Option<()> {
+        // If the numbers are the nonces, an imported session sends only the one alert, whose number is fixed.
+        let leap = if self.numbers_are_nonces() { 0 } else { leap };
+        self.next_sequence = written.checked_add(leap)?;
+        (!self.is_spent()).then_some(())
+    }
+
+    fn numbers_are_nonces(&self) -> bool {
+        self.keys.aead.explicit_length() == 0
+    }
+
+    /// Appends the fatal alert that ends a session of an earlier process.
+    pub fn seal_farewell(
+        &mut self,
+        out: &mut Vec<u8>,
+        cid: &[u8],
+        description: u8,
+        chance: &mut Chance,
+    ) -> Option<()> {
+        let alert = [2, description];
+        match self.numbers_are_nonces() {
+            true => self.seal_numbered(out, ALERT, FAREWELL, cid, &alert, chance),
+            false => self.seal(out, ALERT, cid, &alert, chance),
+        }
+    }
+
+    fn seal_numbered(
+        &mut self,
+        out: &mut Vec<u8>,
+        content_type: u8,
+        sequence: u64,
+        cid: &[u8],
+        plaintext: &[u8],
+        chance: &mut Chance,
+    ) -> Option<()> {
         let aead = self.keys.aead;
         let outer_type = if cid.is_empty() { content_type } else { TLS12_CID };
         let start = wire::open_record(out, outer_type, EPOCH, sequence, cid);
@@ -164,7 +221,8 @@ impl Protection {
         let aead = self.keys.aead;
         let (explicit, content) = record.fragment.split_at_checked(aead.explicit_length())?;
         let inner = content.len().checked_sub(aead.tag_length())?;
-        if inner > PLAINTEXT_MAX + usize::from(u8::MAX) {
+        // With a connection id the content type and the padding count as plaintext (RFC 9146 §5).
+        if inner > PLAINTEXT_MAX {
             return None;
         }
         let number = u64::from(record.epoch) << 48 | record.sequence;
@@ -182,7 +240,7 @@ impl Protection {
             length = scratch[..length].iter().rposition(|byte| *byte != 0)?;
             content_type = scratch[length];
         }
-        (length <= PLAINTEXT_MAX).then_some((content_type, length))
+        Some((content_type, length))
     }
 }
 
@@ -245,12 +303,46 @@ mod tests {
     }
 
     #[test]
-    fn no_record_is_numbered_beyond_48_bits() {
+    fn no_record_is_numbered_beyond_its_range() {
         let mut chance = Chance::new(&[1; 32], b"");
-        let mut protection = Protection::new(Keys::from_block(Aead::Gcm, &[5; 40]), &mut chance);
-        protection.next_sequence = SEQUENCE_MAX;
-        let mut out = Vec::new();
-        assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_some());
-        assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_none());
+        for (aead, block, end) in [(Aead::Gcm, &[5; 40][..], 1 << 48), (Aead::ChaCha, &[5; 88], FAREWELL)] {
+            let mut protection = Protection::new(Keys::from_block(aead, block), &mut chance);
+            protection.next_sequence = end - LAST_WORDS - 1;
+            assert!(!protection.is_spent());
+            for _ in 0..=LAST_WORDS {
+                let mut out = Vec::new();
+                assert!(protection.seal(&mut out, 23, &[], b"x", &mut chance).is_some());
+                assert!(protection.is_spent());
+            }
+            assert!(protection.seal(&mut Vec::new(), 23, &[], b"x", &mut chance).is_none());
+        }
+    }
+
+    #[test]
+    fn numbers_leap_where_they_are_not_the_nonces() {
+        let mut chance = Chance::new(&[1; 32], b"");
+        let mut gcm = Protection::new(Keys::from_block(Aead::Gcm, &[5; 40]), &mut chance);
+        assert_eq!((gcm.leap(7, 1 << 40), gcm.next_sequence), (Some(()), 7 + (1 << 40)));
+        assert_eq!(gcm.leap(7, (1 << 48) - 7), None);
+        assert_eq!(gcm.leap(u64::MAX, 1), None);
+        let mut chacha = Protection::new(Keys::from_block(Aead::ChaCha, &[5; 88]), &mut chance);
+        assert_eq!((chacha.leap(7, 1 << 40), chacha.next_sequence), (Some(()), 7));
+    }
+
+    #[test]
+    fn a_farewell_is_the_same_record_in_every_process_and_has_a_number_of_its_own() {
+        let keys = || Keys::from_block(Aead::ChaCha, &[5; 88]);
+        let mut records = Vec::new();
+        for seed in 0..3 {
+            let mut chance = Chance::new(&[seed; 32], b"");
+            let mut protection = Protection::new(keys(), &mut chance);
+            protection.next_sequence = u64::from(seed) * 1_000;
+            let mut out = Vec::new();
+            protection.seal_farewell(&mut out, &[], 80, &mut chance).unwrap();
+            assert_eq!(protection.next_sequence, u64::from(seed) * 1_000);
+            records.push(out);
+        }
+        assert!(records.iter().all(|record| *record == records[0]));
+        assert_eq!(records[0][5..11], FAREWELL.to_be_bytes()[2..]);
     }
 }

@@ -11,7 +11,11 @@
 //! recorded Reset is worth one try in 65,536, twice in a row.
 
 use super::chance::Chance;
+use super::session::AMPLIFICATION;
+use crate::proto::dtls::registry::PeerAddress;
 
+/// Bytes of a ping.
+pub(super) const PING: usize = 4;
 /// Pings asked for.
 const PROOFS: usize = 2;
 /// Pings sent in answer to records that are not the newest. The peer's own are, whatever somebody with recorded ones does:
@@ -26,13 +30,15 @@ pub(super) struct Doubt {
     asked: bool,
     /// Pings in answer to records that were not the newest.
     spent: u8,
+    /// The last source address other than the session's, and how many bytes may be sent there.
+    elsewhere: Option<(PeerAddress, usize)>,
 }
 
 /// What to do about a record's content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Send this.
-    Ping([u8; 4]),
+    Ping([u8; PING]),
     /// The peer is there. This record is the newest that does not count.
     Proven,
     /// Nothing.
@@ -43,7 +49,17 @@ impl Doubt {
     pub fn new(chance: &mut Chance) -> Doubt {
         let ids = chance.array::<{ 2 * PROOFS }>();
         let id = |at: usize| u16::from_be_bytes([ids[2 * at], ids[2 * at + 1]]);
-        Doubt { ids: [id(0), id(1)], proven: 0, asked: false, spent: 0 }
+        Doubt { ids: [id(0), id(1)], proven: 0, asked: false, spent: 0, elsewhere: None }
+    }
+
+    /// An authentic record of `received` bytes came from another address than the session's. Whether an answer may be sent
+    /// there; if so, counts it.
+    pub fn affords(&mut self, address: PeerAddress, received: usize, answer: usize) -> bool {
+        let before = self.elsewhere.filter(|(other, _)| *other == address).map_or(0, |(_, credit)| credit);
+        let credit = before.saturating_add(AMPLIFICATION * received);
+        let left = credit.checked_sub(answer);
+        self.elsewhere = Some((address, left.unwrap_or(credit)));
+        left.is_some()
     }
 
     /// Judges the content of an authentic record, which may be the newest so far.

@@ -9,10 +9,10 @@ use super::suites::Suite;
 use super::wire::Cid;
 use crate::proto::Route;
 use crate::proto::dtls::engine::PeerIdentity;
+use crate::proto::dtls::record::HEADER;
 
-/// An address a session moved to may be sent so many times the bytes that came from there: whoever has a key
-/// can pretend to be anywhere, but not aim more at a third party than it spends itself.
-const AMPLIFICATION: usize = 3;
+/// The factor of bytes sent to an address a session moved to over bytes received from there, for all kinds of answers.
+pub(super) const AMPLIFICATION: usize = 3;
 
 /// A handshake or a session, and where it is.
 pub(super) struct Peer {
@@ -23,28 +23,64 @@ pub(super) struct Peer {
 pub(super) enum Stage {
     Handshake(Box<Handshake>),
     Session(Session),
+    Farewell(Box<Farewell>),
 }
 
 impl Peer {
     pub fn handshake(&mut self) -> Option<&mut Handshake> {
         match &mut self.stage {
             Stage::Handshake(handshake) => Some(handshake),
-            Stage::Session(_) => None,
+            Stage::Session(_) | Stage::Farewell(_) => None,
+        }
+    }
+
+    /// The connection id in records to us.
+    pub fn own_cid(&self) -> Option<Cid> {
+        match &self.stage {
+            Stage::Handshake(handshake) => handshake.running.as_ref().and_then(|running| running.own_cid),
+            Stage::Session(held) => held.own_cid,
+            Stage::Farewell(farewell) => farewell.own_cid,
         }
     }
 
     pub fn session(&self) -> Option<&Session> {
         match &self.stage {
             Stage::Session(session) => Some(session),
-            Stage::Handshake(_) => None,
+            Stage::Handshake(_) | Stage::Farewell(_) => None,
         }
     }
 
     pub fn session_mut(&mut self) -> Option<&mut Session> {
         match &mut self.stage {
             Stage::Session(session) => Some(session),
-            Stage::Handshake(_) => None,
+            Stage::Handshake(_) | Stage::Farewell(_) => None,
         }
+    }
+}
+
+/// Most alerts sent to a device whose session cannot be resumed; more than one because alerts may be lost.
+const FAREWELLS_MAX: u8 = 8;
+
+/// A session of an earlier process that cannot be resumed: its device is sent a fatal alert when it speaks.
+pub(super) struct Farewell {
+    pub protection: Protection,
+    pub own_cid: Option<Cid>,
+    pub peer_cid: Box<[u8]>,
+    /// Whether the alert may be sent only to the address the session had.
+    pub is_unproven: bool,
+    /// How many more alerts may be sent.
+    pub left: u8,
+}
+
+impl Farewell {
+    pub fn of(session: Session) -> Farewell {
+        let Session { protection, own_cid, peer_cid, credit, .. } = session;
+        Farewell { protection, own_cid, peer_cid, is_unproven: credit.is_some(), left: FAREWELLS_MAX }
+    }
+
+    /// Whether no alert was sent yet.
+    pub fn is_untold(&self) -> bool {
+        self.left == FAREWELLS_MAX
     }
 }
 
@@ -79,6 +115,12 @@ impl Session {
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_add((AMPLIFICATION * bytes) as u32);
         }
+    }
+
+    /// The size in bytes of a record with `plaintext` bytes of content.
+    pub fn size_of(&self, plaintext: usize) -> usize {
+        let inner = plaintext + usize::from(!self.peer_cid.is_empty());
+        HEADER + self.peer_cid.len() + self.suite.aead.overhead() + inner
     }
 
     /// Whether a datagram of so many bytes may go to the address it is at; then counts it.

@@ -24,6 +24,15 @@ impl KeyExchange {
     pub fn has_ecdhe(self) -> bool {
         self != KeyExchange::Psk
     }
+
+    /// Public-key operations: two for ECDHE; our signature and the client's.
+    pub fn work(self) -> u32 {
+        match self {
+            KeyExchange::Psk => 0,
+            KeyExchange::EcdhePsk => 2,
+            KeyExchange::EcdheEcdsa => 4,
+        }
+    }
 }
 
 /// A cipher suite.

@@ -45,15 +45,14 @@ pub fn leave_handover(
     written.map(|()| true)
 }
 
-/// What the process before this one left, in this boot. The file is gone before it is read: nobody takes it twice.
-pub fn take_handover(runtime_dir: &Path, boot: &[u8; 16]) -> Vec<(Number, Vec<u8>)> {
+/// The handover of the process before this one, if it was written in this boot. The file is removed before it is read, so that
+/// it is used once. Without a boot id it is only removed.
+pub fn take_handover(runtime_dir: &Path, boot: Option<&[u8; 16]>) -> Vec<(Number, Vec<u8>)> {
     let path = path(runtime_dir);
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
     let Ok(file) = opened else { return Vec::new() };
     // Whether or not it is used.
-    if remove(&path).is_err() {
-        return Vec::new();
-    }
+    let (Ok(()), Some(boot)) = (remove(&path), boot) else { return Vec::new() };
     let ours = |about: &fs::Metadata| {
         about.is_file()
             && about.uid() == nix::unistd::geteuid().as_raw()

@@ -1,0 +1,139 @@
+//! The uplink as its owner meets it: reloads, a silent name server, a record set aside.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::support::{Daemon, Folder, wait_for};
+use super::{Site, binary};
+
+/// Refuses every CONNECT with this code, and counts them.
+fn refusing(code: u8) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut bytes = [0u8; 1024];
+            if let Ok(1..) = stream.read(&mut bytes) {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let _ = stream.write_all(&[0x20, 3, 0, code, 0]);
+            }
+        }
+    });
+    (port, count)
+}
+
+#[test]
+fn ten_devices_added_make_no_log_in_and_a_password_that_was_mended_makes_one_at_once() {
+    let (port, log_ins) = refusing(0x86);
+    let folder = Folder::new("log-ins");
+    let password = folder.write("password", "wrong");
+    let daemon = Daemon::start_with(
+        binary(),
+        &folder,
+        port,
+        &password,
+        "[role.sensor.uplink.t]\npath = \"t\"\n",
+        |text| {
+            let upstream =
+                format!("insecure = true\nusername = \"gw\"\npassword-file = \"{}\"", password.display());
+            text.replace("mqtts://localhost", "mqtt://127.0.0.1")
+                .lines()
+                .map(|line| if line.starts_with("ca-file") { upstream.clone() } else { line.to_owned() })
+                .collect::<Vec<_>>()
+                .join("\n")
+        },
+    );
+    wait_for("the first log-in", || log_ins.load(Ordering::Relaxed) == 1);
+    for number in 0..10 {
+        let (code, text) =
+            daemon.command(&["device", "add", &format!("door-{number}"), "--role", "sensor", "--psk"]);
+        assert_eq!(code, 0, "{text}");
+    }
+    daemon.signal(Signal::SIGHUP);
+    assert_eq!(daemon.status()["devices"]["known"], 10);
+    assert_eq!(log_ins.load(Ordering::Relaxed), 1, "no reload made one");
+    folder.write("password", "right");
+    daemon.signal(Signal::SIGHUP);
+    wait_for("a log-in with the new password", || log_ins.load(Ordering::Relaxed) == 2);
+}
+
+#[test]
+fn it_stops_within_five_seconds_though_the_name_server_is_silent() {
+    let folder = Folder::new("silent-dns");
+    // It takes questions and answers none.
+    let server = UdpSocket::bind("127.0.0.153:53").expect("port 53 needs root");
+    server.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+    let resolv = folder.write("resolv.conf", "nameserver 127.0.0.153\n");
+    let script = format!(
+        "#!/bin/sh\nexec unshare -m sh -c 'mount --bind {} /etc/resolv.conf && exec {} \"$@\"' tombolo \"$@\"\n",
+        resolv.display(),
+        binary().display()
+    );
+    let wrapped = folder.write("tombolo", script);
+    std::fs::set_permissions(&wrapped, std::fs::Permissions::from_mode(0o755)).expect("it can be run");
+    let ca = folder.write("ca.pem", "");
+    let mut daemon = Daemon::start_with(&wrapped, &folder, 8883, &ca, "", |text| {
+        text.replace("mqtts://localhost", "mqtts://broker.example")
+            .lines()
+            .filter(|line| !line.starts_with("ca-file"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    });
+    let mut question = [0u8; 512];
+    server.recv(&mut question).expect("it asks");
+    let (code, took) = daemon.stop();
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_record_that_cannot_be_judged_is_named_set_aside_by_its_owner_and_exported() {
+    let folder = Folder::new("skip");
+    let acl = folder.write(
+        "acl",
+        "topic write tombolo/gw/gateway/#\ntopic write tombolo/gw/door-7/status\ntopic read #\ntopic write tombolo/witness/#\n",
+    );
+    let site = Site::with_broker("skipped", "", &format!("acl_file {}", acl.display()));
+    site.post(&["-e", "21.5"], "t/forbidden");
+    // Nothing else is taken, so nothing is concluded.
+    let queue = || -> serde_json::Value {
+        let (code, text) = site.daemon.command(&["queue", "--json"]);
+        assert_eq!(code, 0, "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    wait_for("the suspect", || queue()["lanes"]["normal"]["suspected"][0]["tries"].as_u64() >= Some(2));
+    let lane = &queue()["lanes"]["normal"];
+    let suspect = &lane["suspected"][0];
+    assert_eq!(suspect["topic"], "tombolo/gw/door-7/up/t/forbidden");
+    assert!(suspect["reason"].as_str().is_some_and(|reason| reason.contains("0x87")), "{suspect}");
+    assert!(lane["stopped"].as_str().is_some_and(|why| why.contains("refuses every reading")), "{lane}");
+    assert_eq!(site.daemon.status()["upstream"]["suspects"], 1);
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("1 record is suspected"), "{text}");
+    let record = suspect["record"].as_str().expect("an id").to_owned();
+    let (code, text) = site.daemon.command(&["queue", "skip", &record]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("the record in rejected", || site.daemon.status()["journal"]["rejected"] == 1);
+    assert_eq!(queue()["lanes"]["normal"]["records"], 0);
+    let (code, text) = site.daemon.command(&["queue", "skip", &record]);
+    assert!(code != 0 && text.contains("no record"), "{text}");
+
+    let (code, text) = site.daemon.command(&["queue", "rejected", "export", "-"]);
+    assert_eq!(code, 0, "{text}");
+    let line: serde_json::Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(
+        (&line["id"], &line["device"], &line["path"]),
+        (&record.as_str().into(), &"door-7".into(), &"t/forbidden".into())
+    );
+    assert_eq!(line["base64"], "MjEuNQ==");
+    assert!(line["reason"].as_str().is_some_and(|reason| reason.contains("queue skip")), "{line}");
+}
