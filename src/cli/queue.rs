@@ -199,9 +199,11 @@ fn list(context: &Context) -> Result<(), CommandError> {
     let mut daemon = context.daemon()?;
     let mut after = None;
     let mut any = false;
+    let mut unreadable = 0;
     loop {
         let page: RejectedPage =
             daemon.ask_for(&Request::RejectedList { after: after.take() }, SLOW_ANSWER)?;
+        unreadable += page.unreadable;
         let last = page.records.last().map(|record| record.record.clone());
         if context.out.json {
             for record in &page.records {
@@ -230,6 +232,7 @@ fn list(context: &Context) -> Result<(), CommandError> {
             _ => break,
         }
     }
+    tell_unreadable(unreadable);
     if !context.out.json {
         context.out.line(if any {
             "next: correct the broker's permissions, then `tombolo queue rejected retry --all`, or `drop` them"
@@ -276,19 +279,29 @@ fn write_export(
     let mut daemon = context.daemon()?;
     let mut after = 0;
     let mut count = 0;
+    let mut unreadable = 0;
     loop {
         let page: ExportPage = daemon.ask_for(&Request::RejectedExport { after }, SLOW_ANSWER)?;
         for record in &page.records {
             writeln!(out, "{record}").map_err(failed)?;
             count += 1;
         }
+        unreadable += page.unreadable;
         match page.last {
             Some(last) => after = last,
             None => break,
         }
     }
     out.flush().map_err(failed)?;
+    tell_unreadable(unreadable);
     Ok(count)
+}
+
+fn tell_unreadable(count: u64) {
+    if count > 0 {
+        let records = plural(count, "record");
+        super::note(format_args!("{records} cannot be read now and are left out; they stay in the store"));
+    }
 }
 
 fn change(context: &Context, request: &Request, what: &str) -> Result<(), CommandError> {
@@ -297,6 +310,10 @@ fn change(context: &Context, request: &Request, what: &str) -> Result<(), Comman
         return Ok(context.out.object(&answer)?);
     }
     let count = answer.get("records").and_then(Value::as_u64).unwrap_or(0);
+    let not_there = answer.get("not_there").and_then(Value::as_u64).unwrap_or(0);
+    if not_there > 0 {
+        super::note(format_args!("{} cannot be read now and stay as they are", plural(not_there, "record")));
+    }
     Ok(context.out.line(format_args!("{} {what}", plural(count, "record")))?)
 }
 

@@ -17,8 +17,9 @@ pub const RESPONSE_MAX: usize = 16 * 1024 * 1024;
 /// Most rejected records one answer lists.
 pub const LIST_MAX: usize = 100;
 
-/// Bytes of payload one answer exports, about; with base64 and names well under [`RESPONSE_MAX`].
-pub const EXPORT_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of records one answer exports, about, what every record takes besides its text and payload included; with base64 well under
+/// [`RESPONSE_MAX`].
+pub const EXPORT_BYTES: usize = 1024 * 1024;
 
 /// Most sessions one answer lists: about 4 MiB.
 pub const SESSIONS_MAX: usize = 20_000;

@@ -417,6 +417,8 @@ pub struct RejectedPage {
     pub records: Vec<RejectedRecord>,
     /// Whether more follow the last of them.
     pub more: bool,
+    /// Records in between that cannot be read now; they stay.
+    pub unreadable: u64,
 }
 
 /// One record the broker refused.
@@ -443,8 +445,10 @@ pub struct RejectedRecord {
 pub struct ExportPage {
     /// One object each, as `tombolo queue rejected export` writes it.
     pub records: Vec<Value>,
-    /// The number of the last of them, to ask for the next page; `None`: there are no more.
+    /// What to ask for the next page with; `None`: there are no more.
     pub last: Option<u64>,
+    /// Records in between that cannot be read now; they stay.
+    pub unreadable: u64,
 }
 
 /// What the rules say about one reading, as far as `tombolo acl explain` prints it for people; its JSON is the gate's

@@ -33,6 +33,7 @@ use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Method, RecordId};
+use crate::northbound::publisher::Skip;
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::limited::Limiter;
 
@@ -531,14 +532,20 @@ impl Control for Desk {
         }
         let mut skipped = 0u64;
         for id in ids {
-            if !self.link.skip(id) {
-                let text = format!(
+            let text = match self.link.skip(id) {
+                Skip::Done => {
+                    skipped += 1;
+                    continue;
+                }
+                Skip::BeingRead => {
+                    format!("record {id} is being read from disk: try again ({skipped} were set aside)")
+                }
+                Skip::NotFound => format!(
                     "no record {id} waits within reach of the uplink; `tombolo queue` shows those a lane waits at \
                      ({skipped} were set aside)"
-                );
-                return reply.fail(Failure::new(Code::NotFound, text));
-            }
-            skipped += 1;
+                ),
+            };
+            return reply.fail(Failure::new(Code::NotFound, text));
         }
         reply.ok(&json!({ "records": skipped }));
     }

@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
 use crate::northbound::io::{Driver, Handle, files};
-use crate::northbound::publisher::HeldRecord;
+use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::uplink::{Status, Uplink};
 use crate::northbound::wire::Version;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -148,13 +148,13 @@ impl Link {
     }
 
     /// Sets a record aside because its owner says so. Whether it was found.
-    pub fn skip(&self, id: RecordId) -> bool {
+    pub fn skip(&self, id: RecordId) -> Skip {
         match &*self.handle.borrow() {
             Some(handle) => {
                 let journal = &mut *self.journal.borrow_mut();
                 handle.with(|core| core.skip(Instant::now(), journal, id))
             }
-            None => false,
+            None => Skip::NotFound,
         }
     }
 
@@ -188,8 +188,14 @@ impl Link {
         if let Some(until) = status.stopped_until[lane.index()].filter(|until| *until > now) {
             let seconds = in_seconds(until);
             return Some(format!(
-                "a record must be set aside and the store of rejected records is full; tried again in {seconds} s; \
-                 `tombolo queue rejected` empties it"
+                "a record must be set aside, and the store of rejected records is full or cannot be written; tried again in \
+                 {seconds} s; `tombolo queue rejected` shows and empties it"
+            ));
+        }
+        if let Some(id) = status.blocked_by[lane.index()] {
+            return Some(format!(
+                "all wait behind record {id}, which the broker does not take while nothing shows that it takes others; \
+                 `tombolo queue skip {id}` sets it aside"
             ));
         }
         let (_, until) = status.nothing_taken?;

@@ -9,8 +9,7 @@ impl Outbox for Journal {
     fn next(&mut self, lane: Lane) -> Next<'_> {
         match Journal::next(self, lane) {
             journal::Next::Record(stored) => Next::Record(Record {
-                // Under the id it had first, so that a consumer can tell one that comes again.
-                id: stored.original.unwrap_or(stored.id),
+                id: stored.id,
                 sequence: stored.sequence,
                 original: stored.original,
                 same_boot: stored.same_boot,

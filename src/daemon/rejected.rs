@@ -14,7 +14,7 @@ use crate::control::api::{RejectedAction, Reply};
 use crate::control::protocol::{Code, EXPORT_BYTES, Failure, LIST_MAX, Selection};
 use crate::control::snapshot;
 use crate::journal::io::Rejected;
-use crate::journal::{RejectedRecord, RejectedWhole};
+use crate::journal::{RejectedRecord, RejectedWhole, Retried};
 use crate::message::{Envelope, RecordId};
 use crate::northbound::publication::push_base64;
 use crate::northbound::reason_code::Cause;
@@ -42,17 +42,27 @@ async fn list(store: &Rejected, after: Option<&str>) -> Result<snapshot::Rejecte
         Some(text) => find(store, text).await?,
         None => 0,
     };
-    // One more than asked, to know whether there is more.
-    let mut records = store.list(after, LIST_MAX + 1).await;
-    let more = records.len() > LIST_MAX;
-    records.truncate(LIST_MAX);
-    Ok(snapshot::RejectedPage { records: records.iter().map(shown).collect(), more })
+    let mut page = store.list(after, LIST_MAX).await;
+    let mut unreadable = page.unreadable;
+    // The next page is asked for by the last record of this one, so there is one as long as there are more.
+    while page.records.is_empty() && page.more {
+        page = store.list(page.last.unwrap_or(u64::MAX), LIST_MAX).await;
+        unreadable += page.unreadable;
+    }
+    Ok(snapshot::RejectedPage {
+        records: page.records.iter().map(shown).collect(),
+        more: page.more,
+        unreadable,
+    })
 }
 
 async fn export(store: &Rejected, after: u64) -> snapshot::ExportPage {
-    let records = store.export(after, EXPORT_BYTES).await;
-    let last = records.last().map(|whole| whole.record.entry.number);
-    snapshot::ExportPage { records: records.iter().map(exported).collect(), last }
+    let page = store.export(after, EXPORT_BYTES).await;
+    snapshot::ExportPage {
+        records: page.records.iter().map(exported).collect(),
+        last: page.last.filter(|_| page.more),
+        unreadable: page.unreadable,
+    }
 }
 
 async fn change(store: &Rejected, selection: Selection, retry: bool) -> Result<serde_json::Value, Failure> {
@@ -62,9 +72,9 @@ async fn change(store: &Rejected, selection: Selection, retry: bool) -> Result<s
             let mut after = 0;
             loop {
                 let page = store.list(after, LIST_MAX).await;
-                let Some(last) = page.last() else { break };
-                after = last.entry.number;
-                numbers.extend(page.iter().map(|record| record.entry.number));
+                let Some(last) = page.last else { break };
+                after = last;
+                numbers.extend(page.records.iter().map(|record| record.entry.number));
             }
         }
         Selection::Ids(ids) => {
@@ -73,18 +83,27 @@ async fn change(store: &Rejected, selection: Selection, retry: bool) -> Result<s
             }
         }
     }
-    let mut changed = 0u64;
+    let (mut changed, mut not_there) = (0u64, 0u64);
     for number in numbers {
-        let done = if retry { store.retry(number).await } else { store.discard(number).await };
-        changed += u64::from(done);
-        if !done && retry {
-            return Err(Failure::new(
-                Code::Failed,
-                format!("its lane takes no more records; {changed} were sent again, try later for the rest"),
-            ));
+        let done = match retry {
+            true => store.retry(number).await,
+            false if store.discard(number).await => Retried::Sent,
+            false => Retried::NotThere,
+        };
+        match done {
+            Retried::Sent => changed += 1,
+            Retried::NotThere => not_there += 1,
+            Retried::NoRoom => {
+                return Err(Failure::new(
+                    Code::Failed,
+                    format!(
+                        "its lane takes no more records; {changed} were sent again, try later for the rest"
+                    ),
+                ));
+            }
         }
     }
-    Ok(json!({ "records": changed }))
+    Ok(json!({ "records": changed, "not_there": not_there }))
 }
 
 /// The number in the store of a record known by its id.
@@ -94,11 +113,11 @@ async fn find(store: &Rejected, text: &str) -> Result<u64, Failure> {
     let mut after = 0;
     loop {
         let page = store.list(after, LIST_MAX).await;
-        if let Some(record) = page.iter().find(|record| record.entry.id == id) {
+        if let Some(record) = page.records.iter().find(|record| record.entry.id == id) {
             return Ok(record.entry.number);
         }
-        match page.last() {
-            Some(last) => after = last.entry.number,
+        match page.last {
+            Some(last) => after = last,
             None => {
                 let text = format!("no rejected record {id}; `tombolo queue rejected list` shows them");
                 return Err(Failure::new(Code::NotFound, text));
@@ -173,9 +192,10 @@ pub fn start_retrying(store: Rejected, link: &Rc<Link>, interval: Duration) -> J
                 continue;
             }
             let candidates = candidates(&store).await;
-            for number in retry.decide(Instant::now(), candidates) {
-                // One that cannot be sent again now is met again at the next look.
-                store.retry(number).await;
+            for (number, topic) in retry.decide(Instant::now(), candidates) {
+                if store.retry(number).await == Retried::NoRoom {
+                    retry.handle_no_room(Instant::now(), topic);
+                }
             }
         }
     })
@@ -186,9 +206,9 @@ async fn candidates(store: &Rejected) -> Vec<RetryCandidate> {
     let mut after = 0;
     loop {
         let page = store.list(after, LIST_MAX).await;
-        let Some(last) = page.last() else { return candidates };
-        after = last.entry.number;
-        candidates.extend(page.iter().map(|record| RetryCandidate {
+        let Some(last) = page.last else { return candidates };
+        after = last;
+        candidates.extend(page.records.iter().map(|record| RetryCandidate {
             number: record.entry.number,
             original: record.original.unwrap_or(record.entry.id),
             topic: TopicKey::of(&record.topic),

@@ -40,7 +40,7 @@ mod witness;
 pub use aside::{Aside, AsideCause, AsideRange};
 pub use io::{
     Completion, Failed, FileReport, ImportError, Imported, Importer, Journal, Next, OpenError, OpenReport,
-    Refused, RejectRefused, RejectedRecord, RejectedWhole, Status, Stored,
+    Refused, RejectRefused, RejectedRead, RejectedRecord, RejectedWhole, Retried, Status, Stored,
 };
 pub use loss::{LossCause, LossReport};
 pub use record::Ticket;

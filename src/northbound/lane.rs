@@ -443,7 +443,7 @@ impl LaneState {
                         }
                         return;
                     }
-                    self.stops = 0;
+                    (self.stops, self.stopped_until) = (0, None);
                     depart(lane, Departure::Rejected { id, cause });
                 }
                 State::Lost => {

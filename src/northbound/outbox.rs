@@ -54,13 +54,13 @@ pub enum Next<'a> {
 /// A committed reading.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// Its name for ever.
+    /// Its id; the number in it is `sequence`.
     pub id: RecordId,
     /// Its place in the lane; greater than that of all before it.
     pub sequence: u64,
-    /// The id it had before it was rejected and retried.
+    /// The id it had before it was rejected and retried, or set aside and imported: it is published under that one.
     pub original: Option<RecordId>,
-    /// Whether it was stored since the machine booted, so that its boot time stamp is comparable with now.
+    /// Whether it was received since the machine booted, so that its boot time stamp is comparable with now.
     pub same_boot: bool,
     /// The reading.
     pub content: Content<'a>,

@@ -257,6 +257,11 @@ impl Own {
         message.is_some_and(|message| message.delayed_until.is_none())
     }
 
+    /// Whether the status on `topic` has not reached the broker, whatever it waits for.
+    pub fn is_waiting(&self, topic: &str) -> bool {
+        self.messages.contains_key(&Key::Status(topic.to_owned()))
+    }
+
     /// Topics of messages the broker refused last time, at most `limit`.
     pub fn refused(&self, limit: usize) -> Vec<String> {
         let mut topics: Vec<_> =

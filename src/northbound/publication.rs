@@ -208,22 +208,24 @@ impl Encoder {
         wire::push_publish(out, terms.version, terms.packet_limit, &publish)
     }
 
-    /// `{run}-{sequence}` into `buffer`; the length.
+    /// `{run}-{sequence}` into `buffer`; the length. It is the id the record had first, so that a consumer can tell one that comes
+    /// again.
     fn write_id(&mut self, buffer: &mut [u8; 40], record: &Record<'_>) -> usize {
+        let id = record.original.unwrap_or(record.id);
         let hex = match self.run {
-            Some((run, hex)) if run == record.id.run => hex,
+            Some((run, hex)) if run == id.run => hex,
             _ => {
                 let mut hex = [0u8; 16];
                 for (index, digit) in hex.iter_mut().enumerate() {
-                    *digit = HEX[(record.id.run >> (60 - 4 * index)) as usize & 0xF];
+                    *digit = HEX[(id.run >> (60 - 4 * index)) as usize & 0xF];
                 }
-                self.run = Some((record.id.run, hex));
+                self.run = Some((id.run, hex));
                 hex
             }
         };
         buffer[..16].copy_from_slice(&hex);
         buffer[16] = b'-';
-        17 + write_decimal(&mut buffer[17..], record.id.sequence)
+        17 + write_decimal(&mut buffer[17..], id.sequence)
     }
 }
 

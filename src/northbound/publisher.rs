@@ -122,6 +122,13 @@ pub enum Event {
         /// Records in flight that were not answered.
         unanswered: usize,
     },
+    /// A lane takes no more until this record is decided.
+    Blocked {
+        /// The lane.
+        lane: Lane,
+        /// Its oldest record.
+        id: RecordId,
+    },
     /// A record must be rejected and there is no room for it; its lane waits.
     RejectedFull {
         /// Which lane.
@@ -232,6 +239,17 @@ pub struct HeldRecord {
     pub tries: u32,
 }
 
+/// What came of [`Publisher::skip`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// The record is set aside.
+    Done,
+    /// The oldest record of a lane is being read from disk: ask again.
+    BeingRead,
+    /// It is not among those read, and not the oldest of its lane.
+    NotFound,
+}
+
 /// What is in flight with nothing else.
 #[derive(Clone, Copy, Debug)]
 struct Solo {
@@ -302,6 +320,8 @@ pub struct Publisher {
     hold: Hold,
     /// When to fill again though nothing comes from outside.
     wake_at: Option<Instant>,
+    /// Of each lane, whether it was told what it waits for.
+    blocked_told: [bool; 2],
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -346,6 +366,7 @@ impl Publisher {
             ping_outstanding: false,
             hold: Hold::Nothing,
             wake_at: None,
+            blocked_told: [false; 2],
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -380,6 +401,11 @@ impl Publisher {
         let nothing_taken_since = self.suspicion.nothing_taken_since();
         let others_taken = nothing_taken_since.is_none_or(|since| now < since + NOTHING_TAKEN);
         self.taken_here > 0 || (self.refused_at.is_some() && others_taken)
+    }
+
+    /// Whether no reading was answered on this connection, and one waits for its answer longest.
+    pub fn hangs_on_a_record(&self, now: Instant) -> bool {
+        !self.has_progress(now) && self.flight.oldest().and_then(place_of).is_some()
     }
 
     /// When the connection stands: readings were taken on it, or it has lasted.
@@ -473,7 +499,11 @@ impl Publisher {
 
     /// One message of our own was alone in flight when the connection was closed, or stayed unanswered.
     fn strike_own(&mut self, now: Instant, own: &mut Own) {
-        let Some(class) = own.sent_classes().next() else { return };
+        let oldest = self.flight.oldest().and_then(|sent| match sent {
+            Sent::Own { key, .. } => own.class(key),
+            Sent::Record(..) => None,
+        });
+        let Some(class) = oldest.or_else(|| own.sent_classes().next()) else { return };
         let strikes = &mut self.own_doubt.strikes[class as usize];
         *strikes += 1;
         self.own_doubt.solo = true;
@@ -963,7 +993,9 @@ impl Publisher {
         }
         if !reason_code::is_refusal(code) {
             own.settle(key, version);
-            if let (Key::Loss(lane, _), Some(loss)) = (key, self.reporting.take()) {
+            if let Key::Loss(lane, number) = key
+                && let Some(loss) = self.reporting.take_if(|loss| loss.number == *number)
+            {
                 self.reported[lane.index()].push((loss.number, loss.count));
                 outbox.loss_reported(*lane, loss.number, loss.count);
             }
@@ -973,7 +1005,9 @@ impl Publisher {
             self.complain(now, now, Cause::Code(code));
             return own.postpone(now, key);
         }
-        if matches!(key, Key::Loss(..)) && self.reporting.take().is_some() {
+        if let Key::Loss(_, number) = key
+            && self.reporting.take_if(|loss| loss.number == *number).is_some()
+        {
             // It stays in the journal: perhaps the broker is told to take it one day.
             own.settle(key, version);
             own.pause(now, Class::Loss);
@@ -1002,8 +1036,10 @@ impl Publisher {
             Some(sequence) => lane.seek(outbox, sequence),
             None => {
                 if lane.is_full(usize::from(self.window)) {
+                    self.tell_blocked(index);
                     return Step::Dry;
                 }
+                self.blocked_told[index] = false;
                 if lane.backlog && !self.pace.allows(now) {
                     let ready = self.pace.ready_at().max(now + PACED_TICK);
                     self.wake(ready);
@@ -1063,9 +1099,7 @@ impl Publisher {
         let before = out.len();
         let pushed = self.encoder.push_record(out, &round.terms, packet_id, &record, remaining, round.moment);
         if pushed.is_err() {
-            lane.set(sequence, State::Rejected(Cause::Code(reason_code::PACKET_TOO_LARGE)));
-            self.suspicion.forget(place);
-            return Step::Decided;
+            return self.refuse_too_large(now, place, trial.is_some());
         }
         self.rate.take(out.len() - before);
         if trial.is_none() {
@@ -1093,6 +1127,34 @@ impl Publisher {
             self.suspicion.note_sent(now, place);
         }
         Step::Sent
+    }
+
+    fn tell_blocked(&mut self, index: usize) {
+        let lane = self.lanes[index].lane();
+        if let Some(id) = self.blocked_by(lane)
+            && !std::mem::replace(&mut self.blocked_told[index], true)
+        {
+            self.events.push_back(Event::Blocked { lane, id });
+        }
+    }
+
+    /// It is longer than this connection's Maximum Packet Size: that may be a mistake of the broker's, which is judged like any
+    /// other refusal, though nothing was sent.
+    fn refuse_too_large(&mut self, now: Instant, place: RecordPlace, trial: bool) -> Step {
+        let serial = self.flight.next_serial();
+        let lane = &mut self.lanes[place.lane];
+        lane.note_sent(place.sequence, State::Unsent, serial);
+        if let Some(entry) = lane.entry(place.sequence).copied() {
+            self.refuse(now, place, &entry, Cause::Code(reason_code::PACKET_TOO_LARGE));
+        }
+        // Where everything is too large newcomers wait, as they do for a broker that refuses everything.
+        match self.suspicion.newcomers_wait_until(now) {
+            Some(until) if !trial => {
+                self.wake(until);
+                Step::Dry
+            }
+            _ => Step::Decided,
+        }
     }
 
     /// A record on a topic whose newcomers wait.
@@ -1176,12 +1238,12 @@ impl Publisher {
                 }
                 Sent::Record(index, sequence) => {
                     let place = self.lanes[index].place(sequence);
-                    let Some(entry) = self.lanes[index].entry(sequence).copied() else {
-                        continue; // set aside by its owner meanwhile
-                    };
+                    let Some(entry) = self.lanes[index].entry(sequence).copied() else { continue };
                     let cause = Cause::Code(code);
                     if !reason_code::is_refusal(code) {
                         self.take(now, place, entry.topic, serial);
+                    } else if !matches!(entry.state, State::Sent | State::SentBefore(_)) {
+                        // Set aside by its owner meanwhile; that stays.
                     } else if cause.is_quota() {
                         self.throttle(now, place, &entry, code, sent_at);
                     } else {
@@ -1284,8 +1346,9 @@ impl Publisher {
         }
     }
 
-    /// Sets a record aside because its owner says so. Whether it was found: among those read, or as the oldest of its lane.
-    pub fn skip(&mut self, now: Instant, outbox: &mut impl Outbox, id: RecordId) -> bool {
+    /// Sets a record aside because its owner says so.
+    pub fn skip(&mut self, now: Instant, outbox: &mut impl Outbox, id: RecordId) -> Skip {
+        let mut answer = Skip::NotFound;
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
             if lane.oldest().is_none() {
@@ -1293,7 +1356,7 @@ impl Publisher {
                 match outbox.next(lane.lane()) {
                     Next::Record(record) => drop(lane.admit(record.id, TopicKey::of(record.content.topic))),
                     Next::Empty => lane.handle_empty(),
-                    Next::Pending => {}
+                    Next::Pending => answer = Skip::BeingRead,
                 }
             }
             if lane.entry(id.sequence).is_some_and(|entry| entry.id == id) {
@@ -1302,10 +1365,10 @@ impl Publisher {
                 self.suspicion.forget(place);
                 self.obey(now);
                 self.settle(now, outbox);
-                return true;
+                return Skip::Done;
             }
         }
-        false
+        answer
     }
 
     /// Publishes sent and not answered, own messages included.
@@ -1341,6 +1404,14 @@ impl Publisher {
     /// Until when each lane is stopped because a rejected record finds no room.
     pub fn stopped_until(&self, lane: Lane) -> Option<Instant> {
         self.lanes[lane.index()].stopped_until()
+    }
+
+    /// The oldest record of a lane that takes no more until that one is decided.
+    pub fn blocked_by(&self, lane: Lane) -> Option<RecordId> {
+        let lane = &self.lanes[lane.index()];
+        let held =
+            |entry: &&LaneEntry| matches!(entry.state, State::Suspect | State::Waiting) || entry.suspect;
+        lane.oldest().filter(held).filter(|_| lane.is_full(usize::from(self.window))).map(|entry| entry.id)
     }
 
     /// Since when no reading was taken although the broker refused some, and until when all wait, if they do.

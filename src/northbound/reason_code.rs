@@ -227,12 +227,9 @@ impl Cause {
         }
     }
 
-    /// Whether sending the same bytes again can change nothing: no timer does. Permissions (0x87) do change.
+    /// Whether sending the same bytes again can change nothing: no timer does. Permissions (0x87) and limits (0x95) do change.
     pub fn is_definitive(self) -> bool {
-        matches!(
-            self,
-            Cause::Code(TOPIC_NAME_INVALID | PACKET_TOO_LARGE | PAYLOAD_FORMAT_INVALID) | Cause::Skipped
-        )
+        matches!(self, Cause::Code(TOPIC_NAME_INVALID | PAYLOAD_FORMAT_INVALID) | Cause::Skipped)
     }
 }
 

@@ -41,6 +41,8 @@ struct Plan {
     probe: Option<RecordId>,
     /// The broker took the probe: the next batch may go.
     open: bool,
+    /// Before records were chosen last.
+    was_open: bool,
 }
 
 /// The plan.
@@ -63,8 +65,12 @@ impl Retry {
         now >= self.look_at
     }
 
-    /// Chooses among all records in the store, which come in the order of their numbers: the numbers of those to send again.
-    pub fn decide(&mut self, now: Instant, candidates: impl IntoIterator<Item = RetryCandidate>) -> Vec<u64> {
+    /// Chooses among all records in the store, which come in the order of their numbers: those to send again, and their topics.
+    pub fn decide(
+        &mut self,
+        now: Instant,
+        candidates: impl IntoIterator<Item = RetryCandidate>,
+    ) -> Vec<(u64, TopicKey)> {
         self.look_at = now + (self.interval / 4).max(LOOK_EVERY);
         let mut chosen = Vec::new();
         let mut sent: BTreeMap<TopicKey, usize> = BTreeMap::new();
@@ -80,17 +86,19 @@ impl Retry {
                 step: 0,
                 probe: None,
                 open: false,
+                was_open: false,
             });
             let count = sent.entry(topic).or_default();
             let may = if plan.open { *count < BATCH } else { *count == 0 && now >= plan.next_at };
             if may {
                 *count += 1;
                 plan.probe = Some(candidate.original);
-                chosen.push(candidate.number);
+                chosen.push((candidate.number, topic));
             }
         }
         for (topic, _) in sent.into_iter().filter(|(_, count)| *count > 0) {
             if let Some(plan) = self.topics.get_mut(&topic) {
+                plan.was_open = plan.open;
                 if !plan.open {
                     plan.step = plan.step.saturating_add(1);
                 }
@@ -103,6 +111,17 @@ impl Retry {
         self.topics
             .retain(|topic, plan| seen.contains(topic) || (plan.probe.is_some() && now < plan.next_at));
         chosen
+    }
+
+    /// A record that was chosen found no room in its lane: its topic is met again at the next look.
+    pub fn handle_no_room(&mut self, now: Instant, topic: TopicKey) {
+        let Some(plan) = self.topics.get_mut(&topic).filter(|plan| plan.next_at > now + LOOK_EVERY) else {
+            return;
+        };
+        plan.open = plan.was_open;
+        plan.step = plan.step.saturating_sub(u32::from(!plan.was_open));
+        plan.next_at = now + LOOK_EVERY;
+        self.look_at = self.look_at.min(now + LOOK_EVERY);
     }
 
     /// The broker has a record that was rejected before.
@@ -127,6 +146,10 @@ mod tests {
             topic: TopicKey::of(topic),
             cause,
         }
+    }
+
+    fn numbers(chosen: Vec<(u64, TopicKey)>) -> Vec<u64> {
+        chosen.into_iter().map(|(number, _)| number).collect()
     }
 
     fn denied(count: u64) -> Vec<RetryCandidate> {
@@ -158,7 +181,7 @@ mod tests {
         let mut sizes = Vec::new();
         for _ in 0..4 {
             assert!(retry.is_due(now));
-            let chosen = retry.decide(now, store.iter().copied());
+            let chosen = numbers(retry.decide(now, store.iter().copied()));
             sizes.push(chosen.len());
             store.retain(|candidate| !chosen.contains(&candidate.number));
             now += Duration::from_secs(1);
@@ -170,10 +193,29 @@ mod tests {
     }
 
     #[test]
+    fn what_finds_no_room_in_its_lane_is_met_again_soon_and_costs_no_step() {
+        let start = Instant::now();
+        let mut retry = Retry::new(start, HOUR);
+        retry.decide(start, denied(3));
+        let mut now = start + HOUR;
+        for _ in 0..5 {
+            assert_eq!(numbers(retry.decide(now, denied(3))), [1]);
+            retry.handle_no_room(now, TopicKey::of("a"));
+            now += LOOK_EVERY;
+            assert!(retry.is_due(now));
+        }
+        retry.decide(now, denied(3));
+        retry.handle_recovered(now, RecordId { run: 1, sequence: 1 });
+        assert_eq!(numbers(retry.decide(now, denied(3))), [1, 2, 3]);
+        retry.handle_no_room(now, TopicKey::of("a"));
+        assert_eq!(numbers(retry.decide(now + LOOK_EVERY, denied(3))), [1, 2, 3], "the batch, not one of it");
+    }
+
+    #[test]
     fn what_is_definitive_is_never_tried() {
         let start = Instant::now();
         let mut retry = Retry::new(start, HOUR);
-        for cause in [Cause::Code(0x90), Cause::Code(0x95), Cause::Code(0x99), Cause::Skipped] {
+        for cause in [Cause::Code(0x90), Cause::Code(0x99), Cause::Skipped] {
             for hour in 0..100 {
                 assert!(
                     retry.decide(start + hour * HOUR, [candidate(1, "a", cause)]).is_empty(),
@@ -184,7 +226,7 @@ mod tests {
         for cause in [Cause::Code(0x80), Cause::Code(0x83), Cause::Code(0x97), Cause::Closed, Cause::Silent] {
             let mut retry = Retry::new(start, HOUR);
             retry.decide(start, [candidate(1, "a", cause)]);
-            assert_eq!(retry.decide(start + HOUR, [candidate(1, "a", cause)]), [1], "{cause:?}");
+            assert_eq!(numbers(retry.decide(start + HOUR, [candidate(1, "a", cause)])), [1], "{cause:?}");
         }
     }
 }

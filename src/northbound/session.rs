@@ -305,6 +305,11 @@ impl Session {
                     parsed.as_ref().and_then(|(packet, _)| Some(packet.props().as_ref()?.as_slice()));
                 self.end(Ended::Disconnected(answer(code, properties)));
             }
+            // The subscription is at QoS 0 (MQTT 5.0 §3.8.4): answers to anything else could pile up without end.
+            packet_type::PUBLISH if whole[0] & 0x06 != 0 => {
+                self.fail("a PUBLISH at a higher QoS than was granted")
+            }
+            packet_type::PUBREL => self.fail("a PUBREL for nothing"),
             _ => self.handle_by_library(whole),
         }
     }

@@ -556,7 +556,11 @@ impl Suspicion {
         }
         let topic = suspect.topic;
         let alone = suspect.lonely == 0;
-        let lonely = suspect.lonely >= LONELY_STRIKES + more && !cause.is_quota() && enough_taken;
+        // What no timer sends again is not condemned without a witness.
+        let lonely = suspect.lonely >= LONELY_STRIKES + more
+            && !cause.is_quota()
+            && !cause.is_definitive()
+            && enough_taken;
         if lonely || suspect.same_strikes >= SAME_TOPIC_STRIKES + more {
             self.condemn(now, index);
             self.note_emptiness();
@@ -690,6 +694,10 @@ impl Suspicion {
             let topic = self.suspects.swap_remove(index).topic;
             if self.is_gated(topic) && !self.has_defendant(topic) {
                 self.rulings.push_back(Ruling::Promote(topic));
+            }
+            if self.suspects.is_empty() && self.throttles == 0 {
+                // Nothing that was refused is left: whether the broker takes readings is to be found out anew.
+                (self.row, self.nothing_taken_since) = (0, None);
             }
             self.note_emptiness();
         }

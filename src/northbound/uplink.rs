@@ -27,7 +27,7 @@ use super::fallback::{AttemptFailure, Fallback, OnAccepted, Variant};
 use super::outbox::Outbox;
 use super::own::{Class, Own};
 use super::publication::push_json_string;
-use super::publisher::{self, ConnectionEnd, HeldRecord, Hold, Publisher};
+use super::publisher::{self, ConnectionEnd, HeldRecord, Hold, Publisher, Skip};
 use super::reason_code;
 use super::reconnect::{Lost, Outcome, QUICK, Reconnect};
 use super::session::{self, Ended, Limits, Opening, Session, Will};
@@ -138,6 +138,8 @@ pub struct Status {
     pub stopped_until: [Option<Instant>; 2],
     /// By [`Lane::index`]: records held back, suspected or on a topic that is.
     pub held_back: [usize; 2],
+    /// By [`Lane::index`]: the record that must be decided before the lane takes more.
+    pub blocked_by: [Option<RecordId>; 2],
     /// Since when no reading was taken although the broker refused some, and until when all wait.
     pub nothing_taken: Option<(Instant, Option<Instant>)>,
     /// Records suspected.
@@ -210,6 +212,8 @@ pub struct Uplink {
     dialed: Dialed,
     /// Addresses that failed behind TCP since the last connection that lasted.
     avoid: Vec<SocketAddr>,
+    /// Attempts in a row that went on to the next address at once.
+    hops: usize,
     limits: Limits,
     /// What the broker said of QoS and retain when it refused our will.
     will_limits: Limits,
@@ -246,6 +250,7 @@ impl Uplink {
             fallback,
             dialed: Dialed::default(),
             avoid: Vec::new(),
+            hops: 0,
             limits: Limits::default(),
             will_limits: Limits::default(),
             accepted_at: None,
@@ -316,8 +321,13 @@ impl Uplink {
             password,
             will,
         };
-        self.session = Some(Session::new(now, &opening));
+        let mut session = Session::new(now, &opening);
         self.stage = Stage::Opening;
+        if self.stopping {
+            session.disconnect(false);
+            self.stage = Stage::Over { since: now };
+        }
+        self.session = Some(session);
         self.dialed = dialed;
         self.accepted_at = None;
         self.repair_at = None;
@@ -354,6 +364,7 @@ impl Uplink {
         }
         self.session = None;
         self.stage = Stage::Waiting;
+        self.repair_at = None;
     }
 
     /// Acts on deadlines that passed.
@@ -383,7 +394,8 @@ impl Uplink {
                 self.flow();
             }
             Stage::Closing { until } if now >= until => self.say_goodbye(now),
-            Stage::Flowing if self.subscription.until_it_stands && now >= self.publisher.stands_at() => {
+            Stage::Flowing if self.subscription_due_at().is_some_and(|at| now >= at) => {
+                self.subscription.left_out_until = None;
                 self.publisher.hold(Hold::Everything);
                 self.stage = Stage::Draining { until: now + STEP_WITHIN };
                 self.step(now);
@@ -446,6 +458,12 @@ impl Uplink {
         self.publisher.is_window_full()
     }
 
+    /// When a subscription that was left out is to be tried on this connection.
+    fn subscription_due_at(&self) -> Option<Instant> {
+        let stands = self.subscription.until_it_stands.then(|| self.publisher.stands_at());
+        stands.into_iter().chain(self.subscription.left_out_until).max()
+    }
+
     /// The next deadline: of an attempt, of the connection, or to fill again.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let stage = match self.stage {
@@ -456,13 +474,17 @@ impl Uplink {
             | Stage::Subscribing { until }
             | Stage::Draining { until }
             | Stage::Closing { until } => Some(until),
-            Stage::Flowing if self.subscription.until_it_stands => Some(self.publisher.stands_at()),
-            Stage::Opening | Stage::Flowing => None,
+            Stage::Flowing => self.subscription_due_at(),
+            Stage::Opening => None,
         };
         let session = self.session.as_ref().and_then(Session::poll_timeout);
         let overdue = self.publisher.overdue_at();
-        let publisher = (self.stage == Stage::Flowing).then(|| self.publisher.poll_timeout()).flatten();
-        [stage, session, overdue, publisher, self.repair_at].into_iter().flatten().min()
+        // Nothing is appended while so much waits to be written.
+        let fills = self.stage == Stage::Flowing
+            && self.session.as_ref().is_some_and(|session| session.outgoing_len() < publisher::FILL_BYTES);
+        let publisher = fills.then(|| self.publisher.poll_timeout()).flatten();
+        let repair = self.repair_at.filter(|_| self.is_connected());
+        [stage, session, overdue, publisher, repair].into_iter().flatten().min()
     }
 
     /// What happened, oldest first.
@@ -477,8 +499,8 @@ impl Uplink {
         self.publisher.push_volatile(content);
     }
 
-    /// Sets a record aside because its owner says so. Whether it was found: among those read, or as the oldest of its lane.
-    pub fn skip(&mut self, now: Instant, outbox: &mut impl Outbox, id: RecordId) -> bool {
+    /// Sets a record aside because its owner says so.
+    pub fn skip(&mut self, now: Instant, outbox: &mut impl Outbox, id: RecordId) -> Skip {
         let found = self.publisher.skip(now, outbox, id);
         self.poll_publisher();
         found
@@ -487,7 +509,9 @@ impl Uplink {
     /// Says what the gateway's status is while online: a JSON object that has `"online":true`.
     pub fn set_gateway_status(&mut self, json: Vec<u8>) {
         self.online = json;
-        if let (Some(topic), true) = (&self.settings.topics.gateway_status, self.is_connected()) {
+        if let (Some(topic), true, false) =
+            (&self.settings.topics.gateway_status, self.is_connected(), self.stopping)
+        {
             self.own.set_status(Class::GatewayStatus, topic, self.online.clone());
         }
     }
@@ -533,9 +557,9 @@ impl Uplink {
     /// Publishes the status anew, so that the connection shows whether it works. Whether there is one to show.
     pub fn begin_check(&mut self) -> bool {
         match (&self.settings.topics.gateway_status, self.stage) {
-            (Some(topic), Stage::Flowing) => {
+            (Some(topic), Stage::Flowing) if !self.stopping => {
                 self.own.set_status(Class::GatewayStatus, topic, self.online.clone());
-                true
+                self.own.is_unsettled(topic)
             }
             _ => false,
         }
@@ -585,6 +609,7 @@ impl Uplink {
             stopped_until: Lane::ALL.map(|lane| self.publisher.stopped_until(lane)),
             held_back: Lane::ALL.map(|lane| self.publisher.held_back(lane)),
             nothing_taken: self.publisher.nothing_taken(now),
+            blocked_by: Lane::ALL.map(|lane| self.publisher.blocked_by(lane)),
             suspect_count: self.publisher.suspect_count(),
             suspects: self.publisher.suspects(NAMED_MAX),
             left_out: self.left_out(now),
@@ -693,6 +718,7 @@ impl Uplink {
         self.failure = None;
         self.connections += 1;
         self.limits = limits;
+        self.hops = 0;
         self.reconnect.handle_accepted();
         self.publisher.handle_open(now, version, &limits);
         self.events.push_back(Event::Connected { version, limits, assigned_client_id });
@@ -761,7 +787,9 @@ impl Uplink {
     }
 
     fn repair_status(&mut self, now: Instant) {
-        if let (Some(topic), true) = (&self.settings.topics.gateway_status, self.is_connected()) {
+        if let (Some(topic), true, false) =
+            (&self.settings.topics.gateway_status, self.is_connected(), self.stopping)
+        {
             self.own.set_status(Class::GatewayStatus, topic, self.online.clone());
             self.repaired = self.repaired.saturating_add(1);
             self.repaired_at = Some(now);
@@ -772,7 +800,8 @@ impl Uplink {
 
     /// If the last words were not heard, the will says them.
     fn say_goodbye(&mut self, now: Instant) {
-        let heard = self.status_is_settled();
+        let topic = self.settings.topics.gateway_status.as_deref();
+        let heard = topic.is_none_or(|topic| !self.own.is_waiting(topic));
         if let Some(session) = &mut self.session {
             session.disconnect(!heard);
         }
@@ -798,7 +827,13 @@ impl Uplink {
             Ended::Refused(answer) => answer.code,
             _ => reason_code::SUCCESS,
         };
+        let silent = matches!(ended, Ended::Silent);
         let mut ending = Ending::of_session(ended, lasted);
+        // A broker whose connection hangs over one record answers no PINGREQ either. A link that died looks the same, but had
+        // answers to readings before.
+        if silent && self.publisher.hangs_on_a_record(now) {
+            ending.gone = ConnectionEnd::Unanswered;
+        }
         // A smaller will may do.
         let smaller = match refused {
             reason_code::RETAIN_NOT_SUPPORTED => std::mem::take(&mut self.will_limits.retain),
@@ -900,10 +935,16 @@ impl Uplink {
     ) -> Outcome {
         let of_the_address = matches!(failure, AttemptFailure::Closed | AttemptFailure::Nothing);
         if of_the_address && !matches!(outcome, Outcome::CredentialsRefused | Outcome::TryAnother) {
-            if self.dialed.untried > 0 {
+            // A name whose addresses change each time it is asked for never runs out of them.
+            if self.dialed.untried > 0
+                && self.hops < super::address::ADDRESSES_MAX
+                && outcome != Outcome::Away
+            {
+                self.hops += 1;
                 self.avoid_peer();
                 return Outcome::TryAnother;
             }
+            self.hops = 0;
             self.avoid.clear(); // all were tried: from the first again
         }
         if self.fallback.handle_failed(now, failure, what) { Outcome::TryAnother } else { outcome }

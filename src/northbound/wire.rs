@@ -28,8 +28,12 @@ impl Version {
 pub mod packet_type {
     /// CONNACK
     pub const CONNACK: u8 = 2;
+    /// PUBLISH
+    pub const PUBLISH: u8 = 3;
     /// PUBACK
     pub const PUBACK: u8 = 4;
+    /// PUBREL
+    pub const PUBREL: u8 = 6;
     /// DISCONNECT
     pub const DISCONNECT: u8 = 14;
 }

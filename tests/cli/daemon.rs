@@ -88,14 +88,14 @@ impl Control for Hub {
         };
         match action {
             RejectedAction::List { after: None } => {
-                reply.ok(&RejectedPage { records: vec![record(1), record(2)], more: true });
+                reply.ok(&RejectedPage { records: vec![record(1), record(2)], more: true, unreadable: 0 });
             }
             RejectedAction::List { after: Some(after) } if after == record(2).record => {
-                reply.ok(&RejectedPage { records: vec![record(3)], more: false });
+                reply.ok(&RejectedPage { records: vec![record(3)], more: false, unreadable: 0 });
             }
             RejectedAction::Export { after } if after < 3 => {
                 let record = json!({ "id": RecordId { run: 1, sequence: after + 1 }.to_string() });
-                reply.ok(&ExportPage { records: vec![record], last: Some(after + 1) });
+                reply.ok(&ExportPage { records: vec![record], last: Some(after + 1), unreadable: 0 });
             }
             RejectedAction::Export { .. } => reply.ok(&ExportPage::default()),
             RejectedAction::Retry(Selection::All) => reply.ok(&json!({ "records": 3 })),

@@ -103,15 +103,16 @@ fn rejected_records_are_exported_whole_page_by_page() {
     }
     let rejected = journal.rejected();
     runtime.block_on(async {
-        while rejected.list(0, 100).await.len() < 40 {
+        while rejected.list(0, 100).await.records.len() < 40 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (mut after, mut pages, mut seen) = (0, 0, 0);
         loop {
-            let page = rejected.export(after, 1000).await;
-            let Some(last) = page.last() else { break };
-            (after, pages) = (last.record.entry.number, pages + 1);
-            for whole in &page {
+            let page = rejected.export(after, 3000).await;
+            let Some(last) = page.last else { break };
+            (after, pages) = (last, pages + 1);
+            assert_eq!(page.unreadable, 0);
+            for whole in &page.records {
                 seen += 1;
                 assert_eq!(whole.payload, payload(seen, 200));
                 assert_eq!((whole.record.entry.id.sequence, whole.record.original), (seen, None));

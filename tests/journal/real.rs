@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
-use tombolo::journal::{Failed, Journal, LossCause, Next, OpenError, Refused, Ticket};
+use tombolo::journal::{Failed, Journal, LossCause, Next, OpenError, Refused, Retried, Ticket};
 use tombolo::message::Lane;
 
 use crate::harness::{content, payload};
@@ -247,7 +247,7 @@ fn a_rejected_record_can_be_listed_retried_and_given_up() {
     let rejected = journal.rejected();
     let list = runtime.block_on(async {
         loop {
-            let list = rejected.list(0, 10).await;
+            let list = rejected.list(0, 10).await.records;
             if list.len() == 2 {
                 return list;
             }
@@ -257,7 +257,8 @@ fn a_rejected_record_can_be_listed_retried_and_given_up() {
         list.iter().map(|r| (r.entry.id.sequence, r.entry.reason, r.payload_bytes)).collect();
     assert_eq!(reasons, [(1, 0x87, 100), (2, 0x95, 100)]);
     assert_eq!(list[0].device, "door-7");
-    assert!(runtime.block_on(rejected.retry(list[0].entry.number)));
+    assert_eq!(runtime.block_on(rejected.retry(list[0].entry.number)), Retried::Sent);
+    assert_eq!(runtime.block_on(rejected.retry(99)), Retried::NotThere);
     assert!(runtime.block_on(rejected.discard(list[1].entry.number)));
     assert!(!runtime.block_on(rejected.discard(99)));
     let (sequence, original, bytes) = loop {
@@ -277,7 +278,7 @@ fn a_rejected_record_can_be_listed_retried_and_given_up() {
         journal.next(Lane::Normal);
     };
     assert_eq!((loss.cause, loss.count, loss.first), (LossCause::Discarded, 1, list[1].entry.id));
-    assert_eq!(runtime.block_on(rejected.list(0, 10)), []);
+    assert_eq!(runtime.block_on(rejected.list(0, 10)).records, []);
     journal.loss_published(Lane::Normal, loss.number, loss.count);
     drop(journal);
     let (mut journal, report) = Journal::open(&small(&scratch.0)).unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tombolo::message::{Content, Envelope, Lane, Method};
 use tombolo::northbound::publisher::Event as PublisherEvent;
+use tombolo::northbound::publisher::Skip;
 use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::uplink::Event;
@@ -275,7 +276,7 @@ fn with_one_topic_only_a_close_condemns_nobody_ever() {
     let suspect = world.status().suspects[0].clone();
     assert_eq!((suspect.lane, suspect.id.sequence, suspect.cause), (Lane::Normal, 11, Cause::Closed));
     let now = world.moment.now;
-    assert!(world.uplink.skip(now, &mut world.outbox, suspect.id));
+    assert_eq!(world.uplink.skip(now, &mut world.outbox, suspect.id), Skip::Done);
     assert_eq!(world.outbox.rejected, [(Lane::Normal, 11, Cause::Skipped)]);
     world.run_for(60 * SECOND);
     assert_eq!(world.outbox.waiting(Lane::Normal), 0);
@@ -289,12 +290,10 @@ fn the_owner_can_set_aside_what_a_lane_begins_with_though_nothing_was_sent() {
     world.run_for(SECOND);
     let now = world.moment.now;
     let id = |sequence| tombolo::message::RecordId { run: 0xABCD + 1, sequence };
-    assert!(!world.uplink.skip(now, &mut world.outbox, id(77)));
-    assert!(
-        !world.uplink.skip(now, &mut world.outbox, id(3)),
-        "only the first is known without a connection"
-    );
-    assert!(world.uplink.skip(now, &mut world.outbox, id(1)));
+    assert_eq!(world.uplink.skip(now, &mut world.outbox, id(77)), Skip::NotFound);
+    let third = world.uplink.skip(now, &mut world.outbox, id(3));
+    assert_eq!(third, Skip::NotFound, "only the first is known without a connection");
+    assert_eq!(world.uplink.skip(now, &mut world.outbox, id(1)), Skip::Done);
     world.broker.reachable = true;
     world.run_for(301 * SECOND);
     assert_eq!(world.outbox.rejected, [(Lane::Normal, 1, Cause::Skipped)]);

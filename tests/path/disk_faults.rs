@@ -206,6 +206,7 @@ fn damaged_headers_are_counted_and_the_file_is_taken_up_when_it_can_be_read() {
     let (code, text) = faulty.site.daemon.command(&["queue", "import", &name]);
     assert!(code == 0 && text.contains("400 records taken up"), "{text}");
     faulty.wait_for_all(400);
+    wait_for("an empty lane", || faulty.journal()["records"] == 0);
     let (code, text) = faulty.site.daemon.command(&["queue", "import", &name]);
     assert_eq!(code, 1, "it is gone: {text}");
     assert_eq!(faulty.arrived(TOPIC).1, 400);

@@ -33,4 +33,11 @@ fn a_topic_the_broker_forbids_ends_in_rejected_and_the_rest_flows() {
         std::thread::sleep(std::time::Duration::from_millis(200));
         !site.arrived("tombolo/gw/door-7/up/t/deep/forbidden").is_empty()
     });
+    // Under the id it had first, and its lane goes on behind it.
+    wait_for("empty lanes", || site.daemon.status()["journal"]["records"] == 0);
+    assert!(site.post(&["-e", "later"], "t/later").contains("2.04"));
+    wait_for("what comes later", || !site.arrived("tombolo/gw/door-7/up/t/later").is_empty());
+    wait_for("empty lanes", || site.daemon.status()["journal"]["records"] == 0);
+    let (_, list) = site.daemon.command(&["queue", "rejected", "list"]);
+    assert!(list.contains("nothing was rejected"), "{list}");
 }

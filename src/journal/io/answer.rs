@@ -81,6 +81,36 @@ pub struct Stored<'a> {
     pub content: Content<'a>,
 }
 
+/// Some records of the rejected store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedRead<T> {
+    /// Those that could be read, oldest first.
+    pub records: Vec<T>,
+    /// The number of the last that was looked at; `None`: there is none behind those asked for.
+    pub last: Option<u64>,
+    /// Whether there are more behind it.
+    pub more: bool,
+    /// Records that the disk does not give now, or whose content does not check.
+    pub unreadable: u64,
+}
+
+impl<T> Default for RejectedRead<T> {
+    fn default() -> Self {
+        RejectedRead { records: Vec::new(), last: None, more: false, unreadable: 0 }
+    }
+}
+
+/// What became of a record that was to be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retried {
+    /// It is in its lane again, or on its way there.
+    Sent,
+    /// There is none of that number, or it cannot be read now.
+    NotThere,
+    /// Its lane takes no more at present.
+    NoRoom,
+}
+
 /// A record in the rejected store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRecord {

@@ -23,7 +23,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 pub use answer::{
-    Completion, Failed, Next, Refused, RejectRefused, RejectedRecord, RejectedWhole, Status, Stored,
+    Completion, Failed, Next, Refused, RejectRefused, RejectedRead, RejectedRecord, RejectedWhole, Retried,
+    Status, Stored,
 };
 pub use disk::{Disk, DiskFile, storage_error};
 pub use import::{ImportError, Imported};
@@ -49,8 +50,8 @@ use shared::{Command, Done, LaneState, Shared, State};
 
 /// Most bytes that wait for one commit of one lane: more than a disk that answers lets come together.
 const BATCH_MAX: usize = 4 << 20;
-/// Most records handed out whose length is remembered: more than any uplink has in flight.
-const HANDED_MAX: usize = 4096;
+/// Most records handed out whose length is remembered: about as many as an uplink holds back and has in flight.
+const HANDED_MAX: usize = 8192;
 /// How long the end waits for the threads that read.
 const READERS_END: Duration = Duration::from_secs(2);
 /// The name of the threads.
@@ -272,7 +273,9 @@ impl Journal {
                 id: RecordId { run: run.run, sequence },
                 lane,
                 sequence,
-                same_boot: run.boot == self.boot,
+                // In which boot one that comes again was received is known only if its run is the one it is in now.
+                same_boot: run.boot == self.boot
+                    && reading.original.is_none_or(|original| original.run == run.run),
                 original: reading.original,
                 content: reading.content,
             }),
@@ -296,10 +299,7 @@ impl Journal {
             match reader.cursor.advance(&reader.view, &reader.settled) {
                 Step::Record => {
                     if let Some((sequence, length)) = reader.cursor.length() {
-                        if reader.handed.len() >= HANDED_MAX {
-                            reader.handed.pop_front();
-                        }
-                        reader.handed.push_back((sequence, length));
+                        reader.note_handed(sequence, length);
                     }
                     return Ready::Record;
                 }
@@ -419,9 +419,6 @@ impl Journal {
     /// Moves the reading position of a lane to this record, or to the oldest behind it that has not left.
     pub fn seek(&mut self, lane: Lane, sequence: u64) {
         let reader = &mut self.readers[lane.index()];
-        while reader.handed.back().is_some_and(|(at, _)| *at >= sequence) {
-            reader.handed.pop_back();
-        }
         reader.cursor.seek(sequence.max(reader.released + 1));
     }
 
@@ -453,8 +450,8 @@ impl Journal {
     /// [`RejectRefused`]: it stays where it is, and the lane has to wait.
     pub fn reject(&mut self, lane: Lane, sequence: u64, reason: u8) -> Result<(), RejectRefused> {
         let reader = &mut self.readers[lane.index()];
-        let length = reader.handed.iter().find(|(at, _)| *at == sequence).map(|(_, length)| *length);
-        let size = u64::from(length.unwrap_or(super::frame::FRAME_MAX as u32)) + 64;
+        let length = reader.length_of(sequence).unwrap_or(super::frame::FRAME_MAX as u32);
+        let size = u64::from(length) + 64;
         let mut state = self.shared.lock();
         if state.rejected.room < size {
             return Err(RejectRefused::Full);
@@ -570,6 +567,21 @@ enum Ready {
 }
 
 impl Reader {
+    /// Remembers the length of a record's body; what is read again is known.
+    fn note_handed(&mut self, sequence: u64, length: u32) {
+        if let Err(at) = self.handed.binary_search_by_key(&sequence, |(handed, _)| *handed) {
+            self.handed.insert(at, (sequence, length));
+        }
+        if self.handed.len() > HANDED_MAX {
+            self.handed.pop_front();
+        }
+    }
+
+    fn length_of(&self, sequence: u64) -> Option<u32> {
+        let at = self.handed.binary_search_by_key(&sequence, |(handed, _)| *handed).ok()?;
+        Some(self.handed[at].1)
+    }
+
     fn let_go(&mut self, sequence: u64) {
         self.released = self.released.max(sequence);
         while self.handed.front().is_some_and(|(at, _)| *at <= sequence) {
@@ -625,24 +637,24 @@ pub struct Rejected(Arc<Shared>);
 
 impl Rejected {
     /// Up to `limit` records with a number above `after`, oldest first. Empty too when the journal is closed.
-    pub async fn list(&self, after: u64, limit: usize) -> Vec<RejectedRecord> {
+    pub async fn list(&self, after: u64, limit: usize) -> RejectedRead<RejectedRecord> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::List { after, limit, answer });
         receiver.await.unwrap_or_default()
     }
 
     /// Records with a number above `after`, whole and oldest first, until they have about `bytes`; at least one, if there is one.
-    pub async fn export(&self, after: u64, bytes: usize) -> Vec<RejectedWhole> {
+    pub async fn export(&self, after: u64, bytes: usize) -> RejectedRead<RejectedWhole> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Export { after, bytes, answer });
         receiver.await.unwrap_or_default()
     }
 
-    /// Appends a record to its lane again, as a new one that names the old id. False: there is none, or the lane refuses.
-    pub async fn retry(&self, number: u64) -> bool {
+    /// Appends a record to its lane again, as a new one that names the old id.
+    pub async fn retry(&self, number: u64) -> Retried {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Retry { number, answer });
-        receiver.await.unwrap_or_default()
+        receiver.await.unwrap_or(Retried::NoRoom)
     }
 
     /// The id and the time of receipt of the oldest record of a lane that has not left.

@@ -17,7 +17,7 @@ use crate::journal::store::{LaneStatus, RejectedStatus};
 use crate::journal::view::LaneView;
 use crate::message::{Content, Lane, RecordId, Stamp};
 
-use super::{RejectedRecord, RejectedWhole};
+use super::{RejectedRead, RejectedRecord, RejectedWhole, Retried};
 
 /// Both ends of the hand-over.
 pub(super) struct Shared {
@@ -79,16 +79,16 @@ pub(super) enum Command {
     List {
         after: u64,
         limit: usize,
-        answer: oneshot::Sender<Vec<RejectedRecord>>,
+        answer: oneshot::Sender<RejectedRead<RejectedRecord>>,
     },
     Export {
         after: u64,
         bytes: usize,
-        answer: oneshot::Sender<Vec<RejectedWhole>>,
+        answer: oneshot::Sender<RejectedRead<RejectedWhole>>,
     },
     Retry {
         number: u64,
-        answer: oneshot::Sender<bool>,
+        answer: oneshot::Sender<Retried>,
     },
     Discard {
         number: u64,

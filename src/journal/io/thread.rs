@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::shared::{Command, Done, Shared, State};
-use super::{RejectedRecord, RejectedWhole};
+use super::{RejectedRead, RejectedRecord, RejectedWhole, Retried};
 use crate::journal::commit::{Failure, Outcome};
-use crate::journal::record::{self, Batch};
+use crate::journal::record::{self, Batch, Reading};
 use crate::journal::rejected::RejectedEntry;
 use crate::journal::storage::StorageError;
 use crate::journal::store::Store;
@@ -28,6 +28,17 @@ pub(super) struct Committer {
     pub(super) trouble: [Option<StorageError>; 2],
     /// A command changed what readers see.
     pub(super) changed: bool,
+}
+
+/// What a record of an export takes besides its text and payload, in bytes, about.
+const EXPORTED_BYTES: usize = 512;
+
+/// How much of the rejected store was read for one answer.
+#[derive(Default)]
+struct Looked {
+    looked_at: usize,
+    /// Of text and payload, with [`EXPORTED_BYTES`] a record.
+    bytes: usize,
 }
 
 /// Says that the thread is gone, however it went.
@@ -198,64 +209,76 @@ impl Committer {
         Some((id, record::decode(&body)?.content.received))
     }
 
-    fn list(&self, after: u64, limit: usize) -> Vec<RejectedRecord> {
-        let entries = self.store.rejected().filter(|entry| entry.number > after).take(limit);
-        let numbers: Vec<u64> = entries.map(|entry| entry.number).collect();
-        let mut out = Vec::with_capacity(numbers.len());
+    fn list(&self, after: u64, limit: usize) -> RejectedRead<RejectedRecord> {
+        self.read_rejected(after, |read| read.looked_at < limit, listed)
+    }
+
+    /// Reads records of the rejected store behind `after`, while `go_on`.
+    fn read_rejected<T>(
+        &self,
+        after: u64,
+        go_on: impl Fn(&Looked) -> bool,
+        mut made: impl FnMut(RejectedEntry, &Reading<'_>) -> T,
+    ) -> RejectedRead<T> {
+        let numbers: Vec<u64> =
+            self.store.rejected().map(|entry| entry.number).filter(|number| *number > after).collect();
+        let mut out = RejectedRead::default();
+        let mut looked = Looked::default();
         for number in numbers {
-            if let Some((entry, body)) = self.store.read_rejected(number)
-                && let Some(reading) = record::decode(&body)
-            {
-                out.push(listed(entry, &reading));
+            if !go_on(&looked) {
+                out.more = true;
+                break;
+            }
+            out.last = Some(number);
+            looked.looked_at += 1;
+            let read = self.store.read_rejected(number);
+            match read.as_ref().and_then(|(entry, body)| Some((*entry, record::decode(body)?))) {
+                Some((entry, reading)) => {
+                    let content = &reading.content;
+                    let text = content.device.len() + content.path.len() + content.topic.len();
+                    looked.bytes += EXPORTED_BYTES + text + content.payload.len();
+                    out.records.push(made(entry, &reading));
+                }
+                None => out.unreadable += 1,
             }
         }
         out
     }
 
     /// Records behind `after`, whole, until their payloads have so many bytes; at least one, if there is one.
-    fn export(&self, after: u64, bytes: usize) -> Vec<RejectedWhole> {
-        let numbers: Vec<u64> =
-            self.store.rejected().map(|entry| entry.number).filter(|n| *n > after).collect();
-        let mut out = Vec::new();
-        let mut total = 0;
-        for number in numbers {
-            if total >= bytes {
-                break;
-            }
-            let Some((entry, body)) = self.store.read_rejected(number) else { continue };
-            let Some(reading) = record::decode(&body) else { continue };
+    fn export(&self, after: u64, bytes: usize) -> RejectedRead<RejectedWhole> {
+        let whole = |entry, reading: &Reading<'_>| {
             let content = &reading.content;
-            total += content.payload.len() + content.topic.len();
-            out.push(RejectedWhole {
-                record: listed(entry, &reading),
+            RejectedWhole {
+                record: listed(entry, reading),
                 method: content.method,
                 content_format: content.content_format,
                 retain: content.retain,
                 envelope: content.envelope,
                 expires_s: content.expires_s,
                 payload: content.payload.to_vec(),
-            });
-        }
-        out
+            }
+        };
+        self.read_rejected(after, |read| read.bytes < bytes, whole)
     }
 
     /// Appends a rejected record to its lane again. It is taken out of the store when it is durable there.
-    fn retry(&mut self, number: u64) -> bool {
+    fn retry(&mut self, number: u64) -> Retried {
         if self.retries.iter().any(|(.., under_way)| *under_way == number) {
-            return true;
+            return Retried::Sent;
         }
-        let Some((entry, body)) = self.store.read_rejected(number) else { return false };
-        let Some(reading) = record::decode(&body) else { return false };
+        let Some((entry, body)) = self.store.read_rejected(number) else { return Retried::NotThere };
+        let Some(reading) = record::decode(&body) else { return Retried::NotThere };
         let original = Some(reading.original.unwrap_or(entry.id));
-        let Ok(size) = record::frame_size(&reading.content, original) else { return false };
+        let Ok(size) = record::frame_size(&reading.content, original) else { return Retried::NotThere };
         let mut state = self.shared.lock();
         if super::refusal(&state, entry.lane, size).is_some() {
-            return false;
+            return Retried::NoRoom;
         }
         let sequence = state.push(entry.lane, &reading.content, size, original, None);
         drop(state);
         self.retries.push((entry.lane, sequence, number));
-        true
+        Retried::Sent
     }
 
     /// Tells the path what became of the batches.

@@ -499,7 +499,7 @@ fn log_event(broker: &str, port: u16, event: &Event) {
         }
         Event::WillLeftOut { why } => {
             log::warn!(broker, reason = why.as_str();
-                "the broker does not take the will on [topics] gateway-status: it is left out for an hour; allow it, or switch the topic off");
+                "the broker does not take the will on [topics] gateway-status: it is left out, and tried again with the first connection after an hour; allow it, or switch the topic off");
         }
         Event::SubscriptionLeftOut => {
             log::warn!(broker;
@@ -551,7 +551,11 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
         PublisherEvent::RejectedFull { lane, wait } => {
             let retry_s = wait.as_secs();
             log::error!(broker, lane = lane.as_str(), retry_s;
-                "the store of rejected records is full: the lane waits; see `tombolo queue rejected list`");
+                "the store of rejected records is full, or cannot be written: the lane waits; see `tombolo queue rejected list`");
+        }
+        PublisherEvent::Blocked { lane, id } => {
+            log::error!(broker, lane = lane.as_str(), record:% = id;
+                "the lane takes no more until this record is decided; `tombolo queue skip` sets it aside");
         }
         PublisherEvent::OwnRefused { topic, code } => {
             log::warn!(broker, topic = topic.as_str(), reason = reason_code::text(*code), code;
