@@ -241,7 +241,7 @@ impl Desk {
             wall: moment.wall,
             ages_from: moment.ages_from,
             uptime: now.saturating_duration_since(self.started),
-            protocol_for: uplink.since_s.map(Duration::from_secs),
+            protocol_for: uplink.protocol_since_s.map(Duration::from_secs),
             state_dir: settings.paths.state_dir.clone(),
             certificate: upstream
                 .tls

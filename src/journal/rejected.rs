@@ -141,6 +141,8 @@ pub(super) struct RejectedStore<S: Storage> {
     counts_older: bool,
     lost: u64,
     retry: Option<Retry>,
+    /// The file in use lacks records whose loss the next opening would count again: it is written anew, not before then.
+    rewrite_at: Option<Instant>,
 }
 
 impl<S: Storage> RejectedStore<S> {
@@ -170,6 +172,7 @@ impl<S: Storage> RejectedStore<S> {
             counts_older: false,
             lost: 0,
             retry: None,
+            rewrite_at: None,
         };
         let mut report = RejectedReport::default();
         let (mut logs, mut unreadable, mut unfinished, mut old) =
@@ -271,6 +274,7 @@ impl<S: Storage> RejectedStore<S> {
                 let unread = loaded.unread;
                 report.unread.extend(unread.map(|error| (name.clone(), error)));
                 self.lost += loaded.missing;
+                self.rewrite_at = (loaded.missing > 0).then_some(now);
                 self.end = loaded.end;
                 self.counts_older = loaded.header.uncertain_from == 1;
                 self.current = Some(number);
@@ -349,10 +353,20 @@ impl<S: Storage> RejectedStore<S> {
         }
     }
 
-    /// Tries again to read what could not be read; how many records are found to be lost.
-    pub(super) fn maintain(&mut self, now: Instant, storage: &S) -> u64 {
-        let Some(retry) = self.retry.filter(|retry| retry.at <= now) else { return 0 };
+    /// Tries again to read what could not be read; how many records are found to be lost. `counted`: every loss reported so far is
+    /// durable.
+    pub(super) fn maintain(&mut self, now: Instant, storage: &S, counted: bool) -> u64 {
         let before = self.lost;
+        if counted && self.rewrite_at.is_some_and(|at| at <= now) {
+            // One that fails leaves the loss to be counted again, which is better than not at all.
+            self.rewrite_at = self.rewrite(now, storage, &[]).is_err().then_some(now + MINUTE);
+        }
+        self.retry_unread(now, storage);
+        self.lost - before
+    }
+
+    fn retry_unread(&mut self, now: Instant, storage: &S) {
+        let Some(retry) = self.retry.filter(|retry| retry.at <= now) else { return };
         let waiting: Vec<u64> =
             self.sources.keys().copied().filter(|number| Some(*number) != self.current).collect();
         for number in waiting {
@@ -362,14 +376,21 @@ impl<S: Storage> RejectedStore<S> {
         let longest = if now < retry.since + HOUR { MINUTE } else { LONGEST_RETRY };
         let backoff = (retry.backoff * 2).min(longest);
         self.retry = left.then_some(Retry { at: now + backoff, backoff, ..retry });
-        self.lost - before
     }
 
     /// Reads a file put by once more. Once all of it is there its entries move to the file in use.
     fn read_again(&mut self, now: Instant, storage: &S, number: u64) {
         let Some(source) = self.sources.get_mut(&number) else { return };
         let name = source.name.clone();
-        let loaded = match load::<S>(storage, &name, number, 0, true) {
+        let mut first = load::<S>(storage, &name, number, 0, true);
+        if let Ok(Loaded { missing: before @ 1.., unread: None, .. }) = first {
+            storage.wait_for_second_look();
+            first = load::<S>(storage, &name, number, 0, true);
+            if let Ok(loaded) = &mut first {
+                loaded.missing = loaded.missing.min(before);
+            }
+        }
+        let loaded = match first {
             Ok(loaded) => loaded,
             Err(error) => {
                 if let LoadError::Io(error) = error {
@@ -394,9 +415,10 @@ impl<S: Storage> RejectedStore<S> {
         };
     }
 
-    /// When [`RejectedStore::maintain`] has something to do.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.retry.map(|retry| retry.at)
+    /// When [`RejectedStore::maintain`] has something to do; `counted` as there.
+    pub(super) fn deadline(&self, counted: bool) -> Option<Instant> {
+        let rewrite = self.rewrite_at.filter(|_| counted);
+        self.retry.map(|retry| retry.at).into_iter().chain(rewrite).min()
     }
 
     /// Why not all of it can be read.
@@ -609,6 +631,7 @@ impl<S: Storage> RejectedStore<S> {
         for number in damaged {
             self.forget(number);
         }
+        self.rewrite_at = None;
         self.entries.extend(entries);
         self.number = number;
         self.end = end;

@@ -470,7 +470,8 @@ impl<S: Storage> Store<S> {
         for lane in &mut self.lanes {
             self.wants_spare += usize::from(lane.maintain(now, storage, pool));
         }
-        let lost = self.rejected.maintain(now, storage);
+        let counted = self.lanes.iter().all(|lane| !lane.control().is_dirty());
+        let lost = self.rejected.maintain(now, storage, counted);
         if lost > 0 {
             self.lanes[Lane::Normal.index()].lose_unnamed(now, lost);
         }
@@ -480,7 +481,8 @@ impl<S: Storage> Store<S> {
     /// When [`Store::commit`] or [`Store::maintain`] has something to do though nothing is appended.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         // A removal waits for its loss to be committed, which has a deadline of its own.
-        let removable = !self.removals.is_empty() && !self.lanes.iter().any(|l| l.control().is_dirty());
+        let counted = self.lanes.iter().all(|lane| !lane.control().is_dirty());
+        let removable = !self.removals.is_empty() && counted;
         let rejects = removable || self.rejects.iter().any(|rejects| !rejects.is_empty());
         let rejects = rejects.then(|| self.reject_trouble.map_or(now, |(_, trouble)| trouble.retry_at));
         let lanes = self.lanes.iter().flat_map(|lane| {
@@ -488,7 +490,7 @@ impl<S: Storage> Store<S> {
             [lane.control_deadline(), retry, lane.shelf.deadline(now)]
         });
         let pool = self.pool.deadline();
-        lanes.chain([rejects, pool, self.rejected.deadline()]).flatten().min()
+        lanes.chain([rejects, pool, self.rejected.deadline(counted)]).flatten().min()
     }
 
     // What it says.

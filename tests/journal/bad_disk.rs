@@ -339,11 +339,20 @@ fn rejected_records_that_are_damaged_are_counted_as_lost() {
             1 => disk.truncate(Folder::Rejected, &name, 8192 + seed as usize * 200),
             _ => disk.put(Folder::Rejected, &name, 0, &[0; 8192]),
         }
-        let rig = rig.reopened_on(disk);
+        let mut rig = rig.reopened_on(disk);
         let left = rig.store.rejected().count() as u64;
         assert!(left < 36, "seed {seed}");
         assert_eq!(rig.report.rejected.lost, 36 - left, "seed {seed}");
         assert_eq!(rig.store.lane_status(LANE).lost_records(), 36 - left, "seed {seed}");
+        // Counted once, not at every start.
+        for _ in 0..3 {
+            rig.commit_with(true);
+            rig.maintain();
+            let disk = rig.disk.after_power_cut(Cut::Everything);
+            rig = rig.reopened_on(disk);
+            assert_eq!(rig.store.rejected().count() as u64, left, "seed {seed}");
+            assert_eq!(rig.store.lane_status(LANE).lost_records(), 36 - left, "seed {seed}");
+        }
     }
 }
 

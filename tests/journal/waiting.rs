@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use tombolo::journal::{Imported, Journal, Next};
+use tombolo::journal::{ImportError, Imported, Journal, Next};
 use tombolo::message::{Lane, RecordId};
 
 use crate::faults::{VARIABLE, library, write};
@@ -107,7 +107,16 @@ fn an_import_takes_nothing_that_has_left_and_nothing_twice() {
     let files = stored(&scratch.0);
     let (journal, _) = Journal::open(&small(&scratch.0)).unwrap();
     let importer = journal.importer();
+    // A file from elsewhere would pass every rule.
     let copy = scratch.0.join("a copy.seg");
+    std::fs::copy(&files[0], &copy).unwrap();
+    let link = files[0].with_file_name("link.seg");
+    std::os::unix::fs::symlink(&copy, &link).unwrap();
+    for outside in [&copy, &link, Path::new("../a copy.seg")] {
+        let refused = importer.import(outside, true).unwrap_err();
+        assert!(matches!(refused, ImportError::Outside(_)), "{refused}");
+    }
+    let copy = files[0].with_file_name("a copy.seg");
     std::fs::copy(&files[0], &copy).unwrap();
     let refused = importer.import(&copy, false).unwrap_err();
     assert!(refused.to_string().contains("--all"), "{refused}");

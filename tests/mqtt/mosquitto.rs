@@ -450,6 +450,8 @@ fn a_rival_with_our_client_id_makes_us_wait_minutes() {
         for round in 1..=5 {
             running.handle.with(|core| core.retry_now(Instant::now()));
             running.until("connects", |running| running.handle.status().connections == round).await;
+            // With a publish in flight the publish would be suspected instead.
+            running.answered().await;
             let port = mosquitto.plain_port.to_string();
             let rival = Command::new("mosquitto_pub")
                 .args(["-h", "127.0.0.1", "-p", &port, "-i", "same", "-t", "x", "-m", "x"])
@@ -470,16 +472,7 @@ fn the_connection_shows_on_demand_that_it_works() {
     run(mosquitto.settings(), good_clock(), async |running| {
         assert_eq!(running.handle.check(Duration::from_secs(5)).await, None);
         running.until("connects", |running| running.handle.status().connected).await;
-        running.until("flows", |running| running.handle.status().in_flight == 0).await;
-        let mut took = None;
-        for _ in 0..100 {
-            took = running.handle.check(Duration::from_secs(5)).await;
-            if took.is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert!(took.unwrap() < Duration::from_secs(5));
+        assert!(running.answered().await < Duration::from_secs(5));
     });
 }
 

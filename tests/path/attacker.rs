@@ -52,7 +52,7 @@ impl Attacker {
             Attack::Sessions { count } => ("sessions", count, 0),
         };
         let child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "attacker::attack", "--ignored", "--nocapture"])
+            .args(["--exact", "attacker::attack", "--nocapture"])
             .env(ATTACK, format!("{kind} {gateway} {number} {first} {second}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -89,10 +89,10 @@ impl Drop for Attacker {
     }
 }
 
+/// Not a test: the process of an attacker, which other tests start.
 #[test]
-#[ignore = "the process of an attacker, started by other tests"]
 fn attack() {
-    let asked = std::env::var(ATTACK).expect("started by a test");
+    let Ok(asked) = std::env::var(ATTACK) else { return };
     let parts: Vec<&str> = asked.split(' ').collect();
     let [kind, gateway, numbers @ ..] = &parts[..] else { panic!("{asked}") };
     let numbers: Vec<u64> = numbers.iter().map(|number| number.parse().expect("a number")).collect();

@@ -13,6 +13,12 @@ use super::{KEY, Site};
 
 const SENSORS: u32 = 64;
 
+/// Configuration that lets [`fill`]'s sensors in, and a backlog out as fast as it goes.
+pub fn without_limits(text: &str) -> String {
+    text.replace("[upstream]\n", "[upstream]\ndrain-rate = 0\n")
+        .replace("[role.sensor]\n", &format!("[role.sensor]\nmax-sessions = {SENSORS}\n"))
+}
+
 /// Posts `count` readings, each sensor its own in order; all are acknowledged.
 pub fn fill(gateway: std::net::SocketAddr, count: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -47,9 +53,7 @@ pub fn fill(gateway: std::net::SocketAddr, count: u32) {
 fn a_backlog_opens_fast_drains_in_order_and_costs_no_memory() {
     let count = std::env::var("TOMBOLO_BACKLOG").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000u32);
     let extra = "[journal]\nmax-bytes = \"2600MiB\"\n[lane.normal]\nmax-bytes = \"1900MiB\"\n";
-    let mut site = Site::build("backlog", extra, "max_queued_bytes 0", |text| {
-        text.replace("[upstream]\n", "[upstream]\ndrain-rate = 0\n")
-    });
+    let mut site = Site::build("backlog", extra, "max_queued_bytes 0", without_limits);
     site.broker.stop();
     fill(site.daemon.coaps, count);
     assert_eq!(site.daemon.status()["journal"]["records"].as_u64(), Some(u64::from(count)));

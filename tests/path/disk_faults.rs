@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::Site;
-use super::backlog::fill;
+use super::backlog::{fill, without_limits};
 use super::faults_library::{VARIABLE, library, write};
 use super::support::wait_for;
 
@@ -28,9 +28,7 @@ struct Faulty {
 
 impl Faulty {
     fn with(name: &str, extra: &str) -> Faulty {
-        let mut site = Site::build(name, extra, "max_queued_bytes 0", |text| {
-            text.replace("[upstream]\n", "[upstream]\ndrain-rate = 0\n")
-        });
+        let mut site = Site::build(name, extra, "max_queued_bytes 0", without_limits);
         let faults = site.folder.write("faults", "");
         let environment = &mut site.daemon.environment;
         environment.push(("LD_PRELOAD".into(), library().display().to_string()));

@@ -364,7 +364,8 @@ fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power
     let chacha = |config: Config| config.with_suite(PSK_CHACHA);
     let mut device = Device::with(gateway, 1, chacha);
     let mut other = Device::new(gateway, 2, None);
-    (device.reading(), other.reading());
+    device.reading();
+    other.reading();
     for round in 0..4 {
         site.wait_until_stored(2);
         // The power may go several times before the device speaks.
@@ -417,7 +418,7 @@ fn what_was_handed_over_is_for_the_next_start_alone_whatever_comes_of_its_store(
     site.daemon.resume();
     assert!(!memory.0.join("sessions").exists());
     let unheard = device.client.send(b"\x50\x02\0\x09\xb1t\xff1");
-    site.replay(&[unheard.clone()]);
+    site.replay(std::slice::from_ref(&unheard));
     site.daemon.stop();
     fs::remove_file(site.sessions_dir()).unwrap();
     fs::rename(&aside, site.sessions_dir()).unwrap();

@@ -1,6 +1,6 @@
 //! From a host name to a byte stream: DNS anew each time, TLS where asked for. Every step has its time.
 //!
-//! Addresses race as [`address`](crate::northbound::address) says; one that fails at TLS is left for the next.
+//! Addresses race as [`crate::northbound::address`] says; one that fails at TLS is left for the next.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

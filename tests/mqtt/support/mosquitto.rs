@@ -231,6 +231,18 @@ impl Running {
         }
     }
 
+    /// Waits until a publish of the gateway's own, and so all before it, was answered; how long it took.
+    pub async fn answered(&self) -> Duration {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(took) = self.handle.check(Duration::from_secs(5)).await {
+                return took;
+            }
+            assert!(Instant::now() < give_up, "nothing is answered: {:?}", self.handle.status());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub async fn failure(&self) -> String {
         self.until("fails", |running| running.handle.status().failure.is_some()).await;
         self.handle.status().failure.unwrap()

@@ -335,16 +335,16 @@ impl Trust {
     }
 
     /// The most signatures that verifying a device's chain may take: that of a chain, and as many again with the configured
-    /// intermediates, any number of which may have one name.
+    /// intermediates, any number of which may have one name; each of the two with the lists.
     pub(super) fn work(&self) -> u32 {
         if self.anchors.is_empty() {
             return 0;
         }
-        let configured = match self.intermediates.len() {
-            0 => 0,
-            count => outline::CERTIFICATES_MAX + (count - 1).min(SIGNATURES_MAX),
-        };
-        (outline::CERTIFICATES_MAX + configured) as u32 + self.lists_work
+        let as_sent = outline::CERTIFICATES_MAX as u32 + self.lists_work;
+        match self.intermediates.len() {
+            0 => as_sent,
+            count => 2 * as_sent + (count - 1).min(SIGNATURES_MAX) as u32,
+        }
     }
 
     /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued by configured
