@@ -24,6 +24,8 @@ use crate::telemetry::counters::{Counter, Snapshot};
 const SMALL_RECEIVE_MAXIMUM: u16 = 100;
 /// An answer that takes so long is worth a warning.
 const SLOW_ANSWER: Duration = Duration::from_secs(10);
+/// Nothing was taken for so long, though some was refused: the broker is said to refuse everything.
+const REFUSES_ALL_AFTER: Duration = Duration::from_secs(10);
 /// How long an asked-for publish may take to be acknowledged.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -198,7 +200,11 @@ impl Link {
                  `tombolo queue skip {id}` sets it aside"
             ));
         }
-        let (_, until) = status.nothing_taken?;
+        let (since, until) = status.nothing_taken.filter(|_| status.connected)?;
+        // A moment of it is no state: the next reading may be taken.
+        if now.saturating_duration_since(since) < REFUSES_ALL_AFTER {
+            return None;
+        }
         Some(match until {
             Some(until) => {
                 format!("the broker refuses every reading; tried again in {} s", in_seconds(until))

@@ -67,11 +67,10 @@ impl Ending {
                 let what = format!("the broker ended the connection: {words}");
                 Ending::new(lost(how), gone, AttemptFailure::Nothing, what)
             }
-            // Perhaps it does not know this version: the other one is tried, and this one once more before that is used.
             Ended::NoConnack => Ending::new(
                 Outcome::Unreachable,
                 ConnectionEnd::Otherwise,
-                AttemptFailure::Closed,
+                AttemptFailure::Nothing,
                 "the broker does not answer CONNECT within 20 s",
             ),
             Ended::Silent => Ending::new(
@@ -82,6 +81,7 @@ impl Ending {
             ),
             Ended::Protocol(what) => {
                 let what = format!("the broker broke the MQTT protocol: {what}");
+                // Before CONNACK perhaps it does not know this version: the other one is tried, and this one once more before that is used.
                 let failure = if lasted.is_none() { AttemptFailure::Closed } else { AttemptFailure::Nothing };
                 Ending::new(lost(Lost::Explained), ConnectionEnd::Otherwise, failure, what)
             }

@@ -26,6 +26,8 @@ use crate::message::{Lane, RecordId};
 const STOP_FIRST: Duration = Duration::from_secs(1);
 /// Longest such wait.
 const STOP_LONGEST: Duration = Duration::from_secs(300);
+/// For so long one waits for what the disk reads for another.
+const PENDING_MAX: Duration = Duration::from_secs(2);
 /// How far reading goes ahead of the oldest record that has not left.
 pub const AHEAD_MAX: u64 = 65_536;
 /// Records held that are neither done nor in flight, at most.
@@ -123,6 +125,17 @@ pub struct LaneState {
     stopped_until: Option<Instant>,
     stops: u32,
     vanished: Vec<u64>,
+    /// What the journal reads from disk for this lane, and since when.
+    pending: Option<(Purpose, Instant)>,
+}
+
+/// What a record is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be sent in its turn.
+    Flow,
+    /// To be tried, out of its turn.
+    Trial(u64),
 }
 
 impl LaneState {
@@ -141,7 +154,28 @@ impl LaneState {
             stopped_until: None,
             stops: 0,
             vanished: Vec::new(),
+            pending: None,
         }
+    }
+
+    /// Whether the lane may be read for this. While the disk reads for one, another would move the position and have it read again,
+    /// and both would wait for ever.
+    pub fn may_read(&self, now: Instant, purpose: Purpose) -> bool {
+        self.pending.is_none_or(|(other, since)| other == purpose || now >= since + PENDING_MAX)
+    }
+
+    /// Whether it waits for the disk to read for this.
+    pub fn is_pending(&self, purpose: Purpose) -> bool {
+        self.pending.is_some_and(|(other, _)| other == purpose)
+    }
+
+    /// The journal answered [`Next::Pending`](super::outbox::Next::Pending), or something else.
+    pub fn note_pending(&mut self, now: Instant, purpose: Purpose, pending: bool) {
+        self.pending = match self.pending {
+            _ if !pending => None,
+            Some((other, since)) if other == purpose && now < since + PENDING_MAX => Some((other, since)),
+            _ => Some((purpose, now)),
+        };
     }
 
     /// Which lane.
@@ -390,10 +424,21 @@ impl LaneState {
         }
     }
 
-    /// The oldest record on that topic that waits.
-    pub fn oldest_waiting(&self, topic: TopicKey) -> Option<u64> {
+    /// The oldest record on that topic that waits, or the newest.
+    pub fn waiting(&self, topic: TopicKey, newest: bool) -> Option<u64> {
         let waits = |entry: &&LaneEntry| entry.state == State::Waiting && entry.topic == topic;
-        self.entries.iter().find(waits).map(LaneEntry::sequence)
+        let found =
+            if newest { self.entries.iter().rev().find(waits) } else { self.entries.iter().find(waits) };
+        found.map(LaneEntry::sequence)
+    }
+
+    /// Records that wait although their topic is not `gated` go back to their order.
+    pub fn release_waiting(&mut self, gated: impl Fn(TopicKey) -> bool) {
+        for index in 0..self.entries.len() {
+            if self.entries[index].state == State::Waiting && !gated(self.entries[index].topic) {
+                self.set_at(index, State::Unsent);
+            }
+        }
     }
 
     /// How many records are held back, suspected or because their topic is.

@@ -22,11 +22,11 @@
 //! How far the window is used is the *credit*: one place after a close that may be about a record, or after the broker refused
 //! everything, and one more with each answer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::flight::{Flight, Sent};
-use super::lane::{Departure, LaneEntry, LaneState, State};
+use super::lane::{Departure, LaneEntry, LaneState, Purpose, State};
 use super::outbox::{Loss, Next, Outbox};
 use super::own::{Class, Key, Own};
 use super::pace::{Ingest, Pace};
@@ -72,6 +72,14 @@ const REFUSED_BEFORE: Duration = Duration::from_secs(2);
 const NOTHING_TAKEN: Duration = Duration::from_secs(30);
 /// So many records unanswered at once are dropped for the rate rather than for themselves.
 const DROPPED_FOR_THEMSELVES: usize = 4;
+/// Topics told apart on a connection.
+const TOPICS_MAX: usize = 1024;
+/// For so long a connection carries what flows before a suspect that may close it.
+const FLOW_FIRST: Duration = Duration::from_secs(2);
+/// For so long a suspect waits for others to be taken before it.
+const COMPANY_WITHIN: Duration = Duration::from_secs(5);
+/// When to look again for what the disk reads for another purpose; its wake-up comes sooner.
+const PENDING_TICK: Duration = Duration::from_millis(100);
 /// Times unanswered, and times too much, that make a suspect.
 const SILENCES: u8 = 2;
 const THROTTLES: u8 = 3;
@@ -322,6 +330,14 @@ pub struct Publisher {
     wake_at: Option<Instant>,
     /// Of each lane, whether it was told what it waits for.
     blocked_told: [bool; 2],
+    /// Records wait that found no room among the suspects.
+    overflowed: bool,
+    /// The lanes are read for what flows before the next trial.
+    flow_first: bool,
+    /// Nothing more could flow the last time.
+    flow_ran_dry: bool,
+    /// Topics of which a reading was taken on this connection; none of more than [`TOPICS_MAX`].
+    taken_topics: HashSet<TopicKey>,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -367,6 +383,10 @@ impl Publisher {
             hold: Hold::Nothing,
             wake_at: None,
             blocked_told: [false; 2],
+            overflowed: false,
+            flow_first: false,
+            flow_ran_dry: false,
+            taken_topics: HashSet::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -381,6 +401,8 @@ impl Publisher {
         self.flight.open(now, self.window);
         self.opened_at = now;
         self.taken_here = 0;
+        self.taken_topics.clear();
+        self.flow_ran_dry = false;
         self.refused_at = None;
         self.ping_outstanding = false;
         self.solo = None;
@@ -398,9 +420,12 @@ impl Publisher {
 
     /// Whether a reading was taken on this connection, or refused while others are taken.
     pub fn has_progress(&self, now: Instant) -> bool {
-        let nothing_taken_since = self.suspicion.nothing_taken_since();
-        let others_taken = nothing_taken_since.is_none_or(|since| now < since + NOTHING_TAKEN);
-        self.taken_here > 0 || (self.refused_at.is_some() && others_taken)
+        self.taken_here > 0 || (self.refused_at.is_some() && self.others_are_taken(now))
+    }
+
+    /// Whether readings were taken lately, as far as any were sent.
+    fn others_are_taken(&self, now: Instant) -> bool {
+        self.suspicion.nothing_taken_since().is_none_or(|since| now < since + NOTHING_TAKEN)
     }
 
     /// Whether no reading was answered on this connection, and one waits for its answer longest.
@@ -538,12 +563,14 @@ impl Publisher {
         if oldest_record.is_none() && oldest.is_some() {
             self.strike_own(now, own);
         }
-        // A suspect sent alone after a pause was not dropped for the rate.
+        // A suspect sent alone after a pause was not dropped for the rate, and neither are a few topics of which nothing is answered
+        // while all of others is.
         let quiet = self.solo.is_some_and(|solo| solo.place.is_some());
-        if !quiet {
+        let of_topics = self.is_of_topics(&silent);
+        if !quiet && !of_topics {
             self.complain(now, since, Cause::Silent);
         }
-        let for_themselves = dropped <= DROPPED_FOR_THEMSELVES || self.rate.is_lowest();
+        let for_themselves = of_topics || dropped <= DROPPED_FOR_THEMSELVES || self.rate.is_lowest();
         if !for_themselves {
             return;
         }
@@ -557,6 +584,19 @@ impl Publisher {
                 self.refuse(now, place, &entry, Cause::Silent);
             }
         }
+    }
+
+    /// Whether these unanswered records are all on a few topics of which none was taken on this connection, while others were.
+    fn is_of_topics(&self, silent: &[(usize, u64)]) -> bool {
+        if self.taken_topics.is_empty() || self.taken_topics.len() >= TOPICS_MAX {
+            return false;
+        }
+        let topics: BTreeSet<TopicKey> = silent
+            .iter()
+            .filter_map(|(lane, sequence)| Some(self.lanes[*lane].entry(*sequence)?.topic))
+            .collect();
+        topics.len() <= DROPPED_FOR_THEMSELVES
+            && topics.is_disjoint(&self.taken_topics.iter().copied().collect())
     }
 
     /// The broker complained of what was sent at `sent_at`, or dropped it.
@@ -631,13 +671,18 @@ impl Publisher {
         self.measure_ingest(now, outbox);
         if !self.waits_for_solo(now, own) {
             // Before anything was taken on a connection others go first: whoever is tried is tried against them.
-            let others_first = self.taken_here == 0;
+            let first_until = self.others_first_until(now);
+            let others_first = self.taken_here == 0 || first_until.is_some();
             if others_first {
                 self.fill_flow(&round, outbox, own, out, &mut filled);
             }
-            let others_may = self.fill_solo(&round, outbox, own, out, &mut filled);
-            if others_may && !others_first {
-                self.fill_flow(&round, outbox, own, out, &mut filled);
+            if let Some(until) = self.others_first_until(now).filter(|_| first_until.is_some()) {
+                self.wake(until);
+            } else {
+                let others_may = self.fill_solo(&round, outbox, own, out, &mut filled);
+                if others_may && !others_first {
+                    self.fill_flow(&round, outbox, own, out, &mut filled);
+                }
             }
         }
         filled.ping = self.wants_ping();
@@ -670,6 +715,17 @@ impl Publisher {
             }
         }
         self.pace.set_ingest(now, ingest);
+    }
+
+    /// Until when a suspect that may bring the connection down lets others go first. What flows does so for a while, because a close
+    /// costs the connection; and each time it is tried one more must have been taken before, so that a broker that closes every
+    /// connection over its third publish, whatever that is, shows it.
+    fn others_first_until(&self, now: Instant) -> Option<Instant> {
+        let (place, _) = self.suspicion.next_trial(now).filter(|(_, manner)| *manner == Manner::Alone)?;
+        let flow = (!self.flow_ran_dry).then_some(self.opened_at + FLOW_FIRST);
+        let alone = self.taken_here < u64::from(self.suspicion.company(place));
+        let company = alone.then_some(self.opened_at + COMPANY_WITHIN);
+        flow.into_iter().chain(company).max().filter(|until| now < *until)
     }
 
     /// Whether something that must be alone in flight still keeps all others back.
@@ -782,7 +838,9 @@ impl Publisher {
         let mut own_dry = self.own_doubt.until_it_stands || self.own_doubt.solo;
         let mut since_volatile = 0;
         let mut suspects = self.suspicion.in_flight();
-        let mut trials_dry = false;
+        let mut flow_first = std::mem::take(&mut self.flow_first);
+        let mut trials_dry = flow_first;
+        self.flow_ran_dry = false;
         if let Some(until) = self.suspicion.newcomers_wait_until(now) {
             dry = [true; 2];
             self.wake(until);
@@ -835,6 +893,11 @@ impl Publisher {
                 if !own_dry {
                     continue;
                 }
+                if std::mem::take(&mut flow_first) {
+                    trials_dry = false;
+                    continue;
+                }
+                self.flow_ran_dry = true;
                 break;
             };
             match self.send_record(index, None, round, outbox, out) {
@@ -1032,6 +1095,11 @@ impl Publisher {
         if !lane.may_send(now) {
             return Step::Dry;
         }
+        let purpose = trial.map_or(Purpose::Flow, Purpose::Trial);
+        if !lane.may_read(now, purpose) {
+            self.wake(now + PENDING_TICK);
+            return Step::Dry;
+        }
         match trial {
             Some(sequence) => lane.seek(outbox, sequence),
             None => {
@@ -1049,7 +1117,12 @@ impl Publisher {
             }
         }
         let lane = &mut self.lanes[index];
-        let record = match outbox.next(lane.lane()) {
+        let next = outbox.next(lane.lane());
+        let was_pending = lane.is_pending(purpose);
+        lane.note_pending(now, purpose, matches!(next, Next::Pending));
+        // Trials that wait for the disk, one after the other, leave the lane to the others in between.
+        self.flow_first |= was_pending && trial.is_some();
+        let record = match next {
             Next::Empty => {
                 lane.handle_empty();
                 lane.backlog = false;
@@ -1074,7 +1147,8 @@ impl Publisher {
             return Step::Decided;
         }
         let lane = &mut self.lanes[index];
-        let serial = lane.entry(sequence).map_or(0, |entry| entry.serial);
+        let (serial, was_held) =
+            lane.entry(sequence).map_or((0, false), |entry| (entry.serial, entry.held_from > 0));
         let remaining = publication::remaining(&record.content, record.same_boot, round.moment);
         if remaining == Remaining::Expired {
             lane.set(sequence, State::Lost);
@@ -1086,7 +1160,7 @@ impl Publisher {
             let coming = match (record.original, serial) {
                 (Some(_), _) => Coming::Late,
                 _ if trial.is_some() => Coming::Late,
-                (None, 0) => Coming::First,
+                (None, 0) if !was_held => Coming::First,
                 (None, _) => Coming::Again,
             };
             // Of an earlier opening of the journal: whatever came in between is not known.
@@ -1201,14 +1275,19 @@ impl Publisher {
                     let state = State::Rejected(cause);
                     self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, serial, state));
                 }
-                Ruling::Promote(topic) => self.promote(now, topic),
+                Ruling::Promote(topic, newest) => self.promote(now, topic, newest),
                 Ruling::Resume => self.credit = 1,
             }
         }
+        if self.overflowed && self.suspicion.has_room() {
+            self.overflowed = false;
+            let suspicion = &self.suspicion;
+            self.lanes.iter_mut().for_each(|lane| lane.release_waiting(|topic| suspicion.is_gated(topic)));
+        }
     }
 
-    fn promote(&mut self, now: Instant, topic: TopicKey) {
-        let waits = |lane: &LaneState| Some(lane.place(lane.oldest_waiting(topic)?));
+    fn promote(&mut self, now: Instant, topic: TopicKey, newest: bool) {
+        let waits = |lane: &LaneState| Some(lane.place(lane.waiting(topic, newest)?));
         let Some(place) = self.lanes.iter().find_map(waits) else { return };
         if self.suspicion.accuse(now, place, topic) {
             let lane = &mut self.lanes[place.lane];
@@ -1259,6 +1338,9 @@ impl Publisher {
     fn take(&mut self, now: Instant, place: RecordPlace, topic: TopicKey, serial: u64) {
         self.counters.acknowledged += 1;
         self.taken_here += 1;
+        if self.taken_topics.len() < TOPICS_MAX {
+            self.taken_topics.insert(topic);
+        }
         self.lanes[place.lane].take(place.sequence);
         self.credit = self.credit.saturating_add(1);
         self.rate.handle_taken(now);
@@ -1301,7 +1383,9 @@ impl Publisher {
         let known = self.suspicion.is_suspect(place);
         let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause);
         let lane = &mut self.lanes[place.lane];
-        lane.set(place.sequence, if held { State::Suspect } else { State::Unsent });
+        // One that finds no room among the suspects would come again at once in its order, before all others.
+        self.overflowed |= !held;
+        lane.set(place.sequence, if held { State::Suspect } else { State::Waiting });
         if let Some(entry) = lane.entry_mut(place.sequence) {
             entry.suspect = held;
         }

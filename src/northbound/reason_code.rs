@@ -227,6 +227,21 @@ impl Cause {
         }
     }
 
+    /// Whether it says that the broker took too much, or too fast: [`Cause::is_quota`] without silence.
+    pub fn is_quota_code(self) -> bool {
+        matches!(self, Cause::Code(_)) && self.is_quota()
+    }
+
+    /// Whether it is an answer about what a record contains, so that others of its topic may well be taken.
+    pub fn is_about_content(self) -> bool {
+        matches!(
+            self,
+            Cause::Code(
+                UNSPECIFIED_ERROR | IMPLEMENTATION_SPECIFIC_ERROR | PACKET_TOO_LARGE | PAYLOAD_FORMAT_INVALID
+            )
+        )
+    }
+
     /// Whether sending the same bytes again can change nothing: no timer does. Permissions (0x87) and limits (0x95) do change.
     pub fn is_definitive(self) -> bool {
         matches!(self, Cause::Code(TOPIC_NAME_INVALID | PAYLOAD_FORMAT_INVALID) | Cause::Skipped)

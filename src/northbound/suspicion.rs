@@ -25,7 +25,9 @@
 //! (docs/decisions/0018-whose-fault.md).
 //!
 //! **Topics.** A topic of which two records were refused, none taken in between, is *gated*: its newcomers wait, and one of them
-//! at a time is tried. When three of its records were condemned one by one, the next confirmed strike condemns all that wait.
+//! at a time is tried. When three of its records were condemned one by one, the newest that waits is tried for all: taken, it opens the
+//! topic, and its next confirmed strike condemns all that wait. Where the answers are about what the records contain (0x80, 0x83,
+//! 0x95, 0x99), none speaks for others: the topic is open again, and each is condemned by the second refusal of its own.
 //!
 //! Readings are numbered as they are sent (their *send number*), and topics known by hash; nothing here reads a clock,
 //! a record, or the network. Bounds: 1,024 suspects, 1,024 topics.
@@ -57,6 +59,8 @@ const LONG: Duration = Duration::from_secs(10);
 const SPACING: Duration = Duration::from_secs(1);
 /// Between two trials of a topic all of whose records are condemned, at most.
 const TOPIC_SPACING_MAX: Duration = Duration::from_secs(15);
+/// The same for a topic that is not answered: each trial holds the connection up.
+const SILENT_SPACING_MAX: Duration = Duration::from_secs(300);
 /// Between two newcomers while the broker refuses everything, at most.
 const NEWCOMER_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Between two trials while nothing is taken, at most.
@@ -108,8 +112,8 @@ pub enum Ruling {
     Open(TopicKey),
     /// Records on that topic that waited when the last of them was sent under this number are set aside with this cause.
     CondemnWaiting(TopicKey, Cause, u64),
-    /// The oldest record on that topic that waits is to be put on trial: [`Suspicion::accuse`].
-    Promote(TopicKey),
+    /// A record on that topic that waits is to be put on trial, by [`Suspicion::accuse`]: the oldest, or, if `true`, the newest.
+    Promote(TopicKey, bool),
     /// The broker takes readings again after it refused everything: they are to begin one by one.
     Resume,
 }
@@ -169,7 +173,12 @@ struct Doubt {
 
 impl Doubt {
     fn is_gated(&self) -> bool {
-        self.row >= 2
+        self.row >= 2 && !self.judges_each()
+    }
+
+    /// Enough of its records were condemned for what they contain: each is judged for itself.
+    fn judges_each(&self) -> bool {
+        self.condemned >= GROUP && self.cause.is_about_content()
     }
 }
 
@@ -356,7 +365,7 @@ impl Suspicion {
     fn needed(&self, now: Instant, suspect: &Suspect) -> u8 {
         let more = self.more_needed(now);
         let one_for_all = more == 0
-            && !suspect.cause.is_quota()
+            && !suspect.cause.is_quota_code()
             && self.topics.get(&suspect.topic).is_some_and(|doubt| doubt.condemned >= GROUP);
         if one_for_all { 1 } else { STRIKES + more }
     }
@@ -373,9 +382,13 @@ impl Suspicion {
         let Suspect { place, topic, cause, since, .. } = self.suspects.swap_remove(index);
         self.rulings.push_back(Ruling::Condemn(place, cause));
         let Some(doubt) = self.topics.get_mut(&topic) else { return };
-        let group = doubt.condemned >= GROUP && doubt.is_gated() && !cause.is_quota();
+        let was_gated = doubt.is_gated();
+        let group = doubt.condemned >= GROUP && was_gated && !cause.is_quota_code();
         doubt.condemned += 1;
         doubt.touched = now;
+        if was_gated && doubt.judges_each() {
+            return self.open(topic);
+        }
         if group {
             let rulings = &mut self.rulings;
             self.suspects.retain(|other| {
@@ -387,8 +400,16 @@ impl Suspicion {
             });
             self.rulings.push_back(Ruling::CondemnWaiting(topic, cause, since));
         }
-        if doubt.is_gated() && !self.has_defendant(topic) {
-            self.rulings.push_back(Ruling::Promote(topic));
+        self.promote(topic);
+    }
+
+    /// Has another record of a gated topic tried, if none is.
+    fn promote(&mut self, topic: TopicKey) {
+        let Some(doubt) = self.topics.get(&topic).filter(|doubt| doubt.is_gated()) else { return };
+        // One that speaks for all is to show how things are now.
+        let newest = doubt.condemned >= GROUP;
+        if !self.has_defendant(topic) {
+            self.rulings.push_back(Ruling::Promote(topic, newest));
         }
     }
 
@@ -430,7 +451,7 @@ impl Suspicion {
     }
 
     /// The reading sent under the number `serial` was refused, the broker closed the connection over it with nothing else in
-    /// flight, or it stayed unanswered. Whether it is a suspect now and held back; otherwise it stays in its order.
+    /// flight, or it stayed unanswered. Whether it is a suspect now; otherwise there are too many, and it waits until there are fewer.
     pub fn handle_refused(
         &mut self,
         now: Instant,
@@ -440,25 +461,29 @@ impl Suspicion {
         cause: Cause,
     ) -> bool {
         let was_gated = self.is_gated(topic);
-        let known = self.position(place);
-        self.doubt(now, topic, serial, cause, known.is_none());
-        if let Some(index) = known {
+        let known = self.is_suspect(place);
+        self.doubt(now, topic, serial, cause, !known);
+        if let Some(index) = self.position(place) {
             self.strike(now, index, serial, cause);
             return true;
         }
+        // A topic whose records are known to be refused says nothing about the broker.
+        let known_topic = self.topics.get(&topic).is_some_and(Doubt::judges_each);
         let was_alone = self.row == 0;
         if !was_alone {
             for other in self.suspects.iter_mut().filter(|other| other.singled_out.is_none()) {
                 other.singled_out = Some(false);
             }
         }
-        self.row = self.row.saturating_add(1);
-        self.nothing_taken_since.get_or_insert(now);
-        if self.row >= MASS {
+        if !known_topic {
+            self.row = self.row.saturating_add(1);
+            self.nothing_taken_since.get_or_insert(now);
+        }
+        if self.row >= MASS && !known_topic {
             let pause = SPACING.saturating_mul(1 << (self.row - MASS).min(16)).min(NEWCOMER_PAUSE_MAX);
             self.pause_until = Some(now + pause);
         }
-        if !was_gated {
+        if !was_gated && !known_topic {
             // It is not only the suspects that are refused.
             for other in self.suspects.iter_mut().filter(|other| other.topic != topic) {
                 other.pending = false;
@@ -507,10 +532,14 @@ impl Suspicion {
             since: serial,
             touched: now,
         });
+        let was_gated = doubt.is_gated();
         doubt.row = doubt.row.saturating_add(u32::from(another));
         doubt.cause = cause;
         doubt.since = doubt.since.max(serial);
         doubt.touched = now;
+        if was_gated && !doubt.is_gated() {
+            self.open(topic);
+        }
     }
 
     fn forget_topics(&mut self, now: Instant, after: Duration) {
@@ -522,11 +551,9 @@ impl Suspicion {
     }
 
     fn strike(&mut self, now: Instant, index: usize, serial: u64, cause: Cause) {
-        let topics: BTreeSet<_> = self.suspects.iter().map(|suspect| suspect.topic).collect();
         // A newcomer was refused since a reading was taken: it may be the broker.
         let fair = self.row == 0;
         let more = self.more_needed(now);
-        let enough_taken = 2 * self.taken as usize >= topics.len();
         let suspect = &mut self.suspects[index];
         suspect.in_flight = false;
         suspect.fresh = false;
@@ -557,17 +584,22 @@ impl Suspicion {
         let topic = suspect.topic;
         let alone = suspect.lonely == 0;
         // What no timer sends again is not condemned without a witness.
-        let lonely = suspect.lonely >= LONELY_STRIKES + more
-            && !cause.is_quota()
-            && !cause.is_definitive()
-            && enough_taken;
-        if lonely || suspect.same_strikes >= SAME_TOPIC_STRIKES + more {
+        let lonely = suspect.lonely >= LONELY_STRIKES + more && !cause.is_quota() && !cause.is_definitive();
+        let same = suspect.same_strikes >= SAME_TOPIC_STRIKES + more;
+        if same || lonely && self.enough_taken() {
             self.condemn(now, index);
             self.note_emptiness();
-        } else if alone && self.is_gated(topic) {
+        } else if alone && let Some(doubt) = self.topics.get(&topic).filter(|doubt| doubt.is_gated()) {
             // Perhaps it is only those that were tried.
-            self.rulings.push_back(Ruling::Promote(topic));
+            let newest = doubt.condemned >= GROUP;
+            self.rulings.push_back(Ruling::Promote(topic, newest));
         }
+    }
+
+    /// Whether half as many readings at least were taken as topics are suspected.
+    fn enough_taken(&self) -> bool {
+        let topics: BTreeSet<_> = self.suspects.iter().map(|suspect| suspect.topic).collect();
+        2 * self.taken as usize >= topics.len()
     }
 
     fn note_emptiness(&mut self) {
@@ -583,7 +615,8 @@ impl Suspicion {
         if self.suspects.len() >= SUSPECTS_MAX {
             return false;
         }
-        let spacing = SPACING.saturating_mul(1 << doubt.condemned.min(16)).min(TOPIC_SPACING_MAX);
+        let longest = if cause == Cause::Silent { SILENT_SPACING_MAX } else { TOPIC_SPACING_MAX };
+        let spacing = SPACING.saturating_mul(1 << doubt.condemned.min(16)).min(longest);
         let due = if doubt.condemned == 0 { now } else { now.max(doubt.touched + spacing) };
         let evidence = self.another_taken_after(topic, doubt.since);
         self.suspects.push(Suspect {
@@ -643,6 +676,16 @@ impl Suspicion {
         Some(if judged { suspect.due } else { suspect.due.max(self.retry_at) })
     }
 
+    /// How many readings are to be taken on a connection before this suspect is tried on it: another number each time.
+    pub fn company(&self, place: RecordPlace) -> u32 {
+        self.position(place).map_or(0, |index| 1 + self.suspects[index].tries % 4)
+    }
+
+    /// Whether there is room for many more suspects.
+    pub fn has_room(&self) -> bool {
+        self.suspects.len() < SUSPECTS_MAX / 2
+    }
+
     /// How a suspect is tried.
     pub fn manner_of(&self, place: RecordPlace) -> Option<Manner> {
         Some(self.suspects[self.position(place)?].manner())
@@ -692,9 +735,7 @@ impl Suspicion {
     pub fn forget(&mut self, place: RecordPlace) {
         if let Some(index) = self.position(place) {
             let topic = self.suspects.swap_remove(index).topic;
-            if self.is_gated(topic) && !self.has_defendant(topic) {
-                self.rulings.push_back(Ruling::Promote(topic));
-            }
+            self.promote(topic);
             if self.suspects.is_empty() && self.throttles == 0 {
                 // Nothing that was refused is left: whether the broker takes readings is to be found out anew.
                 (self.row, self.nothing_taken_since) = (0, None);

@@ -913,7 +913,8 @@ impl Uplink {
         // What goes along with a connection is left out after its second strike: that is soon found out.
         let search = suspicious && (aftermath.progress || aftermath.own) || subscription;
         if !search {
-            let how = if aftermath.suspicious { Lost::Explained } else { how };
+            // Where readings were answered it is rather a broker, or what stands before it, that does not last than a rival.
+            let how = if aftermath.suspicious || aftermath.progress { Lost::Explained } else { how };
             return Outcome::Lost { lasted, how };
         }
         if self.publisher.suspect_count() > 0 {

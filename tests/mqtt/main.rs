@@ -9,6 +9,7 @@ mod connection;
 mod delivery;
 mod limits;
 mod mosquitto;
+mod neighbours;
 mod outage;
 mod own_topics;
 mod rabbitmq;

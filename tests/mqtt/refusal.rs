@@ -309,7 +309,29 @@ fn a_record_over_the_brokers_maximum_packet_size_is_put_aside_unsent() {
     world.store(Lane::Normal, "a", b"2");
     world.settle();
     assert_eq!(world.payloads(), ["1", "2"]);
+    assert!(world.outbox.rejected.is_empty(), "the limit may be the broker's mistake");
+    traffic(&mut world, 5);
     assert_eq!(world.outbox.rejected, [(Lane::Normal, 2, Cause::Code(0x95))]);
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+}
+
+#[test]
+fn a_maximum_packet_size_that_lets_nothing_through_condemns_nobody() {
+    let mut world = World::new(bare_settings());
+    world.broker.maximum_packet_size = Some(20);
+    for number in 0..200 {
+        world.store(Lane::Normal, &format!("t/{}", number % 7), b"fifteen or more bytes");
+        world.run_for(SECOND);
+    }
+    assert!(world.outbox.rejected.is_empty());
+    assert!(world.payloads().is_empty());
+    assert!(world.status().nothing_taken.is_some());
+    assert!(world.outbox.reads < 20_000, "{} reads", world.outbox.reads);
+    world.broker.maximum_packet_size = None;
+    world.cut();
+    world.run_for(600 * SECOND);
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+    assert_eq!(world.payloads().len(), 200);
 }
 
 #[test]

@@ -198,7 +198,7 @@ impl World {
                 idle = false;
                 self.events.push(event);
             }
-            if idle && !self.uplink.has_more() {
+            if idle && !self.uplink.has_more() && !self.outbox.wake() {
                 return;
             }
         }

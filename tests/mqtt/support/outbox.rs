@@ -29,6 +29,9 @@ struct Queue {
     handed: usize,
     /// Items before this are released, rejected or expired.
     gone: usize,
+    /// The block that is in memory, and the one that is being read from disk and whether it is there now.
+    warm: Option<usize>,
+    reading: Option<(usize, bool)>,
 }
 
 pub struct MemoryOutbox {
@@ -44,6 +47,8 @@ pub struct MemoryOutbox {
     /// The next call of `next` on this lane says that the disk is being read.
     pub pending: [bool; 2],
     pub reads: u64,
+    /// Records of a block: one block of a lane is in memory, any other is read from disk first, for whoever asks then.
+    pub block: Option<usize>,
 }
 
 impl Default for MemoryOutbox {
@@ -59,6 +64,7 @@ impl Default for MemoryOutbox {
             rejected_room: usize::MAX,
             pending: [false; 2],
             reads: 0,
+            block: None,
         }
     }
 }
@@ -80,6 +86,12 @@ impl MemoryOutbox {
     pub fn waiting(&self, lane: Lane) -> usize {
         let queue = &self.lanes[lane.index()];
         queue.items.len() - queue.gone
+    }
+
+    /// The disk has read what was asked for last: whether it was asked for anything.
+    pub fn wake(&mut self) -> bool {
+        let asked = self.lanes.iter_mut().filter_map(|queue| queue.reading.as_mut());
+        asked.fold(false, |any, (_, there)| any | !std::mem::replace(there, true))
     }
 
     /// Gives up the oldest `count` as a full lane that drops its oldest does.
@@ -109,6 +121,15 @@ impl Outbox for MemoryOutbox {
         let Some(item) = queue.items.get(queue.position) else {
             return Next::Empty;
         };
+        if let Some(block) = self.block.map(|records| queue.position / records)
+            && queue.warm != Some(block)
+        {
+            if queue.reading != Some((block, true)) {
+                queue.reading = Some((block, false));
+                return Next::Pending;
+            }
+            (queue.warm, queue.reading) = (Some(block), None);
+        }
         queue.position += 1;
         queue.handed = queue.handed.max(queue.position);
         Next::Record(Record {
