@@ -74,6 +74,10 @@ pub struct Uplink {
     pub in_flight: u64,
     /// How many there may be: ours or the broker's Receive Maximum, whichever is less.
     pub window: u64,
+    /// Seconds since the broker took a reading last.
+    pub last_taken_s: Option<u64>,
+    /// Why readings do not flow although the connection stands.
+    pub stalled: Vec<String>,
     /// Seconds the oldest of them has waited for its answer.
     pub oldest_unanswered_s: Option<u64>,
     /// Publishes a second at most, if anything limits them.

@@ -227,7 +227,12 @@ impl Desk {
             protocol: uplink.protocol,
             paused: Lane::ALL.map(paused),
             clock_trusted: self.clock.trusted(),
-            problems: clock_problem(&self.clock).into_iter().chain(self.problems(&status, now)).collect(),
+            problems: clock_problem(&self.clock)
+                .into_iter()
+                .chain(self.problems(&status, now))
+                .chain(self.link.lasting_problems())
+                .collect(),
+            connection: self.link.connections(),
         };
         let lanes = status.lanes.map(|lane| (lane.records, lane.bytes));
         let numbers = Numbers {

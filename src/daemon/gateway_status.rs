@@ -37,6 +37,8 @@ pub struct States {
     pub clock_trusted: bool,
     /// What is wrong and needs somebody.
     pub problems: Vec<String>,
+    /// How many connections to the broker there have been: what was said last is said again on each, so soon anew.
+    pub connection: u64,
 }
 
 /// What changes all the time.

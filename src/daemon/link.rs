@@ -26,6 +26,8 @@ const SMALL_RECEIVE_MAXIMUM: u16 = 100;
 const SLOW_ANSWER: Duration = Duration::from_secs(10);
 /// Nothing was taken for so long, though some was refused: the broker is said to refuse everything.
 const REFUSES_ALL_AFTER: Duration = Duration::from_secs(10);
+/// Records wait and none was taken for so long, though the connection stands.
+const NONE_TAKEN: Duration = Duration::from_secs(120);
 /// How long an asked-for publish may take to be acknowledged.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -213,6 +215,49 @@ impl Link {
         })
     }
 
+    /// Why readings do not flow although the connection stands, of each lane and in all.
+    fn stalled(&self, status: &Status, now: Instant) -> Vec<String> {
+        let of_lane = |lane: Lane| Some(format!("lane {lane}: {}", self.stopped(lane, now)?));
+        let mut stalled: Vec<String> = Lane::ALL.into_iter().filter_map(of_lane).collect();
+        let records: u64 = self.journal.borrow().status().lanes.iter().map(|lane| lane.records).sum();
+        let since = status.taken_at.map_or(status.since, |at| at.max(status.since));
+        let waited = now.saturating_duration_since(since);
+        if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
+            let seconds = waited.as_secs();
+            stalled.push(format!(
+                "records wait, and the broker has taken none for {seconds} s; `tombolo queue` shows them"
+            ));
+        }
+        stalled
+    }
+
+    /// What is wrong for a while, in words that stay the same: for the gateway's status.
+    pub fn lasting_problems(&self) -> Vec<String> {
+        let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else { return Vec::new() };
+        let mut problems = Vec::new();
+        if let Some(why) = status.version_why.filter(|_| status.connected) {
+            problems.push(format!(
+                "MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}"
+            ));
+        }
+        if status.rate_limit.is_some_and(|(_, lowered)| lowered) {
+            problems
+                .push("the broker could not follow: fewer publishes a second than could be sent".to_owned());
+        }
+        if status.suspect_count > 0 {
+            problems.push(
+                "records are suspected by the broker's refusals; `tombolo queue` names them".to_owned(),
+            );
+        }
+        problems.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
+        problems
+    }
+
+    /// How many connections there have been.
+    pub fn connections(&self) -> u64 {
+        self.handle.borrow().as_ref().map_or(0, |handle| handle.status().connections)
+    }
+
     /// The records of a lane that are suspected, some of them, and how many are held back.
     pub fn suspected(&self, lane: Lane) -> (Vec<snapshot::SuspectedRecord>, u64) {
         let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else {
@@ -243,10 +288,8 @@ impl Link {
                 limits.receive_maximum
             ));
         }
-        warnings.extend(Lane::ALL.into_iter().filter_map(|lane| {
-            let reason = self.stopped(lane, now)?;
-            Some(format!("lane {lane}: {reason}"))
-        }));
+        let stalled = self.stalled(&status, now);
+        warnings.extend(stalled.iter().cloned());
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
         snapshot::Uplink {
             configured: true,
@@ -258,6 +301,8 @@ impl Link {
             since_s: Some(seconds(status.since)),
             in_flight: status.in_flight as u64,
             window: u64::from(status.window),
+            last_taken_s: status.taken_at.map(seconds),
+            stalled,
             oldest_unanswered_s: status.waiting_since.map(seconds),
             rate_limit: status.rate_limit.map(|(limit, _)| limit.round() as u64),
             rate_lowered: status.rate_limit.is_some_and(|(_, lowered)| lowered),

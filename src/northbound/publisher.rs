@@ -338,6 +338,8 @@ pub struct Publisher {
     flow_ran_dry: bool,
     /// Topics of which a reading was taken on this connection; none of more than [`TOPICS_MAX`].
     taken_topics: HashSet<TopicKey>,
+    /// When a reading was taken last.
+    taken_at: Option<Instant>,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -387,6 +389,7 @@ impl Publisher {
             flow_first: false,
             flow_ran_dry: false,
             taken_topics: HashSet::new(),
+            taken_at: None,
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -1338,6 +1341,7 @@ impl Publisher {
     fn take(&mut self, now: Instant, place: RecordPlace, topic: TopicKey, serial: u64) {
         self.counters.acknowledged += 1;
         self.taken_here += 1;
+        self.taken_at = Some(now);
         if self.taken_topics.len() < TOPICS_MAX {
             self.taken_topics.insert(topic);
         }
@@ -1496,6 +1500,11 @@ impl Publisher {
         let held =
             |entry: &&LaneEntry| matches!(entry.state, State::Suspect | State::Waiting) || entry.suspect;
         lane.oldest().filter(held).filter(|_| lane.is_full(usize::from(self.window))).map(|entry| entry.id)
+    }
+
+    /// When the broker took a reading last, over all connections.
+    pub fn taken_at(&self) -> Option<Instant> {
+        self.taken_at
     }
 
     /// Since when no reading was taken although the broker refused some, and until when all wait, if they do.

@@ -138,6 +138,8 @@ pub struct Status {
     pub stopped_until: [Option<Instant>; 2],
     /// By [`Lane::index`]: records held back, suspected or on a topic that is.
     pub held_back: [usize; 2],
+    /// When the broker took a reading last, over all connections.
+    pub taken_at: Option<Instant>,
     /// By [`Lane::index`]: the record that must be decided before the lane takes more.
     pub blocked_by: [Option<RecordId>; 2],
     /// Since when no reading was taken although the broker refused some, and until when all wait.
@@ -609,6 +611,7 @@ impl Uplink {
             stopped_until: Lane::ALL.map(|lane| self.publisher.stopped_until(lane)),
             held_back: Lane::ALL.map(|lane| self.publisher.held_back(lane)),
             nothing_taken: self.publisher.nothing_taken(now),
+            taken_at: self.publisher.taken_at(),
             blocked_by: Lane::ALL.map(|lane| self.publisher.blocked_by(lane)),
             suspect_count: self.publisher.suspect_count(),
             suspects: self.publisher.suspects(NAMED_MAX),

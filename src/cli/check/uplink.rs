@@ -28,7 +28,12 @@ fn judge(uplink: &Uplink) -> Vec<Finding> {
         (false, _) => Finding::fail("upstream", text)
             .advice("readings are kept meanwhile; what follows shows where it stops"),
     }];
-    findings.extend(uplink.warnings.iter().map(|warning| Finding::warn("upstream", warning.clone())));
+    findings.extend(uplink.stalled.iter().map(|reason| {
+        Finding::fail("upstream", format!("readings do not flow: {reason}"))
+            .advice("`tombolo queue` shows what waits and what is suspected; they are kept meanwhile")
+    }));
+    let others = uplink.warnings.iter().filter(|warning| !uplink.stalled.contains(warning));
+    findings.extend(others.map(|warning| Finding::warn("upstream", warning.clone())));
     findings
 }
 
