@@ -111,6 +111,7 @@ fn a_record_that_cannot_be_judged_is_named_set_aside_by_its_owner_and_exported()
         serde_json::from_str(&text).expect("JSON")
     };
     wait_for("the suspect", || queue()["lanes"]["normal"]["suspected"][0]["tries"].as_u64() >= Some(2));
+    wait_for("the reason", || queue()["lanes"]["normal"]["stopped"].is_string());
     let lane = &queue()["lanes"]["normal"];
     let suspect = &lane["suspected"][0];
     assert_eq!(suspect["topic"], "tombolo/gw/door-7/up/t/forbidden");

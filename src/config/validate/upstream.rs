@@ -11,6 +11,8 @@ use crate::gate::template::Template;
 use crate::message::{Name, TOPIC_MAX};
 use crate::northbound::settings::{self as northbound, OwnTopics, Protocol, TlsSettings, TlsVersion};
 
+/// Rejected records are not looked at more often.
+const RETRY_LEAST: Duration = Duration::from_secs(60);
 /// AWS IoT Core, and the publishes a second it takes on a connection.
 const AWS: &str = ".amazonaws.com";
 const AWS_RATE: u32 = 100;
@@ -165,7 +167,7 @@ pub(super) fn upstream(
         cx.warn("upstream", &["upstream", "password-file"], message, "use mqtts://");
     }
     let rate = table.max_publish_rate.unwrap_or(0);
-    if url.host.ends_with(AWS) && !(1..=AWS_RATE).contains(&rate) {
+    if url.host.ends_with(AWS) && url.host.contains(".iot.") && !(1..=AWS_RATE).contains(&rate) {
         let message =
             format!("this broker drops what is over {AWS_RATE} publishes a second without an answer");
         cx.warn("upstream", &["upstream", "max-publish-rate"], message, "set max-publish-rate = 90");
@@ -192,8 +194,12 @@ pub(super) fn upstream(
         answer_timeout: table.answer_timeout.map_or(ANSWER_TIMEOUT, |span| span.0),
         retry_rejected: match table.retry_rejected.map_or(RETRY_REJECTED, |span| span.0) {
             Duration::ZERO => None,
-            // Sooner than a minute it would not be looked at.
-            interval => Some(interval.max(Duration::from_secs(60))),
+            interval if interval < RETRY_LEAST => {
+                let message = format!("{} s is not accepted", interval.as_secs());
+                cx.fatal(&["upstream", "retry-rejected"], message, "use 1min or more, or 0s for never");
+                None
+            }
+            interval => Some(interval),
         },
         topics,
     })

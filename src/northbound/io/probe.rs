@@ -301,10 +301,13 @@ fn judge_limits(steps: &mut Vec<Step>, version: Version, limits: &Limits, host: 
         warn(steps, "mqtt", text, "switch retained messages on at the broker");
     }
     if limits.packet_size < 2048 {
-        let text = format!("readings that do not fit into {} bytes will be put aside", limits.packet_size);
+        let text = format!("readings that do not fit into {} bytes will be set aside", limits.packet_size);
         warn(steps, "mqtt", text, "raise the broker's maximum packet size");
     }
-    if host.ends_with(".amazonaws.com") && scratch.matches('/').count() + 2 > SLASHES_MAX {
+    if host.ends_with(".amazonaws.com")
+        && host.contains(".iot.")
+        && scratch.matches('/').count() + 2 > SLASHES_MAX
+    {
         let text = format!("this broker takes topics with at most {SLASHES_MAX} slashes");
         warn(steps, "mqtt", text, "shorten [topics]");
     }
