@@ -5,6 +5,8 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, spawn_local};
 
@@ -16,7 +18,6 @@ use crate::control::snapshot;
 use crate::journal::io::Rejected;
 use crate::journal::{RejectedRecord, RejectedWhole, Retried};
 use crate::message::{Envelope, RecordId};
-use crate::northbound::publication::push_base64;
 use crate::northbound::reason_code::Cause;
 use crate::northbound::retry::{Retry, RetryCandidate};
 use crate::northbound::suspicion::TopicKey;
@@ -140,8 +141,6 @@ fn shown(record: &RejectedRecord) -> snapshot::RejectedRecord {
 /// A line of an export: everything needed to publish the record by other means.
 fn exported(whole: &RejectedWhole) -> Value {
     let record = &whole.record;
-    let mut payload = Vec::new();
-    push_base64(&mut payload, &whole.payload);
     let mut object = json!({
         "v": 1,
         "id": record.entry.id.to_string(),
@@ -152,7 +151,7 @@ fn exported(whole: &RejectedWhole) -> Value {
         "method": whole.method.as_str(),
         "retain": whole.retain,
         "reason": Cause::from_byte(record.entry.reason).to_string(),
-        "base64": String::from_utf8_lossy(&payload),
+        "base64": STANDARD.encode(&whole.payload),
     });
     let mut put = |key: &str, value: Option<Value>| {
         if let Some(value) = value {

@@ -6,6 +6,9 @@
 
 use std::io::Write as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::outbox::{Loss, Record};
 use super::wire::{self, Publish, TooLarge, Version};
 use crate::clock::{DAY_MS, Moment, UnixTime};
@@ -364,40 +367,18 @@ impl<'a> Body<'a> {
     }
 }
 
-/// Appends `text` in quotes, escaped (RFC 8259 §7).
+/// Appends `text` as a JSON string.
 pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    for &byte in text.as_bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            0..0x20 => {
-                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xF)]];
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&digits);
-            }
-            _ => out.push(byte),
-        }
-    }
-    out.push(b'"');
+    // A Vec takes everything that is written to it, and any text is a JSON string.
+    let _ = serde_json::to_writer(out, text);
 }
 
 /// Appends the base64 of `bytes`, padded (RFC 4648 §4).
 pub fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for chunk in bytes.chunks(3) {
-        let group = [chunk[0], *chunk.get(1).unwrap_or(&0), *chunk.get(2).unwrap_or(&0)];
-        let value = u32::from(group[0]) << 16 | u32::from(group[1]) << 8 | u32::from(group[2]);
-        for place in 0..4 {
-            if place > chunk.len() {
-                out.push(b'=');
-            } else {
-                out.push(ALPHABET[(value >> (18 - 6 * place)) as usize & 0x3F]);
-            }
-        }
-    }
+    let begin = out.len();
+    out.resize(begin + bytes.len().div_ceil(3) * 4, 0);
+    // It is exactly as long.
+    let _ = STANDARD.encode_slice(bytes, &mut out[begin..]);
 }
 
 /// What the loss topic says of a loss.

@@ -8,7 +8,13 @@
 //! | `xor` | 1 | all bytes XORed | | 31 |
 //! | `sum` | 1 | all bytes added, modulo 256 | | DD |
 //!
-//! The tables are made by the compiler. One look-up a byte: resynchronising can check the same bytes many times.
+//! One table look-up a byte: resynchronising can check the same bytes many times.
+
+use crc::{CRC_16_IBM_3740, CRC_16_MODBUS, CRC_32_ISO_HDLC, Crc};
+
+const MODBUS: Crc<u16> = Crc::<u16>::new(&CRC_16_MODBUS);
+const CCITT: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_3740);
+const ISO_HDLC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// How the last bytes of a frame follow from those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +44,9 @@ impl Checksum {
     /// Its value over `bytes`.
     pub fn of(self, bytes: &[u8]) -> u32 {
         match self {
-            Checksum::Crc16Modbus => reflected(bytes, 0xFFFF, &MODBUS),
-            Checksum::Crc16Ccitt => bytes.iter().fold(0xFFFF, |crc, byte| {
-                crc << 8 & 0xFFFF ^ CCITT[(crc >> 8 ^ u32::from(*byte)) as usize & 0xFF]
-            }),
-            Checksum::Crc32 => !reflected(bytes, 0xFFFF_FFFF, &ETHERNET),
+            Checksum::Crc16Modbus => MODBUS.checksum(bytes).into(),
+            Checksum::Crc16Ccitt => CCITT.checksum(bytes).into(),
+            Checksum::Crc32 => ISO_HDLC.checksum(bytes),
             Checksum::Xor => u32::from(bytes.iter().fold(0, |sum, byte| sum ^ byte)),
             Checksum::Sum => u32::from(bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte))),
         }
@@ -69,44 +73,6 @@ impl Checksum {
         };
         (value == self.of(payload)).then_some(payload)
     }
-}
-
-fn reflected(bytes: &[u8], start: u32, table: &[u32; 256]) -> u32 {
-    bytes.iter().fold(start, |crc, byte| crc >> 8 ^ table[(crc ^ u32::from(*byte)) as usize & 0xFF])
-}
-
-const MODBUS: [u32; 256] = reflected_table(0xA001);
-const ETHERNET: [u32; 256] = reflected_table(0xEDB8_8320);
-const CCITT: [u32; 256] = ccitt_table();
-
-const fn reflected_table(polynomial: u32) -> [u32; 256] {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        let (mut crc, mut bit) = (at as u32, 0);
-        while bit < 8 {
-            crc = if crc & 1 != 0 { crc >> 1 ^ polynomial } else { crc >> 1 };
-            bit += 1;
-        }
-        table[at] = crc;
-        at += 1;
-    }
-    table
-}
-
-const fn ccitt_table() -> [u32; 256] {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        let (mut crc, mut bit) = ((at as u32) << 8, 0);
-        while bit < 8 {
-            crc = if crc & 0x8000 != 0 { (crc << 1 ^ 0x1021) & 0xFFFF } else { crc << 1 };
-            bit += 1;
-        }
-        table[at] = crc;
-        at += 1;
-    }
-    table
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::super::checksum::Checksum;
 use super::pdu::{Answer, EXCEPTION, PDU_MAX, Request};
 
 /// Longest frame: address, protocol data unit, checksum.
@@ -15,27 +16,10 @@ pub const FRAME_MAX: usize = 1 + PDU_MAX + 2;
 /// Most bytes kept while looking for a frame. What is older cannot belong to an answer that is still to come.
 const KEPT_MAX: usize = FRAME_MAX + 64;
 
-const fn crc_table() -> [u16; 256] {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        let mut crc = index as u16;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xA001 } else { crc >> 1 };
-            bit += 1;
-        }
-        table[index] = crc;
-        index += 1;
-    }
-    table
-}
-
-static CRC_TABLE: [u16; 256] = crc_table();
-
 /// CRC-16/MODBUS (§2.5.1.2). On the wire its low byte comes first.
 pub fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0xFFFF, |crc, byte| crc >> 8 ^ CRC_TABLE[usize::from(crc as u8 ^ byte)])
+    // Of two bytes, so it always fits.
+    Checksum::Crc16Modbus.of(bytes) as u16
 }
 
 /// How fast characters go over the line.
