@@ -1,4 +1,4 @@
-//! Tombolo ties islands of sensors — CoAP/DTLS networks, serial devices, local MQTT clients — to one upstream MQTT broker.
+//! Tombolo connects CoAP/DTLS sensor networks and serial devices to one upstream MQTT broker over TLS.
 //!
 //! **What it has acknowledged to a device reaches the broker, whatever happens to power, uplink, clock, disk
 //! or certificates in between — within the bounds its owner set, every loss beyond them counted and named; and

@@ -96,7 +96,7 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// A place in a device's own space: what a CoAP Uri-Path, a serial channel and a local MQTT topic have in common.
+/// A place in a device's own space: what a CoAP Uri-Path and a serial channel have in common.
 ///
 /// 1 to 16 segments of 1 to 64 bytes, at most 255 bytes in all, UTF-8, without `/`, `+`, `#` or a
 /// control character inside a segment. Nothing is percent-decoded. Held as segments joined by `/`.
@@ -314,7 +314,7 @@ impl ContentFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Method {
-    /// CoAP POST, and what serial ports and MQTT clients do.
+    /// CoAP POST, and what serial ports do.
     Post = 2,
     /// CoAP PUT.
     Put = 3,

@@ -10,7 +10,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
 /// Commands that are named in the documentation and not built yet.
 pub const NOT_BUILT: [&str; 3] = ["send", "cert", "update"];
 
-/// Ties CoAP/DTLS, serial and MQTT devices to one upstream MQTT broker, and loses nothing it has acknowledged.
+/// Connects CoAP/DTLS and serial devices to one upstream MQTT broker, and loses nothing it has acknowledged.
 #[derive(Debug, Parser)]
 #[command(
     name = "tombolo",

@@ -1,4 +1,4 @@
-//! What the hub implements to be asked, and how its answers find their way back.
+//! What the daemon implements to answer the control socket, and how its answers find their way back.
 
 use serde::Serialize;
 use serde_json::Value;

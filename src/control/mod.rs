@@ -2,7 +2,7 @@
 //!
 //! A Unix stream socket, `{runtime-dir}/control.sock`, mode 0660: who may open it is its owner's group's
 //! matter. One JSON object a line each way ([`protocol`]); a request line has at most 64 KiB, a
-//! connection has one request under way, and there are at most 16 connections ([`io::server`]). The hub
+//! connection has one request under way, and there are at most 16 connections ([`io::server`]). The daemon
 //! answers through the trait [`api::Control`]; what it shows is typed once, in [`snapshot`], for both ends.
 //!
 //! | line from the client | lines from the daemon |

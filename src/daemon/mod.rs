@@ -7,6 +7,7 @@
 //! | [`outbox`] | the journal as the uplink wants to see it |
 //! | [`link`] | the uplink as the rest of the daemon holds it |
 //! | [`control`] | what the control socket is answered |
+//! | [`gateway_status`] | the gateway's retained status |
 //! | `engine` | which DTLS engine there is |
 //! | `watched` | readings on their way to disk, for `tail` |
 //! | `proof` | whether a device receives where its session moved to |

@@ -1,7 +1,7 @@
 //! The reading end of a lane: walks the segment files behind the commits, chunk by chunk, without doing any reading itself.
 //!
-//! It says which bytes it needs ([`Step::Fetch`]) and is handed them; so the shell decides what to read at once, from the page
-//! cache, and what on another thread. Whatever backlog there is, it holds one chunk.
+//! It says which bytes it needs ([`Step::Fetch`]) and is handed them; so the shell decides what it has in memory, and what another
+//! thread reads. Whatever backlog there is, it holds one chunk.
 
 use std::sync::Arc;
 

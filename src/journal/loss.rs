@@ -19,9 +19,9 @@ pub enum LossCause {
     Dropped = 1,
     /// Its rule's time was over.
     Expired = 2,
-    /// Stored and no longer readable.
+    /// Stored, and what the disk gives does not check, not a second time either.
     Damaged = 3,
-    /// In the last commit before a crash; perhaps never acknowledged.
+    /// In the last commit before a crash, which was not complete: never acknowledged.
     Torn = 4,
     /// Its owner dropped it from the rejected store.
     Discarded = 5,

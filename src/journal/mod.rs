@@ -1,7 +1,8 @@
 //! The journal: where a reading is kept from its acknowledgement until the broker has it.
 //!
 //! On the path it stands between the gate and the uplink. Its promise: what was committed is read back in order within its lane,
-//! after whatever crash, until it is released; and each record that never will be is named and counted as lost.
+//! after whatever crash, until it is released. A record that is damaged, dropped or expired is named and counted as lost; one that
+//! the disk does not give now is named, kept and read again later.
 //! The files are described byte by byte in docs/journal-format.md.
 //!
 //! ```text
@@ -9,6 +10,8 @@
 //!   the path's thread ────────╫──────────────────────────────╫──────────── the path's thread
 //!                             ╚═> Store::commit: write, sync ╝   the journal thread
 //! ```
+//!
+//! A thread a lane reads what is not in memory any more.
 //!
 //! In reading order: [`storage`] is what it needs of a disk; [`frame`], [`record`], [`segment`] and [`loss`] are the bytes;
 //! `scan` and [`recovery`] read them back; `lane`, [`commit`], `pool` and [`retention`] write them; [`cursor`] reads what

@@ -25,9 +25,9 @@
 //! | [`tls`], [`certificate`] | whom to believe, also while the clock is wrong |
 //! | [`io`] | sockets, files, tasks |
 //!
-//! Delivery is at least once. The journal alone owns retransmission: whatever goes wrong, the connection
-//! is dropped and the journal is read again from the oldest record without a PUBACK, so duplicates are
-//! bounded by the window.
+//! Delivery is at least once. The journal alone keeps records: after a connection was lost, those without a PUBACK are
+//! read again and sent again, and only those. After a restart of the process, records that were acknowledged behind one
+//! that was not are sent again too, at most 65,536 of a lane.
 
 pub mod address;
 pub mod certificate;

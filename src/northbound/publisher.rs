@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * No more QoS 1 publishes await their answer than the window: the least of Receive Maximum, `max-in-flight` and 65,000.
-//! * A record is released only when the broker answered it below 0x80, and in sequence order within its lane.
+//! * A record leaves its lane only when the broker answered it below 0x80, when it is set aside in the rejected store, or
+//!   when it has expired; in sequence order within its lane.
 //! * While both lanes wait, `high` gets three of four places. Records older than a minute are paced.
 //! * Everything that is published counts for the [rate](super::rate).
 //! * Suspects hold at most half the window.
@@ -17,7 +18,7 @@
 //! | closes the connection, more than one in flight | sent again one by one, then ever more at once |
 //! | closes the connection, this one alone in flight | a suspect |
 //! | does not answer within the [patience](super::flight) | the connection is replaced, the rate lowered, what is unanswered sent again; the second time, a suspect |
-//! | it is over its Maximum Packet Size | `rejected`, unsent |
+//! | announces a Maximum Packet Size below its length | like a refusal with 0x95, unsent |
 //!
 //! How far the window is used is the *credit*: one place after a close that may be about a record, or after the broker refused
 //! everything, and one more with each answer.

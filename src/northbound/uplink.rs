@@ -1,4 +1,4 @@
-//! The uplink as one core: session, publisher, own messages and the memory of attempts behind the five verbs.
+//! The uplink as one core: session, publisher, own messages and reconnect decisions behind one interface.
 //!
 //! ```text
 //! Waiting ──due──> Connecting ──transport──> Opening ──CONNACK──> Status ──> Subscribing ──> Flowing

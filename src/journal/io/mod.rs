@@ -1,7 +1,7 @@
 //! The journal as the path holds it: a handle that never waits for the disk.
 //!
 //! Appends go into the batch of the next commit; what came of them comes back as [`Completion`]s, with one wake for all of a commit.
-//! Committed records are read from the segment files: the newest at once, from the page cache; a backlog on a thread of its own.
+//! The newest committed records are read from memory; a backlog from the segment files, by a thread for each lane.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 mod answer;
