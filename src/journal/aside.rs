@@ -4,6 +4,7 @@
 //! A file is set aside before a trim passes such a record: it is kept until the record can be read after all, or its room is needed.
 //! The list says what is to be taken from the file then: everything else in it has left already, and is not to be sent twice.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::frame::SEQUENCE_MAX;
@@ -98,16 +99,18 @@ impl Aside {
     }
 
     /// Whether a record of this sequence is on the list.
-    pub fn wants(&self, sequence: u64) -> bool {
+    pub fn lists(&self, sequence: u64) -> bool {
         self.range_of(sequence).is_some()
     }
 
-    /// Whether this record is: one of another run is another's, or of a restored copy.
-    pub fn wants_record(&self, id: RecordId) -> bool {
+    /// Whether a record of this sequence is on the list, in a file with records of these runs. A file without any run of its range is
+    /// another gateway's, or of a restored copy. Which run the record itself is of may not be known: where an opening was
+    /// damaged too, the list has the run before.
+    pub fn wants(&self, sequence: u64, runs: &BTreeSet<u64>) -> bool {
         let is_run = |range: &AsideRange| {
-            [range.first.run, range.last.run].into_iter().any(|run| run == 0 || run == id.run)
+            [range.first.run, range.last.run].into_iter().any(|run| run == 0 || runs.contains(&run))
         };
-        self.range_of(id.sequence).is_some_and(is_run)
+        self.range_of(sequence).is_some_and(is_run)
     }
 
     fn range_of(&self, sequence: u64) -> Option<&AsideRange> {
@@ -269,9 +272,9 @@ mod tests {
         aside.remove(1, 6);
         aside.remove(22, 23);
         assert_eq!(aside.ranges, [range(7, 9), range(20, 21), range(24, 25)]);
-        assert!(aside.wants(24) && !aside.wants(22) && !aside.wants(26));
-        let id = |run| RecordId { run, sequence: 24 };
-        assert!(aside.wants_record(id(9)) && !aside.wants_record(id(8)), "of another run it is another");
+        assert!(aside.lists(24) && !aside.lists(22) && !aside.lists(26));
+        let wants = |runs: &[u64]| aside.wants(24, &runs.iter().copied().collect());
+        assert!(wants(&[8, 9]) && !wants(&[8]), "of another run it is another");
     }
 
     proptest! {
@@ -286,7 +289,7 @@ mod tests {
             prop_assert!(aside.ranges.len() <= RANGES_MAX);
             prop_assert!(aside.ranges.windows(2).all(|pair| pair[0].last.sequence < pair[1].first.sequence));
             for (first, length) in ranges {
-                prop_assert!((first..=first + length).all(|sequence| aside.wants(sequence)));
+                prop_assert!((first..=first + length).all(|sequence| aside.lists(sequence)));
             }
             let text = aside.encode();
             prop_assert!(text.len() <= LIST_MAX);

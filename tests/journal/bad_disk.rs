@@ -195,7 +195,7 @@ fn what_the_disk_never_gives_is_listed_before_a_trim_passes_it_and_its_file_is_k
             match got.get(sequence) {
                 Some(there) => assert!(there == payload, "seed {seed}: {sequence}"),
                 None => assert!(
-                    listed.iter().any(|aside| aside.wants(*sequence)),
+                    listed.iter().any(|aside| aside.lists(*sequence)),
                     "seed {seed}: {sequence} is neither read nor listed"
                 ),
             }

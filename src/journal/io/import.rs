@@ -3,6 +3,7 @@
 //! Only what the list beside the file names is taken: everything else in it has left already. After each part the list is
 //! shortened, so that what an interruption leaves is taken once.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -137,12 +138,26 @@ pub(super) fn from_path(
 pub(super) fn count(disk: &Disk, lane: Lane, name: &str, list: &Aside) -> Result<u64, ImportError> {
     let file = disk.open(Folder::of(lane), name).map_err(ImportError::Unreadable)?;
     let (header, layout) = header_of(&file)?;
+    let runs = runs_of(&file, &header, &layout);
     let mut scanner = Scanner::new(&file, header.seed(), HEADER_BLOCK, layout.frame_limit, u32::MAX);
     let mut found = 0;
     while let Some((_, frame)) = scanner.next_frame() {
-        found += u64::from(frame.kind == Kind::Reading && list.wants(frame.sequence));
+        let is_wanted = frame.kind == Kind::Reading && list.wants(frame.sequence, &runs);
+        found += u64::from(is_wanted && record::decode(frame.body).is_some());
     }
     Ok(found)
+}
+
+/// The runs of which there is a record in a file, as far as it can be read.
+fn runs_of(file: &DiskFile, header: &Header, layout: &Layout) -> BTreeSet<u64> {
+    let mut scanner = Scanner::new(file, header.seed(), HEADER_BLOCK, layout.frame_limit, u32::MAX);
+    let mut runs = BTreeSet::from([header.run]);
+    while let Some((_, frame)) = scanner.next_frame() {
+        if frame.kind == Kind::Opening {
+            runs.extend(Fields(frame.body).u64());
+        }
+    }
+    runs
 }
 
 fn header_of(file: &DiskFile) -> Result<(Header, Layout), ImportError> {
@@ -194,6 +209,7 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
     };
     let (header, layout) = header_of(file)?;
     let lane = *Lane::ALL.get(usize::from(header.lane)).ok_or(ImportError::NoSegment)?;
+    let runs = runs_of(file, &header, &layout);
     let mut scanner = Scanner::new(file, header.seed(), HEADER_BLOCK, layout.frame_limit, u32::MAX);
     let mut run = header.run;
     let mut done = Imported::default();
@@ -207,7 +223,7 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
             Kind::Reading => {
                 before = frame.sequence;
                 let id = RecordId { run, sequence: frame.sequence };
-                if list.is_some_and(|list| !list.wants_record(id)) {
+                if list.is_some_and(|list| !list.wants(frame.sequence, &runs)) {
                     done.left_out += 1;
                     continue;
                 }
