@@ -152,6 +152,24 @@ pub enum Reason {
     Displaced,
 }
 
+/// Whose tokens a handshake takes and gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payer {
+    source: IpAddr,
+    /// The port, where there was a session when the handshake began.
+    port: Option<u16>,
+}
+
+impl Payer {
+    fn new(address: &PeerAddress, is_known: bool) -> Payer {
+        Payer { source: address.source(), port: is_known.then(|| address.port()) }
+    }
+
+    fn party(self, pool: Pool) -> Party {
+        Party { source: self.source, port: self.port, pool }
+    }
+}
+
 /// Too many handshakes of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceBusy;
@@ -201,6 +219,8 @@ struct Slot<T> {
 struct Entry<T> {
     address: PeerAddress,
     phase: Phase,
+    /// Whether a session was at its address when its handshake began.
+    is_known: bool,
     since: Instant,
     value: T,
     holder: u64,
@@ -211,7 +231,11 @@ struct Entry<T> {
 
 impl<T> Entry<T> {
     fn new(address: PeerAddress, phase: Phase, since: Instant, value: T) -> Entry<T> {
-        Entry { address, phase, since, value, holder: 0, before: NONE, after: NONE }
+        Entry { address, phase, is_known: false, since, value, holder: 0, before: NONE, after: NONE }
+    }
+
+    fn payer(&self) -> Payer {
+        Payer::new(&self.address, self.is_known)
     }
 }
 
@@ -297,34 +321,36 @@ impl<T> Registry<T> {
         })
     }
 
-    /// Whether a handshake may be begun from `address`: to be asked before anything is spent on it. It counts
-    /// unless it is completed.
-    ///
-    /// # Errors
-    /// [`SourceBusy`]: too many were begun there of late.
-    pub fn admit(&mut self, now: Instant, address: &PeerAddress) -> Result<(), SourceBusy> {
-        let party = self.party(address, Pool::Handshakes);
-        if self.throttle.take(now, party, 1) { Ok(()) } else { Err(SourceBusy) }
+    /// Whose tokens a handshake from `address` takes.
+    pub fn payer(&self, address: &PeerAddress) -> Payer {
+        Payer::new(address, self.occupants(address).live.is_some())
     }
 
-    /// Counts public-key operations for a handshake from `address`.
+    /// Whose tokens a handshake that was entered took, whatever has changed at its address since.
+    pub fn payer_of(&self, session: SessionId) -> Option<Payer> {
+        self.entry(session).map(Entry::payer)
+    }
+
+    /// Whether a handshake may be begun: to be asked before anything is spent on it. It counts unless it is
+    /// completed.
     ///
     /// # Errors
-    /// [`SourceBusy`]: the budget of its source is used up.
-    pub fn charge(&mut self, now: Instant, address: &PeerAddress, work: u32) -> Result<(), SourceBusy> {
-        let party = self.party(address, Pool::Work);
-        if self.throttle.take(now, party, work) { Ok(()) } else { Err(SourceBusy) }
+    /// [`SourceBusy`]: too many were begun of late.
+    pub fn admit(&mut self, now: Instant, payer: Payer) -> Result<(), SourceBusy> {
+        if self.throttle.take(now, payer.party(Pool::Handshakes), 1) { Ok(()) } else { Err(SourceBusy) }
+    }
+
+    /// Counts public-key operations for a handshake.
+    ///
+    /// # Errors
+    /// [`SourceBusy`]: the budget is used up.
+    pub fn charge(&mut self, now: Instant, payer: Payer, work: u32) -> Result<(), SourceBusy> {
+        if self.throttle.take(now, payer.party(Pool::Work), work) { Ok(()) } else { Err(SourceBusy) }
     }
 
     /// Gives operations back: they were not done, or the handshake was completed.
-    pub fn refund(&mut self, now: Instant, address: &PeerAddress, work: u32) {
-        let party = self.party(address, Pool::Work);
-        self.throttle.give_back(now, party, work);
-    }
-
-    fn party(&self, address: &PeerAddress, pool: Pool) -> Party {
-        let port = self.occupants(address).live.map(|_| address.port());
-        Party { source: address.source(), port, pool }
+    pub fn refund(&mut self, now: Instant, payer: Payer, work: u32) {
+        self.throttle.give_back(now, payer.party(Pool::Work), work);
     }
 
     /// Whether to answer a hello without a valid cookie from `address`.
@@ -372,7 +398,8 @@ impl<T> Registry<T> {
         }
         let index = self.vacate();
         let slot = &mut self.slots[index as usize];
-        slot.entry = Some(Entry::new(address, Phase::HalfOpen, now, value));
+        let entry = Entry::new(address, Phase::HalfOpen, now, value);
+        slot.entry = Some(Entry { is_known: live.is_some(), ..entry });
         let session = id_of(index, slot.generation);
         self.enqueue(index, Phase::HalfOpen);
         self.addresses.entry(address).or_default().0[Phase::HalfOpen.place()] = index;
@@ -423,16 +450,14 @@ impl<T> Registry<T> {
         };
         entry.phase = Phase::Live;
         entry.since = now;
-        let address = entry.address;
+        let (address, payer) = (entry.address, entry.payer());
         self.dequeue(index, Phase::HalfOpen);
         self.enqueue(index, Phase::Live);
         self.release_source(&address);
         let old = self.occupants(&address).live;
         let places = self.addresses.entry(address).or_default();
         places.0 = [NONE, index];
-        let party =
-            Party { source: address.source(), port: old.map(|_| address.port()), pool: Pool::Handshakes };
-        self.throttle.give_back(now, party, 1);
+        self.throttle.give_back(now, payer.party(Pool::Handshakes), 1);
         gone.extend(old.and_then(|old| self.take(old, Reason::Replaced)));
         self.join(index, holder.number);
         self.trim(index, holder, &mut gone);
@@ -786,6 +811,24 @@ mod tests {
         assert!(registry.open(now, address(3), 3).is_ok());
         let other = PeerAddress::from(&Route { remote: ([192, 0, 2, 2], 1).into(), local: None, socket: 0 });
         assert!(registry.open(now, other, 4).is_ok());
+    }
+
+    #[test]
+    fn a_handshake_gives_its_tokens_back_to_whom_it_took_them_from() {
+        let now = Instant::now();
+        let limits = Limits { handshakes_burst: 1, work_burst: 4, ..limits(10, 10, 10) };
+        let mut registry = Registry::new(limits);
+        let payer = registry.payer(&address(1));
+        assert_eq!((registry.admit(now, payer), registry.charge(now, payer, 4)), (Ok(()), Ok(())));
+        let (session, _) = registry.open(now, address(1), 1).unwrap();
+        // Meanwhile another session moves to its address.
+        let (mover, _) = live(&mut registry, now, 2);
+        registry.relocate(mover, address(1));
+        assert_ne!(registry.payer(&address(1)), payer);
+        assert_eq!(registry.payer_of(session), Some(payer));
+        registry.refund(now, payer, 4);
+        registry.establish(now, session, holder(1));
+        assert_eq!((registry.admit(now, payer), registry.charge(now, payer, 4)), (Ok(()), Ok(())));
     }
 
     #[test]

@@ -395,8 +395,8 @@ impl ServerEngine {
         }
         // Each costs a key pair and a signature of ours; a client that means it does not begin again so soon.
         let since = occupants.half_open.and_then(|half_open| self.registry.since(half_open));
-        if since.is_some_and(|since| now < since + RESTART_GAP) || self.registry.admit(now, &address).is_err()
-        {
+        let payer = self.registry.payer(&address);
+        if since.is_some_and(|since| now < since + RESTART_GAP) || self.registry.admit(now, payer).is_err() {
             self.counters.hellos_over_limit += 1;
             return;
         }
@@ -407,7 +407,7 @@ impl ServerEngine {
         }
         // Charged in full at once: charged step by step, handshakes under way could leave no budget to complete any.
         let work = self.common.work();
-        if self.registry.charge(now, &address, work).is_err() {
+        if self.registry.charge(now, payer, work).is_err() {
             self.counters.work_over_limit += 1;
             return;
         }
@@ -416,7 +416,7 @@ impl ServerEngine {
         let mut handshake =
             Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
         let begun = begin(&mut handshake, now, fragment, &mut self.common, |_| true);
-        self.registry.refund(now, &address, work - handshake.work);
+        self.registry.refund(now, payer, work - handshake.work);
         if let Err(Fatal { alert, failure }) = begun {
             return self.report(route, &failure, Some((record.sequence, alert)), sink);
         }
@@ -484,7 +484,8 @@ impl ServerEngine {
             return;
         };
         let most = self.common.work();
-        if self.registry.charge(now, &address, most).is_err() {
+        let Some(payer) = self.registry.payer_of(session) else { return };
+        if self.registry.charge(now, payer, most).is_err() {
             self.counters.work_over_limit += 1;
             return;
         }
@@ -501,7 +502,7 @@ impl ServerEngine {
         let begun = begin(handshake, now, fragment, &mut self.common, judge);
         let (work, running) = (handshake.work, handshake.running.as_ref());
         let (is_running, cid) = (running.is_some(), running.and_then(|running| running.own_cid));
-        self.registry.refund(now, &address, most - work);
+        self.registry.refund(now, payer, most - work);
         match begun {
             Ok(()) => {
                 if let Some(cid) = cid {

@@ -134,7 +134,9 @@ impl ServerEngine {
         self.counters.handshakes_completed += 1;
         self.review.note(now, now, &identity);
         self.send_finished(session, sink);
-        self.registry.refund(now, &address, work);
+        if let Some(payer) = self.registry.payer_of(session) {
+            self.registry.refund(now, payer, work);
+        }
         for displaced in self.registry.establish(now, session, holder) {
             self.dismiss(displaced, sink);
         }
