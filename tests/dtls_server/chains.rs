@@ -258,3 +258,65 @@ fn one_source_of_chains_uses_up_its_own_time_only() {
     }
     assert_eq!(world.engine.counters().work_over_limit, 0);
 }
+
+#[test]
+fn a_hello_costs_what_its_suite_costs_and_one_that_is_dropped_costs_nothing() {
+    let pki = Pki::new();
+    let stranger = authority("stranger", None);
+    let false_chain = Arc::new(device(&stranger, &[stranger.der().to_vec()]));
+    // Two handshakes with certificates use up the work; the bucket of handshakes is hardly larger than what then comes.
+    let limits = Limits {
+        work_burst: 17,
+        work_per_second: 1,
+        handshakes_burst: 60,
+        handshakes_per_second: 1,
+        ..Limits::default()
+    };
+    for mtu in [1_200, 120] {
+        let mut world = World::new(Settings { limits, ..Settings::default() }, pki.certificates(), FINE, 1);
+        for port in 100..400 {
+            world.join(port, Config { mtu, ..Config::certified(&false_chain) });
+        }
+        world.run(Duration::from_millis(200));
+        assert_eq!(world.engine.counters().failed(FailureKind::Certificate), 2);
+        assert!(world.engine.counters().work_over_limit >= 298);
+        assert_eq!(world.engine.half_open_count(), 0, "what is dropped leaves nothing behind");
+        world.clients.clear();
+        // Behind the same address, devices whose handshakes cost nothing come in at their first try.
+        for port in 1..=50 {
+            world.join(port, World::psk(port));
+        }
+        world.run(Duration::from_millis(100));
+        let inside = (1..=50).filter(|port| world.client(*port).connected).count();
+        assert_eq!(inside, 50, "{:?}", world.engine.counters());
+        assert_eq!(world.engine.counters().hellos_over_limit, 0);
+    }
+}
+
+#[test]
+fn where_there_is_no_room_for_a_handshake_nothing_is_spent_on_it() {
+    let pki = Pki::new();
+    let limits = Limits {
+        half_open_per_source: 1,
+        work_burst: 16,
+        work_per_second: 1,
+        handshakes_burst: 3,
+        handshakes_per_second: 1,
+        ..Limits::default()
+    };
+    let mut world = World::new(Settings { limits, ..Settings::default() }, pki.certificates(), FINE, 1);
+    world.join(1, Config { steps: Some(vec![]), ..World::psk(1) });
+    world.run(Duration::from_millis(50));
+    for port in 2..20 {
+        world.join(port, Config::certified(&pki.device));
+    }
+    world.run(Duration::from_millis(50));
+    let counters = world.engine.counters();
+    assert_eq!((counters.handshakes_begun, counters.hellos_over_limit), (1, 18));
+    assert_eq!(counters.work_over_limit, 0);
+    // The place becomes free, and all tokens are there.
+    world.inject(1, &record(21, 0, 9, &[2, 90]));
+    world.clients.clear();
+    world.run(Duration::from_secs(5));
+    world.connected(2, Config::certified(&pki.device));
+}

@@ -340,12 +340,21 @@ impl<T> Registry<T> {
         if self.throttle.take(now, payer.party(Pool::Handshakes), 1) { Ok(()) } else { Err(SourceBusy) }
     }
 
+    /// A handshake was not begun after all.
+    pub fn readmit(&mut self, now: Instant, payer: Payer) {
+        self.throttle.give_back(now, payer.party(Pool::Handshakes), 1);
+    }
+
     /// Counts public-key operations for a handshake.
     ///
     /// # Errors
     /// [`SourceBusy`]: the budget is used up.
     pub fn charge(&mut self, now: Instant, payer: Payer, work: u32) -> Result<(), SourceBusy> {
-        if self.throttle.take(now, payer.party(Pool::Work), work) { Ok(()) } else { Err(SourceBusy) }
+        if work == 0 || self.throttle.take(now, payer.party(Pool::Work), work) {
+            Ok(())
+        } else {
+            Err(SourceBusy)
+        }
     }
 
     /// Gives operations back: they were not done, or the handshake was completed.
@@ -371,6 +380,22 @@ impl<T> Registry<T> {
         self.throttle.give_back_look(now);
     }
 
+    /// Whether [`Registry::open`] has a place for a handshake from `address`.
+    ///
+    /// # Errors
+    /// [`SourceBusy`]: its source has as many as it may.
+    pub fn has_room(&self, address: &PeerAddress) -> Result<(), SourceBusy> {
+        let source = self.sources.get(&address.source()).copied().unwrap_or(0);
+        // A device with a session that restarted has one place beside it, whoever shares its address. So has an address
+        // with a handshake, which the new one replaces.
+        let has_place = self.occupants(address) != Occupants::default();
+        if has_place || (source as usize) < self.limits.half_open_per_source {
+            Ok(())
+        } else {
+            Err(SourceBusy)
+        }
+    }
+
     /// Enters a handshake. Displaces the one of the same address, or the oldest where there are too
     /// many.
     ///
@@ -382,19 +407,13 @@ impl<T> Registry<T> {
         address: PeerAddress,
         value: T,
     ) -> Result<(SessionId, Option<Removed<T>>), SourceBusy> {
+        self.has_room(&address)?;
         let mut displaced = None;
         let Occupants { half_open, live } = self.occupants(&address);
         if let Some(same) = half_open {
             displaced = self.take(same, Reason::Replaced);
-        } else {
-            let source = self.sources.get(&address.source()).copied().unwrap_or(0);
-            // A device with a session that restarted has one place beside it, whoever shares its address.
-            if live.is_none() && source as usize >= self.limits.half_open_per_source {
-                return Err(SourceBusy);
-            }
-            if self.count(Phase::HalfOpen) >= self.limits.half_open {
-                displaced = self.oldest(Phase::HalfOpen).and_then(|oldest| self.take(oldest, Reason::Room));
-            }
+        } else if self.count(Phase::HalfOpen) >= self.limits.half_open {
+            displaced = self.oldest(Phase::HalfOpen).and_then(|oldest| self.take(oldest, Reason::Room));
         }
         let index = self.vacate();
         let slot = &mut self.slots[index as usize];

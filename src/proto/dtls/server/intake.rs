@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::handshake::{Expect, FINISHED, FINISHED_LENGTH, Handshake};
-use super::negotiation::{self, Fatal, HelloPrefix};
+use super::negotiation::{self, Agreement, Fatal, HelloPrefix};
 use super::protection::{Closed, EPOCH, Opened};
+use super::reassembly::Message;
 use super::replay::Window;
 use super::resume::{PING, Verdict};
 use super::session::{AMPLIFICATION, Peer, Stage};
-use super::suites::KeyExchange;
 use super::wire::{self, Incoming, TLS12_CID};
 use super::{Common, ServerEngine, alert};
 use crate::proto::Route;
@@ -396,7 +396,10 @@ impl ServerEngine {
         // Each costs a key pair and a signature of ours; a client that means it does not begin again so soon.
         let since = occupants.half_open.and_then(|half_open| self.registry.since(half_open));
         let payer = self.registry.payer(&address);
-        if since.is_some_and(|since| now < since + RESTART_GAP) || self.registry.admit(now, payer).is_err() {
+        if since.is_some_and(|since| now < since + RESTART_GAP)
+            || self.registry.has_room(&address).is_err()
+            || self.registry.admit(now, payer).is_err()
+        {
             self.counters.hellos_over_limit += 1;
             return;
         }
@@ -405,18 +408,22 @@ impl ServerEngine {
             let Fatal { alert, failure } = Fatal::protocol(alert::ILLEGAL_PARAMETER, what);
             return self.report(route, &failure, Some((record.sequence, alert)), sink);
         }
+        let mut handshake =
+            Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
+        let proposal = propose(&mut handshake, fragment, &self.common, |_| true);
         // Charged in full at once: charged step by step, handshakes under way could leave no budget to complete any.
-        let work = self.common.work();
-        if self.registry.charge(now, payer, work).is_err() {
+        if self.registry.charge(now, payer, handshake.work).is_err() {
+            // The client's repetition may find more.
+            self.registry.readmit(now, payer);
             self.counters.work_over_limit += 1;
             return;
         }
         self.counters.handshakes_begun += 1;
         self.counters.handshakes_shadow += u64::from(occupants.live.is_some());
-        let mut handshake =
-            Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
-        let begun = begin(&mut handshake, now, fragment, &mut self.common, |_| true);
-        self.registry.refund(now, payer, work - handshake.work);
+        let begun = proposal.and_then(|proposal| match proposal {
+            Some((hello, agreement)) => handshake.run(now, &hello, agreement, &mut self.common),
+            None => Ok(()),
+        });
         if let Err(Fatal { alert, failure }) = begun {
             return self.report(route, &failure, Some((record.sequence, alert)), sink);
         }
@@ -483,12 +490,7 @@ impl ServerEngine {
         let Some(address) = self.registry.get(session).map(|peer| PeerAddress::from(&peer.route)) else {
             return;
         };
-        let most = self.common.work();
         let Some(payer) = self.registry.payer_of(session) else { return };
-        if self.registry.charge(now, payer, most).is_err() {
-            self.counters.work_over_limit += 1;
-            return;
-        }
         let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
@@ -499,20 +501,28 @@ impl ServerEngine {
             let [start, rest] = hello.repeated();
             key.is_rest_good(then, &address, start, rest, hello.cookie)
         };
-        let begun = begin(handshake, now, fragment, &mut self.common, judge);
-        let (work, running) = (handshake.work, handshake.running.as_ref());
-        let (is_running, cid) = (running.is_some(), running.and_then(|running| running.own_cid));
-        self.registry.refund(now, payer, most - work);
-        match begun {
+        let (hello, agreement) = match propose(handshake, fragment, &self.common, judge) {
+            Ok(Some(proposal)) => proposal,
+            Ok(None) => return self.arm(session),
+            Err(Fatal { alert, failure }) => return self.fail(session, Some(alert), &failure, sink),
+        };
+        let work = handshake.work;
+        if self.registry.charge(now, payer, work).is_err() {
+            // The client's repetition begins it again, and may find more.
+            self.registry.readmit(now, payer);
+            self.counters.work_over_limit += 1;
+            self.remove(session);
+            return;
+        }
+        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+            return;
+        };
+        match handshake.run(now, &hello, agreement, &mut self.common) {
             Ok(()) => {
-                if let Some(cid) = cid {
+                if let Some(cid) = handshake.running.as_ref().and_then(|running| running.own_cid) {
                     self.cids.insert(cid, session);
                 }
-                if is_running {
-                    self.send_flight(session, sink);
-                } else {
-                    self.arm(session);
-                }
+                self.send_flight(session, sink);
             }
             Err(Fatal { alert, failure }) => self.fail(session, Some(alert), &failure, sink),
         }
@@ -565,17 +575,17 @@ impl ServerEngine {
     }
 }
 
-/// Adds a part to a hello; if that makes it whole, agrees and makes our flight.
-fn begin(
+/// Adds a part to a hello. If that makes it whole, says what it leads to, and sets what that costs; nothing is
+/// spent on it yet.
+fn propose(
     handshake: &mut Handshake,
-    now: Instant,
     fragment: &HandshakeFragment<'_>,
-    common: &mut Common,
+    common: &Common,
     may_be: impl FnOnce(&ClientHello<'_>) -> bool,
-) -> Result<(), Fatal> {
+) -> Result<Option<(Message, Agreement)>, Fatal> {
     let too_long = |_| Fatal::protocol(alert::HANDSHAKE_FAILURE, "its hello is longer than 16 kB");
     handshake.messages.insert(fragment).map_err(too_long)?;
-    let Some(message) = handshake.messages.next() else { return Ok(()) };
+    let Some(message) = handshake.messages.next() else { return Ok(None) };
     let hello = ClientHello::parse(&message.body)
         .ok_or_else(|| Fatal::protocol(alert::DECODE_ERROR, "its hello cannot be read"))?;
     if !may_be(&hello) {
@@ -586,9 +596,6 @@ fn begin(
     }
     let has_keys = !common.keyring.is_empty();
     let agreement = negotiation::negotiate(&hello, &common.settings, has_keys, &common.certificates)?;
-    handshake.work = agreement.suite.exchange.work();
-    if agreement.suite.exchange == KeyExchange::EcdheEcdsa {
-        handshake.work += common.certificates.trust.work();
-    }
-    handshake.run(now, &message, agreement, common)
+    handshake.work = common.work(agreement.suite.exchange);
+    Ok(Some((message, agreement)))
 }

@@ -163,12 +163,10 @@ struct Common {
 }
 
 impl Common {
-    /// The most public-key operations a handshake can take.
-    fn work(&self) -> u32 {
-        match &self.certificates.key {
-            Some(_) => KeyExchange::EcdheEcdsa.work() + self.certificates.trust.work(),
-            None => KeyExchange::EcdhePsk.work(),
-        }
+    /// The most public-key operations a handshake with this key exchange can take.
+    fn work(&self, exchange: KeyExchange) -> u32 {
+        let chain = if exchange.has_psk() { 0 } else { self.certificates.trust.work() };
+        exchange.work() + chain
     }
 }
 
