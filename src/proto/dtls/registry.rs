@@ -170,6 +170,14 @@ impl Payer {
     }
 }
 
+/// A verification of a cookie that was allowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// The bucket it was taken from; `None`: that of all.
+    own: Option<Party>,
+    source: IpAddr,
+}
+
 /// Too many handshakes of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceBusy;
@@ -370,14 +378,24 @@ impl<T> Registry<T> {
         (known && self.throttle.take(now, own, 1)) || self.throttle.take_hello(now, address.source())
     }
 
-    /// Whether to verify the cookie of a hello. Each verification counts, unless the cookie is valid.
-    pub fn looks(&mut self, now: Instant) -> bool {
-        self.throttle.take_look(now)
+    /// Whether to verify the cookie of a hello from `address`. Each verification counts, unless the cookie is valid.
+    pub fn looks(&mut self, now: Instant, address: &PeerAddress) -> Option<Look> {
+        // The address of a session or handshake has a few of its own, whatever the flood.
+        let known = self.occupants(address) != Occupants::default();
+        let own = Party { source: address.source(), port: Some(address.port()), pool: Pool::Looks };
+        if known && self.throttle.take(now, own, 1) {
+            Some(Look { own: Some(own), source: own.source })
+        } else {
+            self.throttle.take_look(now, own.source).then_some(Look { own: None, source: own.source })
+        }
     }
 
     /// The cookie was valid.
-    pub fn has_looked(&mut self, now: Instant) {
-        self.throttle.give_back_look(now);
+    pub fn has_looked(&mut self, now: Instant, look: Look) {
+        match look.own {
+            Some(own) => self.throttle.give_back(now, own, 1),
+            None => self.throttle.give_back_look(now, look.source),
+        }
     }
 
     /// Whether [`Registry::open`] has a place for a handshake from `address`.

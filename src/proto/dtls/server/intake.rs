@@ -373,16 +373,16 @@ impl ServerEngine {
             let whole = Some(fragment).filter(|fragment| fragment.is_whole());
             whole.and_then(|fragment| ClientHello::parse(fragment.body)).map(|hello| hello.repeated()[1])
         };
-        let cookie =
-            <[u8; cookie::COOKIE]>::try_from(prefix.cookie).ok().filter(|_| self.registry.looks(now));
-        let cookie = cookie.filter(|cookie| {
+        let cookie = <[u8; cookie::COOKIE]>::try_from(prefix.cookie).ok();
+        let look = cookie.and_then(|cookie| Some((cookie, self.registry.looks(now, &address)?)));
+        let look = look.filter(|(cookie, _)| {
             key.is_start_good(now, &address, prefix.bound, cookie)
                 && whole().is_none_or(|rest| key.is_rest_good(now, &address, prefix.bound, rest, cookie))
         });
-        let Some(cookie) = cookie else {
+        let Some((cookie, look)) = look else {
             return self.request_cookie(now, route, record, fragment, &prefix, whole(), sink);
         };
-        self.registry.has_looked(now);
+        self.registry.has_looked(now, look);
         // A late duplicate would begin a shadow handshake in which the client's other duplicates then fail.
         // Only for so long as its cookie is good: a device without entropy may use the same random again
         // after a restart.
