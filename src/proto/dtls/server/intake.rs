@@ -134,9 +134,8 @@ impl ServerEngine {
         let Stage::Farewell(farewell) = &mut peer.stage else { return };
         self.counters.records_discarded += 1;
         let opened = farewell.protection.open(record, &mut self.scratch);
-        if farewell.left == 0
-            || !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT)
-        {
+        // At most one alert for each record the device ever sent, whoever repeats it.
+        if !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT) {
             return;
         }
         self.outgoing.clear();
@@ -152,11 +151,13 @@ impl ServerEngine {
         if sealed.is_none() || !(is_proven || self.outgoing.len() <= AMPLIFICATION * record.bytes.len()) {
             return;
         }
-        let is_first = farewell.is_untold();
-        farewell.left -= 1;
+        let is_first = !std::mem::replace(&mut farewell.is_answered, true);
+        // Sent anywhere else it may not have reached the device, which then must find the session here after the next
+        // restart, too.
+        let is_news = is_proven && !std::mem::replace(&mut farewell.is_told, true);
+        self.counters.sessions_farewell += u64::from(is_first);
         sink.transmit(route, &self.outgoing);
-        if is_first {
-            self.counters.sessions_farewell += 1;
+        if is_news {
             sink.closed(session, CloseCause::Farewell);
         }
     }

@@ -223,7 +223,7 @@ impl ServerEngine {
             }
             (Phase::Farewell, _) => {
                 if let Stage::Farewell(farewell) = &peer.stage
-                    && farewell.is_untold()
+                    && !farewell.is_told
                 {
                     sink.closed(session, CloseCause::Replaced);
                 }
@@ -251,7 +251,7 @@ impl ServerEngine {
     pub(super) fn end(&mut self, _now: Instant, session: SessionId, cause: CloseCause, sink: &mut dyn Sink) {
         let Some(mut peer) = self.remove(session) else { return };
         if let Stage::Farewell(farewell) = &peer.stage {
-            if farewell.is_untold() {
+            if !farewell.is_told {
                 sink.closed(session, cause);
             }
             return;
