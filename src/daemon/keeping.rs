@@ -19,7 +19,8 @@ use crate::control::snapshot;
 use crate::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
 use crate::proto::dtls::{Engine, SessionId};
 use crate::southbound::coap::EngineKind;
-use crate::southbound::coap::sessions::io::{self, OpenError, Opened, Store};
+use crate::southbound::coap::sessions::frame::CONTENT_MAX;
+use crate::southbound::coap::sessions::io::{self, OpenError, Opened, Status, Store};
 use crate::southbound::coap::sessions::keeper::Keeper;
 use crate::southbound::coap::sessions::{Kept, Number};
 
@@ -119,8 +120,7 @@ impl Sessions {
             }
             Sessions::Kept(keeping) => {
                 let status = keeping.store.status();
-                let stuck =
-                    status.busy_since.is_some_and(|since| now.saturating_duration_since(since) > STUCK);
+                let failing = trouble(&status, now);
                 snapshot::SessionStore {
                     persist: true,
                     stored: status.stored as u64,
@@ -130,11 +130,17 @@ impl Sessions {
                     handed_over: keeping.handed_over,
                     refused: keeping.refused,
                     ended: keeping.ended,
-                    failing: status.trouble.or_else(|| stuck.then(|| "the disk does not answer".to_owned())),
+                    failing,
                 }
             }
         }
     }
+}
+
+/// Why nothing is stored at present.
+fn trouble(status: &Status, now: Instant) -> Option<String> {
+    let stuck = status.busy_since.is_some_and(|since| now.saturating_duration_since(since) > STUCK);
+    status.trouble.clone().or_else(|| stuck.then(|| "the disk does not answer".to_owned()))
 }
 
 impl Keeping {
@@ -228,14 +234,18 @@ impl Keeping {
         let mut sessions = Vec::new();
         engine.sessions(&mut |info| sessions.push(info.session));
         let (mut handed, mut lost, mut unstored) = (Vec::new(), Vec::new(), Vec::new());
+        // What has a number need not be on a disk that fails.
+        let fails = trouble(&self.store.status(), now).is_some();
         for session in sessions {
             let number = self.keeper.number(session);
-            match engine.export(now, &self.key, session, Purpose::Handover) {
+            let is_lost = number.is_none() || fails;
+            let sealed = engine.export(now, &self.key, session, Purpose::Handover);
+            match sealed.filter(|sealed| sealed.len() <= CONTENT_MAX) {
                 Some(sealed) => handed.push((number.unwrap_or(0), sealed)),
-                // If it is stored, the next process sends its device a fatal alert.
-                None => lost.extend(number.is_none().then_some(session)),
+                // If it is stored, the next process takes it over from there, or sends its device a fatal alert.
+                None => lost.extend(is_lost.then_some(session)),
             }
-            unstored.extend(number.is_none().then_some(session));
+            unstored.extend(is_lost.then_some(session));
         }
         let boot = self.boot.as_ref();
         match boot.map_or(Ok(false), |boot| io::leave_handover(&self.runtime_dir, boot, &handed)) {

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Config, PSK_CHACHA};
+use crate::faults_library;
 use crate::real::Folder as Place;
 use crate::support::{Daemon, Folder, PATIENCE, free_tcp_port, wait_for};
 
@@ -400,6 +401,40 @@ fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power
     device.careless_reading();
     device.until("the alert", |device| device.client.protected_alerts == [(2, 80)]);
     site.wait_until_stored(1);
+}
+
+#[test]
+fn a_stop_tells_devices_whose_sessions_a_failing_disk_does_not_keep() {
+    const ENOSPC: i32 = 28;
+    // With and without a handover of what can go on.
+    let (memory, disk) = (Place::below("/dev/shm"), Place::new());
+    for runtime_dir in [memory.0.clone(), disk.0.join("run")] {
+        let is_handed_over = runtime_dir == memory.0;
+        let mut site = Site::new(&runtime_dir, "");
+        let faults = site.folder.write("faults", "");
+        let environment = &mut site.daemon.environment;
+        environment.push(("LD_PRELOAD".into(), faults_library::library().display().to_string()));
+        environment.push((faults_library::VARIABLE.into(), faults.display().to_string()));
+        site.daemon.stop();
+        site.daemon.resume();
+        faults_library::write(&faults, &format!("write {ENOSPC} /sessions/log"));
+        let gateway = site.daemon.coaps;
+        let mut chacha = Device::with(gateway, 1, |config| config.with_suite(PSK_CHACHA));
+        let mut aes = Device::new(gateway, 2, None);
+        chacha.reading();
+        aes.reading();
+        wait_for("the fault", || site.daemon.status()["session_store"]["failing"].is_string());
+        site.daemon.stop();
+        chacha.until("a close_notify", |device| device.client.protected_alerts == [(1, 0)]);
+        if is_handed_over {
+            site.daemon.resume();
+            assert_eq!((site.sessions("restored"), site.sessions("handed_over")), (1, 1));
+            aes.reading();
+            assert_eq!(aes.client.protected_alerts, []);
+        } else {
+            aes.until("a close_notify", |device| device.client.protected_alerts == [(1, 0)]);
+        }
+    }
 }
 
 #[test]
