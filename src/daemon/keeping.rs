@@ -166,7 +166,17 @@ impl Keeping {
                     }
                 }
                 // What is only damaged may still be in the store.
-                Err(refusal) => *reasons.entry(refusal.to_string()).or_default() += 1,
+                Err(ImportError::Damaged | ImportError::OtherVersion(_) | ImportError::OtherPurpose)
+                    if known.contains(&number) => {}
+                // What is refused is not taken from there either: that copy is older, and knows less.
+                Err(refusal) => {
+                    self.refused += 1;
+                    *reasons.entry(refusal.to_string()).or_default() += 1;
+                    if known.contains(&number) {
+                        self.keeper.refused(number);
+                        taken.insert(number);
+                    }
+                }
             }
         }
         let over = kept.len().saturating_sub(max);

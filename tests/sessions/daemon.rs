@@ -304,6 +304,31 @@ fn a_session_whose_key_was_replaced_or_removed_is_not_resurrected() {
 }
 
 #[test]
+fn what_is_refused_when_it_is_handed_over_is_not_looked_for_in_the_store() {
+    let memory = Place::below("/dev/shm");
+    let mut site = Site::new(&memory.0, "");
+    let mut devices = [1, 2].map(|number| Device::new(site.daemon.coaps, number, None));
+    devices.iter_mut().for_each(Device::reading);
+    site.wait_until_stored(2);
+    site.daemon.stop();
+    site.folder.write("dev-1.psk", "text:another-0123456789abcdef");
+    site.daemon.resume();
+    let state = ["restored", "handed_over", "refused"].map(|key| site.sessions(key));
+    assert_eq!(state, [1, 1, 1]);
+    let log = site.daemon.log();
+    let refused = log.lines().find(|line| line.contains("DTLS sessions not taken over")).expect("it is said");
+    assert!(refused.contains("sessions=1"), "once: {refused}");
+    site.wait_until_stored(1);
+    devices[1].reading();
+    // Without a place in the store it counts, too.
+    site.daemon.stop();
+    fs::remove_file(site.sessions_dir().join("log")).unwrap();
+    site.folder.write("dev-2.psk", "text:another-0123456789abcdef");
+    site.daemon.resume();
+    assert_eq!((site.sessions("restored"), site.sessions("refused")), (0, 1));
+}
+
+#[test]
 fn what_has_ended_does_not_come_back() {
     let folder = Place::new();
     let mut site = Site::new(&folder.0.join("run"), "");
