@@ -288,6 +288,68 @@ fn a_session_is_bound_to_its_own_ca() {
 }
 
 #[test]
+fn a_ca_that_is_no_anchor_any_more_is_judged_as_an_intermediate() {
+    let (end, _) = june(10);
+    let site = Site::with(|params| params.not_after = june(10).1.not_after, |_| {});
+    let pki = &site.pki;
+    let under = |root: &CertifiedIssuer<'static, KeyPair>, lists: &[Vec<u8>]| {
+        let middle = vec![pki.middle.der().to_vec()];
+        let trust = Trust::new(vec![root.der().to_vec()], middle, lists, []).unwrap();
+        Certificates { trust: trust.into(), ..pki.certificates() }
+    };
+    let begun = || {
+        let mut world = site.world();
+        world.engine.set_clock(Clock { time: UnixTime::from_secs(end - 5 * DAY), trusted: true });
+        reload(&mut world, site.trusting(&[&pki.middle], &[]));
+        let session = world.connected(1, site.config());
+        (world, session)
+    };
+    // As an anchor it is believed whatever lists say and for as long as it stands there.
+    let (mut world, session) = begun();
+    reload(&mut world, site.trusting(&[&pki.middle], &[list(&pki.root, &[2])]));
+    world.engine.set_clock(Clock { time: UnixTime::from_secs(end + 1), trusted: true });
+    world.engine.handle_timeout(world.now, &mut world.recorder);
+    world.assert_alive(1, session);
+    let sealed = stored(&mut world, session);
+    // Below its root it has an end, and can be revoked.
+    reload(&mut world, under(&pki.root, &[]));
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::Expired)]);
+    let refused = taken_over(&mut world, under(&pki.root, &[]), end + 1, Policy::default(), &sealed);
+    assert_eq!(refused, Err(ImportError::Expired));
+    let (mut world, session) = begun();
+    reload(&mut world, under(&pki.root, &[list(&pki.root, &[77])]));
+    world.assert_alive(1, session);
+    reload(&mut world, under(&pki.root, &[list(&pki.root, &[2])]));
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::CredentialChanged)]);
+    // It is closed when that end comes.
+    let (mut world, session) = begun();
+    reload(&mut world, under(&pki.root, &[]));
+    world.assert_alive(1, session);
+    world.engine.set_clock(Clock { time: UnixTime::from_secs(end + 1), trusted: true });
+    world.engine.handle_timeout(world.now, &mut world.recorder);
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::Expired)]);
+}
+
+#[test]
+fn a_ca_that_is_no_anchor_any_more_falls_with_those_above_it() {
+    let root = ca("root", 1, KeyPair::generate().unwrap(), None, |_| {});
+    let upper = ca("upper", 5, KeyPair::generate().unwrap(), Some(&root), |_| {});
+    let middle = ca("middle", 2, KeyPair::generate().unwrap(), Some(&upper), |_| {});
+    let device = own(device_params("door-7"), &middle, &[], false);
+    let certificates = |anchor: &CertifiedIssuer<'static, KeyPair>, below: &[Vec<u8>], lists: &[Vec<u8>]| {
+        let trust = Trust::new(vec![anchor.der().to_vec()], below.to_vec(), lists, []).unwrap();
+        Certificates { key: Some(server_key(&root, false)), trust: trust.into() }
+    };
+    let below = [middle.der().to_vec(), upper.der().to_vec()];
+    let mut world = World::new(Settings::default(), certificates(&middle, &[], &[]), FINE, 1);
+    let session = world.connected(1, Config::certified(&device));
+    reload(&mut world, certificates(&root, &below, &[]));
+    world.assert_alive(1, session);
+    reload(&mut world, certificates(&root, &below, &[list(&root, &[5])]));
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::CredentialChanged)]);
+}
+
+#[test]
 fn a_ca_whose_certificate_is_renewed_with_its_key_is_the_same() {
     let key = KeyPair::generate().unwrap();
     let again = KeyPair::from_pem(&key.serialize_pem()).unwrap();

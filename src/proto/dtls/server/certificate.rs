@@ -8,7 +8,7 @@
 //! While the clock cannot be trusted the chain is judged at a time that has certainly passed, and once
 //! more at the latest notBefore if its one fault is that it is not valid yet.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +48,8 @@ const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
 ];
 /// How often a path is judged while its one fault is that it is not valid yet.
 const ROUNDS_MAX: usize = outline::CERTIFICATES_MAX + 4;
+/// Most certificates between a device's own and an anchor: rustls-webpki's bound.
+const DEPTH_MAX: usize = 6;
 /// rustls-webpki verifies no more for one chain.
 const SIGNATURES_MAX: usize = 100;
 /// Bytes of a revocation list that are hashed in the time of one signature.
@@ -206,8 +208,8 @@ pub(super) fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     intermediates: Vec<Intermediate>,
-    /// The ids of all CAs among both.
-    authorities: HashSet<AuthorityId>,
+    /// How all CAs among both stand.
+    authorities: HashMap<AuthorityId, Standing>,
     revoked: Vec<CertRevocationList<'static>>,
     /// The cost of verifying the lists, in signatures.
     lists_work: u32,
@@ -221,13 +223,46 @@ struct Intermediate {
     der: CertificateDer<'static>,
     subject: Box<[u8]>,
     issuer: Box<[u8]>,
+    serial: Box<[u8]>,
+    not_after: clock::UnixTime,
+}
+
+/// How a configured CA stands. An anchor is believed for ever; one below an anchor as long as its certificate, and one above it,
+/// are valid: a session may lead to it that was an anchor itself when the session began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Until(clock::UnixTime),
+    Revoked,
+}
+
+impl Standing {
+    const ALWAYS: Standing = Standing::Until(clock::UnixTime(u64::MAX));
+
+    /// The better of two.
+    fn or(self, other: Standing) -> Standing {
+        match (self, other) {
+            (Standing::Until(one), Standing::Until(other)) => Standing::Until(one.max(other)),
+            (Standing::Until(_), Standing::Revoked) => self,
+            (Standing::Revoked, _) => other,
+        }
+    }
+
+    /// The worse of two.
+    fn and(self, other: Standing) -> Standing {
+        match (self, other) {
+            (Standing::Until(one), Standing::Until(other)) => Standing::Until(one.min(other)),
+            _ => Standing::Revoked,
+        }
+    }
 }
 
 impl Intermediate {
     fn read(der: Vec<u8>) -> Option<Intermediate> {
         let outline = Outline::read(&der)?;
-        let (subject, issuer) = (outline.subject.into(), outline.issuer.into());
-        Some(Intermediate { der: der.into(), subject, issuer })
+        let (subject, issuer, serial) =
+            (outline.subject.into(), outline.issuer.into(), outline.serial.into());
+        let not_after = outline.not_after;
+        Some(Intermediate { der: der.into(), subject, issuer, serial, not_after })
     }
 }
 
@@ -256,21 +291,17 @@ impl Trust {
         revocation_lists: &[Vec<u8>],
         raw_public_keys: impl IntoIterator<Item = [u8; 32]>,
     ) -> Result<Trust, CredentialError> {
-        let (mut believed, mut authorities) = (Vec::with_capacity(anchors.len()), HashSet::new());
+        let mut believed = Vec::with_capacity(anchors.len());
         for anchor in &anchors {
             let der = CertificateDer::from(&anchor[..]);
             let anchor = webpki::anchor_from_trusted_cert(&der)
                 .map_err(|error| CredentialError(format!("an anchor cannot be read: {error}")))?;
-            authorities.insert(id_of(&anchor));
             believed.push(anchor.to_owned());
         }
         let intermediates_digest = digest(intermediates.iter().map(|certificate| &certificate[..]));
         // A configured certificate that cannot be parsed is ignored here; `check` names it.
         let intermediates: Vec<Intermediate> =
             intermediates.into_iter().filter_map(Intermediate::read).collect();
-        let readable = intermediates.iter().map(|intermediate| &intermediate.der);
-        authorities
-            .extend(readable.filter_map(|der| Some(id_of(&webpki::anchor_from_trusted_cert(der).ok()?))));
         let (mut revoked, mut lists_work) = (Vec::new(), 0);
         for list in revocation_lists {
             lists_work += 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
@@ -287,15 +318,51 @@ impl Trust {
             digest(revocation_lists.iter().map(|list| &list[..])),
             digest(keys),
         ];
-        Ok(Trust {
+        let mut trust = Trust {
             anchors: believed,
             intermediates,
-            authorities,
+            authorities: HashMap::new(),
             revoked,
             lists_work,
             raw_public_keys,
             digest: digest(parts.iter().map(|part| &part[..])),
-        })
+        };
+        trust.authorities = trust.standings();
+        Ok(trust)
+    }
+
+    /// How the configured CAs stand, by names and lists alone.
+    fn standings(&self) -> HashMap<AuthorityId, Standing> {
+        let mut named: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for (at, intermediate) in self.intermediates.iter().enumerate() {
+            named.entry(&*intermediate.subject).or_default().push(at);
+        }
+        let anchors: HashSet<&[u8]> = self.anchors.iter().map(|anchor| content(&anchor.subject)).collect();
+        let own =
+            |intermediate: &Intermediate| match self.is_revoked(&intermediate.issuer, &intermediate.serial) {
+                true => Standing::Revoked,
+                false => Standing::Until(intermediate.not_after),
+            };
+        let own: Vec<Standing> = self.intermediates.iter().map(own).collect();
+        // Each round looks one certificate further up; paths are not longer.
+        let mut standings = own.clone();
+        for _ in 0..DEPTH_MAX {
+            let above = |intermediate: &Intermediate| match named.get(&*intermediate.issuer) {
+                _ if anchors.contains(&*intermediate.issuer) => Standing::ALWAYS,
+                Some(found) => found.iter().map(|at| standings[*at]).fold(Standing::Revoked, Standing::or),
+                None => Standing::ALWAYS,
+            };
+            let next = self.intermediates.iter().zip(&own).map(|(ca, own)| own.and(above(ca)));
+            standings = next.collect();
+        }
+        let mut authorities: HashMap<AuthorityId, Standing> =
+            self.anchors.iter().map(|anchor| (id_of(anchor), Standing::ALWAYS)).collect();
+        for (intermediate, standing) in self.intermediates.iter().zip(standings) {
+            let Ok(ca) = webpki::anchor_from_trusted_cert(&intermediate.der) else { continue };
+            let known = authorities.entry(id_of(&ca)).or_insert(standing);
+            *known = known.or(standing);
+        }
+        authorities
     }
 
     /// Whether there is anybody with a certificate to believe.
@@ -322,16 +389,26 @@ impl Trust {
     /// anchor or as an intermediate. Other anchors do not matter.
     pub(super) fn holds(&self, identity: &CertificateIdentity, clock: Clock) -> Result<(), Lapse> {
         let path = identity.path().ok_or(Lapse::NoPath)?;
-        if !self.authorities.contains(&path.above.anchor) {
-            return Err(Lapse::AnchorRemoved);
-        }
+        let Standing::Until(until) = *self.authorities.get(&path.above.anchor).ok_or(Lapse::AnchorRemoved)?
+        else {
+            return Err(Lapse::Revoked);
+        };
         let above = path.above.links.iter().map(|link| (&*link.issuer, &*link.serial));
         let mut all = above.chain([(&*identity.issuer, identity.serial())]);
         if all.any(|(issuer, serial)| self.is_revoked(issuer, serial)) {
             return Err(Lapse::Revoked);
         }
         // The time is the current time, or, if the clock is not trusted, one that has certainly passed.
-        if path.ends().as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
+        if path.ends().min(until).as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
+    }
+
+    /// The earliest notAfter of the path of an identity; a CA that is no anchor any more is a part of it.
+    pub(super) fn ends(&self, identity: &CertificateIdentity) -> Option<clock::UnixTime> {
+        let path = identity.path()?;
+        match self.authorities.get(&path.above.anchor) {
+            Some(Standing::Until(until)) => Some(path.ends().min(*until)),
+            _ => Some(path.ends()),
+        }
     }
 
     /// The most signatures that verifying a device's chain may take: that of a chain, and as many again with the configured

@@ -264,7 +264,7 @@ impl ServerEngine {
             self.registry.detach(occupant);
         }
         let (cid, identity) = (session.own_cid, session.identity.clone());
-        self.review.note(now, session.established, &identity);
+        self.review.note(now, session.established, self.common.certificates.trust.end_of(&identity));
         let peer = Box::new(Peer { route, stage: Stage::Session(session) });
         let (id, displaced) = self.registry.adopt(since, address, holder, peer);
         if let Some(cid) = cid {

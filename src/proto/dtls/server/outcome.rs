@@ -132,7 +132,7 @@ impl ServerEngine {
             doubt: None,
         });
         self.counters.handshakes_completed += 1;
-        self.review.note(now, now, &identity);
+        self.review.note(now, now, self.common.certificates.trust.end_of(&identity));
         self.send_finished(session, sink);
         if let Some(payer) = self.registry.payer_of(session) {
             self.registry.refund(now, payer, work);
