@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
-use tombolo::proto::dtls::server::{Certificates, Settings, Trust};
+use tombolo::proto::dtls::server::{Certificates, Clock, Settings, Trust};
 use tombolo::proto::dtls::{Engine, FailureKind, Limits};
 
 use crate::client::*;
@@ -257,6 +257,46 @@ fn one_source_of_chains_uses_up_its_own_time_only() {
         world.connected(port, config);
     }
     assert_eq!(world.engine.counters().work_over_limit, 0);
+}
+
+#[test]
+fn each_way_to_an_anchor_is_charged_with_its_lists() {
+    let pki = Pki::new();
+    let one = authority("one", Some(&pki.root));
+    let below = authority("below", Some(&one));
+    // Twelve CAs of one name, as after eleven renewals with new keys.
+    let middles: Vec<_> = (0..12).map(|_| authority("middle", Some(&pki.root))).collect();
+    let root_list = crate::lapses::list(&pki.root, &[77]);
+    // For each: 4 operations of the handshake, and what the chain may take.
+    for (intermediates, lists, trusted, work) in [
+        (vec![], vec![], true, 4),
+        (vec![], vec![root_list.clone()], true, 5),
+        (der(std::slice::from_ref(&one)), vec![], true, 8),
+        (der(std::slice::from_ref(&one)), vec![root_list.clone()], true, 10),
+        (der(std::slice::from_ref(&one)), vec![root_list.clone()], false, 10),
+        (vec![one.der().to_vec(), below.der().to_vec()], vec![], true, 10),
+        (der(&middles), vec![], true, 2 * 48),
+        (der(&middles), vec![root_list.clone()], true, 2 * (48 + 12)),
+        (der(&middles), vec![root_list], false, 4 * (48 + 12)),
+    ] {
+        let trust = Trust::new(vec![pki.root.der().to_vec()], intermediates, &lists, []).unwrap();
+        let certificates = Certificates { trust: trust.into(), ..pki.certificates() };
+        let limits = |work_burst| Limits { work_burst, work_per_second: 1, ..Limits::default() };
+        // A bucket that holds two handshakes and one operation less lets one through.
+        let settings = Settings { limits: limits(2 * (4 + work) - 1), ..Settings::default() };
+        let mut world = World::new(settings, certificates, FINE, 1);
+        let time = tombolo::clock::UnixTime::from_secs(YEAR_2026);
+        world.engine.set_clock(Clock { time, trusted });
+        for port in 1..=3 {
+            world.join(port, Config { steps: Some(vec![]), ..Config::certified(&pki.device) });
+        }
+        world.run(Duration::from_millis(100));
+        assert_eq!(world.engine.half_open_count(), 1, "{work}");
+        world.run(Duration::from_secs(1));
+        world.join(4, Config { steps: Some(vec![]), ..Config::certified(&pki.device) });
+        world.run(Duration::from_millis(100));
+        assert_eq!(world.engine.half_open_count(), 2, "{work}");
+    }
 }
 
 #[test]

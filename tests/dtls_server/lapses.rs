@@ -18,7 +18,7 @@ use crate::world::*;
 const DAY: u64 = 86_400;
 
 /// A list of `issuer` with these serial numbers.
-fn list(issuer: &CertifiedIssuer<'static, KeyPair>, serials: &[u64]) -> Vec<u8> {
+pub fn list(issuer: &CertifiedIssuer<'static, KeyPair>, serials: &[u64]) -> Vec<u8> {
     let revoked = serials.iter().map(|serial| RevokedCertParams {
         serial_number: SerialNumber::from(*serial),
         revocation_time: date_time_ymd(2026, 1, 1),
@@ -418,6 +418,50 @@ fn a_clock_that_is_not_believed_ends_nothing_that_may_be_valid() {
         let session = world.connected(1, site.config());
         world.run(Duration::from_secs(3_600));
         world.assert_alive(1, session);
+    }
+}
+
+#[test]
+fn while_the_clock_is_not_believed_a_chain_counts_if_there_is_a_time_at_which_it_is_valid() {
+    let year = |year: i32| date_time_ymd(year, 1, 1);
+    let root = ca("root", 1, KeyPair::generate().unwrap(), None, |_| {});
+    let with = |key: &KeyPair, serial: u64, from: i32, until: i32| {
+        let key = KeyPair::from_pem(&key.serialize_pem()).unwrap();
+        ca("middle", serial, key, Some(&root), |params| {
+            (params.not_before, params.not_after) = (year(from), year(until));
+        })
+    };
+    let [old_key, new_key] = [(); 2].map(|()| KeyPair::generate().unwrap());
+    let old = with(&old_key, 2, 2020, 2030);
+    let later = with(&old_key, 3, 2028, 2040);
+    let new = with(&new_key, 4, 2029, 2040);
+    let far = with(&new_key, 5, 2050, 2060);
+    let mut params = device_params("door-7");
+    (params.not_before, params.not_after) = (year(2027), year(2035));
+    let floor = UnixTime::from_secs(year(2026).unix_timestamp() as u64);
+    // What is configured, what the device sends, and whether that can be valid.
+    for (name, configured, sent, is_good) in [
+        ("both began before the device's", vec![&old], vec![], true),
+        ("as sent", vec![], vec![&old], true),
+        ("beside one of another key", vec![&old, &new], vec![], true),
+        ("one that is renewed, with its key, after the device's began", vec![&later], vec![], true),
+        ("beside one that begins when the device's has ended", vec![&later, &far], vec![], true),
+        ("the old one sent, the renewed one configured", vec![&later], vec![&old], true),
+        ("only one of another key", vec![&new], vec![], false),
+        ("one that begins when the device's has ended", vec![&far], vec![], false),
+    ] {
+        let der = |all: &[&CertifiedIssuer<'static, KeyPair>]| -> Vec<Vec<u8>> {
+            all.iter().map(|ca| ca.der().to_vec()).collect()
+        };
+        let device = own(params.clone(), &old, &der(&sent), false);
+        let trust = Trust::new(vec![root.der().to_vec()], der(&configured), &[], []).unwrap();
+        let certificates = Certificates { key: Some(server_key(&root, false)), trust: trust.into() };
+        let mut world = World::new(Settings::default(), certificates, FINE, 1);
+        world.engine.set_clock(Clock { time: floor, trusted: false });
+        world.join(1, Config::certified(&device));
+        world.run(Duration::from_secs(1));
+        let told = world.told();
+        assert_eq!(world.client(1).connected, is_good, "{name}: {told:?}");
     }
 }
 

@@ -5,8 +5,8 @@
 //! has one path to look at. What it proves is written down as [`CertificateIdentity`], with the path it was proven by, which
 //! is judged again as long as there is a session ([`Trust::holds`]); which device that is, others decide.
 //!
-//! While the clock cannot be trusted the chain is judged at a time that has certainly passed, and once
-//! more at the latest notBefore if its one fault is that it is not valid yet.
+//! While the clock cannot be trusted the chain is judged at a time that has certainly passed, but not before the certificates the
+//! device sent begin; and once more, if a configured one begins later and its one fault is that it is not valid yet.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -46,12 +46,10 @@ const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
     algorithms::RSA_PKCS1_2048_8192_SHA512,
     algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
 ];
-/// How often a path is judged while its one fault is that it is not valid yet.
-const ROUNDS_MAX: usize = outline::CERTIFICATES_MAX + 4;
 /// Most certificates between a device's own and an anchor: rustls-webpki's bound.
 const DEPTH_MAX: usize = 6;
-/// rustls-webpki verifies no more for one chain.
-const SIGNATURES_MAX: usize = 100;
+/// rustls-webpki verifies no more signatures for one chain, those of lists included.
+const SIGNATURES_MAX: u32 = 100;
 /// Bytes of a revocation list that are hashed in the time of one signature.
 const BYTES_A_SIGNATURE: usize = 64 * 1024;
 
@@ -211,8 +209,8 @@ pub struct Trust {
     /// How all CAs among both stand.
     authorities: HashMap<AuthorityId, Standing>,
     revoked: Vec<CertRevocationList<'static>>,
-    /// The cost of verifying the lists, in signatures.
-    lists_work: u32,
+    /// What verifying a chain may take.
+    work: Work,
     raw_public_keys: HashSet<[u8; 32]>,
     /// Names all of it.
     digest: [u8; 32],
@@ -224,7 +222,28 @@ struct Intermediate {
     subject: Box<[u8]>,
     issuer: Box<[u8]>,
     serial: Box<[u8]>,
+    not_before: clock::UnixTime,
     not_after: clock::UnixTime,
+}
+
+/// What verifying a chain may take, in signatures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Work {
+    /// Most ways from one name up to an anchor: configured CAs may have one name. The signatures and the lists
+    /// of each are verified anew.
+    ways: u32,
+    /// The longest way, in configured certificates.
+    depth: u32,
+    /// Verifying all lists.
+    lists: u32,
+    /// Verifying the largest.
+    list: u32,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Work { ways: 1, depth: 0, lists: 0, list: 0 }
+    }
 }
 
 /// How a configured CA stands. An anchor is believed for ever; one below an anchor as long as its certificate, and one above it,
@@ -261,8 +280,8 @@ impl Intermediate {
         let outline = Outline::read(&der)?;
         let (subject, issuer, serial) =
             (outline.subject.into(), outline.issuer.into(), outline.serial.into());
-        let not_after = outline.not_after;
-        Some(Intermediate { der: der.into(), subject, issuer, serial, not_after })
+        let (not_before, not_after) = (outline.not_before, outline.not_after);
+        Some(Intermediate { der: der.into(), subject, issuer, serial, not_before, not_after })
     }
 }
 
@@ -302,9 +321,10 @@ impl Trust {
         // A configured certificate that cannot be parsed is ignored here; `check` names it.
         let intermediates: Vec<Intermediate> =
             intermediates.into_iter().filter_map(Intermediate::read).collect();
-        let (mut revoked, mut lists_work) = (Vec::new(), 0);
+        let (mut revoked, mut work) = (Vec::new(), Work::default());
         for list in revocation_lists {
-            lists_work += 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
+            let one = 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
+            (work.lists, work.list) = (work.lists.saturating_add(one), work.list.max(one));
             let list = webpki::OwnedCertRevocationList::from_der(list)
                 .map_err(|error| CredentialError(format!("a revocation list cannot be read: {error}")))?;
             revoked.push(CertRevocationList::from(list));
@@ -323,11 +343,12 @@ impl Trust {
             intermediates,
             authorities: HashMap::new(),
             revoked,
-            lists_work,
+            work,
             raw_public_keys,
             digest: digest(parts.iter().map(|part| &part[..])),
         };
         trust.authorities = trust.standings();
+        (trust.work.ways, trust.work.depth) = trust.ways();
         Ok(trust)
     }
 
@@ -411,17 +432,43 @@ impl Trust {
         }
     }
 
-    /// The most signatures that verifying a device's chain may take: that of a chain, and as many again with the configured
-    /// intermediates, any number of which may have one name; each of the two with the lists.
-    pub(super) fn work(&self) -> u32 {
+    /// The configured ways from a name to an anchor: most of any name, and the most certificates of one.
+    fn ways(&self) -> (u32, u32) {
+        let mut ends: HashMap<&[u8], u32> = HashMap::new();
+        for anchor in &self.anchors {
+            *ends.entry(content(&anchor.subject)).or_default() += 1;
+        }
+        let (mut ways, mut depth) = (ends.clone(), 0);
+        for round in 1..=DEPTH_MAX as u32 {
+            let mut next = ends.clone();
+            for intermediate in &self.intermediates {
+                let above = ways.get(&*intermediate.issuer).copied().unwrap_or(0);
+                let sum = next.entry(&*intermediate.subject).or_default();
+                *sum = sum.saturating_add(above).min(SIGNATURES_MAX);
+            }
+            if next == ways {
+                break;
+            }
+            (ways, depth) = (next, round);
+        }
+        (ways.into_values().max().unwrap_or(1).max(1), depth)
+    }
+
+    /// The most signatures that verifying a device's chain may take: that of a chain as it was sent, and as many again with the
+    /// configured intermediates; each for each way to an anchor, and with the lists. While the clock is not
+    /// trusted, ways that differ may be tried at two times.
+    pub(super) fn work(&self, is_trusted: bool) -> u32 {
         if self.anchors.is_empty() {
             return 0;
         }
-        let as_sent = outline::CERTIFICATES_MAX as u32 + self.lists_work;
-        match self.intermediates.len() {
-            0 => as_sent,
-            count => 2 * as_sent + (count - 1).min(SIGNATURES_MAX) as u32,
-        }
+        let Work { ways, depth, lists, list } = self.work;
+        let way = outline::CERTIFICATES_MAX as u32 + depth.saturating_sub(1);
+        // A list is verified only behind a certificate.
+        let lists = ways.saturating_mul(lists).min((SIGNATURES_MAX / 2).saturating_mul(list));
+        let once = ways.saturating_mul(way).min(SIGNATURES_MAX).saturating_add(lists);
+        let sent = if self.intermediates.is_empty() { 1 } else { 2 };
+        let times = if is_trusted || ways == 1 { 1 } else { 2 };
+        once.saturating_mul(sent * times)
     }
 
     /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued by configured
@@ -482,7 +529,7 @@ impl Trust {
         let intermediates: Vec<CertificateDer<'_>> = rest
             .iter()
             .map(|der| CertificateDer::from(*der))
-            .chain(continuation.into_iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
+            .chain(continuation.iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
             .collect();
         let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         let check = |time: UnixTime| {
@@ -492,21 +539,42 @@ impl Trust {
             let usage = KeyUsage::client_auth();
             leaf.verify_for_usage(&CHAIN, &self.anchors, &intermediates, time, usage, revocation, None)
         };
-        let mut time = UnixTime::since_unix_epoch(Duration::from_millis(clock.time.0));
-        let mut verdict = check(time);
-        // Each round passes one certificate's notBefore, and times only grow.
-        for _ in 0..ROUNDS_MAX {
-            match verdict {
-                Err(Error::CertNotValidYet { not_before, .. }) if !clock.trusted && not_before > time => {
-                    time = not_before;
-                    verdict = check(time);
-                }
-                _ => break,
-            }
+        let at = |time: clock::UnixTime| UnixTime::since_unix_epoch(Duration::from_millis(time.0));
+        let (time, later) = self.times(first, rest, &continuation, clock);
+        let mut verdict = check(at(time));
+        if matches!(verdict, Err(Error::CertNotValidYet { .. })) && later > time {
+            verdict = check(at(later));
         }
         let verified = verdict.map_err(ChainFault::Path)?;
         let path = certification(first, &verified, paths)?;
         Ok(CertificateIdentity::of(&leaf, Some(path)))
+    }
+}
+
+impl Trust {
+    /// At which times a chain is judged: the clock's twice, if that is trusted. Else the earliest time at which what the
+    /// device sent can be valid, and the earliest at which all configured certificates are that can help it, too.
+    fn times(
+        &self,
+        first: &[u8],
+        rest: &[&[u8]],
+        continuation: &[&Intermediate],
+        clock: Clock,
+    ) -> (clock::UnixTime, clock::UnixTime) {
+        let sent: Vec<Outline<'_>> =
+            [&[first], rest].concat().into_iter().filter_map(Outline::read).collect();
+        let Some(device) = sent.first().filter(|_| !clock.trusted) else {
+            return (clock.time, clock.time);
+        };
+        // Above what may be an anchor nothing need be valid.
+        let is_anchor =
+            |ca: &Outline<'_>| self.anchors.iter().any(|anchor| content(&anchor.subject) == ca.subject);
+        let below = 1 + sent[1..].iter().take_while(|ca| !is_anchor(ca)).count();
+        let begins = |time: clock::UnixTime, ca: &Outline<'_>| time.max(ca.not_before);
+        let time = sent[..below].iter().fold(clock.time, begins);
+        let configured =
+            continuation.iter().map(|ca| ca.not_before).filter(|begin| *begin <= device.not_after);
+        (time, configured.fold(sent.iter().fold(time, begins), clock::UnixTime::max))
     }
 }
 
