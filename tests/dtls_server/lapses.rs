@@ -566,6 +566,14 @@ fn a_session_does_not_become_younger_by_restarts() {
     assert!(matches!(world.told()[..], [Told::Closed(_, CloseCause::TooOld)]));
     let refused = taken_over(&mut world, none(), YEAR_2026 + 3 * DAY + 1, policy, &sealed);
     assert_eq!(refused, Err(ImportError::TooOld));
+    // What was written while the clock was not believed has no date: the clock may have been years behind. Its age is then
+    // counted anew by each process that does not know better.
+    world.engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026), trusted: true });
+    world.clients.clear();
+    let session = world.connected(1, World::psk(1));
+    world.engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026 - 300 * DAY), trusted: false });
+    let undated = stored(&mut world, session);
+    assert!(taken_over(&mut world, none(), YEAR_2026 + DAY, policy, &undated).is_ok());
     // A clock that was set back makes nothing younger than it is known to be, and ends nothing.
     assert!(taken_over(&mut world, none(), 1_000, policy, &sealed).is_ok());
 }

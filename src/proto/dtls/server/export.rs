@@ -21,6 +21,8 @@
 //!           | identity type 1 and <..> | binding 16 | when established, in milliseconds since 1970 8 if flag 32
 //! handover: the same, and | window's bits 8 | forged records 8 | next number of epoch 0 8 | our Finished <0 or 12>
 //! ```
+//! Dated are only those that were written while the clock was trusted: a date made up from an earlier time would make the session
+//! older than it is, once the clock is right.
 //! The binding ties the session to its credential: the pre-shared key, raw public key or anchor.
 //! Minor version 0 had no flag 32, and certificates (identity type 2; now 3) without their path. Such a session is not resumed.
 
@@ -203,7 +205,7 @@ impl ServerEngine {
                 | flag(held.credit.is_some(), UNPROVEN)
                 | flag(is_handover, HANDOVER)
                 | flag(held.doubt.is_some(), DOUBTED)
-                | DATED,
+                | flag(self.common.clock.trusted, DATED),
         );
         content.extend(held.own_cid.iter().flatten());
         content.vector8(&held.peer_cid);
@@ -219,8 +221,10 @@ impl ServerEngine {
         write_identity(&mut content, &held.identity);
         let binding = binding(&self.common, &held.identity, held.protection.keys.block())?;
         content.extend(binding);
-        let age = now.saturating_duration_since(held.established).as_millis() as u64;
-        content.extend(self.common.clock.time.0.saturating_sub(age).to_be_bytes());
+        if self.common.clock.trusted {
+            let age = now.saturating_duration_since(held.established).as_millis() as u64;
+            content.extend(self.common.clock.time.0.saturating_sub(age).to_be_bytes());
+        }
         if is_handover {
             let counts = [held.protection.window.seen(), held.protection.failures, held.record_sequence];
             content.extend(counts.map(u64::to_be_bytes).as_flattened());
