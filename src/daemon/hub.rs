@@ -340,9 +340,9 @@ impl Hub {
     }
 
     /// Takes over the sessions of an earlier process; once, before anything is received.
-    pub fn restore(&mut self, found: Found, max_sessions: usize) {
+    pub fn restore(&mut self, found: Found) {
         self.path.begin();
-        super::keeping::restore(self, found, max_sessions);
+        super::keeping::restore(self, found);
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify. `in_order`: no

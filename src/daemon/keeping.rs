@@ -144,8 +144,8 @@ fn trouble(status: &Status, now: Instant) -> Option<String> {
 }
 
 impl Keeping {
-    /// Takes over what was found, as far as there is room: the most recent.
-    fn restore(&mut self, now: Instant, found: Found, max: usize, hub: &mut Hub) {
+    /// Takes over what was found, as far as the engine has room.
+    fn restore(&mut self, now: Instant, found: Found, hub: &mut Hub) {
         let Found { handed, kept, run } = found;
         let mut taken = std::collections::HashSet::new();
         let known: std::collections::HashSet<Number> = kept.iter().map(|kept| kept.number).collect();
@@ -179,17 +179,12 @@ impl Keeping {
                 }
             }
         }
-        let over = kept.len().saturating_sub(max);
-        for (at, Kept { number, run: made, sealed }) in kept.into_iter().enumerate() {
+        for Kept { number, run: made, sealed } in kept {
             if taken.contains(&number) {
                 continue;
             }
             let origin = Origin::Store { runs: run.saturating_sub(made) };
-            let imported = match at < over {
-                true => Err(ImportError::Full),
-                false => hub.engine.import(now, &self.key, &sealed, origin, &mut hub.path),
-            };
-            match imported {
+            match hub.engine.import(now, &self.key, &sealed, origin, &mut hub.path) {
                 Ok(session) => {
                     let goes_on = hub.engine.session(session).is_some();
                     self.restored += u64::from(goes_on);
@@ -272,12 +267,12 @@ impl Keeping {
 }
 
 /// Takes over what was found.
-pub fn restore(hub: &mut Hub, found: Found, max_sessions: usize) {
+pub fn restore(hub: &mut Hub, found: Found) {
     let mut sessions = std::mem::replace(&mut hub.sessions, Sessions::Off);
     if let Sessions::Kept(keeping) = &mut sessions {
         let now = hub.path.moment.now;
         hub.path.restoring = true;
-        keeping.restore(now, found, max_sessions, hub);
+        keeping.restore(now, found, hub);
         hub.path.restoring = false;
     }
     hub.sessions = sessions;

@@ -463,6 +463,29 @@ fn a_stop_tells_devices_whose_sessions_a_failing_disk_does_not_keep() {
 }
 
 #[test]
+fn sessions_that_are_over_take_no_room_from_those_that_go_on() {
+    let folder = Place::new();
+    let mut site = Site::new(&folder.0.join("run"), "max-sessions = 2");
+    let gateway = site.daemon.coaps;
+    // As many as there is room for, twice: the first two are over after a power cut.
+    let chacha = |config: Config| config.with_suite(PSK_CHACHA);
+    let mut silent = [1, 2].map(|number| Device::with(gateway, number, chacha));
+    site.wait_until_stored(2);
+    site.daemon.kill();
+    site.daemon.resume();
+    assert_eq!((site.sessions("restored"), site.sessions("ended")), (0, 2));
+    let mut others = [3, 4].map(|number| Device::new(gateway, number, None));
+    site.wait_until_stored(4);
+    site.daemon.kill();
+    site.daemon.resume();
+    let state = ["restored", "ended", "refused"].map(|key| site.sessions(key));
+    assert_eq!(state, [2, 2, 0]);
+    others.iter_mut().for_each(Device::reading);
+    silent[0].careless_reading();
+    silent[0].until("the alert", |device| device.client.protected_alerts == [(2, 80)]);
+}
+
+#[test]
 fn what_was_handed_over_is_for_the_next_start_alone_whatever_comes_of_its_store() {
     let memory = Place::below("/dev/shm");
     let mut site = Site::new(&memory.0, "");
