@@ -24,7 +24,7 @@
 //! on its port it is let in by the buckets of its own; only a device without a session has to compete.
 //!
 //! A bucket is one instant: when it will be full again. What is full is not kept. There are two generations of
-//! buckets; when the younger has [`SOURCES`], the older is dropped, so that an attacker with more sources than that
+//! buckets, of all kinds together; when the younger has [`SOURCES`], the older is dropped, so that an attacker with more sources than that
 //! is limited by [`Limits::half_open`] alone, and no honest source is locked out. Hellos, whose sources are unproven, are
 //! counted in [`CELLS`] cells of many sources each: a flood from a few addresses fills a few cells.
 
@@ -164,6 +164,8 @@ impl Throttle {
         if self.young.len() >= SOURCES && !self.young.contains_key(&party) {
             self.old = std::mem::take(&mut self.young);
         }
+        // One place only: what was taken before must not count again when the newer bucket is full.
+        self.old.remove(&party);
         self.young.insert(party, full);
         true
     }
@@ -321,6 +323,20 @@ mod tests {
         assert!(throttle.young.is_empty() && throttle.old.is_empty(), "what is full is not kept");
         throttle.give_back(now, party(1), 1);
         assert_eq!(taken(&mut throttle, now, party(1), 9), 3, "and never more than the burst");
+    }
+
+    #[test]
+    fn a_bucket_does_not_come_back_as_it_was_when_generations_change() {
+        let (now, mut throttle) = (Instant::now(), throttle(3, 1));
+        assert_eq!(taken(&mut throttle, now, party(1), 2), 2);
+        for n in 0..SOURCES as u32 {
+            throttle.take(now, party(10 + n), 1);
+        }
+        assert!(throttle.old.contains_key(&party(1)), "another generation began");
+        // All is given back: those of before, and one more.
+        assert!(throttle.take(now, party(1), 1));
+        throttle.give_back(now, party(1), 3);
+        assert_eq!(taken(&mut throttle, now, party(1), 9), 3);
     }
 
     #[test]
