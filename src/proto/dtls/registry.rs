@@ -542,9 +542,24 @@ impl<T> Registry<T> {
 
     /// Removes the sessions its holder has too many of, and those there are too many of in all, except `index`, the newest.
     fn trim(&mut self, index: u32, holder: Holder, gone: &mut Vec<Removed<T>>) {
-        while self.held(holder.number) > holder.max_sessions.max(1) as usize {
-            let Some(other) = self.longest_idle(holder.number, index) else { break };
-            gone.extend(self.take(other, Reason::Displaced));
+        let most = holder.max_sessions.max(1) as usize;
+        let over = self.held(holder.number).saturating_sub(most);
+        match over {
+            0 => {}
+            1 => {
+                let other = self.longest_idle(holder.number, index);
+                gone.extend(other.and_then(|other| self.take(other, Reason::Displaced)));
+            }
+            // `max_sessions` was lowered: all at once, looking at each of its sessions once.
+            _ => {
+                let mut others: Vec<(Instant, u32)> = self.ring(holder.number).collect();
+                others.retain(|(_, at)| *at != index);
+                others.sort_unstable();
+                for (_, at) in others.into_iter().take(over) {
+                    let other = self.id(at);
+                    gone.extend(other.and_then(|other| self.take(other, Reason::Displaced)));
+                }
+            }
         }
         while self.count(Phase::Live) > self.limits.sessions {
             let own = self.longest_idle(holder.number, index).map(|own| (own, Reason::Displaced));
@@ -558,16 +573,20 @@ impl<T> Registry<T> {
 
     /// The longest idle session of a holder, except `but`.
     fn longest_idle(&self, holder: u64, but: u32) -> Option<SessionId> {
-        let held = self.holders.get(&holder)?;
-        let (mut at, mut found) = (held.head, None::<(Instant, u32)>);
-        for _ in 0..held.count {
+        let others = self.ring(holder).filter(|(_, at)| *at != but);
+        others.min_by_key(|(since, _)| *since).and_then(|(_, at)| self.id(at))
+    }
+
+    /// The sessions of a holder: when each was touched last, and its slot.
+    fn ring(&self, holder: u64) -> impl Iterator<Item = (Instant, u32)> {
+        let held = self.holders.get(&holder);
+        let mut at = held.map_or(NONE, |held| held.head);
+        (0..held.map_or(0, |held| held.count)).map_while(move |_| {
             let entry = self.slots.get(at as usize)?.entry.as_ref()?;
-            if at != but && found.is_none_or(|(since, _)| entry.since < since) {
-                found = Some((entry.since, at));
-            }
+            let found = (entry.since, at);
             at = entry.after;
-        }
-        found.and_then(|(_, at)| self.id(at))
+            Some(found)
+        })
     }
 
     /// Adds an entry to its holder's ring.
@@ -930,6 +949,26 @@ mod tests {
         assert_eq!(registry.held(99), 1);
         assert_eq!(registry.remove(session), Some(7));
         assert_eq!(registry.held(99), 0);
+    }
+
+    #[test]
+    fn a_lowered_limit_closes_the_longest_idle_all_at_once() {
+        let start = Instant::now();
+        let mut registry = Registry::new(limits(6_000, 10, 10));
+        let shared = Holder { number: 9, max_sessions: 5_000 };
+        let sessions: Vec<_> = (0..5_000u16)
+            .map(|n| live_of(&mut registry, start + Duration::from_millis(n.into()), 1 + n, shared).0)
+            .collect();
+        let now = start + Duration::from_secs(60);
+        registry.touch(now, sessions[0]);
+        let (session, _) = registry.open(now, address(9_000), 9_000).unwrap();
+        let gone = registry.establish(now, session, Holder { max_sessions: 4, ..shared });
+        let expected = sessions[1..4_998].iter().copied();
+        assert!(gone.iter().map(|gone| gone.session).eq(expected), "the oldest first");
+        assert!(gone.iter().all(|gone| gone.reason == Reason::Displaced));
+        let left = [sessions[0], sessions[4_998], sessions[4_999], session];
+        assert!(left.iter().all(|left| registry.get(*left).is_some()));
+        assert_eq!(registry.held(9), 4);
     }
 
     #[test]
