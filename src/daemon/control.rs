@@ -355,6 +355,12 @@ impl Desk {
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
+        for list in certificates
+            .iter()
+            .flat_map(|new| new.trust.without_list_since(&self.loaded.settings.coap.certificates.trust))
+        {
+            log::warn!(ca = list.as_str(); "this CA has no revocation list any more; what it had revoked is accepted again");
+        }
         // Under a new name nobody answers for what is retained under the old one.
         let clear = if changes.renamed_from.is_some() {
             let hub = self.shared.hub.borrow();

@@ -260,24 +260,27 @@ fn one_source_of_chains_uses_up_its_own_time_only() {
 }
 
 #[test]
-fn each_way_to_an_anchor_is_charged_with_its_lists() {
+fn each_way_to_an_anchor_is_charged_and_each_list_that_is_not_verified_yet() {
     let pki = Pki::new();
     let one = authority("one", Some(&pki.root));
     let below = authority("below", Some(&one));
     // Twelve CAs of one name, as after eleven renewals with new keys.
     let middles: Vec<_> = (0..12).map(|_| authority("middle", Some(&pki.root))).collect();
+    // One of the root is verified when it is read, one of a CA that only devices have when a device shows that.
     let root_list = crate::lapses::list(&pki.root, &[77]);
+    let other_list = crate::lapses::list(&pki.middle, &[77]);
     // For each: 4 operations of the handshake, and what the chain may take.
     for (intermediates, lists, trusted, work) in [
         (vec![], vec![], true, 4),
-        (vec![], vec![root_list.clone()], true, 5),
+        (vec![], vec![root_list.clone()], true, 4),
+        (vec![], vec![other_list.clone()], true, 5),
         (der(std::slice::from_ref(&one)), vec![], true, 8),
-        (der(std::slice::from_ref(&one)), vec![root_list.clone()], true, 10),
-        (der(std::slice::from_ref(&one)), vec![root_list.clone()], false, 10),
+        (der(std::slice::from_ref(&one)), vec![root_list.clone(), other_list], true, 9),
+        (der(std::slice::from_ref(&one)), vec![], false, 8),
         (vec![one.der().to_vec(), below.der().to_vec()], vec![], true, 10),
         (der(&middles), vec![], true, 2 * 48),
-        (der(&middles), vec![root_list.clone()], true, 2 * (48 + 12)),
-        (der(&middles), vec![root_list], false, 4 * (48 + 12)),
+        (der(&middles), vec![root_list.clone()], true, 2 * 48),
+        (der(&middles), vec![root_list], false, 4 * 48),
     ] {
         let trust = Trust::new(vec![pki.root.der().to_vec()], intermediates, &lists, []).unwrap();
         let certificates = Certificates { trust: trust.into(), ..pki.certificates() };

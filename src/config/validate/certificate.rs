@@ -67,8 +67,21 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
         let advice = "set coap.client-ca-file too, or take it out";
         cx.warn("coap", &["coap", "crl-file"], "without effect: no CA is believed", advice);
     }
-    Some(Material { key: server_key?, chain: chain?, authorities: authorities?, revocation_lists: lists? })
+    let (authorities, lists) = (authorities?, lists?);
+    if let Some(text) = &table.crl_file
+        && let Err(what) = certificate::fit(&authorities, &lists)
+    {
+        let key = ["coap", "crl-file"];
+        let path = cx.path(&key, text);
+        cx.fail("coap", &key, format!("{} {what}", path.display()), WITHOUT);
+        return None;
+    }
+    Some(Material { key: server_key?, chain: chain?, authorities, revocation_lists: lists })
 }
+
+/// What to do about a file that is wrong.
+const WITHOUT: &str =
+    "put a good one there: a daemon that starts without it lets nobody in by certificate or key";
 
 /// Reads a file and makes something of it.
 fn take<T>(
@@ -92,16 +105,7 @@ fn take<T>(
         }
     };
     cx.judge("coap", key, path, &content.looked, secret);
-    make(&content.bytes)
-        .map_err(|error| {
-            cx.fail(
-                "coap",
-                key,
-                format!("{shown} {error}"),
-                "put a good one there: until then nobody gets in by certificate or key",
-            )
-        })
-        .ok()
+    make(&content.bytes).map_err(|error| cx.fail("coap", key, format!("{shown} {error}"), WITHOUT)).ok()
 }
 
 /// The names a table gives its certificate.

@@ -21,12 +21,13 @@ use rustls_pki_types::{
     CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
 };
 use webpki::aws_lc_rs as algorithms;
-use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity, VerifiedPath};
+use webpki::{EndEntityCert, Error, KeyUsage, RawPublicKeyEntity, VerifiedPath};
 
 use super::certification::{Above, AuthorityId, CertificationPath, Link, Paths};
 use super::identity::CertificateIdentity;
-use super::name::content;
+use super::name::{DistinguishedName, content};
 use super::outline::{self, Malformed, Outline};
+use super::revocation::{KeyId, List, Signer, is_signed, key_id, may_sign_lists};
 use super::schedule::hash;
 use crate::clock;
 
@@ -35,7 +36,7 @@ pub(super) const ECDSA_SHA256: u16 = 0x0403;
 pub(super) const ECDSA_SHA384: u16 = 0x0503;
 
 /// Signatures in chains; devices' own are ECDSA ([`verify`]).
-const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
+pub(super) const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
     algorithms::ECDSA_P256_SHA256,
     algorithms::ECDSA_P256_SHA384,
     algorithms::ECDSA_P384_SHA256,
@@ -48,7 +49,7 @@ const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
 ];
 /// Most certificates between a device's own and an anchor: rustls-webpki's bound.
 const DEPTH_MAX: usize = 6;
-/// rustls-webpki verifies no more signatures for one chain, those of lists included.
+/// rustls-webpki verifies no more signatures for one chain.
 const SIGNATURES_MAX: u32 = 100;
 /// Bytes of a revocation list that are hashed in the time of one signature.
 const BYTES_A_SIGNATURE: usize = 64 * 1024;
@@ -208,7 +209,7 @@ pub struct Trust {
     intermediates: Vec<Intermediate>,
     /// How all CAs among both stand.
     authorities: HashMap<AuthorityId, Standing>,
-    revoked: Vec<CertRevocationList<'static>>,
+    revoked: Vec<List>,
     /// What verifying a chain may take.
     work: Work,
     raw_public_keys: HashSet<[u8; 32]>,
@@ -221,6 +222,7 @@ struct Intermediate {
     der: CertificateDer<'static>,
     subject: Box<[u8]>,
     issuer: Box<[u8]>,
+    key: Box<[u8]>,
     serial: Box<[u8]>,
     not_before: clock::UnixTime,
     not_after: clock::UnixTime,
@@ -229,20 +231,18 @@ struct Intermediate {
 /// What verifying a chain may take, in signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Work {
-    /// Most ways from one name up to an anchor: configured CAs may have one name. The signatures and the lists
-    /// of each are verified anew.
+    /// Most ways from one name up to an anchor: configured CAs may have one name. The signatures of each are
+    /// verified anew.
     ways: u32,
     /// The longest way, in configured certificates.
     depth: u32,
-    /// Verifying all lists.
+    /// Verifying the lists that are not verified yet.
     lists: u32,
-    /// Verifying the largest.
-    list: u32,
 }
 
 impl Default for Work {
     fn default() -> Self {
-        Work { ways: 1, depth: 0, lists: 0, list: 0 }
+        Work { ways: 1, depth: 0, lists: 0 }
     }
 }
 
@@ -278,10 +278,9 @@ impl Standing {
 impl Intermediate {
     fn read(der: Vec<u8>) -> Option<Intermediate> {
         let outline = Outline::read(&der)?;
-        let (subject, issuer, serial) =
-            (outline.subject.into(), outline.issuer.into(), outline.serial.into());
-        let (not_before, not_after) = (outline.not_before, outline.not_after);
-        Some(Intermediate { der: der.into(), subject, issuer, serial, not_before, not_after })
+        let (subject, issuer, key) = (outline.subject.into(), outline.issuer.into(), outline.key.into());
+        let (serial, not_before, not_after) = (outline.serial.into(), outline.not_before, outline.not_after);
+        Some(Intermediate { der: der.into(), subject, issuer, key, serial, not_before, not_after })
     }
 }
 
@@ -303,7 +302,7 @@ impl Trust {
     /// SubjectPublicKeyInfo of devices with raw keys.
     ///
     /// # Errors
-    /// [`CredentialError`]: which of them cannot be read.
+    /// [`CredentialError`]: which of them cannot be read, or is a list in the name of a configured CA that is not signed by it.
     pub fn new(
         anchors: Vec<Vec<u8>>,
         intermediates: Vec<Vec<u8>>,
@@ -321,13 +320,24 @@ impl Trust {
         // A configured certificate that cannot be parsed is ignored here; `check` names it.
         let intermediates: Vec<Intermediate> =
             intermediates.into_iter().filter_map(Intermediate::read).collect();
+        let above = believed.iter().zip(&anchors).map(|(anchor, der)| Signer {
+            subject: content(&anchor.subject),
+            key: &anchor.subject_public_key_info,
+            may_sign: may_sign_lists(der),
+        });
+        let below = intermediates.iter().map(|intermediate| Signer {
+            subject: &intermediate.subject,
+            key: &intermediate.key,
+            may_sign: may_sign_lists(&intermediate.der),
+        });
+        let signers: Vec<Signer<'_>> = above.chain(below).collect();
         let (mut revoked, mut work) = (Vec::new(), Work::default());
         for list in revocation_lists {
-            let one = 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
-            (work.lists, work.list) = (work.lists.saturating_add(one), work.list.max(one));
-            let list = webpki::OwnedCertRevocationList::from_der(list)
-                .map_err(|error| CredentialError(format!("a revocation list cannot be read: {error}")))?;
-            revoked.push(CertRevocationList::from(list));
+            let cost = 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
+            let list = List::read(list, &signers)
+                .map_err(|what| CredentialError(format!("a revocation list {what}")))?;
+            work.lists = work.lists.saturating_add(if list.is_unverified() { cost } else { 0 });
+            revoked.push(list);
         }
         let raw_public_keys: HashSet<[u8; 32]> = raw_public_keys.into_iter().collect();
         let mut keys: Vec<&[u8]> = raw_public_keys.iter().map(|key| &key[..]).collect();
@@ -359,11 +369,16 @@ impl Trust {
             named.entry(&*intermediate.subject).or_default().push(at);
         }
         let anchors: HashSet<&[u8]> = self.anchors.iter().map(|anchor| content(&anchor.subject)).collect();
-        let own =
-            |intermediate: &Intermediate| match self.is_revoked(&intermediate.issuer, &intermediate.serial) {
+        let own = |ca: &Intermediate| {
+            let above = self.anchors.iter().filter(|anchor| content(&anchor.subject) == &*ca.issuer);
+            let above = above.map(|anchor| &*anchor.subject_public_key_info);
+            let beside = named.get(&*ca.issuer).into_iter().flatten().map(|at| &*self.intermediates[*at].key);
+            let key = above.chain(beside).find(|key| is_signed(&ca.der, key)).map(key_id);
+            match self.is_revoked(&ca.issuer, key.as_ref(), &ca.serial) {
                 true => Standing::Revoked,
-                false => Standing::Until(intermediate.not_after),
-            };
+                false => Standing::Until(ca.not_after),
+            }
+        };
         let own: Vec<Standing> = self.intermediates.iter().map(own).collect();
         // Each round looks one certificate further up; paths are not longer.
         let mut standings = own.clone();
@@ -399,11 +414,56 @@ impl Trust {
         self.raw_public_keys.contains(key_hash)
     }
 
-    /// Whether a list revokes the certificate of this issuer and serial number.
-    fn is_revoked(&self, issuer: &[u8], serial: &[u8]) -> bool {
-        self.revoked.iter().any(|list| {
-            content(list.issuer()) == content(issuer) && !matches!(list.find_serial(serial), Ok(None))
-        })
+    /// Whether a list revokes the certificate of this issuer and serial number; the issuer's key may not be known.
+    fn is_revoked(&self, issuer: &[u8], key: Option<&KeyId>, serial: &[u8]) -> bool {
+        self.revoked.iter().any(|list| list.revokes(issuer, key, serial))
+    }
+
+    /// Judges a path whose signatures are good by the lists.
+    fn is_not_revoked(&self, device: &EndEntityCert<'_>, path: &VerifiedPath<'_>) -> Result<(), Error> {
+        if self.revoked.is_empty() {
+            return Ok(());
+        }
+        let anchor = path.anchor();
+        let mut issuers = vec![(anchor.subject.to_vec(), anchor.subject_public_key_info.to_vec())];
+        for ca in path.intermediate_certificates().rev() {
+            issuers.push((ca.subject().to_vec(), ca.subject_public_key_info().to_vec()));
+        }
+        for (subject, key) in &issuers {
+            self.revoked.iter().for_each(|list| list.meet(subject, key));
+        }
+        let below = path.intermediate_certificates().rev().map(|ca| (ca.issuer(), ca.serial()));
+        let below = below.chain([(device.issuer(), device.serial())]);
+        let mut all = issuers.iter().zip(below);
+        match all.any(|((_, key), (issuer, serial))| self.is_revoked(issuer, Some(&key_id(key)), serial)) {
+            true => Err(Error::CertRevoked),
+            false => Ok(()),
+        }
+    }
+
+    /// Of the configured CAs that had a list in `before`, the names of those that have none now, sorted.
+    pub fn without_list_since(&self, before: &Trust) -> Vec<String> {
+        let listed = |name: &[u8], key: &KeyId| {
+            let signs = |list: &List| {
+                let (issuer, signers) = list.signers();
+                content(issuer) == name && signers.contains(key)
+            };
+            self.revoked.iter().any(signs)
+        };
+        let anchors =
+            self.anchors.iter().map(|anchor| (content(&anchor.subject), &*anchor.subject_public_key_info));
+        let below = self.intermediates.iter().map(|ca| (&*ca.subject, &*ca.key));
+        let configured: HashSet<(&[u8], KeyId)> =
+            anchors.chain(below).map(|(name, key)| (name, key_id(key))).collect();
+        let lists = before.revoked.iter().map(List::signers);
+        let had = lists.flat_map(|(issuer, signers)| signers.iter().map(move |key| (content(issuer), *key)));
+        let lost = had.filter(|ca| configured.contains(ca) && !listed(ca.0, &ca.1));
+        let name = |(name, _): (&[u8], KeyId)| DistinguishedName::from_der(name).map(|name| name.to_string());
+        let mut names: Vec<String> =
+            lost.map(|ca| name(ca).unwrap_or_else(|| "a CA with an unusual name".to_owned())).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Checks a path that was verified: no certificate of it is revoked or expired, and its anchor is still configured, as an
@@ -415,8 +475,8 @@ impl Trust {
             return Err(Lapse::Revoked);
         };
         let above = path.above.links.iter().map(|link| (&*link.issuer, &*link.serial));
-        let mut all = above.chain([(&*identity.issuer, identity.serial())]);
-        if all.any(|(issuer, serial)| self.is_revoked(issuer, serial)) {
+        let mut all = [(&*identity.issuer, identity.serial())].into_iter().chain(above).enumerate();
+        if all.any(|(at, (issuer, serial))| self.is_revoked(issuer, path.above.keys.get(at), serial)) {
             return Err(Lapse::Revoked);
         }
         // The time is the current time, or, if the clock is not trusted, one that has certainly passed.
@@ -455,20 +515,18 @@ impl Trust {
     }
 
     /// The most signatures that verifying a device's chain may take: that of a chain as it was sent, and as many again with the
-    /// configured intermediates; each for each way to an anchor, and with the lists. While the clock is not
-    /// trusted, ways that differ may be tried at two times.
+    /// configured intermediates; each for each way to an anchor. While the clock is not trusted, ways that differ may be
+    /// tried at two times. Lists of CAs that only devices have are verified once the path is.
     pub(super) fn work(&self, is_trusted: bool) -> u32 {
         if self.anchors.is_empty() {
             return 0;
         }
-        let Work { ways, depth, lists, list } = self.work;
+        let Work { ways, depth, lists } = self.work;
         let way = outline::CERTIFICATES_MAX as u32 + depth.saturating_sub(1);
-        // A list is verified only behind a certificate.
-        let lists = ways.saturating_mul(lists).min((SIGNATURES_MAX / 2).saturating_mul(list));
-        let once = ways.saturating_mul(way).min(SIGNATURES_MAX).saturating_add(lists);
+        let once = ways.saturating_mul(way).min(SIGNATURES_MAX);
         let sent = if self.intermediates.is_empty() { 1 } else { 2 };
         let times = if is_trusted || ways == 1 { 1 } else { 2 };
-        once.saturating_mul(sent * times)
+        (once * sent * times).saturating_add(lists)
     }
 
     /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued by configured
@@ -531,13 +589,12 @@ impl Trust {
             .map(|der| CertificateDer::from(*der))
             .chain(continuation.iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
             .collect();
-        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        // The library takes the first list of a name and wants it to be of the key at hand; here all of them count, each
+        // for the key that signed it.
+        let judge = |path: &VerifiedPath<'_>| self.is_not_revoked(&leaf, path);
         let check = |time: UnixTime| {
-            let revocation = webpki::RevocationOptionsBuilder::new(&lists)
-                .ok()
-                .map(|options| options.with_status_policy(webpki::UnknownStatusPolicy::Allow).build());
             let usage = KeyUsage::client_auth();
-            leaf.verify_for_usage(&CHAIN, &self.anchors, &intermediates, time, usage, revocation, None)
+            leaf.verify_for_usage(&CHAIN, &self.anchors, &intermediates, time, usage, None, Some(&judge))
         };
         let at = |time: clock::UnixTime| UnixTime::since_unix_epoch(Duration::from_millis(time.0));
         let (time, later) = self.times(first, rest, &continuation, clock);
@@ -599,7 +656,9 @@ fn certification(
         });
     }
     let not_after = Outline::read(first).ok_or(ChainFault::Malformed(Malformed::Unreadable(1)))?.not_after;
-    let above = paths.share(Above { links: links.into(), anchor: id_of(verified.anchor()) });
+    let issuers = verified.intermediate_certificates().map(|ca| key_id(&ca.subject_public_key_info()));
+    let keys = issuers.chain([key_id(&verified.anchor().subject_public_key_info)]).collect();
+    let above = paths.share(Above { links: links.into(), keys, anchor: id_of(verified.anchor()) });
     Ok(CertificationPath { above, not_after })
 }
 

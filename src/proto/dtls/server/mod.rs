@@ -50,6 +50,7 @@ mod reassembly;
 mod replay;
 mod resume;
 mod review;
+mod revocation;
 mod schedule;
 mod session;
 mod suites;
