@@ -100,6 +100,8 @@ pub struct Path {
     unclaimed: Option<Unidentified>,
     /// Source addresses whose datagrams cannot be served.
     pub strays: Strays,
+    /// When a device was last refused because the table of sessions is full.
+    pub full: Option<Instant>,
     tail: Tail,
     watched: Waiting,
     /// Tickets of DELETE requests on their way to disk: they are answered 2.02, all others 2.04.
@@ -199,6 +201,7 @@ impl Hub {
             proofs: Proofs::default(),
             unclaimed: None,
             strays: Strays::default(),
+            full: None,
             tail,
             watched: Waiting::default(),
             deleting: HashSet::new(),
@@ -732,6 +735,7 @@ impl Sink for Path {
             Err(unidentified) => {
                 // A pre-shared key is in the keyring for a device only: there, this is a reload in between.
                 self.ending.push(session);
+                self.counters.count(Counter::SessionsClosed);
                 return self.unidentified(route, identity, &unidentified);
             }
         };
@@ -755,19 +759,22 @@ impl Sink for Path {
     }
 
     fn closed(&mut self, session: SessionId, cause: CloseCause) {
-        self.counters.count(Counter::SessionsClosed);
         self.closed.push(session);
         self.endpoint.forget(PeerId::proven(session.0));
         self.proofs.forget(session);
-        if let Some(device) = self.sessions.remove(&session)
-            && let Some(view) = self.gate.device(self.moment.now, device)
-        {
+        // One of an earlier process that could not be resumed was never counted as completed or restored.
+        let Some(device) = self.sessions.remove(&session) else { return };
+        self.counters.count(Counter::SessionsClosed);
+        if let Some(view) = self.gate.device(self.moment.now, device) {
             log::debug!(device = view.id.as_str(), session = session.0, reason = cause.as_str(); "session ended");
         }
     }
 
     fn failed(&mut self, route: &Route, failure: &HandshakeFailure) {
         self.counters.count(Counter::HandshakesFailed);
+        if matches!(failure, HandshakeFailure::TableFull(_)) {
+            self.full = Some(self.moment.now);
+        }
         if let (HandshakeFailure::NoDevice(identity), Some(reason)) = (failure, self.unclaimed.take()) {
             return self.unidentified(route, identity, &reason);
         }

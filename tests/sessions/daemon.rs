@@ -415,6 +415,11 @@ fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power
         device.reading();
         other.reading();
         assert_eq!(site.counter("tombolo_dtls_farewell_sessions_total"), 1);
+        assert_eq!(
+            site.counter("tombolo_dtls_closed_sessions_total"),
+            0,
+            "it was not among those that stood"
+        );
         // Until the new one is on disk, and the old one is not.
         wait_for("the commit", || site.sessions("written_bytes") > written);
     }
