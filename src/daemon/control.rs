@@ -44,9 +44,6 @@ const SAVE_WITHIN: Duration = Duration::from_secs(5);
 const SLOW_READ: Duration = Duration::from_secs(15);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// How often the DTLS engine is told the time. A session may outlast its certificate by this much.
-const TELL_CLOCK_EVERY: Duration = Duration::from_secs(60);
-
 /// Everything there is to ask and to change from outside the path.
 pub struct Desk {
     options: Options,
@@ -64,8 +61,6 @@ pub struct Desk {
     verdict: Option<Verdict>,
     /// What time servers say may change every second.
     limiter: Limiter<()>,
-    /// When the DTLS engine was told the time; `None`: it is to be told.
-    told_at: Option<Instant>,
     reloading: Option<JoinHandle<Outcome>>,
     /// A reload was begun since [`Desk::take_reloading`] was asked last.
     announced: bool,
@@ -107,7 +102,6 @@ impl Desk {
             alive_at: now,
             verdict: None,
             limiter: Limiter::new(Default::default()),
-            told_at: None,
             reloading: None,
             announced: false,
             again: false,
@@ -176,7 +170,6 @@ impl Desk {
         let verdict = self.clock.refresh();
         if self.verdict != Some(verdict) {
             self.verdict = Some(verdict);
-            self.told_at = None;
             if self.limiter.permit(now, ()) {
                 say_clock(verdict, &self.clock);
             }
@@ -185,14 +178,11 @@ impl Desk {
             log::warn!(suppressed = suppressed.count; "lines on the clock left out");
         }
         // Closes sessions whose certificates have expired, and sends their close_notify.
-        if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
-            self.told_at = Some(now);
-            let verdict = engine::verdict(&*self.clock);
-            self.shared.round(|hub: &mut Hub| {
-                hub.engine.set_clock(verdict);
-                hub.handle_timeout();
-            });
-        }
+        let verdict = engine::verdict(&*self.clock);
+        self.shared.round(|hub: &mut Hub| {
+            hub.engine.set_clock(verdict);
+            hub.handle_timeout();
+        });
         self.clock.save_when_due(now);
         self.state.care(now);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().path.gate);
@@ -387,7 +377,6 @@ impl Desk {
         }
         if changes.clock {
             self.clock.set_always(settings.clock.trust == ClockTrust::Always);
-            self.told_at = None;
         }
         if changes.dtls {
             self.shared.round(|hub: &mut Hub| hub.engine.set_policy(settings.coap.policy));
