@@ -630,7 +630,8 @@ impl Path {
     /// Somebody proved who he is, and is nobody here.
     fn unidentified(&mut self, route: &Route, identity: &PeerIdentity, reason: &Unidentified) {
         self.counters.count(Counter::HandshakesUnknownIdentity);
-        if !self.limiter.permit(self.moment.now, Said::Handshake) {
+        let source = route.remote.ip().to_canonical();
+        if !self.limiter.permit_from(self.moment.now, Said::Handshake, source) {
             return;
         }
         let peer: SocketAddr = route.remote;
@@ -785,7 +786,7 @@ impl Sink for Path {
             }
             return;
         }
-        if self.limiter.permit(self.moment.now, Said::Handshake) {
+        if self.limiter.permit_from(self.moment.now, Said::Handshake, route.remote.ip().to_canonical()) {
             let peer: SocketAddr = route.remote;
             let proven = failure.proven().and_then(|identity| self.gate.recognise(identity));
             let claimed = || failure.identity().and_then(|identity| self.gate.identify_psk(identity));

@@ -1,7 +1,7 @@
 //! A limit on what the network can make us log: so many lines of a kind in an interval, then one that counts the rest.
 //!
 //! Pure: `now` is an argument. The kinds are the program's own (an enum or `&'static str`), never a
-//! device or an address, so that their number is bounded whatever arrives.
+//! device or an address, so that their number is bounded whatever arrives. Within a kind a source address may have a share.
 //!
 //! | state of a kind | event | becomes |
 //! |---|---|---|
@@ -10,6 +10,7 @@
 //! | open, burst used up | `permit` | open: no, counted |
 //! | open, window over | `poll_event` | quiet, `Suppressed` if any were counted |
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// How many lines of one kind pass.
@@ -41,6 +42,8 @@ struct Window<K> {
     ends: Instant,
     passed: u32,
     suppressed: u64,
+    /// The lines that passed for each source address; at most a burst of them.
+    shares: Vec<(IpAddr, u32)>,
 }
 
 /// What one window kept back.
@@ -62,6 +65,16 @@ impl<K: Copy + PartialEq> Limiter<K> {
     ///
     /// A window that is over but not yet polled goes on counting, so no number is lost to the order of calls.
     pub fn permit(&mut self, now: Instant, kind: K) -> bool {
+        self.permit_for(now, kind, None)
+    }
+
+    /// The same for a line that `source` has caused: half of the lines at most are of one source, so that it does not hide
+    /// all others.
+    pub fn permit_from(&mut self, now: Instant, kind: K, source: IpAddr) -> bool {
+        self.permit_for(now, kind, Some(source))
+    }
+
+    fn permit_for(&mut self, now: Instant, kind: K, source: Option<IpAddr>) -> bool {
         let window = match self.windows.iter_mut().find(|window| window.kind == kind) {
             Some(window) => {
                 if now >= window.ends && window.suppressed == 0 {
@@ -75,9 +88,17 @@ impl<K: Copy + PartialEq> Limiter<K> {
                 &mut self.windows[last]
             }
         };
-        let passes = window.passed < self.settings.burst;
+        let share = source.map(|source| (source, window.shares.iter().position(|(of, _)| *of == source)));
+        let had = share.and_then(|(_, at)| window.shares.get(at?)).map_or(0, |(_, had)| *had);
+        let passes = window.passed < self.settings.burst
+            && (source.is_none() || had < self.settings.burst.div_ceil(2));
         if passes {
             window.passed += 1;
+            match share {
+                Some((_, Some(at))) => window.shares[at].1 += 1,
+                Some((source, None)) => window.shares.push((source, 1)),
+                None => {}
+            }
         } else {
             window.suppressed += 1;
         }
@@ -108,7 +129,7 @@ impl<K: Copy + PartialEq> Limiter<K> {
 
 impl<K> Window<K> {
     fn open(kind: K, now: Instant, interval: Duration) -> Window<K> {
-        Window { kind, ends: now + interval, passed: 0, suppressed: 0 }
+        Window { kind, ends: now + interval, passed: 0, suppressed: 0, shares: Vec::new() }
     }
 }
 
@@ -122,6 +143,17 @@ mod tests {
 
     fn limiter() -> (Limiter<&'static str>, Instant) {
         (Limiter::new(Settings { burst: 3, interval: 10 * SECOND }), Instant::now())
+    }
+
+    #[test]
+    fn one_source_has_half_of_the_lines_and_others_the_rest() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(Settings { burst: 10, interval: 10 * SECOND });
+        let source = |n: u8| IpAddr::from([192, 0, 2, n]);
+        assert_eq!((0..100).filter(|_| limiter.permit_from(start, "x", source(1))).count(), 5);
+        assert_eq!((2..100).filter(|n| limiter.permit_from(start, "x", source(*n))).count(), 5);
+        assert_eq!(limiter.poll_event(start + 10 * SECOND), Some(Suppressed { kind: "x", count: 95 + 93 }));
+        assert!(limiter.permit_from(start + 10 * SECOND, "x", source(1)));
     }
 
     #[test]
