@@ -545,6 +545,25 @@ fn a_session_that_is_over_is_forgotten_like_an_idle_one_and_makes_way() {
 }
 
 #[test]
+fn what_a_client_still_sends_when_its_handshake_has_failed_is_no_record_of_a_session() {
+    let mut world = World::fine();
+    let ours = Pki::new();
+    world.engine = engine(world.now, Settings::default(), ours.certificates(), 8);
+    // Its certificate is refused when that arrives; its Finished comes in a datagram of its own.
+    world.join(1, Config { mtu: 300, ..Config::certified(&Pki::new().device) });
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.client(1).alerts.len(), 1);
+    let late = record(22, 1, 0, &[7; 40]);
+    world.inject(1, &late);
+    assert!(world.recorder.unknown.is_empty());
+    world.inject(2, &late);
+    assert_eq!(world.recorder.unknown, [2]);
+    world.run(Duration::from_secs(10));
+    world.inject(1, &late);
+    assert_eq!(world.recorder.unknown, [2, 1], "only for a while");
+}
+
+#[test]
 fn a_device_whose_session_is_not_known_at_all_is_noticed() {
     for cid in [None, Some(vec![1])] {
         let mut world = World::fine();

@@ -276,7 +276,7 @@ impl ServerEngine {
             self.cids.insert(cid, id);
         }
         for displaced in displaced {
-            self.dismiss(displaced, sink);
+            self.dismiss(now, displaced, sink);
         }
         sink.connected(id, &route, &identity);
         Ok(id)

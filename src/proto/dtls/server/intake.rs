@@ -68,7 +68,7 @@ impl ServerEngine {
         let Some((session, peer)) = found.and_then(|found| Some((found, self.registry.get_mut(found)?)))
         else {
             self.counters.records_refused += 1;
-            return sink.unknown_session(route);
+            return self.tell_unknown(now, route, sink);
         };
         match peer.stage {
             Stage::Farewell(_) => self.bid_farewell(session, route, record, sink),
@@ -114,7 +114,7 @@ impl ServerEngine {
                 None => {
                     self.counters.records_refused += 1;
                     if live.is_none() {
-                        sink.unknown_session(route);
+                        self.tell_unknown(now, route, sink);
                     }
                 }
             },
@@ -305,7 +305,7 @@ impl ServerEngine {
             Ok((record::ALERT, [alert::FATAL, description] | [_, description @ alert::CLOSE_NOTIFY])) => {
                 let failure =
                     HandshakeFailure::PeerAlert { description: *description, step: handshake.expect.step() };
-                return self.fail(session, None, &failure, sink);
+                return self.fail(now, session, None, &failure, sink);
             }
             Ok(_) => return,
             Err(Closed::Replay) => return,
@@ -407,7 +407,7 @@ impl ServerEngine {
         if !Handshake::fits(fragment.message_sequence, record.sequence) {
             let what = "its hello's number leaves none for the answer";
             let Fatal { alert, failure } = Fatal::protocol(alert::ILLEGAL_PARAMETER, what);
-            return self.report(route, &failure, Some((record.sequence, alert)), sink);
+            return self.report(now, route, &failure, Some((record.sequence, alert)), sink);
         }
         let mut handshake =
             Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
@@ -426,7 +426,7 @@ impl ServerEngine {
             None => Ok(()),
         });
         if let Err(Fatal { alert, failure }) = begun {
-            return self.report(route, &failure, Some((record.sequence, alert)), sink);
+            return self.report(now, route, &failure, Some((record.sequence, alert)), sink);
         }
         let own_cid = handshake.running.as_ref().and_then(|running| running.own_cid);
         let peer = Box::new(Peer { route: *route, stage: Stage::Handshake(Box::new(handshake)) });
@@ -435,7 +435,7 @@ impl ServerEngine {
             return;
         };
         if let Some(displaced) = displaced {
-            self.dismiss(displaced, sink);
+            self.dismiss(now, displaced, sink);
         }
         if let Some(cid) = own_cid {
             self.cids.insert(cid, session);
@@ -505,7 +505,7 @@ impl ServerEngine {
         let (hello, agreement) = match propose(handshake, fragment, &self.common, judge) {
             Ok(Some(proposal)) => proposal,
             Ok(None) => return self.arm(session),
-            Err(Fatal { alert, failure }) => return self.fail(session, Some(alert), &failure, sink),
+            Err(Fatal { alert, failure }) => return self.fail(now, session, Some(alert), &failure, sink),
         };
         let work = handshake.work;
         if self.registry.charge(now, payer, work).is_err() {
@@ -525,7 +525,7 @@ impl ServerEngine {
                 }
                 self.send_flight(session, sink);
             }
-            Err(Fatal { alert, failure }) => self.fail(session, Some(alert), &failure, sink),
+            Err(Fatal { alert, failure }) => self.fail(now, session, Some(alert), &failure, sink),
         }
     }
 
@@ -546,11 +546,11 @@ impl ServerEngine {
         };
         if handshake.messages.insert(fragment).is_err() {
             let failure = HandshakeFailure::Protocol("its messages are longer than 16 kB".into());
-            return self.fail(session, Some(alert::HANDSHAKE_FAILURE), &failure, sink);
+            return self.fail(now, session, Some(alert::HANDSHAKE_FAILURE), &failure, sink);
         }
         while let Some(message) = handshake.messages.next() {
             if let Err(Fatal { alert, failure }) = handshake.take(&message, &mut self.common) {
-                return self.fail(session, Some(alert), &failure, sink);
+                return self.fail(now, session, Some(alert), &failure, sink);
             }
         }
         let early = if handshake.expect == Expect::Finished { handshake.early.take() } else { None };
