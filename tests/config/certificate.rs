@@ -106,6 +106,16 @@ fn a_file_that_is_wrong_is_named_and_costs_the_certificates_alone() {
 }
 
 #[test]
+fn a_file_that_is_wrong_is_said_once_though_devices_need_what_is_in_it() {
+    let device = "[device.d]\nrole = \"r\"\ncertificate-dns = \"door.example\"\n";
+    for file in ["ca.pem", "gw.key", "gw.pem"] {
+        let said = said(&place(device).file(&format!("/etc/tombolo/{file}"), "half"));
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains(file), "{said:?}");
+    }
+}
+
+#[test]
 fn a_list_that_another_signed_in_the_name_of_a_ca_is_refused() {
     let mut case = place("");
     case.layers[0].text = case.layers[0].text.replace("\"ca.pem\"", "\"ca.pem\"\ncrl-file = \"crl.pem\"");
