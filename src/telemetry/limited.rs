@@ -13,6 +13,9 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+/// Lines of a source address that pass in a window whatever other sources do.
+pub const SHARE: u32 = 2;
+
 /// How many lines of one kind pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -42,7 +45,7 @@ struct Window<K> {
     ends: Instant,
     passed: u32,
     suppressed: u64,
-    /// The lines that passed for each source address; at most a burst of them.
+    /// The lines that passed for each source address; at most two bursts of them.
     shares: Vec<(IpAddr, u32)>,
 }
 
@@ -68,8 +71,8 @@ impl<K: Copy + PartialEq> Limiter<K> {
         self.permit_for(now, kind, None)
     }
 
-    /// The same for a line that `source` has caused: half of the lines at most are of one source, so that it does not hide
-    /// all others.
+    /// The same for a line that `source` has caused. When the burst is used up, as many lines again pass of sources that have
+    /// had fewer than [`SHARE`], so that one source does not hide all others.
     pub fn permit_from(&mut self, now: Instant, kind: K, source: IpAddr) -> bool {
         self.permit_for(now, kind, Some(source))
     }
@@ -90,8 +93,9 @@ impl<K: Copy + PartialEq> Limiter<K> {
         };
         let share = source.map(|source| (source, window.shares.iter().position(|(of, _)| *of == source)));
         let had = share.and_then(|(_, at)| window.shares.get(at?)).map_or(0, |(_, had)| *had);
-        let passes = window.passed < self.settings.burst
-            && (source.is_none() || had < self.settings.burst.div_ceil(2));
+        let burst = self.settings.burst;
+        let is_rare = source.is_some() && had < SHARE && window.passed < burst.saturating_mul(2);
+        let passes = window.passed < burst || is_rare;
         if passes {
             window.passed += 1;
             match share {
@@ -146,13 +150,16 @@ mod tests {
     }
 
     #[test]
-    fn one_source_has_half_of_the_lines_and_others_the_rest() {
+    fn one_source_does_not_hide_the_others() {
         let start = Instant::now();
         let mut limiter = Limiter::new(Settings { burst: 10, interval: 10 * SECOND });
         let source = |n: u8| IpAddr::from([192, 0, 2, n]);
-        assert_eq!((0..100).filter(|_| limiter.permit_from(start, "x", source(1))).count(), 5);
-        assert_eq!((2..100).filter(|n| limiter.permit_from(start, "x", source(*n))).count(), 5);
-        assert_eq!(limiter.poll_event(start + 10 * SECOND), Some(Suppressed { kind: "x", count: 95 + 93 }));
+        assert_eq!((0..100).filter(|_| limiter.permit_from(start, "x", source(1))).count(), 10);
+        assert_eq!((0..100).filter(|_| limiter.permit_from(start, "x", source(2))).count(), 2);
+        assert_eq!((3..100).filter(|n| limiter.permit_from(start, "x", source(*n))).count(), 8);
+        assert!(!limiter.permit(start, "x"));
+        let suppressed = Suppressed { kind: "x", count: 90 + 98 + 89 + 1 };
+        assert_eq!(limiter.poll_event(start + 10 * SECOND), Some(suppressed));
         assert!(limiter.permit_from(start + 10 * SECOND, "x", source(1)));
     }
 
