@@ -149,7 +149,9 @@ impl DimplEngine {
         {
             return self.counters.records_refused += 1;
         }
-        if self.registry.admit(now, self.registry.payer(&address)).is_err() {
+        if self.registry.has_room(&address).is_err()
+            || self.registry.admit(now, self.registry.payer(&address)).is_err()
+        {
             return self.counters.hellos_over_limit += 1;
         }
         self.counters.handshakes_begun += 1;
