@@ -104,7 +104,9 @@ pub fn text(status: &Status) -> String {
         row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices shake hands anew"));
     }
     let dtls = &status.dtls;
-    if dtls.refused_full > 0 && dtls.sessions >= dtls.max_sessions {
+    // An older daemon does not say when it refused last.
+    let is_recent = dtls.refused_full_last_s.is_none_or(|last| last < 3_600);
+    if dtls.refused_full > 0 && is_recent && dtls.sessions >= dtls.max_sessions {
         row(
             "",
             format!(
@@ -154,6 +156,9 @@ pub fn text(status: &Status) -> String {
                 span(stray.last_s)
             ),
         );
+    }
+    if status.unlisted_strays > 0 {
+        row("", format!("and {} of further source addresses", plural(status.unlisted_strays, "datagram")));
     }
     if !status.upstream.configured {
         row("next", "tombolo init --url mqtts://BROKER".to_owned());
@@ -290,7 +295,6 @@ mod tests {
     #[test]
     fn a_new_gateway_says_what_to_do_next() {
         let status = Status {
-            strays: Vec::new(),
             gateway: Gateway {
                 id: "tb-ab".into(),
                 version: "0.1.0".into(),
@@ -309,6 +313,16 @@ mod tests {
              clock     not trusted: waiting for time synchronisation\n\
              next      tombolo init --url mqtts://BROKER\n"
         );
+    }
+
+    #[test]
+    fn that_the_table_is_full_is_shown_for_an_hour_after_somebody_was_refused() {
+        let shown = |dtls: Dtls| text(&Status { dtls, ..Status::default() }).contains("DTLS SESSIONS FULL");
+        let full = Dtls { sessions: 2, max_sessions: 2, refused_full: 1, ..Dtls::default() };
+        assert!(shown(Dtls { refused_full_last_s: Some(3_599), ..full.clone() }));
+        assert!(!shown(Dtls { refused_full_last_s: Some(3_600), ..full.clone() }));
+        assert!(!shown(Dtls { sessions: 1, refused_full_last_s: Some(1), ..full.clone() }));
+        assert!(shown(full), "of an older daemon");
     }
 
     #[test]
@@ -336,6 +350,7 @@ mod tests {
         };
         let status = Status {
             strays: vec![stray],
+            unlisted_strays: 7,
             gateway: Gateway { id: "g".into(), version: "0.1.0".into(), ..Gateway::default() },
             upstream: Uplink {
                 configured: true,
@@ -423,6 +438,7 @@ mod tests {
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
              unserved  192.0.2.9 sends DTLS to a plain CoAP port; use a port of coap.listen (3 times, last 1 min ago)\n\
+             \x20         and 7 datagrams of further source addresses\n\
              next      tombolo queue rejected list\n"
         );
     }

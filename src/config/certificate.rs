@@ -109,6 +109,16 @@ pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     Ok(lists)
 }
 
+/// Whether each list in the name of a configured CA is that CA's.
+///
+/// # Errors
+/// What is wrong, in words that follow the name of the lists' file.
+pub fn fit(authorities: &Authorities, lists: &[Vec<u8>]) -> Result<(), String> {
+    let Authorities { anchors, intermediates } = authorities.clone();
+    let trust = Trust::new(anchors, intermediates, lists, std::iter::empty());
+    trust.map(drop).map_err(|error| format!("cannot be used: {error}"))
+}
+
 /// A device's public key, out of a file that has the key (SubjectPublicKeyInfo) or a certificate of it, PEM or DER.
 ///
 /// # Errors

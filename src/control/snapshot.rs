@@ -26,6 +26,8 @@ pub struct Status {
     pub session_store: SessionStore,
     /// Source addresses of the last 24 h whose datagrams could not be served, and why; at most 16 of each kind.
     pub strays: Vec<Stray>,
+    /// Datagrams of further such sources, since the start.
+    pub unlisted_strays: u64,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
     /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
@@ -184,6 +186,8 @@ pub struct Dtls {
     pub max_sessions: u64,
     /// Handshakes refused because that many sessions were active within the last hour.
     pub refused_full: u64,
+    /// Seconds since the last of them; `None` = there was none.
+    pub refused_full_last_s: Option<u64>,
     /// Handshakes refused because their device had completed too many within one minute.
     pub refused_too_often: u64,
 }

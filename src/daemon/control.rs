@@ -45,9 +45,6 @@ const SAVE_WITHIN: Duration = Duration::from_secs(5);
 const SLOW_READ: Duration = Duration::from_secs(15);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// How often the DTLS engine is told the time. A session may outlast its certificate by this much.
-const TELL_CLOCK_EVERY: Duration = Duration::from_secs(60);
-
 /// Everything there is to ask and to change from outside the path.
 pub struct Desk {
     options: Options,
@@ -65,8 +62,6 @@ pub struct Desk {
     verdict: Option<Verdict>,
     /// What time servers say may change every second.
     limiter: Limiter<()>,
-    /// When the DTLS engine was told the time; `None`: it is to be told.
-    told_at: Option<Instant>,
     reloading: Option<JoinHandle<Outcome>>,
     /// A reload was begun since [`Desk::take_reloading`] was asked last.
     announced: bool,
@@ -108,7 +103,6 @@ impl Desk {
             alive_at: now,
             verdict: None,
             limiter: Limiter::new(Default::default()),
-            told_at: None,
             reloading: None,
             announced: false,
             again: false,
@@ -177,7 +171,6 @@ impl Desk {
         let verdict = self.clock.refresh();
         if self.verdict != Some(verdict) {
             self.verdict = Some(verdict);
-            self.told_at = None;
             if self.limiter.permit(now, ()) {
                 say_clock(verdict, &self.clock);
             }
@@ -186,14 +179,11 @@ impl Desk {
             log::warn!(suppressed = suppressed.count; "lines on the clock left out");
         }
         // Closes sessions whose certificates have expired, and sends their close_notify.
-        if self.told_at.is_none_or(|told| now.duration_since(told) >= TELL_CLOCK_EVERY) {
-            self.told_at = Some(now);
-            let verdict = engine::verdict(&*self.clock);
-            self.shared.round(|hub: &mut Hub| {
-                hub.engine.set_clock(verdict);
-                hub.handle_timeout();
-            });
-        }
+        let verdict = engine::verdict(&*self.clock);
+        self.shared.round(|hub: &mut Hub| {
+            hub.engine.set_clock(verdict);
+            hub.handle_timeout();
+        });
         self.clock.save_when_due(now);
         self.state.care(now);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().path.gate);
@@ -361,6 +351,12 @@ impl Desk {
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
+        for list in certificates
+            .iter()
+            .flat_map(|new| new.trust.without_list_since(&self.loaded.settings.coap.certificates.trust))
+        {
+            log::warn!(ca = list.as_str(); "this CA has no revocation list any more; what it had revoked is accepted again");
+        }
         // Under a new name nobody answers for what is retained under the old one.
         let clear = if changes.renamed_from.is_some() {
             let hub = self.shared.hub.borrow();
@@ -387,7 +383,6 @@ impl Desk {
         }
         if changes.clock {
             self.clock.set_always(settings.clock.trust == ClockTrust::Always);
-            self.told_at = None;
         }
         if changes.dtls {
             self.shared.round(|hub: &mut Hub| hub.engine.set_policy(settings.coap.policy));
@@ -470,9 +465,10 @@ impl Control for Desk {
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
             },
-            dtls: sessions::count(&hub, settings.coap.engine, settings.coap.max_sessions),
+            dtls: sessions::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: hub.sessions.snapshot(now),
             strays: sessions::strays(&hub, now),
+            unlisted_strays: hub.path.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),

@@ -39,10 +39,55 @@ pub fn open(
     Ok(engine)
 }
 
-/// The time certificates are judged by: the clock's, or one that has certainly passed.
+/// The time devices' certificates are judged by: the clock's, or one that has certainly passed (decision 0016).
+///
+/// A trusted clock may stand before the floor; what has expired at the floor has expired. And a clock that only the kernel
+/// speaks for may be years ahead: it must end no session.
 pub fn verdict(clock: &dyn WallClock) -> Clock {
     match clock.wall() {
-        Some(time) => Clock { time, trusted: true },
-        None => Clock { time: clock.floor(), trusted: false },
+        Some(time) if !clock.is_refutable() => Clock { time: time.max(clock.floor()), trusted: true },
+        _ => Clock { time: clock.floor(), trusted: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+
+    struct Fake {
+        raw: u64,
+        trusted: bool,
+        refutable: bool,
+    }
+
+    const FLOOR: UnixTime = UnixTime(1_000);
+
+    impl WallClock for Fake {
+        fn raw(&self) -> UnixTime {
+            UnixTime(self.raw)
+        }
+        fn trusted(&self) -> bool {
+            self.trusted
+        }
+        fn floor(&self) -> UnixTime {
+            FLOOR
+        }
+        fn is_refutable(&self) -> bool {
+            self.refutable
+        }
+    }
+
+    #[test]
+    fn certificates_are_judged_by_the_clock_if_it_is_believed_and_never_before_the_floor() {
+        for (raw, trusted, refutable, expected) in [
+            (2_000, true, false, Clock { time: UnixTime(2_000), trusted: true }),
+            (500, true, false, Clock { time: FLOOR, trusted: true }),
+            (2_000, true, true, Clock { time: FLOOR, trusted: false }),
+            (2_000, false, false, Clock { time: FLOOR, trusted: false }),
+            (500, false, false, Clock { time: FLOOR, trusted: false }),
+        ] {
+            assert_eq!(verdict(&Fake { raw, trusted, refutable }), expected);
+        }
     }
 }

@@ -100,6 +100,8 @@ pub struct Path {
     unclaimed: Option<Unidentified>,
     /// Source addresses whose datagrams cannot be served.
     pub strays: Strays,
+    /// When a device was last refused because the table of sessions is full.
+    pub full: Option<Instant>,
     tail: Tail,
     watched: Waiting,
     /// Tickets of DELETE requests on their way to disk: they are answered 2.02, all others 2.04.
@@ -199,6 +201,7 @@ impl Hub {
             proofs: Proofs::default(),
             unclaimed: None,
             strays: Strays::default(),
+            full: None,
             tail,
             watched: Waiting::default(),
             deleting: HashSet::new(),
@@ -340,9 +343,9 @@ impl Hub {
     }
 
     /// Takes over the sessions of an earlier process; once, before anything is received.
-    pub fn restore(&mut self, found: Found, max_sessions: usize) {
+    pub fn restore(&mut self, found: Found) {
         self.path.begin();
-        super::keeping::restore(self, found, max_sessions);
+        super::keeping::restore(self, found);
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify. `in_order`: no
@@ -627,7 +630,8 @@ impl Path {
     /// Somebody proved who he is, and is nobody here.
     fn unidentified(&mut self, route: &Route, identity: &PeerIdentity, reason: &Unidentified) {
         self.counters.count(Counter::HandshakesUnknownIdentity);
-        if !self.limiter.permit(self.moment.now, Said::Handshake) {
+        let source = route.remote.ip().to_canonical();
+        if !self.limiter.permit_from(self.moment.now, Said::Handshake, source) {
             return;
         }
         let peer: SocketAddr = route.remote;
@@ -732,6 +736,7 @@ impl Sink for Path {
             Err(unidentified) => {
                 // A pre-shared key is in the keyring for a device only: there, this is a reload in between.
                 self.ending.push(session);
+                self.counters.count(Counter::SessionsClosed);
                 return self.unidentified(route, identity, &unidentified);
             }
         };
@@ -755,19 +760,22 @@ impl Sink for Path {
     }
 
     fn closed(&mut self, session: SessionId, cause: CloseCause) {
-        self.counters.count(Counter::SessionsClosed);
         self.closed.push(session);
         self.endpoint.forget(PeerId::proven(session.0));
         self.proofs.forget(session);
-        if let Some(device) = self.sessions.remove(&session)
-            && let Some(view) = self.gate.device(self.moment.now, device)
-        {
+        // One of an earlier process that could not be resumed was never counted as completed or restored.
+        let Some(device) = self.sessions.remove(&session) else { return };
+        self.counters.count(Counter::SessionsClosed);
+        if let Some(view) = self.gate.device(self.moment.now, device) {
             log::debug!(device = view.id.as_str(), session = session.0, reason = cause.as_str(); "session ended");
         }
     }
 
     fn failed(&mut self, route: &Route, failure: &HandshakeFailure) {
         self.counters.count(Counter::HandshakesFailed);
+        if matches!(failure, HandshakeFailure::TableFull(_)) {
+            self.full = Some(self.moment.now);
+        }
         if let (HandshakeFailure::NoDevice(identity), Some(reason)) = (failure, self.unclaimed.take()) {
             return self.unidentified(route, identity, &reason);
         }
@@ -778,7 +786,7 @@ impl Sink for Path {
             }
             return;
         }
-        if self.limiter.permit(self.moment.now, Said::Handshake) {
+        if self.limiter.permit_from(self.moment.now, Said::Handshake, route.remote.ip().to_canonical()) {
             let peer: SocketAddr = route.remote;
             let proven = failure.proven().and_then(|identity| self.gate.recognise(identity));
             let claimed = || failure.identity().and_then(|identity| self.gate.identify_psk(identity));

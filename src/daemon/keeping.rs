@@ -19,7 +19,8 @@ use crate::control::snapshot;
 use crate::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
 use crate::proto::dtls::{Engine, SessionId};
 use crate::southbound::coap::EngineKind;
-use crate::southbound::coap::sessions::io::{self, OpenError, Opened, Store};
+use crate::southbound::coap::sessions::frame::CONTENT_MAX;
+use crate::southbound::coap::sessions::io::{self, OpenError, Opened, Status, Store};
 use crate::southbound::coap::sessions::keeper::Keeper;
 use crate::southbound::coap::sessions::{Kept, Number};
 
@@ -119,8 +120,7 @@ impl Sessions {
             }
             Sessions::Kept(keeping) => {
                 let status = keeping.store.status();
-                let stuck =
-                    status.busy_since.is_some_and(|since| now.saturating_duration_since(since) > STUCK);
+                let failing = trouble(&status, now);
                 snapshot::SessionStore {
                     persist: true,
                     stored: status.stored as u64,
@@ -130,16 +130,22 @@ impl Sessions {
                     handed_over: keeping.handed_over,
                     refused: keeping.refused,
                     ended: keeping.ended,
-                    failing: status.trouble.or_else(|| stuck.then(|| "the disk does not answer".to_owned())),
+                    failing,
                 }
             }
         }
     }
 }
 
+/// Why nothing is stored at present.
+fn trouble(status: &Status, now: Instant) -> Option<String> {
+    let stuck = status.busy_since.is_some_and(|since| now.saturating_duration_since(since) > STUCK);
+    status.trouble.clone().or_else(|| stuck.then(|| "the disk does not answer".to_owned()))
+}
+
 impl Keeping {
-    /// Takes over what was found, as far as there is room: the most recent.
-    fn restore(&mut self, now: Instant, found: Found, max: usize, hub: &mut Hub) {
+    /// Takes over what was found, as far as the engine has room.
+    fn restore(&mut self, now: Instant, found: Found, hub: &mut Hub) {
         let Found { handed, kept, run } = found;
         let mut taken = std::collections::HashSet::new();
         let known: std::collections::HashSet<Number> = kept.iter().map(|kept| kept.number).collect();
@@ -160,20 +166,25 @@ impl Keeping {
                     }
                 }
                 // What is only damaged may still be in the store.
-                Err(refusal) => *reasons.entry(refusal.to_string()).or_default() += 1,
+                Err(ImportError::Damaged | ImportError::OtherVersion(_) | ImportError::OtherPurpose)
+                    if known.contains(&number) => {}
+                // What is refused is not taken from there either: that copy is older, and knows less.
+                Err(refusal) => {
+                    self.refused += 1;
+                    *reasons.entry(refusal.to_string()).or_default() += 1;
+                    if known.contains(&number) {
+                        self.keeper.refused(number);
+                        taken.insert(number);
+                    }
+                }
             }
         }
-        let over = kept.len().saturating_sub(max);
-        for (at, Kept { number, run: made, sealed }) in kept.into_iter().enumerate() {
+        for Kept { number, run: made, sealed } in kept {
             if taken.contains(&number) {
                 continue;
             }
             let origin = Origin::Store { runs: run.saturating_sub(made) };
-            let imported = match at < over {
-                true => Err(ImportError::Full),
-                false => hub.engine.import(now, &self.key, &sealed, origin, &mut hub.path),
-            };
-            match imported {
+            match hub.engine.import(now, &self.key, &sealed, origin, &mut hub.path) {
                 Ok(session) => {
                     let goes_on = hub.engine.session(session).is_some();
                     self.restored += u64::from(goes_on);
@@ -228,14 +239,18 @@ impl Keeping {
         let mut sessions = Vec::new();
         engine.sessions(&mut |info| sessions.push(info.session));
         let (mut handed, mut lost, mut unstored) = (Vec::new(), Vec::new(), Vec::new());
+        // What has a number need not be on a disk that fails.
+        let fails = trouble(&self.store.status(), now).is_some();
         for session in sessions {
             let number = self.keeper.number(session);
-            match engine.export(now, &self.key, session, Purpose::Handover) {
+            let is_lost = number.is_none() || fails;
+            let sealed = engine.export(now, &self.key, session, Purpose::Handover);
+            match sealed.filter(|sealed| sealed.len() <= CONTENT_MAX) {
                 Some(sealed) => handed.push((number.unwrap_or(0), sealed)),
-                // If it is stored, the next process sends its device a fatal alert.
-                None => lost.extend(number.is_none().then_some(session)),
+                // If it is stored, the next process takes it over from there, or sends its device a fatal alert.
+                None => lost.extend(is_lost.then_some(session)),
             }
-            unstored.extend(number.is_none().then_some(session));
+            unstored.extend(is_lost.then_some(session));
         }
         let boot = self.boot.as_ref();
         match boot.map_or(Ok(false), |boot| io::leave_handover(&self.runtime_dir, boot, &handed)) {
@@ -252,12 +267,12 @@ impl Keeping {
 }
 
 /// Takes over what was found.
-pub fn restore(hub: &mut Hub, found: Found, max_sessions: usize) {
+pub fn restore(hub: &mut Hub, found: Found) {
     let mut sessions = std::mem::replace(&mut hub.sessions, Sessions::Off);
     if let Sessions::Kept(keeping) = &mut sessions {
         let now = hub.path.moment.now;
         hub.path.restoring = true;
-        keeping.restore(now, found, max_sessions, hub);
+        keeping.restore(now, found, hub);
         hub.path.restoring = false;
     }
     hub.sessions = sessions;

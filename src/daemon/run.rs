@@ -172,7 +172,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     );
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.path.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
-    hub.restore(found, settings.coap.max_sessions);
+    hub.restore(found);
     let shared = Rc::new(Shared {
         hub: RefCell::new(hub),
         sockets,

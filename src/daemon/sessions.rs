@@ -10,13 +10,14 @@ use crate::southbound::coap::EngineKind;
 use crate::telemetry::counters::Snapshot;
 
 /// How many there are, by what they have.
-pub fn count(hub: &Hub, engine: EngineKind, max_sessions: usize) -> Dtls {
+pub fn count(hub: &Hub, now: Instant, engine: EngineKind, max_sessions: usize) -> Dtls {
     let mut dtls = Dtls {
         engine: engine.as_str().to_owned(),
         sessions: hub.engine.session_count() as u64,
         half_open: hub.engine.half_open_count() as u64,
         max_sessions: max_sessions as u64,
         refused_full: hub.engine.counters().failed(FailureKind::TableFull),
+        refused_full_last_s: hub.path.full.map(|full| now.saturating_duration_since(full).as_secs()),
         refused_too_often: hub.engine.counters().failed(FailureKind::TooOften),
         ..Dtls::default()
     };

@@ -1,7 +1,7 @@
 //! A limit on what the network can make us log: so many lines of a kind in an interval, then one that counts the rest.
 //!
 //! Pure: `now` is an argument. The kinds are the program's own (an enum or `&'static str`), never a
-//! device or an address, so that their number is bounded whatever arrives.
+//! device or an address, so that their number is bounded whatever arrives. Within a kind a source address may have a share.
 //!
 //! | state of a kind | event | becomes |
 //! |---|---|---|
@@ -10,7 +10,11 @@
 //! | open, burst used up | `permit` | open: no, counted |
 //! | open, window over | `poll_event` | quiet, `Suppressed` if any were counted |
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+/// Lines of a source address that pass in a window whatever other sources do.
+pub const SHARE: u32 = 2;
 
 /// How many lines of one kind pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ struct Window<K> {
     ends: Instant,
     passed: u32,
     suppressed: u64,
+    /// The lines that passed for each source address; at most two bursts of them.
+    shares: Vec<(IpAddr, u32)>,
 }
 
 /// What one window kept back.
@@ -62,6 +68,16 @@ impl<K: Copy + PartialEq> Limiter<K> {
     ///
     /// A window that is over but not yet polled goes on counting, so no number is lost to the order of calls.
     pub fn permit(&mut self, now: Instant, kind: K) -> bool {
+        self.permit_for(now, kind, None)
+    }
+
+    /// The same for a line that `source` has caused. When the burst is used up, as many lines again pass of sources that have
+    /// had fewer than [`SHARE`], so that one source does not hide all others.
+    pub fn permit_from(&mut self, now: Instant, kind: K, source: IpAddr) -> bool {
+        self.permit_for(now, kind, Some(source))
+    }
+
+    fn permit_for(&mut self, now: Instant, kind: K, source: Option<IpAddr>) -> bool {
         let window = match self.windows.iter_mut().find(|window| window.kind == kind) {
             Some(window) => {
                 if now >= window.ends && window.suppressed == 0 {
@@ -75,9 +91,18 @@ impl<K: Copy + PartialEq> Limiter<K> {
                 &mut self.windows[last]
             }
         };
-        let passes = window.passed < self.settings.burst;
+        let share = source.map(|source| (source, window.shares.iter().position(|(of, _)| *of == source)));
+        let had = share.and_then(|(_, at)| window.shares.get(at?)).map_or(0, |(_, had)| *had);
+        let burst = self.settings.burst;
+        let is_rare = source.is_some() && had < SHARE && window.passed < burst.saturating_mul(2);
+        let passes = window.passed < burst || is_rare;
         if passes {
             window.passed += 1;
+            match share {
+                Some((_, Some(at))) => window.shares[at].1 += 1,
+                Some((source, None)) => window.shares.push((source, 1)),
+                None => {}
+            }
         } else {
             window.suppressed += 1;
         }
@@ -108,7 +133,7 @@ impl<K: Copy + PartialEq> Limiter<K> {
 
 impl<K> Window<K> {
     fn open(kind: K, now: Instant, interval: Duration) -> Window<K> {
-        Window { kind, ends: now + interval, passed: 0, suppressed: 0 }
+        Window { kind, ends: now + interval, passed: 0, suppressed: 0, shares: Vec::new() }
     }
 }
 
@@ -122,6 +147,20 @@ mod tests {
 
     fn limiter() -> (Limiter<&'static str>, Instant) {
         (Limiter::new(Settings { burst: 3, interval: 10 * SECOND }), Instant::now())
+    }
+
+    #[test]
+    fn one_source_does_not_hide_the_others() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(Settings { burst: 10, interval: 10 * SECOND });
+        let source = |n: u8| IpAddr::from([192, 0, 2, n]);
+        assert_eq!((0..100).filter(|_| limiter.permit_from(start, "x", source(1))).count(), 10);
+        assert_eq!((0..100).filter(|_| limiter.permit_from(start, "x", source(2))).count(), 2);
+        assert_eq!((3..100).filter(|n| limiter.permit_from(start, "x", source(*n))).count(), 8);
+        assert!(!limiter.permit(start, "x"));
+        let suppressed = Suppressed { kind: "x", count: 90 + 98 + 89 + 1 };
+        assert_eq!(limiter.poll_event(start + 10 * SECOND), Some(suppressed));
+        assert!(limiter.permit_from(start + 10 * SECOND, "x", source(1)));
     }
 
     #[test]

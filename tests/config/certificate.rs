@@ -106,6 +106,40 @@ fn a_file_that_is_wrong_is_named_and_costs_the_certificates_alone() {
 }
 
 #[test]
+fn a_file_that_is_wrong_is_said_once_though_devices_need_what_is_in_it() {
+    let device = "[device.d]\nrole = \"r\"\ncertificate-dns = \"door.example\"\n";
+    for file in ["ca.pem", "gw.key", "gw.pem"] {
+        let said = said(&place(device).file(&format!("/etc/tombolo/{file}"), "half"));
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains(file), "{said:?}");
+    }
+}
+
+#[test]
+fn a_list_that_another_signed_in_the_name_of_a_ca_is_refused() {
+    let mut case = place("");
+    case.layers[0].text = case.layers[0].text.replace("\"ca.pem\"", "\"ca.pem\"\ncrl-file = \"crl.pem\"");
+    // Another CA of the same name.
+    let (key, mut ca) = (KeyPair::generate().unwrap(), CertificateParams::default());
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2024, 1, 1),
+        next_update: rcgen::date_time_ymd(2100, 1, 1),
+        crl_number: 1u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&Issuer::new(ca, &key)).unwrap().pem().unwrap();
+    let case = case.file("/etc/tombolo/crl.pem", &list);
+    let said = said(&case);
+    let expected = "fail  5: coap.crl-file: /etc/tombolo/crl.pem cannot be used: a revocation list of CN=rcgen self signed cert \
+                    is not signed by the key of that CA";
+    assert!(said[0].starts_with(expected), "{said:?}");
+    assert_eq!(said.len(), 1);
+}
+
+#[test]
 fn a_reload_with_a_wrong_file_keeps_what_was_in_force_and_takes_up_the_rest() {
     let old = place("[device.d]\nrole = \"r\"\npublic-key-file = \"door.pub\"\n");
     let before = old.loaded();

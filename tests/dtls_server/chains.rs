@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
-use tombolo::proto::dtls::server::{Certificates, Settings, Trust};
+use tombolo::proto::dtls::server::{Certificates, Clock, Settings, Trust};
 use tombolo::proto::dtls::{Engine, FailureKind, Limits};
 
 use crate::client::*;
@@ -257,4 +257,109 @@ fn one_source_of_chains_uses_up_its_own_time_only() {
         world.connected(port, config);
     }
     assert_eq!(world.engine.counters().work_over_limit, 0);
+}
+
+#[test]
+fn each_way_to_an_anchor_is_charged_and_each_list_that_is_not_verified_yet() {
+    let pki = Pki::new();
+    let one = authority("one", Some(&pki.root));
+    let below = authority("below", Some(&one));
+    // Twelve CAs of one name, as after eleven renewals with new keys.
+    let middles: Vec<_> = (0..12).map(|_| authority("middle", Some(&pki.root))).collect();
+    // One of the root is verified when it is read, one of a CA that only devices have when a device shows that.
+    let root_list = crate::lapses::list(&pki.root, &[77]);
+    let other_list = crate::lapses::list(&pki.middle, &[77]);
+    // For each: 4 operations of the handshake, and what the chain may take.
+    for (intermediates, lists, trusted, work) in [
+        (vec![], vec![], true, 4),
+        (vec![], vec![root_list.clone()], true, 4),
+        (vec![], vec![other_list.clone()], true, 5),
+        (der(std::slice::from_ref(&one)), vec![], true, 8),
+        (der(std::slice::from_ref(&one)), vec![root_list.clone(), other_list], true, 9),
+        (der(std::slice::from_ref(&one)), vec![], false, 8),
+        (vec![one.der().to_vec(), below.der().to_vec()], vec![], true, 10),
+        (der(&middles), vec![], true, 2 * 48),
+        (der(&middles), vec![root_list.clone()], true, 2 * 48),
+        (der(&middles), vec![root_list], false, 4 * 48),
+    ] {
+        let trust = Trust::new(vec![pki.root.der().to_vec()], intermediates, &lists, []).unwrap();
+        let certificates = Certificates { trust: trust.into(), ..pki.certificates() };
+        let limits = |work_burst| Limits { work_burst, work_per_second: 1, ..Limits::default() };
+        // A bucket that holds two handshakes and one operation less lets one through.
+        let settings = Settings { limits: limits(2 * (4 + work) - 1), ..Settings::default() };
+        let mut world = World::new(settings, certificates, FINE, 1);
+        let time = tombolo::clock::UnixTime::from_secs(YEAR_2026);
+        world.engine.set_clock(Clock { time, trusted });
+        for port in 1..=3 {
+            world.join(port, Config { steps: Some(vec![]), ..Config::certified(&pki.device) });
+        }
+        world.run(Duration::from_millis(100));
+        assert_eq!(world.engine.half_open_count(), 1, "{work}");
+        world.run(Duration::from_secs(1));
+        world.join(4, Config { steps: Some(vec![]), ..Config::certified(&pki.device) });
+        world.run(Duration::from_millis(100));
+        assert_eq!(world.engine.half_open_count(), 2, "{work}");
+    }
+}
+
+#[test]
+fn a_hello_costs_what_its_suite_costs_and_one_that_is_dropped_costs_nothing() {
+    let pki = Pki::new();
+    let stranger = authority("stranger", None);
+    let false_chain = Arc::new(device(&stranger, &[stranger.der().to_vec()]));
+    // Two handshakes with certificates use up the work; the bucket of handshakes is hardly larger than what then comes.
+    let limits = Limits {
+        work_burst: 17,
+        work_per_second: 1,
+        handshakes_burst: 60,
+        handshakes_per_second: 1,
+        ..Limits::default()
+    };
+    for mtu in [1_200, 120] {
+        let mut world = World::new(Settings { limits, ..Settings::default() }, pki.certificates(), FINE, 1);
+        for port in 100..400 {
+            world.join(port, Config { mtu, ..Config::certified(&false_chain) });
+        }
+        world.run(Duration::from_millis(200));
+        assert_eq!(world.engine.counters().failed(FailureKind::Certificate), 2);
+        assert!(world.engine.counters().work_over_limit >= 298);
+        assert_eq!(world.engine.half_open_count(), 0, "what is dropped leaves nothing behind");
+        world.clients.clear();
+        // Behind the same address, devices whose handshakes cost nothing come in at their first try.
+        for port in 1..=50 {
+            world.join(port, World::psk(port));
+        }
+        world.run(Duration::from_millis(100));
+        let inside = (1..=50).filter(|port| world.client(*port).connected).count();
+        assert_eq!(inside, 50, "{:?}", world.engine.counters());
+        assert_eq!(world.engine.counters().hellos_over_limit, 0);
+    }
+}
+
+#[test]
+fn where_there_is_no_room_for_a_handshake_nothing_is_spent_on_it() {
+    let pki = Pki::new();
+    let limits = Limits {
+        half_open_per_source: 1,
+        work_burst: 16,
+        work_per_second: 1,
+        handshakes_burst: 3,
+        handshakes_per_second: 1,
+        ..Limits::default()
+    };
+    let mut world = World::new(Settings { limits, ..Settings::default() }, pki.certificates(), FINE, 1);
+    world.join(1, Config { steps: Some(vec![]), ..World::psk(1) });
+    world.run(Duration::from_millis(50));
+    for port in 2..20 {
+        world.join(port, Config::certified(&pki.device));
+    }
+    world.run(Duration::from_millis(50));
+    let counters = world.engine.counters();
+    assert_eq!((counters.handshakes_begun, counters.hellos_over_limit), (1, 18));
+    assert_eq!(counters.work_over_limit, 0);
+    // The place becomes free, and all tokens are there.
+    world.inject(1, &record(21, 0, 9, &[2, 90]));
+    world.clients.clear();
+    world.run(Duration::from_secs(5));
+    world.connected(2, Config::certified(&pki.device));
 }

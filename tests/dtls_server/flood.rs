@@ -12,19 +12,27 @@ use crate::world::*;
 
 const MS: Duration = Duration::from_millis(1);
 
+/// A hello with a cookie that is none of ours.
+fn hello_with_false_cookie(world: &World) -> Vec<u8> {
+    let mut hello = Client::new(World::psk(2)).start(world.now).remove(0);
+    // Behind the random and an empty session id: the cookie's length, and the cookie.
+    hello[13 + 12 + 35] = 32;
+    hello.splice(13 + 12 + 36..13 + 12 + 36, [7; 32]);
+    for (at, bytes) in [(11, 2), (13 + 2, 2), (13 + 10, 2)] {
+        let length = u16::from_be_bytes([hello[at], hello[at + 1]]) + 32;
+        hello[at..at + bytes].copy_from_slice(&length.to_be_bytes());
+    }
+    hello
+}
+
 /// Lets time pass, with so many hellos a millisecond from addresses that nobody has; whether they have a cookie, which is
 /// none of ours.
 fn pass_flooded(world: &mut World, time: Duration, per_ms: u32, with_cookie: bool) {
-    let mut hello = Client::new(World::psk(2)).start(world.now).remove(0);
-    if with_cookie {
-        // Behind the random and an empty session id: the cookie's length, and the cookie.
-        hello[13 + 12 + 35] = 32;
-        hello.splice(13 + 12 + 36..13 + 12 + 36, [7; 32]);
-        for (at, bytes) in [(11, 2), (13 + 2, 2), (13 + 10, 2)] {
-            let length = u16::from_be_bytes([hello[at], hello[at + 1]]) + 32;
-            hello[at..at + bytes].copy_from_slice(&length.to_be_bytes());
-        }
-    }
+    let mut hello = if with_cookie {
+        hello_with_false_cookie(world)
+    } else {
+        Client::new(World::psk(2)).start(world.now).remove(0)
+    };
     let end = world.now + time;
     while world.now < end {
         for _ in 0..per_ms {
@@ -93,4 +101,39 @@ fn a_flood_of_a_few_real_sources_leaves_all_others_alone() {
     }
     assert!(world.client(ELSEWHERE).connected, "at its first hello");
     assert!(world.engine.counters().cookies_sent < 1_000 + 2);
+}
+
+#[test]
+fn one_source_of_false_cookies_does_not_use_up_what_verifies_the_cookies_of_others() {
+    let limits = Limits { hellos_per_second: 20, hellos_per_source: 8, ..Limits::default() };
+    let mut world = World::new(Settings { limits, ..Settings::default() }, Certificates::default(), FINE, 7);
+    let device = world.connected(1, World::psk(1));
+    for round in 0..500u16 {
+        let hello = hello_with_false_cookie(&world);
+        for port in 0..20 {
+            world.inject(1_000 + port, &hello);
+        }
+        match round {
+            100 => world.join(ELSEWHERE, World::psk(9)),
+            // A device at the address of the flood restarts on its port.
+            300 => world.join(1, World::psk(1)),
+            _ => {}
+        }
+        world.run(MS);
+    }
+    assert!(world.client(ELSEWHERE).connected, "somebody from elsewhere, at its first hello");
+    assert!(world.client(1).connected, "a device at the address of the flood that has a session");
+    assert!(world.engine.session(device).is_none(), "its new session took the place of the old");
+}
+
+#[test]
+fn a_device_that_restarts_on_its_port_is_let_in_whatever_false_cookies_come_from_everywhere() {
+    let limits = Limits { hellos_per_second: 20, ..Limits::default() };
+    let mut world = World::new(Settings { limits, ..Settings::default() }, Certificates::default(), FINE, 7);
+    world.connected(1, World::psk(1));
+    pass_flooded(&mut world, 500 * MS, 20, true);
+    world.join(1, World::psk(1));
+    pass_flooded(&mut world, 100 * MS, 20, true);
+    assert!(world.client(1).connected);
+    assert_eq!(world.engine.session_count(), 1);
 }

@@ -18,7 +18,7 @@ use crate::world::*;
 const DAY: u64 = 86_400;
 
 /// A list of `issuer` with these serial numbers.
-fn list(issuer: &CertifiedIssuer<'static, KeyPair>, serials: &[u64]) -> Vec<u8> {
+pub fn list(issuer: &CertifiedIssuer<'static, KeyPair>, serials: &[u64]) -> Vec<u8> {
     let revoked = serials.iter().map(|serial| RevokedCertParams {
         serial_number: SerialNumber::from(*serial),
         revocation_time: date_time_ymd(2026, 1, 1),
@@ -288,6 +288,198 @@ fn a_session_is_bound_to_its_own_ca() {
 }
 
 #[test]
+fn a_ca_that_is_no_anchor_any_more_is_judged_as_an_intermediate() {
+    let (end, _) = june(10);
+    let site = Site::with(|params| params.not_after = june(10).1.not_after, |_| {});
+    let pki = &site.pki;
+    let under = |root: &CertifiedIssuer<'static, KeyPair>, lists: &[Vec<u8>]| {
+        let middle = vec![pki.middle.der().to_vec()];
+        let trust = Trust::new(vec![root.der().to_vec()], middle, lists, []).unwrap();
+        Certificates { trust: trust.into(), ..pki.certificates() }
+    };
+    let begun = || {
+        let mut world = site.world();
+        world.engine.set_clock(Clock { time: UnixTime::from_secs(end - 5 * DAY), trusted: true });
+        reload(&mut world, site.trusting(&[&pki.middle], &[]));
+        let session = world.connected(1, site.config());
+        (world, session)
+    };
+    // As an anchor it is believed whatever lists say and for as long as it stands there.
+    let (mut world, session) = begun();
+    reload(&mut world, site.trusting(&[&pki.middle], &[list(&pki.root, &[2])]));
+    world.engine.set_clock(Clock { time: UnixTime::from_secs(end + 1), trusted: true });
+    world.engine.handle_timeout(world.now, &mut world.recorder);
+    world.assert_alive(1, session);
+    let sealed = stored(&mut world, session);
+    // Below its root it has an end, and can be revoked.
+    reload(&mut world, under(&pki.root, &[]));
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::Expired)]);
+    let refused = taken_over(&mut world, under(&pki.root, &[]), end + 1, Policy::default(), &sealed);
+    assert_eq!(refused, Err(ImportError::Expired));
+    let (mut world, session) = begun();
+    reload(&mut world, under(&pki.root, &[list(&pki.root, &[77])]));
+    world.assert_alive(1, session);
+    reload(&mut world, under(&pki.root, &[list(&pki.root, &[2])]));
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::CredentialChanged)]);
+    // It is closed when that end comes.
+    let (mut world, session) = begun();
+    reload(&mut world, under(&pki.root, &[]));
+    world.assert_alive(1, session);
+    world.engine.set_clock(Clock { time: UnixTime::from_secs(end + 1), trusted: true });
+    world.engine.handle_timeout(world.now, &mut world.recorder);
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::Expired)]);
+}
+
+#[test]
+fn a_ca_that_is_no_anchor_any_more_falls_with_those_above_it() {
+    let root = ca("root", 1, KeyPair::generate().unwrap(), None, |_| {});
+    let upper = ca("upper", 5, KeyPair::generate().unwrap(), Some(&root), |_| {});
+    let middle = ca("middle", 2, KeyPair::generate().unwrap(), Some(&upper), |_| {});
+    let device = own(device_params("door-7"), &middle, &[], false);
+    let certificates = |anchor: &CertifiedIssuer<'static, KeyPair>, below: &[Vec<u8>], lists: &[Vec<u8>]| {
+        let trust = Trust::new(vec![anchor.der().to_vec()], below.to_vec(), lists, []).unwrap();
+        Certificates { key: Some(server_key(&root, false)), trust: trust.into() }
+    };
+    let below = [middle.der().to_vec(), upper.der().to_vec()];
+    let mut world = World::new(Settings::default(), certificates(&middle, &[], &[]), FINE, 1);
+    let session = world.connected(1, Config::certified(&device));
+    reload(&mut world, certificates(&root, &below, &[]));
+    world.assert_alive(1, session);
+    reload(&mut world, certificates(&root, &below, &[list(&root, &[5])]));
+    assert_eq!(world.told(), [Told::Closed(session, CloseCause::CredentialChanged)]);
+}
+
+/// The old and the new CA of one name, after a change of keys, and a device of each; both have serial number 3.
+fn rollover() -> [(CertifiedIssuer<'static, KeyPair>, Arc<Own>); 2] {
+    [1, 2].map(|serial| {
+        let root = ca("root", serial, KeyPair::generate().unwrap(), None, |_| {});
+        let mut params = device_params(&format!("door-{serial}"));
+        params.serial_number = Some(SerialNumber::from(3u64));
+        let device = own(params, &root, &[], false);
+        (root, device)
+    })
+}
+
+#[test]
+fn after_a_change_of_keys_each_list_counts_for_the_ca_that_signed_it() {
+    let [(old, first), (new, second)] = rollover();
+    let key = server_key(&old, false);
+    let with = |lists: &[Vec<u8>]| {
+        let anchors = vec![old.der().to_vec(), new.der().to_vec()];
+        let trust = Trust::new(anchors, Vec::new(), lists, []).unwrap();
+        Certificates { key: Some(key.clone()), trust: trust.into() }
+    };
+    let of = |issuer, serial| list(issuer, &[serial]);
+    for (name, lists, are_good) in [
+        ("only a list of the old one", vec![of(&old, 77)], [true, true]),
+        ("only a list of the new one", vec![of(&new, 77)], [true, true]),
+        ("one of each", vec![of(&old, 77), of(&new, 77)], [true, true]),
+        ("one of each, in the other order", vec![of(&new, 77), of(&old, 77)], [true, true]),
+        ("the old one's device", vec![of(&old, 3), of(&new, 77)], [false, true]),
+        ("the new one's device", vec![of(&old, 77), of(&new, 3)], [true, false]),
+        ("in a second list", vec![of(&old, 77), of(&old, 3)], [false, true]),
+    ] {
+        // New handshakes.
+        let mut world = World::new(Settings::default(), with(&lists), FINE, 1);
+        for (port, device, is_good) in [(1, &first, are_good[0]), (2, &second, are_good[1])] {
+            world.join(port, Config::certified(device));
+            world.run(Duration::from_secs(1));
+            assert_eq!(world.client(port).connected, is_good, "{name}");
+            if !is_good {
+                assert_eq!(world.client(port).alerts, [(2, 44)], "{name}: certificate_revoked");
+            }
+        }
+        // Sessions that stand, and what is stored of them.
+        let mut world = World::new(Settings::default(), with(&[]), FINE, 1);
+        let sessions =
+            [world.connected(1, Config::certified(&first)), world.connected(2, Config::certified(&second))];
+        let sealed = sessions.map(|session| stored(&mut world, session));
+        reload(&mut world, with(&lists));
+        for (session, is_good) in sessions.into_iter().zip(are_good) {
+            assert_eq!(world.engine.session(session).is_some(), is_good, "{name}");
+        }
+        for (sealed, is_good) in sealed.iter().zip(are_good) {
+            let taken = taken_over(&mut world, with(&lists), YEAR_2026, Policy::default(), sealed);
+            assert_eq!(taken.err(), (!is_good).then_some(ImportError::CredentialChanged), "{name}");
+        }
+    }
+}
+
+#[test]
+fn lists_of_cas_that_only_devices_have_count_for_the_ca_that_signed_them_too() {
+    let root = ca("root", 1, KeyPair::generate().unwrap(), None, |_| {});
+    let [(old, first), (new, second)] = [5, 6].map(|serial| {
+        let middle = ca("middle", serial, KeyPair::generate().unwrap(), Some(&root), |_| {});
+        let mut params = device_params(&format!("door-{serial}"));
+        params.serial_number = Some(SerialNumber::from(3u64));
+        let device = own(params, &middle, &[middle.der().to_vec()], false);
+        (middle, device)
+    });
+    for (lists, are_good) in [
+        (vec![list(&old, &[77])], [true, true]),
+        (vec![list(&new, &[77]), list(&old, &[3])], [false, true]),
+        (vec![list(&old, &[77]), list(&new, &[3])], [true, false]),
+    ] {
+        let trust = Trust::new(vec![root.der().to_vec()], Vec::new(), &lists, []).unwrap();
+        let certificates = Certificates { key: Some(server_key(&root, false)), trust: trust.into() };
+        let mut world = World::new(Settings::default(), certificates.clone(), FINE, 1);
+        for (port, device, is_good) in [(1, &first, are_good[0]), (2, &second, are_good[1])] {
+            world.join(port, Config::certified(device));
+            world.run(Duration::from_secs(1));
+            assert_eq!(world.client(port).connected, is_good);
+        }
+        world.told();
+        reload(&mut world, certificates);
+        assert_eq!(world.told(), [], "what was verified once is judged the same");
+    }
+}
+
+#[test]
+fn a_list_in_the_name_of_a_configured_ca_that_is_not_its_own_is_refused() {
+    let [(old, _), (new, _)] = rollover();
+    let middle = ca("middle", 5, KeyPair::generate().unwrap(), Some(&old), |_| {});
+    let no_signer = ca("no signer", 6, KeyPair::generate().unwrap(), Some(&old), |params| {
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    });
+    let trust = |list: Vec<u8>| {
+        let below = vec![middle.der().to_vec(), no_signer.der().to_vec()];
+        Trust::new(vec![old.der().to_vec()], below, &[list], [])
+    };
+    assert!(trust(list(&old, &[1])).is_ok() && trust(list(&middle, &[1])).is_ok());
+    let refused = trust(list(&new, &[1])).unwrap_err().to_string();
+    assert!(refused.contains("of CN=root is not signed by the key of that CA"), "{refused}");
+    let namesake = ca("middle", 5, KeyPair::generate().unwrap(), Some(&new), |_| {});
+    assert!(trust(list(&namesake, &[1])).is_err());
+    let mut forged = list(&old, &[1]);
+    *forged.last_mut().unwrap() ^= 1;
+    assert!(trust(forged).is_err());
+    // rcgen refuses to sign with a key that may not; so that of another certificate of the same key.
+    let key = KeyPair::from_pem(&no_signer.key().serialize_pem()).unwrap();
+    let may = ca("no signer", 6, key, Some(&old), |_| {});
+    let refused = trust(list(&may, &[1])).unwrap_err().to_string();
+    assert!(refused.contains("cRLSign"), "{refused}");
+    // In the name of a CA that is not configured nobody can tell yet.
+    let stranger = ca("stranger", 9, KeyPair::generate().unwrap(), None, |_| {});
+    assert!(trust(list(&stranger, &[1])).is_ok());
+}
+
+#[test]
+fn a_configured_ca_that_has_no_list_any_more_is_named() {
+    let [(old, _), (new, _)] = rollover();
+    let other = ca("other", 7, KeyPair::generate().unwrap(), None, |_| {});
+    let with = |cas: &[&CertifiedIssuer<'static, KeyPair>], lists: &[Vec<u8>]| {
+        let anchors = cas.iter().map(|ca| ca.der().to_vec()).collect();
+        Trust::new(anchors, Vec::new(), lists, []).unwrap()
+    };
+    let before = with(&[&old, &new, &other], &[list(&old, &[1]), list(&other, &[2])]);
+    let all = [&old, &new, &other];
+    assert_eq!(with(&all, &[list(&old, &[]), list(&other, &[2])]).without_list_since(&before), [""; 0]);
+    assert_eq!(with(&all, &[list(&other, &[2])]).without_list_since(&before), ["CN=root"]);
+    assert_eq!(with(&all, &[list(&new, &[2])]).without_list_since(&before), ["CN=other", "CN=root"]);
+    assert_eq!(with(&[&new], &[]).without_list_since(&before), [""; 0], "those are not believed any more");
+}
+
+#[test]
 fn a_ca_whose_certificate_is_renewed_with_its_key_is_the_same() {
     let key = KeyPair::generate().unwrap();
     let again = KeyPair::from_pem(&key.serialize_pem()).unwrap();
@@ -356,6 +548,50 @@ fn a_clock_that_is_not_believed_ends_nothing_that_may_be_valid() {
         let session = world.connected(1, site.config());
         world.run(Duration::from_secs(3_600));
         world.assert_alive(1, session);
+    }
+}
+
+#[test]
+fn while_the_clock_is_not_believed_a_chain_counts_if_there_is_a_time_at_which_it_is_valid() {
+    let year = |year: i32| date_time_ymd(year, 1, 1);
+    let root = ca("root", 1, KeyPair::generate().unwrap(), None, |_| {});
+    let with = |key: &KeyPair, serial: u64, from: i32, until: i32| {
+        let key = KeyPair::from_pem(&key.serialize_pem()).unwrap();
+        ca("middle", serial, key, Some(&root), |params| {
+            (params.not_before, params.not_after) = (year(from), year(until));
+        })
+    };
+    let [old_key, new_key] = [(); 2].map(|()| KeyPair::generate().unwrap());
+    let old = with(&old_key, 2, 2020, 2030);
+    let later = with(&old_key, 3, 2028, 2040);
+    let new = with(&new_key, 4, 2029, 2040);
+    let far = with(&new_key, 5, 2050, 2060);
+    let mut params = device_params("door-7");
+    (params.not_before, params.not_after) = (year(2027), year(2035));
+    let floor = UnixTime::from_secs(year(2026).unix_timestamp() as u64);
+    // What is configured, what the device sends, and whether that can be valid.
+    for (name, configured, sent, is_good) in [
+        ("both began before the device's", vec![&old], vec![], true),
+        ("as sent", vec![], vec![&old], true),
+        ("beside one of another key", vec![&old, &new], vec![], true),
+        ("one that is renewed, with its key, after the device's began", vec![&later], vec![], true),
+        ("beside one that begins when the device's has ended", vec![&later, &far], vec![], true),
+        ("the old one sent, the renewed one configured", vec![&later], vec![&old], true),
+        ("only one of another key", vec![&new], vec![], false),
+        ("one that begins when the device's has ended", vec![&far], vec![], false),
+    ] {
+        let der = |all: &[&CertifiedIssuer<'static, KeyPair>]| -> Vec<Vec<u8>> {
+            all.iter().map(|ca| ca.der().to_vec()).collect()
+        };
+        let device = own(params.clone(), &old, &der(&sent), false);
+        let trust = Trust::new(vec![root.der().to_vec()], der(&configured), &[], []).unwrap();
+        let certificates = Certificates { key: Some(server_key(&root, false)), trust: trust.into() };
+        let mut world = World::new(Settings::default(), certificates, FINE, 1);
+        world.engine.set_clock(Clock { time: floor, trusted: false });
+        world.join(1, Config::certified(&device));
+        world.run(Duration::from_secs(1));
+        let told = world.told();
+        assert_eq!(world.client(1).connected, is_good, "{name}: {told:?}");
     }
 }
 
@@ -460,6 +696,14 @@ fn a_session_does_not_become_younger_by_restarts() {
     assert!(matches!(world.told()[..], [Told::Closed(_, CloseCause::TooOld)]));
     let refused = taken_over(&mut world, none(), YEAR_2026 + 3 * DAY + 1, policy, &sealed);
     assert_eq!(refused, Err(ImportError::TooOld));
+    // What was written while the clock was not believed has no date: the clock may have been years behind. Its age is then
+    // counted anew by each process that does not know better.
+    world.engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026), trusted: true });
+    world.clients.clear();
+    let session = world.connected(1, World::psk(1));
+    world.engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026 - 300 * DAY), trusted: false });
+    let undated = stored(&mut world, session);
+    assert!(taken_over(&mut world, none(), YEAR_2026 + DAY, policy, &undated).is_ok());
     // A clock that was set back makes nothing younger than it is known to be, and ends nothing.
     assert!(taken_over(&mut world, none(), 1_000, policy, &sealed).is_ok());
 }

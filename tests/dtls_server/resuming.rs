@@ -425,7 +425,10 @@ fn a_session_that_cannot_go_on_is_ended_by_one_alert_when_its_device_speaks() {
             let reading = world.client(1).send(b"a reading");
             let alerts = world.inject(port, &reading);
             assert_eq!(alerts.len(), 1);
-            assert_eq!(world.told(), [Told::Closed(over, CloseCause::Farewell)]);
+            // Elsewhere somebody may have repeated its record: then it is not known whether the device got the alert.
+            let told = world.told();
+            let expected = Told::Closed(over, CloseCause::Farewell);
+            assert_eq!(told, if port == 1 { vec![expected] } else { vec![] });
             let now = world.now;
             world.client(1).handle_datagram(now, &alerts[0]);
             assert_eq!(world.client(1).protected_alerts, [(2, 80)]);
@@ -434,14 +437,14 @@ fn a_session_that_cannot_go_on_is_ended_by_one_alert_when_its_device_speaks() {
                 Some(&(1 << 48 | 1 << 32)),
                 "a number nothing else ever has"
             );
-            // It may be lost: the next record is answered by the same one, a few times.
+            // It may be lost: each record is answered by the same one.
             let again: Vec<_> = (0..50)
                 .flat_map(|_| {
                     let reading = world.client(1).send(b"a reading");
                     world.inject(port, &reading)
                 })
                 .collect();
-            assert_eq!(again.len(), 7);
+            assert_eq!(again.len(), 50);
             assert!(again.iter().all(|alert| *alert == alerts[0]), "the same bytes");
             assert_eq!(world.told(), []);
             assert_eq!(world.engine.counters().sessions_farewell, 1);
@@ -487,6 +490,26 @@ fn what_was_recorded_of_a_session_that_is_over_cannot_be_aimed_at_anybody() {
 }
 
 #[test]
+fn whoever_repeats_records_of_a_session_that_is_over_does_not_spend_its_devices_alert() {
+    let mut world = World::fine();
+    let session = world.connected(1, Config { cid: Some(vec![1]), ..World::psk(1) }.with_suite(PSK_CHACHA));
+    let sealed = export(&mut world, session);
+    let recorded: Vec<_> = (0..100).map(|_| world.client(1).send(b"a reading")).collect();
+    let over = restart_over(&mut world, 8, &sealed);
+    let answered = |world: &mut World, port| -> usize {
+        recorded.iter().map(|record| world.inject(port, record).len()).sum()
+    };
+    assert_eq!(answered(&mut world, 2), 100);
+    assert_eq!(answered(&mut world, 3), 0, "one alert for each record");
+    // The device has not been told: the store keeps what is needed for it.
+    assert_eq!(world.told(), []);
+    let reading = world.client(1).send(b"a reading");
+    assert_eq!(world.inject(1, &reading).len(), 1);
+    assert_eq!(world.told(), [Told::Closed(over, CloseCause::Farewell)]);
+    assert_eq!(world.engine.counters().sessions_farewell, 1);
+}
+
+#[test]
 fn a_session_whose_key_is_gone_is_ended_by_an_alert_too() {
     let mut world = World::fine();
     let session = world.connected(1, World::psk(1));
@@ -519,6 +542,25 @@ fn a_session_that_is_over_is_forgotten_like_an_idle_one_and_makes_way() {
     world.join(1, World::psk(1));
     world.run(Duration::from_secs(1));
     assert_eq!(world.told()[0], Told::Closed(over, CloseCause::Replaced));
+}
+
+#[test]
+fn what_a_client_still_sends_when_its_handshake_has_failed_is_no_record_of_a_session() {
+    let mut world = World::fine();
+    let ours = Pki::new();
+    world.engine = engine(world.now, Settings::default(), ours.certificates(), 8);
+    // Its certificate is refused when that arrives; its Finished comes in a datagram of its own.
+    world.join(1, Config { mtu: 300, ..Config::certified(&Pki::new().device) });
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.client(1).alerts.len(), 1);
+    let late = record(22, 1, 0, &[7; 40]);
+    world.inject(1, &late);
+    assert!(world.recorder.unknown.is_empty());
+    world.inject(2, &late);
+    assert_eq!(world.recorder.unknown, [2]);
+    world.run(Duration::from_secs(10));
+    world.inject(1, &late);
+    assert_eq!(world.recorder.unknown, [2, 1], "only for a while");
 }
 
 #[test]

@@ -374,6 +374,14 @@ fn a_revoked_certificate_loses_its_session_on_reload_and_an_expired_one_never_ge
     assert!(!answer.contains("2.04"), "{answer}");
     world.log_says(&["handshake failed", "revoked", "front.doors.example"]);
     assert!(!world.site.witness.text().contains("t/front"));
+
+    // Without any list it would be let in again, which is said.
+    let config: PathBuf = world.site.daemon.config().to_owned();
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("crl-file")).collect();
+    std::fs::write(&config, lines.join("\n")).expect("it can be written");
+    world.reload();
+    world.log_says(&["no revocation list any more"]);
 }
 
 const DEVICES_OF_ONE: &str = "[device.front]\nrole = \"sensor\"\ncertificate-dns = \"front.doors.example\"\n";

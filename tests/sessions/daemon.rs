@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Config, PSK_CHACHA};
+use crate::faults_library;
 use crate::real::Folder as Place;
 use crate::support::{Daemon, Folder, PATIENCE, free_tcp_port, wait_for};
 
@@ -303,6 +304,31 @@ fn a_session_whose_key_was_replaced_or_removed_is_not_resurrected() {
 }
 
 #[test]
+fn what_is_refused_when_it_is_handed_over_is_not_looked_for_in_the_store() {
+    let memory = Place::below("/dev/shm");
+    let mut site = Site::new(&memory.0, "");
+    let mut devices = [1, 2].map(|number| Device::new(site.daemon.coaps, number, None));
+    devices.iter_mut().for_each(Device::reading);
+    site.wait_until_stored(2);
+    site.daemon.stop();
+    site.folder.write("dev-1.psk", "text:another-0123456789abcdef");
+    site.daemon.resume();
+    let state = ["restored", "handed_over", "refused"].map(|key| site.sessions(key));
+    assert_eq!(state, [1, 1, 1]);
+    let log = site.daemon.log();
+    let refused = log.lines().find(|line| line.contains("DTLS sessions not taken over")).expect("it is said");
+    assert!(refused.contains("sessions=1"), "once: {refused}");
+    site.wait_until_stored(1);
+    devices[1].reading();
+    // Without a place in the store it counts, too.
+    site.daemon.stop();
+    fs::remove_file(site.sessions_dir().join("log")).unwrap();
+    site.folder.write("dev-2.psk", "text:another-0123456789abcdef");
+    site.daemon.resume();
+    assert_eq!((site.sessions("restored"), site.sessions("refused")), (0, 1));
+}
+
+#[test]
 fn what_has_ended_does_not_come_back() {
     let folder = Place::new();
     let mut site = Site::new(&folder.0.join("run"), "");
@@ -389,6 +415,11 @@ fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power
         device.reading();
         other.reading();
         assert_eq!(site.counter("tombolo_dtls_farewell_sessions_total"), 1);
+        assert_eq!(
+            site.counter("tombolo_dtls_closed_sessions_total"),
+            0,
+            "it was not among those that stood"
+        );
         // Until the new one is on disk, and the old one is not.
         wait_for("the commit", || site.sessions("written_bytes") > written);
     }
@@ -400,6 +431,63 @@ fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power
     device.careless_reading();
     device.until("the alert", |device| device.client.protected_alerts == [(2, 80)]);
     site.wait_until_stored(1);
+}
+
+#[test]
+fn a_stop_tells_devices_whose_sessions_a_failing_disk_does_not_keep() {
+    const ENOSPC: i32 = 28;
+    // With and without a handover of what can go on.
+    let (memory, disk) = (Place::below("/dev/shm"), Place::new());
+    for runtime_dir in [memory.0.clone(), disk.0.join("run")] {
+        let is_handed_over = runtime_dir == memory.0;
+        let mut site = Site::new(&runtime_dir, "");
+        let faults = site.folder.write("faults", "");
+        let environment = &mut site.daemon.environment;
+        environment.push(("LD_PRELOAD".into(), faults_library::library().display().to_string()));
+        environment.push((faults_library::VARIABLE.into(), faults.display().to_string()));
+        site.daemon.stop();
+        site.daemon.resume();
+        faults_library::write(&faults, &format!("write {ENOSPC} /sessions/log"));
+        let gateway = site.daemon.coaps;
+        let mut chacha = Device::with(gateway, 1, |config| config.with_suite(PSK_CHACHA));
+        let mut aes = Device::new(gateway, 2, None);
+        chacha.reading();
+        aes.reading();
+        wait_for("the fault", || site.daemon.status()["session_store"]["failing"].is_string());
+        site.daemon.stop();
+        chacha.until("a close_notify", |device| device.client.protected_alerts == [(1, 0)]);
+        if is_handed_over {
+            site.daemon.resume();
+            assert_eq!((site.sessions("restored"), site.sessions("handed_over")), (1, 1));
+            aes.reading();
+            assert_eq!(aes.client.protected_alerts, []);
+        } else {
+            aes.until("a close_notify", |device| device.client.protected_alerts == [(1, 0)]);
+        }
+    }
+}
+
+#[test]
+fn sessions_that_are_over_take_no_room_from_those_that_go_on() {
+    let folder = Place::new();
+    let mut site = Site::new(&folder.0.join("run"), "max-sessions = 2");
+    let gateway = site.daemon.coaps;
+    // As many as there is room for, twice: the first two are over after a power cut.
+    let chacha = |config: Config| config.with_suite(PSK_CHACHA);
+    let mut silent = [1, 2].map(|number| Device::with(gateway, number, chacha));
+    site.wait_until_stored(2);
+    site.daemon.kill();
+    site.daemon.resume();
+    assert_eq!((site.sessions("restored"), site.sessions("ended")), (0, 2));
+    let mut others = [3, 4].map(|number| Device::new(gateway, number, None));
+    site.wait_until_stored(4);
+    site.daemon.kill();
+    site.daemon.resume();
+    let state = ["restored", "ended", "refused"].map(|key| site.sessions(key));
+    assert_eq!(state, [2, 2, 0]);
+    others.iter_mut().for_each(Device::reading);
+    silent[0].careless_reading();
+    silent[0].until("the alert", |device| device.client.protected_alerts == [(2, 80)]);
 }
 
 #[test]

@@ -24,3 +24,6 @@ mod world;
 
 #[path = "../support/mod.rs"]
 mod support;
+
+#[path = "../support/faults.rs"]
+mod faults_library;

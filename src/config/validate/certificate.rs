@@ -9,18 +9,18 @@ use crate::gate::certificate::{CertificateName, CertificateNameError, Certificat
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
 use crate::southbound::coap::EngineKind;
 
-/// Reads all files, or says what is wrong. The last good material then stays; without any, devices with pre-shared
-/// keys go on alone.
-pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Arc<Material> {
+/// Reads all files, or says what is wrong. The last good material then stays; without any, which is `None`, devices with
+/// pre-shared keys go on alone.
+pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<Material>> {
     let before = cx.findings.list.len();
     if let Some(read) = read_all(cx, table) {
-        return read.into();
+        return Some(read.into());
     }
-    let Some(previous) = cx.sources.certificates.clone() else { return Arc::default() };
+    let previous = cx.sources.certificates.clone()?;
     for finding in cx.findings.list[before..].iter_mut().filter(|finding| finding.level == Level::Fail) {
         finding.message.push_str("; what was in force stays in force");
     }
-    previous
+    Some(previous)
 }
 
 fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
@@ -67,8 +67,21 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
         let advice = "set coap.client-ca-file too, or take it out";
         cx.warn("coap", &["coap", "crl-file"], "without effect: no CA is believed", advice);
     }
-    Some(Material { key: server_key?, chain: chain?, authorities: authorities?, revocation_lists: lists? })
+    let (authorities, lists) = (authorities?, lists?);
+    if let Some(text) = &table.crl_file
+        && let Err(what) = certificate::fit(&authorities, &lists)
+    {
+        let key = ["coap", "crl-file"];
+        let path = cx.path(&key, text);
+        cx.fail("coap", &key, format!("{} {what}", path.display()), WITHOUT);
+        return None;
+    }
+    Some(Material { key: server_key?, chain: chain?, authorities, revocation_lists: lists })
 }
+
+/// What to do about a file that is wrong.
+const WITHOUT: &str =
+    "put a good one there: a daemon that starts without it lets nobody in by certificate or key";
 
 /// Reads a file and makes something of it.
 fn take<T>(
@@ -92,16 +105,7 @@ fn take<T>(
         }
     };
     cx.judge("coap", key, path, &content.looked, secret);
-    make(&content.bytes)
-        .map_err(|error| {
-            cx.fail(
-                "coap",
-                key,
-                format!("{shown} {error}"),
-                "put a good one there: until then nobody gets in by certificate or key",
-            )
-        })
-        .ok()
+    make(&content.bytes).map_err(|error| cx.fail("coap", key, format!("{shown} {error}"), WITHOUT)).ok()
 }
 
 /// The names a table gives its certificate.
@@ -220,20 +224,23 @@ pub(super) fn public_key(
     }
 }
 
-/// Whether devices with certificates or keys of their own can get in at all, said once for all of them.
+/// Whether devices with certificates or keys of their own can get in at all, said once for all of them. Without `material`,
+/// what is wrong has been said.
 pub(super) fn needs(
     cx: &mut Context<'_>,
-    material: &Material,
+    material: Option<&Material>,
     engine: EngineKind,
     settings: &crate::gate::Settings,
 ) {
     let keyed = settings.devices.iter().filter(|device| device.public_key.is_some()).count();
     let certified =
         settings.devices.iter().filter(|device| device.certificate.is_some()).count() + settings.fleets.len();
-    if engine == EngineKind::Dimpl && (keyed + certified > 0 || material.key.is_some()) {
+    let has_key = material.is_some_and(|material| material.key.is_some());
+    if engine == EngineKind::Dimpl && (keyed + certified > 0 || has_key) {
         let message = "dimpl takes pre-shared keys alone: no device gets in by certificate or key";
         cx.warn("coap", &["coap", "engine"], message, "take the key out: our own engine takes all");
     }
+    let Some(material) = material else { return };
     if keyed + certified > 0 && material.key.is_none() {
         let message = "devices are known by certificate or key, but the gateway has no key to show them";
         let advice = "set coap.key-file; openssl ecparam -name prime256v1 -genkey -noout makes one";

@@ -172,7 +172,8 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     judge::devices(cx, &mut gate, &mut known);
     gate.fleets = fleet::fleets(cx, file, &merged.bad, &gate.roles);
     fleet::judge(cx, &mut gate);
-    certificate::needs(cx, &material, coap.engine, &gate);
+    certificate::needs(cx, material.as_deref(), coap.engine, &gate);
+    let material = material.unwrap_or_default();
     coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));
     let usable = |id: &Name| gate.devices.binary_search_by(|device| device.id.cmp(id)).is_ok();
     serial.retain_mut(|port| match &mut port.duty {

@@ -318,7 +318,7 @@ pub trait Engine {
     fn confirm_address(&mut self, _session: SessionId) {}
 
     /// Sets the time by which certificates are judged. To be called at start, whenever the verdict on the clock changes, and
-    /// about once a minute; before the first call it is 1970 and not trusted. Sessions whose certificates have expired
+    /// about once a second, because certificates are judged by no later one; before the first call it is 1970 and not trusted. Sessions whose certificates have expired
     /// are closed by the next [`Engine::handle_timeout`], which is then due at once. An engine without certificates ignores it.
     fn set_clock(&mut self, _clock: Clock) {}
 

@@ -152,6 +152,32 @@ pub enum Reason {
     Displaced,
 }
 
+/// Whose tokens a handshake takes and gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payer {
+    source: IpAddr,
+    /// The port, where there was a session when the handshake began.
+    port: Option<u16>,
+}
+
+impl Payer {
+    fn new(address: &PeerAddress, is_known: bool) -> Payer {
+        Payer { source: address.source(), port: is_known.then(|| address.port()) }
+    }
+
+    fn party(self, pool: Pool) -> Party {
+        Party { source: self.source, port: self.port, pool }
+    }
+}
+
+/// A verification of a cookie that was allowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// The bucket it was taken from; `None`: that of all.
+    own: Option<Party>,
+    source: IpAddr,
+}
+
 /// Too many handshakes of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceBusy;
@@ -201,6 +227,8 @@ struct Slot<T> {
 struct Entry<T> {
     address: PeerAddress,
     phase: Phase,
+    /// Whether a session was at its address when its handshake began.
+    is_known: bool,
     since: Instant,
     value: T,
     holder: u64,
@@ -211,7 +239,11 @@ struct Entry<T> {
 
 impl<T> Entry<T> {
     fn new(address: PeerAddress, phase: Phase, since: Instant, value: T) -> Entry<T> {
-        Entry { address, phase, since, value, holder: 0, before: NONE, after: NONE }
+        Entry { address, phase, is_known: false, since, value, holder: 0, before: NONE, after: NONE }
+    }
+
+    fn payer(&self) -> Payer {
+        Payer::new(&self.address, self.is_known)
     }
 }
 
@@ -297,34 +329,45 @@ impl<T> Registry<T> {
         })
     }
 
-    /// Whether a handshake may be begun from `address`: to be asked before anything is spent on it. It counts
-    /// unless it is completed.
-    ///
-    /// # Errors
-    /// [`SourceBusy`]: too many were begun there of late.
-    pub fn admit(&mut self, now: Instant, address: &PeerAddress) -> Result<(), SourceBusy> {
-        let party = self.party(address, Pool::Handshakes);
-        if self.throttle.take(now, party, 1) { Ok(()) } else { Err(SourceBusy) }
+    /// Whose tokens a handshake from `address` takes.
+    pub fn payer(&self, address: &PeerAddress) -> Payer {
+        Payer::new(address, self.occupants(address).live.is_some())
     }
 
-    /// Counts public-key operations for a handshake from `address`.
+    /// Whose tokens a handshake that was entered took, whatever has changed at its address since.
+    pub fn payer_of(&self, session: SessionId) -> Option<Payer> {
+        self.entry(session).map(Entry::payer)
+    }
+
+    /// Whether a handshake may be begun: to be asked before anything is spent on it. It counts unless it is
+    /// completed.
     ///
     /// # Errors
-    /// [`SourceBusy`]: the budget of its source is used up.
-    pub fn charge(&mut self, now: Instant, address: &PeerAddress, work: u32) -> Result<(), SourceBusy> {
-        let party = self.party(address, Pool::Work);
-        if self.throttle.take(now, party, work) { Ok(()) } else { Err(SourceBusy) }
+    /// [`SourceBusy`]: too many were begun of late.
+    pub fn admit(&mut self, now: Instant, payer: Payer) -> Result<(), SourceBusy> {
+        if self.throttle.take(now, payer.party(Pool::Handshakes), 1) { Ok(()) } else { Err(SourceBusy) }
+    }
+
+    /// A handshake was not begun after all.
+    pub fn readmit(&mut self, now: Instant, payer: Payer) {
+        self.throttle.give_back(now, payer.party(Pool::Handshakes), 1);
+    }
+
+    /// Counts public-key operations for a handshake.
+    ///
+    /// # Errors
+    /// [`SourceBusy`]: the budget is used up.
+    pub fn charge(&mut self, now: Instant, payer: Payer, work: u32) -> Result<(), SourceBusy> {
+        if work == 0 || self.throttle.take(now, payer.party(Pool::Work), work) {
+            Ok(())
+        } else {
+            Err(SourceBusy)
+        }
     }
 
     /// Gives operations back: they were not done, or the handshake was completed.
-    pub fn refund(&mut self, now: Instant, address: &PeerAddress, work: u32) {
-        let party = self.party(address, Pool::Work);
-        self.throttle.give_back(now, party, work);
-    }
-
-    fn party(&self, address: &PeerAddress, pool: Pool) -> Party {
-        let port = self.occupants(address).live.map(|_| address.port());
-        Party { source: address.source(), port, pool }
+    pub fn refund(&mut self, now: Instant, payer: Payer, work: u32) {
+        self.throttle.give_back(now, payer.party(Pool::Work), work);
     }
 
     /// Whether to answer a hello without a valid cookie from `address`.
@@ -335,14 +378,40 @@ impl<T> Registry<T> {
         (known && self.throttle.take(now, own, 1)) || self.throttle.take_hello(now, address.source())
     }
 
-    /// Whether to verify the cookie of a hello. Each verification counts, unless the cookie is valid.
-    pub fn looks(&mut self, now: Instant) -> bool {
-        self.throttle.take_look(now)
+    /// Whether to verify the cookie of a hello from `address`. Each verification counts, unless the cookie is valid.
+    pub fn looks(&mut self, now: Instant, address: &PeerAddress) -> Option<Look> {
+        // The address of a session or handshake has a few of its own, whatever the flood.
+        let known = self.occupants(address) != Occupants::default();
+        let own = Party { source: address.source(), port: Some(address.port()), pool: Pool::Looks };
+        if known && self.throttle.take(now, own, 1) {
+            Some(Look { own: Some(own), source: own.source })
+        } else {
+            self.throttle.take_look(now, own.source).then_some(Look { own: None, source: own.source })
+        }
     }
 
     /// The cookie was valid.
-    pub fn has_looked(&mut self, now: Instant) {
-        self.throttle.give_back_look(now);
+    pub fn has_looked(&mut self, now: Instant, look: Look) {
+        match look.own {
+            Some(own) => self.throttle.give_back(now, own, 1),
+            None => self.throttle.give_back_look(now, look.source),
+        }
+    }
+
+    /// Whether [`Registry::open`] has a place for a handshake from `address`.
+    ///
+    /// # Errors
+    /// [`SourceBusy`]: its source has as many as it may.
+    pub fn has_room(&self, address: &PeerAddress) -> Result<(), SourceBusy> {
+        let source = self.sources.get(&address.source()).copied().unwrap_or(0);
+        // A device with a session that restarted has one place beside it, whoever shares its address. So has an address
+        // with a handshake, which the new one replaces.
+        let has_place = self.occupants(address) != Occupants::default();
+        if has_place || (source as usize) < self.limits.half_open_per_source {
+            Ok(())
+        } else {
+            Err(SourceBusy)
+        }
     }
 
     /// Enters a handshake. Displaces the one of the same address, or the oldest where there are too
@@ -356,23 +425,18 @@ impl<T> Registry<T> {
         address: PeerAddress,
         value: T,
     ) -> Result<(SessionId, Option<Removed<T>>), SourceBusy> {
+        self.has_room(&address)?;
         let mut displaced = None;
         let Occupants { half_open, live } = self.occupants(&address);
         if let Some(same) = half_open {
             displaced = self.take(same, Reason::Replaced);
-        } else {
-            let source = self.sources.get(&address.source()).copied().unwrap_or(0);
-            // A device with a session that restarted has one place beside it, whoever shares its address.
-            if live.is_none() && source as usize >= self.limits.half_open_per_source {
-                return Err(SourceBusy);
-            }
-            if self.count(Phase::HalfOpen) >= self.limits.half_open {
-                displaced = self.oldest(Phase::HalfOpen).and_then(|oldest| self.take(oldest, Reason::Room));
-            }
+        } else if self.count(Phase::HalfOpen) >= self.limits.half_open {
+            displaced = self.oldest(Phase::HalfOpen).and_then(|oldest| self.take(oldest, Reason::Room));
         }
         let index = self.vacate();
         let slot = &mut self.slots[index as usize];
-        slot.entry = Some(Entry::new(address, Phase::HalfOpen, now, value));
+        let entry = Entry::new(address, Phase::HalfOpen, now, value);
+        slot.entry = Some(Entry { is_known: live.is_some(), ..entry });
         let session = id_of(index, slot.generation);
         self.enqueue(index, Phase::HalfOpen);
         self.addresses.entry(address).or_default().0[Phase::HalfOpen.place()] = index;
@@ -423,16 +487,14 @@ impl<T> Registry<T> {
         };
         entry.phase = Phase::Live;
         entry.since = now;
-        let address = entry.address;
+        let (address, payer) = (entry.address, entry.payer());
         self.dequeue(index, Phase::HalfOpen);
         self.enqueue(index, Phase::Live);
         self.release_source(&address);
         let old = self.occupants(&address).live;
         let places = self.addresses.entry(address).or_default();
         places.0 = [NONE, index];
-        let party =
-            Party { source: address.source(), port: old.map(|_| address.port()), pool: Pool::Handshakes };
-        self.throttle.give_back(now, party, 1);
+        self.throttle.give_back(now, payer.party(Pool::Handshakes), 1);
         gone.extend(old.and_then(|old| self.take(old, Reason::Replaced)));
         self.join(index, holder.number);
         self.trim(index, holder, &mut gone);
@@ -480,9 +542,24 @@ impl<T> Registry<T> {
 
     /// Removes the sessions its holder has too many of, and those there are too many of in all, except `index`, the newest.
     fn trim(&mut self, index: u32, holder: Holder, gone: &mut Vec<Removed<T>>) {
-        while self.held(holder.number) > holder.max_sessions.max(1) as usize {
-            let Some(other) = self.longest_idle(holder.number, index) else { break };
-            gone.extend(self.take(other, Reason::Displaced));
+        let most = holder.max_sessions.max(1) as usize;
+        let over = self.held(holder.number).saturating_sub(most);
+        match over {
+            0 => {}
+            1 => {
+                let other = self.longest_idle(holder.number, index);
+                gone.extend(other.and_then(|other| self.take(other, Reason::Displaced)));
+            }
+            // `max_sessions` was lowered: all at once, looking at each of its sessions once.
+            _ => {
+                let mut others: Vec<(Instant, u32)> = self.ring(holder.number).collect();
+                others.retain(|(_, at)| *at != index);
+                others.sort_unstable();
+                for (_, at) in others.into_iter().take(over) {
+                    let other = self.id(at);
+                    gone.extend(other.and_then(|other| self.take(other, Reason::Displaced)));
+                }
+            }
         }
         while self.count(Phase::Live) > self.limits.sessions {
             let own = self.longest_idle(holder.number, index).map(|own| (own, Reason::Displaced));
@@ -496,16 +573,20 @@ impl<T> Registry<T> {
 
     /// The longest idle session of a holder, except `but`.
     fn longest_idle(&self, holder: u64, but: u32) -> Option<SessionId> {
-        let held = self.holders.get(&holder)?;
-        let (mut at, mut found) = (held.head, None::<(Instant, u32)>);
-        for _ in 0..held.count {
+        let others = self.ring(holder).filter(|(_, at)| *at != but);
+        others.min_by_key(|(since, _)| *since).and_then(|(_, at)| self.id(at))
+    }
+
+    /// The sessions of a holder: when each was touched last, and its slot.
+    fn ring(&self, holder: u64) -> impl Iterator<Item = (Instant, u32)> {
+        let held = self.holders.get(&holder);
+        let mut at = held.map_or(NONE, |held| held.head);
+        (0..held.map_or(0, |held| held.count)).map_while(move |_| {
             let entry = self.slots.get(at as usize)?.entry.as_ref()?;
-            if at != but && found.is_none_or(|(since, _)| entry.since < since) {
-                found = Some((entry.since, at));
-            }
+            let found = (entry.since, at);
             at = entry.after;
-        }
-        found.and_then(|(_, at)| self.id(at))
+            Some(found)
+        })
     }
 
     /// Adds an entry to its holder's ring.
@@ -789,6 +870,24 @@ mod tests {
     }
 
     #[test]
+    fn a_handshake_gives_its_tokens_back_to_whom_it_took_them_from() {
+        let now = Instant::now();
+        let limits = Limits { handshakes_burst: 1, work_burst: 4, ..limits(10, 10, 10) };
+        let mut registry = Registry::new(limits);
+        let payer = registry.payer(&address(1));
+        assert_eq!((registry.admit(now, payer), registry.charge(now, payer, 4)), (Ok(()), Ok(())));
+        let (session, _) = registry.open(now, address(1), 1).unwrap();
+        // Meanwhile another session moves to its address.
+        let (mover, _) = live(&mut registry, now, 2);
+        registry.relocate(mover, address(1));
+        assert_ne!(registry.payer(&address(1)), payer);
+        assert_eq!(registry.payer_of(session), Some(payer));
+        registry.refund(now, payer, 4);
+        registry.establish(now, session, holder(1));
+        assert_eq!((registry.admit(now, payer), registry.charge(now, payer, 4)), (Ok(()), Ok(())));
+    }
+
+    #[test]
     fn a_slot_used_again_has_another_id() {
         let now = Instant::now();
         let mut registry = Registry::new(limits(10, 10, 10));
@@ -850,6 +949,26 @@ mod tests {
         assert_eq!(registry.held(99), 1);
         assert_eq!(registry.remove(session), Some(7));
         assert_eq!(registry.held(99), 0);
+    }
+
+    #[test]
+    fn a_lowered_limit_closes_the_longest_idle_all_at_once() {
+        let start = Instant::now();
+        let mut registry = Registry::new(limits(6_000, 10, 10));
+        let shared = Holder { number: 9, max_sessions: 5_000 };
+        let sessions: Vec<_> = (0..5_000u16)
+            .map(|n| live_of(&mut registry, start + Duration::from_millis(n.into()), 1 + n, shared).0)
+            .collect();
+        let now = start + Duration::from_secs(60);
+        registry.touch(now, sessions[0]);
+        let (session, _) = registry.open(now, address(9_000), 9_000).unwrap();
+        let gone = registry.establish(now, session, Holder { max_sessions: 4, ..shared });
+        let expected = sessions[1..4_998].iter().copied();
+        assert!(gone.iter().map(|gone| gone.session).eq(expected), "the oldest first");
+        assert!(gone.iter().all(|gone| gone.reason == Reason::Displaced));
+        let left = [sessions[0], sessions[4_998], sessions[4_999], session];
+        assert!(left.iter().all(|left| registry.get(*left).is_some()));
+        assert_eq!(registry.held(9), 4);
     }
 
     #[test]

@@ -12,7 +12,9 @@
 //! | hellos without a valid cookie | all | [`Limits::hellos_per_second`] | the same |
 //! | | and of each IPv4 address, or IPv6 /64 | [`Limits::hellos_per_source`] | the same |
 //! | | and, apart from these, of the address of a session or handshake | 8 | 1 |
+//! | invalid cookies from the address of a session or handshake | that address and port | 8 | 1 |
 //! | invalid cookies | all | [`Limits::hellos_per_second`] | the same |
+//! | | and of each IPv4 address, or IPv6 /64 | [`Limits::hellos_per_source`] | the same |
 //!
 //! A public-key operation costs about one signature on P-256: 0.1 ms on a PC, some milliseconds on the smallest
 //! boards. Answering a hello costs a little, too, so hellos beyond the rate are dropped; a flood of them can delay newcomers,
@@ -22,7 +24,7 @@
 //! on its port it is let in by the buckets of its own; only a device without a session has to compete.
 //!
 //! A bucket is one instant: when it will be full again. What is full is not kept. There are two generations of
-//! buckets; when the younger has [`SOURCES`], the older is dropped, so that an attacker with more sources than that
+//! buckets, of all kinds together; when the younger has [`SOURCES`], the older is dropped, so that an attacker with more sources than that
 //! is limited by [`Limits::half_open`] alone, and no honest source is locked out. Hellos, whose sources are unproven, are
 //! counted in [`CELLS`] cells of many sources each: a flood from a few addresses fills a few cells.
 
@@ -35,7 +37,7 @@ use super::engine::Limits;
 
 /// Most buckets of one generation; 56 bytes each.
 const SOURCES: usize = 2_048;
-/// Cells for hellos; 2 bytes each.
+/// Cells for hellos, and as many for cookies; 2 bytes each.
 const CELLS: usize = 4_096;
 const SECOND: Duration = Duration::from_secs(1);
 /// Handshakes, and hellos, from the address of a session.
@@ -54,6 +56,8 @@ pub enum Pool {
     Work,
     /// Hellos without a valid cookie from the address of a session or handshake.
     Hellos,
+    /// Invalid cookies from there.
+    Looks,
 }
 
 /// Whose bucket it is: all of a source, or one address of it that has a session.
@@ -94,6 +98,7 @@ pub struct Throttle {
     hellos: Option<Instant>,
     looks: Option<Instant>,
     cells: Cells,
+    look_cells: Cells,
     /// When a bucket will be full again.
     young: HashMap<Party, Instant>,
     old: HashMap<Party, Instant>,
@@ -109,6 +114,7 @@ impl Throttle {
             hellos: None,
             looks: None,
             cells: Cells::new(limits.hellos_per_source),
+            look_cells: Cells::new(limits.hellos_per_source),
             young: HashMap::new(),
             old: HashMap::new(),
         }
@@ -125,16 +131,20 @@ impl Throttle {
     }
 
     /// Whether to verify one more cookie.
-    pub fn take_look(&mut self, now: Instant) -> bool {
-        let full = self.hello.taken(now, self.looks, 1);
-        self.looks = full.or(self.looks);
-        full.is_some()
+    pub fn take_look(&mut self, now: Instant, source: IpAddr) -> bool {
+        let Some(full) = self.hello.taken(now, self.looks, 1) else { return false };
+        let is_free = self.look_cells.take(now, source);
+        if is_free {
+            self.looks = Some(full);
+        }
+        is_free
     }
 
     /// The cookie was valid, and does not count.
-    pub fn give_back_look(&mut self, now: Instant) {
+    pub fn give_back_look(&mut self, now: Instant, source: IpAddr) {
         self.looks =
             self.looks.and_then(|full| full.checked_sub(self.hello.every)).filter(|full| *full > now);
+        self.look_cells.give_back(source);
     }
 
     fn rate(&self, party: &Party) -> Rate {
@@ -142,7 +152,7 @@ impl Throttle {
             (Pool::Work, Some(_)) => OWN_WORK,
             (Pool::Work, None) => self.work,
             (Pool::Handshakes, None) => self.handshakes,
-            (Pool::Handshakes, Some(_)) | (Pool::Hellos, _) => OWN,
+            (Pool::Handshakes, Some(_)) | (Pool::Hellos | Pool::Looks, _) => OWN,
         }
     }
 
@@ -154,6 +164,8 @@ impl Throttle {
         if self.young.len() >= SOURCES && !self.young.contains_key(&party) {
             self.old = std::mem::take(&mut self.young);
         }
+        // One place only: what was taken before must not count again when the newer bucket is full.
+        self.old.remove(&party);
         self.young.insert(party, full);
         true
     }
@@ -192,10 +204,21 @@ impl Cells {
             self.counts.fill(0);
             self.until = Some(now + SECOND);
         }
-        let count = &mut self.counts[self.hasher.hash_one(source) as usize % CELLS];
-        let is_free = u32::from(*count) < self.most;
+        let most = self.most;
+        let count = self.count(source);
+        let is_free = u32::from(*count) < most;
         *count += u16::from(is_free);
         is_free
+    }
+
+    /// What was just taken does not count.
+    fn give_back(&mut self, source: IpAddr) {
+        let count = self.count(source);
+        *count = count.saturating_sub(1);
+    }
+
+    fn count(&mut self, source: IpAddr) -> &mut u16 {
+        &mut self.counts[self.hasher.hash_one(source) as usize % CELLS]
     }
 }
 
@@ -255,13 +278,15 @@ mod tests {
 
     #[test]
     fn good_cookies_do_not_count() {
-        let limits = Limits { hellos_per_second: 10, ..Limits::default() };
+        let limits = Limits { hellos_per_second: 10, hellos_per_source: 4, ..Limits::default() };
         let (now, mut throttle) = (Instant::now(), Throttle::new(&limits));
+        let source = |n| party(n).source;
         for _ in 0..1_000 {
-            assert!(throttle.take_look(now));
-            throttle.give_back_look(now);
+            assert!(throttle.take_look(now, source(1)));
+            throttle.give_back_look(now, source(1));
         }
-        assert_eq!((0..1_000).filter(|_| throttle.take_look(now)).count(), 10);
+        assert_eq!((0..1_000).filter(|_| throttle.take_look(now, source(1))).count(), 4, "of one source");
+        assert_eq!((0..1_000).filter(|n| throttle.take_look(now, source(*n))).count(), 6, "and in all");
     }
 
     #[test]
@@ -298,6 +323,20 @@ mod tests {
         assert!(throttle.young.is_empty() && throttle.old.is_empty(), "what is full is not kept");
         throttle.give_back(now, party(1), 1);
         assert_eq!(taken(&mut throttle, now, party(1), 9), 3, "and never more than the burst");
+    }
+
+    #[test]
+    fn a_bucket_does_not_come_back_as_it_was_when_generations_change() {
+        let (now, mut throttle) = (Instant::now(), throttle(3, 1));
+        assert_eq!(taken(&mut throttle, now, party(1), 2), 2);
+        for n in 0..SOURCES as u32 {
+            throttle.take(now, party(10 + n), 1);
+        }
+        assert!(throttle.old.contains_key(&party(1)), "another generation began");
+        // All is given back: those of before, and one more.
+        assert!(throttle.take(now, party(1), 1));
+        throttle.give_back(now, party(1), 3);
+        assert_eq!(taken(&mut throttle, now, party(1), 9), 3);
     }
 
     #[test]

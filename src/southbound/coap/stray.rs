@@ -2,6 +2,7 @@
 //! is not configured, a session that is over. Each is logged once an hour, and is in `status` for 24 h.
 //!
 //! Source addresses can be spoofed, so memory and log lines are bounded: [`EACH`] sources of a kind are kept; others are counted.
+//! Those that came seldom and not lately give up their places, so that a device that talks in vain for ever is named at last.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 pub const EACH: usize = 16;
 /// Least time between two log lines about a source.
 const AGAIN: Duration = Duration::from_secs(60 * 60);
+/// A source that was logged gives up its place after so long a silence, and one of a kind in so long.
+const GIVEN_UP: Duration = Duration::from_secs(60);
 /// A source that was silent for this long is dropped.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -83,8 +86,10 @@ pub struct Stray {
 #[derive(Debug, Default)]
 pub struct Strays {
     strays: Vec<Stray>,
-    /// Datagrams of sources beyond [`EACH`].
+    /// Datagrams of sources that are not kept.
     unnamed: u64,
+    /// When a source of a kind last gave up a place that it had been logged in.
+    given_up: [Option<Instant>; Mistake::ALL.len()],
 }
 
 impl Strays {
@@ -97,7 +102,10 @@ impl Strays {
                 Some(at) => {
                     let fresh = Stray { source, mistake, count: 0, since: now, last: now, said: None };
                     match self.strays.get_mut(at) {
-                        Some(place) => *place = fresh,
+                        Some(place) => {
+                            let before = std::mem::replace(place, fresh);
+                            self.unnamed += before.count;
+                        }
                         None => self.strays.push(fresh),
                     }
                     at
@@ -119,14 +127,26 @@ impl Strays {
         is_worth_it
     }
 
-    /// The place for one more source of a kind: at the end, or that of one silent for so long that it would be logged again.
-    fn place(&self, now: Instant, mistake: Mistake) -> Option<usize> {
+    /// The place for one more source of a kind: at the end, else that of one that was never logged, of one silent for so long
+    /// that it would be logged again, or of the one that came least often. The last must have been silent for a while, and
+    /// costs a line, so that it is given up seldom.
+    fn place(&mut self, now: Instant, mistake: Mistake) -> Option<usize> {
         let of_kind = self.strays.iter().enumerate().filter(|(_, stray)| stray.mistake == mistake);
         if of_kind.clone().count() < EACH {
             return Some(self.strays.len());
         }
-        let quiet = of_kind.filter(|(_, stray)| stray.last + AGAIN <= now);
-        quiet.min_by_key(|(_, stray)| stray.last).map(|(at, _)| at)
+        let free = of_kind.clone().filter(|(_, stray)| stray.said.is_none() || stray.last + AGAIN <= now);
+        if let Some((at, _)) = free.min_by_key(|(_, stray)| (stray.said.is_some(), stray.last)) {
+            return Some(at);
+        }
+        let given_up = self.given_up.get_mut(mistake as usize)?;
+        if given_up.is_some_and(|given_up| now < given_up + GIVEN_UP) {
+            return None;
+        }
+        let silent = of_kind.filter(|(_, stray)| stray.last + GIVEN_UP <= now);
+        let (at, _) = silent.min_by_key(|(_, stray)| (stray.count, stray.last))?;
+        *given_up = Some(now);
+        Some(at)
     }
 
     /// The sources of the last 24 h that were logged.
@@ -136,7 +156,7 @@ impl Strays {
             .filter(move |stray| stray.last + KEPT > now && stray.count >= stray.mistake.least())
     }
 
-    /// Datagrams of sources beyond [`EACH`].
+    /// Datagrams of sources that are not kept, since the start.
     pub fn unnamed(&self) -> u64 {
         self.unnamed
     }
@@ -196,6 +216,40 @@ mod tests {
             "in place of one that is quiet"
         );
         assert_eq!(strays.strays.len(), EACH + 1);
+    }
+
+    #[test]
+    fn who_talks_in_vain_for_ever_is_named_whoever_came_once() {
+        for mistake in Mistake::ALL {
+            let (mut now, mut strays) = (Instant::now(), Strays::default());
+            // More sources than there are places, some of them often enough to be logged.
+            for n in 0..40 {
+                for _ in 0..1 + n % 4 {
+                    strays.note(now, source(n), mistake);
+                }
+            }
+            // One more, once in two minutes.
+            let mut lines = 0;
+            for _ in 0..30 {
+                now += 2 * GIVEN_UP;
+                lines += usize::from(strays.note(now, source(99), mistake));
+            }
+            assert_eq!(lines, 1, "{mistake:?}");
+            let shown = strays.recent(now).find(|stray| stray.source == source(99)).expect("it is shown");
+            assert!(shown.count >= 27, "{shown:?}");
+            let kept: u64 = strays.strays.iter().map(|stray| stray.count).sum();
+            assert_eq!(kept + strays.unnamed(), 100 + 30, "each datagram is counted once");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_sources_has_few_lines_an_hour() {
+        let (start, mut strays) = (Instant::now(), Strays::default());
+        let mut line = |second: u32| {
+            strays.note(start + Duration::from_secs(second.into()), source(second), Mistake::PlainOnDtlsPort)
+        };
+        let lines = (0..3_600).filter(|second| line(*second)).count();
+        assert!(lines <= EACH + 60, "{lines}");
     }
 
     #[test]

@@ -118,9 +118,9 @@ impl DimplEngine {
             .and_then(|message| ClientHello::parse(message.body));
         let Some(hello) = hello else { return self.counters.records_refused += 1 };
         let address = PeerAddress::from(route);
-        let looks = !hello.cookie.is_empty() && self.registry.looks(now);
-        let cookie = if looks { self.cookie_key.check(now, &address, &hello) } else { None };
-        let Some(cookie) = cookie else {
+        let look = if hello.cookie.is_empty() { None } else { self.registry.looks(now, &address) };
+        let cookie = look.and_then(|look| Some((self.cookie_key.check(now, &address, &hello)?, look)));
+        let Some((cookie, look)) = cookie else {
             // At most one for each datagram; it is shorter than any ClientHello.
             if std::mem::replace(&mut self.is_answered, true) {
                 return self.counters.records_refused += 1;
@@ -133,7 +133,7 @@ impl DimplEngine {
             self.counters.cookies_sent += 1;
             return sink.transmit(route, &request);
         };
-        self.registry.has_looked(now);
+        self.registry.has_looked(now, look);
         let same = |peer: Option<&Box<Peer>>| peer.is_some_and(|peer| peer.random == *hello.random);
         if let Some(session) = occupants.half_open
             && same(self.registry.get(session))
@@ -149,7 +149,9 @@ impl DimplEngine {
         {
             return self.counters.records_refused += 1;
         }
-        if self.registry.admit(now, &address).is_err() {
+        if self.registry.has_room(&address).is_err()
+            || self.registry.admit(now, self.registry.payer(&address)).is_err()
+        {
             return self.counters.hellos_over_limit += 1;
         }
         self.counters.handshakes_begun += 1;

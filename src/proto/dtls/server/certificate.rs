@@ -5,10 +5,10 @@
 //! has one path to look at. What it proves is written down as [`CertificateIdentity`], with the path it was proven by, which
 //! is judged again as long as there is a session ([`Trust::holds`]); which device that is, others decide.
 //!
-//! While the clock cannot be trusted the chain is judged at a time that has certainly passed, and once
-//! more at the latest notBefore if its one fault is that it is not valid yet.
+//! While the clock cannot be trusted the chain is judged at a time that has certainly passed, but not before the certificates the
+//! device sent begin; and once more, if a configured one begins later and its one fault is that it is not valid yet.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,13 @@ use rustls_pki_types::{
     CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
 };
 use webpki::aws_lc_rs as algorithms;
-use webpki::{CertRevocationList, EndEntityCert, Error, KeyUsage, RawPublicKeyEntity, VerifiedPath};
+use webpki::{EndEntityCert, Error, KeyUsage, RawPublicKeyEntity, VerifiedPath};
 
 use super::certification::{Above, AuthorityId, CertificationPath, Link, Paths};
 use super::identity::CertificateIdentity;
-use super::name::content;
+use super::name::{DistinguishedName, content};
 use super::outline::{self, Malformed, Outline};
+use super::revocation::{KeyId, List, Signer, is_signed, key_id, may_sign_lists};
 use super::schedule::hash;
 use crate::clock;
 
@@ -35,7 +36,7 @@ pub(super) const ECDSA_SHA256: u16 = 0x0403;
 pub(super) const ECDSA_SHA384: u16 = 0x0503;
 
 /// Signatures in chains; devices' own are ECDSA ([`verify`]).
-const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
+pub(super) const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
     algorithms::ECDSA_P256_SHA256,
     algorithms::ECDSA_P256_SHA384,
     algorithms::ECDSA_P384_SHA256,
@@ -46,10 +47,10 @@ const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
     algorithms::RSA_PKCS1_2048_8192_SHA512,
     algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
 ];
-/// How often a path is judged while its one fault is that it is not valid yet.
-const ROUNDS_MAX: usize = outline::CERTIFICATES_MAX + 4;
-/// rustls-webpki verifies no more for one chain.
-const SIGNATURES_MAX: usize = 100;
+/// Most certificates between a device's own and an anchor: rustls-webpki's bound.
+const DEPTH_MAX: usize = 6;
+/// rustls-webpki verifies no more signatures for one chain.
+const SIGNATURES_MAX: u32 = 100;
 /// Bytes of a revocation list that are hashed in the time of one signature.
 const BYTES_A_SIGNATURE: usize = 64 * 1024;
 
@@ -206,11 +207,11 @@ pub(super) fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     intermediates: Vec<Intermediate>,
-    /// The ids of all CAs among both.
-    authorities: HashSet<AuthorityId>,
-    revoked: Vec<CertRevocationList<'static>>,
-    /// The cost of verifying the lists, in signatures.
-    lists_work: u32,
+    /// How all CAs among both stand.
+    authorities: HashMap<AuthorityId, Standing>,
+    revoked: Vec<List>,
+    /// What verifying a chain may take.
+    work: Work,
     raw_public_keys: HashSet<[u8; 32]>,
     /// Names all of it.
     digest: [u8; 32],
@@ -221,13 +222,65 @@ struct Intermediate {
     der: CertificateDer<'static>,
     subject: Box<[u8]>,
     issuer: Box<[u8]>,
+    key: Box<[u8]>,
+    serial: Box<[u8]>,
+    not_before: clock::UnixTime,
+    not_after: clock::UnixTime,
+}
+
+/// What verifying a chain may take, in signatures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Work {
+    /// Most ways from one name up to an anchor: configured CAs may have one name. The signatures of each are
+    /// verified anew.
+    ways: u32,
+    /// The longest way, in configured certificates.
+    depth: u32,
+    /// Verifying the lists that are not verified yet.
+    lists: u32,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Work { ways: 1, depth: 0, lists: 0 }
+    }
+}
+
+/// How a configured CA stands. An anchor is believed for ever; one below an anchor as long as its certificate, and one above it,
+/// are valid: a session may lead to it that was an anchor itself when the session began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Until(clock::UnixTime),
+    Revoked,
+}
+
+impl Standing {
+    const ALWAYS: Standing = Standing::Until(clock::UnixTime(u64::MAX));
+
+    /// The better of two.
+    fn or(self, other: Standing) -> Standing {
+        match (self, other) {
+            (Standing::Until(one), Standing::Until(other)) => Standing::Until(one.max(other)),
+            (Standing::Until(_), Standing::Revoked) => self,
+            (Standing::Revoked, _) => other,
+        }
+    }
+
+    /// The worse of two.
+    fn and(self, other: Standing) -> Standing {
+        match (self, other) {
+            (Standing::Until(one), Standing::Until(other)) => Standing::Until(one.min(other)),
+            _ => Standing::Revoked,
+        }
+    }
 }
 
 impl Intermediate {
     fn read(der: Vec<u8>) -> Option<Intermediate> {
         let outline = Outline::read(&der)?;
-        let (subject, issuer) = (outline.subject.into(), outline.issuer.into());
-        Some(Intermediate { der: der.into(), subject, issuer })
+        let (subject, issuer, key) = (outline.subject.into(), outline.issuer.into(), outline.key.into());
+        let (serial, not_before, not_after) = (outline.serial.into(), outline.not_before, outline.not_after);
+        Some(Intermediate { der: der.into(), subject, issuer, key, serial, not_before, not_after })
     }
 }
 
@@ -249,34 +302,42 @@ impl Trust {
     /// SubjectPublicKeyInfo of devices with raw keys.
     ///
     /// # Errors
-    /// [`CredentialError`]: which of them cannot be read.
+    /// [`CredentialError`]: which of them cannot be read, or is a list in the name of a configured CA that is not signed by it.
     pub fn new(
         anchors: Vec<Vec<u8>>,
         intermediates: Vec<Vec<u8>>,
         revocation_lists: &[Vec<u8>],
         raw_public_keys: impl IntoIterator<Item = [u8; 32]>,
     ) -> Result<Trust, CredentialError> {
-        let (mut believed, mut authorities) = (Vec::with_capacity(anchors.len()), HashSet::new());
+        let mut believed = Vec::with_capacity(anchors.len());
         for anchor in &anchors {
             let der = CertificateDer::from(&anchor[..]);
             let anchor = webpki::anchor_from_trusted_cert(&der)
                 .map_err(|error| CredentialError(format!("an anchor cannot be read: {error}")))?;
-            authorities.insert(id_of(&anchor));
             believed.push(anchor.to_owned());
         }
         let intermediates_digest = digest(intermediates.iter().map(|certificate| &certificate[..]));
         // A configured certificate that cannot be parsed is ignored here; `check` names it.
         let intermediates: Vec<Intermediate> =
             intermediates.into_iter().filter_map(Intermediate::read).collect();
-        let readable = intermediates.iter().map(|intermediate| &intermediate.der);
-        authorities
-            .extend(readable.filter_map(|der| Some(id_of(&webpki::anchor_from_trusted_cert(der).ok()?))));
-        let (mut revoked, mut lists_work) = (Vec::new(), 0);
+        let above = believed.iter().zip(&anchors).map(|(anchor, der)| Signer {
+            subject: content(&anchor.subject),
+            key: &anchor.subject_public_key_info,
+            may_sign: may_sign_lists(der),
+        });
+        let below = intermediates.iter().map(|intermediate| Signer {
+            subject: &intermediate.subject,
+            key: &intermediate.key,
+            may_sign: may_sign_lists(&intermediate.der),
+        });
+        let signers: Vec<Signer<'_>> = above.chain(below).collect();
+        let (mut revoked, mut work) = (Vec::new(), Work::default());
         for list in revocation_lists {
-            lists_work += 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
-            let list = webpki::OwnedCertRevocationList::from_der(list)
-                .map_err(|error| CredentialError(format!("a revocation list cannot be read: {error}")))?;
-            revoked.push(CertRevocationList::from(list));
+            let cost = 1 + u32::try_from(list.len() / BYTES_A_SIGNATURE).unwrap_or(u32::MAX / 256);
+            let list = List::read(list, &signers)
+                .map_err(|what| CredentialError(format!("a revocation list {what}")))?;
+            work.lists = work.lists.saturating_add(if list.is_unverified() { cost } else { 0 });
+            revoked.push(list);
         }
         let raw_public_keys: HashSet<[u8; 32]> = raw_public_keys.into_iter().collect();
         let mut keys: Vec<&[u8]> = raw_public_keys.iter().map(|key| &key[..]).collect();
@@ -287,15 +348,57 @@ impl Trust {
             digest(revocation_lists.iter().map(|list| &list[..])),
             digest(keys),
         ];
-        Ok(Trust {
+        let mut trust = Trust {
             anchors: believed,
             intermediates,
-            authorities,
+            authorities: HashMap::new(),
             revoked,
-            lists_work,
+            work,
             raw_public_keys,
             digest: digest(parts.iter().map(|part| &part[..])),
-        })
+        };
+        trust.authorities = trust.standings();
+        (trust.work.ways, trust.work.depth) = trust.ways();
+        Ok(trust)
+    }
+
+    /// How the configured CAs stand, by names and lists alone.
+    fn standings(&self) -> HashMap<AuthorityId, Standing> {
+        let mut named: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for (at, intermediate) in self.intermediates.iter().enumerate() {
+            named.entry(&*intermediate.subject).or_default().push(at);
+        }
+        let anchors: HashSet<&[u8]> = self.anchors.iter().map(|anchor| content(&anchor.subject)).collect();
+        let own = |ca: &Intermediate| {
+            let above = self.anchors.iter().filter(|anchor| content(&anchor.subject) == &*ca.issuer);
+            let above = above.map(|anchor| &*anchor.subject_public_key_info);
+            let beside = named.get(&*ca.issuer).into_iter().flatten().map(|at| &*self.intermediates[*at].key);
+            let key = above.chain(beside).find(|key| is_signed(&ca.der, key)).map(key_id);
+            match self.is_revoked(&ca.issuer, key.as_ref(), &ca.serial) {
+                true => Standing::Revoked,
+                false => Standing::Until(ca.not_after),
+            }
+        };
+        let own: Vec<Standing> = self.intermediates.iter().map(own).collect();
+        // Each round looks one certificate further up; paths are not longer.
+        let mut standings = own.clone();
+        for _ in 0..DEPTH_MAX {
+            let above = |intermediate: &Intermediate| match named.get(&*intermediate.issuer) {
+                _ if anchors.contains(&*intermediate.issuer) => Standing::ALWAYS,
+                Some(found) => found.iter().map(|at| standings[*at]).fold(Standing::Revoked, Standing::or),
+                None => Standing::ALWAYS,
+            };
+            let next = self.intermediates.iter().zip(&own).map(|(ca, own)| own.and(above(ca)));
+            standings = next.collect();
+        }
+        let mut authorities: HashMap<AuthorityId, Standing> =
+            self.anchors.iter().map(|anchor| (id_of(anchor), Standing::ALWAYS)).collect();
+        for (intermediate, standing) in self.intermediates.iter().zip(standings) {
+            let Ok(ca) = webpki::anchor_from_trusted_cert(&intermediate.der) else { continue };
+            let known = authorities.entry(id_of(&ca)).or_insert(standing);
+            *known = known.or(standing);
+        }
+        authorities
     }
 
     /// Whether there is anybody with a certificate to believe.
@@ -311,40 +414,119 @@ impl Trust {
         self.raw_public_keys.contains(key_hash)
     }
 
-    /// Whether a list revokes the certificate of this issuer and serial number.
-    fn is_revoked(&self, issuer: &[u8], serial: &[u8]) -> bool {
-        self.revoked.iter().any(|list| {
-            content(list.issuer()) == content(issuer) && !matches!(list.find_serial(serial), Ok(None))
-        })
+    /// Whether a list revokes the certificate of this issuer and serial number; the issuer's key may not be known.
+    fn is_revoked(&self, issuer: &[u8], key: Option<&KeyId>, serial: &[u8]) -> bool {
+        self.revoked.iter().any(|list| list.revokes(issuer, key, serial))
+    }
+
+    /// Judges a path whose signatures are good by the lists.
+    fn is_not_revoked(&self, device: &EndEntityCert<'_>, path: &VerifiedPath<'_>) -> Result<(), Error> {
+        if self.revoked.is_empty() {
+            return Ok(());
+        }
+        let anchor = path.anchor();
+        let mut issuers = vec![(anchor.subject.to_vec(), anchor.subject_public_key_info.to_vec())];
+        for ca in path.intermediate_certificates().rev() {
+            issuers.push((ca.subject().to_vec(), ca.subject_public_key_info().to_vec()));
+        }
+        for (subject, key) in &issuers {
+            self.revoked.iter().for_each(|list| list.meet(subject, key));
+        }
+        let below = path.intermediate_certificates().rev().map(|ca| (ca.issuer(), ca.serial()));
+        let below = below.chain([(device.issuer(), device.serial())]);
+        let mut all = issuers.iter().zip(below);
+        match all.any(|((_, key), (issuer, serial))| self.is_revoked(issuer, Some(&key_id(key)), serial)) {
+            true => Err(Error::CertRevoked),
+            false => Ok(()),
+        }
+    }
+
+    /// Of the configured CAs that had a list in `before`, the names of those that have none now, sorted.
+    pub fn without_list_since(&self, before: &Trust) -> Vec<String> {
+        let listed = |name: &[u8], key: &KeyId| {
+            let signs = |list: &List| {
+                let (issuer, signers) = list.signers();
+                content(issuer) == name && signers.contains(key)
+            };
+            self.revoked.iter().any(signs)
+        };
+        let anchors =
+            self.anchors.iter().map(|anchor| (content(&anchor.subject), &*anchor.subject_public_key_info));
+        let below = self.intermediates.iter().map(|ca| (&*ca.subject, &*ca.key));
+        let configured: HashSet<(&[u8], KeyId)> =
+            anchors.chain(below).map(|(name, key)| (name, key_id(key))).collect();
+        let lists = before.revoked.iter().map(List::signers);
+        let had = lists.flat_map(|(issuer, signers)| signers.iter().map(move |key| (content(issuer), *key)));
+        let lost = had.filter(|ca| configured.contains(ca) && !listed(ca.0, &ca.1));
+        let name = |(name, _): (&[u8], KeyId)| DistinguishedName::from_der(name).map(|name| name.to_string());
+        let mut names: Vec<String> =
+            lost.map(|ca| name(ca).unwrap_or_else(|| "a CA with an unusual name".to_owned())).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Checks a path that was verified: no certificate of it is revoked or expired, and its anchor is still configured, as an
     /// anchor or as an intermediate. Other anchors do not matter.
     pub(super) fn holds(&self, identity: &CertificateIdentity, clock: Clock) -> Result<(), Lapse> {
         let path = identity.path().ok_or(Lapse::NoPath)?;
-        if !self.authorities.contains(&path.above.anchor) {
-            return Err(Lapse::AnchorRemoved);
-        }
+        let Standing::Until(until) = *self.authorities.get(&path.above.anchor).ok_or(Lapse::AnchorRemoved)?
+        else {
+            return Err(Lapse::Revoked);
+        };
         let above = path.above.links.iter().map(|link| (&*link.issuer, &*link.serial));
-        let mut all = above.chain([(&*identity.issuer, identity.serial())]);
-        if all.any(|(issuer, serial)| self.is_revoked(issuer, serial)) {
+        let mut all = [(&*identity.issuer, identity.serial())].into_iter().chain(above).enumerate();
+        if all.any(|(at, (issuer, serial))| self.is_revoked(issuer, path.above.keys.get(at), serial)) {
             return Err(Lapse::Revoked);
         }
         // The time is the current time, or, if the clock is not trusted, one that has certainly passed.
-        if path.ends().as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
+        if path.ends().min(until).as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
     }
 
-    /// The most signatures that verifying a device's chain may take: that of a chain, and as many again with the configured
-    /// intermediates, any number of which may have one name; each of the two with the lists.
-    pub(super) fn work(&self) -> u32 {
+    /// The earliest notAfter of the path of an identity; a CA that is no anchor any more is a part of it.
+    pub(super) fn ends(&self, identity: &CertificateIdentity) -> Option<clock::UnixTime> {
+        let path = identity.path()?;
+        match self.authorities.get(&path.above.anchor) {
+            Some(Standing::Until(until)) => Some(path.ends().min(*until)),
+            _ => Some(path.ends()),
+        }
+    }
+
+    /// The configured ways from a name to an anchor: most of any name, and the most certificates of one.
+    fn ways(&self) -> (u32, u32) {
+        let mut ends: HashMap<&[u8], u32> = HashMap::new();
+        for anchor in &self.anchors {
+            *ends.entry(content(&anchor.subject)).or_default() += 1;
+        }
+        let (mut ways, mut depth) = (ends.clone(), 0);
+        for round in 1..=DEPTH_MAX as u32 {
+            let mut next = ends.clone();
+            for intermediate in &self.intermediates {
+                let above = ways.get(&*intermediate.issuer).copied().unwrap_or(0);
+                let sum = next.entry(&*intermediate.subject).or_default();
+                *sum = sum.saturating_add(above).min(SIGNATURES_MAX);
+            }
+            if next == ways {
+                break;
+            }
+            (ways, depth) = (next, round);
+        }
+        (ways.into_values().max().unwrap_or(1).max(1), depth)
+    }
+
+    /// The most signatures that verifying a device's chain may take: that of a chain as it was sent, and as many again with the
+    /// configured intermediates; each for each way to an anchor. While the clock is not trusted, ways that differ may be
+    /// tried at two times. Lists of CAs that only devices have are verified once the path is.
+    pub(super) fn work(&self, is_trusted: bool) -> u32 {
         if self.anchors.is_empty() {
             return 0;
         }
-        let as_sent = outline::CERTIFICATES_MAX as u32 + self.lists_work;
-        match self.intermediates.len() {
-            0 => as_sent,
-            count => 2 * as_sent + (count - 1).min(SIGNATURES_MAX) as u32,
-        }
+        let Work { ways, depth, lists } = self.work;
+        let way = outline::CERTIFICATES_MAX as u32 + depth.saturating_sub(1);
+        let once = ways.saturating_mul(way).min(SIGNATURES_MAX);
+        let sent = if self.intermediates.is_empty() { 1 } else { 2 };
+        let times = if is_trusted || ways == 1 { 1 } else { 2 };
+        (once * sent * times).saturating_add(lists)
     }
 
     /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued by configured
@@ -405,31 +587,51 @@ impl Trust {
         let intermediates: Vec<CertificateDer<'_>> = rest
             .iter()
             .map(|der| CertificateDer::from(*der))
-            .chain(continuation.into_iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
+            .chain(continuation.iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
             .collect();
-        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        // The library takes the first list of a name and wants it to be of the key at hand; here all of them count, each
+        // for the key that signed it.
+        let judge = |path: &VerifiedPath<'_>| self.is_not_revoked(&leaf, path);
         let check = |time: UnixTime| {
-            let revocation = webpki::RevocationOptionsBuilder::new(&lists)
-                .ok()
-                .map(|options| options.with_status_policy(webpki::UnknownStatusPolicy::Allow).build());
             let usage = KeyUsage::client_auth();
-            leaf.verify_for_usage(&CHAIN, &self.anchors, &intermediates, time, usage, revocation, None)
+            leaf.verify_for_usage(&CHAIN, &self.anchors, &intermediates, time, usage, None, Some(&judge))
         };
-        let mut time = UnixTime::since_unix_epoch(Duration::from_millis(clock.time.0));
-        let mut verdict = check(time);
-        // Each round passes one certificate's notBefore, and times only grow.
-        for _ in 0..ROUNDS_MAX {
-            match verdict {
-                Err(Error::CertNotValidYet { not_before, .. }) if !clock.trusted && not_before > time => {
-                    time = not_before;
-                    verdict = check(time);
-                }
-                _ => break,
-            }
+        let at = |time: clock::UnixTime| UnixTime::since_unix_epoch(Duration::from_millis(time.0));
+        let (time, later) = self.times(first, rest, &continuation, clock);
+        let mut verdict = check(at(time));
+        if matches!(verdict, Err(Error::CertNotValidYet { .. })) && later > time {
+            verdict = check(at(later));
         }
         let verified = verdict.map_err(ChainFault::Path)?;
         let path = certification(first, &verified, paths)?;
         Ok(CertificateIdentity::of(&leaf, Some(path)))
+    }
+}
+
+impl Trust {
+    /// At which times a chain is judged: the clock's twice, if that is trusted. Else the earliest time at which what the
+    /// device sent can be valid, and the earliest at which all configured certificates are that can help it, too.
+    fn times(
+        &self,
+        first: &[u8],
+        rest: &[&[u8]],
+        continuation: &[&Intermediate],
+        clock: Clock,
+    ) -> (clock::UnixTime, clock::UnixTime) {
+        let sent: Vec<Outline<'_>> =
+            [&[first], rest].concat().into_iter().filter_map(Outline::read).collect();
+        let Some(device) = sent.first().filter(|_| !clock.trusted) else {
+            return (clock.time, clock.time);
+        };
+        // Above what may be an anchor nothing need be valid.
+        let is_anchor =
+            |ca: &Outline<'_>| self.anchors.iter().any(|anchor| content(&anchor.subject) == ca.subject);
+        let below = 1 + sent[1..].iter().take_while(|ca| !is_anchor(ca)).count();
+        let begins = |time: clock::UnixTime, ca: &Outline<'_>| time.max(ca.not_before);
+        let time = sent[..below].iter().fold(clock.time, begins);
+        let configured =
+            continuation.iter().map(|ca| ca.not_before).filter(|begin| *begin <= device.not_after);
+        (time, configured.fold(sent.iter().fold(time, begins), clock::UnixTime::max))
     }
 }
 
@@ -454,7 +656,9 @@ fn certification(
         });
     }
     let not_after = Outline::read(first).ok_or(ChainFault::Malformed(Malformed::Unreadable(1)))?.not_after;
-    let above = paths.share(Above { links: links.into(), anchor: id_of(verified.anchor()) });
+    let issuers = verified.intermediate_certificates().map(|ca| key_id(&ca.subject_public_key_info()));
+    let keys = issuers.chain([key_id(&verified.anchor().subject_public_key_info)]).collect();
+    let above = paths.share(Above { links: links.into(), keys, anchor: id_of(verified.anchor()) });
     Ok(CertificationPath { above, not_after })
 }
 

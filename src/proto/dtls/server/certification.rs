@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Weak};
 
+use super::revocation::KeyId;
 use super::wire::{Reader, Write as _};
 use crate::clock::UnixTime;
 
@@ -30,6 +31,9 @@ pub(super) struct Link {
 pub(super) struct Above {
     /// From the device's issuer upwards; empty if that is the anchor.
     pub links: Box<[Link]>,
+    /// The keys of the CAs, from the device's issuer up to the anchor: one more than links. Empty if it was stored by a
+    /// version that did not keep them.
+    pub keys: Box<[KeyId]>,
     pub anchor: AuthorityId,
 }
 
@@ -48,7 +52,7 @@ impl CertificationPath {
     }
 
     /// Appends it: notAfter 8, anchor 32, number of links 1, each notAfter 8, issuer (a vector with a length of 2), serial
-    /// number (the same).
+    /// number (the same); the ids of the keys 16 each, if they are known.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.not_after.0.to_be_bytes());
         out.extend(self.above.anchor);
@@ -58,9 +62,11 @@ impl CertificationPath {
             out.vector16(&link.issuer);
             out.vector16(&link.serial);
         }
+        out.extend(self.above.keys.as_flattened());
     }
 
-    pub fn read(reader: &mut Reader<'_>, paths: &mut Paths) -> Option<CertificationPath> {
+    /// `has_keys`: the ids of the keys stand behind it.
+    pub fn read(reader: &mut Reader<'_>, has_keys: bool, paths: &mut Paths) -> Option<CertificationPath> {
         let not_after = UnixTime(reader.u64()?);
         let anchor = *reader.array()?;
         let count = usize::from(reader.u8()?);
@@ -73,7 +79,11 @@ impl CertificationPath {
             let (issuer, serial) = (reader.vector16()?.into(), reader.vector16()?.into());
             links.push(Link { issuer, serial, not_after });
         }
-        let above = paths.share(Above { links: links.into(), anchor });
+        let mut keys = Vec::new();
+        for _ in 0..if has_keys { count + 1 } else { 0 } {
+            keys.push(*reader.array()?);
+        }
+        let above = paths.share(Above { links: links.into(), keys: keys.into(), anchor });
         Some(CertificationPath { above, not_after })
     }
 }
@@ -110,7 +120,8 @@ mod tests {
             serial: vec![1, n as u8].into(),
             not_after: UnixTime(1_000 - n as u64),
         };
-        let above = Above { links: (1..=links).map(link).collect(), anchor: [7; 32] };
+        let keys = (0..=links).map(|n| [n as u8; 16]).collect();
+        let above = Above { links: (1..=links).map(link).collect(), keys, anchor: [7; 32] };
         CertificationPath { above: Arc::new(above), not_after: UnixTime(999) }
     }
 
@@ -122,16 +133,24 @@ mod tests {
             let (mut bytes, mut paths) = (Vec::new(), Paths::default());
             path.write(&mut bytes);
             let mut reader = Reader(&bytes);
-            let read = CertificationPath::read(&mut reader, &mut paths).unwrap();
+            let read = CertificationPath::read(&mut reader, true, &mut paths).unwrap();
             assert_eq!((reader.end(), read.not_after, &read.above), (Some(()), path.not_after, &path.above));
-            let again = CertificationPath::read(&mut Reader(&bytes), &mut paths).unwrap();
+            let again = CertificationPath::read(&mut Reader(&bytes), true, &mut paths).unwrap();
             assert!(Arc::ptr_eq(&again.above, &read.above));
             for end in 0..bytes.len() {
-                assert!(CertificationPath::read(&mut Reader(&bytes[..end]), &mut paths).is_none());
+                assert!(CertificationPath::read(&mut Reader(&bytes[..end]), true, &mut paths).is_none());
             }
         }
+        // As version 1.1 stored it.
+        let mut before = path(2);
+        before.above = Arc::new(Above { keys: Box::default(), ..(*before.above).clone() });
+        let mut bytes = Vec::new();
+        before.write(&mut bytes);
+        let mut reader = Reader(&bytes);
+        let read = CertificationPath::read(&mut reader, false, &mut Paths::default()).unwrap();
+        assert_eq!((reader.end(), &read.above), (Some(()), &before.above));
         let mut bytes = Vec::new();
         path(LINKS_MAX + 1).write(&mut bytes);
-        assert!(CertificationPath::read(&mut Reader(&bytes), &mut Paths::default()).is_none());
+        assert!(CertificationPath::read(&mut Reader(&bytes), true, &mut Paths::default()).is_none());
     }
 }

@@ -12,7 +12,7 @@
 //! decrypted and are no longer valid.
 //!
 //! ```text
-//! sealed:   "TBDS" | major 1 | minor 1 | nonce 12 | AES-256-GCM-SIV over what follows, under the store's key;
+//! sealed:   "TBDS" | major 1 | minor 2 | nonce 12 | AES-256-GCM-SIV over what follows, under the store's key;
 //!           additional data: the six bytes in front
 //! content:  suite 2 | flags 1 (1: EMS, 2: connection id, 4: at an unproven address, 8: handover, 16: in doubt, 32: dated)
 //!           | own cid 8 if flag 2 | peer cid <0..255>
@@ -21,8 +21,11 @@
 //!           | identity type 1 and <..> | binding 16 | when established, in milliseconds since 1970 8 if flag 32
 //! handover: the same, and | window's bits 8 | forged records 8 | next number of epoch 0 8 | our Finished <0 or 12>
 //! ```
+//! Dated are only those that were written while the clock was trusted: a date made up from an earlier time would make the session
+//! older than it is, once the clock is right.
 //! The binding ties the session to its credential: the pre-shared key, raw public key or anchor.
-//! Minor version 0 had no flag 32, and certificates (identity type 2; now 3) without their path. Such a session is not resumed.
+//! Minor version 0 had no flag 32, and certificates (identity type 2; now 4) without their path. Such a session is not resumed.
+//! Minor version 1 had paths without the ids of their keys (identity type 3), which are then judged by the CAs' names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -49,7 +52,7 @@ use crate::proto::{Holder, Route};
 
 const MAGIC: [u8; 4] = *b"TBDS";
 const MAJOR: u8 = 1;
-const MINOR: u8 = 1;
+const MINOR: u8 = 2;
 const FRONT: usize = MAGIC.len() + 2;
 /// With each run our numbers begin so much higher: more than a process sends a peer, which so has not seen them.
 const LEAP: u64 = 1 << 28;
@@ -203,7 +206,7 @@ impl ServerEngine {
                 | flag(held.credit.is_some(), UNPROVEN)
                 | flag(is_handover, HANDOVER)
                 | flag(held.doubt.is_some(), DOUBTED)
-                | DATED,
+                | flag(self.common.clock.trusted, DATED),
         );
         content.extend(held.own_cid.iter().flatten());
         content.vector8(&held.peer_cid);
@@ -219,8 +222,10 @@ impl ServerEngine {
         write_identity(&mut content, &held.identity);
         let binding = binding(&self.common, &held.identity, held.protection.keys.block())?;
         content.extend(binding);
-        let age = now.saturating_duration_since(held.established).as_millis() as u64;
-        content.extend(self.common.clock.time.0.saturating_sub(age).to_be_bytes());
+        if self.common.clock.trusted {
+            let age = now.saturating_duration_since(held.established).as_millis() as u64;
+            content.extend(self.common.clock.time.0.saturating_sub(age).to_be_bytes());
+        }
         if is_handover {
             let counts = [held.protection.window.seen(), held.protection.failures, held.record_sequence];
             content.extend(counts.map(u64::to_be_bytes).as_flattened());
@@ -264,14 +269,14 @@ impl ServerEngine {
             self.registry.detach(occupant);
         }
         let (cid, identity) = (session.own_cid, session.identity.clone());
-        self.review.note(now, session.established, &identity);
+        self.review.note(now, session.established, self.common.certificates.trust.end_of(&identity));
         let peer = Box::new(Peer { route, stage: Stage::Session(session) });
         let (id, displaced) = self.registry.adopt(since, address, holder, peer);
         if let Some(cid) = cid {
             self.cids.insert(cid, id);
         }
         for displaced in displaced {
-            self.dismiss(displaced, sink);
+            self.dismiss(now, displaced, sink);
         }
         sink.connected(id, &route, &identity);
         Ok(id)
@@ -495,7 +500,11 @@ fn write_identity(out: &mut Vec<u8>, identity: &PeerIdentity) {
             out.vector16(&hash[..]);
         }
         PeerIdentity::Certificate(facts) => {
-            out.push(if facts.path().is_some() { 3 } else { 2 });
+            out.push(match facts.path() {
+                None => 2,
+                Some(path) if path.above.keys.is_empty() => 3,
+                Some(_) => 4,
+            });
             facts.write(out);
         }
     }
@@ -505,8 +514,10 @@ fn read_identity(reader: &mut Reader<'_>, issuers: &mut Issuers, paths: &mut Pat
     Some(match reader.u8()? {
         0 => PeerIdentity::Psk(reader.vector16()?.into()),
         1 => PeerIdentity::RawPublicKey(Box::new(reader.vector16()?.try_into().ok()?)),
-        kind @ (2 | 3) => {
-            PeerIdentity::Certificate(CertificateIdentity::read(reader, kind == 3, issuers, paths)?.into())
+        kind @ 2..=4 => {
+            let (has_path, has_keys) = (kind > 2, kind > 3);
+            let identity = CertificateIdentity::read(reader, has_path, has_keys, issuers, paths)?;
+            PeerIdentity::Certificate(identity.into())
         }
         _ => return None,
     })

@@ -143,10 +143,11 @@ impl CertificateIdentity {
         }
     }
 
-    /// `has_path`: one stands behind it.
+    /// `has_path`: one stands behind it, and `has_keys`: with the ids of the keys.
     pub(super) fn read(
         reader: &mut Reader<'_>,
         has_path: bool,
+        has_keys: bool,
         issuers: &mut Issuers,
         paths: &mut Paths,
     ) -> Option<CertificateIdentity> {
@@ -165,7 +166,7 @@ impl CertificateIdentity {
         let issuer = issuers.share(reader.vector16()?);
         pieces.push((SERIAL, reader.vector16()?));
         let key_hash = *reader.array()?;
-        let path = if has_path { Some(CertificationPath::read(reader, paths)?) } else { None };
+        let path = if has_path { Some(CertificationPath::read(reader, has_keys, paths)?) } else { None };
         Some(CertificateIdentity::from_pieces(pieces.into_iter(), issuer, key_hash, path))
     }
 }
@@ -222,13 +223,16 @@ mod tests {
             identity.write(&mut bytes);
             let mut reader = Reader(&bytes);
             let mut paths = Paths::default();
-            let read = CertificateIdentity::read(&mut reader, false, &mut issuers, &mut paths).unwrap();
+            let read =
+                CertificateIdentity::read(&mut reader, false, false, &mut issuers, &mut paths).unwrap();
             assert_eq!(reader.end(), Some(()));
             // What is not there is not told from what is empty only for the serial number, which always is.
             assert!(read == identity || without == 4);
             for end in 0..bytes.len() {
                 let mut reader = Reader(&bytes[..end]);
-                assert!(CertificateIdentity::read(&mut reader, false, &mut issuers, &mut paths).is_none());
+                assert!(
+                    CertificateIdentity::read(&mut reader, false, false, &mut issuers, &mut paths).is_none()
+                );
             }
         }
     }

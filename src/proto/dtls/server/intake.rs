@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::handshake::{Expect, FINISHED, FINISHED_LENGTH, Handshake};
-use super::negotiation::{self, Fatal, HelloPrefix};
+use super::negotiation::{self, Agreement, Fatal, HelloPrefix};
 use super::protection::{Closed, EPOCH, Opened};
+use super::reassembly::Message;
 use super::replay::Window;
 use super::resume::{PING, Verdict};
 use super::session::{AMPLIFICATION, Peer, Stage};
-use super::suites::KeyExchange;
 use super::wire::{self, Incoming, TLS12_CID};
 use super::{Common, ServerEngine, alert};
 use crate::proto::Route;
@@ -68,7 +68,7 @@ impl ServerEngine {
         let Some((session, peer)) = found.and_then(|found| Some((found, self.registry.get_mut(found)?)))
         else {
             self.counters.records_refused += 1;
-            return sink.unknown_session(route);
+            return self.tell_unknown(now, route, sink);
         };
         match peer.stage {
             Stage::Farewell(_) => self.bid_farewell(session, route, record, sink),
@@ -114,7 +114,7 @@ impl ServerEngine {
                 None => {
                     self.counters.records_refused += 1;
                     if live.is_none() {
-                        sink.unknown_session(route);
+                        self.tell_unknown(now, route, sink);
                     }
                 }
             },
@@ -134,9 +134,8 @@ impl ServerEngine {
         let Stage::Farewell(farewell) = &mut peer.stage else { return };
         self.counters.records_discarded += 1;
         let opened = farewell.protection.open(record, &mut self.scratch);
-        if farewell.left == 0
-            || !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT)
-        {
+        // At most one alert for each record the device ever sent, whoever repeats it.
+        if !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT) {
             return;
         }
         self.outgoing.clear();
@@ -152,11 +151,13 @@ impl ServerEngine {
         if sealed.is_none() || !(is_proven || self.outgoing.len() <= AMPLIFICATION * record.bytes.len()) {
             return;
         }
-        let is_first = farewell.is_untold();
-        farewell.left -= 1;
+        let is_first = !std::mem::replace(&mut farewell.is_answered, true);
+        // Sent anywhere else it may not have reached the device, which then must find the session here after the next
+        // restart, too.
+        let is_news = is_proven && !std::mem::replace(&mut farewell.is_told, true);
+        self.counters.sessions_farewell += u64::from(is_first);
         sink.transmit(route, &self.outgoing);
-        if is_first {
-            self.counters.sessions_farewell += 1;
+        if is_news {
             sink.closed(session, CloseCause::Farewell);
         }
     }
@@ -304,7 +305,7 @@ impl ServerEngine {
             Ok((record::ALERT, [alert::FATAL, description] | [_, description @ alert::CLOSE_NOTIFY])) => {
                 let failure =
                     HandshakeFailure::PeerAlert { description: *description, step: handshake.expect.step() };
-                return self.fail(session, None, &failure, sink);
+                return self.fail(now, session, None, &failure, sink);
             }
             Ok(_) => return,
             Err(Closed::Replay) => return,
@@ -373,16 +374,16 @@ impl ServerEngine {
             let whole = Some(fragment).filter(|fragment| fragment.is_whole());
             whole.and_then(|fragment| ClientHello::parse(fragment.body)).map(|hello| hello.repeated()[1])
         };
-        let cookie =
-            <[u8; cookie::COOKIE]>::try_from(prefix.cookie).ok().filter(|_| self.registry.looks(now));
-        let cookie = cookie.filter(|cookie| {
+        let cookie = <[u8; cookie::COOKIE]>::try_from(prefix.cookie).ok();
+        let look = cookie.and_then(|cookie| Some((cookie, self.registry.looks(now, &address)?)));
+        let look = look.filter(|(cookie, _)| {
             key.is_start_good(now, &address, prefix.bound, cookie)
                 && whole().is_none_or(|rest| key.is_rest_good(now, &address, prefix.bound, rest, cookie))
         });
-        let Some(cookie) = cookie else {
+        let Some((cookie, look)) = look else {
             return self.request_cookie(now, route, record, fragment, &prefix, whole(), sink);
         };
-        self.registry.has_looked(now);
+        self.registry.has_looked(now, look);
         // A late duplicate would begin a shadow handshake in which the client's other duplicates then fail.
         // Only for so long as its cookie is good: a device without entropy may use the same random again
         // after a restart.
@@ -395,7 +396,10 @@ impl ServerEngine {
         }
         // Each costs a key pair and a signature of ours; a client that means it does not begin again so soon.
         let since = occupants.half_open.and_then(|half_open| self.registry.since(half_open));
-        if since.is_some_and(|since| now < since + RESTART_GAP) || self.registry.admit(now, &address).is_err()
+        let payer = self.registry.payer(&address);
+        if since.is_some_and(|since| now < since + RESTART_GAP)
+            || self.registry.has_room(&address).is_err()
+            || self.registry.admit(now, payer).is_err()
         {
             self.counters.hellos_over_limit += 1;
             return;
@@ -403,22 +407,26 @@ impl ServerEngine {
         if !Handshake::fits(fragment.message_sequence, record.sequence) {
             let what = "its hello's number leaves none for the answer";
             let Fatal { alert, failure } = Fatal::protocol(alert::ILLEGAL_PARAMETER, what);
-            return self.report(route, &failure, Some((record.sequence, alert)), sink);
+            return self.report(now, route, &failure, Some((record.sequence, alert)), sink);
         }
+        let mut handshake =
+            Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
+        let proposal = propose(&mut handshake, fragment, &self.common, |_| true);
         // Charged in full at once: charged step by step, handshakes under way could leave no budget to complete any.
-        let work = self.common.work();
-        if self.registry.charge(now, &address, work).is_err() {
+        if self.registry.charge(now, payer, handshake.work).is_err() {
+            // The client's repetition may find more.
+            self.registry.readmit(now, payer);
             self.counters.work_over_limit += 1;
             return;
         }
         self.counters.handshakes_begun += 1;
         self.counters.handshakes_shadow += u64::from(occupants.live.is_some());
-        let mut handshake =
-            Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
-        let begun = begin(&mut handshake, now, fragment, &mut self.common, |_| true);
-        self.registry.refund(now, &address, work - handshake.work);
+        let begun = proposal.and_then(|proposal| match proposal {
+            Some((hello, agreement)) => handshake.run(now, &hello, agreement, &mut self.common),
+            None => Ok(()),
+        });
         if let Err(Fatal { alert, failure }) = begun {
-            return self.report(route, &failure, Some((record.sequence, alert)), sink);
+            return self.report(now, route, &failure, Some((record.sequence, alert)), sink);
         }
         let own_cid = handshake.running.as_ref().and_then(|running| running.own_cid);
         let peer = Box::new(Peer { route: *route, stage: Stage::Handshake(Box::new(handshake)) });
@@ -427,7 +435,7 @@ impl ServerEngine {
             return;
         };
         if let Some(displaced) = displaced {
-            self.dismiss(displaced, sink);
+            self.dismiss(now, displaced, sink);
         }
         if let Some(cid) = own_cid {
             self.cids.insert(cid, session);
@@ -483,11 +491,7 @@ impl ServerEngine {
         let Some(address) = self.registry.get(session).map(|peer| PeerAddress::from(&peer.route)) else {
             return;
         };
-        let most = self.common.work();
-        if self.registry.charge(now, &address, most).is_err() {
-            self.counters.work_over_limit += 1;
-            return;
-        }
+        let Some(payer) = self.registry.payer_of(session) else { return };
         let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
@@ -498,22 +502,30 @@ impl ServerEngine {
             let [start, rest] = hello.repeated();
             key.is_rest_good(then, &address, start, rest, hello.cookie)
         };
-        let begun = begin(handshake, now, fragment, &mut self.common, judge);
-        let (work, running) = (handshake.work, handshake.running.as_ref());
-        let (is_running, cid) = (running.is_some(), running.and_then(|running| running.own_cid));
-        self.registry.refund(now, &address, most - work);
-        match begun {
+        let (hello, agreement) = match propose(handshake, fragment, &self.common, judge) {
+            Ok(Some(proposal)) => proposal,
+            Ok(None) => return self.arm(session),
+            Err(Fatal { alert, failure }) => return self.fail(now, session, Some(alert), &failure, sink),
+        };
+        let work = handshake.work;
+        if self.registry.charge(now, payer, work).is_err() {
+            // The client's repetition begins it again, and may find more.
+            self.registry.readmit(now, payer);
+            self.counters.work_over_limit += 1;
+            self.remove(session);
+            return;
+        }
+        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+            return;
+        };
+        match handshake.run(now, &hello, agreement, &mut self.common) {
             Ok(()) => {
-                if let Some(cid) = cid {
+                if let Some(cid) = handshake.running.as_ref().and_then(|running| running.own_cid) {
                     self.cids.insert(cid, session);
                 }
-                if is_running {
-                    self.send_flight(session, sink);
-                } else {
-                    self.arm(session);
-                }
+                self.send_flight(session, sink);
             }
-            Err(Fatal { alert, failure }) => self.fail(session, Some(alert), &failure, sink),
+            Err(Fatal { alert, failure }) => self.fail(now, session, Some(alert), &failure, sink),
         }
     }
 
@@ -534,11 +546,11 @@ impl ServerEngine {
         };
         if handshake.messages.insert(fragment).is_err() {
             let failure = HandshakeFailure::Protocol("its messages are longer than 16 kB".into());
-            return self.fail(session, Some(alert::HANDSHAKE_FAILURE), &failure, sink);
+            return self.fail(now, session, Some(alert::HANDSHAKE_FAILURE), &failure, sink);
         }
         while let Some(message) = handshake.messages.next() {
             if let Err(Fatal { alert, failure }) = handshake.take(&message, &mut self.common) {
-                return self.fail(session, Some(alert), &failure, sink);
+                return self.fail(now, session, Some(alert), &failure, sink);
             }
         }
         let early = if handshake.expect == Expect::Finished { handshake.early.take() } else { None };
@@ -564,17 +576,17 @@ impl ServerEngine {
     }
 }
 
-/// Adds a part to a hello; if that makes it whole, agrees and makes our flight.
-fn begin(
+/// Adds a part to a hello. If that makes it whole, says what it leads to, and sets what that costs; nothing is
+/// spent on it yet.
+fn propose(
     handshake: &mut Handshake,
-    now: Instant,
     fragment: &HandshakeFragment<'_>,
-    common: &mut Common,
+    common: &Common,
     may_be: impl FnOnce(&ClientHello<'_>) -> bool,
-) -> Result<(), Fatal> {
+) -> Result<Option<(Message, Agreement)>, Fatal> {
     let too_long = |_| Fatal::protocol(alert::HANDSHAKE_FAILURE, "its hello is longer than 16 kB");
     handshake.messages.insert(fragment).map_err(too_long)?;
-    let Some(message) = handshake.messages.next() else { return Ok(()) };
+    let Some(message) = handshake.messages.next() else { return Ok(None) };
     let hello = ClientHello::parse(&message.body)
         .ok_or_else(|| Fatal::protocol(alert::DECODE_ERROR, "its hello cannot be read"))?;
     if !may_be(&hello) {
@@ -585,9 +597,6 @@ fn begin(
     }
     let has_keys = !common.keyring.is_empty();
     let agreement = negotiation::negotiate(&hello, &common.settings, has_keys, &common.certificates)?;
-    handshake.work = agreement.suite.exchange.work();
-    if agreement.suite.exchange == KeyExchange::EcdheEcdsa {
-        handshake.work += common.certificates.trust.work();
-    }
-    handshake.run(now, &message, agreement, common)
+    handshake.work = common.work(agreement.suite.exchange);
+    Ok(Some((message, agreement)))
 }

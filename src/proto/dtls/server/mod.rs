@@ -50,12 +50,13 @@ mod reassembly;
 mod replay;
 mod resume;
 mod review;
+mod revocation;
 mod schedule;
 mod session;
 mod suites;
 mod wire;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
@@ -78,7 +79,7 @@ use super::engine::{
 };
 use super::failure::HandshakeFailure;
 use super::record;
-use super::registry::{Phase, Registry};
+use super::registry::{PeerAddress, Phase, Registry};
 use crate::clock::UnixTime;
 use crate::proto::Route;
 
@@ -163,12 +164,10 @@ struct Common {
 }
 
 impl Common {
-    /// The most public-key operations a handshake can take.
-    fn work(&self) -> u32 {
-        match &self.certificates.key {
-            Some(_) => KeyExchange::EcdheEcdsa.work() + self.certificates.trust.work(),
-            None => KeyExchange::EcdhePsk.work(),
-        }
+    /// The most public-key operations a handshake with this key exchange can take.
+    fn work(&self, exchange: KeyExchange) -> u32 {
+        let chain = if exchange.has_psk() { 0 } else { self.certificates.trust.work(self.clock.trusted) };
+        exchange.work() + chain
     }
 }
 
@@ -188,8 +187,14 @@ pub struct ServerEngine {
     /// When the first session has to be checked for expiry.
     review: Review,
     question: Question,
+    /// Where handshakes have failed lately: what their clients still send is of no session.
+    failed: VecDeque<(PeerAddress, Instant)>,
     counters: Counters,
 }
+
+/// Most addresses in [`ServerEngine::failed`], and for how long they stay.
+const FAILED_MAX: usize = 256;
+const FAILED_FOR: Duration = Duration::from_secs(10);
 
 /// The current datagram, as far as it bounds the answers to an unproven address.
 #[derive(Clone, Copy, Default)]
@@ -224,11 +229,21 @@ impl ServerEngine {
             },
             review: Review::default(),
             question: Question::default(),
+            failed: VecDeque::new(),
             cids: HashMap::new(),
             deadlines: BTreeSet::new(),
             scratch: Vec::new(),
             outgoing: Vec::new(),
             counters: Counters::default(),
+        }
+    }
+
+    /// A protected record came that is of no session.
+    fn tell_unknown(&mut self, now: Instant, route: &Route, sink: &mut dyn Sink) {
+        let address = PeerAddress::from(route);
+        let is_late = |(failed, at): &(PeerAddress, Instant)| *failed == address && now < *at + FAILED_FOR;
+        if !self.failed.iter().any(is_late) {
+            sink.unknown_session(route);
         }
     }
 
@@ -420,7 +435,7 @@ impl Engine for ServerEngine {
         }
         for (session, claim) in half_open {
             let failure = HandshakeFailure::CredentialChanged(claim);
-            self.fail(session, Some(alert::HANDSHAKE_FAILURE), &failure, sink);
+            self.fail(now, session, Some(alert::HANDSHAKE_FAILURE), &failure, sink);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::certificate::Lapse;
 use super::handshake::FINISHED_LENGTH;
 use super::session::{Peer, Session, Stage};
-use super::{Common, ServerEngine, alert};
+use super::{Common, FAILED_MAX, ServerEngine, alert};
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
 use crate::proto::dtls::record;
@@ -90,7 +90,7 @@ impl ServerEngine {
         let (identity, is_known) = (running.identity.clone(), running.is_known);
         // An unknown identity cannot get here, since its key is a decoy.
         let Some(identity) = identity.filter(|_| is_known) else {
-            return self.fail(session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
+            return self.fail(now, session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
         };
         let address = PeerAddress::from(&route);
         // Another device with a connection id may be at this address: it is found by its connection id, and stays.
@@ -99,7 +99,7 @@ impl ServerEngine {
         let stays = held.is_some_and(|held| held.own_cid.is_some() && held.identity != identity);
         let holder = match self.admit(now, &identity, held.is_some() && !stays, sink) {
             Ok(holder) => holder,
-            Err((alert, failure)) => return self.fail(session, Some(alert), &failure, sink),
+            Err((alert, failure)) => return self.fail(now, session, Some(alert), &failure, sink),
         };
         if let Some(old) = old.filter(|_| stays) {
             self.registry.detach(old);
@@ -113,7 +113,7 @@ impl ServerEngine {
         let parts =
             handshake.running.take().and_then(|mut running| Some((running.protection.take()?, running)));
         let Some((protection, running)) = parts else {
-            return self.fail(session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
+            return self.fail(now, session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
         };
         let limit = running.limit() as u16;
         peer.stage = Stage::Session(Session {
@@ -132,11 +132,13 @@ impl ServerEngine {
             doubt: None,
         });
         self.counters.handshakes_completed += 1;
-        self.review.note(now, now, &identity);
+        self.review.note(now, now, self.common.certificates.trust.end_of(&identity));
         self.send_finished(session, sink);
-        self.registry.refund(now, &address, work);
+        if let Some(payer) = self.registry.payer_of(session) {
+            self.registry.refund(now, payer, work);
+        }
         for displaced in self.registry.establish(now, session, holder) {
-            self.dismiss(displaced, sink);
+            self.dismiss(now, displaced, sink);
         }
         sink.connected(session, &route, &identity);
     }
@@ -201,7 +203,7 @@ impl ServerEngine {
     }
 
     /// Sees off an entry the registry had no place for.
-    pub(super) fn dismiss(&mut self, removed: Removed<Box<Peer>>, sink: &mut dyn Sink) {
+    pub(super) fn dismiss(&mut self, now: Instant, removed: Removed<Box<Peer>>, sink: &mut dyn Sink) {
         let Removed { session, phase, reason, value: mut peer } = removed;
         if let Some(handshake) = peer.handshake() {
             self.deadlines.remove(&(handshake.deadline, session));
@@ -221,14 +223,14 @@ impl ServerEngine {
             }
             (Phase::Farewell, _) => {
                 if let Stage::Farewell(farewell) = &peer.stage
-                    && farewell.is_untold()
+                    && !farewell.is_told
                 {
                     sink.closed(session, CloseCause::Replaced);
                 }
             }
             (Phase::HalfOpen, Reason::Replaced) => self.counters.handshakes_restarted += 1,
             (Phase::HalfOpen, Reason::Room | Reason::Displaced) => {
-                self.report(&peer.route, &HandshakeFailure::Reaped, None, sink);
+                self.report(now, &peer.route, &HandshakeFailure::Reaped, None, sink);
             }
         }
     }
@@ -249,7 +251,7 @@ impl ServerEngine {
     pub(super) fn end(&mut self, _now: Instant, session: SessionId, cause: CloseCause, sink: &mut dyn Sink) {
         let Some(mut peer) = self.remove(session) else { return };
         if let Stage::Farewell(farewell) = &peer.stage {
-            if farewell.is_untold() {
+            if !farewell.is_told {
                 sink.closed(session, cause);
             }
             return;
@@ -273,6 +275,7 @@ impl ServerEngine {
     /// Ends a handshake; with an alert if the client is to be told.
     pub(super) fn fail(
         &mut self,
+        now: Instant,
         session: SessionId,
         alert: Option<u8>,
         failure: &HandshakeFailure,
@@ -281,12 +284,13 @@ impl ServerEngine {
         let Some(mut peer) = self.remove(session) else { return };
         self.counters.faults += u64::from(*failure == HandshakeFailure::Fault);
         let sequence = peer.handshake().map_or(0, |handshake| handshake.record_sequence);
-        self.report(&peer.route, failure, alert.map(|alert| (sequence, alert)), sink);
+        self.report(now, &peer.route, failure, alert.map(|alert| (sequence, alert)), sink);
     }
 
     /// Says why a handshake failed, and tells the client in the plaintext record of that number.
     pub(super) fn report(
         &mut self,
+        now: Instant,
         route: &Route,
         failure: &HandshakeFailure,
         alert: Option<(u64, u8)>,
@@ -296,6 +300,10 @@ impl ServerEngine {
             sink.transmit(route, &record::fatal_alert(sequence, description));
         }
         self.counters.handshakes_failed[failure.kind() as usize] += 1;
+        if self.failed.len() >= FAILED_MAX {
+            self.failed.pop_front();
+        }
+        self.failed.push_back((PeerAddress::from(route), now));
         sink.failed(route, failure);
     }
 
@@ -315,7 +323,7 @@ impl ServerEngine {
             _ => None,
         };
         if let Some(failure) = failure {
-            return self.fail(session, None, &failure, sink);
+            return self.fail(now, session, None, &failure, sink);
         }
         match handshake.timer.is_due(now) {
             true => self.send_flight(session, sink),

@@ -37,9 +37,10 @@ pub struct Outline<'c> {
     pub key_usage: Option<u8>,
 }
 
-/// `digitalSignature`, `keyCertSign` (RFC 5280 §4.2.1.3)
+/// `digitalSignature`, `keyCertSign`, `cRLSign` (RFC 5280 §4.2.1.3)
 const DIGITAL_SIGNATURE: u8 = 0x80;
 const KEY_CERT_SIGN: u8 = 0x04;
+const CRL_SIGN: u8 = 0x02;
 /// `id-ce-keyUsage`
 const KEY_USAGE: &[u8] = b"\x55\x1d\x0f";
 
@@ -78,6 +79,11 @@ impl<'c> Outline<'c> {
     /// Whether its key may sign certificates (RFC 5280 §6.1.4).
     pub fn may_certify(&self) -> bool {
         self.key_usage.is_none_or(|usage| usage & KEY_CERT_SIGN != 0)
+    }
+
+    /// Whether its key may sign revocation lists (RFC 5280 §6.3.3).
+    pub fn may_sign_lists(&self) -> bool {
+        self.key_usage.is_none_or(|usage| usage & CRL_SIGN != 0)
     }
 }
 

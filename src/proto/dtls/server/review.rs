@@ -32,11 +32,11 @@ pub(super) struct Review {
 }
 
 impl Review {
-    /// A session was established at that time.
-    pub fn note(&mut self, now: Instant, established: Instant, identity: &PeerIdentity) {
+    /// A session was established at that time; its certification path ends at `ends`.
+    pub fn note(&mut self, now: Instant, established: Instant, ends: Option<UnixTime>) {
         self.now = Some(now);
         self.oldest = Some(self.oldest.map_or(established, |before| before.min(established)));
-        if let Some(ends) = ends(identity) {
+        if let Some(ends) = ends {
             self.expiry = Some(self.expiry.map_or(ends, |before| before.min(ends)));
         }
     }
@@ -46,14 +46,6 @@ impl Review {
         let too_old = settings.max_session_lifetime.and_then(|lifetime| self.oldest?.checked_add(lifetime));
         let expired = self.now.filter(|_| self.expiry.is_some_and(|expiry| has_passed(expiry, clock)));
         too_old.into_iter().chain(expired).min()
-    }
-}
-
-/// The earliest notAfter of the path of an identity.
-fn ends(identity: &PeerIdentity) -> Option<UnixTime> {
-    match identity {
-        PeerIdentity::Certificate(identity) => identity.path().map(|path| path.ends()),
-        _ => None,
     }
 }
 
@@ -69,6 +61,14 @@ impl Trust {
             PeerIdentity::RawPublicKey(hash) if self.knows(hash) => Ok(()),
             PeerIdentity::RawPublicKey(_) => Err(Lapse::AnchorRemoved),
             PeerIdentity::Certificate(identity) => self.holds(identity, clock),
+        }
+    }
+
+    /// When a certificate of an identity's path ends first.
+    pub(super) fn end_of(&self, identity: &PeerIdentity) -> Option<UnixTime> {
+        match identity {
+            PeerIdentity::Certificate(identity) => self.ends(identity),
+            _ => None,
         }
     }
 }
@@ -91,9 +91,9 @@ impl ServerEngine {
             return;
         }
         let lifetime = self.common.settings.max_session_lifetime;
-        let clock = self.common.clock;
+        let (trust, clock) = (self.common.certificates.trust.clone(), self.common.clock);
         let is_over = |session: &Session| {
-            if ends(&session.identity).is_some_and(|ends| has_passed(ends, clock)) {
+            if trust.end_of(&session.identity).is_some_and(|end| has_passed(end, clock)) {
                 Some(CloseCause::Expired)
             } else if lifetime.is_some_and(|lifetime| is_past(session.established, lifetime, now)) {
                 Some(CloseCause::TooOld)
@@ -123,7 +123,10 @@ impl ServerEngine {
             let Some(session) = peer.session() else { continue };
             match is_over(session) {
                 Some(cause) => over.push((id, cause)),
-                None => review.note(now, session.established, &session.identity),
+                None => {
+                    let end = self.common.certificates.trust.end_of(&session.identity);
+                    review.note(now, session.established, end);
+                }
             }
         }
         self.review = review;

@@ -58,29 +58,25 @@ impl Peer {
     }
 }
 
-/// Most alerts sent to a device whose session cannot be resumed; more than one because alerts may be lost.
-const FAREWELLS_MAX: u8 = 8;
-
-/// A session of an earlier process that cannot be resumed: its device is sent a fatal alert when it speaks.
+/// A session of an earlier process that cannot be resumed: its device is sent a fatal alert whenever it speaks, since the
+/// alerts before may have been lost, or may have gone to somebody who repeats its records.
 pub(super) struct Farewell {
     pub protection: Protection,
     pub own_cid: Option<Cid>,
     pub peer_cid: Box<[u8]>,
     /// Whether the alert may be sent only to the address the session had.
     pub is_unproven: bool,
-    /// How many more alerts may be sent.
-    pub left: u8,
+    /// Whether an alert was sent.
+    pub is_answered: bool,
+    /// Whether one was sent to where the device is known to receive; then the session counts as ended.
+    pub is_told: bool,
 }
 
 impl Farewell {
     pub fn of(session: Session) -> Farewell {
         let Session { protection, own_cid, peer_cid, credit, .. } = session;
-        Farewell { protection, own_cid, peer_cid, is_unproven: credit.is_some(), left: FAREWELLS_MAX }
-    }
-
-    /// Whether no alert was sent yet.
-    pub fn is_untold(&self) -> bool {
-        self.left == FAREWELLS_MAX
+        let is_unproven = credit.is_some();
+        Farewell { protection, own_cid, peer_cid, is_unproven, is_answered: false, is_told: false }
     }
 }
 

@@ -29,12 +29,13 @@ impl Keeper {
         self.batch.end(number);
     }
 
-    /// A session to be stored.
+    /// A session to be stored. One that cannot be gets no number.
     pub fn established(&mut self, session: SessionId, sealed: Vec<u8>) {
         self.closed(session);
-        self.numbers.insert(session, self.next);
-        self.batch.establish(self.next, sealed);
-        self.next += 1;
+        if self.batch.establish(self.next, sealed) {
+            self.numbers.insert(session, self.next);
+            self.next += 1;
+        }
     }
 
     /// A session is over. One that is not stored is ignored.
@@ -71,6 +72,18 @@ mod tests {
         keeper.closed(SessionId(2));
         keeper.closed(SessionId(2));
         assert_eq!(*keeper.batch().unwrap(), Batch { ended: [6].into(), established: [].into() });
+    }
+
+    #[test]
+    fn what_cannot_be_stored_has_no_number() {
+        let mut keeper = Keeper::new(5);
+        keeper.established(SessionId(1), vec![7; crate::southbound::coap::sessions::frame::CONTENT_MAX + 1]);
+        keeper.established(SessionId(2), vec![2]);
+        assert_eq!((keeper.number(SessionId(1)), keeper.number(SessionId(2))), (None, Some(5)));
+        let told = std::mem::take(keeper.batch().unwrap());
+        assert_eq!(told, Batch { ended: [].into(), established: [(5, vec![2])].into() });
+        keeper.closed(SessionId(1));
+        assert!(keeper.batch().is_none());
     }
 
     #[test]

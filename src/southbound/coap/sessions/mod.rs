@@ -48,11 +48,13 @@ impl Batch {
         self.ended.is_empty() && self.established.is_empty()
     }
 
-    /// Takes a session up. One that cannot be stored, being empty or longer than [`frame::CONTENT_MAX`], is left out.
-    pub fn establish(&mut self, number: Number, sealed: Vec<u8>) {
-        if (1..=frame::CONTENT_MAX).contains(&sealed.len()) {
+    /// Takes a session up. False: it cannot be stored, being empty or longer than [`frame::CONTENT_MAX`].
+    pub fn establish(&mut self, number: Number, sealed: Vec<u8>) -> bool {
+        let fits = (1..=frame::CONTENT_MAX).contains(&sealed.len());
+        if fits {
             self.established.insert(number, sealed);
         }
+        fits
     }
 
     /// A session is over. One that has not been written yet never will be.

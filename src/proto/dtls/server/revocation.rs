@@ -1,0 +1,178 @@
+//! Revocation lists (RFC 5280 §5): what each revokes, and for which CA.
+//!
+//! A list is for the CA that signed it, known by name and key: two CAs have one name after a change of keys. In the name of a
+//! configured CA it is verified when it is read. Where no configured CA has its name, it is verified when a device first
+//! shows one that has; what it says of that CA's certificates is believed until then, since a list is its owner's word.
+
+use std::sync::{Mutex, PoisonError};
+
+use rustls_pki_types::SignatureVerificationAlgorithm;
+use webpki::CertRevocationList;
+
+use super::certificate::CHAIN;
+use super::name::content;
+use super::outline::Outline;
+use super::schedule::hash;
+use super::wire::Reader;
+
+/// The id of a CA's key: the first half of the SHA-256 of the content of its SubjectPublicKeyInfo.
+pub(super) type KeyId = [u8; 16];
+
+/// The id of the key in a SubjectPublicKeyInfo, or in the content of one.
+pub(super) fn key_id(info: &[u8]) -> KeyId {
+    let (mut id, whole) = (KeyId::default(), hash(content(info)));
+    let half = &whole[..size_of::<KeyId>()];
+    id.copy_from_slice(half);
+    id
+}
+
+/// Most keys a list remembers that it was verified with; further ones count as if they had signed it.
+const KEYS_MAX: usize = 16;
+
+/// A configured CA, as far as it may sign lists.
+pub(super) struct Signer<'c> {
+    /// The content of its `Name`.
+    pub subject: &'c [u8],
+    /// Its SubjectPublicKeyInfo, or the content of that.
+    pub key: &'c [u8],
+    /// Whether its key usage allows it (cRLSign).
+    pub may_sign: bool,
+}
+
+/// Who signed a list.
+enum Signers {
+    /// These configured CAs.
+    Known(Box<[KeyId]>),
+    /// No configured CA has its name. The list in DER, and with which keys of others it was verified.
+    Unknown(Box<[u8]>, Mutex<Vec<(KeyId, bool)>>),
+}
+
+/// One list.
+pub(super) struct List {
+    list: CertRevocationList<'static>,
+    signers: Signers,
+}
+
+impl List {
+    /// From DER.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that follow "a revocation list".
+    pub fn read(der: &[u8], configured: &[Signer<'_>]) -> Result<List, String> {
+        let list = webpki::OwnedCertRevocationList::from_der(der).map_err(|error| match error {
+            webpki::Error::MalformedExtensions => {
+                "cannot be read: it needs the extensions CRL number and authority key identifier (RFC 5280 §5.2)"
+                    .to_owned()
+            }
+            error => format!("cannot be read: {error}"),
+        })?;
+        let list = CertRevocationList::from(list);
+        let named: Vec<&Signer<'_>> =
+            configured.iter().filter(|signer| signer.subject == content(list.issuer())).collect();
+        if named.is_empty() {
+            return Ok(List { list, signers: Signers::Unknown(der.into(), Mutex::default()) });
+        }
+        let signed = named.iter().filter(|signer| signer.may_sign && is_signed(der, signer.key));
+        let mut signers: Vec<KeyId> = signed.map(|signer| key_id(signer.key)).collect();
+        signers.dedup();
+        if signers.is_empty() {
+            let name = super::DistinguishedName::from_der(list.issuer());
+            let name = name.map_or_else(|| "a configured CA".to_owned(), |name| name.to_string());
+            return Err(match named.iter().any(|signer| signer.may_sign) {
+                true => format!("of {name} is not signed by the key of that CA"),
+                false => format!("of {name} may not be signed by its key (key usage cRLSign)"),
+            });
+        }
+        Ok(List { list, signers: Signers::Known(signers.into()) })
+    }
+
+    /// Whether it says that this certificate is revoked; of its issuer's key is known what `key` says.
+    pub fn revokes(&self, issuer: &[u8], key: Option<&KeyId>, serial: &[u8]) -> bool {
+        content(self.list.issuer()) == content(issuer)
+            && key.is_none_or(|key| self.may_be_of(key))
+            && !matches!(self.list.find_serial(serial), Ok(None))
+    }
+
+    /// Whether it may be for the CA with this key.
+    fn may_be_of(&self, key: &KeyId) -> bool {
+        match &self.signers {
+            Signers::Known(signers) => signers.contains(key),
+            Signers::Unknown(_, tried) => {
+                let tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+                tried.iter().find(|(tried, _)| tried == key).is_none_or(|(_, is_signed)| *is_signed)
+            }
+        }
+    }
+
+    /// A certificate of this CA led to an anchor: verifies the list with its key, once, if nobody else could.
+    pub fn meet(&self, subject: &[u8], info: &[u8]) {
+        let Signers::Unknown(der, tried) = &self.signers else { return };
+        if content(self.list.issuer()) != content(subject) {
+            return;
+        }
+        let id = key_id(info);
+        let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.len() < KEYS_MAX && !tried.iter().any(|(tried, _)| *tried == id) {
+            tried.push((id, is_signed(der, info)));
+        }
+    }
+
+    /// Whether it is verified only when a device shows its CA.
+    pub fn is_unverified(&self) -> bool {
+        matches!(self.signers, Signers::Unknown(..))
+    }
+
+    /// The `Name` of its issuer, and the keys of the configured CAs that signed it.
+    pub fn signers(&self) -> (&[u8], &[KeyId]) {
+        match &self.signers {
+            Signers::Known(signers) => (self.list.issuer(), signers),
+            Signers::Unknown(..) => (self.list.issuer(), &[]),
+        }
+    }
+}
+
+/// Whether the key of a SubjectPublicKeyInfo, or of its content, made the signature of a list or certificate (RFC 5280 §5.1.1).
+pub(super) fn is_signed(signed: &[u8], info: &[u8]) -> bool {
+    let signed = || {
+        let mut parts = Reader(element(&mut Reader(signed))?.1);
+        let whole = parts.0;
+        let (_, _) = element(&mut parts)?;
+        let message = &whole[..whole.len() - parts.0.len()];
+        let (_, algorithm) = element(&mut parts)?;
+        let (_, signature) = element(&mut parts)?;
+        Some((message, algorithm, signature.strip_prefix(&[0])?))
+    };
+    let key = || {
+        let mut parts = Reader(content(info));
+        let (_, algorithm) = element(&mut parts)?;
+        let (_, key) = element(&mut parts)?;
+        Some((algorithm, key.strip_prefix(&[0])?))
+    };
+    let (Some((message, algorithm, signature)), Some((key_algorithm, key))) = (signed(), key()) else {
+        return false;
+    };
+    CHAIN.iter().any(|candidate: &&dyn SignatureVerificationAlgorithm| {
+        *candidate.signature_alg_id() == *algorithm
+            && *candidate.public_key_alg_id() == *key_algorithm
+            && candidate.verify_signature(key, message, signature).is_ok()
+    })
+}
+
+/// The next DER element, its tag and its content; of any length, since lists may be long.
+fn element<'b>(reader: &mut Reader<'b>) -> Option<(u8, &'b [u8])> {
+    let tag = reader.u8()?;
+    let length = match reader.u8()? {
+        short @ 0..=0x7f => usize::from(short),
+        0x81 => usize::from(reader.u8()?),
+        0x82 => usize::from(reader.u16()?),
+        0x83 => reader.u24()?,
+        0x84 => usize::try_from(reader.u32()?).ok()?,
+        _ => return None,
+    };
+    Some((tag, reader.take(length)?))
+}
+
+/// Whether a CA's certificate says that its key may sign lists; one that cannot be read says nothing.
+pub(super) fn may_sign_lists(certificate: &[u8]) -> bool {
+    Outline::read(certificate).is_none_or(|outline| outline.may_sign_lists())
+}
