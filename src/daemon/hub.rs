@@ -11,7 +11,7 @@
 //! two are apart.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,9 +29,10 @@ use crate::control::tail::{Outcome, Reading, Tail};
 use crate::gate::settings::QoS;
 use crate::gate::stage::{Reason, Received, Refusal};
 use crate::gate::{DeviceIndex, Gate, Unidentified};
-use crate::journal::{Journal, Refused, Ticket};
-use crate::message::{ContentFormat, Method, PathBuffer};
-use crate::proto::coap::{self, Endpoint, Exchange, PeerId, Request, Response};
+use crate::journal::{self, Journal, Refused};
+use crate::message::{ContentFormat, PathBuffer};
+use crate::proto::address::{Peer, PeerId, SerialTicket, Ticket};
+use crate::proto::coap::{self, Endpoint, Exchange, Request, Response};
 use crate::proto::dtls::server::Certificates;
 use crate::proto::dtls::{CloseCause, Engine, HandshakeFailure, PeerIdentity, SendError, SessionId, Sink};
 use crate::proto::{Holder, Route};
@@ -104,19 +105,14 @@ pub struct Path {
     pub full: Option<Instant>,
     tail: Tail,
     watched: Waiting,
-    /// Tickets of DELETE requests on their way to disk: they are answered 2.02, all others 2.04.
-    deleting: HashSet<u128>,
     /// Tickets of serial readings that the journal has finished with, and whether they are stored.
-    serial_done: Vec<(u128, bool)>,
+    serial_done: Vec<(SerialTicket, bool)>,
     /// Where answers to CoAP nodes on serial lines go, by the port's number.
     serial_out: HashMap<u32, Rc<SerialOut>>,
     /// What happened so far.
     pub counters: Counters,
     limiter: Limiter<Said>,
 }
-
-/// A peer on a serial line has this bit, and below it its port's number. Sessions are counted from nothing.
-const SERIAL_PEER: u64 = 1 << 62;
 
 /// Most messages to one serial line that wait; the oldest goes, as a datagram would get lost.
 const SERIAL_OUT_MAX: usize = 64;
@@ -162,14 +158,6 @@ enum Unstored {
     Journal(Refused),
 }
 
-/// What is above the lowest 64 bits of a serial reading's ticket: a peer that no endpoint will ever have.
-const SERIAL: u128 = (u64::MAX as u128) << 64;
-
-/// Above the lowest 32 bits of the tickets of the serial port of this number.
-pub fn serial_space(port: u32) -> u128 {
-    SERIAL | u128::from(port) << 32
-}
-
 impl Hub {
     /// Puts the parts together.
     #[allow(clippy::too_many_arguments)]
@@ -204,7 +192,6 @@ impl Hub {
             full: None,
             tail,
             watched: Waiting::default(),
-            deleting: HashSet::new(),
             serial_done: Vec::new(),
             serial_out: HashMap::new(),
             counters: Counters::default(),
@@ -250,7 +237,9 @@ impl Hub {
         loop {
             let next = self.path.journal.borrow_mut().poll_completion();
             let Some(completion) = next else { break };
-            self.path.completed(completion.ticket.0, completion.result.is_ok());
+            if let Some(ticket) = Ticket::unpack(completion.ticket.0) {
+                self.path.completed(ticket, completion.result.is_ok());
+            }
         }
     }
 
@@ -287,14 +276,19 @@ impl Hub {
         }
         while let Some(peer) = self.path.endpoint.poll_transmit(&mut self.datagram) {
             self.path.counters.count(Counter::DatagramsSent);
-            if Plain::owns(peer) {
-                if let Some(route) = self.path.plain.route(peer) {
-                    self.path.outgoing.push(route, &self.datagram);
+            match peer.peer() {
+                Peer::Plain(_) => {
+                    if let Some(route) = self.path.plain.route(peer) {
+                        self.path.outgoing.push(route, &self.datagram);
+                    }
                 }
-            } else if let Some(out) = self.path.serial_out(peer) {
-                out.push(&self.datagram);
-            } else if !self.left {
-                self.send(now, SessionId(peer.0));
+                Peer::Serial(port) => {
+                    if let Some(out) = self.path.serial_out.get(&port) {
+                        out.push(&self.datagram);
+                    }
+                }
+                Peer::Session(session) if !self.left => self.send(now, session),
+                Peer::Session(_) => {}
             }
         }
         self.follow();
@@ -313,7 +307,7 @@ impl Hub {
         match self.engine.send(now, session, &self.datagram, &mut self.path) {
             Ok(()) => {}
             Err(SendError::UnknownSession | SendError::Fault) => {
-                self.path.endpoint.forget(PeerId::proven(session.0));
+                self.path.endpoint.forget(Peer::Session(session).id());
             }
             // The device does not hear it, as if it were lost. What it repeats later may pass.
             Err(SendError::TooLarge) => self.path.counters.count(Counter::DatagramsUnsent),
@@ -431,8 +425,8 @@ impl Path {
 
     fn message(&mut self, peer: PeerId, device: DeviceIndex, datagram: &[u8]) {
         // All plain CoAP belongs to one device, and no address is proven: each address has bounds of its own.
-        let own = Holder { number: peer.0, max_sessions: 1 };
-        let holder = if Plain::owns(peer) { own } else { self.gate.holder(device).unwrap_or(own) };
+        let own = Holder { number: peer.to_bits(), max_sessions: 1 };
+        let holder = if peer.is_unproven() { own } else { self.gate.holder(device).unwrap_or(own) };
         if let Some(request) = self.endpoint.handle_datagram_of(self.moment.now, holder, peer, datagram) {
             self.counters.count(Counter::CoapRequests);
             self.request(device, &request);
@@ -468,12 +462,12 @@ impl Path {
     }
 
     fn reading(&mut self, device: DeviceIndex, exchange: Exchange, received: Received<'_>) {
-        let response = match self.store(device, u128::from(exchange), received) {
+        let response = match self.store(device, Ticket::Coap { exchange, method: received.method }, received)
+        {
             Ok(Way::Journal) => return,
             Ok(Way::Past) => answer::taken(received.method),
             Err(Unstored::Refused(refusal)) => {
-                if refusal == Refusal::UnknownDevice {
-                    let session = SessionId(exchange.peer().0);
+                if let (Refusal::UnknownDevice, Peer::Session(session)) = (&refusal, exchange.peer().peer()) {
                     self.sessions.remove(&session);
                     self.ending.push(session);
                 }
@@ -489,10 +483,10 @@ impl Path {
         self.begin();
     }
 
-    /// Takes a reading of a serial port. A ticket of [`serial_space`] comes back in [`Path::serial_done`].
-    pub fn serial_reading(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict {
+    /// Takes a reading of a serial port. Its ticket comes back in [`Path::serial_done`].
+    pub fn serial_reading(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict {
         let Some(device) = self.gate.device_by_id(device) else { return Verdict::Refused };
-        match self.store(device, ticket, received) {
+        match self.store(device, Ticket::Serial(ticket), received) {
             Ok(Way::Journal) => Verdict::Taken,
             Ok(Way::Past) => Verdict::Passed,
             Err(Unstored::Refused(Refusal::OverQuota { .. })) => Verdict::OverQuota,
@@ -505,7 +499,7 @@ impl Path {
     pub fn serial_message(&mut self, port: u32, device: &str, message: &[u8]) {
         let Some(device) = self.gate.device_by_id(device) else { return };
         self.gate.seen(self.moment.now, device);
-        self.message(PeerId::proven(SERIAL_PEER | u64::from(port)), device, message);
+        self.message(Peer::Serial(port).id(), device, message);
     }
 
     /// From now on, what is to go to the node on this line goes here; `None`: there is none any more.
@@ -514,15 +508,10 @@ impl Path {
             Some(out) => drop(self.serial_out.insert(port, out)),
             None => {
                 if self.serial_out.remove(&port).is_some() {
-                    self.endpoint.forget(PeerId::proven(SERIAL_PEER | u64::from(port)));
+                    self.endpoint.forget(Peer::Serial(port).id());
                 }
             }
         }
-    }
-
-    fn serial_out(&self, peer: PeerId) -> Option<&SerialOut> {
-        let port = u32::try_from(peer.0 ^ SERIAL_PEER).ok()?;
-        self.serial_out.get(&port).map(|out| &**out)
     }
 
     /// A serial device gave a sign of life.
@@ -546,12 +535,17 @@ impl Path {
     }
 
     /// Serial readings that the journal has finished with since the last call.
-    pub fn serial_done(&mut self) -> Vec<(u128, bool)> {
+    pub fn serial_done(&mut self) -> Vec<(SerialTicket, bool)> {
         std::mem::take(&mut self.serial_done)
     }
 
     /// The gate, then the journal.
-    fn store(&mut self, device: DeviceIndex, ticket: u128, received: Received<'_>) -> Result<Way, Unstored> {
+    fn store(
+        &mut self,
+        device: DeviceIndex,
+        ticket: Ticket,
+        received: Received<'_>,
+    ) -> Result<Way, Unstored> {
         let now = self.moment.now;
         let mapped = match self.gate.admit(now, device, received) {
             Ok(mapped) => mapped,
@@ -570,12 +564,9 @@ impl Path {
             self.uplink.offer(&mapped);
             return Ok(Way::Past);
         }
-        match self.journal.borrow_mut().append(&mapped, Ticket(ticket)) {
+        match self.journal.borrow_mut().append(&mapped, journal::Ticket(ticket.pack())) {
             Ok(id) => {
                 self.counters.add(Counter::BytesStored, received.payload.len() as u64);
-                if received.method == Method::Delete {
-                    self.deleting.insert(ticket);
-                }
                 if self.tail.is_watched() {
                     self.watched.keep(ticket, id, &mapped.content());
                 }
@@ -645,20 +636,14 @@ impl Path {
         }
     }
 
-    fn completed(&mut self, ticket: u128, stored: bool) {
-        let exchange = Exchange::from(ticket);
-        if ticket & SERIAL == SERIAL {
-            self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
-            self.serial_done.push((ticket, stored));
-        } else if stored {
-            self.counters.count(Counter::ReadingsStored);
-            let deleted = !self.deleting.is_empty() && self.deleting.remove(&ticket);
-            let response = answer::taken(if deleted { Method::Delete } else { Method::Post });
-            self.endpoint.respond(self.moment.now, exchange, &response);
-        } else {
-            self.deleting.remove(&ticket);
-            self.counters.count(Counter::ReadingsUnstored);
-            self.endpoint.respond(self.moment.now, exchange, &answer::unavailable());
+    fn completed(&mut self, ticket: Ticket, stored: bool) {
+        self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
+        match ticket {
+            Ticket::Serial(ticket) => self.serial_done.push((ticket, stored)),
+            Ticket::Coap { exchange, method } => {
+                let response = if stored { answer::taken(method) } else { answer::unavailable() };
+                self.endpoint.respond(self.moment.now, exchange, &response);
+            }
         }
         if let Some(watched) = self.watched.completed(ticket, stored) {
             self.tail.push(&Reading {
@@ -756,12 +741,12 @@ impl Sink for Path {
         if self.proofs.take(session, plaintext) {
             return;
         }
-        self.message(PeerId::proven(session.0), device, plaintext);
+        self.message(Peer::Session(session).id(), device, plaintext);
     }
 
     fn closed(&mut self, session: SessionId, cause: CloseCause) {
         self.closed.push(session);
-        self.endpoint.forget(PeerId::proven(session.0));
+        self.endpoint.forget(Peer::Session(session).id());
         self.proofs.forget(session);
         // One of an earlier process that could not be resumed was never counted as completed or restored.
         let Some(device) = self.sessions.remove(&session) else { return };

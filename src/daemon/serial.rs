@@ -11,13 +11,14 @@ use tokio::sync::Notify as Wake;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::clock::SystemClock;
-use super::hub::{self, SerialOut, serial_space};
+use super::hub::{self, SerialOut};
 use super::run::Shared;
 use crate::clock::WallClock;
 use crate::control::snapshot;
 use crate::control::trace::{Trace, Traced};
 use crate::gate::stage::Received;
 use crate::message::Name;
+use crate::proto::address::SerialTicket;
 use crate::proto::serial::modbus;
 use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::reading::Unreadable;
@@ -119,7 +120,7 @@ impl Ports {
             let number = self.next.get();
             self.next.set(number.wrapping_add(1));
             let port = Arc::new(port.clone());
-            let mut core = Port::new(port.clone(), serial_space(number), now, self.draw());
+            let mut core = Port::new(port.clone(), number, now, self.draw());
             if let Some(old) = &old {
                 core.adopt(&mut old.core.borrow_mut(), now);
                 self.end(&port.name, old);
@@ -179,9 +180,7 @@ impl Ports {
         let now = Instant::now();
         let entries = self.entries.borrow();
         for (ticket, stored) in done {
-            // The lowest 32 bits count, those above name the port.
-            let number = (ticket >> 32) as u32;
-            if let Some(entry) = entries.values().find(|entry| entry.number == number) {
+            if let Some(entry) = entries.values().find(|entry| entry.number == ticket.port) {
                 entry.core.borrow_mut().handle_completion(now, ticket, stored);
                 if !stored {
                     entry.changed.notify_one();
@@ -361,7 +360,7 @@ struct Intake<'a> {
 }
 
 impl Taker for Intake<'_> {
-    fn take(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict {
+    fn take(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict {
         self.path.serial_reading(device, ticket, received)
     }
 
