@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::{proven, unproven};
-
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tombolo::proto::coap::encoder::Encoder;
 use tombolo::proto::coap::{
     Code, Endpoint, Exchange, Message, MessageId, PeerId, Response, Settings, Token, Type,
 };
+
+use super::support::{proven, unproven};
 
 fn encode(message: &Message<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -10,9 +10,10 @@ use crate::message::{Content, Method, RecordId};
 use crate::proto::address::Ticket;
 
 /// Most readings kept; beyond it they are not shown.
-pub const MAX: usize = 4096;
+const MAX: usize = 4096;
 
 /// What `tail` shows of a reading once it is on disk.
+#[derive(Debug)]
 pub struct Watched {
     /// Its record.
     pub id: RecordId,
@@ -29,12 +30,12 @@ pub struct Watched {
 }
 
 /// The readings not completed yet, by ticket. Bounded by [`MAX`]; every one of them leaves with its completion.
-#[derive(Default)]
-pub struct Waiting(HashMap<Ticket, Watched>);
+#[derive(Debug, Default)]
+pub(super) struct Waiting(HashMap<Ticket, Watched>);
 
 impl Waiting {
     /// Keeps a reading until its ticket completes. A ticket that waits already keeps what it has.
-    pub fn keep(&mut self, ticket: Ticket, id: RecordId, content: &Content<'_>) {
+    pub(super) fn keep(&mut self, ticket: Ticket, id: RecordId, content: &Content<'_>) {
         if self.0.len() >= MAX {
             return;
         }
@@ -51,7 +52,7 @@ impl Waiting {
     }
 
     /// The reading of a ticket that completed, if it is on disk; one that is not is forgotten.
-    pub fn completed(&mut self, ticket: Ticket, stored: bool) -> Option<Watched> {
+    pub(super) fn completed(&mut self, ticket: Ticket, stored: bool) -> Option<Watched> {
         // Nobody watches: the usual case, and no look-up.
         if self.0.is_empty() {
             return None;
