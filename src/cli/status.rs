@@ -57,6 +57,10 @@ pub fn kind(session: &Session) -> String {
     if !session.extended_master_secret {
         text.push_str(", no extended master secret");
     }
+    // Its nonces are the record numbers, so it cannot be resumed.
+    if session.suite.contains("CHACHA20") {
+        text.push_str(", ends at a restart");
+    }
     text
 }
 

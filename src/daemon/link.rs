@@ -16,6 +16,7 @@ use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
 use crate::northbound::io::{Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
+use crate::northbound::settings::Protocol;
 use crate::northbound::uplink::{Status, Uplink};
 use crate::northbound::wire::Version;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -278,7 +279,12 @@ impl Link {
                 Some(why) => format!(
                     "MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}"
                 ),
-                None => "MQTT 3.1.1 is spoken: it cannot say that a message is refused".to_owned(),
+                None if handle.with_settings(|settings| settings.protocol == Protocol::V3_1_1) => {
+                    "protocol = \"3.1.1\" is configured: the broker cannot say that it refuses a message; set \"auto\" if it \
+                     has MQTT 5"
+                        .to_owned()
+                }
+                None => "MQTT 3.1.1 is spoken: the broker cannot say that it refuses a message".to_owned(),
             });
         }
         warnings.extend(trouble(&status, now));

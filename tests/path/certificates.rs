@@ -363,7 +363,7 @@ fn a_revoked_certificate_loses_its_session_on_reload_and_an_expired_one_never_ge
     world.folder.write("revoked.pem", "half a li");
     world.reload();
     assert_eq!(world.sessions(), 1);
-    world.log_says(&["revoked.pem", "what was in force stays in force"]);
+    world.log_says(&["revoked.pem", "the previous files stay in use until the next restart"]);
 
     world.folder.write("revoked.pem", world.pki.revoke(&[1, 77]));
     world.reload();

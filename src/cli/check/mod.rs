@@ -131,7 +131,7 @@ fn ask(
     if arguments.offline || loaded.settings.upstream.is_none() {
         return Ok(false);
     }
-    let (findings, connected) = uplink::ask(daemon);
+    let (findings, connected) = uplink::ask(daemon, &loaded.settings.gate.prefix);
     report.add(findings)?;
     Ok(connected)
 }

@@ -172,6 +172,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     judge::devices(cx, &mut gate, &mut known);
     gate.fleets = fleet::fleets(cx, file, &merged.bad, &gate.roles);
     fleet::judge(cx, &mut gate);
+    fleet::exclusions(cx, file, &gate.fleets);
     certificate::needs(cx, material.as_deref(), coap.engine, &gate);
     let material = material.unwrap_or_default();
     coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));
