@@ -17,7 +17,7 @@ use crate::northbound::Settings;
 use crate::northbound::io::{Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
-use crate::northbound::uplink::{Status, Uplink};
+use crate::northbound::uplink::{CLOSES, Status, Uplink};
 use crate::northbound::wire::Version;
 use crate::telemetry::counters::{Counter, Snapshot};
 
@@ -203,7 +203,8 @@ impl Link {
                  `tombolo queue skip {id}` sets it aside"
             ));
         }
-        let (since, until) = status.nothing_taken.filter(|_| status.connected)?;
+        let waits = self.journal.borrow().status().lanes[lane.index()].records > 0;
+        let (since, until) = status.nothing_taken.filter(|_| status.connected && waits)?;
         // A moment of it is no state: the next reading may be taken.
         if now.saturating_duration_since(since) < REFUSES_ALL_AFTER {
             return None;
@@ -236,11 +237,12 @@ impl Link {
     pub fn lasting_problems(&self) -> Vec<String> {
         let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else { return Vec::new() };
         let mut problems = Vec::new();
-        if let Some(why) = status.version_why.filter(|_| status.connected) {
+        if let Some(why) = status.version_why.as_ref().filter(|_| status.connected) {
             problems.push(format!(
                 "MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}"
             ));
         }
+        problems.extend(closed_again(&status));
         if status.rate_limit.is_some_and(|(_, lowered)| lowered) {
             problems
                 .push("the broker could not follow: fewer publishes a second than could be sent".to_owned());
@@ -367,6 +369,14 @@ fn suspected(held: &HeldRecord) -> snapshot::SuspectedRecord {
 }
 
 /// What people should know beside whether a connection stands.
+fn closed_again(status: &Status) -> Option<String> {
+    (status.closes >= CLOSES).then(|| {
+        "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses this \
+         upstream.client-id, or a load balancer or firewall ends it"
+            .to_owned()
+    })
+}
+
 fn trouble(status: &Status, now: Instant) -> Vec<String> {
     let mut trouble = Vec::new();
     if let Some(waited) = status.waiting_since.map(|since| now.saturating_duration_since(since))
@@ -377,6 +387,7 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
             "a publish has waited {seconds} s for its answer; the connection is replaced if none comes ([upstream] answer-timeout)"
         ));
     }
+    trouble.extend(closed_again(status));
     if let Some((limit, true)) = status.rate_limit {
         let limit = limit.round();
         trouble.push(format!(
@@ -386,7 +397,7 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
     if status.suspect_count > 0 {
         let count = status.suspect_count;
         trouble.push(format!(
-            "{count} suspected by the broker's refusals, tried again while others flow; `tombolo queue` names them",
+            "{count} suspected by the broker's refusals, tried again and compared with others; `tombolo queue` shows more",
             count = if count == 1 { "1 record is".to_owned() } else { format!("{count} records are") }
         ));
     }

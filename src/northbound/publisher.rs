@@ -231,6 +231,8 @@ pub struct Aftermath {
     pub progress: bool,
     /// A message of our own was alone in flight, and so is suspected.
     pub own: bool,
+    /// A suspect that was tried was alone in flight.
+    pub trial: bool,
 }
 
 /// A record held back, as `tombolo status` and `queue` show it.
@@ -341,6 +343,8 @@ pub struct Publisher {
     taken_topics: HashSet<TopicKey>,
     /// When a reading was taken last.
     taken_at: Option<Instant>,
+    /// The connection was closed over a suspect that was tried.
+    trial_closed: bool,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -391,6 +395,7 @@ impl Publisher {
             flow_ran_dry: false,
             taken_topics: HashSet::new(),
             taken_at: None,
+            trial_closed: false,
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -451,6 +456,7 @@ impl Publisher {
         end: ConnectionEnd,
     ) -> Aftermath {
         let mut aftermath = Aftermath { progress: self.has_progress(now), ..Aftermath::default() };
+        self.trial_closed = false;
         if self.terms.is_some() {
             let in_flight = self.lanes.iter().map(LaneState::in_flight).sum::<usize>();
             aftermath.own = in_flight == 0 && own.in_flight() == 1;
@@ -468,6 +474,7 @@ impl Publisher {
                 ConnectionEnd::Otherwise => false,
             };
         }
+        aftermath.trial = self.trial_closed;
         for lane in &mut self.lanes {
             lane.handle_closed();
         }
@@ -502,6 +509,7 @@ impl Publisher {
             }
             ([], 1) if !volatile => self.strike_own(now, own),
             ([(place, entry)], 0) if !volatile => {
+                self.trial_closed = entry.suspect;
                 self.credit = 1;
                 let own_fault = !cause.is_quota() || entry.suspect || entry.throttled + 1 >= THROTTLES;
                 if own_fault {

@@ -200,6 +200,49 @@ fn trials_and_readings_in_their_turn_do_not_take_the_disk_from_each_other() {
 }
 
 #[test]
+fn what_comes_while_a_suspect_is_tried_waits_seconds_and_not_for_the_suspects_back_off() {
+    let mut world = World::new(bare_settings());
+    world.broker.policy = Box::new(|d| if d.topic == "bad" { Reply::Close } else { Reply::Ack(0) });
+    world.store(Lane::Normal, "good", b"before");
+    world.run_for(60 * SECOND);
+    world.store(Lane::Normal, "bad", b"bad");
+    // Hours in which nothing else comes, but one reading now and then.
+    let mut worst = Duration::ZERO;
+    for number in 0..40u64 {
+        world.run_for(Duration::from_secs(97 + 13 * number));
+        let begun = world.elapsed();
+        let payload = format!("good {number}");
+        world.store(if number % 2 == 0 { Lane::High } else { Lane::Normal }, "good", payload.as_bytes());
+        while !world.payloads().contains(&payload) {
+            world.run_for(SECOND);
+            assert!(world.elapsed() < begun + 300 * SECOND, "{number}: {:?}", world.status());
+        }
+        worst = worst.max(world.elapsed() - begun);
+    }
+    assert!(worst <= 10 * SECOND, "{worst:?}");
+    assert!(world.broker.links < 200, "{}", world.broker.links);
+}
+
+#[test]
+fn closes_again_and_again_without_a_reason_are_told_with_what_may_be_behind_them() {
+    let mut world = World::new(bare_settings());
+    for number in 0..6 {
+        world.store(Lane::Normal, "good", b"good");
+        world.run_for(40 * SECOND);
+        assert_eq!(
+            world.count(|e| matches!(e, Event::ClosedAgain { .. })),
+            usize::from(number >= 4),
+            "{number}"
+        );
+        world.cut();
+        world.run_for(20 * SECOND);
+    }
+    assert!(world.status().closes >= 4);
+    world.run_for(700 * SECOND);
+    assert_eq!(world.status().closes, 0);
+}
+
+#[test]
 fn records_that_come_again_are_released_by_their_places() {
     let mut world = World::new(bare_settings());
     for number in 0..20u64 {

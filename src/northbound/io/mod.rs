@@ -458,6 +458,7 @@ fn kind(event: &Event) -> &'static str {
         Event::FellBack { .. }
         | Event::WillLeftOut { .. }
         | Event::Confirming { .. }
+        | Event::ClosedAgain { .. }
         | Event::ClientIdElsewhere => "protocol",
         Event::StatusRepaired | Event::SubscriptionRefused { .. } | Event::SubscriptionLeftOut => "status",
         Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
@@ -508,6 +509,10 @@ fn log_event(broker: &str, port: u16, event: &Event) {
         Event::ClientIdElsewhere => {
             log::error!(broker; "our client id is probably used by somebody else: trying only every few minutes; give each gateway its own upstream.client-id");
         }
+        Event::ClosedAgain { times } => {
+            log::warn!(broker, times;
+                "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses our upstream.client-id, or a load balancer or firewall ends it");
+        }
         Event::StatusRepaired => log::debug!(broker; "our status topic showed us offline; set right"),
         Event::SubscriptionRefused { code } => {
             log::info!(broker, reason = reason_code::text(*code), code; "the broker does not let us read our own status");
@@ -524,7 +529,7 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
         }
         PublisherEvent::Suspected { lane, id, cause } => {
             log::warn!(broker, lane = lane.as_str(), record:% = id, reason:% = cause;
-                "the broker refuses this record, or is silent or closes over it: it is tried again while others flow");
+                "the broker refuses this record, or is silent or closes over it: it is tried again, and compared with others");
         }
         PublisherEvent::Throttled { code, wait } => {
             let retry_s = wait.as_secs();
