@@ -230,7 +230,7 @@ pub enum QueueCommand {
     /// What the broker refused for good
     #[command(subcommand)]
     Rejected(RejectedCommand),
-    /// Set records aside at which a lane waits: they go to the rejected store
+    /// Move waiting records to the rejected store
     Skip(SkipArguments),
 }
 

@@ -85,7 +85,10 @@ pub fn text(status: &Status) -> String {
         waiting.push_str(&format!("; {} rejected by the broker", journal.rejected));
     }
     if journal.lost > 0 {
-        waiting.push_str(&format!("; {} lost, see `tombolo queue`", journal.lost));
+        waiting.push_str(&format!(
+            "; {} lost: `tombolo queue verify` names the files and the ids",
+            journal.lost
+        ));
     }
     row("journal", waiting);
     if journal.unreadable > 0 {

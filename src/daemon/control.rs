@@ -526,12 +526,20 @@ impl Control for Desk {
             match RecordId::parse(text) {
                 Some(id) => ids.push(id),
                 None => {
-                    let text = format!("{text:?} is not a record id; `tombolo queue` shows some");
+                    let text = format!(
+                        "{text:?} is not a record id like 0102030405060708-42; `tombolo queue` lists the records that can be \
+                         skipped"
+                    );
                     return reply.fail(Failure::new(Code::BadRequest, text));
                 }
             }
         }
         let mut skipped = 0u64;
+        let so_far = |skipped| match skipped {
+            0 => "nothing was set aside".to_owned(),
+            1 => "1 record was set aside before".to_owned(),
+            more => format!("{more} records were set aside before"),
+        };
         for id in ids {
             let text = match self.link.skip(id) {
                 Skip::Done => {
@@ -539,11 +547,12 @@ impl Control for Desk {
                     continue;
                 }
                 Skip::BeingRead => {
-                    format!("record {id} is being read from disk: try again ({skipped} were set aside)")
+                    format!("record {id} is being read from disk: try again; {}", so_far(skipped))
                 }
                 Skip::NotFound => format!(
-                    "no record {id} waits within reach of the uplink; `tombolo queue` shows those a lane waits at \
-                     ({skipped} were set aside)"
+                    "record {id} is not waiting, or too many are before it; `tombolo queue` lists the records that can be \
+                     skipped; {}",
+                    so_far(skipped)
                 ),
             };
             return reply.fail(Failure::new(Code::NotFound, text));

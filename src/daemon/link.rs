@@ -154,12 +154,15 @@ impl Link {
 
     /// Sets a record aside because its owner says so. Whether it was found.
     pub fn skip(&self, id: RecordId) -> Skip {
-        match &*self.handle.borrow() {
-            Some(handle) => {
-                let journal = &mut *self.journal.borrow_mut();
-                handle.with(|core| core.skip(Instant::now(), journal, id))
-            }
-            None => Skip::NotFound,
+        let handle = self.handle.borrow();
+        let Some(handle) = &*handle else { return Skip::NotFound };
+        let journal = &mut *self.journal.borrow_mut();
+        let skip = |journal: &mut Journal, id| handle.with(|core| core.skip(Instant::now(), journal, id));
+        // A record that came again is known by the id under which it is published; what is read on the way may be it.
+        let own = journal.own_id(id).unwrap_or(id);
+        match (skip(journal, own), journal.own_id(id)) {
+            (Skip::NotFound, Some(found)) if found != own => skip(journal, found),
+            (done, _) => done,
         }
     }
 
@@ -198,6 +201,7 @@ impl Link {
             ));
         }
         if let Some(id) = status.blocked_by[lane.index()] {
+            let id = self.journal.borrow().published_id(lane, id);
             return Some(format!(
                 "all wait behind record {id}, which the broker does not take while nothing shows that it takes others; \
                  `tombolo queue skip {id}` sets it aside"
@@ -266,8 +270,19 @@ impl Link {
         let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else {
             return Default::default();
         };
-        let suspected = status.suspects.iter().filter(|held| held.lane == lane).map(suspected).collect();
+        let suspected =
+            status.suspects.iter().filter(|held| held.lane == lane).map(|held| self.shown(held)).collect();
         (suspected, status.held_back[lane.index()] as u64)
+    }
+
+    fn shown(&self, held: &HeldRecord) -> snapshot::SuspectedRecord {
+        snapshot::SuspectedRecord {
+            record: self.journal.borrow().published_id(held.lane, held.id).to_string(),
+            lane: held.lane.as_str().to_owned(),
+            topic: held.topic.clone(),
+            reason: held.cause.to_string(),
+            tries: u64::from(held.tries),
+        }
     }
 
     /// As `status` shows it.
@@ -315,7 +330,7 @@ impl Link {
             rate_limit: status.rate_limit.map(|(limit, _)| limit.round() as u64),
             rate_lowered: status.rate_limit.is_some_and(|(_, lowered)| lowered),
             suspects: status.suspect_count as u64,
-            suspected: status.suspects.iter().map(suspected).collect(),
+            suspected: status.suspects.iter().map(|held| self.shown(held)).collect(),
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
             last_error: status.failure,
@@ -358,17 +373,6 @@ impl Link {
     }
 }
 
-fn suspected(held: &HeldRecord) -> snapshot::SuspectedRecord {
-    snapshot::SuspectedRecord {
-        record: held.id.to_string(),
-        lane: held.lane.as_str().to_owned(),
-        topic: held.topic.clone(),
-        reason: held.cause.to_string(),
-        tries: u64::from(held.tries),
-    }
-}
-
-/// What people should know beside whether a connection stands.
 fn closed_again(status: &Status) -> Option<String> {
     (status.closes >= CLOSES).then(|| {
         "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses this \
@@ -377,6 +381,7 @@ fn closed_again(status: &Status) -> Option<String> {
     })
 }
 
+/// What people should know beside whether a connection stands.
 fn trouble(status: &Status, now: Instant) -> Vec<String> {
     let mut trouble = Vec::new();
     if let Some(waited) = status.waiting_since.map(|since| now.saturating_duration_since(since))

@@ -46,7 +46,10 @@ pub fn told(status: &Status, loaded: &Loaded) -> Vec<Finding> {
     }
     if journal.lost > 0 {
         let message = format!("{} lost", plural(journal.lost, "record"));
-        findings.push(Finding::warn("journal", message).advice("`tombolo queue` shows why"));
+        findings.push(
+            Finding::warn("journal", message)
+                .advice("`tombolo queue verify` names the files and the ids; the log names the cause"),
+        );
     }
     let dtls = &status.dtls;
     if dtls.refused_full_last_s.is_some_and(|last| last < 3_600) && dtls.sessions >= dtls.max_sessions {
