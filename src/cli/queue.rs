@@ -184,6 +184,10 @@ pub fn text(queue: &Queue) -> String {
     ]);
     let mut text = align(&rows);
     let mut notes = Vec::new();
+    if let Some(limit) = queue.rate_limit {
+        let waiting = queue.lanes.values().map(|lane| lane.records).sum();
+        notes.push(vec![rate(limit, waiting)]);
+    }
     for (name, lane) in &queue.lanes {
         if let Some(reason) = &lane.stopped {
             notes.push(vec![format!("{name} has stopped: {reason}")]);
@@ -220,6 +224,12 @@ pub fn text(queue: &Queue) -> String {
     }
     text.push_str(&align(&notes));
     text
+}
+
+/// The limit that the configuration sets to publishes, and what waits.
+pub fn rate(limit: u64, waiting: u64) -> String {
+    let publishes = super::output::plural_of(limit, "publish", "publishes");
+    format!("at most {publishes} a second ([upstream] max-publish-rate, max-byte-rate); {waiting} waiting")
 }
 
 /// How many are suspected, and how many wait because their topic is.
@@ -393,6 +403,7 @@ mod tests {
             ]
             .into(),
             rejected: Rejected { records: 1, bytes: 300, max_bytes: 16 << 20 },
+            rate_limit: Some(3),
         };
         assert_eq!(
             text(&queue),
@@ -400,6 +411,7 @@ mod tests {
              high      0        0 B    40 MiB   -                         0\n\
              normal    12       8 KiB  192 MiB  2026-01-01T00:00:00.000Z  3\n\
              rejected  1        300 B  16 MiB   -\n\
+             at most 3 publishes a second ([upstream] max-publish-rate, max-byte-rate); 12 waiting\n\
              normal has stopped: the broker refuses every reading\n\
              normal: 1 record suspected, 1 more waits for their topic; other records are published\n\
              \u{20}\u{20}0000000000000001-9 on a/b: not authorized (0x87), tried again 2 times\n\

@@ -1,4 +1,4 @@
-//! `tombolo status`: a few lines on how the running gateway is.
+//! `tombolo status`: the state of the running gateway in a few lines.
 
 use serde_json::Value;
 
@@ -74,6 +74,9 @@ pub fn text(status: &Status) -> String {
     for warning in &status.upstream.warnings {
         row("", warning.clone());
     }
+    if let Some(limit) = status.upstream.rate_limit.filter(|_| !status.upstream.rate_lowered) {
+        row("", super::queue::rate(limit, status.journal.records));
+    }
     let journal = &status.journal;
     let mut waiting = format!(
         "{} waiting, {} of {}",
@@ -108,7 +111,7 @@ pub fn text(status: &Status) -> String {
         ),
     );
     if let Some(failing) = &status.session_store.failing {
-        row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices shake hands anew"));
+        row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices handshake again"));
     }
     let dtls = &status.dtls;
     // An older daemon does not say when it refused last.
@@ -117,8 +120,8 @@ pub fn text(status: &Status) -> String {
         row(
             "",
             format!(
-                "DTLS SESSIONS FULL: {} sessions, all active; {} refused; raise coap.max-sessions",
-                dtls.sessions,
+                "DTLS SESSIONS FULL: {}, all active within the last hour; {} refused; raise coap.max-sessions",
+                plural(dtls.sessions, "session"),
                 plural(dtls.refused_full, "handshake")
             ),
         );
@@ -150,16 +153,17 @@ pub fn text(status: &Status) -> String {
         row("problem", problem.clone());
     }
     for item in &gateway.disabled {
-        row("disabled", item.clone());
+        // The row's name says what its level does.
+        row("disabled", item.strip_prefix("fail  ").unwrap_or(item).to_owned());
     }
     for stray in &status.strays {
         row(
             "unserved",
             format!(
-                "{} {} ({} times, last {} ago)",
+                "{} {} ({}, last {} ago)",
                 stray.source,
                 stray.advice,
-                stray.count,
+                plural(stray.count, "time"),
                 span(stray.last_s)
             ),
         );
@@ -358,8 +362,14 @@ mod tests {
         let status = Status {
             strays: vec![stray],
             unlisted_strays: 7,
-            gateway: Gateway { id: "g".into(), version: "0.1.0".into(), ..Gateway::default() },
+            gateway: Gateway {
+                id: "g".into(),
+                version: "0.1.0".into(),
+                disabled: vec!["fail  a.toml:3: device.x: has no role".into()],
+                ..Gateway::default()
+            },
             upstream: Uplink {
+                rate_limit: Some(1),
                 configured: true,
                 broker: Some("b:8883".into()),
                 last_error: Some("connection refused".into()),
@@ -435,18 +445,20 @@ mod tests {
             text(&status),
             "gateway   g, tombolo 0.1.0, up 0 s\n\
              upstream  not connected to b:8883 for 1 min 30 s: connection refused; next attempt in 4 s\n\
+             \x20         at most 1 publish a second ([upstream] max-publish-rate, max-byte-rate); 1 waiting\n\
              journal   1 record waiting, 4 KiB of 256 MiB; 2 rejected by the broker\n\
              devices   3 known, 1 online, 1 session\n\
-             \x20         DTLS sessions are NOT stored: the disk is full; after a restart devices shake hands anew\n\
-             \x20         DTLS SESSIONS FULL: 1 sessions, all active; 5 handshakes refused; raise coap.max-sessions\n\
+             \x20         DTLS sessions are NOT stored: the disk is full; after a restart devices handshake again\n\
+             \x20         DTLS SESSIONS FULL: 1 session, all active within the last hour; 5 handshakes refused; raise coap.max-sessions\n\
              serial    bus1: open for 9 s, 40 readings, 1 frame from strangers\n\
              \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
+             disabled  a.toml:3: device.x: has no role\n\
              unserved  192.0.2.9 sends DTLS to a plain CoAP port; use a port of coap.listen (3 times, last 1 min ago)\n\
              \x20         and 7 datagrams of further source addresses\n\
-             next      tombolo queue rejected list\n"
+             next      tombolo check\n"
         );
     }
 }

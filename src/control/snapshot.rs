@@ -375,6 +375,8 @@ pub struct Queue {
     pub lanes: BTreeMap<String, Lane>,
     /// What the broker refused for good.
     pub rejected: Rejected,
+    /// Publishes a second at most, if the configuration limits them.
+    pub rate_limit: Option<u64>,
 }
 
 /// One lane.

@@ -491,6 +491,7 @@ impl Control for Desk {
         let now = Instant::now();
         let shown = Lane::ALL.map(|lane| (self.link.stopped(lane, now), self.link.suspected(lane)));
         let store = journal.rejected();
+        let rate_limit = self.link.configured_rate(now);
         tokio::task::spawn_local(async move {
             let mut lanes = BTreeMap::new();
             for (lane, (stopped, (suspected, held))) in Lane::ALL.into_iter().zip(shown) {
@@ -516,7 +517,7 @@ impl Control for Desk {
                     },
                 );
             }
-            reply.ok(&snapshot::Queue { lanes, rejected });
+            reply.ok(&snapshot::Queue { lanes, rejected, rate_limit });
         });
     }
 

@@ -275,6 +275,12 @@ impl Link {
         (suspected, status.held_back[lane.index()] as u64)
     }
 
+    /// Publishes a second at most, where the configuration says so and the broker could follow.
+    pub fn configured_rate(&self, now: Instant) -> Option<u64> {
+        let shown = self.snapshot(now);
+        shown.rate_limit.filter(|_| !shown.rate_lowered)
+    }
+
     fn shown(&self, held: &HeldRecord) -> snapshot::SuspectedRecord {
         snapshot::SuspectedRecord {
             record: self.journal.borrow().published_id(held.lane, held.id).to_string(),

@@ -116,6 +116,19 @@ fn a_file_that_is_wrong_is_said_once_though_devices_need_what_is_in_it() {
 }
 
 #[test]
+fn a_file_that_the_service_does_not_see_is_named() {
+    let mut case = place("");
+    case.layers[0].text = case.layers[0].text.replace("\"ca.pem\"", "\"/home/admin/ca.pem\"");
+    let ca = case.files.0[std::path::Path::new("/etc/tombolo/ca.pem")].clone();
+    case.files.0.insert("/home/admin/ca.pem".into(), ca);
+    let said = said(&case);
+    assert_eq!(said.len(), 1, "{said:?}");
+    let expected = "coap.client-ca-file: /home/admin/ca.pem is below /home, which the service does not see (ProtectHome in its \
+                    unit); put the file below /etc/tombolo";
+    assert!(said[0].starts_with("warn ") && said[0].ends_with(expected), "{said:?}");
+}
+
+#[test]
 fn a_list_that_another_signed_in_the_name_of_a_ca_is_refused() {
     let mut case = place("");
     case.layers[0].text = case.layers[0].text.replace("\"ca.pem\"", "\"ca.pem\"\ncrl-file = \"crl.pem\"");

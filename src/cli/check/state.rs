@@ -16,7 +16,7 @@ pub fn judge(loaded: &Loaded) -> Vec<Finding> {
     aside.extend(sessions.join(DAMAGED).exists().then(|| DAMAGED.to_owned()));
     findings.extend(aside.into_iter().map(|name| {
         let message = format!(
-            "{} was damaged and set aside; the devices it was about shake hands anew, and nothing else is lost",
+            "{} was damaged and set aside; the devices it was about handshake again, and nothing else is lost",
             sessions.join(name).display()
         );
         Finding::warn("DTLS sessions", message).advice("see in `dmesg` whether the disk fails, then delete it")
@@ -63,7 +63,7 @@ pub fn told(status: &Status, loaded: &Loaded) -> Vec<Finding> {
         findings.push(Finding::warn("devices", message).advice("`tombolo status` names them and why"));
     }
     if let Some(failing) = &status.session_store.failing {
-        let message = format!("not stored: {failing}; after a restart devices shake hands anew");
+        let message = format!("not stored: {failing}; after a restart devices handshake again");
         findings.push(Finding::warn("DTLS sessions", message).advice("see `journalctl -u tombolo`"));
     }
     findings
