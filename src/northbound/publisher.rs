@@ -341,6 +341,8 @@ pub struct Publisher {
     flow_ran_dry: bool,
     /// Topics of which a reading was taken on this connection; none of more than [`TOPICS_MAX`].
     taken_topics: HashSet<TopicKey>,
+    /// Topics that were too much for the broker on this connection, and none taken of them; at most as many.
+    quota_topics: HashSet<TopicKey>,
     /// When a reading was taken last.
     taken_at: Option<Instant>,
     /// The connection was closed over a suspect that was tried.
@@ -394,6 +396,7 @@ impl Publisher {
             flow_first: false,
             flow_ran_dry: false,
             taken_topics: HashSet::new(),
+            quota_topics: HashSet::new(),
             taken_at: None,
             trial_closed: false,
             events: VecDeque::new(),
@@ -408,6 +411,8 @@ impl Publisher {
         self.at_least_once = limits.at_least_once;
         self.window = limits.receive_maximum.min(self.max_in_flight).min(PUBLISH_ID_MAX);
         self.flight.open(now, self.window);
+        self.suspicion.handle_open(now);
+        self.quota_topics.clear();
         self.opened_at = now;
         self.taken_here = 0;
         self.taken_topics.clear();
@@ -513,7 +518,7 @@ impl Publisher {
                 self.credit = 1;
                 let own_fault = !cause.is_quota() || entry.suspect || entry.throttled + 1 >= THROTTLES;
                 if own_fault {
-                    self.refuse(now, *place, entry, cause);
+                    self.refuse(now, *place, entry, cause, false);
                 } else if let Some(entry) = self.lanes[place.lane].entry_mut(place.sequence) {
                     entry.throttled += 1;
                 }
@@ -579,7 +584,10 @@ impl Publisher {
         // while all of others is.
         let quiet = self.solo.is_some_and(|solo| solo.place.is_some());
         let of_topics = self.is_of_topics(&silent);
-        if !quiet && !of_topics {
+        let topic_of = |&(lane, sequence): &(usize, u64)| Some(self.lanes[lane].entry(sequence)?.topic);
+        let is_known = |at| topic_of(at).is_some_and(|topic| self.suspicion.is_silent_topic(topic));
+        let known = !silent.is_empty() && silent.iter().all(is_known);
+        if !quiet && !of_topics && !known {
             self.complain(now, since, Cause::Silent);
         }
         let for_themselves = of_topics || dropped <= DROPPED_FOR_THEMSELVES || self.rate.is_lowest();
@@ -593,7 +601,7 @@ impl Publisher {
             entry.silences = entry.silences.saturating_add(1);
             let entry = *entry;
             if entry.suspect || entry.silences >= SILENCES {
-                self.refuse(now, place, &entry, Cause::Silent);
+                self.refuse(now, place, &entry, Cause::Silent, of_topics);
             }
         }
     }
@@ -733,7 +741,16 @@ impl Publisher {
     /// costs the connection; and each time it is tried one more must have been taken before, so that a broker that closes every
     /// connection over its third publish, whatever that is, shows it.
     fn others_first_until(&self, now: Instant) -> Option<Instant> {
-        let (place, _) = self.suspicion.next_trial(now).filter(|(_, manner)| *manner == Manner::Alone)?;
+        let (place, manner) = self.suspicion.next_trial(now)?;
+        if manner == Manner::Quiet {
+            // Without others taken in between another trial would show nothing.
+            let since = self.solo_ended_at.map_or(self.opened_at, |ended| ended.max(self.opened_at));
+            let waits = !self.flow_ran_dry && !self.suspicion.has_evidence(place);
+            return waits.then_some(since + FLOW_FIRST).filter(|until| now < *until);
+        }
+        if manner == Manner::Among {
+            return None;
+        }
         let flow = (!self.flow_ran_dry).then_some(self.opened_at + FLOW_FIRST);
         let alone = self.taken_here < u64::from(self.suspicion.company(place));
         let company = alone.then_some(self.opened_at + COMPANY_WITHIN);
@@ -1231,7 +1248,7 @@ impl Publisher {
         let lane = &mut self.lanes[place.lane];
         lane.note_sent(place.sequence, State::Unsent, serial);
         if let Some(entry) = lane.entry(place.sequence).copied() {
-            self.refuse(now, place, &entry, Cause::Code(reason_code::PACKET_TOO_LARGE));
+            self.refuse(now, place, &entry, Cause::Code(reason_code::PACKET_TOO_LARGE), false);
         }
         // Where everything is too large newcomers wait, as they do for a broker that refuses everything.
         match self.suspicion.newcomers_wait_until(now) {
@@ -1338,7 +1355,7 @@ impl Publisher {
                     } else if cause.is_quota() {
                         self.throttle(now, place, &entry, code, sent_at);
                     } else {
-                        self.refuse(now, place, &entry, cause);
+                        self.refuse(now, place, &entry, cause, false);
                     }
                 }
             }
@@ -1367,7 +1384,9 @@ impl Publisher {
 
     fn throttle(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, code: u8, sent_at: Instant) {
         let cause = Cause::Code(code);
-        if !entry.suspect {
+        // Too much on a few topics while everything is taken on others is a bound of these topics.
+        let is_of_topic = self.is_quota_of_topic(entry.topic);
+        if !entry.suspect && !is_of_topic {
             self.complain(now, sent_at, cause);
         }
         let throttled = entry.throttled.saturating_add(1);
@@ -1375,9 +1394,12 @@ impl Publisher {
             entry.throttled = throttled;
         }
         if entry.suspect || throttled >= THROTTLES {
-            self.refuse(now, place, entry, cause);
+            self.refuse(now, place, entry, cause, is_of_topic);
         } else {
             self.lanes[place.lane].set(place.sequence, State::Unsent);
+        }
+        if entry.suspect || is_of_topic {
+            return; // tried alone, or in its own time: the others do not pause for it
         }
         if let Some(wait) = self.suspicion.handle_throttled(now) {
             self.credit = self.credit.min(self.window) / 2;
@@ -1389,12 +1411,23 @@ impl Publisher {
         }
     }
 
-    fn refuse(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause) {
+    fn is_quota_of_topic(&mut self, topic: TopicKey) -> bool {
+        let others_only = !self.taken_topics.is_empty()
+            && self.taken_topics.len() < TOPICS_MAX
+            && !self.taken_topics.contains(&topic);
+        if others_only && self.quota_topics.len() < TOPICS_MAX {
+            self.quota_topics.insert(topic);
+        }
+        others_only && self.quota_topics.len() <= DROPPED_FOR_THEMSELVES
+    }
+
+    /// `of_topic`: others are taken meanwhile, and nothing of its topic.
+    fn refuse(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause, of_topic: bool) {
         if matches!(cause, Cause::Code(_)) {
             self.refused_at = Some(now);
         }
         let known = self.suspicion.is_suspect(place);
-        let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause);
+        let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause, of_topic);
         let lane = &mut self.lanes[place.lane];
         // One that finds no room among the suspects would come again at once in its order, before all others.
         self.overflowed |= !held;

@@ -200,6 +200,73 @@ fn trials_and_readings_in_their_turn_do_not_take_the_disk_from_each_other() {
 }
 
 #[test]
+fn one_silent_topic_of_twenty_does_not_stop_the_others_however_many_readings_it_has() {
+    for (rate, silent) in [(6, 1), (10, 4), (4, 1)] {
+        let mut world = World::new(bare_settings());
+        world.broker.delay = Duration::from_millis(20);
+        world.broker.policy = Box::new(move |d| {
+            let topic: u64 = d.topic.trim_start_matches("t/").parse().unwrap_or(99);
+            if topic < silent { Reply::Drop } else { Reply::Ack(0) }
+        });
+        let topics = if silent == 4 { 8 } else { 20 };
+        for number in 0..rate * 400 {
+            let lane = if silent == 1 && rate == 4 { Lane::High } else { Lane::Normal };
+            world.store(lane, &format!("t/{}", number % topics), number.to_string().as_bytes());
+            world.run_for(SECOND / rate as u32);
+        }
+        let mut worst = Duration::ZERO;
+        for number in (0..rate * 400 - 40).filter(|number| number % topics >= silent) {
+            let payload = number.to_string().into_bytes();
+            let at = world.broker.delivered.iter().find(|d| d.payload == payload).map(|d| d.at);
+            let stored = SECOND / rate as u32 * number as u32;
+            worst = worst.max(at.unwrap_or(Duration::from_secs(9999)).saturating_sub(stored));
+        }
+        assert!(worst <= 20 * SECOND, "{rate} a second, {silent} silent: {worst:?}");
+        assert!(world.status().rate_limit.is_none(), "{:?}", world.status().rate_limit);
+    }
+}
+
+#[test]
+fn a_topic_with_a_quota_of_its_own_stops_no_other() {
+    for code in [0x97, 0x96, 0x93] {
+        let mut world = World::new(bare_settings());
+        world.broker.delay = Duration::from_millis(5);
+        world.broker.policy = Box::new(move |d| Reply::Ack(if d.topic == "t/3" { code } else { 0 }));
+        for number in 0..2400u64 {
+            world.store(Lane::Normal, &format!("t/{}", number % 4), number.to_string().as_bytes());
+            world.run_for(SECOND / 8);
+        }
+        let there: BTreeSet<u64> =
+            world.payloads().iter().filter_map(|payload| payload.parse().ok()).collect();
+        let missing = (0..2350).filter(|number| number % 4 != 3 && !there.contains(number)).count();
+        assert_eq!(missing, 0, "{code:#x}: {:?}", world.status());
+        world.broker.policy = Box::new(|_| Reply::Ack(0));
+        world.run_for(400 * SECOND);
+        assert_eq!(world.outbox.waiting(Lane::Normal), 0, "{code:#x}");
+    }
+}
+
+#[test]
+fn a_new_connection_finds_out_at_once_that_the_broker_is_sane_again() {
+    let mut world = World::new(bare_settings());
+    world.broker.policy = Box::new(|_| Reply::Ack(0x87));
+    for number in 0..300u64 {
+        world.store(Lane::Normal, &format!("t/{}", number % 5), b"1");
+        world.run_for(SECOND);
+    }
+    world.run_for(600 * SECOND);
+    world.kill_broker();
+    world.broker.policy = Box::new(|_| Reply::Ack(0));
+    world.broker.reachable = true;
+    while !world.status().connected {
+        world.run_for(SECOND);
+    }
+    world.run_for(15 * SECOND);
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0, "{:?}", world.status());
+    assert!(world.outbox.rejected.is_empty());
+}
+
+#[test]
 fn what_comes_while_a_suspect_is_tried_waits_seconds_and_not_for_the_suspects_back_off() {
     let mut world = World::new(bare_settings());
     world.broker.policy = Box::new(|d| if d.topic == "bad" { Reply::Close } else { Reply::Ack(0) });
