@@ -9,7 +9,7 @@ fn help_names_every_command_that_is_built_and_none_that_is_not() {
     for command in ["send", "cert", "update"] {
         assert!(!help.contains(&format!("\n  {command} ")), "{command} in\n{help}");
     }
-    assert!(help.contains("78 configuration") && help.contains("--json"), "{help}");
+    assert!(help.contains("78 invalid configuration") && help.contains("--json"), "{help}");
     assert!(!help.contains('\x1b'));
 }
 
