@@ -226,7 +226,10 @@ fn serial(name: &str, port: &SerialPort) -> String {
     let bus = !port.units.is_empty();
     for (count, what) in [
         (if bus { 0 } else { port.bad_frames }, "bad frame"),
-        (port.unreadable, if bus { "frame from strangers" } else { "frame without a reading" }),
+        (
+            port.unreadable,
+            if bus { "frame that no request was outstanding for" } else { "frame without a reading" },
+        ),
         (port.refused, "refused reading"),
         (port.waiting, "waiting reading"),
         (port.lost_readings, "lost reading"),
@@ -334,6 +337,17 @@ mod tests {
         assert!(!shown(Dtls { refused_full_last_s: Some(3_600), ..full.clone() }));
         assert!(!shown(Dtls { sessions: 1, refused_full_last_s: Some(1), ..full.clone() }));
         assert!(shown(full), "of an older daemon");
+    }
+
+    #[test]
+    fn a_session_that_cannot_be_resumed_is_marked() {
+        let of = |suite: &str| {
+            let suite = suite.to_owned();
+            kind(&Session { suite, extended_master_secret: true, ..Session::default() })
+        };
+        assert_eq!(of("TLS_PSK_WITH_AES_128_CCM_8"), "TLS_PSK_WITH_AES_128_CCM_8");
+        let suite = "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256";
+        assert_eq!(of(suite), format!("{suite}, ends at a restart"));
     }
 
     #[test]
@@ -450,7 +464,7 @@ mod tests {
              devices   3 known, 1 online, 1 session\n\
              \x20         DTLS sessions are NOT stored: the disk is full; after a restart devices handshake again\n\
              \x20         DTLS SESSIONS FULL: 1 session, all active within the last hour; 5 handshakes refused; raise coap.max-sessions\n\
-             serial    bus1: open for 9 s, 40 readings, 1 frame from strangers\n\
+             serial    bus1: open for 9 s, 40 readings, 1 frame that no request was outstanding for\n\
              \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
