@@ -130,9 +130,7 @@ pub enum Missing {
 impl Missing {
     fn cause(self) -> &'static str {
         match self {
-            Missing::OwnKey => {
-                "coap.certificate-file and coap.key-file, which certificates and raw public keys need, are not in use"
-            }
+            Missing::OwnKey => "coap.certificate-file and coap.key-file are not in use",
             Missing::Trust => "coap.client-ca-file is not in use, and no device has a public-key-file",
             Missing::PresharedKey => "no device has a psk-file",
         }
