@@ -94,6 +94,10 @@ pub fn text(status: &Status) -> String {
         ));
     }
     row("journal", waiting);
+    if journal.delivered > 0 {
+        let delivered = plural(journal.delivered, "record");
+        row("", format!("{delivered} of them were delivered, and stay behind one that is not decided"));
+    }
     if journal.unreadable > 0 {
         row("", format!("{} could not be read and are kept", plural(journal.unreadable, "record")));
     }

@@ -124,8 +124,10 @@ pub struct SuspectedRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Journal {
-    /// Records waiting for the uplink.
+    /// Records waiting for the uplink, with those of `delivered`.
     pub records: u64,
+    /// Of these, records that the broker has and that stay behind one that is not decided.
+    pub delivered: u64,
     /// Bytes on disk they keep.
     pub bytes: u64,
     /// Most bytes it may have on disk.
@@ -383,8 +385,10 @@ pub struct Queue {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lane {
-    /// Waiting.
+    /// Waiting, with those of `delivered`.
     pub records: u64,
+    /// Of these, records that the broker has and that stay behind one that is not decided.
+    pub delivered: u64,
     /// On disk.
     pub bytes: u64,
     /// When the oldest of them was received, if known.

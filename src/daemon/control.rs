@@ -451,6 +451,7 @@ impl Control for Desk {
             upstream: self.link.snapshot(now),
             journal: snapshot::Journal {
                 records: waiting(&journal),
+                delivered: Lane::ALL.into_iter().map(|lane| self.link.delivered_behind(lane)).sum(),
                 bytes: journal.lanes.iter().map(|lane| lane.bytes).sum(),
                 max_bytes: settings.journal.max_bytes,
                 rejected: journal.rejected.records,
@@ -489,6 +490,7 @@ impl Control for Desk {
             max_bytes: status.rejected.max_bytes,
         };
         let now = Instant::now();
+        let delivered = Lane::ALL.map(|lane| self.link.delivered_behind(lane));
         let shown = Lane::ALL.map(|lane| (self.link.stopped(lane, now), self.link.suspected(lane)));
         let store = journal.rejected();
         let rate_limit = self.link.configured_rate(now);
@@ -502,6 +504,7 @@ impl Control for Desk {
                     lane.as_str().to_owned(),
                     snapshot::Lane {
                         records: of.records,
+                        delivered: delivered[lane.index()],
                         bytes: of.bytes,
                         oldest: oldest
                             .and_then(|(_, stamp)| stamp.wall_ms)

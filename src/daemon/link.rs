@@ -225,7 +225,13 @@ impl Link {
     fn stalled(&self, status: &Status, now: Instant) -> Vec<String> {
         let of_lane = |lane: Lane| Some(format!("lane {lane}: {}", self.stopped(lane, now)?));
         let mut stalled: Vec<String> = Lane::ALL.into_iter().filter_map(of_lane).collect();
-        let records: u64 = self.journal.borrow().status().lanes.iter().map(|lane| lane.records).sum();
+        // What is held back is tried at its own times, which is no stall.
+        let others = |lane: Lane| {
+            let records = self.journal.borrow().status().lanes[lane.index()].records;
+            let held = status.held_back[lane.index()] as u64 + status.delivered_behind[lane.index()];
+            records.saturating_sub(held)
+        };
+        let records: u64 = Lane::ALL.into_iter().map(others).sum();
         let since = status.taken_at.map_or(status.since, |at| at.max(status.since));
         let waited = now.saturating_duration_since(since);
         if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
@@ -263,6 +269,11 @@ impl Link {
     /// How many connections there have been.
     pub fn connections(&self) -> u64 {
         self.handle.borrow().as_ref().map_or(0, |handle| handle.status().connections)
+    }
+
+    /// Records of a lane that the broker has and that stay there behind one that is not decided.
+    pub fn delivered_behind(&self, lane: Lane) -> u64 {
+        self.handle.borrow().as_ref().map_or(0, |handle| handle.status().delivered_behind[lane.index()])
     }
 
     /// The records of a lane that are suspected, some of them, and how many are held back.

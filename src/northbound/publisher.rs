@@ -337,6 +337,8 @@ pub struct Publisher {
     overflowed: bool,
     /// The lanes are read for what flows before the next trial.
     flow_first: bool,
+    /// A suspect was sent last.
+    trial_was_last: bool,
     /// Nothing more could flow the last time.
     flow_ran_dry: bool,
     /// Topics of which a reading was taken on this connection; none of more than [`TOPICS_MAX`].
@@ -394,6 +396,7 @@ impl Publisher {
             blocked_told: [false; 2],
             overflowed: false,
             flow_first: false,
+            trial_was_last: false,
             flow_ran_dry: false,
             taken_topics: HashSet::new(),
             quota_topics: HashSet::new(),
@@ -888,7 +891,9 @@ impl Publisher {
                 continue;
             }
             let half = (self.places() / 2).max(1);
-            if !trials_dry && suspects < half {
+            // Where there is one place only, it is theirs every second time.
+            let others_turn = self.trial_was_last && self.places() < 4 && dry != [true, true];
+            if !trials_dry && suspects < half && !others_turn {
                 let trial = self.suspicion.next_trial(now).filter(|(_, manner)| *manner == Manner::Among);
                 let Some((place, _)) = trial else {
                     trials_dry = true;
@@ -899,6 +904,7 @@ impl Publisher {
                     Step::Sent => {
                         filled.packets += 1;
                         suspects += 1;
+                        self.trial_was_last = true;
                     }
                     Step::Dry => trials_dry = true,
                     Step::Decided | Step::Empty => self.obey(now),
@@ -931,6 +937,7 @@ impl Publisher {
             };
             match self.send_record(index, None, round, outbox, out) {
                 Step::Sent => {
+                    self.trial_was_last = false;
                     filled.packets += 1;
                     since_volatile += 1;
                     if dry == [false, false] {
@@ -1558,6 +1565,11 @@ impl Publisher {
     /// How many records of a lane are held back: suspected, or on a topic that is.
     pub fn held_back(&self, lane: Lane) -> usize {
         if self.suspicion.is_idle() { 0 } else { self.lanes[lane.index()].held() }
+    }
+
+    /// How many records of a lane the broker has that stay there behind one that is not decided.
+    pub fn delivered_behind(&self, lane: Lane) -> u64 {
+        self.lanes[lane.index()].delivered_behind()
     }
 
     /// How many records are suspected.

@@ -61,7 +61,9 @@ const SPACING: Duration = Duration::from_secs(1);
 const TOPIC_SPACING_MAX: Duration = Duration::from_secs(15);
 /// The same for a topic that is not answered: each trial holds the connection up.
 const SILENT_SPACING_MAX: Duration = Duration::from_secs(300);
-/// Between two newcomers while the broker refuses everything, at most.
+/// Between newcomers while the broker refuses everything, at first;
+const FIRST_PAUSE: Duration = Duration::from_millis(125);
+/// at most.
 const NEWCOMER_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Between two trials while nothing is taken, at most.
 const RETRY_MAX: Duration = Duration::from_secs(300);
@@ -483,11 +485,13 @@ impl Suspicion {
             self.row = self.row.saturating_add(1);
             self.nothing_taken_since.get_or_insert(now);
         }
-        if self.row >= MASS && !known_topic {
-            let pause = SPACING.saturating_mul(1 << (self.row - MASS).min(16)).min(NEWCOMER_PAUSE_MAX);
+        // A few go after each pause: where most are refused for themselves, one of them is taken.
+        if self.row >= MASS && !known_topic && (self.row.is_multiple_of(MASS) || self.row > 8 * MASS) {
+            let pause =
+                FIRST_PAUSE.saturating_mul(1 << (self.row / MASS - 1).min(16)).min(NEWCOMER_PAUSE_MAX);
             self.pause_until = Some(now + pause);
         }
-        if !was_gated && !known_topic {
+        if !was_gated && !known_topic && self.row >= 3 {
             // It is not only the suspects that are refused.
             for other in self.suspects.iter_mut().filter(|other| other.topic != topic) {
                 other.pending = false;

@@ -145,6 +145,8 @@ pub struct Status {
     pub attempt_at: Option<Instant>,
     /// By [`Lane::index`]: until when a rejected record that finds no room stops it.
     pub stopped_until: [Option<Instant>; 2],
+    /// By [`Lane::index`]: records that the broker has and that stay in the lane behind one that is not decided.
+    pub delivered_behind: [u64; 2],
     /// By [`Lane::index`]: records held back, suspected or on a topic that is.
     pub held_back: [usize; 2],
     /// How often the broker closed a connection in the last 10 min, and nothing showed why.
@@ -623,6 +625,7 @@ impl Uplink {
             failure: self.failure.clone(),
             attempt_at: (self.stage == Stage::Waiting && !self.stopping).then(|| self.reconnect.attempt_at()),
             stopped_until: Lane::ALL.map(|lane| self.publisher.stopped_until(lane)),
+            delivered_behind: Lane::ALL.map(|lane| self.publisher.delivered_behind(lane)),
             held_back: Lane::ALL.map(|lane| self.publisher.held_back(lane)),
             nothing_taken: self.publisher.nothing_taken(now),
             closes: self

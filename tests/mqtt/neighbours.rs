@@ -247,6 +247,32 @@ fn a_topic_with_a_quota_of_its_own_stops_no_other() {
 }
 
 #[test]
+fn many_denied_topics_are_set_aside_and_hold_the_others_up_for_seconds() {
+    let mut world = World::new(bare_settings());
+    world.broker.delay = Duration::from_millis(10);
+    world.broker.policy = Box::new(|d| Reply::Ack(if d.topic.starts_with("bad") { 0x87 } else { 0 }));
+    let mut good = Vec::new();
+    for number in 0..2000u64 {
+        let is_good = number % 10 == 0;
+        let topic = if is_good { format!("good/{}", number % 3) } else { format!("bad/{}", number % 1500) };
+        world.store(Lane::Normal, &topic, number.to_string().as_bytes());
+        if is_good {
+            good.push((number, world.elapsed()));
+        }
+        world.run_for(SECOND / 40);
+    }
+    world.run_for(120 * SECOND);
+    let mut waits: Vec<Duration> = Vec::new();
+    for (number, stored) in good {
+        let payload = number.to_string().into_bytes();
+        let at = world.broker.delivered.iter().find(|d| d.payload == payload).map(|d| d.at);
+        waits.push(at.unwrap_or(Duration::from_secs(9999)).saturating_sub(stored));
+    }
+    waits.sort_unstable();
+    assert!(waits[waits.len() / 2] <= 30 * SECOND && waits.last() <= Some(&(60 * SECOND)), "{waits:?}");
+}
+
+#[test]
 fn a_new_connection_finds_out_at_once_that_the_broker_is_sane_again() {
     let mut world = World::new(bare_settings());
     world.broker.policy = Box::new(|_| Reply::Ack(0x87));
