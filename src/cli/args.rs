@@ -10,7 +10,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
 /// Commands that are named in the documentation and not built yet.
 pub const NOT_BUILT: [&str; 3] = ["send", "cert", "update"];
 
-/// Connects CoAP/DTLS and serial devices to one upstream MQTT broker, and loses nothing it has acknowledged.
+/// Gateway from CoAP/DTLS, serial and Modbus devices to one MQTT broker
 #[derive(Debug, Parser)]
 #[command(
     name = "tombolo",
@@ -22,16 +22,16 @@ pub const NOT_BUILT: [&str; 3] = ["send", "cert", "update"];
   tombolo init --url mqtts://BROKER
   tombolo device add door-7 --role sensor --psk
   the coap-client line it prints; `tombolo tail` shows what arrives
-  tombolo check, whenever something is wrong
+  tombolo check, if something is wrong
 
-Exit status: 0 fine, 1 failed, 2 usage, 78 configuration."
+Exit status: 0 success, 1 failure, 2 invalid command line, 78 invalid configuration."
 )]
 pub struct Arguments {
-    /// The main configuration file; conf.d/ is looked for beside it
+    /// The configuration file; conf.d/ is read from the same directory
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
 
-    /// Print JSON: one object, or one object a line for streams
+    /// Print JSON: one object, or one object per line for streams
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -43,39 +43,39 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the gateway until it is told to stop (what the systemd unit does)
+    /// Run the daemon in the foreground, as the systemd unit does
     Run,
-    /// Look for whatever could be wrong: one line a finding, with the way out
+    /// Check everything that could be wrong: one line per finding, and what to do about it
     Check(CheckArguments),
-    /// Name the upstream broker and its credentials
+    /// Set the upstream broker and its credentials
     Init(InitArguments),
     /// Add, list, show or remove devices
     #[command(subcommand)]
     Device(DeviceCommand),
-    /// Watch readings as they are stored or refused
+    /// Print readings as they arrive, and the result of each
     Tail(TailArguments),
-    /// Show how the running gateway is
+    /// Print the state of the uplink, the journal and the devices
     Status(StatusArguments),
-    /// Ask the rules
+    /// Print what the rules say about a reading
     #[command(subcommand)]
     Acl(AclCommand),
-    /// Show what waits for the broker
+    /// Print what waits for the broker
     #[command(args_conflicts_with_subcommands = true)]
     Queue(QueueArguments),
-    /// Show whether the clock is believed, and since when
+    /// Print whether the clock is trusted, in doubt or not trusted, and why
     #[command(args_conflicts_with_subcommands = true)]
     Clock(ClockArguments),
-    /// Find serial ports, and watch what goes over one
+    /// List serial ports, or print the bytes of one
     #[command(subcommand)]
     Serial(SerialCommand),
-    /// Show it all at work on this machine alone: broker, devices and gateway in one process
+    /// Run a demonstration: broker, devices and gateway in one process
     Demo(DemoArguments),
 }
 
 /// `tombolo status`
 #[derive(Clone, Copy, Debug, Args)]
 pub struct StatusArguments {
-    /// List the DTLS sessions instead
+    /// Print each DTLS session instead
     #[arg(long)]
     pub sessions: bool,
 }
@@ -83,7 +83,7 @@ pub struct StatusArguments {
 /// `tombolo check`
 #[derive(Debug, Args)]
 pub struct CheckArguments {
-    /// Leave out everything that needs the network
+    /// Do not use the network
     #[arg(long)]
     pub offline: bool,
 }
@@ -106,13 +106,13 @@ pub struct InitArguments {
     /// MQTT user name
     #[arg(long)]
     pub username: Option<String>,
-    /// A file that holds the MQTT password
+    /// A file with the MQTT password
     #[arg(long, value_name = "FILE", requires = "username")]
     pub password_file: Option<PathBuf>,
-    /// This gateway's id; without it one is made at the first start
+    /// This gateway's id [default: generated at the first start]
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
-    /// Accept mqtt:// without TLS: whoever is on the way reads and forges everything
+    /// Accept mqtt://, which can be read and forged on the path to the broker
     #[arg(long)]
     pub insecure: bool,
     /// Replace what an earlier init wrote
@@ -123,13 +123,13 @@ pub struct InitArguments {
 /// `tombolo device …`
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
-    /// Register a device and print what it needs to connect
+    /// Add a device, and print the command that sends a first reading
     Add(Box<DeviceAddArguments>),
-    /// All devices, of the registry and of the configuration
+    /// List all devices
     List,
-    /// One device; its key only with --key
+    /// Show a device; its key only with --key
     Show(DeviceShowArguments),
-    /// Take a registered device out; its sessions end at once
+    /// Remove a device; its sessions end at once
     Remove(DeviceNameArgument),
 }
 
@@ -140,13 +140,13 @@ pub enum DeviceCommand {
 pub struct DeviceAddArguments {
     /// Its id: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit
     pub id: String,
-    /// Which rules it lives by
+    /// Its role, which has its rules and limits
     #[arg(long)]
     pub role: String,
-    /// Its key: text:…, hex:…, or - for standard input (safer: arguments are visible to other users); without a value one is made
+    /// Its pre-shared key: text:…, hex:…, or - for standard input (arguments are visible to other users); without a value a key is generated
     #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", group = "proof")]
     pub psk: Option<String>,
-    /// The identity it names in the handshake [default: its id]
+    /// The identity of its pre-shared key [default: its id]
     #[arg(long, value_name = "TEXT", requires = "psk")]
     pub psk_identity: Option<String>,
     /// Its certificate has this URI as a subject alternative name
@@ -158,13 +158,13 @@ pub struct DeviceAddArguments {
     /// Its certificate's subject has this common name
     #[arg(long, value_name = "TEXT", groups = ["proof", "certificate"])]
     pub certificate_cn: Option<String>,
-    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it [default: any that is believed]
+    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it [default: any CA in coap.client-ca-file]
     #[arg(long, value_name = "NAME", requires = "certificate")]
     pub certificate_issuer: Option<String>,
     /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash
     #[arg(long, value_name = "KEY", group = "proof")]
     pub public_key: Option<String>,
-    /// A few words for people
+    /// Informational text
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
 }
@@ -174,7 +174,7 @@ pub struct DeviceAddArguments {
 pub struct DeviceShowArguments {
     /// Device id
     pub id: String,
-    /// Show its key too
+    /// Print its key too
     #[arg(long)]
     pub key: bool,
 }
@@ -189,14 +189,14 @@ pub struct DeviceNameArgument {
 /// `tombolo tail`
 #[derive(Debug, Args)]
 pub struct TailArguments {
-    /// Only this device
+    /// Only readings of this device
     pub device: Option<String>,
 }
 
 /// `tombolo acl …`
 #[derive(Debug, Subcommand)]
 pub enum AclCommand {
-    /// What would happen to a reading, and by which rule
+    /// Print which rule allows a reading, and the topic, or why it is refused
     Explain(ExplainArguments),
 }
 
@@ -205,10 +205,10 @@ pub enum AclCommand {
 pub struct ExplainArguments {
     /// Device id
     pub device: String,
-    /// How the device says it: POST, PUT or DELETE
+    /// POST, PUT or DELETE
     #[arg(value_parser = ["POST", "PUT", "DELETE"], ignore_case = true)]
     pub method: String,
-    /// Path in the device's own space, like t/temperature
+    /// The path, like t/temperature
     pub path: String,
 }
 
@@ -223,14 +223,14 @@ pub struct QueueArguments {
 /// `tombolo queue …`
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
-    /// Read every file of the journal and say what is wrong with it; changes nothing
+    /// Read every file of the journal, and print its state and what is missing from it
     Verify,
-    /// Take up records from a file that was set aside and can be read after all
+    /// Import the records of a file that was set aside and can be read again
     Import(ImportArguments),
-    /// What the broker refused for good
+    /// List, send again, export or drop what the broker rejected permanently
     #[command(subcommand)]
     Rejected(RejectedCommand),
-    /// Set records aside at which a lane waits: they go to the rejected store
+    /// Move waiting records to the rejected store
     Skip(SkipArguments),
 }
 
@@ -247,7 +247,7 @@ pub struct SkipArguments {
 pub struct ImportArguments {
     /// The file, in the journal's directory: a path, or a name as `tombolo queue verify` shows it
     pub file: PathBuf,
-    /// Every record in it, those that were delivered before too: where there is no list beside it
+    /// Import every record in the file, including those that were already delivered
     #[arg(long)]
     pub all: bool,
 }
@@ -255,20 +255,20 @@ pub struct ImportArguments {
 /// `tombolo queue rejected …`
 #[derive(Debug, Subcommand)]
 pub enum RejectedCommand {
-    /// List them, oldest first
+    /// List the rejected records, oldest first
     List,
-    /// Send them once more: those named, or all
+    /// Send rejected records again: those given, or all
     Retry(RetryArguments),
-    /// Write them all to a file, payloads included: a JSON object a line
+    /// Write all rejected records to a file, one JSON object per line, with payloads
     Export(ExportArguments),
-    /// Give them up, as a loss: those named, or --all
+    /// Drop rejected records, counted as a loss: those given, or --all
     Drop(DropArguments),
 }
 
 /// `tombolo queue rejected export`
 #[derive(Debug, Args)]
 pub struct ExportArguments {
-    /// The file to make; - is standard output
+    /// The file, which must not exist yet; - is standard output
     pub file: PathBuf,
 }
 
@@ -306,18 +306,18 @@ pub struct ClockArguments {
 /// `tombolo clock …`
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum ClockCommand {
-    /// The present time is right: end a doubt
+    /// Confirm that the present time is right
     Trust,
-    /// The floor, a time said to have passed, is wrong: lower it to the build date
+    /// Lower the floor, a time that has certainly passed, to the build date
     Reset,
 }
 
 /// `tombolo serial …`
 #[derive(Debug, Subcommand)]
 pub enum SerialCommand {
-    /// All ports of this machine, with the names that stay and a block for the configuration
+    /// Print the serial ports of this machine, their persistent names, and a block for the configuration
     List,
-    /// Show the bytes of a port as they come, with their time
+    /// Print the bytes of a port as they arrive, with their time
     Trace(SerialTraceArguments),
 }
 
@@ -326,7 +326,7 @@ pub enum SerialCommand {
 pub struct SerialTraceArguments {
     /// The name of a [serial.NAME], or a device like /dev/ttyUSB0
     pub port: String,
-    /// Open it at this rate, where the daemon does not have it
+    /// Open the port at this rate, if the daemon does not have it open
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(50..=4_000_000))]
     pub baud: Option<u32>,
     /// Write to this file instead of the screen
@@ -335,7 +335,7 @@ pub struct SerialTraceArguments {
     /// Begin a new file before this one grows larger
     #[arg(long, value_name = "N", default_value_t = 1 << 20, requires = "file")]
     pub max_bytes: u64,
-    /// Keep so many full files, as FILE.1, FILE.2, …
+    /// Number of full files that are kept, as FILE.1, FILE.2, …
     #[arg(long, value_name = "N", default_value_t = 4, requires = "file")]
     pub keep: u32,
 }
@@ -343,7 +343,7 @@ pub struct SerialTraceArguments {
 /// `tombolo demo`
 #[derive(Debug, Args)]
 pub struct DemoArguments {
-    /// End by itself after so long; without it, on Ctrl-C
+    /// End after this many seconds [default: on Ctrl-C]
     #[arg(long, value_name = "N")]
     pub seconds: Option<u64>,
 }

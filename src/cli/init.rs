@@ -6,7 +6,7 @@ use super::args::InitArguments;
 use super::error::CommandError;
 use super::{Context, note};
 use crate::config::init::Site;
-use crate::config::init::io::write;
+use crate::config::init::io::{InitError, write};
 use crate::config::{IdSource, Level};
 use crate::control::io::client::ClientError;
 
@@ -25,8 +25,13 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
         password_file: arguments.password_file,
         id: arguments.id,
     };
-    let (path, loaded) =
-        write(&context.options(), &site, arguments.force).map_err(CommandError::Configuration)?;
+    let (path, loaded) = write(&context.options(), &site, arguments.force).map_err(|error| match error {
+        InitError::Exists(path) => CommandError::Failed(format!(
+            "{} exists already; look at it first, then add --force to replace it",
+            path.display()
+        )),
+        InitError::Findings(findings) => CommandError::Configuration(findings),
+    })?;
     for finding in loaded.findings.iter().filter(|finding| finding.level != Level::Ok) {
         note(finding);
     }

@@ -16,7 +16,7 @@ use super::error::CommandError;
 use super::output::{align, bytes, plural};
 use crate::control::io::client::{ANSWER, SLOW_ANSWER};
 use crate::control::protocol::{Request, Selection};
-use crate::control::snapshot::{ExportPage, Queue, RejectedPage};
+use crate::control::snapshot::{ExportPage, Lane, Queue, RejectedPage};
 use crate::journal::FileReport;
 use crate::message::RecordId;
 
@@ -32,20 +32,24 @@ pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), Comma
         Some(QueueCommand::Rejected(RejectedCommand::List)) => list(context),
         Some(QueueCommand::Rejected(RejectedCommand::Retry(RetryArguments { records, all }))) => {
             let all = all || records.is_empty();
-            let request = Request::RejectedRetry { records: selection(records, all)? };
-            change(context, &request, "will be sent again; `tombolo queue` shows when they have left")
+            let request = Request::RejectedRetry { records: selection(records, all, REJECTED)? };
+            change(
+                context,
+                &request,
+                "will be sent again, under the ids they had; `tombolo queue` shows when they have left",
+            )
         }
         Some(QueueCommand::Rejected(RejectedCommand::Export(ExportArguments { file }))) => {
             export(context, &file)
         }
         Some(QueueCommand::Skip(SkipArguments { records })) => {
-            let Selection::Ids(records) = selection(records, false)? else { return Ok(()) };
-            let what = "set aside; `tombolo queue rejected list` shows what is kept";
+            let Selection::Ids(records) = selection(records, false, "tombolo queue")? else { return Ok(()) };
+            let what = "moved to the rejected store; `tombolo queue rejected list` shows it";
             change(context, &Request::QueueSkip { records }, what)
         }
         Some(QueueCommand::Rejected(RejectedCommand::Drop(DropArguments { records, all }))) => {
-            let request = Request::RejectedDrop { records: selection(records, all)? };
-            change(context, &request, "given up and counted as lost")
+            let request = Request::RejectedDrop { records: selection(records, all, REJECTED)? };
+            change(context, &request, "deleted and counted as lost")
         }
     }
 }
@@ -70,7 +74,7 @@ fn verify(context: &Context) -> Result<(), CommandError> {
     }
     done.map_err(CommandError::failed)?;
     if !context.out.json {
-        context.out.text(&format!("{}, {faulty} with something missing\n", plural(files, "file")))?;
+        context.out.text(&format!("{}, {faulty} not ok\n", plural(files, "file")))?;
     }
     match faulty {
         0 => Ok(()),
@@ -85,11 +89,22 @@ fn file_line(report: &FileReport) -> String {
         line.push_str(note);
     }
     line.push('\n');
-    for missing in &report.missing {
+    for missing in report.missing.iter().filter(|missing| missing.records > 0) {
         let records = plural(missing.records, "record");
-        line.push_str(&format!("            {records} missing: {} to {}\n", missing.first, missing.last));
+        line.push_str(&format!("            {records} missing: {}\n", range(&missing.first, &missing.last)));
     }
     line
+}
+
+/// Which records, by their ids, or only by their numbers where their run is not known, which is 0.
+fn range(first: &str, last: &str) -> String {
+    let number = |id: &str| RecordId::parse(id).filter(|id| id.run == 0).map(|id| id.sequence);
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) if first == last => format!("number {first} (its id is not known)"),
+        (Some(first), Some(last)) => format!("numbers {first} to {last} (their ids are not known)"),
+        _ if first == last => first.to_owned(),
+        _ => format!("{first} to {last}"),
+    }
 }
 
 fn import(context: &Context, arguments: &ImportArguments) -> Result<(), CommandError> {
@@ -110,14 +125,20 @@ fn import(context: &Context, arguments: &ImportArguments) -> Result<(), CommandE
     Ok(context.out.text(&format!("{text}\n"))?)
 }
 
-fn selection(records: Vec<String>, all: bool) -> Result<Selection, CommandError> {
+/// Suspected records that the daemon lists, at most.
+const LISTED_MAX: usize = 16;
+/// The command that lists rejected records.
+const REJECTED: &str = "tombolo queue rejected list";
+
+/// `shown_by` is the command that lists the records in question.
+fn selection(records: Vec<String>, all: bool, shown_by: &str) -> Result<Selection, CommandError> {
     if all {
         return Ok(Selection::All);
     }
     for record in &records {
         if RecordId::parse(record).is_none() {
             return Err(CommandError::Usage(format!(
-                "{record:?} is not a record id; they look like 0102030405060708-42, see `tombolo queue rejected list`"
+                "{record:?} is not a record id like 0102030405060708-42; `{shown_by}` lists them"
             )));
         }
     }
@@ -163,36 +184,67 @@ pub fn text(queue: &Queue) -> String {
     ]);
     let mut text = align(&rows);
     let mut notes = Vec::new();
+    if let Some(limit) = queue.rate_limit {
+        let waiting = queue.lanes.values().map(|lane| lane.records).sum();
+        notes.push(vec![rate(limit, waiting)]);
+    }
     for (name, lane) in &queue.lanes {
         if let Some(reason) = &lane.stopped {
             notes.push(vec![format!("{name} has stopped: {reason}")]);
         }
         if lane.held > 0 {
-            let held = plural(lane.held, "record");
-            notes.push(vec![format!(
-                "{name} holds back {held} that the broker may not take, while others flow:"
-            )]);
+            notes.push(vec![format!("{name}: {}", held(lane))]);
         }
         for suspect in &lane.suspected {
-            let topic = suspect.topic.as_deref().map(|topic| format!(" on {topic}")).unwrap_or_default();
+            let topic = match &suspect.topic {
+                Some(topic) => format!(" on {topic}"),
+                None => " (its topic is shown after the next attempt)".to_owned(),
+            };
             let tries = match suspect.tries {
                 0 => "not tried again yet".to_owned(),
-                1 => "tried once more".to_owned(),
-                tries => format!("tried {tries} times more"),
+                1 => "tried again once".to_owned(),
+                tries => format!("tried again {tries} times"),
             };
             notes.push(vec![format!("  {}{topic}: {}, {tries}", suspect.record, suspect.reason)]);
         }
         if let (Some(oldest), true) = (&lane.oldest_record, lane.stopped.is_some() || lane.held > 0) {
             notes.push(vec![format!(
-                "{name} begins with {oldest}; `tombolo queue skip RECORD` sets one aside"
+                "the oldest record of lane {name} is {oldest}; `tombolo queue skip {oldest}` moves it to the rejected store"
             )]);
         }
+    }
+    if queue.lanes.values().any(|lane| lane.records == 0 && lane.bytes > 0) {
+        notes.push(vec!["bytes are freed by file, when all records of a file have left".to_owned()]);
+    }
+    if queue.lanes.values().any(|lane| lane.dropped > 0 || lane.unreadable > 0 || lane.set_aside > 0) {
+        notes.push(vec!["next: tombolo queue verify".to_owned()]);
     }
     if rejected.records > 0 {
         notes.push(vec!["next: tombolo queue rejected list".to_owned()]);
     }
     text.push_str(&align(&notes));
     text
+}
+
+/// The limit that the configuration sets to publishes, and what waits.
+pub fn rate(limit: u64, waiting: u64) -> String {
+    let publishes = super::output::plural_of(limit, "publish", "publishes");
+    format!("at most {publishes} a second ([upstream] max-publish-rate, max-byte-rate); {waiting} waiting")
+}
+
+/// How many are suspected, and how many wait because their topic is.
+fn held(lane: &Lane) -> String {
+    if lane.suspected.len() >= LISTED_MAX {
+        let held = plural(lane.held, "record");
+        return format!("{held} suspected or waiting for their topics; other records are published");
+    }
+    let suspected = lane.suspected.len() as u64;
+    let waiting = match lane.held.saturating_sub(suspected) {
+        0 => String::new(),
+        1 => ", 1 more waits for their topic".to_owned(),
+        more => format!(", {more} more wait for their topics"),
+    };
+    format!("{} suspected{waiting}; other records are published", plural(suspected, "record"))
 }
 
 fn list(context: &Context) -> Result<(), CommandError> {
@@ -320,7 +372,7 @@ fn change(context: &Context, request: &Request, what: &str) -> Result<(), Comman
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{Lane, Rejected, SuspectedRecord};
+    use crate::control::snapshot::{Rejected, SuspectedRecord};
 
     #[test]
     fn lanes_are_a_table_and_what_stopped_is_named() {
@@ -351,6 +403,7 @@ mod tests {
             ]
             .into(),
             rejected: Rejected { records: 1, bytes: 300, max_bytes: 16 << 20 },
+            rate_limit: Some(3),
         };
         assert_eq!(
             text(&queue),
@@ -358,18 +411,59 @@ mod tests {
              high      0        0 B    40 MiB   -                         0\n\
              normal    12       8 KiB  192 MiB  2026-01-01T00:00:00.000Z  3\n\
              rejected  1        300 B  16 MiB   -\n\
+             at most 3 publishes a second ([upstream] max-publish-rate, max-byte-rate); 12 waiting\n\
              normal has stopped: the broker refuses every reading\n\
-             normal holds back 2 records that the broker may not take, while others flow:\n\
-             \u{20}\u{20}0000000000000001-9 on a/b: not authorized (0x87), tried 2 times more\n\
-             normal begins with 0000000000000001-9; `tombolo queue skip RECORD` sets one aside\n\
+             normal: 1 record suspected, 1 more waits for their topic; other records are published\n\
+             \u{20}\u{20}0000000000000001-9 on a/b: not authorized (0x87), tried again 2 times\n\
+             the oldest record of lane normal is 0000000000000001-9; `tombolo queue skip 0000000000000001-9` moves it to \
+             the rejected store\n\
+             next: tombolo queue verify\n\
              next: tombolo queue rejected list\n"
         );
     }
 
     #[test]
+    fn missing_records_are_named_by_their_ids_or_numbers() {
+        let missing = |first: &str, last: &str, records| {
+            let (first, last) = (first.to_owned(), last.to_owned());
+            crate::journal::io::Missing { first, last, records }
+        };
+        let report = FileReport {
+            file: "normal/a.seg".into(),
+            state: "damaged",
+            records: 1,
+            missing: vec![
+                missing("0000000000000000-46", "0000000000000000-50", 5),
+                missing("0000000000000000-46", "0000000000000000-45", 0),
+                missing("0000000000000000-51", "0000000000000000-51", 1),
+                missing("0000000000000007-60", "0000000000000007-60", 1),
+                missing("0000000000000007-61", "0000000000000007-62", 2),
+            ],
+            note: None,
+        };
+        assert_eq!(
+            file_line(&report),
+            "damaged     normal/a.seg  1 record\n\
+             \u{20}           5 records missing: numbers 46 to 50 (their ids are not known)\n\
+             \u{20}           1 record missing: number 51 (its id is not known)\n\
+             \u{20}           1 record missing: 0000000000000007-60\n\
+             \u{20}           2 records missing: 0000000000000007-61 to 0000000000000007-62\n"
+        );
+    }
+
+    #[test]
+    fn bytes_of_an_empty_lane_are_explained() {
+        let lane = Lane { bytes: 1536, max_bytes: 1, ..Lane::default() };
+        let queue = Queue { lanes: [("normal".to_owned(), lane)].into(), ..Queue::default() };
+        assert!(text(&queue).ends_with("bytes are freed by file, when all records of a file have left\n"));
+    }
+
+    #[test]
     fn a_record_id_that_is_none_is_named() {
-        match selection(vec!["7".into()], false) {
-            Err(CommandError::Usage(text)) => assert!(text.contains("\"7\""), "{text}"),
+        match selection(vec!["7".into()], false, "tombolo queue") {
+            Err(CommandError::Usage(text)) => {
+                assert!(text.contains("\"7\"") && text.ends_with("`tombolo queue` lists them"), "{text}")
+            }
             other => panic!("{other:?}"),
         }
     }

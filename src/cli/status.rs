@@ -1,4 +1,4 @@
-//! `tombolo status`: a few lines on how the running gateway is.
+//! `tombolo status`: the state of the running gateway in a few lines.
 
 use serde_json::Value;
 
@@ -57,6 +57,10 @@ pub fn kind(session: &Session) -> String {
     if !session.extended_master_secret {
         text.push_str(", no extended master secret");
     }
+    // Its nonces are the record numbers, so it cannot be resumed.
+    if session.suite.contains("CHACHA20") {
+        text.push_str(", ends at a restart");
+    }
     text
 }
 
@@ -70,6 +74,9 @@ pub fn text(status: &Status) -> String {
     for warning in &status.upstream.warnings {
         row("", warning.clone());
     }
+    if let Some(limit) = status.upstream.rate_limit.filter(|_| !status.upstream.rate_lowered) {
+        row("", super::queue::rate(limit, status.journal.records));
+    }
     let journal = &status.journal;
     let mut waiting = format!(
         "{} waiting, {} of {}",
@@ -81,9 +88,16 @@ pub fn text(status: &Status) -> String {
         waiting.push_str(&format!("; {} rejected by the broker", journal.rejected));
     }
     if journal.lost > 0 {
-        waiting.push_str(&format!("; {} lost, see `tombolo queue`", journal.lost));
+        waiting.push_str(&format!(
+            "; {} lost: `tombolo queue verify` names the files and the ids",
+            journal.lost
+        ));
     }
     row("journal", waiting);
+    if journal.delivered > 0 {
+        let delivered = plural(journal.delivered, "record");
+        row("", format!("{delivered} of them were delivered, and stay behind one that is not decided"));
+    }
     if journal.unreadable > 0 {
         row("", format!("{} could not be read and are kept", plural(journal.unreadable, "record")));
     }
@@ -101,7 +115,7 @@ pub fn text(status: &Status) -> String {
         ),
     );
     if let Some(failing) = &status.session_store.failing {
-        row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices shake hands anew"));
+        row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices handshake again"));
     }
     let dtls = &status.dtls;
     // An older daemon does not say when it refused last.
@@ -110,8 +124,8 @@ pub fn text(status: &Status) -> String {
         row(
             "",
             format!(
-                "DTLS SESSIONS FULL: {} sessions, all active; {} refused; raise coap.max-sessions",
-                dtls.sessions,
+                "DTLS SESSIONS FULL: {}, all active within the last hour; {} refused; raise coap.max-sessions",
+                plural(dtls.sessions, "session"),
                 plural(dtls.refused_full, "handshake")
             ),
         );
@@ -143,16 +157,17 @@ pub fn text(status: &Status) -> String {
         row("problem", problem.clone());
     }
     for item in &gateway.disabled {
-        row("disabled", item.clone());
+        // The row's name says what its level does.
+        row("disabled", item.strip_prefix("fail  ").unwrap_or(item).to_owned());
     }
     for stray in &status.strays {
         row(
             "unserved",
             format!(
-                "{} {} ({} times, last {} ago)",
+                "{} {} ({}, last {} ago)",
                 stray.source,
                 stray.advice,
-                stray.count,
+                plural(stray.count, "time"),
                 span(stray.last_s)
             ),
         );
@@ -215,7 +230,10 @@ fn serial(name: &str, port: &SerialPort) -> String {
     let bus = !port.units.is_empty();
     for (count, what) in [
         (if bus { 0 } else { port.bad_frames }, "bad frame"),
-        (port.unreadable, if bus { "frame from strangers" } else { "frame without a reading" }),
+        (
+            port.unreadable,
+            if bus { "frame that no request was outstanding for" } else { "frame without a reading" },
+        ),
         (port.refused, "refused reading"),
         (port.waiting, "waiting reading"),
         (port.lost_readings, "lost reading"),
@@ -326,6 +344,17 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_cannot_be_resumed_is_marked() {
+        let of = |suite: &str| {
+            let suite = suite.to_owned();
+            kind(&Session { suite, extended_master_secret: true, ..Session::default() })
+        };
+        assert_eq!(of("TLS_PSK_WITH_AES_128_CCM_8"), "TLS_PSK_WITH_AES_128_CCM_8");
+        let suite = "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256";
+        assert_eq!(of(suite), format!("{suite}, ends at a restart"));
+    }
+
+    #[test]
     fn a_problem_is_shown_and_check_is_next() {
         let status = Status {
             upstream: Uplink { configured: true, ..Uplink::default() },
@@ -351,8 +380,14 @@ mod tests {
         let status = Status {
             strays: vec![stray],
             unlisted_strays: 7,
-            gateway: Gateway { id: "g".into(), version: "0.1.0".into(), ..Gateway::default() },
+            gateway: Gateway {
+                id: "g".into(),
+                version: "0.1.0".into(),
+                disabled: vec!["fail  a.toml:3: device.x: has no role".into()],
+                ..Gateway::default()
+            },
             upstream: Uplink {
+                rate_limit: Some(1),
                 configured: true,
                 broker: Some("b:8883".into()),
                 last_error: Some("connection refused".into()),
@@ -428,18 +463,20 @@ mod tests {
             text(&status),
             "gateway   g, tombolo 0.1.0, up 0 s\n\
              upstream  not connected to b:8883 for 1 min 30 s: connection refused; next attempt in 4 s\n\
+             \x20         at most 1 publish a second ([upstream] max-publish-rate, max-byte-rate); 1 waiting\n\
              journal   1 record waiting, 4 KiB of 256 MiB; 2 rejected by the broker\n\
              devices   3 known, 1 online, 1 session\n\
-             \x20         DTLS sessions are NOT stored: the disk is full; after a restart devices shake hands anew\n\
-             \x20         DTLS SESSIONS FULL: 1 sessions, all active; 5 handshakes refused; raise coap.max-sessions\n\
-             serial    bus1: open for 9 s, 40 readings, 1 frame from strangers\n\
+             \x20         DTLS sessions are NOT stored: the disk is full; after a restart devices handshake again\n\
+             \x20         DTLS SESSIONS FULL: 1 session, all active within the last hour; 5 handshakes refused; raise coap.max-sessions\n\
+             serial    bus1: open for 9 s, 40 readings, 1 frame that no request was outstanding for\n\
              \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
+             disabled  a.toml:3: device.x: has no role\n\
              unserved  192.0.2.9 sends DTLS to a plain CoAP port; use a port of coap.listen (3 times, last 1 min ago)\n\
              \x20         and 7 datagrams of further source addresses\n\
-             next      tombolo queue rejected list\n"
+             next      tombolo check\n"
         );
     }
 }

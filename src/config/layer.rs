@@ -414,7 +414,13 @@ impl<'f> Check<'f> {
                     Ok(value) => Some(Value::new(None, value)),
                     Err(()) => {
                         let message = format!("{shown} is not accepted");
-                        self.fault(path, line, message, format!("use {}", kind.accepted()));
+                        let advice = match (self.origin, kind) {
+                            (Origin::Environment, Kind::Addresses | Kind::Texts) => {
+                                kind.accepted_in_variable()
+                            }
+                            _ => kind.accepted(),
+                        };
+                        self.fault(path, line, message, format!("use {advice}"));
                         None
                     }
                 }

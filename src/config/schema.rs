@@ -343,6 +343,18 @@ pub fn find(keys: &'static [Key], name: &str) -> Option<&'static Key> {
 }
 
 impl Kind {
+    /// [`Kind::accepted`], in an environment variable.
+    pub fn accepted_in_variable(self) -> String {
+        match self {
+        Kind::Addresses => {
+            "addresses with ports, separated by commas, without brackets and quotes: [::]:5684,192.0.2.1:5684"
+                .to_owned()
+        }
+        Kind::Texts => "texts of 1 to 255 bytes, separated by commas, without brackets and quotes".to_owned(),
+        other => other.accepted(),
+    }
+    }
+
     /// What is accepted, in words that follow "use".
     pub fn accepted(self) -> String {
         match self {

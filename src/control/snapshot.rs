@@ -124,8 +124,10 @@ pub struct SuspectedRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Journal {
-    /// Records waiting for the uplink.
+    /// Records waiting for the uplink, with those of `delivered`.
     pub records: u64,
+    /// Of these, records that the broker has and that stay behind one that is not decided.
+    pub delivered: u64,
     /// Bytes on disk they keep.
     pub bytes: u64,
     /// Most bytes it may have on disk.
@@ -375,14 +377,18 @@ pub struct Queue {
     pub lanes: BTreeMap<String, Lane>,
     /// What the broker refused for good.
     pub rejected: Rejected,
+    /// Publishes a second at most, if the configuration limits them.
+    pub rate_limit: Option<u64>,
 }
 
 /// One lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lane {
-    /// Waiting.
+    /// Waiting, with those of `delivered`.
     pub records: u64,
+    /// Of these, records that the broker has and that stay behind one that is not decided.
+    pub delivered: u64,
     /// On disk.
     pub bytes: u64,
     /// When the oldest of them was received, if known.

@@ -451,6 +451,7 @@ impl Control for Desk {
             upstream: self.link.snapshot(now),
             journal: snapshot::Journal {
                 records: waiting(&journal),
+                delivered: Lane::ALL.into_iter().map(|lane| self.link.delivered_behind(lane)).sum(),
                 bytes: journal.lanes.iter().map(|lane| lane.bytes).sum(),
                 max_bytes: settings.journal.max_bytes,
                 rejected: journal.rejected.records,
@@ -489,8 +490,10 @@ impl Control for Desk {
             max_bytes: status.rejected.max_bytes,
         };
         let now = Instant::now();
+        let delivered = Lane::ALL.map(|lane| self.link.delivered_behind(lane));
         let shown = Lane::ALL.map(|lane| (self.link.stopped(lane, now), self.link.suspected(lane)));
         let store = journal.rejected();
+        let rate_limit = self.link.configured_rate(now);
         tokio::task::spawn_local(async move {
             let mut lanes = BTreeMap::new();
             for (lane, (stopped, (suspected, held))) in Lane::ALL.into_iter().zip(shown) {
@@ -501,6 +504,7 @@ impl Control for Desk {
                     lane.as_str().to_owned(),
                     snapshot::Lane {
                         records: of.records,
+                        delivered: delivered[lane.index()],
                         bytes: of.bytes,
                         oldest: oldest
                             .and_then(|(_, stamp)| stamp.wall_ms)
@@ -516,7 +520,7 @@ impl Control for Desk {
                     },
                 );
             }
-            reply.ok(&snapshot::Queue { lanes, rejected });
+            reply.ok(&snapshot::Queue { lanes, rejected, rate_limit });
         });
     }
 
@@ -526,12 +530,20 @@ impl Control for Desk {
             match RecordId::parse(text) {
                 Some(id) => ids.push(id),
                 None => {
-                    let text = format!("{text:?} is not a record id; `tombolo queue` shows some");
+                    let text = format!(
+                        "{text:?} is not a record id like 0102030405060708-42; `tombolo queue` lists the records that can be \
+                         skipped"
+                    );
                     return reply.fail(Failure::new(Code::BadRequest, text));
                 }
             }
         }
         let mut skipped = 0u64;
+        let so_far = |skipped| match skipped {
+            0 => "nothing was set aside".to_owned(),
+            1 => "1 record was set aside before".to_owned(),
+            more => format!("{more} records were set aside before"),
+        };
         for id in ids {
             let text = match self.link.skip(id) {
                 Skip::Done => {
@@ -539,11 +551,12 @@ impl Control for Desk {
                     continue;
                 }
                 Skip::BeingRead => {
-                    format!("record {id} is being read from disk: try again ({skipped} were set aside)")
+                    format!("record {id} is being read from disk: try again; {}", so_far(skipped))
                 }
                 Skip::NotFound => format!(
-                    "no record {id} waits within reach of the uplink; `tombolo queue` shows those a lane waits at \
-                     ({skipped} were set aside)"
+                    "record {id} is not waiting, or too many are before it; `tombolo queue` lists the records that can be \
+                     skipped; {}",
+                    so_far(skipped)
                 ),
             };
             return reply.fail(Failure::new(Code::NotFound, text));

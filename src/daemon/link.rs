@@ -15,7 +15,8 @@ use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
 use crate::northbound::io::{Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
-use crate::northbound::uplink::{Status, Uplink};
+use crate::northbound::settings::Protocol;
+use crate::northbound::uplink::{CLOSES, Status, Uplink};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -153,12 +154,15 @@ impl Link {
 
     /// Sets a record aside because its owner says so. Whether it was found.
     pub fn skip(&self, id: RecordId) -> Skip {
-        match &*self.handle.borrow() {
-            Some(handle) => {
-                let journal = &mut *self.journal.borrow_mut();
-                handle.with(|core| core.skip(Instant::now(), journal, id))
-            }
-            None => Skip::NotFound,
+        let handle = self.handle.borrow();
+        let Some(handle) = &*handle else { return Skip::NotFound };
+        let journal = &mut *self.journal.borrow_mut();
+        let skip = |journal: &mut Journal, id| handle.with(|core| core.skip(Instant::now(), journal, id));
+        // A record that came again is known by the id under which it is published; what is read on the way may be it.
+        let own = journal.own_id(id).unwrap_or(id);
+        match (skip(journal, own), journal.own_id(id)) {
+            (Skip::NotFound, Some(found)) if found != own => skip(journal, found),
+            (done, _) => done,
         }
     }
 
@@ -197,12 +201,14 @@ impl Link {
             ));
         }
         if let Some(id) = status.blocked_by[lane.index()] {
+            let id = self.journal.borrow().published_id(lane, id);
             return Some(format!(
                 "all wait behind record {id}, which the broker does not take while nothing shows that it takes others; \
                  `tombolo queue skip {id}` sets it aside"
             ));
         }
-        let (since, until) = status.nothing_taken.filter(|_| status.connected)?;
+        let waits = self.journal.borrow().status().lanes[lane.index()].records > 0;
+        let (since, until) = status.nothing_taken.filter(|_| status.connected && waits)?;
         // A moment of it is no state: the next reading may be taken.
         if now.saturating_duration_since(since) < REFUSES_ALL_AFTER {
             return None;
@@ -219,7 +225,13 @@ impl Link {
     fn stalled(&self, status: &Status, now: Instant) -> Vec<String> {
         let of_lane = |lane: Lane| Some(format!("lane {lane}: {}", self.stopped(lane, now)?));
         let mut stalled: Vec<String> = Lane::ALL.into_iter().filter_map(of_lane).collect();
-        let records: u64 = self.journal.borrow().status().lanes.iter().map(|lane| lane.records).sum();
+        // What is held back is tried at its own times, which is no stall.
+        let others = |lane: Lane| {
+            let records = self.journal.borrow().status().lanes[lane.index()].records;
+            let held = status.held_back[lane.index()] as u64 + status.delivered_behind[lane.index()];
+            records.saturating_sub(held)
+        };
+        let records: u64 = Lane::ALL.into_iter().map(others).sum();
         let since = status.taken_at.map_or(status.since, |at| at.max(status.since));
         let waited = now.saturating_duration_since(since);
         if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
@@ -235,11 +247,12 @@ impl Link {
     pub fn lasting_problems(&self) -> Vec<String> {
         let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else { return Vec::new() };
         let mut problems = Vec::new();
-        if let Some(why) = status.version_why.filter(|_| status.connected) {
+        if let Some(why) = status.version_why.as_ref().filter(|_| status.connected) {
             problems.push(format!(
                 "MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}"
             ));
         }
+        problems.extend(closed_again(&status));
         if status.rate_limit.is_some_and(|(_, lowered)| lowered) {
             problems
                 .push("the broker could not follow: fewer publishes a second than could be sent".to_owned());
@@ -258,13 +271,35 @@ impl Link {
         self.handle.borrow().as_ref().map_or(0, |handle| handle.status().connections)
     }
 
+    /// Records of a lane that the broker has and that stay there behind one that is not decided.
+    pub fn delivered_behind(&self, lane: Lane) -> u64 {
+        self.handle.borrow().as_ref().map_or(0, |handle| handle.status().delivered_behind[lane.index()])
+    }
+
     /// The records of a lane that are suspected, some of them, and how many are held back.
     pub fn suspected(&self, lane: Lane) -> (Vec<snapshot::SuspectedRecord>, u64) {
         let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else {
             return Default::default();
         };
-        let suspected = status.suspects.iter().filter(|held| held.lane == lane).map(suspected).collect();
+        let suspected =
+            status.suspects.iter().filter(|held| held.lane == lane).map(|held| self.shown(held)).collect();
         (suspected, status.held_back[lane.index()] as u64)
+    }
+
+    /// Publishes a second at most, where the configuration says so and the broker could follow.
+    pub fn configured_rate(&self, now: Instant) -> Option<u64> {
+        let shown = self.snapshot(now);
+        shown.rate_limit.filter(|_| !shown.rate_lowered)
+    }
+
+    fn shown(&self, held: &HeldRecord) -> snapshot::SuspectedRecord {
+        snapshot::SuspectedRecord {
+            record: self.journal.borrow().published_id(held.lane, held.id).to_string(),
+            lane: held.lane.as_str().to_owned(),
+            topic: held.topic.clone(),
+            reason: held.cause.to_string(),
+            tries: u64::from(held.tries),
+        }
     }
 
     /// As `status` shows it.
@@ -278,7 +313,12 @@ impl Link {
                 Some(why) => format!(
                     "MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}"
                 ),
-                None => "MQTT 3.1.1 is spoken: it cannot say that a message is refused".to_owned(),
+                None if handle.with_settings(|settings| settings.protocol == Protocol::V3_1_1) => {
+                    "protocol = \"3.1.1\" is configured: the broker cannot say that it refuses a message; set \"auto\" if it \
+                     has MQTT 5"
+                        .to_owned()
+                }
+                None => "MQTT 3.1.1 is spoken: the broker cannot say that it refuses a message".to_owned(),
             });
         }
         warnings.extend(trouble(&status, now));
@@ -307,7 +347,7 @@ impl Link {
             rate_limit: status.rate_limit.map(|(limit, _)| limit.round() as u64),
             rate_lowered: status.rate_limit.is_some_and(|(_, lowered)| lowered),
             suspects: status.suspect_count as u64,
-            suspected: status.suspects.iter().map(suspected).collect(),
+            suspected: status.suspects.iter().map(|held| self.shown(held)).collect(),
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
             last_error: status.failure,
@@ -350,14 +390,12 @@ impl Link {
     }
 }
 
-fn suspected(held: &HeldRecord) -> snapshot::SuspectedRecord {
-    snapshot::SuspectedRecord {
-        record: held.id.to_string(),
-        lane: held.lane.as_str().to_owned(),
-        topic: held.topic.clone(),
-        reason: held.cause.to_string(),
-        tries: u64::from(held.tries),
-    }
+fn closed_again(status: &Status) -> Option<String> {
+    (status.closes >= CLOSES).then(|| {
+        "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses this \
+         upstream.client-id, or a load balancer or firewall ends it"
+            .to_owned()
+    })
 }
 
 /// What people should know beside whether a connection stands.
@@ -371,6 +409,7 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
             "a publish has waited {seconds} s for its answer; the connection is replaced if none comes ([upstream] answer-timeout)"
         ));
     }
+    trouble.extend(closed_again(status));
     if let Some((limit, true)) = status.rate_limit {
         let limit = limit.round();
         trouble.push(format!(
@@ -380,7 +419,7 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
     if status.suspect_count > 0 {
         let count = status.suspect_count;
         trouble.push(format!(
-            "{count} suspected by the broker's refusals, tried again while others flow; `tombolo queue` names them",
+            "{count} suspected by the broker's refusals, tried again and compared with others; `tombolo queue` shows more",
             count = if count == 1 { "1 record is".to_owned() } else { format!("{count} records are") }
         ));
     }

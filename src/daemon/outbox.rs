@@ -1,7 +1,7 @@
 //! The journal as the uplink wants to see it. The two do not know each other; here they meet.
 
 use crate::journal::{self, Journal};
-use crate::message::Lane;
+use crate::message::{Lane, RecordId};
 use crate::northbound::reason_code::Cause;
 use crate::northbound::{Loss, Next, Outbox, Record, RejectedFull};
 
@@ -43,6 +43,10 @@ impl Outbox for Journal {
 
     fn expire(&mut self, lane: Lane, sequence: u64) {
         Journal::lose(self, lane, sequence, journal::LossCause::Expired);
+    }
+
+    fn published_id(&self, lane: Lane, id: RecordId) -> RecordId {
+        Journal::published_id(self, lane, id)
     }
 
     fn loss(&mut self, lane: Lane, index: usize) -> Option<Loss> {

@@ -107,14 +107,15 @@ async fn change(store: &Rejected, selection: Selection, retry: bool) -> Result<s
     Ok(json!({ "records": changed, "not_there": not_there }))
 }
 
-/// The number in the store of a record known by its id.
+/// The number in the store of a record known by its id: the one under which it is published, or the one it has in the journal.
 async fn find(store: &Rejected, text: &str) -> Result<u64, Failure> {
     let id = RecordId::parse(text)
         .ok_or_else(|| Failure::new(Code::BadRequest, format!("{text:?} is not a record id")))?;
     let mut after = 0;
     loop {
         let page = store.list(after, LIST_MAX).await;
-        if let Some(record) = page.records.iter().find(|record| record.entry.id == id) {
+        let is_it = |record: &&RejectedRecord| record.entry.id == id || record.original == Some(id);
+        if let Some(record) = page.records.iter().find(is_it) {
             return Ok(record.entry.number);
         }
         match page.last {
@@ -129,7 +130,7 @@ async fn find(store: &Rejected, text: &str) -> Result<u64, Failure> {
 
 fn shown(record: &RejectedRecord) -> snapshot::RejectedRecord {
     snapshot::RejectedRecord {
-        record: record.entry.id.to_string(),
+        record: record.original.unwrap_or(record.entry.id).to_string(),
         device: record.device.clone(),
         topic: record.topic.clone(),
         bytes: record.payload_bytes as u64,
@@ -143,7 +144,7 @@ fn exported(whole: &RejectedWhole) -> Value {
     let record = &whole.record;
     let mut object = json!({
         "v": 1,
-        "id": record.entry.id.to_string(),
+        "id": record.original.unwrap_or(record.entry.id).to_string(),
         "lane": record.entry.lane.as_str(),
         "device": record.device,
         "path": record.path,

@@ -1,5 +1,7 @@
 //! The DTLS sessions as `status` and `device show` show them.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::hub::Hub;
@@ -7,6 +9,7 @@ use crate::control::protocol::SESSIONS_MAX;
 use crate::control::snapshot::{self, Dtls, Session, SessionPage};
 use crate::proto::dtls::{Counters, FailureKind};
 use crate::southbound::coap::EngineKind;
+use crate::southbound::coap::stray::Stray;
 use crate::telemetry::counters::Snapshot;
 
 /// How many there are, by what they have.
@@ -59,7 +62,16 @@ pub fn list(hub: &Hub, now: Instant, device: Option<&str>) -> SessionPage {
 /// The source addresses whose datagrams cannot be served.
 pub fn strays(hub: &Hub, now: Instant) -> Vec<snapshot::Stray> {
     let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
-    let shown = |stray: &crate::southbound::coap::stray::Stray| snapshot::Stray {
+    // An address that has a session established since then is served again.
+    let mut served: HashMap<IpAddr, Instant> = HashMap::new();
+    hub.engine.sessions(&mut |session| {
+        let established =
+            served.entry(session.route.remote.ip().to_canonical()).or_insert(session.established);
+        *established = session.established.max(*established);
+    });
+    let is_served =
+        |stray: &Stray| served.get(&stray.source).is_some_and(|established| *established > stray.last);
+    let shown = |stray: &Stray| snapshot::Stray {
         source: stray.source.to_string(),
         mistake: stray.mistake.as_str().to_owned(),
         advice: stray.mistake.advice().to_owned(),
@@ -67,7 +79,7 @@ pub fn strays(hub: &Hub, now: Instant) -> Vec<snapshot::Stray> {
         since_s: seconds(stray.since),
         last_s: seconds(stray.last),
     };
-    hub.coap.strays.recent(now).map(shown).collect()
+    hub.coap.strays.recent(now).filter(|stray| !is_served(stray)).map(shown).collect()
 }
 
 /// The engine's numbers under their stable names.

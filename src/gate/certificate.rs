@@ -159,6 +159,18 @@ impl CertificatePattern {
         self.kind
     }
 
+    /// The name in the certificate of the device with this id.
+    pub fn name_of(&self, id: &str) -> String {
+        format!("{}{id}{}", self.before, self.after)
+    }
+
+    /// The part that stands for `{id}`, if an id looks like the beginning of a whole name instead: `7` for `door-7` and
+    /// `door-{id}.example`.
+    pub fn part_of(&self, id: &str) -> Option<Name> {
+        let before = (!self.before.is_empty()).then_some(&*self.before)?;
+        Name::parse(id.strip_prefix(before)?).ok()
+    }
+
     /// The id that a name leads to.
     pub(super) fn id(&self, name: &str) -> Option<Name> {
         let id = name.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;

@@ -441,6 +441,11 @@ impl LaneState {
         }
     }
 
+    /// How many records the broker has that stay in the lane behind one that is not decided.
+    pub fn delivered_behind(&self) -> u64 {
+        self.done.iter().map(|(first, last)| last - first + 1).sum()
+    }
+
     /// How many records are held back, suspected or because their topic is.
     pub fn held(&self) -> usize {
         self.entries.iter().filter(|entry| matches!(entry.state, State::Suspect | State::Waiting)).count()

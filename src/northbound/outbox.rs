@@ -30,6 +30,10 @@ pub trait Outbox {
     fn reject(&mut self, lane: Lane, sequence: u64, cause: Cause) -> Result<(), RejectedFull>;
     /// This record's time is over: account for it as a loss.
     fn expire(&mut self, lane: Lane, sequence: u64);
+    /// The id under which a record that was handed out is published: the one it had first.
+    fn published_id(&self, _lane: Lane, id: RecordId) -> RecordId {
+        id
+    }
     /// The loss at `index` in the lane's list of those durable and not reported yet; `None` behind its end.
     fn loss(&mut self, lane: Lane, index: usize) -> Option<Loss>;
     /// The broker has the report of that loss, with that count: it need not be told again.

@@ -231,6 +231,8 @@ pub struct Aftermath {
     pub progress: bool,
     /// A message of our own was alone in flight, and so is suspected.
     pub own: bool,
+    /// A suspect that was tried was alone in flight.
+    pub trial: bool,
 }
 
 /// A record held back, as `tombolo status` and `queue` show it.
@@ -335,12 +337,18 @@ pub struct Publisher {
     overflowed: bool,
     /// The lanes are read for what flows before the next trial.
     flow_first: bool,
+    /// A suspect was sent last.
+    trial_was_last: bool,
     /// Nothing more could flow the last time.
     flow_ran_dry: bool,
     /// Topics of which a reading was taken on this connection; none of more than [`TOPICS_MAX`].
     taken_topics: HashSet<TopicKey>,
+    /// Topics that were too much for the broker on this connection, and none taken of them; at most as many.
+    quota_topics: HashSet<TopicKey>,
     /// When a reading was taken last.
     taken_at: Option<Instant>,
+    /// The connection was closed over a suspect that was tried.
+    trial_closed: bool,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -388,9 +396,12 @@ impl Publisher {
             blocked_told: [false; 2],
             overflowed: false,
             flow_first: false,
+            trial_was_last: false,
             flow_ran_dry: false,
             taken_topics: HashSet::new(),
+            quota_topics: HashSet::new(),
             taken_at: None,
+            trial_closed: false,
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -403,6 +414,8 @@ impl Publisher {
         self.at_least_once = limits.at_least_once;
         self.window = limits.receive_maximum.min(self.max_in_flight).min(PUBLISH_ID_MAX);
         self.flight.open(now, self.window);
+        self.suspicion.handle_open(now);
+        self.quota_topics.clear();
         self.opened_at = now;
         self.taken_here = 0;
         self.taken_topics.clear();
@@ -451,6 +464,7 @@ impl Publisher {
         end: ConnectionEnd,
     ) -> Aftermath {
         let mut aftermath = Aftermath { progress: self.has_progress(now), ..Aftermath::default() };
+        self.trial_closed = false;
         if self.terms.is_some() {
             let in_flight = self.lanes.iter().map(LaneState::in_flight).sum::<usize>();
             aftermath.own = in_flight == 0 && own.in_flight() == 1;
@@ -468,6 +482,7 @@ impl Publisher {
                 ConnectionEnd::Otherwise => false,
             };
         }
+        aftermath.trial = self.trial_closed;
         for lane in &mut self.lanes {
             lane.handle_closed();
         }
@@ -502,10 +517,11 @@ impl Publisher {
             }
             ([], 1) if !volatile => self.strike_own(now, own),
             ([(place, entry)], 0) if !volatile => {
+                self.trial_closed = entry.suspect;
                 self.credit = 1;
                 let own_fault = !cause.is_quota() || entry.suspect || entry.throttled + 1 >= THROTTLES;
                 if own_fault {
-                    self.refuse(now, *place, entry, cause);
+                    self.refuse(now, *place, entry, cause, false);
                 } else if let Some(entry) = self.lanes[place.lane].entry_mut(place.sequence) {
                     entry.throttled += 1;
                 }
@@ -571,7 +587,10 @@ impl Publisher {
         // while all of others is.
         let quiet = self.solo.is_some_and(|solo| solo.place.is_some());
         let of_topics = self.is_of_topics(&silent);
-        if !quiet && !of_topics {
+        let topic_of = |&(lane, sequence): &(usize, u64)| Some(self.lanes[lane].entry(sequence)?.topic);
+        let is_known = |at| topic_of(at).is_some_and(|topic| self.suspicion.is_silent_topic(topic));
+        let known = !silent.is_empty() && silent.iter().all(is_known);
+        if !quiet && !of_topics && !known {
             self.complain(now, since, Cause::Silent);
         }
         let for_themselves = of_topics || dropped <= DROPPED_FOR_THEMSELVES || self.rate.is_lowest();
@@ -585,7 +604,7 @@ impl Publisher {
             entry.silences = entry.silences.saturating_add(1);
             let entry = *entry;
             if entry.suspect || entry.silences >= SILENCES {
-                self.refuse(now, place, &entry, Cause::Silent);
+                self.refuse(now, place, &entry, Cause::Silent, of_topics);
             }
         }
     }
@@ -725,7 +744,16 @@ impl Publisher {
     /// costs the connection; and each time it is tried one more must have been taken before, so that a broker that closes every
     /// connection over its third publish, whatever that is, shows it.
     fn others_first_until(&self, now: Instant) -> Option<Instant> {
-        let (place, _) = self.suspicion.next_trial(now).filter(|(_, manner)| *manner == Manner::Alone)?;
+        let (place, manner) = self.suspicion.next_trial(now)?;
+        if manner == Manner::Quiet {
+            // Without others taken in between another trial would show nothing.
+            let since = self.solo_ended_at.map_or(self.opened_at, |ended| ended.max(self.opened_at));
+            let waits = !self.flow_ran_dry && !self.suspicion.has_evidence(place);
+            return waits.then_some(since + FLOW_FIRST).filter(|until| now < *until);
+        }
+        if manner == Manner::Among {
+            return None;
+        }
         let flow = (!self.flow_ran_dry).then_some(self.opened_at + FLOW_FIRST);
         let alone = self.taken_here < u64::from(self.suspicion.company(place));
         let company = alone.then_some(self.opened_at + COMPANY_WITHIN);
@@ -863,7 +891,9 @@ impl Publisher {
                 continue;
             }
             let half = (self.places() / 2).max(1);
-            if !trials_dry && suspects < half {
+            // Where there is one place only, it is theirs every second time.
+            let others_turn = self.trial_was_last && self.places() < 4 && dry != [true, true];
+            if !trials_dry && suspects < half && !others_turn {
                 let trial = self.suspicion.next_trial(now).filter(|(_, manner)| *manner == Manner::Among);
                 let Some((place, _)) = trial else {
                     trials_dry = true;
@@ -874,6 +904,7 @@ impl Publisher {
                     Step::Sent => {
                         filled.packets += 1;
                         suspects += 1;
+                        self.trial_was_last = true;
                     }
                     Step::Dry => trials_dry = true,
                     Step::Decided | Step::Empty => self.obey(now),
@@ -906,6 +937,7 @@ impl Publisher {
             };
             match self.send_record(index, None, round, outbox, out) {
                 Step::Sent => {
+                    self.trial_was_last = false;
                     filled.packets += 1;
                     since_volatile += 1;
                     if dry == [false, false] {
@@ -1223,7 +1255,7 @@ impl Publisher {
         let lane = &mut self.lanes[place.lane];
         lane.note_sent(place.sequence, State::Unsent, serial);
         if let Some(entry) = lane.entry(place.sequence).copied() {
-            self.refuse(now, place, &entry, Cause::Code(reason_code::PACKET_TOO_LARGE));
+            self.refuse(now, place, &entry, Cause::Code(reason_code::PACKET_TOO_LARGE), false);
         }
         // Where everything is too large newcomers wait, as they do for a broker that refuses everything.
         match self.suspicion.newcomers_wait_until(now) {
@@ -1330,7 +1362,7 @@ impl Publisher {
                     } else if cause.is_quota() {
                         self.throttle(now, place, &entry, code, sent_at);
                     } else {
-                        self.refuse(now, place, &entry, cause);
+                        self.refuse(now, place, &entry, cause, false);
                     }
                 }
             }
@@ -1359,7 +1391,9 @@ impl Publisher {
 
     fn throttle(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, code: u8, sent_at: Instant) {
         let cause = Cause::Code(code);
-        if !entry.suspect {
+        // Too much on a few topics while everything is taken on others is a bound of these topics.
+        let is_of_topic = self.is_quota_of_topic(entry.topic);
+        if !entry.suspect && !is_of_topic {
             self.complain(now, sent_at, cause);
         }
         let throttled = entry.throttled.saturating_add(1);
@@ -1367,9 +1401,12 @@ impl Publisher {
             entry.throttled = throttled;
         }
         if entry.suspect || throttled >= THROTTLES {
-            self.refuse(now, place, entry, cause);
+            self.refuse(now, place, entry, cause, is_of_topic);
         } else {
             self.lanes[place.lane].set(place.sequence, State::Unsent);
+        }
+        if entry.suspect || is_of_topic {
+            return; // tried alone, or in its own time: the others do not pause for it
         }
         if let Some(wait) = self.suspicion.handle_throttled(now) {
             self.credit = self.credit.min(self.window) / 2;
@@ -1381,12 +1418,23 @@ impl Publisher {
         }
     }
 
-    fn refuse(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause) {
+    fn is_quota_of_topic(&mut self, topic: TopicKey) -> bool {
+        let others_only = !self.taken_topics.is_empty()
+            && self.taken_topics.len() < TOPICS_MAX
+            && !self.taken_topics.contains(&topic);
+        if others_only && self.quota_topics.len() < TOPICS_MAX {
+            self.quota_topics.insert(topic);
+        }
+        others_only && self.quota_topics.len() <= DROPPED_FOR_THEMSELVES
+    }
+
+    /// `of_topic`: others are taken meanwhile, and nothing of its topic.
+    fn refuse(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause, of_topic: bool) {
         if matches!(cause, Cause::Code(_)) {
             self.refused_at = Some(now);
         }
         let known = self.suspicion.is_suspect(place);
-        let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause);
+        let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause, of_topic);
         let lane = &mut self.lanes[place.lane];
         // One that finds no room among the suspects would come again at once in its order, before all others.
         self.overflowed |= !held;
@@ -1517,6 +1565,11 @@ impl Publisher {
     /// How many records of a lane are held back: suspected, or on a topic that is.
     pub fn held_back(&self, lane: Lane) -> usize {
         if self.suspicion.is_idle() { 0 } else { self.lanes[lane.index()].held() }
+    }
+
+    /// How many records of a lane the broker has that stay there behind one that is not decided.
+    pub fn delivered_behind(&self, lane: Lane) -> u64 {
+        self.lanes[lane.index()].delivered_behind()
     }
 
     /// How many records are suspected.

@@ -252,8 +252,8 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Code(code) => write!(f, "{} (0x{code:02x})", text(*code)),
-            Cause::Closed => f.write_str("the broker closed the connection each time it was sent"),
-            Cause::Silent => f.write_str("the broker did not answer it each time it was sent"),
+            Cause::Closed => f.write_str("the broker closed the connection when it was sent"),
+            Cause::Silent => f.write_str("the broker did not answer when it was sent"),
             Cause::Skipped => f.write_str("set aside by `tombolo queue skip`"),
         }
     }

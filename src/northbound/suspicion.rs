@@ -61,7 +61,9 @@ const SPACING: Duration = Duration::from_secs(1);
 const TOPIC_SPACING_MAX: Duration = Duration::from_secs(15);
 /// The same for a topic that is not answered: each trial holds the connection up.
 const SILENT_SPACING_MAX: Duration = Duration::from_secs(300);
-/// Between two newcomers while the broker refuses everything, at most.
+/// Between newcomers while the broker refuses everything, at first;
+const FIRST_PAUSE: Duration = Duration::from_millis(125);
+/// at most.
 const NEWCOMER_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Between two trials while nothing is taken, at most.
 const RETRY_MAX: Duration = Duration::from_secs(300);
@@ -416,7 +418,9 @@ impl Suspicion {
     /// The broker refused everything and takes readings again: whoever was never tried against others begins anew.
     fn resume(&mut self, now: Instant) {
         for suspect in &mut self.suspects {
-            if suspect.confirmed == 0 && !suspect.was_in_order && !suspect.in_flight {
+            // What is not answered, or too much, would only take the places of what is.
+            let is_quota = suspect.cause.is_quota();
+            if suspect.confirmed == 0 && !suspect.was_in_order && !suspect.in_flight && !is_quota {
                 (suspect.in_order, suspect.was_in_order) = (true, true);
                 self.rulings.push_back(Ruling::Release(suspect.place));
             }
@@ -451,7 +455,8 @@ impl Suspicion {
     }
 
     /// The reading sent under the number `serial` was refused, the broker closed the connection over it with nothing else in
-    /// flight, or it stayed unanswered. Whether it is a suspect now; otherwise there are too many, and it waits until there are fewer.
+    /// flight, or it stayed unanswered. `of_topic`: meanwhile others are taken and nothing of its topic, so that it says nothing about
+    /// the broker. Whether it is a suspect now; otherwise there are too many, and it waits until there are fewer.
     pub fn handle_refused(
         &mut self,
         now: Instant,
@@ -459,6 +464,7 @@ impl Suspicion {
         topic: TopicKey,
         serial: u64,
         cause: Cause,
+        of_topic: bool,
     ) -> bool {
         let was_gated = self.is_gated(topic);
         let known = self.is_suspect(place);
@@ -468,7 +474,7 @@ impl Suspicion {
             return true;
         }
         // A topic whose records are known to be refused says nothing about the broker.
-        let known_topic = self.topics.get(&topic).is_some_and(Doubt::judges_each);
+        let known_topic = of_topic || self.topics.get(&topic).is_some_and(Doubt::judges_each);
         let was_alone = self.row == 0;
         if !was_alone {
             for other in self.suspects.iter_mut().filter(|other| other.singled_out.is_none()) {
@@ -479,11 +485,13 @@ impl Suspicion {
             self.row = self.row.saturating_add(1);
             self.nothing_taken_since.get_or_insert(now);
         }
-        if self.row >= MASS && !known_topic {
-            let pause = SPACING.saturating_mul(1 << (self.row - MASS).min(16)).min(NEWCOMER_PAUSE_MAX);
+        // A few go after each pause: where most are refused for themselves, one of them is taken.
+        if self.row >= MASS && !known_topic && (self.row.is_multiple_of(MASS) || self.row > 8 * MASS) {
+            let pause =
+                FIRST_PAUSE.saturating_mul(1 << (self.row / MASS - 1).min(16)).min(NEWCOMER_PAUSE_MAX);
             self.pause_until = Some(now + pause);
         }
-        if !was_gated && !known_topic {
+        if !was_gated && !known_topic && self.row >= 3 {
             // It is not only the suspects that are refused.
             for other in self.suspects.iter_mut().filter(|other| other.topic != topic) {
                 other.pending = false;
@@ -713,6 +721,25 @@ impl Suspicion {
             suspect.in_flight = true;
             suspect.tried_at = now;
         }
+    }
+
+    /// A new connection: perhaps the broker is another, or has changed. One suspect may find that out at once.
+    pub fn handle_open(&mut self, now: Instant) {
+        (self.retry_step, self.retry_at, self.pause_until) = (0, now, None);
+        let waiting = self.suspects.iter_mut().filter(|suspect| !suspect.in_flight && !suspect.in_order);
+        if let Some(first) = waiting.min_by_key(|suspect| (suspect.due, suspect.place.sequence)) {
+            first.due = first.due.min(now + SPACING);
+        }
+    }
+
+    /// Whether a reading on another topic was taken since this suspect was refused last.
+    pub fn has_evidence(&self, place: RecordPlace) -> bool {
+        self.position(place).is_some_and(|index| self.suspects[index].evidence)
+    }
+
+    /// Whether that topic is doubted because it was not answered.
+    pub fn is_silent_topic(&self, topic: TopicKey) -> bool {
+        self.topics.get(&topic).is_some_and(|doubt| doubt.cause == Cause::Silent)
     }
 
     /// The connection is gone, and that says nothing about whatever suspect was in flight.

@@ -44,6 +44,10 @@ pub const CONNECT_WITHIN: Duration = Duration::from_secs(120);
 const STEP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+/// So many connections that the broker closed, and nothing shows why, are worth a warning,
+pub const CLOSES: usize = 4;
+/// within so long.
+const CLOSES_WITHIN: Duration = Duration::from_secs(600);
 /// A subscription the broker closes over is left out for so long.
 const SUBSCRIPTION_LEFT_OUT: Duration = Duration::from_secs(3600);
 /// So many closes over the subscription, others standing without it.
@@ -94,6 +98,11 @@ pub enum Event {
         /// What it failed with.
         why: String,
     },
+    /// The broker closed the connection so often within 10 min, and nothing shows why.
+    ClosedAgain {
+        /// How often.
+        times: usize,
+    },
     /// The client id is probably used elsewhere: attempts are minutes apart.
     ClientIdElsewhere,
     /// Our own status topic showed us offline; it was set right.
@@ -136,8 +145,12 @@ pub struct Status {
     pub attempt_at: Option<Instant>,
     /// By [`Lane::index`]: until when a rejected record that finds no room stops it.
     pub stopped_until: [Option<Instant>; 2],
+    /// By [`Lane::index`]: records that the broker has and that stay in the lane behind one that is not decided.
+    pub delivered_behind: [u64; 2],
     /// By [`Lane::index`]: records held back, suspected or on a topic that is.
     pub held_back: [usize; 2],
+    /// How often the broker closed a connection in the last 10 min, and nothing showed why.
+    pub closes: usize,
     /// When the broker took a reading last, over all connections.
     pub taken_at: Option<Instant>,
     /// By [`Lane::index`]: the record that must be decided before the lane takes more.
@@ -216,6 +229,8 @@ pub struct Uplink {
     avoid: Vec<SocketAddr>,
     /// Attempts in a row that went on to the next address at once.
     hops: usize,
+    /// When the broker closed a connection and nothing showed why; at most those of [`CLOSES_WITHIN`].
+    closes: VecDeque<Instant>,
     limits: Limits,
     /// What the broker said of QoS and retain when it refused our will.
     will_limits: Limits,
@@ -253,6 +268,7 @@ impl Uplink {
             dialed: Dialed::default(),
             avoid: Vec::new(),
             hops: 0,
+            closes: VecDeque::new(),
             limits: Limits::default(),
             will_limits: Limits::default(),
             accepted_at: None,
@@ -609,8 +625,14 @@ impl Uplink {
             failure: self.failure.clone(),
             attempt_at: (self.stage == Stage::Waiting && !self.stopping).then(|| self.reconnect.attempt_at()),
             stopped_until: Lane::ALL.map(|lane| self.publisher.stopped_until(lane)),
+            delivered_behind: Lane::ALL.map(|lane| self.publisher.delivered_behind(lane)),
             held_back: Lane::ALL.map(|lane| self.publisher.held_back(lane)),
             nothing_taken: self.publisher.nothing_taken(now),
+            closes: self
+                .closes
+                .iter()
+                .filter(|at| now.saturating_duration_since(**at) < CLOSES_WITHIN)
+                .count(),
             taken_at: self.publisher.taken_at(),
             blocked_by: Lane::ALL.map(|lane| self.publisher.blocked_by(lane)),
             suspect_count: self.publisher.suspect_count(),
@@ -871,7 +893,7 @@ impl Uplink {
                 self.strike_subscription(now);
             }
             self.fallback.handle_lost(now);
-            self.outcome_of_loss(outcome, gone, aftermath, subscription)
+            self.outcome_of_loss(now, outcome, gone, aftermath, subscription)
         } else {
             self.outcome_of_failure(now, outcome, failure, &what)
         };
@@ -893,9 +915,27 @@ impl Uplink {
         }
     }
 
+    /// The broker closed a connection that stood, and nothing shows why.
+    fn note_close(&mut self, now: Instant) {
+        let before = self.closes(now);
+        self.closes.push_back(now);
+        if before + 1 == CLOSES {
+            self.events.push_back(Event::ClosedAgain { times: CLOSES });
+        }
+    }
+
+    /// How often the broker closed the connection lately, and nothing showed why.
+    fn closes(&mut self, now: Instant) -> usize {
+        while self.closes.front().is_some_and(|at| now.saturating_duration_since(*at) >= CLOSES_WITHIN) {
+            self.closes.pop_front();
+        }
+        self.closes.len()
+    }
+
     /// Of a connection that stood.
     fn outcome_of_loss(
         &mut self,
+        now: Instant,
         outcome: Outcome,
         gone: ConnectionEnd,
         aftermath: publisher::Aftermath,
@@ -914,7 +954,11 @@ impl Uplink {
         let suspicious =
             gone == ConnectionEnd::Unanswered || (aftermath.suspicious && gone != ConnectionEnd::Otherwise);
         // What goes along with a connection is left out after its second strike: that is soon found out.
-        let search = suspicious && (aftermath.progress || aftermath.own) || subscription;
+        // A suspect that was tried has its own back-off; what comes meanwhile does not wait for that.
+        let search = suspicious && (aftermath.progress || aftermath.own || aftermath.trial) || subscription;
+        if !search && !aftermath.suspicious && gone == ConnectionEnd::Closed {
+            self.note_close(now);
+        }
         if !search {
             // Where readings were answered it is rather a broker, or what stands before it, that does not last than a rival.
             let how = if aftermath.suspicious || aftermath.progress { Lost::Explained } else { how };

@@ -10,6 +10,9 @@ fn a_gateway_in_order_has_no_fail_and_every_line_begins_with_its_level() {
     for line in ran.out.lines() {
         assert!(["ok    ", "warn  "].iter().any(|level| line.starts_with(level)), "{line}");
     }
+    let (count, next) = ran.err.trim_end().split_once("; next: ").unwrap();
+    assert!(count.starts_with("0 fail, ") && count.ends_with(" warn"), "{}", ran.err);
+    assert_eq!(next, "tombolo init --url mqtts://BROKER");
     for subject in ["configuration: ", "clock: ", "state directory: ", "disk: ", "daemon: ", "ports: "] {
         assert!(ran.out.contains(subject), "{subject} in {}", ran.out);
     }

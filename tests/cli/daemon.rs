@@ -21,7 +21,8 @@ use crate::place::Place;
 
 struct Hub {
     tail: Tail,
-    connected: bool,
+    /// `None`: it has no upstream.
+    connected: Option<bool>,
 }
 
 impl Control for Hub {
@@ -125,11 +126,11 @@ impl Control for Hub {
 
     fn uplink_check(&mut self, reply: Reply) {
         reply.ok(&Uplink {
-            configured: true,
-            connected: self.connected,
+            configured: self.connected.is_some(),
+            connected: self.connected == Some(true),
             broker: Some("b:8883".into()),
-            echo_ms: self.connected.then_some(12),
-            last_error: (!self.connected).then(|| "connection refused".into()),
+            echo_ms: (self.connected == Some(true)).then_some(12),
+            last_error: (self.connected == Some(false)).then(|| "connection refused".into()),
             ..Uplink::default()
         });
     }
@@ -142,8 +143,8 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(socket: &Path, connected: bool) -> Daemon {
-        let socket = socket.to_owned();
+    fn start(socket: &Path, connected: impl Into<Option<bool>>) -> Daemon {
+        let (socket, connected) = (socket.to_owned(), connected.into());
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -335,6 +336,23 @@ fn check_asks_the_daemon_about_ports_and_uplink() {
     let out = place.run("check").fine();
     assert!(out.contains("came back in 12 ms") && out.contains("runs and has its ports"), "{out}");
     assert!(!out.contains("ports: ") && !out.contains("upstream tcp"), "{out}");
+}
+
+#[test]
+fn check_before_the_first_reload_says_to_reload_and_does_not_fail_for_it() {
+    let place = Place::new();
+    place.run("init --url mqtts://127.0.0.1:1").fine();
+    let _daemon = Daemon::start(&place.path("run/control.sock"), None);
+    let ran = place.run("check");
+    assert!(!ran.out.contains("none configured"), "{}", ran.out);
+    let fails: Vec<&str> = ran.out.lines().filter(|line| line.starts_with("fail")).collect();
+    assert_eq!(fails.len(), 1, "{fails:?}");
+    assert!(fails[0].starts_with("fail  upstream tcp: "), "{fails:?}");
+    let warned = ran
+        .out
+        .lines()
+        .any(|line| line.starts_with("warn  daemon: ") && line.ends_with("systemctl reload tombolo"));
+    assert!(warned, "{}", ran.out);
 }
 
 #[test]

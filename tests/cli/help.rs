@@ -9,7 +9,7 @@ fn help_names_every_command_that_is_built_and_none_that_is_not() {
     for command in ["send", "cert", "update"] {
         assert!(!help.contains(&format!("\n  {command} ")), "{command} in\n{help}");
     }
-    assert!(help.contains("78 configuration") && help.contains("--json"), "{help}");
+    assert!(help.contains("78 invalid configuration") && help.contains("--json"), "{help}");
     assert!(!help.contains('\x1b'));
 }
 
@@ -51,7 +51,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
     place.run("device add").failed(2, &["<ID>"]);
     place.run("acl explain door-7 GET t").failed(2, &["GET", "POST"]);
     place.run("queue rejected drop").failed(2, &["--all"]);
-    place.run("queue rejected drop seven").failed(2, &["seven", "queue rejected list"]);
+    place.run("queue rejected drop seven").failed(2, &["seven", "tombolo queue rejected list"]);
 }
 
 #[test]

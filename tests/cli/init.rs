@@ -27,7 +27,9 @@ fn a_second_init_is_refused_unless_it_is_meant() {
     let place = Place::new();
     let json = place.run("--json init --url mqtts://one.example.com").json();
     assert_eq!((json["gateway"].is_null(), &json["running"]), (true, &serde_json::json!(false)));
-    place.run("init --url mqtts://two.example.com").failed(78, &["10-site.toml", "--force"]);
+    let refused = place.run("init --url mqtts://two.example.com");
+    assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
+    refused.failed(1, &["10-site.toml exists already", "--force"]);
     assert!(place.read("conf.d/10-site.toml").contains("one.example.com"));
     place.run("init --url mqtts://two.example.com --force").fine();
     assert!(place.read("conf.d/10-site.toml").contains("two.example.com"));

@@ -116,6 +116,19 @@ fn a_file_that_is_wrong_is_said_once_though_devices_need_what_is_in_it() {
 }
 
 #[test]
+fn a_file_that_the_service_does_not_see_is_named() {
+    let mut case = place("");
+    case.layers[0].text = case.layers[0].text.replace("\"ca.pem\"", "\"/home/admin/ca.pem\"");
+    let ca = case.files.0[std::path::Path::new("/etc/tombolo/ca.pem")].clone();
+    case.files.0.insert("/home/admin/ca.pem".into(), ca);
+    let said = said(&case);
+    assert_eq!(said.len(), 1, "{said:?}");
+    let expected = "coap.client-ca-file: /home/admin/ca.pem is below /home, which the service does not see (ProtectHome in its \
+                    unit); put the file below /etc/tombolo";
+    assert!(said[0].starts_with("warn ") && said[0].ends_with(expected), "{said:?}");
+}
+
+#[test]
 fn a_list_that_another_signed_in_the_name_of_a_ca_is_refused() {
     let mut case = place("");
     case.layers[0].text = case.layers[0].text.replace("\"ca.pem\"", "\"ca.pem\"\ncrl-file = \"crl.pem\"");
@@ -147,12 +160,12 @@ fn a_reload_with_a_wrong_file_keeps_what_was_in_force_and_takes_up_the_rest() {
         .file("/etc/tombolo/ca.pem", "half");
     new.certificates = Some(before.certificates.clone());
     let said = said(&new);
-    assert!(
-        said[0].ends_with("nobody gets in by certificate or key")
-            || said[0].contains("what was in force stays in force"),
-        "{said:?}"
-    );
-    assert!(said[0].contains("what was in force stays in force"), "{said:?}");
+    let expected = "the previous files stay in use until the next restart; replace the file, then reload";
+    assert!(said[0].ends_with(expected), "{said:?}");
+    new.certificates = None;
+    let expected = "no device with a certificate or raw public key can connect until it is valid";
+    assert!(self::said(&new)[0].ends_with(expected), "{:?}", self::said(&new));
+    new.certificates = Some(before.certificates.clone());
     let after = new.loaded();
     assert_eq!(after.certificates.authorities, before.certificates.authorities);
     assert_eq!(devices(&new), ["e"]);
@@ -264,6 +277,27 @@ fn a_fleet_is_read_judged_and_kept_from_what_is_switched_off() {
     let withheld: Vec<&str> = gate.withheld.ids.iter().map(|id| id.as_str()).collect();
     assert!(withheld.contains(&"7") && withheld.contains(&"bad"), "{withheld:?}");
     assert_eq!(gate.withheld.certificates[0].to_string(), "certificate-cn \"old\"");
+    // One that no certificate need have is still right; one that is written like a certificate's name is probably not.
+    let said_of = |id: &str| -> Vec<String> {
+        let case = place(&format!("{fleet}[device.{id}]\nenabled = false\n"));
+        let all = case.loaded().findings;
+        all.iter().filter(|one| one.message.contains("excludes")).map(ToString::to_string).collect()
+    };
+    let right = said_of("8");
+    assert_eq!(right.len(), 1);
+    assert!(right[0].starts_with("ok "), "{right:?}");
+    assert!(
+        right[0].ends_with(
+            "device.8.enabled: excludes the device 8 of fleet doors (certificate-dns door-8.example)"
+        ),
+        "{right:?}"
+    );
+    let mistaken = said_of("door-8");
+    assert!(mistaken[0].starts_with("warn "), "{mistaken:?}");
+    assert!(
+        mistaken[0].ends_with("(certificate-dns door-door-8.example); if certificate-dns door-8.example is meant, write [device.8]"),
+        "{mistaken:?}"
+    );
     let wrong = |lines: &str, message: &str| {
         let said = said(&place(&format!("{fleet}[fleet.x]\nrole = \"r\"\n{lines}\n")));
         assert_eq!(said.len(), 1, "{said:?}");

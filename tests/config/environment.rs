@@ -102,3 +102,12 @@ fn a_setting_with_one_underscore_too_few_fails_the_check_with_the_name_meant() {
     let said = with("", "TOMBOLO_TEST_PEERS", "all").complaints().1;
     assert!(said.len() == 1 && said[0].starts_with("warn"), "{said:?}");
 }
+
+#[test]
+fn a_list_in_a_variable_is_separated_by_commas_and_a_wrong_one_is_told_so() {
+    let case = with("", "TOMBOLO_COAP__LISTEN", "127.0.0.1:5684,[::1]:5684");
+    assert_eq!(case.loaded().settings.coap.listen.len(), 2);
+    let (loads, said) = with("", "TOMBOLO_COAP__LISTEN", "[\"127.0.0.1:5684\"]").complaints();
+    assert!(!loads);
+    assert!(said[0].contains("separated by commas, without brackets and quotes"), "{said:?}");
+}

@@ -166,7 +166,7 @@ fn the_upstream_url() {
     );
     assert_eq!(
         url("mqtt://broker.example.com"),
-        line("mqtt:// sends every reading readable for all who listen; use mqtts://, or set insecure = true")
+        line("mqtt:// is not encrypted; use mqtts://, or set insecure = true (init --insecure)")
     );
     assert_eq!(
         url("broker.example.com:8883"),
@@ -483,10 +483,8 @@ fn a_fault_found_after_the_merge_is_named_in_the_layer_that_won() {
     );
     assert_eq!(
         case.complaints().1,
-        [
-            "fail  /etc/tombolo/conf.d/20-x.toml:3: upstream.url: mqtt:// sends every reading readable for all who listen; \
-             use mqtts://, or set insecure = true"
-        ]
+        ["fail  /etc/tombolo/conf.d/20-x.toml:3: upstream.url: mqtt:// is not encrypted; \
+             use mqtts://, or set insecure = true (init --insecure)"]
     );
 }
 

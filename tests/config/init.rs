@@ -4,10 +4,17 @@ use std::fs;
 use std::path::PathBuf;
 
 use tombolo::config::init::Site;
-use tombolo::config::init::io::write;
+use tombolo::config::init::io::{InitError, write};
 
 use crate::registry::{Folder, MAIN};
-use crate::support::lines;
+use crate::support;
+
+fn lines(error: &InitError) -> String {
+    match error {
+        InitError::Findings(findings) => support::lines(findings),
+        InitError::Exists(path) => panic!("{} exists", path.display()),
+    }
+}
 
 fn site(url: &str) -> Site {
     Site { url: Some(url.into()), ..Site::default() }
@@ -23,17 +30,17 @@ fn the_drop_in_is_written_beside_the_main_file_which_stays_as_it_is() {
     assert_eq!(path, folder.0.join("conf.d/10-site.toml"));
     assert_eq!(loaded.settings.upstream.unwrap().host, "b");
     let upstream = folder.load().settings.upstream.unwrap();
-    assert_eq!(upstream.tls.unwrap().ca_file, Some(ca));
+    assert_eq!(upstream.tls.unwrap().ca_file, Some(ca.clone()));
+    // A way through the parent folder is written without it.
+    let around = folder.0.join("devices/../ca.pem");
+    fs::create_dir_all(folder.0.join("devices")).unwrap();
+    write(&folder.options(), &Site { ca_file: Some(around), ..site("mqtts://b") }, true).unwrap();
+    let straight = fs::canonicalize(&folder.0).unwrap().join("ca.pem");
+    assert_eq!(folder.load().settings.upstream.unwrap().tls.unwrap().ca_file, Some(straight));
     assert_eq!(fs::read_to_string(folder.0.join("tombolo.toml")).unwrap(), MAIN);
 
     let refused = write(&folder.options(), &site("mqtts://c"), false).unwrap_err();
-    assert_eq!(
-        lines(&refused),
-        format!(
-            "fail  {}: configuration: exists already; look at it first; --force replaces it\n",
-            path.display()
-        )
-    );
+    assert!(matches!(&refused, InitError::Exists(there) if *there == path), "{refused:?}");
     write(&folder.options(), &site("mqtts://c"), true).unwrap();
     assert_eq!(folder.load().settings.upstream.unwrap().host, "c");
 }
@@ -43,7 +50,10 @@ fn what_would_be_refused_is_not_put_in_place() {
     let folder = Folder::new("init-bad");
     folder.write("tombolo.toml", MAIN);
     let refused = |site: &Site| lines(&write(&folder.options(), site, false).unwrap_err());
-    assert!(refused(&site("mqtt://b")).contains("mqtt:// sends every reading readable"));
+    assert!(
+        refused(&site("mqtt://b"))
+            .contains("mqtt:// is not encrypted; use mqtts://, or set insecure = true (init --insecure)")
+    );
     assert!(
         refused(&Site { id: Some("a/b".into()), ..site("mqtts://b") })
             .contains("gateway.id: \"a/b\" is not accepted")

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyIdMethod, KeyPair};
 use tombolo::config::schema::{self, Key, Kind};
 use tombolo::config::{Finding, Level, Origin};
 
@@ -26,10 +26,21 @@ fn files() -> Fake {
     let key = KeyPair::generate().unwrap();
     let mut certificate = CertificateParams::new(["gateway.example".to_owned()]).unwrap();
     certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2024, 1, 1),
+        next_update: rcgen::date_time_ymd(2100, 1, 1),
+        crl_number: 1u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let issuer = Issuer::from_params(&certificate, &key);
+    let list = list.signed_by(&issuer).unwrap().pem().unwrap();
     let certificate = certificate.self_signed(&key).unwrap().pem();
     all.with("/etc/tombolo/broker-ca.pem", "")
         .with("/etc/tombolo/ca.pem", "")
         .with("/etc/tombolo/devices-ca.pem", &certificate)
+        .with("/etc/tombolo/devices-crl.pem", &list)
         .with("/etc/tombolo/gateway.pem", &certificate)
         .with("/etc/tombolo/gateway.key", &key.serialize_pem())
         .with("/etc/tombolo/secrets/upstream-password", "secret")

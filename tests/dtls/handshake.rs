@@ -106,8 +106,8 @@ fn no_shared_cipher_suite_is_named_with_what_was_offered() {
     let [Told::Failed(1, failure)] = &world.told()[..] else { panic!() };
     assert_eq!(
         failure.to_string(),
-        "no shared cipher suite (offered TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, \
-         TLS_PSK_WITH_AES_128_GCM_SHA256)"
+        "no shared cipher suite; offered TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, \
+         TLS_PSK_WITH_AES_128_GCM_SHA256"
     );
     assert_eq!(world.engine.half_open_count(), 0);
 }

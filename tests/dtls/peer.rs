@@ -295,5 +295,5 @@ fn openssl_without_our_suite_is_named_with_what_it_offered() {
     assert!(text.contains("handshake failure"), "the client is told: {text}");
     assert!(server.wait(|seen| !seen.failed.is_empty()));
     let failed = server.seen().failed.clone();
-    assert_eq!(failed[0].to_string(), "no shared cipher suite (offered TLS_PSK_WITH_AES_128_GCM_SHA256)");
+    assert_eq!(failed[0].to_string(), "no shared cipher suite; offered TLS_PSK_WITH_AES_128_GCM_SHA256");
 }

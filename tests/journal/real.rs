@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::{Failed, Journal, LossCause, Next, OpenError, Refused, Retried, Ticket};
-use tombolo::message::Lane;
+use tombolo::message::{Lane, RecordId};
 
 use crate::harness::{content, payload};
 
@@ -270,6 +270,12 @@ fn a_rejected_record_can_be_listed_retried_and_given_up() {
         }
     };
     assert_eq!((sequence, original, bytes), (4, Some(list[0].entry.id), payload(0, 100)));
+    // Everywhere it has the id that it had first.
+    let own = RecordId { sequence: 4, ..list[0].entry.id };
+    assert_eq!(journal.published_id(Lane::Normal, own), list[0].entry.id);
+    assert_eq!(journal.own_id(list[0].entry.id), Some(own));
+    assert_eq!(journal.own_id(own), None);
+    assert_eq!(runtime.block_on(rejected.oldest(Lane::Normal)).unwrap().0, list[0].entry.id);
     let loss = loop {
         if let Some(loss) = journal.loss(Lane::Normal, 0) {
             break loss;

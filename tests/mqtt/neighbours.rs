@@ -200,6 +200,142 @@ fn trials_and_readings_in_their_turn_do_not_take_the_disk_from_each_other() {
 }
 
 #[test]
+fn one_silent_topic_of_twenty_does_not_stop_the_others_however_many_readings_it_has() {
+    for (rate, silent) in [(6, 1), (10, 4), (4, 1)] {
+        let mut world = World::new(bare_settings());
+        world.broker.delay = Duration::from_millis(20);
+        world.broker.policy = Box::new(move |d| {
+            let topic: u64 = d.topic.trim_start_matches("t/").parse().unwrap_or(99);
+            if topic < silent { Reply::Drop } else { Reply::Ack(0) }
+        });
+        let topics = if silent == 4 { 8 } else { 20 };
+        for number in 0..rate * 400 {
+            let lane = if silent == 1 && rate == 4 { Lane::High } else { Lane::Normal };
+            world.store(lane, &format!("t/{}", number % topics), number.to_string().as_bytes());
+            world.run_for(SECOND / rate as u32);
+        }
+        let mut worst = Duration::ZERO;
+        for number in (0..rate * 400 - 40).filter(|number| number % topics >= silent) {
+            let payload = number.to_string().into_bytes();
+            let at = world.broker.delivered.iter().find(|d| d.payload == payload).map(|d| d.at);
+            let stored = SECOND / rate as u32 * number as u32;
+            worst = worst.max(at.unwrap_or(Duration::from_secs(9999)).saturating_sub(stored));
+        }
+        assert!(worst <= 20 * SECOND, "{rate} a second, {silent} silent: {worst:?}");
+        assert!(world.status().rate_limit.is_none(), "{:?}", world.status().rate_limit);
+    }
+}
+
+#[test]
+fn a_topic_with_a_quota_of_its_own_stops_no_other() {
+    for code in [0x97, 0x96, 0x93] {
+        let mut world = World::new(bare_settings());
+        world.broker.delay = Duration::from_millis(5);
+        world.broker.policy = Box::new(move |d| Reply::Ack(if d.topic == "t/3" { code } else { 0 }));
+        for number in 0..2400u64 {
+            world.store(Lane::Normal, &format!("t/{}", number % 4), number.to_string().as_bytes());
+            world.run_for(SECOND / 8);
+        }
+        let there: BTreeSet<u64> =
+            world.payloads().iter().filter_map(|payload| payload.parse().ok()).collect();
+        let missing = (0..2350).filter(|number| number % 4 != 3 && !there.contains(number)).count();
+        assert_eq!(missing, 0, "{code:#x}: {:?}", world.status());
+        world.broker.policy = Box::new(|_| Reply::Ack(0));
+        world.run_for(400 * SECOND);
+        assert_eq!(world.outbox.waiting(Lane::Normal), 0, "{code:#x}");
+    }
+}
+
+#[test]
+fn many_denied_topics_are_set_aside_and_hold_the_others_up_for_seconds() {
+    let mut world = World::new(bare_settings());
+    world.broker.delay = Duration::from_millis(10);
+    world.broker.policy = Box::new(|d| Reply::Ack(if d.topic.starts_with("bad") { 0x87 } else { 0 }));
+    let mut good = Vec::new();
+    for number in 0..2000u64 {
+        let is_good = number % 10 == 0;
+        let topic = if is_good { format!("good/{}", number % 3) } else { format!("bad/{}", number % 1500) };
+        world.store(Lane::Normal, &topic, number.to_string().as_bytes());
+        if is_good {
+            good.push((number, world.elapsed()));
+        }
+        world.run_for(SECOND / 40);
+    }
+    world.run_for(120 * SECOND);
+    let mut waits: Vec<Duration> = Vec::new();
+    for (number, stored) in good {
+        let payload = number.to_string().into_bytes();
+        let at = world.broker.delivered.iter().find(|d| d.payload == payload).map(|d| d.at);
+        waits.push(at.unwrap_or(Duration::from_secs(9999)).saturating_sub(stored));
+    }
+    waits.sort_unstable();
+    assert!(waits[waits.len() / 2] <= 30 * SECOND && waits.last() <= Some(&(60 * SECOND)), "{waits:?}");
+}
+
+#[test]
+fn a_new_connection_finds_out_at_once_that_the_broker_is_sane_again() {
+    let mut world = World::new(bare_settings());
+    world.broker.policy = Box::new(|_| Reply::Ack(0x87));
+    for number in 0..300u64 {
+        world.store(Lane::Normal, &format!("t/{}", number % 5), b"1");
+        world.run_for(SECOND);
+    }
+    world.run_for(600 * SECOND);
+    world.kill_broker();
+    world.broker.policy = Box::new(|_| Reply::Ack(0));
+    world.broker.reachable = true;
+    while !world.status().connected {
+        world.run_for(SECOND);
+    }
+    world.run_for(15 * SECOND);
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0, "{:?}", world.status());
+    assert!(world.outbox.rejected.is_empty());
+}
+
+#[test]
+fn what_comes_while_a_suspect_is_tried_waits_seconds_and_not_for_the_suspects_back_off() {
+    let mut world = World::new(bare_settings());
+    world.broker.policy = Box::new(|d| if d.topic == "bad" { Reply::Close } else { Reply::Ack(0) });
+    world.store(Lane::Normal, "good", b"before");
+    world.run_for(60 * SECOND);
+    world.store(Lane::Normal, "bad", b"bad");
+    // Hours in which nothing else comes, but one reading now and then.
+    let mut worst = Duration::ZERO;
+    for number in 0..40u64 {
+        world.run_for(Duration::from_secs(97 + 13 * number));
+        let begun = world.elapsed();
+        let payload = format!("good {number}");
+        world.store(if number % 2 == 0 { Lane::High } else { Lane::Normal }, "good", payload.as_bytes());
+        while !world.payloads().contains(&payload) {
+            world.run_for(SECOND);
+            assert!(world.elapsed() < begun + 300 * SECOND, "{number}: {:?}", world.status());
+        }
+        worst = worst.max(world.elapsed() - begun);
+    }
+    assert!(worst <= 10 * SECOND, "{worst:?}");
+    assert!(world.broker.links < 200, "{}", world.broker.links);
+}
+
+#[test]
+fn closes_again_and_again_without_a_reason_are_told_with_what_may_be_behind_them() {
+    let mut world = World::new(bare_settings());
+    for number in 0..6 {
+        world.store(Lane::Normal, "good", b"good");
+        world.run_for(40 * SECOND);
+        assert_eq!(
+            world.count(|e| matches!(e, Event::ClosedAgain { .. })),
+            usize::from(number >= 4),
+            "{number}"
+        );
+        world.cut();
+        world.run_for(20 * SECOND);
+    }
+    assert!(world.status().closes >= 4);
+    world.run_for(700 * SECOND);
+    assert_eq!(world.status().closes, 0);
+}
+
+#[test]
 fn records_that_come_again_are_released_by_their_places() {
     let mut world = World::new(bare_settings());
     for number in 0..20u64 {

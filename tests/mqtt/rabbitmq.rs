@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tombolo::message::Lane;
+use tombolo::northbound::io::probe::{Grade, probe};
 use tombolo::northbound::reason_code::Cause;
+use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::wire::Version;
 
 use crate::mosquitto::store;
@@ -63,4 +65,18 @@ fn an_ordinary_account_gets_status_and_readings_through_on_one_connection() {
         running.until("drains", |running| running.outbox.borrow().waiting(Lane::Normal) == 0).await;
         assert!(running.outbox.borrow().rejected.is_empty());
     });
+}
+
+#[test]
+fn the_check_warns_where_the_account_may_not_use_its_topic() {
+    let rabbitmq = RabbitMq::start("^good\\..*");
+    let mut settings = rabbitmq.settings();
+    settings.protocol = Protocol::V3_1_1;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let steps = runtime.block_on(probe(&settings, good_clock(), "tombolo/g/gateway/check", true));
+    let last = steps.last().unwrap();
+    assert_eq!((last.name, last.grade), ("publish", Grade::Warn), "{steps:#?}");
+    let expected = "the broker closes the connection over a subscription to tombolo/g/gateway/check; readings may still pass";
+    assert_eq!(last.text, expected);
+    assert!(last.advice.as_ref().unwrap().starts_with("allow tombolo/g/# at the broker"), "{last:?}");
 }

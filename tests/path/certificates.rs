@@ -302,6 +302,10 @@ fn a_fleets_device_outlives_a_restart_is_told_offline_and_is_cleared_when_its_fl
     }
     let both = [("1", "doors"), ("2", "doors")].map(|(id, fleet)| (id.to_owned(), fleet.to_owned()));
     wait_for("the list", || world.listed() == both);
+    let (code, said) = world.site.daemon.command(&["device", "remove", "2"]);
+    assert_eq!(code, 1);
+    let expected = "2 belongs to fleet doors; revoke its certificate, or add [device.2] with enabled = false";
+    assert!(said.contains(expected), "{said}");
     // The power goes: no goodbye, no last write.
     world.site.daemon.kill();
     world.site.daemon.resume();
@@ -363,7 +367,7 @@ fn a_revoked_certificate_loses_its_session_on_reload_and_an_expired_one_never_ge
     world.folder.write("revoked.pem", "half a li");
     world.reload();
     assert_eq!(world.sessions(), 1);
-    world.log_says(&["revoked.pem", "what was in force stays in force"]);
+    world.log_says(&["revoked.pem", "the previous files stay in use until the next restart"]);
 
     world.folder.write("revoked.pem", world.pki.revoke(&[1, 77]));
     world.reload();

@@ -23,6 +23,15 @@ fn a_topic_the_broker_forbids_ends_in_rejected_and_the_rest_flows() {
     wait_for("the record in rejected", || rejected().to_string().contains("t/deep/forbidden"));
     assert!(rejected().to_string().contains("0x87"), "{}", rejected());
 
+    // Sent again and refused again, it still has the id it had, and is found by that.
+    let id = rejected()["record"].as_str().expect("it has an id").to_owned();
+    for round in ["again/1", "again/2"] {
+        let (code, text) = site.daemon.command(&["queue", "rejected", "retry", &id]);
+        assert_eq!((code, text.contains("under the ids they had")), (0, true), "{text}");
+        site.post(&["-e", round], &format!("t/{}", round.replace('/', "-")));
+        wait_for("the record in rejected again", || rejected()["record"] == id.as_str());
+    }
+
     // The owner mends the broker and asks again.
     std::fs::write(&acl, "topic readwrite #\n").expect("the ACL can be changed");
     let pid = nix::unistd::Pid::from_raw(site.broker.pid() as i32);

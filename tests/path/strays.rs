@@ -46,7 +46,7 @@ fn mistakes_of_devices_are_named_in_the_log_and_by_status() {
         (1, "dtls_on_plain_port", 5, "sends DTLS to a plain CoAP port"),
         (2, "plain_on_dtls_port", 5, "sends plain CoAP to a DTLS port"),
         (3, "unknown_session", 5, "sends records of a DTLS session that does not exist"),
-        (4, "not_configured", 1, "set coap.certificate-file and coap.key-file"),
+        (4, "not_configured", 1, "no shared cipher suite: coap.certificate-file and coap.key-file"),
     ] {
         wait_for(mistake, || of(last).is_some_and(|stray| stray["count"] == count));
         let stray = of(last).expect("it is there");

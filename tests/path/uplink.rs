@@ -126,7 +126,7 @@ fn a_record_that_cannot_be_judged_is_named_set_aside_by_its_owner_and_exported()
     wait_for("the record in rejected", || site.daemon.status()["journal"]["rejected"] == 1);
     assert_eq!(queue()["lanes"]["normal"]["records"], 0);
     let (code, text) = site.daemon.command(&["queue", "skip", &record]);
-    assert!(code != 0 && text.contains("no record"), "{text}");
+    assert!(code != 0 && text.contains(&format!("{record} is not waiting")), "{text}");
 
     let (code, text) = site.daemon.command(&["queue", "rejected", "export", "-"]);
     assert_eq!(code, 0, "{text}");

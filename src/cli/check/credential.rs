@@ -53,11 +53,11 @@ pub(super) fn validity(
         let name = read.subject.unwrap_or_else(|| "a certificate".to_owned());
         let (shown, ends) = (file.display(), read.not_after);
         let finding = if ends < now {
-            Finding::fail(subject, format!("{name} in {shown} has ended on {ends}")).advice("renew it")
+            Finding::fail(subject, format!("{name} ({shown}) expired on {ends}")).advice("renew it")
         } else if ends.as_secs() < now.as_secs().saturating_add(SOON_S) {
-            Finding::warn(subject, format!("{name} in {shown} ends on {ends}")).advice("renew it in time")
+            Finding::warn(subject, format!("{name} ({shown}) expires on {ends}")).advice("renew it in time")
         } else if clock.trusted() && read.not_before > now {
-            Finding::fail(subject, format!("{name} in {shown} is good only from {}", read.not_before))
+            Finding::fail(subject, format!("{name} ({shown}) is not valid before {}", read.not_before))
                 .advice("see whether this clock or that of its issuer is right")
         } else {
             continue;
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(levels(end - 86_400, true)[0].0, Level::Warn);
         let (level, message) = levels(end + 1, true).remove(0);
         assert_eq!(level, Level::Fail);
-        assert!(message.contains("gw-7 in gw.pem has ended on 2026-01-01"), "{message}");
+        assert!(message.contains("gw-7 (gw.pem) expired on 2026-01-01"), "{message}");
         assert_eq!(levels(1_700_000_000, true)[0].0, Level::Fail);
         assert_eq!(levels(0, false), []);
         assert_eq!(levels(2_100_000_000, false), []);

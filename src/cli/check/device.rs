@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::credential::validity;
-use crate::cli::output::plural;
+use crate::cli::output::{plural, span};
 use crate::clock::WallClock;
 use crate::config::{Finding, Loaded, Material, Settings};
 use crate::northbound::certificate::RevocationList;
@@ -62,17 +62,23 @@ fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
 /// A list out of date is used all the same: it is better than none, but not what its CA says today.
 fn revocations(list: &[u8], clock: &dyn WallClock) -> Option<Finding> {
     let list = RevocationList::parse(list)?;
-    let now = clock.wall().unwrap_or_else(|| clock.floor());
+    // A list is used whatever its date, so a clock that is not trusted is good enough for a warning.
+    let now = clock.wall().unwrap_or_else(|| clock.raw().max(clock.floor()));
     let issuer = list.issuer.unwrap_or_else(|| "a CA".to_owned());
     let finding = match list.next_update {
         Some(next) if next < now => {
-            let advice =
-                "fetch the new one, then systemctl reload tombolo; whom it revokes gets in until then";
-            Finding::warn("coap", format!("the revocation list of {issuer} was to be renewed by {next}"))
-                .advice(advice)
+            let late = span(now.as_secs().saturating_sub(next.as_secs()));
+            let message = format!(
+                "the next update of the revocation list of {issuer} was due {late} ago ({next}); the list stays in use"
+            );
+            Finding::warn("coap", message).advice("install a new one, then systemctl reload tombolo")
         }
-        Some(next) => Finding::ok("coap", format!("the revocation list of {issuer} counts until {next}")),
-        None => Finding::ok("coap", format!("the revocation list of {issuer} is of {}", list.this_update)),
+        Some(next) => {
+            Finding::ok("coap", format!("the next update of the revocation list of {issuer} is due {next}"))
+        }
+        None => {
+            Finding::ok("coap", format!("the revocation list of {issuer} was issued {}", list.this_update))
+        }
     };
     Some(finding.key("coap.crl-file"))
 }
@@ -108,14 +114,14 @@ mod tests {
     use crate::clock::UnixTime;
     use crate::config::Level;
 
-    struct At(u64);
+    struct At(u64, bool);
 
     impl WallClock for At {
         fn raw(&self) -> UnixTime {
             UnixTime::from_secs(self.0)
         }
         fn trusted(&self) -> bool {
-            true
+            self.1
         }
         fn floor(&self) -> UnixTime {
             UnixTime::from_secs(0)
@@ -136,8 +142,13 @@ mod tests {
             key_identifier_method: rcgen::KeyIdMethod::Sha256,
         };
         let list = list.signed_by(&rcgen::Issuer::new(params, &key)).unwrap();
-        let level = |seconds| revocations(list.der(), &At(seconds)).unwrap().level;
-        assert_eq!((level(1_767_225_599), level(1_767_225_601)), (Level::Ok, Level::Warn));
-        assert_eq!(revocations(b"x", &At(0)), None);
+        let judged = |seconds, trusted| revocations(list.der(), &At(seconds, trusted)).unwrap();
+        for trusted in [true, false] {
+            assert_eq!(judged(1_767_225_599, trusted).level, Level::Ok);
+            let late = judged(1_767_225_720, trusted);
+            assert_eq!(late.level, Level::Warn);
+            assert!(late.message.contains("was due 2 min ago"), "{late}");
+        }
+        assert_eq!(revocations(b"x", &At(0, true)), None);
     }
 }

@@ -28,7 +28,7 @@ use crate::durable::atomic_file::Condition;
 /// # Errors
 /// [`CommandError::Said`] where any finding is a fail.
 pub fn run(context: &Context, arguments: &CheckArguments) -> Result<(), CommandError> {
-    let mut report = Report { context, findings: Vec::new() };
+    let mut report = Report { context, findings: Vec::new(), next: None };
     match crate::config::io::load(&context.options(), None) {
         Ok(loaded) => {
             report.add(loaded.findings.iter().cloned())?;
@@ -75,6 +75,12 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     report.add(serial::ports(settings))?;
     let daemon = connect(report)?;
     let running = daemon.is_some();
+    report.next = Some(match (running, &settings.upstream) {
+        (_, None) => "tombolo init --url mqtts://BROKER",
+        (false, _) => "systemctl start tombolo",
+        (true, _) if loaded.known.is_empty() => "tombolo device add ID --role ROLE --psk",
+        (true, _) => "tombolo tail",
+    });
     let mut connected = false;
     match daemon {
         Some(mut daemon) => connected = ask(report, loaded, &mut daemon, arguments)?,
@@ -118,9 +124,10 @@ fn ask(
             if status.upstream.configured != loaded.settings.upstream.is_some() {
                 report.add([Finding::warn(
                     "daemon",
-                    "it does not run with the upstream that the files name",
+                    "it does not use the upstream that is configured in the files",
                 )
                 .advice("systemctl reload tombolo")])?;
+                report.next = Some("systemctl reload tombolo");
             }
         }
         Err(error) => {
@@ -131,7 +138,7 @@ fn ask(
     if arguments.offline || loaded.settings.upstream.is_none() {
         return Ok(false);
     }
-    let (findings, connected) = uplink::ask(daemon);
+    let (findings, connected) = uplink::ask(daemon, &loaded.settings.gate.prefix);
     report.add(findings)?;
     Ok(connected)
 }
@@ -158,6 +165,8 @@ fn connect(report: &mut Report<'_>) -> Result<Option<Client>, CommandError> {
 pub(super) struct Report<'a> {
     context: &'a Context,
     findings: Vec<Finding>,
+    /// The command that comes after a check without a fail.
+    next: Option<&'static str>,
 }
 
 impl Report<'_> {
@@ -179,12 +188,12 @@ impl Report<'_> {
         let count = |level| self.findings.iter().filter(|finding| finding.level == level).count();
         let (warn, fail) = (count(Level::Warn), count(Level::Fail));
         if !self.context.out.json {
-            super::note(match (fail, warn) {
-                (0, 0) => "all is well".to_owned(),
-                (0, warn) => format!("nothing fails; {warn} to look at"),
-                (fail, 0) => format!("{fail} to mend"),
-                (fail, warn) => format!("{fail} to mend, {warn} to look at"),
-            });
+            let next = match fail {
+                0 => self.next,
+                _ => Some("correct what fails, then tombolo check"),
+            };
+            let next = next.map(|next| format!("; next: {next}")).unwrap_or_default();
+            super::note(format!("{fail} fail, {warn} warn{next}"));
         }
         if fail > 0 { Err(CommandError::Said) } else { Ok(()) }
     }

@@ -1,5 +1,6 @@
 //! What is kept with the state: files that are damaged, cannot be read, or were set aside.
 
+use crate::cli::output::plural;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::Status;
@@ -15,7 +16,7 @@ pub fn judge(loaded: &Loaded) -> Vec<Finding> {
     aside.extend(sessions.join(DAMAGED).exists().then(|| DAMAGED.to_owned()));
     findings.extend(aside.into_iter().map(|name| {
         let message = format!(
-            "{} was damaged and set aside; the devices it was about shake hands anew, and nothing else is lost",
+            "{} was damaged and set aside; the devices it was about handshake again, and nothing else is lost",
             sessions.join(name).display()
         );
         Finding::warn("DTLS sessions", message).advice("see in `dmesg` whether the disk fails, then delete it")
@@ -36,8 +37,33 @@ pub fn told(status: &Status, loaded: &Loaded) -> Vec<Finding> {
         .filter(|problem| !is_known(problem))
         .map(|problem| Finding::fail("daemon", problem.clone()))
         .collect();
+    let journal = &status.journal;
+    if journal.rejected > 0 {
+        let message = format!("{} rejected by the broker", plural(journal.rejected, "record"));
+        findings.push(
+            Finding::warn("journal", message).advice("`tombolo queue rejected list` shows them and why"),
+        );
+    }
+    if journal.lost > 0 {
+        let message = format!("{} lost", plural(journal.lost, "record"));
+        findings.push(
+            Finding::warn("journal", message)
+                .advice("`tombolo queue verify` names the files and the ids; the log names the cause"),
+        );
+    }
+    let dtls = &status.dtls;
+    if dtls.refused_full_last_s.is_some_and(|last| last < 3_600) && dtls.sessions >= dtls.max_sessions {
+        let message =
+            format!("{} refused for want of room in the last hour", plural(dtls.refused_full, "handshake"));
+        findings.push(Finding::warn("DTLS sessions", message).advice("raise coap.max-sessions and restart"));
+    }
+    if !status.strays.is_empty() || status.unlisted_strays > 0 {
+        let message =
+            format!("datagrams of {} cannot be served", plural(status.strays.len() as u64, "source"));
+        findings.push(Finding::warn("devices", message).advice("`tombolo status` names them and why"));
+    }
     if let Some(failing) = &status.session_store.failing {
-        let message = format!("not stored: {failing}; after a restart devices shake hands anew");
+        let message = format!("not stored: {failing}; after a restart devices handshake again");
         findings.push(Finding::warn("DTLS sessions", message).advice("see `journalctl -u tombolo`"));
     }
     findings

@@ -33,7 +33,7 @@ pub fn clock(clock: &Clock) -> Vec<Finding> {
         "impossible" => Finding::warn("clock", format!("{now} is wrong: {reason}"))
             .advice("set it right; if that time is wrong, `tombolo clock reset`"),
         _ => Finding::warn("clock", format!("{now} is not trusted: {reason}")).advice(
-            "start a time service (`timedatectl set-ntp true`); until then readings are bridged without their time of receipt",
+            "start a time service (`timedatectl set-ntp true`); until then readings are published without their time of receipt",
         ),
     }];
     if let Some(reason) = &clock.failing {

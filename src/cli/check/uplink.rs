@@ -9,22 +9,28 @@ use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Uplink;
 use crate::northbound;
-use crate::northbound::io::probe::{Grade, Step, probe};
+use crate::northbound::io::probe::{Grade, SCRATCH, Step, probe};
 
 /// Asks the daemon, which has the connection and the client id. The second is whether it is connected.
-pub fn ask(daemon: &mut Client) -> (Vec<Finding>, bool) {
+pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, bool) {
     match daemon.ask_for::<Uplink>(&Request::UplinkCheck {}, SLOW_ANSWER) {
-        Ok(uplink) => (judge(&uplink), uplink.connected),
+        Ok(uplink) => (judge(&uplink, prefix), uplink.connected),
         Err(error) => (vec![Finding::fail("upstream", error.to_string())], false),
     }
 }
 
-fn judge(uplink: &Uplink) -> Vec<Finding> {
+fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
+    // That none is configured is the configuration's finding.
+    if !uplink.configured {
+        return Vec::new();
+    }
     let text = status::uplink(uplink);
     let mut findings = vec![match (uplink.connected, uplink.echo_ms) {
         (true, Some(ms)) => Finding::ok("upstream", format!("{text}; a publish came back in {ms} ms")),
         (true, None) => Finding::warn("upstream", format!("{text}; a publish did not come back in time"))
-            .advice("see whether the broker lets this client publish and subscribe below its own prefix"),
+            .advice(format!(
+                "allow {prefix}/# at the broker; [topics] prefix and [gateway] id decide that prefix"
+            )),
         (false, _) => Finding::fail("upstream", text)
             .advice("readings are kept meanwhile; what follows shows where it stops"),
     }];
@@ -48,7 +54,7 @@ pub fn walk(
         Ok(runtime) => runtime,
         Err(error) => return vec![Finding::fail("upstream", format!("cannot be looked at: {error}"))],
     };
-    let scratch = format!("{}/gateway/check", settings.gate.prefix);
+    let scratch = format!("{}{SCRATCH}", settings.gate.prefix);
     let steps = runtime.block_on(probe(upstream, clock, &scratch, beside));
     // A name server that is silent keeps nobody waiting.
     runtime.shutdown_background();

@@ -63,6 +63,11 @@ fn without_level(finding: &crate::config::Finding) -> String {
 
 fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
     let loaded = context.load()?;
+    if let Some((_, fleet)) = of_fleets(&loaded).into_iter().find(|(known, _)| known.id == id) {
+        return Err(CommandError::Failed(format!(
+            "{id} belongs to fleet {fleet}; revoke its certificate, or add [device.{id}] with enabled = false and reload"
+        )));
+    }
     let file = remove(&loaded, id).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     let told = tell(context)?;
     if context.out.json {

@@ -1,7 +1,7 @@
 //! Puts the site's drop-in in place.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::{FILE_NAME, Site, render};
 use crate::config::finding::{Finding, Place};
@@ -11,12 +11,26 @@ use crate::config::{Level, Loaded, Paths};
 use crate::durable::atomic_file::sweep;
 use crate::durable::io::{OnDisk, write_atomically};
 
+/// Why nothing was written.
+#[derive(Debug)]
+pub enum InitError {
+    /// The drop-in is there already, and it was not said to replace it.
+    Exists(PathBuf),
+    /// All findings: the configuration would be refused, or a file named does not exist.
+    Findings(Vec<Finding>),
+}
+
+impl From<Vec<Finding>> for InitError {
+    fn from(findings: Vec<Finding>) -> InitError {
+        InitError::Findings(findings)
+    }
+}
+
 /// Writes the drop-in and returns its path and what the configuration then is.
 ///
 /// # Errors
-/// All findings: the drop-in exists and `force` is not set, or the configuration would be refused, or a file named does not exist; then
-/// nothing has changed.
-pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Loaded), Vec<Finding>> {
+/// [`InitError`]; then nothing has changed.
+pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Loaded), InitError> {
     let folder = Paths::conf_d(&options.config);
     let path = folder.join(FILE_NAME);
     let place = Place { file: path.display().to_string().into(), line: None };
@@ -24,12 +38,10 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
         vec![Finding::fail("configuration", message).at(Some(&place)).advice(advice)]
     };
     if !force && path.symlink_metadata().is_ok() {
-        return Err(failed("exists already".to_owned(), "look at it first; --force replaces it"));
+        return Err(InitError::Exists(path));
     }
     let absolute = |path: &Option<PathBuf>| match path {
-        Some(path) if !path.to_string_lossy().starts_with("credential:") => {
-            std::path::absolute(path).map(Some)
-        }
+        Some(path) if !path.to_string_lossy().starts_with("credential:") => whole(path).map(Some),
         other => Ok(other.clone()),
     };
     let site = (|| {
@@ -53,7 +65,7 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
         .cloned()
         .collect();
     if !wrong.is_empty() {
-        return Err(wrong);
+        return Err(wrong.into());
     }
     // What was left by one that was killed; if it cannot be deleted now, then by the next.
     let _ = sweep(&OnDisk::new(&folder), FILE_NAME);
@@ -61,4 +73,16 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
         std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, layer.text.as_bytes(), 0o644));
     put.map_err(|error| failed(format!("cannot be written: {error}"), "run this as root"))?;
     Ok((path, loaded))
+}
+
+/// The path from the root, without `..`. The file itself may be a link, and stays one.
+fn whole(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) if path.components().any(|part| part == Component::ParentDir) => {
+            // A folder that is not there is said with the file.
+            Ok(std::fs::canonicalize(folder).map_or_else(|_| path.clone(), |folder| folder.join(name)))
+        }
+        _ => Ok(path),
+    }
 }

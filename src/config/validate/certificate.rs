@@ -18,7 +18,10 @@ pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<
     }
     let previous = cx.sources.certificates.clone()?;
     for finding in cx.findings.list[before..].iter_mut().filter(|finding| finding.level == Level::Fail) {
-        finding.message.push_str("; what was in force stays in force");
+        finding.message.push_str("; the previous files stay in use until the next restart");
+        if finding.advice == WITHOUT {
+            finding.advice = WITHIN.to_owned();
+        }
     }
     Some(previous)
 }
@@ -79,9 +82,11 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
     Some(Material { key: server_key?, chain: chain?, authorities, revocation_lists: lists })
 }
 
-/// What to do about a file that is wrong.
+/// What a file that is wrong means for a daemon that starts.
 const WITHOUT: &str =
-    "put a good one there: a daemon that starts without it lets nobody in by certificate or key";
+    "replace the file; no device with a certificate or raw public key can connect until it is valid";
+/// And for one that has the previous files.
+const WITHIN: &str = "replace the file, then reload";
 
 /// Reads a file and makes something of it.
 fn take<T>(
@@ -99,7 +104,13 @@ fn take<T>(
             return None;
         }
         Err(error) => {
-            let advice = "put the file there, readable to the service's user";
+            let advice = "put the file there, readable to the service's user; no device with a certificate or raw public key \
+                          can connect until then";
+            let advice = if cx.sources.certificates.is_some() {
+                "put the file there, readable to the service's user, then reload"
+            } else {
+                advice
+            };
             cx.fail("coap", key, format!("{shown} {error}"), advice);
             return None;
         }

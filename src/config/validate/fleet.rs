@@ -51,6 +51,35 @@ fn fleet(cx: &mut Context<'_>, item: &str, table: &model::Fleet, roles: &Roles<'
     })
 }
 
+/// Says what `[device.ID]` with `enabled = false` and without a credential does: it excludes the fleets' device of that id. What
+/// looks like the beginning of a certificate's name instead of an id is probably a mistake.
+pub(super) fn exclusions(cx: &mut Context<'_>, file: &model::File, fleets: &[Fleet]) {
+    for (id, table) in file.device.iter().filter(|(_, table)| table.enabled == Some(false)) {
+        let credentials =
+            [&table.psk_file, &table.certificate_uri, &table.certificate_dns, &table.certificate_cn];
+        let keys = [&table.public_key, &table.public_key_file];
+        if credentials.into_iter().chain(keys).any(Option::is_some) {
+            continue;
+        }
+        let (subject, key) = (format!("device {id}"), ["device", id, "enabled"]);
+        for fleet in fleets {
+            let of =
+                |id: &str| format!("{} {}", fleet.certificate.kind().key(), fleet.certificate.name_of(id));
+            let message = format!("excludes the device {id} of fleet {} ({})", fleet.name, of(id));
+            match fleet.certificate.part_of(id) {
+                Some(part) => {
+                    let advice = format!("if {} is meant, write [device.{part}]", of(part.as_str()));
+                    cx.warn(&subject, &key, message, &advice);
+                }
+                None => {
+                    let finding = cx.at(crate::config::Finding::ok(subject.clone(), message), &key, "");
+                    cx.findings.push(finding);
+                }
+            }
+        }
+    }
+}
+
 /// Takes out the fleets the gate would not have.
 pub(super) fn judge(cx: &mut Context<'_>, settings: &mut Settings) {
     let mut closed = BTreeSet::new();

@@ -97,6 +97,13 @@ impl Context<'_> {
     /// Says who may read a file and should not, or may not and should.
     fn judge(&mut self, subject: &str, key: &[&str], path: &Path, looked: &Looked, secret: bool) {
         let shown = path.display();
+        // Of the packaged configuration; a gateway that is started by hand sees them.
+        let hidden = HIDDEN.into_iter().find(|(folder, _)| path.starts_with(folder));
+        if let Some((folder, why)) = hidden.filter(|_| self.sources.main.as_path() == Path::new(PACKAGED)) {
+            let message =
+                format!("{shown} is below {folder}, which the service does not see ({why} in its unit)");
+            self.warn(subject, key, message, "put the file below /etc/tombolo");
+        }
         if secret && looked.exposed {
             let message = format!("{shown} can be read by every user of this machine");
             self.warn(subject, key, message, "chmod 0640");
@@ -131,6 +138,17 @@ impl Context<'_> {
         }
     }
 }
+
+/// The main file of the package.
+const PACKAGED: &str = "/etc/tombolo/tombolo.toml";
+/// Folders that the unit hides from the service, and by what.
+const HIDDEN: [(&str, &str); 5] = [
+    ("/home", "ProtectHome"),
+    ("/root", "ProtectHome"),
+    ("/run/user", "ProtectHome"),
+    ("/tmp", "PrivateTmp"),
+    ("/var/tmp", "PrivateTmp"),
+];
 
 /// What a merged configuration comes to.
 pub(super) struct Validated {
@@ -172,6 +190,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     judge::devices(cx, &mut gate, &mut known);
     gate.fleets = fleet::fleets(cx, file, &merged.bad, &gate.roles);
     fleet::judge(cx, &mut gate);
+    fleet::exclusions(cx, file, &gate.fleets);
     certificate::needs(cx, material.as_deref(), coap.engine, &gate);
     let material = material.unwrap_or_default();
     coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));

@@ -210,8 +210,8 @@ fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option
     let insecure = table.insecure.unwrap_or(false);
     if !url.tls {
         if !insecure {
-            let message = "mqtt:// sends every reading readable for all who listen";
-            cx.fatal(&["upstream", "url"], message, "use mqtts://, or set insecure = true");
+            let message = "mqtt:// is not encrypted";
+            cx.fatal(&["upstream", "url"], message, "use mqtts://, or set insecure = true (init --insecure)");
         }
         let set = [
             ("ca-file", table.ca_file.is_some()),

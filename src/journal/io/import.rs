@@ -50,6 +50,8 @@ pub enum ImportError {
     /// It does not lie in the journal's directory, which is this: whoever may give the daemon a command could have anything published
     /// by a file of their own, past every rule.
     Outside(PathBuf),
+    /// It is a folder, or something else that is no file.
+    NoFile,
     /// There is no list beside it: nobody knows what in it has left already.
     NoList,
     /// The lane takes no more at present; so many records were taken up before.
@@ -76,6 +78,9 @@ impl fmt::Display for ImportError {
                  its records, as root",
                 directory.display()
             ),
+            ImportError::NoFile => {
+                f.write_str("it is not a file; `tombolo queue verify` lists the files, like normal/FILE")
+            }
             ImportError::NoList => f.write_str(
                 "there is no list (.ids) of the records to take from this file; with --all every record in it is \
                  sent, those that were delivered before too",
@@ -119,6 +124,9 @@ pub(super) fn from_path(
     let path = real(path).map_err(ImportError::Unreadable)?;
     if !path.starts_with(&directory) {
         return Err(ImportError::Outside(directory));
+    }
+    if !path.is_file() {
+        return Err(ImportError::NoFile);
     }
     let file = disk.open_path(&path).map_err(ImportError::Unreadable)?;
     let (header, _) = header_of(&file)?;

@@ -14,7 +14,7 @@ mod shared;
 mod thread;
 mod verify;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -29,7 +29,7 @@ pub use answer::{
 pub use disk::{Disk, DiskFile, storage_error};
 pub use import::{ImportError, Imported};
 pub use open::{OpenError, OpenReport};
-pub use verify::{FileReport, verify};
+pub use verify::{FileReport, Missing, verify};
 
 use super::aside::Aside;
 use super::cursor::{Cursor, Fetch, Step};
@@ -50,6 +50,8 @@ use shared::{Command, Done, LaneState, Shared, State};
 
 /// Most bytes that wait for one commit of one lane: more than a disk that answers lets come together.
 const BATCH_MAX: usize = 4 << 20;
+/// Of how many records that have left it is known that they had come again.
+const AGAIN_KEPT: u64 = 1024;
 /// Most records handed out whose length is remembered: about as many as an uplink holds back and has in flight.
 const HANDED_MAX: usize = 8192;
 /// How long the end waits for the threads that read.
@@ -85,6 +87,8 @@ pub struct Journal {
     /// Completions being handed out: how far.
     completing: VecDeque<(Done, usize)>,
     scratch: Vec<u8>,
+    /// Of the records handed out that came again: the own and the first id, by lane and sequence.
+    again: [BTreeMap<u64, (RecordId, RecordId)>; 2],
     _directory: Directory,
 }
 
@@ -175,6 +179,7 @@ impl Journal {
             boot: seeds.boot,
             completing: VecDeque::new(),
             scratch: Vec::new(),
+            again: Default::default(),
             _directory: directory,
         };
         let name = || std::thread::Builder::new().name(THREAD.to_owned());
@@ -267,6 +272,7 @@ impl Journal {
             Ready::Empty => return Next::Empty,
             Ready::Pending => return Next::Pending,
         }
+        self.note_again(lane);
         let reader = &self.readers[lane.index()];
         match reader.cursor.reading() {
             Some((sequence, run, reading)) => Next::Record(Stored {
@@ -407,6 +413,35 @@ impl Journal {
         drop(state);
         // What was dropped to make room needs no release of its own.
         reader.let_go(reader.view.released);
+    }
+
+    /// Keeps the first id of the record at the reading position, if it comes again. Those that have left are forgotten, but not at
+    /// once: what became of them is told afterwards.
+    fn note_again(&mut self, lane: Lane) {
+        let reader = &self.readers[lane.index()];
+        let Some((sequence, run, reading)) = reader.cursor.reading() else { return };
+        let Some(original) = reading.original else { return };
+        let (run, again) = (run.run, &mut self.again[lane.index()]);
+        again.insert(sequence, (RecordId { run, sequence }, original));
+        let left = reader.released.saturating_sub(AGAIN_KEPT);
+        while again.first_key_value().is_some_and(|(first, _)| *first < left) {
+            again.pop_first();
+        }
+    }
+
+    /// The id under which a record that was handed out is published: its first one, if it was sent again or taken up from a file.
+    pub fn published_id(&self, lane: Lane, id: RecordId) -> RecordId {
+        match self.again[lane.index()].get(&id.sequence) {
+            Some((own, first)) if *own == id => *first,
+            _ => id,
+        }
+    }
+
+    /// The own id of a record that was handed out and is published under this one; `None`: they are the same, or it was not.
+    pub fn own_id(&self, published: RecordId) -> Option<RecordId> {
+        // Of several, the last: those before it have left.
+        let mut all = self.again.iter().flat_map(|lane| lane.values().rev());
+        all.find(|(_, first)| *first == published).map(|(own, _)| *own)
     }
 
     /// Moves the reading position of a lane back to the oldest record neither released, rejected nor lost.
@@ -657,7 +692,7 @@ impl Rejected {
         receiver.await.unwrap_or(Retried::NoRoom)
     }
 
-    /// The id and the time of receipt of the oldest record of a lane that has not left.
+    /// The id under which it is published, and the time of receipt, of the oldest record of a lane that has not left.
     pub async fn oldest(&self, lane: Lane) -> Option<(RecordId, Stamp)> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Oldest { lane, answer });

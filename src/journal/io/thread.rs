@@ -206,7 +206,8 @@ impl Committer {
 
     fn oldest(&self, lane: Lane) -> Option<(RecordId, Stamp)> {
         let (id, body) = self.store.read_oldest(lane)?;
-        Some((id, record::decode(&body)?.content.received))
+        let reading = record::decode(&body)?;
+        Some((reading.original.unwrap_or(id), reading.content.received))
     }
 
     fn list(&self, after: u64, limit: usize) -> RejectedRead<RejectedRecord> {

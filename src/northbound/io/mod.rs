@@ -146,7 +146,7 @@ impl<M: Fn() -> Moment> Driver<M> {
             let due = self.handle.core.borrow_mut().poll_connect(now);
             if due {
                 self.attempt(outbox).await;
-                self.log_events();
+                self.log_events(outbox);
                 continue;
             }
             let (stopped, next) = {
@@ -238,7 +238,7 @@ impl<M: Fn() -> Moment> Driver<M> {
             }
             let moved = progress.received || progress.written;
             closed = progress.closed.map(|error| classify(error, host));
-            self.log_events();
+            self.log_events(outbox);
             let tick = self.tick();
             if closed.is_none() && moved && !tick.is_zero() {
                 stream.socket().rest();
@@ -379,11 +379,11 @@ impl<M: Fn() -> Moment> Driver<M> {
         }
     }
 
-    fn log_events(&self) {
+    fn log_events<O: Outbox>(&self, outbox: &RefCell<O>) {
         let mut core = self.handle.core.borrow_mut();
         let mut limiter = self.limiter.borrow_mut();
         let now = (self.moment)().now;
-        while let Some(event) = core.poll_event() {
+        while let Some(mut event) = core.poll_event() {
             if let Event::Publisher(PublisherEvent::Recovered { original }) = &event {
                 let mut recovered = self.handle.recovered.borrow_mut();
                 if recovered.len() < RECOVERED_MAX {
@@ -391,6 +391,9 @@ impl<M: Fn() -> Moment> Driver<M> {
                 }
             }
             if limiter.permit(now, kind(&event)) {
+                if let Event::Publisher(event) = &mut event {
+                    rename(event, &*outbox.borrow());
+                }
                 let settings = core.settings();
                 log_event(&settings.host, settings.port, &event);
             }
@@ -458,6 +461,7 @@ fn kind(event: &Event) -> &'static str {
         Event::FellBack { .. }
         | Event::WillLeftOut { .. }
         | Event::Confirming { .. }
+        | Event::ClosedAgain { .. }
         | Event::ClientIdElsewhere => "protocol",
         Event::StatusRepaired | Event::SubscriptionRefused { .. } | Event::SubscriptionLeftOut => "status",
         Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
@@ -508,11 +512,28 @@ fn log_event(broker: &str, port: u16, event: &Event) {
         Event::ClientIdElsewhere => {
             log::error!(broker; "our client id is probably used by somebody else: trying only every few minutes; give each gateway its own upstream.client-id");
         }
+        Event::ClosedAgain { times } => {
+            log::warn!(broker, times;
+                "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses our upstream.client-id, or a load balancer or firewall ends it");
+        }
         Event::StatusRepaired => log::debug!(broker; "our status topic showed us offline; set right"),
         Event::SubscriptionRefused { code } => {
             log::info!(broker, reason = reason_code::text(*code), code; "the broker does not let us read our own status");
         }
         Event::Publisher(event) => log_publisher(broker, event),
+    }
+}
+
+/// Gives the record of an event the id under which it is published.
+fn rename(event: &mut PublisherEvent, outbox: &impl Outbox) {
+    match event {
+        PublisherEvent::Rejected { lane, id, .. }
+        | PublisherEvent::Suspected { lane, id, .. }
+        | PublisherEvent::Blocked { lane, id }
+        | PublisherEvent::Unanswered { record: Some((lane, id)), .. } => {
+            *id = outbox.published_id(*lane, *id)
+        }
+        _ => {}
     }
 }
 
@@ -524,7 +545,7 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
         }
         PublisherEvent::Suspected { lane, id, cause } => {
             log::warn!(broker, lane = lane.as_str(), record:% = id, reason:% = cause;
-                "the broker refuses this record, or is silent or closes over it: it is tried again while others flow");
+                "the broker refuses this record, or is silent or closes over it: it is tried again, and compared with others");
         }
         PublisherEvent::Throttled { code, wait } => {
             let retry_s = wait.as_secs();
@@ -546,7 +567,7 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
             }
         }
         PublisherEvent::Recovered { original } => {
-            log::info!(broker, record:% = original; "the broker has a record that it had refused before");
+            log::info!(broker, record:% = original; "a record that came again was delivered");
         }
         PublisherEvent::RejectedFull { lane, wait } => {
             let retry_s = wait.as_secs();

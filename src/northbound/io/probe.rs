@@ -29,6 +29,9 @@ const RECEIVE_MAXIMUM_GOOD: u16 = 100;
 /// Slashes in a topic that AWS IoT Core takes.
 const SLASHES_MAX: usize = 7;
 
+/// The levels of the topic on which `tombolo check` publishes, below the prefix.
+pub const SCRATCH: &str = "/gateway/check";
+
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grade {
@@ -50,7 +53,7 @@ pub struct Step {
     /// What was seen.
     pub text: String,
     /// What to do about it.
-    pub advice: Option<&'static str>,
+    pub advice: Option<String>,
 }
 
 enum Stream {
@@ -148,8 +151,12 @@ async fn walk(
             will: None,
         };
         let spoken = match stream {
-            Stream::Plain(mut stream) => speak(&mut stream, &opening, host, scratch, steps).await,
-            Stream::Tls(mut stream) => speak(&mut *stream, &opening, host, scratch, steps).await,
+            Stream::Plain(mut stream) => {
+                speak(&mut stream, &opening, settings.protocol, host, scratch, steps).await
+            }
+            Stream::Tls(mut stream) => {
+                speak(&mut *stream, &opening, settings.protocol, host, scratch, steps).await
+            }
         };
         match spoken {
             Spoken::Fine => return Ok(()),
@@ -166,7 +173,13 @@ async fn walk(
             }
             Spoken::Closed => {
                 let text = "the broker closes the connection instead of answering CONNECT".to_owned();
-                let advice = "perhaps it does not like our client id, or a load balancer has no broker behind it; its log says why";
+                let other = "perhaps it refuses our client id, or a load balancer has no broker behind it; its log says why";
+                let advice = match settings.protocol {
+                    Protocol::V5 => {
+                        format!("perhaps it has no MQTT 5: set [upstream] protocol = \"auto\"; or {other}")
+                    }
+                    Protocol::V3_1_1 | Protocol::Auto => other.to_owned(),
+                };
                 return fail(steps, "mqtt", text, advice);
             }
         }
@@ -213,6 +226,7 @@ enum Spoken {
 async fn speak<S>(
     stream: &mut S,
     opening: &Opening,
+    configured: Protocol,
     host: &str,
     scratch: &str,
     steps: &mut Vec<Step>,
@@ -263,7 +277,7 @@ where
         }
     };
     ok(steps, "mqtt", format!("MQTT {}; {}", opening.version.as_str(), limits_text(&limits)));
-    judge_limits(steps, opening.version, &limits, host, scratch);
+    judge_limits(steps, opening.version, configured, &limits, host, scratch);
     echo(&mut talk, opening.version, &limits, scratch, steps).await;
     talk.session.disconnect(false);
     let _ = timeout(Duration::from_secs(1), talk.flush()).await; // the goodbye is a courtesy
@@ -279,10 +293,20 @@ fn limits_text(limits: &Limits) -> String {
     text
 }
 
-fn judge_limits(steps: &mut Vec<Step>, version: Version, limits: &Limits, host: &str, scratch: &str) {
-    if version == Version::V3_1_1 {
+fn judge_limits(
+    steps: &mut Vec<Step>,
+    version: Version,
+    configured: Protocol,
+    limits: &Limits,
+    host: &str,
+    scratch: &str,
+) {
+    if configured == Protocol::V3_1_1 {
         let text =
-            "the broker speaks only MQTT 3.1.1: its PUBACK may hide that it refused a message".to_owned();
+            "protocol = \"3.1.1\" is configured: the broker cannot say that it refuses a message".to_owned();
+        warn(steps, "mqtt", text, "set upstream.protocol = \"auto\" if it has MQTT 5");
+    } else if version == Version::V3_1_1 {
+        let text = "the broker speaks only MQTT 3.1.1: it cannot say that it refuses a message".to_owned();
         warn(steps, "mqtt", text, "use a broker with MQTT 5 where every message counts");
     }
     if limits.receive_maximum < RECEIVE_MAXIMUM_GOOD {
@@ -332,14 +356,23 @@ async fn echo<S>(
     let readable = match subscribed.await {
         Ok(Ok(code)) if !reason_code::is_refusal(code) => true,
         Ok(Ok(code)) => {
-            let text = format!("{scratch} may not be subscribed to: {}", reason_code::text(code));
-            warn(steps, "publish", text, "the echo is left out; allow reading the gateway's own prefix");
+            let text = format!(
+                "the broker refuses a subscription to {scratch}: {}; readings may still pass",
+                reason_code::text(code)
+            );
+            warn(steps, "publish", text, allow(scratch));
             false
         }
-        _ => {
-            let text = format!("the broker closes the connection over a subscription to {scratch}");
-            let _ = failed(steps, "publish", text, "allow the gateway's own prefix at the broker");
-            return;
+        Ok(Err(_)) | Err(Silence::Closed(_)) => {
+            let text = format!(
+                "the broker closes the connection over a subscription to {scratch}; readings may still pass"
+            );
+            return warn(steps, "publish", text, allow(scratch));
+        }
+        Err(Silence::Time) => {
+            let text =
+                format!("the broker does not answer a subscription to {scratch}; readings may still pass");
+            return warn(steps, "publish", text, allow(scratch));
         }
     };
     let begun = Instant::now();
@@ -359,10 +392,14 @@ async fn echo<S>(
     }
     let mut answered = packet_id.is_none().then_some(0);
     let mut echoed = !readable;
+    let mut closed = false;
     while answered.is_none() || !echoed {
         match talk.turn(ECHO_WITHIN.saturating_sub(begun.elapsed())).await {
             Ok(()) => {}
-            Err(_) => break,
+            Err(silence) => {
+                closed = matches!(silence, Silence::Closed(_));
+                break;
+            }
         }
         if let Some(acknowledgement) = talk.session.take_acknowledgements(Vec::new()).first() {
             answered = Some(acknowledgement.code);
@@ -374,14 +411,18 @@ async fn echo<S>(
             echoed |= matches!(&event, Event::Message { topic, .. } if topic == scratch);
         }
         if talk.session.is_ended() {
+            closed = true;
             break;
         }
     }
     let ms = begun.elapsed().as_millis();
     match (answered, echoed) {
         (Some(code), _) if reason_code::is_refusal(code) => {
-            let text = format!("the broker refuses a publish on {scratch}: {}", reason_code::text(code));
-            let _ = failed(steps, "publish", text, "allow the gateway's own prefix at the broker");
+            let text = format!(
+                "the broker refuses a publish on {scratch}: {}; readings may still pass",
+                reason_code::text(code)
+            );
+            warn(steps, "publish", text, allow(scratch));
         }
         (Some(_), true) if readable => {
             ok(steps, "publish", format!("acknowledged and back from {scratch} in {ms} ms"));
@@ -389,15 +430,29 @@ async fn echo<S>(
         (Some(_), true) => ok(steps, "publish", format!("acknowledged on {scratch} in {ms} ms")),
         (Some(_), false) => {
             let text = format!("a publish on {scratch} was acknowledged and did not come back");
-            let advice =
-                "the broker may drop what it does not allow without saying so; see its log and its ACL";
+            let advice = format!(
+                "the broker may drop what it does not allow without saying so; see its log, and {}",
+                allow(scratch)
+            );
             let _ = failed(steps, "publish", text, advice);
+        }
+        (None, _) if closed => {
+            let text = format!(
+                "the broker closes the connection over a publish on {scratch}; readings may still pass"
+            );
+            warn(steps, "publish", text, allow(scratch));
         }
         (None, _) => {
             let text = format!("the broker does not acknowledge a publish on {scratch}");
-            let _ = failed(steps, "publish", text, "allow the gateway's own prefix at the broker");
+            let _ = failed(steps, "publish", text, allow(scratch));
         }
     }
+}
+
+/// What to allow at the broker: the prefix, without the two levels of the check's own.
+fn allow(scratch: &str) -> String {
+    let prefix = scratch.strip_suffix(SCRATCH).unwrap_or(scratch);
+    format!("allow {prefix}/# at the broker; [topics] prefix and [gateway] id decide that prefix")
 }
 
 /// A session and its stream, driven until something happens.
@@ -472,21 +527,21 @@ fn ok(steps: &mut Vec<Step>, name: &'static str, text: String) {
     steps.push(Step { name, grade: Grade::Ok, text, advice: None });
 }
 
-fn warn(steps: &mut Vec<Step>, name: &'static str, text: String, advice: &'static str) {
-    steps.push(Step { name, grade: Grade::Warn, text, advice: Some(advice) });
+fn warn(steps: &mut Vec<Step>, name: &'static str, text: String, advice: impl Into<String>) {
+    steps.push(Step { name, grade: Grade::Warn, text, advice: Some(advice.into()) });
 }
 
 fn fail<T>(
     steps: &mut Vec<Step>,
     name: &'static str,
     text: String,
-    advice: &'static str,
+    advice: impl Into<String>,
 ) -> Result<T, Failed> {
-    steps.push(Step { name, grade: Grade::Fail, text, advice: Some(advice) });
+    steps.push(Step { name, grade: Grade::Fail, text, advice: Some(advice.into()) });
     Err(Failed)
 }
 
-fn failed(steps: &mut Vec<Step>, name: &'static str, text: String, advice: &'static str) -> Spoken {
+fn failed(steps: &mut Vec<Step>, name: &'static str, text: String, advice: impl Into<String>) -> Spoken {
     let _ = fail::<()>(steps, name, text, advice);
     Spoken::Failed
 }

@@ -128,19 +128,11 @@ pub enum Missing {
 }
 
 impl Missing {
-    fn advice(self) -> &'static str {
+    fn cause(self) -> &'static str {
         match self {
-            Missing::OwnKey => {
-                "; the client wants certificates or raw public keys, and the gateway has no key for that: set \
-                 coap.certificate-file and coap.key-file"
-            }
-            Missing::Trust => {
-                "; the client wants certificates or raw public keys, and none of a device's is believed: set \
-                 coap.client-ca-file, or a device's public-key-file"
-            }
-            Missing::PresharedKey => {
-                "; the client wants a pre-shared key, and no device has one: set a device's psk-file"
-            }
+            Missing::OwnKey => "coap.certificate-file and coap.key-file are not in use",
+            Missing::Trust => "coap.client-ca-file is not in use, and no device has a public-key-file",
+            Missing::PresharedKey => "no device has a psk-file",
         }
     }
 }
@@ -252,16 +244,18 @@ impl fmt::Display for HandshakeFailure {
             HandshakeFailure::WrongKey(identity) => write!(f, "wrong key for {}", Shown(identity)),
             HandshakeFailure::NoSharedCipherSuite { offered, missing } => {
                 f.write_str("no shared cipher suite")?;
+                // The cause first: a log line is cut at some length, and the list is long.
+                if let Some(missing) = missing {
+                    write!(f, ": {}", missing.cause())?;
+                }
                 for (index, suite) in offered.iter().take(8).enumerate() {
-                    f.write_str(if index == 0 { " (offered " } else { ", " })?;
+                    f.write_str(if index == 0 { "; offered " } else { ", " })?;
                     write!(f, "{}", suite::Name(*suite))?;
                 }
                 match offered.len() {
-                    0 => Ok(()),
-                    1..=8 => f.write_str(")"),
-                    more => write!(f, " and {} more)", more - 8),
-                }?;
-                f.write_str(missing.map_or("", Missing::advice))
+                    0..=8 => Ok(()),
+                    more => write!(f, " and {} more", more - 8),
+                }
             }
             HandshakeFailure::NoExtendedMasterSecret => f.write_str("client lacks extended master secret"),
             HandshakeFailure::UnsupportedVersion(0xfeff) => f.write_str("client speaks only DTLS 1.0"),
@@ -377,7 +371,7 @@ mod tests {
         assert_eq!(shown(HandshakeFailure::WrongKey(b"a\n\"b"[..].into())), r#"wrong key for "a\n\"b""#);
         assert_eq!(
             shown(HandshakeFailure::NoSharedCipherSuite { offered: [0xc02b, 0x1234].into(), missing: None }),
-            "no shared cipher suite (offered TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, 0x1234)"
+            "no shared cipher suite; offered TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, 0x1234"
         );
         assert_eq!(
             shown(HandshakeFailure::NoSharedCipherSuite { offered: [1; 10].into(), missing: None })
@@ -389,9 +383,12 @@ mod tests {
             shown(HandshakeFailure::NoSharedCipherSuite { offered: [].into(), missing: None }),
             "no shared cipher suite"
         );
-        let missing = Some(Missing::OwnKey);
-        let text = shown(HandshakeFailure::NoSharedCipherSuite { offered: [0xc02b].into(), missing });
-        assert!(text.contains("certificate-file"), "{text}");
+        let missing = Some(Missing::Trust);
+        assert_eq!(
+            shown(HandshakeFailure::NoSharedCipherSuite { offered: [0xc02b].into(), missing }),
+            "no shared cipher suite: coap.client-ca-file is not in use, and no device has a public-key-file; offered \
+             TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
+        );
         assert_eq!(
             shown(HandshakeFailure::TooOften(Box::new(PeerIdentity::Psk(b"door-7"[..].into())))),
             "\"door-7\" completed too many handshakes within a minute"

@@ -82,5 +82,5 @@ fn openssl_without_our_suite_is_named_with_what_it_offered() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("handshake failure"), "the client is told: {text}");
     let failed = server.seen().failed.clone();
-    assert_eq!(failed[0].to_string(), "no shared cipher suite (offered TLS_PSK_WITH_AES_256_GCM_SHA384)");
+    assert_eq!(failed[0].to_string(), "no shared cipher suite; offered TLS_PSK_WITH_AES_256_GCM_SHA384");
 }

@@ -72,10 +72,10 @@ pub(super) fn refusal(fault: &ChainFault, first: Option<&[u8]>) -> String {
     };
     let date = |time: &UnixTime| clock::UnixTime::from_secs(time.as_secs());
     let why = match error {
-        Error::CertExpired { not_after, .. } => format!("it ended on {}", date(not_after)),
-        Error::CertNotValidYet { not_before, .. } => format!("it is good only from {}", date(not_before)),
+        Error::CertExpired { not_after, .. } => format!("it expired on {}", date(not_after)),
+        Error::CertNotValidYet { not_before, .. } => format!("it is not valid before {}", date(not_before)),
         Error::CertRevoked => "it is revoked".to_owned(),
-        Error::UnknownIssuer => "it leads to no CA that is believed".to_owned(),
+        Error::UnknownIssuer => "it leads to no CA in coap.client-ca-file".to_owned(),
         Error::CaUsedAsEndEntity => "it is a CA's own, not a device's".to_owned(),
         Error::UnsupportedCertVersion => "it is not of X.509 version 3".to_owned(),
         Error::BadDer => "it cannot be read".to_owned(),

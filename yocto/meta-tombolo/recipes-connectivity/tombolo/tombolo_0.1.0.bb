@@ -1,4 +1,4 @@
-SUMMARY = "Gateway from CoAP/DTLS devices to one MQTT broker"
+SUMMARY = "Gateway from CoAP/DTLS, serial and Modbus devices to one MQTT broker"
 DESCRIPTION = "Ties sensors that speak CoAP over DTLS to one upstream MQTT broker over TLS, and loses nothing it has acknowledged."
 HOMEPAGE = "https://tombolo.example"
 BUGTRACKER = "https://tombolo.example/issues"
