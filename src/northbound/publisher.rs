@@ -580,7 +580,8 @@ impl Publisher {
             waited: now.saturating_duration_since(since),
             unanswered: self.lanes.iter().map(LaneState::in_flight).sum(),
         });
-        if oldest_record.is_none() && oldest.is_some() {
+        // Where nothing else is answered either it is not about the message.
+        if oldest_record.is_none() && oldest.is_some() && self.has_progress(now) {
             self.strike_own(now, own);
         }
         // A suspect sent alone after a pause was not dropped for the rate, and neither are a few topics of which nothing is answered

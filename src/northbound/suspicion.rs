@@ -59,6 +59,8 @@ const LONG: Duration = Duration::from_secs(10);
 const SPACING: Duration = Duration::from_secs(1);
 /// Between two trials of a topic all of whose records are condemned, at most.
 const TOPIC_SPACING_MAX: Duration = Duration::from_secs(15);
+/// Between two trials of a record that is not answered.
+const SILENT_SPACING: Duration = Duration::from_secs(60);
 /// The same for a topic that is not answered: each trial holds the connection up.
 const SILENT_SPACING_MAX: Duration = Duration::from_secs(300);
 /// Between newcomers while the broker refuses everything, at first;
@@ -213,6 +215,9 @@ pub struct Suspicion {
     /// Records that were refused among others and taken afterwards, faded; and when that was reckoned.
     whims: (f64, Instant),
     pause_until: Option<Instant>,
+    /// Pauses since a reading was taken, and newcomers refused since the last of them.
+    pauses: u32,
+    since_pause: u32,
     throttles: u32,
     retry_step: u32,
     retry_at: Instant,
@@ -231,6 +236,8 @@ impl Suspicion {
             taken: 0,
             whims: (0.0, now),
             pause_until: None,
+            pauses: 0,
+            since_pause: 0,
             throttles: 0,
             retry_step: 0,
             retry_at: now,
@@ -288,6 +295,7 @@ impl Suspicion {
             }
         }
         self.row = 0;
+        (self.pauses, self.since_pause) = (0, 0);
         self.nothing_taken_since = None;
         self.pause_until = None;
         self.throttles = 0;
@@ -298,6 +306,10 @@ impl Suspicion {
             let suspect = self.suspects.swap_remove(index);
             let refused_among_others = u8::from(suspect.singled_out == Some(true)) + suspect.confirmed;
             self.note_whims(now, f64::from(refused_among_others));
+            // What refused it is perhaps over for others too.
+            for other in self.suspects.iter_mut().filter(|other| other.cause == suspect.cause) {
+                other.due = other.due.min(now + SPACING);
+            }
         }
         if let Some(doubt) = self.topics.get_mut(&topic) {
             let was_gated = doubt.is_gated();
@@ -320,7 +332,9 @@ impl Suspicion {
             if !suspect.evidence {
                 suspect.evidence = true;
                 suspect.lonely = 0;
-                suspect.due = suspect.due.min(suspect.tried_at + SPACING).max(now);
+                // A trial that is not answered holds a small window up for as long as its answer is waited for.
+                let spacing = if suspect.cause == Cause::Silent { SILENT_SPACING } else { SPACING };
+                suspect.due = suspect.due.min(suspect.tried_at + spacing).max(now);
             }
         }
         self.condemn_confirmed(now);
@@ -485,11 +499,8 @@ impl Suspicion {
             self.row = self.row.saturating_add(1);
             self.nothing_taken_since.get_or_insert(now);
         }
-        // A few go after each pause: where most are refused for themselves, one of them is taken.
-        if self.row >= MASS && !known_topic && (self.row.is_multiple_of(MASS) || self.row > 8 * MASS) {
-            let pause =
-                FIRST_PAUSE.saturating_mul(1 << (self.row / MASS - 1).min(16)).min(NEWCOMER_PAUSE_MAX);
-            self.pause_until = Some(now + pause);
+        if !known_topic {
+            self.pause_newcomers(now);
         }
         if !was_gated && !known_topic && self.row >= 3 {
             // It is not only the suspects that are refused.
@@ -523,6 +534,20 @@ impl Suspicion {
             was_in_order: false,
         });
         true
+    }
+
+    /// A newcomer was refused: after enough of them all pause. A few go after each pause, because where most are refused for themselves
+    /// one of them is taken; what was in flight when it began does not make it longer.
+    fn pause_newcomers(&mut self, now: Instant) {
+        if self.row < MASS || self.pause_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.since_pause += 1;
+        if self.pauses == 0 || self.since_pause >= MASS || self.pauses > 8 {
+            let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16)).min(NEWCOMER_PAUSE_MAX);
+            self.pause_until = Some(now + pause);
+            (self.pauses, self.since_pause) = (self.pauses + 1, 0);
+        }
     }
 
     fn doubt(&mut self, now: Instant, topic: TopicKey, serial: u64, cause: Cause, another: bool) {
@@ -726,7 +751,9 @@ impl Suspicion {
     /// A new connection: perhaps the broker is another, or has changed. One suspect may find that out at once.
     pub fn handle_open(&mut self, now: Instant) {
         (self.retry_step, self.retry_at, self.pause_until) = (0, now, None);
-        let waiting = self.suspects.iter_mut().filter(|suspect| !suspect.in_flight && !suspect.in_order);
+        let may =
+            |suspect: &&mut Suspect| !suspect.in_flight && !suspect.in_order && !suspect.cause.is_quota();
+        let waiting = self.suspects.iter_mut().filter(may);
         if let Some(first) = waiting.min_by_key(|suspect| (suspect.due, suspect.place.sequence)) {
             first.due = first.due.min(now + SPACING);
         }
