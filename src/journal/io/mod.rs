@@ -272,21 +272,22 @@ impl Journal {
             Ready::Empty => return Next::Empty,
             Ready::Pending => return Next::Pending,
         }
-        self.note_again(lane);
         let reader = &self.readers[lane.index()];
-        match reader.cursor.reading() {
-            Some((sequence, run, reading)) => Next::Record(Stored {
-                id: RecordId { run: run.run, sequence },
-                lane,
-                sequence,
-                // In which boot one that comes again was received is known only if its run is the one it is in now.
-                same_boot: run.boot == self.boot
-                    && reading.original.is_none_or(|original| original.run == run.run),
-                original: reading.original,
-                content: reading.content,
-            }),
-            None => Next::Empty,
+        let Some((sequence, run, reading)) = reader.cursor.reading() else { return Next::Empty };
+        let id = RecordId { run: run.run, sequence };
+        if let Some(original) = reading.original {
+            note_again(&mut self.again[lane.index()], reader.released, id, original);
         }
+        Next::Record(Stored {
+            id,
+            lane,
+            sequence,
+            // In which boot one that comes again was received is known only if its run is the one it is in now.
+            same_boot: run.boot == self.boot
+                && reading.original.is_none_or(|original| original.run == run.run),
+            original: reading.original,
+            content: reading.content,
+        })
     }
 
     fn advance(&mut self, lane: Lane) -> Ready {
@@ -413,20 +414,6 @@ impl Journal {
         drop(state);
         // What was dropped to make room needs no release of its own.
         reader.let_go(reader.view.released);
-    }
-
-    /// Keeps the first id of the record at the reading position, if it comes again. Those that have left are forgotten, but not at
-    /// once: what became of them is told afterwards.
-    fn note_again(&mut self, lane: Lane) {
-        let reader = &self.readers[lane.index()];
-        let Some((sequence, run, reading)) = reader.cursor.reading() else { return };
-        let Some(original) = reading.original else { return };
-        let (run, again) = (run.run, &mut self.again[lane.index()]);
-        again.insert(sequence, (RecordId { run, sequence }, original));
-        let left = reader.released.saturating_sub(AGAIN_KEPT);
-        while again.first_key_value().is_some_and(|(first, _)| *first < left) {
-            again.pop_first();
-        }
     }
 
     /// The id under which a record that was handed out is published: its first one, if it was sent again or taken up from a file.
@@ -599,6 +586,21 @@ enum Ready {
     Record,
     Empty,
     Pending,
+}
+
+/// Keeps the first id of a record that comes again. Those that have left are forgotten, but not at once: what became of them is told
+/// afterwards.
+fn note_again(
+    again: &mut BTreeMap<u64, (RecordId, RecordId)>,
+    released: u64,
+    id: RecordId,
+    original: RecordId,
+) {
+    again.insert(id.sequence, (id, original));
+    let left = released.saturating_sub(AGAIN_KEPT);
+    while again.first_key_value().is_some_and(|(first, _)| *first < left) {
+        again.pop_first();
+    }
 }
 
 impl Reader {
