@@ -118,9 +118,7 @@ pub fn text(status: &Status) -> String {
         row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices handshake again"));
     }
     let dtls = &status.dtls;
-    // An older daemon does not say when it refused last.
-    let is_recent = dtls.refused_full_last_s.is_none_or(|last| last < 3_600);
-    if dtls.refused_full > 0 && is_recent && dtls.sessions >= dtls.max_sessions {
+    if dtls.is_full() {
         row(
             "",
             format!(

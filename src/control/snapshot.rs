@@ -194,6 +194,14 @@ pub struct Dtls {
     pub refused_too_often: u64,
 }
 
+impl Dtls {
+    /// Whether the table is full and a device was refused in the last hour. An older daemon does not say when it refused last.
+    pub fn is_full(&self) -> bool {
+        let is_recent = self.refused_full_last_s.is_none_or(|last| last < 3_600);
+        self.refused_full > 0 && is_recent && self.sessions >= self.max_sessions
+    }
+}
+
 /// A source address whose datagrams could not be served.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -152,7 +152,7 @@ impl Link {
         }
     }
 
-    /// Sets a record aside because its owner says so. Whether it was found.
+    /// Sets a record aside because its owner says so.
     pub fn skip(&self, id: RecordId) -> Skip {
         let handle = self.handle.borrow();
         let Some(handle) = &*handle else { return Skip::NotFound };
@@ -191,7 +191,10 @@ impl Link {
 
     /// Why a lane does not flow although the connection stands.
     pub fn stopped(&self, lane: Lane, now: Instant) -> Option<String> {
-        let status = self.handle.borrow().as_ref()?.status();
+        self.stopped_at(lane, &self.handle.borrow().as_ref()?.status(), now)
+    }
+
+    fn stopped_at(&self, lane: Lane, status: &Status, now: Instant) -> Option<String> {
         let in_seconds = |until: Instant| until.saturating_duration_since(now).as_secs() + 1;
         if let Some(until) = status.stopped_until[lane.index()].filter(|until| *until > now) {
             let seconds = in_seconds(until);
@@ -223,7 +226,7 @@ impl Link {
 
     /// Why readings do not flow although the connection stands, of each lane and in all.
     fn stalled(&self, status: &Status, now: Instant) -> Vec<String> {
-        let of_lane = |lane: Lane| Some(format!("lane {lane}: {}", self.stopped(lane, now)?));
+        let of_lane = |lane: Lane| Some(format!("lane {lane}: {}", self.stopped_at(lane, status, now)?));
         let mut stalled: Vec<String> = Lane::ALL.into_iter().filter_map(of_lane).collect();
         // What is held back is tried at its own times, which is no stall.
         let others = |lane: Lane| {
@@ -247,11 +250,7 @@ impl Link {
     pub fn lasting_problems(&self) -> Vec<String> {
         let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else { return Vec::new() };
         let mut problems = Vec::new();
-        if let Some(why) = status.version_why.as_ref().filter(|_| status.connected) {
-            problems.push(format!(
-                "MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}"
-            ));
-        }
+        problems.extend(status.version_why.as_ref().filter(|_| status.connected).map(fell_back));
         problems.extend(closed_again(&status));
         if status.rate_limit.is_some_and(|(_, lowered)| lowered) {
             problems
@@ -310,9 +309,7 @@ impl Link {
         let mut warnings = Vec::new();
         if status.connected && status.version == Some(Version::V3_1_1) {
             warnings.push(match &status.version_why {
-                Some(why) => format!(
-                    "MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}"
-                ),
+                Some(why) => fell_back(why),
                 None if handle.with_settings(|settings| settings.protocol == Protocol::V3_1_1) => {
                     "protocol = \"3.1.1\" is configured: the broker cannot say that it refuses a message; set \"auto\" if it \
                      has MQTT 5"
@@ -388,6 +385,10 @@ impl Link {
             reply.ok(&shown);
         });
     }
+}
+
+fn fell_back(why: &String) -> String {
+    format!("MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}")
 }
 
 fn closed_again(status: &Status) -> Option<String> {

@@ -620,7 +620,7 @@ impl Publisher {
             .filter_map(|(lane, sequence)| Some(self.lanes[*lane].entry(*sequence)?.topic))
             .collect();
         topics.len() <= DROPPED_FOR_THEMSELVES
-            && topics.is_disjoint(&self.taken_topics.iter().copied().collect())
+            && !topics.iter().any(|topic| self.taken_topics.contains(topic))
     }
 
     /// The broker complained of what was sent at `sent_at`, or dropped it.

@@ -719,11 +719,6 @@ impl Suspicion {
         self.suspects.len() < SUSPECTS_MAX / 2
     }
 
-    /// How a suspect is tried.
-    pub fn manner_of(&self, place: RecordPlace) -> Option<Manner> {
-        Some(self.suspects[self.position(place)?].manner())
-    }
-
     /// How many suspects are in flight.
     pub fn in_flight(&self) -> usize {
         self.suspects.iter().filter(|suspect| suspect.in_flight).count()

@@ -628,11 +628,7 @@ impl Uplink {
             delivered_behind: Lane::ALL.map(|lane| self.publisher.delivered_behind(lane)),
             held_back: Lane::ALL.map(|lane| self.publisher.held_back(lane)),
             nothing_taken: self.publisher.nothing_taken(now),
-            closes: self
-                .closes
-                .iter()
-                .filter(|at| now.saturating_duration_since(**at) < CLOSES_WITHIN)
-                .count(),
+            closes: self.closes(now),
             taken_at: self.publisher.taken_at(),
             blocked_by: Lane::ALL.map(|lane| self.publisher.blocked_by(lane)),
             suspect_count: self.publisher.suspect_count(),
@@ -917,19 +913,17 @@ impl Uplink {
 
     /// The broker closed a connection that stood, and nothing shows why.
     fn note_close(&mut self, now: Instant) {
-        let before = self.closes(now);
+        let lately = self.closes(now);
+        self.closes.drain(..self.closes.len() - lately);
         self.closes.push_back(now);
-        if before + 1 == CLOSES {
+        if lately + 1 == CLOSES {
             self.events.push_back(Event::ClosedAgain { times: CLOSES });
         }
     }
 
     /// How often the broker closed the connection lately, and nothing showed why.
-    fn closes(&mut self, now: Instant) -> usize {
-        while self.closes.front().is_some_and(|at| now.saturating_duration_since(*at) >= CLOSES_WITHIN) {
-            self.closes.pop_front();
-        }
-        self.closes.len()
+    fn closes(&self, now: Instant) -> usize {
+        self.closes.iter().filter(|at| now.saturating_duration_since(**at) < CLOSES_WITHIN).count()
     }
 
     /// Of a connection that stood.

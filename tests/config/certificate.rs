@@ -3,6 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData as _};
 use tombolo::config::{Looked, Origin};
 
+use crate::shipped::revocation_list;
 use crate::support::{Case, main_file};
 
 const ROLE: &str = "[role.r.uplink.x]\npath = \"x\"\n";
@@ -135,16 +136,7 @@ fn a_list_that_another_signed_in_the_name_of_a_ca_is_refused() {
     // Another CA of the same name.
     let (key, mut ca) = (KeyPair::generate().unwrap(), CertificateParams::default());
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let list = rcgen::CertificateRevocationListParams {
-        this_update: rcgen::date_time_ymd(2024, 1, 1),
-        next_update: rcgen::date_time_ymd(2100, 1, 1),
-        crl_number: 1u64.into(),
-        issuing_distribution_point: None,
-        revoked_certs: Vec::new(),
-        key_identifier_method: rcgen::KeyIdMethod::Sha256,
-    };
-    let list = list.signed_by(&Issuer::new(ca, &key)).unwrap().pem().unwrap();
-    let case = case.file("/etc/tombolo/crl.pem", &list);
+    let case = case.file("/etc/tombolo/crl.pem", &revocation_list(&Issuer::new(ca, &key)));
     let said = said(&case);
     let expected = "fail  5: coap.crl-file: /etc/tombolo/crl.pem cannot be used: a revocation list of CN=rcgen self signed cert \
                     is not signed by the key of that CA";

@@ -14,6 +14,19 @@ fn faults(case: &Case) -> Vec<Finding> {
     case.loaded().findings.into_iter().filter(|f| f.level == Level::Fail).collect()
 }
 
+/// A revocation list that names nothing, in PEM.
+pub fn revocation_list(issuer: &Issuer<'_, &KeyPair>) -> String {
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2024, 1, 1),
+        next_update: rcgen::date_time_ymd(2100, 1, 1),
+        crl_number: 1u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    list.signed_by(issuer).unwrap().pem().unwrap()
+}
+
 /// Files the examples name, and the templates, as the package installs them.
 fn files() -> Fake {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/modbus");
@@ -26,16 +39,7 @@ fn files() -> Fake {
     let key = KeyPair::generate().unwrap();
     let mut certificate = CertificateParams::new(["gateway.example".to_owned()]).unwrap();
     certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let list = rcgen::CertificateRevocationListParams {
-        this_update: rcgen::date_time_ymd(2024, 1, 1),
-        next_update: rcgen::date_time_ymd(2100, 1, 1),
-        crl_number: 1u64.into(),
-        issuing_distribution_point: None,
-        revoked_certs: Vec::new(),
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let issuer = Issuer::from_params(&certificate, &key);
-    let list = list.signed_by(&issuer).unwrap().pem().unwrap();
+    let list = revocation_list(&Issuer::from_params(&certificate, &key));
     let certificate = certificate.self_signed(&key).unwrap().pem();
     all.with("/etc/tombolo/broker-ca.pem", "")
         .with("/etc/tombolo/ca.pem", "")

@@ -52,7 +52,7 @@ pub fn told(status: &Status, loaded: &Loaded) -> Vec<Finding> {
         );
     }
     let dtls = &status.dtls;
-    if dtls.refused_full_last_s.is_some_and(|last| last < 3_600) && dtls.sessions >= dtls.max_sessions {
+    if dtls.is_full() {
         let message =
             format!("{} refused for want of room in the last hour", plural(dtls.refused_full, "handshake"));
         findings.push(Finding::warn("DTLS sessions", message).advice("raise coap.max-sessions and restart"));

@@ -606,7 +606,9 @@ fn note_again(
 impl Reader {
     /// Remembers the length of a record's body; what is read again is known.
     fn note_handed(&mut self, sequence: u64, length: u32) {
-        if let Err(at) = self.handed.binary_search_by_key(&sequence, |(handed, _)| *handed) {
+        if self.handed.back().is_none_or(|(last, _)| *last < sequence) {
+            self.handed.push_back((sequence, length));
+        } else if let Err(at) = self.handed.binary_search_by_key(&sequence, |(handed, _)| *handed) {
             self.handed.insert(at, (sequence, length));
         }
         if self.handed.len() > HANDED_MAX {

@@ -89,6 +89,22 @@ impl Rate {
     }
 }
 
+/// Takes one of what all sources share, and one of the source's own; none if either has none.
+fn take_of_all(
+    rate: Rate,
+    all: &mut Option<Instant>,
+    cells: &mut Cells,
+    now: Instant,
+    source: IpAddr,
+) -> bool {
+    let Some(full) = rate.taken(now, *all, 1) else { return false };
+    let is_free = cells.take(now, source);
+    if is_free {
+        *all = Some(full);
+    }
+    is_free
+}
+
 /// See the module.
 pub struct Throttle {
     handshakes: Rate,
@@ -122,22 +138,12 @@ impl Throttle {
 
     /// Whether to answer one more hello without a valid cookie.
     pub fn take_hello(&mut self, now: Instant, source: IpAddr) -> bool {
-        let Some(full) = self.hello.taken(now, self.hellos, 1) else { return false };
-        let is_free = self.cells.take(now, source);
-        if is_free {
-            self.hellos = Some(full);
-        }
-        is_free
+        take_of_all(self.hello, &mut self.hellos, &mut self.cells, now, source)
     }
 
     /// Whether to verify one more cookie.
     pub fn take_look(&mut self, now: Instant, source: IpAddr) -> bool {
-        let Some(full) = self.hello.taken(now, self.looks, 1) else { return false };
-        let is_free = self.look_cells.take(now, source);
-        if is_free {
-            self.looks = Some(full);
-        }
-        is_free
+        take_of_all(self.hello, &mut self.looks, &mut self.look_cells, now, source)
     }
 
     /// The cookie was valid, and does not count.
