@@ -575,12 +575,22 @@ impl<S: Storage> LaneWriter<S> {
         self.sealed_view = self.sealed.iter().cloned().collect();
     }
 
+    /// Whether what was lost stands in a segment behind the oldest sealed one too. After an error there may be none that is written to.
+    fn is_told_behind(&self) -> bool {
+        !self.control.has_losses()
+            || self.active.as_ref().is_some_and(|active| !active.fresh)
+            || self.sealed.iter().skip(1).any(|segment| segment.end > HEADER_BLOCK)
+    }
+
     /// Lets go of the segments a durable trim has passed. Their files stay until [`LaneWriter::maintain`].
     pub(super) fn free(&mut self) {
         let before = self.sealed.len();
         while let Some(oldest) =
             self.sealed.front().filter(|oldest| oldest.last_sequence <= self.durable_released)
         {
+            if !self.is_told_behind() {
+                break;
+            }
             let size = u64::from(oldest.layout.size);
             if !self.shelf.leave(oldest.number, size) {
                 // What could not even be opened is not written to again.

@@ -95,6 +95,8 @@ pub(super) struct WitnessFile<S: Storage> {
     last: Option<Witness>,
     /// Not all of it is durable.
     dirty: bool,
+    /// It took the place of another, which a power cut brings back until the folder is durable.
+    renewed: bool,
 }
 
 impl<S: Storage> WitnessFile<S> {
@@ -108,7 +110,7 @@ impl<S: Storage> WitnessFile<S> {
         let newest = slots.into_iter().flatten().max_by_key(|(counter, _)| *counter);
         let counter = newest.map_or(0, |(counter, _)| counter);
         let witness = newest.map(|(_, witness)| witness);
-        (WitnessFile { file, counter, last: witness, dirty: false }, witness)
+        (WitnessFile { file, counter, last: witness, dirty: false, renewed: false }, witness)
     }
 
     /// What stands in it.
@@ -127,8 +129,10 @@ impl<S: Storage> WitnessFile<S> {
     /// Makes it durable, or else sees to it that there is none: before files are used for something else of which an older one
     /// would say that they hold records. False: neither can be done now.
     pub(super) fn sync(&mut self, storage: &S) -> bool {
-        if !self.dirty || self.file.as_ref().is_some_and(|file| file.sync().is_ok()) {
-            self.dirty = false;
+        let in_place = |renewed: bool| !renewed || storage.sync_folder(Folder::Top).is_ok();
+        let synced = |file: &S::File| file.sync().is_ok() && in_place(self.renewed);
+        if !self.dirty || self.file.as_ref().is_some_and(synced) {
+            (self.dirty, self.renewed) = (false, false);
             return true;
         }
         (self.file, self.last) = (None, None);
@@ -141,7 +145,7 @@ impl<S: Storage> WitnessFile<S> {
         let file = match self.file.take() {
             Some(file) => file,
             None => {
-                self.dirty = true;
+                (self.dirty, self.renewed) = (true, true);
                 storage.remove(Folder::Top, NAME)?;
                 let file = storage.create(Folder::Top, NAME)?;
                 file.write_at(0, &[0; SIZE])?;

@@ -144,3 +144,66 @@ proptest! {
         run(steps, WhenFull::DropOldest, 4);
     }
 }
+
+/// Found by chance: 3 was dropped, and the one segment that said so was let go after an error.
+#[test]
+fn what_was_lost_stays_told_when_an_error_leaves_no_segment_to_write_to() {
+    use Step::*;
+    let lane = Lane::High;
+    let append = || Append(lane, 8);
+    let steps = vec![
+        append(),
+        append(),
+        Restart,
+        PowerCut(None),
+        Release(lane, 128),
+        Maintain,
+        Restart,
+        append(),
+        FailWrites(1),
+        append(),
+        Commit(false),
+        append(),
+        Commit(false),
+        FailWrites(1),
+        append(),
+        Commit(false),
+        append(),
+        Commit(false),
+        Reject(lane, 0),
+        Commit(true),
+        FailSyncs(1),
+        append(),
+        Commit(false),
+        FailWrites(1),
+        append(),
+        Restart,
+        Maintain,
+        Restart,
+    ];
+    run(steps, WhenFull::DropOldest, 4);
+}
+
+/// Found by chance: the witness was made anew after an error, and a power cut brought the one before back.
+#[test]
+fn a_witness_that_was_made_anew_is_the_one_that_a_power_cut_leaves() {
+    use Step::*;
+    let steps = vec![
+        Append(Lane::High, 8),
+        Restart,
+        Append(Lane::High, 8),
+        PowerCut(None),
+        Append(Lane::Normal, 8),
+        Commit(false),
+        PowerCut(Some(1_312_541_020_963_732_186)),
+        Maintain,
+        Release(Lane::Normal, 0),
+        Commit(true),
+        FailWrites(2),
+        Append(Lane::Normal, 8),
+        Commit(false),
+        Maintain,
+        PowerCut(None),
+    ];
+    run(steps, WhenFull::Refuse, 6);
+}
