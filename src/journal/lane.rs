@@ -575,10 +575,10 @@ impl<S: Storage> LaneWriter<S> {
         self.sealed_view = self.sealed.iter().cloned().collect();
     }
 
-    /// Whether what was lost stands in a segment behind the oldest sealed one too. After an error there may be none that is written to.
+    /// Whether what was lost, and the sequence that is next, stand in a segment behind the oldest sealed one too. After an error there
+    /// may be none that is written to.
     fn is_told_behind(&self) -> bool {
-        !self.control.has_losses()
-            || self.active.as_ref().is_some_and(|active| !active.fresh)
+        self.active.as_ref().is_some_and(|active| !active.fresh)
             || self.sealed.iter().skip(1).any(|segment| segment.end > HEADER_BLOCK)
     }
 

@@ -262,11 +262,6 @@ impl Control {
         self.entries.iter().any(|entry| entry.dirty && !entry.published)
     }
 
-    /// Whether anything was ever lost.
-    pub(super) fn has_losses(&self) -> bool {
-        !self.entries.is_empty() || self.totals.iter().any(|total| *total > 0)
-    }
-
     /// Whether anything about losses waits to be made durable.
     pub fn is_dirty(&self) -> bool {
         self.joined || self.entries.iter().any(|entry| entry.dirty)

@@ -207,3 +207,38 @@ fn a_witness_that_was_made_anew_is_the_one_that_a_power_cut_leaves() {
     ];
     run(steps, WhenFull::Refuse, 6);
 }
+
+/// Found by chance: its sequences began anew, and a record that was discarded in the rejected store had one of them.
+#[test]
+fn a_lane_that_an_error_leaves_without_records_does_not_begin_its_sequences_anew() {
+    use Step::*;
+    let h = Lane::High;
+    let steps = vec![
+        Append(h, 8),
+        Commit(false),
+        Append(h, 8),
+        FailSyncs(3),
+        Append(h, 8),
+        Append(h, 8),
+        Append(h, 8),
+        Append(h, 8),
+        Append(h, 8),
+        Append(h, 8),
+        Restart,
+        Maintain,
+        Reject(h, 0),
+        Commit(true),
+        FailWrites(1),
+        FailSyncs(2),
+        Append(Lane::Normal, 8),
+        Append(h, 8),
+        Commit(false),
+        Maintain,
+        Append(h, 8),
+        PowerCut(None),
+        Discard(56),
+        Append(Lane::Normal, 8),
+        Restart,
+    ];
+    run(steps, WhenFull::Refuse, 6);
+}
