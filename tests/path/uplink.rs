@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -78,8 +77,7 @@ fn it_stops_within_five_seconds_though_the_name_server_is_silent() {
         resolv.display(),
         binary().display()
     );
-    let wrapped = folder.write("tombolo", script);
-    std::fs::set_permissions(&wrapped, std::fs::Permissions::from_mode(0o755)).expect("it can be run");
+    let wrapped = folder.script("tombolo", &script);
     let ca = folder.write("ca.pem", "");
     let mut daemon = Daemon::start_with(&wrapped, &folder, 8883, &ca, "", |text| {
         text.replace("mqtts://localhost", "mqtts://broker.example")

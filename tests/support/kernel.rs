@@ -1,7 +1,7 @@
 //! A kernel whose clocks the test sets, under a real daemon: fake_kernel.c, preloaded.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -66,9 +66,7 @@ impl Kernel {
             self.state.display(),
             binary.display()
         );
-        let wrapper = folder.write("tombolo", text);
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("it can be made executable");
-        wrapper
+        folder.script("tombolo", &text)
     }
 
     fn write(&self) {

@@ -5,7 +5,7 @@
 pub mod kernel;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -46,6 +46,23 @@ impl Folder {
             fs::create_dir_all(parent).expect("the folder can be made");
         }
         fs::write(&path, text).expect("the file can be written");
+        path
+    }
+
+    /// A shell script that can be run. Another process writes it: if this one did, a child that another test's thread forks in
+    /// between would inherit the open file, and the kernel runs no file that is open for writing (ETXTBSY).
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        let mut install = Command::new("install")
+            .args(["-m", "755", "/dev/stdin"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("install is there");
+        let mut input = install.stdin.take().expect("a pipe");
+        input.write_all(text.as_bytes()).expect("it reads");
+        drop(input);
+        assert!(install.wait().expect("it ends").success());
         path
     }
 }
