@@ -7,18 +7,19 @@
 //! # The path of a reading, module by module
 //!
 //! ```text
+//!                                     ┌─────────────────── pipeline ───────────────────┐
 //!  device ──CoAP/DTLS──> southbound ──> gate: identity, policy + quota, mapping ──> journal ──> northbound ──TLS──> broker
 //! ```
 //!
 //! 1. [`southbound::coap::io`] takes datagrams in batches. [`proto::dtls`] decrypts them: from here on the sender is known.
 //! 2. [`proto::coap`] answers pings, duplicates and whatever breaks its rules, and hands up requests.
 //! 3. [`southbound::coap::resource`] finds what a request means: mostly a reading, [`gate::stage::Received`].
-//! 4. [`gate`] turns it into [`gate::stage::Mapped`], or into a [`gate::stage::Refusal`] that
+//! 4. [`pipeline`] takes it through the gate to the journal, and tells what becomes of it. [`gate`] turns it into [`gate::stage::Mapped`], or into a [`gate::stage::Refusal`] that
 //!    [`southbound::coap::answer`] puts into CoAP's words.
 //! 5. [`journal`] commits it to disk, a whole batch at a time. Only then the device hears 2.04.
 //! 6. [`northbound`] publishes what is committed, and releases it once the broker has acknowledged it.
 //!
-//! [`daemon::hub`] is where the six meet, on one thread. [`message`] and [`clock`] are the words they share.
+//! [`southbound::coap::intake`] does 2 and 3. [`daemon::hub`] is where the six meet, on one thread. [`message`] and [`clock`] are the words they share.
 //! Small files that must outlive a power cut go through [`durable`].
 //! [`config`] reads what the owner wrote, [`control`] answers the commands in [`cli`], [`telemetry`] tells the story.
 //!
@@ -40,6 +41,7 @@ pub mod gate;
 pub mod journal;
 pub mod message;
 pub mod northbound;
+pub mod pipeline;
 pub mod proto;
 pub mod southbound;
 pub mod telemetry;

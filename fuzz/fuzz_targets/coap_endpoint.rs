@@ -6,12 +6,19 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::message::ContentFormat;
+use tombolo::proto::address::Peer;
 use tombolo::proto::coap::{Code, Endpoint, Exchange, Message, PeerId, Response, Settings};
+use tombolo::proto::dtls::SessionId;
 
 fuzz_target!(|script: &[u8]| run(script));
 
 /// Peers 0 and 1 are proven, 2 and 3 are not.
-const PEERS: [PeerId; 4] = [PeerId::proven(0), PeerId::proven(1), PeerId::unproven(0), PeerId::unproven(1)];
+const PEERS: [PeerId; 4] = [
+    Peer::Session(SessionId(0)).id(),
+    Peer::Session(SessionId(1)).id(),
+    Peer::Plain(0).id(),
+    Peer::Plain(1).id(),
+];
 
 /// A script is a row of steps: one byte what to do and to whom, then a length byte and that many bytes
 /// for it.

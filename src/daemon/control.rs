@@ -186,7 +186,7 @@ impl Desk {
         });
         self.clock.save_when_due(now);
         self.state.care(now);
-        let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().path.gate);
+        let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.tell_presence(now);
         self.tell_status(now);
@@ -250,12 +250,12 @@ impl Desk {
 
     /// At the stop, when nothing is received any more.
     pub fn close(&mut self) {
-        self.fleets.close(&self.shared.hub.borrow().path.gate);
+        self.fleets.close(&self.shared.hub.borrow().pipeline.gate);
     }
 
     fn tell_presence(&mut self, now: Instant) {
         let mut hub = self.shared.hub.borrow_mut();
-        let gate = &mut hub.path.gate;
+        let gate = &mut hub.pipeline.gate;
         while let Some(change) = gate.poll_presence(now) {
             self.tell_device(now, change.id.as_str(), change.online, change.last_seen);
         }
@@ -360,7 +360,7 @@ impl Desk {
         // Under a new name nobody answers for what is retained under the old one.
         let clear = if changes.renamed_from.is_some() {
             let hub = self.shared.hub.borrow();
-            self.link.retained(hub.path.gate.devices(Instant::now()).map(|device| device.id.as_str()))
+            self.link.retained(hub.pipeline.gate.devices(Instant::now()).map(|device| device.id.as_str()))
         } else {
             Vec::new()
         };
@@ -368,7 +368,7 @@ impl Desk {
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
-            self.shared.hub.borrow_mut().path.gate.retell_presence(Instant::now());
+            self.shared.hub.borrow_mut().pipeline.gate.retell_presence(Instant::now());
         }
         self.link.look_at_files(upstream_files);
         let interval = settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -423,8 +423,8 @@ impl Desk {
     }
 
     fn counters(&self, hub: &Hub) -> Snapshot {
-        let mut snapshot = hub.path.counters.snapshot();
-        let coap = hub.coap();
+        let mut snapshot = hub.pipeline.counters.snapshot();
+        let coap = hub.coap.counters();
         snapshot.put(Counter::CoapDuplicates.name(), coap.duplicates);
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
         sessions::counters(hub.engine.counters(), &mut snapshot);
@@ -439,7 +439,7 @@ impl Control for Desk {
         let hub = self.shared.hub.borrow();
         let journal = self.journal.borrow().status();
         let settings = &self.loaded.settings;
-        let online = hub.path.gate.devices(now).filter(|device| device.online).count();
+        let online = hub.pipeline.gate.devices(now).filter(|device| device.online).count();
         snapshot::Status {
             gateway: snapshot::Gateway {
                 id: settings.gateway.id.to_string(),
@@ -460,7 +460,7 @@ impl Control for Desk {
                 failing: failing(&journal),
             },
             devices: snapshot::Devices {
-                known: hub.path.gate.device_count() as u64,
+                known: hub.pipeline.gate.device_count() as u64,
                 online: online as u64,
                 sessions: hub.engine.session_count() as u64,
                 half_open: hub.engine.half_open_count() as u64,
@@ -469,7 +469,7 @@ impl Control for Desk {
             dtls: sessions::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: hub.sessions.snapshot(now),
             strays: sessions::strays(&hub, now),
-            unlisted_strays: hub.path.strays.unnamed(),
+            unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),
@@ -588,7 +588,7 @@ impl Control for Desk {
 
     fn explain(&mut self, device: &str, method: Method, path: &str) -> serde_json::Value {
         let hub = self.shared.hub.borrow();
-        let explanation = hub.path.gate.explain(Instant::now(), device, method, path);
+        let explanation = hub.pipeline.gate.explain(Instant::now(), device, method, path);
         serde_json::to_value(explanation).unwrap_or_default()
     }
 
@@ -657,7 +657,7 @@ fn fleets(hub: &Hub) -> BTreeMap<String, snapshot::Fleet> {
         let max_devices = u64::from(fleet.max_devices);
         (fleet.name.to_string(), snapshot::Fleet { devices: devices as u64, max_devices })
     };
-    hub.path.gate.fleets().map(of).collect()
+    hub.pipeline.gate.fleets().map(of).collect()
 }
 
 /// Readings that wait for the uplink.

@@ -1,18 +1,17 @@
-//! The hub: one thread's worth of state, and what happens to a datagram, a completion, a deadline.
+//! The hub: the parts of the path on one thread, and what happens to a datagram, a completion, a deadline.
 //!
 //! ```text
-//! receive ─> engine ─> Sink::data ─> endpoint ─> gate ─> journal.append(ticket = exchange)
-//! complete(ticket) ─> endpoint.respond(2.04 | 5.03)
-//! flush: endpoint.poll_transmit ─> engine.send ─> Sink::transmit ─> sendmmsg
+//! receive ─> engine ─> DtlsSink ─> coap::Intake ─> Pipeline: gate, journal
+//! complete ─> Pipeline ─> events, routed by the kind of their ticket ─> coap::Intake, serial::Intake
+//! flush: coap::Intake ─> engine.send ─> DtlsSink ─> sendmmsg
 //! ```
 //!
-//! Everything here runs between two awaits of the tasks in [`run`](super::run): no locks, no
-//! channels, no allocation a reading. The engine calls [`Path`] back while it works, which is why the
-//! two are apart.
+//! It decides nothing about a reading: it reads the clocks once a round, routes the pipeline's events, logs them, and
+//! drives the sockets. Everything here runs between two awaits of the tasks in [`run`](super::run), so that nothing in it
+//! is locked; the journal's lanes lock for the time of an append.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,31 +19,29 @@ use std::time::Instant;
 use tokio::sync::Notify as Wake;
 
 use super::clock::SystemClock;
+use super::dtls_sink::{DtlsSink, Reports};
 use super::keeping::{Found, Sessions};
 use super::link::Link;
-use super::proof::Proofs;
-use super::watched::Waiting;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
-use crate::gate::settings::QoS;
-use crate::gate::stage::{Reason, Received, Refusal};
-use crate::gate::{DeviceIndex, Gate, Unidentified};
-use crate::journal::{Journal, Refused, Ticket};
-use crate::message::{ContentFormat, Method, PathBuffer};
-use crate::proto::coap::{self, Endpoint, Exchange, PeerId, Request, Response};
+use crate::gate::Gate;
+use crate::journal::Journal;
+use crate::pipeline::{Event, Pipeline};
+use crate::proto::address::{Peer, Ticket};
+use crate::proto::coap::{self as protocol, Endpoint};
 use crate::proto::dtls::server::Certificates;
-use crate::proto::dtls::{CloseCause, Engine, HandshakeFailure, PeerIdentity, SendError, SessionId, Sink};
-use crate::proto::{Holder, Route};
+use crate::proto::dtls::{Engine, SendError, SessionId};
 use crate::southbound::coap::answer;
 use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
-use crate::southbound::coap::plain::Plain;
-use crate::southbound::coap::resource::{self, Resource};
-use crate::southbound::coap::stray::{self, Mistake, Strays};
-use crate::southbound::serial::Verdict;
-use crate::telemetry::counters::{Counter, Counters};
+use crate::southbound::coap::stray::{self, Mistake};
+use crate::southbound::{coap, serial};
+use crate::telemetry::counters::Counter;
 use crate::telemetry::limited::Limiter;
 
-/// What the network may make us say, by kind; each has a limit of its own.
+/// The pipeline into the journal.
+pub type Readings = Pipeline<Rc<RefCell<Journal>>>;
+
+/// The kinds of log lines that the network can cause; each has a limit of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Said {
     /// A handshake failed.
@@ -61,113 +58,31 @@ pub enum Said {
 
 /// All state of the path.
 pub struct Hub {
+    /// All clocks as they stood when this round began.
+    pub moment: Moment,
+    clock: Arc<SystemClock>,
     /// The DTLS sessions.
     pub engine: Box<dyn Engine>,
     /// What of them outlives the process.
     pub sessions: Sessions,
-    /// Everything behind them.
-    pub path: Path,
+    /// What the engine has reported.
+    pub reports: Reports,
+    /// The CoAP side.
+    pub coap: coap::Intake,
+    /// The serial side.
+    pub serial: serial::Intake,
+    /// From the sides to the journal.
+    pub pipeline: Readings,
+    uplink: Rc<Link>,
+    tail: Tail,
+    /// What log lines may be written.
+    pub limiter: Limiter<Said>,
+    outgoing: Outgoing,
+    /// Wakes the task of a serial port with a CoAP node on its line.
+    serial_wakes: HashMap<u32, Rc<Wake>>,
     /// The sessions were left to the next process: nothing more is done with them.
     left: bool,
     datagram: Vec<u8>,
-}
-
-/// What the engine hands plaintext to, and all that follows.
-pub struct Path {
-    /// All clocks as they stood when this round began.
-    pub moment: Moment,
-    clock: Arc<SystemClock>,
-    endpoint: Endpoint,
-    /// Who may say what.
-    pub gate: Gate,
-    journal: Rc<RefCell<Journal>>,
-    /// The uplink, for what is not journaled.
-    pub uplink: Rc<Link>,
-    outgoing: Outgoing,
-    sessions: HashMap<SessionId, DeviceIndex>,
-    plain: Plain,
-    /// Whom all plain CoAP senders are.
-    insecure: Option<DeviceIndex>,
-    /// Sessions of an earlier process are being taken over.
-    pub restoring: bool,
-    /// Sessions made and ended in this round.
-    established: Vec<SessionId>,
-    closed: Vec<SessionId>,
-    /// Sessions whose device is gone: ended after the round.
-    ending: Vec<SessionId>,
-    proofs: Proofs,
-    /// Why the gate refused the last identity the engine asked about; taken when the engine reports the failure.
-    unclaimed: Option<Unidentified>,
-    /// Source addresses whose datagrams cannot be served.
-    pub strays: Strays,
-    /// When a device was last refused because the table of sessions is full.
-    pub full: Option<Instant>,
-    tail: Tail,
-    watched: Waiting,
-    /// Tickets of DELETE requests on their way to disk: they are answered 2.02, all others 2.04.
-    deleting: HashSet<u128>,
-    /// Tickets of serial readings that the journal has finished with, and whether they are stored.
-    serial_done: Vec<(u128, bool)>,
-    /// Where answers to CoAP nodes on serial lines go, by the port's number.
-    serial_out: HashMap<u32, Rc<SerialOut>>,
-    /// What happened so far.
-    pub counters: Counters,
-    limiter: Limiter<Said>,
-}
-
-/// A peer on a serial line has this bit, and below it its port's number. Sessions are counted from nothing.
-const SERIAL_PEER: u64 = 1 << 62;
-
-/// Most messages to one serial line that wait; the oldest goes, as a datagram would get lost.
-const SERIAL_OUT_MAX: usize = 64;
-
-/// CoAP messages to a node on a serial line.
-pub struct SerialOut {
-    queue: RefCell<VecDeque<Vec<u8>>>,
-    wake: Rc<Wake>,
-}
-
-impl SerialOut {
-    /// Wakes `wake` when there is something.
-    pub fn new(wake: Rc<Wake>) -> SerialOut {
-        SerialOut { queue: RefCell::default(), wake }
-    }
-
-    /// The next message.
-    pub fn pop(&self) -> Option<Vec<u8>> {
-        self.queue.borrow_mut().pop_front()
-    }
-
-    fn push(&self, message: &[u8]) {
-        let mut queue = self.queue.borrow_mut();
-        if queue.len() >= SERIAL_OUT_MAX {
-            queue.pop_front();
-        }
-        queue.push_back(message.to_vec());
-        self.wake.notify_one();
-    }
-}
-
-/// Where a reading went.
-enum Way {
-    /// On its way to disk: its ticket comes back.
-    Journal,
-    /// By a rule with `qos = 0`, straight to the uplink.
-    Past,
-}
-
-/// Why a reading went nowhere.
-enum Unstored {
-    Refused(Refusal),
-    Journal(Refused),
-}
-
-/// What is above the lowest 64 bits of a serial reading's ticket: a peer that no endpoint will ever have.
-const SERIAL: u128 = (u64::MAX as u128) << 64;
-
-/// Above the lowest 32 bits of the tickets of the serial port of this number.
-pub fn serial_space(port: u32) -> u128 {
-    SERIAL | u128::from(port) << 32
 }
 
 impl Hub {
@@ -183,157 +98,227 @@ impl Hub {
         clock: Arc<SystemClock>,
         tail: Tail,
     ) -> Hub {
-        let path = Path {
+        Hub {
             moment: clock.moment(),
             clock,
-            endpoint,
-            gate,
-            journal,
+            engine,
+            sessions,
+            reports: Reports::default(),
+            coap: coap::Intake::new(endpoint),
+            serial: serial::Intake::default(),
+            pipeline: Pipeline::new(gate, journal),
             uplink,
-            outgoing: Outgoing::default(),
-            sessions: HashMap::new(),
-            plain: Plain::default(),
-            insecure: None,
-            restoring: false,
-            established: Vec::new(),
-            closed: Vec::new(),
-            ending: Vec::new(),
-            proofs: Proofs::default(),
-            unclaimed: None,
-            strays: Strays::default(),
-            full: None,
             tail,
-            watched: Waiting::default(),
-            deleting: HashSet::new(),
-            serial_done: Vec::new(),
-            serial_out: HashMap::new(),
-            counters: Counters::default(),
             limiter: Limiter::new(Default::default()),
-        };
-        Hub { engine, sessions, path, left: false, datagram: Vec::with_capacity(2048) }
+            outgoing: Outgoing::default(),
+            serial_wakes: HashMap::new(),
+            left: false,
+            datagram: Vec::with_capacity(2048),
+        }
+    }
+
+    /// Begins a round: reads the clocks, and sees whether `tail` watches.
+    pub fn begin(&mut self) {
+        self.moment = self.clock.moment();
+        self.pipeline.watch(self.tail.is_watched());
+    }
+
+    /// The engine, and what it reports to.
+    pub fn split(&mut self) -> (&mut dyn Engine, DtlsSink<'_>) {
+        let Hub { moment, engine, reports, coap, pipeline, outgoing, limiter, .. } = self;
+        (&mut **engine, DtlsSink { moment: *moment, pipeline, coap, outgoing, reports, limiter })
     }
 
     /// Takes what one `recvmmsg` brought on a DTLS socket.
     pub fn receive(&mut self, inbox: &mut Inbox) {
-        self.path.begin();
+        self.begin();
+        let now = self.moment.now;
+        let (engine, mut sink) = self.split();
         for (route, datagram) in inbox.drain() {
-            self.path.counters.count(Counter::DatagramsReceived);
+            sink.pipeline.counters.count(Counter::DatagramsReceived);
             if is_plain_coap(datagram) {
-                self.path.stray(&route, Mistake::PlainOnDtlsPort);
+                sink.stray(&route, Mistake::PlainOnDtlsPort);
             }
-            self.engine.handle_datagram(self.path.moment.now, route, datagram, &mut self.path);
+            engine.handle_datagram(now, route, datagram, &mut sink);
         }
     }
 
     /// Takes what one `recvmmsg` brought on a plain socket: all from the one `insecure-device`.
     pub fn receive_plain(&mut self, inbox: &mut Inbox) {
-        self.path.begin();
+        self.begin();
+        let (_, mut sink) = self.split();
         for (route, datagram) in inbox.drain() {
-            self.path.counters.count(Counter::DatagramsReceived);
+            sink.pipeline.counters.count(Counter::DatagramsReceived);
             if stray::looks_like_dtls(datagram) {
-                self.path.stray(&route, Mistake::DtlsOnPlainPort);
+                sink.stray(&route, Mistake::DtlsOnPlainPort);
             }
-            let (peer, forgotten) = self.path.plain.peer(&route);
-            if let Some(forgotten) = forgotten {
-                self.path.endpoint.forget(forgotten);
-            }
-            match self.path.insecure {
-                Some(device) => self.path.message(peer, device, datagram),
-                None => self.path.stranger(peer, datagram),
-            }
+            sink.coap.handle_plain(&sink.moment, &route, datagram, sink.pipeline);
         }
     }
 
     /// Answers what the journal has finished with.
     pub fn complete(&mut self) {
-        self.path.begin();
-        loop {
-            let next = self.path.journal.borrow_mut().poll_completion();
-            let Some(completion) = next else { break };
-            self.path.completed(completion.ticket.0, completion.result.is_ok());
+        self.begin();
+        while self.pipeline.handle_completion() {
+            self.route_events();
         }
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self) {
-        self.path.begin();
-        let now = self.path.moment.now;
+        self.begin();
+        let now = self.moment.now;
         if !self.left && self.engine.poll_timeout().is_some_and(|at| at <= now) {
-            self.engine.handle_timeout(now, &mut self.path);
+            let (engine, mut sink) = self.split();
+            engine.handle_timeout(now, &mut sink);
         }
-        if self.path.endpoint.poll_timeout().is_some_and(|at| at <= now) {
-            self.path.endpoint.handle_timeout(now);
+        self.coap.handle_timeout(now);
+        while let Some(suppressed) = self.limiter.poll_event(now) {
+            self.pipeline.counters.add(Counter::LinesSuppressed, suppressed.count);
+            log::warn!(kind:? = suppressed.kind, suppressed = suppressed.count; "lines left out");
         }
-        self.path.say_suppressed();
     }
 
     /// When [`Hub::handle_timeout`] is wanted next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let deadlines =
-            [self.engine.poll_timeout(), self.path.endpoint.poll_timeout(), self.path.limiter.poll_timeout()];
+        let deadlines = [self.engine.poll_timeout(), self.coap.poll_timeout(), self.limiter.poll_timeout()];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Sends all answers that wait.
+    /// Ends a round: routes the pipeline's events, and sends all answers that wait.
     pub fn flush(&mut self, sockets: &[Socket]) {
-        let now = self.path.moment.now;
-        for session in std::mem::take(&mut self.path.ending) {
+        let now = self.moment.now;
+        self.route_events();
+        while let Some(session) = self.coap.poll_ended() {
             if !self.left {
-                self.engine.close(now, session, &mut self.path);
+                let (engine, mut sink) = self.split();
+                engine.close(now, session, &mut sink);
             }
         }
-        while let Some(session) = self.path.proofs.poll() {
+        while let Some(session) = self.coap.poll_reachable() {
             self.engine.confirm_address(session);
         }
-        while let Some(peer) = self.path.endpoint.poll_transmit(&mut self.datagram) {
-            self.path.counters.count(Counter::DatagramsSent);
-            if Plain::owns(peer) {
-                if let Some(route) = self.path.plain.route(peer) {
-                    self.path.outgoing.push(route, &self.datagram);
+        while let Some(peer) = self.coap.poll_transmit(&mut self.datagram) {
+            self.pipeline.counters.count(Counter::DatagramsSent);
+            match peer {
+                Peer::Session(session) if !self.left => self.send(now, session),
+                Peer::Session(_) => {}
+                Peer::Plain(_) => {
+                    if let Some(route) = self.coap.route(peer) {
+                        self.outgoing.push(route, &self.datagram);
+                    }
                 }
-            } else if let Some(out) = self.path.serial_out(peer) {
-                out.push(&self.datagram);
-            } else if !self.left {
-                self.send(now, SessionId(peer.0));
+                Peer::Serial(port) => self.serial.push_message(port, &self.datagram),
+            }
+        }
+        while let Some(port) = self.serial.poll_ready() {
+            if let Some(wake) = self.serial_wakes.get(&port) {
+                wake.notify_one();
             }
         }
         self.follow();
-        while let Some(event) = self.path.endpoint.poll_event() {
+        while let Some(event) = self.coap.poll_event() {
             log::trace!(event:? = event; "CoAP exchange ended");
         }
-        if !self.path.outgoing.is_empty() {
-            self.path.outgoing.flush(sockets);
-            let failed = std::mem::take(&mut self.path.outgoing.failed);
-            self.path.counters.add(Counter::DatagramsUnsent, failed);
+        if !self.outgoing.is_empty() {
+            self.outgoing.flush(sockets);
+            let failed = std::mem::take(&mut self.outgoing.failed);
+            self.pipeline.counters.add(Counter::DatagramsUnsent, failed);
+        }
+    }
+
+    /// Hands each event of the pipeline to whom it concerns.
+    fn route_events(&mut self) {
+        let Hub { moment, coap, serial, pipeline, uplink, tail, limiter, .. } = self;
+        let now = moment.now;
+        while let Some(event) = pipeline.poll_event() {
+            match event {
+                Event::Completed { ticket: Ticket::Coap { exchange, method }, stored } => {
+                    coap.handle_completion(now, exchange, method, stored);
+                }
+                Event::Completed { ticket: Ticket::Serial(ticket), stored } => {
+                    serial.handle_completion(ticket, stored);
+                }
+                Event::Passed(passed) => {
+                    if tail.is_watched() {
+                        let content = passed.content();
+                        tail.push(&Reading {
+                            received: moment.wall,
+                            device: content.device,
+                            method: content.method,
+                            path: content.path,
+                            topic: Some(content.topic),
+                            bytes: content.payload.len(),
+                            outcome: Outcome::Passed,
+                            reason: None,
+                        });
+                    }
+                    uplink.offer(&passed);
+                }
+                Event::Shown(watched) => tail.push(&Reading {
+                    received: moment.wall,
+                    device: &watched.device,
+                    method: watched.method,
+                    path: &watched.path,
+                    topic: Some(&watched.topic),
+                    bytes: watched.bytes,
+                    outcome: Outcome::Stored(watched.id),
+                    reason: None,
+                }),
+                Event::Refused { device, method, path, bytes, refusal } => {
+                    let permit = limiter.permit(now, Said::Refused);
+                    let Some(device) = device else { continue };
+                    if permit {
+                        log::info!(device = device, path = path, reason:% = refusal; "reading refused");
+                    }
+                    let code = answer::refused(refusal).code;
+                    tail.push(&Reading {
+                        received: moment.wall,
+                        device,
+                        method,
+                        path,
+                        topic: None,
+                        bytes,
+                        outcome: Outcome::Refused(code.class(), code.detail()),
+                        reason: Some(refusal),
+                    });
+                }
+                Event::Unstored { device, path, reason } => {
+                    if limiter.permit(now, Said::Unstored) {
+                        log::warn!(device = device.unwrap_or_default(), path = path, reason:? = reason;
+                            "reading not stored");
+                    }
+                }
+            }
         }
     }
 
     /// Sends what is in `datagram`.
     fn send(&mut self, now: Instant, session: SessionId) {
-        match self.engine.send(now, session, &self.datagram, &mut self.path) {
+        let datagram = std::mem::take(&mut self.datagram);
+        let (engine, mut sink) = self.split();
+        match engine.send(now, session, &datagram, &mut sink) {
             Ok(()) => {}
-            Err(SendError::UnknownSession | SendError::Fault) => {
-                self.path.endpoint.forget(PeerId::proven(session.0));
-            }
+            Err(SendError::UnknownSession | SendError::Fault) => sink.coap.forget(session),
             // The device does not hear it, as if it were lost. What it repeats later may pass.
-            Err(SendError::TooLarge) => self.path.counters.count(Counter::DatagramsUnsent),
+            Err(SendError::TooLarge) => sink.pipeline.counters.count(Counter::DatagramsUnsent),
             Err(SendError::Unproven) => {
-                self.path.counters.count(Counter::DatagramsUnsent);
+                sink.pipeline.counters.count(Counter::DatagramsUnsent);
                 let id = super::run::random().map(u16::from_be_bytes).ok();
-                let ping = id.and_then(|id| self.path.proofs.ask(now, session, id));
-                if let Some(ping) = ping {
-                    let _ = self.engine.send(now, session, &ping, &mut self.path);
+                if let Some(ping) = id.and_then(|id| sink.coap.probe(now, session, id)) {
+                    let _ = engine.send(now, session, &ping, &mut sink);
                 }
             }
         }
+        self.datagram = datagram;
     }
 
     /// Tells the store what became of sessions.
     fn follow(&mut self) {
-        let Path { moment, closed, established, .. } = &mut self.path;
+        let Reports { closed, established, .. } = &mut self.reports;
         match &mut self.sessions {
             Sessions::Kept(keeping) if !(closed.is_empty() && established.is_empty()) => {
-                keeping.follow(moment.now, closed, established, &mut *self.engine);
+                keeping.follow(self.moment.now, closed, established, &mut *self.engine);
             }
             _ => {
                 closed.clear();
@@ -344,20 +329,21 @@ impl Hub {
 
     /// Takes over the sessions of an earlier process; once, before anything is received.
     pub fn restore(&mut self, found: Found) {
-        self.path.begin();
+        self.begin();
         super::keeping::restore(self, found);
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify. `in_order`: no
     /// fault is the reason.
     pub fn leave(&mut self, in_order: bool) {
-        self.path.begin();
+        self.begin();
         super::keeping::leave(self, in_order);
         self.follow();
         self.left = true;
     }
 
-    /// Takes over what a reload changed, `certificates` if they did: whoever lost his key or his place loses his session.
+    /// Takes over what a reload changed, `certificates` if they did. The sessions of devices that are gone, or have another
+    /// key, are closed.
     pub fn replace(
         &mut self,
         prepared: crate::gate::Prepared,
@@ -365,170 +351,43 @@ impl Hub {
         certificates: Option<Certificates>,
         insecure: Option<&str>,
     ) {
-        self.path.begin();
-        let now = self.path.moment.now;
-        let replaced = self.path.gate.replace(prepared, now);
-        self.engine.replace_keyring(now, keyring, &mut self.path);
-        if let Some(certificates) = certificates {
-            self.engine.replace_certificates(now, certificates, &mut self.path);
-        }
-        let path = &mut self.path;
-        path.sessions.retain(|&session, device| {
-            // Whoever proved himself by what now belongs to another, or to nobody, begins anew.
-            let identity = self.engine.session(session).map(|info| info.identity);
-            let same = identity.and_then(|identity| path.gate.recognise(identity)) == Some(*device);
-            if !same {
-                path.ending.push(session);
-            }
-            same
-        });
-        path.set_insecure(insecure);
-        for gone in replaced.removed {
-            path.uplink.clear_device(gone.id.as_str());
-        }
-    }
-
-    /// Requests handed to the journal and not answered yet.
-    pub fn pending(&self) -> usize {
-        self.path.endpoint.pending_count()
-    }
-
-    /// What the endpoint has counted.
-    pub fn coap(&self) -> &coap::Counters {
-        self.path.endpoint.counters()
-    }
-}
-
-impl Path {
-    /// Reads the clocks, once a round.
-    fn begin(&mut self) {
-        self.moment = self.clock.moment();
-    }
-
-    /// Says whom all plain CoAP senders are.
-    pub fn set_insecure(&mut self, device: Option<&str>) {
-        self.insecure = device.and_then(|id| self.gate.device_by_id(id));
-    }
-
-    /// How many sessions stand.
-    pub fn session_count(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Whose a session is.
-    pub fn session_device(&self, session: SessionId) -> Option<DeviceIndex> {
-        self.sessions.get(&session).copied()
-    }
-
-    /// A plain sender while the `insecure-device` is not (or no longer) known.
-    fn stranger(&mut self, peer: PeerId, datagram: &[u8]) {
-        let now = self.moment.now;
-        if let Some(request) = self.endpoint.handle_datagram(now, peer, datagram) {
-            self.counters.count(Counter::RefusedUnknownDevice);
-            self.endpoint.respond(now, request.exchange, &answer::refused(&Refusal::UnknownDevice));
-        }
-    }
-
-    fn message(&mut self, peer: PeerId, device: DeviceIndex, datagram: &[u8]) {
-        // All plain CoAP belongs to one device, and no address is proven: each address has bounds of its own.
-        let own = Holder { number: peer.0, max_sessions: 1 };
-        let holder = if Plain::owns(peer) { own } else { self.gate.holder(device).unwrap_or(own) };
-        if let Some(request) = self.endpoint.handle_datagram_of(self.moment.now, holder, peer, datagram) {
-            self.counters.count(Counter::CoapRequests);
-            self.request(device, &request);
-        }
-    }
-
-    fn request(&mut self, device: DeviceIndex, request: &Request<'_>) {
-        let mut buffer = PathBuffer::default();
-        match resource::find(request, &mut buffer) {
-            Resource::Reading { path, method } => {
-                let received = Received {
-                    path,
-                    method,
-                    payload: &request.payload,
-                    content_format: request.content_format(),
-                    blockwise: request.is_blockwise(),
-                    stamp: self.moment.stamp(),
-                };
-                self.reading(device, request.exchange, received);
-            }
-            Resource::Core => {
-                let links = resource::links(self.gate.uplink_patterns(device));
-                let response = Response::content(ContentFormat::LINK_FORMAT, links.as_bytes());
-                self.endpoint.respond(self.moment.now, request.exchange, &response);
-            }
-            Resource::Answer(response) => {
-                if response.code == coap::Code::BAD_REQUEST {
-                    self.counters.count(Counter::RefusedPath);
-                }
-                self.endpoint.respond(self.moment.now, request.exchange, &response);
-            }
-        }
-    }
-
-    fn reading(&mut self, device: DeviceIndex, exchange: Exchange, received: Received<'_>) {
-        let response = match self.store(device, u128::from(exchange), received) {
-            Ok(Way::Journal) => return,
-            Ok(Way::Past) => answer::taken(received.method),
-            Err(Unstored::Refused(refusal)) => {
-                if refusal == Refusal::UnknownDevice {
-                    let session = SessionId(exchange.peer().0);
-                    self.sessions.remove(&session);
-                    self.ending.push(session);
-                }
-                answer::refused(&refusal)
-            }
-            Err(Unstored::Journal(_)) => answer::unavailable(),
-        };
-        self.endpoint.respond(self.moment.now, exchange, &response);
-    }
-
-    /// Begins a round of a serial port.
-    pub fn begin_serial(&mut self) {
         self.begin();
-    }
-
-    /// Takes a reading of a serial port. A ticket of [`serial_space`] comes back in [`Path::serial_done`].
-    pub fn serial_reading(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict {
-        let Some(device) = self.gate.device_by_id(device) else { return Verdict::Refused };
-        match self.store(device, ticket, received) {
-            Ok(Way::Journal) => Verdict::Taken,
-            Ok(Way::Past) => Verdict::Passed,
-            Err(Unstored::Refused(Refusal::OverQuota { .. })) => Verdict::OverQuota,
-            Err(Unstored::Refused(_) | Unstored::Journal(Refused::TooLarge)) => Verdict::Refused,
-            Err(Unstored::Journal(_)) => Verdict::Unavailable,
+        let now = self.moment.now;
+        let replaced = self.pipeline.gate.replace(prepared, now);
+        let (engine, mut sink) = self.split();
+        engine.replace_keyring(now, keyring, &mut sink);
+        if let Some(certificates) = certificates {
+            engine.replace_certificates(now, certificates, &mut sink);
+        }
+        let gate = &sink.pipeline.gate;
+        // A session whose credential is now another device's, or nobody's, has to begin anew.
+        sink.coap.review_sessions(|session, device| {
+            let identity = engine.session(session).map(|info| info.identity);
+            identity.and_then(|identity| gate.recognise(identity)) == Some(device)
+        });
+        self.set_insecure(insecure);
+        for gone in replaced.removed {
+            self.uplink.clear_device(gone.id.as_str());
         }
     }
 
-    /// A CoAP message of the node on a serial line.
-    pub fn serial_message(&mut self, port: u32, device: &str, message: &[u8]) {
-        let Some(device) = self.gate.device_by_id(device) else { return };
-        self.gate.seen(self.moment.now, device);
-        self.message(PeerId::proven(SERIAL_PEER | u64::from(port)), device, message);
+    /// Sets the device of all plain CoAP senders.
+    pub fn set_insecure(&mut self, device: Option<&str>) {
+        let device = device.and_then(|id| self.pipeline.gate.device_by_id(id));
+        self.coap.set_insecure(device);
     }
 
-    /// From now on, what is to go to the node on this line goes here; `None`: there is none any more.
-    pub fn connect_serial(&mut self, port: u32, out: Option<Rc<SerialOut>>) {
-        match out {
-            Some(out) => drop(self.serial_out.insert(port, out)),
-            None => {
-                if self.serial_out.remove(&port).is_some() {
-                    self.endpoint.forget(PeerId::proven(SERIAL_PEER | u64::from(port)));
-                }
-            }
-        }
+    /// From now on there is a CoAP node on the line of this port, and `wake` is notified of messages for it.
+    pub fn connect_serial(&mut self, port: u32, wake: Rc<Wake>) {
+        self.serial.connect(port);
+        self.serial_wakes.insert(port, wake);
     }
 
-    fn serial_out(&self, peer: PeerId) -> Option<&SerialOut> {
-        let port = u32::try_from(peer.0 ^ SERIAL_PEER).ok()?;
-        self.serial_out.get(&port).map(|out| &**out)
-    }
-
-    /// A serial device gave a sign of life.
-    pub fn serial_alive(&mut self, device: &str) {
-        if let Some(index) = self.gate.device_by_id(device) {
-            self.gate.seen(self.moment.now, index);
+    /// The port has gone.
+    pub fn disconnect_serial(&mut self, port: u32) {
+        self.serial_wakes.remove(&port);
+        if self.serial.disconnect(port) {
+            self.coap.forget_line(port);
         }
     }
 
@@ -536,290 +395,11 @@ impl Path {
     pub fn may_say(&mut self, kind: Said) -> bool {
         self.limiter.permit(self.moment.now, kind)
     }
-
-    /// A frame of a serial port was no reading.
-    pub fn serial_unreadable(&mut self, device: &str, reason: &dyn std::fmt::Display) {
-        self.serial_alive(device);
-        if self.may_say(Said::Unreadable) {
-            log::info!(device = device, reason:% = reason; "frame without a reading");
-        }
-    }
-
-    /// Serial readings that the journal has finished with since the last call.
-    pub fn serial_done(&mut self) -> Vec<(u128, bool)> {
-        std::mem::take(&mut self.serial_done)
-    }
-
-    /// The gate, then the journal.
-    fn store(&mut self, device: DeviceIndex, ticket: u128, received: Received<'_>) -> Result<Way, Unstored> {
-        let now = self.moment.now;
-        let mapped = match self.gate.admit(now, device, received) {
-            Ok(mapped) => mapped,
-            Err(refusal) => {
-                self.refused(device, received, &refusal);
-                return Err(Unstored::Refused(refusal));
-            }
-        };
-        self.counters.count(Counter::ReadingsAdmitted);
-        if mapped.qos() == QoS::AtMostOnce {
-            self.counters.count(Counter::ReadingsUnpromised);
-            if self.tail.is_watched() {
-                let content = mapped.content();
-                show(&self.tail, &self.moment, &content, Outcome::Passed);
-            }
-            self.uplink.offer(&mapped);
-            return Ok(Way::Past);
-        }
-        match self.journal.borrow_mut().append(&mapped, Ticket(ticket)) {
-            Ok(id) => {
-                self.counters.add(Counter::BytesStored, received.payload.len() as u64);
-                if received.method == Method::Delete {
-                    self.deleting.insert(ticket);
-                }
-                if self.tail.is_watched() {
-                    self.watched.keep(ticket, id, &mapped.content());
-                }
-                Ok(Way::Journal)
-            }
-            Err(refused) => {
-                self.counters.count(Counter::ReadingsUnstored);
-                if self.limiter.permit(now, Said::Unstored) {
-                    log::warn!(device = mapped.content().device, path = received.path.as_str(), reason:? = refused;
-                        "reading not stored");
-                }
-                self.gate.give_back(device, received.payload.len());
-                Err(Unstored::Journal(refused))
-            }
-        }
-    }
-
-    /// Counts, logs and shows what did not pass.
-    fn refused(&mut self, device: DeviceIndex, received: Received<'_>, refusal: &Refusal) {
-        let now = self.moment.now;
-        self.counters.count(counter_of(refusal.reason()));
-        let permit = self.limiter.permit(now, Said::Refused);
-        if !permit && !self.tail.is_watched() {
-            return;
-        }
-        let Some(view) = self.gate.device(now, device) else { return };
-        if permit {
-            log::info!(device = view.id.as_str(), path = received.path.as_str(), reason:% = refusal; "reading refused");
-        }
-        let code = answer::refused(refusal).code;
-        self.tail.push(&Reading {
-            received: self.moment.wall,
-            device: view.id.as_str(),
-            method: received.method,
-            path: received.path.as_str(),
-            topic: None,
-            bytes: received.payload.len(),
-            outcome: Outcome::Refused(code.class(), code.detail()),
-            reason: Some(refusal),
-        });
-    }
-
-    /// Notes a datagram that cannot be served; logs it once an hour for each source address.
-    fn stray(&mut self, route: &Route, mistake: Mistake) {
-        // A dual-stack socket shows IPv4 addresses as IPv4-mapped IPv6 addresses.
-        let source = route.remote.ip().to_canonical();
-        if self.strays.note(self.moment.now, source, mistake) {
-            log::warn!(peer:% = route.remote, reason = mistake.advice(); "datagrams of this source cannot be served");
-        }
-    }
-
-    /// Somebody proved who he is, and is nobody here.
-    fn unidentified(&mut self, route: &Route, identity: &PeerIdentity, reason: &Unidentified) {
-        self.counters.count(Counter::HandshakesUnknownIdentity);
-        let source = route.remote.ip().to_canonical();
-        if !self.limiter.permit_from(self.moment.now, Said::Handshake, source) {
-            return;
-        }
-        let peer: SocketAddr = route.remote;
-        match identity {
-            PeerIdentity::Certificate(certificate) => {
-                log::warn!(peer:% = peer, reason:% = reason, certificate:% = certificate; "certificate of no device");
-            }
-            other => {
-                log::warn!(peer:% = peer, reason:% = reason, identity:? = other; "identity of no device")
-            }
-        }
-    }
-
-    fn completed(&mut self, ticket: u128, stored: bool) {
-        let exchange = Exchange::from(ticket);
-        if ticket & SERIAL == SERIAL {
-            self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
-            self.serial_done.push((ticket, stored));
-        } else if stored {
-            self.counters.count(Counter::ReadingsStored);
-            let deleted = !self.deleting.is_empty() && self.deleting.remove(&ticket);
-            let response = answer::taken(if deleted { Method::Delete } else { Method::Post });
-            self.endpoint.respond(self.moment.now, exchange, &response);
-        } else {
-            self.deleting.remove(&ticket);
-            self.counters.count(Counter::ReadingsUnstored);
-            self.endpoint.respond(self.moment.now, exchange, &answer::unavailable());
-        }
-        if let Some(watched) = self.watched.completed(ticket, stored) {
-            self.tail.push(&Reading {
-                received: self.moment.wall,
-                device: &watched.device,
-                method: watched.method,
-                path: &watched.path,
-                topic: Some(&watched.topic),
-                bytes: watched.bytes,
-                outcome: Outcome::Stored(watched.id),
-                reason: None,
-            });
-        }
-    }
-
-    fn say_suppressed(&mut self) {
-        let now = self.moment.now;
-        while let Some(suppressed) = self.limiter.poll_event(now) {
-            self.counters.add(Counter::LinesSuppressed, suppressed.count);
-            log::warn!(kind:? = suppressed.kind, suppressed = suppressed.count; "lines left out");
-        }
-    }
-}
-
-fn show(tail: &Tail, moment: &Moment, content: &crate::message::Content<'_>, outcome: Outcome) {
-    tail.push(&Reading {
-        received: moment.wall,
-        device: content.device,
-        method: content.method,
-        path: content.path,
-        topic: Some(content.topic),
-        bytes: content.payload.len(),
-        outcome,
-        reason: None,
-    });
 }
 
 /// Whether a datagram on a DTLS port is a CoAP request or ping in the clear. No DTLS record begins like one.
 fn is_plain_coap(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first >> 6 == 1)
-        && coap::Message::parse(datagram)
-            .is_ok_and(|message| message.code.is_request() || message.code == coap::Code::EMPTY)
-}
-
-impl Sink for Path {
-    fn transmit(&mut self, route: &Route, datagram: &[u8]) {
-        self.outgoing.push(route, datagram);
-    }
-
-    fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
-        self.unclaimed = None;
-        match self.gate.identify(self.moment.now, identity) {
-            Ok(device) => self.gate.holder(device),
-            Err(unidentified) => {
-                self.unclaimed = Some(unidentified);
-                None
-            }
-        }
-    }
-
-    fn unknown_session(&mut self, route: &Route) {
-        self.stray(route, Mistake::UnknownSession);
-    }
-
-    fn connected(&mut self, session: SessionId, route: &Route, identity: &PeerIdentity) {
-        if self.restoring {
-            self.counters.count(Counter::SessionsRestored);
-        } else {
-            self.counters.count(Counter::HandshakesCompleted);
-            self.established.push(session);
-        }
-        let now = self.moment.now;
-        let device = match self.gate.identify(now, identity) {
-            Ok(device) => device,
-            Err(unidentified) => {
-                // A pre-shared key is in the keyring for a device only: there, this is a reload in between.
-                self.ending.push(session);
-                self.counters.count(Counter::SessionsClosed);
-                return self.unidentified(route, identity, &unidentified);
-            }
-        };
-        self.sessions.insert(session, device);
-        if self.restoring {
-            // That it was there once does not mean that it is there now.
-            return;
-        }
-        self.gate.seen(now, device);
-        if let Some(view) = self.gate.device(now, device) {
-            log::debug!(device = view.id.as_str(), peer:% = route.remote, session = session.0; "session established");
-        }
-    }
-
-    fn data(&mut self, session: SessionId, plaintext: &[u8]) {
-        let Some(&device) = self.sessions.get(&session) else { return };
-        if self.proofs.take(session, plaintext) {
-            return;
-        }
-        self.message(PeerId::proven(session.0), device, plaintext);
-    }
-
-    fn closed(&mut self, session: SessionId, cause: CloseCause) {
-        self.closed.push(session);
-        self.endpoint.forget(PeerId::proven(session.0));
-        self.proofs.forget(session);
-        // One of an earlier process that could not be resumed was never counted as completed or restored.
-        let Some(device) = self.sessions.remove(&session) else { return };
-        self.counters.count(Counter::SessionsClosed);
-        if let Some(view) = self.gate.device(self.moment.now, device) {
-            log::debug!(device = view.id.as_str(), session = session.0, reason = cause.as_str(); "session ended");
-        }
-    }
-
-    fn failed(&mut self, route: &Route, failure: &HandshakeFailure) {
-        self.counters.count(Counter::HandshakesFailed);
-        if matches!(failure, HandshakeFailure::TableFull(_)) {
-            self.full = Some(self.moment.now);
-        }
-        if let (HandshakeFailure::NoDevice(identity), Some(reason)) = (failure, self.unclaimed.take()) {
-            return self.unidentified(route, identity, &reason);
-        }
-        if let HandshakeFailure::NoSharedCipherSuite { missing: Some(_), .. } = failure {
-            let source = route.remote.ip().to_canonical();
-            if self.strays.note(self.moment.now, source, Mistake::NotConfigured) {
-                log::warn!(peer:% = route.remote, reason:% = failure; "handshake failed");
-            }
-            return;
-        }
-        if self.limiter.permit_from(self.moment.now, Said::Handshake, route.remote.ip().to_canonical()) {
-            let peer: SocketAddr = route.remote;
-            let proven = failure.proven().and_then(|identity| self.gate.recognise(identity));
-            let claimed = || failure.identity().and_then(|identity| self.gate.identify_psk(identity));
-            match proven.or_else(claimed) {
-                Some(device) => {
-                    let view = self.gate.device(self.moment.now, device);
-                    let id = view.as_ref().map_or("", |view| view.id.as_str());
-                    log::warn!(device = id, peer:% = peer, reason:% = failure; "handshake failed");
-                }
-                None => log::warn!(peer:% = peer, reason:% = failure; "handshake failed"),
-            }
-        }
-    }
-
-    fn moved(&mut self, session: SessionId, route: &Route) {
-        self.proofs.forget(session);
-        let Some(&device) = self.sessions.get(&session) else { return };
-        self.gate.seen(self.moment.now, device);
-        if let Some(view) = self.gate.device(self.moment.now, device) {
-            log::debug!(device = view.id.as_str(), peer:% = route.remote, session = session.0; "session moved");
-        }
-    }
-}
-
-fn counter_of(reason: Reason) -> Counter {
-    match reason {
-        Reason::UnknownDevice => Counter::RefusedUnknownDevice,
-        Reason::Reserved => Counter::RefusedReserved,
-        Reason::NoRule => Counter::RefusedNoRule,
-        Reason::Denied => Counter::RefusedDenied,
-        Reason::NotAllowed => Counter::RefusedMethod,
-        Reason::TooLarge => Counter::RefusedTooLarge,
-        Reason::OverQuota => Counter::RefusedQuota,
-        Reason::Topic => Counter::RefusedTopic,
-    }
+        && protocol::Message::parse(datagram)
+            .is_ok_and(|message| message.code.is_request() || message.code == protocol::Code::EMPTY)
 }

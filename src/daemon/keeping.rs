@@ -151,7 +151,8 @@ impl Keeping {
         let known: std::collections::HashSet<Number> = kept.iter().map(|kept| kept.number).collect();
         let mut reasons: std::collections::BTreeMap<String, u64> = Default::default();
         for (number, sealed) in handed {
-            match hub.engine.import(now, &self.key, &sealed, Origin::Handover, &mut hub.path) {
+            let (engine, mut sink) = hub.split();
+            match engine.import(now, &self.key, &sealed, Origin::Handover, &mut sink) {
                 Ok(session) => {
                     // Otherwise the engine only sends its device a fatal alert.
                     let goes_on = hub.engine.session(session).is_some();
@@ -184,7 +185,8 @@ impl Keeping {
                 continue;
             }
             let origin = Origin::Store { runs: run.saturating_sub(made) };
-            match hub.engine.import(now, &self.key, &sealed, origin, &mut hub.path) {
+            let (engine, mut sink) = hub.split();
+            match engine.import(now, &self.key, &sealed, origin, &mut sink) {
                 Ok(session) => {
                     let goes_on = hub.engine.session(session).is_some();
                     self.restored += u64::from(goes_on);
@@ -270,10 +272,10 @@ impl Keeping {
 pub fn restore(hub: &mut Hub, found: Found) {
     let mut sessions = std::mem::replace(&mut hub.sessions, Sessions::Off);
     if let Sessions::Kept(keeping) = &mut sessions {
-        let now = hub.path.moment.now;
-        hub.path.restoring = true;
+        let now = hub.moment.now;
+        hub.reports.restoring = true;
         keeping.restore(now, found, hub);
-        hub.path.restoring = false;
+        hub.reports.restoring = false;
     }
     hub.sessions = sessions;
 }
@@ -281,13 +283,15 @@ pub fn restore(hub: &mut Hub, found: Found) {
 /// Ends the part of the hub that speaks DTLS. Where sessions are kept they stay as they are, silently; all others
 /// get a close_notify. `in_order`: no fault was the cause, so that what is in memory can be believed.
 pub fn leave(hub: &mut Hub, in_order: bool) {
-    let now = hub.path.moment.now;
+    let now = hub.moment.now;
     let Sessions::Kept(keeping) = &mut hub.sessions else {
-        return hub.engine.close_all(now, &mut hub.path);
+        let (engine, mut sink) = hub.split();
+        return engine.close_all(now, &mut sink);
     };
     if in_order {
         for session in keeping.leave(now, &mut *hub.engine) {
-            hub.engine.close(now, session, &mut hub.path);
+            let (engine, mut sink) = hub.split();
+            engine.close(now, session, &mut sink);
         }
     }
 }

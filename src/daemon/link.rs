@@ -10,7 +10,6 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::clock::SystemClock;
 use crate::control::api::Reply;
 use crate::control::snapshot;
-use crate::gate::Mapped;
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
@@ -19,6 +18,7 @@ use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
 use crate::northbound::uplink::{CLOSES, Status, Uplink};
 use crate::northbound::wire::Version;
+use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
 
 /// A broker that takes fewer publishes at once makes every batch small.
@@ -108,9 +108,9 @@ impl Link {
     }
 
     /// Takes a reading of a `qos = 0` rule.
-    pub fn offer(&self, mapped: &Mapped<'_>) {
+    pub fn offer(&self, passed: &Passed<'_>) {
         match &*self.handle.borrow() {
-            Some(handle) => handle.push_volatile(&mapped.content()),
+            Some(handle) => handle.push_volatile(&passed.content()),
             None => self.dropped.set(self.dropped.get() + 1),
         }
     }

@@ -9,8 +9,8 @@
 //! | [`control`] | what the control socket is answered |
 //! | [`gateway_status`] | the gateway's retained status |
 //! | `engine` | which DTLS engine there is |
-//! | `watched` | readings on their way to disk, for `tail` |
-//! | `proof` | whether a device receives where its session moved to |
+//! | `dtls_sink` | what the DTLS engine reports |
+//! | `reading_store` | the journal as the pipeline wants to see it |
 //! | `sessions` | the sessions as `status` shows them |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
@@ -26,6 +26,7 @@
 
 pub mod clock;
 pub mod control;
+mod dtls_sink;
 mod engine;
 pub mod fleets;
 pub mod gateway_status;
@@ -34,7 +35,7 @@ pub mod keeping;
 pub mod link;
 pub mod notify;
 pub mod outbox;
-mod proof;
+mod reading_store;
 pub mod rejected;
 pub mod reload;
 pub mod report;
@@ -43,4 +44,3 @@ pub mod serial;
 mod sessions;
 pub mod state;
 pub mod units;
-mod watched;

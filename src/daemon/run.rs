@@ -171,7 +171,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         server.tail().clone(),
     );
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
-    hub.path.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
+    hub.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
     hub.restore(found);
     let shared = Rc::new(Shared {
         hub: RefCell::new(hub),
@@ -267,7 +267,7 @@ async fn stop(
     in_order: bool,
 ) {
     let give_up = Instant::now() + LAST_COMMIT;
-    while shared.hub.borrow().pending() > 0 && Instant::now() < give_up {
+    while shared.hub.borrow().coap.pending_count() > 0 && Instant::now() < give_up {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     shared.round(|hub| hub.leave(in_order));

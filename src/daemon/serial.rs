@@ -11,17 +11,19 @@ use tokio::sync::Notify as Wake;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::clock::SystemClock;
-use super::hub::{self, SerialOut, serial_space};
+use super::hub::{Hub, Said};
 use super::run::Shared;
 use crate::clock::WallClock;
 use crate::control::snapshot;
 use crate::control::trace::{Trace, Traced};
 use crate::gate::stage::Received;
 use crate::message::Name;
+use crate::proto::address::SerialTicket;
 use crate::proto::serial::modbus;
 use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
+use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
 use crate::southbound::serial::settings::{Duty, Settings};
 use crate::southbound::serial::units::UnitView;
@@ -49,8 +51,8 @@ struct Entry {
     core: RefCell<Port>,
     device: RefCell<Option<String>>,
     changed: Rc<Wake>,
-    /// Messages to a CoAP node on the line.
-    out: Option<Rc<SerialOut>>,
+    /// There is a CoAP node on the line.
+    has_node: bool,
     task: RefCell<Option<JoinHandle<()>>>,
     /// Of each device behind it: whether it was last told to be there, and when.
     told: RefCell<BTreeMap<Name, (bool, Instant)>>,
@@ -119,23 +121,22 @@ impl Ports {
             let number = self.next.get();
             self.next.set(number.wrapping_add(1));
             let port = Arc::new(port.clone());
-            let mut core = Port::new(port.clone(), serial_space(number), now, self.draw());
+            let mut core = Port::new(port.clone(), number, now, self.draw());
             if let Some(old) = &old {
                 core.adopt(&mut old.core.borrow_mut(), now);
                 self.end(&port.name, old);
             }
             let changed = Rc::new(Wake::new());
-            let out =
-                matches!(port.duty, Duty::Slipmux { .. }).then(|| Rc::new(SerialOut::new(changed.clone())));
-            if out.is_some() {
-                self.shared.hub.borrow_mut().path.connect_serial(number, out.clone());
+            let has_node = matches!(port.duty, Duty::Slipmux { .. });
+            if has_node {
+                self.shared.hub.borrow_mut().connect_serial(number, changed.clone());
             }
             let entry = Rc::new(Entry {
                 number,
                 core: RefCell::new(core),
                 device: RefCell::default(),
                 changed,
-                out,
+                has_node,
                 task: RefCell::default(),
                 told: RefCell::default(),
             });
@@ -155,7 +156,7 @@ impl Ports {
             log::error!(device = name.as_str(), readings = waiting; "what was behind the port was taken out with readings not stored");
         }
         entry.stop();
-        self.shared.hub.borrow_mut().path.connect_serial(entry.number, None);
+        self.shared.hub.borrow_mut().disconnect_serial(entry.number);
     }
 
     /// A number that no bus before had.
@@ -172,16 +173,12 @@ impl Ports {
 
     /// Hands the journal's completions to the ports they belong to.
     pub fn complete(&self) {
-        let done = self.shared.hub.borrow_mut().path.serial_done();
-        if done.is_empty() {
-            return;
-        }
+        let next = || self.shared.hub.borrow_mut().serial.poll_completion();
+        let Some(first) = next() else { return };
         let now = Instant::now();
         let entries = self.entries.borrow();
-        for (ticket, stored) in done {
-            // The lowest 32 bits count, those above name the port.
-            let number = (ticket >> 32) as u32;
-            if let Some(entry) = entries.values().find(|entry| entry.number == number) {
+        for (ticket, stored) in std::iter::once(first).chain(std::iter::from_fn(next)) {
+            if let Some(entry) = entries.values().find(|entry| entry.number == ticket.port) {
                 entry.core.borrow_mut().handle_completion(now, ticket, stored);
                 if !stored {
                     entry.changed.notify_one();
@@ -340,45 +337,51 @@ impl Handle {
     fn round(&self, act: impl FnOnce(&mut Port, Instant, crate::message::Stamp, &mut dyn Taker)) {
         self.with(|ports, entry| {
             ports.shared.round(|hub| {
-                hub.path.begin_serial();
-                let moment = hub.path.moment;
+                hub.begin();
+                let moment = hub.moment;
                 let mut core = entry.core.borrow_mut();
                 act(
                     &mut core,
                     moment.now,
                     moment.stamp(),
-                    &mut Intake { path: &mut hub.path, name: &self.name, number: entry.number },
+                    &mut PortTaker { hub, name: &self.name, number: entry.number },
                 );
             });
         });
     }
 }
 
-struct Intake<'a> {
-    path: &'a mut hub::Path,
+/// Hands what a port brings to the serial side, and logs what is none of its business.
+struct PortTaker<'a> {
+    hub: &'a mut Hub,
     name: &'a Name,
     number: u32,
 }
 
-impl Taker for Intake<'_> {
-    fn take(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict {
-        self.path.serial_reading(device, ticket, received)
+impl Taker for PortTaker<'_> {
+    fn take(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict {
+        intake::handle_reading(self.hub.moment.now, device, ticket, received, &mut self.hub.pipeline)
     }
 
     fn message(&mut self, message: &[u8]) {
-        self.path.serial_message(self.number, self.name.as_str(), message);
+        let Hub { moment, coap, pipeline, .. } = &mut *self.hub;
+        intake::handle_message(moment, self.number, self.name.as_str(), message, coap, pipeline);
     }
 
     fn unreadable(&mut self, why: Unreadable) {
-        self.path.serial_unreadable(self.name.as_str(), &why);
+        let name = self.name;
+        self.alive(name.as_str());
+        if self.hub.may_say(Said::Unreadable) {
+            log::info!(device = name.as_str(), reason:% = why; "frame without a reading");
+        }
     }
 
     fn alive(&mut self, device: &str) {
-        self.path.serial_alive(device);
+        intake::handle_alive(self.hub.moment.now, device, &mut self.hub.pipeline);
     }
 
     fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event) {
-        super::units::say(self.path, self.name.as_str(), unit, event);
+        super::units::say(self.hub, self.name.as_str(), unit, event);
     }
 }
 
@@ -430,7 +433,8 @@ impl Host for Handle {
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool {
         // Readings only come in; a CoAP node is answered, and units are asked.
         self.with(|ports, entry| {
-            match entry.out.as_ref().and_then(|out| out.pop()) {
+            let message = || ports.shared.hub.borrow_mut().serial.poll_message(entry.number);
+            match entry.has_node.then(message).flatten() {
                 Some(message) => slipmux::encode(&message, buffer),
                 None if entry.core.borrow_mut().poll_transmit(buffer) => {}
                 None => return false,

@@ -20,7 +20,7 @@ pub fn count(hub: &Hub, now: Instant, engine: EngineKind, max_sessions: usize) -
         half_open: hub.engine.half_open_count() as u64,
         max_sessions: max_sessions as u64,
         refused_full: hub.engine.counters().failed(FailureKind::TableFull),
-        refused_full_last_s: hub.path.full.map(|full| now.saturating_duration_since(full).as_secs()),
+        refused_full_last_s: hub.reports.full.map(|full| now.saturating_duration_since(full).as_secs()),
         refused_too_often: hub.engine.counters().failed(FailureKind::TooOften),
         ..Dtls::default()
     };
@@ -40,7 +40,7 @@ pub fn list(hub: &Hub, now: Instant, device: Option<&str>) -> SessionPage {
     let mut page = SessionPage::default();
     let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
     hub.engine.sessions(&mut |session| {
-        let view = hub.path.session_device(session.session).and_then(|of| hub.path.gate.device(now, of));
+        let view = hub.coap.session_device(session.session).and_then(|of| hub.pipeline.gate.device(now, of));
         let Some(view) = view.filter(|view| device.is_none_or(|id| view.id.as_str() == id)) else { return };
         if page.sessions.len() >= SESSIONS_MAX {
             page.more = true;
@@ -79,7 +79,7 @@ pub fn strays(hub: &Hub, now: Instant) -> Vec<snapshot::Stray> {
         since_s: seconds(stray.since),
         last_s: seconds(stray.last),
     };
-    hub.path.strays.recent(now).filter(|stray| !is_served(stray)).map(shown).collect()
+    hub.coap.strays.recent(now).filter(|stray| !is_served(stray)).map(shown).collect()
 }
 
 /// The engine's numbers under their stable names.

@@ -1,11 +1,11 @@
 //! What happens with the units of a bus, in the log: each change once, under the unit's own device.
 
-use super::hub::{Path, Said};
+use super::hub::{Hub, Said};
 use crate::proto::serial::modbus::settings::Unit;
 use crate::proto::serial::modbus::{Event, Failure};
 
 /// Says it. A change of state always; what a noisy line can repeat, only so often.
-pub fn say(path: &mut Path, port: &str, unit: &Unit, event: &Event) {
+pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
     let (device, address) = (unit.id.as_str(), unit.address);
     match event {
         Event::Up { .. } => log::info!(device, port, unit = address; "unit answers"),
@@ -17,7 +17,7 @@ pub fn say(path: &mut Path, port: &str, unit: &Unit, event: &Event) {
             log::warn!(device, port, unit = address, register, reason:% = exception; "unit refuses a register; its readings come without it");
         }
         Event::Late { after, .. } => {
-            if path.may_say(Said::LateAnswer) {
+            if hub.may_say(Said::LateAnswer) {
                 let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 log::info!(device, port, unit = address, elapsed_ms; "answer came after its time and was not used; raise timeout if it happens often");
             }

@@ -209,6 +209,11 @@ impl Gate {
         self.registry.by_id(id)
     }
 
+    /// The id of a device; `None` for a stale index.
+    pub fn id(&self, device: DeviceIndex) -> Option<&Name> {
+        self.registry.entry(device).map(|entry| &entry.id)
+    }
+
     /// What there is to know of a device now.
     pub fn device(&self, now: Instant, device: DeviceIndex) -> Option<DeviceView<'_>> {
         self.view(now, device, self.registry.entry(device)?)

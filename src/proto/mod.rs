@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+pub mod address;
 pub mod coap;
 pub mod dtls;
 pub mod serial;

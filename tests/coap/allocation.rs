@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use tombolo::proto::coap::{Message, PeerId};
+use tombolo::proto::coap::Message;
 
 use super::support::*;
 
@@ -56,7 +56,7 @@ fn a_request_and_its_answer_allocate_nothing_in_the_long_run() {
             for datagram in [&mut post(id, b"21.5"), &mut non_post(id.wrapping_add(1), b"21.5")] {
                 let datagram = std::mem::take(datagram);
                 let count = allocations(|| {
-                    let peer = PeerId::proven(peer);
+                    let peer = proven(peer);
                     let exchange =
                         bench.endpoint.handle_datagram(bench.now, peer, &datagram).unwrap().exchange;
                     bench.endpoint.respond(bench.now, exchange, &changed());

@@ -1,7 +1,8 @@
 //! How a response travels.
 
-use tombolo::message::ContentFormat;
-use tombolo::proto::coap::{Code, Event, Exchange, PeerId, Response, Type};
+use tombolo::message::{ContentFormat, Method};
+use tombolo::proto::address::Ticket;
+use tombolo::proto::coap::{Code, Event, Response, Type};
 
 use super::support::*;
 
@@ -148,8 +149,9 @@ fn a_duplicate_before_any_answer_waits_like_the_first() {
 fn an_exchange_is_answered_once_and_survives_being_a_ticket() {
     let mut bench = Bench::default();
     let exchange = bench.request(DEVICE, &post(7, b"x"));
-    let ticket = u128::from(exchange);
-    bench.respond(Exchange::from(ticket), &changed());
+    let ticket = Ticket::Coap { exchange, method: Method::Post }.pack();
+    let Some(Ticket::Coap { exchange: unpacked, .. }) = Ticket::unpack(ticket) else { panic!("{ticket:x}") };
+    bench.respond(unpacked, &changed());
     bench.respond(exchange, &Response::new(Code::SERVICE_UNAVAILABLE));
     assert_eq!(parse(&bench.sent_one()).code, Code::CHANGED);
     let other = bench.request(DEVICE, &post(8, b"x"));
@@ -209,7 +211,7 @@ fn a_message_id_used_again_for_other_bytes_is_a_new_request() {
 fn message_ids_are_each_peers_own() {
     let mut bench = Bench::default();
     for number in 0..100 {
-        assert!(bench.feed(PeerId::proven(number), &post(1, b"x")).is_some());
+        assert!(bench.feed(proven(number), &post(1, b"x")).is_some());
     }
 }
 

@@ -3,7 +3,7 @@
 use tombolo::message::ContentFormat;
 use tombolo::proto::Holder;
 use tombolo::proto::coap::block::Block;
-use tombolo::proto::coap::{Code, PeerId, Response, Type};
+use tombolo::proto::coap::{Code, Response, Type};
 
 use super::support::*;
 
@@ -138,7 +138,7 @@ fn blocks_under_way_are_bounded_and_the_next_sender_hears_5_03() {
     let mut bench = Bench::default();
     let mut refused = 0;
     for peer in 0..1_000 {
-        let peer = tombolo::proto::coap::PeerId::proven(peer);
+        let peer = proven(peer);
         let sent = bench.reply(peer, &put(1, 0, true, &[0; 1024]));
         if parse(&sent[0]).code == Code::SERVICE_UNAVAILABLE {
             assert_eq!(uint(&parse(&sent[0]), 14), Some(30));
@@ -229,14 +229,14 @@ fn the_sessions_of_one_device_do_not_take_all_places_for_bodies() {
     let greedy = Holder { number: 1, max_sessions: 4 };
     let mut codes = Vec::new();
     for peer in 0..64 {
-        assert!(bench.feed_of(greedy, PeerId::proven(peer), &first).is_none());
+        assert!(bench.feed_of(greedy, proven(peer), &first).is_none());
         codes.push(parse(&bench.sent_one()).code);
     }
     assert_eq!(codes.iter().filter(|code| **code == Code::CONTINUE).count(), 4);
     assert_eq!(codes.iter().filter(|code| **code == Code::SERVICE_UNAVAILABLE).count(), 60);
     for device in 2..17 {
         let modest = Holder { number: device, max_sessions: 4 };
-        assert!(bench.feed_of(modest, PeerId::proven(100 * device), &first).is_none());
+        assert!(bench.feed_of(modest, proven(100 * device), &first).is_none());
         assert_eq!(parse(&bench.sent_one()).code, Code::CONTINUE, "device {device}");
     }
 }

@@ -2,7 +2,7 @@
 
 use tombolo::message::ContentFormat;
 use tombolo::proto::Holder;
-use tombolo::proto::coap::{Code, PeerId, Response, Settings, Type};
+use tombolo::proto::coap::{Code, Response, Settings, Type};
 
 use super::support::*;
 
@@ -12,7 +12,7 @@ fn one_peer_with_too_many_unanswered_requests_hears_4_29() {
     let exchanges: Vec<_> = (0..24).map(|id| bench.request(DEVICE, &post(id, b"x"))).collect();
     let sent = bench.reply(DEVICE, &post(24, b"x"));
     assert_eq!((parse(&sent[0]).code, uint(&parse(&sent[0]), 14)), (Code::TOO_MANY_REQUESTS, Some(1)));
-    assert!(bench.feed(PeerId::proven(2), &post(24, b"x")).is_some(), "others are served");
+    assert!(bench.feed(proven(2), &post(24, b"x")).is_some(), "others are served");
     bench.respond(exchanges[5], &changed());
     assert!(bench.feed(DEVICE, &post(24, b"x")).is_some(), "and it again when one is answered");
 }
@@ -34,9 +34,9 @@ fn responses_nobody_acknowledges_count_as_unanswered() {
 fn too_many_unanswered_requests_in_all_are_5_03() {
     let mut bench = Bench::new(Settings { pending: 100, ..Settings::default() });
     for peer in 0..100 {
-        bench.request(PeerId::proven(peer), &post(1, b"x"));
+        bench.request(proven(peer), &post(1, b"x"));
     }
-    let sent = bench.reply(PeerId::proven(100), &post(1, b"x"));
+    let sent = bench.reply(proven(100), &post(1, b"x"));
     assert_eq!((parse(&sent[0]).code, uint(&parse(&sent[0]), 14)), (Code::SERVICE_UNAVAILABLE, Some(1)));
 }
 
@@ -48,7 +48,7 @@ fn the_sessions_of_one_device_share_what_it_may_leave_unanswered() {
     for peer in 0..64 {
         for id in 0..10 {
             let datagram = post(id, b"x");
-            let request = bench.feed_of(greedy, PeerId::proven(peer), &datagram);
+            let request = bench.feed_of(greedy, proven(peer), &datagram);
             exchanges.extend(request.map(|request| request.exchange));
         }
     }
@@ -57,16 +57,16 @@ fn the_sessions_of_one_device_share_what_it_may_leave_unanswered() {
     assert_eq!(sent.len(), 640 - 50);
     assert!(sent.iter().all(|(_, answer)| parse(answer).code == Code::TOO_MANY_REQUESTS));
     for id in 0..24 {
-        assert!(bench.feed_of(modest, PeerId::proven(100), &post(id, b"x")).is_some(), "its own");
+        assert!(bench.feed_of(modest, proven(100), &post(id, b"x")).is_some(), "its own");
     }
     // An answer nobody acknowledges still counts, one that is acknowledged does not.
     bench.pass(seconds(1.0));
     bench.respond(exchanges[0], &changed());
     let separate = parse(&bench.sent().pop().expect("an answer").1).message_id.0;
-    assert!(bench.feed_of(greedy, PeerId::proven(0), &post(99, b"x")).is_none());
+    assert!(bench.feed_of(greedy, proven(0), &post(99, b"x")).is_none());
     bench.sent();
-    bench.feed_of(greedy, PeerId::proven(0), &empty(Type::Acknowledgement, separate));
-    assert!(bench.feed_of(greedy, PeerId::proven(0), &post(100, b"x")).is_some());
+    bench.feed_of(greedy, proven(0), &empty(Type::Acknowledgement, separate));
+    assert!(bench.feed_of(greedy, proven(0), &post(100, b"x")).is_some());
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn memory_stays_in_its_bound_and_the_newest_are_remembered() {
     let mut bench = Bench::new(settings.clone());
     for round in 0..40u16 {
         for peer in 0..500 {
-            let exchange = bench.request(PeerId::proven(peer), &post(round, b"x"));
+            let exchange = bench.request(proven(peer), &post(round, b"x"));
             bench.respond(exchange, &changed());
         }
         bench.sent();
@@ -93,7 +93,7 @@ fn memory_stays_in_its_bound_and_the_newest_are_remembered() {
     }
     assert!(bench.endpoint.counters().forgotten > 0);
     for peer in 0..500 {
-        assert_eq!(bench.reply(PeerId::proven(peer), &post(39, b"x")).len(), 1, "the newest of {peer}");
+        assert_eq!(bench.reply(proven(peer), &post(39, b"x")).len(), 1, "the newest of {peer}");
     }
 }
 
@@ -102,7 +102,7 @@ fn five_thousand_peers_with_full_memories_fit_and_vanish_when_idle() {
     let mut bench = Bench::default();
     for round in 0..40u16 {
         for peer in 0..5_000 {
-            let exchange = bench.request(PeerId::proven(peer), &post(round, b"x"));
+            let exchange = bench.request(proven(peer), &post(round, b"x"));
             bench.respond(exchange, &changed());
         }
         bench.sent();
@@ -120,9 +120,7 @@ fn forged_senders_crowd_out_only_each_other() {
     bench.respond(exchange, &changed());
     bench.sent();
     for number in 0..100_000 {
-        if let Some(request) =
-            bench.endpoint.handle_datagram(bench.now, PeerId::unproven(number), &post(1, b"x"))
-        {
+        if let Some(request) = bench.endpoint.handle_datagram(bench.now, unproven(number), &post(1, b"x")) {
             let exchange = request.exchange;
             bench.respond(exchange, &changed());
         }

@@ -5,7 +5,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
-use tombolo::proto::coap::{Code, Exchange, PeerId, Type};
+use tombolo::message::Method;
+use tombolo::proto::address::Ticket;
+use tombolo::proto::coap::{Code, Type};
 
 use super::support::*;
 
@@ -154,10 +156,10 @@ impl World {
     }
 
     fn gateway_hears(&mut self, device: usize, datagram: &[u8]) {
-        let Some(request) = self.bench.feed(PeerId::proven(device as u64), datagram) else { return };
+        let Some(request) = self.bench.feed(proven(device as u64), datagram) else { return };
         let id = u16::from_be_bytes(request.payload[..].try_into().unwrap());
         *self.handed_up.entry((device, id)).or_default() += 1;
-        let ticket = u128::from(request.exchange);
+        let ticket = Ticket::Coap { exchange: request.exchange, method: Method::Post }.pack();
         let commit = self.dice.milliseconds(self.slowest_commit);
         self.at(commit, Happening::Committed(ticket));
     }
@@ -180,12 +182,13 @@ impl World {
                     Happening::Begin(device) => self.begin_reading(device),
                     Happening::Retry(device, id, attempt) => self.retry(device, id, attempt),
                     Happening::Committed(ticket) => {
-                        self.bench.respond(Exchange::from(ticket), &changed());
+                        let Some(Ticket::Coap { exchange, .. }) = Ticket::unpack(ticket) else { panic!() };
+                        self.bench.respond(exchange, &changed());
                     }
                 }
             }
             for (peer, datagram) in self.bench.sent() {
-                self.transmit(|bytes| Happening::ToDevice(peer.0 as usize, bytes), &datagram);
+                self.transmit(|bytes| Happening::ToDevice(peer.to_bits() as usize, bytes), &datagram);
             }
         }
     }

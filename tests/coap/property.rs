@@ -9,6 +9,8 @@ use tombolo::proto::coap::{
     Code, Endpoint, Exchange, Message, MessageId, PeerId, Response, Settings, Token, Type,
 };
 
+use super::support::{proven, unproven};
+
 fn encode(message: &Message<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let Message { message_type, code, message_id, token, options, payload } = *message;
@@ -58,7 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn peer(number: u64) -> PeerId {
-    if number.is_multiple_of(2) { PeerId::proven(number) } else { PeerId::unproven(number) }
+    if number.is_multiple_of(2) { proven(number) } else { unproven(number) }
 }
 
 proptest! {
@@ -135,7 +137,7 @@ proptest! {
             }
             while let Some(to) = endpoint.poll_transmit(&mut buffer) {
                 prop_assert!(Message::parse(&buffer).is_ok(), "{:x?}", buffer);
-                down[(to.0 & 3) as usize] += buffer.len();
+                down[(to.to_bits() & 3) as usize] += buffer.len();
             }
             prop_assert!(down[1] <= 3 * up[1] && down[3] <= 3 * up[3]);
             prop_assert!(endpoint.memory() <= memory + 64 * 32 + 4 * 300);

@@ -3,13 +3,25 @@
 use std::time::{Duration, Instant};
 
 use tombolo::proto::Holder;
+use tombolo::proto::address::Peer;
 use tombolo::proto::coap::encoder::Encoder;
 use tombolo::proto::coap::{
     Code, Endpoint, Exchange, Message, MessageId, PeerId, Request, Response, Settings, Token, Type,
 };
+use tombolo::proto::dtls::SessionId;
 
-pub const DEVICE: PeerId = PeerId::proven(1);
-pub const STRANGER: PeerId = PeerId::unproven(1);
+pub const DEVICE: PeerId = proven(1);
+pub const STRANGER: PeerId = unproven(1);
+
+/// A peer whose address is proven.
+pub const fn proven(number: u64) -> PeerId {
+    Peer::Session(SessionId(number)).id()
+}
+
+/// A peer whose address may be spoofed.
+pub const fn unproven(number: u64) -> PeerId {
+    Peer::Plain(number).id()
+}
 
 pub const GET: Code = Code(1);
 pub const POST: Code = Code(2);

@@ -1,6 +1,6 @@
 //! Deadlines: none without need, none missed, none in the past for ever.
 
-use tombolo::proto::coap::{Code, PeerId, Settings, Type};
+use tombolo::proto::coap::{Code, Settings, Type};
 
 use super::support::*;
 
@@ -16,7 +16,7 @@ fn an_endpoint_that_heard_nothing_waits_for_nothing() {
 fn idle_peers_wake_nobody_more_often_than_every_eight_seconds() {
     let mut bench = Bench::default();
     for peer in 0..2_000 {
-        let exchange = bench.request(PeerId::proven(peer), &post(1, b"x"));
+        let exchange = bench.request(proven(peer), &post(1, b"x"));
         bench.respond(exchange, &changed());
         bench.now += std::time::Duration::from_millis(50);
     }

@@ -102,9 +102,9 @@ fn nothing_that_comes_from_outside_ends_anything() {
     // A datagram from source port 0 is one of a peer like any other here: where an answer goes is the
     // shell's.
     let mut bench = Bench::default();
-    for number in [0, u64::MAX] {
+    for peer in [proven(0), unproven(u64::MAX)] {
         for datagram in [&b""[..], b"\x40", b"\xff\xff\xff\xff\xff", b"\x6f\xe0\x00\x00", &post(1, b"x")] {
-            bench.feed(tombolo::proto::coap::PeerId(number), datagram);
+            bench.feed(peer, datagram);
         }
     }
     bench.sent();

@@ -1,10 +1,14 @@
-//! Nothing is allocated for a reading, whether it passes or not.
+//! Nothing is allocated for a reading: in the gate, whether it passes or not; in the pipeline, if it passes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use tombolo::gate::Gate;
+use tombolo::gate::{Gate, Mapped};
+use tombolo::journal;
+use tombolo::message::RecordId;
+use tombolo::pipeline::{Completion, Disposition, Event, Pipeline, ReadingStore};
+use tombolo::proto::address::{SerialTicket, Ticket};
 
 use super::*;
 
@@ -61,4 +65,58 @@ fn no_reading_allocates() {
     }
     assert_eq!(ALLOCATIONS.get(), before);
     assert_eq!((passed, refused), (30_000, 40_000));
+}
+
+/// A store that keeps the tickets alone.
+struct Store(Vec<Ticket>);
+
+impl ReadingStore for Store {
+    fn append(&mut self, _: &Mapped<'_>, ticket: Ticket) -> Result<RecordId, journal::Refused> {
+        self.0.push(ticket);
+        Ok(RecordId { run: 1, sequence: 1 })
+    }
+
+    fn poll_completion(&mut self) -> Option<Completion> {
+        self.0.pop().map(|ticket| Completion { ticket, stored: true })
+    }
+}
+
+#[test]
+fn no_reading_that_passes_allocates_on_its_way_through_the_pipeline() {
+    let live = UplinkRule { qos: QoS::AtMostOnce, ..rule("live", "live/#") };
+    let start = Instant::now();
+    let gate = Gate::new(
+        settings(vec![role("sensor", vec![rule("all", "t/#"), live])], vec![device("door-7", "sensor")]),
+        start,
+    );
+    let device = gate.device_by_id("door-7").expect("the device is known");
+    let mut pipeline = Pipeline::new(gate, Store(Vec::with_capacity(100)));
+    let mut round = |number: u32| {
+        let before = ALLOCATIONS.get();
+        for count in 0..50 {
+            let ticket = Ticket::Serial(SerialTicket { port: 1, delivery: 0, count });
+            let stored = received(Method::Post, "t/env", b"21.5");
+            assert_eq!(pipeline.handle_reading(start, device, ticket, stored), Disposition::Journaled);
+            let live = received(Method::Post, "live/env", b"21.5");
+            assert_eq!(pipeline.handle_reading(start, device, ticket, live), Disposition::Passed);
+        }
+        let (mut passed, mut completed) = (0, 0);
+        loop {
+            while let Some(event) = pipeline.poll_event() {
+                match event {
+                    Event::Passed(_) => passed += 1,
+                    Event::Completed { stored: true, .. } => completed += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            if !pipeline.handle_completion() {
+                break;
+            }
+        }
+        assert_eq!((passed, completed), (50, 50));
+        if number > 0 {
+            assert_eq!(ALLOCATIONS.get(), before);
+        }
+    };
+    (0..20).for_each(&mut round);
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use super::PeerId;
 use super::block::Assemblies;
-use super::exchange::Exchanges;
+use super::exchange::{Exchange, Exchanges};
 use super::outbox::Outbox;
 use super::peer::Peers;
 use super::reliability::{Chance, Due, Tick, Transmissions};
@@ -48,7 +48,7 @@ pub struct Settings {
     /// Unanswered requests one peer may have, answers it has not acknowledged among them; `1..=32`,
     /// default 24. More are 4.29. A holder may have that many times its `max_sessions`, and an eighth of all at most.
     pub pending_per_peer: u16,
-    /// Unanswered requests and unacknowledged answers in all; default 16,384. More are 5.03.
+    /// Unanswered requests and unacknowledged answers in all; default 16,384, at most 2^24. More are 5.03.
     pub pending: usize,
     /// Largest request body in bytes; default 64 KiB. Larger is 4.13.
     pub body: usize,
@@ -148,6 +148,7 @@ impl Endpoint {
         let mut settings = settings;
         settings.pending_per_peer =
             settings.pending_per_peer.clamp(1, super::deduplication::REMEMBERED_MAX as u16);
+        settings.pending = settings.pending.min(1 << Exchange::INDEX_BITS);
         let side = |share: fn(usize) -> usize| Side {
             peers: Peers::new(share(settings.memory), seed),
             assemblies: Assemblies::new(share(settings.bodies), settings.body),

@@ -15,7 +15,7 @@ use super::request::Method;
 use super::slots::{Key, Slots};
 use super::tally::Tally;
 
-/// Identifies a request that awaits its response: 16 bytes, `Copy`, and as good a number as a `u128`.
+/// Identifies a request that awaits its response: 16 bytes, `Copy`. A [`Ticket`](crate::proto::address::Ticket) packs it.
 ///
 /// It goes stale when the request is answered, the peer is forgotten or 247 s have passed; responding to
 /// a stale one does nothing.
@@ -26,6 +26,19 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Bits of the largest index: an endpoint has no more than 2^24 exchanges at once.
+    pub(in crate::proto) const INDEX_BITS: u32 = 24;
+
+    /// Of the parts that [`Exchange::parts`] gave.
+    pub(in crate::proto) fn from_parts(peer: PeerId, index: u32, generation: u32) -> Exchange {
+        Exchange { peer, key: Key { index, generation } }
+    }
+
+    /// Its peer, and the index and generation of its place; the index is below 2^[`Exchange::INDEX_BITS`].
+    pub(in crate::proto) fn parts(self) -> (PeerId, u32, u32) {
+        (self.peer, self.key.index, self.key.generation)
+    }
+
     pub(super) fn new(peer: PeerId, key: Key) -> Exchange {
         Exchange { peer, key }
     }
@@ -37,21 +50,6 @@ impl Exchange {
     /// Whose request it is.
     pub fn peer(self) -> PeerId {
         self.peer
-    }
-}
-
-impl From<Exchange> for u128 {
-    fn from(exchange: Exchange) -> u128 {
-        u128::from(exchange.peer.0) << 64
-            | u128::from(exchange.key.index) << 32
-            | u128::from(exchange.key.generation)
-    }
-}
-
-impl From<u128> for Exchange {
-    fn from(number: u128) -> Exchange {
-        let key = Key { index: (number >> 32) as u32, generation: number as u32 };
-        Exchange { peer: PeerId((number >> 64) as u64), key }
     }
 }
 
@@ -233,9 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_survives_being_a_number() {
+    fn an_exchange_survives_being_taken_apart() {
         assert_eq!(size_of::<Exchange>(), 16);
         let exchange = Exchange::new(PeerId(u64::MAX - 1), Key { index: 77, generation: u32::MAX });
-        assert_eq!(Exchange::from(u128::from(exchange)), exchange);
+        let (peer, index, generation) = exchange.parts();
+        assert_eq!(Exchange::from_parts(peer, index, generation), exchange);
     }
 }

@@ -49,29 +49,4 @@ pub use message::{Code, Message, MessageId, Token, Type};
 pub use request::{Method, Request, Response};
 
 use super::Holder;
-
-/// The shell's number of a peer: a DTLS session, or a plain UDP address.
-///
-/// The highest bit says that nothing proves the sender's address: such a peer never gets more than
-/// three times the bytes it sent, and its share of memory is apart from that of proven peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerId(pub u64);
-
-impl PeerId {
-    const UNPROVEN: u64 = 1 << 63;
-
-    /// A peer whose address a handshake has proven. The highest bit of `number` is dropped.
-    pub const fn proven(number: u64) -> PeerId {
-        PeerId(number & !Self::UNPROVEN)
-    }
-
-    /// A plain UDP sender: its address may be forged.
-    pub const fn unproven(number: u64) -> PeerId {
-        PeerId(number | Self::UNPROVEN)
-    }
-
-    /// Whether nothing proves the sender's address.
-    pub const fn is_unproven(self) -> bool {
-        self.0 & Self::UNPROVEN != 0
-    }
-}
+pub use super::address::PeerId;

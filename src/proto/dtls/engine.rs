@@ -17,8 +17,8 @@ use super::server::export::{ImportError, Origin, Purpose, StoreKey};
 use super::server::{CertificateIdentity, Certificates, Clock};
 use crate::proto::{Holder, Route};
 
-/// Names one session for as long as the process runs; never used twice. The top bit is always clear,
-/// so that a shell can number other peers (plain UDP addresses) above it.
+/// Names one session for as long as the process runs; never used twice. Below 2^62, so that
+/// [`Peer`](crate::proto::address::Peer) packs it with its kind into 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 

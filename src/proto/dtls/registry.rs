@@ -33,8 +33,8 @@ use crate::proto::{Holder, Route};
 
 /// No slot.
 const NONE: u32 = u32::MAX;
-/// Ids keep their top bit clear ([`SessionId`]).
-const GENERATIONS: u32 = 0x7fff_ffff;
+/// Ids are below 2^62 ([`SessionId`]).
+const GENERATIONS: u32 = 0x3fff_ffff;
 
 /// Times are sums with it; none may overflow.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

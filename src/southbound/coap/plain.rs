@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::proto::Route;
-use crate::proto::coap::PeerId;
+use crate::proto::address::{Peer, PeerId};
 
 /// Most addresses remembered.
 pub const MAX: usize = 4096;
@@ -21,11 +21,6 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// Whether `peer` is one of these.
-    pub fn owns(peer: PeerId) -> bool {
-        peer.is_unproven()
-    }
-
     /// The number of the sender at `route`, and the one that had to go for it.
     pub fn peer(&mut self, route: &Route) -> (PeerId, Option<PeerId>) {
         if let Some(&peer) = self.by_route.get(route) {
@@ -35,7 +30,7 @@ impl Plain {
         if let Some(route) = forgotten.and_then(|peer| self.by_peer.remove(&peer)) {
             self.by_route.remove(&route);
         }
-        let peer = PeerId::unproven(self.next);
+        let peer = Peer::Plain(self.next).id();
         self.next += 1;
         self.by_route.insert(*route, peer);
         self.by_peer.insert(peer, *route);
@@ -64,7 +59,7 @@ mod tests {
         assert_eq!(plain.peer(&route(1)), (first, None));
         assert_ne!(plain.peer(&route(2)).0, first);
         assert_eq!(plain.route(first), Some(&route(1)));
-        assert!(Plain::owns(first));
+        assert!(first.is_unproven());
     }
 
     #[test]

@@ -8,41 +8,33 @@ use super::pending::{Bounds, Held, Pending};
 use super::port::{Taker, Verdict};
 use crate::gate::stage::Received;
 use crate::message::{Method, Path, Stamp};
+use crate::proto::address::SerialTicket;
 use crate::proto::serial::reading::Reading;
 
 /// How long to wait before what the journal did not take is offered again.
 pub const OFFER_AGAIN: Duration = Duration::from_millis(250);
-/// The lowest bits of a ticket count the readings of one delivery; the 8 above them are its number in its port.
-const COUNT_BITS: u32 = 24;
 
 /// One device's readings that are not committed.
 #[derive(Debug)]
 pub struct Delivery {
     pending: Pending,
-    /// Above the lowest [`COUNT_BITS`] of all its tickets.
-    space: u128,
-    last: u32,
+    /// The ticket of the newest reading; the others differ in their count.
+    last: SerialTicket,
     again_at: Option<Instant>,
     readings: u64,
     refused: u64,
 }
 
 impl Delivery {
-    /// The `number`th of a port, whose tickets have `space` above their lowest 32 bits.
-    pub fn new(space: u128, number: u8, bounds: Bounds) -> Delivery {
+    /// The `number`th of the port with this number.
+    pub fn new(port: u32, number: u8, bounds: Bounds) -> Delivery {
         Delivery {
             pending: Pending::new(bounds),
-            space: space | u128::from(number) << COUNT_BITS,
-            last: 0,
+            last: SerialTicket { port, delivery: number, count: 0 },
             again_at: None,
             readings: 0,
             refused: 0,
         }
-    }
-
-    /// Which of its port a ticket is of.
-    pub fn number_of(ticket: u128) -> u8 {
-        (ticket >> COUNT_BITS) as u8
     }
 
     /// Readings committed, or passed on by a rule with `qos = 0`.
@@ -92,7 +84,7 @@ impl Delivery {
             let ticket = self.ticket();
             let verdict = taker.take(device, ticket, received(reading, stamp));
             if verdict == Verdict::Taken {
-                self.pending.hold(ticket, Held::of(reading, stamp));
+                self.pending.hold(ticket.count, Held::of(reading, stamp));
             }
             verdict
         } else {
@@ -124,10 +116,10 @@ impl Delivery {
                 continue;
             };
             let reading = Reading { path, content_format: held.content_format, payload: &held.payload };
-            self.last = self.last.wrapping_add(1);
-            let ticket = ticket(self.space, self.last);
+            self.last.count = self.last.count.wrapping_add(1);
+            let ticket = self.last;
             match taker.take(device, ticket, received(&reading, held.stamp)) {
-                Verdict::Taken => self.pending.first_taken(ticket),
+                Verdict::Taken => self.pending.first_taken(ticket.count),
                 Verdict::Passed => {
                     self.readings += 1;
                     self.pending.first_gone();
@@ -147,8 +139,8 @@ impl Delivery {
     }
 
     /// A reading under this ticket is on disk, or could not be put there.
-    pub fn handle_completion(&mut self, now: Instant, ticket: u128, stored: bool) {
-        self.pending.complete(ticket, stored);
+    pub fn handle_completion(&mut self, now: Instant, ticket: SerialTicket, stored: bool) {
+        self.pending.complete(ticket.count, stored);
         if stored {
             self.readings += 1;
         } else if !self.pending.is_clear() && self.again_at.is_none() {
@@ -156,14 +148,10 @@ impl Delivery {
         }
     }
 
-    fn ticket(&mut self) -> u128 {
-        self.last = self.last.wrapping_add(1);
-        ticket(self.space, self.last)
+    fn ticket(&mut self) -> SerialTicket {
+        self.last.count = self.last.count.wrapping_add(1);
+        self.last
     }
-}
-
-fn ticket(space: u128, count: u32) -> u128 {
-    space | u128::from(count & ((1 << COUNT_BITS) - 1))
 }
 
 fn received<'a>(reading: &Reading<'a>, stamp: Stamp) -> Received<'a> {

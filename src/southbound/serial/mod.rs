@@ -9,6 +9,7 @@
 //! the bounds of [`pending`]; what goes beyond them is dropped, the oldest first, and counted.
 
 pub mod delivery;
+pub mod intake;
 pub mod io;
 pub mod pending;
 pub mod port;
@@ -16,5 +17,6 @@ pub mod settings;
 pub mod stream;
 pub mod units;
 
+pub use intake::Intake;
 pub use port::{Port, Taker, Verdict};
 pub use settings::Settings;

@@ -77,7 +77,7 @@ impl Held {
 #[derive(Debug, Default)]
 pub struct Pending {
     bounds: Bounds,
-    in_flight: VecDeque<(u128, Held)>,
+    in_flight: VecDeque<(u32, Held)>,
     waiting: VecDeque<Held>,
     bytes: usize,
     lost: u64,
@@ -109,10 +109,10 @@ impl Pending {
         self.lost
     }
 
-    /// Keeps one that was taken, until it is committed.
-    pub fn hold(&mut self, ticket: u128, held: Held) {
+    /// Keeps one that was taken under the ticket of this count, until it is committed.
+    pub fn hold(&mut self, count: u32, held: Held) {
         self.bytes += held.payload.len();
-        self.in_flight.push_back((ticket, held));
+        self.in_flight.push_back((count, held));
         self.shrink();
     }
 
@@ -128,10 +128,10 @@ impl Pending {
         self.waiting.front()
     }
 
-    /// The first was taken: it is on its way.
-    pub fn first_taken(&mut self, ticket: u128) {
+    /// The first was taken under the ticket of this count: it is on its way.
+    pub fn first_taken(&mut self, count: u32) {
         if let Some(held) = self.waiting.pop_front() {
-            self.in_flight.push_back((ticket, held));
+            self.in_flight.push_back((count, held));
         }
     }
 
@@ -143,8 +143,8 @@ impl Pending {
     }
 
     /// What was on its way has arrived, or has not.
-    pub fn complete(&mut self, ticket: u128, stored: bool) {
-        let Some(at) = self.in_flight.iter().position(|(known, _)| *known == ticket) else { return };
+    pub fn complete(&mut self, count: u32, stored: bool) {
+        let Some(at) = self.in_flight.iter().position(|(known, _)| *known == count) else { return };
         let Some((_, held)) = self.in_flight.remove(at) else { return };
         if stored {
             self.bytes -= held.payload.len();
@@ -200,7 +200,7 @@ mod tests {
     fn what_fails_on_its_way_waits_again_in_its_old_place() {
         let mut pending = Pending::default();
         for number in 0..3 {
-            pending.hold(number.into(), held(number, 1));
+            pending.hold(number as u32, held(number, 1));
         }
         pending.wait(held(3, 1));
         pending.complete(0, true);

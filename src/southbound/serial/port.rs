@@ -14,6 +14,7 @@ use super::stream::Stream;
 use super::units::{UnitView, Units};
 use crate::gate::stage::Received;
 use crate::message::Stamp;
+use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus;
@@ -37,7 +38,7 @@ pub enum Verdict {
 /// Who takes readings: the gate and the journal behind it.
 pub trait Taker {
     /// Offers one of this device under a ticket.
-    fn take(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict;
+    fn take(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict;
 
     /// A CoAP message of a node on the line; answers go out by the shell.
     fn message(&mut self, message: &[u8]);
@@ -82,14 +83,13 @@ enum Work {
 }
 
 impl Port {
-    /// A port to be opened at once. All its tickets have `space` above their lowest 32 bits; `seed` decides when exactly
-    /// units are asked.
-    pub fn new(settings: Arc<settings::Port>, space: u128, now: Instant, seed: u64) -> Port {
-        let stream = |framing: &framing::Settings| Work::Stream(Box::new(Stream::new(framing, space, now)));
+    /// A port to be opened at once. Its tickets carry `number`; `seed` decides when exactly units are asked.
+    pub fn new(settings: Arc<settings::Port>, number: u32, now: Instant, seed: u64) -> Port {
+        let stream = |framing: &framing::Settings| Work::Stream(Box::new(Stream::new(framing, number, now)));
         let work = match &settings.duty {
             Duty::Readings { framing, .. } => stream(framing),
             Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message)),
-            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, space, now, seed))),
+            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, number, now, seed))),
         };
         Port { link: Link::new(now), settings, work }
     }
@@ -194,7 +194,7 @@ impl Port {
     }
 
     /// A reading under this ticket is on disk, or could not be put there.
-    pub fn handle_completion(&mut self, now: Instant, ticket: u128, stored: bool) {
+    pub fn handle_completion(&mut self, now: Instant, ticket: SerialTicket, stored: bool) {
         match &mut self.work {
             Work::Stream(stream) => stream.delivery.handle_completion(now, ticket, stored),
             Work::Bus(units) => units.handle_completion(now, ticket, stored),
@@ -215,13 +215,13 @@ mod tests {
 
     struct Journal {
         verdict: Verdict,
-        taken: Vec<(u128, String, u64)>,
+        taken: Vec<(SerialTicket, String, u64)>,
         messages: Vec<Vec<u8>>,
         unreadable: usize,
     }
 
     impl Taker for Journal {
-        fn take(&mut self, _: &str, ticket: u128, received: Received<'_>) -> Verdict {
+        fn take(&mut self, _: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict {
             if matches!(self.verdict, Verdict::Taken | Verdict::Passed) {
                 let text = String::from_utf8_lossy(received.payload).into_owned();
                 self.taken.push((ticket, text, received.stamp.boottime_ms));
@@ -253,7 +253,7 @@ mod tests {
             duty: Duty::Readings { framing, extractor },
         };
         let start = Instant::now();
-        let mut port = Port::new(Arc::new(settings), 7 << 32, start, 0);
+        let mut port = Port::new(Arc::new(settings), 7, start, 0);
         assert!(port.poll_open(start));
         port.handle_opened(start);
         let journal =
@@ -277,7 +277,7 @@ mod tests {
         port.handle_timeout(again, stamp(99), &mut journal);
         // Under another ticket, with the time at which it came.
         assert_eq!(journal.taken[2].1, "two");
-        assert_eq!((journal.taken[2].2, journal.taken[2].0 >> 32), (5, 7));
+        assert_eq!((journal.taken[2].2, journal.taken[2].0.port), (5, 7));
         assert_ne!(journal.taken[2].0, journal.taken[1].0);
     }
 

@@ -21,11 +21,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(framing: &framing::Settings, space: u128, now: Instant) -> Stream {
+    pub(super) fn new(framing: &framing::Settings, port: u32, now: Instant) -> Stream {
         Stream {
             decoder: Decoder::new(framing, now),
             room: Room::default(),
-            delivery: Delivery::new(space, 0, Bounds::default()),
+            delivery: Delivery::new(port, 0, Bounds::default()),
             unreadable: 0,
         }
     }

@@ -9,6 +9,7 @@ use super::delivery::Delivery;
 use super::pending::Bounds;
 use super::port::{Counters, Taker, Verdict};
 use crate::message::{ContentFormat, Name, Path, Stamp};
+use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
@@ -51,12 +52,12 @@ pub struct UnitView<'a> {
 }
 
 impl Units {
-    pub(super) fn new(settings: &Settings, space: u128, now: Instant, seed: u64) -> Units {
+    pub(super) fn new(settings: &Settings, port: u32, now: Instant, seed: u64) -> Units {
         let bounds = Bounds::share(settings.units.len());
         // Addresses differ and are at most 247, so a number fits into a byte.
         let units = (0..=u8::MAX).take(settings.units.len());
         let units =
-            units.map(|number| Unit { delivery: Delivery::new(space, number, bounds), answers: 0 }).collect();
+            units.map(|number| Unit { delivery: Delivery::new(port, number, bounds), answers: 0 }).collect();
         Units { bus: Bus::new(settings.clone(), now, seed), units, bytes: 0 }
     }
 
@@ -106,8 +107,8 @@ impl Units {
         deliveries.chain(self.bus.poll_timeout()).min()
     }
 
-    pub(super) fn handle_completion(&mut self, now: Instant, ticket: u128, stored: bool) {
-        if let Some(unit) = self.units.get_mut(usize::from(Delivery::number_of(ticket))) {
+    pub(super) fn handle_completion(&mut self, now: Instant, ticket: SerialTicket, stored: bool) {
+        if let Some(unit) = self.units.get_mut(usize::from(ticket.delivery)) {
             unit.delivery.handle_completion(now, ticket, stored);
         }
     }
@@ -208,14 +209,14 @@ mod tests {
     #[derive(Default)]
     struct Journal {
         verdicts: Vec<(&'static str, Verdict)>,
-        taken: Vec<(String, u128, String)>,
+        taken: Vec<(String, SerialTicket, String)>,
         refused: usize,
         alive: Vec<String>,
         news: Vec<String>,
     }
 
     impl Taker for Journal {
-        fn take(&mut self, device: &str, ticket: u128, received: Received<'_>) -> Verdict {
+        fn take(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict {
             let verdict = self.verdicts.iter().find(|(id, _)| *id == device);
             let verdict = verdict.map_or(Verdict::Taken, |(_, verdict)| *verdict);
             if verdict == Verdict::Taken {
@@ -289,7 +290,7 @@ mod tests {
                 units: addresses.iter().copied().map(unit).collect(),
             }),
         };
-        Port::new(Arc::new(settings), 5 << 32, now, 1)
+        Port::new(Arc::new(settings), 5, now, 1)
     }
 
     /// Lets so many seconds pass; units below 100 answer `value` at once.
@@ -358,10 +359,10 @@ mod tests {
         let start = Instant::now();
         let mut port = port(&[1, 2, 9], start);
         let now = run(&mut port, start, 1, 7, &mut journal);
-        let tickets: Vec<(String, u128)> =
+        let tickets: Vec<(String, SerialTicket)> =
             journal.taken.iter().map(|(id, ticket, _)| (id.clone(), *ticket)).collect();
         assert_eq!(tickets.len(), 3);
-        assert!(tickets.iter().all(|(_, ticket)| ticket >> 32 == 5));
+        assert!(tickets.iter().all(|(_, ticket)| ticket.port == 5));
         for (id, ticket) in &tickets {
             port.handle_completion(now, *ticket, id != "u2");
         }

@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::message::{Content, Method, RecordId};
+use crate::proto::address::Ticket;
 
 /// Most readings kept; beyond it they are not shown.
-pub const MAX: usize = 4096;
+const MAX: usize = 4096;
 
 /// What `tail` shows of a reading once it is on disk.
+#[derive(Debug)]
 pub struct Watched {
     /// Its record.
     pub id: RecordId,
@@ -28,12 +30,12 @@ pub struct Watched {
 }
 
 /// The readings not completed yet, by ticket. Bounded by [`MAX`]; every one of them leaves with its completion.
-#[derive(Default)]
-pub struct Waiting(HashMap<u128, Watched>);
+#[derive(Debug, Default)]
+pub(super) struct Waiting(HashMap<Ticket, Watched>);
 
 impl Waiting {
     /// Keeps a reading until its ticket completes. A ticket that waits already keeps what it has.
-    pub fn keep(&mut self, ticket: u128, id: RecordId, content: &Content<'_>) {
+    pub(super) fn keep(&mut self, ticket: Ticket, id: RecordId, content: &Content<'_>) {
         if self.0.len() >= MAX {
             return;
         }
@@ -50,7 +52,7 @@ impl Waiting {
     }
 
     /// The reading of a ticket that completed, if it is on disk; one that is not is forgotten.
-    pub fn completed(&mut self, ticket: u128, stored: bool) -> Option<Watched> {
+    pub(super) fn completed(&mut self, ticket: Ticket, stored: bool) -> Option<Watched> {
         // Nobody watches: the usual case, and no look-up.
         if self.0.is_empty() {
             return None;
@@ -63,6 +65,7 @@ impl Waiting {
 mod tests {
     use super::*;
     use crate::message::{ContentFormat, Envelope, Stamp};
+    use crate::proto::address::SerialTicket;
 
     fn content(path: &str) -> Content<'_> {
         Content {
@@ -79,6 +82,10 @@ mod tests {
         }
     }
 
+    fn ticket(count: u32) -> Ticket {
+        Ticket::Serial(SerialTicket { port: 0, delivery: 0, count })
+    }
+
     fn id(sequence: u64) -> RecordId {
         RecordId { run: 1, sequence }
     }
@@ -87,20 +94,20 @@ mod tests {
     fn each_reading_is_found_in_whatever_order_the_lanes_complete() {
         let mut waiting = Waiting::default();
         // Two lanes in turn; then one lane completes whole before the other.
-        for ticket in 0..10 {
+        for count in 0..10 {
             waiting.keep(
-                ticket,
-                id(ticket as u64),
-                &content(if ticket % 2 == 0 { "normal" } else { "high" }),
+                ticket(count),
+                id(count.into()),
+                &content(if count % 2 == 0 { "normal" } else { "high" }),
             );
         }
-        let order = (0..10).filter(|ticket| ticket % 2 == 1).chain((0..10).filter(|ticket| ticket % 2 == 0));
-        for ticket in order {
+        let order = (0..10).filter(|count| count % 2 == 1).chain((0..10).filter(|count| count % 2 == 0));
+        for count in order {
             // One that was taken before anybody watched is among them.
-            assert!(waiting.completed(ticket + 100, true).is_none());
-            let shown = waiting.completed(ticket, true).expect("it waits");
-            assert_eq!(shown.id, id(ticket as u64));
-            assert_eq!(shown.path, if ticket % 2 == 0 { "normal" } else { "high" });
+            assert!(waiting.completed(ticket(count + 100), true).is_none());
+            let shown = waiting.completed(ticket(count), true).expect("it waits");
+            assert_eq!(shown.id, id(count.into()));
+            assert_eq!(shown.path, if count % 2 == 0 { "normal" } else { "high" });
         }
         assert!(waiting.0.is_empty());
     }
@@ -108,14 +115,14 @@ mod tests {
     #[test]
     fn what_is_not_stored_is_forgotten_and_there_are_never_more_than_the_bound() {
         let mut waiting = Waiting::default();
-        for ticket in 0..2 * MAX as u128 {
-            waiting.keep(ticket, id(1), &content("t"));
+        for count in 0..2 * MAX as u32 {
+            waiting.keep(ticket(count), id(1), &content("t"));
         }
         assert_eq!(waiting.0.len(), MAX);
-        for ticket in 0..2 * MAX as u128 {
-            assert!(waiting.completed(ticket, false).is_none());
+        for count in 0..2 * MAX as u32 {
+            assert!(waiting.completed(ticket(count), false).is_none());
         }
-        waiting.keep(7, id(7), &content("t"));
-        assert!(waiting.completed(7, true).is_some() && waiting.completed(7, true).is_none());
+        waiting.keep(ticket(7), id(7), &content("t"));
+        assert!(waiting.completed(ticket(7), true).is_some() && waiting.completed(ticket(7), true).is_none());
     }
 }

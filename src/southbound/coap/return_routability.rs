@@ -1,4 +1,4 @@
-//! Whether a device receives where its session moved to (RFC 9146 §6).
+//! Return routability: whether a device receives at the address its session moved to (RFC 9146 §6).
 //!
 //! The engine sends to such an address no more than three times what came from it, which is enough for
 //! acknowledgements and too little for a large answer. Only then the device is asked: by a CoAP ping (RFC 7252
@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// The devices asked. One entry a session at most.
 #[derive(Default)]
-pub struct Proofs {
+pub struct ReturnRoutability {
     asked: HashMap<SessionId, Asked>,
     proven: Vec<SessionId>,
 }
@@ -27,7 +27,7 @@ struct Asked {
     at: Instant,
 }
 
-impl Proofs {
+impl ReturnRoutability {
     /// The ping to send, unless one was sent a moment ago. `id` is random.
     pub fn ask(&mut self, now: Instant, session: SessionId, id: u16) -> Option<[u8; 4]> {
         if self.asked.get(&session).is_some_and(|asked| now < asked.at + AGAIN) {
@@ -71,26 +71,26 @@ mod tests {
 
     #[test]
     fn the_reset_of_the_ping_proves_it() {
-        let (now, mut proofs) = (Instant::now(), Proofs::default());
-        assert!(!proofs.take(DEVICE, &[0x70, 0, 0, 1]), "nobody asked");
-        assert_eq!(proofs.ask(now, DEVICE, 0x1234), Some([0x40, 0, 0x12, 0x34]));
-        assert_eq!(proofs.ask(now, DEVICE, 1), None, "not again at once");
-        assert!(!proofs.take(SessionId(8), &[0x70, 0, 0x12, 0x34]), "another device");
-        assert!(!proofs.take(DEVICE, &[0x60, 0, 0x12, 0x34]), "no Reset");
-        assert!(proofs.take(DEVICE, &[0x70, 0, 0x12, 0x34]));
-        assert_eq!((proofs.poll(), proofs.poll()), (Some(DEVICE), None));
+        let (now, mut checks) = (Instant::now(), ReturnRoutability::default());
+        assert!(!checks.take(DEVICE, &[0x70, 0, 0, 1]), "nobody asked");
+        assert_eq!(checks.ask(now, DEVICE, 0x1234), Some([0x40, 0, 0x12, 0x34]));
+        assert_eq!(checks.ask(now, DEVICE, 1), None, "not again at once");
+        assert!(!checks.take(SessionId(8), &[0x70, 0, 0x12, 0x34]), "another device");
+        assert!(!checks.take(DEVICE, &[0x60, 0, 0x12, 0x34]), "no Reset");
+        assert!(checks.take(DEVICE, &[0x70, 0, 0x12, 0x34]));
+        assert_eq!((checks.poll(), checks.poll()), (Some(DEVICE), None));
     }
 
     #[test]
     fn a_wrong_guess_spends_the_ping() {
-        let (now, mut proofs) = (Instant::now(), Proofs::default());
-        proofs.ask(now, DEVICE, 5);
+        let (now, mut checks) = (Instant::now(), ReturnRoutability::default());
+        checks.ask(now, DEVICE, 5);
         for id in 0..=255 {
-            assert!(!proofs.take(DEVICE, &[0x70, 0, 0, id]) || id == 0);
+            assert!(!checks.take(DEVICE, &[0x70, 0, 0, id]) || id == 0);
         }
-        assert_eq!(proofs.poll(), None);
-        assert!(proofs.ask(now + AGAIN, DEVICE, 6).is_some());
-        proofs.forget(DEVICE);
-        assert!(!proofs.take(DEVICE, &[0x70, 0, 0, 6]), "it moved on meanwhile");
+        assert_eq!(checks.poll(), None);
+        assert!(checks.ask(now + AGAIN, DEVICE, 6).is_some());
+        checks.forget(DEVICE);
+        assert!(!checks.take(DEVICE, &[0x70, 0, 0, 6]), "it moved on meanwhile");
     }
 }

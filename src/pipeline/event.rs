@@ -1,0 +1,250 @@
+//! What leaves the pipeline, in order, until it is polled.
+//!
+//! Texts and payloads are copied into two buffers that are cleared whenever all events have been polled, so that once
+//! these have grown an event costs no allocation. They are bounded by what one round of the caller brings.
+
+use std::collections::VecDeque;
+
+use super::watch::Watched;
+use crate::gate::stage::{Mapped, Received, Refusal};
+use crate::journal::Refused;
+use crate::message::{Content, ContentFormat, Envelope, Method, Name, Stamp};
+use crate::proto::address::Ticket;
+
+/// A buffer that has grown larger than this is given back once it is empty: one round had unusually many bytes.
+const KEPT_BYTES: usize = 256 * 1024;
+
+/// What the pipeline has to tell. Borrowed until the next one is polled.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The gate refused a reading: to be logged, and shown by `tail`.
+    Refused {
+        /// The device's id; `None` if the device is not known any more.
+        device: Option<&'a str>,
+        /// How it came.
+        method: Method,
+        /// The path, in the device's space.
+        path: &'a str,
+        /// Bytes of payload.
+        bytes: usize,
+        /// Why.
+        refusal: &'a Refusal,
+    },
+    /// The store did not take a reading: to be logged.
+    Unstored {
+        /// The device's id.
+        device: Option<&'a str>,
+        /// The path, in the device's space.
+        path: &'a str,
+        /// Why.
+        reason: Refused,
+    },
+    /// A reading of a `qos = 0` rule: to be offered to the uplink, and shown by `tail`.
+    Passed(Passed<'a>),
+    /// The store is done with a reading: to be routed by the kind of its ticket.
+    Completed {
+        /// As given with the reading.
+        ticket: Ticket,
+        /// Whether it is durable; if not, it may be offered again.
+        stored: bool,
+    },
+    /// A reading is stored that came while somebody watched: to be shown by `tail`.
+    Shown(&'a Watched),
+}
+
+/// The content of a reading that the gate let pass and that is not stored. Only the pipeline makes it, so that nothing else
+/// gets past the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed<'a>(Content<'a>);
+
+impl<'a> Passed<'a> {
+    /// What is to be published.
+    pub fn content(&self) -> Content<'a> {
+        self.0
+    }
+}
+
+/// Bytes in a buffer: where they begin and how many there are. One round brings less than 4 GiB.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    length: u32,
+}
+
+#[derive(Debug)]
+enum Queued {
+    Refused {
+        device: Option<Name>,
+        method: Method,
+        path: Span,
+        bytes: usize,
+        refusal: Refusal,
+    },
+    Unstored {
+        device: Option<Name>,
+        path: Span,
+        reason: Refused,
+    },
+    Passed {
+        device: Span,
+        path: Span,
+        topic: Span,
+        payload: Span,
+        method: Method,
+        content_format: Option<ContentFormat>,
+        retain: bool,
+        envelope: Envelope,
+        expires_s: Option<u32>,
+        received: Stamp,
+    },
+    Completed {
+        ticket: Ticket,
+        stored: bool,
+    },
+    Shown(Box<Watched>),
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    queue: VecDeque<Queued>,
+    /// The event that was polled last and may still be borrowed.
+    current: Option<Queued>,
+    texts: String,
+    payloads: Vec<u8>,
+}
+
+impl Events {
+    /// The gate refused a reading. Returns the refusal as it stands in the queue.
+    pub(super) fn refused(
+        &mut self,
+        device: Option<Name>,
+        received: &Received<'_>,
+        refusal: Refusal,
+    ) -> &Refusal {
+        let path = self.text(received.path.as_str());
+        let (method, bytes) = (received.method, received.payload.len());
+        self.queue.push_back(Queued::Refused { device, method, path, bytes, refusal });
+        match self.queue.back() {
+            Some(Queued::Refused { refusal, .. }) => refusal,
+            // It was pushed just now.
+            _ => &Refusal::NoRule,
+        }
+    }
+
+    /// The store did not take a reading.
+    pub(super) fn unstored(&mut self, device: Option<Name>, received: &Received<'_>, reason: Refused) {
+        let path = self.text(received.path.as_str());
+        self.queue.push_back(Queued::Unstored { device, path, reason });
+    }
+
+    /// A reading is for the uplink alone.
+    pub(super) fn passed(&mut self, mapped: &Mapped<'_>) {
+        let content = mapped.content();
+        let start = self.payloads.len() as u32;
+        self.payloads.extend_from_slice(content.payload);
+        let passed = Queued::Passed {
+            device: self.text(content.device),
+            path: self.text(content.path),
+            topic: self.text(content.topic),
+            payload: Span { start, length: content.payload.len() as u32 },
+            method: content.method,
+            content_format: content.content_format,
+            retain: content.retain,
+            envelope: content.envelope,
+            expires_s: content.expires_s,
+            received: content.received,
+        };
+        self.queue.push_back(passed);
+    }
+
+    /// The store is done with a reading.
+    pub(super) fn completed(&mut self, ticket: Ticket, stored: bool) {
+        self.queue.push_back(Queued::Completed { ticket, stored });
+    }
+
+    /// A watched reading is stored.
+    pub(super) fn shown(&mut self, watched: Watched) {
+        self.queue.push_back(Queued::Shown(Box::new(watched)));
+    }
+
+    /// The next event.
+    pub(super) fn poll(&mut self) -> Option<Event<'_>> {
+        match self.queue.pop_front() {
+            None => {
+                self.clear();
+                return None;
+            }
+            Some(Queued::Completed { ticket, stored }) => return Some(Event::Completed { ticket, stored }),
+            Some(other) => self.current = Some(other),
+        }
+        Some(match self.current.as_ref()? {
+            Queued::Refused { device, method, path, bytes, refusal } => Event::Refused {
+                device: device.as_ref().map(Name::as_str),
+                method: *method,
+                path: self.text_of(*path),
+                bytes: *bytes,
+                refusal,
+            },
+            Queued::Unstored { device, path, reason } => Event::Unstored {
+                device: device.as_ref().map(Name::as_str),
+                path: self.text_of(*path),
+                reason: *reason,
+            },
+            Queued::Passed {
+                device,
+                path,
+                topic,
+                payload,
+                method,
+                content_format,
+                retain,
+                envelope,
+                expires_s,
+                received,
+            } => Event::Passed(Passed(Content {
+                device: self.text_of(*device),
+                path: self.text_of(*path),
+                topic: self.text_of(*topic),
+                method: *method,
+                content_format: *content_format,
+                retain: *retain,
+                envelope: *envelope,
+                expires_s: *expires_s,
+                received: *received,
+                payload: self.payloads.get(payload.range()).unwrap_or_default(),
+            })),
+            Queued::Completed { ticket, stored } => Event::Completed { ticket: *ticket, stored: *stored },
+            Queued::Shown(watched) => Event::Shown(watched),
+        })
+    }
+
+    fn clear(&mut self) {
+        self.current = None;
+        self.texts.clear();
+        self.payloads.clear();
+        if self.texts.capacity() > KEPT_BYTES {
+            self.texts.shrink_to(KEPT_BYTES);
+        }
+        if self.payloads.capacity() > KEPT_BYTES {
+            self.payloads.shrink_to(KEPT_BYTES);
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Span {
+        let start = self.texts.len() as u32;
+        self.texts.push_str(text);
+        Span { start, length: text.len() as u32 }
+    }
+
+    fn text_of(&self, span: Span) -> &str {
+        self.texts.get(span.range()).unwrap_or_default()
+    }
+}
+
+impl Span {
+    fn range(self) -> std::ops::Range<usize> {
+        let start = self.start as usize;
+        start..start + self.length as usize
+    }
+}

@@ -1,0 +1,170 @@
+//! The pipeline: what happens to one reading once its sender is known.
+//!
+//! ```text
+//!                      ┌─ Refused ── the gate does not let it pass
+//! handle_reading ─ gate ─ Passed ─── qos = 0: for the uplink, not stored
+//!                      └─ store.append ─┬─ Unstored ── not taken; the quota is given back
+//!                                       └─ … ─ handle_completion ─ Completed{ticket, stored}, Shown
+//! ```
+//!
+//! It stands between the southbound sides, which call it, and the gate and the journal, which it calls. It knows no side:
+//! a [`Ticket`] says whom a completion is for, and the caller routes it. It logs nothing, has no clock and no socket;
+//! whatever is to be answered, logged, sent or shown leaves it as the [`Disposition`] of a call or as an [`Event`].
+//!
+//! | file | idea |
+//! |---|---|
+//! | `event` | what leaves, kept in memory that is used again |
+//! | `refusal` | which counter a refusal belongs to |
+//! | `watch` | readings on their way to disk, for `tail` |
+//!
+//! Invariants: a reading is counted once as admitted or refused, and once more as stored or not; a reading that the
+//! journal does not take costs its device no quota; nothing is completed as stored before the store says that it is;
+//! a reading costs no allocation, unless it is refused or watched.
+
+use std::time::Instant;
+
+use crate::gate::Gate;
+use crate::gate::settings::QoS;
+use crate::gate::stage::{DeviceIndex, Mapped, Received, Refusal};
+use crate::journal::Refused;
+use crate::message::RecordId;
+use crate::proto::address::Ticket;
+use crate::telemetry::counters::{Counter, Counters};
+
+mod event;
+#[cfg(test)]
+pub(crate) mod fake;
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use event::{Event, Passed};
+pub use watch::Watched;
+
+use event::Events;
+use watch::Waiting;
+
+/// Where readings are stored: the journal, or a fake one in a test.
+pub trait ReadingStore {
+    /// Takes a reading. Its ticket comes back by [`ReadingStore::poll_completion`], stored or not.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing was taken, no completion comes.
+    fn append(&mut self, reading: &Mapped<'_>, ticket: Ticket) -> Result<RecordId, Refused>;
+
+    /// What became of a reading that was taken; `None` when all are told.
+    fn poll_completion(&mut self) -> Option<Completion>;
+}
+
+/// What became of a reading that the store took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// As given to [`ReadingStore::append`].
+    pub ticket: Ticket,
+    /// Whether it is durable.
+    pub stored: bool,
+}
+
+/// Where a reading went. A refusal is borrowed from the event that tells of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Disposition<'p> {
+    /// To the store: its ticket comes back by [`Event::Completed`].
+    Journaled,
+    /// By a rule with `qos = 0`, straight to the uplink by [`Event::Passed`].
+    Passed,
+    /// Nowhere: the gate refused it.
+    Refused(&'p Refusal),
+    /// Nowhere: the store does not take it. The sender may offer it again, unless it is too large.
+    Unstored(Refused),
+}
+
+/// All that lies between the southbound sides and the store.
+#[derive(Debug)]
+pub struct Pipeline<S> {
+    /// Which devices there are and what each may do.
+    pub gate: Gate,
+    /// What happened so far, on the southbound sides too.
+    pub counters: Counters,
+    store: S,
+    is_watched: bool,
+    waiting: Waiting,
+    events: Events,
+}
+
+impl<S: ReadingStore> Pipeline<S> {
+    /// A pipeline into this store; nobody watches.
+    pub fn new(gate: Gate, store: S) -> Pipeline<S> {
+        Pipeline {
+            gate,
+            counters: Counters::default(),
+            store,
+            is_watched: false,
+            waiting: Waiting::default(),
+            events: Events::default(),
+        }
+    }
+
+    /// Says whether `tail` watches. What is stored while nobody watches has no [`Event::Shown`].
+    pub fn watch(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
+    }
+
+    /// Takes a reading of this device through the gate and to the store. `ticket` comes back if it is journaled, and
+    /// then only.
+    pub fn handle_reading(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        ticket: Ticket,
+        received: Received<'_>,
+    ) -> Disposition<'_> {
+        let mapped = match self.gate.admit(now, device, received) {
+            Ok(mapped) => mapped,
+            Err(refusal) => {
+                self.counters.count(refusal::counter(refusal.reason()));
+                let name = self.gate.id(device).cloned();
+                return Disposition::Refused(self.events.refused(name, &received, refusal));
+            }
+        };
+        self.counters.count(Counter::ReadingsAdmitted);
+        if mapped.qos() == QoS::AtMostOnce {
+            self.counters.count(Counter::ReadingsUnpromised);
+            self.events.passed(&mapped);
+            return Disposition::Passed;
+        }
+        match self.store.append(&mapped, ticket) {
+            Ok(id) => {
+                self.counters.add(Counter::BytesStored, received.payload.len() as u64);
+                if self.is_watched {
+                    self.waiting.keep(ticket, id, &mapped.content());
+                }
+                Disposition::Journaled
+            }
+            Err(refused) => {
+                self.counters.count(Counter::ReadingsUnstored);
+                self.gate.give_back(device, received.payload.len());
+                let name = self.gate.id(device).cloned();
+                self.events.unstored(name, &received, refused);
+                Disposition::Unstored(refused)
+            }
+        }
+    }
+
+    /// Takes one completion from the store, if there is one; it leaves by [`Event::Completed`]. Call it until `false`
+    /// when the store has woken its user, and poll the events in between.
+    pub fn handle_completion(&mut self) -> bool {
+        let Some(Completion { ticket, stored }) = self.store.poll_completion() else { return false };
+        self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
+        self.events.completed(ticket, stored);
+        if let Some(watched) = self.waiting.completed(ticket, stored) {
+            self.events.shown(watched);
+        }
+        true
+    }
+
+    /// The next thing to act on; to be called until `None` after each round.
+    pub fn poll_event(&mut self) -> Option<Event<'_>> {
+        self.events.poll()
+    }
+}

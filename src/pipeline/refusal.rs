@@ -1,0 +1,18 @@
+//! Which counter a refusal belongs to.
+
+use crate::gate::stage::Reason;
+use crate::telemetry::counters::Counter;
+
+/// The counter of refusals for this reason.
+pub(super) fn counter(reason: Reason) -> Counter {
+    match reason {
+        Reason::UnknownDevice => Counter::RefusedUnknownDevice,
+        Reason::Reserved => Counter::RefusedReserved,
+        Reason::NoRule => Counter::RefusedNoRule,
+        Reason::Denied => Counter::RefusedDenied,
+        Reason::NotAllowed => Counter::RefusedMethod,
+        Reason::TooLarge => Counter::RefusedTooLarge,
+        Reason::OverQuota => Counter::RefusedQuota,
+        Reason::Topic => Counter::RefusedTopic,
+    }
+}

@@ -1,0 +1,224 @@
+use std::time::{Duration, Instant};
+
+use super::fake::{FakeStore, received};
+use super::*;
+use crate::gate::stage::Reason;
+use crate::message::Method;
+use crate::proto::address::SerialTicket;
+
+fn ticket(count: u32) -> Ticket {
+    Ticket::Serial(SerialTicket { port: 3, delivery: 0, count })
+}
+
+fn post(pipeline: &mut Pipeline<FakeStore>, now: Instant, count: u32, path: &str) -> Disposition<'static> {
+    let device = pipeline.gate.device_by_id("door-7").unwrap();
+    match pipeline.handle_reading(now, device, ticket(count), received(Method::Post, path, b"21.5")) {
+        Disposition::Refused(refusal) => Disposition::Refused(Box::leak(Box::new(refusal.clone()))),
+        Disposition::Journaled => Disposition::Journaled,
+        Disposition::Passed => Disposition::Passed,
+        Disposition::Unstored(refused) => Disposition::Unstored(refused),
+    }
+}
+
+/// The events there are, each in a few words.
+fn events(pipeline: &mut Pipeline<FakeStore>) -> Vec<String> {
+    let mut events = Vec::new();
+    while let Some(event) = pipeline.poll_event() {
+        events.push(match event {
+            Event::Refused { device, method, path, bytes, refusal } => {
+                format!("refused {device:?} {} {path} {bytes} {:?}", method.as_str(), refusal.reason())
+            }
+            Event::Unstored { device, path, reason } => format!("unstored {device:?} {path} {reason:?}"),
+            Event::Passed(passed) => {
+                let content = passed.content();
+                let payload = String::from_utf8_lossy(content.payload);
+                format!("passed {} {} {} {payload}", content.device, content.path, content.topic)
+            }
+            Event::Completed { ticket: Ticket::Serial(ticket), stored } => {
+                format!("completed {} {stored}", ticket.count)
+            }
+            Event::Completed { ticket, .. } => panic!("{ticket:?}"),
+            Event::Shown(watched) => {
+                format!("shown {} {} {}", watched.id.sequence, watched.device, watched.topic)
+            }
+        });
+    }
+    events
+}
+
+fn complete(pipeline: &mut Pipeline<FakeStore>) -> Vec<String> {
+    let mut all = Vec::new();
+    while pipeline.handle_completion() {
+        all.extend(events(pipeline));
+    }
+    all
+}
+
+#[test]
+fn a_reading_is_completed_when_the_store_says_so_and_not_before() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 10);
+    for count in 1..=3 {
+        assert_eq!(post(&mut pipeline, now, count, "t/env"), Disposition::Journaled);
+    }
+    assert_eq!(pipeline.store().taken[0].1, "tombolo/gw/door-7/up/t/env");
+    assert!(events(&mut pipeline).is_empty() && complete(&mut pipeline).is_empty());
+    assert_eq!(pipeline.counters.value(Counter::ReadingsStored), 0);
+    pipeline.store().answer_newest();
+    pipeline.store().answer(false);
+    assert_eq!(complete(&mut pipeline), ["completed 3 true", "completed 1 false"]);
+    assert!(complete(&mut pipeline).is_empty(), "the second is still on its way");
+    pipeline.store().answer(true);
+    assert_eq!(complete(&mut pipeline), ["completed 2 true"]);
+    let of = |counter| pipeline.counters.value(counter);
+    assert_eq!((of(Counter::ReadingsAdmitted), of(Counter::BytesStored)), (3, 12));
+    assert_eq!((of(Counter::ReadingsStored), of(Counter::ReadingsUnstored)), (2, 1));
+}
+
+#[test]
+fn what_the_store_refuses_is_named_and_costs_no_quota() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 2);
+    for refused in [Refused::LaneFull, Refused::Failing, Refused::TooLarge, Refused::Closed] {
+        pipeline.store().refuses = Some(refused);
+        assert_eq!(post(&mut pipeline, now, 1, "t/env"), Disposition::Unstored(refused));
+        assert_eq!(events(&mut pipeline), [format!("unstored Some(\"door-7\") t/env {refused:?}")]);
+    }
+    assert_eq!(pipeline.counters.value(Counter::ReadingsUnstored), 4);
+    pipeline.store().refuses = None;
+    for count in 1..=2 {
+        assert_eq!(post(&mut pipeline, now, count, "t/env"), Disposition::Journaled);
+    }
+    assert!(
+        matches!(post(&mut pipeline, now, 3, "t/env"), Disposition::Refused(Refusal::OverQuota { .. })),
+        "what was taken counts"
+    );
+    assert_eq!(pipeline.store().taken.len(), 2);
+}
+
+#[test]
+fn a_store_that_fails_later_does_not_give_the_quota_back() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 1);
+    post(&mut pipeline, now, 1, "t/env");
+    pipeline.store().answer(false);
+    assert_eq!(complete(&mut pipeline), ["completed 1 false"]);
+    assert!(matches!(post(&mut pipeline, now, 2, "t/env"), Disposition::Refused(Refusal::OverQuota { .. })));
+    let later = now + Duration::from_secs(1);
+    assert_eq!(post(&mut pipeline, later, 3, "t/env"), Disposition::Journaled);
+}
+
+#[test]
+fn a_store_that_dies_fails_what_it_had_and_takes_nothing_more() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 10);
+    for count in 1..=2 {
+        post(&mut pipeline, now, count, "t/env");
+    }
+    pipeline.store().answer(true);
+    pipeline.store().die();
+    assert_eq!(post(&mut pipeline, now, 3, "t/env"), Disposition::Unstored(Refused::Closed));
+    assert_eq!(
+        complete(&mut pipeline),
+        ["unstored Some(\"door-7\") t/env Closed", "completed 1 true", "completed 2 false"]
+    );
+    assert!(!pipeline.handle_completion());
+}
+
+#[test]
+fn a_refused_reading_is_counted_by_its_reason_and_never_offered_to_the_store() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 10);
+    assert_eq!(post(&mut pipeline, now, 1, "x"), Disposition::Refused(&Refusal::NoRule));
+    let device = pipeline.gate.device_by_id("door-7").unwrap();
+    let with_payload = received(Method::Delete, "t/env", b"1");
+    assert_eq!(
+        pipeline.handle_reading(now, device, ticket(2), with_payload),
+        Disposition::Refused(&Refusal::NotAllowed)
+    );
+    let settings = crate::gate::Settings {
+        gateway: pipeline.gate.gateway().clone(),
+        prefix: "p".to_owned(),
+        reading: None,
+        own: Vec::new(),
+        roles: Vec::new(),
+        devices: Vec::new(),
+        fleets: Vec::new(),
+        withheld: Default::default(),
+    };
+    pipeline.gate.replace(settings, now);
+    let gone = pipeline.handle_reading(now, device, ticket(3), received(Method::Post, "t/env", b"1"));
+    assert_eq!(gone, Disposition::Refused(&Refusal::UnknownDevice));
+    assert_eq!(
+        events(&mut pipeline),
+        [
+            "refused Some(\"door-7\") POST x 4 NoRule",
+            "refused Some(\"door-7\") DELETE t/env 1 NotAllowed",
+            "refused None POST t/env 1 UnknownDevice",
+        ]
+    );
+    let of = |counter| pipeline.counters.value(counter);
+    assert_eq!((of(Counter::RefusedNoRule), of(Counter::RefusedMethod)), (1, 1));
+    assert_eq!((of(Counter::RefusedUnknownDevice), of(Counter::ReadingsAdmitted)), (1, 0));
+    assert!(pipeline.store().taken.is_empty() && complete(&mut pipeline).is_empty());
+}
+
+#[test]
+fn each_reason_has_a_counter_of_its_own() {
+    let counters: Vec<_> = Reason::ALL.into_iter().map(|reason| refusal::counter(reason) as usize).collect();
+    let distinct: std::collections::BTreeSet<_> = counters.iter().collect();
+    assert_eq!(distinct.len(), Reason::ALL.len());
+}
+
+#[test]
+fn readings_of_qos_0_leave_whole_and_in_order_and_are_not_stored() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 10);
+    let device = pipeline.gate.device_by_id("door-7").unwrap();
+    for round in 0..2 {
+        for (path, payload) in [("live/a", "1"), ("live/b/c", ""), ("live/d", "three")] {
+            let received = received(Method::Post, path, payload.as_bytes());
+            assert_eq!(pipeline.handle_reading(now, device, ticket(1), received), Disposition::Passed);
+        }
+        assert_eq!(
+            events(&mut pipeline),
+            [
+                "passed door-7 live/a tombolo/gw/door-7/up/live/a 1",
+                "passed door-7 live/b/c tombolo/gw/door-7/up/live/b/c ",
+                "passed door-7 live/d tombolo/gw/door-7/up/live/d three",
+            ],
+            "round {round}"
+        );
+    }
+    assert_eq!(pipeline.counters.value(Counter::ReadingsUnpromised), 6);
+    assert!(pipeline.store().taken.is_empty());
+}
+
+#[test]
+fn what_is_taken_while_somebody_watches_is_shown_once_it_is_stored() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 10);
+    post(&mut pipeline, now, 1, "t/before");
+    pipeline.watch(true);
+    for (count, path) in [(2, "t/a"), (3, "t/b"), (4, "t/c")] {
+        post(&mut pipeline, now, count, path);
+    }
+    pipeline.watch(false);
+    post(&mut pipeline, now, 5, "t/after");
+    assert!(events(&mut pipeline).is_empty(), "nothing is shown before it is stored");
+    for stored in [true, true, false, true, true] {
+        pipeline.store().answer(stored);
+    }
+    assert_eq!(
+        complete(&mut pipeline),
+        [
+            "completed 1 true",
+            "completed 2 true",
+            "shown 2 door-7 tombolo/gw/door-7/up/t/a",
+            "completed 3 false",
+            "completed 4 true",
+            "shown 4 door-7 tombolo/gw/door-7/up/t/c",
+            "completed 5 true",
+        ]
+    );
+}

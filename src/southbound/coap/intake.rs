@@ -1,0 +1,501 @@
+//! The CoAP side: from decrypted or plain messages to readings for the pipeline, and from completions to responses.
+//!
+//! ```text
+//! handle_session_data ─┐                                  ┌─ not a reading, refused, qos = 0: answered at once
+//! handle_plain ────────┼─> endpoint ─> resource ─> pipeline ─ journaled: answered by handle_completion
+//! handle_message ──────┘                                  │
+//! poll_transmit <──────── endpoint <──────────────────────┘
+//! ```
+//!
+//! It knows which device each DTLS session belongs to; that is found out once, when the session is established. All plain
+//! senders are one device, the `insecure-device`. A session whose device is gone is named by [`Intake::poll_ended`], for
+//! the engine to close.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use super::answer;
+use super::plain::Plain;
+use super::resource::{self, Resource};
+use super::return_routability::ReturnRoutability;
+use super::stray::Strays;
+use crate::clock::Moment;
+use crate::gate::Unidentified;
+use crate::gate::stage::{DeviceIndex, Received, Refusal};
+use crate::message::{ContentFormat, Method, PathBuffer};
+use crate::pipeline::{Disposition, Pipeline, ReadingStore};
+use crate::proto::address::{Peer, PeerId, Ticket};
+use crate::proto::coap::{self, Code, Endpoint, Exchange, Request, Response};
+use crate::proto::dtls::{PeerIdentity, SessionId};
+use crate::proto::{Holder, Route};
+use crate::telemetry::counters::Counter;
+
+/// All state of the CoAP side.
+pub struct Intake {
+    endpoint: Endpoint,
+    sessions: HashMap<SessionId, DeviceIndex>,
+    plain: Plain,
+    /// The device of all plain CoAP senders.
+    insecure: Option<DeviceIndex>,
+    /// Sessions whose device is gone.
+    ended: VecDeque<SessionId>,
+    return_routability: ReturnRoutability,
+    /// Source addresses whose datagrams cannot be served.
+    pub strays: Strays,
+}
+
+impl Intake {
+    /// A side that has heard of nobody.
+    pub fn new(endpoint: Endpoint) -> Intake {
+        Intake {
+            endpoint,
+            sessions: HashMap::new(),
+            plain: Plain::default(),
+            insecure: None,
+            ended: VecDeque::new(),
+            return_routability: ReturnRoutability::default(),
+            strays: Strays::default(),
+        }
+    }
+
+    /// Sets the device of all plain CoAP senders; `None`: they are answered 4.01.
+    pub fn set_insecure(&mut self, device: Option<DeviceIndex>) {
+        self.insecure = device;
+    }
+
+    /// A session is established or taken over: finds its device.
+    ///
+    /// # Errors
+    /// The identity is of no device now, although the engine has accepted it: the session is ended.
+    pub fn handle_connected<S: ReadingStore>(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        identity: &PeerIdentity,
+        pipeline: &mut Pipeline<S>,
+    ) -> Result<DeviceIndex, Unidentified> {
+        match pipeline.gate.identify(now, identity) {
+            Ok(device) => {
+                self.sessions.insert(session, device);
+                Ok(device)
+            }
+            Err(unidentified) => {
+                self.ended.push_back(session);
+                Err(unidentified)
+            }
+        }
+    }
+
+    /// Takes what a record of a session contained.
+    pub fn handle_session_data<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        session: SessionId,
+        plaintext: &[u8],
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let Some(&device) = self.sessions.get(&session) else { return };
+        if self.return_routability.take(session, plaintext) {
+            return;
+        }
+        self.handle_message(moment, Peer::Session(session), device, plaintext, pipeline);
+    }
+
+    /// A session was found at another address. Returns its device.
+    pub fn handle_moved(&mut self, session: SessionId) -> Option<DeviceIndex> {
+        self.return_routability.forget(session);
+        self.session_device(session)
+    }
+
+    /// A session is over. Returns the device it had.
+    pub fn handle_closed(&mut self, session: SessionId) -> Option<DeviceIndex> {
+        self.forget(session);
+        self.return_routability.forget(session);
+        self.sessions.remove(&session)
+    }
+
+    /// Takes a datagram from a plain socket.
+    pub fn handle_plain<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        route: &Route,
+        datagram: &[u8],
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let (peer, forgotten) = self.plain.peer(route);
+        if let Some(forgotten) = forgotten {
+            self.endpoint.forget(forgotten);
+        }
+        match self.insecure {
+            Some(device) => self.handle_message(moment, peer.peer(), device, datagram, pipeline),
+            None => {
+                if let Some(request) = self.endpoint.handle_datagram(moment.now, peer, datagram) {
+                    pipeline.counters.count(Counter::RefusedUnknownDevice);
+                    self.respond(moment.now, request.exchange, &answer::refused(&Refusal::UnknownDevice));
+                }
+            }
+        }
+    }
+
+    /// Takes a CoAP message of a device.
+    pub fn handle_message<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        peer: Peer,
+        device: DeviceIndex,
+        datagram: &[u8],
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let id = peer.id();
+        // All plain CoAP belongs to one device, and no address is proven: each address has bounds of its own.
+        let own = Holder { number: id.to_bits(), max_sessions: 1 };
+        let holder = match peer {
+            Peer::Plain(_) => own,
+            Peer::Session(_) | Peer::Serial(_) => pipeline.gate.holder(device).unwrap_or(own),
+        };
+        if let Some(request) = self.endpoint.handle_datagram_of(moment.now, holder, id, datagram) {
+            pipeline.counters.count(Counter::CoapRequests);
+            self.handle_request(moment, device, &request, pipeline);
+        }
+    }
+
+    fn handle_request<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        device: DeviceIndex,
+        request: &Request<'_>,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let mut buffer = PathBuffer::default();
+        match resource::find(request, &mut buffer) {
+            Resource::Reading { path, method } => {
+                let received = Received {
+                    path,
+                    method,
+                    payload: &request.payload,
+                    content_format: request.content_format(),
+                    blockwise: request.is_blockwise(),
+                    stamp: moment.stamp(),
+                };
+                self.handle_reading(moment.now, device, request.exchange, received, pipeline);
+            }
+            Resource::Core => {
+                let links = resource::links(pipeline.gate.uplink_patterns(device));
+                let response = Response::content(ContentFormat::LINK_FORMAT, links.as_bytes());
+                self.respond(moment.now, request.exchange, &response);
+            }
+            Resource::Answer(response) => {
+                if response.code == Code::BAD_REQUEST {
+                    pipeline.counters.count(Counter::RefusedPath);
+                }
+                self.respond(moment.now, request.exchange, &response);
+            }
+        }
+    }
+
+    fn handle_reading<S: ReadingStore>(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        exchange: Exchange,
+        received: Received<'_>,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let ticket = Ticket::Coap { exchange, method: received.method };
+        let response = match pipeline.handle_reading(now, device, ticket, received) {
+            Disposition::Journaled => return,
+            Disposition::Passed => answer::taken(received.method),
+            Disposition::Refused(refusal) => {
+                if let (Refusal::UnknownDevice, Peer::Session(session)) = (refusal, exchange.peer().peer()) {
+                    self.sessions.remove(&session);
+                    self.ended.push_back(session);
+                }
+                answer::refused(refusal)
+            }
+            Disposition::Unstored(_) => answer::unavailable(),
+        };
+        self.respond(now, exchange, &response);
+    }
+
+    /// The store is done with the reading of a request: answers 2.04, for DELETE 2.02, or 5.03.
+    pub fn handle_completion(&mut self, now: Instant, exchange: Exchange, method: Method, stored: bool) {
+        let response = if stored { answer::taken(method) } else { answer::unavailable() };
+        self.respond(now, exchange, &response);
+    }
+
+    fn respond(&mut self, now: Instant, exchange: Exchange, response: &Response<'_>) {
+        self.endpoint.respond(now, exchange, response);
+    }
+
+    /// Does what is due: empty acknowledgements, retransmissions.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.endpoint.poll_timeout().is_some_and(|at| at <= now) {
+            self.endpoint.handle_timeout(now);
+        }
+    }
+
+    /// When [`Intake::handle_timeout`] is wanted next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.endpoint.poll_timeout()
+    }
+
+    /// Clears `buffer` and fills in the next message; to whom. A plain peer's address is given by [`Intake::route`].
+    pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> Option<Peer> {
+        self.endpoint.poll_transmit(buffer).map(PeerId::peer)
+    }
+
+    /// The next event of the endpoint, for a trace.
+    pub fn poll_event(&mut self) -> Option<coap::Event> {
+        self.endpoint.poll_event()
+    }
+
+    /// The next session that the engine is to close because its device is gone.
+    pub fn poll_ended(&mut self) -> Option<SessionId> {
+        self.ended.pop_front()
+    }
+
+    /// The next session whose device has shown that it receives where its session moved to.
+    pub fn poll_reachable(&mut self) -> Option<SessionId> {
+        self.return_routability.poll()
+    }
+
+    /// The ping that finds out whether the device of a session receives where its session moved to, unless one was sent a
+    /// moment ago. `id` is random.
+    pub fn probe(&mut self, now: Instant, session: SessionId, id: u16) -> Option<[u8; 4]> {
+        self.return_routability.ask(now, session, id)
+    }
+
+    /// The address of a plain peer; `None` once it is forgotten.
+    pub fn route(&self, peer: Peer) -> Option<&Route> {
+        self.plain.route(peer.id())
+    }
+
+    /// What a session asked is not answered any more.
+    pub fn forget(&mut self, session: SessionId) {
+        self.endpoint.forget(Peer::Session(session).id());
+    }
+
+    /// What the node on a serial line asked is not answered any more.
+    pub fn forget_line(&mut self, port: u32) {
+        self.endpoint.forget(Peer::Serial(port).id());
+    }
+
+    /// Ends the sessions that are not of the same device any more, as a reload may bring about.
+    pub fn review_sessions(&mut self, mut is_same: impl FnMut(SessionId, DeviceIndex) -> bool) {
+        let Intake { sessions, ended, .. } = self;
+        sessions.retain(|&session, device| {
+            let same = is_same(session, *device);
+            if !same {
+                ended.push_back(session);
+            }
+            same
+        });
+    }
+
+    /// The device of a session.
+    pub fn session_device(&self, session: SessionId) -> Option<DeviceIndex> {
+        self.sessions.get(&session).copied()
+    }
+
+    /// Requests handed to the journal and not answered yet.
+    pub fn pending_count(&self) -> usize {
+        self.endpoint.pending_count()
+    }
+
+    /// What the endpoint has counted.
+    pub fn counters(&self) -> &coap::Counters {
+        self.endpoint.counters()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+mod tests {
+    use super::*;
+    use crate::journal::Refused;
+    use crate::pipeline::Event;
+    use crate::pipeline::fake::FakeStore;
+    use crate::proto::coap::encoder::Encoder;
+    use crate::proto::coap::{Message, MessageId, Token, Type};
+
+    const POST: Code = Code(2);
+    const DELETE: Code = Code(4);
+
+    struct World {
+        moment: Moment,
+        coap: Intake,
+        pipeline: Pipeline<FakeStore>,
+    }
+
+    impl World {
+        fn new() -> World {
+            let now = Instant::now();
+            World {
+                moment: Moment { now, boottime_ms: 1, wall: None, ages_from: None },
+                coap: Intake::new(Endpoint::new(Default::default(), 1)),
+                pipeline: Pipeline::fake(now, 100),
+            }
+        }
+
+        /// A request of `door-7` from this peer.
+        fn say(&mut self, peer: Peer, code: Code, id: u16, path: &str, payload: &[u8]) {
+            let device = self.pipeline.gate.device_by_id("door-7").expect("the device is known");
+            let datagram = request(code, id, path, payload);
+            self.coap.handle_message(&self.moment, peer, device, &datagram, &mut self.pipeline);
+        }
+
+        fn complete(&mut self) {
+            while self.pipeline.handle_completion() {
+                while let Some(event) = self.pipeline.poll_event() {
+                    let Event::Completed { ticket: Ticket::Coap { exchange, method }, stored } = event else {
+                        panic!("{event:?}");
+                    };
+                    self.coap.handle_completion(self.moment.now, exchange, method, stored);
+                }
+            }
+        }
+
+        /// What is sent: to whom, which Message ID, which code.
+        fn sent(&mut self) -> Vec<(Peer, u16, Code)> {
+            let (mut sent, mut buffer) = (Vec::new(), Vec::new());
+            while let Some(peer) = self.coap.poll_transmit(&mut buffer) {
+                let message = Message::parse(&buffer).expect("a message");
+                sent.push((peer, message.message_id.0, message.code));
+            }
+            sent
+        }
+    }
+
+    fn request(code: Code, id: u16, path: &str, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let token = Token::new(b"tk").expect("a token");
+        let encoder = Encoder::new(&mut bytes, Type::Confirmable, code, MessageId(id), &token);
+        let encoder =
+            path.split('/').fold(encoder, |encoder, segment| encoder.option(11, segment.as_bytes()));
+        encoder.payload(payload).finish().expect("it fits");
+        bytes
+    }
+
+    const A: Peer = Peer::Session(SessionId(7));
+    const B: Peer = Peer::Serial(7);
+
+    #[test]
+    fn a_device_is_answered_when_its_reading_is_stored_and_a_delete_with_2_02() {
+        let mut world = World::new();
+        world.say(A, POST, 1, "t/env", b"21.5");
+        world.say(B, DELETE, 2, "t/env", b"");
+        world.say(A, DELETE, 3, "t/env", b"");
+        world.say(B, POST, 4, "t/env", b"21.5");
+        assert!(world.sent().is_empty(), "nothing is stored yet");
+        // The lanes complete in another order.
+        world.pipeline.store().answer_newest();
+        world.pipeline.store().answer(true);
+        world.pipeline.store().answer(false);
+        world.pipeline.store().answer(true);
+        world.complete();
+        assert_eq!(
+            world.sent(),
+            [
+                (B, 4, Code::CHANGED),
+                (A, 1, Code::CHANGED),
+                (B, 2, Code::SERVICE_UNAVAILABLE),
+                (A, 3, Code::DELETED)
+            ]
+        );
+        assert_eq!(world.coap.pending_count(), 0);
+    }
+
+    #[test]
+    fn what_is_not_stored_is_answered_at_once() {
+        let mut world = World::new();
+        world.say(A, POST, 1, "live/x", b"1");
+        world.say(A, DELETE, 2, "live/x", b"");
+        world.say(A, POST, 3, "x", b"1");
+        world.pipeline.store().refuses = Some(Refused::Failing);
+        world.say(A, POST, 4, "t/env", b"1");
+        world.say(A, Code(1), 5, ".well-known/core", b"");
+        world.say(A, POST, 6, "rd", b"1");
+        let codes: Vec<Code> = world.sent().into_iter().map(|(.., code)| code).collect();
+        assert_eq!(
+            codes,
+            [
+                Code::CHANGED,
+                Code::DELETED,
+                Code::FORBIDDEN,
+                Code::SERVICE_UNAVAILABLE,
+                Code::CONTENT,
+                Code::NOT_FOUND
+            ]
+        );
+    }
+
+    #[test]
+    fn a_store_that_dies_is_5_03_for_what_waits_and_for_what_comes() {
+        let mut world = World::new();
+        world.say(A, POST, 1, "t/env", b"1");
+        world.pipeline.store().die();
+        world.say(A, POST, 2, "t/env", b"1");
+        while world.pipeline.poll_event().is_some() {}
+        world.complete();
+        assert_eq!(world.sent(), [(A, 2, Code::SERVICE_UNAVAILABLE), (A, 1, Code::SERVICE_UNAVAILABLE)]);
+    }
+
+    #[test]
+    fn a_completion_for_a_session_that_is_over_is_answered_to_nobody() {
+        let mut world = World::new();
+        world.say(A, POST, 1, "t/env", b"1");
+        world.coap.handle_closed(SessionId(7));
+        world.say(Peer::Session(SessionId(8)), POST, 1, "t/env", b"2");
+        world.pipeline.store().answer(true);
+        world.complete();
+        assert!(world.sent().is_empty());
+        world.pipeline.store().answer(true);
+        world.complete();
+        assert_eq!(world.sent(), [(Peer::Session(SessionId(8)), 1, Code::CHANGED)]);
+    }
+
+    #[test]
+    fn plain_senders_are_the_insecure_device_or_nobody() {
+        let mut world = World::new();
+        let route = Route { remote: ([127, 0, 0, 1], 9).into(), local: None, socket: 1 };
+        let World { moment, coap, pipeline } = &mut world;
+        coap.handle_plain(moment, &route, &request(POST, 1, "t/env", b"1"), pipeline);
+        coap.set_insecure(pipeline.gate.device_by_id("door-7"));
+        coap.handle_plain(moment, &route, &request(POST, 2, "t/env", b"1"), pipeline);
+        assert_eq!(pipeline.counters.value(Counter::RefusedUnknownDevice), 1);
+        pipeline.store().answer(true);
+        world.complete();
+        assert_eq!(
+            world.sent(),
+            [(Peer::Plain(0), 1, Code::UNAUTHORIZED), (Peer::Plain(0), 2, Code::CHANGED)]
+        );
+        assert_eq!(world.coap.route(Peer::Plain(0)), Some(&route));
+    }
+
+    #[test]
+    fn the_session_of_a_device_that_is_gone_is_named_to_be_closed() {
+        let mut world = World::new();
+        let device = world.pipeline.gate.device_by_id("door-7").expect("the device is known");
+        world.coap.sessions.insert(SessionId(7), device);
+        world.coap.sessions.insert(SessionId(8), device);
+        world.coap.review_sessions(|session, _| session != SessionId(8));
+        assert_eq!((world.coap.poll_ended(), world.coap.poll_ended()), (Some(SessionId(8)), None));
+        let gateway = world.pipeline.gate.gateway().clone();
+        let empty = crate::gate::Settings {
+            gateway,
+            prefix: "p".to_owned(),
+            reading: None,
+            own: Vec::new(),
+            roles: Vec::new(),
+            devices: Vec::new(),
+            fleets: Vec::new(),
+            withheld: Default::default(),
+        };
+        let now = world.moment.now;
+        world.pipeline.gate.replace(empty, now);
+        let World { moment, coap, pipeline } = &mut world;
+        coap.handle_session_data(moment, SessionId(7), &request(POST, 1, "t/env", b"1"), pipeline);
+        assert_eq!((coap.poll_ended(), coap.session_device(SessionId(7))), (Some(SessionId(7)), None));
+        assert_eq!(world.sent(), [(A, 1, Code::UNAUTHORIZED)]);
+    }
+}
