@@ -1,10 +1,10 @@
-//! The two DTLS engines beside each other, through the same trait and against the same client, in one process;
-//! then as servers on a UDP socket beside libcoap's, with OpenSSL ([`process`]).
+//! The two DTLS engines beside each other, through the same trait and against the same client, in
+//! one process; then as servers on a UDP socket beside libcoap's, with OpenSSL ([`process`]).
 //!
-//! `cargo bench --bench dtls [sessions]`. A handshake is the engine's work from the first hello to the
-//! session, an echo that of opening a record of 64 bytes and sealing another; the client's work is not
-//! counted. Bytes are those the engine keeps for each session once its device has sent something, the
-//! allocator's own overhead left out. Nothing is sent over a network.
+//! `cargo bench --bench dtls [sessions]`. A handshake is the engine's work from the first hello to
+//! the session, an echo that of opening a record of 64 bytes and sealing another; the client's work
+//! is not counted. Bytes are those the engine keeps for each session once its device has sent
+//! something, the allocator's own overhead left out. Nothing is sent over a network.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::SocketAddr;
@@ -152,7 +152,8 @@ fn measure(name: &str, engine: &mut dyn Engine, sessions: usize, config: impl Fn
     );
 }
 
-/// What a chain costs that is refused: from the flight that brings it to the alert, of each of so many clients.
+/// What a chain costs that is refused: from the flight that brings it to the alert, of each of so
+/// many clients.
 fn measure_refusal(name: &str, engine: &mut dyn Engine, count: usize, device: &Arc<Own>) {
     let mut now = Instant::now();
     let mut shell = Shell { refusals: Some(0), ..Shell::default() };

@@ -1,8 +1,8 @@
 //! What the gate costs with 1,000 rules and 10,000 devices.
 //!
-//! `cargo bench --bench gate`. The times are of the fastest of several rounds; every round speaks as all
-//! devices, in an order that is no help to the cache. Beside them, what it costs to ask the same rules one
-//! by one.
+//! `cargo bench --bench gate`. The times are of the fastest of several rounds; every round speaks
+//! as all devices, in an order that is no help to the cache. Beside them, what it costs to ask the
+//! same rules one by one.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ fn name(text: &str) -> Name {
 }
 
 fn rule(number: usize) -> UplinkRule {
-    // Literals, wildcards and captures in every depth; all share their first level with nine others.
+    // Literals, wildcards and captures in every depth; all share their first level with nine
+    // others.
     let (path, topic) = match number % 4 {
         0 => (format!("site-{}/sensor-{number}/value", number / 10), None),
         1 => (format!("site-{}/sensor-{number}/+", number / 10), None),

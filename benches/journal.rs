@@ -1,7 +1,9 @@
-//! What storing costs: CPU per record, and bytes written to the device per message, at 1, 20 and 100 records a commit.
+//! What storing costs: CPU per record, and bytes written to the device per message, at 1, 20 and
+//! 100 records a commit.
 //!
-//! `cargo bench --bench journal`. As root it makes an ext4 file system on a loop device of its own, so that the device's counter
-//! counts nothing else; otherwise it uses the temporary directory and counts nothing. `JOURNAL_BENCH_RECORDS` sets how many records.
+//! `cargo bench --bench journal`. As root it makes an ext4 file system on a loop device of its own,
+//! so that the device's counter counts nothing else; otherwise it uses the temporary directory and
+//! counts nothing. `JOURNAL_BENCH_RECORDS` sets how many records.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a bench measures")]
 
 use std::path::{Path, PathBuf};
@@ -69,7 +71,8 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
 }
 
-/// Stores, reads and releases `total` records, `batch` of them a commit: the whole life of a record but for the network.
+/// Stores, reads and releases `total` records, `batch` of them a commit: the whole life of a record
+/// but for the network.
 fn commits(place: &Place, batch: u64, total: u64) {
     let runtime = runtime();
     let mut journal = open(place);

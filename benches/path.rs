@@ -1,11 +1,14 @@
-//! The whole path beside libcoap's DTLS server, in one run: CPU per reading, readings a second, memory.
+//! The whole path beside libcoap's DTLS server, in one run: CPU per reading, readings a second,
+//! memory.
 //!
 //! `cargo bench --bench path` — needs `mosquitto`, `mosquitto_sub` and `coap-server-openssl`
-//! (`apt install mosquitto mosquitto-clients libcoap3-bin`). Ours verifies, maps, stores (fdatasync) and
-//! publishes every reading over TLS with QoS 1; libcoap's answers and forgets. Everything on loopback.
-//! CPU time is the steady figure; readings a second share two cores with the load and the broker.
+//! (`apt install mosquitto mosquitto-clients libcoap3-bin`). Ours verifies, maps, stores
+//! (fdatasync) and publishes every reading over TLS with QoS 1; libcoap's answers and forgets.
+//! Everything on loopback. CPU time is the steady figure; readings a second share two cores with
+//! the load and the broker.
 //!
-//! `SECONDS`, `ROUNDS` in the environment change the length (default 8 s, 3 rounds; medians are printed).
+//! `SECONDS`, `ROUNDS` in the environment change the length (default 8 s, 3 rounds; medians are
+//! printed).
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -27,7 +30,8 @@ const PAYLOAD: &[u8] = b"{\"t\":21.5,\"rh\":40.25,\"battery\":3.01,\"n\":1}";
 /// One load on one server.
 struct Load {
     sessions: usize,
-    /// Requests a second over all sessions; `None` = each session sends again as soon as it is answered.
+    /// Requests a second over all sessions; `None` = each session sends again as soon as it is
+    /// answered.
     rate: Option<f64>,
 }
 

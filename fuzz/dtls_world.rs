@@ -1,4 +1,5 @@
-//! An engine of our own with two devices, for the targets: the first has a connection id, the second none.
+//! An engine of our own with two devices, for the targets: the first has a connection id, the
+//! second none.
 #![allow(dead_code, reason = "each target uses its part")]
 
 use std::sync::Arc;
@@ -63,7 +64,8 @@ fn config(device: usize) -> Config {
     Config { cid, ..Config::psk(["one", "two"][device], ["key-one", "key-two"][device]) }
 }
 
-/// A root, three authorities below it, and a device below these, whose chain is the four certificates; and the gateway's own.
+/// A root, three authorities below it, and a device below these, whose chain is the four
+/// certificates; and the gateway's own.
 pub struct Authorities {
     /// The device's own first.
     pub chain: Vec<Vec<u8>>,
@@ -184,7 +186,8 @@ impl World {
         self.recorder.sent.clear();
     }
 
-    /// A device handshakes anew from where it is; `forged` comes from its address before each of its flights.
+    /// A device handshakes anew from where it is; `forged` comes from its address before each of
+    /// its flights.
     pub fn join_again(&mut self, device: usize, forged: &[u8]) {
         let port = self.ports[device];
         let mut client = Client::new(config(device));
@@ -198,7 +201,8 @@ impl World {
             let down: Vec<_> = up.iter().flat_map(|datagram| self.inject(port, datagram)).collect();
             up = down.iter().flat_map(|datagram| client.handle_datagram(self.now, datagram)).collect();
         }
-        // Another device's session at this address, if it has a connection id, stays; so does ours until then.
+        // Another device's session at this address, if it has a connection id, stays; so does ours
+        // until then.
         for (session, cause) in std::mem::take(&mut self.recorder.closed) {
             assert_eq!((session, cause), (self.sessions[device], CloseCause::Replaced));
         }
@@ -215,7 +219,8 @@ impl World {
         }
     }
 
-    /// Another than these devices handshakes at a port of its own. Whether it had a session, which is over then.
+    /// Another than these devices handshakes at a port of its own. Whether it had a session, which
+    /// is over then.
     pub fn try_to_join(&mut self, port: u16, config: Config) -> bool {
         let mut client = Client::new(config);
         let mut up = client.start(self.now);
@@ -263,7 +268,8 @@ impl World {
             self.engine.close(self.now, session, &mut self.recorder);
             self.recorder.sent.clear();
         }
-        // One that cannot be resumed is kept for its alert, whatever the import says, and may be replaced by the next.
+        // One that cannot be resumed is kept for its alert, whatever the import says, and may be
+        // replaced by the next.
         let sessions = self.sessions;
         self.recorder.closed.retain(|(session, _)| sessions.contains(session));
         imported
@@ -271,7 +277,8 @@ impl World {
 
     /// Both devices are still heard, each as itself, and still hear.
     pub fn check(&mut self) {
-        // Hours of forgeries end a session, as they must (RFC 9147 §4.5.3 counts them so): then all begins anew.
+        // Hours of forgeries end a session, as they must (RFC 9147 §4.5.3 counts them so): then all
+        // begins anew.
         if self.recorder.closed.iter().any(|(_, cause)| *cause == CloseCause::Forgery) {
             *self = World::new(self.now);
         }

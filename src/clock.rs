@@ -1,7 +1,8 @@
-//! Time as the stages see it: monotonic instants are arguments; wall time comes only with a verdict on whether it may be trusted.
+//! Time as the stages see it: monotonic instants are arguments; wall time comes only with a verdict
+//! on whether it may be trusted.
 //!
-//! A board without a clock battery boots in 1970, or in 2036 after a bad NTP answer. So nothing here
-//! ages, expires or refuses by a wall clock that is not trusted. Imports nothing of ours.
+//! A board without a clock battery boots in 1970, or in 2036 after a bad NTP answer. So nothing
+//! here ages, expires or refuses by a wall clock that is not trusted. Imports nothing of ours.
 //!
 //! | module | what |
 //! |---|---|
@@ -53,8 +54,8 @@ pub struct Moment {
     pub boottime_ms: u64,
     /// Wall time, only while trusted; see [`judge`].
     pub wall: Option<UnixTime>,
-    /// Wall stamps from here on may be compared with [`Moment::wall`]: since then the clock has not jumped, or both sides
-    /// of the jump are proven. `None`: no stamp may, and none is made.
+    /// Wall stamps from here on may be compared with [`Moment::wall`]: since then the clock has not
+    /// jumped, or both sides of the jump are proven. `None`: no stamp may, and none is made.
     pub ages_from: Option<UnixTime>,
 }
 
@@ -87,8 +88,8 @@ pub trait WallClock: Send + Sync {
         None
     }
 
-    /// Whether a chain that is valid, but not at [`WallClock::wall`], speaks against the clock: so far nothing but
-    /// the kernel's word speaks for it.
+    /// Whether a chain that is valid, but not at [`WallClock::wall`], speaks against the clock: so
+    /// far nothing but the kernel's word speaks for it.
     fn is_refutable(&self) -> bool {
         false
     }

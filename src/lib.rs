@@ -1,8 +1,9 @@
-//! Tombolo connects CoAP/DTLS sensor networks and serial devices to one upstream MQTT broker over TLS.
+//! Tombolo connects CoAP/DTLS sensor networks and serial devices to one upstream MQTT broker over
+//! TLS.
 //!
-//! **What it has acknowledged to a device reaches the broker, whatever happens to power, uplink, clock, disk
-//! or certificates in between — within the bounds its owner set, every loss beyond them counted and named; and
-//! nothing passes that no rule allows.**
+//! **What it has acknowledged to a device reaches the broker, whatever happens to power, uplink,
+//! clock, disk or certificates in between — within the bounds its owner set, every loss beyond them
+//! counted and named; and nothing passes that no rule allows.**
 //!
 //! # The path of a reading, module by module
 //!
@@ -11,22 +12,29 @@
 //!  device ──CoAP/DTLS──> southbound ──> gate: identity, policy + quota, mapping ──> journal ──> northbound ──TLS──> broker
 //! ```
 //!
-//! 1. [`southbound::coap::io`] takes datagrams in batches. [`proto::dtls`] decrypts them: from here on the sender is known.
-//! 2. [`proto::coap`] answers pings, duplicates and whatever breaks its rules, and hands up requests.
-//! 3. [`southbound::coap::resource`] finds what a request means: mostly a reading, [`gate::stage::Received`].
-//! 4. [`pipeline`] takes it through the gate to the journal, and tells what becomes of it. [`gate`] turns it into [`gate::stage::Mapped`], or into a [`gate::stage::Refusal`] that
+//! 1. [`southbound::coap::io`] takes datagrams in batches. [`proto::dtls`] decrypts them: from here
+//!    on the sender is known.
+//! 2. [`proto::coap`] answers pings, duplicates and whatever breaks its rules, and hands up
+//!    requests.
+//! 3. [`southbound::coap::resource`] finds what a request means: mostly a reading,
+//!    [`gate::stage::Received`].
+//! 4. [`pipeline`] takes it through the gate to the journal, and tells what becomes of it. [`gate`]
+//!    turns it into [`gate::stage::Mapped`], or into a [`gate::stage::Refusal`] that
 //!    [`southbound::coap::answer`] puts into CoAP's words.
 //! 5. [`journal`] commits it to disk, a whole batch at a time. Only then the device hears 2.04.
-//! 6. [`northbound`] publishes what is committed, and releases it once the broker has acknowledged it.
+//! 6. [`northbound`] publishes what is committed, and releases it once the broker has acknowledged
+//!    it.
 //!
-//! [`southbound::coap::intake`] does 2 and 3. [`daemon::hub`] is where the six meet, on one thread. [`message`] and [`clock`] are the words they share.
-//! Small files that must outlive a power cut go through [`durable`].
-//! [`config`] reads what the owner wrote, [`control`] answers the commands in [`cli`], [`telemetry`] tells the story.
+//! [`southbound::coap::intake`] does 2 and 3. [`daemon::hub`] is where the six meet, on one thread.
+//! [`message`] and [`clock`] are the words they share. Small files that must outlive a power cut go
+//! through [`durable`]. [`config`] reads what the owner wrote, [`control`] answers the commands in
+//! [`cli`], [`telemetry`] tells the story.
 //!
 //! # Two kinds of code
 //!
-//! Cores are pure: bytes and `now` in; bytes, events and the next deadline out. Shells, the files called
-//! `io.rs` and what is below `daemon` and `cli`, touch sockets, files, clocks and tasks. docs/architecture.md says more.
+//! Cores are pure: bytes and `now` in; bytes, events and the next deadline out. Shells, the files
+//! called `io.rs` and what is below `daemon` and `cli`, touch sockets, files, clocks and tasks.
+//! docs/architecture.md says more.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]

@@ -1,8 +1,8 @@
 //! The shared vocabulary of the path: names, paths, formats, record ids.
 //!
 //! Every southbound input becomes the same sentence — *device D said bytes B of content-format F at
-//! path P* — and this module holds its words. It imports nothing of ours. The types here cannot hold
-//! a wrong value: whoever has a [`Path`] or a [`Name`] need not check it again.
+//! path P* — and this module holds its words. It imports nothing of ours. The types here cannot
+//! hold a wrong value: whoever has a [`Path`] or a [`Name`] need not check it again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -137,7 +137,8 @@ impl<'a> Path<'a> {
         self.0.split('/')
     }
 
-    /// Whether the first segment is kept for the gateway's own resources: such a path never publishes.
+    /// Whether the first segment is kept for the gateway's own resources: such a path never
+    /// publishes.
     pub fn is_reserved(self) -> bool {
         let first = self.0.split('/').next().unwrap_or_default();
         matches!(first, ".well-known" | "rd" | "firmware" | "time") || first.starts_with('~')
@@ -228,8 +229,8 @@ fn check_segment(segment: &[u8]) -> Result<(), PathError> {
     Ok(())
 }
 
-/// Whether `c` may stand in an MQTT topic name: no wildcard, no control character, and none of Unicode's
-/// noncharacters, for which brokers close the connection (MQTT 5.0 §1.5.4).
+/// Whether `c` may stand in an MQTT topic name: no wildcard, no control character, and none of
+/// Unicode's noncharacters, for which brokers close the connection (MQTT 5.0 §1.5.4).
 pub fn is_topic_character(c: char) -> bool {
     let code = u32::from(c);
     !(matches!(c, '+' | '#')
@@ -391,9 +392,9 @@ impl fmt::Display for Lane {
 
 /// Names one stored record for ever: `{run}-{sequence}`, sent upstream as the user property `id`.
 ///
-/// `run` is 64 random bits drawn for each lane each time the journal is opened, so an id never recurs,
-/// not after a restored backup either. `sequence` counts the records of that lane from 1, without a
-/// gap and on across runs, so a range of them says exactly how many records it covers.
+/// `run` is 64 random bits drawn for each lane each time the journal is opened, so an id never
+/// recurs, not after a restored backup either. `sequence` counts the records of that lane from 1,
+/// without a gap and on across runs, so a range of them says exactly how many records it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordId {
     /// The opening of the journal that wrote it.
@@ -442,7 +443,8 @@ pub struct Stamp {
     pub wall_ms: Option<u64>,
 }
 
-/// What the journal stores of one reading: everything the uplink needs to publish it, years later too.
+/// What the journal stores of one reading: everything the uplink needs to publish it, years later
+/// too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content<'a> {
     /// Who said it.

@@ -1,6 +1,7 @@
-//! The engines as processes on a UDP socket, beside `coap-server-openssl` (`apt install libcoap3-bin`), all measured
-//! from outside and driven by the same client: CPU time of the process with what the kernel does for it, and resident
-//! memory. Each answers a confirmable PUT of 64 bytes with 64 bytes.
+//! The engines as processes on a UDP socket, beside `coap-server-openssl`
+//! (`apt install libcoap3-bin`), all measured from outside and driven by the same client: CPU time
+//! of the process with what the kernel does for it, and resident memory. Each answers a confirmable
+//! PUT of 64 bytes with 64 bytes.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -47,7 +48,8 @@ impl Sink for Shell<'_> {
     }
 }
 
-/// Where this process was started by [`compare`]: serves until it is killed, or who started it is gone.
+/// Where this process was started by [`compare`]: serves until it is killed, or who started it is
+/// gone.
 pub fn serve_if_asked() -> bool {
     let Ok(asked) = std::env::var(SERVE) else { return false };
     std::thread::spawn(|| {

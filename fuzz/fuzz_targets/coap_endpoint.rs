@@ -1,5 +1,5 @@
-//! Whatever peers send and however the gateway answers: no panic, only messages leave, bounds hold, and
-//! in the end nothing is left.
+//! Whatever peers send and however the gateway answers: no panic, only messages leave, bounds hold,
+//! and in the end nothing is left.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ const PEERS: [PeerId; 4] = [
     Peer::Plain(1).id(),
 ];
 
-/// A script is a row of steps: one byte what to do and to whom, then a length byte and that many bytes
-/// for it.
+/// A script is a row of steps: one byte what to do and to whom, then a length byte and that many
+/// bytes for it.
 fn run(mut script: &[u8]) {
     let settings =
         Settings { memory: 8 << 10, pending: 40, bodies: 8 << 10, body: 4 << 10, ..Settings::default() };

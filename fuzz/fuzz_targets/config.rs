@@ -1,5 +1,5 @@
-//! Configuration texts, environment values and registry files: whatever they say, they are judged without a panic, the findings hold
-//! no secret, and schema and model agree.
+//! Configuration texts, environment values and registry files: whatever they say, they are judged
+//! without a panic, the findings hold no secret, and schema and model agree.
 #![no_main]
 
 use std::path::Path;
@@ -36,7 +36,8 @@ impl Files for Keys {
     }
 }
 
-// The parts are separated by a NUL: main file, drop-in, one of the state's, a registry file, then variables NAME=VALUE.
+// The parts are separated by a NUL: main file, drop-in, one of the state's, a registry file, then
+// variables NAME=VALUE.
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut parts = text.split('\0');

@@ -1,6 +1,8 @@
-//! Datagrams in front of the DTLS engine: none panics, none ends the session of a device with a key.
+//! Datagrams in front of the DTLS engine: none panics, none ends the session of a device with a
+//! key.
 //!
-//! One engine lives through all inputs. An input is a script: each step takes its kind from one byte.
+//! One engine lives through all inputs. An input is a script: each step takes its kind from one
+//! byte.
 #![no_main]
 
 use std::cell::RefCell;

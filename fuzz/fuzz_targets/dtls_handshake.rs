@@ -1,5 +1,5 @@
-//! Handshakes whose client says what the input says: a hello of any content behind a good cookie, and any messages
-//! after it, in any pieces. No panic; no session, since nobody here has a key.
+//! Handshakes whose client says what the input says: a hello of any content behind a good cookie,
+//! and any messages after it, in any pieces. No panic; no session, since nobody here has a key.
 #![no_main]
 
 use std::cell::RefCell;

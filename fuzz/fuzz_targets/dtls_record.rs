@@ -1,5 +1,5 @@
-//! Datagrams in front of the server of our own, with a session and a handshake to hit: no panic, nothing
-//! kept of an address that has proven nothing, never more sent back to it than came.
+//! Datagrams in front of the server of our own, with a session and a handshake to hit: no panic,
+//! nothing kept of an address that has proven nothing, never more sent back to it than came.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,6 +1,6 @@
-//! Devices with and without connection ids that live through whatever the input does to them and around
-//! them: forged, changed, replayed and moved records, handshakes anew, time. Both stay heard and hear; nothing is
-//! taken twice; nobody is displaced.
+//! Devices with and without connection ids that live through whatever the input does to them and
+//! around them: forged, changed, replayed and moved records, handshakes anew, time. Both stay heard
+//! and hear; nothing is taken twice; nobody is displaced.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,5 +1,6 @@
-//! Arbitrary bytes as a journal's files: opening, reading and working on never panics, hangs or allocates without bound.
-//! The first byte says whether the bytes stand in the files as they are, or in frames whose checks fit.
+//! Arbitrary bytes as a journal's files: opening, reading and working on never panics, hangs or
+//! allocates without bound. The first byte says whether the bytes stand in the files as they are,
+//! or in frames whose checks fit.
 #![no_main]
 
 #[path = "../../tests/journal/disk.rs"]

@@ -1,5 +1,5 @@
-//! Whatever comes over the line, whenever: no panic, every request within its bounds, every reading one JSON object; and no template
-//! that can be read makes the judgement of it panic.
+//! Whatever comes over the line, whenever: no panic, every request within its bounds, every reading
+//! one JSON object; and no template that can be read makes the judgement of it panic.
 #![no_main]
 
 use std::time::{Duration, Instant};

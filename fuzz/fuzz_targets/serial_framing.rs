@@ -1,4 +1,5 @@
-//! Every framing against arbitrary streams, cut arbitrarily, with pauses; what it makes of them; and its own frames back.
+//! Every framing against arbitrary streams, cut arbitrarily, with pauses; what it makes of them;
+//! and its own frames back.
 #![no_main]
 
 use std::time::{Duration, Instant};

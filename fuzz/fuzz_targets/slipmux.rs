@@ -1,4 +1,5 @@
-//! Slipmux frames: arbitrary ones are told apart without a panic, messages come back, and the port bears both.
+//! Slipmux frames: arbitrary ones are told apart without a panic, messages come back, and the port
+//! bears both.
 #![no_main]
 
 use std::time::{Duration, Instant};

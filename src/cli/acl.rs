@@ -17,7 +17,8 @@ use crate::message::Method;
 /// Asks the running daemon, whose rules are the ones in force; without one, the files.
 ///
 /// # Errors
-/// [`CommandError::Said`] where the reading would be refused, so that a script can ask by the exit status alone.
+/// [`CommandError::Said`] where the reading would be refused, so that a script can ask by the exit
+/// status alone.
 pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), CommandError> {
     let ExplainArguments { device, method, path } = arguments;
     let (value, asked) = match context.daemon() {

@@ -143,7 +143,8 @@ pub struct DeviceAddArguments {
     /// Its role, which has its rules and limits
     #[arg(long)]
     pub role: String,
-    /// Its pre-shared key: text:…, hex:…, or - for standard input (arguments are visible to other users); without a value a key is generated
+    /// Its pre-shared key: text:…, hex:…, or - for standard input (arguments are visible to other
+    /// users); without a value a key is generated
     #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", group = "proof")]
     pub psk: Option<String>,
     /// The identity of its pre-shared key [default: its id]
@@ -158,7 +159,8 @@ pub struct DeviceAddArguments {
     /// Its certificate's subject has this common name
     #[arg(long, value_name = "TEXT", groups = ["proof", "certificate"])]
     pub certificate_cn: Option<String>,
-    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it [default: any CA in coap.client-ca-file]
+    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it [default:
+    /// any CA in coap.client-ca-file]
     #[arg(long, value_name = "NAME", requires = "certificate")]
     pub certificate_issuer: Option<String>,
     /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash
@@ -315,7 +317,8 @@ pub enum ClockCommand {
 /// `tombolo serial …`
 #[derive(Debug, Subcommand)]
 pub enum SerialCommand {
-    /// Print the serial ports of this machine, their persistent names, and a block for the configuration
+    /// Print the serial ports of this machine, their persistent names, and a block for the
+    /// configuration
     List,
     /// Print the bytes of a port as they arrive, with their time
     Trace(SerialTraceArguments),

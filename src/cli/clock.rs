@@ -1,6 +1,7 @@
 //! `tombolo clock`: whether the wall clock is believed, and the owner's word on it.
 //!
-//! The daemon is asked; where it does not run, its file is read and changed here, by the same rules.
+//! The daemon is asked; where it does not run, its file is read and changed here, by the same
+//! rules.
 
 use super::args::ClockCommand;
 use super::error::CommandError;
@@ -16,7 +17,8 @@ use crate::durable::atomic_file::Condition;
 /// Asks or changes, and prints.
 ///
 /// # Errors
-/// [`CommandError::Failed`], with the way out, where the clock cannot be trusted or the file not be written.
+/// [`CommandError::Failed`], with the way out, where the clock cannot be trusted or the file not be
+/// written.
 pub fn run(context: &Context, command: Option<ClockCommand>) -> Result<(), CommandError> {
     let request = match command {
         None => Request::Clock {},

@@ -1,4 +1,5 @@
-//! `tombolo init`: names the upstream broker in a drop-in of its own; the packaged file stays as it is.
+//! `tombolo init`: names the upstream broker in a drop-in of its own; the packaged file stays as it
+//! is.
 
 use serde_json::json;
 
@@ -13,7 +14,8 @@ use crate::control::io::client::ClientError;
 /// Writes and says what comes next.
 ///
 /// # Errors
-/// [`CommandError::Configuration`] where what was said makes no configuration; nothing is changed then.
+/// [`CommandError::Configuration`] where what was said makes no configuration; nothing is changed
+/// then.
 pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandError> {
     let site = Site {
         url: Some(arguments.url),

@@ -11,7 +11,8 @@ use crate::config::scalar::parse_psk;
 /// Most bytes read from standard input for a key.
 const STDIN_MAX: u64 = 4096;
 
-/// The key an argument names: nothing = one is made, `-` = standard input, else `text:…` or `hex:…`.
+/// The key an argument names: nothing = one is made, `-` = standard input, else `text:…` or
+/// `hex:…`.
 ///
 /// # Errors
 /// [`CommandError::Usage`] for what is no key; the key itself is not repeated.

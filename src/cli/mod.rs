@@ -9,8 +9,9 @@
 //! | `serial` | the machine's ports; the running daemon for one that it has |
 //! | `demo` | nothing: it brings everything along |
 //!
-//! Results go to standard output, everything else to standard error. What comes from devices is escaped
-//! before it reaches a terminal. A command ends by saying what to do next where there is something.
+//! Results go to standard output, everything else to standard error. What comes from devices is
+//! escaped before it reaches a terminal. A command ends by saying what to do next where there is
+//! something.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 mod acl;
@@ -66,7 +67,8 @@ impl Context {
         crate::config::io::load(&self.options(), None).map_err(CommandError::Configuration)
     }
 
-    /// Where the daemon listens for commands. Found also where the configuration is faulty or closed to this user.
+    /// Where the daemon listens for commands. Found also where the configuration is faulty or
+    /// closed to this user.
     pub fn socket(&self) -> PathBuf {
         socket::find(&self.options())
     }

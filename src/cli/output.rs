@@ -1,4 +1,5 @@
-//! What commands print: aligned, without colours, harmless for the terminal, and silent when nobody reads any more.
+//! What commands print: aligned, without colours, harmless for the terminal, and silent when nobody
+//! reads any more.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -56,7 +57,8 @@ impl Output {
     }
 }
 
-/// Rows as lines with two spaces between columns. Cells are escaped, so that an id or topic cannot draw on the terminal.
+/// Rows as lines with two spaces between columns. Cells are escaped, so that an id or topic cannot
+/// draw on the terminal.
 pub fn align(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| Escaped(cell).to_string()).collect()).collect();

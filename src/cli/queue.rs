@@ -23,7 +23,8 @@ use crate::message::RecordId;
 /// Asks and prints.
 ///
 /// # Errors
-/// [`CommandError::Failed`] where the daemon does not run, answer, or do it; [`CommandError::Usage`] for a record id that is none.
+/// [`CommandError::Failed`] where the daemon does not run, answer, or do it;
+/// [`CommandError::Usage`] for a record id that is none.
 pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), CommandError> {
     match command {
         None => show(context),

@@ -1,7 +1,7 @@
 //! `tombolo serial`: which ports there are, and what goes over one.
 //!
-//! A port that the running daemon has is watched through it, so that nothing is taken away from it; any other is
-//! opened here, for this command alone, and read.
+//! A port that the running daemon has is watched through it, so that nothing is taken away from it;
+//! any other is opened here, for this command alone, and read.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -64,8 +64,8 @@ fn describe(port: &Found, is_shared: bool) -> String {
     for link in port.by_id.iter().chain(&port.by_path) {
         text.push_str(&format!("  {}\n", Escaped(&link.display().to_string())));
     }
-    // By-id names the adapter, by-path the socket it is in; both stay when others come and go. Of two adapters that are alike only one
-    // has the link by-id, and not always the same.
+    // By-id names the adapter, by-path the socket it is in; both stay when others come and go. Of
+    // two adapters that are alike only one has the link by-id, and not always the same.
     let stable = match is_shared {
         true => port.by_path.first(),
         false => port.by_id.first().or(port.by_path.first()),

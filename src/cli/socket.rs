@@ -1,7 +1,8 @@
 //! Where the daemon's control socket is, found as leniently as can be.
 //!
-//! `tombolo status` has to work for a user who may not read every secret the configuration names, with a fault in
-//! a drop-in, and quickly beside ten thousand devices. So this looks for `[paths] runtime-dir` alone.
+//! `tombolo status` has to work for a user who may not read every secret the configuration names,
+//! with a fault in a drop-in, and quickly beside ten thousand devices. So this looks for
+//! `[paths] runtime-dir` alone.
 
 use std::path::{Path, PathBuf};
 

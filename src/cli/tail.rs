@@ -37,7 +37,8 @@ fn now() -> UnixTime {
     UnixTime(since.as_millis().try_into().unwrap_or(u64::MAX))
 }
 
-/// The human form: `12:00:01Z door-7 POST t/env → tombolo/gw/door-7/up/t/env 14 B stored 0102030405060708-42`.
+/// The human form:
+/// `12:00:01Z door-7 POST t/env → tombolo/gw/door-7/up/t/env 14 B stored 0102030405060708-42`.
 ///
 /// The time is when it was received, or `now` while the gateway does not trust its clock.
 pub fn line(item: &Item, now: UnixTime) -> String {

@@ -6,8 +6,9 @@
 //! | trusted, but by nothing more than the kernel's word so far | its time; if the chain is expired or not yet valid at it: as if not trusted |
 //! | not trusted, or in doubt | the floor; if the one complaint is *not valid yet*, the notBefore of each certificate presented, the earliest first |
 //!
-//! What had expired at the floor is refused, and every other check stays. A clock in doubt is then tried as well: a
-//! chain that is valid at it too, whose leaf is valid for at most [`LEAF_MAX`], proves it.
+//! What had expired at the floor is refused, and every other check stays. A clock in doubt is then
+//! tried as well: a chain that is valid at it too, whose leaf is valid for at most [`LEAF_MAX`],
+//! proves it.
 
 use std::time::Duration;
 
@@ -85,11 +86,12 @@ impl Accepted {
     }
 }
 
-/// Verifies a chain by the rule of this module. `verify` checks everything at a time and says by which path;
-/// `not_befores` are those of the certificates presented, on the path or not.
+/// Verifies a chain by the rule of this module. `verify` checks everything at a time and says by
+/// which path; `not_befores` are those of the certificates presented, on the path or not.
 ///
 /// # Errors
-/// The verifier's: at the clock's time or the floor, or what is wrong with the chain whatever the time.
+/// The verifier's: at the clock's time or the floor, or what is wrong with the chain whatever the
+/// time.
 pub fn accept<E>(
     clock: &dyn WallClock,
     not_befores: impl IntoIterator<Item = UnixTime>,
@@ -113,8 +115,8 @@ pub fn accept<E>(
     Ok(Accepted { path, doubted })
 }
 
-/// A path that is valid at one of these times is valid at its own newest notBefore, so to try a notBefore that is not on
-/// the path forgives nothing more.
+/// A path that is valid at one of these times is valid at its own newest notBefore, so to try a
+/// notBefore that is not on the path forgives nothing more.
 fn at_floor<E>(
     floor: UnixTime,
     not_befores: impl IntoIterator<Item = UnixTime>,
@@ -178,7 +180,8 @@ mod tests {
         Fixed { raw, trusted, floor, refutable: false, learned: Mutex::default() }
     }
 
-    /// A verifier of certificates with these validities, the leaf first, and the times it was asked.
+    /// A verifier of certificates with these validities, the leaf first, and the times it was
+    /// asked.
     fn verifier<'a>(
         certificates: &'a [(u64, u64)],
         asked: &'a RefCell<Vec<u64>>,

@@ -1,7 +1,8 @@
 //! The verdict on the wall clock, and the floor.
 //!
-//! The kernel says whether the clock is synchronised; what a time server says may still be wrong. So a jump is doubted
-//! until something proves the time, and what is in doubt ages nothing, expires nothing and raises no floor.
+//! The kernel says whether the clock is synchronised; what a time server says may still be wrong.
+//! So a jump is doubted until something proves the time, and what is in doubt ages nothing, expires
+//! nothing and raises no floor.
 //!
 //! | verdict | when |
 //! |---|---|
@@ -10,23 +11,26 @@
 //! | in doubt | it is more than a day from where `CLOCK_BOOTTIME` or the last time saved by an earlier boot puts it, more than a day before a proven time, or an upstream chain refutes it |
 //! | trusted | otherwise |
 //!
-//! **Doubt ends** by evidence (an upstream chain that is valid at this time and whose leaf is valid for at most 400
-//! days), by 24 h of uninterrupted synchronisation, by the owner's word (`tombolo clock trust`), or when the clock is back
-//! where it was expected.
+//! **Doubt ends** by evidence (an upstream chain that is valid at this time and whose leaf is valid
+//! for at most 400 days), by 24 h of uninterrupted synchronisation, by the owner's word
+//! (`tombolo clock trust`), or when the clock is back where it was expected.
 //!
-//! **Within a boot** the clock is one number: its offset from `CLOCK_BOOTTIME`. A chain seen an hour ago is evidence for the
-//! offset that puts that hour inside the chain's validity. The offset is compared with the one first trusted in this
-//! boot, so that small steps do not add up unseen.
+//! **Within a boot** the clock is one number: its offset from `CLOCK_BOOTTIME`. A chain seen an
+//! hour ago is evidence for the offset that puts that hour inside the chain's validity. The offset
+//! is compared with the one first trusted in this boot, so that small steps do not add up unseen.
 //!
-//! **Timelines.** From one unproven jump to the next, two wall stamps may be compared. Over a jump they may be only
-//! where both sides are proven and the machine was off in between; within a boot a jump says that one of
-//! the sides is wrong. [`Judge::ages_from`] is where the present timeline begins.
+//! **Timelines.** From one unproven jump to the next, two wall stamps may be compared. Over a jump
+//! they may be only where both sides are proven and the machine was off in between; within a boot a
+//! jump says that one of the sides is wrong. [`Judge::ages_from`] is where the present timeline
+//! begins.
 //!
-//! **The floor** is a time that has certainly passed: the latest of the build date, the newest notBefore on a verified path
-//! ("certain"; only the owner lowers it), and what evidence has proven ("proven"; 24 h of synchronisation at an earlier
-//! time lower it, or the owner; evidence for an earlier time does not, because a man in the middle who sets the clock
-//! back would only have to wait for the next handshake). Evidence raises it no further than the chain's own notAfter, so
-//! no chain that was accepted is refused by the floor later. It is never later than the build date plus [`CAP`].
+//! **The floor** is a time that has certainly passed: the latest of the build date, the newest
+//! notBefore on a verified path ("certain"; only the owner lowers it), and what evidence has proven
+//! ("proven"; 24 h of synchronisation at an earlier time lower it, or the owner; evidence for an
+//! earlier time does not, because a man in the middle who sets the clock back would only have to
+//! wait for the next handshake). Evidence raises it no further than the chain's own notAfter, so no
+//! chain that was accepted is refused by the floor later. It is never later than the build date
+//! plus [`CAP`].
 
 use std::fmt;
 use std::time::Duration;
@@ -61,7 +65,8 @@ impl Look {
     }
 }
 
-/// The wall clock minus `CLOCK_BOOTTIME`, in milliseconds: the time of the boot, if the clock is right.
+/// The wall clock minus `CLOCK_BOOTTIME`, in milliseconds: the time of the boot, if the clock is
+/// right.
 fn offset(raw: UnixTime, boottime_ms: u64) -> i64 {
     const FAR: u64 = i64::MAX as u64 / 4;
     raw.0.min(FAR) as i64 - boottime_ms.min(FAR) as i64
@@ -127,7 +132,8 @@ pub enum Doubt {
     AcrossBoots {
         /// That time.
         known: UnixTime,
-        /// How far it is from there, the time since the boot left out, in milliseconds; negative = before.
+        /// How far it is from there, the time since the boot left out, in milliseconds; negative =
+        /// before.
         by_ms: i64,
     },
     /// It is more than a day before a time that was proven.
@@ -270,7 +276,8 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// For a program built at `build`, in the boot `boot` (`None`: not known), with what an earlier process has saved.
+    /// For a program built at `build`, in the boot `boot` (`None`: not known), with what an earlier
+    /// process has saved.
     pub fn new(build: UnixTime, boot: Option<BootId>, always: bool, saved: Option<Saved>) -> Judge {
         let saved = saved.unwrap_or_default();
         let cap = cap(build);
@@ -295,7 +302,8 @@ impl Judge {
         }
     }
 
-    /// Says whether the owner vouches for the clock in the kernel's place. In force with the next look.
+    /// Says whether the owner vouches for the clock in the kernel's place. In force with the next
+    /// look.
     pub fn set_always(&mut self, always: bool) {
         self.always = always;
     }
@@ -383,8 +391,8 @@ impl Judge {
         Ok(())
     }
 
-    /// The owner says that the floor is wrong: it is the build date again, and what certificates had proven is
-    /// forgotten. A clock in doubt stays so.
+    /// The owner says that the floor is wrong: it is the build date again, and what certificates
+    /// had proven is forgotten. A clock in doubt stays so.
     pub fn reset(&mut self, look: Look) {
         self.certain = UnixTime(0);
         self.proven = UnixTime(0);
@@ -411,7 +419,8 @@ impl Judge {
             }
             (None, Some(Timeline { known, .. })) => {
                 let wall = self::offset(known.wall, 0);
-                // What was saved in an unknown boot may have been saved in this one: then it is not before the boot.
+                // What was saved in an unknown boot may have been saved in this one: then it is not
+                // before the boot.
                 let low = if known.boot.is_some() && self.boot.is_some() {
                     offset
                 } else {
@@ -457,7 +466,8 @@ impl Judge {
             timeline.since = Some(raw);
             self.revision += 1;
         }
-        // A day on one timeline is enough here: a machine that is off at night is never up for a day.
+        // A day on one timeline is enough here: a machine that is off at night is never up for a
+        // day.
         let since = timeline.since.unwrap_or(raw);
         let is_old = is_steady || raw.0.saturating_sub(since.0) >= DAY_MS;
         let is_young = timeline.basis == Basis::Kernel;
@@ -533,8 +543,8 @@ impl Judge {
         self.verdict
     }
 
-    /// The wall clock's time at this moment, if it may be trusted: also if the clock was set since the last look, it
-    /// may not.
+    /// The wall clock's time at this moment, if it may be trusted: also if the clock was set since
+    /// the last look, it may not.
     pub fn wall(&self, raw: UnixTime, boottime_ms: u64) -> Option<UnixTime> {
         let trusted = matches!(self.verdict, Verdict::Trusted(_))
             && raw >= self.certain()

@@ -12,8 +12,9 @@
 //! crc 0a1b2c3d                CRC32C of all lines above
 //! ```
 //!
-//! `boot` to `basis` are there once the clock was trusted. Unknown keys are passed over. The version before wrote
-//! `SECONDS CRC`: the last time it trusted, without evidence. It counts as such, and as no floor.
+//! `boot` to `basis` are there once the clock was trusted. Unknown keys are passed over. The
+//! version before wrote `SECONDS CRC`: the last time it trusted, without evidence. It counts as
+//! such, and as no floor.
 
 use super::UnixTime;
 use super::judge::{Basis, BootId};

@@ -1,8 +1,9 @@
-//! What the certificate files of `[coap]` hold: our key and chain, whom of the devices to believe, what is revoked.
+//! What the certificate files of `[coap]` hold: our key and chain, whom of the devices to believe,
+//! what is revoked.
 //!
-//! Bytes in, material out; [`validate`](super::validate) has the keys of the configuration and the files. Either all of
-//! it is good or none is used: a certificate without its key, or a CA without its revocation list, would let in or
-//! keep out others than its owner meant.
+//! Bytes in, material out; [`validate`](super::validate) has the keys of the configuration and the
+//! files. Either all of it is good or none is used: a certificate without its key, or a CA without
+//! its revocation list, would let in or keep out others than its owner meant.
 
 use std::sync::Arc;
 
@@ -119,7 +120,8 @@ pub fn fit(authorities: &Authorities, lists: &[Vec<u8>]) -> Result<(), String> {
     trust.map(drop).map_err(|error| format!("cannot be used: {error}"))
 }
 
-/// A device's public key, out of a file that has the key (SubjectPublicKeyInfo) or a certificate of it, PEM or DER.
+/// A device's public key, out of a file that has the key (SubjectPublicKeyInfo) or a certificate of
+/// it, PEM or DER.
 ///
 /// # Errors
 /// What is wrong, in words that follow the file's name.

@@ -1,4 +1,5 @@
-//! What a look at the configuration found: one line a finding, with the place it speaks of and the way out.
+//! What a look at the configuration found: one line a finding, with the place it speaks of and the
+//! way out.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -176,7 +177,8 @@ pub fn findings_to_lines(findings: &[Finding]) -> String {
 }
 
 /// The findings as `tombolo check --json` prints them: one object,
-/// `{"ok": 3, "warn": 1, "fail": 0, "findings": [{"level", "subject", "file", "line", "key", "message", "advice"}]}`.
+/// `{"ok": 3, "warn": 1, "fail": 0, "findings": [{"level", "subject", "file", "line", "key",
+/// "message", "advice"}]}`.
 pub fn findings_to_json(findings: &[Finding]) -> serde_json::Value {
     let count = |level| findings.iter().filter(|f| f.level == level).count();
     serde_json::json!({

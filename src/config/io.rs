@@ -1,4 +1,5 @@
-//! Where configuration meets the machine: files, environment, credentials, and the id made by the first start.
+//! Where configuration meets the machine: files, environment, credentials, and the id made by the
+//! first start.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::fs::{self, OpenOptions};
@@ -59,19 +60,20 @@ impl Options {
     }
 }
 
-/// Reads and judges everything. Of `previous`, good versions stay: of files of the registry and of the state directory, and of the
-/// certificates of `[coap]`. Writes nothing.
+/// Reads and judges everything. Of `previous`, good versions stay: of files of the registry and of
+/// the state directory, and of the certificates of `[coap]`. Writes nothing.
 ///
 /// Blocks on files; a running daemon calls it off the path's thread.
 ///
 /// # Errors
-/// All findings, when one of them refuses the whole configuration: exit 78, or keep the configuration there is. Never for a file of
-/// the state directory.
+/// All findings, when one of them refuses the whole configuration: exit 78, or keep the
+/// configuration there is. Never for a file of the state directory.
 pub fn load(options: &Options, previous: Option<&Loaded>) -> Result<Loaded, Vec<Finding>> {
     read_all(options, previous, None, false)
 }
 
-/// As [`load`], with one drop-in of another text than the file has, or in place of one that does not exist yet: to try it.
+/// As [`load`], with one drop-in of another text than the file has, or in place of one that does
+/// not exist yet: to try it.
 pub(super) fn load_with(
     options: &Options,
     previous: Option<&Loaded>,
@@ -80,8 +82,9 @@ pub(super) fn load_with(
     read_all(options, previous, instead, false)
 }
 
-/// As [`load`], for a daemon about to run: makes the gateway's id if there is none yet, and puts in order what is damaged of it. That
-/// the disk does not take it is a problem among others: [`settle`] tries again.
+/// As [`load`], for a daemon about to run: makes the gateway's id if there is none yet, and puts in
+/// order what is damaged of it. That the disk does not take it is a problem among others:
+/// [`settle`] tries again.
 ///
 /// # Errors
 /// As [`load`].
@@ -206,14 +209,16 @@ fn read_all(
     Ok(loaded)
 }
 
-/// `modbus/` beside the main file, so that everything runs from one folder, and then the machine's own.
+/// `modbus/` beside the main file, so that everything runs from one folder, and then the machine's
+/// own.
 fn template_folders(main: &Path) -> Vec<PathBuf> {
     let beside = main.parent().unwrap_or(Path::new("")).join("modbus");
     let others = TEMPLATE_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| *folder != beside);
     std::iter::once(beside.clone()).chain(others).collect()
 }
 
-/// Makes the gateway's id, `tb-` and 8 characters of base32, and stores it; one that is stored already stays.
+/// Makes the gateway's id, `tb-` and 8 characters of base32, and stores it; one that is stored
+/// already stays.
 ///
 /// # Errors
 /// The state directory cannot be written.
@@ -240,7 +245,8 @@ fn read_layer(path: &Path, origin: Origin) -> Result<LayerText, FileError> {
     Ok(LayerText { origin, path: path.to_owned(), text: read_text(path, FILE_MAX)? })
 }
 
-/// The `*.toml` of a folder in name order; hidden ones are passed over, and a folder that does not exist is empty.
+/// The `*.toml` of a folder in name order; hidden ones are passed over, and a folder that does not
+/// exist is empty.
 fn read_folder(folder: &Path, origin: Origin, layers: &mut Vec<LayerText>, faults: &mut Vec<Finding>) {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

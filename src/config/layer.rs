@@ -1,9 +1,11 @@
-//! One layer: a file's text, or the environment, checked key by key against the [schema](super::schema).
+//! One layer: a file's text, or the environment, checked key by key against the
+//! [schema](super::schema).
 //!
-//! A layer is judged by itself, before anything is merged, so that every fault is named with the line
-//! it stands in, also in a layer that a later one overrides. What comes out is a tree for the merge and
-//! the place of each key. A fault inside a `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item, one inside
-//! a `[serial.X.unit.N]` that unit; any other refuses the whole configuration.
+//! A layer is judged by itself, before anything is merged, so that every fault is named with the
+//! line it stands in, also in a layer that a later one overrides. What comes out is a tree for the
+//! merge and the place of each key. A fault inside a `[device.X]`, `[fleet.X]`, `[serial.X]` or
+//! `[role.X]` disables that item, one inside a `[serial.X.unit.N]` that unit; any other refuses the
+//! whole configuration.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,8 @@ use crate::message::{Name, RESERVED_DEVICE};
 pub enum Origin {
     /// `/usr/lib/tombolo/conf.d/*.toml`: the image's or the fleet's own defaults.
     Vendor,
-    /// `{state-dir}/conf.d/*.toml`. Unknown keys and values there are ignored: a newer version may have written them.
+    /// `{state-dir}/conf.d/*.toml`. Unknown keys and values there are ignored: a newer version may
+    /// have written them.
     State,
     /// `tombolo.toml`.
     Main,
@@ -105,7 +108,8 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
     if !errors.is_empty() {
         let mut seen = BTreeSet::new();
         for error in &errors {
-            // The error's own Display quotes the line, which may hold a secret; its message does not.
+            // The error's own Display quotes the line, which may hold a secret; its message does
+            // not.
             let line = error.span().map(|span| lines.line(span.start));
             if seen.len() < 5 && seen.insert(line) {
                 let place = Place { file: file.clone(), line };
@@ -129,8 +133,9 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
     Some(check.layer)
 }
 
-/// Checks the variables that begin with `TOMBOLO_`: `__` is a level, an empty value takes the key back to its default. In a key `_` is a
-/// dash. Items (devices, roles, …) are those of `files`: see [`Check::item_meant`].
+/// Checks the variables that begin with `TOMBOLO_`: `__` is a level, an empty value takes the key
+/// back to its default. In a key `_` is a dash. Items (devices, roles, …) are those of `files`: see
+/// [`Check::item_meant`].
 pub(super) fn check_environment(
     variables: &[(String, String)],
     files: &[Layer],
@@ -177,8 +182,8 @@ fn key_name(part: &str) -> String {
     part.to_lowercase().replace('_', "-")
 }
 
-/// A part of a variable's name, or the name of an item, as both are compared: a variable's name has no dash and no dot, and
-/// mostly no small letters.
+/// A part of a variable's name, or the name of an item, as both are compared: a variable's name has
+/// no dash and no dot, and mostly no small letters.
 fn folded(name: &str) -> String {
     name.to_lowercase().replace(['_', '.'], "-")
 }
@@ -226,8 +231,8 @@ impl<'f> Check<'f> {
         self.layer.places.push((key, place));
     }
 
-    /// A fault at a key: the item it stands in is disabled, or else everything refused; outside items, what is kept with the state is
-    /// only ignored.
+    /// A fault at a key: the item it stands in is disabled, or else everything refused; outside
+    /// items, what is kept with the state is only ignored.
     fn fault(&mut self, path: &[String], line: Option<u32>, message: String, advice: String) {
         let place = self.place(line);
         let key = dotted(path.iter().map(String::as_str));
@@ -242,7 +247,8 @@ impl<'f> Check<'f> {
                 self.findings.push(finding(format!("{table} {item}")));
                 self.layer.bad.insert((table.clone(), item.clone()));
             }
-            // Written by some version of this program: what it cannot use must not keep an older one from starting.
+            // Written by some version of this program: what it cannot use must not keep an older
+            // one from starting.
             [table, ..] if self.origin == Origin::State => {
                 let mut finding = finding(table.clone());
                 finding.message.push_str(", ignored");
@@ -428,8 +434,8 @@ impl<'f> Check<'f> {
         }
     }
 
-    /// The item a variable's part names, of those in the table at `path`: the one spelt so, or else the only one that is spelt so but
-    /// for case and for `_`, `-` and `.`.
+    /// The item a variable's part names, of those in the table at `path`: the one spelt so, or else
+    /// the only one that is spelt so but for case and for `_`, `-` and `.`.
     fn item_meant(&mut self, files: &[Layer], path: &[String], part: &str) -> Option<String> {
         let there = items_at(files, path);
         if there.contains(part) {

@@ -1,4 +1,5 @@
-//! The layers become one: merged key by key through the `config` crate, with the place of the layer that won kept for every key.
+//! The layers become one: merged key by key through the `config` crate, with the place of the layer
+//! that won kept for every key.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ impl Index {
         self.places.get(key).map(|(place, _)| place)
     }
 
-    /// What is still asked when all is judged: where tables and their own keys stand, those of single devices left out.
+    /// What is still asked when all is judged: where tables and their own keys stand, those of
+    /// single devices left out.
     pub(super) fn into_outline(self) -> HashMap<String, Place> {
         let outline = |key: &str| !key.starts_with("device.") && key.matches('.').count() < 2;
         let places = self.places.into_iter().filter(|(key, _)| outline(key));
@@ -90,8 +92,8 @@ pub(super) fn merge(layers: Vec<Layer>, findings: &mut Findings) -> Option<Merge
     match file {
         Ok(file) => Some(Merged { file, index, bad }),
         Err(error) => {
-            // Every layer passed the schema, so this is a disagreement between schema and model. The
-            // error's own text may quote a value, so only the key is taken from it.
+            // Every layer passed the schema, so this is a disagreement between schema and model.
+            // The error's own text may quote a value, so only the key is taken from it.
             let key = match &error {
                 ConfigError::At { key: Some(key), .. } | ConfigError::Type { key: Some(key), .. } => {
                     key.clone()
@@ -107,8 +109,8 @@ pub(super) fn merge(layers: Vec<Layer>, findings: &mut Findings) -> Option<Merge
     }
 }
 
-/// Leaves of an item nothing but its id, which nobody else may have, and that it is off: so the table it is in is not
-/// taken for empty.
+/// Leaves of an item nothing but its id, which nobody else may have, and that it is off: so the
+/// table it is in is not taken for empty.
 fn switch_off(root: &mut Map<String, Value>, path: [&str; 4]) {
     let [outer @ .., item] = path;
     let mut table = root;

@@ -1,4 +1,5 @@
-//! Configuration: what the files, the environment and the device registry say, validated into each stage's settings.
+//! Configuration: what the files, the environment and the device registry say, validated into each
+//! stage's settings.
 //!
 //! ```text
 //!  texts ──layer──> checked layers ──merge──> file model ──validate──> Settings
@@ -7,13 +8,18 @@
 //!  registry files ─────────────────────────────────────────┘
 //! ```
 //!
-//! * Layers, later wins by key: `/usr/lib/tombolo/conf.d` < `{state-dir}/conf.d` < `tombolo.toml` < `conf.d/*.toml` beside it in name
-//!   order < `TOMBOLO_*`. An empty text takes a key back to its default, and `enabled = false` takes out a device, a role or a rule.
-//! * Every fault names file, line and key, and what is accepted. No finding repeats a secret, nor the value of a key that may be one.
-//! * Files of the state directory were written by no owner: they never refuse a configuration ([`state`], [`gateway_id`], [`registry`]).
-//! * A faulty `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item, a `[serial.X.unit.N]` that unit; any other
-//!   fault refuses the whole configuration: a gateway does not guess what its owner meant.
-//! * [`load`] is pure: texts in, settings out. Only `io` modules touch files, the environment and randomness.
+//! * Layers, later wins by key: `/usr/lib/tombolo/conf.d` < `{state-dir}/conf.d` < `tombolo.toml` <
+//!   `conf.d/*.toml` beside it in name order < `TOMBOLO_*`. An empty text takes a key back to its
+//!   default, and `enabled = false` takes out a device, a role or a rule.
+//! * Every fault names file, line and key, and what is accepted. No finding repeats a secret, nor
+//!   the value of a key that may be one.
+//! * Files of the state directory were written by no owner: they never refuse a configuration
+//!   ([`state`], [`gateway_id`], [`registry`]).
+//! * A faulty `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item, a
+//!   `[serial.X.unit.N]` that unit; any other fault refuses the whole configuration: a gateway does
+//!   not guess what its owner meant.
+//! * [`load`] is pure: texts in, settings out. Only `io` modules touch files, the environment and
+//!   randomness.
 
 pub mod certificate;
 mod finding;
@@ -142,9 +148,11 @@ pub struct Loaded {
     pub known: Vec<Known>,
     /// The registry as it was read; the next load keeps its good versions.
     pub registry: Arc<Registry>,
-    /// The certificate files of `[coap]`; the next load keeps them where they cannot be read any more.
+    /// The certificate files of `[coap]`; the next load keeps them where they cannot be read any
+    /// more.
     pub certificates: Arc<Material>,
-    /// What the state directory had for it, and what is wrong there; the next load keeps its good versions.
+    /// What the state directory had for it, and what is wrong there; the next load keeps its good
+    /// versions.
     pub state: State,
     outline: HashMap<String, Place>,
 }
@@ -159,8 +167,8 @@ impl std::fmt::Debug for Loaded {
 }
 
 impl Loaded {
-    /// Where a table or a key of its own stands, in the layer that won: `place(&["coap", "listen"])`. A device's
-    /// place is in [`Loaded::known`].
+    /// Where a table or a key of its own stands, in the layer that won:
+    /// `place(&["coap", "listen"])`. A device's place is in [`Loaded::known`].
     pub fn place(&self, key: &[&str]) -> Option<&Place> {
         self.outline.get(&dotted(key.iter().copied()))
     }
@@ -206,8 +214,8 @@ pub enum DeviceSource {
 /// Judges a configuration.
 ///
 /// # Errors
-/// All findings, when one of them refuses the whole configuration; the caller exits with 78, or keeps the
-/// configuration it has.
+/// All findings, when one of them refuses the whole configuration; the caller exits with 78, or
+/// keeps the configuration it has.
 pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
     let mut findings = Findings::default();
     let mut layers: Vec<_> =
@@ -244,7 +252,8 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
     })
 }
 
-/// Where the state is kept according to some layers: needed before those kept with the state can be read. Faults are left to [`load`].
+/// Where the state is kept according to some layers: needed before those kept with the state can be
+/// read. Faults are left to [`load`].
 pub fn state_dir(layers: &[LayerText], environment: &[(String, String)]) -> PathBuf {
     let mut ignored = Findings::default();
     let mut found = None;

@@ -1,4 +1,5 @@
-//! The file model: what the merged configuration says, key by key, before anybody asks whether it makes sense together.
+//! The file model: what the merged configuration says, key by key, before anybody asks whether it
+//! makes sense together.
 //!
 //! A field that is `None` was not set, or was taken back by an empty text; defaults are given where
 //! the model becomes [`Settings`](super::Settings), so that they stand in one place.

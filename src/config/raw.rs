@@ -141,7 +141,8 @@ fn raw_of(value: &DeValue<'_>, lines: &Lines) -> Raw {
     }
 }
 
-/// The line of the longest part of `key` that stands in `text`; `None` if that is no TOML, or not even its first part stands there.
+/// The line of the longest part of `key` that stands in `text`; `None` if that is no TOML, or not
+/// even its first part stands there.
 pub(super) fn line_of(text: &str, key: &[String]) -> Option<u32> {
     let table = DeTable::parse(text).ok()?;
     let mut entries = table_of(table.get_ref(), &Lines::of(text));

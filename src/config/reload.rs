@@ -9,9 +9,11 @@ use crate::message::Name;
 /// What a running daemon has to do about a new configuration.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The gateway's old id, if it has a new one: the retained statuses under the old one are to be cleared.
+    /// The gateway's old id, if it has a new one: the retained statuses under the old one are to be
+    /// cleared.
     pub renamed_from: Option<Name>,
-    /// Devices that are gone or have another key or role now: their sessions end at once. In id order.
+    /// Devices that are gone or have another key or role now: their sessions end at once. In id
+    /// order.
     pub devices_gone: Vec<Name>,
     /// Devices that are new. In id order.
     pub devices_new: Vec<Name>,
@@ -36,7 +38,8 @@ pub struct Changes {
 /// Compares the running configuration with a new one.
 ///
 /// # Errors
-/// One finding for each changed key that only a restart can take up: then nothing of the new configuration is to be used.
+/// One finding for each changed key that only a restart can take up: then nothing of the new
+/// configuration is to be used.
 pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
     let fixed = fixed_keys(old, new);
     if !fixed.is_empty() {

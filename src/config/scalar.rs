@@ -1,4 +1,5 @@
-//! The small languages values are written in: sizes, durations, keys, URLs; and the guess at what a misspelt word was meant to be.
+//! The small languages values are written in: sizes, durations, keys, URLs; and the guess at what a
+//! misspelt word was meant to be.
 //!
 //! Everything here takes text and gives a value or says what is accepted. Nothing here repeats the
 //! text it refuses: whether it may be shown is the caller's to decide.
@@ -12,7 +13,8 @@ pub const PSK_KEY_MAX: usize = 64;
 /// Longest PSK identity, in bytes.
 pub const PSK_IDENTITY_MAX: usize = 128;
 
-/// Reads a size: digits and one of `B`, `KiB`, `MiB`, `GiB`; digits alone are bytes. `"192MiB"`, `"64 KiB"`.
+/// Reads a size: digits and one of `B`, `KiB`, `MiB`, `GiB`; digits alone are bytes. `"192MiB"`,
+/// `"64 KiB"`.
 pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -73,7 +75,8 @@ impl std::fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
-/// Reads a pre-shared key, `hex:00ff…` or `text:…`; `1..=64` bytes. One line end after it is dropped, and around `hex` all white space.
+/// Reads a pre-shared key, `hex:00ff…` or `text:…`; `1..=64` bytes. One line end after it is
+/// dropped, and around `hex` all white space.
 ///
 /// # Errors
 /// [`KeyError`], which does not repeat the text.
@@ -130,7 +133,8 @@ pub struct BrokerUrl {
     pub tls: bool,
 }
 
-/// Why a text is not a broker's URL. The words are for the owner, ready to print; they repeat no part of the URL that could be a secret.
+/// Why a text is not a broker's URL. The words are for the owner, ready to print; they repeat no
+/// part of the URL that could be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UrlError {
     /// No `scheme://`.
@@ -168,7 +172,8 @@ impl std::fmt::Display for UrlError {
 
 impl std::error::Error for UrlError {}
 
-/// Reads `mqtts://host[:port]` or `mqtt://host[:port]`; an IPv6 address stands in brackets; one `/` may end it.
+/// Reads `mqtts://host[:port]` or `mqtt://host[:port]`; an IPv6 address stands in brackets; one `/`
+/// may end it.
 ///
 /// # Errors
 /// [`UrlError`], the first thing wrong.
@@ -218,7 +223,8 @@ pub fn parse_broker_url(text: &str) -> Result<BrokerUrl, UrlError> {
 
 /// The one of `known` that `word` was probably meant to be: at most a third of its letters off.
 pub fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    // Longer words than any key or name are not compared: the work below is the product of the lengths.
+    // Longer words than any key or name are not compared: the work below is the product of the
+    // lengths.
     if word.len() > 64 {
         return None;
     }

@@ -1,8 +1,9 @@
 //! Every key there is: its kind, its bounds, and whether a reload can change it.
 //!
-//! One list serves the check of every layer (unknown keys, types, bounds, suggestions), the mapping of
-//! environment variables, and the comparison at reload; the tests hold the shipped `tombolo.toml` and
-//! the serde model against it. Bounds that tie two keys together are in `validate`.
+//! One list serves the check of every layer (unknown keys, types, bounds, suggestions), the mapping
+//! of environment variables, and the comparison at reload; the tests hold the shipped
+//! `tombolo.toml` and the serde model against it. Bounds that tie two keys together are in
+//! `validate`.
 
 use std::time::Duration;
 
@@ -58,7 +59,8 @@ pub struct Key {
     pub name: &'static str,
     /// What it may hold.
     pub kind: Kind,
-    /// Whether a running daemon takes up a new value; otherwise a reload that changes it is refused.
+    /// Whether a running daemon takes up a new value; otherwise a reload that changes it is
+    /// refused.
     pub reloadable: bool,
 }
 
@@ -328,8 +330,9 @@ const LOG: &[Key] = &[
 
 const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kind::Path)];
 
-/// Sizes of which more than the most is a fault like any other, but refuses nothing: the most is used. Earlier versions took more without
-/// a word, and a gateway that ran with that must not stop for it.
+/// Sizes of which more than the most is a fault like any other, but refuses nothing: the most is
+/// used. Earlier versions took more without a word, and a gateway that ran with that must not stop
+/// for it.
 const CAPPED: &[&[&str]] = &[&["journal", "rejected-max-bytes"]];
 
 /// Whether a size at this key is cut to the most there can be.

@@ -1,4 +1,5 @@
-//! The whole configuration, validated: each stage's own settings, and what the daemon itself goes by.
+//! The whole configuration, validated: each stage's own settings, and what the daemon itself goes
+//! by.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +13,13 @@ pub struct Settings {
     pub gateway: Gateway,
     /// Roles, rules, devices.
     pub gate: gate::Settings,
-    /// The broker; `None` until one is configured: the gateway runs all the same and keeps what comes.
+    /// The broker; `None` until one is configured: the gateway runs all the same and keeps what
+    /// comes.
     pub upstream: Option<northbound::Settings>,
     /// The CoAP side.
     pub coap: southbound::coap::Settings,
-    /// The serial ports that can be used, in name order; each is a device of [`Settings::gate`] too.
+    /// The serial ports that can be used, in name order; each is a device of [`Settings::gate`]
+    /// too.
     pub serial: southbound::serial::Settings,
     /// The journal.
     pub journal: journal::Settings,

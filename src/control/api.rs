@@ -1,4 +1,5 @@
-//! What the daemon implements to answer the control socket, and how its answers find their way back.
+//! What the daemon implements to answer the control socket, and how its answers find their way
+//! back.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -8,7 +9,8 @@ use super::protocol::{Code, Failure, Request, Response, Selection};
 use super::snapshot::{SessionPage, Status};
 use crate::message::Method;
 
-/// The daemon's side of the control socket. All calls come on the path's own thread: none may block.
+/// The daemon's side of the control socket. All calls come on the path's own thread: none may
+/// block.
 ///
 /// What can take time — the disk, the network, parsing — gets a [`Reply`] to answer with later.
 pub trait Control {
@@ -30,16 +32,19 @@ pub trait Control {
     /// Takes up a file that was set aside.
     fn import(&mut self, file: String, all: bool, reply: Reply);
 
-    /// Loads configuration and registry again; answers when the new one is in force, or with what is wrong.
+    /// Loads configuration and registry again; answers when the new one is in force, or with what
+    /// is wrong.
     fn reload(&mut self, reply: Reply);
 
     /// What the rules in force say: the gate's explanation as JSON. `path` is as the user wrote it.
     fn explain(&mut self, device: &str, method: Method, path: &str) -> Value;
 
-    /// Publishes to ourselves where connected and answers with an [`Uplink`](super::snapshot::Uplink).
+    /// Publishes to ourselves where connected and answers with an
+    /// [`Uplink`](super::snapshot::Uplink).
     fn uplink_check(&mut self, reply: Reply);
 
-    /// Answers with a [`Clock`](super::snapshot::Clock), after what is to be done is done and on disk.
+    /// Answers with a [`Clock`](super::snapshot::Clock), after what is to be done is done and on
+    /// disk.
     fn clock(&mut self, action: ClockAction, reply: Reply) {
         let _ = action;
         reply.fail(Failure::new(Code::Failed, "there is no clock to ask here"));

@@ -17,14 +17,15 @@ pub const RESPONSE_MAX: usize = 16 * 1024 * 1024;
 /// Most rejected records one answer lists.
 pub const LIST_MAX: usize = 100;
 
-/// Bytes of records one answer exports, about, what every record takes besides its text and payload included; with base64 well under
-/// [`RESPONSE_MAX`].
+/// Bytes of records one answer exports, about, what every record takes besides its text and payload
+/// included; with base64 well under [`RESPONSE_MAX`].
 pub const EXPORT_BYTES: usize = 1024 * 1024;
 
 /// Most sessions one answer lists: about 4 MiB.
 pub const SESSIONS_MAX: usize = 20_000;
 
-/// What a client asks. Fields the daemon does not know are refused, lest a newer command be half understood.
+/// What a client asks. Fields the daemon does not know are refused, lest a newer command be half
+/// understood.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -50,7 +51,8 @@ pub enum Request {
         #[serde(default)]
         after: u64,
     },
-    /// Set records aside at which a lane waits: they go to the rejected store. Answered `{"records": n}`.
+    /// Set records aside at which a lane waits: they go to the rejected store. Answered
+    /// `{"records": n}`.
     QueueSkip {
         /// Their ids.
         records: Vec<String>,
@@ -73,7 +75,8 @@ pub enum Request {
         #[serde(default)]
         all: bool,
     },
-    /// Load configuration and device registry again, as SIGHUP does. Answered when it is in force or refused.
+    /// Load configuration and device registry again, as SIGHUP does. Answered when it is in force
+    /// or refused.
     Reload {},
     /// Every reading as it is decided, from now on.
     Tail {
@@ -86,7 +89,8 @@ pub enum Request {
         /// Its name.
         port: String,
     },
-    /// What the rules in force say about one reading; printed from [`Explained`](super::snapshot::Explained).
+    /// What the rules in force say about one reading; printed from
+    /// [`Explained`](super::snapshot::Explained).
     AclExplain {
         /// A device id.
         device: String,
@@ -95,13 +99,15 @@ pub enum Request {
         /// A path in the device's space.
         path: String,
     },
-    /// How the uplink is: an [`Uplink`](super::snapshot::Uplink), after a publish and its echo where connected.
+    /// How the uplink is: an [`Uplink`](super::snapshot::Uplink), after a publish and its echo
+    /// where connected.
     UplinkCheck {},
     /// The verdict on the clock: a [`Clock`](super::snapshot::Clock).
     Clock {},
     /// The clock is right, says the owner. Answered as `clock`, when it is on disk.
     ClockTrust {},
-    /// The floor is wrong, says the owner: back to the build date. Answered as `clock`, when it is on disk.
+    /// The floor is wrong, says the owner: back to the build date. Answered as `clock`, when it is
+    /// on disk.
     ClockReset {},
 }
 
@@ -178,7 +184,8 @@ impl From<Result<Value, Failure>> for Response {
 /// Either side's object as a line, its end included.
 pub fn to_line(object: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(object).unwrap_or_else(|error| {
-        // Only a map with keys that are not text, or a value's own refusal, gets here; none of ours has either.
+        // Only a map with keys that are not text, or a value's own refusal, gets here; none of ours
+        // has either.
         let text = Value::String(error.to_string());
         format!("{{\"error\":{{\"code\":\"failed\",\"message\":{text}}}}}").into_bytes()
     });

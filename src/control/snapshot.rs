@@ -1,7 +1,9 @@
-//! What `status`, `queue` and their kin show, typed once for the daemon that fills it in and the command that prints it.
+//! What `status`, `queue` and their kin show, typed once for the daemon that fills it in and the
+//! command that prints it.
 //!
-//! Keys are snake_case and only ever added. Every field has a default, so a command reads the answer of an
-//! older or newer daemon; numbers are plain (bytes, seconds, milliseconds by suffix), times RFC 3339 in UTC.
+//! Keys are snake_case and only ever added. Every field has a default, so a command reads the
+//! answer of an older or newer daemon; numbers are plain (bytes, seconds, milliseconds by suffix),
+//! times RFC 3339 in UTC.
 
 use std::collections::BTreeMap;
 
@@ -24,13 +26,15 @@ pub struct Status {
     pub dtls: Dtls,
     /// DTLS sessions that survive a restart.
     pub session_store: SessionStore,
-    /// Source addresses of the last 24 h whose datagrams could not be served, and why; at most 16 of each kind.
+    /// Source addresses of the last 24 h whose datagrams could not be served, and why; at most 16
+    /// of each kind.
     pub strays: Vec<Stray>,
     /// Datagrams of further such sources, since the start.
     pub unlisted_strays: u64,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
-    /// By stable name, from [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
+    /// By stable name, from
+    /// [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
     pub counters: Value,
     /// What is wrong and needs somebody, one sentence each.
     pub problems: Vec<String>,
@@ -100,7 +104,8 @@ pub struct Uplink {
     pub retry_in_s: Option<u64>,
     /// Milliseconds a publish took to be acknowledged; only in the answer to `uplink-check`.
     pub echo_ms: Option<u64>,
-    /// Things worth a warning: a broker that speaks only 3.1.1, a small Receive Maximum, a lane stopped.
+    /// Things worth a warning: a broker that speaks only 3.1.1, a small Receive Maximum, a lane
+    /// stopped.
     pub warnings: Vec<String>,
 }
 
@@ -195,7 +200,8 @@ pub struct Dtls {
 }
 
 impl Dtls {
-    /// Whether the table is full and a device was refused in the last hour. An older daemon does not say when it refused last.
+    /// Whether the table is full and a device was refused in the last hour. An older daemon does
+    /// not say when it refused last.
     pub fn is_full(&self) -> bool {
         let is_recent = self.refused_full_last_s.is_none_or(|last| last < 3_600);
         self.refused_full > 0 && is_recent && self.sessions >= self.max_sessions
@@ -268,8 +274,9 @@ pub struct SessionStore {
     pub handed_over: u64,
     /// Not taken over at the start: their devices shake hands anew.
     pub refused: u64,
-    /// Not resumed at the start, but kept so that their devices can be sent a fatal alert: sessions with ChaCha20-Poly1305, and
-    /// sessions with certificates that were stored without their certification path.
+    /// Not resumed at the start, but kept so that their devices can be sent a fatal alert: sessions
+    /// with ChaCha20-Poly1305, and sessions with certificates that were stored without their
+    /// certification path.
     pub ended: u64,
     /// Why they are not stored at present; `None` = they are.
     pub failing: Option<String>,
@@ -309,8 +316,8 @@ pub struct SerialPort {
     pub waiting: u64,
     /// Readings lost because it did not for too long.
     pub lost_readings: u64,
-    /// The units of a Modbus bus, by device id. Of a bus, `frames` counts answers, `bad_frames` damaged ones, `unreadable` frames
-    /// from nobody who was asked, `dropped_bytes` noise.
+    /// The units of a Modbus bus, by device id. Of a bus, `frames` counts answers, `bad_frames`
+    /// damaged ones, `unreadable` frames from nobody who was asked, `dropped_bytes` noise.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub units: BTreeMap<String, SerialUnit>,
 }
@@ -361,13 +368,16 @@ pub struct Clock {
     pub now: Option<String>,
     /// Whether the kernel says it is synchronised.
     pub synchronised: bool,
-    /// Whether it is synchronised, by the kernel or by `[clock] trust`, and may be wrong all the same.
+    /// Whether it is synchronised, by the kernel or by `[clock] trust`, and may be wrong all the
+    /// same.
     pub doubted: bool,
     /// What speaks for it or against it, in words.
     pub reason: Option<String>,
-    /// What proves that it is right: `certificate` or `owner`; `None` = nothing does, or it is not trusted.
+    /// What proves that it is right: `certificate` or `owner`; `None` = nothing does, or it is not
+    /// trusted.
     pub proven_by: Option<String>,
-    /// A time that has certainly passed: certificates are judged at it while the clock is not trusted.
+    /// A time that has certainly passed: certificates are judged at it while the clock is not
+    /// trusted.
     pub floor: Option<String>,
     /// The last time that was trusted.
     pub last_trusted: Option<String>,
@@ -473,8 +483,8 @@ pub struct ExportPage {
     pub unreadable: u64,
 }
 
-/// What the rules say about one reading, as far as `tombolo acl explain` prints it for people; its JSON is the gate's
-/// own explanation, whole.
+/// What the rules say about one reading, as far as `tombolo acl explain` prints it for people; its
+/// JSON is the gate's own explanation, whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Explained {

@@ -154,7 +154,8 @@ pub enum Seen {
 }
 
 impl Watcher {
-    /// The next reading of the device watched; `None` when the path has ended. May be cancelled without loss.
+    /// The next reading of the device watched; `None` when the path has ended. May be cancelled
+    /// without loss.
     pub async fn next(&mut self) -> Option<Seen> {
         loop {
             match self.receiver.recv().await {

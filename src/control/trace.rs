@@ -1,4 +1,5 @@
-//! What goes over serial lines, for whoever watches a port: nothing is made or kept while nobody does.
+//! What goes over serial lines, for whoever watches a port: nothing is made or kept while nobody
+//! does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,7 +71,8 @@ pub struct TraceWatcher {
 }
 
 impl TraceWatcher {
-    /// The next piece of the port watched, or how many pieces of any port were missed; `None` when the daemon ends.
+    /// The next piece of the port watched, or how many pieces of any port were missed; `None` when
+    /// the daemon ends.
     pub async fn next(&mut self) -> Option<Result<Arc<Traced>, u64>> {
         loop {
             match self.receiver.recv().await {

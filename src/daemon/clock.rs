@@ -1,8 +1,9 @@
 //! The system's clocks, and the verdict on the wall clock (the shell of [`crate::clock::judge`]).
 //!
-//! The kernel is asked once a second whether the clock is synchronised (`adjtimex`, whoever disciplines it: timesyncd,
-//! chrony, ntpd, a PTP daemon). What the judge knows is kept in `{state-dir}/clock`, written hourly and when something
-//! is learned, by a thread of its own: a disk that hangs stops nobody.
+//! The kernel is asked once a second whether the clock is synchronised (`adjtimex`, whoever
+//! disciplines it: timesyncd, chrony, ntpd, a PTP daemon). What the judge knows is kept in
+//! `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
+//! disk that hangs stops nobody.
 
 mod file;
 
@@ -21,13 +22,15 @@ use crate::clock::{Moment, UnixTime, WallClock};
 use crate::control::snapshot;
 use crate::durable::atomic_file::Defect;
 
-/// When this version was made, in seconds since 1970. Set by `SOURCE_DATE_EPOCH` at build time; raised with each release.
+/// When this version was made, in seconds since 1970. Set by `SOURCE_DATE_EPOCH` at build time;
+/// raised with each release.
 pub const BUILD_DATE: UnixTime = UnixTime::from_secs(match option_env!("SOURCE_DATE_EPOCH") {
     Some(text) => parse_seconds(text.as_bytes()),
     None => 1_795_305_600,
 });
 
-/// How often the time is written: flash wear of at most 24 small files a day, and at worst so much of it is lost.
+/// How often the time is written: flash wear of at most 24 small files a day, and at worst so much
+/// of it is lost.
 const SAVE_EVERY: Duration = Duration::from_secs(3600);
 /// How often what was learned is written.
 const SAVE_LEARNED_EVERY: Duration = Duration::from_secs(60);
@@ -61,7 +64,8 @@ struct Running {
 }
 
 impl SystemClock {
-    /// Reads what an earlier process left in `state_dir`, and looks at the clocks. Changes nothing on disk.
+    /// Reads what an earlier process left in `state_dir`, and looks at the clocks. Changes nothing
+    /// on disk.
     pub fn open(state_dir: &Path, always: bool) -> SystemClock {
         SystemClock::load(state_dir, always).0
     }
@@ -175,7 +179,8 @@ impl SystemClock {
         self.judge().reset(look);
     }
 
-    /// Begins to write what is due: hourly the time, and within a minute what was learned. Never waits for the disk.
+    /// Begins to write what is due: hourly the time, and within a minute what was learned. Never
+    /// waits for the disk.
     pub fn save_when_due(&self, now: Instant) {
         let (verdict, revision) = {
             let judge = self.judge();
@@ -198,7 +203,8 @@ impl SystemClock {
     /// What went wrong, in one sentence.
     pub async fn save_within(&self, within: Duration) -> Result<(), String> {
         let give_up = Instant::now() + within;
-        // One that runs already may have begun before the last change: it is waited for, and does not count.
+        // One that runs already may have begun before the last change: it is waited for, and does
+        // not count.
         let mut begun = false;
         loop {
             let now = Instant::now();

@@ -267,8 +267,8 @@ impl Desk {
         }
     }
 
-    /// A device is there if it has spoken within its `offline-after`; a serial one, only while its port is
-    /// open; a unit on a bus, only while it answers.
+    /// A device is there if it has spoken within its `offline-after`; a serial one, only while its
+    /// port is open; a unit on a bus, only while it answers.
     fn tell_device(&self, now: Instant, id: &str, online: bool, last_seen: Option<Instant>) {
         let last_seen = last_seen.zip(self.clock.wall()).map(|(seen, wall)| {
             let ago = now.saturating_duration_since(seen).as_millis();
@@ -623,7 +623,8 @@ impl Control for Desk {
     }
 }
 
-/// What is wrong with the clock and needs somebody, for the broker's side; here `status` and `check` have their own words for it.
+/// What is wrong with the clock and needs somebody, for the broker's side; here `status` and
+/// `check` have their own words for it.
 fn clock_problem(clock: &SystemClock) -> Option<String> {
     let shown = clock.snapshot();
     let reason = shown.reason.unwrap_or_default();
@@ -725,8 +726,8 @@ fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
     problems
 }
 
-/// Whether the journal's threads make progress: one disk call may take long on an SD card. A read that hangs stops one lane and is named;
-/// a thread that is gone stops it for good.
+/// Whether the journal's threads make progress: one disk call may take long on an SD card. A read
+/// that hangs stops one lane and is named; a thread that is gone stops it for good.
 fn is_alive(journal: &Status, now: Instant) -> bool {
     !journal.dead
         && !journal.reader_dead

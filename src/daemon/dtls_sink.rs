@@ -1,7 +1,7 @@
 //! What the DTLS engine reports: handed to the CoAP side, counted and logged.
 //!
-//! The engine calls back while it works, so the sink borrows the parts of the hub beside the engine for the time of one
-//! call.
+//! The engine calls back while it works, so the sink borrows the parts of the hub beside the engine
+//! for the time of one call.
 
 use std::time::Instant;
 
@@ -27,7 +27,8 @@ pub struct Reports {
     pub closed: Vec<SessionId>,
     /// When a device was last refused because the table of sessions is full.
     pub full: Option<Instant>,
-    /// Why the gate refused the last identity the engine asked about; taken when the engine reports the failure.
+    /// Why the gate refused the last identity the engine asked about; taken when the engine reports
+    /// the failure.
     unclaimed: Option<Unidentified>,
 }
 
@@ -108,7 +109,8 @@ impl Sink for DtlsSink<'_> {
         let device = match self.coap.handle_connected(now, session, identity, self.pipeline) {
             Ok(device) => device,
             Err(unidentified) => {
-                // A pre-shared key is in the keyring for a device only: there, this is a reload in between.
+                // A pre-shared key is in the keyring for a device only: there, this is a reload in
+                // between.
                 self.pipeline.counters.count(Counter::SessionsClosed);
                 return self.unidentified(route, identity, &unidentified);
             }
@@ -129,7 +131,8 @@ impl Sink for DtlsSink<'_> {
 
     fn closed(&mut self, session: SessionId, cause: CloseCause) {
         self.reports.closed.push(session);
-        // One of an earlier process that could not be resumed was never counted as completed or restored.
+        // One of an earlier process that could not be resumed was never counted as completed or
+        // restored.
         let Some(device) = self.coap.handle_closed(session) else { return };
         self.pipeline.counters.count(Counter::SessionsClosed);
         if let Some(id) = self.pipeline.gate.id(device) {

@@ -39,10 +39,11 @@ pub fn open(
     Ok(engine)
 }
 
-/// The time devices' certificates are judged by: the clock's, or one that has certainly passed (decision 0016).
+/// The time devices' certificates are judged by: the clock's, or one that has certainly passed
+/// (decision 0016).
 ///
-/// A trusted clock may stand before the floor; what has expired at the floor has expired. And a clock that only the kernel
-/// speaks for may be years ahead: it must end no session.
+/// A trusted clock may stand before the floor; what has expired at the floor has expired. And a
+/// clock that only the kernel speaks for may be years ahead: it must end no session.
 pub fn verdict(clock: &dyn WallClock) -> Clock {
     match clock.wall() {
         Some(time) if !clock.is_refutable() => Clock { time: time.max(clock.floor()), trusted: true },

@@ -1,8 +1,10 @@
-//! The devices that fleets have made, kept in `{state-dir}/fleet-devices` from one process to the next.
+//! The devices that fleets have made, kept in `{state-dir}/fleet-devices` from one process to the
+//! next.
 //!
-//! Read once at the start; written whole when a device was made or went, off the path's thread, at most every [`EVERY`], and once
-//! more at the stop. A file that is damaged is set aside and named; one that the disk does not give is left as it is and asked
-//! for again, and nothing is written over it meanwhile. After a power cut the devices of the last seconds may be missing: they are
+//! Read once at the start; written whole when a device was made or went, off the path's thread, at
+//! most every [`EVERY`], and once more at the stop. A file that is damaged is set aside and named;
+//! one that the disk does not give is left as it is and asked for again, and nothing is written
+//! over it meanwhile. After a power cut the devices of the last seconds may be missing: they are
 //! made again when they come.
 
 use std::path::{Path, PathBuf};
@@ -54,8 +56,8 @@ pub fn read(state_dir: &Path) -> Option<Roll> {
 }
 
 impl FleetKeeper {
-    /// Reads the file and gives the gate its devices back. Returns also the ids of those that are nobody's any more: their retained status
-    /// is to be cleared. Blocks; at the start only.
+    /// Reads the file and gives the gate its devices back. Returns also the ids of those that are
+    /// nobody's any more: their retained status is to be cleared. Blocks; at the start only.
     pub fn open(now: Instant, state_dir: &Path, gate: &mut Gate) -> (FleetKeeper, Vec<Name>) {
         let mut keeper = FleetKeeper {
             directory: state_dir.to_owned(),
@@ -73,7 +75,8 @@ impl FleetKeeper {
         (keeper, gone)
     }
 
-    /// What is wrong, one sentence each, beside what is `known`: a reload finds files that were set aside by itself.
+    /// What is wrong, one sentence each, beside what is `known`: a reload finds files that were set
+    /// aside by itself.
     pub fn problems(&self, known: &[String]) -> Vec<String> {
         let aside = self.aside.iter().filter(|name| !known.iter().any(|known| known.contains(name.as_str())));
         let aside = aside.map(|name| {
@@ -83,7 +86,8 @@ impl FleetKeeper {
         self.failing.iter().cloned().chain(aside).collect()
     }
 
-    /// Once a second: writes what changed. Never waits for the disk. Returns ids as [`FleetKeeper::open`] does.
+    /// Once a second: writes what changed. Never waits for the disk. Returns ids as
+    /// [`FleetKeeper::open`] does.
     pub fn care(&mut self, now: Instant, gate: &mut Gate) -> Vec<Name> {
         if let Some(written) = self.writing.as_ref().and_then(|writing| writing.try_recv().ok()) {
             self.writing = None;

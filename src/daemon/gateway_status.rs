@@ -1,7 +1,8 @@
 //! The retained gateway status: what the broker's side can know of this gateway without asking it.
 //!
-//! States (lanes paused, the clock's verdict, problems) are said at once, at most every 5 s; numbers every 15 min.
-//! The uplink says it after each CONNACK, and its will says `"online": false`.
+//! States (lanes paused, the clock's verdict, problems) are said at once, at most every 5 s;
+//! numbers every 15 min. The uplink says it after each CONNACK, and its will says
+//! `"online": false`.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -37,7 +38,8 @@ pub struct States {
     pub clock_trusted: bool,
     /// What is wrong and needs somebody.
     pub problems: Vec<String>,
-    /// How many connections to the broker there have been: what was said last is said again on each, so soon anew.
+    /// How many connections to the broker there have been: what was said last is said again on
+    /// each, so soon anew.
     pub connection: u64,
 }
 
@@ -232,7 +234,8 @@ fn payload(
     }
 }
 
-/// How old a record is, where both times are known and the clock has not jumped without proof between them.
+/// How old a record is, where both times are known and the clock has not jumped without proof
+/// between them.
 fn age_s(stamp: Stamp, wall: Option<UnixTime>, ages_from: Option<UnixTime>) -> Option<u64> {
     let stamped = stamp.wall_ms.filter(|&stamped| ages_from.is_some_and(|from| stamped >= from.0))?;
     Some(wall?.0.saturating_sub(stamped) / 1000)

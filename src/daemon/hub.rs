@@ -1,4 +1,5 @@
-//! The hub: the parts of the path on one thread, and what happens to a datagram, a completion, a deadline.
+//! The hub: the parts of the path on one thread, and what happens to a datagram, a completion, a
+//! deadline.
 //!
 //! ```text
 //! receive ─> engine ─> DtlsSink ─> coap::Intake ─> Pipeline: gate, journal
@@ -6,9 +7,10 @@
 //! flush: coap::Intake ─> engine.send ─> DtlsSink ─> sendmmsg
 //! ```
 //!
-//! It decides nothing about a reading: it reads the clocks once a round, routes the pipeline's events, logs them, and
-//! drives the sockets. Everything here runs between two awaits of the tasks in [`run`](super::run), so that nothing in it
-//! is locked; the journal's lanes lock for the time of an append.
+//! It decides nothing about a reading: it reads the clocks once a round, routes the pipeline's
+//! events, logs them, and drives the sockets. Everything here runs between two awaits of the tasks
+//! in [`run`](super::run), so that nothing in it is locked; the journal's lanes lock for the time
+//! of an append.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -333,8 +335,8 @@ impl Hub {
         super::keeping::restore(self, found);
     }
 
-    /// The last round: sessions that are kept are left as they are, all others get a close_notify. `in_order`: no
-    /// fault is the reason.
+    /// The last round: sessions that are kept are left as they are, all others get a close_notify.
+    /// `in_order`: no fault is the reason.
     pub fn leave(&mut self, in_order: bool) {
         self.begin();
         super::keeping::leave(self, in_order);
@@ -342,8 +344,8 @@ impl Hub {
         self.left = true;
     }
 
-    /// Takes over what a reload changed, `certificates` if they did. The sessions of devices that are gone, or have another
-    /// key, are closed.
+    /// Takes over what a reload changed, `certificates` if they did. The sessions of devices that
+    /// are gone, or have another key, are closed.
     pub fn replace(
         &mut self,
         prepared: crate::gate::Prepared,
@@ -377,7 +379,8 @@ impl Hub {
         self.coap.set_insecure(device);
     }
 
-    /// From now on there is a CoAP node on the line of this port, and `wake` is notified of messages for it.
+    /// From now on there is a CoAP node on the line of this port, and `wake` is notified of
+    /// messages for it.
     pub fn connect_serial(&mut self, port: u32, wake: Rc<Wake>) {
         self.serial.connect(port);
         self.serial_wakes.insert(port, wake);
@@ -397,7 +400,8 @@ impl Hub {
     }
 }
 
-/// Whether a datagram on a DTLS port is a CoAP request or ping in the clear. No DTLS record begins like one.
+/// Whether a datagram on a DTLS port is a CoAP request or ping in the clear. No DTLS record begins
+/// like one.
 fn is_plain_coap(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first >> 6 == 1)
         && protocol::Message::parse(datagram)

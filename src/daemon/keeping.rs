@@ -1,4 +1,5 @@
-//! DTLS sessions from one process to the next: taken over before READY, stored as they come and go, left at a stop.
+//! DTLS sessions from one process to the next: taken over before READY, stored as they come and go,
+//! left at a stop.
 //!
 //! | moment | what happens |
 //! |---|---|
@@ -59,12 +60,14 @@ pub struct Found {
 }
 
 impl Sessions {
-    /// Opens the store, or empties it where it is not wanted. Never an error: without it devices handshake anew.
+    /// Opens the store, or empties it where it is not wanted. Never an error: without it devices
+    /// handshake anew.
     pub fn open(settings: &Settings) -> (Sessions, Found) {
         let directory = settings.paths.state_dir.join("sessions");
         let runtime_dir = settings.paths.runtime_dir.clone();
         let boot = boot_id();
-        // Taken even if the store cannot be opened: a later start must not find it, because the sessions have gone on since.
+        // Taken even if the store cannot be opened: a later start must not find it, because the
+        // sessions have gone on since.
         let handed = io::take_handover(&runtime_dir, boot.as_ref());
         if !settings.coap.persist_sessions || settings.coap.engine != EngineKind::Tombolo {
             if let Err(error) = io::clear(&directory) {
@@ -169,7 +172,8 @@ impl Keeping {
                 // What is only damaged may still be in the store.
                 Err(ImportError::Damaged | ImportError::OtherVersion(_) | ImportError::OtherPurpose)
                     if known.contains(&number) => {}
-                // What is refused is not taken from there either: that copy is older, and knows less.
+                // What is refused is not taken from there either: that copy is older, and knows
+                // less.
                 Err(refusal) => {
                     self.refused += 1;
                     *reasons.entry(refusal.to_string()).or_default() += 1;
@@ -249,7 +253,8 @@ impl Keeping {
             let sealed = engine.export(now, &self.key, session, Purpose::Handover);
             match sealed.filter(|sealed| sealed.len() <= CONTENT_MAX) {
                 Some(sealed) => handed.push((number.unwrap_or(0), sealed)),
-                // If it is stored, the next process takes it over from there, or sends its device a fatal alert.
+                // If it is stored, the next process takes it over from there, or sends its device a
+                // fatal alert.
                 None => lost.extend(is_lost.then_some(session)),
             }
             unstored.extend(is_lost.then_some(session));
@@ -280,8 +285,9 @@ pub fn restore(hub: &mut Hub, found: Found) {
     hub.sessions = sessions;
 }
 
-/// Ends the part of the hub that speaks DTLS. Where sessions are kept they stay as they are, silently; all others
-/// get a close_notify. `in_order`: no fault was the cause, so that what is in memory can be believed.
+/// Ends the part of the hub that speaks DTLS. Where sessions are kept they stay as they are,
+/// silently; all others get a close_notify. `in_order`: no fault was the cause, so that what is in
+/// memory can be believed.
 pub fn leave(hub: &mut Hub, in_order: bool) {
     let now = hub.moment.now;
     let Sessions::Kept(keeping) = &mut hub.sessions else {

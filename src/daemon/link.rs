@@ -41,7 +41,8 @@ pub struct Link {
     stopping: Cell<bool>,
     /// What was in the files of the upstream when they were looked at last.
     files: Cell<Option<u64>>,
-    /// Readings of `qos = 0` rules dropped because there is no upstream, and by uplinks that were replaced.
+    /// Readings of `qos = 0` rules dropped because there is no upstream, and by uplinks that were
+    /// replaced.
     dropped: Cell<u64>,
 }
 
@@ -65,7 +66,8 @@ pub fn start(
 }
 
 impl Link {
-    /// Goes on with other settings: the old connection says goodbye first. Retained topics in `clear` are nobody's any more.
+    /// Goes on with other settings: the old connection says goodbye first. Retained topics in
+    /// `clear` are nobody's any more.
     pub fn replace(&self, settings: Option<Settings>, clear: &[String]) {
         let next = settings.map(|settings| Handle::new(Uplink::new(Instant::now(), settings)));
         if let Some(next) = &next {
@@ -144,8 +146,9 @@ impl Link {
         topics
     }
 
-    /// A reload found this in the files of the upstream: if that is new it may help, and an attempt is made at once.
-    /// Nothing else of a reload makes one: a broker that refuses us is not asked once more for each device added.
+    /// A reload found this in the files of the upstream: if that is new it may help, and an attempt
+    /// is made at once. Nothing else of a reload makes one: a broker that refuses us is not asked
+    /// once more for each device added.
     pub fn look_at_files(&self, fingerprint: Option<u64>) {
         if self.files.replace(fingerprint) != fingerprint {
             self.with(|core| core.retry_now(Instant::now()));
@@ -158,7 +161,8 @@ impl Link {
         let Some(handle) = &*handle else { return Skip::NotFound };
         let journal = &mut *self.journal.borrow_mut();
         let skip = |journal: &mut Journal, id| handle.with(|core| core.skip(Instant::now(), journal, id));
-        // A record that came again is known by the id under which it is published; what is read on the way may be it.
+        // A record that came again is known by the id under which it is published; what is read on
+        // the way may be it.
         let own = journal.own_id(id).unwrap_or(id);
         match (skip(journal, own), journal.own_id(id)) {
             (Skip::NotFound, Some(found)) if found != own => skip(journal, found),

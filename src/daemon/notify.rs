@@ -1,4 +1,5 @@
-//! What systemd is told: READY, RELOADING, STOPPING, one truthful STATUS line, and the watchdog's sign of life.
+//! What systemd is told: READY, RELOADING, STOPPING, one truthful STATUS line, and the watchdog's
+//! sign of life.
 
 use std::time::Duration;
 
@@ -53,7 +54,8 @@ impl Notify {
 const STARTING_EVERY: Duration = Duration::from_secs(10);
 const STARTING_TIME: Duration = Duration::from_secs(60);
 
-/// Does something at the start that may take long on a slow disk: systemd's `TimeoutStartSec` begins anew as long as it goes on.
+/// Does something at the start that may take long on a slow disk: systemd's `TimeoutStartSec`
+/// begins anew as long as it goes on.
 pub fn while_starting<T>(act: impl FnOnce() -> T) -> T {
     let (done, ended) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {

@@ -1,4 +1,5 @@
-//! What the broker refused for good: listed, exported, sent again, given up; and what a timer sends again.
+//! What the broker refused for good: listed, exported, sent again, given up; and what a timer sends
+//! again.
 //!
 //! Each step waits for the journal thread, so it runs beside the path.
 
@@ -45,7 +46,8 @@ async fn list(store: &Rejected, after: Option<&str>) -> Result<snapshot::Rejecte
     };
     let mut page = store.list(after, LIST_MAX).await;
     let mut unreadable = page.unreadable;
-    // The next page is asked for by the last record of this one, so there is one as long as there are more.
+    // The next page is asked for by the last record of this one, so there is one as long as there
+    // are more.
     while page.records.is_empty() && page.more {
         page = store.list(page.last.unwrap_or(u64::MAX), LIST_MAX).await;
         unreadable += page.unreadable;
@@ -107,7 +109,8 @@ async fn change(store: &Rejected, selection: Selection, retry: bool) -> Result<s
     Ok(json!({ "records": changed, "not_there": not_there }))
 }
 
-/// The number in the store of a record known by its id: the one under which it is published, or the one it has in the journal.
+/// The number in the store of a record known by its id: the one under which it is published, or the
+/// one it has in the journal.
 async fn find(store: &Rejected, text: &str) -> Result<u64, Failure> {
     let id = RecordId::parse(text)
         .ok_or_else(|| Failure::new(Code::BadRequest, format!("{text:?} is not a record id")))?;

@@ -1,7 +1,8 @@
 //! A reload: parsed and judged off the path's thread, then taken over whole, or not at all.
 //!
-//! A file that does not parse, or a changed key that only a restart can take up, refuses the whole reload
-//! and is named; the gateway goes on as it was. A damaged file of the state directory refuses nothing: its last good version stays.
+//! A file that does not parse, or a changed key that only a restart can take up, refuses the whole
+//! reload and is named; the gateway goes on as it was. A damaged file of the state directory
+//! refuses nothing: its last good version stays.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! From start to stop: opens everything in order, runs the tasks round the hub, and ends without losing a reading.
+//! From start to stop: opens everything in order, runs the tasks round the hub, and ends without
+//! losing a reading.
 //!
 //! | task | waits for | then |
 //! |---|---|---|
@@ -75,7 +76,8 @@ pub fn run(options: &Options) -> ExitCode {
         Err(error) => return failed(&format!("the runtime cannot be started: {error}")),
     };
     let result = tokio::task::LocalSet::new().block_on(&runtime, serve(options, loaded));
-    // A look-up at a name server that is silent cannot be cut short; the process does not wait for it.
+    // A look-up at a name server that is silent cannot be cut short; the process does not wait for
+    // it.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -181,7 +183,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         armed: Cell::new(None),
     });
 
-    // None of these ever ends. One that does has a defect: the service then stops, and systemd starts it anew.
+    // None of these ever ends. One that does has a defect: the service then stops, and systemd
+    // starts it anew.
     let (mut listening, mut tasks) = (JoinSet::new(), JoinSet::new());
     for index in 0..shared.sockets.len() {
         listening.spawn_local(listen(shared.clone(), index));

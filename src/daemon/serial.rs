@@ -1,4 +1,5 @@
-//! The serial ports as the daemon holds them: a task each, their readings into the hub, their state to whoever asks.
+//! The serial ports as the daemon holds them: a task each, their readings into the hub, their state
+//! to whoever asks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -40,7 +41,8 @@ pub struct Ports {
     clock: Arc<SystemClock>,
     trace: Trace,
     entries: RefCell<BTreeMap<Name, Rc<Entry>>>,
-    /// Numbers of ports, for their tickets: never given twice, so that a late completion finds nobody.
+    /// Numbers of ports, for their tickets: never given twice, so that a late completion finds
+    /// nobody.
     next: Cell<u32>,
     /// What the moments at which units are asked are drawn from.
     chance: Cell<u64>,
@@ -106,8 +108,8 @@ impl Ports {
         ports
     }
 
-    /// Goes on with other settings. A port that is as it was stays open; one that changed is opened anew and keeps what
-    /// it had not stored yet.
+    /// Goes on with other settings. A port that is as it was stays open; one that changed is opened
+    /// anew and keeps what it had not stored yet.
     pub fn replace(&self, settings: &Settings) {
         let now = Instant::now();
         let mut entries = self.entries.borrow_mut();
@@ -207,7 +209,8 @@ impl Ports {
             for device in settings.devices() {
                 let Some(standing) = entry.standing(device.as_str()) else { continue };
                 let due = match told.get(device) {
-                    // The first moments of one that works are no news: it is told with its first reading.
+                    // The first moments of one that works are no news: it is told with its first
+                    // reading.
                     None => !standing.is_there() && standing.reason.is_some(),
                     Some((told, at)) => {
                         *told != standing.is_there() && now.saturating_duration_since(*at) >= TELL_EVERY

@@ -1,5 +1,6 @@
-//! The state directory's share of the configuration while the daemon runs: its problems, as `status` shows them, and the gateway's id where
-//! the disk did not take it, which is tried again off the path's thread.
+//! The state directory's share of the configuration while the daemon runs: its problems, as
+//! `status` shows them, and the gateway's id where the disk did not take it, which is tried again
+//! off the path's thread.
 
 use std::io;
 use std::sync::mpsc::{Receiver, channel};

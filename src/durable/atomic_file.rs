@@ -1,4 +1,5 @@
-//! One small file: how it is written, judged, restored from its copy and set aside (the core; see the [module](super)).
+//! One small file: how it is written, judged, restored from its copy and set aside (the core; see
+//! the [module](super)).
 //!
 //! ```
 //! use tombolo::durable::{atomic_file::AtomicFile, io::OnDisk};
@@ -29,14 +30,15 @@ use zeroize::Zeroizing;
 
 use super::folder::{ReadFault, StateFolder};
 
-/// At most so many damaged versions of one file are kept: the first ones. A later one is deleted when it is replaced.
+/// At most so many damaged versions of one file are kept: the first ones. A later one is deleted
+/// when it is replaced.
 pub const ASIDE_MAX: u32 = 8;
 /// Beyond so many no free name is looked for.
 const ASIDE_TRIED: u32 = 100;
 /// Stands between a file's name and the number under which it was set aside.
 const ASIDE: &str = ".damaged-";
-/// Between two attempts to read what the system does not hand over; one more attempt than there are pauses.
-/// Together longer than a disk takes that is reset.
+/// Between two attempts to read what the system does not hand over; one more attempt than there are
+/// pauses. Together longer than a disk takes that is reset.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(50),
     Duration::from_millis(250),
@@ -117,13 +119,14 @@ pub struct AtomicFile<'n> {
 }
 
 impl<'n> AtomicFile<'n> {
-    /// A file of at most `max_bytes`, written with `mode`, without a copy: for what can be made again, or stands elsewhere too.
+    /// A file of at most `max_bytes`, written with `mode`, without a copy: for what can be made
+    /// again, or stands elsewhere too.
     pub const fn new(name: &'n str, max_bytes: u64, mode: u32) -> AtomicFile<'n> {
         AtomicFile { name, max_bytes, mode, has_copy: false }
     }
 
-    /// The same with a copy, `NAME.copy`, which is always written after the file: for what cannot be made again. Damage to one of
-    /// the two costs nothing.
+    /// The same with a copy, `NAME.copy`, which is always written after the file: for what cannot
+    /// be made again. Damage to one of the two costs nothing.
     #[must_use]
     pub const fn with_copy(self) -> AtomicFile<'n> {
         AtomicFile { has_copy: true, ..self }
@@ -133,8 +136,9 @@ impl<'n> AtomicFile<'n> {
         self.has_copy.then(|| format!("{}.copy", self.name))
     }
 
-    /// Reads it. `judge` says what the content means, or in half a sentence why it cannot be what was written ("it is cut short");
-    /// empty content and nothing but zeros never reach it. Writes nothing.
+    /// Reads it. `judge` says what the content means, or in half a sentence why it cannot be what
+    /// was written ("it is cut short"); empty content and nothing but zeros never reach it. Writes
+    /// nothing.
     pub fn read<T>(
         &self,
         folder: &impl StateFolder,
@@ -212,7 +216,8 @@ impl<'n> AtomicFile<'n> {
     /// Writes it, and then its copy, each whole or not at all, durably.
     ///
     /// # Errors
-    /// As the system says. Then each of the two is what it was or what it was to be; both are whole, and calling this again is safe.
+    /// As the system says. Then each of the two is what it was or what it was to be; both are
+    /// whole, and calling this again is safe.
     pub fn write(&self, folder: &impl StateFolder, bytes: &[u8]) -> io::Result<()> {
         self.put(folder, self.name, bytes)?;
         // Only now: until the names are synced the copy is what a power cut cannot take.
@@ -234,11 +239,13 @@ impl<'n> AtomicFile<'n> {
         renamed.and_then(|()| folder.sync_names())
     }
 
-    /// Puts in order what was found: sets aside what is damaged, and writes the good version where there is none, or another.
-    /// What could not be read stays as it is. Returns the names under which damaged files were set aside.
+    /// Puts in order what was found: sets aside what is damaged, and writes the good version where
+    /// there is none, or another. What could not be read stays as it is. Returns the names under
+    /// which damaged files were set aside.
     ///
     /// # Errors
-    /// As the system says; what was not done is done by the next call. The good version is never touched.
+    /// As the system says; what was not done is done by the next call. The good version is never
+    /// touched.
     pub fn mend<T>(&self, folder: &impl StateFolder, retrieved: &Retrieved<T>) -> io::Result<Vec<String>> {
         let mut aside = Vec::new();
         for Defect { name, condition } in &retrieved.defects {
@@ -282,7 +289,8 @@ pub fn list(folder: &impl StateFolder) -> Result<Vec<String>, Condition> {
     }
 }
 
-/// Whether an error may be gone within a second; a right that is missing does not come back by itself.
+/// Whether an error may be gone within a second; a right that is missing does not come back by
+/// itself.
 fn may_pass(kind: io::ErrorKind) -> bool {
     kind != io::ErrorKind::PermissionDenied
 }
@@ -302,8 +310,9 @@ fn is_hollow(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// Moves a damaged file to the first free `NAME.damaged-N` and returns that name. Where all [`ASIDE_MAX`] are taken it is deleted:
-/// `None`; unless it is a folder, which is always moved. One that is not there is left alone.
+/// Moves a damaged file to the first free `NAME.damaged-N` and returns that name. Where all
+/// [`ASIDE_MAX`] are taken it is deleted: `None`; unless it is a folder, which is always moved. One
+/// that is not there is left alone.
 ///
 /// # Errors
 /// As the system says.
@@ -331,8 +340,9 @@ pub fn name_before(aside: &str) -> Option<&str> {
     (!name.is_empty() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(name)
 }
 
-/// Deletes what a writer of this file, or of its copy, left behind that was killed before it was done. To be called by the one
-/// process that writes it: another's work would be taken from under its hands, and its write then fail.
+/// Deletes what a writer of this file, or of its copy, left behind that was killed before it was
+/// done. To be called by the one process that writes it: another's work would be taken from under
+/// its hands, and its write then fail.
 ///
 /// # Errors
 /// As the system says.

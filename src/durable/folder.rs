@@ -1,7 +1,7 @@
 //! What a state file needs of a disk: one flat folder of small files.
 //!
-//! The rules of a real disk are kept: no name is durable before [`StateFolder::sync_names`], and after a failed sync nobody knows
-//! what was written.
+//! The rules of a real disk are kept: no name is durable before [`StateFolder::sync_names`], and
+//! after a failed sync nobody knows what was written.
 
 use std::io;
 use std::time::Duration;
@@ -23,14 +23,15 @@ pub enum ReadFault {
 
 /// The folder. All calls block.
 pub trait StateFolder {
-    /// The whole content of a file of at most `max_bytes`. `afresh`: what the page cache has of it is dropped first, as far as the
-    /// system does that.
+    /// The whole content of a file of at most `max_bytes`. `afresh`: what the page cache has of it
+    /// is dropped first, as far as the system does that.
     ///
     /// # Errors
     /// [`ReadFault`]. Never more than `max_bytes` are read, and a pipe is not waited for.
     fn read(&self, name: &str, max_bytes: u64, afresh: bool) -> Result<Zeroizing<Vec<u8>>, ReadFault>;
 
-    /// Writes a new file beside `name`, under a hidden name nobody else uses, of that mode, and syncs its content. Returns its name.
+    /// Writes a new file beside `name`, under a hidden name nobody else uses, of that mode, and
+    /// syncs its content. Returns its name.
     ///
     /// # Errors
     /// As the system says; then nothing is left.

@@ -1,6 +1,7 @@
 //! State files on the real disk, and what else has to be durable there: folders, single files.
 //!
-//! What is made belongs to its folder's owner, also when root makes it: otherwise the service could not read it.
+//! What is made belongs to its folder's owner, also when root makes it: otherwise the service could
+//! not read it.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::cell::Cell;
@@ -18,7 +19,8 @@ use zeroize::Zeroizing;
 use super::atomic_file::AtomicFile;
 use super::folder::{ReadFault, StateFolder};
 
-/// How long one [`OnDisk`] waits in all, however many of its files cannot be read: a start must not take for ever.
+/// How long one [`OnDisk`] waits in all, however many of its files cannot be read: a start must not
+/// take for ever.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A folder of the real disk. It need not exist for reading.
@@ -140,7 +142,8 @@ fn content(file: &mut File, about: &Metadata, max_bytes: u64) -> Result<Zeroizin
     if bytes.len() as u64 > max_bytes { Err(ReadFault::TooLarge) } else { Ok(bytes) }
 }
 
-/// Writes a file whole or not at all: beside its place, synced, renamed, the folder synced. It belongs to the folder's owner.
+/// Writes a file whole or not at all: beside its place, synced, renamed, the folder synced. It
+/// belongs to the folder's owner.
 ///
 /// # Errors
 /// As the system says; then the file is as it was.

@@ -1,4 +1,5 @@
-//! Which certificates are whose: the name a device's certificate has, and the pattern that a fleet's have in common.
+//! Which certificates are whose: the name a device's certificate has, and the pattern that a
+//! fleet's have in common.
 //!
 //! | names | where in the certificate | compared |
 //! |---|---|---|
@@ -6,8 +7,8 @@
 //! | [`NameKind::Dns`] | DNS names of the subject alternative name | without regard to case; a wildcard is nobody's name |
 //! | [`NameKind::CommonName`] | the subject's common name, if there is exactly one | byte by byte |
 //!
-//! What is compared never has a control character, and what a fleet's `{id}` stands for is a [`Name`]: no NUL and no
-//! separator hides in either.
+//! What is compared never has a control character, and what a fleet's `{id}` stands for is a
+//! [`Name`]: no NUL and no separator hides in either.
 
 use std::fmt;
 
@@ -164,8 +165,8 @@ impl CertificatePattern {
         format!("{}{id}{}", self.before, self.after)
     }
 
-    /// The part that stands for `{id}`, if an id looks like the beginning of a whole name instead: `7` for `door-7` and
-    /// `door-{id}.example`.
+    /// The part that stands for `{id}`, if an id looks like the beginning of a whole name instead:
+    /// `7` for `door-7` and `door-{id}.example`.
     pub fn part_of(&self, id: &str) -> Option<Name> {
         let before = (!self.before.is_empty()).then_some(&*self.before)?;
         Name::parse(id.strip_prefix(before)?).ok()
@@ -224,8 +225,8 @@ fn both(one: &Option<DistinguishedName>, other: &Option<DistinguishedName>) -> b
     }
 }
 
-/// A verified certificate's names, as they are compared, in the order of [`NameKind::ALL`]. `None` for more than
-/// [`NAMES_MAX`].
+/// A verified certificate's names, as they are compared, in the order of [`NameKind::ALL`]. `None`
+/// for more than [`NAMES_MAX`].
 pub(super) fn names(certificate: &CertificateIdentity) -> Option<Vec<(NameKind, Box<str>)>> {
     let uris = certificate.uris().map(|name| (NameKind::Uri, name));
     let dns = certificate.dns_names().map(|name| (NameKind::Dns, name));

@@ -13,7 +13,8 @@ use super::settings::QoS;
 use super::stage::{Reason, Refusal};
 use crate::message::{Envelope, Method, Path};
 
-/// What the gate would do with an empty payload at a path, and why. Its JSON is part of the command's contract.
+/// What the gate would do with an empty payload at a path, and why. Its JSON is part of the
+/// command's contract.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// As asked.

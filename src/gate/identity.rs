@@ -1,8 +1,8 @@
 //! Who a sender is: from what its transport proved, never from what it says.
 //!
-//! Every device has a slot, found by its id, or by what it proves ([`proof`](super::proof)). A [`DeviceIndex`] names
-//! the slot and its generation; the generation moves on when the device is removed or proves itself another way, so
-//! an index kept by a session of before is noticed.
+//! Every device has a slot, found by its id, or by what it proves ([`proof`](super::proof)). A
+//! [`DeviceIndex`] names the slot and its generation; the generation moves on when the device is
+//! removed or proves itself another way, so an index kept by a session of before is noticed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -136,8 +136,8 @@ impl Registry {
         self.slots.iter_mut().enumerate().filter_map(|(at, slot)| Some((at as u32, slot.entry.as_mut()?)))
     }
 
-    /// Takes a device in, or its new settings if its id is known. `bucket` is what it starts with; for a
-    /// known one `keeps_bucket(old role)` says whether it goes on with the one it has.
+    /// Takes a device in, or its new settings if its id is known. `bucket` is what it starts with;
+    /// for a known one `keeps_bucket(old role)` says whether it goes on with the one it has.
     /// Returns its slot and, if it proves itself another way now, what it was before.
     pub(super) fn put(
         &mut self,
@@ -169,7 +169,8 @@ impl Registry {
         (self.insert(entry), None)
     }
 
-    /// Makes room for so many devices at once, and no more: a vector that grows by itself may be nearly twice as long.
+    /// Makes room for so many devices at once, and no more: a vector that grows by itself may be
+    /// nearly twice as long.
     pub(super) fn reserve(&mut self, devices: usize) {
         let more = devices.saturating_sub(self.slots.len());
         self.slots.reserve_exact(more);

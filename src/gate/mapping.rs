@@ -1,5 +1,5 @@
-//! From a path to a topic: a rule's template with all that is known beforehand filled in, and the guard over
-//! what a device may make of the rest.
+//! From a path to a topic: a rule's template with all that is known beforehand filled in, and the
+//! guard over what a device may make of the rest.
 //!
 //! A **space** is a stretch of topics in which the level behind its head says whose they are:
 //!
@@ -10,9 +10,9 @@
 //! | gateways | what stands before the gateway's id in `prefix`: `tombolo/` | the gateway of that id |
 //!
 //! A topic in a space must be in its owner's part. What the owner of the configuration wrote out is
-//! judged when the rule is built; a level there that is no device's id is his to use, and no device may
-//! then have that id. Only where a device's own words decide is there anything left to ask for each
-//! reading: such a rule carries the spaces it may reach, and [`Spaces::holds`] looks.
+//! judged when the rule is built; a level there that is no device's id is his to use, and no device
+//! may then have that id. Only where a device's own words decide is there anything left to ask for
+//! each reading: such a rule carries the spaces it may reach, and [`Spaces::holds`] looks.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,7 +25,8 @@ use super::stage::{Authorized, Mapped, Refusal, TopicFault};
 use super::template::{Part, Template};
 use crate::message::{Content, Envelope, Method, Name, RESERVED_DEVICE, TOPIC_MAX, is_topic_character};
 
-/// Every stretch of topics that belongs to somebody, and the single topics that are the gateway's own.
+/// Every stretch of topics that belongs to somebody, and the single topics that are the gateway's
+/// own.
 #[derive(Debug)]
 pub(super) struct Spaces {
     gateway: Name,
@@ -196,7 +197,8 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// The topic of the gateway's own that this could make of some path of `pattern`, whatever the device.
+    /// The topic of the gateway's own that this could make of some path of `pattern`, whatever the
+    /// device.
     pub(super) fn meets<'s>(&self, pattern: &Pattern, spaces: &'s Spaces) -> Option<&'s OwnTopic> {
         let mut shape = Shape::default();
         for piece in &self.pieces {
@@ -260,8 +262,8 @@ impl Mapping {
         }
     }
 
-    /// Writes the topic of `segments` for `device` into `topic`, which is cleared first and never grows
-    /// beyond [`TOPIC_MAX`].
+    /// Writes the topic of `segments` for `device` into `topic`, which is cleared first and never
+    /// grows beyond [`TOPIC_MAX`].
     ///
     /// # Errors
     /// [`TopicFault`]; `topic` then holds anything.
@@ -314,8 +316,8 @@ pub(super) fn map<'a>(
     let device = identified.device().as_str();
     let Some(action) = &rule.action else { return Err(Refusal::NoRule) };
     action.mapping.expand(spaces, device, authorized.segments(), topic).map_err(Refusal::Topic)?;
-    // An empty retained message deletes what is retained (MQTT 5.0 §3.3.1.3): that is for DELETE, or for a
-    // rule that allows it. A wrapped payload is never empty.
+    // An empty retained message deletes what is retained (MQTT 5.0 §3.3.1.3): that is for DELETE,
+    // or for a rule that allows it. A wrapped payload is never empty.
     let deletes = received.method == Method::Delete;
     let envelope = if deletes { Envelope::None } else { action.envelope };
     let clears = received.payload.is_empty() && envelope == Envelope::None;

@@ -1,9 +1,9 @@
 //! The patterns of a whole role, compiled so that the most specific match is found in one descent.
 //!
-//! A trie over levels: at each node the literal child is tried first, then `+`, then `#`, so the first
-//! rule reached is the most specific one, by the very order that
-//! [`Pattern::specificity`](super::pattern::Pattern::specificity) defines. Children lie side by side,
-//! sorted by their first 16 bytes as one number, so a node with a thousand of them costs ten
+//! A trie over levels: at each node the literal child is tried first, then `+`, then `#`, so the
+//! first rule reached is the most specific one, by the very order that
+//! [`Pattern::specificity`](super::pattern::Pattern::specificity) defines. Children lie side by
+//! side, sorted by their first 16 bytes as one number, so a node with a thousand of them costs ten
 //! comparisons of integers. The work is bounded by the number of nodes, whatever a device sends.
 
 use std::collections::BTreeMap;
@@ -92,8 +92,8 @@ struct Edge {
 /// How much of a segment is in its [`key`].
 const KEY_BYTES: usize = 16;
 
-/// The first bytes as a number, so that its order is that of the text. No segment holds a NUL, so the
-/// padding makes no two texts within [`KEY_BYTES`] equal.
+/// The first bytes as a number, so that its order is that of the text. No segment holds a NUL, so
+/// the padding makes no two texts within [`KEY_BYTES`] equal.
 fn key(segment: &str) -> u128 {
     let bytes = segment.as_bytes();
     let mut first = [0; KEY_BYTES];
@@ -157,7 +157,8 @@ struct Draft {
 }
 
 impl Builder {
-    /// Lets `pattern` stand for `rule`, and returns the rule it stands for already, if any: that one stays.
+    /// Lets `pattern` stand for `rule`, and returns the rule it stands for already, if any: that
+    /// one stays.
     pub(super) fn insert(&mut self, pattern: &Pattern, rule: u32) -> Option<u32> {
         if self.nodes.is_empty() {
             self.nodes.push(Draft::default());

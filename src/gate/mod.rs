@@ -1,4 +1,5 @@
-//! The gate: who says it, may he, how much, and where does it go. Nothing passes that no rule allows.
+//! The gate: who says it, may he, how much, and where does it go. Nothing passes that no rule
+//! allows.
 //!
 //! ```text
 //! Received ─ identity ─> Identified ─ policy, quota ─> Authorized ─ mapping ─> Mapped ─> journal
@@ -6,15 +7,16 @@
 //!
 //! * [`stage`]: the stages as types; what else the rest of the crate needs to know of a reading.
 //! * [`settings`]: what configuration hands over; [`plan`] judges and compiles it.
-//! * [`identity`]: devices and their indices, which outlive a reload; [`certificate`] and `proof`: who proved what.
+//! * [`identity`]: devices and their indices, which outlive a reload; [`certificate`] and `proof`:
+//!   who proved what.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: how much.
 //! * [`template`], [`mapping`], [`own_topic`]: which topic, and the guards over it.
 //! * [`presence`]: who is there; [`roll`]: what of fleets outlives the process.
 //! * [`explain`] says why.
 //!
-//! It is pure: time comes in as an argument and nothing is logged. [`Gate::admit`] does not allocate.
-//! docs/mapping.md says all this for users.
+//! It is pure: time comes in as an argument and nothing is logged. [`Gate::admit`] does not
+//! allocate. docs/mapping.md says all this for users.
 
 use std::time::{Duration, Instant};
 
@@ -83,8 +85,8 @@ pub struct Totals {
 pub struct Replaced {
     /// Not known any more: end their sessions, clear their retained status.
     pub removed: Vec<Gone>,
-    /// They prove themselves another way now: end their sessions. The index they have now is found by
-    /// [`Gate::device_by_id`].
+    /// They prove themselves another way now: end their sessions. The index they have now is found
+    /// by [`Gate::device_by_id`].
     pub rekeyed: Vec<Gone>,
 }
 
@@ -134,8 +136,9 @@ impl Gate {
         gate
     }
 
-    /// Decides by other settings from now on. A device that stays keeps its index, its counters, its presence,
-    /// and, if its quota is the same, what is left of it; a changed quota starts full.
+    /// Decides by other settings from now on. A device that stays keeps its index, its counters,
+    /// its presence, and, if its quota is the same, what is left of it; a changed quota starts
+    /// full.
     ///
     /// Give a [`Prepared`] that was made on another thread, where the path must not wait.
     pub fn replace(&mut self, settings: impl Into<Prepared>, now: Instant) -> Replaced {
@@ -224,15 +227,16 @@ impl Gate {
         self.registry.iter().filter_map(move |(index, entry)| self.view(now, index, entry))
     }
 
-    /// The patterns of the rules that let a device publish, as they were written, in the order of the settings;
-    /// what a deny takes away from them is not seen here. None for a stale index.
+    /// The patterns of the rules that let a device publish, as they were written, in the order of
+    /// the settings; what a deny takes away from them is not seen here. None for a stale index.
     pub fn uplink_patterns(&self, device: DeviceIndex) -> impl Iterator<Item = &str> {
         let role = self.registry.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
         let rules = role.map_or(&[][..], |role| &role.rules);
         rules.iter().filter(|rule| rule.action.is_some()).map(|rule| rule.pattern.as_str())
     }
 
-    /// The number under which the sessions of a device are counted, and their maximum; `None` for a stale index.
+    /// The number under which the sessions of a device are counted, and their maximum; `None` for a
+    /// stale index.
     pub fn holder(&self, device: DeviceIndex) -> Option<Holder> {
         let entry = self.registry.entry(device)?;
         let role = self.plan.roles.get(entry.role as usize)?;
@@ -273,8 +277,8 @@ impl Gate {
         })
     }
 
-    /// Lets a reading pass, or says why not. Either is a sign of life of the device and is counted; only what
-    /// passes takes tokens. Does not allocate.
+    /// Lets a reading pass, or says why not. Either is a sign of life of the device and is counted;
+    /// only what passes takes tokens. Does not allocate.
     ///
     /// # Errors
     /// [`Refusal`], for the southbound to answer in its protocol's words.
@@ -313,8 +317,8 @@ impl Gate {
         mapped
     }
 
-    /// Gives back the tokens of a reading that passed but could not be kept, its payload of so many bytes: a
-    /// full journal is not the device's doing.
+    /// Gives back the tokens of a reading that passed but could not be kept, its payload of so many
+    /// bytes: a full journal is not the device's doing.
     pub fn give_back(&mut self, device: DeviceIndex, payload_bytes: usize) {
         if let Some(entry) = self.registry.entry_mut(device)
             && let Some(role) = self.plan.roles.get(entry.role as usize)
@@ -330,11 +334,11 @@ impl Gate {
         }
     }
 
-    /// The next device whose presence there is something to tell of. Ask while the uplink can take it, until
-    /// `None`; what is not asked for is not lost, but told later as it then is.
+    /// The next device whose presence there is something to tell of. Ask while the uplink can take
+    /// it, until `None`; what is not asked for is not lost, but told later as it then is.
     ///
-    /// Costs what is due since the last call; each device that is online is due once a quarter of an hour, even
-    /// if there is then nothing to tell.
+    /// Costs what is due since the last call; each device that is online is due once a quarter of
+    /// an hour, even if there is then nothing to tell.
     pub fn poll_presence(&mut self, now: Instant) -> Option<PresenceChange> {
         while let Some((slot, due)) = self.presence.pop(now) {
             let Some((device, entry)) = self.registry.at(slot) else { continue };

@@ -1,19 +1,24 @@
-//! The topics that are the gateway's own, wherever the configuration puts them: no rule's result may equal one.
+//! The topics that are the gateway's own, wherever the configuration puts them: no rule's result
+//! may equal one.
 //!
-//! `[topics]` may put the gateway's statuses, losses and commands anywhere, also outside the prefix, where no level says
-//! whose a topic is ([`mapping`](super::mapping) guards only those levels). So a rule is compared as a whole with each of these
-//! topics, twice:
+//! `[topics]` may put the gateway's statuses, losses and commands anywhere, also outside the
+//! prefix, where no level says whose a topic is ([`mapping`](super::mapping) guards only those
+//! levels). So a rule is compared as a whole with each of these topics, twice:
 //!
-//! * when it is built, as a pattern: whether any device and any path could make one ([`Shape::meets`]). Then the rule is a fault.
-//! * for each reading, its topic: a second look at what the first has already excluded ([`OwnTopic::matches`]).
+//! * when it is built, as a pattern: whether any device and any path could make one
+//!   ([`Shape::meets`]). Then the rule is a fault.
+//! * for each reading, its topic: a second look at what the first has already excluded
+//!   ([`OwnTopic::matches`]).
 //!
-//! Both may find more than there is, never less: a place in an own topic stands for any device or any text, also of devices
-//! that do not exist, and a rule that `deny` narrows is judged as if it did not.
+//! Both may find more than there is, never less: a place in an own topic stands for any device or
+//! any text, also of devices that do not exist, and a rule that `deny` narrows is judged as if it
+//! did not.
 
 use super::pattern::{LevelText, Pattern};
 use crate::message::{NAME_MAX, RESERVED_DEVICE};
 
-/// A topic, or all topics of a template or an MQTT filter, that the gateway publishes to or subscribes to.
+/// A topic, or all topics of a template or an MQTT filter, that the gateway publishes to or
+/// subscribes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnTopic {
     key: String,
@@ -42,9 +47,9 @@ enum Unknown {
 }
 
 impl OwnTopic {
-    /// From a topic whose `{prefix}` and `{gateway}` are filled in. `{device}` is left for the id of any device, `+` and other places
-    /// for any text within a level; `#`, `{path}` and `{rest}` for any number of levels. `key` is what says so in the
-    /// configuration: `topics.loss`.
+    /// From a topic whose `{prefix}` and `{gateway}` are filled in. `{device}` is left for the id
+    /// of any device, `+` and other places for any text within a level; `#`, `{path}` and `{rest}`
+    /// for any number of levels. `key` is what says so in the configuration: `topics.loss`.
     pub fn new(key: impl Into<String>, text: impl Into<String>) -> OwnTopic {
         let (key, text) = (key.into(), text.into());
         let is_several = |level: &str| matches!(level, "#" | "{path}" | "{rest}");
@@ -301,10 +306,12 @@ fn level_meets(one: &[Token], other: &[Token]) -> bool {
     meet(one, other, |token| matches!(token, Token::Many(_)), |one, other| class(one).meets(class(other)))
 }
 
-/// Whether two patterns have a text in common: `repeats` says what may be there any number of times, `agree` whether one part of
-/// each can be the same. Takes as many steps as the product of their lengths.
+/// Whether two patterns have a text in common: `repeats` says what may be there any number of
+/// times, `agree` whether one part of each can be the same. Takes as many steps as the product of
+/// their lengths.
 fn meet<T>(one: &[T], other: &[T], repeats: impl Fn(&T) -> bool, agree: impl Fn(&T, &T) -> bool) -> bool {
-    // `row[j]`: whether the rest of `one` from i has a text in common with the rest of `other` from j.
+    // `row[j]`: whether the rest of `one` from i has a text in common with the rest of `other` from
+    // j.
     let mut below: Vec<bool> = Vec::new();
     for i in (0..=one.len()).rev() {
         let mut row = vec![false; other.len() + 1];

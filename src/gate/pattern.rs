@@ -6,9 +6,10 @@
 //! t/#          t itself and all below it, the part below captured as {rest}
 //! ```
 //!
-//! Of two patterns that match the same path one is always the more specific, unless they are the same
-//! text: level by level a literal comes before `+`, `+` before `#`, and an end before `#`. MQTT 5.0 §4.7.1
-//! defines the syntax; here it is bounded as paths are, and a leading `$` has no special meaning.
+//! Of two patterns that match the same path one is always the more specific, unless they are the
+//! same text: level by level a literal comes before `+`, `+` before `#`, and an end before `#`.
+//! MQTT 5.0 §4.7.1 defines the syntax; here it is bounded as paths are, and a leading `$` has no
+//! special meaning.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -102,8 +103,8 @@ impl Pattern {
         self.levels.last() == Some(&Level::Rest)
     }
 
-    /// Whether `path` is one it speaks of. The plain reading of the rules; the gate matches a whole role
-    /// at once, and is tested against this.
+    /// Whether `path` is one it speaks of. The plain reading of the rules; the gate matches a whole
+    /// role at once, and is tested against this.
     pub fn matches(&self, path: Path<'_>) -> bool {
         let mut segments = path.segments();
         for level in self.levels() {

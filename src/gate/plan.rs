@@ -1,7 +1,9 @@
-//! Settings, judged and compiled: what can be known to be wrong is found here, before any device is heard.
+//! Settings, judged and compiled: what can be known to be wrong is found here, before any device is
+//! heard.
 //!
-//! A problem closes what it concerns and nothing else: a role with a wrong rule allows nothing at all
-//! (half of its rules might be the half that denied), a device with a wrong setting is not known.
+//! A problem closes what it concerns and nothing else: a role with a wrong rule allows nothing at
+//! all (half of its rules might be the half that denied), a device with a wrong setting is not
+//! known.
 
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -29,8 +31,8 @@ pub(super) struct Plan {
     pub(super) withheld: HashSet<String>,
 }
 
-/// Settings ready to be taken over: all that is costly about them is done, so a reload can do it on another
-/// thread.
+/// Settings ready to be taken over: all that is costly about them is done, so a reload can do it on
+/// another thread.
 #[derive(Debug)]
 pub struct Prepared {
     pub(super) plan: Plan,
@@ -73,7 +75,8 @@ pub enum Item {
 /// Why something in the settings cannot be as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The prefix begins with `$`, is empty, has an empty level, a wildcard or a control character, or is too long.
+    /// The prefix begins with `$`, is empty, has an empty level, a wildcard or a control character,
+    /// or is too long.
     Prefix,
     /// Two rules that allow have the same pattern: nothing says which of them should win.
     Tie {
@@ -86,7 +89,8 @@ pub enum Fault {
     Template(TemplateError),
     /// The topic leads where this rule may never publish.
     Mapping(MappingError),
-    /// Some path of this rule would lead to a topic that the gateway itself publishes to or subscribes to.
+    /// Some path of this rule would lead to a topic that the gateway itself publishes to or
+    /// subscribes to.
     OwnTopic {
         /// That topic, its places for devices and paths left as they are.
         topic: String,
@@ -424,7 +428,8 @@ fn twins(devices: &[settings::Device], first: &[bool]) -> Vec<Option<(usize, &'s
     twins
 }
 
-/// What an allowing rule does. `taken` gets the levels it has written out where a device's id stands.
+/// What an allowing rule does. `taken` gets the levels it has written out where a device's id
+/// stands.
 fn action(
     rule: &settings::UplinkRule,
     role: &settings::Role,

@@ -1,7 +1,8 @@
 //! What a role allows: its rules, compiled once for all of its devices.
 //!
-//! A matching deny wins; else the most specific rule; without a match nothing passes. What follows is
-//! asked in this order, and the first no is the answer: reserved path, deny, no rule, method, size, quota.
+//! A matching deny wins; else the most specific rule; without a match nothing passes. What follows
+//! is asked in this order, and the first no is the answer: reserved path, deny, no rule, method,
+//! size, quota.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Nothing larger than the byte bucket: it would be refused for ever with a promise that it may pass later.
+    /// Nothing larger than the byte bucket: it would be refused for ever with a promise that it may
+    /// pass later.
     pub(super) fn new(max_payload: Option<u32>, quota: &Quota) -> Limits {
         let bucket = u32::try_from(quota.bytes).unwrap_or(u32::MAX).min(PAYLOAD_MAX);
         Limits {

@@ -1,7 +1,7 @@
 //! Whether each device is there, and when to say so.
 //!
-//! A device is online from its first sign of life (a reading, refused or not; a session) until it has
-//! been silent for its `offline-after`. What is told of it is kept apart from what is true:
+//! A device is online from its first sign of life (a reading, refused or not; a session) until it
+//! has been silent for its `offline-after`. What is told of it is kept apart from what is true:
 //!
 //! | told so far | true now | then |
 //! |---|---|---|
@@ -11,8 +11,8 @@
 //! | online | online, seen since | `last_seen` is told anew, not within 15 minutes |
 //! | x | x | nothing |
 //!
-//! Every device has at most one valid place in a heap of due times, so a poll costs what is due and not
-//! what there is, and a sign of life of an online device costs no more than storing the time.
+//! Every device has at most one valid place in a heap of due times, so a poll costs what is due and
+//! not what there is, and a sign of life of an online device costs no more than storing the time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -124,7 +124,8 @@ fn at_or_now(at: Option<Instant>, now: Instant) -> Next {
 /// When to look at which device next.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Each device's slot under its due time; entries that are not the device's `due` any more are skipped.
+    /// Each device's slot under its due time; entries that are not the device's `due` any more are
+    /// skipped.
     heap: BinaryHeap<Reverse<(Instant, u32)>>,
 }
 
@@ -168,8 +169,9 @@ impl Queue {
         if presence.last_seen.is_none_or(|seen| seen < now) {
             presence.last_seen = Some(now);
         }
-        // A device told online is scheduled early enough already, and so is one that waits for its minute to
-        // pass. One told offline is not scheduled at all; one never told anything is, for its silence.
+        // A device told online is scheduled early enough already, and so is one that waits for its
+        // minute to pass. One told offline is not scheduled at all; one never told anything is, for
+        // its silence.
         if presence.due.is_none() || (first && presence.due.is_some_and(|due| due > now)) {
             self.push(slot, presence, now);
         }
@@ -245,7 +247,8 @@ mod tests {
             self.queue.seen(0, &mut self.presence, self.now);
         }
 
-        /// All that is told until then, each with its second since the start, jumping from due time to due time.
+        /// All that is told until then, each with its second since the start, jumping from due time
+        /// to due time.
         fn until(&mut self, end: Duration) -> Vec<(u64, bool)> {
             let mut told = Vec::new();
             let end = self.start + end;

@@ -7,9 +7,10 @@
 //! | certificate | the one device that has its key, or one of its names and, if it says so, its issuer |
 //! | the same, and no device has any of these | the one fleet that one of its names fits, and the device of the id in it |
 //!
-//! All names of a certificate count alike ([`NameKind`]). Where they lead to two devices, or to none and to two
-//! ids of fleets, nobody is identified: nothing says which one the certificate's owner is today. A device of the
-//! settings always wins over a fleet; an id or a certificate of one that is switched off or disabled is nobody's.
+//! All names of a certificate count alike ([`NameKind`]). Where they lead to two devices, or to
+//! none and to two ids of fleets, nobody is identified: nothing says which one the certificate's
+//! owner is today. A device of the settings always wins over a fleet; an id or a certificate of one
+//! that is switched off or disabled is nobody's.
 //!
 //! Every look-up is by a keyed hash, so its time says nothing about what was nearly right.
 
@@ -56,7 +57,8 @@ type Holder = Option<u32>;
 /// Everybody with a certificate of one name, by issuer.
 type Holders = Vec<(Option<DistinguishedName>, Holder)>;
 
-/// Who has what. Made anew when the devices of the settings change; those of fleets are found by their id.
+/// Who has what. Made anew when the devices of the settings change; those of fleets are found by
+/// their id.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     by_psk: HashMap<Box<[u8]>, u32>,
@@ -65,7 +67,8 @@ pub(super) struct Proofs {
 }
 
 impl Proofs {
-    /// What is `withheld` is nobody's; of two devices with the same the gate's plan took out both before.
+    /// What is `withheld` is nobody's; of two devices with the same the gate's plan took out both
+    /// before.
     pub(super) fn new<'a>(entries: impl Iterator<Item = (u32, &'a Entry)>, withheld: &Withheld) -> Proofs {
         let mut proofs = Proofs::default();
         for (slot, entry) in entries {
@@ -246,8 +249,9 @@ impl Gate {
         self.registry.index(slot).ok_or(unknown)
     }
 
-    /// Makes the devices of an earlier process again, as far as their fleets still are and may have them. None of them is there yet: one
-    /// that does not come is told offline after its `offline-after`. Returns the ids that are nobody's any more.
+    /// Makes the devices of an earlier process again, as far as their fleets still are and may have
+    /// them. None of them is there yet: one that does not come is told offline after its
+    /// `offline-after`. Returns the ids that are nobody's any more.
     pub fn restore_fleets(&mut self, now: Instant, roll: &Roll) -> Vec<Name> {
         let mut gone = Vec::new();
         for page in roll.pages() {
@@ -275,7 +279,8 @@ impl Gate {
         self.plan.fleets.iter().map(|(fleet, _)| (&**fleet, self.registry.fleet_size(&fleet.name)))
     }
 
-    /// Sorts out which of the devices that fleets have made go on, and as what: the slots kept, by `keep`.
+    /// Sorts out which of the devices that fleets have made go on, and as what: the slots kept, by
+    /// `keep`.
     pub(super) fn review_fleets(&mut self, before: Option<&Plan>, now: Instant, mut keep: impl FnMut(u32)) {
         let Gate { plan, registry, .. } = self;
         let mut room: Vec<usize> = plan.fleets.iter().map(|(fleet, _)| fleet.max_devices as usize).collect();

@@ -1,8 +1,8 @@
 //! How much a device may send: two token buckets, messages and payload bytes, exact in integers.
 //!
-//! A token is counted in nanosecond shares: one message is `per` nanoseconds' worth, and each nanosecond
-//! brings `messages` shares. So nothing is ever rounded, and over any span `t` no more than
-//! `burst + messages · t / per` messages pass, to the last one. A bucket takes 48 bytes.
+//! A token is counted in nanosecond shares: one message is `per` nanoseconds' worth, and each
+//! nanosecond brings `messages` shares. So nothing is ever rounded, and over any span `t` no more
+//! than `burst + messages · t / per` messages pass, to the last one. A bucket takes 48 bytes.
 //!
 //! Asking costs nothing: tokens go only when everything else about the reading is right
 //! ([`Bucket::take`] after [`Bucket::check`]), and come back if the journal then cannot take it.
@@ -95,8 +95,9 @@ impl Bucket {
     /// Whether one message of `bytes` may pass at `now`. Takes nothing.
     ///
     /// # Errors
-    /// Whole seconds, at least 1 and rounded up, after which it may, if nothing else passes until then.
-    /// `u32::MAX` if it has more bytes than the bucket holds; the gate refuses those as too large before.
+    /// Whole seconds, at least 1 and rounded up, after which it may, if nothing else passes until
+    /// then. `u32::MAX` if it has more bytes than the bucket holds; the gate refuses those as too
+    /// large before.
     pub(super) fn check(&mut self, rate: &Rate, now: Instant, bytes: usize) -> Result<(), u32> {
         self.refill(rate, now);
         let cost = rate.cost(bytes);

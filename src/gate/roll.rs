@@ -1,6 +1,8 @@
-//! The roll of fleets: which devices their certificates have made, as it is kept from one process to the next.
+//! The roll of fleets: which devices their certificates have made, as it is kept from one process
+//! to the next.
 //!
-//! Without it such a device would be forgotten by a restart, and its retained status would say `online` for ever. The form is text:
+//! Without it such a device would be forgotten by a restart, and its retained status would say
+//! `online` for ever. The form is text:
 //!
 //! ```text
 //! tombolo fleet-devices 1
@@ -10,8 +12,9 @@
 //! end 5d0e6c11
 //! ```
 //!
-//! Behind a fleet's name stands the CRC-32C of its certificate pattern: under another pattern its devices are not these, as on a
-//! reload. Behind `end` stands that of all before it. A device's id has no space, so no line can be taken for another.
+//! Behind a fleet's name stands the CRC-32C of its certificate pattern: under another pattern its
+//! devices are not these, as on a reload. Behind `end` stands that of all before it. A device's id
+//! has no space, so no line can be taken for another.
 
 use std::fmt::Write as _;
 
@@ -58,7 +61,8 @@ impl Roll {
         &self.0
     }
 
-    /// As it is stored. The ids of each fleet are put in order, so that the same roll is the same text.
+    /// As it is stored. The ids of each fleet are put in order, so that the same roll is the same
+    /// text.
     pub fn encode(mut self) -> String {
         let mut text = format!("{MAGIC}{VERSION}\n");
         for page in &mut self.0 {
@@ -109,7 +113,8 @@ impl Roll {
 }
 
 impl Gate {
-    /// All devices that fleets have made. Costs a look at each device; [`Gate::fleet_revision`] says whether it can have changed.
+    /// All devices that fleets have made. Costs a look at each device; [`Gate::fleet_revision`]
+    /// says whether it can have changed.
     pub fn roll(&self) -> Roll {
         let fleets = self.plan.fleets.iter();
         let mut pages: Vec<Page> = fleets

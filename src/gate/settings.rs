@@ -1,4 +1,5 @@
-//! What the gate is told by configuration, already validated: no pattern here fails to parse, no template names a capture its pattern lacks.
+//! What the gate is told by configuration, already validated: no pattern here fails to parse, no
+//! template names a capture its pattern lacks.
 
 use std::time::Duration;
 
@@ -36,13 +37,14 @@ pub struct Role {
     pub name: Name,
     /// How much each of its devices may send.
     pub quota: Quota,
-    /// Largest payload in bytes of one reading, `0 ..= 65,536`, however it came; `None`, the default, is
-    /// 1,024 in one datagram and 65,536 by Block1. More than [`Quota::bytes`] could never pass.
+    /// Largest payload in bytes of one reading, `0 ..= 65,536`, however it came; `None`, the
+    /// default, is 1,024 in one datagram and 65,536 by Block1. More than [`Quota::bytes`] could
+    /// never pass.
     pub max_payload: Option<u32>,
     /// How long without a sign of life until `offline`; default 1 h.
     pub offline_after: Duration,
-    /// Most DTLS sessions each of its devices may have at once, at least 1; default 4. Devices that share a key need one
-    /// session each.
+    /// Most DTLS sessions each of its devices may have at once, at least 1; default 4. Devices that
+    /// share a key need one session each.
     pub max_sessions: u32,
     /// Named uplink rules, in name order. No rule, no passage.
     pub uplink: Vec<UplinkRule>,
@@ -120,14 +122,16 @@ pub struct Device {
     pub psk: Option<Psk>,
     /// The certificate it proves itself with, if it has one.
     pub certificate: Option<CertificateName>,
-    /// SHA-256 of the DER SubjectPublicKeyInfo of the key it proves itself with, alone (RFC 7250) or in a certificate.
+    /// SHA-256 of the DER SubjectPublicKeyInfo of the key it proves itself with, alone (RFC 7250)
+    /// or in a certificate.
     pub public_key: Option<[u8; 32]>,
     /// Overrides the role's.
     pub offline_after: Option<Duration>,
 }
 
 impl Device {
-    /// What both would prove themselves with, if there is anything: then neither could be told from the other.
+    /// What both would prove themselves with, if there is anything: then neither could be told from
+    /// the other.
     pub fn shares(&self, other: &Device) -> Option<&'static str> {
         let psk = |device: &Device| device.psk.as_ref().map(|psk| psk.identity.clone());
         let certificates = self.certificate.as_ref().zip(other.certificate.as_ref());
@@ -149,7 +153,8 @@ impl Device {
     }
 }
 
-/// One entry for many devices: whoever has a certificate that fits is one, from its first session on.
+/// One entry for many devices: whoever has a certificate that fits is one, from its first session
+/// on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
     /// Its name.

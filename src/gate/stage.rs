@@ -4,8 +4,9 @@
 //! Received ──identity──> Identified ──policy, quota──> Authorized ──mapping──> Mapped ──> journal
 //! ```
 //!
-//! A southbound makes a [`Received`]; all others have private constructors, so the compiler keeps the order.
-//! The journal takes a [`Mapped`] and nothing else: what no rule allowed cannot be stored.
+//! A southbound makes a [`Received`]; all others have private constructors, so the compiler keeps
+//! the order. The journal takes a [`Mapped`] and nothing else: what no rule allowed cannot be
+//! stored.
 //!
 //! Nobody outside the gate makes a stage that was not passed:
 //!
@@ -47,8 +48,9 @@ use crate::message::{Content, ContentFormat, Envelope, Lane, Method, Name, Path,
 
 /// Which device, for as long as it is known under the same key. 8 bytes.
 ///
-/// It stays valid across reloads. Once its device is removed or given another key it is stale: every
-/// question about it is answered as for an unknown device, and it never comes to mean another one.
+/// It stays valid across reloads. Once its device is removed or given another key it is stale:
+/// every question about it is answered as for an unknown device, and it never comes to mean another
+/// one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceIndex {
     slot: u32,
@@ -195,7 +197,8 @@ impl<'a> Mapped<'a> {
     }
 }
 
-/// Why a reading does not pass. Each is answered in the protocol's own words, and costs the device nothing.
+/// Why a reading does not pass. Each is answered in the protocol's own words, and costs the device
+/// nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The device is not, or no longer, known: end its session.

@@ -8,8 +8,8 @@
 //! | `{1}` `{2}` … | what the first, second, … `+` of the rule's pattern matched |
 //! | `{rest}` | what its `#` matched, a level of its own; if that is nothing, the level goes too |
 //!
-//! A template that parses begins with a literal level or with `{prefix}`, so no device chooses the first
-//! level of a topic. What else a topic may not be is decided when a rule is built
+//! A template that parses begins with a literal level or with `{prefix}`, so no device chooses the
+//! first level of a topic. What else a topic may not be is decided when a rule is built
 //! ([`mapping`](super::mapping)).
 
 use std::fmt;

@@ -1,8 +1,9 @@
-//! Segments set aside: files with records that could not be read, or were damaged, and the list of these records that is kept beside each.
-//! docs/journal-format.md §9.
+//! Segments set aside: files with records that could not be read, or were damaged, and the list of
+//! these records that is kept beside each. docs/journal-format.md §9.
 //!
-//! A file is set aside before a trim passes such a record: it is kept until the record can be read after all, or its room is needed.
-//! The list says what is to be taken from the file then: everything else in it has left already, and is not to be sent twice.
+//! A file is set aside before a trim passes such a record: it is kept until the record can be read
+//! after all, or its room is needed. The list says what is to be taken from the file then:
+//! everything else in it has left already, and is not to be sent twice.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,7 +21,8 @@ const TITLE: &str = "tombolo set-aside 1";
 /// Why records of it were not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AsideCause {
-    /// The disk did not give a part of it for an hour while it gave others. The records may be there.
+    /// The disk did not give a part of it for an hour while it gave others. The records may be
+    /// there.
     Unreadable,
     /// What the disk gave did not check, twice. The records are counted as lost.
     Damaged,
@@ -103,9 +105,10 @@ impl Aside {
         self.range_of(sequence).is_some()
     }
 
-    /// Whether a record of this sequence is on the list, in a file with records of these runs. A file without any run of its range is
-    /// another gateway's, or of a restored copy. Which run the record itself is of may not be known: where an opening was
-    /// damaged too, the list has the run before.
+    /// Whether a record of this sequence is on the list, in a file with records of these runs. A
+    /// file without any run of its range is another gateway's, or of a restored copy. Which run the
+    /// record itself is of may not be known: where an opening was damaged too, the list has the run
+    /// before.
     pub fn wants(&self, sequence: u64, runs: &BTreeSet<u64>) -> bool {
         let is_run = |range: &AsideRange| {
             [range.first.run, range.last.run].into_iter().any(|run| run == 0 || runs.contains(&run))

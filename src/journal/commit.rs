@@ -1,5 +1,5 @@
-//! A lane's commit: one write and one sync, rolling over to the next segment where one is full or failed.
-//! docs/journal-format.md §6.
+//! A lane's commit: one write and one sync, rolling over to the next segment where one is full or
+//! failed. docs/journal-format.md §6.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,8 +79,8 @@ impl<S: Storage> LaneWriter<S> {
         self.is_control_dirty() && (force || self.control_deadline().is_some_and(|at| at <= now))
     }
 
-    /// Stores a batch, whose sequences begin at `next_sequence`, and with it what control state waits; `force`: that even
-    /// without a record.
+    /// Stores a batch, whose sequences begin at `next_sequence`, and with it what control state
+    /// waits; `force`: that even without a record.
     pub(super) fn commit(
         &mut self,
         now: Instant,
@@ -117,8 +117,9 @@ impl<S: Storage> LaneWriter<S> {
         outcome
     }
 
-    /// A first error may be that of one bad place: the next commit tries another segment at once. A second one, or one that
-    /// no other place cures, makes the lane refuse and wait. Without a file for another segment it goes on in the one it has.
+    /// A first error may be that of one bad place: the next commit tries another segment at once. A
+    /// second one, or one that no other place cures, makes the lane refuse and wait. Without a file
+    /// for another segment it goes on in the one it has.
     fn note_failure(&mut self, now: Instant, failure: Failure, control: bool) {
         match failure {
             Failure::LaneFull => {}
@@ -136,7 +137,8 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// Stores as much of `batch[from..bytes]` as one segment takes, and control state behind the last of it.
+    /// Stores as much of `batch[from..bytes]` as one segment takes, and control state behind the
+    /// last of it.
     fn commit_part(
         &mut self,
         now: Instant,
@@ -146,9 +148,10 @@ impl<S: Storage> LaneWriter<S> {
         from: usize,
         bytes: usize,
     ) -> Result<Part, Failure> {
-        // A commit of its own for what belongs to the opening. Who reads records of this run must find the Opening before them.
-        // And what was found missing is named first, by frames that begin no commit: else the next opening would take what a power cut
-        // tore for records that were acknowledged.
+        // A commit of its own for what belongs to the opening. Who reads records of this run must
+        // find the Opening before them. And what was found missing is named first, by frames that
+        // begin no commit: else the next opening would take what a power cut tore for records that
+        // were acknowledged.
         let alone = self.unnamed_gaps || self.active.as_ref().is_some_and(|active| active.opening);
         let bytes = if alone { from } else { bytes };
         let rest = alone.then(|| batch.split_off(from));
@@ -295,7 +298,8 @@ impl<S: Storage> LaneWriter<S> {
         segment.encode_footer(&checkpoint)
     }
 
-    /// Sees to an active segment with room for a record of `record` bytes, or for the control frames that wait.
+    /// Sees to an active segment with room for a record of `record` bytes, or for the control
+    /// frames that wait.
     fn make_room(
         &mut self,
         now: Instant,
@@ -343,7 +347,8 @@ impl<S: Storage> LaneWriter<S> {
         self.take_from_pool(now, storage, pool, reserve).map_err(Failure::NoSegment)
     }
 
-    /// Files set aside give way to a new segment: damaged ones always, unreadable ones where the lane drops its oldest.
+    /// Files set aside give way to a new segment: damaged ones always, unreadable ones where the
+    /// lane drops its oldest.
     fn clear_shelf(&mut self, now: Instant, storage: &S) {
         let any = self.bounds.when_full == WhenFull::DropOldest;
         while self.used_bytes() + u64::from(self.layout.size) > self.bounds.max_bytes {
@@ -371,7 +376,8 @@ impl<S: Storage> LaneWriter<S> {
         Ok((number, file))
     }
 
-    /// Ends the active segment with its footer. That is an index only: without it the segment is scanned.
+    /// Ends the active segment with its footer. That is an index only: without it the segment is
+    /// scanned.
     fn seal(&mut self) {
         let Some(active) = self.active.take() else { return };
         if !active.footed {
@@ -382,7 +388,8 @@ impl<S: Storage> LaneWriter<S> {
         self.publish_sealed();
     }
 
-    /// Begins a segment: header block and Checkpoint. What must be dropped for it is named in that Checkpoint.
+    /// Begins a segment: header block and Checkpoint. What must be dropped for it is named in that
+    /// Checkpoint.
     fn activate(&mut self, now: Instant, number: u64, file: Arc<S::File>) -> Result<(), Failure> {
         if self.bounds.when_full == WhenFull::DropOldest {
             self.drop_oldest(now);
@@ -396,7 +403,8 @@ impl<S: Storage> LaneWriter<S> {
             salt: self.salt,
             first_sequence: self.next_sequence,
             boot: self.run.boot,
-            // Without what is dropped for this very segment: that must not count unless the Checkpoint names it.
+            // Without what is dropped for this very segment: that must not count unless the
+            // Checkpoint names it.
             released: self.durable_released,
             uncertain_from: match self.uncertain {
                 Some((from, next)) if next == self.next_sequence => from,
@@ -454,7 +462,8 @@ impl<S: Storage> LaneWriter<S> {
     fn abandon(&mut self, mut active: Active<S::File>, stage: Stage) {
         let number = active.segment.number;
         if active.end == HEADER_BLOCK {
-            // Nothing counted in it yet. What could not even be written can be tried again, a failed sync never.
+            // Nothing counted in it yet. What could not even be written can be tried again, a
+            // failed sync never.
             match stage {
                 Stage::Write => self.prepared = Some((number, active.file)),
                 // Size 0: not one to be recycled.
@@ -473,8 +482,8 @@ impl<S: Storage> LaneWriter<S> {
         self.publish_sealed();
     }
 
-    /// Keeps the lists of what was set aside, recycles what was freed, and keeps one segment prepared; whether the pool
-    /// should make a file for that.
+    /// Keeps the lists of what was set aside, recycles what was freed, and keeps one segment
+    /// prepared; whether the pool should make a file for that.
     pub(super) fn maintain(&mut self, now: Instant, storage: &S, pool: &mut Pool<S>) -> bool {
         let folder = self.folder;
         for (first, last) in self.shelf.work(now, storage, folder) {

@@ -1,7 +1,8 @@
-//! The reading end of a lane: walks the segment files behind the commits, chunk by chunk, without doing any reading itself.
+//! The reading end of a lane: walks the segment files behind the commits, chunk by chunk, without
+//! doing any reading itself.
 //!
-//! It says which bytes it needs ([`Step::Fetch`]) and is handed them; so the shell decides what it has in memory, and what another
-//! thread reads. Whatever backlog there is, it holds one chunk.
+//! It says which bytes it needs ([`Step::Fetch`]) and is handed them; so the shell decides what it
+//! has in memory, and what another thread reads. Whatever backlog there is, it holds one chunk.
 
 use std::sync::Arc;
 
@@ -34,10 +35,12 @@ pub enum Step {
     Record,
     /// These bytes are needed: [`Cursor::supply`].
     Fetch(Fetch),
-    /// These records are not where they should be; the cursor is behind them. To be believed only where a fresh view says that they
-    /// have not left, because the file may have been recycled meanwhile, and where they are not there a second time either.
+    /// These records are not where they should be; the cursor is behind them. To be believed only
+    /// where a fresh view says that they have not left, because the file may have been recycled
+    /// meanwhile, and where they are not there a second time either.
     Lost(u64, u64),
-    /// These records lie where the disk gives nothing ([`Cursor::supply_hole`]), in the segment of this number; the cursor is behind them.
+    /// These records lie where the disk gives nothing ([`Cursor::supply_hole`]), in the segment of
+    /// this number; the cursor is behind them.
     Unreadable(u64, u64, u64),
     /// This segment is not open: it has to be opened before anything in it can be read.
     Unopened(Arc<Segment>),
@@ -82,7 +85,8 @@ impl Cursor {
         self.current = None;
     }
 
-    /// The disk does not give the bytes of the [`Fetch`] asked for last, up to `to`: what lies there is stepped over.
+    /// The disk does not give the bytes of the [`Fetch`] asked for last, up to `to`: what lies
+    /// there is stepped over.
     pub fn supply_hole(&mut self, fetch: &Fetch, to: u32) {
         if self.number == Some(fetch.segment.number) && self.end() == fetch.offset && to > fetch.offset {
             let zeros = vec![0; (to - fetch.offset) as usize];
@@ -92,7 +96,8 @@ impl Cursor {
         }
     }
 
-    /// Hands over the bytes of the [`Fetch`] asked for last. Others, asked for before a [`Cursor::seek`], are ignored.
+    /// Hands over the bytes of the [`Fetch`] asked for last. Others, asked for before a
+    /// [`Cursor::seek`], are ignored.
     pub fn supply(&mut self, fetch: &Fetch, bytes: &[u8]) {
         if self.number != Some(fetch.segment.number) || self.end() != fetch.offset {
             return;

@@ -1,8 +1,9 @@
 //! Frames: what a segment is a sequence of. docs/journal-format.md §2.2.
 //!
-//! Both CRCs of a frame begin with its segment's seed, so neither a leftover of the file's former life nor bytes a
-//! device chose for its payload are taken for a frame. The header has a CRC of its own: a scan over damaged
-//! bytes spends 20 bytes of CRC at each place, whatever length those bytes pretend.
+//! Both CRCs of a frame begin with its segment's seed, so neither a leftover of the file's former
+//! life nor bytes a device chose for its payload are taken for a frame. The header has a CRC of its
+//! own: a scan over damaged bytes spends 20 bytes of CRC at each place, whatever length those bytes
+//! pretend.
 
 /// Size of a frame's header in bytes.
 pub const HEADER: usize = 24;
@@ -88,7 +89,8 @@ pub const fn padded(length: usize) -> usize {
     (length + ALIGN - 1) & !(ALIGN - 1)
 }
 
-/// Appends a frame without its CRCs: [`seal`] adds them once the segment is known. `write_body` appends the body.
+/// Appends a frame without its CRCs: [`seal`] adds them once the segment is known. `write_body`
+/// appends the body.
 pub fn encode(out: &mut Vec<u8>, kind: Kind, sequence: u64, write_body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; 8]);
@@ -139,7 +141,8 @@ pub fn parse(bytes: &[u8], seed: u32) -> Parsed<'_> {
     if frame.sequence > SEQUENCE_MAX { Parsed::Invalid } else { Parsed::Valid(frame) }
 }
 
-/// Reads a frame that [`parse`] found valid, without checking it again. `bytes` is the frame without its padding.
+/// Reads a frame that [`parse`] found valid, without checking it again. `bytes` is the frame
+/// without its padding.
 pub(super) fn trusted(bytes: &[u8]) -> Frame<'_> {
     match bytes.split_first_chunk::<HEADER>() {
         Some((header, body)) => fields_of(header, body),

@@ -4,9 +4,9 @@
 //!   spare ──take──> prepared ──first commit──> active ──full, or an error──> sealed ──trim durable──> freed ──> spare
 //! ```
 //!
-//! Invariants: sequences are committed in order and without a gap; nothing counts before its sync has succeeded; after an error the
-//! segment is never written again; a file is freed only once the trim that passes it is durable.
-//! docs/journal-format.md §6.
+//! Invariants: sequences are committed in order and without a gap; nothing counts before its sync
+//! has succeeded; after an error the segment is never written again; a file is freed only once the
+//! trim that passes it is durable. docs/journal-format.md §6.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -78,7 +78,8 @@ pub(super) struct LaneWriter<S: Storage> {
     pub(super) dropped: u64,
     /// The opening found records missing that no durable loss names yet.
     pub(super) unnamed_gaps: bool,
-    /// Sequences from the first to before the second may never have been given: the end of the chain could not be read at the opening.
+    /// Sequences from the first to before the second may never have been given: the end of the
+    /// chain could not be read at the opening.
     pub(super) uncertain: Option<(u64, u64)>,
     /// Then: the totals of losses it was begun with.
     pub(super) base: Option<[u64; 5]>,
@@ -259,7 +260,8 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// The body of a stored reading, from the disk; `fresh`: past the page cache. `None`: it is not there, or does not check.
+    /// The body of a stored reading, from the disk; `fresh`: past the page cache. `None`: it is not
+    /// there, or does not check.
     ///
     /// # Errors
     /// The disk does not give it.
@@ -315,7 +317,8 @@ impl<S: Storage> LaneWriter<S> {
 
     // What leaves.
 
-    /// All records up to and with `through` may go, but for those that wait to be listed as unreadable.
+    /// All records up to and with `through` may go, but for those that wait to be listed as
+    /// unreadable.
     pub(super) fn release(&mut self, now: Instant, through: u64) {
         let waiting = self.shelf.first_waiting().map_or(u64::MAX, |first| first - 1);
         let through = through.min(self.next_sequence - 1).min(waiting);
@@ -349,7 +352,8 @@ impl<S: Storage> LaneWriter<S> {
         self.release_since.get_or_insert(now);
     }
 
-    /// `first..=last` without what may never have been stored, cut where one run ends and another begins.
+    /// `first..=last` without what may never have been stored, cut where one run ends and another
+    /// begins.
     fn certain_pieces(&self, first: u64, last: u64) -> Vec<(RecordId, RecordId)> {
         let mut certain = RangeSet::default();
         certain.insert(first, last);
@@ -387,13 +391,15 @@ impl<S: Storage> LaneWriter<S> {
         self.lose(now, first, last, LossCause::Damaged);
     }
 
-    /// Records that had left the lane for the rejected store are gone from it, and nobody knows which.
+    /// Records that had left the lane for the rejected store are gone from it, and nobody knows
+    /// which.
     pub(super) fn lose_unnamed(&mut self, now: Instant, count: u64) {
         self.release_since.get_or_insert(now);
         self.control.lose(LossCause::Damaged, count, RecordId::UNKNOWN, RecordId::UNKNOWN);
     }
 
-    /// The disk does not give these records of a segment: they are stepped over once they are listed beside it.
+    /// The disk does not give these records of a segment: they are stepped over once they are
+    /// listed beside it.
     pub(super) fn step_over(&mut self, number: u64, first: u64, last: u64) {
         let first = first.max(self.control.released + 1);
         for (first, last) in self.settled.missing_in(first, last.min(self.next_sequence - 1)) {
@@ -445,7 +451,8 @@ impl<S: Storage> LaneWriter<S> {
             {
                 let end = opened.peek().map_or(last, |next| begin_of(next).saturating_sub(1));
                 if let Some(from) = stated {
-                    // Between what was found before it and its first record nothing was stored, as far as is known.
+                    // Between what was found before it and its first record nothing was stored, as
+                    // far as is known.
                     self.settled.insert(from.max(next), segment.first_sequence.saturating_sub(1));
                     begins.get_or_insert(from.max(next));
                 }
@@ -524,7 +531,8 @@ impl<S: Storage> LaneWriter<S> {
         self.free();
     }
 
-    /// A file whose header does not check leaves the chain: what only it can hold is lost, or was never there.
+    /// A file whose header does not check leaves the chain: what only it can hold is lost, or was
+    /// never there.
     fn give_up(&mut self, now: Instant, number: u64, first: u64, last: u64, uncertain_from: Option<u64>) {
         let certain = uncertain_from.map_or(last, |from| last.min(from - 1));
         let range = AsideRange {
@@ -540,7 +548,8 @@ impl<S: Storage> LaneWriter<S> {
         self.settled.insert(first.max(certain + 1), last);
     }
 
-    /// These records of a file set aside are in the lane again; all that is on its list, if it is `None`.
+    /// These records of a file set aside are in the lane again; all that is on its list, if it is
+    /// `None`.
     pub(super) fn imported(&mut self, storage: &S, number: u64, taken: Option<&[(u64, u64)]>) {
         self.shelf.taken(storage, self.folder, number, taken);
     }
@@ -556,7 +565,8 @@ impl<S: Storage> LaneWriter<S> {
         self.release_since.get_or_insert(now);
     }
 
-    /// Asks for a Checkpoint behind all else: with it, the next opening knows that nothing is missing at the end.
+    /// Asks for a Checkpoint behind all else: with it, the next opening knows that nothing is
+    /// missing at the end.
     pub(super) fn ask_checkpoint(&mut self) {
         // Where nothing was written since the opening there is nothing to be sure of.
         if self.active.as_ref().is_some_and(|active| !active.opening) {
@@ -575,14 +585,15 @@ impl<S: Storage> LaneWriter<S> {
         self.sealed_view = self.sealed.iter().cloned().collect();
     }
 
-    /// Whether what was lost, and the sequence that is next, stand in a segment behind the oldest sealed one too. After an error there
-    /// may be none that is written to.
+    /// Whether what was lost, and the sequence that is next, stand in a segment behind the oldest
+    /// sealed one too. After an error there may be none that is written to.
     fn is_told_behind(&self) -> bool {
         self.active.as_ref().is_some_and(|active| !active.fresh)
             || self.sealed.iter().skip(1).any(|segment| segment.end > HEADER_BLOCK)
     }
 
-    /// Lets go of the segments a durable trim has passed. Their files stay until [`LaneWriter::maintain`].
+    /// Lets go of the segments a durable trim has passed. Their files stay until
+    /// [`LaneWriter::maintain`].
     pub(super) fn free(&mut self) {
         let before = self.sealed.len();
         while let Some(oldest) =

@@ -1,7 +1,8 @@
-//! What was lost and is not yet told to the broker, and the control state it is a part of. docs/journal-format.md §4.
+//! What was lost and is not yet told to the broker, and the control state it is a part of.
+//! docs/journal-format.md §4.
 //!
-//! A loss is kept until it is published *and* the lane's trim has passed it: so damage found once is not
-//! reported again when the same bytes are met after the next crash.
+//! A loss is kept until it is published *and* the lane's trim has passed it: so damage found once
+//! is not reported again when the same bytes are met after the next crash.
 
 use super::frame::{Fields, SEQUENCE_MAX};
 use crate::message::{Lane, RecordId};
@@ -57,7 +58,8 @@ impl LossCause {
 pub struct LossReport {
     /// Their lane.
     pub lane: Lane,
-    /// Counted from 1 in each lane. A report told twice has the same number, perhaps with more records.
+    /// Counted from 1 in each lane. A report told twice has the same number, perhaps with more
+    /// records.
     pub number: u64,
     /// Why.
     pub cause: LossCause,
@@ -157,7 +159,8 @@ impl Control {
         self.next_number += 1 << 20;
     }
 
-    /// Takes in the losses of a control state that could not be read when this one was; `base`: the totals this one was begun with.
+    /// Takes in the losses of a control state that could not be read when this one was; `base`: the
+    /// totals this one was begun with.
     pub(super) fn take_in(&mut self, other: &Control, base: &[u64; 5]) {
         for ((total, other), base) in self.totals.iter_mut().zip(other.totals).zip(base) {
             *total = total.saturating_add(other.saturating_sub(*base));
@@ -178,7 +181,8 @@ impl Control {
         self.entries.iter().any(|entry| entry.report.covers(sequence))
     }
 
-    /// Adds a loss of `count` records from `first` to `last`. One that follows an unpublished one of the same cause extends it.
+    /// Adds a loss of `count` records from `first` to `last`. One that follows an unpublished one
+    /// of the same cause extends it.
     pub fn lose(&mut self, cause: LossCause, count: u64, first: RecordId, last: RecordId) {
         if count == 0 {
             return;
@@ -201,7 +205,8 @@ impl Control {
             return;
         }
         self.next_number += 1;
-        // What was never acknowledged is remembered, so that it is not met again as damage, and told to nobody.
+        // What was never acknowledged is remembered, so that it is not met again as damage, and
+        // told to nobody.
         let published = cause == LossCause::Torn;
         self.entries.push(Entry { report, published, dirty: true });
         if self.entries.len() > LOSSES_MAX {
@@ -241,7 +246,8 @@ impl Control {
         }
     }
 
-    /// A report has reached the broker. One that has grown since is not done with: it will be told again.
+    /// A report has reached the broker. One that has grown since is not done with: it will be told
+    /// again.
     pub fn published(&mut self, number: u64, count: u64) {
         for entry in &mut self.entries {
             if entry.report.number == number && entry.report.count == count && !entry.published {

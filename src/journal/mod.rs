@@ -1,9 +1,10 @@
 //! The journal: where a reading is kept from its acknowledgement until the broker has it.
 //!
-//! On the path it stands between the gate and the uplink. Its promise: what was committed is read back in order within its lane,
-//! after whatever crash, until it is released. A record that is damaged, dropped or expired is named and counted as lost; one that
-//! the disk does not give now is named, kept and read again later.
-//! The files are described byte by byte in docs/journal-format.md.
+//! On the path it stands between the gate and the uplink. Its promise: what was committed is read
+//! back in order within its lane, after whatever crash, until it is released. A record that is
+//! damaged, dropped or expired is named and counted as lost; one that the disk does not give now is
+//! named, kept and read again later. The files are described byte by byte in
+//! docs/journal-format.md.
 //!
 //! ```text
 //!            append ─> Batch ═╗                              ╔═> view ─> Cursor ─> next
@@ -13,10 +14,11 @@
 //!
 //! A thread a lane reads what is not in memory any more.
 //!
-//! In reading order: [`storage`] is what it needs of a disk; [`frame`], [`record`], [`segment`] and [`loss`] are the bytes;
-//! `scan` and [`recovery`] read them back; `lane`, [`commit`], `pool` and [`retention`] write them; [`cursor`] reads what
-//! is committed by way of a [`view`]; `rejected` keeps what the broker refused; [`store`] puts these together, without threads or clocks;
-//! [`io`] is the real disk, the threads, and the handle the path holds.
+//! In reading order: [`storage`] is what it needs of a disk; [`frame`], [`record`], [`segment`] and
+//! [`loss`] are the bytes; `scan` and [`recovery`] read them back; `lane`, [`commit`], `pool` and
+//! [`retention`] write them; [`cursor`] reads what is committed by way of a [`view`]; `rejected`
+//! keeps what the broker refused; [`store`] puts these together, without threads or clocks; [`io`]
+//! is the real disk, the threads, and the handle the path holds.
 
 mod aside;
 pub mod commit;

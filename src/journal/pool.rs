@@ -1,6 +1,8 @@
-//! Files ready to become segments: made ahead, zeroed in small slices between commits, and recycled.
+//! Files ready to become segments: made ahead, zeroed in small slices between commits, and
+//! recycled.
 //!
-//! One is the reserve. Records never take it, so trims, losses and a clean end find room on a full disk.
+//! One is the reserve. Records never take it, so trims, losses and a clean end find room on a full
+//! disk.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,7 +54,8 @@ pub(super) struct Pool<S: Storage> {
 }
 
 impl<S: Storage> Pool<S> {
-    /// Takes up what an earlier opening left. What is half made, of another size or too much is deleted.
+    /// Takes up what an earlier opening left. What is half made, of another size or too much is
+    /// deleted.
     pub(super) fn open(storage: &S, layout: Layout, limit: usize) -> Pool<S> {
         let mut pool = Pool { layout, limit, ready: Vec::new(), making: None, next_serial: 1, trouble: None };
         for (name, size) in storage.list(Folder::Spare).unwrap_or_default() {
@@ -81,7 +84,8 @@ impl<S: Storage> Pool<S> {
         self.trouble
     }
 
-    /// Moves a spare file into a lane under its new name. `reserve`: even the last one. Without a spare one is made on the spot.
+    /// Moves a spare file into a lane under its new name. `reserve`: even the last one. Without a
+    /// spare one is made on the spot.
     pub(super) fn take(
         &mut self,
         storage: &S,
@@ -184,7 +188,8 @@ impl<S: Storage> Pool<S> {
         Ok(true)
     }
 
-    /// Takes a file out of a lane: kept as spare if there is need, else deleted. Its records have left, durably.
+    /// Takes a file out of a lane: kept as spare if there is need, else deleted. Its records have
+    /// left, durably.
     pub(super) fn recycle(
         &mut self,
         storage: &S,

@@ -1,6 +1,8 @@
-//! The bodies of frames that hold a reading, and the batch they are collected in. docs/journal-format.md §3.
+//! The bodies of frames that hold a reading, and the batch they are collected in.
+//! docs/journal-format.md §3.
 //!
-//! A reading is encoded once, straight from where the datagram lies into the batch that is then written as it is.
+//! A reading is encoded once, straight from where the datagram lies into the batch that is then
+//! written as it is.
 
 use super::frame::{self, Fields, Kind};
 use crate::message::{
@@ -89,7 +91,8 @@ pub fn encode(out: &mut Vec<u8>, content: &Content<'_>, original: Option<RecordI
     out.extend_from_slice(content.payload);
 }
 
-/// Reads a body; `None` where it is not one, which a body with the right CRC can only be by damage before it was written.
+/// Reads a body; `None` where it is not one, which a body with the right CRC can only be by damage
+/// before it was written.
 pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
     let mut fields = Fields(body);
     let method = Method::from_code(fields.u8()?)?;
@@ -134,11 +137,13 @@ pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
     })
 }
 
-/// What the caller gets back when a record is committed or failed: its own mark, e.g. of the request that awaits an answer.
+/// What the caller gets back when a record is committed or failed: its own mark, e.g. of the
+/// request that awaits an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Ticket(pub u128);
 
-/// Records on their way to one lane's next commit: their frames one behind the other, and a ticket each.
+/// Records on their way to one lane's next commit: their frames one behind the other, and a ticket
+/// each.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub(super) bytes: Vec<u8>,
@@ -146,7 +151,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Appends a record with the next sequence of its lane. Allocates only while the batch is larger than any before.
+    /// Appends a record with the next sequence of its lane. Allocates only while the batch is
+    /// larger than any before.
     ///
     /// # Errors
     /// [`TooLarge`]; the batch is as it was.

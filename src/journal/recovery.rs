@@ -1,8 +1,10 @@
 //! Finds out what a lane's files hold when the journal is opened. docs/journal-format.md §7.
 //!
-//! Three things are kept apart. What is *there* is read. What the disk does *not give* stays in the chain, unopened or with places that
-//! cannot be read, and is tried again later: no error of the disk is a loss. What the disk gives and what *does not check* is looked at
-//! once more, a second later and past the page cache; only what does not check then either is damaged. Nothing is written here.
+//! Three things are kept apart. What is *there* is read. What the disk does *not give* stays in the
+//! chain, unopened or with places that cannot be read, and is tried again later: no error of the
+//! disk is a loss. What the disk gives and what *does not check* is looked at once more, a second
+//! later and past the page cache; only what does not check then either is damaged. Nothing is
+//! written here.
 
 use super::aside::{Aside, AsideCause, AsideRange};
 use super::frame::SEQUENCE_MAX;
@@ -16,7 +18,8 @@ use super::storage::{Folder, Storage, StorageError, StoredFile};
 use super::witness::LaneWitness;
 use crate::message::{Lane, RecordId};
 
-/// Least bytes of a record's frame: the header, and a body with a device, a path and a topic of one byte each.
+/// Least bytes of a record's frame: the header, and a body with a device, a path and a topic of one
+/// byte each.
 const RECORD_MIN: u64 = 48;
 /// What a place that cannot be read is called.
 const EIO: i32 = 5;
@@ -154,7 +157,8 @@ impl<F> Look<F> {
         known
     }
 
-    /// Keeps of what is missing what was missing before, too. What is missing only now is met again by who reads the lane.
+    /// Keeps of what is missing what was missing before, too. What is missing only now is met again
+    /// by who reads the lane.
     fn confirm(&mut self, before: &[(Gap, u64)]) {
         let mut missing = RangeSet::default();
         for (gap, _) in before {
@@ -255,7 +259,8 @@ fn aside_of(asides: &mut Vec<Aside>, lane: Lane, number: u64) -> &mut Aside {
     &mut asides[at]
 }
 
-/// Reads all of a lane once. `suspects`: a second time, past the page cache; only these files may turn out to be damaged.
+/// Reads all of a lane once. `suspects`: a second time, past the page cache; only these files may
+/// turn out to be damaged.
 fn look<S: Storage>(
     storage: &S,
     lane: Lane,
@@ -332,7 +337,8 @@ struct Chain<'s, S: Storage> {
     fresh: bool,
     look: Look<S::File>,
     released: u64,
-    /// Of each segment in `look.sealed`, and of the active one: what a scan and the footer said of the control state.
+    /// Of each segment in `look.sealed`, and of the active one: what a scan and the footer said of
+    /// the control state.
     scans: Vec<(Option<Scan>, Option<Control>)>,
     pending: Vec<Pending>,
     /// The segment before may hold records behind the last one that was found in it, this one.
@@ -406,7 +412,8 @@ impl<S: Storage> Chain<'_, S> {
             }
             return;
         }
-        // How much there is in these files nobody can say: the next sequence lies behind all there can be.
+        // How much there is in these files nobody can say: the next sequence lies behind all there
+        // can be.
         let room: u64 = self.pending.iter().map(|pending| pending.size / RECORD_MIN + 1).sum();
         let last = certain + room;
         if self.pending.iter().any(|pending| pending.error.is_some()) {
@@ -422,7 +429,8 @@ impl<S: Storage> Chain<'_, S> {
         self.look.uncertain_from = Some(certain);
     }
 
-    /// Files whose header does not check leave the chain; under which number to note what is missing.
+    /// Files whose header does not check leave the chain; under which number to note what is
+    /// missing.
     fn set_aside(&mut self, uncertain: Option<(u64, u64)>) -> Option<u64> {
         let noted = self.pending.last()?.number;
         for Pending { number, size, .. } in self.pending.drain(..) {
@@ -439,7 +447,8 @@ impl<S: Storage> Chain<'_, S> {
         self.look.next_sequence = last + 1;
     }
 
-    /// Says whose the sequences are between what was found and the next segment whose header was read.
+    /// Says whose the sequences are between what was found and the next segment whose header was
+    /// read.
     fn come_to(&mut self, header: &Header) {
         let (next, first) = (self.look.next_sequence, header.first_sequence);
         let stated = (header.uncertain_from != 0).then_some(header.uncertain_from);
@@ -466,7 +475,8 @@ impl<S: Storage> Chain<'_, S> {
         self.released = self.released.max(header.released);
     }
 
-    /// Files that cannot be read now take their place in the chain: `last` is the last sequence they can hold.
+    /// Files that cannot be read now take their place in the chain: `last` is the last sequence
+    /// they can hold.
     fn place_pending(&mut self, last: u64, uncertain_from: Option<u64>) {
         let first = self.look.next_sequence;
         let run = self.look.sealed.last().map_or(0, |segment| segment.run_of(first).run);
@@ -526,7 +536,8 @@ impl<S: Storage> Chain<'_, S> {
                 let read = scan.gaps.drain(..).filter(|gap| !gap.unread);
                 self.look.gaps.extend(read.map(|gap| (gap, header.number)));
                 self.look.next_sequence = scan.next_sequence.max(header.first_sequence);
-                // What cannot be read now may be read another time: then it must not stand behind newer frames.
+                // What cannot be read now may be read another time: then it must not stand behind
+                // newer frames.
                 let continued = after == After::Nothing
                     && footer.is_none()
                     && scan.readable
@@ -630,7 +641,8 @@ fn classify<S: Storage>(
             }
         }
     }
-    // Set aside while the file is still in the chain, if it could not be renamed or is still of use there.
+    // Set aside while the file is still in the chain, if it could not be renamed or is still of use
+    // there.
     let chain = |number: u64| files.iter().any(|file| file.number == number);
     for aside in lists.iter().filter(|list: &&Aside| chain(list.number)) {
         look.asides.push(Shelved::new(aside.clone(), Place::Chain, 0, true));
@@ -780,8 +792,8 @@ pub(super) struct Resolution {
     pub(super) unreadable: Vec<u64>,
 }
 
-/// Opens neighbours in the chain that could not be opened before; `give_up`: those that still cannot are `unreadable`. `fresh`: past the
-/// page cache.
+/// Opens neighbours in the chain that could not be opened before; `give_up`: those that still
+/// cannot are `unreadable`. `fresh`: past the page cache.
 ///
 /// # Errors
 /// The number of one that still cannot be read, and why; not with `give_up`.

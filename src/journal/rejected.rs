@@ -1,7 +1,9 @@
-//! The rejected store: records the broker refused for good, kept until their owner decides. docs/journal-format.md §5.
+//! The rejected store: records the broker refused for good, kept until their owner decides.
+//! docs/journal-format.md §5.
 //!
-//! It is one file that is appended to. One that the disk does not give, or not all of, keeps what it has under another ending: its
-//! entries count on, and it is read again until all of it can be; a fresh file takes what comes next.
+//! It is one file that is appended to. One that the disk does not give, or not all of, keeps what
+//! it has under another ending: its entries count on, and it is read again until all of it can be;
+//! a fresh file takes what comes next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -23,7 +25,8 @@ const OVER: u32 = 64 * 1024;
 const FOLDER: Folder = Folder::Rejected;
 /// Numbers left out where a file that cannot be read may have given some.
 const NUMBERS_SKIPPED: u64 = 1 << 20;
-/// A file that could not be read is read again after so long, then after twice that, and so on, up to once a minute;
+/// A file that could not be read is read again after so long, then after twice that, and so on, up
+/// to once a minute;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// after an hour, up to once a day.
@@ -141,12 +144,14 @@ pub(super) struct RejectedStore<S: Storage> {
     counts_older: bool,
     lost: u64,
     retry: Option<Retry>,
-    /// The file in use lacks records whose loss the next opening would count again: it is written anew, not before then.
+    /// The file in use lacks records whose loss the next opening would count again: it is written
+    /// anew, not before then.
     rewrite_at: Option<Instant>,
 }
 
 impl<S: Storage> RejectedStore<S> {
-    /// Reads the store. `seen`: the next number and how many entries there were, as the witness has them.
+    /// Reads the store. `seen`: the next number and how many entries there were, as the witness has
+    /// them.
     ///
     /// # Errors
     /// [`RecoveryError::OtherVersion`], or its folder cannot be listed.
@@ -222,7 +227,8 @@ impl<S: Storage> RejectedStore<S> {
         if damaged && let Some((_, entries)) = seen {
             store.lost += entries.saturating_sub(store.entries.len() as u64);
         }
-        // What is left is of before the store was written anew, or half written; what cannot be deleted now is met again.
+        // What is left is of before the store was written anew, or half written; what cannot be
+        // deleted now is met again.
         if report.unread.is_empty() && !damaged {
             old.sort_unstable();
             old.truncate(old.len().saturating_sub(DAMAGED_KEPT));
@@ -299,7 +305,8 @@ impl<S: Storage> RejectedStore<S> {
         match load::<S>(storage, &name, number, 0, false) {
             Err(LoadError::OtherVersion(major)) => return Err(RecoveryError::OtherVersion(major)),
             Err(error) => {
-                // One whose header does not check was not called damaged while it was in use: the disk may do better yet.
+                // One whose header does not check was not called damaged while it was in use: the
+                // disk may do better yet.
                 let error = if let LoadError::Io(error) = error { error } else { StorageError::Other(EIO) };
                 report.unread.push((name.clone(), error));
                 let source = Source { file: None, name, seed: 0, unread: Some(error), damaged: false };
@@ -331,7 +338,8 @@ impl<S: Storage> RejectedStore<S> {
         self.sources.insert(number, source);
     }
 
-    /// Leaves a file alone that cannot be read whole: it gets another ending, and the next record another file.
+    /// Leaves a file alone that cannot be read whole: it gets another ending, and the next record
+    /// another file.
     fn put_by(&mut self, now: Instant, storage: &S, number: u64) {
         if self.current == Some(number) {
             self.current = None;
@@ -353,8 +361,8 @@ impl<S: Storage> RejectedStore<S> {
         }
     }
 
-    /// Tries again to read what could not be read; how many records are found to be lost. `counted`: every loss reported so far is
-    /// durable.
+    /// Tries again to read what could not be read; how many records are found to be lost.
+    /// `counted`: every loss reported so far is durable.
     pub(super) fn maintain(&mut self, now: Instant, storage: &S, counted: bool) -> u64 {
         let before = self.lost;
         if counted && self.rewrite_at.is_some_and(|at| at <= now) {
@@ -431,7 +439,8 @@ impl<S: Storage> RejectedStore<S> {
         self.lost
     }
 
-    /// For the witness: the number of the next entry of the file in use, and how many entries there are.
+    /// For the witness: the number of the next entry of the file in use, and how many entries there
+    /// are.
     pub(super) fn seen(&self) -> (u64, u64) {
         self.current.map_or((0, 0), |_| (self.next_entry, self.entries.len() as u64))
     }
@@ -460,7 +469,8 @@ impl<S: Storage> RejectedStore<S> {
         self.max_bytes.saturating_sub(self.live_bytes + u64::from(HEADER_BLOCK))
     }
 
-    /// The body of the reading of an entry; `None`: there is no such entry, or what the disk gives does not check.
+    /// The body of the reading of an entry; `None`: there is no such entry, or what the disk gives
+    /// does not check.
     ///
     /// # Errors
     /// The disk does not give it.
@@ -585,11 +595,13 @@ impl<S: Storage> RejectedStore<S> {
         self.sources.keys().any(|number| Some(*number) != self.current)
     }
 
-    /// Writes the entries of the file in use, and of those in `merged`, to a new file, which takes its place once it is durable.
+    /// Writes the entries of the file in use, and of those in `merged`, to a new file, which takes
+    /// its place once it is durable.
     fn rewrite(&mut self, now: Instant, storage: &S, merged: &[u64]) -> Result<(), StorageError> {
         let mut checked = self.check(storage, merged);
         if let (Err(_), Some(current), true) = (&checked, self.current, merged.is_empty()) {
-            // The disk does not give all of it. It keeps what it has; what comes next goes elsewhere.
+            // The disk does not give all of it. It keeps what it has; what comes next goes
+            // elsewhere.
             self.put_by(now, storage, current);
             checked = self.check(storage, merged);
         }
@@ -613,7 +625,8 @@ impl<S: Storage> RejectedStore<S> {
         // Left behind by an attempt that failed; most often it is not there.
         storage.remove(FOLDER, &new)?;
         let file = storage.create(FOLDER, &new)?;
-        // Once it is renamed the new file counts, even if that is not known to be durable: the old one must not grow.
+        // Once it is renamed the new file counts, even if that is not known to be durable: the old
+        // one must not grow.
         self.broken = true;
         let written = self.write_entries(storage, &file, &header, &new, kept);
         let (entries, end) = written.inspect_err(|_| {
@@ -643,8 +656,8 @@ impl<S: Storage> RejectedStore<S> {
         Ok(())
     }
 
-    /// The entries of the file in use and of those in `merged`; and the numbers of those that do not check, not a second time
-    /// either.
+    /// The entries of the file in use and of those in `merged`; and the numbers of those that do
+    /// not check, not a second time either.
     fn check(&self, storage: &S, merged: &[u64]) -> Result<(Vec<RejectedEntry>, Vec<u64>), StorageError> {
         let is_meant =
             |entry: &&RejectedEntry| Some(entry.source) == self.current || merged.contains(&entry.source);
@@ -694,7 +707,8 @@ impl<S: Storage> RejectedStore<S> {
             let offset = put(&mut frame)?;
             entries.insert(entry.number, RejectedEntry { source: header.number, offset, ..entry });
         }
-        // What was taken out of a file that is not written to is to stay out when that is read again.
+        // What was taken out of a file that is not written to is to stay out when that is read
+        // again.
         for number in self.gone.iter().filter(|_| self.has_others()) {
             let mut frame = Vec::new();
             frame::encode(&mut frame, Kind::Removed, *number, |_| ());
@@ -709,7 +723,8 @@ impl<S: Storage> RejectedStore<S> {
     }
 }
 
-/// Reads a file of the store. `next`: the number of the next entry, at least; `fresh`: past the page cache.
+/// Reads a file of the store. `next`: the number of the next entry, at least; `fresh`: past the
+/// page cache.
 fn load<S: Storage>(
     storage: &S,
     name: &str,

@@ -25,7 +25,8 @@ pub fn decide(bounds: &LaneSettings, used: u64, size: u32) -> Decision {
     }
 }
 
-/// The segments' layout: as configured, but at least four to a lane, so that a small lane can still rotate.
+/// The segments' layout: as configured, but at least four to a lane, so that a small lane can still
+/// rotate.
 pub fn layout(settings: &Settings) -> Layout {
     let least = settings.lanes.iter().map(|lane| lane.max_bytes / 4).min().unwrap_or_default();
     let wanted = u64::from(settings.segment_bytes).min(least);
@@ -34,7 +35,8 @@ pub fn layout(settings: &Settings) -> Layout {
     Layout::new(size).expect("the size is a valid one")
 }
 
-/// Most spare segments kept: what `max-bytes` leaves beside the lanes, at least the reserve, at most eight.
+/// Most spare segments kept: what `max-bytes` leaves beside the lanes, at least the reserve, at
+/// most eight.
 pub fn spares(settings: &Settings, layout: Layout) -> usize {
     let lanes: u64 = settings.lanes.iter().map(|lane| lane.max_bytes).sum();
     let left = settings.max_bytes.saturating_sub(lanes).saturating_sub(settings.rejected_max_bytes);

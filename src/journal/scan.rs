@@ -10,8 +10,8 @@ use crate::message::Lane;
 const BUFFER: usize = 256 * 1024;
 /// What a disk gives or does not give at once.
 const PAGE: u32 = 4096;
-/// So many pages of a segment may be unreadable at an opening, which is not to wait long for a bad disk. With more the segment counts
-/// as not opened, and is opened later, beside the path.
+/// So many pages of a segment may be unreadable at an opening, which is not to wait long for a bad
+/// disk. With more the segment counts as not opened, and is opened later, beside the path.
 pub const BAD_PAGES: u32 = 8;
 /// What a place that cannot be read is called.
 const EIO: i32 = 5;
@@ -45,11 +45,12 @@ pub fn read_region(
 /// Places of a file that the disk does not give, as offsets in it: from, to.
 pub type Holes = Vec<(u32, u32)>;
 
-/// Reads as [`read_region`], page by page where the disk does not give all of it: zeros stand for the pages it does not give, and
-/// `holes` gets their places.
+/// Reads as [`read_region`], page by page where the disk does not give all of it: zeros stand for
+/// the pages it does not give, and `holes` gets their places.
 ///
 /// # Errors
-/// There are more than `pages_max` such pages: not a bad place but a disk, or a file, that cannot be read.
+/// There are more than `pages_max` such pages: not a bad place but a disk, or a file, that cannot
+/// be read.
 fn read_around(
     file: &impl StoredFile,
     offset: u32,
@@ -107,8 +108,8 @@ pub struct Scanner<'f, F> {
 }
 
 impl<'f, F: StoredFile> Scanner<'f, F> {
-    /// From `from` (a multiple of 8) up to `limit`. After more than `pages_max` pages that the disk does not give it ends with
-    /// [`Scanner::failed`].
+    /// From `from` (a multiple of 8) up to `limit`. After more than `pages_max` pages that the disk
+    /// does not give it ends with [`Scanner::failed`].
     pub fn new(file: &'f F, seed: u32, from: u32, limit: u32, pages_max: u32) -> Self {
         Scanner {
             file,
@@ -124,7 +125,8 @@ impl<'f, F: StoredFile> Scanner<'f, F> {
         }
     }
 
-    /// The next valid frame and its offset; `None` at the limit, at the end of the file, and where it failed.
+    /// The next valid frame and its offset; `None` at the limit, at the end of the file, and where
+    /// it failed.
     pub fn next_frame(&mut self) -> Option<(u32, Frame<'_>)> {
         let (offset, length) = loop {
             if self.limit.saturating_sub(self.at) < HEADER as u32 {
@@ -233,7 +235,8 @@ impl Scan {
     }
 }
 
-/// Scans a segment. Readings from `successor` on, the first sequence of the segment after it, do not count.
+/// Scans a segment. Readings from `successor` on, the first sequence of the segment after it, do
+/// not count.
 ///
 /// # Errors
 /// The disk does not give more than `pages_max` pages of it.
@@ -355,7 +358,8 @@ fn apply(control: &mut Control, kind: Kind, sequence: u64, body: &[u8]) {
     }
 }
 
-/// Finds one reading of a segment; `None` if the disk gave all of it and it is not there: perhaps damaged, perhaps read wrongly.
+/// Finds one reading of a segment; `None` if the disk gave all of it and it is not there: perhaps
+/// damaged, perhaps read wrongly.
 ///
 /// # Errors
 /// The disk does not give the place where it is.

@@ -7,7 +7,8 @@ use crate::message::RecordId;
 pub const HEADER_BLOCK: u32 = 8192;
 /// Bytes of the header itself.
 pub const HEADER_SIZE: usize = 96;
-/// Where the header's copy stands: in another page, so that one place that cannot be read does not take both.
+/// Where the header's copy stands: in another page, so that one place that cannot be read does not
+/// take both.
 pub const HEADER_COPY: usize = 4096;
 /// Smallest segment in bytes.
 pub const SEGMENT_MIN: u32 = 65_536;
@@ -40,7 +41,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// For a segment of `size` bytes; `None` outside of [`SEGMENT_MIN`]`..=`[`SEGMENT_MAX`] or no multiple of 4,096.
+    /// For a segment of `size` bytes; `None` outside of [`SEGMENT_MIN`]`..=`[`SEGMENT_MAX`] or no
+    /// multiple of 4,096.
     pub fn new(size: u32) -> Option<Layout> {
         if !(SEGMENT_MIN..=SEGMENT_MAX).contains(&size) || !size.is_multiple_of(4096) {
             return None;
@@ -76,8 +78,8 @@ pub struct Header {
     pub boot: [u8; 16],
     /// All records up to this one had left when it was written.
     pub released: u64,
-    /// From this sequence up to `first_sequence − 1` records may never have been stored: the end of the segment before could
-    /// not be read when this one was begun. 0 = no such.
+    /// From this sequence up to `first_sequence − 1` records may never have been stored: the end of
+    /// the segment before could not be read when this one was begun. 0 = no such.
     pub uncertain_from: u64,
 }
 
@@ -230,11 +232,12 @@ pub struct Segment {
     pub runs: Vec<Run>,
     /// Places to begin reading from, rising.
     pub marks: Vec<Mark>,
-    /// Records from this sequence on may never have been stored: its end could not be read when the journal was opened. Those of
-    /// them a later reading does not find are not lost.
+    /// Records from this sequence on may never have been stored: its end could not be read when the
+    /// journal was opened. Those of them a later reading does not find are not lost.
     pub uncertain_from: Option<u64>,
-    /// The disk did not give its header, or too little behind it: only `number`, `first_sequence` and `last_sequence` are known, as
-    /// far as its neighbours tell. It is to be opened before it can be read.
+    /// The disk did not give its header, or too little behind it: only `number`, `first_sequence`
+    /// and `last_sequence` are known, as far as its neighbours tell. It is to be opened before it
+    /// can be read.
     pub unopened: bool,
 }
 
@@ -311,7 +314,8 @@ impl Segment {
         segment_name(self.number)
     }
 
-    /// The footer; `checkpoint` is what the lane's control state is (released, then a Checkpoint's body).
+    /// The footer; `checkpoint` is what the lane's control state is (released, then a Checkpoint's
+    /// body).
     pub fn encode_footer(&self, checkpoint: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity((self.layout.size - self.layout.frame_limit) as usize);
         out.extend_from_slice(SEALED);
@@ -339,7 +343,8 @@ impl Segment {
         out
     }
 
-    /// Reads what stands at the frame limit: the segment as its footer describes it, and the checkpoint; `None` where it does not check.
+    /// Reads what stands at the frame limit: the segment as its footer describes it, and the
+    /// checkpoint; `None` where it does not check.
     pub fn parse_footer<'a>(
         header: &Header,
         layout: Layout,
@@ -388,7 +393,8 @@ impl Segment {
     }
 }
 
-/// Cuts `first..=last` where one run ends and another begins. `segments` are those of the lane, in order.
+/// Cuts `first..=last` where one run ends and another begins. `segments` are those of the lane, in
+/// order.
 pub(super) fn pieces<'s>(
     segments: impl Iterator<Item = &'s Segment>,
     first: u64,

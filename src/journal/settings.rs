@@ -11,16 +11,18 @@ pub const REJECTED_BYTES_MAX: u64 = 1 << 30;
 pub struct Settings {
     /// Its directory, `{state-dir}/journal`.
     pub directory: PathBuf,
-    /// `[journal] max-bytes`: all of it on disk, spare segments and the rejected store included; default 256 MiB, at least 8 MiB.
+    /// `[journal] max-bytes`: all of it on disk, spare segments and the rejected store included;
+    /// default 256 MiB, at least 8 MiB.
     pub max_bytes: u64,
-    /// `[journal] commit-interval`: least time between the starts of two commits; default 10 ms, `0 ..= 1 s`.
+    /// `[journal] commit-interval`: least time between the starts of two commits; default 10 ms,
+    /// `0 ..= 1 s`.
     pub commit_interval: Duration,
     /// `[journal] segment-bytes`; default 4 MiB, `64 KiB ..= 64 MiB`, a multiple of 4,096.
     pub segment_bytes: u32,
     /// By [`Lane::index`](crate::message::Lane::index).
     pub lanes: [LaneSettings; 2],
-    /// `[journal] rejected-max-bytes`: what the broker refused for good; default 16 MiB, at most [`REJECTED_BYTES_MAX`]. Full stops
-    /// the lane.
+    /// `[journal] rejected-max-bytes`: what the broker refused for good; default 16 MiB, at most
+    /// [`REJECTED_BYTES_MAX`]. Full stops the lane.
     pub rejected_max_bytes: u64,
 }
 

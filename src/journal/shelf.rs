@@ -1,4 +1,5 @@
-//! The files a lane has set aside, or is going to, and the lists beside them. docs/journal-format.md §9.
+//! The files a lane has set aside, or is going to, and the lists beside them.
+//! docs/journal-format.md §9.
 //!
 //! ```text
 //!   in the chain ──its list is durable──> a trim may pass its records ──trim──> leaving ──renamed──> away ──imported──> deleted
@@ -38,7 +39,8 @@ pub(super) struct Shelved {
     pub(super) size: u64,
     /// The list on the disk says the same.
     pub(super) saved: bool,
-    /// The disk does not give the list: what is on it is not known, and nothing may be done to the file.
+    /// The disk does not give the list: what is on it is not known, and nothing may be done to the
+    /// file.
     pub(super) unread: bool,
     /// Sequences that count as passed once it does.
     pub(super) waiting: Vec<(u64, u64)>,
@@ -95,7 +97,8 @@ impl Shelf {
         self.items.iter().any(|item| item.aside.number == number)
     }
 
-    /// Bytes of the files that have left the chain; those of damaged ones alone can be had back at any time.
+    /// Bytes of the files that have left the chain; those of damaged ones alone can be had back at
+    /// any time.
     pub(super) fn bytes(&self) -> u64 {
         self.left().map(|item| item.size).sum()
     }
@@ -177,7 +180,8 @@ impl Shelf {
         passed
     }
 
-    /// Deletes the oldest file that has left the chain to make room; `any`: an unreadable one, too. What was in it.
+    /// Deletes the oldest file that has left the chain to make room; `any`: an unreadable one, too.
+    /// What was in it.
     pub(super) fn evict<S: Storage>(&mut self, storage: &S, folder: Folder, any: bool) -> Option<Aside> {
         let may = |item: &Shelved| {
             item.place == Place::Away && !item.unread && (any || item.cause() == AsideCause::Damaged)
@@ -189,7 +193,8 @@ impl Shelf {
         Some(item.aside)
     }
 
-    /// These records of this file are in their lane again; all that is on its list, if it is `None`.
+    /// These records of this file are in their lane again; all that is on its list, if it is
+    /// `None`.
     pub(super) fn taken<S: Storage>(
         &mut self,
         storage: &S,

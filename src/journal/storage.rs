@@ -1,8 +1,9 @@
-//! What the journal needs of a disk: four flat folders of files that are read and written at offsets and synced.
+//! What the journal needs of a disk: four flat folders of files that are read and written at
+//! offsets and synced.
 //!
-//! The cores see only this, so they run on a disk in memory that loses power at any write. The rules of a real disk are
-//! kept: nothing is durable before [`StoredFile::sync`], no name before [`Storage::sync_folder`], and after a failed
-//! sync nobody knows what was written.
+//! The cores see only this, so they run on a disk in memory that loses power at any write. The
+//! rules of a real disk are kept: nothing is durable before [`StoredFile::sync`], no name before
+//! [`Storage::sync_folder`], and after a failed sync nobody knows what was written.
 
 use std::fmt;
 use std::sync::Arc;
@@ -90,8 +91,9 @@ pub trait Storage: Send + Sync + 'static {
     /// As the system says.
     fn sync_folder(&self, folder: Folder) -> Result<(), StorageError>;
 
-    /// Lets at least [`SECOND_LOOK`] pass. What was read and did not check is read again after that, past the page cache
-    /// ([`StoredFile::forget_cache`]): damage is what did not check twice.
+    /// Lets at least [`SECOND_LOOK`] pass. What was read and did not check is read again after
+    /// that, past the page cache ([`StoredFile::forget_cache`]): damage is what did not check
+    /// twice.
     fn wait_for_second_look(&self);
 }
 
@@ -115,10 +117,12 @@ pub trait StoredFile: Send + Sync + 'static {
     /// Makes everything written durable (`fdatasync`).
     ///
     /// # Errors
-    /// As the system says; then nothing is known about what was written since the last success, and calling it again proves nothing.
+    /// As the system says; then nothing is known about what was written since the last success, and
+    /// calling it again proves nothing.
     fn sync(&self) -> Result<(), StorageError>;
 
-    /// Asks the system to read from the disk what is read next, not from the page cache (`posix_fadvise`, `DONTNEED`).
+    /// Asks the system to read from the disk what is read next, not from the page cache
+    /// (`posix_fadvise`, `DONTNEED`).
     fn forget_cache(&self);
 }
 

@@ -1,4 +1,5 @@
-//! The whole journal but for threads and clocks: both lanes, the rejected store, and the files they share.
+//! The whole journal but for threads and clocks: both lanes, the rejected store, and the files they
+//! share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,7 +77,8 @@ pub struct LaneStatus {
 }
 
 impl LaneStatus {
-    /// Records acknowledged and lost ever. What a crash tore in its last commit was never acknowledged, and is not among them.
+    /// Records acknowledged and lost ever. What a crash tore in its last commit was never
+    /// acknowledged, and is not among them.
     pub fn lost_records(&self) -> u64 {
         let counted = LossCause::ALL.iter().zip(self.lost).filter(|(cause, _)| **cause != LossCause::Torn);
         counted.map(|(_, count)| count).sum()
@@ -102,7 +104,8 @@ pub struct RejectedStatus {
     pub lost: u64,
 }
 
-/// Both lanes and the rejected store on one storage. Every call may block on the disk but those that only say something.
+/// Both lanes and the rejected store on one storage. Every call may block on the disk but those
+/// that only say something.
 pub struct Store<S: Storage> {
     storage: Arc<S>,
     pool: Pool<S>,
@@ -116,7 +119,8 @@ pub struct Store<S: Storage> {
     wanted: [u64; 2],
     /// Entries to be taken out once the lanes' next commit is durable.
     removals: Vec<u64>,
-    /// Records to be rejected that were not where they should be: looked for again, past the page cache, before they count as damaged.
+    /// Records to be rejected that were not where they should be: looked for again, past the page
+    /// cache, before they count as damaged.
     doubtful: BTreeMap<(usize, u64), Instant>,
     /// Records to be rejected that the disk does not give, since when.
     unread: BTreeMap<(usize, u64), Instant>,
@@ -125,7 +129,8 @@ pub struct Store<S: Storage> {
 }
 
 impl<S: Storage> Store<S> {
-    /// Reads what is there and gets ready to write. Neither damage nor what the disk does not give keeps it from opening.
+    /// Reads what is there and gets ready to write. Neither damage nor what the disk does not give
+    /// keeps it from opening.
     ///
     /// # Errors
     /// [`RecoveryError`].
@@ -138,7 +143,8 @@ impl<S: Storage> Store<S> {
         let layout = retention::layout(settings);
         let (witness, seen) = WitnessFile::open(&*storage);
         let mut report = StoreReport::default();
-        // Nothing is renamed or deleted before all is read: another version's files are not this one's to tidy.
+        // Nothing is renamed or deleted before all is read: another version's files are not this
+        // one's to tidy.
         let mut open = |lane: Lane| {
             let index = lane.index();
             let seen = seen.unwrap_or_default().lanes[index];
@@ -229,8 +235,8 @@ impl<S: Storage> Store<S> {
         self.lanes[lane.index()].damaged(now, first, last);
     }
 
-    /// The disk does not give these records of a segment, though it gives others: they are listed, and the file is kept for
-    /// when it does.
+    /// The disk does not give these records of a segment, though it gives others: they are listed,
+    /// and the file is kept for when it does.
     pub fn step_over(&mut self, lane: Lane, number: u64, first: u64, last: u64) {
         self.lanes[lane.index()].step_over(number, first, last);
     }
@@ -240,8 +246,8 @@ impl<S: Storage> Store<S> {
         self.lanes[lane.index()].take_up(now, found);
     }
 
-    /// Opens what could not be opened before, as the reading thread does; `give_up`: what still cannot be is unreadable. For tests on a
-    /// disk in memory.
+    /// Opens what could not be opened before, as the reading thread does; `give_up`: what still
+    /// cannot be is unreadable. For tests on a disk in memory.
     ///
     /// # Errors
     /// Something still cannot be opened; not with `give_up`.
@@ -265,7 +271,8 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// These records of a file set aside are in their lane again, durably; all that is on its list, if it is `None`.
+    /// These records of a file set aside are in their lane again, durably; all that is on its list,
+    /// if it is `None`.
     pub fn imported(&mut self, lane: Lane, number: u64, taken: Option<&[(u64, u64)]>) {
         self.lanes[lane.index()].imported(&*self.storage, number, taken);
     }
@@ -282,12 +289,14 @@ impl<S: Storage> Store<S> {
         self.rejected.entries()
     }
 
-    /// The body of a rejected reading; [`super::record::decode`] reads it. `None`: no such entry, or the disk does not give it now.
+    /// The body of a rejected reading; [`super::record::decode`] reads it. `None`: no such entry,
+    /// or the disk does not give it now.
     pub fn read_rejected(&self, number: u64) -> Option<(RejectedEntry, Vec<u8>)> {
         Some((*self.rejected.entry(number)?, self.rejected.read(number).ok().flatten()?))
     }
 
-    /// Gives a rejected record up: its loss is committed, then it is taken out. False: no such entry.
+    /// Gives a rejected record up: its loss is committed, then it is taken out. False: no such
+    /// entry.
     pub fn discard_rejected(&mut self, now: Instant, number: u64) -> bool {
         let Some(entry) = self.rejected.entry(number).copied() else { return false };
         if !self.removals.contains(&number) {
@@ -307,8 +316,8 @@ impl<S: Storage> Store<S> {
 
     // Commits.
 
-    /// Commits a batch for each lane, by [`Lane::index`], and whatever control state is due; `force`: all of it.
-    /// The batches keep their bytes; the caller clears them.
+    /// Commits a batch for each lane, by [`Lane::index`], and whatever control state is due;
+    /// `force`: all of it. The batches keep their bytes; the caller clears them.
     pub fn commit(&mut self, now: Instant, batches: &mut [Batch; 2], force: bool) -> [Outcome; 2] {
         self.move_rejected(now);
         for lane in Lane::ALL {
@@ -326,7 +335,8 @@ impl<S: Storage> Store<S> {
     }
 
     fn note_witness(&mut self) {
-        // All below the next sequence was committed: that is not so while what a crash tore is not named as that.
+        // All below the next sequence was committed: that is not so while what a crash tore is not
+        // named as that.
         let before = self.witness.last().unwrap_or_default().lanes;
         let of = |lane: &LaneWriter<S>| match lane.unnamed_gaps {
             true => before[lane.lane.index()],
@@ -360,7 +370,8 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// Moves records the broker refused. They are durable in the rejected store before a trim may pass them.
+    /// Moves records the broker refused. They are durable in the rejected store before a trim may
+    /// pass them.
     fn move_rejected(&mut self, now: Instant) {
         if self.reject_trouble.is_some_and(|(_, trouble)| now < trouble.retry_at) {
             return;
@@ -406,7 +417,8 @@ impl<S: Storage> Store<S> {
                     return self.reject_failed(now, RejectError::Disk(StorageError::Other(EIO)));
                 }
                 Err(error) => {
-                    // As long as the reading end would wait; then it is listed as unreadable like any other.
+                    // As long as the reading end would wait; then it is listed as unreadable like
+                    // any other.
                     let since = *self.unread.entry((index, sequence)).or_insert(now);
                     if now < since + UNREAD_MAX {
                         return self.reject_failed(now, RejectError::Disk(error));
@@ -449,7 +461,8 @@ impl<S: Storage> Store<S> {
         false
     }
 
-    /// Asks for a mark behind all else, so that the next opening knows that nothing is missing at the end.
+    /// Asks for a mark behind all else, so that the next opening knows that nothing is missing at
+    /// the end.
     pub fn ask_checkpoints(&mut self) {
         self.lanes.iter_mut().for_each(LaneWriter::ask_checkpoint);
     }
@@ -478,7 +491,8 @@ impl<S: Storage> Store<S> {
         pool.work(storage, self.wants_spare, now)
     }
 
-    /// When [`Store::commit`] or [`Store::maintain`] has something to do though nothing is appended.
+    /// When [`Store::commit`] or [`Store::maintain`] has something to do though nothing is
+    /// appended.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         // A removal waits for its loss to be committed, which has a deadline of its own.
         let counted = self.lanes.iter().all(|lane| !lane.control().is_dirty());
@@ -567,8 +581,8 @@ impl<S: Storage> Store<S> {
         Some((writer.id_of(sequence), body))
     }
 
-    /// Takes new bounds of the lanes. A lane that is over its new bound gives nothing up at once; it takes nothing, or makes
-    /// room with the next record, as its bound says.
+    /// Takes new bounds of the lanes. A lane that is over its new bound gives nothing up at once;
+    /// it takes nothing, or makes room with the next record, as its bound says.
     pub fn set_bounds(&mut self, bounds: [LaneSettings; 2]) {
         for (writer, bounds) in self.lanes.iter_mut().zip(bounds) {
             writer.bounds = bounds;

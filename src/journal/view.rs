@@ -1,4 +1,5 @@
-//! What the writing end of a lane shows its readers: which segments there are and how far they are durable.
+//! What the writing end of a lane shows its readers: which segments there are and how far they are
+//! durable.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,7 +31,8 @@ pub struct ActiveView<F> {
     pub recent: Arc<Recent>,
 }
 
-/// The bytes last written to a segment, in memory: who reads what was just committed does not go to the disk for it.
+/// The bytes last written to a segment, in memory: who reads what was just committed does not go to
+/// the disk for it.
 #[derive(Debug, Default)]
 pub struct Recent(Mutex<Tail>);
 
@@ -113,7 +115,8 @@ pub struct Place<'v, F> {
 }
 
 impl<F> LaneView<F> {
-    /// Where `sequence` is to be found, or else the first record behind it; `None` behind all of them.
+    /// Where `sequence` is to be found, or else the first record behind it; `None` behind all of
+    /// them.
     pub fn locate(&self, sequence: u64) -> Option<Place<'_, F>> {
         if sequence >= self.next_sequence {
             return None;

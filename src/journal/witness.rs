@@ -1,8 +1,9 @@
 //! What the last commit reached, written after each one without a sync. docs/journal-format.md §8.
 //!
-//! Nothing depends on it. It answers one question the segments cannot: whether anything is missing at their end, where no later frame
-//! says what came before. It is never ahead of the segments. After the end of a process it is up to date, because the page cache
-//! outlives a process; after a power cut it is as old as the last time the system wrote the page out, 30 s as a rule.
+//! Nothing depends on it. It answers one question the segments cannot: whether anything is missing
+//! at their end, where no later frame says what came before. It is never ahead of the segments.
+//! After the end of a process it is up to date, because the page cache outlives a process; after a
+//! power cut it is as old as the last time the system wrote the page out, 30 s as a rule.
 
 use super::frame::{Fields, SEQUENCE_MAX};
 use super::storage::{Folder, Storage, StorageError, StoredFile};
@@ -23,7 +24,8 @@ pub struct LaneWitness {
     pub next_sequence: u64,
     /// All up to this one had left, durably.
     pub released: u64,
-    /// The last run in its newest segment; 0 if there was none. A version that writes no witness begins another.
+    /// The last run in its newest segment; 0 if there was none. A version that writes no witness
+    /// begins another.
     pub run: u64,
     /// The number of its newest segment; 0 if there was none.
     pub number: u64,
@@ -126,8 +128,8 @@ impl<S: Storage> WitnessFile<S> {
         }
     }
 
-    /// Makes it durable, or else sees to it that there is none: before files are used for something else of which an older one
-    /// would say that they hold records. False: neither can be done now.
+    /// Makes it durable, or else sees to it that there is none: before files are used for something
+    /// else of which an older one would say that they hold records. False: neither can be done now.
     pub(super) fn sync(&mut self, storage: &S) -> bool {
         let in_place = |renewed: bool| !renewed || storage.sync_folder(Folder::Top).is_ok();
         let synced = |file: &S::File| file.sync().is_ok() && in_place(self.renewed);

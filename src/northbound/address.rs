@@ -1,8 +1,9 @@
 //! Which of a host's addresses to try, and when the next: Happy Eyeballs (RFC 8305), without I/O.
 //!
-//! Families alternate, beginning with the one the resolver puts first (§4); an address that failed behind TCP (at TLS, or at
-//! MQTT) goes to the end. Attempts overlap: while one has not answered for 250 ms the next begins (§5), and a failure starts
-//! the next at once; each has 10 s. What RFC 8305 §3 says of asking for AAAA and A apart is the system resolver's.
+//! Families alternate, beginning with the one the resolver puts first (§4); an address that failed
+//! behind TCP (at TLS, or at MQTT) goes to the end. Attempts overlap: while one has not answered
+//! for 250 ms the next begins (§5), and a failure starts the next at once; each has 10 s. What RFC
+//! 8305 §3 says of asking for AAAA and A apart is the system resolver's.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

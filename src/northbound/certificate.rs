@@ -1,6 +1,8 @@
-//! The few fields of an X.509 certificate we must read ourselves (RFC 5280 §4.1): version, validity, names.
+//! The few fields of an X.509 certificate we must read ourselves (RFC 5280 §4.1): version,
+//! validity, names.
 //!
-//! No verification happens here; that is rustls's. This reader never allocates by a length it was told.
+//! No verification happens here; that is rustls's. This reader never allocates by a length it was
+//! told.
 
 use crate::clock::UnixTime;
 
@@ -117,7 +119,8 @@ fn common_name(mut name: &[u8]) -> Option<String> {
     None
 }
 
-/// A UTCTime or GeneralizedTime in the form RFC 5280 §4.1.2.5 asks for; times before 1970 become 1970.
+/// A UTCTime or GeneralizedTime in the form RFC 5280 §4.1.2.5 asks for; times before 1970 become
+/// 1970.
 fn time(der: &[u8]) -> Option<(UnixTime, &[u8])> {
     let (tag, text, rest) = element(der)?;
     let digits = |range: std::ops::Range<usize>| -> Option<i64> {

@@ -1,4 +1,5 @@
-//! What the end of a connection means: for the next attempt, for the records in flight, and in words.
+//! What the end of a connection means: for the next attempt, for the records in flight, and in
+//! words.
 
 use std::time::Duration;
 
@@ -81,7 +82,8 @@ impl Ending {
             ),
             Ended::Protocol(what) => {
                 let what = format!("the broker broke the MQTT protocol: {what}");
-                // Before CONNACK perhaps it does not know this version: the other one is tried, and this one once more before that is used.
+                // Before CONNACK perhaps it does not know this version: the other one is tried, and
+                // this one once more before that is used.
                 let failure = if lasted.is_none() { AttemptFailure::Closed } else { AttemptFailure::Nothing };
                 Ending::new(lost(Lost::Explained), ConnectionEnd::Otherwise, failure, what)
             }
@@ -95,7 +97,8 @@ impl Ending {
         let (outcome, failure) = match class {
             CodeClass::Version => (Outcome::Refused, AttemptFailure::Version),
             CodeClass::Credentials => (Outcome::CredentialsRefused, AttemptFailure::Nothing),
-            // A will on a topic that is not allowed is answered so as well (MQTT 5.0 §3.2.2.2, §3.1.3.3).
+            // A will on a topic that is not allowed is answered so as well (MQTT 5.0 §3.2.2.2,
+            // §3.1.3.3).
             CodeClass::Content if reason_code::is_not_authorized(code) => {
                 (Outcome::CredentialsRefused, AttemptFailure::Will)
             }
@@ -132,7 +135,8 @@ impl Ending {
         )
     }
 
-    /// The transport went away. `suspicious`: publishes were in flight and none was answered on this connection.
+    /// The transport went away. `suspicious`: publishes were in flight and none was answered on
+    /// this connection.
     pub fn of_transport(closed: Closed, lasted: Option<Duration>, suspicious: bool) -> Ending {
         let lost = |how| lasted.map_or(Outcome::Unreachable, |lasted| Outcome::Lost { lasted, how });
         match closed {

@@ -8,9 +8,10 @@
 //!                                     accepted: used              refused: the lower one is settled on
 //! ```
 //!
-//! A load balancer whose back end restarts closes connections whatever is spoken, so a failure alone proves nothing: only
-//! *the better one fails, the lower one is accepted, the better one fails again at once* does. 3.1.1 that was settled on is
-//! never taken for granted: every reconnect tries 5 first, once. A will that was left out is tried again after an hour.
+//! A load balancer whose back end restarts closes connections whatever is spoken, so a failure
+//! alone proves nothing: only *the better one fails, the lower one is accepted, the better one
+//! fails again at once* does. 3.1.1 that was settled on is never taken for granted: every reconnect
+//! tries 5 first, once. A will that was left out is tried again after an hour.
 
 use std::time::{Duration, Instant};
 
@@ -244,7 +245,8 @@ mod tests {
         (Fallback::new(Protocol::Auto, will), Instant::now())
     }
 
-    /// Connects to a broker that takes what `takes` says, until a connection is used. The variants tried.
+    /// Connects to a broker that takes what `takes` says, until a connection is used. The variants
+    /// tried.
     fn connect(
         fallback: &mut Fallback,
         now: Instant,

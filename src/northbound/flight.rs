@@ -1,9 +1,11 @@
-//! Publishes sent at QoS 1 and not answered: their packet ids, in which order they went, and when an answer is overdue.
+//! Publishes sent at QoS 1 and not answered: their packet ids, in which order they went, and when
+//! an answer is overdue.
 //!
-//! **The timer.** A broker answers publishes in the order they came (MQTT 5.0 §4.6), so the oldest unanswered one is the next
-//! to be answered. It is overdue when it has been the oldest, and in flight, for the patience: 30 s by default, and never less
-//! than four times what an answer is expected to take (RFC 6298's estimate), at most ten minutes. A broker that is slow but
-//! goes on answering is waited for; one that drops a publish is noticed although it answers those behind.
+//! **The timer.** A broker answers publishes in the order they came (MQTT 5.0 §4.6), so the oldest
+//! unanswered one is the next to be answered. It is overdue when it has been the oldest, and in
+//! flight, for the patience: 30 s by default, and never less than four times what an answer is
+//! expected to take (RFC 6298's estimate), at most ten minutes. A broker that is slow but goes on
+//! answering is waited for; one that drops a publish is noticed although it answers those behind.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -59,7 +61,8 @@ impl RoundTrip {
 pub struct Flight {
     slots: Vec<Slot>,
     free: VecDeque<u16>,
-    /// Packet ids in the order they were sent, with their send numbers; answered ones fall out at the front.
+    /// Packet ids in the order they were sent, with their send numbers; answered ones fall out at
+    /// the front.
     order: VecDeque<(u16, u64)>,
     serial: u64,
     newest_answered: u64,
@@ -139,7 +142,8 @@ impl Flight {
         serial
     }
 
-    /// The broker answered a publish: what it was, its send number, and when it was sent. `None`: nothing was sent under that id.
+    /// The broker answered a publish: what it was, its send number, and when it was sent. `None`:
+    /// nothing was sent under that id.
     pub fn answer(&mut self, now: Instant, id: u16) -> Option<(Sent, u64, Instant)> {
         let slot = self.slots.get_mut(usize::from(id).checked_sub(1)?)?;
         let sent = slot.sent.take()?;
@@ -185,7 +189,8 @@ impl Flight {
         self.slots.iter().filter_map(|slot| slot.sent.as_ref())
     }
 
-    /// What is in flight although something sent later was answered: the broker will not answer it any more.
+    /// What is in flight although something sent later was answered: the broker will not answer it
+    /// any more.
     pub fn overtaken(&self) -> impl Iterator<Item = &Sent> {
         let newest = self.newest_answered;
         self.slots.iter().filter(move |slot| slot.serial < newest).filter_map(|slot| slot.sent.as_ref())

@@ -9,10 +9,11 @@
 //!          expired ──────────────────────────────────────────> Lost ────┘
 //! ```
 //!
-//! Records are answered in any order and leave in sequence order. What is done waits as ranges of sequences, so that one
-//! record that takes long to judge costs no memory for all that pass it; up to [`AHEAD_MAX`] of them, because after a
-//! crash they come again. What must be sent again is read again: the lane moves the journal's reading position to the oldest
-//! record to be sent, and back to where it had come when there is none.
+//! Records are answered in any order and leave in sequence order. What is done waits as ranges of
+//! sequences, so that one record that takes long to judge costs no memory for all that pass it; up
+//! to [`AHEAD_MAX`] of them, because after a crash they come again. What must be sent again is read
+//! again: the lane moves the journal's reading position to the oldest record to be sent, and back
+//! to where it had come when there is none.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -158,8 +159,8 @@ impl LaneState {
         }
     }
 
-    /// Whether the lane may be read for this. While the disk reads for one, another would move the position and have it read again,
-    /// and both would wait for ever.
+    /// Whether the lane may be read for this. While the disk reads for one, another would move the
+    /// position and have it read again, and both would wait for ever.
     pub fn may_read(&self, now: Instant, purpose: Purpose) -> bool {
         self.pending.is_none_or(|(other, since)| other == purpose || now >= since + PENDING_MAX)
     }
@@ -198,7 +199,8 @@ impl LaneState {
         self.entries.iter().filter(|entry| entry.is_sent())
     }
 
-    /// Whether so many records are held that no new one is to be read. Those to be sent again are read again all the same.
+    /// Whether so many records are held that no new one is to be read. Those to be sent again are
+    /// read again all the same.
     pub fn is_full(&self, window: usize) -> bool {
         let oldest = self.entries.front().map_or(self.frontier, LaneEntry::sequence);
         self.unsent == 0
@@ -331,7 +333,8 @@ impl LaneState {
         }
     }
 
-    /// The journal handed out this record. `None`: it is known and not to be sent in its turn; else whether it is new.
+    /// The journal handed out this record. `None`: it is known and not to be sent in its turn; else
+    /// whether it is new.
     pub fn admit(&mut self, id: RecordId, topic: TopicKey) -> Option<bool> {
         let sequence = id.sequence;
         self.pass_over(sequence);
@@ -395,7 +398,8 @@ impl LaneState {
         Some(self.place(sequence))
     }
 
-    /// Everything sent at QoS 0 before the PINGREQ numbered `ping` was read by the broker: those records, oldest first.
+    /// Everything sent at QoS 0 before the PINGREQ numbered `ping` was read by the broker: those
+    /// records, oldest first.
     pub fn answered_by_ping(&self, ping: u64, out: &mut Vec<LaneEntry>) {
         let answered =
             |entry: &&LaneEntry| matches!(entry.state, State::SentBefore(before) if before <= ping);
@@ -466,7 +470,8 @@ impl LaneState {
         Some(wait)
     }
 
-    /// Lets go of the oldest records that are decided, in order. `depart` hears of those not released.
+    /// Lets go of the oldest records that are decided, in order. `depart` hears of those not
+    /// released.
     pub fn settle(
         &mut self,
         now: Instant,

@@ -1,4 +1,5 @@
-//! Northbound: the last stage of the path. Takes committed records from the journal and gets them to the one upstream broker.
+//! Northbound: the last stage of the path. Takes committed records from the journal and gets them
+//! to the one upstream broker.
 //!
 //! ```text
 //! journal ──Outbox──> publisher ──> session ──bytes──> io (DNS, TCP, TLS) ──> broker
@@ -25,9 +26,10 @@
 //! | [`tls`], [`certificate`] | whom to believe, also while the clock is wrong |
 //! | [`io`] | sockets, files, tasks |
 //!
-//! Delivery is at least once. The journal alone keeps records: after a connection was lost, those without a PUBACK are
-//! read again and sent again, and only those. After a restart of the process, records that were acknowledged behind one
-//! that was not are sent again too, at most 65,536 of a lane.
+//! Delivery is at least once. The journal alone keeps records: after a connection was lost, those
+//! without a PUBACK are read again and sent again, and only those. After a restart of the process,
+//! records that were acknowledged behind one that was not are sent again too, at most 65,536 of a
+//! lane.
 
 pub mod address;
 pub mod certificate;

@@ -2,11 +2,12 @@
 //!
 //! The journal implements it; tests use a list in memory. The publisher keeps these promises:
 //!
-//! * [`release`](Outbox::release), [`reject`](Outbox::reject) and [`expire`](Outbox::expire) are called
-//!   in sequence order within a lane, only for what was handed out, and `reject` and `expire` only for the oldest
-//!   record not yet released: a record answered early waits for those before it.
-//! * [`rewind`](Outbox::rewind) is called once, before anything is read; [`seek`](Outbox::seek) only to what was
-//!   handed out, or right behind it.
+//! * [`release`](Outbox::release), [`reject`](Outbox::reject) and [`expire`](Outbox::expire) are
+//!   called in sequence order within a lane, only for what was handed out, and `reject` and
+//!   `expire` only for the oldest record not yet released: a record answered early waits for those
+//!   before it.
+//! * [`rewind`](Outbox::rewind) is called once, before anything is read; [`seek`](Outbox::seek)
+//!   only to what was handed out, or right behind it.
 
 use super::reason_code::Cause;
 use crate::message::{Content, Lane, RecordId};
@@ -15,15 +16,19 @@ use crate::message::{Content, Lane, RecordId};
 pub trait Outbox {
     /// Moves the lane's reading position on by one and hands out what stood there.
     fn next(&mut self, lane: Lane) -> Next<'_>;
-    /// Moves the lane's reading position back to the oldest record neither released, rejected nor expired.
+    /// Moves the lane's reading position back to the oldest record neither released, rejected nor
+    /// expired.
     fn rewind(&mut self, lane: Lane);
-    /// Moves the lane's reading position to `sequence`, or, if that has left, to the oldest record behind it.
+    /// Moves the lane's reading position to `sequence`, or, if that has left, to the oldest record
+    /// behind it.
     fn seek(&mut self, lane: Lane, sequence: u64);
-    /// The sequence of the newest record put into the lane, 0 if there was none: how fast they come.
+    /// The sequence of the newest record put into the lane, 0 if there was none: how fast they
+    /// come.
     fn newest(&self, lane: Lane) -> u64;
     /// The broker has everything up to and including `sequence`: it may go.
     fn release(&mut self, lane: Lane, sequence: u64);
-    /// The broker will never take this record: keep it aside, durably, with the cause, then let it go from the lane.
+    /// The broker will never take this record: keep it aside, durably, with the cause, then let it
+    /// go from the lane.
     ///
     /// # Errors
     /// [`RejectedFull`]: there is no room to keep it; it stays where it is and the lane stops.
@@ -34,7 +39,8 @@ pub trait Outbox {
     fn published_id(&self, _lane: Lane, id: RecordId) -> RecordId {
         id
     }
-    /// The loss at `index` in the lane's list of those durable and not reported yet; `None` behind its end.
+    /// The loss at `index` in the lane's list of those durable and not reported yet; `None` behind
+    /// its end.
     fn loss(&mut self, lane: Lane, index: usize) -> Option<Loss>;
     /// The broker has the report of that loss, with that count: it need not be told again.
     fn loss_reported(&mut self, lane: Lane, number: u64, count: u64);
@@ -62,9 +68,11 @@ pub struct Record<'a> {
     pub id: RecordId,
     /// Its place in the lane; greater than that of all before it.
     pub sequence: u64,
-    /// The id it had before it was rejected and retried, or set aside and imported: it is published under that one.
+    /// The id it had before it was rejected and retried, or set aside and imported: it is published
+    /// under that one.
     pub original: Option<RecordId>,
-    /// Whether it was received since the machine booted, so that its boot time stamp is comparable with now.
+    /// Whether it was received since the machine booted, so that its boot time stamp is comparable
+    /// with now.
     pub same_boot: bool,
     /// The reading.
     pub content: Content<'a>,

@@ -1,9 +1,11 @@
-//! What the gateway says about itself: retained statuses, the newest of each topic, and reports of losses.
+//! What the gateway says about itself: retained statuses, the newest of each topic, and reports of
+//! losses.
 //!
-//! Never journaled here: a status is set anew by its owner, a loss stays in the journal until it is reported.
-//! A message stays until the broker has acknowledged it; a newer one of the same key takes its place. Memory is
-//! bounded by the number of devices: one message a topic. One that is refused is sent again ever more seldom, from 5 s
-//! to an hour, and holds up nothing else. A class of messages that brings the connection down is paused for an hour.
+//! Never journaled here: a status is set anew by its owner, a loss stays in the journal until it is
+//! reported. A message stays until the broker has acknowledged it; a newer one of the same key
+//! takes its place. Memory is bounded by the number of devices: one message a topic. One that is
+//! refused is sent again ever more seldom, from 5 s to an hour, and holds up nothing else. A class
+//! of messages that brings the connection down is paused for an hour.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -228,7 +230,8 @@ impl Own {
         self.wait_until = Some(now + RETRY);
     }
 
-    /// The connection is gone: what was sent and not acknowledged is sent again, and what was refused on it.
+    /// The connection is gone: what was sent and not acknowledged is sent again, and what was
+    /// refused on it.
     pub fn handle_closed(&mut self) {
         self.wait_until = None;
         self.end_delays(None);
@@ -251,7 +254,8 @@ impl Own {
         self.messages.values().filter(|message| message.sent.is_some()).map(|message| message.class)
     }
 
-    /// Whether the status on `topic` is yet to be sent or acknowledged. One that was refused waits for nothing.
+    /// Whether the status on `topic` is yet to be sent or acknowledged. One that was refused waits
+    /// for nothing.
     pub fn is_unsettled(&self, topic: &str) -> bool {
         let message = self.messages.get(&Key::Status(topic.to_owned()));
         message.is_some_and(|message| message.delayed_until.is_none())

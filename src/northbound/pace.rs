@@ -1,5 +1,5 @@
-//! How fast a backlog drains: a token bucket, filled at the drain rate above what comes in meanwhile, so that a backlog shrinks
-//! by the drain rate whatever comes in.
+//! How fast a backlog drains: a token bucket, filled at the drain rate above what comes in
+//! meanwhile, so that a backlog shrinks by the drain rate whatever comes in.
 
 use std::time::{Duration, Instant};
 
@@ -76,8 +76,8 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// The newest record of the lane has the sequence `newest`. The records that came in a second, measured at most once a
-    /// second.
+    /// The newest record of the lane has the sequence `newest`. The records that came in a second,
+    /// measured at most once a second.
     pub fn measure(&mut self, now: Instant, newest: u64) -> u32 {
         let Some(before) = self.measured_at else {
             (self.newest, self.measured_at) = (newest, Some(now));

@@ -1,7 +1,8 @@
-//! From a stored reading to the bytes of its PUBLISH: topic, MQTT 5 properties, payload or JSON envelope.
+//! From a stored reading to the bytes of its PUBLISH: topic, MQTT 5 properties, payload or JSON
+//! envelope.
 //!
-//! Also the judgement of a record's age. Only trusted knowledge ages a record: the boot time stamp within
-//! the same boot, or two trusted wall times with no unproven jump of the clock between them
+//! Also the judgement of a record's age. Only trusted knowledge ages a record: the boot time stamp
+//! within the same boot, or two trusted wall times with no unproven jump of the clock between them
 //! ([`Moment::ages_from`]). What is unknown, such as how long the machine was off, ages nothing.
 
 use std::io::Write as _;
@@ -28,8 +29,9 @@ fn is_comparable(stamped: UnixTime, moment: &Moment) -> bool {
     moment.ages_from.is_some_and(|from| stamped >= from)
 }
 
-/// When a stamp was made in wall time; filled in later within the same boot once the clock is trusted. A stamp of before
-/// an unproven jump is the second choice, and one of a future, made by a clock that was wrong, is none.
+/// When a stamp was made in wall time; filled in later within the same boot once the clock is
+/// trusted. A stamp of before an unproven jump is the second choice, and one of a future, made by a
+/// clock that was wrong, is none.
 pub fn received(stamp: Stamp, same_boot: bool, moment: &Moment) -> Option<UnixTime> {
     let stamped = stamp
         .wall_ms
@@ -183,7 +185,8 @@ impl Encoder {
         wire::push_publish(out, terms.version, terms.packet_limit, &publish)
     }
 
-    /// Appends a message of the gateway itself: JSON, or the empty payload that clears a retained one.
+    /// Appends a message of the gateway itself: JSON, or the empty payload that clears a retained
+    /// one.
     ///
     /// # Errors
     /// [`TooLarge`] for this broker; `out` is then unchanged.
@@ -211,8 +214,8 @@ impl Encoder {
         wire::push_publish(out, terms.version, terms.packet_limit, &publish)
     }
 
-    /// `{run}-{sequence}` into `buffer`; the length. It is the id the record had first, so that a consumer can tell one that comes
-    /// again.
+    /// `{run}-{sequence}` into `buffer`; the length. It is the id the record had first, so that a
+    /// consumer can tell one that comes again.
     fn write_id(&mut self, buffer: &mut [u8; 40], record: &Record<'_>) -> usize {
         let id = record.original.unwrap_or(record.id);
         let hex = match self.run {
@@ -282,8 +285,8 @@ impl TimeText {
     }
 }
 
-/// `{"v":1,"id","gateway","device","path","method","received","format", one of "json"|"text"|"base64"}`;
-/// what is not known is left out.
+/// `{"v":1,"id","gateway","device","path","method","received","format", one of
+/// "json"|"text"|"base64"}`; what is not known is left out.
 fn push_envelope(
     out: &mut Vec<u8>,
     gateway: &str,

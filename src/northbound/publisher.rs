@@ -1,13 +1,16 @@
 //! Which record goes next, when it may be released, what the broker's answer means for it.
 //!
 //! Invariants:
-//! * No more QoS 1 publishes await their answer than the window: the least of Receive Maximum, `max-in-flight` and 65,000.
-//! * A record leaves its lane only when the broker answered it below 0x80, when it is set aside in the rejected store, or
-//!   when it has expired; in sequence order within its lane.
-//! * While both lanes wait, `high` gets three of four places. Records older than a minute are paced.
+//! * No more QoS 1 publishes await their answer than the window: the least of Receive Maximum,
+//!   `max-in-flight` and 65,000.
+//! * A record leaves its lane only when the broker answered it below 0x80, when it is set aside in
+//!   the rejected store, or when it has expired; in sequence order within its lane.
+//! * While both lanes wait, `high` gets three of four places. Records older than a minute are
+//!   paced.
 //! * Everything that is published counts for the [rate](super::rate).
 //! * Suspects hold at most half the window.
-//! * Towards a broker without QoS 1, what was sent counts as taken when a PINGREQ sent after it is answered.
+//! * Towards a broker without QoS 1, what was sent counts as taken when a PINGREQ sent after it is
+//!   answered.
 //!
 //! | what the broker does with a record | what follows |
 //! |---|---|
@@ -20,8 +23,8 @@
 //! | does not answer within the [patience](super::flight) | the connection is replaced, the rate lowered, what is unanswered sent again; the second time, a suspect |
 //! | announces a Maximum Packet Size below its length | like a refusal with 0x95, unsent |
 //!
-//! How far the window is used is the *credit*: one place after a close that may be about a record, or after the broker refused
-//! everything, and one more with each answer.
+//! How far the window is used is the *credit*: one place after a close that may be about a record,
+//! or after the broker refused everything, and one more with each answer.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -55,7 +58,8 @@ const PACED_TICK: Duration = Duration::from_millis(5);
 const VOLATILE_SUSPICIOUS: Duration = Duration::from_secs(5);
 /// How long volatile readings are dropped once suspected.
 const VOLATILE_PAUSE: Duration = Duration::from_secs(300);
-/// After a close that may be about a record or a message of our own no volatile reading is sent for so long.
+/// After a close that may be about a record or a message of our own no volatile reading is sent for
+/// so long.
 const CAREFUL: Duration = Duration::from_secs(10);
 /// So many closes shortly after volatile readings.
 const VOLATILE_STRIKES: u8 = 3;
@@ -63,7 +67,8 @@ const VOLATILE_STRIKES: u8 = 3;
 const OWN_STRIKES: u8 = 2;
 /// A connection without own messages that lasts so long stands.
 const STANDS_AFTER: Duration = Duration::from_secs(10);
-/// Before a trial at the lowest rate nothing is sent for so long, and between two trials with nothing else in flight.
+/// Before a trial at the lowest rate nothing is sent for so long, and between two trials with
+/// nothing else in flight.
 const QUIET: Duration = Duration::from_secs(1);
 /// For so long a suspect in flight keeps all others back; a close later than that names nobody.
 const ALONE_WITHIN: Duration = Duration::from_secs(5);
@@ -99,7 +104,8 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
-    /// The broker refused a record, closed over it, or did not answer it: it is held back and tried again while others flow.
+    /// The broker refused a record, closed over it, or did not answer it: it is held back and tried
+    /// again while others flow.
     Suspected {
         /// Its lane.
         lane: Lane,
@@ -157,12 +163,14 @@ pub enum Event {
         /// The reason code.
         code: u8,
     },
-    /// The broker closes the connection over the gateway's own messages, or does not answer them: they pause for an hour.
+    /// The broker closes the connection over the gateway's own messages, or does not answer them:
+    /// they pause for an hour.
     OwnPaused {
         /// Which.
         class: Class,
     },
-    /// The broker closes the connection after readings of `qos = 0` rules: these are dropped for five minutes.
+    /// The broker closes the connection after readings of `qos = 0` rules: these are dropped for
+    /// five minutes.
     VolatilePaused,
 }
 
@@ -343,7 +351,8 @@ pub struct Publisher {
     flow_ran_dry: bool,
     /// Topics of which a reading was taken on this connection; none of more than [`TOPICS_MAX`].
     taken_topics: HashSet<TopicKey>,
-    /// Topics that were too much for the broker on this connection, and none taken of them; at most as many.
+    /// Topics that were too much for the broker on this connection, and none taken of them; at most
+    /// as many.
     quota_topics: HashSet<TopicKey>,
     /// When a reading was taken last.
     taken_at: Option<Instant>,
@@ -430,7 +439,8 @@ impl Publisher {
         self.terms.is_some()
     }
 
-    /// Whether the gateway's own messages wait until the connection has shown that it stands without them.
+    /// Whether the gateway's own messages wait until the connection has shown that it stands
+    /// without them.
     pub fn holds_own(&self) -> bool {
         self.own_doubt.until_it_stands
     }
@@ -542,7 +552,8 @@ impl Publisher {
         self.lanes.iter().flat_map(of).collect()
     }
 
-    /// One message of our own was alone in flight when the connection was closed, or stayed unanswered.
+    /// One message of our own was alone in flight when the connection was closed, or stayed
+    /// unanswered.
     fn strike_own(&mut self, now: Instant, own: &mut Own) {
         let oldest = self.flight.oldest().and_then(|sent| match sent {
             Sent::Own { key, .. } => own.class(key),
@@ -584,8 +595,8 @@ impl Publisher {
         if oldest_record.is_none() && oldest.is_some() && self.has_progress(now) {
             self.strike_own(now, own);
         }
-        // A suspect sent alone after a pause was not dropped for the rate, and neither are a few topics of which nothing is answered
-        // while all of others is.
+        // A suspect sent alone after a pause was not dropped for the rate, and neither are a few
+        // topics of which nothing is answered while all of others is.
         let quiet = self.solo.is_some_and(|solo| solo.place.is_some());
         let of_topics = self.is_of_topics(&silent);
         let topic_of = |&(lane, sequence): &(usize, u64)| Some(self.lanes[lane].entry(sequence)?.topic);
@@ -610,7 +621,8 @@ impl Publisher {
         }
     }
 
-    /// Whether these unanswered records are all on a few topics of which none was taken on this connection, while others were.
+    /// Whether these unanswered records are all on a few topics of which none was taken on this
+    /// connection, while others were.
     fn is_of_topics(&self, silent: &[(usize, u64)]) -> bool {
         if self.taken_topics.is_empty() || self.taken_topics.len() >= TOPICS_MAX {
             return false;
@@ -654,8 +666,8 @@ impl Publisher {
         self.ring.push(content);
     }
 
-    /// Appends as many publishes as the window, the rate and [`FILL_BYTES`] allow. `next_ping` is the number the next
-    /// PINGREQ would have.
+    /// Appends as many publishes as the window, the rate and [`FILL_BYTES`] allow. `next_ping` is
+    /// the number the next PINGREQ would have.
     pub fn fill(
         &mut self,
         moment: &Moment,
@@ -694,7 +706,8 @@ impl Publisher {
         self.report_losses(now, outbox, own);
         self.measure_ingest(now, outbox);
         if !self.waits_for_solo(now, own) {
-            // Before anything was taken on a connection others go first: whoever is tried is tried against them.
+            // Before anything was taken on a connection others go first: whoever is tried is tried
+            // against them.
             let first_until = self.others_first_until(now);
             let others_first = self.taken_here == 0 || first_until.is_some();
             if others_first {
@@ -741,9 +754,10 @@ impl Publisher {
         self.pace.set_ingest(now, ingest);
     }
 
-    /// Until when a suspect that may bring the connection down lets others go first. What flows does so for a while, because a close
-    /// costs the connection; and each time it is tried one more must have been taken before, so that a broker that closes every
-    /// connection over its third publish, whatever that is, shows it.
+    /// Until when a suspect that may bring the connection down lets others go first. What flows
+    /// does so for a while, because a close costs the connection; and each time it is tried one
+    /// more must have been taken before, so that a broker that closes every connection over its
+    /// third publish, whatever that is, shows it.
     fn others_first_until(&self, now: Instant) -> Option<Instant> {
         let (place, manner) = self.suspicion.next_trial(now)?;
         if manner == Manner::Quiet {
@@ -1157,7 +1171,8 @@ impl Publisher {
         let next = outbox.next(lane.lane());
         let was_pending = lane.is_pending(purpose);
         lane.note_pending(now, purpose, matches!(next, Next::Pending));
-        // Trials that wait for the disk, one after the other, leave the lane to the others in between.
+        // Trials that wait for the disk, one after the other, leave the lane to the others in
+        // between.
         self.flow_first |= was_pending && trial.is_some();
         let record = match next {
             Next::Empty => {
@@ -1249,8 +1264,8 @@ impl Publisher {
         }
     }
 
-    /// It is longer than this connection's Maximum Packet Size: that may be a mistake of the broker's, which is judged like any
-    /// other refusal, though nothing was sent.
+    /// It is longer than this connection's Maximum Packet Size: that may be a mistake of the
+    /// broker's, which is judged like any other refusal, though nothing was sent.
     fn refuse_too_large(&mut self, now: Instant, place: RecordPlace, trial: bool) -> Step {
         let serial = self.flight.next_serial();
         let lane = &mut self.lanes[place.lane];
@@ -1258,7 +1273,8 @@ impl Publisher {
         if let Some(entry) = lane.entry(place.sequence).copied() {
             self.refuse(now, place, &entry, Cause::Code(reason_code::PACKET_TOO_LARGE), false);
         }
-        // Where everything is too large newcomers wait, as they do for a broker that refuses everything.
+        // Where everything is too large newcomers wait, as they do for a broker that refuses
+        // everything.
         match self.suspicion.newcomers_wait_until(now) {
             Some(until) if !trial => {
                 self.wake(until);
@@ -1437,7 +1453,8 @@ impl Publisher {
         let known = self.suspicion.is_suspect(place);
         let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause, of_topic);
         let lane = &mut self.lanes[place.lane];
-        // One that finds no room among the suspects would come again at once in its order, before all others.
+        // One that finds no room among the suspects would come again at once in its order, before
+        // all others.
         self.overflowed |= !held;
         lane.set(place.sequence, if held { State::Suspect } else { State::Waiting });
         if let Some(entry) = lane.entry_mut(place.sequence) {
@@ -1451,7 +1468,8 @@ impl Publisher {
         }
     }
 
-    /// All PINGREQs up to `ping` are answered: a broker without QoS 1 has read what was sent before.
+    /// All PINGREQs up to `ping` are answered: a broker without QoS 1 has read what was sent
+    /// before.
     pub fn handle_ping_answered(&mut self, now: Instant, outbox: &mut impl Outbox, ping: u64) {
         if self.at_least_once {
             return;
@@ -1557,7 +1575,8 @@ impl Publisher {
         self.taken_at
     }
 
-    /// Since when no reading was taken although the broker refused some, and until when all wait, if they do.
+    /// Since when no reading was taken although the broker refused some, and until when all wait,
+    /// if they do.
     pub fn nothing_taken(&self, now: Instant) -> Option<(Instant, Option<Instant>)> {
         let since = self.suspicion.nothing_taken_since()?;
         Some((since, self.suspicion.newcomers_wait_until(now)))
@@ -1589,7 +1608,8 @@ impl Publisher {
         self.suspicion.view(limit).into_iter().filter_map(held).collect()
     }
 
-    /// Publishes a second, if anything limits them, and whether that is because the broker complained.
+    /// Publishes a second, if anything limits them, and whether that is because the broker
+    /// complained.
     pub fn rate_limit(&self) -> Option<(f64, bool)> {
         Some((self.rate.limit()?, self.rate.lowered_to().is_some()))
     }

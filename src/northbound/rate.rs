@@ -1,4 +1,5 @@
-//! How fast publishes go out: the owner's caps, and a limit of our own that the broker's complaints lower.
+//! How fast publishes go out: the owner's caps, and a limit of our own that the broker's complaints
+//! lower.
 //!
 //! | what | rate |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | success | a tenth more every 2 s while the limit holds something back, else every 10 s |
 //! | near the rate at which the broker complained last, if that is 5 a second or more | waits there: 1 min at first, twice as long after each further complaint, up to an hour |
 //!
-//! Everything that is published counts: records, the gateway's own messages, readings of `qos = 0` rules.
+//! Everything that is published counts: records, the gateway's own messages, readings of `qos = 0`
+//! rules.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -47,7 +49,8 @@ impl CapBucket {
         bucket
     }
 
-    /// In any second at most the whole part of `depth + rate` passes, which is a little less than `most + 1`.
+    /// In any second at most the whole part of `depth + rate` passes, which is a little less than
+    /// `most + 1`.
     fn set(&mut self, most: f64) {
         self.depth = 1.0 + most / 100.0;
         self.rate = most * 0.99 - 0.01;
@@ -209,8 +212,8 @@ impl PublishRate {
         }
     }
 
-    /// The broker complained of, or dropped, what was sent at `sent_at`. Whether the limit was lowered: a complaint of
-    /// something sent before it was lowered last says nothing new.
+    /// The broker complained of, or dropped, what was sent at `sent_at`. Whether the limit was
+    /// lowered: a complaint of something sent before it was lowered last says nothing new.
     pub fn handle_complaint(&mut self, now: Instant, sent_at: Instant) -> bool {
         if self.lowered_at.is_some_and(|at| sent_at <= at) || self.lowered_at.is_some() && !self.taken_since {
             return false;

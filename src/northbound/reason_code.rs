@@ -1,8 +1,9 @@
-//! The reason codes of MQTT in one table, as the standard prints it: constant, text, and what follows from it.
+//! The reason codes of MQTT in one table, as the standard prints it: constant, text, and what
+//! follows from it.
 //!
-//! MQTT 5.0 §2.4 for CONNACK, PUBACK, SUBACK and DISCONNECT alike; MQTT 3.1.1 §3.2.2.3 for the return codes of its CONNACK,
-//! which are a code space of their own. [`Cause`] is why a record was set aside: a reason code, or one of three things that
-//! are no answer at all.
+//! MQTT 5.0 §2.4 for CONNACK, PUBACK, SUBACK and DISCONNECT alike; MQTT 3.1.1 §3.2.2.3 for the
+//! return codes of its CONNACK, which are a code space of their own. [`Cause`] is why a record was
+//! set aside: a reason code, or one of three things that are no answer at all.
 
 use std::fmt;
 
@@ -92,7 +93,8 @@ pub fn text(code: u8) -> &'static str {
     row(code).map_or("a reason MQTT does not define", |(.., text)| text)
 }
 
-/// What follows from a reason code. One that MQTT does not define counts by its upper half: success below 0x80.
+/// What follows from a reason code. One that MQTT does not define counts by its upper half: success
+/// below 0x80.
 pub fn class(code: u8) -> CodeClass {
     row(code).map_or(
         if is_refusal(code) { CodeClass::Unspecified } else { CodeClass::Success },
@@ -105,7 +107,8 @@ pub fn is_refusal(code: u8) -> bool {
     code >= 0x80
 }
 
-/// Whether a DISCONNECT of that code may be the answer to something we sent. 0x00 included: some brokers say nothing more.
+/// Whether a DISCONNECT of that code may be the answer to something we sent. 0x00 included: some
+/// brokers say nothing more.
 pub fn may_be_about_a_publish(code: u8) -> bool {
     matches!(
         class(code),
@@ -153,8 +156,8 @@ pub mod return_code {
     }
 }
 
-/// What a CONNACK's code means: a return code of 3.1.1 below 0x80, where brokers of both versions answer in it, else a
-/// reason code.
+/// What a CONNACK's code means: a return code of 3.1.1 below 0x80, where brokers of both versions
+/// answer in it, else a reason code.
 pub fn connack_text(code: u8) -> &'static str {
     if is_refusal(code) { text(code) } else { return_code::text(code) }
 }
@@ -174,7 +177,8 @@ pub fn is_bad_client_id(code: u8) -> bool {
     matches!(code, CLIENT_IDENTIFIER_NOT_VALID | return_code::IDENTIFIER_REJECTED)
 }
 
-/// Whether a CONNACK's code says that we are not authorized; the will's topic included (MQTT 5.0 §3.1.3.3).
+/// Whether a CONNACK's code says that we are not authorized; the will's topic included (MQTT 5.0
+/// §3.1.3.3).
 pub fn is_not_authorized(code: u8) -> bool {
     matches!(code, NOT_AUTHORIZED | return_code::NOT_AUTHORIZED)
 }
@@ -218,7 +222,8 @@ impl Cause {
         }
     }
 
-    /// Whether it says that too much was sent, or sent too fast, rather than something about the record.
+    /// Whether it says that too much was sent, or sent too fast, rather than something about the
+    /// record.
     pub fn is_quota(self) -> bool {
         match self {
             Cause::Code(code) => class(code) == CodeClass::Quota,
@@ -227,12 +232,14 @@ impl Cause {
         }
     }
 
-    /// Whether it says that the broker took too much, or too fast: [`Cause::is_quota`] without silence.
+    /// Whether it says that the broker took too much, or too fast: [`Cause::is_quota`] without
+    /// silence.
     pub fn is_quota_code(self) -> bool {
         matches!(self, Cause::Code(_)) && self.is_quota()
     }
 
-    /// Whether it is an answer about what a record contains, so that others of its topic may well be taken.
+    /// Whether it is an answer about what a record contains, so that others of its topic may well
+    /// be taken.
     pub fn is_about_content(self) -> bool {
         matches!(
             self,
@@ -242,7 +249,8 @@ impl Cause {
         )
     }
 
-    /// Whether sending the same bytes again can change nothing: no timer does. Permissions (0x87) and limits (0x95) do change.
+    /// Whether sending the same bytes again can change nothing: no timer does. Permissions (0x87)
+    /// and limits (0x95) do change.
     pub fn is_definitive(self) -> bool {
         matches!(self, Cause::Code(TOPIC_NAME_INVALID | PAYLOAD_FORMAT_INVALID) | Cause::Skipped)
     }

@@ -9,8 +9,9 @@
 //! | credentials refused | 1 min, doubling to 5 min: locking an account out helps nobody |
 //! | 0x8E, or lost within 10 s of CONNACK, again and again | 2 min, doubling to 5 min: somebody else has our client id |
 //!
-//! Each wait is drawn from the whole span (*full jitter*), so that the gateways of a broker that restarts come back one after
-//! the other; the last two from its upper half. The draws follow from the gateway's id: no two gateways have the same.
+//! Each wait is drawn from the whole span (*full jitter*), so that the gateways of a broker that
+//! restarts come back one after the other; the last two from its upper half. The draws follow from
+//! the gateway's id: no two gateways have the same.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
@@ -103,7 +104,8 @@ impl Reconnect {
         self.attempt_at
     }
 
-    /// Makes the next attempt due at once and forgets how long it was to wait: something was changed.
+    /// Makes the next attempt due at once and forgets how long it was to wait: something was
+    /// changed.
     pub fn retry_now(&mut self, now: Instant) {
         self.failures = 0;
         self.refusals = 0;
@@ -115,7 +117,8 @@ impl Reconnect {
         self.refusals = 0;
     }
 
-    /// An attempt failed, or its connection is gone: decides the next attempt. Whether the client id is probably used elsewhere.
+    /// An attempt failed, or its connection is gone: decides the next attempt. Whether the client
+    /// id is probably used elsewhere.
     pub fn handle_outcome(&mut self, now: Instant, outcome: Outcome) -> bool {
         let mut rival = false;
         let step = self.failures;
@@ -206,7 +209,8 @@ mod tests {
         (Reconnect::new(now, "g"), now)
     }
 
-    /// Fails once at the due time; how long until the next attempt, and whether a rival is suspected.
+    /// Fails once at the due time; how long until the next attempt, and whether a rival is
+    /// suspected.
     fn fail(reconnect: &mut Reconnect, now: &mut Instant, outcome: Outcome) -> (Duration, bool) {
         let rival = reconnect.handle_outcome(*now, outcome);
         let wait = reconnect.attempt_at() - *now;

@@ -1,8 +1,10 @@
-//! Which retained reading of a topic is the newest that was sent, so that an older one sent again does not take its place.
+//! Which retained reading of a topic is the newest that was sent, so that an older one sent again
+//! does not take its place.
 //!
-//! A record that comes again, because it was suspected, rejected and retried, or not answered on a connection that is gone,
-//! keeps its retain flag only if nothing newer on its topic was sent with one. What was sent before this uplink began, and
-//! what had to be forgotten (beyond 4,096 topics), is not known: there a retried record is published without the flag.
+//! A record that comes again, because it was suspected, rejected and retried, or not answered on a
+//! connection that is gone, keeps its retain flag only if nothing newer on its topic was sent with
+//! one. What was sent before this uplink began, and what had to be forgotten (beyond 4,096 topics),
+//! is not known: there a retried record is published without the flag.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +38,8 @@ impl NewestRetained {
         NewestRetained { newest: BTreeMap::new(), known_from_ms: boottime_ms }
     }
 
-    /// Whether a record received at `received_ms` of this boot (0: of an earlier one) is sent with its retain flag.
+    /// Whether a record received at `received_ms` of this boot (0: of an earlier one) is sent with
+    /// its retain flag.
     pub fn may_retain(&mut self, topic: TopicKey, received_ms: u64, coming: Coming) -> bool {
         let newest = self.newest.get(&topic).copied();
         let overtaken = newest.is_some_and(|newest| newest > received_ms);

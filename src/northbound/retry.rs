@@ -1,8 +1,10 @@
-//! Which rejected records are sent once more, and when. Not for what the broker refused for good ([`Cause::is_definitive`]).
+//! Which rejected records are sent once more, and when. Not for what the broker refused for good
+//! ([`Cause::is_definitive`]).
 //!
-//! Of each topic one record is tried, the oldest: after the interval, and after each failure twice as long later, up to a day.
-//! When the broker has taken it, the others of its topic follow, a batch at a time. So a topic that stays denied costs one
-//! publish a day, and one that is allowed again is made good within minutes of being found out.
+//! Of each topic one record is tried, the oldest: after the interval, and after each failure twice
+//! as long later, up to a day. When the broker has taken it, the others of its topic follow, a
+//! batch at a time. So a topic that stays denied costs one publish a day, and one that is allowed
+//! again is made good within minutes of being found out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -65,7 +67,8 @@ impl Retry {
         now >= self.look_at
     }
 
-    /// Chooses among all records in the store, which come in the order of their numbers: those to send again, and their topics.
+    /// Chooses among all records in the store, which come in the order of their numbers: those to
+    /// send again, and their topics.
     pub fn decide(
         &mut self,
         now: Instant,

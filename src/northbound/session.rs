@@ -1,4 +1,5 @@
-//! One MQTT connection as a client, without I/O: CONNECT, CONNACK, keep-alive, subscription, DISCONNECT.
+//! One MQTT connection as a client, without I/O: CONNECT, CONNACK, keep-alive, subscription,
+//! DISCONNECT.
 //!
 //! ```text
 //! new ──CONNECT──> Opening ──CONNACK 0──> Open ──> Ended
@@ -6,14 +7,14 @@
 //!                     └ or 20 s of nothing ──────────┘
 //! ```
 //!
-//! `mqtt-protocol-core` holds the protocol's rules. PUBLISH and PUBACK of the hot path pass beside it
-//! ([`super::wire`]) with packet ids of their own range, so that the two never meet: publishes take
-//! `1..=`[`PUBLISH_ID_MAX`], the library's packets what is above. Sessions start clean and the library's
-//! store stays off; the journal alone retransmits.
+//! `mqtt-protocol-core` holds the protocol's rules. PUBLISH and PUBACK of the hot path pass beside
+//! it ([`super::wire`]) with packet ids of their own range, so that the two never meet: publishes
+//! take `1..=`[`PUBLISH_ID_MAX`], the library's packets what is above. Sessions start clean and the
+//! library's store stays off; the journal alone retransmits.
 //!
-//! **A dead peer.** A PINGREQ goes out when nothing was sent or nothing was received for the keep-alive,
-//! and already after 15 s without a byte while answers are due; if then nothing at all comes for the ping
-//! time-out, the connection is dead, whatever TCP believes.
+//! **A dead peer.** A PINGREQ goes out when nothing was sent or nothing was received for the
+//! keep-alive, and already after 15 s without a byte while answers are due; if then nothing at all
+//! comes for the ping time-out, the connection is dead, whatever TCP believes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -117,7 +118,8 @@ pub enum Event {
         /// What.
         payload: Vec<u8>,
     },
-    /// All PINGREQs up to this number, counted from 1, are answered; so all that was sent before was read.
+    /// All PINGREQs up to this number, counted from 1, are answered; so all that was sent before
+    /// was read.
     PingAnswered(u64),
     /// No more of this connection: close it. The last event.
     Ended(Ended),
@@ -305,7 +307,8 @@ impl Session {
                     parsed.as_ref().and_then(|(packet, _)| Some(packet.props().as_ref()?.as_slice()));
                 self.end(Ended::Disconnected(answer(code, properties)));
             }
-            // The subscription is at QoS 0 (MQTT 5.0 §3.8.4): answers to anything else could pile up without end.
+            // The subscription is at QoS 0 (MQTT 5.0 §3.8.4): answers to anything else could pile
+            // up without end.
             packet_type::PUBLISH if whole[0] & 0x06 != 0 => {
                 self.fail("a PUBLISH at a higher QoS than was granted")
             }
@@ -440,8 +443,8 @@ impl Session {
         self.pings_sent
     }
 
-    /// Says goodbye: DISCONNECT stands in the output, nothing more is received. `with_will`: the broker is to publish
-    /// the will; 3.1.1 knows that only as closing without a word.
+    /// Says goodbye: DISCONNECT stands in the output, nothing more is received. `with_will`: the
+    /// broker is to publish the will; 3.1.1 knows that only as closing without a word.
     pub fn disconnect(&mut self, with_will: bool) {
         if self.state == State::Open {
             match (with_will, self.version) {
@@ -573,7 +576,8 @@ fn connect_packet(opening: &Opening) -> Option<GenericPacket<u16>> {
         Version::V5 => {
             let mut builder = common!(v5_0::Connect::builder().clean_start(true));
             if opening.will.is_some() {
-                // Without a delay: the session ends with the connection, and a delay with it (MQTT 5.0 §3.1.3.2.2).
+                // Without a delay: the session ends with the connection, and a delay with it (MQTT
+                // 5.0 §3.1.3.2.2).
                 let properties = vec![mqtt::packet::ContentType::new("application/json").ok()?.into()];
                 builder = builder.will_props(properties);
             }

@@ -30,7 +30,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Upper bound of the in-flight window; default 1,000.
     pub max_in_flight: u16,
-    /// Records older than 60 s sent per second, above what comes in meanwhile; default 1,000; 0 = unlimited.
+    /// Records older than 60 s sent per second, above what comes in meanwhile; default 1,000; 0 =
+    /// unlimited.
     pub drain_rate: u32,
     /// Publishes a second at most, everything counted; default 0 = unlimited.
     pub max_publish_rate: u32,

@@ -19,18 +19,21 @@
 //! | rates and silence are the broker's until proven otherwise | quota codes and silence are tried alone in flight, after a pause |
 //! | a broker that refuses at random accuses nobody | each record that was refused among others, and taken when it was sent again, makes the broker less credible, and three more strikes necessary; that fades by half in five minutes |
 //!
-//! Three confirmed strikes condemn a record. Two exceptions, both for want of witnesses. Where no other traffic comes, four
-//! strikes in a row, 1, 2 and 4 s apart, do, if as many others were taken as topics are suspected. Where a gateway has one topic only,
-//! ten refusals by PUBACK, 1 s to 5 min apart, each with another record of that topic taken in between, condemn too
+//! Three confirmed strikes condemn a record. Two exceptions, both for want of witnesses. Where no
+//! other traffic comes, four strikes in a row, 1, 2 and 4 s apart, do, if as many others were taken
+//! as topics are suspected. Where a gateway has one topic only, ten refusals by PUBACK, 1 s to 5
+//! min apart, each with another record of that topic taken in between, condemn too
 //! (docs/decisions/0018-whose-fault.md).
 //!
-//! **Topics.** A topic of which two records were refused, none taken in between, is *gated*: its newcomers wait, and one of them
-//! at a time is tried. When three of its records were condemned one by one, the newest that waits is tried for all: taken, it opens the
-//! topic, and its next confirmed strike condemns all that wait. Where the answers are about what the records contain (0x80, 0x83,
-//! 0x95, 0x99), none speaks for others: the topic is open again, and each is condemned by the second refusal of its own.
+//! **Topics.** A topic of which two records were refused, none taken in between, is *gated*: its
+//! newcomers wait, and one of them at a time is tried. When three of its records were condemned one
+//! by one, the newest that waits is tried for all: taken, it opens the topic, and its next
+//! confirmed strike condemns all that wait. Where the answers are about what the records contain
+//! (0x80, 0x83, 0x95, 0x99), none speaks for others: the topic is open again, and each is condemned
+//! by the second refusal of its own.
 //!
-//! Readings are numbered as they are sent (their *send number*), and topics known by hash; nothing here reads a clock,
-//! a record, or the network. Bounds: 1,024 suspects, 1,024 topics.
+//! Readings are numbered as they are sent (their *send number*), and topics known by hash; nothing
+//! here reads a clock, a record, or the network. Bounds: 1,024 suspects, 1,024 topics.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
@@ -42,7 +45,8 @@ use super::reason_code::Cause;
 const STRIKES: u8 = 3;
 /// Strikes in a row, without others being sent, that condemn like confirmed ones.
 const LONELY_STRIKES: u8 = 4;
-/// More strikes for each record that was refused among others and taken afterwards, and for how many of these.
+/// More strikes for each record that was refused among others and taken afterwards, and for how
+/// many of these.
 const STRIKES_FOR_WHIMS: f64 = 3.0;
 const WHIMS_MAX: f64 = 10.0;
 /// After so long such a record counts half.
@@ -114,9 +118,11 @@ pub enum Ruling {
     Condemn(RecordPlace, Cause),
     /// Records on that topic that wait go back to their places.
     Open(TopicKey),
-    /// Records on that topic that waited when the last of them was sent under this number are set aside with this cause.
+    /// Records on that topic that waited when the last of them was sent under this number are set
+    /// aside with this cause.
     CondemnWaiting(TopicKey, Cause, u64),
-    /// A record on that topic that waits is to be put on trial, by [`Suspicion::accuse`]: the oldest, or, if `true`, the newest.
+    /// A record on that topic that waits is to be put on trial, by [`Suspicion::accuse`]: the
+    /// oldest, or, if `true`, the newest.
     Promote(TopicKey, bool),
     /// The broker takes readings again after it refused everything: they are to begin one by one.
     Resume,
@@ -212,7 +218,8 @@ pub struct Suspicion {
     nothing_taken_since: Option<Instant>,
     /// Readings taken since there are suspects.
     taken: u32,
-    /// Records that were refused among others and taken afterwards, faded; and when that was reckoned.
+    /// Records that were refused among others and taken afterwards, faded; and when that was
+    /// reckoned.
     whims: (f64, Instant),
     pause_until: Option<Instant>,
     /// Pauses since a reading was taken, and newcomers refused since the last of them.
@@ -332,7 +339,8 @@ impl Suspicion {
             if !suspect.evidence {
                 suspect.evidence = true;
                 suspect.lonely = 0;
-                // A trial that is not answered holds a small window up for as long as its answer is waited for.
+                // A trial that is not answered holds a small window up for as long as its answer is
+                // waited for.
                 let spacing = if suspect.cause == Cause::Silent { SILENT_SPACING } else { SPACING };
                 suspect.due = suspect.due.min(suspect.tried_at + spacing).max(now);
             }
@@ -429,7 +437,8 @@ impl Suspicion {
         }
     }
 
-    /// The broker refused everything and takes readings again: whoever was never tried against others begins anew.
+    /// The broker refused everything and takes readings again: whoever was never tried against
+    /// others begins anew.
     fn resume(&mut self, now: Instant) {
         for suspect in &mut self.suspects {
             // What is not answered, or too much, would only take the places of what is.
@@ -443,7 +452,8 @@ impl Suspicion {
         self.rulings.push_back(Ruling::Resume);
     }
 
-    /// While nothing was taken no topic could show that it is not at fault: what waits for that goes back to its order.
+    /// While nothing was taken no topic could show that it is not at fault: what waits for that
+    /// goes back to its order.
     fn open_all(&mut self, now: Instant) {
         let mut opened = Vec::new();
         for (topic, doubt) in &mut self.topics {
@@ -455,7 +465,8 @@ impl Suspicion {
         opened.into_iter().for_each(|topic| self.open(topic));
     }
 
-    /// What waits on that topic goes back to its order, with the one that stands for it if that was not refused itself.
+    /// What waits on that topic goes back to its order, with the one that stands for it if that was
+    /// not refused itself.
     fn open(&mut self, topic: TopicKey) {
         let rulings = &mut self.rulings;
         self.suspects.retain(|suspect| {
@@ -468,9 +479,10 @@ impl Suspicion {
         rulings.push_back(Ruling::Open(topic));
     }
 
-    /// The reading sent under the number `serial` was refused, the broker closed the connection over it with nothing else in
-    /// flight, or it stayed unanswered. `of_topic`: meanwhile others are taken and nothing of its topic, so that it says nothing about
-    /// the broker. Whether it is a suspect now; otherwise there are too many, and it waits until there are fewer.
+    /// The reading sent under the number `serial` was refused, the broker closed the connection
+    /// over it with nothing else in flight, or it stayed unanswered. `of_topic`: meanwhile others
+    /// are taken and nothing of its topic, so that it says nothing about the broker. Whether it is
+    /// a suspect now; otherwise there are too many, and it waits until there are fewer.
     pub fn handle_refused(
         &mut self,
         now: Instant,
@@ -536,8 +548,9 @@ impl Suspicion {
         true
     }
 
-    /// A newcomer was refused: after enough of them all pause. A few go after each pause, because where most are refused for themselves
-    /// one of them is taken; what was in flight when it began does not make it longer.
+    /// A newcomer was refused: after enough of them all pause. A few go after each pause, because
+    /// where most are refused for themselves one of them is taken; what was in flight when it began
+    /// does not make it longer.
     fn pause_newcomers(&mut self, now: Instant) {
         if self.row < MASS || self.pause_until.is_some_and(|until| now < until) {
             return;
@@ -682,7 +695,8 @@ impl Suspicion {
         }
     }
 
-    /// The broker had too much for now, and nothing is to be sent for a while: longer each time, until a reading is taken.
+    /// The broker had too much for now, and nothing is to be sent for a while: longer each time,
+    /// until a reading is taken.
     pub fn handle_throttled(&mut self, now: Instant) -> Option<Duration> {
         self.nothing_taken_since.get_or_insert(now);
         if self.pause_until.is_some_and(|until| now < until) {
@@ -709,7 +723,8 @@ impl Suspicion {
         Some(if judged { suspect.due } else { suspect.due.max(self.retry_at) })
     }
 
-    /// How many readings are to be taken on a connection before this suspect is tried on it: another number each time.
+    /// How many readings are to be taken on a connection before this suspect is tried on it:
+    /// another number each time.
     pub fn company(&self, place: RecordPlace) -> u32 {
         self.position(place).map_or(0, |index| 1 + self.suspects[index].tries % 4)
     }
@@ -743,7 +758,8 @@ impl Suspicion {
         }
     }
 
-    /// A new connection: perhaps the broker is another, or has changed. One suspect may find that out at once.
+    /// A new connection: perhaps the broker is another, or has changed. One suspect may find that
+    /// out at once.
     pub fn handle_open(&mut self, now: Instant) {
         (self.retry_step, self.retry_at, self.pause_until) = (0, now, None);
         let may =
@@ -786,7 +802,8 @@ impl Suspicion {
             let topic = self.suspects.swap_remove(index).topic;
             self.promote(topic);
             if self.suspects.is_empty() && self.throttles == 0 {
-                // Nothing that was refused is left: whether the broker takes readings is to be found out anew.
+                // Nothing that was refused is left: whether the broker takes readings is to be
+                // found out anew.
                 (self.row, self.nothing_taken_since) = (0, None);
             }
             self.note_emptiness();

@@ -1,10 +1,12 @@
-//! Whom the uplink believes and who it is: the rustls configuration, the clock rule, and words for what goes wrong.
+//! Whom the uplink believes and who it is: the rustls configuration, the clock rule, and words for
+//! what goes wrong.
 //!
-//! **The clock rule** is [`crate::clock::chain`]: while the wall clock is not trusted, or in doubt, a chain is verified at a
-//! time that has certainly passed. So a board that boots in 1970 connects, and one whose clock was set to 2036 is not
-//! shut out by it. Here is how a chain is verified at a time, and by which path: the certificates that lead from
-//! the broker's to a trust anchor, and no others that the peer sent. The clock learns from the path after the
-//! peer has signed the handshake with the key of the leaf.
+//! **The clock rule** is [`crate::clock::chain`]: while the wall clock is not trusted, or in doubt,
+//! a chain is verified at a time that has certainly passed. So a board that boots in 1970 connects,
+//! and one whose clock was set to 2036 is not shut out by it. Here is how a chain is verified at a
+//! time, and by which path: the certificates that lead from the broker's to a trust anchor, and no
+//! others that the peer sent. The clock learns from the path after the peer has signed the
+//! handshake with the key of the leaf.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -104,7 +106,8 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
-/// Makes the configuration of one connection. `anchors`: the files to trust and what to call the place they came from.
+/// Makes the configuration of one connection. `anchors`: the files to trust and what to call the
+/// place they came from.
 ///
 /// # Errors
 /// [`TlsError`] names the file at fault.

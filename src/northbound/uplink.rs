@@ -1,4 +1,5 @@
-//! The uplink as one core: session, publisher, own messages and reconnect decisions behind one interface.
+//! The uplink as one core: session, publisher, own messages and reconnect decisions behind one
+//! interface.
 //!
 //! ```text
 //! Waiting ──due──> Connecting ──transport──> Opening ──CONNACK──> Status ──> Subscribing ──> Flowing
@@ -7,16 +8,16 @@
 //!    └─────────────────┴── failed ──────────── Over <──────── lost ──────┴─────────────────────┘
 //! ```
 //!
-//! After CONNACK the gateway's status goes out alone, then the subscription to it, then everything else:
-//! a broker that closes the connection over one of these does not bring a record under suspicion.
-//! The subscription shows when our own will, published late, stands there instead: then the status is repeated.
-//! What goes along with a connection beside readings is judged like a reading, by what happens without it: the will
-//! by [`super::fallback`], the status by [`Publisher`], the subscription here. What is at fault is named and left out
-//! for an hour.
+//! After CONNACK the gateway's status goes out alone, then the subscription to it, then everything
+//! else: a broker that closes the connection over one of these does not bring a record under
+//! suspicion. The subscription shows when our own will, published late, stands there instead: then
+//! the status is repeated. What goes along with a connection beside readings is judged like a
+//! reading, by what happens without it: the will by [`super::fallback`], the status by
+//! [`Publisher`], the subscription here. What is at fault is named and left out for an hour.
 //!
-//! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status, Subscribing, Draining
-//! and Closing have their own; Flowing has the keep-alive, and the timer of the oldest publish. Over is left at once: the
-//! shell closes, whatever the broker does.
+//! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
+//! Subscribing, Draining and Closing have their own; Flowing has the keep-alive, and the timer of
+//! the oldest publish. Over is left at once: the shell closes, whatever the broker does.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -38,7 +39,8 @@ use crate::message::{Content, Lane, RecordId};
 
 pub use super::ending::Closed;
 
-/// What making a transport may take, over all addresses; the shell has its own, shorter times for each step.
+/// What making a transport may take, over all addresses; the shell has its own, shorter times for
+/// each step.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(120);
 /// How long a step of making the connection ready may take before it goes on without it.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
@@ -112,7 +114,8 @@ pub enum Event {
         /// The reason code.
         code: u8,
     },
-    /// The broker closes the connection over the subscription to our own status: it is left out for an hour.
+    /// The broker closes the connection over the subscription to our own status: it is left out for
+    /// an hour.
     SubscriptionLeftOut,
     /// Of the publisher.
     Publisher(publisher::Event),
@@ -145,7 +148,8 @@ pub struct Status {
     pub attempt_at: Option<Instant>,
     /// By [`Lane::index`]: until when a rejected record that finds no room stops it.
     pub stopped_until: [Option<Instant>; 2],
-    /// By [`Lane::index`]: records that the broker has and that stay in the lane behind one that is not decided.
+    /// By [`Lane::index`]: records that the broker has and that stay in the lane behind one that is
+    /// not decided.
     pub delivered_behind: [u64; 2],
     /// By [`Lane::index`]: records held back, suspected or on a topic that is.
     pub held_back: [usize; 2],
@@ -229,7 +233,8 @@ pub struct Uplink {
     avoid: Vec<SocketAddr>,
     /// Attempts in a row that went on to the next address at once.
     hops: usize,
-    /// When the broker closed a connection and nothing showed why; at most those of [`CLOSES_WITHIN`].
+    /// When the broker closed a connection and nothing showed why; at most those of
+    /// [`CLOSES_WITHIN`].
     closes: VecDeque<Instant>,
     limits: Limits,
     /// What the broker said of QoS and retain when it refused our will.
@@ -572,7 +577,8 @@ impl Uplink {
         }
     }
 
-    /// Publishes the status anew, so that the connection shows whether it works. Whether there is one to show.
+    /// Publishes the status anew, so that the connection shows whether it works. Whether there is
+    /// one to show.
     pub fn begin_check(&mut self) -> bool {
         match (&self.settings.topics.gateway_status, self.stage) {
             (Some(topic), Stage::Flowing) if !self.stopping => {
@@ -850,8 +856,8 @@ impl Uplink {
         };
         let silent = matches!(ended, Ended::Silent);
         let mut ending = Ending::of_session(ended, lasted);
-        // A broker whose connection hangs over one record answers no PINGREQ either. A link that died looks the same, but had
-        // answers to readings before.
+        // A broker whose connection hangs over one record answers no PINGREQ either. A link that
+        // died looks the same, but had answers to readings before.
         if silent && self.publisher.hangs_on_a_record(now) {
             ending.gone = ConnectionEnd::Unanswered;
         }
@@ -947,14 +953,16 @@ impl Uplink {
         }
         let suspicious =
             gone == ConnectionEnd::Unanswered || (aftermath.suspicious && gone != ConnectionEnd::Otherwise);
-        // What goes along with a connection is left out after its second strike: that is soon found out.
-        // A suspect that was tried has its own back-off; what comes meanwhile does not wait for that.
+        // What goes along with a connection is left out after its second strike: that is soon found
+        // out. A suspect that was tried has its own back-off; what comes meanwhile does not wait
+        // for that.
         let search = suspicious && (aftermath.progress || aftermath.own || aftermath.trial) || subscription;
         if !search && !aftermath.suspicious && gone == ConnectionEnd::Closed {
             self.note_close(now);
         }
         if !search {
-            // Where readings were answered it is rather a broker, or what stands before it, that does not last than a rival.
+            // Where readings were answered it is rather a broker, or what stands before it, that
+            // does not last than a rival.
             let how = if aftermath.suspicious || aftermath.progress { Lost::Explained } else { how };
             return Outcome::Lost { lasted, how };
         }

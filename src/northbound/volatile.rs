@@ -1,4 +1,5 @@
-//! Readings of `qos = 0` rules: a bounded ring in memory, the oldest dropped first. Outside the promise.
+//! Readings of `qos = 0` rules: a bounded ring in memory, the oldest dropped first. Outside the
+//! promise.
 
 use std::collections::VecDeque;
 

@@ -1,9 +1,9 @@
 //! The two packets of the hot path, PUBLISH out and PUBACK in, and the framing round all packets.
 //!
-//! Everything else of MQTT goes through `mqtt-protocol-core`. These two are done here because there is one
-//! of each for every record: written straight into the output buffer and read straight out of the input
-//! buffer they cost a tenth of what building packet objects costs. It also lets a PUBACK carry reason
-//! codes the standard gives only to DISCONNECT (0x95), which some brokers send.
+//! Everything else of MQTT goes through `mqtt-protocol-core`. These two are done here because there
+//! is one of each for every record: written straight into the output buffer and read straight out
+//! of the input buffer they cost a tenth of what building packet objects costs. It also lets a
+//! PUBACK carry reason codes the standard gives only to DISCONNECT (0x95), which some brokers send.
 
 /// Which MQTT is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,8 @@ pub enum Framed<'a> {
     Malformed,
 }
 
-/// Splits the first packet off (MQTT 5.0 §2.1). `limit` is the greatest packet accepted, header included.
+/// Splits the first packet off (MQTT 5.0 §2.1). `limit` is the greatest packet accepted, header
+/// included.
 pub fn split(bytes: &[u8], limit: usize) -> Framed<'_> {
     let Some(&first) = bytes.first() else {
         return Framed::Incomplete;

@@ -1,7 +1,8 @@
 //! What leaves the pipeline, in order, until it is polled.
 //!
-//! Texts and payloads are copied into two buffers that are cleared whenever all events have been polled, so that once
-//! these have grown an event costs no allocation. They are bounded by what one round of the caller brings.
+//! Texts and payloads are copied into two buffers that are cleared whenever all events have been
+//! polled, so that once these have grown an event costs no allocation. They are bounded by what one
+//! round of the caller brings.
 
 use std::collections::VecDeque;
 
@@ -11,7 +12,8 @@ use crate::journal::Refused;
 use crate::message::{Content, ContentFormat, Envelope, Method, Name, Stamp};
 use crate::proto::address::Ticket;
 
-/// A buffer that has grown larger than this is given back once it is empty: one round had unusually many bytes.
+/// A buffer that has grown larger than this is given back once it is empty: one round had unusually
+/// many bytes.
 const KEPT_BYTES: usize = 256 * 1024;
 
 /// What the pipeline has to tell. Borrowed until the next one is polled.
@@ -52,8 +54,8 @@ pub enum Event<'a> {
     Shown(&'a Watched),
 }
 
-/// The content of a reading that the gate let pass and that is not stored. Only the pipeline makes it, so that nothing else
-/// gets past the journal.
+/// The content of a reading that the gate let pass and that is not stored. Only the pipeline makes
+/// it, so that nothing else gets past the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed<'a>(Content<'a>);
 

@@ -61,8 +61,8 @@ impl ReadingStore for FakeStore {
 }
 
 impl Pipeline<FakeStore> {
-    /// The device `door-7` may POST and DELETE to `t/#`, and to `live/#` with `qos = 0`; `burst` readings at once, then one a
-    /// second.
+    /// The device `door-7` may POST and DELETE to `t/#`, and to `live/#` with `qos = 0`; `burst`
+    /// readings at once, then one a second.
     pub(crate) fn fake(now: Instant, burst: u32) -> Pipeline<FakeStore> {
         let name = |text| Name::parse(text).expect("a name");
         let rule = |rule, pattern, qos| UplinkRule {

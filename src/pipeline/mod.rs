@@ -7,9 +7,10 @@
 //!                                       └─ … ─ handle_completion ─ Completed{ticket, stored}, Shown
 //! ```
 //!
-//! It stands between the southbound sides, which call it, and the gate and the journal, which it calls. It knows no side:
-//! a [`Ticket`] says whom a completion is for, and the caller routes it. It logs nothing, has no clock and no socket;
-//! whatever is to be answered, logged, sent or shown leaves it as the [`Disposition`] of a call or as an [`Event`].
+//! It stands between the southbound sides, which call it, and the gate and the journal, which it
+//! calls. It knows no side: a [`Ticket`] says whom a completion is for, and the caller routes it.
+//! It logs nothing, has no clock and no socket; whatever is to be answered, logged, sent or shown
+//! leaves it as the [`Disposition`] of a call or as an [`Event`].
 //!
 //! | file | idea |
 //! |---|---|
@@ -17,9 +18,10 @@
 //! | `refusal` | which counter a refusal belongs to |
 //! | `watch` | readings on their way to disk, for `tail` |
 //!
-//! Invariants: a reading is counted once as admitted or refused, and once more as stored or not; a reading that the
-//! journal does not take costs its device no quota; nothing is completed as stored before the store says that it is;
-//! a reading costs no allocation, unless it is refused or watched.
+//! Invariants: a reading is counted once as admitted or refused, and once more as stored or not; a
+//! reading that the journal does not take costs its device no quota; nothing is completed as stored
+//! before the store says that it is; a reading costs no allocation, unless it is refused or
+//! watched.
 
 use std::time::Instant;
 
@@ -110,8 +112,8 @@ impl<S: ReadingStore> Pipeline<S> {
         self.is_watched = is_watched;
     }
 
-    /// Takes a reading of this device through the gate and to the store. `ticket` comes back if it is journaled, and
-    /// then only.
+    /// Takes a reading of this device through the gate and to the store. `ticket` comes back if it
+    /// is journaled, and then only.
     pub fn handle_reading(
         &mut self,
         now: Instant,
@@ -151,8 +153,8 @@ impl<S: ReadingStore> Pipeline<S> {
         }
     }
 
-    /// Takes one completion from the store, if there is one; it leaves by [`Event::Completed`]. Call it until `false`
-    /// when the store has woken its user, and poll the events in between.
+    /// Takes one completion from the store, if there is one; it leaves by [`Event::Completed`].
+    /// Call it until `false` when the store has woken its user, and poll the events in between.
     pub fn handle_completion(&mut self) -> bool {
         let Some(Completion { ticket, stored }) = self.store.poll_completion() else { return false };
         self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });

@@ -1,7 +1,8 @@
 //! Readings on their way to disk, as `tail` will show them: kept only while somebody watches.
 //!
-//! A commit completes lane by lane, so completions come in another order than the readings were taken, and the tickets of
-//! readings that were not kept are among them. Each is therefore found by its ticket.
+//! A commit completes lane by lane, so completions come in another order than the readings were
+//! taken, and the tickets of readings that were not kept are among them. Each is therefore found by
+//! its ticket.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,7 +30,8 @@ pub struct Watched {
     pub bytes: usize,
 }
 
-/// The readings not completed yet, by ticket. Bounded by [`MAX`]; every one of them leaves with its completion.
+/// The readings not completed yet, by ticket. Bounded by [`MAX`]; every one of them leaves with its
+/// completion.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(HashMap<Ticket, Watched>);
 

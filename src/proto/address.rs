@@ -1,7 +1,7 @@
 //! Peers of CoAP and tickets of readings: the types, and the numbers they are packed into.
 //!
-//! The CoAP endpoint knows a peer by 64 bits ([`PeerId`]); the journal returns 128 bits with each completion
-//! ([`Ticket::pack`]). Nobody else reads or writes these bits:
+//! The CoAP endpoint knows a peer by 64 bits ([`PeerId`]); the journal returns 128 bits with each
+//! completion ([`Ticket::pack`]). Nobody else reads or writes these bits:
 //!
 //! | bits | ticket of a CoAP request | ticket of a serial reading |
 //! |---|---|---|
@@ -74,14 +74,15 @@ impl PeerId {
         self.0
     }
 
-    /// Whether nothing proves the source address: such a peer never gets more than three times the bytes it sent, and
-    /// its share of memory is apart from that of proven peers.
+    /// Whether nothing proves the source address: such a peer never gets more than three times the
+    /// bytes it sent, and its share of memory is apart from that of proven peers.
     pub const fn is_unproven(self) -> bool {
         self.0 >> NUMBER_BITS >= PLAIN
     }
 }
 
-/// What a reading handed to the journal is known by until it is committed: who is then to be told, and how.
+/// What a reading handed to the journal is known by until it is committed: who is then to be told,
+/// and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ticket {
     /// A CoAP request that is to be answered.
@@ -98,7 +99,8 @@ pub enum Ticket {
 /// The ticket of a serial reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SerialTicket {
-    /// The number of the port. Never given twice in a process, so that a late completion finds no other port.
+    /// The number of the port. Never given twice in a process, so that a late completion finds no
+    /// other port.
     pub port: u32,
     /// Which device behind the port: a unit of a bus, or 0.
     pub delivery: u8,

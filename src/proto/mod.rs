@@ -1,4 +1,5 @@
-//! Protocol cores: bytes and `now` in; bytes, events and the next deadline out. No socket, clock, file or task here.
+//! Protocol cores: bytes and `now` in; bytes, events and the next deadline out. No socket, clock,
+//! file or task here.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +8,8 @@ pub mod coap;
 pub mod dtls;
 pub mod serial;
 
-/// Where a datagram came from, and so where its answer goes: back from the very address it was sent to.
+/// Where a datagram came from, and so where its answer goes: back from the very address it was sent
+/// to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The peer's address and port.
@@ -18,8 +20,8 @@ pub struct Route {
     pub socket: u16,
 }
 
-/// The owner of sessions, exchanges and bodies that are bounded together: one device, identified by its proven key, over all its
-/// sessions and addresses.
+/// The owner of sessions, exchanges and bodies that are bounded together: one device, identified by
+/// its proven key, over all its sessions and addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Unique for each holder.
@@ -34,7 +36,8 @@ impl Holder {
     /// No holder gets more than this fraction of all.
     const PARTS: usize = 8;
 
-    /// The holder's share of something of which one session may have `per_session` and all together `all`.
+    /// The holder's share of something of which one session may have `per_session` and all together
+    /// `all`.
     pub fn share(&self, per_session: usize, all: usize) -> usize {
         let own = per_session.saturating_mul(self.max_sessions.max(1) as usize);
         own.min((all / Holder::PARTS).max(per_session))

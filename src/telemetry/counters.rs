@@ -1,8 +1,8 @@
 //! Counters with names that do not change: `tombolo_<stage>_<thing>_<unit>_total`.
 //!
-//! The path is one thread, so a counter is a plain `u64` in an array and costs one addition. A stage that
-//! keeps its own numbers (the DTLS engine, the journal, the uplink) has them [put](Snapshot::put) into the
-//! snapshot by whoever takes it.
+//! The path is one thread, so a counter is a plain `u64` in an array and costs one addition. A
+//! stage that keeps its own numbers (the DTLS engine, the journal, the uplink) has them
+//! [put](Snapshot::put) into the snapshot by whoever takes it.
 
 use serde_json::{Map, Value};
 
@@ -149,7 +149,8 @@ impl Snapshot {
     }
 }
 
-/// Whether a name has the form every counter has: `tombolo_`, at least three more words, `_total`; lower case.
+/// Whether a name has the form every counter has: `tombolo_`, at least three more words, `_total`;
+/// lower case.
 pub fn is_stable_name(name: &str) -> bool {
     let words: Vec<&str> = name.split('_').collect();
     words.len() >= 5

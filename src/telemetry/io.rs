@@ -1,7 +1,7 @@
 //! Where log lines go: the systemd journal when stderr is connected to it, otherwise stderr.
 //!
-//! In the journal each key becomes a field of its own in upper case (`DEVICE=door-7`, `PEER=…`), beside
-//! a MESSAGE that shows them too.
+//! In the journal each key becomes a field of its own in upper case (`DEVICE=door-7`, `PEER=…`),
+//! beside a MESSAGE that shows them too.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
@@ -38,8 +38,9 @@ pub enum Destination {
 
 /// Starts logging at `level` unless `TOMBOLO_LOG` says another; call it once, before anything logs.
 ///
-/// Stderr counts as connected to the journal where `JOURNAL_STREAM` names it. A second call changes nothing but the
-/// level. An unknown level in the variable, and a journal that was wanted and is not there, are named in a warning.
+/// Stderr counts as connected to the journal where `JOURNAL_STREAM` names it. A second call changes
+/// nothing but the level. An unknown level in the variable, and a journal that was wanted and is
+/// not there, are named in a warning.
 pub fn initialise(level: LevelFilter, target: Target) -> Destination {
     let to_journal = match target {
         Target::Auto => systemd_journal_logger::connected_to_journal(),
@@ -97,7 +98,8 @@ impl Log for Stderr {
         line.push(' ');
         write_message(&mut line, *record.args(), &record.key_values());
         line.push('\n');
-        // One write a line, so that lines of several threads do not mix. Nobody is left to tell of a failure.
+        // One write a line, so that lines of several threads do not mix. Nobody is left to tell of
+        // a failure.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
@@ -118,7 +120,8 @@ impl Log for Journal {
         let mut message = String::with_capacity(160);
         write_message(&mut message, *record.args(), &record.key_values());
         let fields = escaped_fields(&record.key_values());
-        // The logger sends info as priority 5, which journald calls notice; all its levels are one apart from ours.
+        // The logger sends info as priority 5, which journald calls notice; all its levels are one
+        // apart from ours.
         let sent = self.0.journal_send(
             &Record::builder()
                 .metadata(record.metadata().clone())

@@ -1,7 +1,9 @@
-//! A limit on what the network can make us log: so many lines of a kind in an interval, then one that counts the rest.
+//! A limit on what the network can make us log: so many lines of a kind in an interval, then one
+//! that counts the rest.
 //!
 //! Pure: `now` is an argument. The kinds are the program's own (an enum or `&'static str`), never a
-//! device or an address, so that their number is bounded whatever arrives. Within a kind a source address may have a share.
+//! device or an address, so that their number is bounded whatever arrives. Within a kind a source
+//! address may have a share.
 //!
 //! | state of a kind | event | becomes |
 //! |---|---|---|
@@ -66,13 +68,15 @@ impl<K: Copy + PartialEq> Limiter<K> {
 
     /// Whether a line of `kind` may be written now. One that may not is counted.
     ///
-    /// A window that is over but not yet polled goes on counting, so no number is lost to the order of calls.
+    /// A window that is over but not yet polled goes on counting, so no number is lost to the order
+    /// of calls.
     pub fn permit(&mut self, now: Instant, kind: K) -> bool {
         self.permit_for(now, kind, None)
     }
 
-    /// The same for a line that `source` has caused. When the burst is used up, as many lines again pass of sources that have
-    /// had fewer than [`SHARE`], so that one source does not hide all others.
+    /// The same for a line that `source` has caused. When the burst is used up, as many lines again
+    /// pass of sources that have had fewer than [`SHARE`], so that one source does not hide all
+    /// others.
     pub fn permit_from(&mut self, now: Instant, kind: K, source: IpAddr) -> bool {
         self.permit_for(now, kind, Some(source))
     }
@@ -114,7 +118,8 @@ impl<K: Copy + PartialEq> Limiter<K> {
         self.windows.iter().filter(|window| window.suppressed > 0).map(|window| window.ends).min()
     }
 
-    /// The next count of a window that is over. Call until `None`, at [`Limiter::poll_timeout`] or more often.
+    /// The next count of a window that is over. Call until `None`, at [`Limiter::poll_timeout`] or
+    /// more often.
     pub fn poll_event(&mut self, now: Instant) -> Option<Suppressed<K>> {
         let mut at = 0;
         while at < self.windows.len() {

@@ -1,7 +1,8 @@
 //! One log record as one line of text: `LEVEL message key=value …`.
 //!
-//! The same text is the journal's MESSAGE, without the level, so that `journalctl -u tombolo` names the
-//! device as well as `journalctl DEVICE=door-7` finds it. Pure; writing it out is [`super::io`]'s.
+//! The same text is the journal's MESSAGE, without the level, so that `journalctl -u tombolo` names
+//! the device as well as `journalctl DEVICE=door-7` finds it. Pure; writing it out is
+//! [`super::io`]'s.
 
 use std::fmt::{self, Write as _};
 
@@ -13,7 +14,8 @@ use super::text::{Escaping, is_harmless};
 /// The environment variable that overrides `[log] level`.
 pub const LEVEL_VARIABLE: &str = "TOMBOLO_LOG";
 
-/// Longest value printed in one line, in bytes, before it is cut with `…`. Whole values go to journal fields.
+/// Longest value printed in one line, in bytes, before it is cut with `…`. Whole values go to
+/// journal fields.
 pub const VALUE_MAX: usize = 256;
 
 /// The levels as configuration spells them.
@@ -26,14 +28,15 @@ pub fn parse_level(text: &str) -> Option<LevelFilter> {
 
 /// Whether a record from `target` at `level` is written while ours go up to `most`.
 ///
-/// Libraries speak only from `warn` on, whatever the level: they do not know that payloads and keys are
-/// never to be logged.
+/// Libraries speak only from `warn` on, whatever the level: they do not know that payloads and keys
+/// are never to be logged.
 pub fn is_wanted(target: &str, level: Level, most: LevelFilter) -> bool {
     let ours = target == "tombolo" || target.starts_with("tombolo::");
     level <= if ours { most } else { most.min(LevelFilter::Warn) }
 }
 
-/// Appends `message key=value …` to `out`, everything escaped; values with a space, `"` or `=` are quoted.
+/// Appends `message key=value …` to `out`, everything escaped; values with a space, `"` or `=` are
+/// quoted.
 pub fn write_message(out: &mut String, message: fmt::Arguments<'_>, fields: &dyn kv::Source) {
     // Writing to a String does not fail; a value whose own Display fails leaves what it wrote.
     let _ = write!(Escaping(&mut *out), "{message}");

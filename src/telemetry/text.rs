@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-/// Shows a text with everything escaped that could move a cursor, start a line or reorder what is read.
+/// Shows a text with everything escaped that could move a cursor, start a line or reorder what is
+/// read.
 ///
 /// Control characters (C0, DEL, C1), line and paragraph separators, bidirectional overrides and
-/// isolates, the byte order mark and the zero-width characters become `\u{…}`; a backslash is doubled, so that the
-/// result is unambiguous. Everything else passes as it is.
+/// isolates, the byte order mark and the zero-width characters become `\u{…}`; a backslash is
+/// doubled, so that the result is unambiguous. Everything else passes as it is.
 ///
 /// ```
 /// use tombolo::telemetry::text::Escaped;
@@ -22,7 +23,8 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Writes through to another [`fmt::Write`], escaping as [`Escaped`] does. For values that are only `Display`.
+/// Writes through to another [`fmt::Write`], escaping as [`Escaped`] does. For values that are only
+/// `Display`.
 pub struct Escaping<W>(pub W);
 
 impl<W: fmt::Write> fmt::Write for Escaping<W> {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A configuration with one role, its state and runtime directories inside the folder, no upstream and no fixed port.
+/// A configuration with one role, its state and runtime directories inside the folder, no upstream
+/// and no fixed port.
 const CONFIG: &str = r#"
 [paths]
 state-dir = "state"
@@ -65,7 +66,8 @@ impl Place {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// The binary with that command line (split at blanks), `--config` added, nothing of the machine's own environment.
+    /// The binary with that command line (split at blanks), `--config` added, nothing of the
+    /// machine's own environment.
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
         command.arg("--config").arg(self.path("tombolo.toml")).args(line.split_whitespace());

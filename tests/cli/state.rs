@@ -1,5 +1,5 @@
-//! The daemon on a state directory that was damaged, cannot be read, or takes nothing: it is READY, says what is wrong, and loses nothing
-//! that was in force.
+//! The daemon on a state directory that was damaged, cannot be read, or takes nothing: it is READY,
+//! says what is wrong, and loses nothing that was in force.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -139,7 +139,8 @@ const SPOILS: [(&str, Spoil); 7] = [
 
 const KEPT: &str = "[device.kept]\nrole = \"sensor\"\n";
 
-/// A place in which a gateway has run, with a device in the registry and one in the state's configuration.
+/// A place in which a gateway has run, with a device in the registry and one in the state's
+/// configuration.
 fn used() -> (Place, String) {
     let place = Place::new();
     place.write("state/conf.d/20-kept.toml", KEPT);
@@ -263,7 +264,8 @@ impl Unreadable {
         command.env("LD_PRELOAD", &self.library).env("TOMBOLO_TEST_UNREADABLE", &self.control);
     }
 
-    /// Reading anything whose path has one of these parts, or ends with one that has a `$` behind it, fails from now on.
+    /// Reading anything whose path has one of these parts, or ends with one that has a `$` behind
+    /// it, fails from now on.
     fn set(&self, parts: &[&str]) {
         fs::write(&self.control, parts.join("\n")).unwrap();
     }

@@ -19,7 +19,8 @@ fn a_certificate_that_had_expired_when_the_time_was_proven_is_refused_unless_the
         // Expired by up to three months, valid for three months.
         let to = proven - 1_000 - world.chance.below(90) * DAY;
         let stolen = Leaf { from: to - 90 * DAY, to };
-        // The clock is set to where it was valid, and it is tried again and again, the machine restarted or not.
+        // The clock is set to where it was valid, and it is tried again and again, the machine
+        // restarted or not.
         let mut since = None;
         for _ in 0..12 {
             match world.chance.below(6) {

@@ -1,5 +1,5 @@
-//! The verdict on the clock over random lives of a machine: boots, power cuts, jumps, time servers that lie, brokers
-//! whose chains prove the time or do not. Virtual time; a seed names a life.
+//! The verdict on the clock over random lives of a machine: boots, power cuts, jumps, time servers
+//! that lie, brokers whose chains prove the time or do not. Virtual time; a seed names a life.
 
 mod attacker;
 mod tls;

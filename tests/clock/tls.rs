@@ -1,4 +1,5 @@
-//! What the clock learns from a TLS handshake: of the path that was verified, after the key was proven.
+//! What the clock learns from a TLS handshake: of the path that was verified, after the key was
+//! proven.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -147,7 +148,8 @@ fn only_certificates_on_the_verified_path_count() {
     )
     .unwrap();
     let (certificate, key) = leaf(&middle, NOW - 30 * DAY, NOW + 60 * DAY);
-    // Not on the path: one of another CA, one that calls itself as the issuer does, one of the root's for another name.
+    // Not on the path: one of another CA, one that calls itself as the issuer does, one of the
+    // root's for another name.
     let year_2040 = 2_208_988_800;
     let stranger = CertifiedIssuer::self_signed(
         authority("Elsewhere", year_2040, year_2040 + DAY),

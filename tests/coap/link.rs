@@ -1,5 +1,5 @@
-//! Devices that follow RFC 7252 and the endpoint, over a link that loses, doubles and reorders: what
-//! each device believes is true.
+//! Devices that follow RFC 7252 and the endpoint, over a link that loses, doubles and reorders:
+//! what each device believes is true.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -80,7 +80,8 @@ impl World {
         self.events.push(Reverse((self.bench.now + after, self.order, happening)));
     }
 
-    /// Puts a datagram on the link: lost, or there once or several times, each after a time of its own.
+    /// Puts a datagram on the link: lost, or there once or several times, each after a time of its
+    /// own.
     fn transmit(&mut self, make: impl Fn(Vec<u8>) -> Happening, datagram: &[u8]) {
         if self.dice.percent(self.loss) {
             return;
@@ -119,7 +120,8 @@ impl World {
     }
 
     fn retry(&mut self, device: usize, id: u16, attempt: u32) {
-        // A non-confirmable reading is sent once; after an empty acknowledgement one waits, but not for ever.
+        // A non-confirmable reading is sent once; after an empty acknowledgement one waits, but not
+        // for ever.
         let last = if self.devices[device].confirmable { 5 } else { 1 };
         let Some(waiting) =
             self.devices[device].waiting.as_mut().filter(|w| w.id == id && w.attempts == attempt)

@@ -1,5 +1,5 @@
-//! What other implementations were seen to get wrong, each as its own case; and what else is no proper
-//! message.
+//! What other implementations were seen to get wrong, each as its own case; and what else is no
+//! proper message.
 
 use tombolo::proto::coap::{Code, Type};
 
@@ -99,8 +99,8 @@ fn a_duplicate_confirmable_gets_the_stored_response_and_is_handed_up_once() {
 
 #[test]
 fn nothing_that_comes_from_outside_ends_anything() {
-    // A datagram from source port 0 is one of a peer like any other here: where an answer goes is the
-    // shell's.
+    // A datagram from source port 0 is one of a peer like any other here: where an answer goes is
+    // the shell's.
     let mut bench = Bench::default();
     for peer in [proven(0), unproven(u64::MAX)] {
         for datagram in [&b""[..], b"\x40", b"\xff\xff\xff\xff\xff", b"\x6f\xe0\x00\x00", &post(1, b"x")] {

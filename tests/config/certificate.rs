@@ -10,7 +10,8 @@ const ROLE: &str = "[role.r.uplink.x]\npath = \"x\"\n";
 const FILES: &str =
     "[coap]\ncertificate-file = \"gw.pem\"\nkey-file = \"gw.key\"\nclient-ca-file = \"ca.pem\"\n";
 
-/// A gateway with all its files: `gw.pem`, `gw.key`, `ca.pem`; and `door.pub` and `door.pem` of a device.
+/// A gateway with all its files: `gw.pem`, `gw.key`, `ca.pem`; and `door.pub` and `door.pem` of a
+/// device.
 fn place(text: &str) -> Case {
     let (ca_key, key, door) =
         (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -269,7 +270,8 @@ fn a_fleet_is_read_judged_and_kept_from_what_is_switched_off() {
     let withheld: Vec<&str> = gate.withheld.ids.iter().map(|id| id.as_str()).collect();
     assert!(withheld.contains(&"7") && withheld.contains(&"bad"), "{withheld:?}");
     assert_eq!(gate.withheld.certificates[0].to_string(), "certificate-cn \"old\"");
-    // One that no certificate need have is still right; one that is written like a certificate's name is probably not.
+    // One that no certificate need have is still right; one that is written like a certificate's
+    // name is probably not.
     let said_of = |id: &str| -> Vec<String> {
         let case = place(&format!("{fleet}[device.{id}]\nenabled = false\n"));
         let all = case.loaded().findings;

@@ -1,4 +1,5 @@
-//! Configuration as its owner meets it: the shipped files, layers, faults and their wording, reload, the registry on disk, secrets.
+//! Configuration as its owner meets it: the shipped files, layers, faults and their wording,
+//! reload, the registry on disk, secrets.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "test")]
 
 mod certificate;

@@ -323,7 +323,8 @@ fn ten_thousand_devices_load() {
     let configured = begun.elapsed();
     assert_eq!(loaded.settings.gate.devices.len(), 10_001);
     println!("10,000 devices: registry {registry:?}, one file {configured:?}");
-    // In release it is under a second; unoptimised, and beside other tests, this only guards the order of growth.
+    // In release it is under a second; unoptimised, and beside other tests, this only guards the
+    // order of growth.
     let bound = if cfg!(debug_assertions) { 20 } else { 1 };
     assert!(registry.as_secs() < bound && configured.as_secs() < bound, "{registry:?} {configured:?}");
 }

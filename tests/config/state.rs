@@ -1,4 +1,5 @@
-//! What the state directory has for the configuration, on a real disk: damaged in every way, it never refuses a start or a reload.
+//! What the state directory has for the configuration, on a real disk: damaged in every way, it
+//! never refuses a start or a reload.
 
 use std::fs;
 use std::path::Path;
@@ -65,7 +66,8 @@ const SPOILS: [(&str, Spoil); 8] = [
     }),
 ];
 
-/// Runs a test for each kind of damage, side by side: a file that looks damaged is read again after a second.
+/// Runs a test for each kind of damage, side by side: a file that looks damaged is read again after
+/// a second.
 fn for_each_damage(test: impl Fn(&str, &str, Spoil) + Sync) {
     std::thread::scope(|scope| {
         for (number, (how, spoil)) in SPOILS.into_iter().enumerate() {
@@ -320,7 +322,8 @@ fn a_file_of_conf_d_that_contradicts_the_configuration_is_left_out_and_the_owner
     folder.write("state/conf.d/20-b.toml", "[upstream]\nurl = \"x\"\n");
     let said = problems(&start(&folder));
     assert!(said.contains("20-b.toml") && said.contains("upstream.url: has no scheme"), "{said}");
-    // The owner's change, beside which the state's unchanged files do not stand: refused, as any other.
+    // The owner's change, beside which the state's unchanged files do not stand: refused, as any
+    // other.
     folder.write("state/conf.d/20-b.toml", "[journal]\nmax-bytes = \"300MiB\"\n");
     let running = start(&folder);
     folder.write("conf.d/30-c.toml", "[lane.normal]\nmax-bytes = \"290MiB\"\n");

@@ -259,7 +259,8 @@ fn a_device_that_rebooted_in_its_handshake_starts_over() {
 fn a_device_without_entropy_comes_back_once_its_old_hellos_cannot_be_duplicates() {
     let mut world = World::fine();
     let session = world.connected(1);
-    // The hello of the live session again: what the network held back, or the device after a restart.
+    // The hello of the live session again: what the network held back, or the device after a
+    // restart.
     let hello = world.clients[&1].hello.clone();
     let verify = world.inject(1, &hello);
     assert_eq!(verify.len(), 1);

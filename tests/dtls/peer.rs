@@ -1,6 +1,7 @@
 //! Real clients over loopback: what our own client agrees with us on need not be what others do.
 //!
-//! A client that is not installed is passed over, unless `TOMBOLO_TEST_PEERS=all`, as `tests/run` sets it.
+//! A client that is not installed is passed over, unless `TOMBOLO_TEST_PEERS=all`, as `tests/run`
+//! sets it.
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;

@@ -1,5 +1,5 @@
-//! What comes back for what is sent: to an address that has proven nothing never more than it sent, to one a session moved to
-//! three times as much at most, whatever is sent and whatever it draws.
+//! What comes back for what is sent: to an address that has proven nothing never more than it sent,
+//! to one a session moved to three times as much at most, whatever is sent and whatever it draws.
 
 use std::time::Duration;
 
@@ -93,7 +93,8 @@ fn key() -> StoreKey {
     StoreKey::new(&[42; 32])
 }
 
-/// Ports with a session, one that has a connection id, a handshake, a session in doubt, one that is over, and nobody.
+/// Ports with a session, one that has a connection id, a handshake, a session in doubt, one that is
+/// over, and nobody.
 const PORTS: [u16; 6] = [1, 2, 3, 4, 5, 6];
 
 fn peopled(seed: u64) -> World {
@@ -160,7 +161,8 @@ fn nobody_gets_more_bytes_or_packets_than_were_sent_in_its_name() {
 
 #[test]
 fn a_part_of_a_hello_draws_no_flight() {
-    // 26 bytes once drew 616: a piece of a hello with the number of the one whose answer is under way.
+    // 26 bytes once drew 616: a piece of a hello with the number of the one whose answer is under
+    // way.
     let mut world = World::fine();
     world.join(1, Config { steps: Some(vec![]), ..World::psk(1) });
     world.run(Duration::from_millis(45));

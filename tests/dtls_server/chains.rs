@@ -1,4 +1,5 @@
-//! Chains that would cost much to judge, or are made to lead astray: refused by their structure, before any signature.
+//! Chains that would cost much to judge, or are made to lead astray: refused by their structure,
+//! before any signature.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -266,7 +267,8 @@ fn each_way_to_an_anchor_is_charged_and_each_list_that_is_not_verified_yet() {
     let below = authority("below", Some(&one));
     // Twelve CAs of one name, as after eleven renewals with new keys.
     let middles: Vec<_> = (0..12).map(|_| authority("middle", Some(&pki.root))).collect();
-    // One of the root is verified when it is read, one of a CA that only devices have when a device shows that.
+    // One of the root is verified when it is read, one of a CA that only devices have when a device
+    // shows that.
     let root_list = crate::lapses::list(&pki.root, &[77]);
     let other_list = crate::lapses::list(&pki.middle, &[77]);
     // For each: 4 operations of the handshake, and what the chain may take.
@@ -307,7 +309,8 @@ fn a_hello_costs_what_its_suite_costs_and_one_that_is_dropped_costs_nothing() {
     let pki = Pki::new();
     let stranger = authority("stranger", None);
     let false_chain = Arc::new(device(&stranger, &[stranger.der().to_vec()]));
-    // Two handshakes with certificates use up the work; the bucket of handshakes is hardly larger than what then comes.
+    // Two handshakes with certificates use up the work; the bucket of handshakes is hardly larger
+    // than what then comes.
     let limits = Limits {
         work_burst: 17,
         work_per_second: 1,
@@ -325,7 +328,8 @@ fn a_hello_costs_what_its_suite_costs_and_one_that_is_dropped_costs_nothing() {
         assert!(world.engine.counters().work_over_limit >= 298);
         assert_eq!(world.engine.half_open_count(), 0, "what is dropped leaves nothing behind");
         world.clients.clear();
-        // Behind the same address, devices whose handshakes cost nothing come in at their first try.
+        // Behind the same address, devices whose handshakes cost nothing come in at their first
+        // try.
         for port in 1..=50 {
             world.join(port, World::psk(port));
         }

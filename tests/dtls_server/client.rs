@@ -1,5 +1,5 @@
-//! A DTLS 1.2 client that speaks all the server does, and on request what no client should. It shares no
-//! code with the server: another PRF, another record layer, another reassembly.
+//! A DTLS 1.2 client that speaks all the server does, and on request what no client should. It
+//! shares no code with the server: another PRF, another record layer, another reassembly.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -25,8 +25,8 @@ fn hello_with_false_cookie(world: &World) -> Vec<u8> {
     hello
 }
 
-/// Lets time pass, with so many hellos a millisecond from addresses that nobody has; whether they have a cookie, which is
-/// none of ours.
+/// Lets time pass, with so many hellos a millisecond from addresses that nobody has; whether they
+/// have a cookie, which is none of ours.
 fn pass_flooded(world: &mut World, time: Duration, per_ms: u32, with_cookie: bool) {
     let mut hello = if with_cookie {
         hello_with_false_cookie(world)

@@ -1,4 +1,5 @@
-//! What anybody can send from a session's own address: none of it ends the session, none is taken for the device's.
+//! What anybody can send from a session's own address: none of it ends the session, none is taken
+//! for the device's.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use tombolo::proto::dtls::{CloseCause, Engine};
 use crate::client::{self, Client, Config};
 use crate::world::*;
 
-/// Forged datagrams with their names. `good` is a record the device just made and that has not been sent.
+/// Forged datagrams with their names. `good` is a record the device just made and that has not been
+/// sent.
 fn forgeries(world: &mut World, good: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let wire = |kind: u8, epoch: u16, fragment: &[u8]| client::record(kind, epoch, 1_000, fragment);
     let mut noise = vec![0; 200];
@@ -74,7 +76,8 @@ fn a_handshake_survives_every_forgery_between_its_flights() {
         let mut donor = World::fine();
         donor.connected(2, World::psk(2));
         let good = donor.client(2).send(b"of another session");
-        // Of these the last but two looks like the Finished of the client with the wrong key: it is told.
+        // Of these the last but two looks like the Finished of the client with the wrong key: it is
+        // told.
         for (name, forged) in forgeries(&mut world, &good) {
             let mut world = World::fine();
             world.join(1, World::psk(1));

@@ -1,4 +1,5 @@
-//! Bounds of one identity: what it may have, how often it may come, and that it takes nothing from others.
+//! Bounds of one identity: what it may have, how often it may come, and that it takes nothing from
+//! others.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Credentials that are no longer good: revoked, expired, removed, at any moment of a handshake or of a session's life.
+//! Credentials that are no longer good: revoked, expired, removed, at any moment of a handshake or
+//! of a session's life.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,8 +104,8 @@ fn reload(world: &mut World, certificates: Certificates) {
     world.engine.replace_certificates(world.now, certificates, &mut world.recorder);
 }
 
-/// A handshake one datagram after the other; `before` each of the client's something may happen. Returns how many there
-/// were, and whether it ended in a session.
+/// A handshake one datagram after the other; `before` each of the client's something may happen.
+/// Returns how many there were, and whether it ended in a session.
 fn stepwise(world: &mut World, config: &Config, mut before: impl FnMut(&mut World, usize)) -> (usize, bool) {
     let mut client = Client::new(config.clone());
     let mut up = client.start(world.now);
@@ -154,7 +155,8 @@ fn whatever_step_of_a_handshake_a_reload_meets_no_session_begins_with_what_is_no
         })
     };
     let nobody: Reload = Box::new(|world: &mut World| {
-        // As a gate that has another idea of its devices from here on; sessions are then ended by the daemon.
+        // As a gate that has another idea of its devices from here on; sessions are then ended by
+        // the daemon.
         world.recorder.nobodies = vec!["Psk(\"dev-7\")".to_owned()];
         let mut sessions = Vec::new();
         world.engine.sessions(&mut |info| sessions.push(info.session));
@@ -249,7 +251,8 @@ fn a_revoked_intermediate_ends_the_sessions_below_it_and_no_others() {
     let aunt = ca("aunt", 4, KeyPair::generate().unwrap(), Some(&site.pki.root), |_| {});
     let cousin = own(device_params("cousin"), &aunt, &[aunt.der().to_vec()], false);
     let other = world.connected(2, Config::certified(&cousin));
-    // A list of the device's own CA that does not name it, one of the root that names somebody else.
+    // A list of the device's own CA that does not name it, one of the root that names somebody
+    // else.
     reload(&mut world, site.revoking(&[list(&site.pki.middle, &[2]), list(&site.pki.root, &[3])]));
     assert_eq!(world.told(), []);
     reload(&mut world, site.revoking(&[list(&site.pki.root, &[2])]));
@@ -349,7 +352,8 @@ fn a_ca_that_is_no_anchor_any_more_falls_with_those_above_it() {
     assert_eq!(world.told(), [Told::Closed(session, CloseCause::CredentialChanged)]);
 }
 
-/// The old and the new CA of one name, after a change of keys, and a device of each; both have serial number 3.
+/// The old and the new CA of one name, after a change of keys, and a device of each; both have
+/// serial number 3.
 fn rollover() -> [(CertifiedIssuer<'static, KeyPair>, Arc<Own>); 2] {
     [1, 2].map(|serial| {
         let root = ca("root", serial, KeyPair::generate().unwrap(), None, |_| {});
@@ -453,7 +457,8 @@ fn a_list_in_the_name_of_a_configured_ca_that_is_not_its_own_is_refused() {
     let mut forged = list(&old, &[1]);
     *forged.last_mut().unwrap() ^= 1;
     assert!(trust(forged).is_err());
-    // rcgen refuses to sign with a key that may not; so that of another certificate of the same key.
+    // rcgen refuses to sign with a key that may not; so that of another certificate of the same
+    // key.
     let key = KeyPair::from_pem(&no_signer.key().serialize_pem()).unwrap();
     let may = ca("no signer", 6, key, Some(&old), |_| {});
     let refused = trust(list(&may, &[1])).unwrap_err().to_string();
@@ -696,8 +701,8 @@ fn a_session_does_not_become_younger_by_restarts() {
     assert!(matches!(world.told()[..], [Told::Closed(_, CloseCause::TooOld)]));
     let refused = taken_over(&mut world, none(), YEAR_2026 + 3 * DAY + 1, policy, &sealed);
     assert_eq!(refused, Err(ImportError::TooOld));
-    // What was written while the clock was not believed has no date: the clock may have been years behind. Its age is then
-    // counted anew by each process that does not know better.
+    // What was written while the clock was not believed has no date: the clock may have been years
+    // behind. Its age is then counted anew by each process that does not know better.
     world.engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026), trusted: true });
     world.clients.clear();
     let session = world.connected(1, World::psk(1));

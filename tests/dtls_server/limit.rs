@@ -68,7 +68,8 @@ fn a_stolen_cookie_is_of_no_use_elsewhere_or_later() {
     assert_eq!(world.engine.half_open_count(), 0);
 }
 
-/// What comes back when one hello fetches the cookie and `second`, with the same random, returns it.
+/// What comes back when one hello fetches the cookie and `second`, with the same random, returns
+/// it.
 fn returned_by(world: &mut World, first: Config, second: Config) -> Vec<Vec<u8>> {
     let mut first = Client::new(Config { fixed_random: Some([5; 32]), ..first });
     let mut second = Client::new(Config { fixed_random: Some([5; 32]), ..second });
@@ -90,7 +91,8 @@ fn a_cookie_is_good_for_the_parameters_it_was_made_for_only() {
         assert_eq!((answers.len(), answers[0][13]), (1, 3), "another HelloVerifyRequest");
         assert_eq!((world.engine.half_open_count(), world.told()), (0, vec![]));
     }
-    // Whole the first time and in pieces the second, as a hello may be that the cookie made too long.
+    // Whole the first time and in pieces the second, as a hello may be that the cookie made too
+    // long.
     let pieces = |config| Config { mtu: 100, ..config };
     let mut world = World::fine();
     let answers = returned_by(&mut world, base.clone(), pieces(base.clone()));
@@ -121,7 +123,8 @@ fn a_source_of_failing_handshakes_is_slowed_down_and_those_with_a_session_are_no
     let again = world.connected(1, World::psk(1));
     world.assert_alive(1, again);
     assert!(world.told().iter().all(|told| !matches!(told, Told::Connected(..))));
-    // A newcomer behind the same address comes in by its retransmissions once the others are through.
+    // A newcomer behind the same address comes in by its retransmissions once the others are
+    // through.
     world.clients.retain(|port, _| *port == 1);
     world.join(2, World::psk(2));
     world.run(Duration::from_secs(30));

@@ -1,4 +1,5 @@
-//! A network that loses, doubles and reorders: no handshake fails that the timers of RFC 6347 allow.
+//! A network that loses, doubles and reorders: no handshake fails that the timers of RFC 6347
+//! allow.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The DTLS server of our own: against a client of the tests' own in virtual time, and against real peers.
+//! The DTLS server of our own: against a client of the tests' own in virtual time, and against real
+//! peers.
 
 mod amplification;
 mod chains;

@@ -132,7 +132,8 @@ fn the_answer_to_a_hello_has_what_was_asked_for_and_no_more() {
     let bare = Config { extended_master_secret: false, ..World::psk(4) };
     world.connected(4, bare);
     assert_eq!(world.client(4).learned.extensions.keys().copied().collect::<Vec<_>>(), [0xff01]);
-    // Nor a word about renegotiation to who does not signal it; and no extensions is not the same as empty ones.
+    // Nor a word about renegotiation to who does not signal it; and no extensions is not the same
+    // as empty ones.
     let silent = Config { extended_master_secret: false, signal: false, ..World::psk(5) };
     let session = world.connected(5, silent);
     assert!(world.client(5).learned.extensions.is_empty());

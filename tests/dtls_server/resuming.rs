@@ -1,4 +1,5 @@
-//! Sessions that outlive the process: no nonce comes twice, nothing is taken twice, the rest goes on.
+//! Sessions that outlive the process: no nonce comes twice, nothing is taken twice, the rest goes
+//! on.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -126,7 +127,8 @@ fn nothing_received_before_is_taken_again_nor_moves_the_session() {
         let mut world = World::fine();
         let session = world.connected(1, Config { cid: cid.clone(), ..World::psk(1) });
         let early = export(&mut world, session);
-        // Everything the device ever sent, an attacker has: data, and Resets it once answered pings with.
+        // Everything the device ever sent, an attacker has: data, and Resets it once answered pings
+        // with.
         let mut recorded = Vec::new();
         for id in 0..2_000u16 {
             let [high, low] = id.to_be_bytes();
@@ -425,7 +427,8 @@ fn a_session_that_cannot_go_on_is_ended_by_one_alert_when_its_device_speaks() {
             let reading = world.client(1).send(b"a reading");
             let alerts = world.inject(port, &reading);
             assert_eq!(alerts.len(), 1);
-            // Elsewhere somebody may have repeated its record: then it is not known whether the device got the alert.
+            // Elsewhere somebody may have repeated its record: then it is not known whether the
+            // device got the alert.
             let told = world.told();
             let expected = Told::Closed(over, CloseCause::Farewell);
             assert_eq!(told, if port == 1 { vec![expected] } else { vec![] });
@@ -578,8 +581,8 @@ fn a_device_whose_session_is_not_known_at_all_is_noticed() {
     }
 }
 
-/// Sessions as version 1.0 of the format had them, made by that version, in hexadecimal digits: no date, certificates without
-/// their path. Behind a raw key's hash stands its session.
+/// Sessions as version 1.0 of the format had them, made by that version, in hexadecimal digits: no
+/// date, certificates without their path. Behind a raw key's hash stands its session.
 const STORED: &str = include_str!("stored-1.0.txt");
 
 fn stored_before(name: &str) -> Vec<Vec<u8>> {
@@ -607,7 +610,8 @@ fn sessions_of_the_version_before_go_on_but_for_certificates_which_are_ended_by_
     assert_eq!(identity_of(&psk[0], NEXT), Some(PeerIdentity::Psk(b"dev-1"[..].into())));
     assert_eq!(identity_of(&handover[0], Origin::Handover), Some(PeerIdentity::Psk(b"dev-2"[..].into())));
     assert_eq!(identity_of(&raw[1], NEXT), Some(PeerIdentity::RawPublicKey(Box::new(spki))));
-    // By what its certificate was verified is not known, so that nobody can say whether it still holds.
+    // By what its certificate was verified is not known, so that nobody can say whether it still
+    // holds.
     assert_eq!(identity_of(&certificate[0], NEXT), None);
     assert_eq!((world.engine.session_count(), world.told().len()), (3, 3));
 }

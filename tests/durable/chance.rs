@@ -1,5 +1,6 @@
-//! Random lives of one file: writes, full disks, power cuts at any call, damage of any kind. Whatever was written last, and said to be, is
-//! read back; never anything older, never anything else.
+//! Random lives of one file: writes, full disks, power cuts at any call, damage of any kind.
+//! Whatever was written last, and said to be, is read back; never anything older, never anything
+//! else.
 
 use tombolo::durable::atomic_file::{ASIDE_MAX, AtomicFile, sweep};
 
@@ -68,7 +69,8 @@ fn live(seed: u64, file: AtomicFile<'_>, has_copy: bool) -> [usize; 3] {
                 happened[1] += 1;
             }
             _ if has_copy => {
-                // Both are good and equal, as after every start: then one of them goes bad, and the power while that is mended.
+                // Both are good and equal, as after every start: then one of them goes bad, and the
+                // power while that is mended.
                 file.mend(&disk, &file.read(&disk, judge)).expect("a disk in order");
                 let name = ["f", "f.copy"][chance.draw(2)];
                 spoil(&disk, name, &mut chance);

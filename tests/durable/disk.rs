@@ -1,7 +1,9 @@
-//! A folder in memory that forgets what was not synced, fails on demand, loses power at any call, and damages what it has.
+//! A folder in memory that forgets what was not synced, fails on demand, loses power at any call,
+//! and damages what it has.
 //!
-//! Its rules: content is durable once `write_beside` has returned, a name after `sync_names`. At a power cut any subset of the
-//! unsynced changes of names is kept, and a file that was being written may be there with anything in it.
+//! Its rules: content is durable once `write_beside` has returned, a name after `sync_names`. At a
+//! power cut any subset of the unsynced changes of names is kept, and a file that was being written
+//! may be there with anything in it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -56,7 +56,8 @@ fn the_place_of_the_device_is_where_the_topic_of_readings_has_it() {
     assert_eq!(post(&mut gate, "s/sensor/door-7/t").unwrap().0, "site/sensor/door-7/t");
     assert_eq!(post(&mut gate, "s/map").unwrap().0, "site/map");
     assert_eq!(post(&mut gate, "s/sensor/other/t"), Err(FOREIGN));
-    // Commands and statuses stay under the prefix, so that is guarded all the same; `up` is the owner's word.
+    // Commands and statuses stay under the prefix, so that is guarded all the same; `up` is the
+    // owner's word.
     assert_eq!(post(&mut gate, "p/other").unwrap().0, "tombolo/gw/up/other");
 }
 
@@ -112,7 +113,8 @@ fn path() -> impl Strategy<Value = String> {
     prop::collection::vec(word(), 1..8).prop_map(|words| words.join("/"))
 }
 
-/// Rules with these topics, as far as each is right by itself: a wrong one would close the others of its role.
+/// Rules with these topics, as far as each is right by itself: a wrong one would close the others
+/// of its role.
 fn rules(templates: &[String], settings: &Settings) -> Vec<UplinkRule> {
     let patterns = ["#", "+/#", "+/+", "+", "+/+/#"];
     let rules: Vec<_> = templates

@@ -1,4 +1,5 @@
-//! A disk that does not give what it holds: nothing is lost by that, the rest goes on, and all of it is there when the disk gives it.
+//! A disk that does not give what it holds: nothing is lost by that, the rest goes on, and all of
+//! it is there when the disk gives it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,8 @@ use crate::harness::{Rig, settings};
 
 const LANE: Lane = Lane::Normal;
 
-/// Some segments of records, some of the oldest released; what is acknowledged and has not left, by sequence.
+/// Some segments of records, some of the oldest released; what is acknowledged and has not left, by
+/// sequence.
 fn written(seed: u64) -> Rig {
     let mut state = seed | 1;
     let mut next = |below: u64| (random(&mut state) >> 33) % below;
@@ -125,7 +127,8 @@ fn whatever_the_disk_does_not_give_at_the_start_is_there_once_it_does() {
             "seed {seed}: {:?}",
             rig.store.losses(LANE)
         );
-        // Once with a crash in between, once without; once with another opening on a bad disk before.
+        // Once with a crash in between, once without; once with another opening on a bad disk
+        // before.
         if seed % 3 == 0 {
             let left = rig.disk.after_power_cut(Cut::Everything);
             break_some(&left, seed + 7_000);
@@ -298,7 +301,8 @@ fn rejected_records_that_cannot_be_read_are_kept_and_taken_up_again() {
         rig.reject(LANE, 15);
         rig.commit();
         assert!(rig.store.rejected().any(|entry| entry.id.sequence == 15), "seed {seed}: it takes more");
-        // A crash, or time: once the disk gives it all of it is there, and what was given up stays so.
+        // A crash, or time: once the disk gives it all of it is there, and what was given up stays
+        // so.
         if seed % 8 < 4 {
             let left = rig.disk.after_power_cut(Cut::Nothing);
             rig = rig.reopened_on(left);

@@ -1,4 +1,5 @@
-//! The power goes off at every single operation of a script, and leaves any part of what was not synced.
+//! The power goes off at every single operation of a script, and leaves any part of what was not
+//! synced.
 
 use tombolo::journal::settings::WhenFull;
 use tombolo::message::Lane;
@@ -6,7 +7,8 @@ use tombolo::message::Lane;
 use crate::disk::{Cut, FakeDisk};
 use crate::harness::{Rig, settings};
 
-/// A life with everything in it: rolling over, trims, rejects, losses, recycling. Stops where the power goes off.
+/// A life with everything in it: rolling over, trims, rejects, losses, recycling. Stops where the
+/// power goes off.
 pub fn live(rig: &mut Rig) {
     let mut state = 7;
     for round in 0..60u64 {
@@ -90,7 +92,8 @@ fn power_cuts_in_a_row_lose_nothing_acknowledged() {
 
 #[test]
 fn recycled_segments_never_give_back_old_records() {
-    // Lives on and on in few segments, everything released, and looks each time at what can be read.
+    // Lives on and on in few segments, everything released, and looks each time at what can be
+    // read.
     let mut rig = Rig::new(settings(WhenFull::Refuse, 4));
     for round in 0..400u64 {
         let first = rig.append(Lane::Normal, 2000);

@@ -1,4 +1,5 @@
-//! Damage of every kind: the scan goes on behind it, each record is either read back or named as lost, and nothing is made up.
+//! Damage of every kind: the scan goes on behind it, each record is either read back or named as
+//! lost, and nothing is made up.
 
 use std::collections::BTreeSet;
 
@@ -46,8 +47,9 @@ fn in_use(rig: &Rig) -> Vec<String> {
     view.sealed.iter().map(|segment| segment.name()).chain(active).collect()
 }
 
-/// Opens `disk`, reads it all, and has what the reading finds missing named. Each record from 4 to 200 must then be
-/// read back as it was written or be named, once; returns the sequences that are lost.
+/// Opens `disk`, reads it all, and has what the reading finds missing named. Each record from 4 to
+/// 200 must then be read back as it was written or be named, once; returns the sequences that are
+/// lost.
 fn account(rig: &Rig, disk: FakeDisk) -> BTreeSet<u64> {
     account_through(rig, disk, 200)
 }
@@ -129,8 +131,8 @@ fn destroyed_sectors_cost_the_records_in_them_and_no_others() {
                 _ => disk.make_unreadable(Folder::Normal, name, sector),
             }
         }
-        // A sector touches at most four of the smallest records; unreadable ones take their 4 KiB page along. What was at the very end
-        // of the newest segment cannot be known.
+        // A sector touches at most four of the smallest records; unreadable ones take their 4 KiB
+        // page along. What was at the very end of the newest segment cannot be known.
         let newest = *name == names[names.len() - 1];
         let lost = account_through(&rig, disk, if newest { 160 } else { 200 });
         assert!(lost.len() <= count * if round % 3 == 2 { 14 } else { 4 }, "{lost:?}");
@@ -220,7 +222,8 @@ fn a_damaged_checkpoint_brings_nothing_back_that_had_left() {
 
 #[test]
 fn a_payload_that_looks_like_a_frame_is_never_taken_for_one() {
-    // The device knows the format, and even what one of the frames on the disk looks like; it cannot know the segment's salt.
+    // The device knows the format, and even what one of the frames on the disk looks like; it
+    // cannot know the segment's salt.
     let mut rig = Rig::new(settings(WhenFull::Refuse, 20));
     rig.append(LANE, 200);
     rig.commit();

@@ -1,8 +1,10 @@
-//! A disk in memory that forgets what was not synced, tears what was being written, fails on demand, and loses power at any operation.
+//! A disk in memory that forgets what was not synced, tears what was being written, fails on
+//! demand, and loses power at any operation.
 //!
-//! Its rules: a write is durable after a successful sync of its file, a name after a sync of its folder. At a power cut each
-//! 512-byte sector with unsynced writes keeps any prefix of them, independently of its neighbours; of the unsynced
-//! changes of names some prefix is kept. After a failed sync the unsynced writes count as lost, though they can still be read.
+//! Its rules: a write is durable after a successful sync of its file, a name after a sync of its
+//! folder. At a power cut each 512-byte sector with unsynced writes keeps any prefix of them,
+//! independently of its neighbours; of the unsynced changes of names some prefix is kept. After a
+//! failed sync the unsynced writes count as lost, though they can still be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};

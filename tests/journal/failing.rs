@@ -1,4 +1,5 @@
-//! The disk fails, is full or read-only for a while: what is stored stays, new records are refused, and it heals by itself.
+//! The disk fails, is full or read-only for a while: what is stored stays, new records are refused,
+//! and it heals by itself.
 
 use std::time::Duration;
 
@@ -181,7 +182,8 @@ fn a_single_failure_of_any_operation_loses_nothing_acknowledged() {
     }
 }
 
-/// Fills the rejected store with what is given up again, until it has to be written anew; then goes on.
+/// Fills the rejected store with what is given up again, until it has to be written anew; then goes
+/// on.
 fn rewrite_rejected(rig: &mut Rig) {
     for round in 0..8 {
         let first = rig.store.next_sequence(Lane::Normal);

@@ -1,4 +1,5 @@
-//! A journal made of arbitrary bytes: it opens, reads to an end and works on, whatever they are. Shared with the fuzz target.
+//! A journal made of arbitrary bytes: it opens, reads to an end and works on, whatever they are.
+//! Shared with the fuzz target.
 
 use std::sync::Arc;
 use std::time::Instant;

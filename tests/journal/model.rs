@@ -1,4 +1,5 @@
-//! Anything in any order, with power cuts and failures in between: what is read back is what the list beside it says.
+//! Anything in any order, with power cuts and failures in between: what is read back is what the
+//! list beside it says.
 
 use proptest::prelude::*;
 use tombolo::journal::settings::WhenFull;
@@ -184,7 +185,8 @@ fn what_was_lost_stays_told_when_an_error_leaves_no_segment_to_write_to() {
     run(steps, WhenFull::DropOldest, 4);
 }
 
-/// Found by chance: the witness was made anew after an error, and a power cut brought the one before back.
+/// Found by chance: the witness was made anew after an error, and a power cut brought the one
+/// before back.
 #[test]
 fn a_witness_that_was_made_anew_is_the_one_that_a_power_cut_leaves() {
     use Step::*;
@@ -208,7 +210,8 @@ fn a_witness_that_was_made_anew_is_the_one_that_a_power_cut_leaves() {
     run(steps, WhenFull::Refuse, 6);
 }
 
-/// Found by chance: its sequences began anew, and a record that was discarded in the rejected store had one of them.
+/// Found by chance: its sequences began anew, and a record that was discarded in the rejected store
+/// had one of them.
 #[test]
 fn a_lane_that_an_error_leaves_without_records_does_not_begin_its_sequences_anew() {
     use Step::*;

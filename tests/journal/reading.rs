@@ -1,4 +1,5 @@
-//! The reading position of a lane, moved back to one record and forth again, and the rejected store read whole.
+//! The reading position of a lane, moved back to one record and forth again, and the rejected store
+//! read whole.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use tombolo::message::Lane;
 use crate::disk::random;
 use crate::harness::{content, payload};
 
-/// A journal in a directory of its own, with so many records in its normal lane, over several segments.
+/// A journal in a directory of its own, with so many records in its normal lane, over several
+/// segments.
 fn journal(name: &str, records: u64) -> (tokio::runtime::Runtime, Journal, std::path::PathBuf) {
     let directory = std::env::temp_dir().join(format!("tombolo-journal-{name}-{}", std::process::id()));
     drop(std::fs::remove_dir_all(&directory));

@@ -1,4 +1,5 @@
-//! On real disks, through the handle: kills, a disk that is full, a backlog of a million, two daemons, another version.
+//! On real disks, through the handle: kills, a disk that is full, a backlog of a million, two
+//! daemons, another version.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -456,7 +457,8 @@ fn on_a_read_only_file_system_it_opens_reads_refuses_and_recovers_without_a_rest
         }
     };
     assert_eq!(failed, Refused::Failing);
-    // Files were opened for reading only: it is a new opening that can write again, or the next segment.
+    // Files were opened for reading only: it is a new opening that can write again, or the next
+    // segment.
     mount.remount("rw");
     let begin = Instant::now();
     loop {
@@ -546,7 +548,8 @@ fn a_million_records_open_well_under_a_second_and_drain_in_flat_memory() {
     assert!(files <= 16 * (4 << 20), "{files} bytes are kept for nothing");
 }
 
-/// The long form, as many segments as a lane of 64 GiB has: `TOMBOLO_SEGMENTS=16384 cargo test --test journal descriptors`.
+/// The long form, as many segments as a lane of 64 GiB has:
+/// `TOMBOLO_SEGMENTS=16384 cargo test --test journal descriptors`.
 #[test]
 fn many_segments_take_a_few_descriptors_and_little_time() {
     let segments = std::env::var("TOMBOLO_SEGMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
@@ -608,7 +611,8 @@ fn resident() -> u64 {
 const ALONE: &str = "TOMBOLO_JOURNAL_ALONE";
 const CHILD: &str = "TOMBOLO_JOURNAL_CHILD";
 
-/// Not a test: what the killed child does. Appends as fast as it can, says on its output what is durable, and releases.
+/// Not a test: what the killed child does. Appends as fast as it can, says on its output what is
+/// durable, and releases.
 #[test]
 fn child_that_is_killed() {
     let Ok(directory) = std::env::var(CHILD) else { return };

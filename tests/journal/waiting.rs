@@ -1,4 +1,5 @@
-//! What is found while a backlog is read, through the handle on a real disk: a place that is not given for long, and one that is damaged.
+//! What is found while a backlog is read, through the handle on a real disk: a place that is not
+//! given for long, and one that is damaged.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
@@ -34,7 +35,8 @@ fn stored(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Reads until `count` records have come; their numbers, as their payloads say, and the ids they had first.
+/// Reads until `count` records have come; their numbers, as their payloads say, and the ids they
+/// had first.
 fn read(journal: &mut Journal, count: usize) -> (BTreeSet<u64>, Vec<Option<RecordId>>) {
     let runtime = runtime();
     let (mut marks, mut originals) = (BTreeSet::new(), Vec::new());

@@ -1,4 +1,5 @@
-//! Frames: the checksum, the times of the line, and the search for an answer, exhaustively in the small.
+//! Frames: the checksum, the times of the line, and the search for an answer, exhaustively in the
+//! small.
 
 use std::time::Duration;
 
@@ -204,7 +205,8 @@ proptest! {
         prop_assert_eq!(data(found), Some(&answer[3..]));
     }
 
-    /// Any bytes: no panic, nothing kept beyond the bound, and only what has the right unit, function, length and checksum is an answer.
+    /// Any bytes: no panic, nothing kept beyond the bound, and only what has the right unit,
+    /// function, length and checksum is an answer.
     #[test]
     fn nothing_is_taken_for_an_answer_that_is_none(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..100), 0..20)) {
         let request = Request::read(Table::Holding, 0, 2).unwrap();

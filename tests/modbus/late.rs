@@ -10,7 +10,8 @@ use tombolo::proto::serial::modbus::pdu::Table;
 
 use crate::support::{World, answer, frame, ms, register, settings, unit};
 
-/// The value of every register is the number of the request it answers, so a reading tells which request it came from.
+/// The value of every register is the number of the request it answers, so a reading tells which
+/// request it came from.
 fn numbered(
     world: &mut World,
     address: u8,
@@ -130,7 +131,8 @@ fn anothers_late_answer_does_not_end_the_waiting() {
 #[test]
 fn what_was_asked_before_a_restart_is_not_used_after_it() {
     let mut world = World::new(settings(vec![unit(1)]));
-    // Answers of the very shape the poll asks for come right after the port was opened, before the first one of our own.
+    // Answers of the very shape the poll asks for come right after the port was opened, before the
+    // first one of our own.
     world.inject(ms(2), &frame(&[1, 3, 2, 0xBA, 0xD0]));
     world.inject(ms(15), &frame(&[1, 3, 2, 0xBA, 0xD0]));
     world.run(Duration::from_secs(5));

@@ -239,7 +239,8 @@ fn silence_and_damage_are_told_apart() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever is on the line, only true readings are published, and once the noise is over the unit is read again.
+    /// Whatever is on the line, only true readings are published, and once the noise is over the
+    /// unit is read again.
     #[test]
     fn no_noise_makes_a_reading_or_stops_the_bus(
         noise in proptest::collection::vec((0u64..4_000, proptest::collection::vec(any::<u8>(), 1..40)), 0..60),

@@ -1,4 +1,5 @@
-//! Modbus RTU: the core in virtual time against units made up here, and for real against pymodbus on a pseudo-terminal.
+//! Modbus RTU: the core in virtual time against units made up here, and for real against pymodbus
+//! on a pseudo-terminal.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may touch the machine")]
 
 mod decoder;

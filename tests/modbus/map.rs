@@ -80,7 +80,8 @@ fn tables_are_never_mixed_and_bits_have_their_own_bounds() {
 }
 
 proptest! {
-    /// Any map: within the protocol's bounds, each register once, a probe like no block, and taking apart ends with single registers.
+    /// Any map: within the protocol's bounds, each register once, a probe like no block, and taking
+    /// apart ends with single registers.
     #[test]
     fn every_map_can_be_asked_for(
         wanted in proptest::collection::vec((0u16..400, 0u8..4, 0u8..8), 1..60),

@@ -152,8 +152,9 @@ fn an_independent_units_exceptions_damage_delays_and_silence_are_borne() {
     let good = readings(&events, 0);
     assert!(good.len() >= 10 && good.iter().all(|(_, reading)| reading["value"] == 22), "{good:?}");
 
-    // Unit 3 counts its requests, so a reading one behind would repeat or go back on what the requests since then have made of it: each
-    // reading is the number of its own request, which none before it was.
+    // Unit 3 counts its requests, so a reading one behind would repeat or go back on what the
+    // requests since then have made of it: each reading is the number of its own request, which
+    // none before it was.
     let late = bus.counters(1).unwrap();
     assert!(late.late >= 3 && late.silent + late.damaged >= 3, "{late:?}");
     let counted: Vec<u64> = values.iter().filter_map(|(_, reading)| reading["value"].as_u64()).collect();
@@ -195,8 +196,8 @@ fn ten_real_units_of_which_three_are_dead_keep_the_live_ones_in_their_period() {
             continue;
         }
         assert!(own.iter().all(|(_, reading)| reading["value"] == *address));
-        // Of 20 periods some may fall to meeting the dead, and some to whatever else the machine does. What a reading's
-        // moment within its period is, `schedule` shows in virtual time.
+        // Of 20 periods some may fall to meeting the dead, and some to whatever else the machine
+        // does. What a reading's moment within its period is, `schedule` shows in virtual time.
         assert!(own.len() >= 15, "unit {address}: {}", own.len());
     }
 }

@@ -41,8 +41,8 @@ fn ten_units_of_which_three_are_dead_keep_the_live_ones_in_their_period() {
     world.run(Duration::from_secs(600));
     for index in (0..10).filter(|index| !dead.contains(&(*index as u8 + 1))) {
         let readings = world.readings(index);
-        // The first round meets each dead unit once, which takes the last ones a period; from then on the dead get their turn in the
-        // free time of the bus only.
+        // The first round meets each dead unit once, which takes the last ones a period; from then
+        // on the dead get their turn in the free time of the bus only.
         assert!(readings.len() >= 599, "unit {index}: {}", readings.len());
         let settled = readings.iter().filter(|(at, _)| *at > Duration::from_secs(5));
         for (at, _) in settled {
@@ -107,8 +107,9 @@ fn on_a_full_bus_the_dead_cost_the_live_one_time_out_a_cycle() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Whatever dies and comes back when: a unit that answers is never asked later than the others' own turns and two time-outs after it
-    /// was due, once the dead are known; and a unit that is alive at the end is up at the end.
+    /// Whatever dies and comes back when: a unit that answers is never asked later than the others'
+    /// own turns and two time-outs after it was due, once the dead are known; and a unit that is
+    /// alive at the end is up at the end.
     #[test]
     fn the_dead_never_delay_the_living(
         periods in proptest::collection::vec(2u64..20, 2..12),
@@ -149,7 +150,8 @@ proptest! {
             if deaths.iter().all(|(of, ..)| of % count != index) {
                 let polls = world.bus.counters(index).unwrap().polls;
                 let due = 150_000 / (period * 500);
-                // Each death of another may cost a time-out before it is known: three in a row at worst for the shortest period.
+                // Each death of another may cost a time-out before it is known: three in a row at
+                // worst for the shortest period.
                 prop_assert!(polls + 2 + deaths.len() as u64 >= due, "unit {index}: {polls} of {due}");
             }
         }

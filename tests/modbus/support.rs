@@ -1,4 +1,5 @@
-//! A bus in virtual time: units that answer as a test says, and a line that takes as long as a real one.
+//! A bus in virtual time: units that answer as a test says, and a line that takes as long as a real
+//! one.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};

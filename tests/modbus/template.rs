@@ -1,4 +1,5 @@
-//! The shipped device templates: each is sound, names its source, and stays within what a role lets pass by default.
+//! The shipped device templates: each is sound, names its source, and stays within what a role lets
+//! pass by default.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +39,8 @@ fn every_template_is_sound_and_can_be_polled() {
         assert!(plan.len() <= 8, "{name} takes {} requests", plan.len());
         let mut unit = unit(1);
         (unit.registers, unit.limits) = (registers, limits);
-        // A role lets 1,024 bytes pass unless it says otherwise. Real readings take about half of the bound.
+        // A role lets 1,024 bytes pass unless it says otherwise. Real readings take about half of
+        // the bound.
         assert!(unit.payload_max() < 2 * 1024, "{name}: up to {} bytes", unit.payload_max());
         let words: BTreeSet<&str> = unit.registers.iter().map(|register| register.name.as_str()).collect();
         assert!(

@@ -1,4 +1,5 @@
-//! Whatever the broker and the network do, in whatever order: nothing is lost, nothing overtakes, nothing panics.
+//! Whatever the broker and the network do, in whatever order: nothing is lost, nothing overtakes,
+//! nothing panics.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -94,7 +95,8 @@ fn under_every_mixture_of_faults_all_records_arrive_in_order_or_are_put_aside() 
             let released = &world.outbox.released[lane.index()];
             assert!(released.is_sorted(), "seed {seed}");
             assert_eq!(released.len() + aside.len(), stored[lane.index()] as usize, "seed {seed}");
-            // What was alone in flight when the network went is suspected, and others go first the next time.
+            // What was alone in flight when the network went is suspected, and others go first the
+            // next time.
             let suspected = world.events.iter().filter_map(|event| match event {
                 Event::Publisher(PublisherEvent::Suspected { lane: its, id, .. }) if *its == lane => {
                     Some(id.sequence)

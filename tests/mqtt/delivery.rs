@@ -250,7 +250,8 @@ fn a_loss_nobody_heard_of_is_reported_on_the_next_connection() {
     world.kill_broker();
     world.broker.policy = Box::new(|_| Reply::Ack(0));
     world.broker.reachable = true;
-    // The report was alone in flight when the connection went: the next one has to stand without it first.
+    // The report was alone in flight when the connection went: the next one has to stand without it
+    // first.
     world.run_for(Duration::from_secs(20));
     assert_eq!(world.outbox.reported, [(Lane::Normal, 1, 12)]);
 }

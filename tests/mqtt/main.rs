@@ -1,4 +1,5 @@
-//! The uplink against a scripted broker in virtual time, and against a real mosquitto over TLS and a real RabbitMQ.
+//! The uplink against a scripted broker in virtual time, and against a real mosquitto over TLS and
+//! a real RabbitMQ.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests touch the machine")]
 

@@ -14,7 +14,8 @@ use crate::support::{STATUS, World, bare_settings, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Stores a reading a second, of five topics in turn; of each the time it was delivered first, less the time it was stored.
+/// Stores a reading a second, of five topics in turn; of each the time it was delivered first, less
+/// the time it was stored.
 fn five_topics(world: &mut World, seconds: u64, bad: &str, lane: Lane) -> Vec<(String, Option<Duration>)> {
     let mut stored = Vec::new();
     for number in 0..seconds {

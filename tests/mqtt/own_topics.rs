@@ -93,7 +93,8 @@ fn a_status_set_while_offline_or_not_acknowledged_goes_out_later() {
     world.broker.policy = Box::new(|_| Reply::Ack(0));
     world.broker.reachable = true;
     world.broker.delivered.clear();
-    // The first was alone in flight when the connection went: the next one has to stand without them first.
+    // The first was alone in flight when the connection went: the next one has to stand without
+    // them first.
     world.run_for(Duration::from_secs(20));
     assert_eq!(world.broker.retained["tombolo/g/door-7/status"], b"{\"n\":1}");
     assert_eq!(world.broker.retained["tombolo/g/door-8/status"], b"{\"n\":2}");

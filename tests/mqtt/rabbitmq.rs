@@ -1,4 +1,5 @@
-//! Against a real RabbitMQ 3.10, which closes on MQTT 5, on a denied topic and on a denied subscription.
+//! Against a real RabbitMQ 3.10, which closes on MQTT 5, on a denied topic and on a denied
+//! subscription.
 
 use std::time::Duration;
 

@@ -254,7 +254,8 @@ fn with_one_topic_only_nobody_is_condemned_within_minutes_and_the_others_flow() 
     }
     assert_eq!(world.broker.delivered.len(), 299);
     assert!(world.outbox.rejected.is_empty());
-    // Ten refusals over a quarter of an hour, with others of its own topic taken in between, are evidence as well.
+    // Ten refusals over a quarter of an hour, with others of its own topic taken in between, are
+    // evidence as well.
     for _ in 0..1200 {
         world.store(Lane::Normal, "a", b"yes");
         world.run_for(SECOND);

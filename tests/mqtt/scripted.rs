@@ -1,8 +1,9 @@
-//! Brokers made up by chance, each a script of troubles: nobody innocent is condemned, everybody innocent arrives in order once
-//! the broker is sane, and there is always a deadline.
+//! Brokers made up by chance, each a script of troubles: nobody innocent is condemned, everybody
+//! innocent arrives in order once the broker is sane, and there is always a deadline.
 //!
-//! A record is guilty if its own topic or payload is refused, closed over or dropped at some time while it waits, whatever
-//! happens to others then. What the broker does to all alike makes nobody guilty.
+//! A record is guilty if its own topic or payload is refused, closed over or dropped at some time
+//! while it waits, whatever happens to others then. What the broker does to all alike makes nobody
+//! guilty.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,8 +110,8 @@ fn number(delivered: &Delivered) -> Option<u64> {
     String::from_utf8_lossy(&delivered.payload).parse().ok()
 }
 
-/// One run: what came of it is asserted. With `whims` the broker refuses at random for a while instead; then it is counted how
-/// many innocents were condemned.
+/// One run: what came of it is asserted. With `whims` the broker refuses at random for a while
+/// instead; then it is counted how many innocents were condemned.
 fn run(seed: u64, whims: bool) -> usize {
     let mut chance = Chance(seed);
     let v5 = chance.draw(3) > 0;
@@ -121,7 +122,8 @@ fn run(seed: u64, whims: bool) -> usize {
     let mut world = World::new(settings);
     world.broker.receive_maximum = (chance.draw(2) == 0).then(|| 1 + chance.draw(30) as u16);
     world.broker.delay = Duration::from_millis(chance.of(&[0, 1, 20, 300]));
-    // What was ever met otherwise than with an answer below 0x80 comes again, and need not come in order.
+    // What was ever met otherwise than with an answer below 0x80 comes again, and need not come in
+    // order.
     let troubled = Rc::new(RefCell::new(BTreeSet::new()));
     let (of_broker, told) = (script.clone(), troubled.clone());
     let mut taken: Vec<Duration> = Vec::new();
@@ -188,7 +190,8 @@ fn run(seed: u64, whims: bool) -> usize {
         assert!(whims || guilty(number), "{number} is innocent and was condemned for {cause:?}; {context}");
         aside.insert(number);
     }
-    // A topic one of whose records met trouble is doubted: its records may wait for one of them, in their order.
+    // A topic one of whose records met trouble is doubted: its records may wait for one of them, in
+    // their order.
     let of_topic = |number: u64| (stored[number as usize].0.index(), stored[number as usize].2.clone());
     let doubted: BTreeSet<String> = troubled.borrow().iter().map(|number| of_topic(*number).1).collect();
     let mut newest: BTreeMap<(usize, String), u64> = BTreeMap::new();
@@ -222,7 +225,8 @@ fn under_hundreds_of_made_up_brokers_nobody_innocent_is_condemned_and_everybody_
 
 #[test]
 fn a_broker_that_refuses_at_random_for_minutes_condemns_next_to_nobody() {
-    // Where two thirds are refused at random, no judgement is sure; what is condemned then is retried by its timer.
+    // Where two thirds are refused at random, no judgement is sure; what is condemned then is
+    // retried by its timer.
     let condemned: usize = (0..150).map(|seed| run(seed, true)).sum();
     assert!(condemned <= 2, "{condemned}");
 }

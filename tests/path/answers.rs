@@ -1,4 +1,5 @@
-//! What a device hears and what the broker gets, seen with libcoap's client on both of its TLS libraries.
+//! What a device hears and what the broker gets, seen with libcoap's client on both of its TLS
+//! libraries.
 
 use super::support::wait_for;
 use super::{KEY, Site};
@@ -163,7 +164,8 @@ fn aiocoap_publishes_over_dtls() {
 #[test]
 fn openssl_and_gnutls_shake_hands_and_speak_coap() {
     let site = Site::new("tls-tools", "");
-    // A confirmable POST to t/x with payload 1, message id 0x1234, no token: as bytes on a terminal.
+    // A confirmable POST to t/x with payload 1, message id 0x1234, no token: as bytes on a
+    // terminal.
     let request = b"\x40\x02\x12\x34\xb1t\x01x\xff1";
     let address = site.daemon.coaps.to_string();
     let port = site.daemon.coaps.port().to_string();

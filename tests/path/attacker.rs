@@ -1,8 +1,8 @@
-//! Attackers as processes of their own: what they do takes nothing from the test that watches, and nothing stops them but
-//! the gateway.
+//! Attackers as processes of their own: what they do takes nothing from the test that watches, and
+//! nothing stops them but the gateway.
 //!
-//! Such a process is this test binary, told by [`ATTACK`] what to do. It ends when it has done so, or when its standard input
-//! does, and so with the test at the latest.
+//! Such a process is this test binary, told by [`ATTACK`] what to do. It ends when it has done so,
+//! or when its standard input does, and so with the test at the latest.
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -20,8 +20,8 @@ const ATTACK: &str = "TOMBOLO_TEST_ATTACK";
 /// What an attacker does.
 #[derive(Clone, Copy)]
 pub enum Attack {
-    /// Spoofed hellos and garbage as fast as it can, and handshakes with wrong keys if its number is even: until so many
-    /// datagrams are sent and so many seconds gone.
+    /// Spoofed hellos and garbage as fast as it can, and handshakes with wrong keys if its number
+    /// is even: until so many datagrams are sent and so many seconds gone.
     Mixed { datagrams: u64, seconds: u64 },
     /// So many spoofed hellos a second from many addresses, until it is stopped.
     Hellos { per_second: u64 },

@@ -1,4 +1,5 @@
-//! Devices with certificates and raw public keys, through the whole daemon, with clients of three libraries.
+//! Devices with certificates and raw public keys, through the whole daemon, with clients of three
+//! libraries.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ struct World {
 }
 
 impl World {
-    /// `devices` is configuration; before it stands a role `sensor` that allows `t/#`. `prepare` makes files first.
+    /// `devices` is configuration; before it stands a role `sensor` that allows `t/#`. `prepare`
+    /// makes files first.
     fn new(name: &str, coap: &str, devices: &str, prepare: impl FnOnce(&Pki)) -> World {
         let folder = Folder::new(&format!("{name}-pki"));
         let pki = Pki::new(folder.path());
@@ -363,7 +365,8 @@ fn a_revoked_certificate_loses_its_session_on_reload_and_an_expired_one_never_ge
     assert!(!answer.contains("2.04"), "{answer}");
     world.log_says(&["handshake failed", "certificate refused", "2021-05-01", "front.doors.example"]);
 
-    // A list that cannot be read leaves in force what was, and keeps nothing else from being taken up.
+    // A list that cannot be read leaves in force what was, and keeps nothing else from being taken
+    // up.
     world.folder.write("revoked.pem", "half a li");
     world.reload();
     assert_eq!(world.sessions(), 1);

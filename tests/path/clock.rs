@@ -1,4 +1,5 @@
-//! A board without a clock battery: 1970 after a power cut, 2036 after a bad answer from a time server.
+//! A board without a clock battery: 1970 after a power cut, 2036 after a bad answer from a time
+//! server.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -86,7 +87,8 @@ struct World {
 
 const YEAR: i64 = 365;
 
-/// Sets what the leaf of a broker is valid for, where the right time is the machine's plus `ahead` days.
+/// Sets what the leaf of a broker is valid for, where the right time is the machine's plus `ahead`
+/// days.
 fn valid(upstream: Upstream, ahead: i64) -> impl FnOnce(&mut CertificateParams) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() as i64 / 86_400;
     let day = move |day: i64| {
@@ -103,7 +105,8 @@ fn valid(upstream: Upstream, ahead: i64) -> impl FnOnce(&mut CertificateParams) 
 }
 
 impl World {
-    /// The right time is the machine's plus `ahead` days; the kernel's is `wrong` days more. `prepare` comes before the start.
+    /// The right time is the machine's plus `ahead` days; the kernel's is `wrong` days more.
+    /// `prepare` comes before the start.
     fn new(name: &str, upstream: Upstream, ahead: i64, wrong: i64, prepare: impl FnOnce(&Folder)) -> World {
         let folder = Folder::new(name);
         folder.write("door-7.psk", format!("text:{KEY}"));
@@ -292,7 +295,8 @@ fn at_the_first_start_in_2036_the_brokers_certificate_refutes_the_clock() {
     world.ten();
     world.all_arrived();
     assert!(!world.line(1).contains("received:"), "{}", world.line(1));
-    // Set right while it runs: the chain of the connection that stands proves it, no handshake is needed.
+    // Set right while it runs: the chain of the connection that stands proves it, no handshake is
+    // needed.
     world.kernel.step(-10 * YEAR);
     let clock = world.until("trust", |clock| clock["trusted"] == true);
     assert_eq!(clock["proven_by"], "certificate");

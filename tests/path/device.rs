@@ -1,5 +1,5 @@
-//! A device of the tests' own on a real socket: speaks all the gateway does, connection ids among it, moves
-//! to other ports, and retransmits as RFC 6347 §4.2.4 and RFC 7252 §4.2 have it.
+//! A device of the tests' own on a real socket: speaks all the gateway does, connection ids among
+//! it, moves to other ports, and retransmits as RFC 6347 §4.2.4 and RFC 7252 §4.2 have it.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -26,7 +26,8 @@ fn socket() -> UdpSocket {
 }
 
 impl Device {
-    /// Shakes hands; `None` if the gateway refuses or is silent for as long as the client's timers allow.
+    /// Shakes hands; `None` if the gateway refuses or is silent for as long as the client's timers
+    /// allow.
     pub fn connect(gateway: SocketAddr, config: Config) -> Option<Device> {
         Device::connect_from(Ipv4Addr::LOCALHOST, gateway, config)
     }
@@ -82,7 +83,8 @@ impl Device {
         self.transmit(&[record]);
     }
 
-    /// Sends a confirmable request and waits for its response; pings on the way are answered by Resets.
+    /// Sends a confirmable request and waits for its response; pings on the way are answered by
+    /// Resets.
     pub fn request(&mut self, code: u8, path: &str, payload: &[u8]) -> Option<Vec<u8>> {
         self.message_id += 1;
         let [high, low] = self.message_id.to_be_bytes();

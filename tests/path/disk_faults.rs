@@ -1,5 +1,6 @@
-//! A disk that does not give what it holds, gives it wrongly, or loses a part of it: what was acknowledged reaches the broker
-//! once the disk gives it, what the disk will never give is named and counted, and neither stops the rest.
+//! A disk that does not give what it holds, gives it wrongly, or loses a part of it: what was
+//! acknowledged reaches the broker once the disk gives it, what the disk will never give is named
+//! and counted, and neither stops the rest.
 //!
 //! The faults are those of disk_faults.c, between the daemon and the system.
 

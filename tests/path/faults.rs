@@ -1,5 +1,5 @@
-//! Disks that fill, files that rot, configuration that is wrong, brokers that cannot be trusted: each a
-//! clear message, a working rest, and recovery without a restart.
+//! Disks that fill, files that rot, configuration that is wrong, brokers that cannot be trusted:
+//! each a clear message, a working rest, and recovery without a restart.
 
 use nix::sys::signal::Signal;
 
@@ -71,8 +71,8 @@ fn a_state_directory_remounted_while_it_runs_stays_in_use() {
     let small = Small::mount(&folder, "state", 300);
     let site = Site::with_state("ro", "", &small.0);
     site.post(&["-e", "before"], "t/x");
-    // Read-only it cannot become while the journal has files open for writing: the write that fails is in
-    // the journal's own tests.
+    // Read-only it cannot become while the journal has files open for writing: the write that fails
+    // is in the journal's own tests.
     small.remount("size=300m");
     site.post(&["-e", "after"], "t/x");
     wait_for("both", || site.arrived("tombolo/gw/door-7/up/t/x").len() == 2);

@@ -1,12 +1,13 @@
-//! Floods through the whole daemon: spoofed hellos, garbage, handshakes with wrong keys, and one key that opens session after
-//! session, while devices report. The attackers are processes of their own ([`attacker`](super::attacker)).
+//! Floods through the whole daemon: spoofed hellos, garbage, handshakes with wrong keys, and one
+//! key that opens session after session, while devices report. The attackers are processes of their
+//! own ([`attacker`](super::attacker)).
 //!
-//! What must hold: every confirmable reading of a live device is acknowledged within its retransmissions, what
-//! was acknowledged arrives, and afterwards nothing of the flood is left but the counts. How fast that goes
-//! is asserted nowhere.
+//! What must hold: every confirmable reading of a live device is acknowledged within its
+//! retransmissions, what was acknowledged arrives, and afterwards nothing of the flood is left but
+//! the counts. How fast that goes is asserted nowhere.
 //!
-//! `TOMBOLO_FLOOD_SECONDS=60` makes the second test a long one: four attackers, two of which send as fast as they can for so
-//! long, with the figures printed at its end (`--nocapture`).
+//! `TOMBOLO_FLOOD_SECONDS=60` makes the second test a long one: four attackers, two of which send
+//! as fast as they can for so long, with the figures printed at its end (`--nocapture`).
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -121,7 +122,8 @@ fn check(site: &Site, flood: &Flood) {
         number("tombolo_dtls_sent_cookies_total") > 0 && number("tombolo_dtls_refused_records_total") > 0
     );
     assert!(number("tombolo_dtls_begun_handshakes_total") <= DEVICES as u64 + flood.wrong_keys);
-    // A handshake whose Finished did not open is given up after 2 s, one that was left half way after 60.
+    // A handshake whose Finished did not open is given up after 2 s, one that was left half way
+    // after 60.
     let long = Duration::from_secs(150);
     wait_within(long, "no handshake under way", || site.daemon.status()["devices"]["half_open"] == 0);
 }

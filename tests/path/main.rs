@@ -121,7 +121,8 @@ impl Site {
         self.coap_client("coap-client-openssl", "door-7", KEY, &all, path)
     }
 
-    /// The witness's lines on `topic`, split into fields: topic, payload, content type, user properties, retained.
+    /// The witness's lines on `topic`, split into fields: topic, payload, content type, user
+    /// properties, retained.
     pub fn arrived(&self, topic: &str) -> Vec<Vec<String>> {
         let lines = self.witness.lines();
         let fields = lines.iter().map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>());

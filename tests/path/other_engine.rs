@@ -1,4 +1,5 @@
-//! `[coap] engine = "dimpl"`: the same path through the other engine, or a plain word where it is not built in.
+//! `[coap] engine = "dimpl"`: the same path through the other engine, or a plain word where it is
+//! not built in.
 
 #[cfg(feature = "dimpl")]
 mod built_in {

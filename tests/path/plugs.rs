@@ -1,7 +1,7 @@
 //! Pulling plugs under load: whatever was acknowledged arrives, compared one by one.
 //!
-//! Short forms run always. The long ones: `TOMBOLO_KILL_ROUNDS=200 TOMBOLO_BROKER_ROUNDS=50 cargo test
-//! --test path plugs`.
+//! Short forms run always. The long ones:
+//! `TOMBOLO_KILL_ROUNDS=200 TOMBOLO_BROKER_ROUNDS=50 cargo test --test path plugs`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};

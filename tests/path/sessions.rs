@@ -1,4 +1,5 @@
-//! The DTLS sessions as their owner sees them, devices whose address changes, and handshakes that fail.
+//! The DTLS sessions as their owner sees them, devices whose address changes, and handshakes that
+//! fail.
 
 use nix::sys::signal::Signal;
 

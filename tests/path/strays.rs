@@ -1,4 +1,5 @@
-//! Source addresses whose datagrams cannot be served: the log names the cause once an hour, `status` for 24 h.
+//! Source addresses whose datagrams cannot be served: the log names the cause once an hour,
+//! `status` for 24 h.
 
 use std::net::{Ipv4Addr, UdpSocket};
 

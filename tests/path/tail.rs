@@ -63,7 +63,8 @@ fn tail_goes_on_while_readings_of_both_lanes_come_in_turn() {
     let mut device = Device::connect(site.daemon.coaps, Config::psk("door-7", KEY)).expect("a session");
     let _tail = Tail::start(&site);
     wait_for("the watcher", || device.post("t/first", b"1") && shown(&site).contains("t/first"));
-    // Several in one commit, whose lanes are completed one after the other; as many as one device may have under way.
+    // Several in one commit, whose lanes are completed one after the other; as many as one device
+    // may have under way.
     for round in 0..10 {
         for number in (round * 20)..(round + 1) * 20 {
             device.send(&post(if number % 2 == 0 { "t" } else { "alarm" }, number));

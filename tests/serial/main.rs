@@ -108,8 +108,9 @@ fn unhex(digits: &str) -> Vec<u8> {
     digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
-/// A pseudo-terminal that passes bytes on as they are: its master, its slave and the slave's name. No program that another test
-/// starts meanwhile inherits them: it would keep the line from hanging up.
+/// A pseudo-terminal that passes bytes on as they are: its master, its slave and the slave's name.
+/// No program that another test starts meanwhile inherits them: it would keep the line from hanging
+/// up.
 pub fn line() -> (std::fs::File, std::fs::File, PathBuf) {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = posix_openpt(flags).expect("a pseudo-terminal");

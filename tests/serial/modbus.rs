@@ -1,4 +1,5 @@
-//! A Modbus bus through the daemon: pymodbus's units on a pseudo-terminal, their readings at the broker, each under its own device.
+//! A Modbus bus through the daemon: pymodbus's units on a pseudo-terminal, their readings at the
+//! broker, each under its own device.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
@@ -232,11 +233,13 @@ fn dead_and_faulty_units_cost_the_live_ones_no_reading_and_are_named() {
         site.ports()["bus1"]["readings"],
         crate::support::cpu_time(site.daemon.pid())
     );
-    // Most of the rounds cost one time-out, whoever does not answer. (With some to spare for whatever else the machine does.)
+    // Most of the rounds cost one time-out, whoever does not answer. (With some to spare for
+    // whatever else the machine does.)
     let polls = live.iter().map(|id| count(id, "polls")).max().unwrap();
     let dead: u64 = ["u21", "u22", "u23"].iter().map(|id| count(id, "silent")).sum();
     assert!(dead <= 2 * polls + 10, "{units}");
-    // A late answer is nobody's reading: unit 3 counts its requests, and every fourth comes too late.
+    // A late answer is nobody's reading: unit 3 counts its requests, and every fourth comes too
+    // late.
     let counted: Vec<u64> = site.values("u3").iter().map(|value| value["v"].as_u64().unwrap()).collect();
     assert!(counted.is_sorted_by(|a, b| a < b) && counted.iter().all(|count| count % 4 != 0), "{counted:?}");
     assert!(site.values("u2").iter().all(|value| *value == json!({"v": 22})));
@@ -432,7 +435,8 @@ fn while_the_lane_is_full_the_newest_readings_of_each_unit_wait_and_the_rest_is_
     });
     let after = site.count("u6", "readings");
     wait_for("new ones", || site.count("u6", "readings") > after + 5);
-    // Nothing is missing that is not counted: each poll is a reading committed or lost, in a moment with none on its way.
+    // Nothing is missing that is not counted: each poll is a reading committed or lost, in a moment
+    // with none on its way.
     let mut unit = Value::Null;
     wait_for("all to be counted", || {
         unit = site.unit("u6");

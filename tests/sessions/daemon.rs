@@ -62,7 +62,8 @@ impl Site {
         wait_for("the sessions on disk", || self.sessions("stored") == count as u64);
     }
 
-    /// Sends what is there to the daemon from a port of its own, and waits until it has taken it all.
+    /// Sends what is there to the daemon from a port of its own, and waits until it has taken it
+    /// all.
     fn replay(&self, datagrams: &[Vec<u8>]) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         for batch in datagrams.chunks(50) {
@@ -339,8 +340,8 @@ fn what_has_ended_does_not_come_back() {
         site.wait_until_stored(stored);
         device
     });
-    // The first was displaced by the same device at another port, of which its role allows one; the second says goodbye;
-    // the third shakes hands anew where it is.
+    // The first was displaced by the same device at another port, of which its role allows one; the
+    // second says goodbye; the third shakes hands anew where it is.
     assert_eq!(site.counter("tombolo_dtls_displaced_sessions_total"), 1);
     let goodbye = devices[1].client.seal(21, &[1, 0]);
     devices[1].transmit(vec![goodbye]);
@@ -423,7 +424,8 @@ fn a_session_whose_nonces_could_come_twice_is_ended_by_an_alert_after_each_power
         // Until the new one is on disk, and the old one is not.
         wait_for("the commit", || site.sessions("written_bytes") > written);
     }
-    // A stop in order leaves it as a power cut does: it hears of it when there is somebody to begin anew with.
+    // A stop in order leaves it as a power cut does: it hears of it when there is somebody to begin
+    // anew with.
     site.wait_until_stored(2);
     site.daemon.stop();
     assert_eq!(device.client.protected_alerts, []);
@@ -499,7 +501,8 @@ fn what_was_handed_over_is_for_the_next_start_alone_whatever_comes_of_its_store(
     site.wait_until_stored(1);
     site.daemon.stop();
     assert!(memory.0.join("sessions").exists());
-    // The store cannot be opened: its sessions cannot be taken over, by this process or a later one.
+    // The store cannot be opened: its sessions cannot be taken over, by this process or a later
+    // one.
     let aside = site.folder.join("aside");
     fs::rename(site.sessions_dir(), &aside).unwrap();
     fs::write(site.sessions_dir(), b"in the way").unwrap();

@@ -1,4 +1,5 @@
-//! A log on the fake disk, beside a model of what it was told: what must, may and must not be read back.
+//! A log on the fake disk, beside a model of what it was told: what must, may and must not be read
+//! back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -207,8 +208,8 @@ impl Rig {
     }
 }
 
-/// A life with all that happens to a log: growth, ends, ends before the commit, writing anew. Stops when the
-/// power does.
+/// A life with all that happens to a log: growth, ends, ends before the commit, writing anew. Stops
+/// when the power does.
 pub fn live(rig: &mut Rig, seed: u64) {
     let mut state = seed | 1;
     for round in 0..28 {

@@ -1,4 +1,5 @@
-//! Arbitrary bytes as the log of sessions and as a handover: reading and working on never panics, hangs or invents.
+//! Arbitrary bytes as the log of sessions and as a handover: reading and working on never panics,
+//! hangs or invents.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +9,8 @@ use tombolo::southbound::coap::sessions::{Batch, handover};
 
 use crate::harness::Fake;
 
-/// The first byte says whether the bytes stand in the file as they are, behind a good header, or in frames whose
-/// checks fit.
+/// The first byte says whether the bytes stand in the file as they are, behind a good header, or in
+/// frames whose checks fit.
 pub fn open_and_use(data: &[u8]) {
     let Some((way, data)) = data.split_first() else { return };
     let mut image = if *way % 3 == 0 { Vec::new() } else { frame::header().to_vec() };

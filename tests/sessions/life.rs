@@ -1,5 +1,6 @@
-//! Devices, an engine and its store on a disk that loses power, is put back to older states and is cloned: no nonce comes
-//! twice under one key, no record is taken twice, and every device goes on or shakes hands anew.
+//! Devices, an engine and its store on a disk that loses power, is put back to older states and is
+//! cloned: no nonce comes twice under one key, no record is taken twice, and every device goes on
+//! or shakes hands anew.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -94,7 +95,8 @@ impl Life {
         }
     }
 
-    /// Lets time pass; devices answer pings; what is delivered is new; the store hears of all, and may commit.
+    /// Lets time pass; devices answer pings; what is delivered is new; the store hears of all, and
+    /// may commit.
     fn pass(&mut self, commit: bool) {
         for _ in 0..6 {
             self.world.run(Duration::from_millis(100));
@@ -200,8 +202,8 @@ impl Life {
             .collect()
     }
 
-    /// A twin of this gateway, from a copy of its card, is sent all that devices send from now on, and its answers
-    /// reach them.
+    /// A twin of this gateway, from a copy of its card, is sent all that devices send from now on,
+    /// and its answers reach them.
     fn twin(&mut self, image: FakeDisk, seed: u8) {
         let now = self.world.now;
         let mut other = engine(now, Settings::default(), Certificates::default(), seed);
@@ -264,7 +266,8 @@ fn devices_go_on_or_shake_hands_anew_and_nothing_else() {
             let before = life.handshakes;
             match round % 4 {
                 0 => {
-                    // Some end or begin, and the power goes off somewhere in what is written about it.
+                    // Some end or begin, and the power goes off somewhere in what is written about
+                    // it.
                     life.disk.cut_at(life.disk.operations() + 1 + below(4));
                     for _ in 0..below(4) {
                         let port = 1 + below(u64::from(DEVICES)) as u16;

@@ -139,7 +139,8 @@ fn a_handover_is_taken_once_in_its_boot_from_memory_only() {
     assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), sessions);
     assert!(!path.exists());
     assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), []);
-    // Of another boot, readable by others, with another name beside it, a link: not taken, and gone.
+    // Of another boot, readable by others, with another name beside it, a link: not taken, and
+    // gone.
     assert!(io::leave_handover(&folder.0, &[8; 16], &sessions).unwrap());
     assert_eq!(io::take_handover(&folder.0, Some(&[7; 16])), []);
     assert!(io::leave_handover(&folder.0, &[7; 16], &sessions).unwrap());

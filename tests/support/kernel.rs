@@ -55,7 +55,8 @@ impl Kernel {
         kernel
     }
 
-    /// A program that runs `binary` under this kernel; where there is a socket `notify` in the folder, it stands for systemd's.
+    /// A program that runs `binary` under this kernel; where there is a socket `notify` in the
+    /// folder, it stands for systemd's.
     pub fn wrap(&self, folder: &Folder, binary: &Path) -> PathBuf {
         let notify = folder.join("notify");
         let text = format!(

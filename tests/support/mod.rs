@@ -1,5 +1,5 @@
-//! Real peers for the tests and benches: a mosquitto behind TLS, a subscriber that writes down all it
-//! hears, a daemon under test. Each in its own folder, on ports nobody else has.
+//! Real peers for the tests and benches: a mosquitto behind TLS, a subscriber that writes down all
+//! it hears, a daemon under test. Each in its own folder, on ports nobody else has.
 #![allow(dead_code)]
 
 pub mod kernel;
@@ -49,8 +49,9 @@ impl Folder {
         path
     }
 
-    /// A shell script that can be run. Another process writes it: if this one did, a child that another test's thread forks in
-    /// between would inherit the open file, and the kernel runs no file that is open for writing (ETXTBSY).
+    /// A shell script that can be run. Another process writes it: if this one did, a child that
+    /// another test's thread forks in between would inherit the open file, and the kernel runs no
+    /// file that is open for writing (ETXTBSY).
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         let mut install = Command::new("install")
@@ -267,7 +268,8 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// `format` as of mosquitto_sub(1); `%t` topic, `%p` payload, `%C` content type, `%P` user properties.
+    /// `format` as of mosquitto_sub(1); `%t` topic, `%p` payload, `%C` content type, `%P` user
+    /// properties.
     pub fn start(broker: &Mosquitto, folder: &Path, filter: &str, format: &str) -> Subscriber {
         let file = folder.join("arrived.txt");
         let out = fs::File::create(&file).expect("arrived.txt");
@@ -453,7 +455,8 @@ fn finish(mut child: Child, signal: Signal) -> Option<i32> {
     }
 }
 
-/// CPU time of a process and all its threads so far, from the scheduler's own count (`/proc/PID/task/*/schedstat`).
+/// CPU time of a process and all its threads so far, from the scheduler's own count
+/// (`/proc/PID/task/*/schedstat`).
 pub fn cpu_time(pid: u32) -> Duration {
     let mut total = 0;
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };

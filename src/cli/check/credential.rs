@@ -1,4 +1,5 @@
-//! The upstream's credentials: whether certificate and key belong together, and for how long they are good.
+//! The upstream's credentials: whether certificate and key belong together, and for how long they
+//! are good.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::northbound::settings::TlsSettings;
 /// A certificate that ends sooner is named.
 const SOON_S: u64 = 14 * 86_400;
 
-/// Judges CA, certificate and key, where there are any. That they can be read is `config`'s finding.
+/// Judges CA, certificate and key, where there are any. That they can be read is `config`'s
+/// finding.
 pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(file) = &tls.ca_file
@@ -37,8 +39,8 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
     findings
 }
 
-/// What of a file has ended, ends soon or has not begun. Judged as TLS does: an untrusted clock counts only from its
-/// floor, a time that has certainly passed.
+/// What of a file has ended, ends soon or has not begun. Judged as TLS does: an untrusted clock
+/// counts only from its floor, a time that has certainly passed.
 pub(super) fn validity(
     file: &Path,
     key: &str,

@@ -1,6 +1,8 @@
-//! The devices' side: what the gateway shows them, whom of them it believes, and who of them could never connect.
+//! The devices' side: what the gateway shows them, whom of them it believes, and who of them could
+//! never connect.
 //!
-//! That the files of `[coap]` can be read and fit together is `config`'s finding; here is what time does to them.
+//! That the files of `[coap]` can be read and fit together is `config`'s finding; here is what time
+//! does to them.
 
 use std::path::Path;
 
@@ -11,7 +13,8 @@ use crate::config::{Finding, Loaded, Material, Settings};
 use crate::northbound::certificate::RevocationList;
 use crate::proto::dtls::server::bundle::misplaced;
 
-/// Bytes of an uncompressed SubjectPublicKeyInfo on P-256, the curve that devices must have (RFC 7252 §9.1.3.3).
+/// Bytes of an uncompressed SubjectPublicKeyInfo on P-256, the curve that devices must have (RFC
+/// 7252 §9.1.3.3).
 const P256_LENGTH: usize = 91;
 /// Most devices named in one finding.
 const NAMED_MAX: usize = 5;
@@ -62,7 +65,8 @@ fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
 /// A list out of date is used all the same: it is better than none, but not what its CA says today.
 fn revocations(list: &[u8], clock: &dyn WallClock) -> Option<Finding> {
     let list = RevocationList::parse(list)?;
-    // A list is used whatever its date, so a clock that is not trusted is good enough for a warning.
+    // A list is used whatever its date, so a clock that is not trusted is good enough for a
+    // warning.
     let now = clock.wall().unwrap_or_else(|| clock.raw().max(clock.floor()));
     let issuer = list.issuer.unwrap_or_else(|| "a CA".to_owned());
     let finding = match list.next_update {

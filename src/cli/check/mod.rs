@@ -1,8 +1,9 @@
 //! `tombolo check`: whatever could be wrong, one line a finding, each with the way out.
 //!
-//! What the configuration says comes from `config`; here is the rest: the machine, and the uplink. While the daemon
-//! runs, it is asked about ports and uplink, so that the check takes neither its ports nor its client id; where it is
-//! not connected, the check goes to the broker step by step, under a client id of its own.
+//! What the configuration says comes from `config`; here is the rest: the machine, and the uplink.
+//! While the daemon runs, it is asked about ports and uplink, so that the check takes neither its
+//! ports nor its client id; where it is not connected, the check goes to the broker step by step,
+//! under a client id of its own.
 
 mod credential;
 mod device;
@@ -46,7 +47,8 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     let paths = &settings.paths;
     let always = settings.clock.trust == ClockTrust::Always;
     let clock = Arc::new(SystemClock::open(&paths.state_dir, always));
-    // The daemon knows more than its file: what certificates it has seen, and for how long the clock is synchronised.
+    // The daemon knows more than its file: what certificates it has seen, and for how long the
+    // clock is synchronised.
     let asked = report
         .context
         .daemon()

@@ -11,7 +11,8 @@ use crate::control::snapshot::Uplink;
 use crate::northbound;
 use crate::northbound::io::probe::{Grade, SCRATCH, Step, probe};
 
-/// Asks the daemon, which has the connection and the client id. The second is whether it is connected.
+/// Asks the daemon, which has the connection and the client id. The second is whether it is
+/// connected.
 pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, bool) {
     match daemon.ask_for::<Uplink>(&Request::UplinkCheck {}, SLOW_ANSWER) {
         Ok(uplink) => (judge(&uplink, prefix), uplink.connected),

@@ -1,6 +1,7 @@
 //! The upstream of the demo: rumqttd's broker, reached only through a TLS acceptor of ours.
 //!
-//! It listens on loopback in plain text as well, for the acceptor; that is why it is for the demo only.
+//! It listens on loopback in plain text as well, for the acceptor; that is why it is for the demo
+//! only.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};

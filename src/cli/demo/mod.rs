@@ -1,8 +1,9 @@
 //! `tombolo demo`: the main job on one machine, with nothing else installed.
 //!
-//! An embedded broker behind TLS, a throwaway PKI, three simulated sensors with real DTLS handshakes, a serial
-//! meter and a Modbus meter on pseudo-terminals, and between them the daemon itself, started as a user would start it. On the way the uplink is cut and
-//! the gateway is killed, because that is what it is for. Exit 0 only if all that was acknowledged arrived.
+//! An embedded broker behind TLS, a throwaway PKI, three simulated sensors with real DTLS
+//! handshakes, a serial meter and a Modbus meter on pseudo-terminals, and between them the daemon
+//! itself, started as a user would start it. On the way the uplink is cut and the gateway is
+//! killed, because that is what it is for. Exit 0 only if all that was acknowledged arrived.
 
 pub mod broker;
 pub mod meter;
@@ -194,7 +195,8 @@ struct Script {
 }
 
 impl Script {
-    /// The next event, once its time has come. A demo under 6 s has none; an endless one has them in its first 30 s.
+    /// The next event, once its time has come. A demo under 6 s has none; an endless one has them
+    /// in its first 30 s.
     fn due(&mut self) -> Option<usize> {
         let at = [0.25, 0.45, 0.65].get(self.step).map(|share| self.length.mul_f64(*share))?;
         if self.length < Duration::from_secs(6) || self.begun.elapsed() < at {

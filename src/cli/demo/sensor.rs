@@ -1,7 +1,7 @@
 //! A simulated sensor: a real DTLS-PSK handshake over UDP, then confirmable CoAP requests.
 //!
-//! Written apart from the gateway's own CoAP code, so that a fault there is not answered by its twin
-//! here. Used by the demo, by the rounds that pull plugs, and by the load bench.
+//! Written apart from the gateway's own CoAP code, so that a fault there is not answered by its
+//! twin here. Used by the demo, by the rounds that pull plugs, and by the load bench.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -162,8 +162,8 @@ impl Sensor {
         self.request(POST, path, content_format, payload).await
     }
 
-    /// Sends a confirmable request of any method code and waits for the answer. Retransmits as RFC 7252
-    /// §4.2 says; a separate response is taken and acknowledged.
+    /// Sends a confirmable request of any method code and waits for the answer. Retransmits as RFC
+    /// 7252 §4.2 says; a separate response is taken and acknowledged.
     ///
     /// # Errors
     /// [`SensorError::NoAnswer`].

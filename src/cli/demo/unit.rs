@@ -1,4 +1,5 @@
-//! A Modbus meter on a pseudo-terminal: says nothing unless it is asked, and then what its registers hold.
+//! A Modbus meter on a pseudo-terminal: says nothing unless it is asked, and then what its
+//! registers hold.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};

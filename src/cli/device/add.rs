@@ -1,4 +1,5 @@
-//! `tombolo device add`: makes a device known by a key, a certificate or a public key, and says what it then needs.
+//! `tombolo device add`: makes a device known by a key, a certificate or a public key, and says
+//! what it then needs.
 
 use std::io::Read as _;
 

@@ -58,7 +58,8 @@ fn program<'n>(names: &[&'n str]) -> &'n str {
     names.iter().find(installed).or(names.first()).copied().unwrap_or("coap-client")
 }
 
-/// A host and `:port` under which this gateway can be reached: a listening address if it is a certain one, else the host name.
+/// A host and `:port` under which this gateway can be reached: a listening address if it is a
+/// certain one, else the host name.
 fn address(settings: &Settings) -> (String, String) {
     let Some(listen) = settings.coap.listen.first() else {
         return ("HOST".to_owned(), String::new());
@@ -78,7 +79,8 @@ fn address(settings: &Settings) -> (String, String) {
     (host, port)
 }
 
-/// A path that the gate lets this device publish to: of the rules for ordinary readings if there is one, else of any.
+/// A path that the gate lets this device publish to: of the rules for ordinary readings if there is
+/// one, else of any.
 fn allowed_path(settings: &Settings, device: &Device, role: &Role) -> Option<String> {
     let mut only = settings.gate.clone();
     only.devices = vec![device.clone()];

@@ -42,8 +42,8 @@ pub fn draw(making: Making) -> MadeId {
     MadeId::draw(random, making)
 }
 
-/// Does what was decided, for the id that was chosen or drawn: the copy first, since it is what counts where the other is damaged.
-/// To be called by the daemon alone.
+/// Does what was decided, for the id that was chosen or drawn: the copy first, since it is what
+/// counts where the other is damaged. To be called by the daemon alone.
 ///
 /// # Errors
 /// As the system says. Calling it again does the rest.
@@ -53,7 +53,8 @@ pub fn store(directory: &Path, decision: &Decision, made: &MadeId) -> io::Result
     }
     create_directory(directory)?;
     let folder = OnDisk::new(directory);
-    // What a start left that was killed in the middle; if it cannot be deleted now, then by the next.
+    // What a start left that was killed in the middle; if it cannot be deleted now, then by the
+    // next.
     let _ = sweep(&folder, PLAIN).and_then(|()| sweep(&folder, COPY));
     for (file, name, step, text) in
         [(COPY_FILE, COPY, decision.copy, made.checked()), (PLAIN_FILE, PLAIN, decision.plain, made.plain())]

@@ -5,9 +5,9 @@
 //! | `gateway-id` | the id and a line feed | people, scripts, older versions; a new id written here by hand counts |
 //! | `gateway-id.copy` | the id, how it came about, CRC-32C of both | telling damage from an id, and restoring it |
 //!
-//! What counts, in this order: a good `gateway-id`; the copy; the id this process runs under. A `gateway-id` that is the copy's id cut
-//! short, or differs from it in one or two characters, was damaged; one that differs more was written by somebody. Where nothing is
-//! left a new id is made:
+//! What counts, in this order: a good `gateway-id`; the copy; the id this process runs under. A
+//! `gateway-id` that is the copy's id cut short, or differs from it in one or two characters, was
+//! damaged; one that differs more was written by somebody. Where nothing is left a new id is made:
 //!
 //! | [`Making`] | when | `gateway-id` says later |
 //! |---|---|---|
@@ -15,8 +15,8 @@
 //! | `replacement` | both files are damaged | |
 //! | `interim` | a file that may hold the id cannot be read (EIO, EACCES) and the other is of no use: that file is left alone | the old id: it counts again |
 //!
-//! `[gateway] id` in the configuration wins over all of this; then neither file is looked at. Here it is decided, in [`io`] read and
-//! written.
+//! `[gateway] id` in the configuration wins over all of this; then neither file is looked at. Here
+//! it is decided, in [`io`] read and written.
 
 pub mod io;
 
@@ -240,7 +240,8 @@ pub fn decide(
     Decision { choice, plain: plain_step, copy: copy_step, defects, changed_from }
 }
 
-/// What there is to say of the files as they were found, and the way out; nothing of those that are only missing: they are made.
+/// What there is to say of the files as they were found, and the way out; nothing of those that are
+/// only missing: they are made.
 pub fn findings(decision: &Decision, directory: &Path) -> Vec<Finding> {
     let subject = |name: &str| Place { file: directory.join(name).display().to_string().into(), line: None };
     let mut findings = Vec::new();
@@ -302,7 +303,8 @@ pub fn unsettled(decision: &Decision, directory: &Path, error: &str) -> Finding 
     Finding::fail(SUBJECT, message).at(Some(&place)).advice(advice)
 }
 
-/// What there is to say of files that were set aside, which somebody has to have seen before `check` is content.
+/// What there is to say of files that were set aside, which somebody has to have seen before
+/// `check` is content.
 pub fn set_aside(made: &MadeId, directory: &Path, aside: &[String]) -> Option<Finding> {
     let first = aside.first()?;
     let place = Place { file: directory.join(first).display().to_string().into(), line: None };

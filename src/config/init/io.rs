@@ -57,7 +57,8 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
         site.map_err(|error| failed(format!("a path cannot be made absolute: {error}"), "use whole paths"))?;
     let layer = LayerText { origin: Origin::DropIn, path: path.clone(), text: render(&site) };
     let loaded = load_with(options, None, Some(&layer))?;
-    // A file that is not there is no fault of a running gateway, but surely one of what was just typed.
+    // A file that is not there is no fault of a running gateway, but surely one of what was just
+    // typed.
     let wrong: Vec<Finding> = loaded
         .findings
         .iter()

@@ -1,7 +1,7 @@
 //! `tombolo init`: writes the site's drop-in, `conf.d/10-site.toml`, beside the main file.
 //!
-//! The packaged file is never touched. What is written has been judged together with all that is there before it is put in place:
-//! here is the text, `io` puts it there.
+//! The packaged file is never touched. What is written has been judged together with all that is
+//! there before it is put in place: here is the text, `io` puts it there.
 
 pub mod io;
 

@@ -1,8 +1,8 @@
 //! The registry's files: read all, add one, remove one; with or without a running daemon.
 //!
-//! A file appears and disappears whole ([`durable`](crate::durable)). It is 0600 and belongs to the folder's owner, also when root adds
-//! it, or the daemon could not read it. Those who change the registry wait for each other at
-//! a lock; readers need none.
+//! A file appears and disappears whole ([`durable`](crate::durable)). It is 0600 and belongs to the
+//! folder's owner, also when root adds it, or the daemon could not read it. Those who change the
+//! registry wait for each other at a lock; readers need none.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -27,7 +27,8 @@ const LOCK: &str = ".lock";
 /// Of its files: they hold keys.
 const MODE: u32 = 0o600;
 
-/// Reads all of `directory`; one that does not exist is empty. Files that end in anything but `.toml`, and hidden ones, are passed over.
+/// Reads all of `directory`; one that does not exist is empty. Files that end in anything but
+/// `.toml`, and hidden ones, are passed over.
 pub fn load(directory: &Path, previous: Option<&Registry>) -> Registry {
     let mut exposed = Vec::new();
     let mut registry = match read_all(directory, &mut exposed) {
@@ -105,8 +106,8 @@ pub fn random_key() -> io::Result<Zeroizing<Vec<u8>>> {
 /// Adds a device; a running daemon takes it up at its next reload. Returns the file.
 ///
 /// # Errors
-/// A finding: the id or the PSK identity exists, in configuration or in the registry, with the place; there is no such role; the
-/// file cannot be written.
+/// A finding: the id or the PSK identity exists, in configuration or in the registry, with the
+/// place; there is no such role; the file cannot be written.
 pub fn add(loaded: &Loaded, device: &Device) -> Result<PathBuf, Box<Finding>> {
     check_new(device, loaded)?;
     let directory = loaded.settings.paths.devices();
@@ -144,7 +145,8 @@ fn way_out(error: &io::Error) -> &'static str {
     }
 }
 
-/// Removes what a writer left that was killed before its rename; under the lock nobody else is writing. It holds a key.
+/// Removes what a writer left that was killed before its rename; under the lock nobody else is
+/// writing. It holds a key.
 fn sweep(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
@@ -155,10 +157,12 @@ fn sweep(directory: &Path) {
     }
 }
 
-/// Removes a device from the registry; a running daemon ends its session at its next reload. Returns the file that was.
+/// Removes a device from the registry; a running daemon ends its session at its next reload.
+/// Returns the file that was.
 ///
 /// # Errors
-/// A finding: there is no such device; it stands in configuration, with file and line; the file cannot be removed.
+/// A finding: there is no such device; it stands in configuration, with file and line; the file
+/// cannot be removed.
 pub fn remove(loaded: &Loaded, id: &str) -> Result<PathBuf, Box<Finding>> {
     check_remove(id, loaded)?;
     let directory = loaded.settings.paths.devices();

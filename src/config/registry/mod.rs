@@ -1,4 +1,5 @@
-//! The device registry: one small file a device under `{state-dir}/devices`, so that a device is added or removed by one atomic rename.
+//! The device registry: one small file a device under `{state-dir}/devices`, so that a device is
+//! added or removed by one atomic rename.
 //!
 //! ```toml
 //! format = "tombolo-device 1.2"
@@ -9,12 +10,13 @@
 //! # end
 //! ```
 //!
-//! or, in place of the two about the key, as in `[device.X]`: `certificate-uri`, `certificate-dns` or `certificate-cn`, with
-//! `certificate-issuer`; `public-key = "sha256:…"`.
+//! or, in place of the two about the key, as in `[device.X]`: `certificate-uri`, `certificate-dns`
+//! or `certificate-cn`, with `certificate-issuer`; `public-key = "sha256:…"`.
 //!
-//! A file that cannot be read, or is of a format this version does not know, disables its device and no other;
-//! it stays where it is, so that the version that understands it finds it. Unknown keys are ignored. On a
-//! reload the last good version of a device stays in use. Here texts become entries and back; `io` has the files.
+//! A file that cannot be read, or is of a format this version does not know, disables its device
+//! and no other; it stays where it is, so that the version that understands it finds it. Unknown
+//! keys are ignored. On a reload the last good version of a device stays in use. Here texts become
+//! entries and back; `io` has the files.
 
 pub mod io;
 
@@ -44,11 +46,13 @@ pub const FILE_MAX: u64 = 16 << 10;
 const MAGIC: &str = "tombolo-device ";
 /// The newest major version of the format that is understood.
 const MAJOR: u32 = 1;
-/// What is written. 1.1 was the first with certificates and public keys, which an older 1.x passes over; 1.2 with an end.
+/// What is written. 1.1 was the first with certificates and public keys, which an older 1.x passes
+/// over; 1.2 with an end.
 const MINOR: u32 = 2;
 /// The first minor version whose files end with [`END`].
 const MINOR_WITH_END: u32 = 2;
-/// The last line, without which a file was cut short: what is missing could be what keeps others out.
+/// The last line, without which a file was cut short: what is missing could be what keeps others
+/// out.
 const END: &str = "# end";
 /// The way out for a file that cannot be read.
 const UNREADABLE: &str = "its mode is 0600 and its owner the folder's; else see in `dmesg` what the disk has. Then systemctl reload tombolo";
@@ -291,7 +295,8 @@ fn certificate(get: &Get<'_, '_>, fault: &MakeFault<'_>) -> Result<Option<Certif
     }
 }
 
-/// Writes one device's file. A key that is printable text is written as such, so that a person can read it out to a client.
+/// Writes one device's file. A key that is printable text is written as such, so that a person can
+/// read it out to a client.
 pub fn render(device: &Device) -> Zeroizing<String> {
     // Larger than any outcome: growing would leave copies of the key behind.
     let mut text = Zeroizing::new(String::with_capacity(8192));
@@ -338,8 +343,9 @@ pub fn key_text(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key).ok().filter(|text| text.bytes().all(|b| (b' '..=b'~').contains(&b)))
 }
 
-/// A key of 22 characters out of 22 random bytes, more than 131 bits: from the URL-safe alphabet, so that no shell changes it, and with a
-/// letter other than a client's `0x` or an option's `-` first, so that `coap-client -k` takes it literally.
+/// A key of 22 characters out of 22 random bytes, more than 131 bits: from the URL-safe alphabet,
+/// so that no shell changes it, and with a letter other than a client's `0x` or an option's `-`
+/// first, so that `coap-client -k` takes it literally.
 pub fn generated_key(random: &[u8; GENERATED_LENGTH]) -> Zeroizing<Vec<u8>> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let character = |at: usize| match at {

@@ -8,7 +8,8 @@ use crate::durable::atomic_file::{AtomicFile, Condition, list, name_before};
 use crate::durable::folder::StateFolder;
 use crate::durable::io::OnDisk;
 
-/// The `*.toml` of a folder in name order; hidden ones are passed over, and a folder that does not exist is empty.
+/// The `*.toml` of a folder in name order; hidden ones are passed over, and a folder that does not
+/// exist is empty.
 ///
 /// # Errors
 /// The folder is none, or cannot be read.
@@ -35,7 +36,8 @@ pub(in crate::config) fn read(folder: &Path, max_bytes: u64) -> Result<Vec<State
     Ok(names.into_iter().filter_map(look).collect())
 }
 
-/// The files of a folder that were damaged and set aside, in name order; none where it cannot be read.
+/// The files of a folder that were damaged and set aside, in name order; none where it cannot be
+/// read.
 pub fn set_aside(folder: &Path) -> Vec<String> {
     let mut names = OnDisk::new(folder).names().unwrap_or_default();
     names.retain(|name| name_before(name).is_some());

@@ -1,8 +1,10 @@
-//! What is kept with the state and goes into the configuration: `{state-dir}/conf.d/*.toml` and the gateway's id.
+//! What is kept with the state and goes into the configuration: `{state-dir}/conf.d/*.toml` and the
+//! gateway's id.
 //!
-//! None of it was written by the owner, so none of it refuses a configuration: what is damaged, cannot be read or does not fit is
-//! left out, named as a problem (`status`, `check`, the log), and stays where it is. On a reload the last good version of a file stays in use; a
-//! file that was deleted is gone. Here it is judged, [`io`] reads it.
+//! None of it was written by the owner, so none of it refuses a configuration: what is damaged,
+//! cannot be read or does not fit is left out, named as a problem (`status`, `check`, the log), and
+//! stays where it is. On a reload the last good version of a file stays in use; a file that was
+//! deleted is gone. Here it is judged, [`io`] reads it.
 
 pub mod io;
 
@@ -61,7 +63,8 @@ fn layer(path: &Path, text: &str) -> LayerText {
     LayerText { origin: Origin::State, path: path.to_owned(), text: text.to_owned() }
 }
 
-/// The layers to use: of each file what it says, or its last good version. `files`: in name order, or why the folder cannot be read.
+/// The layers to use: of each file what it says, or its last good version. `files`: in name order,
+/// or why the folder cannot be read.
 pub(super) fn assemble(
     folder: &Path,
     files: Result<Vec<StateFile>, Condition>,
@@ -75,7 +78,8 @@ pub(super) fn assemble(
     let (mut layers, mut problems) = (Vec::new(), Vec::new());
     for StateFile { path, text } in files {
         let last = last.iter().find(|layer| layer.path == path);
-        // Single values that are wrong are ignored at a start; what was in force does not go for them.
+        // Single values that are wrong are ignored at a start; what was in force does not go for
+        // them.
         let text = text.and_then(|text| match (last, fault(&layer(&path, &text))) {
             (Some(last), Some(why)) if last.text != text => Err(Condition::Damaged(why)),
             _ => Ok(text),
@@ -112,11 +116,13 @@ fn problem(path: &Path, condition: &Condition, has_last: bool) -> Finding {
     Finding::fail(SUBJECT, format!("{condition}; {effect}")).at(Some(&place)).advice(advice)
 }
 
-/// Loads with as much of the state as the rest of the configuration bears: all of it; else, of files that changed, their last
-/// versions; else, at a start, those that fit, in name order. Returns what was loaded, the layers in use, and what was left out.
+/// Loads with as much of the state as the rest of the configuration bears: all of it; else, of
+/// files that changed, their last versions; else, at a start, those that fit, in name order.
+/// Returns what was loaded, the layers in use, and what was left out.
 ///
 /// # Errors
-/// The owner's: at a start those of the configuration without the state; on a reload, of one that does not go with what is in force.
+/// The owner's: at a start those of the configuration without the state; on a reload, of one that
+/// does not go with what is in force.
 pub(super) fn fit<T>(
     layers: Vec<LayerText>,
     previous: Option<&State>,
@@ -142,7 +148,8 @@ pub(super) fn fit<T>(
     if let Some(previous) = previous {
         let version = |layer: &LayerText| previous.layers.iter().find(|last| last.path == layer.path);
         let last: Vec<LayerText> = layers.iter().filter_map(version).cloned().collect();
-        // Where these do not fit either it is the owner's change that does not: it is refused, and nothing in force goes.
+        // Where these do not fit either it is the owner's change that does not: it is refused, and
+        // nothing in force goes.
         let Ok(loaded) = load(&last) else { return Err(findings) };
         let is_new = |layer: &&LayerText| version(layer).is_none_or(|last| last.text != layer.text);
         let problem = |layer| does_not_fit(layer, version(layer).is_some());
@@ -162,7 +169,8 @@ pub(super) fn fit<T>(
     Ok((loaded, used, problems))
 }
 
-/// What there is to say of state files that were damaged and set aside, until somebody has looked at them.
+/// What there is to say of state files that were damaged and set aside, until somebody has looked
+/// at them.
 pub(super) fn set_aside(directory: &Path, aside: &[String]) -> Vec<Finding> {
     let finding = |name: &String| {
         let place = Place { file: directory.join(name).display().to_string().into(), line: None };

@@ -1,4 +1,5 @@
-//! The certificate files of `[coap]`, and what in a device's or a fleet's table says which certificate or key is its.
+//! The certificate files of `[coap]`, and what in a device's or a fleet's table says which
+//! certificate or key is its.
 
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use crate::gate::certificate::{CertificateName, CertificateNameError, Certificat
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
 use crate::southbound::coap::EngineKind;
 
-/// Reads all files, or says what is wrong. The last good material then stays; without any, which is `None`, devices with
-/// pre-shared keys go on alone.
+/// Reads all files, or says what is wrong. The last good material then stays; without any, which is
+/// `None`, devices with pre-shared keys go on alone.
 pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<Material>> {
     let before = cx.findings.list.len();
     if let Some(read) = read_all(cx, table) {
@@ -235,8 +236,8 @@ pub(super) fn public_key(
     }
 }
 
-/// Whether devices with certificates or keys of their own can get in at all, said once for all of them. Without `material`,
-/// what is wrong has been said.
+/// Whether devices with certificates or keys of their own can get in at all, said once for all of
+/// them. Without `material`, what is wrong has been said.
 pub(super) fn needs(
     cx: &mut Context<'_>,
     material: Option<&Material>,

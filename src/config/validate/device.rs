@@ -16,7 +16,8 @@ use crate::proto::serial::modbus::settings::Unit;
 use crate::southbound::serial;
 use crate::southbound::serial::settings::{Duty, Port};
 
-/// A pre-shared key shorter than this is named: such a one can be guessed from one recorded handshake.
+/// A pre-shared key shorter than this is named: such a one can be guessed from one recorded
+/// handshake.
 const WEAK_KEY: usize = 8;
 
 /// What there is.
@@ -293,7 +294,8 @@ impl Serial<'_> {
         })
     }
 
-    /// The device at `key`, if nobody else has its id and there is its role. `words`: what it is; what to do about a taken id.
+    /// The device at `key`, if nobody else has its id and there is its role. `words`: what it is;
+    /// what to do about a taken id.
     #[allow(clippy::too_many_arguments)]
     fn device(
         &self,

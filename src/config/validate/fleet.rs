@@ -51,8 +51,9 @@ fn fleet(cx: &mut Context<'_>, item: &str, table: &model::Fleet, roles: &Roles<'
     })
 }
 
-/// Says what `[device.ID]` with `enabled = false` and without a credential does: it excludes the fleets' device of that id. What
-/// looks like the beginning of a certificate's name instead of an id is probably a mistake.
+/// Says what `[device.ID]` with `enabled = false` and without a credential does: it excludes the
+/// fleets' device of that id. What looks like the beginning of a certificate's name instead of an
+/// id is probably a mistake.
 pub(super) fn exclusions(cx: &mut Context<'_>, file: &model::File, fleets: &[Fleet]) {
     for (id, table) in file.device.iter().filter(|(_, table)| table.enabled == Some(false)) {
         let credentials =

@@ -1,4 +1,5 @@
-//! The gate's own judgement of its settings, told at the lines they stand in: what it would close is taken out here and named.
+//! The gate's own judgement of its settings, told at the lines they stand in: what it would close
+//! is taken out here and named.
 
 use std::collections::BTreeSet;
 

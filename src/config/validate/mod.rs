@@ -1,7 +1,7 @@
 //! From the file model to each stage's settings: what one key alone cannot know.
 //!
-//! Every fault found here is named at the line of the layer that won. A fault of a role, a device or a
-//! serial port disables that item; of anything else, refuses the whole configuration.
+//! Every fault found here is named at the line of the layer that won. A fault of a role, a device
+//! or a serial port disables that item; of anything else, refuses the whole configuration.
 
 mod certificate;
 mod device;

@@ -1,7 +1,8 @@
-//! `[serial.NAME.modbus]` and its units: a fault of a unit disables that unit, one of the bus the port.
+//! `[serial.NAME.modbus]` and its units: a fault of a unit disables that unit, one of the bus the
+//! port.
 //!
-//! Templates are read here, once each: `NAME.toml` in the first of the folders that has it. Their faults are named at their
-//! own lines, and again where a unit is disabled by them.
+//! Templates are read here, once each: `NAME.toml` in the first of the folders that has it. Their
+//! faults are named at their own lines, and again where a unit is disabled by them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

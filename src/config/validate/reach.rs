@@ -1,6 +1,8 @@
-//! Whether what a serial device says gets anywhere: a rule that its path matches, room for its readings, a quota for its rhythm.
+//! Whether what a serial device says gets anywhere: a rule that its path matches, room for its
+//! readings, a quota for its rhythm.
 //!
-//! Only warnings: a rule may come with the next drop-in, and real readings are shorter than they could be.
+//! Only warnings: a rule may come with the next drop-in, and real readings are shorter than they
+//! could be.
 
 use super::Context;
 use crate::config::model::Serial;

@@ -1,4 +1,5 @@
-//! `[role.*]`: permissions and mappings, as far as each key tells. What only the gate can judge, it judges: see `judge`.
+//! `[role.*]`: permissions and mappings, as far as each key tells. What only the gate can judge, it
+//! judges: see `judge`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use crate::gate::{DownlinkRule, QoS, Quota, Role, UplinkRule};
 use crate::message::{Envelope, Lane, Name};
 use crate::proto::Holder;
 
-/// The roles in name order, and the names of those with a fault: a fault in one rule disables its whole role, for a role without one of
-/// its rules could allow what the owner denied.
+/// The roles in name order, and the names of those with a fault: a fault in one rule disables its
+/// whole role, for a role without one of its rules could allow what the owner denied.
 pub(super) fn roles(
     cx: &mut Context<'_>,
     tables: &BTreeMap<String, model::Role>,
@@ -178,7 +179,8 @@ fn places(text: &str) -> impl Iterator<Item = Result<&str, ()>> {
     })
 }
 
-/// What is wrong with a topic filter that may have the places `{prefix}`, `{gateway}` and `{device}`.
+/// What is wrong with a topic filter that may have the places `{prefix}`, `{gateway}` and
+/// `{device}`.
 pub(super) fn filter_fault(filter: &str) -> Option<String> {
     if filter.starts_with('$') {
         return Some("topics under '$' are the broker's own".to_owned());

@@ -1,4 +1,5 @@
-//! `[serial.*]`: one port each. A fault disables that port and leaves the rest alone; what is behind a bus is for `modbus`.
+//! `[serial.*]`: one port each. A fault disables that port and leaves the rest alone; what is
+//! behind a bus is for `modbus`.
 
 use std::collections::BTreeMap;
 
@@ -108,8 +109,8 @@ fn port(
     Ok(Some(Port { name, port, line, duty }))
 }
 
-/// What is said of frames and of a device has no place on a bus: the request says how long its answer is, and each
-/// unit is a device of its own.
+/// What is said of frames and of a device has no place on a bus: the request says how long its
+/// answer is, and each unit is a device of its own.
 fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
     let keys = [
         ("framing", table.framing.is_some()),

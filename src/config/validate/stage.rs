@@ -96,8 +96,8 @@ fn engine(cx: &mut Context<'_>, table: &model::Coap) -> coap::EngineKind {
     coap::EngineKind::Dimpl
 }
 
-/// Whether the one device of plain CoAP exists. Without it the addresses stay open and refuse everybody, so that
-/// removing the device takes effect at once and needs no restart.
+/// Whether the one device of plain CoAP exists. Without it the addresses stay open and refuse
+/// everybody, so that removing the device takes effect at once and needs no restart.
 pub(super) fn insecure_device(cx: &mut Context<'_>, settings: &coap::Settings, devices: &[gate::Device]) {
     if let Some((_, name)) = &settings.insecure
         && !devices.iter().any(|device| device.id == *name)
@@ -112,8 +112,9 @@ pub(super) fn insecure_device(cx: &mut Context<'_>, settings: &coap::Settings, d
     }
 }
 
-/// `[journal]` and `[lane.*]`. What is not set follows `max-bytes`: three quarters for `normal`, 5/32 for `high`, 1/16 for the
-/// rejected, 1/64 for a segment but at most 4 MiB; the rest is room for the segments being written.
+/// `[journal]` and `[lane.*]`. What is not set follows `max-bytes`: three quarters for `normal`,
+/// 5/32 for `high`, 1/16 for the rejected, 1/64 for a segment but at most 4 MiB; the rest is room
+/// for the segments being written.
 pub(super) fn journal(
     cx: &mut Context<'_>,
     table: &model::Journal,

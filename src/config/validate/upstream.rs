@@ -64,8 +64,9 @@ pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, 
     Topics { reading, own }
 }
 
-/// What of the gateway's own no rule may lead to: what it publishes about itself; and, as far as they are configured, where commands
-/// come from and their outcome goes. With a downlink rule the defaults of the latter count too.
+/// What of the gateway's own no rule may lead to: what it publishes about itself; and, as far as
+/// they are configured, where commands come from and their outcome goes. With a downlink rule the
+/// defaults of the latter count too.
 pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gateway: &Name) -> Vec<OwnTopic> {
     let about = &topics.own;
     let mut own: Vec<OwnTopic> = [

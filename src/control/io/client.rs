@@ -119,7 +119,8 @@ impl Client {
     /// [`ClientError`], [`ClientError::Failed`] with what the daemon says.
     pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Value, ClientError> {
         self.time_limit(Some(within))?;
-        // A daemon with too many connections says so and closes without reading; its line is what matters.
+        // A daemon with too many connections says so and closes without reading; its line is what
+        // matters.
         let written = self.stream.write_all(&to_line(request));
         match self.receive() {
             Ok(Some(Response::Ok(value))) => Ok(value),
@@ -227,7 +228,8 @@ impl Iterator for Tailing {
     }
 }
 
-/// A serial port being watched: an iterator that ends when the daemon does. `Err` of a count: so many pieces were missed.
+/// A serial port being watched: an iterator that ends when the daemon does. `Err` of a count: so
+/// many pieces were missed.
 #[derive(Debug)]
 pub struct Tracing(Client);
 

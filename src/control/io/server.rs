@@ -1,7 +1,7 @@
 //! The daemon's end of the control socket, on the path's own runtime.
 //!
-//! Connections are tasks of that runtime; each has one request under way and hands it through a bounded
-//! channel to the hub, which answers between two rounds of the path.
+//! Connections are tasks of that runtime; each has one request under way and hands it through a
+//! bounded channel to the hub, which answers between two rounds of the path.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -76,7 +76,8 @@ impl std::fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// The socket, its connections, and the calls that come from them. Dropped, it closes all and removes the socket.
+/// The socket, its connections, and the calls that come from them. Dropped, it closes all and
+/// removes the socket.
 #[derive(Debug)]
 pub struct Server {
     socket: PathBuf,
@@ -87,16 +88,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes the socket with mode 0660 and starts to accept. Must be called on a tokio runtime with I/O and time.
+    /// Makes the socket with mode 0660 and starts to accept. Must be called on a tokio runtime with
+    /// I/O and time.
     ///
-    /// A socket left by a process that is gone is replaced; there is no moment in which the new one has other
-    /// permissions than it is to have. The directory must exist.
+    /// A socket left by a process that is gone is replaced; there is no moment in which the new one
+    /// has other permissions than it is to have. The directory must exist.
     ///
     /// # Errors
     /// [`BindError`].
     pub fn start(socket: &Path) -> Result<Server, BindError> {
         let listener = bind(socket)?;
-        // As many calls can wait as there can be connections, so a connection never waits to hand one over.
+        // As many calls can wait as there can be connections, so a connection never waits to hand
+        // one over.
         let (sender, calls) = mpsc::channel(CONNECTIONS_MAX);
         let tail = Tail::default();
         let trace = Trace::default();
@@ -145,7 +148,8 @@ fn bind(socket: &Path) -> Result<UnixListener, BindError> {
         Ok(_) if answers(socket) => return Err(BindError::InUse { socket: socket.to_owned() }),
         _ => {}
     }
-    // Under another name until its mode is right. Not longer than the real one: a socket's path has 107 bytes at most.
+    // Under another name until its mode is right. Not longer than the real one: a socket's path has
+    // 107 bytes at most.
     let new = socket.with_file_name(".control.new");
     let _ = std::fs::remove_file(&new);
     let listener = UnixListener::bind(&new).map_err(system)?;
@@ -277,7 +281,8 @@ async fn stream_tail(mut stream: UnixStream, tail: &Tail, device: Option<String>
     loop {
         let seen = tokio::select! {
             seen = watcher.next() => seen,
-            // Whether it says something or goes: a tail has nothing more to say, so both are its end.
+            // Whether it says something or goes: a tail has nothing more to say, so both are its
+            // end.
             _ = stream.read(&mut ignored) => return,
         };
         let sent = match seen {

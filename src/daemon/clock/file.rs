@@ -48,8 +48,8 @@ pub fn load(folder: &Path) -> Found {
     Found { saved, defects, retrieved }
 }
 
-/// Puts in order what was found: damaged files are set aside, and written anew from the other one. The names of those that
-/// were set aside. To be called by the daemon alone.
+/// Puts in order what was found: damaged files are set aside, and written anew from the other one.
+/// The names of those that were set aside. To be called by the daemon alone.
 ///
 /// # Errors
 /// What the system said.

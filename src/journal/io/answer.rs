@@ -73,7 +73,8 @@ pub struct Stored<'a> {
     pub lane: Lane,
     /// Its number in the lane.
     pub sequence: u64,
-    /// Whether it was received since the system booted, so that its boot time can be compared with now.
+    /// Whether it was received since the system booted, so that its boot time can be compared with
+    /// now.
     pub same_boot: bool,
     /// The id it had before it was rejected and retried.
     pub original: Option<RecordId>,

@@ -59,7 +59,8 @@ impl Disk {
 #[derive(Debug)]
 pub struct DiskFile {
     file: File,
-    /// The disk was read-only when it was opened: another handle, for writing, is got as soon as the disk gives one.
+    /// The disk was read-only when it was opened: another handle, for writing, is got as soon as
+    /// the disk gives one.
     read_only: bool,
     writing: OnceLock<File>,
 }

@@ -1,7 +1,8 @@
-//! Takes records up again from a file that was set aside: each is appended to its lane anew, under the id it had.
+//! Takes records up again from a file that was set aside: each is appended to its lane anew, under
+//! the id it had.
 //!
-//! Only what the list beside the file names is taken: everything else in it has left already. After each part the list is
-//! shortened, so that what an interruption leaves is taken once.
+//! Only what the list beside the file names is taken: everything else in it has left already. After
+//! each part the list is shortened, so that what an interruption leaves is taken once.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -47,8 +48,8 @@ pub enum ImportError {
     NoSegment,
     /// It is of another major version of the format.
     OtherVersion(u16),
-    /// It does not lie in the journal's directory, which is this: whoever may give the daemon a command could have anything published
-    /// by a file of their own, past every rule.
+    /// It does not lie in the journal's directory, which is this: whoever may give the daemon a
+    /// command could have anything published by a file of their own, past every rule.
     Outside(PathBuf),
     /// It is a folder, or something else that is no file.
     NoFile,
@@ -226,7 +227,8 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
     while let Some((_, frame)) = scanner.next_frame() {
         match frame.kind {
             Kind::Opening => run = Fields(frame.body).u64().unwrap_or(run),
-            // A failed commit may have left frames whose sequences were given again in another segment.
+            // A failed commit may have left frames whose sequences were given again in another
+            // segment.
             Kind::Reading if frame.sequence <= before || record::decode(frame.body).is_none() => {}
             Kind::Reading => {
                 before = frame.sequence;

@@ -1,7 +1,8 @@
 //! The journal as the path holds it: a handle that never waits for the disk.
 //!
-//! Appends go into the batch of the next commit; what came of them comes back as [`Completion`]s, with one wake for all of a commit.
-//! The newest committed records are read from memory; a backlog from the segment files, by a thread for each lane.
+//! Appends go into the batch of the next commit; what came of them comes back as [`Completion`]s,
+//! with one wake for all of a commit. The newest committed records are read from memory; a backlog
+//! from the segment files, by a thread for each lane.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 mod answer;
@@ -48,11 +49,13 @@ use reader::{Answer, Desk, Wanted};
 pub use shared::ReadTrouble;
 use shared::{Command, Done, LaneState, Shared, State};
 
-/// Most bytes that wait for one commit of one lane: more than a disk that answers lets come together.
+/// Most bytes that wait for one commit of one lane: more than a disk that answers lets come
+/// together.
 const BATCH_MAX: usize = 4 << 20;
 /// Of how many records that have left it is known that they had come again.
 const AGAIN_KEPT: u64 = 1024;
-/// Most records handed out whose length is remembered: about as many as an uplink holds back and has in flight.
+/// Most records handed out whose length is remembered: about as many as an uplink holds back and
+/// has in flight.
 const HANDED_MAX: usize = 8192;
 /// How long the end waits for the threads that read.
 const READERS_END: Duration = Duration::from_secs(2);
@@ -93,8 +96,9 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal, or begins one, and starts its three threads. Reads what is there; how long that takes depends on the number of
-    /// segments, not of records. What the disk does not give is read later.
+    /// Opens the journal, or begins one, and starts its three threads. Reads what is there; how
+    /// long that takes depends on the number of segments, not of records. What the disk does not
+    /// give is read later.
     ///
     /// # Errors
     /// [`OpenError`]. Damage is none; it is in the report, and in the losses.
@@ -102,7 +106,8 @@ impl Journal {
         Journal::open_with(settings, reader::PATIENCE)
     }
 
-    /// [`Journal::open`], with another time than an hour until a place that cannot be read is stepped over: for tests.
+    /// [`Journal::open`], with another time than an hour until a place that cannot be read is
+    /// stepped over: for tests.
     ///
     /// # Errors
     /// As [`Journal::open`].
@@ -192,7 +197,8 @@ impl Journal {
         Ok((journal, report))
     }
 
-    /// Puts a record into its lane's next commit. Its ticket comes back by [`Journal::poll_completion`], durable or failed.
+    /// Puts a record into its lane's next commit. Its ticket comes back by
+    /// [`Journal::poll_completion`], durable or failed.
     ///
     /// # Errors
     /// [`Refused`]: nothing was taken, no completion comes.
@@ -200,7 +206,8 @@ impl Journal {
         self.append_content(record.lane(), &record.content(), ticket)
     }
 
-    /// [`Journal::append`] without the proof that a gate let it pass: for tests and benches of the journal alone.
+    /// [`Journal::append`] without the proof that a gate let it pass: for tests and benches of the
+    /// journal alone.
     ///
     /// # Errors
     /// As [`Journal::append`].
@@ -254,8 +261,8 @@ impl Journal {
         }
     }
 
-    /// Comes back when there are completions, committed records or losses, or bytes of a backlog that were
-    /// [`Next::Pending`]. What happened before the call is not missed.
+    /// Comes back when there are completions, committed records or losses, or bytes of a backlog
+    /// that were [`Next::Pending`]. What happened before the call is not missed.
     pub async fn wake(&self) {
         self.shared.wake.notified().await;
     }
@@ -282,7 +289,8 @@ impl Journal {
             id,
             lane,
             sequence,
-            // In which boot one that comes again was received is known only if its run is the one it is in now.
+            // In which boot one that comes again was received is known only if its run is the one
+            // it is in now.
             same_boot: run.boot == self.boot
                 && reading.original.is_none_or(|original| original.run == run.run),
             original: reading.original,
@@ -346,8 +354,8 @@ impl Journal {
         }
     }
 
-    /// Whether records that are not where they should be are lost: the second reading of their segment says so too. False: it is under
-    /// way, and the cursor is before them again.
+    /// Whether records that are not where they should be are lost: the second reading of their
+    /// segment says so too. False: it is under way, and the cursor is before them again.
     fn is_lost(&mut self, lane: Lane, first: u64, last: u64) -> bool {
         self.refresh(lane);
         let reader = &mut self.readers[lane.index()];
@@ -416,7 +424,8 @@ impl Journal {
         reader.let_go(reader.view.released);
     }
 
-    /// The id under which a record that was handed out is published: its first one, if it was sent again or taken up from a file.
+    /// The id under which a record that was handed out is published: its first one, if it was sent
+    /// again or taken up from a file.
     pub fn published_id(&self, lane: Lane, id: RecordId) -> RecordId {
         match self.again[lane.index()].get(&id.sequence) {
             Some((own, first)) if *own == id => *first,
@@ -424,21 +433,24 @@ impl Journal {
         }
     }
 
-    /// The own id of a record that was handed out and is published under this one; `None`: they are the same, or it was not.
+    /// The own id of a record that was handed out and is published under this one; `None`: they are
+    /// the same, or it was not.
     pub fn own_id(&self, published: RecordId) -> Option<RecordId> {
         // Of several, the last: those before it have left.
         let mut all = self.again.iter().flat_map(|lane| lane.values().rev());
         all.find(|(_, first)| *first == published).map(|(own, _)| *own)
     }
 
-    /// Moves the reading position of a lane back to the oldest record neither released, rejected nor lost.
+    /// Moves the reading position of a lane back to the oldest record neither released, rejected
+    /// nor lost.
     pub fn rewind(&mut self, lane: Lane) {
         let reader = &mut self.readers[lane.index()];
         reader.handed.clear();
         reader.cursor.seek(reader.released + 1);
     }
 
-    /// Moves the reading position of a lane to this record, or to the oldest behind it that has not left.
+    /// Moves the reading position of a lane to this record, or to the oldest behind it that has not
+    /// left.
     pub fn seek(&mut self, lane: Lane, sequence: u64) {
         let reader = &mut self.readers[lane.index()];
         reader.cursor.seek(sequence.max(reader.released + 1));
@@ -465,8 +477,9 @@ impl Journal {
         }
     }
 
-    /// The broker will never take this record: it goes to the rejected store with the reason (a PUBACK's reason code). It counts as
-    /// released by itself as soon as it is durable there; until then the lane's trim stays before it.
+    /// The broker will never take this record: it goes to the rejected store with the reason (a
+    /// PUBACK's reason code). It counts as released by itself as soon as it is durable there; until
+    /// then the lane's trim stays before it.
     ///
     /// # Errors
     /// [`RejectRefused`]: it stays where it is, and the lane has to wait.
@@ -489,7 +502,8 @@ impl Journal {
         Ok(())
     }
 
-    /// The loss at `index` in the lane's list of those durable and not told yet; `None` behind its end.
+    /// The loss at `index` in the lane's list of those durable and not told yet; `None` behind its
+    /// end.
     pub fn loss(&mut self, lane: Lane, index: usize) -> Option<LossReport> {
         let reader = &mut self.readers[lane.index()];
         if index == 0 {
@@ -557,7 +571,8 @@ impl Journal {
         Rejected(self.shared.clone())
     }
 
-    /// Commits everything, and what was released, and ends the threads. Completions can still be polled.
+    /// Commits everything, and what was released, and ends the threads. Completions can still be
+    /// polled.
     pub fn close(&mut self) {
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
@@ -588,8 +603,8 @@ enum Ready {
     Pending,
 }
 
-/// Keeps the first id of a record that comes again. Those that have left are forgotten, but not at once: what became of them is told
-/// afterwards.
+/// Keeps the first id of a record that comes again. Those that have left are forgotten, but not at
+/// once: what became of them is told afterwards.
 fn note_again(
     again: &mut BTreeMap<u64, (RecordId, RecordId)>,
     released: u64,
@@ -633,14 +648,16 @@ impl Reader {
     }
 }
 
-/// The segment and its neighbours in the chain that are not open either: who has which records is known of all of them or none.
+/// The segment and its neighbours in the chain that are not open either: who has which records is
+/// known of all of them or none.
 fn unopened_group(view: &LaneView<DiskFile>, segment: &Segment) -> Vec<Arc<Segment>> {
     let at = view.sealed.iter().position(|other| other.number == segment.number).unwrap_or(0);
     let before = view.sealed[..at].iter().rev().take_while(|other| other.unopened).count();
     view.sealed[at - before..].iter().take_while(|other| other.unopened).cloned().collect()
 }
 
-/// Takes up files that were set aside. It blocks on the disk and on commits: for a thread of its own.
+/// Takes up files that were set aside. It blocks on the disk and on commits: for a thread of its
+/// own.
 #[derive(Clone)]
 pub struct Importer {
     shared: Arc<Shared>,
@@ -648,8 +665,9 @@ pub struct Importer {
 }
 
 impl Importer {
-    /// Appends to their lane, under the ids they had, the records of a segment's file that its list names; `all`: every record in it.
-    /// `file`: a path within the journal's directory, or a name from there on.
+    /// Appends to their lane, under the ids they had, the records of a segment's file that its list
+    /// names; `all`: every record in it. `file`: a path within the journal's directory, or a name
+    /// from there on.
     ///
     /// # Errors
     /// [`ImportError`]
@@ -675,14 +693,16 @@ impl Waker {
 pub struct Rejected(Arc<Shared>);
 
 impl Rejected {
-    /// Up to `limit` records with a number above `after`, oldest first. Empty too when the journal is closed.
+    /// Up to `limit` records with a number above `after`, oldest first. Empty too when the journal
+    /// is closed.
     pub async fn list(&self, after: u64, limit: usize) -> RejectedRead<RejectedRecord> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::List { after, limit, answer });
         receiver.await.unwrap_or_default()
     }
 
-    /// Records with a number above `after`, whole and oldest first, until they have about `bytes`; at least one, if there is one.
+    /// Records with a number above `after`, whole and oldest first, until they have about `bytes`;
+    /// at least one, if there is one.
     pub async fn export(&self, after: u64, bytes: usize) -> RejectedRead<RejectedWhole> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Export { after, bytes, answer });
@@ -696,7 +716,8 @@ impl Rejected {
         receiver.await.unwrap_or(Retried::NoRoom)
     }
 
-    /// The id under which it is published, and the time of receipt, of the oldest record of a lane that has not left.
+    /// The id under which it is published, and the time of receipt, of the oldest record of a lane
+    /// that has not left.
     pub async fn oldest(&self, lane: Lane) -> Option<(RecordId, Stamp)> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Oldest { lane, answer });

@@ -65,7 +65,8 @@ pub struct OpenReport {
     pub moved_aside: Option<PathBuf>,
     /// A journal that had been moved aside was taken up again.
     pub taken_up: Option<PathBuf>,
-    /// Journals moved aside that still wait: for another version, or for this journal to be empty when it is opened.
+    /// Journals moved aside that still wait: for another version, or for this journal to be empty
+    /// when it is opened.
     pub waiting: Vec<PathBuf>,
 }
 

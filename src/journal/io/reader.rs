@@ -1,4 +1,5 @@
-//! Reads of the backlog, on a thread a lane: a cold or failing disk keeps neither the path, nor a commit, nor the other lane waiting.
+//! Reads of the backlog, on a thread a lane: a cold or failing disk keeps neither the path, nor a
+//! commit, nor the other lane waiting.
 //!
 //! | the disk | then |
 //! |---|---|
@@ -40,7 +41,8 @@ const OTHERS: usize = 8;
 pub(super) enum Wanted {
     /// Bytes.
     Bytes(Fetch),
-    /// Whether what is missing in a segment between these sequences is missing a second time; its frames end at `end`.
+    /// Whether what is missing in a segment between these sequences is missing a second time; its
+    /// frames end at `end`.
     Check { segment: Arc<Segment>, first: u64, last: u64, end: u32 },
     /// These neighbours in the chain are to be opened.
     Open(Vec<Arc<Segment>>),
@@ -328,7 +330,8 @@ impl Reader {
                 let read = self.bytes(fetch, open, buffer);
                 let Err(failure) = read else { return read.map(Some) };
                 let same = stuck.filter(|s| (s.at.number, s.at.offset) == (failure.number, failure.offset));
-                // In a segment with places that were stepped over before, nobody waits for another hour.
+                // In a segment with places that were stepped over before, nobody waits for another
+                // hour.
                 let patience =
                     if self.is_shelved(failure.number) { self.patience / SHELVED } else { self.patience };
                 let over = same.is_some_and(|stuck| stuck.since.elapsed() >= patience);
@@ -409,7 +412,8 @@ impl Reader {
         self.disk.list(self.folder()).is_ok_and(|files| !files.is_empty())
     }
 
-    /// Whether the disk gives anything else: else it is not a bad place, but a disk that does not answer.
+    /// Whether the disk gives anything else: else it is not a bad place, but a disk that does not
+    /// answer.
     fn others_can_be_read(&self, failure: Failure) -> bool {
         let own = crate::journal::segment::segment_name(failure.number);
         let mut tried = 0;
@@ -445,7 +449,8 @@ impl Reader {
         at.min(limit)
     }
 
-    /// The records of a segment that are not where they should be, though the disk gives the place; read past the page cache.
+    /// The records of a segment that are not where they should be, though the disk gives the place;
+    /// read past the page cache.
     fn missing(
         &self,
         segment: &Segment,

@@ -1,4 +1,5 @@
-//! What the path's thread and the journal thread hand each other, under one mutex that is held for some 100 ns at a time.
+//! What the path's thread and the journal thread hand each other, under one mutex that is held for
+//! some 100 ns at a time.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;

@@ -1,7 +1,9 @@
-//! The journal thread: takes both lanes' batches, commits them, hands all that came of it back with one wake.
+//! The journal thread: takes both lanes' batches, commits them, hands all that came of it back with
+//! one wake.
 //!
-//! A commit starts when `commit-interval` has passed since the last one started, so at once after silence: a lone
-//! reading is answered in a fraction of a millisecond, and a busy gateway pays for at most so many commits a second.
+//! A commit starts when `commit-interval` has passed since the last one started, so at once after
+//! silence: a lone reading is answered in a fraction of a millisecond, and a busy gateway pays for
+//! at most so many commits a second.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,7 +24,8 @@ pub(super) struct Committer {
     pub(super) interval: Duration,
     /// What is being committed.
     pub(super) batches: [Batch; 2],
-    /// Rejected records that are in these batches or the next ones: lane, sequence, number in the rejected store.
+    /// Rejected records that are in these batches or the next ones: lane, sequence, number in the
+    /// rejected store.
     pub(super) retries: Vec<(Lane, u64, u64)>,
     /// What was last logged of each lane.
     pub(super) trouble: [Option<StorageError>; 2],
@@ -246,7 +249,8 @@ impl Committer {
         out
     }
 
-    /// Records behind `after`, whole, until their payloads have so many bytes; at least one, if there is one.
+    /// Records behind `after`, whole, until their payloads have so many bytes; at least one, if
+    /// there is one.
     fn export(&self, after: u64, bytes: usize) -> RejectedRead<RejectedWhole> {
         let whole = |entry, reading: &Reading<'_>| {
             let content = &reading.content;
@@ -263,7 +267,8 @@ impl Committer {
         self.read_rejected(after, |read| read.bytes < bytes, whole)
     }
 
-    /// Appends a rejected record to its lane again. It is taken out of the store when it is durable there.
+    /// Appends a rejected record to its lane again. It is taken out of the store when it is durable
+    /// there.
     fn retry(&mut self, number: u64) -> Retried {
         if self.retries.iter().any(|(.., under_way)| *under_way == number) {
             return Retried::Sent;
@@ -296,7 +301,8 @@ impl Committer {
             }
             batch.clear();
             if outcome.failure.is_some() {
-                // What was appended meanwhile has sequences that follow the failed ones: it fails with them.
+                // What was appended meanwhile has sequences that follow the failed ones: it fails
+                // with them.
                 let waiting = std::mem::take(&mut state.lanes[index].batch);
                 if !waiting.is_empty() {
                     state.done.push(Done {

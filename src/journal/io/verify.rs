@@ -1,5 +1,5 @@
-//! Reads every file of a journal whole, past the page cache, and says of each what is wrong with it. Writes nothing, so it may run beside
-//! the daemon.
+//! Reads every file of a journal whole, past the page cache, and says of each what is wrong with
+//! it. Writes nothing, so it may run beside the daemon.
 
 use std::path::Path;
 
@@ -44,7 +44,8 @@ pub struct Missing {
     pub records: u64,
 }
 
-/// Verifies the journal in `settings.directory`, file by file; `found` gets each report as it is made.
+/// Verifies the journal in `settings.directory`, file by file; `found` gets each report as it is
+/// made.
 ///
 /// # Errors
 /// A folder cannot be listed, or the journal is of another version.
@@ -136,7 +137,8 @@ enum Unread {
     Disk(StorageError),
 }
 
-/// Reads a segment whole: its first sequence, and what was found. `None`: it holds nothing, or was recycled meanwhile.
+/// Reads a segment whole: its first sequence, and what was found. `None`: it holds nothing, or was
+/// recycled meanwhile.
 fn read(
     disk: &Disk,
     lane: Lane,

@@ -31,7 +31,8 @@ pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, 
     Ok(Material { tls, password })
 }
 
-/// What is in all the files that `settings` name, as one number: another number means that something was changed. It blocks.
+/// What is in all the files that `settings` name, as one number: another number means that
+/// something was changed. It blocks.
 pub fn fingerprint(settings: &Settings) -> u64 {
     let identity = settings.tls.as_ref().and_then(|tls| tls.identity.as_ref());
     let paths =

@@ -1,9 +1,10 @@
 //! The uplink's shell: sockets, files, tasks, log lines. All decisions are [`Uplink`]'s.
 //!
-//! [`Driver::run`] is one future on the path's own thread. It shares the core with [`Handle`]s and the journal with
-//! the hub, borrows both only between two awaits, and works in rounds: read what came, fill the output once, write
-//! once; then, if anything moved, it sleeps out the tick, so that a busy gateway pays for 200 rounds a second and
-//! not for one a record. Reading and writing are polled together: a broker that stops reading is still read from.
+//! [`Driver::run`] is one future on the path's own thread. It shares the core with [`Handle`]s and
+//! the journal with the hub, borrows both only between two awaits, and works in rounds: read what
+//! came, fill the output once, write once; then, if anything moved, it sleeps out the tick, so that
+//! a busy gateway pays for 200 rounds a second and not for one a record. Reading and writing are
+//! polled together: a broker that stops reading is still read from.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
@@ -37,8 +38,8 @@ use transport::{ConnectError, Connected, Transport};
 
 /// Between two rounds while something moves: 5 ms.
 const TICK: Duration = Duration::from_millis(5);
-/// While every place of the window is taken, the tick is as many milliseconds as the window has hundreds, so that
-/// it does not limit what the broker could take.
+/// While every place of the window is taken, the tick is as many milliseconds as the window has
+/// hundreds, so that it does not limit what the broker could take.
 const PLACES_A_MILLISECOND: u16 = 100;
 /// Read at a time, and in one round at most.
 const READ_BYTES: usize = 16 * 1024;
@@ -97,7 +98,8 @@ impl Handle {
         self.core.borrow().status(Instant::now())
     }
 
-    /// Rejected records that the broker has taken since the last call, by the ids they had when they were rejected.
+    /// Rejected records that the broker has taken since the last call, by the ids they had when
+    /// they were rejected.
     pub fn take_recovered(&self) -> Vec<RecordId> {
         std::mem::take(&mut self.recovered.borrow_mut())
     }
@@ -139,7 +141,8 @@ impl<M: Fn() -> Moment> Driver<M> {
         Driver { handle, clock, moment, limiter: RefCell::new(Limiter::new(Default::default())) }
     }
 
-    /// Connects, publishes, reconnects, until [`Handle::stop`]. `outbox` is borrowed only within a round.
+    /// Connects, publishes, reconnects, until [`Handle::stop`]. `outbox` is borrowed only within a
+    /// round.
     pub async fn run<O: Outbox>(&self, outbox: &RefCell<O>) {
         loop {
             let now = (self.moment)().now;
@@ -249,7 +252,8 @@ impl<M: Fn() -> Moment> Driver<M> {
         }
         stream.socket().watch();
         if let Some(Closed::Broken(_)) = closed {
-            // Writing failed, perhaps because the broker has said why and gone: what it said is still to be read.
+            // Writing failed, perhaps because the broker has said why and gone: what it said is
+            // still to be read.
             closed = Some(self.last_words(&mut stream, &mut input, outbox, host, closed.take()).await);
         }
         let left = core.borrow_mut().outgoing().map(std::mem::take).unwrap_or_default();

@@ -1,7 +1,8 @@
-//! Step by step to the broker and back, for `tombolo check`: files, DNS, TCP, TLS, CONNACK, a publish and its echo.
+//! Step by step to the broker and back, for `tombolo check`: files, DNS, TCP, TLS, CONNACK, a
+//! publish and its echo.
 //!
-//! It connects as the daemon would, but without a will, and beside a running daemon under a client id of its own, so that it
-//! takes nobody's place. The steps stop at the first that fails.
+//! It connects as the daemon would, but without a will, and beside a running daemon under a client
+//! id of its own, so that it takes nobody's place. The steps stop at the first that fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,8 +62,9 @@ enum Stream {
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// Goes the steps. `scratch` is a topic of our own to publish on, such as `{prefix}/gateway/check`. `beside`: a daemon with the
-/// same settings runs. Without one its own client id is used, which some brokers bind permissions to.
+/// Goes the steps. `scratch` is a topic of our own to publish on, such as `{prefix}/gateway/check`.
+/// `beside`: a daemon with the same settings runs. Without one its own client id is used, which
+/// some brokers bind permissions to.
 pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, scratch: &str, beside: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     let _ = walk(settings, clock, scratch, beside, &mut steps).await; // a failed step is the last in the list
@@ -479,7 +481,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     async fn turn(&mut self, patience: Duration) -> Result<(), Silence> {
         let mut input = [0u8; 4096];
         let exchange = async {
-            // So little is written that it fits whatever the broker reads; a failure shows when reading.
+            // So little is written that it fits whatever the broker reads; a failure shows when
+            // reading.
             let _ = self.flush().await;
             self.stream.read(&mut input).await
         };

@@ -1,6 +1,8 @@
-//! From a host name to a byte stream: DNS anew each time, TLS where asked for. Every step has its time.
+//! From a host name to a byte stream: DNS anew each time, TLS where asked for. Every step has its
+//! time.
 //!
-//! Addresses race as [`crate::northbound::address`] says; one that fails at TLS is left for the next.
+//! Addresses race as [`crate::northbound::address`] says; one that fails at TLS is left for the
+//! next.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -74,7 +76,8 @@ pub async fn connect(
     Ok(Connected { transport, password, dialed })
 }
 
-/// Makes a stream to one of these addresses, whichever answers first and, with TLS, is believed. Those in `avoid` come last.
+/// Makes a stream to one of these addresses, whichever answers first and, with TLS, is believed.
+/// Those in `avoid` come last.
 ///
 /// # Errors
 /// [`ConnectError`] with what all of them said.
@@ -154,8 +157,8 @@ pub async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-/// Connects to the address that answers first, among these in this order: the stream, its other end, and the addresses that
-/// did not fail.
+/// Connects to the address that answers first, among these in this order: the stream, its other
+/// end, and the addresses that did not fail.
 ///
 /// # Errors
 /// Says what each address said.

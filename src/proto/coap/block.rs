@@ -1,10 +1,11 @@
-//! Bodies larger than a datagram (RFC 7959): blocks of a request put together, a response cut into blocks.
+//! Bodies larger than a datagram (RFC 7959): blocks of a request put together, a response cut into
+//! blocks.
 //!
-//! A request's body is handed up only once it is whole (§2.5, atomic). One transfer a peer and path; a
-//! first block begins anew whatever was there. A block that does not follow the last one is 4.08 and
-//! ends the transfer, except the last one once more. All bodies under way are bounded in bytes and
-//! number: when there is no room, those that have not moved for as long as a sender may try go first,
-//! then 5.03. A response is cut where it is made, so nothing is kept for it.
+//! A request's body is handed up only once it is whole (§2.5, atomic). One transfer a peer and
+//! path; a first block begins anew whatever was there. A block that does not follow the last one is
+//! 4.08 and ends the transfer, except the last one once more. All bodies under way are bounded in
+//! bytes and number: when there is no room, those that have not moved for as long as a sender may
+//! try go first, then 5.03. A response is cut where it is made, so nothing is kept for it.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -33,8 +34,8 @@ pub struct Block {
 }
 
 impl Block {
-    /// From the option's `uint`; `None` for the reserved size exponent 7 and for a number of more than
-    /// 20 bits.
+    /// From the option's `uint`; `None` for the reserved size exponent 7 and for a number of more
+    /// than 20 bits.
     pub fn from_uint(value: u32) -> Option<Block> {
         let block = Block { number: value >> 4, more: value & 8 != 0, size_exponent: (value & 7) as u8 };
         (block.size_exponent <= SIZE_EXPONENT_MAX && block.number < 1 << 20).then_some(block)
@@ -233,7 +234,8 @@ impl Assemblies {
     fn has_place(&self, peer: PeerId, holder: Holder) -> bool {
         let of_peer = self.transfers.keys().filter(|at| at.0 == peer).count();
         let of_holder = self.transfers.values().filter(|transfer| transfer.holder == holder.number).count();
-        // A device with up to four sessions has as many as one peer; a key shared by many devices, one for each.
+        // A device with up to four sessions has as many as one peer; a key shared by many devices,
+        // one for each.
         let most = Holder { max_sessions: holder.max_sessions.div_ceil(TRANSFERS_PER_PEER as u32), ..holder };
         of_peer < TRANSFERS_PER_PEER
             && of_holder < most.share(TRANSFERS_PER_PEER, TRANSFERS_MAX)

@@ -1,5 +1,5 @@
-//! What is remembered of one peer's newest exchanges, so that a duplicate is answered and not processed
-//! again (RFC 7252 §4.5).
+//! What is remembered of one peer's newest exchanges, so that a duplicate is answered and not
+//! processed again (RFC 7252 §4.5).
 //!
 //! | answer | a duplicate gets |
 //! |---|---|
@@ -8,9 +8,10 @@
 //! | `Acknowledged` | the empty acknowledgement: the response went its own way, or nobody wants it |
 //! | `Small`, `Large` | the response again, put together from what is stored and the duplicate's own Message ID and token |
 //!
-//! 32 bytes an exchange; responses of up to 14 bytes without header and token need no more. A message
-//! with a remembered Message ID and *other bytes* is no duplicate but a peer that began anew (§4.4 forbids it
-//! to, a reboot makes it so): to acknowledge it with the old answer would acknowledge what was never stored.
+//! 32 bytes an exchange; responses of up to 14 bytes without header and token need no more. A
+//! message with a remembered Message ID and *other bytes* is no duplicate but a peer that began
+//! anew (§4.4 forbids it to, a reboot makes it so): to acknowledge it with the old answer would
+//! acknowledge what was never stored.
 
 use std::collections::VecDeque;
 
@@ -50,8 +51,8 @@ pub(super) struct LargeAnswer {
 }
 
 impl Answer {
-    /// Stores a piggybacked response: its code, and what follows its token. `None` if it is not `Small`
-    /// and that was not asked for.
+    /// Stores a piggybacked response: its code, and what follows its token. `None` if it is not
+    /// `Small` and that was not asked for.
     pub(super) fn store(code: Code, tail: &[u8], keep_large: bool) -> Option<Answer> {
         let mut bytes = [0; SMALL_MAX];
         bytes[0] = code.0;
@@ -111,8 +112,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     entries: VecDeque<Entry>,
-    /// One bit for each Message ID remembered, by its lowest 6 bits: spares the search for nearly all
-    /// that were never heard, since senders count upwards.
+    /// One bit for each Message ID remembered, by its lowest 6 bits: spares the search for nearly
+    /// all that were never heard, since senders count upwards.
     heard: u64,
     /// Removals since `heard` was made: up to so many of its bits are of none that is remembered.
     outdated: u8,
@@ -143,7 +144,8 @@ impl Remembered {
         (!entry.is_expired(now)).then_some((position, entry))
     }
 
-    /// Adds the newest. When there is no room the oldest answered one goes; if all are pending, `false`.
+    /// Adds the newest. When there is no room the oldest answered one goes; if all are pending,
+    /// `false`.
     pub(super) fn push(&mut self, entry: Entry, account: &mut usize) -> bool {
         if self.entries.len() >= REMEMBERED_MAX && !self.drop_oldest_answered(account) {
             return false;
@@ -154,7 +156,8 @@ impl Remembered {
         true
     }
 
-    /// Sets the answer of the request at that index of those pending; without one the exchange is forgotten.
+    /// Sets the answer of the request at that index of those pending; without one the exchange is
+    /// forgotten.
     pub(super) fn settle(
         &mut self,
         message_id: MessageId,
@@ -228,7 +231,8 @@ fn bit(message_id: MessageId) -> u64 {
     1 << (message_id.0 % 64)
 }
 
-/// A 64-bit mark of `bytes` that differs for different `seed`s: tells messages apart, proves nothing.
+/// A 64-bit mark of `bytes` that differs for different `seed`s: tells messages apart, proves
+/// nothing.
 pub(super) fn fingerprint(seed: u64, bytes: &[u8]) -> u64 {
     let mut mark = seed ^ bytes.len() as u64;
     let (chunks, rest) = bytes.as_chunks::<16>();

@@ -1,7 +1,7 @@
 //! Writes one message to the end of a buffer (RFC 7252 §3).
 //!
-//! Options are written as they come, so they come in ascending order; an encoder that was asked for the
-//! impossible takes back all it wrote and says so at the end.
+//! Options are written as they come, so they come in ascending order; an encoder that was asked for
+//! the impossible takes back all it wrote and says so at the end.
 
 use super::message::{Code, MessageId, PAYLOAD_MARKER, Token, Type};
 

@@ -13,9 +13,9 @@
 //! | any other request | handed up, once |
 //!
 //! A response in time rides on the acknowledgement. After [`Settings::acknowledge_after`] the
-//! acknowledgement goes out empty and the response later as a confirmable message of its own (§5.2.2) —
-//! unless the peer wants no 2.xx: then it takes the acknowledgement for one, so that waits for the
-//! response. A non-confirmable request gets a non-confirmable response (§5.2.3).
+//! acknowledgement goes out empty and the response later as a confirmable message of its own
+//! (§5.2.2) — unless the peer wants no 2.xx: then it takes the acknowledgement for one, so that
+//! waits for the response. A non-confirmable request gets a non-confirmable response (§5.2.3).
 //!
 //! Receiving is in `receive`, answering in `answer`, writing in `sender`.
 
@@ -41,14 +41,17 @@ const UNPROVEN_SHARE: usize = 8;
 /// What an endpoint may use, and when it stops waiting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// When a confirmable request without a response yet is acknowledged; default 1 s, below ACK_TIMEOUT.
+    /// When a confirmable request without a response yet is acknowledged; default 1 s, below
+    /// ACK_TIMEOUT.
     pub acknowledge_after: Duration,
     /// Bytes for all peers and what is remembered of them, room to grow not counted; default 8 MiB.
     pub memory: usize,
     /// Unanswered requests one peer may have, answers it has not acknowledged among them; `1..=32`,
-    /// default 24. More are 4.29. A holder may have that many times its `max_sessions`, and an eighth of all at most.
+    /// default 24. More are 4.29. A holder may have that many times its `max_sessions`, and an
+    /// eighth of all at most.
     pub pending_per_peer: u16,
-    /// Unanswered requests and unacknowledged answers in all; default 16,384, at most 2^24. More are 5.03.
+    /// Unanswered requests and unacknowledged answers in all; default 16,384, at most 2^24. More
+    /// are 5.03.
     pub pending: usize,
     /// Largest request body in bytes; default 64 KiB. Larger is 4.13.
     pub body: usize,
@@ -74,7 +77,8 @@ impl Default for Settings {
 pub enum Event {
     /// A response of its own was reset by the peer: it no longer knows the request.
     Reset(PeerId),
-    /// Responses were sent five times, or waited behind such a one, and never acknowledged: how many.
+    /// Responses were sent five times, or waited behind such a one, and never acknowledged: how
+    /// many.
     Unacknowledged(PeerId, u16),
 }
 
@@ -117,8 +121,9 @@ pub struct Counters {
 
 /// A CoAP server endpoint for all peers (RFC 7252), without socket, clock or randomness.
 ///
-/// The shell hands in every datagram, drains [`Endpoint::poll_transmit`] after each round, and calls
-/// [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] has come. `now` never goes back.
+/// The shell hands in every datagram, drains [`Endpoint::poll_transmit`] after each round, and
+/// calls [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] has come. `now` never goes
+/// back.
 #[derive(Debug)]
 pub struct Endpoint {
     settings: Settings,
@@ -166,7 +171,8 @@ impl Endpoint {
         }
     }
 
-    /// Moves time on: empty acknowledgements, retransmissions, forgetting. Early or late calls do no harm.
+    /// Moves time on: empty acknowledgements, retransmissions, forgetting. Early or late calls do
+    /// no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         let tick = self.tick(now);
         self.acknowledge_late(now);

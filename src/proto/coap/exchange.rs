@@ -1,8 +1,8 @@
 //! Requests that were handed up and wait for their response (RFC 7252 §4.4, §5.2).
 //!
-//! Confirmable ones wait in a list in order of arrival until their empty acknowledgement is due; since
-//! all wait equally long, the first is always the next. Each leaves the list when answered, acknowledged
-//! or forgotten.
+//! Confirmable ones wait in a list in order of arrival until their empty acknowledgement is due;
+//! since all wait equally long, the first is always the next. Each leaves the list when answered,
+//! acknowledged or forgotten.
 
 use std::fmt;
 use std::time::Instant;
@@ -15,10 +15,11 @@ use super::request::Method;
 use super::slots::{Key, Slots};
 use super::tally::Tally;
 
-/// Identifies a request that awaits its response: 16 bytes, `Copy`. A [`Ticket`](crate::proto::address::Ticket) packs it.
+/// Identifies a request that awaits its response: 16 bytes, `Copy`. A
+/// [`Ticket`](crate::proto::address::Ticket) packs it.
 ///
-/// It goes stale when the request is answered, the peer is forgotten or 247 s have passed; responding to
-/// a stale one does nothing.
+/// It goes stale when the request is answered, the peer is forgotten or 247 s have passed;
+/// responding to a stale one does nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Exchange {
     peer: PeerId,
@@ -34,7 +35,8 @@ impl Exchange {
         Exchange { peer, key: Key { index, generation } }
     }
 
-    /// Its peer, and the index and generation of its place; the index is below 2^[`Exchange::INDEX_BITS`].
+    /// Its peer, and the index and generation of its place; the index is below
+    /// 2^[`Exchange::INDEX_BITS`].
     pub(in crate::proto) fn parts(self) -> (PeerId, u32, u32) {
         (self.peer, self.key.index, self.key.generation)
     }

@@ -22,8 +22,8 @@ impl<'t> LinkFormat<'t> {
         LinkFormat { text, first: true }
     }
 
-    /// Begins a link to the path of these segments; whatever a URI path cannot hold is percent-encoded
-    /// (RFC 3986 §3.3).
+    /// Begins a link to the path of these segments; whatever a URI path cannot hold is
+    /// percent-encoded (RFC 3986 §3.3).
     pub fn link<'s>(&mut self, segments: impl IntoIterator<Item = &'s str>) -> &mut Self {
         self.text.push_str(if self.first { "<" } else { ",<" });
         self.first = false;
@@ -46,8 +46,8 @@ impl<'t> LinkFormat<'t> {
         self
     }
 
-    /// Adds an attribute with a quoted value; `"` and `\` are escaped. `name` is a token of RFC 6690,
-    /// such as `rt`.
+    /// Adds an attribute with a quoted value; `"` and `\` are escaped. `name` is a token of RFC
+    /// 6690, such as `rt`.
     pub fn attribute(&mut self, name: &str, value: &str) -> &mut Self {
         let _ = write!(self.text, ";{name}=\"");
         for character in value.chars() {

@@ -1,10 +1,10 @@
 //! The CoAP message as it stands on the wire (RFC 7252 §3): a strict decoder that borrows and never
 //! allocates.
 //!
-//! [`Message::parse`] walks the options once and refuses whatever §3 and §4 call a message format error,
-//! so later readers of [`Options`] cannot fail. Every value has exactly one encoding: what parses here and is
-//! written again by [`Encoder`](super::encoder::Encoder) gives the same bytes. What an option means is
-//! left to [`option`](super::option).
+//! [`Message::parse`] walks the options once and refuses whatever §3 and §4 call a message format
+//! error, so later readers of [`Options`] cannot fail. Every value has exactly one encoding: what
+//! parses here and is written again by [`Encoder`](super::encoder::Encoder) gives the same bytes.
+//! What an option means is left to [`option`](super::option).
 
 use std::fmt;
 
@@ -44,7 +44,8 @@ impl Type {
     }
 }
 
-/// Pairs a message with its acknowledgement and finds duplicates; one space for each sender (RFC 7252 §4.4).
+/// Pairs a message with its acknowledgement and finds duplicates; one space for each sender (RFC
+/// 7252 §4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub u16);
 
@@ -251,8 +252,8 @@ fn split_payload(bytes: &[u8]) -> Result<(Options<'_>, &[u8]), Fault> {
     }
 }
 
-/// Number, value and the bytes after the option at the head of `bytes`, which follows option `previous`
-/// (RFC 7252 §3.1).
+/// Number, value and the bytes after the option at the head of `bytes`, which follows option
+/// `previous` (RFC 7252 §3.1).
 #[inline]
 fn next_option(previous: u16, bytes: &[u8]) -> Result<(u16, &[u8], &[u8]), Fault> {
     let (&head, rest) = bytes.split_first().ok_or(Fault::Option)?;
@@ -276,8 +277,8 @@ fn extended(nibble: u8, rest: &[u8]) -> Result<(u32, &[u8]), Fault> {
     }
 }
 
-/// The options of a message, in ascending order of their numbers. Copying it starts nothing anew: it is
-/// an iterator over borrowed bytes.
+/// The options of a message, in ascending order of their numbers. Copying it starts nothing anew:
+/// it is an iterator over borrowed bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options<'a> {
     rest: &'a [u8],
@@ -328,8 +329,8 @@ impl fmt::Debug for Options<'_> {
 pub struct FormatError {
     /// What is wrong.
     pub fault: Fault,
-    /// A broken confirmable message is rejected by a Reset with this Message ID (RFC 7252 §4.2); all
-    /// others are silently ignored (§4.3).
+    /// A broken confirmable message is rejected by a Reset with this Message ID (RFC 7252 §4.2);
+    /// all others are silently ignored (§4.3).
     pub reset: Option<MessageId>,
 }
 

@@ -1,8 +1,9 @@
 //! CoAP as a server speaks it to devices (RFC 7252, 7959, 7967), without a socket or a clock.
 //!
-//! On the path this stands between the transport (a DTLS session or a plain UDP address, here only a
-//! [`PeerId`]) and the gate. Datagrams go in at [`Endpoint::handle_datagram`]; what comes out is a
-//! [`Request`] that nobody has seen before, and later, from [`Endpoint::poll_transmit`], the answer.
+//! On the path this stands between the transport (a DTLS session or a plain UDP address, here only
+//! a [`PeerId`]) and the gate. Datagrams go in at [`Endpoint::handle_datagram`]; what comes out is
+//! a [`Request`] that nobody has seen before, and later, from [`Endpoint::poll_transmit`], the
+//! answer.
 //!
 //! ```text
 //! datagram ─> message ─> deduplication ─> option ─> block ─> Request ─> (gate, journal)
@@ -24,9 +25,9 @@
 //! | `tally` | how many exchanges and messages each holder has over all its peers |
 //! | [`endpoint`] | the public face that ties them together |
 //!
-//! Invariants: a request is handed up at most once while it is remembered; everything a peer can make
-//! grow has a bound of its own and one in all; no input panics; a request answered in time costs no
-//! allocation once the peer's memory has grown.
+//! Invariants: a request is handed up at most once while it is remembered; everything a peer can
+//! make grow has a bound of its own and one in all; no input panics; a request answered in time
+//! costs no allocation once the peer's memory has grown.
 
 pub mod block;
 mod deduplication;

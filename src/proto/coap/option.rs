@@ -1,10 +1,10 @@
 //! What the options of a request say, once each is known to be well formed (RFC 7252 §5.4, §5.10).
 //!
-//! One pass over the options sorts them: what a gateway understands is kept, what is elective and strange is
-//! skipped, what is critical and strange refuses the request. An option of a length it cannot have, and every
-//! occurrence after the first of one that may not be repeated, counts as unrecognized (§5.4.3, §5.4.5).
-//! Not understood on purpose, so refused: If-Match and If-None-Match (a reading has no earlier state to
-//! compare), OSCORE, EDHOC and the Q-Block options.
+//! One pass over the options sorts them: what a gateway understands is kept, what is elective and
+//! strange is skipped, what is critical and strange refuses the request. An option of a length it
+//! cannot have, and every occurrence after the first of one that may not be repeated, counts as
+//! unrecognized (§5.4.3, §5.4.5). Not understood on purpose, so refused: If-Match and If-None-Match
+//! (a reading has no earlier state to compare), OSCORE, EDHOC and the Q-Block options.
 
 use coap_numbers::option;
 
@@ -39,13 +39,13 @@ pub struct RequestOptions<'a> {
 /// Why a request is refused for its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionError {
-    /// A critical option nobody here understands, or not in that form: 4.02, or the rejection of a NON
-    /// (RFC 7252 §5.4.1).
+    /// A critical option nobody here understands, or not in that form: 4.02, or the rejection of a
+    /// NON (RFC 7252 §5.4.1).
     Unrecognized(u16),
     /// A proxy is asked for: 5.05 (RFC 7252 §5.10.2).
     Proxy,
-    /// Understood and wrong: 4.00. A `.` or `..` in Uri-Path (RFC 7252 §5.10.1), the reserved block size
-    /// 7 (RFC 7959 §2.2).
+    /// Understood and wrong: 4.00. A `.` or `..` in Uri-Path (RFC 7252 §5.10.1), the reserved block
+    /// size 7 (RFC 7959 §2.2).
     Invalid,
 }
 
@@ -127,8 +127,8 @@ impl<'a> RequestOptions<'a> {
 pub struct NoResponse(pub u8);
 
 impl NoResponse {
-    /// Whether a response of this code is not to be sent. 2.31 Continue always is: without it no body
-    /// would ever be whole.
+    /// Whether a response of this code is not to be sent. 2.31 Continue always is: without it no
+    /// body would ever be whole.
     pub fn suppresses(self, code: Code) -> bool {
         code != Code::CONTINUE
             && match code.class() {
@@ -154,8 +154,8 @@ struct Form {
 }
 
 impl Form {
-    /// Of the options understood here (RFC 7252 Table 4, RFC 7641 Table 1, RFC 7959 Tables 1 and 3, RFC
-    /// 7967 Table 1, RFC 9175 Table 1).
+    /// Of the options understood here (RFC 7252 Table 4, RFC 7641 Table 1, RFC 7959 Tables 1 and 3,
+    /// RFC 7967 Table 1, RFC 9175 Table 1).
     #[inline]
     fn of(number: u16) -> Option<Form> {
         let (shortest, longest, repeatable) = match number {

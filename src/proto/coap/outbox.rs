@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use super::PeerId;
 
-/// Beyond this many bytes a datagram is dropped, as the network might: the shell drains after every round.
+/// Beyond this many bytes a datagram is dropped, as the network might: the shell drains after every
+/// round.
 const BYTES_MAX: usize = 4 << 20;
 /// What an empty buffer keeps.
 const BYTES_KEPT: usize = 64 << 10;

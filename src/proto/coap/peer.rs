@@ -1,9 +1,10 @@
 //! All peers, found by number, bounded by bytes, and gone when nothing was heard of them for
 //! EXCHANGE_LIFETIME.
 //!
-//! Each peer stands once in a heap under a time not later than its oldest exchange, so the oldest exchange
-//! of all is found without keeping the order at every datagram: what the heap says is checked against
-//! the peer and put right when it comes up. The same heap drives expiry, looked at only every 8 seconds.
+//! Each peer stands once in a heap under a time not later than its oldest exchange, so the oldest
+//! exchange of all is found without keeping the order at every datagram: what the heap says is
+//! checked against the peer and put right when it comes up. The same heap drives expiry, looked at
+//! only every 8 seconds.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -14,7 +15,8 @@ use super::PeerId;
 use super::deduplication::{Remembered, fold};
 use super::reliability::{EXCHANGE_LIFETIME_TICKS, MessageIds, Queue, Tick};
 
-/// What a peer costs beside its exchanges: its place in the table (at three quarters full) and in the heap.
+/// What a peer costs beside its exchanges: its place in the table (at three quarters full) and in
+/// the heap.
 pub(super) const PEER_BYTES: usize = size_of::<(PeerId, Peer)>() * 4 / 3 + size_of::<(Tick, PeerId)>();
 /// Expiry is looked at on multiples of this.
 const SWEEP_TICKS: u32 = 8 * Tick::PER_SECOND;
@@ -112,8 +114,8 @@ impl Peers {
     /// Nothing pending is forgotten.
     pub(super) fn make_room(&mut self, now: Tick) -> u64 {
         let mut forgotten = 0;
-        // Each turn frees something, or moves a peer with nothing but pending exchanges out of the way;
-        // of those there may be many.
+        // Each turn frees something, or moves a peer with nothing but pending exchanges out of the
+        // way; of those there may be many.
         for _ in 0..64 {
             if !self.is_over() {
                 break;
@@ -136,7 +138,8 @@ impl Peers {
         forgotten
     }
 
-    /// Forgets what is past its lifetime; tells the indexes of requests nobody answered in all that time.
+    /// Forgets what is past its lifetime; tells the indexes of requests nobody answered in all that
+    /// time.
     pub(super) fn expire(&mut self, now: Tick, mut abandoned: impl FnMut(PeerId, u32)) {
         while self.next_due().is_some_and(|due| due.age(now) > EXCHANGE_LIFETIME_TICKS) {
             let Some(id) = self.pop_oldest(now) else { break };
@@ -192,7 +195,8 @@ impl Peers {
     }
 }
 
-/// Seeded, so that chosen peer numbers do not collide; peer numbers are 64 bits, nothing else is hashed.
+/// Seeded, so that chosen peer numbers do not collide; peer numbers are 64 bits, nothing else is
+/// hashed.
 #[derive(Clone, Debug)]
 struct PeerHash {
     seed: u64,

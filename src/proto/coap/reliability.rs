@@ -1,9 +1,10 @@
 //! Our own messages: Message IDs that do not recur, and confirmable messages sent again until
 //! acknowledged (RFC 7252 §4.2, §4.4, §4.7, §4.8).
 //!
-//! One confirmable message to a peer is outstanding at a time (NSTART = 1); the others of that peer wait
-//! behind it in a queue threaded through [`Transmissions`]. After the first and four more attempts, each
-//! waiting twice as long, the peer counts as gone and all that waits for it is given up.
+//! One confirmable message to a peer is outstanding at a time (NSTART = 1); the others of that peer
+//! wait behind it in a queue threaded through [`Transmissions`]. After the first and four more
+//! attempts, each waiting twice as long, the peer counts as gone and all that waits for it is given
+//! up.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -59,7 +60,8 @@ impl Tick {
     }
 }
 
-/// A seeded source of chance (SplitMix64): for spreading in time and for starting points, not for secrets.
+/// A seeded source of chance (SplitMix64): for spreading in time and for starting points, not for
+/// secrets.
 #[derive(Debug)]
 pub(super) struct Chance(u64);
 
@@ -81,9 +83,9 @@ impl Chance {
 
 /// Gives out the Message IDs of our own messages to one peer, in sequence.
 ///
-/// None recurs within EXCHANGE_LIFETIME: at most half of all are given out in each span of that length. The
-/// first one moves with the clock, 264 a second, so a peer that was forgotten and comes back is not given
-/// recent ones either, unless it was sent more than that.
+/// None recurs within EXCHANGE_LIFETIME: at most half of all are given out in each span of that
+/// length. The first one moves with the clock, 264 a second, so a peer that was forgotten and comes
+/// back is not given recent ones either, unless it was sent more than that.
 #[derive(Debug)]
 pub(super) struct MessageIds {
     next: u16,
@@ -119,7 +121,8 @@ impl MessageIds {
     }
 }
 
-/// The confirmable messages of one peer that are not acknowledged: the first is outstanding, the others wait.
+/// The confirmable messages of one peer that are not acknowledged: the first is outstanding, the
+/// others wait.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) first: Option<Key>,
@@ -166,7 +169,8 @@ impl Transmissions {
         Transmissions { slots, held, timers: BinaryHeap::new(), chance, spare: Vec::new() }
     }
 
-    /// Puts a message behind the others of its peer. Returns whether it is the first and to be sent now.
+    /// Puts a message behind the others of its peer. Returns whether it is the first and to be sent
+    /// now.
     pub(super) fn enqueue(
         &mut self,
         now: Instant,
@@ -283,7 +287,8 @@ impl Transmissions {
         Some(done)
     }
 
-    /// Drops timers of messages that are done with: always those in front, all when they are the most.
+    /// Drops timers of messages that are done with: always those in front, all when they are the
+    /// most.
     fn settle(&mut self) {
         let slots = &self.slots;
         let valid = |&Reverse((deadline, key)): &Reverse<(Instant, Key)>| {

@@ -76,7 +76,8 @@ impl<'d> Request<'d> {
         self.exchange.peer()
     }
 
-    /// The segments of Uri-Path, raw: neither checked to be UTF-8 nor decoded. `.` and `..` were refused.
+    /// The segments of Uri-Path, raw: neither checked to be UTF-8 nor decoded. `.` and `..` were
+    /// refused.
     pub fn uri_path(&self) -> impl Iterator<Item = &'d [u8]> + Clone {
         self.options.uri_path()
     }
@@ -122,8 +123,8 @@ impl<'d> Request<'d> {
 pub struct Response<'a> {
     /// 2.xx, 4.xx or 5.xx.
     pub code: Code,
-    /// Names this version of the body, `1..=8` bytes. A body that needs several blocks gets one from its
-    /// content if it has none.
+    /// Names this version of the body, `1..=8` bytes. A body that needs several blocks gets one
+    /// from its content if it has none.
     pub etag: Option<&'a [u8]>,
     /// Where something was created.
     pub location_path: &'a [&'a str],

@@ -1,5 +1,5 @@
-//! Numbered places whose numbers go stale: who holds the key of something removed finds nothing, never
-//! its successor.
+//! Numbered places whose numbers go stale: who holds the key of something removed finds nothing,
+//! never its successor.
 
 /// Where something was put, and which of those put there it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,8 +1,8 @@
 //! The stateless cookie: who cannot receive at its address makes us keep nothing (RFC 6347 §4.2.1).
 //!
 //! A hello without a valid cookie is answered by a HelloVerifyRequest, which is shorter than any
-//! hello, and forgotten. The cookie is an HMAC over the sender's address, what it must repeat of its
-//! hello, and the time; so only the next hello tells whether the first one's sender was there.
+//! hello, and forgotten. The cookie is an HMAC over the sender's address, what it must repeat of
+//! its hello, and the time; so only the next hello tells whether the first one's sender was there.
 
 use std::time::{Duration, Instant};
 
@@ -38,9 +38,9 @@ impl CookieKey {
 
     /// The answer to a hello without a valid cookie: 60 bytes.
     ///
-    /// Its record takes its number from the hello's message, not from the hello's record as RFC 6347
-    /// §4.2.1 has it: the numbers stay as unique, and the handshake that follows, which knows nothing
-    /// of this record, counts on behind it. `message_sequence` is the hello's.
+    /// Its record takes its number from the hello's message, not from the hello's record as RFC
+    /// 6347 §4.2.1 has it: the numbers stay as unique, and the handshake that follows, which knows
+    /// nothing of this record, counts on behind it. `message_sequence` is the hello's.
     pub fn hello_verify_request(
         &self,
         now: Instant,
@@ -66,11 +66,12 @@ impl CookieKey {
         self.is_good(now, address, hello.repeated(), &cookie).then_some(cookie)
     }
 
-    /// A cookie in two halves, for a server that takes hellos in pieces: the first half is bound to what stands
-    /// before the cookie (version, random, session id) and proves the address as soon as the first piece has
-    /// come; the second to what stands behind it as well (suites, compression methods), or, where the hello
-    /// came in pieces and `rest` was not seen, to nothing more. A client that sends its hello whole may
-    /// therefore change none of RFC 6347 §4.2.1's parameters when it returns the cookie.
+    /// A cookie in two halves, for a server that takes hellos in pieces: the first half is bound to
+    /// what stands before the cookie (version, random, session id) and proves the address as soon
+    /// as the first piece has come; the second to what stands behind it as well (suites,
+    /// compression methods), or, where the hello came in pieces and `rest` was not seen, to nothing
+    /// more. A client that sends its hello whole may therefore change none of RFC 6347 §4.2.1's
+    /// parameters when it returns the cookie.
     pub fn make_halves(
         &self,
         now: Instant,
@@ -87,7 +88,8 @@ impl CookieKey {
         cookie
     }
 
-    /// Whether the first half of `cookie` is one of ours, for this very peer and start, and not too old.
+    /// Whether the first half of `cookie` is one of ours, for this very peer and start, and not too
+    /// old.
     pub fn is_start_good(&self, now: Instant, address: &PeerAddress, start: &[u8], cookie: &[u8]) -> bool {
         cookie.len() == COOKIE && self.is_good(now, address, [start, START], &cookie[..HALF])
     }
@@ -111,7 +113,8 @@ impl CookieKey {
         cookie
     }
 
-    /// Whether `cookie`, or a half of one, is ours for this very peer and these parts, and not too old.
+    /// Whether `cookie`, or a half of one, is ours for this very peer and these parts, and not too
+    /// old.
     fn is_good(&self, now: Instant, address: &PeerAddress, parts: [&[u8]; 2], cookie: &[u8]) -> bool {
         let period = self.period(now);
         [period, period.wrapping_sub(1)].into_iter().any(|period| {

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 type Key = Zeroizing<Box<[u8]>>;
 
-/// PSK identities and their keys. Cheap to clone; swapped whole on reload; keys are wiped from memory
-/// with the last clone.
+/// PSK identities and their keys. Cheap to clone; swapped whole on reload; keys are wiped from
+/// memory with the last clone.
 #[derive(Clone, Default)]
 pub struct Keyring {
     keys: Arc<HashMap<Box<[u8]>, Key>>,
@@ -33,8 +33,8 @@ impl Keyring {
         Keyring { keys: Arc::new(keys), lengths: lengths.into() }
     }
 
-    /// The length in bytes of one of the keys, chosen by `drawn`, a random number: the length for the decoy key of an unknown
-    /// identity. The time to compute with a key depends on its length.
+    /// The length in bytes of one of the keys, chosen by `drawn`, a random number: the length for
+    /// the decoy key of an unknown identity. The time to compute with a key depends on its length.
     pub fn length_of_any(&self, drawn: u64) -> usize {
         let at = ((u128::from(drawn) * self.lengths.len() as u128) >> 64) as usize;
         self.lengths.get(at).copied().map_or(16, usize::from)

@@ -3,26 +3,23 @@
 //! `dimpl` is one connection without an address; this module is everything around it:
 //!
 //! * It reads the record headers itself and shows an instance only what it can use at that moment,
-//!   one record at a time. `dimpl` takes some datagrams for fatal that anybody can forge (a plaintext
-//!   alert or a bad record during the handshake), keeps others queued, and discards a whole datagram
-//!   for one bad record in it.
+//!   one record at a time. `dimpl` takes some datagrams for fatal that anybody can forge (a
+//!   plaintext alert or a bad record during the handshake), keeps others queued, and discards a
+//!   whole datagram for one bad record in it.
 //!
-//!   | record | goes to |
-//!   |---|---|
-//!   | plaintext ClientHello | with a valid cookie: the handshake with the same random, else a new one |
-//!   | plaintext ClientKeyExchange | the handshake, else the session, which then repeats its Finished |
-//!   | plaintext ChangeCipherSpec | the handshake |
-//!   | plaintext alert | noted; the handshake has 5 s to prove it forged |
-//!   | protected handshake, as long as a Finished | the handshake, once it has keys |
-//!   | protected alert or data | the session |
-//!   | anything else | nobody |
+//!   | record | goes to | |---|---| | plaintext ClientHello | with a valid cookie: the handshake
+//!   with the same random, else a new one | | plaintext ClientKeyExchange | the handshake, else the
+//!   session, which then repeats its Finished | | plaintext ChangeCipherSpec | the handshake | |
+//!   plaintext alert | noted; the handshake has 5 s to prove it forged | | protected handshake, as
+//!   long as a Finished | the handshake, once it has keys | | protected alert or data | the session
+//!   | | anything else | nobody |
 //!
 //! * Its cookie is stateless ([`cookie`](super::cookie)). `dimpl` would keep 8 kB for a hello that
-//!   anybody can spoof, and repeat HelloVerifyRequest by itself. It is made to believe that it has sent
-//!   the request itself: see [`peer::Peer::begin`].
+//!   anybody can spoof, and repeat HelloVerifyRequest by itself. It is made to believe that it has
+//!   sent the request itself: see [`peer::Peer::begin`].
 //! * After every change an instance is polled dry, so that no two messages share a datagram.
-//! * It names the cause of a failed handshake and tells the client by an alert, which `dimpl` does not.
-//!   An unknown identity and a wrong key look the same to the client (RFC 4279 §2).
+//! * It names the cause of a failed handshake and tells the client by an alert, which `dimpl` does
+//!   not. An unknown identity and a wrong key look the same to the client (RFC 4279 §2).
 //! * Only handshakes have timers: a session needs none, but for its place in the queue of the idle.
 //! * A panic in `dimpl` ends that one session or handshake and is counted.
 

@@ -1,10 +1,11 @@
-//! The seam between DTLS and everything above it: [`Engine`] takes datagrams, [`Sink`] is told what came of them.
+//! The seam between DTLS and everything above it: [`Engine`] takes datagrams, [`Sink`] is told what
+//! came of them.
 //!
-//! An engine calls its sink while it works, so that plaintext is handed on without a copy or a queue.
-//! A sink must not call the engine back; answers are sent after the round.
+//! An engine calls its sink while it works, so that plaintext is handed on without a copy or a
+//! queue. A sink must not call the engine back; answers are sent after the round.
 //!
-//! What a later engine may add without changing this: sessions found by connection id (RFC 9146) and
-//! therefore [`Sink::moved`]; sessions taken over from a file at start, which appear as
+//! What a later engine may add without changing this: sessions found by connection id (RFC 9146)
+//! and therefore [`Sink::moved`]; sessions taken over from a file at start, which appear as
 //! [`Sink::connected`] before the first datagram; other variants of [`PeerIdentity`].
 
 use std::fmt;
@@ -51,12 +52,15 @@ impl fmt::Debug for PeerIdentity {
 /// How much an engine may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most sessions; default 10,000. One more replaces the longest idle of the same [`Holder`], else the longest idle of
-    /// all if that was idle for [`Limits::active`]; otherwise it is refused.
+    /// Most sessions; default 10,000. One more replaces the longest idle of the same [`Holder`],
+    /// else the longest idle of all if that was idle for [`Limits::active`]; otherwise it is
+    /// refused.
     pub sessions: usize,
-    /// A session that had an authentic record within this time is not replaced by one of another holder; default 1 h.
+    /// A session that had an authentic record within this time is not replaced by one of another
+    /// holder; default 1 h.
     pub active: Duration,
-    /// Handshakes a [`Holder`] may complete in a minute; default 120. The burst is the same, or twice its `max_sessions` if that is more.
+    /// Handshakes a [`Holder`] may complete in a minute; default 120. The burst is the same, or
+    /// twice its `max_sessions` if that is more.
     pub completed_per_minute: u32,
     /// Most handshakes under way; default 1,024. The oldest goes first. They are counted from the
     /// moment the peer has shown that it receives at its address.
@@ -64,24 +68,25 @@ pub struct Limits {
     /// Most handshakes under way from one source (IPv4 address or IPv6 /64); default 512. A hello
     /// beyond it is not answered, unless it comes from where a session is.
     pub half_open_per_source: usize,
-    /// Handshakes one source may begin at once; default 512. One that is completed does not count. A hello
-    /// beyond it is not answered; see [`throttle`](super::throttle).
+    /// Handshakes one source may begin at once; default 512. One that is completed does not count.
+    /// A hello beyond it is not answered; see [`throttle`](super::throttle).
     pub handshakes_burst: u32,
     /// How many more it may begin each second; default 32.
     pub handshakes_per_second: u32,
-    /// Burst of public-key operations for one source, each about the cost of a P-256 signature; default 1,024.
-    /// Those of completed handshakes do not count. Beyond it a ClientHello is dropped, and the client's retransmission tries
-    /// again; see [`throttle`](super::throttle).
+    /// Burst of public-key operations for one source, each about the cost of a P-256 signature;
+    /// default 1,024. Those of completed handshakes do not count. Beyond it a ClientHello is
+    /// dropped, and the client's retransmission tries again; see [`throttle`](super::throttle).
     pub work_burst: u32,
     /// How many of these are added each second; default 64.
     pub work_per_second: u32,
-    /// How many hellos without a valid cookie are answered each second, in all; default 20,000, which is also the burst.
-    /// Others are dropped, so that a flood leaves time for the sessions. Hellos with a valid cookie do not count.
+    /// How many hellos without a valid cookie are answered each second, in all; default 20,000,
+    /// which is also the burst. Others are dropped, so that a flood leaves time for the sessions.
+    /// Hellos with a valid cookie do not count.
     pub hellos_per_second: u32,
     /// The same for one source (IPv4 address or IPv6 /64); default 4,000.
     pub hellos_per_source: u32,
-    /// A session without an authentic record for so long is closed; default 24 h, which devices that
-    /// report once a day survive by a little.
+    /// A session without an authentic record for so long is closed; default 24 h, which devices
+    /// that report once a day survive by a little.
     pub idle: Duration,
 }
 
@@ -114,15 +119,17 @@ impl Default for Limits {
 /// How handshakes are treated; may change while the engine runs, and then holds for what comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Most bytes of UDP payload in a datagram of a handshake, `200..=16384`; default 1,200, which any path
-    /// with IPv6 takes. Data is sent as one datagram, however large.
+    /// Most bytes of UDP payload in a datagram of a handshake, `200..=16384`; default 1,200, which
+    /// any path with IPv6 takes. Data is sent as one datagram, however large.
     pub mtu: usize,
-    /// Whether a client must offer the extended master secret (RFC 7627 §5.3); default false, since many
-    /// devices in the field do not.
+    /// Whether a client must offer the extended master secret (RFC 7627 §5.3); default false, since
+    /// many devices in the field do not.
     pub require_extended_master_secret: bool,
-    /// Whether clients that offer it get a connection id (RFC 9146); default true. Sessions keep theirs.
+    /// Whether clients that offer it get a connection id (RFC 9146); default true. Sessions keep
+    /// theirs.
     pub connection_id: bool,
-    /// A session is closed this long after its handshake; default never. Applies to existing sessions, too.
+    /// A session is closed this long after its handshake; default never. Applies to existing
+    /// sessions, too.
     pub max_session_lifetime: Option<Duration>,
 }
 
@@ -152,13 +159,15 @@ pub enum CloseCause {
     Evicted,
     /// Its device opened one more than it may have, and this was the longest idle.
     Displaced,
-    /// Its key was removed or changed, a certificate of its path was revoked, or its CA was removed.
+    /// Its key was removed or changed, a certificate of its path was revoked, or its CA was
+    /// removed.
     CredentialChanged,
     /// A certificate of its path has expired.
     Expired,
     /// It reached [`Policy::max_session_lifetime`], or its record numbers are used up.
     TooOld,
-    /// A session of an earlier process that could not be resumed; its device was sent a fatal alert.
+    /// A session of an earlier process that could not be resumed; its device was sent a fatal
+    /// alert.
     Farewell,
     /// So many records did not open that one might soon be forged.
     Forgery,
@@ -196,8 +205,8 @@ pub enum SendError {
     UnknownSession,
     /// More than 2^14 bytes (RFC 5246 §6.2.1), or than the peer takes in one record (RFC 6066 §4).
     TooLarge,
-    /// The session moved to an address that has not shown that it receives, and that may be sent no more for
-    /// now. Like a datagram lost on the way: what is repeated later may pass.
+    /// The session moved to an address that has not shown that it receives, and that may be sent no
+    /// more for now. Like a datagram lost on the way: what is repeated later may pass.
     Unproven,
     /// The engine could not; the session has been closed with [`CloseCause::Fault`].
     Fault,
@@ -289,8 +298,8 @@ impl Counters {
 
 /// The DTLS sessions of all peers.
 ///
-/// `now` never goes backwards between calls. When the time that [`Engine::poll_timeout`] gives has come,
-/// call [`Engine::handle_timeout`]; earlier calls do no harm.
+/// `now` never goes backwards between calls. When the time that [`Engine::poll_timeout`] gives has
+/// come, call [`Engine::handle_timeout`]; earlier calls do no harm.
 pub trait Engine {
     /// Takes one UDP datagram. Its bytes may be changed.
     fn handle_datagram(&mut self, now: Instant, route: Route, datagram: &mut [u8], sink: &mut dyn Sink);
@@ -313,27 +322,32 @@ pub trait Engine {
         sink: &mut dyn Sink,
     ) -> Result<(), SendError>;
 
-    /// The peer has shown that it receives where it is: it answered something that only reached it there. An
-    /// engine that limits what it sends to an address a session moved to need do so no longer.
+    /// The peer has shown that it receives where it is: it answered something that only reached it
+    /// there. An engine that limits what it sends to an address a session moved to need do so no
+    /// longer.
     fn confirm_address(&mut self, _session: SessionId) {}
 
-    /// Sets the time by which certificates are judged. To be called at start, whenever the verdict on the clock changes, and
-    /// about once a second, because certificates are judged by no later one; before the first call it is 1970 and not trusted. Sessions whose certificates have expired
-    /// are closed by the next [`Engine::handle_timeout`], which is then due at once. An engine without certificates ignores it.
+    /// Sets the time by which certificates are judged. To be called at start, whenever the verdict
+    /// on the clock changes, and about once a second, because certificates are judged by no later
+    /// one; before the first call it is 1970 and not trusted. Sessions whose certificates have
+    /// expired are closed by the next [`Engine::handle_timeout`], which is then due at once. An
+    /// engine without certificates ignores it.
     fn set_clock(&mut self, _clock: Clock) {}
 
     /// Treats handshakes so from now on, as far as the engine can do otherwise at all.
     fn set_policy(&mut self, _policy: Policy) {}
 
-    /// Takes another key of ours, other anchors, revocation lists, raw keys. Sessions go on, except those
-    /// whose raw key is no longer known, or whose certification path has a certificate that is revoked or expired, or
-    /// ends at a CA that was removed. Handshakes under way are judged by the credentials in force when their certificate
-    /// arrives, and again when they complete. An engine without certificates ignores it.
+    /// Takes another key of ours, other anchors, revocation lists, raw keys. Sessions go on, except
+    /// those whose raw key is no longer known, or whose certification path has a certificate that
+    /// is revoked or expired, or ends at a CA that was removed. Handshakes under way are judged by
+    /// the credentials in force when their certificate arrives, and again when they complete. An
+    /// engine without certificates ignores it.
     fn replace_certificates(&mut self, _now: Instant, _certificates: Certificates, _sink: &mut dyn Sink) {}
 
-    /// A session, sealed: about 250 bytes. For [`Purpose::Store`] it is worth writing once, when it is established. `None`
-    /// if it cannot be imported later: there is no such session, or the engine does not support it. A session whose nonces
-    /// are its record numbers (ChaCha20-Poly1305) is not handed over, and is stored only so that its device can be sent a
+    /// A session, sealed: about 250 bytes. For [`Purpose::Store`] it is worth writing once, when it
+    /// is established. `None` if it cannot be imported later: there is no such session, or the
+    /// engine does not support it. A session whose nonces are its record numbers
+    /// (ChaCha20-Poly1305) is not handed over, and is stored only so that its device can be sent a
     /// fatal alert.
     fn export(
         &mut self,
@@ -345,15 +359,18 @@ pub trait Engine {
         None
     }
 
-    /// Takes over a session of an earlier process; [`Sink::connected`] is called with its new id. To be called at start, when
-    /// the credentials are in place; the most recently used should come last. Time it was away does not count as idle.
+    /// Takes over a session of an earlier process; [`Sink::connected`] is called with its new id.
+    /// To be called at start, when the credentials are in place; the most recently used should come
+    /// last. Time it was away does not count as idle.
     ///
-    /// A session that cannot be resumed has an id as well, but [`Sink::connected`] is not called and [`Engine::session`] does
-    /// not know it. The first authentic record of its device is answered with a fatal alert, so that the device
-    /// handshakes again; then [`Sink::closed`] is called with [`CloseCause::Farewell`].
+    /// A session that cannot be resumed has an id as well, but [`Sink::connected`] is not called
+    /// and [`Engine::session`] does not know it. The first authentic record of its device is
+    /// answered with a fatal alert, so that the device handshakes again; then [`Sink::closed`] is
+    /// called with [`CloseCause::Farewell`].
     ///
     /// # Errors
-    /// [`ImportError`]. If the session could be decrypted, its device is sent the same alert, as long as this process runs.
+    /// [`ImportError`]. If the session could be decrypted, its device is sent the same alert, as
+    /// long as this process runs.
     fn import(
         &mut self,
         _now: Instant,
@@ -371,7 +388,8 @@ pub trait Engine {
     /// Ends everything: close_notify to every session, handshakes dropped without a word.
     fn close_all(&mut self, now: Instant, sink: &mut dyn Sink);
 
-    /// Takes new credentials. Sessions and handshakes whose key is gone or another are ended at once.
+    /// Takes new credentials. Sessions and handshakes whose key is gone or another are ended at
+    /// once.
     fn replace_keyring(&mut self, now: Instant, keyring: Keyring, sink: &mut dyn Sink);
 
     /// Established sessions.
@@ -395,8 +413,8 @@ pub trait Sink {
     /// Send `datagram` to `route`.
     fn transmit(&mut self, route: &Route, datagram: &[u8]);
 
-    /// A peer has proven its identity. Returns the holder its sessions are counted for; `None` refuses it.
-    /// Called before a session is established or imported.
+    /// A peer has proven its identity. Returns the holder its sessions are counted for; `None`
+    /// refuses it. Called before a session is established or imported.
     fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
         use std::hash::{DefaultHasher, Hash, Hasher};
         // Each identity is a holder of its own.
@@ -422,7 +440,7 @@ pub trait Sink {
     /// with connection ids call it.
     fn moved(&mut self, _session: SessionId, _route: &Route) {}
 
-    /// A protected record arrived that belongs to no session. Its sender may still use a session that is over here; the
-    /// record is not authenticated.
+    /// A protected record arrived that belongs to no session. Its sender may still use a session
+    /// that is over here; the record is not authenticated.
     fn unknown_session(&mut self, _route: &Route) {}
 }

@@ -182,9 +182,11 @@ pub enum HandshakeFailure {
     Certificate(Box<str>),
     /// The client proved its identity, but it is no device's.
     NoDevice(Box<PeerIdentity>),
-    /// Its device completed more handshakes than [`Limits::completed_per_minute`](super::Limits) allows.
+    /// Its device completed more handshakes than [`Limits::completed_per_minute`](super::Limits)
+    /// allows.
     TooOften(Box<PeerIdentity>),
-    /// There are [`Limits::sessions`](super::Limits) sessions, and all were active within [`Limits::active`](super::Limits).
+    /// There are [`Limits::sessions`](super::Limits) sessions, and all were active within
+    /// [`Limits::active`](super::Limits).
     TableFull(Box<PeerIdentity>),
 }
 
@@ -210,7 +212,8 @@ impl HandshakeFailure {
         }
     }
 
-    /// The PSK identity the client claimed, if the handshake got that far. Unproven unless [`HandshakeFailure::proven`] says so.
+    /// The PSK identity the client claimed, if the handshake got that far. Unproven unless
+    /// [`HandshakeFailure::proven`] says so.
     pub fn identity(&self) -> Option<&[u8]> {
         match self {
             HandshakeFailure::UnknownIdentity(identity)

@@ -99,7 +99,8 @@ impl<'d> ClientHello<'d> {
         })
     }
 
-    /// What a client must repeat unchanged when it returns a cookie (RFC 6347 §4.2.1), in two parts.
+    /// What a client must repeat unchanged when it returns a cookie (RFC 6347 §4.2.1), in two
+    /// parts.
     pub fn repeated(&self) -> [&'d [u8]; 2] {
         [self.before_cookie, self.behind_cookie]
     }

@@ -1,8 +1,8 @@
 //! Which address has which sessions, and who must go when room is short. Every step is O(1).
 //!
-//! An entry is a handshake ([`Phase::HalfOpen`]) until its peer has proven its identity, then a session
-//! ([`Phase::Live`]). An address may have one of each: a live session ends only when another has proven
-//! itself from the same address. Both phases are bounded ([`Limits`]).
+//! An entry is a handshake ([`Phase::HalfOpen`]) until its peer has proven its identity, then a
+//! session ([`Phase::Live`]). An address may have one of each: a live session ends only when
+//! another has proven itself from the same address. Both phases are bounded ([`Limits`]).
 //!
 //! | no room for | result |
 //! |---|---|
@@ -10,17 +10,18 @@
 //! | a session of a holder that has `max_sessions` | the longest idle session of that holder is closed |
 //! | a session, in all | the longest idle session of the same holder is closed; if it has none, the longest idle of all, if that was idle for [`Limits::active`]; otherwise the new one is refused |
 //!
-//! So one key, however often it is used, displaces only its own sessions. The rate at which a holder completes handshakes is
-//! limited, too. Only a proven identity counts; a claimed one does not.
+//! So one key, however often it is used, displaces only its own sessions. The rate at which a
+//! holder completes handshakes is limited, too. Only a proven identity counts; a claimed one does
+//! not.
 //!
-//! A third phase, [`Phase::Farewell`], is for sessions of an earlier process that cannot be resumed: they are found like
-//! sessions, are counted apart, and have the same bound.
+//! A third phase, [`Phase::Farewell`], is for sessions of an earlier process that cannot be
+//! resumed: they are found like sessions, are counted apart, and have the same bound.
 //!
 //! Handshakes are entered only for peers that have shown that they receive at their address
 //! ([`cookie`](super::cookie)), so a spoofed hello displaces nothing.
 //!
-//! The registry holds values of any engine; it keeps no time of its own and closes nothing: it hands
-//! back what must go, and the engine says goodbye.
+//! The registry holds values of any engine; it keeps no time of its own and closes nothing: it
+//! hands back what must go, and the engine says goodbye.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,8 +40,8 @@ const GENERATIONS: u32 = 0x3fff_ffff;
 /// Times are sums with it; none may overflow.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// A peer as the network shows it: its address, and the socket of ours it came to. As bytes, since there are
-/// two of each peer: address 16 (IPv4 mapped into IPv6), port 2, socket 2, scope 4.
+/// A peer as the network shows it: its address, and the socket of ours it came to. As bytes, since
+/// there are two of each peer: address 16 (IPv4 mapped into IPv6), port 2, socket 2, scope 4.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerAddress([u8; 24]);
 
@@ -54,7 +55,8 @@ impl PeerAddress {
         u16::from_be_bytes([self.0[16], self.0[17]])
     }
 
-    /// Who is held to answer for a handshake: an IPv4 address, or the /64 an IPv6 host can choose from.
+    /// Who is held to answer for a handshake: an IPv4 address, or the /64 an IPv6 host can choose
+    /// from.
     fn source(&self) -> IpAddr {
         let mut octets = [0; 16];
         octets.copy_from_slice(&self.0[..16]);
@@ -118,7 +120,8 @@ pub struct Occupants {
     pub live: Option<SessionId>,
 }
 
-/// [`Occupants`] as kept: their slots. What stands in a slot is at the address it is found by, or it is not found by it.
+/// [`Occupants`] as kept: their slots. What stands in a slot is at the address it is found by, or
+/// it is not found by it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Places([u32; 2]);
 
@@ -339,8 +342,8 @@ impl<T> Registry<T> {
         self.entry(session).map(Entry::payer)
     }
 
-    /// Whether a handshake may be begun: to be asked before anything is spent on it. It counts unless it is
-    /// completed.
+    /// Whether a handshake may be begun: to be asked before anything is spent on it. It counts
+    /// unless it is completed.
     ///
     /// # Errors
     /// [`SourceBusy`]: too many were begun of late.
@@ -378,7 +381,8 @@ impl<T> Registry<T> {
         (known && self.throttle.take(now, own, 1)) || self.throttle.take_hello(now, address.source())
     }
 
-    /// Whether to verify the cookie of a hello from `address`. Each verification counts, unless the cookie is valid.
+    /// Whether to verify the cookie of a hello from `address`. Each verification counts, unless the
+    /// cookie is valid.
     pub fn looks(&mut self, now: Instant, address: &PeerAddress) -> Option<Look> {
         // The address of a session or handshake has a few of its own, whatever the flood.
         let known = self.occupants(address) != Occupants::default();
@@ -404,8 +408,8 @@ impl<T> Registry<T> {
     /// [`SourceBusy`]: its source has as many as it may.
     pub fn has_room(&self, address: &PeerAddress) -> Result<(), SourceBusy> {
         let source = self.sources.get(&address.source()).copied().unwrap_or(0);
-        // A device with a session that restarted has one place beside it, whoever shares its address. So has an address
-        // with a handshake, which the new one replaces.
+        // A device with a session that restarted has one place beside it, whoever shares its
+        // address. So has an address with a handshake, which the new one replaces.
         let has_place = self.occupants(address) != Occupants::default();
         if has_place || (source as usize) < self.limits.half_open_per_source {
             Ok(())
@@ -444,8 +448,8 @@ impl<T> Registry<T> {
         Ok((session, displaced))
     }
 
-    /// Counts a completed handshake of `holder`, and checks that there is room for its session. `replaces`: it will replace
-    /// the session at its address.
+    /// Counts a completed handshake of `holder`, and checks that there is room for its session.
+    /// `replaces`: it will replace the session at its address.
     ///
     /// # Errors
     /// [`NoPlace`]
@@ -477,8 +481,9 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Makes a handshake a session; [`Registry::place`] must have allowed it. Returns what it replaces: the session at
-    /// that address, those its holder has too many of, or the longest idle of all.
+    /// Makes a handshake a session; [`Registry::place`] must have allowed it. Returns what it
+    /// replaces: the session at that address, those its holder has too many of, or the longest idle
+    /// of all.
     pub fn establish(&mut self, now: Instant, session: SessionId, holder: Holder) -> Vec<Removed<T>> {
         let mut gone = Vec::new();
         let index = index_of(session);
@@ -501,8 +506,9 @@ impl<T> Registry<T> {
         gone
     }
 
-    /// Enters a session of an earlier process, last active at `since`. It displaces only others of its holder; the
-    /// caller must have checked that there is room. The order of entry is the order of idleness.
+    /// Enters a session of an earlier process, last active at `since`. It displaces only others of
+    /// its holder; the caller must have checked that there is room. The order of entry is the order
+    /// of idleness.
     pub fn adopt(
         &mut self,
         since: Instant,
@@ -517,7 +523,8 @@ impl<T> Registry<T> {
         (session, gone)
     }
 
-    /// Enters a session of an earlier process that cannot be resumed, last active at `since`; `None` if there are too many.
+    /// Enters a session of an earlier process that cannot be resumed, last active at `since`;
+    /// `None` if there are too many.
     pub fn part(&mut self, since: Instant, address: PeerAddress, value: T) -> Option<SessionId> {
         let is_full = self.count(Phase::Farewell) >= self.limits.sessions;
         (!is_full).then(|| self.insert(since, address, Phase::Farewell, value))
@@ -540,7 +547,8 @@ impl<T> Registry<T> {
         self.holders.get(&holder).map_or(0, |held| held.count as usize)
     }
 
-    /// Removes the sessions its holder has too many of, and those there are too many of in all, except `index`, the newest.
+    /// Removes the sessions its holder has too many of, and those there are too many of in all,
+    /// except `index`, the newest.
     fn trim(&mut self, index: u32, holder: Holder, gone: &mut Vec<Removed<T>>) {
         let most = holder.max_sessions.max(1) as usize;
         let over = self.held(holder.number).saturating_sub(most);
@@ -641,8 +649,8 @@ impl<T> Registry<T> {
         }
     }
 
-    /// A live entry's peer is at another address now. It does not displace who is there: then it is found
-    /// by its id alone.
+    /// A live entry's peer is at another address now. It does not displace who is there: then it is
+    /// found by its id alone.
     pub fn relocate(&mut self, session: SessionId, address: PeerAddress) {
         self.detach(session);
         let Some(entry) = self.entry_mut(session).filter(|entry| entry.phase == Phase::Live) else { return };

@@ -1,12 +1,13 @@
-//! Cipher suites by name, so that a log says what a client offered (IANA TLS Cipher Suites registry).
+//! Cipher suites by name, so that a log says what a client offered (IANA TLS Cipher Suites
+//! registry).
 
 use std::fmt;
 
 /// The suite every constrained client has (RFC 6655, RFC 7252 §9.1.3.1).
 pub const PSK_WITH_AES_128_CCM_8: u16 = 0xc0a8;
 
-/// Whether the number is a signal rather than a suite: renegotiation (RFC 5746), fallback (RFC 7507),
-/// or a grease value (RFC 8701).
+/// Whether the number is a signal rather than a suite: renegotiation (RFC 5746), fallback (RFC
+/// 7507), or a grease value (RFC 8701).
 pub fn is_signal(suite: u16) -> bool {
     matches!(suite, 0x00ff | 0x5600) || (suite & 0x0f0f == 0x0a0a && suite >> 8 == suite & 0xff)
 }

@@ -1,8 +1,8 @@
 //! Rates of handshakes, public-key operations and hellos: token buckets in bounded memory.
 //!
-//! A client that receives at an address can begin any number of handshakes. So a hello with a valid cookie takes a token, and so
-//! does each public-key operation it leads to. A completed handshake gives all of them back: devices with keys are not
-//! limited, however many are behind one address.
+//! A client that receives at an address can begin any number of handshakes. So a hello with a valid
+//! cookie takes a token, and so does each public-key operation it leads to. A completed handshake
+//! gives all of them back: devices with keys are not limited, however many are behind one address.
 //!
 //! | what | of | at once | more each second |
 //! |---|---|---|---|
@@ -16,17 +16,20 @@
 //! | invalid cookies | all | [`Limits::hellos_per_second`] | the same |
 //! | | and of each IPv4 address, or IPv6 /64 | [`Limits::hellos_per_source`] | the same |
 //!
-//! A public-key operation costs about one signature on P-256: 0.1 ms on a PC, some milliseconds on the smallest
-//! boards. Answering a hello costs a little, too, so hellos beyond the rate are dropped; a flood of them can delay newcomers,
-//! and leaves time for the sessions. A hello with a valid cookie does not compete with them.
+//! A public-key operation costs about one signature on P-256: 0.1 ms on a PC, some milliseconds on
+//! the smallest boards. Answering a hello costs a little, too, so hellos beyond the rate are
+//! dropped; a flood of them can delay newcomers, and leaves time for the sessions. A hello with a
+//! valid cookie does not compete with them.
 //!
-//! A device behind the same NAT as an attacker shares its source. Its session is not touched, and if it restarts
-//! on its port it is let in by the buckets of its own; only a device without a session has to compete.
+//! A device behind the same NAT as an attacker shares its source. Its session is not touched, and
+//! if it restarts on its port it is let in by the buckets of its own; only a device without a
+//! session has to compete.
 //!
-//! A bucket is one instant: when it will be full again. What is full is not kept. There are two generations of
-//! buckets, of all kinds together; when the younger has [`SOURCES`], the older is dropped, so that an attacker with more sources than that
-//! is limited by [`Limits::half_open`] alone, and no honest source is locked out. Hellos, whose sources are unproven, are
-//! counted in [`CELLS`] cells of many sources each: a flood from a few addresses fills a few cells.
+//! A bucket is one instant: when it will be full again. What is full is not kept. There are two
+//! generations of buckets, of all kinds together; when the younger has [`SOURCES`], the older is
+//! dropped, so that an attacker with more sources than that is limited by [`Limits::half_open`]
+//! alone, and no honest source is locked out. Hellos, whose sources are unproven, are counted in
+//! [`CELLS`] cells of many sources each: a flood from a few addresses fills a few cells.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -82,7 +85,8 @@ impl Rate {
         Rate { burst: burst.max(1), every: SECOND / per_second.max(1) }
     }
 
-    /// When a bucket that would be full at `full` is full again if it gives `tokens` now; `None` if it has fewer.
+    /// When a bucket that would be full at `full` is full again if it gives `tokens` now; `None` if
+    /// it has fewer.
     fn taken(self, now: Instant, full: Option<Instant>, tokens: u32) -> Option<Instant> {
         let full = full.unwrap_or(now).max(now) + (self.every * tokens).min(FULL_WITHIN_MAX);
         (full - now <= self.every.saturating_mul(self.burst).min(FULL_WITHIN_MAX)).then_some(full)
@@ -162,7 +166,8 @@ impl Throttle {
         }
     }
 
-    /// Takes `tokens`; `false`, and takes none, if there are fewer. More than a bucket holds counts as a full bucket.
+    /// Takes `tokens`; `false`, and takes none, if there are fewer. More than a bucket holds counts
+    /// as a full bucket.
     pub fn take(&mut self, now: Instant, party: Party, tokens: u32) -> bool {
         let (rate, known) =
             (self.rate(&party), self.young.get(&party).or_else(|| self.old.get(&party)).copied());

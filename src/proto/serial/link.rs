@@ -7,8 +7,9 @@
 //!     └─────────────────────────────────────────────────┘
 //! ```
 //!
-//! The longest pause is [`RETRY_MAX`], for every reason: an adapter that comes back shows itself first without its
-//! permissions, and for a moment busy. A port that opens and fails at once does not start over with short pauses.
+//! The longest pause is [`RETRY_MAX`], for every reason: an adapter that comes back shows itself
+//! first without its permissions, and for a moment busy. A port that opens and fails at once does
+//! not start over with short pauses.
 
 use std::time::{Duration, Instant};
 
@@ -99,7 +100,8 @@ impl Link {
         self.opened += 1;
     }
 
-    /// It could not be opened, or was lost. Whether that is news: another reason than before, or none before.
+    /// It could not be opened, or was lost. Whether that is news: another reason than before, or
+    /// none before.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         if self.is_open() {
             self.lost += 1;

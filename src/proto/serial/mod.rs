@@ -1,4 +1,5 @@
-//! Serial lines: how messages are cut out of a stream of bytes, what a reading is made of, and how a port is kept open.
+//! Serial lines: how messages are cut out of a stream of bytes, what a reading is made of, and how
+//! a port is kept open.
 //!
 //! | module | what |
 //! |---|---|

@@ -5,10 +5,11 @@
 //!                               └─> form: raw | text | json {"id":"a7","t":23.5}
 //! ```
 //!
-//! A frame that the pattern does not match, that is not the text or JSON it should be, or whose captures make no
-//! path, is no reading: it is counted, and the next one is looked at. Patterns are regular expressions that take
-//! time in proportion to the frame, whatever they are (crate `regex`); they are of bytes, ASCII classes only.
-//! A number stands in the JSON as the device wrote it, digit by digit, unless it is scaled.
+//! A frame that the pattern does not match, that is not the text or JSON it should be, or whose
+//! captures make no path, is no reading: it is counted, and the next one is looked at. Patterns are
+//! regular expressions that take time in proportion to the frame, whatever they are (crate
+//! `regex`); they are of bytes, ASCII classes only. A number stands in the JSON as the device wrote
+//! it, digit by digit, unless it is scaled.
 
 use std::fmt;
 
@@ -38,10 +39,12 @@ pub enum Form {
 /// What a captured text is in the JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Kind {
-    /// A number if it is written as JSON writes numbers, else a text. The default: `7` is a number, `007` and `1.` are texts.
+    /// A number if it is written as JSON writes numbers, else a text. The default: `7` is a number,
+    /// `007` and `1.` are texts.
     #[default]
     Auto,
-    /// A number in any usual notation: leading zeros, a plus sign, a decimal comma. Anything else spoils the reading.
+    /// A number in any usual notation: leading zeros, a plus sign, a decimal comma. Anything else
+    /// spoils the reading.
     Number(Scale),
     /// A whole number in hexadecimal digits.
     Hexadecimal(Scale),
@@ -186,7 +189,8 @@ pub struct Reading<'a> {
 }
 
 impl Extractor {
-    /// Checks and prepares. `path` may hold `{name}` for named groups of `pattern`; `kinds` says what fields are.
+    /// Checks and prepares. `path` may hold `{name}` for named groups of `pattern`; `kinds` says
+    /// what fields are.
     ///
     /// # Errors
     /// [`ExtractorError`].
@@ -262,7 +266,8 @@ impl Extractor {
         Ok(Reading { path, content_format, payload })
     }
 
-    /// The captures as one JSON object, in the pattern's order. A group that took no part is left out.
+    /// The captures as one JSON object, in the pattern's order. A group that took no part is left
+    /// out.
     fn object(&self, captures: &Captures<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
         out.push(b'{');
         for (number, name, kind) in &self.fields {
@@ -377,7 +382,8 @@ fn scaled(number: f64, scale: Scale, out: &mut Vec<u8>) -> Result<(), Unreadable
     if !number.is_finite() {
         return Err(Unreadable::NotANumber);
     }
-    // Twelve digits: what binary fractions add behind them (235 × 0.1 = 23.500000000000004) is not the device's.
+    // Twelve digits: what binary fractions add behind them (235 × 0.1 = 23.500000000000004) is not
+    // the device's.
     let rounded: f64 = format!("{number:.11e}").parse().map_err(|_| Unreadable::NotANumber)?;
     let text = if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
         format!("{rounded:.0}")

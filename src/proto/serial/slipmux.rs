@@ -1,4 +1,5 @@
-//! CoAP over a serial line (draft-bormann-t2trg-slipmux-04): SLIP frames told apart by their first byte.
+//! CoAP over a serial line (draft-bormann-t2trg-slipmux-04): SLIP frames told apart by their first
+//! byte.
 //!
 //! | first byte | frame |
 //! |---|---|
@@ -6,8 +7,8 @@
 //! | `0x0A` | diagnostic text |
 //! | `0x45..=0x4F`, `0x60..=0x6F` | an IPv4 or IPv6 packet |
 //!
-//! The check sequence is FCS-16 of RFC 1662 over the first byte and the message, low byte first. A wired node is
-//! one CoAP peer: who it is, is which port it is on.
+//! The check sequence is FCS-16 of RFC 1662 over the first byte and the message, low byte first. A
+//! wired node is one CoAP peer: who it is, is which port it is on.
 
 use super::framing::slip;
 
@@ -78,7 +79,8 @@ mod tests {
 
     #[test]
     fn the_check_sequence_is_that_of_ppp_and_begins_with_the_frames_kind() {
-        // The catalogue's check value of CRC-16/X-25, and the state after 0xA9 that RIOT-OS starts from.
+        // The catalogue's check value of CRC-16/X-25, and the state after 0xA9 that RIOT-OS starts
+        // from.
         assert_eq!(fcs(b"123456789"), 0x906E);
         assert_eq!(step(0xFFFF, &[CONFIGURATION]), 0x374C);
     }

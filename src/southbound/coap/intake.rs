@@ -1,4 +1,5 @@
-//! The CoAP side: from decrypted or plain messages to readings for the pipeline, and from completions to responses.
+//! The CoAP side: from decrypted or plain messages to readings for the pipeline, and from
+//! completions to responses.
 //!
 //! ```text
 //! handle_session_data ─┐                                  ┌─ not a reading, refused, qos = 0: answered at once
@@ -7,9 +8,9 @@
 //! poll_transmit <──────── endpoint <──────────────────────┘
 //! ```
 //!
-//! It knows which device each DTLS session belongs to; that is found out once, when the session is established. All plain
-//! senders are one device, the `insecure-device`. A session whose device is gone is named by [`Intake::poll_ended`], for
-//! the engine to close.
+//! It knows which device each DTLS session belongs to; that is found out once, when the session is
+//! established. All plain senders are one device, the `insecure-device`. A session whose device is
+//! gone is named by [`Intake::poll_ended`], for the engine to close.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -147,7 +148,8 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         let id = peer.id();
-        // All plain CoAP belongs to one device, and no address is proven: each address has bounds of its own.
+        // All plain CoAP belongs to one device, and no address is proven: each address has bounds
+        // of its own.
         let own = Holder { number: id.to_bits(), max_sessions: 1 };
         let holder = match peer {
             Peer::Plain(_) => own,
@@ -239,7 +241,8 @@ impl Intake {
         self.endpoint.poll_timeout()
     }
 
-    /// Clears `buffer` and fills in the next message; to whom. A plain peer's address is given by [`Intake::route`].
+    /// Clears `buffer` and fills in the next message; to whom. A plain peer's address is given by
+    /// [`Intake::route`].
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> Option<Peer> {
         self.endpoint.poll_transmit(buffer).map(PeerId::peer)
     }
@@ -259,8 +262,8 @@ impl Intake {
         self.return_routability.poll()
     }
 
-    /// The ping that finds out whether the device of a session receives where its session moved to, unless one was sent a
-    /// moment ago. `id` is random.
+    /// The ping that finds out whether the device of a session receives where its session moved to,
+    /// unless one was sent a moment ago. `id` is random.
     pub fn probe(&mut self, now: Instant, session: SessionId, id: u16) -> Option<[u8; 4]> {
         self.return_routability.ask(now, session, id)
     }

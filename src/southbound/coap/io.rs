@@ -1,7 +1,7 @@
 //! The UDP shell: datagrams in and out in batches, each answered from the address it was sent to.
 //!
-//! `recvmmsg` and `sendmmsg` move up to [`BATCH`] datagrams a system call: about 10 % of the CPU of a
-//! whole reading. Nothing a datagram does, and no error of the socket, ends the loop above.
+//! `recvmmsg` and `sendmmsg` move up to [`BATCH`] datagrams a system call: about 10 % of the CPU of
+//! a whole reading. Nothing a datagram does, and no error of the socket, ends the loop above.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -22,7 +22,8 @@ use crate::proto::Route;
 /// Most datagrams of one system call.
 pub const BATCH: usize = 64;
 
-/// Largest datagram taken: a full DTLS record (RFC 6347 §4.1.1). Only the pages a datagram touches are resident.
+/// Largest datagram taken: a full DTLS record (RFC 6347 §4.1.1). Only the pages a datagram touches
+/// are resident.
 pub const DATAGRAM_MAX: usize = 20 * 1024;
 
 /// Receive buffer asked of the kernel, in bytes; it may grant less (`net.core.rmem_max`).
@@ -86,8 +87,8 @@ impl Socket {
             let mut count = 0;
             let outcome = self.fd.try_io(Interest::READABLE, || {
                 count = inbox.take(self)?;
-                // A short batch has emptied the queue: saying so now saves the call that would find it
-                // empty. A datagram that comes after it makes a new edge.
+                // A short batch has emptied the queue: saying so now saves the call that would find
+                // it empty. A datagram that comes after it makes a new edge.
                 if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match outcome {
@@ -259,7 +260,8 @@ impl Outgoing {
             let (v4_message, v6_message);
             // A socket bound to one address answers from it anyway.
             let local = batch[0].route.local.filter(|_| socket.local.ip().is_unspecified());
-            // The room for a control message is part of the headers and goes out with them, so each kind has its own.
+            // The room for a control message is part of the headers and goes out with them, so each
+            // kind has its own.
             let (kind, room) = match local {
                 None => (0, None),
                 Some(IpAddr::V4(_)) => (1, Some(nix::cmsg_space!(libc::in_pktinfo))),
@@ -319,7 +321,8 @@ fn to_socket_addr(storage: &SockaddrStorage) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
-    /// Sends `datagram` to the socket at `to` from a socket of its own; what is answered, and from where.
+    /// Sends `datagram` to the socket at `to` from a socket of its own; what is answered, and from
+    /// where.
     async fn ask(socket: &Socket, to: SocketAddr) -> (Vec<u8>, SocketAddr) {
         let unspecified: IpAddr = match to.ip() {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -1,4 +1,5 @@
-//! CoAP southbound: from messages to readings, from verdicts and completions to answers, and the UDP shell.
+//! CoAP southbound: from messages to readings, from verdicts and completions to answers, and the
+//! UDP shell.
 //!
 //! | module | idea |
 //! |---|---|

@@ -1,7 +1,8 @@
-//! Plain CoAP senders: an address gets a peer number, so that the endpoint above need not know addresses.
+//! Plain CoAP senders: an address gets a peer number, so that the endpoint above need not know
+//! addresses.
 //!
-//! All of them are the one `insecure-device`. Bounded: past [`MAX`] the one longest known goes, and with
-//! it only what the endpoint remembered to recognise its duplicates.
+//! All of them are the one `insecure-device`. Bounded: past [`MAX`] the one longest known goes, and
+//! with it only what the endpoint remembered to recognise its duplicates.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -52,8 +52,8 @@ pub fn find<'a>(request: &Request<'_>, buffer: &'a mut PathBuffer) -> Resource<'
     }
 }
 
-/// What `/.well-known/core` says to a device: itself, and where the rules of its role let it publish, as
-/// far as each pattern is literal (RFC 6690).
+/// What `/.well-known/core` says to a device: itself, and where the rules of its role let it
+/// publish, as far as each pattern is literal (RFC 6690).
 pub fn links<'p>(patterns: impl Iterator<Item = &'p str>) -> String {
     let mut text = String::new();
     let mut links = LinkFormat::new(&mut text);

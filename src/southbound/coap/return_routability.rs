@@ -1,10 +1,11 @@
 //! Return routability: whether a device receives at the address its session moved to (RFC 9146 §6).
 //!
-//! The engine sends to such an address no more than three times what came from it, which is enough for
-//! acknowledgements and too little for a large answer. Only then the device is asked: by a CoAP ping (RFC 7252
-//! §4.3) with a random Message ID, whose Reset only somebody can send who got the ping. An acknowledgement of
-//! another message of ours would prove nothing, because those are numbered in sequence and so can be guessed.
-//! A Reset with the wrong id spends the ping: each guess costs a new one, and hits once in 65,536.
+//! The engine sends to such an address no more than three times what came from it, which is enough
+//! for acknowledgements and too little for a large answer. Only then the device is asked: by a CoAP
+//! ping (RFC 7252 §4.3) with a random Message ID, whose Reset only somebody can send who got the
+//! ping. An acknowledgement of another message of ours would prove nothing, because those are
+//! numbered in sequence and so can be guessed. A Reset with the wrong id spends the ping: each
+//! guess costs a new one, and hits once in 65,536.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -13,8 +13,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// Plain CoAP addresses and the one device all their senders are; default none.
     pub insecure: Option<(Vec<SocketAddr>, Name)>,
-    /// Most DTLS sessions; default 10,000. One more replaces the longest idle, if that was idle for an hour; otherwise it is
-    /// refused.
+    /// Most DTLS sessions; default 10,000. One more replaces the longest idle, if that was idle for
+    /// an hour; otherwise it is refused.
     pub max_sessions: usize,
     /// Most handshakes under way; default 1,024. The oldest goes first.
     pub max_half_open: usize,

@@ -1,8 +1,10 @@
-//! Source addresses whose datagrams cannot be served, although what they send shows the cause: a wrong port, a credential that
-//! is not configured, a session that is over. Each is logged once an hour, and is in `status` for 24 h.
+//! Source addresses whose datagrams cannot be served, although what they send shows the cause: a
+//! wrong port, a credential that is not configured, a session that is over. Each is logged once an
+//! hour, and is in `status` for 24 h.
 //!
-//! Source addresses can be spoofed, so memory and log lines are bounded: [`EACH`] sources of a kind are kept; others are counted.
-//! Those that came seldom and not lately give up their places, so that a device that talks in vain for ever is named at last.
+//! Source addresses can be spoofed, so memory and log lines are bounded: [`EACH`] sources of a kind
+//! are kept; others are counted. Those that came seldom and not lately give up their places, so
+//! that a device that talks in vain for ever is named at last.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -11,7 +13,8 @@ use std::time::{Duration, Instant};
 pub const EACH: usize = 16;
 /// Least time between two log lines about a source.
 const AGAIN: Duration = Duration::from_secs(60 * 60);
-/// A source that was logged gives up its place after so long a silence, and one of a kind in so long.
+/// A source that was logged gives up its place after so long a silence, and one of a kind in so
+/// long.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 /// A source that was silent for this long is dropped.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -23,7 +26,8 @@ pub enum Mistake {
     DtlsOnPlainPort,
     /// CoAP messages on a port for DTLS.
     PlainOnDtlsPort,
-    /// A handshake that needs certificates, raw public keys or pre-shared keys that are not configured.
+    /// A handshake that needs certificates, raw public keys or pre-shared keys that are not
+    /// configured.
     NotConfigured,
     /// Several records of a session that does not exist (any more).
     UnknownSession,
@@ -127,9 +131,10 @@ impl Strays {
         is_worth_it
     }
 
-    /// The place for one more source of a kind: at the end, else that of one that was never logged, of one silent for so long
-    /// that it would be logged again, or of the one that came least often. The last must have been silent for a while, and
-    /// costs a line, so that it is given up seldom.
+    /// The place for one more source of a kind: at the end, else that of one that was never logged,
+    /// of one silent for so long that it would be logged again, or of the one that came least
+    /// often. The last must have been silent for a while, and costs a line, so that it is given up
+    /// seldom.
     fn place(&mut self, now: Instant, mistake: Mistake) -> Option<usize> {
         let of_kind = self.strays.iter().enumerate().filter(|(_, stray)| stray.mistake == mistake);
         if of_kind.clone().count() < EACH {
@@ -162,7 +167,8 @@ impl Strays {
     }
 }
 
-/// Whether a datagram on a port for plain CoAP begins like a DTLS record (RFC 6347 §4.1; RFC 9147 §4 for 1.3).
+/// Whether a datagram on a port for plain CoAP begins like a DTLS record (RFC 6347 §4.1; RFC 9147
+/// §4 for 1.3).
 pub fn looks_like_dtls(datagram: &[u8]) -> bool {
     matches!(datagram, [20..=26, 0xfe, 0xfc..=0xff, _, _, _, _, _, _, _, _, _, _, ..])
 }

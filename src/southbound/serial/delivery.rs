@@ -1,4 +1,5 @@
-//! One device's readings on their way to disk: offered, kept while they cannot be taken, offered again, counted.
+//! One device's readings on their way to disk: offered, kept while they cannot be taken, offered
+//! again, counted.
 //!
 //! Each device of a port has its own, so that one over its quota keeps no other waiting.
 
@@ -128,7 +129,8 @@ impl Delivery {
                     self.refused += 1;
                     self.pending.first_gone();
                 }
-                // Once let in, it keeps its claim: what comes after an outage comes at the quota's pace.
+                // Once let in, it keeps its claim: what comes after an outage comes at the quota's
+                // pace.
                 Verdict::OverQuota | Verdict::Unavailable => {
                     self.again_at = Some(now + OFFER_AGAIN);
                     break;

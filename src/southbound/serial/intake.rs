@@ -5,7 +5,8 @@
 //! | the completion of a reading | the port of its ticket takes it: [`Intake::poll_completion`] |
 //! | a CoAP message for the node on a line | the port writes it: [`Intake::poll_message`] |
 //!
-//! Only lines with a node (`slipmux`) are connected here. Messages that wait are bounded by [`MESSAGES_MAX`] a line.
+//! Only lines with a node (`slipmux`) are connected here. Messages that wait are bounded by
+//! [`MESSAGES_MAX`] a line.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -18,7 +19,8 @@ use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::address::{Peer, SerialTicket, Ticket};
 use crate::southbound::coap;
 
-/// Most messages that wait for one line. Beyond it the oldest is dropped, as a datagram would get lost.
+/// Most messages that wait for one line. Beyond it the oldest is dropped, as a datagram would get
+/// lost.
 pub const MESSAGES_MAX: usize = 64;
 
 /// All state of the serial side that is not a port's own.
@@ -72,8 +74,8 @@ impl Intake {
     }
 }
 
-/// Takes a reading of a device on a serial line. Its ticket comes back by [`Intake::poll_completion`] if it is
-/// [`Verdict::Taken`].
+/// Takes a reading of a device on a serial line. Its ticket comes back by
+/// [`Intake::poll_completion`] if it is [`Verdict::Taken`].
 pub fn handle_reading<S: ReadingStore>(
     now: Instant,
     device: &str,
@@ -91,7 +93,8 @@ pub fn handle_reading<S: ReadingStore>(
     }
 }
 
-/// Takes a CoAP message of the node on the line of a port. Its answer comes by [`Intake::poll_message`].
+/// Takes a CoAP message of the node on the line of a port. Its answer comes by
+/// [`Intake::poll_message`].
 pub fn handle_message<S: ReadingStore>(
     moment: &Moment,
     port: u32,

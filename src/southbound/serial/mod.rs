@@ -5,8 +5,9 @@
 //!    <── requests ─────┴─> units: a Modbus bus ───────┘      └─ pending: what the journal does not take now, offered again
 //! ```
 //!
-//! A serial device cannot be told to come again. So a reading stays in memory until it is committed, within
-//! the bounds of [`pending`]; what goes beyond them is dropped, the oldest first, and counted.
+//! A serial device cannot be told to come again. So a reading stays in memory until it is
+//! committed, within the bounds of [`pending`]; what goes beyond them is dropped, the oldest first,
+//! and counted.
 
 pub mod delivery;
 pub mod intake;

@@ -1,12 +1,13 @@
-//! Readings that are not committed yet: those on their way to disk, and those the journal does not take at present.
+//! Readings that are not committed yet: those on their way to disk, and those the journal does not
+//! take at present.
 //!
 //! | state | then |
 //! |---|---|
 //! | waiting | offered again, oldest first, until taken: in flight |
 //! | in flight | committed: gone; failed: waiting, in its old place |
 //!
-//! Bounded in number and bytes. Over the bound the oldest waiting one is lost and counted; if none waits, the
-//! oldest in flight is no longer kept against a failure of the disk.
+//! Bounded in number and bytes. Over the bound the oldest waiting one is lost and counted; if none
+//! waits, the oldest in flight is no longer kept against a failure of the disk.
 
 use std::collections::VecDeque;
 
@@ -149,7 +150,8 @@ impl Pending {
         if stored {
             self.bytes -= held.payload.len();
         } else {
-            // Those that fail together come back in order: each goes behind those older than itself.
+            // Those that fail together come back in order: each goes behind those older than
+            // itself.
             let behind =
                 self.waiting.iter().take_while(|other| other.stamp.boottime_ms <= held.stamp.boottime_ms);
             let behind = behind.count();

@@ -83,7 +83,8 @@ enum Work {
 }
 
 impl Port {
-    /// A port to be opened at once. Its tickets carry `number`; `seed` decides when exactly units are asked.
+    /// A port to be opened at once. Its tickets carry `number`; `seed` decides when exactly units
+    /// are asked.
     pub fn new(settings: Arc<settings::Port>, number: u32, now: Instant, seed: u64) -> Port {
         let stream = |framing: &framing::Settings| Work::Stream(Box::new(Stream::new(framing, number, now)));
         let work = match &settings.duty {
@@ -129,7 +130,8 @@ impl Port {
         }
     }
 
-    /// Goes on with what its predecessor had not stored. What is left there afterwards has no device here any more.
+    /// Goes on with what its predecessor had not stored. What is left there afterwards has no
+    /// device here any more.
     pub fn adopt(&mut self, predecessor: &mut Port, now: Instant) {
         match (&mut self.work, &mut predecessor.work) {
             (Work::Stream(own), Work::Stream(other)) => own.delivery.adopt(&mut other.delivery, now),
@@ -176,7 +178,8 @@ impl Port {
         }
     }
 
-    /// What a bus has to say, whole, into an empty buffer; answers to a CoAP node go another way. `false`: nothing.
+    /// What a bus has to say, whole, into an empty buffer; answers to a CoAP node go another way.
+    /// `false`: nothing.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         match &mut self.work {
             Work::Stream(_) => false,

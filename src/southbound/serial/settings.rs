@@ -7,7 +7,8 @@ use crate::message::Name;
 use crate::proto::serial::reading::Extractor;
 use crate::proto::serial::{framing, modbus, slipmux};
 
-/// All ports, in name order. A port is a device whose id is its name; or, with [`Duty::Modbus`], each unit behind it is one.
+/// All ports, in name order. A port is a device whose id is its name; or, with [`Duty::Modbus`],
+/// each unit behind it is one.
 pub type Settings = Vec<Port>;
 
 /// One port.
@@ -33,12 +34,14 @@ pub enum Duty {
         /// What is made of one.
         extractor: Extractor,
     },
-    /// CoAP messages in SLIP frames (slipmux): the node on the line is a CoAP device like any other.
+    /// CoAP messages in SLIP frames (slipmux): the node on the line is a CoAP device like any
+    /// other.
     Slipmux {
         /// Longest message in bytes.
         max_message: usize,
     },
-    /// The gateway asks units on a bus for their registers; each of them is a device of its own, the port is none.
+    /// The gateway asks units on a bus for their registers; each of them is a device of its own,
+    /// the port is none.
     Modbus(modbus::Settings),
 }
 
@@ -75,7 +78,8 @@ impl Port {
     }
 }
 
-/// Which port of the machine. Looked up at every opening, so that it is found again under another number.
+/// Which port of the machine. Looked up at every opening, so that it is found again under another
+/// number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortName {
     /// A device file, or a link to one below `/dev/serial`.
@@ -92,7 +96,8 @@ pub enum PortName {
 }
 
 impl PortName {
-    /// Reads a path, or `usb:VVVV:PPPP` or `usb:VVVV:PPPP:SERIAL` with hexadecimal numbers. `None` for a broken `usb:`.
+    /// Reads a path, or `usb:VVVV:PPPP` or `usb:VVVV:PPPP:SERIAL` with hexadecimal numbers. `None`
+    /// for a broken `usb:`.
     pub fn parse(text: &str) -> Option<PortName> {
         let Some(numbers) = text.strip_prefix("usb:") else {
             return Some(PortName::Path(PathBuf::from(text)));

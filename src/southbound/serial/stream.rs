@@ -1,4 +1,5 @@
-//! A stream of frames on a port: each is a reading of the port's own device, or a CoAP message of the node on the line.
+//! A stream of frames on a port: each is a reading of the port's own device, or a CoAP message of
+//! the node on the line.
 
 use std::time::Instant;
 

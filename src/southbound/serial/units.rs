@@ -1,7 +1,9 @@
-//! The units of a Modbus bus behind a port: the bus's events become readings of the units' own devices, and news of them.
+//! The units of a Modbus bus behind a port: the bus's events become readings of the units' own
+//! devices, and news of them.
 //!
-//! A reading that is published only on change must not be taken for published when nobody took it: whatever is refused
-//! for good is told to the bus, so that the unit's next reading is offered whatever it says.
+//! A reading that is published only on change must not be taken for published when nobody took it:
+//! whatever is refused for good is told to the bus, so that the unit's next reading is offered
+//! whatever it says.
 
 use std::time::Instant;
 
@@ -160,7 +162,8 @@ impl Units {
                 && let Some(settings) = self.bus.unit(index)
             {
                 unit.answers = answers;
-                // An answer is a sign of life, also where nothing has changed and nothing is published.
+                // An answer is a sign of life, also where nothing has changed and nothing is
+                // published.
                 taker.alive(settings.id.as_str());
             }
         }

@@ -1,4 +1,5 @@
-//! Mbed TLS 3.6, the only client of others with connection ids (RFC 9146). It has no raw public keys.
+//! Mbed TLS 3.6, the only client of others with connection ids (RFC 9146). It has no raw public
+//! keys.
 
 use super::*;
 

@@ -1,7 +1,8 @@
 //! Real clients over loopback: what our own client agrees with us on need not be what others do.
 //!
-//! A client that is not installed is passed over, unless `TOMBOLO_TEST_PEERS=all`, as `tests/run` sets it. What
-//! `tests/run peers` builds is found in `target/peers/bin`: clients in Python, and those of `foreign/`.
+//! A client that is not installed is passed over, unless `TOMBOLO_TEST_PEERS=all`, as `tests/run`
+//! sets it. What `tests/run peers` builds is found in `target/peers/bin`: clients in Python, and
+//! those of `foreign/`.
 
 mod coap;
 mod gnutls;
@@ -139,7 +140,8 @@ impl Server {
         Server { port, seen, stop, restarts, thread: Some(thread) }
     }
 
-    /// Goes on as the next process does after a power cut; meanwhile nothing answers at its port, not even the system.
+    /// Goes on as the next process does after a power cut; meanwhile nothing answers at its port,
+    /// not even the system.
     fn restart(&self) {
         let wanted = self.restarts.fetch_add(1, Ordering::Relaxed) + 1;
         assert!(self.wait(|seen| seen.restarts == wanted));
@@ -315,7 +317,8 @@ fn echo(server: &Server, program: &str, arguments: &[&str]) -> bool {
 /// The key of dev-1.
 const KEY: &str = "30313233343536373839616263646566";
 
-/// Files of a device: a chain of four certificates under the root, and its key. The server has such a chain too.
+/// Files of a device: a chain of four certificates under the root, and its key. The server has such
+/// a chain too.
 struct Files {
     folder: PathBuf,
     certificates: Certificates,

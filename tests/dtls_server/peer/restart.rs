@@ -1,5 +1,6 @@
-//! What real clients make of a power cut at the gateway: with ChaCha20-Poly1305, where OpenSSL and GnuTLS end up with pre-shared
-//! keys, their session cannot go on, and they are told so when they speak next.
+//! What real clients make of a power cut at the gateway: with ChaCha20-Poly1305, where OpenSSL and
+//! GnuTLS end up with pre-shared keys, their session cannot go on, and they are told so when they
+//! speak next.
 
 use super::*;
 
@@ -8,7 +9,8 @@ fn has_chacha(server: &Server) -> bool {
     server.seen().sessions.iter().all(|session| session.suite.contains("CHACHA20"))
 }
 
-/// A client of a library, which has no more to it than one session: it notices at once that this is over.
+/// A client of a library, which has no more to it than one session: it notices at once that this is
+/// over.
 fn ends_at_once(program: &str, arguments: &[&str], server: &Server, says: &str) {
     let Some(talk) = Talk::begin(server, program, arguments) else { return };
     let mut talk = talk.echo(server, "before");
@@ -69,8 +71,8 @@ fn wolfssl_is_told_that_its_session_is_over() {
     ends_at_once("wolfssl-client", &arguments, &server, "receiving");
 }
 
-/// An application on libcoap that sends readings in one session and does nothing about errors: four power cuts cost it a
-/// reading each.
+/// An application on libcoap that sends readings in one session and does nothing about errors: four
+/// power cuts cost it a reading each.
 fn begins_anew(library: &str) {
     let server = Server::start();
     let port = server.port.to_string();

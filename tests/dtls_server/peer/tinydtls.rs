@@ -1,5 +1,5 @@
-//! tinydtls with the client of its own tests: the library of many a constrained device. Pre-shared keys and raw
-//! public keys with CCM; extended master secret.
+//! tinydtls with the client of its own tests: the library of many a constrained device. Pre-shared
+//! keys and raw public keys with CCM; extended master secret.
 
 use super::*;
 

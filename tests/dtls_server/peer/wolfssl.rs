@@ -1,5 +1,6 @@
-//! wolfSSL 5.5.4 as Debian 12 builds it: DTLS 1.2 with every suite of ours except those of pre-shared keys with AES
-//! and without ECDHE, which Debian's build lacks; no connection ids and no raw public keys.
+//! wolfSSL 5.5.4 as Debian 12 builds it: DTLS 1.2 with every suite of ours except those of
+//! pre-shared keys with AES and without ECDHE, which Debian's build lacks; no connection ids and no
+//! raw public keys.
 
 use super::*;
 

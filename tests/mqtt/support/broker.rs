@@ -1,5 +1,5 @@
-//! A broker that does as it is told. Its packets are made and judged by `mqtt-protocol-core` in the server's
-//! role, so what the uplink encodes by hand is read by somebody else.
+//! A broker that does as it is told. Its packets are made and judged by `mqtt-protocol-core` in the
+//! server's role, so what the uplink encodes by hand is read by somebody else.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

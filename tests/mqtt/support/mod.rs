@@ -1,4 +1,5 @@
-//! A world for the uplink's core: a clock that jumps, a journal in memory, a broker that does as it is told.
+//! A world for the uplink's core: a clock that jumps, a journal in memory, a broker that does as it
+//! is told.
 
 pub mod broker;
 pub mod mosquitto;
@@ -183,7 +184,8 @@ impl World {
                 }
                 if self.uplink.is_over() || closed.is_some() {
                     idle = false;
-                    // What the uplink still had to say, such as DISCONNECT, is read before the end of the stream.
+                    // What the uplink still had to say, such as DISCONNECT, is read before the end
+                    // of the stream.
                     let last = self.uplink.outgoing().map(std::mem::take).unwrap_or_default();
                     if passes && closed.is_none() {
                         self.broker.handle_bytes(link, now - self.start, &last);
@@ -212,7 +214,8 @@ impl World {
             if self.moment.now >= end {
                 return;
             }
-            // However it stands, there is a deadline, and not one that has passed and is still there.
+            // However it stands, there is a deadline, and not one that has passed and is still
+            // there.
             let deadline = self.uplink.poll_timeout();
             assert!(self.uplink.is_stopping() || deadline.is_some(), "no deadline: {:?}", self.status());
             assert!(

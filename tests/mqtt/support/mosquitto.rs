@@ -231,7 +231,8 @@ impl Running {
         }
     }
 
-    /// Waits until a publish of the gateway's own, and so all before it, was answered; how long it took.
+    /// Waits until a publish of the gateway's own, and so all before it, was answered; how long it
+    /// took.
     pub async fn answered(&self) -> Duration {
         let give_up = Instant::now() + Duration::from_secs(60);
         loop {

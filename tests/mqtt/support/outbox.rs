@@ -29,7 +29,8 @@ struct Queue {
     handed: usize,
     /// Items before this are released, rejected or expired.
     gone: usize,
-    /// The block that is in memory, and the one that is being read from disk and whether it is there now.
+    /// The block that is in memory, and the one that is being read from disk and whether it is
+    /// there now.
     warm: Option<usize>,
     reading: Option<(usize, bool)>,
 }
@@ -47,7 +48,8 @@ pub struct MemoryOutbox {
     /// The next call of `next` on this lane says that the disk is being read.
     pub pending: [bool; 2],
     pub reads: u64,
-    /// Records of a block: one block of a lane is in memory, any other is read from disk first, for whoever asks then.
+    /// Records of a block: one block of a lane is in memory, any other is read from disk first, for
+    /// whoever asks then.
     pub block: Option<usize>,
 }
 

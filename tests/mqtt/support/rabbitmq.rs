@@ -1,4 +1,5 @@
-//! A real RabbitMQ with its MQTT plugin: a node of its own with its own epmd, on free ports, in its own folder.
+//! A real RabbitMQ with its MQTT plugin: a node of its own with its own epmd, on free ports, in its
+//! own folder.
 
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
@@ -23,8 +24,8 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// A broker with one user, who may write topics that match `write` (a regular expression over AMQP routing keys, which have
-    /// a dot where MQTT has a slash) and read none.
+    /// A broker with one user, who may write topics that match `write` (a regular expression over
+    /// AMQP routing keys, which have a dot where MQTT has a slash) and read none.
     pub fn start(write: &str) -> RabbitMq {
         // A port may be taken between looking and binding.
         for _ in 0..5 {

@@ -27,9 +27,9 @@ impl Pending {
 }
 
 impl Endpoint {
-    /// Answers a request. In time the response rides on the acknowledgement; after the empty one it is a
-    /// confirmable message of its own, sent until acknowledged. A stale exchange is ignored, and so is a
-    /// response whose code is not one's.
+    /// Answers a request. In time the response rides on the acknowledgement; after the empty one it
+    /// is a confirmable message of its own, sent until acknowledged. A stale exchange is ignored,
+    /// and so is a response whose code is not one's.
     pub fn respond(&mut self, now: Instant, exchange: Exchange, response: &Response<'_>) {
         if !response.code.is_response() {
             return;
@@ -80,7 +80,8 @@ impl Endpoint {
             }
             (true, false) => {
                 let frame = pending.frame(Type::Acknowledgement, pending.message_id);
-                // A large answer to what may be asked twice is made twice rather than kept (RFC 7252 §4.5).
+                // A large answer to what may be asked twice is made twice rather than kept (RFC
+                // 7252 §4.5).
                 sender.respond_and_store(frame, response, !pending.method.is_safe())
             }
         };
@@ -159,8 +160,8 @@ impl Endpoint {
         }
     }
 
-    /// Sends an empty message that answers 4 bytes or more, which earned nothing, with 4: nobody's share
-    /// need be looked at.
+    /// Sends an empty message that answers 4 bytes or more, which earned nothing, with 4: nobody's
+    /// share need be looked at.
     pub(super) fn send_empty(&mut self, peer: PeerId, message_type: Type, id: MessageId) {
         Sender::unlimited(&mut self.outbox, &mut self.counters, peer).empty(message_type, id);
     }

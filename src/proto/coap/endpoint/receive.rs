@@ -53,8 +53,8 @@ impl Incoming<'_> {
 }
 
 impl Endpoint {
-    /// Takes one datagram of `peer`, which is a holder of its own. Returns a request that is not a duplicate; everything else
-    /// is dealt with here.
+    /// Takes one datagram of `peer`, which is a holder of its own. Returns a request that is not a
+    /// duplicate; everything else is dealt with here.
     pub fn handle_datagram<'d>(
         &mut self,
         now: Instant,
@@ -64,9 +64,9 @@ impl Endpoint {
         self.handle_datagram_of(now, Holder { number: peer.0, max_sessions: 1 }, peer, datagram)
     }
 
-    /// The same, for a peer that belongs to `holder`: unanswered requests and incomplete bodies are bounded for all peers of
-    /// one holder together. One endpoint must use either this or [`handle_datagram`](Endpoint::handle_datagram), because
-    /// their holder numbers may collide.
+    /// The same, for a peer that belongs to `holder`: unanswered requests and incomplete bodies are
+    /// bounded for all peers of one holder together. One endpoint must use either this or
+    /// [`handle_datagram`](Endpoint::handle_datagram), because their holder numbers may collide.
     pub fn handle_datagram_of<'d>(
         &mut self,
         now: Instant,
@@ -89,7 +89,8 @@ impl Endpoint {
             Type::Confirmable | Type::NonConfirmable if message.code.is_request() => {
                 return self.handle_request(now, holder, peer, message, datagram);
             }
-            // Empty, so a ping; or a response to a request that was never made (RFC 7252 §4.2, §4.3).
+            // Empty, so a ping; or a response to a request that was never made (RFC 7252 §4.2,
+            // §4.3).
             Type::Confirmable => {
                 if message.code == Code::EMPTY {
                     self.counters.pings += 1;
@@ -161,8 +162,8 @@ impl Endpoint {
         Some(Request { exchange, method, confirmable: incoming.is_confirmable(), payload, options })
     }
 
-    /// Looks the message up among those remembered and answers it if it was there. Otherwise: how many
-    /// open exchanges the peer has.
+    /// Looks the message up among those remembered and answers it if it was there. Otherwise: how
+    /// many open exchanges the peer has.
     #[inline]
     fn look_up(&mut self, incoming: &Incoming<'_>, length: usize) -> Option<u16> {
         let Incoming { peer, tick, fingerprint, message, .. } = *incoming;
@@ -282,8 +283,8 @@ impl Endpoint {
         None
     }
 
-    /// Marks of where a body goes, and of all that must be the same for each of its blocks (RFC 7959
-    /// §2.5, RFC 9175 §3.3).
+    /// Marks of where a body goes, and of all that must be the same for each of its blocks (RFC
+    /// 7959 §2.5, RFC 9175 §3.3).
     fn marks(&self, code: Code, options: &RequestOptions<'_>) -> (u64, u64) {
         let mut place = self.seed;
         let mut tag = self.seed ^ u64::from(code.0);

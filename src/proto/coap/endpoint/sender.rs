@@ -1,8 +1,8 @@
 //! Writes what goes to one peer, and lets an unproven one have no more than its share.
 //!
-//! A response that would be too much for an unproven peer is first cut into smaller blocks, then loses its
-//! text, and if that does not help either, becomes a bare code: 4.01 for a 2.05 that cannot be given to an
-//! address nobody has proven.
+//! A response that would be too much for an unproven peer is first cut into smaller blocks, then
+//! loses its text, and if that does not help either, becomes a bare code: 4.01 for a 2.05 that
+//! cannot be given to an address nobody has proven.
 
 use coap_numbers::option;
 
@@ -74,8 +74,8 @@ impl<'e> Sender<'e> {
         self.push_response(frame, response, |_| {});
     }
 
-    /// Sends a response and returns what is to be stored of it. `None` if that is much and `keep_large`
-    /// is not set.
+    /// Sends a response and returns what is to be stored of it. `None` if that is much and
+    /// `keep_large` is not set.
     pub(super) fn respond_and_store(
         &mut self,
         frame: Frame,
@@ -181,8 +181,8 @@ fn write_response(buffer: &mut Vec<u8>, frame: Frame, response: &Response<'_>, l
         .maybe_uint(option::SIZE1, response.size1)
         .payload(part)
         .finish();
-    // Only a Location-Path segment of more than 65,804 bytes could fail; the peer hears then that it is
-    // our fault.
+    // Only a Location-Path segment of more than 65,804 bytes could fail; the peer hears then that
+    // it is our fault.
     if written.is_err() {
         write_header(buffer, frame.message_type, Code::INTERNAL_SERVER_ERROR, frame.id, &frame.token);
     }

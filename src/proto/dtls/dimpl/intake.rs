@@ -19,8 +19,8 @@ const FINISHED: usize = record::HANDSHAKE_HEADER + 12 + PROTECTION;
 /// Longest plaintext handshake message taken. Hellos have 60 to 600 bytes, with post-quantum key
 /// shares for DTLS 1.3 up to 1,800.
 const MESSAGE_MAX: usize = 4 * 1024;
-/// A hello is its client's first message or, with a cookie, its second; a client that was sent stale
-/// requests may be a little further.
+/// A hello is its client's first message or, with a cookie, its second; a client that was sent
+/// stale requests may be a little further.
 const HELLO_SEQUENCE_MAX: u16 = 3;
 /// For so long a handshake may disprove an unauthenticated alert by going on.
 const ALERT_GRACE: Duration = Duration::from_secs(5);
@@ -140,9 +140,9 @@ impl DimplEngine {
         {
             return self.for_handshake(now, Some(session), record, sink, |_| true);
         }
-        // A late duplicate would begin a shadow handshake in which the client's other duplicates then
-        // fail. Only for so long as its cookie is good: a device without entropy may use the same
-        // random again after a restart.
+        // A late duplicate would begin a shadow handshake in which the client's other duplicates
+        // then fail. Only for so long as its cookie is good: a device without entropy may use the
+        // same random again after a restart.
         if let Some(live) = occupants.live.and_then(|live| self.registry.get(live))
             && live.random == *hello.random
             && now < live.since + cookie::LIFETIME

@@ -78,7 +78,8 @@ impl DimplEngine {
         sink.connected(session, &route, &identity);
     }
 
-    /// For the client the handshake is complete; a close_notify tells it that the session is refused.
+    /// For the client the handshake is complete; a close_notify tells it that the session is
+    /// refused.
     fn refuse(&mut self, now: Instant, session: SessionId, failure: HandshakeFailure, sink: &mut dyn Sink) {
         let Some(mut peer) = self.registry.remove(session) else { return };
         peer.say_goodbye(now, &mut self.scratch, sink);

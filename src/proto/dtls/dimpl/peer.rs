@@ -72,8 +72,8 @@ impl From<Error> for Trouble {
     }
 }
 
-/// `dimpl` has asserts about what came over the network. One of them must cost one session, not all.
-/// After a panic the instance is not called again.
+/// `dimpl` has asserts about what came over the network. One of them must cost one session, not
+/// all. After a panic the instance is not called again.
 fn guarded<R>(call: impl FnOnce() -> R) -> Result<R, Trouble> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| Trouble::Panic)
 }
@@ -81,10 +81,10 @@ fn guarded<R>(call: impl FnOnce() -> R) -> Result<R, Trouble> {
 impl Peer {
     /// Begins a handshake with a hello whose cookie is good. Then [`Peer::poll`] until idle.
     ///
-    /// The instance has its own idea of cookies and counts messages from the first hello on. So it is
-    /// shown that hello as it was before the cookie, its request is thrown away, and when it checks
-    /// the cookie that came back, the cookie is right ([`provider::with_cookie`]). All of that is over
-    /// before anything goes into the transcript.
+    /// The instance has its own idea of cookies and counts messages from the first hello on. So it
+    /// is shown that hello as it was before the cookie, its request is thrown away, and when it
+    /// checks the cookie that came back, the cookie is right ([`provider::with_cookie`]). All of
+    /// that is over before anything goes into the transcript.
     pub fn begin(
         config: &Arc<Config>,
         now: Instant,
@@ -144,7 +144,8 @@ impl Peer {
             Output::Connected => Event::Connected,
             Output::CloseNotify => Event::Closed,
             Output::Timeout(deadline) => Event::Idle(deadline),
-            // A client that offers use_srtp (RFC 5764) gets it from dimpl, and we the keys: of no use.
+            // A client that offers use_srtp (RFC 5764) gets it from dimpl, and we the keys: of no
+            // use.
             Output::KeyingMaterial(..) => Event::Other,
             // No certificates here, and no output outgrows the scratch buffer.
             _ => return Err(Trouble::Panic),

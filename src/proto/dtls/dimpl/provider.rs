@@ -1,8 +1,9 @@
 //! The cryptography of `dimpl`, but for one question: whether a cookie is its own.
 //!
-//! `dimpl` draws a cookie secret for each instance, which is state for whoever says hello. It asks for
-//! HMAC-SHA256 through [`HmacProvider::hmac_sha256`] for cookies alone; the key schedule goes through
-//! [`HmacProvider::hmac`]. So the answer to that one call can be the cookie we have checked ourselves.
+//! `dimpl` draws a cookie secret for each instance, which is state for whoever says hello. It asks
+//! for HMAC-SHA256 through [`HmacProvider::hmac_sha256`] for cookies alone; the key schedule goes
+//! through [`HmacProvider::hmac`]. So the answer to that one call can be the cookie we have checked
+//! ourselves.
 
 use std::cell::Cell;
 use std::sync::LazyLock;

@@ -1,7 +1,8 @@
-//! The ciphers (RFC 6655 §3–§4, RFC 5288 §3, RFC 7905 §2). CCM is RustCrypto's, the others aws-lc-rs's.
+//! The ciphers (RFC 6655 §3–§4, RFC 5288 §3, RFC 7905 §2). CCM is RustCrypto's, the others
+//! aws-lc-rs's.
 //!
-//! Keys are kept as they are and expanded for each record: for AES that is a few dozen nanoseconds, and saves
-//! a kilobyte a session.
+//! Keys are kept as they are and expanded for each record: for AES that is a few dozen nanoseconds,
+//! and saves a kilobyte a session.
 
 use aes::Aes128Enc;
 use aws_lc_rs::aead::{self, LessSafeKey, Nonce, UnboundKey};
@@ -49,8 +50,8 @@ impl Aead {
         self.explicit_length() + self.tag_length()
     }
 
-    /// After so many records that did not open a session is over: 2^-40 is then the chance that one was
-    /// forged with a tag of 8 bytes; for the others as RFC 9147 §4.5.3.
+    /// After so many records that did not open a session is over: 2^-40 is then the chance that one
+    /// was forged with a tag of 8 bytes; for the others as RFC 9147 §4.5.3.
     pub fn failures_max(self) -> u64 {
         match self {
             Aead::Ccm8 => 1 << 24,
@@ -59,7 +60,8 @@ impl Aead {
         }
     }
 
-    /// Encrypts `out[from..]` in place and appends the tag. `None` only for a key of the wrong length.
+    /// Encrypts `out[from..]` in place and appends the tag. `None` only for a key of the wrong
+    /// length.
     pub fn seal(
         self,
         key: &[u8],
@@ -91,8 +93,8 @@ impl Aead {
         Some(())
     }
 
-    /// Decrypts in place. Returns the length of the plaintext, which stands in front. `None` if it is not
-    /// authentic; what is in `content` then is nothing.
+    /// Decrypts in place. Returns the length of the plaintext, which stands in front. `None` if it
+    /// is not authentic; what is in `content` then is nothing.
     pub fn open(self, key: &[u8], nonce: &[u8; 12], aad: &[u8], content: &mut [u8]) -> Option<usize> {
         let length = content.len().checked_sub(self.tag_length())?;
         match self {

@@ -1,5 +1,5 @@
-//! What an owner hands over in files, taken apart: whom of a heap of CA certificates to believe, and which public
-//! key a device has.
+//! What an owner hands over in files, taken apart: whom of a heap of CA certificates to believe,
+//! and which public key a device has.
 
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
@@ -17,8 +17,8 @@ pub struct Authorities {
 }
 
 impl Authorities {
-    /// Divides CA certificates in DER: one whose issuer is among them too is an intermediate; all others, and those
-    /// that issued themselves, are anchors.
+    /// Divides CA certificates in DER: one whose issuer is among them too is an intermediate; all
+    /// others, and those that issued themselves, are anchors.
     ///
     /// # Errors
     /// [`CredentialError`] with the number of the first that cannot be read, counted from 1.
@@ -56,8 +56,8 @@ fn names_of(der: &[u8]) -> Result<(Vec<u8>, Vec<u8>), webpki::Error> {
     }
 }
 
-/// In a chain, the number (from 0) of the first certificate that was not issued by the one after it; `None` for a
-/// chain in order, or one that cannot be read.
+/// In a chain, the number (from 0) of the first certificate that was not issued by the one after
+/// it; `None` for a chain in order, or one that cannot be read.
 pub fn misplaced(chain: &[Vec<u8>]) -> Option<usize> {
     let names: Vec<_> = chain.iter().map(|der| names_of(der).ok()).collect::<Option<_>>()?;
     names.windows(2).position(|pair| pair[0].1 != pair[1].0)

@@ -1,12 +1,14 @@
 //! Who devices with certificates or raw keys are, and who we are to them (RFC 5280, RFC 7250).
 //!
-//! A chain leads from the device's certificate over what it sent and the configured intermediates to a
-//! configured anchor. Its structure is judged first ([`outline`]), so that rustls-webpki, which judges the rest,
-//! has one path to look at. What it proves is written down as [`CertificateIdentity`], with the path it was proven by, which
-//! is judged again as long as there is a session ([`Trust::holds`]); which device that is, others decide.
+//! A chain leads from the device's certificate over what it sent and the configured intermediates
+//! to a configured anchor. Its structure is judged first ([`outline`]), so that rustls-webpki,
+//! which judges the rest, has one path to look at. What it proves is written down as
+//! [`CertificateIdentity`], with the path it was proven by, which is judged again as long as there
+//! is a session ([`Trust::holds`]); which device that is, others decide.
 //!
-//! While the clock cannot be trusted the chain is judged at a time that has certainly passed, but not before the certificates the
-//! device sent begin; and once more, if a configured one begins later and its one fault is that it is not valid yet.
+//! While the clock cannot be trusted the chain is judged at a time that has certainly passed, but
+//! not before the certificates the device sent begin; and once more, if a configured one begins
+//! later and its one fault is that it is not valid yet.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -31,7 +33,8 @@ use super::revocation::{KeyId, List, Signer, is_signed, key_id, may_sign_lists};
 use super::schedule::hash;
 use crate::clock;
 
-/// `ecdsa_secp256r1_sha256` and `ecdsa_secp384r1_sha384`, as the hash and signature pairs of RFC 5246 §7.4.1.4.1.
+/// `ecdsa_secp256r1_sha256` and `ecdsa_secp384r1_sha384`, as the hash and signature pairs of RFC
+/// 5246 §7.4.1.4.1.
 pub(super) const ECDSA_SHA256: u16 = 0x0403;
 pub(super) const ECDSA_SHA384: u16 = 0x0503;
 
@@ -106,7 +109,8 @@ impl std::error::Error for CredentialError {}
 
 /// Our own key, and its certificate if there is one.
 pub struct ServerKey {
-    /// Ours first, then those that lead to an anchor of the devices'; empty for a raw public key alone.
+    /// Ours first, then those that lead to an anchor of the devices'; empty for a raw public key
+    /// alone.
     chain: Vec<Vec<u8>>,
     key: EcdsaKeyPair,
     public_key: Vec<u8>,
@@ -132,8 +136,8 @@ impl Curve {
 }
 
 impl ServerKey {
-    /// From a key on P-256 or P-384, in the DER of PKCS #8 or SEC 1 (RFC 5915), and its certificate chain in DER,
-    /// which may be empty.
+    /// From a key on P-256 or P-384, in the DER of PKCS #8 or SEC 1 (RFC 5915), and its certificate
+    /// chain in DER, which may be empty.
     ///
     /// # Errors
     /// [`CredentialError`]: the key cannot be read or is not that of the certificate.
@@ -231,8 +235,8 @@ struct Intermediate {
 /// What verifying a chain may take, in signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Work {
-    /// Most ways from one name up to an anchor: configured CAs may have one name. The signatures of each are
-    /// verified anew.
+    /// Most ways from one name up to an anchor: configured CAs may have one name. The signatures of
+    /// each are verified anew.
     ways: u32,
     /// The longest way, in configured certificates.
     depth: u32,
@@ -246,8 +250,9 @@ impl Default for Work {
     }
 }
 
-/// How a configured CA stands. An anchor is believed for ever; one below an anchor as long as its certificate, and one above it,
-/// are valid: a session may lead to it that was an anchor itself when the session began.
+/// How a configured CA stands. An anchor is believed for ever; one below an anchor as long as its
+/// certificate, and one above it, are valid: a session may lead to it that was an anchor itself
+/// when the session began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Until(clock::UnixTime),
@@ -302,7 +307,8 @@ impl Trust {
     /// SubjectPublicKeyInfo of devices with raw keys.
     ///
     /// # Errors
-    /// [`CredentialError`]: which of them cannot be read, or is a list in the name of a configured CA that is not signed by it.
+    /// [`CredentialError`]: which of them cannot be read, or is a list in the name of a configured
+    ///                      CA that is not signed by it.
     pub fn new(
         anchors: Vec<Vec<u8>>,
         intermediates: Vec<Vec<u8>>,
@@ -414,7 +420,8 @@ impl Trust {
         self.raw_public_keys.contains(key_hash)
     }
 
-    /// Whether a list revokes the certificate of this issuer and serial number; the issuer's key may not be known.
+    /// Whether a list revokes the certificate of this issuer and serial number; the issuer's key
+    /// may not be known.
     fn is_revoked(&self, issuer: &[u8], key: Option<&KeyId>, serial: &[u8]) -> bool {
         self.revoked.iter().any(|list| list.revokes(issuer, key, serial))
     }
@@ -441,7 +448,8 @@ impl Trust {
         }
     }
 
-    /// Of the configured CAs that had a list in `before`, the names of those that have none now, sorted.
+    /// Of the configured CAs that had a list in `before`, the names of those that have none now,
+    /// sorted.
     pub fn without_list_since(&self, before: &Trust) -> Vec<String> {
         let listed = |name: &[u8], key: &KeyId| {
             let signs = |list: &List| {
@@ -466,8 +474,8 @@ impl Trust {
         names
     }
 
-    /// Checks a path that was verified: no certificate of it is revoked or expired, and its anchor is still configured, as an
-    /// anchor or as an intermediate. Other anchors do not matter.
+    /// Checks a path that was verified: no certificate of it is revoked or expired, and its anchor
+    /// is still configured, as an anchor or as an intermediate. Other anchors do not matter.
     pub(super) fn holds(&self, identity: &CertificateIdentity, clock: Clock) -> Result<(), Lapse> {
         let path = identity.path().ok_or(Lapse::NoPath)?;
         let Standing::Until(until) = *self.authorities.get(&path.above.anchor).ok_or(Lapse::AnchorRemoved)?
@@ -479,11 +487,13 @@ impl Trust {
         if all.any(|(at, (issuer, serial))| self.is_revoked(issuer, path.above.keys.get(at), serial)) {
             return Err(Lapse::Revoked);
         }
-        // The time is the current time, or, if the clock is not trusted, one that has certainly passed.
+        // The time is the current time, or, if the clock is not trusted, one that has certainly
+        // passed.
         if path.ends().min(until).as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
     }
 
-    /// The earliest notAfter of the path of an identity; a CA that is no anchor any more is a part of it.
+    /// The earliest notAfter of the path of an identity; a CA that is no anchor any more is a part
+    /// of it.
     pub(super) fn ends(&self, identity: &CertificateIdentity) -> Option<clock::UnixTime> {
         let path = identity.path()?;
         match self.authorities.get(&path.above.anchor) {
@@ -492,7 +502,8 @@ impl Trust {
         }
     }
 
-    /// The configured ways from a name to an anchor: most of any name, and the most certificates of one.
+    /// The configured ways from a name to an anchor: most of any name, and the most certificates of
+    /// one.
     fn ways(&self) -> (u32, u32) {
         let mut ends: HashMap<&[u8], u32> = HashMap::new();
         for anchor in &self.anchors {
@@ -514,9 +525,10 @@ impl Trust {
         (ways.into_values().max().unwrap_or(1).max(1), depth)
     }
 
-    /// The most signatures that verifying a device's chain may take: that of a chain as it was sent, and as many again with the
-    /// configured intermediates; each for each way to an anchor. While the clock is not trusted, ways that differ may be
-    /// tried at two times. Lists of CAs that only devices have are verified once the path is.
+    /// The most signatures that verifying a device's chain may take: that of a chain as it was
+    /// sent, and as many again with the configured intermediates; each for each way to an anchor.
+    /// While the clock is not trusted, ways that differ may be tried at two times. Lists of CAs
+    /// that only devices have are verified once the path is.
     pub(super) fn work(&self, is_trusted: bool) -> u32 {
         if self.anchors.is_empty() {
             return 0;
@@ -529,9 +541,9 @@ impl Trust {
         (once * sent * times).saturating_add(lists)
     }
 
-    /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued by configured
-    /// intermediates; if that fails, the device's own certificate is verified with the configured ones alone, because
-    /// these may have been renewed since.
+    /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued
+    /// by configured intermediates; if that fails, the device's own certificate is verified with
+    /// the configured ones alone, because these may have been renewed since.
     pub(super) fn verify(
         &self,
         chain: &[&[u8]],
@@ -551,8 +563,8 @@ impl Trust {
         }
     }
 
-    /// The configured intermediates that continue a chain, by name, without those that have the name of one in it. So
-    /// there is a choice only between configured ones of one name.
+    /// The configured intermediates that continue a chain, by name, without those that have the
+    /// name of one in it. So there is a choice only between configured ones of one name.
     fn continuation(&self, chain: &[&[u8]]) -> Vec<&Intermediate> {
         let sent: Vec<Outline<'_>> =
             chain.iter().filter_map(|certificate| Outline::read(certificate)).collect();
@@ -589,8 +601,8 @@ impl Trust {
             .map(|der| CertificateDer::from(*der))
             .chain(continuation.iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
             .collect();
-        // The library takes the first list of a name and wants it to be of the key at hand; here all of them count, each
-        // for the key that signed it.
+        // The library takes the first list of a name and wants it to be of the key at hand; here
+        // all of them count, each for the key that signed it.
         let judge = |path: &VerifiedPath<'_>| self.is_not_revoked(&leaf, path);
         let check = |time: UnixTime| {
             let usage = KeyUsage::client_auth();
@@ -609,8 +621,9 @@ impl Trust {
 }
 
 impl Trust {
-    /// At which times a chain is judged: the clock's twice, if that is trusted. Else the earliest time at which what the
-    /// device sent can be valid, and the earliest at which all configured certificates are that can help it, too.
+    /// At which times a chain is judged: the clock's twice, if that is trusted. Else the earliest
+    /// time at which what the device sent can be valid, and the earliest at which all configured
+    /// certificates are that can help it, too.
     fn times(
         &self,
         first: &[u8],
@@ -695,7 +708,8 @@ pub(super) enum PeerKey {
     Raw(Vec<u8>),
 }
 
-/// Whether `signature` is the owner's of `key` under `message`: ECDSA with SHA-256 or SHA-384 on either curve.
+/// Whether `signature` is the owner's of `key` under `message`: ECDSA with SHA-256 or SHA-384 on
+/// either curve.
 pub(super) fn verify(key: &PeerKey, algorithm: u16, message: &[u8], signature: &[u8]) -> bool {
     let candidates: [&dyn SignatureVerificationAlgorithm; 2] = match algorithm {
         ECDSA_SHA256 => [algorithms::ECDSA_P256_SHA256, algorithms::ECDSA_P384_SHA256],

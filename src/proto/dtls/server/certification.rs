@@ -1,5 +1,6 @@
-//! The certification path (RFC 5280 §6.1) by which a certificate was verified. It is kept with the session, so that the path
-//! can be checked again without the certificates: when the session is established, at every reload, and when it is imported.
+//! The certification path (RFC 5280 §6.1) by which a certificate was verified. It is kept with the
+//! session, so that the path can be checked again without the certificates: when the session is
+//! established, at every reload, and when it is imported.
 //!
 //! The part above the device's own certificate is shared by all devices of one issuer.
 
@@ -9,8 +10,8 @@ use super::revocation::KeyId;
 use super::wire::{Reader, Write as _};
 use crate::clock::UnixTime;
 
-/// The id of a CA: SHA-256 of its subject, key and name constraints. A CA whose certificate was renewed with the same key has
-/// the same id.
+/// The id of a CA: SHA-256 of its subject, key and name constraints. A CA whose certificate was
+/// renewed with the same key has the same id.
 pub(super) type AuthorityId = [u8; 32];
 
 /// Most certificates between a device's own and the anchor: rustls-webpki's bound.
@@ -31,8 +32,8 @@ pub(super) struct Link {
 pub(super) struct Above {
     /// From the device's issuer upwards; empty if that is the anchor.
     pub links: Box<[Link]>,
-    /// The keys of the CAs, from the device's issuer up to the anchor: one more than links. Empty if it was stored by a
-    /// version that did not keep them.
+    /// The keys of the CAs, from the device's issuer up to the anchor: one more than links. Empty
+    /// if it was stored by a version that did not keep them.
     pub keys: Box<[KeyId]>,
     pub anchor: AuthorityId,
 }
@@ -51,8 +52,8 @@ impl CertificationPath {
         self.above.links.iter().map(|link| link.not_after).fold(self.not_after, UnixTime::min)
     }
 
-    /// Appends it: notAfter 8, anchor 32, number of links 1, each notAfter 8, issuer (a vector with a length of 2), serial
-    /// number (the same); the ids of the keys 16 each, if they are known.
+    /// Appends it: notAfter 8, anchor 32, number of links 1, each notAfter 8, issuer (a vector with
+    /// a length of 2), serial number (the same); the ids of the keys 16 each, if they are known.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.not_after.0.to_be_bytes());
         out.extend(self.above.anchor);
@@ -96,7 +97,8 @@ const MOST: usize = 64;
 pub(super) struct Paths(Vec<Weak<Above>>);
 
 impl Paths {
-    /// The shared copy of `above`. Called only for verified paths, so that strangers cannot fill it.
+    /// The shared copy of `above`. Called only for verified paths, so that strangers cannot fill
+    /// it.
     pub fn share(&mut self, above: Above) -> Arc<Above> {
         self.0.retain(|known| known.strong_count() > 0);
         if let Some(known) = self.0.iter().filter_map(Weak::upgrade).find(|known| **known == above) {

@@ -1,5 +1,5 @@
-//! Randomness from one seed: HMAC-SHA-256 over a counter, the key replaced after each draw, so that what was
-//! drawn before cannot be computed from what is in memory later.
+//! Randomness from one seed: HMAC-SHA-256 over a counter, the key replaced after each draw, so that
+//! what was drawn before cannot be computed from what is in memory later.
 
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;

@@ -1,15 +1,17 @@
 //! Sessions that outlive the process: written when established, taken over at the next start.
 //!
-//! What is written does not change while the session lasts, so a session costs one write. That is safe
-//! because nothing that must not come twice is counted in it: nonces are drawn anew ([`protection`](super::protection)),
-//! our record numbers go on far above any that can have been used, and what the peer sends is not believed
-//! until it has shown that it is there now ([`resume`](super::resume)). So an older copy of the file, or
-//! the same file in two places, repeats no nonce and lets no record pass twice.
+//! What is written does not change while the session lasts, so a session costs one write. That is
+//! safe because nothing that must not come twice is counted in it: nonces are drawn anew
+//! ([`protection`](super::protection)), our record numbers go on far above any that can have been
+//! used, and what the peer sends is not believed until it has shown that it is there now
+//! ([`resume`](super::resume)). So an older copy of the file, or the same file in two places,
+//! repeats no nonce and lets no record pass twice.
 //!
-//! With ChaCha20-Poly1305 that does not hold, because its nonces are the record numbers. Such a session is stored only so that
-//! its device can be sent a fatal alert, which is the same in every process and has a record number that no other record has
-//! ([`seal_farewell`](super::protection::Protection::seal_farewell)). The same alert is sent for sessions that could be
-//! decrypted and are no longer valid.
+//! With ChaCha20-Poly1305 that does not hold, because its nonces are the record numbers. Such a
+//! session is stored only so that its device can be sent a fatal alert, which is the same in every
+//! process and has a record number that no other record has
+//! ([`seal_farewell`](super::protection::Protection::seal_farewell)). The same alert is sent for
+//! sessions that could be decrypted and are no longer valid.
 //!
 //! ```text
 //! sealed:   "TBDS" | major 1 | minor 2 | nonce 12 | AES-256-GCM-SIV over what follows, under the store's key;
@@ -21,11 +23,12 @@
 //!           | identity type 1 and <..> | binding 16 | when established, in milliseconds since 1970 8 if flag 32
 //! handover: the same, and | window's bits 8 | forged records 8 | next number of epoch 0 8 | our Finished <0 or 12>
 //! ```
-//! Dated are only those that were written while the clock was trusted: a date made up from an earlier time would make the session
-//! older than it is, once the clock is right.
-//! The binding ties the session to its credential: the pre-shared key, raw public key or anchor.
-//! Minor version 0 had no flag 32, and certificates (identity type 2; now 4) without their path. Such a session is not resumed.
-//! Minor version 1 had paths without the ids of their keys (identity type 3), which are then judged by the CAs' names.
+//! Dated are only those that were written while the clock was trusted: a date made up from an
+//! earlier time would make the session older than it is, once the clock is right. The binding ties
+//! the session to its credential: the pre-shared key, raw public key or anchor. Minor version 0 had
+//! no flag 32, and certificates (identity type 2; now 4) without their path. Such a session is not
+//! resumed. Minor version 1 had paths without the ids of their keys (identity type 3), which are
+//! then judged by the CAs' names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -54,7 +57,8 @@ const MAGIC: [u8; 4] = *b"TBDS";
 const MAJOR: u8 = 1;
 const MINOR: u8 = 2;
 const FRONT: usize = MAGIC.len() + 2;
-/// With each run our numbers begin so much higher: more than a process sends a peer, which so has not seen them.
+/// With each run our numbers begin so much higher: more than a process sends a peer, which so has
+/// not seen them.
 const LEAP: u64 = 1 << 28;
 const EMS: u8 = 1;
 const CID: u8 = 2;
@@ -75,7 +79,8 @@ pub enum Purpose {
 /// Where what is imported was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// In a store, which has seen so many starts since it was exported, this one counted. 0 counts as 1.
+    /// In a store, which has seen so many starts since it was exported, this one counted. 0 counts
+    /// as 1.
     Store {
         /// How many.
         runs: u32,
@@ -94,8 +99,9 @@ impl StoreKey {
         StoreKey(LessSafeKey::new(key))
     }
 
-    /// `content` is encrypted and authenticated. `nonce` should be fresh; with this cipher a repeated one
-    /// tells only whether two contents are equal. `content` is overwritten. `None` where the library fails.
+    /// `content` is encrypted and authenticated. `nonce` should be fresh; with this cipher a
+    /// repeated one tells only whether two contents are equal. `content` is overwritten. `None`
+    /// where the library fails.
     pub fn seal(&self, nonce: [u8; 12], content: &mut [u8]) -> Option<Vec<u8>> {
         let mut out = [&MAGIC[..], &[MAJOR, MINOR], &nonce].concat();
         let about = aead::Aad::from([&MAGIC[..], &[MAJOR, MINOR]].concat());
@@ -144,7 +150,8 @@ pub enum ImportError {
     Damaged,
     /// Of another major version.
     OtherVersion(u8),
-    /// Its pre-shared key, raw key or anchor was removed or changed, or a certificate of its path is revoked.
+    /// Its pre-shared key, raw key or anchor was removed or changed, or a certificate of its path
+    /// is revoked.
     CredentialChanged,
     /// A certificate of its path has expired.
     Expired,
@@ -282,7 +289,8 @@ impl ServerEngine {
         Ok(id)
     }
 
-    /// Checks that no session has this connection id or address; removes one that cannot be resumed.
+    /// Checks that no session has this connection id or address; removes one that cannot be
+    /// resumed.
     fn make_way(
         &mut self,
         address: &PeerAddress,
@@ -439,7 +447,8 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
     Some(Imported { session, route, established, idle, binding })
 }
 
-/// What the session's credential and keys make together; `None` if there is no such credential (any more).
+/// What the session's credential and keys make together; `None` if there is no such credential (any
+/// more).
 fn binding(common: &Common, identity: &PeerIdentity, block: &[u8]) -> Option<[u8; 16]> {
     let trust = &common.certificates.trust;
     let credential = match identity {

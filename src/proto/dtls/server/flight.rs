@@ -1,4 +1,5 @@
-//! Our messages on their way out: cut to fit, packed into datagrams, sent again (RFC 6347 §4.2.3, §4.2.4).
+//! Our messages on their way out: cut to fit, packed into datagrams, sent again (RFC 6347 §4.2.3,
+//! §4.2.4).
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +8,8 @@ use crate::proto::dtls::record::{HANDSHAKE, HANDSHAKE_HEADER, HEADER};
 
 /// The first retransmission; each later one waits twice as long (RFC 6347 §4.2.4.1).
 const FIRST: Duration = Duration::from_secs(1);
-/// A retransmission that the client's own one asks for comes at most so often: a network that doubles its
-/// datagrams would double ours.
+/// A retransmission that the client's own one asks for comes at most so often: a network that
+/// doubles its datagrams would double ours.
 const GAP: Duration = Duration::from_millis(200);
 /// After so many retransmissions the flight is cut smaller: it may be its size that does not pass
 /// (RFC 6347 §4.1.1.1).
@@ -68,8 +69,8 @@ impl Timer {
     }
 }
 
-/// Cuts whole handshake messages, one behind the other, into records of epoch 0 and hands out datagrams of
-/// at most `mtu` bytes. A record holds at most `limit` bytes of plaintext.
+/// Cuts whole handshake messages, one behind the other, into records of epoch 0 and hands out
+/// datagrams of at most `mtu` bytes. A record holds at most `limit` bytes of plaintext.
 pub(super) fn pack(
     messages: &[u8],
     mtu: usize,

@@ -8,8 +8,9 @@
 //! | CertificateVerify | CertificateVerify | verifies it over everything before it |
 //! | Finished | Finished under the keys | compares it; the session begins |
 //!
-//! Messages are taken strictly by `message_seq`; which comes next follows from the suite. ChangeCipherSpec is
-//! not looked at: the epoch in a record that opens says the same and cannot be forged.
+//! Messages are taken strictly by `message_seq`; which comes next follows from the suite.
+//! ChangeCipherSpec is not looked at: the epoch in a record that opens says the same and cannot be
+//! forged.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -35,12 +36,14 @@ use crate::proto::dtls::record::{self, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, PLAINT
 
 /// After so long a handshake is given up.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// The highest `message_seq` of a hello: at most six messages of ours and four of the client's follow.
+/// The highest `message_seq` of a hello: at most six messages of ours and four of the client's
+/// follow.
 const MESSAGE_MAX: u16 = u16::MAX - 16;
-/// The highest record number of a hello: a handshake sends far fewer records than remain up to 2^48.
+/// The highest record number of a hello: a handshake sends far fewer records than remain up to
+/// 2^48.
 const RECORD_MAX: u64 = (1 << 48) - (1 << 24);
-/// `server_hello`, `certificate`, `server_key_exchange`, `certificate_request`, `server_hello_done`,
-/// `certificate_verify`, `finished` (RFC 5246 §7.4)
+/// `server_hello`, `certificate`, `server_key_exchange`, `certificate_request`,
+/// `server_hello_done`, `certificate_verify`, `finished` (RFC 5246 §7.4)
 const SERVER_HELLO: u8 = 2;
 const CERTIFICATE: u8 = 11;
 const SERVER_KEY_EXCHANGE: u8 = 12;
@@ -152,7 +155,8 @@ impl Handshake {
         }
     }
 
-    /// Whether the numbers of a hello leave room for ours, which count on from them and must not wrap.
+    /// Whether the numbers of a hello leave room for ours, which count on from them and must not
+    /// wrap.
     pub fn fits(hello_sequence: u16, record_sequence: u64) -> bool {
         hello_sequence <= MESSAGE_MAX && record_sequence <= RECORD_MAX
     }
@@ -470,8 +474,8 @@ impl Running {
         reader.end().ok_or_else(unreadable)?;
         let premaster = match (identity, secret) {
             (Some(identity), secret) => {
-                // For an unknown identity the handshake goes on with a decoy key of a real key's length, and fails at the
-                // step at which a wrong key fails.
+                // For an unknown identity the handshake goes on with a decoy key of a real key's
+                // length, and fails at the step at which a wrong key fails.
                 let decoy = decoy(common, identity);
                 let found = common.keyring.key(identity);
                 self.is_known = found.is_some();
@@ -521,8 +525,8 @@ impl Running {
     }
 }
 
-/// The decoy key of an unknown identity: the same each time, with the length of some configured key. It is 32 secret bytes,
-/// repeated or cut, so that it costs one HMAC.
+/// The decoy key of an unknown identity: the same each time, with the length of some configured
+/// key. It is 32 secret bytes, repeated or cut, so that it costs one HMAC.
 fn decoy(common: &Common, identity: &[u8]) -> Zeroizing<Vec<u8>> {
     let seed = super::chance::derive(&common.decoy, identity);
     let drawn = seed.first_chunk().map_or(0, |drawn| u64::from_be_bytes(*drawn));

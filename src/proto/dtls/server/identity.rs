@@ -1,5 +1,5 @@
-//! What a verified certificate says of its owner, in few bytes, since there are thousands: the names and the
-//! serial number in one piece, and the issuer's name one for all its devices.
+//! What a verified certificate says of its owner, in few bytes, since there are thousands: the
+//! names and the serial number in one piece, and the issuer's name one for all its devices.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -57,8 +57,8 @@ impl CertificateIdentity {
         CertificateIdentity::from_pieces(pieces, leaf.issuer().into(), key_hash, path)
     }
 
-    /// What a certificate with these names would say; each has at most 65,535 bytes, longer ones are left out. The
-    /// engine makes its own from what a handshake has proven.
+    /// What a certificate with these names would say; each has at most 65,535 bytes, longer ones
+    /// are left out. The engine makes its own from what a handshake has proven.
     pub fn new<'n>(
         uris: impl IntoIterator<Item = &'n str>,
         dns_names: impl IntoIterator<Item = &'n str>,
@@ -90,7 +90,8 @@ impl CertificateIdentity {
         CertificateIdentity { issuer, key_hash, pieces: bytes.into(), path }
     }
 
-    /// The path by which it was verified; `None` if it was not, or if it was stored by a version that did not keep it.
+    /// The path by which it was verified; `None` if it was not, or if it was stored by a version
+    /// that did not keep it.
     pub(super) fn path(&self) -> Option<&CertificationPath> {
         self.path.as_ref()
     }
@@ -125,9 +126,10 @@ impl CertificateIdentity {
         self.pieces(SERIAL).next().unwrap_or_default()
     }
 
-    /// Appends it, as [`CertificateIdentity::read`] takes it: URIs, DNS names (each a count 2 and vectors with
-    /// a length of 2), whether there is a common name 1, vectors of that, issuer and serial number, key hash 32. The path
-    /// stands behind it, if it is known: [`CertificationPath::write`].
+    /// Appends it, as [`CertificateIdentity::read`] takes it: URIs, DNS names (each a count 2 and
+    /// vectors with a length of 2), whether there is a common name 1, vectors of that, issuer and
+    /// serial number, key hash 32. The path stands behind it, if it is known:
+    /// [`CertificationPath::write`].
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         for kind in [URI, DNS] {
             out.extend((self.pieces(kind).count() as u16).to_be_bytes());
@@ -180,7 +182,8 @@ impl fmt::Debug for CertificateIdentity {
 /// Most names that are shared; those of further issuers are kept by each session for itself.
 const MOST: usize = 64;
 
-/// One copy of each issuer's name, however many devices it issued. A name goes with the last session that has it.
+/// One copy of each issuer's name, however many devices it issued. A name goes with the last
+/// session that has it.
 #[derive(Default)]
 pub(super) struct Issuers(Vec<Weak<[u8]>>);
 
@@ -226,7 +229,8 @@ mod tests {
             let read =
                 CertificateIdentity::read(&mut reader, false, false, &mut issuers, &mut paths).unwrap();
             assert_eq!(reader.end(), Some(()));
-            // What is not there is not told from what is empty only for the serial number, which always is.
+            // What is not there is not told from what is empty only for the serial number, which
+            // always is.
             assert!(read == identity || without == 4);
             for end in 0..bytes.len() {
                 let mut reader = Reader(&bytes[..end]);

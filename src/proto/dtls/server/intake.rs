@@ -85,7 +85,8 @@ impl ServerEngine {
         }
     }
 
-    /// A protected record without a connection id: for the session of its address, else its handshake.
+    /// A protected record without a connection id: for the session of its address, else its
+    /// handshake.
     fn handle_unnamed(&mut self, now: Instant, route: &Route, record: &Incoming<'_>, sink: &mut dyn Sink) {
         let Occupants { half_open, live } = self.registry.occupants(&PeerAddress::from(route));
         let without_cid = |id: &SessionId| self.registry.get(*id).filter(|peer| peer.own_cid().is_none());
@@ -121,7 +122,8 @@ impl ServerEngine {
         }
     }
 
-    /// A record of a session that cannot be resumed: if it is authentic, it is answered with the alert.
+    /// A record of a session that cannot be resumed: if it is authentic, it is answered with the
+    /// alert.
     fn bid_farewell(
         &mut self,
         session: SessionId,
@@ -152,8 +154,8 @@ impl ServerEngine {
             return;
         }
         let is_first = !std::mem::replace(&mut farewell.is_answered, true);
-        // Sent anywhere else it may not have reached the device, which then must find the session here after the next
-        // restart, too.
+        // Sent anywhere else it may not have reached the device, which then must find the session
+        // here after the next restart, too.
         let is_news = is_proven && !std::mem::replace(&mut farewell.is_told, true);
         self.counters.sessions_farewell += u64::from(is_first);
         sink.transmit(route, &self.outgoing);
@@ -195,7 +197,8 @@ impl ServerEngine {
         let Some(peer) = self.registry.get_mut(session) else { return };
         let Stage::Session(held) = &mut peer.stage else { return };
         if plaintext.len() > usize::from(held.limit) {
-            // RFC 6066 §4: longer than agreed. Dropped like any record that is not valid (RFC 6347 §4.1.2.7).
+            // RFC 6066 §4: longer than agreed. Dropped like any record that is not valid (RFC 6347
+            // §4.1.2.7).
             self.counters.records_discarded += 1;
             return;
         }
@@ -225,8 +228,8 @@ impl ServerEngine {
                 Verdict::Silent => return,
             }
         }
-        // Only what is newer than all before shows where the peer is; a copy of an old record, sent from
-        // elsewhere, must not (RFC 9146 §6).
+        // Only what is newer than all before shows where the peer is; a copy of an old record, sent
+        // from elsewhere, must not (RFC 9146 §6).
         if opened.newest && held.doubt.is_none() {
             peer.route = *route;
             if is_there {
@@ -354,7 +357,8 @@ impl ServerEngine {
                 }
                 // A later fragment of a message that has arrived.
                 (_, None) => return,
-                // The client repeats its flight because ours was lost. Only with the same cookie is ours sent again.
+                // The client repeats its flight because ours was lost. Only with the same cookie is
+                // ours sent again.
                 (_, Some(true)) => {
                     if handshake.timer.is_asked(now) {
                         self.send_flight(session, sink);
@@ -368,7 +372,8 @@ impl ServerEngine {
             self.counters.records_refused += 1;
             return;
         };
-        // Judged by what a first fragment shows, so that a hello in pieces needs no memory of ours either.
+        // Judged by what a first fragment shows, so that a hello in pieces needs no memory of ours
+        // either.
         let key = &self.cookie_key;
         let whole = || {
             let whole = Some(fragment).filter(|fragment| fragment.is_whole());
@@ -384,9 +389,9 @@ impl ServerEngine {
             return self.request_cookie(now, route, record, fragment, &prefix, whole(), sink);
         };
         self.registry.has_looked(now, look);
-        // A late duplicate would begin a shadow handshake in which the client's other duplicates then fail.
-        // Only for so long as its cookie is good: a device without entropy may use the same random again
-        // after a restart.
+        // A late duplicate would begin a shadow handshake in which the client's other duplicates
+        // then fail. Only for so long as its cookie is good: a device without entropy may use the
+        // same random again after a restart.
         let live = occupants.live.and_then(|live| self.registry.get(live)).and_then(|peer| peer.session());
         if live.is_some_and(|live| {
             prefix.random.starts_with(&live.random) && now < live.established + cookie::LIFETIME
@@ -394,7 +399,8 @@ impl ServerEngine {
             self.counters.records_refused += 1;
             return;
         }
-        // Each costs a key pair and a signature of ours; a client that means it does not begin again so soon.
+        // Each costs a key pair and a signature of ours; a client that means it does not begin
+        // again so soon.
         let since = occupants.half_open.and_then(|half_open| self.registry.since(half_open));
         let payer = self.registry.payer(&address);
         if since.is_some_and(|since| now < since + RESTART_GAP)
@@ -412,7 +418,8 @@ impl ServerEngine {
         let mut handshake =
             Handshake::new(now, *prefix.random, cookie, fragment.message_sequence, record.sequence);
         let proposal = propose(&mut handshake, fragment, &self.common, |_| true);
-        // Charged in full at once: charged step by step, handshakes under way could leave no budget to complete any.
+        // Charged in full at once: charged step by step, handshakes under way could leave no budget
+        // to complete any.
         if self.registry.charge(now, payer, handshake.work).is_err() {
             // The client's repetition may find more.
             self.registry.readmit(now, payer);
@@ -443,7 +450,8 @@ impl ServerEngine {
         self.send_flight(session, sink);
     }
 
-    /// Answers a hello without a valid cookie: at most one HelloVerifyRequest for a datagram, never longer than that.
+    /// Answers a hello without a valid cookie: at most one HelloVerifyRequest for a datagram, never
+    /// longer than that.
     #[expect(clippy::too_many_arguments, reason = "one record and all that is known of it")]
     fn request_cookie(
         &mut self,
@@ -496,7 +504,8 @@ impl ServerEngine {
             return;
         };
         let key = &self.cookie_key;
-        // Its first half was good when the first piece came; that was less than a handshake's lifetime ago.
+        // Its first half was good when the first piece came; that was less than a handshake's
+        // lifetime ago.
         let then = handshake.begun;
         let judge = |hello: &ClientHello<'_>| {
             let [start, rest] = hello.repeated();
@@ -576,8 +585,8 @@ impl ServerEngine {
     }
 }
 
-/// Adds a part to a hello. If that makes it whole, says what it leads to, and sets what that costs; nothing is
-/// spent on it yet.
+/// Adds a part to a hello. If that makes it whole, says what it leads to, and sets what that costs;
+/// nothing is spent on it yet.
 fn propose(
     handshake: &mut Handshake,
     fragment: &HandshakeFragment<'_>,

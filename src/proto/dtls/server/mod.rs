@@ -1,18 +1,23 @@
-//! [`Engine`] of our own: a DTLS 1.2 server for constrained devices (RFC 6347, RFC 7252 §9, RFC 7925). **Not audited.**
+//! [`Engine`] of our own: a DTLS 1.2 server for constrained devices (RFC 6347, RFC 7252 §9, RFC
+//! 7925). **Not audited.**
 //!
-//! Pre-shared keys with and without ECDHE, certificates and raw public keys with ECDHE_ECDSA; CCM_8, CCM, GCM
-//! and ChaCha20-Poly1305; connection ids; extended master secret where offered; sessions that go on after a
-//! restart. No renegotiation, no resumption, no compression, nothing with RSA keys or CBC.
+//! Pre-shared keys with and without ECDHE, certificates and raw public keys with ECDHE_ECDSA;
+//! CCM_8, CCM, GCM and ChaCha20-Poly1305; connection ids; extended master secret where offered;
+//! sessions that go on after a restart. No renegotiation, no resumption, no compression, nothing
+//! with RSA keys or CBC.
 //!
 //! From the wire inwards:
 //!
-//! * `wire` takes datagrams apart; `intake` finds who a record is for; `outcome` is how each one ends.
-//! * `negotiation` decides what a hello leads to; `handshake` takes it from there, `reassembly` and `flight`
-//!   carry its messages, `schedule` makes keys of it. [`outline`] judges a chain before any signature, `certificate` judges
-//!   the rest, `certification` is what of its path is kept, and `name` reads names out; [`bundle`] takes apart
-//!   what an owner hands over.
-//! * `protection` seals and opens records with an `aead`, `replay` drops what was seen, `session` is what is kept.
-//! * [`export`] and `resume` let a session outlive the process; `review` ends it when its time is over.
+//! * `wire` takes datagrams apart; `intake` finds who a record is for; `outcome` is how each one
+//!   ends.
+//! * `negotiation` decides what a hello leads to; `handshake` takes it from there, `reassembly` and
+//!   `flight` carry its messages, `schedule` makes keys of it. [`outline`] judges a chain before
+//!   any signature, `certificate` judges the rest, `certification` is what of its path is kept, and
+//!   `name` reads names out; [`bundle`] takes apart what an owner hands over.
+//! * `protection` seals and opens records with an `aead`, `replay` drops what was seen, `session`
+//!   is what is kept.
+//! * [`export`] and `resume` let a session outlive the process; `review` ends it when its time is
+//!   over.
 //!
 //! What a record can do, by where it comes from:
 //!
@@ -25,11 +30,12 @@
 //! | protected, opens | – | Finished: a session | data, alert; Finished: ours again |
 //! | protected, does not open | nothing | as long as a Finished: one alert | is counted |
 //!
-//! Amplification: an unproven address gets at most one HelloVerifyRequest for a datagram, not longer than that. An address a
-//! session moved to gets at most three times the bytes that came from there, over all kinds of answers.
+//! Amplification: an unproven address gets at most one HelloVerifyRequest for a datagram, not
+//! longer than that. An address a session moved to gets at most three times the bytes that came
+//! from there, over all kinds of answers.
 //!
-//! Randomness is drawn from the seed given to [`ServerEngine::new`]; only ECDHE keys and ECDSA signatures
-//! are drawn by aws-lc-rs itself.
+//! Randomness is drawn from the seed given to [`ServerEngine::new`]; only ECDHE keys and ECDSA
+//! signatures are drawn by aws-lc-rs itself.
 
 mod aead;
 pub mod bundle;
@@ -119,8 +125,9 @@ pub struct Settings {
     pub max_session_lifetime: Option<Duration>,
     /// IANA numbers of the suites allowed; default all this engine has.
     pub suites: Option<Box<[u16]>>,
-    /// After so many records that did not open a session is over; default by cipher: 2^24 with tags of 8
-    /// bytes (a forgery then has had a chance of 2^-40), 2^23 with CCM, 2^36 with GCM and ChaCha20-Poly1305.
+    /// After so many records that did not open a session is over; default by cipher: 2^24 with tags
+    /// of 8 bytes (a forgery then has had a chance of 2^-40), 2^23 with CCM, 2^36 with GCM and
+    /// ChaCha20-Poly1305.
     pub forgeries: Option<u64>,
 }
 
@@ -204,8 +211,8 @@ struct Question {
 }
 
 impl ServerEngine {
-    /// An engine without sessions. `seed` is 32 bytes of good randomness, of this process alone: two
-    /// that run with one seed and one exported session would repeat a nonce.
+    /// An engine without sessions. `seed` is 32 bytes of good randomness, of this process alone:
+    /// two that run with one seed and one exported session would repeat a nonce.
     pub fn new(
         now: Instant,
         mut settings: Settings,

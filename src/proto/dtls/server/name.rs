@@ -1,15 +1,16 @@
 //! Distinguished names (RFC 5280 §4.1.2.4): as certificates hold them, and as people write them.
 //!
-//! People copy them from `openssl x509 -noout -issuer` (the country first) or from tools that follow RFC 4514
-//! (the common name first), so a name agrees with its reverse. Everything else is compared exactly, letter by
-//! letter: a CA is not somebody who is called nearly so.
+//! People copy them from `openssl x509 -noout -issuer` (the country first) or from tools that
+//! follow RFC 4514 (the common name first), so a name agrees with its reverse. Everything else is
+//! compared exactly, letter by letter: a CA is not somebody who is called nearly so.
 
 use std::fmt;
 
 use super::identity::CertificateIdentity;
 use super::wire::Reader;
 
-/// Attribute types by the names people use (RFC 4519, RFC 2985), with the content of their OBJECT IDENTIFIER.
+/// Attribute types by the names people use (RFC 4519, RFC 2985), with the content of their OBJECT
+/// IDENTIFIER.
 const TYPES: [(&str, &[u8]); 14] = [
     ("CN", b"\x55\x04\x03"),
     ("SN", b"\x55\x04\x04"),
@@ -73,8 +74,8 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 impl DistinguishedName {
-    /// From a DER `Name`, with or without its outer tag. `None` for what nobody could have written down: no level,
-    /// several attributes in one, types or kinds of text unknown here.
+    /// From a DER `Name`, with or without its outer tag. `None` for what nobody could have written
+    /// down: no level, several attributes in one, types or kinds of text unknown here.
     pub fn from_der(name: &[u8]) -> Option<DistinguishedName> {
         let mut levels = Vec::new();
         let mut names = Reader(content(name));
@@ -93,8 +94,8 @@ impl DistinguishedName {
         (!levels.is_empty()).then(|| DistinguishedName(levels.into()))
     }
 
-    /// From `CN=Door CA,O=Example` or `O = Example, CN = Door CA`; values in double quotes or with backslashes
-    /// (RFC 4514 §2.4) where they hold a comma, a plus sign, a quote or a backslash.
+    /// From `CN=Door CA,O=Example` or `O = Example, CN = Door CA`; values in double quotes or with
+    /// backslashes (RFC 4514 §2.4) where they hold a comma, a plus sign, a quote or a backslash.
     ///
     /// # Errors
     /// [`NameError`], the first thing wrong.

@@ -1,4 +1,5 @@
-//! What a ClientHello offers, and what comes of it (RFC 5246 §7.4.1; extensions by their RFCs below).
+//! What a ClientHello offers, and what comes of it (RFC 5246 §7.4.1; extensions by their RFCs
+//! below).
 
 use super::aead::Aead;
 use super::certificate::{Certificates, Curve};
@@ -141,8 +142,8 @@ impl<'d> Offer<'d> {
         reader.end()
     }
 
-    /// The first curve of the client's that we have. A client that names none gets P-256, which everybody
-    /// has (RFC 8422 §4 leaves the choice to us).
+    /// The first curve of the client's that we have. A client that names none gets P-256, which
+    /// everybody has (RFC 8422 §4 leaves the choice to us).
     fn curve(&self) -> Option<Curve> {
         match self.groups {
             None => Some(Curve::P256),
@@ -188,9 +189,9 @@ fn certificate_types(
     Some((server, client))
 }
 
-/// Decides. The client's order of suites counts, because the client knows its hardware. Exception: if that leads to
-/// ChaCha20-Poly1305 and the client also offers AES with the same key exchange, AES is taken, because only such a session can
-/// be resumed after a restart.
+/// Decides. The client's order of suites counts, because the client knows its hardware. Exception:
+/// if that leads to ChaCha20-Poly1305 and the client also offers AES with the same key exchange,
+/// AES is taken, because only such a session can be resumed after a restart.
 pub(super) fn negotiate(
     hello: &ClientHello<'_>,
     settings: &Settings,
@@ -284,7 +285,8 @@ fn missing(offered: &[u16], has_keys: bool, certificates: &Certificates) -> Opti
     }
 }
 
-/// What a first fragment of a ClientHello must show for its cookie to be judged: all up to the cookie.
+/// What a first fragment of a ClientHello must show for its cookie to be judged: all up to the
+/// cookie.
 pub(super) struct HelloPrefix<'d> {
     /// Version, random, session id: what the cookie is bound to.
     pub bound: &'d [u8],

@@ -25,7 +25,8 @@ impl ServerEngine {
         self.arm(session);
     }
 
-    /// Sends one protected record. `is_there`: `route` is the session's own address, so that its credit applies.
+    /// Sends one protected record. `is_there`: `route` is the session's own address, so that its
+    /// credit applies.
     pub(super) fn send_protected(
         &mut self,
         session: SessionId,
@@ -54,7 +55,8 @@ impl ServerEngine {
         let Stage::Session(held) = &mut peer.stage else { return };
         let Some(finished) = held.finished.clone() else { return };
         let change = record::plain_record(record::CHANGE_CIPHER_SPEC, held.record_sequence, &[1]);
-        // Repeated on request, but no record number wraps, and an unproven address gets no more than its credit.
+        // Repeated on request, but no record number wraps, and an unproven address gets no more
+        // than its credit.
         let is_last = held.record_sequence >= (1 << 48) - 1;
         if is_last || !held.spend(change.len() + held.size_of(finished.len())) {
             return;
@@ -75,8 +77,8 @@ impl ServerEngine {
         }
     }
 
-    /// The client has proven its identity: the handshake becomes a session if its credential is still valid, the identity is
-    /// a device's, and there is room for it.
+    /// The client has proven its identity: the handshake becomes a session if its credential is
+    /// still valid, the identity is a device's, and there is room for it.
     pub(super) fn establish(
         &mut self,
         now: Instant,
@@ -93,7 +95,8 @@ impl ServerEngine {
             return self.fail(now, session, Some(alert::INTERNAL_ERROR), &HandshakeFailure::Fault, sink);
         };
         let address = PeerAddress::from(&route);
-        // Another device with a connection id may be at this address: it is found by its connection id, and stays.
+        // Another device with a connection id may be at this address: it is found by its connection
+        // id, and stays.
         let old = self.registry.occupants(&address).live;
         let held = old.and_then(|old| self.registry.get(old)).and_then(|peer| peer.session());
         let stays = held.is_some_and(|held| held.own_cid.is_some() && held.identity != identity);
@@ -143,8 +146,8 @@ impl ServerEngine {
         sink.connected(session, &route, &identity);
     }
 
-    /// The holder of a session with this identity, if there may be one. Called last, because the credential may have been
-    /// revoked since it was verified.
+    /// The holder of a session with this identity, if there may be one. Called last, because the
+    /// credential may have been revoked since it was verified.
     fn admit(
         &mut self,
         now: Instant,

@@ -1,11 +1,13 @@
-//! Checks the structure of a certificate chain before any signature is verified (RFC 5246 §7.4.2: each certificate directly
-//! certifies the one before it), so that verifying it never becomes a search.
+//! Checks the structure of a certificate chain before any signature is verified (RFC 5246 §7.4.2:
+//! each certificate directly certifies the one before it), so that verifying it never becomes a
+//! search.
 //!
-//! rustls-webpki searches for a path among all certificates it is given; with nine self-made CAs of one name it tries their
-//! permutations, which took 131 ms for 3 kB. A chain that passes here has one order, and so one path.
+//! rustls-webpki searches for a path among all certificates it is given; with nine self-made CAs of
+//! one name it tries their permutations, which took 131 ms for 3 kB. A chain that passes here has
+//! one order, and so one path.
 //!
-//! It also reads notAfter and key usage, which rustls-webpki does not show. The DER is not checked strictly here; a
-//! chain that passes is parsed again by rustls-webpki.
+//! It also reads notAfter and key usage, which rustls-webpki does not show. The DER is not checked
+//! strictly here; a chain that passes is parsed again by rustls-webpki.
 
 use std::fmt;
 
@@ -13,7 +15,8 @@ use super::name::der;
 use super::wire::Reader;
 use crate::clock::UnixTime;
 
-/// Most certificates a device may send: its own and three above it. A self-issued root may follow, which is ignored.
+/// Most certificates a device may send: its own and three above it. A self-issued root may follow,
+/// which is ignored.
 pub const CERTIFICATES_MAX: usize = 4;
 /// Most bytes of all of them, the root included.
 pub const BYTES_MAX: usize = 8 * 1024;
@@ -48,8 +51,8 @@ const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 
 impl<'c> Outline<'c> {
-    /// Parses a certificate in DER (RFC 5280 §4.1); `None` if it is malformed. Malformed extensions are left to
-    /// rustls-webpki.
+    /// Parses a certificate in DER (RFC 5280 §4.1); `None` if it is malformed. Malformed extensions
+    /// are left to rustls-webpki.
     pub fn read(certificate: &'c [u8]) -> Option<Outline<'c>> {
         let mut whole = Reader(certificate);
         let mut signed = Reader(tagged(&mut whole, SEQUENCE)?);
@@ -91,8 +94,8 @@ fn tagged<'b>(reader: &mut Reader<'b>, tag: u8) -> Option<&'b [u8]> {
     der(reader).filter(|(found, _)| *found == tag).map(|(_, content)| content)
 }
 
-/// The first eight bits of the extension keyUsage; none set if the extension is malformed, so that the key may be used for
-/// nothing.
+/// The first eight bits of the extension keyUsage; none set if the extension is malformed, so that
+/// the key may be used for nothing.
 fn key_usage(behind_the_key: Reader<'_>) -> Option<u8> {
     let mut rest = behind_the_key;
     while let Some((tag, content)) = der(&mut rest) {
@@ -198,8 +201,8 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Judges a chain, the device's own certificate first, by its structure alone. Returns the certificates to verify: all
-/// except a root, which proves nothing by being sent.
+/// Judges a chain, the device's own certificate first, by its structure alone. Returns the
+/// certificates to verify: all except a root, which proves nothing by being sent.
 ///
 /// # Errors
 /// [`Malformed`], the first thing wrong.
@@ -257,7 +260,8 @@ mod tests {
         params
     }
 
-    /// A certificate of `name` with this key, which says it was issued by `issuer`; that one's key signs nothing.
+    /// A certificate of `name` with this key, which says it was issued by `issuer`; that one's key
+    /// signs nothing.
     fn made(name: &str, issuer: &str, key: &KeyPair) -> Vec<u8> {
         let other = KeyPair::generate().unwrap();
         params(name).signed_by(key, &Issuer::new(params(issuer), &other)).unwrap().der().to_vec()

@@ -7,10 +7,10 @@
 //!
 //! The connection id is that of the record, so the two directions differ, and one may have none.
 //!
-//! The explicit part of a nonce is 40 random bits, drawn for each session and run of the process, and a
-//! counter of 24 bits; when it is spent, 40 others are drawn. So a session can go on from a file however
-//! old: what must never come twice does not depend on what the file remembers. The receiver takes it from
-//! the wire, whatever its peer puts there.
+//! The explicit part of a nonce is 40 random bits, drawn for each session and run of the process,
+//! and a counter of 24 bits; when it is spent, 40 others are drawn. So a session can go on from a
+//! file however old: what must never come twice does not depend on what the file remembers. The
+//! receiver takes it from the wire, whatever its peer puts there.
 
 use zeroize::Zeroizing;
 
@@ -27,9 +27,10 @@ const SEQUENCE_END: u64 = 1 << 48;
 const NONCES_END: u64 = 1 << 32;
 /// How many record numbers are reserved for what ends the session.
 const LAST_WORDS: u64 = 16;
-/// The record number, and so the nonce, of the alert that ends a session of an earlier process. It is above all numbers of data
-/// in any process, so that no nonce is repeated although it is not known which numbers were used; and the record has the same
-/// content each time. It is not higher because wolfSSL 5.5 drops a record numbered 2^33 or more above the last one.
+/// The record number, and so the nonce, of the alert that ends a session of an earlier process. It
+/// is above all numbers of data in any process, so that no nonce is repeated although it is not
+/// known which numbers were used; and the record has the same content each time. It is not higher
+/// because wolfSSL 5.5 drops a record numbered 2^33 or more above the last one.
 const FAREWELL: u64 = NONCES_END;
 /// The counter in an explicit nonce.
 const COUNTER: u64 = (1 << 24) - 1;
@@ -113,8 +114,8 @@ impl Protection {
         Protection { keys, next_sequence: 0, nonce, window: Window::default(), failures: 0 }
     }
 
-    /// Appends one record to `out`. `cid` is the peer's; empty: a record without. `None`: the numbers are
-    /// spent, before which the session is ended ([`is_spent`](Protection::is_spent)).
+    /// Appends one record to `out`. `cid` is the peer's; empty: a record without. `None`: the
+    /// numbers are spent, before which the session is ended ([`is_spent`](Protection::is_spent)).
     pub fn seal(
         &mut self,
         out: &mut Vec<u8>,
@@ -141,10 +142,11 @@ impl Protection {
         self.next_sequence >= self.end() - LAST_WORDS
     }
 
-    /// Sets the next record number to `written + leap`, or to `written` if the numbers are the nonces.
-    /// `None` if that is out of range.
+    /// Sets the next record number to `written + leap`, or to `written` if the numbers are the
+    /// nonces. `None` if that is out of range.
     pub fn leap(&mut self, written: u64, leap: u64) -> Option<()> {
-        // If the numbers are the nonces, an imported session sends only the one alert, whose number is fixed.
+        // If the numbers are the nonces, an imported session sends only the one alert, whose number
+        // is fixed.
         let leap = if self.numbers_are_nonces() { 0 } else { leap };
         self.next_sequence = written.checked_add(leap)?;
         (!self.is_spent()).then_some(())

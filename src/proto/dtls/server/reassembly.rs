@@ -1,4 +1,5 @@
-//! Handshake messages from their fragments, whatever their order (RFC 6347 §4.2.3), within one budget a handshake.
+//! Handshake messages from their fragments, whatever their order (RFC 6347 §4.2.3), within one
+//! budget a handshake.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +48,8 @@ impl Reassembly {
         self.expected
     }
 
-    /// Takes a fragment. One that contradicts those before it, that is old or too far ahead is dropped.
+    /// Takes a fragment. One that contradicts those before it, that is old or too far ahead is
+    /// dropped.
     pub fn insert(&mut self, fragment: &HandshakeFragment<'_>) -> Result<(), OverBudget> {
         if !(self.expected..self.expected.saturating_add(AHEAD)).contains(&fragment.message_sequence) {
             return Ok(());

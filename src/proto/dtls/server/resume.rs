@@ -1,14 +1,16 @@
-//! A session from a file must not take again what was received before: a proof that its peer is there now.
+//! A session from a file must not take again what was received before: a proof that its peer is
+//! there now.
 //!
-//! Which records had come when the process ended nobody knows: the file is as old as it is, and may have been
-//! restored from a backup. So of a session taken over nothing is handed on at first. Its next authentic record
-//! is answered with a CoAP ping (RFC 7252 §4.3: an empty Confirmable message, which every endpoint must answer
-//! with a Reset) whose message id is random. The matching Reset, in a record of its own number, was made after
-//! the ping and so after the start. Two such proofs, 32 bits, are asked for. From then on only records
-//! newer than the second Reset count. What came before is lost; a Confirmable request is repeated by its sender.
+//! Which records had come when the process ended nobody knows: the file is as old as it is, and may
+//! have been restored from a backup. So of a session taken over nothing is handed on at first. Its
+//! next authentic record is answered with a CoAP ping (RFC 7252 §4.3: an empty Confirmable message,
+//! which every endpoint must answer with a Reset) whose message id is random. The matching Reset,
+//! in a record of its own number, was made after the ping and so after the start. Two such proofs,
+//! 32 bits, are asked for. From then on only records newer than the second Reset count. What came
+//! before is lost; a Confirmable request is repeated by its sender.
 //!
-//! A record that does not match changes nothing but that its number is spent, and the ids stay, so each
-//! recorded Reset is worth one try in 65,536, twice in a row.
+//! A record that does not match changes nothing but that its number is spent, and the ids stay, so
+//! each recorded Reset is worth one try in 65,536, twice in a row.
 
 use super::chance::Chance;
 use super::session::AMPLIFICATION;
@@ -18,8 +20,8 @@ use crate::proto::dtls::registry::PeerAddress;
 pub(super) const PING: usize = 4;
 /// Pings asked for.
 const PROOFS: usize = 2;
-/// Pings sent in answer to records that are not the newest. The peer's own are, whatever somebody with recorded ones does:
-/// they are always answered.
+/// Pings sent in answer to records that are not the newest. The peer's own are, whatever somebody
+/// with recorded ones does: they are always answered.
 const PINGS_MAX: u8 = 32;
 
 /// See the module.
@@ -52,8 +54,8 @@ impl Doubt {
         Doubt { ids: [id(0), id(1)], proven: 0, asked: false, spent: 0, elsewhere: None }
     }
 
-    /// An authentic record of `received` bytes came from another address than the session's. Whether an answer may be sent
-    /// there; if so, counts it.
+    /// An authentic record of `received` bytes came from another address than the session's.
+    /// Whether an answer may be sent there; if so, counts it.
     pub fn affords(&mut self, address: PeerAddress, received: usize, answer: usize) -> bool {
         let before = self.elsewhere.filter(|(other, _)| *other == address).map_or(0, |(_, credit)| credit);
         let credit = before.saturating_add(AMPLIFICATION * received);

@@ -1,4 +1,5 @@
-//! Closes sessions whose certificates have expired or are no longer valid, and sessions of the maximum age.
+//! Closes sessions whose certificates have expired or are no longer valid, and sessions of the
+//! maximum age.
 //!
 //! | judged | when |
 //! |---|---|
@@ -6,10 +7,11 @@
 //! | the earliest notAfter of the path | the same, and when the clock reaches it |
 //! | `max_session_lifetime` | when the oldest session reaches it |
 //!
-//! The time is the current time if the clock is trusted, else one that has certainly passed: a certificate that expired before
-//! it has expired.
+//! The time is the current time if the clock is trusted, else one that has certainly passed: a
+//! certificate that expired before it has expired.
 //!
-//! Nothing is kept for each session. Only the earliest possible deadline is known; when it is reached, all sessions are checked.
+//! Nothing is kept for each session. Only the earliest possible deadline is known; when it is
+//! reached, all sessions are checked.
 
 use std::time::{Duration, Instant};
 

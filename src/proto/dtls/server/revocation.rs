@@ -1,8 +1,9 @@
 //! Revocation lists (RFC 5280 §5): what each revokes, and for which CA.
 //!
-//! A list is for the CA that signed it, known by name and key: two CAs have one name after a change of keys. In the name of a
-//! configured CA it is verified when it is read. Where no configured CA has its name, it is verified when a device first
-//! shows one that has; what it says of that CA's certificates is believed until then, since a list is its owner's word.
+//! A list is for the CA that signed it, known by name and key: two CAs have one name after a change
+//! of keys. In the name of a configured CA it is verified when it is read. Where no configured CA
+//! has its name, it is verified when a device first shows one that has; what it says of that CA's
+//! certificates is believed until then, since a list is its owner's word.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -26,7 +27,8 @@ pub(super) fn key_id(info: &[u8]) -> KeyId {
     id
 }
 
-/// Most keys a list remembers that it was verified with; further ones count as if they had signed it.
+/// Most keys a list remembers that it was verified with; further ones count as if they had signed
+/// it.
 const KEYS_MAX: usize = 16;
 
 /// A configured CA, as far as it may sign lists.
@@ -43,7 +45,8 @@ pub(super) struct Signer<'c> {
 enum Signers {
     /// These configured CAs.
     Known(Box<[KeyId]>),
-    /// No configured CA has its name. The list in DER, and with which keys of others it was verified.
+    /// No configured CA has its name. The list in DER, and with which keys of others it was
+    /// verified.
     Unknown(Box<[u8]>, Mutex<Vec<(KeyId, bool)>>),
 }
 
@@ -86,7 +89,8 @@ impl List {
         Ok(List { list, signers: Signers::Known(signers.into()) })
     }
 
-    /// Whether it says that this certificate is revoked; of its issuer's key is known what `key` says.
+    /// Whether it says that this certificate is revoked; of its issuer's key is known what `key`
+    /// says.
     pub fn revokes(&self, issuer: &[u8], key: Option<&KeyId>, serial: &[u8]) -> bool {
         content(self.list.issuer()) == content(issuer)
             && key.is_none_or(|key| self.may_be_of(key))
@@ -104,7 +108,8 @@ impl List {
         }
     }
 
-    /// A certificate of this CA led to an anchor: verifies the list with its key, once, if nobody else could.
+    /// A certificate of this CA led to an anchor: verifies the list with its key, once, if nobody
+    /// else could.
     pub fn meet(&self, subject: &[u8], info: &[u8]) {
         let Signers::Unknown(der, tried) = &self.signers else { return };
         if content(self.list.issuer()) != content(subject) {
@@ -131,7 +136,8 @@ impl List {
     }
 }
 
-/// Whether the key of a SubjectPublicKeyInfo, or of its content, made the signature of a list or certificate (RFC 5280 §5.1.1).
+/// Whether the key of a SubjectPublicKeyInfo, or of its content, made the signature of a list or
+/// certificate (RFC 5280 §5.1.1).
 pub(super) fn is_signed(signed: &[u8], info: &[u8]) -> bool {
     let signed = || {
         let mut parts = Reader(element(&mut Reader(signed))?.1);
@@ -172,7 +178,8 @@ fn element<'b>(reader: &mut Reader<'b>) -> Option<(u8, &'b [u8])> {
     Some((tag, reader.take(length)?))
 }
 
-/// Whether a CA's certificate says that its key may sign lists; one that cannot be read says nothing.
+/// Whether a CA's certificate says that its key may sign lists; one that cannot be read says
+/// nothing.
 pub(super) fn may_sign_lists(certificate: &[u8]) -> bool {
     Outline::read(certificate).is_none_or(|outline| outline.may_sign_lists())
 }

@@ -11,7 +11,8 @@ use crate::proto::Route;
 use crate::proto::dtls::engine::PeerIdentity;
 use crate::proto::dtls::record::HEADER;
 
-/// The factor of bytes sent to an address a session moved to over bytes received from there, for all kinds of answers.
+/// The factor of bytes sent to an address a session moved to over bytes received from there, for
+/// all kinds of answers.
 pub(super) const AMPLIFICATION: usize = 3;
 
 /// A handshake or a session, and where it is.
@@ -58,8 +59,9 @@ impl Peer {
     }
 }
 
-/// A session of an earlier process that cannot be resumed: its device is sent a fatal alert whenever it speaks, since the
-/// alerts before may have been lost, or may have gone to somebody who repeats its records.
+/// A session of an earlier process that cannot be resumed: its device is sent a fatal alert
+/// whenever it speaks, since the alerts before may have been lost, or may have gone to somebody who
+/// repeats its records.
 pub(super) struct Farewell {
     pub protection: Protection,
     pub own_cid: Option<Cid>,
@@ -68,7 +70,8 @@ pub(super) struct Farewell {
     pub is_unproven: bool,
     /// Whether an alert was sent.
     pub is_answered: bool,
-    /// Whether one was sent to where the device is known to receive; then the session counts as ended.
+    /// Whether one was sent to where the device is known to receive; then the session counts as
+    /// ended.
     pub is_told: bool,
 }
 

@@ -1,7 +1,7 @@
 //! The cipher suites we have: three key exchanges, four ciphers, SHA-256 throughout.
 //!
-//! RFC 6655 (PSK with CCM), RFC 5487 (PSK with GCM), RFC 8442 (ECDHE_PSK), RFC 7251 (ECDHE_ECDSA with CCM),
-//! RFC 5289 (ECDHE_ECDSA with GCM), RFC 7905 (ChaCha20-Poly1305).
+//! RFC 6655 (PSK with CCM), RFC 5487 (PSK with GCM), RFC 8442 (ECDHE_PSK), RFC 7251 (ECDHE_ECDSA
+//! with CCM), RFC 5289 (ECDHE_ECDSA with GCM), RFC 7905 (ChaCha20-Poly1305).
 
 use super::aead::Aead;
 

@@ -1,5 +1,5 @@
-//! Reading and writing TLS's presentation language (RFC 5246 §4), and records as they stand in a datagram
-//! (RFC 6347 §4.1, RFC 9146 §4).
+//! Reading and writing TLS's presentation language (RFC 5246 §4), and records as they stand in a
+//! datagram (RFC 6347 §4.1, RFC 9146 §4).
 
 use crate::proto::dtls::record::{HEADER, VERSION_1_0, VERSION_1_2};
 
@@ -131,7 +131,8 @@ pub(super) fn next_record<'d>(rest: &mut &'d [u8]) -> Option<Incoming<'d>> {
     })
 }
 
-/// Writes a record header whose length is filled in by [`close_record`]; returns where the record begins.
+/// Writes a record header whose length is filled in by [`close_record`]; returns where the record
+/// begins.
 pub(super) fn open_record(
     out: &mut Vec<u8>,
     content_type: u8,

@@ -1,7 +1,8 @@
-//! Consistent overhead byte stuffing (Cheshire and Baker, 1999): no zero inside a frame, a zero behind it.
+//! Consistent overhead byte stuffing (Cheshire and Baker, 1999): no zero inside a frame, a zero
+//! behind it.
 //!
-//! A code byte n says: n−1 bytes follow as they are, then a zero, unless n is 255 or the frame ends. A zero
-//! before the code is used up breaks the frame.
+//! A code byte n says: n−1 bytes follow as they are, then a zero, unless n is 255 or the frame
+//! ends. A zero before the code is used up breaks the frame.
 
 use super::{Buffer, Step};
 

@@ -1,7 +1,8 @@
 //! A pause between frames: whatever comes without one belongs together.
 //!
-//! Over USB and through a kernel that batches, pauses under some 20 ms are not seen as they were on the wire,
-//! so [`GAP_MIN`] is what can be asked for; Modbus RTU's 3.5 characters are for its own core.
+//! Over USB and through a kernel that batches, pauses under some 20 ms are not seen as they were on
+//! the wire, so [`GAP_MIN`] is what can be asked for; Modbus RTU's 3.5 characters are for its own
+//! core.
 
 use std::time::Duration;
 

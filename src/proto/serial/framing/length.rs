@@ -1,12 +1,14 @@
-//! Length-prefixed frames: a header of so many bytes, in it a number that says how long the frame is.
+//! Length-prefixed frames: a header of so many bytes, in it a number that says how long the frame
+//! is.
 //!
 //! ```text
 //! | offset bytes | 1, 2 or 4 bytes of length | payload … | checksum |
 //! ```
 //!
-//! The number counts the bytes behind it, checksum included, less `adjust`: 0 where it counts just them, 2 where it does
-//! not count a 2-byte checksum, −2 where it counts itself too. The payload is what follows the number, without the checksum: what stands
-//! before the number (a sync byte, an address) is passed over; the checksum covers it.
+//! The number counts the bytes behind it, checksum included, less `adjust`: 0 where it counts just
+//! them, 2 where it does not count a 2-byte checksum, −2 where it counts itself too. The payload is
+//! what follows the number, without the checksum: what stands before the number (a sync byte, an
+//! address) is passed over; the checksum covers it.
 
 use super::EncodeError;
 
@@ -22,7 +24,8 @@ pub struct Header {
     pub little_endian: bool,
     /// Bytes before it, `0..=16`.
     pub offset: usize,
-    /// Bytes behind the number that it does not count; negative where it counts bytes before them. `-64..=64`.
+    /// Bytes behind the number that it does not count; negative where it counts bytes before them.
+    /// `-64..=64`.
     pub adjust: i32,
 }
 

@@ -8,7 +8,8 @@ pub const END_MAX: usize = 8;
 /// What ends a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// CR, LF, or both, whichever comes: the empty line between CR and LF is passed over. Sent as CR LF.
+    /// CR, LF, or both, whichever comes: the empty line between CR and LF is passed over. Sent as
+    /// CR LF.
     Any,
     /// This sequence, `1..=8` bytes, and nothing else.
     Exactly(Vec<u8>),
@@ -26,7 +27,8 @@ impl End {
         let start = out.len();
         out.extend_from_slice(body);
         out.extend_from_slice(end);
-        // Not only inside the body: its last bytes and the first of the delimiter can make one together.
+        // Not only inside the body: its last bytes and the first of the delimiter can make one
+        // together.
         let first = out[start..].windows(end.len().max(1)).position(|window| window == end);
         if first != Some(body.len()) {
             out.truncate(start);
@@ -39,7 +41,8 @@ impl End {
 #[derive(Debug)]
 pub(super) struct Scanner {
     end: End,
-    /// The last bytes, as many as the delimiter has, of the frame under way; in case they begin a delimiter.
+    /// The last bytes, as many as the delimiter has, of the frame under way; in case they begin a
+    /// delimiter.
     tail: Vec<u8>,
 }
 

@@ -120,7 +120,8 @@ impl Scanner {
         Step::More
     }
 
-    /// Bytes that can be part of no marker any more, all but the last `keep`, are part of the frame.
+    /// Bytes that can be part of no marker any more, all but the last `keep`, are part of the
+    /// frame.
     fn settle(&mut self, keep: usize, buffer: &mut Buffer) {
         let certain = self.tail.len().saturating_sub(keep);
         for byte in self.tail.drain(..certain) {

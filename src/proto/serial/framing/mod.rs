@@ -14,8 +14,9 @@
 //! | [`fixed`] | so many bytes | a pause; with a checksum, the next byte from which one fits |
 //! | [`markers`] | between a start and an end | the next start |
 //!
-//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer is dropped
-//! and counted. Empty frames are passed over: doubled delimiters make them. Time is an argument.
+//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer
+//! is dropped and counted. Empty frames are passed over: doubled delimiters make them. Time is an
+//! argument.
 
 pub mod cobs;
 pub mod fixed;
@@ -31,7 +32,8 @@ use super::checksum::Checksum;
 
 /// Longest frame that may be asked for, in bytes, checksum and header included.
 pub const FRAME_MAX: usize = 16 * 1024;
-/// Bytes that come so soon after the port was opened may be the rest of a frame whose beginning was missed.
+/// Bytes that come so soon after the port was opened may be the rest of a frame whose beginning was
+/// missed.
 pub const SETTLE: Duration = Duration::from_millis(50);
 /// A frame whose length is known beforehand must come without a longer pause than this.
 pub const IDLE: Duration = Duration::from_secs(1);
@@ -62,7 +64,8 @@ pub struct Settings {
     pub framing: Framing,
     /// What stands at the end of each frame.
     pub checksum: Option<Checksum>,
-    /// Longest frame in bytes, header, checksum and line end included where they are kept until the end; `1..=FRAME_MAX`.
+    /// Longest frame in bytes, header, checksum and line end included where they are kept until the
+    /// end; `1..=FRAME_MAX`.
     pub max_frame: usize,
 }
 
@@ -165,7 +168,8 @@ pub struct Decoder {
     scanner: Scanner,
     checksum: Option<Checksum>,
     buffer: Buffer,
-    /// Everything up to the next delimiter is dropped: its beginning was too long, wrong, or missed.
+    /// Everything up to the next delimiter is dropped: its beginning was too long, wrong, or
+    /// missed.
     skipping: bool,
     opened_at: Option<Instant>,
     /// What comes without a longer pause belongs together.
@@ -218,8 +222,9 @@ impl Decoder {
         if bytes.is_empty() {
             return;
         }
-        // A pause between frames is told by the shell, which looks for bytes before it tells. What it brings late may have
-        // come in time and waited for it: only a pause that no stall explains ends a frame here.
+        // A pause between frames is told by the shell, which looks for bytes before it tells. What
+        // it brings late may have come in time and waited for it: only a pause that no stall
+        // explains ends a frame here.
         let judged = match self.scanner {
             Scanner::Gap => now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now),
             _ => now,
@@ -370,7 +375,8 @@ impl Decoder {
 }
 
 impl Scanner {
-    /// Whether a frame that was begun unseen can be told from a whole one only by what ended the one before.
+    /// Whether a frame that was begun unseen can be told from a whole one only by what ended the
+    /// one before.
     fn has_delimiter(&self) -> bool {
         matches!(self, Scanner::Line(_) | Scanner::Slip(_) | Scanner::Cobs(_))
     }

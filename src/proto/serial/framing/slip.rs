@@ -1,7 +1,8 @@
 //! SLIP (RFC 1055): END closes a frame, and the two escapes let END and ESC stand inside one.
 //!
-//! An ESC with anything else behind it breaks the frame; it is dropped at the next END. Frames are sent with an
-//! END before them too, as the RFC advises: it closes whatever noise the line picked up.
+//! An ESC with anything else behind it breaks the frame; it is dropped at the next END. Frames are
+//! sent with an END before them too, as the RFC advises: it closes whatever noise the line picked
+//! up.
 
 use super::{Buffer, Step};
 

@@ -152,7 +152,8 @@ proptest! {
     fn after_garbage_and_a_delimiter_all_is_well((settings, delimiter) in delimited(), garbage: Vec<u8>, good in "[a-z]{1,40}") {
         let mut stream = garbage;
         stream.extend_from_slice(&delimiter);
-        // An escape at the end of the noise takes one byte with it, and a start marker in it needs its end.
+        // An escape at the end of the noise takes one byte with it, and a start marker in it needs
+        // its end.
         let (mut decoder, now) = opened(&settings);
         let _ = take(&mut decoder, now, &stream);
         let mut frame = Vec::new();

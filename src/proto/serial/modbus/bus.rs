@@ -1,16 +1,18 @@
-//! The master of a bus: one request at a time, each unit in its own rhythm, and none that keeps the others waiting.
+//! The master of a bus: one request at a time, each unit in its own rhythm, and none that keeps the
+//! others waiting.
 //!
 //! ```text
 //!  down ──line_up──> idle ──a unit is due, the line is quiet──> waiting ──answer, time-out, damage──> idle
 //!    ^─────────────────────────── line_down, at any time ─────────────────────────────────────────────┘
 //! ```
 //!
-//! * A unit that has failed is left alone for a time that doubles up to a bound. It gets its turn where its time-out makes no other
-//!   unit late; if there is no such place for a whole period of it, then once each unit that is due was asked. So units without an
-//!   answer cost the others one time-out a cycle at most.
-//! * An answer is taken only from the unit asked, with the function and the length asked for, and a right checksum. What else comes
-//!   is stepped over while the time-out runs on (MODBUS over Serial Line V1.02 §2.4.1). How late answers are told from the present
-//!   one, see `unit`.
+//! * A unit that has failed is left alone for a time that doubles up to a bound. It gets its turn
+//!   where its time-out makes no other unit late; if there is no such place for a whole period of
+//!   it, then once each unit that is due was asked. So units without an answer cost the others one
+//!   time-out a cycle at most.
+//! * An answer is taken only from the unit asked, with the function and the length asked for, and a
+//!   right checksum. What else comes is stepped over while the time-out runs on (MODBUS over Serial
+//!   Line V1.02 §2.4.1). How late answers are told from the present one, see `unit`.
 //! * No clock, no port, no chance: `now` and a seed come in, bytes and events go out.
 
 use std::collections::VecDeque;
@@ -24,7 +26,8 @@ use super::unit::{Progress, Purpose, Refusal, Unit};
 
 /// Nothing more is asked while so many events wait to be collected.
 const EVENTS_MAX: usize = 256;
-/// So long after the last byte a complete but wrong answer is given up; longer than adapters hold bytes back (16 ms).
+/// So long after the last byte a complete but wrong answer is given up; longer than adapters hold
+/// bytes back (16 ms).
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Why a request had no answer.
@@ -67,11 +70,13 @@ pub enum Event {
         /// In a row, this one counted.
         failures: u32,
     },
-    /// A unit refuses to have a register read; its readings come without it. Told once, until it has been read.
+    /// A unit refuses to have a register read; its readings come without it. Told once, until it
+    /// has been read.
     Refused {
         /// Which unit.
         unit: usize,
-        /// Which of its registers, as an index into [`Unit::registers`](super::settings::Unit::registers).
+        /// Which of its registers, as an index into
+        /// [`Unit::registers`](super::settings::Unit::registers).
         register: usize,
         /// Why.
         exception: Exception,
@@ -228,7 +233,8 @@ impl Bus {
         self.events.pop_front()
     }
 
-    /// The last reading of this unit was not taken over: its next one is published even if nothing has changed.
+    /// The last reading of this unit was not taken over: its next one is published even if nothing
+    /// has changed.
     pub fn forget_published(&mut self, unit: usize) {
         if let Some(unit) = self.units.get_mut(unit) {
             unit.forget_published();
@@ -265,7 +271,8 @@ impl Bus {
         self.receiver.noise()
     }
 
-    // --- the line ---------------------------------------------------------------------------------------------
+    // --- the line
+    // ---------------------------------------------------------------------------------------------
 
     fn tick(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
@@ -281,7 +288,8 @@ impl Bus {
         paced.map_or(self.quiet_at, |paced| paced.max(self.quiet_at))
     }
 
-    /// Bytes that nobody asked for: waits until they end, but not longer than a time-out, for a line may never be quiet.
+    /// Bytes that nobody asked for: waits until they end, but not longer than a time-out, for a
+    /// line may never be quiet.
     fn overhear(&mut self, now: Instant, bytes: &[u8]) {
         if now >= self.heard + self.gap() {
             self.babble = now;
@@ -312,7 +320,8 @@ impl Bus {
         receiver: &'r mut Receiver,
     ) -> Option<(usize, Purpose, Answer<'r>)> {
         let Line::Waiting(exchange) = &mut self.line else { return None };
-        // A read is never answered with itself, but a write is; so there the owner has to say whether the line echoes.
+        // A read is never answered with itself, but a write is; so there the owner has to say
+        // whether the line echoes.
         if exchange.echo || exchange.request.function() <= 4 {
             match receiver.strip_echo(&self.sent) {
                 None if exchange.echo && !last => return None,
@@ -386,7 +395,8 @@ impl Bus {
         }
     }
 
-    // --- whose turn it is -------------------------------------------------------------------------------------
+    // --- whose turn it is
+    // -------------------------------------------------------------------------------------
 
     /// Asks the next unit, if one is due and the line is free.
     fn begin(&mut self, now: Instant) {

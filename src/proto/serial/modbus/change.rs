@@ -1,4 +1,5 @@
-//! When a reading is worth publishing: always, or only when something has changed by more than its dead band, but at least so often.
+//! When a reading is worth publishing: always, or only when something has changed by more than its
+//! dead band, but at least so often.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use super::map::{Register, Value};
 pub enum Publish {
     /// Every one.
     Always,
-    /// One in which a value differs from the one last published by more than its dead band, and one after `max_unchanged` at the latest.
+    /// One in which a value differs from the one last published by more than its dead band, and one
+    /// after `max_unchanged` at the latest.
     OnChange {
         /// `None`: however long nothing changes.
         max_unchanged: Option<Duration>,
@@ -23,7 +25,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Whether this reading is to be published; if so it becomes the one that later readings are compared with.
+    /// Whether this reading is to be published; if so it becomes the one that later readings are
+    /// compared with.
     pub fn decide(
         &mut self,
         now: Instant,
@@ -47,7 +50,8 @@ impl Changes {
         wanted
     }
 
-    /// Forgets the last one, because it was not delivered: the next reading is published whatever it says.
+    /// Forgets the last one, because it was not delivered: the next reading is published whatever
+    /// it says.
     pub fn forget(&mut self) {
         self.last = None;
     }

@@ -1,8 +1,10 @@
-//! The RTU frame: a unit's address before the protocol data unit, a checksum behind it, and silence around it.
+//! The RTU frame: a unit's address before the protocol data unit, a checksum behind it, and silence
+//! around it.
 //!
-//! The standard marks a frame's end by 3.5 characters of silence. Behind a USB adapter that silence cannot be seen: bytes come in
-//! lumps, 16 ms apart with some chips. So the end of an answer is known from its length, which the request determines, and its
-//! checksum; silence is only kept before sending, and used to give up early on what is complete but wrong.
+//! The standard marks a frame's end by 3.5 characters of silence. Behind a USB adapter that silence
+//! cannot be seen: bytes come in lumps, 16 ms apart with some chips. So the end of an answer is
+//! known from its length, which the request determines, and its checksum; silence is only kept
+//! before sending, and used to give up early on what is complete but wrong.
 //!
 //! MODBUS over Serial Line V1.02 §2.5.1.
 
@@ -13,7 +15,8 @@ use super::pdu::{Answer, EXCEPTION, PDU_MAX, Request};
 
 /// Longest frame: address, protocol data unit, checksum.
 pub const FRAME_MAX: usize = 1 + PDU_MAX + 2;
-/// Most bytes kept while looking for a frame. What is older cannot belong to an answer that is still to come.
+/// Most bytes kept while looking for a frame. What is older cannot belong to an answer that is
+/// still to come.
 const KEPT_MAX: usize = FRAME_MAX + 64;
 
 /// CRC-16/MODBUS (§2.5.1.2). On the wire its low byte comes first.
@@ -62,7 +65,8 @@ pub struct Frame<'b> {
     pub pdu: &'b [u8],
 }
 
-/// The frame at the beginning of `bytes`, taken as an answer: its length follows from its function code.
+/// The frame at the beginning of `bytes`, taken as an answer: its length follows from its function
+/// code.
 fn whole(bytes: &[u8]) -> Option<Frame<'_>> {
     let [unit, function, third, ..] = *bytes else { return None };
     let length = match function {
@@ -85,8 +89,8 @@ fn checked(frame: &[u8]) -> Option<&[u8]> {
 pub enum Found<'b> {
     /// The answer.
     Answer(Answer<'b>),
-    /// Not yet anything; `complete` says whether as many bytes have come as an answer takes, so that silence would mean that it
-    /// was damaged.
+    /// Not yet anything; `complete` says whether as many bytes have come as an answer takes, so
+    /// that silence would mean that it was damaged.
     Nothing {
         /// Enough came.
         complete: bool,
@@ -124,7 +128,8 @@ impl Receiver {
         self.bytes.len() > self.framed
     }
 
-    /// Takes an echo of `sent` off the beginning. `None`: too little has come to tell. `Some(false)`: it is not the echo.
+    /// Takes an echo of `sent` off the beginning. `None`: too little has come to tell.
+    /// `Some(false)`: it is not the echo.
     pub fn strip_echo(&mut self, sent: &[u8]) -> Option<bool> {
         let known = self.bytes.len().min(sent.len());
         if self.bytes[..known] != sent[..known] {
@@ -138,10 +143,12 @@ impl Receiver {
         Some(true)
     }
 
-    /// Looks for the answer of `unit` to `request`, at any place, so that noise before it does no harm.
+    /// Looks for the answer of `unit` to `request`, at any place, so that noise before it does no
+    /// harm.
     ///
-    /// Whole frames that are something else are stepped over, so that nothing inside them is taken for an answer, and told to `other`
-    /// once. A beginning that could become the answer is waited for, until `last`: then nothing more will come.
+    /// Whole frames that are something else are stepped over, so that nothing inside them is taken
+    /// for an answer, and told to `other` once. A beginning that could become the answer is waited
+    /// for, until `last`: then nothing more will come.
     pub fn answer(
         &mut self,
         unit: u8,

@@ -1,7 +1,9 @@
-//! Register maps: what the bits and registers of a unit mean, and a poll's values as one JSON object.
+//! Register maps: what the bits and registers of a unit mean, and a poll's values as one JSON
+//! object.
 //!
-//! A 16-bit register goes over the wire with its high byte first, and that is all the standard says; larger values, their word
-//! order and their scale are each maker's own (MODBUS Application Protocol V1.1b3 §4.2).
+//! A 16-bit register goes over the wire with its high byte first, and that is all the standard
+//! says; larger values, their word order and their scale are each maker's own (MODBUS Application
+//! Protocol V1.1b3 §4.2).
 
 use std::fmt::Write as _;
 
@@ -10,7 +12,8 @@ use super::pdu::{Table, data_length};
 /// How raw bytes become a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One bit of a coil or discrete table; of a register, the bit with that number (0 the lowest), or any bit if `None`.
+    /// One bit of a coil or discrete table; of a register, the bit with that number (0 the lowest),
+    /// or any bit if `None`.
     Bool(Option<u8>),
     /// One register, unsigned.
     U16,
@@ -28,7 +31,8 @@ pub enum Kind {
     F32,
     /// Four registers, IEEE 754 double precision.
     F64,
-    /// So many registers with two characters each, the high byte first; ends at a NUL, spaces at the end dropped.
+    /// So many registers with two characters each, the high byte first; ends at a NUL, spaces at
+    /// the end dropped.
     String(u16),
 }
 
@@ -80,7 +84,8 @@ pub struct Register {
     pub offset: f64,
     /// What it is measured in, for people.
     pub unit: Option<String>,
-    /// The raw bytes, in reading order, by which the unit says that it has no value: given as `null`.
+    /// The raw bytes, in reading order, by which the unit says that it has no value: given as
+    /// `null`.
     pub absent: Option<Vec<u8>>,
     /// A change up to so much, after scaling, is no change.
     pub dead_band: f64,
@@ -125,7 +130,8 @@ impl Value {
     }
 }
 
-/// Reads a register's value out of what a request that began at `first` was answered with. `None` if it is not all in there.
+/// Reads a register's value out of what a request that began at `first` was answered with. `None`
+/// if it is not all in there.
 pub fn decode(register: &Register, first: u16, data: &[u8]) -> Option<Value> {
     let skip = register.address.checked_sub(first)?;
     if register.table.has_bits() {
@@ -226,7 +232,8 @@ fn push(text: &mut String, value: impl std::fmt::Display) {
     let _ = write!(text, "{value}");
 }
 
-/// As short as it can be told from its neighbours; with an exponent where digits alone would be long.
+/// As short as it can be told from its neighbours; with an exponent where digits alone would be
+/// long.
 fn number(size: f64, value: impl std::fmt::Display + std::fmt::LowerExp, text: &mut String) {
     let size = size.abs();
     if size != 0.0 && !(1e-5..1e16).contains(&size) {

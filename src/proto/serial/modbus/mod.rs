@@ -6,10 +6,13 @@
 //!   └───────── request ── bus: whose turn it is ──┘
 //! ```
 //!
-//! * [`pdu`]: requests and answers. [`frame`]: address, checksum, and answers found again after noise.
-//! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a reading is worth publishing.
-//! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what it is told. [`model`]: the same as
-//!   files say it, and [`validate`], which leads from one to the other.
+//! * [`pdu`]: requests and answers. [`frame`]: address, checksum, and answers found again after
+//!   noise.
+//! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
+//!   reading is worth publishing.
+//! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what
+//!   it is told. [`model`]: the same as files say it, and [`validate`], which leads from one to the
+//!   other.
 //!
 //! Left to others: the port (opening, writing, time), who may publish what, and where to.
 

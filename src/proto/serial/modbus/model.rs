@@ -1,4 +1,5 @@
-//! Buses, units and device templates as files say them, key by key; [`validate`](super::validate) makes settings of them.
+//! Buses, units and device templates as files say them, key by key; [`validate`](super::validate)
+//! makes settings of them.
 //!
 //! A field that is `None` was not set; where a unit uses a template, its own keys win.
 
@@ -50,7 +51,8 @@ pub struct UnitTable {
     pub jitter: Option<Span>,
     /// Which readings are published; default all.
     pub publish: Option<PublishWord>,
-    /// With `publish = "change"`: the longest without a reading; `1s..=1d`, default 10 min; `0s` for ever.
+    /// With `publish = "change"`: the longest without a reading; `1s..=1d`, default 10 min; `0s`
+    /// for ever.
     pub max_unchanged: Option<Span>,
     /// Registers of its own, and changes to those of its template.
     pub register: BTreeMap<String, RegisterTable>,

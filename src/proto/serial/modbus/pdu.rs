@@ -1,7 +1,9 @@
-//! The protocol data unit: what is asked of a unit, and what it answers, without address and checksum.
+//! The protocol data unit: what is asked of a unit, and what it answers, without address and
+//! checksum.
 //!
-//! Requests are values that cannot be out of range; answers are read strictly against the request they answer, because an answer
-//! alone says neither where its data is from nor how much of it was asked for.
+//! Requests are values that cannot be out of range; answers are read strictly against the request
+//! they answer, because an answer alone says neither where its data is from nor how much of it was
+//! asked for.
 //!
 //! MODBUS Application Protocol Specification V1.1b3 §6 and §7.
 
@@ -193,7 +195,8 @@ impl Request {
     /// Reads an answer to this request: everything between the unit's address and the checksum.
     ///
     /// # Errors
-    /// [`Malformed`] for all that cannot be this request's answer: another function, another length, another address echoed.
+    /// [`Malformed`] for all that cannot be this request's answer: another function, another
+    /// length, another address echoed.
     pub fn parse_answer<'p>(&self, pdu: &'p [u8]) -> Result<Answer<'p>, Malformed> {
         let shape = self.answer();
         if let [function, code] = pdu
@@ -220,7 +223,8 @@ pub fn data_length(table: Table, quantity: u16) -> usize {
     if table.has_bits() { usize::from(quantity).div_ceil(8) } else { 2 * usize::from(quantity) }
 }
 
-/// What can be known of an answer before it comes. Two reads with answers of one shape cannot be told apart on a serial line.
+/// What can be known of an answer before it comes. Two reads with answers of one shape cannot be
+/// told apart on a serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// The function code, echoed by the answer.
@@ -232,7 +236,8 @@ pub struct Shape {
 /// An answer, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer<'p> {
-    /// Functions 1 to 4: bits packed from the lowest up, or registers with their high byte first. As long as was asked for.
+    /// Functions 1 to 4: bits packed from the lowest up, or registers with their high byte first.
+    /// As long as was asked for.
     Data(&'p [u8]),
     /// A write was carried out.
     Done,

@@ -1,8 +1,10 @@
-//! Which requests read a map: neighbouring registers together, in as few requests as the bounds allow.
+//! Which requests read a map: neighbouring registers together, in as few requests as the bounds
+//! allow.
 //!
-//! Reading a few registers that nobody wants costs less than another request: at 9600 baud a request with its answer and silences
-//! takes about 25 ms beyond its data, as long as 12 registers. But a unit may refuse addresses it does not have; then the block is
-//! taken apart until only the register at fault is alone.
+//! Reading a few registers that nobody wants costs less than another request: at 9600 baud a
+//! request with its answer and silences takes about 25 ms beyond its data, as long as 12 registers.
+//! But a unit may refuse addresses it does not have; then the block is taken apart until only the
+//! register at fault is alone.
 
 use super::map::Register;
 use super::pdu::{Request, Shape, Table};
@@ -43,7 +45,8 @@ impl Block {
     }
 }
 
-/// The fewest blocks that read all `registers` within `limits`. A register longer than `max_registers` is a block of its own.
+/// The fewest blocks that read all `registers` within `limits`. A register longer than
+/// `max_registers` is a block of its own.
 pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
     let mut order: Vec<usize> = (0..registers.len()).collect();
     order.sort_by_key(|index| (registers[*index].table, registers[*index].address, registers[*index].end()));
@@ -75,7 +78,8 @@ pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
     groups.iter().filter_map(|group| Block::of(registers, group)).collect()
 }
 
-/// Takes a block apart that its unit refuses: at its gaps, and if it has none in the middle. `None` if it holds one register only.
+/// Takes a block apart that its unit refuses: at its gaps, and if it has none in the middle. `None`
+/// if it holds one register only.
 pub fn split(registers: &[Register], block: &Block) -> Option<Vec<Block>> {
     let mut parts: Vec<Vec<usize>> = Vec::new();
     let mut end = None;
@@ -95,10 +99,12 @@ pub fn split(registers: &[Register], block: &Block) -> Option<Vec<Block>> {
     (block.members.len() > 1).then_some(parts)
 }
 
-/// A read whose answer cannot be taken for that of any block: it has another shape than all of them.
+/// A read whose answer cannot be taken for that of any block: it has another shape than all of
+/// them.
 ///
-/// It reads the beginning of a block if any beginning will do, so that its addresses exist; else more than a block, else another
-/// table: an exception is an answer too. `None` without blocks, or if they have every shape there is.
+/// It reads the beginning of a block if any beginning will do, so that its addresses exist; else
+/// more than a block, else another table: an exception is an answer too. `None` without blocks, or
+/// if they have every shape there is.
 pub fn probe(blocks: &[Block]) -> Option<Request> {
     let used: Vec<Shape> = blocks.iter().filter_map(Block::request).map(|request| request.answer()).collect();
     let free = |table: Table, address: u16, quantity: u16| {

@@ -13,13 +13,15 @@ use crate::message::Name;
 pub struct Settings {
     /// How fast characters go; for the silences and for how long frames take.
     pub speed: Speed,
-    /// How long a unit may think before its answer begins; default 1 s. What frames take on the wire comes on top.
+    /// How long a unit may think before its answer begins; default 1 s. What frames take on the
+    /// wire comes on top.
     pub timeout: Duration,
     /// Silence before each request beyond the 3.5 characters of the standard; default none.
     pub pause: Duration,
     /// From the beginning of a request to that of the next, at least; default none.
     pub interval: Duration,
-    /// How long a unit is left alone after it has failed once; doubles with every further failure; default 1 s.
+    /// How long a unit is left alone after it has failed once; doubles with every further failure;
+    /// default 1 s.
     pub backoff: Duration,
     /// The longest it is left alone; default 60 s.
     pub backoff_max: Duration,
@@ -45,11 +47,13 @@ pub struct Unit {
     pub id: Name,
     /// Its address on the bus; `1..=247`.
     pub address: u8,
-    /// Where its readings appear in its own space; a valid [`Path`](crate::message::Path). Default `data`.
+    /// Where its readings appear in its own space; a valid [`Path`](crate::message::Path). Default
+    /// `data`.
     pub path: String,
     /// From one poll to the next; default 10 s.
     pub period: Duration,
-    /// Each poll is late by a random time up to this, so that buses do not beat in step; default none.
+    /// Each poll is late by a random time up to this, so that buses do not beat in step; default
+    /// none.
     pub jitter: Duration,
     /// Which readings are published; default all.
     pub publish: Publish,
@@ -65,7 +69,8 @@ impl Unit {
     /// Default of `period`.
     pub const PERIOD: Duration = Duration::from_secs(10);
 
-    /// An upper bound of its readings' length in bytes: what its role's `max-payload` has to let pass.
+    /// An upper bound of its readings' length in bytes: what its role's `max-payload` has to let
+    /// pass.
     pub fn payload_max(&self) -> usize {
         let field = |register: &Register| {
             let value = match register.kind {

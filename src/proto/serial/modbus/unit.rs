@@ -7,10 +7,12 @@
 //!    └───────────────────────────┘ due after the back-off
 //! ```
 //!
-//! An RTU answer does not say which request it answers. After a request without an answer, a late one may still come, and would be
-//! taken for the answer to the next request of the same shape; and then every answer for that of the request before. So such a unit
-//! is *unsure*: it is first sent a probe, a read whose answer has a shape that no other has. Units answer in order; so once a probe is
-//! answered, only answers to other probes can be outstanding, and those are told from all others.
+//! An RTU answer does not say which request it answers. After a request without an answer, a late
+//! one may still come, and would be taken for the answer to the next request of the same shape; and
+//! then every answer for that of the request before. So such a unit is *unsure*: it is first sent a
+//! probe, a read whose answer has a shape that no other has. Units answer in order; so once a probe
+//! is answered, only answers to other probes can be outstanding, and those are told from all
+//! others.
 
 use std::time::{Duration, Instant};
 
@@ -177,7 +179,8 @@ impl Unit {
                 let parts = if exception.blames_address() { plan::split(registers, block) } else { None };
                 if let Some(parts) = parts {
                     self.blocks.splice(self.position..=self.position, parts);
-                    // A part may have the old probe's shape. Answers to old probes have come, for this exception has.
+                    // A part may have the old probe's shape. Answers to old probes have come, for
+                    // this exception has.
                     self.probe = plan::probe(&self.blocks);
                     return (Progress::More, came_up);
                 }
@@ -197,7 +200,8 @@ impl Unit {
         (progress, came_up)
     }
 
-    /// The poll is done: writes the reading to `payload` if it is to be published, and sets the next due time.
+    /// The poll is done: writes the reading to `payload` if it is to be published, and sets the
+    /// next due time.
     pub(super) fn complete(&mut self, now: Instant, jitter: Duration, payload: &mut Vec<u8>) -> bool {
         self.counters.polls += 1;
         let registers = &self.settings.registers;
@@ -210,7 +214,8 @@ impl Unit {
         publish
     }
 
-    /// Ends a poll: the next one is due in the next free slot of the period, so that the rhythm stays whatever a poll takes.
+    /// Ends a poll: the next one is due in the next free slot of the period, so that the rhythm
+    /// stays whatever a poll takes.
     pub(super) fn schedule(&mut self, now: Instant, jitter: Duration) {
         self.restart();
         let period = self.settings.period.max(Duration::from_millis(1));
@@ -226,7 +231,8 @@ impl Unit {
         self.due = self.slot + jitter;
     }
 
-    /// No answer came to what was asked at `asked`. `true`: the unit is down now and was not before.
+    /// No answer came to what was asked at `asked`. `true`: the unit is down now and was not
+    /// before.
     pub(super) fn failed(&mut self, now: Instant, asked: Instant, shape: Shape, backoff: Duration) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.in_step = false;
@@ -243,7 +249,8 @@ impl Unit {
         went_down
     }
 
-    /// A frame of this unit that is not the answer waited for: if it is a late one, how long after its request it came.
+    /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
+    /// its request it came.
     pub(super) fn late(&mut self, now: Instant, pdu: &[u8]) -> Option<Duration> {
         let function = *pdu.first()?;
         let fits = |shape: &Shape| match function {

@@ -1,7 +1,7 @@
 //! From what files say to [`Settings`]: what each key alone, and several together, may be.
 //!
-//! A fault disables the unit it is in, and nothing else; one in the bus's own keys disables the bus. Each names its key, so that
-//! whoever has read the file can add the line.
+//! A fault disables the unit it is in, and nothing else; one in the bus's own keys disables the
+//! bus. Each names its key, so that whoever has read the file can add the line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,7 +31,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub struct Fault {
     /// The template it stands in; `None`: in the bus's or unit's own tables.
     pub template: Option<String>,
-    /// The key within `[serial.NAME]`, or within the template: `["unit", "3", "period"]`, `["register", "voltage", "scale"]`.
+    /// The key within `[serial.NAME]`, or within the template: `["unit", "3", "period"]`,
+    /// `["register", "voltage", "scale"]`.
     pub key: Vec<String>,
     /// What is so.
     pub message: String,
@@ -114,7 +115,8 @@ impl Faults<'_> {
     }
 }
 
-/// Judges a bus with its units. Units with a fault are left out; without any unit left, or with a fault of its own, there is no bus.
+/// Judges a bus with its units. Units with a fault are left out; without any unit left, or with a
+/// fault of its own, there is no bus.
 pub fn bus<'t>(
     speed: Speed,
     table: &BusTable,

@@ -1,4 +1,5 @@
-//! The bytes of the log (docs/session-store.md §1.2): its header, its frames, and how they are found again.
+//! The bytes of the log (docs/session-store.md §1.2): its header, its frames, and how they are
+//! found again.
 
 use super::Number;
 
@@ -8,7 +9,8 @@ pub const HEADER: usize = 16;
 pub const HEAD: usize = 24;
 /// Most bytes of content in a frame.
 pub const CONTENT_MAX: usize = 4096;
-/// After so many places that have a marker and do not fit, the rest is given up: so nobody's file takes long.
+/// After so many places that have a marker and do not fit, the rest is given up: so nobody's file
+/// takes long.
 const MISFITS_MAX: usize = 65_536;
 /// The major version this is.
 pub const MAJOR: u8 = 1;

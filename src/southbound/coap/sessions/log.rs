@@ -1,11 +1,13 @@
-//! The log of sessions on a [`Storage`]: read at start, appended to, written anew when most of it is of no use.
+//! The log of sessions on a [`Storage`]: read at start, appended to, written anew when most of it
+//! is of no use.
 //!
 //! | state | a commit |
 //! |---|---|
 //! | sound | appends; writes anew where more is of no use than is |
 //! | after a write or sync that failed | writes anew, since nobody knows what is on the disk |
 //!
-//! Invariant: when [`Log::commit`] returns `Ok`, exactly the sessions told to it and not ended are durable.
+//! Invariant: when [`Log::commit`] returns `Ok`, exactly the sessions told to it and not ended are
+//! durable.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -61,8 +63,8 @@ pub struct Log<S: Storage> {
 }
 
 impl<S: Storage> Log<S> {
-    /// Reads what is there, which begins a new run. Nothing is written but where a file has to be moved aside; the
-    /// first commit writes that there is a new run.
+    /// Reads what is there, which begins a new run. Nothing is written but where a file has to be
+    /// moved aside; the first commit writes that there is a new run.
     ///
     /// # Errors
     /// As the system says: the log cannot be read, or not moved aside. There is no store then.
@@ -183,12 +185,13 @@ impl<S: Storage> Log<S> {
     /// Makes `batch` durable.
     ///
     /// # Errors
-    /// As the system says. What has ended is taken note of nevertheless; what was established has to be told
-    /// again. The next call writes everything anew.
+    /// As the system says. What has ended is taken note of nevertheless; what was established has
+    /// to be told again. The next call writes everything anew.
     pub fn commit(&mut self, batch: &Batch) -> io::Result<()> {
         let mut frames = Vec::new();
         let run = self.run;
-        // What has ended goes in front: where a session took another's place, it must not be there beside it.
+        // What has ended goes in front: where a session took another's place, it must not be there
+        // beside it.
         for number in &batch.ended {
             self.forget(*number);
             Frame { kind: Kind::Ended, number: *number, run, content: &[] }.encode(&mut frames);
@@ -307,10 +310,12 @@ impl<S: Storage> Log<S> {
     }
 }
 
-/// The file, what of it was read, and its size. What cannot be read at the second attempt is left out; it stays where it is.
+/// The file, what of it was read, and its size. What cannot be read at the second attempt is left
+/// out; it stays where it is.
 ///
 /// # Errors
-/// As the system says. Also where the beginning cannot be read: what it is nobody knows then, and it may be readable later.
+/// As the system says. Also where the beginning cannot be read: what it is nobody knows then, and
+/// it may be readable later.
 fn read<S: Storage>(storage: &S) -> io::Result<(Option<S::File>, Vec<u8>, u64)> {
     let (file, size) = match storage.open(NAME) {
         Ok(found) => found,

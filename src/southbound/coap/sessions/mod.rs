@@ -3,9 +3,10 @@
 //! docs/session-store.md has the format and what a crash leaves. What is sealed is the engine's
 //! ([`export`](crate::proto::dtls::server::export)); here it is bytes under a number.
 //!
-//! * [`frame`] is what stands in the file, [`log`] the file as a whole, over a [`storage`] that can be a disk in
-//!   memory; [`handover`] is what one process leaves for the next within one boot.
-//! * [`Batch`] is what the path has for the next commit; [`keeper`] remembers which session has which number.
+//! * [`frame`] is what stands in the file, [`log`] the file as a whole, over a [`storage`] that can
+//!   be a disk in memory; [`handover`] is what one process leaves for the next within one boot.
+//! * [`Batch`] is what the path has for the next commit; [`keeper`] remembers which session has
+//!   which number.
 //! * [`io`] has the directory, its lock, its key and the thread that writes.
 //!
 //! Nothing kept here is worth waiting for: every fault costs handshakes, and nothing else.
@@ -48,7 +49,8 @@ impl Batch {
         self.ended.is_empty() && self.established.is_empty()
     }
 
-    /// Takes a session up. False: it cannot be stored, being empty or longer than [`frame::CONTENT_MAX`].
+    /// Takes a session up. False: it cannot be stored, being empty or longer than
+    /// [`frame::CONTENT_MAX`].
     pub fn establish(&mut self, number: Number, sealed: Vec<u8>) -> bool {
         let fits = (1..=frame::CONTENT_MAX).contains(&sealed.len());
         if fits {

@@ -1,7 +1,7 @@
 //! What the store needs of a disk: one flat folder of files.
 //!
-//! The rules of a real disk are kept: nothing is durable before [`StoredFile::sync`], no name before
-//! [`Storage::sync_names`], and after a failed sync nobody knows what was written.
+//! The rules of a real disk are kept: nothing is durable before [`StoredFile::sync`], no name
+//! before [`Storage::sync_names`], and after a failed sync nobody knows what was written.
 
 use std::io;
 
@@ -10,7 +10,8 @@ pub trait Storage: Send + 'static {
     /// An open file.
     type File: StoredFile;
 
-    /// Opens a file that is there, for reading and, where the disk allows it, writing; and its size.
+    /// Opens a file that is there, for reading and, where the disk allows it, writing; and its
+    /// size.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`], or as the system says.

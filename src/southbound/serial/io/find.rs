@@ -1,4 +1,5 @@
-//! Which serial ports the machine has: read from `/sys/class/tty` and the links below `/dev/serial`.
+//! Which serial ports the machine has: read from `/sys/class/tty` and the links below
+//! `/dev/serial`.
 //!
 //! Not through udev's library: what is asked here are a handful of small files.
 
@@ -67,7 +68,8 @@ pub fn resolve(name: &PortName) -> Result<PathBuf, Unresolved> {
 /// Most ports that a message lists.
 const SHOWN: usize = 4;
 
-/// The one of these ports that a `usb:` name means. Which of several would change with every boot, so it is none of them then.
+/// The one of these ports that a `usb:` name means. Which of several would change with every boot,
+/// so it is none of them then.
 fn pick(name: &str, has_serial: bool, ports: &[Found]) -> Result<PathBuf, Unresolved> {
     let is_meant = |usb: &str| match has_serial {
         true => usb == name,
@@ -90,8 +92,8 @@ fn pick(name: &str, has_serial: bool, ports: &[Found]) -> Result<PathBuf, Unreso
 }
 
 impl Found {
-    /// What it can be named by in the configuration so that none of `others` is meant: its serial number, or the socket it is in, and the
-    /// device file it is now.
+    /// What it can be named by in the configuration so that none of `others` is meant: its serial
+    /// number, or the socket it is in, and the device file it is now.
     fn unmistakable(&self, others: &[&Found]) -> String {
         let has_serial = self.usb.as_deref().is_some_and(|usb| usb.matches(':').count() > 2);
         let stable = match &self.usb {

@@ -1,8 +1,8 @@
 //! The serial shell: opens ports, moves bytes, and starts over when a port goes away.
 //!
-//! Opening and closing can block — a driver waits for hardware, a close for what is still to be sent — so both
-//! run on other threads. After any error the descriptor is closed before anything else happens: one that is kept makes
-//! the kernel give a replugged adapter another name.
+//! Opening and closing can block — a driver waits for hardware, a close for what is still to be
+//! sent — so both run on other threads. After any error the descriptor is closed before anything
+//! else happens: one that is kept makes the kernel give a replugged adapter another name.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod find;
@@ -49,7 +49,8 @@ pub async fn run(settings: Arc<Port>, host: impl Host) {
     loop {
         wait_to_open(&host).await;
         let port = Arc::clone(&settings);
-        // The runtime is entered on its blocking threads too, which is where the descriptor is registered.
+        // The runtime is entered on its blocking threads too, which is where the descriptor is
+        // registered.
         let opened = tokio::task::spawn_blocking(move || open(&port)).await;
         let reason = match opened {
             Ok(Ok((mut port, device))) => {
@@ -159,7 +160,8 @@ impl Opened {
         self.0.as_mut()
     }
 
-    /// Which device file the descriptor is of; asked through `/proc`, whatever its name means by now.
+    /// Which device file the descriptor is of; asked through `/proc`, whatever its name means by
+    /// now.
     fn device_number(&self) -> Option<u64> {
         use std::os::fd::AsRawFd as _;
         use std::os::unix::fs::MetadataExt as _;
@@ -209,7 +211,8 @@ pub fn open(port: &Port) -> Result<(Opened, PathBuf), String> {
 /// Why not, in words.
 pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
     use std::os::unix::fs::FileTypeExt as _;
-    // Asked for by name first: an error of the open below does not say which of several things it means.
+    // Asked for by name first: an error of the open below does not say which of several things it
+    // means.
     let found = std::fs::metadata(device).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "it is not there".to_owned(),
         _ => error.to_string(),
@@ -253,7 +256,8 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
         _ => error.to_string(),
     })?;
     let opened = Opened(Some(stream));
-    // A name may go over to another device while it is being opened: then this one is not ours to read.
+    // A name may go over to another device while it is being opened: then this one is not ours to
+    // read.
     let same = opened.device_number().zip(std::fs::metadata(device).ok()).is_some_and(|(number, found)| {
         use std::os::unix::fs::MetadataExt as _;
         found.rdev() == number

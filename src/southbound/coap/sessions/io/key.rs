@@ -40,7 +40,8 @@ pub(super) struct KeptKey {
 
 /// The key as it was kept, else a new one. A damaged one is set aside.
 pub(super) fn load_or_make<S: Storage>(storage: &S, folder: &OnDisk) -> io::Result<KeptKey> {
-    // What a start left that was killed in the middle; if it cannot be deleted now, then by the next.
+    // What a start left that was killed in the middle; if it cannot be deleted now, then by the
+    // next.
     let _ = sweep(folder, NAME);
     let retrieved = FILE.read(folder, parse);
     let is_wrong = |defect: &&Defect| defect.condition != Condition::Missing;

@@ -1,7 +1,9 @@
-//! The store on a real disk: its directory, its key, and the thread that writes, so that the path never waits.
+//! The store on a real disk: its directory, its key, and the thread that writes, so that the path
+//! never waits.
 //!
-//! A commit begins [`GATHER`] after there is something to write, but not before [`rest`] has passed since the last: what
-//! comes in meanwhile goes with it. After a fault everything is tried again after [`RETRY`].
+//! A commit begins [`GATHER`] after there is something to write, but not before [`rest`] has passed
+//! since the last: what comes in meanwhile goes with it. After a fault everything is tried again
+//! after [`RETRY`].
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 mod disk;
@@ -72,7 +74,8 @@ pub struct Opened {
     pub next: Number,
     /// What was found besides.
     pub report: Report,
-    /// What was wrong with the key of before, in one sentence; then there is a new one, and what it sealed is gone.
+    /// What was wrong with the key of before, in one sentence; then there is a new one, and what it
+    /// sealed is gone.
     pub key_defect: Option<String>,
 }
 
@@ -144,7 +147,8 @@ impl Store {
         Ok(Opened { store, key, kept, run, next, report, key_defect: defect })
     }
 
-    /// Hands over what is to be committed next; `batch` is empty afterwards. Never waits for the disk.
+    /// Hands over what is to be committed next; `batch` is empty afterwards. Never waits for the
+    /// disk.
     pub fn submit(&self, batch: &mut Batch) {
         let mut state = self.shared.lock();
         state.batch.merge(batch);

@@ -22,8 +22,8 @@ fn is_in_memory(file: &File) -> bool {
     fstatfs(file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
 }
 
-/// Leaves sessions, longest idle first, for the next start. False: the directory is not in memory, so that a copy of the
-/// file could come back; then nothing is left.
+/// Leaves sessions, longest idle first, for the next start. False: the directory is not in memory,
+/// so that a copy of the file could come back; then nothing is left.
 ///
 /// # Errors
 /// As the system says; then nothing is left.
@@ -45,8 +45,8 @@ pub fn leave_handover(
     written.map(|()| true)
 }
 
-/// The handover of the process before this one, if it was written in this boot. The file is removed before it is read, so that
-/// it is used once. Without a boot id it is only removed.
+/// The handover of the process before this one, if it was written in this boot. The file is removed
+/// before it is read, so that it is used once. Without a boot id it is only removed.
 pub fn take_handover(runtime_dir: &Path, boot: Option<&[u8; 16]>) -> Vec<(Number, Vec<u8>)> {
     let path = path(runtime_dir);
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
