@@ -51,5 +51,6 @@ pub mod message;
 pub mod northbound;
 pub mod pipeline;
 pub mod proto;
+pub mod session_store;
 pub mod southbound;
 pub mod telemetry;

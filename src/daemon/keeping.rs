@@ -19,11 +19,11 @@ use crate::config::Settings;
 use crate::control::snapshot;
 use crate::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
 use crate::proto::dtls::{Engine, SessionId};
+use crate::session_store::frame::CONTENT_MAX;
+use crate::session_store::io::{self, OpenError, Opened, Status, Store};
+use crate::session_store::keeper::Keeper;
+use crate::session_store::{Kept, Number};
 use crate::southbound::coap::EngineKind;
-use crate::southbound::coap::sessions::frame::CONTENT_MAX;
-use crate::southbound::coap::sessions::io::{self, OpenError, Opened, Status, Store};
-use crate::southbound::coap::sessions::keeper::Keeper;
-use crate::southbound::coap::sessions::{Kept, Number};
 
 /// A disk call may take so long before the store counts as stuck.
 const STUCK: std::time::Duration = std::time::Duration::from_secs(120);

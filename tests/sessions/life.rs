@@ -8,8 +8,8 @@ use std::time::Duration;
 use tombolo::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
 use tombolo::proto::dtls::server::{Certificates, Settings};
 use tombolo::proto::dtls::{Engine, ServerEngine, SessionId};
-use tombolo::southbound::coap::sessions::keeper::Keeper;
-use tombolo::southbound::coap::sessions::log::Log;
+use tombolo::session_store::keeper::Keeper;
+use tombolo::session_store::log::Log;
 
 use crate::client::{Client, Config};
 use crate::disk::{Cut, FakeDisk, random};

@@ -9,8 +9,8 @@ use tombolo::proto::dtls::server::{Certificates, Settings};
 use tombolo::proto::dtls::{
     CloseCause, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, ServerEngine, SessionId, Sink,
 };
-use tombolo::southbound::coap::sessions::io::{Opened, Store, leave_handover, take_handover};
-use tombolo::southbound::coap::sessions::keeper::Keeper;
+use tombolo::session_store::io::{Opened, Store, leave_handover, take_handover};
+use tombolo::session_store::keeper::Keeper;
 
 use crate::client::{Client, Config};
 use crate::real::Folder;

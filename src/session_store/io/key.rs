@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::durable::atomic_file::{AtomicFile, Condition, Defect, sweep};
 use crate::durable::io::OnDisk;
 use crate::proto::dtls::server::export::StoreKey;
-use crate::southbound::coap::sessions::storage::Storage;
+use crate::session_store::storage::Storage;
 
 const NAME: &str = "key";
 /// A later minor version may have more to say behind its end.

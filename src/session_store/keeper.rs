@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn what_cannot_be_stored_has_no_number() {
         let mut keeper = Keeper::new(5);
-        keeper.established(SessionId(1), vec![7; crate::southbound::coap::sessions::frame::CONTENT_MAX + 1]);
+        keeper.established(SessionId(1), vec![7; crate::session_store::frame::CONTENT_MAX + 1]);
         keeper.established(SessionId(2), vec![2]);
         assert_eq!((keeper.number(SessionId(1)), keeper.number(SessionId(2))), (None, Some(5)));
         let told = std::mem::take(keeper.batch().unwrap());
