@@ -21,7 +21,7 @@ use crate::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey}
 use crate::proto::dtls::{Engine, SessionId};
 use crate::session_store::frame::CONTENT_MAX;
 use crate::session_store::io::{self, OpenError, Opened, Status, Store};
-use crate::session_store::keeper::Keeper;
+use crate::session_store::session_numbers::SessionNumbers;
 use crate::session_store::{Kept, Number};
 use crate::southbound::coap::EngineKind;
 
@@ -42,7 +42,7 @@ pub enum Sessions {
 pub struct Keeping {
     store: Store,
     key: StoreKey,
-    keeper: Keeper,
+    numbers: SessionNumbers,
     runtime_dir: PathBuf,
     boot: Option<[u8; 16]>,
     restored: u64,
@@ -89,11 +89,11 @@ impl Sessions {
                 // Nobody has these numbers in the log: they are given anew.
                 let next =
                     handed.iter().map(|(number, _)| number.saturating_add(1)).max().unwrap_or(1).max(next);
-                let keeper = Keeper::new(next);
+                let numbers = SessionNumbers::new(next);
                 let keeping = Keeping {
                     store,
                     key,
-                    keeper,
+                    numbers,
                     runtime_dir,
                     boot,
                     restored: 0,
@@ -163,7 +163,7 @@ impl Keeping {
                     self.handed_over += u64::from(goes_on);
                     self.ended += u64::from(!goes_on);
                     if known.contains(&number) {
-                        self.keeper.restored(session, number);
+                        self.numbers.restored(session, number);
                         taken.insert(number);
                     } else {
                         self.keep(now, session, &mut *hub.engine);
@@ -178,7 +178,7 @@ impl Keeping {
                     self.refused += 1;
                     *reasons.entry(refusal.to_string()).or_default() += 1;
                     if known.contains(&number) {
-                        self.keeper.refused(number);
+                        self.numbers.refused(number);
                         taken.insert(number);
                     }
                 }
@@ -195,19 +195,19 @@ impl Keeping {
                     let goes_on = hub.engine.session(session).is_some();
                     self.restored += u64::from(goes_on);
                     self.ended += u64::from(!goes_on);
-                    self.keeper.restored(session, number);
+                    self.numbers.restored(session, number);
                 }
                 Err(refusal) => {
                     self.refused += 1;
                     *reasons.entry(refusal.to_string()).or_default() += 1;
-                    self.keeper.refused(number);
+                    self.numbers.refused(number);
                 }
             }
         }
         for (reason, sessions) in reasons {
             log::info!(sessions, reason = reason.as_str(); "DTLS sessions not taken over; their devices shake hands anew");
         }
-        if let Some(batch) = self.keeper.batch() {
+        if let Some(batch) = self.numbers.batch() {
             self.store.submit(batch);
         }
         if self.ended > 0 {
@@ -220,7 +220,7 @@ impl Keeping {
 
     fn keep(&mut self, now: Instant, session: SessionId, engine: &mut dyn Engine) {
         if let Some(sealed) = engine.export(now, &self.key, session, Purpose::Store) {
-            self.keeper.established(session, sealed);
+            self.numbers.established(session, sealed);
         }
     }
 
@@ -233,9 +233,9 @@ impl Keeping {
         engine: &mut dyn Engine,
     ) {
         // In this order: a session that took the place of another is written after the other's end.
-        closed.drain(..).for_each(|session| self.keeper.closed(session));
+        closed.drain(..).for_each(|session| self.numbers.closed(session));
         established.drain(..).for_each(|session| self.keep(now, session, engine));
-        if let Some(batch) = self.keeper.batch() {
+        if let Some(batch) = self.numbers.batch() {
             self.store.submit(batch);
         }
     }
@@ -248,7 +248,7 @@ impl Keeping {
         // What has a number need not be on a disk that fails.
         let fails = trouble(&self.store.status(), now).is_some();
         for session in sessions {
-            let number = self.keeper.number(session);
+            let number = self.numbers.number(session);
             let is_lost = number.is_none() || fails;
             let sealed = engine.export(now, &self.key, session, Purpose::Handover);
             match sealed.filter(|sealed| sealed.len() <= CONTENT_MAX) {
