@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
+use super::dtls_status;
 use super::engine;
 use super::fleets::FleetKeeper;
 use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
@@ -22,7 +23,6 @@ use super::rejected;
 use super::reload::{self, Outcome, Ready};
 use super::run::{self, Shared};
 use super::serial::Ports;
-use super::sessions;
 use super::state::StateKeeper;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
@@ -427,7 +427,7 @@ impl Desk {
         let coap = hub.coap.counters();
         snapshot.put(Counter::CoapDuplicates.name(), coap.duplicates);
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
-        sessions::counters(hub.engine.counters(), &mut snapshot);
+        dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
         snapshot
     }
@@ -466,9 +466,9 @@ impl Control for Desk {
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
             },
-            dtls: sessions::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
-            session_store: hub.sessions.snapshot(now),
-            strays: sessions::strays(&hub, now),
+            dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
+            session_store: dtls_status::session_store(&hub, now),
+            strays: dtls_status::strays(&hub, now),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
@@ -478,7 +478,7 @@ impl Control for Desk {
     }
 
     fn sessions(&mut self, device: Option<&str>) -> snapshot::SessionPage {
-        sessions::list(&self.shared.hub.borrow(), Instant::now(), device)
+        dtls_status::list(&self.shared.hub.borrow(), Instant::now(), device)
     }
 
     fn queue(&mut self, reply: Reply) {

@@ -22,7 +22,6 @@ use tokio::sync::Notify as Wake;
 
 use super::clock::SystemClock;
 use super::dtls_sink::{DtlsSink, Reports};
-use super::keeping::{Found, Sessions};
 use super::link::Link;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
@@ -33,6 +32,7 @@ use crate::proto::address::{Peer, Ticket};
 use crate::proto::coap::{self as protocol, Endpoint};
 use crate::proto::dtls::server::Certificates;
 use crate::proto::dtls::{Engine, SendError, SessionId};
+use crate::session_store::io::persistence::{FoundSessions, SessionPersistence};
 use crate::southbound::coap::answer;
 use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
 use crate::southbound::coap::stray::{self, Mistake};
@@ -66,7 +66,7 @@ pub struct Hub {
     /// The DTLS sessions.
     pub engine: Box<dyn Engine>,
     /// What of them outlives the process.
-    pub sessions: Sessions,
+    pub persistence: SessionPersistence,
     /// What the engine has reported.
     pub reports: Reports,
     /// The CoAP side.
@@ -92,7 +92,7 @@ impl Hub {
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         engine: Box<dyn Engine>,
-        sessions: Sessions,
+        persistence: SessionPersistence,
         endpoint: Endpoint,
         gate: Gate,
         journal: Rc<RefCell<Journal>>,
@@ -104,7 +104,7 @@ impl Hub {
             moment: clock.moment(),
             clock,
             engine,
-            sessions,
+            persistence,
             reports: Reports::default(),
             coap: coap::Intake::new(endpoint),
             serial: serial::Intake::default(),
@@ -318,28 +318,28 @@ impl Hub {
     /// Tells the store what became of sessions.
     fn follow(&mut self) {
         let Reports { closed, established, .. } = &mut self.reports;
-        match &mut self.sessions {
-            Sessions::Kept(keeping) if !(closed.is_empty() && established.is_empty()) => {
-                keeping.follow(self.moment.now, closed, established, &mut *self.engine);
-            }
-            _ => {
-                closed.clear();
-                established.clear();
-            }
-        }
+        self.persistence.follow(self.moment.now, closed, established, &mut *self.engine);
     }
 
     /// Takes over the sessions of an earlier process; once, before anything is received.
-    pub fn restore(&mut self, found: Found) {
+    pub fn restore(&mut self, found: FoundSessions) {
         self.begin();
-        super::keeping::restore(self, found);
+        self.reports.restoring = true;
+        let (now, mut persistence) = (self.moment.now, std::mem::take(&mut self.persistence));
+        let (engine, mut sink) = self.split();
+        persistence.restore(now, found, engine, &mut sink);
+        self.persistence = persistence;
+        self.reports.restoring = false;
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify.
     /// `in_order`: no fault is the reason.
     pub fn leave(&mut self, in_order: bool) {
         self.begin();
-        super::keeping::leave(self, in_order);
+        let (now, mut persistence) = (self.moment.now, std::mem::take(&mut self.persistence));
+        let (engine, mut sink) = self.split();
+        persistence.leave(now, in_order, engine, &mut sink);
+        self.persistence = persistence;
         self.follow();
         self.left = true;
     }

@@ -28,7 +28,6 @@ use super::clock::SystemClock;
 use super::control::Desk;
 use super::fleets::FleetKeeper;
 use super::hub::Hub;
-use super::keeping::{self, Sessions};
 use super::notify::Notify;
 use super::serial::Ports;
 use crate::config::io::Options;
@@ -39,6 +38,8 @@ use crate::journal::Journal;
 use crate::journal::io::Waker;
 use crate::proto::coap::Endpoint;
 use crate::proto::dtls::Keyring;
+use crate::session_store::io::persistence::SessionPersistence;
+use crate::southbound::coap::EngineKind;
 use crate::southbound::coap::io::{BATCH, Inbox, Socket};
 use crate::telemetry;
 
@@ -147,7 +148,12 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let (fleets, gone) = FleetKeeper::open(moment.now, &settings.paths.state_dir, &mut gate);
     let keyring = keyring(&settings.gate);
     let engine = super::engine::open(moment.now, &settings.coap, keyring, &*clock, &random()?)?;
-    let (sessions, found) = Sessions::open(settings);
+    let (persistence, found) = SessionPersistence::open(
+        &settings.paths.state_dir.join("sessions"),
+        &settings.paths.runtime_dir,
+        super::boot_id::read(),
+        settings.coap.persist_sessions && settings.coap.engine == EngineKind::Tombolo,
+    );
     let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(random()?));
 
     let mut sockets = Vec::new();
@@ -164,7 +170,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let uplink = super::link::start(settings.upstream.clone(), &clock, &journal);
     let mut hub = Hub::new(
         engine,
-        sessions,
+        persistence,
         endpoint,
         gate,
         journal.clone(),
@@ -276,7 +282,7 @@ async fn stop(
     shared.round(|hub| hub.leave(in_order));
     let _ = tokio::time::timeout(GOODBYE, uplink.stop()).await;
     journal.borrow_mut().close();
-    keeping::close(&mut shared.hub.borrow_mut());
+    shared.hub.borrow_mut().persistence.close();
 }
 
 async fn listen(shared: Rc<Shared>, index: usize) {

@@ -7,7 +7,8 @@
 //!   be a disk in memory; [`handover`] is what one process leaves for the next within one boot.
 //! * [`Batch`] is what the path has for the next commit; [`session_numbers`] remembers which
 //!   session has which number.
-//! * [`io`] has the directory, its lock, its key and the thread that writes.
+//! * [`io`] has the directory, its lock, its key and the thread that writes;
+//!   [`persistence`](io::persistence) takes the sessions from the engine and gives them back.
 //!
 //! Nothing kept here is worth waiting for: every fault costs handshakes, and nothing else.
 

@@ -8,6 +8,7 @@
 
 mod disk;
 mod key;
+pub mod persistence;
 mod relay;
 
 use std::fmt;

@@ -14,32 +14,30 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::hub::Hub;
-use crate::config::Settings;
-use crate::control::snapshot;
+use super::{OpenError, Opened, Status, Store, clear, leave_handover, take_handover};
 use crate::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
-use crate::proto::dtls::{Engine, SessionId};
+use crate::proto::dtls::{Engine, SessionId, Sink};
 use crate::session_store::frame::CONTENT_MAX;
-use crate::session_store::io::{self, OpenError, Opened, Status, Store};
 use crate::session_store::session_numbers::SessionNumbers;
 use crate::session_store::{Kept, Number};
-use crate::southbound::coap::EngineKind;
 
 /// A disk call may take so long before the store counts as stuck.
 const STUCK: std::time::Duration = std::time::Duration::from_secs(120);
 
-/// What the daemon has of the store.
-pub enum Sessions {
+/// The sessions that outlive the process.
+#[derive(Default)]
+pub enum SessionPersistence {
     /// Not wanted, or the engine in use cannot.
+    #[default]
     Off,
     /// Wanted, and not to be had: why.
     Failed(String),
     /// There.
-    Kept(Box<Keeping>),
+    Open(Box<OpenStore>),
 }
 
 /// The store in use.
-pub struct Keeping {
+pub struct OpenStore {
     store: Store,
     key: StoreKey,
     numbers: SessionNumbers,
@@ -53,29 +51,50 @@ pub struct Keeping {
 
 /// What was found at start, to be taken over.
 #[derive(Default)]
-pub struct Found {
+pub struct FoundSessions {
     handed: Vec<(Number, Vec<u8>)>,
     kept: Vec<Kept>,
     run: u32,
 }
 
-impl Sessions {
+/// How the store stands, and what became of the sessions found at the start.
+#[derive(Clone, Debug, Default)]
+pub struct SessionStoreView {
+    /// Whether sessions are to outlive the process.
+    pub is_wanted: bool,
+    /// The store as of the last commit.
+    pub store: Status,
+    /// Sessions resumed.
+    pub restored: u64,
+    /// Of these, those that went on exactly where they were.
+    pub handed_over: u64,
+    /// Sessions not resumed.
+    pub refused: u64,
+    /// Sessions not resumed, but kept so that their devices can be sent a fatal alert.
+    pub ended: u64,
+    /// Why nothing is stored at present; `None` = it is.
+    pub failing: Option<String>,
+}
+
+impl SessionPersistence {
     /// Opens the store, or empties it where it is not wanted. Never an error: without it devices
-    /// handshake anew.
-    pub fn open(settings: &Settings) -> (Sessions, Found) {
-        let directory = settings.paths.state_dir.join("sessions");
-        let runtime_dir = settings.paths.runtime_dir.clone();
-        let boot = boot_id();
+    /// handshake anew. `boot` is the kernel's boot id: without one there is no handover.
+    pub fn open(
+        directory: &Path,
+        runtime_dir: &Path,
+        boot: Option<[u8; 16]>,
+        is_wanted: bool,
+    ) -> (SessionPersistence, FoundSessions) {
         // Taken even if the store cannot be opened: a later start must not find it, because the
         // sessions have gone on since.
-        let handed = io::take_handover(&runtime_dir, boot.as_ref());
-        if !settings.coap.persist_sessions || settings.coap.engine != EngineKind::Tombolo {
-            if let Err(error) = io::clear(&directory) {
+        let handed = take_handover(runtime_dir, boot.as_ref());
+        if !is_wanted {
+            if let Err(error) = clear(directory) {
                 log::warn!(reason:% = error; "the store of DTLS sessions cannot be emptied");
             }
-            return (Sessions::Off, Found::default());
+            return (SessionPersistence::Off, FoundSessions::default());
         }
-        match Store::open(&directory) {
+        match Store::open(directory) {
             Ok(Opened { store, key, kept, run, next, report, key_defect }) => {
                 if let Some(reason) = key_defect {
                     log::warn!(reason = reason.as_str(); "the store of DTLS sessions has a new key; devices shake hands anew");
@@ -90,18 +109,18 @@ impl Sessions {
                 let next =
                     handed.iter().map(|(number, _)| number.saturating_add(1)).max().unwrap_or(1).max(next);
                 let numbers = SessionNumbers::new(next);
-                let keeping = Keeping {
+                let store = OpenStore {
                     store,
                     key,
                     numbers,
-                    runtime_dir,
+                    runtime_dir: runtime_dir.to_path_buf(),
                     boot,
                     restored: 0,
                     handed_over: 0,
                     refused: 0,
                     ended: 0,
                 };
-                (Sessions::Kept(Box::new(keeping)), Found { handed, kept, run })
+                (SessionPersistence::Open(Box::new(store)), FoundSessions { handed, kept, run })
             }
             Err(error) => {
                 log::warn!(reason:% = error; "DTLS sessions will not survive this process");
@@ -109,33 +128,86 @@ impl Sessions {
                     OpenError::InUse(_) => "another process has the store".to_owned(),
                     other => other.to_string(),
                 };
-                (Sessions::Failed(reason), Found::default())
+                (SessionPersistence::Failed(reason), FoundSessions::default())
             }
         }
     }
 
     /// As `status` shows it.
-    pub fn snapshot(&self, now: Instant) -> snapshot::SessionStore {
+    pub fn view(&self, now: Instant) -> SessionStoreView {
         match self {
-            Sessions::Off => snapshot::SessionStore::default(),
-            Sessions::Failed(reason) => {
-                snapshot::SessionStore { persist: true, failing: Some(reason.clone()), ..Default::default() }
-            }
-            Sessions::Kept(keeping) => {
-                let status = keeping.store.status();
-                let failing = trouble(&status, now);
-                snapshot::SessionStore {
-                    persist: true,
-                    stored: status.stored as u64,
-                    bytes: status.bytes,
-                    written_bytes: status.written,
-                    restored: keeping.restored,
-                    handed_over: keeping.handed_over,
-                    refused: keeping.refused,
-                    ended: keeping.ended,
+            SessionPersistence::Off => SessionStoreView::default(),
+            SessionPersistence::Failed(reason) => SessionStoreView {
+                is_wanted: true,
+                failing: Some(reason.clone()),
+                ..SessionStoreView::default()
+            },
+            SessionPersistence::Open(open) => {
+                let store = open.store.status();
+                let failing = trouble(&store, now);
+                SessionStoreView {
+                    is_wanted: true,
+                    store,
+                    restored: open.restored,
+                    handed_over: open.handed_over,
+                    refused: open.refused,
+                    ended: open.ended,
                     failing,
                 }
             }
+        }
+    }
+
+    /// Takes over what was found.
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        found: FoundSessions,
+        engine: &mut dyn Engine,
+        sink: &mut dyn Sink,
+    ) {
+        if let SessionPersistence::Open(open) = self {
+            open.restore(now, found, engine, sink);
+        }
+    }
+
+    /// Hands over what a round has brought; both lists are empty afterwards.
+    pub fn follow(
+        &mut self,
+        now: Instant,
+        closed: &mut Vec<SessionId>,
+        established: &mut Vec<SessionId>,
+        engine: &mut dyn Engine,
+    ) {
+        match self {
+            SessionPersistence::Open(open) if !(closed.is_empty() && established.is_empty()) => {
+                open.follow(now, closed, established, engine);
+            }
+            _ => {
+                closed.clear();
+                established.clear();
+            }
+        }
+    }
+
+    /// The last thing done with the sessions. Where they are kept they stay as they are, silently;
+    /// all others get a close_notify. `in_order`: no fault was the cause, so that what is in memory
+    /// can be believed.
+    pub fn leave(&mut self, now: Instant, in_order: bool, engine: &mut dyn Engine, sink: &mut dyn Sink) {
+        let SessionPersistence::Open(open) = self else {
+            return engine.close_all(now, sink);
+        };
+        if in_order {
+            for session in open.leave(now, engine) {
+                engine.close(now, session, sink);
+            }
+        }
+    }
+
+    /// Writes what there is. Takes as long as the disk takes.
+    pub fn close(&mut self) {
+        if let SessionPersistence::Open(open) = self {
+            open.store.close();
         }
     }
 }
@@ -146,19 +218,18 @@ fn trouble(status: &Status, now: Instant) -> Option<String> {
     status.trouble.clone().or_else(|| stuck.then(|| "the disk does not answer".to_owned()))
 }
 
-impl Keeping {
+impl OpenStore {
     /// Takes over what was found, as far as the engine has room.
-    fn restore(&mut self, now: Instant, found: Found, hub: &mut Hub) {
-        let Found { handed, kept, run } = found;
+    fn restore(&mut self, now: Instant, found: FoundSessions, engine: &mut dyn Engine, sink: &mut dyn Sink) {
+        let FoundSessions { handed, kept, run } = found;
         let mut taken = std::collections::HashSet::new();
         let known: std::collections::HashSet<Number> = kept.iter().map(|kept| kept.number).collect();
         let mut reasons: std::collections::BTreeMap<String, u64> = Default::default();
         for (number, sealed) in handed {
-            let (engine, mut sink) = hub.split();
-            match engine.import(now, &self.key, &sealed, Origin::Handover, &mut sink) {
+            match engine.import(now, &self.key, &sealed, Origin::Handover, sink) {
                 Ok(session) => {
                     // Otherwise the engine only sends its device a fatal alert.
-                    let goes_on = hub.engine.session(session).is_some();
+                    let goes_on = engine.session(session).is_some();
                     self.restored += u64::from(goes_on);
                     self.handed_over += u64::from(goes_on);
                     self.ended += u64::from(!goes_on);
@@ -166,7 +237,7 @@ impl Keeping {
                         self.numbers.restored(session, number);
                         taken.insert(number);
                     } else {
-                        self.keep(now, session, &mut *hub.engine);
+                        self.keep(now, session, engine);
                     }
                 }
                 // What is only damaged may still be in the store.
@@ -189,10 +260,9 @@ impl Keeping {
                 continue;
             }
             let origin = Origin::Store { runs: run.saturating_sub(made) };
-            let (engine, mut sink) = hub.split();
-            match engine.import(now, &self.key, &sealed, origin, &mut sink) {
+            match engine.import(now, &self.key, &sealed, origin, sink) {
                 Ok(session) => {
-                    let goes_on = hub.engine.session(session).is_some();
+                    let goes_on = engine.session(session).is_some();
                     self.restored += u64::from(goes_on);
                     self.ended += u64::from(!goes_on);
                     self.numbers.restored(session, number);
@@ -224,8 +294,7 @@ impl Keeping {
         }
     }
 
-    /// Hands over what a round has brought.
-    pub fn follow(
+    fn follow(
         &mut self,
         now: Instant,
         closed: &mut Vec<SessionId>,
@@ -260,7 +329,7 @@ impl Keeping {
             unstored.extend(is_lost.then_some(session));
         }
         let boot = self.boot.as_ref();
-        match boot.map_or(Ok(false), |boot| io::leave_handover(&self.runtime_dir, boot, &handed)) {
+        match boot.map_or(Ok(false), |boot| leave_handover(&self.runtime_dir, boot, &handed)) {
             Ok(true) => {
                 log::debug!(sessions = handed.len(); "DTLS sessions handed over");
                 return lost;
@@ -271,48 +340,4 @@ impl Keeping {
         // These include those that are lost.
         unstored
     }
-}
-
-/// Takes over what was found.
-pub fn restore(hub: &mut Hub, found: Found) {
-    let mut sessions = std::mem::replace(&mut hub.sessions, Sessions::Off);
-    if let Sessions::Kept(keeping) = &mut sessions {
-        let now = hub.moment.now;
-        hub.reports.restoring = true;
-        keeping.restore(now, found, hub);
-        hub.reports.restoring = false;
-    }
-    hub.sessions = sessions;
-}
-
-/// Ends the part of the hub that speaks DTLS. Where sessions are kept they stay as they are,
-/// silently; all others get a close_notify. `in_order`: no fault was the cause, so that what is in
-/// memory can be believed.
-pub fn leave(hub: &mut Hub, in_order: bool) {
-    let now = hub.moment.now;
-    let Sessions::Kept(keeping) = &mut hub.sessions else {
-        let (engine, mut sink) = hub.split();
-        return engine.close_all(now, &mut sink);
-    };
-    if in_order {
-        for session in keeping.leave(now, &mut *hub.engine) {
-            let (engine, mut sink) = hub.split();
-            engine.close(now, session, &mut sink);
-        }
-    }
-}
-
-/// Writes what there is. Takes as long as the disk takes.
-pub fn close(hub: &mut Hub) {
-    if let Sessions::Kept(keeping) = &mut hub.sessions {
-        keeping.store.close();
-    }
-}
-
-/// The kernel's boot id, if it has one.
-pub(super) fn boot_id() -> Option<[u8; 16]> {
-    let text = std::fs::read_to_string(Path::new("/proc/sys/kernel/random/boot_id")).ok()?;
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let id = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32)?;
-    Some(id.to_be_bytes())
 }
