@@ -53,4 +53,5 @@ pub mod pipeline;
 pub mod proto;
 pub mod session_store;
 pub mod southbound;
+pub mod system;
 pub mod telemetry;

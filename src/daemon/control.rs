@@ -21,7 +21,8 @@ use super::link::Link;
 use super::notify::Notify;
 use super::rejected;
 use super::reload::{self, Outcome, Ready};
-use super::run::{self, Shared};
+use super::report;
+use super::round::Shared;
 use super::serial::Ports;
 use super::state::StateKeeper;
 use crate::clock::judge::Verdict;
@@ -324,15 +325,15 @@ impl Desk {
     pub fn finish_reload(&mut self, outcome: Outcome) {
         let answer = match outcome {
             Ok(ready) => {
-                run::say(&ready.loaded.findings);
-                run::say(&ready.loaded.state.events);
-                run::say(&ready.loaded.state.problems);
+                report::findings(&ready.loaded.findings);
+                report::findings(&ready.loaded.state.events);
+                report::findings(&ready.loaded.state.problems);
                 self.take_over(*ready);
                 let (disabled, problems) = (self.disabled(), self.state.problems());
                 Ok(json!({ "reloaded": true, "disabled": disabled, "problems": problems }))
             }
             Err(findings) => {
-                run::say(&findings);
+                report::findings(&findings);
                 log::error!("the new configuration is refused; the gateway goes on with the one it has");
                 Err(Failure::new(Code::Failed, reload::summary(&findings)))
             }

@@ -9,7 +9,7 @@
 //!
 //! It decides nothing about a reading: it reads the clocks once a round, routes the pipeline's
 //! events, logs them, and drives the sockets. Everything here runs between two awaits of the tasks
-//! in [`run`](super::run), so that nothing in it is locked; the journal's lanes lock for the time
+//! in `run`, so that nothing in it is locked; the journal's lanes lock for the time
 //! of an append.
 
 use std::cell::RefCell;
@@ -22,7 +22,9 @@ use tokio::sync::Notify as Wake;
 
 use super::clock::SystemClock;
 use super::dtls_sink::{DtlsSink, Reports};
+use super::line_kind::LineKind;
 use super::link::Link;
+use super::reading_store::Readings;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
 use crate::gate::Gate;
@@ -37,26 +39,9 @@ use crate::southbound::coap::answer;
 use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
 use crate::southbound::coap::stray::{self, Mistake};
 use crate::southbound::{coap, serial};
+use crate::system;
 use crate::telemetry::counters::Counter;
 use crate::telemetry::limited::Limiter;
-
-/// The pipeline into the journal.
-pub type Readings = Pipeline<Rc<RefCell<Journal>>>;
-
-/// The kinds of log lines that the network can cause; each has a limit of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Said {
-    /// A handshake failed.
-    Handshake,
-    /// A reading was refused.
-    Refused,
-    /// A reading could not be stored.
-    Unstored,
-    /// A serial frame was no reading.
-    Unreadable,
-    /// A unit on a bus answered too late.
-    LateAnswer,
-}
 
 /// All state of the path.
 pub struct Hub {
@@ -78,7 +63,7 @@ pub struct Hub {
     uplink: Rc<Link>,
     tail: Tail,
     /// What log lines may be written.
-    pub limiter: Limiter<Said>,
+    pub limiter: Limiter<LineKind>,
     outgoing: Outgoing,
     /// Wakes the task of a serial port with a CoAP node on its line.
     serial_wakes: HashMap<u32, Rc<Wake>>,
@@ -268,7 +253,7 @@ impl Hub {
                     reason: None,
                 }),
                 Event::Refused { device, method, path, bytes, refusal } => {
-                    let permit = limiter.permit(now, Said::Refused);
+                    let permit = limiter.permit(now, LineKind::Refused);
                     let Some(device) = device else { continue };
                     if permit {
                         log::info!(device = device, path = path, reason:% = refusal; "reading refused");
@@ -286,7 +271,7 @@ impl Hub {
                     });
                 }
                 Event::Unstored { device, path, reason } => {
-                    if limiter.permit(now, Said::Unstored) {
+                    if limiter.permit(now, LineKind::Unstored) {
                         log::warn!(device = device.unwrap_or_default(), path = path, reason:? = reason;
                             "reading not stored");
                     }
@@ -306,7 +291,7 @@ impl Hub {
             Err(SendError::TooLarge) => sink.pipeline.counters.count(Counter::DatagramsUnsent),
             Err(SendError::Unproven) => {
                 sink.pipeline.counters.count(Counter::DatagramsUnsent);
-                let id = super::run::random().map(u16::from_be_bytes).ok();
+                let id = system::io::random().map(u16::from_be_bytes).ok();
                 if let Some(ping) = id.and_then(|id| sink.coap.probe(now, session, id)) {
                     let _ = engine.send(now, session, &ping, &mut sink);
                 }
@@ -395,7 +380,7 @@ impl Hub {
     }
 
     /// Whether a line of this kind may be written now.
-    pub fn may_say(&mut self, kind: Said) -> bool {
+    pub fn may_say(&mut self, kind: LineKind) -> bool {
         self.limiter.permit(self.moment.now, kind)
     }
 }

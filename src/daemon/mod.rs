@@ -3,7 +3,9 @@
 //! | module | what |
 //! |---|---|
 //! | [`hub`] | what happens to a datagram, a completion, a deadline |
+//! | [`round`] | what the tasks round the hub share |
 //! | [`run`] | start, the tasks round the hub, stop |
+//! | [`line_kind`] | the log lines that the network can cause |
 //! | [`outbox`] | the journal as the uplink wants to see it |
 //! | [`link`] | the uplink as the rest of the daemon holds it |
 //! | [`control`] | what the control socket is answered |
@@ -16,15 +18,13 @@
 //! | [`rejected`] | what the broker refused for good |
 //! | [`serial`] | the serial ports: a task each |
 //! | [`units`] | what happens on a Modbus bus, in the log |
-//! | [`report`] | what was found when the journal was opened |
+//! | [`report`] | what was found in the configuration and in the journal, in the log |
 //! | [`fleets`] | the devices of fleets from one process to the next |
 //! | [`state`] | what is wrong in the state directory |
 //! | [`clock`] | the system's clocks and whether to believe them |
-//! | `boot_id` | the kernel's boot id |
 //! | [`notify`] | what systemd is told |
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
-mod boot_id;
 pub mod clock;
 pub mod control;
 mod dtls_sink;
@@ -33,6 +33,7 @@ mod engine;
 pub mod fleets;
 pub mod gateway_status;
 pub mod hub;
+pub mod line_kind;
 pub mod link;
 pub mod notify;
 pub mod outbox;
@@ -40,6 +41,7 @@ mod reading_store;
 pub mod rejected;
 pub mod reload;
 pub mod report;
+pub mod round;
 pub mod run;
 pub mod serial;
 pub mod state;

@@ -12,6 +12,7 @@ use crate::journal::settings::Settings;
 use crate::journal::storage::StorageError;
 use crate::journal::store::{Seeds, Store, StoreReport};
 use crate::message::Lane;
+use crate::system;
 
 /// The journal cannot be opened.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ fn is_drained(store: &Store<Disk>) -> bool {
 fn draw_seeds() -> Seeds {
     let random = || {
         let mut bytes = [0; 8];
-        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        if system::io::fill_random(&mut bytes).is_err() {
             // Without a source of chance: the clock's nanoseconds are at least not the same twice.
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             bytes = (now.unwrap_or(Duration::ZERO).as_nanos() as u64).to_le_bytes();
@@ -134,10 +135,5 @@ fn draw_seeds() -> Seeds {
 
 /// The kernel's boot id; where it has none, one that is like no other.
 fn boot_id(random: impl Fn() -> u64) -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    match u128::from_str_radix(&digits, 16) {
-        Ok(id) if digits.len() == 32 => id.to_be_bytes(),
-        _ => (u128::from(random()) << 64 | u128::from(random())).to_le_bytes(),
-    }
+    system::io::boot_id().unwrap_or_else(|| (u128::from(random()) << 64 | u128::from(random())).to_le_bytes())
 }
