@@ -137,7 +137,7 @@ impl Sink for DtlsSink<'_> {
         let Some(device) = self.coap.handle_closed(session) else { return };
         self.pipeline.counters.count(Counter::SessionsClosed);
         if let Some(id) = self.pipeline.gate.id(device) {
-            log::debug!(device = id.as_str(), session = session.0, reason = cause.as_str(); "session ended");
+            log::debug!(device = id.as_str(), session = session.0, reason:% = cause; "session ended");
         }
     }
 

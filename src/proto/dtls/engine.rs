@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Keyring;
+use super::alert::Alert;
 use super::failure::{FAILURE_KINDS, FailureKind, HandshakeFailure};
 use super::server::export::{ImportError, Origin, Purpose, StoreKey};
 use super::server::{CertificateIdentity, Certificates, Clock};
@@ -178,7 +179,7 @@ pub enum CloseCause {
 }
 
 impl CloseCause {
-    /// A constant word for logs and counters.
+    /// A constant word.
     pub fn as_str(self) -> &'static str {
         match self {
             CloseCause::Peer => "closed by the peer",
@@ -194,6 +195,17 @@ impl CloseCause {
             CloseCause::Forgery => "too many forged records",
             CloseCause::Requested => "closed",
             CloseCause::Fault => "fault",
+        }
+    }
+}
+
+impl fmt::Display for CloseCause {
+    /// [`CloseCause::as_str`], with the alert's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        match self {
+            CloseCause::PeerAlert(description) => write!(f, ": {}", Alert(*description)),
+            _ => Ok(()),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
 use crate::proto::dtls::hello::ClientHello;
 use crate::proto::dtls::record::{self, HandshakeFragment, Record};
 use crate::proto::dtls::registry::{Occupants, PeerAddress};
-use crate::proto::dtls::{cookie, suite};
+use crate::proto::dtls::{alert, cookie, handshake_type, suite};
 
 /// Explicit nonce and tag of a CCM_8 record (RFC 6655 §3, RFC 6655 §4).
 const PROTECTION: usize = 8 + 8;
@@ -49,10 +49,10 @@ impl DimplEngine {
             (0, record::HANDSHAKE) => {
                 let messages = record::handshake_fragments(record.fragment());
                 match messages.as_deref() {
-                    Some([hello]) if hello.message_type == record::CLIENT_HELLO => {
+                    Some([hello]) if hello.message_type == handshake_type::CLIENT_HELLO => {
                         self.handle_hello(now, route, occupants, record, hello, sink);
                     }
-                    Some([exchange]) if exchange.message_type == record::CLIENT_KEY_EXCHANGE => {
+                    Some([exchange]) if exchange.message_type == handshake_type::CLIENT_KEY_EXCHANGE => {
                         self.handle_key_exchange(now, occupants, record, exchange, sink);
                     }
                     _ => self.counters.records_refused += 1,
@@ -217,7 +217,7 @@ impl DimplEngine {
         let Some(handshake) = self.registry.get_mut(proven).and_then(|peer| peer.handshake_mut()) else {
             return;
         };
-        if let [2, description] = record.fragment()
+        if let [alert::FATAL, description] = record.fragment()
             && handshake.alert.is_none()
         {
             let give_up = now + ALERT_GRACE;

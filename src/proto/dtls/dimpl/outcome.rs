@@ -7,8 +7,8 @@ use super::peer::{Event, Peer, Stage, Trouble};
 use crate::proto::Route;
 use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
-use crate::proto::dtls::record;
 use crate::proto::dtls::registry::{NoPlace, PeerAddress, Phase, Reason, Removed};
+use crate::proto::dtls::{alert, record};
 
 impl DimplEngine {
     /// Polls an instance dry. Returns whether anything authentic came out.
@@ -159,14 +159,16 @@ impl DimplEngine {
         sequence: Option<u64>,
         sink: &mut dyn Sink,
     ) {
-        let alert = match failure {
-            HandshakeFailure::UnknownIdentity(_) | HandshakeFailure::WrongKey(_) => Some(51), // decrypt_error
-            HandshakeFailure::UnsupportedVersion(_) => Some(70), // protocol_version
-            HandshakeFailure::Fault => Some(80),                 // internal_error
+        let description = match failure {
+            HandshakeFailure::UnknownIdentity(_) | HandshakeFailure::WrongKey(_) => {
+                Some(alert::DECRYPT_ERROR)
+            }
+            HandshakeFailure::UnsupportedVersion(_) => Some(alert::PROTOCOL_VERSION),
+            HandshakeFailure::Fault => Some(alert::INTERNAL_ERROR),
             HandshakeFailure::TimedOut { .. } | HandshakeFailure::PeerAlert { .. } => None,
-            _ => Some(40), // handshake_failure
+            _ => Some(alert::HANDSHAKE_FAILURE),
         };
-        if let (Some(sequence), Some(description)) = (sequence, alert) {
+        if let (Some(sequence), Some(description)) = (sequence, description) {
             sink.transmit(route, &record::fatal_alert(sequence, description));
         }
         self.counters.handshakes_failed[failure.kind() as usize] += 1;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::handshake::{Expect, FINISHED, FINISHED_LENGTH, Handshake};
+use super::handshake::{Expect, FINISHED_LENGTH, Handshake};
 use super::negotiation::{self, Agreement, Fatal, HelloPrefix};
 use super::protection::{Closed, EPOCH, Opened};
 use super::reassembly::Message;
@@ -12,12 +12,12 @@ use super::session::{AMPLIFICATION, Peer, Stage};
 use super::wire::{self, Incoming, TLS12_CID};
 use super::{Common, ServerEngine, alert};
 use crate::proto::Route;
-use crate::proto::dtls::cookie;
 use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
 use crate::proto::dtls::hello::ClientHello;
 use crate::proto::dtls::record::{self, HandshakeFragment};
 use crate::proto::dtls::registry::{Occupants, PeerAddress};
+use crate::proto::dtls::{cookie, handshake_type};
 
 /// For so long a handshake may disprove an unauthenticated alert by going on.
 const ALERT_GRACE: Duration = Duration::from_secs(5);
@@ -48,7 +48,9 @@ impl ServerEngine {
                 Some(fragments) => {
                     for fragment in fragments {
                         match fragment.message_type {
-                            record::CLIENT_HELLO => self.handle_hello(now, route, record, &fragment, sink),
+                            handshake_type::CLIENT_HELLO => {
+                                self.handle_hello(now, route, record, &fragment, sink)
+                            }
                             _ => self.handle_message(now, route, &fragment, sink),
                         }
                     }
@@ -257,8 +259,8 @@ impl ServerEngine {
                 self.end(now, session, CloseCause::PeerAlert(*description), sink);
             }
             // Our last flight was lost.
-            (record::HANDSHAKE, [FINISHED, ..]) => self.send_finished(session, sink),
-            (record::HANDSHAKE, [record::CLIENT_HELLO, ..]) => {
+            (record::HANDSHAKE, [handshake_type::FINISHED, ..]) => self.send_finished(session, sink),
+            (record::HANDSHAKE, [handshake_type::CLIENT_HELLO, ..]) => {
                 let refusal = [alert::WARNING, alert::NO_RENEGOTIATION];
                 let Some(route) = self.registry.get(session).map(|peer| peer.route) else { return };
                 self.send_protected(session, &route, record::ALERT, &refusal, true, sink);
@@ -476,7 +478,7 @@ impl ServerEngine {
         body.push(cookie::COOKIE as u8);
         body.extend(self.cookie_key.make_halves(now, &address, prefix.bound, rest));
         let message =
-            record::handshake_message(record::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
+            record::handshake_message(handshake_type::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
         // RFC 6347 §4.2.1: the record number of the hello.
         let answer = record::plain_record(record::HANDSHAKE, record.sequence, &message);
         if answer.len() > self.question.bytes {

@@ -78,7 +78,6 @@ use self::review::Review;
 use self::session::{Peer, Stage};
 use self::suites::KeyExchange;
 use self::wire::Cid;
-use super::Keyring;
 use super::cookie::CookieKey;
 use super::engine::{
     CloseCause, Counters, Engine, Limits, PeerIdentity, Policy, SendError, SessionId, SessionInfo, Sink,
@@ -86,29 +85,9 @@ use super::engine::{
 use super::failure::HandshakeFailure;
 use super::record;
 use super::registry::{PeerAddress, Phase, Registry};
+use super::{Keyring, alert};
 use crate::clock::UnixTime;
 use crate::proto::Route;
-
-/// Alert numbers (RFC 5246 §7.2, RFC 5746 §4.5).
-mod alert {
-    pub const CLOSE_NOTIFY: u8 = 0;
-    pub const UNEXPECTED_MESSAGE: u8 = 10;
-    pub const HANDSHAKE_FAILURE: u8 = 40;
-    pub const BAD_CERTIFICATE: u8 = 42;
-    pub const UNSUPPORTED_CERTIFICATE: u8 = 43;
-    pub const CERTIFICATE_REVOKED: u8 = 44;
-    pub const CERTIFICATE_EXPIRED: u8 = 45;
-    pub const ILLEGAL_PARAMETER: u8 = 47;
-    pub const UNKNOWN_CA: u8 = 48;
-    pub const ACCESS_DENIED: u8 = 49;
-    pub const DECODE_ERROR: u8 = 50;
-    pub const DECRYPT_ERROR: u8 = 51;
-    pub const PROTOCOL_VERSION: u8 = 70;
-    pub const INTERNAL_ERROR: u8 = 80;
-    pub const NO_RENEGOTIATION: u8 = 100;
-    pub const WARNING: u8 = 1;
-    pub const FATAL: u8 = 2;
-}
 
 /// How an engine behaves.
 #[derive(Clone, Debug)]
