@@ -4,9 +4,9 @@
 //! An engine calls its sink while it works, so that plaintext is handed on without a copy or a
 //! queue. A sink must not call the engine back; answers are sent after the round.
 //!
-//! What a later engine may add without changing this: sessions found by connection id (RFC 9146)
-//! and therefore [`Sink::moved`]; sessions taken over from a file at start, which appear as
-//! [`Sink::connected`] before the first datagram; other variants of [`PeerIdentity`].
+//! [`ServerEngine`](super::ServerEngine) does all of it. `DimplEngine` has pre-shared keys only: no
+//! connection ids (RFC 9146), and so no [`Sink::moved`]; no certificates, export or import, which
+//! have defaults here.
 
 use std::fmt;
 use std::sync::Arc;
