@@ -317,7 +317,7 @@ fn what_is_refused_when_it_is_handed_over_is_not_looked_for_in_the_store() {
     let state = ["restored", "handed_over", "refused"].map(|key| site.sessions(key));
     assert_eq!(state, [1, 1, 1]);
     let log = site.daemon.log();
-    let refused = log.lines().find(|line| line.contains("DTLS sessions not taken over")).expect("it is said");
+    let refused = log.lines().find(|line| line.contains("DTLS sessions not resumed")).expect("it is said");
     assert!(refused.contains("sessions=1"), "once: {refused}");
     site.wait_until_stored(1);
     devices[1].reading();

@@ -1,15 +1,15 @@
-//! DTLS sessions from one process to the next: taken over before READY, stored as they come and go,
-//! left at a stop.
+//! DTLS sessions from one process to the next: resumed before READY, stored when they are
+//! established, deleted when they end, handed over at a stop.
 //!
 //! | moment | what happens |
 //! |---|---|
-//! | start | the handover file is taken, whether or not it can be used; the store is opened and locked; the sessions of both are resumed |
-//! | a handshake is completed | the session is sealed and handed to the store's thread, at the end of the round |
-//! | a session ends | the store is told so, at the end of the round |
+//! | start | the handover file is read and deleted, whether or not it can be used; the store is opened and locked; the sessions of both are resumed |
+//! | a handshake is completed | at the end of the round the session is sealed and passed to the store's thread |
+//! | a session ends | at the end of the round its number is passed to the store's thread, which deletes it |
 //! | a device was sent the alert that its stored session is over | the same |
-//! | clean stop | nobody is told anything; what cannot go on without us is ended, the rest handed over and stored |
+//! | clean stop | sessions that can be resumed are handed over or stay in the store, and no alert is sent; the others are closed |
 //!
-//! docs/session-store.md says what a crash at any of these leaves.
+//! docs/session-store.md describes the state after a crash at any of these moments.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -49,7 +49,7 @@ pub struct OpenStore {
     ended: u64,
 }
 
-/// What was found at start, to be taken over.
+/// The sessions found at start, to be resumed.
 #[derive(Default)]
 pub struct FoundSessions {
     handed: Vec<(Number, Vec<u8>)>,
@@ -77,8 +77,8 @@ pub struct SessionStoreView {
 }
 
 impl SessionPersistence {
-    /// Opens the store, or empties it where it is not wanted. Never an error: without it devices
-    /// handshake anew. `boot` is the kernel's boot id: without one there is no handover.
+    /// Opens the store, or empties it if it is not wanted. Never an error: without it devices
+    /// handshake again. `boot` is the kernel's boot id: without one there is no handover.
     pub fn open(
         directory: &Path,
         runtime_dir: &Path,
@@ -97,13 +97,13 @@ impl SessionPersistence {
         match Store::open(directory) {
             Ok(Opened { store, key, kept, run, next, report, key_defect }) => {
                 if let Some(reason) = key_defect {
-                    log::warn!(reason = reason.as_str(); "the store of DTLS sessions has a new key; devices shake hands anew");
+                    log::warn!(reason = reason.as_str(); "the store of DTLS sessions has a new key; all devices must handshake again");
                 }
                 if report.damaged > 0 {
-                    log::warn!(bytes = report.damaged; "the store of DTLS sessions was damaged; the rest of it is used");
+                    log::warn!(bytes = report.damaged; "the store of DTLS sessions is damaged; its undamaged parts are used");
                 }
                 if let Some((major, name)) = report.moved_aside {
-                    log::warn!(major, file = name.as_str(); "the store of DTLS sessions is of another version: moved aside");
+                    log::warn!(major, file = name.as_str(); "the store of DTLS sessions has another version and was moved aside");
                 }
                 // Nobody has these numbers in the log: they are given anew.
                 let next =
@@ -123,7 +123,7 @@ impl SessionPersistence {
                 (SessionPersistence::Open(Box::new(store)), FoundSessions { handed, kept, run })
             }
             Err(error) => {
-                log::warn!(reason:% = error; "DTLS sessions will not survive this process");
+                log::warn!(reason:% = error; "DTLS sessions are not stored; after a restart devices must handshake again");
                 let reason = match error {
                     OpenError::InUse(_) => "another process has the store".to_owned(),
                     other => other.to_string(),
@@ -158,7 +158,7 @@ impl SessionPersistence {
         }
     }
 
-    /// Takes over what was found.
+    /// Resumes the sessions that were found.
     pub fn restore(
         &mut self,
         now: Instant,
@@ -219,7 +219,7 @@ fn trouble(status: &Status, now: Instant) -> Option<String> {
 }
 
 impl OpenStore {
-    /// Takes over what was found, as far as the engine has room.
+    /// Resumes the sessions that were found, as far as the engine has room.
     fn restore(&mut self, now: Instant, found: FoundSessions, engine: &mut dyn Engine, sink: &mut dyn Sink) {
         let FoundSessions { handed, kept, run } = found;
         let mut taken = std::collections::HashSet::new();
@@ -275,16 +275,16 @@ impl OpenStore {
             }
         }
         for (reason, sessions) in reasons {
-            log::info!(sessions, reason = reason.as_str(); "DTLS sessions not taken over; their devices shake hands anew");
+            log::info!(sessions, reason = reason.as_str(); "DTLS sessions not resumed; their devices must handshake again");
         }
         if let Some(batch) = self.numbers.batch() {
             self.store.submit(batch);
         }
         if self.ended > 0 {
-            log::info!(sessions = self.ended; "DTLS sessions of before cannot go on; each device is told so when it speaks");
+            log::info!(sessions = self.ended; "DTLS sessions that cannot be resumed; their devices will be told to handshake again");
         }
         if self.restored > 0 {
-            log::info!(sessions = self.restored, of_these_without_a_gap = self.handed_over; "DTLS sessions taken over");
+            log::info!(sessions = self.restored, lossless = self.handed_over; "DTLS sessions resumed");
         }
     }
 
