@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::hmac;
 
 use super::hello::ClientHello;
-use super::registry::PeerAddress;
+use super::session_table::PeerAddress;
 use super::{handshake_type, record};
 
 /// Bytes of a cookie.

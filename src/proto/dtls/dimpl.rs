@@ -42,7 +42,7 @@ use super::engine::{
 };
 use super::failure::HandshakeFailure;
 use super::record;
-use super::registry::{Phase, Registry};
+use super::session_table::{Phase, Registry};
 use super::{Keyring, suite};
 use crate::proto::Route;
 

@@ -9,7 +9,7 @@ use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
 use crate::proto::dtls::hello::ClientHello;
 use crate::proto::dtls::record::{self, HandshakeFragment, Record};
-use crate::proto::dtls::registry::{Occupants, PeerAddress};
+use crate::proto::dtls::session_table::{Occupants, PeerAddress};
 use crate::proto::dtls::{alert, cookie, handshake_type, suite};
 
 /// Explicit nonce and tag of a CCM_8 record (RFC 6655 §3, RFC 6655 §4).

@@ -7,7 +7,7 @@ use super::peer::{Event, Peer, Stage, Trouble};
 use crate::proto::Route;
 use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
-use crate::proto::dtls::registry::{NoPlace, PeerAddress, Phase, Reason, Removed};
+use crate::proto::dtls::session_table::{NoPlace, PeerAddress, Phase, Reason, Removed};
 use crate::proto::dtls::{alert, record};
 
 impl DimplEngine {

@@ -50,7 +50,7 @@ use super::suites::Suite;
 use super::wire::{Reader, Write as _};
 use super::{Common, ServerEngine};
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
-use crate::proto::dtls::registry::{PeerAddress, Phase};
+use crate::proto::dtls::session_table::{PeerAddress, Phase};
 use crate::proto::{Holder, Route};
 
 const MAGIC: [u8; 4] = *b"TBDS";

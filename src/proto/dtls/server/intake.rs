@@ -16,7 +16,7 @@ use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
 use crate::proto::dtls::hello::ClientHello;
 use crate::proto::dtls::record::{self, HandshakeFragment};
-use crate::proto::dtls::registry::{Occupants, PeerAddress};
+use crate::proto::dtls::session_table::{Occupants, PeerAddress};
 use crate::proto::dtls::{cookie, handshake_type};
 
 /// For so long a handshake may disprove an unauthenticated alert by going on.

@@ -84,7 +84,7 @@ use super::engine::{
 };
 use super::failure::HandshakeFailure;
 use super::record;
-use super::registry::{PeerAddress, Phase, Registry};
+use super::session_table::{PeerAddress, Phase, Registry};
 use super::{Keyring, alert};
 use crate::clock::UnixTime;
 use crate::proto::Route;

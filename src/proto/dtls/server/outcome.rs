@@ -9,7 +9,7 @@ use super::{Common, FAILED_MAX, ServerEngine, alert};
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
 use crate::proto::dtls::record;
-use crate::proto::dtls::registry::{NoPlace, PeerAddress, Phase, Reason, Removed};
+use crate::proto::dtls::session_table::{NoPlace, PeerAddress, Phase, Reason, Removed};
 use crate::proto::{Holder, Route};
 
 impl ServerEngine {

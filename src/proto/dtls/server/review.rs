@@ -20,7 +20,7 @@ use super::session::Session;
 use super::{Clock, ServerEngine, Settings, Trust};
 use crate::clock::UnixTime;
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
-use crate::proto::dtls::registry::Phase;
+use crate::proto::dtls::session_table::Phase;
 
 /// Not after the earliest notAfter of any session.
 #[derive(Default)]
