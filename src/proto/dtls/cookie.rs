@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::hmac;
 
 use super::hello::ClientHello;
-use super::session_table::PeerAddress;
+use super::peer_address::PeerAddress;
 use super::{handshake_type, record};
 
 /// Bytes of a cookie.

@@ -16,9 +16,9 @@
 //!
 //! The pieces: [`record`] and [`hello`] read the wire (RFC 6347 §4, RFC 5246 §7.4.1.2),
 //! [`session_table`] knows which address has which sessions and who must go when room is short,
-//! [`throttle`] how often one may begin, [`cookie`] proves addresses, [`credential`] holds the
-//! pre-shared keys, [`failure`] names what went wrong; [`alert`], [`handshake_type`] and [`suite`]
-//! are the code spaces.
+//! [`throttle`] how often one may begin, [`cookie`] proves a [`peer_address`], [`credential`] holds
+//! the pre-shared keys, [`failure`] names what went wrong; [`alert`], [`handshake_type`] and
+//! [`suite`] are the code spaces.
 
 pub mod alert;
 pub mod cookie;
@@ -29,6 +29,7 @@ pub mod engine;
 pub mod failure;
 pub mod handshake_type;
 pub mod hello;
+pub mod peer_address;
 pub mod record;
 pub mod server;
 pub mod session_table;

@@ -14,7 +14,7 @@
 
 use super::chance::Chance;
 use super::session::AMPLIFICATION;
-use crate::proto::dtls::session_table::PeerAddress;
+use crate::proto::dtls::peer_address::PeerAddress;
 
 /// Bytes of a ping.
 pub(super) const PING: usize = 4;

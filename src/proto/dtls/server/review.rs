@@ -121,7 +121,7 @@ impl ServerEngine {
     ) {
         let mut review = Review { now: Some(now), ..Review::default() };
         let mut over: Vec<(SessionId, CloseCause)> = Vec::new();
-        for (id, peer) in self.registry.iter(Phase::Live) {
+        for (id, peer) in self.table.iter(Phase::Live) {
             let Some(session) = peer.session() else { continue };
             match is_over(session) {
                 Some(cause) => over.push((id, cause)),
