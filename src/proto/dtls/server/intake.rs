@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::amplification::AMPLIFICATION;
 use super::handshake::{Expect, FINISHED_LENGTH, Handshake};
 use super::negotiation::{self, Agreement, Fatal, HelloPrefix};
 use super::protection::{Closed, EPOCH, Opened};
 use super::reassembly::Message;
 use super::replay::Window;
 use super::resume::{PING, Verdict};
-use super::session::{AMPLIFICATION, Peer, Stage};
+use super::session::{Peer, Stage};
 use super::wire::{self, Incoming, TLS12_CID};
 use super::{Common, ServerEngine, alert};
 use crate::proto::Route;

@@ -38,6 +38,7 @@
 //! signatures are drawn by aws-lc-rs itself.
 
 mod aead;
+mod amplification;
 pub mod bundle;
 mod certificate;
 mod certification;

@@ -12,8 +12,8 @@
 //! A record that does not match changes nothing but that its number is spent, and the ids stay, so
 //! each recorded Reset is worth one try in 65,536, twice in a row.
 
+use super::amplification::AMPLIFICATION;
 use super::chance::Chance;
-use super::session::AMPLIFICATION;
 use crate::proto::dtls::peer_address::PeerAddress;
 
 /// Bytes of a ping.
