@@ -25,8 +25,6 @@ pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
 const TEMPLATE_FOLDERS: [&str; 2] = ["/etc/tombolo/modbus", "/usr/share/tombolo/modbus"];
 /// Largest configuration file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
-/// Largest key or password file, in bytes.
-pub(super) const SECRET_MAX: u64 = 64 << 10;
 
 /// Where configuration is read from.
 #[derive(Clone, Debug)]
