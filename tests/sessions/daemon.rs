@@ -377,7 +377,7 @@ fn without_a_store_the_daemon_does_its_work_and_says_so_once() {
         "{status}"
     );
     assert!(site.daemon.command(&["status"]).1.contains("NOT stored"));
-    assert_eq!(site.daemon.log().matches("will not survive").count(), 1);
+    assert_eq!(site.daemon.log().matches("DTLS sessions are not stored").count(), 1);
     // Its session ends with it, and it is told so.
     site.daemon.stop();
     device.until("a close_notify", |device| device.client.protected_alerts == [(1, 0)]);
