@@ -8,7 +8,6 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
@@ -26,8 +25,6 @@ pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
 const TEMPLATE_FOLDERS: [&str; 2] = ["/etc/tombolo/modbus", "/usr/share/tombolo/modbus"];
 /// Largest configuration file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
-/// Largest key or password file, in bytes.
-pub(super) const SECRET_MAX: u64 = 64 << 10;
 
 /// Where configuration is read from.
 #[derive(Clone, Debug)]
@@ -224,11 +221,6 @@ fn template_folders(main: &Path) -> Vec<PathBuf> {
 /// The state directory cannot be written.
 pub fn make_gateway_id(paths: &Paths) -> io::Result<Name> {
     gateway_id::io::find_or_make(paths)
-}
-
-/// Fills with random bytes of the system's.
-pub(super) fn random_bytes(bytes: &mut [u8]) -> io::Result<()> {
-    SystemRandom::new().fill(bytes).map_err(|_| io::Error::other("the system has no random numbers to give"))
 }
 
 fn unreadable(path: &Path, error: &FileError) -> Finding {

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
+use super::dtls_status;
 use super::engine;
 use super::fleets::FleetKeeper;
 use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
@@ -20,9 +21,9 @@ use super::link::Link;
 use super::notify::Notify;
 use super::rejected;
 use super::reload::{self, Outcome, Ready};
-use super::run::{self, Shared};
+use super::report;
+use super::round::Shared;
 use super::serial::Ports;
-use super::sessions;
 use super::state::StateKeeper;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
@@ -324,15 +325,15 @@ impl Desk {
     pub fn finish_reload(&mut self, outcome: Outcome) {
         let answer = match outcome {
             Ok(ready) => {
-                run::say(&ready.loaded.findings);
-                run::say(&ready.loaded.state.events);
-                run::say(&ready.loaded.state.problems);
+                report::findings(&ready.loaded.findings);
+                report::findings(&ready.loaded.state.events);
+                report::findings(&ready.loaded.state.problems);
                 self.take_over(*ready);
                 let (disabled, problems) = (self.disabled(), self.state.problems());
                 Ok(json!({ "reloaded": true, "disabled": disabled, "problems": problems }))
             }
             Err(findings) => {
-                run::say(&findings);
+                report::findings(&findings);
                 log::error!("the new configuration is refused; the gateway goes on with the one it has");
                 Err(Failure::new(Code::Failed, reload::summary(&findings)))
             }
@@ -427,7 +428,7 @@ impl Desk {
         let coap = hub.coap.counters();
         snapshot.put(Counter::CoapDuplicates.name(), coap.duplicates);
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
-        sessions::counters(hub.engine.counters(), &mut snapshot);
+        dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
         snapshot
     }
@@ -466,9 +467,9 @@ impl Control for Desk {
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
             },
-            dtls: sessions::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
-            session_store: hub.sessions.snapshot(now),
-            strays: sessions::strays(&hub, now),
+            dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
+            session_store: dtls_status::session_store(&hub, now),
+            strays: dtls_status::strays(&hub, now),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
@@ -478,7 +479,7 @@ impl Control for Desk {
     }
 
     fn sessions(&mut self, device: Option<&str>) -> snapshot::SessionPage {
-        sessions::list(&self.shared.hub.borrow(), Instant::now(), device)
+        dtls_status::list(&self.shared.hub.borrow(), Instant::now(), device)
     }
 
     fn queue(&mut self, reply: Reply) {

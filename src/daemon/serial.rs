@@ -12,8 +12,9 @@ use tokio::sync::Notify as Wake;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::clock::SystemClock;
-use super::hub::{Hub, Said};
-use super::run::Shared;
+use super::hub::Hub;
+use super::line_kind::LineKind;
+use super::round::Shared;
 use crate::clock::WallClock;
 use crate::control::snapshot;
 use crate::control::trace::{Trace, Traced};
@@ -374,7 +375,7 @@ impl Taker for PortTaker<'_> {
     fn unreadable(&mut self, why: Unreadable) {
         let name = self.name;
         self.alive(name.as_str());
-        if self.hub.may_say(Said::Unreadable) {
+        if self.hub.may_say(LineKind::Unreadable) {
             log::info!(device = name.as_str(), reason:% = why; "frame without a reading");
         }
     }

@@ -1,6 +1,7 @@
 //! What happens with the units of a bus, in the log: each change once, under the unit's own device.
 
-use super::hub::{Hub, Said};
+use super::hub::Hub;
+use super::line_kind::LineKind;
 use crate::proto::serial::modbus::settings::Unit;
 use crate::proto::serial::modbus::{Event, Failure};
 
@@ -17,7 +18,7 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
             log::warn!(device, port, unit = address, register, reason:% = exception; "unit refuses a register; its readings come without it");
         }
         Event::Late { after, .. } => {
-            if hub.may_say(Said::LateAnswer) {
+            if hub.may_say(LineKind::LateAnswer) {
                 let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 log::info!(device, port, unit = address, elapsed_ms; "answer came after its time and was not used; raise timeout if it happens often");
             }

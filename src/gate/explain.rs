@@ -117,7 +117,7 @@ impl Gate {
             max_payload: None,
             quota: None,
         };
-        let entry = self.registry.by_id(device).and_then(|index| self.registry.entry(index));
+        let entry = self.devices.by_id(device).and_then(|index| self.devices.entry(index));
         let role = entry.and_then(|entry| self.plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else {
             return refused(explanation, &Refusal::UnknownDevice);

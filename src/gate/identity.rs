@@ -17,7 +17,7 @@ use crate::message::Name;
 
 /// All devices.
 #[derive(Debug, Default)]
-pub(super) struct Registry {
+pub(super) struct Devices {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_id: HashMap<Name, u32>,
@@ -95,7 +95,7 @@ pub struct Gone {
     pub id: Name,
 }
 
-impl Registry {
+impl Devices {
     /// The entry of a device that is still the one meant.
     pub(super) fn entry(&self, device: DeviceIndex) -> Option<&Entry> {
         let slot = self.slots.get(device.slot())?;
@@ -198,6 +198,17 @@ impl Registry {
         slot
     }
 
+    /// The slots of devices of fleets, those seen last first.
+    pub(super) fn of_fleets(&self) -> Vec<u32> {
+        let mut slots: Vec<_> = self
+            .iter()
+            .filter(|(_, entry)| entry.fleet().is_some())
+            .map(|(device, entry)| (entry.state.presence.last_seen(), device.slot() as u32))
+            .collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        slots.into_iter().map(|(_, slot)| slot).collect()
+    }
+
     /// How many devices a fleet has.
     pub(super) fn fleet_size(&self, fleet: &Name) -> usize {
         self.fleet_sizes.get(fleet).copied().unwrap_or_default()
@@ -228,8 +239,9 @@ impl Registry {
                 *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
             }
         }
-        let entries = (0_u32..).zip(&self.slots).filter_map(|(at, slot)| Some((at, slot.entry.as_ref()?)));
-        Proofs::new(entries, withheld)
+        let known =
+            (0_u32..).zip(&self.slots).filter_map(|(at, slot)| Some((at, &slot.entry.as_ref()?.proof)));
+        Proofs::new(known, withheld)
     }
 }
 

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub mod certificate;
 pub mod explain;
+mod identification;
 pub mod identity;
 pub mod mapping;
 mod matcher;
@@ -38,17 +39,17 @@ pub mod stage;
 pub mod template;
 
 pub use explain::Explanation;
+pub use identification::Unidentified;
 pub use identity::Gone;
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
-pub use proof::Unidentified;
 pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, Quota, Role, Settings, UplinkRule};
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
 use crate::message::{Name, TOPIC_MAX};
 use crate::proto::Holder;
 use crate::proto::dtls::PeerIdentity;
-use identity::{Entry, Registry};
+use identity::{Devices, Entry};
 use plan::Plan;
 use presence::Queue;
 use proof::Proofs;
@@ -59,7 +60,7 @@ use quota::Bucket;
 pub struct Gate {
     plan: Plan,
     problems: Vec<Problem>,
-    registry: Registry,
+    devices: Devices,
     proofs: Proofs,
     presence: Queue,
     /// Moves on with every device of a fleet that comes or may have gone.
@@ -125,7 +126,7 @@ impl Gate {
         let mut gate = Gate {
             plan,
             problems,
-            registry: Registry::default(),
+            devices: Devices::default(),
             proofs: Proofs::default(),
             presence: Queue::default(),
             fleet_revision: 0,
@@ -157,7 +158,7 @@ impl Gate {
     ) -> Replaced {
         let mut replaced = Replaced::default();
         let mut kept = Vec::new();
-        self.registry.reserve(devices.len());
+        self.devices.reserve(devices.len());
         for (device, role_index) in devices {
             let Some(role) = self.plan.roles.get(role_index as usize) else { continue };
             let offline_after = device.offline_after.unwrap_or(role.offline_after);
@@ -167,14 +168,14 @@ impl Gate {
                     .and_then(|plan| plan.roles.get(old as usize))
                     .is_some_and(|old| old.quota == role.quota)
             };
-            let (slot, gone) = self.registry.put(device, role_index, offline_after, bucket, same_quota, now);
+            let (slot, gone) = self.devices.put(device, role_index, offline_after, bucket, same_quota, now);
             replaced.rekeyed.extend(gone);
             keep(&mut kept, slot);
         }
         self.review_fleets(before, now, |slot| keep(&mut kept, slot));
         self.fleet_revision += 1;
-        replaced.removed = self.registry.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
-        self.proofs = self.registry.proofs(withheld);
+        replaced.removed = self.devices.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
+        self.proofs = self.devices.proofs(withheld);
         let renamed =
             before.is_some_and(|plan| plan.gateway != self.plan.gateway || plan.prefix != self.plan.prefix);
         self.reschedule(renamed, now);
@@ -183,8 +184,8 @@ impl Gate {
 
     /// Plans anew what there is to tell of each device.
     fn reschedule(&mut self, outdated: bool, now: Instant) {
-        self.presence.reset(self.registry.len());
-        for (slot, entry) in self.registry.iter_mut() {
+        self.presence.reset(self.devices.len());
+        for (slot, entry) in self.devices.iter_mut() {
             if outdated {
                 entry.state.presence.outdate();
             }
@@ -209,28 +210,28 @@ impl Gate {
 
     /// The device of this id.
     pub fn device_by_id(&self, id: &str) -> Option<DeviceIndex> {
-        self.registry.by_id(id)
+        self.devices.by_id(id)
     }
 
     /// The id of a device; `None` for a stale index.
     pub fn id(&self, device: DeviceIndex) -> Option<&Name> {
-        self.registry.entry(device).map(|entry| &entry.id)
+        self.devices.entry(device).map(|entry| &entry.id)
     }
 
     /// What there is to know of a device now.
     pub fn device(&self, now: Instant, device: DeviceIndex) -> Option<DeviceView<'_>> {
-        self.view(now, device, self.registry.entry(device)?)
+        self.view(now, device, self.devices.entry(device)?)
     }
 
     /// All devices, in no particular order.
     pub fn devices(&self, now: Instant) -> impl Iterator<Item = DeviceView<'_>> {
-        self.registry.iter().filter_map(move |(index, entry)| self.view(now, index, entry))
+        self.devices.iter().filter_map(move |(index, entry)| self.view(now, index, entry))
     }
 
     /// The patterns of the rules that let a device publish, as they were written, in the order of
     /// the settings; what a deny takes away from them is not seen here. None for a stale index.
     pub fn uplink_patterns(&self, device: DeviceIndex) -> impl Iterator<Item = &str> {
-        let role = self.registry.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
+        let role = self.devices.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
         let rules = role.map_or(&[][..], |role| &role.rules);
         rules.iter().filter(|rule| rule.action.is_some()).map(|rule| rule.pattern.as_str())
     }
@@ -238,7 +239,7 @@ impl Gate {
     /// The number under which the sessions of a device are counted, and their maximum; `None` for a
     /// stale index.
     pub fn holder(&self, device: DeviceIndex) -> Option<Holder> {
-        let entry = self.registry.entry(device)?;
+        let entry = self.devices.entry(device)?;
         let role = self.plan.roles.get(entry.role as usize)?;
         let number = (device.slot() as u64) << 32 | u64::from(device.generation());
         Some(Holder { number, max_sessions: role.max_sessions })
@@ -246,7 +247,7 @@ impl Gate {
 
     /// How many devices there are.
     pub fn device_count(&self) -> usize {
-        self.registry.len()
+        self.devices.len()
     }
 
     /// What all devices together did.
@@ -288,8 +289,8 @@ impl Gate {
         device: DeviceIndex,
         received: Received<'g>,
     ) -> Result<Mapped<'g>, Refusal> {
-        let Gate { plan, registry, presence, topic, totals, .. } = self;
-        let entry = registry.entry_mut(device);
+        let Gate { plan, devices, presence, topic, totals, .. } = self;
+        let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else {
             totals.refused.count(Reason::UnknownDevice);
@@ -320,7 +321,7 @@ impl Gate {
     /// Gives back the tokens of a reading that passed but could not be kept, its payload of so many
     /// bytes: a full journal is not the device's doing.
     pub fn give_back(&mut self, device: DeviceIndex, payload_bytes: usize) {
-        if let Some(entry) = self.registry.entry_mut(device)
+        if let Some(entry) = self.devices.entry_mut(device)
             && let Some(role) = self.plan.roles.get(entry.role as usize)
         {
             entry.state.bucket.give_back(&role.rate, payload_bytes);
@@ -329,7 +330,7 @@ impl Gate {
 
     /// A sign of life that is no reading: a session established, a ping.
     pub fn seen(&mut self, now: Instant, device: DeviceIndex) {
-        if let Some(entry) = self.registry.entry_mut(device) {
+        if let Some(entry) = self.devices.entry_mut(device) {
             self.presence.seen(device.slot() as u32, &mut entry.state.presence, now);
         }
     }
@@ -341,7 +342,7 @@ impl Gate {
     /// an hour, even if there is then nothing to tell.
     pub fn poll_presence(&mut self, now: Instant) -> Option<PresenceChange> {
         while let Some((slot, due)) = self.presence.pop(now) {
-            let Some((device, entry)) = self.registry.at(slot) else { continue };
+            let Some((device, entry)) = self.devices.at(slot) else { continue };
             let (presence, offline_after): (_, Duration) = (&mut entry.state.presence, entry.offline_after);
             if let Some(online) = self.presence.tell(slot, due, presence, now, offline_after) {
                 let last_seen = presence.last_seen();

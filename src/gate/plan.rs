@@ -31,6 +31,13 @@ pub(super) struct Plan {
     pub(super) withheld: HashSet<String>,
 }
 
+impl Plan {
+    /// Whether no fleet may have a device of this id.
+    pub(super) fn withholds(&self, id: &Name) -> bool {
+        id.as_str() == RESERVED_DEVICE || self.withheld.contains(id.as_str())
+    }
+}
+
 /// Settings ready to be taken over: all that is costly about them is done, so a reload can do it on
 /// another thread.
 #[derive(Debug)]

@@ -124,7 +124,7 @@ impl Gate {
                 devices: Vec::new(),
             })
             .collect();
-        for (_, entry) in self.registry.iter() {
+        for (_, entry) in self.devices.iter() {
             if let Some(fleet) = entry.fleet()
                 && let Some(page) = pages.iter_mut().find(|page| page.fleet == *fleet)
             {

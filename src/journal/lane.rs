@@ -16,11 +16,12 @@ use super::aside::{AsideCause, AsideRange};
 use super::loss::{Control, LossCause};
 use super::pool::Trouble;
 use super::range::RangeSet;
+use super::recovered::Recovered;
 use super::recovery::{Opened, Resolution};
 use super::scan;
 use super::segment::{self, HEADER_BLOCK, Layout, Run, Segment};
 use super::settings::{LaneSettings, WhenFull};
-use super::shelf::{Shelf, Shelved};
+use super::shelf::Shelf;
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 use super::view::{ActiveView, LaneView, Recent};
 use crate::message::{Lane, RecordId};
@@ -84,23 +85,6 @@ pub(super) struct LaneWriter<S: Storage> {
     /// Then: the totals of losses it was begun with.
     pub(super) base: Option<[u64; 5]>,
     pub(super) shelf: Shelf,
-}
-
-/// What recovery hands over; see [`super::recovery`].
-pub(super) struct Recovered<F> {
-    pub(super) sealed: Vec<Segment>,
-    pub(super) active: Option<(Segment, F)>,
-    pub(super) control: Control,
-    pub(super) next_sequence: u64,
-    pub(super) next_number: u64,
-    pub(super) settled: RangeSet,
-    /// Records named as lost for the first time.
-    pub(super) missing: u64,
-    pub(super) free: Vec<(String, u64)>,
-    /// From this sequence up to `next_sequence − 1` nobody knows what was stored.
-    pub(super) uncertain_from: Option<u64>,
-    pub(super) base: Option<[u64; 5]>,
-    pub(super) asides: Vec<Shelved>,
 }
 
 impl<S: Storage> LaneWriter<S> {

@@ -18,8 +18,9 @@
 //! [`loss`] are the bytes; `scan` and [`recovery`] read them back; `lane`, [`commit`], `pool` and
 //! [`retention`] write them; [`cursor`] reads what is committed by way of a [`view`]; `rejected`
 //! keeps what the broker refused; [`store`] puts these together, without threads or clocks; [`io`]
-//! is the real disk, the threads, and the handle the path holds.
+//! is the real disk, the threads, and the handle the path holds, whose answers are in [`answer`].
 
+pub mod answer;
 mod aside;
 pub mod commit;
 pub mod cursor;
@@ -27,9 +28,11 @@ pub mod frame;
 pub mod io;
 mod lane;
 pub mod loss;
+pub mod open_error;
 mod pool;
 pub mod range;
 pub mod record;
+mod recovered;
 pub mod recovery;
 mod rejected;
 pub mod retention;
@@ -42,12 +45,14 @@ pub mod store;
 pub mod view;
 mod witness;
 
-pub use aside::{Aside, AsideCause, AsideRange};
-pub use io::{
-    Completion, Failed, FileReport, ImportError, Imported, Importer, Journal, Next, OpenError, OpenReport,
-    Refused, RejectRefused, RejectedRead, RejectedRecord, RejectedWhole, Retried, Status, Stored,
+pub use answer::{
+    Completion, Failed, Next, ReadTrouble, Refused, RejectRefused, RejectedRead, RejectedRecord,
+    RejectedWhole, Retried, Status, Stored,
 };
+pub use aside::{Aside, AsideCause, AsideRange};
+pub use io::{FileReport, ImportError, Imported, Importer, Journal, OpenReport};
 pub use loss::{LossCause, LossReport};
+pub use open_error::OpenError;
 pub use record::Ticket;
 pub use rejected::{RejectError, RejectedEntry};
 pub use settings::Settings;

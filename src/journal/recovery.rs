@@ -8,9 +8,9 @@
 
 use super::aside::{Aside, AsideCause, AsideRange};
 use super::frame::SEQUENCE_MAX;
-use super::lane::Recovered;
 use super::loss::{Control, LossCause};
 use super::range::RangeSet;
+use super::recovered::Recovered;
 use super::scan::{self, BAD_PAGES, Gap, Scan};
 use super::segment::{self, HEADER_BLOCK, HEADER_COPY, Header, HeaderBlock, Layout, RUNS_MAX, Run, Segment};
 use super::shelf::{self, Place, Shelved};

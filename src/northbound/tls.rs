@@ -30,6 +30,7 @@ use super::certificate::Certificate;
 use super::settings::{TlsSettings, TlsVersion};
 use crate::clock::chain::{self, Accepted, ChainValidity, Fault};
 use crate::clock::{UnixTime, WallClock};
+use crate::proto::dtls::alert::{self, Alert};
 
 /// A file and what was in it.
 #[derive(Clone)]
@@ -426,34 +427,34 @@ fn bare_name(name: &str) -> String {
     format!("`{inner}`")
 }
 
-fn explain_alert(alert: AlertDescription) -> (String, bool) {
+fn explain_alert(received: AlertDescription) -> (String, bool) {
     let about_us = |what: &str| (format!("the broker refuses our client certificate: {what}"), true);
-    match alert {
-        AlertDescription::CertificateRequired => (
+    match received.into() {
+        alert::CERTIFICATE_REQUIRED => (
             "the broker wants a client certificate; set upstream.certificate-file and key-file".to_owned(),
             true,
         ),
-        AlertDescription::UnknownCA => about_us("it does not know the CA that signed it"),
-        AlertDescription::BadCertificate => about_us("it finds it bad"),
-        AlertDescription::UnsupportedCertificate => about_us("it does not support its kind"),
-        AlertDescription::CertificateExpired => about_us("it has expired, or is not valid yet"),
-        AlertDescription::CertificateRevoked => about_us("it was revoked"),
-        AlertDescription::CertificateUnknown => about_us("it does not say why"),
-        AlertDescription::AccessDenied => ("the broker denies us access (TLS alert)".to_owned(), true),
-        AlertDescription::HandshakeFailure => (
+        alert::UNKNOWN_CA => about_us("it does not know the CA that signed it"),
+        alert::BAD_CERTIFICATE => about_us("it finds it bad"),
+        alert::UNSUPPORTED_CERTIFICATE => about_us("it does not support its kind"),
+        alert::CERTIFICATE_EXPIRED => about_us("it has expired, or is not valid yet"),
+        alert::CERTIFICATE_REVOKED => about_us("it was revoked"),
+        alert::CERTIFICATE_UNKNOWN => about_us("it does not say why"),
+        alert::ACCESS_DENIED => ("the broker denies us access (TLS alert)".to_owned(), true),
+        alert::HANDSHAKE_FAILURE => (
             "the broker broke off the TLS handshake; it may want a client certificate, or no cipher is common"
                 .to_owned(),
             false,
         ),
-        AlertDescription::ProtocolVersion => {
+        alert::PROTOCOL_VERSION => {
             ("the broker does not speak the TLS version asked for; see upstream.tls-min".to_owned(), false)
         }
-        AlertDescription::UnrecognisedName => {
+        alert::UNRECOGNIZED_NAME => {
             ("the broker does not know the host name in upstream.url (SNI)".to_owned(), false)
         }
-        AlertDescription::NoApplicationProtocol => {
+        alert::NO_APPLICATION_PROTOCOL => {
             ("the broker knows none of the protocols in upstream.alpn".to_owned(), false)
         }
-        other => (format!("the broker broke off TLS: {other:?}"), false),
+        other => (format!("the broker broke off TLS: {}", Alert(other)), false),
     }
 }

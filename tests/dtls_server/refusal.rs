@@ -367,3 +367,27 @@ fn a_client_that_gives_up_in_the_clear_is_believed_after_a_while() {
         "{told:?}"
     );
 }
+
+#[test]
+fn a_client_that_gives_up_is_named_by_its_alert() {
+    for (description, name) in [(44, "certificate_revoked (44)"), (45, "certificate_expired (45)")] {
+        let mut world = World::fine();
+        world.join(1, Config { steps: Some(vec![]), ..World::psk(1) });
+        world.run(Duration::from_millis(45));
+        world.inject(1, &record(21, 0, 9, &[2, description]));
+        world.client(1).deadline = None;
+        world.run(Duration::from_secs(6));
+        let told = world.told();
+        let [Told::Failed(1, failure)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(
+            failure.to_string(),
+            format!("client gave up: {name}, waiting for the client's key exchange")
+        );
+    }
+}
+
+#[test]
+fn a_fatal_alert_that_ends_a_session_is_named() {
+    let cause = tombolo::proto::dtls::CloseCause::PeerAlert(45);
+    assert_eq!(cause.to_string(), "fatal alert from the peer: certificate_expired (45)");
+}

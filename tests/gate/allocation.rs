@@ -22,8 +22,8 @@ thread_local! {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the thread
-// and allocates nothing itself.
+// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the
+// thread and allocates nothing itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));

@@ -151,6 +151,20 @@ fn devices(pki: &Pki) {
 }
 
 #[test]
+fn a_client_that_refuses_an_expired_certificate_is_logged_by_the_name_of_its_alert() {
+    let world = World::new("expired-at-the-client", "", "", |_| {});
+    let after_all_ends = "70000000000";
+    let output = Command::new("openssl")
+        .args(["s_client", "-dtls1_2", "-connect", &world.site.daemon.coaps.to_string()])
+        .args(["-CAfile", &world.file("ca.pem"), "-verify_return_error", "-attime", after_all_ends])
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl is installed");
+    assert!(!output.status.success());
+    world.log_says(&["handshake failed", "client gave up: certificate_expired (45)"]);
+}
+
+#[test]
 fn clients_of_openssl_and_gnutls_publish_by_certificate_and_by_raw_public_key() {
     let world = World::new("certificates", "", DEVICES, devices);
     let answer = world.post_as("front", "t/coap");

@@ -317,7 +317,7 @@ fn what_is_refused_when_it_is_handed_over_is_not_looked_for_in_the_store() {
     let state = ["restored", "handed_over", "refused"].map(|key| site.sessions(key));
     assert_eq!(state, [1, 1, 1]);
     let log = site.daemon.log();
-    let refused = log.lines().find(|line| line.contains("DTLS sessions not taken over")).expect("it is said");
+    let refused = log.lines().find(|line| line.contains("DTLS sessions not resumed")).expect("it is said");
     assert!(refused.contains("sessions=1"), "once: {refused}");
     site.wait_until_stored(1);
     devices[1].reading();
@@ -377,7 +377,7 @@ fn without_a_store_the_daemon_does_its_work_and_says_so_once() {
         "{status}"
     );
     assert!(site.daemon.command(&["status"]).1.contains("NOT stored"));
-    assert_eq!(site.daemon.log().matches("will not survive").count(), 1);
+    assert_eq!(site.daemon.log().matches("DTLS sessions are not stored").count(), 1);
     // Its session ends with it, and it is told so.
     site.daemon.stop();
     device.until("a close_notify", |device| device.client.protected_alerts == [(1, 0)]);

@@ -1,7 +1,7 @@
 //! Whatever is in the files: what is whole is read, the rest is left out, and the store goes on.
 
-use tombolo::southbound::coap::sessions::frame::{Frame, Kind};
-use tombolo::southbound::coap::sessions::storage::Storage as _;
+use tombolo::session_store::frame::{Frame, Kind};
+use tombolo::session_store::storage::Storage as _;
 
 use crate::disk::random;
 use crate::harness::{Fake, Model, Rig};

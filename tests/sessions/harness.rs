@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use tombolo::journal::storage::{Folder, Storage as _, StorageError, StoredFile as _};
-use tombolo::southbound::coap::sessions::log::{Log, Report};
-use tombolo::southbound::coap::sessions::storage::{Storage, StoredFile};
-use tombolo::southbound::coap::sessions::{Batch, Kept, Number};
+use tombolo::session_store::log::{Log, Report};
+use tombolo::session_store::storage::{Storage, StoredFile};
+use tombolo::session_store::{Batch, Kept, Number};
 
 use crate::disk::{FakeDisk, FakeFile, random};
 

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use tombolo::southbound::coap::sessions::frame::{self, Frame, Kind};
-use tombolo::southbound::coap::sessions::log::Log;
-use tombolo::southbound::coap::sessions::{Batch, handover};
+use tombolo::session_store::frame::{self, Frame, Kind};
+use tombolo::session_store::log::Log;
+use tombolo::session_store::{Batch, handover};
 
 use crate::harness::Fake;
 

@@ -9,11 +9,11 @@ use super::{
     COPY, Choice, Decision, MAX_BYTES, MadeId, Making, PLAIN, Step, decide, is_aside, parse_copy, parse_plain,
 };
 use crate::config::Paths;
-use crate::config::io::random_bytes;
 use crate::durable::atomic_file::{AtomicFile, set_aside, sweep};
 use crate::durable::folder::StateFolder as _;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::message::Name;
+use crate::system::io::fill_random;
 
 const PLAIN_FILE: AtomicFile<'_> = AtomicFile::new(PLAIN, MAX_BYTES, 0o644);
 const COPY_FILE: AtomicFile<'_> = AtomicFile::new(COPY, MAX_BYTES, 0o644);
@@ -34,7 +34,7 @@ pub fn look(directory: &Path, running: Option<&MadeId>) -> Decision {
 /// A new id.
 pub fn draw(making: Making) -> MadeId {
     let mut random = [0; 8];
-    if random_bytes(&mut random).is_err() {
+    if fill_random(&mut random).is_err() {
         // Without a source of chance: the clock's nanoseconds are at least not the same twice.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         random = now.as_nanos().to_le_bytes()[..8].try_into().unwrap_or(random);

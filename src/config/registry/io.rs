@@ -15,12 +15,13 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::{FILE_MAX, FileText, Registry, check_new, check_remove, generated_key, render};
+use crate::config::Loaded;
 use crate::config::finding::{Finding, Place};
-use crate::config::{Loaded, io::random_bytes};
 use crate::durable::atomic_file::{AtomicFile, Condition, list};
 use crate::durable::folder::StateFolder as _;
 use crate::durable::io::{OnDisk, create_directory, give_to_owner_of, sync_folder, write_atomically};
 use crate::gate::Device;
+use crate::system::io::fill_random;
 
 /// The lock of those who change the registry.
 const LOCK: &str = ".lock";
@@ -99,7 +100,7 @@ fn text_of(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
 /// The system has no randomness to give.
 pub fn random_key() -> io::Result<Zeroizing<Vec<u8>>> {
     let mut random = Zeroizing::new([0; 22]);
-    random_bytes(&mut *random)?;
+    fill_random(&mut *random)?;
     Ok(generated_key(&random))
 }
 

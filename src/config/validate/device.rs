@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::Context;
 use super::certificate::{Names, public_key};
 use crate::config::finding::{Finding, Place};
-use crate::config::io::SECRET_MAX;
 use crate::config::layer::Item;
 use crate::config::scalar::{did_you_mean, parse_psk};
 use crate::config::{DeviceSource, Known, model};
@@ -19,6 +18,9 @@ use crate::southbound::serial::settings::{Duty, Port};
 /// A pre-shared key shorter than this is named: such a one can be guessed from one recorded
 /// handshake.
 const WEAK_KEY: usize = 8;
+
+/// Largest key or password file, in bytes.
+const SECRET_MAX: u64 = 64 << 10;
 
 /// What there is.
 pub(super) struct Found {

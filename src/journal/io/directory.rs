@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::OpenError;
 use super::disk::Disk;
+use crate::journal::open_error::OpenError;
 use crate::journal::segment::{Header, HeaderBlock, parse_name};
 use crate::journal::storage::{Folder, Storage, StoredFile};
 

@@ -5,7 +5,6 @@
 //! from the segment files, by a thread for each lane.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
-mod answer;
 mod directory;
 mod disk;
 mod import;
@@ -23,18 +22,19 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use answer::{
+pub use disk::{Disk, DiskFile, storage_error};
+pub use import::{ImportError, Imported};
+pub use open::OpenReport;
+pub use verify::{FileReport, Missing, verify};
+
+use super::answer::{
     Completion, Failed, Next, Refused, RejectRefused, RejectedRead, RejectedRecord, RejectedWhole, Retried,
     Status, Stored,
 };
-pub use disk::{Disk, DiskFile, storage_error};
-pub use import::{ImportError, Imported};
-pub use open::{OpenError, OpenReport};
-pub use verify::{FileReport, Missing, verify};
-
 use super::aside::Aside;
 use super::cursor::{Cursor, Fetch, Step};
 use super::loss::{LossCause, LossReport};
+use super::open_error::OpenError;
 use super::range::RangeSet;
 use super::record::{self, Batch, Ticket};
 use super::segment::Segment;
@@ -46,7 +46,6 @@ use crate::message::{Content, Lane, RecordId, Stamp};
 use directory::Directory;
 use open::open_store;
 use reader::{Answer, Desk, Wanted};
-pub use shared::ReadTrouble;
 use shared::{Command, Done, LaneState, Shared, State};
 
 /// Most bytes that wait for one commit of one lane: more than a disk that answers lets come

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::disk::{Disk, DiskFile};
 use super::import;
-use super::shared::{Command, ReadTrouble, Shared};
+use super::shared::{Command, Shared};
+use crate::journal::answer::ReadTrouble;
 use crate::journal::aside::AsideCause;
 use crate::journal::cursor::{Cursor, Fetch, Step};
 use crate::journal::pool::Trouble;

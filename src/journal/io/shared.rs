@@ -13,12 +13,11 @@ use crate::journal::loss::{LossCause, LossReport};
 use crate::journal::record::{Batch, Ticket};
 use crate::journal::recovery::Resolution;
 use crate::journal::settings::LaneSettings;
-use crate::journal::storage::StorageError;
 use crate::journal::store::{LaneStatus, RejectedStatus};
 use crate::journal::view::LaneView;
 use crate::message::{Content, Lane, RecordId, Stamp};
 
-use super::{RejectedRead, RejectedRecord, RejectedWhole, Retried};
+use crate::journal::answer::{ReadTrouble, RejectedRead, RejectedRecord, RejectedWhole, Retried};
 
 /// Both ends of the hand-over.
 pub(super) struct Shared {
@@ -124,19 +123,6 @@ pub(super) enum Command {
         number: u64,
         taken: Option<Vec<(u64, u64)>>,
     },
-}
-
-/// Why a lane is not read at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadTrouble {
-    /// The number of the segment.
-    pub segment: u64,
-    /// Where in its file, in bytes.
-    pub offset: u32,
-    /// What the disk says.
-    pub error: StorageError,
-    /// Since when.
-    pub since: Instant,
 }
 
 /// What both sides know of a lane.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::disk::Disk;
 use crate::journal::aside::{Aside, AsideCause, AsideRange};
-use crate::journal::lane::Recovered;
+use crate::journal::recovered::Recovered;
 use crate::journal::recovery;
 use crate::journal::scan::{self, Scan};
 use crate::journal::segment::{self, HeaderBlock, Layout};

@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 
+use super::fold::fold;
 use super::message::{Code, MessageId};
 use super::reliability::{EXCHANGE_LIFETIME_TICKS, NON_LIFETIME_TICKS, Tick};
 
@@ -242,14 +243,6 @@ pub(super) fn fingerprint(seed: u64, bytes: &[u8]) -> u64 {
     let mut last = [0; 16];
     last[..rest.len()].copy_from_slice(rest);
     fold(mark, u128::from_le_bytes(last))
-}
-
-/// Multiplies the halves and folds the product.
-pub(super) fn fold(mark: u64, word: u128) -> u64 {
-    let low = word as u64 ^ mark ^ 0x9e37_79b9_7f4a_7c15;
-    let high = (word >> 64) as u64 ^ mark.rotate_left(29) ^ 0xd6e8_feb8_6659_fd93;
-    let product = u128::from(low) * u128::from(high);
-    (product as u64 ^ (product >> 64) as u64) ^ mark.rotate_left(17)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 //! | [`link_format`] | writes RFC 6690 |
 //! | `deduplication` | the newest exchanges of one peer and their answers |
 //! | `exchange` | requests handed up and not answered yet |
+//! | `fold` | the mixing step of hashes |
 //! | `reliability` | our own confirmable messages, Message IDs, back-off |
 //! | `peer` | all peers, bounded in memory, idle ones costing nothing |
 //! | `tally` | how many exchanges and messages each holder has over all its peers |
@@ -34,6 +35,7 @@ mod deduplication;
 pub mod encoder;
 pub mod endpoint;
 mod exchange;
+mod fold;
 pub mod link_format;
 pub mod message;
 pub mod option;

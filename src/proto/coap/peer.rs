@@ -12,7 +12,8 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::Instant;
 
 use super::PeerId;
-use super::deduplication::{Remembered, fold};
+use super::deduplication::Remembered;
+use super::fold::fold;
 use super::reliability::{EXCHANGE_LIFETIME_TICKS, MessageIds, Queue, Tick};
 
 /// What a peer costs beside its exchanges: its place in the table (at three quarters full) and in

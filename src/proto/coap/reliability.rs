@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use super::PeerId;
-use super::deduplication::fold;
+use super::fold::fold;
 use super::message::MessageId;
 use super::slots::{Key, Slots};
 use super::tally::Tally;

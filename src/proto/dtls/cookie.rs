@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::hmac;
 
 use super::hello::ClientHello;
-use super::record;
-use super::registry::PeerAddress;
+use super::peer_address::PeerAddress;
+use super::{handshake_type, record};
 
 /// Bytes of a cookie.
 pub const COOKIE: usize = 32;
@@ -51,7 +51,8 @@ impl CookieKey {
         let mut body = record::VERSION_1_0.to_be_bytes().to_vec();
         body.push(COOKIE as u8);
         body.extend(self.make(now, address, hello.repeated()));
-        let message = record::handshake_message(record::HELLO_VERIFY_REQUEST, message_sequence, &body);
+        let message =
+            record::handshake_message(handshake_type::HELLO_VERIFY_REQUEST, message_sequence, &body);
         record::plain_record(record::HANDSHAKE, message_sequence.into(), &message)
     }
 

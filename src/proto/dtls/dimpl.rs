@@ -42,7 +42,7 @@ use super::engine::{
 };
 use super::failure::HandshakeFailure;
 use super::record;
-use super::registry::{Phase, Registry};
+use super::session_table::{Phase, SessionTable};
 use super::{Keyring, suite};
 use crate::proto::Route;
 
@@ -54,7 +54,7 @@ pub struct DimplEngine {
     config: Arc<::dimpl::Config>,
     resolver: Arc<Resolver>,
     cookie_key: CookieKey,
-    registry: Registry<Box<Peer>>,
+    table: SessionTable<Box<Peer>>,
     /// When each handshake wants [`DimplEngine::tick`].
     deadlines: BTreeSet<(Instant, SessionId)>,
     scratch: Box<[u8]>,
@@ -100,7 +100,7 @@ impl DimplEngine {
             config: Arc::new(config),
             resolver,
             cookie_key: CookieKey::new(now, secret),
-            registry: Registry::new(limits),
+            table: SessionTable::new(limits),
             deadlines: BTreeSet::new(),
             scratch: vec![0; SCRATCH].into(),
             is_answered: false,
@@ -118,7 +118,7 @@ impl DimplEngine {
             extended_master_secret: true,
             connection_id: false,
             established: peer.since,
-            last_seen: self.registry.since(session)?,
+            last_seen: self.table.since(session)?,
         })
     }
 }
@@ -142,8 +142,8 @@ impl Engine for DimplEngine {
             self.deadlines.pop_first();
             self.tick(now, session, sink);
         }
-        while let Some(session) = self.registry.oldest(Phase::Live)
-            && self.registry.since(session).is_some_and(|since| since + self.registry.limits().idle <= now)
+        while let Some(session) = self.table.oldest(Phase::Live)
+            && self.table.since(session).is_some_and(|since| since + self.table.limits().idle <= now)
         {
             self.end(now, session, CloseCause::Idle, sink);
         }
@@ -151,8 +151,8 @@ impl Engine for DimplEngine {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let handshake = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let longest_idle = self.registry.oldest(Phase::Live).and_then(|oldest| self.registry.since(oldest));
-        let idle = longest_idle.map(|since| since + self.registry.limits().idle);
+        let longest_idle = self.table.oldest(Phase::Live).and_then(|oldest| self.table.since(oldest));
+        let idle = longest_idle.map(|since| since + self.table.limits().idle);
         [handshake, idle].into_iter().flatten().min()
     }
 
@@ -167,7 +167,7 @@ impl Engine for DimplEngine {
             return Err(SendError::TooLarge);
         }
         let peer = self
-            .registry
+            .table
             .get_mut(session)
             .filter(|peer| matches!(peer.stage, Stage::Session(_)))
             .ok_or(SendError::UnknownSession)?;
@@ -181,17 +181,17 @@ impl Engine for DimplEngine {
     }
 
     fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
-        if self.registry.phase(session) == Some(Phase::Live) {
+        if self.table.phase(session) == Some(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
     }
 
     fn close_all(&mut self, now: Instant, sink: &mut dyn Sink) {
-        while let Some(session) = self.registry.oldest(Phase::Live) {
+        while let Some(session) = self.table.oldest(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
-        while let Some(session) = self.registry.oldest(Phase::HalfOpen) {
-            self.registry.remove(session);
+        while let Some(session) = self.table.oldest(Phase::HalfOpen) {
+            self.table.remove(session);
         }
         self.deadlines.clear();
     }
@@ -199,7 +199,7 @@ impl Engine for DimplEngine {
     fn replace_keyring(&mut self, now: Instant, keyring: Keyring, sink: &mut dyn Sink) {
         let before = self.resolver.replace(keyring.clone());
         let stale: Vec<SessionId> = self
-            .registry
+            .table
             .iter(Phase::Live)
             .filter(|(_, peer)| match &peer.stage {
                 Stage::Session(PeerIdentity::Psk(identity)) => !before.agrees(&keyring, identity),
@@ -211,7 +211,7 @@ impl Engine for DimplEngine {
             self.end(now, session, CloseCause::CredentialChanged, sink);
         }
         let stale: Vec<(SessionId, Box<[u8]>)> = self
-            .registry
+            .table
             .iter(Phase::HalfOpen)
             .filter_map(|(session, peer)| {
                 let claim = peer.handshake()?.claim.as_ref().filter(|claim| claim.known)?;
@@ -224,19 +224,19 @@ impl Engine for DimplEngine {
     }
 
     fn session_count(&self) -> usize {
-        self.registry.count(Phase::Live)
+        self.table.count(Phase::Live)
     }
 
     fn half_open_count(&self) -> usize {
-        self.registry.count(Phase::HalfOpen)
+        self.table.count(Phase::HalfOpen)
     }
 
     fn session(&self, session: SessionId) -> Option<SessionInfo<'_>> {
-        self.info(session, self.registry.get(session)?)
+        self.info(session, self.table.get(session)?)
     }
 
     fn sessions(&self, visit: &mut dyn FnMut(SessionInfo<'_>)) {
-        for (session, peer) in self.registry.iter(Phase::Live) {
+        for (session, peer) in self.table.iter(Phase::Live) {
             if let Some(info) = self.info(session, peer) {
                 visit(info);
             }

@@ -4,15 +4,16 @@
 //! An engine calls its sink while it works, so that plaintext is handed on without a copy or a
 //! queue. A sink must not call the engine back; answers are sent after the round.
 //!
-//! What a later engine may add without changing this: sessions found by connection id (RFC 9146)
-//! and therefore [`Sink::moved`]; sessions taken over from a file at start, which appear as
-//! [`Sink::connected`] before the first datagram; other variants of [`PeerIdentity`].
+//! [`ServerEngine`](super::ServerEngine) does all of it. `DimplEngine` has pre-shared keys only: no
+//! connection ids (RFC 9146), and so no [`Sink::moved`]; no certificates, export or import, which
+//! have defaults here.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Keyring;
+use super::alert::Alert;
 use super::failure::{FAILURE_KINDS, FailureKind, HandshakeFailure};
 use super::server::export::{ImportError, Origin, Purpose, StoreKey};
 use super::server::{CertificateIdentity, Certificates, Clock};
@@ -178,7 +179,7 @@ pub enum CloseCause {
 }
 
 impl CloseCause {
-    /// A constant word for logs and counters.
+    /// A constant word.
     pub fn as_str(self) -> &'static str {
         match self {
             CloseCause::Peer => "closed by the peer",
@@ -194,6 +195,17 @@ impl CloseCause {
             CloseCause::Forgery => "too many forged records",
             CloseCause::Requested => "closed",
             CloseCause::Fault => "fault",
+        }
+    }
+}
+
+impl fmt::Display for CloseCause {
+    /// [`CloseCause::as_str`], with the alert's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        match self {
+            CloseCause::PeerAlert(description) => write!(f, ": {}", Alert(*description)),
+            _ => Ok(()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::alert::Alert;
 use super::engine::PeerIdentity;
 use super::suite;
 
@@ -322,41 +323,6 @@ impl fmt::Display for Shown<'_> {
         let shown = &self.0[..self.0.len().min(IDENTITY_SHOWN)];
         write!(f, "\"{}", shown.escape_ascii())?;
         f.write_str(if shown.len() < self.0.len() { "…\"" } else { "\"" })
-    }
-}
-
-/// An alert by its name (RFC 5246 §7.2, RFC 4279 §6).
-struct Alert(u8);
-
-impl fmt::Display for Alert {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.0 {
-            0 => "close_notify",
-            10 => "unexpected_message",
-            20 => "bad_record_mac",
-            22 => "record_overflow",
-            40 => "handshake_failure",
-            42 => "bad_certificate",
-            43 => "unsupported_certificate",
-            44 => "certificate_revoked",
-            45 => "certificate_expired",
-            46 => "certificate_unknown",
-            47 => "illegal_parameter",
-            48 => "unknown_ca",
-            49 => "access_denied",
-            50 => "decode_error",
-            51 => "decrypt_error",
-            70 => "protocol_version",
-            71 => "insufficient_security",
-            80 => "internal_error",
-            90 => "user_canceled",
-            100 => "no_renegotiation",
-            109 => "missing_extension",
-            110 => "unsupported_extension",
-            115 => "unknown_psk_identity",
-            number => return write!(f, "alert {number}"),
-        };
-        write!(f, "{name} ({})", self.0)
     }
 }
 

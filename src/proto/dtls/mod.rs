@@ -15,20 +15,24 @@
 //! * A handshake that fails is reported with a cause a person can act on ([`HandshakeFailure`]).
 //!
 //! The pieces: [`record`] and [`hello`] read the wire (RFC 6347 §4, RFC 5246 §7.4.1.2),
-//! [`registry`] knows which address has which sessions and who must go when room is short,
-//! [`throttle`] how often one may begin, [`cookie`] proves addresses, [`credential`] holds the
-//! pre-shared keys, [`failure`] names what went wrong, [`suite`] names cipher suites.
+//! [`session_table`] knows which address has which sessions and who must go when room is short,
+//! [`throttle`] how often one may begin, [`cookie`] proves a [`peer_address`], [`credential`] holds
+//! the pre-shared keys, [`failure`] names what went wrong; [`alert`], [`handshake_type`] and
+//! [`suite`] are the code spaces.
 
+pub mod alert;
 pub mod cookie;
 pub mod credential;
 #[cfg(feature = "dimpl")]
 mod dimpl;
 pub mod engine;
 pub mod failure;
+pub mod handshake_type;
 pub mod hello;
+pub mod peer_address;
 pub mod record;
-pub mod registry;
 pub mod server;
+pub mod session_table;
 pub mod suite;
 pub mod throttle;
 

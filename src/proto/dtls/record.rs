@@ -3,6 +3,8 @@
 //! A datagram holds whole records, one behind the other. Where one cannot be read, what follows
 //! cannot either: the rest of the datagram is dropped, the records before it stand.
 
+use super::alert;
+
 /// Bytes of a record header.
 pub const HEADER: usize = 13;
 /// Bytes of a handshake message header.
@@ -18,13 +20,6 @@ pub const ALERT: u8 = 21;
 pub const HANDSHAKE: u8 = 22;
 /// `application_data`
 pub const APPLICATION_DATA: u8 = 23;
-
-/// `client_hello`
-pub const CLIENT_HELLO: u8 = 1;
-/// `hello_verify_request`
-pub const HELLO_VERIFY_REQUEST: u8 = 3;
-/// `client_key_exchange`
-pub const CLIENT_KEY_EXCHANGE: u8 = 16;
 
 /// DTLS 1.0 on the wire; still in the record header of a client's first hello.
 pub const VERSION_1_0: u16 = 0xfeff;
@@ -162,29 +157,31 @@ pub fn handshake_message(message_type: u8, message_sequence: u16, body: &[u8]) -
 
 /// A fatal alert in plaintext, 15 bytes: what a server says before it has keys.
 pub fn fatal_alert(sequence: u64, description: u8) -> Vec<u8> {
-    plain_record(ALERT, sequence, &[2, description])
+    plain_record(ALERT, sequence, &[alert::FATAL, description])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::dtls::alert::{DECRYPT_ERROR, HANDSHAKE_FAILURE};
+    use crate::proto::dtls::handshake_type::CLIENT_KEY_EXCHANGE;
 
     #[test]
     fn records_stand_one_behind_the_other() {
-        let mut datagram = fatal_alert(7, 40);
-        datagram.extend(fatal_alert(8, 51));
+        let mut datagram = fatal_alert(7, HANDSHAKE_FAILURE);
+        datagram.extend(fatal_alert(8, DECRYPT_ERROR));
         let read: Vec<_> = records(&datagram).map(Option::unwrap).collect();
         assert_eq!(read.len(), 2);
         assert_eq!((read[0].content_type, read[0].epoch, read[0].sequence), (ALERT, 0, 7));
-        assert_eq!(read[1].fragment(), [2, 51]);
+        assert_eq!(read[1].fragment(), [alert::FATAL, DECRYPT_ERROR]);
     }
 
     #[test]
     fn what_follows_an_unreadable_record_is_dropped_and_what_precedes_it_stands() {
-        let mut datagram = fatal_alert(7, 40);
+        let mut datagram = fatal_alert(7, HANDSHAKE_FAILURE);
         datagram.extend([22, 0xfe, 0xfd]);
         assert_eq!(records(&datagram).map(|r| r.is_some()).collect::<Vec<_>>(), [true, false]);
-        let mut wrong_version = fatal_alert(7, 40);
+        let mut wrong_version = fatal_alert(7, HANDSHAKE_FAILURE);
         wrong_version[1] = 3;
         assert_eq!(records(&wrong_version).map(|r| r.is_some()).collect::<Vec<_>>(), [false]);
         assert_eq!(records(&[]).count(), 0);

@@ -9,7 +9,6 @@
 //! | [`plain`] | numbers of plain senders |
 //! | [`return_routability`] | whether a device receives where its session moved to |
 //! | [`stray`] | source addresses that cannot be served |
-//! | [`sessions`] | DTLS sessions kept over restarts |
 //! | [`io`] | the UDP sockets |
 
 pub mod answer;
@@ -18,7 +17,6 @@ pub mod io;
 pub mod plain;
 pub mod resource;
 pub mod return_routability;
-pub mod sessions;
 mod settings;
 pub mod stray;
 

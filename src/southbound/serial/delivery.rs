@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::pending::{Bounds, Held, Pending};
-use super::port::{Taker, Verdict};
+use super::taker::{Taker, Verdict};
 use crate::gate::stage::Received;
 use crate::message::{Method, Path, Stamp};
 use crate::proto::address::SerialTicket;

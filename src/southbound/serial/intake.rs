@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::port::Verdict;
+use super::taker::Verdict;
 use crate::clock::Moment;
 use crate::gate::stage::{Received, Refusal};
 use crate::journal::Refused;

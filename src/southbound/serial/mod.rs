@@ -9,6 +9,7 @@
 //! committed, within the bounds of [`pending`]; what goes beyond them is dropped, the oldest first,
 //! and counted.
 
+pub mod counters;
 pub mod delivery;
 pub mod intake;
 pub mod io;
@@ -16,8 +17,10 @@ pub mod pending;
 pub mod port;
 pub mod settings;
 pub mod stream;
+pub mod taker;
 pub mod units;
 
 pub use intake::Intake;
-pub use port::{Port, Taker, Verdict};
+pub use port::Port;
 pub use settings::Settings;
+pub use taker::{Taker, Verdict};

@@ -9,64 +9,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::counters::Counters;
 use super::settings::{self, Duty};
 use super::stream::Stream;
+use super::taker::Taker;
 use super::units::{UnitView, Units};
-use crate::gate::stage::Received;
 use crate::message::Stamp;
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::link::Link;
-use crate::proto::serial::modbus;
-use crate::proto::serial::reading::Unreadable;
-
-/// What became of a reading that was offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// On its way to disk; its ticket comes back.
-    Taken,
-    /// By a rule with `qos = 0`: passed on, not stored.
-    Passed,
-    /// No rule allows it, or it can never be stored. Counted and logged by whom it was offered to.
-    Refused,
-    /// Its device has used up its quota. Counted and logged as a refusal the first time.
-    OverQuota,
-    /// The journal cannot take it at present.
-    Unavailable,
-}
-
-/// Who takes readings: the gate and the journal behind it.
-pub trait Taker {
-    /// Offers one of this device under a ticket.
-    fn take(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict;
-
-    /// A CoAP message of a node on the line; answers go out by the shell.
-    fn message(&mut self, message: &[u8]);
-
-    /// A frame was no reading.
-    fn unreadable(&mut self, why: Unreadable);
-
-    /// A device gave a sign of life, whether or not a reading comes of it.
-    fn alive(&mut self, device: &str);
-
-    /// Something happened with a unit of the bus; never [`modbus::Event::Reading`].
-    fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event);
-}
-
-/// What a port did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Bytes and frames.
-    pub framing: framing::Counters,
-    /// Readings committed, or passed on by a rule with `qos = 0`.
-    pub readings: u64,
-    /// Frames that were no reading; on a bus, those from nobody who was asked.
-    pub unreadable: u64,
-    /// Readings that no rule or quota allowed.
-    pub refused: u64,
-    /// Readings lost because the journal did not take them for too long.
-    pub lost: u64,
-}
 
 /// One port.
 #[derive(Debug)]
@@ -209,9 +160,13 @@ impl Port {
 mod tests {
     use std::time::Duration;
 
+    use super::super::taker::Verdict;
     use super::*;
+    use crate::gate::stage::Received;
     use crate::message::Name;
     use crate::proto::serial::framing::{Framing, line};
+    use crate::proto::serial::modbus;
+    use crate::proto::serial::reading::Unreadable;
     use crate::proto::serial::reading::{Extractor, Form};
     use crate::proto::serial::slipmux;
     use crate::southbound::serial::settings::{Line, PortName};

@@ -3,10 +3,11 @@
 
 use std::time::Instant;
 
+use super::counters::Counters;
 use super::delivery::Delivery;
 use super::pending::Bounds;
-use super::port::{Counters, Taker, Verdict};
 use super::settings::{Duty, Port};
+use super::taker::{Taker, Verdict};
 use crate::message::Stamp;
 use crate::proto::serial::framing::{self, Decoder};
 use crate::proto::serial::reading::{Room, Unreadable};

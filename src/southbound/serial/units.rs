@@ -7,9 +7,10 @@
 
 use std::time::Instant;
 
+use super::counters::Counters;
 use super::delivery::Delivery;
 use super::pending::Bounds;
-use super::port::{Counters, Taker, Verdict};
+use super::taker::{Taker, Verdict};
 use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;

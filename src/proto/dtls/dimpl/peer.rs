@@ -12,6 +12,7 @@ use crate::proto::Route;
 use crate::proto::dtls::cookie::COOKIE;
 use crate::proto::dtls::engine::{PeerIdentity, Sink};
 use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
+use crate::proto::dtls::handshake_type;
 use crate::proto::dtls::hello::ClientHello;
 use crate::proto::dtls::record::{self, Record};
 
@@ -104,7 +105,7 @@ impl Peer {
         let mut begin = || {
             let first = hello.without_cookie();
             for sequence in 0..message_sequence {
-                let message = record::handshake_message(record::CLIENT_HELLO, sequence, &first);
+                let message = record::handshake_message(handshake_type::CLIENT_HELLO, sequence, &first);
                 peer.feed(now, &record::plain_record(record::HANDSHAKE, sequence.into(), &message))?;
                 let mut request = [0; 256];
                 while !matches!(peer.poll(&mut request)?, Event::Idle(_)) {}

@@ -50,7 +50,8 @@ use super::suites::Suite;
 use super::wire::{Reader, Write as _};
 use super::{Common, ServerEngine};
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
-use crate::proto::dtls::registry::{PeerAddress, Phase};
+use crate::proto::dtls::peer_address::PeerAddress;
+use crate::proto::dtls::session_table::Phase;
 use crate::proto::{Holder, Route};
 
 const MAGIC: [u8; 4] = *b"TBDS";
@@ -200,8 +201,8 @@ impl ServerEngine {
         session: SessionId,
         purpose: Purpose,
     ) -> Option<Vec<u8>> {
-        let last_seen = self.registry.since(session)?;
-        let peer = self.registry.get(session)?;
+        let last_seen = self.table.since(session)?;
+        let peer = self.table.get(session)?;
         let is_handover = purpose == Purpose::Handover;
         let held = peer.session().filter(|held| !(is_handover && held.suite.aead == Aead::ChaCha))?;
         let mut content = Zeroizing::new(Vec::with_capacity(512));
@@ -253,7 +254,7 @@ impl ServerEngine {
         let content = key.open(sealed)?;
         let Imported { mut session, route, established, idle, binding: bound } =
             read(now, &content, origin, &mut self.common)?;
-        if idle >= self.registry.limits().idle {
+        if idle >= self.table.limits().idle {
             return Err(ImportError::Idle);
         }
         let address = PeerAddress::from(&route);
@@ -272,13 +273,13 @@ impl ServerEngine {
             }
         };
         // What is found by a connection id was here before; where it went is not stored.
-        if let (None, Some(occupant)) = (session.own_cid, self.registry.occupants(&address).live) {
-            self.registry.detach(occupant);
+        if let (None, Some(occupant)) = (session.own_cid, self.table.occupants(&address).live) {
+            self.table.detach(occupant);
         }
         let (cid, identity) = (session.own_cid, session.identity.clone());
         self.review.note(now, session.established, self.common.certificates.trust.end_of(&identity));
         let peer = Box::new(Peer { route, stage: Stage::Session(session) });
-        let (id, displaced) = self.registry.adopt(since, address, holder, peer);
+        let (id, displaced) = self.table.adopt(since, address, holder, peer);
         if let Some(cid) = cid {
             self.cids.insert(cid, id);
         }
@@ -299,9 +300,9 @@ impl ServerEngine {
     ) -> Result<(), ImportError> {
         let there = match session.own_cid {
             Some(cid) => self.cids.get(&cid).copied(),
-            None => self.registry.occupants(address).live,
+            None => self.table.occupants(address).live,
         };
-        let found = there.and_then(|id| Some((id, &**self.registry.get(id)?)));
+        let found = there.and_then(|id| Some((id, &**self.table.get(id)?)));
         match found {
             Some((id, Peer { stage: Stage::Farewell(_), .. })) => {
                 self.end(session.established, id, CloseCause::Replaced, sink);
@@ -339,8 +340,8 @@ impl ServerEngine {
             return Err(GoingOn::Refused(ImportError::TooOld));
         }
         let holder = sink.claim(&session.identity).ok_or(GoingOn::Refused(ImportError::NoDevice))?;
-        let is_full = self.registry.count(Phase::Live) >= self.registry.limits().sessions;
-        if is_full && self.registry.held(holder.number) == 0 {
+        let is_full = self.table.count(Phase::Live) >= self.table.limits().sessions;
+        if is_full && self.table.held(holder.number) == 0 {
             return Err(GoingOn::Refused(ImportError::Full));
         }
         Ok(holder)
@@ -356,7 +357,7 @@ impl ServerEngine {
     ) -> Option<SessionId> {
         let cid = session.own_cid;
         let peer = Box::new(Peer { route, stage: Stage::Farewell(Box::new(Farewell::of(session))) });
-        let id = self.registry.part(since, address, peer)?;
+        let id = self.table.part(since, address, peer)?;
         if let Some(cid) = cid {
             self.cids.insert(cid, id);
         }

@@ -32,7 +32,11 @@ use super::{Common, alert};
 use crate::proto::dtls::cookie::COOKIE;
 use crate::proto::dtls::engine::PeerIdentity;
 use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
-use crate::proto::dtls::record::{self, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, PLAINTEXT_MAX};
+use crate::proto::dtls::handshake_type::{
+    CERTIFICATE, CERTIFICATE_REQUEST, CERTIFICATE_VERIFY, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, FINISHED,
+    SERVER_HELLO, SERVER_HELLO_DONE, SERVER_KEY_EXCHANGE,
+};
+use crate::proto::dtls::record::{self, PLAINTEXT_MAX};
 
 /// After so long a handshake is given up.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -42,15 +46,6 @@ const MESSAGE_MAX: u16 = u16::MAX - 16;
 /// The highest record number of a hello: a handshake sends far fewer records than remain up to
 /// 2^48.
 const RECORD_MAX: u64 = (1 << 48) - (1 << 24);
-/// `server_hello`, `certificate`, `server_key_exchange`, `certificate_request`,
-/// `server_hello_done`, `certificate_verify`, `finished` (RFC 5246 §7.4)
-const SERVER_HELLO: u8 = 2;
-const CERTIFICATE: u8 = 11;
-const SERVER_KEY_EXCHANGE: u8 = 12;
-const CERTIFICATE_REQUEST: u8 = 13;
-const SERVER_HELLO_DONE: u8 = 14;
-const CERTIFICATE_VERIFY: u8 = 15;
-pub(super) const FINISHED: u8 = 20;
 /// Bytes of a whole Finished.
 pub(super) const FINISHED_LENGTH: usize = record::HANDSHAKE_HEADER + VERIFY_DATA;
 

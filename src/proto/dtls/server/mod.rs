@@ -38,6 +38,7 @@
 //! signatures are drawn by aws-lc-rs itself.
 
 mod aead;
+mod amplification;
 pub mod bundle;
 mod certificate;
 mod certification;
@@ -78,37 +79,17 @@ use self::review::Review;
 use self::session::{Peer, Stage};
 use self::suites::KeyExchange;
 use self::wire::Cid;
-use super::Keyring;
 use super::cookie::CookieKey;
 use super::engine::{
     CloseCause, Counters, Engine, Limits, PeerIdentity, Policy, SendError, SessionId, SessionInfo, Sink,
 };
 use super::failure::HandshakeFailure;
+use super::peer_address::PeerAddress;
 use super::record;
-use super::registry::{PeerAddress, Phase, Registry};
+use super::session_table::{Phase, SessionTable};
+use super::{Keyring, alert};
 use crate::clock::UnixTime;
 use crate::proto::Route;
-
-/// Alert numbers (RFC 5246 §7.2, RFC 5746 §4.5).
-mod alert {
-    pub const CLOSE_NOTIFY: u8 = 0;
-    pub const UNEXPECTED_MESSAGE: u8 = 10;
-    pub const HANDSHAKE_FAILURE: u8 = 40;
-    pub const BAD_CERTIFICATE: u8 = 42;
-    pub const UNSUPPORTED_CERTIFICATE: u8 = 43;
-    pub const CERTIFICATE_REVOKED: u8 = 44;
-    pub const CERTIFICATE_EXPIRED: u8 = 45;
-    pub const ILLEGAL_PARAMETER: u8 = 47;
-    pub const UNKNOWN_CA: u8 = 48;
-    pub const ACCESS_DENIED: u8 = 49;
-    pub const DECODE_ERROR: u8 = 50;
-    pub const DECRYPT_ERROR: u8 = 51;
-    pub const PROTOCOL_VERSION: u8 = 70;
-    pub const INTERNAL_ERROR: u8 = 80;
-    pub const NO_RENEGOTIATION: u8 = 100;
-    pub const WARNING: u8 = 1;
-    pub const FATAL: u8 = 2;
-}
 
 /// How an engine behaves.
 #[derive(Clone, Debug)]
@@ -182,7 +163,7 @@ impl Common {
 pub struct ServerEngine {
     common: Common,
     cookie_key: CookieKey,
-    registry: Registry<Box<Peer>>,
+    table: SessionTable<Box<Peer>>,
     /// Who our connection ids name.
     cids: HashMap<Cid, SessionId>,
     /// When each handshake wants to be looked at.
@@ -222,7 +203,7 @@ impl ServerEngine {
     ) -> ServerEngine {
         settings.mtu = allowed(settings.mtu);
         ServerEngine {
-            registry: Registry::new(settings.limits),
+            table: SessionTable::new(settings.limits),
             cookie_key: CookieKey::new(now, &chance::derive(seed, b"cookie")),
             common: Common {
                 settings,
@@ -264,7 +245,7 @@ impl ServerEngine {
             extended_master_secret: held.extended_master_secret,
             connection_id: held.own_cid.is_some(),
             established: held.established,
-            last_seen: self.registry.since(session)?,
+            last_seen: self.table.since(session)?,
         })
     }
 }
@@ -292,14 +273,14 @@ impl Engine for ServerEngine {
             self.deadlines.pop_first();
             self.tick(now, session, sink);
         }
-        let idle = self.registry.limits().idle;
-        while let Some(session) = self.registry.oldest(Phase::Live)
-            && self.registry.since(session).is_some_and(|since| since + idle <= now)
+        let idle = self.table.limits().idle;
+        while let Some(session) = self.table.oldest(Phase::Live)
+            && self.table.since(session).is_some_and(|since| since + idle <= now)
         {
             self.end(now, session, CloseCause::Idle, sink);
         }
-        while let Some(session) = self.registry.oldest(Phase::Farewell)
-            && self.registry.since(session).is_some_and(|since| since + idle <= now)
+        while let Some(session) = self.table.oldest(Phase::Farewell)
+            && self.table.since(session).is_some_and(|since| since + idle <= now)
         {
             self.end(now, session, CloseCause::Idle, sink);
         }
@@ -308,9 +289,9 @@ impl Engine for ServerEngine {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let handshake = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let idle = self.registry.limits().idle;
+        let idle = self.table.limits().idle;
         let idle = [Phase::Live, Phase::Farewell].into_iter().filter_map(|phase| {
-            let since = self.registry.oldest(phase).and_then(|oldest| self.registry.since(oldest));
+            let since = self.table.oldest(phase).and_then(|oldest| self.table.since(oldest));
             since.map(|since| since + idle)
         });
         let review = self.review.deadline(&self.common.settings, self.common.clock);
@@ -324,7 +305,7 @@ impl Engine for ServerEngine {
         plaintext: &[u8],
         sink: &mut dyn Sink,
     ) -> Result<(), SendError> {
-        let peer = self.registry.get_mut(session).ok_or(SendError::UnknownSession)?;
+        let peer = self.table.get_mut(session).ok_or(SendError::UnknownSession)?;
         let Stage::Session(held) = &mut peer.stage else { return Err(SendError::UnknownSession) };
         // With a connection id the content type counts as one byte of the plaintext (RFC 9146 §5).
         let inner = plaintext.len() + usize::from(!held.peer_cid.is_empty());
@@ -356,7 +337,7 @@ impl Engine for ServerEngine {
     }
 
     fn confirm_address(&mut self, session: SessionId) {
-        if let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) {
+        if let Some(held) = self.table.get_mut(session).and_then(|peer| peer.session_mut()) {
             held.credit = None;
         }
     }
@@ -400,17 +381,17 @@ impl Engine for ServerEngine {
     }
 
     fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
-        if self.registry.phase(session) == Some(Phase::Live) {
+        if self.table.phase(session) == Some(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
     }
 
     fn close_all(&mut self, now: Instant, sink: &mut dyn Sink) {
-        while let Some(session) = self.registry.oldest(Phase::Live) {
+        while let Some(session) = self.table.oldest(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
         for phase in [Phase::HalfOpen, Phase::Farewell] {
-            while let Some(session) = self.registry.oldest(phase) {
+            while let Some(session) = self.table.oldest(phase) {
                 self.remove(session);
             }
         }
@@ -420,7 +401,7 @@ impl Engine for ServerEngine {
         let before = std::mem::replace(&mut self.common.keyring, keyring);
         let keyring = &self.common.keyring;
         let stale: Vec<SessionId> = self
-            .registry
+            .table
             .iter(Phase::Live)
             .filter(|(_, peer)| match peer.session().map(|session| &session.identity) {
                 Some(PeerIdentity::Psk(identity)) => !before.agrees(keyring, identity),
@@ -429,7 +410,7 @@ impl Engine for ServerEngine {
             .map(|(session, _)| session)
             .collect();
         let half_open: Vec<(SessionId, Box<[u8]>)> = self
-            .registry
+            .table
             .iter(Phase::HalfOpen)
             .filter_map(|(session, peer)| {
                 let Stage::Handshake(handshake) = &peer.stage else { return None };
@@ -447,19 +428,19 @@ impl Engine for ServerEngine {
     }
 
     fn session_count(&self) -> usize {
-        self.registry.count(Phase::Live)
+        self.table.count(Phase::Live)
     }
 
     fn half_open_count(&self) -> usize {
-        self.registry.count(Phase::HalfOpen)
+        self.table.count(Phase::HalfOpen)
     }
 
     fn session(&self, session: SessionId) -> Option<SessionInfo<'_>> {
-        self.info(session, self.registry.get(session)?)
+        self.info(session, self.table.get(session)?)
     }
 
     fn sessions(&self, visit: &mut dyn FnMut(SessionInfo<'_>)) {
-        for (session, peer) in self.registry.iter(Phase::Live) {
+        for (session, peer) in self.table.iter(Phase::Live) {
             if let Some(info) = self.info(session, peer) {
                 visit(info);
             }

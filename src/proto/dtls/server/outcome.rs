@@ -8,15 +8,16 @@ use super::session::{Peer, Session, Stage};
 use super::{Common, FAILED_MAX, ServerEngine, alert};
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
+use crate::proto::dtls::peer_address::PeerAddress;
 use crate::proto::dtls::record;
-use crate::proto::dtls::registry::{NoPlace, PeerAddress, Phase, Reason, Removed};
+use crate::proto::dtls::session_table::{NoPlace, Phase, Reason, Removed};
 use crate::proto::{Holder, Route};
 
 impl ServerEngine {
     /// Sends our flight, and says when to look again.
     pub(super) fn send_flight(&mut self, session: SessionId, sink: &mut dyn Sink) {
         let mtu = self.common.settings.mtu;
-        if let Some(peer) = self.registry.get_mut(session) {
+        if let Some(peer) = self.table.get_mut(session) {
             let route = peer.route;
             if let Some(handshake) = peer.handshake() {
                 handshake.transmit(mtu, |datagram| sink.transmit(&route, datagram));
@@ -36,7 +37,7 @@ impl ServerEngine {
         is_there: bool,
         sink: &mut dyn Sink,
     ) {
-        let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) else { return };
+        let Some(held) = self.table.get_mut(session).and_then(|peer| peer.session_mut()) else { return };
         if is_there && !held.spend(held.size_of(plaintext.len())) {
             return;
         }
@@ -51,7 +52,7 @@ impl ServerEngine {
 
     /// Sends ChangeCipherSpec and Finished, as long as they may be wanted.
     pub(super) fn send_finished(&mut self, session: SessionId, sink: &mut dyn Sink) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let Stage::Session(held) = &mut peer.stage else { return };
         let Some(finished) = held.finished.clone() else { return };
         let change = record::plain_record(record::CHANGE_CIPHER_SPEC, held.record_sequence, &[1]);
@@ -86,7 +87,7 @@ impl ServerEngine {
         finished: [u8; FINISHED_LENGTH],
         sink: &mut dyn Sink,
     ) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let route = peer.route;
         let Some(running) = peer.handshake().and_then(|handshake| handshake.running.as_ref()) else { return };
         let (identity, is_known) = (running.identity.clone(), running.is_known);
@@ -97,18 +98,18 @@ impl ServerEngine {
         let address = PeerAddress::from(&route);
         // Another device with a connection id may be at this address: it is found by its connection
         // id, and stays.
-        let old = self.registry.occupants(&address).live;
-        let held = old.and_then(|old| self.registry.get(old)).and_then(|peer| peer.session());
+        let old = self.table.occupants(&address).live;
+        let held = old.and_then(|old| self.table.get(old)).and_then(|peer| peer.session());
         let stays = held.is_some_and(|held| held.own_cid.is_some() && held.identity != identity);
         let holder = match self.admit(now, &identity, held.is_some() && !stays, sink) {
             Ok(holder) => holder,
             Err((alert, failure)) => return self.fail(now, session, Some(alert), &failure, sink),
         };
         if let Some(old) = old.filter(|_| stays) {
-            self.registry.detach(old);
+            self.table.detach(old);
         }
         self.disarm(session);
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let Some(handshake) = peer.handshake() else { return };
         let mut random = [0; 8];
         random.copy_from_slice(&handshake.random[..8]);
@@ -137,10 +138,10 @@ impl ServerEngine {
         self.counters.handshakes_completed += 1;
         self.review.note(now, now, self.common.certificates.trust.end_of(&identity));
         self.send_finished(session, sink);
-        if let Some(payer) = self.registry.payer_of(session) {
-            self.registry.refund(now, payer, work);
+        if let Some(payer) = self.table.payer_of(session) {
+            self.table.refund(now, payer, work);
         }
-        for displaced in self.registry.establish(now, session, holder) {
+        for displaced in self.table.establish(now, session, holder) {
             self.dismiss(now, displaced, sink);
         }
         sink.connected(session, &route, &identity);
@@ -181,7 +182,7 @@ impl ServerEngine {
             };
             (alert, HandshakeFailure::NoDevice(boxed()))
         })?;
-        self.registry.place(now, holder, replaces).map_err(|no_place| {
+        self.table.place(now, holder, replaces).map_err(|no_place| {
             let failure = match no_place {
                 NoPlace::TooOften => HandshakeFailure::TooOften(boxed()),
                 NoPlace::Full => HandshakeFailure::TableFull(boxed()),
@@ -194,7 +195,7 @@ impl ServerEngine {
     /// Takes an entry out, with all that points to it.
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Box<Peer>> {
         self.disarm(session);
-        let peer = self.registry.remove(session)?;
+        let peer = self.table.remove(session)?;
         self.forget_cid(&peer);
         Some(peer)
     }
@@ -205,7 +206,7 @@ impl ServerEngine {
         }
     }
 
-    /// Sees off an entry the registry had no place for.
+    /// Sees off an entry the table had no place for.
     pub(super) fn dismiss(&mut self, now: Instant, removed: Removed<Box<Peer>>, sink: &mut dyn Sink) {
         let Removed { session, phase, reason, value: mut peer } = removed;
         if let Some(handshake) = peer.handshake() {
@@ -312,7 +313,7 @@ impl ServerEngine {
 
     /// A handshake's time has come.
     pub(super) fn tick(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+        let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
         let step = handshake.expect.step();
@@ -336,7 +337,7 @@ impl ServerEngine {
 
     /// Puts a handshake's deadline where it belongs.
     pub(super) fn arm(&mut self, session: SessionId) {
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+        let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
         self.deadlines.remove(&(handshake.deadline, session));
@@ -345,7 +346,7 @@ impl ServerEngine {
     }
 
     fn disarm(&mut self, session: SessionId) {
-        if let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) {
+        if let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) {
             self.deadlines.remove(&(handshake.deadline, session));
         }
     }

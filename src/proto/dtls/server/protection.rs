@@ -18,6 +18,7 @@ use super::aead::Aead;
 use super::chance::Chance;
 use super::replay::Window;
 use super::wire::{self, Incoming, TLS12_CID};
+use crate::proto::dtls::alert;
 use crate::proto::dtls::record::{ALERT, PLAINTEXT_MAX, VERSION_1_2};
 
 /// The epoch under keys; there is no other, since nothing is renegotiated.
@@ -164,7 +165,7 @@ impl Protection {
         description: u8,
         chance: &mut Chance,
     ) -> Option<()> {
-        let alert = [2, description];
+        let alert = [alert::FATAL, description];
         match self.numbers_are_nonces() {
             true => self.seal_numbered(out, ALERT, FAREWELL, cid, &alert, chance),
             false => self.seal(out, ALERT, cid, &alert, chance),

@@ -95,9 +95,10 @@ impl Reassembly {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::dtls::handshake_type::CERTIFICATE;
 
     fn fragment(sequence: u16, length: usize, offset: usize, body: &[u8]) -> HandshakeFragment<'_> {
-        HandshakeFragment { message_type: 11, length, message_sequence: sequence, offset, body }
+        HandshakeFragment { message_type: CERTIFICATE, length, message_sequence: sequence, offset, body }
     }
 
     #[test]

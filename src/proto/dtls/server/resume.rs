@@ -12,9 +12,9 @@
 //! A record that does not match changes nothing but that its number is spent, and the ids stay, so
 //! each recorded Reset is worth one try in 65,536, twice in a row.
 
+use super::amplification::AMPLIFICATION;
 use super::chance::Chance;
-use super::session::AMPLIFICATION;
-use crate::proto::dtls::registry::PeerAddress;
+use crate::proto::dtls::peer_address::PeerAddress;
 
 /// Bytes of a ping.
 pub(super) const PING: usize = 4;

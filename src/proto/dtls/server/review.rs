@@ -20,7 +20,7 @@ use super::session::Session;
 use super::{Clock, ServerEngine, Settings, Trust};
 use crate::clock::UnixTime;
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
-use crate::proto::dtls::registry::Phase;
+use crate::proto::dtls::session_table::Phase;
 
 /// Not after the earliest notAfter of any session.
 #[derive(Default)]
@@ -121,7 +121,7 @@ impl ServerEngine {
     ) {
         let mut review = Review { now: Some(now), ..Review::default() };
         let mut over: Vec<(SessionId, CloseCause)> = Vec::new();
-        for (id, peer) in self.registry.iter(Phase::Live) {
+        for (id, peer) in self.table.iter(Phase::Live) {
             let Some(session) = peer.session() else { continue };
             match is_over(session) {
                 Some(cause) => over.push((id, cause)),

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::amplification::AMPLIFICATION;
 use super::handshake::{FINISHED_LENGTH, Handshake};
 use super::protection::Protection;
 use super::resume::Doubt;
@@ -10,10 +11,6 @@ use super::wire::Cid;
 use crate::proto::Route;
 use crate::proto::dtls::engine::PeerIdentity;
 use crate::proto::dtls::record::HEADER;
-
-/// The factor of bytes sent to an address a session moved to over bytes received from there, for
-/// all kinds of answers.
-pub(super) const AMPLIFICATION: usize = 3;
 
 /// A handshake or a session, and where it is.
 pub(super) struct Peer {

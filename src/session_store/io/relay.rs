@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
-use crate::southbound::coap::sessions::{Number, handover};
+use crate::session_store::{Number, handover};
 
 const NAME: &str = "sessions";
 /// More than any handover has.

@@ -35,6 +35,22 @@ pub fn count(hub: &Hub, now: Instant, engine: EngineKind, max_sessions: usize) -
     dtls
 }
 
+/// The store of the sessions.
+pub fn session_store(hub: &Hub, now: Instant) -> snapshot::SessionStore {
+    let view = hub.persistence.view(now);
+    snapshot::SessionStore {
+        persist: view.is_wanted,
+        stored: view.store.stored as u64,
+        bytes: view.store.bytes,
+        written_bytes: view.store.written,
+        restored: view.restored,
+        handed_over: view.handed_over,
+        refused: view.refused,
+        ended: view.ended,
+        failing: view.failing,
+    }
+}
+
 /// The sessions of one device or of all, the longest idle first.
 pub fn list(hub: &Hub, now: Instant, device: Option<&str>) -> SessionPage {
     let mut page = SessionPage::default();

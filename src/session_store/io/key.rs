@@ -2,13 +2,13 @@
 
 use std::io;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use crate::durable::atomic_file::{AtomicFile, Condition, Defect, sweep};
 use crate::durable::io::OnDisk;
 use crate::proto::dtls::server::export::StoreKey;
-use crate::southbound::coap::sessions::storage::Storage;
+use crate::session_store::storage::Storage;
+use crate::system::io::fill_random;
 
 const NAME: &str = "key";
 /// A later minor version may have more to say behind its end.
@@ -75,8 +75,7 @@ fn make(folder: &OnDisk) -> io::Result<StoreKey> {
     let mut bytes = Zeroizing::new([0; SIZE]);
     bytes[..4].copy_from_slice(&MAGIC);
     bytes[4..6].copy_from_slice(&[MAJOR, MINOR]);
-    let no_chance = |_| io::Error::other("the system gives no random numbers");
-    SystemRandom::new().fill(&mut bytes[8..40]).map_err(no_chance)?;
+    fill_random(&mut bytes[8..40])?;
     let crc = crc32c::crc32c(&bytes[..40]);
     bytes[40..].copy_from_slice(&crc.to_le_bytes());
     FILE.write(folder, &bytes[..])?;

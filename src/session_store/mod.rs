@@ -5,17 +5,18 @@
 //!
 //! * [`frame`] is what stands in the file, [`log`] the file as a whole, over a [`storage`] that can
 //!   be a disk in memory; [`handover`] is what one process leaves for the next within one boot.
-//! * [`Batch`] is what the path has for the next commit; [`keeper`] remembers which session has
-//!   which number.
-//! * [`io`] has the directory, its lock, its key and the thread that writes.
+//! * [`Batch`] is what the path has for the next commit; [`session_numbers`] remembers which
+//!   session has which number.
+//! * [`io`] has the directory, its lock, its key and the thread that writes;
+//!   [`persistence`](io::persistence) takes the sessions from the engine and gives them back.
 //!
 //! Nothing kept here is worth waiting for: every fault costs handshakes, and nothing else.
 
 pub mod frame;
 pub mod handover;
 pub mod io;
-pub mod keeper;
 pub mod log;
+pub mod session_numbers;
 pub mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};

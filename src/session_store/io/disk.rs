@@ -9,7 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 use super::OpenError;
-use crate::southbound::coap::sessions::storage::{Storage, StoredFile};
+use crate::session_store::storage::{Storage, StoredFile};
 
 /// The directory, locked as long as this lives.
 pub(super) struct Directory {

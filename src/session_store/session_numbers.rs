@@ -7,16 +7,16 @@ use crate::proto::dtls::SessionId;
 
 /// See the module. One for each process; it forgets what has ended.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct SessionNumbers {
     numbers: HashMap<SessionId, Number>,
     next: Number,
     batch: Batch,
 }
 
-impl Keeper {
+impl SessionNumbers {
     /// For a store in which `next` is the first free number.
-    pub fn new(next: Number) -> Keeper {
-        Keeper { numbers: HashMap::new(), next, batch: Batch::default() }
+    pub fn new(next: Number) -> SessionNumbers {
+        SessionNumbers { numbers: HashMap::new(), next, batch: Batch::default() }
     }
 
     /// A session of the store was taken over.
@@ -62,37 +62,37 @@ mod tests {
 
     #[test]
     fn what_ends_before_it_was_told_is_never_told() {
-        let mut keeper = Keeper::new(5);
-        keeper.established(SessionId(1), vec![1]);
-        keeper.established(SessionId(2), vec![2]);
-        keeper.closed(SessionId(1));
-        let told = std::mem::take(keeper.batch().unwrap());
+        let mut numbers = SessionNumbers::new(5);
+        numbers.established(SessionId(1), vec![1]);
+        numbers.established(SessionId(2), vec![2]);
+        numbers.closed(SessionId(1));
+        let told = std::mem::take(numbers.batch().unwrap());
         assert_eq!(told, Batch { ended: [].into(), established: [(6, vec![2])].into() });
-        assert!(keeper.batch().is_none());
-        keeper.closed(SessionId(2));
-        keeper.closed(SessionId(2));
-        assert_eq!(*keeper.batch().unwrap(), Batch { ended: [6].into(), established: [].into() });
+        assert!(numbers.batch().is_none());
+        numbers.closed(SessionId(2));
+        numbers.closed(SessionId(2));
+        assert_eq!(*numbers.batch().unwrap(), Batch { ended: [6].into(), established: [].into() });
     }
 
     #[test]
     fn what_cannot_be_stored_has_no_number() {
-        let mut keeper = Keeper::new(5);
-        keeper.established(SessionId(1), vec![7; crate::southbound::coap::sessions::frame::CONTENT_MAX + 1]);
-        keeper.established(SessionId(2), vec![2]);
-        assert_eq!((keeper.number(SessionId(1)), keeper.number(SessionId(2))), (None, Some(5)));
-        let told = std::mem::take(keeper.batch().unwrap());
+        let mut numbers = SessionNumbers::new(5);
+        numbers.established(SessionId(1), vec![7; crate::session_store::frame::CONTENT_MAX + 1]);
+        numbers.established(SessionId(2), vec![2]);
+        assert_eq!((numbers.number(SessionId(1)), numbers.number(SessionId(2))), (None, Some(5)));
+        let told = std::mem::take(numbers.batch().unwrap());
         assert_eq!(told, Batch { ended: [].into(), established: [(5, vec![2])].into() });
-        keeper.closed(SessionId(1));
-        assert!(keeper.batch().is_none());
+        numbers.closed(SessionId(1));
+        assert!(numbers.batch().is_none());
     }
 
     #[test]
     fn what_was_taken_over_keeps_its_number_and_what_was_refused_goes() {
-        let mut keeper = Keeper::new(9);
-        keeper.restored(SessionId(1), 3);
-        keeper.refused(4);
-        keeper.closed(SessionId(1));
-        assert_eq!(*keeper.batch().unwrap(), Batch { ended: [3, 4].into(), established: [].into() });
-        assert_eq!(keeper.number(SessionId(1)), None);
+        let mut numbers = SessionNumbers::new(9);
+        numbers.restored(SessionId(1), 3);
+        numbers.refused(4);
+        numbers.closed(SessionId(1));
+        assert_eq!(*numbers.batch().unwrap(), Batch { ended: [3, 4].into(), established: [].into() });
+        assert_eq!(numbers.number(SessionId(1)), None);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::shared::ReadTrouble;
 use crate::journal::record::Ticket;
 use crate::journal::rejected::RejectedEntry;
 use crate::journal::storage::StorageError;
@@ -167,4 +166,17 @@ pub struct Status {
     pub reading: [Option<ReadTrouble>; 2],
     /// By [`Lane::index`]: since when its reader has been at one disk call or one round of them.
     pub reading_since: [Option<Instant>; 2],
+}
+
+/// Why a lane is not read at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadTrouble {
+    /// The number of the segment.
+    pub segment: u64,
+    /// Where in its file, in bytes.
+    pub offset: u32,
+    /// What the disk says.
+    pub error: StorageError,
+    /// Since when.
+    pub since: Instant,
 }

@@ -20,17 +20,17 @@
 //! Handshakes are entered only for peers that have shown that they receive at their address
 //! ([`cookie`](super::cookie)), so a spoofed hello displaces nothing.
 //!
-//! The registry holds values of any engine; it keeps no time of its own and closes nothing: it
+//! The table holds values of any engine; it keeps no time of its own and closes nothing: it
 //! hands back what must go, and the engine says goodbye.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::engine::{Limits, SessionId};
+use super::peer_address::PeerAddress;
 use super::throttle::{Party, Pool, Throttle};
-use crate::proto::{Holder, Route};
+use crate::proto::Holder;
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -39,58 +39,6 @@ const GENERATIONS: u32 = 0x3fff_ffff;
 
 /// Times are sums with it; none may overflow.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-
-/// A peer as the network shows it: its address, and the socket of ours it came to. As bytes, since
-/// there are two of each peer: address 16 (IPv4 mapped into IPv6), port 2, socket 2, scope 4.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PeerAddress([u8; 24]);
-
-impl PeerAddress {
-    /// Fixed bytes, different for different addresses.
-    pub fn to_bytes(&self) -> [u8; 24] {
-        self.0
-    }
-
-    fn port(&self) -> u16 {
-        u16::from_be_bytes([self.0[16], self.0[17]])
-    }
-
-    /// Who is held to answer for a handshake: an IPv4 address, or the /64 an IPv6 host can choose
-    /// from.
-    fn source(&self) -> IpAddr {
-        let mut octets = [0; 16];
-        octets.copy_from_slice(&self.0[..16]);
-        match Ipv6Addr::from(octets).to_canonical() {
-            IpAddr::V6(v6) => {
-                let network = v6.to_bits() & (u128::MAX << 64);
-                IpAddr::V6(Ipv6Addr::from_bits(network))
-            }
-            v4 => v4,
-        }
-    }
-}
-
-impl From<&Route> for PeerAddress {
-    /// Without the flow label, which is of the packet, not of the peer.
-    fn from(route: &Route) -> PeerAddress {
-        let (ip, scope) = match route.remote {
-            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
-            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
-        };
-        let mut bytes = [0; 24];
-        bytes[..16].copy_from_slice(&ip.octets());
-        bytes[16..18].copy_from_slice(&route.remote.port().to_be_bytes());
-        bytes[18..20].copy_from_slice(&route.socket.to_be_bytes());
-        bytes[20..].copy_from_slice(&scope.to_be_bytes());
-        PeerAddress(bytes)
-    }
-}
-
-impl fmt::Debug for PeerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PeerAddress({}…, port {})", self.source(), self.port())
-    }
-}
 
 /// How much is known of an entry's peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +143,7 @@ pub enum NoPlace {
 }
 
 /// See the module.
-pub struct Registry<T> {
+pub struct SessionTable<T> {
     limits: Limits,
     slots: Vec<Slot<T>>,
     vacant: u32,
@@ -205,7 +153,7 @@ pub struct Registry<T> {
     throttle: Throttle,
     queues: [Queue; 3],
     holders: HashMap<u64, Held>,
-    /// The instant from which this registry counts milliseconds.
+    /// The instant from which this table counts milliseconds.
     epoch: Option<Instant>,
 }
 
@@ -258,10 +206,10 @@ struct Queue {
     length: usize,
 }
 
-impl<T> Registry<T> {
-    /// An empty registry. Limits of 0 count as 1, an idle time of more than ten years as ten years.
-    pub fn new(limits: Limits) -> Registry<T> {
-        Registry {
+impl<T> SessionTable<T> {
+    /// An empty table. Limits of 0 count as 1, an idle time of more than ten years as ten years.
+    pub fn new(limits: Limits) -> SessionTable<T> {
+        SessionTable {
             limits: Limits {
                 sessions: limits.sessions.max(1),
                 half_open: limits.half_open.max(1),
@@ -402,7 +350,7 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Whether [`Registry::open`] has a place for a handshake from `address`.
+    /// Whether [`SessionTable::open`] has a place for a handshake from `address`.
     ///
     /// # Errors
     /// [`SourceBusy`]: its source has as many as it may.
@@ -481,7 +429,7 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Makes a handshake a session; [`Registry::place`] must have allowed it. Returns what it
+    /// Makes a handshake a session; [`SessionTable::place`] must have allowed it. Returns what it
     /// replaces: the session at that address, those its holder has too many of, or the longest idle
     /// of all.
     pub fn establish(&mut self, now: Instant, session: SessionId, holder: Holder) -> Vec<Removed<T>> {
@@ -789,6 +737,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use crate::proto::Route;
 
     fn address(port: u16) -> PeerAddress {
         PeerAddress::from(&Route { remote: ([192, 0, 2, 1], port).into(), local: None, socket: 0 })
@@ -804,12 +753,12 @@ mod tests {
     }
 
     /// A session whose holder has no other.
-    fn live(registry: &mut Registry<u16>, now: Instant, port: u16) -> (SessionId, Option<Removed<u16>>) {
+    fn live(registry: &mut SessionTable<u16>, now: Instant, port: u16) -> (SessionId, Option<Removed<u16>>) {
         live_of(registry, now, port, holder(port.into()))
     }
 
     fn live_of(
-        registry: &mut Registry<u16>,
+        registry: &mut SessionTable<u16>,
         now: Instant,
         port: u16,
         holder: Holder,
@@ -824,7 +773,7 @@ mod tests {
     #[test]
     fn a_live_session_stays_until_its_shadow_is_live_too() {
         let now = Instant::now();
-        let mut registry = Registry::new(limits(10, 10, 10));
+        let mut registry = SessionTable::new(limits(10, 10, 10));
         let (old, _) = live(&mut registry, now, 1);
         let (shadow, displaced) = registry.open(now, address(1), 2).unwrap();
         assert!(displaced.is_none());
@@ -838,7 +787,7 @@ mod tests {
     #[test]
     fn a_handshake_displaces_that_of_its_address_or_the_oldest() {
         let now = Instant::now();
-        let mut registry = Registry::new(limits(10, 3, 10));
+        let mut registry = SessionTable::new(limits(10, 3, 10));
         let (first, _) = registry.open(now, address(1), 1).unwrap();
         let (second, displaced) = registry.open(now, address(1), 2).unwrap();
         assert_eq!(displaced.map(|d| (d.session, d.reason)), Some((first, Reason::Replaced)));
@@ -853,7 +802,7 @@ mod tests {
     #[test]
     fn the_longest_idle_session_is_evicted() {
         let now = Instant::now();
-        let mut registry = Registry::new(limits(2, 10, 10));
+        let mut registry = SessionTable::new(limits(2, 10, 10));
         let (one, _) = live(&mut registry, now, 1);
         let (two, _) = live(&mut registry, now, 2);
         registry.touch(now + Duration::from_secs(1), one);
@@ -867,7 +816,7 @@ mod tests {
     #[test]
     fn one_source_cannot_take_all_handshakes() {
         let now = Instant::now();
-        let mut registry = Registry::new(limits(10, 10, 2));
+        let mut registry = SessionTable::new(limits(10, 10, 2));
         let (first, _) = registry.open(now, address(1), 1).unwrap();
         registry.open(now, address(2), 2).unwrap();
         assert_eq!(registry.open(now, address(3), 3), Err(SourceBusy));
@@ -881,7 +830,7 @@ mod tests {
     fn a_handshake_gives_its_tokens_back_to_whom_it_took_them_from() {
         let now = Instant::now();
         let limits = Limits { handshakes_burst: 1, work_burst: 4, ..limits(10, 10, 10) };
-        let mut registry = Registry::new(limits);
+        let mut registry = SessionTable::new(limits);
         let payer = registry.payer(&address(1));
         assert_eq!((registry.admit(now, payer), registry.charge(now, payer, 4)), (Ok(()), Ok(())));
         let (session, _) = registry.open(now, address(1), 1).unwrap();
@@ -898,7 +847,7 @@ mod tests {
     #[test]
     fn a_slot_used_again_has_another_id() {
         let now = Instant::now();
-        let mut registry = Registry::new(limits(10, 10, 10));
+        let mut registry = SessionTable::new(limits(10, 10, 10));
         let (old, _) = registry.open(now, address(1), 1).unwrap();
         assert_eq!(registry.remove(old), Some(1));
         assert_eq!(registry.remove(old), None);
@@ -911,7 +860,7 @@ mod tests {
     #[test]
     fn a_session_that_moves_displaces_nobody() {
         let now = Instant::now();
-        let mut registry = Registry::new(limits(10, 10, 10));
+        let mut registry = SessionTable::new(limits(10, 10, 10));
         let (neighbour, _) = live(&mut registry, now, 1);
         let (mover, _) = live(&mut registry, now, 2);
         registry.relocate(mover, address(1));
@@ -927,7 +876,7 @@ mod tests {
     #[test]
     fn one_holder_displaces_only_its_own_however_often_it_comes() {
         let mut now = Instant::now();
-        let mut registry = Registry::new(limits(8, 10, 10));
+        let mut registry = SessionTable::new(limits(8, 10, 10));
         let others: Vec<_> = (1..=5).map(|port| live(&mut registry, now, port).0).collect();
         let greedy = Holder { number: 99, max_sessions: 3 };
         let mut own = VecDeque::new();
@@ -962,7 +911,7 @@ mod tests {
     #[test]
     fn a_lowered_limit_closes_the_longest_idle_all_at_once() {
         let start = Instant::now();
-        let mut registry = Registry::new(limits(6_000, 10, 10));
+        let mut registry = SessionTable::new(limits(6_000, 10, 10));
         let shared = Holder { number: 9, max_sessions: 5_000 };
         let sessions: Vec<_> = (0..5_000u16)
             .map(|n| live_of(&mut registry, start + Duration::from_millis(n.into()), 1 + n, shared).0)
@@ -982,7 +931,7 @@ mod tests {
     #[test]
     fn a_full_table_of_active_sessions_is_not_robbed_for_a_newcomer() {
         let start = Instant::now();
-        let mut registry = Registry::new(limits(3, 10, 10));
+        let mut registry = SessionTable::new(limits(3, 10, 10));
         for port in 1..=3 {
             live(&mut registry, start, port);
         }
@@ -1006,8 +955,8 @@ mod tests {
     #[test]
     fn a_holder_completes_so_many_handshakes_a_minute_and_another_is_not_counted_with_it() {
         let now = Instant::now();
-        let mut registry: Registry<u16> = Registry::new(limits(10, 10, 10));
-        let completed = |registry: &mut Registry<u16>, at: Instant, holder, of: usize| {
+        let mut registry: SessionTable<u16> = SessionTable::new(limits(10, 10, 10));
+        let completed = |registry: &mut SessionTable<u16>, at: Instant, holder, of: usize| {
             (0..of).filter(|_| registry.place(at, holder, false).is_ok()).count()
         };
         assert_eq!(completed(&mut registry, now, holder(1), 1_000), 120);
@@ -1027,7 +976,7 @@ mod tests {
     #[test]
     fn a_session_that_is_over_stands_apart() {
         let now = Instant::now();
-        let mut registry = Registry::new(limits(2, 10, 10));
+        let mut registry = SessionTable::new(limits(2, 10, 10));
         let over = registry.part(now, address(1), 1).unwrap();
         registry.part(now, address(2), 2).unwrap();
         assert_eq!(registry.part(now, address(3), 3), None, "as many as sessions");
@@ -1049,7 +998,7 @@ mod tests {
                 (state >> 33) % below
             };
             let (sessions, half_open) = (1 + chance(6) as usize, 1 + chance(6) as usize);
-            let mut registry = Registry::new(limits(sessions, half_open, 100));
+            let mut registry = SessionTable::new(limits(sessions, half_open, 100));
             let mut list: Vec<(SessionId, u16, Phase)> = Vec::new();
             for step in 0..400 {
                 let now = start + Duration::from_millis(step);

@@ -8,6 +8,7 @@
 
 mod disk;
 mod key;
+pub mod persistence;
 mod relay;
 
 use std::fmt;
@@ -259,7 +260,7 @@ impl Writer {
         let mut state = self.shared.lock();
         match (&trouble, &state.status.trouble) {
             (Some(reason), None) => {
-                log::warn!(reason = reason.as_str(); "DTLS sessions cannot be stored; after a restart devices shake hands anew");
+                log::warn!(reason = reason.as_str(); "DTLS sessions cannot be stored; after a restart devices must handshake again");
             }
             (None, Some(_)) => log::info!("DTLS sessions are stored again"),
             _ => {}
