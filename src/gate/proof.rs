@@ -1,18 +1,19 @@
-//! From what a transport proved to the device: PSK identity, certificate, key.
+//! Finds the device for the credentials that a transport authenticated: PSK identity, certificate
+//! or key.
 //!
-//! | proved | leads to |
+//! | credential | identifies |
 //! |---|---|
-//! | PSK identity | the device that has it |
-//! | raw public key | the device that has it |
-//! | certificate | the one device that has its key, or one of its names and, if it says so, its issuer |
-//! | the same, and no device has any of these | the one fleet that one of its names fits, and the device of the id in it |
+//! | PSK identity | the device configured with it |
+//! | raw public key | the device configured with it |
+//! | certificate | the one device configured with its key, or with one of its names and (if set) its issuer |
+//! | certificate that no device is configured with | the one fleet whose pattern matches one of its names, and the device with the id in that name |
 //!
-//! All names of a certificate count alike ([`NameKind`]). Where they lead to two devices, or to
-//! none and to two ids of fleets, nobody is identified: nothing says which one the certificate's
-//! owner is today. A device of the settings always wins over a fleet; an id or a certificate of one
-//! that is switched off or disabled is nobody's.
+//! All names of a certificate have the same weight ([`NameKind`]). If they match two devices, or no
+//! device and two ids of fleets, the certificate is ambiguous and identifies no device. A
+//! configured device has precedence over a fleet. The id or certificate of a device that is
+//! switched off or disabled identifies no device.
 //!
-//! Every look-up is by a keyed hash, so its time says nothing about what was nearly right.
+//! Every look-up uses a keyed hash, so its timing does not reveal near matches.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -31,13 +32,13 @@ use crate::message::{Name, RESERVED_DEVICE};
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::{CertificateIdentity, DistinguishedName};
 
-/// How a device proves itself.
+/// The credentials of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Proof {
     pub(super) psk: Option<Psk>,
     pub(super) certificate: Option<CertificateName>,
     pub(super) public_key: Option<[u8; 32]>,
-    /// As one of this fleet.
+    /// The fleet it belongs to, if any.
     pub(super) fleet: Option<Arc<settings::Fleet>>,
 }
 
@@ -52,13 +53,13 @@ impl Proof {
     }
 }
 
-/// Whose something is: a slot, or nobody's although it is known.
+/// The slot that a credential identifies; `None` for a known credential that identifies no device.
 type Holder = Option<u32>;
-/// Everybody with a certificate of one name, by issuer.
+/// The holders of one certificate name, by issuer.
 type Holders = Vec<(Option<DistinguishedName>, Holder)>;
 
-/// Who has what. Made anew when the devices of the settings change; those of fleets are found by
-/// their id.
+/// Which credential belongs to which slot. Rebuilt when the configured devices change; devices of
+/// fleets are found by their id.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     by_psk: HashMap<Box<[u8]>, u32>,
@@ -67,8 +68,8 @@ pub(super) struct Proofs {
 }
 
 impl Proofs {
-    /// What is `withheld` is nobody's; of two devices with the same the gate's plan took out both
-    /// before.
+    /// A `withheld` credential identifies no device. Two devices with the same credential do not
+    /// occur: the plan has closed both.
     pub(super) fn new<'a>(entries: impl Iterator<Item = (u32, &'a Entry)>, withheld: &Withheld) -> Proofs {
         let mut proofs = Proofs::default();
         for (slot, entry) in entries {
@@ -98,28 +99,28 @@ impl Proofs {
     }
 }
 
-/// Why nobody is identified.
+/// Why a credential identifies no device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unidentified {
-    /// Nobody has this.
+    /// No device and no fleet has this credential.
     Unknown,
-    /// Its names lead to several devices.
+    /// The certificate's names match several devices.
     Ambiguous,
     /// The certificate has more than 32 names.
     TooManyNames,
-    /// It leads to a device that is switched off or disabled, or to an id no fleet may use.
+    /// It identifies a device that is switched off or disabled, or an id that no fleet may use.
     Withheld {
-        /// The id, where it is a fleet's.
+        /// The id, if it came from a fleet's pattern.
         id: Option<Name>,
     },
-    /// Another fleet has a device of this id, or the settings do.
+    /// A device of another fleet, or a configured device, has this id already.
     IdTaken {
-        /// The fleet it would be of.
+        /// The fleet whose pattern matches.
         fleet: Name,
         /// The id.
         id: Name,
     },
-    /// The fleet has as many devices as it may.
+    /// The fleet has its maximum number of devices.
     FleetFull {
         /// The fleet.
         fleet: Name,
@@ -131,16 +132,21 @@ pub enum Unidentified {
 impl fmt::Display for Unidentified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Unidentified::Unknown => f.write_str("no device and no fleet has it"),
-            Unidentified::Ambiguous => f.write_str("its names lead to several devices"),
+            Unidentified::Unknown => f.write_str("no device and no fleet is configured for it"),
+            Unidentified::Ambiguous => f.write_str("its names match several devices"),
             Unidentified::TooManyNames => f.write_str("it has more than 32 names"),
             Unidentified::Withheld { id: None } => f.write_str("its device is switched off or disabled"),
-            Unidentified::Withheld { id: Some(id) } => write!(f, "no fleet may have a device {id}"),
+            Unidentified::Withheld { id: Some(id) } => {
+                write!(f, "the id {id} is switched off, disabled or reserved")
+            }
             Unidentified::IdTaken { fleet, id } => {
-                write!(f, "fleet {fleet} would make it {id}, and there is another device of that id")
+                write!(f, "fleet {fleet} gives it the id {id}, which another device has already")
             }
             Unidentified::FleetFull { fleet, max_devices } => {
-                write!(f, "fleet {fleet} has {max_devices} devices; its max-devices allows no more")
+                write!(
+                    f,
+                    "fleet {fleet} already has {max_devices} devices; raise its max-devices to admit more"
+                )
             }
         }
     }
@@ -148,18 +154,19 @@ impl fmt::Display for Unidentified {
 
 impl std::error::Error for Unidentified {}
 
-/// What a proof leads to.
+/// The result of looking up credentials.
 enum Found {
     Device(DeviceIndex),
-    /// Not there yet: of this fleet of the plan, with this id.
+    /// A new device: the index of its fleet in the plan, and its id.
     New(usize, Name),
 }
 
 impl Gate {
-    /// The device that proved itself so. One of a fleet comes into being here, at first sight.
+    /// The device that has these credentials. A device of a fleet is created here at its first
+    /// session.
     ///
     /// # Errors
-    /// [`Unidentified`]: end the session, and say why where its owner looks.
+    /// [`Unidentified`]: close the session and log the reason.
     pub fn identify(&mut self, now: Instant, peer: &PeerIdentity) -> Result<DeviceIndex, Unidentified> {
         match self.find(peer)? {
             Found::Device(device) => Ok(device),
@@ -167,7 +174,7 @@ impl Gate {
         }
     }
 
-    /// As [`Gate::identify`], for somebody identified before: makes no device.
+    /// As [`Gate::identify`], but never creates a device.
     pub fn recognise(&self, peer: &PeerIdentity) -> Option<DeviceIndex> {
         match self.find(peer) {
             Ok(Found::Device(device)) => Some(device),
@@ -249,9 +256,9 @@ impl Gate {
         self.registry.index(slot).ok_or(unknown)
     }
 
-    /// Makes the devices of an earlier process again, as far as their fleets still are and may have
-    /// them. None of them is there yet: one that does not come is told offline after its
-    /// `offline-after`. Returns the ids that are nobody's any more.
+    /// Restores the fleet devices of an earlier process, if their fleet still exists and has room
+    /// for them. A restored device that stays silent is published as offline after its
+    /// `offline-after`. Returns the ids that were not restored.
     pub fn restore_fleets(&mut self, now: Instant, roll: &Roll) -> Vec<Name> {
         let mut gone = Vec::new();
         for page in roll.pages() {
@@ -269,18 +276,17 @@ impl Gate {
         gone
     }
 
-    /// Changes when a device of a fleet came, or may have gone.
+    /// Changes when a device of a fleet was added or may have been removed.
     pub fn fleet_revision(&self) -> u64 {
         self.fleet_revision
     }
 
-    /// How many devices each fleet has, in the settings' order, and how many it may have.
+    /// Each fleet, in the order of the settings, with its number of devices.
     pub fn fleets(&self) -> impl Iterator<Item = (&settings::Fleet, usize)> {
         self.plan.fleets.iter().map(|(fleet, _)| (&**fleet, self.registry.fleet_size(&fleet.name)))
     }
 
-    /// Sorts out which of the devices that fleets have made go on, and as what: the slots kept, by
-    /// `keep`.
+    /// Reassigns the devices of fleets after a reload; calls `keep` with each slot that remains.
     pub(super) fn review_fleets(&mut self, before: Option<&Plan>, now: Instant, mut keep: impl FnMut(u32)) {
         let Gate { plan, registry, .. } = self;
         let mut room: Vec<usize> = plan.fleets.iter().map(|(fleet, _)| fleet.max_devices as usize).collect();
@@ -310,7 +316,7 @@ impl Gate {
 }
 
 impl Proofs {
-    /// The one holder of a certificate, if any device of the settings is one.
+    /// The one holder of a certificate among the configured devices.
     fn holder(
         &self,
         identity: &CertificateIdentity,
@@ -336,14 +342,14 @@ fn issued_by(wanted: &Option<DistinguishedName>, issuer: Option<&DistinguishedNa
 }
 
 impl Plan {
-    /// Whether no fleet may have a device of this id.
+    /// Whether this id is withheld from fleets.
     fn withholds(&self, id: &Name) -> bool {
         id.as_str() == RESERVED_DEVICE || self.withheld.contains(id.as_str())
     }
 }
 
 impl Registry {
-    /// The slots of devices of fleets, those seen last first.
+    /// The slots of the devices of fleets, most recently seen first.
     fn of_fleets(&self) -> Vec<u32> {
         let mut slots: Vec<_> = self
             .iter()

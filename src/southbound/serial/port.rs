@@ -1,6 +1,6 @@
-//! One port: whether it is open, and what is behind it: a stream of frames, or a bus with units.
+//! One port: its link state, and its protocol: a stream of frames, or a bus with units.
 //!
-//! | verb | who calls it |
+//! | method | caller |
 //! |---|---|
 //! | [`Port::poll_open`], `handle_opened`, `handle_failure` | the shell that opens it |
 //! | [`Port::handle_bytes`], `handle_timeout`, `poll_transmit`, `poll_timeout` | the shell, with a [`Taker`] for the readings |
@@ -20,47 +20,48 @@ use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus;
 use crate::proto::serial::reading::Unreadable;
 
-/// What became of a reading that was offered.
+/// The result of offering a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// On its way to disk; its ticket comes back.
+    /// Accepted for the journal; its ticket is returned with the completion.
     Taken,
-    /// By a rule with `qos = 0`: passed on, not stored.
+    /// Passed to the uplink without storing, by a rule with `qos = 0`.
     Passed,
-    /// No rule allows it, or it can never be stored. Counted and logged by whom it was offered to.
+    /// No rule allows it, or it can never be stored. The [`Taker`] has counted and logged it.
     Refused,
-    /// Its device has used up its quota. Counted and logged as a refusal the first time.
+    /// The quota of its device is exhausted. Counted and logged as a refusal the first time.
     OverQuota,
-    /// The journal cannot take it at present.
+    /// The journal cannot accept it now.
     Unavailable,
 }
 
-/// Who takes readings: the gate and the journal behind it.
+/// Accepts readings: the gate and the journal.
 pub trait Taker {
-    /// Offers one of this device under a ticket.
+    /// Offers a reading of a device with a ticket.
     fn take(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict;
 
-    /// A CoAP message of a node on the line; answers go out by the shell.
+    /// A CoAP message of the node on the line; the shell sends its response.
     fn message(&mut self, message: &[u8]);
 
-    /// A frame was no reading.
+    /// A frame could not be read.
     fn unreadable(&mut self, why: Unreadable);
 
-    /// A device gave a sign of life, whether or not a reading comes of it.
+    /// A device was active, with or without a reading.
     fn alive(&mut self, device: &str);
 
-    /// Something happened with a unit of the bus; never [`modbus::Event::Reading`].
+    /// An event of a unit on the bus; never [`modbus::Event::Reading`].
     fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event);
 }
 
-/// What a port did.
+/// Counters of a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes and frames.
+    /// Counters of bytes and frames.
     pub framing: framing::Counters,
     /// Readings committed, or passed on by a rule with `qos = 0`.
     pub readings: u64,
-    /// Frames that were no reading; on a bus, those from nobody who was asked.
+    /// Frames that could not be read; on a bus, unexpected frames: no request was outstanding for
+    /// that unit.
     pub unreadable: u64,
     /// Readings that no rule or quota allowed.
     pub refused: u64,
@@ -68,7 +69,7 @@ pub struct Counters {
     pub lost: u64,
 }
 
-/// One port.
+/// The state of one port.
 #[derive(Debug)]
 pub struct Port {
     settings: Arc<settings::Port>,
@@ -83,8 +84,8 @@ enum Work {
 }
 
 impl Port {
-    /// A port to be opened at once. Its tickets carry `number`; `seed` decides when exactly units
-    /// are asked.
+    /// A port that is opened at once. Its tickets contain `number`; `seed` spreads the polls of
+    /// units in time.
     pub fn new(settings: Arc<settings::Port>, number: u32, now: Instant, seed: u64) -> Port {
         let stream = |framing: &framing::Settings| Work::Stream(Box::new(Stream::new(framing, number, now)));
         let work = match &settings.duty {
@@ -95,17 +96,17 @@ impl Port {
         Port { link: Link::new(now), settings, work }
     }
 
-    /// What it was told.
+    /// The settings of the port.
     pub fn settings(&self) -> &Arc<settings::Port> {
         &self.settings
     }
 
-    /// Whether it is open, since when, why not.
+    /// The link state: whether the port is open, since when, and the reason if not.
     pub fn link(&self) -> &Link {
         &self.link
     }
 
-    /// What it did.
+    /// The counters.
     pub fn counters(&self) -> Counters {
         match &self.work {
             Work::Stream(stream) => stream.counters(),
@@ -113,7 +114,7 @@ impl Port {
         }
     }
 
-    /// The units behind it, if it is a bus, by address.
+    /// The units of a bus, by address; empty for a port that is not a bus.
     pub fn units(&self) -> impl Iterator<Item = UnitView<'_>> {
         let units = match &self.work {
             Work::Stream(_) => None,
@@ -130,8 +131,8 @@ impl Port {
         }
     }
 
-    /// Goes on with what its predecessor had not stored. What is left there afterwards has no
-    /// device here any more.
+    /// Takes over the uncommitted readings of its predecessor, after a reload. Readings that remain
+    /// in the predecessor belong to devices that were removed.
     pub fn adopt(&mut self, predecessor: &mut Port, now: Instant) {
         match (&mut self.work, &mut predecessor.work) {
             (Work::Stream(own), Work::Stream(other)) => own.delivery.adopt(&mut other.delivery, now),
@@ -140,12 +141,12 @@ impl Port {
         }
     }
 
-    /// Whether the shell is to open it now.
+    /// Whether the shell must open the port now.
     pub fn poll_open(&mut self, now: Instant) -> bool {
         self.link.poll_open(now)
     }
 
-    /// It is open.
+    /// The port was opened.
     pub fn handle_opened(&mut self, now: Instant) {
         self.link.handle_opened(now);
         match &mut self.work {
@@ -154,7 +155,7 @@ impl Port {
         }
     }
 
-    /// It cannot be opened, or was lost. Whether that is news.
+    /// The port could not be opened, or failed. Returns whether the reason is new, to log it once.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         if let Work::Bus(units) = &mut self.work {
             units.failed(now);
@@ -162,7 +163,7 @@ impl Port {
         self.link.handle_failure(now, reason)
     }
 
-    /// Takes what came over the line.
+    /// Handles received bytes.
     pub fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
         match &mut self.work {
             Work::Stream(stream) => stream.handle_bytes(now, stamp, bytes, &self.settings, taker),
@@ -170,7 +171,7 @@ impl Port {
         }
     }
 
-    /// Does what is due: ends frames by a pause, asks units, offers again what waits.
+    /// Handles due timers: ends frames after a pause, polls units, offers waiting readings again.
     pub fn handle_timeout(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
         match &mut self.work {
             Work::Stream(stream) => stream.handle_timeout(now, stamp, &self.settings, taker),
@@ -178,8 +179,8 @@ impl Port {
         }
     }
 
-    /// What a bus has to say, whole, into an empty buffer; answers to a CoAP node go another way.
-    /// `false`: nothing.
+    /// Writes the next request of a bus to the empty `buffer`; returns whether there is one.
+    /// Responses to a CoAP node are not sent here.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         match &mut self.work {
             Work::Stream(_) => false,
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!((port.pending(), port.counters().readings), ((1, 0), 1));
         let again = port.poll_timeout().unwrap();
         port.handle_timeout(again, stamp(99), &mut journal);
-        // Under another ticket, with the time at which it came.
+        // With a new ticket, and the time at which it was received.
         assert_eq!(journal.taken[2].1, "two");
         assert_eq!((journal.taken[2].2, journal.taken[2].0.port), (5, 7));
         assert_ne!(journal.taken[2].0, journal.taken[1].0);
