@@ -1,4 +1,4 @@
-//! Opening the journal's directory: whose it is, which version, what was found.
+//! Opens the journal's directory: locking, format version, report.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,26 +13,26 @@ use crate::journal::storage::StorageError;
 use crate::journal::store::{Seeds, Store, StoreReport};
 use crate::message::Lane;
 
-/// The journal cannot be opened.
+/// Why the journal cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
     /// Another process has it open. Stop that one, or configure another directory.
     InUse {
-        /// Which.
+        /// The journal's directory.
         path: PathBuf,
     },
-    /// The directory cannot be made, locked or renamed.
+    /// The directory cannot be created, locked or renamed.
     Directory {
-        /// Which.
+        /// The journal's directory.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: std::io::Error,
     },
     /// A file in it cannot be opened or listed.
     Storage {
-        /// Which directory.
+        /// The journal's directory.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: StorageError,
     },
     /// A thread cannot be started.
@@ -56,17 +56,17 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// What was found at the opening.
+/// What was found when the journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
     /// Lanes and the rejected store.
     pub store: StoreReport,
-    /// A journal of a format not known here was moved to this place, and a fresh one begun.
+    /// A journal of an unknown format version was moved to this path, and a new one was created.
     pub moved_aside: Option<PathBuf>,
-    /// A journal that had been moved aside was taken up again.
+    /// A journal that had been moved aside is in use again.
     pub taken_up: Option<PathBuf>,
-    /// Journals moved aside that still wait: for another version, or for this journal to be empty
-    /// when it is opened.
+    /// Journals moved aside that are not in use: they need another version, or this journal must be
+    /// empty when it is opened.
     pub waiting: Vec<PathBuf>,
 }
 
@@ -92,14 +92,14 @@ pub(super) fn open_store(settings: &Settings) -> Result<Opened, OpenError> {
     }
     report.waiting = directory::asides(path).into_iter().map(|(path, _)| path).collect();
     let Some((store, found)) = opened else {
-        // Of a fresh directory, or one whose headers were all read and are of this version.
+        // The directory is new, or all its headers were read and have the supported version.
         return Err(OpenError::Storage { path: path.clone(), error: StorageError::Other(5) });
     };
     report.store = found;
     Ok((store, directory, seeds, report))
 }
 
-/// `None`: it is of another major version.
+/// `None` if it has another major version.
 fn try_store(settings: &Settings, seeds: Seeds) -> Result<Option<(Store<Disk>, StoreReport)>, OpenError> {
     let disk = Arc::new(Disk::new(&settings.directory));
     match Store::open(Instant::now(), disk, settings, seeds) {
@@ -123,7 +123,7 @@ fn draw_seeds() -> Seeds {
     let random = || {
         let mut bytes = [0; 8];
         if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-            // Without a source of chance: the clock's nanoseconds are at least not the same twice.
+            // Fallback without a random source: the clock's nanoseconds differ between openings.
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             bytes = (now.unwrap_or(Duration::ZERO).as_nanos() as u64).to_le_bytes();
         }
@@ -132,7 +132,7 @@ fn draw_seeds() -> Seeds {
     Seeds { runs: [random(), random()], salt: random(), boot: boot_id(random) }
 }
 
-/// The kernel's boot id; where it has none, one that is like no other.
+/// The kernel's boot id; a random one if the kernel has none.
 fn boot_id(random: impl Fn() -> u64) -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
