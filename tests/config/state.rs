@@ -256,7 +256,7 @@ fn a_damaged_file_of_conf_d_is_left_out_of_a_start_and_named_with_the_way_out() 
         assert!(
             said.starts_with(&format!("fail  {}: state: is damaged: ", path.display()))
                 && said.contains(
-                    "what it says is not in force; write it anew or delete it, then systemctl reload tombolo"
+                    "its content is not used; write it anew or delete it, then systemctl reload tombolo"
                 ),
             "{how}: {said}"
         );

@@ -285,7 +285,7 @@ fn fleets_that_cannot_be_are_closed_alone() {
             "fleet.doors: max-devices is from 1 to 100000",
             "fleet.roleless: there is no role nobody",
             "fleet.good: another fleet has the same name",
-            "fleet.overlap: a certificate could be of fleet good as well",
+            "fleet.overlap: a certificate could also match fleet good",
         ]
     );
     let mut gate = Gate::new(settings, Instant::now());

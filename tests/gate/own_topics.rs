@@ -27,7 +27,7 @@ fn a_rule_that_could_publish_a_presence_is_a_fault_that_names_both_keys() {
     assert_eq!(
         said,
         [
-            "role.sensor.uplink.all: the topic could be presence/{device}, which is the gateway's own (topics.device-status)"
+            "role.sensor.uplink.all: the topic could be presence/{device}, which is reserved for the gateway (topics.device-status)"
         ]
     );
     for rule in [

