@@ -454,8 +454,8 @@ mod tests {
         assert_eq!(
             file_line(&report),
             "damaged     normal/a.seg  1 record\n\
-             \u{20}           5 records missing: numbers 46 to 50 (their run is not known, so they have no ids)\n\
-             \u{20}           1 record missing: number 51 (its run is not known, so it has no id)\n\
+             \u{20}           5 records missing: sequences 46 to 50 (their run is not known, so they have no ids)\n\
+             \u{20}           1 record missing: sequence 51 (its run is not known, so it has no id)\n\
              \u{20}           1 record missing: 0000000000000007-60\n\
              \u{20}           2 records missing: 0000000000000007-61 to 0000000000000007-62\n"
         );

@@ -33,7 +33,7 @@ pub struct Status {
     pub unlisted_strays: u64,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
-    /// By stable name, from
+    /// The counters by stable name, from
     /// [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
     pub counters: Value,
     /// Problems that need attention, one sentence each.
