@@ -497,7 +497,7 @@ fn without_an_upstream_the_gateway_runs_and_says_what_to_do() {
     let warning = loaded.findings.iter().find(|f| f.level == Level::Warn).unwrap();
     assert_eq!(
         warning.to_string(),
-        "warn  upstream.url: no upstream broker is configured: readings are stored; tombolo init --url mqtts://HOST"
+        "warn  upstream.url: there is no upstream broker: readings are stored until one is configured; tombolo init --url mqtts://HOST"
     );
 }
 

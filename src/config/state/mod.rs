@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert!(problems[0].message.ends_with("its last good version stays in use"), "{}", problems[0]);
         let (layers, problems) = assemble(Path::new("."), Ok(vec![file("a", "[lo")]), None);
-        assert!(layers.is_empty() && problems[0].message.ends_with("not in force"));
+        assert!(layers.is_empty() && problems[0].message.ends_with("is not used"));
         let gone = Err(Condition::Unreadable("EIO".into()));
         let (layers, problems) = assemble(Path::new("."), gone, Some(&before));
         assert_eq!((layers.len(), problems.len()), (2, 1));

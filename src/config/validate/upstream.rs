@@ -131,7 +131,7 @@ pub(super) fn upstream(
     let none = model::Upstream::default();
     let table = table.unwrap_or(&none);
     let Some(url) = &table.url else {
-        let message = "no upstream broker is configured: readings are stored";
+        let message = "there is no upstream broker: readings are stored until one is configured";
         cx.warn("upstream", &["upstream", "url"], message, "tombolo init --url mqtts://HOST");
         return None;
     };
