@@ -1,8 +1,7 @@
-//! Datagrams in front of the DTLS engine: none panics, none ends the session of a device with a
-//! key.
+//! Arbitrary datagrams to the `dimpl` engine: none causes a panic, and none closes the session of a
+//! device.
 //!
-//! One engine lives through all inputs. An input is a script: each step takes its kind from one
-//! byte.
+//! One engine handles all inputs. An input is a script: one byte selects the kind of each step.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,5 +1,5 @@
-//! Patterns, templates and paths from any bytes: none panics, and what passes the gate is a topic
-//! any broker takes, in nobody else's space.
+//! Patterns, templates and paths from any bytes: no panic, and a reading that passes the gate has a
+//! valid topic outside the spaces of other devices.
 //!
 //! Input: lines; a pattern, its topic, then paths.
 #![no_main]

@@ -1,4 +1,5 @@
-//! Devices with certificates and public keys on the command line, and what `check` says of them.
+//! Devices with certificates and public keys on the command line, and the findings of `check` about
+//! them.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Commands that ask the running daemon, here one whose answers are known.
+//! Commands that ask the running daemon, against a fake one with fixed answers.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

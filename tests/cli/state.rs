@@ -1,5 +1,5 @@
-//! The daemon on a state directory that was damaged, cannot be read, or takes nothing: it is READY,
-//! says what is wrong, and loses nothing that was in force.
+//! The daemon with a state directory that is damaged, unreadable or not writable: it becomes READY,
+//! reports the fault, and keeps the configuration in force.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};

@@ -1,4 +1,4 @@
-//! What peers can make grow, and how far.
+//! The limits of the state that peers can cause.
 
 use tombolo::message::ContentFormat;
 use tombolo::proto::Holder;

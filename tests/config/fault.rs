@@ -1,4 +1,4 @@
-//! Each class of fault shows file, line, key, and the way out; and how far it reaches.
+//! Each class of fault reports file, line, key and remedy, and disables only its item.
 
 use tombolo::config::{Level, Looked, Origin};
 

@@ -1,5 +1,5 @@
 //! `[serial.X.modbus]`, `[serial.X.unit.N]` and templates: units are devices, and a fault of one
-//! leaves the others alone.
+//! does not affect the others.
 
 use tombolo::config::Origin;
 use tombolo::proto::serial::modbus::Settings;

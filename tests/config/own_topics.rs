@@ -1,4 +1,4 @@
-//! What `check` says of rules that could lead to a topic of the gateway's own.
+//! The findings of `check` about rules that could map to the gateway's own topics.
 
 use crate::support::main_file;
 

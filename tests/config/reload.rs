@@ -1,4 +1,4 @@
-//! What a reload takes up, and what it refuses by name.
+//! The changes that a reload applies, and those that it refuses.
 
 use tombolo::config::reload::{Changes, compare};
 

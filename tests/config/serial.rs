@@ -1,4 +1,4 @@
-//! `[serial.*]`: what a port is told, and that a fault of one leaves the rest alone.
+//! `[serial.*]`: the settings of ports; a fault of one port does not affect the others.
 
 use tombolo::proto::serial::checksum::Checksum;
 use tombolo::proto::serial::framing::{Framing, line};

@@ -1,5 +1,4 @@
-//! What the state directory has for the configuration, on a real disk: damaged in every way, it
-//! never refuses a start or a reload.
+//! The configuration in the state directory, on a real disk: no damage refuses a start or a reload.
 
 use std::fs;
 use std::path::Path;

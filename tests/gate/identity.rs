@@ -1,4 +1,4 @@
-//! Who somebody is, by what he proved: key, certificate, fleet.
+//! The device of a credential: key, certificate, fleet.
 
 use std::sync::Arc;
 use std::time::Instant;

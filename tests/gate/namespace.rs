@@ -1,4 +1,4 @@
-//! No identity, path or capture leads out of a device's own space.
+//! No identity, path or capture maps to a topic outside of the device's own space.
 
 use std::time::Instant;
 

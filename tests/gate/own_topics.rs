@@ -1,4 +1,4 @@
-//! No device publishes what is the gateway's own to say, wherever the owner has put that.
+//! No device can publish to the gateway's own topics, wherever they are configured.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Devices of fleets from one process to the next.
+//! Devices of fleets across restarts.
 
 use std::time::Instant;
 

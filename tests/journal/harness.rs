@@ -1,5 +1,5 @@
-//! A journal on the fake disk, beside a list of what it was told: the list says what must, may and
-//! must not be read back.
+//! A journal on the fake disk, with a list of the operations: the list tells which records must,
+//! may and must not be read back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What is found while a backlog is read, through the handle on a real disk: a place that is not
-//! given for long, and one that is damaged.
+//! Faults found while a backlog is read, through the handle on a real disk: a place that is
+//! unreadable for a long time, and one that is damaged.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
