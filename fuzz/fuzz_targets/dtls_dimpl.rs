@@ -16,7 +16,7 @@ use tombolo::proto::dtls::{
 };
 
 const KEY: &[u8] = b"0123456789abcdef";
-/// The device's port; others belong to whoever sends datagrams from there.
+/// The device's port; other ports send arbitrary datagrams.
 const DEVICE: u16 = 1;
 
 struct Key;
@@ -196,7 +196,7 @@ impl World {
                     b"\x16\xfe\xfd\0\0\0\0\0\0\0\x02\0\x11\x10\0\0\x05\0\x02\0\0\0\0\0\x05\0\x03dev";
                 self.inject(port, exchange);
                 self.inject(port, rest);
-                // And a Finished of somebody without the key.
+                // And a Finished made without the key.
                 if *random & 1 == 1 {
                     self.inject(port, b"\x14\xfe\xfd\0\0\0\0\0\0\0\x03\0\x01\x01");
                     let mut finished = b"\x16\xfe\xfd\0\x01\0\0\0\0\0\0\0\x28".to_vec();

@@ -1,7 +1,7 @@
 //! Peers of CoAP and tickets of readings: the types, and the numbers they are packed into.
 //!
 //! The CoAP endpoint knows a peer by 64 bits ([`PeerId`]); the journal returns 128 bits with each
-//! completion ([`Ticket::pack`]). Nobody else reads or writes these bits:
+//! completion ([`Ticket::pack`]). No other code reads or writes these bits:
 //!
 //! | bits | ticket of a CoAP request | ticket of a serial reading |
 //! |---|---|---|

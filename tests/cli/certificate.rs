@@ -104,7 +104,8 @@ fn check_tells_of_certificates_that_end_lists_out_of_date_and_devices_without_pr
     assert!(with_serial.contains("prove who they are: mute; set psk-file"), "{with_serial}");
     assert!(with_serial.contains("devices: 4"), "{with_serial}");
     std::fs::remove_file(place.path("conf.d/45-serial.toml")).unwrap();
-    // The key of another: nobody gets in by certificate, and the check fails.
+    // The key of another certificate: no device can connect with a certificate, and the check
+    // fails.
     place.write("conf.d/50-wrong.toml", "[coap]\nkey-file = \"../door.key\"\n");
     place.run("check --offline").failed(1, &[]);
     let said = place.run("check --offline").out;

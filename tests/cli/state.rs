@@ -345,7 +345,7 @@ fn an_interim_id_stays_the_same_until_the_old_one_can_be_read() {
     daemon.stop();
 }
 
-/// Only root can be somebody else.
+/// Only root can run as another user.
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }

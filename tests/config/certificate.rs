@@ -164,7 +164,7 @@ fn a_reload_with_a_wrong_file_keeps_what_was_in_force_and_takes_up_the_rest() {
     assert_eq!(devices(&new), ["e"]);
     // Keys of devices are not among those files: the new one counts.
     assert_ne!(after.settings.coap.certificates, before.settings.coap.certificates);
-    // A file that anybody can read is a warning, and no reason to keep the old.
+    // A file that every user can read causes a warning, but is used.
     let mut open = old.clone();
     open.certificates = Some(before.certificates.clone());
     let key = open.files.0.get_mut("/etc/tombolo/gw.key".as_ref() as &std::path::Path).unwrap();

@@ -100,7 +100,7 @@ fn the_id_survives_any_damage_to_one_of_its_files() {
             let again = start(&folder);
             assert_eq!(id(&again), first, "{name} {how}");
             assert_eq!(both.clone().map(|path| fs::read(path).unwrap()), before, "{name} {how}: restored");
-            // What was there is kept until somebody has looked at it.
+            // The damaged file is kept until it is deleted by hand.
             let aside = folder.0.join(format!("state/{name}.damaged-1"));
             assert!(aside.symlink_metadata().is_ok(), "{name} {how}");
             assert!(problems(&again).contains("was restored"), "{}", problems(&again));

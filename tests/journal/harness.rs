@@ -85,7 +85,7 @@ pub struct LaneModel {
 }
 
 impl LaneModel {
-    /// Acknowledged and nobody has said that it may go.
+    /// Acknowledged and not released.
     pub fn must_be_there(&self) -> BTreeMap<u64, Got> {
         self.attempts
             .iter()

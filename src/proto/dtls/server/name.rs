@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(parse("CN=\"a"), NameError::Syntax);
         assert_eq!(parse("CN=a\\"), NameError::Syntax);
         assert_eq!(parse(&["CN=a"; 17].join(",")), NameError::TooLong);
-        // Two attributes in one level, a type nobody knows, trailing bytes.
+        // Two attributes in one level, an unknown type, trailing bytes.
         let two = b"\x31\x16\x30\x09\x06\x03\x55\x04\x06\x13\x02\x44\x45\x30\x09\x06\x03\x55\x04\x06\x13\x02\x44\x45";
         assert_eq!(DistinguishedName::from_der(two), None);
         assert_eq!(DistinguishedName::from_der(b""), None);
