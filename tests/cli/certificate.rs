@@ -68,7 +68,7 @@ fn what_is_no_certificate_or_key_is_said_with_what_is() {
     let place = with_files();
     let add = |rest: &str| place.run(&format!("device add a --role sensor {rest}"));
     add("").failed(2, &["--psk", "--certificate-dns", "--public-key"]);
-    add("--certificate-dns *.example").failed(2, &["--certificate-dns", "no DNS name"]);
+    add("--certificate-dns *.example").failed(2, &["--certificate-dns", "not a DNS name"]);
     add("--certificate-cn x --certificate-issuer Door").failed(2, &["--certificate-issuer", "openssl x509"]);
     add("--public-key sha256:00").failed(2, &["64 hexadecimal digits"]);
     add(&format!("--public-key {}", place.path("door.key").display()))

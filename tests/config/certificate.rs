@@ -203,7 +203,7 @@ fn a_wrong_device_disables_itself_alone_and_says_why() {
     };
     wrong(
         "certificate-dns = \"*.example\"",
-        "12: device.z.certificate-dns: \"*.example\": this is no DNS name",
+        "12: device.z.certificate-dns: \"*.example\": this is not a DNS name",
     );
     wrong("certificate-cn = \"x\"\ncertificate-dns = \"y\"", "only one name may identify a certificate");
     wrong(

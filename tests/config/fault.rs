@@ -40,8 +40,8 @@ fn an_engine_that_cannot_do_what_is_asked() {
     complains(
         &main_file("[coap]\nengine = \"dimpl\"\nconnection-id = true\n"),
         &[
-            "warn  /etc/tombolo/tombolo.toml:3: coap.connection-id: the engine \"dimpl\" has no connection ids: a device whose \
-           address changes handshakes anew; use engine = \"tombolo\", or take the key out",
+            "warn  /etc/tombolo/tombolo.toml:3: coap.connection-id: the engine \"dimpl\" does not support connection ids: a device \
+           whose address changes must handshake again; use engine = \"tombolo\", or take the key out",
         ],
     );
     complains(&main_file("[coap]\nengine = \"dimpl\"\n"), &[]);
@@ -382,8 +382,8 @@ fn plain_coap_needs_both_keys_and_warns_off_loopback() {
     complains(
         &case,
         &[
-            "warn  /etc/tombolo/tombolo.toml:4: coap.insecure-listen: whoever reaches 0.0.0.0:5683 speaks as the insecure device, \
-           without a key; listen on 127.0.0.1 or [::1], or use coaps",
+            "warn  /etc/tombolo/tombolo.toml:4: coap.insecure-listen: every host that can reach 0.0.0.0:5683 can send as the \
+           insecure device, without a key; listen on 127.0.0.1 or [::1], or use coaps",
         ],
     );
     // The device may come and go; the addresses stay.
