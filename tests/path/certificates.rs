@@ -228,10 +228,10 @@ enabled = false
         world.arrives(&format!("tombolo/gw/{id}/up/t/{id}"));
     }
     for (name, parts) in [
-        ("3", &["door-3.example", "fleet doors has 2 devices", "max-devices"][..]),
-        ("8", &["door-8.example", "another device of that id"]),
-        ("9", &["door-9.example", "the id  is switched off, disabled or reserved9"]),
-        ("gateway", &["the id  is switched off, disabled or reservedgateway"]),
+        ("3", &["door-3.example", "fleet doors already has 2 devices", "max-devices"][..]),
+        ("8", &["door-8.example", "another device has already"]),
+        ("9", &["door-9.example", "the id 9 is switched off, disabled or reserved"]),
+        ("gateway", &["the id gateway is switched off, disabled or reserved"]),
         ("two", &["door-2.example", "its names match several devices"]),
         ("stranger", &["stranger.example", "no device and no fleet is configured for it"]),
     ] {
