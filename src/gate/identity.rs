@@ -103,7 +103,7 @@ impl Registry {
         if slot.generation == device.generation() { slot.entry.as_ref() } else { None }
     }
 
-    /// As [`Devices::entry`], mutable.
+    /// As `entry`, mutable.
     pub(super) fn entry_mut(&mut self, device: DeviceIndex) -> Option<&mut Entry> {
         let slot = self.slots.get_mut(device.slot())?;
         if slot.generation == device.generation() { slot.entry.as_mut() } else { None }

@@ -25,7 +25,7 @@ pub struct Settings {
     pub certificates: Certificates,
     /// Whether sessions survive a restart; default true. The engine must support it.
     pub persist_sessions: bool,
-    /// The DTLS engine; default [`EngineKind::Own`].
+    /// The DTLS engine; default [`EngineKind::Tombolo`].
     pub engine: EngineKind,
     /// The handshake policy; a reload applies it to new handshakes.
     pub policy: Policy,
