@@ -135,7 +135,7 @@ impl Finding {
 const LEVEL_WIDTH: usize = 6;
 
 impl std::fmt::Display for Finding {
-    /// `fail  /etc/tombolo/tombolo.toml:12: coap.max-sessions: is 0; use a whole number from 1 to 1000000`.
+    /// `fail  tombolo.toml:12: coap.max-sessions: is 0; use a whole number from 1 to 1000000`.
     ///
     /// Always one line: control characters are escaped, so that the content of a file cannot
     /// control the terminal.

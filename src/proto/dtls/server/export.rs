@@ -270,8 +270,8 @@ impl ServerEngine {
                 return Err(refusal);
             }
         };
-        // Only a session without a connection id needs its address; another session may be at the
-        // stored address.
+        // The occupant is found by its connection id, and its current address is not known, so the
+        // imported session without one takes the address.
         if let (None, Some(occupant)) = (session.own_cid, self.registry.occupants(&address).live) {
             self.registry.detach(occupant);
         }

@@ -3,8 +3,8 @@
 //!
 //! Pre-shared keys with and without ECDHE, certificates and raw public keys with ECDHE_ECDSA;
 //! CCM_8, CCM, GCM and ChaCha20-Poly1305; connection ids; extended master secret if offered;
-//! sessions that survive a restart. No renegotiation, resumption, compression, RSA key exchange or
-//! CBC.
+//! sessions that survive a restart. No renegotiation, resumption or compression, and no suites with
+//! RSA or CBC.
 //!
 //! From the wire inwards:
 //!
@@ -24,10 +24,10 @@
 //! |---|---|---|---|
 //! | plaintext ClientHello | cookie, or a handshake | the flight again, or another handshake | a shadow handshake |
 //! | other plaintext message | nothing | the next step | nothing |
-//! | plaintext alert | none | fails it after 5 s, unless it continues | none |
+//! | plaintext alert | nothing | fails it after 5 s, unless it continues | nothing |
 //! | ChangeCipherSpec | nothing | nothing | nothing |
 //! | protected, authentic | – | Finished: a session | data, alert; Finished: the server's Finished again |
-//! | protected, not authentic | none | with the length of a Finished: one alert | is counted |
+//! | protected, not authentic | nothing | with the length of a Finished: one alert | is counted |
 //!
 //! Amplification: an address that is not validated gets at most one HelloVerifyRequest per
 //! datagram, which is not longer than the datagram. A new address of a session gets at most three
