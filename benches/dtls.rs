@@ -1,10 +1,10 @@
-//! The two DTLS engines beside each other, through the same trait and against the same client, in
-//! one process; then as servers on a UDP socket beside libcoap's, with OpenSSL ([`process`]).
+//! Compares the two DTLS engines through the same trait and with the same client, in one process;
+//! then as servers on a UDP socket, together with libcoap's server with OpenSSL ([`process`]).
 //!
 //! `cargo bench --bench dtls [sessions]`. A handshake is the engine's work from the first hello to
-//! the session, an echo that of opening a record of 64 bytes and sealing another; the client's work
-//! is not counted. Bytes are those the engine keeps for each session once its device has sent
-//! something, the allocator's own overhead left out. Nothing is sent over a network.
+//! the session; an echo is the work of decrypting a record of 64 bytes and encrypting another. The
+//! client's work is not counted. Bytes are the engine's memory per session after its device has
+//! sent data, without the allocator's overhead. Nothing is sent over a network.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::SocketAddr;

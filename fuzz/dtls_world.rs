@@ -165,7 +165,7 @@ impl World {
         self.recorder.sent.drain(..).filter(|sent| sent.0 == port).map(|sent| sent.1).collect()
     }
 
-    /// Nothing was taken from, and nobody was moved or closed by, what came.
+    /// The input delivered no data, and moved or closed no session.
     pub fn expect_silence(&mut self) {
         assert!(self.recorder.heard.is_empty() && self.recorder.moved.is_empty());
         assert!(self.recorder.closed.is_empty() && self.recorder.connected.is_empty());

@@ -1,6 +1,6 @@
-//! Certificates' chains: those of the input as they are, and a good one changed, reordered and
-//! repeated, in whole handshakes. No panic; what is judged further has the form that is promised;
-//! no session but for the device's own chain, whatever else is sent with it.
+//! Certificate chains: those of the input, and a valid one changed, reordered and repeated, in
+//! complete handshakes. No panic; a chain that passes the structure check has the documented form;
+//! only the device's own chain leads to a session, whatever else is sent with it.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,5 +1,6 @@
-//! Handshakes whose client says what the input says: a hello of any content behind a good cookie,
-//! and any messages after it, in any pieces. No panic; no session, since nobody here has a key.
+//! Handshakes with a client controlled by the input: a hello with any content and a valid cookie,
+//! and any messages after it, in any fragments. No panic; no session, because the client has no
+//! key.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,5 +1,5 @@
-//! What lies in the session store: changed exports are refused; contents of any kind, sealed with
-//! the right key, never panic, and leave an engine that works.
+//! Imports from the session store: changed exports are refused; any content sealed with the right
+//! key causes no panic, and the engine works afterwards.
 #![no_main]
 
 use std::cell::RefCell;

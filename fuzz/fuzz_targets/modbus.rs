@@ -1,5 +1,5 @@
-//! Whatever comes over the line, whenever: no panic, every request within its bounds, every reading
-//! one JSON object; and no template that can be read makes the judgement of it panic.
+//! For any bytes on the line at any time: no panic, every request within its limits, every reading
+//! is one JSON object; and no parsed template makes its validation panic.
 #![no_main]
 
 use std::time::{Duration, Instant};

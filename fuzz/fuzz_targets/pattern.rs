@@ -1,5 +1,5 @@
-//! Patterns, templates and paths from any bytes: none panics, and what passes the gate is a topic
-//! any broker takes, in nobody else's space.
+//! Patterns, templates and paths from any bytes: no panic, and a reading that passes the gate has a
+//! valid topic outside the spaces of other devices.
 //!
 //! Input: lines; a pattern, its topic, then paths.
 #![no_main]
@@ -62,7 +62,7 @@ fuzz_target!(|data: &[u8]| {
         },
         *NOW,
     );
-    // `other` is not known if the topic has that level written out; then its space is nobody's.
+    // `other` is unknown if the topic has that level as a literal; then its space has no owner.
     let other = gate.device_by_id("other").is_some();
     let Some(door) = gate.device_by_id("door-7") else { return };
     let stamp = Stamp { boottime_ms: 0, wall_ms: None };

@@ -1,5 +1,5 @@
-//! Every framing against arbitrary streams, cut arbitrarily, with pauses; what it makes of them;
-//! and its own frames back.
+//! Every framing with arbitrary streams, split arbitrarily, with pauses; and its own frames decoded
+//! again.
 #![no_main]
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Slipmux frames: arbitrary ones are told apart without a panic, messages come back, and the port
-//! bears both.
+//! Slipmux frames: arbitrary frames are decoded without a panic, messages are decoded as encoded,
+//! and a port handles both.
 #![no_main]
 
 use std::time::{Duration, Instant};

@@ -1,17 +1,16 @@
-//! The commands: what a person or a script at the gateway types.
+//! The commands of the command line.
 //!
-//! | command | asks |
+//! | command | works on |
 //! |---|---|
-//! | `run` | starts the daemon in this process |
-//! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
+//! | `run` | this process, in which it starts the daemon |
+//! | `init`, `device` | the files, with or without the daemon; then requests a reload |
 //! | `status`, `queue`, `tail` | the running daemon, over its control socket |
-//! | `acl explain`, `check`, `clock` | the running daemon, or the files where it does not run |
-//! | `serial` | the machine's ports; the running daemon for one that it has |
-//! | `demo` | nothing: it brings everything along |
+//! | `acl explain`, `check`, `clock` | the running daemon, or the files if it does not run |
+//! | `serial` | the machine's ports; the running daemon for a port that it has open |
+//! | `demo` | nothing: it contains everything it needs |
 //!
-//! Results go to standard output, everything else to standard error. What comes from devices is
-//! escaped before it reaches a terminal. A command ends by saying what to do next where there is
-//! something.
+//! Results go to standard output, everything else to standard error. Text from devices is escaped
+//! before it is printed. If there is a next step, a command prints it last.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 mod acl;
@@ -44,31 +43,31 @@ use args::{AclCommand, Arguments, Command, NOT_BUILT};
 use error::{CommandError, USAGE};
 use output::Output;
 
-/// What every command needs.
+/// The context of every command.
 #[derive(Debug)]
 pub struct Context {
     /// The main configuration file.
     pub config: PathBuf,
-    /// Where the result goes.
+    /// The output for the result.
     pub out: Output,
 }
 
 impl Context {
-    /// Where configuration is read from.
+    /// The places that configuration is read from.
     pub fn options(&self) -> crate::config::io::Options {
         crate::config::io::Options::new(&self.config)
     }
 
-    /// The configuration, whole.
+    /// Loads the configuration.
     ///
     /// # Errors
-    /// [`CommandError::Configuration`] where it cannot be run.
+    /// [`CommandError::Configuration`] if it is refused.
     pub fn load(&self) -> Result<Loaded, CommandError> {
         crate::config::io::load(&self.options(), None).map_err(CommandError::Configuration)
     }
 
-    /// Where the daemon listens for commands. Found also where the configuration is faulty or
-    /// closed to this user.
+    /// The path of the daemon's control socket, also if the configuration is faulty or not readable
+    /// by this user.
     pub fn socket(&self) -> PathBuf {
         socket::find(&self.options())
     }
@@ -82,7 +81,7 @@ impl Context {
     }
 }
 
-/// Parses the command line of this process, does what it says, and tells how that went.
+/// Parses the command line of this process, runs the command, and returns the exit status.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -126,10 +125,10 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
     Ok(ExitCode::SUCCESS)
 }
 
-/// What clap found: help and version are results, everything else is a fault of the command line.
+/// Prints the result of clap: help and version are results, everything else is a usage error.
 fn usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // Nobody left to read it is no failure.
+        // A closed output is not a failure.
         let _ = write!(std::io::stdout(), "{error}");
         return ExitCode::SUCCESS;
     }
@@ -140,7 +139,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     if let Some(command) = planned {
         let version = env!("CARGO_PKG_VERSION");
         note(format_args!(
-            "tombolo: {command} is not built into {version} yet; `tombolo --help` names what is"
+            "tombolo: {command} is not implemented in {version} yet; `tombolo --help` lists the commands"
         ));
     } else {
         let _ = write!(std::io::stderr(), "{error}");
@@ -158,9 +157,7 @@ fn say(error: &CommandError) {
             for finding in findings.iter().filter(|finding| finding.level == Level::Fail) {
                 note(finding);
             }
-            note(
-                "tombolo: the configuration cannot be used; `tombolo check` shows all there is to say about it",
-            );
+            note("tombolo: the configuration cannot be used; `tombolo check` shows all findings");
         }
         CommandError::Said => {}
         CommandError::Gone(output::Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
@@ -170,7 +167,7 @@ fn say(error: &CommandError) {
     }
 }
 
-/// A line on standard error, beside the result. Nobody reading it is no failure.
+/// A line on standard error, beside the result. A closed output is not a failure.
 pub fn note(text: impl std::fmt::Display) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }

@@ -1,4 +1,4 @@
-//! `tombolo tail`: readings as they are stored or refused, a line each.
+//! `tombolo tail`: prints one line for each reading when it is stored or refused.
 
 use std::time::SystemTime;
 
@@ -11,10 +11,10 @@ use crate::control::io::client::Shown;
 use crate::control::tail::Item;
 use crate::telemetry::text::Escaped;
 
-/// Watches until it is interrupted, its reader goes, or the daemon ends.
+/// Runs until it is interrupted, its output is closed, or the daemon ends.
 ///
 /// # Errors
-/// [`CommandError::Failed`] where the daemon does not run, or ends.
+/// [`CommandError::Failed`] if the daemon does not run, or ends.
 pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandError> {
     let tailing = context.daemon()?.tail(arguments.device)?;
     if !context.out.json {
@@ -40,7 +40,7 @@ fn now() -> UnixTime {
 /// The human form:
 /// `12:00:01Z door-7 POST t/env → tombolo/gw/door-7/up/t/env 14 B stored 0102030405060708-42`.
 ///
-/// The time is when it was received, or `now` while the gateway does not trust its clock.
+/// The time is the time of receipt, or `now` if the gateway does not trust its clock.
 pub fn line(item: &Item, now: UnixTime) -> String {
     let time = item.received.clone().unwrap_or_else(|| now.to_string());
     // RFC 3339: the date, `T`, the time, a fraction.

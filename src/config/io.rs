@@ -1,4 +1,4 @@
-//! Where configuration meets the machine: files, environment, credentials, and the id made by the
+//! The shell of the configuration: files, environment, credentials, and the id generated at the
 //! first start.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
@@ -19,28 +19,28 @@ use crate::message::Name;
 
 /// The main file unless another one is named.
 pub const CONFIG_FILE: &str = "/etc/tombolo/tombolo.toml";
-/// Drop-ins of the image or the fleet, weaker than everything else.
+/// Drop-ins of the image or the fleet, with the lowest precedence.
 pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
-/// Templates of Modbus devices made here, and those that come with the package.
+/// Folders of Modbus templates: local ones, and those of the package.
 const TEMPLATE_FOLDERS: [&str; 2] = ["/etc/tombolo/modbus", "/usr/share/tombolo/modbus"];
 /// Largest configuration file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 
-/// Where configuration is read from.
+/// The places that configuration is read from.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The main file; `conf.d/` is looked for beside it.
+    /// The main file; `conf.d/` is in the same folder.
     pub config: PathBuf,
-    /// Drop-ins weaker than everything else; [`VENDOR_CONF_D`].
+    /// The folder of drop-ins with the lowest precedence; [`VENDOR_CONF_D`].
     pub vendor_conf_d: PathBuf,
-    /// The environment's variables.
+    /// The environment variables.
     pub environment: Vec<(String, String)>,
     /// `$CREDENTIALS_DIRECTORY`
     pub credentials_directory: Option<PathBuf>,
 }
 
 impl Options {
-    /// That main file, and this process's environment.
+    /// Options with this main file and this process's environment.
     pub fn new(config: impl Into<PathBuf>) -> Options {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| {
@@ -57,20 +57,19 @@ impl Options {
     }
 }
 
-/// Reads and judges everything. Of `previous`, good versions stay: of files of the registry and of
-/// the state directory, and of the certificates of `[coap]`. Writes nothing.
+/// Reads and validates everything. Last good versions from `previous` stay in use: for files of the
+/// registry and of the state directory, and for the certificates of `[coap]`. Writes nothing.
 ///
-/// Blocks on files; a running daemon calls it off the path's thread.
+/// Blocks on files; the daemon must not call it on the path's thread.
 ///
 /// # Errors
-/// All findings, when one of them refuses the whole configuration: exit 78, or keep the
-/// configuration there is. Never for a file of the state directory.
+/// All findings, if one of them refuses the whole configuration: the caller exits with 78, or keeps
+/// its current configuration. A file of the state directory never causes this.
 pub fn load(options: &Options, previous: Option<&Loaded>) -> Result<Loaded, Vec<Finding>> {
     read_all(options, previous, None, false)
 }
 
-/// As [`load`], with one drop-in of another text than the file has, or in place of one that does
-/// not exist yet: to try it.
+/// As [`load`], but with another text for one drop-in, which need not exist yet, to try it.
 pub(super) fn load_with(
     options: &Options,
     previous: Option<&Loaded>,
@@ -79,9 +78,9 @@ pub(super) fn load_with(
     read_all(options, previous, instead, false)
 }
 
-/// As [`load`], for a daemon about to run: makes the gateway's id if there is none yet, and puts in
-/// order what is damaged of it. That the disk does not take it is a problem among others:
-/// [`settle`] tries again.
+/// As [`load`], for the start of the daemon: generates the gateway's id if there is none, and
+/// repairs its files. If they cannot be written, that is reported as a problem, and [`settle`]
+/// tries again.
 ///
 /// # Errors
 /// As [`load`].
@@ -89,7 +88,7 @@ pub fn load_to_run(options: &Options) -> Result<Loaded, Vec<Finding>> {
     read_all(options, None, None, true).map(settled)
 }
 
-/// As [`load_to_run`], for a daemon that runs and loads anew.
+/// As [`load_to_run`], for a reload of a running daemon.
 ///
 /// # Errors
 /// As [`load`].
@@ -107,22 +106,22 @@ fn settled(mut loaded: Loaded) -> Loaded {
     loaded
 }
 
-/// Writes what is still to be written of the gateway's id.
+/// Writes pending changes of the gateway's id files.
 ///
 /// # Errors
-/// As the system says; what is to be written is then still in [`State::unsettled`].
+/// The error of the system call; the pending changes stay in [`State::unsettled`].
 pub fn settle(paths: &Paths, state: &mut State) -> io::Result<()> {
     let (Some(decision), Some(made)) = (&state.unsettled, &state.made_id) else { return Ok(()) };
     gateway_id::io::store(&paths.state_dir, decision, made)?;
     state.unsettled = None;
-    // What was damaged has been set aside; what is wrong now is another matter.
+    // Damaged files have been set aside; the remaining faults are separate.
     let decision = gateway_id::io::look(&paths.state_dir, state.made_id.as_ref());
     state.problems.retain(|problem| problem.subject != gateway_id::SUBJECT);
     state.problems.extend(id_problems(paths, &decision, state.made_id.as_ref()));
     Ok(())
 }
 
-/// What is wrong with the id's files: as they are, and as they were when they were set aside.
+/// The problems of the id's files: current ones, and those of files set aside.
 fn id_problems(
     paths: &Paths,
     decision: &gateway_id::Decision,
@@ -154,7 +153,8 @@ fn read_all(
     }
     match main {
         Ok(main) => after.insert(0, main),
-        // A folder of drop-ins alone will do: that is what `init` makes in an empty place.
+        // A folder of drop-ins without a main file is sufficient: `init` creates that in an empty
+        // folder.
         Err(FileError::Missing) if !after.is_empty() => {}
         Err(error) => faults.push(unreadable(&options.config, &error)),
     }
@@ -196,7 +196,7 @@ fn read_all(
     aside.retain(|name| !gateway_id::is_aside(name));
     problems.extend(state::set_aside(&paths.state_dir, &aside));
     loaded.state = State { layers, problems, ..State::default() };
-    // Where the owner names the gateway nobody asks for the id made by a start.
+    // If `[gateway] id` is set, the generated id is not needed.
     if loaded.settings.gateway.id_source != IdSource::Configured {
         loaded.state.problems.extend(id_problems(&paths, &decision, made.as_ref()));
         loaded.state.events.extend(gateway_id::event(&decision, &paths.state_dir, made.as_ref()));
@@ -206,16 +206,16 @@ fn read_all(
     Ok(loaded)
 }
 
-/// `modbus/` beside the main file, so that everything runs from one folder, and then the machine's
-/// own.
+/// `modbus/` next to the main file, so that everything can be in one folder, and then the system's
+/// folders.
 fn template_folders(main: &Path) -> Vec<PathBuf> {
     let beside = main.parent().unwrap_or(Path::new("")).join("modbus");
     let others = TEMPLATE_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| *folder != beside);
     std::iter::once(beside.clone()).chain(others).collect()
 }
 
-/// Makes the gateway's id, `tb-` and 8 characters of base32, and stores it; one that is stored
-/// already stays.
+/// Generates the gateway's id, `tb-` and 8 characters of base32, and stores it, unless one is
+/// stored already.
 ///
 /// # Errors
 /// The state directory cannot be written.
@@ -237,7 +237,7 @@ fn read_layer(path: &Path, origin: Origin) -> Result<LayerText, FileError> {
     Ok(LayerText { origin, path: path.to_owned(), text: read_text(path, FILE_MAX)? })
 }
 
-/// The `*.toml` of a folder in name order; hidden ones are passed over, and a folder that does not
+/// The `*.toml` of a folder in name order; hidden files are ignored, and a folder that does not
 /// exist is empty.
 fn read_folder(folder: &Path, origin: Origin, layers: &mut Vec<LayerText>, faults: &mut Vec<Finding>) {
     let entries = match fs::read_dir(folder) {
@@ -272,7 +272,7 @@ impl From<io::Error> for FileError {
 }
 
 fn open(path: &Path, limit: u64) -> Result<(fs::File, fs::Metadata), FileError> {
-    // A named pipe must not make whoever looks wait for a writer.
+    // O_NONBLOCK: opening a named pipe must not wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -291,14 +291,14 @@ fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
     String::from_utf8(bytes).map_err(|_| FileError::Other("it is not UTF-8".to_owned()))
 }
 
-/// User and group of a folder: those of the service, when it is the state directory.
+/// User and group of a folder; for the state directory, those of the service.
 fn owner(folder: &Path) -> Option<(u32, u32)> {
     fs::metadata(folder).ok().map(|metadata| (metadata.uid(), metadata.gid()))
 }
 
 /// The real files.
 struct Disk {
-    /// Who owns the state directory, and so is who the service runs as.
+    /// User and group of the state directory, which the service runs as.
     service: Option<(u32, u32)>,
 }
 
@@ -312,7 +312,7 @@ impl Disk {
                 () if *gid == metadata.gid() => mode & 0o040 != 0,
                 () => mode & 0o004 != 0,
             };
-            // Further groups and access lists are not known here: only root's own files are judged.
+            // Supplementary groups and ACLs are unknown here, so only files of root are judged.
             !readable && metadata.uid() == 0 && metadata.gid() == 0 && !path.starts_with("/run/credentials")
         });
         Looked { exposed: mode & 0o007 != 0, closed_to: closed_to.map(|(uid, _)| user_name(uid)) }

@@ -1,8 +1,7 @@
-//! The file model: what the merged configuration says, key by key, before anybody asks whether it
-//! makes sense together.
+//! The file model: the merged configuration key by key, before the keys are validated together.
 //!
-//! A field that is `None` was not set, or was taken back by an empty text; defaults are given where
-//! the model becomes [`Settings`](super::Settings), so that they stand in one place.
+//! A field that is `None` was not set, or was reset by an empty text. Defaults are applied in one
+//! place, where the model becomes [`Settings`](super::Settings).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +13,7 @@ use serde::de::{Deserializer, Error as _};
 use super::scalar::parse_duration;
 use crate::proto::serial::modbus::model::{BusTable, UnitTable};
 
-/// All of it.
+/// The whole configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct File {
@@ -244,7 +243,7 @@ pub(super) struct Serial {
     pub(super) pattern: Option<String>,
     pub(super) path: Option<String>,
     pub(super) field: BTreeMap<String, Field>,
-    /// A Modbus bus is behind the port.
+    /// The port is a Modbus bus.
     pub(super) modbus: Option<BusTable>,
     /// Its units, by address.
     pub(super) unit: BTreeMap<String, UnitTable>,

@@ -1,9 +1,8 @@
-//! Every key there is: its kind, its bounds, and whether a reload can change it.
+//! All configuration keys: the kind and bounds of each, and whether a reload can change it.
 //!
-//! One list serves the check of every layer (unknown keys, types, bounds, suggestions), the mapping
-//! of environment variables, and the comparison at reload; the tests hold the shipped
-//! `tombolo.toml` and the serde model against it. Bounds that tie two keys together are in
-//! `validate`.
+//! One list is used for the check of every layer (unknown keys, types, bounds, suggestions), the
+//! mapping of environment variables, and the comparison at reload; tests compare the shipped
+//! `tombolo.toml` and the serde model with it. Conditions on two keys are in `validate`.
 
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use super::scalar::{format_duration, format_size};
 use crate::gate::certificate::NAME_MAX as CERTIFICATE_NAME_MAX;
 use crate::journal::settings::REJECTED_BYTES_MAX;
 
-/// What a key may hold.
+/// The kind of a key's value.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// Text of 1 to so many bytes without control characters.
+    /// Text of 1 to this many bytes without control characters.
     Text(usize),
     /// A name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
     Name,
@@ -34,33 +33,32 @@ pub enum Kind {
     Addresses,
     /// A list of texts, each of 1 to 255 bytes.
     Texts,
-    /// A path, relative to the file it stands in.
+    /// A path, relative to the file that contains the key.
     Path,
-    /// A path to something secret, or `credential:NAME`.
+    /// A path to a secret, or `credential:NAME`.
     Secret,
-    /// The broker's URL; its value is never shown, people put passwords there.
+    /// The broker's URL; its value is never shown, because it may contain a password.
     Url,
-    /// A topic or a template of one; `""` switches it off.
+    /// A topic or a topic template; `""` switches it off.
     Topic,
-    /// A key or password itself, which has no place in configuration.
+    /// A key or password itself, which is not allowed in the configuration; the text is the remedy.
     Forbidden(&'static str),
-    /// Kept for later; the text says what for.
+    /// Reserved; the text names the feature.
     Reserved(&'static str),
     /// A table of these keys.
     Table(&'static [Key]),
-    /// A table of tables, each named by the owner and holding these keys.
+    /// A table of tables with names chosen by the user, each with these keys.
     Named(&'static [Key]),
 }
 
 /// One key of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// As it is spelt, kebab-case.
+    /// The name in kebab-case.
     pub name: &'static str,
-    /// What it may hold.
+    /// The kind of its value.
     pub kind: Kind,
-    /// Whether a running daemon takes up a new value; otherwise a reload that changes it is
-    /// refused.
+    /// Whether a reload can change it; otherwise a reload that changes it is refused.
     pub reloadable: bool,
 }
 
@@ -81,7 +79,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 const DAY: u64 = 86_400;
-/// A year as `humantime` counts it, so that bounds print as round numbers.
+/// A year as defined by `humantime`, in seconds, so that bounds are printed as round numbers.
 const YEAR: u64 = 31_557_600;
 /// The longest expiry.
 const YEARS_10: u64 = 10 * YEAR;
@@ -330,23 +328,23 @@ const LOG: &[Key] = &[
 
 const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kind::Path)];
 
-/// Sizes of which more than the most is a fault like any other, but refuses nothing: the most is
-/// used. Earlier versions took more without a word, and a gateway that ran with that must not stop
-/// for it.
+/// Sizes whose upper bound is reported but does not refuse the configuration: the upper bound is
+/// used instead. Earlier versions accepted larger values, and an update must not stop such a
+/// gateway.
 const CAPPED: &[&[&str]] = &[&["journal", "rejected-max-bytes"]];
 
-/// Whether a size at this key is cut to the most there can be.
+/// Whether a size at this key is limited to its upper bound.
 pub fn is_capped(path: &[String]) -> bool {
     CAPPED.iter().any(|capped| path == *capped)
 }
 
-/// The key of that name in a table.
+/// The key with this name in a table.
 pub fn find(keys: &'static [Key], name: &str) -> Option<&'static Key> {
     keys.iter().find(|key| key.name == name)
 }
 
 impl Kind {
-    /// [`Kind::accepted`], in an environment variable.
+    /// As [`Kind::accepted`], for an environment variable.
     pub fn accepted_in_variable(self) -> String {
         match self {
         Kind::Addresses => {
@@ -358,7 +356,7 @@ impl Kind {
     }
     }
 
-    /// What is accepted, in words that follow "use".
+    /// The accepted values, as a text to append to "use".
     pub fn accepted(self) -> String {
         match self {
             Kind::Text(max) => format!("a text in quotes of 1 to {max} bytes without control characters"),

@@ -1,37 +1,38 @@
-//! Bytes of a stream cut into lines of bounded length. Pure.
+//! Splits a byte stream into lines of bounded length. Pure.
 
-/// Collects bytes and gives them back a line at a time; holds at most one line and one read.
+/// Collects bytes and returns them line by line; stores at most one line and one read.
 #[derive(Debug)]
 pub struct Lines {
     buffer: Vec<u8>,
-    /// Up to here no line end was found.
+    /// The position up to which there is no line end.
     searched: usize,
     max: usize,
 }
 
-/// A line is longer than it may be. The stream cannot be followed from here on: close it.
+/// A line is longer than the limit. The stream cannot be parsed any further: close it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
 impl Lines {
-    /// Lines of at most `max` bytes, their end not counted.
+    /// Lines of at most `max` bytes without line end.
     pub fn new(max: usize) -> Lines {
         Lines { buffer: Vec::new(), searched: 0, max }
     }
 
-    /// Takes what was read.
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole line without its end (`\n`, or `\r\n`); `None` until more was read.
+    /// The next complete line without its end (`\n` or `\r\n`); `None` if more bytes are needed.
     ///
     /// # Errors
-    /// [`TooLong`] as soon as so many bytes came without a line end, and from then on.
+    /// [`TooLong`] as soon as more than `max` bytes came without a line end, and at every later
+    /// call.
     pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
         let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
             self.searched = self.buffer.len();
-            // One more for a `\r` whose `\n` has not come yet.
+            // One more byte for a `\r` whose `\n` has not arrived yet.
             return if self.buffer.len() > self.max + 1 { Err(TooLong) } else { Ok(None) };
         };
         let end = self.searched + end;

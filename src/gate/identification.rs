@@ -1,18 +1,19 @@
-//! From what a transport proved to the device: PSK identity, certificate, key.
+//! Finds the device for the credentials that a transport authenticated: PSK identity, certificate
+//! or key.
 //!
-//! | proved | leads to |
+//! | credential | identifies |
 //! |---|---|
-//! | PSK identity | the device that has it |
-//! | raw public key | the device that has it |
-//! | certificate | the one device that has its key, or one of its names and, if it says so, its issuer |
-//! | the same, and no device has any of these | the one fleet that one of its names fits, and the device of the id in it |
+//! | PSK identity | the device configured with it |
+//! | raw public key | the device configured with it |
+//! | certificate | the one device configured with its key, or with one of its names and (if set) its issuer |
+//! | certificate that no device is configured with | the one fleet whose pattern matches one of its names, and the device with the id in that name |
 //!
-//! All names of a certificate count alike ([`NameKind`]). Where they lead to two devices, or to
-//! none and to two ids of fleets, nobody is identified: nothing says which one the certificate's
-//! owner is today. A device of the settings always wins over a fleet; an id or a certificate of one
-//! that is switched off or disabled is nobody's.
+//! All names of a certificate have the same weight ([`NameKind`]). If they match two devices, or no
+//! device and two ids of fleets, the certificate is ambiguous and identifies no device. A
+//! configured device has precedence over a fleet. The id or certificate of a device that is
+//! switched off or disabled identifies no device.
 //!
-//! Every look-up is by a keyed hash, so its time says nothing about what was nearly right.
+//! Every look-up uses a keyed hash, so its timing does not reveal near matches.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -32,28 +33,28 @@ use crate::message::Name;
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::DistinguishedName;
 
-/// Why nobody is identified.
+/// Why a credential identifies no device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unidentified {
-    /// Nobody has this.
+    /// No device and no fleet has this credential.
     Unknown,
-    /// Its names lead to several devices.
+    /// The certificate's names match several devices.
     Ambiguous,
     /// The certificate has more than 32 names.
     TooManyNames,
-    /// It leads to a device that is switched off or disabled, or to an id no fleet may use.
+    /// It identifies a device that is switched off or disabled, or an id that no fleet may use.
     Withheld {
-        /// The id, where it is a fleet's.
+        /// The id, if it came from a fleet's pattern.
         id: Option<Name>,
     },
-    /// Another fleet has a device of this id, or the settings do.
+    /// A device of another fleet, or a configured device, has this id already.
     IdTaken {
-        /// The fleet it would be of.
+        /// The fleet whose pattern matches.
         fleet: Name,
         /// The id.
         id: Name,
     },
-    /// The fleet has as many devices as it may.
+    /// The fleet has its maximum number of devices.
     FleetFull {
         /// The fleet.
         fleet: Name,
@@ -65,16 +66,21 @@ pub enum Unidentified {
 impl fmt::Display for Unidentified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Unidentified::Unknown => f.write_str("no device and no fleet has it"),
-            Unidentified::Ambiguous => f.write_str("its names lead to several devices"),
+            Unidentified::Unknown => f.write_str("no device and no fleet is configured for it"),
+            Unidentified::Ambiguous => f.write_str("its names match several devices"),
             Unidentified::TooManyNames => f.write_str("it has more than 32 names"),
             Unidentified::Withheld { id: None } => f.write_str("its device is switched off or disabled"),
-            Unidentified::Withheld { id: Some(id) } => write!(f, "no fleet may have a device {id}"),
+            Unidentified::Withheld { id: Some(id) } => {
+                write!(f, "the id {id} is switched off, disabled or reserved")
+            }
             Unidentified::IdTaken { fleet, id } => {
-                write!(f, "fleet {fleet} would make it {id}, and there is another device of that id")
+                write!(f, "fleet {fleet} gives it the id {id}, which another device has already")
             }
             Unidentified::FleetFull { fleet, max_devices } => {
-                write!(f, "fleet {fleet} has {max_devices} devices; its max-devices allows no more")
+                write!(
+                    f,
+                    "fleet {fleet} already has {max_devices} devices; raise its max-devices to admit more"
+                )
             }
         }
     }
@@ -82,18 +88,19 @@ impl fmt::Display for Unidentified {
 
 impl std::error::Error for Unidentified {}
 
-/// What a proof leads to.
+/// The result of looking up credentials.
 enum Found {
     Device(DeviceIndex),
-    /// Not there yet: of this fleet of the plan, with this id.
+    /// A new device: the index of its fleet in the plan, and its id.
     New(usize, Name),
 }
 
 impl Gate {
-    /// The device that proved itself so. One of a fleet comes into being here, at first sight.
+    /// The device that has these credentials. A device of a fleet is created here at its first
+    /// session.
     ///
     /// # Errors
-    /// [`Unidentified`]: end the session, and say why where its owner looks.
+    /// [`Unidentified`]: close the session and log the reason.
     pub fn identify(&mut self, now: Instant, peer: &PeerIdentity) -> Result<DeviceIndex, Unidentified> {
         match self.find(peer)? {
             Found::Device(device) => Ok(device),
@@ -101,7 +108,7 @@ impl Gate {
         }
     }
 
-    /// As [`Gate::identify`], for somebody identified before: makes no device.
+    /// As [`Gate::identify`], but never creates a device.
     pub fn recognise(&self, peer: &PeerIdentity) -> Option<DeviceIndex> {
         match self.find(peer) {
             Ok(Found::Device(device)) => Some(device),

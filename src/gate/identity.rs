@@ -1,8 +1,9 @@
-//! Who a sender is: from what its transport proved, never from what it says.
+//! The devices, and the step that identifies the sender of a reading from what its transport
+//! authenticated, not from its payload.
 //!
-//! Every device has a slot, found by its id, or by what it proves ([`proof`](super::proof)). A
-//! [`DeviceIndex`] names the slot and its generation; the generation moves on when the device is
-//! removed or proves itself another way, so an index kept by a session of before is noticed.
+//! Every device has a slot, found by its id or by its credentials ([`proof`](super::proof)). A
+//! [`DeviceIndex`] is a slot and its generation. The generation is incremented when the device is
+//! removed or its credentials change, so an index that an older session holds is detected as stale.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub(super) struct Devices {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_id: HashMap<Name, u32>,
-    /// Devices of each fleet that has any.
+    /// The number of devices of each fleet that has any.
     fleet_sizes: HashMap<Name, usize>,
 }
 
@@ -37,13 +38,13 @@ pub(super) struct Entry {
     pub(super) id: Name,
     pub(super) label: Option<String>,
     pub(super) proof: Proof,
-    /// Its role's place in the plan.
+    /// The index of its role in the plan.
     pub(super) role: u32,
     pub(super) offline_after: Duration,
     pub(super) state: State,
 }
 
-/// What the gate keeps of a device while it runs.
+/// The runtime state of a device.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) bucket: Bucket,
@@ -54,7 +55,7 @@ pub(super) struct State {
 }
 
 impl Entry {
-    /// A device of a fleet, at first sight.
+    /// A device of a fleet, created when its certificate is first seen.
     pub(super) fn of_fleet(
         fleet: &Arc<settings::Fleet>,
         id: Name,
@@ -68,7 +69,7 @@ impl Entry {
         Entry { id, label: fleet.label.clone(), proof, role, offline_after, state }
     }
 
-    /// The fleet it is of.
+    /// The fleet it belongs to, if any.
     pub(super) fn fleet(&self) -> Option<&Name> {
         self.proof.fleet.as_ref().map(|fleet| &fleet.name)
     }
@@ -86,10 +87,10 @@ impl State {
     }
 }
 
-/// A device whose sessions must end.
+/// A device whose sessions must be closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gone {
-    /// The index it had; stale now.
+    /// The index it had, which is stale now.
     pub device: DeviceIndex,
     /// Its id.
     pub id: Name,
@@ -102,7 +103,7 @@ impl Devices {
         if slot.generation == device.generation() { slot.entry.as_ref() } else { None }
     }
 
-    /// The same, to change.
+    /// As `entry`, mutable.
     pub(super) fn entry_mut(&mut self, device: DeviceIndex) -> Option<&mut Entry> {
         let slot = self.slots.get_mut(device.slot())?;
         if slot.generation == device.generation() { slot.entry.as_mut() } else { None }
@@ -136,9 +137,9 @@ impl Devices {
         self.slots.iter_mut().enumerate().filter_map(|(at, slot)| Some((at as u32, slot.entry.as_mut()?)))
     }
 
-    /// Takes a device in, or its new settings if its id is known. `bucket` is what it starts with;
-    /// for a known one `keeps_bucket(old role)` says whether it goes on with the one it has.
-    /// Returns its slot and, if it proves itself another way now, what it was before.
+    /// Adds a device, or replaces the settings of the device with the same id. `bucket` is its
+    /// initial quota; a known device keeps its bucket if `keeps_bucket(old role)` is true. Returns
+    /// the slot and, if its credentials changed, its previous index.
     pub(super) fn put(
         &mut self,
         mut device: settings::Device,
@@ -169,15 +170,15 @@ impl Devices {
         (self.insert(entry), None)
     }
 
-    /// Makes room for so many devices at once, and no more: a vector that grows by itself may be
-    /// nearly twice as long.
+    /// Reserves exactly `devices` slots: a vector that grows on demand may take nearly twice the
+    /// memory.
     pub(super) fn reserve(&mut self, devices: usize) {
         let more = devices.saturating_sub(self.slots.len());
         self.slots.reserve_exact(more);
         self.by_id.reserve(more);
     }
 
-    /// Takes in a device whose id is new.
+    /// Adds a device whose id is new.
     pub(super) fn insert(&mut self, entry: Entry) -> u32 {
         if let Some(fleet) = entry.fleet() {
             *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
@@ -214,7 +215,7 @@ impl Devices {
         self.fleet_sizes.get(fleet).copied().unwrap_or_default()
     }
 
-    /// Removes all devices whose slot is not `kept`, and says which they were.
+    /// Removes all devices for whose slot `kept` is false, and returns them.
     pub(super) fn retain(&mut self, kept: impl Fn(u32) -> bool) -> Vec<Gone> {
         let mut removed = Vec::new();
         for (at, slot) in (0_u32..).zip(&mut self.slots) {
@@ -231,7 +232,7 @@ impl Devices {
         removed
     }
 
-    /// Who has what, found anew; and how many devices each fleet has.
+    /// Rebuilds the index of credentials and the number of devices of each fleet.
     pub(super) fn proofs(&mut self, withheld: &Withheld) -> Proofs {
         self.fleet_sizes.clear();
         for slot in &self.slots {
@@ -245,7 +246,7 @@ impl Devices {
     }
 }
 
-/// The first step: *these bytes are from this device*.
+/// The first stage: the sender of the reading is `device`.
 pub(super) fn identify<'a>(device: DeviceIndex, id: &'a Name, received: Received<'a>) -> Identified<'a> {
     Identified::new(device, id, received)
 }

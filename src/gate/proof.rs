@@ -1,6 +1,6 @@
-//! How devices prove themselves, and who has which proof.
+//! The credentials of devices, and the index that finds a device by its credentials.
 //!
-//! Every look-up is by a keyed hash, so its time says nothing about what was nearly right.
+//! Every look-up uses a keyed hash, so its timing does not reveal near matches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use super::certificate::{CertificateName, NameKind};
 use super::settings::{self, Device, Psk, Withheld};
 use crate::proto::dtls::server::{CertificateIdentity, DistinguishedName};
 
-/// How a device proves itself.
+/// The credentials of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Proof {
     pub(super) psk: Option<Psk>,
     pub(super) certificate: Option<CertificateName>,
     pub(super) public_key: Option<[u8; 32]>,
-    /// As one of this fleet.
+    /// The fleet it belongs to, if any.
     pub(super) fleet: Option<Arc<settings::Fleet>>,
 }
 
@@ -38,8 +38,8 @@ pub(super) type Holder = Option<u32>;
 /// Everybody with a certificate of one name, by issuer.
 type Holders = Vec<(Option<DistinguishedName>, Holder)>;
 
-/// Who has what. Made anew when the devices of the settings change; those of fleets are found by
-/// their id.
+/// Which credential belongs to which slot. Rebuilt when the configured devices change; devices of
+/// fleets are found by their id.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     by_psk: HashMap<Box<[u8]>, u32>,

@@ -1,4 +1,4 @@
-//! What the journal's handle answers with.
+//! The results that the journal's handle returns.
 
 use std::time::Instant;
 
@@ -8,89 +8,89 @@ use crate::journal::storage::StorageError;
 use crate::journal::store::{LaneStatus, RejectedStatus};
 use crate::message::{Content, ContentFormat, Envelope, Lane, Method, RecordId, Stamp};
 
-/// Why a record is not taken. Whoever sent it is told so and can keep it.
+/// Why a record is refused. The sender gets an error response and can keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Its lane is at its bound.
+    /// The lane is full.
     LaneFull,
-    /// The disk does not take records at present, or not fast enough.
+    /// The disk fails now, or is too slow.
     Failing,
-    /// It is larger than a frame, or than a segment of the configured size, can hold.
+    /// It is larger than the limit of a frame, or than a segment of the configured size.
     TooLarge,
     /// The journal is being closed.
     Closed,
 }
 
-/// Why a record that was taken is not stored. It may yet come: a refusal never proves non-delivery.
+/// Why a record that was accepted is not stored. It may still be delivered: an error never proves
+/// that it will not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
-    /// Its lane reached its bound.
+    /// The lane became full.
     LaneFull,
-    /// The disk did not take it.
+    /// The disk failed.
     Disk(StorageError),
-    /// The journal was closed before.
+    /// The journal was closed before the commit.
     Closed,
 }
 
-/// What became of an appended record.
+/// The result of an appended record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// As given to [`Journal::append`](super::Journal::append).
+    /// The ticket given to [`Journal::append`](super::Journal::append).
     pub ticket: Ticket,
-    /// Its lane.
+    /// The lane.
     pub lane: Lane,
-    /// Whether it is durable.
+    /// `Ok` if it is durable.
     pub result: Result<(), Failed>,
 }
 
-/// A record is not put into the rejected store.
+/// Why a record cannot be moved to the rejected store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectRefused {
-    /// The store is full: the lane has to wait for its owner.
+    /// The store is full: the lane waits until the operator removes records.
     Full,
-    /// The disk did not take what was to go there before.
+    /// An earlier record could not be written there.
     Failing,
 }
 
-/// What stands next in a lane.
+/// The next record of a lane.
 #[derive(Clone, Copy, Debug)]
 pub enum Next<'a> {
     /// A record.
     Record(Stored<'a>),
-    /// Nothing more is committed. A wake comes with the next commit.
+    /// No more records are committed. The next commit wakes the caller.
     Empty,
-    /// It is being read from the disk. A wake comes.
+    /// The record is being read from the disk. The caller is woken when it is available.
     Pending,
 }
 
 /// A committed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored<'a> {
-    /// Its name for ever.
+    /// The record id.
     pub id: RecordId,
-    /// Its lane.
+    /// The lane.
     pub lane: Lane,
-    /// Its number in the lane.
+    /// Its sequence in the lane.
     pub sequence: u64,
-    /// Whether it was received since the system booted, so that its boot time can be compared with
-    /// now.
+    /// Whether it was received in the current boot, so that its boot time can be compared with now.
     pub same_boot: bool,
-    /// The id it had before it was rejected and retried.
+    /// The id it had before it was rejected and retried, or imported.
     pub original: Option<RecordId>,
-    /// What was received.
+    /// The stored content.
     pub content: Content<'a>,
 }
 
-/// Some records of the rejected store.
+/// A page of records of the rejected store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRead<T> {
-    /// Those that could be read, oldest first.
+    /// The records that could be read, oldest first.
     pub records: Vec<T>,
-    /// The number of the last that was looked at; `None`: there is none behind those asked for.
+    /// The number of the last record examined; `None` if there is none after the requested number.
     pub last: Option<u64>,
-    /// Whether there are more behind it.
+    /// Whether there are more records after it.
     pub more: bool,
-    /// Records that the disk does not give now, or whose content does not check.
+    /// Records that cannot be read now, or whose checksum is wrong.
     pub unreadable: u64,
 }
 
@@ -100,29 +100,29 @@ impl<T> Default for RejectedRead<T> {
     }
 }
 
-/// What became of a record that was to be sent again.
+/// The result of retrying a rejected record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retried {
-    /// It is in its lane again, or on its way there.
+    /// It is in its lane again, or is being committed to it.
     Sent,
-    /// There is none of that number, or it cannot be read now.
+    /// There is no record with this number, or it cannot be read now.
     NotThere,
-    /// Its lane takes no more at present.
+    /// Its lane is full or failing.
     NoRoom,
 }
 
 /// A record in the rejected store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRecord {
-    /// Its number there, its lane, id and reason.
+    /// Its number in the store, its lane, id and reason code.
     pub entry: RejectedEntry,
-    /// Whose it is.
+    /// The id of its device.
     pub device: String,
-    /// Where in its space.
+    /// The path within the device.
     pub path: String,
-    /// Where it should have gone.
+    /// The topic it was published to.
     pub topic: String,
-    /// How long.
+    /// The length of the payload in bytes.
     pub payload_bytes: usize,
     /// When it was received.
     pub received: Stamp,
@@ -130,41 +130,42 @@ pub struct RejectedRecord {
     pub original: Option<RecordId>,
 }
 
-/// A record in the rejected store, whole.
+/// A record in the rejected store with its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedWhole {
-    /// What a list shows of it.
+    /// The part that a list shows.
     pub record: RejectedRecord,
-    /// How its device said it.
+    /// The method it was sent with.
     pub method: Method,
-    /// What its payload is, if the device said.
+    /// The content format of the payload, if the device named it.
     pub content_format: Option<ContentFormat>,
     /// Whether it was to be published with the retain flag.
     pub retain: bool,
-    /// What its payload was to be wrapped in.
+    /// How its payload is wrapped.
     pub envelope: Envelope,
     /// Seconds after which it expires.
     pub expires_s: Option<u32>,
-    /// The bytes.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
-/// How the journal stands.
+/// The state of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// By [`Lane::index`].
+    /// The lanes, by [`Lane::index`].
     pub lanes: [LaneStatus; 2],
     /// The rejected store.
     pub rejected: RejectedStatus,
-    /// Since when the journal thread has been at one disk call or one round of them.
+    /// When the current disk operation of the journal thread began, if one is in progress.
     pub busy_since: Option<Instant>,
-    /// The journal thread is gone: nothing is stored any more.
+    /// The journal thread has ended: no record can be stored.
     pub dead: bool,
-    /// A thread that reads a lane is gone: its backlog does not leave any more.
+    /// A reading thread has ended: the backlog of its lane cannot be sent.
     pub reader_dead: bool,
-    /// By [`Lane::index`]: why it is not read at present.
+    /// By [`Lane::index`]: why the lane cannot be read now.
     pub reading: [Option<ReadTrouble>; 2],
-    /// By [`Lane::index`]: since when its reader has been at one disk call or one round of them.
+    /// By [`Lane::index`]: when the current disk operation of its reading thread began, if one is
+    /// in progress.
     pub reading_since: [Option<Instant>; 2],
 }
 

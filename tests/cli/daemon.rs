@@ -1,4 +1,4 @@
-//! Commands that ask the running daemon, here one whose answers are known.
+//! Commands that ask the running daemon, against a fake one with fixed answers.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -260,7 +260,7 @@ fn an_export_is_a_line_a_record_in_a_new_file_that_nobody_else_can_read() {
         text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone()).collect();
     assert_eq!(ids, [1, 2, 3].map(|n| json!(format!("0000000000000001-{n}"))));
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    place.run(&line).failed(1, &["is there already", "export.jsonl"]);
+    place.run(&line).failed(1, &["exists already", "export.jsonl"]);
     assert_eq!(place.run("queue rejected export -").out, text);
 }
 
@@ -325,7 +325,7 @@ fn adding_a_device_has_the_daemon_take_it_up() {
     let said = place.run("device add door-7 --role sensor --psk").fine();
     assert!(said.contains("next: tombolo tail"), "{said}");
     let said = place.run("device remove door-7").fine();
-    assert!(said.contains("sessions have ended"), "{said}");
+    assert!(said.contains("sessions are closed"), "{said}");
 }
 
 #[test]

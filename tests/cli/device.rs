@@ -51,7 +51,7 @@ fn adding_prints_the_line_that_proves_it_works() {
     assert!(said.contains("-u the-door -k x -e 21.5 'coaps://[2001:db8::7]/t/temperature'"), "{said}");
 
     let said = place.run("device add mute-1 --role mute --psk text:x").fine();
-    assert!(said.contains("# no rule of its role allows anything yet"), "{said}");
+    assert!(said.contains("# no rule of its role allows a path yet"), "{said}");
 
     let said = place.run("device add bin-1 --role sensor --psk hex:00ff").fine();
     assert!(!said.contains("-k") && said.contains("2 bytes"), "{said}");

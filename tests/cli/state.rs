@@ -1,5 +1,5 @@
-//! The daemon on a state directory that was damaged, cannot be read, or takes nothing: it is READY,
-//! says what is wrong, and loses nothing that was in force.
+//! The daemon with a state directory that is damaged, unreadable or not writable: it becomes READY,
+//! reports the fault, and keeps the configuration in force.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -345,7 +345,7 @@ fn an_interim_id_stays_the_same_until_the_old_one_can_be_read() {
     daemon.stop();
 }
 
-/// Only root can be somebody else.
+/// Only root can run as another user.
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }

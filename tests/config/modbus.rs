@@ -1,5 +1,5 @@
 //! `[serial.X.modbus]`, `[serial.X.unit.N]` and templates: units are devices, and a fault of one
-//! leaves the others alone.
+//! does not affect the others.
 
 use tombolo::config::Origin;
 use tombolo::proto::serial::modbus::Settings;
@@ -69,7 +69,7 @@ fn units_are_devices_and_their_bus_is_none() {
     assert!(loaded.known("bus1").is_none());
     assert_eq!(
         tombolo::config::registry::check_remove("boiler", &loaded).unwrap_err().to_string(),
-        "fail  /etc/tombolo/tombolo.toml:10: serial.bus1.unit.3: boiler stands in the configuration; \
+        "fail  /etc/tombolo/tombolo.toml:10: serial.bus1.unit.3: boiler is in the configuration; \
          take [serial.bus1.unit.3] out there, then reload"
     );
 }
@@ -165,7 +165,7 @@ fn a_fault_of_the_bus_disables_the_bus_and_nothing_else() {
     for (text, expected) in [
         ("baud = 1\n", "baud: 1 is not accepted"),
         ("framing = \"line\"\n", "framing: on a Modbus bus there are no other frames"),
-        ("role = \"r\"\n", "role: a Modbus bus is no device; each of its units is one"),
+        ("role = \"r\"\n", "role: a Modbus bus is not a device; each of its units is one"),
         ("data-bits = 7\n", "data-bits: Modbus RTU has 8 data bits"),
         ("flow-control = \"software\"\n", "flow-control: XON and XOFF"),
         ("gap = \"1s\"\n", "gap: it belongs to framing = \"gap\""),

@@ -1,4 +1,4 @@
-//! `[serial.*]`: what a port is told, and that a fault of one leaves the rest alone.
+//! `[serial.*]`: the settings of ports; a fault of one port does not affect the others.
 
 use tombolo::proto::serial::checksum::Checksum;
 use tombolo::proto::serial::framing::{Framing, line};
@@ -155,8 +155,8 @@ fn a_name_that_moves_is_warned_about() {
     assert_eq!(
         complaints(&text),
         [
-            "warn  /etc/tombolo/tombolo.toml:4: serial.good.port: this name goes to another adapter when they are plugged in in \
-          another order; `tombolo serial list` shows the one below /dev/serial/by-id that stays"
+            "warn  /etc/tombolo/tombolo.toml:4: serial.good.port: this name depends on the order in which adapters are plugged \
+          in; `tombolo serial list` shows the persistent name in /dev/serial/by-id"
         ]
     );
     assert_eq!(main_file(&text).loaded().settings.serial.len(), 1);

@@ -1,4 +1,4 @@
-//! Every file under `config/` loads, and `tombolo.toml` tells of every key.
+//! Every file under `config/` loads, and `tombolo.toml` documents every key.
 
 use std::path::Path;
 

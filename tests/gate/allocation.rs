@@ -1,5 +1,5 @@
-//! Nothing is allocated for a reading: in the gate, whether it passes or not; in the pipeline, if
-//! it passes.
+//! A reading causes no allocation: in the gate, whether it passes or not; in the pipeline, if it
+//! passes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,5 +1,5 @@
-//! A disk that does not give what it holds: nothing is lost by that, the rest goes on, and all of
-//! it is there when the disk gives it.
+//! A disk with read errors: nothing is lost, other records are still sent, and all records are
+//! available when the disk can be read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Byte bounds: what a full lane and a full rejected store do, and that the account of it is exact.
+//! Byte limits: the behaviour of a full lane and a full rejected store, and exact counters.
 
 use tombolo::journal::settings::WhenFull;
 use tombolo::journal::storage::Folder;

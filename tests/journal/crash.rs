@@ -1,5 +1,4 @@
-//! The power goes off at every single operation of a script, and leaves any part of what was not
-//! synced.
+//! A power cut at every operation of a script, which keeps any part of the unsynced data.
 
 use tombolo::journal::settings::WhenFull;
 use tombolo::message::Lane;

@@ -1,5 +1,5 @@
-//! Damage of every kind: the scan goes on behind it, each record is either read back or named as
-//! lost, and nothing is made up.
+//! Damage of every kind: the scan continues after it, each record is either read back or reported
+//! as lost, and no record is invented.
 
 use std::collections::BTreeSet;
 

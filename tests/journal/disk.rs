@@ -1,5 +1,5 @@
-//! A disk in memory that forgets what was not synced, tears what was being written, fails on
-//! demand, and loses power at any operation.
+//! A disk in memory that loses unsynced data, tears writes, fails on demand, and has a power cut at
+//! any operation.
 //!
 //! Its rules: a write is durable after a successful sync of its file, a name after a sync of its
 //! folder. At a power cut each 512-byte sector with unsynced writes keeps any prefix of them,

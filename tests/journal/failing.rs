@@ -1,5 +1,5 @@
-//! The disk fails, is full or read-only for a while: what is stored stays, new records are refused,
-//! and it heals by itself.
+//! The disk fails, is full or read-only for a while: stored records stay, new records are refused,
+//! and the journal recovers without a restart.
 
 use std::time::Duration;
 

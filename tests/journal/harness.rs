@@ -1,5 +1,5 @@
-//! A journal on the fake disk, beside a list of what it was told: the list says what must, may and
-//! must not be read back.
+//! A journal on the fake disk, with a list of the operations: the list tells which records must,
+//! may and must not be read back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -85,7 +85,7 @@ pub struct LaneModel {
 }
 
 impl LaneModel {
-    /// Acknowledged and nobody has said that it may go.
+    /// Acknowledged and not released.
     pub fn must_be_there(&self) -> BTreeMap<u64, Got> {
         self.attempts
             .iter()

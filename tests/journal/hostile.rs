@@ -1,5 +1,5 @@
-//! A journal made of arbitrary bytes: it opens, reads to an end and works on, whatever they are.
-//! Shared with the fuzz target.
+//! A journal of arbitrary bytes: it can be opened, read to its end, and used. Shared with the fuzz
+//! target.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! The journal against its promise: on a disk that loses power anywhere, and on real ones.
+//! The guarantees of the journal: on a disk in memory with power cuts, and on real ones.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may touch the machine")]
 
 mod bad_disk;

@@ -1,5 +1,4 @@
-//! Anything in any order, with power cuts and failures in between: what is read back is what the
-//! list beside it says.
+//! Random operations with power cuts and failures: the records read back match the model.
 
 use proptest::prelude::*;
 use tombolo::journal::settings::WhenFull;

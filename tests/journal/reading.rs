@@ -1,5 +1,5 @@
-//! The reading position of a lane, moved back to one record and forth again, and the rejected store
-//! read whole.
+//! The reading position of a lane, moved backwards and forwards, and the complete reading of the
+//! rejected store.
 
 use std::time::Duration;
 

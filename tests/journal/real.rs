@@ -1,5 +1,5 @@
-//! On real disks, through the handle: kills, a disk that is full, a backlog of a million, two
-//! daemons, another version.
+//! On real disks, through the handle: killed processes, a full disk, a backlog of a million
+//! records, two daemons, another version.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

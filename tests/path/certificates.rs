@@ -242,12 +242,12 @@ enabled = false
         world.arrives(&format!("tombolo/gw/{id}/up/t/{id}"));
     }
     for (name, parts) in [
-        ("3", &["door-3.example", "fleet doors has 2 devices", "max-devices"][..]),
-        ("8", &["door-8.example", "another device of that id"]),
-        ("9", &["door-9.example", "no fleet may have a device 9"]),
-        ("gateway", &["no fleet may have a device gateway"]),
-        ("two", &["door-2.example", "its names lead to several devices"]),
-        ("stranger", &["stranger.example", "no device and no fleet has it"]),
+        ("3", &["door-3.example", "fleet doors already has 2 devices", "max-devices"][..]),
+        ("8", &["door-8.example", "another device has already"]),
+        ("9", &["door-9.example", "the id 9 is switched off, disabled or reserved"]),
+        ("gateway", &["the id gateway is switched off, disabled or reserved"]),
+        ("two", &["door-2.example", "its names match several devices"]),
+        ("stranger", &["stranger.example", "no device and no fleet is configured for it"]),
     ] {
         let answer = world.post_as(name, "t/refused");
         assert!(!answer.contains("2.04"), "{name}: {answer}");

@@ -1,4 +1,4 @@
-//! The line to try a new device with, on any machine that reaches this one.
+//! The command to test a new device, from any machine that can reach this one.
 
 use std::time::Instant;
 
@@ -8,19 +8,19 @@ use crate::gate::Gate;
 use crate::gate::settings::{Device, Role};
 use crate::message::{Lane, Method};
 
-/// The line that sends a first reading, on a path the device's rules allow.
+/// The command that sends a first reading, to a path that the device's rules allow.
 pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> String {
     let (host, port) = address(settings);
     let role = settings.gate.roles.iter().find(|role| role.name == device.role);
     let path = role.and_then(|role| allowed_path(settings, device, role));
-    let note = if path.is_none() { "   # no rule of its role allows anything yet" } else { "" };
+    let note = if path.is_none() { "   # no rule of its role allows a path yet" } else { "" };
     let id = device.id.as_str();
     let (program, proof) = match proof {
         Proof::Psk { identity, key } => {
             (program(&PROGRAMS), format!("-u {} -k {}", shell_word(identity), shell_word(key)))
         }
         Proof::Certificate => (program(&PROGRAMS), format!("-c {id}.pem -j {id}.key -C gateway-ca.pem")),
-        // Of libcoap's, only the one with GnuTLS has them.
+        // Of libcoap's clients, only the one with GnuTLS supports raw public keys.
         Proof::PublicKey { ca } => {
             let ca = if ca { "-C gateway-ca.pem " } else { "" };
             (program(&["coap-client-gnutls"]), format!("{ca}-M {id}.key"))
@@ -30,7 +30,7 @@ pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> St
     format!("{program} -m post {proof} -e 21.5 {}{note}", shell_word(&url))
 }
 
-/// How a client's command line proves who it is.
+/// The credential in the client's command line.
 pub(super) enum Proof<'a> {
     /// By a key that is printable text.
     Psk {
@@ -43,12 +43,12 @@ pub(super) enum Proof<'a> {
     Certificate,
     /// By a raw public key.
     PublicKey {
-        /// Whether the gateway will show a certificate, not its key alone.
+        /// Whether the gateway sends a certificate instead of a raw public key.
         ca: bool,
     },
 }
 
-/// libcoap's client: Debian has it once for each DTLS library.
+/// libcoap's clients; Debian has one for each DTLS library.
 const PROGRAMS: [&str; 3] = ["coap-client", "coap-client-openssl", "coap-client-gnutls"];
 
 /// The first of the names that is installed here, else the first.
@@ -58,8 +58,8 @@ fn program<'n>(names: &[&'n str]) -> &'n str {
     names.iter().find(installed).or(names.first()).copied().unwrap_or("coap-client")
 }
 
-/// A host and `:port` under which this gateway can be reached: a listening address if it is a
-/// certain one, else the host name.
+/// A host and `:port` at which this gateway can be reached: a listening address unless it is a
+/// wildcard, else the host name.
 fn address(settings: &Settings) -> (String, String) {
     let Some(listen) = settings.coap.listen.first() else {
         return ("HOST".to_owned(), String::new());
@@ -79,8 +79,8 @@ fn address(settings: &Settings) -> (String, String) {
     (host, port)
 }
 
-/// A path that the gate lets this device publish to: of the rules for ordinary readings if there is
-/// one, else of any.
+/// A path to which the gate allows this device to publish: from a rule for ordinary readings if
+/// there is one, else from any rule.
 fn allowed_path(settings: &Settings, device: &Device, role: &Role) -> Option<String> {
     let mut only = settings.gate.clone();
     only.devices = vec![device.clone()];

@@ -1,4 +1,4 @@
-//! The id's two files on the disk.
+//! Reads and writes the two files of the gateway's id.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::io;
@@ -23,7 +23,7 @@ pub fn look(directory: &Path, running: Option<&MadeId>) -> Decision {
     let folder = OnDisk::new(directory);
     let mut decision =
         decide(PLAIN_FILE.look(&folder, parse_plain), COPY_FILE.look(&folder, parse_copy), running);
-    // The power went before what replaces them was written.
+    // A power cut came before their replacement was written.
     let was_lost = || folder.names().is_ok_and(|names| names.iter().any(|name| is_aside(name)));
     if decision.choice == Choice::New(Making::First) && was_lost() {
         decision.choice = Choice::New(Making::Replacement);
@@ -42,19 +42,18 @@ pub fn draw(making: Making) -> MadeId {
     MadeId::draw(random, making)
 }
 
-/// Does what was decided, for the id that was chosen or drawn: the copy first, since it is what
-/// counts where the other is damaged. To be called by the daemon alone.
+/// Applies the decision for the chosen or new id: the copy first, because it counts if the other is
+/// damaged. Only the daemon may call it.
 ///
 /// # Errors
-/// As the system says. Calling it again does the rest.
+/// The error of the system call. Calling it again does the rest.
 pub fn store(directory: &Path, decision: &Decision, made: &MadeId) -> io::Result<()> {
     if decision.is_settled() {
         return Ok(());
     }
     create_directory(directory)?;
     let folder = OnDisk::new(directory);
-    // What a start left that was killed in the middle; if it cannot be deleted now, then by the
-    // next.
+    // Left from an interrupted start; if it cannot be deleted now, the next start deletes it.
     let _ = sweep(&folder, PLAIN).and_then(|()| sweep(&folder, COPY));
     for (file, name, step, text) in
         [(COPY_FILE, COPY, decision.copy, made.checked()), (PLAIN_FILE, PLAIN, decision.plain, made.plain())]
@@ -69,7 +68,7 @@ pub fn store(directory: &Path, decision: &Decision, made: &MadeId) -> io::Result
     Ok(())
 }
 
-/// The gateway's id, which is made and stored if there is none yet.
+/// The gateway's id; if there is none, one is generated and stored.
 ///
 /// # Errors
 /// The state directory cannot be written.

@@ -14,9 +14,9 @@ use crate::durable::io::{OnDisk, write_atomically};
 /// Why nothing was written.
 #[derive(Debug)]
 pub enum InitError {
-    /// The drop-in is there already, and it was not said to replace it.
+    /// The drop-in exists, and replacing it was not requested.
     Exists(PathBuf),
-    /// All findings: the configuration would be refused, or a file named does not exist.
+    /// All findings: the configuration would be refused, or a named file does not exist.
     Findings(Vec<Finding>),
 }
 
@@ -26,7 +26,7 @@ impl From<Vec<Finding>> for InitError {
     }
 }
 
-/// Writes the drop-in and returns its path and what the configuration then is.
+/// Writes the drop-in; returns its path and the resulting configuration.
 ///
 /// # Errors
 /// [`InitError`]; then nothing has changed.
@@ -57,8 +57,7 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
         site.map_err(|error| failed(format!("a path cannot be made absolute: {error}"), "use whole paths"))?;
     let layer = LayerText { origin: Origin::DropIn, path: path.clone(), text: render(&site) };
     let loaded = load_with(options, None, Some(&layer))?;
-    // A file that is not there is no fault of a running gateway, but surely one of what was just
-    // typed.
+    // A running gateway tolerates a missing file, but here it is a mistake in the command.
     let wrong: Vec<Finding> = loaded
         .findings
         .iter()
@@ -68,7 +67,7 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
     if !wrong.is_empty() {
         return Err(wrong.into());
     }
-    // What was left by one that was killed; if it cannot be deleted now, then by the next.
+    // Left from an interrupted `init`; if it cannot be deleted now, the next one deletes it.
     let _ = sweep(&OnDisk::new(&folder), FILE_NAME);
     let put =
         std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, layer.text.as_bytes(), 0o644));
@@ -76,12 +75,12 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
     Ok((path, loaded))
 }
 
-/// The path from the root, without `..`. The file itself may be a link, and stays one.
+/// The absolute path without `..`. If the file is a link, it is not resolved.
 fn whole(path: &Path) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     match (path.parent(), path.file_name()) {
         (Some(folder), Some(name)) if path.components().any(|part| part == Component::ParentDir) => {
-            // A folder that is not there is said with the file.
+            // A missing folder is reported with the file.
             Ok(std::fs::canonicalize(folder).map_or_else(|_| path.clone(), |folder| folder.join(name)))
         }
         _ => Ok(path),

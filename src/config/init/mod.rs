@@ -1,7 +1,7 @@
 //! `tombolo init`: writes the site's drop-in, `conf.d/10-site.toml`, beside the main file.
 //!
-//! The packaged file is never touched. What is written has been judged together with all that is
-//! there before it is put in place: here is the text, `io` puts it there.
+//! The packaged file is never changed. The new text is validated together with the existing
+//! configuration before it is installed. This module makes the text; `io` writes it.
 
 pub mod io;
 
@@ -11,16 +11,16 @@ use std::path::PathBuf;
 /// The drop-in's name.
 pub const FILE_NAME: &str = "10-site.toml";
 
-/// What the owner said.
+/// The options of `tombolo init`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Site {
     /// The broker's URL.
     pub url: Option<String>,
-    /// `mqtt://` is meant.
+    /// Allow `mqtt://`.
     pub insecure: bool,
     /// The CA's certificates.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate.
+    /// The gateway's client certificate.
     pub certificate_file: Option<PathBuf>,
     /// Its key; a path or `credential:NAME`.
     pub key_file: Option<PathBuf>,

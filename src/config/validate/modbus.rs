@@ -1,8 +1,8 @@
 //! `[serial.NAME.modbus]` and its units: a fault of a unit disables that unit, one of the bus the
 //! port.
 //!
-//! Templates are read here, once each: `NAME.toml` in the first of the folders that has it. Their
-//! faults are named at their own lines, and again where a unit is disabled by them.
+//! Each template is read once: `NAME.toml` in the first folder that has it. Its faults are reported
+//! with their lines, and again for each unit that they disable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,7 +26,7 @@ const TEMPLATE_MAX: u64 = 64 << 10;
 #[derive(Default)]
 pub(super) struct Templates {
     read: BTreeMap<String, Result<Template, Missing>>,
-    /// Of which faults was told already: template and key.
+    /// Faults that are already reported: template and key.
     told: BTreeSet<(String, String)>,
 }
 
@@ -37,7 +37,7 @@ struct Template {
 }
 
 impl Templates {
-    /// Reads what is not read yet.
+    /// Reads a template that is not read yet.
     fn want(&mut self, cx: &mut Context<'_>, name: &str) {
         if !self.read.contains_key(name) {
             let read = read(cx, name);
@@ -99,7 +99,7 @@ fn read(cx: &mut Context<'_>, name: &str) -> Result<Template, Missing> {
     )
 }
 
-/// The bus of a port with the units that have no fault; `None` if it cannot be run, which was said.
+/// The bus of a port with its valid units; `None` after a finding if it cannot be used.
 pub(super) fn bus(
     cx: &mut Context<'_>,
     templates: &mut Templates,
@@ -164,7 +164,7 @@ pub(super) fn bus(
     settings
 }
 
-/// A fault that a template has by itself: once, however many units use it.
+/// Reports a fault of a template once, regardless of the number of units that use it.
 fn tell(cx: &mut Context<'_>, templates: &mut Templates, template: &str, fault: &Fault) {
     let key = dotted(fault.key.iter().map(String::as_str));
     if templates.told.insert((template.to_owned(), key.clone())) {

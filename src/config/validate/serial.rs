@@ -1,5 +1,5 @@
-//! `[serial.*]`: one port each. A fault disables that port and leaves the rest alone; what is
-//! behind a bus is for `modbus`.
+//! `[serial.*]`: one port each. A fault disables only that port; units of a bus are checked in
+//! `modbus`.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line,
 use crate::proto::serial::reading::{Extractor, ExtractorError, Form, Kind, PATH_DEFAULT, Scale};
 use crate::southbound::serial::settings::{Duty, FlowControl, Line, Parity, Port, PortName, Rs485};
 
-/// Longest frame unless another is set: what a role may publish at once unless it says otherwise.
+/// Default of `max-frame`: the default payload limit of a role for one datagram.
 const FRAME_DEFAULT: usize = 1024;
 
-/// A fault: key within the port's table (empty = the table), message, advice.
+/// A fault: key within the port's table (empty = the table), message, remedy.
 struct Fault(&'static str, String, String);
 
 impl Fault {
@@ -46,7 +46,7 @@ pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> 
                 advise(cx, name, table);
                 ports.push(port);
             }
-            // All was said of it.
+            // Its faults are already reported.
             Ok(None) => {}
             Err(Fault(key, message, advice)) => {
                 let mut whole = vec!["serial", name.as_str()];
@@ -58,19 +58,19 @@ pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> 
     ports
 }
 
-/// What works and may be meant otherwise.
+/// Warns about settings that work but are probably not intended.
 fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
     let numbered = table.port.as_deref().is_some_and(|port| {
         port.strip_prefix("/dev/tty").is_some_and(|rest| rest.starts_with("USB") || rest.starts_with("ACM"))
     });
     if numbered {
-        let message = "this name goes to another adapter when they are plugged in in another order";
-        let advice = "`tombolo serial list` shows the one below /dev/serial/by-id that stays";
+        let message = "this name depends on the order in which adapters are plugged in";
+        let advice = "`tombolo serial list` shows the persistent name in /dev/serial/by-id";
         cx.warn(&format!("serial {name}"), &["serial", name, "port"], message, advice);
     }
 }
 
-/// `None`: a bus that cannot be run, its faults named.
+/// The settings of a port; `None` for a bus that cannot be used, after findings.
 fn port(
     cx: &mut Context<'_>,
     templates: &mut Templates,
@@ -109,8 +109,8 @@ fn port(
     Ok(Some(Port { name, port, line, duty }))
 }
 
-/// What is said of frames and of a device has no place on a bus: the request says how long its
-/// answer is, and each unit is a device of its own.
+/// Checks that a bus has no keys for frames or for a device: the length of a response follows from
+/// its request, and each unit is a device.
 fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
     let keys = [
         ("framing", table.framing.is_some()),
@@ -125,7 +125,7 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
     ];
     if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
         let message = match key {
-            "path" | "role" | "offline-after" => "a Modbus bus is no device; each of its units is one",
+            "path" | "role" | "offline-after" => "a Modbus bus is not a device; each of its units is one",
             _ => "on a Modbus bus there are no other frames",
         };
         let advice = match key {
@@ -204,7 +204,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         let advice = format!(
             "set framing to {words}; or add a [serial.NAME.unit.ADDRESS] for each unit of a Modbus bus"
         );
-        Fault::new("", "it is not said where messages begin and end", advice)
+        Fault::new("", "no framing is set", advice)
     })?;
     foreign(table, Some(kind))?;
     let size = table.size.map(|size| size as usize);
@@ -222,7 +222,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
                 return Err(Fault::new("line-end", format!("{text:?} is not accepted"), advice));
             }
         }),
-        // Slipmux is no framing of readings; it is taken before.
+        // Slipmux is not a framing of readings and is handled earlier.
         model::Framing::Slip | model::Framing::Slipmux => Framing::Slip,
         model::Framing::Cobs => Framing::Cobs,
         model::Framing::Length => Framing::Length(header(table)?),
@@ -266,7 +266,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
     Ok(framing::Settings { framing, checksum, max_frame })
 }
 
-/// Keys that mean something to other framings only.
+/// Reports keys that only other framings use.
 fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
     use model::Framing as F;
     let keys = [
@@ -294,7 +294,7 @@ fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
     }
 }
 
-/// A CoAP node on the line: its messages say path and format themselves.
+/// A CoAP node on the line: its messages contain path and content format.
 fn slipmux(table: &Serial) -> Result<Duty, Fault> {
     foreign(table, Some(model::Framing::Slipmux))?;
     let keys = [
@@ -305,9 +305,9 @@ fn slipmux(table: &Serial) -> Result<Duty, Fault> {
         ("field", !table.field.is_empty()),
     ];
     if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
-        return Err(Fault::new(key, "over slipmux the node's own CoAP messages say this", "take it out"));
+        return Err(Fault::new(key, "with slipmux, the node's CoAP messages contain this", "take it out"));
     }
-    // A datagram's payload and what CoAP puts before it.
+    // The payload of a datagram, with the CoAP header and options.
     Ok(Duty::Slipmux { max_message: table.max_frame.map_or(1500, |max| max as usize).min(FRAME_MAX - 3) })
 }
 
@@ -365,7 +365,7 @@ fn extractor(table: &Serial) -> Result<Extractor, Fault> {
                 Some(model::FieldKind::Hex) => Kind::Hexadecimal(scale),
                 Some(model::FieldKind::Text) => Kind::Text,
                 Some(model::FieldKind::Number) => Kind::Number(scale),
-                // What is to be scaled has to be a number.
+                // A scaled value must be a number.
                 _ if scale != Scale::default() => Kind::Number(scale),
                 Some(model::FieldKind::Auto) | None => Kind::Auto,
             };

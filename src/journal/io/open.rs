@@ -1,4 +1,4 @@
-//! Opening the journal's directory: whose it is, which version, what was found.
+//! Opens the journal's directory: locking, format version, report.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use crate::journal::store::{Seeds, Store, StoreReport};
 use crate::message::Lane;
 use crate::system;
 
-/// What was found at the opening.
+/// What was found when the journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
     /// Lanes and the rejected store.
     pub store: StoreReport,
-    /// A journal of a format not known here was moved to this place, and a fresh one begun.
+    /// A journal of an unknown format version was moved to this path, and a new one was created.
     pub moved_aside: Option<PathBuf>,
-    /// A journal that had been moved aside was taken up again.
+    /// A journal that had been moved aside is in use again.
     pub taken_up: Option<PathBuf>,
-    /// Journals moved aside that still wait: for another version, or for this journal to be empty
-    /// when it is opened.
+    /// Journals moved aside that are not in use: they need another version, or this journal must be
+    /// empty when it is opened.
     pub waiting: Vec<PathBuf>,
 }
 
@@ -50,14 +50,14 @@ pub(super) fn open_store(settings: &Settings) -> Result<Opened, OpenError> {
     }
     report.waiting = directory::asides(path).into_iter().map(|(path, _)| path).collect();
     let Some((store, found)) = opened else {
-        // Of a fresh directory, or one whose headers were all read and are of this version.
+        // The directory is new, or all its headers were read and have the supported version.
         return Err(OpenError::Storage { path: path.clone(), error: StorageError::Other(5) });
     };
     report.store = found;
     Ok((store, directory, seeds, report))
 }
 
-/// `None`: it is of another major version.
+/// `None` if it has another major version.
 fn try_store(settings: &Settings, seeds: Seeds) -> Result<Option<(Store<Disk>, StoreReport)>, OpenError> {
     let disk = Arc::new(Disk::new(&settings.directory));
     match Store::open(Instant::now(), disk, settings, seeds) {
@@ -90,7 +90,7 @@ fn draw_seeds() -> Seeds {
     Seeds { runs: [random(), random()], salt: random(), boot: boot_id(random) }
 }
 
-/// The kernel's boot id; where it has none, one that is like no other.
+/// The kernel's boot id; a random one if the kernel has none.
 fn boot_id(random: impl Fn() -> u64) -> [u8; 16] {
     system::io::boot_id().unwrap_or_else(|| (u128::from(random()) << 64 | u128::from(random())).to_le_bytes())
 }

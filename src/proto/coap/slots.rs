@@ -1,18 +1,19 @@
-//! Numbered places whose numbers go stale: who holds the key of something removed finds nothing,
-//! never its successor.
+//! A generational slab: the key of a removed value finds nothing, never the value that reuses its
+//! slot.
 
-/// Where something was put, and which of those put there it was.
+/// The index of a slot and the generation of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) index: u32,
     pub(super) generation: u32,
 }
 
-/// A growing set of places. Removed ones are used again; memory is that of the most held at once.
+/// A growing set of slots. Free slots are reused, so the memory is that of the largest number of
+/// values at once.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     slots: Vec<Slot<T>>,
-    /// Index of the first free place.
+    /// Index of the first free slot.
     free: Option<u32>,
     length: usize,
 }
@@ -36,12 +37,12 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// How many are held.
+    /// The number of values.
     pub(super) fn len(&self) -> usize {
         self.length
     }
 
-    /// Puts `value` somewhere. The caller bounds how many there are, far below 2^32.
+    /// Stores `value` and returns its key. The caller keeps the number of values far below 2^32.
     pub(super) fn insert(&mut self, value: T) -> Key {
         self.length += 1;
         if let Some(index) = self.free
@@ -66,7 +67,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// The key of what is at `index` now.
+    /// The key of the value at `index` now.
     pub(super) fn key_at(&self, index: u32) -> Option<Key> {
         match self.slots.get(index as usize)? {
             Slot { generation, content: Content::Used(_) } => Some(Key { index, generation: *generation }),

@@ -1,27 +1,30 @@
 //! [`Engine`] by the `dimpl` crate: TLS_PSK_WITH_AES_128_CCM_8 with extended master secret.
 //!
-//! `dimpl` is one connection without an address; this module is everything around it:
+//! An instance of `dimpl` is one connection without an address; this module adds the rest:
 //!
-//! * It reads the record headers itself and shows an instance only what it can use at that moment,
-//!   one record at a time. `dimpl` takes some datagrams for fatal that anybody can forge (a
-//!   plaintext alert or a bad record during the handshake), keeps others queued, and discards a
-//!   whole datagram for one bad record in it.
+//! * It parses the record headers and passes an instance only records that are valid in its state,
+//!   one at a time. `dimpl` treats some forgeable datagrams as fatal (a plaintext alert or a bad
+//!   record during the handshake), queues others, and discards a whole datagram for one bad record
+//!   in it.
 //!
-//!   | record | goes to | |---|---| | plaintext ClientHello | with a valid cookie: the handshake
-//!   with the same random, else a new one | | plaintext ClientKeyExchange | the handshake, else the
-//!   session, which then repeats its Finished | | plaintext ChangeCipherSpec | the handshake | |
-//!   plaintext alert | noted; the handshake has 5 s to prove it forged | | protected handshake, as
-//!   long as a Finished | the handshake, once it has keys | | protected alert or data | the session
-//!   | | anything else | nobody |
+//!   | record | passed to |
+//!   |---|---|
+//!   | ClientHello with a valid cookie | the handshake with its random, else a new one |
+//!   | plaintext ClientKeyExchange | the handshake, else the session, for its Finished |
+//!   | plaintext ChangeCipherSpec | the handshake |
+//!   | plaintext alert | recorded; the handshake has 5 s to disprove it |
+//!   | protected, with the length of a Finished | the handshake, if it has keys |
+//!   | protected alert or data | the session |
+//!   | any other | dropped |
 //!
-//! * Its cookie is stateless ([`cookie`](super::cookie)). `dimpl` would keep 8 kB for a hello that
-//!   anybody can spoof, and repeat HelloVerifyRequest by itself. It is made to believe that it has
-//!   sent the request itself: see [`peer::Peer::begin`].
-//! * After every change an instance is polled dry, so that no two messages share a datagram.
-//! * It names the cause of a failed handshake and tells the client by an alert, which `dimpl` does
-//!   not. An unknown identity and a wrong key look the same to the client (RFC 4279 §2).
-//! * Only handshakes have timers: a session needs none, but for its place in the queue of the idle.
-//! * A panic in `dimpl` ends that one session or handshake and is counted.
+//! * Its cookie is stateless ([`cookie`](super::cookie)). `dimpl` would keep 8 kB for a hello with
+//!   a spoofed address, and retransmit HelloVerifyRequest. [`peer::Peer::begin`] puts an instance
+//!   into the state after its own HelloVerifyRequest.
+//! * After every change an instance is polled until idle, so that no two messages share a datagram.
+//! * It reports the cause of a failed handshake and sends the client an alert, which `dimpl` does
+//!   not. The client cannot distinguish an unknown identity from a wrong key (RFC 4279 §2).
+//! * Only handshakes have timers; a session only has its place in the idle queue.
+//! * A panic in `dimpl` ends only that session or handshake, and is counted.
 
 mod intake;
 mod outcome;
@@ -46,10 +49,11 @@ use super::session_table::{Phase, SessionTable};
 use super::{Keyring, suite};
 use crate::proto::Route;
 
-/// Room for one output of an instance. A smaller one makes `dimpl` stop for good.
+/// Buffer size for one output of an instance, in bytes. With a smaller one `dimpl` stops
+/// permanently.
 const SCRATCH: usize = 64 * 1024;
 
-/// See the module.
+/// An [`Engine`] that uses the `dimpl` crate.
 pub struct DimplEngine {
     config: Arc<::dimpl::Config>,
     resolver: Arc<Resolver>,
@@ -63,7 +67,7 @@ pub struct DimplEngine {
     counters: Counters,
 }
 
-/// The cryptography failed its self test; nothing can be served.
+/// The cryptography failed its self-test; DTLS cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetupError(String);
 
@@ -76,10 +80,11 @@ impl fmt::Display for SetupError {
 impl std::error::Error for SetupError {}
 
 impl DimplEngine {
-    /// An engine without sessions. `secret` makes the cookies: random bytes of this process.
+    /// An engine without sessions. `secret` is the key of the cookies: random bytes, new for each
+    /// process.
     ///
     /// # Errors
-    /// [`SetupError`], which depends on the machine alone.
+    /// [`SetupError`], which depends only on the machine.
     pub fn new(
         now: Instant,
         limits: Limits,

@@ -8,7 +8,8 @@
 //! | `xor` | 1 | all bytes XORed | | 31 |
 //! | `sum` | 1 | all bytes added, modulo 256 | | DD |
 //!
-//! One table look-up a byte: resynchronising can check the same bytes many times.
+//! It uses one table look-up per byte, because resynchronisation may check the same bytes many
+//! times.
 
 use crc::{CRC_16_IBM_3740, CRC_16_MODBUS, CRC_32_ISO_HDLC, Crc};
 
@@ -16,14 +17,14 @@ const MODBUS: Crc<u16> = Crc::<u16>::new(&CRC_16_MODBUS);
 const CCITT: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_3740);
 const ISO_HDLC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
-/// How the last bytes of a frame follow from those before.
+/// The checksum at the end of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     /// CRC-16/MODBUS.
     Crc16Modbus,
-    /// CRC-16/CCITT as most devices mean it (CRC-16/IBM-3740, also called CCITT-FALSE).
+    /// CRC-16/CCITT as used by most devices (CRC-16/IBM-3740, also called CCITT-FALSE).
     Crc16Ccitt,
-    /// CRC-32 of ISO-HDLC, as Ethernet and zip have it.
+    /// CRC-32/ISO-HDLC, as in Ethernet and zip.
     Crc32,
     /// All bytes XORed.
     Xor,
@@ -32,7 +33,7 @@ pub enum Checksum {
 }
 
 impl Checksum {
-    /// Its bytes at the end of the frame, `1..=4`.
+    /// Its width in bytes, `1..=4`.
     pub fn width(self) -> usize {
         match self {
             Checksum::Crc16Modbus | Checksum::Crc16Ccitt => 2,
@@ -41,7 +42,7 @@ impl Checksum {
         }
     }
 
-    /// Its value over `bytes`.
+    /// The checksum of `bytes`.
     pub fn of(self, bytes: &[u8]) -> u32 {
         match self {
             Checksum::Crc16Modbus => MODBUS.checksum(bytes).into(),
@@ -52,7 +53,7 @@ impl Checksum {
         }
     }
 
-    /// Puts the checksum of all that stands in `frame` from `start` on behind it.
+    /// Appends the checksum of `frame[start..]` to `frame`.
     pub fn append(self, frame: &mut Vec<u8>, start: usize) {
         let value = self.of(frame.get(start..).unwrap_or_default());
         let width = self.width();
@@ -63,7 +64,7 @@ impl Checksum {
         }
     }
 
-    /// The frame without its checksum; `None` where that is wrong or there is no room for it.
+    /// The frame without its checksum; `None` if the checksum is wrong or the frame is too short.
     pub fn strip(self, frame: &[u8]) -> Option<&[u8]> {
         let (payload, given) = frame.split_at_checked(frame.len().checked_sub(self.width())?)?;
         let value = if self == Checksum::Crc16Ccitt {

@@ -1,6 +1,6 @@
-//! One port: whether it is open, and what is behind it: a stream of frames, or a bus with units.
+//! One port: its link state, and its protocol: a stream of frames, or a bus with units.
 //!
-//! | verb | who calls it |
+//! | method | caller |
 //! |---|---|
 //! | [`Port::poll_open`], `handle_opened`, `handle_failure` | the shell that opens it |
 //! | [`Port::handle_bytes`], `handle_timeout`, `poll_transmit`, `poll_timeout` | the shell, with a [`Taker`] for the readings |
@@ -19,7 +19,7 @@ use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::link::Link;
 
-/// One port.
+/// The state of one port.
 #[derive(Debug)]
 pub struct Port {
     settings: Arc<settings::Port>,
@@ -34,8 +34,8 @@ enum Work {
 }
 
 impl Port {
-    /// A port to be opened at once. Its tickets carry `number`; `seed` decides when exactly units
-    /// are asked.
+    /// A port that is opened at once. Its tickets contain `number`; `seed` spreads the polls of
+    /// units in time.
     pub fn new(settings: Arc<settings::Port>, number: u32, now: Instant, seed: u64) -> Port {
         let stream = |framing: &framing::Settings| Work::Stream(Box::new(Stream::new(framing, number, now)));
         let work = match &settings.duty {
@@ -46,17 +46,17 @@ impl Port {
         Port { link: Link::new(now), settings, work }
     }
 
-    /// What it was told.
+    /// The settings of the port.
     pub fn settings(&self) -> &Arc<settings::Port> {
         &self.settings
     }
 
-    /// Whether it is open, since when, why not.
+    /// The link state: whether the port is open, since when, and the reason if not.
     pub fn link(&self) -> &Link {
         &self.link
     }
 
-    /// What it did.
+    /// The counters.
     pub fn counters(&self) -> Counters {
         match &self.work {
             Work::Stream(stream) => stream.counters(),
@@ -64,7 +64,7 @@ impl Port {
         }
     }
 
-    /// The units behind it, if it is a bus, by address.
+    /// The units of a bus, by address; empty for a port that is not a bus.
     pub fn units(&self) -> impl Iterator<Item = UnitView<'_>> {
         let units = match &self.work {
             Work::Stream(_) => None,
@@ -81,8 +81,8 @@ impl Port {
         }
     }
 
-    /// Goes on with what its predecessor had not stored. What is left there afterwards has no
-    /// device here any more.
+    /// Takes over the uncommitted readings of its predecessor, after a reload. Readings that remain
+    /// in the predecessor belong to devices that were removed.
     pub fn adopt(&mut self, predecessor: &mut Port, now: Instant) {
         match (&mut self.work, &mut predecessor.work) {
             (Work::Stream(own), Work::Stream(other)) => own.delivery.adopt(&mut other.delivery, now),
@@ -91,12 +91,12 @@ impl Port {
         }
     }
 
-    /// Whether the shell is to open it now.
+    /// Whether the shell must open the port now.
     pub fn poll_open(&mut self, now: Instant) -> bool {
         self.link.poll_open(now)
     }
 
-    /// It is open.
+    /// The port was opened.
     pub fn handle_opened(&mut self, now: Instant) {
         self.link.handle_opened(now);
         match &mut self.work {
@@ -105,7 +105,7 @@ impl Port {
         }
     }
 
-    /// It cannot be opened, or was lost. Whether that is news.
+    /// The port could not be opened, or failed. Returns whether the reason is new, to log it once.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         if let Work::Bus(units) = &mut self.work {
             units.failed(now);
@@ -113,7 +113,7 @@ impl Port {
         self.link.handle_failure(now, reason)
     }
 
-    /// Takes what came over the line.
+    /// Handles received bytes.
     pub fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
         match &mut self.work {
             Work::Stream(stream) => stream.handle_bytes(now, stamp, bytes, &self.settings, taker),
@@ -121,7 +121,7 @@ impl Port {
         }
     }
 
-    /// Does what is due: ends frames by a pause, asks units, offers again what waits.
+    /// Handles due timers: ends frames after a pause, polls units, offers waiting readings again.
     pub fn handle_timeout(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
         match &mut self.work {
             Work::Stream(stream) => stream.handle_timeout(now, stamp, &self.settings, taker),
@@ -129,8 +129,8 @@ impl Port {
         }
     }
 
-    /// What a bus has to say, whole, into an empty buffer; answers to a CoAP node go another way.
-    /// `false`: nothing.
+    /// Writes the next request of a bus to the empty `buffer`; returns whether there is one.
+    /// Responses to a CoAP node are not sent here.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         match &mut self.work {
             Work::Stream(_) => false,
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!((port.pending(), port.counters().readings), ((1, 0), 1));
         let again = port.poll_timeout().unwrap();
         port.handle_timeout(again, stamp(99), &mut journal);
-        // Under another ticket, with the time at which it came.
+        // With a new ticket, and the time at which it was received.
         assert_eq!(journal.taken[2].1, "two");
         assert_eq!((journal.taken[2].2, journal.taken[2].0.port), (5, 7));
         assert_ne!(journal.taken[2].0, journal.taken[1].0);

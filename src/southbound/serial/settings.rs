@@ -1,4 +1,4 @@
-//! What configuration says of serial ports, already validated.
+//! The settings of serial ports, already validated.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,45 +7,44 @@ use crate::message::Name;
 use crate::proto::serial::reading::Extractor;
 use crate::proto::serial::{framing, modbus, slipmux};
 
-/// All ports, in name order. A port is a device whose id is its name; or, with [`Duty::Modbus`],
-/// each unit behind it is one.
+/// All ports, in name order. A port is a device whose id is its name; with [`Duty::Modbus`], each
+/// unit on it is a device instead.
 pub type Settings = Vec<Port>;
 
-/// One port.
+/// The settings of one port.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
-    /// Its name, and its device's id unless it is a bus.
+    /// The name, which is also the id of its device unless it is a bus.
     pub name: Name,
-    /// Which one of the machine.
+    /// The device file or USB adapter.
     pub port: PortName,
-    /// How bits go over it.
+    /// The line parameters.
     pub line: Line,
-    /// What is made of the bytes.
+    /// What the port is used for.
     pub duty: Duty,
 }
 
-/// What a port is for.
+/// What a port is used for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Duty {
     /// Frames become readings of the port's own device.
     Readings {
-        /// Where frames begin and end.
+        /// How the bytes are split into frames.
         framing: framing::Settings,
-        /// What is made of one.
+        /// How a frame becomes a reading.
         extractor: Extractor,
     },
-    /// CoAP messages in SLIP frames (slipmux): the node on the line is a CoAP device like any
-    /// other.
+    /// CoAP messages in SLIP frames (slipmux, draft-bormann-t2trg-slipmux): the node on the line is
+    /// a CoAP device.
     Slipmux {
         /// Longest message in bytes.
         max_message: usize,
     },
-    /// The gateway asks units on a bus for their registers; each of them is a device of its own,
-    /// the port is none.
+    /// The gateway polls registers of units on a bus; each unit is a device, the port is not.
     Modbus(modbus::Settings),
 }
 
-/// How a line with a CoAP node is taken apart into messages of at most so many bytes.
+/// The framing of a line with a CoAP node, for messages of at most `max_message` bytes.
 pub fn slipmux(max_message: usize) -> framing::Settings {
     framing::Settings {
         framing: framing::Framing::Slip,
@@ -55,7 +54,7 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
 }
 
 impl Port {
-    /// The configuration's table of a device behind it; `None` if it is not.
+    /// The configuration table of a device of this port; `None` if it has no such device.
     pub fn table_of(&self, device: &str) -> Option<String> {
         match &self.duty {
             Duty::Modbus(bus) => {
@@ -68,7 +67,7 @@ impl Port {
         }
     }
 
-    /// The ids of the devices behind it.
+    /// The ids of the devices of this port.
     pub fn devices(&self) -> impl Iterator<Item = &Name> {
         let (own, units) = match &self.duty {
             Duty::Modbus(bus) => (None, bus.units.as_slice()),
@@ -78,26 +77,26 @@ impl Port {
     }
 }
 
-/// Which port of the machine. Looked up at every opening, so that it is found again under another
-/// number.
+/// Identifies a port of the machine. It is resolved at every opening, so that an adapter is found
+/// again under another device file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortName {
     /// A device file, or a link to one below `/dev/serial`.
     Path(PathBuf),
-    /// The one USB adapter with these numbers; with several it is none of them.
+    /// The one USB adapter with these ids; if several match, none is used.
     Usb {
-        /// idVendor.
+        /// The USB idVendor.
         vendor: u16,
-        /// idProduct.
+        /// The USB idProduct.
         product: u16,
-        /// iSerial, if it matters.
+        /// The USB iSerial; `None` = any.
         serial: Option<String>,
     },
 }
 
 impl PortName {
-    /// Reads a path, or `usb:VVVV:PPPP` or `usb:VVVV:PPPP:SERIAL` with hexadecimal numbers. `None`
-    /// for a broken `usb:`.
+    /// Parses a path, or `usb:VVVV:PPPP` or `usb:VVVV:PPPP:SERIAL` with hexadecimal ids. `None` for
+    /// an invalid `usb:` name.
     pub fn parse(text: &str) -> Option<PortName> {
         let Some(numbers) = text.strip_prefix("usb:") else {
             return Some(PortName::Path(PathBuf::from(text)));
@@ -128,20 +127,21 @@ impl fmt::Display for PortName {
     }
 }
 
-/// How bits go over a line.
+/// The parameters of a serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Symbols a second; default 9600.
+    /// Baud rate; default 9600.
     pub baud: u32,
-    /// `5..=8`; default 8.
+    /// Data bits, `5..=8`; default 8.
     pub data_bits: u8,
-    /// Default none.
+    /// Parity; default none.
     pub parity: Parity,
-    /// 1 or 2; default 1.
+    /// Stop bits, 1 or 2; default 1.
     pub stop_bits: u8,
-    /// Default none.
+    /// Flow control; default none.
     pub flow_control: FlowControl,
-    /// Set where the driver is to switch an RS-485 transceiver; `None` leaves the driver as it is.
+    /// Set if the driver must switch an RS-485 transceiver; `None` does not change the driver's
+    /// mode.
     pub rs485: Option<Rs485>,
 }
 
@@ -158,21 +158,21 @@ impl Default for Line {
     }
 }
 
-/// The bit that guards a character.
+/// The parity bit of a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parity {
-    /// There is none.
+    /// No parity bit.
     None,
-    /// With it, the number of ones is even.
+    /// The number of ones, with the parity bit, is even.
     Even,
-    /// With it, the number of ones is odd.
+    /// The number of ones, with the parity bit, is odd.
     Odd,
 }
 
-/// How a receiver holds a sender back.
+/// Flow control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowControl {
-    /// Not at all.
+    /// No flow control.
     None,
     /// RTS and CTS.
     Hardware,
@@ -180,7 +180,7 @@ pub enum FlowControl {
     Software,
 }
 
-/// How the driver turns the transceiver round: RTS while sending.
+/// How the driver switches the RS-485 transceiver with RTS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rs485 {
     /// RTS is high while sending: the usual wiring.

@@ -13,7 +13,7 @@ use crate::proto::serial::framing::{self, Decoder};
 use crate::proto::serial::reading::{Room, Unreadable};
 use crate::proto::serial::slipmux;
 
-/// What is behind a port whose bytes are frames.
+/// The protocol state of a port whose bytes are frames.
 #[derive(Debug)]
 pub(super) struct Stream {
     decoder: Decoder,
@@ -89,7 +89,7 @@ impl Stream {
             }
             Duty::Slipmux { .. } => feed(decoder, &mut |frame| match slipmux::decode(frame) {
                 Ok(slipmux::Frame::Coap(message)) => taker.message(message),
-                // For whoever traces the port.
+                // Used only by `serial trace`.
                 Ok(slipmux::Frame::Diagnostic(_) | slipmux::Frame::Packet(_)) => {}
                 Err(slipmux::Broken) => {
                     *unreadable += 1;

@@ -1,9 +1,9 @@
-//! The units of a Modbus bus behind a port: the bus's events become readings of the units' own
-//! devices, and news of them.
+//! The units of a Modbus bus on a port: turns the events of the bus into readings and events of the
+//! units' devices.
 //!
-//! A reading that is published only on change must not be taken for published when nobody took it:
-//! whatever is refused for good is told to the bus, so that the unit's next reading is offered
-//! whatever it says.
+//! A reading that is published only on change must not count as published if it was refused: the
+//! bus is told of each final refusal, so that the unit's next reading is offered even if it is
+//! unchanged.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
 use crate::proto::serial::reading::Reading;
 
-/// What is behind a port that is a bus.
+/// The state of a bus and its units.
 #[derive(Debug)]
 pub(super) struct Units {
     bus: Bus,
@@ -29,20 +29,20 @@ pub(super) struct Units {
 #[derive(Debug)]
 struct Unit {
     delivery: Delivery,
-    /// Answers it had given when they were last looked at.
+    /// The number of its responses at the last check.
     answers: u64,
 }
 
-/// How one unit stands.
+/// The state of one unit.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitView<'a> {
-    /// The device it is.
+    /// The id of its device.
     pub id: &'a Name,
     /// Its address on the bus.
     pub address: u8,
-    /// Whether it answers.
+    /// Whether it responds.
     pub state: State,
-    /// What happened on the bus.
+    /// Counters of the unit on the bus.
     pub bus: modbus::bus::Counters,
     /// Readings committed, or passed on by a rule with `qos = 0`.
     pub readings: u64,
@@ -50,14 +50,14 @@ pub struct UnitView<'a> {
     pub refused: u64,
     /// Readings lost because the journal did not take them for too long.
     pub lost: u64,
-    /// Readings in memory because the journal does not take them.
+    /// Readings in memory that wait to be accepted.
     pub waiting: usize,
 }
 
 impl Units {
     pub(super) fn new(settings: &Settings, port: u32, now: Instant, seed: u64) -> Units {
         let bounds = Bounds::share(settings.units.len());
-        // Addresses differ and are at most 247, so a number fits into a byte.
+        // Addresses are unique and at most 247, so a number fits into a byte.
         let units = (0..=u8::MAX).take(settings.units.len());
         let units =
             units.map(|number| Unit { delivery: Delivery::new(port, number, bounds), answers: 0 }).collect();
@@ -72,7 +72,7 @@ impl Units {
         self.bus.line_down(now);
     }
 
-    /// Units that are the same device as before go on with what was not stored.
+    /// Takes over the uncommitted readings of units that are still the same device.
     pub(super) fn adopt(&mut self, predecessor: &mut Units, now: Instant) {
         for (index, unit) in self.units.iter_mut().enumerate() {
             let Some(id) = self.bus.unit(index).map(|unit| &unit.id) else { continue };
@@ -116,13 +116,15 @@ impl Units {
         }
     }
 
-    /// Waiting for the journal, and on their way to disk; of all units together.
+    /// The number of readings of all units that wait to be accepted, and that are accepted but not
+    /// committed.
     pub(super) fn pending(&self) -> (usize, usize) {
         let counts = self.units.iter().map(|unit| unit.delivery.pending());
         counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
-    /// A frame is an answer; what the bus made nothing of is dropped.
+    /// The counters in terms of frames: a frame is a response; bytes that the bus did not use are
+    /// dropped.
     pub(super) fn counters(&self) -> Counters {
         let mut sum = Counters {
             framing: framing::Counters { bytes: self.bytes, dropped: self.bus.noise(), ..Default::default() },
@@ -155,7 +157,7 @@ impl Units {
         })
     }
 
-    /// Takes over what happened on the bus.
+    /// Handles the events of the bus.
     fn collect(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
         for (index, unit) in self.units.iter_mut().enumerate() {
             let answers = self.bus.counters(index).map_or(0, |counters| counters.answers);
@@ -163,8 +165,7 @@ impl Units {
                 && let Some(settings) = self.bus.unit(index)
             {
                 unit.answers = answers;
-                // An answer is a sign of life, also where nothing has changed and nothing is
-                // published.
+                // A response counts as activity, even if the value is unchanged and not published.
                 taker.alive(settings.id.as_str());
             }
         }
@@ -182,7 +183,7 @@ impl Units {
                 taker.news(settings, &event);
                 continue;
             };
-            // It was parsed when the unit was set up.
+            // The path was parsed when the unit was configured.
             let Ok(path) = Path::parse(&settings.path) else { continue };
             let reading = Reading { path, content_format: Some(ContentFormat::JSON), payload };
             let verdict = unit.delivery.offer(now, settings.id.as_str(), &reading, stamp, taker);
@@ -209,7 +210,7 @@ mod tests {
     use crate::southbound::serial::port::Port;
     use crate::southbound::serial::settings::{self, Duty, Line, PortName};
 
-    /// What the gate and the journal say of each device, and what came to them.
+    /// A fake gate and journal: the verdicts for each device, and the readings accepted.
     #[derive(Default)]
     struct Journal {
         verdicts: Vec<(&'static str, Verdict)>,
@@ -297,7 +298,7 @@ mod tests {
         Port::new(Arc::new(settings), 5, now, 1)
     }
 
-    /// Lets so many seconds pass; units below 100 answer `value` at once.
+    /// Runs for `seconds`; units with addresses below 100 answer `value` at once.
     fn run(port: &mut Port, from: Instant, seconds: u64, value: u16, journal: &mut Journal) -> Instant {
         let end = from + Duration::from_secs(seconds);
         let stamp = Stamp { boottime_ms: 1, wall_ms: None };
@@ -406,7 +407,7 @@ mod tests {
         journal.verdicts.clear();
         let mut new = port(&[2, 3], now);
         new.adopt(&mut old, now);
-        // What is left there is of the unit that is gone.
+        // The remaining readings belong to the removed unit.
         assert_eq!((old.pending().0, new.pending().0), (1, 1));
         run(&mut new, now, 1, 8, &mut journal);
         assert_eq!(journal.of("u2"), [r#"{"v":7}"#, r#"{"v":8}"#]);

@@ -1,4 +1,4 @@
-//! From a record to the instance it is for: who may be shown what, and when.
+//! Assigns each record to an instance, and filters the records that its state allows.
 
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,17 @@ use crate::proto::dtls::{alert, cookie, handshake_type, suite};
 const PROTECTION: usize = 8 + 8;
 /// A protected Finished: message header and verify_data (RFC 5246 §7.4.9).
 const FINISHED: usize = record::HANDSHAKE_HEADER + 12 + PROTECTION;
-/// Longest plaintext handshake message taken. Hellos have 60 to 600 bytes, with post-quantum key
+/// Longest plaintext handshake message accepted. Hellos have 60 to 600 bytes, with post-quantum key
 /// shares for DTLS 1.3 up to 1,800.
 const MESSAGE_MAX: usize = 4 * 1024;
 /// A hello is its client's first message or, with a cookie, its second; a client that was sent
 /// stale requests may be a little further.
 const HELLO_SEQUENCE_MAX: u16 = 3;
-/// For so long a handshake may disprove an unauthenticated alert by going on.
+/// Time in which a handshake can continue and so disprove an unauthenticated alert.
 const ALERT_GRACE: Duration = Duration::from_secs(5);
 
 impl DimplEngine {
-    /// Takes one record of a datagram.
+    /// Handles one record of a datagram.
     pub(super) fn handle_record(
         &mut self,
         now: Instant,
@@ -76,7 +76,7 @@ impl DimplEngine {
         }
     }
 
-    /// A record that only the session's peer can have made, if it opens.
+    /// Handles a protected record, which is authentic if it can be decrypted.
     fn handle_protected(
         &mut self,
         now: Instant,
@@ -180,7 +180,7 @@ impl DimplEngine {
         self.drain(now, session, sink);
         let handshake = self.table.get(session).and_then(|peer| peer.handshake());
         if handshake.is_some_and(|handshake| handshake.next_sequence == 0) {
-            // No ServerHello: dimpl drops what it cannot read without a word.
+            // No ServerHello was sent: dimpl silently drops a hello it cannot parse.
             self.fail(session, HandshakeFailure::Protocol("its hello cannot be read".into()), sink);
         }
     }
@@ -203,7 +203,7 @@ impl DimplEngine {
         if peer.handshake().is_some() {
             return self.for_handshake(now, Some(session), record, sink, |_| true);
         }
-        // Our last flight was lost: dimpl sends it again, until the first data came.
+        // The last flight was lost: dimpl retransmits it until the first data arrive.
         match peer.feed(now, record.bytes) {
             Ok(()) => {
                 self.drain(now, session, sink);
@@ -228,7 +228,7 @@ impl DimplEngine {
         }
     }
 
-    /// Shows a record to a handshake that wants it, and says what comes of it.
+    /// Passes a record to its handshake, and handles the result.
     fn for_handshake(
         &mut self,
         now: Instant,
@@ -263,7 +263,7 @@ impl DimplEngine {
     }
 }
 
-/// Why a hello cannot lead to a session, as far as it tells by itself.
+/// Why a hello cannot lead to a session, if that follows from its content.
 fn refusal(hello: &ClientHello<'_>) -> Option<HandshakeFailure> {
     if hello.version != record::VERSION_1_2 {
         return Some(HandshakeFailure::UnsupportedVersion(hello.version));

@@ -1,4 +1,5 @@
-//! From an instance to the sink: what it says, when its time has come, and how each one ends.
+//! Passes the output of an instance to the sink; handles timers, and the end of handshakes and
+//! sessions.
 
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::proto::dtls::session_table::{NoPlace, Phase, Reason, Removed};
 use crate::proto::dtls::{alert, record};
 
 impl DimplEngine {
-    /// Polls an instance dry. Returns whether anything authentic came out.
+    /// Polls an instance until idle. Returns whether there was any authentic output.
     pub(super) fn drain(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) -> bool {
         let mut authentic = false;
         while let Some(peer) = self.table.get_mut(session) {
@@ -79,15 +80,14 @@ impl DimplEngine {
         sink.connected(session, &route, &identity);
     }
 
-    /// For the client the handshake is complete; a close_notify tells it that the session is
-    /// refused.
+    /// Refuses a session whose handshake is complete for the client, with a close_notify.
     fn refuse(&mut self, now: Instant, session: SessionId, failure: HandshakeFailure, sink: &mut dyn Sink) {
         let Some(mut peer) = self.table.remove(session) else { return };
         peer.say_goodbye(now, &mut self.scratch, sink);
         self.report(&peer.route, &failure, None, sink);
     }
 
-    /// Sees off an entry the table had no place for.
+    /// Ends an entry that the registry removed to make room.
     pub(super) fn dismiss(&mut self, now: Instant, removed: Removed<Box<Peer>>, sink: &mut dyn Sink) {
         let Removed { session, phase, reason, value: mut peer } = removed;
         if let Some(deadline) = peer.deadline() {
@@ -114,7 +114,7 @@ impl DimplEngine {
         }
     }
 
-    /// Ends a session.
+    /// Closes a session.
     pub(super) fn end(&mut self, now: Instant, session: SessionId, cause: CloseCause, sink: &mut dyn Sink) {
         let Some(mut peer) = self.table.remove(session) else { return };
         match cause {
@@ -151,8 +151,8 @@ impl DimplEngine {
         self.report(&peer.route, &failure, peer.handshake().map(|handshake| handshake.next_sequence), sink);
     }
 
-    /// Says why a handshake failed, and tells the client where it helps, in the plaintext record
-    /// with that number.
+    /// Reports why a handshake failed, and sends the client an alert in the plaintext record with
+    /// this number.
     pub(super) fn report(
         &mut self,
         route: &Route,
@@ -176,7 +176,7 @@ impl DimplEngine {
         sink.failed(route, failure);
     }
 
-    /// A handshake's time has come.
+    /// Handles the timer of a handshake.
     pub(super) fn tick(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
         let Some(peer) = self.table.get_mut(session) else { return };
         let Some(handshake) = peer.handshake_mut() else { return };

@@ -1,11 +1,11 @@
-//! Sessions that outlive the process: written when established, taken over at the next start.
+//! Export and import of sessions: written when established, restored at the next start.
 //!
-//! What is written does not change while the session lasts, so a session costs one write. That is
-//! safe because nothing that must not come twice is counted in it: nonces are drawn anew
-//! ([`protection`](super::protection)), our record numbers go on far above any that can have been
-//! used, and what the peer sends is not believed until it has shown that it is there now
-//! ([`resume`](super::resume)). So an older copy of the file, or the same file in two places,
-//! repeats no nonce and lets no record pass twice.
+//! An export does not change during the session, so a session costs one write. That is safe because
+//! an import does not depend on counters in it: nonces are drawn again
+//! ([`protection`](super::protection)), the record numbers continue far above any that can have
+//! been used, and records of the peer are not accepted until it has proved that it is present
+//! ([`resume`](super::resume)). So an older copy of the file, or the same file on two hosts,
+//! repeats no nonce and accepts no record twice.
 //!
 //! With ChaCha20-Poly1305 that does not hold, because its nonces are the record numbers. Such a
 //! session is stored only so that its device can be sent a fatal alert, which is the same in every
@@ -23,12 +23,12 @@
 //!           | identity type 1 and <..> | binding 16 | when established, in milliseconds since 1970 8 if flag 32
 //! handover: the same, and | window's bits 8 | forged records 8 | next number of epoch 0 8 | our Finished <0 or 12>
 //! ```
-//! Dated are only those that were written while the clock was trusted: a date made up from an
-//! earlier time would make the session older than it is, once the clock is right. The binding ties
-//! the session to its credential: the pre-shared key, raw public key or anchor. Minor version 0 had
-//! no flag 32, and certificates (identity type 2; now 4) without their path. Such a session is not
-//! resumed. Minor version 1 had paths without the ids of their keys (identity type 3), which are
-//! then judged by the CAs' names.
+//! Only sessions exported while the clock was trusted have a date: one computed from an earlier
+//! time would make the session appear older than it is when the clock is corrected. The binding
+//! ties the session to its credential: the pre-shared key, raw public key or anchor. Minor version
+//! 0 had no flag 32, and certificates (identity type 2; now 4) without their path. Such a session
+//! is not resumed. Minor version 1 had paths without the ids of their keys (identity type 3), which
+//! are then judged by the CAs' names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -58,8 +58,8 @@ const MAGIC: [u8; 4] = *b"TBDS";
 const MAJOR: u8 = 1;
 const MINOR: u8 = 2;
 const FRONT: usize = MAGIC.len() + 2;
-/// With each run our numbers begin so much higher: more than a process sends a peer, which so has
-/// not seen them.
+/// The offset of the record numbers per run: more than a process sends to a peer, so that the peer
+/// has not seen them.
 const LEAP: u64 = 1 << 28;
 const EMS: u8 = 1;
 const CID: u8 = 2;
@@ -68,25 +68,24 @@ const HANDOVER: u8 = 8;
 const DOUBTED: u8 = 16;
 const DATED: u8 = 32;
 
-/// What an export is for.
+/// The purpose of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To be stored, and taken over by any process later, once or often.
+    /// To be stored, and imported by any later process, possibly several times.
     Store,
-    /// For the one process that follows this one, which does nothing with the session from here on.
+    /// For the process that replaces this one; this process stops using the session.
     Handover,
 }
 
-/// Where what is imported was found.
+/// The origin of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// In a store, which has seen so many starts since it was exported, this one counted. 0 counts
-    /// as 1.
+    /// From a store. The number of starts since the export, including this one; 0 counts as 1.
     Store {
-        /// How many.
+        /// The number of starts.
         runs: u32,
     },
-    /// Left by the process before this one; there is no other copy.
+    /// From the previous process; there is no other copy.
     Handover,
 }
 
@@ -94,15 +93,15 @@ pub enum Origin {
 pub struct StoreKey(LessSafeKey);
 
 impl StoreKey {
-    /// From its bytes.
+    /// A key from its bytes.
     pub fn new(key: &[u8; 32]) -> StoreKey {
         let key = UnboundKey::new(&aead::AES_256_GCM_SIV, key).expect("the key has the cipher's length");
         StoreKey(LessSafeKey::new(key))
     }
 
-    /// `content` is encrypted and authenticated. `nonce` should be fresh; with this cipher a
-    /// repeated one tells only whether two contents are equal. `content` is overwritten. `None`
-    /// where the library fails.
+    /// Encrypts and authenticates `content`, which is overwritten. `nonce` should be unique; with
+    /// AES-GCM-SIV a repeated nonce only reveals whether two contents are equal. `None` if the
+    /// library fails.
     pub fn seal(&self, nonce: [u8; 12], content: &mut [u8]) -> Option<Vec<u8>> {
         let mut out = [&MAGIC[..], &[MAJOR, MINOR], &nonce].concat();
         let about = aead::Aad::from([&MAGIC[..], &[MAJOR, MINOR]].concat());
@@ -113,7 +112,7 @@ impl StoreKey {
         Some(out)
     }
 
-    /// The content of what was sealed with this key.
+    /// Decrypts content that was sealed with this key.
     ///
     /// # Errors
     /// [`ImportError::Damaged`], [`ImportError::OtherVersion`].
@@ -144,12 +143,12 @@ impl fmt::Debug for StoreKey {
     }
 }
 
-/// Why a session was not taken over. Its peer handshakes anew.
+/// Why a session was not imported. Its peer must handshake again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportError {
-    /// Not what was sealed with this key: torn, foreign, changed.
+    /// Not sealed with this key, or truncated, or changed.
     Damaged,
-    /// Of another major version.
+    /// It has another major version.
     OtherVersion(u8),
     /// Its pre-shared key, raw key or anchor was removed or changed, or a certificate of its path
     /// is revoked.
@@ -158,17 +157,17 @@ pub enum ImportError {
     Expired,
     /// It is older than [`Policy::max_session_lifetime`](crate::proto::dtls::Policy).
     TooOld,
-    /// Its identity is no device's.
+    /// No device has its identity.
     NoDevice,
     /// It has been idle for too long.
     Idle,
-    /// It is here already.
+    /// It is already imported.
     Twice,
-    /// No room.
+    /// There is no room for it.
     Full,
     /// Exported for another [`Purpose`].
     OtherPurpose,
-    /// This engine takes nothing over.
+    /// The engine does not support imports.
     Unsupported,
 }
 
@@ -259,7 +258,7 @@ impl ServerEngine {
         }
         let address = PeerAddress::from(&route);
         self.make_way(&address, &session, sink)?;
-        // An instant of this boot may not reach so far back.
+        // An Instant may not represent a time before the boot.
         session.established = now.checked_sub(established).unwrap_or(now);
         let since = now.checked_sub(idle).unwrap_or(now);
         let holder = match self.may_go_on(now, &session, &bound, established, sink) {
@@ -291,7 +290,7 @@ impl ServerEngine {
     }
 
     /// Checks that no session has this connection id or address; removes one that cannot be
-    /// resumed.
+    /// restored.
     fn make_way(
         &mut self,
         address: &PeerAddress,
@@ -315,7 +314,7 @@ impl ServerEngine {
         }
     }
 
-    /// The holder of a session of an earlier process, if the session may be resumed.
+    /// The holder of a session of an earlier process, if the session may be restored.
     fn may_go_on(
         &self,
         now: Instant,
@@ -365,9 +364,9 @@ impl ServerEngine {
     }
 }
 
-/// Why a session is not resumed.
+/// Why a session is not restored.
 enum GoingOn {
-    /// It was stored by a version that kept no path.
+    /// It was stored by a version that did not store the path.
     WithoutPath,
     Refused(ImportError),
 }
@@ -414,7 +413,7 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
     let identity = read_identity(&mut reader, &mut common.issuers, &mut common.paths)?;
     let binding = *reader.array()?;
     if flags & DATED != 0 {
-        // In a stored session the age is that at the time of writing, so the date counts.
+        // The age in a stored session is that at the time of writing, so the date is used.
         established =
             established.max(Duration::from_millis(common.clock.time.0.saturating_sub(reader.u64()?)));
     }
@@ -448,8 +447,7 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
     Some(Imported { session, route, established, idle, binding })
 }
 
-/// What the session's credential and keys make together; `None` if there is no such credential (any
-/// more).
+/// A hash of the session's credential and keys; `None` if the credential does not exist (any more).
 fn binding(common: &Common, identity: &PeerIdentity, block: &[u8]) -> Option<[u8; 16]> {
     let trust = &common.certificates.trust;
     let credential = match identity {

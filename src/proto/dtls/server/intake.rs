@@ -1,4 +1,4 @@
-//! From a record to the handshake or session it is for.
+//! Assigns each record to its handshake or session.
 
 use std::time::{Duration, Instant};
 
@@ -21,19 +21,19 @@ use crate::proto::dtls::record::{self, HandshakeFragment};
 use crate::proto::dtls::session_table::Occupants;
 use crate::proto::dtls::{cookie, handshake_type};
 
-/// For so long a handshake may disprove an unauthenticated alert by going on.
+/// Time in which a handshake can continue and so disprove an unauthenticated alert.
 const ALERT_GRACE: Duration = Duration::from_secs(5);
-/// For so long a good Finished may come after one that did not open.
+/// Time in which a valid Finished may arrive after one that could not be decrypted.
 const FORGERY_GRACE: Duration = Duration::from_secs(2);
-/// An address begins at most one handshake in so long.
+/// Least time between two handshakes of one address.
 const RESTART_GAP: Duration = Duration::from_millis(200);
 /// Most zeros a Finished with a connection id may be padded with.
 const PADDING_MAX: usize = 64;
-/// The longest record kept for when there are keys.
+/// Longest record kept until there are keys.
 const EARLY_MAX: usize = 160;
 
 impl ServerEngine {
-    /// Takes one record of a datagram.
+    /// Handles one record of a datagram.
     pub(super) fn handle_record(
         &mut self,
         now: Instant,
@@ -59,14 +59,15 @@ impl ServerEngine {
                 }
                 None => self.counters.records_refused += 1,
             },
-            // The epoch in a record that opens says the same.
+            // The epoch of an authentic record contains the same information.
             (0, record::CHANGE_CIPHER_SPEC) => {}
             (0, record::ALERT) => self.handle_plain_alert(now, route, record),
             _ => self.counters.records_refused += 1,
         }
     }
 
-    /// A protected record with a connection id: that finds its session, wherever it came from.
+    /// Handles a protected record with a connection id, which identifies its session regardless of
+    /// the address.
     fn handle_named(&mut self, now: Instant, route: &Route, record: &Incoming<'_>, sink: &mut dyn Sink) {
         let found = record.cid.as_ref().and_then(|cid| self.cids.get(cid).copied());
         let Some((session, peer)) = found.and_then(|found| Some((found, self.table.get_mut(found)?))) else {
@@ -80,7 +81,7 @@ impl ServerEngine {
                     self.discard(now, session, closed, sink);
                 }
             }
-            // A handshake is finished where it was begun.
+            // A handshake must finish at the address where it began.
             Stage::Handshake(_) if PeerAddress::from(&peer.route) == PeerAddress::from(route) => {
                 self.handle_protected(now, session, record, sink);
             }
@@ -88,7 +89,7 @@ impl ServerEngine {
         }
     }
 
-    /// A protected record without a connection id: for the session of its address, else its
+    /// Handles a protected record without a connection id: for the session of its address, else its
     /// handshake.
     fn handle_unnamed(&mut self, now: Instant, route: &Route, record: &Incoming<'_>, sink: &mut dyn Sink) {
         let Occupants { half_open, live } = self.table.occupants(&PeerAddress::from(route));
@@ -125,8 +126,8 @@ impl ServerEngine {
         }
     }
 
-    /// A record of a session that cannot be resumed: if it is authentic, it is answered with the
-    /// alert.
+    /// Handles a record of a session that cannot be restored: if it is authentic, it is answered
+    /// with the alert.
     fn bid_farewell(
         &mut self,
         session: SessionId,
@@ -139,7 +140,7 @@ impl ServerEngine {
         let Stage::Farewell(farewell) = &mut peer.stage else { return };
         self.counters.records_discarded += 1;
         let opened = farewell.protection.open(record, &mut self.scratch);
-        // At most one alert for each record the device ever sent, whoever repeats it.
+        // At most one alert for each record of the device, also if the record is replayed.
         if !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT) {
             return;
         }
@@ -151,14 +152,14 @@ impl ServerEngine {
             alert::INTERNAL_ERROR,
             chance,
         );
-        // Another address than before has not proven that the device receives there.
+        // A new address does not prove that the device receives there.
         let is_proven = is_there && !farewell.is_unproven;
         if sealed.is_none() || !(is_proven || self.outgoing.len() <= AMPLIFICATION * record.bytes.len()) {
             return;
         }
         let is_first = !std::mem::replace(&mut farewell.is_answered, true);
-        // Sent anywhere else it may not have reached the device, which then must find the session
-        // here after the next restart, too.
+        // An alert to another address may not have reached the device, so the session must be kept
+        // for the next restart.
         let is_news = is_proven && !std::mem::replace(&mut farewell.is_told, true);
         self.counters.sessions_farewell += u64::from(is_first);
         sink.transmit(route, &self.outgoing);
@@ -167,7 +168,7 @@ impl ServerEngine {
         }
     }
 
-    /// Opens a record of a session and does what it says.
+    /// Decrypts a record of a session and handles its content.
     fn open(
         &mut self,
         now: Instant,
@@ -219,7 +220,8 @@ impl ServerEngine {
                     held.protection.window = Window::closed_below(held.protection.window.next());
                     proven = true;
                 }
-                // To the source address of the record, because the device may have moved.
+                // Sent to the source address of the record, because the device's address may have
+                // changed.
                 Verdict::Ping(_) if !is_there && !doubt.affords(address, received, ping_size) => return,
                 Verdict::Ping(ping) => {
                     if is_there {
@@ -231,8 +233,8 @@ impl ServerEngine {
                 Verdict::Silent => return,
             }
         }
-        // Only what is newer than all before shows where the peer is; a copy of an old record, sent
-        // from elsewhere, must not (RFC 9146 §6).
+        // Only a record newer than all before updates the address; a replayed record from another
+        // address must not (RFC 9146 §6).
         if opened.newest && held.doubt.is_none() {
             peer.route = *route;
             if is_there {
@@ -270,7 +272,7 @@ impl ServerEngine {
         }
     }
 
-    /// A record of a session did not open.
+    /// Handles a record of a session that failed authentication.
     fn discard(&mut self, now: Instant, session: SessionId, closed: Closed, sink: &mut dyn Sink) {
         self.counters.records_discarded += 1;
         let Some(held) = self.table.get(session).and_then(|peer| peer.session()) else { return };
@@ -280,7 +282,7 @@ impl ServerEngine {
         }
     }
 
-    /// A protected record for a handshake: its Finished, or nothing.
+    /// Handles a protected record for a handshake, which can only be its Finished.
     fn handle_protected(
         &mut self,
         now: Instant,
@@ -316,7 +318,7 @@ impl ServerEngine {
             Ok(_) => return,
             Err(Closed::Replay) => return,
             Err(Closed::Bad) => {
-                // Only what can be a Finished speaks about the key.
+                // Only a record with the length of a Finished is evidence about the key.
                 let padding = if record.cid.is_some() { 1..=1 + PADDING_MAX } else { 0..=0 };
                 let length = record.fragment.len().checked_sub(overhead + FINISHED_LENGTH);
                 if !length.is_some_and(|more| padding.contains(&more)) {
@@ -335,7 +337,7 @@ impl ServerEngine {
         }
     }
 
-    /// A ClientHello, or a part of one.
+    /// Handles a ClientHello or a fragment of one.
     fn handle_hello(
         &mut self,
         now: Instant,
@@ -358,10 +360,10 @@ impl ServerEngine {
                 (Expect::Hello, None | Some(true)) => {
                     return self.continue_hello(now, session, fragment, sink);
                 }
-                // A later fragment of a message that has arrived.
+                // A later fragment of a message that is already complete.
                 (_, None) => return,
-                // The client repeats its flight because ours was lost. Only with the same cookie is
-                // ours sent again.
+                // The client repeats its flight because the server's was lost. The flight is
+                // repeated only for the same cookie.
                 (_, Some(true)) => {
                     if handshake.timer.is_asked(now) {
                         self.send_flight(session, sink);
@@ -375,8 +377,8 @@ impl ServerEngine {
             self.counters.records_refused += 1;
             return;
         };
-        // Judged by what a first fragment shows, so that a hello in pieces needs no memory of ours
-        // either.
+        // The cookie is verified from the first fragment, so that a fragmented hello causes no
+        // state either.
         let key = &self.cookie_key;
         let whole = || {
             let whole = Some(fragment).filter(|fragment| fragment.is_whole());
@@ -491,7 +493,7 @@ impl ServerEngine {
         sink.transmit(route, &answer);
     }
 
-    /// Another part of a hello whose first part had a good cookie.
+    /// Handles a further fragment of a hello whose first fragment had a valid cookie.
     fn continue_hello(
         &mut self,
         now: Instant,
@@ -507,8 +509,8 @@ impl ServerEngine {
             return;
         };
         let key = &self.cookie_key;
-        // Its first half was good when the first piece came; that was less than a handshake's
-        // lifetime ago.
+        // Its first half was valid when the first fragment arrived, less than the handshake timeout
+        // ago.
         let then = handshake.begun;
         let judge = |hello: &ClientHello<'_>| {
             let [start, rest] = hello.repeated();
@@ -541,7 +543,7 @@ impl ServerEngine {
         }
     }
 
-    /// A message of the client's second flight, or a part of one.
+    /// Handles a message of the client's second flight, or a fragment of one.
     fn handle_message(
         &mut self,
         now: Instant,
@@ -588,8 +590,8 @@ impl ServerEngine {
     }
 }
 
-/// Adds a part to a hello. If that makes it whole, says what it leads to, and sets what that costs;
-/// nothing is spent on it yet.
+/// Adds a fragment to a hello. If the hello is complete, negotiates it and sets its cost; nothing
+/// is charged yet.
 fn propose(
     handshake: &mut Handshake,
     fragment: &HandshakeFragment<'_>,

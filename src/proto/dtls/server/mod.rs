@@ -1,41 +1,40 @@
-//! [`Engine`] of our own: a DTLS 1.2 server for constrained devices (RFC 6347, RFC 7252 §9, RFC
-//! 7925). **Not audited.**
+//! The DTLS 1.2 server of this crate, for constrained devices (RFC 6347, RFC 7252 §9, RFC 7925). It
+//! implements [`Engine`]. **Not audited.**
 //!
 //! Pre-shared keys with and without ECDHE, certificates and raw public keys with ECDHE_ECDSA;
-//! CCM_8, CCM, GCM and ChaCha20-Poly1305; connection ids; extended master secret where offered;
-//! sessions that go on after a restart. No renegotiation, no resumption, no compression, nothing
-//! with RSA keys or CBC.
+//! CCM_8, CCM, GCM and ChaCha20-Poly1305; connection ids; extended master secret if offered;
+//! sessions that survive a restart. No renegotiation, resumption or compression, and no suites with
+//! RSA or CBC.
 //!
 //! From the wire inwards:
 //!
-//! * `wire` takes datagrams apart; `intake` finds who a record is for; `outcome` is how each one
-//!   ends.
-//! * `negotiation` decides what a hello leads to; `handshake` takes it from there, `reassembly` and
-//!   `flight` carry its messages, `schedule` makes keys of it. [`outline`] judges a chain before
-//!   any signature, `certificate` judges the rest, `certification` is what of its path is kept, and
-//!   `name` reads names out; [`bundle`] takes apart what an owner hands over.
-//! * `protection` seals and opens records with an `aead`, `replay` drops what was seen, `session`
-//!   is what is kept.
-//! * [`export`] and `resume` let a session outlive the process; `review` ends it when its time is
-//!   over.
+//! * `wire` parses datagrams; `intake` assigns records to handshakes and sessions; `outcome` ends
+//!   them.
+//! * `negotiation` selects the parameters from a hello; `handshake` performs the rest, with
+//!   `reassembly` and `flight` for its messages and `schedule` for its keys. [`outline`] checks the
+//!   structure of a chain before any signature, `certificate` verifies the rest, `certification` is
+//!   the stored path, and `name` parses names; [`bundle`] parses configured files.
+//! * `protection` encrypts and decrypts records with an `aead`, `replay` detects replayed records,
+//!   `session` is the state of a session.
+//! * [`export`] and `resume` restore sessions after a restart; `review` closes expired ones.
 //!
-//! What a record can do, by where it comes from:
+//! The effect of a record, by the state of its address:
 //!
-//! | record | without a session | handshake under way | session |
+//! | record | no session | handshake in progress | session |
 //! |---|---|---|---|
-//! | plaintext ClientHello | cookie, or a handshake | ours again, or another handshake | a shadow handshake |
+//! | plaintext ClientHello | cookie, or a handshake | the flight again, or another handshake | a shadow handshake |
 //! | other plaintext message | nothing | the next step | nothing |
-//! | plaintext alert | nothing | gives it 5 s to prove the alert forged | nothing |
+//! | plaintext alert | nothing | fails it after 5 s, unless it continues | nothing |
 //! | ChangeCipherSpec | nothing | nothing | nothing |
-//! | protected, opens | – | Finished: a session | data, alert; Finished: ours again |
-//! | protected, does not open | nothing | as long as a Finished: one alert | is counted |
+//! | protected, authentic | – | Finished: a session | data, alert; Finished: the server's Finished again |
+//! | protected, not authentic | nothing | with the length of a Finished: one alert | is counted |
 //!
-//! Amplification: an unproven address gets at most one HelloVerifyRequest for a datagram, not
-//! longer than that. An address a session moved to gets at most three times the bytes that came
-//! from there, over all kinds of answers.
+//! Amplification: an address that is not validated gets at most one HelloVerifyRequest per
+//! datagram, which is not longer than the datagram. A new address of a session gets at most three
+//! times the bytes received from it, until it is validated.
 //!
-//! Randomness is drawn from the seed given to [`ServerEngine::new`]; only ECDHE keys and ECDSA
-//! signatures are drawn by aws-lc-rs itself.
+//! Random values come from the seed given to [`ServerEngine::new`]; only for ECDHE keys and ECDSA
+//! signatures aws-lc-rs uses its own generator.
 
 mod aead;
 mod amplification;
@@ -94,7 +93,7 @@ use crate::proto::Route;
 /// How an engine behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How much it may hold.
+    /// Its limits.
     pub limits: Limits,
     /// [`Policy::mtu`]
     pub mtu: usize,
@@ -104,16 +103,16 @@ pub struct Settings {
     pub connection_id: bool,
     /// [`Policy::max_session_lifetime`]
     pub max_session_lifetime: Option<Duration>,
-    /// IANA numbers of the suites allowed; default all this engine has.
+    /// IANA numbers of the allowed suites; default all supported ones.
     pub suites: Option<Box<[u16]>>,
-    /// After so many records that did not open a session is over; default by cipher: 2^24 with tags
+    /// Records failing authentication until a session is closed; default by cipher: 2^24 with tags
     /// of 8 bytes (a forgery then has had a chance of 2^-40), 2^23 with CCM, 2^36 with GCM and
     /// ChaCha20-Poly1305.
     pub forgeries: Option<u64>,
 }
 
 impl Settings {
-    /// Everything that is not named here as by default.
+    /// Settings with these limits and policy, and defaults for the rest.
     pub fn new(limits: Limits, policy: Policy) -> Settings {
         Settings {
             limits,
@@ -138,13 +137,13 @@ fn allowed(mtu: usize) -> usize {
     mtu.clamp(200, record::PLAINTEXT_MAX)
 }
 
-/// What handshakes share.
+/// State shared by handshakes.
 struct Common {
     settings: Settings,
     keyring: Keyring,
     certificates: Certificates,
     clock: Clock,
-    /// Makes keys for identities that have none.
+    /// The secret for decoy keys of unknown identities.
     decoy: Zeroizing<[u8; 32]>,
     chance: Chance,
     issuers: Issuers,
@@ -159,23 +158,24 @@ impl Common {
     }
 }
 
-/// See the module.
+/// A DTLS 1.2 server; see the module.
 pub struct ServerEngine {
     common: Common,
     cookie_key: CookieKey,
     table: SessionTable<Box<Peer>>,
     /// Who our connection ids name.
     cids: HashMap<Cid, SessionId>,
-    /// When each handshake wants to be looked at.
+    /// The deadlines of handshakes.
     deadlines: BTreeSet<(Instant, SessionId)>,
-    /// Where records are opened.
+    /// Buffer for decrypted records.
     scratch: Vec<u8>,
-    /// Where datagrams are made.
+    /// Buffer for outgoing datagrams.
     outgoing: Vec<u8>,
     /// When the first session has to be checked for expiry.
     review: Review,
     question: Question,
-    /// Where handshakes have failed lately: what their clients still send is of no session.
+    /// Addresses of recently failed handshakes, whose late records are not reported as of an
+    /// unknown session.
     failed: VecDeque<(PeerAddress, Instant)>,
     counters: Counters,
 }
@@ -184,7 +184,7 @@ pub struct ServerEngine {
 const FAILED_MAX: usize = 256;
 const FAILED_FOR: Duration = Duration::from_secs(10);
 
-/// The current datagram, as far as it bounds the answers to an unproven address.
+/// The state of the current datagram that limits the answers to an unvalidated address.
 #[derive(Clone, Copy, Default)]
 struct Question {
     bytes: usize,
@@ -192,8 +192,8 @@ struct Question {
 }
 
 impl ServerEngine {
-    /// An engine without sessions. `seed` is 32 bytes of good randomness, of this process alone:
-    /// two that run with one seed and one exported session would repeat a nonce.
+    /// An engine without sessions. `seed` must be 32 cryptographically random bytes, unique for
+    /// each process: two processes with one seed and one exported session would repeat a nonce.
     pub fn new(
         now: Instant,
         mut settings: Settings,
@@ -226,7 +226,7 @@ impl ServerEngine {
         }
     }
 
-    /// A protected record came that is of no session.
+    /// Reports a protected record that belongs to no session.
     fn tell_unknown(&mut self, now: Instant, route: &Route, sink: &mut dyn Sink) {
         let address = PeerAddress::from(route);
         let is_late = |(failed, at): &(PeerAddress, Instant)| *failed == address && now < *at + FAILED_FOR;

@@ -1,4 +1,4 @@
-//! What becomes of handshakes and sessions, and what is said about it.
+//! Establishes sessions, ends handshakes and sessions, and reports the results.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::proto::dtls::session_table::{NoPlace, Phase, Reason, Removed};
 use crate::proto::{Holder, Route};
 
 impl ServerEngine {
-    /// Sends our flight, and says when to look again.
+    /// Sends the server's flight and sets the next deadline.
     pub(super) fn send_flight(&mut self, session: SessionId, sink: &mut dyn Sink) {
         let mtu = self.common.settings.mtu;
         if let Some(peer) = self.table.get_mut(session) {
@@ -50,7 +50,7 @@ impl ServerEngine {
         }
     }
 
-    /// Sends ChangeCipherSpec and Finished, as long as they may be wanted.
+    /// Sends ChangeCipherSpec and Finished, as long as the client may need them.
     pub(super) fn send_finished(&mut self, session: SessionId, sink: &mut dyn Sink) {
         let Some(peer) = self.table.get_mut(session) else { return };
         let Stage::Session(held) = &mut peer.stage else { return };
@@ -78,7 +78,7 @@ impl ServerEngine {
         }
     }
 
-    /// The client has proven its identity: the handshake becomes a session if its credential is
+    /// The client has proved its identity: the handshake becomes a session if its credential is
     /// still valid, the identity is a device's, and there is room for it.
     pub(super) fn establish(
         &mut self,
@@ -192,7 +192,7 @@ impl ServerEngine {
         Ok(holder)
     }
 
-    /// Takes an entry out, with all that points to it.
+    /// Removes an entry with all references to it.
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Box<Peer>> {
         self.disarm(session);
         let peer = self.table.remove(session)?;
@@ -206,7 +206,7 @@ impl ServerEngine {
         }
     }
 
-    /// Sees off an entry the table had no place for.
+    /// Ends an entry that the registry removed to make room.
     pub(super) fn dismiss(&mut self, now: Instant, removed: Removed<Box<Peer>>, sink: &mut dyn Sink) {
         let Removed { session, phase, reason, value: mut peer } = removed;
         if let Some(handshake) = peer.handshake() {
@@ -251,7 +251,7 @@ impl ServerEngine {
         }
     }
 
-    /// Ends a session.
+    /// Closes a session.
     pub(super) fn end(&mut self, _now: Instant, session: SessionId, cause: CloseCause, sink: &mut dyn Sink) {
         let Some(mut peer) = self.remove(session) else { return };
         if let Stage::Farewell(farewell) = &peer.stage {
@@ -276,7 +276,7 @@ impl ServerEngine {
         sink.closed(session, cause);
     }
 
-    /// Ends a handshake; with an alert if the client is to be told.
+    /// Ends a handshake, with an alert if `alert` is set.
     pub(super) fn fail(
         &mut self,
         now: Instant,
@@ -291,7 +291,8 @@ impl ServerEngine {
         self.report(now, &peer.route, failure, alert.map(|alert| (sequence, alert)), sink);
     }
 
-    /// Says why a handshake failed, and tells the client in the plaintext record of that number.
+    /// Reports why a handshake failed, and sends the client an alert in the plaintext record with
+    /// this number.
     pub(super) fn report(
         &mut self,
         now: Instant,
@@ -311,7 +312,7 @@ impl ServerEngine {
         sink.failed(route, failure);
     }
 
-    /// A handshake's time has come.
+    /// Handles the timer of a handshake.
     pub(super) fn tick(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
         let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
@@ -321,7 +322,7 @@ impl ServerEngine {
             (Some((description, believed)), _) if believed <= now => {
                 Some(HandshakeFailure::PeerAlert { description, step })
             }
-            // The alert has gone out already.
+            // The alert was already sent.
             (_, Some(believed)) if believed <= now => Some(handshake.wrong_key()),
             _ if handshake.end <= now => Some(handshake.timed_out()),
             _ => None,
@@ -335,7 +336,7 @@ impl ServerEngine {
         }
     }
 
-    /// Puts a handshake's deadline where it belongs.
+    /// Updates the deadline of a handshake.
     pub(super) fn arm(&mut self, session: SessionId) {
         let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;

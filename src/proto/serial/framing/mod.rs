@@ -1,21 +1,21 @@
-//! Framing: where in a stream of bytes a message begins and ends. One file a framing.
+//! Framing: splits a stream of bytes into messages. One file per framing.
 //!
 //! ```text
 //! bytes ──Decoder──> frame ──checksum──> payload      payload ──encode──> bytes
 //! ```
 //!
-//! | framing | a frame is | after garbage it goes on at |
+//! | framing | frame | resynchronises at |
 //! |---|---|---|
-//! | [`mod@line`] | what stands before a line end | the next line end |
+//! | [`mod@line`] | terminated by a line end | the next line end |
 //! | [`slip`] | RFC 1055, between END bytes | the next END |
 //! | [`cobs`] | consistent overhead byte stuffing, before a zero | the next zero |
-//! | [`length`] | as long as a field in its header says | the next byte from which a frame fits |
-//! | [`gap`] | what comes without a pause | the next pause |
-//! | [`fixed`] | so many bytes | a pause; with a checksum, the next byte from which one fits |
-//! | [`markers`] | between a start and an end | the next start |
+//! | [`length`] | has its length in a header field | the next byte at which a valid frame starts |
+//! | [`gap`] | bytes without a pause between them | the next pause |
+//! | [`fixed`] | a fixed number of bytes | a pause; with a checksum, the next byte at which a valid frame starts |
+//! | [`markers`] | between a start and an end marker | the next start marker |
 //!
-//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer
-//! is dropped and counted. Empty frames are passed over: doubled delimiters make them. Time is an
+//! A [`Decoder`] stores at most one frame of at most [`Settings::max_frame`] bytes; longer frames
+//! are dropped and counted. Empty frames, which repeated delimiters cause, are ignored. Time is an
 //! argument.
 
 pub mod cobs;
@@ -30,68 +30,68 @@ use std::time::{Duration, Instant};
 
 use super::checksum::Checksum;
 
-/// Longest frame that may be asked for, in bytes, checksum and header included.
+/// Longest configurable frame, in bytes with checksum and header.
 pub const FRAME_MAX: usize = 16 * 1024;
-/// Bytes that come so soon after the port was opened may be the rest of a frame whose beginning was
-/// missed.
+/// Bytes that arrive within this time after the port was opened may be the rest of a frame whose
+/// beginning was missed.
 pub const SETTLE: Duration = Duration::from_millis(50);
-/// A frame whose length is known beforehand must come without a longer pause than this.
+/// Longest pause within a frame of known length.
 pub const IDLE: Duration = Duration::from_secs(1);
 
-/// How messages are told apart.
+/// The framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Text lines, or anything with a delimiter behind it.
+    /// Text lines, or frames with another delimiter at the end.
     Line(line::End),
-    /// RFC 1055.
+    /// SLIP (RFC 1055).
     Slip,
-    /// Consistent overhead byte stuffing, each frame ended by a zero.
+    /// Consistent overhead byte stuffing; a zero ends each frame.
     Cobs,
-    /// A header with the length.
+    /// A header with the length of the frame.
     Length(length::Header),
-    /// A pause between frames, as in Modbus RTU.
+    /// A pause between frames.
     Gap(Duration),
-    /// Always the same size in bytes, checksum included; `1..=FRAME_MAX`.
+    /// A fixed size in bytes with the checksum; `1..=FRAME_MAX`.
     Fixed(usize),
-    /// Between two sequences of bytes.
+    /// Between a start and an end marker.
     Markers(markers::Markers),
 }
 
-/// How a stream is taken apart.
+/// The settings of a decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How messages are told apart.
+    /// The framing.
     pub framing: Framing,
-    /// What stands at the end of each frame.
+    /// The checksum at the end of each frame.
     pub checksum: Option<Checksum>,
-    /// Longest frame in bytes, header, checksum and line end included where they are kept until the
-    /// end; `1..=FRAME_MAX`.
+    /// Longest frame in bytes, with header, checksum and line end if the framing stores them;
+    /// `1..=FRAME_MAX`.
     pub max_frame: usize,
 }
 
-/// What came in since the decoder was made.
+/// Counters since the decoder was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes in all.
+    /// Bytes received.
     pub bytes: u64,
-    /// Frames handed on.
+    /// Valid frames.
     pub good: u64,
-    /// Frames that were not: checksum, escape, length, size.
+    /// Invalid frames: checksum, escape, length, size.
     pub bad: u64,
-    /// Bytes that made no good frame, checksums and delimiters aside.
+    /// Bytes that belong to no valid frame, without checksums and delimiters.
     pub dropped: u64,
 }
 
 /// Why a payload cannot be framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncodeError {
-    /// It is empty; nobody could tell it from a doubled delimiter.
+    /// It is empty, and would look like a repeated delimiter.
     Empty,
-    /// The frame would be longer than allowed, or than its length field can say.
+    /// The frame would be longer than allowed, or than the length field can represent.
     TooLong,
     /// A fixed frame has another size.
     WrongSize,
-    /// It contains what ends a frame, and this framing has no escape.
+    /// It contains a delimiter, and this framing has no escape.
     Delimiter,
 }
 
@@ -108,23 +108,23 @@ impl std::fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// What a framing made of one byte.
+/// The result of one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// The frame goes on.
+    /// The frame continues.
     More,
-    /// The buffer holds a frame; a following byte begins the next.
+    /// The buffer contains a frame; the next byte begins another one.
     Frame,
-    /// The buffer holds what cannot become a frame.
+    /// The buffer contains an invalid frame.
     Bad,
 }
 
-/// A bounded buffer of one frame.
+/// A bounded buffer for one frame.
 #[derive(Debug)]
 struct Buffer {
     bytes: Vec<u8>,
     max: usize,
-    /// Bytes of this frame for which there was no room: it is longer than allowed.
+    /// Bytes of this frame beyond the limit.
     over: u64,
 }
 
@@ -141,7 +141,7 @@ impl Buffer {
         self.bytes.is_empty()
     }
 
-    /// Empties it; how many bytes were meant for it.
+    /// Clears it; returns the number of bytes of the frame, including those beyond the limit.
     fn clear(&mut self) -> u64 {
         let held = self.bytes.len() as u64 + std::mem::take(&mut self.over);
         self.bytes.clear();
@@ -149,7 +149,7 @@ impl Buffer {
     }
 }
 
-/// The framings that are told byte by byte.
+/// The state of the framings that are decoded byte by byte.
 #[derive(Debug)]
 enum Scanner {
     Line(line::Scanner),
@@ -157,29 +157,29 @@ enum Scanner {
     Cobs(cobs::Scanner),
     Markers(markers::Scanner),
     Gap,
-    /// These look at all that is there: [`Decoder::scan`].
+    /// These are decoded from the whole buffer: [`Decoder::scan`].
     Length(length::Header),
     Fixed(usize),
 }
 
-/// Takes a stream apart.
+/// Splits a stream into frames.
 #[derive(Debug)]
 pub struct Decoder {
     scanner: Scanner,
     checksum: Option<Checksum>,
     buffer: Buffer,
-    /// Everything up to the next delimiter is dropped: its beginning was too long, wrong, or
-    /// missed.
+    /// Whether everything up to the next delimiter is dropped, because the frame is too long,
+    /// invalid, or its beginning was missed.
     skipping: bool,
     opened_at: Option<Instant>,
-    /// What comes without a longer pause belongs together.
+    /// The pause that ends a frame.
     pause: Option<Duration>,
     last_byte_at: Option<Instant>,
     counters: Counters,
 }
 
 impl Decoder {
-    /// For a port that was opened at `now`.
+    /// A decoder for a port that was opened at `now`.
     pub fn new(settings: &Settings, now: Instant) -> Decoder {
         let max = settings.max_frame.clamp(1, FRAME_MAX);
         let (scanner, pause) = match &settings.framing {
@@ -203,7 +203,7 @@ impl Decoder {
         }
     }
 
-    /// The port was opened anew: what was begun before is dropped.
+    /// The port was reopened: an incomplete frame is dropped.
     pub fn reopen(&mut self, now: Instant) {
         self.fail();
         self.skipping = false;
@@ -212,19 +212,19 @@ impl Decoder {
         self.last_byte_at = None;
     }
 
-    /// What came in.
+    /// The counters.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Takes bytes; `sink` gets every payload that is complete, its checksum taken off.
+    /// Decodes bytes; calls `sink` with every complete payload, without its checksum.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], sink: &mut dyn FnMut(&[u8])) {
         if bytes.is_empty() {
             return;
         }
-        // A pause between frames is told by the shell, which looks for bytes before it tells. What
-        // it brings late may have come in time and waited for it: only a pause that no stall
-        // explains ends a frame here.
+        // The shell reports pauses by `handle_timeout`, after checking for bytes. Bytes that it
+        // delivers late may have arrived in time: only a pause that a stall cannot explain ends a
+        // frame here.
         let judged = match self.scanner {
             Scanner::Gap => now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now),
             _ => now,
@@ -249,7 +249,7 @@ impl Decoder {
         }
     }
 
-    /// A pause may have ended a frame.
+    /// Handles the timer: a pause may have ended a frame.
     pub fn handle_timeout(&mut self, now: Instant, sink: &mut dyn FnMut(&[u8])) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.last_byte_at = None;
@@ -263,7 +263,7 @@ impl Decoder {
         }
     }
 
-    /// When a pause will have been long enough to mean something.
+    /// When the current pause becomes significant.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.buffer.is_empty() {
             return None;
@@ -271,7 +271,7 @@ impl Decoder {
         self.last_byte_at?.checked_add(self.pause?)
     }
 
-    /// One byte of a framing with delimiters.
+    /// Decodes one byte of a framing with delimiters.
     fn step(&mut self, byte: u8, sink: &mut dyn FnMut(&[u8])) {
         let step = match &mut self.scanner {
             Scanner::Line(scanner) => scanner.step(byte, &mut self.buffer),
@@ -290,7 +290,8 @@ impl Decoder {
         }
     }
 
-    /// The buffer holds a whole frame, or the rest of one whose beginning was dropped.
+    /// Ends a frame: the buffer contains a complete frame, or the rest of one whose beginning was
+    /// dropped.
     fn end(&mut self, sink: &mut dyn FnMut(&[u8])) {
         if self.skipping || self.buffer.over > 0 {
             self.fail();
@@ -315,7 +316,7 @@ impl Decoder {
         }
     }
 
-    /// What is in the buffer will not become a frame.
+    /// Drops an invalid frame.
     fn fail(&mut self) {
         if !self.buffer.is_empty() {
             self.counters.bad += u64::from(!self.skipping);
@@ -323,10 +324,11 @@ impl Decoder {
         }
     }
 
-    /// Takes frames of a known length off the front of the buffer, and bytes that can begin none.
+    /// Removes frames of known length from the front of the buffer, and bytes that cannot start
+    /// one.
     fn scan(&mut self, sink: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
-        // Bytes dropped one after the other are one bad frame.
+        // Consecutive dropped bytes count as one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let size = match &self.scanner {
@@ -375,8 +377,7 @@ impl Decoder {
 }
 
 impl Scanner {
-    /// Whether a frame that was begun unseen can be told from a whole one only by what ended the
-    /// one before.
+    /// Whether a frame whose beginning was missed can only be detected by the delimiter before it.
     fn has_delimiter(&self) -> bool {
         matches!(self, Scanner::Line(_) | Scanner::Slip(_) | Scanner::Cobs(_))
     }
@@ -392,10 +393,10 @@ impl Scanner {
     }
 }
 
-/// Puts the frame of `payload` behind what is in `out`, its checksum included.
+/// Appends the frame of `payload`, with its checksum, to `out`.
 ///
 /// # Errors
-/// [`EncodeError`]; `out` is as it was.
+/// [`EncodeError`]; `out` is unchanged.
 pub fn encode(settings: &Settings, payload: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
     if payload.is_empty() {
         return Err(EncodeError::Empty);

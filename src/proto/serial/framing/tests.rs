@@ -344,7 +344,7 @@ fn a_frame_that_stops_half_way_is_given_up_after_a_pause() {
     assert!(take(&mut decoder, now, b"\x05ab").is_empty());
     let at = decoder.poll_timeout().unwrap();
     assert_eq!(at, now + IDLE);
-    // The pause is seen also where nobody was woken for it.
+    // The pause is detected also without a timer call.
     assert_eq!(take(&mut decoder, at, b"\x02hi"), [b"hi"]);
     assert_eq!((decoder.counters().bad, decoder.counters().dropped), (1, 3));
     assert_eq!(decoder.poll_timeout(), None);

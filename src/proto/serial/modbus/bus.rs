@@ -1,19 +1,20 @@
-//! The master of a bus: one request at a time, each unit in its own rhythm, and none that keeps the
-//! others waiting.
+//! The master of a bus: one request at a time, each unit with its own period, and a failing unit
+//! does not delay the others.
 //!
 //! ```text
 //!  down ──line_up──> idle ──a unit is due, the line is quiet──> waiting ──answer, time-out, damage──> idle
 //!    ^─────────────────────────── line_down, at any time ─────────────────────────────────────────────┘
 //! ```
 //!
-//! * A unit that has failed is left alone for a time that doubles up to a bound. It gets its turn
-//!   where its time-out makes no other unit late; if there is no such place for a whole period of
-//!   it, then once each unit that is due was asked. So units without an answer cost the others one
-//!   time-out a cycle at most.
-//! * An answer is taken only from the unit asked, with the function and the length asked for, and a
-//!   right checksum. What else comes is stepped over while the time-out runs on (MODBUS over Serial
-//!   Line V1.02 §2.4.1). How late answers are told from the present one, see `unit`.
-//! * No clock, no port, no chance: `now` and a seed come in, bytes and events go out.
+//! * A failed unit is not polled for a back-off time that doubles up to a maximum. Then it is
+//!   polled when its timeout delays no other unit; if that is not possible for one of its periods,
+//!   it is polled after every unit that is due. So failing units cost the others at most one
+//!   timeout per cycle.
+//! * A response is accepted only from the requested unit, with the requested function and length
+//!   and a valid checksum. Other frames are ignored while the timeout runs (MODBUS over Serial Line
+//!   V1.02 §2.4.1). `unit` describes how late responses are detected.
+//! * It has no clock, port or random source: `now` and a seed are arguments, bytes and events are
+//!   the output.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -24,73 +25,72 @@ use super::settings::Settings;
 pub use super::unit::{Counters, State};
 use super::unit::{Progress, Purpose, Refusal, Unit};
 
-/// Nothing more is asked while so many events wait to be collected.
+/// Most queued events; no further request is sent until they are collected.
 const EVENTS_MAX: usize = 256;
-/// So long after the last byte a complete but wrong answer is given up; longer than adapters hold
-/// bytes back (16 ms).
+/// Time after the last byte at which a complete but invalid response is given up; longer than the
+/// latency of adapters (16 ms).
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Why a request had no answer.
+/// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nothing came from it.
+    /// The unit did not respond.
     Silent,
-    /// Bytes came that are no frame: an answer damaged by noise, or noise alone.
+    /// Bytes without a valid frame came: a damaged response, or noise.
     Damaged,
 }
 
-/// What the shell is told. Units are numbered as in [`Settings::units`].
+/// An event for the shell. Units are indices into [`Settings::units`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A unit has a reading to publish: JSON, at its path.
     Reading {
-        /// Whose.
+        /// The unit.
         unit: usize,
         /// One JSON object.
         payload: Vec<u8>,
     },
-    /// A unit answers now, and did not before.
+    /// A unit responds again, or for the first time.
     Up {
-        /// Which.
+        /// The unit.
         unit: usize,
     },
-    /// A unit has not answered three times in a row.
+    /// A unit failed three times in a row.
     Down {
-        /// Which.
+        /// The unit.
         unit: usize,
-        /// The third time.
+        /// The failure of the third request.
         failure: Failure,
     },
-    /// A request had no answer.
+    /// A request failed.
     Failed {
-        /// Whose.
+        /// The unit.
         unit: usize,
-        /// How.
+        /// The failure.
         failure: Failure,
-        /// In a row, this one counted.
+        /// Consecutive failures, including this one.
         failures: u32,
     },
-    /// A unit refuses to have a register read; its readings come without it. Told once, until it
-    /// has been read.
+    /// A unit refuses to read a register, so readings do not contain it. Reported once, until the
+    /// register was read.
     Refused {
-        /// Which unit.
+        /// The unit.
         unit: usize,
-        /// Which of its registers, as an index into
-        /// [`Unit::registers`](super::settings::Unit::registers).
+        /// The register, as an index into [`Unit::registers`](super::settings::Unit::registers).
         register: usize,
-        /// Why.
+        /// The exception.
         exception: Exception,
     },
-    /// An answer came after its time and was not used: the time-out is too short for this unit.
+    /// A response came after the timeout and was not used: the timeout is too short for this unit.
     Late {
-        /// Whose.
+        /// The unit.
         unit: usize,
-        /// After its request.
+        /// The time since its request.
         after: Duration,
     },
 }
 
-/// The master.
+/// The master of one bus.
 #[derive(Debug)]
 pub struct Bus {
     settings: Settings,
@@ -100,14 +100,14 @@ pub struct Bus {
     sent: Vec<u8>,
     to_send: bool,
     events: VecDeque<Event>,
-    /// Not before this is anything sent: silence between frames.
+    /// The earliest time of the next request: the silence between frames.
     quiet_at: Instant,
-    /// When the bytes that nobody asked for began.
+    /// When the current unexpected bytes began.
     babble: Instant,
-    /// When the last of them came.
+    /// When the last unexpected byte came.
     heard: Instant,
     begun: Option<Instant>,
-    /// Whose poll goes on.
+    /// The unit whose poll is in progress.
     current: Option<usize>,
     clock: Instant,
     chance: u64,
@@ -128,14 +128,15 @@ struct Exchange {
     request: Request,
     asked: Instant,
     deadline: Instant,
-    /// Enough bytes came, none of them the answer: given up then unless more come.
+    /// Set if enough bytes came without a response: when the request is given up unless more bytes
+    /// come.
     settled: Option<Instant>,
-    /// The echo has to come first.
+    /// Whether the echo of the request is expected first.
     echo: bool,
 }
 
 impl Bus {
-    /// A bus whose port is not open yet. `seed` decides the jitter.
+    /// A bus whose port is not open yet. `seed` is the seed of the jitter.
     pub fn new(mut settings: Settings, now: Instant, seed: u64) -> Bus {
         let units = std::mem::take(&mut settings.units);
         Bus {
@@ -157,7 +158,7 @@ impl Bus {
         }
     }
 
-    /// The port is open: all units are due.
+    /// The port was opened: all units are due.
     pub fn line_up(&mut self, now: Instant) {
         self.tick(now);
         self.line = Line::Idle;
@@ -170,7 +171,7 @@ impl Bus {
         self.units.iter_mut().for_each(|unit| unit.start(now));
     }
 
-    /// The port is gone: nothing is asked, and no unit is blamed.
+    /// The port was closed: no request is sent, and no failure is counted.
     pub fn line_down(&mut self, now: Instant) {
         self.tick(now);
         self.line = Line::Down;
@@ -179,7 +180,7 @@ impl Bus {
         self.receiver.clear();
     }
 
-    /// Bytes came from the port.
+    /// Handles received bytes.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
         self.tick(now);
         for part in bytes.chunks(64) {
@@ -194,7 +195,7 @@ impl Bus {
         }
     }
 
-    /// Time has passed: to be called when [`Bus::poll_timeout`] says so, and harmless at any time.
+    /// Handles due timers. Call it at [`Bus::poll_timeout`]; earlier calls are allowed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
         if let Line::Waiting(exchange) = &self.line
@@ -206,7 +207,7 @@ impl Bus {
         self.begin(now);
     }
 
-    /// When [`Bus::handle_timeout`] has something to do; `None` while the port is down.
+    /// When [`Bus::handle_timeout`] must be called next; `None` while the port is closed.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.line {
             Line::Down => None,
@@ -218,7 +219,7 @@ impl Bus {
         }
     }
 
-    /// What to write to the port, whole; clears `buffer` and fills it in. `false`: nothing now.
+    /// Replaces the content of `buffer` with the next request; returns false if there is none now.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         buffer.clear();
         if !std::mem::take(&mut self.to_send) {
@@ -228,45 +229,46 @@ impl Bus {
         true
     }
 
-    /// What has happened, in order. At 256 uncollected ones nothing more is asked.
+    /// The next event, in order. With 256 queued events no further request is sent.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// The last reading of this unit was not taken over: its next one is published even if nothing
-    /// has changed.
+    /// The last reading of this unit was refused: its next one is published even if it is
+    /// unchanged.
     pub fn forget_published(&mut self, unit: usize) {
         if let Some(unit) = self.units.get_mut(unit) {
             unit.forget_published();
         }
     }
 
-    /// Whether a unit answers.
+    /// The state of a unit.
     pub fn state(&self, unit: usize) -> Option<State> {
         Some(self.units.get(unit)?.state)
     }
 
-    /// What has happened with a unit.
+    /// The counters of a unit.
     pub fn counters(&self, unit: usize) -> Option<Counters> {
         Some(self.units.get(unit)?.counters)
     }
 
-    /// What a unit was set up with.
+    /// The settings of a unit.
     pub fn unit(&self, unit: usize) -> Option<&super::settings::Unit> {
         Some(&self.units.get(unit)?.settings)
     }
 
-    /// How many units there are.
+    /// The number of units.
     pub fn unit_count(&self) -> usize {
         self.units.len()
     }
 
-    /// Whole frames from nobody who was asked: another master, or a unit that is not configured.
+    /// Unexpected frames: no request was outstanding for that unit. Another master, or a unit that
+    /// is not configured, sends them.
     pub fn strangers(&self) -> u64 {
         self.strangers
     }
 
-    /// Bytes that belonged to no frame.
+    /// Bytes that belong to no frame.
     pub fn noise(&self) -> u64 {
         self.receiver.noise()
     }
@@ -282,14 +284,14 @@ impl Bus {
         self.settings.speed.gap() + self.settings.pause
     }
 
-    /// When the line may be used again.
+    /// When the next request may be sent.
     fn open_at(&self) -> Instant {
         let paced = self.begun.map(|begun| begun + self.settings.interval);
         paced.map_or(self.quiet_at, |paced| paced.max(self.quiet_at))
     }
 
-    /// Bytes that nobody asked for: waits until they end, but not longer than a time-out, for a
-    /// line may never be quiet.
+    /// Unexpected bytes: waits until they end, but at most one timeout, because a line may never be
+    /// quiet.
     fn overhear(&mut self, now: Instant, bytes: &[u8]) {
         if now >= self.heard + self.gap() {
             self.babble = now;
@@ -302,9 +304,9 @@ impl Bus {
         self.receiver.overhear(|frame| stray(now, frame, units, events, strangers));
     }
 
-    /// Looks whether the answer has come; `last`: nothing more will.
+    /// Looks for the response; `last`: no more bytes will come.
     fn examine(&mut self, now: Instant, last: bool) {
-        // Taken out, so that an answer in it can be handed on.
+        // Taken out, because the response borrows from it.
         let mut receiver = std::mem::take(&mut self.receiver);
         if let Some((unit, purpose, answer)) = self.search(now, last, &mut receiver) {
             self.answered(now, unit, purpose, answer);
@@ -320,8 +322,8 @@ impl Bus {
         receiver: &'r mut Receiver,
     ) -> Option<(usize, Purpose, Answer<'r>)> {
         let Line::Waiting(exchange) = &mut self.line else { return None };
-        // A read is never answered with itself, but a write is; so there the owner has to say
-        // whether the line echoes.
+        // The response to a read never equals the request, but that to a write does; so for writes
+        // the echo must be configured.
         if exchange.echo || exchange.request.function() <= 4 {
             match receiver.strip_echo(&self.sent) {
                 None if exchange.echo && !last => return None,
@@ -364,14 +366,14 @@ impl Bus {
         }
     }
 
-    /// The line is free again after its silence.
+    /// Ends an exchange; the line is free after the silence.
     fn release(&mut self, now: Instant) {
         self.line = Line::Idle;
         self.quiet_at = now + self.gap();
         self.babble = now;
     }
 
-    /// The answer did not come, if it is still waited for.
+    /// Gives up the outstanding request, if there is one.
     fn give_up(&mut self, now: Instant) {
         let Line::Waiting(exchange) = &self.line else { return };
         let failure = if self.receiver.has_noise() { Failure::Damaged } else { Failure::Silent };
@@ -398,14 +400,14 @@ impl Bus {
     // --- whose turn it is
     // -------------------------------------------------------------------------------------
 
-    /// Asks the next unit, if one is due and the line is free.
+    /// Sends the next request, if a unit is due and the line is free.
     fn begin(&mut self, now: Instant) {
         if !matches!(self.line, Line::Idle) || now < self.open_at() || self.events.len() >= EVENTS_MAX {
             return;
         }
         let Some(index) = self.choose(now) else { return };
         let Some((purpose, request)) = self.units[index].next_request() else {
-            // Nothing can be asked of it.
+            // It has no valid request.
             self.units[index].schedule(now, Duration::ZERO);
             self.current = None;
             return;
@@ -434,19 +436,19 @@ impl Bus {
         });
     }
 
-    /// How long a request without an answer occupies the line.
+    /// The time for which a request without a response occupies the line.
     fn cost(&self, request: &Request) -> Duration {
         let sent = if request.function() > 6 { frame::FRAME_MAX } else { 8 };
         self.settings.timeout
             + self.settings.speed.characters(sent + 3 + usize::from(request.answer().length))
     }
 
-    /// How long the probe of a unit that does not answer occupies the line.
+    /// The time for which the probe of a failed unit occupies the line.
     fn probe_cost(&self, unit: &Unit) -> Duration {
         unit.next_request().map_or(self.settings.timeout, |(_, request)| self.cost(&request)) + self.gap()
     }
 
-    /// When the next answering unit is due.
+    /// When the next responding unit is due.
     fn next_live(&self) -> Option<Instant> {
         self.units.iter().filter(|unit| unit.failures == 0).map(|unit| unit.due).min()
     }
@@ -470,7 +472,7 @@ impl Bus {
         dead.or_else(|| first(&mut due(false)))
     }
 
-    /// When a unit can be asked next, the line being free.
+    /// When the next request can be sent if the line is free.
     fn next_begin(&self) -> Option<Instant> {
         if self.current.is_some() {
             return Some(self.open_at());
@@ -488,7 +490,7 @@ impl Bus {
     }
 }
 
-/// A frame that is not the answer waited for.
+/// Handles a frame that is not the expected response.
 fn stray(
     now: Instant,
     frame: frame::Frame<'_>,

@@ -1,9 +1,9 @@
-//! Register maps: what the bits and registers of a unit mean, and a poll's values as one JSON
-//! object.
+//! Register maps: the meaning of the bits and registers of a unit, and the values of a poll as one
+//! JSON object.
 //!
-//! A 16-bit register goes over the wire with its high byte first, and that is all the standard
-//! says; larger values, their word order and their scale are each maker's own (MODBUS Application
-//! Protocol V1.1b3 §4.2).
+//! The standard only defines that a 16-bit register is sent with its high byte first; larger
+//! values, their word order and their scale are vendor-specific (MODBUS Application Protocol V1.1b3
+//! §4.2).
 
 use std::fmt::Write as _;
 
@@ -12,8 +12,8 @@ use super::pdu::{Table, data_length};
 /// How raw bytes become a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One bit of a coil or discrete table; of a register, the bit with that number (0 the lowest),
-    /// or any bit if `None`.
+    /// One bit of a coil or discrete table; for a register, the bit with this number (0 = lowest),
+    /// or whether any bit is set if `None`.
     Bool(Option<u8>),
     /// One register, unsigned.
     U16,
@@ -31,13 +31,13 @@ pub enum Kind {
     F32,
     /// Four registers, IEEE 754 double precision.
     F64,
-    /// So many registers with two characters each, the high byte first; ends at a NUL, spaces at
-    /// the end dropped.
+    /// This many registers with two characters each, the high byte first; ends at a NUL, trailing
+    /// spaces are removed.
     String(u16),
 }
 
 impl Kind {
-    /// How many bits or registers it takes.
+    /// The number of bits or registers.
     pub const fn quantity(self) -> u16 {
         match self {
             Kind::Bool(_) | Kind::U16 | Kind::I16 => 1,
@@ -47,78 +47,77 @@ impl Kind {
         }
     }
 
-    /// Whether scale, offset and dead band mean something.
+    /// Whether it is a number, so that scale, offset and dead band apply.
     pub const fn is_number(self) -> bool {
         !matches!(self, Kind::Bool(_) | Kind::String(_))
     }
 }
 
-/// Which end comes first.
+/// The order of words or bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Order {
-    /// The high end first: what the standard does with bytes, and most makers with words.
+    /// High part first: the standard's order of bytes, and most vendors' order of words.
     #[default]
     Big,
-    /// The low end first.
+    /// Low part first.
     Little,
 }
 
-/// One value of a unit.
+/// One value of a unit's register map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Register {
-    /// The field it becomes in the JSON object.
+    /// Its field in the JSON object.
     pub name: String,
-    /// Where it is.
+    /// Its table.
     pub table: Table,
-    /// Its first register or bit, counted from 0, as it goes over the wire.
+    /// Its first register or bit, from 0, as sent on the wire.
     pub address: u16,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
-    /// Order of the registers of a value with several of them.
+    /// Order of the registers of a value with several registers.
     pub words: Order,
     /// Order of the two bytes of each register.
     pub bytes: Order,
-    /// Factor to the raw number; 1 leaves integers whole.
+    /// Factor of the raw number; with 1, integers stay integers.
     pub scale: f64,
     /// Added after scaling.
     pub offset: f64,
-    /// What it is measured in, for people.
+    /// Its physical unit, as text.
     pub unit: Option<String>,
-    /// The raw bytes, in reading order, by which the unit says that it has no value: given as
-    /// `null`.
+    /// The raw bytes that mean that there is no value, which is published as `null`.
     pub absent: Option<Vec<u8>>,
-    /// A change up to so much, after scaling, is no change.
+    /// Changes up to this, after scaling, are ignored.
     pub dead_band: f64,
 }
 
 impl Register {
-    /// The address behind its last register or bit.
+    /// The address after its last register or bit.
     pub fn end(&self) -> u32 {
         u32::from(self.address) + u32::from(self.kind.quantity())
     }
 }
 
-/// A value as it was read.
+/// A value that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A bit.
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     Unsigned(u64),
-    /// A whole number.
+    /// An integer.
     Signed(i64),
-    /// A number; finite.
+    /// A finite number.
     Float(f64),
-    /// A single-precision number as it came; finite.
+    /// An unscaled, finite single-precision number.
     Single(f32),
     /// A text.
     Text(String),
-    /// The unit has none: its own mark for that, or a number that is none.
+    /// No value: the `absent` mark, or a number that is not finite.
     Null,
 }
 
 impl Value {
-    /// As a number, if it is one.
+    /// The value as a number, if it is one.
     pub fn number(&self) -> Option<f64> {
         Some(match self {
             Value::Unsigned(value) => *value as f64,
@@ -130,8 +129,8 @@ impl Value {
     }
 }
 
-/// Reads a register's value out of what a request that began at `first` was answered with. `None`
-/// if it is not all in there.
+/// Decodes a register's value from the response to a request that began at `first`. `None` if it is
+/// not completely in it.
 pub fn decode(register: &Register, first: u16, data: &[u8]) -> Option<Value> {
     let skip = register.address.checked_sub(first)?;
     if register.table.has_bits() {
@@ -144,7 +143,7 @@ pub fn decode(register: &Register, first: u16, data: &[u8]) -> Option<Value> {
     if register.bytes == Order::Little {
         bytes.chunks_exact_mut(2).for_each(|word| word.swap(0, 1));
     }
-    // A text reads on; only a number has a high and a low end.
+    // Only numbers have a word order; a text does not.
     if register.words == Order::Little && register.kind.is_number() {
         bytes.reverse();
         bytes.chunks_exact_mut(2).for_each(|word| word.swap(0, 1));
@@ -177,7 +176,8 @@ fn value(register: &Register, bytes: &[u8]) -> Value {
             } else if plain {
                 Value::Single(number)
             } else {
-                // 0.1 is meant, not the nearest number in single precision.
+                // Converted through decimal text, so that 0.1 stays 0.1 and not its nearest
+                // single-precision number.
                 scaled(number.to_string().parse().unwrap_or(f64::from(number)))
             }
         }
@@ -196,13 +196,14 @@ fn value(register: &Register, bytes: &[u8]) -> Value {
     }
 }
 
-/// Rounds to 15 digits, which every double keeps: 2301 times 0.1 is 230.1, not 230.10000000000002.
+/// Rounds to 15 digits, which every f64 represents: 2301 times 0.1 is 230.1, not
+/// 230.10000000000002.
 fn tidy(number: f64) -> Value {
     let rounded = format!("{number:.14e}").parse().unwrap_or(number);
     if rounded.is_finite() { Value::Float(rounded) } else { Value::Null }
 }
 
-/// Writes the values as one JSON object, in the map's order; those not read are left out.
+/// Writes the values as one JSON object in the map's order; missing values are omitted.
 pub fn write_json(registers: &[Register], values: &[Option<Value>], out: &mut Vec<u8>) {
     let mut text = String::from("{");
     for (register, value) in registers.iter().zip(values) {
@@ -228,11 +229,11 @@ pub fn write_json(registers: &[Register], values: &[Option<Value>], out: &mut Ve
 }
 
 fn push(text: &mut String, value: impl std::fmt::Display) {
-    // A String takes everything.
+    // Writing to a String does not fail.
     let _ = write!(text, "{value}");
 }
 
-/// As short as it can be told from its neighbours; with an exponent where digits alone would be
+/// The shortest form that identifies the number; with an exponent if the digits alone would be
 /// long.
 fn number(size: f64, value: impl std::fmt::Display + std::fmt::LowerExp, text: &mut String) {
     let size = size.abs();
@@ -246,7 +247,7 @@ fn number(size: f64, value: impl std::fmt::Display + std::fmt::LowerExp, text: &
 fn quote(value: &str, text: &mut String) {
     match serde_json::to_string(value) {
         Ok(quoted) => text.push_str(&quoted),
-        // A text can always be written.
+        // Serializing a text does not fail.
         Err(_) => text.push_str("\"\""),
     }
 }

@@ -1,4 +1,4 @@
-//! Modbus RTU, the master's side: several units on one serial line, each a device of its own.
+//! Modbus RTU master: several units on one serial line; each unit is a device.
 //!
 //! ```text
 //!  port ──bytes──> frame ──answer──> unit ──values──> change ──> reading {"voltage":230.1,…}
@@ -6,15 +6,14 @@
 //!   └───────── request ── bus: whose turn it is ──┘
 //! ```
 //!
-//! * [`pdu`]: requests and answers. [`frame`]: address, checksum, and answers found again after
+//! * [`pdu`]: requests and responses. [`frame`]: address, checksum, and finding responses after
 //!   noise.
-//! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
-//!   reading is worth publishing.
-//! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what
-//!   it is told. [`model`]: the same as files say it, and [`validate`], which leads from one to the
-//!   other.
+//! * [`map`]: the meaning of registers. [`plan`]: grouping of registers into requests. [`change`]:
+//!   when a reading is published.
+//! * [`bus`]: the state machine that the port's shell drives. [`settings`]: its settings.
+//!   [`model`]: the file form of the settings, and [`validate`], which converts it.
 //!
-//! Left to others: the port (opening, writing, time), who may publish what, and where to.
+//! Other modules handle the port (opening, writing, time), permissions and topics.
 
 pub mod bus;
 pub mod change;

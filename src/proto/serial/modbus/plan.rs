@@ -1,31 +1,30 @@
-//! Which requests read a map: neighbouring registers together, in as few requests as the bounds
-//! allow.
+//! Groups the registers of a map into as few requests as the limits allow.
 //!
-//! Reading a few registers that nobody wants costs less than another request: at 9600 baud a
-//! request with its answer and silences takes about 25 ms beyond its data, as long as 12 registers.
-//! But a unit may refuse addresses it does not have; then the block is taken apart until only the
-//! register at fault is alone.
+//! Reading a few unused registers costs less than another request: at 9600 baud the overhead of a
+//! request with its response and silences is about 25 ms, the time of 12 registers. But a unit may
+//! refuse addresses that do not exist; then the block is split until only the refused register is
+//! separate.
 
 use super::map::Register;
 use super::pdu::{Request, Shape, Table};
 
-/// Bounds of one request.
+/// Limits of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most registers one request reads; `1..=125`. Bits: 16 times as many.
+    /// Most registers per request; `1..=125`. For bits 16 times as many.
     pub max_registers: u16,
-    /// Most unwanted registers between two wanted ones. Bits: 16 times as many.
+    /// Most unused registers between two used ones. For bits 16 times as many.
     pub max_gap: u16,
 }
 
 /// Registers read by one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Where.
+    /// The table.
     pub table: Table,
     /// The first address.
     pub address: u16,
-    /// How many.
+    /// The number of registers or bits.
     pub quantity: u16,
     /// The registers in it, as indexes into the map, by address.
     pub members: Vec<usize>,
@@ -39,14 +38,14 @@ impl Block {
         Some(Block { table: first.table, address: first.address, quantity, members: members.to_vec() })
     }
 
-    /// The request that reads it; `None` only for a map that breaks the protocol's bounds.
+    /// The request that reads it; `None` only if the map exceeds the limits of the protocol.
     pub fn request(&self) -> Option<Request> {
         Request::read(self.table, self.address, self.quantity).ok()
     }
 }
 
 /// The fewest blocks that read all `registers` within `limits`. A register longer than
-/// `max_registers` is a block of its own.
+/// `max_registers` is a separate block.
 pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
     let mut order: Vec<usize> = (0..registers.len()).collect();
     order.sort_by_key(|index| (registers[*index].table, registers[*index].address, registers[*index].end()));
@@ -78,8 +77,8 @@ pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
     groups.iter().filter_map(|group| Block::of(registers, group)).collect()
 }
 
-/// Takes a block apart that its unit refuses: at its gaps, and if it has none in the middle. `None`
-/// if it holds one register only.
+/// Splits a block that its unit refuses: at its gaps, or in the middle if it has none. `None` if it
+/// has only one register.
 pub fn split(registers: &[Register], block: &Block) -> Option<Vec<Block>> {
     let mut parts: Vec<Vec<usize>> = Vec::new();
     let mut end = None;
@@ -99,12 +98,11 @@ pub fn split(registers: &[Register], block: &Block) -> Option<Vec<Block>> {
     (block.members.len() > 1).then_some(parts)
 }
 
-/// A read whose answer cannot be taken for that of any block: it has another shape than all of
-/// them.
+/// A read whose response cannot be mistaken for that of a block, because it has another shape.
 ///
-/// It reads the beginning of a block if any beginning will do, so that its addresses exist; else
-/// more than a block, else another table: an exception is an answer too. `None` without blocks, or
-/// if they have every shape there is.
+/// It reads the beginning of a block if possible, so that its addresses exist; else more than a
+/// block, else another table, because an exception is sufficient as a response. `None` without
+/// blocks, or if they use all shapes.
 pub fn probe(blocks: &[Block]) -> Option<Request> {
     let used: Vec<Shape> = blocks.iter().filter_map(Block::request).map(|request| request.answer()).collect();
     let free = |table: Table, address: u16, quantity: u16| {

@@ -1,4 +1,4 @@
-//! One unit on the bus: what is asked of it next, what it has said, and when it is due.
+//! One unit on the bus: its next request, its values, and when it is due.
 //!
 //! ```text
 //!            any answer                      answer                     last block
@@ -7,12 +7,11 @@
 //!    └───────────────────────────┘ due after the back-off
 //! ```
 //!
-//! An RTU answer does not say which request it answers. After a request without an answer, a late
-//! one may still come, and would be taken for the answer to the next request of the same shape; and
-//! then every answer for that of the request before. So such a unit is *unsure*: it is first sent a
-//! probe, a read whose answer has a shape that no other has. Units answer in order; so once a probe
-//! is answered, only answers to other probes can be outstanding, and those are told from all
-//! others.
+//! An RTU response does not identify its request. After a timeout, a late response may still come
+//! and would be mistaken for the response to the next request of the same shape, and so on for each
+//! following one. So after a timeout the unit is *unsure*: it first gets a probe, a read whose
+//! response has a unique shape. Units respond in order, so after the response to a probe only
+//! responses to other probes can be outstanding, which are distinguishable.
 
 use std::time::{Duration, Instant};
 
@@ -22,62 +21,62 @@ use super::pdu::{Answer, EXCEPTION, Exception, Request, Shape};
 use super::plan::{self, Block};
 use super::settings;
 
-/// Most unanswered requests remembered, to recognise late answers.
+/// Most unanswered requests remembered, to detect late responses.
 const UNANSWERED_MAX: usize = 4;
-/// After so many failures in a row a unit counts as down.
+/// Consecutive failures after which a unit counts as down.
 const DOWN_AFTER: u32 = 3;
 
-/// Whether a unit answers.
+/// Whether a unit responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It was not asked yet.
+    /// No request was sent yet.
     Unknown,
-    /// Its last answer is newer than three failures.
+    /// It has responded, and not failed three times in a row since.
     Up,
-    /// Three requests in a row had no answer.
+    /// Three requests in a row failed.
     Down,
 }
 
-/// What has happened with a unit, since the beginning.
+/// Counters of a unit since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Requests sent.
     pub requests: u64,
-    /// Answers, exceptions included.
+    /// Responses, including exceptions.
     pub answers: u64,
-    /// Answers that were exceptions.
+    /// Exception responses.
     pub exceptions: u64,
-    /// Requests after which nothing came from it.
+    /// Requests without any response.
     pub silent: u64,
-    /// Requests after which only bytes came that are no frame.
+    /// Requests followed only by bytes that are not a frame.
     pub damaged: u64,
-    /// Answers that came after their time.
+    /// Responses that came after the timeout.
     pub late: u64,
     /// Polls completed.
     pub polls: u64,
-    /// Polls left out because the bus was busy or the unit did not answer.
+    /// Polls skipped because the bus was busy or the unit did not respond.
     pub skipped: u64,
 }
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To see that answers are in step.
+    /// A probe, to synchronise requests and responses.
     Probe,
-    /// One of the blocks.
+    /// A block of registers.
     Block,
 }
 
-/// What an answer led to.
+/// The result of a response.
 #[derive(Debug, PartialEq)]
 pub(super) enum Progress {
-    /// More is to be asked at once.
+    /// The poll continues with another request.
     More,
-    /// The poll is done.
+    /// The poll is complete.
     Done,
 }
 
-/// A register the unit refuses to be read, told once.
+/// A register that the unit refuses to read; reported once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) register: usize,
@@ -90,7 +89,7 @@ pub(super) struct Unit {
     pub(super) state: State,
     pub(super) failures: u32,
     pub(super) due: Instant,
-    /// Asked since an unanswering unit had its last turn.
+    /// Whether it was polled since a failing unit was last polled.
     pub(super) served: bool,
     pub(super) counters: Counters,
     blocks: Vec<Block>,
@@ -126,7 +125,7 @@ impl Unit {
         }
     }
 
-    /// The line is there again: due at once, and nothing known of what is still to come.
+    /// The port was opened: the unit is due at once, and unsure.
     pub(super) fn start(&mut self, now: Instant) {
         self.in_step = false;
         self.slot = now;
@@ -139,7 +138,7 @@ impl Unit {
         self.values.fill(None);
     }
 
-    /// What to ask next; `None` if its map has nothing that can be asked.
+    /// The next request; `None` if its map has no valid request.
     pub(super) fn next_request(&self) -> Option<(Purpose, Request)> {
         match &self.probe {
             Some(probe) if !self.in_step => Some((Purpose::Probe, probe.clone())),
@@ -147,7 +146,7 @@ impl Unit {
         }
     }
 
-    /// An answer came. `true` with it: the unit is up now and was not before.
+    /// Handles a response. Returns also whether the unit has just come up.
     pub(super) fn answered(
         &mut self,
         purpose: Purpose,
@@ -162,7 +161,7 @@ impl Unit {
             self.counters.exceptions += 1;
         }
         if purpose == Purpose::Probe {
-            // An exception shows as well that it answers in order.
+            // An exception also shows that responses are in step.
             self.in_step = true;
             return (Progress::More, came_up);
         }
@@ -179,8 +178,8 @@ impl Unit {
                 let parts = if exception.blames_address() { plan::split(registers, block) } else { None };
                 if let Some(parts) = parts {
                     self.blocks.splice(self.position..=self.position, parts);
-                    // A part may have the old probe's shape. Answers to old probes have come, for
-                    // this exception has.
+                    // A part may have the shape of the old probe. Responses to old probes have
+                    // already come, because this exception came after them.
                     self.probe = plan::probe(&self.blocks);
                     return (Progress::More, came_up);
                 }
@@ -200,8 +199,8 @@ impl Unit {
         (progress, came_up)
     }
 
-    /// The poll is done: writes the reading to `payload` if it is to be published, and sets the
-    /// next due time.
+    /// Completes a poll: writes the reading to `payload` if it must be published, and sets the next
+    /// due time.
     pub(super) fn complete(&mut self, now: Instant, jitter: Duration, payload: &mut Vec<u8>) -> bool {
         self.counters.polls += 1;
         let registers = &self.settings.registers;
@@ -214,15 +213,15 @@ impl Unit {
         publish
     }
 
-    /// Ends a poll: the next one is due in the next free slot of the period, so that the rhythm
-    /// stays whatever a poll takes.
+    /// Ends a poll: the next one is due at the next multiple of the period, regardless of the
+    /// duration of the poll.
     pub(super) fn schedule(&mut self, now: Instant, jitter: Duration) {
         self.restart();
         let period = self.settings.period.max(Duration::from_millis(1));
         let late = now.saturating_duration_since(self.slot);
         let missed = u32::try_from(late.as_nanos() / period.as_nanos()).unwrap_or(u32::MAX);
         self.counters.skipped += u64::from(missed);
-        // Ages without an answer start a new rhythm.
+        // After a long time without a response, the schedule restarts.
         self.slot = period
             .checked_mul(missed.saturating_add(1))
             .and_then(|step| self.slot.checked_add(step))
@@ -231,8 +230,7 @@ impl Unit {
         self.due = self.slot + jitter;
     }
 
-    /// No answer came to what was asked at `asked`. `true`: the unit is down now and was not
-    /// before.
+    /// The request sent at `asked` failed. Returns whether the unit has just gone down.
     pub(super) fn failed(&mut self, now: Instant, asked: Instant, shape: Shape, backoff: Duration) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.in_step = false;
@@ -249,8 +247,8 @@ impl Unit {
         went_down
     }
 
-    /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
-    /// its request it came.
+    /// Handles a frame of this unit that is not the expected response: if it is a late one, returns
+    /// the time since its request.
     pub(super) fn late(&mut self, now: Instant, pdu: &[u8]) -> Option<Duration> {
         let function = *pdu.first()?;
         let fits = |shape: &Shape| match function {
@@ -263,7 +261,7 @@ impl Unit {
         Some(now.saturating_duration_since(asked))
     }
 
-    /// The last reading was not delivered.
+    /// The last reading was refused.
     pub(super) fn forget_published(&mut self) {
         self.changes.forget();
     }

@@ -1,7 +1,7 @@
-//! From what files say to [`Settings`]: what each key alone, and several together, may be.
+//! Converts the file form to [`Settings`], and validates each key alone and several together.
 //!
-//! A fault disables the unit it is in, and nothing else; one in the bus's own keys disables the
-//! bus. Each names its key, so that whoever has read the file can add the line.
+//! A fault disables only its unit; a fault in a key of the bus disables the bus. Each fault names
+//! its key, so that the caller can add the line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,30 +26,30 @@ pub const REGISTERS_MAX: usize = 1000;
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is wrong with one key.
+/// A fault of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The template it stands in; `None`: in the bus's or unit's own tables.
+    /// The template with the key; `None` = a table of the bus or unit.
     pub template: Option<String>,
     /// The key within `[serial.NAME]`, or within the template: `["unit", "3", "period"]`,
     /// `["register", "voltage", "scale"]`.
     pub key: Vec<String>,
-    /// What is so.
+    /// The fault.
     pub message: String,
-    /// What is accepted.
+    /// The remedy.
     pub advice: String,
 }
 
-/// Why a template cannot be used, for the unit that names it.
+/// Why a template cannot be used, for the unit that refers to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// What is so.
+    /// The fault.
     pub message: String,
-    /// The way out.
+    /// The remedy.
     pub advice: String,
 }
 
-/// Gathers faults below one key.
+/// Collects faults below one key.
 struct Faults<'a> {
     list: &'a mut Vec<Fault>,
     template: Option<&'a str>,
@@ -72,7 +72,7 @@ impl Faults<'_> {
         Faults { list: self.list, template: self.template, prefix }
     }
 
-    /// The duration if it is within the bounds; the default if it is not set.
+    /// The duration if it is within the limits; the default if it is not set.
     fn span(
         &mut self,
         key: &str,
@@ -115,8 +115,8 @@ impl Faults<'_> {
     }
 }
 
-/// Judges a bus with its units. Units with a fault are left out; without any unit left, or with a
-/// fault of its own, there is no bus.
+/// Validates a bus with its units. Units with a fault are excluded; without any valid unit, or with
+/// a fault of its own, there is no bus.
 pub fn bus<'t>(
     speed: Speed,
     table: &BusTable,
@@ -168,10 +168,10 @@ pub fn bus<'t>(
     ((bus_is_sound && !settings.units.is_empty()).then_some(settings), list)
 }
 
-/// Judges a template by itself.
+/// Validates a template.
 ///
 /// # Errors
-/// All its faults; their keys count from the template's beginning.
+/// All faults; their keys are relative to the template.
 pub fn template(name: &str, table: &TemplateTable) -> Result<(Vec<Register>, Limits), Vec<Fault>> {
     let mut list = Vec::new();
     let none = BTreeMap::new();
@@ -250,7 +250,7 @@ fn unit<'t>(
             }
         },
     };
-    // Without its template, the unit's own registers may be halves of ones.
+    // Without its template, the unit's own registers may be incomplete.
     let (registers, limits) = if known.is_some() || table.template.is_none() {
         map(known, &table.register, &["unit".to_owned(), key.to_owned()], &mut own)
     } else {
@@ -265,7 +265,7 @@ fn unit<'t>(
     Some(Unit { id: id?, address: address?, path, period, jitter, publish, registers, limits })
 }
 
-/// The registers of a template with a unit's own over them, by address.
+/// The registers of a template with a unit's own changes applied, by address.
 fn map(
     template: Option<(&str, &TemplateTable)>,
     own: &BTreeMap<String, RegisterTable>,

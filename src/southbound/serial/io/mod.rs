@@ -1,8 +1,8 @@
-//! The serial shell: opens ports, moves bytes, and starts over when a port goes away.
+//! The serial shell: opens ports, transfers bytes, and reopens a port after an error.
 //!
-//! Opening and closing can block — a driver waits for hardware, a close for what is still to be
-//! sent — so both run on other threads. After any error the descriptor is closed before anything
-//! else happens: one that is kept makes the kernel give a replugged adapter another name.
+//! Opening and closing can block (a driver waits for hardware, a close for unsent bytes), so both
+//! run on other threads. After an error the descriptor is closed first: while it is open, the
+//! kernel gives a replugged adapter another name.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod find;
@@ -20,37 +20,37 @@ use tokio_serial::SerialStream;
 
 use super::settings::{FlowControl, Line, Parity, Port, Rs485};
 
-/// Most bytes taken at once.
+/// Most bytes per read.
 const CHUNK: usize = 4096;
 
 /// The daemon's side of one port. All calls come from the port's own task, between two awaits.
 pub trait Host {
     /// Whether to open the port now.
     fn poll_open(&self, now: Instant) -> bool;
-    /// It is open, under this device file.
+    /// The port was opened as this device file.
     fn opened(&self, device: &Path);
-    /// It could not be opened, or it was lost.
+    /// The port could not be opened, or failed.
     fn failed(&self, reason: &str);
-    /// Bytes came.
+    /// Bytes were received.
     fn received(&self, bytes: &[u8]);
     /// A deadline passed.
     fn timeout(&self);
-    /// When something is due next.
+    /// The next deadline.
     fn poll_timeout(&self) -> Option<Instant>;
-    /// The next bytes to send, if any, into an empty buffer.
+    /// Writes the next bytes to send to the empty `buffer`; returns whether there are any.
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool;
-    /// Returns when a deadline may have moved, or there is something to send.
+    /// Completes when a deadline may have changed, or there are bytes to send.
     fn changed(&self) -> impl Future<Output = ()>;
 }
 
-/// Keeps a port open and its bytes moving, for as long as the task lives.
+/// Keeps a port open and transfers its bytes, as long as the task runs.
 pub async fn run(settings: Arc<Port>, host: impl Host) {
     let mut chunk = vec![0; CHUNK];
     loop {
         wait_to_open(&host).await;
         let port = Arc::clone(&settings);
-        // The runtime is entered on its blocking threads too, which is where the descriptor is
-        // registered.
+        // The descriptor is registered with the runtime on the blocking thread, where the runtime
+        // is entered too.
         let opened = tokio::task::spawn_blocking(move || open(&port)).await;
         let reason = match opened {
             Ok(Ok((mut port, device))) => {
@@ -93,7 +93,7 @@ async fn pass_time(due: Option<Instant>, host: &impl Host) {
     }
 }
 
-/// Moves bytes until the port fails; why.
+/// Transfers bytes until the port fails; returns the reason.
 async fn serve(port: &mut Opened, host: &impl Host, chunk: &mut [u8]) -> String {
     let mut outgoing = Vec::new();
     let mut sent = 0;
@@ -105,7 +105,7 @@ async fn serve(port: &mut Opened, host: &impl Host, chunk: &mut [u8]) -> String 
         }
         let due = host.poll_timeout();
         tokio::select! {
-            // Bytes that are there came before a deadline that has just passed.
+            // Bytes that are available arrived before a deadline that has just passed.
             biased;
             moved = transfer(port.stream(), chunk, &outgoing[sent..]) => match moved {
                 Ok(Moved::Read(0)) => return "it hung up".to_owned(),
@@ -145,13 +145,14 @@ async fn transfer(stream: Option<&mut SerialStream>, chunk: &mut [u8], outgoing:
 
 fn lost(error: &io::Error) -> String {
     match error.raw_os_error() {
-        // What a driver says whose hardware is gone, and a pseudo-terminal whose other end is.
+        // The errors of a driver whose hardware was unplugged, and of a pseudo-terminal whose other
+        // end is closed.
         Some(nix::libc::EIO | nix::libc::ENXIO | nix::libc::ENODEV) => "it was unplugged".to_owned(),
         _ => error.to_string(),
     }
 }
 
-/// An open port, closed on another thread however its end comes.
+/// An open port, which is always closed on another thread.
 #[derive(Debug)]
 pub struct Opened(Option<SerialStream>);
 
@@ -160,8 +161,8 @@ impl Opened {
         self.0.as_mut()
     }
 
-    /// Which device file the descriptor is of; asked through `/proc`, whatever its name means by
-    /// now.
+    /// The device number of the open descriptor, read through `/proc`, even if its path refers to
+    /// another device now.
     fn device_number(&self) -> Option<u64> {
         use std::os::fd::AsRawFd as _;
         use std::os::unix::fs::MetadataExt as _;
@@ -169,17 +170,17 @@ impl Opened {
         std::fs::metadata(format!("/proc/self/fd/{descriptor}")).ok().map(|found| found.rdev())
     }
 
-    /// Reads what comes; 0 at the port's end.
+    /// Reads available bytes; 0 if the port was hung up.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system call.
     pub async fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         match transfer(self.stream(), chunk, &[]).await? {
             Moved::Read(length) | Moved::Written(length) => Ok(length),
         }
     }
 
-    /// Closes it, and returns when it is closed.
+    /// Closes the port and waits until it is closed.
     async fn close(mut self) {
         if let Some(stream) = self.0.take() {
             let _ = tokio::task::spawn_blocking(move || drop(stream)).await;
@@ -195,10 +196,11 @@ impl Drop for Opened {
     }
 }
 
-/// Opens a port as it is configured, for us alone. Blocks; must be called within a runtime.
+/// Opens a port with its configured parameters, for exclusive use. Blocks; must be called within a
+/// runtime.
 ///
 /// # Errors
-/// Why not, in words.
+/// The reason as text.
 pub fn open(port: &Port) -> Result<(Opened, PathBuf), String> {
     let device = find::resolve(&port.port)?;
     let stream = open_device(&device, &port.line)?;
@@ -208,11 +210,10 @@ pub fn open(port: &Port) -> Result<(Opened, PathBuf), String> {
 /// Opens a device file. Blocks; must be called within a runtime.
 ///
 /// # Errors
-/// Why not, in words.
+/// The reason as text.
 pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
     use std::os::unix::fs::FileTypeExt as _;
-    // Asked for by name first: an error of the open below does not say which of several things it
-    // means.
+    // Checked first, because the error of the open below does not distinguish the causes.
     let found = std::fs::metadata(device).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "it is not there".to_owned(),
         _ => error.to_string(),
@@ -256,8 +257,7 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
         _ => error.to_string(),
     })?;
     let opened = Opened(Some(stream));
-    // A name may go over to another device while it is being opened: then this one is not ours to
-    // read.
+    // The path may refer to another device by now; then this one must not be read.
     let same = opened.device_number().zip(std::fs::metadata(device).ok()).is_some_and(|(number, found)| {
         use std::os::unix::fs::MetadataExt as _;
         found.rdev() == number
@@ -265,7 +265,7 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
     if same { Ok(opened) } else { Err("it has just been unplugged".to_owned()) }
 }
 
-/// The mode belongs to the port, not to the descriptor: it stays when this one is closed.
+/// The mode belongs to the port, not to the descriptor, so it persists after the close.
 fn set_rs485(device: &Path, mode: Rs485) -> Result<(), String> {
     let port = serial2::SerialPort::open(device, serial2::KeepSettings).map_err(|error| error.to_string())?;
     let mut config = serial2::rs4xx::Rs485Config::new();
