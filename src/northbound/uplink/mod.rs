@@ -19,25 +19,37 @@
 //! Subscribing, Draining and Closing have their own; Flowing has the keep-alive, and the timer of
 //! the oldest publish. Over is left at once: the shell closes, whatever the broker does.
 
+mod attempts;
+mod event;
+mod gateway_status;
+mod status;
+mod subscription;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+pub use self::attempts::{CLOSES, Dialed};
+pub use self::event::Event;
+pub use self::status::Status;
+pub use super::ending::Closed;
+
+use self::attempts::Attempts;
+use self::gateway_status::GatewayStatus;
+use self::status::NAMED_MAX;
+use self::subscription::SubscriptionDoubt;
 use super::ending::Ending;
-use super::fallback::{AttemptFailure, Fallback, OnAccepted, Variant};
+use super::fallback::{AttemptFailure, OnAccepted, Variant};
 use super::outbox::Outbox;
 use super::own::{Class, Own};
-use super::publication::push_json_string;
-use super::publisher::{self, ConnectionEnd, HeldRecord, Hold, Publisher, Skip};
+use super::publisher::{self, ConnectionEnd, Hold, Publisher, Skip};
 use super::reason_code;
-use super::reconnect::{Lost, Outcome, QUICK, Reconnect};
+use super::reconnect::Outcome;
 use super::session::{self, Ended, Limits, Opening, Session, Will};
 use super::settings::Settings;
 use super::wire::{Acknowledgement, Version};
 use crate::clock::Moment;
 use crate::message::{Content, Lane, RecordId};
-
-pub use super::ending::Closed;
 
 /// What making a transport may take, over all addresses; the shell has its own, shorter times for
 /// each step.
@@ -46,145 +58,6 @@ pub const CONNECT_WITHIN: Duration = Duration::from_secs(120);
 const STEP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
-/// So many connections that the broker closed, and nothing shows why, are worth a warning,
-pub const CLOSES: usize = 4;
-/// within so long.
-const CLOSES_WITHIN: Duration = Duration::from_secs(600);
-/// A subscription the broker closes over is left out for so long.
-const SUBSCRIPTION_LEFT_OUT: Duration = Duration::from_secs(3600);
-/// So many closes over the subscription, others standing without it.
-const SUBSCRIPTION_STRIKES: u8 = 2;
-/// So many closes in a row are searched quickly although no record has come under suspicion.
-const BLIND_SEARCHES: u32 = 8;
-/// Suspects and topics named in a status.
-const NAMED_MAX: usize = 16;
-
-/// What the uplink reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// CONNACK with success, and the connection is used.
-    Connected {
-        /// The protocol spoken.
-        version: Version,
-        /// What the broker allows.
-        limits: Limits,
-        /// The id the broker gave us, if it did not like ours.
-        assigned_client_id: Option<String>,
-    },
-    /// No connection came about.
-    Failed {
-        /// What happened and, where known, what to do.
-        what: String,
-        /// Until the next attempt.
-        retry_in: Duration,
-    },
-    /// The connection is gone.
-    Lost {
-        /// What happened.
-        what: String,
-        /// Until the next attempt.
-        retry_in: Duration,
-    },
-    /// The broker took this variant; before it is used, a better one is tried once more.
-    Confirming {
-        /// What it took.
-        accepted: Variant,
-    },
-    /// From now on MQTT 3.1.1 is spoken; 5 is tried again at every reconnect.
-    FellBack {
-        /// What 5 failed with.
-        why: String,
-    },
-    /// From now on and for an hour CONNECT has no will.
-    WillLeftOut {
-        /// What it failed with.
-        why: String,
-    },
-    /// The broker closed the connection so often within 10 min, and nothing shows why.
-    ClosedAgain {
-        /// How often.
-        times: usize,
-    },
-    /// The client id is probably used elsewhere: attempts are minutes apart.
-    ClientIdElsewhere,
-    /// Our own status topic showed us offline; it was set right.
-    StatusRepaired,
-    /// The broker does not let us read our own status topic.
-    SubscriptionRefused {
-        /// The reason code.
-        code: u8,
-    },
-    /// The broker closes the connection over the subscription to our own status: it is left out for
-    /// an hour.
-    SubscriptionLeftOut,
-    /// Of the publisher.
-    Publisher(publisher::Event),
-}
-
-/// The uplink as `tombolo status` shows it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Status {
-    /// Whether CONNACK came and the connection stands.
-    pub connected: bool,
-    /// Since when it is so; before the first connection, since the start.
-    pub since: Instant,
-    /// The protocol spoken, or spoken last.
-    pub version: Option<Version>,
-    /// Since when it is this one, over reconnects.
-    pub version_since: Option<Instant>,
-    /// Why it is not 5, where 5 would be spoken.
-    pub version_why: Option<String>,
-    /// What the broker allows.
-    pub limits: Option<Limits>,
-    /// The window in force.
-    pub window: u16,
-    /// Publishes not answered.
-    pub in_flight: usize,
-    /// Since when the oldest of them waits.
-    pub waiting_since: Option<Instant>,
-    /// The last failure or loss, until a connection stands.
-    pub failure: Option<String>,
-    /// When the next attempt is due.
-    pub attempt_at: Option<Instant>,
-    /// By [`Lane::index`]: until when a rejected record that finds no room stops it.
-    pub stopped_until: [Option<Instant>; 2],
-    /// By [`Lane::index`]: records that the broker has and that stay in the lane behind one that is
-    /// not decided.
-    pub delivered_behind: [u64; 2],
-    /// By [`Lane::index`]: records held back, suspected or on a topic that is.
-    pub held_back: [usize; 2],
-    /// How often the broker closed a connection in the last 10 min, and nothing showed why.
-    pub closes: usize,
-    /// When the broker took a reading last, over all connections.
-    pub taken_at: Option<Instant>,
-    /// By [`Lane::index`]: the record that must be decided before the lane takes more.
-    pub blocked_by: [Option<RecordId>; 2],
-    /// Since when no reading was taken although the broker refused some, and until when all wait.
-    pub nothing_taken: Option<(Instant, Option<Instant>)>,
-    /// Records suspected.
-    pub suspect_count: usize,
-    /// Some of them.
-    pub suspects: Vec<HeldRecord>,
-    /// What is left out because the broker refuses it or closes over it, in words.
-    pub left_out: Vec<String>,
-    /// Publishes a second at most, and whether that is because the broker complained.
-    pub rate_limit: Option<(f64, bool)>,
-    /// Connections that stood.
-    pub connections: u64,
-    /// Numbers since the start.
-    pub counters: publisher::Counters,
-    /// Readings of `qos = 0` rules dropped.
-    pub volatile_dropped: u64,
-}
-
-/// Where the transport leads, as the shell found out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dialed {
-    /// The other end.
-    pub peer: Option<SocketAddr>,
-    /// Addresses of the broker that were not tried and did not fail lately.
-    pub untried: usize,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -208,46 +81,20 @@ enum Stage {
     Over { since: Instant },
 }
 
-/// The subscription while it is suspected of bringing the connection down.
-#[derive(Clone, Copy, Debug, Default)]
-struct SubscriptionDoubt {
-    strikes: u8,
-    /// Left out until the connection has shown that it stands without it; then tried once more.
-    until_it_stands: bool,
-    left_out_until: Option<Instant>,
-    refused: Option<u8>,
-}
-
 /// The uplink without its I/O.
 pub struct Uplink {
     settings: Settings,
-    reconnect: Reconnect,
-    fallback: Fallback,
+    attempts: Attempts,
     publisher: Publisher,
     own: Own,
+    gateway_status: GatewayStatus,
+    subscription: SubscriptionDoubt,
     session: Option<Session>,
     stage: Stage,
-    attempt: Variant,
-    dialed: Dialed,
-    /// Addresses that failed behind TCP since the last connection that lasted.
-    avoid: Vec<SocketAddr>,
-    /// Attempts in a row that went on to the next address at once.
-    hops: usize,
-    /// When the broker closed a connection and nothing showed why; at most those of
-    /// [`CLOSES_WITHIN`].
-    closes: VecDeque<Instant>,
     limits: Limits,
-    /// What the broker said of QoS and retain when it refused our will.
-    will_limits: Limits,
     accepted_at: Option<Instant>,
     /// The protocol spoken last, and since when.
     spoken: Option<(Version, Instant)>,
-    blind_searches: u32,
-    subscription: SubscriptionDoubt,
-    repair_at: Option<Instant>,
-    repaired: u32,
-    repaired_at: Option<Instant>,
-    online: Vec<u8>,
     stopping: bool,
     since: Instant,
     failure: Option<String>,
@@ -260,30 +107,20 @@ pub struct Uplink {
 impl Uplink {
     /// The first attempt is due at once. The waits between attempts follow from the gateway's id.
     pub fn new(now: Instant, settings: Settings) -> Uplink {
-        let gateway = settings.gateway.as_str();
-        let fallback = Fallback::new(settings.protocol, settings.topics.gateway_status.is_some());
         Uplink {
-            reconnect: Reconnect::new(now, gateway),
+            attempts: Attempts::new(now, &settings),
             publisher: Publisher::new(now, &settings),
             own: Own::default(),
+            gateway_status: GatewayStatus::new(
+                settings.gateway.as_str(),
+                settings.topics.gateway_status.clone(),
+            ),
+            subscription: SubscriptionDoubt::default(),
             session: None,
             stage: Stage::Waiting,
-            attempt: fallback.variant(),
-            fallback,
-            dialed: Dialed::default(),
-            avoid: Vec::new(),
-            hops: 0,
-            closes: VecDeque::new(),
             limits: Limits::default(),
-            will_limits: Limits::default(),
             accepted_at: None,
             spoken: None,
-            blind_searches: 0,
-            subscription: SubscriptionDoubt::default(),
-            repair_at: None,
-            repaired: 0,
-            repaired_at: None,
-            online: status_payload(gateway, true),
             stopping: false,
             since: now,
             failure: None,
@@ -304,10 +141,9 @@ impl Uplink {
 
     /// Whether a transport is to be made now. The stage is then `Connecting`.
     pub fn poll_connect(&mut self, now: Instant) -> bool {
-        let due = self.stage == Stage::Waiting && !self.stopping && now >= self.reconnect.attempt_at();
+        let due = self.stage == Stage::Waiting && !self.stopping && now >= self.attempts.due_at();
         if due {
-            self.attempt = self.fallback.variant();
-            self.dialed = Dialed::default();
+            self.attempts.begin();
             self.stage = Stage::Connecting { until: now + CONNECT_WITHIN };
         }
         due
@@ -315,13 +151,12 @@ impl Uplink {
 
     /// Addresses to be tried last: they failed behind TCP.
     pub fn avoid(&self) -> &[SocketAddr] {
-        &self.avoid
+        self.attempts.avoid()
     }
 
     /// No transport came about. `unwelcome`: the broker refuses who we are.
     pub fn handle_connect_failed(&mut self, now: Instant, what: String, unwelcome: bool) {
-        self.fallback.handle_failed(now, AttemptFailure::Nothing, &what);
-        self.avoid.clear();
+        self.attempts.handle_unreachable(now, &what);
         let outcome = if unwelcome { Outcome::CredentialsRefused } else { Outcome::Unreachable };
         self.wait(now, outcome, what);
         self.stage = Stage::Waiting;
@@ -329,15 +164,15 @@ impl Uplink {
 
     /// The transport stands: CONNECT is to be written.
     pub fn handle_connected(&mut self, now: Instant, password: Option<Vec<u8>>, dialed: Dialed) {
-        let topic = self.settings.topics.gateway_status.clone().filter(|_| self.attempt.will);
-        let will = topic.map(|topic| Will {
-            topic,
-            payload: status_payload(self.settings.gateway.as_str(), false),
-            at_least_once: self.will_limits.at_least_once,
-            retain: self.will_limits.retain,
+        let Attempts { variant, will_limits, .. } = &self.attempts;
+        let will = self.gateway_status.topic().filter(|_| variant.will).map(|topic| Will {
+            topic: topic.to_owned(),
+            payload: self.gateway_status.offline(),
+            at_least_once: will_limits.at_least_once,
+            retain: will_limits.retain,
         });
         let opening = Opening {
-            version: self.attempt.version,
+            version: variant.version,
             client_id: self.settings.client_id.clone(),
             keep_alive: self.settings.keep_alive,
             username: self.settings.username.clone(),
@@ -351,11 +186,9 @@ impl Uplink {
             self.stage = Stage::Over { since: now };
         }
         self.session = Some(session);
-        self.dialed = dialed;
+        self.attempts.handle_dialed(dialed);
         self.accepted_at = None;
-        self.repair_at = None;
-        self.repaired = 0;
-        self.repaired_at = None;
+        self.gateway_status.handle_connected();
     }
 
     /// Takes received bytes.
@@ -387,7 +220,7 @@ impl Uplink {
         }
         self.session = None;
         self.stage = Stage::Waiting;
-        self.repair_at = None;
+        self.gateway_status.handle_closed();
     }
 
     /// Acts on deadlines that passed.
@@ -413,20 +246,19 @@ impl Uplink {
             Stage::Status { until } if now >= until => self.subscribe(now),
             Stage::Subscribing { until } if now >= until => self.flow(),
             Stage::Draining { until } if now >= until => {
-                self.subscription.until_it_stands = false; // with the next connection
+                self.subscription.handle_stood(); // with the next connection
                 self.flow();
             }
             Stage::Closing { until } if now >= until => self.say_goodbye(now),
             Stage::Flowing if self.subscription_due_at().is_some_and(|at| now >= at) => {
-                self.subscription.left_out_until = None;
+                self.subscription.take_up();
                 self.publisher.hold(Hold::Everything);
                 self.stage = Stage::Draining { until: now + STEP_WITHIN };
                 self.step(now);
             }
             _ => {}
         }
-        if self.repair_at.is_some_and(|at| now >= at) {
-            self.repair_at = None;
+        if self.gateway_status.take_repair(now) {
             self.repair_status(now);
         }
     }
@@ -483,14 +315,13 @@ impl Uplink {
 
     /// When a subscription that was left out is to be tried on this connection.
     fn subscription_due_at(&self) -> Option<Instant> {
-        let stands = self.subscription.until_it_stands.then(|| self.publisher.stands_at());
-        stands.into_iter().chain(self.subscription.left_out_until).max()
+        self.subscription.due_at(self.publisher.stands_at())
     }
 
     /// The next deadline: of an attempt, of the connection, or to fill again.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let stage = match self.stage {
-            Stage::Waiting => return (!self.stopping).then(|| self.reconnect.attempt_at()),
+            Stage::Waiting => return (!self.stopping).then(|| self.attempts.due_at()),
             Stage::Over { since } => return Some(since),
             Stage::Connecting { until }
             | Stage::Status { until }
@@ -506,7 +337,7 @@ impl Uplink {
         let fills = self.stage == Stage::Flowing
             && self.session.as_ref().is_some_and(|session| session.outgoing_len() < publisher::FILL_BYTES);
         let publisher = fills.then(|| self.publisher.poll_timeout()).flatten();
-        let repair = self.repair_at.filter(|_| self.is_connected());
+        let repair = self.gateway_status.repair_at().filter(|_| self.is_connected());
         [stage, session, overdue, publisher, repair].into_iter().flatten().min()
     }
 
@@ -531,11 +362,9 @@ impl Uplink {
 
     /// Says what the gateway's status is while online: a JSON object that has `"online":true`.
     pub fn set_gateway_status(&mut self, json: Vec<u8>) {
-        self.online = json;
-        if let (Some(topic), true, false) =
-            (&self.settings.topics.gateway_status, self.is_connected(), self.stopping)
-        {
-            self.own.set_status(Class::GatewayStatus, topic, self.online.clone());
+        self.gateway_status.set_online(json);
+        if self.is_connected() && !self.stopping {
+            self.gateway_status.announce(&mut self.own);
         }
     }
 
@@ -558,7 +387,7 @@ impl Uplink {
 
     /// Takes an attempt up at once: something was changed that may help.
     pub fn retry_now(&mut self, now: Instant) {
-        self.reconnect.retry_now(now);
+        self.attempts.reconnect.retry_now(now);
     }
 
     /// Says goodbye: the retained status turns offline, DISCONNECT goes out, no attempt follows.
@@ -567,10 +396,7 @@ impl Uplink {
         if self.is_connected() {
             self.stage = Stage::Closing { until: now + GOODBYE_WITHIN };
             self.publisher.hold(Hold::AllButOwn);
-            if let Some(topic) = &self.settings.topics.gateway_status {
-                let offline = status_payload(self.settings.gateway.as_str(), false);
-                self.own.set_status(Class::GatewayStatus, topic, offline);
-            }
+            self.gateway_status.say_offline(&mut self.own);
         } else if let Some(session) = &mut self.session {
             session.disconnect(false);
             self.stage = Stage::Over { since: now };
@@ -580,18 +406,15 @@ impl Uplink {
     /// Publishes the status anew, so that the connection shows whether it works. Whether there is
     /// one to show.
     pub fn begin_check(&mut self) -> bool {
-        match (&self.settings.topics.gateway_status, self.stage) {
-            (Some(topic), Stage::Flowing) if !self.stopping => {
-                self.own.set_status(Class::GatewayStatus, topic, self.online.clone());
-                self.own.is_unsettled(topic)
-            }
-            _ => false,
-        }
+        self.stage == Stage::Flowing
+            && !self.stopping
+            && self.gateway_status.announce(&mut self.own)
+            && !self.gateway_status.is_settled(&self.own)
     }
 
     /// Whether what [`Uplink::begin_check`] published is answered, or the connection gone.
     pub fn is_check_done(&self) -> bool {
-        self.stage != Stage::Flowing || self.status_is_settled()
+        self.stage != Stage::Flowing || self.gateway_status.is_settled(&self.own)
     }
 
     /// Whether [`Uplink::stop`] was called.
@@ -617,7 +440,9 @@ impl Uplink {
     /// How it stands at `now`.
     pub fn status(&self, now: Instant) -> Status {
         let connected = self.is_connected();
-        let settled = self.fallback.settled();
+        let (publisher, records) = (&self.publisher, self.publisher.records());
+        let settled = self.attempts.settled();
+        let topic = self.gateway_status.topic();
         Status {
             connected,
             since: self.since,
@@ -625,50 +450,26 @@ impl Uplink {
             version_since: self.spoken.map(|(_, since)| since),
             version_why: settled.and_then(|settled| settled.why_version.clone()),
             limits: connected.then_some(self.limits),
-            window: self.publisher.window(),
-            in_flight: self.publisher.in_flight(),
-            waiting_since: self.publisher.waiting_since(),
+            window: publisher.window(),
+            in_flight: publisher.in_flight(),
+            waiting_since: publisher.waiting_since(),
             failure: self.failure.clone(),
-            attempt_at: (self.stage == Stage::Waiting && !self.stopping).then(|| self.reconnect.attempt_at()),
-            stopped_until: Lane::ALL.map(|lane| self.publisher.stopped_until(lane)),
-            delivered_behind: Lane::ALL.map(|lane| self.publisher.delivered_behind(lane)),
-            held_back: Lane::ALL.map(|lane| self.publisher.held_back(lane)),
-            nothing_taken: self.publisher.nothing_taken(now),
-            closes: self.closes(now),
-            taken_at: self.publisher.taken_at(),
-            blocked_by: Lane::ALL.map(|lane| self.publisher.blocked_by(lane)),
-            suspect_count: self.publisher.suspect_count(),
-            suspects: self.publisher.suspects(NAMED_MAX),
-            left_out: self.left_out(now),
-            rate_limit: self.publisher.rate_limit(),
+            attempt_at: (self.stage == Stage::Waiting && !self.stopping).then(|| self.attempts.due_at()),
+            stopped_until: Lane::ALL.map(|lane| records.stopped_until(lane)),
+            delivered_behind: Lane::ALL.map(|lane| records.delivered_behind(lane)),
+            held_back: Lane::ALL.map(|lane| records.held_back(lane)),
+            nothing_taken: records.nothing_taken(now),
+            closes: self.attempts.closes(now),
+            taken_at: records.taken_at(),
+            blocked_by: Lane::ALL.map(|lane| publisher.blocked_by(lane)),
+            suspect_count: records.suspect_count(),
+            suspects: records.suspects(NAMED_MAX),
+            left_out: status::left_out(now, &self.attempts, &self.subscription, &self.own, topic),
+            rate_limit: publisher.rate_limit(),
             connections: self.connections,
-            counters: self.publisher.counters(),
-            volatile_dropped: self.publisher.volatile_dropped(),
+            counters: publisher.counters(),
+            volatile_dropped: publisher.volatile_dropped(),
         }
-    }
-
-    fn left_out(&self, now: Instant) -> Vec<String> {
-        let mut left_out = Vec::new();
-        if let Some(why) = self.fallback.settled().and_then(|settled| settled.why_will.as_deref()) {
-            left_out.push(format!("the will, because of which {why}"));
-        }
-        let topic = self.settings.topics.gateway_status.as_deref().unwrap_or_default();
-        if self.subscription.left_out_until.is_some_and(|until| now < until) {
-            left_out.push(format!("the subscription to {topic}: the broker closes the connection over it"));
-        } else if let Some(code) = self.subscription.refused {
-            let text = reason_code::text(code);
-            left_out
-                .push(format!("the subscription to {topic}: the broker refuses it: {text} (0x{code:02x})"));
-        }
-        left_out.extend(self.own.paused(now).map(|class| {
-            format!(
-                "messages of [topics] {}: the broker refuses them, or closes the connection over them",
-                class.key()
-            )
-        }));
-        let refused = self.own.refused(NAMED_MAX);
-        left_out.extend(refused.iter().map(|topic| format!("messages on {topic}: the broker refuses them")));
-        left_out
     }
 
     // What follows from the session.
@@ -691,9 +492,7 @@ impl Uplink {
                     self.handle_accepted(now, limits, assigned_client_id);
                 }
                 session::Event::Subscribed { code } => {
-                    self.subscription = SubscriptionDoubt::default();
-                    if reason_code::is_refusal(code) {
-                        self.subscription.refused = Some(code);
+                    if self.subscription.handle_answer(code) {
                         self.events.push_back(Event::SubscriptionRefused { code });
                     }
                     if matches!(self.stage, Stage::Subscribing { .. }) {
@@ -715,20 +514,22 @@ impl Uplink {
     }
 
     fn handle_accepted(&mut self, now: Instant, limits: Limits, assigned_client_id: Option<String>) {
-        if self.attempt.version == Version::V5 {
-            self.will_limits = limits;
+        let attempts = &mut self.attempts;
+        let Variant { version, .. } = attempts.variant;
+        if version == Version::V5 {
+            attempts.will_limits = limits;
         }
-        let before = self.fallback.settled().cloned();
-        if self.fallback.handle_accepted(now) == OnAccepted::TryBetter {
-            self.events.push_back(Event::Confirming { accepted: self.attempt });
+        let before = attempts.settled().cloned();
+        if attempts.fallback.handle_accepted(now) == OnAccepted::TryBetter {
+            self.events.push_back(Event::Confirming { accepted: attempts.variant });
             if let Some(session) = &mut self.session {
                 session.disconnect(false);
             }
-            self.reconnect.handle_outcome(now, Outcome::TryAnother);
+            attempts.reconnect.handle_outcome(now, Outcome::TryAnother);
             self.stage = Stage::Over { since: now };
             return;
         }
-        if let Some(settled) = self.fallback.settled().filter(|settled| before.as_ref() != Some(settled)) {
+        if let Some(settled) = attempts.settled().filter(|settled| before.as_ref() != Some(settled)) {
             if let Some(why) = settled.why_version.clone() {
                 self.events.push_back(Event::FellBack { why });
             }
@@ -736,7 +537,6 @@ impl Uplink {
                 self.events.push_back(Event::WillLeftOut { why });
             }
         }
-        let version = self.attempt.version;
         self.accepted_at = Some(now);
         self.since = now;
         if self.spoken.is_none_or(|(spoken, _)| spoken != version) {
@@ -745,17 +545,14 @@ impl Uplink {
         self.failure = None;
         self.connections += 1;
         self.limits = limits;
-        self.hops = 0;
-        self.reconnect.handle_accepted();
+        self.attempts.handle_accepted();
         self.publisher.handle_open(now, version, &limits);
         self.events.push_back(Event::Connected { version, limits, assigned_client_id });
-        if let Some(topic) = &self.settings.topics.gateway_status {
-            self.own.set_status(Class::GatewayStatus, topic, self.online.clone());
-            if !self.own.is_paused(now, Class::GatewayStatus) && !self.publisher.holds_own() {
-                self.publisher.hold(Hold::AllButOwn);
-                self.stage = Stage::Status { until: now + STEP_WITHIN };
-                return;
-            }
+        let may_say = !self.own.is_paused(now, Class::GatewayStatus) && !self.publisher.holds_own();
+        if self.gateway_status.announce(&mut self.own) && may_say {
+            self.publisher.hold(Hold::AllButOwn);
+            self.stage = Stage::Status { until: now + STEP_WITHIN };
+            return;
         }
         self.subscribe(now);
     }
@@ -763,24 +560,19 @@ impl Uplink {
     /// Goes on from the stages that wait for something to be answered.
     fn step(&mut self, now: Instant) {
         match self.stage {
-            Stage::Status { .. } if self.status_is_settled() => self.subscribe(now),
-            Stage::Closing { .. } if self.status_is_settled() => self.say_goodbye(now),
+            Stage::Status { .. } if self.gateway_status.is_settled(&self.own) => self.subscribe(now),
+            Stage::Closing { .. } if self.gateway_status.is_settled(&self.own) => self.say_goodbye(now),
             Stage::Draining { .. } if self.publisher.in_flight() == 0 => {
-                self.subscription.until_it_stands = false;
+                self.subscription.handle_stood();
                 self.subscribe(now);
             }
             _ => {}
         }
     }
 
-    fn status_is_settled(&self) -> bool {
-        self.settings.topics.gateway_status.as_ref().is_none_or(|topic| !self.own.is_unsettled(topic))
-    }
-
     fn subscribe(&mut self, now: Instant) {
-        let doubt = &self.subscription;
-        let left_out = doubt.until_it_stands || doubt.left_out_until.is_some_and(|until| now < until);
-        match (&self.settings.topics.gateway_status, &mut self.session) {
+        let left_out = self.subscription.is_left_out(now);
+        match (self.gateway_status.topic(), &mut self.session) {
             (Some(topic), Some(session)) if !left_out => {
                 session.subscribe(now, topic);
                 self.publisher.hold(Hold::Everything);
@@ -797,29 +589,15 @@ impl Uplink {
     }
 
     fn handle_message(&mut self, now: Instant, topic: &str, payload: &[u8]) {
-        if self.settings.topics.gateway_status.as_deref() != Some(topic)
-            || !matches!(self.stage, Stage::Subscribing { .. } | Stage::Flowing | Stage::Draining { .. })
-            || !shows_offline(payload)
-        {
-            return;
-        }
-        // Somebody who says so again and again is not answered each time at once.
-        let wait = Duration::from_secs(1 << self.repaired.min(8));
-        let at = self.repaired_at.map_or(now, |last| now.max(last + wait));
-        if at > now {
-            self.repair_at.get_or_insert(at);
-        } else {
+        let listens =
+            matches!(self.stage, Stage::Subscribing { .. } | Stage::Flowing | Stage::Draining { .. });
+        if listens && self.gateway_status.handle_message(now, topic, payload) {
             self.repair_status(now);
         }
     }
 
     fn repair_status(&mut self, now: Instant) {
-        if let (Some(topic), true, false) =
-            (&self.settings.topics.gateway_status, self.is_connected(), self.stopping)
-        {
-            self.own.set_status(Class::GatewayStatus, topic, self.online.clone());
-            self.repaired = self.repaired.saturating_add(1);
-            self.repaired_at = Some(now);
+        if self.is_connected() && !self.stopping && self.gateway_status.repair(now, &mut self.own) {
             self.more = true;
             self.events.push_back(Event::StatusRepaired);
         }
@@ -827,8 +605,7 @@ impl Uplink {
 
     /// If the last words were not heard, the will says them.
     fn say_goodbye(&mut self, now: Instant) {
-        let topic = self.settings.topics.gateway_status.as_deref();
-        let heard = topic.is_none_or(|topic| !self.own.is_waiting(topic));
+        let heard = self.gateway_status.was_heard(&self.own);
         if let Some(session) = &mut self.session {
             session.disconnect(!heard);
         }
@@ -861,13 +638,7 @@ impl Uplink {
         if silent && self.publisher.hangs_on_a_record(now) {
             ending.gone = ConnectionEnd::Unanswered;
         }
-        // A smaller will may do.
-        let smaller = match refused {
-            reason_code::RETAIN_NOT_SUPPORTED => std::mem::take(&mut self.will_limits.retain),
-            reason_code::QOS_NOT_SUPPORTED => std::mem::take(&mut self.will_limits.at_least_once),
-            _ => false,
-        };
-        if smaller {
+        if self.attempts.take_smaller_will(refused) {
             (ending.outcome, ending.failure) = (Outcome::TryAnother, AttemptFailure::Nothing);
         }
         self.finish(now, outbox, ending);
@@ -891,128 +662,26 @@ impl Uplink {
         self.poll_publisher();
         let outcome = if self.is_connected() {
             let subscription = gone == ConnectionEnd::Closed && matches!(stage, Stage::Subscribing { .. });
-            if subscription {
-                self.strike_subscription(now);
+            if subscription && self.subscription.strike(now) {
+                self.events.push_back(Event::SubscriptionLeftOut);
             }
-            self.fallback.handle_lost(now);
-            self.outcome_of_loss(now, outcome, gone, aftermath, subscription)
+            let suspects = self.publisher.records().suspect_count();
+            let ended = attempts::Ended { gone, aftermath, subscription, suspects };
+            let (outcome, again) = self.attempts.handle_lost(now, outcome, ended);
+            if again {
+                self.events.push_back(Event::ClosedAgain { times: CLOSES });
+            }
+            outcome
         } else {
-            self.outcome_of_failure(now, outcome, failure, &what)
+            self.attempts.handle_failed(now, outcome, failure, &what)
         };
         self.wait(now, outcome, what);
         self.stage = Stage::Over { since: now };
     }
 
-    /// The broker closed the connection over the subscription, or so it seems.
-    fn strike_subscription(&mut self, now: Instant) {
-        let doubt = &mut self.subscription;
-        doubt.strikes += 1;
-        doubt.until_it_stands = true;
-        if doubt.strikes >= SUBSCRIPTION_STRIKES {
-            *doubt = SubscriptionDoubt {
-                left_out_until: Some(now + SUBSCRIPTION_LEFT_OUT),
-                ..SubscriptionDoubt::default()
-            };
-            self.events.push_back(Event::SubscriptionLeftOut);
-        }
-    }
-
-    /// The broker closed a connection that stood, and nothing shows why.
-    fn note_close(&mut self, now: Instant) {
-        let lately = self.closes(now);
-        self.closes.drain(..self.closes.len() - lately);
-        self.closes.push_back(now);
-        if lately + 1 == CLOSES {
-            self.events.push_back(Event::ClosedAgain { times: CLOSES });
-        }
-    }
-
-    /// How often the broker closed the connection lately, and nothing showed why.
-    fn closes(&self, now: Instant) -> usize {
-        self.closes.iter().filter(|at| now.saturating_duration_since(**at) < CLOSES_WITHIN).count()
-    }
-
-    /// Of a connection that stood.
-    fn outcome_of_loss(
-        &mut self,
-        now: Instant,
-        outcome: Outcome,
-        gone: ConnectionEnd,
-        aftermath: publisher::Aftermath,
-        subscription: bool,
-    ) -> Outcome {
-        let Outcome::Lost { lasted, how } = outcome else { return outcome };
-        if lasted >= QUICK {
-            self.avoid.clear();
-            self.blind_searches = 0;
-        } else {
-            self.avoid_peer();
-        }
-        if matches!(how, Lost::TakenOver | Lost::Away) {
-            return outcome;
-        }
-        let suspicious =
-            gone == ConnectionEnd::Unanswered || (aftermath.suspicious && gone != ConnectionEnd::Otherwise);
-        // What goes along with a connection is left out after its second strike: that is soon found
-        // out. A suspect that was tried has its own back-off; what comes meanwhile does not wait
-        // for that.
-        let search = suspicious && (aftermath.progress || aftermath.own || aftermath.trial) || subscription;
-        if !search && !aftermath.suspicious && gone == ConnectionEnd::Closed {
-            self.note_close(now);
-        }
-        if !search {
-            // Where readings were answered it is rather a broker, or what stands before it, that
-            // does not last than a rival.
-            let how = if aftermath.suspicious || aftermath.progress { Lost::Explained } else { how };
-            return Outcome::Lost { lasted, how };
-        }
-        if self.publisher.suspect_count() > 0 {
-            self.blind_searches = 0;
-        } else {
-            self.blind_searches += 1;
-        }
-        let how = if self.blind_searches > BLIND_SEARCHES { Lost::Closed } else { Lost::Search };
-        Outcome::Lost { lasted, how }
-    }
-
-    /// Of an attempt that had no CONNACK, or a CONNACK that refuses.
-    fn outcome_of_failure(
-        &mut self,
-        now: Instant,
-        outcome: Outcome,
-        failure: AttemptFailure,
-        what: &str,
-    ) -> Outcome {
-        let of_the_address = matches!(failure, AttemptFailure::Closed | AttemptFailure::Nothing);
-        if of_the_address && !matches!(outcome, Outcome::CredentialsRefused | Outcome::TryAnother) {
-            // A name whose addresses change each time it is asked for never runs out of them.
-            if self.dialed.untried > 0
-                && self.hops < super::address::ADDRESSES_MAX
-                && outcome != Outcome::Away
-            {
-                self.hops += 1;
-                self.avoid_peer();
-                return Outcome::TryAnother;
-            }
-            self.hops = 0;
-            self.avoid.clear(); // all were tried: from the first again
-        }
-        if self.fallback.handle_failed(now, failure, what) { Outcome::TryAnother } else { outcome }
-    }
-
-    fn avoid_peer(&mut self) {
-        if let Some(peer) = self.dialed.peer.filter(|peer| !self.avoid.contains(peer)) {
-            self.avoid.push(peer);
-            // As many as are tried at once; more than these have long passed.
-            if self.avoid.len() > super::address::ADDRESSES_MAX {
-                self.avoid.remove(0);
-            }
-        }
-    }
-
     fn wait(&mut self, now: Instant, outcome: Outcome, what: String) {
-        let rival = self.reconnect.handle_outcome(now, outcome);
-        let retry_in = self.reconnect.attempt_at().saturating_duration_since(now);
+        let rival = self.attempts.reconnect.handle_outcome(now, outcome);
+        let retry_in = self.attempts.due_at().saturating_duration_since(now);
         if self.accepted_at.take().is_some() {
             self.since = now;
             self.events.push_back(Event::Lost { what: what.clone(), retry_in });
@@ -1025,20 +694,4 @@ impl Uplink {
             self.events.push_back(Event::ClientIdElsewhere);
         }
     }
-}
-
-fn status_payload(gateway: &str, online: bool) -> Vec<u8> {
-    let mut json = format!("{{\"online\":{online},\"gateway\":").into_bytes();
-    push_json_string(&mut json, gateway);
-    json.push(b'}');
-    json
-}
-
-/// Whether a status says that the gateway is offline, or says nothing at all.
-fn shows_offline(payload: &[u8]) -> bool {
-    if payload.is_empty() {
-        return true;
-    }
-    serde_json::from_slice::<serde_json::Value>(payload)
-        .is_ok_and(|status| status.get("online") == Some(&serde_json::Value::Bool(false)))
 }
