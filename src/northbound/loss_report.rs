@@ -4,8 +4,8 @@
 //! A loss stays in the journal until its report is acknowledged, so none is forgotten over a
 //! restart or an outage. One whose count has grown since it was reported is reported again. Where
 //! the owner wants no reports (`[topics] loss`), a loss counts as reported at once. If the broker
-//! refuses a report, reports pause for an hour and the loss stays where it is: perhaps the broker is
-//! told to take it one day.
+//! refuses a report, reports pause for an hour and the loss stays where it is: perhaps the broker
+//! is told to take it one day.
 
 use std::time::Instant;
 

@@ -9,8 +9,8 @@
 //! | one record | it is suspected |
 //! | more | they are sent again one by one |
 //!
-//! Of a silence: the oldest publish and all that were overtaken are dropped for the rate if they are
-//! many, and for themselves if they are few, or all on a few topics of which nothing is taken.
+//! Of a silence: the oldest publish and all that were overtaken are dropped for the rate if they
+//! are many, and for themselves if they are few, or all on a few topics of which nothing is taken.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

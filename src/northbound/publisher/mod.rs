@@ -23,8 +23,15 @@
 //! | does not answer within the [patience](super::flight) | the connection is replaced, the rate lowered, what is unanswered sent again; the second time, a suspect |
 //! | announces a Maximum Packet Size below its length | like a refusal with 0x95, unsent |
 //!
-//! How far the window is used is the *credit*: one place after a close that may be about a record,
-//! or after the broker refused everything, and one more with each answer.
+//! | file | what it decides |
+//! |---|---|
+//! | `fill`, `turns`, `solo` | who goes next, whose turn it is, what goes alone |
+//! | `send` | one publish |
+//! | `outlet` | what the connection lets out, and when |
+//! | `records`, `progress` | what an answer means for a record; what is taken at all |
+//! | `connection_end` | what the end of a connection means for what was in flight |
+//! | `own_doubt`, `volatile_doubt` | whether own messages and readings of `qos = 0` rules wait |
+//! | `report` | what is reported |
 
 mod connection_end;
 mod fill;

@@ -10,8 +10,8 @@ pub struct OwnDoubt {
 }
 
 impl OwnDoubt {
-    /// One of them was alone in flight when the connection was lost, or stayed unanswered. `pauses`:
-    /// its class is left out from now on, so that the others need not wait.
+    /// One of them was alone in flight when the connection was lost, or stayed unanswered.
+    /// `pauses`: its class is left out from now on, so that the others need not wait.
     pub fn handle_strike(&mut self, pauses: bool) {
         self.solo = true;
         self.until_it_stands = !pauses;

@@ -69,13 +69,14 @@ impl Progress {
         if self.taken_here > 0 { self.opened_at } else { self.opened_at + STANDS_AFTER }
     }
 
-    /// Whether a close at `now` follows from a refusal: some brokers refuse, and then close as well.
+    /// Whether a close at `now` follows from a refusal: some brokers refuse, and then close as
+    /// well.
     pub fn was_just_refused(&self, now: Instant) -> bool {
         self.refused_at.is_some_and(|at| now < at + REFUSED_BEFORE)
     }
 
-    /// Whether these are only a few topics, of which none was taken on this connection, while others
-    /// were.
+    /// Whether these are only a few topics, of which none was taken on this connection, while
+    /// others were.
     pub fn are_few_and_none_taken(&self, topics: &BTreeSet<TopicKey>) -> bool {
         if self.taken_topics.is_empty() || self.taken_topics.len() >= TOPICS_MAX {
             return false;

@@ -2,8 +2,8 @@
 //! [lanes](crate::northbound::lane), the [suspicion](crate::northbound::suspicion), and how far the
 //! window is used.
 //!
-//! The *credit* is how many may be in flight: one after a close that may be about a record, or after
-//! the broker refused everything, and one more with each answer.
+//! The *credit* is how many may be in flight: one after a close that may be about a record, or
+//! after the broker refused everything, and one more with each answer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -284,7 +284,8 @@ impl Records {
         }
     }
 
-    /// The record may be at fault. `of_topic`: others are taken meanwhile, and nothing of its topic.
+    /// The record may be at fault. `of_topic`: others are taken meanwhile, and nothing of its
+    /// topic.
     pub fn refuse(
         &mut self,
         now: Instant,

@@ -1,5 +1,5 @@
-//! What must be in flight with nothing else, so that a close or silence names it: a suspect that may
-//! bring the connection down, or a message of the gateway's own that is suspected.
+//! What must be in flight with nothing else, so that a close or silence names it: a suspect that
+//! may bring the connection down, or a message of the gateway's own that is suspected.
 
 use std::time::{Duration, Instant};
 

@@ -32,6 +32,9 @@
 //! (0x80, 0x83, 0x95, 0x99), none speaks for others: the topic is open again, and each is condemned
 //! by the second refusal of its own.
 //!
+//! `suspect` has one record's strikes and trials, `topic_doubt` a topic's gate, `broker_doubt` what
+//! is the broker's fault, `witnesses` the readings that were taken.
+//!
 //! Readings are numbered as they are sent (their *send number*), and topics known by hash; nothing
 //! here reads a clock, a record, or the network. Bounds: 1,024 suspects, 1,024 topics.
 

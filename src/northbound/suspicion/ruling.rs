@@ -36,7 +36,7 @@ pub enum Ruling {
     /// Records on that topic that waited when the last of them was sent under this number are set
     /// aside with this cause.
     CondemnWaiting(TopicKey, Cause, u64),
-    /// A record on that topic that waits is to be put on trial, by [`Suspicion::accuse`](super::Suspicion::accuse): the
+    /// A record on that topic that waits is to be put on trial, by `Suspicion::accuse`: the
     /// oldest, or, if `true`, the newest.
     Promote(TopicKey, bool),
     /// The broker takes readings again after it refused everything: they are to begin one by one.

@@ -187,8 +187,8 @@ impl Suspect {
         self.lonely == 0
     }
 
-    /// Whether strikes in a row condemn it, no others having been sent, where `more` are needed. What
-    /// no timer sends again is not condemned without a witness.
+    /// Whether strikes in a row condemn it, no others having been sent, where `more` are needed.
+    /// What no timer sends again is not condemned without a witness.
     pub fn has_lonely_strikes(&self, more: u8) -> bool {
         self.lonely >= LONELY_STRIKES + more && !self.cause.is_quota() && !self.cause.is_definitive()
     }

@@ -3,8 +3,8 @@
 
 use super::TopicKey;
 
-/// The newest send numbers taken on two topics. Only the newest of each topic matters, and of topics
-/// the newest two.
+/// The newest send numbers taken on two topics. Only the newest of each topic matters, and of
+/// topics the newest two.
 #[derive(Debug, Default)]
 pub struct Witnesses([Option<(TopicKey, u64)>; 2]);
 

@@ -1,12 +1,13 @@
 //! The uplink as one core: session, publisher, own messages and reconnect decisions behind one
 //! interface.
 //!
-//! ```text
-//! Waiting ──due──> Connecting ──transport──> Opening ──CONNACK──> Status ──> Subscribing ──> Flowing
-//!    ^                 │                        │ a better variant first │      ^             │ │
-//!    │                 │                        v                        │      └── Draining <┘ │
-//!    └─────────────────┴── failed ──────────── Over <──────── lost ──────┴─────────────────────┘
-//! ```
+//! | file | what it decides |
+//! |---|---|
+//! | `stage` | how far a connection has come; none of its stages is without a deadline |
+//! | `attempts` | how, where and when the next connection is tried |
+//! | `gateway_status` | what the gateway says of itself, and that it is set right |
+//! | `subscription` | whether the subscription to that is left out |
+//! | `event`, `status` | what is reported |
 //!
 //! After CONNACK the gateway's status goes out alone, then the subscription to it, then everything
 //! else: a broker that closes the connection over one of these does not bring a record under
@@ -14,14 +15,11 @@
 //! the status is repeated. What goes along with a connection beside readings is judged like a
 //! reading, by what happens without it: the will by [`super::fallback`], the status by
 //! [`Publisher`], the subscription here. What is at fault is named and left out for an hour.
-//!
-//! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
-//! Subscribing, Draining and Closing have their own; Flowing has the keep-alive, and the timer of
-//! the oldest publish. Over is left at once: the shell closes, whatever the broker does.
 
 mod attempts;
 mod event;
 mod gateway_status;
+mod stage;
 mod status;
 mod subscription;
 
@@ -36,7 +34,7 @@ pub use super::ending::Closed;
 
 use self::attempts::Attempts;
 use self::gateway_status::GatewayStatus;
-use self::status::NAMED_MAX;
+use self::stage::Stage;
 use self::subscription::SubscriptionDoubt;
 use super::ending::Ending;
 use super::fallback::{AttemptFailure, OnAccepted, Variant};
@@ -49,7 +47,7 @@ use super::session::{self, Ended, Limits, Opening, Session, Will};
 use super::settings::Settings;
 use super::wire::{Acknowledgement, Version};
 use crate::clock::Moment;
-use crate::message::{Content, Lane, RecordId};
+use crate::message::{Content, RecordId};
 
 /// What making a transport may take, over all addresses; the shell has its own, shorter times for
 /// each step.
@@ -58,28 +56,6 @@ pub const CONNECT_WITHIN: Duration = Duration::from_secs(120);
 const STEP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// No transport; an attempt is due at the time [`Reconnect`] says.
-    Waiting,
-    /// The shell is making a transport.
-    Connecting { until: Instant },
-    /// CONNECT is sent.
-    Opening,
-    /// The status is sent, its answer awaited.
-    Status { until: Instant },
-    /// The subscription is sent, its answer awaited.
-    Subscribing { until: Instant },
-    /// All flows.
-    Flowing,
-    /// Nothing more is sent until all is answered; then the subscription is tried once more.
-    Draining { until: Instant },
-    /// The last words are said.
-    Closing { until: Instant },
-    /// Over since then; the shell writes what is left and closes.
-    Over { since: Instant },
-}
 
 /// The uplink without its I/O.
 pub struct Uplink {
@@ -323,13 +299,8 @@ impl Uplink {
         let stage = match self.stage {
             Stage::Waiting => return (!self.stopping).then(|| self.attempts.due_at()),
             Stage::Over { since } => return Some(since),
-            Stage::Connecting { until }
-            | Stage::Status { until }
-            | Stage::Subscribing { until }
-            | Stage::Draining { until }
-            | Stage::Closing { until } => Some(until),
             Stage::Flowing => self.subscription_due_at(),
-            Stage::Opening => None,
+            stage => stage.until(),
         };
         let session = self.session.as_ref().and_then(Session::poll_timeout);
         let overdue = self.publisher.overdue_at();
@@ -439,37 +410,7 @@ impl Uplink {
 
     /// How it stands at `now`.
     pub fn status(&self, now: Instant) -> Status {
-        let connected = self.is_connected();
-        let (publisher, records) = (&self.publisher, self.publisher.records());
-        let settled = self.attempts.settled();
-        let topic = self.gateway_status.topic();
-        Status {
-            connected,
-            since: self.since,
-            version: self.spoken.map(|(version, _)| version),
-            version_since: self.spoken.map(|(_, since)| since),
-            version_why: settled.and_then(|settled| settled.why_version.clone()),
-            limits: connected.then_some(self.limits),
-            window: publisher.window(),
-            in_flight: publisher.in_flight(),
-            waiting_since: publisher.waiting_since(),
-            failure: self.failure.clone(),
-            attempt_at: (self.stage == Stage::Waiting && !self.stopping).then(|| self.attempts.due_at()),
-            stopped_until: Lane::ALL.map(|lane| records.stopped_until(lane)),
-            delivered_behind: Lane::ALL.map(|lane| records.delivered_behind(lane)),
-            held_back: Lane::ALL.map(|lane| records.held_back(lane)),
-            nothing_taken: records.nothing_taken(now),
-            closes: self.attempts.closes(now),
-            taken_at: records.taken_at(),
-            blocked_by: Lane::ALL.map(|lane| publisher.blocked_by(lane)),
-            suspect_count: records.suspect_count(),
-            suspects: records.suspects(NAMED_MAX),
-            left_out: status::left_out(now, &self.attempts, &self.subscription, &self.own, topic),
-            rate_limit: publisher.rate_limit(),
-            connections: self.connections,
-            counters: publisher.counters(),
-            volatile_dropped: publisher.volatile_dropped(),
-        }
+        Status::of(self, now)
     }
 
     // What follows from the session.

@@ -27,7 +27,8 @@ impl Default for SubscriptionDoubt {
 }
 
 impl SubscriptionDoubt {
-    /// The broker closed the connection over it, or so it seems. Whether it is left out from now on.
+    /// The broker closed the connection over it, or so it seems. Whether it is left out from now
+    /// on.
     pub fn strike(&mut self, now: Instant) -> bool {
         let left_out = self.strikes.strike(now);
         self.until_it_stands = !left_out;
