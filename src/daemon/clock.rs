@@ -5,7 +5,7 @@
 //! `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
 //! disk that hangs stops nobody.
 
-mod file;
+pub mod file;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -21,7 +21,8 @@
 //! | [`retry`] | which rejected records are tried once more |
 //! | [`publication`], [`wire`] | the bytes of one PUBLISH |
 //! | [`volatile`] | readings that need not survive us |
-//! | [`own`] | what the gateway says about itself |
+//! | [`own`], [`loss_report`] | what the gateway says about itself, and of what was lost |
+//! | [`strikes`] | what goes along with readings and brings connections down is left out |
 //! | [`uplink`] | all of these as one core: bytes and `now` in; bytes, events and the next deadline out |
 //! | [`tls`], [`certificate`] | whom to believe, also while the clock is wrong |
 //! | [`io`] | sockets, files, tasks |
@@ -38,6 +39,7 @@ pub mod fallback;
 pub mod flight;
 pub mod io;
 pub mod lane;
+pub mod loss_report;
 pub mod outbox;
 pub mod own;
 pub mod pace;
@@ -50,6 +52,7 @@ pub mod retained;
 pub mod retry;
 pub mod session;
 pub mod settings;
+pub mod strikes;
 pub mod suspicion;
 pub mod tls;
 pub mod uplink;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::config::Paths;
 use crate::durable::atomic_file::{AtomicFile, set_aside, sweep};
-use crate::durable::folder::StateFolder as _;
+use crate::durable::folder::StateFolder;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::message::Name;
 use crate::system::io::fill_random;
@@ -20,9 +20,13 @@ const COPY_FILE: AtomicFile<'_> = AtomicFile::new(COPY, MAX_BYTES, 0o644);
 
 /// Reads both files and decides. Writes nothing.
 pub fn look(directory: &Path, running: Option<&MadeId>) -> Decision {
-    let folder = OnDisk::new(directory);
+    look_in(&OnDisk::new(directory), running)
+}
+
+/// The same of any folder.
+pub fn look_in(folder: &impl StateFolder, running: Option<&MadeId>) -> Decision {
     let mut decision =
-        decide(PLAIN_FILE.look(&folder, parse_plain), COPY_FILE.look(&folder, parse_copy), running);
+        decide(PLAIN_FILE.look(folder, parse_plain), COPY_FILE.look(folder, parse_copy), running);
     // A power cut came before their replacement was written.
     let was_lost = || folder.names().is_ok_and(|names| names.iter().any(|name| is_aside(name)));
     if decision.choice == Choice::New(Making::First) && was_lost() {
@@ -52,17 +56,25 @@ pub fn store(directory: &Path, decision: &Decision, made: &MadeId) -> io::Result
         return Ok(());
     }
     create_directory(directory)?;
-    let folder = OnDisk::new(directory);
-    // Left from an interrupted start; if it cannot be deleted now, the next start deletes it.
-    let _ = sweep(&folder, PLAIN).and_then(|()| sweep(&folder, COPY));
+    store_in(&OnDisk::new(directory), decision, made)
+}
+
+/// The same in any folder, which is there.
+///
+/// # Errors
+/// As the system says. Calling it again does the rest.
+pub fn store_in(folder: &impl StateFolder, decision: &Decision, made: &MadeId) -> io::Result<()> {
+    // What a start left that was killed in the middle; if it cannot be deleted now, then by the
+    // next.
+    let _ = sweep(folder, PLAIN).and_then(|()| sweep(folder, COPY));
     for (file, name, step, text) in
         [(COPY_FILE, COPY, decision.copy, made.checked()), (PLAIN_FILE, PLAIN, decision.plain, made.plain())]
     {
         if step == Step::SetAsideAndWrite {
-            set_aside(&folder, name)?;
+            set_aside(folder, name)?;
         }
         if step != Step::Leave {
-            file.write(&folder, text.as_bytes())?;
+            file.write(folder, text.as_bytes())?;
         }
     }
     Ok(())

@@ -18,12 +18,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::disk::{Directory, Disk};
+use self::disk::Directory;
 use self::key::KeptKey;
 pub use self::relay::{leave_handover, take_handover};
 use super::log::{Log, Report};
 use super::{Batch, Kept, Number};
-use crate::durable::io::OnDisk;
+use crate::durable::io::{Files, OnDisk};
 use crate::proto::dtls::server::export::StoreKey;
 
 /// So long what is new waits for more.
@@ -129,7 +129,7 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Opened, OpenError> {
         let failed = |error| OpenError::Failed(directory.to_path_buf(), error);
         let locked = Directory::lock(directory)?;
-        let disk = Disk::new(directory);
+        let disk = Files::new(directory);
         let KeptKey { key, is_new, defect } =
             key::load_or_make(&disk, &OnDisk::new(directory)).map_err(failed)?;
         if is_new {
@@ -200,7 +200,7 @@ fn rest(bytes: u64) -> Duration {
 
 struct Writer {
     shared: Arc<Shared>,
-    log: Log<Disk>,
+    log: Log<Files>,
     /// What could not be written.
     backlog: Batch,
     retry: Option<Instant>,

@@ -4,6 +4,8 @@
 //! not read it.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
+mod files;
+
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
@@ -15,6 +17,8 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use zeroize::Zeroizing;
+
+pub use self::files::Files;
 
 use super::atomic_file::AtomicFile;
 use super::folder::{ReadFault, StateFolder};

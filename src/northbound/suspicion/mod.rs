@@ -32,202 +32,46 @@
 //! (0x80, 0x83, 0x95, 0x99), none speaks for others: the topic is open again, and each is condemned
 //! by the second refusal of its own.
 //!
+//! `suspect` has one record's strikes and trials, `topic_doubt` a topic's gate, `broker_doubt` what
+//! is the broker's fault, `witnesses` the readings that were taken.
+//!
 //! Readings are numbered as they are sent (their *send number*), and topics known by hash; nothing
 //! here reads a clock, a record, or the network. Bounds: 1,024 suspects, 1,024 topics.
 
+mod broker_doubt;
+mod ruling;
+mod suspect;
+mod topic_doubt;
+mod witnesses;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
 
+pub use self::ruling::{RecordPlace, Ruling, SuspectView, TopicKey};
+pub use self::suspect::Manner;
+
+use self::broker_doubt::BrokerDoubt;
+use self::suspect::{SPACING, Suspect};
+use self::topic_doubt::TopicDoubt;
+use self::witnesses::Witnesses;
 use super::reason_code::Cause;
 
 /// Confirmed strikes that condemn.
 const STRIKES: u8 = 3;
-/// Strikes in a row, without others being sent, that condemn like confirmed ones.
-const LONELY_STRIKES: u8 = 4;
-/// More strikes for each record that was refused among others and taken afterwards, and for how
-/// many of these.
-const STRIKES_FOR_WHIMS: f64 = 3.0;
-const WHIMS_MAX: f64 = 10.0;
-/// After so long such a record counts half.
-const WHIMS_FADE: Duration = Duration::from_secs(300);
-/// Refusals by PUBACK with others of the same topic taken in between that condemn.
-const SAME_TOPIC_STRIKES: u8 = 10;
-/// Records of a topic condemned one by one before all that wait are condemned with the next.
-const GROUP: u32 = 3;
-/// Newcomers refused in a row, none taken in between, from which on the broker is at fault.
-const MASS: u32 = 8;
-/// For so long nothing was taken: what was concluded of topics meanwhile may be the broker's fault.
-const LONG: Duration = Duration::from_secs(10);
-/// Between two trials of one record, or of one topic.
-const SPACING: Duration = Duration::from_secs(1);
-/// Between two trials of a topic all of whose records are condemned, at most.
-const TOPIC_SPACING_MAX: Duration = Duration::from_secs(15);
-/// Between two trials of a record that is not answered.
-const SILENT_SPACING: Duration = Duration::from_secs(60);
-/// The same for a topic that is not answered: each trial holds the connection up.
-const SILENT_SPACING_MAX: Duration = Duration::from_secs(300);
-/// Between newcomers while the broker refuses everything, at first;
-const FIRST_PAUSE: Duration = Duration::from_millis(125);
-/// at most.
-const NEWCOMER_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Between two trials while nothing is taken, at most.
-const RETRY_MAX: Duration = Duration::from_secs(300);
 /// A gated topic without a record is forgotten after so long.
 const FORGET: Duration = Duration::from_secs(3600);
 const SUSPECTS_MAX: usize = 1024;
 const TOPICS_MAX: usize = 1024;
 
-/// A topic, as far as it must be told from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicKey(u64);
-
-impl TopicKey {
-    /// Of a topic's text.
-    pub fn of(topic: &str) -> TopicKey {
-        TopicKey(BuildHasherDefault::<DefaultHasher>::default().hash_one(topic))
-    }
-}
-
-/// Where a record is: its lane's index and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RecordPlace {
-    /// By [`crate::message::Lane::index`].
-    pub lane: usize,
-    /// Its sequence.
-    pub sequence: u64,
-}
-
-/// How a suspect is to be tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    /// Among others: an answer names its record.
-    Among,
-    /// With nothing else in flight: a close names nobody.
-    Alone,
-    /// With nothing else in flight, after a pause: rates and silence.
-    Quiet,
-}
-
-/// What is to be done with records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
-    /// It goes back to its place in the lane's order.
-    Release(RecordPlace),
-    /// It is set aside for good.
-    Condemn(RecordPlace, Cause),
-    /// Records on that topic that wait go back to their places.
-    Open(TopicKey),
-    /// Records on that topic that waited when the last of them was sent under this number are set
-    /// aside with this cause.
-    CondemnWaiting(TopicKey, Cause, u64),
-    /// A record on that topic that waits is to be put on trial, by [`Suspicion::accuse`]: the
-    /// oldest, or, if `true`, the newest.
-    Promote(TopicKey, bool),
-    /// The broker takes readings again after it refused everything: they are to begin one by one.
-    Resume,
-}
-
-#[derive(Debug)]
-struct Suspect {
-    place: RecordPlace,
-    topic: TopicKey,
-    cause: Cause,
-    /// Send number of its last refusal.
-    since: u64,
-    /// A reading on another topic, sent after `since`, was taken.
-    evidence: bool,
-    /// A reading on the same topic, sent after `since`, was taken.
-    same: bool,
-    /// The last strike waits to be confirmed.
-    pending: bool,
-    confirmed: u8,
-    /// Strikes in a row of which only the first had evidence.
-    lonely: u8,
-    same_strikes: u8,
-    tries: u32,
-    tried_at: Instant,
-    due: Instant,
-    in_flight: bool,
-    /// Put on trial for its topic, and not refused yet.
-    fresh: bool,
-    /// Whether it was the only newcomer refused between two that were taken; `None`: not known yet.
-    singled_out: Option<bool>,
-    /// Sent back to its place in the order once: not tried out of it until refused again.
-    in_order: bool,
-    was_in_order: bool,
-}
-
-impl Suspect {
-    fn manner(&self) -> Manner {
-        match self.cause {
-            Cause::Closed => Manner::Alone,
-            cause if cause.is_quota() => Manner::Quiet,
-            _ => Manner::Among,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Doubt {
-    name: Option<Box<str>>,
-    /// Records refused since one was taken.
-    row: u32,
-    /// Records condemned since a reading on it was taken, and groups of them.
-    condemned: u32,
-    /// The last refusal: its cause and send number.
-    cause: Cause,
-    since: u64,
-    touched: Instant,
-}
-
-impl Doubt {
-    fn is_gated(&self) -> bool {
-        self.row >= 2 && !self.judges_each()
-    }
-
-    /// Enough of its records were condemned for what they contain: each is judged for itself.
-    fn judges_each(&self) -> bool {
-        self.condemned >= GROUP && self.cause.is_about_content()
-    }
-}
-
-/// A suspect as `tombolo status` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SuspectView {
-    /// Which record.
-    pub place: RecordPlace,
-    /// Its topic, once a trial has shown it.
-    pub topic: Option<String>,
-    /// Why it is suspected.
-    pub cause: Cause,
-    /// How often it was tried again.
-    pub tries: u32,
-}
-
 /// The suspects and the evidence.
 #[derive(Debug)]
 pub struct Suspicion {
     suspects: Vec<Suspect>,
-    topics: BTreeMap<TopicKey, Doubt>,
-    /// The newest send numbers taken on two topics.
-    latest: [Option<(TopicKey, u64)>; 2],
-    /// Newcomers refused since a reading was taken.
-    row: u32,
-    /// Since when none was taken, if one was refused.
-    nothing_taken_since: Option<Instant>,
+    topics: BTreeMap<TopicKey, TopicDoubt>,
+    broker: BrokerDoubt,
+    witnesses: Witnesses,
     /// Readings taken since there are suspects.
     taken: u32,
-    /// Records that were refused among others and taken afterwards, faded; and when that was
-    /// reckoned.
-    whims: (f64, Instant),
-    pause_until: Option<Instant>,
-    /// Pauses since a reading was taken, and newcomers refused since the last of them.
-    pauses: u32,
-    since_pause: u32,
-    throttles: u32,
-    retry_step: u32,
-    retry_at: Instant,
     rulings: VecDeque<Ruling>,
 }
 
@@ -237,24 +81,16 @@ impl Suspicion {
         Suspicion {
             suspects: Vec::new(),
             topics: BTreeMap::new(),
-            latest: [None; 2],
-            row: 0,
-            nothing_taken_since: None,
+            broker: BrokerDoubt::new(now),
+            witnesses: Witnesses::default(),
             taken: 0,
-            whims: (0.0, now),
-            pause_until: None,
-            pauses: 0,
-            since_pause: 0,
-            throttles: 0,
-            retry_step: 0,
-            retry_at: now,
             rulings: VecDeque::new(),
         }
     }
 
     /// Whether nothing is suspected, so that a refusal is the first.
     pub fn is_idle(&self) -> bool {
-        self.suspects.is_empty() && self.topics.is_empty() && self.nothing_taken_since.is_none()
+        self.suspects.is_empty() && self.topics.is_empty() && self.broker.nothing_taken_since().is_none()
     }
 
     fn position(&self, place: RecordPlace) -> Option<usize> {
@@ -268,7 +104,7 @@ impl Suspicion {
 
     /// Whether newcomers on that topic wait until one of its records is taken.
     pub fn is_gated(&self, topic: TopicKey) -> bool {
-        self.topics.get(&topic).is_some_and(Doubt::is_gated)
+        self.topics.get(&topic).is_some_and(TopicDoubt::is_gated)
     }
 
     /// Whether a record on that topic is on trial.
@@ -290,107 +126,55 @@ impl Suspicion {
 
     /// The broker took the reading sent under the number `serial`.
     pub fn handle_taken(&mut self, now: Instant, place: RecordPlace, topic: TopicKey, serial: u64) {
-        self.note_latest(topic, serial);
+        self.witnesses.note_taken(topic, serial);
         if self.is_idle() {
             return;
         }
-        let mass = self.row >= MASS;
-        let long = self.nothing_taken_since.is_some_and(|since| now.saturating_duration_since(since) >= LONG);
-        if self.row > 0 {
+        let ended = self.broker.handle_taken(now);
+        if ended.row {
             for suspect in self.suspects.iter_mut().filter(|suspect| suspect.singled_out.is_none()) {
                 suspect.singled_out = Some(true);
             }
         }
-        self.row = 0;
-        (self.pauses, self.since_pause) = (0, 0);
-        self.nothing_taken_since = None;
-        self.pause_until = None;
-        self.throttles = 0;
-        self.retry_step = 0;
-        self.retry_at = now;
         self.taken = self.taken.saturating_add(1);
         if let Some(index) = self.position(place) {
-            let suspect = self.suspects.swap_remove(index);
-            let refused_among_others = u8::from(suspect.singled_out == Some(true)) + suspect.confirmed;
-            self.note_whims(now, f64::from(refused_among_others));
-            // What refused it is perhaps over for others too.
-            for other in self.suspects.iter_mut().filter(|other| other.cause == suspect.cause) {
-                other.due = other.due.min(now + SPACING);
-            }
+            self.acquit(now, index);
         }
         if let Some(doubt) = self.topics.get_mut(&topic) {
-            let was_gated = doubt.is_gated();
-            (doubt.row, doubt.condemned) = (0, 0);
-            if was_gated {
+            if doubt.handle_taken() {
                 self.open(topic);
             }
-            if !self.suspects.iter().any(|suspect| suspect.topic == topic) {
+            if !self.has_defendant(topic) {
                 self.topics.remove(&topic);
             }
         }
         for suspect in self.suspects.iter_mut().filter(|suspect| serial > suspect.since) {
-            if suspect.topic == topic {
-                suspect.same = true;
-                continue;
-            }
-            if std::mem::take(&mut suspect.pending) {
-                suspect.confirmed += 1;
-            }
-            if !suspect.evidence {
-                suspect.evidence = true;
-                suspect.lonely = 0;
-                // A trial that is not answered holds a small window up for as long as its answer is
-                // waited for.
-                let spacing = if suspect.cause == Cause::Silent { SILENT_SPACING } else { SPACING };
-                suspect.due = suspect.due.min(suspect.tried_at + spacing).max(now);
-            }
+            suspect.handle_other_taken(now, topic);
         }
         self.condemn_confirmed(now);
-        if mass {
+        if ended.mass {
             self.resume(now);
-        } else if long {
+        } else if ended.long {
             self.open_all(now);
         }
         self.note_emptiness();
     }
 
-    fn note_latest(&mut self, topic: TopicKey, serial: u64) {
-        let [first, second] = &mut self.latest;
-        match first {
-            Some((known, newest)) if *known == topic => *newest = serial.max(*newest),
-            _ => {
-                // Only the newest of each topic matters, and of topics the newest two.
-                *second = first.replace((topic, serial));
-            }
+    fn acquit(&mut self, now: Instant, index: usize) {
+        let suspect = self.suspects.swap_remove(index);
+        let refused_among_others = u8::from(suspect.singled_out == Some(true)) + suspect.confirmed;
+        self.broker.note_whims(now, f64::from(refused_among_others));
+        // What refused it is perhaps over for others too.
+        for other in self.suspects.iter_mut().filter(|other| other.cause == suspect.cause) {
+            other.due = other.due.min(now + SPACING);
         }
     }
 
-    /// Whether a reading on another topic, sent after `serial`, was taken.
-    fn another_taken_after(&self, topic: TopicKey, serial: u64) -> bool {
-        self.latest.iter().flatten().any(|(known, newest)| *known != topic && *newest > serial)
-    }
-
-    fn note_whims(&mut self, now: Instant, more: f64) {
-        let whims = (self.whims(now) + more).min(WHIMS_MAX);
-        self.whims = (whims, now);
-    }
-
-    fn whims(&self, now: Instant) -> f64 {
-        let (whims, at) = self.whims;
-        let passed = now.saturating_duration_since(at).as_secs_f64();
-        whims * 0.5f64.powf(passed / WHIMS_FADE.as_secs_f64())
-    }
-
-    /// Strikes needed beyond the ordinary, because the broker is not credible.
-    fn more_needed(&self, now: Instant) -> u8 {
-        (self.whims(now) * STRIKES_FOR_WHIMS) as u8
-    }
-
     fn needed(&self, now: Instant, suspect: &Suspect) -> u8 {
-        let more = self.more_needed(now);
+        let more = self.broker.more_needed(now);
         let one_for_all = more == 0
             && !suspect.cause.is_quota_code()
-            && self.topics.get(&suspect.topic).is_some_and(|doubt| doubt.condemned >= GROUP);
+            && self.topics.get(&suspect.topic).is_some_and(TopicDoubt::is_condemned);
         if one_for_all { 1 } else { STRIKES + more }
     }
 
@@ -407,9 +191,8 @@ impl Suspicion {
         self.rulings.push_back(Ruling::Condemn(place, cause));
         let Some(doubt) = self.topics.get_mut(&topic) else { return };
         let was_gated = doubt.is_gated();
-        let group = doubt.condemned >= GROUP && was_gated && !cause.is_quota_code();
-        doubt.condemned += 1;
-        doubt.touched = now;
+        let group = doubt.is_condemned() && was_gated && !cause.is_quota_code();
+        doubt.handle_condemned(now);
         if was_gated && doubt.judges_each() {
             return self.open(topic);
         }
@@ -431,7 +214,7 @@ impl Suspicion {
     fn promote(&mut self, topic: TopicKey) {
         let Some(doubt) = self.topics.get(&topic).filter(|doubt| doubt.is_gated()) else { return };
         // One that speaks for all is to show how things are now.
-        let newest = doubt.condemned >= GROUP;
+        let newest = doubt.is_condemned();
         if !self.has_defendant(topic) {
             self.rulings.push_back(Ruling::Promote(topic, newest));
         }
@@ -455,13 +238,11 @@ impl Suspicion {
     /// While nothing was taken no topic could show that it is not at fault: what waits for that
     /// goes back to its order.
     fn open_all(&mut self, now: Instant) {
-        let mut opened = Vec::new();
-        for (topic, doubt) in &mut self.topics {
-            if doubt.is_gated() && doubt.condemned == 0 {
-                (doubt.row, doubt.touched) = (0, now);
-                opened.push(*topic);
-            }
-        }
+        let gated = self.topics.iter_mut().filter_map(|(topic, doubt)| {
+            let waited = doubt.give_another_chance(now);
+            waited.then_some(*topic)
+        });
+        let opened: Vec<TopicKey> = gated.collect();
         opened.into_iter().for_each(|topic| self.open(topic));
     }
 
@@ -500,67 +281,30 @@ impl Suspicion {
             return true;
         }
         // A topic whose records are known to be refused says nothing about the broker.
-        let known_topic = of_topic || self.topics.get(&topic).is_some_and(Doubt::judges_each);
-        let was_alone = self.row == 0;
+        let known_topic = of_topic || self.topics.get(&topic).is_some_and(TopicDoubt::judges_each);
+        let was_alone = self.broker.row() == 0;
         if !was_alone {
             for other in self.suspects.iter_mut().filter(|other| other.singled_out.is_none()) {
                 other.singled_out = Some(false);
             }
         }
         if !known_topic {
-            self.row = self.row.saturating_add(1);
-            self.nothing_taken_since.get_or_insert(now);
+            self.broker.handle_refused(now);
         }
-        if !known_topic {
-            self.pause_newcomers(now);
-        }
-        if !was_gated && !known_topic && self.row >= 3 {
+        if !was_gated && !known_topic && self.broker.row() >= 3 {
             // It is not only the suspects that are refused.
             for other in self.suspects.iter_mut().filter(|other| other.topic != topic) {
-                other.pending = false;
-                other.lonely = 0;
+                other.void_strike();
             }
         }
         if self.suspects.len() >= SUSPECTS_MAX {
             return false;
         }
-        let evidence = self.another_taken_after(topic, serial);
-        self.suspects.push(Suspect {
-            place,
-            topic,
-            cause,
-            since: serial,
-            evidence,
-            same: false,
-            pending: false,
-            confirmed: 0,
-            lonely: 0,
-            same_strikes: 0,
-            tries: 0,
-            tried_at: now,
-            due: if evidence { now } else { now + SPACING },
-            in_flight: false,
-            fresh: false,
-            singled_out: if was_alone { None } else { Some(false) },
-            in_order: false,
-            was_in_order: false,
-        });
+        let evidence = self.witnesses.has_another_after(topic, serial);
+        let mut suspect = Suspect::new(now, place, topic, cause, serial, evidence);
+        suspect.singled_out = if was_alone { None } else { Some(false) };
+        self.suspects.push(suspect);
         true
-    }
-
-    /// A newcomer was refused: after enough of them all pause. A few go after each pause, because
-    /// where most are refused for themselves one of them is taken; what was in flight when it began
-    /// does not make it longer.
-    fn pause_newcomers(&mut self, now: Instant) {
-        if self.row < MASS || self.pause_until.is_some_and(|until| now < until) {
-            return;
-        }
-        self.since_pause += 1;
-        if self.pauses == 0 || self.since_pause >= MASS || self.pauses > 8 {
-            let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16)).min(NEWCOMER_PAUSE_MAX);
-            self.pause_until = Some(now + pause);
-            (self.pauses, self.since_pause) = (self.pauses + 1, 0);
-        }
     }
 
     fn doubt(&mut self, now: Instant, topic: TopicKey, serial: u64, cause: Cause, another: bool) {
@@ -570,19 +314,9 @@ impl Suspicion {
                 return;
             }
         }
-        let doubt = self.topics.entry(topic).or_insert(Doubt {
-            name: None,
-            row: 0,
-            condemned: 0,
-            cause,
-            since: serial,
-            touched: now,
-        });
+        let doubt = self.topics.entry(topic).or_insert_with(|| TopicDoubt::new(now, cause, serial));
         let was_gated = doubt.is_gated();
-        doubt.row = doubt.row.saturating_add(u32::from(another));
-        doubt.cause = cause;
-        doubt.since = doubt.since.max(serial);
-        doubt.touched = now;
+        doubt.handle_refused(now, serial, cause, another);
         if was_gated && !doubt.is_gated() {
             self.open(topic);
         }
@@ -591,54 +325,22 @@ impl Suspicion {
     fn forget_topics(&mut self, now: Instant, after: Duration) {
         let suspects = &self.suspects;
         self.topics.retain(|topic, doubt| {
-            now.saturating_duration_since(doubt.touched) < after
-                || suspects.iter().any(|suspect| suspect.topic == *topic)
+            !doubt.is_older_than(now, after) || suspects.iter().any(|suspect| suspect.topic == *topic)
         });
     }
 
     fn strike(&mut self, now: Instant, index: usize, serial: u64, cause: Cause) {
-        // A newcomer was refused since a reading was taken: it may be the broker.
-        let fair = self.row == 0;
-        let more = self.more_needed(now);
+        let more = self.broker.more_needed(now);
         let suspect = &mut self.suspects[index];
-        suspect.in_flight = false;
-        suspect.fresh = false;
-        suspect.in_order = false;
-        suspect.cause = cause;
-        suspect.since = serial;
-        suspect.tries = suspect.tries.saturating_add(1);
-        let by_answer = matches!(cause, Cause::Code(_)) && !cause.is_quota();
-        if std::mem::take(&mut suspect.same) && by_answer {
-            suspect.same_strikes += 1;
-        }
-        if !fair {
-            suspect.lonely = 0;
-        } else if std::mem::take(&mut suspect.evidence) {
-            suspect.pending = true;
-            suspect.lonely = 1;
-        } else if suspect.lonely > 0 {
-            suspect.lonely = suspect.lonely.saturating_add(1);
-        }
-        let back_off = |step: u32| SPACING.saturating_mul(1 << step.min(16)).min(RETRY_MAX);
-        if suspect.lonely > 0 && !cause.is_quota() {
-            suspect.due = now + back_off(u32::from(suspect.lonely) - 1);
-        } else {
-            suspect.due = now + back_off(suspect.tries - 1);
-            self.retry_at = now + back_off(self.retry_step);
-            self.retry_step += 1;
-        }
-        let topic = suspect.topic;
-        let alone = suspect.lonely == 0;
-        // What no timer sends again is not condemned without a witness.
-        let lonely = suspect.lonely >= LONELY_STRIKES + more && !cause.is_quota() && !cause.is_definitive();
-        let same = suspect.same_strikes >= SAME_TOPIC_STRIKES + more;
-        if same || lonely && self.enough_taken() {
+        suspect.strike(now, serial, cause, &mut self.broker);
+        let (topic, unproven) = (suspect.topic, suspect.is_unproven());
+        let lonely = suspect.has_lonely_strikes(more);
+        if suspect.has_same_topic_strikes(more) || lonely && self.enough_taken() {
             self.condemn(now, index);
             self.note_emptiness();
-        } else if alone && let Some(doubt) = self.topics.get(&topic).filter(|doubt| doubt.is_gated()) {
+        } else if unproven && let Some(doubt) = self.topics.get(&topic).filter(|doubt| doubt.is_gated()) {
             // Perhaps it is only those that were tried.
-            let newest = doubt.condemned >= GROUP;
-            self.rulings.push_back(Ruling::Promote(topic, newest));
+            self.rulings.push_back(Ruling::Promote(topic, doubt.is_condemned()));
         }
     }
 
@@ -657,34 +359,12 @@ impl Suspicion {
     /// Puts a record of a gated topic on trial that was never sent. Whether it is a suspect now.
     pub fn accuse(&mut self, now: Instant, place: RecordPlace, topic: TopicKey) -> bool {
         let Some(doubt) = self.topics.get(&topic) else { return false };
-        let cause = doubt.cause;
         if self.suspects.len() >= SUSPECTS_MAX {
             return false;
         }
-        let longest = if cause == Cause::Silent { SILENT_SPACING_MAX } else { TOPIC_SPACING_MAX };
-        let spacing = SPACING.saturating_mul(1 << doubt.condemned.min(16)).min(longest);
-        let due = if doubt.condemned == 0 { now } else { now.max(doubt.touched + spacing) };
-        let evidence = self.another_taken_after(topic, doubt.since);
-        self.suspects.push(Suspect {
-            place,
-            topic,
-            cause,
-            since: doubt.since,
-            evidence,
-            same: false,
-            pending: false,
-            confirmed: 0,
-            lonely: 0,
-            same_strikes: 0,
-            tries: 0,
-            tried_at: now,
-            due,
-            in_flight: false,
-            fresh: true,
-            singled_out: Some(false),
-            in_order: false,
-            was_in_order: false,
-        });
+        let evidence = self.witnesses.has_another_after(topic, doubt.since);
+        let suspect = Suspect::new(now, place, topic, doubt.cause, doubt.since, evidence);
+        self.suspects.push(suspect.of_topic(doubt.trial_due(now)));
         true
     }
 
@@ -698,29 +378,15 @@ impl Suspicion {
     /// The broker had too much for now, and nothing is to be sent for a while: longer each time,
     /// until a reading is taken.
     pub fn handle_throttled(&mut self, now: Instant) -> Option<Duration> {
-        self.nothing_taken_since.get_or_insert(now);
-        if self.pause_until.is_some_and(|until| now < until) {
-            return None;
-        }
-        let pause = SPACING.saturating_mul(1 << self.throttles.min(16)).min(RETRY_MAX);
-        self.throttles += 1;
-        self.pause_until = Some(now + pause);
-        Some(pause)
+        self.broker.handle_throttled(now)
     }
 
     /// The next suspect to try at `now`, and how.
     pub fn next_trial(&self, now: Instant) -> Option<(RecordPlace, Manner)> {
-        let due = self.suspects.iter().filter(|suspect| self.due(suspect).is_some_and(|at| at <= now));
+        let retry_at = self.broker.retry_at();
+        let due = self.suspects.iter().filter(|suspect| suspect.due_at(retry_at).is_some_and(|at| at <= now));
         let first = due.min_by_key(|suspect| (suspect.due, suspect.place.sequence))?;
         Some((first.place, first.manner()))
-    }
-
-    fn due(&self, suspect: &Suspect) -> Option<Instant> {
-        if suspect.in_flight || suspect.in_order {
-            return None;
-        }
-        let judged = suspect.evidence || (suspect.lonely > 0 && !suspect.cause.is_quota());
-        Some(if judged { suspect.due } else { suspect.due.max(self.retry_at) })
     }
 
     /// How many readings are to be taken on a connection before this suspect is tried on it:
@@ -741,27 +407,25 @@ impl Suspicion {
 
     /// Whether so many newcomers were refused in a row that it is the broker.
     pub fn is_brokers_fault(&self) -> bool {
-        self.row >= MASS
+        self.broker.is_at_fault()
     }
 
     /// Pauses for too much since a reading was taken.
     pub fn throttles(&self) -> u32 {
-        self.throttles
+        self.broker.throttles()
     }
 
     /// A suspect was sent.
     pub fn note_sent(&mut self, now: Instant, place: RecordPlace) {
         if let Some(index) = self.position(place) {
-            let suspect = &mut self.suspects[index];
-            suspect.in_flight = true;
-            suspect.tried_at = now;
+            self.suspects[index].note_sent(now);
         }
     }
 
     /// A new connection: perhaps the broker is another, or has changed. One suspect may find that
     /// out at once.
     pub fn handle_open(&mut self, now: Instant) {
-        (self.retry_step, self.retry_at, self.pause_until) = (0, now, None);
+        self.broker.handle_open(now);
         let may =
             |suspect: &&mut Suspect| !suspect.in_flight && !suspect.in_order && !suspect.cause.is_quota();
         let waiting = self.suspects.iter_mut().filter(may);
@@ -788,7 +452,7 @@ impl Suspicion {
         // Its topic was opened while it was on its way, and nothing is known of it.
         let (rulings, topics) = (&mut self.rulings, &self.topics);
         self.suspects.retain(|suspect| {
-            let goes = suspect.fresh && !topics.get(&suspect.topic).is_some_and(Doubt::is_gated);
+            let goes = suspect.fresh && !topics.get(&suspect.topic).is_some_and(TopicDoubt::is_gated);
             if goes {
                 rulings.push_back(Ruling::Release(suspect.place));
             }
@@ -801,10 +465,8 @@ impl Suspicion {
         if let Some(index) = self.position(place) {
             let topic = self.suspects.swap_remove(index).topic;
             self.promote(topic);
-            if self.suspects.is_empty() && self.throttles == 0 {
-                // Nothing that was refused is left: whether the broker takes readings is to be
-                // found out anew.
-                (self.row, self.nothing_taken_since) = (0, None);
+            if self.suspects.is_empty() {
+                self.broker.forgive();
             }
             self.note_emptiness();
         }
@@ -812,24 +474,22 @@ impl Suspicion {
 
     /// Until when no newcomer is to be sent: the broker refuses everything.
     pub fn newcomers_wait_until(&self, now: Instant) -> Option<Instant> {
-        self.pause_until.filter(|until| now < *until)
+        self.broker.pause_until().filter(|until| now < *until)
     }
 
     /// Forgets topics without a record.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.pause_until.is_some_and(|until| now >= until) {
-            self.pause_until = None;
-        }
-        let overdue = |doubt: &Doubt| now.saturating_duration_since(doubt.touched) >= FORGET;
-        if self.topics.values().any(overdue) {
+        self.broker.handle_timeout(now);
+        if self.topics.values().any(|doubt| doubt.is_older_than(now, FORGET)) {
             self.forget_topics(now, FORGET);
         }
     }
 
     /// When a suspect is due, or newcomers go on.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = self.suspects.iter().filter_map(|suspect| self.due(suspect));
-        due.chain(self.pause_until).min()
+        let retry_at = self.broker.retry_at();
+        let due = self.suspects.iter().filter_map(|suspect| suspect.due_at(retry_at));
+        due.chain(self.broker.pause_until()).min()
     }
 
     /// What is to be done, oldest first.
@@ -839,7 +499,7 @@ impl Suspicion {
 
     /// Since when no reading was taken though some were refused.
     pub fn nothing_taken_since(&self) -> Option<Instant> {
-        self.nothing_taken_since
+        self.broker.nothing_taken_since()
     }
 
     /// How many are suspected.
