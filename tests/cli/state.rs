@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::place::{Place, Ran};
-use crate::support::wait_for;
+use tombolo_test_support::wait_for;
 
 /// `tombolo run` in a place; killed with the value.
 struct Daemon<'p> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::support::wait_for;
 use crate::{Device, Folder, Site};
+use tombolo_test_support::wait_for;
 
 fn port(folder: &Folder, name: &str) -> String {
     let path = folder.join(name);
