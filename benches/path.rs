@@ -10,9 +10,6 @@
 //! `SECONDS`, `ROUNDS` in the environment change the length (default 8 s, 3 rounds; medians are
 //! printed).
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::cell::Cell;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,8 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use support::{Daemon, Folder, Mosquitto, Pki, cpu_time, free_udp_port, resident_kb};
 use tombolo::cli::demo::sensor::{POST, PUT, Sensor};
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, cpu_time, free_udp_port, resident_kb};
 
 const KEY: &str = "benchbenchbench1";
 const PAYLOAD: &[u8] = b"{\"t\":21.5,\"rh\":40.25,\"battery\":3.01,\"n\":1}";

@@ -7,10 +7,7 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::proto::dtls::server::export::StoreKey;
-
-#[path = "../dtls_world.rs"]
-mod dtls_world;
-use dtls_world::World;
+use tombolo_fuzz::World;
 
 thread_local! {
     static WORLD: RefCell<(World, StoreKey, Vec<u8>)> = RefCell::new({

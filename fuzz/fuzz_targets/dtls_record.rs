@@ -7,10 +7,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::proto::dtls::Engine;
-
-#[path = "../dtls_world.rs"]
-mod dtls_world;
-use dtls_world::World;
+use tombolo_fuzz::World;
 
 thread_local! {
     static WORLD: RefCell<World> = RefCell::new(World::new(Instant::now()));

@@ -7,10 +7,8 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-
-#[path = "../dtls_world.rs"]
-mod dtls_world;
-use dtls_world::{World, client};
+use tombolo_fuzz::World;
+use tombolo_test_support::dtls::client;
 
 thread_local! {
     static WORLD: RefCell<World> = RefCell::new(World::new(Instant::now()));

@@ -3,13 +3,6 @@
 //! or of frames with valid CRCs.
 #![no_main]
 
-#[path = "../../tests/journal/disk.rs"]
-#[allow(dead_code)]
-mod disk;
-#[path = "../../tests/journal/harness.rs"]
-#[allow(dead_code)]
-mod harness;
-#[path = "../../tests/journal/hostile.rs"]
-mod hostile;
+use tombolo_test_support::journal::hostile::open_and_use;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| hostile::open_and_use(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| open_and_use(data));

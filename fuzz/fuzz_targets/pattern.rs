@@ -47,8 +47,15 @@ fuzz_target!(|data: &[u8]| {
         uplink: vec![rule],
         downlink: Vec::new(),
     };
-    let device =
-        |id| Device { id: name(id), role: name("sensor"), label: None, psk: None, certificate: None, public_key: None, offline_after: None };
+    let device = |id| Device {
+        id: name(id),
+        role: name("sensor"),
+        label: None,
+        psk: None,
+        certificate: None,
+        public_key: None,
+        offline_after: None,
+    };
     let mut gate = Gate::new(
         Settings {
             gateway: name("gw"),

@@ -41,7 +41,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let settings = Settings { framing, checksum, max_frame: 8 + usize::from(*max) * 4 };
 
-    let extractor = Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
+    let extractor =
+        Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
     let mut room = Room::default();
     let start = Instant::now();
     let mut now = start + Duration::from_secs(1);

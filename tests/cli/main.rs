@@ -10,5 +10,3 @@ mod help;
 mod init;
 mod place;
 mod state;
-#[path = "../support/mod.rs"]
-mod support;

@@ -6,8 +6,8 @@ use std::io;
 use tombolo::durable::append_log::{AppendLog, LogFormat, LogReport, Place, Unread};
 use tombolo::durable::frame::{Frame, FrameFormat, HEADER};
 
-use crate::blocks::{Cut, random};
 use crate::files::{Files, cuts};
+use tombolo_test_support::journal::disk::{Cut, random};
 
 const PUT: u8 = 1;
 const GONE: u8 = 2;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tombolo::durable::storage::{Storage, StoredFile};
 use tombolo::journal::storage::{Folder, Storage as _, StorageError, StoredFile as _};
 
-use crate::blocks::{Cut, FakeDisk, FakeFile};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk, FakeFile};
 
 const FOLDER: Folder = Folder::Spare;
 

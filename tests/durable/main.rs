@@ -11,7 +11,3 @@ mod real;
 mod rules;
 mod two_slot;
 mod users;
-
-#[path = "../journal/disk.rs"]
-#[allow(dead_code)]
-mod blocks;

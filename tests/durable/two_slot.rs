@@ -3,8 +3,8 @@
 use tombolo::durable::storage::Storage as _;
 use tombolo::durable::two_slot::{SlotCondition, SlotFormat, TwoSlot};
 
-use crate::blocks::Cut;
 use crate::files::{Files, cuts};
+use tombolo_test_support::journal::disk::Cut;
 
 /// Larger than a page, so that a write is torn within its content.
 const FORMAT: SlotFormat = SlotFormat { name: "record", magic: *b"TBtt", major: 1, content_max: 9_000 };
@@ -233,8 +233,8 @@ fn any_bytes_are_read_without_a_panic() {
         let files = Files::default();
         live(&files, 0, 1 + round % 4);
         for _ in 0..1 + round % 5 {
-            let at = crate::blocks::random(&mut state) as usize % (2 * STRIDE);
-            let bytes = crate::blocks::random(&mut state).to_le_bytes();
+            let at = tombolo_test_support::journal::disk::random(&mut state) as usize % (2 * STRIDE);
+            let bytes = tombolo_test_support::journal::disk::random(&mut state).to_le_bytes();
             files.put("record", at, &bytes);
         }
         let mut record = open(&files);

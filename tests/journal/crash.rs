@@ -3,15 +3,16 @@
 use tombolo::journal::settings::WhenFull;
 use tombolo::message::Lane;
 
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::{Rig, settings};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::journal::harness::{Rig, settings};
 
 /// A life with everything in it: rolling over, trims, rejects, losses, recycling. Stops where the
 /// power goes off.
 pub fn live(rig: &mut Rig) {
     let mut state = 7;
     for round in 0..60u64 {
-        let mut random = |limit: u64| crate::disk::random(&mut state) >> 33 & (limit - 1);
+        let mut random =
+            |limit: u64| tombolo_test_support::journal::disk::random(&mut state) >> 33 & (limit - 1);
         for _ in 0..=random(4) {
             let length = 200 + random(4096) as usize;
             rig.append(Lane::Normal, length);
@@ -80,7 +81,7 @@ fn power_cuts_in_a_row_lose_nothing_acknowledged() {
         let mut rig = start(FakeDisk::default());
         let mut state = seed;
         for life in 0..8 {
-            rig.disk.cut_at(1 + (crate::disk::random(&mut state) >> 33) % 250);
+            rig.disk.cut_at(1 + (tombolo_test_support::journal::disk::random(&mut state) >> 33) % 250);
             live(&mut rig);
             let left = rig.disk.after_power_cut(Cut::Some(seed * 100 + life));
             rig = rig.reopened_on(left);
@@ -138,7 +139,11 @@ fn torn_records_are_never_called_damaged_by_a_later_opening() {
             for _ in 0..6 {
                 rig.append(Lane::Normal, 700);
             }
-            rig.disk.cut_at(rig.disk.operations() + 1 + (crate::disk::random(&mut state) >> 33) % 7);
+            rig.disk.cut_at(
+                rig.disk.operations()
+                    + 1
+                    + (tombolo_test_support::journal::disk::random(&mut state) >> 33) % 7,
+            );
             rig.commit();
             rig.append(Lane::Normal, 700);
             rig.commit();

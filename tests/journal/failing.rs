@@ -7,8 +7,8 @@ use tombolo::journal::settings::WhenFull;
 use tombolo::journal::storage::StorageError;
 use tombolo::message::Lane;
 
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::{Rig, SEGMENT, settings};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::journal::harness::{Rig, SEGMENT, settings};
 
 fn rig() -> Rig {
     let mut rig = Rig::new(settings(WhenFull::Refuse, 40));

@@ -5,11 +5,7 @@ mod bad_disk;
 mod bounds;
 mod crash;
 mod damage;
-mod disk;
 mod failing;
-#[path = "../support/faults.rs"]
-mod faults;
-mod harness;
 mod hostile;
 mod model;
 mod reading;

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use tombolo::journal::settings::WhenFull;
 use tombolo::message::Lane;
 
-use crate::disk::Cut;
-use crate::harness::{Rig, settings};
+use tombolo_test_support::journal::disk::Cut;
+use tombolo_test_support::journal::harness::{Rig, settings};
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -7,8 +7,8 @@ use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::{Journal, Next, Ticket};
 use tombolo::message::Lane;
 
-use crate::disk::random;
-use crate::harness::{content, payload};
+use tombolo_test_support::journal::disk::random;
+use tombolo_test_support::journal::harness::{content, payload};
 
 /// A journal in a directory of its own, with so many records in its normal lane, over several
 /// segments.

@@ -11,7 +11,7 @@ use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::{Failed, Journal, LossCause, Next, OpenError, Refused, Retried, Ticket};
 use tombolo::message::{Lane, RecordId};
 
-use crate::harness::{content, payload};
+use tombolo_test_support::journal::harness::{content, payload};
 
 /// A directory of its own that goes with the test.
 pub struct Scratch(pub PathBuf);
@@ -666,7 +666,7 @@ fn a_process_killed_while_it_stores_loses_nothing_it_has_acknowledged() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let enough = 200 + (crate::disk::random(&mut state) >> 33) % 4000;
+        let enough = 200 + (tombolo_test_support::journal::disk::random(&mut state) >> 33) % 4000;
         let mut marks = BTreeMap::new();
         for (count, line) in lines.map_while(Result::ok).enumerate() {
             if count as u64 == enough {

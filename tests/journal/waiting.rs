@@ -10,9 +10,9 @@ use std::time::Duration;
 use tombolo::journal::{ImportError, Imported, Journal, Next};
 use tombolo::message::{Lane, RecordId};
 
-use crate::faults::{VARIABLE, library, write};
-use crate::harness::payload;
 use crate::real::{Scratch, runtime, small, store, wait};
+use tombolo_test_support::disk_faults::{VARIABLE, library, write};
+use tombolo_test_support::journal::harness::payload;
 
 const CHILD: &str = "TOMBOLO_JOURNAL_WAITING_CHILD";
 const RECORDS: u64 = 600;

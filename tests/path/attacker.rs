@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Config, ECDHE_PSK_CCM8};
-use super::{KEY, client};
+use super::KEY;
+use tombolo_test_support::dtls::client::{self, Client, Config, ECDHE_PSK_CCM8};
 
 const ATTACK: &str = "TOMBOLO_TEST_ATTACK";
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use rcgen::{CertificateParams, SanType};
 
 use super::Site;
-use super::support::{Folder, Pki, wait_for};
+use tombolo_test_support::{Folder, Pki, wait_for};
 
 /// A CA of devices, the gateway's own certificate, and a gateway that knows both.
 struct World {

@@ -3,8 +3,8 @@
 
 use nix::sys::signal::Signal;
 
-use super::support::{Folder, wait_for};
 use super::{KEY, Site};
+use tombolo_test_support::{Folder, wait_for};
 
 fn refusal_count(site: &Site) -> bool {
     site.post(&["-e", "x"], "t/full").contains("5.03")
@@ -166,7 +166,7 @@ fn a_journal_segment_overwritten_with_garbage_costs_what_it_held_and_no_more() {
 #[test]
 fn a_broker_nobody_vouches_for_is_refused_by_name_and_taken_once_it_is_right() {
     let other = Folder::new("other-ca");
-    let stranger = super::support::Pki::new(other.path());
+    let stranger = tombolo_test_support::Pki::new(other.path());
     let site = Site::new("chain", "");
     let good = std::fs::read_to_string(site.daemon.config()).expect("the configuration");
     let bad = good.replace(&site.pki.ca().display().to_string(), &stranger.ca().display().to_string());

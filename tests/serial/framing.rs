@@ -5,8 +5,8 @@ use tombolo::proto::serial::framing::length::{Header, Width};
 use tombolo::proto::serial::framing::markers::Markers;
 use tombolo::proto::serial::framing::{Framing, Settings, encode, line};
 
-use crate::support::wait_for;
 use crate::{Device, Site};
+use tombolo_test_support::wait_for;
 
 #[test]
 fn every_framing_brings_its_bytes_to_the_broker() {

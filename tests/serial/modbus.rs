@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
-use crate::support::wait_for;
 use crate::{Device, Folder, Site};
+use tombolo_test_support::wait_for;
 
 /// pymodbus at one end of a line, and at the other a plug that can be pulled.
 struct Bus {
@@ -231,7 +231,7 @@ fn dead_and_faulty_units_cost_the_live_ones_no_reading_and_are_named() {
     println!(
         "{requests} requests to 4 sound, 3 faulty and 3 dead units, {} readings at the broker; daemon CPU {:?}",
         site.ports()["bus1"]["readings"],
-        crate::support::cpu_time(site.daemon.pid())
+        tombolo_test_support::cpu_time(site.daemon.pid())
     );
     // Most of the rounds cost one time-out, whoever does not answer. (With some to spare for
     // whatever else the machine does.)

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tombolo::proto::serial::framing::{Decoder, Framing, Settings};
 use tombolo::proto::serial::slipmux::{Frame, decode, encode};
 
-use crate::support::wait_for;
 use crate::{Device, Site};
+use tombolo_test_support::wait_for;
 
 /// The next CoAP message from the gateway.
 fn hear(device: &mut Device, decoder: &mut Decoder) -> Vec<u8> {

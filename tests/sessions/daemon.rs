@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Config, PSK_CHACHA};
-use crate::faults_library;
 use crate::real::Folder as Place;
-use crate::support::{Daemon, Folder, PATIENCE, free_tcp_port, wait_for};
+use tombolo_test_support::disk_faults;
+use tombolo_test_support::dtls::client::{Client, Config, PSK_CHACHA};
+use tombolo_test_support::{Daemon, Folder, PATIENCE, free_tcp_port, wait_for};
 
 const DEVICES: u16 = 4;
 
@@ -445,11 +445,11 @@ fn a_stop_tells_devices_whose_sessions_a_failing_disk_does_not_keep() {
         let mut site = Site::new(&runtime_dir, "");
         let faults = site.folder.write("faults", "");
         let environment = &mut site.daemon.environment;
-        environment.push(("LD_PRELOAD".into(), faults_library::library().display().to_string()));
-        environment.push((faults_library::VARIABLE.into(), faults.display().to_string()));
+        environment.push(("LD_PRELOAD".into(), disk_faults::library().display().to_string()));
+        environment.push((disk_faults::VARIABLE.into(), faults.display().to_string()));
         site.daemon.stop();
         site.daemon.resume();
-        faults_library::write(&faults, &format!("write {ENOSPC} /sessions/log"));
+        disk_faults::write(&faults, &format!("write {ENOSPC} /sessions/log"));
         let gateway = site.daemon.coaps;
         let mut chacha = Device::with(gateway, 1, |config| config.with_suite(PSK_CHACHA));
         let mut aes = Device::new(gateway, 2, None);

@@ -3,8 +3,8 @@
 use tombolo::session_store::frame::{Frame, Kind};
 use tombolo::session_store::storage::Storage as _;
 
-use crate::disk::random;
-use crate::harness::{Fake, Model, Rig};
+use tombolo_test_support::journal::disk::random;
+use tombolo_test_support::session_store::harness::{Fake, Model, Rig};
 
 fn with_sessions(count: usize) -> Rig {
     let mut rig = Rig::new();

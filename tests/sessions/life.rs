@@ -11,10 +11,10 @@ use tombolo::proto::dtls::{Engine, ServerEngine, SessionId};
 use tombolo::session_store::log::Log;
 use tombolo::session_store::session_numbers::SessionNumbers;
 
-use crate::client::{Client, Config};
-use crate::disk::{Cut, FakeDisk, random};
-use crate::harness::Fake;
-use crate::world::{Recorder, Told, World, engine, route};
+use tombolo_test_support::dtls::client::{Client, Config};
+use tombolo_test_support::dtls::{Recorder, Told, World, engine, route};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk, random};
+use tombolo_test_support::session_store::harness::Fake;
 
 const DEVICES: u16 = 6;
 /// From where the attacker sends what he has recorded.

@@ -12,8 +12,8 @@ use tombolo::proto::dtls::{
 use tombolo::session_store::io::{Opened, Store, leave_handover, take_handover};
 use tombolo::session_store::session_numbers::SessionNumbers;
 
-use crate::client::{Client, Config};
 use crate::real::Folder;
+use tombolo_test_support::dtls::client::{Client, Config};
 
 const COUNT: usize = 10_000;
 

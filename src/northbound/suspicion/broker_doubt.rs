@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::suspect::{RETRY_MAX, SPACING, back_off};
+use super::pace::back_off;
 
 /// More strikes for each record that was refused among others and taken afterwards, and for how
 /// many of these.
@@ -104,7 +104,7 @@ impl BrokerDoubt {
         if self.pause_until.is_some_and(|until| now < until) {
             return None;
         }
-        let pause = SPACING.saturating_mul(1 << self.throttles.min(16)).min(RETRY_MAX);
+        let pause = back_off(self.throttles);
         self.throttles += 1;
         self.pause_until = Some(now + pause);
         Some(pause)

@@ -39,6 +39,7 @@
 //! here reads a clock, a record, or the network. Bounds: 1,024 suspects, 1,024 topics.
 
 mod broker_doubt;
+mod pace;
 mod ruling;
 mod suspect;
 mod topic_doubt;
@@ -51,7 +52,8 @@ pub use self::ruling::{RecordPlace, Ruling, SuspectView, TopicKey};
 pub use self::suspect::Manner;
 
 use self::broker_doubt::BrokerDoubt;
-use self::suspect::{SPACING, Suspect};
+use self::pace::SPACING;
+use self::suspect::Suspect;
 use self::topic_doubt::TopicDoubt;
 use self::witnesses::Witnesses;
 use super::reason_code::Cause;

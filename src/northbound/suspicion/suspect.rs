@@ -3,24 +3,16 @@
 use std::time::{Duration, Instant};
 
 use super::broker_doubt::BrokerDoubt;
+use super::pace::{SPACING, back_off};
 use super::{RecordPlace, TopicKey};
 use crate::northbound::reason_code::Cause;
 
-/// Between two trials of one record, or of one topic.
-pub const SPACING: Duration = Duration::from_secs(1);
 /// Between two trials of a record that is not answered.
 const SILENT_SPACING: Duration = Duration::from_secs(60);
-/// Between two trials while nothing is taken, at most.
-pub const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Strikes in a row, without others being sent, that condemn like confirmed ones.
 const LONELY_STRIKES: u8 = 4;
 /// Refusals by PUBACK with others of the same topic taken in between that condemn.
 const SAME_TOPIC_STRIKES: u8 = 10;
-
-/// How long the `step`th repetition waits, counted from 0.
-pub fn back_off(step: u32) -> Duration {
-    SPACING.saturating_mul(1 << step.min(16)).min(RETRY_MAX)
-}
 
 /// How a suspect is to be tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

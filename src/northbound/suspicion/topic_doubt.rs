@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::suspect::SPACING;
+use super::pace::SPACING;
 use crate::northbound::reason_code::Cause;
 
 /// Records of a topic condemned one by one before all that wait are condemned with the next.
