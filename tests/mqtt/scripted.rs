@@ -13,8 +13,8 @@ use std::time::Duration;
 use tombolo::message::Lane;
 use tombolo::northbound::settings::Protocol;
 
-use crate::support::broker::{Delivered, Reply};
 use crate::support::{World, bare_settings, settings};
+use tombolo_test_support::broker::{Delivered, Reply};
 
 /// splitmix64
 #[derive(Clone)]

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use crate::chance::cases;
-use crate::disk::Cut;
 use crate::node::Transport;
 use crate::product::Folder;
 use crate::rules::Site;
 use crate::world::{Setup, World};
+use tombolo_test_support::journal::disk::Cut;
 
 fn world(seed: u64) -> World {
     let mut setup = Setup::of(Site::usual(&["door-1", "door-2", "meter"]));

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use crate::broker::{Reply, Welcome};
 use crate::chance::{Chance, cases};
 use crate::node::Transport;
 use crate::rules::Site;
 use crate::world::{Setup, World};
+use tombolo_test_support::broker::{Reply, Welcome};
 
 #[test]
 fn a_broker_that_closes_again_and_again_gets_everything_in_the_end() {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::broker::Reply;
 use crate::chance::{Chance, cases};
-use crate::disk::Cut;
 use crate::node::Transport;
 use crate::rules::{Rule, Site};
 use crate::world::{Link, Setup, World};
+use tombolo_test_support::broker::Reply;
+use tombolo_test_support::journal::disk::Cut;
 
 fn run(seed: u64) -> World {
     let mut site = Site::usual(&["door-1", "door-2", "lab", "meter"]);

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::chance::Chance;
-use crate::disk::{FakeDisk, FakeFile};
 use crate::ledger::{Holdings, Ledger, mark_of};
 use crate::plant::Plant;
 use crate::product::*;
+use tombolo_test_support::journal::disk::{FakeDisk, FakeFile};
 
 pub const SEGMENT: u32 = 65_536;
 const INTERVAL: Duration = Duration::from_millis(10);

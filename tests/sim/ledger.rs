@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::broker::{Delivered, Reply};
 use crate::product::*;
 use crate::rules::{PREFIX, Site};
+use tombolo_test_support::broker::{Delivered, Reply};
 
 /// What is known of one reading.
 #[derive(Debug)]

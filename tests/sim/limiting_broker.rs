@@ -6,11 +6,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::broker::Reply;
 use crate::chance::cases;
 use crate::node::Transport;
 use crate::rules::Site;
 use crate::world::{Setup, World};
+use tombolo_test_support::broker::Reply;
 
 #[test]
 fn a_broker_that_limits_the_rate_gets_everything_in_the_end() {

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::chance::cases;
-use crate::disk::Cut;
 use crate::node::Transport;
 use crate::rules::Site;
 use crate::world::{Setup, World};
+use tombolo_test_support::journal::disk::Cut;
 
 const DAY_MS: i64 = 86_400_000;
 

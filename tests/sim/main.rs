@@ -15,16 +15,6 @@
 //! `SIM_CASES=N` runs N times as many seeds, `SIM_SEED=N` only that one.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "virtual time begins somewhere")]
 
-#[path = "../mqtt/support/broker.rs"]
-#[allow(dead_code, reason = "shared with tests/mqtt")]
-mod broker;
-#[path = "../dtls_server/client.rs"]
-#[allow(dead_code, reason = "shared with tests/dtls_server")]
-mod client;
-#[path = "../journal/disk.rs"]
-#[allow(dead_code, reason = "shared with tests/journal")]
-mod disk;
-
 mod chance;
 mod gateway;
 mod journal;

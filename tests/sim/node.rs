@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::chance::Chance;
-use crate::client::{Client, Config};
 use crate::ledger::Ledger;
 use crate::product::*;
+use tombolo_test_support::dtls::client::{Client, Config};
 
 /// RFC 7252 §4.8
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);

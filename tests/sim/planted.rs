@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use crate::broker::Reply;
-use crate::disk::Cut;
 use crate::node::Transport;
 use crate::plant::Plant;
 use crate::product::WhenFull;
 use crate::rules::{Rule, Site};
 use crate::world::{Setup, World};
+use tombolo_test_support::broker::Reply;
+use tombolo_test_support::journal::disk::Cut;
 
 /// A quarter of an hour with all that can happen: a refused path, a full lane, a reload, power
 /// cuts, a clock that jumps.

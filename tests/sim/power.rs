@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::chance::cases;
-use crate::disk::Cut;
 use crate::node::Transport;
 use crate::rules::Site;
 use crate::world::{Link, Setup, World};
+use tombolo_test_support::journal::disk::Cut;
 
 /// A power cut each round, at an operation of the disk or at a time.
 fn cuts(seed: u64, rounds: u64) -> u64 {

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use crate::broker::Reply;
 use crate::chance::cases;
 use crate::node::Transport;
 use crate::rules::Site;
 use crate::world::{Setup, World};
+use tombolo_test_support::broker::Reply;
 
 fn world(seed: u64) -> World {
     let mut world = World::new(seed, Setup::of(Site::usual(&["door-1", "door-2"])));

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::chance::cases;
-use crate::disk::Cut;
 use crate::node::Transport;
 use crate::rules::{Member, Rule, Site};
 use crate::world::{Link, Setup, World};
+use tombolo_test_support::journal::disk::Cut;
 
 const IDS: [&str; 4] = ["door-1", "door-2", "door-3", "meter"];
 

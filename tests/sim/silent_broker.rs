@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use crate::broker::Reply;
 use crate::chance::{Chance, cases};
 use crate::node::Transport;
 use crate::rules::Site;
 use crate::world::{Setup, World};
+use tombolo_test_support::broker::Reply;
 
 #[test]
 fn a_broker_that_is_silent_for_a_while_keeps_nothing_back_for_ever() {

@@ -11,9 +11,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::broker::{self, Broker, Delivered, Reply};
 use crate::chance::Chance;
-use crate::disk::{Cut, FakeDisk};
 use crate::gateway::Gateway;
 use crate::journal::{self, SimJournal};
 use crate::ledger::Ledger;
@@ -22,6 +20,8 @@ use crate::plant::Plant;
 use crate::product::*;
 use crate::rules::{PREFIX, Site};
 use crate::serial_line::SerialLine;
+use tombolo_test_support::broker::{self, Broker, Delivered, Reply};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
 
 /// The true time at the beginning: in 2027.
 const BEGINNING: UnixTime = UnixTime::from_secs(1_800_000_000);

@@ -3,6 +3,7 @@
 //! nobody else has; and harnesses of the cores.
 #![forbid(unsafe_code)]
 
+pub mod broker;
 pub mod disk_faults;
 pub mod dtls;
 pub mod journal;
