@@ -24,6 +24,8 @@ pub enum CommandError {
     Failed(String),
     /// Everything was said already; only the exit status is left.
     Said,
+    /// Everything was said already: the configuration cannot be used.
+    SaidOfConfiguration,
     /// Nobody reads the output any more.
     Gone(Gone),
 }
@@ -38,7 +40,7 @@ impl CommandError {
     pub fn status(&self) -> u8 {
         match self {
             CommandError::Usage(_) => USAGE,
-            CommandError::Configuration(_) => CONFIGURATION,
+            CommandError::Configuration(_) | CommandError::SaidOfConfiguration => CONFIGURATION,
             CommandError::Failed(_) | CommandError::Said => FAILED,
             CommandError::Gone(Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
             CommandError::Gone(_) => FAILED,

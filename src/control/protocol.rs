@@ -78,6 +78,9 @@ pub enum Request {
     /// Load configuration and device registry again, as SIGHUP does. Answered when it is in force
     /// or refused.
     Reload {},
+    /// Read the configuration as a reload would, and take nothing over: a
+    /// [`ConfigCheck`](super::snapshot::ConfigCheck).
+    ConfigCheck {},
     /// Every reading as it is decided, from now on.
     Tail {
         /// Of one device only.
@@ -264,6 +267,7 @@ mod tests {
                 Request::Sessions { device: Some("door-7".into()) },
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
+            (r#"{"request":"config-check"}"#, Request::ConfigCheck {}),
             (r#"{"request":"clock"}"#, Request::Clock {}),
             (r#"{"request":"clock-trust"}"#, Request::ClockTrust {}),
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
@@ -301,6 +305,7 @@ mod tests {
             Just(Request::Queue {}),
             Just(Request::Reload {}),
             Just(Request::UplinkCheck {}),
+            Just(Request::ConfigCheck {}),
             Just(Request::Clock {}),
             Just(Request::ClockTrust {}),
             Just(Request::ClockReset {}),

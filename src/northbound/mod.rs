@@ -23,7 +23,8 @@
 //! | [`volatile`] | readings that need not survive us |
 //! | [`own`] | what the gateway says about itself |
 //! | [`uplink`] | all of these as one core: bytes and `now` in; bytes, events and the next deadline out |
-//! | [`tls`], [`certificate`] | whom to believe, also while the clock is wrong |
+//! | [`tls`], [`certificate`], [`chain_fault`] | whom to believe, also while the clock is wrong; what is wrong with a chain |
+//! | [`encrypted_key`] | a private key that is encrypted with a password |
 //! | [`io`] | sockets, files, tasks |
 //!
 //! Delivery is at least once. The journal alone keeps records: after a connection was lost, those
@@ -33,6 +34,8 @@
 
 pub mod address;
 pub mod certificate;
+pub mod chain_fault;
+pub mod encrypted_key;
 pub mod ending;
 pub mod fallback;
 pub mod flight;

@@ -1027,7 +1027,7 @@ impl Uplink {
     }
 }
 
-fn status_payload(gateway: &str, online: bool) -> Vec<u8> {
+pub(super) fn status_payload(gateway: &str, online: bool) -> Vec<u8> {
     let mut json = format!("{{\"online\":{online},\"gateway\":").into_bytes();
     push_json_string(&mut json, gateway);
     json.push(b'}');
