@@ -507,6 +507,18 @@ fn an_acl_that_takes_readings_alone_is_a_warning_and_one_that_takes_nothing_a_fa
 }
 
 #[test]
+fn readings_that_a_role_allows_and_the_broker_cannot_take_are_foreseen() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mosquitto = Mosquitto::with_general(ordinary, "max_packet_size 5000", "");
+    for (payload_max, warned) in [(1024, false), (65_536, true)] {
+        let trial = Trial { payload_max, ..trial("tombolo/g/gateway/check") };
+        let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), &trial));
+        let said = steps.iter().any(|step| step.text.contains("takes packets of 5000 bytes"));
+        assert_eq!(said, warned, "{steps:#?}");
+    }
+}
+
+#[test]
 fn the_probe_goes_step_by_step_and_advises() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scratch = "tombolo/g/gateway/check";

@@ -15,6 +15,12 @@ fn found(text: &str, level: &str, words: &[&str]) -> bool {
     text.lines().any(|line| line.starts_with(level) && words.iter().all(|word| line.contains(word)))
 }
 
+/// Of the broker. mosquitto 2.0.11 with max_queued_messages 0, which the others have, closes the
+/// connection after a publish that it has denied.
+fn with_acl(acl: &std::path::Path) -> String {
+    format!("acl_file {}\nmax_queued_messages 100000", acl.display())
+}
+
 fn connected(site: &Site) -> bool {
     site.daemon.status()["upstream"]["connected"] == true
 }
@@ -112,7 +118,7 @@ fn a_refused_reload_fails_and_is_named_everywhere_until_one_succeeds() {
 fn a_broker_that_refuses_every_publish_is_a_failure_with_and_without_the_daemon() {
     let folder = Folder::new("deny-acl");
     let acl = folder.write("acl", "topic write tombolo/witness/#\ntopic read #\n");
-    let mut site = Site::with_broker("deny", "", &format!("acl_file {}", acl.display()));
+    let mut site = Site::with_broker("deny", "", &with_acl(&acl));
     wait_for("the broker", || connected(&site));
     let (status, text) = check(&site);
     assert_eq!(status, 1, "{text}");
@@ -131,9 +137,7 @@ fn a_broker_that_takes_readings_alone_is_no_failure() {
     let folder = Folder::new("readings-acl");
     let acl = folder
         .write("acl", "topic write tombolo/witness/#\ntopic read #\ntopic write tombolo/gw/door-7/up/#\n");
-    // mosquitto 2.0.11 with max_queued_messages 0 closes after a publish that it has denied.
-    let broker = format!("acl_file {}\nmax_queued_messages 100000", acl.display());
-    let mut site = Site::with_broker("readings", "", &broker);
+    let mut site = Site::with_broker("readings", "", &with_acl(&acl));
     wait_for("the broker", || connected(&site));
     assert!(site.post(&["-e", "1"], "t/x").contains("2.04"));
     wait_for("the reading", || site.daemon.status()["upstream"]["last_taken_s"].is_u64());
