@@ -56,6 +56,8 @@ pub enum Command {
     Tail(TailArguments),
     /// Print the state of the uplink, the journal and the devices
     Status(StatusArguments),
+    /// Apply the configuration files, and wait until they are in use or refused
+    Reload,
     /// Print what the rules say about a reading
     #[command(subcommand)]
     Acl(AclCommand),

@@ -24,7 +24,9 @@ pub enum CommandError {
     Failed(String),
     /// The output is complete; only the exit status is set.
     Said,
-    /// Standard output was closed by its reader.
+    /// Everything was said already: the configuration cannot be used.
+    SaidOfConfiguration,
+    /// Nobody reads the output any more.
     Gone(Gone),
 }
 
@@ -38,7 +40,7 @@ impl CommandError {
     pub fn status(&self) -> u8 {
         match self {
             CommandError::Usage(_) => USAGE,
-            CommandError::Configuration(_) => CONFIGURATION,
+            CommandError::Configuration(_) | CommandError::SaidOfConfiguration => CONFIGURATION,
             CommandError::Failed(_) | CommandError::Said => FAILED,
             CommandError::Gone(Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
             CommandError::Gone(_) => FAILED,

@@ -2,12 +2,12 @@
 //!
 //! | command | works on |
 //! |---|---|
-//! | `run` | this process, in which it starts the daemon |
-//! | `init`, `device` | the files, with or without the daemon; then requests a reload |
-//! | `status`, `queue`, `tail` | the running daemon, over its control socket |
-//! | `acl explain`, `check`, `clock` | the running daemon, or the files if it does not run |
-//! | `serial` | the machine's ports; the running daemon for a port that it has open |
-//! | `demo` | nothing: it contains everything it needs |
+//! | `run` | starts the daemon in this process |
+//! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
+//! | `status`, `queue`, `tail`, `reload` | the running daemon, over its control socket |
+//! | `acl explain`, `check`, `clock` | the running daemon, or the files where it does not run |
+//! | `serial` | the machine's ports; the running daemon for one that it has |
+//! | `demo` | nothing: it brings everything along |
 //!
 //! Results go to standard output, everything else to standard error. Text from devices is escaped
 //! before it is printed. If there is a next step, a command prints it last.
@@ -25,6 +25,7 @@ mod init;
 mod key;
 pub mod output;
 mod queue;
+mod reload;
 mod serial;
 mod socket;
 mod status;
@@ -66,8 +67,27 @@ impl Context {
         crate::config::io::load(&self.options(), None).map_err(CommandError::Configuration)
     }
 
-    /// The path of the daemon's control socket, also if the configuration is faulty or not readable
-    /// by this user.
+    /// A command of ours as it has to be typed here: with the configuration in use.
+    pub fn hint(&self, command: &str) -> String {
+        match self.is_packaged() {
+            true => format!("tombolo {command}"),
+            false => {
+                format!("tombolo --config {} {command}", key::shell_word(&self.config.display().to_string()))
+            }
+        }
+    }
+
+    /// How the daemon of this configuration is started.
+    pub fn start_hint(&self) -> String {
+        if self.is_packaged() { "systemctl start tombolo".to_owned() } else { self.hint("run") }
+    }
+
+    fn is_packaged(&self) -> bool {
+        self.config == std::path::Path::new(args::DEFAULT_CONFIG)
+    }
+
+    /// Where the daemon listens for commands. Found also where the configuration is faulty or
+    /// closed to this user.
     pub fn socket(&self) -> PathBuf {
         socket::find(&self.options())
     }
@@ -77,7 +97,12 @@ impl Context {
     /// # Errors
     /// [`ClientError`]
     pub fn daemon(&self) -> Result<Client, ClientError> {
-        Client::connect(&self.socket())
+        Client::connect(&self.socket()).map_err(|error| match error {
+            ClientError::NotRunning { socket, .. } if !self.is_packaged() => {
+                ClientError::NotRunning { socket, start: Some(self.start_hint()) }
+            }
+            other => other,
+        })
     }
 }
 
@@ -91,7 +116,7 @@ pub fn main() -> ExitCode {
     match dispatch(&context, arguments.command) {
         Ok(status) => status,
         Err(error) => {
-            say(&error);
+            say(&error, context.out.json);
             ExitCode::from(error.status())
         }
     }
@@ -106,6 +131,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Tail(arguments) => tail::run(context, arguments)?,
         Command::Status(arguments) => status::run(context, arguments)?,
         Command::Acl(AclCommand::Explain(arguments)) => acl::run(context, arguments)?,
+        Command::Reload => reload::run(context)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Clock(arguments) => clock::run(context, arguments.command)?,
         Command::Serial(command) => serial::run(context, command)?,
@@ -141,15 +167,46 @@ fn usage(error: &clap::Error) -> ExitCode {
         note(format_args!(
             "tombolo: {command} is not implemented in {version} yet; `tombolo --help` lists the commands"
         ));
+    } else if let Some(id) = mistaken_key(error) {
+        note(format_args!(
+            "tombolo: the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
+        ));
+    } else if std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        note(serde_json::json!({ "error": { "code": "usage", "message": message } }));
     } else {
         let _ = write!(std::io::stderr(), "{error}");
     }
     ExitCode::from(USAGE)
 }
 
-/// The error's text on standard error.
-fn say(error: &CommandError) {
+/// `device add --psk door-7 --role sensor`: what was given as the key is the id that is missing.
+fn mistaken_key(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::MissingRequiredArgument {
+        return None;
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    let adds = arguments.windows(2).any(|pair| pair == ["device", "add"]);
+    let missing = error.to_string().contains("<ID>");
+    let key =
+        arguments.iter().position(|argument| argument == "--psk").and_then(|at| arguments.get(at + 1))?;
+    (adds && missing && crate::message::Name::parse(key).is_ok()).then(|| key.clone())
+}
+
+/// The error on standard error, as text or as one JSON object.
+fn say(error: &CommandError, json: bool) {
     match error {
+        CommandError::Usage(text) | CommandError::Failed(text) if json => {
+            let code = if matches!(error, CommandError::Usage(_)) { "usage" } else { "failed" };
+            note(serde_json::json!({ "error": { "code": code, "message": text } }));
+        }
+        CommandError::Configuration(findings) if json => {
+            let mut object = crate::config::findings_to_json(findings);
+            object["code"] = "configuration".into();
+            object["message"] = "the configuration cannot be used".into();
+            note(serde_json::json!({ "error": object }));
+        }
         CommandError::Usage(text) | CommandError::Failed(text) => {
             note(format_args!("tombolo: {}", crate::telemetry::text::Escaped(text)));
         }
@@ -159,7 +216,7 @@ fn say(error: &CommandError) {
             }
             note("tombolo: the configuration cannot be used; `tombolo check` shows all findings");
         }
-        CommandError::Said => {}
+        CommandError::Said | CommandError::SaidOfConfiguration => {}
         CommandError::Gone(output::Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         CommandError::Gone(output::Gone(error)) => {
             note(format_args!("tombolo: the output cannot be written: {error}"))

@@ -22,7 +22,7 @@ pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandErr
     }
     for shown in tailing {
         match shown? {
-            Shown::Item(item) if context.out.json => context.out.object(&*item)?,
+            Shown::Item(item) if context.out.json => context.out.object(&timed(&item, now()))?,
             Shown::Item(item) => context.out.line(line(&item, now()))?,
             Shown::Missed(count) => {
                 eprintln!("{} not shown: this terminal reads too slowly", plural(count, "reading"))
@@ -30,6 +30,13 @@ pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandErr
         }
     }
     Err(CommandError::failed("the daemon has ended"))
+}
+
+/// The item with `time`, when it was received or, while the gateway does not trust its clock, seen.
+fn timed(item: &Item, now: UnixTime) -> serde_json::Value {
+    let mut value = serde_json::to_value(item).unwrap_or_default();
+    value["time"] = item.received.clone().unwrap_or_else(|| now.to_string()).into();
+    value
 }
 
 fn now() -> UnixTime {
@@ -60,6 +67,14 @@ pub fn line(item: &Item, now: UnixTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_has_the_time_whether_or_not_the_clock_is_trusted() {
+        let seen = UnixTime(3_661_000);
+        assert_eq!(timed(&Item::default(), seen)["time"], "1970-01-01T01:01:01.000Z");
+        let item = Item { received: Some("2026-01-01T12:00:01.500Z".into()), ..Item::default() };
+        assert_eq!(timed(&item, seen)["time"], "2026-01-01T12:00:01.500Z");
+    }
 
     #[test]
     fn a_stored_reading_is_one_line() {

@@ -48,6 +48,7 @@ impl Material {
 /// # Errors
 /// The fault, as a text to append to the file's name.
 pub fn chain(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let bytes = unmarked(bytes);
     if bytes.first() == Some(&SEQUENCE) {
         return Ok(vec![bytes.to_vec()]);
     }
@@ -59,19 +60,28 @@ pub fn chain(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     }
 }
 
-/// Parses the gateway's key: PEM or DER, PKCS #8 or SEC 1.
+/// Without the byte order mark that some editors put before a text.
+fn unmarked(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(bytes)
+}
+
+/// Our key: PEM or DER, PKCS #8 or SEC 1.
 ///
 /// # Errors
 /// The fault, as a text to append to the file's name; it contains nothing of the file.
 pub fn server_key(chain: Vec<Vec<u8>>, bytes: &[u8]) -> Result<ServerKey, String> {
     let owned;
+    let bytes = unmarked(bytes);
     let der = if bytes.first() == Some(&SEQUENCE) {
         bytes
     } else {
         let encrypted = bytes.windows(9).any(|window| window == b"ENCRYPTED");
         owned = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| match encrypted {
-            true => "is encrypted; store the key without a passphrase, because the daemon cannot ask for one"
-                .to_owned(),
+            true => {
+                "is encrypted, and the daemon cannot ask for its passphrase; `openssl pkey -in KEY -out NEW` \
+                     decrypts it"
+                    .to_owned()
+            }
             false => "holds no private key in PEM form".to_owned(),
         })?;
         owned.secret_der()
@@ -96,6 +106,7 @@ pub fn authorities(bytes: &[u8]) -> Result<Authorities, String> {
 /// # Errors
 /// The fault, as a text to append to the file's name.
 pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let bytes = unmarked(bytes);
     let lists = if bytes.first() == Some(&SEQUENCE) {
         vec![bytes.to_vec()]
     } else {
@@ -127,6 +138,7 @@ pub fn fit(authorities: &Authorities, lists: &[Vec<u8>]) -> Result<(), String> {
 /// # Errors
 /// The fault, as a text to append to the file's name.
 pub fn public_key(bytes: &[u8]) -> Result<[u8; 32], String> {
+    let bytes = unmarked(bytes);
     let hash = |der: &[u8]| public_key_hash(der).map_err(|error| format!("cannot be used: {error}"));
     if bytes.first() == Some(&SEQUENCE) {
         return hash(bytes);
@@ -190,7 +202,7 @@ mod tests {
         let wrong = server_key(pem, other.serialize_pem().as_bytes()).unwrap_err();
         assert_eq!(wrong, "cannot be used: the key is not that of the certificate");
         let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
-        assert!(server_key(vec![], encrypted).unwrap_err().contains("passphrase"));
+        assert!(server_key(vec![], encrypted).unwrap_err().contains("is encrypted"));
         assert!(chain(b"").is_err() && authorities(b"x").is_err() && revocation_lists(b"x").is_err());
     }
 }

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::finding::{Finding, Place};
 use super::gateway_id::{self, Choice};
+use super::sandbox::{Hidden, Sandbox};
 use super::state::{self, State};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
 use crate::message::Name;
@@ -66,16 +67,35 @@ impl Options {
 /// All findings, if one of them refuses the whole configuration: the caller exits with 78, or keeps
 /// its current configuration. A file of the state directory never causes this.
 pub fn load(options: &Options, previous: Option<&Loaded>) -> Result<Loaded, Vec<Finding>> {
-    read_all(options, previous, None, false)
+    read_all(options, previous, &[], false, View::Outside)
 }
 
-/// As [`load`], but with another text for one drop-in, which need not exist yet, to try it.
+/// As [`load`], for a running daemon that looks at what a reload would find: it sees the files as
+/// the service does, because it is the service.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_compare(options: &Options, running: &Loaded) -> Result<Loaded, Vec<Finding>> {
+    read_all(options, Some(running), &[], false, View::Service)
+}
+
+/// Who looks at the files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    /// The service itself: what it can read it can read.
+    Service,
+    /// A command, which may be another user, outside the unit's sandbox.
+    Outside,
+}
+
+/// As [`load`], with some files of another text than they have, or in place of ones that do not
+/// exist yet: to try them.
 pub(super) fn load_with(
     options: &Options,
     previous: Option<&Loaded>,
-    instead: Option<&LayerText>,
+    instead: &[LayerText],
 ) -> Result<Loaded, Vec<Finding>> {
-    read_all(options, previous, instead, false)
+    read_all(options, previous, instead, false, View::Outside)
 }
 
 /// As [`load`], for the start of the daemon: generates the gateway's id if there is none, and
@@ -85,7 +105,7 @@ pub(super) fn load_with(
 /// # Errors
 /// As [`load`].
 pub fn load_to_run(options: &Options) -> Result<Loaded, Vec<Finding>> {
-    read_all(options, None, None, true).map(settled)
+    read_all(options, None, &[], true, View::Service).map(settled)
 }
 
 /// As [`load_to_run`], for a reload of a running daemon.
@@ -93,7 +113,7 @@ pub fn load_to_run(options: &Options) -> Result<Loaded, Vec<Finding>> {
 /// # Errors
 /// As [`load`].
 pub fn load_to_reload(options: &Options, running: &Loaded) -> Result<Loaded, Vec<Finding>> {
-    read_all(options, Some(running), None, true).map(settled)
+    read_all(options, Some(running), &[], true, View::Service).map(settled)
 }
 
 fn settled(mut loaded: Loaded) -> Loaded {
@@ -137,16 +157,18 @@ fn id_problems(
 fn read_all(
     options: &Options,
     previous: Option<&Loaded>,
-    instead: Option<&LayerText>,
+    instead: &[LayerText],
     to_run: bool,
+    view: View,
 ) -> Result<Loaded, Vec<Finding>> {
     let mut layers = Vec::new();
     let mut faults = Vec::new();
     read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut faults);
-    let main = read_layer(&options.config, Origin::Main);
+    let tried = instead.iter().find(|layer| layer.origin == Origin::Main);
+    let main = tried.map_or_else(|| read_layer(&options.config, Origin::Main), |tried| Ok(tried.clone()));
     let mut after = Vec::new();
     read_folder(&Paths::conf_d(&options.config), Origin::DropIn, &mut after, &mut faults);
-    if let Some(instead) = instead {
+    for instead in instead.iter().filter(|layer| layer.origin == Origin::DropIn) {
         after.retain(|layer| layer.path != instead.path);
         after.push(instead.clone());
         after.sort_by(|a, b| a.path.cmp(&b.path));
@@ -177,6 +199,7 @@ fn read_all(
     };
     let registry =
         Arc::new(super::registry::io::load(&paths.devices(), previous.map(|previous| &*previous.registry)));
+    let disk = Disk::new(&options.config, &paths.state_dir, view);
     let load = |of_state: &[LayerText]| {
         super::load(&Sources {
             main: options.config.clone(),
@@ -187,7 +210,7 @@ fn read_all(
             registry: registry.clone(),
             certificates: previous.map(|previous| previous.certificates.clone()),
             template_folders: template_folders(&options.config),
-            files: &Disk { service: owner(&paths.state_dir) },
+            files: &disk,
         })
     };
     let (mut loaded, layers, unfit) = state::fit(of_state, last, load)?;
@@ -291,32 +314,141 @@ fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
     String::from_utf8(bytes).map_err(|_| FileError::Other("it is not UTF-8".to_owned()))
 }
 
-/// User and group of a folder; for the state directory, those of the service.
-fn owner(folder: &Path) -> Option<(u32, u32)> {
-    fs::metadata(folder).ok().map(|metadata| (metadata.uid(), metadata.gid()))
+/// The user that the service runs as, as far as it can be known from outside.
+#[derive(Clone, Debug)]
+struct Service {
+    uid: u32,
+    groups: Vec<u32>,
+}
+
+impl Service {
+    /// The owner of the state directory; before there is one, the user of the unit.
+    fn find(state_dir: &Path, sandbox: Option<&Sandbox>) -> Option<Service> {
+        if let Ok(metadata) = fs::metadata(state_dir) {
+            return Some(Service::with(metadata.uid(), metadata.gid()));
+        }
+        let user = nix::unistd::User::from_name(sandbox?.user.as_deref()?).ok()??;
+        Some(Service::with(user.uid.as_raw(), user.gid.as_raw()))
+    }
+
+    fn with(uid: u32, gid: u32) -> Service {
+        let mut groups = vec![gid];
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+        if let Some(user) = user
+            && let Ok(name) = std::ffi::CString::new(user.name)
+            && let Ok(all) = nix::unistd::getgrouplist(&name, user.gid)
+        {
+            groups.extend(all.into_iter().map(nix::unistd::Gid::as_raw));
+        }
+        Service { uid, groups }
+    }
+
+    /// Whether the mode bits grant this user what `bit` (4 read, 1 search) stands for.
+    fn may(&self, metadata: &fs::Metadata, bit: u32) -> bool {
+        let mode = metadata.mode();
+        match () {
+            () if self.uid == 0 => true,
+            () if self.uid == metadata.uid() => mode & (bit << 6) != 0,
+            () if self.groups.contains(&metadata.gid()) => mode & (bit << 3) != 0,
+            () => mode & bit != 0,
+        }
+    }
+
+    /// Whether every folder on the way lets it pass, and the file lets it read.
+    fn reads(&self, path: &Path, metadata: &fs::Metadata) -> bool {
+        let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let passes = |folder: &Path| fs::metadata(folder).map_or(true, |metadata| self.may(&metadata, 1));
+        self.may(metadata, 4) && whole.ancestors().skip(1).all(passes)
+    }
+}
+
+/// The sandbox of the unit that is installed, with its drop-ins; of the packaged one where none is.
+pub fn sandbox() -> Sandbox {
+    const FOLDERS: [&str; 5] = [
+        "/etc/systemd/system",
+        "/run/systemd/system",
+        "/usr/local/lib/systemd/system",
+        "/usr/lib/systemd/system",
+        "/lib/systemd/system",
+    ];
+    sandbox_in(&FOLDERS.map(PathBuf::from))
+}
+
+/// The unit of the first folder that has one; drop-ins of all, by name, the first of a name wins
+/// (systemd.unit(5)).
+fn sandbox_in(folders: &[PathBuf]) -> Sandbox {
+    let unit = folders.iter().find_map(|folder| fs::read_to_string(folder.join("tombolo.service")).ok());
+    let mut drop_ins = std::collections::BTreeMap::new();
+    for folder in folders {
+        let Ok(entries) = fs::read_dir(folder.join("tombolo.service.d")) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "conf") {
+                drop_ins.entry(entry.file_name()).or_insert(path);
+            }
+        }
+    }
+    let mut texts: Vec<String> = unit.into_iter().collect();
+    texts.extend(drop_ins.into_values().filter_map(|path| fs::read_to_string(path).ok()));
+    match texts.is_empty() {
+        true => Sandbox::packaged(),
+        false => Sandbox::parse(texts.iter().map(String::as_str)),
+    }
 }
 
 /// The real files.
 struct Disk {
-    /// User and group of the state directory, which the service runs as.
-    service: Option<(u32, u32)>,
+    /// Who reads them later, where that is another user than this process's.
+    service: Option<Service>,
+    /// What the unit keeps from it.
+    sandbox: Option<Sandbox>,
 }
 
 impl Disk {
-    fn judge(&self, path: &Path, metadata: &fs::Metadata) -> Looked {
-        let mode = metadata.mode();
-        let closed_to = self.service.filter(|(uid, gid)| {
-            let readable = match () {
-                () if *uid == 0 => true,
-                () if *uid == metadata.uid() => mode & 0o400 != 0,
-                () if *gid == metadata.gid() => mode & 0o040 != 0,
-                () => mode & 0o004 != 0,
-            };
-            // Supplementary groups and ACLs are unknown here, so only files of root are judged.
-            !readable && metadata.uid() == 0 && metadata.gid() == 0 && !path.starts_with("/run/credentials")
-        });
-        Looked { exposed: mode & 0o007 != 0, closed_to: closed_to.map(|(uid, _)| user_name(uid)) }
+    fn new(config: &Path, state_dir: &Path, view: View) -> Disk {
+        let outside = view == View::Outside;
+        let sandbox = (outside && config == Path::new(CONFIG_FILE)).then(sandbox);
+        let own = nix::unistd::Uid::effective().as_raw();
+        let service = Service::find(state_dir, sandbox.as_ref());
+        Disk { service: service.filter(|service| outside && service.uid != own), sandbox }
     }
+
+    fn judge(&self, path: &Path, metadata: &fs::Metadata) -> Looked {
+        // Access lists are not known here; credentials are handed over by systemd.
+        let is_credential = path.starts_with("/run/credentials");
+        let closed = |service: &&Service| !is_credential && !service.reads(path, metadata);
+        let closed_to = self.service.as_ref().filter(closed).map(|service| user_name(service.uid));
+        Looked { exposed: metadata.mode() & 0o007 != 0, closed_to }
+    }
+}
+
+/// The name of the user that the service runs as, and its group, if a file is closed to it or out
+/// of its sight.
+///
+/// `config` and `state_dir` as the service has them.
+pub fn withheld(path: &Path, config: &Path, state_dir: &Path) -> Option<Withheld> {
+    let disk = Disk::new(config, state_dir, View::Outside);
+    let whole = fs::canonicalize(path).ok()?;
+    let metadata = fs::metadata(&whole).ok()?;
+    let hidden = disk.sandbox.as_ref().and_then(|sandbox| sandbox.hides(&whole));
+    let looked = disk.judge(&whole, &metadata);
+    if hidden.is_none() && looked.closed_to.is_none() {
+        return None;
+    }
+    let service = disk.service.or_else(|| Service::find(state_dir, disk.sandbox.as_ref()));
+    let group = service.as_ref().and_then(|service| service.groups.first().copied());
+    Some(Withheld { hidden, closed_to: looked.closed_to, group })
+}
+
+/// Why a file is of no use to the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// It does not see it.
+    pub hidden: Option<Hidden>,
+    /// It may not read it.
+    pub closed_to: Option<String>,
+    /// The service's group, if it is known.
+    pub group: Option<u32>,
 }
 
 fn user_name(uid: u32) -> String {
@@ -335,5 +467,38 @@ impl Files for Disk {
     fn look(&self, path: &Path) -> Result<Looked, FileError> {
         let (_, metadata) = open(path, FILE_MAX)?;
         Ok(self.judge(path, &metadata))
+    }
+
+    fn hidden(&self, path: &Path) -> Option<Hidden> {
+        let sandbox = self.sandbox.as_ref()?;
+        let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        sandbox.hides(path).or_else(|| sandbox.hides(&whole))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_unit_counts_and_drop_ins_of_every_folder_by_name() {
+        let top = std::env::temp_dir().join(format!("tombolo-units-{}", std::process::id()));
+        let folders = [top.join("etc"), top.join("lib")];
+        for folder in &folders {
+            fs::create_dir_all(folder.join("tombolo.service.d")).unwrap();
+        }
+        assert_eq!(sandbox_in(&folders), Sandbox::packaged(), "none is installed");
+        fs::write(folders[1].join("tombolo.service"), "[Service]\nProtectHome=yes\nUser=other\n").unwrap();
+        assert_eq!(sandbox_in(&folders).user.as_deref(), Some("other"));
+        let drop_in = |folder: usize, name: &str, text: &str| {
+            fs::write(folders[folder].join("tombolo.service.d").join(name), text).unwrap();
+        };
+        drop_in(1, "20.conf", "[Service]\nProtectHome=no\n");
+        assert_eq!(sandbox_in(&folders).hides(Path::new("/home/a")), None);
+        drop_in(0, "20.conf", "[Service]\nUser=third\n");
+        let masked = sandbox_in(&folders);
+        assert!(masked.hides(Path::new("/home/a")).is_some(), "the one in /etc takes its place");
+        assert_eq!(masked.user.as_deref(), Some("third"));
+        fs::remove_dir_all(&top).unwrap();
     }
 }

@@ -23,6 +23,7 @@
 //!   randomness.
 
 pub mod certificate;
+pub mod difference;
 mod finding;
 pub mod gateway_id;
 pub mod init;
@@ -33,6 +34,7 @@ mod model;
 mod raw;
 pub mod registry;
 pub mod reload;
+pub mod sandbox;
 pub mod scalar;
 pub mod schema;
 mod settings;
@@ -93,6 +95,12 @@ pub trait Files {
     /// # Errors
     /// [`FileError`]
     fn look(&self, path: &Path) -> Result<Looked, FileError>;
+
+    /// Whether the unit of the packaged service hides a path from it. Asked only for the packaged
+    /// configuration.
+    fn hidden(&self, path: &Path) -> Option<sandbox::Hidden> {
+        sandbox::Sandbox::packaged().hides(path)
+    }
 }
 
 /// A small file's bytes; wiped when dropped.

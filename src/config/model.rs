@@ -47,6 +47,8 @@ pub(super) struct Upstream {
     pub(super) ca_file: Option<String>,
     pub(super) certificate_file: Option<String>,
     pub(super) key_file: Option<String>,
+    pub(super) key_password_file: Option<String>,
+    pub(super) pin_sha256: Option<Vec<String>>,
     pub(super) username: Option<String>,
     pub(super) password_file: Option<String>,
     pub(super) client_id: Option<String>,

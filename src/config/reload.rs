@@ -72,8 +72,8 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
     })
 }
 
-/// The changed keys that need a restart; compared by value, so `"4MiB"` equals 4194304.
-fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
+/// The changed keys that only a restart can take up; by their values, so that `"4MiB"` is 4194304.
+pub(super) fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
     let (was, is) = (&old.settings, &new.settings);
     let insecure =
         |coap: &crate::southbound::coap::Settings| coap.insecure.as_ref().map(|(list, _)| list.clone());
@@ -95,7 +95,8 @@ fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
     .collect()
 }
 
-fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
+/// The devices that are gone or have another key or role, and those that are new.
+pub(super) fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
     let by_id = |list: &[Device]| list.iter().map(|d| (d.id.clone(), d.clone())).collect::<BTreeMap<_, _>>();
     let (old, new) = (by_id(was), by_id(is));
     let same = |a: &Device, b: &Device| a.same_proof(b) && a.role == b.role;

@@ -109,6 +109,8 @@ const UPSTREAM: &[Key] = &[
     key("ca-file", Kind::Path),
     key("certificate-file", Kind::Path),
     key("key-file", Kind::Secret),
+    key("key-password-file", Kind::Secret),
+    key("pin-sha256", Kind::Texts),
     key("username", Kind::Text(65_535)),
     key("password-file", Kind::Secret),
     key(

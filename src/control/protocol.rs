@@ -79,7 +79,10 @@ pub enum Request {
     /// Reloads configuration and device registry, as SIGHUP does. Answered when the new
     /// configuration is in force or refused.
     Reload {},
-    /// Streams every reading from now on, when it is decided.
+    /// Read the configuration as a reload would, and take nothing over: a
+    /// [`ConfigCheck`](super::snapshot::ConfigCheck).
+    ConfigCheck {},
+    /// Every reading as it is decided, from now on.
     Tail {
         /// Restricts it to one device.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -264,6 +267,7 @@ mod tests {
                 Request::Sessions { device: Some("door-7".into()) },
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
+            (r#"{"request":"config-check"}"#, Request::ConfigCheck {}),
             (r#"{"request":"clock"}"#, Request::Clock {}),
             (r#"{"request":"clock-trust"}"#, Request::ClockTrust {}),
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
@@ -301,6 +305,7 @@ mod tests {
             Just(Request::Queue {}),
             Just(Request::Reload {}),
             Just(Request::UplinkCheck {}),
+            Just(Request::ConfigCheck {}),
             Just(Request::Clock {}),
             Just(Request::ClockTrust {}),
             Just(Request::ClockReset {}),

@@ -126,6 +126,37 @@ pub struct SuspectedRecord {
     pub tries: u64,
 }
 
+/// What the configuration files say now, held against what the running daemon uses: the answer to
+/// `config-check`. The daemon read them as the service does, in its sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigCheck {
+    /// Keys with another value in the files than the one in use.
+    pub differences: Vec<ConfigDifference>,
+    /// Files that `[upstream]` names have another content than at the start or the last reload.
+    pub upstream_files_changed: bool,
+    /// Why a reload would be refused, one finding each; empty = it would not be.
+    pub refused: Vec<String>,
+    /// Findings of level fail in what a reload would take up, as `check` prints them.
+    pub failing: Vec<String>,
+    /// Why the service cannot use the files that `[upstream]` names; `None` = it can.
+    pub upstream_files: Option<String>,
+    /// Addresses that are bound, `address:port`.
+    pub listening: Vec<String>,
+}
+
+/// One key that differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigDifference {
+    /// Such as `upstream.url`, or a table's name.
+    pub key: String,
+    /// What is in use; empty where it cannot be said in a few words.
+    pub running: String,
+    /// Only a restart takes it up.
+    pub restart: bool,
+}
+
 /// All lanes together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -9,6 +9,7 @@
 //! | [`outbox`] | the journal as the uplink wants to see it |
 //! | [`link`] | the uplink as the rest of the daemon holds it |
 //! | [`control`] | what the control socket is answered |
+//! | `config_check` | what a reload would find |
 //! | [`gateway_status`] | the gateway's retained status |
 //! | `engine` | which DTLS engine there is |
 //! | `dtls_sink` | what the DTLS engine reports |
@@ -26,6 +27,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod clock;
+mod config_check;
 pub mod control;
 mod dtls_sink;
 mod dtls_status;

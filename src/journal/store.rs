@@ -51,7 +51,10 @@ pub struct StoreReport {
     pub rejected: RejectedReport,
 }
 
-/// The state of one lane.
+/// Bytes of the frame of a reading of 64 KiB with the longest names, about.
+const LARGEST_READING: u64 = 72 << 10;
+
+/// How one lane stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneStatus {
     /// Records stored and not released.
@@ -66,7 +69,10 @@ pub struct LaneStatus {
     pub lost: [u64; 5],
     /// Why the disk cannot be written now.
     pub trouble: Option<StorageError>,
-    /// Unreadable records in files set aside: they are neither lost nor in `records`.
+    /// Because of that trouble some readings are refused; else there is room in the file in use,
+    /// and only the next one cannot be made.
+    pub refuses: bool,
+    /// Records that could not be read, in files set aside: not lost, and not in `records`.
     pub unreadable: u64,
     /// Segments that cannot be opened now.
     pub unopened: u64,
@@ -547,7 +553,12 @@ impl<S: Storage> Store<S> {
         self.lane(lane).trouble().or(self.pool.trouble()).map(|trouble| trouble.error)
     }
 
-    /// Whether this lane refuses records although it has room.
+    /// Whether some readings are refused because of it.
+    pub fn refuses(&self, lane: Lane) -> bool {
+        self.is_failing(lane) || (self.pool.trouble().is_some() && self.room(lane) < LARGEST_READING)
+    }
+
+    /// Whether this lane refuses whatever it has room for.
     pub fn is_failing(&self, lane: Lane) -> bool {
         self.lane(lane).trouble().is_some()
     }
@@ -602,6 +613,7 @@ impl<S: Storage> Store<S> {
             max_bytes: writer.bounds.max_bytes,
             lost: control.totals(),
             trouble: self.trouble(lane),
+            refuses: self.refuses(lane),
             unreadable: shelf.iter().map(|aside| aside.records(AsideCause::Unreadable)).sum(),
             unopened: writer.sealed.iter().filter(|segment| segment.unopened).count() as u64,
             set_aside: shelf.len() as u64,

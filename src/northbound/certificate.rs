@@ -97,7 +97,8 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     (length <= rest.len()).then(|| (tag, &rest[..length], &rest[length..]))
 }
 
-fn expect(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
+/// The content of an element with this tag, and what follows.
+pub(super) fn expect(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     element(der).filter(|(found, ..)| *found == tag).map(|(_, content, rest)| (content, rest))
 }
 

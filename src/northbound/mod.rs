@@ -24,7 +24,8 @@
 //! | [`own`], [`loss_report`] | what the gateway says about itself, and of what was lost |
 //! | [`strikes`] | what goes along with readings and brings connections down is left out |
 //! | [`uplink`] | all of these as one core: bytes and `now` in; bytes, events and the next deadline out |
-//! | [`tls`], [`certificate`] | whom to believe, also while the clock is wrong |
+//! | [`tls`], [`certificate`], [`chain_fault`] | whom to believe, also while the clock is wrong; what is wrong with a chain |
+//! | [`encrypted_key`] | a private key that is encrypted with a password |
 //! | [`io`] | sockets, files, tasks |
 //!
 //! Delivery is at least once. The journal alone keeps records: after a connection was lost, those
@@ -34,6 +35,8 @@
 
 pub mod address;
 pub mod certificate;
+pub mod chain_fault;
+pub mod encrypted_key;
 pub mod ending;
 pub mod fallback;
 pub mod flight;

@@ -45,7 +45,7 @@ fn a_device_is_added_by_its_certificate_and_by_its_key() {
     let key = place.path("door.pub").display().to_string();
     let said = place.run(&format!("device add raw --role sensor --public-key {key}")).fine();
     assert!(said.contains("public key") && said.contains("this gateway's key"), "{said}");
-    assert!(said.contains("coap-client-gnutls -m post -C gateway-ca.pem -M raw.key -e 21.5"), "{said}");
+    assert!(said.contains("coap-client-gnutls -v 6 -m post -C gateway-ca.pem -M raw.key -e 21.5"), "{said}");
     let hash = place.run("--json device show raw").json()["public_key"].as_str().unwrap().to_owned();
     assert!(hash.starts_with("sha256:") && hash.len() == 71, "{hash}");
     let listed = place.run("device list").fine();

@@ -125,9 +125,9 @@ fn a_file_that_the_service_does_not_see_is_named() {
     case.files.0.insert("/home/admin/ca.pem".into(), ca);
     let said = said(&case);
     assert_eq!(said.len(), 1, "{said:?}");
-    let expected = "coap.client-ca-file: /home/admin/ca.pem is below /home, which the service does not see (ProtectHome in its \
-                    unit); put the file below /etc/tombolo";
-    assert!(said[0].starts_with("warn ") && said[0].ends_with(expected), "{said:?}");
+    let expected = "coap.client-ca-file: /home/admin/ca.pem is below /home, which the service does not see (ProtectHome= in its \
+                    unit); put the file below /etc/tombolo; `tombolo init` copies the files it is given";
+    assert!(said[0].starts_with("fail ") && said[0].ends_with(expected), "{said:?}");
 }
 
 #[test]

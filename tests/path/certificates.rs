@@ -199,7 +199,7 @@ fn libcoap_with_gnutls_publishes_with_a_raw_public_key_it_was_added_with() {
         &world.file("raw.pub"),
     ]);
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("coap-client-gnutls -m post -C gateway-ca.pem -M raw.key"), "{text}");
+    assert!(text.contains("coap-client-gnutls -v 6 -m post -C gateway-ca.pem -M raw.key"), "{text}");
     // It takes the key in the form of SEC 1 only.
     let sec1 = world.file("raw.sec1");
     let made = Command::new("openssl")

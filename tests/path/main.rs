@@ -5,6 +5,8 @@ mod attacker;
 #[cfg(feature = "dimpl")]
 mod backlog;
 mod certificates;
+mod check_messages;
+mod checks;
 mod clock;
 mod device;
 #[cfg(feature = "dimpl")]

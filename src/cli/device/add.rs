@@ -69,10 +69,16 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     say_psk(context, &loaded.settings, &device)?;
     say_certificate(context, &loaded, &device)?;
     match told? {
-        Told::Reloaded => context.out.line("next: tombolo tail shows its readings as they come")?,
-        Told::NotRunning => context.out.line(
-            "next: systemctl start tombolo (it is not running), then tombolo tail shows its readings as they come",
-        )?,
+        Told::Reloaded => {
+            context
+                .out
+                .line(format_args!("next: {} shows its readings as they come", context.hint("tail")))?;
+        }
+        Told::NotRunning => context.out.line(format_args!(
+            "next: {} (it is not running), then {} shows its readings as they come",
+            context.start_hint(),
+            context.hint("tail")
+        ))?,
     }
     Ok(())
 }
@@ -138,7 +144,7 @@ fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<()
                 vec!["key".to_owned(), key.to_owned()],
                 vec!["as hex".to_owned(), format_hex(&psk.key)],
             ]))?;
-            context.out.line("try it, on any machine that reaches this one:")?;
+            context.out.line("try it, on any machine that reaches this one (Debian package libcoap3-bin); 2.04 is success:")?;
             let line = client::line(settings, device, Proof::Psk { identity: &identity, key });
             context.out.line(format_args!("  {line}"))?;
         }
@@ -175,7 +181,9 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         context.out.line(
             "the device needs a certificate of that name from a CA in coap.client-ca-file, its key, and the CA of coap.certificate-file to know this gateway by",
         )?;
-        context.out.line("try it, on any machine that reaches this one:")?;
+        context.out.line(
+            "try it, on any machine that reaches this one (Debian package libcoap3-bin); 2.04 is success:",
+        )?;
         context.out.line(format_args!("  {}", client::line(settings, device, Proof::Certificate)))?;
     } else {
         context.out.line(

@@ -51,7 +51,8 @@ fn tell(context: &Context) -> Result<Told, CommandError> {
         Ok(_) => Ok(Told::Reloaded),
         Err(ClientError::NotRunning { .. }) => Ok(Told::NotRunning),
         Err(error) => Err(CommandError::Failed(format!(
-            "the file is changed, but the running daemon has not taken it up: {error}; correct that, then `systemctl reload tombolo`"
+            "the file is changed, but the running daemon has not taken it up: {error}; correct that, then `{}`",
+            context.hint("reload")
         ))),
     }
 }
@@ -81,8 +82,20 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
     Ok(context.out.line(format_args!("removed {id} ({}); {effect}", file.display()))?)
 }
 
+/// Whether the registry can be read by this user: a list without it would be a wrong one.
+fn readable(loaded: &Loaded) -> Result<(), CommandError> {
+    let folder = loaded.settings.paths.devices();
+    match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(CommandError::Failed(
+            format!("{}: the devices cannot be read by this user: use sudo", folder.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn list(context: &Context) -> Result<(), CommandError> {
     let loaded = context.load()?;
+    readable(&loaded)?;
     let made = of_fleets(&loaded);
     if context.out.json {
         for known in &loaded.known {
@@ -94,7 +107,8 @@ fn list(context: &Context) -> Result<(), CommandError> {
         return Ok(());
     }
     if loaded.known.is_empty() && made.is_empty() {
-        return Ok(context.out.line("no devices yet; next: tombolo device add ID --role ROLE --psk")?);
+        let next = context.hint("device add ID --role ROLE --psk");
+        return Ok(context.out.line(format_args!("no devices yet; next: {next}"))?);
     }
     let words = ["id", "role", "known by", "from", "label"];
     let mut rows = vec![words.map(str::to_owned).to_vec()];
@@ -197,6 +211,9 @@ fn sessions(context: &Context, id: &str) -> Option<Vec<Session>> {
 }
 
 fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
+    if loaded.known(id).is_none() {
+        readable(loaded)?;
+    }
     loaded.known(id).ok_or_else(|| {
         let ids = loaded.known.iter().map(|known| known.id.as_str());
         let advice = match crate::config::scalar::did_you_mean(id, ids) {

@@ -1,8 +1,12 @@
 //! `tombolo init`: writes the site's drop-in, `conf.d/10-site.toml`, beside the main file.
 //!
-//! The packaged file is never changed. The new text is validated together with the existing
-//! configuration before it is installed. This module makes the text; `io` writes it.
+//! Where there is no main file, and it is not the packaged one's place, a whole configuration is
+//! written: [`folder`]. Files that the service cannot read are brought to it: [`io::copy`].
+//!
+//! The packaged file is never touched. What is written has been judged together with all that is
+//! there before it is put in place: here is the text, `io` puts it there.
 
+pub mod folder;
 pub mod io;
 
 use std::fmt::Write as _;

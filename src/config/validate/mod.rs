@@ -22,7 +22,7 @@ use super::finding::{Finding, Findings, Place};
 use super::layer::dotted;
 use super::merge::{Index, Merged};
 use super::settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
-use super::{Known, Looked, Material, Sources, model};
+use super::{FileError, Known, Looked, Material, Sources, model};
 use crate::gate;
 use crate::message::Name;
 use crate::southbound::serial::settings::Duty;
@@ -98,25 +98,41 @@ impl Context<'_> {
     /// Reports a file that too many users can read, or that the service cannot read.
     fn judge(&mut self, subject: &str, key: &[&str], path: &Path, looked: &Looked, secret: bool) {
         let shown = path.display();
-        // Only for the packaged configuration: a daemon started by hand can see these folders.
-        let hidden = HIDDEN.into_iter().find(|(folder, _)| path.starts_with(folder));
-        if let Some((folder, why)) = hidden.filter(|_| self.sources.main.as_path() == Path::new(PACKAGED)) {
-            let message =
-                format!("{shown} is below {folder}, which the service does not see ({why} in its unit)");
-            self.warn(subject, key, message, "put the file below /etc/tombolo");
+        if self.is_hidden(subject, key, path) {
+            return;
         }
         if secret && looked.exposed {
             let message = format!("{shown} can be read by every user of this machine");
             self.warn(subject, key, message, "chmod 0640");
         }
         if let Some(user) = &looked.closed_to {
-            let advice = format!("chgrp it to the group of {user} and chmod 0640");
+            let advice = format!(
+                "put it below /etc/tombolo, chgrp it to the group of {user} and chmod 0640; `tombolo init` copies the files \
+                 it is given"
+            );
             let message = format!("{shown} cannot be read by the service's user, {user}");
             self.fail(subject, key, message, &advice);
         }
     }
 
-    /// Whether this is a credential of the service, which may be invisible from outside of it.
+    /// Whether the unit hides the file from the service; a gateway that is started by hand sees it.
+    fn is_hidden(&mut self, subject: &str, key: &[&str], path: &Path) -> bool {
+        if self.sources.main.as_path() != Path::new(PACKAGED) {
+            return false;
+        }
+        let Some(hidden) = self.sources.files.hidden(path) else { return false };
+        let message = format!(
+            "{} is below {}, which the service does not see ({}= in its unit)",
+            path.display(),
+            hidden.folder,
+            hidden.setting
+        );
+        let advice = "put the file below /etc/tombolo; `tombolo init` copies the files it is given";
+        self.fail(subject, key, message, advice);
+        true
+    }
+
+    /// Whether this is a credential of the service, which may be out of sight from outside it.
     fn is_out_of_sight(&self, path: &Path) -> bool {
         path.starts_with(SERVICE_CREDENTIALS) && self.sources.credentials_directory.is_none()
     }
@@ -132,6 +148,8 @@ impl Context<'_> {
         match self.sources.files.look(path) {
             Ok(looked) => self.judge(subject, key, path, &looked, secret),
             Err(_) if self.is_out_of_sight(path) => self.out_of_sight(subject, key),
+            // Others may see that there is none; this user cannot even look.
+            Err(FileError::Denied) if self.is_hidden(subject, key, path) => {}
             Err(error) => {
                 let advice = "put the file there; the daemon looks again at every connection";
                 self.fail(subject, key, format!("{shown} {error}"), advice);
@@ -142,16 +160,7 @@ impl Context<'_> {
 
 /// The packaged main file.
 const PACKAGED: &str = "/etc/tombolo/tombolo.toml";
-/// Folders that the systemd unit hides from the service, and the setting that hides them.
-const HIDDEN: [(&str, &str); 5] = [
-    ("/home", "ProtectHome"),
-    ("/root", "ProtectHome"),
-    ("/run/user", "ProtectHome"),
-    ("/tmp", "PrivateTmp"),
-    ("/var/tmp", "PrivateTmp"),
-];
-
-/// The result of validating a merged configuration.
+/// What a merged configuration comes to.
 pub(super) struct Validated {
     pub(super) settings: Settings,
     pub(super) known: Vec<Known>,

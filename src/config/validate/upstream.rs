@@ -217,6 +217,8 @@ fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option
             ("ca-file", table.ca_file.is_some()),
             ("certificate-file", table.certificate_file.is_some()),
             ("key-file", table.key_file.is_some()),
+            ("key-password-file", table.key_password_file.is_some()),
+            ("pin-sha256", table.pin_sha256.is_some()),
             ("alpn", table.alpn.is_some()),
             ("tls-min", table.tls_min.is_some()),
         ];
@@ -257,9 +259,48 @@ fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option
             None
         }
     };
+    let key_password = table.key_password_file.as_deref().and_then(|text| {
+        let key = ["upstream", "key-password-file"];
+        if identity.is_none() {
+            cx.warn("upstream", &key, "without effect: there is no key-file", "set key-file, or take it out");
+        }
+        let path = cx.secret(&key, text)?;
+        cx.look_at("upstream", &key, &path, true);
+        Some(path)
+    });
+    let pins = pins(cx, table);
+    if !pins.is_empty() {
+        let key = ["upstream", "pin-sha256"];
+        if ca_file.is_some() {
+            let message = "only the broker's key is judged: ca-file is without effect";
+            cx.warn("upstream", &key, message, "take one of the two out");
+        } else {
+            let message = "only the broker's key is judged, not its certificate's issuer, name or dates";
+            cx.warn("upstream", &key, message, "use ca-file if the broker can have a certificate of a CA");
+        }
+    }
     let minimum = match table.tls_min {
         None | Some(model::TlsMin::V1_2) => TlsVersion::V1_2,
         Some(model::TlsMin::V1_3) => TlsVersion::V1_3,
     };
-    Some(TlsSettings { ca_file, identity, alpn: table.alpn.clone().unwrap_or_default(), minimum })
+    let alpn = table.alpn.clone().unwrap_or_default();
+    Some(TlsSettings { ca_file, pins, identity, key_password, alpn, minimum })
+}
+
+/// `pin-sha256`: hashes of 32 bytes, in hexadecimal; colons between the bytes are passed over.
+fn pins(cx: &mut Context<'_>, table: &model::Upstream) -> Vec<[u8; 32]> {
+    let mut pins = Vec::new();
+    for text in table.pin_sha256.iter().flatten() {
+        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+        let bytes = crate::config::scalar::parse_hex(&digits);
+        match bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok()) {
+            Some(pin) => pins.push(pin),
+            None => {
+                let message = format!("{text:?} is not the SHA-256 of a public key");
+                let advice = "use 64 hexadecimal digits, as `tombolo check` prints them for the broker's key";
+                cx.fatal(&["upstream", "pin-sha256"], message, advice);
+            }
+        }
+    }
+    pins
 }

@@ -26,6 +26,8 @@ pub enum ClientError {
     NotRunning {
         /// The socket.
         socket: PathBuf,
+        /// The command that starts it; `None`: the service.
+        start: Option<String>,
     },
     /// This user may not open the socket.
     Denied {
@@ -51,9 +53,14 @@ pub enum ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ClientError::NotRunning { socket } => write!(
+            ClientError::NotRunning { socket, start: None } => write!(
                 f,
                 "tombolo is not running: nothing answers on {}; start it with `systemctl start tombolo`, or `tombolo run` in a terminal",
+                socket.display()
+            ),
+            ClientError::NotRunning { socket, start: Some(start) } => write!(
+                f,
+                "tombolo is not running: nothing answers on {}; start it with `{start}` in another terminal",
                 socket.display()
             ),
             ClientError::Denied { socket } => write!(
@@ -105,7 +112,7 @@ impl Client {
     pub fn connect(socket: &Path) -> Result<Client, ClientError> {
         let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { socket: socket.to_owned() }
+                ClientError::NotRunning { socket: socket.to_owned(), start: None }
             }
             io::ErrorKind::PermissionDenied => ClientError::Denied { socket: socket.to_owned() },
             _ => ClientError::Broken { socket: socket.to_owned(), error },

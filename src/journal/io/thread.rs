@@ -366,7 +366,10 @@ impl Committer {
         let there = &mut state.lanes[lane.index()];
         there.room = self.store.room(lane).saturating_sub(there.batch.len() as u64);
         there.failing = self.store.is_failing(lane);
-        there.disk_full = self.store.trouble(lane).is_some();
+        let trouble = self.store.trouble(lane);
+        there.disk_full = trouble.is_some();
+        // What heals between two commits is said at once, though nothing is committed.
+        (there.status.trouble, there.status.refuses) = (trouble, self.store.refuses(lane));
     }
 
     fn publish_room(&self) {

@@ -119,7 +119,8 @@ impl GatewayStatus {
     }
 }
 
-fn payload(gateway: &str, online: bool) -> Vec<u8> {
+/// The gateway's status when it has nothing else to say; with `online: false`, the will.
+pub fn payload(gateway: &str, online: bool) -> Vec<u8> {
     let mut json = format!("{{\"online\":{online},\"gateway\":").into_bytes();
     push_json_string(&mut json, gateway);
     json.push(b'}');

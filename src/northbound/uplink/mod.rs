@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 pub use self::attempts::{CLOSES, Dialed};
 pub use self::event::Event;
+pub(super) use self::gateway_status::payload as status_payload;
 pub use self::status::Status;
 pub use super::ending::Closed;
 
