@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use tombolo::message::Name;
 use tombolo::proto::serial::modbus::change::Publish;
 use tombolo::proto::serial::modbus::frame::{Speed, crc16};
-use tombolo::proto::serial::modbus::map::{Kind, Order, Register};
+use tombolo::proto::serial::modbus::map::{Kind, Register};
 use tombolo::proto::serial::modbus::model::TemplateTable;
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::plan::Limits;
@@ -23,13 +23,7 @@ fn unit(address: u8) -> Unit {
         table,
         address,
         kind,
-        words: Order::Big,
-        bytes: Order::Big,
-        scale: 1.0,
-        offset: 0.0,
-        unit: None,
-        absent: None,
-        dead_band: 0.0,
+        ..Register::default()
     };
     Unit {
         id: Name::parse("meter").expect("a name"),
@@ -45,6 +39,8 @@ fn unit(address: u8) -> Unit {
             register("d", Table::Input, 9, Kind::F32),
         ],
         limits: Limits { max_registers: 20, max_gap: 2 },
+        timeout: Settings::TIMEOUT,
+        pause: Duration::ZERO,
     }
 }
 
@@ -60,7 +56,6 @@ fn run(bytes: &[u8]) {
     let settings = Settings {
         speed: Speed { baud: 9600, bits: 11 },
         timeout: Settings::TIMEOUT,
-        pause: Duration::ZERO,
         interval: Duration::ZERO,
         backoff: Settings::BACKOFF,
         backoff_max: Settings::BACKOFF_MAX,

@@ -135,6 +135,9 @@ pub fn text(status: &Status) -> String {
         row("serial", serial(name, port));
         for (id, unit) in &port.units {
             row("", serial_unit(id, unit));
+            for line in serial_unit_faults(unit) {
+                row("", line);
+            }
         }
     }
     row("readings", readings(&status.counters));
@@ -262,6 +265,7 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
         (unit.silent, "silent"),
         (unit.damaged, "damaged"),
         (unit.late, "late"),
+        (unit.misfits, "of another length"),
         (unit.exceptions, "refused by the unit"),
         (unit.skipped, "polls left out"),
         (unit.refused, "readings refused"),
@@ -273,6 +277,30 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
         }
     }
     text
+}
+
+/// What a unit's readings come without, and how it is asked otherwise than configured: one line
+/// each, eight at most.
+pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
+    const MOST: usize = 8;
+    let mut lines: Vec<String> = Vec::new();
+    if unit.learned_pause_ms > 0 {
+        lines.push(format!(
+            "  asked {} ms after its last answer: silent if asked sooner",
+            unit.learned_pause_ms
+        ));
+    }
+    if unit.learned_max_registers > 0 {
+        lines.push(format!(
+            "  asked for at most {}: silent to more",
+            plural(unit.learned_max_registers.into(), "register")
+        ));
+    }
+    lines.extend(unit.left_out.iter().take(MOST).map(|(name, why)| format!("  without {name}: {why}")));
+    if let Some(more) = unit.left_out.len().checked_sub(MOST).filter(|more| *more > 0) {
+        lines.push(format!("  and without {more} more"));
+    }
+    lines
 }
 
 /// What became of the readings, by the counters' stable names.

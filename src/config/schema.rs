@@ -203,7 +203,7 @@ const DEVICE: &[Key] = &[
     key("enabled", Kind::Flag),
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
-    key("psk-identity", Kind::Text(super::scalar::PSK_IDENTITY_MAX)),
+    key("psk-identity", Kind::Text(4 + 2 * super::scalar::PSK_IDENTITY_MAX)),
     key("psk-file", Kind::Secret),
     key("psk", Kind::Forbidden("put it into a file of its own, mode 0640, and name that with psk-file")),
     key("certificate-uri", Kind::Text(CERTIFICATE_NAME_MAX)),
@@ -267,6 +267,8 @@ const MODBUS: &[Key] = &[
     key("backoff", Kind::Span(Duration::from_millis(100), seconds(3600))),
     key("backoff-max", Kind::Span(Duration::from_millis(100), seconds(3600))),
     key("echo", Kind::Flag),
+    key("max-registers", Kind::Whole(1, 125)),
+    key("max-gap", Kind::Whole(0, 124)),
 ];
 
 const UNIT: &[Key] = &[
@@ -281,6 +283,11 @@ const UNIT: &[Key] = &[
     key("jitter", Kind::Span(seconds(0), seconds(DAY))),
     key("publish", Kind::Choice(&["always", "change"])),
     key("max-unchanged", Kind::Span(seconds(0), seconds(DAY))),
+    key("max-registers", Kind::Whole(1, 125)),
+    key("max-gap", Kind::Whole(0, 124)),
+    key("pause", Kind::Span(seconds(0), seconds(10))),
+    key("timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
+    key("numbering", Kind::Choice(&["wire", "manual"])),
     key("register", Kind::Named(REGISTER)),
 ];
 
@@ -288,10 +295,24 @@ const REGISTER: &[Key] = &[
     key("enabled", Kind::Flag),
     key("name", Kind::Text(64)),
     key("table", Kind::Choice(&["coil", "discrete", "holding", "input"])),
-    key("address", Kind::Whole(0, 65_535)),
-    key("type", Kind::Choice(&["bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "string"])),
+    key("address", Kind::Whole(0, 465_536)),
+    key(
+        "type",
+        Kind::Choice(&[
+            "bool", "u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "bcd2", "bcd4",
+            "bcd8", "string",
+        ]),
+    ),
     key("length", Kind::Whole(1, 125)),
     key("bit", Kind::Whole(0, 15)),
+    key("byte", Kind::Choice(&["high", "low"])),
+    key("mask", Kind::Text(18)),
+    key("bits", Kind::Texts),
+    key("values", Kind::Texts),
+    key("characters", Kind::Whole(1, 2)),
+    key("charset", Kind::Choice(&["utf-8", "latin-1", "windows-1252"])),
+    key("scale-from", Kind::Name),
+    key("answer-bytes", Kind::Whole(1, 250)),
     key("scale", Kind::Number(-1e12, 1e12)),
     key("offset", Kind::Number(-1e12, 1e12)),
     key("unit", Kind::Text(64)),

@@ -328,7 +328,8 @@ pub struct SerialPort {
 pub struct SerialUnit {
     /// On the bus.
     pub address: u8,
-    /// `up`, `down`, or `unknown` before it was asked.
+    /// `up`, `degraded` (it answers, but none of its values can be read), `down`, or `unknown`
+    /// before it gave a value.
     pub state: String,
     /// Requests sent.
     pub requests: u64,
@@ -342,6 +343,15 @@ pub struct SerialUnit {
     pub damaged: u64,
     /// Answers that came after their time.
     pub late: u64,
+    /// Answers of another length than was asked for.
+    pub misfits: u64,
+    /// Fields that its readings come without, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
+    /// Milliseconds of silence that it was found to want before a request; 0: none.
+    pub learned_pause_ms: u64,
+    /// Most registers of one request that it was found to answer; 0: as many as configured.
+    pub learned_max_registers: u16,
     /// Polls completed.
     pub polls: u64,
     /// Polls left out because the bus was busy or the unit did not answer.

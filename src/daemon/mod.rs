@@ -32,6 +32,7 @@ pub mod fleets;
 pub mod gateway_status;
 pub mod hub;
 pub mod keeping;
+pub mod learned;
 pub mod link;
 pub mod notify;
 pub mod outbox;

@@ -152,7 +152,26 @@ pub(super) fn bus(
             cx.fail(&subject, &["serial", name, "unit", key, "template"], message, &advice);
         }
     }
-    if !table.unit.is_empty() && enabled().next().is_none() && faults.is_empty() {
+    for (key, unit) in enabled() {
+        if key.parse::<u8>().is_ok_and(|address| address > 247) && usable(unit.id.as_deref()) {
+            let advice = "use it only if the unit does: the standard reserves 248 to 255";
+            let key = ["serial", name, "unit", key];
+            cx.warn(&subject, &key, "the address is above 247", advice);
+        }
+    }
+    // A unit with a fault of its own is off too, but nobody switched it off.
+    let is_faulty = |key: &str| {
+        let key = dotted(["serial", name, "unit", key]);
+        let below = |found: &str| {
+            found.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        cx.findings.list.iter().any(|finding| finding.key.as_deref().is_some_and(below))
+    };
+    if !table.unit.is_empty()
+        && enabled().next().is_none()
+        && faults.is_empty()
+        && !table.unit.keys().any(|key| is_faulty(key))
+    {
         let advice = "take their enabled = false out, or the port";
         cx.warn(
             &subject,

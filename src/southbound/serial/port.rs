@@ -13,11 +13,12 @@ use super::settings::{self, Duty};
 use super::stream::Stream;
 use super::units::{UnitView, Units};
 use crate::gate::stage::Received;
-use crate::message::Stamp;
+use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus;
+use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 use crate::proto::serial::reading::Unreadable;
 
 /// What became of a reading that was offered.
@@ -122,6 +123,31 @@ impl Port {
         units.into_iter().flatten()
     }
 
+    /// Units of a bus go on with what was learned of them before.
+    pub fn recall(&mut self, now: Instant, notebook: &Notebook) {
+        if let Work::Bus(units) = &mut self.work {
+            units.recall(now, notebook);
+        }
+    }
+
+    /// What was learned of each unit of a bus, by device id.
+    pub fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {
+        let units = match &self.work {
+            Work::Stream(_) => None,
+            Work::Bus(units) => Some(units.learned()),
+        };
+        units.into_iter().flatten()
+    }
+
+    /// The fields that the readings of a unit ([`UnitView::index`]) come without, and why.
+    pub fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
+        let units = match &self.work {
+            Work::Stream(_) => None,
+            Work::Bus(units) => Some(units.left_out(unit)),
+        };
+        units.into_iter().flatten()
+    }
+
     /// Readings in memory: waiting for the journal, and on their way to disk.
     pub fn pending(&self) -> (usize, usize) {
         match &self.work {
@@ -210,7 +236,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::message::Name;
     use crate::proto::serial::framing::{Framing, line};
     use crate::proto::serial::reading::{Extractor, Form};
     use crate::proto::serial::slipmux;

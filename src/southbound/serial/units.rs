@@ -14,6 +14,7 @@ use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::modbus::bus::State;
+use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
 use crate::proto::serial::reading::Reading;
 
@@ -35,6 +36,8 @@ struct Unit {
 /// How one unit stands.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitView<'a> {
+    /// Its place among the units of the bus.
+    pub index: usize,
     /// The device it is.
     pub id: &'a Name,
     /// Its address on the bus.
@@ -142,6 +145,7 @@ impl Units {
         self.units.iter().enumerate().filter_map(|(index, unit)| {
             let settings = self.bus.unit(index)?;
             Some(UnitView {
+                index,
                 id: &settings.id,
                 address: settings.address,
                 state: self.bus.state(index)?,
@@ -151,6 +155,20 @@ impl Units {
                 lost: unit.delivery.lost(),
                 waiting: unit.delivery.pending().0,
             })
+        })
+    }
+
+    pub(super) fn recall(&mut self, now: Instant, notebook: &Notebook) {
+        self.bus.recall(now, |id| notebook.units.get(id).cloned());
+    }
+
+    pub(super) fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {
+        (0..self.units.len()).filter_map(|index| Some((&self.bus.unit(index)?.id, self.bus.learned(index)?)))
+    }
+
+    pub(super) fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
+        self.bus.obstacles(unit).filter_map(move |(register, why)| {
+            Some((self.bus.unit(unit)?.registers.get(register)?.name.as_str(), why))
         })
     }
 
@@ -171,6 +189,9 @@ impl Units {
             let (Event::Reading { unit: index, .. }
             | Event::Up { unit: index }
             | Event::Down { unit: index, .. }
+            | Event::Degraded { unit: index }
+            | Event::Learned { unit: index }
+            | Event::Misfit { unit: index, .. }
             | Event::Failed { unit: index, .. }
             | Event::Refused { unit: index, .. }
             | Event::Late { unit: index, .. }) = event;
@@ -201,8 +222,7 @@ mod tests {
     use crate::gate::stage::Received;
     use crate::proto::serial::modbus::change::Publish;
     use crate::proto::serial::modbus::frame::{Speed, crc16};
-    use crate::proto::serial::modbus::map::{Kind, Order, Register};
-    use crate::proto::serial::modbus::pdu::Table;
+    use crate::proto::serial::modbus::map::Register;
     use crate::proto::serial::modbus::plan::Limits;
     use crate::proto::serial::reading::Unreadable;
     use crate::southbound::serial::port::Port;
@@ -252,19 +272,7 @@ mod tests {
     }
 
     fn unit(address: u8) -> modbus::settings::Unit {
-        let register = Register {
-            name: "v".to_owned(),
-            table: Table::Holding,
-            address: 0,
-            kind: Kind::U16,
-            words: Order::Big,
-            bytes: Order::Big,
-            scale: 1.0,
-            offset: 0.0,
-            unit: None,
-            absent: None,
-            dead_band: 0.0,
-        };
+        let register = Register { name: "v".to_owned(), ..Register::default() };
         modbus::settings::Unit {
             id: Name::parse(&format!("u{address}")).unwrap(),
             address,
@@ -274,6 +282,8 @@ mod tests {
             publish: Publish::OnChange { max_unchanged: None },
             registers: vec![register],
             limits: Limits { max_registers: 125, max_gap: 8 },
+            timeout: Settings::TIMEOUT,
+            pause: Duration::ZERO,
         }
     }
 
@@ -285,7 +295,6 @@ mod tests {
             duty: Duty::Modbus(Settings {
                 speed: Speed { baud: 9600, bits: 10 },
                 timeout: Settings::TIMEOUT,
-                pause: Duration::ZERO,
                 interval: Duration::ZERO,
                 backoff: Settings::BACKOFF,
                 backoff_max: Settings::BACKOFF_MAX,

@@ -10,6 +10,7 @@
 //!   noise.
 //! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
 //!   reading is worth publishing.
+//! * [`learn`]: what a unit that is silent instead of refusing wants.
 //! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what
 //!   it is told. [`model`]: the same as files say it, and [`validate`], which leads from one to the
 //!   other.
@@ -19,6 +20,7 @@
 pub mod bus;
 pub mod change;
 pub mod frame;
+pub mod learn;
 pub mod map;
 pub mod model;
 pub mod pdu;

@@ -13,11 +13,8 @@ use crate::message::Name;
 pub struct Settings {
     /// How fast characters go; for the silences and for how long frames take.
     pub speed: Speed,
-    /// How long a unit may think before its answer begins; default 1 s. What frames take on the
-    /// wire comes on top.
+    /// How long a line that is never quiet is waited for; default 1 s.
     pub timeout: Duration,
-    /// Silence before each request beyond the 3.5 characters of the standard; default none.
-    pub pause: Duration,
     /// From the beginning of a request to that of the next, at least; default none.
     pub interval: Duration,
     /// How long a unit is left alone after it has failed once; doubles with every further failure;
@@ -45,7 +42,7 @@ impl Settings {
 pub struct Unit {
     /// The device it is.
     pub id: Name,
-    /// Its address on the bus; `1..=247`.
+    /// Its address on the bus; `1..=255`, of which the standard reserves 248 and above.
     pub address: u8,
     /// Where its readings appear in its own space; a valid [`Path`](crate::message::Path). Default
     /// `data`.
@@ -61,6 +58,12 @@ pub struct Unit {
     pub registers: Vec<Register>,
     /// How registers are put together into requests.
     pub limits: Limits,
+    /// How long it may think before its answer begins; default 1 s. What frames take on the wire
+    /// comes on top.
+    pub timeout: Duration,
+    /// Silence before each request to it, beyond the 3.5 characters of the standard; default that
+    /// of the bus.
+    pub pause: Duration,
 }
 
 impl Unit {
@@ -77,7 +80,10 @@ impl Unit {
                 // A byte can become six as an escape.
                 super::map::Kind::String(registers) => 12 * usize::from(registers) + 2,
                 super::map::Kind::Bool(_) => 5,
-                _ => 24,
+                _ if !register.bits.is_empty() => {
+                    2 + register.bits.iter().map(|(_, name)| 6 * name.len() + 9).sum::<usize>()
+                }
+                _ => register.names.iter().map(|(_, name)| 6 * name.len() + 2).max().unwrap_or(0).max(24),
             };
             6 * register.name.len() + 4 + value
         };
