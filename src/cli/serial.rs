@@ -21,7 +21,7 @@ use crate::control::snapshot::Status;
 use crate::control::trace::Traced;
 use crate::southbound::serial::io::find::{self, Found};
 use crate::southbound::serial::io::{Opened, open_device};
-use crate::southbound::serial::settings::{Line, PortName};
+use crate::southbound::serial::settings::{Line, Port, PortName};
 use crate::telemetry::text::Escaped;
 
 /// Bytes shown in one line.
@@ -171,6 +171,9 @@ fn place(context: &Context, arguments: &SerialTraceArguments) -> Result<(PathBuf
     }
     let loaded = context.load()?;
     let port = loaded.settings.serial.iter().find(|port| port.name.as_str() == arguments.port);
+    if let Some(Port { port: name @ PortName::Tcp { .. }, .. }) = port {
+        return Err(CommandError::failed(format_args!("{name} can be watched only while the daemon runs")));
+    }
     let port = port.ok_or_else(|| {
         CommandError::failed(format_args!(
             "there is no usable [serial.{}]; name one, or a device like /dev/ttyUSB0",

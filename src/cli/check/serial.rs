@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Finding, Settings};
 use crate::southbound::serial::io::find::{self, Unresolved};
-use crate::southbound::serial::settings::Port;
+use crate::southbound::serial::settings::{Port, PortName};
 
 /// A finding or more for each port. Nothing is opened: a running daemon has it.
 pub fn ports(settings: &Settings) -> Vec<Finding> {
@@ -14,6 +14,10 @@ pub fn ports(settings: &Settings) -> Vec<Finding> {
 
 fn one(port: &Port, root: &Path) -> Vec<Finding> {
     let subject = format!("serial {}", port.name);
+    if let PortName::Tcp { .. } = port.port {
+        // Most converters serve one connection only, and that is the daemon's.
+        return vec![Finding::ok(&subject, format!("{} is asked by the daemon alone", port.port))];
+    }
     let path = match find::resolve(&port.port) {
         Ok(path) => path,
         // That does not pass by itself.

@@ -89,8 +89,8 @@ fn port(
         .ok_or_else(|| {
             Fault::new(
                 "port",
-                format!("{port:?} is neither a whole path nor a USB adapter"),
-                "use \"/dev/…\", or \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers",
+                format!("{port:?} is neither a whole path nor a USB adapter nor an address"),
+                "use \"/dev/…\", \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers, \"tcp://HOST:PORT\", or \"modbus-tcp://HOST\"",
             )
         })?;
     let line = bits(table)?;
@@ -105,6 +105,10 @@ fn port(
     } else {
         Duty::Readings { framing: framing(table)?, extractor: extractor(table)? }
     };
+    if matches!(port, PortName::Tcp { has_header: true, .. }) && !matches!(duty, Duty::Modbus(_)) {
+        let advice = "add a [serial.NAME.unit.ADDRESS] for each unit, or use tcp:// for plain bytes";
+        return Err(Fault::new("port", "modbus-tcp:// is for a Modbus bus", advice));
+    }
     let name = Name::parse(name).map_err(|error| Fault::new("", error.to_string(), "use another name"))?;
     Ok(Some(Port { name, port, line, duty }))
 }

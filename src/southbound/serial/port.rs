@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::settings::{self, Duty};
+use super::settings::{self, Duty, PortName};
 use super::stream::Stream;
 use super::units::{UnitView, Units};
 use crate::gate::stage::Received;
@@ -91,7 +91,10 @@ impl Port {
         let work = match &settings.duty {
             Duty::Readings { framing, .. } => stream(framing),
             Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message)),
-            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, number, now, seed))),
+            Duty::Modbus(bus) => {
+                let has_header = matches!(settings.port, PortName::Tcp { has_header: true, .. });
+                Work::Bus(Box::new(Units::new(bus, has_header, number, now, seed)))
+            }
         };
         Port { link: Link::new(now), settings, work }
     }
@@ -239,7 +242,7 @@ mod tests {
     use crate::proto::serial::framing::{Framing, line};
     use crate::proto::serial::reading::{Extractor, Form};
     use crate::proto::serial::slipmux;
-    use crate::southbound::serial::settings::{Line, PortName};
+    use crate::southbound::serial::settings::Line;
 
     struct Journal {
         verdict: Verdict,

@@ -15,6 +15,7 @@ use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
+use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
 use crate::proto::serial::reading::Reading;
 
@@ -22,6 +23,8 @@ use crate::proto::serial::reading::Reading;
 #[derive(Debug)]
 pub(super) struct Units {
     bus: Bus,
+    /// Frames have the header of Modbus TCP.
+    mbap: Option<Mbap>,
     units: Vec<Unit>,
     bytes: u64,
 }
@@ -57,16 +60,20 @@ pub struct UnitView<'a> {
 }
 
 impl Units {
-    pub(super) fn new(settings: &Settings, port: u32, now: Instant, seed: u64) -> Units {
+    pub(super) fn new(settings: &Settings, has_header: bool, port: u32, now: Instant, seed: u64) -> Units {
         let bounds = Bounds::share(settings.units.len());
         // Addresses differ and are at most 247, so a number fits into a byte.
         let units = (0..=u8::MAX).take(settings.units.len());
         let units =
             units.map(|number| Unit { delivery: Delivery::new(port, number, bounds), answers: 0 }).collect();
-        Units { bus: Bus::new(settings.clone(), now, seed), units, bytes: 0 }
+        let mbap = has_header.then(Mbap::default);
+        Units { bus: Bus::new(settings.clone(), now, seed), mbap, units, bytes: 0 }
     }
 
     pub(super) fn opened(&mut self, now: Instant) {
+        if let Some(mbap) = &mut self.mbap {
+            mbap.clear();
+        }
         self.bus.line_up(now);
     }
 
@@ -88,7 +95,13 @@ impl Units {
 
     pub(super) fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
         self.bytes += bytes.len() as u64;
-        self.bus.handle_bytes(now, bytes);
+        match &mut self.mbap {
+            None => self.bus.handle_bytes(now, bytes),
+            Some(mbap) => mbap.push(bytes, |arrived| match arrived {
+                Arrived::Answer(frame) => self.bus.handle_bytes(now, &frame),
+                Arrived::Late(frame) => self.bus.handle_late(now, &frame),
+            }),
+        }
         self.collect(now, stamp, taker);
     }
 
@@ -104,7 +117,11 @@ impl Units {
     }
 
     pub(super) fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
-        self.bus.poll_transmit(buffer)
+        let is_there = self.bus.poll_transmit(buffer);
+        if let Some(mbap) = self.mbap.as_mut().filter(|_| is_there) {
+            mbap.wrap(buffer);
+        }
+        is_there
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -127,7 +144,11 @@ impl Units {
     /// A frame is an answer; what the bus made nothing of is dropped.
     pub(super) fn counters(&self) -> Counters {
         let mut sum = Counters {
-            framing: framing::Counters { bytes: self.bytes, dropped: self.bus.noise(), ..Default::default() },
+            framing: framing::Counters {
+                bytes: self.bytes,
+                dropped: self.bus.noise() + self.mbap.as_ref().map_or(0, Mbap::noise),
+                ..Default::default()
+            },
             unreadable: self.bus.strangers(),
             ..Counters::default()
         };
@@ -282,7 +303,7 @@ mod tests {
             publish: Publish::OnChange { max_unchanged: None },
             registers: vec![register],
             limits: Limits { max_registers: 125, max_gap: 8 },
-            timeout: Settings::TIMEOUT,
+            timeout: Duration::from_millis(100),
             pause: Duration::ZERO,
         }
     }

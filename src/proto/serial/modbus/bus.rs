@@ -246,6 +246,15 @@ impl Bus {
         }
     }
 
+    /// A whole frame came that is known not to answer the last request.
+    pub fn handle_late(&mut self, now: Instant, frame: &[u8]) {
+        self.tick(now);
+        if let [unit, pdu @ .., _, _] = frame {
+            let frame = frame::Frame { unit: *unit, pdu };
+            stray(now, frame, &mut self.units, &mut self.events, &mut self.strangers);
+        }
+    }
+
     /// Time has passed: to be called when [`Bus::poll_timeout`] says so, and harmless at any time.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
@@ -367,7 +376,15 @@ impl Bus {
     fn examine(&mut self, now: Instant, last: bool) {
         // Taken out, so that an answer in it can be handed on.
         let mut receiver = std::mem::take(&mut self.receiver);
-        if let Some(answer) = self.search(now, last, &mut receiver)
+        let answer = self.search(now, last, &mut receiver);
+        // A gateway says so of a unit behind it: that is the unit's silence, not its answer.
+        let is_silence = matches!(answer, Some(Answer::Exception(exception)) if exception.is_of_gateway());
+        if is_silence {
+            receiver.clear();
+            self.receiver = receiver;
+            return self.give_up(now);
+        }
+        if let Some(answer) = answer
             && let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle)
         {
             self.answered(now, &exchange, answer);

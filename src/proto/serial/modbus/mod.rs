@@ -8,6 +8,7 @@
 //!
 //! * [`pdu`]: requests and answers. [`frame`]: address, checksum, and answers found again after
 //!   noise.
+//! * [`mbap`]: the same over TCP.
 //! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
 //!   reading is worth publishing.
 //! * [`learn`]: what a unit that is silent instead of refusing wants.
@@ -22,6 +23,7 @@ pub mod change;
 pub mod frame;
 pub mod learn;
 pub mod map;
+pub mod mbap;
 pub mod model;
 pub mod pdu;
 pub mod plan;

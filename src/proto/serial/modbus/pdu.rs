@@ -317,6 +317,11 @@ impl Exception {
         )
     }
 
+    /// Whether a gateway says so in place of a unit that it could not reach (§7: 10 and 11).
+    pub fn is_of_gateway(self) -> bool {
+        matches!(self.0, 10 | 11)
+    }
+
     /// Whether asking for the same again later might be answered.
     pub fn may_pass_later(self) -> bool {
         matches!(self, Exception::DEVICE_FAILURE | Exception::BUSY)
