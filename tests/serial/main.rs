@@ -7,6 +7,7 @@ mod faults;
 mod framing;
 mod line;
 mod modbus;
+mod network;
 mod node;
 mod plug;
 

@@ -211,7 +211,8 @@ impl Register {
             1 => Table::Discrete,
             _ => return None,
         };
-        let is_likely = self.address % 10_000 != 0 && (self.table == prefix || self.table == Table::Holding);
+        let is_likely =
+            !self.address.is_multiple_of(10_000) && (self.table == prefix || self.table == Table::Holding);
         is_likely.then_some("if the address is a manual's number, like 40001, set numbering = \"manual\"")
     }
 
