@@ -39,7 +39,14 @@ fuzz_target!(|data: &[u8]| {
         4 => Some(Checksum::Xor),
         _ => Some(Checksum::Sum),
     };
-    let settings = Settings { framing, checksum, max_frame: 8 + usize::from(*max) * 4 };
+    // A start only where it fits before the length.
+    let takes_start = match &framing {
+        Framing::Length(header) => header.offset >= 2,
+        Framing::Gap(_) | Framing::Fixed(_) => true,
+        _ => false,
+    };
+    let start = if takes_start && max % 2 == 1 { b"\x42\x4D".to_vec() } else { Vec::new() };
+    let settings = Settings { framing, checksum, max_frame: 8 + usize::from(*max) * 4, start };
 
     let extractor = Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
     let mut room = Room::default();

@@ -184,6 +184,8 @@ fn bits(table: &Serial) -> Result<Line, Fault> {
 fn bytes(key: &'static str, text: &str, max: usize) -> Result<Vec<u8>, Fault> {
     let bytes = match text.strip_prefix("hex:") {
         Some(digits) => digits
+            .split_ascii_whitespace()
+            .collect::<String>()
             .as_bytes()
             .chunks(2)
             .map(|pair| {
@@ -267,7 +269,22 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
             format!("use more than {least}"),
         ));
     }
-    Ok(framing::Settings { framing, checksum, max_frame })
+    let start = match (&framing, &table.start) {
+        (Framing::Length(_) | Framing::Gap(_) | Framing::Fixed(_), Some(text)) => {
+            bytes("start", text, framing::START_MAX)?
+        }
+        _ => Vec::new(),
+    };
+    if let Framing::Length(header) = &framing
+        && start.len() > header.offset
+    {
+        let message = "it is longer than what stands before the length";
+        return Err(Fault::new("start", message, "set length-offset to where the length is"));
+    }
+    if matches!(framing, Framing::Fixed(size) if size <= start.len() + least) {
+        return Err(Fault::new("size", "there is no room for more than the start", "use a larger one"));
+    }
+    Ok(framing::Settings { framing, checksum, max_frame, start })
 }
 
 /// Keys that mean something to other framings only.
@@ -281,7 +298,7 @@ fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
         ("length-adjust", F::Length, table.length_adjust.is_some()),
         ("gap", F::Gap, table.gap.is_some()),
         ("size", F::Fixed, table.size.is_some()),
-        ("start", F::Markers, table.start.is_some()),
+        ("start", F::Markers, table.start.is_some() && !matches!(kind, Some(F::Length | F::Gap | F::Fixed))),
         ("end", F::Markers, table.end.is_some()),
         ("escape", F::Markers, table.escape.is_some()),
     ];

@@ -274,8 +274,12 @@ mod tests {
     }
 
     fn port(pattern: Option<&str>) -> (Port, Instant, Journal) {
-        let framing =
-            framing::Settings { framing: Framing::Line(line::End::Any), checksum: None, max_frame: 100 };
+        let framing = framing::Settings {
+            framing: Framing::Line(line::End::Any),
+            checksum: None,
+            max_frame: 100,
+            start: Vec::new(),
+        };
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {
             name: Name::parse("meter").unwrap(),

@@ -51,6 +51,7 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
         framing: framing::Framing::Slip,
         checksum: None,
         max_frame: max_message + slipmux::OVERHEAD,
+        start: Vec::new(),
     }
 }
 

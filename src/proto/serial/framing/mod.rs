@@ -14,6 +14,10 @@
 //! | [`fixed`] | so many bytes | a pause; with a checksum, the next byte from which one fits |
 //! | [`markers`] | between a start and an end | the next start |
 //!
+//! With [`Settings::start`], frames of the last three also begin with certain bytes, and after a
+//! lost byte they are found again by these within one frame: without a checksum, a frame of known
+//! length counts only if the next one begins behind it, or nothing comes for [`SETTLE`].
+//!
 //! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer
 //! is dropped and counted. Empty frames are passed over: doubled delimiters make them. Time is an
 //! argument.
@@ -67,7 +71,13 @@ pub struct Settings {
     /// Longest frame in bytes, header, checksum and line end included where they are kept until the
     /// end; `1..=FRAME_MAX`.
     pub max_frame: usize,
+    /// What each frame begins with, in framings `length`, `gap` and `fixed`; `0..=8` bytes. Counted
+    /// in the size, covered by the checksum, and not part of the payload.
+    pub start: Vec<u8>,
 }
+
+/// Longest start, in bytes.
+pub const START_MAX: usize = 8;
 
 /// What came in since the decoder was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,6 +177,7 @@ enum Scanner {
 pub struct Decoder {
     scanner: Scanner,
     checksum: Option<Checksum>,
+    start: Vec<u8>,
     buffer: Buffer,
     /// Everything up to the next delimiter is dropped: its beginning was too long, wrong, or
     /// missed.
@@ -194,6 +205,7 @@ impl Decoder {
         Decoder {
             scanner,
             checksum: settings.checksum,
+            start: settings.start.clone(),
             buffer: Buffer { bytes: Vec::new(), max, over: 0 },
             skipping: false,
             opened_at: Some(now),
@@ -241,7 +253,7 @@ impl Decoder {
             Scanner::Length(_) | Scanner::Fixed(_) => {
                 for part in bytes.chunks(self.buffer.max) {
                     self.buffer.bytes.extend_from_slice(part);
-                    self.scan(sink);
+                    self.scan(false, sink);
                 }
             }
             Scanner::Gap => bytes.iter().for_each(|byte| self.buffer.push(*byte)),
@@ -255,7 +267,15 @@ impl Decoder {
             self.last_byte_at = None;
             match self.scanner {
                 Scanner::Gap => self.end(sink),
+                // Nothing begins behind it, and nothing more comes.
+                _ if self.awaits_start() => self.scan(true, sink),
                 _ => {
+                    if !self.start.is_empty()
+                        && matches!(self.scanner, Scanner::Length(_) | Scanner::Fixed(_))
+                    {
+                        // A wrong length may have swallowed good frames.
+                        self.scan(true, sink);
+                    }
                     self.fail();
                     self.skipping = false;
                 }
@@ -268,7 +288,22 @@ impl Decoder {
         if self.buffer.is_empty() {
             return None;
         }
-        self.last_byte_at?.checked_add(self.pause?)
+        let pause = if self.awaits_start() { SETTLE } else { self.pause? };
+        self.last_byte_at?.checked_add(pause)
+    }
+
+    /// Whether the buffer holds just a frame that counts only if the next one begins behind it.
+    fn awaits_start(&self) -> bool {
+        let size = match &self.scanner {
+            Scanner::Length(header) => header.frame_size(&self.buffer.bytes),
+            Scanner::Fixed(size) => length::Size::Known(*size),
+            _ => return false,
+        };
+        let is_whole = size == length::Size::Known(self.buffer.bytes.len());
+        is_whole
+            && !self.start.is_empty()
+            && self.checksum.is_none()
+            && self.buffer.bytes.starts_with(&self.start)
     }
 
     /// One byte of a framing with delimiters.
@@ -300,11 +335,18 @@ impl Decoder {
         if self.buffer.is_empty() {
             return;
         }
-        let frame = &self.buffer.bytes;
-        let payload = match self.checksum {
-            Some(checksum) => checksum.strip(frame),
-            None => Some(&frame[..]),
+        // What stands before the start is the rest of something else.
+        let begin = match self.start.len() {
+            0 => Some(0),
+            length => self.buffer.bytes.windows(length).position(|window| window == self.start),
         };
+        let frame = begin.and_then(|begin| self.buffer.bytes.get(begin..));
+        self.counters.dropped += frame.and(begin).unwrap_or(0) as u64;
+        let body = frame.and_then(|frame| match self.checksum {
+            Some(checksum) => checksum.strip(frame),
+            None => Some(frame),
+        });
+        let payload = body.and_then(|body| body.get(self.start.len()..));
         match payload.filter(|payload| !payload.is_empty()) {
             Some(payload) => {
                 self.counters.good += 1;
@@ -324,20 +366,31 @@ impl Decoder {
     }
 
     /// Takes frames of a known length off the front of the buffer, and bytes that can begin none.
-    fn scan(&mut self, sink: &mut dyn FnMut(&[u8])) {
+    /// `last`: nothing more comes for now.
+    fn scan(&mut self, last: bool, sink: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
         // Bytes dropped one after the other are one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let known = rest.len().min(self.start.len());
+            if rest[..known] != self.start[..known] {
+                self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                self.counters.dropped += 1;
+                at += 1;
+                continue;
+            }
             let size = match &self.scanner {
                 Scanner::Length(header) => header.frame_size(rest),
                 Scanner::Fixed(size) => length::Size::Known(*size),
                 _ => break,
             };
+            let is_over = last && !self.start.is_empty();
             let size = match size {
-                length::Size::Unknown => break,
-                length::Size::Known(size) if size <= self.buffer.max => size,
-                length::Size::Known(_) | length::Size::Impossible => {
+                length::Size::Unknown if !is_over => break,
+                length::Size::Known(size) if size <= self.buffer.max && (!is_over || size <= rest.len()) => {
+                    size
+                }
+                length::Size::Unknown | length::Size::Known(_) | length::Size::Impossible => {
                     self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
                     self.counters.dropped += 1;
                     at += 1;
@@ -345,13 +398,27 @@ impl Decoder {
                 }
             };
             let Some(frame) = rest.get(..size) else { break };
+            let behind = &rest[size..];
+            if self.checksum.is_none() && !self.start.is_empty() {
+                let known = behind.len().min(self.start.len());
+                if behind[..known] != self.start[..known] {
+                    // A byte of it is missing: the next one began earlier.
+                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                    self.counters.dropped += 1;
+                    at += 1;
+                    continue;
+                }
+                if known < self.start.len() && !last {
+                    break;
+                }
+            }
             let body = match self.checksum {
                 Some(checksum) => checksum.strip(frame),
                 None => Some(frame),
             };
             let payload = body.and_then(|body| match &self.scanner {
                 Scanner::Length(header) => header.payload(body),
-                _ => Some(body),
+                _ => body.get(self.start.len()..),
             });
             match payload {
                 Some(payload) => {
@@ -401,8 +468,14 @@ pub fn encode(settings: &Settings, payload: &[u8], out: &mut Vec<u8>) -> Result<
         return Err(EncodeError::Empty);
     }
     let mut body = Vec::with_capacity(payload.len() + 16);
+    if !matches!(settings.framing, Framing::Length(_)) {
+        body.extend_from_slice(&settings.start);
+    }
     if let Framing::Length(header) = &settings.framing {
         header.write(payload.len(), settings.checksum.map_or(0, Checksum::width), &mut body)?;
+        if let Some(first) = body.get_mut(..settings.start.len().min(header.offset)) {
+            first.copy_from_slice(&settings.start[..first.len()]);
+        }
     }
     body.extend_from_slice(payload);
     if let Some(checksum) = settings.checksum {
