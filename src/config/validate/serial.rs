@@ -7,7 +7,7 @@ use super::Context;
 use super::modbus::{self, Templates};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
-use crate::proto::serial::checksum::Checksum;
+use crate::proto::serial::checksum::{Checksum, Placement};
 use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line, markers};
 use crate::proto::serial::reading::{Extractor, ExtractorError, Form, Kind, PATH_DEFAULT, Scale};
 use crate::southbound::serial::settings::{Duty, FlowControl, Line, Parity, Port, PortName, Rs485};
@@ -120,6 +120,10 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         ("framing", table.framing.is_some()),
         ("max-frame", table.max_frame.is_some()),
         ("checksum", table.checksum.is_some()),
+        ("checksum-order", table.checksum_order.is_some()),
+        ("checksum-text", table.checksum_text.is_some()),
+        ("checksum-from", table.checksum_from.is_some()),
+        ("checksum-apart", table.checksum_apart.is_some()),
         ("form", table.form.is_some()),
         ("pattern", table.pattern.is_some()),
         ("path", table.path.is_some()),
@@ -257,10 +261,25 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         Some(model::Checksum::Crc16Modbus) => Some(Checksum::Crc16Modbus),
         Some(model::Checksum::Crc16Ccitt) => Some(Checksum::Crc16Ccitt),
         Some(model::Checksum::Crc32) => Some(Checksum::Crc32),
+        Some(model::Checksum::Crc16Arc) => Some(Checksum::Crc16Arc),
+        Some(model::Checksum::Crc16Xmodem) => Some(Checksum::Crc16Xmodem),
+        Some(model::Checksum::Crc16Kermit) => Some(Checksum::Crc16Kermit),
+        Some(model::Checksum::Crc16X25) => Some(Checksum::Crc16X25),
         Some(model::Checksum::Xor) => Some(Checksum::Xor),
         Some(model::Checksum::Sum) => Some(Checksum::Sum),
+        Some(model::Checksum::SumNegated) => Some(Checksum::SumNegated),
+        Some(model::Checksum::Sum16) => Some(Checksum::Sum16),
     };
-    let least = checksum.map_or(0, Checksum::width);
+    let placement = Placement {
+        low_first: table.checksum_order.map(|order| order == model::ByteOrder::Little),
+        is_text: table.checksum_text.unwrap_or(false),
+        from: usize::from(table.checksum_from.unwrap_or(0)),
+        apart: usize::from(table.checksum_apart.unwrap_or(0)),
+    };
+    if checksum.is_none() && placement != Placement::default() {
+        return Err(Fault::new("", "there is no checksum to place", "set checksum, or take checksum-… out"));
+    }
+    let least = checksum.map_or(0, |checksum| placement.from + placement.width(checksum));
     if max_frame.min(FRAME_MAX) <= least {
         let key = if table.size.is_some() { "size" } else { "max-frame" };
         return Err(Fault::new(
@@ -284,7 +303,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
     if matches!(framing, Framing::Fixed(size) if size <= start.len() + least) {
         return Err(Fault::new("size", "there is no room for more than the start", "use a larger one"));
     }
-    Ok(framing::Settings { framing, checksum, max_frame, start })
+    Ok(framing::Settings { framing, checksum, placement, max_frame, start })
 }
 
 /// Keys that mean something to other framings only.

@@ -279,6 +279,7 @@ mod tests {
             checksum: None,
             max_frame: 100,
             start: Vec::new(),
+            placement: Default::default(),
         };
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {

@@ -52,6 +52,7 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
         checksum: None,
         max_frame: max_message + slipmux::OVERHEAD,
         start: Vec::new(),
+        placement: Default::default(),
     }
 }
 

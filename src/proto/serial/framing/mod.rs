@@ -32,7 +32,7 @@ pub mod slip;
 
 use std::time::{Duration, Instant};
 
-use super::checksum::Checksum;
+use super::checksum::{Checksum, Placement};
 
 /// Longest frame that may be asked for, in bytes, checksum and header included.
 pub const FRAME_MAX: usize = 16 * 1024;
@@ -68,6 +68,8 @@ pub struct Settings {
     pub framing: Framing,
     /// What stands at the end of each frame.
     pub checksum: Option<Checksum>,
+    /// Where and how it stands there.
+    pub placement: Placement,
     /// Longest frame in bytes, header, checksum and line end included where they are kept until the
     /// end; `1..=FRAME_MAX`.
     pub max_frame: usize,
@@ -177,6 +179,7 @@ enum Scanner {
 pub struct Decoder {
     scanner: Scanner,
     checksum: Option<Checksum>,
+    placement: Placement,
     start: Vec<u8>,
     buffer: Buffer,
     /// Everything up to the next delimiter is dropped: its beginning was too long, wrong, or
@@ -205,6 +208,7 @@ impl Decoder {
         Decoder {
             scanner,
             checksum: settings.checksum,
+            placement: settings.placement,
             start: settings.start.clone(),
             buffer: Buffer { bytes: Vec::new(), max, over: 0 },
             skipping: false,
@@ -343,7 +347,7 @@ impl Decoder {
         let frame = begin.and_then(|begin| self.buffer.bytes.get(begin..));
         self.counters.dropped += frame.and(begin).unwrap_or(0) as u64;
         let body = frame.and_then(|frame| match self.checksum {
-            Some(checksum) => checksum.strip(frame),
+            Some(checksum) => self.placement.strip(checksum, frame),
             None => Some(frame),
         });
         let payload = body.and_then(|body| body.get(self.start.len()..));
@@ -413,7 +417,7 @@ impl Decoder {
                 }
             }
             let body = match self.checksum {
-                Some(checksum) => checksum.strip(frame),
+                Some(checksum) => self.placement.strip(checksum, frame),
                 None => Some(frame),
             };
             let payload = body.and_then(|body| match &self.scanner {
@@ -472,14 +476,18 @@ pub fn encode(settings: &Settings, payload: &[u8], out: &mut Vec<u8>) -> Result<
         body.extend_from_slice(&settings.start);
     }
     if let Framing::Length(header) = &settings.framing {
-        header.write(payload.len(), settings.checksum.map_or(0, Checksum::width), &mut body)?;
+        header.write(
+            payload.len(),
+            settings.checksum.map_or(0, |checksum| settings.placement.width(checksum)),
+            &mut body,
+        )?;
         if let Some(first) = body.get_mut(..settings.start.len().min(header.offset)) {
             first.copy_from_slice(&settings.start[..first.len()]);
         }
     }
     body.extend_from_slice(payload);
     if let Some(checksum) = settings.checksum {
-        checksum.append(&mut body, 0);
+        settings.placement.append(checksum, &mut body);
     }
     if body.len() > settings.max_frame {
         return Err(EncodeError::TooLong);

@@ -8,7 +8,7 @@ use super::markers::Markers;
 use super::*;
 
 fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
-    Settings { framing, checksum, max_frame: 1024, start: Vec::new() }
+    Settings { framing, checksum, max_frame: 1024, start: Vec::new(), placement: Default::default() }
 }
 
 /// A port that has been open for long.
@@ -266,7 +266,13 @@ fn what_is_too_long_is_dropped_whole_and_counted() {
         Framing::Cobs,
         markers(b"\x02", b"\x03", None),
     ] {
-        let wide = Settings { framing, checksum: None, max_frame: 4096, start: Vec::new() };
+        let wide = Settings {
+            framing,
+            checksum: None,
+            max_frame: 4096,
+            start: Vec::new(),
+            placement: Default::default(),
+        };
         let narrow = Settings { max_frame: 64, ..wide.clone() };
         let mut stream = Vec::new();
         encode(&wide, &[b'x'; 2000], &mut stream).unwrap();
