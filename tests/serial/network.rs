@@ -139,6 +139,12 @@ fn a_silent_register_is_named_its_neighbours_arrive_and_a_restart_remembers_it()
     assert_eq!(unit(&site, "u7")["state"], "up");
     let (_, text) = site.daemon.command(&["status"]);
     assert!(text.contains("without r2: no answer to a read of it alone"), "{text}");
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(
+        text.contains("unit 7, u7: its readings come without r2 (no answer to a read of it alone)"),
+        "{text}"
+    );
+    assert!(text.contains("unit 9, u9: it answers, but none of its values can be read"), "{text}");
     // One that answers and gives no value is not there.
     assert_eq!(unit(&site, "u9")["state"], "degraded");
     wait_for("what is told of it", || site.told("u9").is_some_and(|told| told["unit"] == "degraded"));
