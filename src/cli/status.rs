@@ -248,6 +248,11 @@ fn serial(name: &str, port: &SerialPort) -> String {
             }
         }
     }
+    if !port.bad_reasons.is_empty() {
+        let reasons: Vec<String> =
+            port.bad_reasons.iter().map(|(why, count)| format!("{why} {count}")).collect();
+        text.push_str(&format!(", dropped: {}", reasons.join(", ")));
+    }
     text
 }
 

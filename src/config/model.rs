@@ -230,6 +230,7 @@ pub(super) struct Serial {
     pub(super) framing: Option<Framing>,
     pub(super) max_frame: Option<u32>,
     pub(super) checksum: Option<Checksum>,
+    pub(super) skip_first: Option<bool>,
     pub(super) checksum_order: Option<ByteOrder>,
     pub(super) checksum_text: Option<bool>,
     pub(super) checksum_from: Option<u8>,

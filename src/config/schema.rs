@@ -258,6 +258,7 @@ const SERIAL: &[Key] = &[
             "sum16",
         ]),
     ),
+    key("skip-first", Kind::Flag),
     key("checksum-order", Kind::Choice(&["big", "little"])),
     key("checksum-text", Kind::Flag),
     key("checksum-from", Kind::Whole(0, 64)),

@@ -304,6 +304,9 @@ pub struct SerialPort {
     pub frames: u64,
     /// Frames that were not.
     pub bad_frames: u64,
+    /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bad_reasons: BTreeMap<String, u64>,
     /// Bytes that made no good frame.
     pub dropped_bytes: u64,
     /// Whole frames that were no reading.

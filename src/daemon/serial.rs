@@ -21,6 +21,7 @@ use crate::control::trace::{Trace, Traced};
 use crate::gate::stage::Received;
 use crate::message::Name;
 use crate::proto::address::SerialTicket;
+use crate::proto::serial::framing::Bad;
 use crate::proto::serial::modbus;
 use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::modbus::learn::Notebook;
@@ -279,6 +280,7 @@ impl Ports {
                 bytes: counters.framing.bytes,
                 frames: counters.framing.good,
                 bad_frames: counters.framing.bad,
+                bad_reasons: reasons(&counters.framing),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 readings: counters.readings,
@@ -304,6 +306,20 @@ impl Ports {
             });
         }
     }
+}
+
+/// Dropped frames by reason, as far as there are any.
+fn reasons(counters: &crate::proto::serial::framing::Counters) -> BTreeMap<String, u64> {
+    let all = [
+        (Bad::TooLong, counters.too_long),
+        (Bad::Checksum, counters.checksum),
+        (Bad::Malformed, counters.malformed),
+        (Bad::Incomplete, counters.incomplete),
+    ];
+    all.into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(why, count)| (why.as_str().to_owned(), count))
+        .collect()
 }
 
 fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
@@ -428,6 +444,13 @@ impl Taker for PortTaker<'_> {
         self.alive(name.as_str());
         if self.hub.may_say(Said::Unreadable) {
             log::info!(device = name.as_str(), reason:% = why; "frame without a reading");
+        }
+    }
+
+    fn dropped(&mut self, why: Bad, bytes: &[u8]) {
+        if self.hub.may_say(Said::Unreadable) {
+            let first = crate::config::scalar::format_hex(bytes);
+            log::info!(device = self.name.as_str(), reason = why.as_str(), first = first.as_str(); "frame dropped");
         }
     }
 

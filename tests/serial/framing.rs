@@ -67,6 +67,7 @@ fn every_framing_brings_its_bytes_to_the_broker() {
             max_frame: 1024,
             start: Vec::new(),
             placement: Default::default(),
+            skip_first: false,
         };
         // Eleven bytes each, as the fixed one needs; all values in those that carry any.
         let text = matches!(framing, Framing::Line(_));

@@ -120,6 +120,7 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         ("framing", table.framing.is_some()),
         ("max-frame", table.max_frame.is_some()),
         ("checksum", table.checksum.is_some()),
+        ("skip-first", table.skip_first.is_some()),
         ("checksum-order", table.checksum_order.is_some()),
         ("checksum-text", table.checksum_text.is_some()),
         ("checksum-from", table.checksum_from.is_some()),
@@ -303,7 +304,8 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
     if matches!(framing, Framing::Fixed(size) if size <= start.len() + least) {
         return Err(Fault::new("size", "there is no room for more than the start", "use a larger one"));
     }
-    Ok(framing::Settings { framing, checksum, placement, max_frame, start })
+    let skip_first = table.skip_first.unwrap_or(false);
+    Ok(framing::Settings { framing, checksum, placement, max_frame, start, skip_first })
 }
 
 /// Keys that mean something to other framings only.

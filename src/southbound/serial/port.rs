@@ -47,6 +47,11 @@ pub trait Taker {
     /// A frame was no reading.
     fn unreadable(&mut self, why: Unreadable);
 
+    /// A frame was dropped: why, and its first bytes. Of several at once, the last.
+    fn dropped(&mut self, why: framing::Bad, bytes: &[u8]) {
+        let _ = (why, bytes);
+    }
+
     /// A device gave a sign of life, whether or not a reading comes of it.
     fn alive(&mut self, device: &str);
 
@@ -280,6 +285,7 @@ mod tests {
             max_frame: 100,
             start: Vec::new(),
             placement: Default::default(),
+            skip_first: false,
         };
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {

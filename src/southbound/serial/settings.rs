@@ -53,6 +53,7 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
         max_frame: max_message + slipmux::OVERHEAD,
         start: Vec::new(),
         placement: Default::default(),
+        skip_first: false,
     }
 }
 

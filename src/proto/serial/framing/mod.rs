@@ -76,10 +76,41 @@ pub struct Settings {
     /// What each frame begins with, in framings `length`, `gap` and `fixed`; `0..=8` bytes. Counted
     /// in the size, covered by the checksum, and not part of the payload.
     pub start: Vec<u8>,
+    /// What was begun before the port was opened is dropped, however long after the opening it
+    /// comes: everything up to the first delimiter or pause.
+    pub skip_first: bool,
 }
 
 /// Longest start, in bytes.
 pub const START_MAX: usize = 8;
+
+/// Why a frame was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bad {
+    /// It is longer than `max-frame`.
+    TooLong,
+    /// Its checksum is wrong.
+    Checksum,
+    /// An escape, a length, a delimiter or the start stands where none can, or it is empty.
+    Malformed,
+    /// Its rest did not come.
+    Incomplete,
+}
+
+impl Bad {
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Bad::TooLong => "too long",
+            Bad::Checksum => "checksum",
+            Bad::Malformed => "malformed",
+            Bad::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// Bytes of a dropped frame that are kept to be shown.
+pub const SHOWN_MAX: usize = 16;
 
 /// What came in since the decoder was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +121,14 @@ pub struct Counters {
     pub good: u64,
     /// Frames that were not: checksum, escape, length, size.
     pub bad: u64,
+    /// Of these, [`Bad::TooLong`].
+    pub too_long: u64,
+    /// Of these, [`Bad::Checksum`].
+    pub checksum: u64,
+    /// Of these, [`Bad::Malformed`].
+    pub malformed: u64,
+    /// Of these, [`Bad::Incomplete`].
+    pub incomplete: u64,
     /// Bytes that made no good frame, checksums and delimiters aside.
     pub dropped: u64,
 }
@@ -190,6 +229,8 @@ pub struct Decoder {
     pause: Option<Duration>,
     last_byte_at: Option<Instant>,
     counters: Counters,
+    skip_first: bool,
+    last_bad: Option<(Bad, Vec<u8>)>,
 }
 
 impl Decoder {
@@ -216,12 +257,14 @@ impl Decoder {
             pause,
             last_byte_at: None,
             counters: Counters::default(),
+            skip_first: settings.skip_first,
+            last_bad: None,
         }
     }
 
     /// The port was opened anew: what was begun before is dropped.
     pub fn reopen(&mut self, now: Instant) {
-        self.fail();
+        self.fail(Bad::Incomplete);
         self.skipping = false;
         self.scanner.restart();
         self.opened_at = Some(now);
@@ -231,6 +274,11 @@ impl Decoder {
     /// What came in.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The last frame that was dropped since it was asked, why, and its first [`SHOWN_MAX`] bytes.
+    pub fn take_bad(&mut self) -> Option<(Bad, Vec<u8>)> {
+        self.last_bad.take()
     }
 
     /// Takes bytes; `sink` gets every payload that is complete, its checksum taken off.
@@ -247,9 +295,10 @@ impl Decoder {
         };
         self.handle_timeout(judged, sink);
         if let Some(opened) = self.opened_at.take()
-            && now.saturating_duration_since(opened) < SETTLE
+            && (self.skip_first || now.saturating_duration_since(opened) < SETTLE)
         {
-            self.skipping = self.scanner.has_delimiter();
+            let is_first = self.skip_first && matches!(self.scanner, Scanner::Gap);
+            self.skipping = self.scanner.has_delimiter() || is_first;
         }
         self.counters.bytes += bytes.len() as u64;
         self.last_byte_at = Some(now);
@@ -280,7 +329,7 @@ impl Decoder {
                         // A wrong length may have swallowed good frames.
                         self.scan(true, sink);
                     }
-                    self.fail();
+                    self.fail(Bad::Incomplete);
                     self.skipping = false;
                 }
             }
@@ -323,7 +372,7 @@ impl Decoder {
             Step::More => {}
             Step::Frame => self.end(sink),
             Step::Bad => {
-                self.fail();
+                self.fail(Bad::Malformed);
                 self.skipping = false;
             }
         }
@@ -332,7 +381,7 @@ impl Decoder {
     /// The buffer holds a whole frame, or the rest of one whose beginning was dropped.
     fn end(&mut self, sink: &mut dyn FnMut(&[u8])) {
         if self.skipping || self.buffer.over > 0 {
-            self.fail();
+            self.fail(Bad::TooLong);
             self.skipping = false;
             return;
         }
@@ -350,6 +399,7 @@ impl Decoder {
             Some(checksum) => self.placement.strip(checksum, frame),
             None => Some(frame),
         });
+        let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
         let payload = body.and_then(|body| body.get(self.start.len()..));
         match payload.filter(|payload| !payload.is_empty()) {
             Some(payload) => {
@@ -357,14 +407,18 @@ impl Decoder {
                 sink(payload);
                 self.buffer.clear();
             }
-            None => self.fail(),
+            None => self.fail(why),
         }
     }
 
     /// What is in the buffer will not become a frame.
-    fn fail(&mut self) {
+    fn fail(&mut self, why: Bad) {
         if !self.buffer.is_empty() {
-            self.counters.bad += u64::from(!self.skipping);
+            if !self.skipping {
+                let shown = self.buffer.bytes.len().min(SHOWN_MAX);
+                self.last_bad = Some((why, self.buffer.bytes[..shown].to_vec()));
+                self.counters.count(why);
+            }
             self.counters.dropped += self.buffer.clear();
         }
     }
@@ -373,12 +427,16 @@ impl Decoder {
     /// `last`: nothing more comes for now.
     fn scan(&mut self, last: bool, sink: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
+        let mut bad: Vec<(Bad, Vec<u8>)> = Vec::new();
         // Bytes dropped one after the other are one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let known = rest.len().min(self.start.len());
             if rest[..known] != self.start[..known] {
-                self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                if !std::mem::replace(&mut lost, true) {
+                    let why = Bad::Malformed;
+                    bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                }
                 self.counters.dropped += 1;
                 at += 1;
                 continue;
@@ -395,7 +453,14 @@ impl Decoder {
                     size
                 }
                 length::Size::Unknown | length::Size::Known(_) | length::Size::Impossible => {
-                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = if matches!(size, length::Size::Known(size) if size > self.buffer.max) {
+                            Bad::TooLong
+                        } else {
+                            Bad::Malformed
+                        };
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
                     self.counters.dropped += 1;
                     at += 1;
                     continue;
@@ -407,7 +472,10 @@ impl Decoder {
                 let known = behind.len().min(self.start.len());
                 if behind[..known] != self.start[..known] {
                     // A byte of it is missing: the next one began earlier.
-                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = Bad::Malformed;
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
                     self.counters.dropped += 1;
                     at += 1;
                     continue;
@@ -434,14 +502,31 @@ impl Decoder {
                     at += size;
                 }
                 None => {
-                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = if body.is_none() { Bad::Checksum } else { Bad::Malformed };
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
                     self.counters.dropped += 1;
                     at += 1;
                 }
             }
         }
+        bad.iter().for_each(|(why, _)| self.counters.count(*why));
+        self.last_bad = bad.pop().or(self.last_bad.take());
         self.skipping = lost;
         self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
+    }
+}
+
+impl Counters {
+    fn count(&mut self, why: Bad) {
+        self.bad += 1;
+        *match why {
+            Bad::TooLong => &mut self.too_long,
+            Bad::Checksum => &mut self.checksum,
+            Bad::Malformed => &mut self.malformed,
+            Bad::Incomplete => &mut self.incomplete,
+        } += 1;
     }
 }
 

@@ -8,7 +8,14 @@ use super::markers::Markers;
 use super::*;
 
 fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
-    Settings { framing, checksum, max_frame: 1024, start: Vec::new(), placement: Default::default() }
+    Settings {
+        framing,
+        checksum,
+        max_frame: 1024,
+        start: Vec::new(),
+        placement: Default::default(),
+        skip_first: false,
+    }
 }
 
 /// A port that has been open for long.
@@ -272,6 +279,7 @@ fn what_is_too_long_is_dropped_whole_and_counted() {
             max_frame: 4096,
             start: Vec::new(),
             placement: Default::default(),
+            skip_first: false,
         };
         let narrow = Settings { max_frame: 64, ..wide.clone() };
         let mut stream = Vec::new();
@@ -471,4 +479,52 @@ fn what_stands_before_the_start_in_a_gap_frame_is_dropped() {
     assert_eq!(pause(&mut decoder, now + 2 * IDLE), [b""; 0]);
     let counters = decoder.counters();
     assert_eq!((counters.good, counters.bad, counters.dropped), (1, 1, 12));
+}
+
+#[test]
+fn every_dropped_frame_has_a_reason_and_shows_its_first_bytes() {
+    let small = |framing, checksum| Settings { max_frame: 20, ..settings(framing, checksum) };
+    for (settings, bytes, why, first) in [
+        (
+            small(Framing::Line(End::Any), None),
+            &b"0123456789012345678901\n"[..],
+            Bad::TooLong,
+            &b"0123456789012345"[..],
+        ),
+        (small(Framing::Line(End::Any), Some(Checksum::Xor)), b"abc\n", Bad::Checksum, b"abc"),
+        (small(Framing::Slip, None), b"a\xDBx\xC0", Bad::Malformed, b"a"),
+        (small(header(Width::One, false, 0, 0), None), b"\x7Fabc", Bad::TooLong, b"\x7Fabc"),
+        (small(Framing::Fixed(3), Some(Checksum::Sum)), b"abc", Bad::Checksum, b"abc"),
+        (small(Framing::Fixed(9), None), b"abc", Bad::Incomplete, b"abc"),
+    ] {
+        let (mut decoder, now) = opened(&settings);
+        assert_eq!(take(&mut decoder, now, bytes), [b""; 0]);
+        pause(&mut decoder, now + IDLE);
+        let (found, shown) = decoder.take_bad().unwrap();
+        assert_eq!((found, shown.starts_with(&first[..1])), (why, true), "{settings:?} {shown:?}");
+        assert!(shown.len() <= SHOWN_MAX);
+        let counters = decoder.counters();
+        let sum = counters.too_long + counters.checksum + counters.malformed + counters.incomplete;
+        assert_eq!((sum, sum > 0), (counters.bad, true), "{counters:?}");
+        assert_eq!(decoder.take_bad(), None);
+    }
+}
+
+#[test]
+fn with_skip_first_what_was_begun_before_the_opening_is_dropped_however_late_it_comes() {
+    for (framing, rest, whole) in [
+        (Framing::Line(End::Any), &b"3.5\n"[..], &b"23.5\n"[..]),
+        (Framing::Slip, b"3.5\xC0", b"23.5\xC0"),
+        (Framing::Gap(Duration::from_millis(50)), b"3.5", b"23.5"),
+    ] {
+        let wanted = Settings { skip_first: true, ..settings(framing.clone(), None) };
+        let (mut decoder, now) = opened(&wanted);
+        let mut found = take(&mut decoder, now, rest);
+        found.extend(pause(&mut decoder, now + SETTLE));
+        assert_eq!(found, [b""; 0], "{framing:?}");
+        found.extend(take(&mut decoder, now + IDLE, whole));
+        found.extend(pause(&mut decoder, now + IDLE + SETTLE));
+        assert_eq!(found, [b"23.5"], "{framing:?}");
+        assert_eq!(decoder.counters().bad, 0);
+    }
 }
