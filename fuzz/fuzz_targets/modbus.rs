@@ -8,7 +8,9 @@ use libfuzzer_sys::fuzz_target;
 use tombolo::message::Name;
 use tombolo::proto::serial::modbus::change::Publish;
 use tombolo::proto::serial::modbus::frame::{Speed, crc16};
+use tombolo::proto::serial::modbus::learn::Notebook;
 use tombolo::proto::serial::modbus::map::{Kind, Register};
+use tombolo::proto::serial::modbus::mbap::{Arrived, Mbap};
 use tombolo::proto::serial::modbus::model::TemplateTable;
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::plan::Limits;
@@ -51,6 +53,18 @@ fn run(bytes: &[u8]) {
     {
         let _ = validate::template("fuzzed", &table);
     }
+    let _ = Notebook::parse(bytes);
+    let mut mbap = Mbap::default();
+    let (mut taken, mut request) = (0, vec![1, 3, 0, 0, 0, 1, 0x84, 0x0A]);
+    mbap.wrap(&mut request);
+    for piece in bytes.chunks(7) {
+        mbap.push(piece, |arrived| {
+            let (Arrived::Answer(frame) | Arrived::Late(frame)) = arrived;
+            // Six bytes of header are lost, two of checksum are there instead.
+            taken += frame.len() + 4;
+        });
+    }
+    assert!(taken as u64 + mbap.noise() <= bytes.len() as u64);
     // Long ago enough for nothing; what counts are differences.
     let mut now = Instant::now();
     let settings = Settings {

@@ -55,9 +55,17 @@ fuzz_target!(|data: &[u8]| {
         _ => false,
     };
     let start = if takes_start && max % 2 == 1 { b"\x42\x4D".to_vec() } else { Vec::new() };
-    let settings = Settings { framing, checksum, max_frame: 8 + usize::from(*max) * 4, start, placement, skip_first: false };
+    let settings = Settings {
+        framing,
+        checksum,
+        max_frame: 8 + usize::from(*max) * 4,
+        start,
+        placement,
+        skip_first: false,
+    };
 
-    let extractor = Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
+    let extractor =
+        Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
     let mut room = Room::default();
     let start = Instant::now();
     let mut now = start + Duration::from_secs(1);
