@@ -699,8 +699,9 @@ impl Unit {
         self.due = self.slot_due;
     }
 
-    /// No answer came to a request; `came`: but as many bytes as one has. Whether a suspect failed in a poll, so that the poll is
-    /// complete without it: then [`Unit::complete`] is to be called, and [`Unit::try_again`].
+    /// No answer came to a request; `came`: but as many bytes as one has. Whether a suspect failed
+    /// in a poll, so that the poll is complete without it: then [`Unit::complete`] is to be called,
+    /// and [`Unit::try_again`].
     pub(super) fn failed(
         &mut self,
         now: Instant,
