@@ -97,8 +97,8 @@ pub fn parse_psk(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     }
 }
 
-/// Reads a PSK identity: `hex:` and hexadecimal digits, for one that is no text, or the text itself;
-/// 1 to [`PSK_IDENTITY_MAX`] bytes.
+/// Reads a PSK identity: `hex:` and hexadecimal digits, for one that is no text, or the text
+/// itself; 1 to [`PSK_IDENTITY_MAX`] bytes.
 pub(super) fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
     let identity = match text.strip_prefix("hex:") {
         Some(digits) => parse_hex(digits.trim_ascii().as_bytes())?.to_vec(),

@@ -18,8 +18,8 @@ pub fn ports(settings: &Settings) -> Vec<Finding> {
     settings.serial.iter().flat_map(|port| one(port, Path::new("/"))).collect()
 }
 
-/// What the running daemon counts of its ports: units whose values do not arrive, and lines of which
-/// most is refused.
+/// What the running daemon counts of its ports: units whose values do not arrive, and lines of
+/// which most is refused.
 pub fn told(status: &Status) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, port) in &status.serial {

@@ -108,8 +108,8 @@ pub enum PortName {
 }
 
 impl PortName {
-    /// Reads `tcp://HOST:PORT`, `modbus-tcp://HOST[:PORT]`, a path, or `usb:VVVV:PPPP` or `usb:VVVV:PPPP:SERIAL` with hexadecimal numbers. `None`
-    /// for a broken `usb:`.
+    /// Reads `tcp://HOST:PORT`, `modbus-tcp://HOST[:PORT]`, a path, or `usb:VVVV:PPPP` or
+    /// `usb:VVVV:PPPP:SERIAL` with hexadecimal numbers. `None` for a broken address or `usb:`.
     pub fn parse(text: &str) -> Option<PortName> {
         for (scheme, default, has_header) in [("tcp://", None, false), ("modbus-tcp://", Some(502), true)] {
             let Some(rest) = text.strip_prefix(scheme) else { continue };
