@@ -20,7 +20,14 @@ fuzz_target!(|data: &[u8]| {
     let mut wire = data.to_vec();
     encode(data, &mut wire);
     encode(data, &mut wire);
-    let settings = Settings { framing: Framing::Slip, checksum: None, max_frame: 16 * 1024 };
+    let settings = Settings {
+        framing: Framing::Slip,
+        checksum: None,
+        max_frame: 16 * 1024,
+        start: Vec::new(),
+        placement: Default::default(),
+        skip_first: false,
+    };
     let start = Instant::now();
     let mut last = Vec::new();
     let mut decoder = Decoder::new(&settings, start);

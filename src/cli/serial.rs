@@ -15,11 +15,13 @@ use super::error::CommandError;
 use super::output::plural;
 use crate::clock::UnixTime;
 use crate::config::scalar::format_hex;
-use crate::control::io::client::ClientError;
+use crate::control::io::client::{ANSWER, ClientError};
+use crate::control::protocol::Request;
+use crate::control::snapshot::Status;
 use crate::control::trace::Traced;
 use crate::southbound::serial::io::find::{self, Found};
 use crate::southbound::serial::io::{Opened, open_device};
-use crate::southbound::serial::settings::{Line, PortName};
+use crate::southbound::serial::settings::{Line, Port, PortName};
 use crate::telemetry::text::Escaped;
 
 /// Bytes shown in one line.
@@ -50,6 +52,23 @@ fn list(context: &Context) -> Result<(), CommandError> {
     let all: Vec<&Found> = found.iter().collect();
     for port in &found {
         context.out.text(&describe(port, port.is_shared(&all)))?;
+    }
+    // What the running daemon found out of the units of its buses.
+    if let Ok(status) =
+        context.daemon().and_then(|mut daemon| daemon.ask_for::<Status>(&Request::Status {}, ANSWER))
+    {
+        for (name, port) in &status.serial {
+            for (id, unit) in &port.units {
+                for line in super::status::serial_unit_faults(unit) {
+                    context.out.text(&format!(
+                        "{} unit {}, {}:{line}\n",
+                        Escaped(name),
+                        unit.address,
+                        Escaped(id)
+                    ))?;
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -153,6 +172,9 @@ fn place(context: &Context, arguments: &SerialTraceArguments) -> Result<(PathBuf
     }
     let loaded = context.load()?;
     let port = loaded.settings.serial.iter().find(|port| port.name.as_str() == arguments.port);
+    if let Some(Port { port: name @ PortName::Tcp { .. }, .. }) = port {
+        return Err(CommandError::failed(format_args!("{name} can be watched only while the daemon runs")));
+    }
     let port = port.ok_or_else(|| {
         CommandError::failed(format_args!(
             "there is no usable [serial.{}]; name one, or a device like /dev/ttyUSB0",

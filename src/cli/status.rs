@@ -138,6 +138,9 @@ pub fn text(status: &Status) -> String {
         row("serial", serial(name, port));
         for (id, unit) in &port.units {
             row("", serial_unit(id, unit));
+            for line in serial_unit_faults(unit) {
+                row("", line);
+            }
         }
     }
     row("readings", readings(&status.counters));
@@ -248,6 +251,11 @@ fn serial(name: &str, port: &SerialPort) -> String {
             }
         }
     }
+    if !port.bad_reasons.is_empty() {
+        let reasons: Vec<String> =
+            port.bad_reasons.iter().map(|(why, count)| format!("{why} {count}")).collect();
+        text.push_str(&format!(", dropped: {}", reasons.join(", ")));
+    }
     text
 }
 
@@ -265,6 +273,7 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
         (unit.silent, "silent"),
         (unit.damaged, "damaged"),
         (unit.late, "late"),
+        (unit.misfits, "of another length"),
         (unit.exceptions, "refused by the unit"),
         (unit.skipped, "polls left out"),
         (unit.refused, "readings refused"),
@@ -278,7 +287,31 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
     text
 }
 
-/// The results of readings, from the counters by their stable names.
+/// What a unit's readings come without, and how it is asked otherwise than configured: one line
+/// each, eight at most.
+pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
+    const MOST: usize = 8;
+    let mut lines: Vec<String> = Vec::new();
+    if unit.learned_pause_ms > 0 {
+        lines.push(format!(
+            "  asked {} ms after its last answer: silent if asked sooner",
+            unit.learned_pause_ms
+        ));
+    }
+    if unit.learned_max_registers > 0 {
+        lines.push(format!(
+            "  asked for at most {}: silent to more",
+            plural(unit.learned_max_registers.into(), "register")
+        ));
+    }
+    lines.extend(unit.left_out.iter().take(MOST).map(|(name, why)| format!("  without {name}: {why}")));
+    if let Some(more) = unit.left_out.len().checked_sub(MOST).filter(|more| *more > 0) {
+        lines.push(format!("  and without {more} more"));
+    }
+    lines
+}
+
+/// What became of the readings, by the counters' stable names.
 fn readings(counters: &Value) -> String {
     let number = |name: &str| counters.get(name).and_then(Value::as_u64).unwrap_or(0);
     let mut text = format!("{} stored", number("tombolo_journal_stored_readings_total"));

@@ -231,6 +231,11 @@ pub(super) struct Serial {
     pub(super) framing: Option<Framing>,
     pub(super) max_frame: Option<u32>,
     pub(super) checksum: Option<Checksum>,
+    pub(super) skip_first: Option<bool>,
+    pub(super) checksum_order: Option<ByteOrder>,
+    pub(super) checksum_text: Option<bool>,
+    pub(super) checksum_from: Option<u8>,
+    pub(super) checksum_apart: Option<u8>,
     pub(super) line_end: Option<String>,
     pub(super) length_bytes: Option<u8>,
     pub(super) length_order: Option<ByteOrder>,
@@ -296,12 +301,24 @@ pub(super) enum Checksum {
     Crc16Modbus,
     #[serde(rename = "crc16-ccitt")]
     Crc16Ccitt,
+    #[serde(rename = "crc16-arc")]
+    Crc16Arc,
+    #[serde(rename = "crc16-xmodem")]
+    Crc16Xmodem,
+    #[serde(rename = "crc16-kermit")]
+    Crc16Kermit,
+    #[serde(rename = "crc16-x25")]
+    Crc16X25,
     #[serde(rename = "crc32")]
     Crc32,
     #[serde(rename = "xor")]
     Xor,
     #[serde(rename = "sum")]
     Sum,
+    #[serde(rename = "sum-negated")]
+    SumNegated,
+    #[serde(rename = "sum16")]
+    Sum16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -95,6 +95,24 @@ pub fn parse_psk(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     }
 }
 
+/// Reads a PSK identity: `hex:` and hexadecimal digits, for one that is no text, or the text
+/// itself; 1 to [`PSK_IDENTITY_MAX`] bytes.
+pub(super) fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
+    let identity = match text.strip_prefix("hex:") {
+        Some(digits) => parse_hex(digits.trim_ascii().as_bytes())?.to_vec(),
+        None => text.as_bytes().to_vec(),
+    };
+    (1..=PSK_IDENTITY_MAX).contains(&identity.len()).then_some(identity)
+}
+
+/// Writes a PSK identity so that [`parse_psk_identity`] reads it.
+pub(super) fn format_psk_identity(identity: &[u8]) -> String {
+    match std::str::from_utf8(identity) {
+        Ok(text) if !text.starts_with("hex:") && !text.chars().any(char::is_control) => text.to_owned(),
+        _ => format!("hex:{}", format_hex(identity)),
+    }
+}
+
 pub(super) fn parse_hex(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (pairs, rest) = digits.as_chunks::<2>();
     if !rest.is_empty() {
@@ -277,6 +295,16 @@ mod tests {
         assert_eq!(parse_psk(b"text:\n"), Err(KeyError::Empty));
         assert_eq!(parse_psk(&[b"text:", &[b'a'; 65][..]].concat()), Err(KeyError::TooLong));
         assert_eq!(format_hex(&[0, 0xab]), "00ab");
+        // An identity need not be a text.
+        for (text, identity) in
+            [("door-7", &b"door-7"[..]), ("hex:00ff0a", &[0, 255, 10]), ("hex:6865783a", b"hex:")]
+        {
+            assert_eq!(parse_psk_identity(text).as_deref(), Some(identity));
+            assert_eq!(format_psk_identity(identity), text);
+        }
+        for wrong in ["", "hex:", "hex:0", "hex:zz"] {
+            assert_eq!(parse_psk_identity(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -338,7 +338,10 @@ pub struct SerialPort {
     pub frames: u64,
     /// Incomplete or damaged frames.
     pub bad_frames: u64,
-    /// Bytes that belong to no complete frame.
+    /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bad_reasons: BTreeMap<String, u64>,
+    /// Bytes that made no good frame.
     pub dropped_bytes: u64,
     /// Complete frames that could not be read.
     pub unreadable: u64,
@@ -363,7 +366,8 @@ pub struct SerialPort {
 pub struct SerialUnit {
     /// The address on the bus.
     pub address: u8,
-    /// `up`, `down`, or `unknown` before the first request.
+    /// `up`, `degraded` (it answers, but none of its values can be read), `down`, or `unknown`
+    /// before it gave a value.
     pub state: String,
     /// Requests sent.
     pub requests: u64,
@@ -377,6 +381,15 @@ pub struct SerialUnit {
     pub damaged: u64,
     /// Responses that came after the timeout.
     pub late: u64,
+    /// Answers of another length than was asked for.
+    pub misfits: u64,
+    /// Fields that its readings come without, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
+    /// Milliseconds of silence that it was found to want before a request; 0: none.
+    pub learned_pause_ms: u64,
+    /// Most registers of one request that it was found to answer; 0: as many as configured.
+    pub learned_max_registers: u16,
     /// Polls completed.
     pub polls: u64,
     /// Polls skipped because the bus was busy or the unit did not respond.

@@ -275,6 +275,7 @@ impl Desk {
         while let Some(change) = gate.poll_presence(now) {
             self.tell_device(now, change.id.as_str(), change.online, change.last_seen);
         }
+        self.ports.care(now);
         for name in self.ports.poll_news(now) {
             let view = gate.device_by_id(name.as_str()).and_then(|device| gate.device(now, device));
             if let Some(view) = view {
@@ -295,8 +296,8 @@ impl Desk {
             self.ports.told(id, now);
             status["online"] = json!(online && standing.is_there());
             status["port"] = json!(if standing.open { "open" } else { "retrying" });
-            if let Some(answers) = standing.answers {
-                status["unit"] = json!(if answers { "up" } else { "down" });
+            if let Some(unit) = standing.unit {
+                status["unit"] = json!(unit);
             }
             if let Some(reason) = standing.reason {
                 status["reason"] = json!(reason);

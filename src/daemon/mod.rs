@@ -35,6 +35,7 @@ mod engine;
 pub mod fleets;
 pub mod gateway_status;
 pub mod hub;
+pub mod learned;
 pub mod line_kind;
 pub mod link;
 pub mod notify;

@@ -156,7 +156,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         listening.spawn_local(listen(shared.clone(), index));
     }
     let seed = u64::from_le_bytes(random()?);
-    let ports = Ports::start(&settings.serial, &shared, &clock, server.trace(), seed);
+    let ports = Ports::start(settings, &shared, &clock, server.trace(), seed);
     tasks.spawn_local(complete(shared.clone(), waker, uplink.clone(), ports.clone()));
     tasks.spawn_local(tick(shared.clone()));
 

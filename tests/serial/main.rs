@@ -4,6 +4,7 @@ mod faults;
 mod framing;
 mod line;
 mod modbus;
+mod network;
 mod node;
 mod plug;
 

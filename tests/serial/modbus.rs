@@ -337,7 +337,7 @@ fn a_wrong_map_template_address_role_or_id_disables_its_unit_fails_check_and_lea
             unit(4, "template = \"faulty\"\n"),
             unit(12, VALUE).replace("\"meter\"", "\"nobody\""),
             unit(13, VALUE).replace("u13", "u11"),
-            format!("[serial.bus1.unit.248]\nid = \"x\"\nrole = \"meter\"\n{VALUE}"),
+            format!("[serial.bus1.unit.256]\nid = \"x\"\nrole = \"meter\"\n{VALUE}"),
         ];
         port(folder) + &unit(11, VALUE) + &wrong.concat()
     });
@@ -352,7 +352,7 @@ fn a_wrong_map_template_address_role_or_id_disables_its_unit_fails_check_and_lea
         "unit.4.template",
         "unit.12.role",
         "unit.13.id",
-        "unit.248",
+        "unit.256",
     ] {
         let found = text
             .lines()

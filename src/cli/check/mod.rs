@@ -157,6 +157,7 @@ fn ask(
                     .advice("see the disk's findings, and `journalctl -u tombolo`")])?;
             }
             report.add(state::told(&status, loaded))?;
+            report.add(serial::told(&status))?;
             if status.upstream.configured != loaded.settings.upstream.is_some() {
                 report.add([Finding::warn(
                     "daemon",

@@ -31,7 +31,8 @@ use super::certificate::{format_key_hash, parse_key_hash};
 use super::finding::{Finding, Place};
 use super::raw::Lines;
 use super::scalar::{
-    PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, parse_duration, parse_psk,
+    PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, format_psk_identity,
+    parse_duration, parse_psk, parse_psk_identity,
 };
 use super::{DeviceSource, Known, Loaded};
 use crate::durable::atomic_file::Condition;
@@ -227,13 +228,19 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
             }
         },
     };
-    let identity = get("psk-identity", PSK_IDENTITY_MAX)?;
+    let identity = match get("psk-identity", 4 + 2 * PSK_IDENTITY_MAX)? {
+        None => id.as_bytes().to_vec(),
+        Some((text, line)) => parse_psk_identity(text).ok_or_else(|| {
+            let advice = "write 1 to 128 bytes of text, or hex: and two hexadecimal digits for each";
+            fault(line, "psk-identity", "this is no identity".to_owned(), advice)
+        })?,
+    };
     let psk = match get("psk", 5 + 2 * PSK_KEY_MAX)? {
         Some((key, line)) => {
             let key = parse_psk(key.as_bytes()).map_err(|error| {
                 fault(line, "psk", error.to_string(), "write hex:… or text:…, 1 to 64 bytes")
             })?;
-            Some(Psk { identity: identity.map_or(id, |(text, _)| text).as_bytes().to_vec(), key })
+            Some(Psk { identity, key })
         }
         None => None,
     };
@@ -326,7 +333,7 @@ pub fn render(device: &Device) -> Zeroizing<String> {
         let _ = writeln!(text, "public-key = \"{}\"", format_key_hash(key));
     }
     if let Some(psk) = &device.psk {
-        let _ = writeln!(text, "psk-identity = {}", quoted(&String::from_utf8_lossy(&psk.identity)));
+        let _ = writeln!(text, "psk-identity = {}", quoted(&format_psk_identity(&psk.identity)));
         match key_text(&psk.key) {
             Some(literal) => {
                 let key = Zeroizing::new(quoted(&format!("text:{literal}")));

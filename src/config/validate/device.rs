@@ -6,7 +6,7 @@ use super::Context;
 use super::certificate::{Names, public_key};
 use crate::config::finding::{Finding, Place};
 use crate::config::layer::Item;
-use crate::config::scalar::{did_you_mean, parse_psk};
+use crate::config::scalar::{did_you_mean, parse_psk, parse_psk_identity};
 use crate::config::{DeviceSource, Known, model};
 use crate::gate::settings::Withheld;
 use crate::gate::{Device, Psk, Role};
@@ -223,7 +223,14 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
     let psk = match (&table.psk_file, &table.psk_identity) {
         (Some(path), identity) => {
             let key = psk_key(cx, &subject, id, path).ok_or(())?;
-            Some(Psk { identity: identity.as_deref().unwrap_or(id).as_bytes().to_vec(), key })
+            let text = identity.as_deref().unwrap_or(id);
+            let Some(identity) = parse_psk_identity(text) else {
+                let advice = "use 1 to 128 bytes of text, or hex: and two hexadecimal digits for each byte";
+                let key = ["device", id, "psk-identity"];
+                cx.fail(&subject, &key, format!("{text:?} is no identity"), advice);
+                return Err(());
+            };
+            Some(Psk { identity, key })
         }
         (None, Some(_)) => {
             let advice = "set psk-file too";

@@ -112,7 +112,11 @@ pub(super) fn bus(
         templates.want(cx, wanted);
     }
     let parity = u8::from(line.parity != Parity::None);
-    let speed = Speed { baud: line.baud, bits: 1 + line.data_bits + parity + line.stop_bits };
+    let speed = match table.port.as_deref() {
+        // No line of ours: the frames take no time, and the silences are the converter's work.
+        Some(port) if port.contains("tcp://") => Speed { baud: 10_000_000, bits: 10 },
+        _ => Speed { baud: line.baud, bits: 1 + line.data_bits + parity + line.stop_bits },
+    };
     let bus = table.modbus.clone().unwrap_or_default();
     let (settings, faults) =
         validate::bus(speed, &bus, &table.unit, |wanted| match templates.read.get(wanted) {
@@ -152,7 +156,26 @@ pub(super) fn bus(
             cx.fail(&subject, &["serial", name, "unit", key, "template"], message, &advice);
         }
     }
-    if !table.unit.is_empty() && enabled().next().is_none() && faults.is_empty() {
+    for (key, unit) in enabled() {
+        if key.parse::<u8>().is_ok_and(|address| address > 247) && usable(unit.id.as_deref()) {
+            let advice = "use it only if the unit does: the standard reserves 248 to 255";
+            let key = ["serial", name, "unit", key];
+            cx.warn(&subject, &key, "the address is above 247", advice);
+        }
+    }
+    // A unit with a fault of its own is off too, but nobody switched it off.
+    let is_faulty = |key: &str| {
+        let key = dotted(["serial", name, "unit", key]);
+        let below = |found: &str| {
+            found.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        cx.findings.list.iter().any(|finding| finding.key.as_deref().is_some_and(below))
+    };
+    if !table.unit.is_empty()
+        && enabled().next().is_none()
+        && faults.is_empty()
+        && !table.unit.keys().any(|key| is_faulty(key))
+    {
         let advice = "take their enabled = false out, or the port";
         cx.warn(
             &subject,

@@ -7,7 +7,7 @@ use super::Context;
 use super::modbus::{self, Templates};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
-use crate::proto::serial::checksum::Checksum;
+use crate::proto::serial::checksum::{Checksum, Placement};
 use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line, markers};
 use crate::proto::serial::reading::{Extractor, ExtractorError, Form, Kind, PATH_DEFAULT, Scale};
 use crate::southbound::serial::settings::{Duty, FlowControl, Line, Parity, Port, PortName, Rs485};
@@ -89,8 +89,8 @@ fn port(
         .ok_or_else(|| {
             Fault::new(
                 "port",
-                format!("{port:?} is neither a whole path nor a USB adapter"),
-                "use \"/dev/…\", or \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers",
+                format!("{port:?} is neither a whole path nor a USB adapter nor an address"),
+                "use \"/dev/…\", \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers, \"tcp://HOST:PORT\", or \"modbus-tcp://HOST\"",
             )
         })?;
     let line = bits(table)?;
@@ -105,6 +105,10 @@ fn port(
     } else {
         Duty::Readings { framing: framing(table)?, extractor: extractor(table)? }
     };
+    if matches!(port, PortName::Tcp { has_header: true, .. }) && !matches!(duty, Duty::Modbus(_)) {
+        let advice = "add a [serial.NAME.unit.ADDRESS] for each unit, or use tcp:// for plain bytes";
+        return Err(Fault::new("port", "modbus-tcp:// is for a Modbus bus", advice));
+    }
     let name = Name::parse(name).map_err(|error| Fault::new("", error.to_string(), "use another name"))?;
     Ok(Some(Port { name, port, line, duty }))
 }
@@ -116,6 +120,11 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         ("framing", table.framing.is_some()),
         ("max-frame", table.max_frame.is_some()),
         ("checksum", table.checksum.is_some()),
+        ("skip-first", table.skip_first.is_some()),
+        ("checksum-order", table.checksum_order.is_some()),
+        ("checksum-text", table.checksum_text.is_some()),
+        ("checksum-from", table.checksum_from.is_some()),
+        ("checksum-apart", table.checksum_apart.is_some()),
         ("form", table.form.is_some()),
         ("pattern", table.pattern.is_some()),
         ("path", table.path.is_some()),
@@ -180,6 +189,8 @@ fn bits(table: &Serial) -> Result<Line, Fault> {
 fn bytes(key: &'static str, text: &str, max: usize) -> Result<Vec<u8>, Fault> {
     let bytes = match text.strip_prefix("hex:") {
         Some(digits) => digits
+            .split_ascii_whitespace()
+            .collect::<String>()
             .as_bytes()
             .chunks(2)
             .map(|pair| {
@@ -251,10 +262,25 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         Some(model::Checksum::Crc16Modbus) => Some(Checksum::Crc16Modbus),
         Some(model::Checksum::Crc16Ccitt) => Some(Checksum::Crc16Ccitt),
         Some(model::Checksum::Crc32) => Some(Checksum::Crc32),
+        Some(model::Checksum::Crc16Arc) => Some(Checksum::Crc16Arc),
+        Some(model::Checksum::Crc16Xmodem) => Some(Checksum::Crc16Xmodem),
+        Some(model::Checksum::Crc16Kermit) => Some(Checksum::Crc16Kermit),
+        Some(model::Checksum::Crc16X25) => Some(Checksum::Crc16X25),
         Some(model::Checksum::Xor) => Some(Checksum::Xor),
         Some(model::Checksum::Sum) => Some(Checksum::Sum),
+        Some(model::Checksum::SumNegated) => Some(Checksum::SumNegated),
+        Some(model::Checksum::Sum16) => Some(Checksum::Sum16),
     };
-    let least = checksum.map_or(0, Checksum::width);
+    let placement = Placement {
+        low_first: table.checksum_order.map(|order| order == model::ByteOrder::Little),
+        is_text: table.checksum_text.unwrap_or(false),
+        from: usize::from(table.checksum_from.unwrap_or(0)),
+        apart: usize::from(table.checksum_apart.unwrap_or(0)),
+    };
+    if checksum.is_none() && placement != Placement::default() {
+        return Err(Fault::new("", "there is no checksum to place", "set checksum, or take checksum-… out"));
+    }
+    let least = checksum.map_or(0, |checksum| placement.from + placement.width(checksum));
     if max_frame.min(FRAME_MAX) <= least {
         let key = if table.size.is_some() { "size" } else { "max-frame" };
         return Err(Fault::new(
@@ -263,7 +289,23 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
             format!("use more than {least}"),
         ));
     }
-    Ok(framing::Settings { framing, checksum, max_frame })
+    let start = match (&framing, &table.start) {
+        (Framing::Length(_) | Framing::Gap(_) | Framing::Fixed(_), Some(text)) => {
+            bytes("start", text, framing::START_MAX)?
+        }
+        _ => Vec::new(),
+    };
+    if let Framing::Length(header) = &framing
+        && start.len() > header.offset
+    {
+        let message = "it is longer than what stands before the length";
+        return Err(Fault::new("start", message, "set length-offset to where the length is"));
+    }
+    if matches!(framing, Framing::Fixed(size) if size <= start.len() + least) {
+        return Err(Fault::new("size", "there is no room for more than the start", "use a larger one"));
+    }
+    let skip_first = table.skip_first.unwrap_or(false);
+    Ok(framing::Settings { framing, checksum, placement, max_frame, start, skip_first })
 }
 
 /// Reports keys that only other framings use.
@@ -277,7 +319,7 @@ fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
         ("length-adjust", F::Length, table.length_adjust.is_some()),
         ("gap", F::Gap, table.gap.is_some()),
         ("size", F::Fixed, table.size.is_some()),
-        ("start", F::Markers, table.start.is_some()),
+        ("start", F::Markers, table.start.is_some() && !matches!(kind, Some(F::Length | F::Gap | F::Fixed))),
         ("end", F::Markers, table.end.is_some()),
         ("escape", F::Markers, table.escape.is_some()),
     ];

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::counters::Counters;
-use super::settings::{self, Duty};
+use super::settings::{self, Duty, PortName};
 use super::stream::Stream;
 use super::taker::Taker;
 use super::units::{UnitView, Units};
-use crate::message::Stamp;
+use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::link::Link;
+use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 
 /// The state of one port.
 #[derive(Debug)]
@@ -41,7 +42,10 @@ impl Port {
         let work = match &settings.duty {
             Duty::Readings { framing, .. } => stream(framing),
             Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message)),
-            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, number, now, seed))),
+            Duty::Modbus(bus) => {
+                let has_header = matches!(settings.port, PortName::Tcp { has_header: true, .. });
+                Work::Bus(Box::new(Units::new(bus, has_header, number, now, seed)))
+            }
         };
         Port { link: Link::new(now), settings, work }
     }
@@ -69,6 +73,31 @@ impl Port {
         let units = match &self.work {
             Work::Stream(_) => None,
             Work::Bus(units) => Some(units.views()),
+        };
+        units.into_iter().flatten()
+    }
+
+    /// Units of a bus go on with what was learned of them before.
+    pub fn recall(&mut self, now: Instant, notebook: &Notebook) {
+        if let Work::Bus(units) = &mut self.work {
+            units.recall(now, notebook);
+        }
+    }
+
+    /// What was learned of each unit of a bus, by device id.
+    pub fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {
+        let units = match &self.work {
+            Work::Stream(_) => None,
+            Work::Bus(units) => Some(units.learned()),
+        };
+        units.into_iter().flatten()
+    }
+
+    /// The fields that the readings of a unit ([`UnitView::index`]) come without, and why.
+    pub fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
+        let units = match &self.work {
+            Work::Stream(_) => None,
+            Work::Bus(units) => Some(units.left_out(unit)),
         };
         units.into_iter().flatten()
     }
@@ -169,7 +198,7 @@ mod tests {
     use crate::proto::serial::reading::Unreadable;
     use crate::proto::serial::reading::{Extractor, Form};
     use crate::proto::serial::slipmux;
-    use crate::southbound::serial::settings::{Line, PortName};
+    use crate::southbound::serial::settings::Line;
 
     struct Journal {
         verdict: Verdict,
@@ -201,8 +230,14 @@ mod tests {
     }
 
     fn port(pattern: Option<&str>) -> (Port, Instant, Journal) {
-        let framing =
-            framing::Settings { framing: Framing::Line(line::End::Any), checksum: None, max_frame: 100 };
+        let framing = framing::Settings {
+            framing: Framing::Line(line::End::Any),
+            checksum: None,
+            max_frame: 100,
+            start: Vec::new(),
+            placement: Default::default(),
+            skip_first: false,
+        };
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {
             name: Name::parse("meter").unwrap(),

@@ -50,6 +50,9 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
         framing: framing::Framing::Slip,
         checksum: None,
         max_frame: max_message + slipmux::OVERHEAD,
+        start: Vec::new(),
+        placement: Default::default(),
+        skip_first: false,
     }
 }
 
@@ -92,12 +95,37 @@ pub enum PortName {
         /// The USB iSerial; `None` = any.
         serial: Option<String>,
     },
+    /// A converter in the network.
+    Tcp {
+        /// Name or address.
+        host: String,
+        /// Its TCP port.
+        port: u16,
+        /// Whether frames have the header of Modbus TCP; else the bytes are those of the line.
+        has_header: bool,
+    },
 }
 
 impl PortName {
-    /// Parses a path, or `usb:VVVV:PPPP` or `usb:VVVV:PPPP:SERIAL` with hexadecimal ids. `None` for
-    /// an invalid `usb:` name.
+    /// Reads `tcp://HOST:PORT`, `modbus-tcp://HOST[:PORT]`, a path, or `usb:VVVV:PPPP` or
+    /// `usb:VVVV:PPPP:SERIAL` with hexadecimal numbers. `None` for a broken address or `usb:`.
     pub fn parse(text: &str) -> Option<PortName> {
+        for (scheme, default, has_header) in [("tcp://", None, false), ("modbus-tcp://", Some(502), true)] {
+            let Some(rest) = text.strip_prefix(scheme) else { continue };
+            let rest = rest.strip_suffix('/').unwrap_or(rest);
+            let (host, port) = match rest.rsplit_once(':') {
+                // The colons of an IPv6 address are within brackets.
+                Some((host, port)) if !port.contains(']') => (host, Some(port.parse().ok()?)),
+                _ => (rest, default),
+            };
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            let is_address = bare.is_none_or(|bare| bare.parse::<std::net::Ipv6Addr>().is_ok());
+            let is_name = bare.is_some()
+                || host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+            let port = port.filter(|port| *port != 0)?;
+            let is_sound = is_address && is_name && (1..=255).contains(&host.len());
+            return is_sound.then(|| PortName::Tcp { host: host.to_owned(), port, has_header });
+        }
         let Some(numbers) = text.strip_prefix("usb:") else {
             return Some(PortName::Path(PathBuf::from(text)));
         };
@@ -119,6 +147,9 @@ impl fmt::Display for PortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PortName::Path(path) => write!(f, "{}", path.display()),
+            PortName::Tcp { host, port, has_header } => {
+                write!(f, "{}tcp://{host}:{port}", if *has_header { "modbus-" } else { "" })
+            }
             PortName::Usb { vendor, product, serial } => {
                 write!(f, "usb:{vendor:04x}:{product:04x}")?;
                 serial.iter().try_for_each(|serial| write!(f, ":{serial}"))
@@ -202,6 +233,25 @@ mod tests {
             panic!()
         };
         assert_eq!((vendor, serial.as_deref()), (0x10c4, Some("0001")));
+        let tcp = |host: &str, port, has_header| PortName::Tcp { host: host.to_owned(), port, has_header };
+        assert_eq!(PortName::parse("tcp://192.0.2.7:4001"), Some(tcp("192.0.2.7", 4001, false)));
+        assert_eq!(PortName::parse("modbus-tcp://plc-3.lan/"), Some(tcp("plc-3.lan", 502, true)));
+        assert_eq!(
+            PortName::parse("modbus-tcp://[2001:db8::7]:1502"),
+            Some(tcp("[2001:db8::7]", 1502, true))
+        );
+        assert_eq!(PortName::parse("modbus-tcp://[2001:db8::7]"), Some(tcp("[2001:db8::7]", 502, true)));
+        for wrong in [
+            "tcp://",
+            "tcp://host",
+            "tcp://host:0",
+            "tcp://:4001",
+            "tcp://a b:1",
+            "tcp://[x]:1",
+            "tcp://h:70000",
+        ] {
+            assert_eq!(PortName::parse(wrong), None, "{wrong}");
+        }
         for wrong in
             ["usb:", "usb:0403", "usb:0403:", "usb:04030:6001", "usb:0403:6001:", "usb:x:6001", "usb:+1:2"]
         {

@@ -99,5 +99,8 @@ impl Stream {
             // Such a port has no stream.
             Duty::Modbus(_) => {}
         }
+        if let Some((why, bytes)) = self.decoder.take_bad() {
+            taker.dropped(why, &bytes);
+        }
     }
 }

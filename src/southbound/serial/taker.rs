@@ -2,8 +2,8 @@
 
 use crate::gate::stage::Received;
 use crate::proto::address::SerialTicket;
-use crate::proto::serial::modbus;
 use crate::proto::serial::reading::Unreadable;
+use crate::proto::serial::{framing, modbus};
 
 /// What became of a reading that was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,11 @@ pub trait Taker {
 
     /// A frame was no reading.
     fn unreadable(&mut self, why: Unreadable);
+
+    /// A frame was dropped: why, and its first bytes. Of several at once, the last.
+    fn dropped(&mut self, why: framing::Bad, bytes: &[u8]) {
+        let _ = (why, bytes);
+    }
 
     /// A device gave a sign of life, whether or not a reading comes of it.
     fn alive(&mut self, device: &str);

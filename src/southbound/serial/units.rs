@@ -15,6 +15,8 @@ use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::modbus::bus::State;
+use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
+use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
 use crate::proto::serial::reading::Reading;
 
@@ -22,6 +24,8 @@ use crate::proto::serial::reading::Reading;
 #[derive(Debug)]
 pub(super) struct Units {
     bus: Bus,
+    /// Frames have the header of Modbus TCP.
+    mbap: Option<Mbap>,
     units: Vec<Unit>,
     bytes: u64,
 }
@@ -36,7 +40,9 @@ struct Unit {
 /// The state of one unit.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitView<'a> {
-    /// The id of its device.
+    /// Its place among the units of the bus.
+    pub index: usize,
+    /// The device it is.
     pub id: &'a Name,
     /// Its address on the bus.
     pub address: u8,
@@ -55,16 +61,20 @@ pub struct UnitView<'a> {
 }
 
 impl Units {
-    pub(super) fn new(settings: &Settings, port: u32, now: Instant, seed: u64) -> Units {
+    pub(super) fn new(settings: &Settings, has_header: bool, port: u32, now: Instant, seed: u64) -> Units {
         let bounds = Bounds::share(settings.units.len());
         // Addresses are unique and at most 247, so a number fits into a byte.
         let units = (0..=u8::MAX).take(settings.units.len());
         let units =
             units.map(|number| Unit { delivery: Delivery::new(port, number, bounds), answers: 0 }).collect();
-        Units { bus: Bus::new(settings.clone(), now, seed), units, bytes: 0 }
+        let mbap = has_header.then(Mbap::default);
+        Units { bus: Bus::new(settings.clone(), now, seed), mbap, units, bytes: 0 }
     }
 
     pub(super) fn opened(&mut self, now: Instant) {
+        if let Some(mbap) = &mut self.mbap {
+            mbap.clear();
+        }
         self.bus.line_up(now);
     }
 
@@ -86,7 +96,13 @@ impl Units {
 
     pub(super) fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
         self.bytes += bytes.len() as u64;
-        self.bus.handle_bytes(now, bytes);
+        match &mut self.mbap {
+            None => self.bus.handle_bytes(now, bytes),
+            Some(mbap) => mbap.push(bytes, |arrived| match arrived {
+                Arrived::Answer(frame) => self.bus.handle_bytes(now, &frame),
+                Arrived::Late(frame) => self.bus.handle_late(now, &frame),
+            }),
+        }
         self.collect(now, stamp, taker);
     }
 
@@ -102,7 +118,11 @@ impl Units {
     }
 
     pub(super) fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
-        self.bus.poll_transmit(buffer)
+        let is_there = self.bus.poll_transmit(buffer);
+        if let Some(mbap) = self.mbap.as_mut().filter(|_| is_there) {
+            mbap.wrap(buffer);
+        }
+        is_there
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -127,7 +147,11 @@ impl Units {
     /// dropped.
     pub(super) fn counters(&self) -> Counters {
         let mut sum = Counters {
-            framing: framing::Counters { bytes: self.bytes, dropped: self.bus.noise(), ..Default::default() },
+            framing: framing::Counters {
+                bytes: self.bytes,
+                dropped: self.bus.noise() + self.mbap.as_ref().map_or(0, Mbap::noise),
+                ..Default::default()
+            },
             unreadable: self.bus.strangers(),
             ..Counters::default()
         };
@@ -145,6 +169,7 @@ impl Units {
         self.units.iter().enumerate().filter_map(|(index, unit)| {
             let settings = self.bus.unit(index)?;
             Some(UnitView {
+                index,
                 id: &settings.id,
                 address: settings.address,
                 state: self.bus.state(index)?,
@@ -157,7 +182,21 @@ impl Units {
         })
     }
 
-    /// Handles the events of the bus.
+    pub(super) fn recall(&mut self, now: Instant, notebook: &Notebook) {
+        self.bus.recall(now, |id| notebook.units.get(id).cloned());
+    }
+
+    pub(super) fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {
+        (0..self.units.len()).filter_map(|index| Some((&self.bus.unit(index)?.id, self.bus.learned(index)?)))
+    }
+
+    pub(super) fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
+        self.bus.obstacles(unit).filter_map(move |(register, why)| {
+            Some((self.bus.unit(unit)?.registers.get(register)?.name.as_str(), why))
+        })
+    }
+
+    /// Takes over what happened on the bus.
     fn collect(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
         for (index, unit) in self.units.iter_mut().enumerate() {
             let answers = self.bus.counters(index).map_or(0, |counters| counters.answers);
@@ -173,6 +212,9 @@ impl Units {
             let (Event::Reading { unit: index, .. }
             | Event::Up { unit: index }
             | Event::Down { unit: index, .. }
+            | Event::Degraded { unit: index }
+            | Event::Learned { unit: index }
+            | Event::Misfit { unit: index, .. }
             | Event::Failed { unit: index, .. }
             | Event::Refused { unit: index, .. }
             | Event::Late { unit: index, .. }) = event;
@@ -203,8 +245,7 @@ mod tests {
     use crate::gate::stage::Received;
     use crate::proto::serial::modbus::change::Publish;
     use crate::proto::serial::modbus::frame::{Speed, crc16};
-    use crate::proto::serial::modbus::map::{Kind, Order, Register};
-    use crate::proto::serial::modbus::pdu::Table;
+    use crate::proto::serial::modbus::map::Register;
     use crate::proto::serial::modbus::plan::Limits;
     use crate::proto::serial::reading::Unreadable;
     use crate::southbound::serial::port::Port;
@@ -254,19 +295,7 @@ mod tests {
     }
 
     fn unit(address: u8) -> modbus::settings::Unit {
-        let register = Register {
-            name: "v".to_owned(),
-            table: Table::Holding,
-            address: 0,
-            kind: Kind::U16,
-            words: Order::Big,
-            bytes: Order::Big,
-            scale: 1.0,
-            offset: 0.0,
-            unit: None,
-            absent: None,
-            dead_band: 0.0,
-        };
+        let register = Register { name: "v".to_owned(), ..Register::default() };
         modbus::settings::Unit {
             id: Name::parse(&format!("u{address}")).unwrap(),
             address,
@@ -276,6 +305,8 @@ mod tests {
             publish: Publish::OnChange { max_unchanged: None },
             registers: vec![register],
             limits: Limits { max_registers: 125, max_gap: 8 },
+            timeout: Duration::from_millis(100),
+            pause: Duration::ZERO,
         }
     }
 
@@ -287,7 +318,6 @@ mod tests {
             duty: Duty::Modbus(Settings {
                 speed: Speed { baud: 9600, bits: 10 },
                 timeout: Settings::TIMEOUT,
-                pause: Duration::ZERO,
                 interval: Duration::ZERO,
                 backoff: Settings::BACKOFF,
                 backoff_max: Settings::BACKOFF_MAX,

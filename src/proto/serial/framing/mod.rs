@@ -14,8 +14,12 @@
 //! | [`fixed`] | a fixed number of bytes | a pause; with a checksum, the next byte at which a valid frame starts |
 //! | [`markers`] | between a start and an end marker | the next start marker |
 //!
-//! A [`Decoder`] stores at most one frame of at most [`Settings::max_frame`] bytes; longer frames
-//! are dropped and counted. Empty frames, which repeated delimiters cause, are ignored. Time is an
+//! With [`Settings::start`], frames of the last three also begin with certain bytes, and after a
+//! lost byte they are found again by these within one frame: without a checksum, a frame of known
+//! length counts only if the next one begins behind it, or nothing comes for [`SETTLE`].
+//!
+//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer
+//! is dropped and counted. Empty frames are passed over: doubled delimiters make them. Time is an
 //! argument.
 
 pub mod cobs;
@@ -28,7 +32,7 @@ pub mod slip;
 
 use std::time::{Duration, Instant};
 
-use super::checksum::Checksum;
+use super::checksum::{Checksum, Placement};
 
 /// Longest configurable frame, in bytes with checksum and header.
 pub const FRAME_MAX: usize = 16 * 1024;
@@ -64,12 +68,51 @@ pub struct Settings {
     pub framing: Framing,
     /// The checksum at the end of each frame.
     pub checksum: Option<Checksum>,
-    /// Longest frame in bytes, with header, checksum and line end if the framing stores them;
-    /// `1..=FRAME_MAX`.
+    /// Where and how it stands there.
+    pub placement: Placement,
+    /// Longest frame in bytes, header, checksum and line end included where they are kept until the
+    /// end; `1..=FRAME_MAX`.
     pub max_frame: usize,
+    /// What each frame begins with, in framings `length`, `gap` and `fixed`; `0..=8` bytes. Counted
+    /// in the size, covered by the checksum, and not part of the payload.
+    pub start: Vec<u8>,
+    /// What was begun before the port was opened is dropped, however long after the opening it
+    /// comes: everything up to the first delimiter or pause.
+    pub skip_first: bool,
 }
 
-/// Counters since the decoder was created.
+/// Longest start, in bytes.
+pub const START_MAX: usize = 8;
+
+/// Why a frame was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bad {
+    /// It is longer than `max-frame`.
+    TooLong,
+    /// Its checksum is wrong.
+    Checksum,
+    /// An escape, a length, a delimiter or the start stands where none can, or it is empty.
+    Malformed,
+    /// Its rest did not come.
+    Incomplete,
+}
+
+impl Bad {
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Bad::TooLong => "too long",
+            Bad::Checksum => "checksum",
+            Bad::Malformed => "malformed",
+            Bad::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// Bytes of a dropped frame that are kept to be shown.
+pub const SHOWN_MAX: usize = 16;
+
+/// What came in since the decoder was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes received.
@@ -78,7 +121,15 @@ pub struct Counters {
     pub good: u64,
     /// Invalid frames: checksum, escape, length, size.
     pub bad: u64,
-    /// Bytes that belong to no valid frame, without checksums and delimiters.
+    /// Of these, [`Bad::TooLong`].
+    pub too_long: u64,
+    /// Of these, [`Bad::Checksum`].
+    pub checksum: u64,
+    /// Of these, [`Bad::Malformed`].
+    pub malformed: u64,
+    /// Of these, [`Bad::Incomplete`].
+    pub incomplete: u64,
+    /// Bytes that made no good frame, checksums and delimiters aside.
     pub dropped: u64,
 }
 
@@ -167,6 +218,8 @@ enum Scanner {
 pub struct Decoder {
     scanner: Scanner,
     checksum: Option<Checksum>,
+    placement: Placement,
+    start: Vec<u8>,
     buffer: Buffer,
     /// Whether everything up to the next delimiter is dropped, because the frame is too long,
     /// invalid, or its beginning was missed.
@@ -176,6 +229,8 @@ pub struct Decoder {
     pause: Option<Duration>,
     last_byte_at: Option<Instant>,
     counters: Counters,
+    skip_first: bool,
+    last_bad: Option<(Bad, Vec<u8>)>,
 }
 
 impl Decoder {
@@ -194,18 +249,22 @@ impl Decoder {
         Decoder {
             scanner,
             checksum: settings.checksum,
+            placement: settings.placement,
+            start: settings.start.clone(),
             buffer: Buffer { bytes: Vec::new(), max, over: 0 },
             skipping: false,
             opened_at: Some(now),
             pause,
             last_byte_at: None,
             counters: Counters::default(),
+            skip_first: settings.skip_first,
+            last_bad: None,
         }
     }
 
     /// The port was reopened: an incomplete frame is dropped.
     pub fn reopen(&mut self, now: Instant) {
-        self.fail();
+        self.fail(Bad::Incomplete);
         self.skipping = false;
         self.scanner.restart();
         self.opened_at = Some(now);
@@ -217,7 +276,12 @@ impl Decoder {
         self.counters
     }
 
-    /// Decodes bytes; calls `sink` with every complete payload, without its checksum.
+    /// The last frame that was dropped since it was asked, why, and its first [`SHOWN_MAX`] bytes.
+    pub fn take_bad(&mut self) -> Option<(Bad, Vec<u8>)> {
+        self.last_bad.take()
+    }
+
+    /// Takes bytes; `sink` gets every payload that is complete, its checksum taken off.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], sink: &mut dyn FnMut(&[u8])) {
         if bytes.is_empty() {
             return;
@@ -231,9 +295,10 @@ impl Decoder {
         };
         self.handle_timeout(judged, sink);
         if let Some(opened) = self.opened_at.take()
-            && now.saturating_duration_since(opened) < SETTLE
+            && (self.skip_first || now.saturating_duration_since(opened) < SETTLE)
         {
-            self.skipping = self.scanner.has_delimiter();
+            let is_first = self.skip_first && matches!(self.scanner, Scanner::Gap);
+            self.skipping = self.scanner.has_delimiter() || is_first;
         }
         self.counters.bytes += bytes.len() as u64;
         self.last_byte_at = Some(now);
@@ -241,7 +306,7 @@ impl Decoder {
             Scanner::Length(_) | Scanner::Fixed(_) => {
                 for part in bytes.chunks(self.buffer.max) {
                     self.buffer.bytes.extend_from_slice(part);
-                    self.scan(sink);
+                    self.scan(false, sink);
                 }
             }
             Scanner::Gap => bytes.iter().for_each(|byte| self.buffer.push(*byte)),
@@ -255,8 +320,16 @@ impl Decoder {
             self.last_byte_at = None;
             match self.scanner {
                 Scanner::Gap => self.end(sink),
+                // Nothing begins behind it, and nothing more comes.
+                _ if self.awaits_start() => self.scan(true, sink),
                 _ => {
-                    self.fail();
+                    if !self.start.is_empty()
+                        && matches!(self.scanner, Scanner::Length(_) | Scanner::Fixed(_))
+                    {
+                        // A wrong length may have swallowed good frames.
+                        self.scan(true, sink);
+                    }
+                    self.fail(Bad::Incomplete);
                     self.skipping = false;
                 }
             }
@@ -268,7 +341,22 @@ impl Decoder {
         if self.buffer.is_empty() {
             return None;
         }
-        self.last_byte_at?.checked_add(self.pause?)
+        let pause = if self.awaits_start() { SETTLE } else { self.pause? };
+        self.last_byte_at?.checked_add(pause)
+    }
+
+    /// Whether the buffer holds just a frame that counts only if the next one begins behind it.
+    fn awaits_start(&self) -> bool {
+        let size = match &self.scanner {
+            Scanner::Length(header) => header.frame_size(&self.buffer.bytes),
+            Scanner::Fixed(size) => length::Size::Known(*size),
+            _ => return false,
+        };
+        let is_whole = size == length::Size::Known(self.buffer.bytes.len());
+        is_whole
+            && !self.start.is_empty()
+            && self.checksum.is_none()
+            && self.buffer.bytes.starts_with(&self.start)
     }
 
     /// Decodes one byte of a framing with delimiters.
@@ -284,7 +372,7 @@ impl Decoder {
             Step::More => {}
             Step::Frame => self.end(sink),
             Step::Bad => {
-                self.fail();
+                self.fail(Bad::Malformed);
                 self.skipping = false;
             }
         }
@@ -294,66 +382,116 @@ impl Decoder {
     /// dropped.
     fn end(&mut self, sink: &mut dyn FnMut(&[u8])) {
         if self.skipping || self.buffer.over > 0 {
-            self.fail();
+            self.fail(Bad::TooLong);
             self.skipping = false;
             return;
         }
         if self.buffer.is_empty() {
             return;
         }
-        let frame = &self.buffer.bytes;
-        let payload = match self.checksum {
-            Some(checksum) => checksum.strip(frame),
-            None => Some(&frame[..]),
+        // What stands before the start is the rest of something else.
+        let begin = match self.start.len() {
+            0 => Some(0),
+            length => self.buffer.bytes.windows(length).position(|window| window == self.start),
         };
+        let frame = begin.and_then(|begin| self.buffer.bytes.get(begin..));
+        self.counters.dropped += frame.and(begin).unwrap_or(0) as u64;
+        let body = frame.and_then(|frame| match self.checksum {
+            Some(checksum) => self.placement.strip(checksum, frame),
+            None => Some(frame),
+        });
+        let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
+        let payload = body.and_then(|body| body.get(self.start.len()..));
         match payload.filter(|payload| !payload.is_empty()) {
             Some(payload) => {
                 self.counters.good += 1;
                 sink(payload);
                 self.buffer.clear();
             }
-            None => self.fail(),
+            None => self.fail(why),
         }
     }
 
-    /// Drops an invalid frame.
-    fn fail(&mut self) {
+    /// What is in the buffer will not become a frame.
+    fn fail(&mut self, why: Bad) {
         if !self.buffer.is_empty() {
-            self.counters.bad += u64::from(!self.skipping);
+            if !self.skipping {
+                let shown = self.buffer.bytes.len().min(SHOWN_MAX);
+                self.last_bad = Some((why, self.buffer.bytes[..shown].to_vec()));
+                self.counters.count(why);
+            }
             self.counters.dropped += self.buffer.clear();
         }
     }
 
-    /// Removes frames of known length from the front of the buffer, and bytes that cannot start
-    /// one.
-    fn scan(&mut self, sink: &mut dyn FnMut(&[u8])) {
+    /// Takes frames of a known length off the front of the buffer, and bytes that can begin none.
+    /// `last`: nothing more comes for now.
+    fn scan(&mut self, last: bool, sink: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
-        // Consecutive dropped bytes count as one bad frame.
+        let mut bad: Vec<(Bad, Vec<u8>)> = Vec::new();
+        // Bytes dropped one after the other are one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let known = rest.len().min(self.start.len());
+            if rest[..known] != self.start[..known] {
+                if !std::mem::replace(&mut lost, true) {
+                    let why = Bad::Malformed;
+                    bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                }
+                self.counters.dropped += 1;
+                at += 1;
+                continue;
+            }
             let size = match &self.scanner {
                 Scanner::Length(header) => header.frame_size(rest),
                 Scanner::Fixed(size) => length::Size::Known(*size),
                 _ => break,
             };
+            let is_over = last && !self.start.is_empty();
             let size = match size {
-                length::Size::Unknown => break,
-                length::Size::Known(size) if size <= self.buffer.max => size,
-                length::Size::Known(_) | length::Size::Impossible => {
-                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                length::Size::Unknown if !is_over => break,
+                length::Size::Known(size) if size <= self.buffer.max && (!is_over || size <= rest.len()) => {
+                    size
+                }
+                length::Size::Unknown | length::Size::Known(_) | length::Size::Impossible => {
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = if matches!(size, length::Size::Known(size) if size > self.buffer.max) {
+                            Bad::TooLong
+                        } else {
+                            Bad::Malformed
+                        };
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
                     self.counters.dropped += 1;
                     at += 1;
                     continue;
                 }
             };
             let Some(frame) = rest.get(..size) else { break };
+            let behind = &rest[size..];
+            if self.checksum.is_none() && !self.start.is_empty() {
+                let known = behind.len().min(self.start.len());
+                if behind[..known] != self.start[..known] {
+                    // A byte of it is missing: the next one began earlier.
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = Bad::Malformed;
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
+                    self.counters.dropped += 1;
+                    at += 1;
+                    continue;
+                }
+                if known < self.start.len() && !last {
+                    break;
+                }
+            }
             let body = match self.checksum {
-                Some(checksum) => checksum.strip(frame),
+                Some(checksum) => self.placement.strip(checksum, frame),
                 None => Some(frame),
             };
             let payload = body.and_then(|body| match &self.scanner {
                 Scanner::Length(header) => header.payload(body),
-                _ => Some(body),
+                _ => body.get(self.start.len()..),
             });
             match payload {
                 Some(payload) => {
@@ -365,14 +503,31 @@ impl Decoder {
                     at += size;
                 }
                 None => {
-                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = if body.is_none() { Bad::Checksum } else { Bad::Malformed };
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
                     self.counters.dropped += 1;
                     at += 1;
                 }
             }
         }
+        bad.iter().for_each(|(why, _)| self.counters.count(*why));
+        self.last_bad = bad.pop().or(self.last_bad.take());
         self.skipping = lost;
         self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
+    }
+}
+
+impl Counters {
+    fn count(&mut self, why: Bad) {
+        self.bad += 1;
+        *match why {
+            Bad::TooLong => &mut self.too_long,
+            Bad::Checksum => &mut self.checksum,
+            Bad::Malformed => &mut self.malformed,
+            Bad::Incomplete => &mut self.incomplete,
+        } += 1;
     }
 }
 
@@ -402,12 +557,22 @@ pub fn encode(settings: &Settings, payload: &[u8], out: &mut Vec<u8>) -> Result<
         return Err(EncodeError::Empty);
     }
     let mut body = Vec::with_capacity(payload.len() + 16);
+    if !matches!(settings.framing, Framing::Length(_)) {
+        body.extend_from_slice(&settings.start);
+    }
     if let Framing::Length(header) = &settings.framing {
-        header.write(payload.len(), settings.checksum.map_or(0, Checksum::width), &mut body)?;
+        header.write(
+            payload.len(),
+            settings.checksum.map_or(0, |checksum| settings.placement.width(checksum)),
+            &mut body,
+        )?;
+        if let Some(first) = body.get_mut(..settings.start.len().min(header.offset)) {
+            first.copy_from_slice(&settings.start[..first.len()]);
+        }
     }
     body.extend_from_slice(payload);
     if let Some(checksum) = settings.checksum {
-        checksum.append(&mut body, 0);
+        settings.placement.append(checksum, &mut body);
     }
     if body.len() > settings.max_frame {
         return Err(EncodeError::TooLong);

@@ -20,10 +20,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::frame::{self, Found, Receiver};
-use super::pdu::{Answer, Exception, Request};
+use super::learn::{Learned, Obstacle};
+use super::pdu::{Answer, Request};
 use super::settings::Settings;
 pub use super::unit::{Counters, State};
-use super::unit::{Progress, Purpose, Refusal, Unit};
+use super::unit::{News, Progress, Purpose, Unit};
 
 /// Most queued events; no further request is sent until they are collected.
 const EVENTS_MAX: usize = 256;
@@ -50,12 +51,23 @@ pub enum Event {
         /// One JSON object.
         payload: Vec<u8>,
     },
-    /// A unit responds again, or for the first time.
+    /// A unit's values arrive now, and did not before.
     Up {
         /// The unit.
         unit: usize,
     },
-    /// A unit failed three times in a row.
+    /// A unit answers, but none of its values arrives.
+    Degraded {
+        /// Which.
+        unit: usize,
+    },
+    /// It was found out that a unit wants to be asked otherwise than planned:
+    /// [`Bus::learned`].
+    Learned {
+        /// Which.
+        unit: usize,
+    },
+    /// A unit has not answered three times in a row.
     Down {
         /// The unit.
         unit: usize,
@@ -71,15 +83,26 @@ pub enum Event {
         /// Consecutive failures, including this one.
         failures: u32,
     },
-    /// A unit refuses to read a register, so readings do not contain it. Reported once, until the
-    /// register was read.
+    /// A unit refuses to have a register read, or does not answer for it; its readings, if any,
+    /// come without it. Told once, until it has been read.
     Refused {
         /// The unit.
         unit: usize,
         /// The register, as an index into [`Unit::registers`](super::settings::Unit::registers).
         register: usize,
-        /// The exception.
-        exception: Exception,
+        /// Why.
+        why: Obstacle,
+    },
+    /// A unit answered with another length than was asked for; the answer was not used.
+    Misfit {
+        /// Which.
+        unit: usize,
+        /// Its function code.
+        function: u8,
+        /// Bytes of data it answered with.
+        bytes: usize,
+        /// Bytes of data that were asked for.
+        asked: usize,
     },
     /// A response came after the timeout and was not used: the timeout is too short for this unit.
     Late {
@@ -102,7 +125,9 @@ pub struct Bus {
     events: VecDeque<Event>,
     /// The earliest time of the next request: the silence between frames.
     quiet_at: Instant,
-    /// When the current unexpected bytes began.
+    /// When the line was last used, for the pauses of units.
+    used_at: Instant,
+    /// When the bytes that nobody asked for began.
     babble: Instant,
     /// When the last unexpected byte came.
     heard: Instant,
@@ -148,6 +173,7 @@ impl Bus {
             to_send: false,
             events: VecDeque::new(),
             quiet_at: now,
+            used_at: now,
             babble: now,
             heard: now,
             begun: None,
@@ -158,7 +184,32 @@ impl Bus {
         }
     }
 
-    /// The port was opened: all units are due.
+    /// Takes over what was learned of a unit before, by its device id; before the port is open.
+    pub fn recall(&mut self, now: Instant, learned: impl Fn(&str) -> Option<Learned>) {
+        for unit in &mut self.units {
+            if let Some(learned) = learned(unit.settings.id.as_str()) {
+                unit.recall(&learned, now);
+            }
+        }
+    }
+
+    /// What was learned of a unit.
+    pub fn learned(&self, unit: usize) -> Option<Learned> {
+        Some(self.units.get(unit)?.learned())
+    }
+
+    /// Rises when something was learned.
+    pub fn revision(&self) -> u64 {
+        self.units.iter().map(|unit| unit.revision).sum()
+    }
+
+    /// The registers of a unit that its readings come without, as indexes, and why.
+    pub fn obstacles(&self, unit: usize) -> impl Iterator<Item = (usize, Obstacle)> {
+        let refused = self.units.get(unit).map(Unit::refused).unwrap_or_default();
+        refused.iter().map(|refusal| (refusal.register, refusal.why))
+    }
+
+    /// The port is open: all units are due, once answers to requests of before have come.
     pub fn line_up(&mut self, now: Instant) {
         self.tick(now);
         self.line = Line::Idle;
@@ -167,8 +218,9 @@ impl Bus {
         self.begun = None;
         self.receiver.clear();
         self.quiet_at = now + self.gap();
+        self.used_at = now;
         self.babble = now;
-        self.units.iter_mut().for_each(|unit| unit.start(now));
+        self.units.iter_mut().for_each(|unit| unit.start(now, unit.settings.timeout));
     }
 
     /// The port was closed: no request is sent, and no failure is counted.
@@ -195,7 +247,16 @@ impl Bus {
         }
     }
 
-    /// Handles due timers. Call it at [`Bus::poll_timeout`]; earlier calls are allowed.
+    /// A whole frame came that is known not to answer the last request.
+    pub fn handle_late(&mut self, now: Instant, frame: &[u8]) {
+        self.tick(now);
+        if let [unit, pdu @ .., _, _] = frame {
+            let frame = frame::Frame { unit: *unit, pdu };
+            stray(now, frame, &mut self.units, &mut self.events, &mut self.strangers);
+        }
+    }
+
+    /// Time has passed: to be called when [`Bus::poll_timeout`] says so, and harmless at any time.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
         if let Line::Waiting(exchange) = &self.line
@@ -215,7 +276,7 @@ impl Bus {
                 Some(exchange.settled.map_or(exchange.deadline, |settled| settled.min(exchange.deadline)))
             }
             Line::Idle if self.events.len() >= EVENTS_MAX => None,
-            Line::Idle => Some(self.next_begin()?.max(self.open_at())),
+            Line::Idle => self.next_begin(),
         }
     }
 
@@ -281,7 +342,13 @@ impl Bus {
     }
 
     fn gap(&self) -> Duration {
-        self.settings.speed.gap() + self.settings.pause
+        self.settings.speed.gap()
+    }
+
+    /// When a unit may be asked.
+    fn open_for(&self, unit: &Unit) -> Instant {
+        let paused = self.used_at + self.settings.speed.gap() + unit.settings.pause;
+        unit.open_at().map_or(paused, |at| at.max(paused)).max(self.open_at())
     }
 
     /// When the next request may be sent.
@@ -297,30 +364,38 @@ impl Bus {
             self.babble = now;
         }
         self.heard = now;
+        self.used_at = now.min(self.babble + self.settings.timeout);
         let quiet = (now + self.gap()).min(self.babble + self.settings.timeout);
         self.quiet_at = self.quiet_at.max(quiet);
         self.receiver.push(bytes);
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
-        self.receiver.overhear(|frame| stray(now, frame, units, events, strangers));
+        self.receiver.overhear(|frame| {
+            stray(now, frame, units, events, strangers);
+        });
     }
 
     /// Looks for the response; `last`: no more bytes will come.
     fn examine(&mut self, now: Instant, last: bool) {
         // Taken out, because the response borrows from it.
         let mut receiver = std::mem::take(&mut self.receiver);
-        if let Some((unit, purpose, answer)) = self.search(now, last, &mut receiver) {
-            self.answered(now, unit, purpose, answer);
+        let answer = self.search(now, last, &mut receiver);
+        // A gateway says so of a unit behind it: that is the unit's silence, not its answer.
+        let is_silence = matches!(answer, Some(Answer::Exception(exception)) if exception.is_of_gateway());
+        if is_silence {
+            receiver.clear();
+            self.receiver = receiver;
+            return self.give_up(now);
+        }
+        if let Some(answer) = answer
+            && let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle)
+        {
+            self.answered(now, &exchange, answer);
             receiver.clear();
         }
         self.receiver = receiver;
     }
 
-    fn search<'r>(
-        &mut self,
-        now: Instant,
-        last: bool,
-        receiver: &'r mut Receiver,
-    ) -> Option<(usize, Purpose, Answer<'r>)> {
+    fn search<'r>(&mut self, now: Instant, last: bool, receiver: &'r mut Receiver) -> Option<Answer<'r>> {
         let Line::Waiting(exchange) = &mut self.line else { return None };
         // The response to a read never equals the request, but that to a write does; so for writes
         // the echo must be configured.
@@ -333,11 +408,20 @@ impl Bus {
         }
         let address = self.units.get(exchange.unit)?.settings.address;
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
+        let shape = exchange.request.answer();
         let found = receiver.answer(address, &exchange.request, last, |frame| {
-            stray(now, frame, units, events, strangers);
+            let is_other = stray(now, frame, units, events, strangers);
+            if is_other && frame.unit == address && frame.pdu.first() == Some(&shape.function) {
+                let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
+                if let Some(unit) = units.get_mut(exchange.unit) {
+                    unit.misfit();
+                }
+                let function = shape.function;
+                events.push_back(Event::Misfit { unit: exchange.unit, function, bytes, asked });
+            }
         });
         match found {
-            Found::Answer(answer) => Some((exchange.unit, exchange.purpose, answer)),
+            Found::Answer(answer) => Some(answer),
             Found::Nothing { complete } => {
                 exchange.settled = complete.then(|| now + SETTLE.max(2 * self.settings.speed.gap()));
                 None
@@ -345,55 +429,99 @@ impl Bus {
         }
     }
 
-    fn answered(&mut self, now: Instant, index: usize, purpose: Purpose, answer: Answer<'_>) {
+    fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
+        let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
-        let mut refusals = Vec::new();
-        let (progress, came_up) = unit.answered(purpose, answer, &mut refusals);
-        if came_up {
-            self.events.push_back(Event::Up { unit: index });
-        }
-        for Refusal { register, exception } in refusals {
-            self.events.push_back(Event::Refused { unit: index, register, exception });
-        }
-        if progress == Progress::Done {
+        let mut news = Vec::new();
+        let of = (exchange.purpose, &exchange.request, exchange.asked);
+        let timeout = unit.settings.timeout;
+        let progress = unit.answered(now, of, answer, timeout, &mut news);
+        if progress != Progress::More {
             self.current = None;
-            let mut payload = Vec::new();
-            let jitter = draw(&mut self.chance, unit.settings.jitter);
-            if unit.complete(now, jitter, &mut payload) {
-                self.events.push_back(Event::Reading { unit: index, payload });
+        }
+        match progress {
+            Progress::More | Progress::Wait => {}
+            Progress::Done => self.complete(now, index, &mut news),
+            Progress::End => {
+                let jitter = draw(&mut self.chance, unit.settings.jitter);
+                unit.end_turn(now, jitter);
             }
         }
+        self.tell(index, news);
+    }
+
+    fn complete(&mut self, now: Instant, index: usize, news: &mut Vec<News>) {
+        let Some(unit) = self.units.get_mut(index) else { return };
+        let mut payload = Vec::new();
+        let jitter = draw(&mut self.chance, unit.settings.jitter);
+        if unit.complete(now, jitter, &mut payload, news) {
+            // What is new of the unit is told before its reading.
+            self.tell(index, std::mem::take(news));
+            self.events.push_back(Event::Reading { unit: index, payload });
+        }
+    }
+
+    fn tell(&mut self, unit: usize, news: Vec<News>) {
+        self.events.extend(news.into_iter().map(|news| match news {
+            News::Up => Event::Up { unit },
+            News::Degraded => Event::Degraded { unit },
+            News::Refused { register, why } => Event::Refused { unit, register, why },
+            News::Learned => Event::Learned { unit },
+        }));
     }
 
     /// Ends an exchange; the line is free after the silence.
     fn release(&mut self, now: Instant) {
         self.line = Line::Idle;
         self.quiet_at = now + self.gap();
+        self.used_at = now;
         self.babble = now;
     }
 
     /// Gives up the outstanding request, if there is one.
     fn give_up(&mut self, now: Instant) {
-        let Line::Waiting(exchange) = &self.line else { return };
+        if !matches!(self.line, Line::Waiting(_)) {
+            return;
+        }
+        let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle) else { return };
         let failure = if self.receiver.has_noise() { Failure::Damaged } else { Failure::Silent };
-        let (index, asked, shape) = (exchange.unit, exchange.asked, exchange.request.answer());
+        let index = exchange.unit;
         self.release(now);
         self.current = None;
         self.receiver.clear();
         let Some(unit) = self.units.get_mut(index) else { return };
-        match failure {
-            Failure::Silent => unit.counters.silent += 1,
-            Failure::Damaged => unit.counters.damaged += 1,
-        }
+        let why = match failure {
+            Failure::Silent => {
+                unit.counters.silent += 1;
+                Obstacle::Silence
+            }
+            Failure::Damaged => {
+                unit.counters.damaged += 1;
+                Obstacle::Damage
+            }
+        };
         let doubled =
             2u32.checked_pow(unit.failures).and_then(|factor| self.settings.backoff.checked_mul(factor));
         let backoff = doubled.unwrap_or(self.settings.backoff_max).min(self.settings.backoff_max);
-        let went_down = unit.failed(now, asked, shape, backoff);
+        let of = (exchange.purpose, &exchange.request, exchange.asked);
+        // As many bytes as an answer has: then it was this answer that was damaged, and none is
+        // still to come.
+        let came = failure == Failure::Damaged && exchange.settled.is_some();
+        let is_complete = unit.failed(now, of, (why, came), backoff);
+        let went_down = unit.has_gone_down();
         let failures = unit.failures;
         self.events.push_back(Event::Failed { unit: index, failure, failures });
         if went_down {
             self.events.push_back(Event::Down { unit: index, failure });
+        }
+        if is_complete {
+            let mut news = Vec::new();
+            self.complete(now, index, &mut news);
+            self.tell(index, news);
+            if let Some(unit) = self.units.get_mut(index) {
+                unit.try_again(now + backoff);
+            }
         }
     }
 
@@ -406,19 +534,27 @@ impl Bus {
             return;
         }
         let Some(index) = self.choose(now) else { return };
-        let Some((purpose, request)) = self.units[index].next_request() else {
-            // It has no valid request.
-            self.units[index].schedule(now, Duration::ZERO);
+        if self.current.is_none() {
+            self.units[index].begin(now);
+            self.current = Some(index);
+        }
+        if self.open_for(&self.units[index]) > now {
+            // The line is kept for it: it needs a longer silence than the others.
+            return;
+        }
+        let Some((purpose, request)) = self.units[index].next_request(now) else {
+            // Nothing can be asked of it in this turn.
+            let jitter = draw(&mut self.chance, self.units[index].settings.jitter);
+            self.units[index].end_turn(now, jitter);
             self.current = None;
             return;
         };
         if self.units[index].failures > 0 {
             self.units.iter_mut().for_each(|unit| unit.served = false);
         }
-        let deadline = now + self.cost(&request);
+        let deadline = now + self.cost(&self.units[index], &request);
         let unit = &mut self.units[index];
-        unit.served = true;
-        unit.counters.requests += 1;
+        unit.sent(now);
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();
@@ -436,16 +572,19 @@ impl Bus {
         });
     }
 
-    /// The time for which a request without a response occupies the line.
-    fn cost(&self, request: &Request) -> Duration {
+    /// How long a request without an answer occupies the line.
+    fn cost(&self, unit: &Unit, request: &Request) -> Duration {
         let sent = if request.function() > 6 { frame::FRAME_MAX } else { 8 };
-        self.settings.timeout
+        unit.settings.timeout
             + self.settings.speed.characters(sent + 3 + usize::from(request.answer().length))
     }
 
     /// The time for which the probe of a failed unit occupies the line.
     fn probe_cost(&self, unit: &Unit) -> Duration {
-        unit.next_request().map_or(self.settings.timeout, |(_, request)| self.cost(&request)) + self.gap()
+        let request = unit.next_request(self.clock);
+        request.map_or(unit.settings.timeout, |(_, request)| self.cost(unit, &request))
+            + self.gap()
+            + unit.settings.pause
     }
 
     /// When the next responding unit is due.
@@ -474,8 +613,8 @@ impl Bus {
 
     /// When the next request can be sent if the line is free.
     fn next_begin(&self) -> Option<Instant> {
-        if self.current.is_some() {
-            return Some(self.open_at());
+        if let Some(unit) = self.current.and_then(|index| self.units.get(index)) {
+            return Some(self.open_for(unit));
         }
         let live = self.next_live();
         let dead = self.units.iter().filter(|unit| unit.failures > 0).map(|unit| {
@@ -486,22 +625,28 @@ impl Bus {
                 at.max(unit.due + unit.settings.period)
             }
         });
-        dead.chain(live).min()
+        Some(dead.chain(live).min()?.max(self.open_at()))
     }
 }
 
-/// Handles a frame that is not the expected response.
+/// A frame that is not the answer waited for. Whether nobody knows whose answer it is.
 fn stray(
     now: Instant,
     frame: frame::Frame<'_>,
     units: &mut [Unit],
     events: &mut VecDeque<Event>,
     strangers: &mut u64,
-) {
+) -> bool {
     let sender = units.iter_mut().enumerate().find(|(_, unit)| unit.settings.address == frame.unit);
     match sender.and_then(|(index, unit)| Some((index, unit.late(now, frame.pdu)?))) {
-        Some((unit, after)) => events.push_back(Event::Late { unit, after }),
-        None => *strangers += 1,
+        Some((unit, after)) => {
+            events.push_back(Event::Late { unit, after });
+            false
+        }
+        None => {
+            *strangers += 1;
+            true
+        }
     }
 }
 

@@ -67,7 +67,7 @@ fn differs(dead_band: f64, last: Option<&Value>, value: Option<&Value>) -> bool 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 mod tests {
-    use super::super::map::{Kind, Order};
+    use super::super::map::Kind;
     use super::super::pdu::Table;
     use super::*;
 
@@ -75,15 +75,9 @@ mod tests {
         let register = |name: &str| Register {
             name: name.to_owned(),
             table: Table::Input,
-            address: 0,
             kind: Kind::F32,
-            words: Order::Big,
-            bytes: Order::Big,
-            scale: 1.0,
-            offset: 0.0,
-            unit: None,
-            absent: None,
             dead_band,
+            ..Register::default()
         };
         vec![register("a"), register("b")]
     }

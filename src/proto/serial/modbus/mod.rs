@@ -8,17 +8,22 @@
 //!
 //! * [`pdu`]: requests and responses. [`frame`]: address, checksum, and finding responses after
 //!   noise.
-//! * [`map`]: the meaning of registers. [`plan`]: grouping of registers into requests. [`change`]:
-//!   when a reading is published.
-//! * [`bus`]: the state machine that the port's shell drives. [`settings`]: its settings.
-//!   [`model`]: the file form of the settings, and [`validate`], which converts it.
+//! * [`mbap`]: the same over TCP.
+//! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
+//!   reading is worth publishing.
+//! * [`learn`]: what a unit that is silent instead of refusing wants.
+//! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what
+//!   it is told. [`model`]: the same as files say it, and [`validate`], which leads from one to the
+//!   other.
 //!
 //! Other modules handle the port (opening, writing, time), permissions and topics.
 
 pub mod bus;
 pub mod change;
 pub mod frame;
+pub mod learn;
 pub mod map;
+pub mod mbap;
 pub mod model;
 pub mod pdu;
 pub mod plan;

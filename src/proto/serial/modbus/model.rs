@@ -26,6 +26,12 @@ pub struct BusTable {
     pub backoff_max: Option<Span>,
     /// Whether the adapter receives its own transmissions; default no.
     pub echo: Option<bool>,
+    /// Most registers one request may ask for, unless a template or unit says otherwise;
+    /// `1..=125`, default 125.
+    pub max_registers: Option<u16>,
+    /// Most unwanted registers read between two wanted ones, unless a template or unit says
+    /// otherwise; `0..=124`, default 8.
+    pub max_gap: Option<u16>,
 }
 
 /// `[serial.NAME.unit.ADDRESS]`: one unit.
@@ -55,7 +61,17 @@ pub struct UnitTable {
     /// With `publish = "change"`: the longest time without a reading; `1s..=1d`, default 10 min;
     /// `0s` = unlimited.
     pub max_unchanged: Option<Span>,
-    /// Its own registers, and changes to those of its template.
+    /// In place of its template's and the bus's.
+    pub max_registers: Option<u16>,
+    /// In place of its template's and the bus's.
+    pub max_gap: Option<u16>,
+    /// In place of its template's and the bus's.
+    pub pause: Option<Span>,
+    /// In place of its template's and the bus's.
+    pub timeout: Option<Span>,
+    /// How the addresses of its own registers are counted; default as its template's.
+    pub numbering: Option<NumberingWord>,
+    /// Registers of its own, and changes to those of its template.
     pub register: BTreeMap<String, RegisterTable>,
 }
 
@@ -71,7 +87,13 @@ pub struct TemplateTable {
     pub max_registers: Option<u16>,
     /// Most unwanted registers read between two wanted ones; `0..=124`, default 8.
     pub max_gap: Option<u16>,
-    /// Defaults of its registers.
+    /// Silence before each request, beyond the standard's; up to 10 s, default that of the bus.
+    pub pause: Option<Span>,
+    /// How long it may think; `10ms..=60s`, default that of the bus.
+    pub timeout: Option<Span>,
+    /// How its addresses are counted; default as they go over the wire.
+    pub numbering: Option<NumberingWord>,
+    /// What its registers have in common.
     pub default: DefaultTable,
     /// `[register.NAME]`
     pub register: BTreeMap<String, RegisterTable>,
@@ -127,14 +149,31 @@ pub struct RegisterTable {
     pub name: Option<String>,
     /// The table.
     pub table: Option<TableWord>,
-    /// Its first address as sent on the wire, from 0; required.
-    pub address: Option<u16>,
-    /// Its type.
+    /// Its first address as it goes over the wire, counted from 0; or with `numbering = "manual"`
+    /// a number like 40001 or 400001. Required.
+    pub address: Option<u32>,
+    /// What it holds.
     pub r#type: Option<TypeWord>,
     /// Registers of a string; `1..=125`.
     pub length: Option<u16>,
     /// The bit of a register for a bool; `0..=15`, 0 = lowest; default: whether any bit is set.
     pub bit: Option<u8>,
+    /// Which byte of a register a `u8` or `i8` is; default the low one.
+    pub byte: Option<HalfWord>,
+    /// Of a whole number only these bits, in hexadecimal: `"0FF0"`; moved down to the lowest.
+    pub mask: Option<String>,
+    /// Names of bits of a whole number, `"3=alarm"`: the value becomes an object.
+    pub bits: Option<Vec<String>>,
+    /// Texts for raw whole numbers, `"0=off"`.
+    pub values: Option<Vec<String>>,
+    /// Characters of a string in each register: 2, or 1 in the low byte; default 2.
+    pub characters: Option<u8>,
+    /// Of a string; default UTF-8.
+    pub charset: Option<CharsetWord>,
+    /// The table's name of the register that holds the power of ten for this one.
+    pub scale_from: Option<String>,
+    /// The unit answers a read of this register with so many bytes; `1..=250`.
+    pub answer_bytes: Option<u8>,
     /// Factor; default 1.
     pub scale: Option<f64>,
     /// Added after scaling; default 0.
@@ -163,6 +202,14 @@ impl RegisterTable {
             r#type: over.r#type.or(self.r#type),
             length: over.length.or(self.length),
             bit: over.bit.or(self.bit),
+            byte: over.byte.or(self.byte),
+            mask: over.mask.clone().or_else(|| self.mask.clone()),
+            bits: over.bits.clone().or_else(|| self.bits.clone()),
+            values: over.values.clone().or_else(|| self.values.clone()),
+            characters: over.characters.or(self.characters),
+            charset: over.charset.or(self.charset),
+            scale_from: over.scale_from.clone().or_else(|| self.scale_from.clone()),
+            answer_bytes: over.answer_bytes.or(self.answer_bytes),
             scale: over.scale.or(self.scale),
             offset: over.offset.or(self.offset),
             unit: over.unit.clone().or_else(|| self.unit.clone()),
@@ -194,6 +241,8 @@ pub enum TableWord {
 #[expect(missing_docs, reason = "the names say it")]
 pub enum TypeWord {
     Bool,
+    U8,
+    I8,
     U16,
     I16,
     U32,
@@ -202,10 +251,46 @@ pub enum TypeWord {
     I64,
     F32,
     F64,
+    Bcd2,
+    Bcd4,
+    Bcd8,
     String,
 }
 
-/// The order of words or bytes.
+/// How addresses are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NumberingWord {
+    /// As they go over the wire, from 0.
+    Wire,
+    /// As manuals do: 40001 and 400001 are holding register 0, 30001 input register 0, 10001
+    /// discrete input 0, 1 coil 0.
+    Manual,
+}
+
+/// A byte of a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HalfWord {
+    /// Bits 15 to 8.
+    High,
+    /// Bits 7 to 0.
+    Low,
+}
+
+/// How bytes are characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum CharsetWord {
+    #[serde(rename = "utf-8")]
+    Utf8,
+    #[serde(rename = "latin-1")]
+    Latin1,
+    #[serde(rename = "windows-1252")]
+    Windows1252,
+}
+
+/// An order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrderWord {

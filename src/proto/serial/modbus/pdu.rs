@@ -77,11 +77,31 @@ pub struct Request(Inner);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Inner {
-    Read { table: Table, address: u16, quantity: u16 },
-    WriteCoil { address: u16, on: bool },
-    WriteRegister { address: u16, value: u16 },
-    WriteCoils { address: u16, quantity: u16, packed: Vec<u8> },
-    WriteRegisters { address: u16, words: Vec<u16> },
+    /// `answer`: how many bytes of data the unit answers with, where that is not what the standard
+    /// says.
+    Read {
+        table: Table,
+        address: u16,
+        quantity: u16,
+        answer: Option<u8>,
+    },
+    WriteCoil {
+        address: u16,
+        on: bool,
+    },
+    WriteRegister {
+        address: u16,
+        value: u16,
+    },
+    WriteCoils {
+        address: u16,
+        quantity: u16,
+        packed: Vec<u8>,
+    },
+    WriteRegisters {
+        address: u16,
+        words: Vec<u16>,
+    },
 }
 
 /// A request for nothing, for more than one request may read or write, or beyond address 65535.
@@ -111,7 +131,16 @@ impl Request {
     /// [`OutOfRange`]: 1 to 2000 bits or 125 registers, none past 65535.
     pub fn read(table: Table, address: u16, quantity: u16) -> Result<Request, OutOfRange> {
         within(address, quantity.into(), table.read_max())?;
-        Ok(Request(Inner::Read { table, address, quantity }))
+        Ok(Request(Inner::Read { table, address, quantity, answer: None }))
+    }
+
+    /// The same read of a unit that is known to answer it with `bytes` bytes of data, `1..=250`.
+    #[must_use]
+    pub fn answered_with(mut self, bytes: u8) -> Request {
+        if let Inner::Read { answer, .. } = &mut self.0 {
+            *answer = Some(bytes.clamp(1, 250));
+        }
+        self
     }
 
     /// Function 5, Write Single Coil (§6.5).
@@ -183,6 +212,7 @@ impl Request {
     /// The shape of a normal response.
     pub fn answer(&self) -> Shape {
         let length = match &self.0 {
+            Inner::Read { answer: Some(bytes), .. } => 2 + usize::from(*bytes),
             Inner::Read { table, quantity, .. } => 2 + data_length(*table, *quantity),
             _ => 5,
         };
@@ -270,9 +300,30 @@ impl Exception {
     /// The unit is busy with a long operation.
     pub const BUSY: Exception = Exception(6);
 
-    /// Whether a smaller request may succeed.
-    pub fn blames_address(self) -> bool {
-        matches!(self, Exception::ILLEGAL_DATA_ADDRESS | Exception::ILLEGAL_DATA_VALUE)
+    /// The unit failed while it was at it.
+    pub const DEVICE_FAILURE: Exception = Exception(4);
+
+    /// Whether asking for less might be answered. The standard means 2 and 3 for that; units in
+    /// the field also send 1, 4 and 6.
+    pub fn may_pass_smaller(self) -> bool {
+        matches!(
+            self,
+            Exception::ILLEGAL_FUNCTION
+                | Exception::ILLEGAL_DATA_ADDRESS
+                | Exception::ILLEGAL_DATA_VALUE
+                | Exception::DEVICE_FAILURE
+                | Exception::BUSY
+        )
+    }
+
+    /// Whether a gateway says so in place of a unit that it could not reach (§7: 10 and 11).
+    pub fn is_of_gateway(self) -> bool {
+        matches!(self.0, 10 | 11)
+    }
+
+    /// Whether asking for the same again later might be answered.
+    pub fn may_pass_later(self) -> bool {
+        matches!(self, Exception::DEVICE_FAILURE | Exception::BUSY)
     }
 }
 

@@ -28,19 +28,33 @@ pub struct Block {
     pub quantity: u16,
     /// The registers in it, as indexes into the map, by address.
     pub members: Vec<usize>,
+    /// The unit answers it with so many bytes of data.
+    pub answer_bytes: Option<u8>,
 }
 
 impl Block {
-    fn of(registers: &[Register], members: &[usize]) -> Option<Block> {
+    /// The smallest that holds these registers, given by address; `None` without any.
+    pub(super) fn of(registers: &[Register], members: &[usize]) -> Option<Block> {
         let first = registers.get(*members.first()?)?;
         let end = members.iter().filter_map(|index| registers.get(*index)).map(Register::end).max()?;
         let quantity = u16::try_from(end - u32::from(first.address)).ok()?;
-        Some(Block { table: first.table, address: first.address, quantity, members: members.to_vec() })
+        let answer_bytes = first.answer_bytes;
+        Some(Block {
+            table: first.table,
+            address: first.address,
+            quantity,
+            members: members.to_vec(),
+            answer_bytes,
+        })
     }
 
     /// The request that reads it; `None` only if the map exceeds the limits of the protocol.
     pub fn request(&self) -> Option<Request> {
-        Request::read(self.table, self.address, self.quantity).ok()
+        let request = Request::read(self.table, self.address, self.quantity).ok()?;
+        Some(match self.answer_bytes {
+            Some(bytes) => request.answered_with(bytes),
+            None => request,
+        })
     }
 }
 
@@ -63,7 +77,10 @@ pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
         let last = groups.last_mut();
         match (open, last) {
             (Some((start, end)), Some(group))
-                if registers[group[0]].table == register.table && fits(start, end) =>
+                if registers[group[0]].table == register.table
+                    && register.answer_bytes.is_none()
+                    && registers[group[0]].answer_bytes.is_none()
+                    && fits(start, end) =>
             {
                 group.push(index);
                 open = Some((start, end.max(register.end())));
@@ -98,26 +115,31 @@ pub fn split(registers: &[Register], block: &Block) -> Option<Vec<Block>> {
     (block.members.len() > 1).then_some(parts)
 }
 
-/// A read whose response cannot be mistaken for that of a block, because it has another shape.
+/// Most probes to choose from, of each kind.
+const PROBES_MAX: usize = 4;
+
+/// Reads by which a unit shows that it answers in step, each with whether its answer has a shape
+/// that no block of `all` has; those that have come first.
 ///
-/// It reads the beginning of a block if possible, so that its addresses exist; else more than a
-/// block, else another table, because an exception is sufficient as a response. `None` without
-/// blocks, or if they use all shapes.
-pub fn probe(blocks: &[Block]) -> Option<Request> {
-    let used: Vec<Shape> = blocks.iter().filter_map(Block::request).map(|request| request.answer()).collect();
-    let free = |table: Table, address: u16, quantity: u16| {
-        let request = Request::read(table, address, quantity).ok()?;
-        (!used.contains(&request.answer())).then_some(request)
-    };
-    let beginning =
-        |block: &Block| (1..block.quantity).find_map(|quantity| free(block.table, block.address, quantity));
-    let longer = |block: &Block| {
-        (1..=block.table.read_max()).find_map(|quantity| free(block.table, block.address, quantity))
-    };
-    let tables = [Table::Holding, Table::Input, Table::Coil, Table::Discrete];
-    let elsewhere = || {
-        tables.iter().find_map(|table| (1..=table.read_max()).find_map(|quantity| free(*table, 0, quantity)))
-    };
-    let found = blocks.iter().find_map(beginning).or_else(|| blocks.iter().find_map(longer));
-    found.or_else(|| if blocks.is_empty() { None } else { elsewhere() })
+/// They read values of the map, whole and within the blocks of `from`, and nothing else: single
+/// values, beginnings, and the blocks themselves.
+pub fn probes(registers: &[Register], from: &[&Block], all: &[&Block]) -> Vec<(Request, bool)> {
+    let used: Vec<Shape> =
+        all.iter().filter_map(|block| block.request()).map(|request| request.answer()).collect();
+    let mut found: Vec<(Request, bool)> = Vec::new();
+    for block in from {
+        let singles = block.members.iter().map(std::slice::from_ref);
+        let beginnings = (2..block.members.len()).filter_map(|count| block.members.get(..count));
+        for members in singles.chain(beginnings) {
+            let part = Block::of(registers, members).filter(|part| part.quantity < block.quantity);
+            let Some(request) = part.and_then(|part| part.request()) else { continue };
+            let probe = (request, true);
+            if found.len() < PROBES_MAX && !used.contains(&probe.0.answer()) && !found.contains(&probe) {
+                found.push(probe);
+            }
+        }
+    }
+    let whole = from.iter().filter_map(|block| block.request()).take(PROBES_MAX);
+    found.extend(whole.map(|request| (request, false)));
+    found
 }

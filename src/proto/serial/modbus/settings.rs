@@ -13,11 +13,9 @@ use crate::message::Name;
 pub struct Settings {
     /// The speed of the line, for silences and the duration of frames.
     pub speed: Speed,
-    /// Time until a response must begin; default 1 s. The duration of the frames is added.
+    /// How long a line that is never quiet is waited for; default 1 s.
     pub timeout: Duration,
-    /// Silence before each request in addition to the 3.5 characters of the standard; default none.
-    pub pause: Duration,
-    /// Least time between the starts of two requests; default none.
+    /// From the beginning of a request to that of the next, at least; default none.
     pub interval: Duration,
     /// Back-off of a unit after its first failure, doubled with every further one; default 1 s.
     pub backoff: Duration,
@@ -44,7 +42,7 @@ impl Settings {
 pub struct Unit {
     /// The id of its device.
     pub id: Name,
-    /// Its address on the bus; `1..=247`.
+    /// Its address on the bus; `1..=255`, of which the standard reserves 248 and above.
     pub address: u8,
     /// The path of its readings within the device; a valid [`Path`](crate::message::Path). Default
     /// `data`.
@@ -60,6 +58,12 @@ pub struct Unit {
     pub registers: Vec<Register>,
     /// Limits for grouping registers into requests.
     pub limits: Limits,
+    /// How long it may think before its answer begins; default 1 s. What frames take on the wire
+    /// comes on top.
+    pub timeout: Duration,
+    /// Silence before each request to it, beyond the 3.5 characters of the standard; default that
+    /// of the bus.
+    pub pause: Duration,
 }
 
 impl Unit {
@@ -76,7 +80,10 @@ impl Unit {
                 // A byte can become an escape of six bytes.
                 super::map::Kind::String(registers) => 12 * usize::from(registers) + 2,
                 super::map::Kind::Bool(_) => 5,
-                _ => 24,
+                _ if !register.bits.is_empty() => {
+                    2 + register.bits.iter().map(|(_, name)| 6 * name.len() + 9).sum::<usize>()
+                }
+                _ => register.names.iter().map(|(_, name)| 6 * name.len() + 2).max().unwrap_or(0).max(24),
             };
             6 * register.name.len() + 4 + value
         };

@@ -61,6 +61,8 @@ impl From<Unresolved> for String {
 pub fn resolve(name: &PortName) -> Result<PathBuf, Unresolved> {
     match name {
         PortName::Path(path) => Ok(path.clone()),
+        // Never the name of a device file.
+        PortName::Tcp { .. } => Ok(PathBuf::from(name.to_string())),
         PortName::Usb { serial, .. } => pick(&name.to_string(), serial.is_some(), &all()),
     }
 }

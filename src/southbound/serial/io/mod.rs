@@ -9,19 +9,25 @@ pub mod find;
 
 use std::future::poll_fn;
 use std::io;
+use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_serial::SerialStream;
 
-use super::settings::{FlowControl, Line, Parity, Port, Rs485};
+use super::settings::{FlowControl, Line, Parity, Port, PortName, Rs485};
 
 /// Most bytes per read.
 const CHUNK: usize = 4096;
+/// How long a connection to one address may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Most addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 4;
 
 /// The daemon's side of one port. All calls come from the port's own task, between two awaits.
 pub trait Host {
@@ -127,18 +133,16 @@ enum Moved {
     Written(usize),
 }
 
-async fn transfer(stream: Option<&mut SerialStream>, chunk: &mut [u8], outgoing: &[u8]) -> io::Result<Moved> {
+async fn transfer(stream: Option<&mut Stream>, chunk: &mut [u8], outgoing: &[u8]) -> io::Result<Moved> {
     let Some(stream) = stream else { return Ok(Moved::Read(0)) };
     poll_fn(|context| {
         if !outgoing.is_empty()
-            && let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(context, outgoing)
+            && let Poll::Ready(written) = stream.poll_write(context, outgoing)
         {
             return Poll::Ready(written.map(Moved::Written));
         }
         let mut buffer = ReadBuf::new(chunk);
-        Pin::new(&mut *stream)
-            .poll_read(context, &mut buffer)
-            .map(|read| read.map(|()| Moved::Read(buffer.filled().len())))
+        stream.poll_read(context, &mut buffer).map(|read| read.map(|()| Moved::Read(buffer.filled().len())))
     })
     .await
 }
@@ -154,10 +158,37 @@ fn lost(error: &io::Error) -> String {
 
 /// An open port, which is always closed on another thread.
 #[derive(Debug)]
-pub struct Opened(Option<SerialStream>);
+pub struct Opened(Option<Stream>);
+
+/// What bytes go through.
+#[derive(Debug)]
+enum Stream {
+    Serial(SerialStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn poll_read(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Serial(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+
+    fn poll_write(&mut self, context: &mut std::task::Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Serial(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+}
 
 impl Opened {
-    fn stream(&mut self) -> Option<&mut SerialStream> {
+    fn stream(&mut self) -> Option<&mut Stream> {
         self.0.as_mut()
     }
 
@@ -166,7 +197,8 @@ impl Opened {
     fn device_number(&self) -> Option<u64> {
         use std::os::fd::AsRawFd as _;
         use std::os::unix::fs::MetadataExt as _;
-        let descriptor = self.0.as_ref()?.as_raw_fd();
+        let Stream::Serial(stream) = self.0.as_ref()? else { return None };
+        let descriptor = stream.as_raw_fd();
         std::fs::metadata(format!("/proc/self/fd/{descriptor}")).ok().map(|found| found.rdev())
     }
 
@@ -202,9 +234,47 @@ impl Drop for Opened {
 /// # Errors
 /// The reason as text.
 pub fn open(port: &Port) -> Result<(Opened, PathBuf), String> {
+    if let PortName::Tcp { host, port: number, .. } = &port.port {
+        let stream = connect(host, *number)?;
+        return Ok((Opened(Some(Stream::Tcp(stream))), PathBuf::from(port.port.to_string())));
+    }
     let device = find::resolve(&port.port)?;
     let stream = open_device(&device, &port.line)?;
     Ok((stream, device))
+}
+
+/// Connects to a converter in the network, within [`CONNECT`] for each of its addresses. Blocks.
+fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let addresses =
+        (bare, port).to_socket_addrs().map_err(|error| format!("its name is not known: {error}"))?;
+    let mut reason = "its name has no address".to_owned();
+    for address in addresses.take(ADDRESSES_MAX) {
+        let made = std::net::TcpStream::connect_timeout(&address, CONNECT).and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            watch(&stream)?;
+            TcpStream::from_std(stream)
+        });
+        match made {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => reason = "it does not answer".to_owned(),
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    Err(reason)
+}
+
+/// A converter that went away without a word is noticed within half a minute, whether or not
+/// anything is sent to it.
+fn watch(stream: &std::net::TcpStream) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &4)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &30_000)?;
+    Ok(())
 }
 
 /// Opens a device file. Blocks; must be called within a runtime.
@@ -256,8 +326,9 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
         tokio_serial::ErrorKind::NoDevice => "another program has it".to_owned(),
         _ => error.to_string(),
     })?;
-    let opened = Opened(Some(stream));
-    // The path may refer to another device by now; then this one must not be read.
+    let opened = Opened(Some(Stream::Serial(stream)));
+    // A name may go over to another device while it is being opened: then this one is not ours to
+    // read.
     let same = opened.device_number().zip(std::fs::metadata(device).ok()).is_some_and(|(number, found)| {
         use std::os::unix::fs::MetadataExt as _;
         found.rdev() == number
