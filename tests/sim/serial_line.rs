@@ -75,7 +75,10 @@ pub fn port(id: &str) -> serial_settings::Port {
             framing: framing::Settings {
                 framing: Framing::Slip,
                 checksum: Some(Checksum::Crc32),
+                placement: Default::default(),
                 max_frame: 200,
+                start: Vec::new(),
+                skip_first: false,
             },
             extractor: Extractor::new(Form::Raw, None, &[], "data").unwrap(),
         },
