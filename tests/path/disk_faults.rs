@@ -205,7 +205,7 @@ fn damaged_headers_are_counted_and_the_file_is_taken_up_when_it_can_be_read() {
     // The disk gives it after all, or its owner has a copy.
     std::fs::write(&aside, &whole).expect("it is whole again");
     let (code, text) = faulty.site.daemon.command(&["queue", "import", &name]);
-    assert!(code == 0 && text.contains("400 records taken up"), "{text}");
+    assert!(code == 0 && text.contains("400 records imported"), "{text}");
     faulty.wait_for_all(400);
     wait_for("an empty lane", || faulty.journal()["records"] == 0);
     let (code, text) = faulty.site.daemon.command(&["queue", "import", &name]);

@@ -27,7 +27,7 @@ fn a_topic_the_broker_forbids_ends_in_rejected_and_the_rest_flows() {
     let id = rejected()["record"].as_str().expect("it has an id").to_owned();
     for round in ["again/1", "again/2"] {
         let (code, text) = site.daemon.command(&["queue", "rejected", "retry", &id]);
-        assert_eq!((code, text.contains("under the ids they had")), (0, true), "{text}");
+        assert_eq!((code, text.contains("with their previous ids")), (0, true), "{text}");
         site.post(&["-e", round], &format!("t/{}", round.replace('/', "-")));
         wait_for("the record in rejected again", || rejected()["record"] == id.as_str());
     }
