@@ -51,5 +51,7 @@ pub mod message;
 pub mod northbound;
 pub mod pipeline;
 pub mod proto;
+mod slots;
 pub mod southbound;
+pub mod splitmix;
 pub mod telemetry;

@@ -29,6 +29,7 @@ use crate::southbound::serial::io::{self, Host};
 use crate::southbound::serial::settings::{Duty, Settings};
 use crate::southbound::serial::units::UnitView;
 use crate::southbound::serial::{Port, Taker, Verdict};
+use crate::splitmix::SplitMix64;
 
 /// A port's state is told at most so often, like a device's presence.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -45,7 +46,7 @@ pub struct Ports {
     /// nobody.
     next: Cell<u32>,
     /// What the moments at which units are asked are drawn from.
-    chance: Cell<u64>,
+    random: RefCell<SplitMix64>,
 }
 
 struct Entry {
@@ -102,7 +103,7 @@ impl Ports {
             trace: trace.clone(),
             entries: RefCell::default(),
             next: Cell::new(0),
-            chance: Cell::new(seed),
+            random: RefCell::new(SplitMix64::new(seed)),
         });
         ports.replace(settings);
         ports
@@ -123,7 +124,7 @@ impl Ports {
             let number = self.next.get();
             self.next.set(number.wrapping_add(1));
             let port = Arc::new(port.clone());
-            let mut core = Port::new(port.clone(), number, now, self.draw());
+            let mut core = Port::new(port.clone(), number, now, self.random.borrow_mut().next_u64());
             if let Some(old) = &old {
                 core.adopt(&mut old.core.borrow_mut(), now);
                 self.end(&port.name, old);
@@ -159,13 +160,6 @@ impl Ports {
         }
         entry.stop();
         self.shared.hub.borrow_mut().disconnect_serial(entry.number);
-    }
-
-    /// A number that no bus before had.
-    fn draw(&self) -> u64 {
-        let next = self.chance.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-        self.chance.set(next);
-        next
     }
 
     /// Ends all tasks; what is in memory and not on its way to disk is lost and named.

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use super::PeerId;
 use super::deduplication::fold;
 use super::message::MessageId;
-use super::slots::{Key, Slots};
 use super::tally::Tally;
+use crate::slots::{Key, Slots};
+use crate::splitmix::SplitMix64;
 
 /// Least wait for the first acknowledgement; the most is 1.5 times this (ACK_RANDOM_FACTOR).
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,27 +58,6 @@ impl Tick {
 
     pub(super) fn plus(self, ticks: u32) -> Tick {
         Tick(self.0.saturating_add(ticks))
-    }
-}
-
-/// A seeded source of chance (SplitMix64): for spreading in time and for starting points, not for
-/// secrets.
-#[derive(Debug)]
-pub(super) struct Chance(u64);
-
-impl Chance {
-    pub(super) fn new(seed: u64) -> Chance {
-        Chance(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        fold(self.0, u128::from(self.0) << 64)
-    }
-
-    /// Uniformly between once and one and a half times `base`.
-    fn spread(&mut self, base: Duration) -> Duration {
-        base + (base / 2).mul_f64((self.next() >> 11) as f64 / (1u64 << 53) as f64)
     }
 }
 
@@ -135,7 +115,7 @@ pub(super) struct Transmissions {
     slots: Slots<Transmission>,
     held: Tally,
     timers: BinaryHeap<Reverse<(Instant, Key)>>,
-    chance: Chance,
+    random: SplitMix64,
     /// Emptied buffers, to be filled again.
     spare: Vec<Vec<u8>>,
 }
@@ -164,9 +144,9 @@ pub(super) enum Due {
 }
 
 impl Transmissions {
-    pub(super) fn new(chance: Chance) -> Transmissions {
+    pub(super) fn new(random: SplitMix64) -> Transmissions {
         let (slots, held) = (Slots::default(), Tally::default());
-        Transmissions { slots, held, timers: BinaryHeap::new(), chance, spare: Vec::new() }
+        Transmissions { slots, held, timers: BinaryHeap::new(), random, spare: Vec::new() }
     }
 
     /// Puts a message behind the others of its peer. Returns whether it is the first and to be sent
@@ -181,7 +161,7 @@ impl Transmissions {
     ) -> Option<Key> {
         let mut datagram = self.spare.pop().unwrap_or_default();
         write(&mut datagram);
-        let timeout = self.chance.spread(ACK_TIMEOUT);
+        let timeout = ACK_TIMEOUT + self.random.up_to(ACK_TIMEOUT / 2);
         self.held.add(holder);
         let key = self.slots.insert(Transmission {
             peer,
@@ -341,7 +321,7 @@ mod tests {
     fn attempts_wait_two_to_three_seconds_and_then_twice_as_long_each() {
         for seed in 0..100 {
             let start = Instant::now();
-            let (mut sent, mut queue) = (Transmissions::new(Chance::new(seed)), Queue::default());
+            let (mut sent, mut queue) = (Transmissions::new(SplitMix64::new(seed)), Queue::default());
             let key = sent.enqueue(start, &mut queue, (PeerId(1), 1), MessageId(1), |_| {}).unwrap();
             let mut waits = Vec::new();
             let mut now = start;
@@ -364,7 +344,7 @@ mod tests {
     #[test]
     fn one_message_is_outstanding_and_the_others_wait_in_order() {
         let now = Instant::now();
-        let (mut sent, mut queue) = (Transmissions::new(Chance::new(1)), Queue::default());
+        let (mut sent, mut queue) = (Transmissions::new(SplitMix64::new(1)), Queue::default());
         let mut add = |sent: &mut Transmissions, id| {
             sent.enqueue(now, &mut queue, (PeerId(1), 1), MessageId(id), |_| {})
         };

@@ -23,6 +23,7 @@ use super::pdu::{Answer, Exception, Request};
 use super::settings::Settings;
 pub use super::unit::{Counters, State};
 use super::unit::{Progress, Purpose, Refusal, Unit};
+use crate::splitmix::SplitMix64;
 
 /// Nothing more is asked while so many events wait to be collected.
 const EVENTS_MAX: usize = 256;
@@ -110,7 +111,7 @@ pub struct Bus {
     /// Whose poll goes on.
     current: Option<usize>,
     clock: Instant,
-    chance: u64,
+    random: SplitMix64,
     strangers: u64,
 }
 
@@ -152,7 +153,7 @@ impl Bus {
             begun: None,
             current: None,
             clock: now,
-            chance: seed,
+            random: SplitMix64::new(seed),
             strangers: 0,
         }
     }
@@ -357,7 +358,7 @@ impl Bus {
         if progress == Progress::Done {
             self.current = None;
             let mut payload = Vec::new();
-            let jitter = draw(&mut self.chance, unit.settings.jitter);
+            let jitter = self.random.up_to(unit.settings.jitter);
             if unit.complete(now, jitter, &mut payload) {
                 self.events.push_back(Event::Reading { unit: index, payload });
             }
@@ -501,15 +502,4 @@ fn stray(
         Some((unit, after)) => events.push_back(Event::Late { unit, after }),
         None => *strangers += 1,
     }
-}
-
-/// A random time up to `longest` (SplitMix64).
-fn draw(chance: &mut u64, longest: Duration) -> Duration {
-    *chance = chance.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut mixed = *chance;
-    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^= mixed >> 31;
-    let span = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(if span == u64::MAX { mixed } else { mixed % (span + 1) })
 }
