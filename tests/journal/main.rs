@@ -13,5 +13,7 @@ mod harness;
 mod hostile;
 mod model;
 mod reading;
+#[path = "../support/readings.rs"]
+mod readings;
 mod real;
 mod waiting;

@@ -55,7 +55,7 @@ pub fn open_and_use(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::open_and_use;
-    use crate::disk::random;
+    use tombolo::splitmix::SplitMix64;
 
     #[test]
     fn any_bytes_are_opened_and_gone_on_with() {
@@ -63,10 +63,10 @@ mod tests {
         for entry in std::fs::read_dir(corpus).into_iter().flatten() {
             open_and_use(&std::fs::read(entry.unwrap().path()).unwrap());
         }
-        let mut state = 77;
+        let mut random = SplitMix64::new(77);
         for _ in 0..600 {
-            let length = (random(&mut state) >> 33) as usize % 2_000;
-            let bytes: Vec<u8> = (0..length).map(|_| (random(&mut state) >> 40) as u8).collect();
+            let length = random.below(2_000) as usize;
+            let bytes: Vec<u8> = (0..length).map(|_| random.next_u64() as u8).collect();
             open_and_use(&bytes);
         }
     }

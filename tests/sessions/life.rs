@@ -10,9 +10,10 @@ use tombolo::proto::dtls::server::{Certificates, Settings};
 use tombolo::proto::dtls::{Engine, ServerEngine, SessionId};
 use tombolo::southbound::coap::sessions::keeper::Keeper;
 use tombolo::southbound::coap::sessions::log::Log;
+use tombolo::splitmix::SplitMix64;
 
 use crate::client::{Client, Config};
-use crate::disk::{Cut, FakeDisk, random};
+use crate::disk::{Cut, FakeDisk};
 use crate::harness::Fake;
 use crate::world::{Recorder, Told, World, engine, route};
 
@@ -258,8 +259,8 @@ impl Life {
 fn devices_go_on_or_shake_hands_anew_and_nothing_else() {
     for seed in 1..=6u64 {
         let mut life = Life::new();
-        let mut state = seed * 977;
-        let mut below = move |limit: u64| (random(&mut state) >> 33) % limit;
+        let mut random = SplitMix64::new(seed);
+        let mut below = move |limit: u64| random.below(limit);
         (1..=DEVICES).for_each(|port| life.speak(port));
         assert_eq!(life.handshakes, u64::from(DEVICES));
         for round in 0..20 {
