@@ -214,7 +214,8 @@ pub struct Scan {
     pub any: bool,
     /// Whether the disk gave all of it.
     pub readable: bool,
-    /// Whether the disk did not give all that lies behind the last frame found.
+    /// Whether the disk did not give all that lies behind the last frame that tells a sequence:
+    /// there may be readings.
     pub unread_end: bool,
     /// Whether the file is shorter than it was made.
     pub cut: bool,
@@ -267,9 +268,13 @@ pub fn scan_segment<F: StoredFile>(
     let mut found_at = Vec::new();
     let mut commits = 0;
     let mut scanner = Scanner::new(file, header.seed(), HEADER_BLOCK, layout.frame_limit, pages_max);
-    // Where the last frame that counts ended; gaps with the places they lie between.
-    let mut end = HEADER_BLOCK;
+    // Where the last frame that tells the sequence ended: what is missing from there on lies behind
+    // it, and perhaps before a Trim or a Loss, which tell none. Gaps with the places they lie
+    // between.
+    let mut told = HEADER_BLOCK;
     let mut places = Vec::new();
+    // Where the last frame ended.
+    let mut end = HEADER_BLOCK;
     while let Some((offset, frame)) = scanner.next_frame() {
         let named = match frame.kind {
             Kind::Reading | Kind::Opening => Some(frame.sequence),
@@ -287,7 +292,7 @@ pub fn scan_segment<F: StoredFile>(
                 acknowledged: false,
                 unread: false,
             });
-            places.push((end, offset));
+            places.push((told, offset));
             found_at.push(commits);
             scan.next_sequence = named;
             scan.segment.last_sequence = named - 1;
@@ -295,6 +300,9 @@ pub fn scan_segment<F: StoredFile>(
         commits += u32::from(frame.begins_commit);
         end = offset + frame.step() as u32;
         scan.segment.end = end;
+        if frame.kind == Kind::Reading || named == Some(scan.next_sequence) {
+            told = end;
+        }
         match frame.kind {
             Kind::Reading => {
                 scan.segment.note(frame.sequence, offset);
@@ -326,10 +334,11 @@ pub fn scan_segment<F: StoredFile>(
         return Err(error);
     }
     scan.readable = scanner.holes.is_empty();
-    scan.unread_end = scanner.has_hole(end, layout.frame_limit);
+    scan.unread_end = scanner.has_hole(told, layout.frame_limit);
     scan.cut = scanner.is_cut();
     for ((gap, at), (from, to)) in scan.gaps.iter_mut().zip(found_at).zip(places) {
-        gap.acknowledged = commits > at;
+        // A commit may begin where the disk gives nothing: what may be a loss counts as one.
+        gap.acknowledged = commits > at || scanner.has_hole(to, end);
         gap.unread = scanner.has_hole(from, to);
     }
     Ok(scan)

@@ -17,21 +17,8 @@ const LANE: Lane = Lane::Normal;
 /// Some segments of records, some of the oldest released; what is acknowledged and has not left, by
 /// sequence.
 fn written(seed: u64) -> Rig {
-    let mut state = seed | 1;
-    written_by(|below| (random(&mut state) >> 33) % below)
-}
-
-/// xorshift64*, kept here beside [`SplitMix64`] until
-/// `records_in_an_unreadable_place_are_not_taken_for_released` passes: another series of numbers
-/// meets that fault in the tests of all seeds.
-fn random(state: &mut u64) -> u64 {
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
-}
-
-fn written_by(mut next: impl FnMut(u64) -> u64) -> Rig {
+    let mut random = SplitMix64::new(seed);
+    let mut next = |below| random.below(below);
     let mut rig = Rig::new(settings(WhenFull::Refuse, 40));
     let rounds = 10 + next(60);
     for _ in 0..rounds {
@@ -90,8 +77,8 @@ fn assert_whole(rig: &Rig, seed: u64) {
 
 /// Breaks up to four places; whether anything at all.
 fn break_some(disk: &FakeDisk, seed: u64) {
-    let mut state = seed.wrapping_mul(77) | 1;
-    let mut next = |below: usize| (random(&mut state) >> 33) as usize % below;
+    let mut random = SplitMix64::new(seed);
+    let mut next = |below: usize| random.below(below as u64) as usize;
     let names = segments(disk);
     for _ in 0..1 + next(4) {
         let name = &names[next(names.len())];
@@ -174,10 +161,8 @@ fn whatever_the_disk_does_not_give_at_the_start_is_there_once_it_does() {
 }
 
 #[test]
-#[ignore = "open: records 62 to 70 are neither read, nor unreadable, nor lost; released goes from 61 to 70"]
 fn records_in_an_unreadable_place_are_not_taken_for_released() {
-    let mut random = SplitMix64::new(213);
-    let rig = written_by(|below| random.below(below));
+    let rig = written(213);
     let released = rig.store.view(LANE).released;
     let disk = rig.disk.after_power_cut(Cut::Everything);
     let name = segments(&disk).remove(0);
@@ -493,7 +478,11 @@ fn a_newest_segment_that_is_gone_is_counted() {
 
 #[test]
 fn a_list_that_cannot_be_read_keeps_its_file() {
-    let rig = written(3);
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 40));
+    for _ in 0..100 {
+        rig.append(LANE, 700);
+    }
+    rig.commit();
     let disk = rig.disk.after_power_cut(Cut::Everything);
     let name = segments(&disk).remove(0);
     for at in 40..60 {
