@@ -1,8 +1,8 @@
-//! What the gate costs with 1,000 rules and 10,000 devices.
+//! The cost of the gate with 1,000 rules and 10,000 devices.
 //!
-//! `cargo bench --bench gate`. The times are of the fastest of several rounds; every round speaks
-//! as all devices, in an order that is no help to the cache. Beside them, what it costs to ask the
-//! same rules one by one.
+//! `cargo bench --bench gate`. The times are of the fastest of several rounds; every round has
+//! readings of all devices, in an order that is unfavourable for the cache. For comparison, the
+//! cost of testing the same rules one by one.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
-//! What storing costs: CPU per record, and bytes written to the device per message, at 1, 20 and
-//! 100 records a commit.
+//! The cost of storing: CPU per record, and bytes written to the device per message, with 1, 20 and
+//! 100 records per commit.
 //!
-//! `cargo bench --bench journal`. As root it makes an ext4 file system on a loop device of its own,
-//! so that the device's counter counts nothing else; otherwise it uses the temporary directory and
-//! counts nothing. `JOURNAL_BENCH_RECORDS` sets how many records.
+//! `cargo bench --bench journal`. As root it creates an ext4 file system on a separate loop device,
+//! so that the device's counter includes nothing else; otherwise it uses the temporary directory
+//! without counting bytes. `JOURNAL_BENCH_RECORDS` sets the number of records.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a bench measures")]
 
 use std::path::{Path, PathBuf};
@@ -16,10 +16,7 @@ use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::{Journal, Next, Ticket};
 use tombolo::message::Lane;
 
-#[path = "../tests/support/readings.rs"]
-mod readings;
-
-use readings::Readings;
+use tombolo_test_support::readings::Readings;
 
 const PAYLOAD: usize = 100;
 

@@ -1,17 +1,14 @@
-//! The whole path beside libcoap's DTLS server, in one run: CPU per reading, readings a second,
-//! memory.
+//! Compares the whole path with libcoap's DTLS server in one run: CPU per reading, readings per
+//! second, memory.
 //!
 //! `cargo bench --bench path` — needs `mosquitto`, `mosquitto_sub` and `coap-server-openssl`
-//! (`apt install mosquitto mosquitto-clients libcoap3-bin`). Ours verifies, maps, stores
-//! (fdatasync) and publishes every reading over TLS with QoS 1; libcoap's answers and forgets.
-//! Everything on loopback. CPU time is the steady figure; readings a second share two cores with
-//! the load and the broker.
+//! (`apt install mosquitto mosquitto-clients libcoap3-bin`). Tombolo authenticates, maps, stores
+//! (fdatasync) and publishes every reading over TLS with QoS 1; libcoap's server only responds.
+//! Everything runs on loopback. CPU time is the reliable figure; readings per second depend on two
+//! cores shared with the load generator and the broker.
 //!
 //! `SECONDS`, `ROUNDS` in the environment change the length (default 8 s, 3 rounds; medians are
 //! printed).
-
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -21,8 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use support::{Daemon, Folder, Mosquitto, Pki, cpu_time, free_udp_port, resident_kb};
 use tombolo::cli::demo::sensor::{POST, PUT, Sensor};
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, cpu_time, free_udp_port, resident_kb};
 
 const KEY: &str = "benchbenchbench1";
 const PAYLOAD: &[u8] = b"{\"t\":21.5,\"rh\":40.25,\"battery\":3.01,\"n\":1}";

@@ -27,8 +27,9 @@
 //!
 //! [`southbound::coap::intake`] does 2 and 3. [`daemon::hub`] is where the six meet, on one thread.
 //! [`message`] and [`clock`] are the words they share. Small files that must outlive a power cut go
-//! through [`durable`]. [`config`] reads what the owner wrote, [`control`] answers the commands in
-//! [`cli`], [`telemetry`] tells the story.
+//! through [`durable`]; [`session_store`] keeps DTLS sessions over a restart. [`system`] has random
+//! numbers and the kernel's boot id. [`config`] reads what the owner wrote, [`control`] answers the
+//! commands in [`cli`], [`telemetry`] tells the story.
 //!
 //! # Two kinds of code
 //!
@@ -51,7 +52,9 @@ pub mod message;
 pub mod northbound;
 pub mod pipeline;
 pub mod proto;
+pub mod session_store;
 mod slots;
 pub mod southbound;
 pub mod splitmix;
+pub mod system;
 pub mod telemetry;

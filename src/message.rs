@@ -1,8 +1,9 @@
-//! The shared vocabulary of the path: names, paths, formats, record ids.
+//! The types that every stage of the path shares: names, paths, content formats, record ids.
 //!
-//! Every southbound input becomes the same sentence — *device D said bytes B of content-format F at
-//! path P* — and this module holds its words. It imports nothing of ours. The types here cannot
-//! hold a wrong value: whoever has a [`Path`] or a [`Name`] need not check it again.
+//! Every southbound protocol turns its input into the same reading: *device D sent payload B of
+//! content format F to path P*. This module has the types of that reading and imports no other
+//! module of the crate. A value of these types is valid by construction: code that holds a [`Path`]
+//! or a [`Name`] does not check it again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ pub const PATH_SEGMENTS_MAX: usize = 16;
 pub const SEGMENT_MAX: usize = 64;
 /// Longest MQTT topic a reading may be mapped to, in bytes.
 pub const TOPIC_MAX: usize = 1024;
-/// The device id nobody may have: its topics are the gateway's own.
+/// The device id that is reserved for the gateway's own topics; no device may have it.
 pub const RESERVED_DEVICE: &str = "gateway";
 
 /// A name of a device, gateway, role or port: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`. Cheap to clone.
@@ -25,10 +26,10 @@ pub const RESERVED_DEVICE: &str = "gateway";
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Takes `text` as a name.
+    /// Parses `text` as a name.
     ///
     /// # Errors
-    /// [`NameError`] says which rule `text` breaks; the text itself is the caller's to quote.
+    /// [`NameError`], the first rule that `text` breaks. It does not contain `text`.
     pub fn parse(text: &str) -> Result<Name, NameError> {
         let bytes = text.as_bytes();
         let Some(first) = bytes.first() else {
@@ -73,7 +74,7 @@ impl std::borrow::Borrow<str> for Name {
 /// Why a text is not a [`Name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
-    /// There is no character at all.
+    /// The text is empty.
     Empty,
     /// More than [`NAME_MAX`] bytes.
     TooLong,
@@ -96,15 +97,16 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// A place in a device's own space: what a CoAP Uri-Path and a serial channel have in common.
+/// A path within one device: the CoAP Uri-Path, or the serial channel.
 ///
 /// 1 to 16 segments of 1 to 64 bytes, at most 255 bytes in all, UTF-8, without `/`, `+`, `#` or a
-/// control character inside a segment. Nothing is percent-decoded. Held as segments joined by `/`.
+/// control character inside a segment. Percent-encoding is not decoded. The value is stored as
+/// segments joined by `/`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Path<'a>(&'a str);
 
 impl<'a> Path<'a> {
-    /// Takes a text of segments joined by `/`; one trailing `/` is dropped.
+    /// Parses segments joined by `/`; one trailing `/` is dropped.
     ///
     /// # Errors
     /// [`PathError`], the first rule broken.
@@ -127,7 +129,7 @@ impl<'a> Path<'a> {
         Ok(Path(text))
     }
 
-    /// The segments joined by `/`, without one at either end.
+    /// The segments joined by `/`, without a leading or trailing `/`.
     pub fn as_str(self) -> &'a str {
         self.0
     }
@@ -137,8 +139,8 @@ impl<'a> Path<'a> {
         self.0.split('/')
     }
 
-    /// Whether the first segment is kept for the gateway's own resources: such a path never
-    /// publishes.
+    /// Whether the first segment is reserved for the gateway's own resources. A reading at such a
+    /// path is never published.
     pub fn is_reserved(self) -> bool {
         let first = self.0.split('/').next().unwrap_or_default();
         matches!(first, ".well-known" | "rd" | "firmware" | "time") || first.starts_with('~')
@@ -157,7 +159,7 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// Room to put a [`Path`] together from raw segments (CoAP Uri-Path options) without allocating.
+/// A buffer that joins raw segments (CoAP Uri-Path options) to a [`Path`] without allocating.
 pub struct PathBuffer {
     bytes: [u8; PATH_MAX],
 }
@@ -239,12 +241,12 @@ pub fn is_topic_character(c: char) -> bool {
         || (0xFDD0..=0xFDEF).contains(&code))
 }
 
-/// Why something is not a [`Path`]. Over CoAP every one of them is answered 4.00.
+/// Why a text or a list of segments is not a [`Path`]. CoAP answers each with 4.00 Bad Request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
     /// No segment.
     Empty,
-    /// A segment without a byte that is not the last.
+    /// A segment other than the last is empty.
     EmptySegment,
     /// More than [`SEGMENT_MAX`] bytes in one segment.
     SegmentTooLong,
@@ -274,7 +276,7 @@ impl fmt::Display for PathError {
 
 impl std::error::Error for PathError {}
 
-/// A CoAP Content-Format number (RFC 7252 §12.3), kept with a reading whatever it came over.
+/// A CoAP Content-Format number (RFC 7252 §12.3). Readings of every southbound protocol have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentFormat(pub u16);
 
@@ -294,7 +296,8 @@ impl ContentFormat {
     /// `application/senml+cbor` (RFC 8428)
     pub const SENML_CBOR: ContentFormat = ContentFormat(112);
 
-    /// The media type for the MQTT 5 content-type property; `None` for a number without one here.
+    /// The media type for the MQTT 5 Content Type property (MQTT 5.0 §3.3.2.3.9); `None` for a
+    /// number this program does not know.
     pub fn media_type(self) -> Option<&'static str> {
         Some(match self {
             ContentFormat::TEXT => "text/plain;charset=utf-8",
@@ -311,20 +314,20 @@ impl ContentFormat {
     }
 }
 
-/// How the device said it.
+/// The method of a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Method {
-    /// CoAP POST, and what serial ports do.
+    /// CoAP POST; also every reading of a serial port.
     Post = 2,
     /// CoAP PUT.
     Put = 3,
-    /// CoAP DELETE: an empty retained publish.
+    /// CoAP DELETE: published as an empty retained message.
     Delete = 4,
 }
 
 impl Method {
-    /// As the user property `method` spells it.
+    /// The value of the MQTT user property `method`.
     pub fn as_str(self) -> &'static str {
         match self {
             Method::Post => "POST",
@@ -333,14 +336,15 @@ impl Method {
         }
     }
 
-    /// The method of that name, in any case.
+    /// The method with this name; case is ignored.
     pub fn parse(text: &str) -> Option<Method> {
         [Method::Post, Method::Put, Method::Delete]
             .into_iter()
             .find(|method| method.as_str().eq_ignore_ascii_case(text))
     }
 
-    /// From its CoAP request code detail (RFC 7252 §12.1.1).
+    /// The method of a CoAP request code's detail (RFC 7252 §12.1.1); `None` for GET and unknown
+    /// codes.
     pub fn from_code(code: u8) -> Option<Method> {
         Some(match code {
             2 => Method::Post,
@@ -355,17 +359,18 @@ impl Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Lane {
-    /// Alarms: three of four places in the uplink's window while both lanes wait.
+    /// For alarms. While both lanes have records to send, it gets three of four places in the
+    /// uplink's window.
     High = 0,
     /// Everything else.
     Normal = 1,
 }
 
 impl Lane {
-    /// All lanes, the most urgent first.
+    /// Both lanes, the more urgent first.
     pub const ALL: [Lane; 2] = [Lane::High, Lane::Normal];
 
-    /// As configuration, folders and logs spell it.
+    /// The name in the configuration, in folder names and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Lane::High => "high",
@@ -373,12 +378,12 @@ impl Lane {
         }
     }
 
-    /// The lane of that name.
+    /// The lane with this name.
     pub fn parse(text: &str) -> Option<Lane> {
         Lane::ALL.into_iter().find(|lane| lane.as_str() == text)
     }
 
-    /// Its place in arrays that hold one value a lane.
+    /// The index into arrays with one value per lane.
     pub fn index(self) -> usize {
         self as usize
     }
@@ -390,16 +395,16 @@ impl fmt::Display for Lane {
     }
 }
 
-/// Names one stored record for ever: `{run}-{sequence}`, sent upstream as the user property `id`.
+/// Identifies one stored record: `{run}-{sequence}`, published as the user property `id`.
 ///
-/// `run` is 64 random bits drawn for each lane each time the journal is opened, so an id never
-/// recurs, not after a restored backup either. `sequence` counts the records of that lane from 1,
-/// without a gap and on across runs, so a range of them says exactly how many records it covers.
+/// `run` is 64 random bits, drawn for each lane each time the journal is opened, so an id is not
+/// used twice, even after a backup is restored. `sequence` counts the records of the lane from 1,
+/// without gaps and across runs, so a range of sequences gives the exact number of records in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordId {
-    /// The opening of the journal that wrote it.
+    /// Identifies the opening of the journal that wrote the record.
     pub run: u64,
-    /// Its number in its lane.
+    /// The record's number in its lane, from 1.
     pub sequence: u64,
 }
 
@@ -410,10 +415,10 @@ impl fmt::Display for RecordId {
 }
 
 impl RecordId {
-    /// Stands in the report of a loss where nobody knows which records they were.
+    /// Used in a loss report when the lost records are not known.
     pub const UNKNOWN: RecordId = RecordId { run: 0, sequence: 0 };
 
-    /// Reads what `Display` wrote.
+    /// Parses the form that `Display` writes; `None` if `text` does not have it.
     pub fn parse(text: &str) -> Option<RecordId> {
         let (run, sequence) = text.split_once('-')?;
         if run.len() != 16 {
@@ -423,49 +428,51 @@ impl RecordId {
     }
 }
 
-/// What a record wraps its payload in when it is published.
+/// How the payload of a record is wrapped when it is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(u8)]
 pub enum Envelope {
     /// The payload bytes unchanged.
     #[default]
     None = 0,
-    /// One JSON object with the payload and what MQTT 5 properties would have said.
+    /// One JSON object with the payload and the values that MQTT 5 properties would carry.
     Json = 1,
 }
 
-/// When a reading was received, as far as could be known then.
+/// When a reading was received, as far as it was known at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// Milliseconds of `CLOCK_BOOTTIME`; comparable only within one boot.
     pub boottime_ms: u64,
-    /// Wall time, milliseconds since 1970, if it could be trusted at that moment.
+    /// Wall time in milliseconds since 1970-01-01 UTC, if the wall clock was trusted at that
+    /// moment.
     pub wall_ms: Option<u64>,
 }
 
-/// What the journal stores of one reading: everything the uplink needs to publish it, years later
-/// too.
+/// What the journal stores of one reading: everything the uplink needs to publish it, also after a
+/// reload or a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content<'a> {
-    /// Who said it.
+    /// The id of the device that sent it.
     pub device: &'a str,
-    /// Where, in the device's own space.
+    /// The path within the device.
     pub path: &'a str,
-    /// The topic it was mapped to; `1..=1024` bytes. A later change of rules does not move it.
+    /// The topic it was mapped to; `1..=1024` bytes. A later change of the rules does not change
+    /// it.
     pub topic: &'a str,
-    /// How.
+    /// The method it was sent with.
     pub method: Method,
-    /// What the payload is, if the device said.
+    /// The payload's content format, if the device named it.
     pub content_format: Option<ContentFormat>,
     /// Publish with the retain flag.
     pub retain: bool,
-    /// Wrap the payload.
+    /// How the payload is wrapped.
     pub envelope: Envelope,
-    /// Seconds after `received` from which it is worthless; `None` = never.
+    /// Seconds after `received` at which it expires; `None` = never.
     pub expires_s: Option<u32>,
-    /// When it came.
+    /// When it was received.
     pub received: Stamp,
-    /// The bytes.
+    /// The payload, unwrapped; may be empty.
     pub payload: &'a [u8],
 }
 

@@ -14,8 +14,8 @@ use tombolo::proto::dtls::{
 };
 use tombolo::proto::{Holder, Route};
 
-use super::client::{self, Client, Config};
-use super::support;
+use tombolo_test_support::dtls::client::{self, Client, Config};
+use tombolo_test_support::{cpu_time, resident_kb};
 
 const SERVE: &str = "TOMBOLO_BENCH_SERVE";
 const KEY: &str = "0123456789abcdef";
@@ -128,11 +128,11 @@ fn measure(name: &str, mut command: Command, port: u16, suite: u16, sessions: us
     for number in 0..warm + sessions {
         if number == warm {
             (handshakes, echoes) = (Duration::ZERO, Duration::ZERO);
-            resident = support::resident_kb(pid);
+            resident = resident_kb(pid);
         }
-        let before = support::cpu_time(pid);
+        let before = cpu_time(pid);
         let (mut client, socket) = connect(number, port, suite);
-        let between = support::cpu_time(pid);
+        let between = cpu_time(pid);
         let mut buffer = [0; 2_048];
         for echo in 0..ECHOES as u8 {
             // PUT coaps://…/example_data
@@ -147,14 +147,14 @@ fn measure(name: &str, mut command: Command, port: u16, suite: u16, sessions: us
             assert!(client.received[usize::from(echo)].len() >= 64, "the answer has 64 bytes");
         }
         handshakes += between - before;
-        echoes += support::cpu_time(pid) - between;
+        echoes += cpu_time(pid) - between;
     }
     let per = |spent: Duration, count: usize| spent.as_secs_f64() * 1e6 / count as f64;
     println!(
         "{name:<44} {:>7.1} µs a handshake {:>6.1} µs a 64-byte echo {:>7} bytes a session",
         per(handshakes, sessions),
         per(echoes, sessions * ECHOES),
-        (support::resident_kb(pid) - resident) * 1_024 / sessions as u64,
+        (resident_kb(pid) - resident) * 1_024 / sessions as u64,
     );
 }
 

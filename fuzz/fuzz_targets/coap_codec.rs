@@ -1,4 +1,4 @@
-//! No datagram panics the decoder, and what it accepts is written again byte for byte.
+//! No datagram makes the decoder panic, and an accepted message is encoded to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

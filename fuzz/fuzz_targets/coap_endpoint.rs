@@ -1,5 +1,5 @@
-//! Whatever peers send and however the gateway answers: no panic, only messages leave, bounds hold,
-//! and in the end nothing is left.
+//! For any input of peers and any responses of the gateway: no panic, only valid messages are sent,
+//! limits hold, and all state expires.
 #![no_main]
 
 use std::time::{Duration, Instant};

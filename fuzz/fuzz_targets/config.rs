@@ -1,5 +1,5 @@
-//! Configuration texts, environment values and registry files: whatever they say, they are judged
-//! without a panic, the findings hold no secret, and schema and model agree.
+//! Configuration texts, environment values and registry files: any content is checked without a
+//! panic, findings contain no secret, and schema and model agree.
 #![no_main]
 
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! Certificates' chains: those of the input as they are, and a good one changed, reordered and
-//! repeated, in whole handshakes. No panic; what is judged further has the form that is promised;
-//! no session but for the device's own chain, whatever else is sent with it.
+//! Certificate chains: those of the input, and a valid one changed, reordered and repeated, in
+//! complete handshakes. No panic; a chain that passes the structure check has the documented form;
+//! only the device's own chain leads to a session, whatever else is sent with it.
 #![no_main]
 
 use std::cell::RefCell;
@@ -10,10 +10,8 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::proto::dtls::server::outline::{BYTES_MAX, CERTIFICATES_MAX, Outline, judge};
-
-#[path = "../dtls_world.rs"]
-mod dtls_world;
-use dtls_world::{Authorities, World, client};
+use tombolo_fuzz::{Authorities, World};
+use tombolo_test_support::dtls::client::{Config, Own};
 
 thread_local! {
     static WORLD: RefCell<(World, Authorities)> = RefCell::new({
@@ -48,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
     judged(&foreign);
     // A good chain: which certificate comes next, and what is changed in it.
     WORLD.with_borrow_mut(|(world, authorities)| {
-        let good = &authorities.chain;
+        let good = &authorities.device.chain;
         let mut chain = Vec::new();
         for step in data.chunks_exact(4).take(12) {
             let mut certificate = good[usize::from(step[0]) % good.len()].clone();
@@ -58,8 +56,8 @@ fuzz_target!(|data: &[u8]| {
         }
         judged(&chain);
         let (is_own, is_good) = (chain.first() == good.first(), chain == *good);
-        let own = client::Own { chain, ..authorities.device() };
-        let connected = world.try_to_join(3, client::Config::certified(&Arc::new(own)));
+        let own = Own { chain, ..Own::clone(&authorities.device) };
+        let connected = world.try_to_join(3, Config::certified(&Arc::new(own)));
         assert!(!connected || is_own, "another certificate than the device's gave a session");
         assert!(connected || !is_good, "the good chain gave none");
         world.check();

@@ -1,8 +1,7 @@
-//! Datagrams in front of the DTLS engine: none panics, none ends the session of a device with a
-//! key.
+//! Arbitrary datagrams to the `dimpl` engine: none causes a panic, and none closes the session of a
+//! device.
 //!
-//! One engine lives through all inputs. An input is a script: each step takes its kind from one
-//! byte.
+//! One engine handles all inputs. An input is a script: one byte selects the kind of each step.
 #![no_main]
 
 use std::cell::RefCell;
@@ -17,7 +16,7 @@ use tombolo::proto::dtls::{
 };
 
 const KEY: &[u8] = b"0123456789abcdef";
-/// The device's port; others belong to whoever sends datagrams from there.
+/// The device's port; other ports send arbitrary datagrams.
 const DEVICE: u16 = 1;
 
 struct Key;
@@ -197,7 +196,7 @@ impl World {
                     b"\x16\xfe\xfd\0\0\0\0\0\0\0\x02\0\x11\x10\0\0\x05\0\x02\0\0\0\0\0\x05\0\x03dev";
                 self.inject(port, exchange);
                 self.inject(port, rest);
-                // And a Finished of somebody without the key.
+                // And a Finished made without the key.
                 if *random & 1 == 1 {
                     self.inject(port, b"\x14\xfe\xfd\0\0\0\0\0\0\0\x03\0\x01\x01");
                     let mut finished = b"\x16\xfe\xfd\0\x01\0\0\0\0\0\0\0\x28".to_vec();

@@ -1,5 +1,6 @@
-//! Handshakes whose client says what the input says: a hello of any content behind a good cookie,
-//! and any messages after it, in any pieces. No panic; no session, since nobody here has a key.
+//! Handshakes with a client controlled by the input: a hello with any content and a valid cookie,
+//! and any messages after it, in any fragments. No panic; no session, because the client has no
+//! key.
 #![no_main]
 
 use std::cell::RefCell;
@@ -7,10 +8,8 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::proto::dtls::Engine;
-
-#[path = "../dtls_world.rs"]
-mod dtls_world;
-use dtls_world::{World, client};
+use tombolo_fuzz::World;
+use tombolo_test_support::dtls::client;
 
 thread_local! {
     static WORLD: RefCell<World> = RefCell::new(World::new(Instant::now()));

@@ -1,5 +1,5 @@
-//! What lies in the session store: changed exports are refused; contents of any kind, sealed with
-//! the right key, never panic, and leave an engine that works.
+//! Imports from the session store: changed exports are refused; any content sealed with the right
+//! key causes no panic, and the engine works afterwards.
 #![no_main]
 
 use std::cell::RefCell;
@@ -7,10 +7,7 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::proto::dtls::server::export::StoreKey;
-
-#[path = "../dtls_world.rs"]
-mod dtls_world;
-use dtls_world::World;
+use tombolo_fuzz::World;
 
 thread_local! {
     static WORLD: RefCell<(World, StoreKey, Vec<u8>)> = RefCell::new({

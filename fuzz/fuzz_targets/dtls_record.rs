@@ -1,5 +1,5 @@
-//! Datagrams in front of the server of our own, with a session and a handshake to hit: no panic,
-//! nothing kept of an address that has proven nothing, never more sent back to it than came.
+//! Arbitrary datagrams to the DTLS server with a session and a handshake: no panic, no state for an
+//! unvalidated address, and never more bytes sent to it than received.
 #![no_main]
 
 use std::cell::RefCell;
@@ -7,10 +7,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::proto::dtls::Engine;
-
-#[path = "../dtls_world.rs"]
-mod dtls_world;
-use dtls_world::World;
+use tombolo_fuzz::World;
 
 thread_local! {
     static WORLD: RefCell<World> = RefCell::new(World::new(Instant::now()));

@@ -1,16 +1,14 @@
-//! Devices with and without connection ids that live through whatever the input does to them and
-//! around them: forged, changed, replayed and moved records, handshakes anew, time. Both stay heard
-//! and hear; nothing is taken twice; nobody is displaced.
+//! Sessions with and without connection ids under arbitrary events: forged, changed, replayed and
+//! moved records, new handshakes, time. Both directions keep working; no record is accepted twice;
+//! no session is displaced.
 #![no_main]
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-
-#[path = "../dtls_world.rs"]
-mod dtls_world;
-use dtls_world::{World, client};
+use tombolo_fuzz::World;
+use tombolo_test_support::dtls::client;
 
 thread_local! {
     static WORLD: RefCell<World> = RefCell::new(World::new(Instant::now()));

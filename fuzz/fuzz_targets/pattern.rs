@@ -1,5 +1,5 @@
-//! Patterns, templates and paths from any bytes: none panics, and what passes the gate is a topic
-//! any broker takes, in nobody else's space.
+//! Patterns, templates and paths from any bytes: no panic, and a reading that passes the gate has a
+//! valid topic outside the spaces of other devices.
 //!
 //! Input: lines; a pattern, its topic, then paths.
 #![no_main]
@@ -47,8 +47,15 @@ fuzz_target!(|data: &[u8]| {
         uplink: vec![rule],
         downlink: Vec::new(),
     };
-    let device =
-        |id| Device { id: name(id), role: name("sensor"), label: None, psk: None, certificate: None, public_key: None, offline_after: None };
+    let device = |id| Device {
+        id: name(id),
+        role: name("sensor"),
+        label: None,
+        psk: None,
+        certificate: None,
+        public_key: None,
+        offline_after: None,
+    };
     let mut gate = Gate::new(
         Settings {
             gateway: name("gw"),
@@ -62,7 +69,7 @@ fuzz_target!(|data: &[u8]| {
         },
         *NOW,
     );
-    // `other` is not known if the topic has that level written out; then its space is nobody's.
+    // `other` is unknown if the topic has that level as a literal; then its space has no owner.
     let other = gate.device_by_id("other").is_some();
     let Some(door) = gate.device_by_id("door-7") else { return };
     let stamp = Stamp { boottime_ms: 0, wall_ms: None };

@@ -1,11 +1,11 @@
-//! Every framing against arbitrary streams, cut arbitrarily, with pauses; what it makes of them;
-//! and its own frames back.
+//! Every framing with arbitrary streams, split arbitrarily, with pauses; and its own frames decoded
+//! again.
 #![no_main]
 
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use tombolo::proto::serial::checksum::Checksum;
+use tombolo::proto::serial::checksum::{Checksum, Placement};
 use tombolo::proto::serial::framing::length::{Header, Width};
 use tombolo::proto::serial::framing::line::End;
 use tombolo::proto::serial::framing::markers::Markers;
@@ -31,17 +31,41 @@ fuzz_target!(|data: &[u8]| {
         7 => Framing::Markers(Markers { start: marker(b"\x02"), end: marker(b"\x03"), escape: Some(0x10) }),
         _ => Framing::Markers(Markers { start: marker(b"<<"), end: marker(b">|"), escape: None }),
     };
-    let checksum = match checksum % 6 {
+    let placement = Placement {
+        low_first: [None, Some(true), Some(false)][usize::from(checksum / 16 % 3)],
+        is_text: checksum & 128 != 0,
+        from: 0,
+        apart: usize::from(checksum & 64 != 0),
+    };
+    let checksum = match checksum % 16 {
         0 => None,
         1 => Some(Checksum::Crc16Modbus),
         2 => Some(Checksum::Crc16Ccitt),
         3 => Some(Checksum::Crc32),
         4 => Some(Checksum::Xor),
+        5 => Some(Checksum::Sum16),
+        6 => Some(Checksum::SumNegated),
+        7 => Some(Checksum::Crc16X25),
         _ => Some(Checksum::Sum),
     };
-    let settings = Settings { framing, checksum, max_frame: 8 + usize::from(*max) * 4 };
+    // A start only where it fits before the length.
+    let takes_start = match &framing {
+        Framing::Length(header) => header.offset >= 2,
+        Framing::Gap(_) | Framing::Fixed(_) => true,
+        _ => false,
+    };
+    let start = if takes_start && max % 2 == 1 { b"\x42\x4D".to_vec() } else { Vec::new() };
+    let settings = Settings {
+        framing,
+        checksum,
+        max_frame: 8 + usize::from(*max) * 4,
+        start,
+        placement,
+        skip_first: false,
+    };
 
-    let extractor = Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
+    let extractor =
+        Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
     let mut room = Room::default();
     let start = Instant::now();
     let mut now = start + Duration::from_secs(1);

@@ -1,13 +1,6 @@
-//! Arbitrary bytes as the log of DTLS sessions and as a handover (tests/sessions/hostile.rs).
+//! Arbitrary bytes as the log of DTLS sessions and as a handover.
 #![no_main]
 
-#[path = "../../tests/journal/disk.rs"]
-#[allow(dead_code)]
-mod disk;
-#[path = "../../tests/sessions/harness.rs"]
-#[allow(dead_code)]
-mod harness;
-#[path = "../../tests/sessions/hostile.rs"]
-mod hostile;
+use tombolo_test_support::session_store::hostile::open_and_use;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| hostile::open_and_use(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| open_and_use(data));

@@ -1,5 +1,5 @@
-//! Slipmux frames: arbitrary ones are told apart without a panic, messages come back, and the port
-//! bears both.
+//! Slipmux frames: arbitrary frames are decoded without a panic, messages are decoded as encoded,
+//! and a port handles both.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,14 @@ fuzz_target!(|data: &[u8]| {
     let mut wire = data.to_vec();
     encode(data, &mut wire);
     encode(data, &mut wire);
-    let settings = Settings { framing: Framing::Slip, checksum: None, max_frame: 16 * 1024 };
+    let settings = Settings {
+        framing: Framing::Slip,
+        checksum: None,
+        max_frame: 16 * 1024,
+        start: Vec::new(),
+        placement: Default::default(),
+        skip_first: false,
+    };
     let start = Instant::now();
     let mut last = Vec::new();
     let mut decoder = Decoder::new(&settings, start);

@@ -1,4 +1,4 @@
-//! `tombolo acl explain`: what would happen to a reading, and by which rule.
+//! `tombolo acl explain`: prints whether a reading would pass, and the rule that decides.
 
 use std::time::Instant;
 
@@ -14,11 +14,11 @@ use crate::control::snapshot::Explained;
 use crate::gate::Gate;
 use crate::message::Method;
 
-/// Asks the running daemon, whose rules are the ones in force; without one, the files.
+/// Asks the running daemon for the rules in force; without a daemon, reads the files.
 ///
 /// # Errors
-/// [`CommandError::Said`] where the reading would be refused, so that a script can ask by the exit
-/// status alone.
+/// [`CommandError::Said`] if the reading would be refused, so that a script can test the exit
+/// status.
 pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), CommandError> {
     let ExplainArguments { device, method, path } = arguments;
     let (value, asked) = match context.daemon() {
@@ -28,12 +28,12 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
         }
         Err(ClientError::NotRunning { .. }) => {
             let method = Method::parse(&method)
-                .ok_or_else(|| CommandError::Usage(format!("{method:?} is none of POST, PUT, DELETE")))?;
+                .ok_or_else(|| CommandError::Usage(format!("{method:?} is not one of POST, PUT, DELETE")))?;
             let now = Instant::now();
             let gate = Gate::new(context.load()?.settings.gate, now);
             let explanation = gate.explain(now, &device, method, &path);
             let value = serde_json::to_value(explanation).map_err(CommandError::failed)?;
-            (value, "the rules in the files: tombolo is not running")
+            (value, "the rules in the files (tombolo is not running)")
         }
         Err(error) => return Err(error.into()),
     };
@@ -75,7 +75,7 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             text.push_str(", retained");
         }
         if let Some(seconds) = publish.expires {
-            text.push_str(&format!(", worthless after {}", super::output::span(u64::from(seconds))));
+            text.push_str(&format!(", expires after {}", super::output::span(u64::from(seconds))));
         }
         if let Some(envelope) = &publish.envelope {
             text.push_str(&format!(", wrapped in {envelope}"));

@@ -1,13 +1,13 @@
-//! The command line: what may be written, and what `--help` says about it.
+//! The command line and its `--help` texts.
 
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
-/// Where configuration is looked for unless `--config` says otherwise.
+/// The default of `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
 
-/// Commands that are named in the documentation and not built yet.
+/// Commands that are documented but not implemented yet.
 pub const NOT_BUILT: [&str; 3] = ["send", "cert", "update"];
 
 /// Gateway from CoAP/DTLS, serial and Modbus devices to one MQTT broker
@@ -40,7 +40,7 @@ pub struct Arguments {
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon in the foreground, as the systemd unit does
@@ -56,6 +56,8 @@ pub enum Command {
     Tail(TailArguments),
     /// Print the state of the uplink, the journal and the devices
     Status(StatusArguments),
+    /// Apply the configuration files, and wait until they are in use or refused
+    Reload,
     /// Print what the rules say about a reading
     #[command(subcommand)]
     Acl(AclCommand),

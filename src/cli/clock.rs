@@ -1,7 +1,7 @@
-//! `tombolo clock`: whether the wall clock is believed, and the owner's word on it.
+//! `tombolo clock`: prints whether the wall clock is trusted, and confirms or resets it.
 //!
-//! The daemon is asked; where it does not run, its file is read and changed here, by the same
-//! rules.
+//! It asks the daemon. If the daemon does not run, it reads and changes the daemon's file by the
+//! same rules.
 
 use super::args::ClockCommand;
 use super::error::CommandError;
@@ -14,10 +14,10 @@ use crate::control::snapshot::Clock;
 use crate::daemon::clock::SystemClock;
 use crate::durable::atomic_file::Condition;
 
-/// Asks or changes, and prints.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CommandError::Failed`], with the way out, where the clock cannot be trusted or the file not be
+/// [`CommandError::Failed`], with the remedy, if the clock cannot be trusted or the file cannot be
 /// written.
 pub fn run(context: &Context, command: Option<ClockCommand>) -> Result<(), CommandError> {
     let request = match command {
@@ -41,19 +41,19 @@ pub fn run(context: &Context, command: Option<ClockCommand>) -> Result<(), Comma
         .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
     context.out.text(&text(&clock))?;
     if !running {
-        note("tombolo is not running: this is what it left, compared with the clock now");
+        note("tombolo is not running: this is its last saved state, compared with the clock now");
     }
     Ok(())
 }
 
-/// Without the daemon.
+/// Runs the command without the daemon.
 fn offline(context: &Context, command: Option<ClockCommand>) -> Result<SystemClock, CommandError> {
     let settings = context.load()?.settings;
     let folder = &settings.paths.state_dir;
     let clock = SystemClock::open(folder, settings.clock.trust == ClockTrust::Always);
     let failed = |what: &str| CommandError::failed(format_args!("{what} in {}; try sudo", folder.display()));
     for defect in clock.defects() {
-        // To write anew what cannot be read would throw it away.
+        // Rewriting an unreadable file would destroy its content.
         if command.is_some() && matches!(defect.condition, Condition::Unreadable(_)) {
             return Err(failed(&defect.to_string()));
         }
@@ -95,7 +95,7 @@ fn text(clock: &Clock) -> String {
     align(&rows)
 }
 
-/// One line on the verdict; `status` uses it too.
+/// The verdict in one line; `status` uses it too.
 pub fn verdict(clock: &Clock) -> String {
     let reason = clock.reason.as_deref().unwrap_or("waiting for time synchronisation");
     match (clock.trusted, clock.doubted) {
@@ -105,7 +105,7 @@ pub fn verdict(clock: &Clock) -> String {
     }
 }
 
-/// What ends a doubt; `check` uses it too.
+/// How a doubt is resolved; `check` uses it too.
 pub fn way_out(clock: &Clock) -> String {
     let left = clock.doubt_ends_in_s.map_or_else(|| "24 h".to_owned(), span);
     format!(

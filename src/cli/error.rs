@@ -1,4 +1,4 @@
-//! How a command ends when it does not end well: what is printed, and the exit status.
+//! The errors of a command: the message and the exit status.
 
 use std::fmt;
 
@@ -6,39 +6,41 @@ use super::output::Gone;
 use crate::config::Finding;
 use crate::control::io::client::ClientError;
 
-/// Exit status: it failed.
+/// Exit status: the command failed.
 pub const FAILED: u8 = 1;
 /// Exit status: the command line is wrong.
 pub const USAGE: u8 = 2;
 /// Exit status: the configuration is wrong (`EX_CONFIG`); systemd does not restart on it.
 pub const CONFIGURATION: u8 = 78;
 
-/// Why a command did not do what it was asked to.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum CommandError {
-    /// The arguments do not make sense; the text says which and what does.
+    /// The arguments are invalid; the text names the argument and the remedy.
     Usage(String),
     /// The configuration cannot be used.
     Configuration(Vec<Finding>),
-    /// It was tried and did not work; the text says what and the way out.
+    /// The command failed; the text names the cause and the remedy.
     Failed(String),
-    /// Everything was said already; only the exit status is left.
+    /// The output is complete; only the exit status is set.
     Said,
+    /// Everything was said already: the configuration cannot be used.
+    SaidOfConfiguration,
     /// Nobody reads the output any more.
     Gone(Gone),
 }
 
 impl CommandError {
-    /// A failure with a text.
+    /// A [`CommandError::Failed`] with this text.
     pub fn failed(text: impl fmt::Display) -> CommandError {
         CommandError::Failed(text.to_string())
     }
 
-    /// The exit status. A reader that went away (`tombolo tail | head -1`) is no failure.
+    /// The exit status. A closed output (`tombolo tail | head -1`) is not a failure.
     pub fn status(&self) -> u8 {
         match self {
             CommandError::Usage(_) => USAGE,
-            CommandError::Configuration(_) => CONFIGURATION,
+            CommandError::Configuration(_) | CommandError::SaidOfConfiguration => CONFIGURATION,
             CommandError::Failed(_) | CommandError::Said => FAILED,
             CommandError::Gone(Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
             CommandError::Gone(_) => FAILED,

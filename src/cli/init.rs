@@ -7,7 +7,7 @@ use super::args::InitArguments;
 use super::error::CommandError;
 use super::{Context, note};
 use crate::config::init::Site;
-use crate::config::init::io::{InitError, write};
+use crate::config::init::io::{InitError, Written, write};
 use crate::config::{IdSource, Level};
 use crate::control::io::client::ClientError;
 
@@ -27,29 +27,58 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
         password_file: arguments.password_file,
         id: arguments.id,
     };
-    let (path, loaded) = write(&context.options(), &site, arguments.force).map_err(|error| match error {
-        InitError::Exists(path) => CommandError::Failed(format!(
-            "{} exists already; look at it first, then add --force to replace it",
-            path.display()
-        )),
-        InitError::Findings(findings) => CommandError::Configuration(findings),
-    })?;
+    let Written { path, main, copied, loaded } =
+        write(&context.options(), &site, arguments.force).map_err(|error| match error {
+            InitError::Exists(path) => CommandError::Failed(format!(
+                "{} exists already; look at it first, then add --force to replace it",
+                path.display()
+            )),
+            InitError::Findings(findings) => {
+                findings.iter().filter(|finding| finding.level == Level::Fail).for_each(note);
+                note("tombolo: nothing was written; correct that, then run init again");
+                CommandError::SaidOfConfiguration
+            }
+        })?;
     for finding in loaded.findings.iter().filter(|finding| finding.level != Level::Ok) {
         note(finding);
+    }
+    if main.is_none() && !context.config.exists() {
+        note(format_args!(
+            "warn  {} does not exist, and with it no role: put the package's file there, or a role into {}",
+            context.config.display(),
+            path.parent().unwrap_or(&path).display()
+        ));
     }
     let running = !matches!(context.daemon(), Err(ClientError::NotRunning { .. }));
     let gateway = &loaded.settings.gateway;
     let id = (gateway.id_source != IdSource::Missing).then(|| gateway.id.to_string());
     if context.out.json {
-        return Ok(context.out.object(&json!({ "file": path, "gateway": id, "running": running }))?);
+        let copied: Vec<_> = copied.iter().map(|copy| json!({ "from": copy.from, "to": copy.to })).collect();
+        return Ok(context.out.object(&json!({
+            "file": path, "main": main, "copied": copied, "gateway": id, "running": running,
+        }))?);
+    }
+    for copy in &copied {
+        let (from, to) = (copy.from.display(), copy.to.display());
+        match copy.from == copy.to {
+            true => context.out.line(format_args!("let the service read {to}"))?,
+            false => {
+                context.out.line(format_args!("copied {from} to {to}, where the service can read it"))?
+            }
+        }
+    }
+    if let Some(main) = &main {
+        context.out.line(format_args!("wrote {}, with the role sensor", main.display()))?;
     }
     context.out.line(format_args!("wrote {}", path.display()))?;
     match &id {
         Some(id) => context.out.line(format_args!("this gateway is {id}"))?,
         None => context.out.line("this gateway gets its id at its first start; --id ID gives it one")?,
     }
-    let start = if running { "systemctl reload tombolo" } else { "systemctl start tombolo" };
+    let start = if running { context.hint("reload") } else { context.start_hint() };
     Ok(context.out.line(format_args!(
-        "next: tombolo check, then {start}, then tombolo device add ID --role ROLE --psk"
+        "next: {}, then {start}, then {}",
+        context.hint("check"),
+        context.hint("device add ID --role ROLE --psk")
     ))?)
 }

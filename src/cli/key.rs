@@ -1,4 +1,4 @@
-//! Pre-shared keys as people hand them over: an argument, standard input, or one that is made.
+//! Pre-shared keys from an argument or standard input, or generated.
 
 use std::io::Read as _;
 
@@ -11,16 +11,15 @@ use crate::config::scalar::parse_psk;
 /// Most bytes read from standard input for a key.
 const STDIN_MAX: u64 = 4096;
 
-/// The key an argument names: nothing = one is made, `-` = standard input, else `text:…` or
-/// `hex:…`.
+/// The key from an argument: empty = generated, `-` = standard input, else `text:…` or `hex:…`.
 ///
 /// # Errors
-/// [`CommandError::Usage`] for what is no key; the key itself is not repeated.
+/// [`CommandError::Usage`] for an invalid key; the message does not contain it.
 pub fn from_argument(argument: &str) -> Result<Zeroizing<Vec<u8>>, CommandError> {
     let text = match argument {
         "" => return random_key().map_err(CommandError::failed),
         "-" => {
-            // Large enough not to grow, which would leave copies behind.
+            // Large enough not to grow, which would leave copies of the key in memory.
             let mut text = Zeroizing::new(Vec::with_capacity(STDIN_MAX as usize + 1));
             std::io::stdin().lock().take(STDIN_MAX).read_to_end(&mut text).map_err(|error| {
                 CommandError::failed(format_args!("standard input cannot be read: {error}"))
@@ -37,7 +36,7 @@ pub fn from_argument(argument: &str) -> Result<Zeroizing<Vec<u8>>, CommandError>
     })
 }
 
-/// A word as a shell takes it: plain where it can be, otherwise in single quotes.
+/// Quotes a word for a shell: unchanged if possible, otherwise in single quotes.
 pub fn shell_word(word: &str) -> String {
     let plain = !word.is_empty()
         && word.bytes().all(|b| {

@@ -1,17 +1,16 @@
-//! The commands: what a person or a script at the gateway types.
+//! The commands of the command line.
 //!
-//! | command | asks |
+//! | command | works on |
 //! |---|---|
 //! | `run` | starts the daemon in this process |
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
-//! | `status`, `queue`, `tail` | the running daemon, over its control socket |
+//! | `status`, `queue`, `tail`, `reload` | the running daemon, over its control socket |
 //! | `acl explain`, `check`, `clock` | the running daemon, or the files where it does not run |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
 //! | `demo` | nothing: it brings everything along |
 //!
-//! Results go to standard output, everything else to standard error. What comes from devices is
-//! escaped before it reaches a terminal. A command ends by saying what to do next where there is
-//! something.
+//! Results go to standard output, everything else to standard error. Text from devices is escaped
+//! before it is printed. If there is a next step, a command prints it last.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 mod acl;
@@ -26,6 +25,7 @@ mod init;
 mod key;
 pub mod output;
 mod queue;
+mod reload;
 mod serial;
 mod socket;
 mod status;
@@ -44,27 +44,46 @@ use args::{AclCommand, Arguments, Command, NOT_BUILT};
 use error::{CommandError, USAGE};
 use output::Output;
 
-/// What every command needs.
+/// The context of every command.
 #[derive(Debug)]
 pub struct Context {
     /// The main configuration file.
     pub config: PathBuf,
-    /// Where the result goes.
+    /// The output for the result.
     pub out: Output,
 }
 
 impl Context {
-    /// Where configuration is read from.
+    /// The places that configuration is read from.
     pub fn options(&self) -> crate::config::io::Options {
         crate::config::io::Options::new(&self.config)
     }
 
-    /// The configuration, whole.
+    /// Loads the configuration.
     ///
     /// # Errors
-    /// [`CommandError::Configuration`] where it cannot be run.
+    /// [`CommandError::Configuration`] if it is refused.
     pub fn load(&self) -> Result<Loaded, CommandError> {
         crate::config::io::load(&self.options(), None).map_err(CommandError::Configuration)
+    }
+
+    /// A command of ours as it has to be typed here: with the configuration in use.
+    pub fn hint(&self, command: &str) -> String {
+        match self.is_packaged() {
+            true => format!("tombolo {command}"),
+            false => {
+                format!("tombolo --config {} {command}", key::shell_word(&self.config.display().to_string()))
+            }
+        }
+    }
+
+    /// How the daemon of this configuration is started.
+    pub fn start_hint(&self) -> String {
+        if self.is_packaged() { "systemctl start tombolo".to_owned() } else { self.hint("run") }
+    }
+
+    fn is_packaged(&self) -> bool {
+        self.config == std::path::Path::new(args::DEFAULT_CONFIG)
     }
 
     /// Where the daemon listens for commands. Found also where the configuration is faulty or
@@ -78,11 +97,16 @@ impl Context {
     /// # Errors
     /// [`ClientError`]
     pub fn daemon(&self) -> Result<Client, ClientError> {
-        Client::connect(&self.socket())
+        Client::connect(&self.socket()).map_err(|error| match error {
+            ClientError::NotRunning { socket, .. } if !self.is_packaged() => {
+                ClientError::NotRunning { socket, start: Some(self.start_hint()) }
+            }
+            other => other,
+        })
     }
 }
 
-/// Parses the command line of this process, does what it says, and tells how that went.
+/// Parses the command line of this process, runs the command, and returns the exit status.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -92,7 +116,7 @@ pub fn main() -> ExitCode {
     match dispatch(&context, arguments.command) {
         Ok(status) => status,
         Err(error) => {
-            say(&error);
+            say(&error, context.out.json);
             ExitCode::from(error.status())
         }
     }
@@ -107,6 +131,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Tail(arguments) => tail::run(context, arguments)?,
         Command::Status(arguments) => status::run(context, arguments)?,
         Command::Acl(AclCommand::Explain(arguments)) => acl::run(context, arguments)?,
+        Command::Reload => reload::run(context)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Clock(arguments) => clock::run(context, arguments.command)?,
         Command::Serial(command) => serial::run(context, command)?,
@@ -126,10 +151,10 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
     Ok(ExitCode::SUCCESS)
 }
 
-/// What clap found: help and version are results, everything else is a fault of the command line.
+/// Prints the result of clap: help and version are results, everything else is a usage error.
 fn usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // Nobody left to read it is no failure.
+        // A closed output is not a failure.
         let _ = write!(std::io::stdout(), "{error}");
         return ExitCode::SUCCESS;
     }
@@ -140,17 +165,48 @@ fn usage(error: &clap::Error) -> ExitCode {
     if let Some(command) = planned {
         let version = env!("CARGO_PKG_VERSION");
         note(format_args!(
-            "tombolo: {command} is not built into {version} yet; `tombolo --help` names what is"
+            "tombolo: {command} is not implemented in {version} yet; `tombolo --help` lists the commands"
         ));
+    } else if let Some(id) = mistaken_key(error) {
+        note(format_args!(
+            "tombolo: the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
+        ));
+    } else if std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        note(serde_json::json!({ "error": { "code": "usage", "message": message } }));
     } else {
         let _ = write!(std::io::stderr(), "{error}");
     }
     ExitCode::from(USAGE)
 }
 
-/// The error's text on standard error.
-fn say(error: &CommandError) {
+/// `device add --psk door-7 --role sensor`: what was given as the key is the id that is missing.
+fn mistaken_key(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::MissingRequiredArgument {
+        return None;
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    let adds = arguments.windows(2).any(|pair| pair == ["device", "add"]);
+    let missing = error.to_string().contains("<ID>");
+    let key =
+        arguments.iter().position(|argument| argument == "--psk").and_then(|at| arguments.get(at + 1))?;
+    (adds && missing && crate::message::Name::parse(key).is_ok()).then(|| key.clone())
+}
+
+/// The error on standard error, as text or as one JSON object.
+fn say(error: &CommandError, json: bool) {
     match error {
+        CommandError::Usage(text) | CommandError::Failed(text) if json => {
+            let code = if matches!(error, CommandError::Usage(_)) { "usage" } else { "failed" };
+            note(serde_json::json!({ "error": { "code": code, "message": text } }));
+        }
+        CommandError::Configuration(findings) if json => {
+            let mut object = crate::config::findings_to_json(findings);
+            object["code"] = "configuration".into();
+            object["message"] = "the configuration cannot be used".into();
+            note(serde_json::json!({ "error": object }));
+        }
         CommandError::Usage(text) | CommandError::Failed(text) => {
             note(format_args!("tombolo: {}", crate::telemetry::text::Escaped(text)));
         }
@@ -158,11 +214,9 @@ fn say(error: &CommandError) {
             for finding in findings.iter().filter(|finding| finding.level == Level::Fail) {
                 note(finding);
             }
-            note(
-                "tombolo: the configuration cannot be used; `tombolo check` shows all there is to say about it",
-            );
+            note("tombolo: the configuration cannot be used; `tombolo check` shows all findings");
         }
-        CommandError::Said => {}
+        CommandError::Said | CommandError::SaidOfConfiguration => {}
         CommandError::Gone(output::Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         CommandError::Gone(output::Gone(error)) => {
             note(format_args!("tombolo: the output cannot be written: {error}"))
@@ -170,7 +224,7 @@ fn say(error: &CommandError) {
     }
 }
 
-/// A line on standard error, beside the result. Nobody reading it is no failure.
+/// A line on standard error, beside the result. A closed output is not a failure.
 pub fn note(text: impl std::fmt::Display) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }

@@ -1,5 +1,5 @@
-//! What commands print: aligned, without colours, harmless for the terminal, and silent when nobody
-//! reads any more.
+//! The output of commands: aligned, without colours, escaped for the terminal, and silent after the
+//! reader has closed it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -8,14 +8,14 @@ use serde::Serialize;
 
 use crate::telemetry::text::Escaped;
 
-/// Where a command's result goes: standard output.
+/// The output of a command's result: standard output.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     /// JSON instead of text.
     pub json: bool,
 }
 
-/// Standard output cannot be written to any more: the reader has gone, or the disk is full.
+/// Standard output cannot be written: the reader has closed it, or the disk is full.
 #[derive(Debug)]
 pub struct Gone(pub io::Error);
 
@@ -25,7 +25,8 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub fn line(self, text: impl std::fmt::Display) -> Result<(), Gone> {
-        // One write a line, flushed by its end also where stdout is a pipe: tails are followed.
+        // One write per line, flushed at its end also if stdout is a pipe, so that a tail can be
+        // followed.
         let mut out = io::stdout().lock();
         out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()).map_err(Gone)
     }
@@ -39,7 +40,7 @@ impl Output {
         self.line(text)
     }
 
-    /// Prints rows with their columns aligned; the last column is as long as it likes.
+    /// Prints rows with aligned columns; the last column is not padded or cut.
     ///
     /// # Errors
     /// [`Gone`].
@@ -47,7 +48,7 @@ impl Output {
         self.text(&align(rows))
     }
 
-    /// Prints lines that already have their ends.
+    /// Prints lines that already have line ends.
     ///
     /// # Errors
     /// [`Gone`].
@@ -58,14 +59,14 @@ impl Output {
 }
 
 /// Rows as lines with two spaces between columns. Cells are escaped, so that an id or topic cannot
-/// draw on the terminal.
+/// control the terminal.
 pub fn align(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| Escaped(cell).to_string()).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let mut widths = vec![0; columns];
     for row in &rows {
-        // The last cell of a row pads nothing.
+        // The last cell of a row is not padded.
         for (width, cell) in widths.iter_mut().zip(row.iter().take(row.len().saturating_sub(1))) {
             *width = (*width).max(cell.chars().count());
         }
@@ -86,7 +87,7 @@ pub fn align(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A number of bytes for people: `512 B`, `1.5 MiB`.
+/// A number of bytes for humans: `512 B`, `1.5 MiB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
@@ -98,7 +99,7 @@ pub fn bytes(count: u64) -> String {
         divisor *= 1024;
         unit += 1;
     }
-    // Tenths are enough; rounded down, so that a bound never looks reached before it is.
+    // Rounded down to tenths, so that a limit never appears reached before it is.
     let tenths = u128::from(count) * 10 / u128::from(divisor);
     if tenths % 10 == 0 {
         format!("{} {}", tenths / 10, UNITS[unit])
@@ -107,7 +108,7 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// A number of seconds for people, to two units: `12 s`, `3 min 20 s`, `5 d 4 h`.
+/// A number of seconds for humans, in at most two units: `12 s`, `3 min 20 s`, `5 d 4 h`.
 pub fn span(seconds: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
     let first = UNITS.iter().position(|(length, _)| seconds >= *length).unwrap_or(3);
@@ -127,7 +128,7 @@ pub fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The same for a noun with an irregular plural.
+/// As [`plural`], for a noun with an irregular plural.
 pub fn plural_of(count: u64, one: &str, more: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { more })
 }

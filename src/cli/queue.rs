@@ -1,4 +1,4 @@
-//! `tombolo queue`: what waits for the broker, and what it refused.
+//! `tombolo queue`: the records that wait for the broker, and those it refused.
 
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
@@ -20,11 +20,11 @@ use crate::control::snapshot::{ExportPage, Lane, Queue, RejectedPage};
 use crate::journal::FileReport;
 use crate::message::RecordId;
 
-/// Asks and prints.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CommandError::Failed`] where the daemon does not run, answer, or do it;
-/// [`CommandError::Usage`] for a record id that is none.
+/// [`CommandError::Failed`] if the daemon does not run, does not answer or reports a failure;
+/// [`CommandError::Usage`] for an invalid record id.
 pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), CommandError> {
     match command {
         None => show(context),
@@ -37,7 +37,7 @@ pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), Comma
             change(
                 context,
                 &request,
-                "will be sent again, under the ids they had; `tombolo queue` shows when they have left",
+                "will be sent again, with their previous ids; `tombolo queue` shows when they are delivered",
             )
         }
         Some(QueueCommand::Rejected(RejectedCommand::Export(ExportArguments { file }))) => {
@@ -55,7 +55,7 @@ pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), Comma
     }
 }
 
-/// Reads the journal's files itself, beside the daemon or without one.
+/// Reads the journal's files directly, with or without a running daemon.
 fn verify(context: &Context) -> Result<(), CommandError> {
     let loaded = context.load()?;
     let (mut files, mut faulty) = (0u64, 0u64);
@@ -97,19 +97,24 @@ fn file_line(report: &FileReport) -> String {
     line
 }
 
-/// Which records, by their ids, or only by their numbers where their run is not known, which is 0.
+/// The records by their ids, or only by their sequences if their run is unknown (0).
 fn range(first: &str, last: &str) -> String {
     let number = |id: &str| RecordId::parse(id).filter(|id| id.run == 0).map(|id| id.sequence);
     match (number(first), number(last)) {
-        (Some(first), Some(last)) if first == last => format!("number {first} (its id is not known)"),
-        (Some(first), Some(last)) => format!("numbers {first} to {last} (their ids are not known)"),
+        (Some(first), Some(last)) if first == last => {
+            format!("sequence {first} (its run is not known, so it has no id)")
+        }
+        (Some(first), Some(last)) => {
+            format!("sequences {first} to {last} (their run is not known, so they have no ids)")
+        }
         _ if first == last => first.to_owned(),
         _ => format!("{first} to {last}"),
     }
 }
 
 fn import(context: &Context, arguments: &ImportArguments) -> Result<(), CommandError> {
-    // A path from here on, if there is such a file; else a name from the journal's directory on.
+    // A path relative to the working directory, if that file exists; else relative to the journal's
+    // directory.
     let file = std::path::absolute(&arguments.file).ok().filter(|path| path.exists());
     let file = file.as_ref().unwrap_or(&arguments.file).to_string_lossy().into_owned();
     let value = context.daemon()?.ask(&Request::QueueImport { file, all: arguments.all }, SLOW_ANSWER)?;
@@ -117,8 +122,8 @@ fn import(context: &Context, arguments: &ImportArguments) -> Result<(), CommandE
         return Ok(context.out.object(&value)?);
     }
     let number = |key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
-    let mut text = format!("{} taken up and will be sent", plural(number("records"), "record"));
-    for (key, what) in [("left_out", "had left before"), ("missing", "still cannot be read")] {
+    let mut text = format!("{} imported and will be sent", plural(number("records"), "record"));
+    for (key, what) in [("left_out", "already delivered before"), ("missing", "still cannot be read")] {
         if number(key) > 0 {
             text.push_str(&format!("; {} {what}", number(key)));
         }
@@ -126,12 +131,12 @@ fn import(context: &Context, arguments: &ImportArguments) -> Result<(), CommandE
     Ok(context.out.text(&format!("{text}\n"))?)
 }
 
-/// Suspected records that the daemon lists, at most.
+/// Most suspected records that the daemon lists.
 const LISTED_MAX: usize = 16;
 /// The command that lists rejected records.
 const REJECTED: &str = "tombolo queue rejected list";
 
-/// `shown_by` is the command that lists the records in question.
+/// `shown_by` is the command that lists the records.
 fn selection(records: Vec<String>, all: bool, shown_by: &str) -> Result<Selection, CommandError> {
     if all {
         return Ok(Selection::All);
@@ -215,7 +220,9 @@ pub fn text(queue: &Queue) -> String {
         }
     }
     if queue.lanes.values().any(|lane| lane.records == 0 && lane.bytes > 0) {
-        notes.push(vec!["bytes are freed by file, when all records of a file have left".to_owned()]);
+        notes.push(vec![
+            "disk space is freed per file, when all records of the file are delivered".to_owned(),
+        ]);
     }
     if queue.lanes.values().any(|lane| lane.dropped > 0 || lane.unreadable > 0 || lane.set_aside > 0) {
         notes.push(vec!["next: tombolo queue verify".to_owned()]);
@@ -227,13 +234,13 @@ pub fn text(queue: &Queue) -> String {
     text
 }
 
-/// The limit that the configuration sets to publishes, and what waits.
+/// The configured limit of the publish rate, and the number of waiting records.
 pub fn rate(limit: u64, waiting: u64) -> String {
     let publishes = super::output::plural_of(limit, "publish", "publishes");
     format!("at most {publishes} a second ([upstream] max-publish-rate, max-byte-rate); {waiting} waiting")
 }
 
-/// How many are suspected, and how many wait because their topic is.
+/// The number of suspected records, and of those that wait because of their topic.
 fn held(lane: &Lane) -> String {
     if lane.suspected.len() >= LISTED_MAX {
         let held = plural(lane.held, "record");
@@ -303,12 +310,12 @@ fn export(context: &Context, file: &Path) -> Result<(), CommandError> {
         super::note(format_args!("{} written", plural(count, "record")));
         return Ok(());
     }
-    // Readings are nobody else's business, and what is there already is not overwritten.
+    // Mode 0600, because readings may be confidential; an existing file is not overwritten.
     let made =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(
             |error| match error.kind() {
                 std::io::ErrorKind::AlreadyExists => CommandError::failed(format_args!(
-                    "{} is there already: name another file, or take it away",
+                    "{} exists already: give another file name, or remove it",
                     file.display()
                 )),
                 _ => failed(error),
@@ -353,7 +360,9 @@ fn write_export(
 fn tell_unreadable(count: u64) {
     if count > 0 {
         let records = plural(count, "record");
-        super::note(format_args!("{records} cannot be read now and are left out; they stay in the store"));
+        super::note(format_args!(
+            "{records} cannot be read now and are not exported; they stay in the store"
+        ));
     }
 }
 
@@ -445,8 +454,8 @@ mod tests {
         assert_eq!(
             file_line(&report),
             "damaged     normal/a.seg  1 record\n\
-             \u{20}           5 records missing: numbers 46 to 50 (their ids are not known)\n\
-             \u{20}           1 record missing: number 51 (its id is not known)\n\
+             \u{20}           5 records missing: sequences 46 to 50 (their run is not known, so they have no ids)\n\
+             \u{20}           1 record missing: sequence 51 (its run is not known, so it has no id)\n\
              \u{20}           1 record missing: 0000000000000007-60\n\
              \u{20}           2 records missing: 0000000000000007-61 to 0000000000000007-62\n"
         );
@@ -456,7 +465,10 @@ mod tests {
     fn bytes_of_an_empty_lane_are_explained() {
         let lane = Lane { bytes: 1536, max_bytes: 1, ..Lane::default() };
         let queue = Queue { lanes: [("normal".to_owned(), lane)].into(), ..Queue::default() };
-        assert!(text(&queue).ends_with("bytes are freed by file, when all records of a file have left\n"));
+        assert!(
+            text(&queue)
+                .ends_with("disk space is freed per file, when all records of the file are delivered\n")
+        );
     }
 
     #[test]

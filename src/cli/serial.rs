@@ -1,7 +1,7 @@
-//! `tombolo serial`: which ports there are, and what goes over one.
+//! `tombolo serial`: lists the serial ports, and traces the bytes of one.
 //!
-//! A port that the running daemon has is watched through it, so that nothing is taken away from it;
-//! any other is opened here, for this command alone, and read.
+//! A port that the running daemon has open is traced through the daemon, so that no bytes are lost
+//! to it; another port is opened by this command.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,20 +15,22 @@ use super::error::CommandError;
 use super::output::plural;
 use crate::clock::UnixTime;
 use crate::config::scalar::format_hex;
-use crate::control::io::client::ClientError;
+use crate::control::io::client::{ANSWER, ClientError};
+use crate::control::protocol::Request;
+use crate::control::snapshot::Status;
 use crate::control::trace::Traced;
 use crate::southbound::serial::io::find::{self, Found};
 use crate::southbound::serial::io::{Opened, open_device};
-use crate::southbound::serial::settings::{Line, PortName};
+use crate::southbound::serial::settings::{Line, Port, PortName};
 use crate::telemetry::text::Escaped;
 
 /// Bytes shown in one line.
 const ROW: usize = 16;
 
-/// Does what is asked.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CommandError::Failed`] where a port cannot be watched.
+/// [`CommandError::Failed`] if a port cannot be traced.
 pub fn run(context: &Context, command: SerialCommand) -> Result<(), CommandError> {
     match command {
         SerialCommand::List => list(context),
@@ -43,7 +45,7 @@ fn list(context: &Context) -> Result<(), CommandError> {
     }
     if found.is_empty() {
         super::note(
-            "no serial port found; an adapter that is plugged in and not here lacks its kernel module",
+            "no serial port found; if an adapter is plugged in but not listed, its kernel module is missing",
         );
         return Ok(());
     }
@@ -51,10 +53,28 @@ fn list(context: &Context) -> Result<(), CommandError> {
     for port in &found {
         context.out.text(&describe(port, port.is_shared(&all)))?;
     }
+    // What the running daemon found out of the units of its buses.
+    if let Ok(status) =
+        context.daemon().and_then(|mut daemon| daemon.ask_for::<Status>(&Request::Status {}, ANSWER))
+    {
+        for (name, port) in &status.serial {
+            for (id, unit) in &port.units {
+                for line in super::status::serial_unit_faults(unit) {
+                    context.out.text(&format!(
+                        "{} unit {}, {}:{line}\n",
+                        Escaped(name),
+                        unit.address,
+                        Escaped(id)
+                    ))?;
+                }
+            }
+        }
+    }
     Ok(())
 }
 
-/// One port, and a block for the configuration. `is_shared`: another one has the same `usb:` name.
+/// Describes one port, with a block for the configuration. `is_shared`: another port has the same
+/// `usb:` name.
 fn describe(port: &Found, is_shared: bool) -> String {
     let mut text = format!("{}", Escaped(&port.device.display().to_string()));
     for part in [&port.product, &port.driver, &port.usb].into_iter().flatten() {
@@ -64,8 +84,8 @@ fn describe(port: &Found, is_shared: bool) -> String {
     for link in port.by_id.iter().chain(&port.by_path) {
         text.push_str(&format!("  {}\n", Escaped(&link.display().to_string())));
     }
-    // By-id names the adapter, by-path the socket it is in; both stay when others come and go. Of
-    // two adapters that are alike only one has the link by-id, and not always the same.
+    // The by-id link names the adapter, the by-path link its USB socket; both are persistent. Of
+    // two identical adapters only one has a by-id link, and not always the same one.
     let stable = match is_shared {
         true => port.by_path.first(),
         false => port.by_id.first().or(port.by_path.first()),
@@ -73,7 +93,7 @@ fn describe(port: &Found, is_shared: bool) -> String {
     let stable = stable.unwrap_or(&port.device);
     if let Some(usb) = port.usb.as_ref().filter(|_| is_shared) {
         text.push_str(&format!(
-            "  another port is {} too: that name is refused, by-path tells them apart\n",
+            "  another port has the name {} too, so that name is refused; use the by-path name\n",
             Escaped(usb)
         ));
     }
@@ -101,7 +121,7 @@ fn trace(context: &Context, arguments: &SerialTraceArguments) -> Result<(), Comm
             }
             return Err(CommandError::failed("the daemon has ended"));
         }
-        // It has no such port, or there is none to ask: then the port is free.
+        // The daemon has no such port, or does not run, so the port is free.
         Err(ClientError::NotRunning { .. } | ClientError::Failed(_)) => {}
         Err(error) => return Err(error.into()),
     }
@@ -139,7 +159,7 @@ async fn read(port: &mut Opened, name: &str, sink: &mut Sink<'_>) -> Result<(), 
     }
 }
 
-/// The device file of a port by its configured name, or by its path; and how to open it.
+/// The device file of a port by its configured name or its path, and its line parameters.
 fn place(context: &Context, arguments: &SerialTraceArguments) -> Result<(PathBuf, Line), CommandError> {
     let asked = |line: Line| Line { baud: arguments.baud.unwrap_or(line.baud), ..line };
     if arguments.port.starts_with('/') || arguments.port.starts_with("usb:") {
@@ -152,6 +172,9 @@ fn place(context: &Context, arguments: &SerialTraceArguments) -> Result<(PathBuf
     }
     let loaded = context.load()?;
     let port = loaded.settings.serial.iter().find(|port| port.name.as_str() == arguments.port);
+    if let Some(Port { port: name @ PortName::Tcp { .. }, .. }) = port {
+        return Err(CommandError::failed(format_args!("{name} can be watched only while the daemon runs")));
+    }
     let port = port.ok_or_else(|| {
         CommandError::failed(format_args!(
             "there is no usable [serial.{}]; name one, or a device like /dev/ttyUSB0",
@@ -163,7 +186,7 @@ fn place(context: &Context, arguments: &SerialTraceArguments) -> Result<(PathBuf
     Ok((device, asked(port.line)))
 }
 
-/// Where traced bytes go.
+/// The output of traced bytes.
 struct Sink<'a> {
     context: &'a Context,
     file: Option<Rotated>,
@@ -196,7 +219,7 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// The human form: `12:00:01.123Z in  32 33 2e 35 0d 0a  |23.5..|`, sixteen bytes a line.
+/// The text form: `12:00:01.123Z in  32 33 2e 35 0d 0a  |23.5..|`, sixteen bytes per line.
 fn rows(traced: &Traced) -> String {
     let clock = traced.at.split_once('T').map_or("", |(_, time)| time);
     let head = format!("{} {:<4}", Escaped(clock), Escaped(&traced.direction).to_string());
@@ -217,7 +240,7 @@ fn rows(traced: &Traced) -> String {
     text
 }
 
-/// A file that is moved aside when it is full: `FILE`, `FILE.1`, `FILE.2`, … the oldest goes.
+/// A file that is rotated when it is full: `FILE`, `FILE.1`, `FILE.2`, …; the oldest is deleted.
 struct Rotated {
     path: PathBuf,
     file: std::fs::File,

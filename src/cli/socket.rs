@@ -1,8 +1,7 @@
-//! Where the daemon's control socket is, found as leniently as can be.
+//! Finds the path of the daemon's control socket, as tolerantly as possible.
 //!
-//! `tombolo status` has to work for a user who may not read every secret the configuration names,
-//! with a fault in a drop-in, and quickly beside ten thousand devices. So this looks for
-//! `[paths] runtime-dir` alone.
+//! `tombolo status` must work without read access to the secrets in the configuration, with a fault
+//! in a drop-in, and fast with ten thousand devices. So this reads only `[paths] runtime-dir`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +11,10 @@ use crate::config::Paths;
 use crate::config::io::Options;
 use crate::control::protocol::SOCKET_NAME;
 
-/// The variable that overrides the key.
+/// The environment variable that overrides the key.
 const VARIABLE: &str = "TOMBOLO_PATHS__RUNTIME_DIR";
 
-/// The socket's path by the layers that can be read; by default `/run/tombolo/control.sock`.
+/// The socket's path according to the readable layers; default `/run/tombolo/control.sock`.
 pub fn find(options: &Options) -> PathBuf {
     let variable =
         options.environment.iter().find(|(name, _)| name == VARIABLE).map(|(_, value)| value.as_str());
@@ -35,7 +34,7 @@ pub fn find(options: &Options) -> PathBuf {
         found = Some((PathBuf::new(), value.to_owned()));
     }
     match found {
-        // An empty text takes a key back to its default.
+        // An empty text resets a key to its default.
         Some((base, value)) if !value.is_empty() => base.join(value),
         _ => PathBuf::from(Paths::RUNTIME_DIR),
     }
@@ -55,7 +54,7 @@ fn folder(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// `[paths] runtime-dir` of one file, whatever else is wrong with it.
+/// `[paths] runtime-dir` of one file, even if the file has other faults.
 fn runtime_dir(text: &str) -> Option<String> {
     if !text.contains("runtime-dir") {
         return None;

@@ -10,10 +10,10 @@ use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{SerialPort, SerialUnit, Session, SessionPage, Status, Uplink};
 
-/// Asks and prints.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CommandError::Failed`] where the daemon does not run or answer.
+/// [`CommandError::Failed`] if the daemon does not run or answer.
 pub fn run(context: &Context, arguments: StatusArguments) -> Result<(), CommandError> {
     if arguments.sessions {
         return sessions(context);
@@ -48,7 +48,7 @@ fn sessions(context: &Context) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What a session has, in one line.
+/// The properties of a session in one line.
 pub fn kind(session: &Session) -> String {
     let mut text = session.suite.clone();
     if session.connection_id {
@@ -57,14 +57,14 @@ pub fn kind(session: &Session) -> String {
     if !session.extended_master_secret {
         text.push_str(", no extended master secret");
     }
-    // Its nonces are the record numbers, so it cannot be resumed.
+    // Its nonces are the record numbers, so the session cannot be restored.
     if session.suite.contains("CHACHA20") {
         text.push_str(", ends at a restart");
     }
     text
 }
 
-/// The human form.
+/// The text form.
 pub fn text(status: &Status) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
@@ -89,14 +89,17 @@ pub fn text(status: &Status) -> String {
     }
     if journal.lost > 0 {
         waiting.push_str(&format!(
-            "; {} lost: `tombolo queue verify` names the files and the ids",
+            "; {} lost: `tombolo queue verify` lists the segment files and the record ids",
             journal.lost
         ));
     }
     row("journal", waiting);
     if journal.delivered > 0 {
         let delivered = plural(journal.delivered, "record");
-        row("", format!("{delivered} of them were delivered, and stay behind one that is not decided"));
+        row(
+            "",
+            format!("{delivered} of them are delivered, but stored after a record that is not decided yet"),
+        );
     }
     if journal.unreadable > 0 {
         row("", format!("{} could not be read and are kept", plural(journal.unreadable, "record")));
@@ -135,6 +138,9 @@ pub fn text(status: &Status) -> String {
         row("serial", serial(name, port));
         for (id, unit) in &port.units {
             row("", serial_unit(id, unit));
+            for line in serial_unit_faults(unit) {
+                row("", line);
+            }
         }
     }
     row("readings", readings(&status.counters));
@@ -155,7 +161,7 @@ pub fn text(status: &Status) -> String {
         row("problem", problem.clone());
     }
     for item in &gateway.disabled {
-        // The row's name says what its level does.
+        // The row's name replaces the level.
         row("disabled", item.strip_prefix("fail  ").unwrap_or(item).to_owned());
     }
     for stray in &status.strays {
@@ -187,7 +193,7 @@ pub fn text(status: &Status) -> String {
     align(&rows)
 }
 
-/// One line on the uplink; `check` uses it too.
+/// The uplink in one line; `check` uses it too.
 pub fn uplink(uplink: &Uplink) -> String {
     if !uplink.configured {
         return "none configured: readings are kept".to_owned();
@@ -197,7 +203,7 @@ pub fn uplink(uplink: &Uplink) -> String {
     if uplink.connected {
         let protocol =
             uplink.protocol.as_deref().map(|version| format!(", MQTT {version}")).unwrap_or_default();
-        // Not 5 since: worth telling, as the warnings tell why.
+        // Shown if it is not 5, because the warnings give the reason.
         let protocol = match (&uplink.protocol_why, uplink.protocol_since_s) {
             (Some(_), Some(seconds)) => format!("{protocol} for {}", span(seconds)),
             _ => protocol,
@@ -218,7 +224,7 @@ pub fn uplink(uplink: &Uplink) -> String {
     text
 }
 
-/// One line on a serial port.
+/// A serial port in one line.
 fn serial(name: &str, port: &SerialPort) -> String {
     let mut text = format!("{name}: {} for {}", port.state, span(port.since_s));
     if let Some(reason) = &port.reason {
@@ -237,7 +243,7 @@ fn serial(name: &str, port: &SerialPort) -> String {
         (port.lost_readings, "lost reading"),
     ] {
         if count > 0 {
-            // The noun is not always the last word.
+            // The noun is not always the last word, so the first word gets the plural.
             let (first, rest) = what.split_once(' ').unwrap_or((what, ""));
             match first {
                 "frame" => text.push_str(&format!(", {} {rest}", plural(count, first))),
@@ -245,10 +251,15 @@ fn serial(name: &str, port: &SerialPort) -> String {
             }
         }
     }
+    if !port.bad_reasons.is_empty() {
+        let reasons: Vec<String> =
+            port.bad_reasons.iter().map(|(why, count)| format!("{why} {count}")).collect();
+        text.push_str(&format!(", dropped: {}", reasons.join(", ")));
+    }
     text
 }
 
-/// One line on a unit of a bus.
+/// A unit of a bus in one line.
 fn serial_unit(id: &str, unit: &SerialUnit) -> String {
     let mut text = format!(
         "unit {}, {id}: {}, {} to {}",
@@ -262,6 +273,7 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
         (unit.silent, "silent"),
         (unit.damaged, "damaged"),
         (unit.late, "late"),
+        (unit.misfits, "of another length"),
         (unit.exceptions, "refused by the unit"),
         (unit.skipped, "polls left out"),
         (unit.refused, "readings refused"),
@@ -273,6 +285,30 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
         }
     }
     text
+}
+
+/// What a unit's readings come without, and how it is asked otherwise than configured: one line
+/// each, eight at most.
+pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
+    const MOST: usize = 8;
+    let mut lines: Vec<String> = Vec::new();
+    if unit.learned_pause_ms > 0 {
+        lines.push(format!(
+            "  asked {} ms after its last answer: silent if asked sooner",
+            unit.learned_pause_ms
+        ));
+    }
+    if unit.learned_max_registers > 0 {
+        lines.push(format!(
+            "  asked for at most {}: silent to more",
+            plural(unit.learned_max_registers.into(), "register")
+        ));
+    }
+    lines.extend(unit.left_out.iter().take(MOST).map(|(name, why)| format!("  without {name}: {why}")));
+    if let Some(more) = unit.left_out.len().checked_sub(MOST).filter(|more| *more > 0) {
+        lines.push(format!("  and without {more} more"));
+    }
+    lines
 }
 
 /// What became of the readings, by the counters' stable names.

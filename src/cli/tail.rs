@@ -1,4 +1,4 @@
-//! `tombolo tail`: readings as they are stored or refused, a line each.
+//! `tombolo tail`: prints one line for each reading when it is stored or refused.
 
 use std::time::SystemTime;
 
@@ -11,10 +11,10 @@ use crate::control::io::client::Shown;
 use crate::control::tail::Item;
 use crate::telemetry::text::Escaped;
 
-/// Watches until it is interrupted, its reader goes, or the daemon ends.
+/// Runs until it is interrupted, its output is closed, or the daemon ends.
 ///
 /// # Errors
-/// [`CommandError::Failed`] where the daemon does not run, or ends.
+/// [`CommandError::Failed`] if the daemon does not run, or ends.
 pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandError> {
     let tailing = context.daemon()?.tail(arguments.device)?;
     if !context.out.json {
@@ -22,7 +22,7 @@ pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandErr
     }
     for shown in tailing {
         match shown? {
-            Shown::Item(item) if context.out.json => context.out.object(&*item)?,
+            Shown::Item(item) if context.out.json => context.out.object(&timed(&item, now()))?,
             Shown::Item(item) => context.out.line(line(&item, now()))?,
             Shown::Missed(count) => {
                 eprintln!("{} not shown: this terminal reads too slowly", plural(count, "reading"))
@@ -30,6 +30,13 @@ pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandErr
         }
     }
     Err(CommandError::failed("the daemon has ended"))
+}
+
+/// The item with `time`, when it was received or, while the gateway does not trust its clock, seen.
+fn timed(item: &Item, now: UnixTime) -> serde_json::Value {
+    let mut value = serde_json::to_value(item).unwrap_or_default();
+    value["time"] = item.received.clone().unwrap_or_else(|| now.to_string()).into();
+    value
 }
 
 fn now() -> UnixTime {
@@ -40,7 +47,7 @@ fn now() -> UnixTime {
 /// The human form:
 /// `12:00:01Z door-7 POST t/env → tombolo/gw/door-7/up/t/env 14 B stored 0102030405060708-42`.
 ///
-/// The time is when it was received, or `now` while the gateway does not trust its clock.
+/// The time is the time of receipt, or `now` if the gateway does not trust its clock.
 pub fn line(item: &Item, now: UnixTime) -> String {
     let time = item.received.clone().unwrap_or_else(|| now.to_string());
     // RFC 3339: the date, `T`, the time, a fraction.
@@ -60,6 +67,14 @@ pub fn line(item: &Item, now: UnixTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_has_the_time_whether_or_not_the_clock_is_trusted() {
+        let seen = UnixTime(3_661_000);
+        assert_eq!(timed(&Item::default(), seen)["time"], "1970-01-01T01:01:01.000Z");
+        let item = Item { received: Some("2026-01-01T12:00:01.500Z".into()), ..Item::default() };
+        assert_eq!(timed(&item, seen)["time"], "2026-01-01T12:00:01.500Z");
+    }
 
     #[test]
     fn a_stored_reading_is_one_line() {

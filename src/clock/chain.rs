@@ -1,38 +1,39 @@
-//! At which time an upstream certificate chain is verified, and what it then says about the clock.
+//! The time at which an upstream certificate chain is verified, and what the result proves about
+//! the clock.
 //!
-//! | the clock | the chain is verified at |
+//! | clock | verification time of the chain |
 //! |---|---|
-//! | trusted | its time; if the floor is later, it must not be expired at the floor either |
-//! | trusted, but by nothing more than the kernel's word so far | its time; if the chain is expired or not yet valid at it: as if not trusted |
-//! | not trusted, or in doubt | the floor; if the one complaint is *not valid yet*, the notBefore of each certificate presented, the earliest first |
+//! | trusted | the clock's time; if the floor is later, the chain must also not be expired at the floor |
+//! | trusted, but so far only because the kernel reports it as synchronised | the clock's time; if the chain is expired or not yet valid then: as if not trusted |
+//! | not trusted, or in doubt | the floor; if the only fault is *not valid yet*, the notBefore of each presented certificate, the earliest first |
 //!
-//! What had expired at the floor is refused, and every other check stays. A clock in doubt is then
-//! tried as well: a chain that is valid at it too, whose leaf is valid for at most [`LEAF_MAX`],
-//! proves it.
+//! A chain that had expired at the floor is refused, and every other check applies. A clock in
+//! doubt is then tried as well: a chain that is also valid at its time, and whose leaf is valid for
+//! at most [`LEAF_MAX`], proves the clock.
 
 use std::time::Duration;
 
 use super::{UnixTime, WallClock};
 
-/// A leaf that is valid for longer says too little about the time.
+/// Longest validity of a leaf that counts as evidence for the time.
 pub const LEAF_MAX: Duration = Duration::from_secs(400 * 86_400);
 
-/// Most certificates whose notBefore are tried one after the other; a peer may send hundreds.
+/// Most presented certificates whose notBefore is tried; a peer may send hundreds.
 pub const PRESENTED_MAX: usize = 10;
 
-/// Within what times a verified path is valid, the trust anchor left out.
+/// The validity of a verified path without the trust anchor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainValidity {
     /// The newest notBefore on the path: a time that has certainly passed.
     pub not_before: UnixTime,
     /// The earliest notAfter on the path.
     pub not_after: UnixTime,
-    /// How long the leaf is valid altogether.
+    /// The total validity of the leaf.
     pub leaf: Duration,
 }
 
 impl ChainValidity {
-    /// Of a path whose dates cannot be read: it says nothing of the time.
+    /// For a path whose dates cannot be read: it is no evidence for the time.
     pub const UNKNOWN: ChainValidity =
         ChainValidity { not_before: UnixTime(0), not_after: UnixTime(u64::MAX), leaf: Duration::MAX };
 
@@ -50,11 +51,11 @@ impl ChainValidity {
 /// Why a chain is not accepted at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault<E> {
-    /// A certificate on it is valid only from a later time on.
+    /// A certificate of it is not valid before a later time.
     NotYetValid(E),
-    /// A certificate on it has expired.
+    /// A certificate of it has expired.
     Expired(E),
-    /// Anything else, whatever the time.
+    /// Another fault, independent of the time.
     Other(E),
 }
 
@@ -67,17 +68,18 @@ impl<E> Fault<E> {
     }
 }
 
-/// A chain that is accepted.
+/// An accepted chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// The path it was accepted by.
+    /// The verified path.
     pub path: ChainValidity,
-    /// The path by which it is valid at the time of a clock in doubt, too.
+    /// The path that is also valid at the time of a clock in doubt.
     pub doubted: Option<ChainValidity>,
 }
 
 impl Accepted {
-    /// Has the clock learn from it. To be called once the peer has proven to have the leaf's key.
+    /// Passes the evidence to the clock. Call it after the peer has proved possession of the leaf's
+    /// key.
     pub fn teach(&self, clock: &dyn WallClock) {
         clock.learn(self.path);
         if let Some(path) = self.doubted {
@@ -86,11 +88,11 @@ impl Accepted {
     }
 }
 
-/// Verifies a chain by the rule of this module. `verify` checks everything at a time and says by
-/// which path; `not_befores` are those of the certificates presented, on the path or not.
+/// Verifies a chain by the rules of this module. `verify` checks everything at a given time and
+/// returns the path; `not_befores` are those of all presented certificates, in the path or not.
 ///
 /// # Errors
-/// The verifier's: at the clock's time or the floor, or what is wrong with the chain whatever the
+/// The verifier's error: at the clock's time or the floor, or a fault that is independent of the
 /// time.
 pub fn accept<E>(
     clock: &dyn WallClock,
@@ -115,8 +117,8 @@ pub fn accept<E>(
     Ok(Accepted { path, doubted })
 }
 
-/// A path that is valid at one of these times is valid at its own newest notBefore, so to try a
-/// notBefore that is not on the path forgives nothing more.
+/// A path that is valid at one of these times is also valid at its own newest notBefore, so trying
+/// a notBefore that is not in the path accepts nothing more.
 fn at_floor<E>(
     floor: UnixTime,
     not_befores: impl IntoIterator<Item = UnixTime>,
@@ -133,7 +135,7 @@ fn at_floor<E>(
     for time in later {
         match verify(time) {
             Ok(path) => return Ok(path),
-            // What is wrong at any time says more than a date does.
+            // A fault that is independent of the time has precedence over a date.
             Err(Fault::Other(error)) => fault = Fault::Other(error),
             Err(Fault::NotYetValid(_) | Fault::Expired(_)) => {}
         }
@@ -180,8 +182,8 @@ mod tests {
         Fixed { raw, trusted, floor, refutable: false, learned: Mutex::default() }
     }
 
-    /// A verifier of certificates with these validities, the leaf first, and the times it was
-    /// asked.
+    /// A verifier of certificates with these validities, the leaf first, which records the
+    /// verification times.
     fn verifier<'a>(
         certificates: &'a [(u64, u64)],
         asked: &'a RefCell<Vec<u64>>,
@@ -259,7 +261,7 @@ mod tests {
         assert!(doubting.learned.lock().unwrap().is_empty(), "nothing is learned before the key is proven");
         accepted.teach(&doubting);
         assert_eq!(*doubting.learned.lock().unwrap(), [accepted.path, accepted.path]);
-        // Expired at the floor, valid at a clock that was set back: refused all the same.
+        // Expired at the floor but valid at a clock that was set back: refused.
         assert_eq!(accept(&clock(700, false, 1_000), [], &verify), Err("late"));
     }
 

@@ -1,36 +1,37 @@
 //! The verdict on the wall clock, and the floor.
 //!
-//! The kernel says whether the clock is synchronised; what a time server says may still be wrong.
-//! So a jump is doubted until something proves the time, and what is in doubt ages nothing, expires
-//! nothing and raises no floor.
+//! The kernel reports whether the clock is synchronised, but the time server may be wrong. So after
+//! a jump the clock is in doubt until the time is proven; a clock in doubt expires no records and
+//! does not raise the floor.
 //!
-//! | verdict | when |
+//! | verdict | condition |
 //! |---|---|
-//! | not synchronised | neither the kernel nor `[clock] trust = "always"` vouches for the clock |
+//! | not synchronised | the kernel does not report it as synchronised, and `[clock] trust` is not `"always"` |
 //! | impossible | it is before the build date, or before the newest notBefore of a verified upstream path |
-//! | in doubt | it is more than a day from where `CLOCK_BOOTTIME` or the last time saved by an earlier boot puts it, more than a day before a proven time, or an upstream chain refutes it |
+//! | in doubt | it differs by more than a day from the time expected from `CLOCK_BOOTTIME` or from the last time saved by an earlier boot, is more than a day before a proven time, or is refuted by an upstream chain |
 //! | trusted | otherwise |
 //!
 //! **Doubt ends** by evidence (an upstream chain that is valid at this time and whose leaf is valid
-//! for at most 400 days), by 24 h of uninterrupted synchronisation, by the owner's word
-//! (`tombolo clock trust`), or when the clock is back where it was expected.
+//! for at most 400 days), by 24 h of uninterrupted synchronisation, by the user's confirmation
+//! (`tombolo clock trust`), or when the clock returns to the expected time.
 //!
-//! **Within a boot** the clock is one number: its offset from `CLOCK_BOOTTIME`. A chain seen an
-//! hour ago is evidence for the offset that puts that hour inside the chain's validity. The offset
-//! is compared with the one first trusted in this boot, so that small steps do not add up unseen.
+//! **Within a boot** the clock is represented by its offset from `CLOCK_BOOTTIME`. A chain seen an
+//! hour ago is evidence for the offsets with which it was valid at that moment. The offset is
+//! compared with the one first trusted in this boot, so that small steps do not accumulate
+//! undetected.
 //!
-//! **Timelines.** From one unproven jump to the next, two wall stamps may be compared. Over a jump
-//! they may be only where both sides are proven and the machine was off in between; within a boot a
-//! jump says that one of the sides is wrong. [`Judge::ages_from`] is where the present timeline
-//! begins.
+//! **Timelines.** Two wall times between two unproven jumps may be compared. Across a jump they may
+//! be compared only if both sides are proven and the machine was off in between; a jump within a
+//! boot means that one of the sides is wrong. [`Judge::ages_from`] is the start of the current
+//! timeline.
 //!
 //! **The floor** is a time that has certainly passed: the latest of the build date, the newest
-//! notBefore on a verified path ("certain"; only the owner lowers it), and what evidence has proven
-//! ("proven"; 24 h of synchronisation at an earlier time lower it, or the owner; evidence for an
-//! earlier time does not, because a man in the middle who sets the clock back would only have to
-//! wait for the next handshake). Evidence raises it no further than the chain's own notAfter, so no
-//! chain that was accepted is refused by the floor later. It is never later than the build date
-//! plus [`CAP`].
+//! notBefore of a verified path ("certain"; only the user lowers it), and the latest time proven by
+//! evidence ("proven"; 24 h of synchronisation at an earlier time or the user lower it; evidence
+//! for an earlier time does not, because an attacker that sets the clock back would only have to
+//! wait for the next handshake). Evidence raises it at most to the chain's notAfter, so that the
+//! floor never refuses a chain that was accepted. It is never later than the build date plus
+//! [`CAP`].
 
 use std::fmt;
 use std::time::Duration;
@@ -39,23 +40,23 @@ use super::chain::ChainValidity;
 use super::saved::{Known, Saved, Timeline};
 use super::{DAY_MS, UnixTime};
 
-/// The floor is never later than the build date plus so much: 20 years.
+/// The floor is never later than the build date plus this: 20 years.
 pub const CAP: Duration = Duration::from_secs(20 * 31_557_600);
 
-/// Uninterrupted synchronisation for so long ends a doubt.
+/// Uninterrupted synchronisation for this time ends a doubt.
 pub const STEADY: Duration = Duration::from_millis(DAY_MS);
 
 /// The kernel's id of one boot.
 pub type BootId = [u8; 16];
 
-/// One look at the kernel's clocks.
+/// One reading of the kernel's clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// `CLOCK_BOOTTIME` in milliseconds.
     pub boottime_ms: u64,
-    /// The wall clock as it stands; times before 1970 are 1970.
+    /// The wall clock, trusted or not; times before 1970 are read as 1970.
     pub raw: UnixTime,
-    /// Whether the kernel says it is synchronised.
+    /// Whether the kernel reports the clock as synchronised.
     pub synchronised: bool,
 }
 
@@ -76,14 +77,14 @@ fn is_near(one: i64, other: i64) -> bool {
     one.abs_diff(other) <= DAY_MS
 }
 
-/// What speaks for a clock that is trusted.
+/// The basis of a trusted clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// Nothing but the kernel, since the first start less than a day ago.
+    /// Only the kernel's report, less than a day after the first start.
     Kernel,
     /// 24 h of uninterrupted synchronisation, or a day since the first start without a jump.
     Duration,
-    /// The owner's `tombolo clock trust`.
+    /// The user's `tombolo clock trust`.
     Owner,
     /// An upstream chain.
     Certificate,
@@ -93,7 +94,7 @@ impl Basis {
     /// Every basis.
     pub const ALL: [Basis; 4] = [Basis::Kernel, Basis::Duration, Basis::Owner, Basis::Certificate];
 
-    /// One word.
+    /// The name.
     pub fn as_str(self) -> &'static str {
         match self {
             Basis::Kernel => "kernel",
@@ -103,7 +104,7 @@ impl Basis {
         }
     }
 
-    /// Whether it says that the time itself is right, and not only that nobody said otherwise.
+    /// Whether it proves the time, and is not just the absence of a contradiction.
     pub fn is_proof(self) -> bool {
         matches!(self, Basis::Owner | Basis::Certificate)
     }
@@ -123,27 +124,27 @@ impl fmt::Display for Basis {
 /// Why a synchronised clock is doubted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// It is more than a day from where `CLOCK_BOOTTIME` puts it.
+    /// It differs by more than a day from the time expected from `CLOCK_BOOTTIME`.
     Jumped {
-        /// By how many milliseconds; negative = back.
+        /// The jump in milliseconds; negative = back.
         by_ms: i64,
     },
-    /// It is more than a day from the last time that was saved before this boot.
+    /// It differs by more than a day from the last time saved before this boot.
     AcrossBoots {
-        /// That time.
+        /// The time it is compared with.
         known: UnixTime,
-        /// How far it is from there, the time since the boot left out, in milliseconds; negative =
-        /// before.
+        /// The difference without the time since the boot, in milliseconds; negative = before.
         by_ms: i64,
     },
     /// It is more than a day before a time that was proven.
     Behind {
-        /// That time.
+        /// The time it is compared with.
         proven: UnixTime,
     },
-    /// Nothing is known to compare it with, and it is later than the build date plus [`CAP`].
+    /// There is no time to compare it with, and it is later than the build date plus [`CAP`].
     Implausible,
-    /// An upstream chain is valid, but not at this time, and only the kernel speaks for the clock.
+    /// An upstream chain is valid, but not at this time, and the basis of the clock is only the
+    /// kernel.
     Refuted,
 }
 
@@ -170,19 +171,19 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// The verdict.
+/// The verdict on the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nobody vouches for the clock.
+    /// The clock is not synchronised.
     NotSynchronised,
     /// It is before a time that has certainly passed.
     Impossible {
-        /// That time.
+        /// The time it is compared with.
         certain: UnixTime,
     },
     /// It may be wrong.
     Doubted(Doubt),
-    /// It is believed.
+    /// It is trusted.
     Trusted(Basis),
 }
 
@@ -197,14 +198,14 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Why the owner's word alone does not make the clock trusted.
+/// Why `tombolo clock trust` cannot make the clock trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustError {
-    /// The kernel says it is not synchronised, and `[clock] trust` is not `"always"`.
+    /// The kernel reports it as not synchronised, and `[clock] trust` is not `"always"`.
     NotSynchronised,
     /// It is before a time that has certainly passed.
     Impossible {
-        /// That time.
+        /// The time it is compared with.
         certain: UnixTime,
     },
 }
@@ -227,24 +228,24 @@ impl fmt::Display for TrustError {
 
 impl std::error::Error for TrustError {}
 
-/// All that is known, for `status` and `clock`.
+/// The state of the clock, for `status` and `clock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// The verdict.
     pub verdict: Verdict,
-    /// What the kernel said.
+    /// Whether the kernel reports the clock as synchronised.
     pub synchronised: bool,
     /// A time that has certainly passed.
     pub floor: UnixTime,
-    /// What speaks for the present or last timeline.
+    /// The basis of the current or last timeline.
     pub basis: Option<Basis>,
     /// The last time that was trusted.
     pub known: Option<UnixTime>,
-    /// In doubt: how much more synchronisation ends it.
+    /// If in doubt: the remaining time of synchronisation that ends the doubt.
     pub steady_in: Option<Duration>,
 }
 
-/// An uninterrupted stretch of synchronisation.
+/// An uninterrupted period of synchronisation.
 #[derive(Clone, Copy, Debug)]
 struct Steady {
     offset: i64,
@@ -257,15 +258,16 @@ pub struct Judge {
     build: UnixTime,
     boot: Option<BootId>,
     always: bool,
-    /// The newest notBefore on a verified path.
+    /// The newest notBefore of a verified path.
     certain: UnixTime,
     /// The latest time that evidence has proven.
     proven: UnixTime,
-    /// The timeline that was trusted last, now or before.
+    /// The current or last trusted timeline.
     timeline: Option<Timeline>,
     /// The offset of the clock when it was first trusted in this boot.
     anchor: Option<i64>,
-    /// The last chain of this boot that can be evidence, and `CLOCK_BOOTTIME` when it was seen.
+    /// The last chain of this boot that can be evidence, with the `CLOCK_BOOTTIME` at which it was
+    /// seen.
     evidence: Option<(ChainValidity, u64)>,
     /// An offset that a chain has refuted.
     refuted: Option<i64>,
@@ -276,8 +278,8 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// For a program built at `build`, in the boot `boot` (`None`: not known), with what an earlier
-    /// process has saved.
+    /// A judge for a program built at `build`, in the boot `boot` (`None` = unknown), with the
+    /// state saved by an earlier process.
     pub fn new(build: UnixTime, boot: Option<BootId>, always: bool, saved: Option<Saved>) -> Judge {
         let saved = saved.unwrap_or_default();
         let cap = cap(build);
@@ -302,18 +304,18 @@ impl Judge {
         }
     }
 
-    /// Says whether the owner vouches for the clock in the kernel's place. In force with the next
-    /// look.
+    /// Sets whether the clock counts as synchronised regardless of the kernel
+    /// (`[clock] trust = "always"`). Takes effect at the next [`Judge::observe`].
     pub fn set_always(&mut self, always: bool) {
         self.always = always;
     }
 
-    /// Whether the owner vouches for the clock in the kernel's place.
+    /// Whether the clock counts as synchronised regardless of the kernel.
     pub fn is_always(&self) -> bool {
         self.always
     }
 
-    /// Looks at the clocks; once a second is enough.
+    /// Evaluates a reading of the clocks; once a second is enough.
     pub fn observe(&mut self, look: Look) {
         self.look = look;
         if !(look.synchronised || self.always) {
@@ -342,7 +344,7 @@ impl Judge {
             Some(_) if self.is_proven(offset) => self.accept(Basis::Certificate),
             Some(_) if is_steady => self.accept(Basis::Duration),
             Some(doubt) => {
-                // The reason is the first one: its figures are those of the jump.
+                // Keeps the first reason, because its figures are those of the jump.
                 let same = matches!(self.verdict, Verdict::Doubted(_)) && since_ms < look.boottime_ms;
                 if !same {
                     self.verdict = Verdict::Doubted(doubt);
@@ -351,7 +353,8 @@ impl Judge {
         }
     }
 
-    /// Takes what an upstream chain says, which was verified and whose key the peer has.
+    /// Evaluates the evidence of an upstream chain that was verified, and whose key the peer has
+    /// proved to possess.
     pub fn learn(&mut self, chain: ChainValidity, look: Look) {
         let before = self.certain;
         let is_refuted = self.is_refutable()
@@ -365,7 +368,8 @@ impl Judge {
             self.evidence = Some((chain, look.boottime_ms));
         }
         if is_refuted {
-            // Only the kernel vouches for this timeline, and it is wrong: it counts for nothing.
+            // The basis of this timeline is only the kernel, which is refuted: the timeline is
+            // dropped.
             self.refuted = Some(look.offset());
             self.timeline = None;
             self.anchor = None;
@@ -375,10 +379,10 @@ impl Judge {
         self.observe(look);
     }
 
-    /// The owner says that the clock is right.
+    /// The user confirms that the clock is right.
     ///
     /// # Errors
-    /// [`TrustError`]: it cannot be.
+    /// [`TrustError`]: the clock cannot be trusted.
     pub fn trust(&mut self, look: Look) -> Result<(), TrustError> {
         self.observe(look);
         match self.verdict {
@@ -391,8 +395,8 @@ impl Judge {
         Ok(())
     }
 
-    /// The owner says that the floor is wrong: it is the build date again, and what certificates
-    /// had proven is forgotten. A clock in doubt stays so.
+    /// The user resets the floor to the build date; the evidence of certificates is dropped. A
+    /// clock in doubt stays in doubt.
     pub fn reset(&mut self, look: Look) {
         self.certain = UnixTime(0);
         self.proven = UnixTime(0);
@@ -406,7 +410,7 @@ impl Judge {
         self.observe(look);
     }
 
-    /// Why the clock is doubted, if it is.
+    /// Why the clock is in doubt, if it is.
     fn doubt(&self, look: Look, offset: i64) -> Option<Doubt> {
         if self.refuted.is_some_and(|refuted| is_near(refuted, offset)) {
             return Some(Doubt::Refuted);
@@ -419,7 +423,7 @@ impl Judge {
             }
             (None, Some(Timeline { known, .. })) => {
                 let wall = self::offset(known.wall, 0);
-                // What was saved in an unknown boot may have been saved in this one: then it is not
+                // A time saved in an unknown boot may have been saved in this one, and is then not
                 // before the boot.
                 let low = if known.boot.is_some() && self.boot.is_some() {
                     offset
@@ -437,12 +441,12 @@ impl Judge {
                 }
             }
         }
-        // In this boot an earlier time was accepted already.
+        // Skipped if an earlier time was already accepted in this boot.
         let behind = self.anchor.is_none() && self.is_behind(look.raw);
         behind.then_some(Doubt::Behind { proven: self.proven })
     }
 
-    /// Whether this time is more than a day before one that was proven.
+    /// Whether this time is more than a day before a proven time.
     fn is_behind(&self, raw: UnixTime) -> bool {
         raw.0.saturating_add(DAY_MS) < self.proven.0
     }
@@ -455,7 +459,7 @@ impl Judge {
         })
     }
 
-    /// The clock is where it is expected.
+    /// The clock is at the expected time.
     fn go_on(&mut self, is_steady: bool) {
         let Look { raw, boottime_ms, .. } = self.look;
         let known = Known { boot: self.boot, boottime_ms, wall: raw };
@@ -466,8 +470,8 @@ impl Judge {
             timeline.since = Some(raw);
             self.revision += 1;
         }
-        // A day on one timeline is enough here: a machine that is off at night is never up for a
-        // day.
+        // A day on one timeline is sufficient, because a machine that is off at night never runs
+        // for a day.
         let since = timeline.since.unwrap_or(raw);
         let is_old = is_steady || raw.0.saturating_sub(since.0) >= DAY_MS;
         let is_young = timeline.basis == Basis::Kernel;
@@ -485,7 +489,7 @@ impl Judge {
         self.verdict = Verdict::Trusted(self.timeline.map_or(Basis::Kernel, |timeline| timeline.basis));
     }
 
-    /// Something new speaks for the present timeline.
+    /// Updates the basis of the current timeline.
     fn settle(&mut self, basis: Basis) {
         if let Some(timeline) = &mut self.timeline
             && timeline.basis != basis
@@ -496,7 +500,7 @@ impl Judge {
         self.verdict = Verdict::Trusted(basis);
     }
 
-    /// The doubt is over: a timeline begins, or the one of before the boot goes on.
+    /// Ends a doubt: a timeline begins, or the one from before the boot continues.
     fn accept(&mut self, basis: Basis) {
         let Look { raw, boottime_ms, .. } = self.look;
         let goes_on = self.timeline.filter(|before| {
@@ -515,7 +519,7 @@ impl Judge {
         self.verdict = Verdict::Trusted(basis);
     }
 
-    /// Raises the floor to the present time, as far as the chain that proves it is valid.
+    /// Raises the floor to the current time, at most to the notAfter of the chain that proves it.
     fn raise(&mut self) {
         if let Some((chain, _)) = self.evidence {
             let time = self.look.raw.min(chain.not_after).min(cap(self.build));
@@ -528,7 +532,7 @@ impl Judge {
         self.verdict == Verdict::Trusted(Basis::Kernel)
     }
 
-    /// The floor that only the owner lowers.
+    /// The part of the floor that only the user lowers.
     fn certain(&self) -> UnixTime {
         self.build.max(self.certain)
     }
@@ -538,13 +542,13 @@ impl Judge {
         self.certain().max(self.proven)
     }
 
-    /// The verdict of the last look.
+    /// The verdict of the last [`Judge::observe`].
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    /// The wall clock's time at this moment, if it may be trusted: also if the clock was set since
-    /// the last look, it may not.
+    /// The current wall time if it is trusted; `None` also if the clock was set since the last
+    /// reading.
     pub fn wall(&self, raw: UnixTime, boottime_ms: u64) -> Option<UnixTime> {
         let trusted = matches!(self.verdict, Verdict::Trusted(_))
             && raw >= self.certain()
@@ -552,14 +556,14 @@ impl Judge {
         trusted.then_some(raw)
     }
 
-    /// The wall clock's time at this moment, if it is vouched for and in doubt.
+    /// The current wall time if the clock is synchronised but in doubt.
     pub fn doubted(&self, raw: UnixTime, boottime_ms: u64) -> Option<UnixTime> {
         let vouched = matches!(self.verdict, Verdict::Doubted(_) | Verdict::Trusted(_));
         (vouched && raw >= self.certain() && self.wall(raw, boottime_ms).is_none()).then_some(raw)
     }
 
-    /// From when on wall stamps may be compared with the present time; `None`: none may. See
-    /// [`Moment::ages_from`](super::Moment::ages_from).
+    /// The time from which wall times may be compared with the current time; `None` if none may.
+    /// See [`Moment::ages_from`](super::Moment::ages_from).
     pub fn ages_from(&self) -> Option<UnixTime> {
         match self.verdict {
             Verdict::Trusted(Basis::Kernel) => None,
@@ -568,17 +572,17 @@ impl Judge {
         }
     }
 
-    /// What is to be saved.
+    /// The state to save.
     pub fn saved(&self) -> Saved {
         Saved { certain: self.certain, proven: self.proven, timeline: self.timeline }
     }
 
-    /// Grows when there is something to save that should not wait for the hour.
+    /// Incremented when the state should be saved without waiting for the hourly save.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// All that is known.
+    /// The state of the clock.
     pub fn view(&self) -> View {
         let steady_in = matches!(self.verdict, Verdict::Doubted(_)).then(|| {
             let since_ms = self.steady.map_or(self.look.boottime_ms, |steady| steady.since_ms);
@@ -595,7 +599,7 @@ impl Judge {
     }
 }
 
-/// The latest floor there may be.
+/// The latest possible floor.
 fn cap(build: UnixTime) -> UnixTime {
     UnixTime(build.0.saturating_add(u64::try_from(CAP.as_millis()).unwrap_or(u64::MAX)))
 }

@@ -1,4 +1,4 @@
-//! What is kept of the clock over a restart, and its text on disk.
+//! The state of the clock that is kept across restarts, and its text format.
 //!
 //! ```text
 //! tombolo-clock 1
@@ -12,50 +12,50 @@
 //! crc 0a1b2c3d                CRC32C of all lines above
 //! ```
 //!
-//! `boot` to `basis` are there once the clock was trusted. Unknown keys are passed over. The
-//! version before wrote `SECONDS CRC`: the last time it trusted, without evidence. It counts as
-//! such, and as no floor.
+//! `boot` to `basis` exist if the clock was ever trusted. Unknown keys are ignored. An earlier
+//! version wrote `SECONDS CRC`: the last trusted time, without evidence. It is read as such, and
+//! does not raise the floor.
 
 use super::UnixTime;
 use super::judge::{Basis, BootId};
 
 const MAGIC: &str = "tombolo-clock 1";
 
-/// The last trusted time, and where it stood in its boot.
+/// The last trusted time and its position in its boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// In which boot; `None`: not known.
+    /// The boot; `None` = unknown.
     pub boot: Option<BootId>,
-    /// `CLOCK_BOOTTIME` then, in milliseconds.
+    /// `CLOCK_BOOTTIME` at that moment, in milliseconds.
     pub boottime_ms: u64,
-    /// The wall clock then.
+    /// The wall time at that moment.
     pub wall: UnixTime,
 }
 
-/// A stretch of wall time without an unproven jump.
+/// A period of wall time without an unproven jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeline {
-    /// Where it begins; `None`: not known, so no stamp belongs to it.
+    /// Its start; `None` = unknown, so no wall time belongs to it.
     pub since: Option<UnixTime>,
-    /// What speaks for it.
+    /// Its basis.
     pub basis: Basis,
-    /// Its last time.
+    /// The last trusted time in it.
     pub known: Known,
 }
 
-/// What is kept.
+/// The saved state of the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Saved {
     /// The newest notBefore on a verified upstream path.
     pub certain: UnixTime,
     /// The latest time that evidence has proven.
     pub proven: UnixTime,
-    /// The timeline trusted last.
+    /// The last trusted timeline.
     pub timeline: Option<Timeline>,
 }
 
 impl Saved {
-    /// As text.
+    /// Formats the state as text.
     pub fn encode(&self) -> String {
         let mut text = format!("{MAGIC}\n");
         if let Some(Timeline { since, basis, known }) = self.timeline {
@@ -73,7 +73,7 @@ impl Saved {
         text
     }
 
-    /// Reads it back; `None`: it is damaged, or of a version that is not known here.
+    /// Parses the text; `None` if it is damaged or has an unknown version.
     pub fn parse(text: &str) -> Option<Saved> {
         let body = &text[..text.rfind("crc ")?];
         let sum = text[body.len()..].strip_prefix("crc ")?.strip_suffix('\n')?;
@@ -95,7 +95,7 @@ impl Saved {
                 "boottime" => boottime_ms = number()?,
                 "wall" => wall = Some(UnixTime(number()?)),
                 "since" => since = Some(UnixTime(number()?)),
-                // One that is not known here says no more than the kernel does.
+                // An unknown basis counts as `kernel`.
                 "basis" => {
                     let known = Basis::ALL.into_iter().find(|basis| basis.as_str() == value);
                     basis = known.unwrap_or(Basis::Kernel);
@@ -110,7 +110,7 @@ impl Saved {
         Some(saved)
     }
 
-    /// Reads what the version before wrote: `SECONDS CRC`.
+    /// Parses the format of an earlier version: `SECONDS CRC`.
     pub fn parse_floor(text: &str) -> Option<Saved> {
         let (seconds, sum) = text.trim().split_once(' ')?;
         if u32::from_str_radix(sum, 16).ok()? != crc32c::crc32c(seconds.as_bytes()) {
@@ -160,7 +160,7 @@ mod tests {
             bytes[at] = byte;
             if let Ok(text) = std::str::from_utf8(&bytes) {
                 let read = Saved::parse(text);
-                // A digit of the sum itself may change its case.
+                // Only the case of a digit of the checksum may differ.
                 prop_assert!(read.is_none() || read == Some(saved), "{}", text);
             }
             for end in 0..at {
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(Saved::parse_floor("1800000000 00000000"), None);
         assert_eq!(Saved::parse_floor("nonsense"), None);
         assert_eq!(Saved::parse(&text), None);
-        // The version before takes the new text for damaged and begins at its build date.
+        // The earlier version reads the new text as damaged and starts from its build date.
         assert_eq!(Saved::parse_floor(&saved.encode()), None);
     }
 }

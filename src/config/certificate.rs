@@ -1,9 +1,9 @@
-//! What the certificate files of `[coap]` hold: our key and chain, whom of the devices to believe,
-//! what is revoked.
+//! The content of the certificate files of `[coap]`: the gateway's key and chain, the trust anchors
+//! for devices, and the revocation lists.
 //!
-//! Bytes in, material out; [`validate`](super::validate) has the keys of the configuration and the
-//! files. Either all of it is good or none is used: a certificate without its key, or a CA without
-//! its revocation list, would let in or keep out others than its owner meant.
+//! Bytes in, material out; [`validate`](super::validate) handles the configuration keys and the
+//! files. Either all of it is valid or none is used: a certificate without its key, or a CA without
+//! its revocation list, would accept or refuse the wrong devices.
 
 use std::sync::Arc;
 
@@ -17,24 +17,24 @@ use crate::proto::dtls::server::{Certificates, ServerKey, Trust};
 
 /// Largest file of certificates or revocations, in bytes.
 pub const FILE_MAX: u64 = 4 << 20;
-/// Bytes a DER `SEQUENCE` begins with.
+/// The tag of a DER `SEQUENCE`.
 const SEQUENCE: u8 = 0x30;
 
-/// All of it, read and good.
+/// The content of all certificate files, parsed and valid.
 #[derive(Clone, Debug, Default)]
 pub struct Material {
-    /// What we show.
+    /// The gateway's key with its certificate chain.
     pub key: Option<Arc<ServerKey>>,
-    /// What we show besides the key, in DER: ours first.
+    /// The gateway's certificate chain in DER, its own certificate first.
     pub chain: Vec<Vec<u8>>,
-    /// Whom we believe.
+    /// The trust anchors and intermediates for devices.
     pub authorities: Authorities,
     /// Revocation lists in DER.
     pub revocation_lists: Vec<Vec<u8>>,
 }
 
 impl Material {
-    /// For the engine, with the raw public keys of the devices there are.
+    /// The material for the engine, with the raw public keys of the devices.
     pub fn certificates(&self, public_keys: impl IntoIterator<Item = [u8; 32]>) -> Certificates {
         let Authorities { anchors, intermediates } = self.authorities.clone();
         let trust = Trust::new(anchors, intermediates, &self.revocation_lists, public_keys)
@@ -43,11 +43,12 @@ impl Material {
     }
 }
 
-/// A chain of certificates, PEM or one in DER.
+/// Parses a certificate chain in PEM, or one certificate in DER.
 ///
 /// # Errors
-/// What is wrong, in words that follow the file's name.
+/// The fault, as a text to append to the file's name.
 pub fn chain(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let bytes = unmarked(bytes);
     if bytes.first() == Some(&SEQUENCE) {
         return Ok(vec![bytes.to_vec()]);
     }
@@ -55,22 +56,32 @@ pub fn chain(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     match found {
         Ok(found) if found.is_empty() => Err("holds no certificate in PEM form".to_owned()),
         Ok(found) => Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect()),
-        Err(_) => Err("is no whole PEM".to_owned()),
+        Err(_) => Err("is not complete PEM".to_owned()),
     }
+}
+
+/// Without the byte order mark that some editors put before a text.
+fn unmarked(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(bytes)
 }
 
 /// Our key: PEM or DER, PKCS #8 or SEC 1.
 ///
 /// # Errors
-/// What is wrong, in words that follow the file's name; nothing of the file is repeated.
+/// The fault, as a text to append to the file's name; it contains nothing of the file.
 pub fn server_key(chain: Vec<Vec<u8>>, bytes: &[u8]) -> Result<ServerKey, String> {
     let owned;
+    let bytes = unmarked(bytes);
     let der = if bytes.first() == Some(&SEQUENCE) {
         bytes
     } else {
         let encrypted = bytes.windows(9).any(|window| window == b"ENCRYPTED");
         owned = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| match encrypted {
-            true => "is encrypted: the daemon has nobody to ask for the passphrase".to_owned(),
+            true => {
+                "is encrypted, and the daemon cannot ask for its passphrase; `openssl pkey -in KEY -out NEW` \
+                     decrypts it"
+                    .to_owned()
+            }
             false => "holds no private key in PEM form".to_owned(),
         })?;
         owned.secret_der()
@@ -78,10 +89,10 @@ pub fn server_key(chain: Vec<Vec<u8>>, bytes: &[u8]) -> Result<ServerKey, String
     ServerKey::new(chain, der).map_err(|error| format!("cannot be used: {error}"))
 }
 
-/// Anchors and intermediates.
+/// Parses trust anchors and intermediates.
 ///
 /// # Errors
-/// What is wrong, in words that follow the file's name.
+/// The fault, as a text to append to the file's name.
 pub fn authorities(bytes: &[u8]) -> Result<Authorities, String> {
     let authorities =
         Authorities::divide(chain(bytes)?).map_err(|error| format!("cannot be used: {error}"))?;
@@ -90,16 +101,17 @@ pub fn authorities(bytes: &[u8]) -> Result<Authorities, String> {
     Ok(authorities)
 }
 
-/// Revocation lists, PEM or one in DER.
+/// Parses revocation lists in PEM, or one in DER.
 ///
 /// # Errors
-/// What is wrong, in words that follow the file's name.
+/// The fault, as a text to append to the file's name.
 pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let bytes = unmarked(bytes);
     let lists = if bytes.first() == Some(&SEQUENCE) {
         vec![bytes.to_vec()]
     } else {
         let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
-        let found = found.map_err(|_| "is no whole PEM".to_owned())?;
+        let found = found.map_err(|_| "is not complete PEM".to_owned())?;
         found.into_iter().map(|list| list.to_vec()).collect()
     };
     if lists.is_empty() {
@@ -110,22 +122,23 @@ pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     Ok(lists)
 }
 
-/// Whether each list in the name of a configured CA is that CA's.
+/// Checks that each list whose issuer is a configured CA is signed by that CA.
 ///
 /// # Errors
-/// What is wrong, in words that follow the name of the lists' file.
+/// The fault, as a text to append to the name of the file with the lists.
 pub fn fit(authorities: &Authorities, lists: &[Vec<u8>]) -> Result<(), String> {
     let Authorities { anchors, intermediates } = authorities.clone();
     let trust = Trust::new(anchors, intermediates, lists, std::iter::empty());
     trust.map(drop).map_err(|error| format!("cannot be used: {error}"))
 }
 
-/// A device's public key, out of a file that has the key (SubjectPublicKeyInfo) or a certificate of
-/// it, PEM or DER.
+/// The SHA-256 of a device's public key, from a file with the key (SubjectPublicKeyInfo) or a
+/// certificate of it, PEM or DER.
 ///
 /// # Errors
-/// What is wrong, in words that follow the file's name.
+/// The fault, as a text to append to the file's name.
 pub fn public_key(bytes: &[u8]) -> Result<[u8; 32], String> {
+    let bytes = unmarked(bytes);
     let hash = |der: &[u8]| public_key_hash(der).map_err(|error| format!("cannot be used: {error}"));
     if bytes.first() == Some(&SEQUENCE) {
         return hash(bytes);
@@ -136,7 +149,8 @@ pub fn public_key(bytes: &[u8]) -> Result<[u8; 32], String> {
     match CertificateDer::from_pem_slice(bytes) {
         Ok(certificate) => hash(&certificate),
         Err(_) if PrivateKeyDer::from_pem_slice(bytes).is_ok() => {
-            Err("holds a private key, which stays on its device".to_owned())
+            Err("contains a private key; use the public key, and keep the private key on the device"
+                .to_owned())
         }
         Err(_) => Err("holds neither a public key nor a certificate in PEM form".to_owned()),
     }
@@ -148,7 +162,7 @@ pub fn parse_key_hash(text: &str) -> Option<[u8; 32]> {
     super::scalar::parse_hex(digits.as_bytes())?.as_slice().try_into().ok()
 }
 
-/// As [`parse_key_hash`] reads it.
+/// Formats a hash in the form that [`parse_key_hash`] reads.
 pub fn format_key_hash(hash: &[u8; 32]) -> String {
     format!("sha256:{}", super::scalar::format_hex(hash))
 }
@@ -188,7 +202,7 @@ mod tests {
         let wrong = server_key(pem, other.serialize_pem().as_bytes()).unwrap_err();
         assert_eq!(wrong, "cannot be used: the key is not that of the certificate");
         let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
-        assert!(server_key(vec![], encrypted).unwrap_err().contains("passphrase"));
+        assert!(server_key(vec![], encrypted).unwrap_err().contains("is encrypted"));
         assert!(chain(b"").is_err() && authorities(b"x").is_err() && revocation_lists(b"x").is_err());
     }
 }

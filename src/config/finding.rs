@@ -1,5 +1,4 @@
-//! What a look at the configuration found: one line a finding, with the place it speaks of and the
-//! way out.
+//! The findings of checking the configuration: one line each, with the place and the remedy.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -10,9 +9,9 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// Looked at and in order.
+    /// Checked and correct.
     Ok,
-    /// Works, but probably not as meant.
+    /// Works, but probably not as intended.
     Warn,
     /// Does not work: the item is disabled, or the whole configuration refused.
     Fail,
@@ -29,12 +28,12 @@ impl Level {
     }
 }
 
-/// Where a key stands: a line of a file, or an environment variable (which has no line).
+/// The place of a key: a line of a file, or an environment variable (which has no line).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file as it was named, or `environment variable TOMBOLO_…`.
     pub file: Arc<str>,
-    /// Counted from 1; `None` where lines do not exist.
+    /// The line, from 1; `None` for an environment variable.
     pub line: Option<u32>,
 }
 
@@ -47,31 +46,31 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// One thing found. Never holds a key, a password, or the value of a key that might be one.
+/// One finding. It never contains a key or a password, or a value that might be one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How much it matters.
+    /// Its severity.
     pub level: Level,
-    /// What it is about: `configuration`, `upstream`, `device door-7`, …
+    /// The subject: `configuration`, `upstream`, `device door-7`, …
     pub subject: String,
-    /// The file, or the environment variable, it stands in.
+    /// The file or the environment variable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// The line, counted from 1.
+    /// The line, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
     /// The whole key, `device.door-7.psk-file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// What is so.
+    /// The fault or state.
     pub message: String,
-    /// What to do about it; empty where nothing is to be done.
+    /// The remedy; empty if nothing needs to be done.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub advice: String,
 }
 
 impl Finding {
-    /// A finding that stands nowhere in particular.
+    /// A finding without a place.
     pub fn new(level: Level, subject: impl Into<String>, message: impl Into<String>) -> Finding {
         Finding {
             level,
@@ -99,7 +98,7 @@ impl Finding {
         Finding::new(Level::Fail, subject, message)
     }
 
-    /// Says where.
+    /// Sets the place.
     #[must_use]
     pub fn at(mut self, place: Option<&Place>) -> Finding {
         if let Some(place) = place {
@@ -109,14 +108,14 @@ impl Finding {
         self
     }
 
-    /// Says which key.
+    /// Sets the key.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Finding {
         self.key = Some(key.into());
         self
     }
 
-    /// Says what to do.
+    /// Sets the remedy.
     #[must_use]
     pub fn advice(mut self, advice: impl Into<String>) -> Finding {
         self.advice = advice.into();
@@ -125,21 +124,21 @@ impl Finding {
 }
 
 impl Finding {
-    /// As it is printed, without the level.
+    /// The printed form without the level.
     pub fn sentence(&self) -> String {
         let line = self.to_string();
         line.get(LEVEL_WIDTH..).unwrap_or_default().to_owned()
     }
 }
 
-/// Columns the level takes in a line.
+/// Width of the level in a line, in columns.
 const LEVEL_WIDTH: usize = 6;
 
 impl std::fmt::Display for Finding {
-    /// `fail  /etc/tombolo/tombolo.toml:12: coap.max-sessions: is 0; use a whole number from 1 to 1000000`.
+    /// `fail  tombolo.toml:12: coap.max-sessions: is 0; use a whole number from 1 to 1000000`.
     ///
-    /// One line whatever the parts hold: control characters are written as escapes, so that a file
-    /// cannot draw on the terminal of whoever checks it.
+    /// Always one line: control characters are escaped, so that the content of a file cannot
+    /// control the terminal.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut line = format!("{:<4}  ", self.level.as_str());
         if let Some(file) = &self.file {
@@ -167,7 +166,7 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// The findings as `tombolo check` prints them, one a line.
+/// The findings as `tombolo check` prints them, one per line.
 pub fn findings_to_lines(findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {
@@ -189,7 +188,7 @@ pub fn findings_to_json(findings: &[Finding]) -> serde_json::Value {
     })
 }
 
-/// Gathers findings and remembers whether one of them refuses the whole configuration.
+/// Collects findings and whether one of them refuses the whole configuration.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) list: Vec<Finding>,
@@ -197,12 +196,12 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Adds one after which the rest can still be used.
+    /// Adds a finding that does not refuse the rest of the configuration.
     pub(super) fn push(&mut self, finding: Finding) {
         self.list.push(finding);
     }
 
-    /// Adds one that refuses the whole configuration.
+    /// Adds a finding that refuses the whole configuration.
     pub(super) fn fatal(&mut self, finding: Finding) {
         self.fatal = true;
         self.list.push(finding);

@@ -1,4 +1,4 @@
-//! Where configuration meets the machine: files, environment, credentials, and the id made by the
+//! The shell of the configuration: files, environment, credentials, and the id generated at the
 //! first start.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
@@ -8,42 +8,40 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::finding::{Finding, Place};
 use super::gateway_id::{self, Choice};
+use super::sandbox::{Hidden, Sandbox};
 use super::state::{self, State};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
 use crate::message::Name;
 
 /// The main file unless another one is named.
 pub const CONFIG_FILE: &str = "/etc/tombolo/tombolo.toml";
-/// Drop-ins of the image or the fleet, weaker than everything else.
+/// Drop-ins of the image or the fleet, with the lowest precedence.
 pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
-/// Templates of Modbus devices made here, and those that come with the package.
+/// Folders of Modbus templates: local ones, and those of the package.
 const TEMPLATE_FOLDERS: [&str; 2] = ["/etc/tombolo/modbus", "/usr/share/tombolo/modbus"];
 /// Largest configuration file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
-/// Largest key or password file, in bytes.
-pub(super) const SECRET_MAX: u64 = 64 << 10;
 
-/// Where configuration is read from.
+/// The places that configuration is read from.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The main file; `conf.d/` is looked for beside it.
+    /// The main file; `conf.d/` is in the same folder.
     pub config: PathBuf,
-    /// Drop-ins weaker than everything else; [`VENDOR_CONF_D`].
+    /// The folder of drop-ins with the lowest precedence; [`VENDOR_CONF_D`].
     pub vendor_conf_d: PathBuf,
-    /// The environment's variables.
+    /// The environment variables.
     pub environment: Vec<(String, String)>,
     /// `$CREDENTIALS_DIRECTORY`
     pub credentials_directory: Option<PathBuf>,
 }
 
 impl Options {
-    /// That main file, and this process's environment.
+    /// Options with this main file and this process's environment.
     pub fn new(config: impl Into<PathBuf>) -> Options {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| {
@@ -60,44 +58,62 @@ impl Options {
     }
 }
 
-/// Reads and judges everything. Of `previous`, good versions stay: of files of the registry and of
-/// the state directory, and of the certificates of `[coap]`. Writes nothing.
+/// Reads and validates everything. Last good versions from `previous` stay in use: for files of the
+/// registry and of the state directory, and for the certificates of `[coap]`. Writes nothing.
 ///
-/// Blocks on files; a running daemon calls it off the path's thread.
+/// Blocks on files; the daemon must not call it on the path's thread.
 ///
 /// # Errors
-/// All findings, when one of them refuses the whole configuration: exit 78, or keep the
-/// configuration there is. Never for a file of the state directory.
+/// All findings, if one of them refuses the whole configuration: the caller exits with 78, or keeps
+/// its current configuration. A file of the state directory never causes this.
 pub fn load(options: &Options, previous: Option<&Loaded>) -> Result<Loaded, Vec<Finding>> {
-    read_all(options, previous, None, false)
+    read_all(options, previous, &[], false, View::Outside)
 }
 
-/// As [`load`], with one drop-in of another text than the file has, or in place of one that does
-/// not exist yet: to try it.
+/// As [`load`], for a running daemon that looks at what a reload would find: it sees the files as
+/// the service does, because it is the service.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_compare(options: &Options, running: &Loaded) -> Result<Loaded, Vec<Finding>> {
+    read_all(options, Some(running), &[], false, View::Service)
+}
+
+/// Who looks at the files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    /// The service itself: what it can read it can read.
+    Service,
+    /// A command, which may be another user, outside the unit's sandbox.
+    Outside,
+}
+
+/// As [`load`], with some files of another text than they have, or in place of ones that do not
+/// exist yet: to try them.
 pub(super) fn load_with(
     options: &Options,
     previous: Option<&Loaded>,
-    instead: Option<&LayerText>,
+    instead: &[LayerText],
 ) -> Result<Loaded, Vec<Finding>> {
-    read_all(options, previous, instead, false)
+    read_all(options, previous, instead, false, View::Outside)
 }
 
-/// As [`load`], for a daemon about to run: makes the gateway's id if there is none yet, and puts in
-/// order what is damaged of it. That the disk does not take it is a problem among others:
-/// [`settle`] tries again.
+/// As [`load`], for the start of the daemon: generates the gateway's id if there is none, and
+/// repairs its files. If they cannot be written, that is reported as a problem, and [`settle`]
+/// tries again.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_to_run(options: &Options) -> Result<Loaded, Vec<Finding>> {
-    read_all(options, None, None, true).map(settled)
+    read_all(options, None, &[], true, View::Service).map(settled)
 }
 
-/// As [`load_to_run`], for a daemon that runs and loads anew.
+/// As [`load_to_run`], for a reload of a running daemon.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_to_reload(options: &Options, running: &Loaded) -> Result<Loaded, Vec<Finding>> {
-    read_all(options, Some(running), None, true).map(settled)
+    read_all(options, Some(running), &[], true, View::Service).map(settled)
 }
 
 fn settled(mut loaded: Loaded) -> Loaded {
@@ -110,22 +126,22 @@ fn settled(mut loaded: Loaded) -> Loaded {
     loaded
 }
 
-/// Writes what is still to be written of the gateway's id.
+/// Writes pending changes of the gateway's id files.
 ///
 /// # Errors
-/// As the system says; what is to be written is then still in [`State::unsettled`].
+/// The error of the system call; the pending changes stay in [`State::unsettled`].
 pub fn settle(paths: &Paths, state: &mut State) -> io::Result<()> {
     let (Some(decision), Some(made)) = (&state.unsettled, &state.made_id) else { return Ok(()) };
     gateway_id::io::store(&paths.state_dir, decision, made)?;
     state.unsettled = None;
-    // What was damaged has been set aside; what is wrong now is another matter.
+    // Damaged files have been set aside; the remaining faults are separate.
     let decision = gateway_id::io::look(&paths.state_dir, state.made_id.as_ref());
     state.problems.retain(|problem| problem.subject != gateway_id::SUBJECT);
     state.problems.extend(id_problems(paths, &decision, state.made_id.as_ref()));
     Ok(())
 }
 
-/// What is wrong with the id's files: as they are, and as they were when they were set aside.
+/// The problems of the id's files: current ones, and those of files set aside.
 fn id_problems(
     paths: &Paths,
     decision: &gateway_id::Decision,
@@ -141,23 +157,26 @@ fn id_problems(
 fn read_all(
     options: &Options,
     previous: Option<&Loaded>,
-    instead: Option<&LayerText>,
+    instead: &[LayerText],
     to_run: bool,
+    view: View,
 ) -> Result<Loaded, Vec<Finding>> {
     let mut layers = Vec::new();
     let mut faults = Vec::new();
     read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut faults);
-    let main = read_layer(&options.config, Origin::Main);
+    let tried = instead.iter().find(|layer| layer.origin == Origin::Main);
+    let main = tried.map_or_else(|| read_layer(&options.config, Origin::Main), |tried| Ok(tried.clone()));
     let mut after = Vec::new();
     read_folder(&Paths::conf_d(&options.config), Origin::DropIn, &mut after, &mut faults);
-    if let Some(instead) = instead {
+    for instead in instead.iter().filter(|layer| layer.origin == Origin::DropIn) {
         after.retain(|layer| layer.path != instead.path);
         after.push(instead.clone());
         after.sort_by(|a, b| a.path.cmp(&b.path));
     }
     match main {
         Ok(main) => after.insert(0, main),
-        // A folder of drop-ins alone will do: that is what `init` makes in an empty place.
+        // A folder of drop-ins without a main file is sufficient: `init` creates that in an empty
+        // folder.
         Err(FileError::Missing) if !after.is_empty() => {}
         Err(error) => faults.push(unreadable(&options.config, &error)),
     }
@@ -180,6 +199,7 @@ fn read_all(
     };
     let registry =
         Arc::new(super::registry::io::load(&paths.devices(), previous.map(|previous| &*previous.registry)));
+    let disk = Disk::new(&options.config, &paths.state_dir, view);
     let load = |of_state: &[LayerText]| {
         super::load(&Sources {
             main: options.config.clone(),
@@ -190,7 +210,7 @@ fn read_all(
             registry: registry.clone(),
             certificates: previous.map(|previous| previous.certificates.clone()),
             template_folders: template_folders(&options.config),
-            files: &Disk { service: owner(&paths.state_dir) },
+            files: &disk,
         })
     };
     let (mut loaded, layers, unfit) = state::fit(of_state, last, load)?;
@@ -199,7 +219,7 @@ fn read_all(
     aside.retain(|name| !gateway_id::is_aside(name));
     problems.extend(state::set_aside(&paths.state_dir, &aside));
     loaded.state = State { layers, problems, ..State::default() };
-    // Where the owner names the gateway nobody asks for the id made by a start.
+    // If `[gateway] id` is set, the generated id is not needed.
     if loaded.settings.gateway.id_source != IdSource::Configured {
         loaded.state.problems.extend(id_problems(&paths, &decision, made.as_ref()));
         loaded.state.events.extend(gateway_id::event(&decision, &paths.state_dir, made.as_ref()));
@@ -209,26 +229,21 @@ fn read_all(
     Ok(loaded)
 }
 
-/// `modbus/` beside the main file, so that everything runs from one folder, and then the machine's
-/// own.
+/// `modbus/` next to the main file, so that everything can be in one folder, and then the system's
+/// folders.
 fn template_folders(main: &Path) -> Vec<PathBuf> {
     let beside = main.parent().unwrap_or(Path::new("")).join("modbus");
     let others = TEMPLATE_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| *folder != beside);
     std::iter::once(beside.clone()).chain(others).collect()
 }
 
-/// Makes the gateway's id, `tb-` and 8 characters of base32, and stores it; one that is stored
-/// already stays.
+/// Generates the gateway's id, `tb-` and 8 characters of base32, and stores it, unless one is
+/// stored already.
 ///
 /// # Errors
 /// The state directory cannot be written.
 pub fn make_gateway_id(paths: &Paths) -> io::Result<Name> {
     gateway_id::io::find_or_make(paths)
-}
-
-/// Fills with random bytes of the system's.
-pub(super) fn random_bytes(bytes: &mut [u8]) -> io::Result<()> {
-    SystemRandom::new().fill(bytes).map_err(|_| io::Error::other("the system has no random numbers to give"))
 }
 
 fn unreadable(path: &Path, error: &FileError) -> Finding {
@@ -245,7 +260,7 @@ fn read_layer(path: &Path, origin: Origin) -> Result<LayerText, FileError> {
     Ok(LayerText { origin, path: path.to_owned(), text: read_text(path, FILE_MAX)? })
 }
 
-/// The `*.toml` of a folder in name order; hidden ones are passed over, and a folder that does not
+/// The `*.toml` of a folder in name order; hidden files are ignored, and a folder that does not
 /// exist is empty.
 fn read_folder(folder: &Path, origin: Origin, layers: &mut Vec<LayerText>, faults: &mut Vec<Finding>) {
     let entries = match fs::read_dir(folder) {
@@ -280,7 +295,7 @@ impl From<io::Error> for FileError {
 }
 
 fn open(path: &Path, limit: u64) -> Result<(fs::File, fs::Metadata), FileError> {
-    // A named pipe must not make whoever looks wait for a writer.
+    // O_NONBLOCK: opening a named pipe must not wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -299,32 +314,141 @@ fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
     String::from_utf8(bytes).map_err(|_| FileError::Other("it is not UTF-8".to_owned()))
 }
 
-/// User and group of a folder: those of the service, when it is the state directory.
-fn owner(folder: &Path) -> Option<(u32, u32)> {
-    fs::metadata(folder).ok().map(|metadata| (metadata.uid(), metadata.gid()))
+/// The user that the service runs as, as far as it can be known from outside.
+#[derive(Clone, Debug)]
+struct Service {
+    uid: u32,
+    groups: Vec<u32>,
+}
+
+impl Service {
+    /// The owner of the state directory; before there is one, the user of the unit.
+    fn find(state_dir: &Path, sandbox: Option<&Sandbox>) -> Option<Service> {
+        if let Ok(metadata) = fs::metadata(state_dir) {
+            return Some(Service::with(metadata.uid(), metadata.gid()));
+        }
+        let user = nix::unistd::User::from_name(sandbox?.user.as_deref()?).ok()??;
+        Some(Service::with(user.uid.as_raw(), user.gid.as_raw()))
+    }
+
+    fn with(uid: u32, gid: u32) -> Service {
+        let mut groups = vec![gid];
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+        if let Some(user) = user
+            && let Ok(name) = std::ffi::CString::new(user.name)
+            && let Ok(all) = nix::unistd::getgrouplist(&name, user.gid)
+        {
+            groups.extend(all.into_iter().map(nix::unistd::Gid::as_raw));
+        }
+        Service { uid, groups }
+    }
+
+    /// Whether the mode bits grant this user what `bit` (4 read, 1 search) stands for.
+    fn may(&self, metadata: &fs::Metadata, bit: u32) -> bool {
+        let mode = metadata.mode();
+        match () {
+            () if self.uid == 0 => true,
+            () if self.uid == metadata.uid() => mode & (bit << 6) != 0,
+            () if self.groups.contains(&metadata.gid()) => mode & (bit << 3) != 0,
+            () => mode & bit != 0,
+        }
+    }
+
+    /// Whether every folder on the way lets it pass, and the file lets it read.
+    fn reads(&self, path: &Path, metadata: &fs::Metadata) -> bool {
+        let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let passes = |folder: &Path| fs::metadata(folder).map_or(true, |metadata| self.may(&metadata, 1));
+        self.may(metadata, 4) && whole.ancestors().skip(1).all(passes)
+    }
+}
+
+/// The sandbox of the unit that is installed, with its drop-ins; of the packaged one where none is.
+pub fn sandbox() -> Sandbox {
+    const FOLDERS: [&str; 5] = [
+        "/etc/systemd/system",
+        "/run/systemd/system",
+        "/usr/local/lib/systemd/system",
+        "/usr/lib/systemd/system",
+        "/lib/systemd/system",
+    ];
+    sandbox_in(&FOLDERS.map(PathBuf::from))
+}
+
+/// The unit of the first folder that has one; drop-ins of all, by name, the first of a name wins
+/// (systemd.unit(5)).
+fn sandbox_in(folders: &[PathBuf]) -> Sandbox {
+    let unit = folders.iter().find_map(|folder| fs::read_to_string(folder.join("tombolo.service")).ok());
+    let mut drop_ins = std::collections::BTreeMap::new();
+    for folder in folders {
+        let Ok(entries) = fs::read_dir(folder.join("tombolo.service.d")) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "conf") {
+                drop_ins.entry(entry.file_name()).or_insert(path);
+            }
+        }
+    }
+    let mut texts: Vec<String> = unit.into_iter().collect();
+    texts.extend(drop_ins.into_values().filter_map(|path| fs::read_to_string(path).ok()));
+    match texts.is_empty() {
+        true => Sandbox::packaged(),
+        false => Sandbox::parse(texts.iter().map(String::as_str)),
+    }
 }
 
 /// The real files.
 struct Disk {
-    /// Who owns the state directory, and so is who the service runs as.
-    service: Option<(u32, u32)>,
+    /// Who reads them later, where that is another user than this process's.
+    service: Option<Service>,
+    /// What the unit keeps from it.
+    sandbox: Option<Sandbox>,
 }
 
 impl Disk {
-    fn judge(&self, path: &Path, metadata: &fs::Metadata) -> Looked {
-        let mode = metadata.mode();
-        let closed_to = self.service.filter(|(uid, gid)| {
-            let readable = match () {
-                () if *uid == 0 => true,
-                () if *uid == metadata.uid() => mode & 0o400 != 0,
-                () if *gid == metadata.gid() => mode & 0o040 != 0,
-                () => mode & 0o004 != 0,
-            };
-            // Further groups and access lists are not known here: only root's own files are judged.
-            !readable && metadata.uid() == 0 && metadata.gid() == 0 && !path.starts_with("/run/credentials")
-        });
-        Looked { exposed: mode & 0o007 != 0, closed_to: closed_to.map(|(uid, _)| user_name(uid)) }
+    fn new(config: &Path, state_dir: &Path, view: View) -> Disk {
+        let outside = view == View::Outside;
+        let sandbox = (outside && config == Path::new(CONFIG_FILE)).then(sandbox);
+        let own = nix::unistd::Uid::effective().as_raw();
+        let service = Service::find(state_dir, sandbox.as_ref());
+        Disk { service: service.filter(|service| outside && service.uid != own), sandbox }
     }
+
+    fn judge(&self, path: &Path, metadata: &fs::Metadata) -> Looked {
+        // Access lists are not known here; credentials are handed over by systemd.
+        let is_credential = path.starts_with("/run/credentials");
+        let closed = |service: &&Service| !is_credential && !service.reads(path, metadata);
+        let closed_to = self.service.as_ref().filter(closed).map(|service| user_name(service.uid));
+        Looked { exposed: metadata.mode() & 0o007 != 0, closed_to }
+    }
+}
+
+/// The name of the user that the service runs as, and its group, if a file is closed to it or out
+/// of its sight.
+///
+/// `config` and `state_dir` as the service has them.
+pub fn withheld(path: &Path, config: &Path, state_dir: &Path) -> Option<Withheld> {
+    let disk = Disk::new(config, state_dir, View::Outside);
+    let whole = fs::canonicalize(path).ok()?;
+    let metadata = fs::metadata(&whole).ok()?;
+    let hidden = disk.sandbox.as_ref().and_then(|sandbox| sandbox.hides(&whole));
+    let looked = disk.judge(&whole, &metadata);
+    if hidden.is_none() && looked.closed_to.is_none() {
+        return None;
+    }
+    let service = disk.service.or_else(|| Service::find(state_dir, disk.sandbox.as_ref()));
+    let group = service.as_ref().and_then(|service| service.groups.first().copied());
+    Some(Withheld { hidden, closed_to: looked.closed_to, group })
+}
+
+/// Why a file is of no use to the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// It does not see it.
+    pub hidden: Option<Hidden>,
+    /// It may not read it.
+    pub closed_to: Option<String>,
+    /// The service's group, if it is known.
+    pub group: Option<u32>,
 }
 
 fn user_name(uid: u32) -> String {
@@ -343,5 +467,38 @@ impl Files for Disk {
     fn look(&self, path: &Path) -> Result<Looked, FileError> {
         let (_, metadata) = open(path, FILE_MAX)?;
         Ok(self.judge(path, &metadata))
+    }
+
+    fn hidden(&self, path: &Path) -> Option<Hidden> {
+        let sandbox = self.sandbox.as_ref()?;
+        let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        sandbox.hides(path).or_else(|| sandbox.hides(&whole))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_unit_counts_and_drop_ins_of_every_folder_by_name() {
+        let top = std::env::temp_dir().join(format!("tombolo-units-{}", std::process::id()));
+        let folders = [top.join("etc"), top.join("lib")];
+        for folder in &folders {
+            fs::create_dir_all(folder.join("tombolo.service.d")).unwrap();
+        }
+        assert_eq!(sandbox_in(&folders), Sandbox::packaged(), "none is installed");
+        fs::write(folders[1].join("tombolo.service"), "[Service]\nProtectHome=yes\nUser=other\n").unwrap();
+        assert_eq!(sandbox_in(&folders).user.as_deref(), Some("other"));
+        let drop_in = |folder: usize, name: &str, text: &str| {
+            fs::write(folders[folder].join("tombolo.service.d").join(name), text).unwrap();
+        };
+        drop_in(1, "20.conf", "[Service]\nProtectHome=no\n");
+        assert_eq!(sandbox_in(&folders).hides(Path::new("/home/a")), None);
+        drop_in(0, "20.conf", "[Service]\nUser=third\n");
+        let masked = sandbox_in(&folders);
+        assert!(masked.hides(Path::new("/home/a")).is_some(), "the one in /etc takes its place");
+        assert_eq!(masked.user.as_deref(), Some("third"));
+        fs::remove_dir_all(&top).unwrap();
     }
 }

@@ -1,11 +1,11 @@
 //! One layer: a file's text, or the environment, checked key by key against the
 //! [schema](super::schema).
 //!
-//! A layer is judged by itself, before anything is merged, so that every fault is named with the
-//! line it stands in, also in a layer that a later one overrides. What comes out is a tree for the
-//! merge and the place of each key. A fault inside a `[device.X]`, `[fleet.X]`, `[serial.X]` or
-//! `[role.X]` disables that item, one inside a `[serial.X.unit.N]` that unit; any other refuses the
-//! whole configuration.
+//! Each layer is checked separately before the merge, so that every fault is reported with its
+//! line, also in a layer that a later one overrides. The result is a tree for the merge and the
+//! place of each key. A fault inside a `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]`
+//! disables that item, one inside a `[serial.X.unit.N]` that unit; any other refuses the whole
+//! configuration.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,13 +20,13 @@ use super::scalar::{did_you_mean, format_size};
 use super::schema::{self, Key, Kind};
 use crate::message::{Name, RESERVED_DEVICE};
 
-/// Where a layer comes from; later ones win.
+/// The origin of a layer; later ones have precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// `/usr/lib/tombolo/conf.d/*.toml`: the image's or the fleet's own defaults.
+    /// `/usr/lib/tombolo/conf.d/*.toml`: the defaults of the image or the fleet.
     Vendor,
-    /// `{state-dir}/conf.d/*.toml`. Unknown keys and values there are ignored: a newer version may
-    /// have written them.
+    /// `{state-dir}/conf.d/*.toml`. Unknown keys and values in it are ignored, because a newer
+    /// version may have written them.
     State,
     /// `tombolo.toml`.
     Main,
@@ -39,15 +39,15 @@ pub enum Origin {
 /// The text of one file.
 #[derive(Clone)]
 pub struct LayerText {
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// As findings name it; relative paths in it are relative to its folder.
+    /// Its path, as shown in findings; relative paths in it are relative to its folder.
     pub path: PathBuf,
-    /// What it says.
+    /// Its text.
     pub text: String,
 }
 
-/// A table of the configuration whose faults disable only the item they stand in.
+/// Tables of the configuration in which a fault disables only its item.
 pub(super) const ITEM_TABLES: [&str; 4] = ["device", "fleet", "serial", "role"];
 
 /// An item by table and name, e.g. `("device", "door-7")`.
@@ -56,23 +56,23 @@ pub(super) type Item = (String, String);
 /// A unit on a bus by port and address, e.g. `("bus1", "3")`.
 pub(super) type BusUnit = (String, String);
 
-/// A layer that parsed.
+/// A parsed layer.
 #[derive(Debug)]
 pub(super) struct Layer {
     pub(super) file: Arc<str>,
-    /// What relative paths in it are relative to; empty = the working directory.
+    /// The folder that its relative paths refer to; empty = the working directory.
     pub(super) base: PathBuf,
     pub(super) values: Map<String, Value>,
-    /// Every key and table of it, in its dotted form, and where it stands.
+    /// Every key and table of it in dotted form, with its place.
     pub(super) places: Vec<(String, Place)>,
     /// Items with a fault in this layer.
     pub(super) bad: BTreeSet<Item>,
-    /// Units on a bus with a fault in this layer; the rest of the bus has none for it.
+    /// Units on a bus with a fault in this layer; the other units of the bus are not affected.
     pub(super) bad_units: BTreeSet<BusUnit>,
 }
 
 impl Layer {
-    /// What this layer says of `paths.state-dir`: nothing, "the default", or a path.
+    /// The value of `paths.state-dir` in this layer: not set, reset to the default, or a path.
     pub(super) fn state_dir(&self) -> Option<Option<PathBuf>> {
         let ValueKind::Table(paths) = &self.values.get("paths")?.kind else { return None };
         match &paths.get("state-dir")?.kind {
@@ -100,7 +100,7 @@ pub fn dotted<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     text
 }
 
-/// Checks one file. `None` when it is not TOML: everything there is to say is in `findings`.
+/// Checks one file. `None` if it is not TOML; the fault is then in `findings`.
 pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<Layer> {
     let file: Arc<str> = layer.path.display().to_string().into();
     let lines = Lines::of(&layer.text);
@@ -116,9 +116,9 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
                 let finding = Finding::fail("configuration", format!("is not TOML: {}", error.message()))
                     .at(Some(&place))
                     .key("syntax")
-                    .advice("correct this line; texts stand in double quotes");
+                    .advice("correct this line; text values need double quotes");
                 match layer.origin {
-                    // Its owner wrote none of it: it is left out.
+                    // A file of the state directory is ignored, because the user did not write it.
                     Origin::State => findings.push(finding),
                     _ => findings.fatal(finding),
                 }
@@ -133,9 +133,9 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
     Some(check.layer)
 }
 
-/// Checks the variables that begin with `TOMBOLO_`: `__` is a level, an empty value takes the key
-/// back to its default. In a key `_` is a dash. Items (devices, roles, …) are those of `files`: see
-/// [`Check::item_meant`].
+/// Checks the variables that begin with `TOMBOLO_`: `__` separates levels, and an empty value
+/// resets the key to its default. In a key, `_` stands for `-`. Names of items (devices, roles, …)
+/// are looked up in `files`: see [`Check::item_meant`].
 pub(super) fn check_environment(
     variables: &[(String, String)],
     files: &[Layer],
@@ -148,7 +148,7 @@ pub(super) fn check_environment(
         check.layer.file = format!("environment variable {variable}").into();
         if !name.contains("__") {
             let place = check.place(None);
-            // One `_` where two belong: the owner believes that it is in force.
+            // One `_` instead of two: the user expects it to have an effect.
             let finding = match with_levels(name) {
                 Some(meant) => Finding::fail("environment", "is not a setting and was ignored")
                     .advice(format!("did you mean {meant}?")),
@@ -166,7 +166,7 @@ pub(super) fn check_environment(
     check.layer
 }
 
-/// The variable of a table's own key that was written with one `_` too few.
+/// The intended variable, if this one has `_` instead of `__` after the table.
 fn with_levels(name: &str) -> Option<String> {
     schema::ROOT.iter().find_map(|table| {
         let Kind::Table(keys) = table.kind else { return None };
@@ -182,8 +182,8 @@ fn key_name(part: &str) -> String {
     part.to_lowercase().replace('_', "-")
 }
 
-/// A part of a variable's name, or the name of an item, as both are compared: a variable's name has
-/// no dash and no dot, and mostly no small letters.
+/// The form in which a part of a variable's name and the name of an item are compared: a variable's
+/// name has neither `-` nor `.`, and usually no lower-case letters.
 fn folded(name: &str) -> String {
     name.to_lowercase().replace(['_', '.'], "-")
 }
@@ -231,8 +231,9 @@ impl<'f> Check<'f> {
         self.layer.places.push((key, place));
     }
 
-    /// A fault at a key: the item it stands in is disabled, or else everything refused; outside
-    /// items, what is kept with the state is only ignored.
+    /// Reports a fault at a key: it disables the item that contains the key; outside of items it
+    /// refuses the whole configuration, except in a file of the state directory, where the key is
+    /// ignored.
     fn fault(&mut self, path: &[String], line: Option<u32>, message: String, advice: String) {
         let place = self.place(line);
         let key = dotted(path.iter().map(String::as_str));
@@ -247,7 +248,7 @@ impl<'f> Check<'f> {
                 self.findings.push(finding(format!("{table} {item}")));
                 self.layer.bad.insert((table.clone(), item.clone()));
             }
-            // Written by some version of this program: what it cannot use must not keep an older
+            // Another version of this program may have written it, and that must not prevent this
             // one from starting.
             [table, ..] if self.origin == Origin::State => {
                 let mut finding = finding(table.clone());
@@ -353,18 +354,13 @@ impl<'f> Check<'f> {
         }
         if path.len() == 2 && matches!(path[0].as_str(), "device" | "serial") && name == RESERVED_DEVICE {
             let advice = "give the device another name".to_owned();
-            self.fault(
-                path,
-                line,
-                "this name is reserved: its topics are the gateway's own".to_owned(),
-                advice,
-            );
+            self.fault(path, line, "this name is reserved for the gateway's own topics".to_owned(), advice);
             return false;
         }
         true
     }
 
-    /// The value for the merge, or `None` after saying what is wrong with it.
+    /// The value for the merge; `None` after reporting a fault.
     fn value(&mut self, kind: Kind, raw: Raw, line: Option<u32>, path: &mut Vec<String>) -> Option<Value> {
         let kind_of = raw.kind_name();
         match (kind, raw) {
@@ -381,7 +377,7 @@ impl<'f> Check<'f> {
                 None
             }
             (Kind::Reserved(what), _) => {
-                let message = format!("is reserved: {what} are not built yet");
+                let message = format!("is reserved: {what} are not implemented yet");
                 self.fault(path, line, message, "take the key out".to_owned());
                 None
             }
@@ -391,12 +387,12 @@ impl<'f> Check<'f> {
                 None
             }
             (Kind::Secret, Raw::Text(text)) if text.starts_with("text:") || text.starts_with("hex:") => {
-                let message = "the secret itself stands here".to_owned();
+                let message = "the secret itself is in the configuration".to_owned();
                 let advice = "put it into a file of its own, mode 0640, and name that file here".to_owned();
                 self.fault(path, line, message, advice);
                 None
             }
-            // Like an empty assignment in a systemd unit: takes back what an earlier layer said.
+            // Like an empty assignment in a systemd unit: resets the value of earlier layers.
             (kind, Raw::Text(text)) if text.is_empty() && !matches!(kind, Kind::Topic) => {
                 Some(Value::new(None, ValueKind::Nil))
             }
@@ -434,8 +430,8 @@ impl<'f> Check<'f> {
         }
     }
 
-    /// The item a variable's part names, of those in the table at `path`: the one spelt so, or else
-    /// the only one that is spelt so but for case and for `_`, `-` and `.`.
+    /// The item in the table at `path` that a part of a variable's name refers to: an exact match,
+    /// otherwise the only one that matches without regard to case and to `_`, `-` and `.`.
     fn item_meant(&mut self, files: &[Layer], path: &[String], part: &str) -> Option<String> {
         let there = items_at(files, path);
         if there.contains(part) {
@@ -476,7 +472,7 @@ impl<'f> Check<'f> {
         None
     }
 
-    /// Takes one variable into the tree under `root`.
+    /// Adds one variable to the tree under `root`.
     fn variable(&mut self, names: &[&str], text: &str, files: &[Layer], root: &mut Map<String, Value>) {
         let mut parts: Vec<String> = names.iter().map(|part| key_name(part)).collect();
         let mut keys: &'static [Key] = schema::ROOT;
@@ -516,7 +512,7 @@ impl<'f> Check<'f> {
     }
 }
 
-/// Puts a value at a path of tables, making those that are missing.
+/// Inserts a value at a path of tables; missing tables are created.
 fn insert(table: &mut Map<String, Value>, parts: &[String], value: Value) {
     match parts {
         [] => {}

@@ -1,5 +1,5 @@
-//! The layers become one: merged key by key through the `config` crate, with the place of the layer
-//! that won kept for every key.
+//! Merges the layers key by key with the `config` crate, and keeps for every key its place in the
+//! layer with the highest precedence.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::finding::{Finding, Findings, Place};
 use super::layer::{BusUnit, Item, Layer};
 use super::model::File;
 
-/// Where each key stands, by its dotted form, and what paths there are relative to.
+/// The place of each key in dotted form, and the folder for relative paths.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     places: HashMap<String, (Place, u32)>,
@@ -18,13 +18,13 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Where the key stands, in the layer that won.
+    /// The place of the key in the layer with the highest precedence.
     pub(super) fn place(&self, key: &str) -> Option<&Place> {
         self.places.get(key).map(|(place, _)| place)
     }
 
-    /// What is still asked when all is judged: where tables and their own keys stand, those of
-    /// single devices left out.
+    /// The part needed after validation: places of tables and their keys, without those of single
+    /// devices.
     pub(super) fn into_outline(self) -> HashMap<String, Place> {
         let outline = |key: &str| !key.starts_with("device.") && key.matches('.').count() < 2;
         let places = self.places.into_iter().filter(|(key, _)| outline(key));
@@ -40,11 +40,11 @@ impl Index {
     }
 }
 
-/// The layers in one.
+/// The merged layers.
 pub(super) struct Merged {
     pub(super) file: File,
     pub(super) index: Index,
-    /// Items left out for a fault in one of their layers.
+    /// Items excluded because of a fault in one of their layers.
     pub(super) bad: BTreeSet<Item>,
 }
 
@@ -62,7 +62,7 @@ impl Source for Checked {
     }
 }
 
-/// Merges checked layers, the weakest first. `None` after a finding.
+/// Merges checked layers, lowest precedence first. `None` after a finding.
 pub(super) fn merge(layers: Vec<Layer>, findings: &mut Findings) -> Option<Merged> {
     let mut index = Index::default();
     let mut bad = BTreeSet::new();
@@ -109,8 +109,8 @@ pub(super) fn merge(layers: Vec<Layer>, findings: &mut Findings) -> Option<Merge
     }
 }
 
-/// Leaves of an item nothing but its id, which nobody else may have, and that it is off: so the
-/// table it is in is not taken for empty.
+/// Reduces an item to its id and `enabled = false`: the id stays reserved, and its table does not
+/// count as empty.
 fn switch_off(root: &mut Map<String, Value>, path: [&str; 4]) {
     let [outer @ .., item] = path;
     let mut table = root;

@@ -1,5 +1,5 @@
-//! Configuration: what the files, the environment and the device registry say, validated into each
-//! stage's settings.
+//! Configuration: reads the files, the environment and the device registry, and validates them to
+//! the settings of each stage.
 //!
 //! ```text
 //!  texts ──layer──> checked layers ──merge──> file model ──validate──> Settings
@@ -8,20 +8,22 @@
 //!  registry files ─────────────────────────────────────────┘
 //! ```
 //!
-//! * Layers, later wins by key: `/usr/lib/tombolo/conf.d` < `{state-dir}/conf.d` < `tombolo.toml` <
-//!   `conf.d/*.toml` beside it in name order < `TOMBOLO_*`. An empty text takes a key back to its
-//!   default, and `enabled = false` takes out a device, a role or a rule.
-//! * Every fault names file, line and key, and what is accepted. No finding repeats a secret, nor
+//! * Layers; for each key the later one has precedence: `/usr/lib/tombolo/conf.d` <
+//!   `{state-dir}/conf.d` < `tombolo.toml` < `conf.d/*.toml` beside it in name order < `TOMBOLO_*`.
+//!   An empty text resets a key to its default, and `enabled = false` disables a device, a role or
+//!   a rule.
+//! * Every fault names file, line and key, and the accepted values. No finding contains a secret or
 //!   the value of a key that may be one.
-//! * Files of the state directory were written by no owner: they never refuse a configuration
+//! * Files of the state directory are not written by the user, so they never refuse a configuration
 //!   ([`state`], [`gateway_id`], [`registry`]).
 //! * A faulty `[device.X]`, `[fleet.X]`, `[serial.X]` or `[role.X]` disables that item, a
-//!   `[serial.X.unit.N]` that unit; any other fault refuses the whole configuration: a gateway does
-//!   not guess what its owner meant.
+//!   `[serial.X.unit.N]` that unit; any other fault refuses the whole configuration: the gateway
+//!   does not guess the intention.
 //! * [`load`] is pure: texts in, settings out. Only `io` modules touch files, the environment and
 //!   randomness.
 
 pub mod certificate;
+pub mod difference;
 mod finding;
 pub mod gateway_id;
 pub mod init;
@@ -32,6 +34,7 @@ mod model;
 mod raw;
 pub mod registry;
 pub mod reload;
+pub mod sandbox;
 pub mod scalar;
 pub mod schema;
 mod settings;
@@ -55,72 +58,80 @@ pub use state::State;
 
 use finding::Findings;
 
-/// Everything that is read before a configuration can be judged.
+/// The input of [`load`].
 pub struct Sources<'a> {
-    /// The main file's path, as it was named.
+    /// The path of the main file, as given.
     pub main: PathBuf,
-    /// The files' texts, the weakest first.
+    /// The texts of the files, lowest precedence first.
     pub layers: Vec<LayerText>,
-    /// Environment variables; those that do not begin with `TOMBOLO_` are passed over.
+    /// Environment variables; those that do not begin with `TOMBOLO_` are ignored.
     pub environment: Vec<(String, String)>,
     /// `$CREDENTIALS_DIRECTORY`, set by systemd inside the service.
     pub credentials_directory: Option<PathBuf>,
-    /// The id that a start has made, if one has: see [`gateway_id`].
+    /// The generated id, if there is one: see [`gateway_id`].
     pub gateway_id: Option<String>,
     /// The device registry.
     pub registry: Arc<Registry>,
-    /// The certificate files of `[coap]` as last read, which stay where they cannot be read now.
+    /// The last good content of the certificate files of `[coap]`, which stays in use if they
+    /// cannot be read now.
     pub certificates: Option<Arc<Material>>,
-    /// Where templates of Modbus devices are looked for, the first that has one wins.
+    /// The folders of Modbus templates; the first folder that has a template is used.
     pub template_folders: Vec<PathBuf>,
-    /// How files that the configuration names are looked at.
+    /// Access to the files that the configuration names.
     pub files: &'a dyn Files,
 }
 
-/// Looks at the files a configuration names. The daemon's is in `io`; tests bring their own.
+/// Access to the files that a configuration names. The daemon's implementation is in `io`; tests
+/// have their own.
 pub trait Files {
-    /// Reads a small file, such as a key, of at most so many bytes.
+    /// Reads a small file, such as a key, of at most `max_bytes`.
     ///
     /// # Errors
     /// [`FileError`]
     fn read(&self, path: &Path, max_bytes: u64) -> Result<Content, FileError>;
 
-    /// Looks whether a file could be read, without reading it.
+    /// Checks whether a file can be read, without reading it.
     ///
     /// # Errors
     /// [`FileError`]
     fn look(&self, path: &Path) -> Result<Looked, FileError>;
+
+    /// Whether the unit of the packaged service hides a path from it. Asked only for the packaged
+    /// configuration.
+    fn hidden(&self, path: &Path) -> Option<sandbox::Hidden> {
+        sandbox::Sandbox::packaged().hides(path)
+    }
 }
 
 /// A small file's bytes; wiped when dropped.
 pub struct Content {
     /// The bytes.
     pub bytes: Zeroizing<Vec<u8>>,
-    /// Who else may read them.
+    /// Its access permissions.
     pub looked: Looked,
 }
 
-/// Who may read a file.
+/// The access permissions of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// Users who are neither its owner nor in its group may read or write it.
+    /// Whether users other than its owner and group may read or write it.
     pub exposed: bool,
-    /// The user the service runs as, if that one cannot read it.
+    /// The service's user, if that user cannot read it.
     pub closed_to: Option<String>,
 }
 
-/// Why a file cannot be read. Its words follow the file's name.
+/// Why a file cannot be read. Its text is appended to the file's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileError {
-    /// There is none.
+    /// The file does not exist.
     Missing,
-    /// This process may not.
+    /// This process has no permission.
     Denied,
-    /// A folder, a device, a socket.
+    /// It is a folder, a device or a socket.
     NotAFile,
-    /// Larger than any file of its kind.
+    /// It is larger than the limit.
     TooLarge,
-    /// What the system says.
+    /// Another error of the system, as text.
     Other(String),
 }
 
@@ -138,21 +149,21 @@ impl std::fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// A configuration that can be run.
+/// A valid configuration.
 pub struct Loaded {
-    /// What each stage is told.
+    /// The settings of each stage.
     pub settings: Settings,
-    /// What was found on the way: disabled items, warnings.
+    /// The findings: disabled items, warnings.
     pub findings: Vec<Finding>,
-    /// All devices, the disabled ones too, in id order.
+    /// All devices, including disabled ones, in id order.
     pub known: Vec<Known>,
-    /// The registry as it was read; the next load keeps its good versions.
+    /// The registry as read; the next load keeps its last good versions.
     pub registry: Arc<Registry>,
-    /// The certificate files of `[coap]`; the next load keeps them where they cannot be read any
-    /// more.
+    /// The content of the certificate files of `[coap]`; the next load keeps it if they cannot be
+    /// read.
     pub certificates: Arc<Material>,
-    /// What the state directory had for it, and what is wrong there; the next load keeps its good
-    /// versions.
+    /// The configuration from the state directory, and its problems; the next load keeps its last
+    /// good versions.
     pub state: State,
     outline: HashMap<String, Place>,
 }
@@ -167,8 +178,8 @@ impl std::fmt::Debug for Loaded {
 }
 
 impl Loaded {
-    /// Where a table or a key of its own stands, in the layer that won:
-    /// `place(&["coap", "listen"])`. A device's place is in [`Loaded::known`].
+    /// The place of a table or one of its keys in the layer with the highest precedence:
+    /// `place(&["coap", "listen"])`. The place of a device is in [`Loaded::known`].
     pub fn place(&self, key: &[&str]) -> Option<&Place> {
         self.outline.get(&dotted(key.iter().copied()))
     }
@@ -179,30 +190,30 @@ impl Loaded {
     }
 }
 
-/// A device as it stands in configuration or registry, usable or not.
+/// A device in the configuration or the registry, usable or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Its id.
     pub id: String,
-    /// Its role; `None` when a fault kept it from being read.
+    /// Its role; `None` if it could not be read because of a fault.
     pub role: Option<String>,
-    /// Free text for people.
+    /// Its label: free text.
     pub label: Option<String>,
-    /// The identity its key goes by, if it has one.
+    /// Its PSK identity, if it has one.
     pub psk_identity: Option<Vec<u8>>,
-    /// The certificate it proves itself with, if it has one.
+    /// Its certificate, if it has one.
     pub certificate: Option<CertificateName>,
-    /// SHA-256 of the public key it proves itself with, if it has one.
+    /// SHA-256 of its public key, if it has one.
     pub public_key: Option<[u8; 32]>,
-    /// Where it is from.
+    /// Where it is configured.
     pub source: DeviceSource,
-    /// File and line.
+    /// The file and line.
     pub place: Option<Place>,
     /// Whether it can be used; the findings say why not.
     pub usable: bool,
 }
 
-/// Where a device is from.
+/// Where a device is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceSource {
     /// A `[device.X]`.
@@ -211,11 +222,11 @@ pub enum DeviceSource {
     Registry,
 }
 
-/// Judges a configuration.
+/// Validates a configuration.
 ///
 /// # Errors
-/// All findings, when one of them refuses the whole configuration; the caller exits with 78, or
-/// keeps the configuration it has.
+/// All findings, if one of them refuses the whole configuration; the caller exits with 78, or keeps
+/// its current configuration.
 pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
     let mut findings = Findings::default();
     let mut layers: Vec<_> =
@@ -225,7 +236,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
     let Some(merged) = merge::merge(layers, &mut findings) else {
         return Err(findings.list);
     };
-    // Faults of single keys do not keep those of several from being found in the same go.
+    // Faults that concern several keys are found in the same run as faults of single keys.
     let Some(validated) = validate::validate(&merged, sources, &mut findings) else {
         return Err(findings.list);
     };
@@ -252,8 +263,8 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
     })
 }
 
-/// Where the state is kept according to some layers: needed before those kept with the state can be
-/// read. Faults are left to [`load`].
+/// The state directory according to these layers, which is needed before the layers in it can be
+/// read. Faults are reported by [`load`].
 pub fn state_dir(layers: &[LayerText], environment: &[(String, String)]) -> PathBuf {
     let mut ignored = Findings::default();
     let mut found = None;

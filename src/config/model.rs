@@ -1,8 +1,7 @@
-//! The file model: what the merged configuration says, key by key, before anybody asks whether it
-//! makes sense together.
+//! The file model: the merged configuration key by key, before the keys are validated together.
 //!
-//! A field that is `None` was not set, or was taken back by an empty text; defaults are given where
-//! the model becomes [`Settings`](super::Settings), so that they stand in one place.
+//! A field that is `None` was not set, or was reset by an empty text. Defaults are applied in one
+//! place, where the model becomes [`Settings`](super::Settings).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +13,7 @@ use serde::de::{Deserializer, Error as _};
 use super::scalar::parse_duration;
 use crate::proto::serial::modbus::model::{BusTable, UnitTable};
 
-/// All of it.
+/// The whole configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct File {
@@ -48,6 +47,8 @@ pub(super) struct Upstream {
     pub(super) ca_file: Option<String>,
     pub(super) certificate_file: Option<String>,
     pub(super) key_file: Option<String>,
+    pub(super) key_password_file: Option<String>,
+    pub(super) pin_sha256: Option<Vec<String>>,
     pub(super) username: Option<String>,
     pub(super) password_file: Option<String>,
     pub(super) client_id: Option<String>,
@@ -230,6 +231,11 @@ pub(super) struct Serial {
     pub(super) framing: Option<Framing>,
     pub(super) max_frame: Option<u32>,
     pub(super) checksum: Option<Checksum>,
+    pub(super) skip_first: Option<bool>,
+    pub(super) checksum_order: Option<ByteOrder>,
+    pub(super) checksum_text: Option<bool>,
+    pub(super) checksum_from: Option<u8>,
+    pub(super) checksum_apart: Option<u8>,
     pub(super) line_end: Option<String>,
     pub(super) length_bytes: Option<u8>,
     pub(super) length_order: Option<ByteOrder>,
@@ -244,7 +250,7 @@ pub(super) struct Serial {
     pub(super) pattern: Option<String>,
     pub(super) path: Option<String>,
     pub(super) field: BTreeMap<String, Field>,
-    /// A Modbus bus is behind the port.
+    /// The port is a Modbus bus.
     pub(super) modbus: Option<BusTable>,
     /// Its units, by address.
     pub(super) unit: BTreeMap<String, UnitTable>,
@@ -295,12 +301,24 @@ pub(super) enum Checksum {
     Crc16Modbus,
     #[serde(rename = "crc16-ccitt")]
     Crc16Ccitt,
+    #[serde(rename = "crc16-arc")]
+    Crc16Arc,
+    #[serde(rename = "crc16-xmodem")]
+    Crc16Xmodem,
+    #[serde(rename = "crc16-kermit")]
+    Crc16Kermit,
+    #[serde(rename = "crc16-x25")]
+    Crc16X25,
     #[serde(rename = "crc32")]
     Crc32,
     #[serde(rename = "xor")]
     Xor,
     #[serde(rename = "sum")]
     Sum,
+    #[serde(rename = "sum-negated")]
+    SumNegated,
+    #[serde(rename = "sum16")]
+    Sum16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

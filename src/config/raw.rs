@@ -1,4 +1,4 @@
-//! Values as the layers write them, each with its line, and whether a kind of key accepts one.
+//! Raw values of the layers with their lines, and the check of a value against the kind of its key.
 
 use ::config::{Value, ValueKind};
 use toml::de::{DeTable, DeValue};
@@ -7,7 +7,7 @@ use super::scalar::{parse_duration, parse_size};
 use super::schema::Kind;
 use crate::message::Name;
 
-/// A value as any layer may write it.
+/// A value of any layer.
 pub(super) enum Raw {
     Text(String),
     Whole(i64),
@@ -15,7 +15,7 @@ pub(super) enum Raw {
     Flag(bool),
     List(Vec<Raw>),
     Table(Vec<Entry>),
-    /// What no key accepts, by the name of its type.
+    /// A type that no key accepts, by its name.
     Other(&'static str),
 }
 
@@ -32,7 +32,7 @@ impl Raw {
         }
     }
 
-    /// As a number of bytes, if it is one.
+    /// The value as a number of bytes, if it is one.
     pub(super) fn size(&self) -> Option<u64> {
         match self {
             Raw::Text(text) => parse_size(text),
@@ -41,7 +41,7 @@ impl Raw {
         }
     }
 
-    /// The value as a finding may show it.
+    /// The value in the form shown in findings.
     pub(super) fn shown(&self) -> String {
         match self {
             Raw::Text(text) => {
@@ -62,7 +62,7 @@ impl Raw {
 /// A key of a table, its line, and its value.
 pub(super) type Entry = (String, Option<u32>, Raw);
 
-/// A single value against its kind.
+/// Checks a single value against its kind.
 pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
     let clean = |text: &str, max: usize| text.len() <= max && !text.chars().any(char::is_control);
     Ok(match (kind, raw) {
@@ -75,7 +75,7 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
         (Kind::Number(min, max), raw @ (Raw::Number(_) | Raw::Whole(_))) => {
             let number = match raw {
                 Raw::Number(number) => number,
-                // Only small ones are within bounds, and those are exact.
+                // Only small numbers are within bounds, and these are exact as f64.
                 Raw::Whole(number) => number as f64,
                 _ => f64::NAN,
             };
@@ -111,7 +111,7 @@ fn texts(items: Vec<Raw>, good: impl Fn(&str) -> bool) -> Result<ValueKind, ()> 
     Ok(ValueKind::Array(list))
 }
 
-/// The entries of a table, in the order of the file: so are the findings.
+/// The entries of a table in the order of the file, which is the order of the findings.
 pub(super) fn table_of(table: &DeTable<'_>, lines: &Lines) -> Vec<Entry> {
     let mut entries: Vec<_> = table
         .iter()
@@ -141,8 +141,8 @@ fn raw_of(value: &DeValue<'_>, lines: &Lines) -> Raw {
     }
 }
 
-/// The line of the longest part of `key` that stands in `text`; `None` if that is no TOML, or not
-/// even its first part stands there.
+/// The line of the longest part of `key` that exists in `text`; `None` if that is not TOML, or has
+/// not even the first part.
 pub(super) fn line_of(text: &str, key: &[String]) -> Option<u32> {
     let table = DeTable::parse(text).ok()?;
     let mut entries = table_of(table.get_ref(), &Lines::of(text));
@@ -169,7 +169,7 @@ impl Lines {
         Lines { starts }
     }
 
-    /// Counted from 1.
+    /// The line of an offset, from 1.
     pub(super) fn line(&self, offset: usize) -> u32 {
         let before = self.starts.partition_point(|start| *start <= offset);
         u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1)

@@ -1,4 +1,4 @@
-//! What a reload changes, and whether a running daemon can take it up.
+//! The changes of a reload, and whether a running daemon can apply them.
 
 use std::collections::BTreeMap;
 
@@ -6,40 +6,40 @@ use super::{Finding, Loaded};
 use crate::gate::Device;
 use crate::message::Name;
 
-/// What a running daemon has to do about a new configuration.
+/// The changes that a running daemon must apply.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The gateway's old id, if it has a new one: the retained statuses under the old one are to be
-    /// cleared.
+    /// The previous gateway id, if it changed: the retained statuses under it must be cleared.
     pub renamed_from: Option<Name>,
-    /// Devices that are gone or have another key or role now: their sessions end at once. In id
-    /// order.
+    /// Devices that were removed or whose key or role changed: their sessions are closed at once.
+    /// In id order.
     pub devices_gone: Vec<Name>,
-    /// Devices that are new. In id order.
+    /// New devices, in id order.
     pub devices_new: Vec<Name>,
-    /// The uplink connects anew.
+    /// The uplink must reconnect.
     pub upstream: bool,
-    /// The device of plain CoAP is another.
+    /// The device of plain CoAP changed.
     pub insecure_device: bool,
-    /// What devices with certificates or raw keys are judged by and shown.
+    /// The certificates, keys or trust anchors for devices with certificates or raw public keys
+    /// changed.
     pub certificates: bool,
-    /// How handshakes are treated.
+    /// The handshake policy changed.
     pub dtls: bool,
-    /// Serial ports are new, gone or different.
+    /// Serial ports were added, removed or changed.
     pub serial: bool,
-    /// Bounds of the journal.
+    /// Limits of the journal changed.
     pub journal: bool,
-    /// When the wall clock is believed.
+    /// `[clock]` changed.
     pub clock: bool,
-    /// What is logged.
+    /// The log level changed.
     pub log: bool,
 }
 
 /// Compares the running configuration with a new one.
 ///
 /// # Errors
-/// One finding for each changed key that only a restart can take up: then nothing of the new
-/// configuration is to be used.
+/// One finding for each changed key that needs a restart; nothing of the new configuration must
+/// then be used.
 pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
     let fixed = fixed_keys(old, new);
     if !fixed.is_empty() {
@@ -47,7 +47,7 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
             .into_iter()
             .map(|(table, key)| {
                 let place = new.place(&[table, key]).or_else(|| old.place(&[table, key]));
-                Finding::fail(table, "changed, and a reload cannot take it up")
+                Finding::fail(table, "changed, and a reload cannot apply it")
                     .at(place)
                     .key(format!("{table}.{key}"))
                     .advice("restart the service, or change it back; nothing was reloaded")
@@ -73,7 +73,7 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
 }
 
 /// The changed keys that only a restart can take up; by their values, so that `"4MiB"` is 4194304.
-fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
+pub(super) fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
     let (was, is) = (&old.settings, &new.settings);
     let insecure =
         |coap: &crate::southbound::coap::Settings| coap.insecure.as_ref().map(|(list, _)| list.clone());
@@ -95,7 +95,8 @@ fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'static str)> {
     .collect()
 }
 
-fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
+/// The devices that are gone or have another key or role, and those that are new.
+pub(super) fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
     let by_id = |list: &[Device]| list.iter().map(|d| (d.id.clone(), d.clone())).collect::<BTreeMap<_, _>>();
     let (old, new) = (by_id(was), by_id(is));
     let same = |a: &Device, b: &Device| a.same_proof(b) && a.role == b.role;

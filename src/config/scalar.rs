@@ -1,8 +1,6 @@
-//! The small languages values are written in: sizes, durations, keys, URLs; and the guess at what a
-//! misspelt word was meant to be.
+//! The formats of values: sizes, durations, keys, URLs; and the suggestion for a misspelt word.
 //!
-//! Everything here takes text and gives a value or says what is accepted. Nothing here repeats the
-//! text it refuses: whether it may be shown is the caller's to decide.
+//! Errors never contain the refused text; the caller decides whether it may be shown.
 
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ pub const PSK_KEY_MAX: usize = 64;
 /// Longest PSK identity, in bytes.
 pub const PSK_IDENTITY_MAX: usize = 128;
 
-/// Reads a size: digits and one of `B`, `KiB`, `MiB`, `GiB`; digits alone are bytes. `"192MiB"`,
+/// Parses a size: digits and one of `B`, `KiB`, `MiB`, `GiB`; digits alone are bytes. `"192MiB"`,
 /// `"64 KiB"`.
 pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
@@ -29,7 +27,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// Writes a size with the largest unit that leaves it whole: what [`parse_size`] reads back.
+/// Formats a size with the largest unit that keeps it a whole number; [`parse_size`] reads it.
 pub fn format_size(bytes: u64) -> String {
     for (factor, unit) in [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
         if bytes >= factor && bytes.is_multiple_of(factor) {
@@ -39,12 +37,12 @@ pub fn format_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
-/// Reads a duration with its unit: `"10ms"`, `"60s"`, `"1min"`, `"1h 30min"`, `"7d"`.
+/// Parses a duration with its unit: `"10ms"`, `"60s"`, `"1min"`, `"1h 30min"`, `"7d"`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text.trim()).ok()
 }
 
-/// Writes a duration: what [`parse_duration`] reads back.
+/// Formats a duration; [`parse_duration`] reads it.
 pub fn format_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string().replace(' ', "")
 }
@@ -52,11 +50,11 @@ pub fn format_duration(duration: Duration) -> String {
 /// Why a text is not a pre-shared key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
-    /// Begins neither with `hex:` nor with `text:`.
+    /// It begins with neither `hex:` nor `text:`.
     NoScheme,
-    /// After `hex:` stands something other than pairs of hexadecimal digits.
+    /// The text after `hex:` is not pairs of hexadecimal digits.
     NotHex,
-    /// No byte at all.
+    /// The key is empty.
     Empty,
     /// More than [`PSK_KEY_MAX`] bytes.
     TooLong,
@@ -65,8 +63,8 @@ pub enum KeyError {
 impl std::fmt::Display for KeyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            KeyError::NoScheme => "the key begins neither with \"hex:\" nor with \"text:\"",
-            KeyError::NotHex => "after \"hex:\" stands something else than pairs of hexadecimal digits",
+            KeyError::NoScheme => "the key begins with neither \"hex:\" nor \"text:\"",
+            KeyError::NotHex => "the text after \"hex:\" is not pairs of hexadecimal digits",
             KeyError::Empty => "the key is empty",
             KeyError::TooLong => "the key has more than 64 bytes",
         })
@@ -75,11 +73,11 @@ impl std::fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
-/// Reads a pre-shared key, `hex:00ff…` or `text:…`; `1..=64` bytes. One line end after it is
-/// dropped, and around `hex` all white space.
+/// Parses a pre-shared key, `hex:00ff…` or `text:…`; `1..=64` bytes. One trailing line end is
+/// ignored, and with `hex:` all surrounding white space.
 ///
 /// # Errors
-/// [`KeyError`], which does not repeat the text.
+/// [`KeyError`], which does not contain the text.
 pub fn parse_psk(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     let text = text.strip_suffix(b"\r").unwrap_or(text);
@@ -94,6 +92,24 @@ pub fn parse_psk(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         0 => Err(KeyError::Empty),
         1..=PSK_KEY_MAX => Ok(key),
         _ => Err(KeyError::TooLong),
+    }
+}
+
+/// Reads a PSK identity: `hex:` and hexadecimal digits, for one that is no text, or the text
+/// itself; 1 to [`PSK_IDENTITY_MAX`] bytes.
+pub(super) fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
+    let identity = match text.strip_prefix("hex:") {
+        Some(digits) => parse_hex(digits.trim_ascii().as_bytes())?.to_vec(),
+        None => text.as_bytes().to_vec(),
+    };
+    (1..=PSK_IDENTITY_MAX).contains(&identity.len()).then_some(identity)
+}
+
+/// Writes a PSK identity so that [`parse_psk_identity`] reads it.
+pub(super) fn format_psk_identity(identity: &[u8]) -> String {
+    match std::str::from_utf8(identity) {
+        Ok(text) if !text.starts_with("hex:") && !text.chars().any(char::is_control) => text.to_owned(),
+        _ => format!("hex:{}", format_hex(identity)),
     }
 }
 
@@ -122,19 +138,19 @@ pub fn format_hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Where the upstream broker is, out of `[upstream] url`.
+/// The address of the upstream broker, from `[upstream] url`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerUrl {
     /// A host name, or an address without brackets.
     pub host: String,
-    /// 8883 unless said, 1883 without TLS.
+    /// The port; default 8883, or 1883 without TLS.
     pub port: u16,
-    /// `mqtts`.
+    /// Whether TLS is used (`mqtts`).
     pub tls: bool,
 }
 
-/// Why a text is not a broker's URL. The words are for the owner, ready to print; they repeat no
-/// part of the URL that could be a secret.
+/// Why a text is not a broker URL. The messages are for the user; they contain no part of the URL,
+/// which could be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UrlError {
     /// No `scheme://`.
@@ -149,7 +165,7 @@ pub enum UrlError {
     UserInfo,
     /// A path, a query or a fragment.
     Path,
-    /// No host, or one that no host name or address can be.
+    /// No host, or neither a valid host name nor an address.
     Host,
     /// Not a number from 1 to 65535.
     Port,
@@ -159,10 +175,10 @@ impl std::fmt::Display for UrlError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             UrlError::NoScheme => "has no scheme",
-            UrlError::WebSocket => "MQTT over WebSocket (ws://, wss://) is reserved and not built yet",
+            UrlError::WebSocket => "MQTT over WebSocket (ws://, wss://) is reserved and not implemented yet",
             UrlError::OtherName => "this scheme is spelt mqtts:// here",
             UrlError::Scheme => "the scheme is not mqtts://",
-            UrlError::UserInfo => "a URL holds no user name or password here",
+            UrlError::UserInfo => "the URL must not contain a user name or password",
             UrlError::Path => "nothing may follow the port",
             UrlError::Host => "the host is missing or is neither a host name nor an address",
             UrlError::Port => "the port is not a number from 1 to 65535",
@@ -172,11 +188,11 @@ impl std::fmt::Display for UrlError {
 
 impl std::error::Error for UrlError {}
 
-/// Reads `mqtts://host[:port]` or `mqtt://host[:port]`; an IPv6 address stands in brackets; one `/`
-/// may end it.
+/// Parses `mqtts://host[:port]` or `mqtt://host[:port]`; an IPv6 address needs brackets; one
+/// trailing `/` is allowed.
 ///
 /// # Errors
-/// [`UrlError`], the first thing wrong.
+/// [`UrlError`], the first fault.
 pub fn parse_broker_url(text: &str) -> Result<BrokerUrl, UrlError> {
     let (scheme, rest) = text.split_once("://").ok_or(UrlError::NoScheme)?;
     let tls = match scheme.to_ascii_lowercase().as_str() {
@@ -221,9 +237,9 @@ pub fn parse_broker_url(text: &str) -> Result<BrokerUrl, UrlError> {
     Ok(BrokerUrl { host: host.to_owned(), port, tls })
 }
 
-/// The one of `known` that `word` was probably meant to be: at most a third of its letters off.
+/// The word in `known` that is most similar to `word`, if at most a third of its letters differ.
 pub fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    // Longer words than any key or name are not compared: the work below is the product of the
+    // Longer words than any key or name are not compared, because the cost is the product of the
     // lengths.
     if word.len() > 64 {
         return None;
@@ -279,6 +295,16 @@ mod tests {
         assert_eq!(parse_psk(b"text:\n"), Err(KeyError::Empty));
         assert_eq!(parse_psk(&[b"text:", &[b'a'; 65][..]].concat()), Err(KeyError::TooLong));
         assert_eq!(format_hex(&[0, 0xab]), "00ab");
+        // An identity need not be a text.
+        for (text, identity) in
+            [("door-7", &b"door-7"[..]), ("hex:00ff0a", &[0, 255, 10]), ("hex:6865783a", b"hex:")]
+        {
+            assert_eq!(parse_psk_identity(text).as_deref(), Some(identity));
+            assert_eq!(format_psk_identity(identity), text);
+        }
+        for wrong in ["", "hex:", "hex:0", "hex:zz"] {
+            assert_eq!(parse_psk_identity(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

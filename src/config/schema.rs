@@ -1,9 +1,8 @@
-//! Every key there is: its kind, its bounds, and whether a reload can change it.
+//! All configuration keys: the kind and bounds of each, and whether a reload can change it.
 //!
-//! One list serves the check of every layer (unknown keys, types, bounds, suggestions), the mapping
-//! of environment variables, and the comparison at reload; the tests hold the shipped
-//! `tombolo.toml` and the serde model against it. Bounds that tie two keys together are in
-//! `validate`.
+//! One list is used for the check of every layer (unknown keys, types, bounds, suggestions), the
+//! mapping of environment variables, and the comparison at reload; tests compare the shipped
+//! `tombolo.toml` and the serde model with it. Conditions on two keys are in `validate`.
 
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use super::scalar::{format_duration, format_size};
 use crate::gate::certificate::NAME_MAX as CERTIFICATE_NAME_MAX;
 use crate::journal::settings::REJECTED_BYTES_MAX;
 
-/// What a key may hold.
+/// The kind of a key's value.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// Text of 1 to so many bytes without control characters.
+    /// Text of 1 to this many bytes without control characters.
     Text(usize),
     /// A name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
     Name,
@@ -34,33 +33,32 @@ pub enum Kind {
     Addresses,
     /// A list of texts, each of 1 to 255 bytes.
     Texts,
-    /// A path, relative to the file it stands in.
+    /// A path, relative to the file that contains the key.
     Path,
-    /// A path to something secret, or `credential:NAME`.
+    /// A path to a secret, or `credential:NAME`.
     Secret,
-    /// The broker's URL; its value is never shown, people put passwords there.
+    /// The broker's URL; its value is never shown, because it may contain a password.
     Url,
-    /// A topic or a template of one; `""` switches it off.
+    /// A topic or a topic template; `""` switches it off.
     Topic,
-    /// A key or password itself, which has no place in configuration.
+    /// A key or password itself, which is not allowed in the configuration; the text is the remedy.
     Forbidden(&'static str),
-    /// Kept for later; the text says what for.
+    /// Reserved; the text names the feature.
     Reserved(&'static str),
     /// A table of these keys.
     Table(&'static [Key]),
-    /// A table of tables, each named by the owner and holding these keys.
+    /// A table of tables with names chosen by the user, each with these keys.
     Named(&'static [Key]),
 }
 
 /// One key of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// As it is spelt, kebab-case.
+    /// The name in kebab-case.
     pub name: &'static str,
-    /// What it may hold.
+    /// The kind of its value.
     pub kind: Kind,
-    /// Whether a running daemon takes up a new value; otherwise a reload that changes it is
-    /// refused.
+    /// Whether a reload can change it; otherwise a reload that changes it is refused.
     pub reloadable: bool,
 }
 
@@ -81,7 +79,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 const DAY: u64 = 86_400;
-/// A year as `humantime` counts it, so that bounds print as round numbers.
+/// A year as defined by `humantime`, in seconds, so that bounds are printed as round numbers.
 const YEAR: u64 = 31_557_600;
 /// The longest expiry.
 const YEARS_10: u64 = 10 * YEAR;
@@ -111,6 +109,8 @@ const UPSTREAM: &[Key] = &[
     key("ca-file", Kind::Path),
     key("certificate-file", Kind::Path),
     key("key-file", Kind::Secret),
+    key("key-password-file", Kind::Secret),
+    key("pin-sha256", Kind::Texts),
     key("username", Kind::Text(65_535)),
     key("password-file", Kind::Secret),
     key(
@@ -203,7 +203,7 @@ const DEVICE: &[Key] = &[
     key("enabled", Kind::Flag),
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
-    key("psk-identity", Kind::Text(super::scalar::PSK_IDENTITY_MAX)),
+    key("psk-identity", Kind::Text(4 + 2 * super::scalar::PSK_IDENTITY_MAX)),
     key("psk-file", Kind::Secret),
     key("psk", Kind::Forbidden("put it into a file of its own, mode 0640, and name that with psk-file")),
     key("certificate-uri", Kind::Text(CERTIFICATE_NAME_MAX)),
@@ -241,7 +241,28 @@ const SERIAL: &[Key] = &[
     key("rs485", Kind::Choice(&["none", "rts-high", "rts-low"])),
     key("framing", Kind::Choice(&["line", "slip", "cobs", "length", "gap", "fixed", "markers", "slipmux"])),
     key("max-frame", Kind::Size(1, 16 * KIB)),
-    key("checksum", Kind::Choice(&["none", "crc16-modbus", "crc16-ccitt", "crc32", "xor", "sum"])),
+    key(
+        "checksum",
+        Kind::Choice(&[
+            "none",
+            "crc16-modbus",
+            "crc16-ccitt",
+            "crc16-arc",
+            "crc16-xmodem",
+            "crc16-kermit",
+            "crc16-x25",
+            "crc32",
+            "xor",
+            "sum",
+            "sum-negated",
+            "sum16",
+        ]),
+    ),
+    key("skip-first", Kind::Flag),
+    key("checksum-order", Kind::Choice(&["big", "little"])),
+    key("checksum-text", Kind::Flag),
+    key("checksum-from", Kind::Whole(0, 64)),
+    key("checksum-apart", Kind::Whole(0, 8)),
     key("line-end", Kind::Text(32)),
     key("length-bytes", Kind::Whole(1, 4)),
     key("length-order", Kind::Choice(&["big", "little"])),
@@ -267,6 +288,8 @@ const MODBUS: &[Key] = &[
     key("backoff", Kind::Span(Duration::from_millis(100), seconds(3600))),
     key("backoff-max", Kind::Span(Duration::from_millis(100), seconds(3600))),
     key("echo", Kind::Flag),
+    key("max-registers", Kind::Whole(1, 125)),
+    key("max-gap", Kind::Whole(0, 124)),
 ];
 
 const UNIT: &[Key] = &[
@@ -281,6 +304,11 @@ const UNIT: &[Key] = &[
     key("jitter", Kind::Span(seconds(0), seconds(DAY))),
     key("publish", Kind::Choice(&["always", "change"])),
     key("max-unchanged", Kind::Span(seconds(0), seconds(DAY))),
+    key("max-registers", Kind::Whole(1, 125)),
+    key("max-gap", Kind::Whole(0, 124)),
+    key("pause", Kind::Span(seconds(0), seconds(10))),
+    key("timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
+    key("numbering", Kind::Choice(&["wire", "manual"])),
     key("register", Kind::Named(REGISTER)),
 ];
 
@@ -288,10 +316,24 @@ const REGISTER: &[Key] = &[
     key("enabled", Kind::Flag),
     key("name", Kind::Text(64)),
     key("table", Kind::Choice(&["coil", "discrete", "holding", "input"])),
-    key("address", Kind::Whole(0, 65_535)),
-    key("type", Kind::Choice(&["bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "string"])),
+    key("address", Kind::Whole(0, 465_536)),
+    key(
+        "type",
+        Kind::Choice(&[
+            "bool", "u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "bcd2", "bcd4",
+            "bcd8", "string",
+        ]),
+    ),
     key("length", Kind::Whole(1, 125)),
     key("bit", Kind::Whole(0, 15)),
+    key("byte", Kind::Choice(&["high", "low"])),
+    key("mask", Kind::Text(18)),
+    key("bits", Kind::Texts),
+    key("values", Kind::Texts),
+    key("characters", Kind::Whole(1, 2)),
+    key("charset", Kind::Choice(&["utf-8", "latin-1", "windows-1252"])),
+    key("scale-from", Kind::Name),
+    key("answer-bytes", Kind::Whole(1, 250)),
     key("scale", Kind::Number(-1e12, 1e12)),
     key("offset", Kind::Number(-1e12, 1e12)),
     key("unit", Kind::Text(64)),
@@ -330,23 +372,23 @@ const LOG: &[Key] = &[
 
 const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kind::Path)];
 
-/// Sizes of which more than the most is a fault like any other, but refuses nothing: the most is
-/// used. Earlier versions took more without a word, and a gateway that ran with that must not stop
-/// for it.
+/// Sizes whose upper bound is reported but does not refuse the configuration: the upper bound is
+/// used instead. Earlier versions accepted larger values, and an update must not stop such a
+/// gateway.
 const CAPPED: &[&[&str]] = &[&["journal", "rejected-max-bytes"]];
 
-/// Whether a size at this key is cut to the most there can be.
+/// Whether a size at this key is limited to its upper bound.
 pub fn is_capped(path: &[String]) -> bool {
     CAPPED.iter().any(|capped| path == *capped)
 }
 
-/// The key of that name in a table.
+/// The key with this name in a table.
 pub fn find(keys: &'static [Key], name: &str) -> Option<&'static Key> {
     keys.iter().find(|key| key.name == name)
 }
 
 impl Kind {
-    /// [`Kind::accepted`], in an environment variable.
+    /// As [`Kind::accepted`], for an environment variable.
     pub fn accepted_in_variable(self) -> String {
         match self {
         Kind::Addresses => {
@@ -358,7 +400,7 @@ impl Kind {
     }
     }
 
-    /// What is accepted, in words that follow "use".
+    /// The accepted values, as a text to append to "use".
     pub fn accepted(self) -> String {
         match self {
             Kind::Text(max) => format!("a text in quotes of 1 to {max} bytes without control characters"),

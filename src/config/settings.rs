@@ -1,92 +1,89 @@
-//! The whole configuration, validated: each stage's own settings, and what the daemon itself goes
-//! by.
+//! The validated configuration: the settings of each stage and of the daemon itself.
 
 use std::path::{Path, PathBuf};
 
 use crate::message::Name;
 use crate::{gate, journal, northbound, southbound};
 
-/// Everything a running gateway goes by.
+/// All settings of a running gateway.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who this gateway is.
+    /// The identity of this gateway.
     pub gateway: Gateway,
     /// Roles, rules, devices.
     pub gate: gate::Settings,
-    /// The broker; `None` until one is configured: the gateway runs all the same and keeps what
-    /// comes.
+    /// The broker; `None` if none is configured: the gateway runs anyway and stores readings.
     pub upstream: Option<northbound::Settings>,
     /// The CoAP side.
     pub coap: southbound::coap::Settings,
-    /// The serial ports that can be used, in name order; each is a device of [`Settings::gate`]
-    /// too.
+    /// The usable serial ports, in name order. Their devices are in [`Settings::gate`] too.
     pub serial: southbound::serial::Settings,
     /// The journal.
     pub journal: journal::Settings,
-    /// What time may be believed.
+    /// When the wall clock is trusted.
     pub clock: Clock,
-    /// What is logged and where to.
+    /// The log level and target.
     pub log: Log,
-    /// Where things are.
+    /// The paths.
     pub paths: Paths,
 }
 
-/// Who this gateway is.
+/// The identity of this gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
-    /// Its id: `[gateway] id`, else the one made by the first start, else [`Gateway::PLACEHOLDER`].
+    /// The id: `[gateway] id`, else the generated one, else [`Gateway::PLACEHOLDER`].
     pub id: Name,
-    /// Where the id is from.
+    /// The source of the id.
     pub id_source: IdSource,
-    /// Free text for people.
+    /// A label: free text.
     pub label: Option<String>,
 }
 
 impl Gateway {
-    /// Stands for an id that the first start has yet to make; never used by a running gateway.
+    /// Placeholder for an id that the first start will generate; never used by a running gateway.
     pub const PLACEHOLDER: &'static str = "tb-not-started";
 }
 
-/// Where the gateway's id is from.
+/// The source of the gateway's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdSource {
     /// `[gateway] id`.
     Configured,
-    /// A start of this gateway: `{state-dir}/gateway-id`.
+    /// Generated at the first start: `{state-dir}/gateway-id`.
     Stored,
-    /// Nowhere yet.
+    /// There is no id yet.
     Missing,
 }
 
 /// `[clock]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
-    /// When the wall clock is believed.
+    /// When the wall clock is trusted.
     pub trust: ClockTrust,
 }
 
-/// When the wall clock is believed.
+/// When the wall clock is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockTrust {
-    /// While the kernel says it is synchronised. The default.
+    /// While the kernel reports it as synchronised. The default.
     Kernel,
-    /// Always: for machines whose clock something else keeps right.
+    /// Always, for machines whose clock is kept correct in another way.
     Always,
 }
 
 /// `[log]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// What is logged; default info.
+    /// The log level; default info.
     pub level: log::LevelFilter,
-    /// Where to.
+    /// The log target.
     pub target: LogTarget,
 }
 
-/// Where log lines go.
+/// The log target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogTarget {
-    /// The systemd journal when stderr leads there, else stderr. The default.
+    /// The systemd journal if stderr is connected to it, else stderr. The default.
     Auto,
     /// The systemd journal.
     Journal,
@@ -94,14 +91,14 @@ pub enum LogTarget {
     Stderr,
 }
 
-/// `[paths]`, and what lies where by them.
+/// `[paths]`, and the paths derived from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// The main configuration file; `conf.d/` is beside it.
+    /// The main configuration file; `conf.d/` is in the same folder.
     pub config_file: PathBuf,
-    /// What must survive: default `/var/lib/tombolo`.
+    /// The state directory, which must be persistent; default `/var/lib/tombolo`.
     pub state_dir: PathBuf,
-    /// What need not survive a reboot: default `/run/tombolo`.
+    /// The runtime directory, which need not survive a reboot; default `/run/tombolo`.
     pub runtime_dir: PathBuf,
 }
 
@@ -111,7 +108,7 @@ impl Paths {
     /// Default of `[paths] runtime-dir`.
     pub const RUNTIME_DIR: &'static str = "/run/tombolo";
 
-    /// The device registry, one file a device.
+    /// The folder of the device registry, with one file per device.
     pub fn devices(&self) -> PathBuf {
         self.state_dir.join("devices")
     }
@@ -121,12 +118,12 @@ impl Paths {
         self.state_dir.join("journal")
     }
 
-    /// The id made by the first start.
+    /// The file with the generated id.
     pub fn gateway_id(&self) -> PathBuf {
         self.state_dir.join("gateway-id")
     }
 
-    /// Configuration kept with the state, weaker than the main file.
+    /// The folder of drop-ins in the state directory, with lower precedence than the main file.
     pub fn state_conf_d(&self) -> PathBuf {
         self.state_dir.join("conf.d")
     }
@@ -136,7 +133,7 @@ impl Paths {
         self.runtime_dir.join("control.sock")
     }
 
-    /// The drop-ins beside a main configuration file.
+    /// The folder of drop-ins next to a main configuration file.
     pub fn conf_d(config_file: &Path) -> PathBuf {
         config_file.parent().unwrap_or(Path::new("")).join("conf.d")
     }

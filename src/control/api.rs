@@ -50,6 +50,12 @@ pub trait Control {
         reply.fail(Failure::new(Code::Failed, "there is no clock to ask here"));
     }
 
+    /// Reads the configuration as a reload would and answers with a
+    /// [`ConfigCheck`](super::snapshot::ConfigCheck).
+    fn config_check(&mut self, reply: Reply) {
+        reply.fail(Failure::new(Code::Failed, "there is no configuration to compare here"));
+    }
+
     /// Whether there is a serial port of this name.
     fn serial_port(&mut self, name: &str) -> bool {
         let _ = name;
@@ -111,6 +117,7 @@ impl Call {
             Request::RejectedDrop { records } => control.rejected(RejectedAction::Drop(records), reply),
             Request::QueueImport { file, all } => control.import(file, all, reply),
             Request::Reload {} => control.reload(reply),
+            Request::ConfigCheck {} => control.config_check(reply),
             Request::AclExplain { device, method, path } => match Method::parse(&method) {
                 Some(method) => reply.ok(&control.explain(&device, method, &path)),
                 None => reply.fail(Failure::new(

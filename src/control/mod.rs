@@ -1,20 +1,20 @@
-//! The control socket: how `tombolo status`, `tail` and the other commands talk to the running
+//! The control socket: the connection of `tombolo status`, `tail` and other commands to the running
 //! daemon.
 //!
-//! A Unix stream socket, `{runtime-dir}/control.sock`, mode 0660: who may open it is its owner's
-//! group's matter. One JSON object a line each way ([`protocol`]); a request line has at most 64
-//! KiB, a connection has one request under way, and there are at most 16 connections
-//! ([`io::server`]). The daemon answers through the trait [`api::Control`]; what it shows is typed
-//! once, in [`snapshot`], for both ends.
+//! It is a Unix stream socket, `{runtime-dir}/control.sock`, with mode 0660: its user and group may
+//! open it. Each line in both directions is one JSON object ([`protocol`]); a request line has at
+//! most 64 KiB, a connection has one request in progress, and there are at most 16 connections
+//! ([`io::server`]). The daemon answers through the trait [`api::Control`]; [`snapshot`] has the
+//! types of the answers for both ends.
 //!
 //! | line from the client | lines from the daemon |
 //! |---|---|
 //! | `{"request":"status"}` | `{"ok":{…}}` |
 //! | `{"request":"tail"}` | `{"ok":{}}`, then `{"item":{…}}` or `{"missed":7}` until either side closes |
-//! | anything it does not know | `{"error":{"code":"bad-request","message":"…"}}` |
+//! | an unknown request | `{"error":{"code":"bad-request","message":"…"}}` |
 //!
-//! Nothing here can hold up the path: calls come through a bounded channel, and a `tail` that reads
-//! too slowly misses readings, is told how many, and is closed when it stops reading.
+//! A client cannot block the path: calls come through a bounded channel, and a `tail` that reads
+//! too slowly misses readings, gets their number, and is closed if it stops reading.
 
 pub mod api;
 pub mod io;

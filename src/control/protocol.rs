@@ -1,4 +1,4 @@
-//! What is said over the control socket: one JSON object a line, each way. Pure.
+//! The messages of the control socket: one JSON object per line in both directions. Pure.
 
 use std::fmt;
 
@@ -8,32 +8,33 @@ use serde_json::Value;
 /// The socket's name in the runtime directory.
 pub const SOCKET_NAME: &str = "control.sock";
 
-/// Longest request line in bytes, its end not counted.
+/// Longest request line in bytes, without line end.
 pub const REQUEST_MAX: usize = 64 * 1024;
 
-/// Longest response line a client takes, in bytes: a status with ten thousand devices fits.
+/// Longest response line that a client accepts, in bytes: room for a status with ten thousand
+/// devices.
 pub const RESPONSE_MAX: usize = 16 * 1024 * 1024;
 
-/// Most rejected records one answer lists.
+/// Most rejected records in one answer.
 pub const LIST_MAX: usize = 100;
 
-/// Bytes of records one answer exports, about, what every record takes besides its text and payload
-/// included; with base64 well under [`RESPONSE_MAX`].
+/// Approximate bytes of records in one export answer, including the overhead of each record; with
+/// base64 well below [`RESPONSE_MAX`].
 pub const EXPORT_BYTES: usize = 1024 * 1024;
 
-/// Most sessions one answer lists: about 4 MiB.
+/// Most sessions in one answer: about 4 MiB.
 pub const SESSIONS_MAX: usize = 20_000;
 
-/// What a client asks. Fields the daemon does not know are refused, lest a newer command be half
-/// understood.
+/// A request of a client. Unknown fields are refused, so that a request of a newer command is never
+/// applied partly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// A [`Status`](super::snapshot::Status).
     Status {},
-    /// DTLS sessions, the longest idle first: a [`SessionPage`](super::snapshot::SessionPage).
+    /// DTLS sessions, the longest idle time first: a [`SessionPage`](super::snapshot::SessionPage).
     Sessions {
-        /// Of one device only.
+        /// Restricts it to one device.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
     },
@@ -41,81 +42,83 @@ pub enum Request {
     Queue {},
     /// Rejected records, oldest first: a [`RejectedPage`](super::snapshot::RejectedPage).
     RejectedList {
-        /// Begin after this record id; `None` = at the oldest.
+        /// Starts after this record id; `None` = at the oldest.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<String>,
     },
-    /// Rejected records whole, oldest first: an [`ExportPage`](super::snapshot::ExportPage).
+    /// Rejected records with payload, oldest first: an [`ExportPage`](super::snapshot::ExportPage).
     RejectedExport {
-        /// Begin after this number in the store; 0 = at the oldest.
+        /// Starts after this number in the store; 0 = at the oldest.
         #[serde(default)]
         after: u64,
     },
-    /// Set records aside at which a lane waits: they go to the rejected store. Answered
-    /// `{"records": n}`.
+    /// Moves records at which a lane waits to the rejected store. Answered `{"records": n}`.
     QueueSkip {
         /// Their ids.
         records: Vec<String>,
     },
-    /// Send rejected records once more, behind what waits. Answered `{"records": n}`.
+    /// Sends rejected records again, after the waiting ones. Answered `{"records": n}`.
     RejectedRetry {
-        /// Which.
+        /// The records.
         records: Selection,
     },
-    /// Give rejected records up: counted and published as a loss. Answered `{"records": n}`.
+    /// Discards rejected records, which are counted and published as a loss. Answered
+    /// `{"records": n}`.
     RejectedDrop {
-        /// Which.
+        /// The records.
         records: Selection,
     },
-    /// Take up a file that was set aside. Answered `{"records": n, "left_out": n, "missing": n}`.
+    /// Imports a file that was set aside. Answered `{"records": n, "left_out": n, "missing": n}`.
     QueueImport {
-        /// A path within the journal's directory, or a name from there on.
+        /// A path in the journal's directory, absolute or relative to it.
         file: String,
-        /// Every record in it, whether or not it has left before.
+        /// Imports every record in it, also those already delivered.
         #[serde(default)]
         all: bool,
     },
-    /// Load configuration and device registry again, as SIGHUP does. Answered when it is in force
-    /// or refused.
+    /// Reloads configuration and device registry, as SIGHUP does. Answered when the new
+    /// configuration is in force or refused.
     Reload {},
+    /// Read the configuration as a reload would, and take nothing over: a
+    /// [`ConfigCheck`](super::snapshot::ConfigCheck).
+    ConfigCheck {},
     /// Every reading as it is decided, from now on.
     Tail {
-        /// Of one device only.
+        /// Restricts it to one device.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
     },
-    /// What goes over a serial port, from now on: [`Traced`](super::trace::Traced) items.
+    /// Streams the bytes of a serial port from now on: [`Traced`](super::trace::Traced) items.
     SerialTrace {
-        /// Its name.
+        /// The port's name.
         port: String,
     },
-    /// What the rules in force say about one reading; printed from
+    /// The decision of the rules in force about one reading; the command prints
     /// [`Explained`](super::snapshot::Explained).
     AclExplain {
         /// A device id.
         device: String,
         /// `POST`, `PUT` or `DELETE`.
         method: String,
-        /// A path in the device's space.
+        /// A path within the device.
         path: String,
     },
-    /// How the uplink is: an [`Uplink`](super::snapshot::Uplink), after a publish and its echo
-    /// where connected.
+    /// The state of the uplink: an [`Uplink`](super::snapshot::Uplink), after a test publish and
+    /// its echo if connected.
     UplinkCheck {},
     /// The verdict on the clock: a [`Clock`](super::snapshot::Clock).
     Clock {},
-    /// The clock is right, says the owner. Answered as `clock`, when it is on disk.
+    /// The user confirms the clock. Answered as `clock`, when it is on disk.
     ClockTrust {},
-    /// The floor is wrong, says the owner: back to the build date. Answered as `clock`, when it is
-    /// on disk.
+    /// The user resets the floor to the build date. Answered as `clock`, when it is on disk.
     ClockReset {},
 }
 
 impl Request {
-    /// Takes one line as a request.
+    /// Parses one line as a request.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Code::BadRequest`] that says what is wrong, to be sent back as it is.
+    /// A [`Failure`] with [`Code::BadRequest`], to be sent back unchanged.
     pub fn parse(line: &[u8]) -> Result<Request, Failure> {
         serde_json::from_slice(line).map_err(|error| {
             let version = env!("CARGO_PKG_VERSION");
@@ -123,7 +126,7 @@ impl Request {
         })
     }
 
-    /// Whether it changes something, and so is worth a log line.
+    /// Whether it changes the state of the daemon, so that it is logged.
     pub fn changes_something(&self) -> bool {
         matches!(
             self,
@@ -138,35 +141,35 @@ impl Request {
     }
 }
 
-/// Some of the rejected records.
+/// A selection of rejected records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
-    /// All there are.
+    /// All records.
     All,
-    /// Those with these ids; an id that is not there is an error and nothing is done.
+    /// The records with these ids; an unknown id is an error, and nothing is changed.
     Ids(Vec<String>),
 }
 
-/// What the daemon says.
+/// A response of the daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// The answer. To `tail`: items follow.
+    /// The answer. For `tail` and `serial-trace`, items follow.
     Ok(Value),
     /// The request was not fulfilled.
     Error(Failure),
     /// One reading of a `tail`, or one piece of a `serial-trace`.
     Item(Value),
-    /// So many items were not sent to this client, which reads too slowly.
+    /// This many items were not sent, because this client reads too slowly.
     Missed(u64),
 }
 
 impl Response {
-    /// Takes one line as a response.
+    /// Parses one line as a response.
     ///
     /// # Errors
-    /// What the JSON parser says.
+    /// The error of the JSON parser.
     pub fn parse(line: &[u8]) -> Result<Response, serde_json::Error> {
         serde_json::from_slice(line)
     }
@@ -181,11 +184,11 @@ impl From<Result<Value, Failure>> for Response {
     }
 }
 
-/// Either side's object as a line, its end included.
+/// Serializes an object as one line with its end.
 pub fn to_line(object: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(object).unwrap_or_else(|error| {
-        // Only a map with keys that are not text, or a value's own refusal, gets here; none of ours
-        // has either.
+        // Serialization fails only for maps with non-text keys or failing values, which these types
+        // do not have.
         let text = Value::String(error.to_string());
         format!("{{\"error\":{{\"code\":\"failed\",\"message\":{text}}}}}").into_bytes()
     });
@@ -196,14 +199,14 @@ pub fn to_line(object: &impl Serialize) -> Vec<u8> {
 /// Why a request was not fulfilled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// For programs.
+    /// The kind, for programs.
     pub code: Code,
-    /// For people: what, and the way out.
+    /// The cause and the remedy, for users.
     pub message: String,
 }
 
 impl Failure {
-    /// A failure of that kind.
+    /// A failure of this kind.
     pub fn new(code: Code, message: impl Into<String>) -> Failure {
         Failure { code, message: message.into() }
     }
@@ -221,15 +224,15 @@ impl std::error::Error for Failure {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
-    /// Not JSON, not a request known here, a line too long.
+    /// Not JSON, an unknown request, or a line that is too long.
     BadRequest,
-    /// What it names does not exist.
+    /// The named object does not exist.
     NotFound,
-    /// As many connections as there may be; try again.
+    /// The maximum number of connections is reached; try again.
     Busy,
     /// The daemon is starting or stopping, or takes too long.
     Unavailable,
-    /// It was tried and did not work.
+    /// The request was processed but failed.
     #[serde(other)]
     Failed,
 }
@@ -264,6 +267,7 @@ mod tests {
                 Request::Sessions { device: Some("door-7".into()) },
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
+            (r#"{"request":"config-check"}"#, Request::ConfigCheck {}),
             (r#"{"request":"clock"}"#, Request::Clock {}),
             (r#"{"request":"clock-trust"}"#, Request::ClockTrust {}),
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
@@ -301,6 +305,7 @@ mod tests {
             Just(Request::Queue {}),
             Just(Request::Reload {}),
             Just(Request::UplinkCheck {}),
+            Just(Request::ConfigCheck {}),
             Just(Request::Clock {}),
             Just(Request::ClockTrust {}),
             Just(Request::ClockReset {}),

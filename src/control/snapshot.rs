@@ -1,9 +1,9 @@
-//! What `status`, `queue` and their kin show, typed once for the daemon that fills it in and the
-//! command that prints it.
+//! The types of the answers to `status`, `queue` and other requests, for the daemon that fills them
+//! in and the command that prints them.
 //!
-//! Keys are snake_case and only ever added. Every field has a default, so a command reads the
-//! answer of an older or newer daemon; numbers are plain (bytes, seconds, milliseconds by suffix),
-//! times RFC 3339 in UTC.
+//! Keys are snake_case and are never removed. Every field has a default, so that a command can read
+//! the answer of an older or newer daemon. Numbers are in bytes, or have their unit as a suffix
+//! (`_s`, `_ms`); times are RFC 3339 in UTC.
 
 use std::collections::BTreeMap;
 
@@ -16,27 +16,27 @@ use serde_json::Value;
 pub struct Status {
     /// This gateway.
     pub gateway: Gateway,
-    /// The one broker.
+    /// The uplink to the broker.
     pub upstream: Uplink,
     /// All lanes together.
     pub journal: Journal,
-    /// Who speaks to us.
+    /// The devices.
     pub devices: Devices,
-    /// By what means.
+    /// The DTLS sessions, in numbers.
     pub dtls: Dtls,
     /// DTLS sessions that survive a restart.
     pub session_store: SessionStore,
-    /// Source addresses of the last 24 h whose datagrams could not be served, and why; at most 16
-    /// of each kind.
+    /// Source addresses of the last 24 h whose datagrams could not be processed, with the cause; at
+    /// most 16 per cause.
     pub strays: Vec<Stray>,
-    /// Datagrams of further such sources, since the start.
+    /// Datagrams of further such sources since the start.
     pub unlisted_strays: u64,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
-    /// By stable name, from
+    /// The counters by stable name, from
     /// [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
     pub counters: Value,
-    /// What is wrong and needs somebody, one sentence each.
+    /// Problems that need attention, one sentence each.
     pub problems: Vec<String>,
     /// The wall clock.
     pub clock: Clock,
@@ -48,68 +48,69 @@ pub struct Status {
 pub struct Gateway {
     /// Its id.
     pub id: String,
-    /// Of the program that runs.
+    /// The version of the running program.
     pub version: String,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
     /// Seconds since it was ready.
     pub uptime_s: u64,
-    /// Configuration items switched off because they are wrong, as `check` names them.
+    /// Configuration items disabled because of faults, as `check` shows them.
     pub disabled: Vec<String>,
 }
 
-/// How the uplink is.
+/// The state of the uplink.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Uplink {
-    /// Whether there is an upstream in the configuration at all.
+    /// Whether an upstream is configured.
     pub configured: bool,
-    /// A CONNACK was received and the connection stands.
+    /// Whether it is connected: a CONNACK was received.
     pub connected: bool,
     /// `host:port`.
     pub broker: Option<String>,
     /// `5` or `3.1.1`, once connected.
     pub protocol: Option<String>,
-    /// Seconds since it is this one, over reconnects.
+    /// Seconds for which this protocol version is in use, across reconnects.
     pub protocol_since_s: Option<u64>,
-    /// Why it is not 5: what the broker did when 5 was tried.
+    /// Why it is not 5: the broker's reaction to MQTT 5.
     pub protocol_why: Option<String>,
-    /// Seconds since it is as it is.
+    /// Seconds since `connected` last changed.
     pub since_s: Option<u64>,
     /// Publishes sent and not yet acknowledged.
     pub in_flight: u64,
-    /// How many there may be: ours or the broker's Receive Maximum, whichever is less.
+    /// Most publishes in flight: the gateway's limit or the broker's Receive Maximum, whichever is
+    /// less.
     pub window: u64,
-    /// Seconds since the broker took a reading last.
+    /// Seconds since the broker last acknowledged a reading.
     pub last_taken_s: Option<u64>,
-    /// Why readings do not flow although the connection stands.
+    /// Why readings are not published although it is connected.
     pub stalled: Vec<String>,
-    /// Seconds the oldest of them has waited for its answer.
+    /// Seconds for which the oldest publish in flight has waited for its acknowledgement.
     pub oldest_unanswered_s: Option<u64>,
-    /// Publishes a second at most, if anything limits them.
+    /// Most publishes per second, if limited.
     pub rate_limit: Option<u64>,
-    /// Whether the limit is ours because the broker could not follow.
+    /// Whether the gateway lowered the limit because the broker was too slow.
     pub rate_lowered: bool,
-    /// Records suspected: held back and tried again while others flow.
+    /// Suspected records, which are held back and retried while others are published.
     pub suspects: u64,
-    /// Some of them.
+    /// Some of the suspected records.
     pub suspected: Vec<SuspectedRecord>,
-    /// Seconds since a reading was taken, while the broker refuses all.
+    /// Seconds since a reading was accepted, while the broker refuses all.
     pub nothing_taken_s: Option<u64>,
-    /// What goes along with a connection and is left out because the broker refuses it, in words.
+    /// Parts of the connection that are omitted because the broker refuses them, as text.
     pub left_out: Vec<String>,
-    /// What ended or prevented the last connection.
+    /// The error that ended or prevented the last connection.
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
     pub retry_in_s: Option<u64>,
     /// Milliseconds a publish took to be acknowledged; only in the answer to `uplink-check`.
     pub echo_ms: Option<u64>,
-    /// Things worth a warning: a broker that speaks only 3.1.1, a small Receive Maximum, a lane
-    /// stopped.
+    /// Warnings: the broker supports only 3.1.1, a small Receive Maximum, a stopped lane.
     pub warnings: Vec<String>,
 }
 
-/// A record that the broker refused, was silent about or closed over, and that is being judged.
+/// A suspected record: the broker refused it, did not acknowledge it, or closed the connection when
+/// it was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SuspectedRecord {
@@ -117,12 +118,43 @@ pub struct SuspectedRecord {
     pub record: String,
     /// `high` or `normal`.
     pub lane: String,
-    /// Where it goes, once a trial has shown it.
+    /// Its topic, known after a retry.
     pub topic: Option<String>,
-    /// Why: the reason code in words, with its number, or what the broker did instead.
+    /// The reason: the name and number of the reason code, or the broker's reaction.
     pub reason: String,
-    /// How often it was tried again.
+    /// The number of retries.
     pub tries: u64,
+}
+
+/// What the configuration files say now, held against what the running daemon uses: the answer to
+/// `config-check`. The daemon read them as the service does, in its sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigCheck {
+    /// Keys with another value in the files than the one in use.
+    pub differences: Vec<ConfigDifference>,
+    /// Files that `[upstream]` names have another content than at the start or the last reload.
+    pub upstream_files_changed: bool,
+    /// Why a reload would be refused, one finding each; empty = it would not be.
+    pub refused: Vec<String>,
+    /// Findings of level fail in what a reload would take up, as `check` prints them.
+    pub failing: Vec<String>,
+    /// Why the service cannot use the files that `[upstream]` names; `None` = it can.
+    pub upstream_files: Option<String>,
+    /// Addresses that are bound, `address:port`.
+    pub listening: Vec<String>,
+}
+
+/// One key that differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigDifference {
+    /// Such as `upstream.url`, or a table's name.
+    pub key: String,
+    /// What is in use; empty where it cannot be said in a few words.
+    pub running: String,
+    /// Only a restart takes it up.
+    pub restart: bool,
 }
 
 /// All lanes together.
@@ -131,35 +163,36 @@ pub struct SuspectedRecord {
 pub struct Journal {
     /// Records waiting for the uplink, with those of `delivered`.
     pub records: u64,
-    /// Of these, records that the broker has and that stay behind one that is not decided.
+    /// Of these, records that the broker has acknowledged but that are stored after an undecided
+    /// one.
     pub delivered: u64,
-    /// Bytes on disk they keep.
+    /// Bytes on disk.
     pub bytes: u64,
-    /// Most bytes it may have on disk.
+    /// Most bytes on disk.
     pub max_bytes: u64,
     /// Records in `rejected`.
     pub rejected: u64,
-    /// Records lost for any reason since the state directory was made.
+    /// Records lost for any reason since the state directory was created.
     pub lost: u64,
-    /// Records that could not be read, and are kept: not lost, and not waiting.
+    /// Unreadable records that are kept: they are neither lost nor waiting.
     pub unreadable: u64,
-    /// Why it takes no readings at present; `None` = it does.
+    /// Why it accepts no readings now; `None` = it does.
     pub failing: Option<String>,
 }
 
-/// Who speaks to us.
+/// The devices, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Devices {
-    /// In configuration and registry.
+    /// Devices in configuration and registry.
     pub known: u64,
-    /// With a sign of life within their `offline-after`.
+    /// Devices that were active within their `offline-after`.
     pub online: u64,
-    /// DTLS sessions that stand.
+    /// Established DTLS sessions.
     pub sessions: u64,
-    /// DTLS handshakes under way.
+    /// DTLS handshakes in progress.
     pub half_open: u64,
-    /// Devices that fleets have made, by the fleet's name.
+    /// Fleets by name.
     pub fleets: BTreeMap<String, Fleet>,
 }
 
@@ -167,33 +200,33 @@ pub struct Devices {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Fleet {
-    /// Devices it has made.
+    /// The number of its devices.
     pub devices: u64,
-    /// The most it may.
+    /// Its `max-devices`.
     pub max_devices: u64,
 }
 
-/// The DTLS sessions, counted.
+/// The DTLS sessions, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Dtls {
     /// `tombolo` or `dimpl`.
     pub engine: String,
-    /// Sessions that stand.
+    /// Established sessions.
     pub sessions: u64,
-    /// Handshakes under way.
+    /// Handshakes in progress.
     pub half_open: u64,
-    /// Of the sessions, how many have each cipher suite, by its IANA name.
+    /// The number of sessions per cipher suite, by its IANA name.
     pub suites: BTreeMap<String, u64>,
-    /// How many are found by a connection id.
+    /// The number of sessions with a connection id (RFC 9146).
     pub connection_id: u64,
-    /// How many have the extended master secret.
+    /// The number of sessions with the extended master secret (RFC 7627).
     pub extended_master_secret: u64,
     /// `coap.max-sessions`.
     pub max_sessions: u64,
-    /// Handshakes refused because that many sessions were active within the last hour.
+    /// Handshakes refused because `max_sessions` sessions were active within the last hour.
     pub refused_full: u64,
-    /// Seconds since the last of them; `None` = there was none.
+    /// Seconds since the last refused handshake; `None` = there was none.
     pub refused_full_last_s: Option<u64>,
     /// Handshakes refused because their device had completed too many within one minute.
     pub refused_too_often: u64,
@@ -201,14 +234,14 @@ pub struct Dtls {
 
 impl Dtls {
     /// Whether the table is full and a device was refused in the last hour. An older daemon does
-    /// not say when it refused last.
+    /// not report the time of the last refusal.
     pub fn is_full(&self) -> bool {
         let is_recent = self.refused_full_last_s.is_none_or(|last| last < 3_600);
         self.refused_full > 0 && is_recent && self.sessions >= self.max_sessions
     }
 }
 
-/// A source address whose datagrams could not be served.
+/// A source address whose datagrams could not be processed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stray {
@@ -216,21 +249,21 @@ pub struct Stray {
     pub source: String,
     /// `dtls_on_plain_port`, `plain_on_dtls_port`, `not_configured` or `unknown_session`.
     pub mistake: String,
-    /// The same as a sentence, with what to do about it.
+    /// The cause as a sentence, with the remedy.
     pub advice: String,
-    /// How often.
+    /// The number of datagrams.
     pub count: u64,
-    /// Seconds since the first time.
+    /// Seconds since the first datagram.
     pub since_s: u64,
-    /// Seconds since the last time.
+    /// Seconds since the last datagram.
     pub last_s: u64,
 }
 
-/// Some DTLS sessions, the longest idle first.
+/// A page of DTLS sessions, the longest idle time first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionPage {
-    /// At most [`SESSIONS_MAX`](super::protocol::SESSIONS_MAX).
+    /// The sessions, at most [`SESSIONS_MAX`](super::protocol::SESSIONS_MAX).
     pub sessions: Vec<Session>,
     /// Whether there are more.
     pub more: bool,
@@ -240,15 +273,16 @@ pub struct SessionPage {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Session {
-    /// Whose it is.
+    /// The id of its device.
     pub device: String,
-    /// Where its last record came from: `address:port`.
+    /// The source address of its last record: `address:port`.
     pub peer: String,
     /// The cipher suite's IANA name.
     pub suite: String,
-    /// Whether it is found by a connection id, wherever its device is.
+    /// Whether it has a connection id, so that it survives a change of the device's address (RFC
+    /// 9146).
     pub connection_id: bool,
-    /// Whether its keys are bound to the whole handshake.
+    /// Whether it has the extended master secret (RFC 7627).
     pub extended_master_secret: bool,
     /// Seconds since its handshake.
     pub since_s: u64,
@@ -260,25 +294,25 @@ pub struct Session {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionStore {
-    /// Whether sessions are to survive a restart.
+    /// Whether sessions are stored to survive a restart.
     pub persist: bool,
-    /// Durably stored.
+    /// Durably stored sessions.
     pub stored: u64,
     /// Size of the store in bytes.
     pub bytes: u64,
     /// Bytes written to it since the daemon started.
     pub written_bytes: u64,
-    /// Taken over at the start.
+    /// Sessions restored at the start.
     pub restored: u64,
-    /// Of these, those that went on exactly where they were.
+    /// Of these, sessions that continued with their exact state.
     pub handed_over: u64,
-    /// Not taken over at the start: their devices shake hands anew.
+    /// Sessions not restored at the start: their devices must handshake again.
     pub refused: u64,
     /// Not resumed at the start, but kept so that their devices can be sent a fatal alert: sessions
     /// with ChaCha20-Poly1305, and sessions with certificates that were stored without their
     /// certification path.
     pub ended: u64,
-    /// Why they are not stored at present; `None` = they are.
+    /// Why sessions are not stored now; `None` = they are.
     pub failing: Option<String>,
 }
 
@@ -288,36 +322,40 @@ pub struct SessionStore {
 pub struct SerialPort {
     /// `open` or `retrying`.
     pub state: String,
-    /// As it is configured.
+    /// The configured port.
     pub port: String,
-    /// The device file it was opened under last.
+    /// The device file that was last opened.
     pub device: Option<String>,
-    /// Seconds since it is open, or is not.
+    /// Seconds since `state` last changed.
     pub since_s: u64,
     /// Why it is not open.
     pub reason: Option<String>,
-    /// How often it was lost since the daemon started.
+    /// The number of times that it failed since the daemon started.
     pub lost: u64,
     /// Bytes received.
     pub bytes: u64,
-    /// Frames that were whole.
+    /// Complete frames.
     pub frames: u64,
-    /// Frames that were not.
+    /// Incomplete or damaged frames.
     pub bad_frames: u64,
+    /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bad_reasons: BTreeMap<String, u64>,
     /// Bytes that made no good frame.
     pub dropped_bytes: u64,
-    /// Whole frames that were no reading.
+    /// Complete frames that could not be read.
     pub unreadable: u64,
     /// Readings committed, or passed on by a rule with `qos = 0`.
     pub readings: u64,
-    /// Readings that no rule or quota allowed.
+    /// Readings that the rules or the quota refused.
     pub refused: u64,
-    /// Readings in memory because the journal does not take them.
+    /// Readings in memory that wait to be accepted.
     pub waiting: u64,
-    /// Readings lost because it did not for too long.
+    /// Readings lost because they were not accepted before the buffer was full.
     pub lost_readings: u64,
-    /// The units of a Modbus bus, by device id. Of a bus, `frames` counts answers, `bad_frames`
-    /// damaged ones, `unreadable` frames from nobody who was asked, `dropped_bytes` noise.
+    /// The units of a Modbus bus, by device id. For a bus, `frames` counts responses, `bad_frames`
+    /// damaged responses, `unreadable` unexpected frames (no request was outstanding for that
+    /// unit), and `dropped_bytes` noise.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub units: BTreeMap<String, SerialUnit>,
 }
@@ -326,33 +364,43 @@ pub struct SerialPort {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SerialUnit {
-    /// On the bus.
+    /// The address on the bus.
     pub address: u8,
-    /// `up`, `down`, or `unknown` before it was asked.
+    /// `up`, `degraded` (it answers, but none of its values can be read), `down`, or `unknown`
+    /// before it gave a value.
     pub state: String,
     /// Requests sent.
     pub requests: u64,
-    /// Answers, exceptions included.
+    /// Responses, including exceptions.
     pub answers: u64,
-    /// Answers that were exceptions.
+    /// Exception responses.
     pub exceptions: u64,
-    /// Requests after which nothing came.
+    /// Requests without any response.
     pub silent: u64,
-    /// Requests after which only bytes came that are no frame.
+    /// Requests followed only by bytes that are not a frame.
     pub damaged: u64,
-    /// Answers that came after their time.
+    /// Responses that came after the timeout.
     pub late: u64,
+    /// Answers of another length than was asked for.
+    pub misfits: u64,
+    /// Fields that its readings come without, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
+    /// Milliseconds of silence that it was found to want before a request; 0: none.
+    pub learned_pause_ms: u64,
+    /// Most registers of one request that it was found to answer; 0: as many as configured.
+    pub learned_max_registers: u16,
     /// Polls completed.
     pub polls: u64,
-    /// Polls left out because the bus was busy or the unit did not answer.
+    /// Polls skipped because the bus was busy or the unit did not respond.
     pub skipped: u64,
     /// Readings committed, or passed on by a rule with `qos = 0`.
     pub readings: u64,
-    /// Readings that no rule or quota allowed.
+    /// Readings that the rules or the quota refused.
     pub refused: u64,
-    /// Readings in memory because the journal does not take them.
+    /// Readings in memory that wait to be accepted.
     pub waiting: u64,
-    /// Readings lost because it did not for too long.
+    /// Readings lost because they were not accepted before the buffer was full.
     pub lost_readings: u64,
 }
 
@@ -360,28 +408,28 @@ pub struct SerialUnit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Clock {
-    /// Whether it is believed.
+    /// Whether it is trusted.
     pub trusted: bool,
     /// `trusted`, `doubted`, `impossible` (before a time that has passed) or `unsynchronised`.
     pub state: String,
-    /// What it says.
+    /// The current time of the clock.
     pub now: Option<String>,
-    /// Whether the kernel says it is synchronised.
+    /// Whether the kernel reports it as synchronised.
     pub synchronised: bool,
-    /// Whether it is synchronised, by the kernel or by `[clock] trust`, and may be wrong all the
-    /// same.
+    /// Whether it is in doubt: it counts as synchronised, by the kernel or by `[clock] trust`, but
+    /// may be wrong.
     pub doubted: bool,
-    /// What speaks for it or against it, in words.
+    /// The reason for the verdict, as text.
     pub reason: Option<String>,
-    /// What proves that it is right: `certificate` or `owner`; `None` = nothing does, or it is not
+    /// The proof of the time: `certificate` or `owner`; `None` = there is none, or it is not
     /// trusted.
     pub proven_by: Option<String>,
-    /// A time that has certainly passed: certificates are judged at it while the clock is not
+    /// A time that has certainly passed: certificates are verified at it while the clock is not
     /// trusted.
     pub floor: Option<String>,
     /// The last time that was trusted.
     pub last_trusted: Option<String>,
-    /// In doubt: after so much more synchronisation it is believed.
+    /// If in doubt: seconds of further synchronisation after which it is trusted.
     pub doubt_ends_in_s: Option<u64>,
     /// Why its file cannot be written; `None` = it can.
     pub failing: Option<String>,
@@ -391,11 +439,11 @@ pub struct Clock {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Queue {
-    /// By name: `high`, `normal`.
+    /// The lanes by name: `high`, `normal`.
     pub lanes: BTreeMap<String, Lane>,
-    /// What the broker refused for good.
+    /// The records that the broker refused permanently.
     pub rejected: Rejected,
-    /// Publishes a second at most, if the configuration limits them.
+    /// Most publishes per second, if the configuration limits them.
     pub rate_limit: Option<u64>,
 }
 
@@ -403,29 +451,31 @@ pub struct Queue {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lane {
-    /// Waiting, with those of `delivered`.
+    /// Records waiting for the uplink, including those of `delivered`.
     pub records: u64,
-    /// Of these, records that the broker has and that stay behind one that is not decided.
+    /// Of these, records that the broker has acknowledged but that are stored after an undecided
+    /// one.
     pub delivered: u64,
-    /// On disk.
+    /// Bytes on disk.
     pub bytes: u64,
     /// When the oldest of them was received, if known.
     pub oldest: Option<String>,
-    /// Its id.
+    /// The id of the oldest record.
     pub oldest_record: Option<String>,
-    /// The lane's bound.
+    /// The lane's limit in bytes.
     pub max_bytes: u64,
-    /// Lost to `drop-oldest`, expiry or damage since the state directory was made.
+    /// Records lost by `drop-oldest`, expiry or damage since the state directory was created.
     pub dropped: u64,
-    /// Could not be read, and are kept.
+    /// Unreadable records that are kept.
     pub unreadable: u64,
-    /// Files kept for that, or for records that are damaged.
+    /// Files kept because of unreadable or damaged records.
     pub set_aside: u64,
-    /// Why nothing leaves at present although the uplink is there; `None` = it flows.
+    /// Why nothing is published now although the uplink is connected; `None` = records are
+    /// published.
     pub stopped: Option<String>,
-    /// Records held back: suspected, or on a topic that is.
+    /// Records held back: suspected, or on the topic of a suspected one.
     pub held: u64,
-    /// Some of those suspected.
+    /// Some of the suspected records.
     pub suspected: Vec<SuspectedRecord>,
 }
 
@@ -433,23 +483,23 @@ pub struct Lane {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rejected {
-    /// In it.
+    /// Records in the store.
     pub records: u64,
-    /// On disk.
+    /// Bytes on disk.
     pub bytes: u64,
-    /// Its bound; when it is full the lane of the next record stops.
+    /// Its limit in bytes; if it is full, the lane of the next refused record stops.
     pub max_bytes: u64,
 }
 
-/// Some rejected records, oldest first.
+/// A page of rejected records, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RejectedPage {
-    /// At most [`LIST_MAX`](super::protocol::LIST_MAX).
+    /// The records, at most [`LIST_MAX`](super::protocol::LIST_MAX).
     pub records: Vec<RejectedRecord>,
-    /// Whether more follow the last of them.
+    /// Whether there are more after the last one.
     pub more: bool,
-    /// Records in between that cannot be read now; they stay.
+    /// Records in this range that cannot be read now; they stay in the store.
     pub unreadable: u64,
 }
 
@@ -459,58 +509,58 @@ pub struct RejectedPage {
 pub struct RejectedRecord {
     /// Its id.
     pub record: String,
-    /// Who said it.
+    /// The id of its device.
     pub device: String,
-    /// Where it was to go.
+    /// The topic it was published to.
     pub topic: String,
-    /// Bytes of payload.
+    /// The length of the payload in bytes.
     pub bytes: u64,
     /// When it was received, if known.
     pub received: Option<String>,
-    /// Why: the reason code in words, with its number.
+    /// The name and number of the reason code.
     pub reason: String,
 }
 
-/// Some rejected records, whole, oldest first.
+/// A page of rejected records with payload, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExportPage {
     /// One object each, as `tombolo queue rejected export` writes it.
     pub records: Vec<Value>,
-    /// What to ask for the next page with; `None`: there are no more.
+    /// The `after` of the request for the next page; `None` = there are no more.
     pub last: Option<u64>,
-    /// Records in between that cannot be read now; they stay.
+    /// Records in this range that cannot be read now; they stay in the store.
     pub unreadable: u64,
 }
 
-/// What the rules say about one reading, as far as `tombolo acl explain` prints it for people; its
-/// JSON is the gate's own explanation, whole.
+/// The part of a rule decision that `tombolo acl explain` prints as text; its JSON output is the
+/// complete explanation of the gate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Explained {
-    /// Of which device.
+    /// The device's id.
     pub device: String,
-    /// How.
+    /// The method.
     pub method: String,
-    /// Where.
+    /// The path.
     pub path: String,
-    /// Whether the rules let it pass, quota and size aside.
+    /// Whether the rules allow it, without quota and size.
     pub allowed: bool,
-    /// If not: the kind of refusal, as in the counters.
+    /// If refused: the kind of refusal, as in the counters.
     pub reason: Option<String>,
-    /// One sentence.
+    /// The reason in one sentence.
     pub why: String,
     /// The device's role.
     pub role: Option<String>,
     /// The rule that decided.
     pub rule: Option<String>,
-    /// All rules that match, the one that decided first.
+    /// All rules that match; the one that decided is first.
     pub matched: Vec<ExplainedRule>,
-    /// What would be published.
+    /// How it would be published.
     pub publish: Option<ExplainedPublish>,
-    /// Largest payloads.
+    /// Largest payloads of the role.
     pub max_payload: Option<ExplainedPayload>,
-    /// What is left now.
+    /// What is left of the device's quota now.
     pub quota: Option<ExplainedQuota>,
 }
 
@@ -518,27 +568,27 @@ pub struct Explained {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ExplainedRule {
-    /// Its name.
+    /// The rule's name.
     pub rule: String,
-    /// Its pattern.
+    /// The rule's path pattern.
     pub path: String,
-    /// Whether it denies.
+    /// Whether the rule denies.
     pub deny: bool,
 }
 
-/// What would be published.
+/// How a reading would be published.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ExplainedPublish {
-    /// Where.
+    /// The topic.
     pub topic: String,
-    /// 0 or 1.
+    /// The QoS, 0 or 1.
     pub qos: u8,
-    /// With the retain flag.
+    /// Whether the retain flag is set.
     pub retain: bool,
     /// `high` or `normal`.
     pub lane: String,
-    /// Seconds.
+    /// Seconds after which it expires; `None` = never.
     pub expires: Option<u32>,
     /// `json`, if it is wrapped.
     pub envelope: Option<String>,
@@ -554,7 +604,7 @@ pub struct ExplainedPayload {
     pub blockwise: u64,
 }
 
-/// A device's quota as it stands.
+/// What is left of a device's quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ExplainedQuota {

@@ -1,4 +1,4 @@
-//! Readings as they are decided, for whoever watches: nothing is made or kept while nobody does.
+//! The stream of decided readings for watchers. Without a watcher nothing is built or stored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,38 +10,38 @@ use tokio::sync::broadcast;
 use crate::clock::UnixTime;
 use crate::message::{Method, RecordId};
 
-/// How many readings are held for watchers that are behind; the oldest go first.
+/// Most readings kept for slow watchers; the oldest are dropped first.
 pub const BACKLOG: usize = 256;
 
-/// What became of a reading.
+/// The result of a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// On disk and acknowledged.
     Stored(RecordId),
-    /// Passed, by a rule with `qos = 0`: handed to the uplink, not stored.
+    /// Passed to the uplink without storing, by a rule with `qos = 0`.
     Passed,
     /// Refused with this CoAP code: class and detail, `(4, 3)` for 4.03.
     Refused(u8, u8),
 }
 
-/// One reading and what became of it.
+/// One reading and its result.
 #[derive(Clone, Copy)]
 pub struct Reading<'a> {
-    /// When, if the clock is trusted.
+    /// The time of receipt, if the clock is trusted.
     pub received: Option<UnixTime>,
-    /// Who.
+    /// The device's id.
     pub device: &'a str,
-    /// How.
+    /// The method.
     pub method: Method,
-    /// Where, in the device's space; as far as it could be read.
+    /// The path within the device, as far as it could be parsed.
     pub path: &'a str,
     /// The topic, once mapped.
     pub topic: Option<&'a str>,
-    /// Bytes of payload.
+    /// The length of the payload in bytes.
     pub bytes: usize,
-    /// What became of it.
+    /// The result.
     pub outcome: Outcome,
-    /// Why it was refused, in a few constant words and names.
+    /// Why it was refused: a short constant text with names.
     pub reason: Option<&'a dyn fmt::Display>,
 }
 
@@ -49,24 +49,24 @@ pub struct Reading<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Item {
-    /// RFC 3339, if the clock is trusted.
+    /// The time of receipt in RFC 3339, if the clock is trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<String>,
     /// Device id.
     pub device: String,
     /// `POST`, `PUT` or `DELETE`.
     pub method: String,
-    /// In the device's space.
+    /// The path within the device.
     pub path: String,
-    /// `null` where it was refused before it had one.
+    /// The topic; `null` if it was refused before the mapping.
     pub topic: Option<String>,
-    /// Of payload.
+    /// The length of the payload in bytes.
     pub bytes: u64,
     /// `stored`, `passed` or `refused`.
     pub outcome: String,
-    /// The id of a stored one.
+    /// The record id, if stored.
     pub record: Option<String>,
-    /// CoAP code of a refused one.
+    /// The CoAP code, if refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     /// Why it was refused.
@@ -96,7 +96,7 @@ impl From<&Reading<'_>> for Item {
     }
 }
 
-/// The path's end: readings go in. Cheap to clone.
+/// The sending end, for the path. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tail {
     sender: broadcast::Sender<Arc<Item>>,
@@ -110,20 +110,20 @@ impl Default for Tail {
 }
 
 impl Tail {
-    /// Holds up to `backlog` readings (at least 1) for watchers that are behind.
+    /// A tail that keeps up to `backlog` readings (at least 1) for slow watchers.
     pub fn new(backlog: usize) -> Tail {
         Tail { sender: broadcast::Sender::new(backlog.max(1)), watchers: Arc::new(AtomicUsize::new(0)) }
     }
 
-    /// Whether anybody watches. One load: ask before collecting what a [`Reading`] needs.
+    /// Whether there is a watcher. Costs one load: check it before building a [`Reading`].
     pub fn is_watched(&self) -> bool {
         self.watchers.load(Ordering::Relaxed) > 0
     }
 
-    /// Shows a reading to all watchers; does nothing while there are none. Never blocks.
+    /// Sends a reading to all watchers; does nothing if there are none. Never blocks.
     pub fn push(&self, reading: &Reading<'_>) {
         if self.is_watched() {
-            // Without a receiver it is dropped: the last watcher has just gone.
+            // Fails only if the last watcher has just been dropped.
             let _ = self.sender.send(Arc::new(Item::from(reading)));
         }
     }
@@ -136,7 +136,7 @@ impl Tail {
     }
 }
 
-/// A watcher's end: readings come out.
+/// The receiving end of a watcher.
 #[derive(Debug)]
 pub struct Watcher {
     receiver: broadcast::Receiver<Arc<Item>>,
@@ -144,18 +144,18 @@ pub struct Watcher {
     watchers: Arc<AtomicUsize>,
 }
 
-/// What a watcher sees.
+/// An item for a watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// A reading.
     Item(Arc<Item>),
-    /// This many readings, of any device, were gone before they could be taken.
+    /// This many readings, of any device, were dropped before the watcher received them.
     Missed(u64),
 }
 
 impl Watcher {
-    /// The next reading of the device watched; `None` when the path has ended. May be cancelled
-    /// without loss.
+    /// The next reading of the watched device; `None` if the path has ended. Cancellation loses
+    /// nothing.
     pub async fn next(&mut self) -> Option<Seen> {
         loop {
             match self.receiver.recv().await {

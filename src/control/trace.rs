@@ -1,5 +1,4 @@
-//! What goes over serial lines, for whoever watches a port: nothing is made or kept while nobody
-//! does.
+//! The stream of bytes on serial lines for watchers. Without a watcher nothing is built or stored.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,29 +6,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-/// How many pieces are held for watchers that are behind; the oldest go first.
+/// Most pieces kept for slow watchers; the oldest are dropped first.
 pub const BACKLOG: usize = 256;
 
-/// One piece of what went over a line, or what happened to the port.
+/// A piece of the bytes on a line, or an event of the port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Traced {
-    /// The port.
+    /// The port's name.
     pub port: String,
-    /// RFC 3339; the clock as it stands, believed or not.
+    /// RFC 3339 time of the clock, trusted or not.
     pub at: String,
-    /// Milliseconds of `CLOCK_BOOTTIME`: right whatever the clock is.
+    /// Milliseconds of `CLOCK_BOOTTIME`, which does not depend on the clock.
     pub boottime_ms: u64,
-    /// `in`, `out`, or `port` for what happened to it.
+    /// `in`, `out`, or `port` for an event of the port.
     pub direction: String,
     /// The bytes, in hexadecimal.
     pub hex: String,
-    /// What happened.
+    /// The event of the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
 }
 
-/// The ports' end. Cheap to clone.
+/// The sending end, for the ports. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Trace {
     sender: broadcast::Sender<Arc<Traced>>,
@@ -43,12 +42,12 @@ impl Default for Trace {
 }
 
 impl Trace {
-    /// Whether anybody watches any port.
+    /// Whether there is a watcher of any port.
     pub fn is_watched(&self) -> bool {
         self.watchers.load(Ordering::Relaxed) > 0
     }
 
-    /// Shows a piece to all who watch its port. Never blocks.
+    /// Sends a piece to all watchers. Never blocks.
     pub fn push(&self, traced: Traced) {
         if self.is_watched() {
             let _ = self.sender.send(Arc::new(traced));
@@ -62,7 +61,7 @@ impl Trace {
     }
 }
 
-/// A watcher's end.
+/// The receiving end of a watcher.
 #[derive(Debug)]
 pub struct TraceWatcher {
     receiver: broadcast::Receiver<Arc<Traced>>,
@@ -71,7 +70,7 @@ pub struct TraceWatcher {
 }
 
 impl TraceWatcher {
-    /// The next piece of the port watched, or how many pieces of any port were missed; `None` when
+    /// The next piece of the watched port, or the number of missed pieces of any port; `None` if
     /// the daemon ends.
     pub async fn next(&mut self) -> Option<Result<Arc<Traced>, u64>> {
         loop {

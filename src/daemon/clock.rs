@@ -5,7 +5,7 @@
 //! `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
 //! disk that hangs stops nobody.
 
-mod file;
+pub mod file;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,7 +92,7 @@ impl SystemClock {
 
     fn load(state_dir: &Path, always: bool) -> (SystemClock, file::Found) {
         let found = file::load(state_dir);
-        let mut judge = Judge::new(BUILD_DATE, super::keeping::boot_id(), always, found.saved);
+        let mut judge = Judge::new(BUILD_DATE, crate::system::io::boot_id(), always, found.saved);
         judge.observe(look());
         let saver =
             Saver { folder: state_dir.to_owned(), running: None, saved: 0, begun: None, failing: None };

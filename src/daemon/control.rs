@@ -12,6 +12,8 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
+use super::config_check;
+use super::dtls_status;
 use super::engine;
 use super::fleets::FleetKeeper;
 use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
@@ -20,9 +22,9 @@ use super::link::Link;
 use super::notify::Notify;
 use super::rejected;
 use super::reload::{self, Outcome, Ready};
-use super::run::{self, Shared};
+use super::report;
+use super::round::Shared;
 use super::serial::Ports;
-use super::sessions;
 use super::state::StateKeeper;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
@@ -69,6 +71,8 @@ pub struct Desk {
     again: bool,
     waiting: Vec<Reply>,
     later: Vec<Reply>,
+    /// Why the last reload was refused, until one is not.
+    refused: Option<String>,
     gateway_status: GatewayStatus,
     /// Sends rejected records again.
     retrying: Option<JoinHandle<()>>,
@@ -108,6 +112,7 @@ impl Desk {
             again: false,
             waiting: Vec::new(),
             later: Vec::new(),
+            refused: None,
             gateway_status: GatewayStatus::default(),
             retrying: None,
         };
@@ -150,14 +155,23 @@ impl Desk {
         if let Some(failing) = failing(&journal) {
             let _ = write!(line, "; REFUSING READINGS: {failing}");
         }
-        if matches!(self.verdict, Some(Verdict::Doubted(_) | Verdict::Impossible { .. })) {
-            line.push_str("; clock in doubt: run tombolo clock");
+        match self.verdict {
+            Some(Verdict::Doubted(_) | Verdict::Impossible { .. }) => {
+                line.push_str("; clock in doubt: run tombolo clock");
+            }
+            Some(Verdict::NotSynchronised) => line.push_str("; clock not trusted"),
+            Some(Verdict::Trusted(_)) | None => {}
+        }
+        if journal.rejected.records > 0 {
+            let _ = write!(line, "; {} rejected: run tombolo queue rejected list", journal.rejected.records);
         }
         let disabled = self.disabled().len();
         if disabled > 0 {
             let _ = write!(line, "; {disabled} items disabled: run tombolo check");
         }
-        let problems = self.problems(&journal, Instant::now());
+        let mut problems = uplink.stalled.clone();
+        problems.extend(self.problems(&journal, Instant::now()));
+        problems.extend(self.link.lasting_problems());
         if let Some(first) = problems.first() {
             let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
             let _ = write!(line, "; {count} problem{s}: {first}; run tombolo check");
@@ -219,6 +233,8 @@ impl Desk {
             clock_trusted: self.clock.trusted(),
             problems: clock_problem(&self.clock)
                 .into_iter()
+                .chain(failing(&status).map(|reason| format!("readings are refused: {reason}")))
+                .chain(rejected_problem(&status))
                 .chain(self.problems(&status, now))
                 .chain(self.link.lasting_problems())
                 .collect(),
@@ -259,6 +275,7 @@ impl Desk {
         while let Some(change) = gate.poll_presence(now) {
             self.tell_device(now, change.id.as_str(), change.online, change.last_seen);
         }
+        self.ports.care(now);
         for name in self.ports.poll_news(now) {
             let view = gate.device_by_id(name.as_str()).and_then(|device| gate.device(now, device));
             if let Some(view) = view {
@@ -279,8 +296,8 @@ impl Desk {
             self.ports.told(id, now);
             status["online"] = json!(online && standing.is_there());
             status["port"] = json!(if standing.open { "open" } else { "retrying" });
-            if let Some(answers) = standing.answers {
-                status["unit"] = json!(if answers { "up" } else { "down" });
+            if let Some(unit) = standing.unit {
+                status["unit"] = json!(unit);
             }
             if let Some(reason) = standing.reason {
                 status["reason"] = json!(reason);
@@ -324,17 +341,20 @@ impl Desk {
     pub fn finish_reload(&mut self, outcome: Outcome) {
         let answer = match outcome {
             Ok(ready) => {
-                run::say(&ready.loaded.findings);
-                run::say(&ready.loaded.state.events);
-                run::say(&ready.loaded.state.problems);
+                self.refused = None;
+                report::findings(&ready.loaded.findings);
+                report::findings(&ready.loaded.state.events);
+                report::findings(&ready.loaded.state.problems);
                 self.take_over(*ready);
                 let (disabled, problems) = (self.disabled(), self.state.problems());
                 Ok(json!({ "reloaded": true, "disabled": disabled, "problems": problems }))
             }
             Err(findings) => {
-                run::say(&findings);
+                report::findings(&findings);
                 log::error!("the new configuration is refused; the gateway goes on with the one it has");
-                Err(Failure::new(Code::Failed, reload::summary(&findings)))
+                let summary = reload::summary(&findings);
+                self.refused = Some(summary.strip_prefix("fail  ").unwrap_or(&summary).to_owned());
+                Err(Failure::new(Code::Failed, summary))
             }
         };
         for reply in std::mem::take(&mut self.waiting) {
@@ -402,6 +422,9 @@ impl Desk {
     /// What is wrong and needs somebody, one sentence each.
     fn problems(&self, journal: &Status, now: Instant) -> Vec<String> {
         let mut problems = journal_problems(journal, now);
+        problems.extend(self.refused.iter().map(|reason| {
+            format!("the last reload was refused, the configuration before it is in use: {reason}; then `tombolo reload`")
+        }));
         problems.extend(self.state.problems());
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
@@ -427,7 +450,7 @@ impl Desk {
         let coap = hub.coap.counters();
         snapshot.put(Counter::CoapDuplicates.name(), coap.duplicates);
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
-        sessions::counters(hub.engine.counters(), &mut snapshot);
+        dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
         snapshot
     }
@@ -466,9 +489,9 @@ impl Control for Desk {
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
             },
-            dtls: sessions::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
-            session_store: hub.sessions.snapshot(now),
-            strays: sessions::strays(&hub, now),
+            dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
+            session_store: dtls_status::session_store(&hub, now),
+            strays: dtls_status::strays(&hub, now),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
@@ -478,7 +501,7 @@ impl Control for Desk {
     }
 
     fn sessions(&mut self, device: Option<&str>) -> snapshot::SessionPage {
-        sessions::list(&self.shared.hub.borrow(), Instant::now(), device)
+        dtls_status::list(&self.shared.hub.borrow(), Instant::now(), device)
     }
 
     fn queue(&mut self, reply: Reply) {
@@ -586,6 +609,11 @@ impl Control for Desk {
         self.begin_reload(Some(reply));
     }
 
+    fn config_check(&mut self, reply: Reply) {
+        let (options, running) = (self.options.clone(), Arc::clone(&self.loaded));
+        config_check::answer(options, running, self.clock.clone(), self.link.files(), reply);
+    }
+
     fn explain(&mut self, device: &str, method: Method, path: &str) -> serde_json::Value {
         let hub = self.shared.hub.borrow();
         let explanation = hub.pipeline.gate.explain(Instant::now(), device, method, path);
@@ -635,6 +663,12 @@ fn clock_problem(clock: &SystemClock) -> Option<String> {
     }
 }
 
+/// That rejected records wait for their owner, for the broker's side, in words that stay the same.
+fn rejected_problem(journal: &Status) -> Option<String> {
+    let some = journal.rejected.records > 0;
+    some.then(|| "the broker rejected records; `tombolo queue rejected list` shows them".to_owned())
+}
+
 /// One line on a change of the verdict.
 fn say_clock(verdict: Verdict, clock: &SystemClock) {
     let (now, floor) = (clock.raw(), clock.floor());
@@ -674,7 +708,7 @@ fn failing(journal: &Status) -> Option<String> {
     if journal.reader_dead {
         return Some("a thread that reads the journal is gone: restart the service".to_owned());
     }
-    let trouble = journal.lanes.iter().find_map(|lane| lane.trouble)?;
+    let trouble = journal.lanes.iter().filter(|lane| lane.refuses).find_map(|lane| lane.trouble)?;
     Some(format!("the disk: {trouble}"))
 }
 
@@ -695,6 +729,12 @@ fn unread(journal: &Status, lane: Lane, now: Instant) -> Option<String> {
 /// What is wrong with the journal, one sentence each.
 fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
     let mut problems = Vec::new();
+    let refuses = journal.lanes.iter().any(|lane| lane.refuses);
+    if let Some(trouble) = journal.lanes.iter().find_map(|lane| lane.trouble).filter(|_| !refuses) {
+        problems.push(format!(
+            "the journal cannot make its next file: {trouble}; readings are refused once the present one is full"
+        ));
+    }
     for lane in Lane::ALL {
         let of = &journal.lanes[lane.index()];
         problems

@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-use super::hub::{Readings, Said};
+use super::line_kind::LineKind;
+use super::reading_store::Readings;
 use crate::clock::Moment;
 use crate::gate::Unidentified;
 use crate::proto::dtls::{CloseCause, HandshakeFailure, PeerIdentity, SessionId, Sink};
@@ -45,7 +46,7 @@ pub struct DtlsSink<'h> {
     /// What is to be followed up.
     pub reports: &'h mut Reports,
     /// Whether a line may be written.
-    pub limiter: &'h mut Limiter<Said>,
+    pub limiter: &'h mut Limiter<LineKind>,
 }
 
 impl DtlsSink<'_> {
@@ -62,7 +63,7 @@ impl DtlsSink<'_> {
     fn unidentified(&mut self, route: &Route, identity: &PeerIdentity, reason: &Unidentified) {
         self.pipeline.counters.count(Counter::HandshakesUnknownIdentity);
         let source = route.remote.ip().to_canonical();
-        if !self.limiter.permit_from(self.moment.now, Said::Handshake, source) {
+        if !self.limiter.permit_from(self.moment.now, LineKind::Handshake, source) {
             return;
         }
         let peer = route.remote;
@@ -136,7 +137,7 @@ impl Sink for DtlsSink<'_> {
         let Some(device) = self.coap.handle_closed(session) else { return };
         self.pipeline.counters.count(Counter::SessionsClosed);
         if let Some(id) = self.pipeline.gate.id(device) {
-            log::debug!(device = id.as_str(), session = session.0, reason = cause.as_str(); "session ended");
+            log::debug!(device = id.as_str(), session = session.0, reason:% = cause; "session ended");
         }
     }
 
@@ -158,7 +159,7 @@ impl Sink for DtlsSink<'_> {
             }
             return;
         }
-        if self.limiter.permit_from(now, Said::Handshake, source) {
+        if self.limiter.permit_from(now, LineKind::Handshake, source) {
             let gate = &self.pipeline.gate;
             let proven = failure.proven().and_then(|identity| gate.recognise(identity));
             let claimed = || failure.identity().and_then(|identity| gate.identify_psk(identity));

@@ -19,7 +19,8 @@ use crate::message::Name;
 
 /// The file's name in the state directory.
 pub const FILE: &str = "fleet-devices";
-const ROLL: AtomicFile<'_> = AtomicFile::new(FILE, MAX_BYTES, 0o600);
+/// The file.
+pub const ROLL: AtomicFile<'_> = AtomicFile::new(FILE, MAX_BYTES, 0o600);
 
 /// Between two writes.
 const EVERY: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@
 //!
 //! It decides nothing about a reading: it reads the clocks once a round, routes the pipeline's
 //! events, logs them, and drives the sockets. Everything here runs between two awaits of the tasks
-//! in [`run`](super::run), so that nothing in it is locked; the journal's lanes lock for the time
+//! in `run`, so that nothing in it is locked; the journal's lanes lock for the time
 //! of an append.
 
 use std::cell::RefCell;
@@ -22,8 +22,9 @@ use tokio::sync::Notify as Wake;
 
 use super::clock::SystemClock;
 use super::dtls_sink::{DtlsSink, Reports};
-use super::keeping::{Found, Sessions};
+use super::line_kind::LineKind;
 use super::link::Link;
+use super::reading_store::Readings;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
 use crate::gate::Gate;
@@ -33,30 +34,14 @@ use crate::proto::address::{Peer, Ticket};
 use crate::proto::coap::{self as protocol, Endpoint};
 use crate::proto::dtls::server::Certificates;
 use crate::proto::dtls::{Engine, SendError, SessionId};
+use crate::session_store::io::persistence::{FoundSessions, SessionPersistence};
 use crate::southbound::coap::answer;
 use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
 use crate::southbound::coap::stray::{self, Mistake};
 use crate::southbound::{coap, serial};
+use crate::system;
 use crate::telemetry::counters::Counter;
 use crate::telemetry::limited::Limiter;
-
-/// The pipeline into the journal.
-pub type Readings = Pipeline<Rc<RefCell<Journal>>>;
-
-/// The kinds of log lines that the network can cause; each has a limit of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Said {
-    /// A handshake failed.
-    Handshake,
-    /// A reading was refused.
-    Refused,
-    /// A reading could not be stored.
-    Unstored,
-    /// A serial frame was no reading.
-    Unreadable,
-    /// A unit on a bus answered too late.
-    LateAnswer,
-}
 
 /// All state of the path.
 pub struct Hub {
@@ -66,7 +51,7 @@ pub struct Hub {
     /// The DTLS sessions.
     pub engine: Box<dyn Engine>,
     /// What of them outlives the process.
-    pub sessions: Sessions,
+    pub persistence: SessionPersistence,
     /// What the engine has reported.
     pub reports: Reports,
     /// The CoAP side.
@@ -78,7 +63,7 @@ pub struct Hub {
     uplink: Rc<Link>,
     tail: Tail,
     /// What log lines may be written.
-    pub limiter: Limiter<Said>,
+    pub limiter: Limiter<LineKind>,
     outgoing: Outgoing,
     /// Wakes the task of a serial port with a CoAP node on its line.
     serial_wakes: HashMap<u32, Rc<Wake>>,
@@ -92,7 +77,7 @@ impl Hub {
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         engine: Box<dyn Engine>,
-        sessions: Sessions,
+        persistence: SessionPersistence,
         endpoint: Endpoint,
         gate: Gate,
         journal: Rc<RefCell<Journal>>,
@@ -104,7 +89,7 @@ impl Hub {
             moment: clock.moment(),
             clock,
             engine,
-            sessions,
+            persistence,
             reports: Reports::default(),
             coap: coap::Intake::new(endpoint),
             serial: serial::Intake::default(),
@@ -268,7 +253,7 @@ impl Hub {
                     reason: None,
                 }),
                 Event::Refused { device, method, path, bytes, refusal } => {
-                    let permit = limiter.permit(now, Said::Refused);
+                    let permit = limiter.permit(now, LineKind::Refused);
                     let Some(device) = device else { continue };
                     if permit {
                         log::info!(device = device, path = path, reason:% = refusal; "reading refused");
@@ -286,7 +271,7 @@ impl Hub {
                     });
                 }
                 Event::Unstored { device, path, reason } => {
-                    if limiter.permit(now, Said::Unstored) {
+                    if limiter.permit(now, LineKind::Unstored) {
                         log::warn!(device = device.unwrap_or_default(), path = path, reason:? = reason;
                             "reading not stored");
                     }
@@ -306,7 +291,7 @@ impl Hub {
             Err(SendError::TooLarge) => sink.pipeline.counters.count(Counter::DatagramsUnsent),
             Err(SendError::Unproven) => {
                 sink.pipeline.counters.count(Counter::DatagramsUnsent);
-                let id = super::run::random().map(u16::from_be_bytes).ok();
+                let id = system::io::random().map(u16::from_be_bytes).ok();
                 if let Some(ping) = id.and_then(|id| sink.coap.probe(now, session, id)) {
                     let _ = engine.send(now, session, &ping, &mut sink);
                 }
@@ -318,28 +303,28 @@ impl Hub {
     /// Tells the store what became of sessions.
     fn follow(&mut self) {
         let Reports { closed, established, .. } = &mut self.reports;
-        match &mut self.sessions {
-            Sessions::Kept(keeping) if !(closed.is_empty() && established.is_empty()) => {
-                keeping.follow(self.moment.now, closed, established, &mut *self.engine);
-            }
-            _ => {
-                closed.clear();
-                established.clear();
-            }
-        }
+        self.persistence.follow(self.moment.now, closed, established, &mut *self.engine);
     }
 
     /// Takes over the sessions of an earlier process; once, before anything is received.
-    pub fn restore(&mut self, found: Found) {
+    pub fn restore(&mut self, found: FoundSessions) {
         self.begin();
-        super::keeping::restore(self, found);
+        self.reports.restoring = true;
+        let (now, mut persistence) = (self.moment.now, std::mem::take(&mut self.persistence));
+        let (engine, mut sink) = self.split();
+        persistence.restore(now, found, engine, &mut sink);
+        self.persistence = persistence;
+        self.reports.restoring = false;
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify.
     /// `in_order`: no fault is the reason.
     pub fn leave(&mut self, in_order: bool) {
         self.begin();
-        super::keeping::leave(self, in_order);
+        let (now, mut persistence) = (self.moment.now, std::mem::take(&mut self.persistence));
+        let (engine, mut sink) = self.split();
+        persistence.leave(now, in_order, engine, &mut sink);
+        self.persistence = persistence;
         self.follow();
         self.left = true;
     }
@@ -395,7 +380,7 @@ impl Hub {
     }
 
     /// Whether a line of this kind may be written now.
-    pub fn may_say(&mut self, kind: Said) -> bool {
+    pub fn may_say(&mut self, kind: LineKind) -> bool {
         self.limiter.permit(self.moment.now, kind)
     }
 }

@@ -155,6 +155,11 @@ impl Link {
         }
     }
 
+    /// What was in the files of the upstream at the start or the last reload.
+    pub fn files(&self) -> Option<u64> {
+        self.files.get()
+    }
+
     /// Sets a record aside because its owner says so.
     pub fn skip(&self, id: RecordId) -> Skip {
         let handle = self.handle.borrow();
@@ -309,7 +314,7 @@ impl Link {
     pub fn snapshot(&self, now: Instant) -> snapshot::Uplink {
         let Some(handle) = &*self.handle.borrow() else { return snapshot::Uplink::default() };
         let status = handle.status();
-        let broker = handle.with_settings(|settings| format!("{}:{}", settings.host, settings.port));
+        let broker = handle.with_settings(Settings::authority);
         let mut warnings = Vec::new();
         if status.connected && status.version == Some(Version::V3_1_1) {
             warnings.push(match &status.version_why {

@@ -3,21 +3,23 @@
 //! | module | what |
 //! |---|---|
 //! | [`hub`] | what happens to a datagram, a completion, a deadline |
+//! | [`round`] | what the tasks round the hub share |
 //! | [`run`] | start, the tasks round the hub, stop |
+//! | [`line_kind`] | the log lines that the network can cause |
 //! | [`outbox`] | the journal as the uplink wants to see it |
 //! | [`link`] | the uplink as the rest of the daemon holds it |
 //! | [`control`] | what the control socket is answered |
+//! | `config_check` | what a reload would find |
 //! | [`gateway_status`] | the gateway's retained status |
 //! | `engine` | which DTLS engine there is |
 //! | `dtls_sink` | what the DTLS engine reports |
 //! | `reading_store` | the journal as the pipeline wants to see it |
-//! | `sessions` | the sessions as `status` shows them |
+//! | `dtls_status` | the DTLS sessions as `status` shows them |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
-//! | [`keeping`] | DTLS sessions from one process to the next |
 //! | [`serial`] | the serial ports: a task each |
 //! | [`units`] | what happens on a Modbus bus, in the log |
-//! | [`report`] | what was found when the journal was opened |
+//! | [`report`] | what was found in the configuration and in the journal, in the log |
 //! | [`fleets`] | the devices of fleets from one process to the next |
 //! | [`state`] | what is wrong in the state directory |
 //! | [`clock`] | the system's clocks and whether to believe them |
@@ -25,13 +27,16 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod clock;
+mod config_check;
 pub mod control;
 mod dtls_sink;
+mod dtls_status;
 mod engine;
 pub mod fleets;
 pub mod gateway_status;
 pub mod hub;
-pub mod keeping;
+pub mod learned;
+pub mod line_kind;
 pub mod link;
 pub mod notify;
 pub mod outbox;
@@ -39,8 +44,8 @@ mod reading_store;
 pub mod rejected;
 pub mod reload;
 pub mod report;
+pub mod round;
 pub mod run;
 pub mod serial;
-mod sessions;
 pub mod state;
 pub mod units;

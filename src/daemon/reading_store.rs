@@ -6,8 +6,11 @@ use std::rc::Rc;
 use crate::gate::stage::Mapped;
 use crate::journal::{self, Journal, Refused};
 use crate::message::RecordId;
-use crate::pipeline::{Completion, ReadingStore};
+use crate::pipeline::{Completion, Pipeline, ReadingStore};
 use crate::proto::address::Ticket;
+
+/// The pipeline into the journal.
+pub type Readings = Pipeline<Rc<RefCell<Journal>>>;
 
 impl ReadingStore for Rc<RefCell<Journal>> {
     fn append(&mut self, reading: &Mapped<'_>, ticket: Ticket) -> Result<RecordId, Refused> {

@@ -38,7 +38,7 @@ pub fn begin(options: Options, running: Arc<Loaded>) -> JoinHandle<Outcome> {
         let loaded = crate::config::io::load_to_reload(&options, &running)?;
         let changes = compare(&running, &loaded)?;
         let prepared = Prepared::from(loaded.settings.gate.clone());
-        let keyring = super::run::keyring(&loaded.settings.gate);
+        let keyring = super::engine::keyring(&loaded.settings.gate);
         let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
         Ok(Box::new(Ready { loaded, changes, prepared, keyring, upstream_files }))
     })

@@ -1,7 +1,20 @@
-//! What was found when the journal was opened, in the log.
+//! What was found in the configuration and when the journal was opened, in the log.
 
+use crate::config::{Finding, Level};
 use crate::journal::OpenReport;
 use crate::message::Lane;
+
+/// Logs what was found in the configuration, at the level that its severity has.
+pub fn findings(findings: &[Finding]) {
+    for finding in findings {
+        let sentence = finding.sentence();
+        match finding.level {
+            Level::Fail => log::error!("{sentence}"),
+            Level::Warn => log::warn!("{sentence}"),
+            Level::Ok => log::debug!("{sentence}"),
+        }
+    }
+}
 
 /// Says it: what waits, what is missing, what was moved.
 pub fn opened(report: &OpenReport) {

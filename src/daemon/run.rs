@@ -11,7 +11,7 @@
 //! | control | a command | an answer |
 //! | care | a second | clock, presence, status line, watchdog |
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -21,26 +21,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify as Wake;
 use tokio::task::JoinSet;
 
 use super::clock::SystemClock;
 use super::control::Desk;
 use super::fleets::FleetKeeper;
 use super::hub::Hub;
-use super::keeping::{self, Sessions};
 use super::notify::Notify;
+use super::report;
+use super::round::{Shared, tick};
 use super::serial::Ports;
 use crate::config::io::Options;
-use crate::config::{ClockTrust, Finding, Level, Loaded, LogTarget};
+use crate::config::{ClockTrust, Loaded, LogTarget};
 use crate::control::io::server::Server;
 use crate::gate::Gate;
 use crate::journal::Journal;
 use crate::journal::io::Waker;
 use crate::proto::coap::Endpoint;
-use crate::proto::dtls::Keyring;
+use crate::session_store::io::persistence::SessionPersistence;
+use crate::southbound::coap::EngineKind;
 use crate::southbound::coap::io::{BATCH, Inbox, Socket};
-use crate::telemetry;
+use crate::{system, telemetry};
 
 /// Wrong configuration: systemd does not restart on it (`RestartPreventExitStatus`).
 const EXIT_CONFIG: u8 = 78;
@@ -68,9 +69,9 @@ pub fn run(options: &Options) -> ExitCode {
         LogTarget::Stderr => telemetry::io::Target::Stderr,
     };
     telemetry::io::initialise(loaded.settings.log.level, target);
-    say(&loaded.findings);
-    say(&loaded.state.events);
-    say(&loaded.state.problems);
+    report::findings(&loaded.findings);
+    report::findings(&loaded.state.events);
+    report::findings(&loaded.state.problems);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime cannot be started: {error}")),
@@ -90,43 +91,9 @@ fn failed(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Logs what was found in the configuration.
-pub fn say(findings: &[Finding]) {
-    for finding in findings {
-        match finding.level {
-            Level::Fail => log::error!("{finding}"),
-            Level::Warn => log::warn!("{finding}"),
-            Level::Ok => log::debug!("{finding}"),
-        }
-    }
-}
-
-/// What the tasks share.
-pub struct Shared {
-    /// The path.
-    pub hub: RefCell<Hub>,
-    sockets: Vec<Socket>,
-    /// How many of them, from the front, speak DTLS; the rest is plain.
-    secure: usize,
-    timer: Wake,
-    armed: Cell<Option<Instant>>,
-}
-
-impl Shared {
-    /// One round: something happens, what must be sent is sent, the timer is set.
-    pub fn round<T>(&self, happens: impl FnOnce(&mut Hub) -> T) -> T {
-        let mut hub = self.hub.borrow_mut();
-        let result = happens(&mut hub);
-        hub.flush(&self.sockets);
-        let next = hub.poll_timeout();
-        let armed = self.armed.get();
-        // A deadline that moved back needs no wake-up: the timer finds nothing due and looks again.
-        if next.is_some_and(|next| armed.is_none_or(|armed| next < armed)) {
-            self.armed.set(next);
-            self.timer.notify_one();
-        }
-        result
-    }
+/// Bytes nobody can guess.
+fn random<const N: usize>() -> Result<[u8; N], String> {
+    system::io::random().map_err(|error| error.to_string())
 }
 
 async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
@@ -139,15 +106,20 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
 
     let (journal, report) =
         super::notify::while_starting(|| Journal::open(&settings.journal)).map_err(|e| e.to_string())?;
-    super::report::opened(&report);
+    report::opened(&report);
     let waker = journal.waker();
     let journal = Rc::new(RefCell::new(journal));
 
     let mut gate = Gate::new(settings.gate.clone(), moment.now);
     let (fleets, gone) = FleetKeeper::open(moment.now, &settings.paths.state_dir, &mut gate);
-    let keyring = keyring(&settings.gate);
+    let keyring = super::engine::keyring(&settings.gate);
     let engine = super::engine::open(moment.now, &settings.coap, keyring, &*clock, &random()?)?;
-    let (sessions, found) = Sessions::open(settings);
+    let (persistence, found) = SessionPersistence::open(
+        &settings.paths.state_dir.join("sessions"),
+        &settings.paths.runtime_dir,
+        system::io::boot_id(),
+        settings.coap.persist_sessions && settings.coap.engine == EngineKind::Tombolo,
+    );
     let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(random()?));
 
     let mut sockets = Vec::new();
@@ -164,7 +136,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let uplink = super::link::start(settings.upstream.clone(), &clock, &journal);
     let mut hub = Hub::new(
         engine,
-        sessions,
+        persistence,
         endpoint,
         gate,
         journal.clone(),
@@ -175,13 +147,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
     hub.restore(found);
-    let shared = Rc::new(Shared {
-        hub: RefCell::new(hub),
-        sockets,
-        secure,
-        timer: Wake::new(),
-        armed: Cell::new(None),
-    });
+    let shared = Rc::new(Shared::new(hub, sockets, secure));
 
     // None of these ever ends. One that does has a defect: the service then stops, and systemd
     // starts it anew.
@@ -190,7 +156,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         listening.spawn_local(listen(shared.clone(), index));
     }
     let seed = u64::from_le_bytes(random()?);
-    let ports = Ports::start(&settings.serial, &shared, &clock, server.trace(), seed);
+    let ports = Ports::start(settings, &shared, &clock, server.trace(), seed);
     tasks.spawn_local(complete(shared.clone(), waker, uplink.clone(), ports.clone()));
     tasks.spawn_local(tick(shared.clone()));
 
@@ -276,7 +242,7 @@ async fn stop(
     shared.round(|hub| hub.leave(in_order));
     let _ = tokio::time::timeout(GOODBYE, uplink.stop()).await;
     journal.borrow_mut().close();
-    keeping::close(&mut shared.hub.borrow_mut());
+    shared.hub.borrow_mut().persistence.close();
 }
 
 async fn listen(shared: Rc<Shared>, index: usize) {
@@ -311,25 +277,6 @@ async fn complete(shared: Rc<Shared>, waker: Waker, uplink: Rc<super::link::Link
     }
 }
 
-async fn tick(shared: Rc<Shared>) {
-    loop {
-        let armed = shared.armed.get();
-        let due = async {
-            match armed {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = due => {
-                shared.armed.set(None);
-                shared.round(Hub::handle_timeout);
-            }
-            () = shared.timer.notified() => {}
-        }
-    }
-}
-
 fn bind(address: SocketAddr, index: usize, key: &str) -> Result<Socket, String> {
     let index = u16::try_from(index).map_err(|_| format!("{key}: too many addresses"))?;
     let any6 = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, address.port()));
@@ -361,33 +308,12 @@ fn bind(address: SocketAddr, index: usize, key: &str) -> Result<Socket, String> 
     Ok(socket)
 }
 
-/// The keys of all devices that have one.
-pub fn keyring(gate: &crate::gate::Settings) -> Keyring {
-    Keyring::new(gate.devices.iter().filter_map(|device| {
-        let psk = device.psk.as_ref()?;
-        Some((psk.identity.clone(), psk.key.to_vec()))
-    }))
-}
-
 fn make_folder(path: &Path, mode: u32) -> Result<(), String> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(path)
         .map_err(|e| format!("{}: cannot be made: {e}; [paths] moves it", path.display()))
-}
-
-/// Bytes nobody can guess.
-///
-/// # Errors
-/// One sentence.
-pub fn random<const N: usize>() -> Result<[u8; N], String> {
-    use aws_lc_rs::rand::SecureRandom;
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| "the system gives no random numbers".to_owned())?;
-    Ok(bytes)
 }
 
 fn listen_for(kind: SignalKind) -> Result<Signal, String> {

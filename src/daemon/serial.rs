@@ -12,16 +12,20 @@ use tokio::sync::Notify as Wake;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::clock::SystemClock;
-use super::hub::{Hub, Said};
-use super::run::Shared;
+use super::hub::Hub;
+use super::learned::Keeper;
+use super::line_kind::LineKind;
+use super::round::Shared;
 use crate::clock::WallClock;
 use crate::control::snapshot;
 use crate::control::trace::{Trace, Traced};
 use crate::gate::stage::Received;
 use crate::message::Name;
 use crate::proto::address::SerialTicket;
+use crate::proto::serial::framing::Bad;
 use crate::proto::serial::modbus;
 use crate::proto::serial::modbus::bus::State;
+use crate::proto::serial::modbus::learn::Notebook;
 use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
 use crate::southbound::serial::intake;
@@ -47,6 +51,9 @@ pub struct Ports {
     next: Cell<u32>,
     /// What the moments at which units are asked are drawn from.
     random: RefCell<SplitMix64>,
+    /// What units taught, as far as their bus is not there to ask.
+    notebook: RefCell<Notebook>,
+    keeper: RefCell<Keeper>,
 }
 
 struct Entry {
@@ -66,8 +73,8 @@ struct Entry {
 pub struct Standing {
     /// Whether its port is open.
     pub open: bool,
-    /// Whether it answers; `None` for one that is not asked, or not asked yet.
-    pub answers: Option<bool>,
+    /// `up`, `degraded` or `down`; `None` for one that is not asked, or gave no value yet.
+    pub unit: Option<&'static str>,
     /// Why it is not there.
     pub reason: Option<String>,
 }
@@ -75,7 +82,7 @@ pub struct Standing {
 impl Standing {
     /// Whether it can be there at all, whenever it spoke last.
     pub fn is_there(&self) -> bool {
-        self.open && self.answers != Some(false)
+        self.open && self.unit.is_none_or(|unit| unit == "up")
     }
 }
 
@@ -90,12 +97,13 @@ impl Drop for Entry {
 impl Ports {
     /// Starts all of them.
     pub fn start(
-        settings: &Settings,
+        settings: &crate::config::Settings,
         shared: &Rc<Shared>,
         clock: &Arc<SystemClock>,
         trace: &Trace,
         seed: u64,
     ) -> Rc<Ports> {
+        let (keeper, notebook) = Keeper::open(&settings.paths.state_dir);
         let ports = Rc::new_cyclic(|own| Ports {
             own: own.clone(),
             shared: shared.clone(),
@@ -104,8 +112,10 @@ impl Ports {
             entries: RefCell::default(),
             next: Cell::new(0),
             random: RefCell::new(SplitMix64::new(seed)),
+            notebook: RefCell::new(notebook),
+            keeper: RefCell::new(keeper),
         });
-        ports.replace(settings);
+        ports.replace(&settings.serial);
         ports
     }
 
@@ -113,6 +123,7 @@ impl Ports {
     /// anew and keeps what it had not stored yet.
     pub fn replace(&self, settings: &Settings) {
         let now = Instant::now();
+        *self.notebook.borrow_mut() = self.notes();
         let mut entries = self.entries.borrow_mut();
         let mut before = std::mem::take(&mut *entries);
         for port in settings {
@@ -125,6 +136,7 @@ impl Ports {
             self.next.set(number.wrapping_add(1));
             let port = Arc::new(port.clone());
             let mut core = Port::new(port.clone(), number, now, self.random.borrow_mut().next_u64());
+            core.recall(now, &self.notebook.borrow());
             if let Some(old) = &old {
                 core.adopt(&mut old.core.borrow_mut(), now);
                 self.end(&port.name, old);
@@ -162,8 +174,28 @@ impl Ports {
         self.shared.hub.borrow_mut().disconnect_serial(entry.number);
     }
 
+    /// What all units taught that are configured, or were.
+    fn notes(&self) -> Notebook {
+        let mut notebook = self.notebook.borrow().clone();
+        for entry in self.entries.borrow().values() {
+            for (id, learned) in entry.core.borrow().learned() {
+                match learned.is_empty() {
+                    true => drop(notebook.units.remove(id.as_str())),
+                    false => drop(notebook.units.insert(id.to_string(), learned)),
+                }
+            }
+        }
+        notebook
+    }
+
+    /// Once a second: keeps what units taught.
+    pub fn care(&self, now: Instant) {
+        self.keeper.borrow_mut().care(now, || self.notes());
+    }
+
     /// Ends all tasks; what is in memory and not on its way to disk is lost and named.
     pub fn stop(&self) {
+        self.keeper.borrow_mut().close(&self.notes());
         self.replace(&Vec::new());
     }
 
@@ -243,13 +275,14 @@ impl Ports {
                 bytes: counters.framing.bytes,
                 frames: counters.framing.good,
                 bad_frames: counters.framing.bad,
+                bad_reasons: reasons(&counters.framing),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 readings: counters.readings,
                 refused: counters.refused,
                 waiting: core.pending().0 as u64,
                 lost_readings: counters.lost,
-                units: core.units().map(|unit| (unit.id.to_string(), shown(&unit))).collect(),
+                units: core.units().map(|unit| (unit.id.to_string(), shown(&core, &unit))).collect(),
             };
             (name.to_string(), port)
         });
@@ -270,13 +303,30 @@ impl Ports {
     }
 }
 
-fn shown(unit: &UnitView<'_>) -> snapshot::SerialUnit {
+/// Dropped frames by reason, as far as there are any.
+fn reasons(counters: &crate::proto::serial::framing::Counters) -> BTreeMap<String, u64> {
+    let all = [
+        (Bad::TooLong, counters.too_long),
+        (Bad::Checksum, counters.checksum),
+        (Bad::Malformed, counters.malformed),
+        (Bad::Incomplete, counters.incomplete),
+    ];
+    all.into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(why, count)| (why.as_str().to_owned(), count))
+        .collect()
+}
+
+fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
     let bus = unit.bus;
+    let learned = core.learned().find(|(id, _)| **id == *unit.id).map(|(_, learned)| learned);
+    let learned = learned.unwrap_or_default();
     snapshot::SerialUnit {
         address: unit.address,
         state: match unit.state {
             State::Unknown => "unknown",
             State::Up => "up",
+            State::Degraded => "degraded",
             State::Down => "down",
         }
         .to_owned(),
@@ -286,6 +336,10 @@ fn shown(unit: &UnitView<'_>) -> snapshot::SerialUnit {
         silent: bus.silent,
         damaged: bus.damaged,
         late: bus.late,
+        misfits: bus.misfits,
+        left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why.to_string())).collect(),
+        learned_pause_ms: learned.pause_ms,
+        learned_max_registers: learned.width,
         polls: bus.polls,
         skipped: bus.skipped,
         readings: unit.readings,
@@ -295,20 +349,35 @@ fn shown(unit: &UnitView<'_>) -> snapshot::SerialUnit {
     }
 }
 
+/// Why none of a unit's values arrives although it answers.
+fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
+    let mut text = "it answers, but none of its values can be read".to_owned();
+    let left_out: Vec<String> =
+        core.left_out(unit.index).take(3).map(|(name, why)| format!("{name}: {why}")).collect();
+    if !left_out.is_empty() {
+        text.push_str(&format!(" ({})", left_out.join("; ")));
+    } else if unit.bus.late > 0 {
+        text.push_str("; its answers come after the timeout");
+    } else if unit.bus.misfits > 0 {
+        text.push_str("; its answers have another length than is asked for");
+    }
+    text
+}
+
 impl Entry {
     /// How the device stands, if it is behind this port.
     fn standing(&self, device: &str) -> Option<Standing> {
         let core = self.core.borrow();
         core.settings().devices().find(|own| own.as_str() == device)?;
-        let state = core.units().find(|unit| unit.id.as_str() == device).map(|unit| unit.state);
-        let answers = match state {
-            None | Some(State::Unknown) => None,
-            Some(State::Up) => Some(true),
-            Some(State::Down) => Some(false),
+        let view = core.units().find(|unit| unit.id.as_str() == device);
+        let (unit, fault) = match view.map(|view| (view.state, view)) {
+            None | Some((State::Unknown, _)) => (None, None),
+            Some((State::Up, _)) => (Some("up"), None),
+            Some((State::Degraded, view)) => (Some("degraded"), Some(why_degraded(&core, &view))),
+            Some((State::Down, _)) => (Some("down"), Some("it does not answer".to_owned())),
         };
-        let reason = core.link().reason().map(str::to_owned);
-        let reason = reason.or_else(|| (answers == Some(false)).then(|| "it does not answer".to_owned()));
-        Some(Standing { open: core.link().is_open(), answers, reason })
+        let reason = core.link().reason().map(str::to_owned).or(fault);
+        Some(Standing { open: core.link().is_open(), unit, reason })
     }
 
     fn stop(&self) {
@@ -368,8 +437,15 @@ impl Taker for PortTaker<'_> {
     fn unreadable(&mut self, why: Unreadable) {
         let name = self.name;
         self.alive(name.as_str());
-        if self.hub.may_say(Said::Unreadable) {
+        if self.hub.may_say(LineKind::Unreadable) {
             log::info!(device = name.as_str(), reason:% = why; "frame without a reading");
+        }
+    }
+
+    fn dropped(&mut self, why: Bad, bytes: &[u8]) {
+        if self.hub.may_say(LineKind::Unreadable) {
+            let first = crate::config::scalar::format_hex(bytes);
+            log::info!(device = self.name.as_str(), reason = why.as_str(), first = first.as_str(); "frame dropped");
         }
     }
 

@@ -1,28 +1,28 @@
-//! Which certificates are whose: the name a device's certificate has, and the pattern that a
-//! fleet's have in common.
+//! Which certificate belongs to which device: the name in a device's certificate, and the pattern
+//! that the certificates of a fleet match.
 //!
-//! | names | where in the certificate | compared |
+//! | kind of name | where in the certificate | how it is compared |
 //! |---|---|---|
 //! | [`NameKind::Uri`] | URIs of the subject alternative name | byte by byte |
-//! | [`NameKind::Dns`] | DNS names of the subject alternative name | without regard to case; a wildcard is nobody's name |
+//! | [`NameKind::Dns`] | DNS names of the subject alternative name | case-insensitively; a wildcard matches no device |
 //! | [`NameKind::CommonName`] | the subject's common name, if there is exactly one | byte by byte |
 //!
-//! What is compared never has a control character, and what a fleet's `{id}` stands for is a
-//! [`Name`]: no NUL and no separator hides in either.
+//! A compared name has no control character, and the part that a fleet's `{id}` matches is a
+//! [`Name`], so neither can contain a NUL or a separator.
 
 use std::fmt;
 
 use crate::message::Name;
 use crate::proto::dtls::server::{CertificateIdentity, DistinguishedName};
 
-/// Most names of one certificate that are looked at: one with more is no device's.
+/// Most names a certificate may have; one with more identifies no device.
 pub const NAMES_MAX: usize = 32;
 /// Longest name compared, in bytes.
 pub const NAME_MAX: usize = 1_024;
-/// What stands for the device's id in a fleet's pattern.
+/// The placeholder for the device's id in a fleet's pattern.
 pub const PLACE: &str = "{id}";
 
-/// Which of a certificate's names.
+/// A kind of name in a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NameKind {
     /// `certificate-uri`
@@ -34,10 +34,10 @@ pub enum NameKind {
 }
 
 impl NameKind {
-    /// All of them.
+    /// All kinds, in the order in which names are collected.
     pub const ALL: [NameKind; 3] = [NameKind::Uri, NameKind::Dns, NameKind::CommonName];
 
-    /// The key of the configuration.
+    /// The configuration key that sets such a name.
     pub fn key(self) -> &'static str {
         match self {
             NameKind::Uri => "certificate-uri",
@@ -46,13 +46,13 @@ impl NameKind {
         }
     }
 
-    /// As it is compared.
+    /// The form in which names of this kind are compared.
     fn fold(self, text: &str) -> Box<str> {
         if self == NameKind::Dns { text.to_ascii_lowercase().into() } else { text.into() }
     }
 }
 
-/// The certificate a device proves itself with.
+/// The certificate that identifies a device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CertificateName {
     pub(super) kind: NameKind,
@@ -60,12 +60,12 @@ pub struct CertificateName {
     pub(super) issuer: Option<DistinguishedName>,
 }
 
-/// Why a text cannot be the name of a certificate, or a pattern of such.
+/// Why a text is not a certificate name or a pattern of certificate names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateNameError {
     /// Empty, longer than 1,024 bytes, or with a control character.
     Text,
-    /// No DNS name; a wildcard is none either.
+    /// Not a DNS name, or a wildcard name.
     Dns,
     /// Not exactly one `{id}`.
     Place,
@@ -74,9 +74,11 @@ pub enum CertificateNameError {
 impl fmt::Display for CertificateNameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            CertificateNameError::Text => "this is no text of 1 to 1,024 bytes without control characters",
-            CertificateNameError::Dns => "this is no DNS name; a wildcard is none either",
-            CertificateNameError::Place => "a fleet's name has {id} in it exactly once",
+            CertificateNameError::Text => {
+                "a certificate name is 1 to 1,024 bytes of text without control characters"
+            }
+            CertificateNameError::Dns => "this is not a DNS name; a wildcard name is not allowed",
+            CertificateNameError::Place => "a fleet's certificate name needs {id} exactly once",
         })
     }
 }
@@ -84,7 +86,7 @@ impl fmt::Display for CertificateNameError {
 impl std::error::Error for CertificateNameError {}
 
 impl CertificateName {
-    /// The certificate with that name, of any issuer or of this one.
+    /// The certificate with this name, from `issuer` if it is given, else from any issuer.
     ///
     /// # Errors
     /// [`CertificateNameError`]
@@ -97,22 +99,22 @@ impl CertificateName {
         Ok(CertificateName { kind, name: kind.fold(name), issuer })
     }
 
-    /// Which of the certificate's names.
+    /// The kind of the name.
     pub fn kind(&self) -> NameKind {
         self.kind
     }
 
-    /// The name, as it is compared.
+    /// The name, in the form in which it is compared.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Who must have issued it.
+    /// The issuer that the certificate must have; `None` = any.
     pub fn issuer(&self) -> Option<&DistinguishedName> {
         self.issuer.as_ref()
     }
 
-    /// Whether one certificate could be meant by both.
+    /// Whether one certificate could match both.
     pub fn overlaps(&self, other: &CertificateName) -> bool {
         self.kind == other.kind && self.name == other.name && both(&self.issuer, &other.issuer)
     }
@@ -138,7 +140,7 @@ pub struct CertificatePattern {
 }
 
 impl CertificatePattern {
-    /// From a text with one `{id}`. In a DNS name that is one label or a part of one.
+    /// Parses a text with one `{id}`. In a DNS name, `{id}` is one label or a part of one.
     ///
     /// # Errors
     /// [`CertificateNameError`]
@@ -155,7 +157,7 @@ impl CertificatePattern {
         Ok(CertificatePattern { kind, before: kind.fold(before), after: kind.fold(after), issuer })
     }
 
-    /// Which of the certificate's names.
+    /// The kind of the name.
     pub fn kind(&self) -> NameKind {
         self.kind
     }
@@ -165,14 +167,14 @@ impl CertificatePattern {
         format!("{}{id}{}", self.before, self.after)
     }
 
-    /// The part that stands for `{id}`, if an id looks like the beginning of a whole name instead:
-    /// `7` for `door-7` and `door-{id}.example`.
+    /// The part that `{id}` should match, if an id looks like the beginning of a whole name: `7`
+    /// for the id `door-7` and the pattern `door-{id}.example`.
     pub fn part_of(&self, id: &str) -> Option<Name> {
         let before = (!self.before.is_empty()).then_some(&*self.before)?;
         Name::parse(id.strip_prefix(before)?).ok()
     }
 
-    /// The id that a name leads to.
+    /// The id that `{id}` matches in `name`.
     pub(super) fn id(&self, name: &str) -> Option<Name> {
         let id = name.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
         if self.kind == NameKind::Dns && id.contains('.') {
@@ -181,7 +183,7 @@ impl CertificatePattern {
         Name::parse(id).ok()
     }
 
-    /// Whether one name of one certificate could fit both.
+    /// Whether one name could match both patterns.
     pub fn overlaps(&self, other: &CertificatePattern) -> bool {
         let one = |a: &str, b: &str| a.starts_with(b) || b.starts_with(a);
         let end = |a: &str, b: &str| a.ends_with(b) || b.ends_with(a);
@@ -202,7 +204,7 @@ impl fmt::Display for CertificatePattern {
     }
 }
 
-/// `shown` is what stands there, `name` what could be in a certificate.
+/// `shown` is the configured text; `name` is a name that a certificate could have.
 fn check(kind: NameKind, shown: &str, name: &str) -> Result<(), CertificateNameError> {
     if shown.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
         return Err(CertificateNameError::Text);
@@ -217,7 +219,7 @@ fn check(kind: NameKind, shown: &str, name: &str) -> Result<(), CertificateNameE
     Ok(())
 }
 
-/// Whether an issuer could satisfy both.
+/// Whether one issuer could satisfy both conditions.
 fn both(one: &Option<DistinguishedName>, other: &Option<DistinguishedName>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => one.agrees(other),
@@ -225,8 +227,8 @@ fn both(one: &Option<DistinguishedName>, other: &Option<DistinguishedName>) -> b
     }
 }
 
-/// A verified certificate's names, as they are compared, in the order of [`NameKind::ALL`]. `None`
-/// for more than [`NAMES_MAX`].
+/// The names of a verified certificate in the form in which they are compared, in the order of
+/// [`NameKind::ALL`]. `None` if there are more than [`NAMES_MAX`].
 pub(super) fn names(certificate: &CertificateIdentity) -> Option<Vec<(NameKind, Box<str>)>> {
     let uris = certificate.uris().map(|name| (NameKind::Uri, name));
     let dns = certificate.dns_names().map(|name| (NameKind::Dns, name));

@@ -1,6 +1,6 @@
-//! Why a reading would pass or not, for `tombolo acl explain DEVICE METHOD PATH`.
+//! Explains whether a reading would pass and why, for `tombolo acl explain DEVICE METHOD PATH`.
 //!
-//! It asks the same rules in the same order as a reading does; the tests hold the two together.
+//! It applies the same rules in the same order as [`Gate::admit`]; tests compare the two.
 
 use std::time::Instant;
 
@@ -17,55 +17,55 @@ use crate::message::{Envelope, Method, Path};
 /// command's contract.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// As asked.
+    /// The device id from the question.
     pub device: String,
-    /// As asked.
+    /// The method from the question.
     pub method: &'static str,
-    /// As asked, a leading `/` dropped.
+    /// The path from the question, without a leading `/`.
     pub path: String,
-    /// Whether the rules let it pass. The quota has no part in this.
+    /// Whether the rules allow it. The quota is not considered.
     pub allowed: bool,
-    /// If not: the kind of refusal, as in the counters; `bad_path` for what is no path.
+    /// If refused: the kind of refusal, as in the counters; `bad_path` if the path is invalid.
     pub reason: Option<&'static str>,
-    /// One sentence.
+    /// The reason in one sentence.
     pub why: String,
     /// The device's role.
     pub role: Option<String>,
     /// The rule that decided.
     pub rule: Option<String>,
-    /// All rules that match, the one that decided first, then by specificity.
+    /// All rules that match: first the one that decided, then by specificity.
     pub matched: Vec<MatchedRule>,
-    /// What would be published, if it passes.
+    /// How it would be published, if it passes.
     pub publish: Option<Publish>,
-    /// Largest payloads in bytes.
+    /// Largest payloads of the role, in bytes.
     pub max_payload: Option<MaxPayload>,
-    /// What is left now.
+    /// What is left of the device's quota now.
     pub quota: Option<QuotaState>,
 }
 
 /// A rule whose pattern matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MatchedRule {
-    /// Its name.
+    /// The rule's name.
     pub rule: String,
-    /// Its pattern.
+    /// The rule's path pattern.
     pub path: String,
-    /// Whether it denies.
+    /// Whether the rule denies.
     pub deny: bool,
 }
 
 /// How a reading would be published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Publish {
-    /// Where.
+    /// The topic.
     pub topic: String,
-    /// 0 or 1.
+    /// The QoS, 0 or 1.
     pub qos: u8,
-    /// With the retain flag.
+    /// Whether the retain flag is set.
     pub retain: bool,
-    /// `high` or `normal`.
+    /// The lane, `high` or `normal`.
     pub lane: &'static str,
-    /// Seconds.
+    /// Seconds after which it expires; `None` = never.
     pub expires: Option<u32>,
     /// `json`, if it is wrapped.
     pub envelope: Option<&'static str>,
@@ -80,7 +80,7 @@ pub struct MaxPayload {
     pub blockwise: u32,
 }
 
-/// A device's quota as it stands.
+/// What is left of a device's quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct QuotaState {
     /// Messages that could pass now.
@@ -100,7 +100,7 @@ impl From<Limits> for MaxPayload {
 }
 
 impl Gate {
-    /// What would become of `method` with an empty payload at `path`, said by `device`, and why.
+    /// What the gate would do with `method` and an empty payload at `path` from `device`, and why.
     pub fn explain(&self, now: Instant, device: &str, method: Method, path: &str) -> Explanation {
         let path = path.strip_prefix('/').unwrap_or(path);
         let mut explanation = Explanation {
@@ -117,7 +117,7 @@ impl Gate {
             max_payload: None,
             quota: None,
         };
-        let entry = self.registry.by_id(device).and_then(|index| self.registry.entry(index));
+        let entry = self.devices.by_id(device).and_then(|index| self.devices.entry(index));
         let role = entry.and_then(|entry| self.plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else {
             return refused(explanation, &Refusal::UnknownDevice);
@@ -162,7 +162,10 @@ impl Gate {
         explanation.allowed = true;
         explanation.why = match explanation.matched.len() {
             0 | 1 => format!("rule {} is the only one that matches", rule.name),
-            _ => format!("rule {} is the most specific of those that match, and none denies", rule.name),
+            _ => format!(
+                "rule {} is the most specific rule that matches, and no rule that matches denies",
+                rule.name
+            ),
         };
         explanation.publish = Some(Publish {
             topic,
@@ -186,7 +189,9 @@ fn refused(mut explanation: Explanation, refusal: &Refusal) -> Explanation {
     explanation.reason = Some(refusal.reason().as_str());
     explanation.why = match refusal.reason() {
         Reason::NoRule => match &explanation.role {
-            Some(role) => format!("role {role} has no rule that matches, and what no rule allows is refused"),
+            Some(role) => {
+                format!("no rule of role {role} matches, and a path that no rule allows is refused")
+            }
             None => refusal.to_string(),
         },
         _ => refusal.to_string(),
@@ -194,7 +199,7 @@ fn refused(mut explanation: Explanation, refusal: &Refusal) -> Explanation {
     explanation
 }
 
-/// All rules that match: those that deny first, each kind by specificity.
+/// All rules that match: first those that deny, then the others, each by specificity.
 fn matched(role: &Role, path: Path<'_>) -> Vec<MatchedRule> {
     if path.is_reserved() {
         return Vec::new();

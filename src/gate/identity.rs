@@ -1,8 +1,9 @@
-//! Who a sender is: from what its transport proved, never from what it says.
+//! The devices, and the step that identifies the sender of a reading from what its transport
+//! authenticated, not from its payload.
 //!
-//! Every device has a slot, found by its id, or by what it proves ([`proof`](super::proof)). A
-//! [`DeviceIndex`] names the slot and its generation; the generation moves on when the device is
-//! removed or proves itself another way, so an index kept by a session of before is noticed.
+//! Every device has a slot, found by its id or by its credentials ([`proof`](super::proof)). A
+//! [`DeviceIndex`] is a slot and its generation. The generation is incremented when the device is
+//! removed or its credentials change, so an index that an older session holds is detected as stale.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,10 +19,10 @@ use crate::slots::{Key, Slots};
 
 /// All devices.
 #[derive(Debug, Default)]
-pub(super) struct Registry {
+pub(super) struct Devices {
     slots: Slots<Entry>,
     by_id: HashMap<Name, u32>,
-    /// Devices of each fleet that has any.
+    /// The number of devices of each fleet that has any.
     fleet_sizes: HashMap<Name, usize>,
 }
 
@@ -31,13 +32,13 @@ pub(super) struct Entry {
     pub(super) id: Name,
     pub(super) label: Option<String>,
     pub(super) proof: Proof,
-    /// Its role's place in the plan.
+    /// The index of its role in the plan.
     pub(super) role: u32,
     pub(super) offline_after: Duration,
     pub(super) state: State,
 }
 
-/// What the gate keeps of a device while it runs.
+/// The runtime state of a device.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) bucket: Bucket,
@@ -48,7 +49,7 @@ pub(super) struct State {
 }
 
 impl Entry {
-    /// A device of a fleet, at first sight.
+    /// A device of a fleet, created when its certificate is first seen.
     pub(super) fn of_fleet(
         fleet: &Arc<settings::Fleet>,
         id: Name,
@@ -62,7 +63,7 @@ impl Entry {
         Entry { id, label: fleet.label.clone(), proof, role, offline_after, state }
     }
 
-    /// The fleet it is of.
+    /// The fleet it belongs to, if any.
     pub(super) fn fleet(&self) -> Option<&Name> {
         self.proof.fleet.as_ref().map(|fleet| &fleet.name)
     }
@@ -80,22 +81,22 @@ impl State {
     }
 }
 
-/// A device whose sessions must end.
+/// A device whose sessions must be closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gone {
-    /// The index it had; stale now.
+    /// The index it had, which is stale now.
     pub device: DeviceIndex,
     /// Its id.
     pub id: Name,
 }
 
-impl Registry {
+impl Devices {
     /// The entry of a device that is still the one meant.
     pub(super) fn entry(&self, device: DeviceIndex) -> Option<&Entry> {
         self.slots.get(device.key())
     }
 
-    /// The same, to change.
+    /// As `entry`, mutable.
     pub(super) fn entry_mut(&mut self, device: DeviceIndex) -> Option<&mut Entry> {
         self.slots.get_mut(device.key())
     }
@@ -125,9 +126,9 @@ impl Registry {
         self.slots.iter_mut().map(|(key, entry)| (key.index, entry))
     }
 
-    /// Takes a device in, or its new settings if its id is known. `bucket` is what it starts with;
-    /// for a known one `keeps_bucket(old role)` says whether it goes on with the one it has.
-    /// Returns its slot and, if it proves itself another way now, what it was before.
+    /// Adds a device, or replaces the settings of the device with the same id. `bucket` is its
+    /// initial quota; a known device keeps its bucket if `keeps_bucket(old role)` is true. Returns
+    /// the slot and, if its credentials changed, its previous index.
     pub(super) fn put(
         &mut self,
         mut device: settings::Device,
@@ -159,14 +160,14 @@ impl Registry {
         (self.insert(entry), None)
     }
 
-    /// Makes room for so many devices at once, and no more: a vector that grows by itself may be
-    /// nearly twice as long.
+    /// Reserves exactly `devices` slots: a vector that grows on demand may take nearly twice the
+    /// memory.
     pub(super) fn reserve(&mut self, devices: usize) {
         self.by_id.reserve(devices.saturating_sub(self.slots.len()));
         self.slots.reserve(devices);
     }
 
-    /// Takes in a device whose id is new.
+    /// Adds a device whose id is new.
     pub(super) fn insert(&mut self, entry: Entry) -> u32 {
         if let Some(fleet) = entry.fleet() {
             *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
@@ -177,12 +178,23 @@ impl Registry {
         slot
     }
 
+    /// The slots of devices of fleets, those seen last first.
+    pub(super) fn of_fleets(&self) -> Vec<u32> {
+        let mut slots: Vec<_> = self
+            .iter()
+            .filter(|(_, entry)| entry.fleet().is_some())
+            .map(|(device, entry)| (entry.state.presence.last_seen(), device.slot() as u32))
+            .collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        slots.into_iter().map(|(_, slot)| slot).collect()
+    }
+
     /// How many devices a fleet has.
     pub(super) fn fleet_size(&self, fleet: &Name) -> usize {
         self.fleet_sizes.get(fleet).copied().unwrap_or_default()
     }
 
-    /// Removes all devices whose slot is not `kept`, and says which they were.
+    /// Removes all devices for whose slot `kept` is false, and returns them.
     pub(super) fn retain(&mut self, kept: impl Fn(u32) -> bool) -> Vec<Gone> {
         let keys: Vec<Key> = self.slots.iter().map(|(key, _)| key).filter(|key| !kept(key.index)).collect();
         let mut removed = Vec::new();
@@ -195,17 +207,17 @@ impl Registry {
         removed
     }
 
-    /// Who has what, found anew; and how many devices each fleet has.
+    /// Rebuilds the index of credentials and the number of devices of each fleet.
     pub(super) fn proofs(&mut self, withheld: &Withheld) -> Proofs {
         self.fleet_sizes.clear();
         for fleet in self.slots.iter().filter_map(|(_, entry)| entry.fleet()) {
             *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
         }
-        Proofs::new(self.slots.iter().map(|(key, entry)| (key.index, entry)), withheld)
+        Proofs::new(self.slots.iter().map(|(key, entry)| (key.index, &entry.proof)), withheld)
     }
 }
 
-/// The first step: *these bytes are from this device*.
+/// The first stage: the sender of the reading is `device`.
 pub(super) fn identify<'a>(device: DeviceIndex, id: &'a Name, received: Received<'a>) -> Identified<'a> {
     Identified::new(device, id, received)
 }

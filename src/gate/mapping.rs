@@ -1,18 +1,20 @@
-//! From a path to a topic: a rule's template with all that is known beforehand filled in, and the
-//! guard over what a device may make of the rest.
+//! Maps a path to a topic. A rule's template is compiled with all constant parts filled in, and the
+//! result is checked so that a device cannot reach topics of another owner.
 //!
-//! A **space** is a stretch of topics in which the level behind its head says whose they are:
+//! A **space** is a set of topics with a common head; the level after the head is the id of the
+//! owner:
 //!
-//! | space | head, by default | whose |
+//! | space | default head | owner |
 //! |---|---|---|
-//! | devices | `{prefix}/` | the device of that id; `gateway` is the gateway's own |
-//! | readings | what stands before `{device}` in `[topics] reading` | the device of that id |
-//! | gateways | what stands before the gateway's id in `prefix`: `tombolo/` | the gateway of that id |
+//! | devices | `{prefix}/` | the device with that id; `gateway` is the gateway itself |
+//! | readings | the text before `{device}` in `[topics] reading` | the device with that id |
+//! | gateways | the text before the gateway's id in `prefix`: `tombolo/` | the gateway with that id |
 //!
-//! A topic in a space must be in its owner's part. What the owner of the configuration wrote out is
-//! judged when the rule is built; a level there that is no device's id is his to use, and no device
-//! may then have that id. Only where a device's own words decide is there anything left to ask for
-//! each reading: such a rule carries the spaces it may reach, and [`Spaces::holds`] looks.
+//! A topic in a space must belong to the device that sent the reading. Literal text in a template
+//! is checked when the rule is built: a literal level in the place of an id is allowed if no device
+//! has that id, and no device may then take it. A rule whose owner level depends on the path of a
+//! reading is checked for each reading: it lists the spaces it may reach, and [`Spaces::holds`]
+//! checks the topic.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,8 +27,7 @@ use super::stage::{Authorized, Mapped, Refusal, TopicFault};
 use super::template::{Part, Template};
 use crate::message::{Content, Envelope, Method, Name, RESERVED_DEVICE, TOPIC_MAX, is_topic_character};
 
-/// Every stretch of topics that belongs to somebody, and the single topics that are the gateway's
-/// own.
+/// All spaces, and the topics that the gateway itself uses.
 #[derive(Debug)]
 pub(super) struct Spaces {
     gateway: Name,
@@ -68,7 +69,8 @@ impl Spaces {
         Spaces { gateway: settings.gateway.clone(), spaces, own: settings.own.clone() }
     }
 
-    /// Whether `topic` is in nobody else's part of the spaces numbered in `reachable`.
+    /// Whether `topic` is, in each of the spaces numbered in `reachable`, outside the space or
+    /// owned by `device`.
     fn holds(&self, reachable: &[u32], topic: &str, device: &str) -> bool {
         reachable.iter().filter_map(|number| self.spaces.get(*number as usize)).all(|space| {
             let Some(tail) = topic.strip_prefix(space.head.as_str()) else { return true };
@@ -82,8 +84,8 @@ impl Spaces {
     }
 }
 
-/// What stands before `{device}` in the template of readings, if that is a level of its own and all
-/// before it is known.
+/// The text before `{device}` in the reading template, if `{device}` is a whole level and all text
+/// before it is constant.
 fn head_of(reading: &Template, settings: &Settings, role: &Name) -> Option<String> {
     let mut head = String::new();
     let mut parts = reading.parts().iter();
@@ -112,7 +114,7 @@ fn known<'a>(template: &'a Template, part: Part, settings: &'a Settings, role: &
     }
 }
 
-/// Whether a prefix can begin topics.
+/// Whether `prefix` is valid as the beginning of a topic.
 pub(super) fn is_prefix(prefix: &str) -> bool {
     !prefix.starts_with('$')
         && prefix.len() <= TOPIC_MAX
@@ -122,32 +124,33 @@ pub(super) fn is_prefix(prefix: &str) -> bool {
 /// A template as one rule uses it.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// All literal text, one stretch after the other.
+    /// All literal text, concatenated.
     text: Box<str>,
     pieces: Box<[Piece]>,
-    /// The numbers of the spaces that a device's words might lead into.
+    /// The numbers of the spaces that the path of a reading can lead into.
     reachable: Box<[u32]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
-    /// From byte to byte of the text.
+    /// Literal text: start and end in `text`.
     Text(u16, u16),
     Device,
     Path,
     /// One segment of the path, counted from 0.
     Segment(u8),
-    /// All segments from this one on; without any, the level goes with the `/` before it.
+    /// All segments from this one on; if there are none, the level and the `/` before it are
+    /// omitted.
     Rest(u8),
 }
 
 impl Mapping {
-    /// `pattern` captures all that `template` names ([`Template::check_captures`]).
+    /// `pattern` must have all captures that `template` names ([`Template::check_captures`]).
     ///
-    /// `taken` gets the levels written out where the id of a device would stand.
+    /// Literal levels in the place of a device's id are added to `taken`.
     ///
     /// # Errors
-    /// [`MappingError`]: no topic it makes, or only a wrong one, could be allowed.
+    /// [`MappingError`]: the template makes no topic that is allowed.
     pub(super) fn new(
         template: &Template,
         pattern: &Pattern,
@@ -197,8 +200,8 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// The topic of the gateway's own that this could make of some path of `pattern`, whatever the
-    /// device.
+    /// The first own topic of the gateway that this mapping could produce for some path of
+    /// `pattern` and any device.
     pub(super) fn meets<'s>(&self, pattern: &Pattern, spaces: &'s Spaces) -> Option<&'s OwnTopic> {
         let mut shape = Shape::default();
         for piece in &self.pieces {
@@ -217,7 +220,7 @@ impl Mapping {
         &self.text[usize::from(start)..usize::from(end)]
     }
 
-    /// Whether the words of a device might make a topic in somebody else's part of `space`.
+    /// Whether the path of a reading could lead to another owner's topics in `space`.
     fn may_leave(&self, space: &Space, taken: &mut BTreeSet<String>) -> Result<bool, MappingError> {
         let head = space.head.as_str();
         let leading = match self.pieces.first() {
@@ -225,10 +228,11 @@ impl Mapping {
             _ => "",
         };
         let Some(behind) = leading.strip_prefix(head) else {
-            // Either it goes another way, or what comes next may lead there.
+            // The literal text either differs from the head, or is a prefix of it, so the next
+            // piece may complete it.
             return Ok(head.starts_with(leading) && self.pieces.len() > 1);
         };
-        // The level that says whose it is: literal text, then what else stands before the next '/'.
+        // The owner level: literal text, then the remaining pieces before the next '/'.
         let mut literal = String::new();
         let (mut devices, mut chosen, mut ended) = (0, false, false);
         for (number, piece) in self.pieces.iter().enumerate() {
@@ -248,7 +252,7 @@ impl Mapping {
             }
         }
         match (space.owner, devices, chosen) {
-            // What the configuration decides alone is no device's doing.
+            // If the level is constant, no device can influence it.
             (Owner::Gateway, _, chosen) => Ok(chosen),
             (Owner::Device, 1, false) if literal.is_empty() => Ok(false),
             (Owner::Device, 0, true) => Ok(true),
@@ -257,16 +261,16 @@ impl Mapping {
                 taken.insert(literal);
                 Ok(false)
             }
-            // `x{device}` is not its id, but may be that of another.
+            // `x{device}` is not the device's own id, but may be another device's id.
             (Owner::Device, _, _) => Err(MappingError::DeviceLevel),
         }
     }
 
-    /// Writes the topic of `segments` for `device` into `topic`, which is cleared first and never
-    /// grows beyond [`TOPIC_MAX`].
+    /// Writes the topic for `segments` and `device` into `topic`, which is cleared first and never
+    /// grows beyond [`TOPIC_MAX`] bytes.
     ///
     /// # Errors
-    /// [`TopicFault`]; `topic` then holds anything.
+    /// [`TopicFault`]; the contents of `topic` are then unspecified.
     pub(super) fn expand(
         &self,
         spaces: &Spaces,
@@ -297,7 +301,7 @@ impl Mapping {
         if !self.reachable.is_empty() && !spaces.holds(&self.reachable, topic, device) {
             return Err(TopicFault::ForeignSpace);
         }
-        // No rule that could make one is built; what this looks at costs little.
+        // Defence in depth: building a rule already excludes these topics, and this check is cheap.
         if spaces.own.iter().any(|own| own.matches(topic)) {
             return Err(TopicFault::Own);
         }
@@ -305,7 +309,7 @@ impl Mapping {
     }
 }
 
-/// The third step: *this is where it goes*.
+/// The third stage: the reading gets its topic.
 pub(super) fn map<'a>(
     authorized: Authorized<'a>,
     spaces: &Spaces,
@@ -316,8 +320,8 @@ pub(super) fn map<'a>(
     let device = identified.device().as_str();
     let Some(action) = &rule.action else { return Err(Refusal::NoRule) };
     action.mapping.expand(spaces, device, authorized.segments(), topic).map_err(Refusal::Topic)?;
-    // An empty retained message deletes what is retained (MQTT 5.0 §3.3.1.3): that is for DELETE,
-    // or for a rule that allows it. A wrapped payload is never empty.
+    // An empty retained message deletes the retained message (MQTT 5.0 §3.3.1.3), so it needs
+    // DELETE or a rule that allows `delete`. A wrapped payload is never empty.
     let deletes = received.method == Method::Delete;
     let envelope = if deletes { Envelope::None } else { action.envelope };
     let clears = received.payload.is_empty() && envelope == Envelope::None;
@@ -336,14 +340,14 @@ pub(super) fn map<'a>(
     Ok(Mapped::new(&authorized, &rule.name, content, action.lane, action.qos))
 }
 
-/// Why a template can make no topic that would be allowed.
+/// Why a template cannot produce an allowed topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MappingError {
-    /// Its literal text alone has more than 1,024 bytes.
+    /// The literal text alone has more than 1,024 bytes.
     TooLong,
-    /// It leads under `{prefix}/gateway`, which is the gateway's own.
+    /// The topic is under `{prefix}/gateway`, which is reserved for the gateway.
     GatewaySpace,
-    /// The level that says which device a topic belongs to has `{device}` and more.
+    /// The level that identifies the device has more than `{device}`.
     DeviceLevel,
 }
 
@@ -351,8 +355,8 @@ impl fmt::Display for MappingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             MappingError::TooLong => "the topic has more than 1,024 bytes before any path is filled in",
-            MappingError::GatewaySpace => "topics under {prefix}/gateway are the gateway's own",
-            MappingError::DeviceLevel => "where a device's id belongs, {device} stands alone in its level",
+            MappingError::GatewaySpace => "topics under {prefix}/gateway are reserved for the gateway",
+            MappingError::DeviceLevel => "the level that identifies the device must be exactly {device}",
         })
     }
 }

@@ -1,10 +1,10 @@
-//! The patterns of a whole role, compiled so that the most specific match is found in one descent.
+//! The patterns of a role, compiled to a trie that finds the most specific match in one descent.
 //!
-//! A trie over levels: at each node the literal child is tried first, then `+`, then `#`, so the
-//! first rule reached is the most specific one, by the very order that
-//! [`Pattern::specificity`](super::pattern::Pattern::specificity) defines. Children lie side by
-//! side, sorted by their first 16 bytes as one number, so a node with a thousand of them costs ten
-//! comparisons of integers. The work is bounded by the number of nodes, whatever a device sends.
+//! At each node the literal child is tried first, then `+`, then `#`, so the first rule reached is
+//! the most specific one in the order of
+//! [`Pattern::specificity`](super::pattern::Pattern::specificity). The children of a node are
+//! contiguous and sorted by their first 16 bytes as one integer, so a node with 1,000 children
+//! costs ten integer comparisons. The work for any path is bounded by the number of nodes.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::message::{PATH_SEGMENTS_MAX, Path};
 #[derive(Clone, Copy)]
 pub(super) struct Segments<'a> {
     text: &'a str,
-    /// Where each segment ends.
+    /// The offset at which each segment ends.
     ends: [u8; PATH_SEGMENTS_MAX],
     count: u8,
 }
@@ -33,7 +33,7 @@ impl<'a> Segments<'a> {
         segments
     }
 
-    /// All of it.
+    /// The whole path.
     pub(super) fn text(&self) -> &'a str {
         self.text
     }
@@ -60,10 +60,10 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// What is absent.
+/// Marks an absent node or rule.
 const NONE: u32 = u32::MAX;
 
-/// The compiled patterns of one role; each stands for a number given by the builder.
+/// The compiled patterns of one role; each has the rule number given to [`Builder::insert`].
 #[derive(Debug)]
 pub(super) struct Matcher {
     nodes: Box<[Node]>,
@@ -74,11 +74,11 @@ pub(super) struct Matcher {
 struct Node {
     first_edge: u32,
     edge_count: u32,
-    /// The node behind `+`.
+    /// The node after `+`.
     any: u32,
     /// The rule that ends here.
     exact: u32,
-    /// The rule that goes on with `#`.
+    /// The rule that ends here with `#`.
     rest: u32,
 }
 
@@ -89,11 +89,11 @@ struct Edge {
     child: u32,
 }
 
-/// How much of a segment is in its [`key`].
+/// Bytes of a segment that are in its [`key`].
 const KEY_BYTES: usize = 16;
 
-/// The first bytes as a number, so that its order is that of the text. No segment holds a NUL, so
-/// the padding makes no two texts within [`KEY_BYTES`] equal.
+/// The first bytes as a big-endian integer, which sorts as the text does. A segment has no NUL, so
+/// padding does not make two different texts of up to [`KEY_BYTES`] equal.
 fn key(segment: &str) -> u128 {
     let bytes = segment.as_bytes();
     let mut first = [0; KEY_BYTES];
@@ -142,7 +142,7 @@ impl Matcher {
     }
 }
 
-/// Takes patterns in and compiles them.
+/// Collects patterns and compiles them.
 #[derive(Default)]
 pub(super) struct Builder {
     nodes: Vec<Draft>,
@@ -157,8 +157,8 @@ struct Draft {
 }
 
 impl Builder {
-    /// Lets `pattern` stand for `rule`, and returns the rule it stands for already, if any: that
-    /// one stays.
+    /// Adds `pattern` with its `rule`. If the pattern exists already, its rule is kept and
+    /// returned.
     pub(super) fn insert(&mut self, pattern: &Pattern, rule: u32) -> Option<u32> {
         if self.nodes.is_empty() {
             self.nodes.push(Draft::default());
@@ -180,13 +180,13 @@ impl Builder {
         occupy(&mut self.nodes[at].exact, rule)
     }
 
-    /// Lays the trie out flat.
+    /// Builds the flat trie.
     pub(super) fn build(self) -> Matcher {
         let mut edges = Vec::new();
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for draft in self.nodes {
             let first_edge = edges.len() as u32;
-            // In the order of the text, which is the order of (key, text).
+            // The text order is also the order of (key, text).
             edges.extend(draft.children.into_iter().map(|(text, child)| Edge {
                 key: key(&text),
                 text,
@@ -223,7 +223,7 @@ mod tests {
         builder.build()
     }
 
-    /// All patterns one by one, the most specific of those that match.
+    /// Reference implementation: tests all patterns and takes the most specific that matches.
     fn naive(patterns: &[Pattern], path: Path<'_>) -> Option<u32> {
         let matching = patterns.iter().enumerate().filter(|(_, pattern)| pattern.matches(path));
         matching.min_by(|a, b| a.1.specificity(b.1)).map(|(number, _)| number as u32)

@@ -1,27 +1,28 @@
-//! The gate: who says it, may he, how much, and where does it go. Nothing passes that no rule
-//! allows.
+//! The gate: identifies the sender of a reading, applies the rules and the quota of its role, and
+//! maps the path to a topic. A reading that no rule allows is refused.
 //!
 //! ```text
 //! Received ─ identity ─> Identified ─ policy, quota ─> Authorized ─ mapping ─> Mapped ─> journal
 //! ```
 //!
-//! * [`stage`]: the stages as types; what else the rest of the crate needs to know of a reading.
-//! * [`settings`]: what configuration hands over; [`plan`] judges and compiles it.
-//! * [`identity`]: devices and their indices, which outlive a reload; [`certificate`] and `proof`:
-//!   who proved what.
+//! * [`stage`]: the stages as types, and the types for refusals and counters.
+//! * [`settings`]: the input from the configuration; [`plan`] checks and compiles it.
+//! * [`identity`]: devices and their indices, which stay valid across a reload; [`certificate`] and
+//!   `proof`: which credentials identify which device.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
-//! * [`quota`]: how much.
-//! * [`template`], [`mapping`], [`own_topic`]: which topic, and the guards over it.
-//! * [`presence`]: who is there; [`roll`]: what of fleets outlives the process.
-//! * [`explain`] says why.
+//! * [`quota`]: the token buckets.
+//! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
+//! * [`presence`]: which devices are online; [`roll`]: the devices of fleets, kept across restarts.
+//! * [`explain`]: why a reading would pass or be refused.
 //!
-//! It is pure: time comes in as an argument and nothing is logged. [`Gate::admit`] does not
-//! allocate. docs/mapping.md says all this for users.
+//! It is pure: time is an argument and nothing is logged. [`Gate::admit`] does not allocate. The
+//! user documentation is docs/mapping.md.
 
 use std::time::{Duration, Instant};
 
 pub mod certificate;
 pub mod explain;
+mod identification;
 pub mod identity;
 pub mod mapping;
 mod matcher;
@@ -38,94 +39,94 @@ pub mod stage;
 pub mod template;
 
 pub use explain::Explanation;
+pub use identification::Unidentified;
 pub use identity::Gone;
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
-pub use proof::Unidentified;
 pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, Quota, Role, Settings, UplinkRule};
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
 use crate::message::{Name, TOPIC_MAX};
 use crate::proto::Holder;
 use crate::proto::dtls::PeerIdentity;
-use identity::{Entry, Registry};
+use identity::{Devices, Entry};
 use plan::Plan;
 use presence::Queue;
 use proof::Proofs;
 use quota::Bucket;
 
-/// Decides over every reading.
+/// Decides whether a reading passes, and to which topic.
 #[derive(Debug)]
 pub struct Gate {
     plan: Plan,
     problems: Vec<Problem>,
-    registry: Registry,
+    devices: Devices,
     proofs: Proofs,
     presence: Queue,
-    /// Moves on with every device of a fleet that comes or may have gone.
+    /// Incremented when a device of a fleet is added or may have been removed.
     fleet_revision: u64,
-    /// Room for the topic of the reading under way; never grows.
+    /// Buffer for the topic of the current reading; never grows.
     topic: String,
     totals: Totals,
 }
 
-/// What all devices together did since the gate was opened, removed ones included.
+/// Counters over all devices, including removed ones, since the gate was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Readings that passed.
     pub accepted: u64,
-    /// Payload bytes of those.
+    /// Payload bytes of the readings that passed.
     pub accepted_bytes: u64,
-    /// Readings that did not.
+    /// Readings that were refused.
     pub refused: Refused,
 }
 
-/// What a reload did to devices.
+/// The devices that a reload affected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replaced {
-    /// Not known any more: end their sessions, clear their retained status.
+    /// Removed devices: close their sessions, clear their retained status.
     pub removed: Vec<Gone>,
-    /// They prove themselves another way now: end their sessions. The index they have now is found
-    /// by [`Gate::device_by_id`].
+    /// Devices whose credentials changed: close their sessions. [`Gate::device_by_id`] gives their
+    /// new index.
     pub rekeyed: Vec<Gone>,
 }
 
 /// A device as `status` shows it.
 #[derive(Clone, Debug)]
 pub struct DeviceView<'a> {
-    /// For questions about it.
+    /// Its index, for other methods of [`Gate`].
     pub index: DeviceIndex,
     /// Its id.
     pub id: &'a Name,
     /// Its role's name.
     pub role: &'a Name,
-    /// The fleet that made it, if one did.
+    /// The fleet it belongs to, if any.
     pub fleet: Option<&'a Name>,
-    /// Free text for people.
+    /// Its label: free text.
     pub label: Option<&'a str>,
-    /// Whether it has shown a sign of life within its `offline-after`.
+    /// Whether it was active within its `offline-after`.
     pub online: bool,
-    /// Its last sign of life since the gate was opened.
+    /// Its last activity since the gate was created.
     pub last_seen: Option<Instant>,
     /// Readings that passed.
     pub accepted: u64,
-    /// Payload bytes of those.
+    /// Payload bytes of the readings that passed.
     pub accepted_bytes: u64,
-    /// Readings that did not.
+    /// Readings that were refused.
     pub refused: &'a Refused,
-    /// What is left of its quota.
+    /// The rest of its quota.
     pub quota: explain::QuotaState,
 }
 
 impl Gate {
-    /// Opens the gate. Never fails: what is wrong with the settings is closed and listed by
-    /// [`Gate::problems`].
+    /// Creates the gate. Never fails: an invalid setting closes the role or device it belongs to
+    /// and is listed by [`Gate::problems`].
     pub fn new(settings: impl Into<Prepared>, now: Instant) -> Gate {
         let Prepared { plan, devices, withheld, problems } = settings.into();
         let mut gate = Gate {
             plan,
             problems,
-            registry: Registry::default(),
+            devices: Devices::default(),
             proofs: Proofs::default(),
             presence: Queue::default(),
             fleet_revision: 0,
@@ -136,11 +137,10 @@ impl Gate {
         gate
     }
 
-    /// Decides by other settings from now on. A device that stays keeps its index, its counters,
-    /// its presence, and, if its quota is the same, what is left of it; a changed quota starts
-    /// full.
+    /// Replaces the settings. A device that remains keeps its index, counters and presence, and the
+    /// rest of its quota if the quota is unchanged; a changed quota starts full.
     ///
-    /// Give a [`Prepared`] that was made on another thread, where the path must not wait.
+    /// Pass a [`Prepared`] made on another thread if the path must not wait for the compilation.
     pub fn replace(&mut self, settings: impl Into<Prepared>, now: Instant) -> Replaced {
         let Prepared { plan, devices, withheld, problems } = settings.into();
         let before = std::mem::replace(&mut self.plan, plan);
@@ -157,7 +157,7 @@ impl Gate {
     ) -> Replaced {
         let mut replaced = Replaced::default();
         let mut kept = Vec::new();
-        self.registry.reserve(devices.len());
+        self.devices.reserve(devices.len());
         for (device, role_index) in devices {
             let Some(role) = self.plan.roles.get(role_index as usize) else { continue };
             let offline_after = device.offline_after.unwrap_or(role.offline_after);
@@ -167,24 +167,24 @@ impl Gate {
                     .and_then(|plan| plan.roles.get(old as usize))
                     .is_some_and(|old| old.quota == role.quota)
             };
-            let (slot, gone) = self.registry.put(device, role_index, offline_after, bucket, same_quota, now);
+            let (slot, gone) = self.devices.put(device, role_index, offline_after, bucket, same_quota, now);
             replaced.rekeyed.extend(gone);
             keep(&mut kept, slot);
         }
         self.review_fleets(before, now, |slot| keep(&mut kept, slot));
         self.fleet_revision += 1;
-        replaced.removed = self.registry.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
-        self.proofs = self.registry.proofs(withheld);
+        replaced.removed = self.devices.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
+        self.proofs = self.devices.proofs(withheld);
         let renamed =
             before.is_some_and(|plan| plan.gateway != self.plan.gateway || plan.prefix != self.plan.prefix);
         self.reschedule(renamed, now);
         replaced
     }
 
-    /// Plans anew what there is to tell of each device.
+    /// Reschedules the presence of each device.
     fn reschedule(&mut self, outdated: bool, now: Instant) {
-        self.presence.reset(self.registry.len());
-        for (slot, entry) in self.registry.iter_mut() {
+        self.presence.reset(self.devices.len());
+        for (slot, entry) in self.devices.iter_mut() {
             if outdated {
                 entry.state.presence.outdate();
             }
@@ -192,7 +192,7 @@ impl Gate {
         }
     }
 
-    /// What is wrong with the settings in force, and closed.
+    /// The problems of the settings in use; each names what is closed because of it.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -202,35 +202,35 @@ impl Gate {
         &self.plan.gateway
     }
 
-    /// The device of this PSK identity, proved or claimed.
+    /// The device with this PSK identity. The identity alone does not authenticate the device.
     pub fn identify_psk(&self, identity: &[u8]) -> Option<DeviceIndex> {
         self.recognise(&PeerIdentity::Psk(identity.into()))
     }
 
-    /// The device of this id.
+    /// The device with this id.
     pub fn device_by_id(&self, id: &str) -> Option<DeviceIndex> {
-        self.registry.by_id(id)
+        self.devices.by_id(id)
     }
 
     /// The id of a device; `None` for a stale index.
     pub fn id(&self, device: DeviceIndex) -> Option<&Name> {
-        self.registry.entry(device).map(|entry| &entry.id)
+        self.devices.entry(device).map(|entry| &entry.id)
     }
 
-    /// What there is to know of a device now.
+    /// The state of a device; `None` for a stale index.
     pub fn device(&self, now: Instant, device: DeviceIndex) -> Option<DeviceView<'_>> {
-        self.view(now, device, self.registry.entry(device)?)
+        self.view(now, device, self.devices.entry(device)?)
     }
 
     /// All devices, in no particular order.
     pub fn devices(&self, now: Instant) -> impl Iterator<Item = DeviceView<'_>> {
-        self.registry.iter().filter_map(move |(index, entry)| self.view(now, index, entry))
+        self.devices.iter().filter_map(move |(index, entry)| self.view(now, index, entry))
     }
 
-    /// The patterns of the rules that let a device publish, as they were written, in the order of
-    /// the settings; what a deny takes away from them is not seen here. None for a stale index.
+    /// The patterns of the allowing rules of a device's role, as configured and in the order of the
+    /// settings. Paths that a deny rule excludes are not removed. Empty for a stale index.
     pub fn uplink_patterns(&self, device: DeviceIndex) -> impl Iterator<Item = &str> {
-        let role = self.registry.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
+        let role = self.devices.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
         let rules = role.map_or(&[][..], |role| &role.rules);
         rules.iter().filter(|rule| rule.action.is_some()).map(|rule| rule.pattern.as_str())
     }
@@ -238,18 +238,18 @@ impl Gate {
     /// The number under which the sessions of a device are counted, and their maximum; `None` for a
     /// stale index.
     pub fn holder(&self, device: DeviceIndex) -> Option<Holder> {
-        let entry = self.registry.entry(device)?;
+        let entry = self.devices.entry(device)?;
         let role = self.plan.roles.get(entry.role as usize)?;
         let number = (device.slot() as u64) << 32 | u64::from(device.generation());
         Some(Holder { number, max_sessions: role.max_sessions })
     }
 
-    /// How many devices there are.
+    /// The number of devices.
     pub fn device_count(&self) -> usize {
-        self.registry.len()
+        self.devices.len()
     }
 
-    /// What all devices together did.
+    /// The counters over all devices.
     pub fn totals(&self) -> &Totals {
         &self.totals
     }
@@ -277,19 +277,19 @@ impl Gate {
         })
     }
 
-    /// Lets a reading pass, or says why not. Either is a sign of life of the device and is counted;
-    /// only what passes takes tokens. Does not allocate.
+    /// Decides whether a reading passes. In either case the device counts as active and the reading
+    /// is counted; only a reading that passes takes tokens. Does not allocate.
     ///
     /// # Errors
-    /// [`Refusal`], for the southbound to answer in its protocol's words.
+    /// [`Refusal`], which the southbound protocol translates to its own response.
     pub fn admit<'g>(
         &'g mut self,
         now: Instant,
         device: DeviceIndex,
         received: Received<'g>,
     ) -> Result<Mapped<'g>, Refusal> {
-        let Gate { plan, registry, presence, topic, totals, .. } = self;
-        let entry = registry.entry_mut(device);
+        let Gate { plan, devices, presence, topic, totals, .. } = self;
+        let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else {
             totals.refused.count(Reason::UnknownDevice);
@@ -317,31 +317,32 @@ impl Gate {
         mapped
     }
 
-    /// Gives back the tokens of a reading that passed but could not be kept, its payload of so many
-    /// bytes: a full journal is not the device's doing.
+    /// Returns the tokens of a reading with `payload_bytes` that passed but could not be stored, so
+    /// that a full journal does not use up the device's quota.
     pub fn give_back(&mut self, device: DeviceIndex, payload_bytes: usize) {
-        if let Some(entry) = self.registry.entry_mut(device)
+        if let Some(entry) = self.devices.entry_mut(device)
             && let Some(role) = self.plan.roles.get(entry.role as usize)
         {
             entry.state.bucket.give_back(&role.rate, payload_bytes);
         }
     }
 
-    /// A sign of life that is no reading: a session established, a ping.
+    /// Marks a device active without a reading: a session was established, a ping came.
     pub fn seen(&mut self, now: Instant, device: DeviceIndex) {
-        if let Some(entry) = self.registry.entry_mut(device) {
+        if let Some(entry) = self.devices.entry_mut(device) {
             self.presence.seen(device.slot() as u32, &mut entry.state.presence, now);
         }
     }
 
-    /// The next device whose presence there is something to tell of. Ask while the uplink can take
-    /// it, until `None`; what is not asked for is not lost, but told later as it then is.
+    /// The next device whose presence must be published. Call it until `None` while the uplink can
+    /// accept messages; a change that is not polled is not lost, and is reported later with the
+    /// state of that time.
     ///
-    /// Costs what is due since the last call; each device that is online is due once a quarter of
-    /// an hour, even if there is then nothing to tell.
+    /// The cost is proportional to the number of devices that became due since the last call. Each
+    /// online device is due every 15 minutes, even if there is nothing to publish.
     pub fn poll_presence(&mut self, now: Instant) -> Option<PresenceChange> {
         while let Some((slot, due)) = self.presence.pop(now) {
-            let Some((device, entry)) = self.registry.at(slot) else { continue };
+            let Some((device, entry)) = self.devices.at(slot) else { continue };
             let (presence, offline_after): (_, Duration) = (&mut entry.state.presence, entry.offline_after);
             if let Some(online) = self.presence.tell(slot, due, presence, now, offline_after) {
                 let last_seen = presence.last_seen();
@@ -351,7 +352,8 @@ impl Gate {
         None
     }
 
-    /// Has the presence of every device that was told of told again: the retained ones may be gone.
+    /// Schedules the presence of every device for publication again, for when the broker may have
+    /// lost the retained messages.
     pub fn retell_presence(&mut self, now: Instant) {
         self.reschedule(true, now);
     }

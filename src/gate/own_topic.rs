@@ -1,18 +1,15 @@
-//! The topics that are the gateway's own, wherever the configuration puts them: no rule's result
-//! may equal one.
+//! The gateway's own topics, wherever the configuration puts them. No rule may produce one of them.
 //!
 //! `[topics]` may put the gateway's statuses, losses and commands anywhere, also outside the
-//! prefix, where no level says whose a topic is ([`mapping`](super::mapping) guards only those
-//! levels). So a rule is compared as a whole with each of these topics, twice:
+//! prefix, where no level identifies the owner ([`mapping`](super::mapping) checks only owner
+//! levels). So the topic of a rule is compared with each of these topics, twice:
 //!
-//! * when it is built, as a pattern: whether any device and any path could make one
-//!   ([`Shape::meets`]). Then the rule is a fault.
-//! * for each reading, its topic: a second look at what the first has already excluded
-//!   ([`OwnTopic::matches`]).
+//! * when the rule is built, as a pattern: if any device and any path could produce an own topic
+//!   ([`Shape::meets`]), the rule is rejected.
+//! * for each reading, its topic ([`OwnTopic::matches`]), as defence in depth.
 //!
-//! Both may find more than there is, never less: a place in an own topic stands for any device or
-//! any text, also of devices that do not exist, and a rule that `deny` narrows is judged as if it
-//! did not.
+//! Both may report a match that cannot happen, but never miss one: a placeholder in an own topic
+//! matches any device or any text, also devices that do not exist, and `deny` rules are ignored.
 
 use super::pattern::{LevelText, Pattern};
 use crate::message::{NAME_MAX, RESERVED_DEVICE};
@@ -23,13 +20,13 @@ use crate::message::{NAME_MAX, RESERVED_DEVICE};
 pub struct OwnTopic {
     key: String,
     text: String,
-    /// The levels from the front.
+    /// The levels from the start.
     head: Box<[OwnLevel]>,
-    /// `Some`: any number of levels, and then these at the end.
+    /// `Some`: any number of levels, followed by these.
     tail: Option<Box<[OwnLevel]>>,
 }
 
-/// One level: literal text round at most one stretch that is not known.
+/// One level: literal text around at most one unknown part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OwnLevel {
     before: Box<str>,
@@ -37,24 +34,24 @@ struct OwnLevel {
     after: Box<str>,
 }
 
-/// What an unknown stretch can be; at least one character.
+/// What an unknown part can be; at least one character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unknown {
-    /// The id of a device.
+    /// A device id.
     Name,
-    /// Anything but `/`.
+    /// Any text without `/`.
     Text,
 }
 
 impl OwnTopic {
-    /// From a topic whose `{prefix}` and `{gateway}` are filled in. `{device}` is left for the id
-    /// of any device, `+` and other places for any text within a level; `#`, `{path}` and `{rest}`
-    /// for any number of levels. `key` is what says so in the configuration: `topics.loss`.
+    /// Parses a topic whose `{prefix}` and `{gateway}` are filled in. `{device}` matches any device
+    /// id, `+` and other placeholders any text within a level; `#`, `{path}` and `{rest}` match any
+    /// number of levels. `key` is the configuration key that sets it, such as `topics.loss`.
     pub fn new(key: impl Into<String>, text: impl Into<String>) -> OwnTopic {
         let (key, text) = (key.into(), text.into());
         let is_several = |level: &str| matches!(level, "#" | "{path}" | "{rest}");
         let levels: Vec<&str> = text.split('/').collect();
-        // Between the first and the last of those that stand for several levels anything may be.
+        // Between the first and the last placeholder for several levels, any text matches.
         let first = levels.iter().position(|level| is_several(level));
         let last = levels.iter().rposition(|level| is_several(level));
         let (head, tail) = match first.zip(last) {
@@ -66,12 +63,12 @@ impl OwnTopic {
         OwnTopic { key, text, head, tail }
     }
 
-    /// The key of the configuration that says so.
+    /// The configuration key that sets this topic.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// As it was given.
+    /// The text given to [`OwnTopic::new`].
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -90,7 +87,7 @@ impl OwnTopic {
         }
     }
 
-    /// The same as steps, to compare with those of a rule.
+    /// The topic as steps, to compare with the steps of a rule.
     fn steps(&self) -> Vec<Step> {
         let head = self.head.iter().map(OwnLevel::step);
         let tail = self
@@ -111,7 +108,7 @@ impl OwnLevel {
         };
         let (place, _) = rest.split_once('}').unwrap_or((rest, ""));
         let after = rest.rsplit_once('}').map_or("", |(_, after)| after);
-        // Several places in one level are any text from the first to the last.
+        // Several placeholders in one level match any text from the first to the last.
         let is_one = !rest.contains('{');
         let unknown = if is_one && place == "device" { Unknown::Name } else { Unknown::Text };
         OwnLevel { before: before.into(), unknown: Some(unknown), after: after.into() }
@@ -146,7 +143,7 @@ fn is_id(text: &str) -> bool {
         && bytes.iter().all(|byte| Class::Name.has(char::from(*byte)))
 }
 
-/// What a rule can make a topic of, level by level.
+/// The topics a rule can produce, level by level.
 #[derive(Debug, Default)]
 pub(super) struct Shape {
     steps: Vec<Step>,
@@ -157,14 +154,14 @@ pub(super) struct Shape {
 enum Step {
     /// One level, character by character.
     Level(Vec<Token>),
-    /// Any number of levels, none among them.
+    /// Any number of levels, including 0.
     Several,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     One(Class),
-    /// None or more of them.
+    /// Zero or more characters of this class.
     Many(Class),
 }
 
@@ -172,9 +169,9 @@ enum Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Just(char),
-    /// What an id begins with.
+    /// The first character of an id.
     NameStart,
-    /// What an id goes on with.
+    /// A further character of an id.
     Name,
     Any,
 }
@@ -192,18 +189,18 @@ impl Class {
         }
     }
 
-    /// Whether a character is in both.
+    /// Whether the two sets share a character.
     fn meets(self, other: Class) -> bool {
         match (self, other) {
             (Class::Just(c), other) | (other, Class::Just(c)) => other.has(c),
-            // All others have the letter `a`.
+            // All other pairs share the letter `a`.
             _ => true,
         }
     }
 }
 
 impl Shape {
-    /// Literal text, which may have a `/` in it.
+    /// Literal text, which may contain `/`.
     pub(super) fn text(&mut self, text: &str) {
         for c in text.chars() {
             match c {
@@ -213,7 +210,7 @@ impl Shape {
         }
     }
 
-    /// The id of any device.
+    /// Any device id.
     pub(super) fn device(&mut self) {
         self.level.extend(NAME);
     }
@@ -223,13 +220,13 @@ impl Shape {
         self.level.extend(TEXT);
     }
 
-    /// Any number of segments; a level of its own.
+    /// Any number of segments, as whole levels.
     pub(super) fn rest(&mut self) {
         self.end_level();
         self.steps.push(Step::Several);
     }
 
-    /// Any whole path of that pattern; levels of their own.
+    /// Any path that matches the pattern, as whole levels.
     pub(super) fn path(&mut self, pattern: &Pattern) {
         let is_any_path = pattern.as_str() == "#";
         for level in pattern.levels() {
@@ -238,7 +235,7 @@ impl Shape {
                 LevelText::Literal(text) => self.text(text),
                 LevelText::Any => self.segment(),
                 LevelText::Rest => {
-                    // A path has a segment at least.
+                    // A path has at least one segment.
                     if is_any_path {
                         self.segment();
                     }
@@ -248,23 +245,24 @@ impl Shape {
         }
     }
 
-    /// No level of a template is empty: what looks so stands behind a place of several levels.
+    /// No level of a template is empty; an empty level here follows a placeholder for several
+    /// levels.
     fn end_level(&mut self) {
         if !self.level.is_empty() {
             self.steps.push(Step::Level(std::mem::take(&mut self.level)));
         }
     }
 
-    /// The first of the own topics that it could make.
+    /// The first of the own topics that the rule could produce.
     pub(super) fn meets(mut self, own: &[OwnTopic]) -> Option<&OwnTopic> {
         self.end_level();
         own.iter().find(|own| steps_meet(&self.steps, &own.steps()))
     }
 }
 
-/// Whether some topic is of both. Each of the two may be any number of levels at several places.
+/// Whether a topic exists that matches both. Each may have several steps of any number of levels.
 fn steps_meet(one: &[Step], other: &[Step]) -> bool {
-    // Most differ where all they have is literal.
+    // Fast path: most pairs differ in their leading literal text.
     let literal = |steps: &[Step]| match steps.first() {
         Some(Step::Level(tokens))
             if tokens.iter().all(|token| matches!(token, Token::One(Class::Just(_)))) =>
@@ -296,7 +294,7 @@ fn level_meets(one: &[Token], other: &[Token]) -> bool {
                 .zip(RESERVED_DEVICE.chars())
                 .all(|(token, c)| *token == Token::One(Class::Just(c)))
     };
-    // No device has that id.
+    // `gateway` is reserved: no device has that id.
     if (is_device(one) && is_reserved(other)) || (is_reserved(one) && is_device(other)) {
         return false;
     }
@@ -306,12 +304,11 @@ fn level_meets(one: &[Token], other: &[Token]) -> bool {
     meet(one, other, |token| matches!(token, Token::Many(_)), |one, other| class(one).meets(class(other)))
 }
 
-/// Whether two patterns have a text in common: `repeats` says what may be there any number of
-/// times, `agree` whether one part of each can be the same. Takes as many steps as the product of
-/// their lengths.
+/// Whether two patterns match a common text. `repeats` tells which parts may occur any number of
+/// times, `agree` whether one part of each can match the same text. The cost is the product of the
+/// lengths.
 fn meet<T>(one: &[T], other: &[T], repeats: impl Fn(&T) -> bool, agree: impl Fn(&T, &T) -> bool) -> bool {
-    // `row[j]`: whether the rest of `one` from i has a text in common with the rest of `other` from
-    // j.
+    // `row[j]`: whether `one` from i on and `other` from j on match a common text.
     let mut below: Vec<bool> = Vec::new();
     for i in (0..=one.len()).rev() {
         let mut row = vec![false; other.len() + 1];
@@ -328,7 +325,7 @@ fn meet<T>(one: &[T], other: &[T], repeats: impl Fn(&T) -> bool, agree: impl Fn(
                             (false, false) => below[j + 1],
                             (true, false) => row[j + 1],
                             (false, true) => below[j],
-                            // What both repeat can as well be left out.
+                            // If both repeat, skipping one of them is sufficient.
                             (true, true) => false,
                         };
                         after && agree(first, second)
@@ -368,7 +365,7 @@ mod tests {
     fn meets(rule: &str, path: &str, text: &str) -> bool {
         let (template, pattern) = (Template::parse(rule).unwrap(), Pattern::parse(path).unwrap());
         let mut shape = Shape::default();
-        // As a rule without {prefix} and {gateway} is built.
+        // Built as a rule without {prefix} and {gateway} is.
         for part in template.parts() {
             match part {
                 crate::gate::template::Part::Text(start, end) => shape.text(template.text(*start, *end)),

@@ -1,4 +1,4 @@
-//! Which paths a rule speaks of: MQTT filter syntax over the levels of a device's own path.
+//! Which paths a rule applies to: MQTT topic filter syntax over the segments of a device's path.
 //!
 //! ```text
 //! t/env        just this path
@@ -6,9 +6,9 @@
 //! t/#          t itself and all below it, the part below captured as {rest}
 //! ```
 //!
-//! Of two patterns that match the same path one is always the more specific, unless they are the
-//! same text: level by level a literal comes before `+`, `+` before `#`, and an end before `#`.
-//! MQTT 5.0 §4.7.1 defines the syntax; here it is bounded as paths are, and a leading `$` has no
+//! Of two different patterns that match the same path, one is always more specific: level by level,
+//! a literal is more specific than `+`, `+` more than `#`, and the end of the pattern more than
+//! `#`. MQTT 5.0 §4.7.1 defines the syntax. The limits are those of paths, and a leading `$` has no
 //! special meaning.
 
 use std::cmp::Ordering;
@@ -26,7 +26,7 @@ pub struct Pattern {
 /// One level of a [`Pattern`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Level {
-    /// From byte to byte of the text: exactly this segment.
+    /// A literal segment: start and end in the text.
     Literal(u8, u8),
     /// `+`
     Any,
@@ -46,7 +46,7 @@ pub(super) enum LevelText<'a> {
 }
 
 impl Pattern {
-    /// Takes `text` as a pattern.
+    /// Parses `text` as a pattern.
     ///
     /// # Errors
     /// [`PatternError`], the first rule broken.
@@ -72,7 +72,7 @@ impl Pattern {
                 "+" => Level::Any,
                 "#" => Level::Rest,
                 _ if level.contains(['+', '#']) => return Err(PatternError::PartialWildcard),
-                // A literal that is no segment of a path could never match.
+                // A literal that is not a valid path segment could never match.
                 _ => match (Path::parse(level), u8::try_from(start), u8::try_from(end)) {
                     (Ok(_), Ok(start), Ok(end)) => Level::Literal(start, end),
                     _ => return Err(PatternError::Level),
@@ -88,12 +88,12 @@ impl Pattern {
         if reserved { Err(PatternError::Reserved) } else { Ok(pattern) }
     }
 
-    /// As it was written.
+    /// The text it was parsed from.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// How many `+` it has: the captures `{1}` and up.
+    /// The number of `+`: the captures `{1}`, `{2}`, …
     pub fn captures(&self) -> usize {
         self.levels.iter().filter(|level| **level == Level::Any).count()
     }
@@ -103,8 +103,8 @@ impl Pattern {
         self.levels.last() == Some(&Level::Rest)
     }
 
-    /// Whether `path` is one it speaks of. The plain reading of the rules; the gate matches a whole
-    /// role at once, and is tested against this.
+    /// Whether the pattern matches `path`. This is the reference implementation; the gate matches
+    /// all patterns of a role at once and is tested against it.
     pub fn matches(&self, path: Path<'_>) -> bool {
         let mut segments = path.segments();
         for level in self.levels() {
@@ -119,7 +119,7 @@ impl Pattern {
         segments.next().is_none()
     }
 
-    /// Whether it may speak of a path of which some levels are not known yet: `None`.
+    /// Whether it can match a path with unknown segments (`None`).
     pub fn may_match(&self, path: &[Option<&str>]) -> bool {
         let mut segments = path.iter();
         for level in self.levels() {
@@ -176,21 +176,22 @@ impl fmt::Display for Pattern {
 /// Why a text is not a [`Pattern`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatternError {
-    /// There is no character at all.
+    /// The text is empty.
     Empty,
-    /// More than 255 bytes: no path is that long.
+    /// More than 255 bytes, the limit of a path.
     TooLong,
-    /// More than 16 levels, a `#` counted.
+    /// More than 16 levels, including `#`.
     TooManyLevels,
-    /// A level without a character; also a `/` at either end.
+    /// A level is empty, also by a leading or trailing `/`.
     EmptyLevel,
     /// `#` before the last level.
     RestNotLast,
     /// `+` or `#` as a part of a level.
     PartialWildcard,
-    /// A level no path can have: more than 64 bytes, or a control character or noncharacter.
+    /// A level that no path can have: it has more than 64 bytes, or a control character or
+    /// noncharacter.
     Level,
-    /// The first level is one of the gateway's own, whose paths never publish.
+    /// The first level is reserved for the gateway's own resources, which are never published.
     Reserved,
 }
 
@@ -202,10 +203,10 @@ impl fmt::Display for PatternError {
             PatternError::TooManyLevels => "a path pattern has at most 16 levels",
             PatternError::EmptyLevel => "a path pattern has no empty level and no '/' at either end",
             PatternError::RestNotLast => "'#' can only be the last level",
-            PatternError::PartialWildcard => "'+' and '#' each stand alone in their level",
+            PatternError::PartialWildcard => "'+' and '#' must each be a whole level",
             PatternError::Level => "a level has at most 64 bytes and no control character",
             PatternError::Reserved => {
-                "paths under .well-known, rd, firmware, time and ~ are the gateway's own and never publish"
+                "paths under .well-known, rd, firmware, time and ~ are reserved for the gateway and never published"
             }
         })
     }

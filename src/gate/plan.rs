@@ -1,9 +1,8 @@
-//! Settings, judged and compiled: what can be known to be wrong is found here, before any device is
-//! heard.
+//! Checks and compiles the settings: every fault of the settings is found here, before any reading
+//! is accepted.
 //!
-//! A problem closes what it concerns and nothing else: a role with a wrong rule allows nothing at
-//! all (half of its rules might be the half that denied), a device with a wrong setting is not
-//! known.
+//! A problem closes only the item it concerns: a role with an invalid rule allows nothing (the
+//! invalid rule might have been a deny rule), and a device with an invalid setting is unknown.
 
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -18,17 +17,24 @@ use super::settings::{self, Settings};
 use super::template::TemplateError;
 use crate::message::{Name, RESERVED_DEVICE};
 
-/// What the gate decides by, compiled.
+/// The compiled settings that the gate decides by.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) gateway: Name,
     pub(super) prefix: String,
     pub(super) spaces: Spaces,
     pub(super) roles: Vec<Role>,
-    /// Each with its role's place.
+    /// Each fleet with the index of its role.
     pub(super) fleets: Vec<(Arc<settings::Fleet>, u32)>,
-    /// Ids no fleet may use.
+    /// Ids that no fleet may use.
     pub(super) withheld: HashSet<String>,
+}
+
+impl Plan {
+    /// Whether no fleet may have a device of this id.
+    pub(super) fn withholds(&self, id: &Name) -> bool {
+        id.as_str() == RESERVED_DEVICE || self.withheld.contains(id.as_str())
+    }
 }
 
 /// Settings ready to be taken over: all that is costly about them is done, so a reload can do it on
@@ -36,26 +42,26 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub struct Prepared {
     pub(super) plan: Plan,
-    /// Each with its role's place in the plan.
+    /// Each device with the index of its role in the plan.
     pub(super) devices: Vec<(settings::Device, u32)>,
-    /// What is nobody's.
+    /// Ids and credentials that identify no device.
     pub(super) withheld: settings::Withheld,
     pub(super) problems: Vec<Problem>,
 }
 
-/// Something in the settings that cannot be as it is.
+/// A fault in the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What is closed because of it.
+    /// The item that is closed because of it.
     pub item: Item,
-    /// Why.
+    /// What is wrong.
     pub fault: Fault,
 }
 
-/// What a [`Problem`] is about.
+/// The part of the settings that a [`Problem`] is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// `[topics]`: no role can map anything.
+    /// `[topics]`: every role is closed.
     Topics,
     /// `[role.NAME]`
     Role(Name),
@@ -72,49 +78,50 @@ pub enum Item {
     Fleet(Name),
 }
 
-/// Why something in the settings cannot be as it is.
+/// What is wrong with a part of the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The prefix begins with `$`, is empty, has an empty level, a wildcard or a control character,
     /// or is too long.
     Prefix,
-    /// Two rules that allow have the same pattern: nothing says which of them should win.
+    /// Two allowing rules have the same pattern, so neither has precedence.
     Tie {
         /// The name of the other rule.
         with: Name,
     },
-    /// The rule has no topic, and the one for all readings is switched off.
+    /// The rule has no topic, and `topics.reading` is switched off.
     NoTopic,
     /// The topic does not fit the pattern.
     Template(TemplateError),
-    /// The topic leads where this rule may never publish.
+    /// The topic is one that this rule may not publish to.
     Mapping(MappingError),
-    /// Some path of this rule would lead to a topic that the gateway itself publishes to or
-    /// subscribes to.
+    /// Some path of this rule maps to a topic that the gateway itself publishes to or subscribes
+    /// to.
     OwnTopic {
-        /// That topic, its places for devices and paths left as they are.
+        /// That topic, with its placeholders for devices and paths.
         topic: String,
-        /// The key that sets it: `topics.device-status`.
+        /// The configuration key that sets it, such as `topics.device-status`.
         key: String,
     },
-    /// `delete` without `retain`: what was never retained cannot be deleted.
+    /// `delete` without `retain`: a message that is not retained cannot be deleted.
     DeleteWithoutRetain,
-    /// The quota cannot be kept.
+    /// The quota is invalid.
     Quota(QuotaError),
     /// `max-payload` is more than 65,536 bytes.
     PayloadLimit,
     /// `max-payload` is more than the byte bucket holds, so such a reading could never pass.
     PayloadExceedsQuota {
-        /// What the bucket holds.
+        /// The capacity of the byte bucket.
         bytes: u64,
     },
     /// Two roles have this name.
     DuplicateRole,
     /// Two devices have this id; the first is kept.
     DuplicateDevice,
-    /// `gateway` is no id for a device.
+    /// The reserved id `gateway` is used for a device.
     ReservedId,
-    /// A topic of this rule has the device's id, written out, where a device's id stands.
+    /// A topic of this rule has this device's id as a literal in the level that identifies the
+    /// device.
     IdTaken {
         /// The role of the rule.
         role: Name,
@@ -126,25 +133,25 @@ pub enum Fault {
         /// The name.
         role: Name,
     },
-    /// Another device proves itself the same way; neither is known.
+    /// Another device has the same credential; both are closed.
     DuplicateIdentity {
         /// The other device's id.
         with: Name,
-        /// With what.
+        /// The credential they share.
         by: &'static str,
     },
     /// Two fleets have this name; the first is kept.
     DuplicateFleet,
-    /// A certificate could be of both fleets; the first is kept.
+    /// One certificate could match both fleets; the first is kept.
     FleetOverlap {
-        /// The first one's name.
+        /// The name of the first fleet.
         with: Name,
     },
     /// `max-devices` is not within 1 and 100,000.
     MaxDevices,
 }
 
-/// Most devices a fleet may be allowed.
+/// Largest `max-devices` of a fleet.
 pub const FLEET_MAX: u32 = 100_000;
 
 impl fmt::Display for Item {
@@ -166,16 +173,13 @@ impl fmt::Display for Fault {
                 "a prefix does not begin with '$' and has no empty level, no '+', '#' or control character"
             }
             Fault::Tie { with } => {
-                return write!(
-                    f,
-                    "rule {with} has the same path, so nothing says which of the two should win"
-                );
+                return write!(f, "rule {with} has the same path, so neither of the two has precedence");
             }
-            Fault::NoTopic => "it needs a topic, because topics.reading is switched off",
+            Fault::NoTopic => "the rule needs a topic, because topics.reading is switched off",
             Fault::Template(error) => return error.fmt(f),
             Fault::Mapping(error) => return error.fmt(f),
             Fault::OwnTopic { topic, key } => {
-                return write!(f, "the topic could be {topic}, which is the gateway's own ({key})");
+                return write!(f, "the topic could be {topic}, which is reserved for the gateway ({key})");
             }
             Fault::DeleteWithoutRetain => "delete needs retain: what is not retained cannot be deleted",
             Fault::Quota(error) => return error.fmt(f),
@@ -183,12 +187,12 @@ impl fmt::Display for Fault {
             Fault::PayloadExceedsQuota { bytes } => {
                 return write!(
                     f,
-                    "max-payload is more than the quota's {bytes} bytes, so it could never pass"
+                    "max-payload is more than the quota's {bytes} bytes, so such a payload could never pass"
                 );
             }
             Fault::DuplicateRole => "another role has the same name",
             Fault::DuplicateDevice => "another device has the same id",
-            Fault::ReservedId => "'gateway' is reserved: its topics are the gateway's own",
+            Fault::ReservedId => "the id 'gateway' is reserved for the gateway's own topics",
             Fault::IdTaken { role, rule } => {
                 return write!(
                     f,
@@ -197,11 +201,11 @@ impl fmt::Display for Fault {
             }
             Fault::UnknownRole { role } => return write!(f, "there is no role {role}"),
             Fault::DuplicateIdentity { with, by } => {
-                return write!(f, "device {with} has the same {by}; neither can be told by it");
+                return write!(f, "device {with} has the same {by}, so it identifies neither of them");
             }
             Fault::DuplicateFleet => "another fleet has the same name",
             Fault::FleetOverlap { with } => {
-                return write!(f, "a certificate could be of fleet {with} as well");
+                return write!(f, "a certificate could also match fleet {with}");
             }
             Fault::MaxDevices => "max-devices is from 1 to 100000",
         })
@@ -221,7 +225,8 @@ impl From<Settings> for Prepared {
 }
 
 impl Prepared {
-    /// Judges and compiles. Never fails: what is wrong is closed and listed.
+    /// Checks and compiles. Never fails: an invalid item is closed and listed in
+    /// [`Prepared::problems`].
     pub fn new(mut settings: Settings) -> Prepared {
         let devices = std::mem::take(&mut settings.devices);
         let fleets = std::mem::take(&mut settings.fleets);
@@ -235,19 +240,19 @@ impl Prepared {
         Prepared { plan, devices, withheld, problems: draft.problems }
     }
 
-    /// All that is wrong, in the order of topics, roles, devices.
+    /// All problems, in the order of topics, roles, devices.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 }
 
-/// All that is wrong with `settings`, each with what it closes.
+/// All problems of `settings`, each with the item it closes.
 pub fn check(settings: &Settings) -> Vec<Problem> {
     Prepared::new(settings.clone()).problems
 }
 
 struct Draft {
-    /// Levels written out where a device's id stands, and the first rule that does it.
+    /// Literal levels in the place of a device's id, each with the first rule that has it.
     taken: BTreeMap<String, (Name, Name)>,
     problems: Vec<Problem>,
 }
@@ -324,8 +329,8 @@ impl Draft {
         }
     }
 
-    /// The devices that can be known, each with its role's place in the plan.
-    /// Those that cannot are added to what is `withheld`.
+    /// The valid devices, each with the index of its role in the plan. The others are added to
+    /// `withheld`.
     fn devices(
         &mut self,
         devices: Vec<settings::Device>,
@@ -367,7 +372,7 @@ impl Draft {
         known
     }
 
-    /// The fleets that can be, each with its role's place in the plan.
+    /// The valid fleets, each with the index of its role in the plan.
     fn fleets(&mut self, fleets: Vec<settings::Fleet>, plan: &Plan) -> Vec<(Arc<settings::Fleet>, u32)> {
         let mut known: Vec<(Arc<settings::Fleet>, u32)> = Vec::new();
         for fleet in fleets {
@@ -391,7 +396,7 @@ impl Draft {
     }
 }
 
-/// For each device another one that proves itself the same way, and how.
+/// For each device another device with the same credential, and which credential.
 fn twins(devices: &[settings::Device], first: &[bool]) -> Vec<Option<(usize, &'static str)>> {
     let mut twins = vec![None; devices.len()];
     let mut pair = |one: usize, other: usize, by| {
@@ -428,8 +433,8 @@ fn twins(devices: &[settings::Device], first: &[bool]) -> Vec<Option<(usize, &'s
     twins
 }
 
-/// What an allowing rule does. `taken` gets the levels it has written out where a device's id
-/// stands.
+/// The action of an allowing rule. Literal levels in the place of a device's id are added to
+/// `taken`.
 fn action(
     rule: &settings::UplinkRule,
     role: &settings::Role,
@@ -462,7 +467,7 @@ fn action(
     })
 }
 
-/// Rounded up, so that nothing expires before its time.
+/// Rounded up, so that no message expires too early.
 fn whole_seconds(duration: Duration) -> u32 {
     let seconds = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
     u32::try_from(seconds).unwrap_or(u32::MAX)

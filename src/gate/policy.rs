@@ -1,8 +1,8 @@
-//! What a role allows: its rules, compiled once for all of its devices.
+//! What a role allows: its rules, compiled once and shared by its devices.
 //!
-//! A matching deny wins; else the most specific rule; without a match nothing passes. What follows
-//! is asked in this order, and the first no is the answer: reserved path, deny, no rule, method,
-//! size, quota.
+//! A deny rule that matches has precedence; otherwise the most specific rule decides; without a
+//! match the reading is refused. The checks run in this order, and the first that fails is the
+//! reason: reserved path, deny, no rule, method, size, quota.
 
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Nothing larger than the byte bucket: it would be refused for ever with a promise that it may
-    /// pass later.
+    /// A limit never exceeds the byte bucket: a larger payload would always be refused with 4.29
+    /// and a Max-Age, although it could never pass.
     pub(super) fn new(max_payload: Option<u32>, quota: &Quota) -> Limits {
         let bucket = u32::try_from(quota.bytes).unwrap_or(u32::MAX).min(PAYLOAD_MAX);
         Limits {
@@ -65,7 +65,7 @@ pub(super) struct Rule {
     pub(super) action: Option<Action>,
 }
 
-/// What an allowing rule makes of a reading.
+/// How an allowing rule publishes a reading.
 #[derive(Debug)]
 pub(super) struct Action {
     pub(super) mapping: Mapping,
@@ -84,13 +84,14 @@ pub(super) struct Tie {
     pub(super) second: u32,
 }
 
-/// Builds a role's matchers, allow and deny, and finds the ties. `rules` are pattern and deny.
+/// Builds the allow and deny matchers of a role and finds ties. Each of `rules` is a pattern and
+/// whether it denies.
 pub(super) fn matchers<'a>(rules: impl Iterator<Item = (&'a Pattern, bool)>) -> (Matcher, Matcher, Vec<Tie>) {
     let (mut allow, mut deny) = (Builder::default(), Builder::default());
     let mut ties = Vec::new();
     for ((pattern, denies), number) in rules.zip(0_u32..) {
         if denies {
-            // Denied twice is denied.
+            // Two deny rules with the same pattern are no conflict.
             deny.insert(pattern, number);
         } else if let Some(first) = allow.insert(pattern, number) {
             ties.push(Tie { first, second: number });
@@ -115,7 +116,7 @@ impl Role {
         }
     }
 
-    /// The rule under which a reading passes, by path and method alone.
+    /// The rule that allows a reading, by path and method only.
     pub(super) fn decide(
         &self,
         path: Path<'_>,
@@ -141,7 +142,8 @@ impl Role {
     }
 }
 
-/// The second step: *this rule lets it pass, and there is room for it*. No token is taken yet.
+/// The second stage: a rule allows the reading, and it is within the size limit and the quota. No
+/// token is taken yet.
 pub(super) fn authorize<'a>(
     role: &'a Role,
     bucket: &mut Bucket,

@@ -1,18 +1,20 @@
-//! Whether each device is there, and when to say so.
+//! Which devices are online, and when to publish a change.
 //!
-//! A device is online from its first sign of life (a reading, refused or not; a session) until it
-//! has been silent for its `offline-after`. What is told of it is kept apart from what is true:
+//! A device is online from its first activity (a reading, accepted or refused; a session) until it
+//! has been silent for its `offline-after`. The published state and the current state are kept
+//! separately:
 //!
-//! | told so far | true now | then |
+//! | published | current | action |
 //! |---|---|---|
-//! | nothing | online | told at once |
-//! | nothing | silent since the start | told offline after `offline-after` |
-//! | x | not x | told, but not within a minute of the last time |
-//! | online | online, seen since | `last_seen` is told anew, not within 15 minutes |
-//! | x | x | nothing |
+//! | nothing | online | publish at once |
+//! | nothing | silent since the start | publish offline after `offline-after` |
+//! | x | not x | publish, at least 60 s after the last publication |
+//! | online | online, active since | publish `last_seen`, at least 15 minutes after the last publication |
+//! | x | x | none |
 //!
-//! Every device has at most one valid place in a heap of due times, so a poll costs what is due and
-//! not what there is, and a sign of life of an online device costs no more than storing the time.
+//! Every device has at most one valid entry in a heap of due times, so the cost of a poll depends
+//! on the devices that are due, not on all devices, and activity of an online device only stores
+//! the time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,44 +23,44 @@ use std::time::{Duration, Instant};
 use super::stage::DeviceIndex;
 use crate::message::Name;
 
-/// Least time between two changes told of one device.
+/// Least time between two published changes of one device.
 pub const CHANGE_INTERVAL: Duration = Duration::from_secs(60);
-/// Least time between two tellings that only refresh `last_seen`.
+/// Least time between two publications that only refresh `last_seen`.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
-/// What there is to tell of a device.
+/// A presence to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PresenceChange {
-    /// Which device.
+    /// The device's index.
     pub device: DeviceIndex,
     /// Its id.
     pub id: Name,
-    /// Whether it is there.
+    /// Whether it is online.
     pub online: bool,
-    /// Its last sign of life since the gate was opened, if any.
+    /// Its last activity since the gate was created, if any.
     pub last_seen: Option<Instant>,
 }
 
-/// One device's presence.
+/// The presence of one device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Presence {
     last_seen: Option<Instant>,
     told: Told,
-    /// Where in the heap its valid entry is.
+    /// The due time of its valid heap entry.
     due: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Told {
-    /// Never anything; known since then.
+    /// Nothing was published; the device is known since `since`.
     Nothing { since: Instant },
-    /// Something, but it has to be told again.
+    /// A state was published, but must be published again.
     Outdated,
-    /// This, then.
+    /// This state was published at `at`.
     State { online: bool, last_seen: Option<Instant>, at: Instant },
 }
 
-/// What [`Presence::decide`] found.
+/// The result of [`Presence::decide`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Tell,
@@ -79,7 +81,7 @@ impl Presence {
         self.last_seen.is_some_and(|seen| now.saturating_duration_since(seen) < offline_after)
     }
 
-    /// Forgets what was told, so that it is told again.
+    /// Marks the published state as outdated, so that it is published again.
     pub(super) fn outdate(&mut self) {
         if let Told::State { .. } = self.told {
             self.told = Told::Outdated;
@@ -121,28 +123,29 @@ fn at_or_now(at: Option<Instant>, now: Instant) -> Next {
     }
 }
 
-/// When to look at which device next.
+/// The due times of all devices.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Each device's slot under its due time; entries that are not the device's `due` any more are
+    /// The slot of each device by due time; an entry that differs from the device's `due` is
     /// skipped.
     heap: BinaryHeap<Reverse<(Instant, u32)>>,
 }
 
 impl Queue {
-    /// Empties it and makes room for so many devices, so that nothing later allocates.
+    /// Clears the queue and reserves room for `devices`, so that later calls do not allocate.
     pub(super) fn reset(&mut self, devices: usize) {
         self.heap.clear();
-        // One valid entry each, and one left behind by its first sign of life.
+        // Each device has one valid entry, and may have one stale entry from before its first
+        // activity.
         self.heap.reserve(devices.saturating_mul(2));
     }
 
-    /// Makes room for one device more, so many in all.
+    /// Reserves room for one more device, `devices` in total.
     pub(super) fn make_room(&mut self, devices: usize) {
         self.heap.reserve(devices.saturating_mul(2).saturating_sub(self.heap.len()));
     }
 
-    /// Puts a device back after [`Queue::reset`].
+    /// Schedules a device again after [`Queue::reset`].
     pub(super) fn schedule(
         &mut self,
         slot: u32,
@@ -163,21 +166,21 @@ impl Queue {
         self.heap.push(Reverse((at, slot)));
     }
 
-    /// A sign of life.
+    /// Records activity of a device.
     pub(super) fn seen(&mut self, slot: u32, presence: &mut Presence, now: Instant) {
         let first = presence.last_seen.is_none();
         if presence.last_seen.is_none_or(|seen| seen < now) {
             presence.last_seen = Some(now);
         }
-        // A device told online is scheduled early enough already, and so is one that waits for its
-        // minute to pass. One told offline is not scheduled at all; one never told anything is, for
-        // its silence.
+        // A device published as online is scheduled early enough already, as is one that waits for
+        // [`CHANGE_INTERVAL`]. A device published as offline is not scheduled; a device without a
+        // published state is scheduled for its `offline-after`.
         if presence.due.is_none() || (first && presence.due.is_some_and(|due| due > now)) {
             self.push(slot, presence, now);
         }
     }
 
-    /// When something is due first.
+    /// The earliest due time.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
@@ -190,7 +193,7 @@ impl Queue {
         }
     }
 
-    /// What there is to tell of the device popped, if anything: whether it is online.
+    /// Whether the popped device is online, if that must be published.
     pub(super) fn tell(
         &mut self,
         slot: u32,
@@ -247,8 +250,8 @@ mod tests {
             self.queue.seen(0, &mut self.presence, self.now);
         }
 
-        /// All that is told until then, each with its second since the start, jumping from due time
-        /// to due time.
+        /// All publications until `end`, each with its second since the start, jumping from due
+        /// time to due time.
         fn until(&mut self, end: Duration) -> Vec<(u64, bool)> {
             let mut told = Vec::new();
             let end = self.start + end;
@@ -302,7 +305,7 @@ mod tests {
     fn a_flapping_device_is_told_once_a_minute_at_most() {
         let mut world = World::new(Duration::from_secs(5));
         let mut told = Vec::new();
-        // A sign of life every 7 s: offline 2 s before each.
+        // Activity every 7 s: offline 2 s before each.
         for second in (0..1800).step_by(7) {
             told.extend(world.until(Duration::from_secs(second)));
             world.seen();
@@ -328,7 +331,7 @@ mod tests {
     fn what_changed_while_nobody_asked_is_told_as_it_is_now() {
         let mut world = World::new(HOUR);
         world.seen();
-        // The uplink is away for a day: the polls begin again only then.
+        // The uplink is down for a day; polling resumes after it.
         world.now = world.start + 24 * HOUR;
         assert_eq!(world.until(25 * HOUR), [(24 * 3600, false)]);
     }
@@ -350,7 +353,7 @@ mod tests {
         for second in 0..10_000 {
             world.until(Duration::from_secs(second));
             world.seen();
-            // The one left behind by the first sign of life is gone when its time has come.
+            // The stale entry from the first activity is removed when it becomes due.
             assert!(world.queue.heap.len() <= if second < 3_600 { 2 } else { 1 });
         }
     }

@@ -1,43 +1,21 @@
-//! From what a transport proved to the device: PSK identity, certificate, key.
+//! The credentials of devices, and the index that finds a device by its credentials.
 //!
-//! | proved | leads to |
-//! |---|---|
-//! | PSK identity | the device that has it |
-//! | raw public key | the device that has it |
-//! | certificate | the one device that has its key, or one of its names and, if it says so, its issuer |
-//! | the same, and no device has any of these | the one fleet that one of its names fits, and the device of the id in it |
-//!
-//! All names of a certificate count alike ([`NameKind`]). Where they lead to two devices, or to
-//! none and to two ids of fleets, nobody is identified: nothing says which one the certificate's
-//! owner is today. A device of the settings always wins over a fleet; an id or a certificate of one
-//! that is switched off or disabled is nobody's.
-//!
-//! Every look-up is by a keyed hash, so its time says nothing about what was nearly right.
+//! Every look-up uses a keyed hash, so its timing does not reveal near matches.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::Gate;
-use super::certificate::{self, CertificateName, NameKind};
-use super::identity::{Entry, Registry};
-use super::plan::Plan;
-use super::quota::Bucket;
-use super::roll::Roll;
+use super::certificate::{CertificateName, NameKind};
 use super::settings::{self, Device, Psk, Withheld};
-use super::stage::DeviceIndex;
-use crate::message::{Name, RESERVED_DEVICE};
-use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::{CertificateIdentity, DistinguishedName};
 
-/// How a device proves itself.
+/// The credentials of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Proof {
     pub(super) psk: Option<Psk>,
     pub(super) certificate: Option<CertificateName>,
     pub(super) public_key: Option<[u8; 32]>,
-    /// As one of this fleet.
+    /// The fleet it belongs to, if any.
     pub(super) fleet: Option<Arc<settings::Fleet>>,
 }
 
@@ -52,13 +30,16 @@ impl Proof {
     }
 }
 
+/// The names of a certificate lead to several devices.
+pub(super) struct Ambiguous;
+
 /// Whose something is: a slot, or nobody's although it is known.
-type Holder = Option<u32>;
+pub(super) type Holder = Option<u32>;
 /// Everybody with a certificate of one name, by issuer.
 type Holders = Vec<(Option<DistinguishedName>, Holder)>;
 
-/// Who has what. Made anew when the devices of the settings change; those of fleets are found by
-/// their id.
+/// Which credential belongs to which slot. Rebuilt when the configured devices change; devices of
+/// fleets are found by their id.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     by_psk: HashMap<Box<[u8]>, u32>,
@@ -69,10 +50,10 @@ pub(super) struct Proofs {
 impl Proofs {
     /// What is `withheld` is nobody's; of two devices with the same the gate's plan took out both
     /// before.
-    pub(super) fn new<'a>(entries: impl Iterator<Item = (u32, &'a Entry)>, withheld: &Withheld) -> Proofs {
+    pub(super) fn new<'a>(known: impl Iterator<Item = (u32, &'a Proof)>, withheld: &Withheld) -> Proofs {
         let mut proofs = Proofs::default();
-        for (slot, entry) in entries {
-            let Proof { psk, certificate, public_key, fleet: None } = &entry.proof else { continue };
+        for (slot, proof) in known {
+            let Proof { psk, certificate, public_key, fleet: None } = proof else { continue };
             if let Some(psk) = psk {
                 proofs.by_psk.insert(psk.identity.as_slice().into(), slot);
             }
@@ -96,233 +77,30 @@ impl Proofs {
         let key = (certificate.kind, certificate.name.clone());
         self.by_name.entry(key).or_default().push((certificate.issuer.clone(), holder));
     }
-}
 
-/// Why nobody is identified.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unidentified {
-    /// Nobody has this.
-    Unknown,
-    /// Its names lead to several devices.
-    Ambiguous,
-    /// The certificate has more than 32 names.
-    TooManyNames,
-    /// It leads to a device that is switched off or disabled, or to an id no fleet may use.
-    Withheld {
-        /// The id, where it is a fleet's.
-        id: Option<Name>,
-    },
-    /// Another fleet has a device of this id, or the settings do.
-    IdTaken {
-        /// The fleet it would be of.
-        fleet: Name,
-        /// The id.
-        id: Name,
-    },
-    /// The fleet has as many devices as it may.
-    FleetFull {
-        /// The fleet.
-        fleet: Name,
-        /// `max-devices`
-        max_devices: u32,
-    },
-}
-
-impl fmt::Display for Unidentified {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unidentified::Unknown => f.write_str("no device and no fleet has it"),
-            Unidentified::Ambiguous => f.write_str("its names lead to several devices"),
-            Unidentified::TooManyNames => f.write_str("it has more than 32 names"),
-            Unidentified::Withheld { id: None } => f.write_str("its device is switched off or disabled"),
-            Unidentified::Withheld { id: Some(id) } => write!(f, "no fleet may have a device {id}"),
-            Unidentified::IdTaken { fleet, id } => {
-                write!(f, "fleet {fleet} would make it {id}, and there is another device of that id")
-            }
-            Unidentified::FleetFull { fleet, max_devices } => {
-                write!(f, "fleet {fleet} has {max_devices} devices; its max-devices allows no more")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Unidentified {}
-
-/// What a proof leads to.
-enum Found {
-    Device(DeviceIndex),
-    /// Not there yet: of this fleet of the plan, with this id.
-    New(usize, Name),
-}
-
-impl Gate {
-    /// The device that proved itself so. One of a fleet comes into being here, at first sight.
-    ///
-    /// # Errors
-    /// [`Unidentified`]: end the session, and say why where its owner looks.
-    pub fn identify(&mut self, now: Instant, peer: &PeerIdentity) -> Result<DeviceIndex, Unidentified> {
-        match self.find(peer)? {
-            Found::Device(device) => Ok(device),
-            Found::New(fleet, id) => self.enlist(now, fleet, id),
-        }
+    /// The slot of the device that has this PSK identity.
+    pub(super) fn psk(&self, identity: &[u8]) -> Option<u32> {
+        self.by_psk.get(identity).copied()
     }
 
-    /// As [`Gate::identify`], for somebody identified before: makes no device.
-    pub fn recognise(&self, peer: &PeerIdentity) -> Option<DeviceIndex> {
-        match self.find(peer) {
-            Ok(Found::Device(device)) => Some(device),
-            _ => None,
-        }
+    /// The holder of a raw public key.
+    pub(super) fn key(&self, hash: &[u8; 32]) -> Option<Holder> {
+        self.by_key.get(hash).copied()
     }
 
-    fn find(&self, peer: &PeerIdentity) -> Result<Found, Unidentified> {
-        let proofs = &self.proofs;
-        let device = |holder: Holder| {
-            let slot = holder.ok_or(Unidentified::Withheld { id: None })?;
-            self.registry.index(slot).map(Found::Device).ok_or(Unidentified::Unknown)
-        };
-        match peer {
-            PeerIdentity::Psk(identity) => {
-                device(Some(*proofs.by_psk.get(&**identity).ok_or(Unidentified::Unknown)?))
-            }
-            PeerIdentity::RawPublicKey(hash) => {
-                device(*proofs.by_key.get(&**hash).ok_or(Unidentified::Unknown)?)
-            }
-            PeerIdentity::Certificate(identity) => {
-                let names = certificate::names(identity).ok_or(Unidentified::TooManyNames)?;
-                let issuer = DistinguishedName::from_der(&identity.issuer);
-                match proofs.holder(identity, &names, issuer.as_ref())? {
-                    Some(holder) => device(holder),
-                    None => self.find_in_fleets(&names, issuer.as_ref()),
-                }
-            }
-        }
-    }
-
-    fn find_in_fleets(
-        &self,
-        names: &[(NameKind, Box<str>)],
-        issuer: Option<&DistinguishedName>,
-    ) -> Result<Found, Unidentified> {
-        let mut found = BTreeSet::new();
-        for (number, (fleet, _)) in self.plan.fleets.iter().enumerate() {
-            let pattern = &fleet.certificate;
-            if !issued_by(&pattern.issuer, issuer) {
-                continue;
-            }
-            let fitting = names.iter().filter(|(kind, _)| *kind == pattern.kind);
-            found.extend(fitting.filter_map(|(_, name)| Some((number, pattern.id(name)?))));
-        }
-        let (number, id) = found.pop_first().ok_or(Unidentified::Unknown)?;
-        if !found.is_empty() {
-            return Err(Unidentified::Ambiguous);
-        }
-        if self.plan.withholds(&id) {
-            return Err(Unidentified::Withheld { id: Some(id) });
-        }
-        let fleet = &self.plan.fleets[number].0;
-        match self.registry.by_id(id.as_str()).and_then(|device| Some((device, self.registry.entry(device)?)))
-        {
-            None => Ok(Found::New(number, id)),
-            Some((device, entry)) if entry.fleet() == Some(&fleet.name) => Ok(Found::Device(device)),
-            Some(_) => Err(Unidentified::IdTaken { fleet: fleet.name.clone(), id }),
-        }
-    }
-
-    fn enlist(&mut self, now: Instant, number: usize, id: Name) -> Result<DeviceIndex, Unidentified> {
-        let unknown = Unidentified::Unknown;
-        let (fleet, role_index) = self.plan.fleets.get(number).ok_or(unknown.clone())?;
-        let role = self.plan.roles.get(*role_index as usize).ok_or(unknown.clone())?;
-        if self.registry.fleet_size(&fleet.name) >= fleet.max_devices as usize {
-            let (fleet, max_devices) = (fleet.name.clone(), fleet.max_devices);
-            return Err(Unidentified::FleetFull { fleet, max_devices });
-        }
-        let offline_after = fleet.offline_after.unwrap_or(role.offline_after);
-        let entry =
-            Entry::of_fleet(fleet, id, *role_index, offline_after, Bucket::full(&role.rate, now), now);
-        let slot = self.registry.insert(entry);
-        self.fleet_revision += 1;
-        self.presence.make_room(self.registry.len());
-        if let Some((_, entry)) = self.registry.at(slot) {
-            self.presence.schedule(slot, &mut entry.state.presence, now, offline_after);
-        }
-        self.registry.index(slot).ok_or(unknown)
-    }
-
-    /// Makes the devices of an earlier process again, as far as their fleets still are and may have
-    /// them. None of them is there yet: one that does not come is told offline after its
-    /// `offline-after`. Returns the ids that are nobody's any more.
-    pub fn restore_fleets(&mut self, now: Instant, roll: &Roll) -> Vec<Name> {
-        let mut gone = Vec::new();
-        for page in roll.pages() {
-            let number = self.plan.fleets.iter().position(|(fleet, _)| page.is_of(fleet));
-            for id in &page.devices {
-                if self.registry.by_id(id.as_str()).is_some() {
-                    continue;
-                }
-                let fleet = number.filter(|_| !self.plan.withholds(id));
-                if fleet.is_none_or(|number| self.enlist(now, number, id.clone()).is_err()) {
-                    gone.push(id.clone());
-                }
-            }
-        }
-        gone
-    }
-
-    /// Changes when a device of a fleet came, or may have gone.
-    pub fn fleet_revision(&self) -> u64 {
-        self.fleet_revision
-    }
-
-    /// How many devices each fleet has, in the settings' order, and how many it may have.
-    pub fn fleets(&self) -> impl Iterator<Item = (&settings::Fleet, usize)> {
-        self.plan.fleets.iter().map(|(fleet, _)| (&**fleet, self.registry.fleet_size(&fleet.name)))
-    }
-
-    /// Sorts out which of the devices that fleets have made go on, and as what: the slots kept, by
-    /// `keep`.
-    pub(super) fn review_fleets(&mut self, before: Option<&Plan>, now: Instant, mut keep: impl FnMut(u32)) {
-        let Gate { plan, registry, .. } = self;
-        let mut room: Vec<usize> = plan.fleets.iter().map(|(fleet, _)| fleet.max_devices as usize).collect();
-        for slot in registry.of_fleets() {
-            let Some((_, entry)) = registry.at(slot) else { continue };
-            let Some(old) = &entry.proof.fleet else { continue };
-            let same = |(fleet, _): &(Arc<settings::Fleet>, u32)| {
-                fleet.name == old.name && fleet.certificate == old.certificate
-            };
-            let Some(number) = plan.fleets.iter().position(same) else { continue };
-            let (fleet, role_index) = &plan.fleets[number];
-            let Some(role) = plan.roles.get(*role_index as usize) else { continue };
-            if plan.withholds(&entry.id) || room[number] == 0 {
-                continue;
-            }
-            room[number] -= 1;
-            let old = before.and_then(|plan| plan.roles.get(entry.role as usize));
-            if old.is_none_or(|old| old.quota != role.quota) {
-                entry.state.bucket = Bucket::full(&role.rate, now);
-            }
-            (entry.role, entry.label) = (*role_index, fleet.label.clone());
-            entry.proof.fleet = Some(fleet.clone());
-            entry.offline_after = fleet.offline_after.unwrap_or(role.offline_after);
-            keep(slot);
-        }
-    }
-}
-
-impl Proofs {
     /// The one holder of a certificate, if any device of the settings is one.
-    fn holder(
+    pub(super) fn certificate(
         &self,
         identity: &CertificateIdentity,
         names: &[(NameKind, Box<str>)],
         issuer: Option<&DistinguishedName>,
-    ) -> Result<Option<Holder>, Unidentified> {
+    ) -> Result<Option<Holder>, Ambiguous> {
         let named = names.iter().filter_map(|name| self.by_name.get(name)).flatten();
         let named = named.filter(|(wanted, _)| issued_by(wanted, issuer)).map(|(_, holder)| *holder);
         let mut found: Option<Holder> = None;
         for holder in self.by_key.get(&identity.key_hash).copied().into_iter().chain(named) {
             found = match (found, holder) {
-                (Some(Some(one)), Some(other)) if one != other => return Err(Unidentified::Ambiguous),
+                (Some(Some(one)), Some(other)) if one != other => return Err(Ambiguous),
                 (Some(Some(one)), _) => Some(Some(one)),
                 (_, holder) => Some(holder),
             };
@@ -331,26 +109,6 @@ impl Proofs {
     }
 }
 
-fn issued_by(wanted: &Option<DistinguishedName>, issuer: Option<&DistinguishedName>) -> bool {
+pub(super) fn issued_by(wanted: &Option<DistinguishedName>, issuer: Option<&DistinguishedName>) -> bool {
     wanted.as_ref().is_none_or(|wanted| issuer.is_some_and(|issuer| issuer.agrees(wanted)))
-}
-
-impl Plan {
-    /// Whether no fleet may have a device of this id.
-    fn withholds(&self, id: &Name) -> bool {
-        id.as_str() == RESERVED_DEVICE || self.withheld.contains(id.as_str())
-    }
-}
-
-impl Registry {
-    /// The slots of devices of fleets, those seen last first.
-    fn of_fleets(&self) -> Vec<u32> {
-        let mut slots: Vec<_> = self
-            .iter()
-            .filter(|(_, entry)| entry.fleet().is_some())
-            .map(|(device, entry)| (entry.state.presence.last_seen(), device.slot() as u32))
-            .collect();
-        slots.sort_unstable_by(|a, b| b.cmp(a));
-        slots.into_iter().map(|(_, slot)| slot).collect()
-    }
 }

@@ -1,11 +1,12 @@
-//! How much a device may send: two token buckets, messages and payload bytes, exact in integers.
+//! The quota of a device: two token buckets, for messages and for payload bytes, in exact integer
+//! arithmetic.
 //!
-//! A token is counted in nanosecond shares: one message is `per` nanoseconds' worth, and each
-//! nanosecond brings `messages` shares. So nothing is ever rounded, and over any span `t` no more
-//! than `burst + messages · t / per` messages pass, to the last one. A bucket takes 48 bytes.
+//! A token is divided into shares: one message costs `per` (in nanoseconds) shares, and each
+//! nanosecond adds `messages` shares. Nothing is rounded, so in any span `t` at most
+//! `burst + messages · t / per` messages pass. A bucket takes 48 bytes.
 //!
-//! Asking costs nothing: tokens go only when everything else about the reading is right
-//! ([`Bucket::take`] after [`Bucket::check`]), and come back if the journal then cannot take it.
+//! [`Bucket::check`] takes no tokens. [`Bucket::take`] takes them when all other checks of the
+//! reading have passed, and [`Bucket::give_back`] returns them if the journal cannot store it.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -20,19 +21,19 @@ pub const PER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// A [`Quota`] prepared for arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate {
-    /// Shares of a message, and of a byte, that flow in each nanosecond.
+    /// Shares added per nanosecond to the message bucket; `bytes` likewise for the byte bucket.
     messages: u64,
     bytes: u64,
-    /// Shares one token has.
+    /// Shares of one token.
     token: u64,
-    /// Shares the buckets hold. Below 2^119: `bytes` has 64 bits, `PER_MAX` 55.
+    /// Capacity of the message bucket in shares. Below 2^119: `bytes` has 64 bits, `PER_MAX` 55.
     messages_full: u128,
     bytes_full: u128,
 }
 
 impl Quota {
     /// # Errors
-    /// [`QuotaError`]: it would let nothing pass, ever, or its period is out of range.
+    /// [`QuotaError`]: it would never let a message pass, or its period is out of range.
     pub fn check(&self) -> Result<(), QuotaError> {
         if self.messages == 0 || self.burst == 0 {
             return Err(QuotaError::NoMessages);
@@ -48,7 +49,7 @@ impl Quota {
 }
 
 impl Rate {
-    /// A quota that fails its [`Quota::check`] is brought into range; its role is closed anyway.
+    /// A quota that fails [`Quota::check`] is clamped; its role is closed anyway.
     pub(super) fn new(quota: &Quota) -> Rate {
         // 366 days are below 2^55 ns.
         let token = quota.per.clamp(PER_MIN, PER_MAX).as_nanos() as u64;
@@ -67,7 +68,7 @@ impl Rate {
     }
 }
 
-/// What one device may still send. Full at start.
+/// The tokens of one device. Full at start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     at: Instant,
@@ -80,10 +81,10 @@ impl Bucket {
         Bucket { at: now, messages: rate.messages_full, bytes: rate.bytes_full }
     }
 
-    /// Lets in what has flowed since; a `now` before the last one counts as the last one.
+    /// Adds the shares since the last call; a `now` before the last one counts as the last one.
     fn refill(&mut self, rate: &Rate, now: Instant) {
         let Some(elapsed) = now.checked_duration_since(self.at) else { return };
-        // More than 584 years overfill every bucket alike.
+        // An overflow, after 584 years, fills every bucket anyway.
         let elapsed = u128::from(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
         self.at = now;
         let messages = self.messages.saturating_add(elapsed * u128::from(rate.messages));
@@ -95,9 +96,9 @@ impl Bucket {
     /// Whether one message of `bytes` may pass at `now`. Takes nothing.
     ///
     /// # Errors
-    /// Whole seconds, at least 1 and rounded up, after which it may, if nothing else passes until
-    /// then. `u32::MAX` if it has more bytes than the bucket holds; the gate refuses those as too
-    /// large before.
+    /// Seconds, rounded up and at least 1, after which it may pass if nothing else passes until
+    /// then. `u32::MAX` if `bytes` exceeds the bucket; the gate refuses such a message as too large
+    /// before.
     pub(super) fn check(&mut self, rate: &Rate, now: Instant, bytes: usize) -> Result<(), u32> {
         self.refill(rate, now);
         let cost = rate.cost(bytes);
@@ -119,19 +120,19 @@ impl Bucket {
         u32::try_from(seconds).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Takes the tokens of a message of `bytes` that [`Bucket::check`] let pass.
+    /// Takes the tokens of a message of `bytes` that passed [`Bucket::check`].
     pub(super) fn take(&mut self, rate: &Rate, bytes: usize) {
         self.messages = self.messages.saturating_sub(u128::from(rate.token));
         self.bytes = self.bytes.saturating_sub(rate.cost(bytes));
     }
 
-    /// Gives the tokens of a message of `bytes` back that passed the gate but could not be kept.
+    /// Returns the tokens of a message of `bytes` that passed the gate but could not be stored.
     pub(super) fn give_back(&mut self, rate: &Rate, bytes: usize) {
         self.messages = (self.messages + u128::from(rate.token)).min(rate.messages_full);
         self.bytes = self.bytes.saturating_add(rate.cost(bytes)).min(rate.bytes_full);
     }
 
-    /// How many whole messages and bytes could pass at `now`.
+    /// The whole messages and bytes that could pass at `now`.
     pub(super) fn left(mut self, rate: &Rate, now: Instant) -> (u32, u64) {
         self.refill(rate, now);
         let token = u128::from(rate.token);
@@ -140,7 +141,7 @@ impl Bucket {
     }
 }
 
-/// Why a quota cannot be kept.
+/// Why a quota is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaError {
     /// `messages` or `burst` is 0.
@@ -154,9 +155,9 @@ pub enum QuotaError {
 impl fmt::Display for QuotaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            QuotaError::NoMessages => "messages and burst are at least 1: with 0 nothing would ever pass",
-            QuotaError::NoBytes => "bytes is at least 1: with 0 no payload would ever pass",
-            QuotaError::Period => "per is from 1 ms to 366 days",
+            QuotaError::NoMessages => "messages and burst must be at least 1: with 0 no message could pass",
+            QuotaError::NoBytes => "bytes must be at least 1: with 0 no payload could pass",
+            QuotaError::Period => "per must be from 1 ms to 366 days",
         })
     }
 }
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!(pass(&mut bucket, &rate, almost, 10), Err(1));
         assert_eq!(pass(&mut bucket, &rate, start + Duration::from_secs(1), 10), Ok(()));
         assert_eq!(pass(&mut bucket, &rate, start + Duration::from_secs(1), 10), Err(1));
-        // A day of silence saves up the burst, not a day's worth.
+        // A day of silence fills the bucket to the burst, not to a day of messages.
         assert_eq!(bucket.left(&rate, start + Duration::from_secs(86_400)), (20, 65_536));
     }
 
@@ -278,7 +279,7 @@ mod tests {
                     Ok(()) => passed.push((at, bytes as u128)),
                     Err(u32::MAX) => prop_assert!(bytes as u64 > quota.bytes),
                     Err(seconds) => {
-                        // The wait named is enough, and a whole second less is not.
+                        // The returned wait is sufficient; one second less is not.
                         let mut copy = bucket;
                         let wait = Duration::from_secs(u64::from(seconds));
                         prop_assert_eq!(copy.check(&rate, now + wait, bytes), Ok(()));

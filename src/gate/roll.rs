@@ -1,8 +1,8 @@
-//! The roll of fleets: which devices their certificates have made, as it is kept from one process
-//! to the next.
+//! The roll of fleets: the list of devices that were created from fleet certificates, stored across
+//! restarts.
 //!
-//! Without it such a device would be forgotten by a restart, and its retained status would say
-//! `online` for ever. The form is text:
+//! Without it, a restart would forget these devices, and their retained status would stay `online`.
+//! The format is text:
 //!
 //! ```text
 //! tombolo fleet-devices 1
@@ -12,9 +12,9 @@
 //! end 5d0e6c11
 //! ```
 //!
-//! Behind a fleet's name stands the CRC-32C of its certificate pattern: under another pattern its
-//! devices are not these, as on a reload. Behind `end` stands that of all before it. A device's id
-//! has no space, so no line can be taken for another.
+//! After the fleet's name is the CRC-32C of its certificate pattern; if the pattern has changed,
+//! the devices are not restored, as on a reload. After `end` is the CRC-32C of all text before it.
+//! A device id has no space, so the kinds of lines are unambiguous.
 
 use std::fmt::Write as _;
 
@@ -24,28 +24,28 @@ use crate::message::Name;
 
 /// Largest roll, in bytes.
 pub const MAX_BYTES: u64 = 64 << 20;
-/// What every version begins with.
+/// The beginning of every version.
 const MAGIC: &str = "tombolo fleet-devices ";
-/// This version.
+/// The version this program reads and writes.
 const VERSION: &str = "1";
 
 /// The devices of each fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roll(Vec<Page>);
 
-/// One fleet's part.
+/// The devices of one fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The fleet.
+    /// The fleet's name.
     pub fleet: Name,
-    /// Which certificates it was of.
+    /// CRC-32C of the fleet's certificate pattern.
     pattern: u32,
-    /// The ids, in order.
+    /// The device ids, sorted.
     pub devices: Vec<Name>,
 }
 
 impl Page {
-    /// Whether the fleet is that one, by name and by certificates.
+    /// Whether this is the page of `fleet`: same name, same certificate pattern.
     pub fn is_of(&self, fleet: &Fleet) -> bool {
         self.fleet == fleet.name && self.pattern == fingerprint(fleet)
     }
@@ -56,13 +56,12 @@ fn fingerprint(fleet: &Fleet) -> u32 {
 }
 
 impl Roll {
-    /// Fleet by fleet.
+    /// One page per fleet.
     pub fn pages(&self) -> &[Page] {
         &self.0
     }
 
-    /// As it is stored. The ids of each fleet are put in order, so that the same roll is the same
-    /// text.
+    /// The stored form. Ids are sorted, so equal rolls have equal text.
     pub fn encode(mut self) -> String {
         let mut text = format!("{MAGIC}{VERSION}\n");
         for page in &mut self.0 {
@@ -80,16 +79,16 @@ impl Roll {
     /// Reads what [`Roll::encode`] wrote.
     ///
     /// # Errors
-    /// In half a sentence, why it cannot be that.
+    /// Why it is invalid, as a clause for an error message.
     pub fn parse(bytes: &[u8]) -> Result<Roll, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
         let first = text.lines().next().unwrap_or_default();
-        let version = first.strip_prefix(MAGIC).ok_or("it does not begin as it should")?;
+        let version = first.strip_prefix(MAGIC).ok_or("it does not begin with `tombolo fleet-devices`")?;
         if version != VERSION {
-            return Err("it is of another version of this program".to_owned());
+            return Err("it was written by another version of this program".to_owned());
         }
         let end =
-            text.strip_suffix('\n').and_then(|text| text.rsplit_once("\nend ")).ok_or("it is cut short")?;
+            text.strip_suffix('\n').and_then(|text| text.rsplit_once("\nend ")).ok_or("it is truncated")?;
         let (head, sum) = (&text[..end.0.len() + 1], end.1);
         if u32::from_str_radix(sum, 16).ok() != Some(crc32c::crc32c(head.as_bytes())) {
             return Err("its checksum is wrong".to_owned());
@@ -101,11 +100,10 @@ impl Roll {
                     let pattern = u32::from_str_radix(pattern, 16).ok()?;
                     Some(Page { fleet: Name::parse(name).ok()?, pattern, devices: Vec::new() })
                 });
-                pages.push(parsed.ok_or("it has a line that is no fleet")?);
+                pages.push(parsed.ok_or("it has an invalid fleet line")?);
             } else {
                 let page = pages.last_mut().ok_or("it has a device without a fleet")?;
-                page.devices
-                    .push(Name::parse(line).map_err(|_| "it has a line that is no device".to_owned())?);
+                page.devices.push(Name::parse(line).map_err(|_| "it has an invalid device line".to_owned())?);
             }
         }
         Ok(Roll(pages))
@@ -113,8 +111,8 @@ impl Roll {
 }
 
 impl Gate {
-    /// All devices that fleets have made. Costs a look at each device; [`Gate::fleet_revision`]
-    /// says whether it can have changed.
+    /// All devices of fleets. The cost is proportional to the number of devices;
+    /// [`Gate::fleet_revision`] tells whether it can have changed.
     pub fn roll(&self) -> Roll {
         let fleets = self.plan.fleets.iter();
         let mut pages: Vec<Page> = fleets
@@ -124,7 +122,7 @@ impl Gate {
                 devices: Vec::new(),
             })
             .collect();
-        for (_, entry) in self.registry.iter() {
+        for (_, entry) in self.devices.iter() {
             if let Some(fleet) = entry.fleet()
                 && let Some(page) = pages.iter_mut().find(|page| page.fleet == *fleet)
             {
@@ -166,7 +164,7 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = text.clone();
                 changed[at] ^= 1 << bit;
-                // Only the checksum's own letters may be written otherwise.
+                // Only the case of the checksum's digits may differ.
                 assert!(
                     Roll::parse(&changed).is_err() || changed.eq_ignore_ascii_case(&text),
                     "byte {at} bit {bit}"
@@ -178,6 +176,9 @@ mod tests {
     #[test]
     fn another_version_is_none_of_ours() {
         let newer = roll().encode().replace("devices 1\n", "devices 2\n");
-        assert_eq!(Roll::parse(newer.as_bytes()).unwrap_err(), "it is of another version of this program");
+        assert_eq!(
+            Roll::parse(newer.as_bytes()).unwrap_err(),
+            "it was written by another version of this program"
+        );
     }
 }

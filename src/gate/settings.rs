@@ -1,5 +1,5 @@
-//! What the gate is told by configuration, already validated: no pattern here fails to parse, no
-//! template names a capture its pattern lacks.
+//! The gate's input from the configuration, already validated: all patterns are parsed, and no
+//! template names a capture that its pattern lacks.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use super::pattern::Pattern;
 use super::template::Template;
 use crate::message::{Envelope, Lane, Name};
 
-/// Everything the gate decides by. Replaced whole on reload.
+/// Everything the gate decides by. A reload replaces it as a whole.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The gateway's own id, `{gateway}` in templates.
     pub gateway: Name,
     /// `{prefix}` in templates, itself expanded; default `tombolo/{gateway}`.
     pub prefix: String,
-    /// `[topics] reading`: where a reading goes whose rule names no topic. `None` = switched off.
+    /// `[topics] reading`: the topic of a reading whose rule names no topic. `None` = switched off.
     pub reading: Option<Template>,
-    /// What the gateway itself publishes to or subscribes to: no rule leads there.
+    /// The topics that the gateway itself publishes to or subscribes to; no rule may map to them.
     pub own: Vec<OwnTopic>,
     /// Roles by name, in name order.
     pub roles: Vec<Role>,
@@ -26,42 +26,42 @@ pub struct Settings {
     pub devices: Vec<Device>,
     /// Fleets by name, in name order; each names a role that exists.
     pub fleets: Vec<Fleet>,
-    /// What no fleet makes a device of: those that are switched off or disabled.
+    /// Devices that are switched off or disabled; no fleet may create them.
     pub withheld: Withheld,
 }
 
-/// What a class of devices may say and hear.
+/// What a class of devices may publish and receive.
 #[derive(Clone, Debug)]
 pub struct Role {
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// How much each of its devices may send.
+    /// The quota of each of its devices.
     pub quota: Quota,
-    /// Largest payload in bytes of one reading, `0 ..= 65,536`, however it came; `None`, the
-    /// default, is 1,024 in one datagram and 65,536 by Block1. More than [`Quota::bytes`] could
-    /// never pass.
+    /// Largest payload of one reading in bytes, `0 ..= 65,536`, in one datagram and by Block1.
+    /// `None`, the default, is 1,024 in one datagram and 65,536 by Block1. A payload above
+    /// [`Quota::bytes`] can never pass.
     pub max_payload: Option<u32>,
-    /// How long without a sign of life until `offline`; default 1 h.
+    /// Time without activity until a device is `offline`; default 1 h.
     pub offline_after: Duration,
     /// Most DTLS sessions each of its devices may have at once, at least 1; default 4. Devices that
     /// share a key need one session each.
     pub max_sessions: u32,
-    /// Named uplink rules, in name order. No rule, no passage.
+    /// Named uplink rules, in name order. Without a matching rule a reading is refused.
     pub uplink: Vec<UplinkRule>,
     /// Named downlink rules, in name order; used once commands are built.
     pub downlink: Vec<DownlinkRule>,
 }
 
-/// A token bucket, one a device: full at start.
+/// Token buckets of each device, full at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Messages that flow in `per`; default 60.
+    /// Messages added per `per`; default 60.
     pub messages: u32,
-    /// Payload bytes that flow in `per`; default 64 KiB.
+    /// Payload bytes added per `per`, and the capacity of the byte bucket; default 64 KiB.
     pub bytes: u64,
     /// The period; default 1 min.
     pub per: Duration,
-    /// Messages that may come at once; default 20. The byte bucket holds `bytes`.
+    /// Capacity of the message bucket: messages that may come at once; default 20.
     pub burst: u32,
 }
 
@@ -74,23 +74,23 @@ impl Default for Quota {
 /// A permission and a mapping in one.
 #[derive(Clone, Debug)]
 pub struct UplinkRule {
-    /// Its name; rules have names, not an order.
+    /// The name; rules have no order.
     pub name: Name,
-    /// Which paths of the device's own space.
+    /// The paths it applies to, within the device.
     pub path: Pattern,
-    /// A matching deny wins over every other rule.
+    /// A deny rule that matches has precedence over every other rule.
     pub deny: bool,
-    /// Where to; `None` = the `reading` template.
+    /// The topic; `None` = the `reading` template.
     pub topic: Option<Template>,
-    /// Upstream QoS. 0 is memory only and outside the promise.
+    /// QoS of the publish. A reading with QoS 0 is kept in memory only and may be lost.
     pub qos: QoS,
     /// Publish with retain.
     pub retain: bool,
-    /// Which queue.
+    /// The lane of the journal.
     pub lane: Lane,
-    /// Worthless after; whole seconds, `1 s ..= 10 years`.
+    /// Expires after; whole seconds, `1 s ..= 10 years`.
     pub expires: Option<Duration>,
-    /// What wraps the payload.
+    /// How the payload is wrapped.
     pub envelope: Envelope,
     /// Whether `DELETE` may publish an empty retained message here.
     pub delete: bool,
@@ -99,39 +99,38 @@ pub struct UplinkRule {
 /// Which commands reach a device, and as which path.
 #[derive(Clone, Debug)]
 pub struct DownlinkRule {
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// A matching deny wins over every other rule.
+    /// A deny rule that matches has precedence over every other rule.
     pub deny: bool,
     /// MQTT topic filter with `{prefix}`, `{gateway}`, `{device}`.
     pub topic: String,
-    /// The path at the device, with captures of `topic`.
+    /// The path at the device, which may contain captures of `topic`.
     pub path: String,
 }
 
-/// A device as configuration or the registry knows it.
+/// A device from the configuration or the registry.
 #[derive(Clone, Debug)]
 pub struct Device {
     /// Its id.
     pub id: Name,
     /// Its role's name.
     pub role: Name,
-    /// Free text for people.
+    /// A label: free text.
     pub label: Option<String>,
-    /// The PSK identity and key it proves itself with, if it speaks DTLS-PSK.
+    /// Its PSK identity and key, if it uses DTLS-PSK.
     pub psk: Option<Psk>,
-    /// The certificate it proves itself with, if it has one.
+    /// Its certificate, if it has one.
     pub certificate: Option<CertificateName>,
-    /// SHA-256 of the DER SubjectPublicKeyInfo of the key it proves itself with, alone (RFC 7250)
-    /// or in a certificate.
+    /// SHA-256 of the DER SubjectPublicKeyInfo of its key, used as a raw public key (RFC 7250) or
+    /// in a certificate.
     pub public_key: Option<[u8; 32]>,
-    /// Overrides the role's.
+    /// Overrides the role's value.
     pub offline_after: Option<Duration>,
 }
 
 impl Device {
-    /// What both would prove themselves with, if there is anything: then neither could be told from
-    /// the other.
+    /// The credential that both have, if any; it could not identify either of them.
     pub fn shares(&self, other: &Device) -> Option<&'static str> {
         let psk = |device: &Device| device.psk.as_ref().map(|psk| psk.identity.clone());
         let certificates = self.certificate.as_ref().zip(other.certificate.as_ref());
@@ -146,32 +145,32 @@ impl Device {
         }
     }
 
-    /// Whether both prove themselves the same way.
+    /// Whether both have the same credentials.
     pub fn same_proof(&self, other: &Device) -> bool {
         (&self.psk, &self.certificate, &self.public_key)
             == (&other.psk, &other.certificate, &other.public_key)
     }
 }
 
-/// One entry for many devices: whoever has a certificate that fits is one, from its first session
-/// on.
+/// One entry for many devices: each peer whose certificate matches becomes a device at its first
+/// session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// The role's name of all its devices.
+    /// The name of the role of all its devices.
     pub role: Name,
-    /// Free text for people, of each of them.
+    /// The label of each device: free text.
     pub label: Option<String>,
-    /// Which certificates, and what in them is the device's id.
+    /// The pattern that its certificates match, and which part of it is the device's id.
     pub certificate: CertificatePattern,
-    /// Most devices, `1 ..= 100,000`; default 1,000. Those beyond it are refused.
+    /// Most devices, `1 ..= 100,000`; default 1,000. Further devices are refused.
     pub max_devices: u32,
-    /// Overrides the role's.
+    /// Overrides the role's value.
     pub offline_after: Option<Duration>,
 }
 
-/// Devices that are not to be known, though a fleet could know them.
+/// Ids and credentials that a fleet must not turn into devices.
 #[derive(Clone, Debug, Default)]
 pub struct Withheld {
     /// Their ids.
@@ -183,7 +182,7 @@ pub struct Withheld {
 }
 
 impl Withheld {
-    /// Adds a device; what it proves itself with is taken out of it.
+    /// Adds a device and moves its credentials out of it.
     pub fn add(&mut self, device: &mut Device) {
         self.ids.push(device.id.clone());
         self.certificates.extend(device.certificate.take());
@@ -206,7 +205,8 @@ impl std::fmt::Debug for Psk {
     }
 }
 
-/// MQTT quality of service of a publish; 2 is not offered, the record id does what it would.
+/// MQTT quality of service of a publish. QoS 2 is not offered: a consumer can detect duplicates by
+/// the record id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum QoS {

@@ -1,14 +1,14 @@
-//! The stages of a reading, as types: each can only be made out of the one before.
+//! The stages of a reading, as types: each can only be made from the one before.
 //!
 //! ```text
 //! Received ──identity──> Identified ──policy, quota──> Authorized ──mapping──> Mapped ──> journal
 //! ```
 //!
-//! A southbound makes a [`Received`]; all others have private constructors, so the compiler keeps
-//! the order. The journal takes a [`Mapped`] and nothing else: what no rule allowed cannot be
-//! stored.
+//! A southbound protocol makes a [`Received`]; the other stages have private constructors, so the
+//! compiler enforces the order. The journal accepts only a [`Mapped`], so a reading that no rule
+//! allows cannot be stored.
 //!
-//! Nobody outside the gate makes a stage that was not passed:
+//! Code outside the gate cannot construct a later stage:
 //!
 //! ```compile_fail,E0451
 //! use tombolo::gate::stage::{Identified, Received};
@@ -32,7 +32,7 @@
 //! }
 //! ```
 //!
-//! Nor does anybody make up who a device is; a [`DeviceIndex`] comes from the gate alone:
+//! Nor can it construct a [`DeviceIndex`]; only the gate makes one:
 //!
 //! ```compile_fail,E0451
 //! use tombolo::gate::stage::DeviceIndex;
@@ -47,11 +47,10 @@ use super::settings::QoS;
 use crate::message::{Content, ContentFormat, Envelope, Lane, Method, Name, Path, Stamp};
 use crate::slots::Key;
 
-/// Which device, for as long as it is known under the same key. 8 bytes.
+/// Identifies a device as long as its credentials are unchanged. 8 bytes.
 ///
-/// It stays valid across reloads. Once its device is removed or given another key it is stale:
-/// every question about it is answered as for an unknown device, and it never comes to mean another
-/// one.
+/// It stays valid across reloads. It becomes stale when the device is removed or its credentials
+/// change; a stale index is treated as an unknown device and never refers to another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceIndex {
     slot: u32,
@@ -82,24 +81,26 @@ impl fmt::Debug for DeviceIndex {
     }
 }
 
-/// What came in, over whatever it came: *somebody said these bytes at this path*.
+/// A reading as received, before its sender is identified. It is the same for all southbound
+/// protocols.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
-    /// Where, in the sender's own space.
+    /// The path within the sender.
     pub path: Path<'a>,
-    /// How.
+    /// The method it was sent with.
     pub method: Method,
-    /// The bytes.
+    /// The payload.
     pub payload: &'a [u8],
-    /// What they are, if the sender said.
+    /// The payload's content format, if the sender named it.
     pub content_format: Option<ContentFormat>,
-    /// Whether it came in several pieces (Block1), where the larger default limit holds.
+    /// Whether it came in several blocks (Block1, RFC 7959), for which the larger default limit
+    /// applies.
     pub blockwise: bool,
-    /// When.
+    /// When it was received.
     pub stamp: Stamp,
 }
 
-/// A reading whose sender the transport has proved.
+/// A reading whose sender the transport has authenticated.
 #[derive(Clone, Copy)]
 pub struct Identified<'a> {
     device: DeviceIndex,
@@ -117,7 +118,7 @@ impl<'a> Identified<'a> {
         self.id
     }
 
-    /// What it said.
+    /// The reading as received.
     pub fn received(&self) -> &Received<'a> {
         &self.received
     }
@@ -144,13 +145,13 @@ impl<'a> Authorized<'a> {
         &self.segments
     }
 
-    /// The stage before.
+    /// The previous stage.
     pub fn identified(&self) -> &Identified<'a> {
         &self.identified
     }
 }
 
-/// A reading with its topic: what the journal takes.
+/// A reading with its topic, ready for the journal.
 #[derive(Clone, Copy)]
 pub struct Mapped<'a> {
     device: DeviceIndex,
@@ -171,81 +172,81 @@ impl<'a> Mapped<'a> {
         Mapped { device: authorized.identified.device, rule, content, lane, qos }
     }
 
-    /// What is stored and published.
+    /// The content to store and publish.
     pub fn content(&self) -> Content<'a> {
         self.content
     }
 
-    /// Which queue of the journal.
+    /// The lane of the journal.
     pub fn lane(&self) -> Lane {
         self.lane
     }
 
-    /// Upstream quality of service; what is sent at most once is not journaled.
+    /// QoS of the publish. A reading with `AtMostOnce` is not journaled.
     pub fn qos(&self) -> QoS {
         self.qos
     }
 
-    /// Whose reading it is.
+    /// The index of the device that sent it.
     pub fn device(&self) -> DeviceIndex {
         self.device
     }
 
-    /// The name of the rule that let it pass.
+    /// The name of the rule that allows it.
     pub fn rule(&self) -> &'a Name {
         self.rule
     }
 
-    /// How the envelope, if any, wraps it.
+    /// How the payload is wrapped.
     pub fn envelope(&self) -> Envelope {
         self.content.envelope
     }
 }
 
-/// Why a reading does not pass. Each is answered in the protocol's own words, and costs the device
-/// nothing.
+/// Why a reading is refused. Each southbound protocol has its own response for it. A refusal takes
+/// no tokens from the quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The device is not, or no longer, known: end its session.
+    /// The device is unknown or its index is stale: close its session.
     UnknownDevice,
-    /// The path is one of the gateway's own. CoAP 4.04.
+    /// The path is reserved for the gateway. CoAP 4.04.
     Reserved,
-    /// No rule of its role speaks of the path. CoAP 4.03.
+    /// No rule of its role matches the path. CoAP 4.03.
     NoRule,
-    /// This rule denies it. CoAP 4.03.
+    /// A rule denies the path. CoAP 4.03.
     Denied {
         /// The name of the rule.
         rule: Name,
     },
-    /// A rule allows the path, but not DELETE, or DELETE came with a payload. CoAP 4.05.
+    /// The rule does not allow DELETE, or DELETE has a payload. CoAP 4.05.
     NotAllowed,
-    /// The payload is larger than its role may send. CoAP 4.13 with Size1.
+    /// The payload is larger than its role allows. CoAP 4.13 with Size1.
     TooLarge {
-        /// Bytes that would have been taken the way this one came.
+        /// The limit in bytes for the way it was sent (datagram or Block1).
         limit: u32,
     },
-    /// Too much in too short a time. CoAP 4.29 with Max-Age (RFC 8516).
+    /// The quota is exhausted. CoAP 4.29 with Max-Age (RFC 8516).
     OverQuota {
-        /// Whole seconds, rounded up and at least 1, after which the same would pass.
+        /// Seconds, rounded up and at least 1, after which the same reading would pass.
         retry_after_s: u32,
     },
-    /// Its rule makes a topic of it that it may not have. CoAP 4.03.
+    /// The rule maps it to a topic that it may not publish to. CoAP 4.03.
     Topic(TopicFault),
 }
 
-/// What is wrong with a topic that a rule made of a path.
+/// Why the topic of a reading is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopicFault {
     /// More than 1,024 bytes.
     TooLong,
-    /// It would be in another device's space, or in the gateway's own.
+    /// It is in the space of another device or of the gateway.
     ForeignSpace,
-    /// It would be a topic that the gateway itself publishes to or subscribes to.
+    /// The gateway itself publishes to it or subscribes to it.
     Own,
 }
 
 impl Refusal {
-    /// What it is counted as.
+    /// The kind of refusal, as it is counted.
     pub fn reason(&self) -> Reason {
         match self {
             Refusal::UnknownDevice => Reason::UnknownDevice,
@@ -264,19 +265,19 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refusal::UnknownDevice => "the device is not known",
-            Refusal::Reserved => "the path is one of the gateway's own",
+            Refusal::Reserved => "the path is reserved for the gateway",
             Refusal::NoRule => "no rule of its role matches the path",
             Refusal::Denied { rule } => return write!(f, "rule {rule} denies the path"),
             Refusal::NotAllowed => "the rule does not allow this method",
             Refusal::TooLarge { limit } => return write!(f, "the payload has more than {limit} bytes"),
             Refusal::OverQuota { retry_after_s } => {
-                return write!(f, "the quota is used up for {retry_after_s} s");
+                return write!(f, "the quota is exhausted; retry after {retry_after_s} s");
             }
             Refusal::Topic(TopicFault::TooLong) => "the topic would have more than 1,024 bytes",
             Refusal::Topic(TopicFault::ForeignSpace) => {
-                "the topic would be in a space that is not the device's"
+                "the topic belongs to another device or to the gateway"
             }
-            Refusal::Topic(TopicFault::Own) => "the topic would be one of the gateway's own",
+            Refusal::Topic(TopicFault::Own) => "the topic is reserved for the gateway",
         })
     }
 }
@@ -306,7 +307,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All kinds, in the order in which they are looked for.
+    /// All kinds, in the order of the checks.
     pub const ALL: [Reason; 8] = [
         Reason::UnknownDevice,
         Reason::Reserved,
@@ -318,7 +319,7 @@ impl Reason {
         Reason::Topic,
     ];
 
-    /// As logs and JSON spell it.
+    /// The name in logs and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::UnknownDevice => "unknown_device",
@@ -333,7 +334,7 @@ impl Reason {
     }
 }
 
-/// How often each kind of refusal happened. 32 bytes; counts stop at their maximum.
+/// The number of refusals of each kind. 32 bytes; the counters saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused([u32; Reason::ALL.len()]);
 
@@ -343,7 +344,7 @@ impl Refused {
         *counter = counter.saturating_add(1);
     }
 
-    /// How often for this reason.
+    /// The number of refusals with this reason.
     pub fn of(&self, reason: Reason) -> u32 {
         self.0[reason as usize]
     }
@@ -353,7 +354,7 @@ impl Refused {
         Reason::ALL.into_iter().map(|reason| (reason, self.of(reason)))
     }
 
-    /// How often in all.
+    /// The total number of refusals.
     pub fn total(&self) -> u64 {
         self.0.iter().map(|count| u64::from(*count)).sum()
     }

@@ -1,15 +1,15 @@
-//! Where a reading goes: a topic with places to fill in.
+//! The topic of a reading: a template with placeholders.
 //!
-//! | place | stands for |
+//! | placeholder | replaced by |
 //! |---|---|
 //! | `{prefix}` | `[topics] prefix`; only at the very beginning |
 //! | `{gateway}` `{device}` `{role}` | names |
-//! | `{path}` | the whole path, a level of its own |
-//! | `{1}` `{2}` … | what the first, second, … `+` of the rule's pattern matched |
-//! | `{rest}` | what its `#` matched, a level of its own; if that is nothing, the level goes too |
+//! | `{path}` | the whole path; must be a whole level |
+//! | `{1}` `{2}` … | the text that the first, second, … `+` of the rule's pattern matched |
+//! | `{rest}` | the text that its `#` matched; must be a whole level, which is omitted if the text is empty |
 //!
-//! A template that parses begins with a literal level or with `{prefix}`, so no device chooses the
-//! first level of a topic. What else a topic may not be is decided when a rule is built
+//! A parsed template begins with a literal level or with `{prefix}`, so a device cannot choose the
+//! first level of a topic. The other restrictions are checked when a rule is built
 //! ([`mapping`](super::mapping)).
 
 use std::fmt;
@@ -24,10 +24,10 @@ pub struct Template {
     parts: Box<[Part]>,
 }
 
-/// A stretch of a [`Template`].
+/// A part of a [`Template`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Part {
-    /// From byte to byte of the text, as it stands.
+    /// Literal text: start and end in the template.
     Text(u16, u16),
     /// `{prefix}`
     Prefix,
@@ -46,7 +46,7 @@ pub(super) enum Part {
 }
 
 impl Template {
-    /// Takes `text` as a template.
+    /// Parses `text` as a template.
     ///
     /// # Errors
     /// [`TemplateError`], the first rule broken.
@@ -67,12 +67,12 @@ impl Template {
         Ok(Template { text: text.into(), parts: parts.into() })
     }
 
-    /// As it was written.
+    /// The text it was parsed from.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether `pattern` captures all that this template names.
+    /// Checks that `pattern` has all captures that this template names.
     ///
     /// # Errors
     /// [`TemplateError::NoCapture`] or [`TemplateError::NoRest`].
@@ -112,7 +112,8 @@ impl fmt::Display for Template {
     }
 }
 
-/// Literal text and places, in order; every brace belongs to a place, and no place holds a `/`.
+/// Literal text and placeholders, in order. Every brace belongs to a placeholder, and no
+/// placeholder contains `/`.
 fn split(text: &str) -> Result<Vec<Part>, TemplateError> {
     let mut parts = Vec::new();
     let mut at = 0;
@@ -153,7 +154,7 @@ fn place_of(name: &str) -> Result<Part, TemplateError> {
     })
 }
 
-/// `level` is a text between two `/`; all its braces are known to be places.
+/// `level` is the text between two `/`; all its braces belong to placeholders.
 fn check_level(first: bool, level: &str) -> Result<(), TemplateError> {
     if level.is_empty() {
         return Err(TemplateError::EmptyLevel);
@@ -178,23 +179,23 @@ fn check_level(first: bool, level: &str) -> Result<(), TemplateError> {
 /// Why a text is not a [`Template`], or not one for its rule's pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TemplateError {
-    /// There is no character at all.
+    /// The text is empty.
     Empty,
     /// More than 1,024 bytes.
     TooLong,
-    /// `{` or `}` that is not part of a place.
+    /// `{` or `}` that is not part of a placeholder.
     Brace,
-    /// No such place; its first 32 characters.
+    /// An unknown placeholder; its first 32 characters.
     Place(String),
-    /// A level without a character; also a `/` at either end.
+    /// A level is empty, also by a leading or trailing `/`.
     EmptyLevel,
     /// `+`, `#`, a control character or a Unicode noncharacter.
     Character,
-    /// The first level begins with `$`: those topics are the broker's.
+    /// The first level begins with `$`, which is reserved for the broker (MQTT 5.0 §4.7.2).
     Dollar,
     /// The first level is neither literal nor `{prefix}`.
     FirstLevel,
-    /// `{prefix}` elsewhere than alone in the first level.
+    /// `{prefix}` is not the whole first level.
     PrefixPlace,
     /// `{path}` or `{rest}` as a part of a level.
     WholeLevel,
@@ -209,24 +210,24 @@ impl fmt::Display for TemplateError {
         f.write_str(match self {
             TemplateError::Empty => "a topic needs at least one level",
             TemplateError::TooLong => "a topic has at most 1,024 bytes",
-            TemplateError::Brace => "'{' and '}' only enclose a place, as in {device}",
+            TemplateError::Brace => "'{' and '}' may only enclose a placeholder, as in {device}",
             TemplateError::Place(name) => {
                 return write!(
                     f,
-                    "{{{name}}} is no place; there are {{prefix}}, {{gateway}}, {{device}}, {{role}}, {{path}}, \
+                    "{{{name}}} is not a placeholder; the placeholders are {{prefix}}, {{gateway}}, {{device}}, {{role}}, {{path}}, \
                      {{1}} to {{16}} and {{rest}}"
                 );
             }
             TemplateError::EmptyLevel => "a topic has no empty level and no '/' at either end",
             TemplateError::Character => "a topic has no '+', no '#' and no control character",
-            TemplateError::Dollar => "topics under '$' are the broker's own",
-            TemplateError::FirstLevel => "the first level of a topic is literal or {prefix}",
-            TemplateError::PrefixPlace => "{prefix} stands only at the beginning, a level of its own",
-            TemplateError::WholeLevel => "{path} and {rest} each stand alone in their level",
+            TemplateError::Dollar => "topics that begin with '$' are reserved for the broker",
+            TemplateError::FirstLevel => "the first level of a topic must be literal text or {prefix}",
+            TemplateError::PrefixPlace => "{prefix} must be the whole first level",
+            TemplateError::WholeLevel => "{path} and {rest} must each be a whole level",
             TemplateError::NoCapture(number) => {
-                return write!(f, "{{{number}}} needs a pattern with {number} times '+'");
+                return write!(f, "{{{number}}} needs a path pattern with at least {number} levels '+'");
             }
-            TemplateError::NoRest => "{rest} needs a pattern that ends in '#'",
+            TemplateError::NoRest => "{rest} needs a path pattern that ends in '#'",
         })
     }
 }

@@ -1,9 +1,9 @@
-//! Segments set aside: files with records that could not be read, or were damaged, and the list of
-//! these records that is kept beside each. docs/journal-format.md §9.
+//! Segments set aside: files with records that are unreadable or damaged, and for each file the
+//! list of these records. docs/journal-format.md §9.
 //!
-//! A file is set aside before a trim passes such a record: it is kept until the record can be read
-//! after all, or its room is needed. The list says what is to be taken from the file then:
-//! everything else in it has left already, and is not to be sent twice.
+//! A file is set aside before a trim passes such a record, and kept until the record can be read or
+//! the space is needed. The list names the records to import from the file: all others in it were
+//! released already and must not be sent twice.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,25 +11,25 @@ use std::fmt::Write as _;
 use super::frame::SEQUENCE_MAX;
 use crate::message::{Lane, RecordId};
 
-/// Most ranges in one list; beyond, those nearest to each other are joined.
+/// Most ranges in one list; beyond it the nearest ranges are joined.
 pub const RANGES_MAX: usize = 4096;
 /// Longest list in bytes.
 pub const LIST_MAX: usize = 512 * 1024;
 
 const TITLE: &str = "tombolo set-aside 1";
 
-/// Why records of it were not read.
+/// Why records of a segment were not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AsideCause {
-    /// The disk did not give a part of it for an hour while it gave others. The records may be
-    /// there.
+    /// Reading a part of it failed for an hour while other parts could be read. The records may
+    /// still exist.
     Unreadable,
-    /// What the disk gave did not check, twice. The records are counted as lost.
+    /// A checksum was wrong in two readings. The records are counted as lost.
     Damaged,
 }
 
 impl AsideCause {
-    /// As in the list and behind the file's name.
+    /// The name in the list, and the suffix of the file name.
     pub fn as_str(self) -> &'static str {
         match self {
             AsideCause::Unreadable => "unreadable",
@@ -37,7 +37,7 @@ impl AsideCause {
         }
     }
 
-    /// A file's name without the ending that says that it was set aside, and that.
+    /// Splits a file name into the name without the suffix of a set-aside file, and the cause.
     pub fn strip(name: &str) -> (&str, Option<AsideCause>) {
         for cause in [AsideCause::Unreadable, AsideCause::Damaged] {
             if let Some(plain) = name.strip_suffix(cause.as_str()).and_then(|name| name.strip_suffix('.')) {
@@ -52,63 +52,64 @@ impl AsideCause {
     }
 }
 
-/// Records that were not read, all between two sequences of one lane.
+/// Records that were not read, between two sequences of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AsideRange {
-    /// Why.
+    /// Why they were not read.
     pub cause: AsideCause,
-    /// The oldest. Run 0: not known.
+    /// The oldest record. Run 0 = unknown.
     pub first: RecordId,
-    /// The newest.
+    /// The newest record.
     pub last: RecordId,
-    /// How many of them were stored for certain.
+    /// The number of records that were certainly stored.
     pub records: u64,
-    /// Others between them were read: it was joined with its neighbour.
+    /// Whether the range was joined with a neighbour, so that some records between its ends were
+    /// read.
     pub joined: bool,
 }
 
 /// A segment with records that were not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aside {
-    /// Its lane.
+    /// The lane of the segment.
     pub lane: Lane,
-    /// Its number.
+    /// The number of the segment.
     pub number: u64,
-    /// Which records, rising, disjoint.
+    /// The records, ascending and disjoint.
     pub ranges: Vec<AsideRange>,
 }
 
 impl Aside {
-    /// Without any record yet.
+    /// A segment without ranges yet.
     pub fn new(lane: Lane, number: u64) -> Aside {
         Aside { lane, number, ranges: Vec::new() }
     }
 
-    /// *Unreadable* if any record in it is.
+    /// [`AsideCause::Unreadable`] if any of its ranges is, else [`AsideCause::Damaged`].
     pub fn cause(&self) -> AsideCause {
         let unreadable = self.ranges.iter().any(|range| range.cause == AsideCause::Unreadable);
         if unreadable { AsideCause::Unreadable } else { AsideCause::Damaged }
     }
 
-    /// The name of its list.
+    /// The file name of its list.
     pub fn list_name(&self) -> String {
         list_name(self.number)
     }
 
-    /// Records in it that were stored for certain.
+    /// The number of records of this cause that were certainly stored.
     pub fn records(&self, cause: AsideCause) -> u64 {
         self.ranges.iter().filter(|range| range.cause == cause).map(|range| range.records).sum()
     }
 
-    /// Whether a record of this sequence is on the list.
+    /// Whether the list contains the record with this sequence.
     pub fn lists(&self, sequence: u64) -> bool {
         self.range_of(sequence).is_some()
     }
 
-    /// Whether a record of this sequence is on the list, in a file with records of these runs. A
-    /// file without any run of its range is another gateway's, or of a restored copy. Which run the
-    /// record itself is of may not be known: where an opening was damaged too, the list has the run
-    /// before.
+    /// Whether the list contains the record with this sequence, for a file with records of these
+    /// runs. A file without any run of the range belongs to another gateway or to a restored copy.
+    /// The run of the record itself may be unknown: if an Opening frame was damaged too, the list
+    /// has the previous run.
     pub fn wants(&self, sequence: u64, runs: &BTreeSet<u64>) -> bool {
         let is_run = |range: &AsideRange| {
             [range.first.run, range.last.run].into_iter().any(|run| run == 0 || runs.contains(&run))
@@ -121,7 +122,7 @@ impl Aside {
         self.ranges.get(at).filter(|range| range.first.sequence <= sequence)
     }
 
-    /// Adds records; those that overlap others are joined with them.
+    /// Adds records; overlapping ranges are joined.
     pub fn add(&mut self, mut range: AsideRange) {
         let begin = self.ranges.partition_point(|other| other.last.sequence < range.first.sequence);
         let end = self.ranges.partition_point(|other| other.first.sequence <= range.last.sequence);
@@ -150,7 +151,7 @@ impl Aside {
         }
     }
 
-    /// These records are in their lane again.
+    /// Removes records that are in their lane again.
     pub fn remove(&mut self, first: u64, last: u64) {
         let mut left = Vec::with_capacity(self.ranges.len() + 1);
         for range in self.ranges.drain(..) {
@@ -188,7 +189,7 @@ impl Aside {
         out
     }
 
-    /// Reads a list; `None` if it is not whole.
+    /// Parses a list; `None` if it is incomplete or its CRC is wrong.
     pub fn parse(bytes: &[u8]) -> Option<Aside> {
         let text = std::str::from_utf8(bytes.get(..bytes.len().min(LIST_MAX))?).ok()?;
         let at = text.trim_end().rfind('\n')? + 1;

@@ -1,4 +1,4 @@
-//! A lane's commit: one write and one sync, rolling over to the next segment where one is full or
+//! The commit of a lane: one write and one sync, continued in the next segment when one is full or
 //! failed. docs/journal-format.md §6.
 
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use super::settings::WhenFull;
 use super::storage::{Storage, StorageError, StoredFile};
 use crate::splitmix::SplitMix64;
 
-/// A trim no commit carries is committed alone after so long,
+/// A trim that no commit contains is committed alone after this time,
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
-/// or after so many records.
+/// or after this many released records.
 pub const TRIM_RECORDS: u64 = 1_000;
 /// Bytes of an Opening frame.
 const OPENING: u32 = 48;
@@ -26,41 +26,41 @@ const OPENING: u32 = 48;
 /// Why records of a batch were not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The lane has no room and refuses.
+    /// The lane is full and refuses records.
     LaneFull,
-    /// The disk did not take them.
+    /// The disk failed.
     Disk(StorageError),
-    /// There is no room in the active segment, and no file for another one.
+    /// The active segment is full, and no file for another one can be made.
     NoSegment(StorageError),
 }
 
-/// What became of a batch: its first `records` are durable, the others failed.
+/// The result of committing a batch: its first `records` are durable, the others failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Outcome {
-    /// Durable records.
+    /// The number of durable records.
     pub records: usize,
-    /// Why not all are.
+    /// Why the others failed; `None` if all are durable.
     pub failure: Option<Failure>,
 }
 
-/// What was written and is not yet known to be durable.
+/// A part of a batch that was written and not synced yet.
 struct Part {
-    /// How far in the batch.
+    /// Its end in the batch, in bytes.
     to: usize,
-    /// How many records.
+    /// The number of records.
     records: usize,
-    /// Whether all control state is in it.
+    /// Whether it contains all control state.
     control: bool,
 }
 
-/// At which step the disk failed.
+/// The step at which the disk failed.
 enum Stage {
     Write,
     Sync,
 }
 
 impl<S: Storage> LaneWriter<S> {
-    /// When control state is to be committed even if no record comes.
+    /// When control state must be committed even if no record was appended.
     pub(super) fn control_deadline(&self) -> Option<Instant> {
         if !self.is_control_dirty() {
             return None;
@@ -80,8 +80,8 @@ impl<S: Storage> LaneWriter<S> {
         self.is_control_dirty() && (force || self.control_deadline().is_some_and(|at| at <= now))
     }
 
-    /// Stores a batch, whose sequences begin at `next_sequence`, and with it what control state
-    /// waits; `force`: that even without a record.
+    /// Commits a batch, whose sequences begin at `next_sequence`, with the pending control state.
+    /// With `force`, control state is committed even without a record.
     pub(super) fn commit(
         &mut self,
         now: Instant,
@@ -118,9 +118,9 @@ impl<S: Storage> LaneWriter<S> {
         outcome
     }
 
-    /// A first error may be that of one bad place: the next commit tries another segment at once. A
-    /// second one, or one that no other place cures, makes the lane refuse and wait. Without a file
-    /// for another segment it goes on in the one it has.
+    /// A first error may be caused by one bad block: the next commit tries another segment at once.
+    /// After a second error, or one that another segment cannot avoid, the lane refuses records and
+    /// waits. Without a file for another segment it continues in the current one.
     fn note_failure(&mut self, now: Instant, failure: Failure, control: bool) {
         match failure {
             Failure::LaneFull => {}
@@ -138,8 +138,8 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// Stores as much of `batch[from..bytes]` as one segment takes, and control state behind the
-    /// last of it.
+    /// Writes as much of `batch[from..bytes]` as fits into one segment, and control state after the
+    /// last record.
     fn commit_part(
         &mut self,
         now: Instant,
@@ -149,10 +149,10 @@ impl<S: Storage> LaneWriter<S> {
         from: usize,
         bytes: usize,
     ) -> Result<Part, Failure> {
-        // A commit of its own for what belongs to the opening. Who reads records of this run must
-        // find the Opening before them. And what was found missing is named first, by frames that
-        // begin no commit: else the next opening would take what a power cut tore for records that
-        // were acknowledged.
+        // The frames of the opening get a separate commit: a reader must find the Opening frame
+        // before the records of its run. Losses found at the opening are written first, in frames
+        // that begin no commit; otherwise the next opening would count torn records as acknowledged
+        // ones.
         let alone = self.unnamed_gaps || self.active.as_ref().is_some_and(|active| active.opening);
         let bytes = if alone { from } else { bytes };
         let rest = alone.then(|| batch.split_off(from));
@@ -216,7 +216,7 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// The frame that says that another run begins here, if it does.
+    /// The Opening frame, if another run begins here.
     fn opening(&self, active: &mut Active<S::File>, begins_commit: &mut bool) -> Vec<u8> {
         let mut out = Vec::new();
         if active.opening {
@@ -235,7 +235,7 @@ impl<S: Storage> LaneWriter<S> {
         out
     }
 
-    /// Gives the frames from `from` on their places and CRCs, as many as there is room for.
+    /// Sets the offsets and CRCs of the frames from `from` on, as many as fit.
     fn lay_out(
         &self,
         active: &mut Active<S::File>,
@@ -256,7 +256,7 @@ impl<S: Storage> LaneWriter<S> {
         part
     }
 
-    /// Appends the control frames that wait, if there is room; whether they are all in it.
+    /// Appends the pending control frames if they fit; returns whether all did.
     fn add_control(
         &self,
         active: &mut Active<S::File>,
@@ -299,8 +299,8 @@ impl<S: Storage> LaneWriter<S> {
         segment.encode_footer(&checkpoint)
     }
 
-    /// Sees to an active segment with room for a record of `record` bytes, or for the control
-    /// frames that wait.
+    /// Ensures an active segment with room for a record of `record` bytes, or for the pending
+    /// control frames.
     fn make_room(
         &mut self,
         now: Instant,
@@ -343,13 +343,13 @@ impl<S: Storage> LaneWriter<S> {
         if for_record && decision == Decision::Refuse {
             return Err(Failure::LaneFull);
         }
-        // What is dropped or trimmed gives one back, so these may have the reserve.
+        // Dropping or trimming frees a segment, so these may use the reserve.
         let reserve = !for_record || decision == Decision::DropOldest;
         self.take_from_pool(now, storage, pool, reserve).map_err(Failure::NoSegment)
     }
 
-    /// Files set aside give way to a new segment: damaged ones always, unreadable ones where the
-    /// lane drops its oldest.
+    /// Deletes files set aside to make room for a new segment: damaged ones always, unreadable ones
+    /// only if the lane drops its oldest records.
     fn clear_shelf(&mut self, now: Instant, storage: &S) {
         let any = self.bounds.when_full == WhenFull::DropOldest;
         while self.used_bytes() + u64::from(self.layout.size) > self.bounds.max_bytes {
@@ -370,15 +370,15 @@ impl<S: Storage> LaneWriter<S> {
         pool: &mut Pool<S>,
         reserve: bool,
     ) -> Result<(u64, Arc<S::File>), StorageError> {
-        // Another number each time: something that cannot be replaced may have this name.
+        // A new number for each attempt, because a file that cannot be replaced may have this name.
         let number = self.next_number;
         self.next_number += 1;
         let file = pool.take(storage, self.folder, &segment_name(number), reserve, now)?;
         Ok((number, file))
     }
 
-    /// Ends the active segment with its footer. That is an index only: without it the segment is
-    /// scanned.
+    /// Seals the active segment with its footer. The footer is only an index: without it the
+    /// segment is scanned.
     fn seal(&mut self) {
         let Some(active) = self.active.take() else { return };
         if !active.footed {
@@ -389,8 +389,8 @@ impl<S: Storage> LaneWriter<S> {
         self.publish_sealed();
     }
 
-    /// Begins a segment: header block and Checkpoint. What must be dropped for it is named in that
-    /// Checkpoint.
+    /// Begins a segment with header block and Checkpoint. The Checkpoint names the records dropped
+    /// to make room for it.
     fn activate(&mut self, now: Instant, number: u64, file: Arc<S::File>) -> Result<(), Failure> {
         if self.bounds.when_full == WhenFull::DropOldest {
             self.drop_oldest(now);
@@ -404,8 +404,8 @@ impl<S: Storage> LaneWriter<S> {
             salt: self.salt,
             first_sequence: self.next_sequence,
             boot: self.run.boot,
-            // Without what is dropped for this very segment: that must not count unless the
-            // Checkpoint names it.
+            // Excludes the records dropped for this segment: they must not count until its
+            // Checkpoint, which names them, is durable.
             released: self.durable_released,
             uncertain_from: match self.uncertain {
                 Some((from, next)) if next == self.next_sequence => from,
@@ -442,9 +442,9 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// Makes room ahead for one segment more than there are.
+    /// Drops the oldest records until there is room for one more segment.
     fn drop_oldest(&mut self, now: Instant) {
-        // The one just taken is in none of the lists.
+        // The segment just taken is in none of the lists.
         let mut used = self.held_bytes() + u64::from(self.layout.size);
         let mut through = 0;
         for segment in &self.sealed {
@@ -459,15 +459,15 @@ impl<S: Storage> LaneWriter<S> {
         self.dropped += self.control.total(LossCause::Dropped) - before;
     }
 
-    /// Gives up a segment after an error: it ends at its last successful commit.
+    /// Abandons a segment after an error: it ends at its last successful commit.
     fn abandon(&mut self, mut active: Active<S::File>, stage: Stage) {
         let number = active.segment.number;
         if active.end == HEADER_BLOCK {
-            // Nothing counted in it yet. What could not even be written can be tried again, a
-            // failed sync never.
+            // Nothing in it was committed. A failed write may be retried in this file, a failed
+            // sync must not.
             match stage {
                 Stage::Write => self.prepared = Some((number, active.file)),
-                // Size 0: not one to be recycled.
+                // Size 0: must not be recycled.
                 Stage::Sync => self.freed.push(Freed { name: active.segment.name(), size: 0 }),
             }
             return;
@@ -483,8 +483,8 @@ impl<S: Storage> LaneWriter<S> {
         self.publish_sealed();
     }
 
-    /// Keeps the lists of what was set aside, recycles what was freed, and keeps one segment
-    /// prepared; whether the pool should make a file for that.
+    /// Writes the lists of set-aside files, recycles freed files, and prepares one segment; returns
+    /// whether the pool should make a file for it.
     pub(super) fn maintain(&mut self, now: Instant, storage: &S, pool: &mut Pool<S>) -> bool {
         let folder = self.folder;
         for (first, last) in self.shelf.work(now, storage, folder) {
@@ -496,7 +496,7 @@ impl<S: Storage> LaneWriter<S> {
         let wanted = self.prepared.is_none()
             && retention::decide(&self.bounds, self.held_bytes(), self.layout.size) == Decision::Take;
         if wanted && pool.ready() > 1 {
-            // An error is the pool's to remember and to try again.
+            // The pool records the error and retries.
             self.prepared = self.take_from_pool(now, storage, pool, false).ok();
         }
         wanted && self.prepared.is_none()
@@ -504,7 +504,7 @@ impl<S: Storage> LaneWriter<S> {
 }
 
 impl<F> Active<F> {
-    /// All that was written is durable.
+    /// Marks all written data as durable.
     fn commit(&mut self) {
         self.end = self.segment.end;
         let runs_changed = std::mem::take(&mut self.opening);
@@ -515,7 +515,7 @@ impl<F> Active<F> {
     }
 }
 
-/// EIO: one bad place, perhaps.
+/// EIO, which may be caused by one bad block.
 const EIO: i32 = 5;
 
 fn step(frames: &[u8]) -> u32 {

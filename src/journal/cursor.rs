@@ -1,8 +1,8 @@
-//! The reading end of a lane: walks the segment files behind the commits, chunk by chunk, without
-//! doing any reading itself.
+//! The reading end of a lane: walks the committed part of the segment files, chunk by chunk,
+//! without file access of its own.
 //!
-//! It says which bytes it needs ([`Step::Fetch`]) and is handed them; so the shell decides what it
-//! has in memory, and what another thread reads. Whatever backlog there is, it holds one chunk.
+//! It requests bytes ([`Step::Fetch`]) and the shell supplies them, from memory or from a reading
+//! thread. It holds one chunk, regardless of the size of the backlog.
 
 use std::sync::Arc;
 
@@ -12,81 +12,80 @@ use super::record::{self, Reading};
 use super::segment::{Run, Segment};
 use super::view::LaneView;
 
-/// Bytes read at once; more only for a record that is larger.
+/// Bytes per read; more only for a larger record.
 pub const CHUNK: u32 = 65_536;
 
 /// Bytes a cursor needs.
 #[derive(Clone, Debug)]
 pub struct Fetch {
-    /// Of which segment.
+    /// The segment.
     pub segment: Arc<Segment>,
-    /// From this offset on,
+    /// The offset in its file.
     pub offset: u32,
-    /// so many: less only if the file is shorter.
+    /// The number of bytes; fewer are read only at the end of the file.
     pub length: u32,
-    /// Whether it is the segment still being written.
+    /// Whether it is the active segment.
     pub hot: bool,
 }
 
-/// What the next step of a cursor comes to.
+/// The result of a cursor's next step.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// [`Cursor::reading`] is the next record.
     Record,
     /// These bytes are needed: [`Cursor::supply`].
     Fetch(Fetch),
-    /// These records are not where they should be; the cursor is behind them. To be believed only
-    /// where a fresh view says that they have not left, because the file may have been recycled
-    /// meanwhile, and where they are not there a second time either.
+    /// These records were not found at their place; the cursor is after them. They are lost only if
+    /// a new view shows that they were not released (the file may have been recycled), and if a
+    /// second reading does not find them either.
     Lost(u64, u64),
-    /// These records lie where the disk gives nothing ([`Cursor::supply_hole`]), in the segment of
-    /// this number; the cursor is behind them.
+    /// These records are in an unreadable place ([`Cursor::supply_hole`]) of the segment with this
+    /// number; the cursor is after them.
     Unreadable(u64, u64, u64),
-    /// This segment is not open: it has to be opened before anything in it can be read.
+    /// This segment must be opened before it can be read.
     Unopened(Arc<Segment>),
-    /// There is nothing more for now.
+    /// No more records are committed.
     Empty,
 }
 
-/// A place in a lane.
+/// A position in a lane.
 #[derive(Debug, Default)]
 pub struct Cursor {
     position: u64,
     chunk: Vec<u8>,
-    /// The segment the chunk is of, by number.
+    /// The number of the chunk's segment.
     number: Option<u64>,
     /// File offset of the chunk's first byte.
     base: u32,
-    /// Place in the chunk.
+    /// Position in the chunk.
     at: usize,
-    /// The file ends here, though it should not.
+    /// The offset at which the file ends too early.
     cut: Option<u32>,
-    /// The disk did not give a place since the last record.
+    /// Whether an unreadable place was skipped since the last record.
     hole: bool,
-    /// The current record's body in the chunk, and its run.
+    /// The current record: its body in the chunk, its sequence and its run.
     current: Option<(usize, usize, u64, Run)>,
 }
 
 impl Cursor {
-    /// Before the record of this sequence.
+    /// A cursor before the record with this sequence.
     pub fn new(position: u64) -> Cursor {
         Cursor { position, ..Cursor::default() }
     }
 
-    /// Sequence of the next record wanted.
+    /// The sequence of the next record.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Goes back, or forth.
+    /// Moves to this sequence, in either direction.
     pub fn seek(&mut self, position: u64) {
         self.position = position;
         self.number = None;
         self.current = None;
     }
 
-    /// The disk does not give the bytes of the [`Fetch`] asked for last, up to `to`: what lies
-    /// there is stepped over.
+    /// The bytes of the last [`Fetch`] cannot be read up to `to`: they are skipped.
     pub fn supply_hole(&mut self, fetch: &Fetch, to: u32) {
         if self.number == Some(fetch.segment.number) && self.end() == fetch.offset && to > fetch.offset {
             let zeros = vec![0; (to - fetch.offset) as usize];
@@ -96,7 +95,7 @@ impl Cursor {
         }
     }
 
-    /// Hands over the bytes of the [`Fetch`] asked for last. Others, asked for before a
+    /// Supplies the bytes of the last [`Fetch`]. Bytes of an earlier one, from before a
     /// [`Cursor::seek`], are ignored.
     pub fn supply(&mut self, fetch: &Fetch, bytes: &[u8]) {
         if self.number != Some(fetch.segment.number) || self.end() != fetch.offset {
@@ -117,7 +116,7 @@ impl Cursor {
         self.base + self.chunk.len() as u32
     }
 
-    /// Goes to the next record that is not in `settled`.
+    /// Advances to the next record that is not in `settled`.
     pub fn advance<F>(&mut self, view: &LaneView<F>, settled: &RangeSet) -> Step {
         self.current = None;
         self.position = self.position.max(view.released + 1);
@@ -194,18 +193,18 @@ impl Cursor {
         }
     }
 
-    /// The record [`Cursor::advance`] came to: its sequence, run, and what was stored.
+    /// The record that [`Cursor::advance`] reached: its sequence, run and content.
     pub fn reading(&self) -> Option<(u64, Run, Reading<'_>)> {
         let (body, length, sequence, run) = self.current?;
         Some((sequence, run, record::decode(self.chunk.get(body..body + length)?)?))
     }
 
-    /// Sequence of that record, and the bytes of its body.
+    /// The sequence of that record and the length of its body in bytes.
     pub fn length(&self) -> Option<(u64, u32)> {
         self.current.map(|(_, length, sequence, _)| (sequence, length as u32))
     }
 
-    /// What will be needed after the present chunk, so that it can be read ahead.
+    /// The bytes needed after the current chunk, for reading ahead.
     pub fn ahead<F>(&self, view: &LaneView<F>) -> Option<Fetch> {
         let place = view.locate(self.position).filter(|place| Some(place.segment.number) == self.number)?;
         let offset = self.end();

@@ -1,40 +1,40 @@
-//! Frames: what a segment is a sequence of. docs/journal-format.md §2.2.
+//! Frames: a segment is a sequence of frames. docs/journal-format.md §2.2.
 //!
-//! Both CRCs of a frame begin with its segment's seed, so neither a leftover of the file's former
-//! life nor bytes a device chose for its payload are taken for a frame. The header has a CRC of its
-//! own: a scan over damaged bytes spends 20 bytes of CRC at each place, whatever length those bytes
-//! pretend.
+//! Both CRCs of a frame start from the seed of its segment, so old content of a recycled file and
+//! bytes in a device's payload are not mistaken for a frame. The header has a separate CRC, so a
+//! scan over damaged bytes computes a CRC over 20 bytes per position, whatever length the bytes
+//! claim.
 
 /// Size of a frame's header in bytes.
 pub const HEADER: usize = 24;
-/// Longest frame in bytes, padding left out.
+/// Longest frame in bytes, without padding.
 pub const FRAME_MAX: usize = 73_728;
 /// Frames begin at multiples of this.
 pub const ALIGN: usize = 8;
-/// No sequence or number is higher: arithmetic on them cannot overflow.
+/// Largest sequence or number, so that arithmetic on them cannot overflow.
 pub const SEQUENCE_MAX: u64 = 1 << 62;
 /// Flag: the first frame of a commit.
 pub const FLAG_COMMIT: u8 = 1;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
     /// A stored reading.
     Reading = 1,
-    /// All up to this sequence have left.
+    /// All records up to this sequence are released.
     Trim = 2,
     /// Another run begins within a segment.
     Opening = 3,
-    /// Records were lost.
+    /// Records are lost.
     Loss = 4,
-    /// The lane's whole control state.
+    /// The complete control state of the lane.
     Checkpoint = 5,
     /// A record in the rejected store.
     Rejected = 6,
-    /// It is no longer there.
+    /// A record was removed from the rejected store.
     Removed = 7,
-    /// A later minor version's; skipped.
+    /// A kind of a later minor version, which is skipped.
     Unknown = 0,
 }
 
@@ -53,38 +53,38 @@ impl Kind {
     }
 }
 
-/// A frame whose CRCs fit.
+/// A frame with valid CRCs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// Meaning by kind.
+    /// Its meaning depends on the kind.
     pub sequence: u64,
-    /// Whether a commit begins with it.
+    /// Whether it is the first frame of a commit.
     pub begins_commit: bool,
-    /// Meaning by kind.
+    /// Its meaning depends on the kind.
     pub body: &'a [u8],
 }
 
 impl Frame<'_> {
-    /// How far behind its first byte the next frame begins.
+    /// The distance to the next frame in bytes, with padding.
     pub fn step(&self) -> usize {
         padded(HEADER + self.body.len())
     }
 }
 
-/// What stands at a place in a segment.
+/// The result of parsing at a position of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
-    /// A whole, undamaged frame.
+    /// A complete, valid frame.
     Valid(Frame<'a>),
-    /// A header that fits, of a frame that needs so many bytes, more than there are.
+    /// A valid header of a frame that needs this many bytes, more than are available.
     Short(usize),
     /// No frame.
     Invalid,
 }
 
-/// Rounds a length up to the next place where a frame may begin.
+/// Rounds a length up to a multiple of [`ALIGN`].
 pub const fn padded(length: usize) -> usize {
     (length + ALIGN - 1) & !(ALIGN - 1)
 }
@@ -103,12 +103,12 @@ pub fn encode(out: &mut Vec<u8>, kind: Kind, sequence: u64, write_body: impl FnO
     out.resize(start + padded(length), 0);
 }
 
-/// The length a frame made by [`encode`] says it has, padding left out.
+/// The length of a frame made by [`encode`], without padding.
 pub fn encoded_length(frame: &[u8]) -> usize {
     frame.get(4..8).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
 }
 
-/// Completes the frame at the beginning of `frames`; returns how far behind it the next begins.
+/// Adds the CRCs to the first frame of `frames`; returns the distance to the next frame.
 pub fn seal(frames: &mut [u8], seed: u32, begins_commit: bool) -> usize {
     let length = encoded_length(frames);
     frames[17] = if begins_commit { FLAG_COMMIT } else { 0 };
@@ -119,7 +119,7 @@ pub fn seal(frames: &mut [u8], seed: u32, begins_commit: bool) -> usize {
     padded(length)
 }
 
-/// Reads the frame that begins with `bytes`.
+/// Parses the frame at the beginning of `bytes`.
 pub fn parse(bytes: &[u8], seed: u32) -> Parsed<'_> {
     let Some(header) = bytes.first_chunk::<HEADER>() else {
         return if bytes.is_empty() { Parsed::Invalid } else { Parsed::Short(HEADER) };
@@ -141,8 +141,8 @@ pub fn parse(bytes: &[u8], seed: u32) -> Parsed<'_> {
     if frame.sequence > SEQUENCE_MAX { Parsed::Invalid } else { Parsed::Valid(frame) }
 }
 
-/// Reads a frame that [`parse`] found valid, without checking it again. `bytes` is the frame
-/// without its padding.
+/// Parses a frame that [`parse`] has validated, without checking it again. `bytes` is the frame
+/// without padding.
 pub(super) fn trusted(bytes: &[u8]) -> Frame<'_> {
     match bytes.split_first_chunk::<HEADER>() {
         Some((header, body)) => fields_of(header, body),
@@ -163,7 +163,7 @@ fn word(header: &[u8; HEADER], at: usize) -> u32 {
     u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }
 
-/// Takes little-endian fields off the front of a body; `None` where it is too short.
+/// Reads little-endian fields from the front of a body; `None` if it is too short.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 

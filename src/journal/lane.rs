@@ -1,12 +1,12 @@
-//! Writes one lane: a chain of segments, of which the newest grows commit by commit.
+//! Writes one lane: a chain of segments, of which the newest grows with each commit.
 //!
 //! ```text
 //!   spare ──take──> prepared ──first commit──> active ──full, or an error──> sealed ──trim durable──> freed ──> spare
 //! ```
 //!
-//! Invariants: sequences are committed in order and without a gap; nothing counts before its sync
-//! has succeeded; after an error the segment is never written again; a file is freed only once the
-//! trim that passes it is durable. docs/journal-format.md §6.
+//! Invariants: sequences are committed in order and without gaps; nothing counts as stored before
+//! its sync has succeeded; after an error the segment is never written again; a file is freed only
+//! when the trim that passes it is durable. docs/journal-format.md §6.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,37 +16,38 @@ use super::aside::{AsideCause, AsideRange};
 use super::loss::{Control, LossCause};
 use super::pool::Trouble;
 use super::range::RangeSet;
+use super::recovered::Recovered;
 use super::recovery::{Opened, Resolution};
 use super::scan;
 use super::segment::{self, HEADER_BLOCK, Layout, Run, Segment};
 use super::settings::{LaneSettings, WhenFull};
-use super::shelf::{Shelf, Shelved};
+use super::shelf::Shelf;
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 use super::view::{ActiveView, LaneView, Recent};
 use crate::message::{Lane, RecordId};
 
-/// What a file that cannot be opened is called.
+/// The error for a file that cannot be opened.
 const EIO: i32 = 5;
 
 /// The segment being written, and how much of it is durable.
 pub(super) struct Active<F> {
     pub(super) segment: Segment,
     pub(super) file: Arc<F>,
-    /// What readers may see; its marks may lag, its end is in `end`.
+    /// The segment as readers see it; its marks may lag, its end is in `end`.
     pub(super) shared: Arc<Segment>,
-    /// Durable end.
+    /// The end of the durable frames.
     pub(super) end: u32,
-    /// What was written last.
+    /// The bytes written last.
     pub(super) recent: Arc<Recent>,
-    /// An Opening is to be written before anything else.
+    /// Whether an Opening frame must be written first.
     pub(super) opening: bool,
-    /// The header and the Checkpoint are written and not yet synced.
+    /// Whether the header and the Checkpoint are written but not synced.
     pub(super) fresh: bool,
-    /// It has its footer.
+    /// Whether it has its footer.
     pub(super) footed: bool,
 }
 
-/// A segment's file that nothing needs any more.
+/// The file of a segment that is no longer needed.
 pub(super) struct Freed {
     pub(super) name: String,
     pub(super) size: u64,
@@ -71,36 +72,19 @@ pub(super) struct LaneWriter<S: Storage> {
     pub(super) settled: RangeSet,
     pub(super) freed: Vec<Freed>,
     pub(super) trouble: Option<Trouble>,
-    /// No room for control frames.
+    /// Set if there is no room for control frames.
     pub(super) control_trouble: Option<Trouble>,
     pub(super) failures: u32,
     pub(super) release_since: Option<Instant>,
     pub(super) dropped: u64,
-    /// The opening found records missing that no durable loss names yet.
+    /// Whether the opening found missing records that no durable loss names yet.
     pub(super) unnamed_gaps: bool,
-    /// Sequences from the first to before the second may never have been given: the end of the
+    /// Sequences from the first up to before the second may never have been used: the end of the
     /// chain could not be read at the opening.
     pub(super) uncertain: Option<(u64, u64)>,
-    /// Then: the totals of losses it was begun with.
+    /// In that case: the totals of losses at the opening.
     pub(super) base: Option<[u64; 5]>,
     pub(super) shelf: Shelf,
-}
-
-/// What recovery hands over; see [`super::recovery`].
-pub(super) struct Recovered<F> {
-    pub(super) sealed: Vec<Segment>,
-    pub(super) active: Option<(Segment, F)>,
-    pub(super) control: Control,
-    pub(super) next_sequence: u64,
-    pub(super) next_number: u64,
-    pub(super) settled: RangeSet,
-    /// Records named as lost for the first time.
-    pub(super) missing: u64,
-    pub(super) free: Vec<(String, u64)>,
-    /// From this sequence up to `next_sequence − 1` nobody knows what was stored.
-    pub(super) uncertain_from: Option<u64>,
-    pub(super) base: Option<[u64; 5]>,
-    pub(super) asides: Vec<Shelved>,
 }
 
 impl<S: Storage> LaneWriter<S> {
@@ -159,7 +143,7 @@ impl<S: Storage> LaneWriter<S> {
         writer
     }
 
-    // What others want to know.
+    // Queries.
 
     /// The sequence the next committed record must have.
     pub(super) fn next_sequence(&self) -> u64 {
@@ -170,7 +154,7 @@ impl<S: Storage> LaneWriter<S> {
         self.run.run
     }
 
-    /// The last run in the newest segment, and its number; 0 if there is none.
+    /// The last run in the newest segment, and the segment's number; 0 if there is none.
     pub(super) fn newest(&self) -> (u64, u64) {
         let active = self.active.as_ref().filter(|active| active.end > HEADER_BLOCK);
         let newest = active.map(|active| &active.segment).or(self.sealed.back().map(Arc::as_ref));
@@ -189,7 +173,7 @@ impl<S: Storage> LaneWriter<S> {
         self.trouble
     }
 
-    /// Records dropped since it was last asked, for the log.
+    /// Records dropped since the last call, for the log.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }
@@ -203,7 +187,7 @@ impl<S: Storage> LaneWriter<S> {
         sealed + freed + u64::from(active) + u64::from(prepared) + self.shelf.bytes()
     }
 
-    /// Those of them that no new record has to give way to.
+    /// Those of them that are not deleted for new records.
     pub(super) fn held_bytes(&self) -> u64 {
         self.used_bytes() - self.shelf.reclaimable()
     }
@@ -214,7 +198,7 @@ impl<S: Storage> LaneWriter<S> {
         sealed + self.active.as_ref().map_or(0, |active| u64::from(active.end - HEADER_BLOCK))
     }
 
-    /// Bytes of frames of records that still find room; `making`: whether new segments can be made.
+    /// Bytes of record frames for which there is room; `making`: whether new segments can be made.
     pub(super) fn room(&self, making: bool) -> u64 {
         let active = self.active.as_ref().map_or(0, |active| {
             u64::from(active.segment.layout.records_limit.saturating_sub(active.segment.end))
@@ -228,7 +212,7 @@ impl<S: Storage> LaneWriter<S> {
         active + (more + u64::from(self.prepared.is_some())) * u64::from(self.layout.room())
     }
 
-    /// The id of a record, as far as its segment is known.
+    /// The id of a record; its run is 0 if its segment is unknown.
     pub(super) fn id_of(&self, sequence: u64) -> RecordId {
         let active = self.active.as_ref().map(|active| &active.segment);
         let run = match active.filter(|active| active.first_sequence <= sequence) {
@@ -242,11 +226,11 @@ impl<S: Storage> LaneWriter<S> {
         RecordId { run, sequence }
     }
 
-    /// What readers need; cheap.
+    /// The view for readers; cheap.
     pub(super) fn view(&self) -> LaneView<S::File> {
         LaneView {
             sealed: self.sealed_view.clone(),
-            // A fresh one holds nothing durable.
+            // A new segment has no durable frames.
             active: self.active.as_ref().filter(|active| active.end > HEADER_BLOCK).map(|active| {
                 ActiveView {
                     segment: active.shared.clone(),
@@ -260,11 +244,11 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// The body of a stored reading, from the disk; `fresh`: past the page cache. `None`: it is not
-    /// there, or does not check.
+    /// Reads the body of a stored reading from the disk; with `fresh`, bypassing the page cache.
+    /// `None` if it is not there or its checksum is wrong.
     ///
     /// # Errors
-    /// The disk does not give it.
+    /// The disk failed to read it.
     pub(super) fn read(
         &self,
         storage: &S,
@@ -296,14 +280,14 @@ impl<S: Storage> LaneWriter<S> {
         after.checked_sub(1).and_then(|at| self.sealed.get(at))
     }
 
-    /// The number of the segment that holds a record.
+    /// The number of the segment that contains a record.
     pub(super) fn number_of(&self, sequence: u64) -> Option<u64> {
         let active = self.active.as_ref().map(|active| &active.segment);
         let active = active.filter(|active| active.first_sequence <= sequence).map(|active| active.number);
         active.or_else(|| self.sealed_of(sequence).map(|segment| segment.number))
     }
 
-    /// Of `first..=last`, how many sequences may never have been given to a record.
+    /// The number of sequences in `first..=last` that may never have been used.
     pub(super) fn uncertain_in(&self, first: u64, last: u64) -> u64 {
         // Segments that could not be opened share one range.
         let mut uncertain = RangeSet::default();
@@ -315,9 +299,9 @@ impl<S: Storage> LaneWriter<S> {
         uncertain.count_in(first, last) - passed
     }
 
-    // What leaves.
+    // Releases and losses.
 
-    /// All records up to and with `through` may go, but for those that wait to be listed as
+    /// Releases all records up to and including `through`, except those that wait to be listed as
     /// unreadable.
     pub(super) fn release(&mut self, now: Instant, through: u64) {
         let waiting = self.shelf.first_waiting().map_or(u64::MAX, |first| first - 1);
@@ -329,7 +313,7 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// One record may go, whatever is with those before it.
+    /// Releases one record, regardless of the ones before it.
     pub(super) fn settle_one(&mut self, now: Instant, sequence: u64) {
         if sequence > self.control.released && sequence < self.next_sequence {
             self.settled.insert(sequence, sequence);
@@ -338,7 +322,7 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// Records are lost. Those that have left or are named as lost already are not counted again.
+    /// Records are lost. Those already released or counted as lost are not counted again.
     pub(super) fn lose(&mut self, now: Instant, first: u64, last: u64, cause: LossCause) {
         let first = first.max(self.control.released + 1);
         let last = last.min(self.next_sequence - 1);
@@ -352,8 +336,8 @@ impl<S: Storage> LaneWriter<S> {
         self.release_since.get_or_insert(now);
     }
 
-    /// `first..=last` without what may never have been stored, cut where one run ends and another
-    /// begins.
+    /// `first..=last` without sequences that may never have been used, split at the boundaries of
+    /// runs.
     fn certain_pieces(&self, first: u64, last: u64) -> Vec<(RecordId, RecordId)> {
         let mut certain = RangeSet::default();
         certain.insert(first, last);
@@ -374,7 +358,7 @@ impl<S: Storage> LaneWriter<S> {
         left.into_iter().flat_map(|(first, last)| segment::pieces(segments(), first, last)).collect()
     }
 
-    /// What was read of these records did not check, twice: they are lost, and their file is kept.
+    /// These records had wrong checksums in two readings: they are lost, and their file is kept.
     pub(super) fn damaged(&mut self, now: Instant, first: u64, last: u64) {
         let first = first.max(self.control.released + 1);
         let last = last.min(self.next_sequence - 1);
@@ -391,15 +375,13 @@ impl<S: Storage> LaneWriter<S> {
         self.lose(now, first, last, LossCause::Damaged);
     }
 
-    /// Records that had left the lane for the rejected store are gone from it, and nobody knows
-    /// which.
+    /// Records were lost from the rejected store, and it is unknown which.
     pub(super) fn lose_unnamed(&mut self, now: Instant, count: u64) {
         self.release_since.get_or_insert(now);
         self.control.lose(LossCause::Damaged, count, RecordId::UNKNOWN, RecordId::UNKNOWN);
     }
 
-    /// The disk does not give these records of a segment: they are stepped over once they are
-    /// listed beside it.
+    /// These records of a segment are unreadable: they are skipped when they are listed.
     pub(super) fn step_over(&mut self, number: u64, first: u64, last: u64) {
         let first = first.max(self.control.released + 1);
         for (first, last) in self.settled.missing_in(first, last.min(self.next_sequence - 1)) {
@@ -416,7 +398,7 @@ impl<S: Storage> LaneWriter<S> {
         }
     }
 
-    /// Segments that could not be opened before are opened, or given up.
+    /// Handles the result for segments that could not be opened before: opened, or given up.
     pub(super) fn take_up(&mut self, now: Instant, found: Resolution) {
         let numbers: Vec<u64> = found
             .opened
@@ -428,7 +410,7 @@ impl<S: Storage> LaneWriter<S> {
             .collect();
         let is_of = |segment: &Arc<Segment>| segment.unopened && numbers.contains(&segment.number);
         let group: Vec<Arc<Segment>> = self.sealed.iter().filter(|segment| is_of(segment)).cloned().collect();
-        // Some of it was dropped to make room meanwhile: it is opened anew.
+        // Some of them were dropped to make room meanwhile: the rest is opened again.
         let (Some(oldest), Some(newest)) = (group.first(), group.last()) else { return };
         if group.len() != numbers.len() {
             return;
@@ -441,7 +423,7 @@ impl<S: Storage> LaneWriter<S> {
         let mut next = first;
         let mut opened = found.opened.into_iter().peekable();
         let mut controls = Vec::new();
-        // Where what was opened begins, if nothing that was not opened is before it.
+        // The first sequence of the opened segments, if no unopened one is before it.
         let mut begins: Option<u64> = None;
         for number in sorted(&numbers) {
             let behind = opened.peek().map(begin_of);
@@ -451,8 +433,8 @@ impl<S: Storage> LaneWriter<S> {
             {
                 let end = opened.peek().map_or(last, |next| begin_of(next).saturating_sub(1));
                 if let Some(from) = stated {
-                    // Between what was found before it and its first record nothing was stored, as
-                    // far as is known.
+                    // Between the records found before it and its first record nothing was stored,
+                    // as far as is known.
                     self.settled.insert(from.max(next), segment.first_sequence.saturating_sub(1));
                     begins.get_or_insert(from.max(next));
                 }
@@ -472,7 +454,7 @@ impl<S: Storage> LaneWriter<S> {
                 chain.push(segment);
                 continue;
             }
-            // Up to the next one that was opened.
+            // Up to the next opened segment.
             let until = behind.map_or(last, |behind| behind.saturating_sub(1));
             if found.free.contains(&number) {
                 self.freed.push(Freed { name: segment::segment_name(number), size: 0 });
@@ -491,13 +473,13 @@ impl<S: Storage> LaneWriter<S> {
             }
         }
         let at = self.sealed.iter().position(is_of).unwrap_or(0);
-        // What was only thought to be there: no file holds it.
+        // Sequences that were only assumed to be used: no file contains them.
         if let Some(from) = uncertain_from.filter(|_| next <= last && damaged.is_empty()) {
             self.settled.insert(from.max(next), last);
         }
         let begins = begins.unwrap_or(first);
         if begins > first {
-            // The segment before them holds more than was found in it.
+            // The segment before them contains more than was found in it.
             match at.checked_sub(1).and_then(|before| self.sealed.get_mut(before)) {
                 Some(before) => {
                     let segment = Arc::make_mut(before);
@@ -531,8 +513,8 @@ impl<S: Storage> LaneWriter<S> {
         self.free();
     }
 
-    /// A file whose header does not check leaves the chain: what only it can hold is lost, or was
-    /// never there.
+    /// A file with an invalid header leaves the chain: records that only it can contain are lost,
+    /// or were never stored.
     fn give_up(&mut self, now: Instant, number: u64, first: u64, last: u64, uncertain_from: Option<u64>) {
         let certain = uncertain_from.map_or(last, |from| last.min(from - 1));
         let range = AsideRange {
@@ -548,13 +530,12 @@ impl<S: Storage> LaneWriter<S> {
         self.settled.insert(first.max(certain + 1), last);
     }
 
-    /// These records of a file set aside are in the lane again; all that is on its list, if it is
-    /// `None`.
+    /// These records of a file set aside are in the lane again; `None` = all on its list.
     pub(super) fn imported(&mut self, storage: &S, number: u64, taken: Option<&[(u64, u64)]>) {
         self.shelf.taken(storage, self.folder, number, taken);
     }
 
-    /// A record that had left the lane for the rejected store is given up.
+    /// A record of the rejected store is discarded.
     pub(super) fn discard(&mut self, now: Instant, id: RecordId) {
         self.release_since.get_or_insert(now);
         self.control.lose(LossCause::Discarded, 1, id, id);
@@ -565,10 +546,10 @@ impl<S: Storage> LaneWriter<S> {
         self.release_since.get_or_insert(now);
     }
 
-    /// Asks for a Checkpoint behind all else: with it, the next opening knows that nothing is
+    /// Requests a Checkpoint after all other frames, which tells the next opening that nothing is
     /// missing at the end.
     pub(super) fn ask_checkpoint(&mut self) {
-        // Where nothing was written since the opening there is nothing to be sure of.
+        // If nothing was written since the opening, no Checkpoint is needed.
         if self.active.as_ref().is_some_and(|active| !active.opening) {
             self.control.ask_checkpoint();
         }
@@ -585,14 +566,14 @@ impl<S: Storage> LaneWriter<S> {
         self.sealed_view = self.sealed.iter().cloned().collect();
     }
 
-    /// Whether what was lost, and the sequence that is next, stand in a segment behind the oldest
-    /// sealed one too. After an error there may be none that is written to.
+    /// Whether the losses and the next sequence are also stored in a segment after the oldest
+    /// sealed one. After an error there may be no active segment.
     fn is_told_behind(&self) -> bool {
         self.active.as_ref().is_some_and(|active| !active.fresh)
             || self.sealed.iter().skip(1).any(|segment| segment.end > HEADER_BLOCK)
     }
 
-    /// Lets go of the segments a durable trim has passed. Their files stay until
+    /// Frees the segments that a durable trim has passed. Their files stay until
     /// [`LaneWriter::maintain`].
     pub(super) fn free(&mut self) {
         let before = self.sealed.len();
@@ -604,7 +585,7 @@ impl<S: Storage> LaneWriter<S> {
             }
             let size = u64::from(oldest.layout.size);
             if !self.shelf.leave(oldest.number, size) {
-                // What could not even be opened is not written to again.
+                // A file that could not be opened is not reused.
                 let size = if oldest.unopened { 0 } else { size };
                 self.freed.push(Freed { name: oldest.name(), size });
             }
@@ -622,7 +603,7 @@ fn sorted(numbers: &[u64]) -> Vec<u64> {
     sorted
 }
 
-/// From which sequence on a segment says that it knows what was stored.
+/// The sequence from which a segment knows what was stored.
 fn begin_of(opened: &Opened) -> u64 {
     let first = opened.segment.first_sequence;
     opened.uncertain_from.map_or(first, |from| from.min(first))

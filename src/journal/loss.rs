@@ -1,39 +1,39 @@
-//! What was lost and is not yet told to the broker, and the control state it is a part of.
+//! Losses that are not yet published, and the control state that contains them.
 //! docs/journal-format.md §4.
 //!
-//! A loss is kept until it is published *and* the lane's trim has passed it: so damage found once
-//! is not reported again when the same bytes are met after the next crash.
+//! A loss is kept until it is published *and* the lane's trim has passed it, so that the same
+//! damage is not reported again when it is found after the next crash.
 
 use super::frame::{Fields, SEQUENCE_MAX};
 use crate::message::{Lane, RecordId};
 
-/// Most losses kept apart; beyond, neighbours of one cause are joined.
+/// Most separate losses; beyond it neighbours with the same cause are joined.
 pub const LOSSES_MAX: usize = 64;
 /// Bytes of one encoded loss.
 const LOSS_SIZE: usize = 50;
 
-/// Why records will never reach the broker.
+/// Why records will never be delivered to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum LossCause {
-    /// Made room in a full lane.
+    /// Dropped to make room in a full lane.
     Dropped = 1,
-    /// Its rule's time was over.
+    /// Older than the `expires` of its rule.
     Expired = 2,
-    /// Stored, and what the disk gives does not check, not a second time either.
+    /// Stored, but its checksum is wrong in two readings.
     Damaged = 3,
-    /// In the last commit before a crash, which was not complete: never acknowledged.
+    /// In the last, incomplete commit before a crash; never acknowledged.
     Torn = 4,
-    /// Its owner dropped it from the rejected store.
+    /// Discarded from the rejected store by the operator.
     Discarded = 5,
 }
 
 impl LossCause {
-    /// All of them, in the order of their numbers.
+    /// All causes, in the order of their numbers.
     pub const ALL: [LossCause; 5] =
         [LossCause::Dropped, LossCause::Expired, LossCause::Damaged, LossCause::Torn, LossCause::Discarded];
 
-    /// As the `loss` topic and logs spell it.
+    /// The name on the `loss` topic and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             LossCause::Dropped => "dropped",
@@ -56,18 +56,19 @@ impl LossCause {
 /// Records of one lane lost for one cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LossReport {
-    /// Their lane.
+    /// The lane.
     pub lane: Lane,
-    /// Counted from 1 in each lane. A report told twice has the same number, perhaps with more
-    /// records.
+    /// The report's number, from 1 in each lane. A report published twice has the same number,
+    /// possibly with more records.
     pub number: u64,
-    /// Why.
+    /// The cause.
     pub cause: LossCause,
-    /// How many.
+    /// The number of records.
     pub count: u64,
-    /// The oldest.
+    /// The oldest record.
     pub first: RecordId,
-    /// The newest. If `count` is less than the sequences between, others among them are not lost.
+    /// The newest record. If `count` is less than the number of sequences from `first` to `last`,
+    /// the others are not lost.
     pub last: RecordId,
 }
 
@@ -80,7 +81,7 @@ impl LossReport {
         self.is_exact() && (self.first.sequence..=self.last.sequence).contains(&sequence)
     }
 
-    /// Appends it as the body of a Loss frame.
+    /// Appends the body of a Loss frame.
     pub(super) fn encode(&self, published: bool, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.number.to_le_bytes());
         out.extend_from_slice(&[self.cause as u8, u8::from(published)]);
@@ -107,30 +108,31 @@ impl LossReport {
 struct Entry {
     report: LossReport,
     published: bool,
-    /// Changed since the last commit.
+    /// Whether it changed since the last commit.
     dirty: bool,
 }
 
-/// The control state of a lane: what a Checkpoint holds.
+/// The control state of a lane, which a Checkpoint contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     lane: Lane,
-    /// All records up to this one have left.
+    /// All records up to this sequence are released.
     pub released: u64,
     entries: Vec<Entry>,
     next_number: u64,
     totals: [u64; 5],
-    /// Losses were joined since the last commit: only a whole Checkpoint says so.
+    /// Whether losses were joined since the last commit, which only a complete Checkpoint can
+    /// represent.
     joined: bool,
 }
 
 impl Control {
-    /// Of a lane that never held anything.
+    /// The control state of a new lane.
     pub fn new(lane: Lane) -> Control {
         Control { lane, released: 0, entries: Vec::new(), next_number: 1, totals: [0; 5], joined: false }
     }
 
-    /// Records lost for this cause, ever.
+    /// The total of records lost for this cause.
     pub fn total(&self, cause: LossCause) -> u64 {
         self.totals[cause.index()]
     }
@@ -140,7 +142,7 @@ impl Control {
         self.entries.iter().filter(|entry| !entry.published && !entry.dirty).map(|entry| entry.report)
     }
 
-    /// Ranges of sequences above `released` known to be lost exactly, in no order.
+    /// Ranges of sequences above `released` that are exactly known to be lost, unordered.
     pub fn lost_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.entries
             .iter()
@@ -149,18 +151,18 @@ impl Control {
             .map(|report| (report.first.sequence, report.last.sequence))
     }
 
-    /// Records lost ever, in the order of [`LossCause::ALL`].
+    /// The totals of lost records, in the order of [`LossCause::ALL`].
     pub fn totals(&self) -> [u64; 5] {
         self.totals
     }
 
-    /// Leaves out numbers that losses may have which cannot be read at present.
+    /// Skips report numbers that losses in unreadable places may have.
     pub(super) fn skip_numbers(&mut self) {
         self.next_number += 1 << 20;
     }
 
-    /// Takes in the losses of a control state that could not be read when this one was; `base`: the
-    /// totals this one was begun with.
+    /// Adds the losses of a control state that could not be read earlier; `base`: the totals at the
+    /// opening.
     pub(super) fn take_in(&mut self, other: &Control, base: &[u64; 5]) {
         for ((total, other), base) in self.totals.iter_mut().zip(other.totals).zip(base) {
             *total = total.saturating_add(other.saturating_sub(*base));
@@ -176,7 +178,7 @@ impl Control {
         self.released = self.released.max(other.released);
     }
 
-    /// Whether this record is named as lost already.
+    /// Whether this record is already counted as lost.
     pub fn is_lost(&self, sequence: u64) -> bool {
         self.entries.iter().any(|entry| entry.report.covers(sequence))
     }
@@ -205,8 +207,8 @@ impl Control {
             return;
         }
         self.next_number += 1;
-        // What was never acknowledged is remembered, so that it is not met again as damage, and
-        // told to nobody.
+        // A torn record was never acknowledged: it is remembered, so that it is not counted as
+        // damage later, but not published.
         let published = cause == LossCause::Torn;
         self.entries.push(Entry { report, published, dirty: true });
         if self.entries.len() > LOSSES_MAX {
@@ -214,13 +216,13 @@ impl Control {
         }
     }
 
-    /// Makes one entry less: forgets a published one, or joins two neighbours of one cause.
+    /// Removes one entry: drops a published one, or joins two neighbours with the same cause.
     fn join(&mut self) {
         if let Some(at) = self.entries.iter().position(|entry| entry.published) {
             self.entries.remove(at);
             return;
         }
-        // With five causes and more than 64 entries two of one cause exist.
+        // With five causes and more than 64 entries, two entries have the same cause.
         let mut best: Option<(u64, usize, usize)> = None;
         for (later, entry) in self.entries.iter().enumerate() {
             let before = self.entries[..later].iter().rposition(|e| e.report.cause == entry.report.cause);
@@ -246,8 +248,7 @@ impl Control {
         }
     }
 
-    /// A report has reached the broker. One that has grown since is not done with: it will be told
-    /// again.
+    /// The broker has acknowledged a report. A report that has grown since is published again.
     pub fn published(&mut self, number: u64, count: u64) {
         for entry in &mut self.entries {
             if entry.report.number == number && entry.report.count == count && !entry.published {
@@ -257,23 +258,23 @@ impl Control {
         }
     }
 
-    /// Forgets what is published and passed.
+    /// Drops losses that are published and passed by the trim.
     pub fn tidy(&mut self) {
         let released = self.released;
         self.entries.retain(|entry| !entry.published || entry.dirty || entry.report.last.sequence > released);
     }
 
-    /// Whether a loss waits to be made durable, which should not wait for the next record.
+    /// Whether a new loss must be committed without waiting for the next record.
     pub fn has_new_loss(&self) -> bool {
         self.entries.iter().any(|entry| entry.dirty && !entry.published)
     }
 
-    /// Whether anything about losses waits to be made durable.
+    /// Whether any change of losses is not durable yet.
     pub fn is_dirty(&self) -> bool {
         self.joined || self.entries.iter().any(|entry| entry.dirty)
     }
 
-    /// Asks for a whole Checkpoint in the next commit.
+    /// Requests a complete Checkpoint in the next commit.
     pub(super) fn ask_checkpoint(&mut self) {
         self.joined = true;
     }
@@ -283,12 +284,12 @@ impl Control {
         self.entries.iter().filter(|entry| entry.dirty).map(|entry| (entry.report, entry.published))
     }
 
-    /// Whether the changes can be told by a whole Checkpoint only.
+    /// Whether only a complete Checkpoint can represent the changes.
     pub(super) fn needs_checkpoint(&self) -> bool {
         self.joined
     }
 
-    /// They are durable.
+    /// Marks the changes as durable.
     pub(super) fn committed(&mut self) {
         for entry in &mut self.entries {
             entry.dirty = false;
@@ -310,7 +311,7 @@ impl Control {
         }
     }
 
-    /// Reads the body of a Checkpoint; also the next sequence it names.
+    /// Parses the body of a Checkpoint; returns also the next sequence in it.
     pub(super) fn decode(lane: Lane, released: u64, body: &[u8]) -> Option<(Control, u64)> {
         let mut fields = Fields(body);
         let next_sequence = fields.u64()?;
@@ -332,7 +333,7 @@ impl Control {
         Some((control, next_sequence))
     }
 
-    /// Takes in a Loss frame met behind the Checkpoint.
+    /// Applies a Loss frame that follows the Checkpoint.
     pub(super) fn apply_loss(&mut self, body: &[u8]) {
         let Some((report, published)) = LossReport::decode(self.lane, &mut Fields(body)) else {
             return;

@@ -1,10 +1,10 @@
-//! The journal: where a reading is kept from its acknowledgement until the broker has it.
+//! The journal: stores a reading from its acknowledgement to the device until the PUBACK of the
+//! broker.
 //!
-//! On the path it stands between the gate and the uplink. Its promise: what was committed is read
-//! back in order within its lane, after whatever crash, until it is released. A record that is
-//! damaged, dropped or expired is named and counted as lost; one that the disk does not give now is
-//! named, kept and read again later. The files are described byte by byte in
-//! docs/journal-format.md.
+//! It is between the gate and the uplink. It guarantees that a committed record is read back in
+//! order within its lane, after any crash, until it is released. A damaged, dropped or expired
+//! record is reported and counted as lost; a record that cannot be read now is listed, kept and
+//! read again later. docs/journal-format.md describes the files byte by byte.
 //!
 //! ```text
 //!            append ─> Batch ═╗                              ╔═> view ─> Cursor ─> next
@@ -12,14 +12,15 @@
 //!                             ╚═> Store::commit: write, sync ╝   the journal thread
 //! ```
 //!
-//! A thread a lane reads what is not in memory any more.
+//! One thread per lane reads records that are no longer in memory.
 //!
-//! In reading order: [`storage`] is what it needs of a disk; [`frame`], [`record`], [`segment`] and
-//! [`loss`] are the bytes; `scan` and [`recovery`] read them back; `lane`, [`commit`], `pool` and
-//! [`retention`] write them; [`cursor`] reads what is committed by way of a [`view`]; `rejected`
-//! keeps what the broker refused; [`store`] puts these together, without threads or clocks; [`io`]
-//! is the real disk, the threads, and the handle the path holds.
+//! In reading order: [`storage`] is the interface to the disk; [`frame`], [`record`], [`segment`]
+//! and [`loss`] are the formats; `scan` and [`recovery`] read them at the opening; `lane`,
+//! [`commit`], `pool` and [`retention`] write them; [`cursor`] reads committed records through a
+//! [`view`]; `rejected` keeps records that the broker refused; [`store`] combines these, without
+//! threads or clocks; [`io`] has the real disk, the threads, and the handle for the path.
 
+pub mod answer;
 mod aside;
 pub mod commit;
 pub mod cursor;
@@ -27,9 +28,11 @@ pub mod frame;
 pub mod io;
 mod lane;
 pub mod loss;
+pub mod open_error;
 mod pool;
 pub mod range;
 pub mod record;
+mod recovered;
 pub mod recovery;
 mod rejected;
 pub mod retention;
@@ -42,12 +45,14 @@ pub mod store;
 pub mod view;
 mod witness;
 
-pub use aside::{Aside, AsideCause, AsideRange};
-pub use io::{
-    Completion, Failed, FileReport, ImportError, Imported, Importer, Journal, Next, OpenError, OpenReport,
-    Refused, RejectRefused, RejectedRead, RejectedRecord, RejectedWhole, Retried, Status, Stored,
+pub use answer::{
+    Completion, Failed, Next, ReadTrouble, Refused, RejectRefused, RejectedRead, RejectedRecord,
+    RejectedWhole, Retried, Status, Stored,
 };
+pub use aside::{Aside, AsideCause, AsideRange};
+pub use io::{FileReport, ImportError, Imported, Importer, Journal, OpenReport};
 pub use loss::{LossCause, LossReport};
+pub use open_error::OpenError;
 pub use record::Ticket;
 pub use rejected::{RejectError, RejectedEntry};
 pub use settings::Settings;

@@ -1,8 +1,8 @@
-//! Files ready to become segments: made ahead, zeroed in small slices between commits, and
+//! Spare files for new segments: made in advance, zeroed in small slices between commits, and
 //! recycled.
 //!
-//! One is the reserve. Records never take it, so trims, losses and a clean end find room on a full
-//! disk.
+//! One file is the reserve. Records never use it, so trims, losses and a clean shutdown have room
+//! on a full disk.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use super::segment::{self, Layout};
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 
-/// Zeros written and synced at once: small, so that a commit behind it hardly waits.
+/// Bytes of zeros written and synced at once: small, so that a waiting commit is hardly delayed.
 const SLICE: u32 = 256 * 1024;
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
-/// When to try again after an error: 1 s, doubled each time up to 60 s.
+/// An error and its next retry: after 1 s, doubled each time up to 60 s.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trouble {
     /// The last error.
     pub(super) error: StorageError,
-    /// Not before.
+    /// The time of the next retry.
     pub(super) retry_at: Instant,
     backoff: Duration,
 }
@@ -54,8 +54,8 @@ pub(super) struct Pool<S: Storage> {
 }
 
 impl<S: Storage> Pool<S> {
-    /// Takes up what an earlier opening left. What is half made, of another size or too much is
-    /// deleted.
+    /// Reuses files from an earlier opening. Incomplete files, files of another size, and files
+    /// beyond `limit` are deleted.
     pub(super) fn open(storage: &S, layout: Layout, limit: usize) -> Pool<S> {
         let mut pool = Pool { layout, limit, ready: Vec::new(), making: None, next_serial: 1, trouble: None };
         for (name, size) in storage.list(Folder::Spare).unwrap_or_default() {
@@ -65,7 +65,7 @@ impl<S: Storage> Pool<S> {
             let usable = spare.is_some() && size == u64::from(layout.size) && pool.ready.len() < limit;
             match usable.then(|| storage.open(Folder::Spare, &name)) {
                 Some(Ok(file)) => pool.ready.push(Spare { name, file: Arc::new(file) }),
-                // A file that cannot be deleted now is tried again at the next opening.
+                // A file that cannot be deleted now is deleted at the next opening.
                 _ => {
                     let _ = storage.remove(Folder::Spare, &name);
                 }
@@ -74,18 +74,18 @@ impl<S: Storage> Pool<S> {
         pool
     }
 
-    /// Spare files there are, the reserve included.
+    /// The number of spare files, including the reserve.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// Why none can be made at present.
+    /// Why no file can be made now.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.trouble
     }
 
-    /// Moves a spare file into a lane under its new name. `reserve`: even the last one. Without a
-    /// spare one is made on the spot.
+    /// Moves a spare file into a lane with its new name; with `reserve`, even the last one. If
+    /// there is no spare, one is made at once.
     pub(super) fn take(
         &mut self,
         storage: &S,
@@ -101,7 +101,7 @@ impl<S: Storage> Pool<S> {
         }
         let spare = self.ready.pop().ok_or(StorageError::Full)?;
         if let Err(error) = storage.rename((Folder::Spare, &spare.name), (folder, name)) {
-            // That is this lane's trouble, and the file is there still.
+            // The error belongs to the lane; the spare file still exists.
             self.ready.push(spare);
             return Err(error);
         }
@@ -109,7 +109,7 @@ impl<S: Storage> Pool<S> {
         match moved {
             Ok(()) => Ok(spare.file),
             Err(error) => {
-                // Under which name it is now is not known; the next opening finds it by its mark.
+                // Its current name is unknown; the next opening finds it by its header.
                 self.trouble = Some(Trouble::after(self.trouble, error, now));
                 Err(error)
             }
@@ -123,7 +123,7 @@ impl<S: Storage> Pool<S> {
         }
     }
 
-    /// Works a little towards `wanted` spare files; whether there is more to do now.
+    /// Does one step towards `wanted` spare files; returns whether more work can be done now.
     pub(super) fn work(&mut self, storage: &S, wanted: usize, now: Instant) -> bool {
         if self.ready.len() >= wanted.min(self.limit.max(1) + 2) {
             self.trouble = None;
@@ -135,12 +135,12 @@ impl<S: Storage> Pool<S> {
         self.make_slice(storage, now).is_ok()
     }
 
-    /// When to call [`Pool::work`] again if it had trouble.
+    /// When to call [`Pool::work`] again after an error.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.trouble.map(|trouble| trouble.retry_at)
     }
 
-    /// One slice of zeros; whether the file is ready now.
+    /// Writes one slice of zeros; returns whether the file is complete.
     fn make_slice(&mut self, storage: &S, now: Instant) -> Result<bool, StorageError> {
         match self.try_slice(storage) {
             Ok(ready) => {
@@ -152,7 +152,8 @@ impl<S: Storage> Pool<S> {
             Err(error) => {
                 self.trouble = Some(Trouble::after(self.trouble, error, now));
                 if let Some(making) = self.making.take() {
-                    // Its room is needed now; if it cannot be deleted the next opening does.
+                    // Its space is needed now; if it cannot be deleted, the next opening deletes
+                    // it.
                     let _ = storage.remove(Folder::Spare, &making.name);
                 }
                 Err(error)
@@ -188,8 +189,8 @@ impl<S: Storage> Pool<S> {
         Ok(true)
     }
 
-    /// Takes a file out of a lane: kept as spare if there is need, else deleted. Its records have
-    /// left, durably.
+    /// Takes a file from a lane: kept as a spare if needed, else deleted. The release of its
+    /// records must be durable.
     pub(super) fn recycle(
         &mut self,
         storage: &S,

@@ -1,11 +1,11 @@
-//! Sets of sequences that are mostly runs: what is settled ahead of the trim.
+//! Sets of sequences that are mostly contiguous, such as the records settled ahead of the trim.
 
-/// Sorted, disjoint, never adjacent ranges, both ends included.
+/// Sorted, disjoint, non-adjacent ranges, both ends included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeSet(Vec<(u64, u64)>);
 
 impl RangeSet {
-    /// Adds `first..=last`; nothing if `first > last`.
+    /// Adds `first..=last`; adds nothing if `first > last`.
     pub fn insert(&mut self, first: u64, last: u64) {
         if first > last {
             return;
@@ -18,7 +18,7 @@ impl RangeSet {
         self.0.splice(begin..behind, [merged]);
     }
 
-    /// The end of the range that holds `sequence`.
+    /// The end of the range that contains `sequence`.
     pub fn end_of(&self, sequence: u64) -> Option<u64> {
         let at = self.0.partition_point(|(_, end)| *end < sequence);
         self.0.get(at).filter(|(start, _)| *start <= sequence).map(|(_, end)| *end)
@@ -63,7 +63,7 @@ impl RangeSet {
         out
     }
 
-    /// Forgets all up to and with `sequence`.
+    /// Removes all sequences up to and including `sequence`.
     pub fn forget_through(&mut self, sequence: u64) {
         self.0.retain_mut(|(start, end)| {
             *start = (*start).max(sequence.saturating_add(1));
@@ -71,7 +71,7 @@ impl RangeSet {
         });
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

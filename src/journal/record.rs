@@ -1,15 +1,13 @@
-//! The bodies of frames that hold a reading, and the batch they are collected in.
-//! docs/journal-format.md §3.
+//! The bodies of Reading frames, and the batch that collects them. docs/journal-format.md §3.
 //!
-//! A reading is encoded once, straight from where the datagram lies into the batch that is then
-//! written as it is.
+//! A reading is encoded once, from the datagram into the batch, which is written unchanged.
 
 use super::frame::{self, Fields, Kind};
 use crate::message::{
     Content, ContentFormat, Envelope, Method, NAME_MAX, PATH_MAX, RecordId, Stamp, TOPIC_MAX,
 };
 
-/// Most bytes of payload a record may have.
+/// Largest payload of a record, in bytes.
 pub const PAYLOAD_MAX: usize = 65_536;
 
 const RETAIN: u8 = 1;
@@ -19,10 +17,10 @@ const WALL: u8 = 8;
 const ORIGINAL: u8 = 16;
 const FIXED: usize = 16;
 
-/// A stored reading as its body says it.
+/// A stored reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading<'a> {
-    /// What was stored.
+    /// The content.
     pub content: Content<'a>,
     /// The id it had before it was rejected and retried.
     pub original: Option<RecordId>,
@@ -32,10 +30,10 @@ pub struct Reading<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
-/// Bytes the frame of this content takes, padding included.
+/// Bytes of the frame for this content, with padding.
 ///
 /// # Errors
-/// [`TooLarge`] where a part is empty that must not be, or longer than the format allows.
+/// [`TooLarge`] if a part is longer than the format allows, or empty although it must not be.
 pub fn frame_size(content: &Content<'_>, original: Option<RecordId>) -> Result<usize, TooLarge> {
     let fits = (1..=NAME_MAX).contains(&content.device.len())
         && (1..=PATH_MAX).contains(&content.path.len())
@@ -91,7 +89,7 @@ pub fn encode(out: &mut Vec<u8>, content: &Content<'_>, original: Option<RecordI
     out.extend_from_slice(content.payload);
 }
 
-/// Reads a body; `None` where it is not one, which a body with the right CRC can only be by damage
+/// Parses a body; `None` if it is invalid. With a valid CRC that is only possible if it was damaged
 /// before it was written.
 pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
     let mut fields = Fields(body);
@@ -137,13 +135,12 @@ pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
     })
 }
 
-/// What the caller gets back when a record is committed or failed: its own mark, e.g. of the
-/// request that awaits an answer.
+/// A value of the caller that is returned when the record is committed or failed; it identifies the
+/// request to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Ticket(pub u128);
 
-/// Records on their way to one lane's next commit: their frames one behind the other, and a ticket
-/// each.
+/// The records of one lane's next commit: their frames, contiguous, and their tickets.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub(super) bytes: Vec<u8>,
@@ -151,11 +148,11 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Appends a record with the next sequence of its lane. Allocates only while the batch is
-    /// larger than any before.
+    /// Appends a record with the next sequence of its lane. Allocates only if the batch grows
+    /// beyond its largest size so far.
     ///
     /// # Errors
-    /// [`TooLarge`]; the batch is as it was.
+    /// [`TooLarge`]; the batch is unchanged.
     pub fn push(
         &mut self,
         sequence: u64,
@@ -169,22 +166,22 @@ impl Batch {
         Ok(())
     }
 
-    /// Records in it.
+    /// The number of records.
     pub fn records(&self) -> usize {
         self.tickets.len()
     }
 
-    /// Bytes of its frames.
+    /// The bytes of its frames.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether there is none.
+    /// Whether it has no records.
     pub fn is_empty(&self) -> bool {
         self.tickets.is_empty()
     }
 
-    /// Empties it; keeps its memory unless a burst made it large.
+    /// Removes all records; keeps the memory unless a burst made it large.
     pub fn clear(&mut self) {
         const KEEP: usize = 512 * 1024;
         self.bytes.clear();

@@ -1,16 +1,15 @@
-//! Finds out what a lane's files hold when the journal is opened. docs/journal-format.md §7.
+//! Reads the files of a lane when the journal is opened. docs/journal-format.md §7.
 //!
-//! Three things are kept apart. What is *there* is read. What the disk does *not give* stays in the
-//! chain, unopened or with places that cannot be read, and is tried again later: no error of the
-//! disk is a loss. What the disk gives and what *does not check* is looked at once more, a second
-//! later and past the page cache; only what does not check then either is damaged. Nothing is
-//! written here.
+//! Three cases are distinguished. *Valid* frames are read. *Unreadable* places or files stay in the
+//! chain and are tried again later: a read error is not a loss. Content with a *wrong checksum* is
+//! read again after a second, bypassing the page cache; only if it is wrong again it counts as
+//! damaged. Nothing is written here.
 
 use super::aside::{Aside, AsideCause, AsideRange};
 use super::frame::SEQUENCE_MAX;
-use super::lane::Recovered;
 use super::loss::{Control, LossCause};
 use super::range::RangeSet;
+use super::recovered::Recovered;
 use super::scan::{self, BAD_PAGES, Gap, Scan};
 use super::segment::{self, HEADER_BLOCK, HEADER_COPY, Header, HeaderBlock, Layout, RUNS_MAX, Run, Segment};
 use super::shelf::{self, Place, Shelved};
@@ -18,58 +17,58 @@ use super::storage::{Folder, Storage, StorageError, StoredFile};
 use super::witness::LaneWitness;
 use crate::message::{Lane, RecordId};
 
-/// Least bytes of a record's frame: the header, and a body with a device, a path and a topic of one
-/// byte each.
+/// Smallest frame of a record, in bytes: the header, and a body with a device, a path and a topic
+/// of one byte each.
 const RECORD_MIN: u64 = 48;
-/// What a place that cannot be read is called.
+/// The error for an unreadable place.
 const EIO: i32 = 5;
 
 /// Why a lane cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecoveryError {
-    /// It is of another major version: to be moved aside whole.
+    /// It has another major version: the whole journal must be moved aside.
     OtherVersion(u16),
     /// Its folder cannot be listed.
     Storage(StorageError),
 }
 
-/// What was found in a lane, for the log.
+/// The report on a lane, for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneReport {
     /// Records stored and not yet released.
     pub records: u64,
-    /// Segments read whole because they had no usable footer, the newest not counted.
+    /// Segments scanned because they had no valid footer, without the newest one.
     pub scanned: usize,
-    /// Records found missing now, which were acknowledged.
+    /// Acknowledged records that were found missing now.
     pub missing: u64,
-    /// Records of the last commit before a crash that are not whole. They were never acknowledged.
+    /// Incomplete records of the last commit before a crash. They were never acknowledged.
     pub torn: u64,
-    /// Files that are no segment; they get the ending `.damaged`.
+    /// Files with an invalid header; they get the suffix `.damaged`.
     pub damaged_files: Vec<String>,
-    /// Segments whose file is not as long as it was made.
+    /// Segments whose file is shorter than its configured size.
     pub cut_files: Vec<String>,
-    /// Segments the disk does not give at present, and why. They are opened later.
+    /// Segments that cannot be read now, and why. They are opened later.
     pub unopened: Vec<(String, StorageError)>,
-    /// Records in files set aside earlier that could not be read.
+    /// Unreadable records in files set aside earlier.
     pub unreadable: u64,
 }
 
 /// A file with a segment's name.
 enum Candidate {
-    /// Its header was read.
+    /// Its header is valid.
     Known(Box<Known>),
-    /// The disk does not give its header.
+    /// Its header cannot be read.
     Unopened(StorageError),
-    /// What the disk gives is no header.
+    /// Its header is invalid.
     Damaged,
 }
 
 struct Known {
     header: Header,
     layout: Layout,
-    /// What its footer says, if it checks.
+    /// Its footer, if valid.
     footer: Option<(Segment, Control)>,
-    /// Both copies of the header are good and the file has its full length.
+    /// Whether both copies of the header are valid and the file has its full length.
     intact: bool,
 }
 
@@ -79,37 +78,37 @@ struct Listed {
     candidate: Candidate,
 }
 
-/// A file whose header does not check.
+/// A file with an invalid header.
 struct DamagedFile {
     number: u64,
     size: u64,
-    /// What is missing where it was is noted under this number.
+    /// The number under which missing records are noted.
     noted: u64,
-    /// Records it may hold beside those known to be missing.
+    /// Records it may contain in addition to those known to be missing.
     uncertain: Option<(u64, u64)>,
 }
 
-/// One reading of a lane's files.
+/// The result of reading a lane's files once.
 struct Look<F> {
     sealed: Vec<Segment>,
     active: Option<(Segment, F)>,
     control: Control,
     next_sequence: u64,
     next_number: u64,
-    /// From here on nothing is known of what the newest files hold.
+    /// From this sequence on, the content of the newest files is unknown.
     uncertain_from: Option<u64>,
-    /// What is missing although the disk gave the place where it should be; of which segment.
+    /// Records missing although their place could be read, with the number of the segment.
     gaps: Vec<(Gap, u64)>,
-    /// Sequences that no record ever had, as far as is known.
+    /// Sequences that were never used, as far as is known.
     void: Vec<(u64, u64)>,
-    /// Files whose header does not check.
+    /// Files with an invalid header.
     damaged: Vec<DamagedFile>,
     free: Vec<(String, u64)>,
     asides: Vec<Shelved>,
     report: LaneReport,
 }
 
-/// Reads a lane. `seen`: what its witness says; `layout`: of new segments.
+/// Reads a lane. `seen`: its witness; `layout`: the layout of new segments.
 ///
 /// # Errors
 /// [`RecoveryError`]; neither damage nor a file that cannot be read is one.
@@ -131,7 +130,7 @@ pub(super) fn recover<S: Storage>(
 }
 
 impl<F> Look<F> {
-    /// Whether anything would count as damaged, or as torn.
+    /// Whether anything would count as damaged or torn.
     fn is_doubtful(&self) -> bool {
         let known = self.known();
         let is_new = |(gap, _): &(Gap, u64)| {
@@ -140,7 +139,7 @@ impl<F> Look<F> {
         !self.damaged.is_empty() || !self.report.cut_files.is_empty() || self.gaps.iter().any(is_new)
     }
 
-    /// What is named as lost already, or was never there.
+    /// Sequences that are already counted as lost, or were never used.
     fn known(&self) -> RangeSet {
         let mut known = RangeSet::default();
         for (first, last) in self.control.lost_ranges() {
@@ -149,7 +148,8 @@ impl<F> Look<F> {
         for (first, last) in &self.void {
             known.insert(*first, *last);
         }
-        // Of what was joined some was read: it is read again, and what is missing met again.
+        // In a joined range some records were read: they are read again, and missing ones are found
+        // again.
         let listed = self.asides.iter().flat_map(|found| &found.aside.ranges);
         for range in listed.filter(|range| !range.joined) {
             known.insert(range.first.sequence, range.last.sequence);
@@ -157,8 +157,8 @@ impl<F> Look<F> {
         known
     }
 
-    /// Keeps of what is missing what was missing before, too. What is missing only now is met again
-    /// by who reads the lane.
+    /// Keeps only the gaps that were also found before. A gap found only now is found again when
+    /// the lane is read.
     fn confirm(&mut self, before: &[(Gap, u64)]) {
         let mut missing = RangeSet::default();
         for (gap, _) in before {
@@ -173,7 +173,7 @@ impl<F> Look<F> {
         self.gaps = gaps;
     }
 
-    /// Names as lost what is missing, has not left and is not named yet.
+    /// Counts as lost the missing records that are not released and not counted yet.
     fn finish(mut self, lane: Lane) -> (Recovered<F>, LaneReport) {
         let base = self.uncertain_from.map(|_| self.control.totals());
         let mut settled = self.known();
@@ -221,7 +221,7 @@ impl<F> Look<F> {
         }
         settled.forget_through(self.control.released);
         let last = self.next_sequence - 1;
-        // What may never have been is not counted.
+        // Sequences that may never have been used are not counted.
         let mut gone = settled.clone();
         for (first, last) in self.sealed.iter().filter_map(|segment| segment.uncertain(1, u64::MAX - 1)) {
             gone.insert(first, last);
@@ -247,7 +247,7 @@ impl<F> Look<F> {
     }
 }
 
-/// The list of a segment among these, made if need be.
+/// The list of a segment, created if it does not exist.
 fn aside_of(asides: &mut Vec<Aside>, lane: Lane, number: u64) -> &mut Aside {
     let at = match asides.iter().position(|aside| aside.number == number) {
         Some(at) => at,
@@ -259,8 +259,8 @@ fn aside_of(asides: &mut Vec<Aside>, lane: Lane, number: u64) -> &mut Aside {
     &mut asides[at]
 }
 
-/// Reads all of a lane once. `suspects`: a second time, past the page cache; only these files may
-/// turn out to be damaged.
+/// Reads a lane once. With `suspects`, it is the second reading, which bypasses the page cache;
+/// only these files may count as damaged.
 fn look<S: Storage>(
     storage: &S,
     lane: Lane,
@@ -298,28 +298,28 @@ fn look<S: Storage>(
     Ok(chain.read(files, seen))
 }
 
-/// A file of the chain whose records are only known by those before and after it.
+/// A file of the chain whose records are only known from the files before and after it.
 struct Pending {
     number: u64,
     size: u64,
     layout: Layout,
-    /// `None`: its header does not check.
+    /// `None` if its header is invalid.
     error: Option<StorageError>,
 }
 
-/// What comes behind a file of the chain.
+/// What follows a file of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
-    /// It is the newest.
+    /// Nothing: it is the newest.
     Nothing,
-    /// A segment that begins with this sequence.
+    /// A segment whose first sequence is this.
     Segment(u64),
-    /// Files that cannot be read, and then a segment that begins with this sequence, if any.
+    /// Unreadable files, and then a segment with this first sequence, if any.
     Unread(Option<u64>),
 }
 
 impl After {
-    /// Records from this sequence on are in another file.
+    /// The sequence from which records are in another file.
     fn first_sequence(self) -> Option<u64> {
         match self {
             After::Nothing => None,
@@ -329,7 +329,7 @@ impl After {
     }
 }
 
-/// Goes through a lane's files, the oldest first.
+/// Processes the files of a lane, oldest first.
 struct Chain<'s, S: Storage> {
     storage: &'s S,
     lane: Lane,
@@ -337,11 +337,11 @@ struct Chain<'s, S: Storage> {
     fresh: bool,
     look: Look<S::File>,
     released: u64,
-    /// Of each segment in `look.sealed`, and of the active one: what a scan and the footer said of
-    /// the control state.
+    /// For each segment in `look.sealed` and the active one: the control state from a scan and from
+    /// the footer.
     scans: Vec<(Option<Scan>, Option<Control>)>,
     pending: Vec<Pending>,
-    /// The segment before may hold records behind the last one that was found in it, this one.
+    /// The previous segment may contain records after this one, the last found in it.
     extended: Option<u64>,
 }
 
@@ -375,17 +375,17 @@ impl<S: Storage> Chain<'_, S> {
         control.released = control.released.max(self.released);
         self.look.next_sequence = self.look.next_sequence.max(control.released + 1);
         if self.look.uncertain_from.is_some() {
-            // Losses it has named may stand in what cannot be read.
+            // Unreadable places may contain losses that it has reported.
             control.skip_numbers();
         }
         self.look
     }
 
-    /// What is missing at the end.
+    /// Handles records that are missing at the end.
     fn end(&mut self, seen: LaneWitness) {
         let next = self.look.next_sequence;
         let newest = self.look.active.as_ref().map(|(segment, _)| segment).or(self.look.sealed.last());
-        // Another version has been at work since, if the newest segment ends with another run.
+        // If the newest segment ends with another run, another version has written since.
         let run = newest.and_then(|segment| segment.runs.last()).map(|run| run.run);
         let number = newest.map_or(0, |segment| segment.number);
         let same = run.is_none_or(|run| run == seen.run) || number < seen.number;
@@ -393,7 +393,7 @@ impl<S: Storage> Chain<'_, S> {
         let certain = if counts { next.max(seen.next_sequence) } else { next };
         if counts {
             self.released = self.released.max(seen.released);
-            // What is missing below was committed, whatever follows it.
+            // Records missing below the witness were committed, whatever follows them.
             let committed = |gap: &Gap| gap.last < seen.next_sequence;
             for (gap, _) in self.look.gaps.iter_mut().filter(|(gap, _)| committed(gap)) {
                 gap.acknowledged = true;
@@ -403,7 +403,7 @@ impl<S: Storage> Chain<'_, S> {
         if self.pending.is_empty() {
             if certain > next {
                 self.miss(next, certain - 1, newest);
-                // What is to follow does not belong behind such a place.
+                // No new frames may be written after such a place.
                 let active = self.look.active.take();
                 self.look.sealed.extend(active.map(|(segment, _)| segment));
                 if let Some(segment) = self.look.sealed.last_mut() {
@@ -412,8 +412,8 @@ impl<S: Storage> Chain<'_, S> {
             }
             return;
         }
-        // How much there is in these files nobody can say: the next sequence lies behind all there
-        // can be.
+        // The content of these files is unknown, so the next sequence is set after the largest
+        // possible one.
         let room: u64 = self.pending.iter().map(|pending| pending.size / RECORD_MIN + 1).sum();
         let last = certain + room;
         if self.pending.iter().any(|pending| pending.error.is_some()) {
@@ -429,8 +429,8 @@ impl<S: Storage> Chain<'_, S> {
         self.look.uncertain_from = Some(certain);
     }
 
-    /// Files whose header does not check leave the chain; under which number to note what is
-    /// missing.
+    /// Removes files with an invalid header from the chain; returns the number under which missing
+    /// records are noted.
     fn set_aside(&mut self, uncertain: Option<(u64, u64)>) -> Option<u64> {
         let noted = self.pending.last()?.number;
         for Pending { number, size, .. } in self.pending.drain(..) {
@@ -447,8 +447,7 @@ impl<S: Storage> Chain<'_, S> {
         self.look.next_sequence = last + 1;
     }
 
-    /// Says whose the sequences are between what was found and the next segment whose header was
-    /// read.
+    /// Assigns the sequences between the records found and the next segment with a valid header.
     fn come_to(&mut self, header: &Header) {
         let (next, first) = (self.look.next_sequence, header.first_sequence);
         let stated = (header.uncertain_from != 0).then_some(header.uncertain_from);
@@ -463,7 +462,7 @@ impl<S: Storage> Chain<'_, S> {
                 before.uncertain_from = Some(from.max(found + 1));
             }
             if first > next {
-                // Before the first segment that is what has left, or it is lost.
+                // Before the first segment these sequences are released or lost.
                 let before = self.look.sealed.last().map_or(0, |segment| segment.number);
                 self.miss(next, uncertain.min(first) - 1, number.unwrap_or(before));
             }
@@ -475,13 +474,13 @@ impl<S: Storage> Chain<'_, S> {
         self.released = self.released.max(header.released);
     }
 
-    /// Files that cannot be read now take their place in the chain: `last` is the last sequence
-    /// they can hold.
+    /// Adds files that cannot be read now to the chain; `last` is the last sequence they can
+    /// contain.
     fn place_pending(&mut self, last: u64, uncertain_from: Option<u64>) {
         let first = self.look.next_sequence;
         let run = self.look.sealed.last().map_or(0, |segment| segment.run_of(first).run);
         for pending in self.pending.drain(..) {
-            // A damaged file beside one that cannot be read is judged together with it.
+            // A damaged file next to an unreadable one is handled together with it.
             let error = pending.error.unwrap_or(StorageError::Other(EIO));
             self.look.report.unopened.push((segment::segment_name(pending.number), error));
             let run = Run { first_sequence: first, run, boot: [0; 16] };
@@ -492,7 +491,7 @@ impl<S: Storage> Chain<'_, S> {
         }
     }
 
-    /// A segment whose header was read.
+    /// Adds a segment with a valid header.
     fn take(&mut self, known: Known, size: u64, after: After) {
         let Known { header, layout, footer, intact } = known;
         self.extended = None;
@@ -514,7 +513,7 @@ impl<S: Storage> Chain<'_, S> {
                 self.released = self.released.max(scan.released);
                 let found = scan.segment.last_sequence;
                 match after {
-                    // Whoever reads it looks for what is missing up to its very end.
+                    // A reader looks for missing records up to its end.
                     After::Segment(next) if found + 1 < next => {
                         self.extended = Some(found);
                         extend(&mut scan.segment, next - 1);
@@ -522,7 +521,7 @@ impl<S: Storage> Chain<'_, S> {
                             scan.next_sequence = next;
                         }
                     }
-                    // Where it ends is known only from a segment right behind it.
+                    // Its last sequence is known only from a segment directly after it.
                     After::Nothing | After::Unread(_) if scan.unread_end => {
                         return self.pend(header.number, size, layout, StorageError::Other(EIO));
                     }
@@ -530,14 +529,13 @@ impl<S: Storage> Chain<'_, S> {
                 }
                 self.look.report.scanned += usize::from(after != After::Nothing);
                 if scan.any {
-                    // What was committed here followed the commits in all segments before.
+                    // A commit here follows the commits in all earlier segments.
                     self.acknowledge();
                 }
                 let read = scan.gaps.drain(..).filter(|gap| !gap.unread);
                 self.look.gaps.extend(read.map(|gap| (gap, header.number)));
                 self.look.next_sequence = scan.next_sequence.max(header.first_sequence);
-                // What cannot be read now may be read another time: then it must not stand behind
-                // newer frames.
+                // An unreadable place may become readable later, so no newer frames may follow it.
                 let continued = after == After::Nothing
                     && footer.is_none()
                     && scan.readable
@@ -554,7 +552,7 @@ impl<S: Storage> Chain<'_, S> {
         }
     }
 
-    /// This one cannot be read now.
+    /// Adds a file that cannot be read now.
     fn pend(&mut self, number: u64, size: u64, layout: Layout, error: StorageError) {
         self.pending.push(Pending { number, size, layout, error: Some(error) });
     }
@@ -578,13 +576,13 @@ impl<S: Storage> Chain<'_, S> {
     }
 }
 
-/// The segment may hold records up to this one, up to where its frames may end.
+/// Extends a segment that may contain records up to this sequence, up to its frame limit.
 fn extend(segment: &mut Segment, last_sequence: u64) {
     segment.last_sequence = segment.last_sequence.max(last_sequence);
     segment.end = segment.layout.frame_limit;
 }
 
-/// Sorts a lane's files into segments, by number, spares, and what was set aside.
+/// Classifies the files of a lane: segments by number, spares, and files set aside.
 fn classify<S: Storage>(
     storage: &S,
     lane: Lane,
@@ -616,7 +614,7 @@ fn classify<S: Storage>(
                 Found::Segment(mut candidate) => {
                     let suspected = suspects.is_none_or(|suspects| suspects.contains(&number));
                     if matches!(candidate, Candidate::Damaged) && !suspected {
-                        // It was good a second ago.
+                        // Its header was valid a second ago.
                         candidate = Candidate::Unopened(StorageError::Other(EIO));
                     }
                     let cut =
@@ -630,7 +628,8 @@ fn classify<S: Storage>(
         }
     }
     files.sort_by_key(|file| file.number);
-    // A chain rises. What does not fit before its successors cannot have been written here.
+    // First sequences ascend in a chain. A file that does not fit before its successors does not
+    // belong to it.
     let mut least = u64::MAX;
     for file in files.iter_mut().rev() {
         if let Candidate::Known(known) = &file.candidate {
@@ -641,8 +640,7 @@ fn classify<S: Storage>(
             }
         }
     }
-    // Set aside while the file is still in the chain, if it could not be renamed or is still of use
-    // there.
+    // A file with a list is still in the chain if it could not be renamed or is still needed there.
     let chain = |number: u64| files.iter().any(|file| file.number == number);
     for aside in lists.iter().filter(|list: &&Aside| chain(list.number)) {
         look.asides.push(Shelved::new(aside.clone(), Place::Chain, 0, true));
@@ -652,7 +650,8 @@ fn classify<S: Storage>(
         let aside = list.unwrap_or_else(|| Aside::new(lane, number));
         look.asides.push(Shelved::away(aside, cause, size));
     }
-    // What is on a list that cannot be read is not known: its file is kept as it is until it can.
+    // The content of an unreadable list is unknown, so its file is kept unchanged until it can be
+    // read.
     for number in unread {
         match look.asides.iter_mut().find(|item| item.aside.number == number) {
             Some(item) => item.unread = true,
@@ -668,12 +667,12 @@ fn classify<S: Storage>(
 }
 
 enum Found {
-    /// Spare.
+    /// A spare or prepared file.
     Free,
     Segment(Candidate),
 }
 
-/// What a file with a segment's name is.
+/// Classifies a file with a segment's name.
 fn candidate<S: Storage>(
     storage: &S,
     lane: Lane,
@@ -706,10 +705,10 @@ fn candidate<S: Storage>(
     })
 }
 
-/// Reads a header, by its copy where the disk does not give it or it does not check.
+/// Reads a header, or its copy if the header is unreadable or invalid.
 ///
 /// # Errors
-/// The disk does not give one of both, and the other does not check.
+/// One of both cannot be read, and the other is invalid.
 pub(super) fn read_header(file: &impl StoredFile) -> Result<HeaderBlock, StorageError> {
     let mut block = Vec::new();
     if scan::read_region(file, 0, HEADER_BLOCK as usize, &mut block).is_ok() {
@@ -729,7 +728,7 @@ pub(super) fn read_header(file: &impl StoredFile) -> Result<HeaderBlock, Storage
     }
 }
 
-/// Reads a footer; `None`: there is none, or it does not check.
+/// Reads a footer; `None` if there is none or it is invalid.
 fn read_footer<F: StoredFile>(
     file: &F,
     lane: Lane,
@@ -748,7 +747,7 @@ fn read_footer<F: StoredFile>(
     Ok(read())
 }
 
-/// The newest Checkpoint, with all that was committed behind it.
+/// The newest Checkpoint with all changes committed after it.
 fn control_state(lane: Lane, scans: &[(Option<Scan>, Option<Control>)]) -> Control {
     let mut control = None;
     let mut from = 0;
@@ -764,39 +763,41 @@ fn control_state(lane: Lane, scans: &[(Option<Scan>, Option<Control>)]) -> Contr
     scans[from..].iter().filter_map(|(scan, _)| scan.as_ref()).fold(control, |c, scan| scan.control_after(c))
 }
 
-/// A segment that could not be opened before and is open now.
+/// A segment that could not be opened earlier and is open now.
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// As far as a scan found it.
+    /// The segment as found by a scan.
     pub(super) segment: Segment,
-    /// What its Checkpoint and what is behind it say.
+    /// The control state from its Checkpoint and the frames after it.
     pub(super) control: Option<Control>,
-    /// The disk does not give all that may lie behind its last frame.
+    /// Whether the part after its last frame is partly unreadable.
     pub(super) unread_end: bool,
-    /// The file behind it was opened, too, or there is none: it holds everything up to there.
+    /// Whether the next file was opened too, or does not exist, so that this one contains all
+    /// records up to it.
     pub(super) direct: bool,
-    /// From here up to its first record nobody knows what was stored; its header says so.
+    /// From this sequence up to its first record it is unknown what was stored, according to its
+    /// header.
     pub(super) uncertain_from: Option<u64>,
 }
 
-/// What has become of segments that could not be opened before.
+/// The result for segments that could not be opened earlier.
 #[derive(Debug, Default)]
 pub(super) struct Resolution {
-    /// Those that can be read now, rising.
+    /// Segments that can be read now, ascending.
     pub(super) opened: Vec<Opened>,
-    /// Those that were made ready and hold nothing.
+    /// Prepared files without records.
     pub(super) free: Vec<u64>,
-    /// Those whose header does not check.
+    /// Files with an invalid header.
     pub(super) damaged: Vec<u64>,
-    /// Those that are given up, by number: the disk does not give them.
+    /// Segments given up as unreadable, by number.
     pub(super) unreadable: Vec<u64>,
 }
 
-/// Opens neighbours in the chain that could not be opened before; `give_up`: those that still
-/// cannot are `unreadable`. `fresh`: past the page cache.
+/// Opens neighbours in the chain that could not be opened earlier. With `give_up`, those that still
+/// cannot be opened are `unreadable`; with `fresh`, it bypasses the page cache.
 ///
 /// # Errors
-/// The number of one that still cannot be read, and why; not with `give_up`.
+/// The number of a segment that still cannot be read, and the error; never with `give_up`.
 pub(super) fn resolve<S: Storage>(
     storage: &S,
     lane: Lane,
@@ -823,14 +824,14 @@ pub(super) fn resolve<S: Storage>(
                     None => found.damaged.push(number),
                 }
             }
-            // One that was made ready and never used.
+            // A prepared file that was never used.
             Ok((HeaderBlock::Free, _)) => found.free.push(number),
             Ok(_) | Err(StorageError::Missing) => found.damaged.push(number),
             Err(_) if give_up => found.unreadable.push(number),
             Err(error) => return Err((number, error)),
         }
     }
-    // What is behind the last of them is known.
+    // The sequence after the last of them is known.
     let end = group.last().map(|segment| segment.last_sequence + 1);
     for index in (0..headers.len()).rev() {
         let (header, layout, file) = &headers[index];

@@ -1,9 +1,9 @@
-//! The rejected store: records the broker refused for good, kept until their owner decides.
-//! docs/journal-format.md §5.
+//! The rejected store: records that the broker refused permanently, kept until the operator retries
+//! or discards them. docs/journal-format.md §5.
 //!
-//! It is one file that is appended to. One that the disk does not give, or not all of, keeps what
-//! it has under another ending: its entries count on, and it is read again until all of it can be;
-//! a fresh file takes what comes next.
+//! It is one append-only file. A file that cannot be read completely gets another suffix: its
+//! entries still count, and it is read again until all of it can be read; new entries go to a new
+//! file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -20,37 +20,36 @@ use crate::message::{Lane, RecordId};
 /// The lane byte of its header.
 const LANE: u8 = 2;
 const FIXED: usize = 24;
-/// Room beyond the bound for Removed frames, so that a full store can be emptied.
+/// Bytes beyond the limit for Removed frames, so that records can be removed from a full store.
 const OVER: u32 = 64 * 1024;
 const FOLDER: Folder = Folder::Rejected;
-/// Numbers left out where a file that cannot be read may have given some.
+/// Numbers skipped because an unreadable file may have used them.
 const NUMBERS_SKIPPED: u64 = 1 << 20;
-/// A file that could not be read is read again after so long, then after twice that, and so on, up
-/// to once a minute;
+/// An unreadable file is read again after this time, which doubles up to a minute;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-/// after an hour, up to once a day.
+/// after this time the interval grows up to a day.
 const HOUR: Duration = Duration::from_secs(3600);
 const LONGEST_RETRY: Duration = Duration::from_secs(86_400);
-/// Bytes written at once when the store is written anew.
+/// Bytes per write when the store is rewritten.
 const WRITE_BYTES: usize = 256 * 1024;
-/// Files kept whose content did not check.
+/// Most files kept whose content was damaged.
 const DAMAGED_KEPT: usize = 4;
 /// What a place that cannot be read is called.
 const EIO: i32 = 5;
 
-/// What is known of a rejected record without reading it.
+/// The index entry of a rejected record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejectedEntry {
     /// Its number in the store.
     pub number: u64,
-    /// The lane it was in.
+    /// Its lane.
     pub lane: Lane,
-    /// The id it had there.
+    /// Its record id in the lane.
     pub id: RecordId,
-    /// The PUBACK's reason code.
+    /// The reason code of the PUBACK (MQTT 5.0 §3.4.2.1).
     pub reason: u8,
-    /// In which file.
+    /// The number of its file.
     source: u64,
     offset: u32,
     length: u32,
@@ -67,15 +66,15 @@ impl RejectedEntry {
 pub struct RejectedReport {
     /// Records in it.
     pub records: usize,
-    /// Records that were in it and are damaged.
+    /// Records that were in it and are damaged now.
     pub lost: u64,
-    /// Files the disk does not give, or not all of, and why.
+    /// Files that cannot be read completely, and why.
     pub unread: Vec<(String, StorageError)>,
-    /// Files whose header does not check; they get the ending `.damaged`.
+    /// Files with an invalid header; they get the suffix `.damaged`.
     pub damaged_files: Vec<String>,
 }
 
-/// Why a record could not be put into the store.
+/// Why a record could not be added to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectError {
     /// It is full.
@@ -86,30 +85,30 @@ pub enum RejectError {
 
 /// A file of the store.
 struct Source<F> {
-    /// `None`: the disk does not even give its header.
+    /// `None` if its header cannot be read.
     file: Option<F>,
     name: String,
     seed: u32,
     /// Why not all of it could be read.
     unread: Option<StorageError>,
-    /// Some of it did not check: it is kept when the store is written anew.
+    /// Whether part of it is damaged; then it is kept when the store is rewritten.
     damaged: bool,
 }
 
-/// What one reading of a file gave.
+/// The result of reading a file.
 struct Loaded<F> {
     file: F,
     header: Header,
     entries: Vec<RejectedEntry>,
     removed: BTreeSet<u64>,
     end: u32,
-    /// Entries that were in it and are not there.
+    /// The number of entries that were in it and are missing.
     missing: u64,
     next_entry: u64,
     unread: Option<StorageError>,
 }
 
-/// When files that could not be read are read again.
+/// The retry schedule of files that could not be read.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     at: Instant,
@@ -120,38 +119,37 @@ struct Retry {
 enum LoadError {
     Io(StorageError),
     OtherVersion(u16),
-    /// Its header does not check.
+    /// Its header is invalid.
     Damaged,
 }
 
 pub(super) struct RejectedStore<S: Storage> {
     max_bytes: u64,
-    /// By number; the one that is written to is `current`.
+    /// The files by number; `current` is the one that is written.
     sources: BTreeMap<u64, Source<S::File>>,
     current: Option<u64>,
-    /// The highest there is.
+    /// The highest file number.
     number: u64,
     salt: u64,
     end: u32,
     live_bytes: u64,
     next_entry: u64,
     entries: BTreeMap<u64, RejectedEntry>,
-    /// Entries of files that are not written to any more, which were taken out.
+    /// Removed entries of files that are no longer written.
     gone: BTreeSet<u64>,
-    /// A write or sync failed: the file must be written anew before anything is added.
+    /// A write or sync failed: the file must be rewritten before anything is added.
     broken: bool,
-    /// Files before the one in use count, though they have its ending.
+    /// Whether older files with the suffix of the current one still count.
     counts_older: bool,
     lost: u64,
     retry: Option<Retry>,
-    /// The file in use lacks records whose loss the next opening would count again: it is written
-    /// anew, not before then.
+    /// The current file lacks records whose loss the next opening would count again: it is
+    /// rewritten at this time.
     rewrite_at: Option<Instant>,
 }
 
 impl<S: Storage> RejectedStore<S> {
-    /// Reads the store. `seen`: the next number and how many entries there were, as the witness has
-    /// them.
+    /// Reads the store. `seen`: the next number and the number of entries according to the witness.
     ///
     /// # Errors
     /// [`RecoveryError::OtherVersion`], or its folder cannot be listed.
@@ -227,8 +225,8 @@ impl<S: Storage> RejectedStore<S> {
         if damaged && let Some((_, entries)) = seen {
             store.lost += entries.saturating_sub(store.entries.len() as u64);
         }
-        // What is left is of before the store was written anew, or half written; what cannot be
-        // deleted now is met again.
+        // The remaining files are older than the last rewrite, or incomplete; one that cannot be
+        // deleted now is found again at the next opening.
         if report.unread.is_empty() && !damaged {
             old.sort_unstable();
             old.truncate(old.len().saturating_sub(DAMAGED_KEPT));
@@ -242,7 +240,7 @@ impl<S: Storage> RejectedStore<S> {
         Ok((store, report))
     }
 
-    /// Reads the newest log; false: it is none.
+    /// Reads the newest log; false if it is not one.
     fn read_log(
         &mut self,
         now: Instant,
@@ -293,7 +291,7 @@ impl<S: Storage> RejectedStore<S> {
         Ok(true)
     }
 
-    /// Reads a file put by earlier.
+    /// Reads a file that was put by earlier (renamed because it was unreadable).
     fn read_unreadable(
         &mut self,
         now: Instant,
@@ -305,8 +303,8 @@ impl<S: Storage> RejectedStore<S> {
         match load::<S>(storage, &name, number, 0, false) {
             Err(LoadError::OtherVersion(major)) => return Err(RecoveryError::OtherVersion(major)),
             Err(error) => {
-                // One whose header does not check was not called damaged while it was in use: the
-                // disk may do better yet.
+                // A file with an invalid header was not classified as damaged while it was in use,
+                // because a later read may succeed.
                 let error = if let LoadError::Io(error) = error { error } else { StorageError::Other(EIO) };
                 report.unread.push((name.clone(), error));
                 let source = Source { file: None, name, seed: 0, unread: Some(error), damaged: false };
@@ -321,7 +319,7 @@ impl<S: Storage> RejectedStore<S> {
         Ok(())
     }
 
-    /// Counts the entries of a file in.
+    /// Adds the entries of a file.
     fn take(&mut self, loaded: Loaded<S::File>, number: u64, name: String) {
         let Loaded { file, header, entries, removed, missing, next_entry, unread, .. } = loaded;
         self.next_entry = self.next_entry.max(next_entry);
@@ -338,8 +336,8 @@ impl<S: Storage> RejectedStore<S> {
         self.sources.insert(number, source);
     }
 
-    /// Leaves a file alone that cannot be read whole: it gets another ending, and the next record
-    /// another file.
+    /// Puts an unreadable file by: it gets another suffix, and the next record goes to another
+    /// file.
     fn put_by(&mut self, now: Instant, storage: &S, number: u64) {
         if self.current == Some(number) {
             self.current = None;
@@ -348,7 +346,7 @@ impl<S: Storage> RejectedStore<S> {
         self.retry.get_or_insert(Retry { at: now + FIRST_RETRY, backoff: FIRST_RETRY, since: now });
         let Some(source) = self.sources.get_mut(&number) else { return };
         let name = unreadable_name(number);
-        // On a disk that is read-only it keeps its name, and is met again.
+        // On a read-only file system it keeps its name and is found again.
         if storage.rename((FOLDER, &source.name), (FOLDER, &name)).is_ok() {
             source.name = name;
             let _ = storage.sync_folder(FOLDER);
@@ -361,12 +359,12 @@ impl<S: Storage> RejectedStore<S> {
         }
     }
 
-    /// Tries again to read what could not be read; how many records are found to be lost.
-    /// `counted`: every loss reported so far is durable.
+    /// Retries unreadable files; returns the number of records found to be lost. `counted`: whether
+    /// every loss reported so far is durable.
     pub(super) fn maintain(&mut self, now: Instant, storage: &S, counted: bool) -> u64 {
         let before = self.lost;
         if counted && self.rewrite_at.is_some_and(|at| at <= now) {
-            // One that fails leaves the loss to be counted again, which is better than not at all.
+            // If it fails, the loss may be counted twice, which is better than not at all.
             self.rewrite_at = self.rewrite(now, storage, &[]).is_err().then_some(now + MINUTE);
         }
         self.retry_unread(now, storage);
@@ -386,7 +384,8 @@ impl<S: Storage> RejectedStore<S> {
         self.retry = left.then_some(Retry { at: now + backoff, backoff, ..retry });
     }
 
-    /// Reads a file put by once more. Once all of it is there its entries move to the file in use.
+    /// Reads a file put by again. When it can be read completely, its entries move to the current
+    /// file.
     fn read_again(&mut self, now: Instant, storage: &S, number: u64) {
         let Some(source) = self.sources.get_mut(&number) else { return };
         let name = source.name.clone();
@@ -423,13 +422,13 @@ impl<S: Storage> RejectedStore<S> {
         };
     }
 
-    /// When [`RejectedStore::maintain`] has something to do; `counted` as there.
+    /// When [`RejectedStore::maintain`] should be called next; `counted` as there.
     pub(super) fn deadline(&self, counted: bool) -> Option<Instant> {
         let rewrite = self.rewrite_at.filter(|_| counted);
         self.retry.map(|retry| retry.at).into_iter().chain(rewrite).min()
     }
 
-    /// Why not all of it can be read.
+    /// Why a part of it cannot be read.
     pub(super) fn unread(&self) -> Option<StorageError> {
         self.sources.values().find_map(|source| source.unread)
     }
@@ -439,8 +438,8 @@ impl<S: Storage> RejectedStore<S> {
         self.lost
     }
 
-    /// For the witness: the number of the next entry of the file in use, and how many entries there
-    /// are.
+    /// For the witness: the number of the next entry of the current file, and the number of
+    /// entries.
     pub(super) fn seen(&self) -> (u64, u64) {
         self.current.map_or((0, 0), |_| (self.next_entry, self.entries.len() as u64))
     }
@@ -450,7 +449,7 @@ impl<S: Storage> RejectedStore<S> {
         self.entries.values()
     }
 
-    /// How many.
+    /// The number of entries.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -459,28 +458,28 @@ impl<S: Storage> RejectedStore<S> {
         self.entries.get(&number)
     }
 
-    /// Bytes its entries take.
+    /// The bytes of its entries.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
 
-    /// Bytes of frames that still find room.
+    /// Bytes of frames for which there is room.
     pub(super) fn room(&self) -> u64 {
         self.max_bytes.saturating_sub(self.live_bytes + u64::from(HEADER_BLOCK))
     }
 
-    /// The body of the reading of an entry; `None`: there is no such entry, or what the disk gives
-    /// does not check.
+    /// Reads the body of an entry's reading; `None` if there is no such entry or its checksum is
+    /// wrong.
     ///
     /// # Errors
-    /// The disk does not give it.
+    /// The disk failed to read it.
     pub(super) fn read(&self, number: u64) -> Result<Option<Vec<u8>>, StorageError> {
         let Some(entry) = self.entries.get(&number) else { return Ok(None) };
         let Some(frame) = self.read_frame(entry, false)? else { return Ok(None) };
         Ok(frame.get(HEADER + FIXED..).map(<[u8]>::to_vec))
     }
 
-    /// The frame of an entry, if it checks.
+    /// Reads the frame of an entry; `None` if its checksum is wrong.
     fn read_frame(&self, entry: &RejectedEntry, fresh: bool) -> Result<Option<Vec<u8>>, StorageError> {
         let source = self.sources.get(&entry.source).ok_or(StorageError::Missing)?;
         let file = source.file.as_ref().ok_or(StorageError::Other(EIO))?;
@@ -493,7 +492,7 @@ impl<S: Storage> RejectedStore<S> {
         Ok(valid.then_some(bytes))
     }
 
-    /// Puts records in, durably, all or none.
+    /// Adds records durably, all or none.
     pub(super) fn add(
         &mut self,
         now: Instant,
@@ -534,7 +533,7 @@ impl<S: Storage> RejectedStore<S> {
         Ok(())
     }
 
-    /// Takes records out, durably.
+    /// Removes records durably.
     pub(super) fn remove(&mut self, now: Instant, storage: &S, numbers: &[u64]) -> Result<(), StorageError> {
         let there: Vec<u64> =
             numbers.iter().copied().filter(|number| self.entries.contains_key(number)).collect();
@@ -584,24 +583,23 @@ impl<S: Storage> RejectedStore<S> {
         }
     }
 
-    /// Whether one of the files that are not written to any more has the name of one that is.
+    /// Whether one of the files that are no longer written still has the name of a current file.
     fn has_older_log(&self) -> bool {
         let others = self.sources.iter().filter(|(number, _)| Some(**number) != self.current);
         others.into_iter().any(|(_, source)| source.name.ends_with(".log"))
     }
 
-    /// Whether there are files that are not written to any more.
+    /// Whether there are files that are no longer written.
     fn has_others(&self) -> bool {
         self.sources.keys().any(|number| Some(*number) != self.current)
     }
 
-    /// Writes the entries of the file in use, and of those in `merged`, to a new file, which takes
-    /// its place once it is durable.
+    /// Writes the entries of the current file and of those in `merged` to a new file, which
+    /// replaces it when it is durable.
     fn rewrite(&mut self, now: Instant, storage: &S, merged: &[u64]) -> Result<(), StorageError> {
         let mut checked = self.check(storage, merged);
         if let (Err(_), Some(current), true) = (&checked, self.current, merged.is_empty()) {
-            // The disk does not give all of it. It keeps what it has; what comes next goes
-            // elsewhere.
+            // It cannot be read completely: it is put by, and new entries go to another file.
             self.put_by(now, storage, current);
             checked = self.check(storage, merged);
         }
@@ -613,27 +611,27 @@ impl<S: Storage> RejectedStore<S> {
             lane: LANE,
             size: 0,
             number,
-            // How many of the entries were in a file before.
+            // The number of entries that were in an earlier file.
             run: kept.len() as u64,
             salt: self.salt,
             first_sequence: self.next_entry,
             boot: [0; 16],
             released: 0,
-            // 1: a file before this one, which could not be given another name, still counts.
+            // 1: an earlier file that could not be renamed still counts.
             uncertain_from: u64::from(self.has_older_log()),
         };
-        // Left behind by an attempt that failed; most often it is not there.
+        // Left from a failed attempt; it usually does not exist.
         storage.remove(FOLDER, &new)?;
         let file = storage.create(FOLDER, &new)?;
-        // Once it is renamed the new file counts, even if that is not known to be durable: the old
-        // one must not grow.
+        // After the rename the new file counts, even if the rename is not known to be durable, so
+        // the old one must not grow.
         self.broken = true;
         let written = self.write_entries(storage, &file, &header, &new, kept);
         let (entries, end) = written.inspect_err(|_| {
             let _ = storage.remove(FOLDER, &new);
         })?;
         if let Some(old) = self.current.and_then(|number| self.sources.remove(&number)) {
-            // If it stays, the next opening deletes it: the higher number counts.
+            // If it remains, the next opening deletes it, because the higher number counts.
             let _ = if old.damaged || !damaged.is_empty() {
                 storage.rename((FOLDER, &old.name), (FOLDER, &format!("{}.damaged", old.name)))
             } else {
@@ -656,8 +654,8 @@ impl<S: Storage> RejectedStore<S> {
         Ok(())
     }
 
-    /// The entries of the file in use and of those in `merged`; and the numbers of those that do
-    /// not check, not a second time either.
+    /// The entries of the current file and of those in `merged`, and the numbers of entries with
+    /// wrong checksums in two readings.
     fn check(&self, storage: &S, merged: &[u64]) -> Result<(Vec<RejectedEntry>, Vec<u64>), StorageError> {
         let is_meant =
             |entry: &&RejectedEntry| Some(entry.source) == self.current || merged.contains(&entry.source);
@@ -707,7 +705,7 @@ impl<S: Storage> RejectedStore<S> {
             let offset = put(&mut frame)?;
             entries.insert(entry.number, RejectedEntry { source: header.number, offset, ..entry });
         }
-        // What was taken out of a file that is not written to is to stay out when that is read
+        // Entries removed from a file that is no longer written must stay removed when it is read
         // again.
         for number in self.gone.iter().filter(|_| self.has_others()) {
             let mut frame = Vec::new();
@@ -723,8 +721,8 @@ impl<S: Storage> RejectedStore<S> {
     }
 }
 
-/// Reads a file of the store. `next`: the number of the next entry, at least; `fresh`: past the
-/// page cache.
+/// Reads a file of the store. `next`: least number of the next entry; `fresh`: bypass the page
+/// cache.
 fn load<S: Storage>(
     storage: &S,
     name: &str,
@@ -748,7 +746,7 @@ fn load<S: Storage>(
     let (mut entries, mut removed) = (BTreeMap::new(), BTreeSet::new());
     let (mut end, mut carried, mut commits) = (HEADER_BLOCK, 0, 0u64);
     let mut next_entry = header.first_sequence;
-    // Numbers that were given and are not there: how many, and how many commits had begun before.
+    // Missing numbers: how many, and how many commits had begun before them.
     let mut absent: Vec<(u64, u64)> = Vec::new();
     let mut removed_absent = 0;
     while let Some((offset, frame)) = scanner.next_frame() {
@@ -769,7 +767,7 @@ fn load<S: Storage>(
             Kind::Removed => {
                 let there = entries.remove(&frame.sequence).is_some();
                 let first = removed.insert(frame.sequence);
-                // Its entry did not check, and was to go anyway.
+                // Its entry is damaged, but was removed anyway.
                 removed_absent += u64::from(first && !there && frame.sequence >= header.first_sequence);
             }
             _ => {}
@@ -780,7 +778,8 @@ fn load<S: Storage>(
         Some(error) => return Err(LoadError::Io(error)),
         None => scanner.has_hole(0, u32::MAX).then_some(StorageError::Other(EIO)),
     };
-    // What a crash tore, with no commit behind it, was not rejected yet: it is in its lane.
+    // An entry torn by a crash, without a commit after it, was not rejected yet: its record is in
+    // its lane.
     let mut missing: u64 = absent.iter().filter(|(_, at)| commits > *at).map(|(count, _)| count).sum();
     missing += next.saturating_sub(next_entry);
     missing = missing.saturating_sub(removed_absent) + header.run.saturating_sub(carried);
@@ -792,10 +791,11 @@ fn load<S: Storage>(
     Ok(Loaded { file, header, entries, removed, end, missing, next_entry, unread })
 }
 
-/// What one file of the store holds: records, records missing, and why not all of it could be read.
+/// The content of one file of the store: records, missing records, and why a part could not be
+/// read.
 ///
 /// # Errors
-/// Why the disk does not give it; `None`: its header does not check.
+/// The read error; `None` if its header is invalid.
 pub(super) fn inspect<S: Storage>(
     storage: &S,
     name: &str,

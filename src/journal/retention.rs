@@ -1,20 +1,20 @@
-//! How much a lane may hold, and what a full one does. Pure decisions; the lane acts on them.
+//! The limit of a lane and the action of a full one. Pure decisions, which the lane applies.
 
 use super::segment::{Layout, SEGMENT_MAX, SEGMENT_MIN};
 use super::settings::{LaneSettings, Settings, WhenFull};
 
-/// What a lane that wants another segment does.
+/// The decision for a lane that needs another segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Takes it.
+    /// Take a segment.
     Take,
-    /// Gives up its oldest segment for it.
+    /// Drop the oldest segment to make room.
     DropOldest,
-    /// Refuses records.
+    /// Refuse records.
     Refuse,
 }
 
-/// Decides about one more segment of `size` bytes while a lane has `used`, all its files counted.
+/// Decides about one more segment of `size` bytes for a lane whose files have `used` bytes in all.
 pub fn decide(bounds: &LaneSettings, used: u64, size: u32) -> Decision {
     if used + u64::from(size) <= bounds.max_bytes {
         Decision::Take
@@ -25,18 +25,19 @@ pub fn decide(bounds: &LaneSettings, used: u64, size: u32) -> Decision {
     }
 }
 
-/// The segments' layout: as configured, but at least four to a lane, so that a small lane can still
-/// rotate.
+/// The layout of segments: as configured, but small enough for four per lane, so that a small lane
+/// can rotate.
 pub fn layout(settings: &Settings) -> Layout {
     let least = settings.lanes.iter().map(|lane| lane.max_bytes / 4).min().unwrap_or_default();
     let wanted = u64::from(settings.segment_bytes).min(least);
     let size = wanted.clamp(u64::from(SEGMENT_MIN), u64::from(SEGMENT_MAX)) as u32 / 4096 * 4096;
-    // Clamped and rounded down to a multiple of 4,096, of which the bounds are multiples too.
+    // The size is clamped and rounded down to a multiple of 4,096, and the limits are multiples
+    // too.
     Layout::new(size).expect("the size is a valid one")
 }
 
-/// Most spare segments kept: what `max-bytes` leaves beside the lanes, at least the reserve, at
-/// most eight.
+/// Most spare segments: what `max-bytes` leaves apart from the lanes, at least the reserve, at most
+/// eight.
 pub fn spares(settings: &Settings, layout: Layout) -> usize {
     let lanes: u64 = settings.lanes.iter().map(|lane| lane.max_bytes).sum();
     let left = settings.max_bytes.saturating_sub(lanes).saturating_sub(settings.rejected_max_bytes);

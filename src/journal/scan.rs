@@ -1,5 +1,5 @@
-//! Finds every whole frame of a segment, through damage, and says which records are not among them.
-//! docs/journal-format.md §7, rules 2 to 4.
+//! Finds every valid frame of a segment, also after damaged places, and reports the missing
+//! records. docs/journal-format.md §7, rules 2 to 4.
 
 use super::frame::{self, Frame, HEADER, Kind, Parsed, SEQUENCE_MAX};
 use super::loss::Control;
@@ -8,20 +8,20 @@ use super::storage::{StorageError, StoredFile};
 use crate::message::Lane;
 
 const BUFFER: usize = 256 * 1024;
-/// What a disk gives or does not give at once.
+/// The unit that a disk reads or fails to read, in bytes.
 const PAGE: u32 = 4096;
-/// So many pages of a segment may be unreadable at an opening, which is not to wait long for a bad
-/// disk. With more the segment counts as not opened, and is opened later, beside the path.
+/// Most unreadable pages of a segment at an opening, which must not wait long for a failing disk.
+/// With more, the segment counts as unopened and is opened later by a reading thread.
 pub const BAD_PAGES: u32 = 8;
 /// What a place that cannot be read is called.
 const EIO: i32 = 5;
-/// Most control frames kept whose Checkpoint was not found.
+/// Most control frames kept without their Checkpoint.
 const LOOSE_MAX: usize = 4096;
 
 /// Reads `length` bytes from `offset` on into `out`, less at the end of the file.
 ///
 /// # Errors
-/// As the storage says; `out` is empty then.
+/// The error of the storage; `out` is then empty.
 pub fn read_region(
     file: &impl StoredFile,
     offset: u32,
@@ -42,15 +42,14 @@ pub fn read_region(
     }
 }
 
-/// Places of a file that the disk does not give, as offsets in it: from, to.
+/// Unreadable places of a file, as offsets: from, to.
 pub type Holes = Vec<(u32, u32)>;
 
-/// Reads as [`read_region`], page by page where the disk does not give all of it: zeros stand for
-/// the pages it does not give, and `holes` gets their places.
+/// Reads as [`read_region`], and page by page after an error: unreadable pages are replaced by
+/// zeros and added to `holes`.
 ///
 /// # Errors
-/// There are more than `pages_max` such pages: not a bad place but a disk, or a file, that cannot
-/// be read.
+/// More than `pages_max` pages are unreadable, so the disk or file has failed, not just one place.
 fn read_around(
     file: &impl StoredFile,
     offset: u32,
@@ -92,7 +91,7 @@ fn note_hole(holes: &mut Holes, from: u32, to: u32) {
     }
 }
 
-/// Yields the valid frames of a file region in order, whatever lies between them.
+/// Yields the valid frames of a file region in order, and skips invalid bytes between them.
 pub struct Scanner<'f, F> {
     file: &'f F,
     seed: u32,
@@ -101,15 +100,15 @@ pub struct Scanner<'f, F> {
     base: u32,
     buffer: Vec<u8>,
     holes: Holes,
-    /// Pages the disk may still not give.
+    /// Unreadable pages that are still allowed.
     pages_max: u32,
     failed: Option<StorageError>,
     cut: bool,
 }
 
 impl<'f, F: StoredFile> Scanner<'f, F> {
-    /// From `from` (a multiple of 8) up to `limit`. After more than `pages_max` pages that the disk
-    /// does not give it ends with [`Scanner::failed`].
+    /// Scans from `from` (a multiple of 8) up to `limit`. After more than `pages_max` unreadable
+    /// pages it ends with [`Scanner::failed`].
     pub fn new(file: &'f F, seed: u32, from: u32, limit: u32, pages_max: u32) -> Self {
         Scanner {
             file,
@@ -125,8 +124,8 @@ impl<'f, F: StoredFile> Scanner<'f, F> {
         }
     }
 
-    /// The next valid frame and its offset; `None` at the limit, at the end of the file, and where
-    /// it failed.
+    /// The next valid frame and its offset; `None` at the limit, at the end of the file, and after
+    /// a failure.
     pub fn next_frame(&mut self) -> Option<(u32, Frame<'_>)> {
         let (offset, length) = loop {
             if self.limit.saturating_sub(self.at) < HEADER as u32 {
@@ -147,7 +146,7 @@ impl<'f, F: StoredFile> Scanner<'f, F> {
         Some((offset, frame::trusted(bytes)))
     }
 
-    /// Why it ended before the limit, if the disk gave too little.
+    /// The read error that ended the scan before the limit, if any.
     pub fn failed(&self) -> Option<StorageError> {
         self.failed
     }
@@ -157,7 +156,7 @@ impl<'f, F: StoredFile> Scanner<'f, F> {
         self.cut
     }
 
-    /// Whether the disk did not give all that lies in `from..to`.
+    /// Whether any part of `from..to` was unreadable.
     pub fn has_hole(&self, from: u32, to: u32) -> bool {
         self.holes.iter().any(|(begin, end)| *begin < to && *end > from)
     }
@@ -184,48 +183,47 @@ impl<'f, F: StoredFile> Scanner<'f, F> {
     }
 }
 
-/// Records that should be between others and are not.
+/// Missing records between others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The first missing.
+    /// The first missing sequence.
     pub first: u64,
-    /// The last missing.
+    /// The last missing sequence.
     pub last: u64,
     /// Whether a later commit exists in this segment, so that this one was acknowledged.
     pub acknowledged: bool,
-    /// Whether the disk did not give all that lies between: what is missing may be there.
+    /// Whether a part of the gap was unreadable, so that the records may exist.
     pub unread: bool,
 }
 
 /// What a scan found.
 #[derive(Debug)]
 pub struct Scan {
-    /// The segment with all that its frames say.
+    /// The segment as described by its frames.
     pub segment: Segment,
-    /// What is missing before `segment.last_sequence + 1` or before the next sequence named.
+    /// The gaps before `segment.last_sequence + 1` or before the next sequence named.
     pub gaps: Vec<Gap>,
-    /// The control state, if the Checkpoint it begins with was found.
+    /// The control state, if its Checkpoint was found.
     pub control: Option<Control>,
     /// The highest trim seen.
     pub released: u64,
     /// The next sequence.
     pub next_sequence: u64,
-    /// Whether anything behind the header was ever written.
+    /// Whether any frame was found.
     pub any: bool,
-    /// Whether the disk gave all of it.
+    /// Whether all of it could be read.
     pub readable: bool,
-    /// Whether the disk did not give all that lies behind the last frame that tells a sequence:
-    /// there may be readings.
+    /// Whether a part after the last frame was unreadable.
     pub unread_end: bool,
-    /// Whether the file is shorter than it was made.
+    /// Whether the file is shorter than its configured size.
     pub cut: bool,
-    /// Readings found.
+    /// The number of readings found.
     pub records: u64,
     loose: Vec<(Kind, u64, Vec<u8>)>,
 }
 
 impl Scan {
-    /// The control state, given the one before this segment.
+    /// The control state after this segment, given the one before it.
     pub fn control_after(&self, before: Control) -> Control {
         let mut control = before;
         for (kind, sequence, body) in &self.loose {
@@ -236,11 +234,11 @@ impl Scan {
     }
 }
 
-/// Scans a segment. Readings from `successor` on, the first sequence of the segment after it, do
-/// not count.
+/// Scans a segment. Readings from `successor` on, the first sequence of the next segment, are
+/// ignored.
 ///
 /// # Errors
-/// The disk does not give more than `pages_max` pages of it.
+/// More than `pages_max` of its pages are unreadable.
 pub fn scan_segment<F: StoredFile>(
     file: &F,
     lane: Lane,
@@ -262,9 +260,9 @@ pub fn scan_segment<F: StoredFile>(
         records: 0,
         loose: Vec::new(),
     };
-    // A Checkpoint's body names a sequence of its own; no sequence is beyond the range of all.
+    // The body of a Checkpoint has a sequence too; no sequence may exceed the limit.
     let limit = successor.unwrap_or(SEQUENCE_MAX);
-    // A gap was found before this many commits had begun.
+    // For each gap, the number of commits that had begun before it.
     let mut found_at = Vec::new();
     let mut commits = 0;
     let mut scanner = Scanner::new(file, header.seed(), HEADER_BLOCK, layout.frame_limit, pages_max);
@@ -367,17 +365,17 @@ fn apply(control: &mut Control, kind: Kind, sequence: u64, body: &[u8]) {
     }
 }
 
-/// Finds one reading of a segment; `None` if the disk gave all of it and it is not there: perhaps
-/// damaged, perhaps read wrongly.
+/// Finds one reading of a segment; `None` if all of it could be read and the reading is not there:
+/// it may be damaged or misread.
 ///
 /// # Errors
-/// The disk does not give the place where it is.
+/// Its place is unreadable.
 pub fn find_reading<F: StoredFile>(
     file: &F,
     segment: &Segment,
     sequence: u64,
 ) -> Result<Option<Vec<u8>>, StorageError> {
-    // What cannot be read beside it does not matter.
+    // Other unreadable places do not matter.
     let mut scanner = Scanner::new(file, segment.seed, segment.seek(sequence), segment.end, u32::MAX);
     while let Some((_, frame)) = scanner.next_frame() {
         if frame.kind == Kind::Reading {
@@ -391,7 +389,7 @@ pub fn find_reading<F: StoredFile>(
     }
     match scanner.failed() {
         Some(error) => Err(error),
-        // It may be where the disk gave nothing.
+        // It may be in an unreadable place.
         None if !scanner.holes.is_empty() => Err(StorageError::Other(EIO)),
         None => Ok(None),
     }

@@ -1,24 +1,23 @@
-//! The frame of a segment: its layout, header and footer. docs/journal-format.md §2.
+//! The segment file: its layout, header and footer. docs/journal-format.md §2.
 
 use super::frame::{self, Fields, SEQUENCE_MAX};
 use crate::message::RecordId;
 
-/// Bytes of the header block; frames begin behind it.
+/// Bytes of the header block; frames begin after it.
 pub const HEADER_BLOCK: u32 = 8192;
 /// Bytes of the header itself.
 pub const HEADER_SIZE: usize = 96;
-/// Where the header's copy stands: in another page, so that one place that cannot be read does not
-/// take both.
+/// Offset of the header's copy: in another page, so that one unreadable place does not affect both.
 pub const HEADER_COPY: usize = 4096;
 /// Smallest segment in bytes.
 pub const SEGMENT_MIN: u32 = 65_536;
 /// Largest segment in bytes.
 pub const SEGMENT_MAX: u32 = 64 << 20;
-/// Most runs in one segment; another opening takes a new one.
+/// Most runs in one segment; a further opening begins a new segment.
 pub const RUNS_MAX: usize = 64;
-/// Bytes between two marks of the index, about.
+/// Approximate distance of two marks of the index, in bytes.
 pub const MARK_EVERY: u32 = 65_536;
-/// The format written and read here.
+/// The major format version that is written and read.
 pub const MAJOR: u16 = 1;
 
 const MAGIC: &[u8; 8] = b"TOMBJRNL";
@@ -29,20 +28,20 @@ const FOOTER_FIXED: u32 = 5_376;
 const RUN_SIZE: usize = 32;
 const MARK_SIZE: usize = 12;
 
-/// Where the parts of a segment of one size lie.
+/// The offsets of the parts of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Bytes in all.
+    /// The size of the file in bytes.
     pub size: u32,
-    /// Readings end before.
+    /// The end of the area for readings.
     pub records_limit: u32,
-    /// All frames end before; the footer begins here.
+    /// The end of the area for frames, where the footer begins.
     pub frame_limit: u32,
 }
 
 impl Layout {
-    /// For a segment of `size` bytes; `None` outside of [`SEGMENT_MIN`]`..=`[`SEGMENT_MAX`] or no
-    /// multiple of 4,096.
+    /// The layout of a segment of `size` bytes; `None` if that is outside of
+    /// [`SEGMENT_MIN`]`..=`[`SEGMENT_MAX`] or not a multiple of 4,096.
     pub fn new(size: u32) -> Option<Layout> {
         if !(SEGMENT_MIN..=SEGMENT_MAX).contains(&size) || !size.is_multiple_of(4096) {
             return None;
@@ -53,51 +52,51 @@ impl Layout {
         Some(Layout { size, records_limit: frame_limit - control, frame_limit })
     }
 
-    /// Bytes for frames of readings in a segment that holds nothing else.
+    /// Bytes for frames of readings in a segment without other frames.
     pub fn room(&self) -> u32 {
         self.records_limit - HEADER_BLOCK
     }
 }
 
-/// What stands at a segment's beginning.
+/// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// 0 and 1: [`Lane`](crate::message::Lane); 2: the rejected store.
     pub lane: u8,
     /// Bytes of the file; 0 in the rejected store.
     pub size: u32,
-    /// Rises within its lane.
+    /// Its number, ascending within its lane.
     pub number: u64,
-    /// Random a lane and opening.
+    /// The run: random for each lane and opening.
     pub run: u64,
-    /// Random a segment: nobody outside can know the seed.
+    /// Random for each segment, so that its seed cannot be guessed.
     pub salt: u64,
-    /// Sequence of the first record it holds, or will.
+    /// Sequence of its first record, also if it has none yet.
     pub first_sequence: u64,
     /// The boot in which `run` began.
     pub boot: [u8; 16],
-    /// All records up to this one had left when it was written.
+    /// All records up to this sequence were released when it was written.
     pub released: u64,
-    /// From this sequence up to `first_sequence − 1` records may never have been stored: the end of
-    /// the segment before could not be read when this one was begun. 0 = no such.
+    /// From this sequence up to `first_sequence − 1`, records may never have been stored, because
+    /// the end of the previous segment could not be read when this one was created. 0 = none.
     pub uncertain_from: u64,
 }
 
-/// What a header block says.
+/// The content of a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderBlock {
-    /// A segment. `intact`: both copies are good.
+    /// A segment; true if both copies of the header are valid.
     Valid(Header, bool),
-    /// Spare or prepared.
+    /// A spare or prepared file.
     Free,
     /// A format of another major version.
     OtherVersion(u16),
-    /// Nothing known.
+    /// Both copies are invalid.
     Damaged,
 }
 
 impl Header {
-    /// Where every CRC of this segment begins.
+    /// The initial value of every CRC of this segment.
     pub fn seed(&self) -> u32 {
         crc32c::crc32c(&self.encode()[24..48])
     }
@@ -123,7 +122,7 @@ impl Header {
         out
     }
 
-    /// The whole header block, both copies in it.
+    /// The header block, with both copies.
     pub fn encode_block(&self) -> Vec<u8> {
         let header = self.encode();
         let mut block = vec![0; HEADER_BLOCK as usize];
@@ -132,7 +131,7 @@ impl Header {
         block
     }
 
-    /// Reads a header block; anything missing at its end counts as damaged.
+    /// Parses a header block; bytes missing at its end count as damaged.
     pub fn parse_block(block: &[u8]) -> HeaderBlock {
         let copy = |at: usize| block.get(at..at + HEADER_SIZE).map_or(HeaderBlock::Damaged, parse_copy);
         match (copy(0), copy(HEADER_COPY)) {
@@ -193,56 +192,55 @@ pub fn free_block() -> Vec<u8> {
     block
 }
 
-/// From `first_sequence` on, records belong to this run.
+/// A run: the records from `first_sequence` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Where it begins.
+    /// The first sequence of the run.
     pub first_sequence: u64,
-    /// Random a lane and opening.
+    /// The run: random for each lane and opening.
     pub run: u64,
     /// The boot in which it began.
     pub boot: [u8; 16],
 }
 
-/// A place to begin reading from.
+/// A position from which reading can start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// The reading there.
+    /// The sequence of the reading at this position.
     pub sequence: u64,
     /// Its frame's offset in the file.
     pub offset: u32,
 }
 
-/// What is known of a segment without reading its frames.
+/// A segment without its frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// From the header.
+    /// Its number, from the header.
     pub number: u64,
-    /// Where every CRC begins.
+    /// The initial value of its CRCs.
     pub seed: u32,
-    /// Where its parts lie.
+    /// Its layout.
     pub layout: Layout,
-    /// Sequence of the first record it holds, or would.
+    /// Sequence of its first record, also if it has none.
     pub first_sequence: u64,
     /// Sequence of the last; `first_sequence − 1` if there is none.
     pub last_sequence: u64,
-    /// Where its frames end.
+    /// The end of its frames.
     pub end: u32,
     /// Its runs, the first one at or before `first_sequence`; never empty.
     pub runs: Vec<Run>,
-    /// Places to begin reading from, rising.
+    /// Positions from which reading can start, ascending.
     pub marks: Vec<Mark>,
-    /// Records from this sequence on may never have been stored: its end could not be read when the
-    /// journal was opened. Those of them a later reading does not find are not lost.
+    /// Records from this sequence on may never have been stored, because its end could not be read
+    /// when the journal was opened. Those that a later reading does not find are not lost.
     pub uncertain_from: Option<u64>,
-    /// The disk did not give its header, or too little behind it: only `number`, `first_sequence`
-    /// and `last_sequence` are known, as far as its neighbours tell. It is to be opened before it
-    /// can be read.
+    /// Its header, or too much after it, could not be read: only `number`, `first_sequence` and
+    /// `last_sequence` are known, from its neighbours. It must be opened before it can be read.
     pub unopened: bool,
 }
 
 impl Segment {
-    /// Of a header, without any record yet.
+    /// A segment with this header and no records.
     pub fn new(header: &Header, layout: Layout) -> Segment {
         Segment {
             number: header.number,
@@ -258,7 +256,7 @@ impl Segment {
         }
     }
 
-    /// Of a file that cannot be read at present: it holds at most these records.
+    /// A file that cannot be read now and contains at most these records.
     pub fn unopened(
         number: u64,
         layout: Layout,
@@ -293,7 +291,7 @@ impl Segment {
         self.runs[after.saturating_sub(1)]
     }
 
-    /// Where to begin reading to come to `sequence`.
+    /// The offset at which to start reading for `sequence`.
     pub fn seek(&self, sequence: u64) -> u32 {
         match self.marks.partition_point(|mark| mark.sequence <= sequence) {
             0 => HEADER_BLOCK,
@@ -301,7 +299,7 @@ impl Segment {
         }
     }
 
-    /// Notes a reading that was written, and where, as a mark if the last one is far enough.
+    /// Adds a mark for a written reading if the last mark is far enough away.
     pub fn note(&mut self, sequence: u64, offset: u32) {
         if self.marks.last().is_none_or(|mark| offset >= mark.offset + MARK_EVERY) {
             self.marks.push(Mark { sequence, offset });
@@ -314,8 +312,8 @@ impl Segment {
         segment_name(self.number)
     }
 
-    /// The footer; `checkpoint` is what the lane's control state is (released, then a Checkpoint's
-    /// body).
+    /// Encodes the footer; `checkpoint` is the lane's control state (`released`, then the body of a
+    /// Checkpoint).
     pub fn encode_footer(&self, checkpoint: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity((self.layout.size - self.layout.frame_limit) as usize);
         out.extend_from_slice(SEALED);
@@ -343,8 +341,8 @@ impl Segment {
         out
     }
 
-    /// Reads what stands at the frame limit: the segment as its footer describes it, and the
-    /// checkpoint; `None` where it does not check.
+    /// Parses the footer at the frame limit: the segment and the checkpoint; `None` if it is
+    /// invalid.
     pub fn parse_footer<'a>(
         header: &Header,
         layout: Layout,
@@ -393,8 +391,7 @@ impl Segment {
     }
 }
 
-/// Cuts `first..=last` where one run ends and another begins. `segments` are those of the lane, in
-/// order.
+/// Splits `first..=last` at the boundaries of runs. `segments` are those of the lane, in order.
 pub(super) fn pieces<'s>(
     segments: impl Iterator<Item = &'s Segment>,
     first: u64,
@@ -422,7 +419,7 @@ pub(super) fn pieces<'s>(
     pieces
 }
 
-/// The name of the segment of that number.
+/// The file name of the segment with this number.
 pub fn segment_name(number: u64) -> String {
     format!("{number:016x}.seg")
 }

@@ -1,11 +1,11 @@
-//! The files a lane has set aside, or is going to, and the lists beside them.
-//! docs/journal-format.md §9.
+//! The files that a lane has set aside or will set aside, and their lists. docs/journal-format.md
+//! §9.
 //!
 //! ```text
 //!   in the chain ──its list is durable──> a trim may pass its records ──trim──> leaving ──renamed──> away ──imported──> deleted
 //! ```
 //!
-//! Invariant: a record that could not be read counts as passed only once it is in a durable list.
+//! Invariant: an unreadable record counts as passed only when it is in a durable list.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,42 +17,41 @@ use super::segment::segment_name;
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 use crate::message::Lane;
 
-/// Where a file on the shelf is.
+/// The location of a file on the shelf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Among the lane's segments.
+    /// In the chain of the lane's segments.
     Chain,
-    /// No longer, but under its old name.
+    /// No longer in the chain, but not renamed yet.
     Leaving,
-    /// Under its new name.
+    /// Renamed.
     Away,
 }
 
-/// A file with records that were not read.
+/// A file on the shelf, with records that were not read.
 #[derive(Clone, Debug)]
 pub(super) struct Shelved {
     pub(super) aside: Aside,
     pub(super) place: Place,
-    /// By its file's ending, where it has one.
+    /// The cause according to its file suffix, if it has one.
     named: Option<AsideCause>,
-    /// Bytes of the file, where it is no longer in the chain.
+    /// Bytes of the file, if it is no longer in the chain.
     pub(super) size: u64,
-    /// The list on the disk says the same.
+    /// Whether the list on the disk is up to date.
     pub(super) saved: bool,
-    /// The disk does not give the list: what is on it is not known, and nothing may be done to the
-    /// file.
+    /// The list cannot be read: its content is unknown, and the file must not be changed.
     pub(super) unread: bool,
-    /// Sequences that count as passed once it does.
+    /// Sequences that count as passed when the list is durable.
     pub(super) waiting: Vec<(u64, u64)>,
 }
 
 impl Shelved {
-    /// Not away yet; `saved`: its list is on the disk.
+    /// A file that is not renamed yet; `saved`: its list is on the disk.
     pub(super) fn new(aside: Aside, place: Place, size: u64, saved: bool) -> Shelved {
         Shelved { aside, place, named: None, size, saved, unread: false, waiting: Vec::new() }
     }
 
-    /// Away under the ending of `cause`.
+    /// A file that was renamed with the suffix of `cause`.
     pub(super) fn away(aside: Aside, cause: AsideCause, size: u64) -> Shelved {
         let (place, named, waiting) = (Place::Away, Some(cause), Vec::new());
         Shelved { aside, place, named, size, saved: true, unread: false, waiting }
@@ -67,12 +66,12 @@ impl Shelved {
     }
 }
 
-/// All of a lane's.
+/// All files that a lane has set aside.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     items: Vec<Shelved>,
     trouble: Option<Trouble>,
-    /// What others are shown; made anew when something changes.
+    /// The published list; rebuilt when something changes.
     shown: Arc<[Aside]>,
 }
 
@@ -88,7 +87,7 @@ impl Shelf {
         self.shown = self.items.iter().map(|item| item.aside.clone()).collect();
     }
 
-    /// What is on it.
+    /// The published list.
     pub(super) fn shown(&self) -> Arc<[Aside]> {
         self.shown.clone()
     }
@@ -97,13 +96,13 @@ impl Shelf {
         self.items.iter().any(|item| item.aside.number == number)
     }
 
-    /// Bytes of the files that have left the chain; those of damaged ones alone can be had back at
-    /// any time.
+    /// Bytes of the files that have left the chain. Only the space of damaged ones can be reclaimed
+    /// at any time.
     pub(super) fn bytes(&self) -> u64 {
         self.left().map(|item| item.size).sum()
     }
 
-    /// Bytes that give way to new records.
+    /// Bytes that can be reclaimed for new records.
     pub(super) fn reclaimable(&self) -> u64 {
         self.left()
             .filter(|item| item.cause() == AsideCause::Damaged && !item.unread)
@@ -115,7 +114,7 @@ impl Shelf {
         self.items.iter().filter(|item| item.place != Place::Chain)
     }
 
-    /// Notes records of a segment; `waits`: they count as passed once that is durable.
+    /// Adds records of a segment; with `waits`, they count as passed when the list is durable.
     pub(super) fn note(&mut self, lane: Lane, number: u64, range: AsideRange, waits: bool) {
         if !self.has(number) {
             self.items.push(Shelved::new(Aside::new(lane, number), Place::Chain, 0, false));
@@ -136,7 +135,7 @@ impl Shelf {
         self.items.iter().flat_map(|item| &item.waiting).map(|(first, _)| *first).min()
     }
 
-    /// Whether the file of this segment is to be kept; then it is the shelf's from now on.
+    /// Returns whether the file of this segment must be kept; the shelf then owns it.
     pub(super) fn leave(&mut self, number: u64, size: u64) -> bool {
         let item = self.items.iter_mut().find(|item| item.aside.number == number);
         if let Some(item) = item.filter(|item| item.place == Place::Chain) {
@@ -146,18 +145,18 @@ impl Shelf {
         false
     }
 
-    /// When there is something to write.
+    /// When [`Shelf::work`] should be called next.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let wanted = self.items.iter().any(|item| !item.saved || item.unread || item.place == Place::Leaving);
         wanted.then(|| self.trouble.map_or(now, |trouble| trouble.retry_at))
     }
 
-    /// Why nothing can be written at present.
+    /// Why nothing can be written now.
     pub(super) fn trouble(&self) -> Option<StorageError> {
         self.trouble.map(|trouble| trouble.error)
     }
 
-    /// Writes lists and renames files; which sequences count as passed now.
+    /// Writes lists and renames files; returns the sequences that count as passed now.
     pub(super) fn work<S: Storage>(&mut self, now: Instant, storage: &S, folder: Folder) -> Vec<(u64, u64)> {
         let mut passed = Vec::new();
         if self.deadline(now).is_none_or(|at| at > now) {
@@ -165,14 +164,15 @@ impl Shelf {
         }
         let (mut renamed, mut failed) = (false, None);
         for item in &mut self.items {
-            // One that fails for ever holds no other up.
+            // A file that always fails does not block the others.
             match keep(item, storage, folder, &mut renamed) {
                 Ok(()) => passed.append(&mut item.waiting),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         if renamed {
-            // Not durable it is found under its old name, with its list, and is renamed again.
+            // If the rename is not durable, the file is found under its old name with its list, and
+            // renamed again.
             let _ = storage.sync_folder(folder);
         }
         self.trouble = failed.map(|error| Trouble::after(self.trouble, error, now));
@@ -180,8 +180,8 @@ impl Shelf {
         passed
     }
 
-    /// Deletes the oldest file that has left the chain to make room; `any`: an unreadable one, too.
-    /// What was in it.
+    /// Deletes the oldest file that has left the chain, to make room; with `any`, also an
+    /// unreadable one. Returns its list.
     pub(super) fn evict<S: Storage>(&mut self, storage: &S, folder: Folder, any: bool) -> Option<Aside> {
         let may = |item: &Shelved| {
             item.place == Place::Away && !item.unread && (any || item.cause() == AsideCause::Damaged)
@@ -193,8 +193,7 @@ impl Shelf {
         Some(item.aside)
     }
 
-    /// These records of this file are in their lane again; all that is on its list, if it is
-    /// `None`.
+    /// These records of this file are in their lane again; `None` = all on its list.
     pub(super) fn taken<S: Storage>(
         &mut self,
         storage: &S,
@@ -219,7 +218,7 @@ impl Shelf {
     }
 }
 
-/// Makes the list durable, then gives the file its name.
+/// Makes the list durable, then renames the file.
 fn keep<S: Storage>(
     item: &mut Shelved,
     storage: &S,
@@ -239,7 +238,7 @@ fn keep<S: Storage>(
     if item.place == Place::Leaving {
         let from = segment_name(item.aside.number);
         match storage.rename((folder, &from), (folder, &item.file_name())) {
-            // Somebody deleted it.
+            // It was deleted by hand.
             Ok(()) | Err(StorageError::Missing) => {}
             Err(error) => return Err(error),
         }
@@ -249,10 +248,10 @@ fn keep<S: Storage>(
     Ok(())
 }
 
-/// Reads the list beside a file; `None`: there is none, or it is not whole.
+/// Reads the list of a file; `None` if there is none or it is incomplete.
 ///
 /// # Errors
-/// The disk does not give it.
+/// The disk failed to read it.
 pub(super) fn read_list<S: Storage>(
     storage: &S,
     lane: Lane,
@@ -270,7 +269,7 @@ pub(super) fn read_list<S: Storage>(
 fn save<S: Storage>(storage: &S, folder: Folder, aside: &Aside) -> Result<(), StorageError> {
     let name = aside.list_name();
     let new = format!("{name}.new");
-    // Left behind by an attempt that failed; most often it is not there.
+    // Left from a failed attempt; it usually does not exist.
     storage.remove(folder, &new)?;
     let file = storage.create(folder, &new)?;
     file.write_at(0, aside.encode().as_bytes())?;
@@ -279,7 +278,7 @@ fn save<S: Storage>(storage: &S, folder: Folder, aside: &Aside) -> Result<(), St
     storage.sync_folder(folder)
 }
 
-/// The list goes last: without it nobody knows what is to be taken from the file.
+/// The list is deleted last: without it, it is unknown which records to import from the file.
 fn remove<S: Storage>(storage: &S, folder: Folder, item: &Shelved) -> Result<(), StorageError> {
     storage.remove(folder, &item.file_name())?;
     storage.remove(folder, &item.aside.list_name())

@@ -1,9 +1,10 @@
-//! What the journal needs of a disk: four flat folders of files that are read and written at
+//! The journal's interface to the disk: flat folders with files that are read and written at
 //! offsets and synced.
 //!
-//! The cores see only this, so they run on a disk in memory that loses power at any write. The
-//! rules of a real disk are kept: nothing is durable before [`StoredFile::sync`], no name before
-//! [`Storage::sync_folder`], and after a failed sync nobody knows what was written.
+//! The cores use only this interface, so tests run them on a disk in memory with a power cut at any
+//! write. The rules of a real disk apply: content is durable only after [`StoredFile::sync`], a
+//! name only after [`Storage::sync_folder`], and after a failed sync it is unknown what was
+//! written.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub enum Folder {
 }
 
 impl Folder {
-    /// All of them.
+    /// All folders.
     pub const ALL: [Folder; 5] = [Folder::High, Folder::Normal, Folder::Spare, Folder::Rejected, Folder::Top];
 
     /// The folder of a lane's segments.
@@ -38,7 +39,7 @@ impl Folder {
         }
     }
 
-    /// Its name in the journal's directory.
+    /// The folder's name in the journal's directory; empty for [`Folder::Top`].
     pub fn as_str(self) -> &'static str {
         match self {
             Folder::High => "high",
@@ -50,79 +51,80 @@ impl Folder {
     }
 }
 
-/// The folders. All calls block.
+/// The folders of a journal. All calls block.
 pub trait Storage: Send + Sync + 'static {
     /// An open file.
     type File: StoredFile;
 
-    /// Names and sizes of the plain files in a folder; a folder that is not there is empty.
+    /// Names and sizes of the regular files in a folder; a folder that does not exist is empty.
     ///
     /// # Errors
-    /// As the system says.
+    /// [`StorageError`] of the system call.
     fn list(&self, folder: Folder) -> Result<Vec<(String, u64)>, StorageError>;
 
-    /// Opens a file that is there, for reading and, where the disk allows it, writing.
+    /// Opens an existing file for reading and, unless the file system is read-only, for writing.
     ///
     /// # Errors
-    /// [`StorageError::Missing`], or as the system says.
+    /// [`StorageError::Missing`], or another error of the system call.
     fn open(&self, folder: Folder, name: &str) -> Result<Self::File, StorageError>;
 
-    /// Makes an empty file that is not there yet, and its folder.
+    /// Creates an empty file, which must not exist, and its folder.
     ///
     /// # Errors
-    /// [`StorageError::Full`], [`StorageError::ReadOnly`], or as the system says.
+    /// [`StorageError::Full`], [`StorageError::ReadOnly`], or another error of the system call.
     fn create(&self, folder: Folder, name: &str) -> Result<Self::File, StorageError>;
 
-    /// Moves a file, replacing what has that name. Atomic; durable once both folders are synced.
+    /// Renames a file and replaces an existing one. Atomic; durable when both folders are synced.
     ///
     /// # Errors
-    /// As the system says.
+    /// [`StorageError`] of the system call.
     fn rename(&self, from: (Folder, &str), to: (Folder, &str)) -> Result<(), StorageError>;
 
     /// Deletes a file.
     ///
     /// # Errors
-    /// As the system says.
+    /// [`StorageError`] of the system call.
     fn remove(&self, folder: Folder, name: &str) -> Result<(), StorageError>;
 
     /// Makes the names in a folder durable.
     ///
     /// # Errors
-    /// As the system says.
+    /// [`StorageError`] of the system call.
     fn sync_folder(&self, folder: Folder) -> Result<(), StorageError>;
 
-    /// Lets at least [`SECOND_LOOK`] pass. What was read and did not check is read again after
-    /// that, past the page cache ([`StoredFile::forget_cache`]): damage is what did not check
-    /// twice.
+    /// Waits at least [`SECOND_LOOK`]. Content with a wrong checksum is read again after that,
+    /// bypassing the page cache ([`StoredFile::forget_cache`]); if it is wrong again, it is
+    /// damaged.
     fn wait_for_second_look(&self);
 }
 
-/// Least time between two readings of a place before it counts as damaged.
+/// Least time between the two readings of a place after which it counts as damaged.
 pub const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// An open file of a [`Storage`].
 pub trait StoredFile: Send + Sync + 'static {
-    /// Fills `buffer` from `offset` on; returns how much of it, less only at the end of the file.
+    /// Fills `buffer` from `offset` on; returns the number of bytes, fewer only at the end of the
+    /// file.
     ///
     /// # Errors
-    /// As the system says.
+    /// [`StorageError`] of the system call.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StorageError>;
 
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// As the system says; then any part of `bytes` may have been written.
+    /// [`StorageError`] of the system call; any part of `bytes` may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StorageError>;
 
     /// Makes everything written durable (`fdatasync`).
     ///
     /// # Errors
-    /// As the system says; then nothing is known about what was written since the last success, and
-    /// calling it again proves nothing.
+    /// [`StorageError`] of the system call; it is then unknown what was written since the last
+    /// success, and a later success does not prove that it is durable.
     fn sync(&self) -> Result<(), StorageError>;
 
-    /// Asks the system to read from the disk what is read next, not from the page cache
-    /// (`posix_fadvise`, `DONTNEED`).
+    /// Drops the file from the page cache, so that the next read comes from the disk
+    /// (`posix_fadvise`, `POSIX_FADV_DONTNEED`).
     fn forget_cache(&self);
 }
 
@@ -141,16 +143,16 @@ impl<F: StoredFile> StoredFile for Arc<F> {
     }
 }
 
-/// Why the disk did not do it.
+/// Why a disk operation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageError {
     /// No room (ENOSPC, EDQUOT).
     Full,
     /// The file system is read-only (EROFS).
     ReadOnly,
-    /// There is no such file.
+    /// The file does not exist.
     Missing,
-    /// Anything else, by the system's number.
+    /// Any other error, with its `errno`.
     Other(i32),
 }
 

@@ -1,4 +1,4 @@
-//! The whole journal but for threads and clocks: both lanes, the rejected store, and the files they
+//! The journal without threads and clocks: both lanes, the rejected store, and the files they
 //! share.
 
 use std::collections::BTreeMap;
@@ -25,112 +25,118 @@ use crate::message::{Lane, RecordId};
 /// Most bytes of records moved to the rejected store in one commit.
 const REJECTS_AT_ONCE: usize = 512 * 1024;
 
-/// What it is called when the disk gives something else than was written.
+/// The error for content that differs from what was written.
 const EIO: i32 = 5;
 
-/// How long a record that is to be rejected may be unreadable before it is listed as that.
+/// Time for which a record to reject may be unreadable before it is listed as unreadable.
 const UNREAD_MAX: Duration = Duration::from_secs(3600);
 
-/// Chance, drawn by the shell at each opening.
+/// Random values, drawn by the shell at each opening.
 #[derive(Clone, Copy, Debug)]
 pub struct Seeds {
     /// The lanes' runs, by [`Lane::index`].
     pub runs: [u64; 2],
-    /// What the segments' salts are made from.
+    /// The seed of the segments' salts.
     pub salt: u64,
     /// The system's boot id.
     pub boot: [u8; 16],
 }
 
-/// What was found at the opening.
+/// The report of opening the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreReport {
-    /// By [`Lane::index`].
+    /// The lanes, by [`Lane::index`].
     pub lanes: [LaneReport; 2],
     /// The rejected store.
     pub rejected: RejectedReport,
 }
 
+/// Bytes of the frame of a reading of 64 KiB with the longest names, about.
+const LARGEST_READING: u64 = 72 << 10;
+
 /// How one lane stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneStatus {
-    /// Records stored that have not left.
+    /// Records stored and not released.
     pub records: u64,
-    /// Bytes they take, about.
+    /// Approximate bytes of these records.
     pub bytes: u64,
     /// Bytes of all the lane's files.
     pub file_bytes: u64,
-    /// Its bound.
+    /// Its limit in bytes.
     pub max_bytes: u64,
-    /// Records lost ever, by the order of [`LossCause::ALL`].
+    /// Totals of lost records, in the order of [`LossCause::ALL`].
     pub lost: [u64; 5],
-    /// Why the disk is not written to at present.
+    /// Why the disk cannot be written now.
     pub trouble: Option<StorageError>,
+    /// Because of that trouble some readings are refused; else there is room in the file in use,
+    /// and only the next one cannot be made.
+    pub refuses: bool,
     /// Records that could not be read, in files set aside: not lost, and not in `records`.
     pub unreadable: u64,
-    /// Segments the disk does not give at present.
+    /// Segments that cannot be opened now.
     pub unopened: u64,
-    /// Files set aside, or to be.
+    /// Files set aside, or to be set aside.
     pub set_aside: u64,
-    /// Why a file cannot be set aside at present.
+    /// Why a file cannot be set aside now.
     pub shelf_trouble: Option<StorageError>,
 }
 
 impl LaneStatus {
-    /// Records acknowledged and lost ever. What a crash tore in its last commit was never
-    /// acknowledged, and is not among them.
+    /// Total of acknowledged records that were lost. Torn records of a last commit were never
+    /// acknowledged and are not included.
     pub fn lost_records(&self) -> u64 {
         let counted = LossCause::ALL.iter().zip(self.lost).filter(|(cause, _)| **cause != LossCause::Torn);
         counted.map(|(_, count)| count).sum()
     }
 }
 
-/// How the rejected store stands.
+/// The state of the rejected store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RejectedStatus {
     /// Records in it.
     pub records: u64,
-    /// Bytes they take.
+    /// Bytes of these records.
     pub bytes: u64,
-    /// Its bound.
+    /// Its limit in bytes.
     pub max_bytes: u64,
-    /// Bytes of frames that still find room.
+    /// Bytes of frames for which there is room.
     pub room: u64,
-    /// Why it takes nothing at present.
+    /// Why it accepts no records now.
     pub trouble: Option<RejectError>,
-    /// Why a part of it, or all, cannot be read at present.
+    /// Why it cannot be read completely now.
     pub unread: Option<StorageError>,
     /// Records that were in it and are lost, since it was opened.
     pub lost: u64,
 }
 
-/// Both lanes and the rejected store on one storage. Every call may block on the disk but those
-/// that only say something.
+/// Both lanes and the rejected store on one storage. Every call except the queries may block on the
+/// disk.
 pub struct Store<S: Storage> {
     storage: Arc<S>,
     pool: Pool<S>,
     lanes: [LaneWriter<S>; 2],
     rejected: RejectedStore<S>,
     rejected_max: u64,
-    /// Records on their way to the rejected store: sequence → reason.
+    /// Records to move to the rejected store: sequence → reason code.
     rejects: [BTreeMap<u64, u8>; 2],
     reject_trouble: Option<(RejectError, Trouble)>,
-    /// What the uplink has released, ahead of rejects under way.
+    /// The sequence up to which the uplink has released, ahead of pending rejects.
     wanted: [u64; 2],
-    /// Entries to be taken out once the lanes' next commit is durable.
+    /// Entries to remove when the next commit of the lanes is durable.
     removals: Vec<u64>,
-    /// Records to be rejected that were not where they should be: looked for again, past the page
-    /// cache, before they count as damaged.
+    /// Records to reject that were not found: they are read again, bypassing the page cache, before
+    /// they count as damaged.
     doubtful: BTreeMap<(usize, u64), Instant>,
-    /// Records to be rejected that the disk does not give, since when.
+    /// Records to reject that are unreadable, and since when.
     unread: BTreeMap<(usize, u64), Instant>,
     wants_spare: usize,
     witness: WitnessFile<S>,
 }
 
 impl<S: Storage> Store<S> {
-    /// Reads what is there and gets ready to write. Neither damage nor what the disk does not give
-    /// keeps it from opening.
+    /// Reads the journal and prepares it for writing. Neither damage nor unreadable files prevent
+    /// the opening.
     ///
     /// # Errors
     /// [`RecoveryError`].
@@ -143,8 +149,8 @@ impl<S: Storage> Store<S> {
         let layout = retention::layout(settings);
         let (witness, seen) = WitnessFile::open(&*storage);
         let mut report = StoreReport::default();
-        // Nothing is renamed or deleted before all is read: another version's files are not this
-        // one's to tidy.
+        // Nothing is renamed or deleted before all is read, so that files of another version are
+        // not changed.
         let mut open = |lane: Lane| {
             let index = lane.index();
             let seen = seen.unwrap_or_default().lanes[index];
@@ -169,7 +175,7 @@ impl<S: Storage> Store<S> {
         }
         for entry in rejected.entries() {
             let lane: &mut LaneWriter<S> = &mut lanes[entry.lane.index()];
-            // It moved there and the crash came before the trim.
+            // It was moved there, and the crash came before the trim.
             if lane.id_of(entry.id.sequence) == entry.id {
                 lane.settle_one(now, entry.id.sequence);
             }
@@ -198,9 +204,9 @@ impl<S: Storage> Store<S> {
         &self.lanes[lane.index()]
     }
 
-    // What the reading end says.
+    // Calls of the reading end.
 
-    /// All records up to and with `through` may go.
+    /// Releases all records up to and including `through`.
     pub fn release(&mut self, now: Instant, lane: Lane, through: u64) {
         let wanted = &mut self.wanted[lane.index()];
         *wanted = through.max(*wanted);
@@ -214,7 +220,7 @@ impl<S: Storage> Store<S> {
         self.lanes[index].release(now, through);
     }
 
-    /// This record is to go to the rejected store. Until it is there the trim stays before it.
+    /// Moves a record to the rejected store. Until it is durable there, the trim stays before it.
     pub fn reject(&mut self, lane: Lane, sequence: u64, reason: u8) {
         let writer = self.lane(lane);
         if sequence > writer.control().released
@@ -225,32 +231,32 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// These records will never be published.
+    /// Counts records as lost: they will never be published.
     pub fn lose(&mut self, now: Instant, lane: Lane, first: u64, last: u64, cause: LossCause) {
         self.lanes[lane.index()].lose(now, first, last, cause);
     }
 
-    /// What was read of these records did not check, twice: they are lost, and the file is kept.
+    /// These records had wrong checksums in two readings: they are lost, and the file is kept.
     pub fn damaged(&mut self, now: Instant, lane: Lane, first: u64, last: u64) {
         self.lanes[lane.index()].damaged(now, first, last);
     }
 
-    /// The disk does not give these records of a segment, though it gives others: they are listed,
-    /// and the file is kept for when it does.
+    /// These records of a segment are unreadable while others are readable: they are listed, and
+    /// the file is kept for a later import.
     pub fn step_over(&mut self, lane: Lane, number: u64, first: u64, last: u64) {
         self.lanes[lane.index()].step_over(number, first, last);
     }
 
-    /// Segments that could not be opened before are open now, or given up.
+    /// Handles the result for segments that could not be opened earlier.
     pub(super) fn take_up(&mut self, now: Instant, lane: Lane, found: Resolution) {
         self.lanes[lane.index()].take_up(now, found);
     }
 
-    /// Opens what could not be opened before, as the reading thread does; `give_up`: what still
-    /// cannot be is unreadable. For tests on a disk in memory.
+    /// For tests on a disk in memory: opens segments that could not be opened earlier, as the
+    /// reading thread does; with `give_up`, those that still cannot be opened are unreadable.
     ///
     /// # Errors
-    /// Something still cannot be opened; not with `give_up`.
+    /// A segment still cannot be opened; never with `give_up`.
     #[doc(hidden)]
     pub fn open_unopened(&mut self, now: Instant, lane: Lane, give_up: bool) -> Result<(), StorageError> {
         loop {
@@ -271,32 +277,31 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// These records of a file set aside are in their lane again, durably; all that is on its list,
-    /// if it is `None`.
+    /// These records of a file set aside are durable in their lane again; `None` = all on its list.
     pub fn imported(&mut self, lane: Lane, number: u64, taken: Option<&[(u64, u64)]>) {
         self.lanes[lane.index()].imported(&*self.storage, number, taken);
     }
 
-    /// A loss has reached the broker, as far as it was told.
+    /// The broker has acknowledged the report of a loss with this count.
     pub fn loss_published(&mut self, now: Instant, lane: Lane, number: u64, count: u64) {
         self.lanes[lane.index()].loss_published(now, number, count);
     }
 
-    // What the owner says.
+    // Calls for the operator's commands.
 
     /// The entries of the rejected store, oldest first.
     pub fn rejected(&self) -> impl Iterator<Item = &RejectedEntry> {
         self.rejected.entries()
     }
 
-    /// The body of a rejected reading; [`super::record::decode`] reads it. `None`: no such entry,
-    /// or the disk does not give it now.
+    /// The entry and body of a rejected reading, for [`super::record::decode`]. `None` if there is
+    /// no such entry or it cannot be read now.
     pub fn read_rejected(&self, number: u64) -> Option<(RejectedEntry, Vec<u8>)> {
         Some((*self.rejected.entry(number)?, self.rejected.read(number).ok().flatten()?))
     }
 
-    /// Gives a rejected record up: its loss is committed, then it is taken out. False: no such
-    /// entry.
+    /// Discards a rejected record: its loss is committed, then it is removed. Returns false if
+    /// there is no such entry.
     pub fn discard_rejected(&mut self, now: Instant, number: u64) -> bool {
         let Some(entry) = self.rejected.entry(number).copied() else { return false };
         if !self.removals.contains(&number) {
@@ -306,18 +311,18 @@ impl<S: Storage> Store<S> {
         true
     }
 
-    /// A rejected record is in its lane again: it is taken out.
+    /// Removes rejected records that are in their lane again.
     ///
     /// # Errors
-    /// As the storage says; then it is in both places.
+    /// [`StorageError`] of the storage; the records are then in both places.
     pub fn remove_rejected(&mut self, now: Instant, numbers: &[u64]) -> Result<(), StorageError> {
         self.rejected.remove(now, &*self.storage, numbers)
     }
 
     // Commits.
 
-    /// Commits a batch for each lane, by [`Lane::index`], and whatever control state is due;
-    /// `force`: all of it. The batches keep their bytes; the caller clears them.
+    /// Commits a batch for each lane, by [`Lane::index`], with the control state that is due, or
+    /// all of it with `force`. The batches keep their bytes; the caller clears them.
     pub fn commit(&mut self, now: Instant, batches: &mut [Batch; 2], force: bool) -> [Outcome; 2] {
         self.move_rejected(now);
         for lane in Lane::ALL {
@@ -335,8 +340,8 @@ impl<S: Storage> Store<S> {
     }
 
     fn note_witness(&mut self) {
-        // All below the next sequence was committed: that is not so while what a crash tore is not
-        // named as that.
+        // The witness states that everything below the next sequence was committed, which is not
+        // true until torn records are marked as such.
         let before = self.witness.last().unwrap_or_default().lanes;
         let of = |lane: &LaneWriter<S>| match lane.unnamed_gaps {
             true => before[lane.lane.index()],
@@ -352,7 +357,7 @@ impl<S: Storage> Store<S> {
         self.witness.note(&*self.storage, witness);
     }
 
-    /// The losses of discarded entries come first, so that none goes unnamed.
+    /// Removes entries whose loss is durable, so that every discarded entry is reported.
     fn finish_removals(&mut self, now: Instant) {
         let waiting = self
             .reject_trouble
@@ -360,7 +365,7 @@ impl<S: Storage> Store<S> {
         if !waiting && !self.removals.is_empty() && self.lanes.iter().all(|lane| !lane.control().is_dirty()) {
             let removals = std::mem::take(&mut self.removals);
             match self.rejected.remove(now, &*self.storage, &removals) {
-                // There is room again for what waits.
+                // There is room again for waiting rejects.
                 Ok(()) => self.reject_trouble = None,
                 Err(error) => {
                     self.removals = removals;
@@ -370,8 +375,8 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// Moves records the broker refused. They are durable in the rejected store before a trim may
-    /// pass them.
+    /// Moves records that the broker refused. They are durable in the rejected store before a trim
+    /// passes them.
     fn move_rejected(&mut self, now: Instant) {
         if self.reject_trouble.is_some_and(|(_, trouble)| now < trouble.retry_at) {
             return;
@@ -380,7 +385,7 @@ impl<S: Storage> Store<S> {
         for lane in Lane::ALL {
             while !self.rejects[lane.index()].is_empty() {
                 if !self.move_some(now, lane) {
-                    // The other lane's may be readable.
+                    // Records of the other lane may be readable.
                     moved = false;
                     break;
                 }
@@ -395,7 +400,7 @@ impl<S: Storage> Store<S> {
         let index = lane.index();
         let mut records = Vec::new();
         let mut bytes = 0;
-        // Some may have been dropped to make room meanwhile.
+        // Some may have been dropped to make room in the meantime.
         let released = self.lanes[index].control().released;
         self.rejects[index].retain(|sequence, _| *sequence > released);
         for (sequence, reason) in self.rejects[index].clone() {
@@ -417,8 +422,7 @@ impl<S: Storage> Store<S> {
                     return self.reject_failed(now, RejectError::Disk(StorageError::Other(EIO)));
                 }
                 Err(error) => {
-                    // As long as the reading end would wait; then it is listed as unreadable like
-                    // any other.
+                    // After the same time as for reading, it is listed as unreadable.
                     let since = *self.unread.entry((index, sequence)).or_insert(now);
                     if now < since + UNREAD_MAX {
                         return self.reject_failed(now, RejectError::Disk(error));
@@ -443,7 +447,7 @@ impl<S: Storage> Store<S> {
                     }
                     return true;
                 }
-                // Perhaps some of them fit.
+                // Some of them may fit.
                 Err(RejectError::Full) if records.len() > 1 => records.truncate(records.len() / 2),
                 Err(error) => return self.reject_failed(now, error),
             }
@@ -461,20 +465,21 @@ impl<S: Storage> Store<S> {
         false
     }
 
-    /// Asks for a mark behind all else, so that the next opening knows that nothing is missing at
-    /// the end.
+    /// Requests a Checkpoint after all other frames, so that the next opening knows that nothing is
+    /// missing at the end.
     pub fn ask_checkpoints(&mut self) {
         self.lanes.iter_mut().for_each(LaneWriter::ask_checkpoint);
     }
 
-    /// Recycles, and makes spare files a slice at a time; whether to be called again soon.
+    /// Recycles files and makes spare files one slice at a time; returns whether it should be
+    /// called again soon.
     pub fn maintain(&mut self, now: Instant) -> bool {
-        // What a file held has left; a witness that says less would call it missing.
+        // The records of the file are released; an older witness would report them as missing.
         let freed = self.lanes.iter().any(|lane| !lane.freed.is_empty());
         if freed {
             self.note_witness();
         }
-        // Where that fails it is only worse informed: what has left makes room all the same.
+        // If that fails, only the witness is outdated; the freed space is used anyway.
         if freed {
             self.witness.sync(&*self.storage);
         }
@@ -491,10 +496,9 @@ impl<S: Storage> Store<S> {
         pool.work(storage, self.wants_spare, now)
     }
 
-    /// When [`Store::commit`] or [`Store::maintain`] has something to do though nothing is
-    /// appended.
+    /// When [`Store::commit`] or [`Store::maintain`] must be called even if nothing is appended.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        // A removal waits for its loss to be committed, which has a deadline of its own.
+        // A removal waits until its loss is committed, which has its own deadline.
         let counted = self.lanes.iter().all(|lane| !lane.control().is_dirty());
         let removable = !self.removals.is_empty() && counted;
         let rejects = removable || self.rejects.iter().any(|rejects| !rejects.is_empty());
@@ -507,9 +511,9 @@ impl<S: Storage> Store<S> {
         lanes.chain([rejects, pool, self.rejected.deadline(counted)]).flatten().min()
     }
 
-    // What it says.
+    // Queries.
 
-    /// What readers of a lane need.
+    /// The view for readers of a lane.
     pub fn view(&self, lane: Lane) -> LaneView<S::File> {
         self.lane(lane).view()
     }
@@ -524,7 +528,7 @@ impl<S: Storage> Store<S> {
         self.lane(lane).run()
     }
 
-    /// Records above the released that will not be read: lost or rejected.
+    /// Records after the released ones that will not be read: lost or rejected.
     pub fn settled(&self, lane: Lane) -> &RangeSet {
         self.lane(lane).settled()
     }
@@ -539,14 +543,19 @@ impl<S: Storage> Store<S> {
         self.lane(lane).id_of(sequence)
     }
 
-    /// Bytes of frames of records a lane still takes; `u64::MAX` where it drops its oldest.
+    /// Bytes of record frames for which a lane has room; `u64::MAX` if it drops its oldest records.
     pub fn room(&self, lane: Lane) -> u64 {
         self.lane(lane).room(self.pool.trouble().is_none())
     }
 
-    /// Why the disk is not written to for this lane, or no file can be made.
+    /// Why the disk cannot be written for this lane, or no file can be made.
     pub fn trouble(&self, lane: Lane) -> Option<StorageError> {
         self.lane(lane).trouble().or(self.pool.trouble()).map(|trouble| trouble.error)
+    }
+
+    /// Whether some readings are refused because of it.
+    pub fn refuses(&self, lane: Lane) -> bool {
+        self.is_failing(lane) || (self.pool.trouble().is_some() && self.room(lane) < LARGEST_READING)
     }
 
     /// Whether this lane refuses whatever it has room for.
@@ -556,21 +565,21 @@ impl<S: Storage> Store<S> {
 
     /// Largest frame of a record, in bytes.
     pub fn record_max(&self) -> usize {
-        // Behind the longest Checkpoint there can be.
+        // After the longest possible Checkpoint.
         self.lanes[0].layout.room() as usize - 4096
     }
 
-    /// Records dropped since it was last asked, for the log.
+    /// Records dropped since the last call, for the log.
     pub fn take_dropped(&mut self, lane: Lane) -> u64 {
         self.lanes[lane.index()].take_dropped()
     }
 
-    /// The sequence whose release is worth a commit of its own.
+    /// The sequence whose release triggers a separate commit.
     pub fn trim_at(&self, lane: Lane) -> u64 {
         self.lane(lane).durable_released + super::commit::TRIM_RECORDS
     }
 
-    /// The id and body of the oldest record of a lane that has not left, read from the disk.
+    /// The id and body of the oldest record of a lane that is not released, read from the disk.
     pub fn read_oldest(&self, lane: Lane) -> Option<(RecordId, Vec<u8>)> {
         let writer = &self.lanes[lane.index()];
         let sequence = writer.control().released + 1;
@@ -581,15 +590,15 @@ impl<S: Storage> Store<S> {
         Some((writer.id_of(sequence), body))
     }
 
-    /// Takes new bounds of the lanes. A lane that is over its new bound gives nothing up at once;
-    /// it takes nothing, or makes room with the next record, as its bound says.
+    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once; with the
+    /// next record it refuses or drops, as `when-full` specifies.
     pub fn set_bounds(&mut self, bounds: [LaneSettings; 2]) {
         for (writer, bounds) in self.lanes.iter_mut().zip(bounds) {
             writer.bounds = bounds;
         }
     }
 
-    /// How a lane stands.
+    /// The state of a lane.
     pub fn lane_status(&self, lane: Lane) -> LaneStatus {
         let writer = self.lane(lane);
         let control = writer.control();
@@ -604,6 +613,7 @@ impl<S: Storage> Store<S> {
             max_bytes: writer.bounds.max_bytes,
             lost: control.totals(),
             trouble: self.trouble(lane),
+            refuses: self.refuses(lane),
             unreadable: shelf.iter().map(|aside| aside.records(AsideCause::Unreadable)).sum(),
             unopened: writer.sealed.iter().filter(|segment| segment.unopened).count() as u64,
             set_aside: shelf.len() as u64,
@@ -611,7 +621,7 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// How the rejected store stands.
+    /// The state of the rejected store.
     pub fn rejected_status(&self) -> RejectedStatus {
         RejectedStatus {
             records: self.rejected.len() as u64,
@@ -624,7 +634,7 @@ impl<S: Storage> Store<S> {
         }
     }
 
-    /// Files of a lane that are set aside, or are to be.
+    /// The files of a lane that are set aside, or will be.
     pub fn set_aside(&self, lane: Lane) -> Arc<[Aside]> {
         self.lane(lane).shelf.shown()
     }

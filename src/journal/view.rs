@@ -1,5 +1,4 @@
-//! What the writing end of a lane shows its readers: which segments there are and how far they are
-//! durable.
+//! The view of a lane for its readers: the segments and their durable parts.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,20 +9,20 @@ use super::segment::Segment;
 pub struct LaneView<F> {
     /// Sealed segments, oldest first.
     pub sealed: Arc<[Arc<Segment>]>,
-    /// The one being written, if anything in it is durable.
+    /// The active segment, if anything in it is durable.
     pub active: Option<ActiveView<F>>,
     /// Sequence of the next record to be committed.
     pub next_sequence: u64,
-    /// All up to this one have left.
+    /// All records up to this sequence are released.
     pub released: u64,
 }
 
-/// The durable part of the segment being written.
+/// The durable part of the active segment.
 #[derive(Debug)]
 pub struct ActiveView<F> {
-    /// Its marks and runs; its end is the one below.
+    /// Its marks and runs; its end is in `end`.
     pub segment: Arc<Segment>,
-    /// To read it.
+    /// Its file, for reading.
     pub file: Arc<F>,
     /// Where its durable frames end.
     pub end: u32,
@@ -31,24 +30,24 @@ pub struct ActiveView<F> {
     pub recent: Arc<Recent>,
 }
 
-/// The bytes last written to a segment, in memory: who reads what was just committed does not go to
-/// the disk for it.
+/// The bytes last written to a segment, in memory, so that records just committed are not read from
+/// the disk.
 #[derive(Debug, Default)]
 pub struct Recent(Mutex<Tail>);
 
 #[derive(Debug, Default)]
 struct Tail {
-    /// Where in the file `bytes` begin.
+    /// The offset of `bytes` in the file.
     base: u32,
     bytes: Vec<u8>,
 }
 
-/// Bytes kept at least, if that many were written.
+/// Least number of bytes kept, if that many were written.
 const KEPT: usize = 128 * 1024;
 
 impl Recent {
     fn lock(&self) -> MutexGuard<'_, Tail> {
-        // Whole after each of the calls below.
+        // The data is consistent after each of the calls below, so a poisoned lock is harmless.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -67,7 +66,7 @@ impl Recent {
         tail.base = offset + bytes.len() as u32 - tail.bytes.len() as u32;
     }
 
-    /// Reads `length` bytes from `offset` on into `out`; false if they are not all here.
+    /// Reads `length` bytes from `offset` on into `out`; false if not all of them are kept.
     pub fn read(&self, offset: u32, length: u32, out: &mut Vec<u8>) -> bool {
         let tail = self.lock();
         let bytes = offset
@@ -101,7 +100,7 @@ impl<F> Clone for ActiveView<F> {
     }
 }
 
-/// Where a record is to be found.
+/// The location of a record.
 #[derive(Debug)]
 pub struct Place<'v, F> {
     /// Its segment.
@@ -110,13 +109,12 @@ pub struct Place<'v, F> {
     pub last_sequence: u64,
     /// Where the segment's durable frames end.
     pub end: u32,
-    /// If it is the one being written.
+    /// The active segment, if that is it.
     pub active: Option<&'v ActiveView<F>>,
 }
 
 impl<F> LaneView<F> {
-    /// Where `sequence` is to be found, or else the first record behind it; `None` behind all of
-    /// them.
+    /// The location of `sequence`, or of the first record after it; `None` after the last record.
     pub fn locate(&self, sequence: u64) -> Option<Place<'_, F>> {
         if sequence >= self.next_sequence {
             return None;

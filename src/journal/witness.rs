@@ -1,31 +1,32 @@
-//! What the last commit reached, written after each one without a sync. docs/journal-format.md §8.
+//! The witness: the state after the last commit, written after each commit without a sync.
+//! docs/journal-format.md §8.
 //!
-//! Nothing depends on it. It answers one question the segments cannot: whether anything is missing
-//! at their end, where no later frame says what came before. It is never ahead of the segments.
-//! After the end of a process it is up to date, because the page cache outlives a process; after a
-//! power cut it is as old as the last time the system wrote the page out, 30 s as a rule.
+//! Correctness does not depend on it. It answers one question that the segments cannot: whether
+//! records are missing at their end, where no later frame tells. It is never ahead of the segments.
+//! After a process ends it is up to date, because the page cache survives; after a power cut it is
+//! as old as the last writeback of the page, usually at most 30 s.
 
 use super::frame::{Fields, SEQUENCE_MAX};
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 
-/// Its file, in the journal's directory.
+/// The name of its file in the journal's directory.
 pub const NAME: &str = "witness";
-/// Bytes of the file: two slots in two pages, written in turn.
+/// Size of the file in bytes: two slots in two pages, written alternately.
 const SIZE: usize = 8192;
 const SLOT: usize = 4096;
 const RECORD: usize = 128;
 const MAGIC: &[u8; 8] = b"TOMBSEEN";
 const VERSION: u16 = 1;
 
-/// What was reached in one lane.
+/// The state of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneWitness {
     /// The sequence of the next record.
     pub next_sequence: u64,
-    /// All up to this one had left, durably.
+    /// All records up to this sequence were durably released.
     pub released: u64,
-    /// The last run in its newest segment; 0 if there was none. A version that writes no witness
-    /// begins another.
+    /// The last run in its newest segment; 0 if there was none. If it differs, a version without a
+    /// witness has written since.
     pub run: u64,
     /// The number of its newest segment; 0 if there was none.
     pub number: u64,
@@ -37,12 +38,12 @@ impl Default for LaneWitness {
     }
 }
 
-/// What was reached.
+/// The state after a commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Witness {
-    /// By [`Lane::index`](crate::message::Lane::index).
+    /// The lanes, by [`Lane::index`](crate::message::Lane::index).
     pub lanes: [LaneWitness; 2],
-    /// Number of the next entry of the rejected store, and how many are in it.
+    /// Number of the next entry of the rejected store, and the number of entries.
     pub rejected: (u64, u64),
 }
 
@@ -89,20 +90,21 @@ impl Witness {
     }
 }
 
-/// The file.
+/// The witness file.
 pub(super) struct WitnessFile<S: Storage> {
     file: Option<S::File>,
     counter: u64,
-    /// What stands in it.
+    /// The last content written or read.
     last: Option<Witness>,
-    /// Not all of it is durable.
+    /// Whether it is not completely durable.
     dirty: bool,
-    /// It took the place of another, which a power cut brings back until the folder is durable.
+    /// Whether it replaced another file, which may reappear after a power cut until the folder is
+    /// synced.
     renewed: bool,
 }
 
 impl<S: Storage> WitnessFile<S> {
-    /// Reads it; a file that is not there, or not whole, says nothing.
+    /// Reads the file; `None` if it does not exist or is invalid.
     pub(super) fn open(storage: &S) -> (WitnessFile<S>, Option<Witness>) {
         let file = storage.open(Folder::Top, NAME).ok();
         let mut bytes = vec![0; SIZE];
@@ -115,21 +117,21 @@ impl<S: Storage> WitnessFile<S> {
         (WitnessFile { file, counter, last: witness, dirty: false, renewed: false }, witness)
     }
 
-    /// What stands in it.
+    /// The last content written or read.
     pub(super) fn last(&self) -> Option<Witness> {
         self.last
     }
 
-    /// Notes what was reached.
+    /// Writes the state after a commit.
     pub(super) fn note(&mut self, storage: &S, witness: Witness) {
         if self.last != Some(witness) && self.try_note(storage, witness).is_err() {
-            // One that is behind says too little, which it may.
+            // An outdated witness is allowed.
             (self.file, self.last) = (None, None);
         }
     }
 
-    /// Makes it durable, or else sees to it that there is none: before files are used for something
-    /// else of which an older one would say that they hold records. False: neither can be done now.
+    /// Makes it durable, or else deletes it, before files are recycled that an older witness would
+    /// report as containing records. Returns false if neither is possible now.
     pub(super) fn sync(&mut self, storage: &S) -> bool {
         let in_place = |renewed: bool| !renewed || storage.sync_folder(Folder::Top).is_ok();
         let synced = |file: &S::File| file.sync().is_ok() && in_place(self.renewed);

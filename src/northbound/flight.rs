@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::own::Key;
+use super::suspicion::RecordPlace;
 
 /// The longest patience, however slow the broker was.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
@@ -29,6 +30,16 @@ pub enum Sent {
         /// Which setting of it.
         version: u64,
     },
+}
+
+impl Sent {
+    /// Where the record is; `None`: it is a message of the gateway's own.
+    pub fn place(&self) -> Option<RecordPlace> {
+        match self {
+            Sent::Record(lane, sequence) => Some(RecordPlace { lane: *lane, sequence: *sequence }),
+            Sent::Own { .. } => None,
+        }
+    }
 }
 
 struct Slot {

@@ -21,9 +21,11 @@
 //! | [`retry`] | which rejected records are tried once more |
 //! | [`publication`], [`wire`] | the bytes of one PUBLISH |
 //! | [`volatile`] | readings that need not survive us |
-//! | [`own`] | what the gateway says about itself |
+//! | [`own`], [`loss_report`] | what the gateway says about itself, and of what was lost |
+//! | [`strikes`] | what goes along with readings and brings connections down is left out |
 //! | [`uplink`] | all of these as one core: bytes and `now` in; bytes, events and the next deadline out |
-//! | [`tls`], [`certificate`] | whom to believe, also while the clock is wrong |
+//! | [`tls`], [`certificate`], [`chain_fault`] | whom to believe, also while the clock is wrong; what is wrong with a chain |
+//! | [`encrypted_key`] | a private key that is encrypted with a password |
 //! | [`io`] | sockets, files, tasks |
 //!
 //! Delivery is at least once. The journal alone keeps records: after a connection was lost, those
@@ -33,11 +35,14 @@
 
 pub mod address;
 pub mod certificate;
+pub mod chain_fault;
+pub mod encrypted_key;
 pub mod ending;
 pub mod fallback;
 pub mod flight;
 pub mod io;
 pub mod lane;
+pub mod loss_report;
 pub mod outbox;
 pub mod own;
 pub mod pace;
@@ -50,6 +55,7 @@ pub mod retained;
 pub mod retry;
 pub mod session;
 pub mod settings;
+pub mod strikes;
 pub mod suspicion;
 pub mod tls;
 pub mod uplink;

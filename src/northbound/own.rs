@@ -10,12 +10,15 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::strikes::Strikes;
 use crate::message::Lane;
 
 /// How long a class pauses that the broker closes connections for.
 const PAUSE: Duration = Duration::from_secs(3600);
 /// How long all wait after the broker had too much, and one message after its first refusal.
 const RETRY: Duration = Duration::from_secs(5);
+/// So many closes, or answers missing, with one message of a class alone in flight.
+const STRIKES: u8 = 2;
 
 /// Which of the gateway's own messages. The first goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,13 +67,13 @@ struct Message {
 }
 
 /// The own messages not yet acknowledged.
-#[derive(Default)]
 pub struct Own {
     /// By class.
     queues: [VecDeque<Key>; 3],
     messages: HashMap<Key, Message>,
     version: u64,
-    paused: [Option<Instant>; 3],
+    /// By class.
+    strikes: [Strikes; 3],
     delayed: BTreeSet<(Instant, Key)>,
     wait_until: Option<Instant>,
     in_flight: usize,
@@ -95,6 +98,20 @@ impl Due<'_> {
     /// Whether it is retained.
     pub fn retain(&self) -> bool {
         self.class != Class::Loss
+    }
+}
+
+impl Default for Own {
+    fn default() -> Own {
+        Own {
+            queues: Default::default(),
+            messages: HashMap::new(),
+            version: 0,
+            strikes: [Strikes::new(STRIKES, PAUSE); 3],
+            delayed: BTreeSet::new(),
+            wait_until: None,
+            in_flight: 0,
+        }
     }
 }
 
@@ -282,12 +299,25 @@ impl Own {
 
     /// Sends nothing of that class for an hour.
     pub fn pause(&mut self, now: Instant, class: Class) {
-        self.paused[class as usize] = Some(now + PAUSE);
+        self.strikes[class as usize].leave_out(now);
+    }
+
+    /// The connection was lost with one message of that class alone in flight, or it stayed
+    /// unanswered. Whether the class pauses from now on.
+    pub fn strike(&mut self, now: Instant, class: Class) -> bool {
+        self.strikes[class as usize].strike(now)
+    }
+
+    /// The broker answered that message: its class has no strikes.
+    pub fn clear_strikes(&mut self, key: &Key) {
+        if let Some(class) = self.class(key) {
+            self.strikes[class as usize].clear();
+        }
     }
 
     /// Whether that class pauses at `now`.
     pub fn is_paused(&self, now: Instant, class: Class) -> bool {
-        self.paused[class as usize].is_some_and(|until| now < until)
+        self.strikes[class as usize].is_left_out(now)
     }
 
     /// How many messages are sent and not acknowledged.

@@ -24,6 +24,7 @@ use mqtt::packet::{GenericPacket, GenericPacketTrait as _, Property, Qos, v3_1_1
 use mqtt::result_code::DisconnectReasonCode;
 use mqtt_protocol_core::mqtt;
 
+use super::reason_code;
 use super::wire::{self, Acknowledgement, Framed, Version, packet_type};
 
 /// Highest packet id used for publishes; greater ones belong to subscriptions.
@@ -292,7 +293,7 @@ impl Session {
             }
             packet_type::CONNACK => match body {
                 _ if self.state == State::Open => self.fail("a second CONNACK"),
-                [_, code, ..] if *code != 0 => {
+                [_, code, ..] if *code != reason_code::SUCCESS => {
                     let parsed = v5_0::Connack::parse(body).ok();
                     let properties = parsed.as_ref().map(|(packet, _)| packet.props().as_slice());
                     self.end(Ended::Refused(answer(*code, properties)));
@@ -301,7 +302,7 @@ impl Session {
             },
             _ if self.state != State::Open => self.fail("something else than CONNACK first"),
             packet_type::DISCONNECT if self.version == Version::V5 => {
-                let code = body.first().copied().unwrap_or(0);
+                let code = body.first().copied().unwrap_or(reason_code::SUCCESS);
                 let parsed = v5_0::Disconnect::parse(body).ok();
                 let properties =
                     parsed.as_ref().and_then(|(packet, _)| Some(packet.props().as_ref()?.as_slice()));

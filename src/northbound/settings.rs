@@ -45,6 +45,16 @@ pub struct Settings {
     pub topics: OwnTopics,
 }
 
+impl Settings {
+    /// `host:port` as a URL has it: an IPv6 address in brackets.
+    pub fn authority(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
 /// Topics the gateway publishes about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnTopics {
@@ -61,8 +71,13 @@ pub struct OwnTopics {
 pub struct TlsSettings {
     /// The only anchors trusted; `None` = the system's, found by `openssl-probe`.
     pub ca_file: Option<PathBuf>,
+    /// SHA-256 of the broker's public key (SubjectPublicKeyInfo, RFC 5280 §4.1.2.7). Not empty: a
+    /// certificate with one of these keys is accepted, and no CA, name or date is judged.
+    pub pins: Vec<[u8; 32]>,
     /// Our certificate chain and its key, both PEM, both or neither.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// The file with the password of an encrypted key; one trailing line end is dropped.
+    pub key_password: Option<PathBuf>,
     /// ALPN protocols offered, e.g. `x-amzn-mqtt-ca`.
     pub alpn: Vec<String>,
     /// Lowest version accepted.

@@ -27,9 +27,11 @@ use rustls::{
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::certificate::Certificate;
+use super::chain_fault::{self, ChainFault};
 use super::settings::{TlsSettings, TlsVersion};
 use crate::clock::chain::{self, Accepted, ChainValidity, Fault};
 use crate::clock::{UnixTime, WallClock};
+use crate::proto::dtls::alert::{self, Alert};
 
 /// A file and what was in it.
 #[derive(Clone)]
@@ -119,12 +121,17 @@ pub fn client_config(
     clock: Arc<dyn WallClock>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let roots = Arc::new(trust(anchors, place)?);
+    let roots = Arc::new(match settings.pins.is_empty() {
+        true => trust(anchors, place)?,
+        // No path is built; the verifier of signatures wants some anchor all the same.
+        false => trust(anchors, place).or_else(|_| placeholder())?,
+    });
     let inner = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
         .build()
         .map_err(|_| TlsError::NoAnchor(place.to_owned()))?;
     let algorithms = provider.signature_verification_algorithms.all;
-    let verifier = Arc::new(ClockRule { inner, roots, algorithms, clock, accepted: Mutex::new(None) });
+    let pins = settings.pins.clone();
+    let verifier = Arc::new(ClockRule { inner, roots, algorithms, clock, pins, accepted: Mutex::new(None) });
     let versions: &[&rustls::SupportedProtocolVersion] = match settings.minimum {
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::V1_3 => &[&rustls::version::TLS13],
@@ -165,6 +172,17 @@ fn trust(anchors: &[Pem], place: &str) -> Result<RootCertStore, TlsError> {
         [only] => Err(TlsError::Nothing { file: only.file.clone(), wanted: "CA certificate" }),
         _ => Err(TlsError::NoAnchor(place.to_owned())),
     }
+}
+
+/// A root store with one anchor nobody has the key of, for a verifier that is never asked for a
+/// path.
+fn placeholder() -> Result<RootCertStore, TlsError> {
+    let anchor = rustls::pki_types::TrustAnchor {
+        subject: rustls::pki_types::Der::from_slice(&[]),
+        subject_public_key_info: rustls::pki_types::Der::from_slice(&[]),
+        name_constraints: None,
+    };
+    Ok(RootCertStore { roots: vec![anchor] })
 }
 
 fn certified_key(provider: &CryptoProvider, certificate: &Pem, key: &Pem) -> Result<CertifiedKey, TlsError> {
@@ -217,6 +235,8 @@ struct ClockRule {
     roots: Arc<RootCertStore>,
     algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
     clock: Arc<dyn WallClock>,
+    /// Not empty: the broker's key is one of these, and nothing else of its certificate is judged.
+    pins: Vec<[u8; 32]>,
     /// The chain that was accepted, until the peer has proven to have its key.
     accepted: Mutex<Option<Accepted>>,
 }
@@ -246,6 +266,16 @@ impl ClockRule {
             validity.not_after = validity.not_after.min(end_of_second(read.not_after));
         }
         Some(validity)
+    }
+
+    /// By its key alone: neither CA nor name nor date counts, and the clock learns nothing.
+    fn verify_pin(&self, end_entity: &CertificateDer<'_>) -> Result<ServerCertVerified, Error> {
+        let pin = chain_fault::pin(end_entity);
+        if pin.is_some_and(|pin| self.pins.contains(&pin)) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let text = "the broker's public key is not one of upstream.pin-sha256".to_owned();
+        Err(ChainFault { text, pin }.into())
     }
 
     /// The peer has the key: what its chain says of the time counts.
@@ -294,6 +324,9 @@ impl ServerCertVerifier for ClockRule {
         ocsp_response: &[u8],
         _now: TlsTime,
     ) -> Result<ServerCertVerified, Error> {
+        if !self.pins.is_empty() {
+            return self.verify_pin(end_entity);
+        }
         let verify = |time: UnixTime| {
             self.inner
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, tls_time(time))
@@ -303,7 +336,10 @@ impl ServerCertVerifier for ClockRule {
         };
         let presented = std::iter::once(end_entity).chain(intermediates);
         let not_befores = presented.filter_map(|der| Some(Certificate::parse(der)?.not_before));
-        let accepted = chain::accept(&*self.clock, not_befores, verify)?;
+        let accepted = chain::accept(&*self.clock, not_befores, verify).map_err(|error| {
+            let host = server_name.to_str();
+            chain_fault::explain(error, &host, end_entity, intermediates, &self.roots)
+        })?;
         *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
         Ok(ServerCertVerified::assertion())
     }
@@ -314,7 +350,8 @@ impl ServerCertVerifier for ClockRule {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss).inspect(|_| self.teach())
+        let verified = self.inner.verify_tls12_signature(message, cert, dss);
+        verified.inspect(|_| self.teach()).map_err(|error| chain_fault::explain_signature(error, cert))
     }
 
     fn verify_tls13_signature(
@@ -323,7 +360,8 @@ impl ServerCertVerifier for ClockRule {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss).inspect(|_| self.teach())
+        let verified = self.inner.verify_tls13_signature(message, cert, dss);
+        verified.inspect(|_| self.teach()).map_err(|error| chain_fault::explain_signature(error, cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -338,12 +376,17 @@ pub struct Explained {
     pub text: String,
     /// The broker refuses who we are: trying again soon helps nobody.
     pub unwelcome: bool,
+    /// SHA-256 of the key of a broker whose certificate was refused, for `upstream.pin-sha256`.
+    pub pin: Option<[u8; 32]>,
 }
 
 /// Explains a TLS error met while connecting to `host`.
 pub fn explain(error: &Error, host: &str) -> Explained {
+    if let Some(ChainFault { text, pin }) = chain_fault::of(error) {
+        return Explained { text: text.clone(), unwelcome: false, pin: *pin };
+    }
     let (text, unwelcome) = match error {
-        Error::InvalidCertificate(error) => (explain_certificate(error, host), false),
+        Error::InvalidCertificate(error) => (chain_fault::explain_certificate(error, host), false),
         Error::AlertReceived(alert) => explain_alert(*alert),
         Error::InvalidMessage(InvalidMessage::InvalidContentType)
         | Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion) => (
@@ -361,99 +404,37 @@ pub fn explain(error: &Error, host: &str) -> Explained {
         }
         other => (format!("TLS failed: {other}"), false),
     };
-    Explained { text, unwelcome }
+    Explained { text, unwelcome, pin: None }
 }
 
-fn explain_certificate(error: &CertificateError, host: &str) -> String {
-    let day = |time: &TlsTime| UnixTime::from_secs(time.as_secs()).to_string()[..10].to_owned();
-    match error {
-        CertificateError::UnknownIssuer => {
-            "the broker's certificate is signed by a CA that is not trusted; set upstream.ca-file to that CA's \
-             certificate"
-                .to_owned()
-        }
-        CertificateError::NotValidForName => {
-            format!("the broker's certificate is not for `{host}`; use the name it is for in upstream.url")
-        }
-        CertificateError::NotValidForNameContext { presented, .. } => {
-            let names: Vec<_> = presented.iter().map(|name| bare_name(name)).collect();
-            let names = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
-            format!(
-                "the broker's certificate is not for `{host}` but for {names}; use that name in upstream.url"
-            )
-        }
-        CertificateError::Expired => "the broker's certificate has expired".to_owned(),
-        CertificateError::ExpiredContext { not_after, time } => format!(
-            "the broker's certificate, or one it is signed with, expired on {}; now it is {}",
-            day(not_after),
-            day(time)
-        ),
-        CertificateError::NotValidYet => "the broker's certificate is not valid yet".to_owned(),
-        CertificateError::NotValidYetContext { not_before, time } => format!(
-            "the broker's certificate, or one it is signed with, is valid only from {}; now it is {}; \
-             is this machine's clock right?",
-            day(not_before),
-            day(time)
-        ),
-        CertificateError::Revoked => "the broker's certificate has been revoked".to_owned(),
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "the broker's certificate is not for TLS servers (extended key usage)".to_owned()
-        }
-        CertificateError::BadSignature => {
-            "the signature in the broker's certificate is wrong; is the CA in upstream.ca-file an older one of \
-             the same name?"
-                .to_owned()
-        }
-        other => {
-            let text = format!("{other:?}");
-            if text.contains("CaUsedAsEndEntity") {
-                "the broker uses a CA certificate as its own; issue it one of its own and keep the CA in \
-                 upstream.ca-file"
-                    .to_owned()
-            } else if text.contains("UnsupportedCertVersion") {
-                "the broker's certificate is X.509 version 1, which TLS refuses; issue it anew as version 3"
-                    .to_owned()
-            } else {
-                format!("the broker's certificate is refused: {other}")
-            }
-        }
-    }
-}
-
-/// `DnsName("x")` and the like as `x`.
-fn bare_name(name: &str) -> String {
-    let inner = name.split('"').nth(1).unwrap_or(name);
-    format!("`{inner}`")
-}
-
-fn explain_alert(alert: AlertDescription) -> (String, bool) {
+fn explain_alert(received: AlertDescription) -> (String, bool) {
     let about_us = |what: &str| (format!("the broker refuses our client certificate: {what}"), true);
-    match alert {
-        AlertDescription::CertificateRequired => (
+    match received.into() {
+        alert::CERTIFICATE_REQUIRED => (
             "the broker wants a client certificate; set upstream.certificate-file and key-file".to_owned(),
             true,
         ),
-        AlertDescription::UnknownCA => about_us("it does not know the CA that signed it"),
-        AlertDescription::BadCertificate => about_us("it finds it bad"),
-        AlertDescription::UnsupportedCertificate => about_us("it does not support its kind"),
-        AlertDescription::CertificateExpired => about_us("it has expired, or is not valid yet"),
-        AlertDescription::CertificateRevoked => about_us("it was revoked"),
-        AlertDescription::CertificateUnknown => about_us("it does not say why"),
-        AlertDescription::AccessDenied => ("the broker denies us access (TLS alert)".to_owned(), true),
-        AlertDescription::HandshakeFailure => (
+        alert::UNKNOWN_CA => about_us("it does not know the CA that signed it"),
+        alert::BAD_CERTIFICATE => about_us("it finds it bad"),
+        alert::UNSUPPORTED_CERTIFICATE => about_us("it does not support its kind"),
+        alert::CERTIFICATE_EXPIRED => about_us("it has expired, or is not valid yet"),
+        alert::CERTIFICATE_REVOKED => about_us("it was revoked"),
+        alert::CERTIFICATE_UNKNOWN => about_us("it does not say why"),
+        alert::ACCESS_DENIED => ("the broker denies us access (TLS alert)".to_owned(), true),
+        alert::HANDSHAKE_FAILURE => (
             "the broker broke off the TLS handshake; it may want a client certificate, or no cipher is common"
                 .to_owned(),
             false,
         ),
-        AlertDescription::ProtocolVersion => {
+        alert::PROTOCOL_VERSION => {
             ("the broker does not speak the TLS version asked for; see upstream.tls-min".to_owned(), false)
         }
-        AlertDescription::UnrecognisedName => {
+        alert::UNRECOGNIZED_NAME => {
             ("the broker does not know the host name in upstream.url (SNI)".to_owned(), false)
         }
-        AlertDescription::NoApplicationProtocol => {
+        alert::NO_APPLICATION_PROTOCOL => {
             ("the broker knows none of the protocols in upstream.alpn".to_owned(), false)
         }
-        other => (format!("the broker broke off TLS: {other:?}"), false),
+        other => (format!("the broker broke off TLS: {}", Alert(other)), false),
     }
 }

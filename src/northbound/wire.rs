@@ -5,6 +5,8 @@
 //! of the input buffer they cost a tenth of what building packet objects costs. It also lets a
 //! PUBACK carry reason codes the standard gives only to DISCONNECT (0x95), which some brokers send.
 
+use super::reason_code;
+
 /// Which MQTT is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -99,7 +101,7 @@ pub fn parse_puback(version: Version, body: &[u8]) -> Option<Acknowledgement> {
         return None;
     }
     match (version, rest) {
-        (_, []) => Some(Acknowledgement { packet_id, code: 0 }),
+        (_, []) => Some(Acknowledgement { packet_id, code: reason_code::SUCCESS }),
         (Version::V5, [code]) => Some(Acknowledgement { packet_id, code: *code }),
         (Version::V5, [code, properties @ ..]) => {
             let (length, used) = parse_variable(properties)?;

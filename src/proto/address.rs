@@ -1,7 +1,7 @@
 //! Peers of CoAP and tickets of readings: the types, and the numbers they are packed into.
 //!
 //! The CoAP endpoint knows a peer by 64 bits ([`PeerId`]); the journal returns 128 bits with each
-//! completion ([`Ticket::pack`]). Nobody else reads or writes these bits:
+//! completion ([`Ticket::pack`]). No other code reads or writes these bits:
 //!
 //! | bits | ticket of a CoAP request | ticket of a serial reading |
 //! |---|---|---|
@@ -31,7 +31,7 @@ const OTHER: u64 = 3;
 const OTHER_SERIAL: u64 = 0;
 const OTHER_BITS: u32 = 56;
 
-/// The other end of CoAP messages.
+/// The peer of CoAP messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
     /// A DTLS session, below 2^62.
@@ -43,7 +43,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Packed. Bits of a number from 2^62 on are dropped.
+    /// Packs it. Bits of a number from 2^62 on are dropped.
     pub const fn id(self) -> PeerId {
         let (kind, number) = match self {
             Peer::Session(session) => (SESSION, session.0),
@@ -54,12 +54,12 @@ impl Peer {
     }
 }
 
-/// A [`Peer`], packed into 64 bits: what the CoAP endpoint keeps of it.
+/// A [`Peer`], packed into 64 bits, as the CoAP endpoint stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub(in crate::proto) u64);
 
 impl PeerId {
-    /// Unpacked.
+    /// Unpacks it.
     pub const fn peer(self) -> Peer {
         let number = self.0 & NUMBER;
         match self.0 >> NUMBER_BITS {
@@ -74,42 +74,41 @@ impl PeerId {
         self.0
     }
 
-    /// Whether nothing proves the source address: such a peer never gets more than three times the
-    /// bytes it sent, and its share of memory is apart from that of proven peers.
+    /// Whether the source address is unproven: such a peer gets at most three times the bytes it
+    /// sent, and its memory is separate from that of proven peers.
     pub const fn is_unproven(self) -> bool {
         self.0 >> NUMBER_BITS >= PLAIN
     }
 }
 
-/// What a reading handed to the journal is known by until it is committed: who is then to be told,
-/// and how.
+/// Identifies a reading until it is committed: the receiver of its completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ticket {
-    /// A CoAP request that is to be answered.
+    /// A CoAP request that must be answered.
     Coap {
         /// The request.
         exchange: Exchange,
         /// Its method, which decides between 2.04 and 2.02.
         method: Method,
     },
-    /// A reading that a serial port keeps until then.
+    /// A reading that a serial port keeps until its completion.
     Serial(SerialTicket),
 }
 
 /// The ticket of a serial reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SerialTicket {
-    /// The number of the port. Never given twice in a process, so that a late completion finds no
+    /// The number of the port. It is never reused in a process, so that a late completion finds no
     /// other port.
     pub port: u32,
-    /// Which device behind the port: a unit of a bus, or 0.
+    /// The device on the port: the index of a unit of a bus, or 0.
     pub delivery: u8,
     /// Counts the readings of the delivery, and wraps.
     pub count: u32,
 }
 
 impl Ticket {
-    /// Packed into 128 bits.
+    /// Packs it into 128 bits.
     pub fn pack(self) -> u128 {
         let (high, low) = match self {
             Ticket::Coap { exchange, method } => {
@@ -126,7 +125,7 @@ impl Ticket {
         u128::from(high) << 64 | u128::from(low)
     }
 
-    /// Unpacked; `None` for a number that [`Ticket::pack`] does not make.
+    /// Unpacks it; `None` for a number that [`Ticket::pack`] does not make.
     pub fn unpack(packed: u128) -> Option<Ticket> {
         let (high, low) = ((packed >> 64) as u64, packed as u64);
         let (upper, lower) = ((low >> 32) as u32, low as u32);

@@ -26,6 +26,13 @@ pub(crate) const SET: u8 = 0x31;
 pub(crate) const CONTEXT_0: u8 = 0xa0;
 pub(crate) const CONTEXT_3: u8 = 0xa3;
 
+/// The content of the first element, which must have this tag, and the bytes after it.
+pub(crate) fn expect(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut der = Der(bytes);
+    let content = der.expect(tag)?;
+    Some((content, der.0))
+}
+
 /// Takes elements from the front of bytes; after a `None` what is left is not defined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Der<'b>(pub(crate) &'b [u8]);

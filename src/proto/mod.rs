@@ -9,36 +9,37 @@ pub(crate) mod der;
 pub mod dtls;
 pub mod serial;
 
-/// Where a datagram came from, and so where its answer goes: back from the very address it was sent
-/// to.
+/// The addresses of a datagram, and so of its answer, which is sent from the address that the
+/// datagram was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The peer's address and port.
     pub remote: SocketAddr,
-    /// The address of ours the peer sent to (IP_PKTINFO); `None` where the system did not say.
+    /// The local address that the peer sent to (IP_PKTINFO); `None` if the system did not report
+    /// it.
     pub local: Option<IpAddr>,
-    /// Which of the shell's sockets.
+    /// The index of the shell's socket.
     pub socket: u16,
 }
 
 /// The owner of sessions, exchanges and bodies that are bounded together: one device, identified by
-/// its proven key, over all its sessions and addresses.
+/// its proven credential, over all its sessions and addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Unique for each holder.
     pub number: u64,
-    /// Most sessions at once; 0 counts as 1. Other bounds of a session are multiplied by it.
+    /// Most sessions at once; 0 counts as 1. The other limits of a session are multiplied by it.
     pub max_sessions: u32,
 }
 
 impl Holder {
     /// The default of a role's `max-sessions`.
     pub const SESSIONS: u32 = 4;
-    /// No holder gets more than this fraction of all.
+    /// The share of one holder is at most this fraction of the total.
     const PARTS: usize = 8;
 
-    /// The holder's share of something of which one session may have `per_session` and all together
-    /// `all`.
+    /// The holder's limit of a resource of which one session may have `per_session` and all
+    /// together `all`.
     pub fn share(&self, per_session: usize, all: usize) -> usize {
         let own = per_session.saturating_mul(self.max_sessions.max(1) as usize);
         own.min((all / Holder::PARTS).max(per_session))

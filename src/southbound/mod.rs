@@ -1,9 +1,9 @@
-//! Southbound: what turns a protocol's input into *device D said bytes B of content-format F at
-//! path P*.
+//! Southbound: turns the input of each protocol into readings: *device D sent payload B of content
+//! format F to path P*.
 //!
-//! One folder a protocol, each with a thin `io.rs` shell. What the shells hand on is
-//! [`Received`](crate::gate::stage::Received); what they answer is decided by the gate and the
-//! journal.
+//! Each protocol has a folder with a thin `io` shell. Its output is
+//! [`Received`](crate::gate::stage::Received); the response to it follows from the verdicts of the
+//! gate and the journal.
 
 pub mod coap;
 pub mod serial;

@@ -1,14 +1,14 @@
 //! Counters with names that do not change: `tombolo_<stage>_<thing>_<unit>_total`.
 //!
-//! The path is one thread, so a counter is a plain `u64` in an array and costs one addition. A
-//! stage that keeps its own numbers (the DTLS engine, the journal, the uplink) has them
-//! [put](Snapshot::put) into the snapshot by whoever takes it.
+//! The path is one thread, so a counter is a plain `u64` in an array and costs one addition.
+//! Numbers that a stage keeps itself (the DTLS engine, the journal, the uplink) are added to the
+//! snapshot with [`Snapshot::put`].
 
 use serde_json::{Map, Value};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// What is counted by [`Counters`].
+        /// The counters of [`Counters`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
         pub enum Counter {
@@ -34,31 +34,31 @@ counters! {
     DatagramsReceived = "tombolo_southbound_received_datagrams_total",
     /// Datagrams sent on every socket.
     DatagramsSent = "tombolo_southbound_sent_datagrams_total",
-    /// Datagrams the system would not take.
+    /// Datagrams that the system refused to send.
     DatagramsUnsent = "tombolo_southbound_unsent_datagrams_total",
     /// DTLS handshakes completed.
     HandshakesCompleted = "tombolo_dtls_completed_handshakes_total",
     /// DTLS handshakes that failed, for any reason.
     HandshakesFailed = "tombolo_dtls_failed_handshakes_total",
-    /// Handshakes that named an identity nobody has, or proved one that is no device's.
+    /// Handshakes with an unknown PSK identity, or with a certificate or key of no device.
     HandshakesUnknownIdentity = "tombolo_dtls_unknown_identity_handshakes_total",
-    /// DTLS sessions taken over from the process before this one.
+    /// DTLS sessions restored from the previous process.
     SessionsRestored = "tombolo_dtls_restored_sessions_total",
-    /// DTLS sessions ended, by either side or by age.
+    /// DTLS sessions closed, by either side or by the idle timeout.
     SessionsClosed = "tombolo_dtls_closed_sessions_total",
     /// CoAP requests handed to the gate or to a resource.
     CoapRequests = "tombolo_coap_received_requests_total",
     /// Requests answered again from the stored response.
     CoapDuplicates = "tombolo_coap_duplicate_requests_total",
-    /// Datagrams that were not CoAP, or broke its rules.
+    /// Datagrams that were not valid CoAP messages.
     CoapMalformed = "tombolo_coap_malformed_datagrams_total",
-    /// Responses that took longer than a second and went separately.
+    /// Responses that took longer than a second and were sent separately.
     CoapSeparate = "tombolo_coap_separate_responses_total",
-    /// Separate responses the device never acknowledged.
+    /// Separate responses that the device never acknowledged.
     CoapUnacknowledged = "tombolo_coap_unacknowledged_responses_total",
-    /// Readings every stage of the gate let pass.
+    /// Readings that passed the gate.
     ReadingsAdmitted = "tombolo_gate_admitted_readings_total",
-    /// 4.00: not a path.
+    /// 4.00: invalid path.
     RefusedPath = "tombolo_gate_refused_path_readings_total",
     /// 4.04: a reserved path.
     RefusedReserved = "tombolo_gate_refused_reserved_readings_total",
@@ -72,21 +72,21 @@ counters! {
     RefusedTooLarge = "tombolo_gate_refused_too_large_readings_total",
     /// 4.29: over quota.
     RefusedQuota = "tombolo_gate_refused_over_quota_readings_total",
-    /// 4.03: the mapped topic is not one a device may reach.
+    /// 4.03: the mapped topic is not allowed for the device.
     RefusedTopic = "tombolo_gate_refused_topic_readings_total",
     /// 4.01 or a closed session: the device is not (or no longer) known.
     RefusedUnknownDevice = "tombolo_gate_refused_unknown_device_readings_total",
     /// Readings on disk and acknowledged.
     ReadingsStored = "tombolo_journal_stored_readings_total",
-    /// Payload bytes of those.
+    /// Payload bytes of the stored readings.
     BytesStored = "tombolo_journal_stored_bytes_total",
     /// 5.03: the lane is full, the disk is failing or the journal is closing.
     ReadingsUnstored = "tombolo_journal_refused_readings_total",
-    /// Readings of a `qos = 0` rule handed to the uplink without being stored.
+    /// Readings of a `qos = 0` rule passed to the uplink without storing.
     ReadingsUnpromised = "tombolo_northbound_unpromised_readings_total",
-    /// Of those, the ones there was no room or no connection for.
+    /// Of those, readings dropped because there was no room or no connection.
     ReadingsUnpromisedDropped = "tombolo_northbound_dropped_unpromised_readings_total",
-    /// Log lines the limit kept back.
+    /// Log lines suppressed by the limit.
     LinesSuppressed = "tombolo_telemetry_suppressed_lines_total",
     /// Requests answered on the control socket.
     ControlRequests = "tombolo_control_answered_requests_total",
@@ -105,23 +105,23 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Counts one.
+    /// Increments a counter.
     pub fn count(&mut self, counter: Counter) {
         self.add(counter, 1);
     }
 
-    /// Counts several. Stays at the largest number rather than beginning again.
+    /// Adds to a counter, which saturates.
     pub fn add(&mut self, counter: Counter, amount: u64) {
         let value = &mut self.values[counter as usize];
         *value = value.saturating_add(amount);
     }
 
-    /// The number as it stands.
+    /// The value of a counter.
     pub fn value(&self, counter: Counter) -> u64 {
         self.values[counter as usize]
     }
 
-    /// All of them by name.
+    /// All counters by name.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for counter in Counter::ALL {
@@ -131,12 +131,12 @@ impl Counters {
     }
 }
 
-/// Names and numbers at one moment, as `status` shows them.
+/// Counter names and values at one moment, as `status` shows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot(Map<String, Value>);
 
 impl Snapshot {
-    /// Adds a number a stage keeps itself; a name put twice keeps the sum.
+    /// Adds a number of a stage; for a repeated name the sum is kept.
     pub fn put(&mut self, name: &str, value: u64) {
         debug_assert!(is_stable_name(name), "{name} is not tombolo_<stage>_<thing>_<unit>_total");
         let before = self.0.get(name).and_then(Value::as_u64).unwrap_or(0);

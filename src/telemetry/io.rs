@@ -1,7 +1,7 @@
-//! Where log lines go: the systemd journal when stderr is connected to it, otherwise stderr.
+//! The target of log lines: the systemd journal if stderr is connected to it, otherwise stderr.
 //!
-//! In the journal each key becomes a field of its own in upper case (`DEVICE=door-7`, `PEER=…`),
-//! beside a MESSAGE that shows them too.
+//! In the journal each key becomes a field in upper case (`DEVICE=door-7`, `PEER=…`); the MESSAGE
+//! contains them too.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
@@ -12,22 +12,22 @@ use systemd_journal_logger::JournalLog;
 
 use super::log::{LEVEL_VARIABLE, escaped_fields, is_wanted, level_word, parse_level, write_message};
 
-/// Where journald listens.
+/// The socket of journald.
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Where the owner wants the lines, `[log] target`.
+/// The configured target, `[log] target`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Target {
-    /// The journal where stderr is connected to it, otherwise stderr.
+    /// The journal if stderr is connected to it, otherwise stderr.
     #[default]
     Auto,
-    /// The journal, also from a terminal; stderr where there is none.
+    /// The journal, also from a terminal; stderr if there is no journal.
     Journal,
     /// Stderr, also under systemd.
     Stderr,
 }
 
-/// Where the lines of this process go.
+/// The actual target of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// The systemd journal, with fields.
@@ -36,18 +36,19 @@ pub enum Destination {
     Stderr,
 }
 
-/// Starts logging at `level` unless `TOMBOLO_LOG` says another; call it once, before anything logs.
+/// Starts logging at `level`, or at the level in `TOMBOLO_LOG`; call it once, before the first log
+/// line.
 ///
-/// Stderr counts as connected to the journal where `JOURNAL_STREAM` names it. A second call changes
-/// nothing but the level. An unknown level in the variable, and a journal that was wanted and is
-/// not there, are named in a warning.
+/// Stderr counts as connected to the journal if `JOURNAL_STREAM` identifies it. A second call
+/// changes only the level. An unknown level in the variable, and a requested journal that does not
+/// exist, cause a warning.
 pub fn initialise(level: LevelFilter, target: Target) -> Destination {
     let to_journal = match target {
         Target::Auto => systemd_journal_logger::connected_to_journal(),
         Target::Journal => true,
         Target::Stderr => false,
     };
-    // Opening does not tell whether anybody listens.
+    // Opening the socket does not tell whether journald listens.
     let journal = to_journal
         .then(JournalLog::new)
         .and_then(Result::ok)
@@ -72,7 +73,7 @@ pub fn initialise(level: LevelFilter, target: Target) -> Destination {
     destination
 }
 
-/// Changes the level, as a reload of `[log] level` does; `TOMBOLO_LOG` still wins.
+/// Changes the level after a reload of `[log] level`; `TOMBOLO_LOG` has precedence.
 pub fn set_level(configured: LevelFilter) {
     let variable = std::env::var(LEVEL_VARIABLE).ok();
     log::set_max_level(variable.as_deref().and_then(parse_level).unwrap_or(configured));
@@ -98,8 +99,8 @@ impl Log for Stderr {
         line.push(' ');
         write_message(&mut line, *record.args(), &record.key_values());
         line.push('\n');
-        // One write a line, so that lines of several threads do not mix. Nobody is left to tell of
-        // a failure.
+        // One write per line, so that lines of several threads do not mix. A failure cannot be
+        // reported anywhere.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
@@ -120,8 +121,8 @@ impl Log for Journal {
         let mut message = String::with_capacity(160);
         write_message(&mut message, *record.args(), &record.key_values());
         let fields = escaped_fields(&record.key_values());
-        // The logger sends info as priority 5, which journald calls notice; all its levels are one
-        // apart from ours.
+        // The logger sends info as priority 5 (notice in journald); all its levels are shifted by
+        // one.
         let sent = self.0.journal_send(
             &Record::builder()
                 .metadata(record.metadata().clone())

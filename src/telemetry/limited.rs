@@ -1,11 +1,11 @@
-//! A limit on what the network can make us log: so many lines of a kind in an interval, then one
-//! that counts the rest.
+//! Limits the log lines that the network can cause: a number of lines per kind and interval, then
+//! one line with the count of the rest.
 //!
-//! Pure: `now` is an argument. The kinds are the program's own (an enum or `&'static str`), never a
-//! device or an address, so that their number is bounded whatever arrives. Within a kind a source
-//! address may have a share.
+//! Pure: `now` is an argument. The kinds are constants of the program (an enum or `&'static str`),
+//! never a device or an address, so that their number is bounded. Within a kind, each source
+//! address has a share.
 //!
-//! | state of a kind | event | becomes |
+//! | state of a kind | event | next state and result |
 //! |---|---|---|
 //! | quiet | `permit` | open: yes, window starts |
 //! | open, below the burst | `permit` | open: yes |
@@ -15,26 +15,26 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Lines of a source address that pass in a window whatever other sources do.
+/// Lines of a source address that pass in a window regardless of other sources.
 pub const SHARE: u32 = 2;
 
-/// How many lines of one kind pass.
+/// The limit of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Lines of one kind that pass in [`Settings::interval`]; 0 lets none through and only counts.
+    /// Lines of one kind that pass in [`Settings::interval`]; 0 passes none and only counts.
     pub burst: u32,
     /// Length of a window; it begins with the first line of the kind.
     pub interval: Duration,
 }
 
 impl Default for Settings {
-    /// 10 lines of a kind in 30 s: enough to see what happens, little enough for an SD card.
+    /// 10 lines of a kind in 30 s: enough for diagnosis, and few enough for an SD card.
     fn default() -> Settings {
         Settings { burst: 10, interval: Duration::from_secs(30) }
     }
 }
 
-/// Counts lines by kind and says which pass.
+/// Counts lines by kind and decides which pass.
 #[derive(Debug)]
 pub struct Limiter<K> {
     settings: Settings,
@@ -51,32 +51,32 @@ struct Window<K> {
     shares: Vec<(IpAddr, u32)>,
 }
 
-/// What one window kept back.
+/// The suppressed lines of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suppressed<K> {
-    /// Of which kind.
+    /// Their kind.
     pub kind: K,
-    /// How many lines; at least 1.
+    /// Their number, at least 1.
     pub count: u64,
 }
 
 impl<K: Copy + PartialEq> Limiter<K> {
-    /// A limiter with every kind quiet.
+    /// A limiter without open windows.
     pub fn new(settings: Settings) -> Limiter<K> {
         Limiter { settings, windows: Vec::new() }
     }
 
-    /// Whether a line of `kind` may be written now. One that may not is counted.
+    /// Whether a line of `kind` may be written now. A suppressed line is counted.
     ///
-    /// A window that is over but not yet polled goes on counting, so no number is lost to the order
-    /// of calls.
+    /// A window that is over but not polled yet continues to count, so that no line is lost by the
+    /// order of calls.
     pub fn permit(&mut self, now: Instant, kind: K) -> bool {
         self.permit_for(now, kind, None)
     }
 
-    /// The same for a line that `source` has caused. When the burst is used up, as many lines again
-    /// pass of sources that have had fewer than [`SHARE`], so that one source does not hide all
-    /// others.
+    /// As [`Limiter::permit`], for a line caused by `source`. When the burst is exhausted, the same
+    /// number of further lines passes for sources with fewer than [`SHARE`] lines, so that one
+    /// source does not hide all others.
     pub fn permit_from(&mut self, now: Instant, kind: K, source: IpAddr) -> bool {
         self.permit_for(now, kind, Some(source))
     }
@@ -113,13 +113,13 @@ impl<K: Copy + PartialEq> Limiter<K> {
         passes
     }
 
-    /// When [`Limiter::poll_event`] next has something to say; `None` while nothing is held back.
+    /// When [`Limiter::poll_event`] has the next event; `None` if no line is suppressed.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.windows.iter().filter(|window| window.suppressed > 0).map(|window| window.ends).min()
     }
 
-    /// The next count of a window that is over. Call until `None`, at [`Limiter::poll_timeout`] or
-    /// more often.
+    /// The count of the next window that is over. Call it until `None`, at
+    /// [`Limiter::poll_timeout`] or more often.
     pub fn poll_event(&mut self, now: Instant) -> Option<Suppressed<K>> {
         let mut at = 0;
         while at < self.windows.len() {

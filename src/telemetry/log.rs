@@ -1,8 +1,7 @@
-//! One log record as one line of text: `LEVEL message key=value …`.
+//! Formats a log record as one line of text: `LEVEL message key=value …`.
 //!
-//! The same text is the journal's MESSAGE, without the level, so that `journalctl -u tombolo` names
-//! the device as well as `journalctl DEVICE=door-7` finds it. Pure; writing it out is
-//! [`super::io`]'s.
+//! The same text without the level is the journal's MESSAGE, so that `journalctl -u tombolo` shows
+//! the device, and `journalctl DEVICE=door-7` finds it. Pure; [`super::io`] writes it.
 
 use std::fmt::{self, Write as _};
 
@@ -14,36 +13,35 @@ use super::text::{Escaping, is_harmless};
 /// The environment variable that overrides `[log] level`.
 pub const LEVEL_VARIABLE: &str = "TOMBOLO_LOG";
 
-/// Longest value printed in one line, in bytes, before it is cut with `…`. Whole values go to
-/// journal fields.
+/// Longest value in a line, in bytes; a longer one is cut with `…`. Journal fields have the
+/// complete value.
 pub const VALUE_MAX: usize = 256;
 
-/// The levels as configuration spells them.
+/// The names of the levels in the configuration.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Takes a level by its name in [`LEVELS`], in either case; `None` for anything else.
+/// Parses the name of a level in [`LEVELS`]; case is ignored. `None` for anything else.
 pub fn parse_level(text: &str) -> Option<LevelFilter> {
     LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)).then(|| text.parse().ok()).flatten()
 }
 
-/// Whether a record from `target` at `level` is written while ours go up to `most`.
+/// Whether a record from `target` at `level` is written if the configured level is `most`.
 ///
-/// Libraries speak only from `warn` on, whatever the level: they do not know that payloads and keys
-/// are never to be logged.
+/// Libraries log only from `warn` on, regardless of the level, because their lines may contain
+/// payloads or keys.
 pub fn is_wanted(target: &str, level: Level, most: LevelFilter) -> bool {
     let ours = target == "tombolo" || target.starts_with("tombolo::");
     level <= if ours { most } else { most.min(LevelFilter::Warn) }
 }
 
-/// Appends `message key=value …` to `out`, everything escaped; values with a space, `"` or `=` are
-/// quoted.
+/// Appends `message key=value …` to `out`, escaped; values with a space, `"` or `=` are quoted.
 pub fn write_message(out: &mut String, message: fmt::Arguments<'_>, fields: &dyn kv::Source) {
-    // Writing to a String does not fail; a value whose own Display fails leaves what it wrote.
+    // Writing to a String does not fail; a value whose Display fails is incomplete.
     let _ = write!(Escaping(&mut *out), "{message}");
     let _ = fields.visit(&mut Fields { out, value: String::new() });
 }
 
-/// As the left margin of a line on stderr.
+/// The level at the start of a line on stderr.
 pub fn level_word(level: Level) -> &'static str {
     match level {
         Level::Error => "ERROR",
@@ -54,7 +52,7 @@ pub fn level_word(level: Level) -> &'static str {
     }
 }
 
-/// The fields with their values whole and escaped, for whoever stores them as they come.
+/// The fields with complete, escaped values, for structured storage.
 pub fn escaped_fields(fields: &dyn kv::Source) -> Vec<(String, String)> {
     struct Collect(Vec<(String, String)>);
 
@@ -68,7 +66,7 @@ pub fn escaped_fields(fields: &dyn kv::Source) -> Vec<(String, String)> {
     }
 
     let mut collected = Collect(Vec::new());
-    // The collector never refuses; a source that stops early gives what it had.
+    // The collector never fails; a source that stops early leaves the fields so far.
     let _ = fields.visit(&mut collected);
     collected.0
 }

@@ -1,16 +1,14 @@
-//! What the gateway tells about itself: log lines, counters, and the limit on what the network may
-//! make it say.
+//! Telemetry: log lines, counters, and the limit on log lines that the network causes.
 //!
-//! Sits beside the path, not on it. The cores do not log; they return events and errors, and the
-//! shells turn those into lines here. Three invariants:
+//! The cores do not log; they return events and errors, and the shells turn these into log lines.
+//! Invariants:
 //!
-//! * No control character that came from the network reaches a terminal or a log ([`text`]).
-//! * Whatever the network can trigger is limited by kind ([`limited`]), and what was left out is
-//!   counted.
-//! * A counter's name never changes once released ([`counters`]).
+//! * No control character from the network reaches a terminal or a log ([`text`]).
+//! * Log lines that the network can trigger are limited per kind ([`limited`]), and suppressed ones
+//!   are counted.
+//! * The name of a released counter never changes ([`counters`]).
 //!
-//! The format of a line is pure ([`log`]); only [`io`] touches stderr, the journal and the
-//! environment.
+//! Formatting is pure ([`log`]); only [`io`] accesses stderr, the journal and the environment.
 
 pub mod counters;
 pub mod io;

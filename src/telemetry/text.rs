@@ -1,13 +1,13 @@
-//! Text from outside made harmless for a terminal, a log line and a person's eye.
+//! Escapes text from outside for terminals and log lines.
 
 use std::fmt;
 
-/// Shows a text with everything escaped that could move a cursor, start a line or reorder what is
-/// read.
+/// Displays a text with everything escaped that could move the cursor, start a line or reorder
+/// text.
 ///
 /// Control characters (C0, DEL, C1), line and paragraph separators, bidirectional overrides and
 /// isolates, the byte order mark and the zero-width characters become `\u{…}`; a backslash is
-/// doubled, so that the result is unambiguous. Everything else passes as it is.
+/// doubled, so that the result is unambiguous. All other characters are unchanged.
 ///
 /// ```
 /// use tombolo::telemetry::text::Escaped;
@@ -23,7 +23,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Writes through to another [`fmt::Write`], escaping as [`Escaped`] does. For values that are only
+/// Writes to another [`fmt::Write`] and escapes as [`Escaped`] does, for values that only implement
 /// `Display`.
 pub struct Escaping<W>(pub W);
 
@@ -50,7 +50,7 @@ fn write_escaped(out: &mut dyn fmt::Write, text: &str) -> fmt::Result {
     out.write_str(&text[plain_from..])
 }
 
-/// Whether a character may go to a terminal as it is.
+/// Whether a character may be printed without escaping.
 pub fn is_harmless(character: char) -> bool {
     !(character.is_control()
         || matches!(character,

@@ -1,4 +1,5 @@
-//! Devices with certificates and public keys on the command line, and what `check` says of them.
+//! Devices with certificates and public keys on the command line, and the findings of `check` about
+//! them.
 
 use std::process::Command;
 
@@ -44,7 +45,7 @@ fn a_device_is_added_by_its_certificate_and_by_its_key() {
     let key = place.path("door.pub").display().to_string();
     let said = place.run(&format!("device add raw --role sensor --public-key {key}")).fine();
     assert!(said.contains("public key") && said.contains("this gateway's key"), "{said}");
-    assert!(said.contains("coap-client-gnutls -m post -C gateway-ca.pem -M raw.key -e 21.5"), "{said}");
+    assert!(said.contains("coap-client-gnutls -v 6 -m post -C gateway-ca.pem -M raw.key -e 21.5"), "{said}");
     let hash = place.run("--json device show raw").json()["public_key"].as_str().unwrap().to_owned();
     assert!(hash.starts_with("sha256:") && hash.len() == 71, "{hash}");
     let listed = place.run("device list").fine();
@@ -67,7 +68,7 @@ fn what_is_no_certificate_or_key_is_said_with_what_is() {
     let place = with_files();
     let add = |rest: &str| place.run(&format!("device add a --role sensor {rest}"));
     add("").failed(2, &["--psk", "--certificate-dns", "--public-key"]);
-    add("--certificate-dns *.example").failed(2, &["--certificate-dns", "no DNS name"]);
+    add("--certificate-dns *.example").failed(2, &["--certificate-dns", "not a DNS name"]);
     add("--certificate-cn x --certificate-issuer Door").failed(2, &["--certificate-issuer", "openssl x509"]);
     add("--public-key sha256:00").failed(2, &["64 hexadecimal digits"]);
     add(&format!("--public-key {}", place.path("door.key").display()))
@@ -103,7 +104,8 @@ fn check_tells_of_certificates_that_end_lists_out_of_date_and_devices_without_pr
     assert!(with_serial.contains("prove who they are: mute; set psk-file"), "{with_serial}");
     assert!(with_serial.contains("devices: 4"), "{with_serial}");
     std::fs::remove_file(place.path("conf.d/45-serial.toml")).unwrap();
-    // The key of another: nobody gets in by certificate, and the check fails.
+    // The key of another certificate: no device can connect with a certificate, and the check
+    // fails.
     place.write("conf.d/50-wrong.toml", "[coap]\nkey-file = \"../door.key\"\n");
     place.run("check --offline").failed(1, &[]);
     let said = place.run("check --offline").out;

@@ -12,7 +12,10 @@ fn a_gateway_in_order_has_no_fail_and_every_line_begins_with_its_level() {
     }
     let (count, next) = ran.err.trim_end().split_once("; next: ").unwrap();
     assert!(count.starts_with("0 fail, ") && count.ends_with(" warn"), "{}", ran.err);
-    assert_eq!(next, "tombolo init --url mqtts://BROKER");
+    let config = place.path("tombolo.toml");
+    assert_eq!(next, format!("tombolo --config {} init --url mqtts://BROKER", config.display()));
+    let stopped = ran.out.lines().find(|line| line.contains("tombolo is not running")).unwrap();
+    assert!(stopped.starts_with("warn") && stopped.ends_with("tombolo.toml run"), "{stopped}");
     for subject in ["configuration: ", "clock: ", "state directory: ", "disk: ", "daemon: ", "ports: "] {
         assert!(ran.out.contains(subject), "{subject} in {}", ran.out);
     }
@@ -54,4 +57,42 @@ fn a_port_that_another_program_holds_fails() {
     let ran = place.run("check --offline");
     assert_eq!(ran.status, 1, "{}{}", ran.out, ran.err);
     assert!(ran.out.contains(&format!("{address} is held by another program")), "{}", ran.out);
+}
+
+#[test]
+fn a_byte_order_mark_before_a_certificate_is_no_fault_and_utf_16_is_named() {
+    let place = Place::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["ca".to_owned()]).unwrap().self_signed(&key).unwrap();
+    place.write("ca.pem", &format!("\u{feff}{}", certificate.pem()));
+    place.write("conf.d/10.toml", "[upstream]\nurl = \"mqtts://localhost\"\nca-file = \"../ca.pem\"\n");
+    let out = place.run("check --offline").fine();
+    assert!(out.contains("ca.pem has 1 CA certificate"), "{out}");
+    let wide: Vec<u8> =
+        format!("\u{feff}{}", certificate.pem()).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(place.path("ca.pem"), wide).unwrap();
+    let ran = place.run("check --offline");
+    assert!(ran.status == 1 && ran.out.contains("ca.pem: is UTF-16 text"), "{}", ran.out);
+}
+
+#[test]
+fn the_pins_and_the_keys_password_are_judged() {
+    let place = Place::new();
+    let with = |text: &str| {
+        place.write("conf.d/10.toml", &format!("[upstream]\nurl = \"mqtts://localhost\"\n{text}\n"));
+        place.run("check --offline")
+    };
+    let pin = "ab".repeat(32);
+    let good = with(&format!("pin-sha256 = [\"{pin}\"]"));
+    assert!(good.status == 0 && good.out.contains("only the broker's key is judged"), "{}", good.out);
+    assert_eq!(
+        with(&format!("pin-sha256 = [\"{}\"]", pin.replace("ab", "ab:").trim_end_matches(':'))).status,
+        0
+    );
+    for wrong in ["pin-sha256 = [\"abcd\"]", "pin-sha256 = [\"sha256//base64=\"]"] {
+        let ran = with(wrong);
+        assert!(ran.status == 1 && ran.out.contains("is not the SHA-256 of a public key"), "{}", ran.out);
+    }
+    let ran = with("key-password-file = \"nothing\"");
+    assert!(ran.out.contains("without effect: there is no key-file"), "{}", ran.out);
 }

@@ -1,4 +1,4 @@
-//! Commands that ask the running daemon, here one whose answers are known.
+//! Commands that ask the running daemon, against a fake one with fixed answers.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -180,8 +180,8 @@ fn with_daemon() -> (Place, Daemon) {
 #[test]
 fn without_a_daemon_the_socket_and_the_way_out_are_named() {
     let place = Place::new();
-    for line in ["status", "queue", "tail", "queue rejected list"] {
-        place.run(line).failed(1, &["not running", "run/control.sock", "systemctl start tombolo"]);
+    for line in ["status", "queue", "tail", "reload", "queue rejected list"] {
+        place.run(line).failed(1, &["not running", "run/control.sock", "tombolo.toml run` in another"]);
     }
 }
 
@@ -260,7 +260,7 @@ fn an_export_is_a_line_a_record_in_a_new_file_that_nobody_else_can_read() {
         text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone()).collect();
     assert_eq!(ids, [1, 2, 3].map(|n| json!(format!("0000000000000001-{n}"))));
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    place.run(&line).failed(1, &["is there already", "export.jsonl"]);
+    place.run(&line).failed(1, &["exists already", "export.jsonl"]);
     assert_eq!(place.run("queue rejected export -").out, text);
 }
 
@@ -323,9 +323,16 @@ fn tail_shows_a_reading_a_line_and_ends_with_the_daemon() {
 fn adding_a_device_has_the_daemon_take_it_up() {
     let (place, _daemon) = with_daemon();
     let said = place.run("device add door-7 --role sensor --psk").fine();
-    assert!(said.contains("next: tombolo tail"), "{said}");
+    assert!(said.contains("tombolo.toml tail shows"), "{said}");
     let said = place.run("device remove door-7").fine();
-    assert!(said.contains("sessions have ended"), "{said}");
+    assert!(said.contains("sessions are closed"), "{said}");
+}
+
+#[test]
+fn reload_says_that_it_is_done() {
+    let (place, _daemon) = with_daemon();
+    assert_eq!(place.run("reload").fine(), "reloaded\n");
+    place.run("--json reload").json();
 }
 
 #[test]
@@ -334,7 +341,7 @@ fn check_asks_the_daemon_about_ports_and_uplink() {
     place.run("init --url mqtts://127.0.0.1:1").fine();
     let _daemon = Daemon::start(&place.path("run/control.sock"), true);
     let out = place.run("check").fine();
-    assert!(out.contains("came back in 12 ms") && out.contains("runs and has its ports"), "{out}");
+    assert!(out.contains("acknowledged in 12 ms") && out.contains("runs and has its ports"), "{out}");
     assert!(!out.contains("ports: ") && !out.contains("upstream tcp"), "{out}");
 }
 
@@ -351,7 +358,7 @@ fn check_before_the_first_reload_says_to_reload_and_does_not_fail_for_it() {
     let warned = ran
         .out
         .lines()
-        .any(|line| line.starts_with("warn  daemon: ") && line.ends_with("systemctl reload tombolo"));
+        .any(|line| line.starts_with("warn  daemon: ") && line.ends_with("tombolo.toml reload"));
     assert!(warned, "{}", ran.out);
 }
 

@@ -5,7 +5,7 @@ use crate::place::{Place, mode};
 #[test]
 fn a_device_is_added_shown_listed_and_removed_without_a_daemon() {
     let place = Place::new();
-    assert!(place.run("device list").fine().contains("tombolo device add"));
+    assert!(place.run("device list").fine().contains("tombolo.toml device add"));
 
     let added = place.run("--json device add door-7 --role sensor --psk").json();
     let text = added["psk_text"].as_str().unwrap();
@@ -42,16 +42,19 @@ fn adding_prints_the_line_that_proves_it_works() {
     let place = Place::new();
     place.write("conf.d/50-listen.toml", "[coap]\nlisten = [\"192.0.2.7:7684\"]\n");
     let said = place.run("device add door-7 --role sensor --psk text:a$ecret").fine();
-    let line = "coap-client -m post -u door-7 -k 'a$ecret' -e 21.5 coaps://192.0.2.7:7684/t/temperature";
+    let line = "coap-client -v 6 -m post -u door-7 -k 'a$ecret' -e 21.5 coaps://192.0.2.7:7684/t/temperature";
     assert!(said.contains(line), "{said}");
-    assert!(said.contains("systemctl start tombolo") && said.contains("tombolo tail"), "{said}");
+    assert!(
+        said.contains("tombolo.toml run (it is not running)") && said.contains("tombolo.toml tail"),
+        "{said}"
+    );
 
     place.write("conf.d/50-listen.toml", "[coap]\nlisten = [\"[2001:db8::7]:5684\"]\n");
     let said = place.run("device add door-8 --role sensor --psk text:x --psk-identity the-door").fine();
     assert!(said.contains("-u the-door -k x -e 21.5 'coaps://[2001:db8::7]/t/temperature'"), "{said}");
 
     let said = place.run("device add mute-1 --role mute --psk text:x").fine();
-    assert!(said.contains("# no rule of its role allows anything yet"), "{said}");
+    assert!(said.contains("# no rule of its role allows a path yet"), "{said}");
 
     let said = place.run("device add bin-1 --role sensor --psk hex:00ff").fine();
     assert!(!said.contains("-k") && said.contains("2 bytes"), "{said}");
@@ -113,4 +116,45 @@ fn names_from_files_cannot_draw_on_the_terminal() {
     place.write("conf.d/1.toml", "[device.b]\nrole = \"sensor\"\nlabel = \"\\u001b[2J\"\n");
     let listed = place.run("device list");
     assert!(!listed.out.contains('\x1b') && !listed.err.contains('\x1b'));
+}
+
+#[test]
+fn an_id_that_is_written_behind_psk_is_recognised() {
+    let place = Place::new();
+    let ran = place.run("device add --psk door-7 --role sensor");
+    ran.failed(2, &["the device's id comes before --psk", "tombolo device add door-7 --role ROLE --psk"]);
+}
+
+#[test]
+fn with_json_an_error_is_an_object_too() {
+    let place = Place::new();
+    let error = |line: &str, status: i32| {
+        let ran = place.run(line);
+        assert_eq!(ran.status, status, "{}{}", ran.out, ran.err);
+        let object: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+        object["error"].clone()
+    };
+    assert_eq!(error("--json device remove door-9", 1)["code"], "failed");
+    assert_eq!(error("--json device add a/b --role sensor --psk", 2)["code"], "usage");
+    assert_eq!(error("--json device add", 2)["code"], "usage");
+    place.write("conf.d/30-wrong.toml", "[coap]\nmax-sessions = 0\n");
+    let wrong = error("--json device list", 78);
+    assert_eq!((&wrong["code"], &wrong["findings"][0]["line"]), (&json!("configuration"), &json!(2)));
+}
+
+#[test]
+fn a_registry_that_this_user_cannot_read_is_no_empty_one() {
+    use std::os::unix::process::CommandExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    for line in ["device list", "device show door-7"] {
+        let output = place.command(line).uid(65_534).gid(65_534).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("cannot be read by this user") && said.contains("sudo"), "{said}");
+        assert!(output.stdout.is_empty());
+    }
 }

@@ -45,7 +45,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
     let place = Place::new();
     place.run("").failed(2, &["Usage"]);
     place.run("stauts").failed(2, &["stauts", "status"]);
-    place.run("send door-7 x 1").failed(2, &["send", "not built"]);
+    place.run("send door-7 x 1").failed(2, &["send", "not implemented"]);
     place.run("--json cert").failed(2, &["cert"]);
     place.run("device add door-7").failed(2, &["--role", "--psk"]);
     place.run("device add").failed(2, &["<ID>"]);

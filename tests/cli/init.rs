@@ -8,9 +8,9 @@ fn init_writes_a_drop_in_and_says_what_comes_next() {
     for word in [
         "conf.d/10-site.toml",
         "greenhouse-7",
-        "tombolo check",
-        "systemctl start tombolo",
-        "tombolo device add",
+        "tombolo.toml check",
+        "tombolo.toml run",
+        "tombolo.toml device add",
     ] {
         assert!(said.contains(word), "{word} in {said}");
     }
@@ -52,5 +52,108 @@ fn what_makes_no_upstream_is_refused_and_nothing_is_written() {
             assert!(ran.err.contains(word), "{line}: no {word:?} in {}", ran.err);
         }
         assert!(!place.path("conf.d/10-site.toml").exists(), "{line}");
+        assert!(ran.err.contains("nothing was written"), "{line}: {}", ran.err);
     }
+}
+
+#[test]
+fn without_a_main_file_a_whole_gateway_is_made_in_the_folder() {
+    let place = Place::new();
+    let config = place.path("own/tombolo.toml");
+    let run = |words: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        command.arg("--config").arg(&config).args(words.split_whitespace());
+        let output = command.env_clear().env("PATH", "/nowhere").output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (status, out, err) = run("init --url mqtts://127.0.0.1:1");
+    assert_eq!(status, Some(0), "{out}{err}");
+    let shown = config.display().to_string();
+    for words in ["with the role sensor", &format!("tombolo --config {shown} check"), &format!("{shown} run")]
+    {
+        assert!(out.contains(words), "{words} in {out}");
+    }
+    let (status, out, err) = run("device add door-7 --role sensor --psk");
+    assert_eq!(status, Some(0), "{out}{err}");
+    assert!(out.contains("coaps://127.0.0.1"), "{out}");
+    let (status, out, err) = run("check --offline");
+    assert_eq!(status, Some(0), "{out}{err}");
+    assert!(err.contains(&format!("next: tombolo --config {shown} run")), "{err}");
+    // All of it is in the folder.
+    for name in ["own/state/devices/door-7.toml", "own/run", "own/conf.d/10-site.toml"] {
+        assert!(place.path(name).exists(), "{name}");
+    }
+    let (status, _, err) = run("init --url mqtts://127.0.0.1:2");
+    assert_eq!(status, Some(1), "{err}");
+}
+
+#[test]
+fn a_file_that_the_service_cannot_read_is_copied_with_its_owner_and_mode() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+    const USER: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    chown(place.path("state"), Some(USER), Some(USER)).unwrap();
+    let closed = |name: &str, text: &str| {
+        place.write(name, text);
+        let path = place.path(name);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    // Outside the configuration's folder.
+    let outside = Place::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["gw".to_owned()]).unwrap().self_signed(&key).unwrap();
+    outside.write("ca.pem", &certificate.pem());
+    outside.write("password", "sesame");
+    for name in ["ca.pem", "password"] {
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(outside.path(name), mode).unwrap();
+    }
+    let (ca, password) = (outside.path("ca.pem"), outside.path("password"));
+    let line = |ca: &std::path::Path, password: &std::path::Path| {
+        format!(
+            "init --url mqtts://b --force --ca-file {} --username u --password-file {}",
+            ca.display(),
+            password.display()
+        )
+    };
+    let said = place.run(&line(&ca, &password)).fine();
+    assert!(said.contains(&format!("copied {} to", ca.display())), "{said}");
+    let owner = |name: &str| {
+        let found = std::fs::metadata(place.path(name)).unwrap();
+        (found.uid(), found.gid(), found.mode() & 0o7777)
+    };
+    assert_eq!(owner("ca.pem").2, 0o644);
+    assert_eq!(owner("secrets/password"), (0, USER, 0o640));
+    assert_eq!(owner("secrets"), (0, USER, 0o2750));
+    let written = place.read("conf.d/10-site.toml");
+    for name in ["ca.pem", "secrets/password"] {
+        assert!(written.contains(&place.path(name).display().to_string()), "{written}");
+    }
+    assert_eq!(place.run("check --offline").status, 0);
+
+    // One in the folder gets its group and mode where it is.
+    let inside = closed("own-password", "sesame");
+    place.run(&line(&place.path("ca.pem"), &inside)).fine();
+    assert_eq!(owner("own-password"), (0, USER, 0o640));
+
+    // One that is a link is renewed by somebody: it is not copied, and nothing is written.
+    let live = outside.path("live.pem");
+    symlink(&ca, &live).unwrap();
+    let before = place.read("conf.d/10-site.toml");
+    place
+        .run(&line(&live, &password))
+        .failed(78, &["live.pem", "another program renews it", "nothing was written"]);
+    assert_eq!(place.read("conf.d/10-site.toml"), before);
+
+    // What it would replace is not lost without --force.
+    outside.write("ca.pem", "another");
+    std::fs::remove_file(place.path("conf.d/10-site.toml")).unwrap();
+    place
+        .run(&line(&ca, &password).replace(" --force", ""))
+        .failed(78, &["ca.pem exists already", "--force"]);
 }

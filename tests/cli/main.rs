@@ -1,4 +1,4 @@
-//! The commands as a person or a script meets them: the real binary, in a folder of its own, as any
+//! The commands as a user or a script runs them: the real binary, in a separate folder, as any
 //! user.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests")]
 
@@ -10,5 +10,3 @@ mod help;
 mod init;
 mod place;
 mod state;
-#[path = "../support/mod.rs"]
-mod support;

@@ -1,4 +1,4 @@
-//! A folder with a configuration of its own, and the binary run in it.
+//! A folder with its own configuration, in which the binary runs.
 
 use std::fs;
 use std::io::Write as _;

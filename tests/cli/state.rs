@@ -1,5 +1,5 @@
-//! The daemon on a state directory that was damaged, cannot be read, or takes nothing: it is READY,
-//! says what is wrong, and loses nothing that was in force.
+//! The daemon with a state directory that is damaged, unreadable or not writable: it becomes READY,
+//! reports the fault, and keeps the configuration in force.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::place::{Place, Ran};
-use crate::support::wait_for;
+use tombolo_test_support::wait_for;
 
 /// `tombolo run` in a place; killed with the value.
 struct Daemon<'p> {
@@ -200,9 +200,9 @@ fn an_id_that_is_lost_is_replaced_once_and_check_fails_until_somebody_has_seen_i
     let daemon = Daemon::start(&place);
     let new = daemon.id();
     assert!(new != id && new.starts_with("tb-") && new.len() == 11, "{new}");
-    assert!(
-        place.read("log").contains("ERROR fail") && place.read("log").contains("the gateway's id was lost")
-    );
+    let log = place.read("log");
+    let told = |line: &str| line.starts_with("ERROR ") && line.contains("the gateway's id was lost");
+    assert!(log.lines().any(told), "{log}");
     assert!(daemon.problems().contains("stays on the broker"), "{}", daemon.problems());
     daemon.stop();
     check_fails(&place, &["the gateway's id was lost", "gateway-id.copy.damaged-1, gateway-id.damaged-1"]);
@@ -272,14 +272,9 @@ impl Unreadable {
 }
 
 #[test]
-fn what_cannot_be_read_is_neither_overwritten_nor_set_aside_and_counts_again_once_it_can() {
+fn one_file_of_the_id_suffices_where_the_other_cannot_be_read() {
     let (place, id) = used();
     let shim = Unreadable::new(&place);
-    let content = |name: &str| fs::read(place.path("state").join(name)).unwrap();
-    let (plain, copy, kept) =
-        (content("gateway-id"), content("gateway-id.copy"), content("conf.d/20-kept.toml"));
-
-    // One of the two suffices.
     shim.set(&["state/gateway-id.copy"]);
     let daemon = Daemon::start_with(&place, |command| shim.preload(command));
     assert_eq!(daemon.id(), id);
@@ -289,8 +284,17 @@ fn what_cannot_be_read_is_neither_overwritten_nor_set_aside_and_counts_again_onc
         daemon.problems()
     );
     daemon.stop();
+}
 
-    // None: an id for the time being, in memory only.
+#[test]
+fn what_cannot_be_read_is_neither_overwritten_nor_set_aside_and_counts_again_once_it_can() {
+    let (place, id) = used();
+    let shim = Unreadable::new(&place);
+    let content = |name: &str| fs::read(place.path("state").join(name)).unwrap();
+    let (plain, copy, kept) =
+        (content("gateway-id"), content("gateway-id.copy"), content("conf.d/20-kept.toml"));
+
+    // An id for the time being, in memory only.
     shim.set(&["state/gateway-id", "state/conf.d/20", "state/devices/added"]);
     let daemon = Daemon::start_with(&place, |command| shim.preload(command));
     assert_ne!(daemon.id(), id);
@@ -310,8 +314,15 @@ fn what_cannot_be_read_is_neither_overwritten_nor_set_aside_and_counts_again_onc
     daemon.reload();
     assert_eq!((daemon.id(), daemon.known(), daemon.problems()), (id.clone(), 2, String::new()));
     check_is_content(&place);
+    daemon.stop();
+}
 
-    // And fails while the gateway runs: what was in force stays, folders included.
+#[test]
+fn what_cannot_be_read_while_the_gateway_runs_leaves_in_force_what_was_folders_included() {
+    let (place, id) = used();
+    let shim = Unreadable::new(&place);
+    shim.set(&[]);
+    let daemon = Daemon::start_with(&place, |command| shim.preload(command));
     for parts in [&["state/gateway-id", "conf.d/20", "devices/added"][..], &["state/conf.d", "state/devices"]]
     {
         shim.set(parts);
@@ -345,7 +356,7 @@ fn an_interim_id_stays_the_same_until_the_old_one_can_be_read() {
     daemon.stop();
 }
 
-/// Only root can be somebody else.
+/// Only root can run as another user.
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }

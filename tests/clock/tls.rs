@@ -101,7 +101,14 @@ fn handshake(
         .with_cert_resolver(Arc::new(Always(Arc::new(certified))));
     let mut server = ServerConnection::new(Arc::new(server)).unwrap();
     let pupil = Arc::new(pupil);
-    let settings = TlsSettings { ca_file: None, identity: None, alpn: Vec::new(), minimum: TlsVersion::V1_2 };
+    let settings = TlsSettings {
+        ca_file: None,
+        pins: Vec::new(),
+        identity: None,
+        key_password: None,
+        alpn: Vec::new(),
+        minimum: TlsVersion::V1_2,
+    };
     let anchor = Pem { file: "ca.pem".to_owned(), bytes: root.pem().into_bytes() };
     let client = client_config(&settings, &[anchor], "ca.pem", None, pupil.clone()).unwrap();
     let mut client = ClientConnection::new(client, server_name("broker.test").unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! What the path of a reading allocates: nothing, once a peer's memory has grown.
+//! A reading causes no allocation once the buffers of its peer have grown.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

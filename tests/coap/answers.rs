@@ -1,4 +1,4 @@
-//! How a response travels.
+//! Responses: piggybacked, separate, suppressed.
 
 use tombolo::message::{ContentFormat, Method};
 use tombolo::proto::address::Ticket;

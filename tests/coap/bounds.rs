@@ -1,4 +1,4 @@
-//! What peers can make grow, and how far.
+//! The limits of the state that peers can cause.
 
 use tombolo::message::ContentFormat;
 use tombolo::proto::Holder;
@@ -59,7 +59,7 @@ fn the_sessions_of_one_device_share_what_it_may_leave_unanswered() {
     for id in 0..24 {
         assert!(bench.feed_of(modest, proven(100), &post(id, b"x")).is_some(), "its own");
     }
-    // An answer nobody acknowledges still counts, one that is acknowledged does not.
+    // An unacknowledged response still counts, an acknowledged one does not.
     bench.pass(seconds(1.0));
     bench.respond(exchanges[0], &changed());
     let separate = parse(&bench.sent().pop().expect("an answer").1).message_id.0;

@@ -1,5 +1,5 @@
-//! Devices that follow RFC 7252 and the endpoint, over a link that loses, doubles and reorders:
-//! what each device believes is true.
+//! Devices that follow RFC 7252 and the endpoint, over a link that loses, duplicates and reorders
+//! datagrams: the result that each device sees is correct.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};

@@ -1,4 +1,4 @@
-//! The CoAP core as a device sees it, over virtual time.
+//! The CoAP core as seen by a device, in virtual time.
 #![allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 
 mod allocation;

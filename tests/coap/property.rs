@@ -1,4 +1,4 @@
-//! For every input there is.
+//! Property tests over arbitrary input.
 
 use std::time::{Duration, Instant};
 

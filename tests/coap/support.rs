@@ -1,4 +1,4 @@
-//! An endpoint with its clock in the hand of the test, and short words for messages.
+//! An endpoint with a virtual clock, and helpers that build messages.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Deadlines: none without need, none missed, none in the past for ever.
+//! Deadlines: none is unnecessary, none is missed, none stays in the past.
 
 use tombolo::proto::coap::{Code, Settings, Type};
 

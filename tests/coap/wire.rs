@@ -1,5 +1,4 @@
-//! What other implementations were seen to get wrong, each as its own case; and what else is no
-//! proper message.
+//! Known faults of other implementations, one case each, and other malformed messages.
 
 use tombolo::proto::coap::{Code, Type};
 

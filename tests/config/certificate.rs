@@ -125,9 +125,9 @@ fn a_file_that_the_service_does_not_see_is_named() {
     case.files.0.insert("/home/admin/ca.pem".into(), ca);
     let said = said(&case);
     assert_eq!(said.len(), 1, "{said:?}");
-    let expected = "coap.client-ca-file: /home/admin/ca.pem is below /home, which the service does not see (ProtectHome in its \
-                    unit); put the file below /etc/tombolo";
-    assert!(said[0].starts_with("warn ") && said[0].ends_with(expected), "{said:?}");
+    let expected = "coap.client-ca-file: /home/admin/ca.pem is below /home, which the service does not see (ProtectHome= in its \
+                    unit); put the file below /etc/tombolo; `tombolo init` copies the files it is given";
+    assert!(said[0].starts_with("fail ") && said[0].ends_with(expected), "{said:?}");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_reload_with_a_wrong_file_keeps_what_was_in_force_and_takes_up_the_rest() {
     assert_eq!(devices(&new), ["e"]);
     // Keys of devices are not among those files: the new one counts.
     assert_ne!(after.settings.coap.certificates, before.settings.coap.certificates);
-    // A file that anybody can read is a warning, and no reason to keep the old.
+    // A file that every user can read causes a warning, but is used.
     let mut open = old.clone();
     open.certificates = Some(before.certificates.clone());
     let key = open.files.0.get_mut("/etc/tombolo/gw.key".as_ref() as &std::path::Path).unwrap();
@@ -203,25 +203,28 @@ fn a_wrong_device_disables_itself_alone_and_says_why() {
     };
     wrong(
         "certificate-dns = \"*.example\"",
-        "12: device.z.certificate-dns: \"*.example\": this is no DNS name",
+        "12: device.z.certificate-dns: \"*.example\": this is not a DNS name",
     );
-    wrong("certificate-cn = \"x\"\ncertificate-dns = \"y\"", "a certificate is known by one name");
+    wrong("certificate-cn = \"x\"\ncertificate-dns = \"y\"", "only one name may identify a certificate");
     wrong(
         "certificate-issuer = \"CN=ca\"",
-        "device.z.certificate-issuer: an issuer alone names everybody it certified",
+        "device.z.certificate-issuer: an issuer alone would match every certificate it issued",
     );
     wrong(
         "certificate-cn = \"x\"\ncertificate-issuer = \"Door CA\"",
         "a part of the name is not TYPE=value; write it as `openssl x509",
     );
     wrong("certificate-dns = \"GOOD.example\"", "device good (7) has the same certificate");
-    wrong("public-key = \"sha256:12\"", "device.z.public-key: this is no hash of a key");
+    wrong("public-key = \"sha256:12\"", "device.z.public-key: this is not a hash of a key");
     wrong(
         "public-key-file = \"gw.key\"",
-        "/etc/tombolo/gw.key holds a private key, which stays on its device",
+        "/etc/tombolo/gw.key contains a private key; use the public key, and keep the private key on the device",
     );
     wrong("public-key-file = \"none\"", "/etc/tombolo/none does not exist");
-    wrong("public-key-file = \"door.pub\"\npublic-key = \"sha256:12\"", "there is a public-key-file too");
+    wrong(
+        "public-key-file = \"door.pub\"\npublic-key = \"sha256:12\"",
+        "public-key and public-key-file are both set",
+    );
 }
 
 #[test]
@@ -247,13 +250,13 @@ fn the_registry_knows_certificates_and_keys_and_yields_to_the_configuration() {
     for (bad, message) in [
         (
             "certificate-uri = \"a\"\ncertificate-cn = \"b\"",
-            "d.toml:3: certificate-cn: a certificate is known by one name",
+            "d.toml:3: certificate-cn: only one name may identify a certificate",
         ),
         (
             "certificate-issuer = \"CN=b\"",
             "d.toml:2: certificate-issuer: there is no certificate-uri, -dns or -cn",
         ),
-        ("public-key = \"x\"", "d.toml:2: public-key: this is no hash of a key"),
+        ("public-key = \"x\"", "d.toml:2: public-key: this is not a hash of a key"),
     ] {
         let complaints = said(&place("").device("d", &format!("role = \"r\"\n{bad}\n")));
         assert!(complaints[0].contains(message), "{complaints:?}");
@@ -297,14 +300,14 @@ fn a_fleet_is_read_judged_and_kept_from_what_is_switched_off() {
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0].contains(message), "{said:?}");
     };
-    wrong("", "fleet.x: nothing says which certificates are the fleet's; set certificate-uri");
+    wrong("", "fleet.x: the fleet has no certificate name; set certificate-uri");
     wrong(
         "certificate-cn = \"x\"",
-        "fleet.x.certificate-cn: \"x\": a fleet's name has {id} in it exactly once; write it like",
+        "fleet.x.certificate-cn: \"x\": a fleet's certificate name needs {id} exactly once; write it like",
     );
     wrong(
         "certificate-dns = \"{id}.example\"",
-        "fleet.x.certificate-dns: a certificate could be of fleet doors as well",
+        "fleet.x.certificate-dns: a certificate could also match fleet doors",
     );
     wrong(
         "certificate-cn = \"{id}\"\nmax-devices = 0",

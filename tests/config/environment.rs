@@ -1,4 +1,4 @@
-//! Which item a variable means, and what is said where it means none.
+//! The item that an environment variable refers to, and the findings if there is none.
 
 use crate::support::{Case, main_file};
 

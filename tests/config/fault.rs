@@ -1,4 +1,4 @@
-//! Each class of fault shows file, line, key, and the way out; and how far it reaches.
+//! Each class of fault reports file, line, key and remedy, and disables only its item.
 
 use tombolo::config::{Level, Looked, Origin};
 
@@ -24,7 +24,7 @@ fn syntax() {
         "[gateway]\nid = greenhouse\n",
         &[
             "fail  /etc/tombolo/tombolo.toml:2: syntax: is not TOML: string values must be quoted, expected literal string; \
-           correct this line; texts stand in double quotes",
+           correct this line; text values need double quotes",
         ],
     );
     let (loads, complaints) = main_file("[log]\nlevel = \"info\"\n[log]\n").complaints();
@@ -40,8 +40,8 @@ fn an_engine_that_cannot_do_what_is_asked() {
     complains(
         &main_file("[coap]\nengine = \"dimpl\"\nconnection-id = true\n"),
         &[
-            "warn  /etc/tombolo/tombolo.toml:3: coap.connection-id: the engine \"dimpl\" has no connection ids: a device whose \
-           address changes handshakes anew; use engine = \"tombolo\", or take the key out",
+            "warn  /etc/tombolo/tombolo.toml:3: coap.connection-id: the engine \"dimpl\" does not support connection ids: a device \
+           whose address changes must handshake again; use engine = \"tombolo\", or take the key out",
         ],
     );
     complains(&main_file("[coap]\nengine = \"dimpl\"\n"), &[]);
@@ -161,7 +161,7 @@ fn the_upstream_url() {
     assert_eq!(
         url("wss://broker.example.com"),
         line(
-            "MQTT over WebSocket (ws://, wss://) is reserved and not built yet; use \"mqtts://HOST\" or \"mqtts://HOST:PORT\""
+            "MQTT over WebSocket (ws://, wss://) is reserved and not implemented yet; use \"mqtts://HOST\" or \"mqtts://HOST:PORT\""
         )
     );
     assert_eq!(
@@ -174,7 +174,7 @@ fn the_upstream_url() {
     );
     assert_eq!(
         url("mqtts://me:hunter2@broker.example.com"),
-        line("a URL holds no user name or password here; set username and password-file instead")
+        line("the URL must not contain a user name or password; set username and password-file instead")
     );
 }
 
@@ -195,7 +195,9 @@ fn the_upstream_as_a_whole() {
     );
     assert_eq!(
         upstream("proxy = \"http://p\"\n"),
-        fatal("upstream.proxy: is reserved: connections through a proxy are not built yet; take the key out")
+        fatal(
+            "upstream.proxy: is reserved: connections through a proxy are not implemented yet; take the key out"
+        )
     );
     // What may be put right without a restart does not keep the daemon from starting.
     assert_eq!(
@@ -222,7 +224,7 @@ fn a_bad_device_disables_only_itself() {
         &[
             "fail  /etc/tombolo/tombolo.toml:7: device.\"a/b\": a name has only letters, digits, '.', '_' and '-'; \
              use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit",
-            "fail  /etc/tombolo/tombolo.toml:9: device.gateway: this name is reserved: its topics are the gateway's own; \
+            "fail  /etc/tombolo/tombolo.toml:9: device.gateway: this name is reserved for the gateway's own topics; \
              give the device another name",
             "fail  /etc/tombolo/tombolo.toml:14: device.typo.lable: unknown key; did you mean label?",
             "fail  /etc/tombolo/tombolo.toml:6: device.bad.role: there is no role \"sensr\"; there are: r",
@@ -246,9 +248,9 @@ fn a_bad_role_disables_itself_and_its_devices() {
         &[
             "fail  /etc/tombolo/tombolo.toml:4: role.bad.uplink.a.path: \"t/#/x\": '#' can only be the last level; \
              use levels joined by '/', '+' for one level, '#' at the end for all the rest",
-            "fail  /etc/tombolo/tombolo.toml:7: role.bad.uplink.b.topic: \"{prefix}/{2}\": {2} needs a pattern with 2 times '+'; \
+            "fail  /etc/tombolo/tombolo.toml:7: role.bad.uplink.b.topic: \"{prefix}/{2}\": {2} needs a path pattern with at least 2 levels '+'; \
              set a topic that fits this rule's path",
-            "fail  /etc/tombolo/tombolo.toml:11: role.tie.uplink.b.path: rule a has the same path, so nothing says which of the two should win; \
+            "fail  /etc/tombolo/tombolo.toml:11: role.tie.uplink.b.path: rule a has the same path, so neither of the two has precedence; \
              change one, or take one out",
             "fail  /etc/tombolo/tombolo.toml:13: device.d.role: the role \"bad\" is disabled by its own faults; correct the role",
         ],
@@ -264,7 +266,7 @@ fn what_only_the_gate_can_judge_is_named_at_its_line_too() {
     assert_eq!(
         role("max-payload = \"64KiB\"\nquota = { bytes = \"1KiB\" }\n[role.r.uplink.x]\npath = \"x\"\n"),
         line(
-            "2: role.r.max-payload: max-payload is more than the quota's 1024 bytes, so it could never pass; \
+            "2: role.r.max-payload: max-payload is more than the quota's 1024 bytes, so such a payload could never pass; \
              raise quota.bytes, or use less"
         )
     );
@@ -277,7 +279,7 @@ fn what_only_the_gate_can_judge_is_named_at_its_line_too() {
     assert_eq!(
         role("[role.r.uplink.x]\npath = \"x\"\ntopic = \"{prefix}/gateway/x\"\n"),
         line(
-            "4: role.r.uplink.x.topic: \"{prefix}/gateway/x\": topics under {prefix}/gateway are the gateway's own; \
+            "4: role.r.uplink.x.topic: \"{prefix}/gateway/x\": topics under {prefix}/gateway are reserved for the gateway; \
              set a topic that fits this rule's path"
         )
     );
@@ -308,7 +310,7 @@ fn keys_of_devices() {
     complains(
         &device("psk-file = \"text:hunter2\"\n"),
         &[&line(
-            "psk-file: the secret itself stands here; put it into a file of its own, mode 0640, and name that file here",
+            "psk-file: the secret itself is in the configuration; put it into a file of its own, mode 0640, and name that file here",
         )],
     );
     complains(
@@ -320,13 +322,13 @@ fn keys_of_devices() {
     complains(
         &device("psk-file = \"d.psk\"\n").file("/etc/tombolo/d.psk", "hunter2hunter2\n"),
         &[&line(
-            "psk-file: /etc/tombolo/d.psk: the key begins neither with \"hex:\" nor with \"text:\"; \
+            "psk-file: /etc/tombolo/d.psk: the key begins with neither \"hex:\" nor \"text:\"; \
              write it as hex:… or text:…, 1 to 64 bytes",
         )],
     );
     complains(
         &device("psk-identity = \"x\"\n"),
-        &[&line("psk-identity: the identity has no key; set psk-file too")],
+        &[&line("psk-identity: psk-identity is set without a key; set psk-file too")],
     );
     let mut open = device("psk-file = \"d.psk\"\n").file("/etc/tombolo/d.psk", "text:0123456789abcdef");
     open.files.0.get_mut(std::path::Path::new("/etc/tombolo/d.psk")).unwrap().1 =
@@ -372,7 +374,7 @@ fn plain_coap_needs_both_keys_and_warns_off_loopback() {
     refused(
         "[coap]\ninsecure-listen = [\"127.0.0.1:5683\"]\n",
         &["fail  /etc/tombolo/tombolo.toml:2: coap.insecure-listen: plain CoAP needs a device; \
-           name the one device that all senders of plain CoAP are, as coap.insecure-device"],
+           set coap.insecure-device to the device that all plain CoAP senders count as"],
     );
     let case = main_file(&format!(
         "{ROLE}[coap]\ninsecure-listen = [\"0.0.0.0:5683\"]\ninsecure-device = \"lab\"\n[device.lab]\nrole = \"r\"\n"
@@ -380,8 +382,8 @@ fn plain_coap_needs_both_keys_and_warns_off_loopback() {
     complains(
         &case,
         &[
-            "warn  /etc/tombolo/tombolo.toml:4: coap.insecure-listen: whoever reaches 0.0.0.0:5683 speaks as the insecure device, \
-           without a key; listen on 127.0.0.1 or [::1], or use coaps",
+            "warn  /etc/tombolo/tombolo.toml:4: coap.insecure-listen: every host that can reach 0.0.0.0:5683 can send as the \
+           insecure device, without a key; listen on 127.0.0.1 or [::1], or use coaps",
         ],
     );
     // The device may come and go; the addresses stay.
@@ -408,7 +410,7 @@ fn topics() {
     refused(
         "[topics]\nreading = \"{device}/x\"\n",
         &[
-            "fail  /etc/tombolo/tombolo.toml:2: topics.reading: the first level of a topic is literal or {prefix}; \
+            "fail  /etc/tombolo/tombolo.toml:2: topics.reading: the first level of a topic must be literal text or {prefix}; \
            use levels joined by '/', or \"\" to switch it off",
         ],
     );
@@ -421,7 +423,7 @@ fn topics() {
     complains(
         &case,
         &[
-            "fail  /etc/tombolo/tombolo.toml:1: role.r.uplink.x: it needs a topic, because topics.reading is switched off; \
+            "fail  /etc/tombolo/tombolo.toml:1: role.r.uplink.x: the rule needs a topic, because topics.reading is switched off; \
            set topic",
         ],
     );
@@ -441,7 +443,7 @@ fn the_journal_must_hold_its_lanes() {
     refused(
         "[journal]\nsegment-bytes = 65537\n",
         &[
-            "fail  /etc/tombolo/tombolo.toml:2: journal.segment-bytes: the size is no multiple of 4096 bytes; \
+            "fail  /etc/tombolo/tombolo.toml:2: journal.segment-bytes: the size is not a multiple of 4096 bytes; \
            use a multiple of 4KiB, like \"4MiB\"",
         ],
     );
@@ -495,7 +497,7 @@ fn without_an_upstream_the_gateway_runs_and_says_what_to_do() {
     let warning = loaded.findings.iter().find(|f| f.level == Level::Warn).unwrap();
     assert_eq!(
         warning.to_string(),
-        "warn  upstream.url: there is no upstream broker: readings are kept and wait; tombolo init --url mqtts://HOST"
+        "warn  upstream.url: there is no upstream broker: readings are stored until one is configured; tombolo init --url mqtts://HOST"
     );
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use tombolo::config::init::Site;
-use tombolo::config::init::io::{InitError, write};
+use tombolo::config::init::io::{InitError, Written, write};
 
 use crate::registry::{Folder, MAIN};
 use crate::support;
@@ -25,9 +25,9 @@ fn the_drop_in_is_written_beside_the_main_file_which_stays_as_it_is() {
     let folder = Folder::new("init");
     folder.write("tombolo.toml", MAIN);
     let ca = folder.write("ca.pem", "");
-    let (path, loaded) =
+    let Written { path, loaded, main, .. } =
         write(&folder.options(), &Site { ca_file: Some(ca.clone()), ..site("mqtts://b") }, false).unwrap();
-    assert_eq!(path, folder.0.join("conf.d/10-site.toml"));
+    assert_eq!((&path, main), (&folder.0.join("conf.d/10-site.toml"), None));
     assert_eq!(loaded.settings.upstream.unwrap().host, "b");
     let upstream = folder.load().settings.upstream.unwrap();
     assert_eq!(upstream.tls.unwrap().ca_file, Some(ca.clone()));
@@ -67,6 +67,13 @@ fn what_would_be_refused_is_not_put_in_place() {
 #[test]
 fn an_empty_place_becomes_a_configuration() {
     let folder = Folder::new("init-empty");
-    write(&folder.options(), &site("mqtts://b"), false).unwrap();
-    assert_eq!(folder.load().settings.upstream.unwrap().host, "b");
+    let written = write(&folder.options(), &site("mqtts://b"), false).unwrap();
+    assert_eq!(written.main, Some(folder.0.join("tombolo.toml")));
+    let loaded = folder.load();
+    assert_eq!(loaded.settings.upstream.as_ref().unwrap().host, "b");
+    assert_eq!(loaded.settings.paths.state_dir, folder.0.join("state"));
+    assert_eq!(loaded.settings.paths.runtime_dir, folder.0.join("run"));
+    assert_eq!(loaded.settings.gate.roles[0].name.as_str(), "sensor");
+    assert!(loaded.settings.coap.listen.iter().all(|address| address.ip().is_loopback()));
+    assert!(folder.0.join("state").is_dir() && folder.0.join("run").is_dir());
 }

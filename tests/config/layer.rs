@@ -1,4 +1,4 @@
-//! Which layer wins, and what it wins.
+//! The precedence of layers.
 
 use std::time::Duration;
 

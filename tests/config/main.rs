@@ -1,4 +1,4 @@
-//! Configuration as its owner meets it: the shipped files, layers, faults and their wording,
+//! The configuration as the user sees it: the shipped files, layers, faults and their messages,
 //! reload, the registry on disk, secrets.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "test")]
 

@@ -1,5 +1,5 @@
 //! `[serial.X.modbus]`, `[serial.X.unit.N]` and templates: units are devices, and a fault of one
-//! leaves the others alone.
+//! does not affect the others.
 
 use tombolo::config::Origin;
 use tombolo::proto::serial::modbus::Settings;
@@ -69,7 +69,7 @@ fn units_are_devices_and_their_bus_is_none() {
     assert!(loaded.known("bus1").is_none());
     assert_eq!(
         tombolo::config::registry::check_remove("boiler", &loaded).unwrap_err().to_string(),
-        "fail  /etc/tombolo/tombolo.toml:10: serial.bus1.unit.3: boiler stands in the configuration; \
+        "fail  /etc/tombolo/tombolo.toml:10: serial.bus1.unit.3: boiler is in the configuration; \
          take [serial.bus1.unit.3] out there, then reload"
     );
 }
@@ -84,7 +84,7 @@ fn each_fault_of_a_unit_is_named_at_its_line_and_leaves_the_others_alone() {
         ),
         (
             "[serial.bus1.unit.300]\nid = \"x\"\nrole = \"r\"\ntemplate = \"meter\"\n",
-            "10: serial.bus1.unit.300: \"300\" is no address of a unit; use a whole number from 1 to 247",
+            "10: serial.bus1.unit.300: \"300\" is no address of a unit; use a whole number from 1 to 255",
         ),
         (
             "[serial.bus1.unit.3]\nid = \"x\"\nrole = \"nobody\"\ntemplate = \"meter\"\n",
@@ -121,7 +121,7 @@ fn each_fault_of_a_unit_is_named_at_its_line_and_leaves_the_others_alone() {
         ),
         (
             "[serial.bus1.unit.8]\nid = \"x\"\nrole = \"r\"\nregister.t.address = 70000\n",
-            "13: serial.bus1.unit.8.register.t.address: 70000 is not accepted; use a whole number from 0 to 65535",
+            "13: serial.bus1.unit.8.register.t.address: is 70000; use 0 to 65535, or numbering = \"manual\" for numbers like 400001",
         ),
         (
             "[serial.bus1.unit.8]\nid = \"x\"\nrole = \"r\"\n[serial.bus1.unit.8.register.t]\naddress = 1\nbit = 2\n",
@@ -165,7 +165,7 @@ fn a_fault_of_the_bus_disables_the_bus_and_nothing_else() {
     for (text, expected) in [
         ("baud = 1\n", "baud: 1 is not accepted"),
         ("framing = \"line\"\n", "framing: on a Modbus bus there are no other frames"),
-        ("role = \"r\"\n", "role: a Modbus bus is no device; each of its units is one"),
+        ("role = \"r\"\n", "role: a Modbus bus is not a device; each of its units is one"),
         ("data-bits = 7\n", "data-bits: Modbus RTU has 8 data bits"),
         ("flow-control = \"software\"\n", "flow-control: XON and XOFF"),
         ("gap = \"1s\"\n", "gap: it belongs to framing = \"gap\""),
@@ -299,4 +299,30 @@ fn units_can_be_set_from_the_environment() {
     case.environment = vec![("TOMBOLO_SERIAL__BUS1__UNIT__7__PERIOD".into(), "3s".into())];
     assert_eq!(complaints(&case), [""; 0]);
     assert_eq!(bus(&case.loaded().settings.serial[0]).units[0].period.as_secs(), 3);
+}
+
+#[test]
+fn a_mistyped_key_of_the_only_unit_is_not_followed_by_advice_to_switch_units_on() {
+    let text = format!(
+        "{ROLE}{BUS}[serial.bus1.unit.7]\nid = \"good\"\nrole = \"r\"\ntemplate = \"meter\"\nperiods = \"1s\"\n"
+    );
+    let complaints = complaints(&case(&text));
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(
+        complaints[0].contains("serial.bus1.unit.7.periods: unknown key; did you mean period?"),
+        "{complaints:?}"
+    );
+}
+
+#[test]
+fn an_address_that_the_standard_reserves_is_used_and_warned_of() {
+    let text = format!("{ROLE}{BUS}{}", GOOD.replace("unit.7", "unit.250"));
+    let case = case(&text);
+    let complaints = complaints(&case);
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(
+        complaints[0].starts_with("warn")
+            && complaints[0].contains("serial.bus1.unit.250: the address is above 247")
+    );
+    assert_eq!(ids(&case).0, ["good"]);
 }

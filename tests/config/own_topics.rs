@@ -1,4 +1,4 @@
-//! What `check` says of rules that could lead to a topic of the gateway's own.
+//! The findings of `check` about rules that could map to the gateway's own topics.
 
 use crate::support::main_file;
 
@@ -12,7 +12,7 @@ fn a_rule_that_leads_to_a_status_is_named_with_the_key_that_puts_it_there() {
         complaints("device-status = \"presence/{device}\"", "path = \"p/+\"\ntopic = \"presence/{1}\""),
         [
             "fail  /etc/tombolo/tombolo.toml:5: role.r.uplink.x.topic: \"presence/{1}\": the topic could be presence/{device}, \
-             which is the gateway's own (topics.device-status); give the rule a level that topic does not have, like \
+             which is reserved for the gateway (topics.device-status); give the rule a level that topic does not have, like \
              {prefix}/{device}/up/{path}"
         ]
     );
@@ -34,7 +34,7 @@ fn a_rule_that_leads_to_a_status_is_named_with_the_key_that_puts_it_there() {
         ),
     ] {
         let found = complaints(topics, rule);
-        let own = found.iter().filter(|line| line.contains("the gateway's own (")).count();
+        let own = found.iter().filter(|line| line.contains("reserved for the gateway (")).count();
         assert_eq!(own, 1, "{topics} {rule}: {found:?}");
     }
 }

@@ -119,7 +119,7 @@ fn an_id_or_identity_that_exists_is_refused_with_its_place() {
     );
     assert_eq!(
         refused("gateway", "two"),
-        "fail  device gateway: this name is reserved: its topics are the gateway's own; use another name"
+        "fail  device gateway: this name is reserved for the gateway's own topics; use another name"
     );
     // Also when it was added after the configuration was read.
     let early = folder.load();
@@ -146,7 +146,7 @@ fn a_configured_device_is_not_removed_but_found_by_file_and_line() {
     assert_eq!(
         remove(&folder.load(), "fixed").unwrap_err().to_string(),
         format!(
-            "fail  {}/tombolo.toml:8: device.fixed: fixed stands in the configuration; take [device.fixed] out there, then reload",
+            "fail  {}/tombolo.toml:8: device.fixed: fixed is in the configuration; take [device.fixed] out there, then reload",
             folder.0.display()
         )
     );

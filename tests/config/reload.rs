@@ -1,4 +1,4 @@
-//! What a reload takes up, and what it refuses by name.
+//! The changes that a reload applies, and those that it refuses.
 
 use tombolo::config::reload::{Changes, compare};
 
@@ -27,9 +27,9 @@ fn keys_that_need_a_restart_refuse_the_reload_each_by_its_name() {
     let refused = after(&main_file(BASE), &main_file(&new)).unwrap_err();
     assert_eq!(
         refused,
-        "fail  /etc/tombolo/tombolo.toml:8: coap.listen: changed, and a reload cannot take it up; \
+        "fail  /etc/tombolo/tombolo.toml:8: coap.listen: changed, and a reload cannot apply it; \
          restart the service, or change it back; nothing was reloaded\n\
-         fail  /etc/tombolo/tombolo.toml:10: paths.state-dir: changed, and a reload cannot take it up; \
+         fail  /etc/tombolo/tombolo.toml:10: paths.state-dir: changed, and a reload cannot apply it; \
          restart the service, or change it back; nothing was reloaded\n"
     );
     // Taken out again: the line of the old one is the one to look at.

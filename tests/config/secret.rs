@@ -1,4 +1,4 @@
-//! No secret comes out again: not in a finding, not in Debug, wherever its owner put it.
+//! No secret is shown in a finding or in Debug output, wherever it is configured.
 
 use proptest::prelude::*;
 use tombolo::config::{findings_to_json, findings_to_lines};

@@ -1,6 +1,6 @@
-//! `[serial.*]`: what a port is told, and that a fault of one leaves the rest alone.
+//! `[serial.*]`: the settings of ports; a fault of one port does not affect the others.
 
-use tombolo::proto::serial::checksum::Checksum;
+use tombolo::proto::serial::checksum::{Checksum, Placement};
 use tombolo::proto::serial::framing::{Framing, line};
 use tombolo::southbound::serial::settings::{Duty, Parity, Port, PortName};
 
@@ -52,6 +52,19 @@ fn every_key_finds_its_place() {
 }
 
 #[test]
+fn a_frame_may_begin_with_a_start_and_its_checksum_stand_where_the_device_puts_it() {
+    let port = only(
+        "[serial.m]\nport = \"tcp://192.0.2.7:4001\"\nrole = \"r\"\nframing = \"length\"\nlength-offset = 2\nlength-bytes = 2\n\
+         start = \"hex:42 4D\"\nchecksum = \"sum16\"\nchecksum-order = \"little\"\nchecksum-from = 1\nchecksum-apart = 2\nchecksum-text = true\n",
+    );
+    assert!(matches!(port.port, PortName::Tcp { port: 4001, has_header: false, .. }));
+    let Duty::Readings { framing, .. } = &port.duty else { panic!() };
+    assert_eq!((framing.checksum, framing.start.as_slice()), (Some(Checksum::Sum16), &b"BM"[..]));
+    let expected = Placement { low_first: Some(true), is_text: true, from: 1, apart: 2 };
+    assert_eq!(framing.placement, expected);
+}
+
+#[test]
 fn each_fault_is_named_at_its_line_and_disables_that_port_only() {
     let port = |more: &str| format!("{ROLE}{GOOD}[serial.bad]\nrole = \"r\"\n{more}");
     let line =
@@ -66,8 +79,9 @@ fn each_fault_is_named_at_its_line_and_disables_that_port_only() {
             "port = \"ttyS1\"\nframing = \"line\"\n".to_owned(),
             line(
                 9,
-                ".port: \"ttyS1\" is neither a whole path nor a USB adapter; \
-                 use \"/dev/…\", or \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers",
+                ".port: \"ttyS1\" is neither a whole path nor a USB adapter nor an address; \
+                 use \"/dev/…\", \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers, \
+                 \"tcp://HOST:PORT\", or \"modbus-tcp://HOST\"",
             ),
         ),
         (
@@ -100,6 +114,18 @@ fn each_fault_is_named_at_its_line_and_disables_that_port_only() {
         (
             format!("{tty}framing = \"line\"\npath = \"m/{{id}}\"\n"),
             line(11, ".path: there is no pattern that captures id; set pattern too"),
+        ),
+        (
+            format!("{tty}framing = \"line\"\nchecksum-text = true\n"),
+            line(7, ": there is no checksum to place; set checksum, or take checksum-… out"),
+        ),
+        (
+            format!("{tty}framing = \"length\"\nstart = \"BM\"\n"),
+            line(11, ".start: it is longer than what stands before the length; set length-offset to where the length is"),
+        ),
+        (
+            "port = \"modbus-tcp://plc\"\nframing = \"line\"\n".to_owned(),
+            line(9, ".port: modbus-tcp:// is for a Modbus bus; add a [serial.NAME.unit.ADDRESS] for each unit, or use tcp:// for plain bytes"),
         ),
         (
             format!("{tty}framing = \"markers\"\nstart = \"hex:0\"\nend = \"hex:03\"\n"),
@@ -155,8 +181,8 @@ fn a_name_that_moves_is_warned_about() {
     assert_eq!(
         complaints(&text),
         [
-            "warn  /etc/tombolo/tombolo.toml:4: serial.good.port: this name goes to another adapter when they are plugged in in \
-          another order; `tombolo serial list` shows the one below /dev/serial/by-id that stays"
+            "warn  /etc/tombolo/tombolo.toml:4: serial.good.port: this name depends on the order in which adapters are plugged \
+          in; `tombolo serial list` shows the persistent name in /dev/serial/by-id"
         ]
     );
     assert_eq!(main_file(&text).loaded().settings.serial.len(), 1);

@@ -1,4 +1,4 @@
-//! Every file under `config/` loads, and `tombolo.toml` tells of every key.
+//! Every file under `config/` loads, and `tombolo.toml` documents every key.
 
 use std::path::Path;
 
@@ -48,6 +48,7 @@ fn files() -> Fake {
         .with("/etc/tombolo/gateway.pem", &certificate)
         .with("/etc/tombolo/gateway.key", &key.serialize_pem())
         .with("/etc/tombolo/secrets/upstream-password", "secret")
+        .with("/etc/tombolo/secrets/key-password", "secret")
         .with("/run/credentials/tombolo.service/upstream-password", "secret")
         .with("/run/credentials/tombolo.service/door-7", "text:0123456789abcdef")
 }
@@ -116,6 +117,7 @@ fn the_defaults_the_packaged_file_names_are_the_defaults() {
     // These have no default.
     plain.tls.as_mut().unwrap().ca_file = full.tls.as_ref().unwrap().ca_file.clone();
     plain.tls.as_mut().unwrap().identity = full.tls.as_ref().unwrap().identity.clone();
+    plain.tls.as_mut().unwrap().key_password = full.tls.as_ref().unwrap().key_password.clone();
     plain.username = full.username.clone();
     plain.password_file = full.password_file.clone();
     assert_eq!(plain, full);

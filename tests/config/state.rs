@@ -1,5 +1,4 @@
-//! What the state directory has for the configuration, on a real disk: damaged in every way, it
-//! never refuses a start or a reload.
+//! The configuration in the state directory, on a real disk: no damage refuses a start or a reload.
 
 use std::fs;
 use std::path::Path;
@@ -97,7 +96,7 @@ fn the_id_survives_any_damage_to_one_of_its_files() {
             let again = start(&folder);
             assert_eq!(id(&again), first, "{name} {how}");
             assert_eq!(both.clone().map(|path| fs::read(path).unwrap()), before, "{name} {how}: restored");
-            // What was there is kept until somebody has looked at it.
+            // The damaged file is kept until it is deleted by hand.
             let aside = folder.0.join(format!("state/{name}.damaged-1"));
             assert!(aside.symlink_metadata().is_ok(), "{name} {how}");
             assert!(problems(&again).contains("was restored"), "{}", problems(&again));
@@ -252,7 +251,7 @@ fn a_damaged_file_of_conf_d_is_left_out_of_a_start_and_named_with_the_way_out() 
         assert!(
             said.starts_with(&format!("fail  {}: state: is damaged: ", path.display()))
                 && said.contains(
-                    "what it says is not in force; write it anew or delete it, then systemctl reload tombolo"
+                    "its content is not used; write it anew or delete it, then systemctl reload tombolo"
                 ),
             "{how}: {said}"
         );

@@ -1,4 +1,4 @@
-//! Texts in, configuration out, without a file.
+//! Loads a configuration from texts, without files.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

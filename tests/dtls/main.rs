@@ -1,10 +1,6 @@
-//! The DTLS engine against clients in the same process, over virtual time, and against real peers.
+//! Both DTLS engines against the tests' own client in virtual time ([`engines`]), what only the
+//! server of our own does ([`own`]), and real clients ([`peer`]).
 
-mod client;
-mod forgery;
-mod handshake;
-mod limit;
-mod link;
-mod lossy;
-
+mod engines;
+mod own;
 mod peer;

@@ -115,6 +115,11 @@ impl Disk {
         (inner.calls, inner.fail_at) = (0, Some(call));
     }
 
+    /// Whether the power is off.
+    pub fn is_off(&self) -> bool {
+        self.0.borrow().off
+    }
+
     /// Nothing more is to happen.
     pub fn calm(&self) {
         let mut inner = self.0.borrow_mut();

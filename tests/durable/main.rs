@@ -1,8 +1,13 @@
-//! Small state files: on a disk in memory that loses power anywhere and damages what it has, and on
-//! the real one.
+//! What must survive a power cut: atomic files, two-slot records and append logs, and those who use
+//! them, on disks in memory that lose power anywhere and damage what they have, and on the real
+//! one.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "test")]
 
+mod append_log;
 mod chance;
 mod disk;
+mod files;
 mod real;
 mod rules;
+mod two_slot;
+mod users;

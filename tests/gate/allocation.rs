@@ -1,5 +1,5 @@
-//! Nothing is allocated for a reading: in the gate, whether it passes or not; in the pipeline, if
-//! it passes.
+//! A reading causes no allocation: in the gate, whether it passes or not; in the pipeline, if it
+//! passes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -22,8 +22,8 @@ thread_local! {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the thread
-// and allocates nothing itself.
+// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the
+// thread and allocates nothing itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));

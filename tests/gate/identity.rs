@@ -1,4 +1,4 @@
-//! Who somebody is, by what he proved: key, certificate, fleet.
+//! The device of a credential: key, certificate, fleet.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -83,7 +83,7 @@ fn each_proof_leads_to_its_device() {
         (shown(&[(NameKind::CommonName, "the door")]), "cn"),
         (PeerIdentity::RawPublicKey([9; 32].into()), "key"),
         (PeerIdentity::Certificate(keyed.into()), "key"),
-        // Several names of one device, and names of nobody.
+        // Several names of one device, and names of no device.
         (
             shown(&[(NameKind::Uri, "urn:x"), (NameKind::Dns, "x.example"), (NameKind::Dns, "door.example")]),
             "dns",
@@ -140,7 +140,7 @@ fn an_issuer_tells_namesakes_apart() {
     let mut stranger = proved(&[(NameKind::CommonName, "door")]);
     stranger.issuer = (*b"nonsense").into();
     assert_eq!(id_of(&mut gate, &PeerIdentity::Certificate(stranger.into())), Err(Unidentified::Unknown));
-    // Whoever names no issuer means them all.
+    // Without an issuer, every issuer matches.
     all.devices.push(with_name("third", NameKind::CommonName, "door"));
     let problems: Vec<String> = check(&all).iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 3, "{problems:?}");
@@ -190,7 +190,7 @@ fn a_fleet_never_makes_what_is_somebody_elses() {
     assert_eq!(id_of(&mut gate, &stolen), Err(Unidentified::Withheld { id: None }));
     let taken = Unidentified::IdTaken { fleet: name("doors"), id: name("8") };
     assert_eq!(refused(&mut gate, "door-8.example"), taken);
-    // Of two fleets the first to have an id keeps it; and nobody is of both.
+    // Of two fleets the first to have an id keeps it; and no device belongs to both.
     assert_eq!(id_of(&mut gate, &shown(&[(NameKind::CommonName, "1")])).as_deref(), Ok("1"));
     assert!(matches!(refused(&mut gate, "door-1.example"), Unidentified::IdTaken { .. }));
     let both = shown(&[(NameKind::CommonName, "2"), (NameKind::Dns, "door-2.example")]);
@@ -247,13 +247,13 @@ fn a_reload_keeps_a_fleets_devices_as_long_as_its_certificates_fit() {
     let view = gate.device(now, seven).unwrap();
     assert_eq!((view.role.as_str(), view.label, view.accepted), ("window", Some("a door"), 1));
     assert_eq!(gate.admit(now, seven, received(Method::Post, "t", b"1")).map(drop), Err(Refusal::NoRule));
-    // The id is the settings' now: whoever is in a session under it is not that device.
+    // The id belongs to a configured device now, which an existing session with that id is not.
     other.devices.push(device("7", "sensor"));
     let replaced = gate.replace(other.clone(), now);
     assert_eq!(replaced.rekeyed.iter().map(|gone| gone.device).collect::<Vec<_>>(), [seven]);
     assert!(gate.device(now, seven).is_none());
     assert_eq!(gate.recognise(&peer), None);
-    // Switched off: nobody's.
+    // Switched off: identifies no device.
     other.devices.pop();
     other.withheld.ids = vec![name("x8")];
     let replaced = gate.replace(other.clone(), now);
@@ -285,7 +285,7 @@ fn fleets_that_cannot_be_are_closed_alone() {
             "fleet.doors: max-devices is from 1 to 100000",
             "fleet.roleless: there is no role nobody",
             "fleet.good: another fleet has the same name",
-            "fleet.overlap: a certificate could be of fleet good as well",
+            "fleet.overlap: a certificate could also match fleet good",
         ]
     );
     let mut gate = Gate::new(settings, Instant::now());

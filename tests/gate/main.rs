@@ -1,4 +1,4 @@
-//! The gate as the rest of the path sees it: settings in, readings in, topics or refusals out.
+//! The gate through its public interface: settings and readings in, topics or refusals out.
 
 mod allocation;
 mod explain;

@@ -1,4 +1,4 @@
-//! No identity, path or capture leads out of a device's own space.
+//! No identity, path or capture maps to a topic outside of the device's own space.
 
 use std::time::Instant;
 
@@ -191,7 +191,7 @@ fn stays(
         );
         prop_assert!(topic.split('/').all(|level| !level.is_empty()), "{}", topic);
         prop_assert!(!topic.starts_with('$'), "{}", topic);
-        // In nobody else's space.
+        // Not in another device's space.
         if let Some(tail) = topic.strip_prefix(&format!("{prefix}/")) {
             let whose = tail.split('/').next().unwrap();
             prop_assert_ne!(whose, "gateway", "{}", topic);
@@ -251,7 +251,7 @@ proptest! {
             let Ok(index) = gate.identify(now, certificate) else { continue };
             let view = gate.device(now, index).expect("it was identified");
             let (id, fleet) = (view.id.to_string(), view.fleet.map(ToString::to_string));
-            // Whoever is made is nobody's namesake.
+            // A created device never has the id of another one.
             if let Some(fleet) = &fleet {
                 prop_assert!(!IDS.contains(&id.as_str()) && !["gateway", "b", "named", "keyed"].contains(&id.as_str()), "{}", id);
                 let owner = owners.entry(id.clone()).or_insert_with(|| fleet.clone());

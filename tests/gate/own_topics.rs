@@ -1,4 +1,4 @@
-//! No device publishes what is the gateway's own to say, wherever the owner has put that.
+//! No device can publish to the gateway's own topics, wherever they are configured.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ fn a_rule_that_could_publish_a_presence_is_a_fault_that_names_both_keys() {
     assert_eq!(
         said,
         [
-            "role.sensor.uplink.all: the topic could be presence/{device}, which is the gateway's own (topics.device-status)"
+            "role.sensor.uplink.all: the topic could be presence/{device}, which is reserved for the gateway (topics.device-status)"
         ]
     );
     for rule in [

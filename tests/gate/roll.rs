@@ -1,4 +1,4 @@
-//! Devices of fleets from one process to the next.
+//! Devices of fleets across restarts.
 
 use std::time::Instant;
 
@@ -30,7 +30,8 @@ fn roll(now: Instant, ids: &[&str]) -> Roll {
     Roll::parse(gate.roll().encode().as_bytes()).unwrap()
 }
 
-/// A gateway with these settings that starts with that roll: its devices, and whose are nobody's.
+/// Starts a gateway with these settings and this roll; returns its devices, and the ids that were
+/// not restored.
 fn restored(settings: Settings, now: Instant, roll: &Roll) -> (Gate, Vec<String>, Vec<String>) {
     let mut gate = Gate::new(settings, now);
     let gone = gate.restore_fleets(now, roll).iter().map(ToString::to_string).collect();
@@ -81,7 +82,7 @@ fn what_no_fleet_may_have_any_more_is_named_and_not_made() {
     let (mut gate, ids, gone) = restored(doors(2), now, &roll);
     assert_eq!((ids.len(), gone.len()), (2, 1));
     assert!(matches!(gate.identify(now, &door("9")), Err(Unidentified::FleetFull { .. })));
-    // One is switched off, another one is the configuration's own now: that one is somebody's.
+    // One is switched off; another one is a configured device now.
     let mut settings = doors(10);
     settings.withheld.ids = vec![name("1")];
     settings.devices = vec![device("2", "sensor")];

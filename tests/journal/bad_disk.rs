@@ -1,5 +1,5 @@
-//! A disk that does not give what it holds: nothing is lost by that, the rest goes on, and all of
-//! it is there when the disk gives it.
+//! A disk with read errors: nothing is lost, other records are still sent, and all records are
+//! available when the disk can be read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use tombolo::journal::{AsideCause, LossCause};
 use tombolo::message::Lane;
 use tombolo::splitmix::SplitMix64;
 
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::{Rig, settings};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::journal::harness::{Rig, settings};
 
 const LANE: Lane = Lane::Normal;
 
@@ -189,17 +189,24 @@ fn what_the_disk_never_gives_is_listed_before_a_trim_passes_it_and_its_file_is_k
         let view = rig.store.view(LANE);
         let mut cursor = tombolo::journal::cursor::Cursor::new(view.released + 1);
         let mut got = BTreeMap::new();
-        crate::harness::walk(&rig.disk, &view, &mut cursor, rig.store.settled(LANE).clone(), LANE, |step| {
-            match step {
-                crate::harness::Walked::Record(id, payload) => drop(got.insert(id.sequence, payload)),
-                crate::harness::Walked::Unreadable(first, last, number) => {
+        tombolo_test_support::journal::harness::walk(
+            &rig.disk,
+            &view,
+            &mut cursor,
+            rig.store.settled(LANE).clone(),
+            LANE,
+            |step| match step {
+                tombolo_test_support::journal::harness::Walked::Record(id, payload) => {
+                    drop(got.insert(id.sequence, payload))
+                }
+                tombolo_test_support::journal::harness::Walked::Unreadable(first, last, number) => {
                     rig.store.step_over(LANE, number, first, last);
                 }
-                crate::harness::Walked::Lost(first, last) => {
+                tombolo_test_support::journal::harness::Walked::Lost(first, last) => {
                     panic!("seed {seed}: {first} to {last} called lost")
                 }
-            }
-        });
+            },
+        );
         let last = rig.store.next_sequence(LANE) - 1;
         // A trim does not pass what is not listed yet.
         rig.release(LANE, last);

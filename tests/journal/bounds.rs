@@ -1,12 +1,12 @@
-//! Byte bounds: what a full lane and a full rejected store do, and that the account of it is exact.
+//! Byte limits: the behaviour of a full lane and a full rejected store, and exact counters.
 
 use tombolo::journal::settings::WhenFull;
 use tombolo::journal::storage::Folder;
 use tombolo::journal::{LossCause, RejectError};
 use tombolo::message::Lane;
 
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::{Rig, SEGMENT, settings};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::journal::harness::{Rig, SEGMENT, settings};
 
 /// But for the witness, whose two pages belong to no lane.
 fn file_bytes(rig: &Rig) -> usize {
@@ -221,7 +221,10 @@ fn a_trim_no_commit_carries_is_committed_after_a_second_or_a_thousand_records() 
     assert_eq!(rig.store.deadline(rig.now), None, "nothing to do");
     let released = |rig: &Rig| {
         let left = rig.disk.after_power_cut(Cut::Nothing);
-        crate::harness::open(&left, &rig.settings, 9, rig.now).0.view(Lane::Normal).released
+        tombolo_test_support::journal::harness::open(&left, &rig.settings, 9, rig.now)
+            .0
+            .view(Lane::Normal)
+            .released
     };
     rig.release(Lane::Normal, 5);
     assert_eq!(rig.store.deadline(rig.now), Some(rig.now + Duration::from_secs(1)));

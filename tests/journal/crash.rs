@@ -1,12 +1,11 @@
-//! The power goes off at every single operation of a script, and leaves any part of what was not
-//! synced.
+//! A power cut at every operation of a script, which keeps any part of the unsynced data.
 
 use tombolo::journal::settings::WhenFull;
 use tombolo::message::Lane;
 use tombolo::splitmix::SplitMix64;
 
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::{Rig, settings};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::journal::harness::{Rig, settings};
 
 /// A life with everything in it: rolling over, trims, rejects, losses, recycling. Stops where the
 /// power goes off.

@@ -1,5 +1,5 @@
-//! Damage of every kind: the scan goes on behind it, each record is either read back or named as
-//! lost, and nothing is made up.
+//! Damage of every kind: the scan continues after it, each record is either read back or reported
+//! as lost, and no record is invented.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use tombolo::journal::storage::{Folder, Storage};
 use tombolo::message::Lane;
 use tombolo::splitmix::SplitMix64;
 
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::{Rig, read_all, settings};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::journal::harness::{Rig, read_all, settings};
 
 const LANE: Lane = Lane::Normal;
 
@@ -190,7 +190,7 @@ fn a_header_survives_in_its_copy_and_a_segment_without_either_is_set_aside_and_a
     let reopened = Rig::on(disk.after_power_cut(Cut::Nothing), rig.settings.clone(), rig.model.clone(), 3);
     assert_eq!(reopened.report.lanes[LANE.index()].damaged_files, [names[1].clone()]);
     let all = rig.disk.clone();
-    let (store, _) = crate::harness::open(&all, &rig.settings, 4, rig.now);
+    let (store, _) = tombolo_test_support::journal::harness::open(&all, &rig.settings, 4, rig.now);
     let segment = store.view(LANE).sealed[1].clone();
     let expected: BTreeSet<u64> = (segment.first_sequence..=segment.last_sequence).collect();
     assert_eq!(account(&rig, disk), expected);
@@ -215,7 +215,7 @@ fn a_damaged_checkpoint_brings_nothing_back_that_had_left() {
     for name in in_use(&rig) {
         let disk = copy(&rig);
         disk.put(Folder::Normal, &name, 8192, &[0xff; 24]);
-        let (store, _) = crate::harness::open(&disk, &rig.settings, 3, rig.now);
+        let (store, _) = tombolo_test_support::journal::harness::open(&disk, &rig.settings, 3, rig.now);
         assert_eq!(store.view(LANE).released, 3);
         assert_eq!(account(&rig, disk), BTreeSet::new());
     }
@@ -241,10 +241,12 @@ fn a_payload_that_looks_like_a_frame_is_never_taken_for_one() {
     rig.commit();
     let payload = frame.repeat(20);
     let sequence = rig.store.next_sequence(LANE);
-    rig.batches[1].push(sequence, &crate::harness::content(&payload), None, None).unwrap();
+    rig.batches[1]
+        .push(sequence, &tombolo_test_support::journal::harness::content(&payload), None, None)
+        .unwrap();
     rig.model[1].attempts.insert(
         sequence,
-        vec![crate::harness::Known {
+        vec![tombolo_test_support::journal::harness::Known {
             run: rig.store.run(LANE),
             payload: payload.clone(),
             acknowledged: false,
@@ -258,7 +260,7 @@ fn a_payload_that_looks_like_a_frame_is_never_taken_for_one() {
     let content = disk.files().into_iter().find(|(f, n, _)| *f == Folder::Normal && *n == name).unwrap().2;
     let at = content.windows(40).position(|w| w == &payload[..40]).unwrap();
     disk.put(Folder::Normal, &name, at - 85, &[0; 40]);
-    let (store, _) = crate::harness::open(&disk, &rig.settings, 3, rig.now);
+    let (store, _) = tombolo_test_support::journal::harness::open(&disk, &rig.settings, 3, rig.now);
     let (got, lost) = read_all(&disk, &store, LANE);
     assert_eq!(lost, []);
     assert_eq!(got.len(), 62);

@@ -1,5 +1,5 @@
-//! The disk fails, is full or read-only for a while: what is stored stays, new records are refused,
-//! and it heals by itself.
+//! The disk fails, is full or read-only for a while: stored records stay, new records are refused,
+//! and the journal recovers without a restart.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use tombolo::journal::settings::WhenFull;
 use tombolo::journal::storage::StorageError;
 use tombolo::message::Lane;
 
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::{Rig, SEGMENT, settings};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::journal::harness::{Rig, SEGMENT, settings};
 
 fn rig() -> Rig {
     let mut rig = Rig::new(settings(WhenFull::Refuse, 40));

@@ -1,12 +1,11 @@
-//! Anything in any order, with power cuts and failures in between: what is read back is what the
-//! list beside it says.
+//! Random operations with power cuts and failures: the records read back match the model.
 
 use proptest::prelude::*;
 use tombolo::journal::settings::WhenFull;
 use tombolo::message::Lane;
 
-use crate::disk::Cut;
-use crate::harness::{Rig, settings};
+use tombolo_test_support::journal::disk::Cut;
+use tombolo_test_support::journal::harness::{Rig, settings};
 
 #[derive(Clone, Debug)]
 enum Step {

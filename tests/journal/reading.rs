@@ -1,5 +1,5 @@
-//! The reading position of a lane, moved back to one record and forth again, and the rejected store
-//! read whole.
+//! The reading position of a lane, moved backwards and forwards, and the complete reading of the
+//! rejected store.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tombolo::journal::{Journal, Next};
 use tombolo::message::Lane;
 use tombolo::splitmix::SplitMix64;
 
-use crate::harness::payload;
 use crate::real::append;
+use tombolo_test_support::journal::harness::payload;
 
 /// A journal in a directory of its own, with so many records in its normal lane, over several
 /// segments.

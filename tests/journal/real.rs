@@ -1,5 +1,5 @@
-//! On real disks, through the handle: kills, a disk that is full, a backlog of a million, two
-//! daemons, another version.
+//! On real disks, through the handle: killed processes, a full disk, a backlog of a million
+//! records, two daemons, another version.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ use tombolo::journal::{Failed, Journal, LossCause, Next, OpenError, Refused, Ret
 use tombolo::message::{Lane, RecordId};
 use tombolo::splitmix::SplitMix64;
 
-use crate::harness::payload;
-use crate::readings::Readings;
+use tombolo_test_support::journal::harness::payload;
+use tombolo_test_support::readings::Readings;
 
 /// A directory of its own that goes with the test.
 pub struct Scratch(pub PathBuf);

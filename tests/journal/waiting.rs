@@ -1,5 +1,5 @@
-//! What is found while a backlog is read, through the handle on a real disk: a place that is not
-//! given for long, and one that is damaged.
+//! Faults found while a backlog is read, through the handle on a real disk: a place that is
+//! unreadable for a long time, and one that is damaged.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
@@ -10,9 +10,9 @@ use std::time::Duration;
 use tombolo::journal::{ImportError, Imported, Journal, Next};
 use tombolo::message::{Lane, RecordId};
 
-use crate::faults::{VARIABLE, library, write};
-use crate::harness::payload;
 use crate::real::{Scratch, runtime, small, store, wait};
+use tombolo_test_support::disk_faults::{VARIABLE, library, write};
+use tombolo_test_support::journal::harness::payload;
 
 const CHILD: &str = "TOMBOLO_JOURNAL_WAITING_CHILD";
 const RECORDS: u64 = 600;
@@ -89,7 +89,7 @@ fn damage_met_while_reading_is_counted_and_the_file_is_kept_until_it_can_be_read
     until(&journal, |journal| journal.status().lanes[1].lost_records() == missing);
     let aside = files[0].with_extension("seg.damaged");
     until(&journal, |_| aside.exists());
-    // Nothing is in it that could be taken up, until somebody has a better copy.
+    // It contains nothing that can be imported, unless there is a better copy.
     let importer = journal.importer();
     let taken = importer.import(&aside, false).unwrap();
     assert_eq!((taken.records, taken.missing), (0, missing));

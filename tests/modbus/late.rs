@@ -131,6 +131,8 @@ fn anothers_late_answer_does_not_end_the_waiting() {
 #[test]
 fn what_was_asked_before_a_restart_is_not_used_after_it() {
     let mut world = World::new(settings(vec![unit(1)]));
+    world.bus.line_down(world.now);
+    world.bus.line_up(world.now);
     // Answers of the very shape the poll asks for come right after the port was opened, before the
     // first one of our own.
     world.inject(ms(2), &frame(&[1, 3, 2, 0xBA, 0xD0]));
@@ -138,4 +140,5 @@ fn what_was_asked_before_a_restart_is_not_used_after_it() {
     world.run(Duration::from_secs(5));
     let payloads: Vec<String> = world.readings(0).into_iter().map(|(_, payload)| payload).collect();
     assert_eq!(payloads, vec![r#"{"value":0}"#; 5]);
+    assert_eq!(world.bus.strangers(), 2);
 }

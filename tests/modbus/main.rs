@@ -8,6 +8,7 @@ mod line;
 mod map;
 mod peer;
 mod schedule;
+mod silence;
 mod support;
 mod template;
 mod validation;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tombolo::proto::serial::modbus::change::Publish;
 use tombolo::proto::serial::modbus::map::{Kind, Register, decode, write_json};
 use tombolo::proto::serial::modbus::pdu::{Request, Table};
-use tombolo::proto::serial::modbus::plan::{Limits, blocks, probe, split};
+use tombolo::proto::serial::modbus::plan::{Block, Limits, blocks, probes, split};
 
 use crate::support::{World, frame, ms, register, settings, unit};
 
@@ -101,8 +101,12 @@ proptest! {
         let mut work = plan;
         loop {
             let shapes: Vec<_> = work.iter().map(|block| block.request().unwrap().answer()).collect();
-            let probe = probe(&work).unwrap();
-            prop_assert!(!shapes.contains(&probe.answer()));
+            let all: Vec<&Block> = work.iter().collect();
+            let found = probes(&registers, &all, &all);
+            prop_assert!(!found.is_empty());
+            for (probe, distinct) in &found {
+                prop_assert_eq!(*distinct, !shapes.contains(&probe.answer()));
+            }
             let Some(at) = work.iter().position(|block| block.members.len() > 1) else { break };
             let parts = split(&registers, &work[at]).unwrap();
             prop_assert!(parts.len() > 1);
@@ -133,13 +137,26 @@ proptest! {
 }
 
 #[test]
-fn a_probe_is_found_beside_blocks_of_every_length() {
-    let limits = Limits { max_registers: 125, max_gap: 0 };
-    let lengths =
-        |count: u16| -> Vec<Register> { (1..=count).map(|length| holding(length * 200, length)).collect() };
-    assert_eq!(probe(&blocks(&lengths(1), limits)), Request::read(Table::Holding, 200, 2).ok());
-    assert_eq!(probe(&blocks(&lengths(124), limits)), Request::read(Table::Holding, 200, 125).ok());
-    assert_eq!(probe(&blocks(&lengths(125), limits)), Request::read(Table::Input, 0, 1).ok());
+fn a_probe_asks_for_whole_values_of_the_map_and_for_nothing_else() {
+    let limits = Limits { max_registers: 125, max_gap: 8 };
+    let probe = |registers: &[Register]| {
+        let plan = blocks(registers, limits);
+        let all: Vec<&Block> = plan.iter().collect();
+        probes(registers, &all, &all).into_iter().next()
+    };
+    // No two registers for a lone one, no half of a number of two.
+    let lone = [register("a", Table::Holding, 7, Kind::U16)];
+    assert_eq!(probe(&lone), Some((Request::read(Table::Holding, 7, 1).unwrap(), false)));
+    let long = [register("a", Table::Input, 7, Kind::U32)];
+    assert_eq!(probe(&long), Some((Request::read(Table::Input, 7, 2).unwrap(), false)));
+    let two = [register("a", Table::Input, 7, Kind::U32), register("b", Table::Input, 9, Kind::U16)];
+    assert_eq!(probe(&two), Some((Request::read(Table::Input, 7, 2).unwrap(), true)));
+    // Eight coils are answered with as many bytes as one.
+    let coils = |count: u16| -> Vec<Register> {
+        (0..count).map(|at| register(&at.to_string(), Table::Coil, at, Kind::Bool(None))).collect()
+    };
+    assert_eq!(probe(&coils(8)), Some((Request::read(Table::Coil, 0, 8).unwrap(), false)));
+    assert_eq!(probe(&coils(9)), Some((Request::read(Table::Coil, 0, 1).unwrap(), true)));
     assert_eq!(probe(&[]), None);
 }
 
@@ -160,8 +177,8 @@ fn on_change_only_changes_beyond_the_dead_band_are_published() {
     world.run(Duration::from_secs(60));
     let readings = world.readings(0);
     assert!((9..=10).contains(&readings.len()), "{readings:?}");
-    assert_eq!(readings[0].1, r#"{"value":230.2}"#);
-    assert_eq!(readings[1].1, r#"{"value":230.8}"#);
+    assert_eq!(readings[0].1, r#"{"value":230.1}"#);
+    assert_eq!(readings[1].1, r#"{"value":230.7}"#);
     let polls = world.bus.counters(0).unwrap().polls;
     assert_eq!(polls, 60);
     // Refused further on: the next poll says it again.

@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use tombolo::proto::serial::modbus::frame::Speed;
+use tombolo::proto::serial::modbus::learn::Obstacle;
 use tombolo::proto::serial::modbus::map::{Kind, Order};
 use tombolo::proto::serial::modbus::pdu::{Exception, Table};
 use tombolo::proto::serial::modbus::settings::Unit;
@@ -169,7 +170,8 @@ fn an_independent_units_exceptions_damage_delays_and_silence_are_borne() {
     let expected = serde_json::json!({"r0": 50, "r4": 54, "r8": 58});
     let lacking = readings(&events, 3);
     assert!(lacking.len() >= 20 && lacking.iter().all(|(_, reading)| *reading == expected), "{lacking:?}");
-    let refused = Event::Refused { unit: 3, register: 2, exception: Exception::ILLEGAL_DATA_ADDRESS };
+    let refused =
+        Event::Refused { unit: 3, register: 2, why: Obstacle::Exception(Exception::ILLEGAL_DATA_ADDRESS) };
     assert_eq!(events.iter().filter(|(_, event)| *event == refused).count(), 1, "{events:?}");
     assert_eq!(bus.counters(3).unwrap().silent, 0);
 }

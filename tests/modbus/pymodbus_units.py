@@ -1,5 +1,8 @@
 """Units on a serial line, by pymodbus: pymodbus_units.py PORT. Says `ready` and serves until it is ended.
 
+With a second argument they are behind a converter that listens on the TCP port PORT: `rtu` passes the line's
+bytes on, `socket` is Modbus TCP. They have no faults there.
+
 unit 1         all four tables, always answers
 unit 2         every third answer has a wrong checksum
 unit 3         every fourth answer comes 700 ms late; its holding registers count its requests
@@ -14,8 +17,8 @@ import asyncio
 import os
 import sys
 
-from pymodbus.framer import FramerRTU
-from pymodbus.server import ModbusSerialServer
+from pymodbus.framer import FramerRTU, FramerType
+from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 counts = {}
@@ -69,7 +72,7 @@ def spoil(port, units):
     return packet
 
 
-async def main(port):
+async def main(port, framer=None):
     devices = [
         device(
             1,
@@ -85,16 +88,21 @@ async def main(port):
         device(6, [words(0, [66] * 10)]),
         *(device(unit, [words(0, [unit] * 10)]) for unit in range(11, 18)),
     ]
-    server = ModbusSerialServer(
-        devices,
-        port=port,
-        baudrate=19200,
-        ignore_missing_devices=True,
-        trace_packet=spoil(port, {device.id for device in devices}),
-    )
+    if framer:
+        server = ModbusTcpServer(
+            devices, framer=FramerType(framer), address=("127.0.0.1", int(port)), ignore_missing_devices=True
+        )
+    else:
+        server = ModbusSerialServer(
+            devices,
+            port=port,
+            baudrate=19200,
+            ignore_missing_devices=True,
+            trace_packet=spoil(port, {device.id for device in devices}),
+        )
     await server.serve_forever(background=True)
     print("ready", flush=True)
     await asyncio.Event().wait()
 
 
-asyncio.run(main(sys.argv[1]))
+asyncio.run(main(*sys.argv[1:]))

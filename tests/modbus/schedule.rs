@@ -140,8 +140,8 @@ proptest! {
             prop_assert_eq!(world.bus.state(index), Some(State::Up));
             let asked: Vec<Duration> =
                 world.requests.iter().filter(|(_, body)| usize::from(body[0]) == index + 1).map(|(at, _)| *at).collect();
-            // Everything has been alive again for long enough at 130 s.
-            let calm: Vec<Duration> = asked.into_iter().filter(|at| *at > Duration::from_secs(130)).collect();
+            // Everything has been alive again for long enough at 135 s.
+            let calm: Vec<Duration> = asked.into_iter().filter(|at| *at > Duration::from_secs(135)).collect();
             let longest = ms(period * 500 + jitter) + turn * count as u32;
             prop_assert!(calm.windows(2).all(|pair| pair[1] - pair[0] <= longest), "unit {index}: {calm:?}");
         }
@@ -177,7 +177,9 @@ fn a_unit_that_comes_back_is_polled_again_in_its_old_rhythm() {
 
 #[test]
 fn one_lost_answer_costs_one_reading() {
-    let mut world = World::new(settings(vec![unit(1)]));
+    let mut two = unit(1);
+    two.registers.push(register("other", Table::Holding, 1, Kind::U16));
+    let mut world = World::new(settings(vec![two]));
     let mut count = 0;
     world.behave(1, move |request| {
         count += 1;
@@ -211,7 +213,8 @@ fn requests_keep_their_silence_their_pause_and_their_rate() {
     };
     let gaps = |interval: Duration, pause: Duration| {
         let mut settings = settings(vec![fast(unit(1)), fast(unit(2))]);
-        (settings.interval, settings.pause) = (interval, pause);
+        settings.interval = interval;
+        settings.units.iter_mut().for_each(|unit| unit.pause = pause);
         let mut world = World::new(settings);
         world.run(Duration::from_secs(20));
         let starts: Vec<Duration> = world.requests.iter().map(|(at, _)| *at).collect();
@@ -240,8 +243,8 @@ fn a_port_that_goes_blames_no_unit_and_one_that_comes_polls_all() {
     world.bus.line_up(world.now);
     world.run(ms(500));
     let after: Vec<u8> = world.requests[before..].iter().map(|(_, body)| body[0]).collect();
-    // The probe and the poll of each.
-    assert_eq!(after, [1, 1, 2, 2]);
+    // Once answers to requests of before have come.
+    assert_eq!(after, [1, 2]);
 }
 
 #[test]
@@ -259,7 +262,7 @@ fn uncollected_events_stop_the_asking_until_they_are_collected() {
             world.bus.handle_bytes(world.now + ms(5), &bytes);
         }
     }
-    assert!((256..=300).contains(&asked), "{asked}");
+    assert!((250..=300).contains(&asked), "{asked}");
     assert_eq!(world.bus.poll_timeout(), None);
     while world.bus.poll_event().is_some() {}
     assert!(world.bus.poll_timeout().is_some());
@@ -280,6 +283,6 @@ fn a_map_in_several_blocks_is_read_in_one_go_and_makes_one_reading() {
     let expected = r#"{"a":1,"b":65537001,"c":7,"d":true,"e":false}"#;
     assert!(world.readings(0).iter().all(|(_, payload)| payload == expected), "{:?}", world.readings(0));
     assert_eq!(world.readings(0).len(), 10);
-    let order: Vec<u8> = world.requests.iter().skip(2).take(12).map(|(_, body)| body[0]).collect();
+    let order: Vec<u8> = world.requests.iter().take(12).map(|(_, body)| body[0]).collect();
     assert_eq!(order.windows(2).filter(|pair| pair[0] != pair[1]).count(), 3, "{order:?}");
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tombolo::message::Name;
 use tombolo::proto::serial::modbus::change::Publish;
 use tombolo::proto::serial::modbus::frame::{Speed, crc16};
-use tombolo::proto::serial::modbus::map::{Kind, Order, Register};
+use tombolo::proto::serial::modbus::map::{Kind, Register};
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::plan::Limits;
 use tombolo::proto::serial::modbus::settings::Unit;
@@ -22,19 +22,7 @@ pub fn ms(milliseconds: u64) -> Duration {
 }
 
 pub fn register(name: &str, table: Table, address: u16, kind: Kind) -> Register {
-    Register {
-        name: name.to_owned(),
-        table,
-        address,
-        kind,
-        words: Order::Big,
-        bytes: Order::Big,
-        scale: 1.0,
-        offset: 0.0,
-        unit: None,
-        absent: None,
-        dead_band: 0.0,
-    }
+    Register { name: name.to_owned(), table, address, kind, ..Register::default() }
 }
 
 /// A unit with one register, `value` at address 0.
@@ -48,6 +36,8 @@ pub fn unit(address: u8) -> Unit {
         publish: Publish::Always,
         registers: vec![register("value", Table::Holding, 0, Kind::U16)],
         limits: Limits { max_registers: 125, max_gap: 8 },
+        timeout: ms(300),
+        pause: Duration::ZERO,
     }
 }
 
@@ -55,7 +45,6 @@ pub fn settings(units: Vec<Unit>) -> Settings {
     Settings {
         speed: SPEED,
         timeout: ms(300),
-        pause: Duration::ZERO,
         interval: Duration::ZERO,
         backoff: Duration::from_secs(1),
         backoff_max: Duration::from_secs(60),
@@ -136,6 +125,9 @@ impl World {
         };
         addresses.into_iter().for_each(|address| world.behave(address, meter));
         world.bus.line_up(now);
+        // For so long answers to requests of before are waited for.
+        world.now += ms(300);
+        world.start = world.now;
         world
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use tombolo::proto::serial::modbus::model::TemplateTable;
-use tombolo::proto::serial::modbus::plan::{blocks, probe};
+use tombolo::proto::serial::modbus::plan::{Block, blocks, probes};
 use tombolo::proto::serial::modbus::validate;
 
 use crate::support::unit;
@@ -35,7 +35,8 @@ fn every_template_is_sound_and_can_be_polled() {
         assert!(table.label.is_some() && table.source.is_some_and(|source| source.len() > 20), "{name}");
         assert!(registers.len() >= 5, "{name}");
         let plan = blocks(&registers, limits);
-        assert!(probe(&plan).is_some());
+        let all: Vec<&Block> = plan.iter().collect();
+        assert!(probes(&registers, &all, &all)[0].1, "{name}: a late answer can be told from a probe's");
         assert!(plan.len() <= 8, "{name} takes {} requests", plan.len());
         let mut unit = unit(1);
         (unit.registers, unit.limits) = (registers, limits);

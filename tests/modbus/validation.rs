@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tombolo::proto::serial::modbus::change::Publish;
 use tombolo::proto::serial::modbus::frame::Speed;
-use tombolo::proto::serial::modbus::map::{Kind, Order};
+use tombolo::proto::serial::modbus::map::{Charset, Half, Kind, Order};
 use tombolo::proto::serial::modbus::model::{BusTable, TemplateTable, UnitTable};
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::settings::Settings;
@@ -56,6 +56,8 @@ max-requests-per-second = 20
 backoff = "2s"
 backoff-max = "5min"
 echo = true
+max-registers = 60
+max-gap = 4
 [unit.3]
 id = "meter-3"
 template = "meter"
@@ -69,6 +71,9 @@ register.serial.enabled = false
 register.relay = { table = "coil", address = 7 }
 [unit.4]
 id = "meter-4"
+max-registers = 12
+timeout = "2s"
+pause = "150ms"
 register.t = { address = 1, type = "i16", scale = 0.1, offset = -40, absent = "7FFF", unit = "°C" }
 register.alarm = { address = 1, type = "bool", bit = 3 }
 [unit.5]
@@ -77,7 +82,6 @@ enabled = false
     let (settings, faults) = judge(text);
     assert_eq!(faults, []);
     let settings = settings.unwrap();
-    assert_eq!((settings.timeout, settings.pause), (Duration::from_millis(300), Duration::from_millis(20)));
     assert_eq!((settings.interval, settings.echo), (Duration::from_millis(50), true));
     assert_eq!((settings.backoff, settings.backoff_max), (Duration::from_secs(2), Duration::from_secs(300)));
     let [first, second] = &settings.units[..] else { panic!() };
@@ -88,7 +92,10 @@ enabled = false
     assert_eq!((relay.table, relay.address, relay.kind), (Table::Coil, 7, Kind::Bool(None)));
     assert_eq!((voltage.name.as_str(), voltage.table, voltage.kind), ("u", Table::Input, Kind::F32));
     assert_eq!((voltage.words, voltage.dead_band, voltage.unit.as_deref()), (Order::Little, 0.5, Some("V")));
-    assert_eq!(first.limits.max_registers, 80);
+    assert_eq!((first.limits.max_registers, first.limits.max_gap), (80, 4));
+    assert_eq!((first.timeout, first.pause), (Duration::from_millis(300), Duration::from_millis(20)));
+    assert_eq!((second.limits.max_registers, second.limits.max_gap), (12, 4));
+    assert_eq!((second.timeout, second.pause), (Duration::from_secs(2), Duration::from_millis(150)));
     let [alarm, temperature] = &second.registers[..] else { panic!() };
     assert_eq!((alarm.kind, temperature.kind), (Kind::Bool(Some(3)), Kind::I16));
     assert_eq!((temperature.scale, temperature.offset), (0.1, -40.0));
@@ -153,6 +160,39 @@ const WRONG_UNITS: &[(&str, &str, &str)] = &[
         "register.x",
     ),
     ("id = \"m\"\ntemplate = \"meter\"\nregister.voltage.bit = 3", "unit.3.register.voltage.bit", "bool"),
+    ("id = \"m\"\nmax-registers = 126\nregister.x.address = 1", "unit.3.max-registers", "125"),
+    ("id = \"m\"\npause = \"20s\"\nregister.x.address = 1", "unit.3.pause", "10s"),
+    ("id = \"m\"\nregister.x = { address = 400001 }", "unit.3.register.x.address", "numbering"),
+    (
+        "id = \"m\"\nnumbering = \"manual\"\nregister.x = { address = 20001 }",
+        "unit.3.register.x.address",
+        "40001",
+    ),
+    (
+        "id = \"m\"\nnumbering = \"manual\"\nregister.x = { address = 30001, table = \"holding\" }",
+        "unit.3.register.x.table",
+        "input",
+    ),
+    ("id = \"m\"\nregister.x = { address = 1, byte = \"high\" }", "unit.3.register.x.byte", "u8"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, type = \"f32\", mask = \"0F\" }",
+        "unit.3.register.x.mask",
+        "whole",
+    ),
+    ("id = \"m\"\nregister.x = { address = 1, mask = \"0x\" }", "unit.3.register.x.mask", "hexadecimal"),
+    ("id = \"m\"\nregister.x = { address = 1, bits = [\"16=a\"] }", "unit.3.register.x.bits", "0 to 15"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, values = [\"0=a\", \"0=b\"] }",
+        "unit.3.register.x.values",
+        "NUMBER=NAME",
+    ),
+    (
+        "id = \"m\"\nregister.x = { address = 1, charset = \"latin-1\" }",
+        "unit.3.register.x.charset",
+        "string",
+    ),
+    ("id = \"m\"\nregister.x = { address = 1, scale-from = \"x\" }", "unit.3.register.x.scale-from", "other"),
+    ("id = \"m\"\nregister.x = { address = 1, answer-bytes = 0 }", "unit.3.register.x.answer-bytes", "250"),
 ];
 
 #[test]
@@ -170,7 +210,7 @@ fn each_fault_names_its_key_and_disables_its_unit_only() {
 
 #[test]
 fn addresses_and_ids_are_each_units_own() {
-    for key in ["0", "248", "300", "x", "-1"] {
+    for key in ["0", "256", "300", "x", "-1"] {
         let (settings, faults) = judge(&format!("[unit.{key}]\nid = \"a\"\ntemplate = \"meter\"\n"));
         assert!(settings.is_none());
         assert_eq!(faults[0].key.join("."), format!("unit.{key}"));
@@ -208,11 +248,72 @@ fn a_template_is_judged_by_itself_and_names_the_line_it_cannot_be_read_at() {
     let error = TemplateTable::parse("label = \"x\"\n[register.a]\naddress = 1\nadress = 2\n").unwrap_err();
     assert_eq!(error.line, Some(4));
     assert!(error.message.contains("adress"), "{error:?}");
-    let error = TemplateTable::parse("[register.a]\naddress = 70000\n").unwrap_err();
+    let error = TemplateTable::parse("[register.a]\naddress = -1\n").unwrap_err();
     assert_eq!(error.line, Some(2));
     let table = TemplateTable::parse("max-gap = 200\n[register.a]\naddress = 1\nscale = 0\n").unwrap();
     let faults = validate::template("broken", &table).unwrap_err();
     let keys: Vec<String> = faults.iter().map(|fault| fault.key.join(".")).collect();
     assert_eq!(keys, ["max-gap", "register.a.scale"]);
     assert!(faults.iter().all(|fault| fault.template.as_deref() == Some("broken")));
+}
+
+#[test]
+fn a_manuals_numbers_are_addresses_of_the_table_they_name() {
+    let text = r#"
+[unit.250]
+id = "m"
+numbering = "manual"
+register.a = { address = 40001 }
+register.b = { address = 30001 }
+register.c = { address = 10001 }
+register.d = { address = 1 }
+register.e = { address = 465536 }
+register.f = { address = 300010 }
+"#;
+    let (settings, faults) = judge(text);
+    assert_eq!(faults, []);
+    let unit = &settings.unwrap().units[0];
+    let found: Vec<(&str, Table, u16)> = unit
+        .registers
+        .iter()
+        .map(|register| (register.name.as_str(), register.table, register.address))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("d", Table::Coil, 0),
+            ("c", Table::Discrete, 0),
+            ("a", Table::Holding, 0),
+            ("e", Table::Holding, 65_535),
+            ("b", Table::Input, 0),
+            ("f", Table::Input, 9)
+        ]
+    );
+}
+
+#[test]
+fn a_units_registers_take_digits_bytes_masks_names_and_an_exponent() {
+    let text = r#"
+[unit.3]
+id = "m"
+register.day = { address = 0, type = "bcd2" }
+register.high = { address = 1, type = "i8", byte = "high" }
+register.level = { address = 2, mask = "0x0FF0" }
+register.flags = { address = 3, bits = ["0=pump", "15 = alarm"] }
+register.mode = { address = 4, values = ["0=off", "1=on"] }
+register.label = { address = 5, type = "string", length = 8, characters = 1, charset = "windows-1252" }
+register.power = { address = 20, type = "i16", scale-from = "power_sf" }
+register.power_sf = { address = 21, type = "i16" }
+register.odd = { address = 30, answer-bytes = 12 }
+"#;
+    let (settings, faults) = judge(text);
+    assert_eq!(faults, []);
+    let registers = &settings.unwrap().units[0].registers;
+    let of = |name: &str| registers.iter().find(|register| register.name == name).unwrap();
+    assert_eq!((of("day").kind, of("high").kind), (Kind::Bcd(2), Kind::I8(Half::High)));
+    assert_eq!((of("level").mask, of("odd").answer_bytes), (Some(0x0FF0), Some(12)));
+    assert_eq!(of("flags").bits, [(0, "pump".to_owned()), (15, "alarm".to_owned())]);
+    assert_eq!(of("mode").names, [(0, "off".to_owned()), (1, "on".to_owned())]);
+    assert_eq!((of("label").narrow, of("label").charset), (true, Charset::Windows1252));
+    assert_eq!(registers[of("power").exponent.unwrap()].name, "power_sf");
 }

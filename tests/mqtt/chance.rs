@@ -13,8 +13,8 @@ use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::uplink::Event;
 use tombolo::splitmix::SplitMix64;
 
-use crate::support::broker::Reply;
 use crate::support::{World, bare_settings, settings};
+use tombolo_test_support::broker::Reply;
 
 /// A record's topic and payload.
 type Key = (String, Vec<u8>);

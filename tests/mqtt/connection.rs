@@ -8,8 +8,8 @@ use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::uplink::{Closed, Event, Uplink};
 use tombolo::northbound::wire::Version;
 
-use crate::support::broker::{Reply, Welcome};
 use crate::support::{STATUS, World, bare_settings, settings};
+use tombolo_test_support::broker::{Reply, Welcome};
 
 fn lost(world: &World) -> Option<&str> {
     world.events.iter().rev().find_map(|event| match event {

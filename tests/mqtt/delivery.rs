@@ -8,8 +8,8 @@ use tombolo::message::{Content, ContentFormat, Envelope, Lane, Method, RecordId,
 use tombolo::northbound::outbox::Loss;
 use tombolo::northbound::settings::Protocol;
 
-use crate::support::broker::Reply;
 use crate::support::{LOSS, World, bare_settings, settings};
+use tombolo_test_support::broker::Reply;
 
 #[test]
 fn a_reading_carries_its_topic_payload_and_properties() {

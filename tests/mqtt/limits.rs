@@ -5,8 +5,8 @@ use std::time::Duration;
 use mqtt_protocol_core::mqtt::packet::Qos;
 use tombolo::message::Lane;
 
-use crate::support::broker::{Reply, Welcome};
 use crate::support::{STATUS, World, bare_settings, settings};
+use tombolo_test_support::broker::{Reply, Welcome};
 
 #[test]
 fn receive_maximum_1_still_drains_both_lanes_and_the_statuses() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tombolo::clock::UnixTime;
 use tombolo::message::{ContentFormat, Envelope, Lane, Method, Stamp};
-use tombolo::northbound::io::probe::{Grade, probe};
+use tombolo::northbound::io::probe::{Grade, Trial, probe};
 use tombolo::northbound::io::{files, transport};
 use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::{Protocol, TlsVersion};
@@ -161,7 +161,7 @@ fn a_wrong_chain_is_refused_and_the_cause_is_named() {
         (
             "unknown CA",
             Box::new(|_| Authority::new("Other CA").server("localhost", &LONG)),
-            &["signed by a CA that is not trusted", "ca-file"],
+            &["was issued by \"Other CA\", which is not trusted", "ca-file"],
         ),
         ("name", Box::new(|ca| ca.server("broker.elsewhere", &LONG)), &["`localhost`", "`broker.elsewhere`"]),
         ("expired", Box::new(move |ca| ca.server("localhost", &expired)), &["expired on 2024-03-01"]),
@@ -476,12 +476,54 @@ fn the_connection_shows_on_demand_that_it_works() {
     });
 }
 
+fn trial(scratch: &str) -> Trial<'_> {
+    Trial { scratch, reading: Some("tombolo/g/door/up/~check"), payload_max: 1024, beside: true }
+}
+
+#[test]
+fn an_acl_that_takes_readings_alone_is_a_warning_and_one_that_takes_nothing_a_failure() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let scratch = "tombolo/g/gateway/check";
+    for (acl, protocol, grade) in [
+        ("topic write tombolo/g/+/up/#\n", Protocol::V5, Grade::Warn),
+        ("topic write other/#\n", Protocol::V5, Grade::Fail),
+        // Over 3.1.1 what is denied is acknowledged; that it does not come back shows it.
+        ("topic read tombolo/#\n", Protocol::V3_1_1, Grade::Fail),
+    ] {
+        let folder = crate::support::pki::Folder::new();
+        let file = folder.write("acl", acl);
+        let mosquitto = Mosquitto::start(ordinary, &format!("acl_file {}", file.display()));
+        for beside in [true, false] {
+            let mut settings = mosquitto.settings();
+            settings.protocol = protocol;
+            let trial = Trial { beside, ..trial(scratch) };
+            let steps = runtime.block_on(probe(&settings, good_clock(), &trial));
+            let worst = steps.iter().filter(|step| step.name == "publish").map(|step| step.grade);
+            let failed = worst.clone().any(|grade| grade == Grade::Fail);
+            assert_eq!(failed, grade == Grade::Fail, "{acl}{steps:#?}");
+            assert!(worst.clone().all(|grade| grade != Grade::Ok), "{acl}{steps:#?}");
+        }
+    }
+}
+
+#[test]
+fn readings_that_a_role_allows_and_the_broker_cannot_take_are_foreseen() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mosquitto = Mosquitto::with_general(ordinary, "max_packet_size 5000", "");
+    for (payload_max, warned) in [(1024, false), (65_536, true)] {
+        let trial = Trial { payload_max, ..trial("tombolo/g/gateway/check") };
+        let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), &trial));
+        let said = steps.iter().any(|step| step.text.contains("takes packets of 5000 bytes"));
+        assert_eq!(said, warned, "{steps:#?}");
+    }
+}
+
 #[test]
 fn the_probe_goes_step_by_step_and_advises() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scratch = "tombolo/g/gateway/check";
     let mosquitto = Mosquitto::start(ordinary, "");
-    let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), scratch, true));
+    let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), &trial(scratch)));
     let seen: Vec<_> = steps.iter().map(|step| (step.name, step.grade)).collect();
     assert_eq!(
         seen,
@@ -500,22 +542,24 @@ fn the_probe_goes_step_by_step_and_advises() {
 
     let mut settings = mosquitto.settings();
     settings.protocol = Protocol::V3_1_1;
-    let steps = runtime.block_on(probe(&settings, good_clock(), scratch, true));
+    let steps = runtime.block_on(probe(&settings, good_clock(), &trial(scratch)));
     let said = steps.iter().find(|step| step.grade == Grade::Warn && step.text.contains("3.1.1")).unwrap();
     assert!(said.text.starts_with("protocol = \"3.1.1\" is configured"), "{said:?}");
 
     let folder = crate::support::pki::Folder::new();
     let acl = folder.write("acl", "topic read tombolo/#\n");
     let denying = Mosquitto::start(ordinary, &format!("acl_file {}", acl.display()));
-    let steps = runtime.block_on(probe(&denying.settings(), good_clock(), scratch, true));
+    let steps = runtime.block_on(probe(&denying.settings(), good_clock(), &trial(scratch)));
     let last = steps.last().unwrap();
-    assert_eq!((last.name, last.grade), ("publish", Grade::Warn), "{steps:#?}");
-    assert!(last.text.contains(scratch) && last.text.ends_with("readings may still pass"), "{last:?}");
+    assert_eq!((last.name, last.grade), ("publish", Grade::Fail), "{steps:#?}");
+    for words in [scratch, "tombolo/g/door/up/~check", "not authorized (0x87)"] {
+        assert!(last.text.contains(words), "{words} in {last:?}");
+    }
     assert!(last.advice.as_ref().unwrap().contains("allow tombolo/g/# at the broker"), "{last:?}");
 
     let mut settings = mosquitto.settings();
     settings.port = crate::support::mosquitto::free_port();
-    let steps = runtime.block_on(probe(&settings, good_clock(), scratch, true));
+    let steps = runtime.block_on(probe(&settings, good_clock(), &trial(scratch)));
     let last = steps.last().unwrap();
     assert_eq!((last.name, last.grade), ("tcp", Grade::Fail));
 }

@@ -98,7 +98,7 @@ fn fifty_broker_restarts_lose_nothing_and_repeat_at_most_a_window() {
         let mut seen = 0;
         world.broker.policy = Box::new(move |_| {
             seen += 1;
-            use crate::support::broker::Reply;
+            use tombolo_test_support::broker::Reply;
             if seen > dies_after { Reply::Hold } else { Reply::Ack(0) }
         });
         world.run_for(Duration::from_secs(2));
@@ -106,7 +106,7 @@ fn fifty_broker_restarts_lose_nothing_and_repeat_at_most_a_window() {
         world.run_for(Duration::from_secs(5));
         world.broker.reachable = true;
     }
-    world.broker.policy = Box::new(|_| crate::support::broker::Reply::Ack(0));
+    world.broker.policy = Box::new(|_| tombolo_test_support::broker::Reply::Ack(0));
     world.run_for(Duration::from_secs(700));
     assert_eq!(world.outbox.waiting(Lane::Normal), 0);
     assert!(world.outbox.rejected.is_empty());

@@ -7,8 +7,8 @@ use tombolo::northbound::publisher::Event as PublisherEvent;
 use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::uplink::Event;
 
-use crate::support::broker::Reply;
 use crate::support::{STATUS, World, settings};
+use tombolo_test_support::broker::Reply;
 
 fn online(world: &World) -> bool {
     let status: serde_json::Value = serde_json::from_slice(&world.broker.retained[STATUS]).unwrap();

@@ -9,8 +9,8 @@ use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::uplink::Event;
 
-use crate::support::broker::{Delivered, Reply, Welcome};
 use crate::support::{STATUS, World, bare_settings, settings};
+use tombolo_test_support::broker::{Delivered, Reply, Welcome};
 
 const SECOND: Duration = Duration::from_secs(1);
 

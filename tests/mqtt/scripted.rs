@@ -14,8 +14,8 @@ use tombolo::message::Lane;
 use tombolo::northbound::settings::Protocol;
 use tombolo::splitmix::SplitMix64;
 
-use crate::support::broker::{Delivered, Reply};
 use crate::support::{World, bare_settings, settings};
+use tombolo_test_support::broker::{Delivered, Reply};
 
 const CODES: [u8; 7] = [0x80, 0x83, 0x87, 0x90, 0x91, 0x99, 0xC5];
 const TOPICS: u64 = 5;

@@ -88,7 +88,9 @@ fn a_host_that_takes_the_connection_and_says_nothing_is_given_up_by_stopping() {
     settings.port = listener.local_addr().unwrap().port();
     settings.tls = Some(tombolo::northbound::settings::TlsSettings {
         ca_file: None,
+        pins: Vec::new(),
         identity: None,
+        key_password: None,
         alpn: Vec::new(),
         minimum: tombolo::northbound::settings::TlsVersion::V1_2,
     });

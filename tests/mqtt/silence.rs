@@ -7,8 +7,8 @@ use tombolo::northbound::publisher::Event as PublisherEvent;
 use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::uplink::Event;
 
-use crate::support::broker::{Delivered, Reply};
 use crate::support::{World, bare_settings};
+use tombolo_test_support::broker::{Delivered, Reply};
 
 const SECOND: Duration = Duration::from_secs(1);
 

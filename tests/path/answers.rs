@@ -1,8 +1,8 @@
 //! What a device hears and what the broker gets, seen with libcoap's client on both of its TLS
 //! libraries.
 
-use super::support::wait_for;
 use super::{KEY, Site};
+use tombolo_test_support::wait_for;
 
 #[test]
 fn a_reading_arrives_with_topic_payload_type_and_properties() {
@@ -202,7 +202,7 @@ fn the_gateway_says_upstream_how_it_is() {
         let line = said.iter().rfind(|fields| fields[1].contains("version"))?;
         serde_json::from_str::<serde_json::Value>(&line[1]).ok()
     };
-    super::support::wait_for("a status", || newest().is_some());
+    tombolo_test_support::wait_for("a status", || newest().is_some());
     let status = newest().expect("it is there");
     for key in [
         "online",

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use tombolo::splitmix::SplitMix64;
 
-use super::client::{Client, Config, ECDHE_PSK_CCM8};
-use super::{KEY, client};
+use super::KEY;
+use tombolo_test_support::dtls::client::{self, Client, Config, ECDHE_PSK_CCM8};
 
 const ATTACK: &str = "TOMBOLO_TEST_ATTACK";
 

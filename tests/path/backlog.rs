@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tombolo::cli::demo::sensor::Sensor;
 
-use super::support::{PATIENCE, resident_kb, wait_within};
 use super::{KEY, Site};
+use tombolo_test_support::{PATIENCE, resident_kb, wait_within};
 
 const SENSORS: u32 = 64;
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use rcgen::{CertificateParams, SanType};
 
 use super::Site;
-use super::support::{Folder, Pki, wait_for};
+use tombolo_test_support::{Folder, Pki, wait_for};
 
 /// A CA of devices, the gateway's own certificate, and a gateway that knows both.
 struct World {
@@ -151,6 +151,20 @@ fn devices(pki: &Pki) {
 }
 
 #[test]
+fn a_client_that_refuses_an_expired_certificate_is_logged_by_the_name_of_its_alert() {
+    let world = World::new("expired-at-the-client", "", "", |_| {});
+    let after_all_ends = "70000000000";
+    let output = Command::new("openssl")
+        .args(["s_client", "-dtls1_2", "-connect", &world.site.daemon.coaps.to_string()])
+        .args(["-CAfile", &world.file("ca.pem"), "-verify_return_error", "-attime", after_all_ends])
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl is installed");
+    assert!(!output.status.success());
+    world.log_says(&["handshake failed", "client gave up: certificate_expired (45)"]);
+}
+
+#[test]
 fn clients_of_openssl_and_gnutls_publish_by_certificate_and_by_raw_public_key() {
     let world = World::new("certificates", "", DEVICES, devices);
     let answer = world.post_as("front", "t/coap");
@@ -185,7 +199,7 @@ fn libcoap_with_gnutls_publishes_with_a_raw_public_key_it_was_added_with() {
         &world.file("raw.pub"),
     ]);
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("coap-client-gnutls -m post -C gateway-ca.pem -M raw.key"), "{text}");
+    assert!(text.contains("coap-client-gnutls -v 6 -m post -C gateway-ca.pem -M raw.key"), "{text}");
     // It takes the key in the form of SEC 1 only.
     let sec1 = world.file("raw.sec1");
     let made = Command::new("openssl")
@@ -228,12 +242,12 @@ enabled = false
         world.arrives(&format!("tombolo/gw/{id}/up/t/{id}"));
     }
     for (name, parts) in [
-        ("3", &["door-3.example", "fleet doors has 2 devices", "max-devices"][..]),
-        ("8", &["door-8.example", "another device of that id"]),
-        ("9", &["door-9.example", "no fleet may have a device 9"]),
-        ("gateway", &["no fleet may have a device gateway"]),
-        ("two", &["door-2.example", "its names lead to several devices"]),
-        ("stranger", &["stranger.example", "no device and no fleet has it"]),
+        ("3", &["door-3.example", "fleet doors already has 2 devices", "max-devices"][..]),
+        ("8", &["door-8.example", "another device has already"]),
+        ("9", &["door-9.example", "the id 9 is switched off, disabled or reserved"]),
+        ("gateway", &["the id gateway is switched off, disabled or reserved"]),
+        ("two", &["door-2.example", "its names match several devices"]),
+        ("stranger", &["stranger.example", "no device and no fleet is configured for it"]),
     ] {
         let answer = world.post_as(name, "t/refused");
         assert!(!answer.contains("2.04"), "{name}: {answer}");

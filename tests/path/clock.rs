@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::CertificateParams;
 use serde_json::Value;
 
-use super::support::kernel::{DAY, Disk, Kernel};
-use super::support::{Daemon, Folder, Mosquitto, Pki, Subscriber, wait_for};
 use super::{KEY, SITE, binary};
+use tombolo_test_support::kernel::{DAY, Disk, Kernel};
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, wait_for};
 
 fn bridges_at(name: &str, time: &str) {
     let folder = Folder::new(name);

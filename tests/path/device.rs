@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Config};
+use tombolo_test_support::dtls::client::{Client, Config};
 
 /// ACK_TIMEOUT and MAX_RETRANSMIT (RFC 7252 §4.8); the random factor is left at its middle.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(2_500);

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use super::Site;
 use super::backlog::{fill, without_limits};
-use super::faults_library::{VARIABLE, library, write};
-use super::support::wait_for;
+use tombolo_test_support::disk_faults::{VARIABLE, library, write};
+use tombolo_test_support::wait_for;
 
 const EIO: i32 = 5;
 const EACCES: i32 = 13;

@@ -15,10 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::attacker::{Attack, Attacker, Done};
-use super::client::Config;
 use super::device::Device;
-use super::support::{resident_kb, wait_for, wait_within};
 use super::{KEY, Site};
+use tombolo_test_support::dtls::client::Config;
+use tombolo_test_support::{resident_kb, wait_for, wait_within};
 
 /// Live devices, and the readings each sends while the flood lasts.
 const DEVICES: usize = 4;

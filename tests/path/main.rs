@@ -1,21 +1,12 @@
 //! The whole path on real peers: `tombolo run` between sensors and a mosquitto behind TLS.
 
-#[path = "../support/mod.rs"]
-mod support;
-
-#[cfg(feature = "dimpl")]
-#[path = "../support/faults.rs"]
-mod faults_library;
-
-#[allow(dead_code, reason = "written for the tests of the engine")]
-#[path = "../dtls_server/client.rs"]
-mod client;
-
 mod answers;
 mod attacker;
 #[cfg(feature = "dimpl")]
 mod backlog;
 mod certificates;
+mod check_messages;
+mod checks;
 mod clock;
 mod device;
 #[cfg(feature = "dimpl")]
@@ -34,7 +25,7 @@ mod uplink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{Daemon, Folder, Mosquitto, Pki, Subscriber};
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber};
 
 /// The binary under test.
 pub fn binary() -> &'static Path {

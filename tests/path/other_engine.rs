@@ -5,10 +5,10 @@
 mod built_in {
     use nix::sys::signal::Signal;
 
-    use crate::client::Config;
     use crate::device::Device;
-    use crate::support::wait_for;
     use crate::{KEY, Site};
+    use tombolo_test_support::dtls::client::Config;
+    use tombolo_test_support::wait_for;
 
     fn site(name: &str) -> Site {
         Site::build(name, "", "", |text| text.replace("[coap]\n", "[coap]\nengine = \"dimpl\"\n"))
@@ -63,7 +63,7 @@ mod built_in {
 #[test]
 fn without_it_the_configuration_is_refused_and_the_demo_says_why() {
     use std::process::Command;
-    let folder = crate::support::Folder::new("no-dimpl");
+    let folder = tombolo_test_support::Folder::new("no-dimpl");
     let config = folder.write("tombolo.toml", "[coap]\nengine = \"dimpl\"\n");
     for (command, status, words) in [
         ("run", 78, "coap.engine: this program was built without the engine"),

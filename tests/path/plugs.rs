@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tombolo::cli::demo::sensor::Sensor;
 
-use super::support::wait_for;
 use super::{KEY, Site};
+use tombolo_test_support::wait_for;
 
 const SENSORS: u32 = 8;
 

@@ -1,11 +1,11 @@
 //! A broker that will not take one topic: that record goes aside, durably, and all others flow.
 
 use super::Site;
-use super::support::wait_for;
+use tombolo_test_support::wait_for;
 
 #[test]
 fn a_topic_the_broker_forbids_ends_in_rejected_and_the_rest_flows() {
-    let folder = super::support::Folder::new("acl");
+    let folder = tombolo_test_support::Folder::new("acl");
     let acl = folder.write("acl", "topic write tombolo/gw/gateway/#\ntopic write tombolo/gw/door-7/up/t/+\ntopic write tombolo/gw/door-7/status\ntopic read #\ntopic write tombolo/witness/#\n");
     let site = Site::with_broker("rejected", "", &format!("acl_file {}", acl.display()));
     site.post(&["-e", "1"], "t/before");

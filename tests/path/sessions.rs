@@ -3,10 +3,10 @@
 
 use nix::sys::signal::Signal;
 
-use super::client::{Config, ECDHE_PSK_CCM8, ECDSA_CCM8, PSK_CCM8, PSK_GCM};
 use super::device::Device;
-use super::support::wait_for;
 use super::{KEY, Site};
+use tombolo_test_support::dtls::client::{Config, ECDHE_PSK_CCM8, ECDSA_CCM8, PSK_CCM8, PSK_GCM};
+use tombolo_test_support::wait_for;
 
 fn door() -> Config {
     Config::psk("door-7", KEY)

@@ -3,10 +3,10 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-use super::client::{Client, Config, ECDSA_CCM8, record};
 use super::device::Device;
-use super::support::{free_udp_port, wait_for};
 use super::{KEY, Site};
+use tombolo_test_support::dtls::client::{Client, Config, ECDSA_CCM8, record};
+use tombolo_test_support::{free_udp_port, wait_for};
 
 /// The lines of the log that say so.
 fn said(site: &Site, words: &str) -> usize {

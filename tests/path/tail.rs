@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use super::client::Config;
 use super::device::Device;
-use super::support::wait_for;
 use super::{KEY, Site, binary};
+use tombolo_test_support::dtls::client::Config;
+use tombolo_test_support::wait_for;
 
 /// `tombolo tail --json`, writing to a file.
 struct Tail(Child);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::support::{Daemon, Folder, wait_for};
 use super::{Site, binary};
+use tombolo_test_support::{Daemon, Folder, wait_for};
 
 /// Refuses every CONNECT with this code, and counts them.
 fn refusing(code: u8) -> (u16, Arc<AtomicUsize>) {

@@ -1,7 +1,7 @@
 //! Wrong settings and a full lane: one port's trouble is its own.
 
-use crate::support::wait_for;
 use crate::{Device, Site};
+use tombolo_test_support::wait_for;
 
 #[test]
 fn a_wrong_port_is_named_with_its_line_fails_check_and_leaves_the_rest_running() {

@@ -5,8 +5,8 @@ use tombolo::proto::serial::framing::length::{Header, Width};
 use tombolo::proto::serial::framing::markers::Markers;
 use tombolo::proto::serial::framing::{Framing, Settings, encode, line};
 
-use crate::support::wait_for;
 use crate::{Device, Site};
+use tombolo_test_support::wait_for;
 
 #[test]
 fn every_framing_brings_its_bytes_to_the_broker() {
@@ -61,7 +61,14 @@ fn every_framing_brings_its_bytes_to_the_broker() {
     for (name, framing, checksum, _) in cases {
         let mut device = Device::plugged_in(site.folder.join(name));
         site.wait_until_open(name);
-        let settings = Settings { framing: framing.clone(), checksum, max_frame: 1024 };
+        let settings = Settings {
+            framing: framing.clone(),
+            checksum,
+            max_frame: 1024,
+            start: Vec::new(),
+            placement: Default::default(),
+            skip_first: false,
+        };
         // Eleven bytes each, as the fixed one needs; all values in those that carry any.
         let text = matches!(framing, Framing::Line(_));
         let payloads: Vec<Vec<u8>> = (0..32_u8)

@@ -3,8 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::wait_for;
 use crate::{Device, Site, binary};
+use tombolo_test_support::wait_for;
 
 fn port(folder: &crate::Folder, name: &str, more: &str) -> String {
     let path = folder.join(name);

@@ -1,12 +1,10 @@
 //! Serial devices on pseudo-terminals, through `tombolo run`, to a mosquitto behind TLS.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod faults;
 mod framing;
 mod line;
 mod modbus;
+mod network;
 mod node;
 mod plug;
 
@@ -21,9 +19,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use serde_json::Value;
-use support::{Daemon, Folder, Mosquitto, Pki, Subscriber};
 use tombolo::control::io::client::Client;
 use tombolo::control::protocol::Request;
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber};
 
 /// The binary under test.
 pub fn binary() -> &'static Path {
@@ -99,7 +97,7 @@ impl Site {
     }
 
     pub fn wait_until_open(&self, port: &str) {
-        support::wait_for("the port", || self.is_open(port));
+        tombolo_test_support::wait_for("the port", || self.is_open(port));
     }
 }
 

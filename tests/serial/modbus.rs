@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
-use crate::support::wait_for;
 use crate::{Device, Folder, Site};
+use tombolo_test_support::wait_for;
 
 /// pymodbus at one end of a line, and at the other a plug that can be pulled.
 struct Bus {
@@ -231,7 +231,7 @@ fn dead_and_faulty_units_cost_the_live_ones_no_reading_and_are_named() {
     println!(
         "{requests} requests to 4 sound, 3 faulty and 3 dead units, {} readings at the broker; daemon CPU {:?}",
         site.ports()["bus1"]["readings"],
-        crate::support::cpu_time(site.daemon.pid())
+        tombolo_test_support::cpu_time(site.daemon.pid())
     );
     // Most of the rounds cost one time-out, whoever does not answer. (With some to spare for
     // whatever else the machine does.)
@@ -337,7 +337,7 @@ fn a_wrong_map_template_address_role_or_id_disables_its_unit_fails_check_and_lea
             unit(4, "template = \"faulty\"\n"),
             unit(12, VALUE).replace("\"meter\"", "\"nobody\""),
             unit(13, VALUE).replace("u13", "u11"),
-            format!("[serial.bus1.unit.248]\nid = \"x\"\nrole = \"meter\"\n{VALUE}"),
+            format!("[serial.bus1.unit.256]\nid = \"x\"\nrole = \"meter\"\n{VALUE}"),
         ];
         port(folder) + &unit(11, VALUE) + &wrong.concat()
     });
@@ -352,7 +352,7 @@ fn a_wrong_map_template_address_role_or_id_disables_its_unit_fails_check_and_lea
         "unit.4.template",
         "unit.12.role",
         "unit.13.id",
-        "unit.248",
+        "unit.256",
     ] {
         let found = text
             .lines()

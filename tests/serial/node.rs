@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tombolo::proto::serial::framing::{Decoder, Framing, Settings};
 use tombolo::proto::serial::slipmux::{Frame, decode, encode};
 
-use crate::support::wait_for;
 use crate::{Device, Site};
+use tombolo_test_support::wait_for;
 
 /// The next CoAP message from the gateway.
 fn hear(device: &mut Device, decoder: &mut Decoder) -> Vec<u8> {
@@ -33,7 +33,14 @@ fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_
     });
     let mut node = Device::plugged_in(site.folder.join("node"));
     site.wait_until_open("node");
-    let slip = Settings { framing: Framing::Slip, checksum: None, max_frame: 1024 };
+    let slip = Settings {
+        framing: Framing::Slip,
+        checksum: None,
+        max_frame: 1024,
+        start: Vec::new(),
+        placement: Default::default(),
+        skip_first: false,
+    };
     let mut decoder = Decoder::new(&slip, Instant::now() - Duration::from_secs(1));
     let mut say = |device: &mut Device, message: &[u8]| {
         let mut wire = Vec::new();

@@ -1,7 +1,7 @@
 //! The power goes off, or the disk fails, at every single operation.
 
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::{Fake, Model, Rig, live};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::session_store::harness::{Fake, Model, Rig, live};
 
 const SEEDS: [u64; 2] = [3, 11];
 

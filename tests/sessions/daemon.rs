@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Config, PSK_CHACHA};
-use crate::faults_library;
 use crate::real::Folder as Place;
-use crate::support::{Daemon, Folder, PATIENCE, free_tcp_port, wait_for};
+use tombolo_test_support::disk_faults;
+use tombolo_test_support::dtls::client::{Client, Config, PSK_CHACHA};
+use tombolo_test_support::{Daemon, Folder, PATIENCE, free_tcp_port, wait_for};
 
 const DEVICES: u16 = 4;
 
@@ -317,7 +317,7 @@ fn what_is_refused_when_it_is_handed_over_is_not_looked_for_in_the_store() {
     let state = ["restored", "handed_over", "refused"].map(|key| site.sessions(key));
     assert_eq!(state, [1, 1, 1]);
     let log = site.daemon.log();
-    let refused = log.lines().find(|line| line.contains("DTLS sessions not taken over")).expect("it is said");
+    let refused = log.lines().find(|line| line.contains("DTLS sessions not resumed")).expect("it is said");
     assert!(refused.contains("sessions=1"), "once: {refused}");
     site.wait_until_stored(1);
     devices[1].reading();
@@ -377,7 +377,7 @@ fn without_a_store_the_daemon_does_its_work_and_says_so_once() {
         "{status}"
     );
     assert!(site.daemon.command(&["status"]).1.contains("NOT stored"));
-    assert_eq!(site.daemon.log().matches("will not survive").count(), 1);
+    assert_eq!(site.daemon.log().matches("DTLS sessions are not stored").count(), 1);
     // Its session ends with it, and it is told so.
     site.daemon.stop();
     device.until("a close_notify", |device| device.client.protected_alerts == [(1, 0)]);
@@ -445,11 +445,11 @@ fn a_stop_tells_devices_whose_sessions_a_failing_disk_does_not_keep() {
         let mut site = Site::new(&runtime_dir, "");
         let faults = site.folder.write("faults", "");
         let environment = &mut site.daemon.environment;
-        environment.push(("LD_PRELOAD".into(), faults_library::library().display().to_string()));
-        environment.push((faults_library::VARIABLE.into(), faults.display().to_string()));
+        environment.push(("LD_PRELOAD".into(), disk_faults::library().display().to_string()));
+        environment.push((disk_faults::VARIABLE.into(), faults.display().to_string()));
         site.daemon.stop();
         site.daemon.resume();
-        faults_library::write(&faults, &format!("write {ENOSPC} /sessions/log"));
+        disk_faults::write(&faults, &format!("write {ENOSPC} /sessions/log"));
         let gateway = site.daemon.coaps;
         let mut chacha = Device::with(gateway, 1, |config| config.with_suite(PSK_CHACHA));
         let mut aes = Device::new(gateway, 2, None);

@@ -1,10 +1,10 @@
 //! Whatever is in the files: what is whole is read, the rest is left out, and the store goes on.
 
-use tombolo::southbound::coap::sessions::frame::{Frame, Kind};
-use tombolo::southbound::coap::sessions::storage::Storage as _;
+use tombolo::session_store::frame::{Frame, Kind};
+use tombolo::session_store::storage::Storage as _;
 use tombolo::splitmix::SplitMix64;
 
-use crate::harness::{Fake, Model, Rig};
+use tombolo_test_support::session_store::harness::{Fake, Model, Rig};
 
 fn with_sessions(count: usize) -> Rig {
     let mut rig = Rig::new();

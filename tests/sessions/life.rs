@@ -8,14 +8,14 @@ use std::time::Duration;
 use tombolo::proto::dtls::server::export::{ImportError, Origin, Purpose, StoreKey};
 use tombolo::proto::dtls::server::{Certificates, Settings};
 use tombolo::proto::dtls::{Engine, ServerEngine, SessionId};
-use tombolo::southbound::coap::sessions::keeper::Keeper;
-use tombolo::southbound::coap::sessions::log::Log;
+use tombolo::session_store::log::Log;
+use tombolo::session_store::session_numbers::SessionNumbers;
 use tombolo::splitmix::SplitMix64;
 
-use crate::client::{Client, Config};
-use crate::disk::{Cut, FakeDisk};
-use crate::harness::Fake;
-use crate::world::{Recorder, Told, World, engine, route};
+use tombolo_test_support::dtls::client::{Client, Config};
+use tombolo_test_support::dtls::{Recorder, Told, World, engine, route};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
+use tombolo_test_support::session_store::harness::Fake;
 
 const DEVICES: u16 = 6;
 /// From where the attacker sends what he has recorded.
@@ -28,7 +28,7 @@ fn key() -> StoreKey {
 /// What one gateway keeps.
 struct Keeping {
     log: Log<Fake>,
-    keeper: Keeper,
+    numbers: SessionNumbers,
 }
 
 /// Opens the store on `disk` and takes over what is in it, handed over or stored.
@@ -41,24 +41,24 @@ fn start(
 ) -> Keeping {
     let (mut log, kept, _) = Log::open(Fake(disk)).expect("it opens");
     let _ = log.begin();
-    let mut keeper = Keeper::new(log.next_number());
+    let mut numbers = SessionNumbers::new(log.next_number());
     let mut taken = HashSet::new();
     for (number, sealed) in handed {
         let session = engine.import(now, &key(), sealed, Origin::Handover, recorder).expect("an import");
-        keeper.restored(session, *number);
+        numbers.restored(session, *number);
         taken.insert(*number);
     }
     for kept in kept.iter().filter(|kept| !taken.contains(&kept.number)) {
         let origin = Origin::Store { runs: log.run() - kept.run };
         match engine.import(now, &key(), &kept.sealed, origin, recorder) {
-            Ok(session) => keeper.restored(session, kept.number),
+            Ok(session) => numbers.restored(session, kept.number),
             // Two that one device made at one address, when the end of the first was lost.
-            Err(ImportError::Twice) => keeper.refused(kept.number),
+            Err(ImportError::Twice) => numbers.refused(kept.number),
             Err(refused) => panic!("{refused}"),
         }
     }
     recorder.told.clear();
-    Keeping { log, keeper }
+    Keeping { log, numbers }
 }
 
 struct Life {
@@ -114,7 +114,7 @@ impl Life {
         for told in self.world.told() {
             match told {
                 Told::Connected(session, ..) => established.push(session),
-                Told::Closed(session, _) => self.keeping.keeper.closed(session),
+                Told::Closed(session, _) => self.keeping.numbers.closed(session),
                 Told::Data(_, payload) if payload[0] == b'n' => {
                     assert!(self.taken.insert(payload), "a record was taken twice");
                 }
@@ -124,10 +124,10 @@ impl Life {
         for session in established {
             let now = self.world.now;
             if let Some(sealed) = self.world.engine.export(now, &key(), session, Purpose::Store) {
-                self.keeping.keeper.established(session, sealed);
+                self.keeping.numbers.established(session, sealed);
             }
         }
-        if commit && let Some(batch) = self.keeping.keeper.batch() {
+        if commit && let Some(batch) = self.keeping.numbers.batch() {
             let batch = std::mem::take(batch);
             drop(self.keeping.log.commit(&batch));
         }
@@ -197,7 +197,7 @@ impl Life {
         sessions
             .into_iter()
             .filter_map(|session| {
-                let number = self.keeping.keeper.number(session)?;
+                let number = self.keeping.numbers.number(session)?;
                 Some((number, self.world.engine.export(now, &key(), session, Purpose::Handover)?))
             })
             .collect()

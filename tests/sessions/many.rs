@@ -9,11 +9,11 @@ use tombolo::proto::dtls::server::{Certificates, Settings};
 use tombolo::proto::dtls::{
     CloseCause, Engine, HandshakeFailure, Keyring, Limits, PeerIdentity, ServerEngine, SessionId, Sink,
 };
-use tombolo::southbound::coap::sessions::io::{Opened, Store, leave_handover, take_handover};
-use tombolo::southbound::coap::sessions::keeper::Keeper;
+use tombolo::session_store::io::{Opened, Store, leave_handover, take_handover};
+use tombolo::session_store::session_numbers::SessionNumbers;
 
-use crate::client::{Client, Config};
 use crate::real::Folder;
+use tombolo_test_support::dtls::client::{Client, Config};
 
 const COUNT: usize = 10_000;
 
@@ -75,7 +75,7 @@ fn ten_thousand_sessions_are_taken_over_from_the_store_and_from_a_handover() {
     let folder = Folder::new();
     let path = folder.0.join("sessions");
     let Opened { mut store, key, next, .. } = Store::open(&path).unwrap();
-    let mut keeper = Keeper::new(next);
+    let mut numbers = SessionNumbers::new(next);
     let (mut first, mut recorder, mut clients) = (engine(now, &keyring, 1), Recorder::default(), Vec::new());
     // One a millisecond: the engine looks at 5,000 hellos of strangers a second.
     let begun = now;
@@ -91,8 +91,8 @@ fn ten_thousand_sessions_are_taken_over_from_the_store_and_from_a_handover() {
             up = sent.iter().flat_map(|datagram| client.handle_datagram(now, datagram)).collect();
         }
         let (session, _) = recorder.connected.pop().expect("a session");
-        keeper.established(session, first.export(now, &key, session, Purpose::Store).unwrap());
-        store.submit(keeper.batch().unwrap());
+        numbers.established(session, first.export(now, &key, session, Purpose::Store).unwrap());
+        store.submit(numbers.batch().unwrap());
         clients.push(client);
     }
     let now = begun + Duration::from_millis(COUNT as u64);
@@ -104,7 +104,7 @@ fn ten_thousand_sessions_are_taken_over_from_the_store_and_from_a_handover() {
     first.sessions(&mut |info| sessions.push(info.session));
     for session in sessions {
         let sealed = first.export(now, &key, session, Purpose::Handover).unwrap();
-        handed.push((keeper.number(session).unwrap(), sealed));
+        handed.push((numbers.number(session).unwrap(), sealed));
     }
     drop((first, store));
 

@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tombolo::southbound::coap::sessions::Batch;
-use tombolo::southbound::coap::sessions::io::{self, OpenError, Store};
+use tombolo::session_store::Batch;
+use tombolo::session_store::io::{self, OpenError, Store};
 
 /// A folder of its own for each test.
 pub struct Folder(pub PathBuf);

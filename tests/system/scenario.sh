@@ -70,7 +70,8 @@ check "and still has the reading" equal "$(queued)" 1
 
 echo 'this is not TOML' | inside tee /etc/tombolo/conf.d/60-broken.toml >/dev/null
 old=$(process)
-inside systemctl reload tombolo.service || true
+check "a reload of a configuration that does not parse fails" inside sh -c '! systemctl reload tombolo.service'
+check "and is named in the status" inside sh -c 'tombolo status | grep -q "the last reload was refused.*60-broken.toml"'
 check "a configuration that does not parse leaves the running one in force" equal "$(process)" "$old"
 check "and is named in the log" eventually 5 logged --grep 60-broken.toml
 inside systemctl restart tombolo.service 2>/dev/null || true

@@ -17,6 +17,7 @@ complete -c tombolo -n __fish_use_subcommand -a init -d 'name the upstream broke
 complete -c tombolo -n __fish_use_subcommand -a device -d 'the devices and their keys'
 complete -c tombolo -n __fish_use_subcommand -a tail -d 'readings as they come'
 complete -c tombolo -n __fish_use_subcommand -a status -d 'uplink, journal, devices, counters'
+complete -c tombolo -n __fish_use_subcommand -a reload -d 'apply the configuration files'
 complete -c tombolo -n __fish_use_subcommand -a acl -d 'why a reading would pass, or not'
 complete -c tombolo -n __fish_use_subcommand -a queue -d 'what waits for the broker'
 complete -c tombolo -n __fish_use_subcommand -a clock -d 'whether the clock is believed'

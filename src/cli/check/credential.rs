@@ -11,8 +11,9 @@ use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use crate::clock::WallClock;
-use crate::config::Finding;
+use crate::config::{Finding, Level};
 use crate::northbound::certificate::Certificate;
+use crate::northbound::io::files;
 use crate::northbound::settings::TlsSettings;
 
 /// A certificate that ends sooner is named.
@@ -22,19 +23,60 @@ const SOON_S: u64 = 14 * 86_400;
 /// finding.
 pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some(file) = &tls.ca_file
-        && let Ok(bytes) = std::fs::read(file)
+    if let Some(file) = tls.ca_file.as_ref().filter(|_| tls.pins.is_empty())
+        && file.exists()
     {
-        findings.push(authorities(file, &bytes));
-        findings.extend(validity(file, "upstream.ca-file", &pem(&bytes), clock));
+        match files::pem(file) {
+            Ok(read) => {
+                findings.push(authorities(file, &read.bytes));
+                findings.extend(bundle(file, "upstream.ca-file", &pem(&read.bytes), clock));
+            }
+            Err(text) => findings.push(broken(text, "upstream.ca-file")),
+        }
     }
     if let Some((certificate, key)) = &tls.identity
-        && let Ok(chain) = std::fs::read(certificate)
+        && certificate.exists()
     {
-        if let Ok(secret) = std::fs::read(key).map(Zeroizing::new) {
-            findings.push(pair(certificate, &chain, key, &secret));
+        match files::pem(certificate) {
+            Ok(chain) => {
+                if key.exists() {
+                    findings.push(match files::key(key, tls.key_password.as_deref()) {
+                        Ok(secret) => pair(certificate, &chain.bytes, key, &Zeroizing::new(secret.bytes)),
+                        Err(text) => broken(text, "upstream.key-file"),
+                    });
+                }
+                findings.extend(validity(
+                    certificate,
+                    "upstream.certificate-file",
+                    &pem(&chain.bytes),
+                    clock,
+                ));
+            }
+            Err(text) => findings.push(broken(text, "upstream.certificate-file")),
         }
-        findings.extend(validity(certificate, "upstream.certificate-file", &pem(&chain), clock));
+    }
+    findings
+}
+
+/// A file that cannot be used, in the words of the connection.
+fn broken(text: String, key: &str) -> Finding {
+    Finding::fail("upstream", text).key(key)
+}
+
+/// As [`validity`], of a file of CAs: an expired one beside others that are good is no fault.
+pub(super) fn bundle(
+    file: &Path,
+    key: &str,
+    certificates: &[Vec<u8>],
+    clock: &dyn WallClock,
+) -> Vec<Finding> {
+    let mut findings = validity(file, key, certificates, clock);
+    let failing = findings.iter().filter(|finding| finding.level == Level::Fail).count();
+    if failing < certificates.len() {
+        for finding in findings.iter_mut().filter(|finding| finding.level == Level::Fail) {
+            finding.level = Level::Warn;
+            finding.advice = "take it out of the file, or renew it; the others are in use".to_owned();
+        }
     }
     findings
 }
@@ -128,7 +170,6 @@ fn pair(certificate: &Path, chain: &[u8], key: &Path, secret: &[u8]) -> Finding 
 mod tests {
     use super::*;
     use crate::clock::UnixTime;
-    use crate::config::Level;
 
     struct At(u64, bool);
 
@@ -165,6 +206,23 @@ mod tests {
         assert_eq!(levels(1_700_000_000, true)[0].0, Level::Fail);
         assert_eq!(levels(0, false), []);
         assert_eq!(levels(2_100_000_000, false), []);
+    }
+
+    #[test]
+    fn an_expired_ca_beside_a_good_one_is_a_warning_and_alone_a_failure() {
+        let made = |year| {
+            let mut params = rcgen::CertificateParams::default();
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec()
+        };
+        let levels = |certificates: &[Vec<u8>]| {
+            let found = bundle(Path::new("ca.pem"), "k", certificates, &At(1_767_225_600, true));
+            found.into_iter().map(|finding| finding.level).collect::<Vec<_>>()
+        };
+        assert_eq!(levels(&[made(2024), made(2090)]), [Level::Warn]);
+        assert_eq!(levels(&[made(2024), made(2023)]), [Level::Fail, Level::Fail]);
+        assert_eq!(levels(&[made(2090)]), []);
     }
 
     #[test]

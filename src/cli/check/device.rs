@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::credential::validity;
+use super::credential::{bundle, validity};
 use crate::cli::output::{plural, span};
 use crate::clock::WallClock;
 use crate::config::{Finding, Loaded, Material, Settings};
@@ -56,7 +56,7 @@ fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
         );
         findings.push(Finding::ok("coap", message).key("coap.client-ca-file"));
         let all = [&authorities.anchors[..], &authorities.intermediates[..]].concat();
-        findings.extend(validity(Path::new("coap.client-ca-file"), "coap.client-ca-file", &all, clock));
+        findings.extend(bundle(Path::new("coap.client-ca-file"), "coap.client-ca-file", &all, clock));
     }
     findings.extend(material.revocation_lists.iter().filter_map(|list| revocations(list, clock)));
     findings

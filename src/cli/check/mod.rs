@@ -1,13 +1,17 @@
 //! `tombolo check`: whatever could be wrong, one line a finding, each with the way out.
 //!
-//! What the configuration says comes from `config`; here is the rest: the machine, and the uplink.
-//! While the daemon runs, it is asked about ports and uplink, so that the check takes neither its
-//! ports nor its client id; where it is not connected, the check goes to the broker step by step,
-//! under a client id of its own.
+//! What the files say now is judged, whatever the running daemon goes by; where the two differ it
+//! is said. The daemon is asked about its ports and its uplink, so that the check takes neither its
+//! ports nor its client id, and reads the files once more as the service sees them. Where the
+//! uplink of the files is not the one that stands, the check goes to the broker step by step.
+//!
+//! `ok` is for what was proven.
 
 mod credential;
 mod device;
+mod running;
 mod serial;
+mod service;
 mod state;
 mod system;
 mod uplink;
@@ -17,12 +21,13 @@ use std::sync::Arc;
 use super::Context;
 use super::args::CheckArguments;
 use super::error::CommandError;
-use crate::config::{ClockTrust, Finding, Level, Loaded, findings_to_json};
+use crate::config::{ClockTrust, Finding, IdSource, Level, Loaded, Settings, findings_to_json};
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{Clock, Status};
 use crate::daemon::clock::SystemClock;
 use crate::durable::atomic_file::Condition;
+use crate::northbound;
 
 /// Checks and prints.
 ///
@@ -69,41 +74,70 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         &paths.state_dir,
         "the service's first start makes it",
     )])?;
+    report.add(service::state_dir(paths))?;
     report.add(system::disk(settings))?;
     if let Some(tls) = settings.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
         report.add(credential::identity(tls, &*clock))?;
     }
     report.add(device::judge(loaded, &*clock))?;
     report.add(serial::ports(settings))?;
-    let daemon = connect(report)?;
+    let (daemon, may_run) = connect(report)?;
     let running = daemon.is_some();
     report.next = Some(match (running, &settings.upstream) {
-        (_, None) => "tombolo init --url mqtts://BROKER",
-        (false, _) => "systemctl start tombolo",
-        (true, _) if loaded.known.is_empty() => "tombolo device add ID --role ROLE --psk",
-        (true, _) => "tombolo tail",
+        (_, None) => report.context.hint("init --url mqtts://BROKER"),
+        (false, _) if may_run => report.context.hint("check"),
+        (false, _) => report.context.start_hint(),
+        (true, _) if loaded.known.is_empty() => report.context.hint("device add ID --role ROLE --psk"),
+        (true, _) => report.context.hint("tail"),
     });
-    let mut connected = false;
+    // One that may not be asked may be connected all the same, and keeps its place.
+    let mut way = Way { proven: false, beside: may_run };
     match daemon {
-        Some(mut daemon) => connected = ask(report, loaded, &mut daemon, arguments)?,
+        Some(mut daemon) => way = ask(report, loaded, &mut daemon, arguments)?,
+        None if may_run => {}
         None => report.add(system::ports(settings))?,
     }
     match &settings.upstream {
-        Some(_) if arguments.offline => report.add([Finding::ok("upstream", "not looked at: --offline")]),
-        Some(upstream) if !(running && connected) => {
-            report.add(uplink::walk(settings, upstream, clock, running))
+        Some(_) if arguments.offline => report
+            .add([Finding::warn("upstream", "not looked at: --offline")
+                .advice("leave it out to try the broker")]),
+        Some(upstream) if !way.proven => {
+            report.add(unnamed(settings, upstream))?;
+            report.add(uplink::walk(settings, upstream, clock, way.beside))
         }
         _ => Ok(()),
     }
 }
 
-/// What the running daemon says about itself; whether it is connected.
+/// Before its first start a gateway has no id, which is its client id and part of its topics.
+fn unnamed(settings: &Settings, upstream: &northbound::Settings) -> Option<Finding> {
+    if settings.gateway.id_source != IdSource::Missing {
+        return None;
+    }
+    let message = format!(
+        "it gets its id at its first start; until then the broker is tried with the client id {}",
+        upstream.client_id
+    );
+    Some(Finding::warn("gateway", message).advice("[gateway] id gives it one now"))
+}
+
+/// How the uplink of the files is to be looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    /// The daemon's own connection has shown that it works.
+    proven: bool,
+    /// The daemon is connected to that broker with that client id.
+    beside: bool,
+}
+
+/// What the running daemon says about itself, and about the files.
 fn ask(
     report: &mut Report<'_>,
     loaded: &Loaded,
     daemon: &mut Client,
     arguments: &CheckArguments,
-) -> Result<bool, CommandError> {
+) -> Result<Way, CommandError> {
+    let reload = report.context.hint("reload");
     match daemon.ask_for::<Status>(&Request::Status {}, ANSWER) {
         Ok(status) => {
             report.add([Finding::ok(
@@ -123,42 +157,53 @@ fn ask(
                     .advice("see the disk's findings, and `journalctl -u tombolo`")])?;
             }
             report.add(state::told(&status, loaded))?;
+            report.add(serial::told(&status))?;
             if status.upstream.configured != loaded.settings.upstream.is_some() {
                 report.add([Finding::warn(
                     "daemon",
                     "it does not use the upstream that is configured in the files",
                 )
-                .advice("systemctl reload tombolo")])?;
-                report.next = Some("systemctl reload tombolo");
+                .advice(format!("run {reload}"))])?;
+                report.next = Some(reload.clone());
             }
         }
         Err(error) => {
             report.add([Finding::fail("daemon", error.to_string())])?;
-            return Ok(false);
+            return Ok(Way { proven: false, beside: true });
         }
     }
-    if arguments.offline || loaded.settings.upstream.is_none() {
-        return Ok(false);
+    let compared = running::compare(daemon, loaded, &reload);
+    if !compared.findings.is_empty() {
+        report.next = Some(reload);
     }
-    let (findings, connected) = uplink::ask(daemon, &loaded.settings.gate.prefix);
+    report.add(compared.findings)?;
+    report.add(compared.listeners.into_iter().map(system::other_port))?;
+    if arguments.offline || loaded.settings.upstream.is_none() {
+        return Ok(Way::default());
+    }
+    let (findings, standing) = uplink::ask(daemon, &loaded.settings.gate.prefix);
     report.add(findings)?;
-    Ok(connected)
+    Ok(Way {
+        proven: standing.connected && standing.proves && !compared.upstream,
+        beside: standing.connected && !compared.elsewhere,
+    })
 }
 
-/// The running daemon, if there is one; that it may not be asked is a finding.
-fn connect(report: &mut Report<'_>) -> Result<Option<Client>, CommandError> {
+/// The running daemon, if there is one, and whether one may run that cannot be asked, which is a
+/// finding.
+fn connect(report: &mut Report<'_>) -> Result<(Option<Client>, bool), CommandError> {
     match report.context.daemon() {
-        Ok(daemon) => Ok(Some(daemon)),
+        Ok(daemon) => Ok((Some(daemon), true)),
         Err(ClientError::NotRunning { .. }) => {
-            report.add([Finding::ok(
-                "daemon",
-                "tombolo is not running; `systemctl start tombolo` starts it",
-            )])?;
-            Ok(None)
+            let start = report.context.start_hint();
+            report.add([
+                Finding::warn("daemon", "tombolo is not running: no reading is received").advice(start)
+            ])?;
+            Ok((None, false))
         }
         Err(error) => {
             report.add([Finding::warn("daemon", error.to_string())])?;
-            Ok(None)
+            Ok((None, true))
         }
     }
 }
@@ -168,7 +213,7 @@ pub(super) struct Report<'a> {
     context: &'a Context,
     findings: Vec<Finding>,
     /// The command that comes after a check without a fail.
-    next: Option<&'static str>,
+    next: Option<String>,
 }
 
 impl Report<'_> {
@@ -192,7 +237,7 @@ impl Report<'_> {
         if !self.context.out.json {
             let next = match fail {
                 0 => self.next,
-                _ => Some("correct what fails, then tombolo check"),
+                _ => Some(format!("correct what fails, then {}", self.context.hint("check"))),
             };
             let next = next.map(|next| format!("; next: {next}")).unwrap_or_default();
             super::note(format!("{fail} fail, {warn} warn{next}"));

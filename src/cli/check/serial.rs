@@ -4,16 +4,64 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Finding, Settings};
+use crate::control::snapshot::Status;
 use crate::southbound::serial::io::find::{self, Unresolved};
-use crate::southbound::serial::settings::Port;
+use crate::southbound::serial::settings::{Port, PortName};
+
+/// Most registers that a finding lists.
+const SHOWN: usize = 3;
+/// Fewer refused readings are no warning.
+const REFUSED_LEAST: u64 = 10;
 
 /// A finding or more for each port. Nothing is opened: a running daemon has it.
 pub fn ports(settings: &Settings) -> Vec<Finding> {
     settings.serial.iter().flat_map(|port| one(port, Path::new("/"))).collect()
 }
 
+/// What the running daemon counts of its ports: units whose values do not arrive, and lines of
+/// which most is refused.
+pub fn told(status: &Status) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, port) in &status.serial {
+        let subject = format!("serial {name}");
+        for (id, unit) in &port.units {
+            let left_out: Vec<String> =
+                unit.left_out.iter().take(SHOWN).map(|(field, why)| format!("{field} ({why})")).collect();
+            let more = unit.left_out.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let without = format!("{}{more}", left_out.join(", "));
+            let unit = unit.address;
+            if port.units[id].state == "degraded" {
+                let message = format!("unit {unit}, {id}: it answers, but none of its values can be read");
+                let message = if left_out.is_empty() { message } else { format!("{message}: {without}") };
+                let advice = "compare table, address and numbering of its registers with the manual";
+                findings.push(Finding::warn(&subject, message).advice(advice));
+            } else if !left_out.is_empty() {
+                let message = format!("unit {unit}, {id}: its readings come without {without}");
+                let advice = "take these registers out with enabled = false, or correct their addresses";
+                findings.push(Finding::warn(&subject, message).advice(advice));
+            }
+        }
+        let devices = port.units.iter().map(|(id, unit)| (id.as_str(), unit.refused, unit.readings));
+        let own = port.units.is_empty().then_some((name.as_str(), port.refused, port.readings));
+        for (id, refused, readings) in devices.chain(own) {
+            if refused >= REFUSED_LEAST && refused > readings {
+                let message = format!("{id}: {refused} of {} readings were refused", refused + readings);
+                let advice = "if it is the quota, raise that of its role, or let the device say less; \
+                              `tombolo acl explain` says which rule";
+                findings.push(Finding::warn(&subject, message).advice(advice));
+            }
+        }
+    }
+    findings
+}
+
 fn one(port: &Port, root: &Path) -> Vec<Finding> {
     let subject = format!("serial {}", port.name);
+    if let PortName::Tcp { .. } = port.port {
+        // Most converters serve one connection only, and that is the daemon's.
+        return vec![Finding::ok(&subject, format!("{} is asked by the daemon alone", port.port))];
+    }
     let path = match find::resolve(&port.port) {
         Ok(path) => path,
         // That does not pass by itself.
@@ -91,6 +139,44 @@ fn runs(program: &str, root: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::snapshot::{SerialPort, SerialUnit};
+
+    #[test]
+    fn a_degraded_unit_a_register_left_out_and_a_line_mostly_refused_are_warned_of() {
+        let left_out = |fields: &[&str]| {
+            fields.iter().map(|field| ((*field).to_owned(), "exception 2".to_owned())).collect()
+        };
+        let unit = |state: &str, fields: &[&str]| SerialUnit {
+            address: 3,
+            state: state.to_owned(),
+            left_out: left_out(fields),
+            ..SerialUnit::default()
+        };
+        let units = [
+            ("good".to_owned(), unit("up", &[])),
+            ("mute".to_owned(), unit("degraded", &["a", "b", "c", "d"])),
+            ("part".to_owned(), unit("up", &["x"])),
+        ];
+        let bus = SerialPort { units: units.into(), ..SerialPort::default() };
+        let line = |refused, readings| SerialPort { refused, readings, ..SerialPort::default() };
+        let serial = [
+            ("bus".to_owned(), bus),
+            ("calm".to_owned(), line(9, 0)),
+            ("loud".to_owned(), line(90, 10)),
+            ("some".to_owned(), line(90, 100)),
+        ];
+        let found = told(&Status { serial: serial.into(), ..Status::default() });
+        let found: Vec<String> = found.iter().map(|finding| finding.message.clone()).collect();
+        assert_eq!(
+            found,
+            [
+                "unit 3, mute: it answers, but none of its values can be read: a (exception 2), b (exception 2), \
+                 c (exception 2) and 1 more",
+                "unit 3, part: its readings come without x (exception 2)",
+                "loud: 90 of 100 readings were refused",
+            ]
+        );
+    }
 
     #[test]
     fn who_else_wants_a_port_is_found_out_from_the_machines_own_files() {

@@ -4,7 +4,7 @@ use crate::cli::output::plural;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::Status;
-use crate::southbound::coap::sessions::log::DAMAGED;
+use crate::session_store::log::DAMAGED;
 
 /// What the files show.
 pub fn judge(loaded: &Loaded) -> Vec<Finding> {

@@ -148,6 +148,11 @@ pub fn ports(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
+/// An address that the files name and the running daemon has not bound.
+pub fn other_port(address: SocketAddr) -> Finding {
+    port("coap", address).key("coap.listen")
+}
+
 /// What binding an address says about it.
 fn port(scheme: &str, address: SocketAddr) -> Finding {
     match UdpSocket::bind(address) {

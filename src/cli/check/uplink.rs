@@ -9,14 +9,25 @@ use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Uplink;
 use crate::northbound;
-use crate::northbound::io::probe::{Grade, SCRATCH, Step, probe};
+use crate::northbound::io::probe::{Grade, SCRATCH, Step, Trial, probe};
 
-/// Asks the daemon, which has the connection and the client id. The second is whether it is
-/// connected.
-pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, bool) {
+/// How the daemon's own connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It stands.
+    pub connected: bool,
+    /// An acknowledgement on it proves that a publish was taken.
+    pub proves: bool,
+}
+
+/// Asks the daemon, which has the connection and the client id.
+pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, Standing) {
     match daemon.ask_for::<Uplink>(&Request::UplinkCheck {}, SLOW_ANSWER) {
-        Ok(uplink) => (judge(&uplink, prefix), uplink.connected),
-        Err(error) => (vec![Finding::fail("upstream", error.to_string())], false),
+        Ok(uplink) => {
+            let proves = uplink.protocol.as_deref() != Some("3.1.1");
+            (judge(&uplink, prefix), Standing { connected: uplink.connected, proves })
+        }
+        Err(error) => (vec![Finding::fail("upstream", error.to_string())], Standing::default()),
     }
 }
 
@@ -26,12 +37,30 @@ fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
         return Vec::new();
     }
     let text = status::uplink(uplink);
+    let allow =
+        format!("allow {prefix}/# at the broker; [topics] prefix and [gateway] id decide that prefix");
+    let takes_readings = uplink.last_taken_s.is_some() && uplink.nothing_taken_s.is_none();
     let mut findings = vec![match (uplink.connected, uplink.echo_ms) {
-        (true, Some(ms)) => Finding::ok("upstream", format!("{text}; a publish came back in {ms} ms")),
-        (true, None) => Finding::warn("upstream", format!("{text}; a publish did not come back in time"))
-            .advice(format!(
-                "allow {prefix}/# at the broker; [topics] prefix and [gateway] id decide that prefix"
-            )),
+        (true, Some(ms)) if uplink.protocol.as_deref() == Some("3.1.1") => {
+            let proof = "which over MQTT 3.1.1 does not prove that it was taken";
+            Finding::ok("upstream", format!("{text}; a publish was acknowledged in {ms} ms, {proof}"))
+        }
+        (true, Some(ms)) => Finding::ok("upstream", format!("{text}; a publish was acknowledged in {ms} ms")),
+        (true, None) if takes_readings => {
+            let message =
+                format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
+            Finding::warn("upstream", message).advice(allow)
+        }
+        (true, None) if uplink.left_out.is_empty() => {
+            Finding::warn("upstream", format!("{text}; a publish was not acknowledged in time")).advice(allow)
+        }
+        (true, None) => {
+            let message = format!(
+                "{text}, but the broker refuses what this gateway publishes, and nothing shows that it takes readings: {}",
+                uplink.left_out.join("; ")
+            );
+            Finding::fail("upstream", message).advice(allow)
+        }
         (false, _) => Finding::fail("upstream", text)
             .advice("readings are kept meanwhile; what follows shows where it stops"),
     }];
@@ -44,7 +73,34 @@ fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
     findings
 }
 
-/// Goes to the broker and back; beside a running daemon under a client id of its own.
+/// Largest payload of a role that does not say, in bytes: by Block1.
+const PAYLOAD_MAX: u32 = 65_536;
+/// A path that no device can use: its first segment begins with `~`.
+const NOBODYS_PATH: &str = "~check";
+
+/// A topic in the space of readings on which no reading can be: of the first device, for brokers
+/// that allow devices one by one. `None`: the template has no place for device or path.
+fn reading(settings: &Settings) -> Option<String> {
+    let template = settings.gate.reading.as_ref()?.as_str();
+    if !template.contains("{path}") {
+        return None;
+    }
+    let device = settings.gate.devices.first();
+    let id = device.map_or("gateway", |device| device.id.as_str());
+    let role = device.map_or("", |device| device.role.as_str());
+    let filled = [
+        ("{prefix}", settings.gate.prefix.as_str()),
+        ("{gateway}", settings.gateway.id.as_str()),
+        ("{device}", id),
+        ("{role}", role),
+        ("{path}", NOBODYS_PATH),
+    ];
+    let topic = filled.iter().fold(template.to_owned(), |topic, (place, value)| topic.replace(place, value));
+    (!topic.contains(['{', '}'])).then_some(topic)
+}
+
+/// Goes to the broker and back. `beside`: a daemon is connected to the same broker with the same
+/// client id, and the check takes another one.
 pub fn walk(
     settings: &Settings,
     upstream: &northbound::Settings,
@@ -56,7 +112,15 @@ pub fn walk(
         Err(error) => return vec![Finding::fail("upstream", format!("cannot be looked at: {error}"))],
     };
     let scratch = format!("{}{SCRATCH}", settings.gate.prefix);
-    let steps = runtime.block_on(probe(upstream, clock, &scratch, beside));
+    let reading = reading(settings);
+    let payload_max = settings.gate.roles.iter().map(|role| role.max_payload.unwrap_or(PAYLOAD_MAX)).max();
+    let trial = Trial {
+        scratch: &scratch,
+        reading: reading.as_deref(),
+        payload_max: u64::from(payload_max.unwrap_or(0)),
+        beside,
+    };
+    let steps = runtime.block_on(probe(upstream, clock, &trial));
     // A name server that is silent keeps nobody waiting.
     runtime.shutdown_background();
     steps.into_iter().map(finding).collect()

@@ -1,7 +1,7 @@
-//! The upstream of the demo: rumqttd's broker, reached only through a TLS acceptor of ours.
+//! The broker of the demo: rumqttd behind a TLS acceptor.
 //!
-//! It listens on loopback in plain text as well, for the acceptor; that is why it is for the demo
-//! only.
+//! The broker also listens on loopback without TLS, for the acceptor, so it is only suitable for
+//! the demo.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,18 +28,18 @@ pub struct Arrived {
 
 /// A running broker.
 pub struct DemoBroker {
-    /// Where TLS is accepted.
+    /// The address of the TLS acceptor.
     pub address: SocketAddr,
-    /// What arrives.
+    /// The publishes that reached the broker.
     pub arrived: Receiver<Arrived>,
-    /// Set to cut the line: connections end, new ones are closed at once.
+    /// Set it to cut the uplink: connections are closed, new ones at once.
     pub cut: watch::Sender<bool>,
 }
 
 /// Starts the broker, its TLS acceptor and a subscription to everything below `tombolo/`.
 ///
 /// # Errors
-/// What went wrong, as text.
+/// The error as text.
 pub async fn start(pki: &Pki) -> Result<DemoBroker, String> {
     let plain = free_port().await.map_err(|e| format!("no free port on 127.0.0.1: {e}"))?;
     let mut broker = Broker::new(config(plain));
@@ -95,7 +95,7 @@ async fn carry(stream: TcpStream, acceptor: &TlsAcceptor, plain: SocketAddr) {
     }
 }
 
-/// The broker's thread needs a moment to bind; its port is known before.
+/// Retries, because the broker's thread binds its port after it is known here.
 async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let mut last = std::io::ErrorKind::NotConnected.into();
     for _ in 0..100 {

@@ -1,4 +1,5 @@
-//! A serial meter on a pseudo-terminal: says a line now and then, and cannot be told anything.
+//! A simulated serial meter on a pseudo-terminal: sends a line from time to time and receives
+//! nothing.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,22 +7,22 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
-/// The meter's end of the line. While it is held, the other end keeps its name.
+/// The meter's end of the line. Until it is dropped, the other end keeps its name.
 pub struct Meter {
     line: std::fs::File,
     port: PathBuf,
-    /// Lines said.
+    /// Lines sent.
     pub said: u32,
 }
 
 impl Meter {
-    /// The id of its port, and so its own.
+    /// The id of its port and of its device.
     pub const ID: &'static str = "meter-4";
 
-    /// Makes the line.
+    /// Creates the pseudo-terminal.
     ///
     /// # Errors
-    /// Why there are no pseudo-terminals, in words.
+    /// The error as text.
     pub fn new() -> Result<Meter, String> {
         let (line, port) = line()?;
         Ok(Meter { line, port, said: 0 })
@@ -32,7 +33,7 @@ impl Meter {
         &self.port
     }
 
-    /// What the gateway has to be told.
+    /// The configuration for the gateway.
     pub fn configuration(&self) -> String {
         format!(
             "[serial.{}]\nport = \"{}\"\nbaud = 9600\nframing = \"line\"\nform = \"json\"\n\
@@ -42,7 +43,7 @@ impl Meter {
         )
     }
 
-    /// Says the next line, if the line takes it.
+    /// Sends the next line, unless the terminal's buffer is full.
     pub fn say(&mut self) {
         let next = self.said + 1;
         let energy = 1234.5 + f64::from(next) * 0.012;
@@ -52,20 +53,20 @@ impl Meter {
     }
 }
 
-/// A line of bytes as they are: a device's end, and the name of the gateway's.
+/// A raw pseudo-terminal: the device's end, and the name of the gateway's end.
 pub(super) fn line() -> Result<(std::fs::File, PathBuf), String> {
     let failed = |error: nix::Error| format!("no pseudo-terminal can be made: {error}");
     let pair = nix::pty::openpty(None, None).map_err(failed)?;
     let mut raw = tcgetattr(&pair.slave).map_err(failed)?;
     cfmakeraw(&mut raw);
     tcsetattr(&pair.slave, SetArg::TCSANOW, &raw).map_err(failed)?;
-    // A full line must not hold the demo up.
+    // A full buffer must not block the demo.
     fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
     let port = nix::unistd::ttyname(&pair.slave).map_err(failed)?;
     Ok((std::fs::File::from(pair.master), port))
 }
 
-/// Readings the gateway has committed, over several runs of it: each run counts from nothing.
+/// Readings committed by the gateway over several runs; each run counts from 0.
 #[derive(Default)]
 pub struct Committed {
     before: u64,
@@ -73,7 +74,7 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// What a run says of itself.
+    /// Updates the count of the current run.
     pub fn see(&mut self, now: u64) {
         if now < self.now {
             self.next_run();
@@ -81,12 +82,12 @@ impl Committed {
         self.now = now;
     }
 
-    /// The run is over.
+    /// Ends the current run.
     pub fn next_run(&mut self) {
         self.before += std::mem::take(&mut self.now);
     }
 
-    /// At least so many in all.
+    /// The total, which is a lower bound.
     pub fn total(&self) -> u64 {
         self.before + self.now
     }

@@ -1,9 +1,9 @@
-//! `tombolo demo`: the main job on one machine, with nothing else installed.
+//! `tombolo demo`: shows the gateway on one machine, with nothing else installed.
 //!
 //! An embedded broker behind TLS, a throwaway PKI, three simulated sensors with real DTLS
 //! handshakes, a serial meter and a Modbus meter on pseudo-terminals, and between them the daemon
-//! itself, started as a user would start it. On the way the uplink is cut and the gateway is
-//! killed, because that is what it is for. Exit 0 only if all that was acknowledged arrived.
+//! itself, started as a user would start it. During the demo the uplink is cut and the gateway is
+//! killed. The exit status is 0 only if all acknowledged readings arrived.
 
 pub mod broker;
 pub mod meter;
@@ -30,11 +30,11 @@ use meter::{Committed, Meter};
 use sensor::Sensor;
 use unit::Unit;
 
-/// How often a sensor speaks.
+/// Interval between the readings of a sensor.
 const PERIOD: Duration = Duration::from_millis(300);
-/// How long the readings on the way may take at the end.
+/// Longest wait for the last readings at the end.
 const LAST_WAIT: Duration = Duration::from_secs(20);
-/// How long the gateway may take to start.
+/// Longest wait for the start of the gateway.
 const START_WAIT: Duration = Duration::from_secs(20);
 
 /// The sensors: id, path, and what they measure.
@@ -44,19 +44,19 @@ const SENSORS: [(&str, &str, &str); 3] = [
     ("door-7", "alarm/door", "open"),
 ];
 
-/// What the demo is asked for.
+/// The options of the demo.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Ends by itself after so many seconds; `None` = at Ctrl-C.
+    /// Ends after this many seconds; `None` = at Ctrl-C.
     pub seconds: Option<u64>,
-    /// One JSON object a line instead of the screen.
+    /// One JSON object per line instead of text.
     pub json: bool,
 }
 
-/// Runs it; `true` if everything acknowledged arrived.
+/// Runs the demo; returns true if all acknowledged readings arrived.
 ///
 /// # Errors
-/// Why it could not be set up, as text for the person at the terminal.
+/// Why it could not be set up, as text for the user.
 pub fn run(options: Options) -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -65,14 +65,14 @@ pub fn run(options: Options) -> Result<bool, String> {
     tokio::task::LocalSet::new().block_on(&runtime, play(options))
 }
 
-/// Which reading was acknowledged to its sensor, which arrived, and how often.
+/// The acknowledged readings, and the arrived ones with their number of arrivals.
 struct Ledger {
     acknowledged: BTreeSet<String>,
     arrived: BTreeMap<String, u64>,
     ids: BTreeSet<String>,
     refused: u64,
     unanswered: u64,
-    /// A meter hears no acknowledgement; what counts is what was committed.
+    /// A meter gets no acknowledgement, so committed readings are counted.
     metered: [(&'static str, Committed); 2],
 }
 
@@ -125,7 +125,8 @@ struct Gateway {
 
 impl Gateway {
     fn start(folder: &Path) -> Result<Gateway, String> {
-        let program = std::env::current_exe().map_err(|e| format!("this program cannot find itself: {e}"))?;
+        let program =
+            std::env::current_exe().map_err(|e| format!("the path of this program is unknown: {e}"))?;
         let log = folder.join("tombolo.log");
         let log_file = std::fs::OpenOptions::new()
             .create(true)
@@ -162,7 +163,7 @@ impl Gateway {
         client.ask(&request, Duration::from_secs(2)).ok()
     }
 
-    /// How many readings of each meter this run has committed.
+    /// Updates the number of readings of each meter that this run has committed.
     fn see_meters(&self, ledger: &RefCell<Ledger>) {
         let Some(status) = self.ask(Request::Status {}) else { return };
         let serial = &status["serial"];
@@ -187,7 +188,7 @@ impl Drop for Gateway {
     }
 }
 
-/// What happens when, as shares of the whole time.
+/// The schedule of events, as fractions of the duration.
 struct Script {
     begun: Instant,
     length: Duration,
@@ -195,8 +196,8 @@ struct Script {
 }
 
 impl Script {
-    /// The next event, once its time has come. A demo under 6 s has none; an endless one has them
-    /// in its first 30 s.
+    /// The next event, if it is due. A demo of less than 6 s has none; an endless one has them in
+    /// its first 30 s.
     fn due(&mut self) -> Option<usize> {
         let at = [0.25, 0.45, 0.65].get(self.step).map(|share| self.length.mul_f64(*share))?;
         if self.length < Duration::from_secs(6) || self.begun.elapsed() < at {
@@ -262,21 +263,18 @@ async fn play(options: Options) -> Result<bool, String> {
         match script.due() {
             Some(1) => {
                 let _ = broker.cut.send(true);
-                screen.say(
-                    "uplink-cut",
-                    "the uplink is cut: readings are stored and acknowledged all the same",
-                );
+                screen.say("uplink-cut", "the uplink is cut: readings are still stored and acknowledged");
             }
             Some(2) => {
                 let _ = broker.cut.send(false);
-                screen.say("uplink-back", "the uplink is back: what was stored goes out");
+                screen.say("uplink-back", "the uplink is back: the stored readings are sent");
             }
             Some(_) => {
                 gateway.kill();
                 ledger.borrow_mut().metered.iter_mut().for_each(|(_, committed)| committed.next_run());
                 screen.say(
                     "kill",
-                    "the gateway is killed (SIGKILL) and started again: sensors shake hands anew",
+                    "the gateway is killed (SIGKILL) and started again: the sensors handshake again",
                 );
                 gateway = Gateway::start(folder)?;
                 gateway.wait_until_up().await?;
@@ -294,7 +292,7 @@ async fn play(options: Options) -> Result<bool, String> {
     }
 
     stop.set(true);
-    screen.say("end", "the sensors stop; the last readings are on their way");
+    screen.say("end", "the sensors stop; waiting for the last readings");
     for sensor in sensors {
         let _ = tokio::time::timeout(Duration::from_secs(6), sensor).await;
     }
@@ -302,7 +300,7 @@ async fn play(options: Options) -> Result<bool, String> {
     loop {
         gateway.see_meters(&ledger);
         screen.arrivals(&broker, &ledger);
-        // A short demo may end before the gateway had time to ask.
+        // A short demo may end before the gateway has polled the unit.
         let heard = ledger.borrow().arrived_from(Unit::ID) > 0;
         if !heard {
             unit.serve();
@@ -334,7 +332,7 @@ async fn sense(
         };
         while !stop.get() {
             count += 1;
-            // A slow wave, so that there is something to look at.
+            // A slow wave, so that the values change visibly.
             let value = 20.0 + 3.0 * (f64::from(count) / 9.0 + f64::from(number)).sin();
             let reading = format!("{{\"{quantity}\":{value:.2},\"n\":{count}}}");
             let answer =
@@ -357,7 +355,7 @@ async fn sense(
     }
 }
 
-/// Throwaway keys: anybody on this machine may know them while the demo runs.
+/// Temporary keys, which every user of this machine can read while the demo runs.
 fn key(id: &str) -> String {
     format!("demo-key-of-{id}")
 }
@@ -408,14 +406,14 @@ fn free_udp_port() -> Result<u16, String> {
         .map_err(|e| format!("no free UDP port on 127.0.0.1: {e}"))
 }
 
-/// What the person, or the script, sees.
+/// The output for the user or a script.
 struct Screen {
     json: bool,
     live: bool,
 }
 
 impl Screen {
-    /// One line for something that happens.
+    /// Prints one line for an event.
     fn say(&mut self, event: &str, text: &str) {
         if self.json {
             println!("{}", json!({"event": event, "text": text}));
@@ -431,7 +429,7 @@ impl Screen {
         }
     }
 
-    /// What the broker got since the last look.
+    /// Prints the publishes since the last call.
     fn arrivals(&mut self, broker: &DemoBroker, ledger: &RefCell<Ledger>) {
         for arrived in broker.arrived.try_iter() {
             let Some((device, path)) =
@@ -457,7 +455,7 @@ impl Screen {
         }
     }
 
-    /// The last line, on a terminal: how it stands.
+    /// The status line on a terminal.
     fn summary(&self, gateway: &Gateway, ledger: &RefCell<Ledger>, begun: Instant) {
         if self.json || !self.live {
             return;

@@ -1,10 +1,10 @@
-//! A throwaway PKI: one CA, one server certificate, made anew in memory each time.
+//! A temporary PKI: one CA and one server certificate, generated in memory each time.
 
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
-/// The files the demo's two sides need.
+/// The keys and certificates of the demo.
 pub struct Pki {
     /// PEM of the CA the gateway pins.
     pub ca_file: PathBuf,
@@ -17,7 +17,7 @@ pub struct Pki {
 /// Makes a CA and a certificate for `localhost` and 127.0.0.1; writes the CA into `folder`.
 ///
 /// # Errors
-/// What went wrong, as text: it concerns the demo only.
+/// The error as text.
 pub fn make(folder: &Path) -> Result<Pki, String> {
     let text = |error: rcgen::Error| format!("the throwaway certificates cannot be made: {error}");
     let ca_key = KeyPair::generate().map_err(text)?;

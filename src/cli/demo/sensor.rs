@@ -1,7 +1,7 @@
 //! A simulated sensor: a real DTLS-PSK handshake over UDP, then confirmable CoAP requests.
 //!
-//! Written apart from the gateway's own CoAP code, so that a fault there is not answered by its
-//! twin here. Used by the demo, by the rounds that pull plugs, and by the load bench.
+//! It does not use the gateway's CoAP code, so that a fault there is not hidden by the same fault
+//! here. It is used by the demo, the power-cut tests, and the load bench.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::timeout_at;
 const FIRST_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// MAX_RETRANSMIT (RFC 7252 §4.8).
 const RETRANSMIT: u32 = 4;
-/// How long a handshake may take.
+/// Timeout of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
 /// Request code 0.02 (RFC 7252 §12.1.1).
@@ -23,28 +23,28 @@ pub const POST: u8 = 2;
 /// Request code 0.03.
 pub const PUT: u8 = 3;
 
-/// Why a sensor gave up.
+/// Why a sensor failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SensorError {
     /// The system refused a socket.
     Socket,
-    /// No session within 20 s, or it broke.
+    /// No session within 20 s, or the session failed.
     Handshake,
-    /// Nobody answered after four retransmissions.
+    /// No response after four retransmissions.
     NoAnswer,
 }
 
-/// What the gateway answered.
+/// A response of the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The response code as one byte: class × 32 + detail; 0x44 is 2.04.
     pub code: u8,
-    /// Option Max-Age in seconds, if there.
+    /// The Max-Age option in seconds, if present.
     pub max_age: Option<u32>,
 }
 
 impl Answer {
-    /// Whether the gateway has taken the reading.
+    /// Whether the gateway has accepted the reading.
     pub fn is_success(&self) -> bool {
         self.code >> 5 == 2
     }
@@ -70,7 +70,7 @@ impl PskResolver for Key {
 }
 
 impl Sensor {
-    /// Shakes hands with `gateway` as `identity`. `seed` varies Message IDs and tokens.
+    /// Performs a handshake with `gateway` as `identity`. `seed` varies Message IDs and tokens.
     ///
     /// # Errors
     /// [`SensorError::Socket`], [`SensorError::Handshake`].
@@ -122,7 +122,7 @@ impl Sensor {
         }
     }
 
-    /// Sends what DTLS wants sent, keeps what it has decrypted.
+    /// Sends the pending DTLS records and stores decrypted data.
     async fn drain(&mut self) -> (bool, Option<Instant>) {
         let mut connected = false;
         loop {
@@ -139,7 +139,7 @@ impl Sensor {
         }
     }
 
-    /// Takes one datagram, or lets `until` pass. `Err` when the session broke.
+    /// Receives one datagram, or waits until `until`. `Err` if the session failed.
     async fn receive(&mut self, until: Instant) -> Result<(), ()> {
         let received = timeout_at(until.into(), self.socket.recv(&mut self.datagram)).await;
         self.dtls.handle_timeout(Instant::now()).map_err(drop)?;
@@ -149,7 +149,8 @@ impl Sensor {
         Ok(())
     }
 
-    /// POSTs `payload` to `path` (segments joined by `/`), confirmably, and waits for the answer.
+    /// Sends `payload` to `path` (segments joined by `/`) with a confirmable POST, and waits for
+    /// the response.
     ///
     /// # Errors
     /// [`SensorError::NoAnswer`].
@@ -162,8 +163,8 @@ impl Sensor {
         self.request(POST, path, content_format, payload).await
     }
 
-    /// Sends a confirmable request of any method code and waits for the answer. Retransmits as RFC
-    /// 7252 §4.2 says; a separate response is taken and acknowledged.
+    /// Sends a confirmable request with any method code and waits for the response. Retransmits as
+    /// in RFC 7252 §4.2; acknowledges a separate response.
     ///
     /// # Errors
     /// [`SensorError::NoAnswer`].
@@ -212,7 +213,7 @@ impl Sensor {
         Ok(())
     }
 
-    /// Ends the session with close_notify.
+    /// Closes the session with close_notify.
     pub async fn close(mut self) {
         if self.dtls.close().is_ok() {
             self.drain().await;
@@ -220,7 +221,7 @@ impl Sensor {
     }
 }
 
-/// A confirmable request, as RFC 7252 §3 lays it out.
+/// Encodes a confirmable request (RFC 7252 §3).
 fn encode(
     method: u8,
     message_id: u16,

@@ -1,5 +1,4 @@
-//! A Modbus meter on a pseudo-terminal: says nothing unless it is asked, and then what its
-//! registers hold.
+//! A simulated Modbus meter on a pseudo-terminal, which answers requests with its registers.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,12 +6,13 @@ use std::path::{Path, PathBuf};
 use super::meter;
 use crate::proto::serial::modbus::frame::crc16;
 
-/// The registers from address 0 on: how often it was asked (two), and tenths of a volt.
+/// The number of registers, from address 0: a request counter (two registers), and a voltage in 0.1
+/// V.
 const REGISTERS: u16 = 3;
 /// A request to read: unit, function, address, quantity, checksum.
 const REQUEST: usize = 8;
 
-/// The meter's end of the line. While it is held, the other end keeps its name.
+/// The meter's end of the line. Until it is dropped, the other end keeps its name.
 pub struct Unit {
     line: std::fs::File,
     port: PathBuf,
@@ -21,16 +21,16 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// The port, which is the bus.
+    /// The name of the port, which is a bus.
     pub const BUS: &'static str = "bus-1";
-    /// The device.
+    /// The id of the device.
     pub const ID: &'static str = "meter-5";
     const ADDRESS: u8 = 5;
 
-    /// Makes the line.
+    /// Creates the pseudo-terminal.
     ///
     /// # Errors
-    /// Why there are no pseudo-terminals, in words.
+    /// The error as text.
     pub fn new() -> Result<Unit, String> {
         let (line, port) = meter::line()?;
         Ok(Unit { line, port, heard: Vec::new(), asked: 0 })
@@ -41,7 +41,7 @@ impl Unit {
         &self.port
     }
 
-    /// What the gateway has to be told.
+    /// The configuration for the gateway.
     pub fn configuration(&self) -> String {
         format!(
             "[serial.{}]\nport = \"{}\"\n[serial.{}.unit.{}]\nid = \"{}\"\nrole = \"sensor\"\npath = \"t/power\"\nperiod = \"400ms\"\n\
@@ -55,7 +55,7 @@ impl Unit {
         )
     }
 
-    /// Answers what was asked since the last call.
+    /// Answers the requests since the last call.
     pub fn serve(&mut self) {
         let mut chunk = [0; 256];
         while let Ok(length @ 1..) = self.line.read(&mut chunk) {
@@ -64,7 +64,7 @@ impl Unit {
         while let Some(request) = self.heard.first_chunk::<REQUEST>() {
             let (body, checksum) = request.split_at(REQUEST - 2);
             if crc16(body).to_le_bytes() != checksum {
-                // The middle of something: looks on from the next byte.
+                // Not the start of a request: continues at the next byte.
                 self.heard.remove(0);
                 continue;
             }
@@ -77,7 +77,7 @@ impl Unit {
     }
 }
 
-/// The answer to a request without its checksum; `None` if it is for another unit.
+/// The response to a request without its checksum; `None` if it is for another unit.
 fn answer(request: &[u8], asked: u32) -> Option<Vec<u8>> {
     let &[Unit::ADDRESS, function, high, low, _, quantity] = request else { return None };
     let address = u16::from_be_bytes([high, low]);

@@ -1,5 +1,5 @@
-//! `tombolo device add`: makes a device known by a key, a certificate or a public key, and says
-//! what it then needs.
+//! `tombolo device add`: adds a device with a key, a certificate or a public key, and prints what
+//! it needs to connect.
 
 use std::io::Read as _;
 
@@ -26,17 +26,17 @@ use crate::proto::dtls::server::bundle::public_key_hash;
 
 /// Longest label, in bytes.
 const LABEL_MAX: usize = 256;
-/// Most bytes read of a file with a public key.
+/// Largest file with a public key, in bytes.
 const PUBLIC_KEY_FILE_MAX: u64 = 64 << 10;
 
 fn name(what: &str, text: &str) -> Result<Name, CommandError> {
-    Name::parse(text).map_err(|error| CommandError::Usage(format!("{text:?} is no {what}: {error}")))
+    Name::parse(text).map_err(|error| CommandError::Usage(format!("{text:?} is not a {what}: {error}")))
 }
 
-/// Adds it and prints what it needs to connect.
+/// Adds the device and prints what it needs to connect.
 ///
 /// # Errors
-/// [`CommandError`], with the place of whatever stands in the way.
+/// [`CommandError`], with the place of the conflict.
 pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<(), CommandError> {
     let id = name("device id", &arguments.id)?;
     let role = name("role", &arguments.role)?;
@@ -69,10 +69,16 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     say_psk(context, &loaded.settings, &device)?;
     say_certificate(context, &loaded, &device)?;
     match told? {
-        Told::Reloaded => context.out.line("next: tombolo tail shows its readings as they come")?,
-        Told::NotRunning => context.out.line(
-            "next: systemctl start tombolo (it is not running), then tombolo tail shows its readings as they come",
-        )?,
+        Told::Reloaded => {
+            context
+                .out
+                .line(format_args!("next: {} shows its readings as they come", context.hint("tail")))?;
+        }
+        Told::NotRunning => context.out.line(format_args!(
+            "next: {} (it is not running), then {} shows its readings as they come",
+            context.start_hint(),
+            context.hint("tail")
+        ))?,
     }
     Ok(())
 }
@@ -96,7 +102,7 @@ fn certificate(arguments: &DeviceAddArguments) -> Result<Option<CertificateName>
     made.map(Some).map_err(|error| CommandError::Usage(format!("--{} {name:?}: {error}", kind.key())))
 }
 
-/// A hash as it is, or that of the key in a file.
+/// Parses a hash, or computes that of the key in a file.
 fn public_key(argument: &str) -> Result<[u8; 32], CommandError> {
     if argument.starts_with("sha256:") {
         return parse_key_hash(argument).ok_or_else(|| {
@@ -138,7 +144,7 @@ fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<()
                 vec!["key".to_owned(), key.to_owned()],
                 vec!["as hex".to_owned(), format_hex(&psk.key)],
             ]))?;
-            context.out.line("try it, on any machine that reaches this one:")?;
+            context.out.line("try it, on any machine that reaches this one (Debian package libcoap3-bin); 2.04 is success:")?;
             let line = client::line(settings, device, Proof::Psk { identity: &identity, key });
             context.out.line(format_args!("  {line}"))?;
         }
@@ -146,13 +152,14 @@ fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<()
             context.out.line(format_args!("identity {identity}, key as given: {} bytes", psk.key.len()))?;
             context
                 .out
-                .line("coap-client takes no key that is not printable text: try it with the device itself")?;
+                .line("coap-client accepts only keys of printable text: test it with the device itself")?;
         }
     }
     Ok(())
 }
 
-/// What a device with a certificate or a key of its own needs, and what the gateway lacks for it.
+/// Prints what a device with a certificate or a public key needs, and what the gateway lacks for
+/// it.
 fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Result<(), CommandError> {
     let (settings, material) = (&loaded.settings, &loaded.certificates);
     let mut rows = Vec::new();
@@ -174,7 +181,9 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         context.out.line(
             "the device needs a certificate of that name from a CA in coap.client-ca-file, its key, and the CA of coap.certificate-file to know this gateway by",
         )?;
-        context.out.line("try it, on any machine that reaches this one:")?;
+        context.out.line(
+            "try it, on any machine that reaches this one (Debian package libcoap3-bin); 2.04 is success:",
+        )?;
         context.out.line(format_args!("  {}", client::line(settings, device, Proof::Certificate)))?;
     } else {
         context.out.line(
@@ -187,11 +196,13 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         context.out.line(format_args!("  {}", client::line(settings, device, proof)))?;
     }
     if own.is_none() {
-        note("coap.key-file is missing: nobody connects by certificate or key until it is set");
+        note(
+            "coap.key-file is missing: no device can connect with a certificate or public key until it is set",
+        );
     } else if device.certificate.is_some() && material.authorities.anchors.is_empty() {
-        note("coap.client-ca-file is missing: no certificate is believed until it is set");
+        note("coap.client-ca-file is missing: no certificate can be verified until it is set");
     } else if device.certificate.is_some() && material.chain.is_empty() {
-        note("coap.certificate-file is missing: the device cannot check who this gateway is");
+        note("coap.certificate-file is missing: the device cannot verify this gateway");
     }
     Ok(())
 }

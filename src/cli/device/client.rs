@@ -1,5 +1,6 @@
-//! The line to try a new device with, on any machine that reaches this one.
+//! The command to test a new device, from any machine that can reach this one.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::cli::key::shell_word;
@@ -8,29 +9,30 @@ use crate::gate::Gate;
 use crate::gate::settings::{Device, Role};
 use crate::message::{Lane, Method};
 
-/// The line that sends a first reading, on a path the device's rules allow.
+/// The command that sends a first reading, to a path that the device's rules allow.
 pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> String {
     let (host, port) = address(settings);
     let role = settings.gate.roles.iter().find(|role| role.name == device.role);
     let path = role.and_then(|role| allowed_path(settings, device, role));
-    let note = if path.is_none() { "   # no rule of its role allows anything yet" } else { "" };
+    let note = if path.is_none() { "   # no rule of its role allows a path yet" } else { "" };
     let id = device.id.as_str();
     let (program, proof) = match proof {
         Proof::Psk { identity, key } => {
             (program(&PROGRAMS), format!("-u {} -k {}", shell_word(identity), shell_word(key)))
         }
         Proof::Certificate => (program(&PROGRAMS), format!("-c {id}.pem -j {id}.key -C gateway-ca.pem")),
-        // Of libcoap's, only the one with GnuTLS has them.
+        // Of libcoap's clients, only the one with GnuTLS supports raw public keys.
         Proof::PublicKey { ca } => {
             let ca = if ca { "-C gateway-ca.pem " } else { "" };
             (program(&["coap-client-gnutls"]), format!("{ca}-M {id}.key"))
         }
     };
     let url = format!("coaps://{host}{port}/{}", path.as_deref().unwrap_or("t/temperature"));
-    format!("{program} -m post {proof} -e 21.5 {}{note}", shell_word(&url))
+    // Without -v it prints nothing when all is well; with it, the answer: 2.04.
+    format!("{program} -v 6 -m post {proof} -e 21.5 {}{note}", shell_word(&url))
 }
 
-/// How a client's command line proves who it is.
+/// The credential in the client's command line.
 pub(super) enum Proof<'a> {
     /// By a key that is printable text.
     Psk {
@@ -43,12 +45,12 @@ pub(super) enum Proof<'a> {
     Certificate,
     /// By a raw public key.
     PublicKey {
-        /// Whether the gateway will show a certificate, not its key alone.
+        /// Whether the gateway sends a certificate instead of a raw public key.
         ca: bool,
     },
 }
 
-/// libcoap's client: Debian has it once for each DTLS library.
+/// libcoap's clients; Debian has one for each DTLS library.
 const PROGRAMS: [&str; 3] = ["coap-client", "coap-client-openssl", "coap-client-gnutls"];
 
 /// The first of the names that is installed here, else the first.
@@ -58,8 +60,8 @@ fn program<'n>(names: &[&'n str]) -> &'n str {
     names.iter().find(installed).or(names.first()).copied().unwrap_or("coap-client")
 }
 
-/// A host and `:port` under which this gateway can be reached: a listening address if it is a
-/// certain one, else the host name.
+/// A host and `:port` at which this gateway can be reached: a listening address unless it is a
+/// wildcard, else the host name.
 fn address(settings: &Settings) -> (String, String) {
     let Some(listen) = settings.coap.listen.first() else {
         return ("HOST".to_owned(), String::new());
@@ -67,16 +69,31 @@ fn address(settings: &Settings) -> (String, String) {
     let port = if listen.port() == 5684 { String::new() } else { format!(":{}", listen.port()) };
     let ip = listen.ip();
     let host = if ip.is_unspecified() {
-        nix::unistd::gethostname()
-            .ok()
-            .and_then(|name| name.into_string().ok())
-            .unwrap_or_else(|| "HOST".to_owned())
-    } else if ip.is_ipv6() {
-        format!("[{ip}]")
+        own_address().map(shown).or_else(host_name).unwrap_or_else(|| "HOST".to_owned())
     } else {
-        ip.to_string()
+        shown(ip)
     };
     (host, port)
+}
+
+/// An address as a URL has it.
+fn shown(ip: IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
+}
+
+/// The address by which this machine reaches others, and most likely is reached: that of the route
+/// to a documentation address. Nothing is sent.
+fn own_address() -> Option<IpAddr> {
+    let by = |from: &str, to: &str| {
+        let socket = std::net::UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+    };
+    by("0.0.0.0:0", "192.0.2.1:9").or_else(|| by("[::]:0", "[2001:db8::1]:9"))
+}
+
+fn host_name() -> Option<String> {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok())
 }
 
 /// A path that the gate lets this device publish to: of the rules for ordinary readings if there is

@@ -1,4 +1,5 @@
-//! `tombolo device`: who may speak. Works on the registry's files, so with and without the daemon.
+//! `tombolo device`: lists and changes devices. It works on the registry's files, with or without
+//! the daemon.
 
 mod add;
 mod client;
@@ -22,10 +23,10 @@ use crate::daemon::fleets;
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::message::Name;
 
-/// Does what is asked.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CommandError`], with the place of whatever stands in the way.
+/// [`CommandError`], with the place of the conflict.
 pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError> {
     match command {
         DeviceCommand::Add(arguments) => add::run(context, *arguments),
@@ -35,27 +36,28 @@ pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError
     }
 }
 
-/// What the daemon knows of the change.
+/// Whether the daemon applied the change.
 enum Told {
-    /// It is in force.
+    /// The change is in force.
     Reloaded,
-    /// It will be at the next start.
+    /// It takes effect at the next start.
     NotRunning,
 }
 
-/// Has the running daemon load its devices again.
+/// Makes the running daemon reload its devices.
 fn tell(context: &Context) -> Result<Told, CommandError> {
     let told = context.daemon().and_then(|mut daemon| daemon.ask(&Request::Reload {}, SLOW_ANSWER));
     match told {
         Ok(_) => Ok(Told::Reloaded),
         Err(ClientError::NotRunning { .. }) => Ok(Told::NotRunning),
         Err(error) => Err(CommandError::Failed(format!(
-            "the file is changed, but the running daemon has not taken it up: {error}; correct that, then `systemctl reload tombolo`"
+            "the file is changed, but the running daemon has not taken it up: {error}; correct that, then `{}`",
+            context.hint("reload")
         ))),
     }
 }
 
-/// A finding's text without its level: here it is the reason of a failure.
+/// A finding's text without its level, as the reason of a failure.
 fn without_level(finding: &crate::config::Finding) -> String {
     let text = finding.to_string();
     text.split_once("  ").map_or(text.clone(), |(_, rest)| rest.trim_start().to_owned())
@@ -74,14 +76,26 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
         return Ok(context.out.object(&json!({ "id": id, "removed": true }))?);
     }
     let effect = match told {
-        Told::Reloaded => "its sessions have ended; what it had stored still goes to the broker",
+        Told::Reloaded => "its sessions are closed; its stored readings are still sent to the broker",
         Told::NotRunning => "tombolo is not running",
     };
     Ok(context.out.line(format_args!("removed {id} ({}); {effect}", file.display()))?)
 }
 
+/// Whether the registry can be read by this user: a list without it would be a wrong one.
+fn readable(loaded: &Loaded) -> Result<(), CommandError> {
+    let folder = loaded.settings.paths.devices();
+    match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(CommandError::Failed(
+            format!("{}: the devices cannot be read by this user: use sudo", folder.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn list(context: &Context) -> Result<(), CommandError> {
     let loaded = context.load()?;
+    readable(&loaded)?;
     let made = of_fleets(&loaded);
     if context.out.json {
         for known in &loaded.known {
@@ -93,7 +107,8 @@ fn list(context: &Context) -> Result<(), CommandError> {
         return Ok(());
     }
     if loaded.known.is_empty() && made.is_empty() {
-        return Ok(context.out.line("no devices yet; next: tombolo device add ID --role ROLE --psk")?);
+        let next = context.hint("device add ID --role ROLE --psk");
+        return Ok(context.out.line(format_args!("no devices yet; next: {next}"))?);
     }
     let words = ["id", "role", "known by", "from", "label"];
     let mut rows = vec![words.map(str::to_owned).to_vec()];
@@ -124,7 +139,7 @@ fn list(context: &Context) -> Result<(), CommandError> {
     context.out.table(&rows)?;
     if !loaded.settings.gate.fleets.is_empty() {
         note(
-            "those of fleets are as the daemon last wrote them down, a few seconds ago at most; `tombolo status` counts them",
+            "devices of fleets are listed as last stored by the daemon, at most a few seconds ago; `tombolo status` shows their number",
         );
     }
     if loaded.known.iter().any(|known| !known.usable) {
@@ -188,7 +203,7 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     Ok(context.out.table(&rows)?)
 }
 
-/// Its DTLS sessions, as far as the daemon runs and lets us ask.
+/// Its DTLS sessions, if the daemon runs and allows the request.
 fn sessions(context: &Context, id: &str) -> Option<Vec<Session>> {
     let request = Request::Sessions { device: Some(id.to_owned()) };
     let answer = context.daemon().and_then(|mut daemon| daemon.ask(&request, ANSWER)).ok()?;
@@ -196,12 +211,16 @@ fn sessions(context: &Context, id: &str) -> Option<Vec<Session>> {
 }
 
 fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
+    if loaded.known(id).is_none() {
+        readable(loaded)?;
+    }
     loaded.known(id).ok_or_else(|| {
         let ids = loaded.known.iter().map(|known| known.id.as_str());
         let advice = match crate::config::scalar::did_you_mean(id, ids) {
             Some(near) => format!("did you mean {near}?"),
             None if !loaded.settings.gate.fleets.is_empty() => {
-                "`tombolo device list` names all, those of fleets once they were there".to_owned()
+                "`tombolo device list` lists all; a device of a fleet is listed after its first session"
+                    .to_owned()
             }
             None => "`tombolo device list` names all".to_owned(),
         };
@@ -209,7 +228,7 @@ fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
     })
 }
 
-/// The devices that fleets have made, each with its fleet, as the daemon last wrote them down.
+/// The devices of fleets, each with its fleet, as last stored by the daemon.
 fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
     let fleets = &loaded.settings.gate.fleets;
     if fleets.is_empty() {
@@ -261,7 +280,7 @@ fn entry(known: &Known) -> Value {
     })
 }
 
-/// How it proves who it is, in a table's cell.
+/// Its credentials, for a table cell.
 fn proof(known: &Known) -> String {
     let psk = known.psk_identity.as_deref().map(|identity| String::from_utf8_lossy(identity).into_owned());
     let certificate = known.certificate.as_ref().map(|name| format!("{} {}", word(name.kind()), name.name()));

@@ -1,22 +1,23 @@
-//! The id made by the first start: two files, so that damage to one costs nothing.
+//! The id generated at the first start, stored in two files so that damage to one is harmless.
 //!
-//! | file | content | for |
+//! | file | content | purpose |
 //! |---|---|---|
-//! | `gateway-id` | the id and a line feed | people, scripts, older versions; a new id written here by hand counts |
-//! | `gateway-id.copy` | the id, how it came about, CRC-32C of both | telling damage from an id, and restoring it |
+//! | `gateway-id` | the id and a line feed | for users, scripts and older versions; an id written here by hand is used |
+//! | `gateway-id.copy` | the id, its origin, CRC-32C of both | detects damage, and restores the id |
 //!
-//! What counts, in this order: a good `gateway-id`; the copy; the id this process runs under. A
-//! `gateway-id` that is the copy's id cut short, or differs from it in one or two characters, was
-//! damaged; one that differs more was written by somebody. Where nothing is left a new id is made:
+//! The id is, in this order: a valid `gateway-id`; the copy; the id this process runs with. A
+//! `gateway-id` that is a truncated form of the copy's id, or differs from it in one or two
+//! characters, is damaged; one that differs more was written by hand. If none is left, a new id is
+//! generated:
 //!
-//! | [`Making`] | when | `gateway-id` says later |
+//! | [`Making`] | condition | later content of `gateway-id` |
 //! |---|---|---|
-//! | `first` | there never was one | |
+//! | `first` | there was never an id | |
 //! | `replacement` | both files are damaged | |
-//! | `interim` | a file that may hold the id cannot be read (EIO, EACCES) and the other is of no use: that file is left alone | the old id: it counts again |
+//! | `interim` | a file that may contain the id cannot be read (EIO, EACCES) and the other is damaged or missing; the unreadable file is not changed | the old id, which is used again when it can be read |
 //!
-//! `[gateway] id` in the configuration wins over all of this; then neither file is looked at. Here
-//! it is decided, in [`io`] read and written.
+//! `[gateway] id` in the configuration has precedence; then neither file is read. This module
+//! decides; [`io`] reads and writes.
 
 pub mod io;
 
@@ -27,33 +28,33 @@ use super::finding::{Finding, Place};
 use crate::durable::atomic_file::{Condition, name_before};
 use crate::message::Name;
 
-/// The file for people.
+/// The plain file.
 pub const PLAIN: &str = "gateway-id";
 /// The checked file.
 pub const COPY: &str = "gateway-id.copy";
-/// Largest of either, in bytes.
+/// Largest size of either file, in bytes.
 const MAX_BYTES: u64 = 256;
-/// How an id made here begins.
+/// Prefix of a generated id.
 const PREFIX: &str = "tb-";
-/// Characters behind it.
+/// Random characters after the prefix.
 const RANDOM_LENGTH: usize = 8;
-/// Those there are.
+/// The alphabet of the random characters.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// What findings here are about.
+/// The subject of findings about the id.
 pub(super) const SUBJECT: &str = "gateway id";
-/// The way out for a file that cannot be read.
+/// The remedy for a file that cannot be read.
 const READABLE: &str = "give it to the service's user with mode 0644, or see in `dmesg` what the disk has; then systemctl reload tombolo";
-/// In so many characters at most an id differs from what it was before it was damaged.
+/// Most characters in which a damaged id differs from the original.
 const ROT_MAX: usize = 2;
 
-/// How an id came about.
+/// The origin of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Making {
-    /// At the first start, or by hand.
+    /// Generated at the first start, or set by hand.
     First,
-    /// The one before was lost: both files were damaged.
+    /// Replaces an id that was lost: both files were damaged.
     Replacement,
-    /// The one before cannot be read at present.
+    /// Used while the previous id cannot be read.
     Interim,
 }
 
@@ -66,17 +67,17 @@ impl Making {
     }
 }
 
-/// An id, and how it came about.
+/// An id and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MadeId {
     /// The id.
     pub id: Name,
-    /// How it came about.
+    /// Its origin.
     pub making: Making,
 }
 
 impl MadeId {
-    /// A new id out of 8 random bytes: `tb-` and 8 characters of base32.
+    /// A new id from 8 random bytes: `tb-` and 8 characters of base32.
     pub fn draw(random: [u8; RANDOM_LENGTH], making: Making) -> MadeId {
         let characters = random.iter().map(|byte| char::from(BASE32[usize::from(byte % 32)]));
         let text: String = PREFIX.chars().chain(characters).collect();
@@ -95,29 +96,29 @@ impl MadeId {
     }
 }
 
-/// What [`PLAIN`] says.
+/// The parsed content of [`PLAIN`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plain {
     id: Name,
-    /// It ends with a line feed, so nothing was cut off.
+    /// Whether it ends with a line feed, so that it is not truncated.
     is_whole: bool,
 }
 
 /// Reads [`PLAIN`].
 ///
 /// # Errors
-/// Why it cannot be what was written, in half a sentence.
+/// Why it is invalid, as a clause for an error message.
 pub fn parse_plain(bytes: &[u8]) -> Result<Plain, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "it is no text".to_owned())?;
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     let (trimmed, is_whole) = (text.trim(), text.ends_with('\n'));
-    let id = Name::parse(trimmed).map_err(|error| format!("it holds no id: {error}"))?;
+    let id = Name::parse(trimmed).map_err(|error| format!("it contains no valid id: {error}"))?;
     if !is_whole && is_cut(trimmed) {
-        return Err("it is cut short".to_owned());
+        return Err("it is truncated".to_owned());
     }
     Ok(Plain { id, is_whole })
 }
 
-/// Whether this is the beginning of an id made here, but not all of it.
+/// Whether this is a truncated generated id.
 fn is_cut(text: &str) -> bool {
     let (prefix, random) = text.split_at(text.len().min(PREFIX.len()));
     text.len() < PREFIX.len() + RANDOM_LENGTH
@@ -128,7 +129,7 @@ fn is_cut(text: &str) -> bool {
 /// Reads [`COPY`].
 ///
 /// # Errors
-/// Why it cannot be what was written, in half a sentence.
+/// Why it is invalid, as a clause for an error message.
 pub fn parse_copy(bytes: &[u8]) -> Result<MadeId, String> {
     let fault = || "its checksum is wrong".to_owned();
     let text = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_suffix('\n')).ok_or_else(fault)?;
@@ -137,55 +138,55 @@ pub fn parse_copy(bytes: &[u8]) -> Result<MadeId, String> {
         return Err(fault());
     }
     let (id, word) = content.split_once(' ').ok_or_else(fault)?;
-    // A word of a later version: the id counts all the same.
+    // A word of a later version: the id is used anyway.
     let making = Making::ALL.into_iter().find(|(_, known)| *known == word);
     let id = Name::parse(id).map_err(|_| fault())?;
     Ok(MadeId { id, making: making.map_or(Making::First, |(making, _)| making) })
 }
 
-/// What is to be done about one of the files.
+/// The action for one of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It is right, or must not be touched.
+    /// It is correct, or must not be changed.
     Leave,
-    /// It is to be written.
+    /// Write it.
     Write,
-    /// It is to be set aside first.
+    /// Set it aside, then write it.
     SetAsideAndWrite,
 }
 
-/// Which id counts.
+/// The id to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// This one.
+    /// A known id.
     Known(MadeId),
-    /// A new one, to be made by a gateway that runs.
+    /// A new id, which only the daemon may generate.
     New(Making),
 }
 
-/// What was decided.
+/// The decision about the id and its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Which id counts.
+    /// The id to use.
     pub choice: Choice,
-    /// What becomes of [`PLAIN`].
+    /// The action for [`PLAIN`].
     pub plain: Step,
-    /// What becomes of [`COPY`].
+    /// The action for [`COPY`].
     pub copy: Step,
-    /// What is wrong with which file.
+    /// The faults of the files.
     pub defects: Vec<(&'static str, Condition)>,
-    /// Under this id the gateway ran before somebody wrote another into [`PLAIN`].
+    /// The previous id, if [`PLAIN`] was changed by hand.
     pub changed_from: Option<Name>,
 }
 
 impl Decision {
-    /// Whether everything is as it should be.
+    /// Whether no file needs to be written.
     pub fn is_settled(&self) -> bool {
         self.plain == Step::Leave && self.copy == Step::Leave
     }
 }
 
-/// Decides by what the files say, and by the id this process runs under.
+/// Decides from the content of the files and the id this process runs with.
 pub fn decide(
     plain: Result<Plain, Condition>,
     copy: Result<MadeId, Condition>,
@@ -204,7 +205,7 @@ pub fn decide(
             Choice::Known(known.clone())
         }
         (Ok(id), _) => Choice::Known(MadeId { id: id.clone(), making: Making::First }),
-        // What made it an interim one is gone.
+        // The reason for the interim id no longer exists.
         (Err(_), Some(MadeId { id, making: Making::Interim })) if !is_open && copy.is_ok() => {
             Choice::Known(MadeId { id: id.clone(), making: Making::Replacement })
         }
@@ -240,8 +241,8 @@ pub fn decide(
     Decision { choice, plain: plain_step, copy: copy_step, defects, changed_from }
 }
 
-/// What there is to say of the files as they were found, and the way out; nothing of those that are
-/// only missing: they are made.
+/// The findings about the files, with remedies. A file that is only missing has no finding, because
+/// it is created.
 pub fn findings(decision: &Decision, directory: &Path) -> Vec<Finding> {
     let subject = |name: &str| Place { file: directory.join(name).display().to_string().into(), line: None };
     let mut findings = Vec::new();
@@ -272,7 +273,7 @@ pub fn findings(decision: &Decision, directory: &Path) -> Vec<Finding> {
     findings
 }
 
-/// What a start or reload says once: that the id is a new one, or another.
+/// The finding that a start or reload logs once: the id is new or has changed.
 pub fn event(decision: &Decision, directory: &Path, made: Option<&MadeId>) -> Option<Finding> {
     let place = Place { file: directory.join(PLAIN).display().to_string().into(), line: None };
     let finding = match (&decision.choice, &decision.changed_from, made) {
@@ -290,7 +291,7 @@ pub fn event(decision: &Decision, directory: &Path, made: Option<&MadeId>) -> Op
     Some(finding.at(Some(&place)))
 }
 
-/// That the disk does not take what is to be written of the id.
+/// The finding that the id cannot be written.
 pub fn unsettled(decision: &Decision, directory: &Path, error: &str) -> Finding {
     let place = Place { file: directory.join(PLAIN).display().to_string().into(), line: None };
     let message = match decision.choice {
@@ -303,8 +304,7 @@ pub fn unsettled(decision: &Decision, directory: &Path, error: &str) -> Finding 
     Finding::fail(SUBJECT, message).at(Some(&place)).advice(advice)
 }
 
-/// What there is to say of files that were set aside, which somebody has to have seen before
-/// `check` is content.
+/// The finding about files that were set aside; `check` reports it until they are deleted.
 pub fn set_aside(made: &MadeId, directory: &Path, aside: &[String]) -> Option<Finding> {
     let first = aside.first()?;
     let place = Place { file: directory.join(first).display().to_string().into(), line: None };
@@ -329,14 +329,14 @@ pub fn is_aside(name: &str) -> bool {
     matches!(name_before(name), Some(PLAIN | COPY))
 }
 
-/// Why a plain id is no other id than the known one, but that one damaged.
+/// Why the content of [`PLAIN`] is the known id, damaged, and not another id.
 fn damage(plain: &Plain, known: &Name) -> Option<Condition> {
     let (is, was) = (plain.id.as_str(), known.as_str());
     if is == was {
         return None;
     }
     if !plain.is_whole && was.starts_with(is) {
-        return Some(Condition::Damaged("it is cut short".to_owned()));
+        return Some(Condition::Damaged("it is truncated".to_owned()));
     }
     let differing = is.bytes().zip(was.bytes()).filter(|(a, b)| a != b).count();
     let is_rot = is.len() == was.len() && differing <= ROT_MAX;
@@ -379,7 +379,7 @@ mod tests {
             assert_eq!(parse_copy(drawn.checked().as_bytes()), Ok(drawn.clone()));
             let (text, checked) = (drawn.plain(), drawn.checked());
             assert_eq!(parse_plain(text.as_bytes()).unwrap().id, drawn.id);
-            // Only the line feed is missing: all of the id is there.
+            // Only the line feed is missing: the id is complete.
             assert_eq!(parse_plain(&text.as_bytes()[..11]).unwrap().id, drawn.id);
             for length in 0..11 {
                 assert!(parse_plain(&text.as_bytes()[..length]).is_err(), "{length}");
@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(decided(Err(MISSING), Ok(known.clone())), (Write, Leave));
         assert_eq!(decided(Err(damaged()), Ok(known.clone())), (SetAsideAndWrite, Leave));
         assert_eq!(decided(Err(unreadable()), Ok(known.clone())), (Leave, Leave));
-        // Rotten, and cut behind an id that was put there by hand.
+        // Damaged, and truncated after an id that was set by hand.
         assert_eq!(decided(plain("tb-abcdefga"), Ok(known.clone())), (SetAsideAndWrite, Leave));
         let (cut, whole) = (parse_plain(b"green").map_err(|_| MISSING), made("greenhouse-7", Making::First));
         let decision = decide(cut, Ok(whole.clone()), None);

@@ -1,22 +1,25 @@
 //! Puts the site's drop-in in place.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
+pub mod copy;
+
 use std::path::{Component, Path, PathBuf};
 
-use super::{FILE_NAME, Site, render};
+use super::{FILE_NAME, Site, folder, render};
 use crate::config::finding::{Finding, Place};
-use crate::config::io::{Options, load_with};
+use crate::config::io::{CONFIG_FILE, Options, load_with};
 use crate::config::layer::{LayerText, Origin};
 use crate::config::{Level, Loaded, Paths};
 use crate::durable::atomic_file::sweep;
 use crate::durable::io::{OnDisk, write_atomically};
+use copy::Copied;
 
 /// Why nothing was written.
 #[derive(Debug)]
 pub enum InitError {
-    /// The drop-in is there already, and it was not said to replace it.
+    /// The drop-in exists, and replacing it was not requested.
     Exists(PathBuf),
-    /// All findings: the configuration would be refused, or a file named does not exist.
+    /// All findings: the configuration would be refused, or a named file does not exist.
     Findings(Vec<Finding>),
 }
 
@@ -26,15 +29,28 @@ impl From<Vec<Finding>> for InitError {
     }
 }
 
-/// Writes the drop-in and returns its path and what the configuration then is.
+/// What was written.
+#[derive(Debug)]
+pub struct Written {
+    /// The drop-in.
+    pub path: PathBuf,
+    /// The main file, where there was none.
+    pub main: Option<PathBuf>,
+    /// Files brought to where the service can read them.
+    pub copied: Vec<Copied>,
+    /// What the configuration then is.
+    pub loaded: Loaded,
+}
+
+/// Writes the drop-in, and where there is no configuration yet the whole of it.
 ///
 /// # Errors
-/// [`InitError`]; then nothing has changed.
-pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Loaded), InitError> {
+/// [`InitError`]; then no configuration has changed.
+pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, InitError> {
     let folder = Paths::conf_d(&options.config);
     let path = folder.join(FILE_NAME);
-    let place = Place { file: path.display().to_string().into(), line: None };
-    let failed = |message: String, advice: &str| {
+    let failed = |path: &Path, message: String, advice: &str| {
+        let place = Place { file: path.display().to_string().into(), line: None };
         vec![Finding::fail("configuration", message).at(Some(&place)).advice(advice)]
     };
     if !force && path.symlink_metadata().is_ok() {
@@ -53,35 +69,115 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<(PathBuf, Lo
             ..site.clone()
         })
     })();
-    let site =
-        site.map_err(|error| failed(format!("a path cannot be made absolute: {error}"), "use whole paths"))?;
-    let layer = LayerText { origin: Origin::DropIn, path: path.clone(), text: render(&site) };
-    let loaded = load_with(options, None, Some(&layer))?;
+    let mut site = site.map_err(|error| {
+        failed(&path, format!("a path cannot be made absolute: {error}"), "use whole paths")
+    })?;
+    let main = new_main_file(&options.config);
+    let mut instead: Vec<LayerText> = main.iter().cloned().collect();
+    instead.push(LayerText { origin: Origin::DropIn, path: path.clone(), text: render(&site) });
+    let mut loaded = load_with(options, None, &instead)?;
+
+    // What the service cannot read is copied for it; what then is still wrong was just typed.
+    let state_dir = loaded.settings.paths.state_dir.clone();
+    let plans = plan_copies(&mut site, &options.config, &state_dir, force)
+        .map_err(|(file, message)| failed(&file, message, "nothing was written"))?;
+    let is_copied = |finding: &Finding| {
+        plans.iter().any(|plan| finding.message.starts_with(&plan.copied.from.display().to_string()))
+    };
     // A file that is not there is no fault of a running gateway, but surely one of what was just
     // typed.
     let wrong: Vec<Finding> = loaded
         .findings
         .iter()
         .filter(|f| f.level == Level::Fail && f.file.as_deref().map(Path::new) == Some(path.as_path()))
+        .filter(|finding| !is_copied(finding))
         .cloned()
         .collect();
     if !wrong.is_empty() {
         return Err(wrong.into());
     }
+    let as_root = |error: std::io::Error| format!("cannot be written: {error}");
+    for plan in &plans {
+        copy::carry_out(plan).map_err(|error| failed(&plan.copied.to, as_root(error), "run this as root"))?;
+    }
+    if let Some(main) = &main {
+        make_folder(main).map_err(|error| failed(&main.path, as_root(error), "use a folder of your own"))?;
+    }
     // What was left by one that was killed; if it cannot be deleted now, then by the next.
     let _ = sweep(&OnDisk::new(&folder), FILE_NAME);
-    let put =
-        std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, layer.text.as_bytes(), 0o644));
-    put.map_err(|error| failed(format!("cannot be written: {error}"), "run this as root"))?;
-    Ok((path, loaded))
+    let text = render(&site);
+    let put = std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, text.as_bytes(), 0o644));
+    put.map_err(|error| failed(&path, as_root(error), "run this as root"))?;
+    if !plans.is_empty() || main.is_some() {
+        loaded = load_with(options, None, &[])?;
+    }
+    let copied = plans.into_iter().map(|plan| plan.copied).collect();
+    Ok(Written { path, main: main.map(|main| main.path), copied, loaded })
 }
 
-/// The path from the root, without `..`. The file itself may be a link, and stays one.
+/// The main file to be, where there is none and no package has one.
+fn new_main_file(config: &Path) -> Option<LayerText> {
+    if config == Path::new(CONFIG_FILE) || config.symlink_metadata().is_ok() {
+        return None;
+    }
+    // A drop-in that is there already may be a whole configuration.
+    let has_drop_ins =
+        std::fs::read_dir(Paths::conf_d(config)).is_ok_and(|mut entries| entries.next().is_some());
+    let text = folder::main_file(free_port());
+    (!has_drop_ins).then(|| LayerText { origin: Origin::Main, path: config.to_owned(), text })
+}
+
+/// CoAP's own port, or the next that nobody has.
+fn free_port() -> u16 {
+    let is_free = |port: &u16| std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, *port)).is_ok();
+    [5684, 15684, 25684].into_iter().find(is_free).unwrap_or(5684)
+}
+
+/// The main file and the folders beside it.
+fn make_folder(main: &LayerText) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let top = main.path.parent().filter(|top| !top.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(top)?;
+    for name in [folder::STATE, folder::RUNTIME] {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(top.join(name))?;
+    }
+    write_atomically(&main.path, main.text.as_bytes(), 0o644)
+}
+
+/// The copies to make, with the site changed to name them.
+fn plan_copies(
+    site: &mut Site,
+    config: &Path,
+    state_dir: &Path,
+    force: bool,
+) -> Result<Vec<copy::Plan>, (PathBuf, String)> {
+    let files = [
+        (&mut site.ca_file, false),
+        (&mut site.certificate_file, false),
+        (&mut site.key_file, true),
+        (&mut site.password_file, true),
+    ];
+    let mut plans = Vec::new();
+    for (file, secret) in files {
+        let Some(path) = file.as_mut() else { continue };
+        match copy::plan(path, secret, config, state_dir, force) {
+            Ok(None) => {}
+            Ok(Some(plan)) => {
+                path.clone_from(&plan.copied.to);
+                plans.push(plan);
+            }
+            Err(message) => return Err((path.clone(), message)),
+        }
+    }
+    Ok(plans)
+}
+
+/// The absolute path without `..`. If the file is a link, it is not resolved.
 fn whole(path: &Path) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     match (path.parent(), path.file_name()) {
         (Some(folder), Some(name)) if path.components().any(|part| part == Component::ParentDir) => {
-            // A folder that is not there is said with the file.
+            // A missing folder is reported with the file.
             Ok(std::fs::canonicalize(folder).map_or_else(|_| path.clone(), |folder| folder.join(name)))
         }
         _ => Ok(path),

@@ -1,8 +1,12 @@
 //! `tombolo init`: writes the site's drop-in, `conf.d/10-site.toml`, beside the main file.
 //!
+//! Where there is no main file, and it is not the packaged one's place, a whole configuration is
+//! written: [`folder`]. Files that the service cannot read are brought to it: [`io::copy`].
+//!
 //! The packaged file is never touched. What is written has been judged together with all that is
 //! there before it is put in place: here is the text, `io` puts it there.
 
+pub mod folder;
 pub mod io;
 
 use std::fmt::Write as _;
@@ -11,16 +15,16 @@ use std::path::PathBuf;
 /// The drop-in's name.
 pub const FILE_NAME: &str = "10-site.toml";
 
-/// What the owner said.
+/// The options of `tombolo init`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Site {
     /// The broker's URL.
     pub url: Option<String>,
-    /// `mqtt://` is meant.
+    /// Allow `mqtt://`.
     pub insecure: bool,
     /// The CA's certificates.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate.
+    /// The gateway's client certificate.
     pub certificate_file: Option<PathBuf>,
     /// Its key; a path or `credential:NAME`.
     pub key_file: Option<PathBuf>,

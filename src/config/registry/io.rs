@@ -1,8 +1,8 @@
 //! The registry's files: read all, add one, remove one; with or without a running daemon.
 //!
-//! A file appears and disappears whole ([`durable`](crate::durable)). It is 0600 and belongs to the
-//! folder's owner, also when root adds it, or the daemon could not read it. Those who change the
-//! registry wait for each other at a lock; readers need none.
+//! Files are created and deleted atomically ([`durable`](crate::durable)). A file has mode 0600 and
+//! the folder's owner, also if root adds it, so that the daemon can read it. Writers use a lock;
+//! readers need none.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -15,20 +15,21 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::{FILE_MAX, FileText, Registry, check_new, check_remove, generated_key, render};
+use crate::config::Loaded;
 use crate::config::finding::{Finding, Place};
-use crate::config::{Loaded, io::random_bytes};
 use crate::durable::atomic_file::{AtomicFile, Condition, list};
 use crate::durable::folder::StateFolder as _;
 use crate::durable::io::{OnDisk, create_directory, give_to_owner_of, sync_folder, write_atomically};
 use crate::gate::Device;
+use crate::system::io::fill_random;
 
-/// The lock of those who change the registry.
+/// The lock file of writers.
 const LOCK: &str = ".lock";
-/// Of its files: they hold keys.
+/// The mode of its files, which contain keys.
 const MODE: u32 = 0o600;
 
-/// Reads all of `directory`; one that does not exist is empty. Files that end in anything but
-/// `.toml`, and hidden ones, are passed over.
+/// Reads all devices in `directory`; a directory that does not exist is empty. Hidden files and
+/// files without the suffix `.toml` are ignored.
 pub fn load(directory: &Path, previous: Option<&Registry>) -> Registry {
     let mut exposed = Vec::new();
     let mut registry = match read_all(directory, &mut exposed) {
@@ -82,7 +83,7 @@ fn read_all(directory: &Path, exposed: &mut Vec<Arc<str>>) -> Result<Vec<FileTex
         }
         files.push(FileText { id: id.to_owned(), file, text });
     }
-    // The order of a folder is the file system's; that of findings should not be.
+    // The order of a folder depends on the file system; that of findings must not.
     files.sort_by(|a, b| a.id.cmp(&b.id));
     exposed.sort();
     Ok(files)
@@ -96,14 +97,14 @@ fn text_of(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
 /// A new random key: see [`generated_key`].
 ///
 /// # Errors
-/// The system has no randomness to give.
+/// The system's random number generator failed.
 pub fn random_key() -> io::Result<Zeroizing<Vec<u8>>> {
     let mut random = Zeroizing::new([0; 22]);
-    random_bytes(&mut *random)?;
+    fill_random(&mut *random)?;
     Ok(generated_key(&random))
 }
 
-/// Adds a device; a running daemon takes it up at its next reload. Returns the file.
+/// Adds a device; a running daemon uses it after its next reload. Returns the file.
 ///
 /// # Errors
 /// A finding: the id or the PSK identity exists, in configuration or in the registry, with the
@@ -120,7 +121,7 @@ pub fn add(loaded: &Loaded, device: &Device) -> Result<PathBuf, Box<Finding>> {
     create_directory(&directory).map_err(failed)?;
     let _lock = lock(&directory).map_err(failed)?;
     sweep(&directory);
-    // Somebody else may have added one since the configuration was read.
+    // Another process may have added a device since the configuration was read.
     let now = load(&directory, None);
     let twin = now.entries().find_map(|other| Some((other, device.shares(&other.device)?)));
     if let Some((other, by)) = twin {
@@ -145,8 +146,8 @@ fn way_out(error: &io::Error) -> &'static str {
     }
 }
 
-/// Removes what a writer left that was killed before its rename; under the lock nobody else is
-/// writing. It holds a key.
+/// Removes a temporary file of a writer that was killed before its rename, because it contains a
+/// key. The lock excludes other writers.
 fn sweep(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
@@ -157,11 +158,11 @@ fn sweep(directory: &Path) {
     }
 }
 
-/// Removes a device from the registry; a running daemon ends its session at its next reload.
-/// Returns the file that was.
+/// Removes a device from the registry; a running daemon closes its sessions at its next reload.
+/// Returns the path of the removed file.
 ///
 /// # Errors
-/// A finding: there is no such device; it stands in configuration, with file and line; the file
+/// A finding: there is no such device; it is in the configuration, with file and line; the file
 /// cannot be removed.
 pub fn remove(loaded: &Loaded, id: &str) -> Result<PathBuf, Box<Finding>> {
     check_remove(id, loaded)?;
@@ -177,11 +178,11 @@ pub fn remove(loaded: &Loaded, id: &str) -> Result<PathBuf, Box<Finding>> {
     Ok(path)
 }
 
-/// Held until dropped. Waits for whoever has it.
+/// Locks the registry until the result is dropped. Waits for another holder.
 fn lock(directory: &Path) -> io::Result<File> {
     let path = directory.join(LOCK);
     let mut options = OpenOptions::new();
-    // Not through a link: whoever owns the folder could lead root elsewhere.
+    // Does not follow a link, with which the folder's owner could redirect root.
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
     let file = options.open(path)?;
     give_to_owner_of(directory, &file)?;

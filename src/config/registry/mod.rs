@@ -1,5 +1,5 @@
-//! The device registry: one small file a device under `{state-dir}/devices`, so that a device is
-//! added or removed by one atomic rename.
+//! The device registry: one small file per device in `{state-dir}/devices`, so that a device is
+//! added or removed atomically.
 //!
 //! ```toml
 //! format = "tombolo-device 1.2"
@@ -13,10 +13,10 @@
 //! or, in place of the two about the key, as in `[device.X]`: `certificate-uri`, `certificate-dns`
 //! or `certificate-cn`, with `certificate-issuer`; `public-key = "sha256:…"`.
 //!
-//! A file that cannot be read, or is of a format this version does not know, disables its device
-//! and no other; it stays where it is, so that the version that understands it finds it. Unknown
-//! keys are ignored. On a reload the last good version of a device stays in use. Here texts become
-//! entries and back; `io` has the files.
+//! A file that cannot be read, or has an unknown format version, disables only its device. It is
+//! not changed, so that the version that wrote it can use it. Unknown keys are ignored. On a reload
+//! the last good version of a device stays in use. This module parses and renders the texts; `io`
+//! accesses the files.
 
 pub mod io;
 
@@ -31,7 +31,8 @@ use super::certificate::{format_key_hash, parse_key_hash};
 use super::finding::{Finding, Place};
 use super::raw::Lines;
 use super::scalar::{
-    PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, parse_duration, parse_psk,
+    PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, format_psk_identity,
+    parse_duration, parse_psk, parse_psk_identity,
 };
 use super::{DeviceSource, Known, Loaded};
 use crate::durable::atomic_file::Condition;
@@ -46,15 +47,15 @@ pub const FILE_MAX: u64 = 16 << 10;
 const MAGIC: &str = "tombolo-device ";
 /// The newest major version of the format that is understood.
 const MAJOR: u32 = 1;
-/// What is written. 1.1 was the first with certificates and public keys, which an older 1.x passes
-/// over; 1.2 with an end.
+/// The minor version that is written. 1.1 added certificates and public keys, which older 1.x
+/// ignore; 1.2 added the end line.
 const MINOR: u32 = 2;
 /// The first minor version whose files end with [`END`].
 const MINOR_WITH_END: u32 = 2;
-/// The last line, without which a file was cut short: what is missing could be what keeps others
-/// out.
+/// The last line. A file without it is truncated, and a missing line could be a restriction such as
+/// the issuer.
 const END: &str = "# end";
-/// The way out for a file that cannot be read.
+/// The remedy for a file that cannot be read.
 const UNREADABLE: &str = "its mode is 0600 and its owner the folder's; else see in `dmesg` what the disk has. Then systemctl reload tombolo";
 /// Longest label, in bytes.
 const LABEL_MAX: usize = 256;
@@ -65,7 +66,7 @@ const GENERATED_LENGTH: usize = 22;
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     entries: BTreeMap<String, Arc<Entry>>,
-    /// Ids whose file is there and cannot be used.
+    /// Ids whose file exists but cannot be used.
     bad: BTreeSet<String>,
     findings: Vec<Finding>,
 }
@@ -73,24 +74,24 @@ pub struct Registry {
 /// One device of the registry.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The device; its role is not checked here.
+    /// The device; its role is not validated.
     pub device: Device,
-    /// Its file.
+    /// The path of its file.
     pub file: Arc<str>,
 }
 
-/// What stands in one file of the registry.
+/// The text of one file of the registry.
 pub struct FileText {
     /// The file's name without `.toml`.
     pub id: String,
-    /// The file, as findings name it.
+    /// The path of the file, as shown in findings.
     pub file: Arc<str>,
-    /// Its text, or how it is that there is none.
+    /// Its text, or why it cannot be read.
     pub text: Result<Zeroizing<String>, Condition>,
 }
 
 impl Registry {
-    /// Reads every file. Of a file that cannot be used, the version in `previous` stays.
+    /// Parses every file. For a file that cannot be used, the version in `previous` stays in use.
     pub fn assemble(files: impl IntoIterator<Item = FileText>, previous: Option<&Registry>) -> Registry {
         let mut registry = Registry::default();
         for file in files {
@@ -123,12 +124,12 @@ impl Registry {
         registry
     }
 
-    /// The usable ones, in id order.
+    /// The usable devices, in id order.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
         self.entries.values().map(Arc::as_ref)
     }
 
-    /// One by its id.
+    /// The device with this id.
     pub fn entry(&self, id: &str) -> Option<&Entry> {
         self.entries.get(id).map(Arc::as_ref)
     }
@@ -138,13 +139,13 @@ impl Registry {
         self.entries.contains_key(id) || self.bad.contains(id)
     }
 
-    /// What was wrong with files.
+    /// The findings about files.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 }
 
-/// Reads one file's text. Says nothing of the values it finds wrong: one of them is the key.
+/// Parses the text of one file. Findings never contain an invalid value, because it may be the key.
 ///
 /// # Errors
 /// A finding at file and line.
@@ -158,7 +159,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         return Err(fault(
             None,
             "id",
-            "the file's name is no device id".to_owned(),
+            "the file's name is not a device id".to_owned(),
             "rename or remove the file",
         ));
     };
@@ -184,7 +185,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
                 _ => Err(fault(
                     line,
                     key,
-                    format!("is no text of 1 to {max} bytes"),
+                    format!("is not a text of 1 to {max} bytes"),
                     "write it in double quotes",
                 )),
             }
@@ -194,10 +195,10 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         let (major, minor) = version(format);
         if major != Some(MAJOR) {
             let advice = "a newer version of Tombolo wrote it; that one will use it again";
-            return Err(fault(line, "format", "is of a format unknown here".to_owned(), advice));
+            return Err(fault(line, "format", "has an unknown format version".to_owned(), advice));
         }
         if minor >= MINOR_WITH_END && !text.trim_end().ends_with(END) {
-            let message = format!("is damaged: it is cut short, its last line is not {END:?}");
+            let message = format!("is damaged: it is truncated: its last line is not {END:?}");
             return Err(fault(None, "syntax", message, "remove the device and add it again"));
         }
     }
@@ -210,7 +211,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         ));
     };
     let role = Name::parse(role).map_err(|error| {
-        fault(line, "role", format!("is no role's name: {error}"), "name one of the [role.*]")
+        fault(line, "role", format!("is not a role name: {error}"), "name one of the [role.*]")
     })?;
     let label = get("label", LABEL_MAX)?.map(|(label, _)| label.to_owned());
     let offline_after = match get("offline-after", 64)? {
@@ -221,19 +222,25 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
                 return Err(fault(
                     line,
                     "offline-after",
-                    "is no duration".to_owned(),
+                    "is not a duration".to_owned(),
                     "write it like \"1h\"",
                 ));
             }
         },
     };
-    let identity = get("psk-identity", PSK_IDENTITY_MAX)?;
+    let identity = match get("psk-identity", 4 + 2 * PSK_IDENTITY_MAX)? {
+        None => id.as_bytes().to_vec(),
+        Some((text, line)) => parse_psk_identity(text).ok_or_else(|| {
+            let advice = "write 1 to 128 bytes of text, or hex: and two hexadecimal digits for each";
+            fault(line, "psk-identity", "this is no identity".to_owned(), advice)
+        })?,
+    };
     let psk = match get("psk", 5 + 2 * PSK_KEY_MAX)? {
         Some((key, line)) => {
             let key = parse_psk(key.as_bytes()).map_err(|error| {
                 fault(line, "psk", error.to_string(), "write hex:… or text:…, 1 to 64 bytes")
             })?;
-            Some(Psk { identity: identity.map_or(id, |(text, _)| text).as_bytes().to_vec(), key })
+            Some(Psk { identity, key })
         }
         None => None,
     };
@@ -242,7 +249,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         None => None,
         Some((text, line)) => Some(parse_key_hash(text).ok_or_else(|| {
             let advice = "write sha256: and the 64 hexadecimal digits of the key's hash";
-            fault(line, "public-key", "this is no hash of a key".to_owned(), advice)
+            fault(line, "public-key", "this is not a hash of a key".to_owned(), advice)
         })?),
     };
     let device = Device { id: name, role, label, psk, certificate, public_key, offline_after };
@@ -258,10 +265,10 @@ fn version(format: &str) -> (Option<u32>, u32) {
 
 /// A text of 1 to so many bytes at a key, and its line.
 type Get<'a, 't> = dyn Fn(&str, usize) -> Result<Option<(&'t str, Option<u32>)>, Box<Finding>> + 'a;
-/// A fault at a line and a key: what, and the way out.
+/// Makes a fault from line, key, message and remedy.
 type MakeFault<'a> = dyn Fn(Option<u32>, &str, String, &str) -> Box<Finding> + 'a;
 
-/// The name of its certificate, at most one.
+/// The certificate name, at most one.
 fn certificate(get: &Get<'_, '_>, fault: &MakeFault<'_>) -> Result<Option<CertificateName>, Box<Finding>> {
     let advice = "remove the device and add it again";
     let issuer = match get("certificate-issuer", 4 * NAME_MAX)? {
@@ -276,7 +283,12 @@ fn certificate(get: &Get<'_, '_>, fault: &MakeFault<'_>) -> Result<Option<Certif
     for kind in NameKind::ALL {
         let Some((text, line)) = get(kind.key(), NAME_MAX)? else { continue };
         if found.is_some() {
-            return Err(fault(line, kind.key(), "a certificate is known by one name".to_owned(), advice));
+            return Err(fault(
+                line,
+                kind.key(),
+                "only one name may identify a certificate".to_owned(),
+                advice,
+            ));
         }
         let issuer = issuer.as_ref().map(|(issuer, _)| issuer.clone());
         found = Some(
@@ -295,10 +307,10 @@ fn certificate(get: &Get<'_, '_>, fault: &MakeFault<'_>) -> Result<Option<Certif
     }
 }
 
-/// Writes one device's file. A key that is printable text is written as such, so that a person can
-/// read it out to a client.
+/// Renders the file of one device. A key that is printable text is written as text, so that it can
+/// be copied to a client.
 pub fn render(device: &Device) -> Zeroizing<String> {
-    // Larger than any outcome: growing would leave copies of the key behind.
+    // Larger than any result, because growing would leave copies of the key in memory.
     let mut text = Zeroizing::new(String::with_capacity(8192));
     let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
     text.push_str("# A device of this gateway's registry. Change it through `tombolo device`.\n");
@@ -311,7 +323,7 @@ pub fn render(device: &Device) -> Zeroizing<String> {
         let _ = writeln!(text, "offline-after = {}", quoted(&format_duration(after)));
     }
     if let Some(certificate) = &device.certificate {
-        // In this order: without its last lines a file lets nobody else in.
+        // In this order, so that a truncated file never matches further certificates.
         if let Some(issuer) = certificate.issuer() {
             let _ = writeln!(text, "certificate-issuer = {}", quoted(&issuer.to_string()));
         }
@@ -321,7 +333,7 @@ pub fn render(device: &Device) -> Zeroizing<String> {
         let _ = writeln!(text, "public-key = \"{}\"", format_key_hash(key));
     }
     if let Some(psk) = &device.psk {
-        let _ = writeln!(text, "psk-identity = {}", quoted(&String::from_utf8_lossy(&psk.identity)));
+        let _ = writeln!(text, "psk-identity = {}", quoted(&format_psk_identity(&psk.identity)));
         match key_text(&psk.key) {
             Some(literal) => {
                 let key = Zeroizing::new(quoted(&format!("text:{literal}")));
@@ -338,14 +350,14 @@ pub fn render(device: &Device) -> Zeroizing<String> {
     text
 }
 
-/// The key as a client's command line takes it, if it is nothing but printable ASCII.
+/// The key as an argument for a client's command line, if it is printable ASCII.
 pub fn key_text(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key).ok().filter(|text| text.bytes().all(|b| (b' '..=b'~').contains(&b)))
 }
 
-/// A key of 22 characters out of 22 random bytes, more than 131 bits: from the URL-safe alphabet,
-/// so that no shell changes it, and with a letter other than a client's `0x` or an option's `-`
-/// first, so that `coap-client -k` takes it literally.
+/// A key of 22 characters from 22 random bytes, with more than 131 bits. The characters are
+/// URL-safe, so that no shell changes them, and the first is a letter (not `0x` or `-`), so that
+/// `coap-client -k` reads it literally.
 pub fn generated_key(random: &[u8; GENERATED_LENGTH]) -> Zeroizing<Vec<u8>> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let character = |at: usize| match at {
@@ -356,10 +368,10 @@ pub fn generated_key(random: &[u8; GENERATED_LENGTH]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new((0..GENERATED_LENGTH).map(character).collect())
 }
 
-/// Whether a new device fits in with all there are.
+/// Checks a new device against the existing ones.
 ///
 /// # Errors
-/// A finding that names the place of what stands in its way.
+/// A finding with the place of the conflict.
 pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     let id = device.id.as_str();
     let subject = format!("device {id}");
@@ -368,7 +380,7 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     };
     if id == RESERVED_DEVICE {
         return refuse(
-            "this name is reserved: its topics are the gateway's own".to_owned(),
+            "this name is reserved for the gateway's own topics".to_owned(),
             None,
             "use another name",
         );
@@ -421,7 +433,7 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     Ok(())
 }
 
-/// The certificate or key that both have.
+/// The credential that both have.
 fn shared(device: &Device, known: &Known) -> Option<&'static str> {
     let both = device.certificate.as_ref().zip(known.certificate.as_ref());
     if both.is_some_and(|(one, other)| one.overlaps(other)) {
@@ -431,16 +443,16 @@ fn shared(device: &Device, known: &Known) -> Option<&'static str> {
     same.then_some("public key")
 }
 
-/// Whether a device can be removed from the registry.
+/// Checks whether a device can be removed from the registry.
 ///
 /// # Errors
-/// A finding: it is not there, or stands in configuration, with file and line.
+/// A finding: the device does not exist, or is in the configuration, with file and line.
 pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
     let subject = format!("device {id}");
     match loaded.known(id) {
         Some(known) if known.source == DeviceSource::Configuration && !loaded.registry.has_file(id) => {
-            let message = format!("{id} stands in the configuration");
-            // Serial devices stand in the table of their port.
+            let message = format!("{id} is in the configuration");
+            // Serial devices are in the table of their port.
             let ports = &loaded.settings.serial;
             let table = ports.iter().find_map(|port| port.table_of(id)).unwrap_or(format!("device.{id}"));
             let advice = format!("take [{table}] out there, then reload");
@@ -499,7 +511,7 @@ mod tests {
             parse("a", &"dev/a.toml".into(), "role = \"r\"\nformat = \"tombolo-device 2.0\"\n").unwrap_err();
         assert_eq!(
             newer.to_string(),
-            "fail  dev/a.toml:2: format: is of a format unknown here; a newer version of Tombolo wrote it; that one will use it again"
+            "fail  dev/a.toml:2: format: has an unknown format version; a newer version of Tombolo wrote it; that one will use it again"
         );
     }
 
@@ -511,7 +523,7 @@ mod tests {
             assert!(parse("door-7", &"f".into(), &text[..length]).is_err(), "{}", &text[..length]);
         }
         assert!(parse("door-7", &"f".into(), text.trim_end()).is_ok());
-        // Those of before had no end; nor has what people write.
+        // Files of earlier versions and files written by hand have no end line.
         let before = text.replace("device 1.2", "device 1.1").replace("# end\n", "");
         assert!(parse("door-7", &"f".into(), &before).is_ok());
         device.psk = None;

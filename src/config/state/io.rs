@@ -1,4 +1,4 @@
-//! Reads what the state directory has for the configuration.
+//! Reads the configuration files of the state directory.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::path::Path;
@@ -8,11 +8,11 @@ use crate::durable::atomic_file::{AtomicFile, Condition, list, name_before};
 use crate::durable::folder::StateFolder;
 use crate::durable::io::OnDisk;
 
-/// The `*.toml` of a folder in name order; hidden ones are passed over, and a folder that does not
+/// The `*.toml` of a folder in name order; hidden files are ignored, and a folder that does not
 /// exist is empty.
 ///
 /// # Errors
-/// The folder is none, or cannot be read.
+/// It is not a folder, or cannot be read.
 pub(in crate::config) fn read(folder: &Path, max_bytes: u64) -> Result<Vec<StateFile>, Condition> {
     let disk = OnDisk::new(folder);
     let mut names = match list(&disk) {
@@ -36,8 +36,7 @@ pub(in crate::config) fn read(folder: &Path, max_bytes: u64) -> Result<Vec<State
     Ok(names.into_iter().filter_map(look).collect())
 }
 
-/// The files of a folder that were damaged and set aside, in name order; none where it cannot be
-/// read.
+/// The damaged files of a folder that were set aside, in name order; empty if it cannot be read.
 pub fn set_aside(folder: &Path) -> Vec<String> {
     let mut names = OnDisk::new(folder).names().unwrap_or_default();
     names.retain(|name| name_before(name).is_some());

@@ -1,10 +1,9 @@
-//! What is kept with the state and goes into the configuration: `{state-dir}/conf.d/*.toml` and the
-//! gateway's id.
+//! Configuration in the state directory: `{state-dir}/conf.d/*.toml` and the gateway's id.
 //!
-//! None of it was written by the owner, so none of it refuses a configuration: what is damaged,
-//! cannot be read or does not fit is left out, named as a problem (`status`, `check`, the log), and
-//! stays where it is. On a reload the last good version of a file stays in use; a file that was
-//! deleted is gone. Here it is judged, [`io`] reads it.
+//! The user did not write these files, so they never refuse a configuration: a file that is
+//! damaged, unreadable or inconsistent is ignored, reported as a problem (`status`, `check`, log),
+//! and not changed. On a reload the last good version of such a file stays in use; a deleted file
+//! is no longer used. This module decides; [`io`] reads.
 
 pub mod io;
 
@@ -15,36 +14,36 @@ use super::gateway_id::{Decision, MadeId};
 use super::layer::{LayerText, Origin, check_file};
 use crate::durable::atomic_file::Condition;
 
-/// Beyond so many files it is not found out which of them do not fit: none is used.
+/// With more files, it is not determined which of them are inconsistent, and none is used.
 const TRIED_MAX: usize = 16;
-/// What findings here are about.
+/// The subject of findings about state files.
 const SUBJECT: &str = "state";
 
-/// What the state directory had, and what is wrong there.
+/// The configuration from the state directory, and its problems.
 #[derive(Clone, Default)]
 pub struct State {
-    /// The id made by a start; `None`: none yet, or `[gateway] id` is set.
+    /// The generated id; `None` if there is none yet, or `[gateway] id` is set.
     pub made_id: Option<MadeId>,
-    /// What is wrong, and the way out.
+    /// The problems, with remedies.
     pub problems: Vec<Finding>,
-    /// What this load changes, or would if it were the daemon's: said once.
+    /// The changes by this load, which the daemon logs once.
     pub events: Vec<Finding>,
-    /// What is still to be written of the id, because the disk did not take it.
+    /// Changes of the id files that could not be written yet.
     pub unsettled: Option<Decision>,
     /// The files in use, or their last good versions.
     pub(super) layers: Vec<LayerText>,
 }
 
-/// One file as it was read.
+/// One file of the state directory.
 pub(super) struct StateFile {
     pub(super) path: PathBuf,
     pub(super) text: Result<String, Condition>,
 }
 
-/// Whether a file's bytes can be what was written.
+/// Validates the bytes of a file.
 ///
 /// # Errors
-/// In half a sentence, why not.
+/// Why it is invalid, as a clause for an error message.
 pub(super) fn judge(path: &Path, bytes: &[u8]) -> Result<String, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
     if text.trim().is_empty() {
@@ -63,8 +62,8 @@ fn layer(path: &Path, text: &str) -> LayerText {
     LayerText { origin: Origin::State, path: path.to_owned(), text: text.to_owned() }
 }
 
-/// The layers to use: of each file what it says, or its last good version. `files`: in name order,
-/// or why the folder cannot be read.
+/// The layers to use: for each file its text, or its last good version. `files` are in name order,
+/// or the error of reading the folder.
 pub(super) fn assemble(
     folder: &Path,
     files: Result<Vec<StateFile>, Condition>,
@@ -78,8 +77,8 @@ pub(super) fn assemble(
     let (mut layers, mut problems) = (Vec::new(), Vec::new());
     for StateFile { path, text } in files {
         let last = last.iter().find(|layer| layer.path == path);
-        // Single values that are wrong are ignored at a start; what was in force does not go for
-        // them.
+        // Invalid single values are ignored at a start; on a reload they do not replace a good
+        // version.
         let text = text.and_then(|text| match (last, fault(&layer(&path, &text))) {
             (Some(last), Some(why)) if last.text != text => Err(Condition::Damaged(why)),
             _ => Ok(text),
@@ -95,7 +94,7 @@ pub(super) fn assemble(
     (layers, problems)
 }
 
-/// The first value in a layer that cannot be used.
+/// The first invalid value in a layer.
 fn fault(layer: &LayerText) -> Option<String> {
     let mut findings = Findings::default();
     check_file(layer, &mut findings)?;
@@ -105,7 +104,7 @@ fn fault(layer: &LayerText) -> Option<String> {
 }
 
 fn problem(path: &Path, condition: &Condition, has_last: bool) -> Finding {
-    let effect = if has_last { "its last good version stays in use" } else { "what it says is not in force" };
+    let effect = if has_last { "its last good version stays in use" } else { "its content is not used" };
     let advice = match condition {
         Condition::Unreadable(_) => {
             "give it to the service's user, or see in `dmesg` what the disk has; then systemctl reload tombolo"
@@ -116,13 +115,13 @@ fn problem(path: &Path, condition: &Condition, has_last: bool) -> Finding {
     Finding::fail(SUBJECT, format!("{condition}; {effect}")).at(Some(&place)).advice(advice)
 }
 
-/// Loads with as much of the state as the rest of the configuration bears: all of it; else, of
-/// files that changed, their last versions; else, at a start, those that fit, in name order.
-/// Returns what was loaded, the layers in use, and what was left out.
+/// Loads with as many state files as are consistent with the rest of the configuration: all of
+/// them; otherwise with the last versions of changed files; otherwise, at a start, with those that
+/// are consistent, in name order. Returns the result, the layers in use, and the ignored ones.
 ///
 /// # Errors
-/// The owner's: at a start those of the configuration without the state; on a reload, of one that
-/// does not go with what is in force.
+/// The faults of the user's configuration: at a start without the state files; on a reload with the
+/// state files in use.
 pub(super) fn fit<T>(
     layers: Vec<LayerText>,
     previous: Option<&State>,
@@ -138,8 +137,8 @@ pub(super) fn fit<T>(
         format!(": {}: {}", why.key.as_ref().unwrap_or(&why.subject), why.message)
     });
     let does_not_fit = |layer: &LayerText, has_last: bool| {
-        let condition = format!("does not go together with the configuration{why}");
-        let effect = if has_last { "its last version stays in use" } else { "what it says is not in force" };
+        let condition = format!("is inconsistent with the configuration{why}");
+        let effect = if has_last { "its last version stays in use" } else { "its content is not used" };
         let place = Place { file: layer.path.display().to_string().into(), line: None };
         Finding::fail(SUBJECT, format!("{condition}; {effect}"))
             .at(Some(&place))
@@ -148,8 +147,8 @@ pub(super) fn fit<T>(
     if let Some(previous) = previous {
         let version = |layer: &LayerText| previous.layers.iter().find(|last| last.path == layer.path);
         let last: Vec<LayerText> = layers.iter().filter_map(version).cloned().collect();
-        // Where these do not fit either it is the owner's change that does not: it is refused, and
-        // nothing in force goes.
+        // If the last versions are inconsistent too, the user's change causes it: it is refused,
+        // and the configuration in use stays.
         let Ok(loaded) = load(&last) else { return Err(findings) };
         let is_new = |layer: &&LayerText| version(layer).is_none_or(|last| last.text != layer.text);
         let problem = |layer| does_not_fit(layer, version(layer).is_some());
@@ -169,8 +168,7 @@ pub(super) fn fit<T>(
     Ok((loaded, used, problems))
 }
 
-/// What there is to say of state files that were damaged and set aside, until somebody has looked
-/// at them.
+/// The findings about state files that were damaged and set aside, until they are deleted.
 pub(super) fn set_aside(directory: &Path, aside: &[String]) -> Vec<Finding> {
     let finding = |name: &String| {
         let place = Place { file: directory.join(name).display().to_string().into(), line: None };
@@ -217,7 +215,7 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert!(problems[0].message.ends_with("its last good version stays in use"), "{}", problems[0]);
         let (layers, problems) = assemble(Path::new("."), Ok(vec![file("a", "[lo")]), None);
-        assert!(layers.is_empty() && problems[0].message.ends_with("not in force"));
+        assert!(layers.is_empty() && problems[0].message.ends_with("is not used"));
         let gone = Err(Condition::Unreadable("EIO".into()));
         let (layers, problems) = assemble(Path::new("."), gone, Some(&before));
         assert_eq!((layers.len(), problems.len()), (2, 1));
@@ -250,7 +248,7 @@ mod tests {
         let (loaded, _, problems) = fit(layers.clone(), Some(&before), load).unwrap();
         assert_eq!((loaded.as_str(), problems.len()), ("afine", 2));
         assert!(problems[0].message.ends_with("its last version stays in use"), "{}", problems[0]);
-        // Nothing of the state changed, so the owner's change is what does not fit.
+        // The state files did not change, so the user's change is inconsistent.
         assert!(fit(layers[1..2].to_vec(), Some(&state(&layers)), load).is_err());
         let owners = fit(layers, None, |_| Err::<(), _>(vec![Finding::fail("upstream", "no url")]));
         assert_eq!(owners.err().unwrap()[0].subject, "upstream");

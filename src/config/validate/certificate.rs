@@ -1,5 +1,5 @@
-//! The certificate files of `[coap]`, and what in a device's or a fleet's table says which
-//! certificate or key is its.
+//! The certificate files of `[coap]`, and the keys of devices and fleets that identify their
+//! certificate or public key.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::gate::certificate::{CertificateName, CertificateNameError, Certificat
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
 use crate::southbound::coap::EngineKind;
 
-/// Reads all files, or says what is wrong. The last good material then stays; without any, which is
-/// `None`, devices with pre-shared keys go on alone.
+/// Reads all files, or reports the fault and keeps the last good material. With `None`, only
+/// devices with pre-shared keys can connect.
 pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<Material>> {
     let before = cx.findings.list.len();
     if let Some(read) = read_all(cx, table) {
@@ -69,7 +69,7 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
     };
     if table.crl_file.is_some() && table.client_ca_file.is_none() {
         let advice = "set coap.client-ca-file too, or take it out";
-        cx.warn("coap", &["coap", "crl-file"], "without effect: no CA is believed", advice);
+        cx.warn("coap", &["coap", "crl-file"], "without effect: no CA is configured", advice);
     }
     let (authorities, lists) = (authorities?, lists?);
     if let Some(text) = &table.crl_file
@@ -83,13 +83,13 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
     Some(Material { key: server_key?, chain: chain?, authorities, revocation_lists: lists })
 }
 
-/// What a file that is wrong means for a daemon that starts.
+/// The remedy for an invalid file at a start.
 const WITHOUT: &str =
     "replace the file; no device with a certificate or raw public key can connect until it is valid";
-/// And for one that has the previous files.
+/// The remedy if the previous files are still in use.
 const WITHIN: &str = "replace the file, then reload";
 
-/// Reads a file and makes something of it.
+/// Reads and parses a file.
 fn take<T>(
     cx: &mut Context<'_>,
     key: &[&str],
@@ -120,7 +120,7 @@ fn take<T>(
     make(&content.bytes).map_err(|error| cx.fail("coap", key, format!("{shown} {error}"), WITHOUT)).ok()
 }
 
-/// The names a table gives its certificate.
+/// The certificate names in a table.
 pub(super) struct Names<'a> {
     pub(super) uri: Option<&'a str>,
     pub(super) dns: Option<&'a str>,
@@ -128,11 +128,11 @@ pub(super) struct Names<'a> {
     pub(super) issuer: Option<&'a str>,
 }
 
-/// Which name, what it says, and whose signature it needs.
+/// The kind of a name, its text, and the required issuer.
 type One<'a> = (NameKind, &'a str, Option<DistinguishedName>);
 
 impl<'a> Names<'a> {
-    /// The one name there is, and the issuer. `Err` after a finding.
+    /// The one configured name, and the issuer. `Err` after a finding.
     fn one(&self, cx: &mut Context<'_>, table: &str, item: &str) -> Result<Option<One<'a>>, ()> {
         let subject = format!("{table} {item}");
         let all =
@@ -140,8 +140,8 @@ impl<'a> Names<'a> {
         let mut set = all.into_iter().filter_map(|(kind, name)| Some((kind, name?)));
         let (first, second) = (set.next(), set.next());
         if let Some((kind, _)) = second {
-            let advice = "keep the one that your CA vouches for";
-            cx.fail(&subject, &[table, item, kind.key()], "a certificate is known by one name", advice);
+            let advice = "keep the one that your CA verifies";
+            cx.fail(&subject, &[table, item, kind.key()], "only one name may identify a certificate", advice);
             return Err(());
         }
         let issuer = match self.issuer.map(DistinguishedName::parse) {
@@ -157,7 +157,7 @@ impl<'a> Names<'a> {
             (Some((kind, name)), issuer) => Ok(Some((kind, name, issuer))),
             (None, None) => Ok(None),
             (None, Some(_)) => {
-                let message = "an issuer alone names everybody it certified";
+                let message = "an issuer alone would match every certificate it issued";
                 let advice = "set certificate-uri, certificate-dns or certificate-cn too";
                 cx.fail(&subject, &[table, item, "certificate-issuer"], message, advice);
                 Err(())
@@ -175,7 +175,7 @@ impl<'a> Names<'a> {
                 &format!("device {item}"),
                 &key,
                 format!("{name:?}: {error}"),
-                "write it as the certificate has it",
+                "write it as it is in the certificate",
             );
         })
     }
@@ -185,14 +185,14 @@ impl<'a> Names<'a> {
         let subject = format!("fleet {item}");
         let Some((kind, name, issuer)) = self.one(cx, "fleet", item).ok()? else {
             let advice = "set certificate-uri, certificate-dns or certificate-cn, with {id} in it";
-            cx.fail(&subject, &["fleet", item], "nothing says which certificates are the fleet's", advice);
+            cx.fail(&subject, &["fleet", item], "the fleet has no certificate name", advice);
             return None;
         };
         let made = CertificatePattern::new(kind, name, issuer);
         made.map_err(|error| {
             let advice = match error {
                 CertificateNameError::Place => "write it like \"door-{id}.example.com\"",
-                _ => "write it as the certificates have it",
+                _ => "write it as it is in the certificates",
             };
             cx.fail(&subject, &["fleet", item, kind.key()], format!("{name:?}: {error}"), advice);
         })
@@ -212,12 +212,17 @@ pub(super) fn public_key(
         (None, None) => Ok(None),
         (Some(_), Some(_)) => {
             let advice = "keep one of the two";
-            cx.fail(&subject, &["device", item, "public-key"], "there is a public-key-file too", advice);
+            cx.fail(
+                &subject,
+                &["device", item, "public-key"],
+                "public-key and public-key-file are both set",
+                advice,
+            );
             Err(())
         }
         (None, Some(text)) => certificate::parse_key_hash(text).map(Some).ok_or_else(|| {
             let advice = "write sha256: and the 64 hexadecimal digits of the key's hash";
-            cx.fail(&subject, &["device", item, "public-key"], "this is no hash of a key", advice);
+            cx.fail(&subject, &["device", item, "public-key"], "this is not a hash of a key", advice);
         }),
         (Some(text), None) => {
             let key = ["device", item, "public-key-file"];
@@ -236,8 +241,8 @@ pub(super) fn public_key(
     }
 }
 
-/// Whether devices with certificates or keys of their own can get in at all, said once for all of
-/// them. Without `material`, what is wrong has been said.
+/// Checks once whether devices with certificates or public keys can connect at all. Without
+/// `material`, the fault is already reported.
 pub(super) fn needs(
     cx: &mut Context<'_>,
     material: Option<&Material>,
@@ -249,22 +254,22 @@ pub(super) fn needs(
         settings.devices.iter().filter(|device| device.certificate.is_some()).count() + settings.fleets.len();
     let has_key = material.is_some_and(|material| material.key.is_some());
     if engine == EngineKind::Dimpl && (keyed + certified > 0 || has_key) {
-        let message = "dimpl takes pre-shared keys alone: no device gets in by certificate or key";
-        cx.warn("coap", &["coap", "engine"], message, "take the key out: our own engine takes all");
+        let message = "the engine \"dimpl\" supports only pre-shared keys: no device can connect with a certificate or public key";
+        cx.warn("coap", &["coap", "engine"], message, "remove the key: the default engine supports all");
     }
     let Some(material) = material else { return };
     if keyed + certified > 0 && material.key.is_none() {
-        let message = "devices are known by certificate or key, but the gateway has no key to show them";
+        let message = "devices have certificates or public keys, but the gateway has no key of its own";
         let advice = "set coap.key-file; openssl ecparam -name prime256v1 -genkey -noout makes one";
         cx.warn("coap", &["coap", "key-file"], message, advice);
     }
     if certified > 0 && material.authorities.anchors.is_empty() {
-        let message = "devices are known by certificate, but no CA of theirs is believed";
+        let message = "devices have certificates, but no CA is configured to verify them";
         cx.warn("coap", &["coap", "client-ca-file"], message, "set coap.client-ca-file");
     }
     if certified > 0 && material.key.is_some() && material.chain.is_empty() {
-        let message = "the gateway has no certificate to show to devices that want one";
-        let advice = "set coap.certificate-file, unless all of them take a raw public key";
+        let message = "the gateway has no certificate for devices that require one";
+        let advice = "set coap.certificate-file, unless all of them accept a raw public key";
         cx.warn("coap", &["coap", "certificate-file"], message, advice);
     }
 }

@@ -1,13 +1,12 @@
-//! `[device.*]` and the registry: who there is, each once.
+//! `[device.*]` and the registry: all devices, each with a unique id and unique credentials.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Context;
 use super::certificate::{Names, public_key};
 use crate::config::finding::{Finding, Place};
-use crate::config::io::SECRET_MAX;
 use crate::config::layer::Item;
-use crate::config::scalar::{did_you_mean, parse_psk};
+use crate::config::scalar::{did_you_mean, parse_psk, parse_psk_identity};
 use crate::config::{DeviceSource, Known, model};
 use crate::gate::settings::Withheld;
 use crate::gate::{Device, Psk, Role};
@@ -16,21 +15,24 @@ use crate::proto::serial::modbus::settings::Unit;
 use crate::southbound::serial;
 use crate::southbound::serial::settings::{Duty, Port};
 
-/// A pre-shared key shorter than this is named: such a one can be guessed from one recorded
+/// A pre-shared key shorter than this gets a warning: it can be guessed from one recorded
 /// handshake.
 const WEAK_KEY: usize = 8;
 
+/// Largest key or password file, in bytes.
+const SECRET_MAX: u64 = 64 << 10;
+
 /// What there is.
 pub(super) struct Found {
-    /// The devices that can be used, in id order.
+    /// The usable devices, in id order.
     pub(super) devices: Vec<Device>,
-    /// All that are known, the disabled ones too, in id order.
+    /// All known devices, including disabled ones, in id order.
     pub(super) known: Vec<Known>,
-    /// The disabled ones and those switched off.
+    /// Disabled devices and those switched off.
     pub(super) withheld: Withheld,
 }
 
-/// All devices, each once.
+/// Validates all devices.
 pub(super) fn devices(
     cx: &mut Context<'_>,
     file: &model::File,
@@ -64,7 +66,8 @@ pub(super) fn devices(
             Duty::Readings { .. } | Duty::Slipmux { .. } => serial.itself(cx, &mut all),
         }
     });
-    // Nor may a fleet make a device of a port or a unit that is switched off or disabled.
+    // A fleet must not create a device with the id of a port or unit that is switched off or
+    // disabled.
     for (port, table) in &file.serial {
         let units = table.unit.values().filter_map(|unit| unit.id.as_deref());
         let unknown = units.chain([port.as_str()]).filter(|id| !all.known.contains_key(*id));
@@ -76,25 +79,26 @@ pub(super) fn devices(
     Found { devices: all.devices, known: all.known.into_values().collect(), withheld: all.withheld }
 }
 
-/// What has been taken so far.
+/// The ids and credentials in use so far.
 #[derive(Default)]
 struct All {
-    /// PSK identities: whose, by their place in `devices`.
+    /// PSK identities, with the index in `devices`.
     psk: HashMap<Vec<u8>, usize>,
-    /// Public keys, alike.
+    /// Public keys, with the index in `devices`.
     keys: HashMap<[u8; 32], usize>,
-    /// Names of certificates, alike; by issuers there may be several of one name.
+    /// Certificate names, with the indices in `devices`; several devices may have one name with
+    /// different issuers.
     names: HashMap<String, Vec<usize>>,
     devices: Vec<Device>,
     known: BTreeMap<String, Known>,
     withheld: Withheld,
 }
 
-/// Another device that proves itself the same way.
+/// Another device with the same credential.
 struct Twin {
     id: Name,
     place: Option<Place>,
-    /// With what.
+    /// The credential.
     by: &'static str,
 }
 
@@ -127,7 +131,7 @@ impl All {
         self.known.insert(id.to_owned(), known);
     }
 
-    /// It stands somewhere and cannot be used: nor may a fleet make another one of it.
+    /// Adds a device that cannot be used; a fleet must not create one with its id or credentials.
     fn unusable(&mut self, id: &str, device: Option<Device>, source: DeviceSource, place: Option<Place>) {
         self.known(id, device.as_ref(), source, place, false);
         match device {
@@ -136,7 +140,7 @@ impl All {
         }
     }
 
-    /// Who else proves himself as this one does.
+    /// Another device with the same credential as this one.
     fn twin(&self, device: &Device) -> Option<Twin> {
         let psk = device.psk.as_ref().and_then(|psk| self.psk.get(&psk.identity));
         let key = device.public_key.as_ref().and_then(|key| self.keys.get(key));
@@ -174,7 +178,7 @@ fn named(place: Option<&Place>) -> String {
 fn configured(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'_>, all: &mut All) {
     let place = cx.place(&["device", id]).cloned();
     let Ok(device) = device(cx, id, table, roles) else {
-        // What could be read of its certificate is nobody's all the same.
+        // The valid part of its certificate is withheld too.
         switched_off(cx, id, table, all);
         return all.known(id, None, DeviceSource::Configuration, place, false);
     };
@@ -193,14 +197,14 @@ fn configured(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Rol
     all.take(device, DeviceSource::Configuration, place);
 }
 
-/// A device that is not to be known, and no fleet's either.
+/// Adds a device that is switched off and withheld from fleets.
 fn switched_off(cx: &mut Context<'_>, id: &str, table: &model::Device, all: &mut All) {
     all.withheld.ids.extend(Name::parse(id));
     let said = cx.findings.list.len();
     all.withheld.certificates.extend(names(table).device(cx, id).ok().flatten());
     let key = public_key(cx, id, table.public_key_file.as_deref(), table.public_key.as_deref());
     all.withheld.public_keys.extend(key.ok().flatten());
-    // Its faults were told before, or do not matter while it is off.
+    // Its faults are already reported, or do not matter while it is off.
     cx.findings.list.truncate(said);
 }
 
@@ -219,11 +223,18 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
     let psk = match (&table.psk_file, &table.psk_identity) {
         (Some(path), identity) => {
             let key = psk_key(cx, &subject, id, path).ok_or(())?;
-            Some(Psk { identity: identity.as_deref().unwrap_or(id).as_bytes().to_vec(), key })
+            let text = identity.as_deref().unwrap_or(id);
+            let Some(identity) = parse_psk_identity(text) else {
+                let advice = "use 1 to 128 bytes of text, or hex: and two hexadecimal digits for each byte";
+                let key = ["device", id, "psk-identity"];
+                cx.fail(&subject, &key, format!("{text:?} is no identity"), advice);
+                return Err(());
+            };
+            Some(Psk { identity, key })
         }
         (None, Some(_)) => {
             let advice = "set psk-file too";
-            cx.fail(&subject, &["device", id, "psk-identity"], "the identity has no key", advice);
+            cx.fail(&subject, &["device", id, "psk-identity"], "psk-identity is set without a key", advice);
             return Err(());
         }
         (None, None) => None,
@@ -243,7 +254,7 @@ fn is_bus(port: &Port) -> bool {
     matches!(port.duty, Duty::Modbus(_))
 }
 
-/// A port and what is behind it.
+/// A serial port and its devices.
 struct Serial<'a> {
     port: Name,
     table: &'a model::Serial,
@@ -253,7 +264,7 @@ struct Serial<'a> {
 }
 
 impl Serial<'_> {
-    /// A serial port is a device of its own: who it is, is which port it is. Whether it can be one.
+    /// Adds the device of a serial port, which the port identifies. Returns whether it is usable.
     fn itself(&self, cx: &mut Context<'_>, all: &mut All) -> bool {
         let table = self.table;
         let port = self.port.clone();
@@ -270,7 +281,8 @@ impl Serial<'_> {
         })
     }
 
-    /// So is each unit on a bus: who it is, is which address it answers to. Whether it can be one.
+    /// Adds the device of a unit on a bus, which its address identifies. Returns whether it is
+    /// usable.
     fn unit(&mut self, cx: &mut Context<'_>, unit: &Unit, all: &mut All) -> bool {
         let Some(key) = super::reach::key_of(self.table, unit) else { return false };
         let Some(table) = self.table.unit.get(key) else { return false };
@@ -294,8 +306,8 @@ impl Serial<'_> {
         })
     }
 
-    /// The device at `key`, if nobody else has its id and there is its role. `words`: what it is;
-    /// what to do about a taken id.
+    /// The device at `key`, if its id is unique and its role exists. `words`: its kind, and the
+    /// remedy for a duplicate id.
     #[allow(clippy::too_many_arguments)]
     fn device(
         &self,
@@ -351,7 +363,7 @@ fn psk_key(cx: &mut Context<'_>, subject: &str, id: &str, text: &str) -> Option<
     }
 }
 
-/// The roles there are, and what is known of those that are not.
+/// The usable roles, and the reasons for others.
 pub(super) struct Roles<'a> {
     pub(super) file: &'a model::File,
     pub(super) bad: &'a BTreeSet<Item>,
@@ -398,7 +410,7 @@ impl Roles<'_> {
         self.usable.binary_search_by(|role| role.name.as_str().cmp(name)).is_ok()
     }
 
-    /// Why a role cannot be had, and the way out.
+    /// Why a role cannot be used, and the remedy.
     fn missing(&self, name: &str) -> (String, String) {
         let faulty = self.bad.iter().any(|(table, item)| table == "role" && item == name);
         match self.file.role.get(name) {
@@ -419,13 +431,13 @@ impl Roles<'_> {
     }
 }
 
-/// The registry's devices. What configuration has too is the configuration's.
+/// Adds the devices of the registry. The configuration has precedence for the same id.
 fn registered(cx: &mut Context<'_>, roles: &Roles<'_>, all: &mut All) {
     let registry = cx.sources.registry.clone();
     for finding in registry.findings() {
         cx.findings.push(finding.clone());
     }
-    // A role that is gone may have thousands of devices: one finding a role.
+    // A missing role may have thousands of devices, so there is one finding per role.
     let mut roleless: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for entry in registry.entries() {
         let device = &entry.device;

@@ -10,10 +10,10 @@ use crate::config::model;
 use crate::gate::{Fault, Fleet, Item as GateItem, Role, Settings};
 use crate::message::Name;
 
-/// Most devices of a fleet that does not say.
+/// Default of `max-devices`.
 const MAX_DEVICES: u32 = 1_000;
 
-/// The fleets that can be, in name order.
+/// The valid fleets, in name order.
 pub(super) fn fleets(
     cx: &mut Context<'_>,
     file: &model::File,
@@ -51,9 +51,9 @@ fn fleet(cx: &mut Context<'_>, item: &str, table: &model::Fleet, roles: &Roles<'
     })
 }
 
-/// Says what `[device.ID]` with `enabled = false` and without a credential does: it excludes the
-/// fleets' device of that id. What looks like the beginning of a certificate's name instead of an
-/// id is probably a mistake.
+/// Reports the effect of `[device.ID]` with `enabled = false` and without a credential: it excludes
+/// the device with this id from fleets. An id that looks like the beginning of a certificate name
+/// is probably a mistake.
 pub(super) fn exclusions(cx: &mut Context<'_>, file: &model::File, fleets: &[Fleet]) {
     for (id, table) in file.device.iter().filter(|(_, table)| table.enabled == Some(false)) {
         let credentials =
@@ -81,7 +81,7 @@ pub(super) fn exclusions(cx: &mut Context<'_>, file: &model::File, fleets: &[Fle
     }
 }
 
-/// Takes out the fleets the gate would not have.
+/// Removes the fleets that the gate would refuse.
 pub(super) fn judge(cx: &mut Context<'_>, settings: &mut Settings) {
     let mut closed = BTreeSet::new();
     for problem in crate::gate::check(settings) {
@@ -92,7 +92,8 @@ pub(super) fn judge(cx: &mut Context<'_>, settings: &mut Settings) {
             (Fault::FleetOverlap { .. }, Some(kind)) => vec!["fleet", name.as_str(), kind.key()],
             _ => vec!["fleet", name.as_str()],
         };
-        let advice = "let no name fit both, or tell them apart by certificate-issuer";
+        let advice =
+            "change the patterns so that no name matches both, or distinguish them by certificate-issuer";
         cx.fail(&format!("fleet {name}"), &key, problem.fault.to_string(), advice);
         closed.insert(name.clone());
     }

@@ -1,5 +1,5 @@
-//! The gate's own judgement of its settings, told at the lines they stand in: what it would close
-//! is taken out here and named.
+//! The gate's check of its settings, reported with their lines: an item that the gate would close
+//! is removed and reported here.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::config::Known;
 use crate::gate::{self, Fault, Item, Settings};
 use crate::message::Name;
 
-/// Takes out the roles the gate would close, and those `closed` already.
+/// Removes the roles that the gate would close, and those in `closed`.
 pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: BTreeSet<Name>) {
     for problem in gate::check(settings) {
         let (role, mut key) = match &problem.item {
@@ -51,7 +51,7 @@ pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: B
     settings.roles.retain(|role| !closed.contains(&role.name));
 }
 
-/// Takes out the devices the gate would not know.
+/// Removes the devices that the gate would close.
 pub(super) fn devices(cx: &mut Context<'_>, settings: &mut Settings, known: &mut [Known]) {
     let mut closed = BTreeSet::new();
     for problem in gate::check(settings) {

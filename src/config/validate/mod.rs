@@ -1,7 +1,8 @@
-//! From the file model to each stage's settings: what one key alone cannot know.
+//! From the file model to the settings of each stage: checks that involve several keys.
 //!
-//! Every fault found here is named at the line of the layer that won. A fault of a role, a device
-//! or a serial port disables that item; of anything else, refuses the whole configuration.
+//! Every fault is reported with its line in the layer with the highest precedence. A fault of a
+//! role, device, fleet or serial port disables that item; any other fault refuses the whole
+//! configuration.
 
 mod certificate;
 mod device;
@@ -21,17 +22,17 @@ use super::finding::{Finding, Findings, Place};
 use super::layer::dotted;
 use super::merge::{Index, Merged};
 use super::settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
-use super::{Known, Looked, Material, Sources, model};
+use super::{FileError, Known, Looked, Material, Sources, model};
 use crate::gate;
 use crate::message::Name;
 use crate::southbound::serial::settings::Duty;
 
-/// Where systemd puts the credentials of the service, for whoever looks from outside it.
+/// Where systemd puts the credentials of the service, as seen from outside of it.
 const SERVICE_CREDENTIALS: &str = "/run/credentials/tombolo.service";
-/// Longest prefix, expanded, in bytes: leaves room for what follows it in 1,024.
+/// Longest expanded prefix, in bytes: leaves room for the rest of a topic of 1,024 bytes.
 const PREFIX_MAX: usize = 512;
 
-/// What every check needs.
+/// The context of every check.
 pub(super) struct Context<'a> {
     pub(super) sources: &'a Sources<'a>,
     pub(super) index: &'a Index,
@@ -39,12 +40,12 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Where a key stands; if it stands nowhere, where its table does.
+    /// The place of a key; if the key is not set, the place of its table.
     fn place(&self, key: &[&str]) -> Option<&Place> {
         (1..=key.len()).rev().find_map(|n| self.index.place(&dotted(key[..n].iter().copied())))
     }
 
-    /// A fault or a warning, at its place, with its key.
+    /// Adds place, key and remedy to a finding.
     fn at(&self, finding: Finding, key: &[&str], advice: &str) -> Finding {
         finding.at(self.place(key)).key(dotted(key.iter().copied())).advice(advice)
     }
@@ -67,18 +68,18 @@ impl Context<'_> {
         self.findings.push(finding);
     }
 
-    /// The path a key names: relative to the folder of the file that it stands in.
+    /// Resolves the path at a key, relative to the folder of its file.
     fn path(&self, key: &[&str], text: &str) -> PathBuf {
         self.index.base(&dotted(key.iter().copied())).join(text)
     }
 
-    /// The path of a secret: a file's, or that of the systemd credential after `credential:`.
+    /// Resolves the path of a secret: a file, or a systemd credential after `credential:`.
     fn secret(&mut self, key: &[&str], text: &str) -> Option<PathBuf> {
         let Some(name) = text.strip_prefix("credential:") else {
             return Some(self.path(key, text));
         };
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            self.fail_or_fatal(key, "this is no name of a credential", "use \"credential:NAME\"");
+            self.fail_or_fatal(key, "this is not a credential name", "use \"credential:NAME\"");
             return None;
         }
         let folder = self.sources.credentials_directory.as_deref();
@@ -94,25 +95,41 @@ impl Context<'_> {
         }
     }
 
-    /// Says who may read a file and should not, or may not and should.
+    /// Reports a file that too many users can read, or that the service cannot read.
     fn judge(&mut self, subject: &str, key: &[&str], path: &Path, looked: &Looked, secret: bool) {
         let shown = path.display();
-        // Of the packaged configuration; a gateway that is started by hand sees them.
-        let hidden = HIDDEN.into_iter().find(|(folder, _)| path.starts_with(folder));
-        if let Some((folder, why)) = hidden.filter(|_| self.sources.main.as_path() == Path::new(PACKAGED)) {
-            let message =
-                format!("{shown} is below {folder}, which the service does not see ({why} in its unit)");
-            self.warn(subject, key, message, "put the file below /etc/tombolo");
+        if self.is_hidden(subject, key, path) {
+            return;
         }
         if secret && looked.exposed {
             let message = format!("{shown} can be read by every user of this machine");
             self.warn(subject, key, message, "chmod 0640");
         }
         if let Some(user) = &looked.closed_to {
-            let advice = format!("chgrp it to the group of {user} and chmod 0640");
+            let advice = format!(
+                "put it below /etc/tombolo, chgrp it to the group of {user} and chmod 0640; `tombolo init` copies the files \
+                 it is given"
+            );
             let message = format!("{shown} cannot be read by the service's user, {user}");
             self.fail(subject, key, message, &advice);
         }
+    }
+
+    /// Whether the unit hides the file from the service; a gateway that is started by hand sees it.
+    fn is_hidden(&mut self, subject: &str, key: &[&str], path: &Path) -> bool {
+        if self.sources.main.as_path() != Path::new(PACKAGED) {
+            return false;
+        }
+        let Some(hidden) = self.sources.files.hidden(path) else { return false };
+        let message = format!(
+            "{} is below {}, which the service does not see ({}= in its unit)",
+            path.display(),
+            hidden.folder,
+            hidden.setting
+        );
+        let advice = "put the file below /etc/tombolo; `tombolo init` copies the files it is given";
+        self.fail(subject, key, message, advice);
+        true
     }
 
     /// Whether this is a credential of the service, which may be out of sight from outside it.
@@ -125,12 +142,14 @@ impl Context<'_> {
         self.warn(subject, key, "this credential cannot be seen from outside the service", advice);
     }
 
-    /// Looks at a file that a stage will open later, and says what would keep it from that.
+    /// Checks whether a file that a stage opens later can be read.
     fn look_at(&mut self, subject: &str, key: &[&str], path: &Path, secret: bool) {
         let shown = path.display();
         match self.sources.files.look(path) {
             Ok(looked) => self.judge(subject, key, path, &looked, secret),
             Err(_) if self.is_out_of_sight(path) => self.out_of_sight(subject, key),
+            // Others may see that there is none; this user cannot even look.
+            Err(FileError::Denied) if self.is_hidden(subject, key, path) => {}
             Err(error) => {
                 let advice = "put the file there; the daemon looks again at every connection";
                 self.fail(subject, key, format!("{shown} {error}"), advice);
@@ -139,17 +158,8 @@ impl Context<'_> {
     }
 }
 
-/// The main file of the package.
+/// The packaged main file.
 const PACKAGED: &str = "/etc/tombolo/tombolo.toml";
-/// Folders that the unit hides from the service, and by what.
-const HIDDEN: [(&str, &str); 5] = [
-    ("/home", "ProtectHome"),
-    ("/root", "ProtectHome"),
-    ("/run/user", "ProtectHome"),
-    ("/tmp", "PrivateTmp"),
-    ("/var/tmp", "PrivateTmp"),
-];
-
 /// What a merged configuration comes to.
 pub(super) struct Validated {
     pub(super) settings: Settings,
@@ -157,7 +167,7 @@ pub(super) struct Validated {
     pub(super) certificates: Arc<Material>,
 }
 
-/// Validates; `None` when something refuses the whole configuration.
+/// Validates; `None` if a fault refuses the whole configuration.
 pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Findings) -> Option<Validated> {
     let file = &merged.file;
     let mut context = Context { sources, index: &merged.index, findings };
@@ -244,9 +254,9 @@ fn gateway(cx: &mut Context<'_>, table: &model::Gateway) -> Gateway {
     };
     match made {
         Ok(id) => Gateway { id, id_source, label },
-        // The schema lets no other configured one pass.
+        // The schema accepts no other configured id.
         Err(error) => {
-            let message = format!("the id in the state directory is none: {error}");
+            let message = format!("the id in the state directory is invalid: {error}");
             cx.fail("gateway", &["gateway", "id"], message, "set [gateway] id, or have a new one made");
             Gateway { id: placeholder(), id_source: IdSource::Missing, label }
         }
@@ -265,9 +275,9 @@ fn prefix(cx: &mut Context<'_>, table: &model::Topics, gateway: &Name) -> String
     } else if prefix.len() > PREFIX_MAX {
         Some("the prefix has more than 512 bytes")
     } else if prefix.starts_with('$') {
-        Some("topics under '$' are the broker's own")
+        Some("topics that begin with '$' are reserved for the broker")
     } else if prefix.contains(['{', '}']) {
-        Some("the only place in a prefix is {gateway}")
+        Some("the only placeholder in a prefix is {gateway}")
     } else if prefix.split('/').any(str::is_empty) {
         Some("the prefix has no empty level and no '/' at either end")
     } else if !prefix.chars().all(|c| c == '/' || crate::message::is_topic_character(c)) {

@@ -1,8 +1,8 @@
 //! `[serial.NAME.modbus]` and its units: a fault of a unit disables that unit, one of the bus the
 //! port.
 //!
-//! Templates are read here, once each: `NAME.toml` in the first of the folders that has it. Their
-//! faults are named at their own lines, and again where a unit is disabled by them.
+//! Each template is read once: `NAME.toml` in the first folder that has it. Its faults are reported
+//! with their lines, and again for each unit that they disable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,7 +26,7 @@ const TEMPLATE_MAX: u64 = 64 << 10;
 #[derive(Default)]
 pub(super) struct Templates {
     read: BTreeMap<String, Result<Template, Missing>>,
-    /// Of which faults was told already: template and key.
+    /// Faults that are already reported: template and key.
     told: BTreeSet<(String, String)>,
 }
 
@@ -37,7 +37,7 @@ struct Template {
 }
 
 impl Templates {
-    /// Reads what is not read yet.
+    /// Reads a template that is not read yet.
     fn want(&mut self, cx: &mut Context<'_>, name: &str) {
         if !self.read.contains_key(name) {
             let read = read(cx, name);
@@ -99,7 +99,7 @@ fn read(cx: &mut Context<'_>, name: &str) -> Result<Template, Missing> {
     )
 }
 
-/// The bus of a port with the units that have no fault; `None` if it cannot be run, which was said.
+/// The bus of a port with its valid units; `None` after a finding if it cannot be used.
 pub(super) fn bus(
     cx: &mut Context<'_>,
     templates: &mut Templates,
@@ -112,7 +112,11 @@ pub(super) fn bus(
         templates.want(cx, wanted);
     }
     let parity = u8::from(line.parity != Parity::None);
-    let speed = Speed { baud: line.baud, bits: 1 + line.data_bits + parity + line.stop_bits };
+    let speed = match table.port.as_deref() {
+        // No line of ours: the frames take no time, and the silences are the converter's work.
+        Some(port) if port.contains("tcp://") => Speed { baud: 10_000_000, bits: 10 },
+        _ => Speed { baud: line.baud, bits: 1 + line.data_bits + parity + line.stop_bits },
+    };
     let bus = table.modbus.clone().unwrap_or_default();
     let (settings, faults) =
         validate::bus(speed, &bus, &table.unit, |wanted| match templates.read.get(wanted) {
@@ -152,7 +156,26 @@ pub(super) fn bus(
             cx.fail(&subject, &["serial", name, "unit", key, "template"], message, &advice);
         }
     }
-    if !table.unit.is_empty() && enabled().next().is_none() && faults.is_empty() {
+    for (key, unit) in enabled() {
+        if key.parse::<u8>().is_ok_and(|address| address > 247) && usable(unit.id.as_deref()) {
+            let advice = "use it only if the unit does: the standard reserves 248 to 255";
+            let key = ["serial", name, "unit", key];
+            cx.warn(&subject, &key, "the address is above 247", advice);
+        }
+    }
+    // A unit with a fault of its own is off too, but nobody switched it off.
+    let is_faulty = |key: &str| {
+        let key = dotted(["serial", name, "unit", key]);
+        let below = |found: &str| {
+            found.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        cx.findings.list.iter().any(|finding| finding.key.as_deref().is_some_and(below))
+    };
+    if !table.unit.is_empty()
+        && enabled().next().is_none()
+        && faults.is_empty()
+        && !table.unit.keys().any(|key| is_faulty(key))
+    {
         let advice = "take their enabled = false out, or the port";
         cx.warn(
             &subject,
@@ -164,7 +187,7 @@ pub(super) fn bus(
     settings
 }
 
-/// A fault that a template has by itself: once, however many units use it.
+/// Reports a fault of a template once, regardless of the number of units that use it.
 fn tell(cx: &mut Context<'_>, templates: &mut Templates, template: &str, fault: &Fault) {
     let key = dotted(fault.key.iter().map(String::as_str));
     if templates.told.insert((template.to_owned(), key.clone())) {

@@ -1,8 +1,8 @@
-//! Whether what a serial device says gets anywhere: a rule that its path matches, room for its
-//! readings, a quota for its rhythm.
+//! Checks whether readings of a serial device can pass: a rule for its path, its payload limit, and
+//! its quota.
 //!
-//! Only warnings: a rule may come with the next drop-in, and real readings are shorter than they
-//! could be.
+//! These are only warnings: a later drop-in may add a rule, and real readings may be shorter than
+//! the maximum.
 
 use super::Context;
 use crate::config::model::Serial;
@@ -18,7 +18,7 @@ use crate::southbound::serial::settings::{Duty, Port};
 pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, table: &Serial) {
     let name = port.name.as_str();
     match &port.duty {
-        // The node says its paths itself.
+        // The paths are chosen by the node.
         Duty::Slipmux { .. } => {}
         Duty::Readings { .. } => {
             let Some(role) = role(gate, &port.name) else { return };
@@ -36,7 +36,7 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
     }
 }
 
-/// The table's name of a unit; its address may be written with leading zeros there.
+/// The key of a unit in the table; its address may have leading zeros there.
 pub(super) fn key_of<'a>(table: &'a Serial, unit: &Unit) -> Option<&'a str> {
     let own = |id: &Option<String>| id.as_deref() == Some(unit.id.as_str());
     let found = table.unit.iter().find(|(key, table)| key.parse() == Ok(unit.address) && own(&table.id));
@@ -53,7 +53,7 @@ fn subject(key: &[&str]) -> String {
 }
 
 fn rule(cx: &mut Context<'_>, role: &Role, key: &[&str], path: &str) {
-    // What is captured stands for one level.
+    // A capture is one level.
     let levels: Vec<Option<&str>> =
         path.split('/').map(|level| (!level.contains('{')).then_some(level)).collect();
     let matching = || role.uplink.iter().filter(|rule| rule.path.may_match(&levels));

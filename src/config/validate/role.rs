@@ -1,5 +1,4 @@
-//! `[role.*]`: permissions and mappings, as far as each key tells. What only the gate can judge, it
-//! judges: see `judge`.
+//! `[role.*]`: permissions and mappings, checked key by key. The gate checks the rest: see `judge`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,8 +11,8 @@ use crate::gate::{DownlinkRule, QoS, Quota, Role, UplinkRule};
 use crate::message::{Envelope, Lane, Name};
 use crate::proto::Holder;
 
-/// The roles in name order, and the names of those with a fault: a fault in one rule disables its
-/// whole role, for a role without one of its rules could allow what the owner denied.
+/// The roles in name order, and the names of those with a fault. A fault in one rule disables its
+/// whole role, because the role without that rule could allow readings that it should deny.
 pub(super) fn roles(
     cx: &mut Context<'_>,
     tables: &BTreeMap<String, model::Role>,
@@ -38,7 +37,7 @@ pub(super) fn roles(
     (roles, faulty)
 }
 
-/// A fault within a role, its key counted from there.
+/// A fault within a role; its key is relative to the role's table.
 struct Fault {
     key: Vec<String>,
     message: String,
@@ -71,7 +70,7 @@ fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<
         }
     }
     if faults.is_empty() && !uplink.iter().any(|rule| !rule.deny) {
-        let message = "no uplink rule allows anything: whatever its devices say is refused";
+        let message = "no uplink rule allows anything: every reading of its devices is refused";
         cx.warn(&format!("role {name}"), &["role", name], message, &format!("add [role.{name}.uplink.NAME]"));
     }
     Some(Role {
@@ -155,8 +154,8 @@ fn downlink_rule(name: &str, table: &model::Downlink, faults: &mut Vec<Fault>) -
         .collect();
     if let Some(wrong) = places(&path).find(|place| !place.is_ok_and(|name| known.contains(name))) {
         let message = match wrong {
-            Ok(place) => format!("{{{place}}} is no capture of the topic"),
-            Err(()) => "'{' and '}' only enclose a capture, as in {rest}".to_owned(),
+            Ok(place) => format!("{{{place}}} is not a capture of the topic"),
+            Err(()) => "'{' and '}' may only enclose a capture, as in {rest}".to_owned(),
         };
         fault(faults, &["downlink", name, "path"], message, "{1} is the topic's first '+', {rest} its '#'");
         return None;
@@ -179,21 +178,21 @@ fn places(text: &str) -> impl Iterator<Item = Result<&str, ()>> {
     })
 }
 
-/// What is wrong with a topic filter that may have the places `{prefix}`, `{gateway}` and
+/// The fault of a topic filter, which may have the placeholders `{prefix}`, `{gateway}` and
 /// `{device}`.
 pub(super) fn filter_fault(filter: &str) -> Option<String> {
     if filter.starts_with('$') {
-        return Some("topics under '$' are the broker's own".to_owned());
+        return Some("topics that begin with '$' are reserved for the broker".to_owned());
     }
     for place in places(filter) {
         match place {
             Ok("prefix" | "gateway" | "device") => {}
             Ok(name) => {
                 return Some(format!(
-                    "{{{name}}} is no place; there are {{prefix}}, {{gateway}} and {{device}}"
+                    "{{{name}}} is not a placeholder; the placeholders are {{prefix}}, {{gateway}} and {{device}}"
                 ));
             }
-            Err(()) => return Some("'{' and '}' only enclose a place, as in {device}".to_owned()),
+            Err(()) => return Some("'{' and '}' may only enclose a placeholder, as in {device}".to_owned()),
         }
     }
     let levels: Vec<&str> = filter.split('/').collect();
@@ -204,7 +203,7 @@ pub(super) fn filter_fault(filter: &str) -> Option<String> {
             "+" => continue,
             "#" if last => continue,
             "#" => "'#' can only be the last level",
-            level if level.contains(['+', '#']) => "'+' and '#' each stand alone in their level",
+            level if level.contains(['+', '#']) => "'+' and '#' must each be a whole level",
             _ => continue,
         };
         return Some(fault.to_owned());

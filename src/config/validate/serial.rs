@@ -1,5 +1,5 @@
-//! `[serial.*]`: one port each. A fault disables that port and leaves the rest alone; what is
-//! behind a bus is for `modbus`.
+//! `[serial.*]`: one port each. A fault disables only that port; units of a bus are checked in
+//! `modbus`.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use super::Context;
 use super::modbus::{self, Templates};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
-use crate::proto::serial::checksum::Checksum;
+use crate::proto::serial::checksum::{Checksum, Placement};
 use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line, markers};
 use crate::proto::serial::reading::{Extractor, ExtractorError, Form, Kind, PATH_DEFAULT, Scale};
 use crate::southbound::serial::settings::{Duty, FlowControl, Line, Parity, Port, PortName, Rs485};
 
-/// Longest frame unless another is set: what a role may publish at once unless it says otherwise.
+/// Default of `max-frame`: the default payload limit of a role for one datagram.
 const FRAME_DEFAULT: usize = 1024;
 
-/// A fault: key within the port's table (empty = the table), message, advice.
+/// A fault: key within the port's table (empty = the table), message, remedy.
 struct Fault(&'static str, String, String);
 
 impl Fault {
@@ -46,7 +46,7 @@ pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> 
                 advise(cx, name, table);
                 ports.push(port);
             }
-            // All was said of it.
+            // Its faults are already reported.
             Ok(None) => {}
             Err(Fault(key, message, advice)) => {
                 let mut whole = vec!["serial", name.as_str()];
@@ -58,19 +58,19 @@ pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> 
     ports
 }
 
-/// What works and may be meant otherwise.
+/// Warns about settings that work but are probably not intended.
 fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
     let numbered = table.port.as_deref().is_some_and(|port| {
         port.strip_prefix("/dev/tty").is_some_and(|rest| rest.starts_with("USB") || rest.starts_with("ACM"))
     });
     if numbered {
-        let message = "this name goes to another adapter when they are plugged in in another order";
-        let advice = "`tombolo serial list` shows the one below /dev/serial/by-id that stays";
+        let message = "this name depends on the order in which adapters are plugged in";
+        let advice = "`tombolo serial list` shows the persistent name in /dev/serial/by-id";
         cx.warn(&format!("serial {name}"), &["serial", name, "port"], message, advice);
     }
 }
 
-/// `None`: a bus that cannot be run, its faults named.
+/// The settings of a port; `None` for a bus that cannot be used, after findings.
 fn port(
     cx: &mut Context<'_>,
     templates: &mut Templates,
@@ -89,8 +89,8 @@ fn port(
         .ok_or_else(|| {
             Fault::new(
                 "port",
-                format!("{port:?} is neither a whole path nor a USB adapter"),
-                "use \"/dev/…\", or \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers",
+                format!("{port:?} is neither a whole path nor a USB adapter nor an address"),
+                "use \"/dev/…\", \"usb:VVVV:PPPP\" or \"usb:VVVV:PPPP:SERIAL\" with hexadecimal numbers, \"tcp://HOST:PORT\", or \"modbus-tcp://HOST\"",
             )
         })?;
     let line = bits(table)?;
@@ -105,17 +105,26 @@ fn port(
     } else {
         Duty::Readings { framing: framing(table)?, extractor: extractor(table)? }
     };
+    if matches!(port, PortName::Tcp { has_header: true, .. }) && !matches!(duty, Duty::Modbus(_)) {
+        let advice = "add a [serial.NAME.unit.ADDRESS] for each unit, or use tcp:// for plain bytes";
+        return Err(Fault::new("port", "modbus-tcp:// is for a Modbus bus", advice));
+    }
     let name = Name::parse(name).map_err(|error| Fault::new("", error.to_string(), "use another name"))?;
     Ok(Some(Port { name, port, line, duty }))
 }
 
-/// What is said of frames and of a device has no place on a bus: the request says how long its
-/// answer is, and each unit is a device of its own.
+/// Checks that a bus has no keys for frames or for a device: the length of a response follows from
+/// its request, and each unit is a device.
 fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
     let keys = [
         ("framing", table.framing.is_some()),
         ("max-frame", table.max_frame.is_some()),
         ("checksum", table.checksum.is_some()),
+        ("skip-first", table.skip_first.is_some()),
+        ("checksum-order", table.checksum_order.is_some()),
+        ("checksum-text", table.checksum_text.is_some()),
+        ("checksum-from", table.checksum_from.is_some()),
+        ("checksum-apart", table.checksum_apart.is_some()),
         ("form", table.form.is_some()),
         ("pattern", table.pattern.is_some()),
         ("path", table.path.is_some()),
@@ -125,7 +134,7 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
     ];
     if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
         let message = match key {
-            "path" | "role" | "offline-after" => "a Modbus bus is no device; each of its units is one",
+            "path" | "role" | "offline-after" => "a Modbus bus is not a device; each of its units is one",
             _ => "on a Modbus bus there are no other frames",
         };
         let advice = match key {
@@ -180,6 +189,8 @@ fn bits(table: &Serial) -> Result<Line, Fault> {
 fn bytes(key: &'static str, text: &str, max: usize) -> Result<Vec<u8>, Fault> {
     let bytes = match text.strip_prefix("hex:") {
         Some(digits) => digits
+            .split_ascii_whitespace()
+            .collect::<String>()
             .as_bytes()
             .chunks(2)
             .map(|pair| {
@@ -204,7 +215,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         let advice = format!(
             "set framing to {words}; or add a [serial.NAME.unit.ADDRESS] for each unit of a Modbus bus"
         );
-        Fault::new("", "it is not said where messages begin and end", advice)
+        Fault::new("", "no framing is set", advice)
     })?;
     foreign(table, Some(kind))?;
     let size = table.size.map(|size| size as usize);
@@ -222,7 +233,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
                 return Err(Fault::new("line-end", format!("{text:?} is not accepted"), advice));
             }
         }),
-        // Slipmux is no framing of readings; it is taken before.
+        // Slipmux is not a framing of readings and is handled earlier.
         model::Framing::Slip | model::Framing::Slipmux => Framing::Slip,
         model::Framing::Cobs => Framing::Cobs,
         model::Framing::Length => Framing::Length(header(table)?),
@@ -251,10 +262,25 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         Some(model::Checksum::Crc16Modbus) => Some(Checksum::Crc16Modbus),
         Some(model::Checksum::Crc16Ccitt) => Some(Checksum::Crc16Ccitt),
         Some(model::Checksum::Crc32) => Some(Checksum::Crc32),
+        Some(model::Checksum::Crc16Arc) => Some(Checksum::Crc16Arc),
+        Some(model::Checksum::Crc16Xmodem) => Some(Checksum::Crc16Xmodem),
+        Some(model::Checksum::Crc16Kermit) => Some(Checksum::Crc16Kermit),
+        Some(model::Checksum::Crc16X25) => Some(Checksum::Crc16X25),
         Some(model::Checksum::Xor) => Some(Checksum::Xor),
         Some(model::Checksum::Sum) => Some(Checksum::Sum),
+        Some(model::Checksum::SumNegated) => Some(Checksum::SumNegated),
+        Some(model::Checksum::Sum16) => Some(Checksum::Sum16),
     };
-    let least = checksum.map_or(0, Checksum::width);
+    let placement = Placement {
+        low_first: table.checksum_order.map(|order| order == model::ByteOrder::Little),
+        is_text: table.checksum_text.unwrap_or(false),
+        from: usize::from(table.checksum_from.unwrap_or(0)),
+        apart: usize::from(table.checksum_apart.unwrap_or(0)),
+    };
+    if checksum.is_none() && placement != Placement::default() {
+        return Err(Fault::new("", "there is no checksum to place", "set checksum, or take checksum-… out"));
+    }
+    let least = checksum.map_or(0, |checksum| placement.from + placement.width(checksum));
     if max_frame.min(FRAME_MAX) <= least {
         let key = if table.size.is_some() { "size" } else { "max-frame" };
         return Err(Fault::new(
@@ -263,10 +289,26 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
             format!("use more than {least}"),
         ));
     }
-    Ok(framing::Settings { framing, checksum, max_frame })
+    let start = match (&framing, &table.start) {
+        (Framing::Length(_) | Framing::Gap(_) | Framing::Fixed(_), Some(text)) => {
+            bytes("start", text, framing::START_MAX)?
+        }
+        _ => Vec::new(),
+    };
+    if let Framing::Length(header) = &framing
+        && start.len() > header.offset
+    {
+        let message = "it is longer than what stands before the length";
+        return Err(Fault::new("start", message, "set length-offset to where the length is"));
+    }
+    if matches!(framing, Framing::Fixed(size) if size <= start.len() + least) {
+        return Err(Fault::new("size", "there is no room for more than the start", "use a larger one"));
+    }
+    let skip_first = table.skip_first.unwrap_or(false);
+    Ok(framing::Settings { framing, checksum, placement, max_frame, start, skip_first })
 }
 
-/// Keys that mean something to other framings only.
+/// Reports keys that only other framings use.
 fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
     use model::Framing as F;
     let keys = [
@@ -277,7 +319,7 @@ fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
         ("length-adjust", F::Length, table.length_adjust.is_some()),
         ("gap", F::Gap, table.gap.is_some()),
         ("size", F::Fixed, table.size.is_some()),
-        ("start", F::Markers, table.start.is_some()),
+        ("start", F::Markers, table.start.is_some() && !matches!(kind, Some(F::Length | F::Gap | F::Fixed))),
         ("end", F::Markers, table.end.is_some()),
         ("escape", F::Markers, table.escape.is_some()),
     ];
@@ -294,7 +336,7 @@ fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
     }
 }
 
-/// A CoAP node on the line: its messages say path and format themselves.
+/// A CoAP node on the line: its messages contain path and content format.
 fn slipmux(table: &Serial) -> Result<Duty, Fault> {
     foreign(table, Some(model::Framing::Slipmux))?;
     let keys = [
@@ -305,9 +347,9 @@ fn slipmux(table: &Serial) -> Result<Duty, Fault> {
         ("field", !table.field.is_empty()),
     ];
     if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
-        return Err(Fault::new(key, "over slipmux the node's own CoAP messages say this", "take it out"));
+        return Err(Fault::new(key, "with slipmux, the node's CoAP messages contain this", "take it out"));
     }
-    // A datagram's payload and what CoAP puts before it.
+    // The payload of a datagram, with the CoAP header and options.
     Ok(Duty::Slipmux { max_message: table.max_frame.map_or(1500, |max| max as usize).min(FRAME_MAX - 3) })
 }
 
@@ -365,7 +407,7 @@ fn extractor(table: &Serial) -> Result<Extractor, Fault> {
                 Some(model::FieldKind::Hex) => Kind::Hexadecimal(scale),
                 Some(model::FieldKind::Text) => Kind::Text,
                 Some(model::FieldKind::Number) => Kind::Number(scale),
-                // What is to be scaled has to be a number.
+                // A scaled value must be a number.
                 _ if scale != Scale::default() => Kind::Number(scale),
                 Some(model::FieldKind::Auto) | None => Kind::Auto,
             };

@@ -22,7 +22,7 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap) -> coap::Settings 
         (Some(device), false) => Name::parse(device).ok().map(|device| (plain.clone(), device)),
         (None, true) => None,
         (None, false) => {
-            let advice = "name the one device that all senders of plain CoAP are, as coap.insecure-device";
+            let advice = "set coap.insecure-device to the device that all plain CoAP senders count as";
             cx.fatal(&["coap", "insecure-listen"], "plain CoAP needs a device", advice);
             None
         }
@@ -36,12 +36,13 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap) -> coap::Settings 
         for (i, address) in list.iter().enumerate() {
             let elsewhere = name == "insecure-listen" && listen.contains(address);
             if address.port() != 0 && (list[..i].contains(address) || elsewhere) {
-                cx.fatal(&["coap", name], format!("{address} stands here twice"), "name each address once");
+                cx.fatal(&["coap", name], format!("{address} is listed twice"), "name each address once");
             }
         }
     }
     if let Some(open) = plain.iter().find(|address| !address.ip().is_loopback()) {
-        let message = format!("whoever reaches {open} speaks as the insecure device, without a key");
+        let message =
+            format!("every host that can reach {open} can send as the insecure device, without a key");
         cx.warn("coap", &["coap", "insecure-listen"], message, "listen on 127.0.0.1 or [::1], or use coaps");
     }
     if listen.is_empty() && insecure.is_none() {
@@ -73,7 +74,8 @@ fn policy(table: &model::Coap) -> Policy {
 
 fn persist_sessions(cx: &mut Context<'_>, table: &model::Coap) -> bool {
     if table.persist_sessions == Some(true) && table.engine == Some(model::DtlsEngine::Dimpl) {
-        let message = "the engine \"dimpl\" cannot: after a restart its devices handshake anew";
+        let message =
+            "the engine \"dimpl\" cannot store sessions: after a restart its devices must handshake again";
         let advice = "use engine = \"tombolo\", or take the key out";
         cx.warn("coap", &["coap", "persist-sessions"], message, advice);
     }
@@ -89,15 +91,14 @@ fn engine(cx: &mut Context<'_>, table: &model::Coap) -> coap::EngineKind {
         cx.fatal(&["coap", "engine"], coap::EngineKind::NO_DIMPL, advice);
     }
     if table.connection_id == Some(true) {
-        let message =
-            "the engine \"dimpl\" has no connection ids: a device whose address changes handshakes anew";
+        let message = "the engine \"dimpl\" does not support connection ids: a device whose address changes must handshake again";
         cx.warn("coap", &["coap", "connection-id"], message, "use engine = \"tombolo\", or take the key out");
     }
     coap::EngineKind::Dimpl
 }
 
-/// Whether the one device of plain CoAP exists. Without it the addresses stay open and refuse
-/// everybody, so that removing the device takes effect at once and needs no restart.
+/// Checks that the device of plain CoAP exists. Without it the addresses stay open and refuse all
+/// requests, so that removing the device takes effect without a restart.
 pub(super) fn insecure_device(cx: &mut Context<'_>, settings: &coap::Settings, devices: &[gate::Device]) {
     if let Some((_, name)) = &settings.insecure
         && !devices.iter().any(|device| device.id == *name)
@@ -112,9 +113,9 @@ pub(super) fn insecure_device(cx: &mut Context<'_>, settings: &coap::Settings, d
     }
 }
 
-/// `[journal]` and `[lane.*]`. What is not set follows `max-bytes`: three quarters for `normal`,
-/// 5/32 for `high`, 1/16 for the rejected, 1/64 for a segment but at most 4 MiB; the rest is room
-/// for the segments being written.
+/// `[journal]` and `[lane.*]`. Defaults depend on `max-bytes`: three quarters for `normal`, 5/32
+/// for `high`, 1/16 for the rejected store, 1/64 for a segment but at most 4 MiB; the rest is for
+/// the segments being written.
 pub(super) fn journal(
     cx: &mut Context<'_>,
     table: &model::Journal,
@@ -126,7 +127,7 @@ pub(super) fn journal(
     let segment_bytes = table.segment_bytes.unwrap_or(share & !4095);
     if !segment_bytes.is_multiple_of(4096) {
         let advice = "use a multiple of 4KiB, like \"4MiB\"";
-        cx.fatal(&["journal", "segment-bytes"], "the size is no multiple of 4096 bytes", advice);
+        cx.fatal(&["journal", "segment-bytes"], "the size is not a multiple of 4096 bytes", advice);
     }
     let lane = |table: &model::LaneTable, default| LaneSettings {
         max_bytes: table.max_bytes.unwrap_or(default),
@@ -138,7 +139,7 @@ pub(super) fn journal(
     let high = lane(&lanes.high, max_bytes / 32 * 5);
     let normal = lane(&lanes.normal, max_bytes / 4 * 3);
     let rejected_max_bytes = table.rejected_max_bytes.unwrap_or(max_bytes / 16).min(REJECTED_BYTES_MAX);
-    // As the journal will have it: four segments to the smallest lane, or more.
+    // As in the journal: at least four segments for the smallest lane.
     let segment = u64::from(segment_bytes).min(high.max_bytes.min(normal.max_bytes) / 4);
     let parts = [high.max_bytes, normal.max_bytes, rejected_max_bytes, 2 * segment];
     let sum = parts.iter().fold(0u64, |sum, part| sum.saturating_add(*part));
@@ -152,7 +153,7 @@ pub(super) fn journal(
             format_size(2 * segment)
         );
         let advice = format!("use at least {}, or smaller lanes", format_size(sum));
-        // Named at a key that somebody set: defaults alone always fit.
+        // Reported at a key that is set, because the defaults always fit.
         let keys: [&[&str]; 5] = [
             &["journal", "max-bytes"],
             &["lane", "normal", "max-bytes"],

@@ -11,9 +11,9 @@ use crate::gate::template::Template;
 use crate::message::{Name, TOPIC_MAX};
 use crate::northbound::settings::{self as northbound, OwnTopics, Protocol, TlsSettings, TlsVersion};
 
-/// Rejected records are not looked at more often.
+/// Least interval of `retry-rejected`.
 const RETRY_LEAST: Duration = Duration::from_secs(60);
-/// AWS IoT Core, and the publishes a second it takes on a connection.
+/// AWS IoT Core: its domain, and its limit of publishes per second on one connection.
 const AWS: &str = ".amazonaws.com";
 const AWS_RATE: u32 = 100;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ pub(super) struct Topics {
     pub(super) own: OwnTopics,
 }
 
-/// `[topics]` but for the prefix. `""` switches a topic off.
+/// `[topics]` without the prefix. `""` switches a topic off.
 pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, gateway: &Name) -> Topics {
     let reading = table.reading.as_deref().unwrap_or("{prefix}/{device}/up/{path}");
     let reading = template(cx, "reading", reading);
@@ -35,13 +35,13 @@ pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, 
         let rest = if device { topic.replace("{device}", "") } else { topic.clone() };
         let places = if device { "{prefix}, {gateway} and {device}" } else { "{prefix} and {gateway}" };
         if rest.contains('{') {
-            let message = format!("the only places here are {places}");
-            cx.fatal(&["topics", name], message, "take the other places out");
+            let message = format!("the only placeholders here are {places}");
+            cx.fatal(&["topics", name], message, "remove the other placeholders");
         } else if device && rest == topic {
             let message = "all devices would share one topic";
             cx.fatal(&["topics", name], message, "use {device} somewhere in it, or \"\" to switch it off");
         } else if topic.len() + if device { crate::message::NAME_MAX } else { 0 } > TOPIC_MAX {
-            cx.fatal(&["topics", name], "the topic gets longer than 1,024 bytes", "use a shorter one");
+            cx.fatal(&["topics", name], "the topic would be longer than 1,024 bytes", "use a shorter one");
         }
         Some(topic)
     };
@@ -50,7 +50,7 @@ pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, 
         loss: own("loss", &table.loss, "{prefix}/gateway/loss", false),
         device_status: own("device-status", &table.device_status, "{prefix}/{device}/status", true),
     };
-    // Commands are not built yet; what is set for them must be right all the same.
+    // Commands are not implemented yet, but their keys must be valid.
     for (name, text) in [("command", &table.command), ("reply", &table.reply)] {
         if let Some(text) = text {
             template(cx, name, text);
@@ -64,9 +64,8 @@ pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, 
     Topics { reading, own }
 }
 
-/// What of the gateway's own no rule may lead to: what it publishes about itself; and, as far as
-/// they are configured, where commands come from and their outcome goes. With a downlink rule the
-/// defaults of the latter count too.
+/// The gateway's own topics, which no rule may map to: its statuses and losses, and, if configured,
+/// the topics of commands and replies. With a downlink rule, the defaults of the latter count too.
 pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gateway: &Name) -> Vec<OwnTopic> {
     let about = &topics.own;
     let mut own: Vec<OwnTopic> = [
@@ -97,7 +96,7 @@ pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gate
     let filled = |text: &str| text.replace("{prefix}", prefix).replace("{gateway}", gateway.as_str());
     for (key, text) in of_commands.chain(of_rules).filter(|(_, text)| !text.is_empty()) {
         let topic = OwnTopic::new(key, filled(text));
-        // Roles mostly have the same.
+        // Roles usually have the same topics.
         if !own.iter().any(|known| known.as_str() == topic.as_str()) {
             own.push(topic);
         }
@@ -122,7 +121,7 @@ fn template(cx: &mut Context<'_>, name: &str, text: &str) -> Option<Template> {
     }
 }
 
-/// `[upstream]`. `None` without a URL: the gateway runs all the same.
+/// `[upstream]`. `None` without a URL; the gateway runs anyway.
 pub(super) fn upstream(
     cx: &mut Context<'_>,
     table: Option<&model::Upstream>,
@@ -132,7 +131,7 @@ pub(super) fn upstream(
     let none = model::Upstream::default();
     let table = table.unwrap_or(&none);
     let Some(url) = &table.url else {
-        let message = "there is no upstream broker: readings are kept and wait";
+        let message = "there is no upstream broker: readings are stored until one is configured";
         cx.warn("upstream", &["upstream", "url"], message, "tombolo init --url mqtts://HOST");
         return None;
     };
@@ -157,20 +156,20 @@ pub(super) fn upstream(
     if table.username.is_none() && password_file.is_some() {
         let key = ["upstream", "password-file"];
         if table.protocol == Some(model::Protocol::V3_1_1) {
-            cx.fatal(&key, "MQTT 3.1.1 has no password without a user name", "set username too");
+            cx.fatal(&key, "MQTT 3.1.1 does not allow a password without a user name", "set username too");
         } else {
-            let message = "there is a password and no user name: a 3.1.1 broker cannot take that";
+            let message = "a password is set without a user name, which MQTT 3.1.1 does not allow";
             cx.warn("upstream", &key, message, "set username too");
         }
     }
     if password_file.is_some() && !url.tls {
-        let message = "the password crosses the network readable";
+        let message = "the password is sent unencrypted";
         cx.warn("upstream", &["upstream", "password-file"], message, "use mqtts://");
     }
     let rate = table.max_publish_rate.unwrap_or(0);
     if url.host.ends_with(AWS) && url.host.contains(".iot.") && !(1..=AWS_RATE).contains(&rate) {
         let message =
-            format!("this broker drops what is over {AWS_RATE} publishes a second without an answer");
+            format!("this broker drops publishes above {AWS_RATE} per second without an acknowledgement");
         cx.warn("upstream", &["upstream", "max-publish-rate"], message, "set max-publish-rate = 90");
     }
     Some(northbound::Settings {
@@ -218,6 +217,8 @@ fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option
             ("ca-file", table.ca_file.is_some()),
             ("certificate-file", table.certificate_file.is_some()),
             ("key-file", table.key_file.is_some()),
+            ("key-password-file", table.key_password_file.is_some()),
+            ("pin-sha256", table.pin_sha256.is_some()),
             ("alpn", table.alpn.is_some()),
             ("tls-min", table.tls_min.is_some()),
         ];
@@ -258,9 +259,48 @@ fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option
             None
         }
     };
+    let key_password = table.key_password_file.as_deref().and_then(|text| {
+        let key = ["upstream", "key-password-file"];
+        if identity.is_none() {
+            cx.warn("upstream", &key, "without effect: there is no key-file", "set key-file, or take it out");
+        }
+        let path = cx.secret(&key, text)?;
+        cx.look_at("upstream", &key, &path, true);
+        Some(path)
+    });
+    let pins = pins(cx, table);
+    if !pins.is_empty() {
+        let key = ["upstream", "pin-sha256"];
+        if ca_file.is_some() {
+            let message = "only the broker's key is judged: ca-file is without effect";
+            cx.warn("upstream", &key, message, "take one of the two out");
+        } else {
+            let message = "only the broker's key is judged, not its certificate's issuer, name or dates";
+            cx.warn("upstream", &key, message, "use ca-file if the broker can have a certificate of a CA");
+        }
+    }
     let minimum = match table.tls_min {
         None | Some(model::TlsMin::V1_2) => TlsVersion::V1_2,
         Some(model::TlsMin::V1_3) => TlsVersion::V1_3,
     };
-    Some(TlsSettings { ca_file, identity, alpn: table.alpn.clone().unwrap_or_default(), minimum })
+    let alpn = table.alpn.clone().unwrap_or_default();
+    Some(TlsSettings { ca_file, pins, identity, key_password, alpn, minimum })
+}
+
+/// `pin-sha256`: hashes of 32 bytes, in hexadecimal; colons between the bytes are passed over.
+fn pins(cx: &mut Context<'_>, table: &model::Upstream) -> Vec<[u8; 32]> {
+    let mut pins = Vec::new();
+    for text in table.pin_sha256.iter().flatten() {
+        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+        let bytes = crate::config::scalar::parse_hex(&digits);
+        match bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok()) {
+            Some(pin) => pins.push(pin),
+            None => {
+                let message = format!("{text:?} is not the SHA-256 of a public key");
+                let advice = "use 64 hexadecimal digits, as `tombolo check` prints them for the broker's key";
+                cx.fatal(&["upstream", "pin-sha256"], message, advice);
+            }
+        }
+    }
+    pins
 }

@@ -1,4 +1,4 @@
-//! The commands' end of the control socket: blocking, one connection a command.
+//! The client of the control socket: blocking, one connection per command.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -15,36 +15,38 @@ use crate::control::protocol::{Failure, RESPONSE_MAX, Request, Response, to_line
 use crate::control::tail::Item;
 use crate::control::trace::Traced;
 
-/// How long an ordinary answer may take.
+/// Timeout of an ordinary answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
-/// How long an answer may take that needs the disk or the network.
+/// Timeout of an answer that needs the disk or the network.
 pub const SLOW_ANSWER: Duration = Duration::from_secs(155);
 
-/// Why the daemon could not be asked.
+/// Why a request to the daemon failed.
 #[derive(Debug)]
 pub enum ClientError {
-    /// Nothing listens on the socket.
+    /// No process listens on the socket.
     NotRunning {
         /// The socket.
         socket: PathBuf,
+        /// The command that starts it; `None`: the service.
+        start: Option<String>,
     },
-    /// The socket may not be opened.
+    /// This user may not open the socket.
     Denied {
         /// The socket.
         socket: PathBuf,
     },
     /// The daemon answered with a failure.
     Failed(Failure),
-    /// The connection broke, or no answer came in time.
+    /// The connection was closed, or the request timed out.
     Broken {
         /// The socket.
         socket: PathBuf,
-        /// The system's reason.
+        /// The error of the system.
         error: io::Error,
     },
-    /// What came is not an answer.
+    /// The answer is invalid.
     Garbled {
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 }
@@ -52,9 +54,14 @@ pub enum ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ClientError::NotRunning { socket } => write!(
+            ClientError::NotRunning { socket, start: None } => write!(
                 f,
                 "tombolo is not running: nothing answers on {}; start it with `systemctl start tombolo`, or `tombolo run` in a terminal",
+                socket.display()
+            ),
+            ClientError::NotRunning { socket, start: Some(start) } => write!(
+                f,
+                "tombolo is not running: nothing answers on {}; start it with `{start}` in another terminal",
                 socket.display()
             ),
             ClientError::Denied { socket } => write!(
@@ -90,24 +97,24 @@ pub struct Client {
     socket: PathBuf,
 }
 
-/// One thing a tail shows.
+/// An item of a tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shown {
     /// A reading.
     Item(Box<Item>),
-    /// So many were left out because this end reads too slowly.
+    /// This many readings were not sent because this client reads too slowly.
     Missed(u64),
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the daemon.
     ///
     /// # Errors
     /// [`ClientError::NotRunning`], [`ClientError::Denied`] or [`ClientError::Broken`].
     pub fn connect(socket: &Path) -> Result<Client, ClientError> {
         let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { socket: socket.to_owned() }
+                ClientError::NotRunning { socket: socket.to_owned(), start: None }
             }
             io::ErrorKind::PermissionDenied => ClientError::Denied { socket: socket.to_owned() },
             _ => ClientError::Broken { socket: socket.to_owned(), error },
@@ -116,14 +123,14 @@ impl Client {
         Ok(Client { stream, lines, buffer: BytesMut::new(), socket: socket.to_owned() })
     }
 
-    /// Asks and waits for the answer.
+    /// Sends a request and waits for the answer.
     ///
     /// # Errors
-    /// [`ClientError`], [`ClientError::Failed`] with what the daemon says.
+    /// [`ClientError`]; [`ClientError::Failed`] has the daemon's failure.
     pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Value, ClientError> {
         self.time_limit(Some(within))?;
-        // A daemon with too many connections says so and closes without reading; its line is what
-        // matters.
+        // A daemon with too many connections answers and closes without reading the request, so its
+        // line is read even if the write failed.
         let written = self.stream.write_all(&to_line(request));
         match self.receive() {
             Ok(Some(Response::Ok(value))) => Ok(value),
@@ -138,10 +145,10 @@ impl Client {
         }
     }
 
-    /// Asks and reads the answer into its type.
+    /// Sends a request and deserializes the answer.
     ///
     /// # Errors
-    /// [`ClientError`], [`ClientError::Garbled`] where the answer has another shape.
+    /// [`ClientError`]; [`ClientError::Garbled`] if the answer has another structure.
     pub fn ask_for<T: DeserializeOwned>(
         &mut self,
         request: &Request,
@@ -161,10 +168,10 @@ impl Client {
         Ok(Tailing(self))
     }
 
-    /// Starts to watch a serial port.
+    /// Starts to trace a serial port.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::Failed`] where the daemon has no such port.
+    /// [`ClientError`]; [`ClientError::Failed`] if the daemon has no such port.
     pub fn trace(mut self, port: String) -> Result<Tracing, ClientError> {
         self.ask(&Request::SerialTrace { port }, ANSWER)?;
         self.time_limit(None)?;
@@ -179,7 +186,7 @@ impl Client {
     }
 
     fn broken(&self, error: io::Error) -> ClientError {
-        // A time-out shows itself as EAGAIN on a blocking socket.
+        // A blocking socket reports a timeout as EAGAIN.
         let error =
             if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error };
         ClientError::Broken { socket: self.socket.clone(), error }
@@ -212,7 +219,7 @@ impl Client {
     }
 }
 
-/// A tail under way: an iterator that ends when the daemon does.
+/// A running tail: an iterator that ends when the daemon does.
 #[derive(Debug)]
 pub struct Tailing(Client);
 
@@ -234,8 +241,8 @@ impl Iterator for Tailing {
     }
 }
 
-/// A serial port being watched: an iterator that ends when the daemon does. `Err` of a count: so
-/// many pieces were missed.
+/// A running trace of a serial port: an iterator that ends when the daemon does. `Err` has the
+/// number of missed pieces.
 #[derive(Debug)]
 pub struct Tracing(Client);
 

@@ -1,4 +1,4 @@
-//! Both ends of the socket: the daemon's on its runtime, the commands' blocking.
+//! Both ends of the control socket: the server on the daemon's runtime, and the blocking client.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 

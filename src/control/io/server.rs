@@ -1,7 +1,7 @@
-//! The daemon's end of the control socket, on the path's own runtime.
+//! The server of the control socket, on the runtime of the path.
 //!
-//! Connections are tasks of that runtime; each has one request under way and hands it through a
-//! bounded channel to the hub, which answers between two rounds of the path.
+//! Connections are tasks of that runtime; each has at most one request in progress and sends it
+//! through a bounded channel to the daemon's loop, which answers between two rounds of the path.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -26,16 +26,16 @@ use crate::control::trace::{Trace, TraceWatcher};
 
 /// Most connections at once.
 pub const CONNECTIONS_MAX: usize = 16;
-/// A connection without a request for so long is closed.
+/// A connection without a request for this time is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// A client that does not read for so long is closed.
+/// A connection whose client does not read for this time is closed.
 const WRITE: Duration = Duration::from_secs(10);
-/// An answer that takes longer is given up; one disk call may take 120 s.
+/// Timeout of an answer; one disk operation may take 120 s.
 const ANSWER: Duration = Duration::from_secs(150);
-/// How long to wait after the system refused a connection (too many open files, say).
+/// Pause after the system refused a connection, for example because of too many open files.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Why there is no control socket.
+/// Why the control socket cannot be created.
 #[derive(Debug)]
 pub enum BindError {
     /// Another daemon answers on it.
@@ -43,16 +43,16 @@ pub enum BindError {
         /// The socket.
         socket: PathBuf,
     },
-    /// Something that is not a socket has its name.
+    /// A file that is not a socket has its name.
     NotASocket {
         /// The file.
         socket: PathBuf,
     },
-    /// The system refused.
+    /// The system call failed.
     System {
         /// The socket.
         socket: PathBuf,
-        /// Its reason.
+        /// The error of the system call.
         error: io::Error,
     },
 }
@@ -77,8 +77,8 @@ impl std::fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// The socket, its connections, and the calls that come from them. Dropped, it closes all and
-/// removes the socket.
+/// The socket, its connections, and their calls. Dropping it closes all connections and removes the
+/// socket.
 #[derive(Debug)]
 pub struct Server {
     socket: PathBuf,
@@ -89,18 +89,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes the socket with mode 0660 and starts to accept. Must be called on a tokio runtime with
-    /// I/O and time.
+    /// Creates the socket with mode 0660 and starts to accept connections. Must be called on a
+    /// tokio runtime with I/O and time.
     ///
-    /// A socket left by a process that is gone is replaced; there is no moment in which the new one
-    /// has other permissions than it is to have. The directory must exist.
+    /// A socket left by an ended process is replaced; the new one has its final permissions from
+    /// the start. The directory must exist.
     ///
     /// # Errors
     /// [`BindError`].
     pub fn start(socket: &Path) -> Result<Server, BindError> {
         let listener = bind(socket)?;
-        // As many calls can wait as there can be connections, so a connection never waits to hand
-        // one over.
+        // The channel has room for one call per connection, so that sending never waits.
         let (sender, calls) = mpsc::channel(CONNECTIONS_MAX);
         let tail = Tail::default();
         let trace = Trace::default();
@@ -108,21 +107,21 @@ impl Server {
         Ok(Server { socket: socket.to_owned(), calls, tail, trace, accepting })
     }
 
-    /// The next request to [dispatch](Call::dispatch). May be cancelled without loss.
+    /// The next request for [`Call::dispatch`]. Cancellation does not lose a request.
     pub async fn next_call(&mut self) -> Call {
         match self.calls.recv().await {
             Some(call) => call,
-            // Only when the accepting task is gone, which ends with this value.
+            // Only if the accepting task has ended, which happens when this value is dropped.
             None => std::future::pending().await,
         }
     }
 
-    /// Where the path shows its readings.
+    /// The tail to which the path sends its readings.
     pub fn tail(&self) -> &Tail {
         &self.tail
     }
 
-    /// Where serial ports show their bytes.
+    /// The trace to which serial ports send their bytes.
     pub fn trace(&self) -> &Trace {
         &self.trace
     }
@@ -149,8 +148,8 @@ fn bind(socket: &Path) -> Result<UnixListener, BindError> {
         Ok(_) if answers(socket) => return Err(BindError::InUse { socket: socket.to_owned() }),
         _ => {}
     }
-    // Under another name until its mode is right. Not longer than the real one: a socket's path has
-    // 107 bytes at most.
+    // Created under another name until its mode is set. The name is not longer than the final one,
+    // because a socket path has at most 107 bytes.
     let new = socket.with_file_name(".control.new");
     let _ = std::fs::remove_file(&new);
     let listener = UnixListener::bind(&new).map_err(system)?;
@@ -163,7 +162,7 @@ fn bind(socket: &Path) -> Result<UnixListener, BindError> {
     Ok(listener)
 }
 
-/// Whether a process listens there. Does not block, not even where its queue is full.
+/// Whether a process listens on the socket. Does not block, even if its queue is full.
 fn answers(path: &Path) -> bool {
     let Ok(address) = UnixAddr::new(path) else {
         return false;
@@ -180,7 +179,7 @@ fn answers(path: &Path) -> bool {
 
 async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, tail: Tail, trace: Trace) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    // Ends the connections together with this task.
+    // Aborts the connections when this task ends.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let stream = match listener.accept().await {
@@ -199,7 +198,8 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, tail: Tail, t
                     "the daemon already has {CONNECTIONS_MAX} control connections; close a `tombolo tail` or try again"
                 ),
             )));
-            // A fresh socket's buffer takes one line whole; whoever cannot take it hears nothing.
+            // The buffer of a new socket has room for one line; if the write fails, the client gets
+            // no answer.
             let _ = stream.try_write(&line);
             continue;
         };
@@ -237,7 +237,7 @@ async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, tail: Tail, tr
             Err(failure) => Response::Error(failure),
             Ok(Request::Tail { device }) => return stream_tail(stream, &tail, device).await,
             Ok(Request::SerialTrace { port }) => {
-                // Watched before the question: nothing that follows the answer is missed.
+                // Subscribed before the request, so that no piece after the answer is missed.
                 let watcher = trace.watch(port.clone());
                 match ask(Request::SerialTrace { port }, &calls).await {
                     Response::Ok(_) => return stream_trace(stream, watcher).await,
@@ -281,8 +281,7 @@ async fn stream_tail(mut stream: UnixStream, tail: &Tail, device: Option<String>
     loop {
         let seen = tokio::select! {
             seen = watcher.next() => seen,
-            // Whether it says something or goes: a tail has nothing more to say, so both are its
-            // end.
+            // Any input or the end of the connection ends a tail.
             _ = stream.read(&mut ignored) => return,
         };
         let sent = match seen {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::clock::saved::Saved;
 use crate::durable::atomic_file::{self, AtomicFile, Condition, Defect, Retrieved};
-use crate::durable::folder::StateFolder as _;
+use crate::durable::folder::StateFolder;
 use crate::durable::io::OnDisk;
 
 const CLOCK: AtomicFile = AtomicFile::new("clock", 4096, 0o600).with_copy();
@@ -29,17 +29,21 @@ pub struct Found {
 
 /// Reads what is there. Changes nothing.
 pub fn load(folder: &Path) -> Found {
-    let folder = OnDisk::new(folder);
+    load_from(&OnDisk::new(folder))
+}
+
+/// The same of any folder.
+pub fn load_from(folder: &impl StateFolder) -> Found {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let damaged = || "its checksum is wrong, or it is of another version".to_owned();
-    let retrieved = CLOCK.read(&folder, |bytes| Saved::parse(&text(bytes)).ok_or_else(damaged));
+    let retrieved = CLOCK.read(folder, |bytes| Saved::parse(&text(bytes)).ok_or_else(damaged));
     let mut defects = Vec::new();
     if !retrieved.is_new() {
         defects.extend(retrieved.defects.clone());
     }
     let mut saved = retrieved.value;
     if saved.is_none() {
-        match FLOOR.look(&folder, |bytes| Saved::parse_floor(&text(bytes)).ok_or_else(damaged)) {
+        match FLOOR.look(folder, |bytes| Saved::parse_floor(&text(bytes)).ok_or_else(damaged)) {
             Ok(floor) => saved = Some(floor),
             Err(Condition::Missing) => {}
             Err(condition) => defects.push(Defect { name: "clock-floor".to_owned(), condition }),
@@ -54,9 +58,16 @@ pub fn load(folder: &Path) -> Found {
 /// # Errors
 /// What the system said.
 pub fn mend(folder: &Path, found: &Found) -> io::Result<Vec<String>> {
-    let folder = OnDisk::new(folder);
-    let aside = CLOCK.mend(&folder, &found.retrieved)?;
-    atomic_file::sweep(&folder, "clock")?;
+    mend_in(&OnDisk::new(folder), found)
+}
+
+/// The same in any folder.
+///
+/// # Errors
+/// What the system said.
+pub fn mend_in(folder: &impl StateFolder, found: &Found) -> io::Result<Vec<String>> {
+    let aside = CLOCK.mend(folder, &found.retrieved)?;
+    atomic_file::sweep(folder, "clock")?;
     Ok(aside)
 }
 
@@ -65,8 +76,15 @@ pub fn mend(folder: &Path, found: &Found) -> io::Result<Vec<String>> {
 /// # Errors
 /// What the system said; one whole version is there all the same.
 pub fn store(folder: &Path, saved: &Saved) -> io::Result<()> {
-    let folder = OnDisk::new(folder);
-    CLOCK.write(&folder, saved.encode().as_bytes())?;
+    store_in(&OnDisk::new(folder), saved)
+}
+
+/// The same in any folder.
+///
+/// # Errors
+/// What the system said.
+pub fn store_in(folder: &impl StateFolder, saved: &Saved) -> io::Result<()> {
+    CLOCK.write(folder, saved.encode().as_bytes())?;
     if folder.has("clock-floor") {
         folder.remove("clock-floor")?;
     }

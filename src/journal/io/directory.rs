@@ -1,4 +1,5 @@
-//! The journal's directory: one daemon has it, and another version's is moved aside.
+//! The journal's directory: it is locked by one process, and moved aside if it has another format
+//! version.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,19 +8,19 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::OpenError;
 use super::disk::Disk;
+use crate::journal::open_error::OpenError;
 use crate::journal::segment::{Header, HeaderBlock, parse_name};
 use crate::journal::storage::{Folder, Storage, StoredFile};
 
-/// The directory, locked as long as this lives.
+/// The directory, locked until this is dropped.
 pub(super) struct Directory {
     path: PathBuf,
     _lock: Flock<File>,
 }
 
 impl Directory {
-    /// Makes it if it is not there, and locks it.
+    /// Creates the directory if it does not exist, and locks it.
     pub(super) fn lock(path: &Path) -> Result<Directory, OpenError> {
         let failed = |error: io::Error| OpenError::Directory { path: path.to_path_buf(), error };
         if !path.is_dir() {
@@ -36,7 +37,7 @@ impl Directory {
         }
     }
 
-    /// Renames it to the first free `….unknown-N`. The lock goes with it and is let go of.
+    /// Renames it to the first free `….unknown-N` and releases the lock.
     pub(super) fn move_aside(self) -> Result<PathBuf, OpenError> {
         let target = (1..).map(|n| aside(&self.path, n)).find(|path| !path.exists());
         let target = target.unwrap_or_else(|| aside(&self.path, 0));
@@ -53,13 +54,13 @@ impl Directory {
         }
     }
 
-    /// Puts a journal that was moved aside in the place of this one, which has nothing left in it.
+    /// Replaces this journal, which is empty, by one that was moved aside.
     pub(super) fn replace_by(self, aside: &Path) -> Result<(), OpenError> {
         let path = self.path.clone();
         let mut emptied = path.clone().into_os_string();
         emptied.push(".emptied");
         let emptied = PathBuf::from(emptied);
-        // One of an attempt before; if it is not there that is well.
+        // Left from an earlier attempt; it usually does not exist.
         drop(fs::remove_dir_all(&emptied));
         self.rename_to(&emptied)?;
         fs::rename(aside, &path).map_err(|error| OpenError::Directory { path, error })?;
@@ -95,7 +96,7 @@ pub(super) fn asides(path: &Path) -> Vec<(PathBuf, bool)> {
     found.into_iter().map(|(_, path)| (is_known(&path), path)).map(|(known, path)| (path, known)).collect()
 }
 
-/// Whether all its headers that say a version say this one.
+/// Whether all headers with a version have the supported one.
 fn is_known(path: &Path) -> bool {
     let disk = Disk::new(path);
     let mut ours = false;

@@ -1,4 +1,4 @@
-//! The real disk.
+//! [`Storage`] on a real file system.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,14 +11,14 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::journal::storage::{Folder, SECOND_LOOK, Storage, StorageError, StoredFile};
 
-/// A directory with a folder each.
+/// The journal's directory, with a subdirectory per folder.
 #[derive(Clone, Debug)]
 pub struct Disk {
     directory: PathBuf,
 }
 
 impl Disk {
-    /// In this directory, which exists.
+    /// Storage in this directory, which must exist.
     pub fn new(directory: &Path) -> Disk {
         Disk { directory: directory.to_path_buf() }
     }
@@ -27,12 +27,12 @@ impl Disk {
         self.directory.join(folder.as_str()).join(name)
     }
 
-    /// Opens a plain file by its path, for reading.
+    /// Opens a regular file by its path, for reading.
     ///
     /// # Errors
-    /// As the system says.
+    /// [`StorageError`] of the system call.
     pub(super) fn open_path(&self, path: &Path) -> Result<DiskFile, StorageError> {
-        // A pipe would keep whoever opens it waiting.
+        // Opening a pipe would block without O_NONBLOCK.
         let open = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
         let file = check(open)?;
         match check(file.metadata())?.is_file() {
@@ -41,7 +41,7 @@ impl Disk {
         }
     }
 
-    /// Where it is.
+    /// The directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -59,8 +59,8 @@ impl Disk {
 #[derive(Debug)]
 pub struct DiskFile {
     file: File,
-    /// The disk was read-only when it was opened: another handle, for writing, is got as soon as
-    /// the disk gives one.
+    /// The file system was read-only when the file was opened; it is opened again for writing as
+    /// soon as possible.
     read_only: bool,
     writing: OnceLock<File>,
 }
@@ -77,21 +77,21 @@ impl DiskFile {
         if let Some(file) = self.writing.get() {
             return Ok(file);
         }
-        // By its descriptor: its name may be another by now.
+        // By its descriptor, because the file may have been renamed.
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(self.writing.get_or_init(|| file))
     }
 }
 
-/// What the journal does about it, not what it is called.
+/// Maps a system error to the class that decides how the journal reacts.
 pub fn storage_error(error: &io::Error) -> StorageError {
     match error.raw_os_error() {
         Some(28 | 122) => StorageError::Full,
         Some(30) => StorageError::ReadOnly,
         Some(2) => StorageError::Missing,
         Some(number) => StorageError::Other(number),
-        // Made by std itself, e.g. a write of zero bytes: as an input/output error.
+        // An error made by std, such as a write of zero bytes, counts as EIO.
         None => StorageError::Other(5),
     }
 }
@@ -116,7 +116,7 @@ impl Storage for Disk {
                 Ok(metadata) if metadata.is_file() => out.push((name, metadata.len())),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // What cannot be asked cannot be opened either: that is for whoever opens it.
+                // If the metadata cannot be read, opening will fail too and report the error.
                 Err(_) => out.push((name, 0)),
             }
         }
@@ -125,7 +125,7 @@ impl Storage for Disk {
 
     fn open(&self, folder: Folder, name: &str) -> Result<DiskFile, StorageError> {
         let path = self.path(folder, name);
-        // On a disk that is read-only what is stored can still be read.
+        // On a read-only file system, stored records can still be read.
         let both = OpenOptions::new().read(true).write(true).open(&path);
         match both {
             Err(error) if matches!(error.raw_os_error(), Some(30 | 13)) => {
@@ -197,7 +197,7 @@ impl StoredFile for DiskFile {
     }
 
     fn forget_cache(&self) {
-        // Advice: a file system that does not take it is read from the cache, as before.
+        // Only advice: on a file system without support the cache is read, as without it.
         let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 }

@@ -1,8 +1,9 @@
-//! Takes records up again from a file that was set aside: each is appended to its lane anew, under
-//! the id it had.
+//! Imports records from a file that was set aside: each is appended to its lane again, with its
+//! previous id.
 //!
-//! Only what the list beside the file names is taken: everything else in it has left already. After
-//! each part the list is shortened, so that what an interruption leaves is taken once.
+//! Only the records named in the list of the file are imported: all others were released already.
+//! The list is shortened after each part, so that an interrupted import does not import a record
+//! twice.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,42 +23,42 @@ use crate::journal::segment::{HEADER_BLOCK, Header, HeaderBlock, Layout, segment
 use crate::journal::storage::{Folder, Storage, StorageError};
 use crate::message::{Lane, RecordId};
 
-/// Most records, and about how many bytes, that wait for one commit.
+/// Most records, and the approximate number of bytes, per commit.
 const PART_RECORDS: usize = 256;
 const PART_BYTES: usize = 256 * 1024;
-/// Longest a commit may take before it is called off.
+/// Longest time to wait for a commit before the import is aborted.
 const COMMIT_MAX: Duration = Duration::from_secs(180);
 
-/// What was taken up.
+/// The result of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
-    /// Records that are in their lane again.
+    /// Records imported to their lane.
     pub records: u64,
-    /// Records in the file that had left already.
+    /// Records in the file that were already released.
     pub left_out: u64,
-    /// Records the list names that are not in the file, or not where it can be read.
+    /// Records that the list names but that are not in a readable part of the file.
     pub missing: u64,
 }
 
-/// Why nothing more was taken up.
+/// Why an import ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImportError {
-    /// The disk does not give the file.
+    /// The file cannot be read.
     Unreadable(StorageError),
-    /// Its header does not check: it is no segment, or damaged beyond use.
+    /// Its header is invalid: it is not a segment, or both copies of the header are damaged.
     NoSegment,
-    /// It is of another major version of the format.
+    /// It has another major format version.
     OtherVersion(u16),
-    /// It does not lie in the journal's directory, which is this: whoever may give the daemon a
-    /// command could have anything published by a file of their own, past every rule.
+    /// It is not in the journal's directory (given here). Otherwise a user with access to the
+    /// control socket could publish any content with a forged file, without any rule allowing it.
     Outside(PathBuf),
-    /// It is a folder, or something else that is no file.
+    /// It is not a regular file.
     NoFile,
-    /// There is no list beside it: nobody knows what in it has left already.
+    /// It has no list, so it is unknown which of its records were already released.
     NoList,
-    /// The lane takes no more at present; so many records were taken up before.
+    /// The lane is full or failing; this many records were imported before.
     Refused(u64),
-    /// Another one is under way.
+    /// Another import is in progress.
     Busy,
     /// The journal is being closed.
     Closed,
@@ -75,7 +76,7 @@ impl fmt::Display for ImportError {
             }
             ImportError::Outside(directory) => write!(
                 f,
-                "the file is not in {}; only a file that was put there is taken up: copy it beside the list that names \
+                "the file is not in {}; only a file in it can be imported: copy it to the folder with the list that names \
                  its records, as root",
                 directory.display()
             ),
@@ -88,9 +89,9 @@ impl fmt::Display for ImportError {
             ),
             ImportError::Refused(taken) => write!(
                 f,
-                "the lane takes no more records at present; {taken} were taken up, run it again later for the rest"
+                "the lane accepts no more records now; {taken} were imported; run the import again later for the rest"
             ),
-            ImportError::Busy => f.write_str("another file is being taken up; run it again later"),
+            ImportError::Busy => f.write_str("another import is in progress; run it again later"),
             ImportError::Closed => f.write_str("the journal is being closed"),
         }
     }
@@ -98,7 +99,7 @@ impl fmt::Display for ImportError {
 
 impl std::error::Error for ImportError {}
 
-/// Takes up what a file on a lane's shelf holds of its list.
+/// Imports the records of a list from a file on a lane's shelf.
 pub(super) fn from_shelf(disk: &Disk, shared: &Shared, aside: &Aside) -> Result<Imported, ImportError> {
     let folder = Folder::of(aside.lane);
     let name = segment_name(aside.number);
@@ -113,7 +114,7 @@ pub(super) fn from_shelf(disk: &Disk, shared: &Shared, aside: &Aside) -> Result<
     Err(ImportError::Unreadable(failed))
 }
 
-/// Takes up what a file in the journal's directory holds; `all`: even where there is no list.
+/// Imports the records of a file in the journal's directory; with `all`, also without a list.
 pub(super) fn from_path(
     disk: &Disk,
     shared: &Shared,
@@ -143,7 +144,7 @@ pub(super) fn from_path(
     }
 }
 
-/// How many of the records on its list a file holds where they can be read.
+/// The number of records on the list that can be read from the file.
 pub(super) fn count(disk: &Disk, lane: Lane, name: &str, list: &Aside) -> Result<u64, ImportError> {
     let file = disk.open(Folder::of(lane), name).map_err(ImportError::Unreadable)?;
     let (header, layout) = header_of(&file)?;
@@ -157,7 +158,7 @@ pub(super) fn count(disk: &Disk, lane: Lane, name: &str, list: &Aside) -> Result
     Ok(found)
 }
 
-/// The runs of which there is a record in a file, as far as it can be read.
+/// The runs of the records in a file, as far as it can be read.
 fn runs_of(file: &DiskFile, header: &Header, layout: &Layout) -> BTreeSet<u64> {
     let mut scanner = Scanner::new(file, header.seed(), HEADER_BLOCK, layout.frame_limit, u32::MAX);
     let mut runs = BTreeSet::from([header.run]);
@@ -179,14 +180,14 @@ fn header_of(file: &DiskFile) -> Result<(Header, Layout), ImportError> {
     }
 }
 
-/// Records on their way to a commit.
+/// Records collected for a commit.
 #[derive(Default)]
 struct Part {
     bodies: Vec<(u64, RecordId, Vec<u8>)>,
     bytes: usize,
 }
 
-/// One at a time, so that two do not take up the same records.
+/// Allows one import at a time, so that two do not import the same records.
 struct Turn<'s>(&'s Shared);
 
 impl<'s> Turn<'s> {
@@ -206,7 +207,7 @@ impl Drop for Turn<'_> {
 
 fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Imported, ImportError> {
     let _turn = Turn::take(shared)?;
-    // As it is now: one that was under way before may have shortened it.
+    // Read again, because an import that has just ended may have shortened the list.
     let current = list.map(|list| {
         let shelf = shared.lock().lanes[list.lane.index()].shelf.clone();
         shelf.iter().find(|aside| aside.number == list.number).cloned()
@@ -227,8 +228,7 @@ fn import(file: &DiskFile, shared: &Shared, list: Option<&Aside>) -> Result<Impo
     while let Some((_, frame)) = scanner.next_frame() {
         match frame.kind {
             Kind::Opening => run = Fields(frame.body).u64().unwrap_or(run),
-            // A failed commit may have left frames whose sequences were given again in another
-            // segment.
+            // A failed commit may have left frames whose sequences were reused in another segment.
             Kind::Reading if frame.sequence <= before || record::decode(frame.body).is_none() => {}
             Kind::Reading => {
                 before = frame.sequence;

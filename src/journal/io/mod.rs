@@ -1,11 +1,10 @@
-//! The journal as the path holds it: a handle that never waits for the disk.
+//! The journal's handle for the path's thread, which never waits for the disk.
 //!
-//! Appends go into the batch of the next commit; what came of them comes back as [`Completion`]s,
-//! with one wake for all of a commit. The newest committed records are read from memory; a backlog
-//! from the segment files, by a thread for each lane.
+//! Appended records are collected for the next commit; their results are returned as
+//! [`Completion`]s, with one wake per commit. The newest committed records are read from memory; a
+//! backlog is read from the segment files by one thread per lane.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
-mod answer;
 mod directory;
 mod disk;
 mod import;
@@ -23,18 +22,19 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use answer::{
+pub use disk::{Disk, DiskFile, storage_error};
+pub use import::{ImportError, Imported};
+pub use open::OpenReport;
+pub use verify::{FileReport, Missing, verify};
+
+use super::answer::{
     Completion, Failed, Next, Refused, RejectRefused, RejectedRead, RejectedRecord, RejectedWhole, Retried,
     Status, Stored,
 };
-pub use disk::{Disk, DiskFile, storage_error};
-pub use import::{ImportError, Imported};
-pub use open::{OpenError, OpenReport};
-pub use verify::{FileReport, Missing, verify};
-
 use super::aside::Aside;
 use super::cursor::{Cursor, Fetch, Step};
 use super::loss::{LossCause, LossReport};
+use super::open_error::OpenError;
 use super::range::RangeSet;
 use super::record::{self, Batch, Ticket};
 use super::segment::Segment;
@@ -46,39 +46,38 @@ use crate::message::{Lane, RecordId, Stamp};
 use directory::Directory;
 use open::open_store;
 use reader::{Answer, Desk, Wanted};
-pub use shared::ReadTrouble;
 use shared::{Command, Done, LaneState, Shared, State};
 
-/// Most bytes that wait for one commit of one lane: more than a disk that answers lets come
-/// together.
+/// Most bytes that wait for one commit of one lane: more than collect while the disk works.
 const BATCH_MAX: usize = 4 << 20;
-/// Of how many records that have left it is known that they had come again.
+/// Number of released records whose previous id is remembered.
 const AGAIN_KEPT: u64 = 1024;
-/// Most records handed out whose length is remembered: about as many as an uplink holds back and
-/// has in flight.
+/// Most handed-out records whose length is remembered: about the number that an uplink has in
+/// flight.
 const HANDED_MAX: usize = 8192;
-/// How long the end waits for the threads that read.
+/// Longest time that closing waits for the reading threads.
 const READERS_END: Duration = Duration::from_secs(2);
-/// The name of the threads.
+/// The name prefix of the threads.
 const THREAD: &str = "tombolo-journal";
 
-/// Where the uplink stands in a lane.
+/// The reading state of the uplink in a lane.
 struct Reader {
     cursor: Cursor,
     view: LaneView<DiskFile>,
-    /// Not to be read: lost, rejected, or named as such by the uplink.
+    /// Records that must not be read: lost, rejected, or given up by the uplink.
     settled: RangeSet,
     released: u64,
-    /// Records handed out and not released, and the bytes of their bodies.
+    /// Records handed out and not released: sequence and length of the body.
     handed: VecDeque<(u64, u32)>,
     losses: Arc<[LossReport]>,
-    /// Records that were not where they should be, twice.
+    /// Records that two readings did not find.
     missing: RangeSet,
-    /// It is being looked whether some are.
+    /// Whether a second reading is in progress.
     checking: bool,
 }
 
-/// The journal. One for the path's thread; [`Journal::rejected`] gives handles for others.
+/// The journal. It belongs to the path's thread; [`Journal::rejected`] gives handles for other
+/// threads.
 pub struct Journal {
     shared: Arc<Shared>,
     desks: [Arc<Desk>; 2],
@@ -87,27 +86,27 @@ pub struct Journal {
     readers: [Reader; 2],
     runs: [u64; 2],
     boot: [u8; 16],
-    /// Completions being handed out: how far.
+    /// The completions being handed out, with the position in each.
     completing: VecDeque<(Done, usize)>,
     scratch: Vec<u8>,
-    /// Of the records handed out that came again: the own and the first id, by lane and sequence.
+    /// For retried and imported records handed out: the current and the first id, by lane and
+    /// sequence.
     again: [BTreeMap<u64, (RecordId, RecordId)>; 2],
     _directory: Directory,
 }
 
 impl Journal {
-    /// Opens the journal, or begins one, and starts its three threads. Reads what is there; how
-    /// long that takes depends on the number of segments, not of records. What the disk does not
-    /// give is read later.
+    /// Opens or creates the journal and starts its three threads. The time depends on the number of
+    /// segments, not of records. Segments that cannot be read now are opened later.
     ///
     /// # Errors
-    /// [`OpenError`]. Damage is none; it is in the report, and in the losses.
+    /// [`OpenError`]. Damage is not an error; it is in the report and in the losses.
     pub fn open(settings: &Settings) -> Result<(Journal, OpenReport), OpenError> {
         Journal::open_with(settings, reader::PATIENCE)
     }
 
-    /// [`Journal::open`], with another time than an hour until a place that cannot be read is
-    /// stepped over: for tests.
+    /// For tests: [`Journal::open`] with another time than an hour until an unreadable place is
+    /// skipped.
     ///
     /// # Errors
     /// As [`Journal::open`].
@@ -197,8 +196,8 @@ impl Journal {
         Ok((journal, report))
     }
 
-    /// Puts a record into its lane's next commit. Its ticket comes back by
-    /// [`Journal::poll_completion`], durable or failed.
+    /// Adds a record to the next commit of its lane. [`Journal::poll_completion`] returns its
+    /// ticket when it is durable or failed.
     ///
     /// It takes nothing else, so what no gate let pass is not stored; tests get theirs from a gate.
     ///
@@ -211,7 +210,7 @@ impl Journal {
     /// ```
     ///
     /// # Errors
-    /// [`Refused`]: nothing was taken, no completion comes.
+    /// [`Refused`]: the record was not accepted and has no completion.
     pub fn append(&mut self, record: &Mapped<'_>, ticket: Ticket) -> Result<RecordId, Refused> {
         let (lane, content) = (record.lane(), &record.content());
         let size = record::frame_size(content, None).map_err(|_| Refused::TooLarge)?;
@@ -228,7 +227,7 @@ impl Journal {
         Ok(RecordId { run: self.runs[lane.index()], sequence })
     }
 
-    /// What became of an appended record, of all commits so far; `None` when all are told.
+    /// The next completion; `None` if there is none.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         loop {
             let Some((done, at)) = self.completing.front_mut() else {
@@ -257,18 +256,18 @@ impl Journal {
         }
     }
 
-    /// Comes back when there are completions, committed records or losses, or bytes of a backlog
-    /// that were [`Next::Pending`]. What happened before the call is not missed.
+    /// Completes when there are completions, committed records or losses, or when a record that was
+    /// [`Next::Pending`] is available. An event before the call is not missed.
     pub async fn wake(&self) {
         self.shared.wake.notified().await;
     }
 
-    /// What the path can await without borrowing the journal.
+    /// A handle to await the journal without borrowing it.
     pub fn waker(&self) -> Waker {
         Waker(self.shared.clone())
     }
 
-    /// Moves the reading position of a lane on by one and hands out what stood there.
+    /// Returns the record at the reading position of a lane and advances the position.
     pub fn next(&mut self, lane: Lane) -> Next<'_> {
         match self.advance(lane) {
             Ready::Record => {}
@@ -285,8 +284,8 @@ impl Journal {
             id,
             lane,
             sequence,
-            // In which boot one that comes again was received is known only if its run is the one
-            // it is in now.
+            // The boot of a retried or imported record is known only if it is still in the same
+            // run.
             same_boot: run.boot == self.boot
                 && reading.original.is_none_or(|original| original.run == run.run),
             original: reading.original,
@@ -350,17 +349,17 @@ impl Journal {
         }
     }
 
-    /// Whether records that are not where they should be are lost: the second reading of their
-    /// segment says so too. False: it is under way, and the cursor is before them again.
+    /// Whether missing records are lost, which a second reading of their segment decides. While
+    /// that is in progress it returns false, and the cursor is before them again.
     fn is_lost(&mut self, lane: Lane, first: u64, last: u64) -> bool {
         self.refresh(lane);
         let reader = &mut self.readers[lane.index()];
         let first = first.max(reader.view.released + 1);
         if first > last {
-            // They had left, and their file was used for something else.
+            // They were released, and their file was recycled.
             return true;
         }
-        // Between two segments there is nothing to read again.
+        // Between two segments there is no place to read again.
         let place = reader.view.locate(first).filter(|place| place.segment.first_sequence <= first);
         let confirmed = reader.missing.missing_in(first, last).is_empty();
         let Some(place) = place.filter(|_| !confirmed) else {
@@ -375,7 +374,7 @@ impl Journal {
         false
     }
 
-    /// Gets the bytes a cursor wants; false if they are under way.
+    /// Supplies the bytes that a cursor requests; false if they are being read.
     fn fetch(&mut self, lane: Lane, fetch: &Fetch) -> bool {
         let reader = &mut self.readers[lane.index()];
         let desk = &self.desks[lane.index()];
@@ -416,12 +415,12 @@ impl Journal {
         reader.view = there.view.clone();
         reader.losses = there.losses.clone();
         drop(state);
-        // What was dropped to make room needs no release of its own.
+        // Records dropped to make room need no separate release.
         reader.let_go(reader.view.released);
     }
 
-    /// The id under which a record that was handed out is published: its first one, if it was sent
-    /// again or taken up from a file.
+    /// The id under which a handed-out record is published: the first one, if it was retried or
+    /// imported.
     pub fn published_id(&self, lane: Lane, id: RecordId) -> RecordId {
         match self.again[lane.index()].get(&id.sequence) {
             Some((own, first)) if *own == id => *first,
@@ -429,24 +428,24 @@ impl Journal {
         }
     }
 
-    /// The own id of a record that was handed out and is published under this one; `None`: they are
-    /// the same, or it was not.
+    /// The current id of a handed-out record that is published under this id; `None` if both are
+    /// the same or the id is unknown.
     pub fn own_id(&self, published: RecordId) -> Option<RecordId> {
-        // Of several, the last: those before it have left.
+        // The last one, because earlier ones were released.
         let mut all = self.again.iter().flat_map(|lane| lane.values().rev());
         all.find(|(_, first)| *first == published).map(|(own, _)| *own)
     }
 
-    /// Moves the reading position of a lane back to the oldest record neither released, rejected
-    /// nor lost.
+    /// Moves the reading position of a lane back to the oldest record that is neither released,
+    /// rejected nor lost.
     pub fn rewind(&mut self, lane: Lane) {
         let reader = &mut self.readers[lane.index()];
         reader.handed.clear();
         reader.cursor.seek(reader.released + 1);
     }
 
-    /// Moves the reading position of a lane to this record, or to the oldest behind it that has not
-    /// left.
+    /// Moves the reading position of a lane to this record, or to the next one that is not
+    /// released.
     pub fn seek(&mut self, lane: Lane, sequence: u64) {
         let reader = &mut self.readers[lane.index()];
         reader.cursor.seek(sequence.max(reader.released + 1));
@@ -457,7 +456,8 @@ impl Journal {
         self.shared.lock().lanes[lane.index()].next_sequence.saturating_sub(1)
     }
 
-    /// The broker has everything in this lane up to and with `sequence`: it may go.
+    /// Releases all records of a lane up to and including `sequence`: the broker has acknowledged
+    /// them.
     pub fn release(&mut self, lane: Lane, sequence: u64) {
         let reader = &mut self.readers[lane.index()];
         reader.let_go(sequence);
@@ -473,12 +473,12 @@ impl Journal {
         }
     }
 
-    /// The broker will never take this record: it goes to the rejected store with the reason (a
-    /// PUBACK's reason code). It counts as released by itself as soon as it is durable there; until
-    /// then the lane's trim stays before it.
+    /// Moves a record that the broker refused to the rejected store, with the reason code of the
+    /// PUBACK. It counts as released when it is durable there; until then the lane's trim stays
+    /// before it.
     ///
     /// # Errors
-    /// [`RejectRefused`]: it stays where it is, and the lane has to wait.
+    /// [`RejectRefused`]: the record stays in the lane, and the lane must wait.
     pub fn reject(&mut self, lane: Lane, sequence: u64, reason: u8) -> Result<(), RejectRefused> {
         let reader = &mut self.readers[lane.index()];
         let length = reader.length_of(sequence).unwrap_or(super::frame::FRAME_MAX as u32);
@@ -498,7 +498,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The loss at `index` in the lane's list of those durable and not told yet; `None` behind its
+    /// The loss at `index` in the lane's list of durable, unpublished losses; `None` beyond its
     /// end.
     pub fn loss(&mut self, lane: Lane, index: usize) -> Option<LossReport> {
         let reader = &mut self.readers[lane.index()];
@@ -508,12 +508,12 @@ impl Journal {
         reader.losses.get(index).copied()
     }
 
-    /// The broker has the report of that loss, with that count: it need not be told again.
+    /// The broker has acknowledged the report of a loss with this count.
     pub fn loss_published(&mut self, lane: Lane, number: u64, count: u64) {
         self.command(Command::LossPublished { lane, number, count });
     }
 
-    /// This record is given up: it is named and counted as lost, and counts as released by itself.
+    /// Gives up a record: it is reported and counted as lost, and counts as released.
     pub fn lose(&mut self, lane: Lane, sequence: u64, cause: LossCause) {
         self.lose_range(lane, sequence, sequence, cause);
     }
@@ -529,12 +529,12 @@ impl Journal {
         self.shared.command(command);
     }
 
-    /// Takes new bounds of the lanes; everything else of the settings is fixed while it is open.
+    /// Sets new limits of the lanes; the other settings are fixed while the journal is open.
     pub fn set_bounds(&self, bounds: [LaneSettings; 2]) {
         self.command(Command::Bounds(bounds));
     }
 
-    /// How it stands as of the last commit.
+    /// The state as of the last commit.
     pub fn status(&self) -> Status {
         let state = self.shared.lock();
         let mut lanes = [LaneStatus::default(); 2];
@@ -552,12 +552,12 @@ impl Journal {
         }
     }
 
-    /// What takes up files that were set aside, for any thread.
+    /// A handle that imports files set aside, for any thread.
     pub fn importer(&self) -> Importer {
         Importer { shared: self.shared.clone(), disk: self.disk.clone() }
     }
 
-    /// Files of a lane that are set aside, or are to be.
+    /// The files of a lane that are set aside, or will be.
     pub fn set_aside(&self, lane: Lane) -> Arc<[Aside]> {
         self.shared.lock().lanes[lane.index()].shelf.clone()
     }
@@ -567,15 +567,14 @@ impl Journal {
         Rejected(self.shared.clone())
     }
 
-    /// Commits everything, and what was released, and ends the threads. Completions can still be
-    /// polled.
+    /// Commits all records and releases, and ends the threads. Completions can still be polled.
     pub fn close(&mut self) {
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
         self.desks.iter().for_each(|desk| desk.close());
-        // The one that commits is the last. A read that hangs in the disk is not waited for.
+        // The committing thread is the last one. A hanging read is not waited for.
         if let Some(committing) = self.threads.pop() {
-            // One that panicked has said so itself.
+            // A panic was already reported.
             drop(committing.join());
         }
         let until = std::time::Instant::now() + READERS_END;
@@ -599,8 +598,8 @@ enum Ready {
     Pending,
 }
 
-/// Keeps the first id of a record that comes again. Those that have left are forgotten, but not at
-/// once: what became of them is told afterwards.
+/// Remembers the first id of a retried or imported record. Ids of released records are kept for a
+/// while, because their results arrive later.
 fn note_again(
     again: &mut BTreeMap<u64, (RecordId, RecordId)>,
     released: u64,
@@ -615,7 +614,7 @@ fn note_again(
 }
 
 impl Reader {
-    /// Remembers the length of a record's body; what is read again is known.
+    /// Remembers the length of a record's body; a record read again is already known.
     fn note_handed(&mut self, sequence: u64, length: u32) {
         if self.handed.back().is_none_or(|(last, _)| *last < sequence) {
             self.handed.push_back((sequence, length));
@@ -644,16 +643,16 @@ impl Reader {
     }
 }
 
-/// The segment and its neighbours in the chain that are not open either: who has which records is
-/// known of all of them or none.
+/// The segment and its unopened neighbours in the chain: which records each contains is only known
+/// for all of them together.
 fn unopened_group(view: &LaneView<DiskFile>, segment: &Segment) -> Vec<Arc<Segment>> {
     let at = view.sealed.iter().position(|other| other.number == segment.number).unwrap_or(0);
     let before = view.sealed[..at].iter().rev().take_while(|other| other.unopened).count();
     view.sealed[at - before..].iter().take_while(|other| other.unopened).cloned().collect()
 }
 
-/// Takes up files that were set aside. It blocks on the disk and on commits: for a thread of its
-/// own.
+/// Imports files that were set aside. It blocks on the disk and on commits, so it needs a separate
+/// thread.
 #[derive(Clone)]
 pub struct Importer {
     shared: Arc<Shared>,
@@ -661,9 +660,9 @@ pub struct Importer {
 }
 
 impl Importer {
-    /// Appends to their lane, under the ids they had, the records of a segment's file that its list
-    /// names; `all`: every record in it. `file`: a path within the journal's directory, or a name
-    /// from there on.
+    /// Appends the records of a segment file that its list names to their lane, with their previous
+    /// ids; with `all`, every record in it. `file` is a path in the journal's directory, absolute
+    /// or relative to it.
     ///
     /// # Errors
     /// [`ImportError`]
@@ -673,7 +672,7 @@ impl Importer {
     }
 }
 
-/// Awaits the journal without borrowing it.
+/// A handle to await the journal without borrowing it.
 #[derive(Clone)]
 pub struct Waker(Arc<Shared>);
 
@@ -684,12 +683,12 @@ impl Waker {
     }
 }
 
-/// The rejected store, for its owner. Each call takes up to a commit's time.
+/// The rejected store, for the operator's commands. Each call may take as long as a commit.
 #[derive(Clone)]
 pub struct Rejected(Arc<Shared>);
 
 impl Rejected {
-    /// Up to `limit` records with a number above `after`, oldest first. Empty too when the journal
+    /// Up to `limit` records with a number above `after`, oldest first. Also empty if the journal
     /// is closed.
     pub async fn list(&self, after: u64, limit: usize) -> RejectedRead<RejectedRecord> {
         let (answer, receiver) = oneshot::channel();
@@ -697,30 +696,30 @@ impl Rejected {
         receiver.await.unwrap_or_default()
     }
 
-    /// Records with a number above `after`, whole and oldest first, until they have about `bytes`;
-    /// at least one, if there is one.
+    /// Records with a number above `after`, with payload and oldest first, up to about `bytes`; at
+    /// least one, if there is one.
     pub async fn export(&self, after: u64, bytes: usize) -> RejectedRead<RejectedWhole> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Export { after, bytes, answer });
         receiver.await.unwrap_or_default()
     }
 
-    /// Appends a record to its lane again, as a new one that names the old id.
+    /// Appends a record to its lane again, as a new record that contains the old id.
     pub async fn retry(&self, number: u64) -> Retried {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Retry { number, answer });
         receiver.await.unwrap_or(Retried::NoRoom)
     }
 
-    /// The id under which it is published, and the time of receipt, of the oldest record of a lane
-    /// that has not left.
+    /// The publication id and time of receipt of the oldest record of a lane that is not released.
     pub async fn oldest(&self, lane: Lane) -> Option<(RecordId, Stamp)> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Oldest { lane, answer });
         receiver.await.ok().flatten()
     }
 
-    /// Gives a record up: it is counted and told as lost. False: there is none.
+    /// Discards a record: it is counted and reported as lost. Returns false if there is no such
+    /// record.
     pub async fn discard(&self, number: u64) -> bool {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Discard { number, answer });
@@ -739,7 +738,7 @@ impl Rejected {
     }
 }
 
-/// Why a record of this size is not taken now.
+/// Why a record of this size is refused now.
 fn refusal(state: &State, lane: Lane, size: usize) -> Option<Refused> {
     let there = &state.lanes[lane.index()];
     if state.closing {

@@ -1,72 +1,30 @@
-//! Opening the journal's directory: whose it is, which version, what was found.
+//! Opens the journal's directory: locking, format version, report.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::directory::{self, Directory};
 use super::disk::Disk;
+use crate::journal::open_error::OpenError;
 use crate::journal::recovery::RecoveryError;
 use crate::journal::settings::Settings;
 use crate::journal::storage::StorageError;
 use crate::journal::store::{Seeds, Store, StoreReport};
 use crate::message::Lane;
+use crate::system;
 
-/// The journal cannot be opened.
-#[derive(Debug)]
-pub enum OpenError {
-    /// Another process has it open. Stop that one, or configure another directory.
-    InUse {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The directory cannot be made, locked or renamed.
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// A file in it cannot be opened or listed.
-    Storage {
-        /// Which directory.
-        path: PathBuf,
-        /// Why.
-        error: StorageError,
-    },
-    /// A thread cannot be started.
-    Thread(std::io::Error),
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::InUse { path } => {
-                write!(f, "the journal in {} is in use by another process", path.display())
-            }
-            OpenError::Directory { path, error } => {
-                write!(f, "the journal's directory {}: {error}", path.display())
-            }
-            OpenError::Storage { path, error } => write!(f, "the journal in {}: {error}", path.display()),
-            OpenError::Thread(error) => write!(f, "the journal's thread cannot be started: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
-/// What was found at the opening.
+/// What was found when the journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
     /// Lanes and the rejected store.
     pub store: StoreReport,
-    /// A journal of a format not known here was moved to this place, and a fresh one begun.
+    /// A journal of an unknown format version was moved to this path, and a new one was created.
     pub moved_aside: Option<PathBuf>,
-    /// A journal that had been moved aside was taken up again.
+    /// A journal that had been moved aside is in use again.
     pub taken_up: Option<PathBuf>,
-    /// Journals moved aside that still wait: for another version, or for this journal to be empty
-    /// when it is opened.
+    /// Journals moved aside that are not in use: they need another version, or this journal must be
+    /// empty when it is opened.
     pub waiting: Vec<PathBuf>,
 }
 
@@ -92,14 +50,14 @@ pub(super) fn open_store(settings: &Settings) -> Result<Opened, OpenError> {
     }
     report.waiting = directory::asides(path).into_iter().map(|(path, _)| path).collect();
     let Some((store, found)) = opened else {
-        // Of a fresh directory, or one whose headers were all read and are of this version.
+        // The directory is new, or all its headers were read and have the supported version.
         return Err(OpenError::Storage { path: path.clone(), error: StorageError::Other(5) });
     };
     report.store = found;
     Ok((store, directory, seeds, report))
 }
 
-/// `None`: it is of another major version.
+/// `None` if it has another major version.
 fn try_store(settings: &Settings, seeds: Seeds) -> Result<Option<(Store<Disk>, StoreReport)>, OpenError> {
     let disk = Arc::new(Disk::new(&settings.directory));
     match Store::open(Instant::now(), disk, settings, seeds) {
@@ -122,7 +80,7 @@ fn is_drained(store: &Store<Disk>) -> bool {
 fn draw_seeds() -> Seeds {
     let random = || {
         let mut bytes = [0; 8];
-        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        if system::io::fill_random(&mut bytes).is_err() {
             // Without a source of chance: the clock's nanoseconds are at least not the same twice.
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             bytes = (now.unwrap_or(Duration::ZERO).as_nanos() as u64).to_le_bytes();
@@ -132,12 +90,7 @@ fn draw_seeds() -> Seeds {
     Seeds { runs: [random(), random()], salt: random(), boot: boot_id(random) }
 }
 
-/// The kernel's boot id; where it has none, one that is like no other.
+/// The kernel's boot id; a random one if the kernel has none.
 fn boot_id(random: impl Fn() -> u64) -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    match u128::from_str_radix(&digits, 16) {
-        Ok(id) if digits.len() == 32 => id.to_be_bytes(),
-        _ => (u128::from(random()) << 64 | u128::from(random())).to_le_bytes(),
-    }
+    system::io::boot_id().unwrap_or_else(|| (u128::from(random()) << 64 | u128::from(random())).to_le_bytes())
 }

@@ -1,19 +1,20 @@
-//! Reads of the backlog, on a thread a lane: a cold or failing disk keeps neither the path, nor a
-//! commit, nor the other lane waiting.
+//! Reads the backlog, on one thread per lane: a slow or failing disk delays neither the path nor a
+//! commit nor the other lane.
 //!
-//! | the disk | then |
+//! | result of the read | action |
 //! |---|---|
-//! | gives it | the cursor gets it |
-//! | gives an error | the lane waits, is named in `status`, and it is tried again after 1 s, 2 s, … 60 s |
-//! | has given an error for an hour, and gives other places | what it does not give is stepped over, and listed as unreadable |
-//! | gives what does not check | it is read again, a second later and past the page cache; only then it counts as damaged |
+//! | success | the bytes are supplied to the cursor |
+//! | error | the lane waits, `status` shows it, and the read is retried after 1 s, 2 s, … 60 s |
+//! | error for an hour, while other places can be read | the place is skipped, and its records are listed as unreadable |
+//! | wrong checksum | it is read again after a second, bypassing the page cache; if it is wrong again it counts as damaged |
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::disk::{Disk, DiskFile};
 use super::import;
-use super::shared::{Command, ReadTrouble, Shared};
+use super::shared::{Command, Shared};
+use crate::journal::answer::ReadTrouble;
 use crate::journal::aside::AsideCause;
 use crate::journal::cursor::{Cursor, Fetch, Step};
 use crate::journal::pool::Trouble;
@@ -25,26 +26,26 @@ use crate::journal::storage::{Folder, SECOND_LOOK, Storage, StorageError, Stored
 use crate::journal::view::LaneView;
 use crate::message::Lane;
 
-/// How long a place may be unreadable while others are not, before it is stepped over.
+/// Time for which a place may be unreadable, while others are not, before it is skipped.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
-/// How many times less for a place in a segment that has others which were stepped over.
+/// Divisor of that time for a segment in which places were skipped before.
 const SHELVED: u32 = 60;
-/// What a disk gives or does not give at once.
+/// The unit that a disk reads or fails to read, in bytes.
 const PAGE: u32 = 4096;
-/// Files set aside as unreadable are tried again so often.
+/// Interval between retries of files set aside as unreadable.
 const SHELF_EVERY: Duration = Duration::from_secs(86_400);
-/// Other files that are tried, to know whether it is the place that fails or the disk.
+/// Number of other files that are read to distinguish a bad place from a failed disk.
 const OTHERS: usize = 8;
 
-/// What the path wants of the thread.
+/// A request of the path to the thread.
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
-    /// Bytes.
+    /// Read bytes.
     Bytes(Fetch),
-    /// Whether what is missing in a segment between these sequences is missing a second time; its
-    /// frames end at `end`.
+    /// Read again whether records between these sequences of a segment are missing; its frames end
+    /// at `end`.
     Check { segment: Arc<Segment>, first: u64, last: u64, end: u32 },
-    /// These neighbours in the chain are to be opened.
+    /// Open these neighbours in the chain.
     Open(Vec<Arc<Segment>>),
 }
 
@@ -66,17 +67,17 @@ impl Wanted {
     }
 }
 
-/// What came of it.
+/// The answer to a request.
 #[derive(Debug)]
 pub(super) enum Answer {
     Bytes(Fetch, Vec<u8>),
-    /// From the offset asked for up to this one the disk gives nothing.
+    /// The bytes from the requested offset up to this one are unreadable.
     Hole(Fetch, u32),
-    /// These records are not there, twice.
+    /// These records were not found in two readings.
     Checked(Vec<(u64, u64)>),
 }
 
-/// What is wanted and what is there, for one lane.
+/// The request and the answer of one lane.
 #[derive(Default)]
 pub(super) struct Desk {
     state: Mutex<DeskState>,
@@ -87,7 +88,7 @@ pub(super) struct Desk {
 struct DeskState {
     wanted: Option<Wanted>,
     ready: Option<Answer>,
-    /// Being read, or waiting to be tried again.
+    /// The request being read, or waiting for a retry.
     under_way: Option<Wanted>,
     buffers: Vec<Vec<u8>>,
     closing: bool,
@@ -98,7 +99,7 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks, unless it is asked for already. What was asked for before is forgotten.
+    /// Sets the request unless it is already set; an earlier request is dropped.
     pub(super) fn ask(&self, wanted: Wanted) {
         let mut state = self.lock();
         let known = state.under_way.as_ref().is_some_and(|under_way| under_way.is_same(&wanted))
@@ -111,7 +112,7 @@ impl Desk {
         }
     }
 
-    /// The answer, if it is one to this; others are forgotten.
+    /// The answer to this request; another answer is dropped.
     pub(super) fn take(&self, fetch: &Fetch) -> Option<Answer> {
         let mut state = self.lock();
         state.ready.take_if(|ready| match ready {
@@ -131,7 +132,7 @@ impl Desk {
         }
     }
 
-    /// Gives a buffer back.
+    /// Returns a buffer for reuse.
     pub(super) fn give_back(&self, buffer: Vec<u8>) {
         let mut state = self.lock();
         if state.buffers.is_empty() {
@@ -144,12 +145,12 @@ impl Desk {
         self.work.notify_all();
     }
 
-    /// Lets time pass; false where something else is wanted, or nothing any more.
+    /// Waits; false if the request changed or the journal is being closed.
     fn wait(&self, time: Duration) -> bool {
         self.wait_unless(time, |state| state.closing || state.wanted.is_some())
     }
 
-    /// Lets time pass, whatever is wanted; false where the journal is being closed.
+    /// Waits, regardless of requests; false if the journal is being closed.
     fn wait_through(&self, time: Duration) -> bool {
         self.wait_unless(time, |state| state.closing)
     }
@@ -171,7 +172,7 @@ impl Desk {
     }
 }
 
-/// A place the disk does not give.
+/// An unreadable place.
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     number: u64,
@@ -179,14 +180,14 @@ struct Failure {
     error: StorageError,
 }
 
-/// Where a lane has come to a stop.
+/// The place at which a lane is stuck.
 struct Stuck {
     at: Failure,
     since: Instant,
     trouble: Trouble,
 }
 
-/// The thread of one lane.
+/// The reading thread of one lane.
 pub(super) struct Reader {
     pub(super) lane: Lane,
     pub(super) disk: Disk,
@@ -195,7 +196,7 @@ pub(super) struct Reader {
     pub(super) patience: Duration,
 }
 
-/// Says that the thread is gone, however it went.
+/// Reports that the thread has ended, also after a panic.
 struct LastWords<'s>(&'s Shared);
 
 impl Drop for LastWords<'_> {
@@ -251,7 +252,7 @@ impl Reader {
         }
     }
 
-    /// What is wanted next; `None`: it is time for the shelf, or to end.
+    /// The next request; `None` if it is time to retry the shelf, or to end.
     fn next(&self, shelf_at: Instant) -> Option<(Wanted, Vec<u8>)> {
         let mut state = self.desk.lock();
         loop {
@@ -289,7 +290,7 @@ impl Reader {
             log::error!(
                 lane = self.lane.as_str(), segment:% = format_args!("{:016x}", at.number), offset = at.offset,
                 reason:% = at.error;
-                "the journal cannot be read; the lane waits, and it is tried again"
+                "the journal cannot be read; the lane waits, and the read is retried"
             );
         }
         let since = same.as_ref().map_or(now, |stuck| stuck.since);
@@ -297,7 +298,7 @@ impl Reader {
         stuck.insert(Stuck { at, since, trouble: Trouble::after(before, at.error, now) })
     }
 
-    /// What `status` shows.
+    /// Updates what `status` shows.
     fn tell(&self, stuck: Option<&Stuck>) {
         let trouble = stuck.map(|stuck| ReadTrouble {
             segment: stuck.at.number,
@@ -330,8 +331,7 @@ impl Reader {
                 let read = self.bytes(fetch, open, buffer);
                 let Err(failure) = read else { return read.map(Some) };
                 let same = stuck.filter(|s| (s.at.number, s.at.offset) == (failure.number, failure.offset));
-                // In a segment with places that were stepped over before, nobody waits for another
-                // hour.
+                // In a segment with skipped places the wait is shorter than an hour.
                 let patience =
                     if self.is_shelved(failure.number) { self.patience / SHELVED } else { self.patience };
                 let over = same.is_some_and(|stuck| stuck.since.elapsed() >= patience);
@@ -361,7 +361,7 @@ impl Reader {
         }
     }
 
-    /// As many of the bytes asked for as the disk gives before a place that it does not give.
+    /// Reads the requested bytes up to the first unreadable place.
     fn bytes(
         &self,
         fetch: &Fetch,
@@ -375,7 +375,7 @@ impl Reader {
             _ => match self.disk.open(self.folder(), &fetch.segment.name()) {
                 Ok(file) => &open.insert((number, file)).1,
                 Err(StorageError::Missing) if self.is_folder_there() => {
-                    // It was recycled, or somebody deleted it: the cursor finds out which.
+                    // It was recycled or deleted; the cursor finds out which.
                     buffer.clear();
                     return Ok(Answer::Bytes(fetch.clone(), buffer));
                 }
@@ -401,19 +401,19 @@ impl Reader {
         Ok(Answer::Bytes(Fetch { length, ..fetch.clone() }, buffer))
     }
 
-    /// Whether places in this segment were stepped over before.
+    /// Whether places in this segment were skipped before.
     fn is_shelved(&self, number: u64) -> bool {
         let shelf = self.shared.lock().lanes[self.lane.index()].shelf.clone();
         shelf.iter().any(|aside| aside.number == number && aside.cause() == AsideCause::Unreadable)
     }
 
-    /// Whether a file that is not there was deleted, and not the whole folder taken away.
+    /// Whether the folder exists, so that a missing file was deleted and the folder is not just
+    /// unmounted.
     fn is_folder_there(&self) -> bool {
         self.disk.list(self.folder()).is_ok_and(|files| !files.is_empty())
     }
 
-    /// Whether the disk gives anything else: else it is not a bad place, but a disk that does not
-    /// answer.
+    /// Whether other files can be read: otherwise the disk has failed, not just one place.
     fn others_can_be_read(&self, failure: Failure) -> bool {
         let own = crate::journal::segment::segment_name(failure.number);
         let mut tried = 0;
@@ -437,7 +437,7 @@ impl Reader {
         false
     }
 
-    /// Where the disk gives something again, at the latest where frames end.
+    /// The end of the unreadable place, at most the end of the frames.
     fn end_of_hole(&self, fetch: &Fetch) -> u32 {
         let limit = fetch.segment.layout.frame_limit;
         let Ok(file) = self.disk.open(self.folder(), &fetch.segment.name()) else { return limit };
@@ -449,8 +449,8 @@ impl Reader {
         at.min(limit)
     }
 
-    /// The records of a segment that are not where they should be, though the disk gives the place;
-    /// read past the page cache.
+    /// The records of a segment that are missing although their place can be read, bypassing the
+    /// page cache.
     fn missing(
         &self,
         segment: &Segment,
@@ -495,7 +495,7 @@ impl Reader {
         }
     }
 
-    /// Opens segments that could not be opened before; `None`: the journal is being closed.
+    /// Opens segments that could not be opened before; `None` if the journal is being closed.
     fn open(&self, group: &[Arc<Segment>], give_up: bool) -> Result<Option<Resolution>, Failure> {
         let failed = |(number, error)| Failure { number, offset: 0, error };
         let resolve = |give_up, fresh| recovery::resolve(&self.disk, self.lane, group, give_up, fresh);
@@ -519,7 +519,7 @@ impl Reader {
         }
     }
 
-    /// Tries to take up what was unreadable.
+    /// Tries to import the unreadable records.
     fn retry_shelf(&self) {
         let shelf = self.shared.lock().lanes[self.lane.index()].shelf.clone();
         for aside in shelf.iter().filter(|aside| aside.cause() == AsideCause::Unreadable) {
@@ -540,5 +540,5 @@ impl Reader {
     }
 }
 
-/// What it is called when the disk gives something else each time.
+/// The error for a place that returns different content at each read.
 const EIO: i32 = 5;

@@ -1,5 +1,5 @@
-//! What the path's thread and the journal thread hand each other, under one mutex that is held for
-//! some 100 ns at a time.
+//! The state shared by the path's thread and the journal thread, under one mutex that is held for
+//! about 100 ns at a time.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
@@ -13,19 +13,18 @@ use crate::journal::loss::{LossCause, LossReport};
 use crate::journal::record::{Batch, Ticket};
 use crate::journal::recovery::Resolution;
 use crate::journal::settings::LaneSettings;
-use crate::journal::storage::StorageError;
 use crate::journal::store::{LaneStatus, RejectedStatus};
 use crate::journal::view::LaneView;
 use crate::message::{Content, Lane, RecordId, Stamp};
 
-use super::{RejectedRead, RejectedRecord, RejectedWhole, Retried};
+use crate::journal::answer::{ReadTrouble, RejectedRead, RejectedRecord, RejectedWhole, Retried};
 
-/// Both ends of the hand-over.
+/// The shared state and its wake-ups.
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// The journal thread waits here.
+    /// Wakes the journal thread.
     pub(super) work: Condvar,
-    /// The path waits here.
+    /// Wakes the path.
     pub(super) wake: Notify,
 }
 
@@ -34,7 +33,7 @@ impl Shared {
         Shared { state: Mutex::new(state), work: Condvar::new(), wake: Notify::new() }
     }
 
-    /// Has the journal thread do something.
+    /// Sends a command to the journal thread.
     pub(super) fn command(&self, command: Command) {
         let mut state = self.lock();
         state.commands.push(command);
@@ -45,13 +44,13 @@ impl Shared {
         }
     }
 
-    /// A poisoned mutex is that of a thread that died, which `State::dead` says too.
+    /// A poisoned mutex means that a thread panicked, which `State::dead` tells too.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A batch that is done with: the first `committed` tickets are those of durable records.
+/// A completed batch: the first `committed` tickets belong to durable records.
 pub(super) struct Done {
     pub(super) lane: Lane,
     pub(super) tickets: Vec<Option<Ticket>>,
@@ -59,7 +58,7 @@ pub(super) struct Done {
     pub(super) failure: Option<Failure>,
 }
 
-/// What the path wants done beside appending.
+/// Commands of the path apart from appending.
 pub(super) enum Command {
     Reject {
         lane: Lane,
@@ -100,25 +99,25 @@ pub(super) enum Command {
         answer: oneshot::Sender<Option<(RecordId, Stamp)>>,
     },
     Bounds([LaneSettings; 2]),
-    /// Not where they should be, twice.
+    /// Records that two readings did not find.
     Damaged {
         lane: Lane,
         first: u64,
         last: u64,
     },
-    /// In a segment of this number, where the disk gives nothing.
+    /// Records in an unreadable place of the segment with this number.
     StepOver {
         lane: Lane,
         number: u64,
         first: u64,
         last: u64,
     },
-    /// Segments that could not be opened before.
+    /// The result for segments that could not be opened before.
     TakeUp {
         lane: Lane,
         found: Resolution,
     },
-    /// These records of a file set aside are in the lane again; all on its list, if it is `None`.
+    /// These records of a file set aside are in the lane again; `None` = all on its list.
     Imported {
         lane: Lane,
         number: u64,
@@ -126,76 +125,63 @@ pub(super) enum Command {
     },
 }
 
-/// Why a lane is not read at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadTrouble {
-    /// The number of the segment.
-    pub segment: u64,
-    /// Where in its file, in bytes.
-    pub offset: u32,
-    /// What the disk says.
-    pub error: StorageError,
-    /// Since when.
-    pub since: Instant,
-}
-
 /// What both sides know of a lane.
 pub(super) struct LaneState {
-    /// Collected for the next commit.
+    /// The records for the next commit.
     pub(super) batch: Batch,
-    /// Of the next record appended.
+    /// The sequence of the next record appended.
     pub(super) next_sequence: u64,
-    /// Bytes of frames it still takes.
+    /// Bytes of frames for which there is room.
     pub(super) room: u64,
-    /// The disk does not take records: whatever the room.
+    /// Whether the disk fails, so that records are refused regardless of the room.
     pub(super) failing: bool,
-    /// No room because no file can be made.
+    /// Whether there is no room because no file can be made.
     pub(super) disk_full: bool,
-    /// Release through.
+    /// The sequence up to which records are released.
     pub(super) release: u64,
-    /// A release up to here is worth a wake.
+    /// The sequence whose release wakes the journal thread.
     pub(super) trim_at: u64,
-    /// As of the last commit.
+    /// The lane as of the last commit.
     pub(super) view: LaneView<DiskFile>,
     pub(super) losses: Arc<[LossReport]>,
     pub(super) status: LaneStatus,
-    /// Files set aside.
+    /// The files set aside.
     pub(super) shelf: Arc<[Aside]>,
-    /// Why it is not read at present.
+    /// Why it cannot be read now.
     pub(super) reading: Option<ReadTrouble>,
-    /// Since when its reader has been at the disk.
+    /// When the current disk operation of its reading thread began.
     pub(super) reading_since: Option<Instant>,
 }
 
-/// Everything.
+/// The whole shared state.
 pub(super) struct State {
     pub(super) lanes: [LaneState; 2],
     pub(super) commands: Vec<Command>,
-    /// Who waits until a record is durable (true) or has failed; put here with the record itself.
+    /// Senders to notify when a record is durable (true) or failed; added together with the record.
     pub(super) awaiting: Vec<(Lane, u64, mpsc::Sender<bool>)>,
-    /// A file set aside is being taken up.
+    /// Whether an import is in progress.
     pub(super) importing: bool,
     pub(super) done: Vec<Done>,
-    /// Emptied ticket lists to be used again.
+    /// Empty ticket lists for reuse.
     pub(super) tickets: Vec<Vec<Option<Ticket>>>,
     pub(super) rejected: RejectedStatus,
-    /// Largest frame of a record.
+    /// The largest frame of a record, in bytes.
     pub(super) record_max: usize,
-    /// The thread waits and must be told of the first record.
+    /// Whether the thread waits and must be notified of the first record.
     pub(super) idle: bool,
-    /// The thread waits with a deadline for trims.
+    /// Whether the thread waits with a deadline for trims.
     pub(super) trim_armed: bool,
-    /// Since when the thread is at the disk.
+    /// When the current disk operation of the thread began.
     pub(super) busy_since: Option<Instant>,
     pub(super) closing: bool,
-    /// The thread is no more.
+    /// Whether the thread has ended.
     pub(super) dead: bool,
-    /// A thread that reads a lane is no more.
+    /// Whether a reading thread has ended.
     pub(super) reader_dead: bool,
 }
 
 impl State {
-    /// Appends a record to a lane's batch: its sequence.
+    /// Appends a record to a lane's batch; returns its sequence.
     pub(super) fn push(
         &mut self,
         lane: Lane,
@@ -206,7 +192,7 @@ impl State {
     ) -> u64 {
         let state = &mut self.lanes[lane.index()];
         let sequence = state.next_sequence;
-        // Its size was asked before, which is the check that can fail.
+        // Its size was checked before, which is the only check that can fail.
         let pushed = state.batch.push(sequence, content, original, ticket);
         debug_assert!(pushed.is_ok());
         state.next_sequence += 1;
@@ -214,7 +200,7 @@ impl State {
         sequence
     }
 
-    /// Whether anything waits to be committed.
+    /// Whether records wait to be committed.
     pub(super) fn has_records(&self) -> bool {
         self.lanes.iter().any(|lane| !lane.batch.is_empty())
     }

@@ -1,9 +1,9 @@
-//! The journal thread: takes both lanes' batches, commits them, hands all that came of it back with
+//! The journal thread: takes the batches of both lanes, commits them, and returns all results with
 //! one wake.
 //!
-//! A commit starts when `commit-interval` has passed since the last one started, so at once after
-//! silence: a lone reading is answered in a fraction of a millisecond, and a busy gateway pays for
-//! at most so many commits a second.
+//! A commit starts at the earliest `commit-interval` after the start of the last one, so after a
+//! pause it starts at once: a single reading waits only for its own write and sync, and under load
+//! the number of commits per second is bounded.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,36 +22,36 @@ pub(super) struct Committer {
     pub(super) shared: Arc<Shared>,
     pub(super) store: Store<Disk>,
     pub(super) interval: Duration,
-    /// What is being committed.
+    /// The batches being committed.
     pub(super) batches: [Batch; 2],
-    /// Rejected records that are in these batches or the next ones: lane, sequence, number in the
+    /// Rejected records that are in these or the next batches: lane, sequence, number in the
     /// rejected store.
     pub(super) retries: Vec<(Lane, u64, u64)>,
-    /// What was last logged of each lane.
+    /// The last logged error of each lane.
     pub(super) trouble: [Option<StorageError>; 2],
-    /// A command changed what readers see.
+    /// Whether a command changed the view of readers.
     pub(super) changed: bool,
 }
 
-/// What a record of an export takes besides its text and payload, in bytes, about.
+/// Approximate size of an exported record without its text and payload, in bytes.
 const EXPORTED_BYTES: usize = 512;
 
-/// How much of the rejected store was read for one answer.
+/// The amount read from the rejected store for one answer.
 #[derive(Default)]
 struct Looked {
     looked_at: usize,
-    /// Of text and payload, with [`EXPORTED_BYTES`] a record.
+    /// Bytes of text and payload, with [`EXPORTED_BYTES`] per record.
     bytes: usize,
 }
 
-/// Says that the thread is gone, however it went.
+/// Reports that the thread has ended, also after a panic.
 struct LastWords<'s>(&'s Shared);
 
 impl Drop for LastWords<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.dead = true;
-        // Who waits for a record hears that none comes any more.
+        // Dropping the senders tells the waiting receivers that no result will come.
         state.awaiting.clear();
         drop(state);
         self.0.wake.notify_one();
@@ -82,7 +82,7 @@ impl Committer {
             let releases = [state.lanes[0].release, state.lanes[1].release];
             state.busy_since = Some(now);
             drop(state);
-            // Rejects come before the release that would pass them.
+            // Rejects are handled before a release that passes them.
             for command in commands {
                 self.obey(now, command);
             }
@@ -112,7 +112,7 @@ impl Committer {
         }
     }
 
-    /// When the next commit may start; `None` = at once.
+    /// When the next commit may start; `None` = now.
     fn may_start(&self, last_start: Option<Instant>) -> Option<Instant> {
         last_start.map(|start| start + self.interval)
     }
@@ -136,7 +136,7 @@ impl Committer {
             if due.is_some_and(|due| due <= now) {
                 return (state, now);
             }
-            // With records waiting nobody need tell of more.
+            // While records wait, no notification for further records is needed.
             state.idle = !state.has_records();
             state.trim_armed = due.is_some();
             state = match due {
@@ -163,7 +163,7 @@ impl Committer {
             Command::LossPublished { lane, number, count } => {
                 self.store.loss_published(now, lane, number, count);
             }
-            // Whoever asked may have gone away meanwhile.
+            // The receiver may have been dropped.
             Command::List { after, limit, answer } => {
                 let _ = answer.send(self.list(after, limit));
             }
@@ -181,13 +181,13 @@ impl Committer {
             }
             Command::Bounds(bounds) => self.store.set_bounds(bounds),
             Command::Damaged { lane, first, last } => {
-                log::error!(lane = lane.as_str(), first, last; "records are damaged and lost; the loss topic names them");
+                log::error!(lane = lane.as_str(), first, last; "records are damaged and lost; they are reported on the loss topic");
                 self.store.damaged(now, lane, first, last);
             }
             Command::StepOver { lane, number, first, last } => {
                 log::error!(
                     lane = lane.as_str(), segment:% = format_args!("{number:016x}"), first, last;
-                    "records cannot be read; they are listed as unreadable and kept, and the lane goes on behind them"
+                    "records cannot be read; they are listed as unreadable and kept, and the lane continues after them"
                 );
                 self.store.step_over(lane, number, first, last);
             }
@@ -217,7 +217,7 @@ impl Committer {
         self.read_rejected(after, |read| read.looked_at < limit, listed)
     }
 
-    /// Reads records of the rejected store behind `after`, while `go_on`.
+    /// Reads records of the rejected store after number `after`, while `go_on` returns true.
     fn read_rejected<T>(
         &self,
         after: u64,
@@ -249,8 +249,8 @@ impl Committer {
         out
     }
 
-    /// Records behind `after`, whole, until their payloads have so many bytes; at least one, if
-    /// there is one.
+    /// Records after number `after`, with payload, until they have `bytes`; at least one, if there
+    /// is one.
     fn export(&self, after: u64, bytes: usize) -> RejectedRead<RejectedWhole> {
         let whole = |entry, reading: &Reading<'_>| {
             let content = &reading.content;
@@ -267,8 +267,8 @@ impl Committer {
         self.read_rejected(after, |read| read.bytes < bytes, whole)
     }
 
-    /// Appends a rejected record to its lane again. It is taken out of the store when it is durable
-    /// there.
+    /// Appends a rejected record to its lane again. It is removed from the store when it is durable
+    /// in the lane.
     fn retry(&mut self, number: u64) -> Retried {
         if self.retries.iter().any(|(.., under_way)| *under_way == number) {
             return Retried::Sent;
@@ -287,7 +287,7 @@ impl Committer {
         Retried::Sent
     }
 
-    /// Tells the path what became of the batches.
+    /// Returns the results of the batches to the path.
     fn hand_back(&mut self, outcomes: [Outcome; 2]) {
         let shared = self.shared.clone();
         let mut state = shared.lock();
@@ -301,8 +301,8 @@ impl Committer {
             }
             batch.clear();
             if outcome.failure.is_some() {
-                // What was appended meanwhile has sequences that follow the failed ones: it fails
-                // with them.
+                // Records appended meanwhile have sequences after the failed ones, so they fail
+                // too.
                 let waiting = std::mem::take(&mut state.lanes[index].batch);
                 if !waiting.is_empty() {
                     state.done.push(Done {
@@ -316,12 +316,12 @@ impl Committer {
             }
         }
         self.publish(&mut state);
-        // With a failure everything that was appended failed, what was appended meanwhile too.
+        // After a failure all appended records have failed, including those appended meanwhile.
         let store = &self.store;
         state.awaiting.retain(|(lane, sequence, answer)| {
             let durable = *sequence < store.next_sequence(*lane);
             let decided = durable || outcomes[lane.index()].failure.is_some();
-            // Who asked may have gone away meanwhile.
+            // The receiver may have been dropped.
             decided.then(|| answer.send(durable)).is_none()
         });
         drop(state);
@@ -366,7 +366,10 @@ impl Committer {
         let there = &mut state.lanes[lane.index()];
         there.room = self.store.room(lane).saturating_sub(there.batch.len() as u64);
         there.failing = self.store.is_failing(lane);
-        there.disk_full = self.store.trouble(lane).is_some();
+        let trouble = self.store.trouble(lane);
+        there.disk_full = trouble.is_some();
+        // What heals between two commits is said at once, though nothing is committed.
+        (there.status.trouble, there.status.refuses) = (trouble, self.store.refuses(lane));
     }
 
     fn publish_room(&self) {
@@ -377,7 +380,7 @@ impl Committer {
         }
     }
 
-    /// Logs what changed.
+    /// Logs changes of state.
     fn report(&mut self) {
         for lane in Lane::ALL {
             let dropped = self.store.take_dropped(lane);
@@ -410,7 +413,7 @@ fn listed(entry: RejectedEntry, reading: &record::Reading<'_>) -> RejectedRecord
     }
 }
 
-/// What a failed record's sender is told.
+/// The error for the sender of a failed record.
 pub(super) fn failed(failure: Option<Failure>) -> super::Failed {
     match failure {
         Some(Failure::LaneFull) => super::Failed::LaneFull,

@@ -1,5 +1,5 @@
-//! Reads every file of a journal whole, past the page cache, and says of each what is wrong with
-//! it. Writes nothing, so it may run beside the daemon.
+//! Reads every file of a journal completely, bypassing the page cache, and reports its faults.
+//! Writes nothing, so it may run while the daemon runs.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::disk::Disk;
 use crate::journal::aside::{Aside, AsideCause, AsideRange};
-use crate::journal::lane::Recovered;
+use crate::journal::recovered::Recovered;
 use crate::journal::recovery;
 use crate::journal::scan::{self, Scan};
 use crate::journal::segment::{self, HeaderBlock, Layout};
@@ -18,37 +18,36 @@ use crate::journal::witness::WitnessFile;
 use crate::journal::{rejected, retention};
 use crate::message::Lane;
 
-/// What was found in one file.
+/// The report on one file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FileReport {
-    /// Its name, from the journal's directory on.
+    /// Its path relative to the journal's directory.
     pub file: String,
     /// `ok`, `damaged`, `unreadable`, `cut`, or `set-aside`.
     pub state: &'static str,
-    /// Whole records in it.
+    /// The number of valid records in it.
     pub records: u64,
-    /// Records that should be in it and are not, or are listed beside it.
+    /// Records that are missing in it, or that its list names.
     pub missing: Vec<Missing>,
-    /// More, in words.
+    /// Details as text.
     pub note: Option<String>,
 }
 
-/// Records of one lane that follow each other.
+/// Consecutive records of one lane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Missing {
-    /// The id of the oldest. Run 0: not known.
+    /// The id of the oldest. Run 0 = unknown.
     pub first: String,
     /// The id of the newest.
     pub last: String,
-    /// How many were stored for certain.
+    /// The number of records that were certainly stored.
     pub records: u64,
 }
 
-/// Verifies the journal in `settings.directory`, file by file; `found` gets each report as it is
-/// made.
+/// Verifies the journal in `settings.directory`; calls `found` with the report on each file.
 ///
 /// # Errors
-/// A folder cannot be listed, or the journal is of another version.
+/// A folder cannot be listed, or the journal has another format version.
 pub fn verify(settings: &Settings, mut found: impl FnMut(FileReport)) -> Result<(), String> {
     let disk = Disk::new(&settings.directory);
     if !Path::is_dir(&settings.directory) {
@@ -102,7 +101,7 @@ fn verify_lane(
         let mut looked = read(disk, lane, *number, name, successor);
         let is_whole = |scan: &Scan| scan.gaps.is_empty() && !scan.cut;
         if !matches!(&looked, Ok(None)) && !matches!(&looked, Ok(Some((_, scan))) if is_whole(scan)) {
-            // The daemon may have been writing it; and what does not check once is not damaged.
+            // The daemon may have been writing it, and one wrong checksum is not yet damage.
             disk.wait_for_second_look();
             looked = read(disk, lane, *number, name, successor);
         }
@@ -137,8 +136,8 @@ enum Unread {
     Disk(StorageError),
 }
 
-/// Reads a segment whole: its first sequence, and what was found. `None`: it holds nothing, or was
-/// recycled meanwhile.
+/// Reads a segment completely: its first sequence and the report. `None` if it has no records, or
+/// was recycled meanwhile.
 fn read(
     disk: &Disk,
     lane: Lane,
@@ -183,10 +182,10 @@ fn judge(
     }
     if scan.cut {
         report.state = "cut";
-        report.note = Some("the file is shorter than it was made".to_owned());
+        report.note = Some("the file is shorter than its configured size".to_owned());
     } else if scan.unread_end {
         report.state = "unreadable";
-        report.note = Some("the disk does not give all of its end".to_owned());
+        report.note = Some("the end of the file cannot be read".to_owned());
     }
     report
 }
@@ -195,7 +194,7 @@ fn shown(range: &AsideRange) -> Missing {
     Missing { first: range.first.to_string(), last: range.last.to_string(), records: range.records }
 }
 
-/// A file that has left the chain: how much of its list could be taken up now.
+/// The report on a file set aside: how many of its listed records could be imported now.
 fn set_aside(disk: &Disk, aside: &Aside, name: &str) -> FileReport {
     let mut report = FileReport {
         file: format!("{}/{name}", aside.lane),

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use zeroize::Zeroizing;
 
 use crate::clock::WallClock;
+use crate::northbound::encrypted_key::{self, Encryption};
 use crate::northbound::settings::{Settings, TlsSettings};
 use crate::northbound::tls::{self, Pem};
 
@@ -37,6 +39,7 @@ pub fn fingerprint(settings: &Settings) -> u64 {
     let identity = settings.tls.as_ref().and_then(|tls| tls.identity.as_ref());
     let paths =
         settings.password_file.iter().chain(settings.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()));
+    let paths = paths.chain(settings.tls.as_ref().and_then(|tls| tls.key_password.as_ref()));
     let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
     let mut hasher = DefaultHasher::new();
     for path in paths {
@@ -52,7 +55,9 @@ fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<C
         None => system_anchors(),
     };
     let identity = match &settings.identity {
-        Some((certificate, key)) => Some((pem(certificate)?, pem(key)?)),
+        Some((certificate, key_file)) => {
+            Some((pem(certificate)?, key(key_file, settings.key_password.as_deref())?))
+        }
         None => None,
     };
     let identity = identity.as_ref().map(|(certificate, key)| (certificate, key));
@@ -80,8 +85,48 @@ fn system_anchors() -> (Vec<Pem>, String) {
     (anchors, "the system's folders".to_owned())
 }
 
-fn pem(path: &Path) -> Result<Pem, String> {
-    Ok(Pem { file: path.display().to_string(), bytes: read(path)? })
+/// A PEM file. A byte order mark, which some editors put before the text, is dropped.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn pem(path: &Path) -> Result<Pem, String> {
+    let bytes = read(path)?;
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+        return Err(format!("{}: is UTF-16 text, which PEM is not; save it as UTF-8", path.display()));
+    }
+    let bytes = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).map(<[u8]>::to_vec).unwrap_or(bytes);
+    Ok(Pem { file: path.display().to_string(), bytes })
+}
+
+/// A PEM file with a private key, in clear: one that is encrypted is decrypted with the password in
+/// the other file.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn key(path: &Path, password_file: Option<&Path>) -> Result<Pem, String> {
+    let mut key = pem(path)?;
+    let shown = path.display();
+    match (encrypted_key::encryption(&key.bytes), password_file) {
+        (Encryption::None, _) => {}
+        (Encryption::OldForm, _) => {
+            return Err(format!(
+                "{shown}: the key is encrypted in OpenSSL's old form; `openssl pkcs8 -topk8 -in {shown} -out NEW` writes it \
+                 anew, for upstream.key-password-file; with -nocrypt it needs none"
+            ));
+        }
+        (Encryption::Pkcs8, None) => {
+            return Err(format!(
+                "{shown}: the key is encrypted; set upstream.key-password-file to a file with its password, or decrypt it: \
+                 `openssl pkey -in {shown} -out NEW`"
+            ));
+        }
+        (Encryption::Pkcs8, Some(file)) => {
+            let secret = Zeroizing::new(password(file)?);
+            let clear = encrypted_key::decrypt(&key.bytes, &secret);
+            key.bytes = clear.map_err(|error| format!("{shown}: {error}"))?.to_vec();
+        }
+    }
+    Ok(key)
 }
 
 fn password(path: &Path) -> Result<Vec<u8>, String> {

@@ -180,7 +180,7 @@ impl<M: Fn() -> Moment> Driver<M> {
                 self.handle.core.borrow_mut().handle_timeout(&moment, &mut *outbox.borrow_mut());
                 return; // the core has given it up
             }
-            () = self.stopping() => Err(ConnectError { text: "stopping".to_owned(), unwelcome: false }),
+            () = self.stopping() => Err(ConnectError::from("stopping".to_owned())),
         };
         let now = (self.moment)().now;
         match connected {
@@ -191,7 +191,7 @@ impl<M: Fn() -> Moment> Driver<M> {
                     Transport::Tls(stream) => self.serve(*stream, outbox, &settings.host).await,
                 }
             }
-            Err(ConnectError { text, unwelcome }) => {
+            Err(ConnectError { text, unwelcome, .. }) => {
                 self.handle.core.borrow_mut().handle_connect_failed(now, text, unwelcome);
             }
         }

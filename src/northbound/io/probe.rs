@@ -1,8 +1,12 @@
 //! Step by step to the broker and back, for `tombolo check`: files, DNS, TCP, TLS, CONNACK, a
 //! publish and its echo.
 //!
-//! It connects as the daemon would, but without a will, and beside a running daemon under a client
-//! id of its own, so that it takes nobody's place. The steps stop at the first that fails.
+//! It connects as the daemon would: with its client id, its will and its subscription, and by the
+//! same [`Fallback`]. Beside a daemon that is connected to this broker it has a client id of its
+//! own and no will, so that it takes nobody's place. The steps stop at the first that fails.
+//!
+//! `Ok` says what was proven. A refused publish on the check's own topic proves nothing about
+//! readings, so one more is tried in their space, on a path that no device can use.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,14 +15,19 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
+use super::files::Material;
 use super::socket::Socket;
 use super::transport;
 use crate::clock::{UnixTime, WallClock};
 use crate::northbound::address;
 use crate::northbound::certificate::Certificate;
-use crate::northbound::reason_code::{self, CodeClass};
-use crate::northbound::session::{Ended, Event, Limits, Opening, Session};
+use crate::northbound::chain_fault;
+use crate::northbound::ending::Ending;
+use crate::northbound::fallback::{AttemptFailure, Fallback, OnAccepted, Variant};
+use crate::northbound::reason_code;
+use crate::northbound::session::{Ended, Event, Limits, Opening, Session, Will};
 use crate::northbound::settings::{Protocol, Settings};
+use crate::northbound::uplink::status_payload;
 use crate::northbound::wire::{self, Publish, Version};
 
 /// What the echo may take.
@@ -29,6 +38,15 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 const RECEIVE_MAXIMUM_GOOD: u16 = 100;
 /// Slashes in a topic that AWS IoT Core takes.
 const SLASHES_MAX: usize = 7;
+
+/// Bytes of a PUBLISH beside its payload that are reckoned with: topic and properties.
+const PACKET_OVERHEAD: u64 = 1_200;
+/// Most connections made, whatever the broker answers.
+const CONNECTIONS_MAX: usize = 12;
+/// Characters of a client id that every broker takes (MQTT 3.1.1 §3.1.3.1).
+const CLIENT_ID_SAFE: usize = 23;
+/// What the check's own client id ends in.
+const CLIENT_ID_END: &str = "-check";
 
 /// The levels of the topic on which `tombolo check` publishes, below the prefix.
 pub const SCRATCH: &str = "/gateway/check";
@@ -57,138 +75,503 @@ pub struct Step {
     pub advice: Option<String>,
 }
 
-enum Stream {
-    Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
+/// What is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial<'a> {
+    /// A topic of our own to publish on, such as `{prefix}/gateway/check`.
+    pub scratch: &'a str,
+    /// A topic in the space of readings that no reading can have; `None`: there is none.
+    pub reading: Option<&'a str>,
+    /// Bytes of the largest payload that a role allows.
+    pub payload_max: u64,
+    /// A daemon is connected to this broker under our client id.
+    pub beside: bool,
 }
 
-/// Goes the steps. `scratch` is a topic of our own to publish on, such as `{prefix}/gateway/check`.
-/// `beside`: a daemon with the same settings runs. Without one its own client id is used, which
-/// some brokers bind permissions to.
-pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, scratch: &str, beside: bool) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let _ = walk(settings, clock, scratch, beside, &mut steps).await; // a failed step is the last in the list
-    steps
+/// Goes the steps.
+pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, trial: &Trial<'_>) -> Vec<Step> {
+    let will = !trial.beside && settings.topics.gateway_status.is_some();
+    let mut walk = Walk {
+        settings,
+        clock,
+        trial,
+        fallback: Fallback::new(settings.protocol, will),
+        variant: None,
+        connections: 0,
+        steps: Vec::new(),
+    };
+    let _ = walk.go().await; // a failed step is the last in the list
+    walk.steps
 }
 
 struct Failed;
 
-async fn walk(
-    settings: &Settings,
+trait Wire: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire for S {}
+
+/// Why CONNECT was not accepted.
+struct Refusal {
+    failure: AttemptFailure,
+    text: String,
+    advice: String,
+    /// Another client id might be accepted.
+    about_us: bool,
+}
+
+struct Walk<'a> {
+    settings: &'a Settings,
     clock: Arc<dyn WallClock>,
-    scratch: &str,
-    beside: bool,
-    steps: &mut Vec<Step>,
-) -> Result<(), Failed> {
-    let (host, port) = (settings.host.as_str(), settings.port);
-    let mut version = match settings.protocol {
-        Protocol::Auto | Protocol::V5 => Version::V5,
-        Protocol::V3_1_1 => Version::V3_1_1,
-    };
-    let mut first = true;
-    loop {
-        let material = match transport::load(settings, clock.clone()).await {
+    trial: &'a Trial<'a>,
+    fallback: Fallback,
+    /// What the broker took, once it did.
+    variant: Option<(Variant, Limits)>,
+    connections: usize,
+    steps: Vec<Step>,
+}
+
+impl Walk<'_> {
+    async fn go(&mut self) -> Result<(), Failed> {
+        let mut talk = self.connect().await?;
+        let readable = self.subscribe(&mut talk).await;
+        if readable.is_none() {
+            // Closed over the subscription: what is published may pass all the same.
+            talk = self.connect().await?;
+        }
+        let readable = readable.unwrap_or(false);
+        let scratch = self.trial.scratch;
+        let said = talk.publish(scratch, self.limits(), readable).await;
+        let other = match said {
+            Said::Refused(_) | Said::Closed => self.trial.reading,
+            _ => None,
+        };
+        let mut also = None;
+        if let Some(topic) = other {
+            if matches!(said, Said::Closed) {
+                talk = self.connect().await?;
+            }
+            also = Some((topic, talk.publish(topic, self.limits(), false).await));
+        }
+        self.judge_publish(&said, readable, also);
+        self.subscribe_as_daemon(&mut talk).await;
+        talk.goodbye().await;
+        Ok(())
+    }
+
+    fn limits(&self) -> Limits {
+        self.variant.map_or_else(Limits::default, |(_, limits)| limits)
+    }
+
+    fn version(&self) -> Version {
+        self.variant.map_or(Version::V5, |(variant, _)| variant.version)
+    }
+
+    /// Steps are told of the first connection only.
+    fn is_first(&self) -> bool {
+        self.connections == 0
+    }
+
+    /// A connection that the broker accepted, by what the daemon would settle on.
+    async fn connect(&mut self) -> Result<Talk, Failed> {
+        if let Some((variant, _)) = self.variant {
+            return match self.attempt(variant).await? {
+                Ok((talk, _)) => Ok(talk),
+                Err(refusal) => self.refused(refusal),
+            };
+        }
+        let mut refusals: Vec<(Variant, Refusal)> = Vec::new();
+        let mut accepted = false;
+        loop {
+            let variant = self.fallback.variant();
+            let exhausted = !accepted && refusals.iter().any(|(tried, _)| *tried == variant);
+            if exhausted || self.connections >= CONNECTIONS_MAX {
+                // The first is the best variant's, and what the daemon says as well.
+                let (_, refusal) = refusals.swap_remove(0);
+                return self.refused(refusal);
+            }
+            match self.attempt(variant).await? {
+                Ok((talk, limits)) => {
+                    accepted = true;
+                    if self.fallback.handle_accepted(Instant::now()) == OnAccepted::TryBetter {
+                        talk.goodbye().await;
+                        continue;
+                    }
+                    self.variant = Some((variant, limits));
+                    self.accepted(variant, &limits);
+                    return Ok(talk);
+                }
+                Err(refusal) => {
+                    self.fallback.handle_failed(Instant::now(), refusal.failure, &refusal.text);
+                    if refusal.failure == AttemptFailure::Nothing {
+                        return self.refused(refusal);
+                    }
+                    refusals.push((variant, refusal));
+                }
+            }
+        }
+    }
+
+    fn refused<T>(&mut self, refusal: Refusal) -> Result<T, Failed> {
+        let Refusal { text, advice, about_us, .. } = refusal;
+        if self.trial.beside && about_us {
+            let id = check_client_id(&self.settings.client_id);
+            let text = format!(
+                "not proven: beside the running gateway the check has the client id {id}, and with that {text}"
+            );
+            let advice =
+                "`systemctl stop tombolo`, then `tombolo check` tries it with the gateway's own client id";
+            warn(&mut self.steps, "mqtt", text, advice);
+            return Err(Failed);
+        }
+        fail(&mut self.steps, "mqtt", text, advice)
+    }
+
+    fn accepted(&mut self, variant: Variant, limits: &Limits) {
+        ok(&mut self.steps, "mqtt", format!("MQTT {}; {}", variant.version.as_str(), limits_text(limits)));
+        if let Some(why) = self.fallback.settled().and_then(|settled| settled.why_will.clone()) {
+            let topic = self.settings.topics.gateway_status.clone().unwrap_or_default();
+            let text = format!(
+                "the broker does not accept the will on {topic}: {why}; the gateway connects without it"
+            );
+            let advice = "allow a retained message there, or set [topics] gateway-status = \"\"";
+            warn(&mut self.steps, "mqtt", text, advice);
+        }
+        let largest = self.trial.payload_max.saturating_add(PACKET_OVERHEAD);
+        if u64::from(limits.packet_size) < largest {
+            let text = format!(
+                "the broker takes packets of {} bytes, and roles allow payloads of {}: readings that do not fit will be set aside",
+                limits.packet_size, self.trial.payload_max
+            );
+            let advice = "raise the broker's maximum packet size, or lower max-payload of the roles";
+            warn(&mut self.steps, "mqtt", text, advice);
+        }
+        judge_limits(
+            &mut self.steps,
+            variant.version,
+            self.settings.protocol,
+            limits,
+            &self.settings.host,
+            self.trial.scratch,
+        );
+    }
+
+    /// One connection, as far as CONNACK.
+    async fn attempt(&mut self, variant: Variant) -> Result<Result<(Talk, Limits), Refusal>, Failed> {
+        let (stream, password) = self.reach().await?;
+        self.connections += 1;
+        let settings = self.settings;
+        let topic = settings.topics.gateway_status.clone().filter(|_| variant.will);
+        let opening = Opening {
+            version: variant.version,
+            client_id: match self.trial.beside {
+                true => check_client_id(&settings.client_id),
+                false => settings.client_id.clone(),
+            },
+            keep_alive: settings.keep_alive,
+            username: settings.username.clone(),
+            password,
+            will: topic.map(|topic| Will {
+                topic,
+                payload: status_payload(settings.gateway.as_str(), false),
+                at_least_once: true,
+                retain: true,
+            }),
+        };
+        let mut talk = Talk {
+            session: Session::new(Instant::now(), &opening),
+            stream,
+            version: variant.version,
+            head: Vec::new(),
+        };
+        let accepted = talk.until(super::super::session::CONNACK_WITHIN, |event| match event {
+            Event::Accepted { limits, .. } => Some(Ok(*limits)),
+            Event::Ended(ended) => Some(Err(ended.clone())),
+            _ => None,
+        });
+        Ok(match accepted.await {
+            Ok(Ok(limits)) => Ok((talk, limits)),
+            Ok(Err(ended)) => Err(self.refusal(ended, &talk.head, variant.version)),
+            Err(silence) => Err(self.unanswered(silence)),
+        })
+    }
+
+    /// The broker ended the session instead of accepting it.
+    fn refusal(&self, ended: Ended, head: &[u8], version: Version) -> Refusal {
+        let failure = Ending::of_session(ended.clone(), None).failure;
+        let of = |text: String, advice: &str, about_us| Refusal {
+            failure,
+            text,
+            advice: advice.to_owned(),
+            about_us,
+        };
+        match ended {
+            Ended::Refused(_) if failure == AttemptFailure::Version => {
+                let text = format!("the broker does not speak MQTT {}", version.as_str());
+                of(text, "set upstream.protocol = \"auto\"", false)
+            }
+            Ended::Refused(answer) => {
+                let code = answer.code;
+                let said = answer.reason.map(|reason| format!(", \"{reason}\"")).unwrap_or_default();
+                let text = format!(
+                    "the broker refuses the connection: {} (0x{code:02X}{said})",
+                    reason_code::connack_text(code)
+                );
+                let away = matches!(
+                    reason_code::connack_class(code),
+                    reason_code::CodeClass::Unavailable | reason_code::CodeClass::Elsewhere
+                );
+                of(text, connack_advice(code), !away)
+            }
+            // A TLS record, most likely an alert, instead of MQTT.
+            _ if matches!(head, [0x14..=0x17, 0x03, ..]) => Refusal {
+                failure: AttemptFailure::Nothing,
+                ..of("the broker speaks TLS on this port".to_owned(), "use mqtts:// in upstream.url", false)
+            },
+            Ended::Protocol(what) => {
+                of(format!("what answers is no MQTT broker: {what}"), "see the port in upstream.url", false)
+            }
+            Ended::Disconnected(answer) => {
+                let text = format!(
+                    "the broker ends the connection instead of accepting it: {} (0x{:02X})",
+                    reason_code::text(answer.code),
+                    answer.code
+                );
+                of(text, "the broker's log says why", true)
+            }
+            Ended::NoConnack | Ended::Silent => {
+                of("the broker does not answer CONNECT".to_owned(), "is this an MQTT broker?", false)
+            }
+        }
+    }
+
+    fn unanswered(&self, silence: Silence) -> Refusal {
+        let error = match silence {
+            Silence::Time => {
+                return Refusal {
+                    failure: AttemptFailure::Nothing,
+                    text: "the broker does not answer CONNECT".to_owned(),
+                    advice: "is this an MQTT broker?".to_owned(),
+                    about_us: false,
+                };
+            }
+            Silence::Closed(error) => error,
+        };
+        if let Some(explained) = error.and_then(|error| transport::explain_tls(&error, &self.settings.host)) {
+            return Refusal {
+                failure: AttemptFailure::Nothing,
+                text: explained.text,
+                advice: "the broker's log says why".to_owned(),
+                about_us: false,
+            };
+        }
+        let text = "the broker closes the connection instead of answering CONNECT".to_owned();
+        let mut advice =
+            "perhaps it refuses our client id, or a load balancer has no broker behind it; its log says why"
+                .to_owned();
+        if self.settings.tls.is_none() {
+            advice = format!("perhaps this port speaks TLS: use mqtts://; or {advice}");
+        }
+        if self.settings.protocol == Protocol::V5 {
+            advice = format!("perhaps it has no MQTT 5: set [upstream] protocol = \"auto\"; or {advice}");
+        }
+        Refusal { failure: AttemptFailure::Closed, text, advice, about_us: true }
+    }
+
+    /// Files, DNS, TCP and TLS.
+    async fn reach(&mut self) -> Result<(Box<dyn Wire>, Option<Vec<u8>>), Failed> {
+        let (host, port) = (self.settings.host.as_str(), self.settings.port);
+        let first = self.is_first();
+        let Material { tls, password } = match transport::load(self.settings, self.clock.clone()).await {
             Ok(material) => material,
-            Err(text) => return fail(steps, "files", text, "mend the file, or its name in [upstream]"),
+            Err(text) => {
+                return fail(&mut self.steps, "files", text, "correct the file, or its name in [upstream]");
+            }
         };
         let addresses = match transport::resolve(host, port).await {
             Ok(addresses) => addresses,
-            Err(text) => return fail(steps, "dns", text, "see upstream.url and this machine's name server"),
+            Err(text) => {
+                return fail(&mut self.steps, "dns", text, "see upstream.url and this machine's name server");
+            }
         };
         if first {
             let list: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
-            ok(steps, "dns", format!("{host} is {}", list.join(", ")));
+            ok(&mut self.steps, "dns", format!("{host} is {}", list.join(", ")));
         }
         let mut left = address::order(&addresses, &[]);
-        let stream = loop {
+        loop {
             let begun = Instant::now();
             let (stream, peer, others) = match transport::dial(host, port, &left).await {
                 Ok(dialed) => dialed,
                 Err(text) => {
-                    return fail(
-                        steps,
-                        "tcp",
-                        text,
-                        "see the port in upstream.url, firewalls, and the broker",
-                    );
+                    let advice = "see the port in upstream.url, firewalls, and the broker";
+                    return fail(&mut self.steps, "tcp", text, advice);
                 }
             };
             if first {
-                ok(steps, "tcp", format!("{peer} answered in {} ms", begun.elapsed().as_millis()));
+                let ms = begun.elapsed().as_millis();
+                ok(&mut self.steps, "tcp", format!("{peer} answered in {ms} ms"));
             }
-            let Some(config) = material.tls.clone() else {
+            let Some(config) = tls.clone() else {
                 if first {
                     let text = "none: everything crosses the network readable".to_owned();
-                    warn(steps, "tls", text, "use mqtts://");
+                    warn(&mut self.steps, "tls", text, "use mqtts://");
                 }
-                break Stream::Plain(stream);
+                return Ok((Box::new(stream), password));
             };
             match transport::handshake(config, host, stream).await {
                 Ok(stream) => {
                     if first {
-                        describe_tls(steps, &stream, &*clock);
+                        let pinned = self.settings.tls.as_ref().is_some_and(|tls| !tls.pins.is_empty());
+                        describe_tls(&mut self.steps, &stream, &*self.clock, pinned);
                     }
-                    break Stream::Tls(Box::new(stream));
+                    return Ok((Box::new(stream), password));
                 }
                 Err(error) if others.is_empty() => {
-                    return fail(steps, "tls", error.text, "the steps before this one are fine");
+                    let advice = match error.pin {
+                        Some(pin) => format!(
+                            "if the broker cannot have another certificate and its owner confirms this key: [upstream] \
+                             pin-sha256 = [\"{}\"]",
+                            hex(&pin)
+                        ),
+                        None => "the steps before this one are fine".to_owned(),
+                    };
+                    return fail(&mut self.steps, "tls", error.text, advice);
                 }
                 Err(error) => {
                     let text = format!("{peer}: {}", error.text);
-                    warn(steps, "tls", text, "the daemon goes on to the next address, as this check does");
+                    let advice = "the daemon goes on to the next address, as this check does";
+                    warn(&mut self.steps, "tls", text, advice);
                     left = others;
                 }
             }
+        }
+    }
+
+    /// Subscribes to the check's own topic: whether what is published there can come back. `None`:
+    /// the broker closed the connection.
+    async fn subscribe(&mut self, talk: &mut Talk) -> Option<bool> {
+        let scratch = self.trial.scratch;
+        let (what, answer) = match talk.subscribe(scratch).await {
+            Subscribed::Yes => return Some(true),
+            Subscribed::Refused(code) => {
+                (format!("refuses a subscription to {scratch}: {}", reason_code::text(code)), Some(false))
+            }
+            Subscribed::Closed => (format!("closes the connection over a subscription to {scratch}"), None),
+            Subscribed::Silent => (format!("does not answer a subscription to {scratch}"), Some(false)),
         };
-        let opening = Opening {
-            version,
-            client_id: if beside {
-                format!("{}-check", settings.client_id)
-            } else {
-                settings.client_id.clone()
-            },
-            keep_alive: settings.keep_alive,
-            username: settings.username.clone(),
-            password: material.password,
-            will: None,
+        let text = format!("the broker {what}; readings may still pass");
+        warn(&mut self.steps, "publish", text, allow(scratch));
+        answer
+    }
+
+    /// The subscription that the daemon makes.
+    async fn subscribe_as_daemon(&mut self, talk: &mut Talk) {
+        let Some(topic) = self.settings.topics.gateway_status.as_deref().filter(|_| !self.trial.beside)
+        else {
+            return;
         };
-        let spoken = match stream {
-            Stream::Plain(mut stream) => {
-                speak(&mut stream, &opening, settings.protocol, host, scratch, steps).await
-            }
-            Stream::Tls(mut stream) => {
-                speak(&mut *stream, &opening, settings.protocol, host, scratch, steps).await
-            }
+        if talk.session.is_ended() || topic.starts_with(self.trial.scratch) {
+            return;
+        }
+        if let Subscribed::Refused(code) = talk.subscribe(topic).await {
+            let text = format!(
+                "the broker refuses the gateway's subscription to {topic}: {}; it goes on without",
+                reason_code::text(code)
+            );
+            warn(&mut self.steps, "publish", text, allow(self.trial.scratch));
+        }
+    }
+
+    /// What the trials of a publish prove.
+    fn judge_publish(&mut self, said: &Said, readable: bool, also: Option<(&str, Said)>) {
+        let (scratch, version) = (self.trial.scratch, self.version());
+        let steps = &mut self.steps;
+        let words = |said: &Said| match said {
+            Said::Refused(code) => format!("{} (0x{code:02X})", reason_code::text(*code)),
+            Said::Closed => "it closes the connection".to_owned(),
+            Said::Silent => "no answer".to_owned(),
+            Said::Taken { .. } => "taken".to_owned(),
+            Said::TooLarge => "too large".to_owned(),
         };
-        match spoken {
-            Spoken::Fine => return Ok(()),
-            Spoken::Failed => return Err(Failed),
-            Spoken::OtherVersion | Spoken::Closed
-                if version == Version::V5 && settings.protocol == Protocol::Auto =>
-            {
-                version = Version::V3_1_1;
-                first = false;
+        match (said, also) {
+            (Said::Taken { ms, echoed: true }, _) => {
+                ok(steps, "publish", format!("acknowledged and back from {scratch} in {ms} ms"));
             }
-            Spoken::OtherVersion => {
-                let text = format!("the broker does not speak MQTT {}", version.as_str());
-                return fail(steps, "mqtt", text, "set upstream.protocol = \"auto\"");
+            (Said::Taken { ms, .. }, _) if !readable && version == Version::V5 => {
+                ok(steps, "publish", format!("acknowledged on {scratch} in {ms} ms"));
             }
-            Spoken::Closed => {
-                let text = "the broker closes the connection instead of answering CONNECT".to_owned();
-                let other = "perhaps it refuses our client id, or a load balancer has no broker behind it; its log says why";
-                let advice = match settings.protocol {
-                    Protocol::V5 => {
-                        format!("perhaps it has no MQTT 5: set [upstream] protocol = \"auto\"; or {other}")
-                    }
-                    Protocol::V3_1_1 | Protocol::Auto => other.to_owned(),
-                };
-                return fail(steps, "mqtt", text, advice);
+            (Said::Taken { .. }, _) if !readable => {
+                let text = format!(
+                    "a publish on {scratch} was acknowledged, which over MQTT 3.1.1 does not prove that it was taken"
+                );
+                warn(steps, "publish", text, allow(scratch));
+            }
+            (Said::Taken { .. }, _) if version == Version::V5 => {
+                let text = format!("a publish on {scratch} was acknowledged and did not come back");
+                warn(
+                    steps,
+                    "publish",
+                    text,
+                    "readings pass; see who may read that topic, and the broker's log",
+                );
+            }
+            (Said::Taken { .. }, _) => {
+                let text = format!("a publish on {scratch} was acknowledged and did not come back");
+                let advice = format!(
+                    "the broker may drop what it does not allow without saying so; see its log, and {}",
+                    allow(scratch)
+                );
+                let _ = fail::<()>(steps, "publish", text, advice);
+            }
+            (Said::Silent, _) => {
+                let text = format!("the broker does not acknowledge a publish on {scratch}");
+                let _ = fail::<()>(steps, "publish", text, allow(scratch));
+            }
+            (Said::TooLarge, _) => {
+                let text = "not even a message of 14 bytes fits the broker's maximum packet size".to_owned();
+                let _ = fail::<()>(steps, "publish", text, "raise it at the broker");
+            }
+            (Said::Refused(_) | Said::Closed, Some((topic, Said::Taken { .. }))) => {
+                let text = format!(
+                    "the broker refuses a publish on {scratch}: {}; one among the readings, on {topic}, is taken",
+                    words(said)
+                );
+                warn(steps, "publish", text, allow(scratch));
+            }
+            (Said::Refused(_) | Said::Closed, Some((topic, other))) => {
+                let text = format!(
+                    "the broker refuses what this gateway publishes: on {scratch}: {}; on {topic}: {}",
+                    words(said),
+                    words(&other)
+                );
+                let _ = fail::<()>(steps, "publish", text, allow(scratch));
+            }
+            (Said::Refused(_) | Said::Closed, None) => {
+                let text = format!(
+                    "the broker refuses a publish on {scratch}: {}; readings may still pass",
+                    words(said)
+                );
+                warn(steps, "publish", text, allow(scratch));
             }
         }
     }
 }
 
-fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn WallClock) {
+/// The client id of a check beside the daemon: never longer than the daemon's own, or than every
+/// broker takes.
+fn check_client_id(own: &str) -> String {
+    let longest = own.len().max(CLIENT_ID_SAFE) - CLIENT_ID_END.len();
+    let mut kept = own.len().min(longest);
+    while !own.is_char_boundary(kept) {
+        kept -= 1;
+    }
+    format!("{}{CLIENT_ID_END}", &own[..kept])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn WallClock, pinned: bool) {
     let (_, connection) = stream.get_ref();
     let version = match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
@@ -196,13 +579,21 @@ fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn W
         _ => "TLS",
     };
     let leaf = connection.peer_certificates().and_then(|chain| Certificate::parse(chain.first()?));
+    if pinned {
+        let text = format!(
+            "{version}; the broker has the key of upstream.pin-sha256; its name and dates are not judged"
+        );
+        return ok(steps, "tls", text);
+    }
     let Some(leaf) = leaf else {
         return ok(steps, "tls", version.to_owned());
     };
+    let pin = connection.peer_certificates().and_then(|chain| chain_fault::pin(chain.first()?));
+    let pin = pin.map(|pin| format!("; public key sha256 {}", hex(&pin))).unwrap_or_default();
     let day = |time: UnixTime| time.to_string()[..10].to_owned();
     let of = leaf.subject.map(|subject| format!(" of {subject}")).unwrap_or_default();
     let by = leaf.issuer.map(|issuer| format!(" by {issuer}")).unwrap_or_default();
-    ok(steps, "tls", format!("{version}; certificate{of}{by}, until {}", day(leaf.not_after)));
+    ok(steps, "tls", format!("{version}; certificate{of}{by}, until {}{pin}", day(leaf.not_after)));
     match clock.wall() {
         None => {
             let text =
@@ -215,76 +606,6 @@ fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn W
         }
         Some(_) => {}
     }
-}
-
-enum Spoken {
-    Fine,
-    Failed,
-    OtherVersion,
-    /// The broker closed the connection instead of answering CONNECT.
-    Closed,
-}
-
-async fn speak<S>(
-    stream: &mut S,
-    opening: &Opening,
-    configured: Protocol,
-    host: &str,
-    scratch: &str,
-    steps: &mut Vec<Step>,
-) -> Spoken
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut talk = Talk { session: Session::new(Instant::now(), opening), stream };
-    let accepted = talk.until(super::super::session::CONNACK_WITHIN, |event| match event {
-        Event::Accepted { limits, .. } => Some(Ok(*limits)),
-        Event::Ended(ended) => Some(Err(ended.clone())),
-        _ => None,
-    });
-    let limits = match accepted.await {
-        Ok(Ok(limits)) => limits,
-        Ok(Err(Ended::Refused(answer))) if reason_code::connack_class(answer.code) == CodeClass::Version => {
-            return Spoken::OtherVersion;
-        }
-        Ok(Err(Ended::Refused(answer))) => {
-            let code = answer.code;
-            let said = answer.reason.map(|reason| format!(", \"{reason}\"")).unwrap_or_default();
-            let text = format!(
-                "the broker refuses the connection: {} (0x{code:02X}{said})",
-                reason_code::connack_text(code)
-            );
-            return failed(steps, "mqtt", text, connack_advice(code));
-        }
-        Ok(Err(ended)) => {
-            return failed(
-                steps,
-                "mqtt",
-                format!("instead of CONNACK: {ended:?}"),
-                "is this an MQTT broker?",
-            );
-        }
-        Err(Silence::Closed(error)) => {
-            let explained = error.and_then(|error| transport::explain_tls(&error, host));
-            let Some(explained) = explained else { return Spoken::Closed };
-            return failed(steps, "mqtt", explained.text, "the broker's log says why");
-        }
-        Err(Silence::Time) => {
-            return failed(
-                steps,
-                "mqtt",
-                "the broker does not answer CONNECT".to_owned(),
-                "is this an MQTT broker?",
-            );
-        }
-    };
-    ok(steps, "mqtt", format!("MQTT {}; {}", opening.version.as_str(), limits_text(&limits)));
-    judge_limits(steps, opening.version, configured, &limits, host, scratch);
-    echo(&mut talk, opening.version, &limits, scratch, steps).await;
-    talk.session.disconnect(false);
-    let _ = timeout(Duration::from_secs(1), talk.flush()).await; // the goodbye is a courtesy
-    let _ = timeout(Duration::from_secs(1), talk.stream.shutdown()).await;
-    Spoken::Fine
 }
 
 fn limits_text(limits: &Limits) -> String {
@@ -326,128 +647,12 @@ fn judge_limits(
         let text = "the broker keeps no retained messages: statuses are seen only as they change".to_owned();
         warn(steps, "mqtt", text, "switch retained messages on at the broker");
     }
-    if limits.packet_size < 2048 {
-        let text = format!("readings that do not fit into {} bytes will be set aside", limits.packet_size);
-        warn(steps, "mqtt", text, "raise the broker's maximum packet size");
-    }
     if host.ends_with(".amazonaws.com")
         && host.contains(".iot.")
         && scratch.matches('/').count() + 2 > SLASHES_MAX
     {
         let text = format!("this broker takes topics with at most {SLASHES_MAX} slashes");
         warn(steps, "mqtt", text, "shorten [topics]");
-    }
-}
-
-async fn echo<S>(
-    talk: &mut Talk<'_, S>,
-    version: Version,
-    limits: &Limits,
-    scratch: &str,
-    steps: &mut Vec<Step>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let begun = Instant::now();
-    talk.session.subscribe(begun, scratch);
-    let subscribed = talk.until(ECHO_WITHIN, |event| match event {
-        Event::Subscribed { code } => Some(Ok(*code)),
-        Event::Ended(ended) => Some(Err(ended.clone())),
-        _ => None,
-    });
-    let readable = match subscribed.await {
-        Ok(Ok(code)) if !reason_code::is_refusal(code) => true,
-        Ok(Ok(code)) => {
-            let text = format!(
-                "the broker refuses a subscription to {scratch}: {}; readings may still pass",
-                reason_code::text(code)
-            );
-            warn(steps, "publish", text, allow(scratch));
-            false
-        }
-        Ok(Err(_)) | Err(Silence::Closed(_)) => {
-            let text = format!(
-                "the broker closes the connection over a subscription to {scratch}; readings may still pass"
-            );
-            return warn(steps, "publish", text, allow(scratch));
-        }
-        Err(Silence::Time) => {
-            let text =
-                format!("the broker does not answer a subscription to {scratch}; readings may still pass");
-            return warn(steps, "publish", text, allow(scratch));
-        }
-    };
-    let begun = Instant::now();
-    let packet_id = limits.at_least_once.then_some(1);
-    let publish = Publish {
-        topic: scratch.as_bytes(),
-        packet_id,
-        retain: false,
-        properties: &[],
-        payload: b"{\"check\":true}",
-    };
-    let pushed = wire::push_publish(talk.session.outgoing(), version, limits.packet_size as usize, &publish);
-    if pushed.is_err() {
-        let text = "not even a message of 14 bytes fits the broker's maximum packet size".to_owned();
-        let _ = failed(steps, "publish", text, "raise it at the broker");
-        return;
-    }
-    let mut answered = packet_id.is_none().then_some(0);
-    let mut echoed = !readable;
-    let mut closed = false;
-    while answered.is_none() || !echoed {
-        match talk.turn(ECHO_WITHIN.saturating_sub(begun.elapsed())).await {
-            Ok(()) => {}
-            Err(silence) => {
-                closed = matches!(silence, Silence::Closed(_));
-                break;
-            }
-        }
-        if let Some(acknowledgement) = talk.session.take_acknowledgements(Vec::new()).first() {
-            answered = Some(acknowledgement.code);
-            if reason_code::is_refusal(acknowledgement.code) {
-                break;
-            }
-        }
-        while let Some(event) = talk.session.poll_event() {
-            echoed |= matches!(&event, Event::Message { topic, .. } if topic == scratch);
-        }
-        if talk.session.is_ended() {
-            closed = true;
-            break;
-        }
-    }
-    let ms = begun.elapsed().as_millis();
-    match (answered, echoed) {
-        (Some(code), _) if reason_code::is_refusal(code) => {
-            let text = format!(
-                "the broker refuses a publish on {scratch}: {}; readings may still pass",
-                reason_code::text(code)
-            );
-            warn(steps, "publish", text, allow(scratch));
-        }
-        (Some(_), true) if readable => {
-            ok(steps, "publish", format!("acknowledged and back from {scratch} in {ms} ms"));
-        }
-        (Some(_), true) => ok(steps, "publish", format!("acknowledged on {scratch} in {ms} ms")),
-        (Some(_), false) => {
-            let text = format!("a publish on {scratch} was acknowledged and did not come back");
-            let advice = format!(
-                "the broker may drop what it does not allow without saying so; see its log, and {}",
-                allow(scratch)
-            );
-            let _ = failed(steps, "publish", text, advice);
-        }
-        (None, _) if closed => {
-            let text = format!(
-                "the broker closes the connection over a publish on {scratch}; readings may still pass"
-            );
-            warn(steps, "publish", text, allow(scratch));
-        }
-        (None, _) => {
-            let text = format!("the broker does not acknowledge a publish on {scratch}");
-            let _ = failed(steps, "publish", text, allow(scratch));
-        }
     }
 }
 
@@ -458,9 +663,12 @@ fn allow(scratch: &str) -> String {
 }
 
 /// A session and its stream, driven until something happens.
-struct Talk<'a, S> {
+struct Talk {
     session: Session,
-    stream: &'a mut S,
+    stream: Box<dyn Wire>,
+    version: Version,
+    /// The first bytes received.
+    head: Vec<u8>,
 }
 
 enum Silence {
@@ -470,7 +678,23 @@ enum Silence {
     Time,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
+enum Subscribed {
+    Yes,
+    Refused(u8),
+    Closed,
+    Silent,
+}
+
+/// What became of a publish.
+enum Said {
+    Taken { ms: u128, echoed: bool },
+    Refused(u8),
+    Closed,
+    Silent,
+    TooLarge,
+}
+
+impl Talk {
     async fn flush(&mut self) -> std::io::Result<()> {
         let out = std::mem::take(self.session.outgoing());
         self.stream.write_all(&out).await?;
@@ -489,6 +713,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         match timeout(patience, exchange).await {
             Ok(Ok(0)) => Err(Silence::Closed(None)),
             Ok(Ok(length)) => {
+                if self.head.is_empty() {
+                    self.head = input[..length.min(4)].to_vec();
+                }
                 self.session.handle_bytes(Instant::now(), &input[..length]);
                 Ok(())
             }
@@ -511,6 +738,72 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
             }
             self.turn(patience.saturating_sub(begun.elapsed())).await?;
         }
+    }
+
+    async fn subscribe(&mut self, filter: &str) -> Subscribed {
+        self.session.subscribe(Instant::now(), filter);
+        let subscribed = self.until(ECHO_WITHIN, |event| match event {
+            Event::Subscribed { code } => Some(Some(*code)),
+            Event::Ended(_) => Some(None),
+            _ => None,
+        });
+        match subscribed.await {
+            Ok(Some(code)) if reason_code::is_refusal(code) => Subscribed::Refused(code),
+            Ok(Some(_)) => Subscribed::Yes,
+            Ok(None) | Err(Silence::Closed(_)) => Subscribed::Closed,
+            Err(Silence::Time) => Subscribed::Silent,
+        }
+    }
+
+    /// Publishes, and waits for the answer and, where it can come, the echo.
+    async fn publish(&mut self, topic: &str, limits: Limits, echo: bool) -> Said {
+        let begun = Instant::now();
+        let packet_id = limits.at_least_once.then_some(1);
+        let publish = Publish {
+            topic: topic.as_bytes(),
+            packet_id,
+            retain: false,
+            properties: &[],
+            payload: b"{\"check\":true}",
+        };
+        let size = limits.packet_size as usize;
+        if wire::push_publish(self.session.outgoing(), self.version, size, &publish).is_err() {
+            return Said::TooLarge;
+        }
+        let mut answered = packet_id.is_none();
+        let mut echoed = false;
+        while !answered || (echo && !echoed) {
+            match self.turn(ECHO_WITHIN.saturating_sub(begun.elapsed())).await {
+                Ok(()) => {}
+                Err(Silence::Time) => break,
+                Err(Silence::Closed(_)) if answered => break,
+                Err(Silence::Closed(_)) => return Said::Closed,
+            }
+            if let Some(acknowledgement) = self.session.take_acknowledgements(Vec::new()).first() {
+                answered = true;
+                if reason_code::is_refusal(acknowledgement.code) {
+                    return Said::Refused(acknowledgement.code);
+                }
+            }
+            let mut ended = false;
+            while let Some(event) = self.session.poll_event() {
+                echoed |= matches!(&event, Event::Message { topic: found, .. } if found == topic);
+                ended |= matches!(event, Event::Ended(_));
+            }
+            if (ended || self.session.is_ended()) && !answered {
+                return Said::Closed;
+            }
+        }
+        match answered {
+            true => Said::Taken { ms: begun.elapsed().as_millis(), echoed },
+            false => Said::Silent,
+        }
+    }
+
+    async fn goodbye(mut self) {
+        self.session.disconnect(false);
+        let _ = timeout(Duration::from_secs(1), self.flush()).await; // the goodbye is a courtesy
+        let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
     }
 }
 
@@ -544,7 +837,18 @@ fn fail<T>(
     Err(Failed)
 }
 
-fn failed(steps: &mut Vec<Step>, name: &'static str, text: String, advice: impl Into<String>) -> Spoken {
-    let _ = fail::<()>(steps, name, text, advice);
-    Spoken::Failed
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checks_client_id_is_no_longer_than_the_gateways_or_23_characters() {
+        assert_eq!(check_client_id("tb-abcdefgh"), "tb-abcdefgh-check");
+        let long = "a".repeat(23);
+        assert_eq!(check_client_id(&long).len(), 23);
+        let longer = "b".repeat(64);
+        assert_eq!(check_client_id(&longer).len(), 64);
+        assert!(check_client_id("ä".repeat(20).as_str()).ends_with("-check"));
+        assert_eq!(check_client_id(""), "-check");
+    }
 }

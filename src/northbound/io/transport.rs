@@ -43,11 +43,13 @@ pub struct ConnectError {
     pub text: String,
     /// The broker refuses who we are.
     pub unwelcome: bool,
+    /// SHA-256 of the key of a broker whose certificate was refused.
+    pub pin: Option<[u8; 32]>,
 }
 
 impl From<String> for ConnectError {
     fn from(text: String) -> Self {
-        ConnectError { text, unwelcome: false }
+        ConnectError { text, unwelcome: false, pin: None }
     }
 }
 
@@ -119,13 +121,14 @@ pub async fn reach(
 /// What all addresses said, each text once.
 fn all(failed: Vec<ConnectError>) -> ConnectError {
     let unwelcome = failed.iter().any(|error| error.unwelcome);
+    let pin = failed.iter().find_map(|error| error.pin);
     let mut texts: Vec<String> = Vec::new();
     for ConnectError { text, .. } in failed {
         if !texts.contains(&text) {
             texts.push(text);
         }
     }
-    ConnectError { text: texts.join("; "), unwelcome }
+    ConnectError { text: texts.join("; "), unwelcome, pin }
 }
 
 /// Reads the files, off this thread.
@@ -212,15 +215,22 @@ pub async fn handshake(
     match timeout(TLS_WITHIN, TlsConnector::from(config).connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(match explain_tls(&error, host) {
-            Some(Explained { text, unwelcome }) => ConnectError { text, unwelcome },
-            None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                format!("{host} closed the connection during the TLS handshake; is it an MQTT port with TLS?")
-                    .into()
-            }
+            Some(Explained { text, unwelcome, pin }) => ConnectError { text, unwelcome, pin },
+            None if is_closed(&error) => format!(
+                "{host} closed the connection during the TLS handshake; perhaps this port has no TLS (a plain MQTT port has \
+                 mqtt:// and usually 1883)"
+            )
+            .into(),
             None => format!("the TLS handshake failed: {error}").into(),
         }),
         Err(_) => Err(format!("the TLS handshake takes more than {} s", TLS_WITHIN.as_secs()).into()),
     }
+}
+
+/// Whether the other end has gone away without a word of TLS.
+fn is_closed(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
 /// The TLS error in an I/O error, explained.

@@ -1,11 +1,12 @@
-//! Bodies larger than a datagram (RFC 7959): blocks of a request put together, a response cut into
-//! blocks.
+//! Bodies larger than a datagram (RFC 7959): assembles the blocks of a request, and cuts a response
+//! into blocks.
 //!
-//! A request's body is handed up only once it is whole (§2.5, atomic). One transfer a peer and
-//! path; a first block begins anew whatever was there. A block that does not follow the last one is
-//! 4.08 and ends the transfer, except the last one once more. All bodies under way are bounded in
-//! bytes and number: when there is no room, those that have not moved for as long as a sender may
-//! try go first, then 5.03. A response is cut where it is made, so nothing is kept for it.
+//! A request body is handed up only when it is complete (§2.5, atomic). Each peer has at most one
+//! transfer per path; block 0 restarts it. A block out of sequence is answered 4.08 and ends the
+//! transfer; a repetition of the last block is accepted. Incomplete bodies are bounded in bytes and
+//! number: if there is no room, transfers without progress for EXCHANGE_LIFETIME are dropped first,
+//! then the block is answered 5.03. A response is cut when it is written, so no state is kept for
+//! it.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -15,43 +16,43 @@ use super::{Holder, PeerId};
 
 /// Largest block size exponent: 1,024 bytes (§2.2).
 pub const SIZE_EXPONENT_MAX: u8 = 6;
-/// Most bodies of one peer under way.
+/// Most incomplete bodies of one peer.
 const TRANSFERS_PER_PEER: usize = 4;
-/// Most bodies under way.
+/// Most incomplete bodies in all.
 const TRANSFERS_MAX: usize = 256;
-/// When to try again if there was no room, in seconds.
+/// Max-Age of a 5.03 because there was no room, in seconds.
 pub(super) const RETRY_AFTER: u32 = 30;
 
 /// The value of a Block1 or Block2 option (RFC 7959 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Which one, `0..1 << 20`.
+    /// The block number, `0..1 << 20`.
     pub number: u32,
-    /// Whether others follow.
+    /// The M bit: whether further blocks follow.
     pub more: bool,
-    /// `0..=6`: blocks are of `16 << size_exponent` bytes.
+    /// The size exponent SZX, `0..=6`: a block has `16 << size_exponent` bytes.
     pub size_exponent: u8,
 }
 
 impl Block {
-    /// From the option's `uint`; `None` for the reserved size exponent 7 and for a number of more
-    /// than 20 bits.
+    /// Decodes the option's `uint`; `None` for the reserved size exponent 7 and for a block number
+    /// of more than 20 bits.
     pub fn from_uint(value: u32) -> Option<Block> {
         let block = Block { number: value >> 4, more: value & 8 != 0, size_exponent: (value & 7) as u8 };
         (block.size_exponent <= SIZE_EXPONENT_MAX && block.number < 1 << 20).then_some(block)
     }
 
-    /// The option's `uint`.
+    /// Encodes the option's `uint`.
     pub fn to_uint(self) -> u32 {
         self.number << 4 | u32::from(self.more) << 3 | u32::from(self.size_exponent)
     }
 
-    /// Bytes in a block: 16, 32, … 1,024.
+    /// The size of a block in bytes: 16, 32, … 1,024.
     pub fn size(self) -> usize {
         16 << self.size_exponent
     }
 
-    /// Where in the body it begins.
+    /// The block's offset in the body, in bytes.
     pub fn offset(self) -> usize {
         self.number as usize * self.size()
     }
@@ -59,10 +60,10 @@ impl Block {
 
 /// The part of a response's body that answers `wanted`, in blocks of at most `16 << largest` bytes.
 ///
-/// Without a block the body fits whole and nothing asked for a part.
+/// If `wanted` is `None` and the body fits into one block, it is returned whole with `None`.
 ///
 /// # Errors
-/// [`BeyondEnd`] when the body ends before that block.
+/// [`BeyondEnd`] if the body ends before that block.
 pub fn slice(body: &[u8], wanted: Option<Block>, largest: u8) -> Result<(Option<Block>, &[u8]), BeyondEnd> {
     let asked = wanted.unwrap_or(Block { number: 0, more: false, size_exponent: largest });
     let size_exponent = asked.size_exponent.min(largest);
@@ -73,41 +74,41 @@ pub fn slice(body: &[u8], wanted: Option<Block>, largest: u8) -> Result<(Option<
     }
     let rest = body.get(offset..).filter(|rest| !rest.is_empty()).ok_or(BeyondEnd)?;
     let part = &rest[..size.min(rest.len())];
-    // A smaller size than asked for counts in its own unit (§2.4); both are powers of two, and the
-    // larger divides the offset.
+    // If the block is smaller than requested, its number counts in its own size (§2.4). Both sizes
+    // are powers of two, so the smaller one divides the offset.
     let block = Block { number: (offset / size) as u32, more: part.len() < rest.len(), size_exponent };
     Ok((Some(block), part))
 }
 
-/// A block was asked for that the body does not have.
+/// The requested block is beyond the end of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BeyondEnd;
 
-/// What a block of a request came to.
+/// The result of accepting one block of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// 2.31: send the next.
+    /// 2.31 Continue: the next block is expected.
     Continue,
-    /// The body.
+    /// The complete body.
     Whole(Vec<u8>),
-    /// 4.00: a block that says more will come and is not full.
+    /// 4.00: the M bit is set, but the block is not full.
     Malformed,
-    /// 4.08: not the next one, or nothing is known of those before.
+    /// 4.08: the block is out of sequence, or its transfer is unknown.
     Incomplete,
-    /// 4.13: larger than any body taken.
+    /// 4.13: the body is larger than the limit.
     TooLarge,
-    /// 5.03: no room for it now.
+    /// 5.03: there is no room for it now.
     NoRoom,
 }
 
-/// A block of a request, and where it belongs.
+/// A block of a request and the transfer it belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<'a> {
     pub(super) peer: PeerId,
     pub(super) holder: Holder,
-    /// A mark of the path.
+    /// Hash of the path.
     pub(super) place: u64,
-    /// A mark of the method and all options that must agree between blocks.
+    /// Hash of the method and all options that must be equal in all blocks.
     pub(super) tag: u64,
     pub(super) block: Block,
     pub(super) size1: Option<u32>,
@@ -117,13 +118,13 @@ pub(super) struct Piece<'a> {
 #[derive(Debug)]
 struct Transfer {
     tag: u64,
-    /// The number of its holder.
+    /// The number of the peer's holder.
     holder: u64,
     body: Vec<u8>,
     moved: Instant,
 }
 
-/// All bodies under way.
+/// All incomplete bodies.
 #[derive(Debug)]
 pub(super) struct Assemblies {
     transfers: HashMap<(PeerId, u64), Transfer>,
@@ -139,7 +140,7 @@ impl Assemblies {
         Assemblies { transfers: HashMap::new(), bytes: 0, bytes_max, body_max, oldest: None }
     }
 
-    /// Takes in one block.
+    /// Accepts one block.
     pub(super) fn accept(&mut self, now: Instant, piece: Piece<'_>) -> Progress {
         let Piece { peer, holder, place, tag, block, size1, payload } = piece;
         let at = (peer, place);
@@ -160,7 +161,7 @@ impl Assemblies {
         }
         let Some(transfer) = self.transfers.get_mut(&at) else { return Progress::Incomplete };
         if transfer.tag == tag && block.more && transfer.body.get(block.offset()..) == Some(payload) {
-            // The last one again, under another Message ID: its answer was lost.
+            // The last block again with another Message ID: its response was lost.
             transfer.moved = now;
             return Progress::Continue;
         }
@@ -188,29 +189,30 @@ impl Assemblies {
         Progress::Continue
     }
 
-    /// Whether the bodies of one holder have more bytes than its share.
+    /// Whether the bodies of one holder exceed its share of the bytes.
     fn is_over_share(&self, holder: Holder) -> bool {
         let share = holder.share(TRANSFERS_PER_PEER * self.body_max, self.bytes_max);
-        // Summed up only if all bodies together have that many, which is rare.
+        // The sum over the holder is computed only if all bodies together exceed the share, which
+        // is rare.
         self.bytes > share && {
             let of_holder = self.transfers.values().filter(|transfer| transfer.holder == holder.number);
             of_holder.map(|transfer| transfer.body.capacity()).sum::<usize>() > share
         }
     }
 
-    /// Forgets the bodies of a peer.
+    /// Drops the incomplete bodies of a peer.
     pub(super) fn forget(&mut self, peer: PeerId) {
         if !self.transfers.is_empty() {
             self.retain(|at, _| at.0 != peer);
         }
     }
 
-    /// When [`Assemblies::expire`] is worth calling.
+    /// When [`Assemblies::expire`] should be called next.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.oldest.map(|oldest| oldest + EXCHANGE_LIFETIME)
     }
 
-    /// Forgets bodies that have not moved for EXCHANGE_LIFETIME.
+    /// Drops bodies without progress for EXCHANGE_LIFETIME.
     pub(super) fn expire(&mut self, now: Instant) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             self.retain(|_, transfer| transfer.moved + EXCHANGE_LIFETIME > now);
@@ -230,19 +232,19 @@ impl Assemblies {
         true
     }
 
-    /// Whether one more is allowed for that peer, for its holder, and in all.
+    /// Whether one more body is within the limits of the peer, of its holder and of the endpoint.
     fn has_place(&self, peer: PeerId, holder: Holder) -> bool {
         let of_peer = self.transfers.keys().filter(|at| at.0 == peer).count();
         let of_holder = self.transfers.values().filter(|transfer| transfer.holder == holder.number).count();
-        // A device with up to four sessions has as many as one peer; a key shared by many devices,
-        // one for each.
+        // A holder with up to four sessions has the limit of one peer; a key shared by more devices
+        // has one body per session.
         let most = Holder { max_sessions: holder.max_sessions.div_ceil(TRANSFERS_PER_PEER as u32), ..holder };
         of_peer < TRANSFERS_PER_PEER
             && of_holder < most.share(TRANSFERS_PER_PEER, TRANSFERS_MAX)
             && self.transfers.len() < TRANSFERS_MAX
     }
 
-    /// Their senders have given up by now.
+    /// Drops transfers whose sender must have given up.
     fn forget_stalled(&mut self, now: Instant) {
         self.retain(|_, transfer| now.saturating_duration_since(transfer.moved) <= MAX_TRANSMIT_WAIT);
     }

@@ -1,26 +1,27 @@
-//! What is remembered of one peer's newest exchanges, so that a duplicate is answered and not
-//! processed again (RFC 7252 §4.5).
+//! Remembers the newest exchanges of one peer, so that a duplicate is answered and not processed
+//! again (RFC 7252 §4.5).
 //!
-//! | answer | a duplicate gets |
+//! | stored answer | response to a duplicate |
 //! |---|---|
 //! | `Pending` | nothing, or the empty acknowledgement once it was sent |
-//! | `Silent` | nothing: it was non-confirmable |
-//! | `Acknowledged` | the empty acknowledgement: the response went its own way, or nobody wants it |
-//! | `Small`, `Large` | the response again, put together from what is stored and the duplicate's own Message ID and token |
+//! | `Silent` | nothing: the request was non-confirmable |
+//! | `Acknowledged` | the empty acknowledgement: the response was sent separately or suppressed by No-Response |
+//! | `Small`, `Large` | the stored response, with the Message ID and token of the duplicate |
 //!
-//! 32 bytes an exchange; responses of up to 14 bytes without header and token need no more. A
-//! message with a remembered Message ID and *other bytes* is no duplicate but a peer that began
-//! anew (§4.4 forbids it to, a reboot makes it so): to acknowledge it with the old answer would
-//! acknowledge what was never stored.
+//! An exchange takes 32 bytes, which includes a response of up to 14 bytes after header and token.
+//! A message with a remembered Message ID but *different content* is not a duplicate: the peer has
+//! restarted and reuses Message IDs (which §4.4 forbids). It is processed as new, because the old
+//! response would acknowledge a reading that was never stored.
 
 use std::collections::VecDeque;
 
+use super::fold::fold;
 use super::message::{Code, MessageId};
 use super::reliability::{EXCHANGE_LIFETIME_TICKS, NON_LIFETIME_TICKS, Tick};
 
-/// Most exchanges remembered of one peer.
+/// Most exchanges remembered per peer.
 pub(super) const REMEMBERED_MAX: usize = 32;
-/// What one exchange costs.
+/// Bytes of one exchange.
 pub(super) const ENTRY_BYTES: usize = size_of::<Entry>();
 const SMALL_MAX: usize = 14;
 
@@ -34,7 +35,7 @@ pub(super) struct Entry {
     pub(super) answer: Answer,
 }
 
-/// What a duplicate gets.
+/// The response to a duplicate.
 #[derive(Debug)]
 pub(super) enum Answer {
     Pending(u32),
@@ -51,8 +52,8 @@ pub(super) struct LargeAnswer {
 }
 
 impl Answer {
-    /// Stores a piggybacked response: its code, and what follows its token. `None` if it is not
-    /// `Small` and that was not asked for.
+    /// Stores a piggybacked response: its code, and what follows its token. `None` if it does not
+    /// fit into `Small` and `keep_large` is false.
     pub(super) fn store(code: Code, tail: &[u8], keep_large: bool) -> Option<Answer> {
         let mut bytes = [0; SMALL_MAX];
         bytes[0] = code.0;
@@ -98,7 +99,8 @@ impl Entry {
         matches!(self.answer, Answer::Pending(_))
     }
 
-    /// A pending one stays until it is answered, or nobody can be waiting any more.
+    /// A pending exchange expires only after the time in which its client can still wait for the
+    /// response.
     pub(super) fn is_expired(&self, now: Tick) -> bool {
         let lifetime =
             if self.confirmable || self.is_pending() { EXCHANGE_LIFETIME_TICKS } else { NON_LIFETIME_TICKS };
@@ -108,14 +110,14 @@ impl Entry {
 
 /// The newest exchanges of one peer, oldest first, at most [`REMEMBERED_MAX`].
 ///
-/// Every change reports itself to `account`, the sum of bytes over all peers.
+/// Every change updates `account`, the sum of bytes over all peers.
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     entries: VecDeque<Entry>,
-    /// One bit for each Message ID remembered, by its lowest 6 bits: spares the search for nearly
-    /// all that were never heard, since senders count upwards.
+    /// A filter with one bit per remembered Message ID, indexed by its lowest 6 bits. Senders count
+    /// upwards, so it avoids the search for nearly all new Message IDs.
     heard: u64,
-    /// Removals since `heard` was made: up to so many of its bits are of none that is remembered.
+    /// Removals since `heard` was built: up to this many of its bits are stale.
     outdated: u8,
 }
 
@@ -124,12 +126,13 @@ impl Remembered {
         self.entries.is_empty()
     }
 
-    /// When the oldest arrived that may be forgotten; if all are pending, the oldest of those.
+    /// The arrival of the oldest exchange that may be dropped; if all are pending, the oldest of
+    /// those.
     pub(super) fn oldest(&self) -> Option<Tick> {
         self.entries.iter().find(|e| !e.is_pending()).or(self.entries.front()).map(|e| e.arrived)
     }
 
-    /// The living exchange of that Message ID.
+    /// The exchange with this Message ID that has not expired.
     #[inline]
     pub(super) fn find(&self, message_id: MessageId, now: Tick) -> Option<(usize, &Entry)> {
         if self.heard & bit(message_id) == 0 {
@@ -144,8 +147,8 @@ impl Remembered {
         (!entry.is_expired(now)).then_some((position, entry))
     }
 
-    /// Adds the newest. When there is no room the oldest answered one goes; if all are pending,
-    /// `false`.
+    /// Adds an exchange. If there is no room, the oldest answered one is dropped; returns `false`
+    /// if all are pending.
     pub(super) fn push(&mut self, entry: Entry, account: &mut usize) -> bool {
         if self.entries.len() >= REMEMBERED_MAX && !self.drop_oldest_answered(account) {
             return false;
@@ -156,8 +159,7 @@ impl Remembered {
         true
     }
 
-    /// Sets the answer of the request at that index of those pending; without one the exchange is
-    /// forgotten.
+    /// Sets the answer of the pending request with this index; with `None` the exchange is dropped.
     pub(super) fn settle(
         &mut self,
         message_id: MessageId,
@@ -178,7 +180,7 @@ impl Remembered {
         }
     }
 
-    /// Forgets one; returns the index of the request it was waiting for.
+    /// Removes an exchange; returns the index of its request if it was pending.
     pub(super) fn remove(&mut self, position: usize, account: &mut usize) -> Option<u32> {
         let entry = self.entries.remove(position)?;
         *account -= entry.bytes();
@@ -193,7 +195,7 @@ impl Remembered {
         }
     }
 
-    /// Forgets the oldest one that is not pending.
+    /// Removes the oldest exchange that is not pending.
     pub(super) fn drop_oldest_answered(&mut self, account: &mut usize) -> bool {
         let Some(position) = self.entries.iter().position(|e| !e.is_pending()) else { return false };
         self.remove(position, account);
@@ -201,7 +203,7 @@ impl Remembered {
         true
     }
 
-    /// Forgets those past their lifetime; tells the indexes of those still pending.
+    /// Removes expired exchanges; calls `abandoned` with the index of each that was still pending.
     pub(super) fn expire(&mut self, now: Tick, account: &mut usize, mut abandoned: impl FnMut(u32)) {
         while self.entries.front().is_some_and(|e| e.is_expired(now)) {
             if let Some(index) = self.remove(0, account) {
@@ -211,7 +213,7 @@ impl Remembered {
         self.release_memory();
     }
 
-    /// Forgets all; the indexes of those pending.
+    /// Removes all exchanges; returns the indexes of the pending ones.
     pub(super) fn clear(&mut self, account: &mut usize) -> impl Iterator<Item = u32> {
         *account -= self.entries.iter().map(Entry::bytes).sum::<usize>();
         std::mem::take(self).entries.into_iter().filter_map(|e| match e.answer {
@@ -231,8 +233,7 @@ fn bit(message_id: MessageId) -> u64 {
     1 << (message_id.0 % 64)
 }
 
-/// A 64-bit mark of `bytes` that differs for different `seed`s: tells messages apart, proves
-/// nothing.
+/// A 64-bit seeded hash of `bytes`. It distinguishes messages; it is not cryptographic.
 pub(super) fn fingerprint(seed: u64, bytes: &[u8]) -> u64 {
     let mut mark = seed ^ bytes.len() as u64;
     let (chunks, rest) = bytes.as_chunks::<16>();
@@ -242,14 +243,6 @@ pub(super) fn fingerprint(seed: u64, bytes: &[u8]) -> u64 {
     let mut last = [0; 16];
     last[..rest.len()].copy_from_slice(rest);
     fold(mark, u128::from_le_bytes(last))
-}
-
-/// Multiplies the halves and folds the product.
-pub(super) fn fold(mark: u64, word: u128) -> u64 {
-    let low = word as u64 ^ mark ^ 0x9e37_79b9_7f4a_7c15;
-    let high = (word >> 64) as u64 ^ mark.rotate_left(29) ^ 0xd6e8_feb8_6659_fd93;
-    let product = u128::from(low) * u128::from(high);
-    (product as u64 ^ (product >> 64) as u64) ^ mark.rotate_left(17)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Writes one message to the end of a buffer (RFC 7252 §3).
 //!
-//! Options are written as they come, so they come in ascending order; an encoder that was asked for
-//! the impossible takes back all it wrote and says so at the end.
+//! Options must be added in ascending order. If an option cannot be written, [`Encoder::finish`]
+//! restores the buffer and returns the error.
 
 use super::message::{Code, MessageId, PAYLOAD_MARKER, Token, Type};
 
@@ -30,10 +30,10 @@ pub struct Encoder<'b> {
     error: Option<EncodeError>,
 }
 
-/// What cannot be written.
+/// Why a message cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncodeError {
-    /// An option after one of a higher number, or after the payload.
+    /// An option follows one with a higher number, or the payload.
     Order,
     /// An option value of more than [`OPTION_MAX`] bytes.
     OptionLength,
@@ -61,7 +61,7 @@ impl<'b> Encoder<'b> {
         Encoder { buffer, start, number: 0, payload_begun: false, error: None }
     }
 
-    /// Adds an option; `number` is at least the one before.
+    /// Adds an option; `number` must not be less than the previous one.
     pub fn option(mut self, number: u16, value: &[u8]) -> Encoder<'b> {
         let Some(delta) = number.checked_sub(self.number).filter(|_| !self.payload_begun) else {
             self.error.get_or_insert(EncodeError::Order);
@@ -81,7 +81,8 @@ impl<'b> Encoder<'b> {
         self
     }
 
-    /// Adds an option of format `uint`: no leading zero byte, 0 has no byte at all (RFC 7252 §3.2).
+    /// Adds an option of format `uint`: without leading zero bytes, so 0 is the empty value (RFC
+    /// 7252 §3.2).
     pub fn option_uint(self, number: u16, value: u32) -> Encoder<'b> {
         let bytes = value.to_be_bytes();
         self.option(number, &bytes[value.leading_zeros() as usize / 8..])
@@ -95,7 +96,8 @@ impl<'b> Encoder<'b> {
         }
     }
 
-    /// Adds payload bytes, with the marker before the first; no byte, no marker.
+    /// Adds payload bytes, with the payload marker before the first byte; an empty payload adds
+    /// nothing.
     pub fn payload(mut self, payload: &[u8]) -> Encoder<'b> {
         if !payload.is_empty() {
             if !self.payload_begun {
@@ -107,10 +109,10 @@ impl<'b> Encoder<'b> {
         self
     }
 
-    /// Ends the message: its length in bytes.
+    /// Ends the message and returns its length in bytes.
     ///
     /// # Errors
-    /// The first [`EncodeError`] met; the buffer is then as it was before [`Encoder::new`].
+    /// The first [`EncodeError`]; the buffer is then as it was before [`Encoder::new`].
     pub fn finish(self) -> Result<usize, EncodeError> {
         match self.error {
             None => Ok(self.buffer.len() - self.start),

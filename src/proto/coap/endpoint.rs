@@ -1,23 +1,24 @@
-//! The public face: datagrams in, requests out; responses in, datagrams out.
+//! The endpoint: datagrams in, requests out; responses in, datagrams out.
 //!
-//! | what comes | what is done |
+//! | input | action |
 //! |---|---|
-//! | version ≠ 1, shorter than 4 bytes, a broken NON/ACK/RST | nothing (RFC 7252 §3, §4.3) |
-//! | a broken CON, a ping, a CON response to nothing | Reset (§4.2, §4.3) |
-//! | a duplicate | the stored answer, the empty ACK again, or nothing (§4.5) |
-//! | unknown critical option | CON: 4.02 and which; NON: Reset (§5.4.1) |
+//! | version ≠ 1, shorter than 4 bytes, a malformed NON, ACK or RST | ignored (RFC 7252 §3, §4.3) |
+//! | a malformed CON, a ping, an unexpected CON response | Reset (§4.2, §4.3) |
+//! | a duplicate | the stored response, the empty ACK again, or nothing (§4.5) |
+//! | unknown critical option | CON: 4.02 with the option number; NON: Reset (§5.4.1) |
 //! | a proxy option / unknown method / `..` in the path | 5.05 / 4.05 / 4.00 |
-//! | more unanswered requests than a peer, or its holder, may have | 4.29 + Max-Age 1 |
-//! | more than all may have | 5.03 + Max-Age 1 |
+//! | more unanswered requests than the limit of the peer or its holder | 4.29 + Max-Age 1 |
+//! | more unanswered requests than the limit of the endpoint | 5.03 + Max-Age 1 |
 //! | a block of a body | 2.31, 4.08, 4.13 + Size1, 5.03 + Max-Age (RFC 7959) |
 //! | any other request | handed up, once |
 //!
-//! A response in time rides on the acknowledgement. After [`Settings::acknowledge_after`] the
-//! acknowledgement goes out empty and the response later as a confirmable message of its own
-//! (§5.2.2) — unless the peer wants no 2.xx: then it takes the acknowledgement for one, so that
-//! waits for the response. A non-confirmable request gets a non-confirmable response (§5.2.3).
+//! A response in time is piggybacked on the acknowledgement (§5.2.1). After
+//! [`Settings::acknowledge_after`] an empty acknowledgement is sent, and the response follows as a
+//! separate confirmable message (§5.2.2). Exception: a peer that suppresses 2.xx (RFC 7967) reads
+//! the acknowledgement as success, so for it the acknowledgement waits for the response. A
+//! non-confirmable request gets a non-confirmable response (§5.2.3).
 //!
-//! Receiving is in `receive`, answering in `answer`, writing in `sender`.
+//! The submodules are `receive` (datagrams), `answer` (responses) and `sender` (encoding).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -36,27 +37,27 @@ mod sender;
 
 /// Most events kept for [`Endpoint::poll_event`].
 const EVENTS_MAX: usize = 256;
-/// Plain UDP peers, whose addresses may be forged, get this share of every bound: one in so many.
+/// Plain UDP peers, whose source addresses may be forged, get one in this many of every limit.
 const UNPROVEN_SHARE: usize = 8;
 
-/// What an endpoint may use, and when it stops waiting.
+/// Limits and timeouts of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// When a confirmable request without a response yet is acknowledged; default 1 s, below
-    /// ACK_TIMEOUT.
+    /// Time until a confirmable request without a response gets an empty acknowledgement; default 1
+    /// s, which is below ACK_TIMEOUT.
     pub acknowledge_after: Duration,
-    /// Bytes for all peers and what is remembered of them, room to grow not counted; default 8 MiB.
+    /// Bytes for all peers and their remembered exchanges, without spare capacity; default 8 MiB.
     pub memory: usize,
-    /// Unanswered requests one peer may have, answers it has not acknowledged among them; `1..=32`,
-    /// default 24. More are 4.29. A holder may have that many times its `max_sessions`, and an
-    /// eighth of all at most.
+    /// Most unanswered requests and unacknowledged responses per peer; `1..=32`, default 24. Beyond
+    /// it a request is answered 4.29. The limit of a holder is this times its `max_sessions`, and
+    /// at most an eighth of [`Settings::pending`].
     pub pending_per_peer: u16,
-    /// Unanswered requests and unacknowledged answers in all; default 16,384, at most 2^24. More
-    /// are 5.03.
+    /// Most unanswered requests and unacknowledged responses in all; default 16,384, at most 2^24.
+    /// Beyond it a request is answered 5.03.
     pub pending: usize,
-    /// Largest request body in bytes; default 64 KiB. Larger is 4.13.
+    /// Largest request body in bytes; default 64 KiB. A larger one is answered 4.13.
     pub body: usize,
-    /// Bytes for all request bodies under way; default 4 MiB.
+    /// Bytes for all incomplete request bodies; default 4 MiB.
     pub bodies: usize,
 }
 
@@ -73,50 +74,51 @@ impl Default for Settings {
     }
 }
 
-/// What the shell may want to know of.
+/// An event for the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A response of its own was reset by the peer: it no longer knows the request.
+    /// The peer reset a separate response: it no longer knows the request.
     Reset(PeerId),
-    /// Responses were sent five times, or waited behind such a one, and never acknowledged: how
-    /// many.
+    /// The number of separate responses given up: the first was sent five times without
+    /// acknowledgement, the others waited behind it.
     Unacknowledged(PeerId, u16),
 }
 
-/// How often each thing happened since the endpoint began.
+/// Counters since the endpoint was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Datagrams that came.
+    /// Datagrams received.
     pub received: u64,
     /// Requests handed up.
     pub requests: u64,
-    /// Datagrams that were not messages.
+    /// Datagrams that are not CoAP messages.
     pub malformed: u64,
-    /// Messages that belong to nothing here.
+    /// Acknowledgements, resets and responses that match no outstanding message.
     pub unexpected: u64,
     /// Pings.
     pub pings: u64,
-    /// Requests that came again.
+    /// Duplicate requests.
     pub duplicates: u64,
-    /// Requests with a remembered Message ID and other bytes: the peer began anew.
+    /// Requests with a remembered Message ID and different content: the peer has restarted.
     pub restarted: u64,
-    /// Requests refused here: options, method, blocks.
+    /// Requests refused by the endpoint: options, method, blocks.
     pub refused: u64,
     /// Requests refused because too many were unanswered.
     pub overloaded: u64,
-    /// Blocks taken in that were not the last.
+    /// Blocks accepted that were not the last of their body.
     pub blocks: u64,
-    /// Empty acknowledgements because the response took too long.
+    /// Empty acknowledgements sent because the response was late.
     pub late: u64,
-    /// Our messages sent again.
+    /// Confirmable responses retransmitted.
     pub retransmitted: u64,
-    /// Our messages given up.
+    /// Confirmable responses given up.
     pub unacknowledged: u64,
-    /// Requests nobody answered within 247 s.
+    /// Requests not answered within EXCHANGE_LIFETIME (247 s).
     pub abandoned: u64,
-    /// Exchanges forgotten early for want of memory.
+    /// Exchanges dropped before their lifetime because of the memory limit.
     pub forgotten: u64,
-    /// Datagrams not sent: to an unproven peer that had its share, or beyond all Message IDs.
+    /// Datagrams not sent: the amplification limit of an unproven peer was reached, or its Message
+    /// IDs were used up.
     pub withheld: u64,
 }
 
@@ -129,7 +131,7 @@ pub struct Counters {
 pub struct Endpoint {
     settings: Settings,
     seed: u64,
-    /// When time began: the first `now` seen.
+    /// The origin of [`Tick`]: the first `now`.
     epoch: Option<Instant>,
     /// Proven peers, unproven peers.
     sides: [Side; 2],
@@ -140,7 +142,7 @@ pub struct Endpoint {
     counters: Counters,
 }
 
-/// What is kept apart for proven and unproven peers.
+/// The state that is separate for proven and unproven peers.
 #[derive(Debug)]
 struct Side {
     peers: Peers,
@@ -148,8 +150,8 @@ struct Side {
 }
 
 impl Endpoint {
-    /// An endpoint that has heard of nobody. `seed` is random, fresh for each run: Message IDs and
-    /// hashing follow from it.
+    /// An endpoint without peers. `seed` must be random and new for each run: Message IDs and
+    /// hashes are derived from it.
     pub fn new(settings: Settings, seed: u64) -> Endpoint {
         let mut settings = settings;
         settings.pending_per_peer =
@@ -172,8 +174,8 @@ impl Endpoint {
         }
     }
 
-    /// Moves time on: empty acknowledgements, retransmissions, forgetting. Early or late calls do
-    /// no harm.
+    /// Handles due timers: empty acknowledgements, retransmissions, expiry. Early and late calls
+    /// are allowed.
     pub fn handle_timeout(&mut self, now: Instant) {
         let tick = self.tick(now);
         self.acknowledge_late(now);
@@ -199,7 +201,7 @@ impl Endpoint {
         }
     }
 
-    /// When to call [`Endpoint::handle_timeout`] next; `None` when nothing waits for time to pass.
+    /// When to call [`Endpoint::handle_timeout`] next; `None` if no timer is set.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let epoch = self.epoch?;
         let [proven, unproven] = &self.sides;
@@ -216,17 +218,17 @@ impl Endpoint {
         .min()
     }
 
-    /// Clears `buffer` and fills in the next datagram to send; to whom.
+    /// Replaces the content of `buffer` with the next datagram to send and returns its destination.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> Option<PeerId> {
         self.outbox.pop(buffer)
     }
 
-    /// The next thing to know of. At most 256 are kept; what comes beyond is only counted.
+    /// The next event. At most 256 are queued; further events are only counted.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// Forgets a peer and all its requests, because its session ended. Exchanges of it go stale.
+    /// Removes a peer and its requests after its session was closed. Its exchanges become stale.
     pub fn forget(&mut self, peer: PeerId) {
         let side = &mut self.sides[usize::from(peer.is_unproven())];
         side.assemblies.forget(peer);
@@ -237,22 +239,22 @@ impl Endpoint {
         self.transmissions.clear(&mut gone.queue);
     }
 
-    /// How often each thing happened.
+    /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Peers heard of in the last minutes.
+    /// The number of peers heard within EXCHANGE_LIFETIME.
     pub fn peer_count(&self) -> usize {
         self.sides.iter().map(|side| side.peers.len()).sum()
     }
 
-    /// Requests handed up and not answered.
+    /// The number of requests handed up and not yet answered.
     pub fn pending_count(&self) -> usize {
         self.exchanges.len()
     }
 
-    /// Bytes that peers, remembered exchanges and stored responses take.
+    /// Bytes used by peers, remembered exchanges and stored responses.
     pub fn memory(&self) -> usize {
         self.sides.iter().map(|side| side.peers.bytes()).sum()
     }

@@ -1,8 +1,8 @@
-//! Requests that were handed up and wait for their response (RFC 7252 §4.4, §5.2).
+//! Requests that were handed up and are not answered yet (RFC 7252 §4.4, §5.2).
 //!
-//! Confirmable ones wait in a list in order of arrival until their empty acknowledgement is due;
-//! since all wait equally long, the first is always the next. Each leaves the list when answered,
-//! acknowledged or forgotten.
+//! Confirmable requests are in a list in order of arrival until their empty acknowledgement is due.
+//! All have the same delay, so the first in the list is due next. A request leaves the list when it
+//! is answered, acknowledged or dropped.
 
 use std::fmt;
 use std::time::Instant;
@@ -18,8 +18,8 @@ use crate::slots::{Key, Slots};
 /// Identifies a request that awaits its response: 16 bytes, `Copy`. A
 /// [`Ticket`](crate::proto::address::Ticket) packs it.
 ///
-/// It goes stale when the request is answered, the peer is forgotten or 247 s have passed;
-/// responding to a stale one does nothing.
+/// It becomes stale when the request is answered, the peer is removed, or EXCHANGE_LIFETIME (247 s)
+/// has passed. A response to a stale exchange is ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Exchange {
     peer: PeerId,
@@ -27,15 +27,15 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Bits of the largest index: an endpoint has no more than 2^24 exchanges at once.
+    /// Bits of an index: an endpoint has at most 2^24 exchanges at once.
     pub(in crate::proto) const INDEX_BITS: u32 = 24;
 
-    /// Of the parts that [`Exchange::parts`] gave.
+    /// Rebuilds an exchange from the values of [`Exchange::parts`].
     pub(in crate::proto) fn from_parts(peer: PeerId, index: u32, generation: u32) -> Exchange {
         Exchange { peer, key: Key { index, generation } }
     }
 
-    /// Its peer, and the index and generation of its place; the index is below
+    /// The peer, and the index and generation of its slot; the index is below
     /// 2^[`Exchange::INDEX_BITS`].
     pub(in crate::proto) fn parts(self) -> (PeerId, u32, u32) {
         (self.peer, self.key.index, self.key.generation)
@@ -49,7 +49,7 @@ impl Exchange {
         self.key
     }
 
-    /// Whose request it is.
+    /// The peer that sent the request.
     pub fn peer(self) -> PeerId {
         self.peer
     }
@@ -61,7 +61,7 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// What the response to a request must know of it.
+/// The fields of a request that its response needs.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) peer: PeerId,
@@ -71,7 +71,7 @@ pub(super) struct Pending {
     pub(super) token: Token,
     pub(super) method: Method,
     pub(super) confirmable: bool,
-    /// The empty acknowledgement went out: the response will be a message of its own.
+    /// Whether the empty acknowledgement was sent, so that the response is separate.
     pub(super) acknowledged: bool,
     pub(super) no_response: NoResponse,
     pub(super) block1: Option<Block>,
@@ -82,7 +82,7 @@ pub(super) struct Pending {
 #[derive(Debug)]
 struct Waiting {
     pending: Pending,
-    /// Its neighbours, while it stands in the list of those to be acknowledged.
+    /// Its neighbours in the list of requests to acknowledge.
     acknowledge: Option<Links>,
 }
 
@@ -107,12 +107,12 @@ impl Exchanges {
         self.slots.len()
     }
 
-    /// How many belong to this holder.
+    /// The number of requests of this holder.
     pub(super) fn held(&self, holder: u64) -> usize {
         self.held.count(holder)
     }
 
-    /// Takes in a request; `acknowledge_at` is not before that of any other.
+    /// Adds a request; `acknowledge_at` must not be before that of any other.
     pub(super) fn open(&mut self, pending: Pending, acknowledge_at: Option<Instant>) -> Key {
         let before = self.last;
         let links = acknowledge_at.map(|deadline| Links { deadline, before, after: None });
@@ -128,7 +128,7 @@ impl Exchanges {
         key
     }
 
-    /// Takes a request out, if it is still there.
+    /// Removes a request; `None` for a stale key.
     pub(super) fn close(&mut self, key: Key) -> Option<Pending> {
         self.unlink(key);
         let pending = self.slots.remove(key)?.pending;
@@ -136,7 +136,7 @@ impl Exchanges {
         Some(pending)
     }
 
-    /// The key of the request at that index, if there is one of that peer.
+    /// The key of the request at `index`, if it belongs to `peer`.
     pub(super) fn at(&self, index: u32, peer: PeerId) -> Option<Key> {
         let key = self.slots.key_at(index)?;
         (self.slots.get(key)?.pending.peer == peer).then_some(key)
@@ -152,7 +152,7 @@ impl Exchanges {
         first.acknowledge.as_ref().map(|links| links.deadline)
     }
 
-    /// A request whose empty acknowledgement is due; it then counts as acknowledged.
+    /// The next request whose empty acknowledgement is due; marks it as acknowledged.
     pub(super) fn poll_acknowledgement(&mut self, now: Instant) -> Option<&Pending> {
         let key = self.first?;
         if self.deadline()? > now {

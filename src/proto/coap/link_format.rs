@@ -1,8 +1,8 @@
-//! Writes the CoRE link format, what `/.well-known/core` answers with (RFC 6690 §2).
+//! Writes the CoRE Link Format, the payload of `/.well-known/core` (RFC 6690 §2).
 
 use std::fmt::Write;
 
-/// Writes links to the end of a text.
+/// Appends links to a text.
 ///
 /// ```
 /// use tombolo::proto::coap::link_format::LinkFormat;
@@ -22,8 +22,8 @@ impl<'t> LinkFormat<'t> {
         LinkFormat { text, first: true }
     }
 
-    /// Begins a link to the path of these segments; whatever a URI path cannot hold is
-    /// percent-encoded (RFC 3986 §3.3).
+    /// Begins a link to the path of these segments; characters that are not allowed in a URI path
+    /// are percent-encoded (RFC 3986 §3.3).
     pub fn link<'s>(&mut self, segments: impl IntoIterator<Item = &'s str>) -> &mut Self {
         self.text.push_str(if self.first { "<" } else { ",<" });
         self.first = false;

@@ -1,16 +1,15 @@
-//! The CoAP message as it stands on the wire (RFC 7252 §3): a strict decoder that borrows and never
-//! allocates.
+//! The CoAP message format (RFC 7252 §3): a strict decoder that borrows and never allocates.
 //!
-//! [`Message::parse`] walks the options once and refuses whatever §3 and §4 call a message format
-//! error, so later readers of [`Options`] cannot fail. Every value has exactly one encoding: what
-//! parses here and is written again by [`Encoder`](super::encoder::Encoder) gives the same bytes.
-//! What an option means is left to [`option`](super::option).
+//! [`Message::parse`] walks the options once and refuses every message format error of §3 and §4,
+//! so reading [`Options`] later cannot fail. Every message has exactly one encoding: a parsed
+//! message that [`Encoder`](super::encoder::Encoder) writes again has the same bytes. The meaning
+//! of options is in [`option`](super::option).
 
 use std::fmt;
 
 use coap_numbers::code;
 
-/// The version this speaks; a message of any other is silently ignored (RFC 7252 §3).
+/// The supported version; a message of any other version is silently ignored (RFC 7252 §3).
 const VERSION: u8 = 1;
 /// Ends the options and begins the payload.
 pub(super) const PAYLOAD_MARKER: u8 = 0xff;
@@ -23,13 +22,13 @@ pub const TOKEN_MAX: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Type {
-    /// Sent again until acknowledged or reset.
+    /// Retransmitted until acknowledged or reset.
     Confirmable = 0,
-    /// Sent once.
+    /// Sent once, without acknowledgement.
     NonConfirmable = 1,
-    /// Says that the confirmable message of the same Message ID arrived.
+    /// Acknowledges the confirmable message with the same Message ID.
     Acknowledgement = 2,
-    /// Says that the message of the same Message ID cannot be processed.
+    /// Rejects the message with the same Message ID.
     Reset = 3,
 }
 
@@ -44,8 +43,8 @@ impl Type {
     }
 }
 
-/// Pairs a message with its acknowledgement and finds duplicates; one space for each sender (RFC
-/// 7252 §4.4).
+/// Matches acknowledgements to messages and detects duplicates; each sender has its own number
+/// space (RFC 7252 §4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub u16);
 
@@ -138,14 +137,14 @@ pub struct Token {
 }
 
 impl Token {
-    /// Takes `bytes` as a token; `None` when there are more than [`TOKEN_MAX`].
+    /// A token of `bytes`; `None` if there are more than [`TOKEN_MAX`].
     pub fn new(bytes: &[u8]) -> Option<Token> {
         let mut token = Token { length: bytes.len() as u8, bytes: [0; TOKEN_MAX] };
         token.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
         Some(token)
     }
 
-    /// Its bytes.
+    /// The bytes of the token.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
@@ -160,25 +159,25 @@ impl fmt::Debug for Token {
 /// One message, borrowed from its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// How it is delivered.
+    /// The message type.
     pub message_type: Type,
-    /// What it is.
+    /// The method or response code.
     pub code: Code,
-    /// Which one it is.
+    /// The Message ID.
     pub message_id: MessageId,
-    /// Which request it belongs to.
+    /// The token, which matches a response to its request.
     pub token: Token,
-    /// In ascending order of their numbers.
+    /// The options, in ascending order of their numbers.
     pub options: Options<'a>,
-    /// Empty when there is none: a payload marker is always followed by a byte.
+    /// The payload; empty if there is no payload marker, which at least one byte must follow.
     pub payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    /// Reads one whole datagram. 0 allocations.
+    /// Parses one datagram without allocating.
     ///
     /// # Errors
-    /// [`FormatError`]: what is wrong, and whether RFC 7252 §4.2 wants a Reset for it.
+    /// [`FormatError`]: the fault, and whether RFC 7252 §4.2 requires a Reset.
     pub fn parse(datagram: &'a [u8]) -> Result<Message<'a>, FormatError> {
         let &[first, code, id_high, id_low, ..] = datagram else {
             return Err(FormatError { fault: Fault::Header, reset: None });
@@ -235,7 +234,7 @@ fn check_code(message_type: Type, code: Code) -> Result<(), Fault> {
     if fits { Ok(()) } else { Err(Fault::Code) }
 }
 
-/// Walks all options, so that nobody later meets a broken one.
+/// Checks all options and splits off the payload.
 fn split_payload(bytes: &[u8]) -> Result<(Options<'_>, &[u8]), Fault> {
     let mut rest = bytes;
     let mut number = 0u16;
@@ -252,8 +251,8 @@ fn split_payload(bytes: &[u8]) -> Result<(Options<'_>, &[u8]), Fault> {
     }
 }
 
-/// Number, value and the bytes after the option at the head of `bytes`, which follows option
-/// `previous` (RFC 7252 §3.1).
+/// The number and value of the first option in `bytes`, which follows option `previous`, and the
+/// bytes after it (RFC 7252 §3.1).
 #[inline]
 fn next_option(previous: u16, bytes: &[u8]) -> Result<(u16, &[u8], &[u8]), Fault> {
     let (&head, rest) = bytes.split_first().ok_or(Fault::Option)?;
@@ -272,13 +271,13 @@ fn extended(nibble: u8, rest: &[u8]) -> Result<(u32, &[u8]), Fault> {
         (0..=12, _) => Ok((u32::from(nibble), rest)),
         (13, [byte, rest @ ..]) => Ok((u32::from(*byte) + 13, rest)),
         (14, [high, low, rest @ ..]) => Ok((u32::from(u16::from_be_bytes([*high, *low])) + 269, rest)),
-        // 15 outside of a payload marker, or the datagram ends inside.
+        // 15 that is not a payload marker, or the datagram ends within the option.
         _ => Err(Fault::Option),
     }
 }
 
-/// The options of a message, in ascending order of their numbers. Copying it starts nothing anew:
-/// it is an iterator over borrowed bytes.
+/// The options of a message, in ascending order of their numbers. It is an iterator over borrowed
+/// bytes; a copy continues at the same position.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options<'a> {
     rest: &'a [u8],
@@ -286,7 +285,7 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// `bytes` were walked before.
+    /// `bytes` must have been checked by [`split_payload`].
     fn new(bytes: &'a [u8]) -> Options<'a> {
         Options { rest: bytes, number: 0 }
     }
@@ -297,12 +296,12 @@ impl<'a> Options<'a> {
     }
 }
 
-/// One option.
+/// One option of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionValue<'a> {
-    /// As `coap_numbers::option` names it.
+    /// The option number; `coap_numbers::option` has the names.
     pub number: u16,
-    /// `0..=65804` bytes; uninterpreted.
+    /// The value, `0..=65804` bytes, uninterpreted.
     pub value: &'a [u8],
 }
 
@@ -311,7 +310,7 @@ impl<'a> Iterator for Options<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<OptionValue<'a>> {
-        // The bytes were walked by `Message::parse`: an error here is the end of them.
+        // `Message::parse` has checked the bytes, so an error here is their end.
         let (number, value, rest) = next_option(self.number, self.rest).ok()?;
         *self = Options { rest, number };
         Some(OptionValue { number, value })
@@ -324,34 +323,34 @@ impl fmt::Debug for Options<'_> {
     }
 }
 
-/// Why a datagram is not a message, and what to answer.
+/// Why a datagram is not a message, and whether to answer it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormatError {
-    /// What is wrong.
+    /// The fault.
     pub fault: Fault,
-    /// A broken confirmable message is rejected by a Reset with this Message ID (RFC 7252 §4.2);
+    /// A malformed confirmable message is rejected by a Reset with this Message ID (RFC 7252 §4.2);
     /// all others are silently ignored (§4.3).
     pub reset: Option<MessageId>,
 }
 
-/// What is wrong with a datagram, in the order of the wire.
+/// The faults of a datagram, in the order of the fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Fewer than four bytes.
     Header,
-    /// Not version 1: silently ignored, whatever it is (§3).
+    /// Not version 1: silently ignored (§3).
     Version,
-    /// 9 to 15, or longer than the datagram (§3).
+    /// A token length of 9 to 15, or beyond the end of the datagram (§3).
     TokenLength,
-    /// A reserved class, or a code this type of message never carries (§4.2, §4.3).
+    /// A reserved class, or a code that this message type cannot have (§4.2, §4.3).
     Code,
     /// Code 0.00 with a token or anything after the Message ID (§4.1).
     EmptyWithContent,
-    /// A reserved nibble, or the datagram ends inside an option (§3.1).
+    /// A reserved nibble, or the datagram ends within an option (§3.1).
     Option,
-    /// Beyond 65535 (§3.1).
+    /// An option number above 65535 (§3.1).
     OptionNumber,
-    /// A payload marker and no payload (§3).
+    /// A payload marker without a payload (§3).
     PayloadMarker,
 }
 
@@ -361,7 +360,7 @@ impl fmt::Display for Fault {
             Fault::Header => "shorter than a header",
             Fault::Version => "unknown version",
             Fault::TokenLength => "token length",
-            Fault::Code => "code not possible here",
+            Fault::Code => "code not allowed for this message type",
             Fault::EmptyWithContent => "empty message with content",
             Fault::Option => "broken option",
             Fault::OptionNumber => "option number beyond 65535",

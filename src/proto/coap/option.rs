@@ -1,56 +1,56 @@
-//! What the options of a request say, once each is known to be well formed (RFC 7252 §5.4, §5.10).
+//! The options of a request, checked for their format (RFC 7252 §5.4, §5.10).
 //!
-//! One pass over the options sorts them: what a gateway understands is kept, what is elective and
-//! strange is skipped, what is critical and strange refuses the request. An option of a length it
-//! cannot have, and every occurrence after the first of one that may not be repeated, counts as
-//! unrecognized (§5.4.3, §5.4.5). Not understood on purpose, so refused: If-Match and If-None-Match
-//! (a reading has no earlier state to compare), OSCORE, EDHOC and the Q-Block options.
+//! One pass over the options keeps those that are supported, skips unrecognized elective options,
+//! and refuses the request for an unrecognized critical option. An option with an invalid length,
+//! and a repetition of an option that is not repeatable, counts as unrecognized (§5.4.3, §5.4.5).
+//! If-Match and If-None-Match (a reading has no earlier state to compare), OSCORE, EDHOC and the
+//! Q-Block options are deliberately not supported, so they refuse the request.
 
 use coap_numbers::option;
 
 use super::block::Block;
 use super::message::{Code, Options};
 
-/// The options of one request that means something to us.
+/// The supported options of one request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestOptions<'a> {
-    /// Every option as it came, understood or not.
+    /// All options, including unsupported ones.
     pub all: Options<'a>,
-    /// What the payload is.
+    /// The Content-Format of the payload.
     pub content_format: Option<u16>,
-    /// What the response should be.
+    /// The Accept option: the Content-Format of the response.
     pub accept: Option<u16>,
-    /// 0 registers, 1 cancels (RFC 7641 §2).
+    /// The Observe option: 0 registers, 1 cancels (RFC 7641 §2).
     pub observe: Option<u32>,
     /// Which block of the request's body this is (RFC 7959 §2.1).
     pub block1: Option<Block>,
     /// Which block of the response's body is asked for.
     pub block2: Option<Block>,
-    /// How long the whole request body will be, if the sender said.
+    /// The length of the whole request body in bytes, if the sender named it.
     pub size1: Option<u32>,
-    /// Whether the sender wants to know how long the whole response body is.
+    /// Whether the sender asks for the length of the whole response body (RFC 7959 §4).
     pub wants_size2: bool,
-    /// Which responses the sender does not want.
+    /// The response classes that the sender suppresses (RFC 7967).
     pub no_response: NoResponse,
     /// The options from the first Uri-Path on.
     path: Options<'a>,
 }
 
-/// Why a request is refused for its options.
+/// Why the options of a request refuse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionError {
-    /// A critical option nobody here understands, or not in that form: 4.02, or the rejection of a
-    /// NON (RFC 7252 §5.4.1).
+    /// An unrecognized critical option, or one with an invalid format: 4.02, or a Reset for a NON
+    /// (RFC 7252 §5.4.1).
     Unrecognized(u16),
-    /// A proxy is asked for: 5.05 (RFC 7252 §5.10.2).
+    /// The request asks for a proxy: 5.05 (RFC 7252 §5.10.2).
     Proxy,
-    /// Understood and wrong: 4.00. A `.` or `..` in Uri-Path (RFC 7252 §5.10.1), the reserved block
-    /// size 7 (RFC 7959 §2.2).
+    /// A recognized option with an invalid value: 4.00. That is `.` or `..` in Uri-Path (RFC 7252
+    /// §5.10.1), or the reserved block size 7 (RFC 7959 §2.2).
     Invalid,
 }
 
 impl OptionError {
-    /// What a confirmable request hears.
+    /// The response code for a confirmable request.
     pub fn code(self) -> Code {
         match self {
             OptionError::Unrecognized(_) => Code::BAD_OPTION,
@@ -61,10 +61,10 @@ impl OptionError {
 }
 
 impl<'a> RequestOptions<'a> {
-    /// Sorts the options of a request.
+    /// Reads the options of a request.
     ///
     /// # Errors
-    /// The first critical option that cannot be obeyed.
+    /// The first option that refuses the request.
     pub fn read(options: Options<'a>) -> Result<RequestOptions<'a>, OptionError> {
         let mut read = RequestOptions { all: options, ..RequestOptions::default() };
         let mut rest = options;
@@ -88,7 +88,7 @@ impl<'a> RequestOptions<'a> {
         }
     }
 
-    /// `value` has a length its option allows.
+    /// Keeps a supported option; the length of `value` is already checked.
     #[inline]
     fn keep(&mut self, number: u16, value: &[u8], here: Options<'a>, again: bool) -> Result<(), OptionError> {
         let uint = || uint(value);
@@ -101,7 +101,7 @@ impl<'a> RequestOptions<'a> {
                     self.path = here;
                 }
             }
-            // At most two bytes, by their forms.
+            // Their format has at most two bytes.
             option::CONTENT_FORMAT => self.content_format = Some(uint() as u16),
             option::ACCEPT => self.accept = Some(uint() as u16),
             option::OBSERVE => self.observe = Some(uint()),
@@ -121,14 +121,13 @@ impl<'a> RequestOptions<'a> {
     }
 }
 
-/// Which classes of response the sender of a request is not interested in (RFC 7967 §2.1). Default:
-/// interested in all.
+/// The response classes that the sender of a request suppresses (RFC 7967 §2.1). Default: none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct NoResponse(pub u8);
 
 impl NoResponse {
-    /// Whether a response of this code is not to be sent. 2.31 Continue always is: without it no
-    /// body would ever be whole.
+    /// Whether a response with this code is suppressed. 2.31 Continue is always sent, because
+    /// without it a block-wise transfer cannot proceed.
     pub fn suppresses(self, code: Code) -> bool {
         code != Code::CONTINUE
             && match code.class() {
@@ -146,7 +145,7 @@ fn is_proxy(number: u16) -> bool {
     )
 }
 
-/// How an option may look in a request.
+/// The format of an option in a request.
 struct Form {
     shortest: u16,
     longest: u16,
@@ -154,8 +153,8 @@ struct Form {
 }
 
 impl Form {
-    /// Of the options understood here (RFC 7252 Table 4, RFC 7641 Table 1, RFC 7959 Tables 1 and 3,
-    /// RFC 7967 Table 1, RFC 9175 Table 1).
+    /// The formats of the supported options (RFC 7252 Table 4, RFC 7641 Table 1, RFC 7959 Tables 1
+    /// and 3, RFC 7967 Table 1, RFC 9175 Table 1).
     #[inline]
     fn of(number: u16) -> Option<Form> {
         let (shortest, longest, repeatable) = match number {

@@ -1,25 +1,25 @@
-//! Datagrams ready to leave, one after another in one buffer that is used again and again.
+//! Datagrams ready to be sent, in one buffer that is reused.
 
 use std::collections::VecDeque;
 
 use super::PeerId;
 
-/// Beyond this many bytes a datagram is dropped, as the network might: the shell drains after every
-/// round.
+/// Largest size of the buffer in bytes. A datagram beyond it is dropped, as the network may do; the
+/// shell drains the buffer after every round.
 const BYTES_MAX: usize = 4 << 20;
-/// What an empty buffer keeps.
+/// Capacity that an empty buffer keeps, in bytes.
 const BYTES_KEPT: usize = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
-    /// Where the first datagram begins.
+    /// Offset of the first datagram.
     start: usize,
     lengths: VecDeque<(PeerId, u32)>,
 }
 
 impl Outbox {
-    /// Writes one datagram by `write`, and keeps it if `keep` says so of its bytes.
+    /// Writes one datagram with `write`, and keeps it if `keep` returns true for its bytes.
     #[inline]
     pub(super) fn push(
         &mut self,

@@ -1,10 +1,10 @@
-//! All peers, found by number, bounded by bytes, and gone when nothing was heard of them for
+//! All peers by number, bounded in bytes; a peer is removed when nothing was received from it for
 //! EXCHANGE_LIFETIME.
 //!
-//! Each peer stands once in a heap under a time not later than its oldest exchange, so the oldest
-//! exchange of all is found without keeping the order at every datagram: what the heap says is
-//! checked against the peer and put right when it comes up. The same heap drives expiry, looked at
-//! only every 8 seconds.
+//! Each peer has one entry in a heap, with a time not later than its oldest exchange. So the oldest
+//! exchange of all is found without updating the heap for every datagram: an entry is compared with
+//! its peer, and corrected, when it is popped. The same heap drives expiry, which runs every 8
+//! seconds.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,27 +12,28 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::Instant;
 
 use super::PeerId;
-use super::deduplication::{Remembered, fold};
+use super::deduplication::Remembered;
+use super::fold::fold;
 use super::reliability::{EXCHANGE_LIFETIME_TICKS, MessageIds, Queue, Tick};
 
-/// What a peer costs beside its exchanges: its place in the table (at three quarters full) and in
+/// Bytes of a peer without its exchanges: its entries in the table (at three quarters load) and in
 /// the heap.
 pub(super) const PEER_BYTES: usize = size_of::<(PeerId, Peer)>() * 4 / 3 + size_of::<(Tick, PeerId)>();
-/// Expiry is looked at on multiples of this.
+/// Expiry runs at multiples of this.
 const SWEEP_TICKS: u32 = 8 * Tick::PER_SECOND;
 
-/// One peer that was heard of.
+/// The state of one peer.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) remembered: Remembered,
     pub(super) ids: MessageIds,
     pub(super) queue: Queue,
-    /// Bytes an unproven peer may still be sent.
+    /// Bytes that may still be sent to an unproven peer.
     pub(super) credit: u32,
-    /// Its requests handed up and not answered, and our messages it has not acknowledged.
+    /// The number of its unanswered requests and unacknowledged responses.
     pub(super) open: u16,
     heard: Tick,
-    /// Under which time it stands in the heap.
+    /// The time of its heap entry.
     due: Tick,
 }
 
@@ -41,7 +42,7 @@ pub(super) struct Peer {
 pub(super) struct Peers {
     map: HashMap<PeerId, Peer, PeerHash>,
     order: BinaryHeap<Reverse<(Tick, PeerId)>>,
-    /// Of exchanges and stored responses; peers themselves are `map.len() * PEER_BYTES`.
+    /// Bytes of exchanges and stored responses; the peers themselves are `map.len() * PEER_BYTES`.
     account: usize,
     bytes_max: usize,
     seed: u64,
@@ -62,18 +63,18 @@ impl Peers {
         self.map.len()
     }
 
-    /// What all peers cost now, as accounted.
+    /// The accounted bytes of all peers.
     pub(super) fn bytes(&self) -> usize {
         self.account + self.map.len() * PEER_BYTES
     }
 
-    /// Whether they cost more than they may.
+    /// Whether the peers exceed their limit.
     #[inline]
     pub(super) fn is_over(&self) -> bool {
         self.bytes() > self.bytes_max
     }
 
-    /// The peer, made if it was unknown, and the account its changes go to.
+    /// The peer, added if it is unknown, and the account for its changes.
     #[inline]
     pub(super) fn meet(&mut self, id: PeerId, now: Tick) -> (&mut Peer, &mut usize) {
         let order = &mut self.order;
@@ -94,13 +95,13 @@ impl Peers {
         (peer, &mut self.account)
     }
 
-    /// The peer, if it is known, and the account its changes go to.
+    /// The peer, if it is known, and the account for its changes.
     #[inline]
     pub(super) fn get(&mut self, id: PeerId) -> Option<(&mut Peer, &mut usize)> {
         self.map.get_mut(&id).map(|peer| (peer, &mut self.account))
     }
 
-    /// Takes a peer out; its exchanges are still to be cleared by the caller.
+    /// Removes a peer; the caller must clear its exchanges.
     pub(super) fn remove(&mut self, id: PeerId) -> Option<(Peer, &mut usize)> {
         let peer = self.map.remove(&id)?;
         if self.order.len() > 64 + 2 * self.map.len() {
@@ -110,12 +111,12 @@ impl Peers {
         Some((peer, &mut self.account))
     }
 
-    /// Forgets the oldest exchanges of all until the bound is kept; returns how many went.
-    /// Nothing pending is forgotten.
+    /// Drops the oldest exchanges over all peers until the limit is met; returns how many. Pending
+    /// exchanges are not dropped.
     pub(super) fn make_room(&mut self, now: Tick) -> u64 {
         let mut forgotten = 0;
-        // Each turn frees something, or moves a peer with nothing but pending exchanges out of the
-        // way; of those there may be many.
+        // Each iteration frees memory or reschedules a peer with only pending exchanges; there may
+        // be many of those, so the number of iterations is bounded.
         for _ in 0..64 {
             if !self.is_over() {
                 break;
@@ -138,8 +139,8 @@ impl Peers {
         forgotten
     }
 
-    /// Forgets what is past its lifetime; tells the indexes of requests nobody answered in all that
-    /// time.
+    /// Drops expired exchanges; calls `abandoned` with the index of each request that was never
+    /// answered.
     pub(super) fn expire(&mut self, now: Tick, mut abandoned: impl FnMut(PeerId, u32)) {
         while self.next_due().is_some_and(|due| due.age(now) > EXCHANGE_LIFETIME_TICKS) {
             let Some(id) = self.pop_oldest(now) else { break };
@@ -153,7 +154,7 @@ impl Peers {
                 self.map.remove(&id);
                 continue;
             }
-            // Never older than what was just looked at, so that this ends.
+            // Never older than the entry just popped, so that the loop ends.
             let due = peer.remembered.oldest().unwrap_or(peer.heard);
             peer.due = if due.age(now) > EXCHANGE_LIFETIME_TICKS { now } else { due };
             self.order.push(Reverse((peer.due, id)));
@@ -164,7 +165,7 @@ impl Peers {
         }
     }
 
-    /// When [`Peers::expire`] is worth calling.
+    /// When [`Peers::expire`] should be called next.
     pub(super) fn sweep_due(&self) -> Option<Tick> {
         let due = self.next_due()?.plus(EXCHANGE_LIFETIME_TICKS + 1);
         Some(Tick(due.0.div_ceil(SWEEP_TICKS).saturating_mul(SWEEP_TICKS)))
@@ -178,12 +179,12 @@ impl Peers {
         self.order.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// The peer with the oldest exchange, out of the heap; its entry there is to be made anew.
+    /// Pops the peer with the oldest exchange; the caller must push its entry again.
     fn pop_oldest(&mut self, now: Tick) -> Option<PeerId> {
         while let Some(Reverse((due, id))) = self.order.pop() {
             let Some(peer) = self.map.get_mut(&id).filter(|peer| peer.due == due) else { continue };
             match peer.remembered.oldest().filter(|oldest| *oldest > due && *oldest < now) {
-                // It has forgotten since: put right where it stands.
+                // Its oldest exchange was dropped since: correct the entry.
                 Some(oldest) => {
                     peer.due = oldest;
                     self.order.push(Reverse((oldest, id)));
@@ -195,8 +196,8 @@ impl Peers {
     }
 }
 
-/// Seeded, so that chosen peer numbers do not collide; peer numbers are 64 bits, nothing else is
-/// hashed.
+/// A seeded hasher, so that a peer cannot choose colliding numbers. It hashes only 64-bit peer
+/// numbers.
 #[derive(Clone, Debug)]
 struct PeerHash {
     seed: u64,

@@ -1,37 +1,38 @@
-//! Our own messages: Message IDs that do not recur, and confirmable messages sent again until
-//! acknowledged (RFC 7252 §4.2, §4.4, §4.7, §4.8).
+//! Outgoing messages: Message IDs that are not reused too early, and retransmission of confirmable
+//! messages (RFC 7252 §4.2, §4.4, §4.7, §4.8).
 //!
-//! One confirmable message to a peer is outstanding at a time (NSTART = 1); the others of that peer
-//! wait behind it in a queue threaded through [`Transmissions`]. After the first and four more
-//! attempts, each waiting twice as long, the peer counts as gone and all that waits for it is given
-//! up.
+//! At most one confirmable message per peer is outstanding (NSTART = 1); the others wait in a queue
+//! linked through [`Transmissions`]. After the first transmission and MAX_RETRANSMIT more, each
+//! with twice the timeout, all messages to the peer are given up.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use super::PeerId;
-use super::deduplication::fold;
+use super::fold::fold;
 use super::message::MessageId;
 use super::tally::Tally;
 use crate::slots::{Key, Slots};
 use crate::splitmix::SplitMix64;
 
-/// Least wait for the first acknowledgement; the most is 1.5 times this (ACK_RANDOM_FACTOR).
+/// Least timeout of the first transmission; the largest is 1.5 times this (ACK_RANDOM_FACTOR, RFC
+/// 7252 §4.8).
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a confirmable message is sent again.
+/// Most retransmissions of a confirmable message (RFC 7252 §4.8).
 pub const MAX_RETRANSMIT: u8 = 4;
-/// How long a Message ID must not recur, and a duplicate may come.
+/// Time in which a Message ID must not be reused and a duplicate may arrive (RFC 7252 §4.8.2).
 pub const EXCHANGE_LIFETIME: Duration = Duration::from_secs(247);
-/// The same for non-confirmable messages.
+/// [`EXCHANGE_LIFETIME`] for non-confirmable messages (RFC 7252 §4.8.2).
 pub const NON_LIFETIME: Duration = Duration::from_secs(145);
-/// From the first sending of a confirmable message until its sender gives up.
+/// Time from the first transmission of a confirmable message until its sender gives up (RFC 7252
+/// §4.8.2).
 pub const MAX_TRANSMIT_WAIT: Duration = Duration::from_secs(93);
 
 pub(super) const EXCHANGE_LIFETIME_TICKS: u32 = EXCHANGE_LIFETIME.as_secs() as u32 * Tick::PER_SECOND;
 pub(super) const NON_LIFETIME_TICKS: u32 = NON_LIFETIME.as_secs() as u32 * Tick::PER_SECOND;
 
-/// Quarter seconds since the endpoint began: coarse time in 4 bytes, good for 34 years.
+/// Quarter seconds since the epoch of the endpoint: 4 bytes, which overflow after 34 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(pub(super) u32);
 
@@ -51,7 +52,7 @@ impl Tick {
         epoch + Self::LENGTH * self.0
     }
 
-    /// Ticks from then until `now`.
+    /// Ticks from `self` until `now`.
     pub(super) fn age(self, now: Tick) -> u32 {
         now.0.saturating_sub(self.0)
     }
@@ -63,9 +64,9 @@ impl Tick {
 
 /// Gives out the Message IDs of our own messages to one peer, in sequence.
 ///
-/// None recurs within EXCHANGE_LIFETIME: at most half of all are given out in each span of that
-/// length. The first one moves with the clock, 264 a second, so a peer that was forgotten and comes
-/// back is not given recent ones either, unless it was sent more than that.
+/// A Message ID is not reused within EXCHANGE_LIFETIME, because at most half of all are allocated
+/// in that time. The first one advances with the clock by 264 a second, so a peer that was removed
+/// and returns does not get recent ones either, unless it was sent more messages than that.
 #[derive(Debug)]
 pub(super) struct MessageIds {
     next: u16,
@@ -86,7 +87,8 @@ impl MessageIds {
         }
     }
 
-    /// The next one; `None` when this peer was sent 32,768 messages within 247 s.
+    /// The next Message ID; `None` if this peer was sent 32,768 messages within EXCHANGE_LIFETIME
+    /// (247 s).
     pub(super) fn allocate(&mut self, now: Tick) -> Option<MessageId> {
         if self.span.age(now) > EXCHANGE_LIFETIME_TICKS {
             (self.span, self.given) = (now, 0);
@@ -127,19 +129,19 @@ pub(super) struct Transmission {
     holder: u64,
     pub(super) message_id: MessageId,
     pub(super) datagram: Vec<u8>,
-    /// When the present attempt times out; `None` while waiting behind another.
+    /// When the current transmission times out; `None` while the message waits behind another.
     deadline: Option<Instant>,
     timeout: Duration,
     attempts: u8,
     next: Option<Key>,
 }
 
-/// What a passed deadline asks for.
+/// The action for a timeout.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Send the message again.
+    /// Retransmit the message.
     Again(Key),
-    /// The peer did not answer; give up all of its messages.
+    /// The peer did not acknowledge; give up all messages to it.
     GivenUp(PeerId),
 }
 
@@ -149,8 +151,8 @@ impl Transmissions {
         Transmissions { slots, held, timers: BinaryHeap::new(), random, spare: Vec::new() }
     }
 
-    /// Puts a message behind the others of its peer. Returns whether it is the first and to be sent
-    /// now.
+    /// Queues a message after the others of its peer. Returns whether it is the first, which must
+    /// be sent now.
     pub(super) fn enqueue(
         &mut self,
         now: Instant,
@@ -186,7 +188,7 @@ impl Transmissions {
         }
     }
 
-    /// The first of a peer's queue is done with. Returns the one to be sent now, if another waits.
+    /// Removes the first message of a peer's queue. Returns the next one, which must be sent now.
     pub(super) fn finish_first(&mut self, now: Instant, queue: &mut Queue) -> Option<Key> {
         let next = queue.first.and_then(|first| self.remove(first)).and_then(|done| done.next);
         queue.first = next;
@@ -197,7 +199,7 @@ impl Transmissions {
         next.inspect(|&key| self.arm(now, key))
     }
 
-    /// Gives up a whole queue; how many messages that were.
+    /// Removes all messages of a queue; returns how many.
     pub(super) fn clear(&mut self, queue: &mut Queue) -> u16 {
         let mut given_up = 0;
         let mut next = queue.first.take();
@@ -210,12 +212,12 @@ impl Transmissions {
         given_up
     }
 
-    /// How many there are, those waiting included.
+    /// The number of messages, including waiting ones.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many are for peers of this holder.
+    /// The number of messages to peers of this holder.
     pub(super) fn held(&self, holder: u64) -> usize {
         self.held.count(holder)
     }
@@ -224,7 +226,7 @@ impl Transmissions {
         self.slots.get(key)
     }
 
-    /// One message whose time is up, its next deadline set.
+    /// The next timeout; the next deadline of the message is set.
     pub(super) fn poll_due(&mut self, now: Instant) -> Option<Due> {
         let &Reverse((deadline, key)) = self.timers.peek()?;
         if deadline > now {
@@ -232,7 +234,7 @@ impl Transmissions {
         }
         self.timers.pop();
         self.settle();
-        // `settle` left only valid timers, and this was one.
+        // `settle` leaves only valid timers.
         let transmission = self.slots.get_mut(key)?;
         if transmission.attempts > MAX_RETRANSMIT {
             return Some(Due::GivenUp(transmission.peer));
@@ -242,7 +244,7 @@ impl Transmissions {
         Some(Due::Again(key))
     }
 
-    /// When [`Transmissions::poll_due`] has something.
+    /// When [`Transmissions::poll_due`] should be called next.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.timers.peek().map(|Reverse((deadline, _))| *deadline)
     }
@@ -267,8 +269,8 @@ impl Transmissions {
         Some(done)
     }
 
-    /// Drops timers of messages that are done with: always those in front, all when they are the
-    /// most.
+    /// Removes timers of messages that are gone: those at the front always, all of them if they are
+    /// the majority.
     fn settle(&mut self) {
         let slots = &self.slots;
         let valid = |&Reverse((deadline, key)): &Reverse<(Instant, Key)>| {

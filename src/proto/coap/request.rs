@@ -1,4 +1,4 @@
-//! What the endpoint hands up, and what it takes back.
+//! Requests that the endpoint hands up, and responses that it accepts.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// The method of that request code; `None` is answered 4.05 by the endpoint itself.
+    /// The method of this request code; the endpoint answers an unknown one with 4.05.
     pub fn from_code(code: Code) -> Option<Method> {
         Some(match code.0 {
             code::GET => Method::Get,
@@ -45,33 +45,35 @@ impl Method {
         })
     }
 
-    /// How a reading is said by this method, if it is one that says readings.
+    /// The method of a reading; `None` for methods that do not send readings.
     pub fn reading(self) -> Option<message::Method> {
         message::Method::from_code(self as u8)
     }
 
-    /// Whether processing it twice changes nothing, so that a duplicate may be (RFC 7252 §4.5).
+    /// Whether the method is safe, so that a duplicate may be processed again (RFC 7252 §4.5,
+    /// §5.1).
     pub fn is_safe(self) -> bool {
         matches!(self, Method::Get | Method::Fetch)
     }
 }
 
-/// A request nobody has seen before, its body whole.
+/// A new request with its complete body.
 #[derive(Clone, Debug)]
 pub struct Request<'d> {
-    /// What to answer to, with [`Endpoint::respond`](super::Endpoint::respond).
+    /// Identifies the request for [`Endpoint::respond`](super::Endpoint::respond).
     pub exchange: Exchange,
-    /// What is asked.
+    /// The method.
     pub method: Method,
-    /// Whether the peer wants to know that it arrived.
+    /// Whether it was sent as a confirmable message.
     pub confirmable: bool,
-    /// The body: borrowed from the datagram, or owned when it came in blocks; up to 64 KiB.
+    /// The body: borrowed from the datagram, or owned if it came in blocks; at most
+    /// [`Settings::body`](super::endpoint::Settings::body) bytes.
     pub payload: Cow<'d, [u8]>,
     pub(super) options: RequestOptions<'d>,
 }
 
 impl<'d> Request<'d> {
-    /// Whose request it is.
+    /// The peer that sent it.
     pub fn peer(&self) -> PeerId {
         self.exchange.peer()
     }
@@ -87,27 +89,27 @@ impl<'d> Request<'d> {
         self.options.all.values(option::URI_QUERY)
     }
 
-    /// What the payload is, if the peer said.
+    /// The Content-Format of the payload, if the peer named it.
     pub fn content_format(&self) -> Option<ContentFormat> {
         self.options.content_format.map(ContentFormat)
     }
 
-    /// What the response is to be; 4.06 when it cannot.
+    /// The Accept option: the Content-Format of the response; answer 4.06 if it is not available.
     pub fn accept(&self) -> Option<ContentFormat> {
         self.options.accept.map(ContentFormat)
     }
 
-    /// 0 wants to be told of changes, 1 no longer (RFC 7641 §2).
+    /// The Observe option: 0 registers, 1 cancels (RFC 7641 §2).
     pub fn observe(&self) -> Option<u32> {
         self.options.observe
     }
 
-    /// ETags of what the peer still has: 2.03 when one fits.
+    /// ETags of the representations that the peer has stored: answer 2.03 if one matches.
     pub fn etags(&self) -> impl Iterator<Item = &'d [u8]> + Clone {
         self.options.all.values(option::ETAG).filter(|tag| (1..=8).contains(&tag.len()))
     }
 
-    /// Which responses the peer does not want. The endpoint obeys it; nobody else need look.
+    /// The response classes that the peer suppresses. The endpoint applies it.
     pub fn no_response(&self) -> NoResponse {
         self.options.no_response
     }
@@ -118,28 +120,28 @@ impl<'d> Request<'d> {
     }
 }
 
-/// An answer, without what the endpoint knows itself: type, Message ID, token, blocks.
+/// A response without the fields that the endpoint sets: type, Message ID, token, blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Response<'a> {
     /// 2.xx, 4.xx or 5.xx.
     pub code: Code,
-    /// Names this version of the body, `1..=8` bytes. A body that needs several blocks gets one
-    /// from its content if it has none.
+    /// The ETag of the body, `1..=8` bytes. A body that needs several blocks and has none gets a
+    /// hash of its content.
     pub etag: Option<&'a [u8]>,
-    /// Where something was created.
+    /// The Location-Path of a created resource.
     pub location_path: &'a [&'a str],
-    /// What the payload is.
+    /// The Content-Format of the payload.
     pub content_format: Option<ContentFormat>,
-    /// Seconds: how long it is fresh, and for 4.29 and 5.03 when to try again.
+    /// Max-Age in seconds: the freshness of the response; for 4.29 and 5.03 the time until a retry.
     pub max_age: Option<u32>,
-    /// The largest request body taken, in bytes; goes with 4.13.
+    /// Size1 with 4.13: the largest request body accepted, in bytes.
     pub size1: Option<u32>,
-    /// Sent in blocks when it does not fit.
+    /// The payload; sent in blocks if it does not fit.
     pub payload: &'a [u8],
 }
 
 impl<'a> Response<'a> {
-    /// A response of nothing but its code.
+    /// A response with only a code.
     pub const fn new(code: Code) -> Response<'a> {
         Response {
             code,
@@ -152,22 +154,22 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// 2.05 with a body.
+    /// A 2.05 Content response with a body.
     pub const fn content(content_format: ContentFormat, payload: &'a [u8]) -> Response<'a> {
         Response { content_format: Some(content_format), payload, ..Response::new(Code::CONTENT) }
     }
 
-    /// With Max-Age, in seconds.
+    /// Sets Max-Age, in seconds.
     pub const fn max_age(self, seconds: u32) -> Response<'a> {
         Response { max_age: Some(seconds), ..self }
     }
 
-    /// With Size1, in bytes.
+    /// Sets Size1, in bytes.
     pub const fn size1(self, bytes: u32) -> Response<'a> {
         Response { size1: Some(bytes), ..self }
     }
 
-    /// With a short text for people (RFC 7252 §5.5.2).
+    /// Sets a diagnostic payload (RFC 7252 §5.5.2).
     pub const fn diagnostic(self, text: &'a str) -> Response<'a> {
         Response { payload: text.as_bytes(), ..self }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// See the module.
+/// A counter for each holder.
 #[derive(Debug, Default)]
 pub(super) struct Tally(HashMap<u64, u32>);
 

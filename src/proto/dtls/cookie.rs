@@ -1,46 +1,47 @@
-//! The stateless cookie: who cannot receive at its address makes us keep nothing (RFC 6347 §4.2.1).
+//! The stateless cookie: a client that does not receive at its source address causes no state (RFC
+//! 6347 §4.2.1).
 //!
-//! A hello without a valid cookie is answered by a HelloVerifyRequest, which is shorter than any
-//! hello, and forgotten. The cookie is an HMAC over the sender's address, what it must repeat of
-//! its hello, and the time; so only the next hello tells whether the first one's sender was there.
+//! A hello without a valid cookie is answered with a HelloVerifyRequest, which is shorter than any
+//! hello, and not stored. The cookie is an HMAC over the source address, the parts of the hello
+//! that must be repeated, and the time; the next hello proves that the client received it.
 
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 
 use super::hello::ClientHello;
-use super::record;
-use super::registry::PeerAddress;
+use super::peer_address::PeerAddress;
+use super::{handshake_type, record};
 
 /// Bytes of a cookie.
 pub const COOKIE: usize = 32;
-/// Bytes of a half of one: 128 bits are enough against guessing.
+/// Bytes of half a cookie: 128 bits cannot be guessed.
 const HALF: usize = COOKIE / 2;
-/// Stand for what comes behind the cookie of a hello; nothing there is so short.
+/// Stands for an unseen rest of a hello; a real rest is never empty.
 const START: &[u8] = b"";
 const UNSEEN: &[u8] = b"?";
-/// A cookie is good for one to two of these.
+/// A cookie is valid for one to two periods.
 const PERIOD: Duration = Duration::from_secs(30);
-/// After so long every cookie has expired.
+/// Time after which every cookie has expired.
 pub const LIFETIME: Duration = Duration::from_secs(60);
 
-/// Makes cookies and knows them again.
+/// Makes and verifies cookies.
 pub struct CookieKey {
     key: hmac::Key,
     start: Instant,
 }
 
 impl CookieKey {
-    /// With a secret that nobody can guess; cookies of another are invalid.
+    /// A key from an unpredictable secret; cookies of another key are invalid.
     pub fn new(now: Instant, secret: &[u8; 32]) -> CookieKey {
         CookieKey { key: hmac::Key::new(hmac::HMAC_SHA256, secret), start: now }
     }
 
-    /// The answer to a hello without a valid cookie: 60 bytes.
+    /// The HelloVerifyRequest for a hello without a valid cookie: 60 bytes.
     ///
-    /// Its record takes its number from the hello's message, not from the hello's record as RFC
-    /// 6347 §4.2.1 has it: the numbers stay as unique, and the handshake that follows, which knows
-    /// nothing of this record, counts on behind it. `message_sequence` is the hello's.
+    /// Deviation: its record number is the `message_seq` of the hello, not the record number of the
+    /// hello as in RFC 6347 §4.2.1. The numbers are still unique, and the following handshake,
+    /// which does not know this record, continues after it.
     pub fn hello_verify_request(
         &self,
         now: Instant,
@@ -51,11 +52,12 @@ impl CookieKey {
         let mut body = record::VERSION_1_0.to_be_bytes().to_vec();
         body.push(COOKIE as u8);
         body.extend(self.make(now, address, hello.repeated()));
-        let message = record::handshake_message(record::HELLO_VERIFY_REQUEST, message_sequence, &body);
+        let message =
+            record::handshake_message(handshake_type::HELLO_VERIFY_REQUEST, message_sequence, &body);
         record::plain_record(record::HANDSHAKE, message_sequence.into(), &message)
     }
 
-    /// The cookie of a hello, if it is one of ours, for this very peer and hello, and not too old.
+    /// The cookie of a hello, if it is valid for this address and hello, and not expired.
     pub fn check(
         &self,
         now: Instant,
@@ -66,12 +68,11 @@ impl CookieKey {
         self.is_good(now, address, hello.repeated(), &cookie).then_some(cookie)
     }
 
-    /// A cookie in two halves, for a server that takes hellos in pieces: the first half is bound to
-    /// what stands before the cookie (version, random, session id) and proves the address as soon
-    /// as the first piece has come; the second to what stands behind it as well (suites,
-    /// compression methods), or, where the hello came in pieces and `rest` was not seen, to nothing
-    /// more. A client that sends its hello whole may therefore change none of RFC 6347 §4.2.1's
-    /// parameters when it returns the cookie.
+    /// A cookie in two halves, for a server that accepts fragmented hellos. The first half is bound
+    /// to the part before the cookie (version, random, session id), so that the first fragment
+    /// proves the address. The second half is also bound to the part after it (suites, compression
+    /// methods), unless the hello was fragmented and `rest` was not seen. So a client that sends
+    /// its hello unfragmented must repeat all parameters of RFC 6347 §4.2.1.
     pub fn make_halves(
         &self,
         now: Instant,
@@ -88,13 +89,12 @@ impl CookieKey {
         cookie
     }
 
-    /// Whether the first half of `cookie` is one of ours, for this very peer and start, and not too
-    /// old.
+    /// Whether the first half of `cookie` is valid for this address and start, and not expired.
     pub fn is_start_good(&self, now: Instant, address: &PeerAddress, start: &[u8], cookie: &[u8]) -> bool {
         cookie.len() == COOKIE && self.is_good(now, address, [start, START], &cookie[..HALF])
     }
 
-    /// Whether its second half was made for this `rest`, or without having seen one.
+    /// Whether its second half is valid for this `rest`, or was made without a rest.
     pub fn is_rest_good(
         &self,
         now: Instant,
@@ -113,8 +113,8 @@ impl CookieKey {
         cookie
     }
 
-    /// Whether `cookie`, or a half of one, is ours for this very peer and these parts, and not too
-    /// old.
+    /// Whether `cookie`, or a half of one, is valid for this address and these parts, and not
+    /// expired.
     fn is_good(&self, now: Instant, address: &PeerAddress, parts: [&[u8]; 2], cookie: &[u8]) -> bool {
         let period = self.period(now);
         [period, period.wrapping_sub(1)].into_iter().any(|period| {
@@ -176,7 +176,7 @@ mod tests {
         let pieces = key.make_halves(now, &here, b"start", None);
         assert!(key.is_rest_good(now, &here, b"start", b"anything", &pieces));
         assert!(!key.is_rest_good(now, &here, b"other", b"anything", &pieces));
-        // No half stands in for the other.
+        // One half is not valid as the other.
         let turned = [&whole[16..], &whole[..16]].concat();
         assert!(!key.is_start_good(now, &here, b"start", &turned));
         assert!(!key.is_rest_good(now, &here, b"start", b"rest", &turned));

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 type Key = Zeroizing<Box<[u8]>>;
 
-/// PSK identities and their keys. Cheap to clone; swapped whole on reload; keys are wiped from
-/// memory with the last clone.
+/// PSK identities and their keys. Cheap to clone; replaced as a whole on reload; keys are wiped
+/// from memory with the last clone.
 #[derive(Clone, Default)]
 pub struct Keyring {
     keys: Arc<HashMap<Box<[u8]>, Key>>,
@@ -18,8 +18,8 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// From pairs of identity and key; `1..=65535` bytes each, which is the caller's to check. Of
-    /// two pairs with one identity the later counts.
+    /// A keyring of pairs of identity and key; the caller ensures `1..=65535` bytes each. Of two
+    /// pairs with one identity, the later one counts.
     pub fn new<I, K>(pairs: impl IntoIterator<Item = (I, K)>) -> Keyring
     where
         I: Into<Box<[u8]>>,
@@ -33,8 +33,9 @@ impl Keyring {
         Keyring { keys: Arc::new(keys), lengths: lengths.into() }
     }
 
-    /// The length in bytes of one of the keys, chosen by `drawn`, a random number: the length for
-    /// the decoy key of an unknown identity. The time to compute with a key depends on its length.
+    /// The length in bytes of one of the keys, chosen by the random number `drawn`. It is the
+    /// length for the decoy key of an unknown identity, because the computation time depends on the
+    /// length of the key.
     pub fn length_of_any(&self, drawn: u64) -> usize {
         let at = ((u128::from(drawn) * self.lengths.len() as u128) >> 64) as usize;
         self.lengths.get(at).copied().map_or(16, usize::from)
@@ -45,18 +46,18 @@ impl Keyring {
         self.keys.get(identity).map(|key| &key[..])
     }
 
-    /// Whether both hold the same key for `identity`. Meant for two keyrings of one owner, so the
-    /// time it takes is no secret.
+    /// Whether both have the same key for `identity`. It compares two keyrings of this gateway, so
+    /// its timing is not secret.
     pub fn agrees(&self, other: &Keyring, identity: &[u8]) -> bool {
         matches!((self.key(identity), other.key(identity)), (Some(a), Some(b)) if a == b)
     }
 
-    /// How many identities there are.
+    /// The number of identities.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

@@ -1,27 +1,30 @@
 //! [`Engine`] by the `dimpl` crate: TLS_PSK_WITH_AES_128_CCM_8 with extended master secret.
 //!
-//! `dimpl` is one connection without an address; this module is everything around it:
+//! An instance of `dimpl` is one connection without an address; this module adds the rest:
 //!
-//! * It reads the record headers itself and shows an instance only what it can use at that moment,
-//!   one record at a time. `dimpl` takes some datagrams for fatal that anybody can forge (a
-//!   plaintext alert or a bad record during the handshake), keeps others queued, and discards a
-//!   whole datagram for one bad record in it.
+//! * It parses the record headers and passes an instance only records that are valid in its state,
+//!   one at a time. `dimpl` treats some forgeable datagrams as fatal (a plaintext alert or a bad
+//!   record during the handshake), queues others, and discards a whole datagram for one bad record
+//!   in it.
 //!
-//!   | record | goes to | |---|---| | plaintext ClientHello | with a valid cookie: the handshake
-//!   with the same random, else a new one | | plaintext ClientKeyExchange | the handshake, else the
-//!   session, which then repeats its Finished | | plaintext ChangeCipherSpec | the handshake | |
-//!   plaintext alert | noted; the handshake has 5 s to prove it forged | | protected handshake, as
-//!   long as a Finished | the handshake, once it has keys | | protected alert or data | the session
-//!   | | anything else | nobody |
+//!   | record | passed to |
+//!   |---|---|
+//!   | ClientHello with a valid cookie | the handshake with its random, else a new one |
+//!   | plaintext ClientKeyExchange | the handshake, else the session, for its Finished |
+//!   | plaintext ChangeCipherSpec | the handshake |
+//!   | plaintext alert | recorded; the handshake has 5 s to disprove it |
+//!   | protected, with the length of a Finished | the handshake, if it has keys |
+//!   | protected alert or data | the session |
+//!   | any other | dropped |
 //!
-//! * Its cookie is stateless ([`cookie`](super::cookie)). `dimpl` would keep 8 kB for a hello that
-//!   anybody can spoof, and repeat HelloVerifyRequest by itself. It is made to believe that it has
-//!   sent the request itself: see [`peer::Peer::begin`].
-//! * After every change an instance is polled dry, so that no two messages share a datagram.
-//! * It names the cause of a failed handshake and tells the client by an alert, which `dimpl` does
-//!   not. An unknown identity and a wrong key look the same to the client (RFC 4279 §2).
-//! * Only handshakes have timers: a session needs none, but for its place in the queue of the idle.
-//! * A panic in `dimpl` ends that one session or handshake and is counted.
+//! * Its cookie is stateless ([`cookie`](super::cookie)). `dimpl` would keep 8 kB for a hello with
+//!   a spoofed address, and retransmit HelloVerifyRequest. [`peer::Peer::begin`] puts an instance
+//!   into the state after its own HelloVerifyRequest.
+//! * After every change an instance is polled until idle, so that no two messages share a datagram.
+//! * It reports the cause of a failed handshake and sends the client an alert, which `dimpl` does
+//!   not. The client cannot distinguish an unknown identity from a wrong key (RFC 4279 §2).
+//! * Only handshakes have timers; a session only has its place in the idle queue.
+//! * A panic in `dimpl` ends only that session or handshake, and is counted.
 
 mod intake;
 mod outcome;
@@ -42,19 +45,20 @@ use super::engine::{
 };
 use super::failure::HandshakeFailure;
 use super::record;
-use super::registry::{Phase, Registry};
+use super::session_table::{Phase, SessionTable};
 use super::{Keyring, suite};
 use crate::proto::Route;
 
-/// Room for one output of an instance. A smaller one makes `dimpl` stop for good.
+/// Buffer size for one output of an instance, in bytes. With a smaller one `dimpl` stops
+/// permanently.
 const SCRATCH: usize = 64 * 1024;
 
-/// See the module.
+/// An [`Engine`] that uses the `dimpl` crate.
 pub struct DimplEngine {
     config: Arc<::dimpl::Config>,
     resolver: Arc<Resolver>,
     cookie_key: CookieKey,
-    registry: Registry<Box<Peer>>,
+    table: SessionTable<Box<Peer>>,
     /// When each handshake wants [`DimplEngine::tick`].
     deadlines: BTreeSet<(Instant, SessionId)>,
     scratch: Box<[u8]>,
@@ -63,7 +67,7 @@ pub struct DimplEngine {
     counters: Counters,
 }
 
-/// The cryptography failed its self test; nothing can be served.
+/// The cryptography failed its self-test; DTLS cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetupError(String);
 
@@ -76,10 +80,11 @@ impl fmt::Display for SetupError {
 impl std::error::Error for SetupError {}
 
 impl DimplEngine {
-    /// An engine without sessions. `secret` makes the cookies: random bytes of this process.
+    /// An engine without sessions. `secret` is the key of the cookies: random bytes, new for each
+    /// process.
     ///
     /// # Errors
-    /// [`SetupError`], which depends on the machine alone.
+    /// [`SetupError`], which depends only on the machine.
     pub fn new(
         now: Instant,
         limits: Limits,
@@ -100,7 +105,7 @@ impl DimplEngine {
             config: Arc::new(config),
             resolver,
             cookie_key: CookieKey::new(now, secret),
-            registry: Registry::new(limits),
+            table: SessionTable::new(limits),
             deadlines: BTreeSet::new(),
             scratch: vec![0; SCRATCH].into(),
             is_answered: false,
@@ -118,7 +123,7 @@ impl DimplEngine {
             extended_master_secret: true,
             connection_id: false,
             established: peer.since,
-            last_seen: self.registry.since(session)?,
+            last_seen: self.table.since(session)?,
         })
     }
 }
@@ -142,8 +147,8 @@ impl Engine for DimplEngine {
             self.deadlines.pop_first();
             self.tick(now, session, sink);
         }
-        while let Some(session) = self.registry.oldest(Phase::Live)
-            && self.registry.since(session).is_some_and(|since| since + self.registry.limits().idle <= now)
+        while let Some(session) = self.table.oldest(Phase::Live)
+            && self.table.since(session).is_some_and(|since| since + self.table.limits().idle <= now)
         {
             self.end(now, session, CloseCause::Idle, sink);
         }
@@ -151,8 +156,8 @@ impl Engine for DimplEngine {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let handshake = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let longest_idle = self.registry.oldest(Phase::Live).and_then(|oldest| self.registry.since(oldest));
-        let idle = longest_idle.map(|since| since + self.registry.limits().idle);
+        let longest_idle = self.table.oldest(Phase::Live).and_then(|oldest| self.table.since(oldest));
+        let idle = longest_idle.map(|since| since + self.table.limits().idle);
         [handshake, idle].into_iter().flatten().min()
     }
 
@@ -167,7 +172,7 @@ impl Engine for DimplEngine {
             return Err(SendError::TooLarge);
         }
         let peer = self
-            .registry
+            .table
             .get_mut(session)
             .filter(|peer| matches!(peer.stage, Stage::Session(_)))
             .ok_or(SendError::UnknownSession)?;
@@ -181,17 +186,17 @@ impl Engine for DimplEngine {
     }
 
     fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
-        if self.registry.phase(session) == Some(Phase::Live) {
+        if self.table.phase(session) == Some(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
     }
 
     fn close_all(&mut self, now: Instant, sink: &mut dyn Sink) {
-        while let Some(session) = self.registry.oldest(Phase::Live) {
+        while let Some(session) = self.table.oldest(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
-        while let Some(session) = self.registry.oldest(Phase::HalfOpen) {
-            self.registry.remove(session);
+        while let Some(session) = self.table.oldest(Phase::HalfOpen) {
+            self.table.remove(session);
         }
         self.deadlines.clear();
     }
@@ -199,7 +204,7 @@ impl Engine for DimplEngine {
     fn replace_keyring(&mut self, now: Instant, keyring: Keyring, sink: &mut dyn Sink) {
         let before = self.resolver.replace(keyring.clone());
         let stale: Vec<SessionId> = self
-            .registry
+            .table
             .iter(Phase::Live)
             .filter(|(_, peer)| match &peer.stage {
                 Stage::Session(PeerIdentity::Psk(identity)) => !before.agrees(&keyring, identity),
@@ -211,7 +216,7 @@ impl Engine for DimplEngine {
             self.end(now, session, CloseCause::CredentialChanged, sink);
         }
         let stale: Vec<(SessionId, Box<[u8]>)> = self
-            .registry
+            .table
             .iter(Phase::HalfOpen)
             .filter_map(|(session, peer)| {
                 let claim = peer.handshake()?.claim.as_ref().filter(|claim| claim.known)?;
@@ -224,19 +229,19 @@ impl Engine for DimplEngine {
     }
 
     fn session_count(&self) -> usize {
-        self.registry.count(Phase::Live)
+        self.table.count(Phase::Live)
     }
 
     fn half_open_count(&self) -> usize {
-        self.registry.count(Phase::HalfOpen)
+        self.table.count(Phase::HalfOpen)
     }
 
     fn session(&self, session: SessionId) -> Option<SessionInfo<'_>> {
-        self.info(session, self.registry.get(session)?)
+        self.info(session, self.table.get(session)?)
     }
 
     fn sessions(&self, visit: &mut dyn FnMut(SessionInfo<'_>)) {
-        for (session, peer) in self.registry.iter(Phase::Live) {
+        for (session, peer) in self.table.iter(Phase::Live) {
             if let Some(info) = self.info(session, peer) {
                 visit(info);
             }

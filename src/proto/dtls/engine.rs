@@ -1,37 +1,39 @@
-//! The seam between DTLS and everything above it: [`Engine`] takes datagrams, [`Sink`] is told what
-//! came of them.
+//! The interface between DTLS and the layers above: [`Engine`] handles datagrams, [`Sink`] receives
+//! the results.
 //!
-//! An engine calls its sink while it works, so that plaintext is handed on without a copy or a
-//! queue. A sink must not call the engine back; answers are sent after the round.
+//! An engine calls its sink while it handles a datagram, so that plaintext is passed on without a
+//! copy or a queue. A sink must not call the engine; responses are sent after the round.
 //!
-//! What a later engine may add without changing this: sessions found by connection id (RFC 9146)
-//! and therefore [`Sink::moved`]; sessions taken over from a file at start, which appear as
-//! [`Sink::connected`] before the first datagram; other variants of [`PeerIdentity`].
+//! [`ServerEngine`](super::ServerEngine) implements all of it. The `dimpl` engine has only PSK
+//! identities, no connection ids (so it never calls [`Sink::moved`]), and does not export or import
+//! sessions; the default methods of [`Engine`] and [`Sink`] cover these cases.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Keyring;
+use super::alert::Alert;
 use super::failure::{FAILURE_KINDS, FailureKind, HandshakeFailure};
 use super::server::export::{ImportError, Origin, Purpose, StoreKey};
 use super::server::{CertificateIdentity, Certificates, Clock};
 use crate::proto::{Holder, Route};
 
-/// Names one session for as long as the process runs; never used twice. Below 2^62, so that
+/// Identifies one session within the process; never reused. Below 2^62, so that
 /// [`Peer`](crate::proto::address::Peer) packs it with its kind into 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
-/// Who the handshake proved the peer to be.
+/// The identity that the handshake proved.
 #[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PeerIdentity {
     /// The PSK identity (RFC 4279 §5), bytes as sent.
     Psk(Box<[u8]>),
-    /// A certificate that leads to one of our anchors, and whose key the peer has.
+    /// A certificate with a valid path to a configured anchor; the peer has proved possession of
+    /// its key.
     Certificate(Arc<CertificateIdentity>),
-    /// A raw public key we know (RFC 7250): SHA-256 of its DER SubjectPublicKeyInfo.
+    /// A configured raw public key (RFC 7250): SHA-256 of its DER SubjectPublicKeyInfo.
     RawPublicKey(Box<[u8; 32]>),
 }
 
@@ -49,49 +51,48 @@ impl fmt::Debug for PeerIdentity {
     }
 }
 
-/// How much an engine may hold.
+/// Limits of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most sessions; default 10,000. One more replaces the longest idle of the same [`Holder`],
-    /// else the longest idle of all if that was idle for [`Limits::active`]; otherwise it is
-    /// refused.
+    /// Most sessions; default 10,000. A further one replaces the session with the longest idle time
+    /// of the same [`Holder`], else that of all if it was idle for [`Limits::active`]; otherwise it
+    /// is refused.
     pub sessions: usize,
     /// A session that had an authentic record within this time is not replaced by one of another
     /// holder; default 1 h.
     pub active: Duration,
-    /// Handshakes a [`Holder`] may complete in a minute; default 120. The burst is the same, or
+    /// Handshakes that a [`Holder`] may complete per minute; default 120. The burst is the same, or
     /// twice its `max_sessions` if that is more.
     pub completed_per_minute: u32,
-    /// Most handshakes under way; default 1,024. The oldest goes first. They are counted from the
-    /// moment the peer has shown that it receives at its address.
+    /// Most handshakes in progress; default 1,024. A further one replaces the oldest. They count
+    /// from the valid cookie on, which proves the peer's address.
     pub half_open: usize,
-    /// Most handshakes under way from one source (IPv4 address or IPv6 /64); default 512. A hello
-    /// beyond it is not answered, unless it comes from where a session is.
+    /// Most handshakes in progress from one source (IPv4 address or IPv6 /64); default 512. A hello
+    /// beyond it is not answered, unless it comes from the address of a session.
     pub half_open_per_source: usize,
-    /// Handshakes one source may begin at once; default 512. One that is completed does not count.
-    /// A hello beyond it is not answered; see [`throttle`](super::throttle).
+    /// Burst of handshakes that one source may begin; default 512. A completed handshake does not
+    /// count. A hello beyond it is not answered; see [`throttle`](super::throttle).
     pub handshakes_burst: u32,
-    /// How many more it may begin each second; default 32.
+    /// Handshakes per second that one source may begin in addition; default 32.
     pub handshakes_per_second: u32,
     /// Burst of public-key operations for one source, each about the cost of a P-256 signature;
-    /// default 1,024. Those of completed handshakes do not count. Beyond it a ClientHello is
-    /// dropped, and the client's retransmission tries again; see [`throttle`](super::throttle).
+    /// default 1,024. Completed handshakes do not count. Beyond it a ClientHello is dropped, and
+    /// the client's retransmission tries again; see [`throttle`](super::throttle).
     pub work_burst: u32,
-    /// How many of these are added each second; default 64.
+    /// Public-key operations per second in addition; default 64.
     pub work_per_second: u32,
-    /// How many hellos without a valid cookie are answered each second, in all; default 20,000,
-    /// which is also the burst. Others are dropped, so that a flood leaves time for the sessions.
-    /// Hellos with a valid cookie do not count.
+    /// Hellos without a valid cookie that are answered per second, in all; default 20,000, which is
+    /// also the burst. Others are dropped, so that a flood leaves CPU time for the sessions. Hellos
+    /// with a valid cookie do not count.
     pub hellos_per_second: u32,
-    /// The same for one source (IPv4 address or IPv6 /64); default 4,000.
+    /// As `hellos_per_second`, for one source (IPv4 address or IPv6 /64); default 4,000.
     pub hellos_per_source: u32,
-    /// A session without an authentic record for so long is closed; default 24 h, which devices
-    /// that report once a day survive by a little.
+    /// A session without an authentic record for this time is closed; default 24 h.
     pub idle: Duration,
 }
 
 impl Limits {
-    /// With half of the handshakes for any one source.
+    /// Limits with half of `half_open` for each source, and defaults for the rest.
     pub fn new(sessions: usize, half_open: usize, idle: Duration) -> Limits {
         Limits {
             sessions,
@@ -116,17 +117,17 @@ impl Default for Limits {
     }
 }
 
-/// How handshakes are treated; may change while the engine runs, and then holds for what comes.
+/// The handshake policy. It may change while the engine runs, and then applies to new handshakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Most bytes of UDP payload in a datagram of a handshake, `200..=16384`; default 1,200, which
-    /// any path with IPv6 takes. Data is sent as one datagram, however large.
+    /// fits every IPv6 path. Application data is sent in one datagram of any size.
     pub mtu: usize,
-    /// Whether a client must offer the extended master secret (RFC 7627 §5.3); default false, since
-    /// many devices in the field do not.
+    /// Whether a client must offer the extended master secret (RFC 7627 §5.3); default false,
+    /// because many deployed devices do not.
     pub require_extended_master_secret: bool,
-    /// Whether clients that offer it get a connection id (RFC 9146); default true. Sessions keep
-    /// theirs.
+    /// Whether clients that offer it get a connection id (RFC 9146); default true. Existing
+    /// sessions keep theirs.
     pub connection_id: bool,
     /// A session is closed this long after its handshake; default never. Applies to existing
     /// sessions, too.
@@ -144,10 +145,10 @@ impl Default for Policy {
     }
 }
 
-/// Why a session ended.
+/// Why a session was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseCause {
-    /// The peer said close_notify.
+    /// The peer sent close_notify.
     Peer,
     /// The peer sent this fatal alert (RFC 5246 §7.2).
     PeerAlert(u8),
@@ -155,30 +156,30 @@ pub enum CloseCause {
     Replaced,
     /// No authentic record for [`Limits::idle`].
     Idle,
-    /// Room was needed and this was the longest idle.
+    /// The table was full, and this session had the longest idle time.
     Evicted,
-    /// Its device opened one more than it may have, and this was the longest idle.
+    /// Its device opened more than `max_sessions`, and this session had the longest idle time.
     Displaced,
     /// Its key was removed or changed, a certificate of its path was revoked, or its CA was
     /// removed.
     CredentialChanged,
     /// A certificate of its path has expired.
     Expired,
-    /// It reached [`Policy::max_session_lifetime`], or its record numbers are used up.
+    /// It reached [`Policy::max_session_lifetime`], or its record numbers are exhausted.
     TooOld,
     /// A session of an earlier process that could not be resumed; its device was sent a fatal
     /// alert.
     Farewell,
-    /// So many records did not open that one might soon be forged.
+    /// Too many records failed authentication, so a forgery would become likely.
     Forgery,
-    /// The caller asked.
+    /// The caller closed it.
     Requested,
-    /// The engine could not go on with it; a defect worth reporting.
+    /// A defect of the engine; report it.
     Fault,
 }
 
 impl CloseCause {
-    /// A constant word for logs and counters.
+    /// A constant text for logs and counters.
     pub fn as_str(self) -> &'static str {
         match self {
             CloseCause::Peer => "closed by the peer",
@@ -198,34 +199,46 @@ impl CloseCause {
     }
 }
 
+impl fmt::Display for CloseCause {
+    /// [`CloseCause::as_str`], with the alert's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        match self {
+            CloseCause::PeerAlert(description) => write!(f, ": {}", Alert(*description)),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Why plaintext was not sent. Nothing was transmitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
     /// No such session (any more).
     UnknownSession,
-    /// More than 2^14 bytes (RFC 5246 §6.2.1), or than the peer takes in one record (RFC 6066 §4).
+    /// More than 2^14 bytes (RFC 5246 §6.2.1), or than the peer's maximum fragment length (RFC 6066
+    /// §4).
     TooLarge,
-    /// The session moved to an address that has not shown that it receives, and that may be sent no
-    /// more for now. Like a datagram lost on the way: what is repeated later may pass.
+    /// The new address of the session is not validated, and its amplification limit is reached. It
+    /// counts as a lost datagram; a retransmission may pass later.
     Unproven,
-    /// The engine could not; the session has been closed with [`CloseCause::Fault`].
+    /// A defect; the session was closed with [`CloseCause::Fault`].
     Fault,
 }
 
-/// What [`Engine`] knows of one session, for `status`.
+/// A session, for `status`.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionInfo<'a> {
     /// Its id.
     pub session: SessionId,
-    /// Where its last authentic record came from.
+    /// The route of its last authentic record.
     pub route: &'a Route,
-    /// Who it is.
+    /// The proven identity.
     pub identity: &'a PeerIdentity,
     /// IANA name of the cipher suite.
     pub suite: &'static str,
-    /// Whether its keys are bound to its whole handshake (RFC 7627).
+    /// Whether it has the extended master secret (RFC 7627).
     pub extended_master_secret: bool,
-    /// Whether it is found by a connection id, wherever its peer is (RFC 9146).
+    /// Whether it has a connection id (RFC 9146).
     pub connection_id: bool,
     /// When the handshake was completed.
     pub established: Instant,
@@ -233,34 +246,34 @@ pub struct SessionInfo<'a> {
     pub last_seen: Instant,
 }
 
-/// What happened since the start. All only grow.
+/// Counters since the start; they never decrease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Datagrams taken.
+    /// Datagrams handled.
     pub datagrams: u64,
     /// Records dropped before any cryptography: malformed, impossible, plaintext on a live session,
     /// or of no session.
     pub records_refused: u64,
-    /// Protected records that did not open or were replays.
+    /// Protected records that failed authentication or were replays.
     pub records_discarded: u64,
-    /// Application data records opened.
+    /// Application data records received.
     pub records_received: u64,
     /// Application data records sent.
     pub records_sent: u64,
-    /// ClientHellos without a valid cookie, which were answered with one and forgotten.
+    /// ClientHellos without a valid cookie, which were answered with a HelloVerifyRequest.
     pub cookies_sent: u64,
     /// Handshakes begun: hellos with a valid cookie.
     pub handshakes_begun: u64,
-    /// Of these, the ones from the address of a live session.
+    /// Of these, handshakes from the address of a session.
     pub handshakes_shadow: u64,
     /// Handshakes completed.
     pub handshakes_completed: u64,
-    /// Handshakes that the client left for another of its own.
+    /// Handshakes that the client replaced by a new one.
     pub handshakes_restarted: u64,
     /// ClientHellos with a valid cookie not answered because of [`Limits::half_open_per_source`],
     /// [`Limits::handshakes_burst`], or another from the same address a moment ago.
     pub hellos_over_limit: u64,
-    /// ClientHellos without a good cookie dropped because of [`Limits::hellos_per_second`] or
+    /// ClientHellos without a valid cookie dropped because of [`Limits::hellos_per_second`] or
     /// [`Limits::hellos_per_source`].
     pub hellos_shed: u64,
     /// ClientHellos dropped because of [`Limits::work_burst`].
@@ -281,11 +294,11 @@ pub struct Counters {
     pub sessions_too_old: u64,
     /// Sessions of an earlier process whose devices were sent a fatal alert.
     pub sessions_farewell: u64,
-    /// Sessions closed because too many of their records did not open.
+    /// Sessions closed because too many of their records failed authentication.
     pub sessions_forged: u64,
-    /// Times a session was found at another address.
+    /// Changes of the address of a session.
     pub sessions_moved: u64,
-    /// Times a session was given up because of a defect in the engine. Not zero: report it.
+    /// Sessions closed because of a defect in the engine. Report it if it is not zero.
     pub faults: u64,
 }
 
@@ -298,19 +311,19 @@ impl Counters {
 
 /// The DTLS sessions of all peers.
 ///
-/// `now` never goes backwards between calls. When the time that [`Engine::poll_timeout`] gives has
-/// come, call [`Engine::handle_timeout`]; earlier calls do no harm.
+/// `now` must not decrease between calls. Call [`Engine::handle_timeout`] at
+/// [`Engine::poll_timeout`]; earlier calls are allowed.
 pub trait Engine {
-    /// Takes one UDP datagram. Its bytes may be changed.
+    /// Handles one UDP datagram, which is decrypted in place.
     fn handle_datagram(&mut self, now: Instant, route: Route, datagram: &mut [u8], sink: &mut dyn Sink);
 
-    /// Retransmits, gives up, expires what is due at `now`.
+    /// Handles due timers: retransmissions, timeouts, expiry.
     fn handle_timeout(&mut self, now: Instant, sink: &mut dyn Sink);
 
-    /// When [`Engine::handle_timeout`] is wanted next. May change with every call; cheap to ask.
+    /// When [`Engine::handle_timeout`] must be called next. May change with every call; cheap.
     fn poll_timeout(&self) -> Option<Instant>;
 
-    /// Sends `plaintext` (at most 2^14 bytes) as one record in one datagram of its own.
+    /// Sends `plaintext` (at most 2^14 bytes) as one record in a separate datagram.
     ///
     /// # Errors
     /// [`SendError`].
@@ -322,31 +335,30 @@ pub trait Engine {
         sink: &mut dyn Sink,
     ) -> Result<(), SendError>;
 
-    /// The peer has shown that it receives where it is: it answered something that only reached it
-    /// there. An engine that limits what it sends to an address a session moved to need do so no
-    /// longer.
+    /// Marks the current address of a session as validated: the peer answered a message that it
+    /// could only receive there. The engine lifts the amplification limit of the address.
     fn confirm_address(&mut self, _session: SessionId) {}
 
-    /// Sets the time by which certificates are judged. To be called at start, whenever the verdict
-    /// on the clock changes, and about once a second, because certificates are judged by no later
-    /// one; before the first call it is 1970 and not trusted. Sessions whose certificates have
-    /// expired are closed by the next [`Engine::handle_timeout`], which is then due at once. An
-    /// engine without certificates ignores it.
+    /// Sets the time for verifying certificates. Call it at start, when the verdict on the clock
+    /// changes, and about once a second, because the engine uses no other time; before the first
+    /// call it is 1970 and not trusted. Sessions whose certificates have expired are closed by the
+    /// next [`Engine::handle_timeout`], which is then due at once. An engine without certificates
+    /// ignores it.
     fn set_clock(&mut self, _clock: Clock) {}
 
-    /// Treats handshakes so from now on, as far as the engine can do otherwise at all.
+    /// Sets the handshake policy, as far as the engine supports it.
     fn set_policy(&mut self, _policy: Policy) {}
 
-    /// Takes another key of ours, other anchors, revocation lists, raw keys. Sessions go on, except
-    /// those whose raw key is no longer known, or whose certification path has a certificate that
-    /// is revoked or expired, or ends at a CA that was removed. Handshakes under way are judged by
-    /// the credentials in force when their certificate arrives, and again when they complete. An
-    /// engine without certificates ignores it.
+    /// Replaces the server key, anchors, revocation lists and raw public keys. Sessions stay open,
+    /// except those whose raw key was removed, or whose certification path has a revoked or expired
+    /// certificate or ends at a removed CA. Handshakes in progress are verified with the current
+    /// credentials when their certificate arrives, and again when they complete. An engine without
+    /// certificates ignores it.
     fn replace_certificates(&mut self, _now: Instant, _certificates: Certificates, _sink: &mut dyn Sink) {}
 
-    /// A session, sealed: about 250 bytes. For [`Purpose::Store`] it is worth writing once, when it
-    /// is established. `None` if it cannot be imported later: there is no such session, or the
-    /// engine does not support it. A session whose nonces are its record numbers
+    /// Exports a sealed session: about 250 bytes. For [`Purpose::Store`] one write is sufficient,
+    /// when the session is established. `None` if it cannot be imported later: there is no such
+    /// session, or the engine does not support it. A session whose nonces are its record numbers
     /// (ChaCha20-Poly1305) is not handed over, and is stored only so that its device can be sent a
     /// fatal alert.
     fn export(
@@ -359,9 +371,9 @@ pub trait Engine {
         None
     }
 
-    /// Takes over a session of an earlier process; [`Sink::connected`] is called with its new id.
-    /// To be called at start, when the credentials are in place; the most recently used should come
-    /// last. Time it was away does not count as idle.
+    /// Restores a session of an earlier process; [`Sink::connected`] is called with its new id.
+    /// Call it at start, after setting the credentials, with the most recently used session last.
+    /// The time between the processes does not count as idle time.
     ///
     /// A session that cannot be resumed has an id as well, but [`Sink::connected`] is not called
     /// and [`Engine::session`] does not know it. The first authentic record of its device is
@@ -382,42 +394,42 @@ pub trait Engine {
         Err(ImportError::Unsupported)
     }
 
-    /// Ends a session with close_notify. An unknown one is ignored.
+    /// Closes a session with close_notify. An unknown session is ignored.
     fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink);
 
-    /// Ends everything: close_notify to every session, handshakes dropped without a word.
+    /// Closes all sessions with close_notify, and drops handshakes silently.
     fn close_all(&mut self, now: Instant, sink: &mut dyn Sink);
 
-    /// Takes new credentials. Sessions and handshakes whose key is gone or another are ended at
-    /// once.
+    /// Replaces the pre-shared keys. Sessions and handshakes whose key was removed or changed are
+    /// closed at once.
     fn replace_keyring(&mut self, now: Instant, keyring: Keyring, sink: &mut dyn Sink);
 
-    /// Established sessions.
+    /// The number of established sessions.
     fn session_count(&self) -> usize;
 
-    /// Handshakes under way.
+    /// The number of handshakes in progress.
     fn half_open_count(&self) -> usize;
 
     /// One session.
     fn session(&self, session: SessionId) -> Option<SessionInfo<'_>>;
 
-    /// Every session, the longest idle first.
+    /// Calls `visit` for every session, the longest idle time first.
     fn sessions(&self, visit: &mut dyn FnMut(SessionInfo<'_>));
 
-    /// What happened so far.
+    /// The counters.
     fn counters(&self) -> &Counters;
 }
 
-/// Where an [`Engine`] puts what it has to say.
+/// Receives the output of an [`Engine`].
 pub trait Sink {
-    /// Send `datagram` to `route`.
+    /// Sends `datagram` to `route`.
     fn transmit(&mut self, route: &Route, datagram: &[u8]);
 
     /// A peer has proven its identity. Returns the holder its sessions are counted for; `None`
     /// refuses it. Called before a session is established or imported.
     fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
         use std::hash::{DefaultHasher, Hash, Hasher};
-        // Each identity is a holder of its own.
+        // By default each identity is a separate holder.
         let mut hasher = DefaultHasher::new();
         identity.hash(&mut hasher);
         Some(Holder { number: hasher.finish(), max_sessions: Holder::SESSIONS })
@@ -429,18 +441,18 @@ pub trait Sink {
     /// The content of one application data record.
     fn data(&mut self, session: SessionId, plaintext: &[u8]);
 
-    /// A session is over; nothing more comes of it.
+    /// A session was closed; it has no further events.
     fn closed(&mut self, session: SessionId, cause: CloseCause);
 
-    /// A handshake failed. Only for addresses that have shown that they receive; still, whoever can
-    /// reach us can trigger it: limit its rate.
+    /// A handshake failed. Called only for addresses validated by a cookie; still, any host can
+    /// cause it, so log lines need a rate limit.
     fn failed(&mut self, route: &Route, failure: &HandshakeFailure);
 
-    /// An authentic record came from a new address; from now on the session is there. Only engines
-    /// with connection ids call it.
+    /// An authentic record came from a new address, which is now the address of the session. Only
+    /// engines with connection ids call it.
     fn moved(&mut self, _session: SessionId, _route: &Route) {}
 
-    /// A protected record arrived that belongs to no session. Its sender may still use a session
-    /// that is over here; the record is not authenticated.
+    /// A protected record belongs to no session. Its sender may still use a closed session; the
+    /// record is not authenticated.
     fn unknown_session(&mut self, _route: &Route) {}
 }

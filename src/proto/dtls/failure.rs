@@ -1,14 +1,15 @@
-//! Why a handshake failed, in words its owner can act on. The client rarely says, so we must.
+//! Why a handshake failed, with messages for the operator. Clients rarely report the cause.
 
 use std::fmt;
 
+use super::alert::Alert;
 use super::engine::PeerIdentity;
 use super::suite;
 
-/// How many kinds of failure there are.
+/// The number of kinds of failure.
 pub const FAILURE_KINDS: usize = FailureKind::ALL.len();
 
-/// Longest stretch of a peer's identity that is shown, in bytes. Longer ones are cut.
+/// Longest part of a peer's identity that is shown, in bytes.
 const IDENTITY_SHOWN: usize = 64;
 
 /// [`HandshakeFailure`] without its details: for counters.
@@ -67,7 +68,7 @@ impl FailureKind {
         FailureKind::TableFull,
     ];
 
-    /// As counters and `--json` spell it.
+    /// The name in counters and `--json`.
     pub fn as_str(self) -> &'static str {
         match self {
             FailureKind::UnknownIdentity => "unknown_identity",
@@ -89,16 +90,16 @@ impl FailureKind {
     }
 }
 
-/// How far a handshake had come (RFC 6347 §4.2.4, the flights as the server sees them).
+/// The step of a handshake, as seen by the server (RFC 6347 §4.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeStep {
-    /// Part of a ClientHello with a good cookie has come; its rest has not.
+    /// A fragment of a ClientHello with a valid cookie was received; the rest is missing.
     Hello,
     /// ServerHello sent; no Certificate yet.
     Certificate,
     /// ServerHello sent; no ClientKeyExchange yet.
     KeyExchange,
-    /// The keys are known; the certificate's owner has not signed yet.
+    /// The keys are known; no CertificateVerify yet.
     CertificateVerify,
     /// The identity is known; no Finished yet.
     Finished,
@@ -116,7 +117,7 @@ impl fmt::Display for HandshakeStep {
     }
 }
 
-/// What is not configured, though a cipher suite of the client needs it.
+/// A credential that is not configured but needed for a cipher suite of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The gateway's own certificate and key.
@@ -141,51 +142,52 @@ impl Missing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandshakeFailure {
-    /// No key for this PSK identity. The client is told no more than of a wrong key (RFC 4279 §2).
+    /// No key for this PSK identity. The client gets the same alert as for a wrong key (RFC 4279
+    /// §2).
     UnknownIdentity(Box<[u8]>),
-    /// The identity is known, but the client's Finished does not open: its key is another.
+    /// The identity is known, but the client's Finished cannot be decrypted: its key differs.
     WrongKey(Box<[u8]>),
-    /// None of the cipher suites offered (in the client's order) is one of ours.
+    /// None of the offered cipher suites is supported.
     NoSharedCipherSuite {
-        /// IANA numbers; signalling values left out.
+        /// The offered suites in the client's order, as IANA numbers without signalling values.
         offered: Box<[u16]>,
-        /// What is not configured, if one of the suites could be used otherwise.
+        /// The missing credential, if one of the suites would be usable with it.
         missing: Option<Missing>,
     },
     /// The client does not offer extended_master_secret (RFC 7627), which this engine requires.
     NoExtendedMasterSecret,
     /// The client's newest version, as on the wire (0xfeff is DTLS 1.0), is not DTLS 1.2.
     UnsupportedVersion(u16),
-    /// The client gave up with this alert (RFC 5246 §7.2).
+    /// The client aborted with this alert (RFC 5246 §7.2).
     PeerAlert {
         /// The alert's number.
         description: u8,
-        /// How far it had come.
+        /// The step of the handshake.
         step: HandshakeStep,
     },
-    /// Nothing more came.
+    /// The handshake timed out.
     TimedOut {
-        /// How far it had come.
+        /// The step of the handshake.
         step: HandshakeStep,
         /// The identity, if it was known by then.
         identity: Option<Box<[u8]>>,
     },
-    /// Too many handshakes were under way and this was the oldest.
+    /// Too many handshakes were in progress, and this was the oldest.
     Reaped,
-    /// The key for this identity was removed or changed meanwhile.
+    /// The key for this identity was removed or changed during the handshake.
     CredentialChanged(Box<[u8]>),
-    /// The client broke the protocol; what the engine said to it.
+    /// The client violated the protocol; the fault.
     Protocol(Box<str>),
     /// A defect in the engine.
     Fault,
     /// The client's certificate or raw public key was not accepted, and why.
     Certificate(Box<str>),
-    /// The client proved its identity, but it is no device's.
+    /// The client proved its identity, but no device has it.
     NoDevice(Box<PeerIdentity>),
     /// Its device completed more handshakes than [`Limits::completed_per_minute`](super::Limits)
     /// allows.
     TooOften(Box<PeerIdentity>),
-    /// There are [`Limits::sessions`](super::Limits) sessions, and all were active within
+    /// There are already [`Limits::sessions`](super::Limits) sessions, and all were active within
     /// [`Limits::active`](super::Limits).
     TableFull(Box<PeerIdentity>),
 }
@@ -212,8 +214,8 @@ impl HandshakeFailure {
         }
     }
 
-    /// The PSK identity the client claimed, if the handshake got that far. Unproven unless
-    /// [`HandshakeFailure::proven`] says so.
+    /// The PSK identity the client claimed, if the handshake got that far. It is unproven unless
+    /// [`HandshakeFailure::proven`] returns it.
     pub fn identity(&self) -> Option<&[u8]> {
         match self {
             HandshakeFailure::UnknownIdentity(identity)
@@ -314,7 +316,7 @@ impl fmt::Display for Proven<'_> {
     }
 }
 
-/// A peer's bytes between quotes, escaped and cut.
+/// A peer's bytes in quotes, escaped and cut.
 struct Shown<'a>(&'a [u8]);
 
 impl fmt::Display for Shown<'_> {
@@ -322,41 +324,6 @@ impl fmt::Display for Shown<'_> {
         let shown = &self.0[..self.0.len().min(IDENTITY_SHOWN)];
         write!(f, "\"{}", shown.escape_ascii())?;
         f.write_str(if shown.len() < self.0.len() { "…\"" } else { "\"" })
-    }
-}
-
-/// An alert by its name (RFC 5246 §7.2, RFC 4279 §6).
-struct Alert(u8);
-
-impl fmt::Display for Alert {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.0 {
-            0 => "close_notify",
-            10 => "unexpected_message",
-            20 => "bad_record_mac",
-            22 => "record_overflow",
-            40 => "handshake_failure",
-            42 => "bad_certificate",
-            43 => "unsupported_certificate",
-            44 => "certificate_revoked",
-            45 => "certificate_expired",
-            46 => "certificate_unknown",
-            47 => "illegal_parameter",
-            48 => "unknown_ca",
-            49 => "access_denied",
-            50 => "decode_error",
-            51 => "decrypt_error",
-            70 => "protocol_version",
-            71 => "insufficient_security",
-            80 => "internal_error",
-            90 => "user_canceled",
-            100 => "no_renegotiation",
-            109 => "missing_extension",
-            110 => "unsupported_extension",
-            115 => "unknown_psk_identity",
-            number => return write!(f, "alert {number}"),
-        };
-        write!(f, "{name} ({})", self.0)
     }
 }
 

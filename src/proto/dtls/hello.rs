@@ -1,19 +1,19 @@
-//! A look into a ClientHello before any engine sees it (RFC 5246 §7.4.1.2, RFC 6347 §4.2.1).
+//! Parses a ClientHello (RFC 5246 §7.4.1.2, RFC 6347 §4.2.1).
 //!
-//! Its random tells which handshake it belongs to, its cookie whether the sender receives at its
-//! address, its suites and extensions why a handshake cannot succeed.
+//! The random identifies the handshake, the cookie proves that the sender receives at its address,
+//! and the suites and extensions show why a handshake cannot succeed.
 
 use super::suite;
 
 /// `extended_master_secret` (RFC 7627 §5.1)
 const EXTENDED_MASTER_SECRET: u16 = 23;
 
-/// What we want to know of a ClientHello.
+/// The fields of a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientHello<'d> {
     /// `client_version` as on the wire.
     pub version: u16,
-    /// Names this attempt.
+    /// The client random, which identifies the attempt.
     pub random: &'d [u8; 32],
     /// The cookie, valid or not; empty in a first hello.
     pub cookie: &'d [u8],
@@ -29,7 +29,7 @@ pub struct ClientHello<'d> {
 }
 
 impl<'d> ClientHello<'d> {
-    /// Reads the body of a whole ClientHello message; `None` if it is malformed.
+    /// Parses the body of a complete ClientHello message; `None` if it is malformed.
     pub fn parse(body: &'d [u8]) -> Option<ClientHello<'d>> {
         let mut rest = body;
         let version = u16::from_be_bytes(*take(&mut rest)?);
@@ -74,13 +74,13 @@ impl<'d> ClientHello<'d> {
         })
     }
 
-    /// The cipher suites in the client's order, signalling values left out.
+    /// The cipher suites in the client's order, without signalling values.
     pub fn suites(&self) -> impl Iterator<Item = u16> + 'd {
         let numbers = self.suites.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
         numbers.filter(|suite| !suite::is_signal(*suite))
     }
 
-    /// Whether the number stands among the cipher suites, signalling values included.
+    /// Whether the number is among the cipher suites, including signalling values.
     pub fn signals(&self, number: u16) -> bool {
         self.suites.chunks_exact(2).any(|pair| pair == number.to_be_bytes())
     }
@@ -105,7 +105,7 @@ impl<'d> ClientHello<'d> {
         [self.before_cookie, self.behind_cookie]
     }
 
-    /// The body as it was before the cookie was put in.
+    /// The body without the cookie.
     pub fn without_cookie(&self) -> Vec<u8> {
         [self.before_cookie, &[0], self.behind_cookie, self.extensions].concat()
     }

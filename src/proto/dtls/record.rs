@@ -1,7 +1,9 @@
 //! The DTLS 1.2 record layer as far as it can be read without keys (RFC 6347 §4.1, §4.2.2).
 //!
-//! A datagram holds whole records, one behind the other. Where one cannot be read, what follows
-//! cannot either: the rest of the datagram is dropped, the records before it stand.
+//! A datagram contains complete records. If one is malformed, the rest of the datagram is dropped;
+//! the records before it are valid.
+
+use super::alert;
 
 /// Bytes of a record header.
 pub const HEADER: usize = 13;
@@ -19,13 +21,6 @@ pub const HANDSHAKE: u8 = 22;
 /// `application_data`
 pub const APPLICATION_DATA: u8 = 23;
 
-/// `client_hello`
-pub const CLIENT_HELLO: u8 = 1;
-/// `hello_verify_request`
-pub const HELLO_VERIFY_REQUEST: u8 = 3;
-/// `client_key_exchange`
-pub const CLIENT_KEY_EXCHANGE: u8 = 16;
-
 /// DTLS 1.0 on the wire; still in the record header of a client's first hello.
 pub const VERSION_1_0: u16 = 0xfeff;
 /// DTLS 1.2 on the wire.
@@ -34,7 +29,7 @@ pub const VERSION_1_2: u16 = 0xfefd;
 /// One record of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'d> {
-    /// What it carries.
+    /// The content type.
     pub content_type: u8,
     /// 0 before any key, 1 after the first ChangeCipherSpec.
     pub epoch: u16,
@@ -45,14 +40,14 @@ pub struct Record<'d> {
 }
 
 impl<'d> Record<'d> {
-    /// What stands behind the header; ciphertext from epoch 1 on.
+    /// The bytes after the header; ciphertext from epoch 1 on.
     pub fn fragment(&self) -> &'d [u8] {
         &self.bytes[HEADER..]
     }
 }
 
-/// The records of `datagram`, up to the first that cannot be read; then one `None`, so that the
-/// caller can count it.
+/// The records of `datagram`, up to the first malformed one; then one `None`, so that the caller
+/// can count it.
 pub fn records(datagram: &[u8]) -> impl Iterator<Item = Option<Record<'_>>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -72,7 +67,8 @@ fn first_record(bytes: &[u8]) -> Option<Record<'_>> {
     let header: &[u8; HEADER] = bytes.first_chunk()?;
     let version = u16::from_be_bytes([header[1], header[2]]);
     let epoch = u16::from_be_bytes([header[3], header[4]]);
-    // A client that does not know our version yet may say 1.0, but nobody has keys by then.
+    // A client that does not know the server's version yet may use 1.0, but only before there are
+    // keys.
     if version != VERSION_1_2 && (version != VERSION_1_0 || epoch != 0) {
         return None;
     }
@@ -94,21 +90,21 @@ pub struct HandshakeFragment<'d> {
     pub length: usize,
     /// `message_seq`
     pub message_sequence: u16,
-    /// Where in the message these bytes belong.
+    /// The offset of these bytes in the message.
     pub offset: usize,
     /// The bytes.
     pub body: &'d [u8],
 }
 
 impl HandshakeFragment<'_> {
-    /// Whether this is all of the message.
+    /// Whether this is the complete message.
     pub fn is_whole(&self) -> bool {
         self.body.len() == self.length
     }
 }
 
-/// The handshake messages in the fragment of a plaintext record; `None` if it is not made of whole,
-/// consistent ones, or of none.
+/// The handshake messages in the fragment of a plaintext record; `None` if it has no messages, or
+/// incomplete or inconsistent ones.
 pub fn handshake_fragments(fragment: &[u8]) -> Option<Vec<HandshakeFragment<'_>>> {
     let mut messages = Vec::new();
     let mut rest = fragment;
@@ -117,7 +113,7 @@ pub fn handshake_fragments(fragment: &[u8]) -> Option<Vec<HandshakeFragment<'_>>
         let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
         let (length, offset, here) = (number(&header[1..4]), number(&header[6..9]), number(&header[9..12]));
         let body = rest[HANDSHAKE_HEADER..].get(..here)?;
-        // An empty fragment of a message that is not empty carries nothing.
+        // An empty fragment of a non-empty message is invalid.
         if offset + here > length || (here == 0 && length > 0) {
             return None;
         }
@@ -135,7 +131,7 @@ pub fn handshake_fragments(fragment: &[u8]) -> Option<Vec<HandshakeFragment<'_>>
     }
 }
 
-/// A plaintext record.
+/// Encodes a plaintext record.
 pub fn plain_record(content_type: u8, sequence: u64, fragment: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(HEADER + fragment.len());
     record.push(content_type);
@@ -147,7 +143,7 @@ pub fn plain_record(content_type: u8, sequence: u64, fragment: &[u8]) -> Vec<u8>
     record
 }
 
-/// A whole handshake message; `body` is shorter than 2^16 bytes.
+/// Encodes an unfragmented handshake message; `body` must be shorter than 2^16 bytes.
 pub fn handshake_message(message_type: u8, message_sequence: u16, body: &[u8]) -> Vec<u8> {
     let length = &(body.len() as u32).to_be_bytes()[1..];
     let mut message = Vec::with_capacity(HANDSHAKE_HEADER + body.len());
@@ -160,31 +156,33 @@ pub fn handshake_message(message_type: u8, message_sequence: u16, body: &[u8]) -
     message
 }
 
-/// A fatal alert in plaintext, 15 bytes: what a server says before it has keys.
+/// Encodes a fatal alert in plaintext, 15 bytes, for use before there are keys.
 pub fn fatal_alert(sequence: u64, description: u8) -> Vec<u8> {
-    plain_record(ALERT, sequence, &[2, description])
+    plain_record(ALERT, sequence, &[alert::FATAL, description])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::dtls::alert::{DECRYPT_ERROR, HANDSHAKE_FAILURE};
+    use crate::proto::dtls::handshake_type::CLIENT_KEY_EXCHANGE;
 
     #[test]
     fn records_stand_one_behind_the_other() {
-        let mut datagram = fatal_alert(7, 40);
-        datagram.extend(fatal_alert(8, 51));
+        let mut datagram = fatal_alert(7, HANDSHAKE_FAILURE);
+        datagram.extend(fatal_alert(8, DECRYPT_ERROR));
         let read: Vec<_> = records(&datagram).map(Option::unwrap).collect();
         assert_eq!(read.len(), 2);
         assert_eq!((read[0].content_type, read[0].epoch, read[0].sequence), (ALERT, 0, 7));
-        assert_eq!(read[1].fragment(), [2, 51]);
+        assert_eq!(read[1].fragment(), [alert::FATAL, DECRYPT_ERROR]);
     }
 
     #[test]
     fn what_follows_an_unreadable_record_is_dropped_and_what_precedes_it_stands() {
-        let mut datagram = fatal_alert(7, 40);
+        let mut datagram = fatal_alert(7, HANDSHAKE_FAILURE);
         datagram.extend([22, 0xfe, 0xfd]);
         assert_eq!(records(&datagram).map(|r| r.is_some()).collect::<Vec<_>>(), [true, false]);
-        let mut wrong_version = fatal_alert(7, 40);
+        let mut wrong_version = fatal_alert(7, HANDSHAKE_FAILURE);
         wrong_version[1] = 3;
         assert_eq!(records(&wrong_version).map(|r| r.is_some()).collect::<Vec<_>>(), [false]);
         assert_eq!(records(&[]).count(), 0);

@@ -1,9 +1,8 @@
-//! Cipher suites by name, so that a log says what a client offered (IANA TLS Cipher Suites
-//! registry).
+//! Names of cipher suites for logs (IANA TLS Cipher Suites registry).
 
 use std::fmt;
 
-/// The suite every constrained client has (RFC 6655, RFC 7252 §9.1.3.1).
+/// The mandatory suite of CoAP with PSK (RFC 6655, RFC 7252 §9.1.3.1).
 pub const PSK_WITH_AES_128_CCM_8: u16 = 0xc0a8;
 
 /// Whether the number is a signal rather than a suite: renegotiation (RFC 5746), fallback (RFC
@@ -12,7 +11,7 @@ pub fn is_signal(suite: u16) -> bool {
     matches!(suite, 0x00ff | 0x5600) || (suite & 0x0f0f == 0x0a0a && suite >> 8 == suite & 0xff)
 }
 
-/// A suite's IANA name where it is one CoAP and TLS stacks use, its number otherwise.
+/// A cipher suite, displayed by its IANA name if known here, else by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name(pub u16);
 

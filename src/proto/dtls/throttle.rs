@@ -1,10 +1,10 @@
 //! Rates of handshakes, public-key operations and hellos: token buckets in bounded memory.
 //!
-//! A client that receives at an address can begin any number of handshakes. So a hello with a valid
-//! cookie takes a token, and so does each public-key operation it leads to. A completed handshake
-//! gives all of them back: devices with keys are not limited, however many are behind one address.
+//! A client with a validated address could begin any number of handshakes. So a hello with a valid
+//! cookie takes a token, and each public-key operation takes one. A completed handshake returns all
+//! of them, so that devices with valid credentials are not limited, even many behind one address.
 //!
-//! | what | of | at once | more each second |
+//! | tokens | per | burst | per second |
 //! |---|---|---|---|
 //! | handshakes begun from the address of a session: a device that restarted | that address and port | 8 | 1 |
 //! | handshakes begun from any other | IPv4 address, or IPv6 /64 | [`Limits::handshakes_burst`] | [`Limits::handshakes_per_second`] |
@@ -16,20 +16,20 @@
 //! | invalid cookies | all | [`Limits::hellos_per_second`] | the same |
 //! | | and of each IPv4 address, or IPv6 /64 | [`Limits::hellos_per_source`] | the same |
 //!
-//! A public-key operation costs about one signature on P-256: 0.1 ms on a PC, some milliseconds on
-//! the smallest boards. Answering a hello costs a little, too, so hellos beyond the rate are
-//! dropped; a flood of them can delay newcomers, and leaves time for the sessions. A hello with a
-//! valid cookie does not compete with them.
+//! A public-key operation costs about one P-256 signature: 0.1 ms on a PC, some milliseconds on the
+//! smallest boards. Answering a hello has a cost too, so hellos beyond the rate are dropped: a
+//! flood can delay new clients, but leaves CPU time for the sessions. Hellos with a valid cookie
+//! are not affected.
 //!
-//! A device behind the same NAT as an attacker shares its source. Its session is not touched, and
-//! if it restarts on its port it is let in by the buckets of its own; only a device without a
-//! session has to compete.
+//! A device behind the same NAT as an attacker shares its source. Its session is not affected, and
+//! after a restart on the same port it has separate buckets; only a device without a session
+//! competes with the attacker.
 //!
-//! A bucket is one instant: when it will be full again. What is full is not kept. There are two
-//! generations of buckets, of all kinds together; when the younger has [`SOURCES`], the older is
-//! dropped, so that an attacker with more sources than that is limited by [`Limits::half_open`]
-//! alone, and no honest source is locked out. Hellos, whose sources are unproven, are counted in
-//! [`CELLS`] cells of many sources each: a flood from a few addresses fills a few cells.
+//! A bucket is stored as one instant: when it will be full again. Full buckets are not stored.
+//! There are two generations of buckets; when the younger has [`SOURCES`], the older is dropped. So
+//! an attacker with more sources is limited only by [`Limits::half_open`], and no other source is
+//! locked out. Hellos, whose source addresses may be spoofed, are counted in [`CELLS`] cells with
+//! many sources each: a flood from a few addresses fills a few cells.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -47,7 +47,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const OWN: Rate = Rate { burst: 8, every: SECOND };
 /// Public-key operations for the address of a session.
 const OWN_WORK: Rate = Rate { burst: 64, every: Duration::from_millis(125) };
-/// Times are sums with it; none may overflow.
+/// Upper bound of the time until a bucket is full, so that sums of times cannot overflow.
 const FULL_WITHIN_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The kinds of tokens.
@@ -59,16 +59,16 @@ pub enum Pool {
     Work,
     /// Hellos without a valid cookie from the address of a session or handshake.
     Hellos,
-    /// Invalid cookies from there.
+    /// Invalid cookies from the address of a session or handshake.
     Looks,
 }
 
-/// Whose bucket it is: all of a source, or one address of it that has a session.
+/// The owner of a bucket: a source, or one address with a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Party {
     /// An IPv4 address, or an IPv6 /64.
     pub source: IpAddr,
-    /// The port, where there is a session.
+    /// The port, for an address with a session.
     pub port: Option<u16>,
     /// The kind of token.
     pub pool: Pool,
@@ -93,7 +93,8 @@ impl Rate {
     }
 }
 
-/// Takes one of what all sources share, and one of the source's own; none if either has none.
+/// Takes a token of the bucket of all sources and one of the source's bucket; none if either is
+/// empty.
 fn take_of_all(
     rate: Rate,
     all: &mut Option<Instant>,
@@ -109,7 +110,7 @@ fn take_of_all(
     is_free
 }
 
-/// See the module.
+/// The token buckets; see the module.
 pub struct Throttle {
     handshakes: Rate,
     work: Rate,
@@ -125,7 +126,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// All buckets full.
+    /// A throttle with full buckets.
     pub fn new(limits: &Limits) -> Throttle {
         Throttle {
             handshakes: Rate::new(limits.handshakes_burst, limits.handshakes_per_second),
@@ -150,7 +151,7 @@ impl Throttle {
         take_of_all(self.hello, &mut self.looks, &mut self.look_cells, now, source)
     }
 
-    /// The cookie was valid, and does not count.
+    /// Returns the token of a cookie that was valid.
     pub fn give_back_look(&mut self, now: Instant, source: IpAddr) {
         self.looks =
             self.looks.and_then(|full| full.checked_sub(self.hello.every)).filter(|full| *full > now);
@@ -181,7 +182,7 @@ impl Throttle {
         true
     }
 
-    /// Gives tokens back.
+    /// Returns tokens.
     pub fn give_back(&mut self, now: Instant, party: Party, tokens: u32) {
         let rate = self.rate(&party);
         let every = rate.every * tokens.min(rate.burst);
@@ -194,7 +195,7 @@ impl Throttle {
     }
 }
 
-/// Hellos of this second, by a keyed hash of their source.
+/// Counts of hellos in the current second, by a keyed hash of the source.
 struct Cells {
     most: u32,
     counts: Box<[u16; CELLS]>,
@@ -222,7 +223,7 @@ impl Cells {
         is_free
     }
 
-    /// What was just taken does not count.
+    /// Returns the token just taken.
     fn give_back(&mut self, source: IpAddr) {
         let count = self.count(source);
         *count = count.saturating_sub(1);

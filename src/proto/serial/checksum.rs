@@ -5,40 +5,140 @@
 //! | `crc16-modbus` | 2 | 8005, FFFF, yes, 0000 | low byte first | 4B37 |
 //! | `crc16-ccitt` | 2 | 1021, FFFF, no, 0000 | high byte first | 29B1 |
 //! | `crc32` | 4 | 04C11DB7, FFFFFFFF, yes, FFFFFFFF | low byte first | CBF43926 |
+//! | `crc16-arc` | 2 | 8005, 0000, yes, 0000 | low byte first | BB3D |
+//! | `crc16-xmodem` | 2 | 1021, 0000, no, 0000 | high byte first | 31C3 |
+//! | `crc16-kermit` | 2 | 1021, 0000, yes, 0000 | low byte first | 2189 |
+//! | `crc16-x25` | 2 | 1021, FFFF, yes, FFFF | low byte first | 906E |
 //! | `xor` | 1 | all bytes XORed | | 31 |
 //! | `sum` | 1 | all bytes added, modulo 256 | | DD |
+//! | `sum-negated` | 1 | what makes that sum 0 | | 23 |
+//! | `sum16` | 2 | all bytes added, modulo 65536 | high byte first | 01DD |
 //!
-//! One table look-up a byte: resynchronising can check the same bytes many times.
+//! [`Placement`] says where in a frame it stands, and how, if not so.
+//!
+//! It uses one table look-up per byte, because resynchronisation may check the same bytes many
+//! times.
 
-use crc::{CRC_16_IBM_3740, CRC_16_MODBUS, CRC_32_ISO_HDLC, Crc};
+use crc::{
+    CRC_16_ARC, CRC_16_IBM_3740, CRC_16_IBM_SDLC, CRC_16_KERMIT, CRC_16_MODBUS, CRC_16_XMODEM,
+    CRC_32_ISO_HDLC, Crc,
+};
 
 const MODBUS: Crc<u16> = Crc::<u16>::new(&CRC_16_MODBUS);
 const CCITT: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_3740);
+const ARC: Crc<u16> = Crc::<u16>::new(&CRC_16_ARC);
+const XMODEM: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
+const KERMIT: Crc<u16> = Crc::<u16>::new(&CRC_16_KERMIT);
+const X25: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_SDLC);
 const ISO_HDLC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
-/// How the last bytes of a frame follow from those before.
+/// The checksum at the end of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     /// CRC-16/MODBUS.
     Crc16Modbus,
-    /// CRC-16/CCITT as most devices mean it (CRC-16/IBM-3740, also called CCITT-FALSE).
+    /// CRC-16/CCITT as used by most devices (CRC-16/IBM-3740, also called CCITT-FALSE).
     Crc16Ccitt,
-    /// CRC-32 of ISO-HDLC, as Ethernet and zip have it.
+    /// CRC-32/ISO-HDLC, as in Ethernet and zip.
     Crc32,
+    /// CRC-16/ARC, also called IBM or LHA; that of P1 telegrams.
+    Crc16Arc,
+    /// CRC-16/XMODEM.
+    Crc16Xmodem,
+    /// CRC-16/KERMIT, the CCITT one of the catalogue.
+    Crc16Kermit,
+    /// CRC-16/IBM-SDLC, also called X-25; that of HDLC and SML.
+    Crc16X25,
     /// All bytes XORed.
     Xor,
     /// All bytes added, modulo 256.
     Sum,
+    /// What is to be added for that sum to be 0.
+    SumNegated,
+    /// All bytes added, modulo 65536.
+    Sum16,
+}
+
+/// Where the checksum of a frame stands, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Whether the low byte comes first; `None`: as that checksum is sent usually.
+    pub low_first: Option<bool>,
+    /// As hexadecimal digits, two a byte, in either case.
+    pub is_text: bool,
+    /// Bytes at the beginning of the frame that it does not cover.
+    pub from: usize,
+    /// Bytes before it that it does not cover, and that are not part of the payload: the `*` of
+    /// NMEA.
+    pub apart: usize,
+}
+
+impl Placement {
+    /// Bytes at the end of a frame that are not payload.
+    pub fn width(&self, checksum: Checksum) -> usize {
+        self.apart + checksum.width() * if self.is_text { 2 } else { 1 }
+    }
+
+    fn is_low_first(&self, checksum: Checksum) -> bool {
+        self.low_first.unwrap_or(!checksum.is_high_first())
+    }
+
+    /// Puts the checksum behind a frame that has no other; bytes apart are zero.
+    pub fn append(&self, checksum: Checksum, frame: &mut Vec<u8>) {
+        let value = checksum.of(frame.get(self.from..).unwrap_or_default());
+        let mut bytes = value.to_be_bytes()[4 - checksum.width()..].to_vec();
+        if self.is_low_first(checksum) {
+            bytes.reverse();
+        }
+        frame.resize(frame.len() + self.apart, 0);
+        if self.is_text {
+            let digit = |nibble: u8| b"0123456789ABCDEF"[usize::from(nibble)];
+            bytes = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+        }
+        frame.extend_from_slice(&bytes);
+    }
+
+    /// The frame without its checksum; `None` where that is wrong or there is no room for it.
+    pub fn strip<'f>(&self, checksum: Checksum, frame: &'f [u8]) -> Option<&'f [u8]> {
+        let (payload, end) = frame.split_at_checked(frame.len().checked_sub(self.width(checksum))?)?;
+        let mut given = [0; 4];
+        let given = given.get_mut(..checksum.width())?;
+        let sent = end.get(self.apart..)?;
+        if self.is_text {
+            for (byte, pair) in given.iter_mut().zip(sent.chunks_exact(2)) {
+                let digit = |digit: u8| char::from(digit).to_digit(16);
+                *byte = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
+            }
+        } else {
+            given.copy_from_slice(sent);
+        }
+        if self.is_low_first(checksum) {
+            given.reverse();
+        }
+        let value = given.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+        (value == checksum.of(payload.get(self.from..)?)).then_some(payload)
+    }
 }
 
 impl Checksum {
-    /// Its bytes at the end of the frame, `1..=4`.
+    /// Its width in bytes, `1..=4`.
     pub fn width(self) -> usize {
         match self {
-            Checksum::Crc16Modbus | Checksum::Crc16Ccitt => 2,
+            Checksum::Crc16Modbus
+            | Checksum::Crc16Ccitt
+            | Checksum::Crc16Arc
+            | Checksum::Crc16Xmodem
+            | Checksum::Crc16Kermit
+            | Checksum::Crc16X25
+            | Checksum::Sum16 => 2,
             Checksum::Crc32 => 4,
-            Checksum::Xor | Checksum::Sum => 1,
+            Checksum::Xor | Checksum::Sum | Checksum::SumNegated => 1,
         }
+    }
+
+    /// Whether it is sent with its high byte first usually.
+    fn is_high_first(self) -> bool {
+        matches!(self, Checksum::Crc16Ccitt | Checksum::Crc16Xmodem | Checksum::Sum16)
     }
 
     /// Its value over `bytes`.
@@ -46,27 +146,35 @@ impl Checksum {
         match self {
             Checksum::Crc16Modbus => MODBUS.checksum(bytes).into(),
             Checksum::Crc16Ccitt => CCITT.checksum(bytes).into(),
+            Checksum::Crc16Arc => ARC.checksum(bytes).into(),
+            Checksum::Crc16Xmodem => XMODEM.checksum(bytes).into(),
+            Checksum::Crc16Kermit => KERMIT.checksum(bytes).into(),
+            Checksum::Crc16X25 => X25.checksum(bytes).into(),
             Checksum::Crc32 => ISO_HDLC.checksum(bytes),
             Checksum::Xor => u32::from(bytes.iter().fold(0, |sum, byte| sum ^ byte)),
             Checksum::Sum => u32::from(bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte))),
+            Checksum::SumNegated => u32::from(bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))),
+            Checksum::Sum16 => {
+                u32::from(bytes.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte))))
+            }
         }
     }
 
-    /// Puts the checksum of all that stands in `frame` from `start` on behind it.
+    /// Appends the checksum of `frame[start..]` to `frame`.
     pub fn append(self, frame: &mut Vec<u8>, start: usize) {
         let value = self.of(frame.get(start..).unwrap_or_default());
         let width = self.width();
-        if self == Checksum::Crc16Ccitt {
+        if self.is_high_first() {
             frame.extend_from_slice(&value.to_be_bytes()[4 - width..]);
         } else {
             frame.extend_from_slice(&value.to_le_bytes()[..width]);
         }
     }
 
-    /// The frame without its checksum; `None` where that is wrong or there is no room for it.
+    /// The frame without its checksum; `None` if the checksum is wrong or the frame is too short.
     pub fn strip(self, frame: &[u8]) -> Option<&[u8]> {
         let (payload, given) = frame.split_at_checked(frame.len().checked_sub(self.width())?)?;
-        let value = if self == Checksum::Crc16Ccitt {
+        let value = if self.is_high_first() {
             given.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
         } else {
             given.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
@@ -80,13 +188,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Checksum; 5] =
-        [Checksum::Crc16Modbus, Checksum::Crc16Ccitt, Checksum::Crc32, Checksum::Xor, Checksum::Sum];
+    const ALL: [Checksum; 11] = [
+        Checksum::Crc16Modbus,
+        Checksum::Crc16Ccitt,
+        Checksum::Crc32,
+        Checksum::Xor,
+        Checksum::Sum,
+        Checksum::Crc16Arc,
+        Checksum::Crc16Xmodem,
+        Checksum::Crc16Kermit,
+        Checksum::Crc16X25,
+        Checksum::SumNegated,
+        Checksum::Sum16,
+    ];
 
     #[test]
     fn the_check_values_of_the_catalogue_hold() {
         let found = ALL.map(|checksum| checksum.of(b"123456789"));
-        assert_eq!(found, [0x4B37, 0x29B1, 0xCBF4_3926, 0x31, 0xDD]);
+        assert_eq!(
+            found,
+            [0x4B37, 0x29B1, 0xCBF4_3926, 0x31, 0xDD, 0xBB3D, 0x31C3, 0x2189, 0x906E, 0x23, 0x01DD]
+        );
     }
 
     #[test]
@@ -109,16 +231,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_checksum_in_hexadecimal_behind_a_byte_of_its_own_is_that_of_nmea() {
+        let nmea = Placement { is_text: true, apart: 1, ..Placement::default() };
+        let body = &b"GPGLL,5300.97914,N,00259.98174,E,125926,A*28"[..];
+        assert_eq!(nmea.strip(Checksum::Xor, body), Some(&body[..41]));
+        assert_eq!(nmea.strip(Checksum::Xor, b"GPGLL,5300.97914,N,00259.98174,E,125926,A*29"), None);
+        assert_eq!(nmea.strip(Checksum::Xor, b"GPGLL,5300.97914,N,00259.98174,E,125926,A*2"), None);
+        let lower = Placement { is_text: true, ..Placement::default() };
+        assert_eq!(lower.strip(Checksum::Crc16Xmodem, b"12345678931c3"), Some(&b"123456789"[..]));
+        assert_eq!(lower.strip(Checksum::Crc16Xmodem, b"12345678931x3"), None);
+    }
+
+    #[test]
+    fn a_checksum_covers_from_where_it_is_told_and_stands_in_either_order() {
+        for checksum in ALL {
+            for low_first in [None, Some(false), Some(true)] {
+                for (is_text, from, apart) in [(false, 0, 0), (true, 2, 0), (false, 1, 2)] {
+                    let placement = Placement { low_first, is_text, from, apart };
+                    let mut frame = b"123456789".to_vec();
+                    placement.append(checksum, &mut frame);
+                    assert_eq!(placement.strip(checksum, &frame), Some(&b"123456789"[..]));
+                    assert_eq!(frame.len(), 9 + placement.width(checksum));
+                    for length in 0..placement.width(checksum) + from {
+                        assert_eq!(placement.strip(checksum, &vec![0xFF; length]), None);
+                    }
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn what_was_appended_is_stripped_again(bytes: Vec<u8>, which in 0..5_usize) {
+        fn what_was_appended_is_stripped_again(bytes: Vec<u8>, which in 0..11_usize) {
             let mut frame = bytes.clone();
             ALL[which].append(&mut frame, 0);
             prop_assert_eq!(ALL[which].strip(&frame), Some(&bytes[..]));
         }
 
         #[test]
-        fn one_changed_bit_is_noticed(bytes: Vec<u8>, which in 0..5_usize, at: prop::sample::Index, bit in 0..8) {
+        fn one_changed_bit_is_noticed(bytes: Vec<u8>, which in 0..11_usize, at: prop::sample::Index, bit in 0..8) {
             let mut frame = bytes;
             ALL[which].append(&mut frame, 0);
             let at = at.index(frame.len());

@@ -1,4 +1,4 @@
-//! When a port is opened: at once, and then again and again for as long as it takes.
+//! When a port is opened: at once, and then retried without a limit.
 //!
 //! ```text
 //!            ┌──────── due ────────┐
@@ -7,9 +7,9 @@
 //!     └─────────────────────────────────────────────────┘
 //! ```
 //!
-//! The longest pause is [`RETRY_MAX`], for every reason: an adapter that comes back shows itself
-//! first without its permissions, and for a moment busy. A port that opens and fails at once does
-//! not start over with short pauses.
+//! The longest pause is [`RETRY_MAX`] for every error, because an adapter that was replugged first
+//! lacks its permissions and is busy for a moment. A port that fails directly after opening does
+//! not restart with short pauses.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 pub const RETRY_MAX: Duration = Duration::from_millis(500);
-/// A port that was open for so long is taken to work: after it, pauses are short again.
+/// Time for which a port must be open to count as stable; after it, pauses are short again.
 pub const STABLE: Duration = Duration::from_secs(5);
 
-/// One port.
+/// The link state of one port.
 #[derive(Debug)]
 pub struct Link {
     state: State,
@@ -31,10 +31,10 @@ pub struct Link {
     lost: u64,
 }
 
-/// How it stands with a port.
+/// The state of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Closed; to be opened then.
+    /// Closed; the port is opened at this time.
     Waiting(Instant),
     /// The shell is opening it.
     Opening,
@@ -43,12 +43,12 @@ pub enum State {
 }
 
 impl Link {
-    /// A port to be opened at once.
+    /// A port that is opened at once.
     pub fn new(now: Instant) -> Link {
         Link { state: State::Waiting(now), since: now, pause: RETRY_FIRST, reason: None, opened: 0, lost: 0 }
     }
 
-    /// How it stands.
+    /// The state.
     pub fn state(&self) -> State {
         self.state
     }
@@ -58,22 +58,22 @@ impl Link {
         self.state == State::Open
     }
 
-    /// Since when it is open, or not.
+    /// When the port was last opened or closed.
     pub fn since(&self) -> Instant {
         self.since
     }
 
-    /// Why it is not open, once that was tried.
+    /// The error of the last attempt, if it is not open.
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 
-    /// How often it was opened, and how often lost.
+    /// The number of times that it was opened, and that it failed while open.
     pub fn counts(&self) -> (u64, u64) {
         (self.opened, self.lost)
     }
 
-    /// Whether the shell is to open it now; if so, it is taken to have begun.
+    /// Whether the shell must open it now; changes the state to [`State::Opening`].
     pub fn poll_open(&mut self, now: Instant) -> bool {
         match self.state {
             State::Waiting(at) if at <= now => {
@@ -84,7 +84,7 @@ impl Link {
         }
     }
 
-    /// When [`Link::poll_open`] is wanted next.
+    /// When [`Link::poll_open`] must be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Waiting(at) => Some(at),
@@ -92,7 +92,7 @@ impl Link {
         }
     }
 
-    /// It is open.
+    /// The port was opened.
     pub fn handle_opened(&mut self, now: Instant) {
         self.state = State::Open;
         self.since = now;
@@ -100,8 +100,7 @@ impl Link {
         self.opened += 1;
     }
 
-    /// It could not be opened, or was lost. Whether that is news: another reason than before, or
-    /// none before.
+    /// The port could not be opened, or failed. Returns whether the reason is new.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         if self.is_open() {
             self.lost += 1;

@@ -1,14 +1,13 @@
-//! Serial lines: how messages are cut out of a stream of bytes, what a reading is made of, and how
-//! a port is kept open.
+//! Serial lines: framing of a byte stream, readings from frames, and the link state of a port.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
 //! | [`framing`] | bytes to frames and back |
-//! | [`checksum`] | what stands at a frame's end |
+//! | [`checksum`] | checksums of frames |
 //! | [`reading`] | a frame's payload to path, format and bytes |
 //! | [`slipmux`] | CoAP in SLIP frames |
-//! | [`link`] | when to open a port, again and again |
-//! | [`modbus`] | Modbus RTU, the master's side |
+//! | [`link`] | when to open and reopen a port |
+//! | [`modbus`] | Modbus RTU master |
 
 pub mod checksum;
 pub mod framing;

@@ -1,15 +1,14 @@
-//! What a reading is made of: a frame's payload becomes a path, a content-format and bytes.
+//! Turns the payload of a frame into a reading: a path, a content format and bytes.
 //!
 //! ```text
 //! frame ──pattern──> captures ──┬─> path template  "m/{id}"
 //!                               └─> form: raw | text | json {"id":"a7","t":23.5}
 //! ```
 //!
-//! A frame that the pattern does not match, that is not the text or JSON it should be, or whose
-//! captures make no path, is no reading: it is counted, and the next one is looked at. Patterns are
-//! regular expressions that take time in proportion to the frame, whatever they are (crate
-//! `regex`); they are of bytes, ASCII classes only. A number stands in the JSON as the device wrote
-//! it, digit by digit, unless it is scaled.
+//! A frame that does not match the pattern, is not valid text or JSON as required, or whose
+//! captures do not form a path, is unreadable: it is counted and skipped. Patterns are regular
+//! expressions on bytes with ASCII classes; matching takes linear time (crate `regex`). A number
+//! keeps the digits of the device in the JSON, unless it is scaled.
 
 use std::fmt;
 
@@ -21,32 +20,32 @@ use crate::message::{ContentFormat, Path, PathError};
 pub const PATTERN_MAX: usize = 1024;
 /// Most memory a compiled pattern may take, in bytes.
 const PATTERN_MEMORY: usize = 1 << 20;
-/// The path unless another is set.
+/// Default path.
 pub const PATH_DEFAULT: &str = "data";
 
-/// What is published of a frame.
+/// The form of the payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
-    /// Its bytes as they are; no content-format.
+    /// The bytes unchanged, without a content format.
     Raw,
-    /// Its text: UTF-8, `text/plain`. The default.
+    /// UTF-8 text, `text/plain`. The default.
     #[default]
     Text,
-    /// An object of the pattern's named captures; without a pattern, the frame is JSON itself.
+    /// An object of the pattern's named captures; without a pattern, the frame itself is JSON.
     Json,
 }
 
-/// What a captured text is in the JSON.
+/// The type of a captured text in the JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Kind {
-    /// A number if it is written as JSON writes numbers, else a text. The default: `7` is a number,
-    /// `007` and `1.` are texts.
+    /// A number if it is a valid JSON number, else a text. The default: `7` is a number, `007` and
+    /// `1.` are texts.
     #[default]
     Auto,
-    /// A number in any usual notation: leading zeros, a plus sign, a decimal comma. Anything else
-    /// spoils the reading.
+    /// A number in any usual notation: leading zeros, a plus sign, a decimal comma. Otherwise the
+    /// frame is unreadable.
     Number(Scale),
-    /// A whole number in hexadecimal digits.
+    /// An integer in hexadecimal digits.
     Hexadecimal(Scale),
     /// A text.
     Text,
@@ -55,9 +54,9 @@ pub enum Kind {
 /// `value × factor + offset`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
-    /// Default 1.
+    /// The factor; default 1.
     pub factor: f64,
-    /// Default 0.
+    /// The offset; default 0.
     pub offset: f64,
 }
 
@@ -67,12 +66,12 @@ impl Default for Scale {
     }
 }
 
-/// How a frame is read, checked and ready.
+/// A validated and compiled rule for reading frames.
 #[derive(Clone, Debug)]
 pub struct Extractor {
     form: Form,
     pattern: Option<Regex>,
-    /// The pattern's named groups in order: their number, their name, what they are.
+    /// The pattern's named groups in order: number, name, type.
     fields: Vec<(usize, String, Kind)>,
     path: Vec<Part>,
 }
@@ -94,22 +93,22 @@ enum Part {
     Capture(usize),
 }
 
-/// Why an [`Extractor`] cannot be made.
+/// Why the settings of an [`Extractor`] are invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtractorError {
-    /// What the regular expression's parser says, in one line.
+    /// The error of the regular expression's parser, in one line.
     Pattern(String),
     /// The pattern has no named group of this name.
     NoCapture(String),
-    /// The path is none.
+    /// The path is invalid.
     Path(PathError),
-    /// A `{` or `}` encloses no name.
+    /// A `{` or `}` does not enclose a name.
     Brace,
-    /// The path is one of the gateway's own.
+    /// The path is reserved for the gateway.
     Reserved,
-    /// JSON out of a pattern needs a named group.
+    /// JSON from a pattern needs at least one named group.
     NoFields,
-    /// A field without a pattern to capture it.
+    /// A field is used without a pattern to capture it.
     NoPattern(String),
 }
 
@@ -133,7 +132,7 @@ impl fmt::Display for ExtractorError {
 
 impl std::error::Error for ExtractorError {}
 
-/// Why a frame is no reading.
+/// Why a frame is unreadable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unreadable {
     /// Its check sequence is wrong, or it is of an unknown kind (slipmux).
@@ -146,12 +145,12 @@ pub enum Unreadable {
     NotJson,
     /// A captured text is not the number it should be, or too large for one.
     NotANumber,
-    /// The captured texts make no path.
+    /// The captured texts do not form a valid path.
     NoPath,
 }
 
 impl Unreadable {
-    /// As logs and counters spell it.
+    /// The name in logs and counters.
     pub fn as_str(self) -> &'static str {
         match self {
             Unreadable::Broken => "its check sequence is wrong",
@@ -170,7 +169,7 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// Room for one reading; reused.
+/// Buffers for one reading, which are reused.
 #[derive(Debug, Default)]
 pub struct Room {
     path: String,
@@ -180,17 +179,17 @@ pub struct Room {
 /// A reading, ready for the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading<'a> {
-    /// Where, in the port's own space.
+    /// The path within the device.
     pub path: Path<'a>,
-    /// What the payload is.
+    /// The content format of the payload.
     pub content_format: Option<ContentFormat>,
-    /// The bytes.
+    /// The payload.
     pub payload: &'a [u8],
 }
 
 impl Extractor {
-    /// Checks and prepares. `path` may hold `{name}` for named groups of `pattern`; `kinds` says
-    /// what fields are.
+    /// Validates and compiles the settings. `path` may contain `{name}` for named groups of
+    /// `pattern`; `kinds` has the types of fields.
     ///
     /// # Errors
     /// [`ExtractorError`].
@@ -219,7 +218,7 @@ impl Extractor {
         Ok(Extractor { form, pattern, fields, path })
     }
 
-    /// Makes a reading of a frame.
+    /// Reads a frame.
     ///
     /// # Errors
     /// [`Unreadable`].
@@ -234,7 +233,7 @@ impl Extractor {
                 Part::Literal(text) => room.path.push_str(text),
                 Part::Capture(number) => {
                     let text = group(captures.as_ref(), *number)?.ok_or(Unreadable::NoPath)?;
-                    // A slash from outside would choose another branch of the port's space.
+                    // A slash in a captured text would add a level to the path.
                     if text.contains('/') || text.is_empty() {
                         return Err(Unreadable::NoPath);
                     }
@@ -266,8 +265,7 @@ impl Extractor {
         Ok(Reading { path, content_format, payload })
     }
 
-    /// The captures as one JSON object, in the pattern's order. A group that took no part is left
-    /// out.
+    /// The captures as one JSON object in the pattern's order. A group without a match is omitted.
     fn object(&self, captures: &Captures<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
         out.push(b'{');
         for (number, name, kind) in &self.fields {
@@ -292,7 +290,7 @@ fn compile(text: &str) -> Result<Regex, ExtractorError> {
         .nest_limit(64)
         .build();
     built.map_err(|error| {
-        // The parser draws the place with several lines; the last one says what is wrong.
+        // The parser's error shows the position in several lines; the last line is the cause.
         let text = error.to_string();
         let last = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
         ExtractorError::Pattern(last.trim_start_matches("error: ").to_owned())
@@ -306,7 +304,7 @@ fn parts(
 ) -> Result<Vec<Part>, ExtractorError> {
     let mut parts = Vec::new();
     let mut rest = text;
-    // A stand-in for what will be captured, to check the rest.
+    // A placeholder for the captured text, to validate the rest.
     let mut example = String::new();
     while let Some(at) = rest.find(['{', '}']) {
         let (before, from) = rest.split_at(at);
@@ -341,7 +339,7 @@ fn group<'c>(captures: Option<&Captures<'c>>, number: usize) -> Result<Option<&'
 }
 
 fn quote(text: &str, out: &mut Vec<u8>) {
-    // Writing a text into memory cannot fail.
+    // Serializing a text into memory does not fail.
     let _ = serde_json::to_writer(out, text);
 }
 
@@ -382,8 +380,8 @@ fn scaled(number: f64, scale: Scale, out: &mut Vec<u8>) -> Result<(), Unreadable
     if !number.is_finite() {
         return Err(Unreadable::NotANumber);
     }
-    // Twelve digits: what binary fractions add behind them (235 × 0.1 = 23.500000000000004) is not
-    // the device's.
+    // Twelve digits, because binary fractions add digits (235 × 0.1 = 23.500000000000004) that the
+    // device did not send.
     let rounded: f64 = format!("{number:.11e}").parse().map_err(|_| Unreadable::NotANumber)?;
     let text = if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
         format!("{rounded:.0}")
@@ -394,7 +392,7 @@ fn scaled(number: f64, scale: Scale, out: &mut Vec<u8>) -> Result<(), Unreadable
     Ok(())
 }
 
-/// RFC 8259 §6, and not beyond what a double can hold.
+/// A number of RFC 8259 §6 within the range of f64.
 fn is_json_number(text: &str) -> bool {
     let rest = text.strip_prefix('-').unwrap_or(text).as_bytes();
     let digits = |bytes: &[u8]| bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();

@@ -1,14 +1,14 @@
-//! CoAP over a serial line (draft-bormann-t2trg-slipmux-04): SLIP frames told apart by their first
+//! CoAP over a serial line (draft-bormann-t2trg-slipmux-04): SLIP frames with a type in their first
 //! byte.
 //!
 //! | first byte | frame |
 //! |---|---|
-//! | `0xA9` | a CoAP message and its check sequence |
+//! | `0xA9` | a CoAP message and its frame check sequence |
 //! | `0x0A` | diagnostic text |
 //! | `0x45..=0x4F`, `0x60..=0x6F` | an IPv4 or IPv6 packet |
 //!
 //! The check sequence is FCS-16 of RFC 1662 over the first byte and the message, low byte first. A
-//! wired node is one CoAP peer: who it is, is which port it is on.
+//! wired node is one CoAP peer, which is identified by its port.
 
 use super::framing::slip;
 
@@ -19,22 +19,22 @@ pub const DIAGNOSTIC: u8 = 0x0A;
 /// Bytes of a frame beyond its message.
 pub const OVERHEAD: usize = 3;
 
-/// What came in one SLIP frame.
+/// The content of one SLIP frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// A CoAP message, whole.
+    /// A complete CoAP message.
     Coap(&'a [u8]),
-    /// Text for people.
+    /// Diagnostic text.
     Diagnostic(&'a [u8]),
-    /// An IP packet; nothing here takes it.
+    /// An IP packet, which is ignored.
     Packet(&'a [u8]),
 }
 
-/// The frame is of no kind that the draft knows, or its check sequence is wrong.
+/// The frame has an unknown type, or its frame check sequence is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
-/// Takes a SLIP frame, its escapes already undone.
+/// Decodes the content of a SLIP frame without escapes.
 ///
 /// # Errors
 /// [`Broken`].
@@ -51,7 +51,7 @@ pub fn decode(frame: &[u8]) -> Result<Frame<'_>, Broken> {
     }
 }
 
-/// Puts the SLIP frame of a CoAP message behind what is in `out`.
+/// Appends the SLIP frame of a CoAP message to `out`.
 pub fn encode(message: &[u8], out: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(message.len() + OVERHEAD);
     body.push(CONFIGURATION);
@@ -61,7 +61,7 @@ pub fn encode(message: &[u8], out: &mut Vec<u8>) {
     slip::encode(&body, out);
 }
 
-/// RFC 1662 §C.2.
+/// FCS-16 (RFC 1662 §C.2).
 fn fcs(bytes: &[u8]) -> u16 {
     !step(0xFFFF, bytes)
 }

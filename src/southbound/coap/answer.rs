@@ -1,13 +1,16 @@
-//! The gate's and the journal's verdicts as CoAP answers (RFC 7252 §5.9, RFC 8516 for 4.29).
+//! The CoAP responses to the verdicts of the gate and the journal (RFC 7252 §5.9, RFC 8516 for
+//! 4.29).
 
 use crate::gate::stage::Refusal;
 use crate::message::Method;
 use crate::proto::coap::{Code, Response};
 
-/// Seconds a device is asked to wait after 5.03: longer than a commit, shorter than a nap.
+/// Max-Age of a 5.03, in seconds: longer than a commit takes, and short enough to notice a recovery
+/// soon.
 const UNAVAILABLE_MAX_AGE: u32 = 30;
 
-/// It is on disk (or, by a rule with `qos = 0`, on its way): 2.04, for DELETE 2.02.
+/// The reading is on disk (or, by a rule with `qos = 0`, passed to the uplink): 2.04, for DELETE
+/// 2.02.
 pub fn taken(method: Method) -> Response<'static> {
     match method {
         Method::Post | Method::Put => Response::new(Code::CHANGED),
@@ -15,12 +18,12 @@ pub fn taken(method: Method) -> Response<'static> {
     }
 }
 
-/// The journal cannot take it: the device should keep it and come again.
+/// 5.03: the journal cannot accept the reading; the device should keep it and retry after Max-Age.
 pub fn unavailable() -> Response<'static> {
     Response::new(Code::SERVICE_UNAVAILABLE).max_age(UNAVAILABLE_MAX_AGE)
 }
 
-/// It does not pass.
+/// The gate refused the reading.
 pub fn refused(refusal: &Refusal) -> Response<'static> {
     match refusal {
         Refusal::UnknownDevice => Response::new(Code::UNAUTHORIZED),

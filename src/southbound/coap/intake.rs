@@ -8,9 +8,9 @@
 //! poll_transmit <──────── endpoint <──────────────────────┘
 //! ```
 //!
-//! It knows which device each DTLS session belongs to; that is found out once, when the session is
-//! established. All plain senders are one device, the `insecure-device`. A session whose device is
-//! gone is named by [`Intake::poll_ended`], for the engine to close.
+//! The device of each DTLS session is looked up once, when the session is established. All plain
+//! senders are one device, the `insecure-device`. [`Intake::poll_ended`] returns the sessions whose
+//! device was removed, which the engine must close.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -38,15 +38,15 @@ pub struct Intake {
     plain: Plain,
     /// The device of all plain CoAP senders.
     insecure: Option<DeviceIndex>,
-    /// Sessions whose device is gone.
+    /// Sessions whose device was removed.
     ended: VecDeque<SessionId>,
     return_routability: ReturnRoutability,
-    /// Source addresses whose datagrams cannot be served.
+    /// Source addresses whose datagrams cannot be processed.
     pub strays: Strays,
 }
 
 impl Intake {
-    /// A side that has heard of nobody.
+    /// A CoAP side without sessions and senders.
     pub fn new(endpoint: Endpoint) -> Intake {
         Intake {
             endpoint,
@@ -59,15 +59,16 @@ impl Intake {
         }
     }
 
-    /// Sets the device of all plain CoAP senders; `None`: they are answered 4.01.
+    /// Sets the device of all plain CoAP senders; with `None` they are answered 4.01.
     pub fn set_insecure(&mut self, device: Option<DeviceIndex>) {
         self.insecure = device;
     }
 
-    /// A session is established or taken over: finds its device.
+    /// A session was established or restored: looks up its device.
     ///
     /// # Errors
-    /// The identity is of no device now, although the engine has accepted it: the session is ended.
+    /// The identity belongs to no device now, although the engine has accepted it; the session must
+    /// be closed.
     pub fn handle_connected<S: ReadingStore>(
         &mut self,
         now: Instant,
@@ -87,7 +88,7 @@ impl Intake {
         }
     }
 
-    /// Takes what a record of a session contained.
+    /// Handles the decrypted content of one DTLS record.
     pub fn handle_session_data<S: ReadingStore>(
         &mut self,
         moment: &Moment,
@@ -102,20 +103,20 @@ impl Intake {
         self.handle_message(moment, Peer::Session(session), device, plaintext, pipeline);
     }
 
-    /// A session was found at another address. Returns its device.
+    /// The peer address of a session changed. Returns its device.
     pub fn handle_moved(&mut self, session: SessionId) -> Option<DeviceIndex> {
         self.return_routability.forget(session);
         self.session_device(session)
     }
 
-    /// A session is over. Returns the device it had.
+    /// A session was closed. Returns its device.
     pub fn handle_closed(&mut self, session: SessionId) -> Option<DeviceIndex> {
         self.forget(session);
         self.return_routability.forget(session);
         self.sessions.remove(&session)
     }
 
-    /// Takes a datagram from a plain socket.
+    /// Handles a datagram from a plain socket.
     pub fn handle_plain<S: ReadingStore>(
         &mut self,
         moment: &Moment,
@@ -138,7 +139,7 @@ impl Intake {
         }
     }
 
-    /// Takes a CoAP message of a device.
+    /// Handles a CoAP message of a device.
     pub fn handle_message<S: ReadingStore>(
         &mut self,
         moment: &Moment,
@@ -148,8 +149,8 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         let id = peer.id();
-        // All plain CoAP belongs to one device, and no address is proven: each address has bounds
-        // of its own.
+        // All plain senders are one device and no address is proven, so each address has its own
+        // limits.
         let own = Holder { number: id.to_bits(), max_sessions: 1 };
         let holder = match peer {
             Peer::Plain(_) => own,
@@ -219,7 +220,8 @@ impl Intake {
         self.respond(now, exchange, &response);
     }
 
-    /// The store is done with the reading of a request: answers 2.04, for DELETE 2.02, or 5.03.
+    /// The store has committed or refused the reading of a request: answers 2.04, for DELETE 2.02,
+    /// or 5.03.
     pub fn handle_completion(&mut self, now: Instant, exchange: Exchange, method: Method, stored: bool) {
         let response = if stored { answer::taken(method) } else { answer::unavailable() };
         self.respond(now, exchange, &response);
@@ -229,61 +231,61 @@ impl Intake {
         self.endpoint.respond(now, exchange, response);
     }
 
-    /// Does what is due: empty acknowledgements, retransmissions.
+    /// Handles due timers: empty acknowledgements, retransmissions.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.endpoint.poll_timeout().is_some_and(|at| at <= now) {
             self.endpoint.handle_timeout(now);
         }
     }
 
-    /// When [`Intake::handle_timeout`] is wanted next.
+    /// When [`Intake::handle_timeout`] must be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.endpoint.poll_timeout()
     }
 
-    /// Clears `buffer` and fills in the next message; to whom. A plain peer's address is given by
-    /// [`Intake::route`].
+    /// Replaces the content of `buffer` with the next message and returns its destination.
+    /// [`Intake::route`] gives the address of a plain peer.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> Option<Peer> {
         self.endpoint.poll_transmit(buffer).map(PeerId::peer)
     }
 
-    /// The next event of the endpoint, for a trace.
+    /// The next event of the endpoint, for trace logs.
     pub fn poll_event(&mut self) -> Option<coap::Event> {
         self.endpoint.poll_event()
     }
 
-    /// The next session that the engine is to close because its device is gone.
+    /// The next session that the engine must close because its device was removed.
     pub fn poll_ended(&mut self) -> Option<SessionId> {
         self.ended.pop_front()
     }
 
-    /// The next session whose device has shown that it receives where its session moved to.
+    /// The next session whose new peer address passed the return routability check.
     pub fn poll_reachable(&mut self) -> Option<SessionId> {
         self.return_routability.poll()
     }
 
-    /// The ping that finds out whether the device of a session receives where its session moved to,
-    /// unless one was sent a moment ago. `id` is random.
+    /// The ping for the return routability check of a session; `None` if one was sent less than 2 s
+    /// ago. `id` must be random.
     pub fn probe(&mut self, now: Instant, session: SessionId, id: u16) -> Option<[u8; 4]> {
         self.return_routability.ask(now, session, id)
     }
 
-    /// The address of a plain peer; `None` once it is forgotten.
+    /// The address of a plain peer; `None` if it is no longer known.
     pub fn route(&self, peer: Peer) -> Option<&Route> {
         self.plain.route(peer.id())
     }
 
-    /// What a session asked is not answered any more.
+    /// Drops the unanswered requests of a session.
     pub fn forget(&mut self, session: SessionId) {
         self.endpoint.forget(Peer::Session(session).id());
     }
 
-    /// What the node on a serial line asked is not answered any more.
+    /// Drops the unanswered requests of the node on a serial line.
     pub fn forget_line(&mut self, port: u32) {
         self.endpoint.forget(Peer::Serial(port).id());
     }
 
-    /// Ends the sessions that are not of the same device any more, as a reload may bring about.
+    /// Marks the sessions for closing whose device is no longer the same, after a reload.
     pub fn review_sessions(&mut self, mut is_same: impl FnMut(SessionId, DeviceIndex) -> bool) {
         let Intake { sessions, ended, .. } = self;
         sessions.retain(|&session, device| {
@@ -305,7 +307,7 @@ impl Intake {
         self.endpoint.pending_count()
     }
 
-    /// What the endpoint has counted.
+    /// The counters of the endpoint.
     pub fn counters(&self) -> &coap::Counters {
         self.endpoint.counters()
     }
@@ -340,7 +342,7 @@ mod tests {
             }
         }
 
-        /// A request of `door-7` from this peer.
+        /// Sends a request of `door-7` from this peer.
         fn say(&mut self, peer: Peer, code: Code, id: u16, path: &str, payload: &[u8]) {
             let device = self.pipeline.gate.device_by_id("door-7").expect("the device is known");
             let datagram = request(code, id, path, payload);
@@ -358,7 +360,7 @@ mod tests {
             }
         }
 
-        /// What is sent: to whom, which Message ID, which code.
+        /// All sent messages: destination, Message ID, code.
         fn sent(&mut self) -> Vec<(Peer, u16, Code)> {
             let (mut sent, mut buffer) = (Vec::new(), Vec::new());
             while let Some(peer) = self.coap.poll_transmit(&mut buffer) {
@@ -390,7 +392,7 @@ mod tests {
         world.say(A, DELETE, 3, "t/env", b"");
         world.say(B, POST, 4, "t/env", b"21.5");
         assert!(world.sent().is_empty(), "nothing is stored yet");
-        // The lanes complete in another order.
+        // The readings complete in another order.
         world.pipeline.store().answer_newest();
         world.pipeline.store().answer(true);
         world.pipeline.store().answer(false);

@@ -1,7 +1,8 @@
-//! The UDP shell: datagrams in and out in batches, each answered from the address it was sent to.
+//! The UDP shell: receives and sends datagrams in batches, and answers each from the address it was
+//! sent to.
 //!
-//! `recvmmsg` and `sendmmsg` move up to [`BATCH`] datagrams a system call: about 10 % of the CPU of
-//! a whole reading. Nothing a datagram does, and no error of the socket, ends the loop above.
+//! `recvmmsg` and `sendmmsg` transfer up to [`BATCH`] datagrams per system call, which saves about
+//! 10 % of the CPU time of a reading. Neither a datagram nor a socket error ends the receive loop.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -22,11 +23,11 @@ use crate::proto::Route;
 /// Most datagrams of one system call.
 pub const BATCH: usize = 64;
 
-/// Largest datagram taken: a full DTLS record (RFC 6347 §4.1.1). Only the pages a datagram touches
-/// are resident.
+/// Largest datagram accepted, in bytes: a full DTLS record (RFC 6347 §4.1.1). Only the pages that
+/// datagrams touch are resident.
 pub const DATAGRAM_MAX: usize = 20 * 1024;
 
-/// Receive buffer asked of the kernel, in bytes; it may grant less (`net.core.rmem_max`).
+/// Receive buffer requested from the kernel, in bytes; it may grant less (`net.core.rmem_max`).
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// A bound UDP socket.
@@ -38,10 +39,11 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Binds `address`. `[::]` takes IPv4 too. `index` goes into every [`Route`] of this socket.
+    /// Binds `address`. `[::]` accepts IPv4 too. `index` is stored in every [`Route`] of this
+    /// socket.
     ///
     /// # Errors
-    /// What the system said; the caller names the address.
+    /// The error of the system call; the caller must add the address.
     pub fn bind(address: SocketAddr, index: u16) -> io::Result<Socket> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -53,12 +55,14 @@ impl Socket {
             socket::setsockopt(&fd, sockopt::Ipv6V6Only, &!both)?;
             socket::setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
-        // Root may go past the system's bound; who is not asks for as much as it grants.
+        // SO_RCVBUFFORCE needs CAP_NET_ADMIN; otherwise the kernel caps the buffer at
+        // net.core.rmem_max.
         if socket::setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             let _ = socket::setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
         }
         let _ = socket::setsockopt(&fd, sockopt::SndBuf, &RECEIVE_BUFFER);
-        // The kernel reports twice what it grants, its own book-keeping included (socket(7)).
+        // The kernel reports twice the granted size, because it includes its own overhead
+        // (socket(7)).
         let granted = socket::getsockopt(&fd, sockopt::RcvBuf).unwrap_or(0) / 2;
         socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
         let bound: SockaddrStorage = socket::getsockname(fd.as_raw_fd())?;
@@ -67,28 +71,28 @@ impl Socket {
         Ok(Socket { fd, index, local, granted })
     }
 
-    /// The address it is bound to, its port filled in.
+    /// The bound address, with the actual port.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// Receive buffer the kernel granted, in bytes, and what was asked.
+    /// The granted and the requested receive buffer, in bytes.
     pub fn receive_buffer(&self) -> (usize, usize) {
         (self.granted, RECEIVE_BUFFER)
     }
 
-    /// Waits for datagrams and takes up to [`BATCH`] of them into `inbox`.
+    /// Waits for datagrams and receives up to [`BATCH`] of them into `inbox`.
     ///
     /// # Errors
-    /// What the system said; going on is always right.
+    /// The error of the system call; the caller can always call again.
     pub async fn receive(&self, inbox: &mut Inbox) -> io::Result<usize> {
         loop {
             self.fd.readable().await?;
             let mut count = 0;
             let outcome = self.fd.try_io(Interest::READABLE, || {
                 count = inbox.take(self)?;
-                // A short batch has emptied the queue: saying so now saves the call that would find
-                // it empty. A datagram that comes after it makes a new edge.
+                // A short batch has emptied the queue. WouldBlock clears the readiness now and
+                // saves the call that would find it empty; a later datagram triggers a new edge.
                 if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match outcome {
@@ -100,12 +104,12 @@ impl Socket {
     }
 }
 
-/// What one `recvmmsg` brought.
+/// The datagrams of one `recvmmsg`.
 pub struct Inbox {
     buffers: Vec<[u8; DATAGRAM_MAX]>,
     headers: MultiHeaders<SockaddrStorage>,
     received: Vec<Received>,
-    /// Datagrams larger than [`DATAGRAM_MAX`] or without an address to answer: dropped.
+    /// Dropped datagrams: larger than [`DATAGRAM_MAX`], or without a source address.
     pub dropped: u64,
 }
 
@@ -126,7 +130,7 @@ fn buffers() -> Vec<[u8; DATAGRAM_MAX]> {
 }
 
 fn headers() -> MultiHeaders<SockaddrStorage> {
-    // The larger of the two kinds (RFC 3542 §6.2).
+    // The larger of the two control messages (RFC 3542 §6.2).
     MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(libc::in6_pktinfo)))
 }
 
@@ -166,13 +170,13 @@ impl Inbox {
             }
         }
         if broken {
-            // A header once shortened by the kernel stays short: start with fresh ones.
+            // The kernel shortens the headers in place, so each call needs fresh ones.
             self.headers = headers();
         }
         Ok(count)
     }
 
-    /// The datagrams in the order they came, to be changed in place.
+    /// The datagrams in order of arrival, mutable for decryption in place.
     pub fn drain(&mut self) -> impl Iterator<Item = (Route, &mut [u8])> {
         let received = &self.received;
         let mut next = received.iter().peekable();
@@ -186,7 +190,8 @@ impl Inbox {
 fn local_address(message: ControlMessageOwned) -> Option<IpAddr> {
     match message {
         ControlMessageOwned::Ipv4PacketInfo(info) => {
-            // ipi_spec_dst is the local address the kernel chose, right for broadcast too.
+            // ipi_spec_dst is the local address that the kernel chose, which is also correct for
+            // broadcast.
             Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr))))
         }
         ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr))),
@@ -200,7 +205,7 @@ pub struct Outgoing {
     bytes: Vec<u8>,
     waiting: Vec<Waiting>,
     headers: [Option<MultiHeaders<SockaddrStorage>>; 3],
-    /// Datagrams the system would not take: congestion, unreachable, port 0.
+    /// Datagrams that the system refused: congestion, unreachable, port 0.
     pub failed: u64,
 }
 
@@ -218,13 +223,13 @@ impl Outgoing {
         self.waiting.push(Waiting { route: *route, start, end: self.bytes.len() });
     }
 
-    /// Whether nothing waits.
+    /// Whether no datagram is queued.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Hands everything to the system. What it will not take now is dropped and counted: the peer's
-    /// retransmission asks for it again.
+    /// Sends all queued datagrams. A datagram that the system refuses is dropped and counted; the
+    /// peer's retransmission replaces it.
     pub fn flush(&mut self, sockets: &[Socket]) {
         let mut at = 0;
         while at < self.waiting.len() {
@@ -258,10 +263,10 @@ impl Outgoing {
                 batch.iter().map(|w| Some(SockaddrStorage::from(w.route.remote))).collect();
             let (v4, v6);
             let (v4_message, v6_message);
-            // A socket bound to one address answers from it anyway.
+            // A socket bound to one address always answers from it.
             let local = batch[0].route.local.filter(|_| socket.local.ip().is_unspecified());
-            // The room for a control message is part of the headers and goes out with them, so each
-            // kind has its own.
+            // The space for a control message is part of the headers and is sent with them, so each
+            // kind has its own headers.
             let (kind, room) = match local {
                 None => (0, None),
                 Some(IpAddr::V4(_)) => (1, Some(nix::cmsg_space!(libc::in_pktinfo))),
@@ -300,7 +305,7 @@ impl Outgoing {
                     self.failed += (end - at) as u64;
                     return;
                 }
-                // The first of the rest is the one refused; the others may be fine.
+                // The first unsent datagram was refused; the others may succeed.
                 Err(_) => {
                     self.failed += 1;
                     at += 1;
@@ -321,8 +326,8 @@ fn to_socket_addr(storage: &SockaddrStorage) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
-    /// Sends `datagram` to the socket at `to` from a socket of its own; what is answered, and from
-    /// where.
+    /// Sends `datagram` to the socket at `to` from a separate socket; returns the answer and its
+    /// source.
     async fn ask(socket: &Socket, to: SocketAddr) -> (Vec<u8>, SocketAddr) {
         let unspecified: IpAddr = match to.ip() {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -1,15 +1,14 @@
-//! CoAP southbound: from messages to readings, from verdicts and completions to answers, and the
-//! UDP shell.
+//! CoAP southbound: turns messages into readings, and verdicts and completions into responses;
+//! includes the UDP shell.
 //!
-//! | module | idea |
+//! | module | content |
 //! |---|---|
 //! | [`intake`] | all state of the CoAP side: endpoint, sessions, plain senders |
-//! | [`resource`] | which resource a request means |
+//! | [`resource`] | the resource of a request |
 //! | [`answer`] | the verdicts of gate and journal as CoAP responses |
 //! | [`plain`] | numbers of plain senders |
-//! | [`return_routability`] | whether a device receives where its session moved to |
-//! | [`stray`] | source addresses that cannot be served |
-//! | [`sessions`] | DTLS sessions kept over restarts |
+//! | [`return_routability`] | the return routability check after a session's peer address changed |
+//! | [`stray`] | source addresses whose datagrams cannot be processed |
 //! | [`io`] | the UDP sockets |
 
 pub mod answer;
@@ -18,7 +17,6 @@ pub mod io;
 pub mod plain;
 pub mod resource;
 pub mod return_routability;
-pub mod sessions;
 mod settings;
 pub mod stray;
 

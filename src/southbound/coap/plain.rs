@@ -1,8 +1,8 @@
-//! Plain CoAP senders: an address gets a peer number, so that the endpoint above need not know
+//! Plain CoAP senders: each address gets a peer number, so that the endpoint does not handle
 //! addresses.
 //!
-//! All of them are the one `insecure-device`. Bounded: past [`MAX`] the one longest known goes, and
-//! with it only what the endpoint remembered to recognise its duplicates.
+//! All of them are the one `insecure-device`. At most [`MAX`] are kept: a further one replaces the
+//! oldest, whose remembered exchanges are dropped, so that its duplicates are no longer detected.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -12,7 +12,7 @@ use crate::proto::address::{Peer, PeerId};
 /// Most addresses remembered.
 pub const MAX: usize = 4096;
 
-/// Addresses seen and their numbers.
+/// The known addresses and their peer numbers.
 #[derive(Default)]
 pub struct Plain {
     by_route: HashMap<Route, PeerId>,
@@ -22,7 +22,7 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// The number of the sender at `route`, and the one that had to go for it.
+    /// The peer number of the sender at `route`, and the peer that it replaced, if any.
     pub fn peer(&mut self, route: &Route) -> (PeerId, Option<PeerId>) {
         if let Some(&peer) = self.by_route.get(route) {
             return (peer, None);
@@ -39,7 +39,7 @@ impl Plain {
         (peer, forgotten)
     }
 
-    /// Where `peer` is.
+    /// The address of `peer`, if it is still known.
     pub fn route(&self, peer: PeerId) -> Option<&Route> {
         self.by_peer.get(&peer)
     }

@@ -1,33 +1,33 @@
-//! Which resource a request means. Pure: a request in, a resource or an answer out.
+//! Finds the resource of a request. Pure: a request in, a resource or a response out.
 //!
 //! | path | GET | POST, PUT | DELETE |
 //! |---|---|---|---|
 //! | `/.well-known/core` | the resources (RFC 6690) | 4.05 | 4.05 |
 //! | reserved first segment | 4.04 | 4.04 | 4.04 |
-//! | any other path | 4.05 until commands are built | publishes | empty retained publish where a rule allows |
-//! | not a path | 4.00 | 4.00 | 4.00 |
+//! | any other path | 4.05; commands are not implemented yet | publishes | publishes an empty retained message if a rule allows `delete` |
+//! | invalid path | 4.00 | 4.00 | 4.00 |
 
 use crate::message::{ContentFormat, Method, Path, PathBuffer};
 use crate::proto::coap::link_format::LinkFormat;
 use crate::proto::coap::{Code, Request, Response};
 
-/// What is to be done with a request.
+/// The resource of a request.
 #[derive(Debug)]
 pub enum Resource<'a> {
     /// A reading for the gate.
     Reading {
-        /// Where.
+        /// The path within the device.
         path: Path<'a>,
-        /// How.
+        /// The method.
         method: Method,
     },
-    /// A list of what there is.
+    /// `/.well-known/core`, the list of resources.
     Core,
-    /// Answered at once.
+    /// A response without a reading.
     Answer(Response<'static>),
 }
 
-/// Finds it. `buffer` is where the path is put together.
+/// Finds the resource. The path borrows from `buffer`.
 pub fn find<'a>(request: &Request<'_>, buffer: &'a mut PathBuffer) -> Resource<'a> {
     use crate::proto::coap::Method as Request;
     let path = match buffer.join(request.uri_path()) {
@@ -52,8 +52,8 @@ pub fn find<'a>(request: &Request<'_>, buffer: &'a mut PathBuffer) -> Resource<'
     }
 }
 
-/// What `/.well-known/core` says to a device: itself, and where the rules of its role let it
-/// publish, as far as each pattern is literal (RFC 6690).
+/// The payload of `/.well-known/core` for a device: a link to `/.well-known/core` and one to the
+/// literal beginning of each pattern that its role allows (RFC 6690).
 pub fn links<'p>(patterns: impl Iterator<Item = &'p str>) -> String {
     let mut text = String::new();
     let mut links = LinkFormat::new(&mut text);

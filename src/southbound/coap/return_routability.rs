@@ -1,21 +1,22 @@
-//! Return routability: whether a device receives at the address its session moved to (RFC 9146 §6).
+//! Return routability check: whether a device receives datagrams at the new peer address of its
+//! session (RFC 9146 §6).
 //!
-//! The engine sends to such an address no more than three times what came from it, which is enough
-//! for acknowledgements and too little for a large answer. Only then the device is asked: by a CoAP
-//! ping (RFC 7252 §4.3) with a random Message ID, whose Reset only somebody can send who got the
-//! ping. An acknowledgement of another message of ours would prove nothing, because those are
-//! numbered in sequence and so can be guessed. A Reset with the wrong id spends the ping: each
-//! guess costs a new one, and hits once in 65,536.
+//! Until an address is validated, the engine sends to it at most three times the bytes received
+//! from it, which is enough for acknowledgements but not for a large response. Only when that limit
+//! is reached, a CoAP ping (RFC 7252 §4.3) with a random Message ID is sent; its Reset proves that
+//! the device received it. An acknowledgement of another message proves nothing, because those
+//! Message IDs are sequential and can be guessed. A Reset with a wrong Message ID invalidates the
+//! ping, so each guess needs a new ping and succeeds with probability 1/65,536.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::proto::dtls::SessionId;
 
-/// A device is asked at most so often.
+/// Least time between two pings to one device.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// The devices asked. One entry a session at most.
+/// The outstanding pings. At most one entry per session.
 #[derive(Default)]
 pub struct ReturnRoutability {
     asked: HashMap<SessionId, Asked>,
@@ -23,13 +24,13 @@ pub struct ReturnRoutability {
 }
 
 struct Asked {
-    /// Of the ping that stands; `None`: it is spent.
+    /// The Message ID of the outstanding ping; `None` if it was invalidated.
     id: Option<u16>,
     at: Instant,
 }
 
 impl ReturnRoutability {
-    /// The ping to send, unless one was sent a moment ago. `id` is random.
+    /// The ping to send; `None` if one was sent less than 2 s ago. `id` must be random.
     pub fn ask(&mut self, now: Instant, session: SessionId, id: u16) -> Option<[u8; 4]> {
         if self.asked.get(&session).is_some_and(|asked| now < asked.at + AGAIN) {
             return None;
@@ -39,7 +40,7 @@ impl ReturnRoutability {
         Some([0x40, 0, high, low])
     }
 
-    /// Whether a message of a session is a Reset of its ping; then it is dealt with here.
+    /// Returns whether a message is a Reset of the session's ping, which needs no further handling.
     pub fn take(&mut self, session: SessionId, message: &[u8]) -> bool {
         let Some(asked) = self.asked.get_mut(&session) else { return false };
         let &[0x70, 0, high, low] = message else { return false };
@@ -52,13 +53,13 @@ impl ReturnRoutability {
         true
     }
 
-    /// The session moved on, or ended: what it was asked counts no more.
+    /// Drops the ping of a session that was closed or whose address changed again.
     pub fn forget(&mut self, session: SessionId) {
         self.asked.remove(&session);
         self.proven.retain(|proven| *proven != session);
     }
 
-    /// A session that has shown it.
+    /// The next session whose address passed the check.
     pub fn poll(&mut self) -> Option<SessionId> {
         self.proven.pop()
     }

@@ -1,4 +1,4 @@
-//! What the CoAP side is told by configuration, already validated.
+//! The settings of the CoAP side, already validated.
 
 use std::net::SocketAddr;
 
@@ -6,34 +6,35 @@ use crate::message::Name;
 use crate::proto::dtls::Policy;
 use crate::proto::dtls::server::Certificates;
 
-/// Where CoAP is listened for and what it may cost.
+/// Listen addresses, limits and credentials of the CoAP side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `coaps` addresses; default `[::]:5684`. Empty = no DTLS.
     pub listen: Vec<SocketAddr>,
-    /// Plain CoAP addresses and the one device all their senders are; default none.
+    /// Plain CoAP addresses and the one device of all their senders; default none.
     pub insecure: Option<(Vec<SocketAddr>, Name)>,
-    /// Most DTLS sessions; default 10,000. One more replaces the longest idle, if that was idle for
-    /// an hour; otherwise it is refused.
+    /// Most DTLS sessions; default 10,000. A further one replaces the session with the longest idle
+    /// time if that is at least an hour; otherwise it is refused.
     pub max_sessions: usize,
-    /// Most handshakes under way; default 1,024. The oldest goes first.
+    /// Most handshakes in progress; default 1,024. A further one replaces the oldest.
     pub max_half_open: usize,
-    /// A session without a record for so long is ended; default 24 h.
+    /// A session without a record for this time is closed; default 24 h.
     pub idle_timeout: std::time::Duration,
-    /// What devices with certificates or raw public keys are judged by and shown; default nothing.
+    /// The trust anchors and the server's credentials for certificates and raw public keys; default
+    /// none.
     pub certificates: Certificates,
-    /// Whether sessions survive a restart; default true. The engine has to be able to.
+    /// Whether sessions survive a restart; default true. The engine must support it.
     pub persist_sessions: bool,
-    /// What speaks DTLS; default our own.
+    /// The DTLS engine; default [`EngineKind::Tombolo`].
     pub engine: EngineKind,
-    /// How it treats handshakes from now on.
+    /// The handshake policy; a reload applies it to new handshakes.
     pub policy: Policy,
 }
 
-/// What speaks DTLS (docs/decisions/0011).
+/// The DTLS engine (docs/decisions/0011).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineKind {
-    /// [`ServerEngine`](crate::proto::dtls::ServerEngine), which is our own.
+    /// [`ServerEngine`](crate::proto::dtls::ServerEngine), the engine of this crate.
     #[default]
     Tombolo,
     /// The `dimpl` crate.
@@ -41,12 +42,12 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
-    /// Why [`EngineKind::Dimpl`] cannot be had from a program built without it.
+    /// The error for [`EngineKind::Dimpl`] in a program built without it.
     pub const NO_DIMPL: &str = "this program was built without the engine \"dimpl\"";
-    /// Whether this program has it.
+    /// Whether this program was built with [`EngineKind::Dimpl`].
     pub const HAS_DIMPL: bool = cfg!(feature = "dimpl");
 
-    /// As configuration and `status` spell it.
+    /// The name in the configuration and in `status`.
     pub fn as_str(self) -> &'static str {
         match self {
             EngineKind::Tombolo => "tombolo",

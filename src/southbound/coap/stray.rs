@@ -1,25 +1,24 @@
-//! Source addresses whose datagrams cannot be served, although what they send shows the cause: a
-//! wrong port, a credential that is not configured, a session that is over. Each is logged once an
-//! hour, and is in `status` for 24 h.
+//! Source addresses whose datagrams cannot be processed for a recognisable cause: a wrong port, a
+//! credential that is not configured, a session that does not exist. Each is logged once an hour
+//! and shown in `status` for 24 h.
 //!
-//! Source addresses can be spoofed, so memory and log lines are bounded: [`EACH`] sources of a kind
-//! are kept; others are counted. Those that came seldom and not lately give up their places, so
-//! that a device that talks in vain for ever is named at last.
+//! Source addresses can be spoofed, so memory and log lines are bounded: [`EACH`] sources per cause
+//! are kept, others are only counted. A rare and silent source is replaced by a new one, so that a
+//! device that keeps sending is listed eventually.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Most sources of one kind.
+/// Most sources kept per cause.
 pub const EACH: usize = 16;
 /// Least time between two log lines about a source.
 const AGAIN: Duration = Duration::from_secs(60 * 60);
-/// A source that was logged gives up its place after so long a silence, and one of a kind in so
-/// long.
+/// A logged source may be replaced after this much silence, and at most one per cause in this time.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 /// A source that was silent for this long is dropped.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The cause.
+/// The cause of a stray datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
     /// DTLS records on a port for plain CoAP.
@@ -34,11 +33,11 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Mistake; 4] =
         [Mistake::DtlsOnPlainPort, Mistake::PlainOnDtlsPort, Mistake::NotConfigured, Mistake::UnknownSession];
 
-    /// As `status --json` spells it.
+    /// The name in `status --json`.
     pub fn as_str(self) -> &'static str {
         match self {
             Mistake::DtlsOnPlainPort => "dtls_on_plain_port",
@@ -48,7 +47,7 @@ impl Mistake {
         }
     }
 
-    /// One sentence: what is wrong, and what to do.
+    /// The cause and the remedy in one sentence.
     pub fn advice(self) -> &'static str {
         match self {
             Mistake::DtlsOnPlainPort => "sends DTLS to a plain CoAP port; use a port of coap.listen",
@@ -64,35 +63,36 @@ impl Mistake {
         }
     }
 
-    /// How often it must happen before it is logged: one late record of a closed session is normal.
+    /// Least number of datagrams before the source is logged: one late record of a closed session
+    /// is normal.
     fn least(self) -> u64 {
         if self == Mistake::UnknownSession { 3 } else { 1 }
     }
 }
 
-/// One sender.
+/// One source address with its cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stray {
     /// The source address; it may be spoofed.
     pub source: IpAddr,
-    /// What is wrong.
+    /// The cause.
     pub mistake: Mistake,
-    /// How often.
+    /// The number of datagrams.
     pub count: u64,
-    /// Since when.
+    /// When the first datagram came.
     pub since: Instant,
-    /// When last.
+    /// When the last datagram came.
     pub last: Instant,
     said: Option<Instant>,
 }
 
-/// See the module.
+/// The sources kept, and counters for the others.
 #[derive(Debug, Default)]
 pub struct Strays {
     strays: Vec<Stray>,
     /// Datagrams of sources that are not kept.
     unnamed: u64,
-    /// When a source of a kind last gave up a place that it had been logged in.
+    /// For each cause, when a logged source was last replaced.
     given_up: [Option<Instant>; Mistake::ALL.len()],
 }
 
@@ -131,10 +131,10 @@ impl Strays {
         is_worth_it
     }
 
-    /// The place for one more source of a kind: at the end, else that of one that was never logged,
-    /// of one silent for so long that it would be logged again, or of the one that came least
-    /// often. The last must have been silent for a while, and costs a line, so that it is given up
-    /// seldom.
+    /// The index for a new source of one cause: a free one; otherwise that of a source that was
+    /// never logged, of one silent for so long that it would be logged again, or of the one with
+    /// the fewest datagrams. The last kind must have been silent for [`GIVEN_UP`] and is replaced
+    /// at most once in that time, because its replacement is logged.
     fn place(&mut self, now: Instant, mistake: Mistake) -> Option<usize> {
         let of_kind = self.strays.iter().enumerate().filter(|(_, stray)| stray.mistake == mistake);
         if of_kind.clone().count() < EACH {
@@ -228,13 +228,13 @@ mod tests {
     fn who_talks_in_vain_for_ever_is_named_whoever_came_once() {
         for mistake in Mistake::ALL {
             let (mut now, mut strays) = (Instant::now(), Strays::default());
-            // More sources than there are places, some of them often enough to be logged.
+            // More sources than are kept, some with enough datagrams to be logged.
             for n in 0..40 {
                 for _ in 0..1 + n % 4 {
                     strays.note(now, source(n), mistake);
                 }
             }
-            // One more, once in two minutes.
+            // One more source, once in two minutes.
             let mut lines = 0;
             for _ in 0..30 {
                 now += 2 * GIVEN_UP;

@@ -1,25 +1,25 @@
-//! One device's readings on their way to disk: offered, kept while they cannot be taken, offered
-//! again, counted.
+//! The readings of one device until they are committed: offered to the gate and the journal, kept
+//! while they cannot be accepted, offered again, and counted.
 //!
-//! Each device of a port has its own, so that one over its quota keeps no other waiting.
+//! Each device of a port has its own, so that a device over its quota does not delay the others.
 
 use std::time::{Duration, Instant};
 
 use super::pending::{Bounds, Held, Pending};
-use super::port::{Taker, Verdict};
+use super::taker::{Taker, Verdict};
 use crate::gate::stage::Received;
 use crate::message::{Method, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::reading::Reading;
 
-/// How long to wait before what the journal did not take is offered again.
+/// Time until a reading that was not accepted is offered again.
 pub const OFFER_AGAIN: Duration = Duration::from_millis(250);
 
-/// One device's readings that are not committed.
+/// The readings of one device that are not committed.
 #[derive(Debug)]
 pub struct Delivery {
     pending: Pending,
-    /// The ticket of the newest reading; the others differ in their count.
+    /// The ticket of the newest reading; the tickets of older ones have lower counts.
     last: SerialTicket,
     again_at: Option<Instant>,
     readings: u64,
@@ -27,7 +27,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The `number`th of the port with this number.
+    /// The delivery of device `number` on the port with number `port`.
     pub fn new(port: u32, number: u8, bounds: Bounds) -> Delivery {
         Delivery {
             pending: Pending::new(bounds),
@@ -43,22 +43,22 @@ impl Delivery {
         self.readings
     }
 
-    /// Readings that no rule or quota allowed.
+    /// Readings that the rules or the quota refused.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Readings lost because the journal did not take them for too long.
+    /// Readings lost because they were not accepted before the buffer was full.
     pub fn lost(&self) -> u64 {
         self.pending.lost()
     }
 
-    /// Readings in memory: waiting for the journal, and on their way to disk.
+    /// The number of readings in memory: waiting to be accepted, and accepted but not committed.
     pub fn pending(&self) -> (usize, usize) {
         self.pending.counts()
     }
 
-    /// Goes on with what its predecessor had not stored.
+    /// Takes over the uncommitted readings of its predecessor, after a reload.
     pub fn adopt(&mut self, predecessor: &mut Delivery, now: Instant) {
         let bounds = self.pending.bounds();
         self.pending.adopt(std::mem::replace(&mut predecessor.pending, Pending::new(bounds)));
@@ -72,7 +72,8 @@ impl Delivery {
         self.again_at
     }
 
-    /// Offers a new reading, behind those that wait. [`Verdict::Unavailable`]: it waits too.
+    /// Offers a new reading, after those that wait. If the verdict is [`Verdict::Unavailable`], it
+    /// waits too.
     pub fn offer(
         &mut self,
         now: Instant,
@@ -103,7 +104,8 @@ impl Delivery {
         verdict
     }
 
-    /// Offers again what waits, if it is time. Whether one that waited was refused for good.
+    /// Offers the waiting readings again if it is time. Returns whether one of them was refused
+    /// finally.
     pub fn handle_timeout(&mut self, now: Instant, device: &str, taker: &mut dyn Taker) -> bool {
         if self.again_at.is_none_or(|at| at > now) {
             return false;
@@ -112,7 +114,7 @@ impl Delivery {
         let refused = self.refused;
         while let Some(held) = self.pending.first() {
             let Ok(path) = Path::parse(&held.path) else {
-                // It was parsed before it was held.
+                // The path was parsed before the reading was kept.
                 self.pending.first_gone();
                 continue;
             };
@@ -129,8 +131,8 @@ impl Delivery {
                     self.refused += 1;
                     self.pending.first_gone();
                 }
-                // Once let in, it keeps its claim: what comes after an outage comes at the quota's
-                // pace.
+                // A reading that waits is not refused for the quota: after an outage, the backlog
+                // is delivered at the rate of the quota.
                 Verdict::OverQuota | Verdict::Unavailable => {
                     self.again_at = Some(now + OFFER_AGAIN);
                     break;
@@ -140,7 +142,7 @@ impl Delivery {
         self.refused > refused
     }
 
-    /// A reading under this ticket is on disk, or could not be put there.
+    /// The reading with this ticket was committed (`stored`) or could not be.
     pub fn handle_completion(&mut self, now: Instant, ticket: SerialTicket, stored: bool) {
         self.pending.complete(ticket.count, stored);
         if stored {
@@ -162,7 +164,7 @@ fn received<'a>(reading: &Reading<'a>, stamp: Stamp) -> Received<'a> {
         method: Method::Post,
         payload: reading.payload,
         content_format: reading.content_format,
-        // It came whole; the larger limit holds for frames that a single datagram could not carry.
+        // A frame larger than the datagram limit gets the larger limit for block-wise transfers.
         blockwise: reading.payload.len() > 1024,
         stamp,
     }

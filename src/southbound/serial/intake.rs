@@ -1,17 +1,18 @@
-//! The serial side: readings of ports for the pipeline, and what comes back for them.
+//! The serial side: hands the readings of ports to the pipeline, and returns completions and
+//! messages to the ports.
 //!
-//! | what comes back | waits here until |
+//! | returned | queued until |
 //! |---|---|
-//! | the completion of a reading | the port of its ticket takes it: [`Intake::poll_completion`] |
+//! | the completion of a reading | the port of its ticket polls it: [`Intake::poll_completion`] |
 //! | a CoAP message for the node on a line | the port writes it: [`Intake::poll_message`] |
 //!
-//! Only lines with a node (`slipmux`) are connected here. Messages that wait are bounded by
-//! [`MESSAGES_MAX`] a line.
+//! Only lines with a CoAP node (`slipmux`) are connected. At most [`MESSAGES_MAX`] messages per
+//! line are queued.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::port::Verdict;
+use super::taker::Verdict;
 use crate::clock::Moment;
 use crate::gate::stage::{Received, Refusal};
 use crate::journal::Refused;
@@ -19,26 +20,26 @@ use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::address::{Peer, SerialTicket, Ticket};
 use crate::southbound::coap;
 
-/// Most messages that wait for one line. Beyond it the oldest is dropped, as a datagram would get
-/// lost.
+/// Most messages queued for one line. A further one replaces the oldest, which is lost like a
+/// datagram.
 pub const MESSAGES_MAX: usize = 64;
 
-/// All state of the serial side that is not a port's own.
+/// The state of the serial side apart from the ports.
 #[derive(Debug, Default)]
 pub struct Intake {
     lines: HashMap<u32, VecDeque<Vec<u8>>>,
-    /// Lines for which there is a new message, each as often as there was one.
+    /// Ports with a new message, one entry per message.
     ready: Vec<u32>,
     completions: VecDeque<(SerialTicket, bool)>,
 }
 
 impl Intake {
-    /// The port with this number has a line with a CoAP node from now on.
+    /// Connects the line of a port with a CoAP node.
     pub fn connect(&mut self, port: u32) {
         self.lines.insert(port, VecDeque::new());
     }
 
-    /// The port has gone. Whether there was a node on its line.
+    /// Disconnects the line of a port that was removed. Returns whether it was connected.
     pub fn disconnect(&mut self, port: u32) -> bool {
         self.lines.remove(&port).is_some()
     }
@@ -53,7 +54,7 @@ impl Intake {
         self.ready.push(port);
     }
 
-    /// The next port to be woken because a message waits for its line.
+    /// The next port that has a new message.
     pub fn poll_ready(&mut self) -> Option<u32> {
         self.ready.pop()
     }
@@ -63,7 +64,7 @@ impl Intake {
         self.lines.get_mut(&port)?.pop_front()
     }
 
-    /// The store is done with a reading.
+    /// The store has committed (`stored`) or refused a reading.
     pub fn handle_completion(&mut self, ticket: SerialTicket, stored: bool) {
         self.completions.push_back((ticket, stored));
     }
@@ -74,8 +75,8 @@ impl Intake {
     }
 }
 
-/// Takes a reading of a device on a serial line. Its ticket comes back by
-/// [`Intake::poll_completion`] if it is [`Verdict::Taken`].
+/// Hands a reading of a device on a serial line to the pipeline. For [`Verdict::Taken`],
+/// [`Intake::poll_completion`] returns its ticket later.
 pub fn handle_reading<S: ReadingStore>(
     now: Instant,
     device: &str,
@@ -93,8 +94,8 @@ pub fn handle_reading<S: ReadingStore>(
     }
 }
 
-/// Takes a CoAP message of the node on the line of a port. Its answer comes by
-/// [`Intake::poll_message`].
+/// Handles a CoAP message of the node on the line of a port. [`Intake::poll_message`] returns its
+/// response.
 pub fn handle_message<S: ReadingStore>(
     moment: &Moment,
     port: u32,
@@ -108,7 +109,7 @@ pub fn handle_message<S: ReadingStore>(
     coap.handle_message(moment, Peer::Serial(port), device, message, pipeline);
 }
 
-/// A device on a serial line gave a sign of life.
+/// Marks a device on a serial line as active.
 pub fn handle_alive<S: ReadingStore>(now: Instant, device: &str, pipeline: &mut Pipeline<S>) {
     if let Some(device) = pipeline.gate.device_by_id(device) {
         pipeline.gate.seen(now, device);

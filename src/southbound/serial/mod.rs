@@ -1,14 +1,15 @@
-//! Serial southbound: ports, the readings that come over them, and the shell that opens them.
+//! Serial southbound: the ports, their readings, and the shell that opens them.
 //!
 //! ```text
 //! io: bytes ──> port ──┬─> stream: framing, reading ──┬─> delivery ──> Taker (gate, journal) ──> committed: forgotten here
 //!    <── requests ─────┴─> units: a Modbus bus ───────┘      └─ pending: what the journal does not take now, offered again
 //! ```
 //!
-//! A serial device cannot be told to come again. So a reading stays in memory until it is
-//! committed, within the bounds of [`pending`]; what goes beyond them is dropped, the oldest first,
-//! and counted.
+//! A serial device cannot be asked to send again. So a reading stays in memory until it is
+//! committed, within the limits of [`pending`]; beyond them the oldest reading is dropped and
+//! counted.
 
+pub mod counters;
 pub mod delivery;
 pub mod intake;
 pub mod io;
@@ -16,8 +17,10 @@ pub mod pending;
 pub mod port;
 pub mod settings;
 pub mod stream;
+pub mod taker;
 pub mod units;
 
 pub use intake::Intake;
-pub use port::{Port, Taker, Verdict};
+pub use port::Port;
 pub use settings::Settings;
+pub use taker::{Taker, Verdict};

@@ -1,13 +1,14 @@
-//! Readings that are not committed yet: those on their way to disk, and those the journal does not
-//! take at present.
+//! Readings that are not committed yet: in flight to the journal, or waiting because they cannot be
+//! accepted now.
 //!
-//! | state | then |
+//! | state | next |
 //! |---|---|
-//! | waiting | offered again, oldest first, until taken: in flight |
-//! | in flight | committed: gone; failed: waiting, in its old place |
+//! | waiting | offered again, oldest first; when accepted: in flight |
+//! | in flight | committed: removed; failed: waiting, in its old position |
 //!
-//! Bounded in number and bytes. Over the bound the oldest waiting one is lost and counted; if none
-//! waits, the oldest in flight is no longer kept against a failure of the disk.
+//! Bounded in number and bytes. Beyond the limit the oldest waiting reading is lost and counted; if
+//! none waits, the copy of the oldest one in flight is dropped, so that it is lost if its commit
+//! fails.
 
 use std::collections::VecDeque;
 
@@ -16,24 +17,24 @@ use crate::proto::serial::reading::Reading;
 
 /// Most readings kept for one port.
 pub const READINGS_MAX: usize = 1000;
-/// Most bytes of payload kept for one port.
+/// Most payload bytes kept for one port.
 pub const BYTES_MAX: usize = 256 * 1024;
-/// Fewest readings kept for one of many devices on a port.
+/// Least limit of readings for one of many devices on a port.
 const READINGS_LEAST: usize = 16;
-/// Fewest bytes kept for one of many devices on a port: 2 MiB for the 247 there can be.
+/// Least limit of bytes for one of many devices on a port: 2 MiB for the maximum of 247.
 const BYTES_LEAST: usize = 8 * 1024;
 
-/// How much may be kept.
+/// Limits of the readings kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Readings.
+    /// Most readings.
     pub readings: usize,
-    /// Bytes of their payloads.
+    /// Most bytes of their payloads.
     pub bytes: usize,
 }
 
 impl Bounds {
-    /// The share of each of so many devices on one port.
+    /// The limits of each of `devices` on one port.
     pub fn share(devices: usize) -> Bounds {
         let devices = devices.max(1);
         Bounds {
@@ -49,21 +50,21 @@ impl Default for Bounds {
     }
 }
 
-/// A reading kept.
+/// A reading kept in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Where.
+    /// The path within the device.
     pub path: String,
-    /// What it is.
+    /// The content format of the payload.
     pub content_format: Option<ContentFormat>,
-    /// The bytes.
+    /// The payload.
     pub payload: Vec<u8>,
-    /// When it came.
+    /// When it was received.
     pub stamp: Stamp,
 }
 
 impl Held {
-    /// A copy.
+    /// Copies a reading.
     pub fn of(reading: &Reading<'_>, stamp: Stamp) -> Held {
         Held {
             path: reading.path.as_str().to_owned(),
@@ -85,73 +86,72 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Room for so much.
+    /// An empty buffer with these limits.
     pub fn new(bounds: Bounds) -> Pending {
         Pending { bounds, ..Pending::default() }
     }
 
-    /// How much there is room for.
+    /// The limits.
     pub fn bounds(&self) -> Bounds {
         self.bounds
     }
 
-    /// Whether none waits: a new reading may go straight to the journal.
+    /// Whether no reading waits, so that a new one may be offered at once.
     pub fn is_clear(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// How many wait, and how many are on their way.
+    /// The number of waiting readings and of those in flight.
     pub fn counts(&self) -> (usize, usize) {
         (self.waiting.len(), self.in_flight.len())
     }
 
-    /// How many were lost for want of room.
+    /// The number of readings lost because of the limits.
     pub fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Keeps one that was taken under the ticket of this count, until it is committed.
+    /// Keeps a reading in flight, accepted with the ticket of this count, until it is committed.
     pub fn hold(&mut self, count: u32, held: Held) {
         self.bytes += held.payload.len();
         self.in_flight.push_back((count, held));
         self.shrink();
     }
 
-    /// Keeps one that was not taken.
+    /// Keeps a reading that was not accepted.
     pub fn wait(&mut self, held: Held) {
         self.bytes += held.payload.len();
         self.waiting.push_back(held);
         self.shrink();
     }
 
-    /// The one that has waited longest.
+    /// The reading that has waited longest.
     pub fn first(&self) -> Option<&Held> {
         self.waiting.front()
     }
 
-    /// The first was taken under the ticket of this count: it is on its way.
+    /// The first waiting reading was accepted with the ticket of this count and is in flight.
     pub fn first_taken(&mut self, count: u32) {
         if let Some(held) = self.waiting.pop_front() {
             self.in_flight.push_back((count, held));
         }
     }
 
-    /// The first is not wanted: it was refused, or went another way.
+    /// Removes the first waiting reading: it was refused, or passed on without the journal.
     pub fn first_gone(&mut self) {
         if let Some(held) = self.waiting.pop_front() {
             self.bytes -= held.payload.len();
         }
     }
 
-    /// What was on its way has arrived, or has not.
+    /// A reading in flight was committed (`stored`) or failed.
     pub fn complete(&mut self, count: u32, stored: bool) {
         let Some(at) = self.in_flight.iter().position(|(known, _)| *known == count) else { return };
         let Some((_, held)) = self.in_flight.remove(at) else { return };
         if stored {
             self.bytes -= held.payload.len();
         } else {
-            // Those that fail together come back in order: each goes behind those older than
-            // itself.
+            // Failed readings return in order: each is inserted after the older ones.
             let behind =
                 self.waiting.iter().take_while(|other| other.stamp.boottime_ms <= held.stamp.boottime_ms);
             let behind = behind.count();
@@ -159,7 +159,7 @@ impl Pending {
         }
     }
 
-    /// Takes over what another had, as the older ones; nothing of it is on its way any more.
+    /// Takes over the readings of `other` as the older ones; its readings in flight wait again.
     pub fn adopt(&mut self, mut other: Pending) {
         let older = other.in_flight.drain(..).map(|(_, held)| held).chain(other.waiting.drain(..));
         let mut waiting: VecDeque<Held> = older.collect();

@@ -1,6 +1,6 @@
-//! One port: whether it is open, and what is behind it: a stream of frames, or a bus with units.
+//! One port: its link state, and its protocol: a stream of frames, or a bus with units.
 //!
-//! | verb | who calls it |
+//! | method | caller |
 //! |---|---|
 //! | [`Port::poll_open`], `handle_opened`, `handle_failure` | the shell that opens it |
 //! | [`Port::handle_bytes`], `handle_timeout`, `poll_transmit`, `poll_timeout` | the shell, with a [`Taker`] for the readings |
@@ -9,66 +9,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::settings::{self, Duty};
+use super::counters::Counters;
+use super::settings::{self, Duty, PortName};
 use super::stream::Stream;
+use super::taker::Taker;
 use super::units::{UnitView, Units};
-use crate::gate::stage::Received;
-use crate::message::Stamp;
+use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::link::Link;
-use crate::proto::serial::modbus;
-use crate::proto::serial::reading::Unreadable;
+use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 
-/// What became of a reading that was offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// On its way to disk; its ticket comes back.
-    Taken,
-    /// By a rule with `qos = 0`: passed on, not stored.
-    Passed,
-    /// No rule allows it, or it can never be stored. Counted and logged by whom it was offered to.
-    Refused,
-    /// Its device has used up its quota. Counted and logged as a refusal the first time.
-    OverQuota,
-    /// The journal cannot take it at present.
-    Unavailable,
-}
-
-/// Who takes readings: the gate and the journal behind it.
-pub trait Taker {
-    /// Offers one of this device under a ticket.
-    fn take(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict;
-
-    /// A CoAP message of a node on the line; answers go out by the shell.
-    fn message(&mut self, message: &[u8]);
-
-    /// A frame was no reading.
-    fn unreadable(&mut self, why: Unreadable);
-
-    /// A device gave a sign of life, whether or not a reading comes of it.
-    fn alive(&mut self, device: &str);
-
-    /// Something happened with a unit of the bus; never [`modbus::Event::Reading`].
-    fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event);
-}
-
-/// What a port did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Bytes and frames.
-    pub framing: framing::Counters,
-    /// Readings committed, or passed on by a rule with `qos = 0`.
-    pub readings: u64,
-    /// Frames that were no reading; on a bus, those from nobody who was asked.
-    pub unreadable: u64,
-    /// Readings that no rule or quota allowed.
-    pub refused: u64,
-    /// Readings lost because the journal did not take them for too long.
-    pub lost: u64,
-}
-
-/// One port.
+/// The state of one port.
 #[derive(Debug)]
 pub struct Port {
     settings: Arc<settings::Port>,
@@ -83,29 +35,32 @@ enum Work {
 }
 
 impl Port {
-    /// A port to be opened at once. Its tickets carry `number`; `seed` decides when exactly units
-    /// are asked.
+    /// A port that is opened at once. Its tickets contain `number`; `seed` spreads the polls of
+    /// units in time.
     pub fn new(settings: Arc<settings::Port>, number: u32, now: Instant, seed: u64) -> Port {
         let stream = |framing: &framing::Settings| Work::Stream(Box::new(Stream::new(framing, number, now)));
         let work = match &settings.duty {
             Duty::Readings { framing, .. } => stream(framing),
             Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message)),
-            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, number, now, seed))),
+            Duty::Modbus(bus) => {
+                let has_header = matches!(settings.port, PortName::Tcp { has_header: true, .. });
+                Work::Bus(Box::new(Units::new(bus, has_header, number, now, seed)))
+            }
         };
         Port { link: Link::new(now), settings, work }
     }
 
-    /// What it was told.
+    /// The settings of the port.
     pub fn settings(&self) -> &Arc<settings::Port> {
         &self.settings
     }
 
-    /// Whether it is open, since when, why not.
+    /// The link state: whether the port is open, since when, and the reason if not.
     pub fn link(&self) -> &Link {
         &self.link
     }
 
-    /// What it did.
+    /// The counters.
     pub fn counters(&self) -> Counters {
         match &self.work {
             Work::Stream(stream) => stream.counters(),
@@ -113,11 +68,36 @@ impl Port {
         }
     }
 
-    /// The units behind it, if it is a bus, by address.
+    /// The units of a bus, by address; empty for a port that is not a bus.
     pub fn units(&self) -> impl Iterator<Item = UnitView<'_>> {
         let units = match &self.work {
             Work::Stream(_) => None,
             Work::Bus(units) => Some(units.views()),
+        };
+        units.into_iter().flatten()
+    }
+
+    /// Units of a bus go on with what was learned of them before.
+    pub fn recall(&mut self, now: Instant, notebook: &Notebook) {
+        if let Work::Bus(units) = &mut self.work {
+            units.recall(now, notebook);
+        }
+    }
+
+    /// What was learned of each unit of a bus, by device id.
+    pub fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {
+        let units = match &self.work {
+            Work::Stream(_) => None,
+            Work::Bus(units) => Some(units.learned()),
+        };
+        units.into_iter().flatten()
+    }
+
+    /// The fields that the readings of a unit ([`UnitView::index`]) come without, and why.
+    pub fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
+        let units = match &self.work {
+            Work::Stream(_) => None,
+            Work::Bus(units) => Some(units.left_out(unit)),
         };
         units.into_iter().flatten()
     }
@@ -130,8 +110,8 @@ impl Port {
         }
     }
 
-    /// Goes on with what its predecessor had not stored. What is left there afterwards has no
-    /// device here any more.
+    /// Takes over the uncommitted readings of its predecessor, after a reload. Readings that remain
+    /// in the predecessor belong to devices that were removed.
     pub fn adopt(&mut self, predecessor: &mut Port, now: Instant) {
         match (&mut self.work, &mut predecessor.work) {
             (Work::Stream(own), Work::Stream(other)) => own.delivery.adopt(&mut other.delivery, now),
@@ -140,12 +120,12 @@ impl Port {
         }
     }
 
-    /// Whether the shell is to open it now.
+    /// Whether the shell must open the port now.
     pub fn poll_open(&mut self, now: Instant) -> bool {
         self.link.poll_open(now)
     }
 
-    /// It is open.
+    /// The port was opened.
     pub fn handle_opened(&mut self, now: Instant) {
         self.link.handle_opened(now);
         match &mut self.work {
@@ -154,7 +134,7 @@ impl Port {
         }
     }
 
-    /// It cannot be opened, or was lost. Whether that is news.
+    /// The port could not be opened, or failed. Returns whether the reason is new, to log it once.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         if let Work::Bus(units) = &mut self.work {
             units.failed(now);
@@ -162,7 +142,7 @@ impl Port {
         self.link.handle_failure(now, reason)
     }
 
-    /// Takes what came over the line.
+    /// Handles received bytes.
     pub fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
         match &mut self.work {
             Work::Stream(stream) => stream.handle_bytes(now, stamp, bytes, &self.settings, taker),
@@ -170,7 +150,7 @@ impl Port {
         }
     }
 
-    /// Does what is due: ends frames by a pause, asks units, offers again what waits.
+    /// Handles due timers: ends frames after a pause, polls units, offers waiting readings again.
     pub fn handle_timeout(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
         match &mut self.work {
             Work::Stream(stream) => stream.handle_timeout(now, stamp, &self.settings, taker),
@@ -178,8 +158,8 @@ impl Port {
         }
     }
 
-    /// What a bus has to say, whole, into an empty buffer; answers to a CoAP node go another way.
-    /// `false`: nothing.
+    /// Writes the next request of a bus to the empty `buffer`; returns whether there is one.
+    /// Responses to a CoAP node are not sent here.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         match &mut self.work {
             Work::Stream(_) => false,
@@ -209,12 +189,16 @@ impl Port {
 mod tests {
     use std::time::Duration;
 
+    use super::super::taker::Verdict;
     use super::*;
+    use crate::gate::stage::Received;
     use crate::message::Name;
     use crate::proto::serial::framing::{Framing, line};
+    use crate::proto::serial::modbus;
+    use crate::proto::serial::reading::Unreadable;
     use crate::proto::serial::reading::{Extractor, Form};
     use crate::proto::serial::slipmux;
-    use crate::southbound::serial::settings::{Line, PortName};
+    use crate::southbound::serial::settings::Line;
 
     struct Journal {
         verdict: Verdict,
@@ -246,8 +230,14 @@ mod tests {
     }
 
     fn port(pattern: Option<&str>) -> (Port, Instant, Journal) {
-        let framing =
-            framing::Settings { framing: Framing::Line(line::End::Any), checksum: None, max_frame: 100 };
+        let framing = framing::Settings {
+            framing: Framing::Line(line::End::Any),
+            checksum: None,
+            max_frame: 100,
+            start: Vec::new(),
+            placement: Default::default(),
+            skip_first: false,
+        };
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {
             name: Name::parse("meter").unwrap(),
@@ -278,7 +268,7 @@ mod tests {
         assert_eq!((port.pending(), port.counters().readings), ((1, 0), 1));
         let again = port.poll_timeout().unwrap();
         port.handle_timeout(again, stamp(99), &mut journal);
-        // Under another ticket, with the time at which it came.
+        // With a new ticket, and the time at which it was received.
         assert_eq!(journal.taken[2].1, "two");
         assert_eq!((journal.taken[2].2, journal.taken[2].0.port), (5, 7));
         assert_ne!(journal.taken[2].0, journal.taken[1].0);

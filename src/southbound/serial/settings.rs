@@ -1,4 +1,4 @@
-//! What configuration says of serial ports, already validated.
+//! The settings of serial ports, already validated.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,55 +7,57 @@ use crate::message::Name;
 use crate::proto::serial::reading::Extractor;
 use crate::proto::serial::{framing, modbus, slipmux};
 
-/// All ports, in name order. A port is a device whose id is its name; or, with [`Duty::Modbus`],
-/// each unit behind it is one.
+/// All ports, in name order. A port is a device whose id is its name; with [`Duty::Modbus`], each
+/// unit on it is a device instead.
 pub type Settings = Vec<Port>;
 
-/// One port.
+/// The settings of one port.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
-    /// Its name, and its device's id unless it is a bus.
+    /// The name, which is also the id of its device unless it is a bus.
     pub name: Name,
-    /// Which one of the machine.
+    /// The device file or USB adapter.
     pub port: PortName,
-    /// How bits go over it.
+    /// The line parameters.
     pub line: Line,
-    /// What is made of the bytes.
+    /// What the port is used for.
     pub duty: Duty,
 }
 
-/// What a port is for.
+/// What a port is used for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Duty {
     /// Frames become readings of the port's own device.
     Readings {
-        /// Where frames begin and end.
+        /// How the bytes are split into frames.
         framing: framing::Settings,
-        /// What is made of one.
+        /// How a frame becomes a reading.
         extractor: Extractor,
     },
-    /// CoAP messages in SLIP frames (slipmux): the node on the line is a CoAP device like any
-    /// other.
+    /// CoAP messages in SLIP frames (slipmux, draft-bormann-t2trg-slipmux): the node on the line is
+    /// a CoAP device.
     Slipmux {
         /// Longest message in bytes.
         max_message: usize,
     },
-    /// The gateway asks units on a bus for their registers; each of them is a device of its own,
-    /// the port is none.
+    /// The gateway polls registers of units on a bus; each unit is a device, the port is not.
     Modbus(modbus::Settings),
 }
 
-/// How a line with a CoAP node is taken apart into messages of at most so many bytes.
+/// The framing of a line with a CoAP node, for messages of at most `max_message` bytes.
 pub fn slipmux(max_message: usize) -> framing::Settings {
     framing::Settings {
         framing: framing::Framing::Slip,
         checksum: None,
         max_frame: max_message + slipmux::OVERHEAD,
+        start: Vec::new(),
+        placement: Default::default(),
+        skip_first: false,
     }
 }
 
 impl Port {
-    /// The configuration's table of a device behind it; `None` if it is not.
+    /// The configuration table of a device of this port; `None` if it has no such device.
     pub fn table_of(&self, device: &str) -> Option<String> {
         match &self.duty {
             Duty::Modbus(bus) => {
@@ -68,7 +70,7 @@ impl Port {
         }
     }
 
-    /// The ids of the devices behind it.
+    /// The ids of the devices of this port.
     pub fn devices(&self) -> impl Iterator<Item = &Name> {
         let (own, units) = match &self.duty {
             Duty::Modbus(bus) => (None, bus.units.as_slice()),
@@ -78,27 +80,52 @@ impl Port {
     }
 }
 
-/// Which port of the machine. Looked up at every opening, so that it is found again under another
-/// number.
+/// Identifies a port of the machine. It is resolved at every opening, so that an adapter is found
+/// again under another device file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortName {
     /// A device file, or a link to one below `/dev/serial`.
     Path(PathBuf),
-    /// The one USB adapter with these numbers; with several it is none of them.
+    /// The one USB adapter with these ids; if several match, none is used.
     Usb {
-        /// idVendor.
+        /// The USB idVendor.
         vendor: u16,
-        /// idProduct.
+        /// The USB idProduct.
         product: u16,
-        /// iSerial, if it matters.
+        /// The USB iSerial; `None` = any.
         serial: Option<String>,
+    },
+    /// A converter in the network.
+    Tcp {
+        /// Name or address.
+        host: String,
+        /// Its TCP port.
+        port: u16,
+        /// Whether frames have the header of Modbus TCP; else the bytes are those of the line.
+        has_header: bool,
     },
 }
 
 impl PortName {
-    /// Reads a path, or `usb:VVVV:PPPP` or `usb:VVVV:PPPP:SERIAL` with hexadecimal numbers. `None`
-    /// for a broken `usb:`.
+    /// Reads `tcp://HOST:PORT`, `modbus-tcp://HOST[:PORT]`, a path, or `usb:VVVV:PPPP` or
+    /// `usb:VVVV:PPPP:SERIAL` with hexadecimal numbers. `None` for a broken address or `usb:`.
     pub fn parse(text: &str) -> Option<PortName> {
+        for (scheme, default, has_header) in [("tcp://", None, false), ("modbus-tcp://", Some(502), true)] {
+            let Some(rest) = text.strip_prefix(scheme) else { continue };
+            let rest = rest.strip_suffix('/').unwrap_or(rest);
+            let (host, port) = match rest.rsplit_once(':') {
+                // The colons of an IPv6 address are within brackets.
+                Some((host, port)) if !port.contains(']') => (host, Some(port.parse().ok()?)),
+                _ => (rest, default),
+            };
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            let is_address = bare.is_none_or(|bare| bare.parse::<std::net::Ipv6Addr>().is_ok());
+            let is_name = bare.is_some()
+                || host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+            let port = port.filter(|port| *port != 0)?;
+            let is_sound = is_address && is_name && (1..=255).contains(&host.len());
+            return is_sound.then(|| PortName::Tcp { host: host.to_owned(), port, has_header });
+        }
         let Some(numbers) = text.strip_prefix("usb:") else {
             return Some(PortName::Path(PathBuf::from(text)));
         };
@@ -120,6 +147,9 @@ impl fmt::Display for PortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PortName::Path(path) => write!(f, "{}", path.display()),
+            PortName::Tcp { host, port, has_header } => {
+                write!(f, "{}tcp://{host}:{port}", if *has_header { "modbus-" } else { "" })
+            }
             PortName::Usb { vendor, product, serial } => {
                 write!(f, "usb:{vendor:04x}:{product:04x}")?;
                 serial.iter().try_for_each(|serial| write!(f, ":{serial}"))
@@ -128,20 +158,21 @@ impl fmt::Display for PortName {
     }
 }
 
-/// How bits go over a line.
+/// The parameters of a serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Symbols a second; default 9600.
+    /// Baud rate; default 9600.
     pub baud: u32,
-    /// `5..=8`; default 8.
+    /// Data bits, `5..=8`; default 8.
     pub data_bits: u8,
-    /// Default none.
+    /// Parity; default none.
     pub parity: Parity,
-    /// 1 or 2; default 1.
+    /// Stop bits, 1 or 2; default 1.
     pub stop_bits: u8,
-    /// Default none.
+    /// Flow control; default none.
     pub flow_control: FlowControl,
-    /// Set where the driver is to switch an RS-485 transceiver; `None` leaves the driver as it is.
+    /// Set if the driver must switch an RS-485 transceiver; `None` does not change the driver's
+    /// mode.
     pub rs485: Option<Rs485>,
 }
 
@@ -158,21 +189,21 @@ impl Default for Line {
     }
 }
 
-/// The bit that guards a character.
+/// The parity bit of a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parity {
-    /// There is none.
+    /// No parity bit.
     None,
-    /// With it, the number of ones is even.
+    /// The number of ones, with the parity bit, is even.
     Even,
-    /// With it, the number of ones is odd.
+    /// The number of ones, with the parity bit, is odd.
     Odd,
 }
 
-/// How a receiver holds a sender back.
+/// Flow control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowControl {
-    /// Not at all.
+    /// No flow control.
     None,
     /// RTS and CTS.
     Hardware,
@@ -180,7 +211,7 @@ pub enum FlowControl {
     Software,
 }
 
-/// How the driver turns the transceiver round: RTS while sending.
+/// How the driver switches the RS-485 transceiver with RTS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rs485 {
     /// RTS is high while sending: the usual wiring.
@@ -202,6 +233,25 @@ mod tests {
             panic!()
         };
         assert_eq!((vendor, serial.as_deref()), (0x10c4, Some("0001")));
+        let tcp = |host: &str, port, has_header| PortName::Tcp { host: host.to_owned(), port, has_header };
+        assert_eq!(PortName::parse("tcp://192.0.2.7:4001"), Some(tcp("192.0.2.7", 4001, false)));
+        assert_eq!(PortName::parse("modbus-tcp://plc-3.lan/"), Some(tcp("plc-3.lan", 502, true)));
+        assert_eq!(
+            PortName::parse("modbus-tcp://[2001:db8::7]:1502"),
+            Some(tcp("[2001:db8::7]", 1502, true))
+        );
+        assert_eq!(PortName::parse("modbus-tcp://[2001:db8::7]"), Some(tcp("[2001:db8::7]", 502, true)));
+        for wrong in [
+            "tcp://",
+            "tcp://host",
+            "tcp://host:0",
+            "tcp://:4001",
+            "tcp://a b:1",
+            "tcp://[x]:1",
+            "tcp://h:70000",
+        ] {
+            assert_eq!(PortName::parse(wrong), None, "{wrong}");
+        }
         for wrong in
             ["usb:", "usb:0403", "usb:0403:", "usb:04030:6001", "usb:0403:6001:", "usb:x:6001", "usb:+1:2"]
         {

@@ -3,16 +3,17 @@
 
 use std::time::Instant;
 
+use super::counters::Counters;
 use super::delivery::Delivery;
 use super::pending::Bounds;
-use super::port::{Counters, Taker, Verdict};
 use super::settings::{Duty, Port};
+use super::taker::{Taker, Verdict};
 use crate::message::Stamp;
 use crate::proto::serial::framing::{self, Decoder};
 use crate::proto::serial::reading::{Room, Unreadable};
 use crate::proto::serial::slipmux;
 
-/// What is behind a port whose bytes are frames.
+/// The protocol state of a port whose bytes are frames.
 #[derive(Debug)]
 pub(super) struct Stream {
     decoder: Decoder,
@@ -88,7 +89,7 @@ impl Stream {
             }
             Duty::Slipmux { .. } => feed(decoder, &mut |frame| match slipmux::decode(frame) {
                 Ok(slipmux::Frame::Coap(message)) => taker.message(message),
-                // For whoever traces the port.
+                // Used only by `serial trace`.
                 Ok(slipmux::Frame::Diagnostic(_) | slipmux::Frame::Packet(_)) => {}
                 Err(slipmux::Broken) => {
                     *unreadable += 1;
@@ -97,6 +98,9 @@ impl Stream {
             }),
             // Such a port has no stream.
             Duty::Modbus(_) => {}
+        }
+        if let Some((why, bytes)) = self.decoder.take_bad() {
+            taker.dropped(why, &bytes);
         }
     }
 }

@@ -1,26 +1,31 @@
-//! The units of a Modbus bus behind a port: the bus's events become readings of the units' own
-//! devices, and news of them.
+//! The units of a Modbus bus on a port: turns the events of the bus into readings and events of the
+//! units' devices.
 //!
-//! A reading that is published only on change must not be taken for published when nobody took it:
-//! whatever is refused for good is told to the bus, so that the unit's next reading is offered
-//! whatever it says.
+//! A reading that is published only on change must not count as published if it was refused: the
+//! bus is told of each final refusal, so that the unit's next reading is offered even if it is
+//! unchanged.
 
 use std::time::Instant;
 
+use super::counters::Counters;
 use super::delivery::Delivery;
 use super::pending::Bounds;
-use super::port::{Counters, Taker, Verdict};
+use super::taker::{Taker, Verdict};
 use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
 use crate::proto::serial::modbus::bus::State;
+use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
+use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
 use crate::proto::serial::reading::Reading;
 
-/// What is behind a port that is a bus.
+/// The state of a bus and its units.
 #[derive(Debug)]
 pub(super) struct Units {
     bus: Bus,
+    /// Frames have the header of Modbus TCP.
+    mbap: Option<Mbap>,
     units: Vec<Unit>,
     bytes: u64,
 }
@@ -28,20 +33,22 @@ pub(super) struct Units {
 #[derive(Debug)]
 struct Unit {
     delivery: Delivery,
-    /// Answers it had given when they were last looked at.
+    /// The number of its responses at the last check.
     answers: u64,
 }
 
-/// How one unit stands.
+/// The state of one unit.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitView<'a> {
+    /// Its place among the units of the bus.
+    pub index: usize,
     /// The device it is.
     pub id: &'a Name,
     /// Its address on the bus.
     pub address: u8,
-    /// Whether it answers.
+    /// Whether it responds.
     pub state: State,
-    /// What happened on the bus.
+    /// Counters of the unit on the bus.
     pub bus: modbus::bus::Counters,
     /// Readings committed, or passed on by a rule with `qos = 0`.
     pub readings: u64,
@@ -49,21 +56,25 @@ pub struct UnitView<'a> {
     pub refused: u64,
     /// Readings lost because the journal did not take them for too long.
     pub lost: u64,
-    /// Readings in memory because the journal does not take them.
+    /// Readings in memory that wait to be accepted.
     pub waiting: usize,
 }
 
 impl Units {
-    pub(super) fn new(settings: &Settings, port: u32, now: Instant, seed: u64) -> Units {
+    pub(super) fn new(settings: &Settings, has_header: bool, port: u32, now: Instant, seed: u64) -> Units {
         let bounds = Bounds::share(settings.units.len());
-        // Addresses differ and are at most 247, so a number fits into a byte.
+        // Addresses are unique and at most 247, so a number fits into a byte.
         let units = (0..=u8::MAX).take(settings.units.len());
         let units =
             units.map(|number| Unit { delivery: Delivery::new(port, number, bounds), answers: 0 }).collect();
-        Units { bus: Bus::new(settings.clone(), now, seed), units, bytes: 0 }
+        let mbap = has_header.then(Mbap::default);
+        Units { bus: Bus::new(settings.clone(), now, seed), mbap, units, bytes: 0 }
     }
 
     pub(super) fn opened(&mut self, now: Instant) {
+        if let Some(mbap) = &mut self.mbap {
+            mbap.clear();
+        }
         self.bus.line_up(now);
     }
 
@@ -71,7 +82,7 @@ impl Units {
         self.bus.line_down(now);
     }
 
-    /// Units that are the same device as before go on with what was not stored.
+    /// Takes over the uncommitted readings of units that are still the same device.
     pub(super) fn adopt(&mut self, predecessor: &mut Units, now: Instant) {
         for (index, unit) in self.units.iter_mut().enumerate() {
             let Some(id) = self.bus.unit(index).map(|unit| &unit.id) else { continue };
@@ -85,7 +96,13 @@ impl Units {
 
     pub(super) fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
         self.bytes += bytes.len() as u64;
-        self.bus.handle_bytes(now, bytes);
+        match &mut self.mbap {
+            None => self.bus.handle_bytes(now, bytes),
+            Some(mbap) => mbap.push(bytes, |arrived| match arrived {
+                Arrived::Answer(frame) => self.bus.handle_bytes(now, &frame),
+                Arrived::Late(frame) => self.bus.handle_late(now, &frame),
+            }),
+        }
         self.collect(now, stamp, taker);
     }
 
@@ -101,7 +118,11 @@ impl Units {
     }
 
     pub(super) fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
-        self.bus.poll_transmit(buffer)
+        let is_there = self.bus.poll_transmit(buffer);
+        if let Some(mbap) = self.mbap.as_mut().filter(|_| is_there) {
+            mbap.wrap(buffer);
+        }
+        is_there
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -115,16 +136,22 @@ impl Units {
         }
     }
 
-    /// Waiting for the journal, and on their way to disk; of all units together.
+    /// The number of readings of all units that wait to be accepted, and that are accepted but not
+    /// committed.
     pub(super) fn pending(&self) -> (usize, usize) {
         let counts = self.units.iter().map(|unit| unit.delivery.pending());
         counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
-    /// A frame is an answer; what the bus made nothing of is dropped.
+    /// The counters in terms of frames: a frame is a response; bytes that the bus did not use are
+    /// dropped.
     pub(super) fn counters(&self) -> Counters {
         let mut sum = Counters {
-            framing: framing::Counters { bytes: self.bytes, dropped: self.bus.noise(), ..Default::default() },
+            framing: framing::Counters {
+                bytes: self.bytes,
+                dropped: self.bus.noise() + self.mbap.as_ref().map_or(0, Mbap::noise),
+                ..Default::default()
+            },
             unreadable: self.bus.strangers(),
             ..Counters::default()
         };
@@ -142,6 +169,7 @@ impl Units {
         self.units.iter().enumerate().filter_map(|(index, unit)| {
             let settings = self.bus.unit(index)?;
             Some(UnitView {
+                index,
                 id: &settings.id,
                 address: settings.address,
                 state: self.bus.state(index)?,
@@ -154,6 +182,20 @@ impl Units {
         })
     }
 
+    pub(super) fn recall(&mut self, now: Instant, notebook: &Notebook) {
+        self.bus.recall(now, |id| notebook.units.get(id).cloned());
+    }
+
+    pub(super) fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {
+        (0..self.units.len()).filter_map(|index| Some((&self.bus.unit(index)?.id, self.bus.learned(index)?)))
+    }
+
+    pub(super) fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
+        self.bus.obstacles(unit).filter_map(move |(register, why)| {
+            Some((self.bus.unit(unit)?.registers.get(register)?.name.as_str(), why))
+        })
+    }
+
     /// Takes over what happened on the bus.
     fn collect(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
         for (index, unit) in self.units.iter_mut().enumerate() {
@@ -162,8 +204,7 @@ impl Units {
                 && let Some(settings) = self.bus.unit(index)
             {
                 unit.answers = answers;
-                // An answer is a sign of life, also where nothing has changed and nothing is
-                // published.
+                // A response counts as activity, even if the value is unchanged and not published.
                 taker.alive(settings.id.as_str());
             }
         }
@@ -171,6 +212,9 @@ impl Units {
             let (Event::Reading { unit: index, .. }
             | Event::Up { unit: index }
             | Event::Down { unit: index, .. }
+            | Event::Degraded { unit: index }
+            | Event::Learned { unit: index }
+            | Event::Misfit { unit: index, .. }
             | Event::Failed { unit: index, .. }
             | Event::Refused { unit: index, .. }
             | Event::Late { unit: index, .. }) = event;
@@ -181,7 +225,7 @@ impl Units {
                 taker.news(settings, &event);
                 continue;
             };
-            // It was parsed when the unit was set up.
+            // The path was parsed when the unit was configured.
             let Ok(path) = Path::parse(&settings.path) else { continue };
             let reading = Reading { path, content_format: Some(ContentFormat::JSON), payload };
             let verdict = unit.delivery.offer(now, settings.id.as_str(), &reading, stamp, taker);
@@ -201,14 +245,13 @@ mod tests {
     use crate::gate::stage::Received;
     use crate::proto::serial::modbus::change::Publish;
     use crate::proto::serial::modbus::frame::{Speed, crc16};
-    use crate::proto::serial::modbus::map::{Kind, Order, Register};
-    use crate::proto::serial::modbus::pdu::Table;
+    use crate::proto::serial::modbus::map::Register;
     use crate::proto::serial::modbus::plan::Limits;
     use crate::proto::serial::reading::Unreadable;
     use crate::southbound::serial::port::Port;
     use crate::southbound::serial::settings::{self, Duty, Line, PortName};
 
-    /// What the gate and the journal say of each device, and what came to them.
+    /// A fake gate and journal: the verdicts for each device, and the readings accepted.
     #[derive(Default)]
     struct Journal {
         verdicts: Vec<(&'static str, Verdict)>,
@@ -252,19 +295,7 @@ mod tests {
     }
 
     fn unit(address: u8) -> modbus::settings::Unit {
-        let register = Register {
-            name: "v".to_owned(),
-            table: Table::Holding,
-            address: 0,
-            kind: Kind::U16,
-            words: Order::Big,
-            bytes: Order::Big,
-            scale: 1.0,
-            offset: 0.0,
-            unit: None,
-            absent: None,
-            dead_band: 0.0,
-        };
+        let register = Register { name: "v".to_owned(), ..Register::default() };
         modbus::settings::Unit {
             id: Name::parse(&format!("u{address}")).unwrap(),
             address,
@@ -274,6 +305,8 @@ mod tests {
             publish: Publish::OnChange { max_unchanged: None },
             registers: vec![register],
             limits: Limits { max_registers: 125, max_gap: 8 },
+            timeout: Duration::from_millis(100),
+            pause: Duration::ZERO,
         }
     }
 
@@ -285,7 +318,6 @@ mod tests {
             duty: Duty::Modbus(Settings {
                 speed: Speed { baud: 9600, bits: 10 },
                 timeout: Settings::TIMEOUT,
-                pause: Duration::ZERO,
                 interval: Duration::ZERO,
                 backoff: Settings::BACKOFF,
                 backoff_max: Settings::BACKOFF_MAX,
@@ -296,7 +328,7 @@ mod tests {
         Port::new(Arc::new(settings), 5, now, 1)
     }
 
-    /// Lets so many seconds pass; units below 100 answer `value` at once.
+    /// Runs for `seconds`; units with addresses below 100 answer `value` at once.
     fn run(port: &mut Port, from: Instant, seconds: u64, value: u16, journal: &mut Journal) -> Instant {
         let end = from + Duration::from_secs(seconds);
         let stamp = Stamp { boottime_ms: 1, wall_ms: None };
@@ -405,7 +437,7 @@ mod tests {
         journal.verdicts.clear();
         let mut new = port(&[2, 3], now);
         new.adopt(&mut old, now);
-        // What is left there is of the unit that is gone.
+        // The remaining readings belong to the removed unit.
         assert_eq!((old.pending().0, new.pending().0), (1, 1));
         run(&mut new, now, 1, 8, &mut journal);
         assert_eq!(journal.of("u2"), [r#"{"v":7}"#, r#"{"v":8}"#]);

@@ -1,7 +1,6 @@
 //! A world for the uplink's core: a clock that jumps, a journal in memory, a broker that does as it
 //! is told.
 
-pub mod broker;
 pub mod mosquitto;
 pub mod outbox;
 pub mod pki;
@@ -17,8 +16,8 @@ use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::{OwnTopics, Protocol, Settings};
 use tombolo::northbound::uplink::{Closed, Dialed, Event, Status, Uplink};
 
-use broker::{Broker, Link};
 use outbox::{Item, MemoryOutbox};
+use tombolo_test_support::broker::{Broker, Link};
 
 pub const STATUS: &str = "tombolo/g/gateway/status";
 pub const LOSS: &str = "tombolo/g/gateway/loss";

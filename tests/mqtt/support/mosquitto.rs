@@ -146,7 +146,9 @@ impl Mosquitto {
             port: self.port,
             tls: Some(TlsSettings {
                 ca_file: Some(self.folder.path().join("ca.pem")),
+                pins: Vec::new(),
                 identity: None,
+                key_password: None,
                 alpn: Vec::new(),
                 minimum: TlsVersion::V1_2,
             }),

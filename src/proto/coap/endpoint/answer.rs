@@ -1,4 +1,4 @@
-//! What becomes of a response.
+//! Sends responses: piggybacked, separate, or suppressed.
 
 use std::time::Instant;
 
@@ -27,9 +27,9 @@ impl Pending {
 }
 
 impl Endpoint {
-    /// Answers a request. In time the response rides on the acknowledgement; after the empty one it
-    /// is a confirmable message of its own, sent until acknowledged. A stale exchange is ignored,
-    /// and so is a response whose code is not one's.
+    /// Answers a request. In time, the response is piggybacked on the acknowledgement; after an
+    /// empty acknowledgement it is sent as a separate confirmable message. A stale exchange is
+    /// ignored, and so is a response whose code is not a response code.
     pub fn respond(&mut self, now: Instant, exchange: Exchange, response: &Response<'_>) {
         if !response.code.is_response() {
             return;
@@ -80,8 +80,8 @@ impl Endpoint {
             }
             (true, false) => {
                 let frame = pending.frame(Type::Acknowledgement, pending.message_id);
-                // A large answer to what may be asked twice is made twice rather than kept (RFC
-                // 7252 §4.5).
+                // A large response to a safe request is not stored: a duplicate is processed again
+                // (RFC 7252 §4.5).
                 sender.respond_and_store(frame, response, !pending.method.is_safe())
             }
         };
@@ -91,13 +91,13 @@ impl Endpoint {
         }
     }
 
-    /// Answers a request that is not handed up. Nothing of it is remembered: a duplicate would be
-    /// answered the same.
+    /// Answers a request that is not handed up. It is not remembered: a duplicate gets the same
+    /// response.
     pub(super) fn answer(&mut self, incoming: Incoming<'_>, response: &Response<'_>) {
         self.answer_at_once(incoming, response, false);
     }
 
-    /// Resets a request; what that costs comes out of what the request earned.
+    /// Sends a Reset for a request. The credit of the request covers its bytes.
     pub(super) fn reject(&mut self, incoming: Incoming<'_>) {
         let peer = incoming.peer;
         let (known, _) = self.sides[usize::from(peer.is_unproven())].peers.meet(peer, incoming.tick);
@@ -105,7 +105,7 @@ impl Endpoint {
             .empty(Type::Reset, incoming.message.message_id);
     }
 
-    /// Answers a block that changed what is known of its body, and remembers the answer.
+    /// Answers a block that changed its transfer, and remembers the response.
     pub(super) fn answer_and_remember(&mut self, incoming: Incoming<'_>, response: &Response<'_>) {
         self.answer_at_once(incoming, response, true);
     }
@@ -148,7 +148,7 @@ impl Endpoint {
         }
     }
 
-    /// Acknowledges what was not answered in time.
+    /// Sends the empty acknowledgements of requests that were not answered in time.
     pub(super) fn acknowledge_late(&mut self, now: Instant) {
         while let Some(pending) = self.exchanges.poll_acknowledgement(now) {
             self.counters.late += 1;
@@ -160,13 +160,13 @@ impl Endpoint {
         }
     }
 
-    /// Sends an empty message that answers 4 bytes or more, which earned nothing, with 4: nobody's
-    /// share need be looked at.
+    /// Sends an empty message of 4 bytes. The message it answers had at least 4 bytes and added no
+    /// credit, so the amplification limit is not checked.
     pub(super) fn send_empty(&mut self, peer: PeerId, message_type: Type, id: MessageId) {
         Sender::unlimited(&mut self.outbox, &mut self.counters, peer).empty(message_type, id);
     }
 
-    /// Sends one of our confirmable messages once more.
+    /// Retransmits a confirmable message.
     pub(super) fn send_again(&mut self, key: Key) {
         let Some(sent) = self.transmissions.get(key) else { return };
         let peers = &mut self.sides[usize::from(sent.peer.is_unproven())].peers;
@@ -176,7 +176,7 @@ impl Endpoint {
         }
     }
 
-    /// The outstanding message of a peer is done with: the next one takes its place (NSTART = 1).
+    /// Ends the outstanding message of a peer and sends the next one (NSTART = 1).
     pub(super) fn finish_transmission(&mut self, now: Instant, peer: PeerId) {
         let peers = &mut self.sides[usize::from(peer.is_unproven())].peers;
         let Some((known, _)) = peers.get(peer) else { return };
@@ -186,7 +186,7 @@ impl Endpoint {
         }
     }
 
-    /// A peer does not answer: nothing more is sent to it until it asks again.
+    /// Gives up all messages to a peer that does not acknowledge.
     pub(super) fn give_up(&mut self, peer: PeerId) {
         let peers = &mut self.sides[usize::from(peer.is_unproven())].peers;
         let Some((known, _)) = peers.get(peer) else { return };
@@ -197,7 +197,7 @@ impl Endpoint {
     }
 }
 
-/// What a request whose other options could not be read wishes of its responses.
+/// The No-Response option of a request whose other options are invalid.
 pub(super) fn wishes(value: Option<&[u8]>) -> NoResponse {
     match value {
         Some([mask]) => NoResponse(*mask),

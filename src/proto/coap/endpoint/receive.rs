@@ -1,4 +1,4 @@
-//! What becomes of a datagram.
+//! Receives datagrams: parsing, duplicates, options, blocks.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -18,13 +18,14 @@ use super::answer::wishes;
 use super::sender::Sender;
 use super::{Endpoint, Event, UNPROVEN_SHARE};
 
-/// How soon a peer with too many unanswered requests may try again, in seconds.
+/// Max-Age of a 4.29 or 5.03 because of too many unanswered requests, in seconds.
 const OVERLOAD_RETRY_AFTER: u32 = 1;
-/// What an unproven peer may be sent for each byte it sends, and the most that is saved up.
+/// Bytes that may be sent to an unproven peer for each byte received from it; unused credit is kept
+/// up to [`CREDIT_MAX`].
 const AMPLIFICATION_MAX: u32 = 3;
 const CREDIT_MAX: u32 = 1 << 20;
 
-/// One request on its way in, and what an answer to it at once must know.
+/// A received request with the data for an immediate response.
 #[derive(Clone, Copy)]
 pub(super) struct Incoming<'d> {
     pub(super) peer: PeerId,
@@ -53,8 +54,8 @@ impl Incoming<'_> {
 }
 
 impl Endpoint {
-    /// Takes one datagram of `peer`, which is a holder of its own. Returns a request that is not a
-    /// duplicate; everything else is dealt with here.
+    /// Handles one datagram of `peer`, which is its own holder. Returns a request if it is new and
+    /// complete; everything else is handled by the endpoint.
     pub fn handle_datagram<'d>(
         &mut self,
         now: Instant,
@@ -64,9 +65,10 @@ impl Endpoint {
         self.handle_datagram_of(now, Holder { number: peer.0, max_sessions: 1 }, peer, datagram)
     }
 
-    /// The same, for a peer that belongs to `holder`: unanswered requests and incomplete bodies are
-    /// bounded for all peers of one holder together. One endpoint must use either this or
-    /// [`handle_datagram`](Endpoint::handle_datagram), because their holder numbers may collide.
+    /// As [`handle_datagram`](Endpoint::handle_datagram), for a peer that belongs to `holder`:
+    /// unanswered requests and incomplete bodies are bounded for all peers of one holder together.
+    /// One endpoint must use either this or [`handle_datagram`](Endpoint::handle_datagram), because
+    /// their holder numbers may collide.
     pub fn handle_datagram_of<'d>(
         &mut self,
         now: Instant,
@@ -89,8 +91,7 @@ impl Endpoint {
             Type::Confirmable | Type::NonConfirmable if message.code.is_request() => {
                 return self.handle_request(now, holder, peer, message, datagram);
             }
-            // Empty, so a ping; or a response to a request that was never made (RFC 7252 §4.2,
-            // §4.3).
+            // A ping (empty), or a response although no request was sent (RFC 7252 §4.2, §4.3).
             Type::Confirmable => {
                 if message.code == Code::EMPTY {
                     self.counters.pings += 1;
@@ -107,7 +108,7 @@ impl Endpoint {
         None
     }
 
-    /// An acknowledgement or a reset, of our outstanding message or of nothing (RFC 7252 §4.2).
+    /// Handles an acknowledgement or Reset, which may match an outstanding message (RFC 7252 §4.2).
     fn handle_reply(&mut self, now: Instant, peer: PeerId, message_type: Type, id: MessageId) {
         let known = self.side(peer).peers.get(peer).and_then(|(known, _)| known.queue.first);
         if known.and_then(|key| self.transmissions.get(key)).is_none_or(|sent| sent.message_id != id) {
@@ -145,7 +146,7 @@ impl Endpoint {
             return self.refuse(incoming, Response::new(Code::METHOD_NOT_ALLOWED));
         };
         if options.block2.is_some_and(|block| block.number > 0) && !method.is_safe() {
-            // Only what is asked again without harm can be cut anew for each block.
+            // The response is generated again for each block, which only a safe request allows.
             return self.refuse(incoming, Response::new(Code::BAD_REQUEST));
         }
         if let Some(response) = self.overload(peer, holder, open) {
@@ -162,8 +163,8 @@ impl Endpoint {
         Some(Request { exchange, method, confirmable: incoming.is_confirmable(), payload, options })
     }
 
-    /// Looks the message up among those remembered and answers it if it was there. Otherwise: how
-    /// many open exchanges the peer has.
+    /// Answers the message if it is a duplicate. Otherwise returns the number of open exchanges of
+    /// the peer.
     #[inline]
     fn look_up(&mut self, incoming: &Incoming<'_>, length: usize) -> Option<u16> {
         let Incoming { peer, tick, fingerprint, message, .. } = *incoming;
@@ -219,7 +220,7 @@ impl Endpoint {
             return;
         }
         incoming.no_response = wishes(incoming.message.options.values(option::NO_RESPONSE).next());
-        // Which option it was; an unproven peer is told no more than it said.
+        // Diagnostic with the option number; omitted for an unproven peer if it does not fit.
         let mut text = String::new();
         if let Some(number) = unrecognized.filter(|_| !incoming.peer.is_unproven()) {
             text = format!("option {number}");
@@ -233,7 +234,7 @@ impl Endpoint {
         None
     }
 
-    /// What a request hears that would be one too many.
+    /// The response to a request beyond a limit, if one is reached.
     fn overload(&mut self, peer: PeerId, holder: Holder, open: u16) -> Option<Response<'static>> {
         let all = match peer.is_unproven() {
             true => self.settings.pending / UNPROVEN_SHARE,
@@ -251,7 +252,8 @@ impl Endpoint {
         Some(Response::new(code).max_age(OVERLOAD_RETRY_AFTER))
     }
 
-    /// Takes in a block. The body, once it is whole; before that the block is answered here.
+    /// Accepts a block. Returns the body when it is complete; until then the block is answered
+    /// here.
     fn assemble<'d>(
         &mut self,
         now: Instant,
@@ -283,8 +285,8 @@ impl Endpoint {
         None
     }
 
-    /// Marks of where a body goes, and of all that must be the same for each of its blocks (RFC
-    /// 7959 §2.5, RFC 9175 §3.3).
+    /// Hashes of the path, and of everything that must be equal in all blocks of a body (RFC 7959
+    /// §2.5, RFC 9175 §3.3).
     fn marks(&self, code: Code, options: &RequestOptions<'_>) -> (u64, u64) {
         let mut place = self.seed;
         let mut tag = self.seed ^ u64::from(code.0);
@@ -312,7 +314,8 @@ impl Endpoint {
     ) -> Exchange {
         let Incoming { peer, holder, tick, message, .. } = incoming;
         let confirmable = incoming.is_confirmable();
-        // Who wants no 2.xx takes the acknowledgement for one: it waits for the commit.
+        // A client that suppresses 2.xx (RFC 7967) reads the ACK as success, so the ACK waits for
+        // the commit.
         let acknowledge = confirmable && !options.no_response.suppresses(Code::CHANGED);
         let pending = Pending {
             peer,
@@ -331,7 +334,7 @@ impl Endpoint {
         let peers = &mut self.sides[usize::from(peer.is_unproven())].peers;
         let (known, account) = peers.meet(peer, tick);
         known.open += 1;
-        // There is room: fewer are pending than a peer is remembered.
+        // There is room: `pending_per_peer` is at most REMEMBERED_MAX.
         known.remembered.push(incoming.entry(Answer::Pending(key.index)), account);
         self.counters.forgotten += peers.make_room(tick);
         self.counters.requests += 1;

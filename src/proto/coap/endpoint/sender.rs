@@ -1,8 +1,7 @@
-//! Writes what goes to one peer, and lets an unproven one have no more than its share.
+//! Writes the messages to one peer, within the amplification limit of an unproven peer.
 //!
-//! A response that would be too much for an unproven peer is first cut into smaller blocks, then
-//! loses its text, and if that does not help either, becomes a bare code: 4.01 for a 2.05 that
-//! cannot be given to an address nobody has proven.
+//! A response that exceeds the limit is first cut into smaller blocks, then sent without its
+//! diagnostic, and finally as a bare code; a 2.05 becomes 4.01.
 
 use coap_numbers::option;
 
@@ -15,7 +14,7 @@ use super::super::outbox::Outbox;
 use super::super::request::Response;
 use super::Counters;
 
-/// What the endpoint adds to a response.
+/// The message fields that the endpoint adds to a response.
 #[derive(Clone, Copy)]
 pub(super) struct Frame {
     pub(super) message_type: Type,
@@ -26,12 +25,12 @@ pub(super) struct Frame {
     pub(super) wants_size2: bool,
 }
 
-/// The way to one peer.
+/// Sends to one peer.
 pub(super) struct Sender<'e> {
     outbox: &'e mut Outbox,
     counters: &'e mut Counters,
     peer: PeerId,
-    /// Bytes it may still be sent; `None` for a proven peer.
+    /// Bytes that may still be sent; `None` for a proven peer.
     credit: Option<&'e mut u32>,
 }
 
@@ -45,7 +44,7 @@ impl<'e> Sender<'e> {
         Sender { outbox, counters, peer, credit: peer.is_unproven().then_some(credit) }
     }
 
-    /// For what is never more than what it answers.
+    /// A sender without a limit, for messages that are never larger than the message they answer.
     pub(super) fn unlimited(outbox: &'e mut Outbox, counters: &'e mut Counters, peer: PeerId) -> Sender<'e> {
         Sender { outbox, counters, peer, credit: None }
     }
@@ -54,7 +53,7 @@ impl<'e> Sender<'e> {
         self.counted(|buffer| write_header(buffer, message_type, Code::EMPTY, id, &Token::default()));
     }
 
-    /// A stored response, to the duplicate `message`.
+    /// Sends a stored response to the duplicate `message`.
     pub(super) fn stored(&mut self, message: &Message<'_>, code: Code, tail: &[u8]) {
         self.counted(|buffer| {
             write_header(buffer, Type::Acknowledgement, code, message.message_id, &message.token);
@@ -74,8 +73,8 @@ impl<'e> Sender<'e> {
         self.push_response(frame, response, |_| {});
     }
 
-    /// Sends a response and returns what is to be stored of it. `None` if that is much and
-    /// `keep_large` is not set.
+    /// Sends a response and returns the form to store. `None` if it is large and `keep_large` is
+    /// false.
     pub(super) fn respond_and_store(
         &mut self,
         frame: Frame,
@@ -92,7 +91,7 @@ impl<'e> Sender<'e> {
         answer
     }
 
-    /// Writes a response as the message it will be each time it is sent.
+    /// Writes a separate response as it is sent and retransmitted.
     pub(super) fn write_separate(&self, datagram: &mut Vec<u8>, frame: Frame, response: &Response<'_>) {
         let room = self.credit.as_ref().map_or(usize::MAX, |credit| **credit as usize);
         for (largest, response) in attempts(response) {
@@ -139,7 +138,7 @@ impl<'e> Sender<'e> {
     }
 }
 
-/// Ever smaller forms of a response, each with its largest block size.
+/// Smaller and smaller forms of a response, each with its largest block size exponent.
 fn attempts<'r>(response: &Response<'r>) -> impl Iterator<Item = (u8, Response<'r>)> {
     let is_body = response.code == Code::CONTENT;
     let whole = *response;
@@ -151,11 +150,11 @@ fn attempts<'r>(response: &Response<'r>) -> impl Iterator<Item = (u8, Response<'
 }
 
 fn write_header(buffer: &mut Vec<u8>, message_type: Type, code: Code, id: MessageId, token: &Token) {
-    // Nothing but header and token: there is nothing that could be out of order or too long.
+    // Only header and token: encoding cannot fail.
     let _ = Encoder::new(buffer, message_type, code, id, token).finish();
 }
 
-/// Writes one response, the part of its body asked for if it does not fit.
+/// Writes one response, with the requested block of its body if the body does not fit.
 fn write_response(buffer: &mut Vec<u8>, frame: Frame, response: &Response<'_>, largest: u8) {
     let (block2, part) = match slice(response.payload, frame.block2, largest) {
         Ok(cut) => cut,
@@ -181,8 +180,7 @@ fn write_response(buffer: &mut Vec<u8>, frame: Frame, response: &Response<'_>, l
         .maybe_uint(option::SIZE1, response.size1)
         .payload(part)
         .finish();
-    // Only a Location-Path segment of more than 65,804 bytes could fail; the peer hears then that
-    // it is our fault.
+    // Only a Location-Path segment of more than 65,804 bytes can fail; the response is then 5.00.
     if written.is_err() {
         write_header(buffer, frame.message_type, Code::INTERNAL_SERVER_ERROR, frame.id, &frame.token);
     }

@@ -1,4 +1,4 @@
-//! From a record to the instance it is for: who may be shown what, and when.
+//! Assigns each record to an instance, and filters the records that its state allows.
 
 use std::time::{Duration, Instant};
 
@@ -8,25 +8,26 @@ use crate::proto::Route;
 use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
 use crate::proto::dtls::hello::ClientHello;
+use crate::proto::dtls::peer_address::PeerAddress;
 use crate::proto::dtls::record::{self, HandshakeFragment, Record};
-use crate::proto::dtls::registry::{Occupants, PeerAddress};
-use crate::proto::dtls::{cookie, suite};
+use crate::proto::dtls::session_table::Occupants;
+use crate::proto::dtls::{alert, cookie, handshake_type, suite};
 
 /// Explicit nonce and tag of a CCM_8 record (RFC 6655 §3, RFC 6655 §4).
 const PROTECTION: usize = 8 + 8;
 /// A protected Finished: message header and verify_data (RFC 5246 §7.4.9).
 const FINISHED: usize = record::HANDSHAKE_HEADER + 12 + PROTECTION;
-/// Longest plaintext handshake message taken. Hellos have 60 to 600 bytes, with post-quantum key
+/// Longest plaintext handshake message accepted. Hellos have 60 to 600 bytes, with post-quantum key
 /// shares for DTLS 1.3 up to 1,800.
 const MESSAGE_MAX: usize = 4 * 1024;
 /// A hello is its client's first message or, with a cookie, its second; a client that was sent
 /// stale requests may be a little further.
 const HELLO_SEQUENCE_MAX: u16 = 3;
-/// For so long a handshake may disprove an unauthenticated alert by going on.
+/// Time in which a handshake can continue and so disprove an unauthenticated alert.
 const ALERT_GRACE: Duration = Duration::from_secs(5);
 
 impl DimplEngine {
-    /// Takes one record of a datagram.
+    /// Handles one record of a datagram.
     pub(super) fn handle_record(
         &mut self,
         now: Instant,
@@ -35,7 +36,7 @@ impl DimplEngine {
         sink: &mut dyn Sink,
     ) {
         let address = PeerAddress::from(route);
-        let occupants = self.registry.occupants(&address);
+        let occupants = self.table.occupants(&address);
         let length = record.fragment().len();
         match (record.epoch, record.content_type) {
             (1, record::APPLICATION_DATA | record::ALERT)
@@ -49,10 +50,10 @@ impl DimplEngine {
             (0, record::HANDSHAKE) => {
                 let messages = record::handshake_fragments(record.fragment());
                 match messages.as_deref() {
-                    Some([hello]) if hello.message_type == record::CLIENT_HELLO => {
+                    Some([hello]) if hello.message_type == handshake_type::CLIENT_HELLO => {
                         self.handle_hello(now, route, occupants, record, hello, sink);
                     }
-                    Some([exchange]) if exchange.message_type == record::CLIENT_KEY_EXCHANGE => {
+                    Some([exchange]) if exchange.message_type == handshake_type::CLIENT_KEY_EXCHANGE => {
                         self.handle_key_exchange(now, occupants, record, exchange, sink);
                     }
                     _ => self.counters.records_refused += 1,
@@ -75,7 +76,7 @@ impl DimplEngine {
         }
     }
 
-    /// A record that only the session's peer can have made, if it opens.
+    /// Handles a protected record, which is authentic if it can be decrypted.
     fn handle_protected(
         &mut self,
         now: Instant,
@@ -84,7 +85,7 @@ impl DimplEngine {
         record: Record<'_>,
         sink: &mut dyn Sink,
     ) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         if let Err(trouble) = peer.feed(now, record.bytes) {
             let cause = match trouble {
                 Trouble::Alert(description) => CloseCause::PeerAlert(description),
@@ -93,8 +94,8 @@ impl DimplEngine {
             return self.end(now, session, cause, sink);
         }
         if self.drain(now, session, sink) {
-            self.registry.touch(now, session);
-            if let Some(peer) = self.registry.get_mut(session) {
+            self.table.touch(now, session);
+            if let Some(peer) = self.table.get_mut(session) {
                 peer.route = *route;
             }
         } else {
@@ -118,14 +119,14 @@ impl DimplEngine {
             .and_then(|message| ClientHello::parse(message.body));
         let Some(hello) = hello else { return self.counters.records_refused += 1 };
         let address = PeerAddress::from(route);
-        let look = if hello.cookie.is_empty() { None } else { self.registry.looks(now, &address) };
+        let look = if hello.cookie.is_empty() { None } else { self.table.looks(now, &address) };
         let cookie = look.and_then(|look| Some((self.cookie_key.check(now, &address, &hello)?, look)));
         let Some((cookie, look)) = cookie else {
             // At most one for each datagram; it is shorter than any ClientHello.
             if std::mem::replace(&mut self.is_answered, true) {
                 return self.counters.records_refused += 1;
             }
-            if !self.registry.hears(now, &address) {
+            if !self.table.hears(now, &address) {
                 return self.counters.hellos_shed += 1;
             }
             let sequence = message.message_sequence;
@@ -133,24 +134,24 @@ impl DimplEngine {
             self.counters.cookies_sent += 1;
             return sink.transmit(route, &request);
         };
-        self.registry.has_looked(now, look);
+        self.table.has_looked(now, look);
         let same = |peer: Option<&Box<Peer>>| peer.is_some_and(|peer| peer.random == *hello.random);
         if let Some(session) = occupants.half_open
-            && same(self.registry.get(session))
+            && same(self.table.get(session))
         {
             return self.for_handshake(now, Some(session), record, sink, |_| true);
         }
         // A late duplicate would begin a shadow handshake in which the client's other duplicates
         // then fail. Only for so long as its cookie is good: a device without entropy may use the
         // same random again after a restart.
-        if let Some(live) = occupants.live.and_then(|live| self.registry.get(live))
+        if let Some(live) = occupants.live.and_then(|live| self.table.get(live))
             && live.random == *hello.random
             && now < live.since + cookie::LIFETIME
         {
             return self.counters.records_refused += 1;
         }
-        if self.registry.has_room(&address).is_err()
-            || self.registry.admit(now, self.registry.payer(&address)).is_err()
+        if self.table.has_room(&address).is_err()
+            || self.table.admit(now, self.table.payer(&address)).is_err()
         {
             return self.counters.hellos_over_limit += 1;
         }
@@ -169,7 +170,7 @@ impl DimplEngine {
                 return self.report(route, &failure, Some(message.message_sequence.into()), sink);
             }
         };
-        let Ok((session, displaced)) = self.registry.open(now, address, peer) else {
+        let Ok((session, displaced)) = self.table.open(now, address, peer) else {
             self.counters.hellos_over_limit += 1;
             return;
         };
@@ -177,9 +178,9 @@ impl DimplEngine {
             self.dismiss(now, displaced, sink);
         }
         self.drain(now, session, sink);
-        let handshake = self.registry.get(session).and_then(|peer| peer.handshake());
+        let handshake = self.table.get(session).and_then(|peer| peer.handshake());
         if handshake.is_some_and(|handshake| handshake.next_sequence == 0) {
-            // No ServerHello: dimpl drops what it cannot read without a word.
+            // No ServerHello was sent: dimpl silently drops a hello it cannot parse.
             self.fail(session, HandshakeFailure::Protocol("its hello cannot be read".into()), sink);
         }
     }
@@ -193,7 +194,7 @@ impl DimplEngine {
         sink: &mut dyn Sink,
     ) {
         let found = occupants.half_open.or(occupants.live);
-        let found = found.and_then(|session| Some((session, self.registry.get_mut(session)?)));
+        let found = found.and_then(|session| Some((session, self.table.get_mut(session)?)));
         // Another number is from another time; dimpl would keep it and stumble over it.
         let found = found.filter(|(_, peer)| message.message_sequence == peer.message_sequence + 1);
         let Some((session, peer)) = found.filter(|_| message.length <= MESSAGE_MAX) else {
@@ -202,7 +203,7 @@ impl DimplEngine {
         if peer.handshake().is_some() {
             return self.for_handshake(now, Some(session), record, sink, |_| true);
         }
-        // Our last flight was lost: dimpl sends it again, until the first data came.
+        // The last flight was lost: dimpl retransmits it until the first data arrive.
         match peer.feed(now, record.bytes) {
             Ok(()) => {
                 self.drain(now, session, sink);
@@ -214,10 +215,10 @@ impl DimplEngine {
     fn handle_plain_alert(&mut self, now: Instant, occupants: Occupants, record: Record<'_>) {
         self.counters.records_refused += 1;
         let Some(proven) = occupants.half_open else { return };
-        let Some(handshake) = self.registry.get_mut(proven).and_then(|peer| peer.handshake_mut()) else {
+        let Some(handshake) = self.table.get_mut(proven).and_then(|peer| peer.handshake_mut()) else {
             return;
         };
-        if let [2, description] = record.fragment()
+        if let [alert::FATAL, description] = record.fragment()
             && handshake.alert.is_none()
         {
             let give_up = now + ALERT_GRACE;
@@ -227,7 +228,7 @@ impl DimplEngine {
         }
     }
 
-    /// Shows a record to a handshake that wants it, and says what comes of it.
+    /// Passes a record to its handshake, and handles the result.
     fn for_handshake(
         &mut self,
         now: Instant,
@@ -236,7 +237,7 @@ impl DimplEngine {
         sink: &mut dyn Sink,
         wants: impl FnOnce(&mut Handshake) -> bool,
     ) {
-        let found = session.and_then(|session| Some((session, self.registry.get_mut(session)?)));
+        let found = session.and_then(|session| Some((session, self.table.get_mut(session)?)));
         let Some((session, peer)) = found else {
             self.counters.records_refused += 1;
             return;
@@ -262,7 +263,7 @@ impl DimplEngine {
     }
 }
 
-/// Why a hello cannot lead to a session, as far as it tells by itself.
+/// Why a hello cannot lead to a session, if that follows from its content.
 fn refusal(hello: &ClientHello<'_>) -> Option<HandshakeFailure> {
     if hello.version != record::VERSION_1_2 {
         return Some(HandshakeFailure::UnsupportedVersion(hello.version));

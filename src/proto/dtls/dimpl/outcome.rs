@@ -1,4 +1,5 @@
-//! From an instance to the sink: what it says, when its time has come, and how each one ends.
+//! Passes the output of an instance to the sink; handles timers, and the end of handshakes and
+//! sessions.
 
 use std::time::Instant;
 
@@ -7,14 +8,15 @@ use super::peer::{Event, Peer, Stage, Trouble};
 use crate::proto::Route;
 use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
-use crate::proto::dtls::record;
-use crate::proto::dtls::registry::{NoPlace, PeerAddress, Phase, Reason, Removed};
+use crate::proto::dtls::peer_address::PeerAddress;
+use crate::proto::dtls::session_table::{NoPlace, Phase, Reason, Removed};
+use crate::proto::dtls::{alert, record};
 
 impl DimplEngine {
-    /// Polls an instance dry. Returns whether anything authentic came out.
+    /// Polls an instance until idle. Returns whether there was any authentic output.
     pub(super) fn drain(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) -> bool {
         let mut authentic = false;
-        while let Some(peer) = self.registry.get_mut(session) {
+        while let Some(peer) = self.table.get_mut(session) {
             match peer.poll(&mut self.scratch) {
                 Ok(Event::Transmit(datagram)) => {
                     sink.transmit(&peer.route, datagram);
@@ -54,17 +56,17 @@ impl DimplEngine {
 
     fn establish(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
         self.disarm(session);
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let Some(identity) = peer.establish(now) else {
             // dimpl never completes a handshake whose identity did not resolve.
             return self.fail(session, HandshakeFailure::Fault, sink);
         };
         let route = peer.route;
-        let replaces = self.registry.occupants(&PeerAddress::from(&route)).live.is_some();
+        let replaces = self.table.occupants(&PeerAddress::from(&route)).live.is_some();
         let Some(holder) = sink.claim(&identity) else {
             return self.refuse(now, session, HandshakeFailure::NoDevice(Box::new(identity)), sink);
         };
-        if let Err(no_place) = self.registry.place(now, holder, replaces) {
+        if let Err(no_place) = self.table.place(now, holder, replaces) {
             let failure = match no_place {
                 NoPlace::TooOften => HandshakeFailure::TooOften(Box::new(identity)),
                 NoPlace::Full => HandshakeFailure::TableFull(Box::new(identity)),
@@ -72,21 +74,20 @@ impl DimplEngine {
             return self.refuse(now, session, failure, sink);
         }
         self.counters.handshakes_completed += 1;
-        for displaced in self.registry.establish(now, session, holder) {
+        for displaced in self.table.establish(now, session, holder) {
             self.dismiss(now, displaced, sink);
         }
         sink.connected(session, &route, &identity);
     }
 
-    /// For the client the handshake is complete; a close_notify tells it that the session is
-    /// refused.
+    /// Refuses a session whose handshake is complete for the client, with a close_notify.
     fn refuse(&mut self, now: Instant, session: SessionId, failure: HandshakeFailure, sink: &mut dyn Sink) {
-        let Some(mut peer) = self.registry.remove(session) else { return };
+        let Some(mut peer) = self.table.remove(session) else { return };
         peer.say_goodbye(now, &mut self.scratch, sink);
         self.report(&peer.route, &failure, None, sink);
     }
 
-    /// Sees off an entry the registry had no place for.
+    /// Ends an entry that the registry removed to make room.
     pub(super) fn dismiss(&mut self, now: Instant, removed: Removed<Box<Peer>>, sink: &mut dyn Sink) {
         let Removed { session, phase, reason, value: mut peer } = removed;
         if let Some(deadline) = peer.deadline() {
@@ -113,9 +114,9 @@ impl DimplEngine {
         }
     }
 
-    /// Ends a session.
+    /// Closes a session.
     pub(super) fn end(&mut self, now: Instant, session: SessionId, cause: CloseCause, sink: &mut dyn Sink) {
-        let Some(mut peer) = self.registry.remove(session) else { return };
+        let Some(mut peer) = self.table.remove(session) else { return };
         match cause {
             CloseCause::Idle => self.counters.sessions_idle += 1,
             CloseCause::CredentialChanged => self.counters.sessions_revoked += 1,
@@ -135,7 +136,7 @@ impl DimplEngine {
         trouble: Trouble,
         sink: &mut dyn Sink,
     ) {
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake_mut()) else {
+        let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake_mut()) else {
             return self.end(now, session, CloseCause::Fault, sink);
         };
         let failure = handshake.failure(trouble);
@@ -145,13 +146,13 @@ impl DimplEngine {
     /// Ends a handshake.
     pub(super) fn fail(&mut self, session: SessionId, failure: HandshakeFailure, sink: &mut dyn Sink) {
         self.disarm(session);
-        let Some(peer) = self.registry.remove(session) else { return };
+        let Some(peer) = self.table.remove(session) else { return };
         self.counters.faults += u64::from(failure == HandshakeFailure::Fault);
         self.report(&peer.route, &failure, peer.handshake().map(|handshake| handshake.next_sequence), sink);
     }
 
-    /// Says why a handshake failed, and tells the client where it helps, in the plaintext record
-    /// with that number.
+    /// Reports why a handshake failed, and sends the client an alert in the plaintext record with
+    /// this number.
     pub(super) fn report(
         &mut self,
         route: &Route,
@@ -159,23 +160,25 @@ impl DimplEngine {
         sequence: Option<u64>,
         sink: &mut dyn Sink,
     ) {
-        let alert = match failure {
-            HandshakeFailure::UnknownIdentity(_) | HandshakeFailure::WrongKey(_) => Some(51), // decrypt_error
-            HandshakeFailure::UnsupportedVersion(_) => Some(70), // protocol_version
-            HandshakeFailure::Fault => Some(80),                 // internal_error
+        let description = match failure {
+            HandshakeFailure::UnknownIdentity(_) | HandshakeFailure::WrongKey(_) => {
+                Some(alert::DECRYPT_ERROR)
+            }
+            HandshakeFailure::UnsupportedVersion(_) => Some(alert::PROTOCOL_VERSION),
+            HandshakeFailure::Fault => Some(alert::INTERNAL_ERROR),
             HandshakeFailure::TimedOut { .. } | HandshakeFailure::PeerAlert { .. } => None,
-            _ => Some(40), // handshake_failure
+            _ => Some(alert::HANDSHAKE_FAILURE),
         };
-        if let (Some(sequence), Some(description)) = (sequence, alert) {
+        if let (Some(sequence), Some(description)) = (sequence, description) {
             sink.transmit(route, &record::fatal_alert(sequence, description));
         }
         self.counters.handshakes_failed[failure.kind() as usize] += 1;
         sink.failed(route, failure);
     }
 
-    /// A handshake's time has come.
+    /// Handles the timer of a handshake.
     pub(super) fn tick(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let Some(handshake) = peer.handshake_mut() else { return };
         if let Some((description, give_up)) = handshake.alert
             && now >= give_up
@@ -196,7 +199,7 @@ impl DimplEngine {
     }
 
     pub(super) fn arm(&mut self, session: SessionId, deadline: Instant) {
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake_mut()) else {
+        let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake_mut()) else {
             return;
         };
         let before = std::mem::replace(&mut handshake.deadline, deadline);
@@ -207,7 +210,7 @@ impl DimplEngine {
     }
 
     fn disarm(&mut self, session: SessionId) {
-        if let Some(deadline) = self.registry.get(session).and_then(|peer| peer.deadline()) {
+        if let Some(deadline) = self.table.get(session).and_then(|peer| peer.deadline()) {
             self.deadlines.remove(&(deadline, session));
         }
     }

@@ -1,4 +1,4 @@
-//! One `dimpl` instance: made safe to call, and what we know of it besides.
+//! One `dimpl` instance with a panic guard, and additional state.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,24 +12,25 @@ use crate::proto::Route;
 use crate::proto::dtls::cookie::COOKIE;
 use crate::proto::dtls::engine::{PeerIdentity, Sink};
 use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
+use crate::proto::dtls::handshake_type;
 use crate::proto::dtls::hello::ClientHello;
 use crate::proto::dtls::record::{self, Record};
 
-/// After so long a handshake is given up, whatever `dimpl` thinks of it; it takes 40 s itself.
+/// Timeout of a handshake; `dimpl` itself gives up after 40 s.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// Most bytes one handshake is shown: many times what a lossy link needs.
+/// Most bytes passed to one handshake: many times the need of a lossy link.
 const BUDGET: usize = 32 * 1024;
 
 /// A handshake or a session.
 pub(super) struct Peer {
     dtls: Dtls,
-    /// Where it is.
+    /// The route to its address.
     pub route: Route,
     /// The client random of its hello.
     pub random: [u8; 32],
     /// The `message_seq` of its hello with the cookie.
     pub message_sequence: u16,
-    /// When it was begun or established.
+    /// When the handshake began or the session was established.
     pub since: Instant,
     pub stage: Stage,
 }
@@ -39,25 +40,25 @@ pub(super) enum Stage {
     Session(PeerIdentity),
 }
 
-/// What an instance says when polled.
+/// An output of an instance.
 pub(super) enum Event<'b> {
     Transmit(&'b [u8]),
     Connected,
     Data(&'b [u8]),
-    /// The peer said close_notify, and so have we.
+    /// The close_notify of the peer was received and answered.
     Closed,
     /// Nothing of interest.
     Other,
-    /// Nothing more to say before then.
+    /// No more output before this time.
     Idle(Instant),
 }
 
-/// Why an instance cannot go on.
+/// Why an instance cannot continue.
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// An authentic fatal alert.
     Alert(u8),
-    /// What `dimpl` said.
+    /// An error of `dimpl`.
     Engine(Error),
     /// `dimpl` panicked.
     Panic,
@@ -72,19 +73,19 @@ impl From<Error> for Trouble {
     }
 }
 
-/// `dimpl` has asserts about what came over the network. One of them must cost one session, not
-/// all. After a panic the instance is not called again.
+/// `dimpl` has assertions about network input. A failed one must end only one session. After a
+/// panic the instance is not called again.
 fn guarded<R>(call: impl FnOnce() -> R) -> Result<R, Trouble> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| Trouble::Panic)
 }
 
 impl Peer {
-    /// Begins a handshake with a hello whose cookie is good. Then [`Peer::poll`] until idle.
+    /// Begins a handshake with a hello whose cookie is valid. Then [`Peer::poll`] until idle.
     ///
-    /// The instance has its own idea of cookies and counts messages from the first hello on. So it
-    /// is shown that hello as it was before the cookie, its request is thrown away, and when it
-    /// checks the cookie that came back, the cookie is right ([`provider::with_cookie`]). All of
-    /// that is over before anything goes into the transcript.
+    /// The instance uses its own cookies and counts messages from the first hello. So it first gets
+    /// the hello without the cookie, and its HelloVerifyRequest is dropped; when it verifies the
+    /// returned cookie, [`provider::with_cookie`] makes the cookie valid. This happens before
+    /// anything enters the transcript.
     pub fn begin(
         config: &Arc<Config>,
         now: Instant,
@@ -104,7 +105,7 @@ impl Peer {
         let mut begin = || {
             let first = hello.without_cookie();
             for sequence in 0..message_sequence {
-                let message = record::handshake_message(record::CLIENT_HELLO, sequence, &first);
+                let message = record::handshake_message(handshake_type::CLIENT_HELLO, sequence, &first);
                 peer.feed(now, &record::plain_record(record::HANDSHAKE, sequence.into(), &message))?;
                 let mut request = [0; 256];
                 while !matches!(peer.poll(&mut request)?, Event::Idle(_)) {}
@@ -117,21 +118,21 @@ impl Peer {
         }
     }
 
-    /// Takes one record. Then [`Peer::poll`] until idle.
+    /// Handles one record. Then [`Peer::poll`] until idle.
     pub fn feed(&mut self, now: Instant, record: &[u8]) -> Result<(), Trouble> {
         // The clock first, always: it seeds the randoms and dates the answer.
         guarded(|| self.dtls.handle_timeout(now).and_then(|()| self.dtls.handle_packet(record)))??;
         Ok(())
     }
 
-    /// Lets time pass. Then [`Peer::poll`] until idle.
+    /// Handles timers. Then [`Peer::poll`] until idle.
     pub fn tick(&mut self, now: Instant) -> Result<(), Trouble> {
         guarded(|| self.dtls.handle_timeout(now))??;
         Ok(())
     }
 
-    /// Takes plaintext for one record. Then [`Peer::poll`] until idle, before the next: what waits
-    /// together leaves in one datagram.
+    /// Sends plaintext in one record. Then [`Peer::poll`] until idle before the next call, because
+    /// queued output is sent in one datagram.
     pub fn send(&mut self, plaintext: &[u8]) -> Result<(), Trouble> {
         guarded(|| self.dtls.send_application_data(plaintext))??;
         Ok(())
@@ -163,7 +164,7 @@ impl Peer {
         }
     }
 
-    /// The handshake is complete; `None` if there is no identity it could have proven.
+    /// Turns a complete handshake into a session; `None` if it has no proven identity.
     pub fn establish(&mut self, now: Instant) -> Option<PeerIdentity> {
         let Stage::Handshake(handshake) = &mut self.stage else { return None };
         let claim = handshake.claim.as_ref().filter(|claim| claim.known)?;
@@ -187,23 +188,23 @@ impl Peer {
         }
     }
 
-    /// When a handshake wants its tick.
+    /// When a handshake needs [`Peer::tick`] next.
     pub fn deadline(&self) -> Option<Instant> {
         self.handshake().map(|handshake| handshake.deadline)
     }
 }
 
-/// What is known of a handshake and forgotten with it.
+/// State of a handshake, dropped when it ends.
 pub(super) struct Handshake {
-    /// How far it is.
+    /// Its current step.
     pub step: HandshakeStep,
-    /// When it wants its next tick.
+    /// When it needs [`Peer::tick`] next.
     pub deadline: Instant,
     /// When it is given up.
     pub end: Instant,
-    /// Who the client says it is.
+    /// The identity that the client claims.
     pub claim: Option<Claim>,
-    /// A plaintext alert, and when it is believed.
+    /// A plaintext alert, and when it takes effect.
     pub alert: Option<(u8, Instant)>,
     /// Whether a ChangeCipherSpec came before the key exchange.
     pub cipher_change_early: bool,
@@ -226,7 +227,7 @@ impl Handshake {
         }
     }
 
-    /// Accounts for a record it is about to see. A record it takes speaks against an earlier alert.
+    /// Charges a record to the budget. An accepted record disproves an earlier plaintext alert.
     pub fn spend(&mut self, bytes: usize) -> bool {
         self.alert = None;
         let left = self.budget.checked_sub(bytes);
@@ -234,7 +235,7 @@ impl Handshake {
         left.is_some()
     }
 
-    /// Looks at a datagram that was sent.
+    /// Updates the record number from a sent datagram.
     pub fn note_sent(&mut self, datagram: &[u8]) {
         for record in record::records(datagram).flatten().filter(|record| record.epoch == 0) {
             self.next_sequence = self.next_sequence.max(record.sequence + 1);
@@ -247,13 +248,13 @@ impl Handshake {
         wanted.min(give_up).max(now + Duration::from_millis(1))
     }
 
-    /// Nothing more came.
+    /// The failure for a timeout.
     pub fn timed_out(&self) -> HandshakeFailure {
         let identity = self.claim.as_ref().map(|claim| claim.identity.clone());
         HandshakeFailure::TimedOut { step: self.step, identity }
     }
 
-    /// What the trouble means.
+    /// The failure for an error of the instance.
     pub fn failure(&self, trouble: Trouble) -> HandshakeFailure {
         let error = match trouble {
             Trouble::Panic => return HandshakeFailure::Fault,

@@ -1,9 +1,8 @@
-//! The cryptography of `dimpl`, but for one question: whether a cookie is its own.
+//! The cryptography provider of `dimpl`, with its cookie check replaced.
 //!
-//! `dimpl` draws a cookie secret for each instance, which is state for whoever says hello. It asks
-//! for HMAC-SHA256 through [`HmacProvider::hmac_sha256`] for cookies alone; the key schedule goes
-//! through [`HmacProvider::hmac`]. So the answer to that one call can be the cookie we have checked
-//! ourselves.
+//! `dimpl` has a cookie secret for each instance, which would be state for every hello. It computes
+//! HMAC-SHA256 through [`HmacProvider::hmac_sha256`] only for cookies; the key schedule uses
+//! [`HmacProvider::hmac`]. So that one call can return the cookie that was already verified.
 
 use std::cell::Cell;
 use std::sync::LazyLock;
@@ -23,12 +22,12 @@ struct Hmac;
 static HMAC: Hmac = Hmac;
 static REAL: LazyLock<CryptoProvider> = LazyLock::new(aws_lc_rs::default_provider);
 
-/// What `dimpl` is given instead of its default.
+/// The provider for `dimpl`.
 pub(super) fn provider() -> CryptoProvider {
     CryptoProvider { hmac_provider: &HMAC, ..REAL.clone() }
 }
 
-/// While `call` runs, `cookie` is what an instance of this thread takes for its own.
+/// While `call` runs, an instance on this thread accepts `cookie` as its own.
 pub(super) fn with_cookie<R>(cookie: &[u8; COOKIE], call: impl FnOnce() -> R) -> R {
     COOKIE_AT_HAND.set(Some(*cookie));
     let result = call();

@@ -1,11 +1,12 @@
-//! How `dimpl` asks for keys, and how we learn who asked: it has no getter for the PSK identity.
+//! Resolves PSK identities to keys for `dimpl`, and records the identity, for which `dimpl` has no
+//! getter.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::proto::dtls::Keyring;
 
-/// Hands out keys and remembers the identity it was asked for last.
+/// Returns keys and stores the last requested identity.
 pub(super) struct Resolver {
     inner: Mutex<Inner>,
 }
@@ -19,7 +20,7 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     pub identity: Box<[u8]>,
-    /// Whether there was a key for it. Where not, `dimpl` goes on with a random one, so that the
+    /// Whether there is a key for it. If not, `dimpl` continues with a random key, so that the
     /// client cannot tell.
     pub known: bool,
 }
@@ -29,7 +30,7 @@ impl Resolver {
         Resolver { inner: Mutex::new(Inner { keyring, claim: None }) }
     }
 
-    /// The identity asked for since the last call.
+    /// The identity requested since the last call.
     pub fn take_claim(&self) -> Option<Claim> {
         self.lock().claim.take()
     }

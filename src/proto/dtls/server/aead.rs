@@ -1,8 +1,8 @@
 //! The ciphers (RFC 6655 §3–§4, RFC 5288 §3, RFC 7905 §2). CCM is RustCrypto's, the others
 //! aws-lc-rs's.
 //!
-//! Keys are kept as they are and expanded for each record: for AES that is a few dozen nanoseconds,
-//! and saves a kilobyte a session.
+//! Keys are stored unexpanded and expanded for each record: for AES that costs some tens of
+//! nanoseconds, and saves about a kilobyte per session.
 
 use aes::Aes128Enc;
 use aws_lc_rs::aead::{self, LessSafeKey, Nonce, UnboundKey};
@@ -10,7 +10,7 @@ use ccm::Ccm;
 use ccm::aead::{AeadInOut, KeyInit};
 use ccm::consts::{U8, U12, U16};
 
-/// One of the ciphers.
+/// The AEAD cipher of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Aead {
     /// AES-128-CCM with a tag of 8 bytes.
@@ -31,12 +31,12 @@ impl Aead {
         if self == Aead::ChaCha { 32 } else { 16 }
     }
 
-    /// The part of the nonce that comes from the handshake.
+    /// Bytes of the implicit nonce part, which is from the key block.
     pub fn iv_length(self) -> usize {
         if self == Aead::ChaCha { 12 } else { 4 }
     }
 
-    /// The part of the nonce that stands in each record.
+    /// Bytes of the explicit nonce part in each record.
     pub fn explicit_length(self) -> usize {
         if self == Aead::ChaCha { 0 } else { 8 }
     }
@@ -45,13 +45,13 @@ impl Aead {
         if self == Aead::Ccm8 { 8 } else { 16 }
     }
 
-    /// What protection adds to a record.
+    /// Bytes that protection adds to a record.
     pub fn overhead(self) -> usize {
         self.explicit_length() + self.tag_length()
     }
 
-    /// After so many records that did not open a session is over: 2^-40 is then the chance that one
-    /// was forged with a tag of 8 bytes; for the others as RFC 9147 §4.5.3.
+    /// Records that fail authentication until a session is closed. With a tag of 8 bytes the
+    /// probability of a forgery is then 2^-40; the other limits follow RFC 9147 §4.5.3.
     pub fn failures_max(self) -> u64 {
         match self {
             Aead::Ccm8 => 1 << 24,
@@ -93,8 +93,8 @@ impl Aead {
         Some(())
     }
 
-    /// Decrypts in place. Returns the length of the plaintext, which stands in front. `None` if it
-    /// is not authentic; what is in `content` then is nothing.
+    /// Decrypts in place. Returns the length of the plaintext at the front of `content`. `None` if
+    /// it is not authentic; the contents of `content` are then unspecified.
     pub fn open(self, key: &[u8], nonce: &[u8; 12], aad: &[u8], content: &mut [u8]) -> Option<usize> {
         let length = content.len().checked_sub(self.tag_length())?;
         match self {

@@ -1,5 +1,5 @@
-//! What an owner hands over in files, taken apart: whom of a heap of CA certificates to believe,
-//! and which public key a device has.
+//! Parses configured files: divides CA certificates into anchors and intermediates, and reads the
+//! public key of a device.
 
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
@@ -10,18 +10,18 @@ use super::schedule::hash;
 /// Anchors and intermediates, in DER.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authorities {
-    /// Certificates that are believed as they stand.
+    /// Trust anchors.
     pub anchors: Vec<Vec<u8>>,
-    /// Certificates that may help to reach one of them.
+    /// Intermediates, which may be part of a path to an anchor.
     pub intermediates: Vec<Vec<u8>>,
 }
 
 impl Authorities {
-    /// Divides CA certificates in DER: one whose issuer is among them too is an intermediate; all
-    /// others, and those that issued themselves, are anchors.
+    /// Divides CA certificates in DER: a certificate whose issuer is among them is an intermediate;
+    /// all others, and self-issued ones, are anchors.
     ///
     /// # Errors
-    /// [`CredentialError`] with the number of the first that cannot be read, counted from 1.
+    /// [`CredentialError`] with the number of the first malformed one, from 1.
     pub fn divide(certificates: Vec<Vec<u8>>) -> Result<Authorities, CredentialError> {
         let mut names = Vec::with_capacity(certificates.len());
         for (number, der) in (1..).zip(&certificates) {
@@ -44,7 +44,7 @@ impl Authorities {
     }
 }
 
-/// Subject and issuer; an anchor of X.509 version 1 has no issuer but itself.
+/// Subject and issuer; an anchor of X.509 version 1 counts as self-issued.
 fn names_of(der: &[u8]) -> Result<(Vec<u8>, Vec<u8>), webpki::Error> {
     let der = CertificateDer::from(der);
     match EndEntityCert::try_from(&der) {
@@ -56,14 +56,15 @@ fn names_of(der: &[u8]) -> Result<(Vec<u8>, Vec<u8>), webpki::Error> {
     }
 }
 
-/// In a chain, the number (from 0) of the first certificate that was not issued by the one after
-/// it; `None` for a chain in order, or one that cannot be read.
+/// The index of the first certificate of a chain that was not issued by the next one; `None` if the
+/// chain is in order or malformed.
 pub fn misplaced(chain: &[Vec<u8>]) -> Option<usize> {
     let names: Vec<_> = chain.iter().map(|der| names_of(der).ok()).collect::<Option<_>>()?;
     names.windows(2).position(|pair| pair[0].1 != pair[1].0)
 }
 
-/// SHA-256 of the SubjectPublicKeyInfo in `der`, which is one itself or a certificate.
+/// SHA-256 of the SubjectPublicKeyInfo in `der`, which is either a SubjectPublicKeyInfo or a
+/// certificate.
 ///
 /// # Errors
 /// [`CredentialError`]: it is neither, or its key is on another curve than P-256 and P-384.

@@ -1,14 +1,15 @@
-//! Who devices with certificates or raw keys are, and who we are to them (RFC 5280, RFC 7250).
+//! Verification of devices with certificates or raw public keys, and the server's own credentials
+//! (RFC 5280, RFC 7250).
 //!
-//! A chain leads from the device's certificate over what it sent and the configured intermediates
-//! to a configured anchor. Its structure is judged first ([`outline`]), so that rustls-webpki,
-//! which judges the rest, has one path to look at. What it proves is written down as
-//! [`CertificateIdentity`], with the path it was proven by, which is judged again as long as there
-//! is a session ([`Trust::holds`]); which device that is, others decide.
+//! A path leads from the device's certificate through the certificates it sent and the configured
+//! intermediates to a configured anchor. The structure of the chain is checked first ([`outline`]),
+//! so that rustls-webpki, which checks the rest, has only one path to verify. The result is a
+//! [`CertificateIdentity`] with its path, which is checked again during the session
+//! ([`Trust::holds`]); the gate maps it to a device.
 //!
-//! While the clock cannot be trusted the chain is judged at a time that has certainly passed, but
-//! not before the certificates the device sent begin; and once more, if a configured one begins
-//! later and its one fault is that it is not valid yet.
+//! While the clock is not trusted, the chain is verified at a time that has certainly passed, but
+//! not before the notBefore of the certificates that the device sent; and again at a later time, if
+//! the only fault is that a configured certificate is not valid yet.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -38,7 +39,7 @@ use crate::clock;
 pub(super) const ECDSA_SHA256: u16 = 0x0403;
 pub(super) const ECDSA_SHA384: u16 = 0x0503;
 
-/// Signatures in chains; devices' own are ECDSA ([`verify`]).
+/// Signature algorithms in chains; the handshake signatures of devices are ECDSA ([`verify`]).
 pub(super) const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
     algorithms::ECDSA_P256_SHA256,
     algorithms::ECDSA_P256_SHA384,
@@ -50,26 +51,26 @@ pub(super) const CHAIN: [&dyn SignatureVerificationAlgorithm; 9] = [
     algorithms::RSA_PKCS1_2048_8192_SHA512,
     algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
 ];
-/// Most certificates between a device's own and an anchor: rustls-webpki's bound.
+/// Most certificates between the device's certificate and the anchor: the limit of rustls-webpki.
 const DEPTH_MAX: usize = 6;
-/// rustls-webpki verifies no more signatures for one chain.
+/// Most signatures that rustls-webpki verifies for one chain.
 const SIGNATURES_MAX: u32 = 100;
-/// Bytes of a revocation list that are hashed in the time of one signature.
+/// Bytes of a revocation list that are hashed in the time of one signature verification.
 const BYTES_A_SIGNATURE: usize = 64 * 1024;
 
 /// Why a device's chain was not accepted.
 #[derive(Debug)]
 pub(super) enum ChainFault {
-    /// Its structure is wrong; no signature was verified.
+    /// Its structure is invalid; no signature was verified.
     Malformed(Malformed),
     /// There is no path to an anchor, or it is not valid.
     Path(Error),
 }
 
-/// What is wrong with a device's certificate, and whose it says it is: unproven, escaped and cut.
+/// The fault of a device's certificate, and the unproven names in it, escaped and cut.
 pub(super) fn refusal(fault: &ChainFault, first: Option<&[u8]>) -> String {
     let error = match fault {
-        // Unproven, but the log can say which device to look at.
+        // The names are unproven, but help to identify the device in the log.
         ChainFault::Malformed(malformed) => return named(malformed.to_string(), first),
         ChainFault::Path(error) => error,
     };
@@ -95,7 +96,7 @@ fn named(why: String, first: Option<&[u8]>) -> String {
     }
 }
 
-/// Why certificates or keys of ours cannot be used.
+/// Why configured certificates or keys cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialError(pub String);
 
@@ -107,17 +108,17 @@ impl fmt::Display for CredentialError {
 
 impl std::error::Error for CredentialError {}
 
-/// Our own key, and its certificate if there is one.
+/// The server's key, with its certificate chain if there is one.
 pub struct ServerKey {
-    /// Ours first, then those that lead to an anchor of the devices'; empty for a raw public key
-    /// alone.
+    /// The server's certificate first, then its intermediates; empty if there is only a raw public
+    /// key.
     chain: Vec<Vec<u8>>,
     key: EcdsaKeyPair,
     public_key: Vec<u8>,
     curve: Curve,
 }
 
-/// The curves we have (RFC 8422 §5.1.1).
+/// The supported curves (RFC 8422 §5.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Curve {
     P256 = 23,
@@ -129,18 +130,18 @@ impl Curve {
         [Curve::P256, Curve::P384].into_iter().find(|curve| *curve as u16 == number)
     }
 
-    /// Bytes of an uncompressed point.
+    /// The size of an uncompressed point in bytes.
     pub fn point_length(self) -> usize {
         if self == Curve::P256 { 65 } else { 97 }
     }
 }
 
 impl ServerKey {
-    /// From a key on P-256 or P-384, in the DER of PKCS #8 or SEC 1 (RFC 5915), and its certificate
-    /// chain in DER, which may be empty.
+    /// A server key from a P-256 or P-384 key in DER (PKCS #8 or SEC 1, RFC 5915), and its
+    /// certificate chain in DER, which may be empty.
     ///
     /// # Errors
-    /// [`CredentialError`]: the key cannot be read or is not that of the certificate.
+    /// [`CredentialError`]: the key is malformed, or does not match the certificate.
     pub fn new(chain: Vec<Vec<u8>>, key: &[u8]) -> Result<ServerKey, CredentialError> {
         let fault = |what: &str| CredentialError(what.to_owned());
         let p256 = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, key);
@@ -168,7 +169,7 @@ impl ServerKey {
         &self.chain
     }
 
-    /// The DER SubjectPublicKeyInfo: what devices pin that know us by a raw key.
+    /// The DER SubjectPublicKeyInfo, which devices can pin as a raw public key.
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
     }
@@ -184,7 +185,7 @@ impl ServerKey {
         }
     }
 
-    /// The library draws the signature's randomness itself.
+    /// Signs `message`. The library generates the random values of the signature.
     pub(super) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         let algorithm = if self.curve == Curve::P256 { &digest::SHA256 } else { &digest::SHA384 };
         let signature = self.key.sign_digest(&digest::digest(algorithm, message)).ok()?;
@@ -206,18 +207,18 @@ pub(super) fn public_key_info(curve: Curve, point: &[u8]) -> Vec<u8> {
     [if curve == Curve::P256 { P256 } else { P384 }, point].concat()
 }
 
-/// Whom we believe.
+/// The trust anchors, intermediates, revocation lists and raw public keys for devices.
 #[derive(Default)]
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     intermediates: Vec<Intermediate>,
-    /// How all CAs among both stand.
+    /// The standing of each CA among anchors and intermediates.
     authorities: HashMap<AuthorityId, Standing>,
     revoked: Vec<List>,
-    /// What verifying a chain may take.
+    /// Upper bounds of the cost of verifying a chain.
     work: Work,
     raw_public_keys: HashSet<[u8; 32]>,
-    /// Names all of it.
+    /// A hash of everything.
     digest: [u8; 32],
 }
 
@@ -232,15 +233,15 @@ struct Intermediate {
     not_after: clock::UnixTime,
 }
 
-/// What verifying a chain may take, in signatures.
+/// Upper bounds of the cost of verifying a chain, in signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Work {
-    /// Most ways from one name up to an anchor: configured CAs may have one name. The signatures of
-    /// each are verified anew.
+    /// Most paths from one name to an anchor, because several configured CAs may have one name. The
+    /// signatures of each path are verified.
     ways: u32,
-    /// The longest way, in configured certificates.
+    /// The longest path, in configured certificates.
     depth: u32,
-    /// Verifying the lists that are not verified yet.
+    /// The cost of verifying revocation lists that are not verified yet.
     lists: u32,
 }
 
@@ -250,9 +251,9 @@ impl Default for Work {
     }
 }
 
-/// How a configured CA stands. An anchor is believed for ever; one below an anchor as long as its
-/// certificate, and one above it, are valid: a session may lead to it that was an anchor itself
-/// when the session began.
+/// The standing of a configured CA. An anchor is always trusted; an intermediate as long as its
+/// certificate and those above it are valid. A session may end at a CA that was an anchor when the
+/// session began and is an intermediate now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Until(clock::UnixTime),
@@ -296,15 +297,15 @@ pub(super) enum Lapse {
     Revoked,
     /// A certificate of its path has expired.
     Expired,
-    /// The CA at the end of its path was removed.
+    /// The CA at the end of its path was removed from the configuration.
     AnchorRemoved,
-    /// Its path is not known.
+    /// Its path is unknown.
     NoPath,
 }
 
 impl Trust {
-    /// From anchors, intermediates and revocation lists in DER, and SHA-256 hashes of the
-    /// SubjectPublicKeyInfo of devices with raw keys.
+    /// The trust material from anchors, intermediates and revocation lists in DER, and SHA-256
+    /// hashes of the SubjectPublicKeyInfo of raw public keys.
     ///
     /// # Errors
     /// [`CredentialError`]: which of them cannot be read, or is a list in the name of a configured
@@ -323,7 +324,7 @@ impl Trust {
             believed.push(anchor.to_owned());
         }
         let intermediates_digest = digest(intermediates.iter().map(|certificate| &certificate[..]));
-        // A configured certificate that cannot be parsed is ignored here; `check` names it.
+        // A malformed configured certificate is ignored here; `check` reports it.
         let intermediates: Vec<Intermediate> =
             intermediates.into_iter().filter_map(Intermediate::read).collect();
         let above = believed.iter().zip(&anchors).map(|(anchor, der)| Signer {
@@ -368,7 +369,7 @@ impl Trust {
         Ok(trust)
     }
 
-    /// How the configured CAs stand, by names and lists alone.
+    /// The standing of the configured CAs, from names and revocation lists only.
     fn standings(&self) -> HashMap<AuthorityId, Standing> {
         let mut named: HashMap<&[u8], Vec<usize>> = HashMap::new();
         for (at, intermediate) in self.intermediates.iter().enumerate() {
@@ -386,7 +387,7 @@ impl Trust {
             }
         };
         let own: Vec<Standing> = self.intermediates.iter().map(own).collect();
-        // Each round looks one certificate further up; paths are not longer.
+        // Each round goes one certificate further up; the depth bounds the number of rounds.
         let mut standings = own.clone();
         for _ in 0..DEPTH_MAX {
             let above = |intermediate: &Intermediate| match named.get(&*intermediate.issuer) {
@@ -407,7 +408,7 @@ impl Trust {
         authorities
     }
 
-    /// Whether there is anybody with a certificate to believe.
+    /// Whether there are trust anchors.
     pub(super) fn has_anchors(&self) -> bool {
         !self.anchors.is_empty()
     }
@@ -420,13 +421,13 @@ impl Trust {
         self.raw_public_keys.contains(key_hash)
     }
 
-    /// Whether a list revokes the certificate of this issuer and serial number; the issuer's key
-    /// may not be known.
+    /// Whether a list revokes the certificate with this issuer and serial number; the issuer's key
+    /// may be unknown.
     fn is_revoked(&self, issuer: &[u8], key: Option<&KeyId>, serial: &[u8]) -> bool {
         self.revoked.iter().any(|list| list.revokes(issuer, key, serial))
     }
 
-    /// Judges a path whose signatures are good by the lists.
+    /// Checks a path with valid signatures against the revocation lists.
     fn is_not_revoked(&self, device: &EndEntityCert<'_>, path: &VerifiedPath<'_>) -> Result<(), Error> {
         if self.revoked.is_empty() {
             return Ok(());
@@ -448,8 +449,8 @@ impl Trust {
         }
     }
 
-    /// Of the configured CAs that had a list in `before`, the names of those that have none now,
-    /// sorted.
+    /// The names, sorted, of the configured CAs that had a revocation list in `before` and have
+    /// none now.
     pub fn without_list_since(&self, before: &Trust) -> Vec<String> {
         let listed = |name: &[u8], key: &KeyId| {
             let signs = |list: &List| {
@@ -474,8 +475,8 @@ impl Trust {
         names
     }
 
-    /// Checks a path that was verified: no certificate of it is revoked or expired, and its anchor
-    /// is still configured, as an anchor or as an intermediate. Other anchors do not matter.
+    /// Checks a verified path again: no certificate of it is revoked or expired, and its anchor is
+    /// still configured, as an anchor or as an intermediate. Other anchors do not matter.
     pub(super) fn holds(&self, identity: &CertificateIdentity, clock: Clock) -> Result<(), Lapse> {
         let path = identity.path().ok_or(Lapse::NoPath)?;
         let Standing::Until(until) = *self.authorities.get(&path.above.anchor).ok_or(Lapse::AnchorRemoved)?
@@ -492,8 +493,8 @@ impl Trust {
         if path.ends().min(until).as_secs() < clock.time.as_secs() { Err(Lapse::Expired) } else { Ok(()) }
     }
 
-    /// The earliest notAfter of the path of an identity; a CA that is no anchor any more is a part
-    /// of it.
+    /// The earliest notAfter of the path of an identity, including a former anchor that is an
+    /// intermediate now.
     pub(super) fn ends(&self, identity: &CertificateIdentity) -> Option<clock::UnixTime> {
         let path = identity.path()?;
         match self.authorities.get(&path.above.anchor) {
@@ -502,8 +503,8 @@ impl Trust {
         }
     }
 
-    /// The configured ways from a name to an anchor: most of any name, and the most certificates of
-    /// one.
+    /// The largest number of configured paths from one name to an anchor, and the length of the
+    /// longest one.
     fn ways(&self) -> (u32, u32) {
         let mut ends: HashMap<&[u8], u32> = HashMap::new();
         for anchor in &self.anchors {
@@ -525,10 +526,10 @@ impl Trust {
         (ways.into_values().max().unwrap_or(1).max(1), depth)
     }
 
-    /// The most signatures that verifying a device's chain may take: that of a chain as it was
-    /// sent, and as many again with the configured intermediates; each for each way to an anchor.
-    /// While the clock is not trusted, ways that differ may be tried at two times. Lists of CAs
-    /// that only devices have are verified once the path is.
+    /// The most signatures that verifying a device's chain may need: those of the chain as sent,
+    /// and the same number with the configured intermediates, for each path to an anchor. While the
+    /// clock is not trusted, differing paths may be tried at two times. Revocation lists of CAs
+    /// that only devices send are verified after the path.
     pub(super) fn work(&self, is_trusted: bool) -> u32 {
         if self.anchors.is_empty() {
             return 0;
@@ -541,9 +542,9 @@ impl Trust {
         (once * sent * times).saturating_add(lists)
     }
 
-    /// Judges a chain, the device's own certificate first. It is verified as it was sent, continued
-    /// by configured intermediates; if that fails, the device's own certificate is verified with
-    /// the configured ones alone, because these may have been renewed since.
+    /// Verifies a chain, the device's certificate first. It is verified as sent, continued by
+    /// configured intermediates; if that fails, the device's certificate is verified with only the
+    /// configured ones, which may have been renewed since.
     pub(super) fn verify(
         &self,
         chain: &[&[u8]],
@@ -563,8 +564,8 @@ impl Trust {
         }
     }
 
-    /// The configured intermediates that continue a chain, by name, without those that have the
-    /// name of one in it. So there is a choice only between configured ones of one name.
+    /// The configured intermediates that continue a chain by name, without those whose name occurs
+    /// in it. So there is a choice only between configured intermediates with one name.
     fn continuation(&self, chain: &[&[u8]]) -> Vec<&Intermediate> {
         let sent: Vec<Outline<'_>> =
             chain.iter().filter_map(|certificate| Outline::read(certificate)).collect();
@@ -601,8 +602,8 @@ impl Trust {
             .map(|der| CertificateDer::from(*der))
             .chain(continuation.iter().map(|intermediate| CertificateDer::from(&intermediate.der[..])))
             .collect();
-        // The library takes the first list of a name and wants it to be of the key at hand; here
-        // all of them count, each for the key that signed it.
+        // The library uses only the first list of a name; here all lists apply, each for the key
+        // that signed it.
         let judge = |path: &VerifiedPath<'_>| self.is_not_revoked(&leaf, path);
         let check = |time: UnixTime| {
             let usage = KeyUsage::client_auth();
@@ -621,9 +622,9 @@ impl Trust {
 }
 
 impl Trust {
-    /// At which times a chain is judged: the clock's twice, if that is trusted. Else the earliest
-    /// time at which what the device sent can be valid, and the earliest at which all configured
-    /// certificates are that can help it, too.
+    /// The times at which a chain is verified: twice the current time if the clock is trusted.
+    /// Otherwise the earliest time at which the certificates sent can be valid, and the earliest at
+    /// which all configured certificates that continue the chain are also valid.
     fn times(
         &self,
         first: &[u8],
@@ -636,7 +637,7 @@ impl Trust {
         let Some(device) = sent.first().filter(|_| !clock.trusted) else {
             return (clock.time, clock.time);
         };
-        // Above what may be an anchor nothing need be valid.
+        // Certificates above a possible anchor need not be valid.
         let is_anchor =
             |ca: &Outline<'_>| self.anchors.iter().any(|anchor| content(&anchor.subject) == ca.subject);
         let below = 1 + sent[1..].iter().take_while(|ca| !is_anchor(ca)).count();
@@ -692,24 +693,23 @@ fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     hash(&joined)
 }
 
-/// What time it is, and whether that can be believed.
+/// The time for verification, and whether the clock is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
-    /// Now if trusted, else a time that has certainly passed.
+    /// The current time if trusted, else a time that has certainly passed.
     pub time: clock::UnixTime,
-    /// Whether it is now.
+    /// Whether it is the current time.
     pub trusted: bool,
 }
 
-/// A peer's public key, as it came in its Certificate message.
+/// A peer's public key from its Certificate message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PeerKey {
     Certificate(Vec<u8>),
     Raw(Vec<u8>),
 }
 
-/// Whether `signature` is the owner's of `key` under `message`: ECDSA with SHA-256 or SHA-384 on
-/// either curve.
+/// Verifies `signature` over `message` with `key`: ECDSA with SHA-256 or SHA-384 on either curve.
 pub(super) fn verify(key: &PeerKey, algorithm: u16, message: &[u8], signature: &[u8]) -> bool {
     let candidates: [&dyn SignatureVerificationAlgorithm; 2] = match algorithm {
         ECDSA_SHA256 => [algorithms::ECDSA_P256_SHA256, algorithms::ECDSA_P384_SHA256],
@@ -724,22 +724,22 @@ pub(super) fn verify(key: &PeerKey, algorithm: u16, message: &[u8], signature: &
     })
 }
 
-/// Whether a raw public key can be read at all.
+/// Whether a raw public key is well formed.
 pub(super) fn is_readable(spki: &[u8]) -> bool {
     RawPublicKeyEntity::try_from(&SubjectPublicKeyInfoDer::from(spki)).is_ok()
 }
 
-/// What devices are judged by and shown. Cheap to clone; swapped whole.
+/// The server's key and the trust material for devices. Cheap to clone; replaced as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Certificates {
-    /// Our key; without it nobody gets ECDHE_ECDSA.
+    /// The server's key; without it ECDHE_ECDSA is not negotiated.
     pub key: Option<Arc<ServerKey>>,
-    /// Whom we believe.
+    /// The trust material.
     pub trust: Arc<Trust>,
 }
 
 impl PartialEq for Certificates {
-    /// Whether both show and believe the same.
+    /// Whether both have the same key and trust material.
     fn eq(&self, other: &Certificates) -> bool {
         let shown = |certificates: &Certificates| {
             certificates.key.as_ref().map(|key| (key.chain.clone(), key.public_key.clone()))

@@ -14,7 +14,7 @@ use crate::clock::UnixTime;
 /// renewed with the same key has the same id.
 pub(super) type AuthorityId = [u8; 32];
 
-/// Most certificates between a device's own and the anchor: rustls-webpki's bound.
+/// Most certificates of a path: more than rustls-webpki allows.
 const LINKS_MAX: usize = 8;
 
 /// One certificate of a path.

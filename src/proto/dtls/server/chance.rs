@@ -1,16 +1,16 @@
-//! Randomness from one seed: HMAC-SHA-256 over a counter, the key replaced after each draw, so that
-//! what was drawn before cannot be computed from what is in memory later.
+//! A deterministic random generator: HMAC-SHA-256 over a counter, with the key replaced after each
+//! draw, so that earlier output cannot be computed from the current state.
 
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-/// See the module.
+/// A random generator; see the module.
 pub(super) struct Chance {
     key: Zeroizing<[u8; 32]>,
 }
 
 impl Chance {
-    /// `purpose` parts the uses of one seed.
+    /// A generator for one purpose; different purposes of one seed are independent.
     pub fn new(seed: &[u8; 32], purpose: &[u8]) -> Chance {
         Chance { key: derive(seed, purpose) }
     }

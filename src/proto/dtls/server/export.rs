@@ -1,11 +1,11 @@
-//! Sessions that outlive the process: written when established, taken over at the next start.
+//! Export and import of sessions: written when established, restored at the next start.
 //!
-//! What is written does not change while the session lasts, so a session costs one write. That is
-//! safe because nothing that must not come twice is counted in it: nonces are drawn anew
-//! ([`protection`](super::protection)), our record numbers go on far above any that can have been
-//! used, and what the peer sends is not believed until it has shown that it is there now
-//! ([`resume`](super::resume)). So an older copy of the file, or the same file in two places,
-//! repeats no nonce and lets no record pass twice.
+//! An export does not change during the session, so a session costs one write. That is safe because
+//! an import does not depend on counters in it: nonces are drawn again
+//! ([`protection`](super::protection)), the record numbers continue far above any that can have
+//! been used, and records of the peer are not accepted until it has proved that it is present
+//! ([`resume`](super::resume)). So an older copy of the file, or the same file on two hosts,
+//! repeats no nonce and accepts no record twice.
 //!
 //! With ChaCha20-Poly1305 that does not hold, because its nonces are the record numbers. Such a
 //! session is stored only so that its device can be sent a fatal alert, which is the same in every
@@ -23,12 +23,12 @@
 //!           | identity type 1 and <..> | binding 16 | when established, in milliseconds since 1970 8 if flag 32
 //! handover: the same, and | window's bits 8 | forged records 8 | next number of epoch 0 8 | our Finished <0 or 12>
 //! ```
-//! Dated are only those that were written while the clock was trusted: a date made up from an
-//! earlier time would make the session older than it is, once the clock is right. The binding ties
-//! the session to its credential: the pre-shared key, raw public key or anchor. Minor version 0 had
-//! no flag 32, and certificates (identity type 2; now 4) without their path. Such a session is not
-//! resumed. Minor version 1 had paths without the ids of their keys (identity type 3), which are
-//! then judged by the CAs' names.
+//! Only sessions exported while the clock was trusted have a date: one computed from an earlier
+//! time would make the session appear older than it is when the clock is corrected. The binding
+//! ties the session to its credential: the pre-shared key, raw public key or anchor. Minor version
+//! 0 had no flag 32, and certificates (identity type 2; now 4) without their path. Such a session
+//! is not resumed. Minor version 1 had paths without the ids of their keys (identity type 3), which
+//! are then judged by the CAs' names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -50,15 +50,16 @@ use super::suites::Suite;
 use super::wire::{Reader, Write as _};
 use super::{Common, ServerEngine};
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
-use crate::proto::dtls::registry::{PeerAddress, Phase};
+use crate::proto::dtls::peer_address::PeerAddress;
+use crate::proto::dtls::session_table::Phase;
 use crate::proto::{Holder, Route};
 
 const MAGIC: [u8; 4] = *b"TBDS";
 const MAJOR: u8 = 1;
 const MINOR: u8 = 2;
 const FRONT: usize = MAGIC.len() + 2;
-/// With each run our numbers begin so much higher: more than a process sends a peer, which so has
-/// not seen them.
+/// The offset of the record numbers per run: more than a process sends to a peer, so that the peer
+/// has not seen them.
 const LEAP: u64 = 1 << 28;
 const EMS: u8 = 1;
 const CID: u8 = 2;
@@ -67,25 +68,24 @@ const HANDOVER: u8 = 8;
 const DOUBTED: u8 = 16;
 const DATED: u8 = 32;
 
-/// What an export is for.
+/// The purpose of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To be stored, and taken over by any process later, once or often.
+    /// To be stored, and imported by any later process, possibly several times.
     Store,
-    /// For the one process that follows this one, which does nothing with the session from here on.
+    /// For the process that replaces this one; this process stops using the session.
     Handover,
 }
 
-/// Where what is imported was found.
+/// The origin of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// In a store, which has seen so many starts since it was exported, this one counted. 0 counts
-    /// as 1.
+    /// From a store. The number of starts since the export, including this one; 0 counts as 1.
     Store {
-        /// How many.
+        /// The number of starts.
         runs: u32,
     },
-    /// Left by the process before this one; there is no other copy.
+    /// From the previous process; there is no other copy.
     Handover,
 }
 
@@ -93,15 +93,15 @@ pub enum Origin {
 pub struct StoreKey(LessSafeKey);
 
 impl StoreKey {
-    /// From its bytes.
+    /// A key from its bytes.
     pub fn new(key: &[u8; 32]) -> StoreKey {
         let key = UnboundKey::new(&aead::AES_256_GCM_SIV, key).expect("the key has the cipher's length");
         StoreKey(LessSafeKey::new(key))
     }
 
-    /// `content` is encrypted and authenticated. `nonce` should be fresh; with this cipher a
-    /// repeated one tells only whether two contents are equal. `content` is overwritten. `None`
-    /// where the library fails.
+    /// Encrypts and authenticates `content`, which is overwritten. `nonce` should be unique; with
+    /// AES-GCM-SIV a repeated nonce only reveals whether two contents are equal. `None` if the
+    /// library fails.
     pub fn seal(&self, nonce: [u8; 12], content: &mut [u8]) -> Option<Vec<u8>> {
         let mut out = [&MAGIC[..], &[MAJOR, MINOR], &nonce].concat();
         let about = aead::Aad::from([&MAGIC[..], &[MAJOR, MINOR]].concat());
@@ -112,7 +112,7 @@ impl StoreKey {
         Some(out)
     }
 
-    /// The content of what was sealed with this key.
+    /// Decrypts content that was sealed with this key.
     ///
     /// # Errors
     /// [`ImportError::Damaged`], [`ImportError::OtherVersion`].
@@ -143,12 +143,12 @@ impl fmt::Debug for StoreKey {
     }
 }
 
-/// Why a session was not taken over. Its peer handshakes anew.
+/// Why a session was not imported. Its peer must handshake again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportError {
-    /// Not what was sealed with this key: torn, foreign, changed.
+    /// Not sealed with this key, or truncated, or changed.
     Damaged,
-    /// Of another major version.
+    /// It has another major version.
     OtherVersion(u8),
     /// Its pre-shared key, raw key or anchor was removed or changed, or a certificate of its path
     /// is revoked.
@@ -157,17 +157,17 @@ pub enum ImportError {
     Expired,
     /// It is older than [`Policy::max_session_lifetime`](crate::proto::dtls::Policy).
     TooOld,
-    /// Its identity is no device's.
+    /// No device has its identity.
     NoDevice,
     /// It has been idle for too long.
     Idle,
-    /// It is here already.
+    /// It is already imported.
     Twice,
-    /// No room.
+    /// There is no room for it.
     Full,
     /// Exported for another [`Purpose`].
     OtherPurpose,
-    /// This engine takes nothing over.
+    /// The engine does not support imports.
     Unsupported,
 }
 
@@ -200,8 +200,8 @@ impl ServerEngine {
         session: SessionId,
         purpose: Purpose,
     ) -> Option<Vec<u8>> {
-        let last_seen = self.registry.since(session)?;
-        let peer = self.registry.get(session)?;
+        let last_seen = self.table.since(session)?;
+        let peer = self.table.get(session)?;
         let is_handover = purpose == Purpose::Handover;
         let held = peer.session().filter(|held| !(is_handover && held.suite.aead == Aead::ChaCha))?;
         let mut content = Zeroizing::new(Vec::with_capacity(512));
@@ -253,12 +253,12 @@ impl ServerEngine {
         let content = key.open(sealed)?;
         let Imported { mut session, route, established, idle, binding: bound } =
             read(now, &content, origin, &mut self.common)?;
-        if idle >= self.registry.limits().idle {
+        if idle >= self.table.limits().idle {
             return Err(ImportError::Idle);
         }
         let address = PeerAddress::from(&route);
         self.make_way(&address, &session, sink)?;
-        // An instant of this boot may not reach so far back.
+        // An Instant may not represent a time before the boot.
         session.established = now.checked_sub(established).unwrap_or(now);
         let since = now.checked_sub(idle).unwrap_or(now);
         let holder = match self.may_go_on(now, &session, &bound, established, sink) {
@@ -272,13 +272,13 @@ impl ServerEngine {
             }
         };
         // What is found by a connection id was here before; where it went is not stored.
-        if let (None, Some(occupant)) = (session.own_cid, self.registry.occupants(&address).live) {
-            self.registry.detach(occupant);
+        if let (None, Some(occupant)) = (session.own_cid, self.table.occupants(&address).live) {
+            self.table.detach(occupant);
         }
         let (cid, identity) = (session.own_cid, session.identity.clone());
         self.review.note(now, session.established, self.common.certificates.trust.end_of(&identity));
         let peer = Box::new(Peer { route, stage: Stage::Session(session) });
-        let (id, displaced) = self.registry.adopt(since, address, holder, peer);
+        let (id, displaced) = self.table.adopt(since, address, holder, peer);
         if let Some(cid) = cid {
             self.cids.insert(cid, id);
         }
@@ -290,7 +290,7 @@ impl ServerEngine {
     }
 
     /// Checks that no session has this connection id or address; removes one that cannot be
-    /// resumed.
+    /// restored.
     fn make_way(
         &mut self,
         address: &PeerAddress,
@@ -299,9 +299,9 @@ impl ServerEngine {
     ) -> Result<(), ImportError> {
         let there = match session.own_cid {
             Some(cid) => self.cids.get(&cid).copied(),
-            None => self.registry.occupants(address).live,
+            None => self.table.occupants(address).live,
         };
-        let found = there.and_then(|id| Some((id, &**self.registry.get(id)?)));
+        let found = there.and_then(|id| Some((id, &**self.table.get(id)?)));
         match found {
             Some((id, Peer { stage: Stage::Farewell(_), .. })) => {
                 self.end(session.established, id, CloseCause::Replaced, sink);
@@ -314,7 +314,7 @@ impl ServerEngine {
         }
     }
 
-    /// The holder of a session of an earlier process, if the session may be resumed.
+    /// The holder of a session of an earlier process, if the session may be restored.
     fn may_go_on(
         &self,
         now: Instant,
@@ -339,8 +339,8 @@ impl ServerEngine {
             return Err(GoingOn::Refused(ImportError::TooOld));
         }
         let holder = sink.claim(&session.identity).ok_or(GoingOn::Refused(ImportError::NoDevice))?;
-        let is_full = self.registry.count(Phase::Live) >= self.registry.limits().sessions;
-        if is_full && self.registry.held(holder.number) == 0 {
+        let is_full = self.table.count(Phase::Live) >= self.table.limits().sessions;
+        if is_full && self.table.held(holder.number) == 0 {
             return Err(GoingOn::Refused(ImportError::Full));
         }
         Ok(holder)
@@ -356,7 +356,7 @@ impl ServerEngine {
     ) -> Option<SessionId> {
         let cid = session.own_cid;
         let peer = Box::new(Peer { route, stage: Stage::Farewell(Box::new(Farewell::of(session))) });
-        let id = self.registry.part(since, address, peer)?;
+        let id = self.table.part(since, address, peer)?;
         if let Some(cid) = cid {
             self.cids.insert(cid, id);
         }
@@ -364,9 +364,9 @@ impl ServerEngine {
     }
 }
 
-/// Why a session is not resumed.
+/// Why a session is not restored.
 enum GoingOn {
-    /// It was stored by a version that kept no path.
+    /// It was stored by a version that did not store the path.
     WithoutPath,
     Refused(ImportError),
 }
@@ -413,7 +413,7 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
     let identity = read_identity(&mut reader, &mut common.issuers, &mut common.paths)?;
     let binding = *reader.array()?;
     if flags & DATED != 0 {
-        // In a stored session the age is that at the time of writing, so the date counts.
+        // The age in a stored session is that at the time of writing, so the date is used.
         established =
             established.max(Duration::from_millis(common.clock.time.0.saturating_sub(reader.u64()?)));
     }
@@ -447,8 +447,7 @@ fn read_content(now: Instant, content: &[u8], origin: Origin, common: &mut Commo
     Some(Imported { session, route, established, idle, binding })
 }
 
-/// What the session's credential and keys make together; `None` if there is no such credential (any
-/// more).
+/// A hash of the session's credential and keys; `None` if the credential does not exist (any more).
 fn binding(common: &Common, identity: &PeerIdentity, block: &[u8]) -> Option<[u8; 16]> {
     let trust = &common.certificates.trust;
     let credential = match identity {

@@ -1,4 +1,4 @@
-//! Our messages on their way out: cut to fit, packed into datagrams, sent again (RFC 6347 §4.2.3,
+//! Outgoing flights: fragmentation, packing into datagrams, retransmission (RFC 6347 §4.2.3,
 //! §4.2.4).
 
 use std::time::{Duration, Instant};
@@ -8,24 +8,24 @@ use crate::proto::dtls::record::{HANDSHAKE, HANDSHAKE_HEADER, HEADER};
 
 /// The first retransmission; each later one waits twice as long (RFC 6347 §4.2.4.1).
 const FIRST: Duration = Duration::from_secs(1);
-/// A retransmission that the client's own one asks for comes at most so often: a network that
-/// doubles its datagrams would double ours.
+/// Least time between retransmissions caused by the client's retransmissions: a network that
+/// duplicates datagrams would otherwise duplicate the flight too.
 const GAP: Duration = Duration::from_millis(200);
-/// After so many retransmissions the flight is cut smaller: it may be its size that does not pass
-/// (RFC 6347 §4.1.1.1).
+/// Retransmissions after which the flight is cut into smaller datagrams, because the path MTU may
+/// be too small (RFC 6347 §4.1.1.1).
 const CUT_AFTER: u32 = 2;
-/// A datagram any IPv4 path takes, less the headers.
+/// The datagram size that every IPv4 path supports, without headers.
 const SMALL: usize = 548;
-/// Fewer bytes of a message are not worth a record.
+/// Least bytes of a message in a record.
 const WORTHWHILE: usize = 16;
 
-/// When a flight was sent and is to be sent again.
+/// The retransmission timer of a flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timer {
     sent: Instant,
     wait: Duration,
     tries: u32,
-    /// The other side has answered: it is its turn to retransmit.
+    /// Whether the peer has answered, so that the peer retransmits.
     stopped: bool,
 }
 
@@ -42,7 +42,7 @@ impl Timer {
         (!self.stopped).then(|| self.sent + self.wait)
     }
 
-    /// Whether the time has come; then counts as sent.
+    /// Whether the retransmission is due; if so, it counts as sent.
     pub fn is_due(&mut self, now: Instant) -> bool {
         let due = self.deadline().is_some_and(|deadline| deadline <= now);
         if due {
@@ -53,7 +53,8 @@ impl Timer {
         due
     }
 
-    /// The client repeats its last flight. Whether to repeat ours; then counts as sent.
+    /// The client repeated its last flight. Returns whether to repeat the own flight, which then
+    /// counts as sent.
     pub fn is_asked(&mut self, now: Instant) -> bool {
         let due = !self.stopped && now >= self.sent + GAP;
         if due {
@@ -63,14 +64,14 @@ impl Timer {
         due
     }
 
-    /// How large datagrams may be, where they may be `mtu`.
+    /// The size of datagrams, at most `mtu`.
     pub fn mtu(&self, mtu: usize) -> usize {
         if self.tries > CUT_AFTER { mtu.min(SMALL) } else { mtu }
     }
 }
 
-/// Cuts whole handshake messages, one behind the other, into records of epoch 0 and hands out
-/// datagrams of at most `mtu` bytes. A record holds at most `limit` bytes of plaintext.
+/// Cuts contiguous handshake messages into records of epoch 0, and passes on datagrams of at most
+/// `mtu` bytes. A record holds at most `limit` bytes of plaintext.
 pub(super) fn pack(
     messages: &[u8],
     mtu: usize,

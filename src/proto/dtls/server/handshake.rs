@@ -1,16 +1,16 @@
-//! One handshake, from the hello whose cookie was good to the client's Finished.
+//! One handshake, from the hello with a valid cookie to the client's Finished.
 //!
-//! | expects | takes | does |
+//! | state | message | action |
 //! |---|---|---|
 //! | Hello | the rest of a ClientHello in fragments | negotiates; ServerHello [Certificate] [ServerKeyExchange] [CertificateRequest] ServerHelloDone |
-//! | Certificate | Certificate | judges it; an empty one ends the handshake |
+//! | Certificate | Certificate | verifies it; an empty one fails the handshake |
 //! | KeyExchange | ClientKeyExchange | derives master secret and keys |
 //! | CertificateVerify | CertificateVerify | verifies it over everything before it |
-//! | Finished | Finished under the keys | compares it; the session begins |
+//! | Finished | protected Finished | verifies it; the session begins |
 //!
-//! Messages are taken strictly by `message_seq`; which comes next follows from the suite.
-//! ChangeCipherSpec is not looked at: the epoch in a record that opens says the same and cannot be
-//! forged.
+//! Messages are handled strictly in the order of `message_seq`; the expected one follows from the
+//! suite. ChangeCipherSpec is ignored: the epoch of an authentic record contains the same
+//! information and cannot be forged.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -32,29 +32,24 @@ use super::{Common, alert};
 use crate::proto::dtls::cookie::COOKIE;
 use crate::proto::dtls::engine::PeerIdentity;
 use crate::proto::dtls::failure::{HandshakeFailure, HandshakeStep};
-use crate::proto::dtls::record::{self, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, PLAINTEXT_MAX};
+use crate::proto::dtls::handshake_type::{
+    CERTIFICATE, CERTIFICATE_REQUEST, CERTIFICATE_VERIFY, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, FINISHED,
+    SERVER_HELLO, SERVER_HELLO_DONE, SERVER_KEY_EXCHANGE,
+};
+use crate::proto::dtls::record::{self, PLAINTEXT_MAX};
 
-/// After so long a handshake is given up.
+/// Timeout of a handshake.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// The highest `message_seq` of a hello: at most six messages of ours and four of the client's
+/// The highest `message_seq` of a hello: at most six messages of the server and four of the client
 /// follow.
 const MESSAGE_MAX: u16 = u16::MAX - 16;
 /// The highest record number of a hello: a handshake sends far fewer records than remain up to
 /// 2^48.
 const RECORD_MAX: u64 = (1 << 48) - (1 << 24);
-/// `server_hello`, `certificate`, `server_key_exchange`, `certificate_request`,
-/// `server_hello_done`, `certificate_verify`, `finished` (RFC 5246 §7.4)
-const SERVER_HELLO: u8 = 2;
-const CERTIFICATE: u8 = 11;
-const SERVER_KEY_EXCHANGE: u8 = 12;
-const CERTIFICATE_REQUEST: u8 = 13;
-const SERVER_HELLO_DONE: u8 = 14;
-const CERTIFICATE_VERIFY: u8 = 15;
-pub(super) const FINISHED: u8 = 20;
 /// Bytes of a whole Finished.
 pub(super) const FINISHED_LENGTH: usize = record::HANDSHAKE_HEADER + VERIFY_DATA;
 
-/// What comes next.
+/// The expected message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expect {
     Hello,
@@ -76,10 +71,10 @@ impl Expect {
     }
 }
 
-/// See the module.
+/// One handshake; see the module.
 pub(super) struct Handshake {
     pub expect: Expect,
-    /// The client's random: names the attempt.
+    /// The client random, which identifies the attempt.
     pub random: [u8; 32],
     /// `message_seq` of the hello with the cookie.
     pub hello_sequence: u16,
@@ -91,36 +86,36 @@ pub(super) struct Handshake {
     pub record_sequence: u64,
     pub messages: Reassembly,
     pub timer: Timer,
-    /// When the first piece of its hello came.
+    /// When the first fragment of its hello arrived.
     pub begun: Instant,
-    /// When it is given up.
+    /// When it times out.
     pub end: Instant,
-    /// When it wants to be looked at.
+    /// The next deadline.
     pub deadline: Instant,
-    /// A plaintext alert, and when it is believed.
+    /// A plaintext alert, and when it takes effect.
     pub alert: Option<(u8, Instant)>,
-    /// A Finished did not open; when that is believed to have been the client's.
+    /// Set if a Finished could not be decrypted: when it counts as the client's.
     pub suspect: Option<Instant>,
-    /// A protected record that overtook what makes its keys.
+    /// A protected record that arrived before the messages needed for its keys.
     pub early: Option<Box<[u8]>>,
-    /// From the agreement on.
+    /// The state after the negotiation.
     pub running: Option<Box<Running>>,
 }
 
-/// A handshake after its hello.
+/// The state of a handshake after its hello.
 pub(super) struct Running {
     pub agreement: Agreement,
-    /// Our connection id, if there is to be one.
+    /// The connection id in records to the server, if negotiated.
     pub own_cid: Option<Cid>,
-    /// Both randoms, client's first.
+    /// Both randoms, the client's first.
     randoms: [u8; 64],
-    /// All messages so far, as if unfragmented.
+    /// The transcript: all messages so far, unfragmented.
     transcript: Vec<u8>,
     flight: Range<usize>,
     next_message: u16,
     ephemeral: Option<PrivateKey>,
     peer_key: Option<PeerKey>,
-    /// Who it is, once that is said.
+    /// The identity, if known yet.
     pub identity: Option<PeerIdentity>,
     /// Whether there is a key for that identity.
     pub is_known: bool,
@@ -155,13 +150,13 @@ impl Handshake {
         }
     }
 
-    /// Whether the numbers of a hello leave room for ours, which count on from them and must not
-    /// wrap.
+    /// Whether the numbers of a hello leave room for those of the server, which continue from them
+    /// and must not wrap.
     pub fn fits(hello_sequence: u16, record_sequence: u64) -> bool {
         hello_sequence <= MESSAGE_MAX && record_sequence <= RECORD_MAX
     }
 
-    /// The hello is whole and agreed upon: makes our flight.
+    /// The hello is complete and negotiated: builds the server's flight.
     pub fn run(
         &mut self,
         now: Instant,
@@ -197,7 +192,7 @@ impl Handshake {
         Ok(())
     }
 
-    /// Hands out our flight in datagrams, for the first time or again.
+    /// Sends or retransmits the server's flight in datagrams.
     pub fn transmit(&mut self, mtu: usize, datagram: impl FnMut(&[u8])) {
         let Some(running) = &self.running else { return };
         let limit = running.limit();
@@ -205,11 +200,11 @@ impl Handshake {
         flight::pack(messages, self.timer.mtu(mtu), limit, &mut self.record_sequence, datagram);
     }
 
-    /// Takes the next message of the client's flight.
+    /// Handles the next message of the client's flight.
     pub fn take(&mut self, message: &Message, common: &mut Common) -> Result<(), Fatal> {
         let expect = self.expect;
         let Some(running) = &mut self.running else { return Err(unexpected()) };
-        // The client has our flight: it is its turn to retransmit.
+        // The client has received the flight, so the client retransmits from here on.
         self.timer.stop();
         self.alert = None;
         self.expect = match (expect, message.message_type) {
@@ -236,8 +231,7 @@ impl Handshake {
         Ok(())
     }
 
-    /// Compares the client's Finished, which came under the keys, with what it has to be. If it is,
-    /// returns ours.
+    /// Verifies the client's decrypted Finished; returns the server's Finished if it is correct.
     pub fn finish(&mut self, message: &[u8]) -> Option<[u8; FINISHED_LENGTH]> {
         let sequence = self.messages.expected();
         let running = self.running.as_mut().filter(|_| self.expect == Expect::Finished)?;
@@ -250,19 +244,19 @@ impl Handshake {
         ours.try_into().ok()
     }
 
-    /// When to look again.
+    /// The next deadline.
     pub fn next_deadline(&self) -> Instant {
         let alert = self.alert.map(|(_, believed)| believed);
         let times = [alert, self.suspect, self.timer.deadline().filter(|_| self.running.is_some())];
         times.into_iter().flatten().fold(self.end, Instant::min)
     }
 
-    /// Nothing more came.
+    /// The failure for a timeout.
     pub fn timed_out(&self) -> HandshakeFailure {
         HandshakeFailure::TimedOut { step: self.expect.step(), identity: self.claim().map(Box::from) }
     }
 
-    /// The Finished was not made with the key.
+    /// The failure for a wrong Finished.
     pub fn wrong_key(&self) -> HandshakeFailure {
         match self.claim() {
             Some(claim) if self.is_known() => HandshakeFailure::WrongKey(claim.into()),
@@ -271,7 +265,7 @@ impl Handshake {
         }
     }
 
-    /// The PSK identity it says it has.
+    /// The claimed PSK identity.
     pub fn claim(&self) -> Option<&[u8]> {
         match self.running.as_ref()?.identity.as_ref()? {
             PeerIdentity::Psk(identity) => Some(identity),
@@ -297,7 +291,7 @@ fn fault() -> Fatal {
 }
 
 impl Running {
-    /// Most plaintext in one record we send.
+    /// Most plaintext in one sent record.
     pub fn limit(&self) -> usize {
         self.agreement.max_fragment_length.map_or(PLAINTEXT_MAX, |(_, limit)| limit)
     }
@@ -405,7 +399,7 @@ impl Running {
         }
     }
 
-    /// ServerECDHParams with a fresh key, which the library draws itself.
+    /// ServerECDHParams with a new key, which the library generates.
     fn ecdhe_parameters(&mut self) -> Result<Vec<u8>, Fatal> {
         let key = PrivateKey::generate(self.algorithm()).map_err(|_| fault())?;
         let point = key.compute_public_key().map_err(|_| fault())?;
@@ -474,8 +468,8 @@ impl Running {
         reader.end().ok_or_else(unreadable)?;
         let premaster = match (identity, secret) {
             (Some(identity), secret) => {
-                // For an unknown identity the handshake goes on with a decoy key of a real key's
-                // length, and fails at the step at which a wrong key fails.
+                // For an unknown identity the handshake continues with a decoy key of the length of
+                // a real key, and fails at the same step as with a wrong key.
                 let decoy = decoy(common, identity);
                 let found = common.keyring.key(identity);
                 self.is_known = found.is_some();
@@ -525,8 +519,8 @@ impl Running {
     }
 }
 
-/// The decoy key of an unknown identity: the same each time, with the length of some configured
-/// key. It is 32 secret bytes, repeated or cut, so that it costs one HMAC.
+/// The decoy key of an unknown identity: always the same, with the length of a configured key. It
+/// is 32 secret bytes, repeated or cut, so that it costs one HMAC.
 fn decoy(common: &Common, identity: &[u8]) -> Zeroizing<Vec<u8>> {
     let seed = super::chance::derive(&common.decoy, identity);
     let drawn = seed.first_chunk().map_or(0, |drawn| u64::from_be_bytes(*drawn));

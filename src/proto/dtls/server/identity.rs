@@ -1,5 +1,5 @@
-//! What a verified certificate says of its owner, in few bytes, since there are thousands: the
-//! names and the serial number in one piece, and the issuer's name one for all its devices.
+//! The identity from a verified certificate, stored compactly because there may be thousands: names
+//! and serial number in one allocation, and the issuer's name shared by all its devices.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -12,20 +12,20 @@ use super::name::common_name;
 use super::schedule::hash;
 use super::wire::{Reader, Write as _};
 
-/// What a piece of [`CertificateIdentity`] is.
+/// The types of pieces of a [`CertificateIdentity`].
 const URI: u8 = 0;
 const DNS: u8 = 1;
 const COMMON_NAME: u8 = 2;
 const SERIAL: u8 = 3;
 
-/// What a verified certificate says of its owner. The path does not count for equality.
+/// The identity in a verified certificate. The path is ignored for equality.
 #[derive(Clone)]
 pub struct CertificateIdentity {
     /// The issuer's name: the content of its DER `Name`.
     pub issuer: Arc<[u8]>,
     /// SHA-256 of the DER SubjectPublicKeyInfo.
     pub key_hash: [u8; 32],
-    /// Pieces: what it is 1, length 2, content.
+    /// Pieces, each with type 1, length 2, content.
     pieces: Box<[u8]>,
     /// The path by which it was verified.
     path: Option<CertificationPath>,
@@ -46,7 +46,7 @@ impl Hash for CertificateIdentity {
 }
 
 impl CertificateIdentity {
-    /// Reads `leaf`, which must have been verified by `path`.
+    /// The identity in `leaf`, which must have been verified by `path`.
     pub(super) fn of(leaf: &EndEntityCert<'_>, path: Option<CertificationPath>) -> CertificateIdentity {
         let common_name = common_name(leaf.subject());
         let names = leaf.valid_uri_names().map(|name| (URI, name.as_bytes()));
@@ -57,8 +57,8 @@ impl CertificateIdentity {
         CertificateIdentity::from_pieces(pieces, leaf.issuer().into(), key_hash, path)
     }
 
-    /// What a certificate with these names would say; each has at most 65,535 bytes, longer ones
-    /// are left out. The engine makes its own from what a handshake has proven.
+    /// An identity with these names, for tests; names of more than 65,535 bytes are omitted. The
+    /// engine makes identities only from verified certificates.
     pub fn new<'n>(
         uris: impl IntoIterator<Item = &'n str>,
         dns_names: impl IntoIterator<Item = &'n str>,
@@ -179,16 +179,15 @@ impl fmt::Debug for CertificateIdentity {
     }
 }
 
-/// Most names that are shared; those of further issuers are kept by each session for itself.
+/// Most shared names; sessions of further issuers have their own copies.
 const MOST: usize = 64;
 
-/// One copy of each issuer's name, however many devices it issued. A name goes with the last
-/// session that has it.
+/// One shared copy of each issuer's name. A name is dropped with the last session that uses it.
 #[derive(Default)]
 pub(super) struct Issuers(Vec<Weak<[u8]>>);
 
 impl Issuers {
-    /// The copy of `name`. Only names of issuers that lead to an anchor are asked for.
+    /// The shared copy of `name`. Called only for issuers with a verified path.
     pub fn share(&mut self, name: &[u8]) -> Arc<[u8]> {
         self.0.retain(|known| known.strong_count() > 0);
         if let Some(known) = self.0.iter().filter_map(Weak::upgrade).find(|known| **known == *name) {

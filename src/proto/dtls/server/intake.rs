@@ -1,37 +1,39 @@
-//! From a record to the handshake or session it is for.
+//! Assigns each record to its handshake or session.
 
 use std::time::{Duration, Instant};
 
-use super::handshake::{Expect, FINISHED, FINISHED_LENGTH, Handshake};
+use super::amplification::AMPLIFICATION;
+use super::handshake::{Expect, FINISHED_LENGTH, Handshake};
 use super::negotiation::{self, Agreement, Fatal, HelloPrefix};
 use super::protection::{Closed, EPOCH, Opened};
 use super::reassembly::Message;
 use super::replay::Window;
 use super::resume::{PING, Verdict};
-use super::session::{AMPLIFICATION, Peer, Stage};
+use super::session::{Peer, Stage};
 use super::wire::{self, Incoming, TLS12_CID};
 use super::{Common, ServerEngine, alert};
 use crate::proto::Route;
-use crate::proto::dtls::cookie;
 use crate::proto::dtls::engine::{CloseCause, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
 use crate::proto::dtls::hello::ClientHello;
+use crate::proto::dtls::peer_address::PeerAddress;
 use crate::proto::dtls::record::{self, HandshakeFragment};
-use crate::proto::dtls::registry::{Occupants, PeerAddress};
+use crate::proto::dtls::session_table::Occupants;
+use crate::proto::dtls::{cookie, handshake_type};
 
-/// For so long a handshake may disprove an unauthenticated alert by going on.
+/// Time in which a handshake can continue and so disprove an unauthenticated alert.
 const ALERT_GRACE: Duration = Duration::from_secs(5);
-/// For so long a good Finished may come after one that did not open.
+/// Time in which a valid Finished may arrive after one that could not be decrypted.
 const FORGERY_GRACE: Duration = Duration::from_secs(2);
-/// An address begins at most one handshake in so long.
+/// Least time between two handshakes of one address.
 const RESTART_GAP: Duration = Duration::from_millis(200);
 /// Most zeros a Finished with a connection id may be padded with.
 const PADDING_MAX: usize = 64;
-/// The longest record kept for when there are keys.
+/// Longest record kept until there are keys.
 const EARLY_MAX: usize = 160;
 
 impl ServerEngine {
-    /// Takes one record of a datagram.
+    /// Handles one record of a datagram.
     pub(super) fn handle_record(
         &mut self,
         now: Instant,
@@ -48,25 +50,27 @@ impl ServerEngine {
                 Some(fragments) => {
                     for fragment in fragments {
                         match fragment.message_type {
-                            record::CLIENT_HELLO => self.handle_hello(now, route, record, &fragment, sink),
+                            handshake_type::CLIENT_HELLO => {
+                                self.handle_hello(now, route, record, &fragment, sink)
+                            }
                             _ => self.handle_message(now, route, &fragment, sink),
                         }
                     }
                 }
                 None => self.counters.records_refused += 1,
             },
-            // The epoch in a record that opens says the same.
+            // The epoch of an authentic record contains the same information.
             (0, record::CHANGE_CIPHER_SPEC) => {}
             (0, record::ALERT) => self.handle_plain_alert(now, route, record),
             _ => self.counters.records_refused += 1,
         }
     }
 
-    /// A protected record with a connection id: that finds its session, wherever it came from.
+    /// Handles a protected record with a connection id, which identifies its session regardless of
+    /// the address.
     fn handle_named(&mut self, now: Instant, route: &Route, record: &Incoming<'_>, sink: &mut dyn Sink) {
         let found = record.cid.as_ref().and_then(|cid| self.cids.get(cid).copied());
-        let Some((session, peer)) = found.and_then(|found| Some((found, self.registry.get_mut(found)?)))
-        else {
+        let Some((session, peer)) = found.and_then(|found| Some((found, self.table.get_mut(found)?))) else {
             self.counters.records_refused += 1;
             return self.tell_unknown(now, route, sink);
         };
@@ -77,7 +81,7 @@ impl ServerEngine {
                     self.discard(now, session, closed, sink);
                 }
             }
-            // A handshake is finished where it was begun.
+            // A handshake must finish at the address where it began.
             Stage::Handshake(_) if PeerAddress::from(&peer.route) == PeerAddress::from(route) => {
                 self.handle_protected(now, session, record, sink);
             }
@@ -85,11 +89,11 @@ impl ServerEngine {
         }
     }
 
-    /// A protected record without a connection id: for the session of its address, else its
+    /// Handles a protected record without a connection id: for the session of its address, else its
     /// handshake.
     fn handle_unnamed(&mut self, now: Instant, route: &Route, record: &Incoming<'_>, sink: &mut dyn Sink) {
-        let Occupants { half_open, live } = self.registry.occupants(&PeerAddress::from(route));
-        let without_cid = |id: &SessionId| self.registry.get(*id).filter(|peer| peer.own_cid().is_none());
+        let Occupants { half_open, live } = self.table.occupants(&PeerAddress::from(route));
+        let without_cid = |id: &SessionId| self.table.get(*id).filter(|peer| peer.own_cid().is_none());
         let is_over =
             |id: &SessionId| without_cid(id).is_some_and(|peer| matches!(peer.stage, Stage::Farewell(_)));
         let over = live.filter(is_over);
@@ -122,8 +126,8 @@ impl ServerEngine {
         }
     }
 
-    /// A record of a session that cannot be resumed: if it is authentic, it is answered with the
-    /// alert.
+    /// Handles a record of a session that cannot be restored: if it is authentic, it is answered
+    /// with the alert.
     fn bid_farewell(
         &mut self,
         session: SessionId,
@@ -131,12 +135,12 @@ impl ServerEngine {
         record: &Incoming<'_>,
         sink: &mut dyn Sink,
     ) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let is_there = PeerAddress::from(&peer.route) == PeerAddress::from(route);
         let Stage::Farewell(farewell) = &mut peer.stage else { return };
         self.counters.records_discarded += 1;
         let opened = farewell.protection.open(record, &mut self.scratch);
-        // At most one alert for each record the device ever sent, whoever repeats it.
+        // At most one alert for each record of the device, also if the record is replayed.
         if !opened.is_ok_and(|opened| opened.newest && opened.content_type != record::ALERT) {
             return;
         }
@@ -148,14 +152,14 @@ impl ServerEngine {
             alert::INTERNAL_ERROR,
             chance,
         );
-        // Another address than before has not proven that the device receives there.
+        // A new address does not prove that the device receives there.
         let is_proven = is_there && !farewell.is_unproven;
         if sealed.is_none() || !(is_proven || self.outgoing.len() <= AMPLIFICATION * record.bytes.len()) {
             return;
         }
         let is_first = !std::mem::replace(&mut farewell.is_answered, true);
-        // Sent anywhere else it may not have reached the device, which then must find the session
-        // here after the next restart, too.
+        // An alert to another address may not have reached the device, so the session must be kept
+        // for the next restart.
         let is_news = is_proven && !std::mem::replace(&mut farewell.is_told, true);
         self.counters.sessions_farewell += u64::from(is_first);
         sink.transmit(route, &self.outgoing);
@@ -164,7 +168,7 @@ impl ServerEngine {
         }
     }
 
-    /// Opens a record of a session and does what it says.
+    /// Decrypts a record of a session and handles its content.
     fn open(
         &mut self,
         now: Instant,
@@ -173,7 +177,7 @@ impl ServerEngine {
         record: &Incoming<'_>,
         sink: &mut dyn Sink,
     ) -> Result<(), Closed> {
-        let held = self.registry.get_mut(session).and_then(|peer| peer.session_mut()).ok_or(Closed::Bad)?;
+        let held = self.table.get_mut(session).and_then(|peer| peer.session_mut()).ok_or(Closed::Bad)?;
         let mut scratch = std::mem::take(&mut self.scratch);
         let opened = held.protection.open(record, &mut scratch);
         if let Ok(opened) = &opened {
@@ -194,7 +198,7 @@ impl ServerEngine {
         plaintext: &[u8],
         sink: &mut dyn Sink,
     ) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let Stage::Session(held) = &mut peer.stage else { return };
         if plaintext.len() > usize::from(held.limit) {
             // RFC 6066 §4: longer than agreed. Dropped like any record that is not valid (RFC 6347
@@ -216,7 +220,8 @@ impl ServerEngine {
                     held.protection.window = Window::closed_below(held.protection.window.next());
                     proven = true;
                 }
-                // To the source address of the record, because the device may have moved.
+                // Sent to the source address of the record, because the device's address may have
+                // changed.
                 Verdict::Ping(_) if !is_there && !doubt.affords(address, received, ping_size) => return,
                 Verdict::Ping(ping) => {
                     if is_there {
@@ -228,8 +233,8 @@ impl ServerEngine {
                 Verdict::Silent => return,
             }
         }
-        // Only what is newer than all before shows where the peer is; a copy of an old record, sent
-        // from elsewhere, must not (RFC 9146 §6).
+        // Only a record newer than all before updates the address; a replayed record from another
+        // address must not (RFC 9146 §6).
         if opened.newest && held.doubt.is_none() {
             peer.route = *route;
             if is_there {
@@ -238,12 +243,12 @@ impl ServerEngine {
                 held.credit = Some(0);
                 held.earn(record.bytes.len());
                 self.counters.sessions_moved += 1;
-                self.registry.relocate(session, address);
+                self.table.relocate(session, address);
                 sink.moved(session, route);
             }
         }
-        self.registry.touch(now, session);
-        let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) else { return };
+        self.table.touch(now, session);
+        let Some(held) = self.table.get_mut(session).and_then(|peer| peer.session_mut()) else { return };
         match (opened.content_type, plaintext) {
             _ if proven => {}
             (record::APPLICATION_DATA, []) => {}
@@ -257,27 +262,27 @@ impl ServerEngine {
                 self.end(now, session, CloseCause::PeerAlert(*description), sink);
             }
             // Our last flight was lost.
-            (record::HANDSHAKE, [FINISHED, ..]) => self.send_finished(session, sink),
-            (record::HANDSHAKE, [record::CLIENT_HELLO, ..]) => {
+            (record::HANDSHAKE, [handshake_type::FINISHED, ..]) => self.send_finished(session, sink),
+            (record::HANDSHAKE, [handshake_type::CLIENT_HELLO, ..]) => {
                 let refusal = [alert::WARNING, alert::NO_RENEGOTIATION];
-                let Some(route) = self.registry.get(session).map(|peer| peer.route) else { return };
+                let Some(route) = self.table.get(session).map(|peer| peer.route) else { return };
                 self.send_protected(session, &route, record::ALERT, &refusal, true, sink);
             }
             _ => {}
         }
     }
 
-    /// A record of a session did not open.
+    /// Handles a record of a session that failed authentication.
     fn discard(&mut self, now: Instant, session: SessionId, closed: Closed, sink: &mut dyn Sink) {
         self.counters.records_discarded += 1;
-        let Some(held) = self.registry.get(session).and_then(|peer| peer.session()) else { return };
+        let Some(held) = self.table.get(session).and_then(|peer| peer.session()) else { return };
         let most = self.common.settings.forgeries.unwrap_or(held.suite.aead.failures_max());
         if closed == Closed::Bad && held.protection.failures >= most {
             self.end(now, session, CloseCause::Forgery, sink);
         }
     }
 
-    /// A protected record for a handshake: its Finished, or nothing.
+    /// Handles a protected record for a handshake, which can only be its Finished.
     fn handle_protected(
         &mut self,
         now: Instant,
@@ -285,7 +290,7 @@ impl ServerEngine {
         record: &Incoming<'_>,
         sink: &mut dyn Sink,
     ) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let route = peer.route;
         let Some(handshake) = peer.handshake() else { return };
         if handshake.expect != Expect::Finished {
@@ -313,7 +318,7 @@ impl ServerEngine {
             Ok(_) => return,
             Err(Closed::Replay) => return,
             Err(Closed::Bad) => {
-                // Only what can be a Finished speaks about the key.
+                // Only a record with the length of a Finished is evidence about the key.
                 let padding = if record.cid.is_some() { 1..=1 + PADDING_MAX } else { 0..=0 };
                 let length = record.fragment.len().checked_sub(overhead + FINISHED_LENGTH);
                 if !length.is_some_and(|more| padding.contains(&more)) {
@@ -332,7 +337,7 @@ impl ServerEngine {
         }
     }
 
-    /// A ClientHello, or a part of one.
+    /// Handles a ClientHello or a fragment of one.
     fn handle_hello(
         &mut self,
         now: Instant,
@@ -342,10 +347,10 @@ impl ServerEngine {
         sink: &mut dyn Sink,
     ) {
         let address = PeerAddress::from(route);
-        let occupants = self.registry.occupants(&address);
+        let occupants = self.table.occupants(&address);
         let prefix = if fragment.offset == 0 { HelloPrefix::read(fragment) } else { None };
         if let Some(session) = occupants.half_open
-            && let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake())
+            && let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake())
             && handshake.hello_sequence == fragment.message_sequence
         {
             let is_same = prefix
@@ -355,10 +360,10 @@ impl ServerEngine {
                 (Expect::Hello, None | Some(true)) => {
                     return self.continue_hello(now, session, fragment, sink);
                 }
-                // A later fragment of a message that has arrived.
+                // A later fragment of a message that is already complete.
                 (_, None) => return,
-                // The client repeats its flight because ours was lost. Only with the same cookie is
-                // ours sent again.
+                // The client repeats its flight because the server's was lost. The flight is
+                // repeated only for the same cookie.
                 (_, Some(true)) => {
                     if handshake.timer.is_asked(now) {
                         self.send_flight(session, sink);
@@ -372,15 +377,15 @@ impl ServerEngine {
             self.counters.records_refused += 1;
             return;
         };
-        // Judged by what a first fragment shows, so that a hello in pieces needs no memory of ours
-        // either.
+        // The cookie is verified from the first fragment, so that a fragmented hello causes no
+        // state either.
         let key = &self.cookie_key;
         let whole = || {
             let whole = Some(fragment).filter(|fragment| fragment.is_whole());
             whole.and_then(|fragment| ClientHello::parse(fragment.body)).map(|hello| hello.repeated()[1])
         };
         let cookie = <[u8; cookie::COOKIE]>::try_from(prefix.cookie).ok();
-        let look = cookie.and_then(|cookie| Some((cookie, self.registry.looks(now, &address)?)));
+        let look = cookie.and_then(|cookie| Some((cookie, self.table.looks(now, &address)?)));
         let look = look.filter(|(cookie, _)| {
             key.is_start_good(now, &address, prefix.bound, cookie)
                 && whole().is_none_or(|rest| key.is_rest_good(now, &address, prefix.bound, rest, cookie))
@@ -388,11 +393,11 @@ impl ServerEngine {
         let Some((cookie, look)) = look else {
             return self.request_cookie(now, route, record, fragment, &prefix, whole(), sink);
         };
-        self.registry.has_looked(now, look);
+        self.table.has_looked(now, look);
         // A late duplicate would begin a shadow handshake in which the client's other duplicates
         // then fail. Only for so long as its cookie is good: a device without entropy may use the
         // same random again after a restart.
-        let live = occupants.live.and_then(|live| self.registry.get(live)).and_then(|peer| peer.session());
+        let live = occupants.live.and_then(|live| self.table.get(live)).and_then(|peer| peer.session());
         if live.is_some_and(|live| {
             prefix.random.starts_with(&live.random) && now < live.established + cookie::LIFETIME
         }) {
@@ -401,11 +406,11 @@ impl ServerEngine {
         }
         // Each costs a key pair and a signature of ours; a client that means it does not begin
         // again so soon.
-        let since = occupants.half_open.and_then(|half_open| self.registry.since(half_open));
-        let payer = self.registry.payer(&address);
+        let since = occupants.half_open.and_then(|half_open| self.table.since(half_open));
+        let payer = self.table.payer(&address);
         if since.is_some_and(|since| now < since + RESTART_GAP)
-            || self.registry.has_room(&address).is_err()
-            || self.registry.admit(now, payer).is_err()
+            || self.table.has_room(&address).is_err()
+            || self.table.admit(now, payer).is_err()
         {
             self.counters.hellos_over_limit += 1;
             return;
@@ -420,9 +425,9 @@ impl ServerEngine {
         let proposal = propose(&mut handshake, fragment, &self.common, |_| true);
         // Charged in full at once: charged step by step, handshakes under way could leave no budget
         // to complete any.
-        if self.registry.charge(now, payer, handshake.work).is_err() {
+        if self.table.charge(now, payer, handshake.work).is_err() {
             // The client's repetition may find more.
-            self.registry.readmit(now, payer);
+            self.table.readmit(now, payer);
             self.counters.work_over_limit += 1;
             return;
         }
@@ -437,7 +442,7 @@ impl ServerEngine {
         }
         let own_cid = handshake.running.as_ref().and_then(|running| running.own_cid);
         let peer = Box::new(Peer { route: *route, stage: Stage::Handshake(Box::new(handshake)) });
-        let Ok((session, displaced)) = self.registry.open(now, address, peer) else {
+        let Ok((session, displaced)) = self.table.open(now, address, peer) else {
             self.counters.hellos_over_limit += 1;
             return;
         };
@@ -468,7 +473,7 @@ impl ServerEngine {
             return;
         }
         let address = PeerAddress::from(route);
-        if !self.registry.hears(now, &address) {
+        if !self.table.hears(now, &address) {
             self.counters.hellos_shed += 1;
             return;
         }
@@ -476,7 +481,7 @@ impl ServerEngine {
         body.push(cookie::COOKIE as u8);
         body.extend(self.cookie_key.make_halves(now, &address, prefix.bound, rest));
         let message =
-            record::handshake_message(record::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
+            record::handshake_message(handshake_type::HELLO_VERIFY_REQUEST, fragment.message_sequence, &body);
         // RFC 6347 §4.2.1: the record number of the hello.
         let answer = record::plain_record(record::HANDSHAKE, record.sequence, &message);
         if answer.len() > self.question.bytes {
@@ -488,7 +493,7 @@ impl ServerEngine {
         sink.transmit(route, &answer);
     }
 
-    /// Another part of a hello whose first part had a good cookie.
+    /// Handles a further fragment of a hello whose first fragment had a valid cookie.
     fn continue_hello(
         &mut self,
         now: Instant,
@@ -496,16 +501,16 @@ impl ServerEngine {
         fragment: &HandshakeFragment<'_>,
         sink: &mut dyn Sink,
     ) {
-        let Some(address) = self.registry.get(session).map(|peer| PeerAddress::from(&peer.route)) else {
+        let Some(address) = self.table.get(session).map(|peer| PeerAddress::from(&peer.route)) else {
             return;
         };
-        let Some(payer) = self.registry.payer_of(session) else { return };
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+        let Some(payer) = self.table.payer_of(session) else { return };
+        let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
         let key = &self.cookie_key;
-        // Its first half was good when the first piece came; that was less than a handshake's
-        // lifetime ago.
+        // Its first half was valid when the first fragment arrived, less than the handshake timeout
+        // ago.
         let then = handshake.begun;
         let judge = |hello: &ClientHello<'_>| {
             let [start, rest] = hello.repeated();
@@ -517,14 +522,14 @@ impl ServerEngine {
             Err(Fatal { alert, failure }) => return self.fail(now, session, Some(alert), &failure, sink),
         };
         let work = handshake.work;
-        if self.registry.charge(now, payer, work).is_err() {
+        if self.table.charge(now, payer, work).is_err() {
             // The client's repetition begins it again, and may find more.
-            self.registry.readmit(now, payer);
+            self.table.readmit(now, payer);
             self.counters.work_over_limit += 1;
             self.remove(session);
             return;
         }
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+        let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
         match handshake.run(now, &hello, agreement, &mut self.common) {
@@ -538,7 +543,7 @@ impl ServerEngine {
         }
     }
 
-    /// A message of the client's second flight, or a part of one.
+    /// Handles a message of the client's second flight, or a fragment of one.
     fn handle_message(
         &mut self,
         now: Instant,
@@ -546,8 +551,8 @@ impl ServerEngine {
         fragment: &HandshakeFragment<'_>,
         sink: &mut dyn Sink,
     ) {
-        let found = self.registry.occupants(&PeerAddress::from(route)).half_open;
-        let found = found.and_then(|session| Some((session, self.registry.get_mut(session)?.handshake()?)));
+        let found = self.table.occupants(&PeerAddress::from(route)).half_open;
+        let found = found.and_then(|session| Some((session, self.table.get_mut(session)?.handshake()?)));
         let Some((session, handshake)) = found.filter(|(_, handshake)| handshake.expect != Expect::Hello)
         else {
             self.counters.records_refused += 1;
@@ -573,8 +578,8 @@ impl ServerEngine {
 
     fn handle_plain_alert(&mut self, now: Instant, route: &Route, record: &Incoming<'_>) {
         self.counters.records_refused += 1;
-        let found = self.registry.occupants(&PeerAddress::from(route)).half_open;
-        let found = found.and_then(|session| Some((session, self.registry.get_mut(session)?.handshake()?)));
+        let found = self.table.occupants(&PeerAddress::from(route)).half_open;
+        let found = found.and_then(|session| Some((session, self.table.get_mut(session)?.handshake()?)));
         if let Some((session, handshake)) = found
             && let [alert::FATAL, description] | [_, description @ alert::CLOSE_NOTIFY] = record.fragment
             && handshake.alert.is_none()
@@ -585,8 +590,8 @@ impl ServerEngine {
     }
 }
 
-/// Adds a part to a hello. If that makes it whole, says what it leads to, and sets what that costs;
-/// nothing is spent on it yet.
+/// Adds a fragment to a hello. If the hello is complete, negotiates it and sets its cost; nothing
+/// is charged yet.
 fn propose(
     handshake: &mut Handshake,
     fragment: &HandshakeFragment<'_>,

@@ -1,43 +1,43 @@
-//! [`Engine`] of our own: a DTLS 1.2 server for constrained devices (RFC 6347, RFC 7252 §9, RFC
-//! 7925). **Not audited.**
+//! The DTLS 1.2 server of this crate, for constrained devices (RFC 6347, RFC 7252 §9, RFC 7925). It
+//! implements [`Engine`]. **Not audited.**
 //!
 //! Pre-shared keys with and without ECDHE, certificates and raw public keys with ECDHE_ECDSA;
-//! CCM_8, CCM, GCM and ChaCha20-Poly1305; connection ids; extended master secret where offered;
-//! sessions that go on after a restart. No renegotiation, no resumption, no compression, nothing
-//! with RSA keys or CBC.
+//! CCM_8, CCM, GCM and ChaCha20-Poly1305; connection ids; extended master secret if offered;
+//! sessions that survive a restart. No renegotiation, resumption or compression, and no suites with
+//! RSA or CBC.
 //!
 //! From the wire inwards:
 //!
-//! * `wire` takes datagrams apart; `intake` finds who a record is for; `outcome` is how each one
-//!   ends.
-//! * `negotiation` decides what a hello leads to; `handshake` takes it from there, `reassembly` and
-//!   `flight` carry its messages, `schedule` makes keys of it. [`outline`] judges a chain before
-//!   any signature, `certificate` judges the rest, `certification` is what of its path is kept, and
-//!   `name` reads names out; [`bundle`] takes apart what an owner hands over.
-//! * `protection` seals and opens records with an `aead`, `replay` drops what was seen, `session`
-//!   is what is kept.
-//! * [`export`] and `resume` let a session outlive the process; `review` ends it when its time is
-//!   over.
+//! * `wire` parses datagrams; `intake` assigns records to handshakes and sessions; `outcome` ends
+//!   them.
+//! * `negotiation` selects the parameters from a hello; `handshake` performs the rest, with
+//!   `reassembly` and `flight` for its messages and `schedule` for its keys. [`outline`] checks the
+//!   structure of a chain before any signature, `certificate` verifies the rest, `certification` is
+//!   the stored path, and `name` parses names; [`bundle`] parses configured files.
+//! * `protection` encrypts and decrypts records with an `aead`, `replay` detects replayed records,
+//!   `session` is the state of a session.
+//! * [`export`] and `resume` restore sessions after a restart; `review` closes expired ones.
 //!
-//! What a record can do, by where it comes from:
+//! The effect of a record, by the state of its address:
 //!
-//! | record | without a session | handshake under way | session |
+//! | record | no session | handshake in progress | session |
 //! |---|---|---|---|
-//! | plaintext ClientHello | cookie, or a handshake | ours again, or another handshake | a shadow handshake |
+//! | plaintext ClientHello | cookie, or a handshake | the flight again, or another handshake | a shadow handshake |
 //! | other plaintext message | nothing | the next step | nothing |
-//! | plaintext alert | nothing | gives it 5 s to prove the alert forged | nothing |
+//! | plaintext alert | nothing | fails it after 5 s, unless it continues | nothing |
 //! | ChangeCipherSpec | nothing | nothing | nothing |
-//! | protected, opens | – | Finished: a session | data, alert; Finished: ours again |
-//! | protected, does not open | nothing | as long as a Finished: one alert | is counted |
+//! | protected, authentic | – | Finished: a session | data, alert; Finished: the server's Finished again |
+//! | protected, not authentic | nothing | with the length of a Finished: one alert | is counted |
 //!
-//! Amplification: an unproven address gets at most one HelloVerifyRequest for a datagram, not
-//! longer than that. An address a session moved to gets at most three times the bytes that came
-//! from there, over all kinds of answers.
+//! Amplification: an address that is not validated gets at most one HelloVerifyRequest per
+//! datagram, which is not longer than the datagram. A new address of a session gets at most three
+//! times the bytes received from it, until it is validated.
 //!
-//! Randomness is drawn from the seed given to [`ServerEngine::new`]; only ECDHE keys and ECDSA
-//! signatures are drawn by aws-lc-rs itself.
+//! Random values come from the seed given to [`ServerEngine::new`]; only for ECDHE keys and ECDSA
+//! signatures aws-lc-rs uses its own generator.
 
 mod aead;
+mod amplification;
 pub mod bundle;
 mod certificate;
 mod certification;
@@ -78,42 +78,22 @@ use self::review::Review;
 use self::session::{Peer, Stage};
 use self::suites::KeyExchange;
 use self::wire::Cid;
-use super::Keyring;
 use super::cookie::CookieKey;
 use super::engine::{
     CloseCause, Counters, Engine, Limits, PeerIdentity, Policy, SendError, SessionId, SessionInfo, Sink,
 };
 use super::failure::HandshakeFailure;
+use super::peer_address::PeerAddress;
 use super::record;
-use super::registry::{PeerAddress, Phase, Registry};
+use super::session_table::{Phase, SessionTable};
+use super::{Keyring, alert};
 use crate::clock::UnixTime;
 use crate::proto::Route;
-
-/// Alert numbers (RFC 5246 §7.2, RFC 5746 §4.5).
-mod alert {
-    pub const CLOSE_NOTIFY: u8 = 0;
-    pub const UNEXPECTED_MESSAGE: u8 = 10;
-    pub const HANDSHAKE_FAILURE: u8 = 40;
-    pub const BAD_CERTIFICATE: u8 = 42;
-    pub const UNSUPPORTED_CERTIFICATE: u8 = 43;
-    pub const CERTIFICATE_REVOKED: u8 = 44;
-    pub const CERTIFICATE_EXPIRED: u8 = 45;
-    pub const ILLEGAL_PARAMETER: u8 = 47;
-    pub const UNKNOWN_CA: u8 = 48;
-    pub const ACCESS_DENIED: u8 = 49;
-    pub const DECODE_ERROR: u8 = 50;
-    pub const DECRYPT_ERROR: u8 = 51;
-    pub const PROTOCOL_VERSION: u8 = 70;
-    pub const INTERNAL_ERROR: u8 = 80;
-    pub const NO_RENEGOTIATION: u8 = 100;
-    pub const WARNING: u8 = 1;
-    pub const FATAL: u8 = 2;
-}
 
 /// How an engine behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How much it may hold.
+    /// Its limits.
     pub limits: Limits,
     /// [`Policy::mtu`]
     pub mtu: usize,
@@ -123,16 +103,16 @@ pub struct Settings {
     pub connection_id: bool,
     /// [`Policy::max_session_lifetime`]
     pub max_session_lifetime: Option<Duration>,
-    /// IANA numbers of the suites allowed; default all this engine has.
+    /// IANA numbers of the allowed suites; default all supported ones.
     pub suites: Option<Box<[u16]>>,
-    /// After so many records that did not open a session is over; default by cipher: 2^24 with tags
+    /// Records failing authentication until a session is closed; default by cipher: 2^24 with tags
     /// of 8 bytes (a forgery then has had a chance of 2^-40), 2^23 with CCM, 2^36 with GCM and
     /// ChaCha20-Poly1305.
     pub forgeries: Option<u64>,
 }
 
 impl Settings {
-    /// Everything that is not named here as by default.
+    /// Settings with these limits and policy, and defaults for the rest.
     pub fn new(limits: Limits, policy: Policy) -> Settings {
         Settings {
             limits,
@@ -157,13 +137,13 @@ fn allowed(mtu: usize) -> usize {
     mtu.clamp(200, record::PLAINTEXT_MAX)
 }
 
-/// What handshakes share.
+/// State shared by handshakes.
 struct Common {
     settings: Settings,
     keyring: Keyring,
     certificates: Certificates,
     clock: Clock,
-    /// Makes keys for identities that have none.
+    /// The secret for decoy keys of unknown identities.
     decoy: Zeroizing<[u8; 32]>,
     chance: Chance,
     issuers: Issuers,
@@ -178,23 +158,24 @@ impl Common {
     }
 }
 
-/// See the module.
+/// A DTLS 1.2 server; see the module.
 pub struct ServerEngine {
     common: Common,
     cookie_key: CookieKey,
-    registry: Registry<Box<Peer>>,
+    table: SessionTable<Box<Peer>>,
     /// Who our connection ids name.
     cids: HashMap<Cid, SessionId>,
-    /// When each handshake wants to be looked at.
+    /// The deadlines of handshakes.
     deadlines: BTreeSet<(Instant, SessionId)>,
-    /// Where records are opened.
+    /// Buffer for decrypted records.
     scratch: Vec<u8>,
-    /// Where datagrams are made.
+    /// Buffer for outgoing datagrams.
     outgoing: Vec<u8>,
     /// When the first session has to be checked for expiry.
     review: Review,
     question: Question,
-    /// Where handshakes have failed lately: what their clients still send is of no session.
+    /// Addresses of recently failed handshakes, whose late records are not reported as of an
+    /// unknown session.
     failed: VecDeque<(PeerAddress, Instant)>,
     counters: Counters,
 }
@@ -203,7 +184,7 @@ pub struct ServerEngine {
 const FAILED_MAX: usize = 256;
 const FAILED_FOR: Duration = Duration::from_secs(10);
 
-/// The current datagram, as far as it bounds the answers to an unproven address.
+/// The state of the current datagram that limits the answers to an unvalidated address.
 #[derive(Clone, Copy, Default)]
 struct Question {
     bytes: usize,
@@ -211,8 +192,8 @@ struct Question {
 }
 
 impl ServerEngine {
-    /// An engine without sessions. `seed` is 32 bytes of good randomness, of this process alone:
-    /// two that run with one seed and one exported session would repeat a nonce.
+    /// An engine without sessions. `seed` must be 32 cryptographically random bytes, unique for
+    /// each process: two processes with one seed and one exported session would repeat a nonce.
     pub fn new(
         now: Instant,
         mut settings: Settings,
@@ -222,7 +203,7 @@ impl ServerEngine {
     ) -> ServerEngine {
         settings.mtu = allowed(settings.mtu);
         ServerEngine {
-            registry: Registry::new(settings.limits),
+            table: SessionTable::new(settings.limits),
             cookie_key: CookieKey::new(now, &chance::derive(seed, b"cookie")),
             common: Common {
                 settings,
@@ -245,7 +226,7 @@ impl ServerEngine {
         }
     }
 
-    /// A protected record came that is of no session.
+    /// Reports a protected record that belongs to no session.
     fn tell_unknown(&mut self, now: Instant, route: &Route, sink: &mut dyn Sink) {
         let address = PeerAddress::from(route);
         let is_late = |(failed, at): &(PeerAddress, Instant)| *failed == address && now < *at + FAILED_FOR;
@@ -264,7 +245,7 @@ impl ServerEngine {
             extended_master_secret: held.extended_master_secret,
             connection_id: held.own_cid.is_some(),
             established: held.established,
-            last_seen: self.registry.since(session)?,
+            last_seen: self.table.since(session)?,
         })
     }
 }
@@ -292,14 +273,14 @@ impl Engine for ServerEngine {
             self.deadlines.pop_first();
             self.tick(now, session, sink);
         }
-        let idle = self.registry.limits().idle;
-        while let Some(session) = self.registry.oldest(Phase::Live)
-            && self.registry.since(session).is_some_and(|since| since + idle <= now)
+        let idle = self.table.limits().idle;
+        while let Some(session) = self.table.oldest(Phase::Live)
+            && self.table.since(session).is_some_and(|since| since + idle <= now)
         {
             self.end(now, session, CloseCause::Idle, sink);
         }
-        while let Some(session) = self.registry.oldest(Phase::Farewell)
-            && self.registry.since(session).is_some_and(|since| since + idle <= now)
+        while let Some(session) = self.table.oldest(Phase::Farewell)
+            && self.table.since(session).is_some_and(|since| since + idle <= now)
         {
             self.end(now, session, CloseCause::Idle, sink);
         }
@@ -308,9 +289,9 @@ impl Engine for ServerEngine {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let handshake = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let idle = self.registry.limits().idle;
+        let idle = self.table.limits().idle;
         let idle = [Phase::Live, Phase::Farewell].into_iter().filter_map(|phase| {
-            let since = self.registry.oldest(phase).and_then(|oldest| self.registry.since(oldest));
+            let since = self.table.oldest(phase).and_then(|oldest| self.table.since(oldest));
             since.map(|since| since + idle)
         });
         let review = self.review.deadline(&self.common.settings, self.common.clock);
@@ -324,7 +305,7 @@ impl Engine for ServerEngine {
         plaintext: &[u8],
         sink: &mut dyn Sink,
     ) -> Result<(), SendError> {
-        let peer = self.registry.get_mut(session).ok_or(SendError::UnknownSession)?;
+        let peer = self.table.get_mut(session).ok_or(SendError::UnknownSession)?;
         let Stage::Session(held) = &mut peer.stage else { return Err(SendError::UnknownSession) };
         // With a connection id the content type counts as one byte of the plaintext (RFC 9146 §5).
         let inner = plaintext.len() + usize::from(!held.peer_cid.is_empty());
@@ -356,7 +337,7 @@ impl Engine for ServerEngine {
     }
 
     fn confirm_address(&mut self, session: SessionId) {
-        if let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) {
+        if let Some(held) = self.table.get_mut(session).and_then(|peer| peer.session_mut()) {
             held.credit = None;
         }
     }
@@ -400,17 +381,17 @@ impl Engine for ServerEngine {
     }
 
     fn close(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
-        if self.registry.phase(session) == Some(Phase::Live) {
+        if self.table.phase(session) == Some(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
     }
 
     fn close_all(&mut self, now: Instant, sink: &mut dyn Sink) {
-        while let Some(session) = self.registry.oldest(Phase::Live) {
+        while let Some(session) = self.table.oldest(Phase::Live) {
             self.end(now, session, CloseCause::Requested, sink);
         }
         for phase in [Phase::HalfOpen, Phase::Farewell] {
-            while let Some(session) = self.registry.oldest(phase) {
+            while let Some(session) = self.table.oldest(phase) {
                 self.remove(session);
             }
         }
@@ -420,7 +401,7 @@ impl Engine for ServerEngine {
         let before = std::mem::replace(&mut self.common.keyring, keyring);
         let keyring = &self.common.keyring;
         let stale: Vec<SessionId> = self
-            .registry
+            .table
             .iter(Phase::Live)
             .filter(|(_, peer)| match peer.session().map(|session| &session.identity) {
                 Some(PeerIdentity::Psk(identity)) => !before.agrees(keyring, identity),
@@ -429,7 +410,7 @@ impl Engine for ServerEngine {
             .map(|(session, _)| session)
             .collect();
         let half_open: Vec<(SessionId, Box<[u8]>)> = self
-            .registry
+            .table
             .iter(Phase::HalfOpen)
             .filter_map(|(session, peer)| {
                 let Stage::Handshake(handshake) = &peer.stage else { return None };
@@ -447,19 +428,19 @@ impl Engine for ServerEngine {
     }
 
     fn session_count(&self) -> usize {
-        self.registry.count(Phase::Live)
+        self.table.count(Phase::Live)
     }
 
     fn half_open_count(&self) -> usize {
-        self.registry.count(Phase::HalfOpen)
+        self.table.count(Phase::HalfOpen)
     }
 
     fn session(&self, session: SessionId) -> Option<SessionInfo<'_>> {
-        self.info(session, self.registry.get(session)?)
+        self.info(session, self.table.get(session)?)
     }
 
     fn sessions(&self, visit: &mut dyn FnMut(SessionInfo<'_>)) {
-        for (session, peer) in self.registry.iter(Phase::Live) {
+        for (session, peer) in self.table.iter(Phase::Live) {
             if let Some(info) = self.info(session, peer) {
                 visit(info);
             }

@@ -1,8 +1,8 @@
-//! Distinguished names (RFC 5280 §4.1.2.4): as certificates hold them, and as people write them.
+//! Distinguished names (RFC 5280 §4.1.2.4), in DER and as text.
 //!
-//! People copy them from `openssl x509 -noout -issuer` (the country first) or from tools that
-//! follow RFC 4514 (the common name first), so a name agrees with its reverse. Everything else is
-//! compared exactly, letter by letter: a CA is not somebody who is called nearly so.
+//! Names are copied from `openssl x509 -noout -issuer` (the country first) or from tools that
+//! follow RFC 4514 (the common name first), so a name agrees with its reverse. Otherwise the
+//! comparison is exact.
 
 use std::fmt;
 
@@ -38,16 +38,16 @@ const LEVELS_MAX: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DistinguishedName(Box<[(&'static str, Box<str>)]>);
 
-/// Why a text is no distinguished name.
+/// Why a text is not a distinguished name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameError {
     /// A part is not `TYPE=value`.
     NoType,
-    /// The type is not one of those we know.
+    /// The type is unknown.
     UnknownType(Box<str>),
     /// A part has no value.
     NoValue,
-    /// A quote or an escape is not ended, or several attributes stand in one level.
+    /// A quote or an escape is incomplete, or a level has several attributes.
     Syntax,
     /// More than 16 levels.
     TooLong,
@@ -74,8 +74,8 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 impl DistinguishedName {
-    /// From a DER `Name`, with or without its outer tag. `None` for what nobody could have written
-    /// down: no level, several attributes in one, types or kinds of text unknown here.
+    /// Parses a DER `Name`, with or without its outer tag. `None` for names without a text form:
+    /// without levels, with several attributes in one, or with unknown types or encodings.
     pub fn from_der(name: &[u8]) -> Option<DistinguishedName> {
         let mut levels = Vec::new();
         let mut names = Der(content(name));
@@ -93,11 +93,11 @@ impl DistinguishedName {
         (!levels.is_empty()).then(|| DistinguishedName(levels.into()))
     }
 
-    /// From `CN=Door CA,O=Example` or `O = Example, CN = Door CA`; values in double quotes or with
-    /// backslashes (RFC 4514 §2.4) where they hold a comma, a plus sign, a quote or a backslash.
+    /// Parses `CN=Door CA,O=Example` or `O = Example, CN = Door CA`. A value with a comma, a plus
+    /// sign, a quote or a backslash needs double quotes or backslashes (RFC 4514 §2.4).
     ///
     /// # Errors
-    /// [`NameError`], the first thing wrong.
+    /// [`NameError`], the first fault.
     pub fn parse(text: &str) -> Result<DistinguishedName, NameError> {
         let mut levels = Vec::new();
         let mut rest = text.trim();
@@ -129,7 +129,7 @@ impl DistinguishedName {
 }
 
 impl fmt::Display for DistinguishedName {
-    /// As [`DistinguishedName::parse`] reads it back.
+    /// The form that [`DistinguishedName::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (kind, value)) in self.0.iter().enumerate() {
             write!(f, "{}{kind}=", if number == 0 { "" } else { ", " })?;
@@ -165,7 +165,7 @@ impl fmt::Display for CertificateIdentity {
     }
 }
 
-/// A value up to the comma that ends it, and what follows that.
+/// A value up to the comma that ends it, and the rest after it.
 fn written(text: &str) -> Result<(String, Option<&str>), NameError> {
     let text = text.trim_start();
     let (mut value, mut quoted) = (String::new(), false);
@@ -216,7 +216,7 @@ pub(super) fn content(name: &[u8]) -> &[u8] {
     }
 }
 
-/// The common name of a `Name`, if it has exactly one: of two, one might be anybody's invention.
+/// The common name of a `Name`, if it has exactly one; with two it would be ambiguous.
 pub(super) fn common_name(name: &[u8]) -> Option<Box<str>> {
     let mut found = None;
     let mut names = Der(content(name));
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(parse("CN=\"a"), NameError::Syntax);
         assert_eq!(parse("CN=a\\"), NameError::Syntax);
         assert_eq!(parse(&["CN=a"; 17].join(",")), NameError::TooLong);
-        // Two attributes in one level, a type nobody knows, trailing bytes.
+        // Two attributes in one level, an unknown type, trailing bytes.
         let two = b"\x31\x16\x30\x09\x06\x03\x55\x04\x06\x13\x02\x44\x45\x30\x09\x06\x03\x55\x04\x06\x13\x02\x44\x45";
         assert_eq!(DistinguishedName::from_der(two), None);
         assert_eq!(DistinguishedName::from_der(b""), None);

@@ -1,5 +1,5 @@
-//! What a ClientHello offers, and what comes of it (RFC 5246 §7.4.1; extensions by their RFCs
-//! below).
+//! Negotiates the parameters of a handshake from a ClientHello (RFC 5246 §7.4.1; the RFCs of
+//! extensions are below).
 
 use super::aead::Aead;
 use super::certificate::{Certificates, Curve};
@@ -48,29 +48,29 @@ impl CertificateType {
     }
 }
 
-/// What a handshake is about.
+/// The negotiated parameters.
 #[derive(Debug)]
 pub(super) struct Agreement {
     pub suite: Suite,
     pub extended_master_secret: bool,
-    /// Whether `renegotiation_info` is to be answered.
+    /// Whether to answer `renegotiation_info`.
     pub renegotiation_info: bool,
-    /// Whether `ec_point_formats` is to be answered.
+    /// Whether to answer `ec_point_formats`.
     pub point_formats: bool,
-    /// The code and the bytes it stands for.
+    /// The code and its length in bytes.
     pub max_fragment_length: Option<(u8, usize)>,
-    /// What the client wants in the records it gets, if it takes part in connection ids at all.
+    /// The connection id for records to the client (may be empty), if it supports connection ids.
     pub peer_cid: Option<Box<[u8]>>,
     /// For ECDHE.
     pub curve: Curve,
     pub server_certificate: CertificateType,
     pub client_certificate: CertificateType,
-    /// Which of the two types the client named, and so wants to hear.
+    /// Whether the client sent `server_certificate_type`, so that it must be answered.
     pub names_server_type: bool,
     pub names_client_type: bool,
 }
 
-/// A handshake's end: what to tell the client, and ourselves.
+/// A fatal error: the alert for the client, and the failure to report.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fatal {
     pub alert: u8,
@@ -142,8 +142,8 @@ impl<'d> Offer<'d> {
         reader.end()
     }
 
-    /// The first curve of the client's that we have. A client that names none gets P-256, which
-    /// everybody has (RFC 8422 §4 leaves the choice to us).
+    /// The client's first supported curve. A client without the extension gets P-256, which is the
+    /// most common (RFC 8422 §4 leaves the choice to the server).
     fn curve(&self) -> Option<Curve> {
         match self.groups {
             None => Some(Curve::P256),
@@ -160,7 +160,7 @@ fn numbers(list: &[u8]) -> impl Iterator<Item = u16> {
     list.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
 }
 
-/// The first of the types the client names that we can do; X.509 where it names none.
+/// The client's first supported certificate type; X.509 if it names none.
 fn choose_type(
     named: Option<&[u8]>,
     mut possible: impl FnMut(CertificateType) -> bool,
@@ -169,7 +169,7 @@ fn choose_type(
     named.iter().filter_map(|number| CertificateType::find(*number)).find(|found| possible(*found))
 }
 
-/// What the certificates of both sides would be.
+/// The certificate types of both sides.
 fn certificate_types(
     offer: &Offer<'_>,
     certificates: &Certificates,
@@ -189,16 +189,16 @@ fn certificate_types(
     Some((server, client))
 }
 
-/// Decides. The client's order of suites counts, because the client knows its hardware. Exception:
-/// if that leads to ChaCha20-Poly1305 and the client also offers AES with the same key exchange,
-/// AES is taken, because only such a session can be resumed after a restart.
+/// Negotiates. The client's order of suites has precedence, because the client knows its hardware.
+/// Exception: if that leads to ChaCha20-Poly1305 and the client also offers AES with the same key
+/// exchange, AES is taken, because only such a session can be resumed after a restart.
 pub(super) fn negotiate(
     hello: &ClientHello<'_>,
     settings: &Settings,
     has_keys: bool,
     certificates: &Certificates,
 ) -> Result<Agreement, Fatal> {
-    // DTLS counts versions down. A newer client still takes 1.2.
+    // DTLS version numbers decrease. A newer client still accepts 1.2.
     if hello.version > VERSION_1_2 || hello.version >> 8 != VERSION_1_2 >> 8 {
         let failure = HandshakeFailure::UnsupportedVersion(hello.version);
         return Err(Fatal { alert: alert::PROTOCOL_VERSION, failure });
@@ -267,7 +267,7 @@ pub(super) fn negotiate(
     })
 }
 
-/// What is not configured, if a suite of the client needs nothing else.
+/// The missing credential, if a suite of the client needs nothing else.
 fn missing(offered: &[u16], has_keys: bool, certificates: &Certificates) -> Option<Missing> {
     let wants = |certified: bool| {
         let suites = offered.iter().filter_map(|number| Suite::find(*number));
@@ -285,10 +285,10 @@ fn missing(offered: &[u16], has_keys: bool, certificates: &Certificates) -> Opti
     }
 }
 
-/// What a first fragment of a ClientHello must show for its cookie to be judged: all up to the
-/// cookie.
+/// The part of a first ClientHello fragment that is needed to verify its cookie: everything up to
+/// the cookie.
 pub(super) struct HelloPrefix<'d> {
-    /// Version, random, session id: what the cookie is bound to.
+    /// Version, random, session id, to which the cookie is bound.
     pub bound: &'d [u8],
     pub random: &'d [u8; 32],
     pub cookie: &'d [u8],

@@ -1,4 +1,4 @@
-//! What becomes of handshakes and sessions, and what is said about it.
+//! Establishes sessions, ends handshakes and sessions, and reports the results.
 
 use std::time::Instant;
 
@@ -8,15 +8,16 @@ use super::session::{Peer, Session, Stage};
 use super::{Common, FAILED_MAX, ServerEngine, alert};
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
 use crate::proto::dtls::failure::HandshakeFailure;
+use crate::proto::dtls::peer_address::PeerAddress;
 use crate::proto::dtls::record;
-use crate::proto::dtls::registry::{NoPlace, PeerAddress, Phase, Reason, Removed};
+use crate::proto::dtls::session_table::{NoPlace, Phase, Reason, Removed};
 use crate::proto::{Holder, Route};
 
 impl ServerEngine {
-    /// Sends our flight, and says when to look again.
+    /// Sends the server's flight and sets the next deadline.
     pub(super) fn send_flight(&mut self, session: SessionId, sink: &mut dyn Sink) {
         let mtu = self.common.settings.mtu;
-        if let Some(peer) = self.registry.get_mut(session) {
+        if let Some(peer) = self.table.get_mut(session) {
             let route = peer.route;
             if let Some(handshake) = peer.handshake() {
                 handshake.transmit(mtu, |datagram| sink.transmit(&route, datagram));
@@ -36,7 +37,7 @@ impl ServerEngine {
         is_there: bool,
         sink: &mut dyn Sink,
     ) {
-        let Some(held) = self.registry.get_mut(session).and_then(|peer| peer.session_mut()) else { return };
+        let Some(held) = self.table.get_mut(session).and_then(|peer| peer.session_mut()) else { return };
         if is_there && !held.spend(held.size_of(plaintext.len())) {
             return;
         }
@@ -49,9 +50,9 @@ impl ServerEngine {
         }
     }
 
-    /// Sends ChangeCipherSpec and Finished, as long as they may be wanted.
+    /// Sends ChangeCipherSpec and Finished, as long as the client may need them.
     pub(super) fn send_finished(&mut self, session: SessionId, sink: &mut dyn Sink) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let Stage::Session(held) = &mut peer.stage else { return };
         let Some(finished) = held.finished.clone() else { return };
         let change = record::plain_record(record::CHANGE_CIPHER_SPEC, held.record_sequence, &[1]);
@@ -77,7 +78,7 @@ impl ServerEngine {
         }
     }
 
-    /// The client has proven its identity: the handshake becomes a session if its credential is
+    /// The client has proved its identity: the handshake becomes a session if its credential is
     /// still valid, the identity is a device's, and there is room for it.
     pub(super) fn establish(
         &mut self,
@@ -86,7 +87,7 @@ impl ServerEngine {
         finished: [u8; FINISHED_LENGTH],
         sink: &mut dyn Sink,
     ) {
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let route = peer.route;
         let Some(running) = peer.handshake().and_then(|handshake| handshake.running.as_ref()) else { return };
         let (identity, is_known) = (running.identity.clone(), running.is_known);
@@ -97,18 +98,18 @@ impl ServerEngine {
         let address = PeerAddress::from(&route);
         // Another device with a connection id may be at this address: it is found by its connection
         // id, and stays.
-        let old = self.registry.occupants(&address).live;
-        let held = old.and_then(|old| self.registry.get(old)).and_then(|peer| peer.session());
+        let old = self.table.occupants(&address).live;
+        let held = old.and_then(|old| self.table.get(old)).and_then(|peer| peer.session());
         let stays = held.is_some_and(|held| held.own_cid.is_some() && held.identity != identity);
         let holder = match self.admit(now, &identity, held.is_some() && !stays, sink) {
             Ok(holder) => holder,
             Err((alert, failure)) => return self.fail(now, session, Some(alert), &failure, sink),
         };
         if let Some(old) = old.filter(|_| stays) {
-            self.registry.detach(old);
+            self.table.detach(old);
         }
         self.disarm(session);
-        let Some(peer) = self.registry.get_mut(session) else { return };
+        let Some(peer) = self.table.get_mut(session) else { return };
         let Some(handshake) = peer.handshake() else { return };
         let mut random = [0; 8];
         random.copy_from_slice(&handshake.random[..8]);
@@ -137,10 +138,10 @@ impl ServerEngine {
         self.counters.handshakes_completed += 1;
         self.review.note(now, now, self.common.certificates.trust.end_of(&identity));
         self.send_finished(session, sink);
-        if let Some(payer) = self.registry.payer_of(session) {
-            self.registry.refund(now, payer, work);
+        if let Some(payer) = self.table.payer_of(session) {
+            self.table.refund(now, payer, work);
         }
-        for displaced in self.registry.establish(now, session, holder) {
+        for displaced in self.table.establish(now, session, holder) {
             self.dismiss(now, displaced, sink);
         }
         sink.connected(session, &route, &identity);
@@ -181,7 +182,7 @@ impl ServerEngine {
             };
             (alert, HandshakeFailure::NoDevice(boxed()))
         })?;
-        self.registry.place(now, holder, replaces).map_err(|no_place| {
+        self.table.place(now, holder, replaces).map_err(|no_place| {
             let failure = match no_place {
                 NoPlace::TooOften => HandshakeFailure::TooOften(boxed()),
                 NoPlace::Full => HandshakeFailure::TableFull(boxed()),
@@ -191,10 +192,10 @@ impl ServerEngine {
         Ok(holder)
     }
 
-    /// Takes an entry out, with all that points to it.
+    /// Removes an entry with all references to it.
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Box<Peer>> {
         self.disarm(session);
-        let peer = self.registry.remove(session)?;
+        let peer = self.table.remove(session)?;
         self.forget_cid(&peer);
         Some(peer)
     }
@@ -205,7 +206,7 @@ impl ServerEngine {
         }
     }
 
-    /// Sees off an entry the registry had no place for.
+    /// Ends an entry that the registry removed to make room.
     pub(super) fn dismiss(&mut self, now: Instant, removed: Removed<Box<Peer>>, sink: &mut dyn Sink) {
         let Removed { session, phase, reason, value: mut peer } = removed;
         if let Some(handshake) = peer.handshake() {
@@ -250,7 +251,7 @@ impl ServerEngine {
         }
     }
 
-    /// Ends a session.
+    /// Closes a session.
     pub(super) fn end(&mut self, _now: Instant, session: SessionId, cause: CloseCause, sink: &mut dyn Sink) {
         let Some(mut peer) = self.remove(session) else { return };
         if let Stage::Farewell(farewell) = &peer.stage {
@@ -275,7 +276,7 @@ impl ServerEngine {
         sink.closed(session, cause);
     }
 
-    /// Ends a handshake; with an alert if the client is to be told.
+    /// Ends a handshake, with an alert if `alert` is set.
     pub(super) fn fail(
         &mut self,
         now: Instant,
@@ -290,7 +291,8 @@ impl ServerEngine {
         self.report(now, &peer.route, failure, alert.map(|alert| (sequence, alert)), sink);
     }
 
-    /// Says why a handshake failed, and tells the client in the plaintext record of that number.
+    /// Reports why a handshake failed, and sends the client an alert in the plaintext record with
+    /// this number.
     pub(super) fn report(
         &mut self,
         now: Instant,
@@ -310,9 +312,9 @@ impl ServerEngine {
         sink.failed(route, failure);
     }
 
-    /// A handshake's time has come.
+    /// Handles the timer of a handshake.
     pub(super) fn tick(&mut self, now: Instant, session: SessionId, sink: &mut dyn Sink) {
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+        let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
         let step = handshake.expect.step();
@@ -320,7 +322,7 @@ impl ServerEngine {
             (Some((description, believed)), _) if believed <= now => {
                 Some(HandshakeFailure::PeerAlert { description, step })
             }
-            // The alert has gone out already.
+            // The alert was already sent.
             (_, Some(believed)) if believed <= now => Some(handshake.wrong_key()),
             _ if handshake.end <= now => Some(handshake.timed_out()),
             _ => None,
@@ -334,9 +336,9 @@ impl ServerEngine {
         }
     }
 
-    /// Puts a handshake's deadline where it belongs.
+    /// Updates the deadline of a handshake.
     pub(super) fn arm(&mut self, session: SessionId) {
-        let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) else {
+        let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
         self.deadlines.remove(&(handshake.deadline, session));
@@ -345,7 +347,7 @@ impl ServerEngine {
     }
 
     fn disarm(&mut self, session: SessionId) {
-        if let Some(handshake) = self.registry.get_mut(session).and_then(|peer| peer.handshake()) {
+        if let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) {
             self.deadlines.remove(&(handshake.deadline, session));
         }
     }

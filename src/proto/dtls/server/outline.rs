@@ -16,8 +16,8 @@ use crate::proto::der::{
     BIT_STRING, BOOLEAN, CONTEXT_0, CONTEXT_3, Der, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE,
 };
 
-/// Most certificates a device may send: its own and three above it. A self-issued root may follow,
-/// which is ignored.
+/// Most certificates that a device may send: its own and three above it. A self-issued root may
+/// follow, which is ignored.
 pub const CERTIFICATES_MAX: usize = 4;
 /// Most bytes of all of them, the root included.
 pub const BYTES_MAX: usize = 8 * 1024;
@@ -121,15 +121,15 @@ pub enum Malformed {
     TooMany(usize),
     /// More than [`BYTES_MAX`].
     TooLong(usize),
-    /// The certificate of this number, counted from 1, cannot be read.
+    /// The certificate with this number, from 1, is malformed.
     Unreadable(usize),
-    /// The certificate of this number, counted from 1, was not issued by the next.
+    /// The certificate with this number, from 1, was not issued by the next one.
     Misplaced(usize),
-    /// Two have one subject.
+    /// Two certificates have one subject.
     SameSubject,
-    /// Two have one key.
+    /// Two certificates have one key.
     SameKey,
-    /// The key usage of the certificate of this number, counted from 1, does not allow its use.
+    /// The key usage of the certificate with this number, from 1, does not allow its use.
     WrongUsage(usize),
 }
 
@@ -156,11 +156,11 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Judges a chain, the device's own certificate first, by its structure alone. Returns the
-/// certificates to verify: all except a root, which proves nothing by being sent.
+/// Checks the structure of a chain, the device's certificate first. Returns the certificates to
+/// verify: all except a root, because a root that the device sends proves nothing.
 ///
 /// # Errors
-/// [`Malformed`], the first thing wrong.
+/// [`Malformed`], the first fault.
 pub fn judge<'a, 'c>(chain: &'a [&'c [u8]]) -> Result<&'a [&'c [u8]], Malformed> {
     if chain.len() > CERTIFICATES_MAX + 1 {
         return Err(Malformed::TooMany(chain.len()));

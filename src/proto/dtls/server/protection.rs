@@ -1,16 +1,16 @@
-//! Sealing and opening records (RFC 6347 §4.1.2, RFC 9146 §4–§5).
+//! Encrypts and decrypts records (RFC 6347 §4.1.2, RFC 9146 §4–§5).
 //!
 //! | | additional data |
 //! |---|---|
 //! | without a connection id | epoch and number 8, type 1, version 2, length of the plaintext 2 |
-//! | with one | ff × 8, 25, its length 1, 25, version 2, epoch and number 8, it, length of the inner plaintext 2 |
+//! | with one | ff × 8, 25, length of the connection id 1, 25, version 2, epoch and number 8, connection id, length of the inner plaintext 2 |
 //!
 //! The connection id is that of the record, so the two directions differ, and one may have none.
 //!
 //! The explicit part of a nonce is 40 random bits, drawn for each session and run of the process,
-//! and a counter of 24 bits; when it is spent, 40 others are drawn. So a session can go on from a
-//! file however old: what must never come twice does not depend on what the file remembers. The
-//! receiver takes it from the wire, whatever its peer puts there.
+//! and a counter of 24 bits; when the counter is exhausted, the random bits are drawn again. So a
+//! session can continue from a file of any age: uniqueness of nonces does not depend on the file.
+//! The receiver reads the explicit part from the record.
 
 use zeroize::Zeroizing;
 
@@ -18,14 +18,16 @@ use super::aead::Aead;
 use super::chance::Chance;
 use super::replay::Window;
 use super::wire::{self, Incoming, TLS12_CID};
+use crate::proto::dtls::alert;
 use crate::proto::dtls::record::{ALERT, PLAINTEXT_MAX, VERSION_1_2};
 
-/// The epoch under keys; there is no other, since nothing is renegotiated.
+/// The protected epoch; there is only one, because there is no renegotiation.
 pub(super) const EPOCH: u16 = 1;
-/// The end of record numbers (RFC 6347 §4.1), and their end if they are the nonces.
+/// The end of record numbers (RFC 6347 §4.1); the next constant is their end if they are the
+/// nonces.
 const SEQUENCE_END: u64 = 1 << 48;
 const NONCES_END: u64 = 1 << 32;
-/// How many record numbers are reserved for what ends the session.
+/// Record numbers reserved for the records that close the session.
 const LAST_WORDS: u64 = 16;
 /// The record number, and so the nonce, of the alert that ends a session of an earlier process. It
 /// is above all numbers of data in any process, so that no nonce is repeated although it is not
@@ -82,29 +84,29 @@ impl Keys {
 /// One side of a session's record layer, and what it has seen of the other.
 pub(super) struct Protection {
     pub keys: Keys,
-    /// The number of the next record we send.
+    /// The number of the next sent record.
     pub next_sequence: u64,
     nonce: u64,
     pub window: Window,
-    /// Records that did not open.
+    /// Records that failed authentication.
     pub failures: u64,
 }
 
-/// A record that opened.
+/// A decrypted record.
 pub(super) struct Opened {
     pub content_type: u8,
-    /// Bytes of plaintext, in front of the scratch buffer.
+    /// Bytes of plaintext, at the front of the scratch buffer.
     pub length: usize,
     /// Whether it is the newest of its session.
     pub newest: bool,
 }
 
-/// Why a record did not open.
+/// Why a record was not decrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
-    /// Seen before, or too old to tell.
+    /// A replay, or too old to tell.
     Replay,
-    /// Not authentic, or not well-formed inside.
+    /// Not authentic, or malformed.
     Bad,
 }
 
@@ -114,8 +116,9 @@ impl Protection {
         Protection { keys, next_sequence: 0, nonce, window: Window::default(), failures: 0 }
     }
 
-    /// Appends one record to `out`. `cid` is the peer's; empty: a record without. `None`: the
-    /// numbers are spent, before which the session is ended ([`is_spent`](Protection::is_spent)).
+    /// Appends one record to `out`. `cid` is the peer's connection id; if it is empty the record
+    /// has none. `None` if the record numbers are exhausted; the session is closed before that
+    /// ([`is_spent`](Protection::is_spent)).
     pub fn seal(
         &mut self,
         out: &mut Vec<u8>,
@@ -132,7 +135,7 @@ impl Protection {
         self.seal_numbered(out, content_type, sequence, cid, plaintext, chance)
     }
 
-    /// Where the numbers of what is sealed end.
+    /// The end of the record numbers.
     fn end(&self) -> u64 {
         if self.numbers_are_nonces() { NONCES_END } else { SEQUENCE_END }
     }
@@ -164,7 +167,7 @@ impl Protection {
         description: u8,
         chance: &mut Chance,
     ) -> Option<()> {
-        let alert = [2, description];
+        let alert = [alert::FATAL, description];
         match self.numbers_are_nonces() {
             true => self.seal_numbered(out, ALERT, FAREWELL, cid, &alert, chance),
             false => self.seal(out, ALERT, cid, &alert, chance),
@@ -196,7 +199,7 @@ impl Protection {
         let aad = additional_data(&mut aad, content_type, number, cid, out.len() - from);
         let (key, iv) = self.keys.server();
         let nonce = self.keys.nonce(iv, explicit, number);
-        // Counted before it is used: whatever happens, it does not come again.
+        // Incremented before its use, so that it cannot be reused after an error.
         self.nonce = match self.nonce & COUNTER {
             COUNTER => first_nonce(chance),
             _ => self.nonce + 1,

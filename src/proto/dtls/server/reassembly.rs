@@ -1,18 +1,18 @@
-//! Handshake messages from their fragments, whatever their order (RFC 6347 §4.2.3), within one
-//! budget a handshake.
+//! Reassembles handshake messages from fragments in any order (RFC 6347 §4.2.3), within a budget
+//! per handshake.
 
 use std::collections::BTreeMap;
 
 use crate::proto::dtls::record::HandshakeFragment;
 
-/// Most bytes of messages one handshake may make us keep.
+/// Most bytes of messages kept per handshake.
 pub(super) const BUDGET: usize = 16 * 1024;
-/// How many messages ahead of the expected one are kept: a client's flight has four.
+/// Messages kept ahead of the expected one: a client's flight has four.
 const AHEAD: u16 = 4;
 
-/// See the module.
+/// The reassembly of one handshake.
 pub(super) struct Reassembly {
-    /// `message_seq` of the message wanted next.
+    /// `message_seq` of the next expected message.
     expected: u16,
     left: usize,
     parts: BTreeMap<u16, Part>,
@@ -21,12 +21,12 @@ pub(super) struct Reassembly {
 struct Part {
     message_type: u8,
     body: Vec<u8>,
-    /// A bit a byte that has come.
+    /// One bit per received byte.
     present: Vec<u8>,
     missing: usize,
 }
 
-/// A whole message.
+/// A complete message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message {
     pub message_type: u8,
@@ -34,7 +34,7 @@ pub(super) struct Message {
     pub body: Vec<u8>,
 }
 
-/// The handshake wants more than its budget.
+/// The handshake exceeds its budget.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OverBudget;
 
@@ -43,12 +43,12 @@ impl Reassembly {
         Reassembly { expected, left: BUDGET, parts: BTreeMap::new() }
     }
 
-    /// The `message_seq` wanted next.
+    /// The next expected `message_seq`.
     pub fn expected(&self) -> u16 {
         self.expected
     }
 
-    /// Takes a fragment. One that contradicts those before it, that is old or too far ahead is
+    /// Adds a fragment. A fragment that contradicts earlier ones, is old or too far ahead is
     /// dropped.
     pub fn insert(&mut self, fragment: &HandshakeFragment<'_>) -> Result<(), OverBudget> {
         if !(self.expected..self.expected.saturating_add(AHEAD)).contains(&fragment.message_sequence) {
@@ -81,7 +81,7 @@ impl Reassembly {
         Ok(())
     }
 
-    /// The next message, if it is whole.
+    /// The next message, if it is complete.
     pub fn next(&mut self) -> Option<Message> {
         let sequence = self.expected;
         let part =
@@ -95,9 +95,10 @@ impl Reassembly {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::dtls::handshake_type::CERTIFICATE;
 
     fn fragment(sequence: u16, length: usize, offset: usize, body: &[u8]) -> HandshakeFragment<'_> {
-        HandshakeFragment { message_type: 11, length, message_sequence: sequence, offset, body }
+        HandshakeFragment { message_type: CERTIFICATE, length, message_sequence: sequence, offset, body }
     }
 
     #[test]

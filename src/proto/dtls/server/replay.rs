@@ -1,9 +1,9 @@
-//! Which record numbers have been seen (RFC 6347 §4.1.2.6): the newest 64.
+//! The anti-replay window over the newest 64 record numbers (RFC 6347 §4.1.2.6).
 
-/// How far behind the newest a record may come.
+/// The width of the window.
 const WIDTH: u64 = 64;
 
-/// See the module.
+/// An anti-replay window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Window {
     /// One more than the newest number; 0 before any.
@@ -13,12 +13,12 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// As if everything below `next` had been seen.
+    /// A window in which everything below `next` was seen.
     pub fn closed_below(next: u64) -> Window {
         Window { next, seen: u64::MAX }
     }
 
-    /// As it was when [`Window::next`] and [`Window::seen`] said so.
+    /// A window with these values of [`Window::next`] and [`Window::seen`].
     pub fn restored(next: u64, seen: u64) -> Window {
         Window { next, seen }
     }

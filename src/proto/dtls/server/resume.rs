@@ -1,30 +1,30 @@
-//! A session from a file must not take again what was received before: a proof that its peer is
-//! there now.
+//! A restored session must not accept replayed records: it requires a proof that its peer is
+//! present.
 //!
-//! Which records had come when the process ended nobody knows: the file is as old as it is, and may
-//! have been restored from a backup. So of a session taken over nothing is handed on at first. Its
-//! next authentic record is answered with a CoAP ping (RFC 7252 §4.3: an empty Confirmable message,
-//! which every endpoint must answer with a Reset) whose message id is random. The matching Reset,
-//! in a record of its own number, was made after the ping and so after the start. Two such proofs,
-//! 32 bits, are asked for. From then on only records newer than the second Reset count. What came
-//! before is lost; a Confirmable request is repeated by its sender.
+//! It is unknown which records were received before the process ended: the file may be old, or
+//! restored from a backup. So a restored session first passes on no data. Its next authentic record
+//! is answered with a CoAP ping (RFC 7252 §4.3: an empty Confirmable message, which every endpoint
+//! must answer with a Reset) with a random Message ID. The matching Reset, in a new record, was
+//! made after the ping and so after the start. Two such proofs, together 32 bits, are required.
+//! After that, only records newer than the second Reset are accepted. Earlier data are lost; the
+//! sender repeats a Confirmable request.
 //!
-//! A record that does not match changes nothing but that its number is spent, and the ids stay, so
-//! each recorded Reset is worth one try in 65,536, twice in a row.
+//! A record that does not match only uses up its number, and the Message IDs stay the same, so each
+//! recorded Reset succeeds with probability 1/65,536, which is needed twice.
 
+use super::amplification::AMPLIFICATION;
 use super::chance::Chance;
-use super::session::AMPLIFICATION;
-use crate::proto::dtls::registry::PeerAddress;
+use crate::proto::dtls::peer_address::PeerAddress;
 
 /// Bytes of a ping.
 pub(super) const PING: usize = 4;
-/// Pings asked for.
+/// Required proofs.
 const PROOFS: usize = 2;
-/// Pings sent in answer to records that are not the newest. The peer's own are, whatever somebody
-/// with recorded ones does: they are always answered.
+/// Most pings in answer to records that are not the newest. The peer's own new records are always
+/// the newest, even if recorded ones are replayed, and always answered.
 const PINGS_MAX: u8 = 32;
 
-/// See the module.
+/// The state of the proof for a restored session.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Doubt {
     ids: [u16; PROOFS],
@@ -32,18 +32,18 @@ pub(super) struct Doubt {
     asked: bool,
     /// Pings in answer to records that were not the newest.
     spent: u8,
-    /// The last source address other than the session's, and how many bytes may be sent there.
+    /// The last source address other than the session's, and the bytes that may be sent to it.
     elsewhere: Option<(PeerAddress, usize)>,
 }
 
-/// What to do about a record's content.
+/// The action for a record's content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Send this.
+    /// Send this ping.
     Ping([u8; PING]),
-    /// The peer is there. This record is the newest that does not count.
+    /// The peer is present. Only records newer than this one are accepted.
     Proven,
-    /// Nothing.
+    /// Do nothing.
     Silent,
 }
 
@@ -64,7 +64,7 @@ impl Doubt {
         left.is_some()
     }
 
-    /// Judges the content of an authentic record, which may be the newest so far.
+    /// Evaluates the content of an authentic record; `newest`: whether it is the newest so far.
     pub fn judge(&mut self, plaintext: &[u8], newest: bool) -> Verdict {
         // Version 1, Reset, no token, code 0.00 (RFC 7252 §3).
         if let [0x70, 0, high, low] = *plaintext

@@ -1,16 +1,16 @@
 //! Closes sessions whose certificates have expired or are no longer valid, and sessions of the
 //! maximum age.
 //!
-//! | judged | when |
+//! | check | when |
 //! |---|---|
 //! | the credential, with the whole certification path | a handshake completes; a reload; an import |
 //! | the earliest notAfter of the path | the same, and when the clock reaches it |
 //! | `max_session_lifetime` | when the oldest session reaches it |
 //!
-//! The time is the current time if the clock is trusted, else one that has certainly passed: a
-//! certificate that expired before it has expired.
+//! The time is the current time if the clock is trusted, else a time that has certainly passed; a
+//! certificate that expired before that has certainly expired.
 //!
-//! Nothing is kept for each session. Only the earliest possible deadline is known; when it is
+//! There is no state per session. Only the earliest possible deadline is stored; when it is
 //! reached, all sessions are checked.
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use super::session::Session;
 use super::{Clock, ServerEngine, Settings, Trust};
 use crate::clock::UnixTime;
 use crate::proto::dtls::engine::{CloseCause, PeerIdentity, SessionId, Sink};
-use crate::proto::dtls::registry::Phase;
+use crate::proto::dtls::session_table::Phase;
 
 /// Not after the earliest notAfter of any session.
 #[derive(Default)]
@@ -43,7 +43,7 @@ impl Review {
         }
     }
 
-    /// When [`ServerEngine::review`] has something to do.
+    /// When [`ServerEngine::review`] must be called next.
     pub fn deadline(&self, settings: &Settings, clock: Clock) -> Option<Instant> {
         let too_old = settings.max_session_lifetime.and_then(|lifetime| self.oldest?.checked_add(lifetime));
         let expired = self.now.filter(|_| self.expiry.is_some_and(|expiry| has_passed(expiry, clock)));
@@ -66,7 +66,7 @@ impl Trust {
         }
     }
 
-    /// When a certificate of an identity's path ends first.
+    /// The earliest notAfter of the certificates of an identity's path.
     pub(super) fn end_of(&self, identity: &PeerIdentity) -> Option<UnixTime> {
         match identity {
             PeerIdentity::Certificate(identity) => self.ends(identity),
@@ -106,7 +106,7 @@ impl ServerEngine {
         self.end_all(now, is_over, sink);
     }
 
-    /// Judges the credentials of all sessions again.
+    /// Checks the credentials of all sessions again.
     pub(super) fn judge_all(&mut self, now: Instant, sink: &mut dyn Sink) {
         let (trust, clock) = (self.common.certificates.trust.clone(), self.common.clock);
         self.end_all(now, |session| trust.believes(&session.identity, clock).err().map(Lapse::cause), sink);
@@ -121,7 +121,7 @@ impl ServerEngine {
     ) {
         let mut review = Review { now: Some(now), ..Review::default() };
         let mut over: Vec<(SessionId, CloseCause)> = Vec::new();
-        for (id, peer) in self.registry.iter(Phase::Live) {
+        for (id, peer) in self.table.iter(Phase::Live) {
             let Some(session) = peer.session() else { continue };
             match is_over(session) {
                 Some(cause) => over.push((id, cause)),

@@ -1,9 +1,9 @@
-//! Revocation lists (RFC 5280 §5): what each revokes, and for which CA.
+//! Revocation lists (RFC 5280 §5): the certificates that each revokes, and its CA.
 //!
-//! A list is for the CA that signed it, known by name and key: two CAs have one name after a change
-//! of keys. In the name of a configured CA it is verified when it is read. Where no configured CA
-//! has its name, it is verified when a device first shows one that has; what it says of that CA's
-//! certificates is believed until then, since a list is its owner's word.
+//! A list applies to the CA that signed it, identified by name and key, because a CA that changes
+//! its key keeps its name. A list with the name of a configured CA is verified when it is read.
+//! Otherwise it is verified when a device first sends a CA certificate with its name; until then
+//! its revocations apply, because the list is configured by the operator.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -27,11 +27,11 @@ pub(super) fn key_id(info: &[u8]) -> KeyId {
     id
 }
 
-/// Most keys a list remembers that it was verified with; further ones count as if they had signed
-/// it.
+/// Most keys for which a list stores the result of its verification; further keys count as its
+/// signer.
 const KEYS_MAX: usize = 16;
 
-/// A configured CA, as far as it may sign lists.
+/// A configured CA as a possible signer of lists.
 pub(super) struct Signer<'c> {
     /// The content of its `Name`.
     pub subject: &'c [u8],
@@ -41,26 +41,26 @@ pub(super) struct Signer<'c> {
     pub may_sign: bool,
 }
 
-/// Who signed a list.
+/// The signers of a list.
 enum Signers {
     /// These configured CAs.
     Known(Box<[KeyId]>),
-    /// No configured CA has its name. The list in DER, and with which keys of others it was
-    /// verified.
+    /// No configured CA has its name. The list in DER, and the results of its verification with
+    /// other keys.
     Unknown(Box<[u8]>, Mutex<Vec<(KeyId, bool)>>),
 }
 
-/// One list.
+/// One revocation list.
 pub(super) struct List {
     list: CertRevocationList<'static>,
     signers: Signers,
 }
 
 impl List {
-    /// From DER.
+    /// Parses a list in DER.
     ///
     /// # Errors
-    /// What is wrong with it, in words that follow "a revocation list".
+    /// The fault, as a text to append to "a revocation list".
     pub fn read(der: &[u8], configured: &[Signer<'_>]) -> Result<List, String> {
         let list = webpki::OwnedCertRevocationList::from_der(der).map_err(|error| match error {
             webpki::Error::MalformedExtensions => {
@@ -89,8 +89,7 @@ impl List {
         Ok(List { list, signers: Signers::Known(signers.into()) })
     }
 
-    /// Whether it says that this certificate is revoked; of its issuer's key is known what `key`
-    /// says.
+    /// Whether it revokes this certificate; `key` is the key of the certificate's issuer, if known.
     pub fn revokes(&self, issuer: &[u8], key: Option<&KeyId>, serial: &[u8]) -> bool {
         content(self.list.issuer()) == content(issuer)
             && key.is_none_or(|key| self.may_be_of(key))
@@ -108,8 +107,8 @@ impl List {
         }
     }
 
-    /// A certificate of this CA led to an anchor: verifies the list with its key, once, if nobody
-    /// else could.
+    /// A certificate of this CA was verified: verifies the list with its key, once, if no
+    /// configured CA has its name.
     pub fn meet(&self, subject: &[u8], info: &[u8]) {
         let Signers::Unknown(der, tried) = &self.signers else { return };
         if content(self.list.issuer()) != content(subject) {
@@ -122,7 +121,7 @@ impl List {
         }
     }
 
-    /// Whether it is verified only when a device shows its CA.
+    /// Whether it is verified only when a device sends its CA.
     pub fn is_unverified(&self) -> bool {
         matches!(self.signers, Signers::Unknown(..))
     }

@@ -13,8 +13,8 @@ pub(super) const VERIFY_DATA: usize = 12;
 /// The master secret.
 pub(super) type Master = Zeroizing<[u8; 48]>;
 
-/// The pseudo-random function with SHA-256. `None` where the library fails, which it does without
-/// memory.
+/// The TLS pseudo-random function with SHA-256 (RFC 5246 §5). `None` if the library fails, which
+/// happens only if memory is exhausted.
 fn prf(secret: &[u8], label: &[u8], seed: &[u8], out: &mut [u8]) -> Option<()> {
     let secret = tls_prf::Secret::new(&tls_prf::P_SHA256, secret).ok()?;
     out.copy_from_slice(secret.derive(label, seed, out.len()).ok()?.as_ref());
@@ -28,8 +28,8 @@ pub(super) fn hash(content: &[u8]) -> [u8; 32] {
     out
 }
 
-/// The premaster secret of a key exchange with a pre-shared key. Without an ECDHE secret as many
-/// zeros as the key has bytes stand in its place.
+/// The premaster secret of a key exchange with a pre-shared key. Without an ECDHE secret, zeros
+/// with the length of the key replace it (RFC 4279 §2).
 pub(super) fn psk_premaster(ecdhe: Option<&[u8]>, key: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut premaster =
         Zeroizing::new(Vec::with_capacity(4 + key.len() + ecdhe.map_or(key.len(), <[u8]>::len)));
@@ -48,7 +48,7 @@ pub(super) fn psk_premaster(ecdhe: Option<&[u8]>, key: &[u8]) -> Zeroizing<Vec<u
 pub(super) enum Bound<'h> {
     /// The whole handshake up to and including ClientKeyExchange (RFC 7627 §4).
     Handshake(&'h [u8]),
-    /// The two randoms, client's first.
+    /// The two randoms, the client's first.
     Randoms(&'h [u8; 64]),
 }
 
@@ -63,8 +63,8 @@ pub(super) fn master_secret(premaster: &[u8], bound: Bound<'_>) -> Option<Master
     Some(master)
 }
 
-/// The key block, taken apart. AEADs have no MAC keys. `randoms` is client's first; here the order
-/// turns.
+/// The keys from the key block. AEADs have no MAC keys. `randoms` has the client's first; the key
+/// expansion uses the reverse order.
 pub(super) fn keys(master: &Master, aead: Aead, randoms: &[u8; 64]) -> Option<Keys> {
     let mut seed = [0; 64];
     seed[..32].copy_from_slice(&randoms[32..]);

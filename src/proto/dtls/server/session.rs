@@ -1,7 +1,8 @@
-//! What is kept of a device between its records, and what is kept of each peer.
+//! The state of a session, and the entry of a peer.
 
 use std::time::Instant;
 
+use super::amplification::AMPLIFICATION;
 use super::handshake::{FINISHED_LENGTH, Handshake};
 use super::protection::Protection;
 use super::resume::Doubt;
@@ -10,10 +11,6 @@ use super::wire::Cid;
 use crate::proto::Route;
 use crate::proto::dtls::engine::PeerIdentity;
 use crate::proto::dtls::record::HEADER;
-
-/// The factor of bytes sent to an address a session moved to over bytes received from there, for
-/// all kinds of answers.
-pub(super) const AMPLIFICATION: usize = 3;
 
 /// A handshake or a session, and where it is.
 pub(super) struct Peer {
@@ -35,7 +32,7 @@ impl Peer {
         }
     }
 
-    /// The connection id in records to us.
+    /// The connection id in records to the server.
     pub fn own_cid(&self) -> Option<Cid> {
         match &self.stage {
             Stage::Handshake(handshake) => handshake.running.as_ref().and_then(|running| running.own_cid),
@@ -59,9 +56,9 @@ impl Peer {
     }
 }
 
-/// A session of an earlier process that cannot be resumed: its device is sent a fatal alert
-/// whenever it speaks, since the alerts before may have been lost, or may have gone to somebody who
-/// repeats its records.
+/// A session of an earlier process that cannot be restored. Each record of its device is answered
+/// with a fatal alert, because earlier alerts may have been lost, or sent to an attacker that
+/// replays records.
 pub(super) struct Farewell {
     pub protection: Protection,
     pub own_cid: Option<Cid>,
@@ -70,8 +67,7 @@ pub(super) struct Farewell {
     pub is_unproven: bool,
     /// Whether an alert was sent.
     pub is_answered: bool,
-    /// Whether one was sent to where the device is known to receive; then the session counts as
-    /// ended.
+    /// Whether an alert was sent to a validated address; then the session counts as closed.
     pub is_told: bool,
 }
 
@@ -83,33 +79,33 @@ impl Farewell {
     }
 }
 
-/// See the module.
+/// The state of a session.
 pub(super) struct Session {
     pub protection: Protection,
     pub suite: Suite,
     pub extended_master_secret: bool,
-    /// The connection id in records to us; `None`: they have none.
+    /// The connection id in records to the server, if negotiated.
     pub own_cid: Option<Cid>,
-    /// The connection id in records to the peer; empty: they have none.
+    /// The connection id in records to the peer; empty if there is none.
     pub peer_cid: Box<[u8]>,
     pub identity: PeerIdentity,
-    /// Most plaintext in one record we send.
+    /// Most plaintext in one sent record.
     pub limit: u16,
     pub established: Instant,
-    /// The first bytes of the client's random: knows a late duplicate of its hello.
+    /// The first bytes of the client random, which identify a late duplicate of its hello.
     pub random: [u8; 8],
     /// The next number of epoch 0.
     pub record_sequence: u64,
-    /// Our Finished, until the first data shows that it has arrived.
+    /// The server's Finished, until the first data show that it was received.
     pub finished: Option<Box<[u8; FINISHED_LENGTH]>>,
-    /// How many bytes may still go to an address it moved to.
+    /// Bytes that may still be sent to a new address that is not validated.
     pub credit: Option<u32>,
-    /// Taken over from a file, and not yet shown to be no replay.
+    /// Set for a restored session until the peer has proved that it is present.
     pub doubt: Option<Box<Doubt>>,
 }
 
 impl Session {
-    /// An authentic record of so many bytes came from the address it is at.
+    /// Adds credit for an authentic record from the current address.
     pub fn earn(&mut self, bytes: usize) {
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_add((AMPLIFICATION * bytes) as u32);
@@ -122,7 +118,7 @@ impl Session {
         HEADER + self.peer_cid.len() + self.suite.aead.overhead() + inner
     }
 
-    /// Whether a datagram of so many bytes may go to the address it is at; then counts it.
+    /// Whether a datagram of this size may be sent to the current address; if so, takes the credit.
     pub fn spend(&mut self, bytes: usize) -> bool {
         match &mut self.credit {
             None => true,

@@ -1,11 +1,11 @@
-//! The cipher suites we have: three key exchanges, four ciphers, SHA-256 throughout.
+//! The supported cipher suites: three key exchanges, four ciphers, always SHA-256.
 //!
 //! RFC 6655 (PSK with CCM), RFC 5487 (PSK with GCM), RFC 8442 (ECDHE_PSK), RFC 7251 (ECDHE_ECDSA
 //! with CCM), RFC 5289 (ECDHE_ECDSA with GCM), RFC 7905 (ChaCha20-Poly1305).
 
 use super::aead::Aead;
 
-/// How the premaster secret comes about.
+/// The key exchange of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyExchange {
     /// RFC 4279 §2
@@ -25,7 +25,8 @@ impl KeyExchange {
         self != KeyExchange::Psk
     }
 
-    /// Public-key operations: two for ECDHE; our signature and the client's.
+    /// The number of public-key operations: two for ECDHE, and two for the signatures of server and
+    /// client.
     pub fn work(self) -> u32 {
         match self {
             KeyExchange::Psk => 0,
@@ -38,7 +39,7 @@ impl KeyExchange {
 /// A cipher suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Suite {
-    /// As IANA has it.
+    /// The IANA number.
     pub number: u16,
     pub exchange: KeyExchange,
     pub aead: Aead,
@@ -48,7 +49,7 @@ const fn suite(number: u16, exchange: KeyExchange, aead: Aead) -> Suite {
     Suite { number, exchange, aead }
 }
 
-/// All of them.
+/// All supported suites.
 pub(super) const SUITES: [Suite; 12] = [
     suite(0xc0a8, KeyExchange::Psk, Aead::Ccm8),
     suite(0xc0a4, KeyExchange::Psk, Aead::Ccm),

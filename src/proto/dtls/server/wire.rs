@@ -1,17 +1,17 @@
-//! Reading and writing TLS's presentation language (RFC 5246 §4), and records as they stand in a
-//! datagram (RFC 6347 §4.1, RFC 9146 §4).
+//! Reads and writes the TLS presentation language (RFC 5246 §4), and records of a datagram (RFC
+//! 6347 §4.1, RFC 9146 §4).
 
 use crate::proto::dtls::record::{HEADER, VERSION_1_0, VERSION_1_2};
 
-/// `tls12_cid` (RFC 9146 §4): a protected record that names its connection.
+/// `tls12_cid` (RFC 9146 §4): a protected record with a connection id.
 pub(super) const TLS12_CID: u8 = 25;
-/// Bytes of a connection id of ours. All have the same length, so that a record can be taken apart
-/// before its session is known.
+/// Bytes of a connection id in records to the server. All have the same length, so that a record
+/// can be parsed before its session is known.
 pub(super) const CID: usize = 8;
-/// A connection id of ours.
+/// A connection id in records to the server.
 pub(super) type Cid = [u8; CID];
 
-/// Takes values from the front of bytes; `None` where they run out.
+/// Reads values from the front of bytes; `None` if there are too few.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'b>(pub &'b [u8]);
 
@@ -69,7 +69,7 @@ impl<'b> Reader<'b> {
     }
 }
 
-/// What is written with a length in front; the lengths are ours and fit.
+/// Writes values with a length prefix; the callers' lengths always fit.
 pub(super) trait Write {
     fn vector8(&mut self, content: &[u8]);
     fn vector16(&mut self, content: &[u8]);
@@ -99,14 +99,15 @@ pub(super) struct Incoming<'d> {
     pub content_type: u8,
     pub epoch: u16,
     pub sequence: u64,
-    /// The connection id in it: exactly where the content type is [`TLS12_CID`].
+    /// Its connection id; present if and only if the content type is [`TLS12_CID`].
     pub cid: Option<Cid>,
     pub fragment: &'d [u8],
     /// The whole record.
     pub bytes: &'d [u8],
 }
 
-/// Takes the next record off `rest`. Where it cannot be read, what follows cannot either: `None`.
+/// Reads the next record from `rest`; `None` if it is malformed, which makes the rest of the
+/// datagram unreadable.
 pub(super) fn next_record<'d>(rest: &mut &'d [u8]) -> Option<Incoming<'d>> {
     let before = *rest;
     let mut reader = Reader(rest);
@@ -114,7 +115,8 @@ pub(super) fn next_record<'d>(rest: &mut &'d [u8]) -> Option<Incoming<'d>> {
     let version = reader.u16()?;
     let number = reader.u64()?;
     let (epoch, sequence) = ((number >> 48) as u16, number & 0xffff_ffff_ffff);
-    // A client that does not know our version yet may say 1.0, but nobody has keys by then.
+    // A client that does not know the server's version yet may use 1.0, but only before there are
+    // keys.
     if version != VERSION_1_2 && (version != VERSION_1_0 || epoch != 0) {
         return None;
     }
@@ -131,8 +133,7 @@ pub(super) fn next_record<'d>(rest: &mut &'d [u8]) -> Option<Incoming<'d>> {
     })
 }
 
-/// Writes a record header whose length is filled in by [`close_record`]; returns where the record
-/// begins.
+/// Writes a record header whose length [`close_record`] fills in; returns the start of the record.
 pub(super) fn open_record(
     out: &mut Vec<u8>,
     content_type: u8,

@@ -1,16 +1,16 @@
-//! Consistent overhead byte stuffing (Cheshire and Baker, 1999): no zero inside a frame, a zero
-//! behind it.
+//! Consistent overhead byte stuffing (Cheshire and Baker, 1999): a frame contains no zero and ends
+//! with a zero.
 //!
-//! A code byte n says: n−1 bytes follow as they are, then a zero, unless n is 255 or the frame
-//! ends. A zero before the code is used up breaks the frame.
+//! A code byte n means that n−1 literal bytes follow, and then a zero, unless n is 255 or the frame
+//! ends. A zero within the n−1 bytes makes the frame invalid.
 
 use super::{Buffer, Step};
 
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
-    /// Bytes left of the block under way.
+    /// Remaining bytes of the current block.
     left: u8,
-    /// A zero stands between the block before and what follows, if anything does.
+    /// Whether a zero must be inserted before the next block, if there is one.
     zero_due: bool,
 }
 
@@ -35,7 +35,7 @@ impl Scanner {
     }
 }
 
-/// Puts the frame behind what is in `out`.
+/// Appends the frame to `out`.
 pub fn encode(body: &[u8], out: &mut Vec<u8>) {
     let mut code_at = out.len();
     out.push(1);

@@ -1,5 +1,5 @@
-//! Frames of one size. Without a checksum only a pause ([`super::IDLE`]) tells where one begins;
-//! with one, every place is tried until it fits.
+//! Frames of fixed size. Without a checksum only a pause ([`super::IDLE`]) marks the beginning of a
+//! frame; with a checksum, every position is tried until it matches.
 
-/// Smallest frame that may be asked for, in bytes, checksum included.
+/// Smallest configurable frame, in bytes with the checksum.
 pub const SIZE_MIN: usize = 1;

@@ -1,14 +1,14 @@
-//! A pause between frames: whatever comes without one belongs together.
+//! Frames separated by pauses: bytes without a pause between them are one frame.
 //!
-//! Over USB and through a kernel that batches, pauses under some 20 ms are not seen as they were on
-//! the wire, so [`GAP_MIN`] is what can be asked for; Modbus RTU's 3.5 characters are for its own
-//! core.
+//! USB adapters and the kernel deliver bytes in batches, so pauses below about 20 ms may differ
+//! from those on the wire. [`GAP_MIN`] is the smallest configurable pause; the 3.5 characters of
+//! Modbus RTU are handled in [`modbus`](super::super::modbus).
 
 use std::time::Duration;
 
-/// Shortest pause that may be asked for.
+/// Shortest configurable pause.
 pub const GAP_MIN: Duration = Duration::from_millis(2);
-/// Longest pause that may be asked for.
+/// Longest configurable pause.
 pub const GAP_MAX: Duration = Duration::from_secs(60);
-/// The pause unless another is asked for.
+/// Default pause.
 pub const GAP_DEFAULT: Duration = Duration::from_millis(50);

@@ -1,47 +1,46 @@
-//! Length-prefixed frames: a header of so many bytes, in it a number that says how long the frame
-//! is.
+//! Length-prefixed frames: the header contains the length of the frame.
 //!
 //! ```text
 //! | offset bytes | 1, 2 or 4 bytes of length | payload … | checksum |
 //! ```
 //!
-//! The number counts the bytes behind it, checksum included, less `adjust`: 0 where it counts just
-//! them, 2 where it does not count a 2-byte checksum, −2 where it counts itself too. The payload is
-//! what follows the number, without the checksum: what stands before the number (a sync byte, an
-//! address) is passed over; the checksum covers it.
+//! The length field counts the bytes after it, with the checksum, minus `adjust`: 0 if it counts
+//! exactly these, 2 if it excludes a 2-byte checksum, −2 if it includes a 2-byte length field. The
+//! payload is the part between length field and checksum; bytes before the length field (a sync
+//! byte, an address) are ignored, but covered by the checksum.
 
 use super::EncodeError;
 
 /// Most bytes before the length.
 pub const OFFSET_MAX: usize = 16;
 
-/// Where the length is and what it counts.
+/// Position and meaning of the length field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Bytes of the number: 1, 2 or 4.
+    /// Width of the length field: 1, 2 or 4 bytes.
     pub width: Width,
-    /// The lowest byte comes first.
+    /// Whether the low byte comes first.
     pub little_endian: bool,
-    /// Bytes before it, `0..=16`.
+    /// Bytes before the length field, `0..=16`.
     pub offset: usize,
-    /// Bytes behind the number that it does not count; negative where it counts bytes before them.
-    /// `-64..=64`.
+    /// Bytes after the length field that it does not count; negative if it counts bytes before
+    /// them. `-64..=64`.
     pub adjust: i32,
 }
 
-/// How many bytes the number has.
+/// Width of the length field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
-    /// One.
+    /// One byte.
     One,
-    /// Two.
+    /// Two bytes.
     Two,
-    /// Four.
+    /// Four bytes.
     Four,
 }
 
 impl Width {
-    /// Its bytes.
+    /// The width in bytes.
     pub fn bytes(self) -> usize {
         match self {
             Width::One => 1,
@@ -51,14 +50,14 @@ impl Width {
     }
 }
 
-/// How long a frame is, as far as its beginning tells.
+/// The length of a frame, as far as known from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
-    /// The number is not there yet.
+    /// The length field is not complete yet.
     Unknown,
-    /// So many bytes in all.
+    /// The frame has this many bytes in all.
     Known(usize),
-    /// The number makes no sense.
+    /// The length is invalid.
     Impossible,
 }
 
@@ -80,12 +79,12 @@ impl Header {
         }
     }
 
-    /// What follows the number, in a frame whose checksum was taken off.
+    /// The bytes after the length field, in a frame without its checksum.
     pub(super) fn payload<'f>(&self, body: &'f [u8]) -> Option<&'f [u8]> {
         body.get(self.end()..)
     }
 
-    /// Writes the header of a payload of so many bytes; bytes before the length are zero.
+    /// Writes the header for a payload of this length; bytes before the length field are zero.
     pub(super) fn write(
         &self,
         payload: usize,

@@ -1,17 +1,16 @@
-//! Lines: a frame is what stands before a line end, or before any other delimiter of its own.
+//! Lines: a frame ends with a line end or another delimiter.
 
 use super::{Buffer, EncodeError, Step};
 
 /// Longest delimiter, in bytes.
 pub const END_MAX: usize = 8;
 
-/// What ends a line.
+/// The line end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// CR, LF, or both, whichever comes: the empty line between CR and LF is passed over. Sent as
-    /// CR LF.
+    /// CR, LF or both; the empty line between CR and LF is ignored. Sent as CR LF.
     Any,
-    /// This sequence, `1..=8` bytes, and nothing else.
+    /// Exactly this sequence, `1..=8` bytes.
     Exactly(Vec<u8>),
 }
 
@@ -27,8 +26,8 @@ impl End {
         let start = out.len();
         out.extend_from_slice(body);
         out.extend_from_slice(end);
-        // Not only inside the body: its last bytes and the first of the delimiter can make one
-        // together.
+        // The search includes the delimiter, because the last bytes of the body and its first bytes
+        // can form a delimiter.
         let first = out[start..].windows(end.len().max(1)).position(|window| window == end);
         if first != Some(body.len()) {
             out.truncate(start);
@@ -41,8 +40,7 @@ impl End {
 #[derive(Debug)]
 pub(super) struct Scanner {
     end: End,
-    /// The last bytes, as many as the delimiter has, of the frame under way; in case they begin a
-    /// delimiter.
+    /// The last bytes of the current frame, which may be the beginning of a delimiter.
     tail: Vec<u8>,
 }
 

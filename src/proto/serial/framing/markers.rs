@@ -1,26 +1,26 @@
-//! Frames between a start and an end, like `STX … ETX` or `$ … CR LF`.
+//! Frames between a start and an end marker, such as `STX … ETX` or `$ … CR LF`.
 //!
-//! | with | a start inside a frame | arbitrary bytes |
+//! | markers | a start marker inside a frame | arbitrary bytes |
 //! |---|---|---|
-//! | no escape | begins a new one: the end of the one before was lost | cannot be sent where they hold a marker |
-//! | an escape byte | the same; escaped, it is part of the frame | yes |
-//! | start = end | is its end, and may begin the next as well | as above |
+//! | no escape | begins a new frame, because the end of the previous one was lost | a payload that contains a marker cannot be sent |
+//! | an escape byte | as above; if escaped, it is part of the frame | yes |
+//! | start = end | is the end, and may also begin the next frame | as above |
 //!
-//! The escape stands before every byte that is to be taken as it is.
+//! The escape byte precedes every byte that must be read literally.
 
 use super::{Buffer, Counters, EncodeError, Step};
 
 /// Longest marker, in bytes.
 pub const MARKER_MAX: usize = 8;
 
-/// What encloses a frame.
+/// The markers around a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Markers {
-    /// Before it; `1..=8` bytes.
+    /// The start marker; `1..=8` bytes.
     pub start: Vec<u8>,
-    /// Behind it; `1..=8` bytes.
+    /// The end marker; `1..=8` bytes.
     pub end: Vec<u8>,
-    /// Takes its meaning from the byte behind it. In neither marker.
+    /// The escape byte, after which a byte is read literally. It is in neither marker.
     pub escape: Option<u8>,
 }
 
@@ -44,7 +44,7 @@ impl Markers {
         Ok(())
     }
 
-    /// Whether no marker is found in an unescaped frame but its own.
+    /// Whether an unescaped frame contains no marker other than its own.
     fn is_plain(&self, frame: &[u8], body: usize) -> bool {
         let inside = &frame[self.start.len()..];
         let first = |marker: &[u8]| inside.windows(marker.len().max(1)).position(|window| window == marker);
@@ -58,7 +58,7 @@ pub(super) struct Scanner {
     markers: Markers,
     inside: bool,
     escaped: bool,
-    /// The last unescaped bytes that may yet become a marker.
+    /// The last unescaped bytes, which may be the beginning of a marker.
     tail: Vec<u8>,
 }
 
@@ -91,7 +91,7 @@ impl Scanner {
             let end = self.markers.end.len();
             self.settle(end, buffer);
             self.tail.clear();
-            // Where both are the same, the end of one frame may be the start of the next.
+            // If both markers are equal, the end of one frame may be the start of the next.
             self.inside = self.markers.start == self.markers.end;
             return Step::Frame;
         }
@@ -106,7 +106,7 @@ impl Scanner {
         Step::More
     }
 
-    /// Looks for a start.
+    /// Looks for a start marker.
     fn outside(&mut self, byte: u8, counters: &mut Counters) -> Step {
         self.tail.push(byte);
         if self.tail.ends_with(&self.markers.start) {
@@ -120,8 +120,7 @@ impl Scanner {
         Step::More
     }
 
-    /// Bytes that can be part of no marker any more, all but the last `keep`, are part of the
-    /// frame.
+    /// Moves the bytes that cannot be part of a marker, all but the last `keep`, to the frame.
     fn settle(&mut self, keep: usize, buffer: &mut Buffer) {
         let certain = self.tail.len().saturating_sub(keep);
         for byte in self.tail.drain(..certain) {

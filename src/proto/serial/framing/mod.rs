@@ -1,18 +1,22 @@
-//! Framing: where in a stream of bytes a message begins and ends. One file a framing.
+//! Framing: splits a stream of bytes into messages. One file per framing.
 //!
 //! ```text
 //! bytes ──Decoder──> frame ──checksum──> payload      payload ──encode──> bytes
 //! ```
 //!
-//! | framing | a frame is | after garbage it goes on at |
+//! | framing | frame | resynchronises at |
 //! |---|---|---|
-//! | [`mod@line`] | what stands before a line end | the next line end |
+//! | [`mod@line`] | terminated by a line end | the next line end |
 //! | [`slip`] | RFC 1055, between END bytes | the next END |
 //! | [`cobs`] | consistent overhead byte stuffing, before a zero | the next zero |
-//! | [`length`] | as long as a field in its header says | the next byte from which a frame fits |
-//! | [`gap`] | what comes without a pause | the next pause |
-//! | [`fixed`] | so many bytes | a pause; with a checksum, the next byte from which one fits |
-//! | [`markers`] | between a start and an end | the next start |
+//! | [`length`] | has its length in a header field | the next byte at which a valid frame starts |
+//! | [`gap`] | bytes without a pause between them | the next pause |
+//! | [`fixed`] | a fixed number of bytes | a pause; with a checksum, the next byte at which a valid frame starts |
+//! | [`markers`] | between a start and an end marker | the next start marker |
+//!
+//! With [`Settings::start`], frames of the last three also begin with certain bytes, and after a
+//! lost byte they are found again by these within one frame: without a checksum, a frame of known
+//! length counts only if the next one begins behind it, or nothing comes for [`SETTLE`].
 //!
 //! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer
 //! is dropped and counted. Empty frames are passed over: doubled delimiters make them. Time is an
@@ -28,56 +32,103 @@ pub mod slip;
 
 use std::time::{Duration, Instant};
 
-use super::checksum::Checksum;
+use super::checksum::{Checksum, Placement};
 
-/// Longest frame that may be asked for, in bytes, checksum and header included.
+/// Longest configurable frame, in bytes with checksum and header.
 pub const FRAME_MAX: usize = 16 * 1024;
-/// Bytes that come so soon after the port was opened may be the rest of a frame whose beginning was
-/// missed.
+/// Bytes that arrive within this time after the port was opened may be the rest of a frame whose
+/// beginning was missed.
 pub const SETTLE: Duration = Duration::from_millis(50);
-/// A frame whose length is known beforehand must come without a longer pause than this.
+/// Longest pause within a frame of known length.
 pub const IDLE: Duration = Duration::from_secs(1);
 
-/// How messages are told apart.
+/// The framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Text lines, or anything with a delimiter behind it.
+    /// Text lines, or frames with another delimiter at the end.
     Line(line::End),
-    /// RFC 1055.
+    /// SLIP (RFC 1055).
     Slip,
-    /// Consistent overhead byte stuffing, each frame ended by a zero.
+    /// Consistent overhead byte stuffing; a zero ends each frame.
     Cobs,
-    /// A header with the length.
+    /// A header with the length of the frame.
     Length(length::Header),
-    /// A pause between frames, as in Modbus RTU.
+    /// A pause between frames.
     Gap(Duration),
-    /// Always the same size in bytes, checksum included; `1..=FRAME_MAX`.
+    /// A fixed size in bytes with the checksum; `1..=FRAME_MAX`.
     Fixed(usize),
-    /// Between two sequences of bytes.
+    /// Between a start and an end marker.
     Markers(markers::Markers),
 }
 
-/// How a stream is taken apart.
+/// The settings of a decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How messages are told apart.
+    /// The framing.
     pub framing: Framing,
-    /// What stands at the end of each frame.
+    /// The checksum at the end of each frame.
     pub checksum: Option<Checksum>,
+    /// Where and how it stands there.
+    pub placement: Placement,
     /// Longest frame in bytes, header, checksum and line end included where they are kept until the
     /// end; `1..=FRAME_MAX`.
     pub max_frame: usize,
+    /// What each frame begins with, in framings `length`, `gap` and `fixed`; `0..=8` bytes. Counted
+    /// in the size, covered by the checksum, and not part of the payload.
+    pub start: Vec<u8>,
+    /// What was begun before the port was opened is dropped, however long after the opening it
+    /// comes: everything up to the first delimiter or pause.
+    pub skip_first: bool,
 }
+
+/// Longest start, in bytes.
+pub const START_MAX: usize = 8;
+
+/// Why a frame was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bad {
+    /// It is longer than `max-frame`.
+    TooLong,
+    /// Its checksum is wrong.
+    Checksum,
+    /// An escape, a length, a delimiter or the start stands where none can, or it is empty.
+    Malformed,
+    /// Its rest did not come.
+    Incomplete,
+}
+
+impl Bad {
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Bad::TooLong => "too long",
+            Bad::Checksum => "checksum",
+            Bad::Malformed => "malformed",
+            Bad::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// Bytes of a dropped frame that are kept to be shown.
+pub const SHOWN_MAX: usize = 16;
 
 /// What came in since the decoder was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes in all.
+    /// Bytes received.
     pub bytes: u64,
-    /// Frames handed on.
+    /// Valid frames.
     pub good: u64,
-    /// Frames that were not: checksum, escape, length, size.
+    /// Invalid frames: checksum, escape, length, size.
     pub bad: u64,
+    /// Of these, [`Bad::TooLong`].
+    pub too_long: u64,
+    /// Of these, [`Bad::Checksum`].
+    pub checksum: u64,
+    /// Of these, [`Bad::Malformed`].
+    pub malformed: u64,
+    /// Of these, [`Bad::Incomplete`].
+    pub incomplete: u64,
     /// Bytes that made no good frame, checksums and delimiters aside.
     pub dropped: u64,
 }
@@ -85,13 +136,13 @@ pub struct Counters {
 /// Why a payload cannot be framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncodeError {
-    /// It is empty; nobody could tell it from a doubled delimiter.
+    /// It is empty, and would look like a repeated delimiter.
     Empty,
-    /// The frame would be longer than allowed, or than its length field can say.
+    /// The frame would be longer than allowed, or than the length field can represent.
     TooLong,
     /// A fixed frame has another size.
     WrongSize,
-    /// It contains what ends a frame, and this framing has no escape.
+    /// It contains a delimiter, and this framing has no escape.
     Delimiter,
 }
 
@@ -108,23 +159,23 @@ impl std::fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// What a framing made of one byte.
+/// The result of one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// The frame goes on.
+    /// The frame continues.
     More,
-    /// The buffer holds a frame; a following byte begins the next.
+    /// The buffer contains a frame; the next byte begins another one.
     Frame,
-    /// The buffer holds what cannot become a frame.
+    /// The buffer contains an invalid frame.
     Bad,
 }
 
-/// A bounded buffer of one frame.
+/// A bounded buffer for one frame.
 #[derive(Debug)]
 struct Buffer {
     bytes: Vec<u8>,
     max: usize,
-    /// Bytes of this frame for which there was no room: it is longer than allowed.
+    /// Bytes of this frame beyond the limit.
     over: u64,
 }
 
@@ -141,7 +192,7 @@ impl Buffer {
         self.bytes.is_empty()
     }
 
-    /// Empties it; how many bytes were meant for it.
+    /// Clears it; returns the number of bytes of the frame, including those beyond the limit.
     fn clear(&mut self) -> u64 {
         let held = self.bytes.len() as u64 + std::mem::take(&mut self.over);
         self.bytes.clear();
@@ -149,7 +200,7 @@ impl Buffer {
     }
 }
 
-/// The framings that are told byte by byte.
+/// The state of the framings that are decoded byte by byte.
 #[derive(Debug)]
 enum Scanner {
     Line(line::Scanner),
@@ -157,29 +208,33 @@ enum Scanner {
     Cobs(cobs::Scanner),
     Markers(markers::Scanner),
     Gap,
-    /// These look at all that is there: [`Decoder::scan`].
+    /// These are decoded from the whole buffer: [`Decoder::scan`].
     Length(length::Header),
     Fixed(usize),
 }
 
-/// Takes a stream apart.
+/// Splits a stream into frames.
 #[derive(Debug)]
 pub struct Decoder {
     scanner: Scanner,
     checksum: Option<Checksum>,
+    placement: Placement,
+    start: Vec<u8>,
     buffer: Buffer,
-    /// Everything up to the next delimiter is dropped: its beginning was too long, wrong, or
-    /// missed.
+    /// Whether everything up to the next delimiter is dropped, because the frame is too long,
+    /// invalid, or its beginning was missed.
     skipping: bool,
     opened_at: Option<Instant>,
-    /// What comes without a longer pause belongs together.
+    /// The pause that ends a frame.
     pause: Option<Duration>,
     last_byte_at: Option<Instant>,
     counters: Counters,
+    skip_first: bool,
+    last_bad: Option<(Bad, Vec<u8>)>,
 }
 
 impl Decoder {
-    /// For a port that was opened at `now`.
+    /// A decoder for a port that was opened at `now`.
     pub fn new(settings: &Settings, now: Instant) -> Decoder {
         let max = settings.max_frame.clamp(1, FRAME_MAX);
         let (scanner, pause) = match &settings.framing {
@@ -194,27 +249,36 @@ impl Decoder {
         Decoder {
             scanner,
             checksum: settings.checksum,
+            placement: settings.placement,
+            start: settings.start.clone(),
             buffer: Buffer { bytes: Vec::new(), max, over: 0 },
             skipping: false,
             opened_at: Some(now),
             pause,
             last_byte_at: None,
             counters: Counters::default(),
+            skip_first: settings.skip_first,
+            last_bad: None,
         }
     }
 
-    /// The port was opened anew: what was begun before is dropped.
+    /// The port was reopened: an incomplete frame is dropped.
     pub fn reopen(&mut self, now: Instant) {
-        self.fail();
+        self.fail(Bad::Incomplete);
         self.skipping = false;
         self.scanner.restart();
         self.opened_at = Some(now);
         self.last_byte_at = None;
     }
 
-    /// What came in.
+    /// The counters.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The last frame that was dropped since it was asked, why, and its first [`SHOWN_MAX`] bytes.
+    pub fn take_bad(&mut self) -> Option<(Bad, Vec<u8>)> {
+        self.last_bad.take()
     }
 
     /// Takes bytes; `sink` gets every payload that is complete, its checksum taken off.
@@ -222,18 +286,19 @@ impl Decoder {
         if bytes.is_empty() {
             return;
         }
-        // A pause between frames is told by the shell, which looks for bytes before it tells. What
-        // it brings late may have come in time and waited for it: only a pause that no stall
-        // explains ends a frame here.
+        // The shell reports pauses by `handle_timeout`, after checking for bytes. Bytes that it
+        // delivers late may have arrived in time: only a pause that a stall cannot explain ends a
+        // frame here.
         let judged = match self.scanner {
             Scanner::Gap => now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now),
             _ => now,
         };
         self.handle_timeout(judged, sink);
         if let Some(opened) = self.opened_at.take()
-            && now.saturating_duration_since(opened) < SETTLE
+            && (self.skip_first || now.saturating_duration_since(opened) < SETTLE)
         {
-            self.skipping = self.scanner.has_delimiter();
+            let is_first = self.skip_first && matches!(self.scanner, Scanner::Gap);
+            self.skipping = self.scanner.has_delimiter() || is_first;
         }
         self.counters.bytes += bytes.len() as u64;
         self.last_byte_at = Some(now);
@@ -241,7 +306,7 @@ impl Decoder {
             Scanner::Length(_) | Scanner::Fixed(_) => {
                 for part in bytes.chunks(self.buffer.max) {
                     self.buffer.bytes.extend_from_slice(part);
-                    self.scan(sink);
+                    self.scan(false, sink);
                 }
             }
             Scanner::Gap => bytes.iter().for_each(|byte| self.buffer.push(*byte)),
@@ -249,29 +314,52 @@ impl Decoder {
         }
     }
 
-    /// A pause may have ended a frame.
+    /// Handles the timer: a pause may have ended a frame.
     pub fn handle_timeout(&mut self, now: Instant, sink: &mut dyn FnMut(&[u8])) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.last_byte_at = None;
             match self.scanner {
                 Scanner::Gap => self.end(sink),
+                // Nothing begins behind it, and nothing more comes.
+                _ if self.awaits_start() => self.scan(true, sink),
                 _ => {
-                    self.fail();
+                    if !self.start.is_empty()
+                        && matches!(self.scanner, Scanner::Length(_) | Scanner::Fixed(_))
+                    {
+                        // A wrong length may have swallowed good frames.
+                        self.scan(true, sink);
+                    }
+                    self.fail(Bad::Incomplete);
                     self.skipping = false;
                 }
             }
         }
     }
 
-    /// When a pause will have been long enough to mean something.
+    /// When the current pause becomes significant.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.buffer.is_empty() {
             return None;
         }
-        self.last_byte_at?.checked_add(self.pause?)
+        let pause = if self.awaits_start() { SETTLE } else { self.pause? };
+        self.last_byte_at?.checked_add(pause)
     }
 
-    /// One byte of a framing with delimiters.
+    /// Whether the buffer holds just a frame that counts only if the next one begins behind it.
+    fn awaits_start(&self) -> bool {
+        let size = match &self.scanner {
+            Scanner::Length(header) => header.frame_size(&self.buffer.bytes),
+            Scanner::Fixed(size) => length::Size::Known(*size),
+            _ => return false,
+        };
+        let is_whole = size == length::Size::Known(self.buffer.bytes.len());
+        is_whole
+            && !self.start.is_empty()
+            && self.checksum.is_none()
+            && self.buffer.bytes.starts_with(&self.start)
+    }
+
+    /// Decodes one byte of a framing with delimiters.
     fn step(&mut self, byte: u8, sink: &mut dyn FnMut(&[u8])) {
         let step = match &mut self.scanner {
             Scanner::Line(scanner) => scanner.step(byte, &mut self.buffer),
@@ -284,74 +372,126 @@ impl Decoder {
             Step::More => {}
             Step::Frame => self.end(sink),
             Step::Bad => {
-                self.fail();
+                self.fail(Bad::Malformed);
                 self.skipping = false;
             }
         }
     }
 
-    /// The buffer holds a whole frame, or the rest of one whose beginning was dropped.
+    /// Ends a frame: the buffer contains a complete frame, or the rest of one whose beginning was
+    /// dropped.
     fn end(&mut self, sink: &mut dyn FnMut(&[u8])) {
         if self.skipping || self.buffer.over > 0 {
-            self.fail();
+            self.fail(Bad::TooLong);
             self.skipping = false;
             return;
         }
         if self.buffer.is_empty() {
             return;
         }
-        let frame = &self.buffer.bytes;
-        let payload = match self.checksum {
-            Some(checksum) => checksum.strip(frame),
-            None => Some(&frame[..]),
+        // What stands before the start is the rest of something else.
+        let begin = match self.start.len() {
+            0 => Some(0),
+            length => self.buffer.bytes.windows(length).position(|window| window == self.start),
         };
+        let frame = begin.and_then(|begin| self.buffer.bytes.get(begin..));
+        self.counters.dropped += frame.and(begin).unwrap_or(0) as u64;
+        let body = frame.and_then(|frame| match self.checksum {
+            Some(checksum) => self.placement.strip(checksum, frame),
+            None => Some(frame),
+        });
+        let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
+        let payload = body.and_then(|body| body.get(self.start.len()..));
         match payload.filter(|payload| !payload.is_empty()) {
             Some(payload) => {
                 self.counters.good += 1;
                 sink(payload);
                 self.buffer.clear();
             }
-            None => self.fail(),
+            None => self.fail(why),
         }
     }
 
     /// What is in the buffer will not become a frame.
-    fn fail(&mut self) {
+    fn fail(&mut self, why: Bad) {
         if !self.buffer.is_empty() {
-            self.counters.bad += u64::from(!self.skipping);
+            if !self.skipping {
+                let shown = self.buffer.bytes.len().min(SHOWN_MAX);
+                self.last_bad = Some((why, self.buffer.bytes[..shown].to_vec()));
+                self.counters.count(why);
+            }
             self.counters.dropped += self.buffer.clear();
         }
     }
 
     /// Takes frames of a known length off the front of the buffer, and bytes that can begin none.
-    fn scan(&mut self, sink: &mut dyn FnMut(&[u8])) {
+    /// `last`: nothing more comes for now.
+    fn scan(&mut self, last: bool, sink: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
+        let mut bad: Vec<(Bad, Vec<u8>)> = Vec::new();
         // Bytes dropped one after the other are one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let known = rest.len().min(self.start.len());
+            if rest[..known] != self.start[..known] {
+                if !std::mem::replace(&mut lost, true) {
+                    let why = Bad::Malformed;
+                    bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                }
+                self.counters.dropped += 1;
+                at += 1;
+                continue;
+            }
             let size = match &self.scanner {
                 Scanner::Length(header) => header.frame_size(rest),
                 Scanner::Fixed(size) => length::Size::Known(*size),
                 _ => break,
             };
+            let is_over = last && !self.start.is_empty();
             let size = match size {
-                length::Size::Unknown => break,
-                length::Size::Known(size) if size <= self.buffer.max => size,
-                length::Size::Known(_) | length::Size::Impossible => {
-                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                length::Size::Unknown if !is_over => break,
+                length::Size::Known(size) if size <= self.buffer.max && (!is_over || size <= rest.len()) => {
+                    size
+                }
+                length::Size::Unknown | length::Size::Known(_) | length::Size::Impossible => {
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = if matches!(size, length::Size::Known(size) if size > self.buffer.max) {
+                            Bad::TooLong
+                        } else {
+                            Bad::Malformed
+                        };
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
                     self.counters.dropped += 1;
                     at += 1;
                     continue;
                 }
             };
             let Some(frame) = rest.get(..size) else { break };
+            let behind = &rest[size..];
+            if self.checksum.is_none() && !self.start.is_empty() {
+                let known = behind.len().min(self.start.len());
+                if behind[..known] != self.start[..known] {
+                    // A byte of it is missing: the next one began earlier.
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = Bad::Malformed;
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
+                    self.counters.dropped += 1;
+                    at += 1;
+                    continue;
+                }
+                if known < self.start.len() && !last {
+                    break;
+                }
+            }
             let body = match self.checksum {
-                Some(checksum) => checksum.strip(frame),
+                Some(checksum) => self.placement.strip(checksum, frame),
                 None => Some(frame),
             };
             let payload = body.and_then(|body| match &self.scanner {
                 Scanner::Length(header) => header.payload(body),
-                _ => Some(body),
+                _ => body.get(self.start.len()..),
             });
             match payload {
                 Some(payload) => {
@@ -363,20 +503,36 @@ impl Decoder {
                     at += size;
                 }
                 None => {
-                    self.counters.bad += u64::from(!std::mem::replace(&mut lost, true));
+                    if !std::mem::replace(&mut lost, true) {
+                        let why = if body.is_none() { Bad::Checksum } else { Bad::Malformed };
+                        bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                    }
                     self.counters.dropped += 1;
                     at += 1;
                 }
             }
         }
+        bad.iter().for_each(|(why, _)| self.counters.count(*why));
+        self.last_bad = bad.pop().or(self.last_bad.take());
         self.skipping = lost;
         self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
     }
 }
 
+impl Counters {
+    fn count(&mut self, why: Bad) {
+        self.bad += 1;
+        *match why {
+            Bad::TooLong => &mut self.too_long,
+            Bad::Checksum => &mut self.checksum,
+            Bad::Malformed => &mut self.malformed,
+            Bad::Incomplete => &mut self.incomplete,
+        } += 1;
+    }
+}
+
 impl Scanner {
-    /// Whether a frame that was begun unseen can be told from a whole one only by what ended the
-    /// one before.
+    /// Whether a frame whose beginning was missed can only be detected by the delimiter before it.
     fn has_delimiter(&self) -> bool {
         matches!(self, Scanner::Line(_) | Scanner::Slip(_) | Scanner::Cobs(_))
     }
@@ -392,21 +548,31 @@ impl Scanner {
     }
 }
 
-/// Puts the frame of `payload` behind what is in `out`, its checksum included.
+/// Appends the frame of `payload`, with its checksum, to `out`.
 ///
 /// # Errors
-/// [`EncodeError`]; `out` is as it was.
+/// [`EncodeError`]; `out` is unchanged.
 pub fn encode(settings: &Settings, payload: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
     if payload.is_empty() {
         return Err(EncodeError::Empty);
     }
     let mut body = Vec::with_capacity(payload.len() + 16);
+    if !matches!(settings.framing, Framing::Length(_)) {
+        body.extend_from_slice(&settings.start);
+    }
     if let Framing::Length(header) = &settings.framing {
-        header.write(payload.len(), settings.checksum.map_or(0, Checksum::width), &mut body)?;
+        header.write(
+            payload.len(),
+            settings.checksum.map_or(0, |checksum| settings.placement.width(checksum)),
+            &mut body,
+        )?;
+        if let Some(first) = body.get_mut(..settings.start.len().min(header.offset)) {
+            first.copy_from_slice(&settings.start[..first.len()]);
+        }
     }
     body.extend_from_slice(payload);
     if let Some(checksum) = settings.checksum {
-        checksum.append(&mut body, 0);
+        settings.placement.append(checksum, &mut body);
     }
     if body.len() > settings.max_frame {
         return Err(EncodeError::TooLong);

@@ -1,18 +1,18 @@
-//! SLIP (RFC 1055): END closes a frame, and the two escapes let END and ESC stand inside one.
+//! SLIP (RFC 1055): END ends a frame, and two escape sequences represent END and ESC inside a
+//! frame.
 //!
-//! An ESC with anything else behind it breaks the frame; it is dropped at the next END. Frames are
-//! sent with an END before them too, as the RFC advises: it closes whatever noise the line picked
-//! up.
+//! ESC followed by another byte makes the frame invalid; it is dropped at the next END. Frames are
+//! also sent with a leading END, as the RFC recommends, which ends preceding noise.
 
 use super::{Buffer, Step};
 
-/// Frame end.
+/// End of a frame.
 pub const END: u8 = 0xC0;
 /// Escape.
 pub const ESC: u8 = 0xDB;
-/// Behind ESC: END.
+/// After ESC: END.
 pub const ESC_END: u8 = 0xDC;
-/// Behind ESC: ESC.
+/// After ESC: ESC.
 pub const ESC_ESC: u8 = 0xDD;
 
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Scanner {
     }
 }
 
-/// Puts the frame behind what is in `out`.
+/// Appends the frame to `out`.
 pub fn encode(body: &[u8], out: &mut Vec<u8>) {
     out.push(END);
     for byte in body {

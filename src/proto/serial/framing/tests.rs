@@ -8,7 +8,14 @@ use super::markers::Markers;
 use super::*;
 
 fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
-    Settings { framing, checksum, max_frame: 1024 }
+    Settings {
+        framing,
+        checksum,
+        max_frame: 1024,
+        start: Vec::new(),
+        placement: Default::default(),
+        skip_first: false,
+    }
 }
 
 /// A port that has been open for long.
@@ -266,7 +273,14 @@ fn what_is_too_long_is_dropped_whole_and_counted() {
         Framing::Cobs,
         markers(b"\x02", b"\x03", None),
     ] {
-        let wide = Settings { framing, checksum: None, max_frame: 4096 };
+        let wide = Settings {
+            framing,
+            checksum: None,
+            max_frame: 4096,
+            start: Vec::new(),
+            placement: Default::default(),
+            skip_first: false,
+        };
         let narrow = Settings { max_frame: 64, ..wide.clone() };
         let mut stream = Vec::new();
         encode(&wide, &[b'x'; 2000], &mut stream).unwrap();
@@ -344,7 +358,7 @@ fn a_frame_that_stops_half_way_is_given_up_after_a_pause() {
     assert!(take(&mut decoder, now, b"\x05ab").is_empty());
     let at = decoder.poll_timeout().unwrap();
     assert_eq!(at, now + IDLE);
-    // The pause is seen also where nobody was woken for it.
+    // The pause is detected also without a timer call.
     assert_eq!(take(&mut decoder, at, b"\x02hi"), [b"hi"]);
     assert_eq!((decoder.counters().bad, decoder.counters().dropped), (1, 3));
     assert_eq!(decoder.poll_timeout(), None);
@@ -370,4 +384,147 @@ fn a_length_counts_what_its_device_counts() {
     assert_eq!(take(&mut decoder, now, &stream), [b"abc"]);
     assert_eq!(take(&mut decoder, now, b"\xff\xff\xff\xff\xff"), Vec::<Vec<u8>>::new());
     assert!(decoder.counters().bad > 0);
+}
+
+// --- frames that begin with certain bytes
+// --------------------------------------------------------------
+
+fn started(framing: Framing, checksum: Option<Checksum>) -> Settings {
+    Settings { start: b"\x42\x4D".to_vec(), ..settings(framing, checksum) }
+}
+
+/// Frames of eight bytes: the start, and six that tell the frame and their place.
+fn numbered(count: u8) -> Vec<Vec<u8>> {
+    (0..count).map(|frame| (0..6).map(|at| 0x80 | frame << 3 | at).collect()).collect()
+}
+
+/// What is to be found of frames of so many bytes if this byte is lost: of its frame nothing, and
+/// if it was of a start, nothing of the one before either, for what is behind that is no start.
+fn without(frames: &[Vec<u8>], lost: usize, size: usize) -> Vec<Vec<u8>> {
+    let (hit, within) = (lost / size, lost % size);
+    let is_lost = |frame: usize| frame == hit || (within < 2 && frame + 1 == hit);
+    (0..frames.len()).filter(|frame| !is_lost(*frame)).map(|frame| frames[frame].clone()).collect()
+}
+
+#[test]
+fn a_fixed_frame_that_lost_a_byte_is_dropped_and_no_later_one_is_shifted() {
+    let frames = numbered(5);
+    let sent: Vec<u8> = frames.iter().flat_map(|frame| [b"\x42\x4D", &frame[..]].concat()).collect();
+    for lost in 0..sent.len() {
+        let mut cut = sent.clone();
+        cut.remove(lost);
+        for chunk in [1, 3, cut.len()] {
+            let (mut decoder, now) = opened(&started(Framing::Fixed(8), None));
+            let mut found = Vec::new();
+            cut.chunks(chunk).for_each(|part| found.extend(take(&mut decoder, now, part)));
+            found.extend(pause(&mut decoder, now + SETTLE));
+            found.extend(pause(&mut decoder, now + IDLE));
+            assert_eq!(found, without(&frames, lost, 8), "without byte {lost}, {chunk} at once");
+            assert!(decoder.counters().bad >= 1, "{lost}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_with_a_length_that_lost_a_byte_costs_that_frame_only() {
+    let frames = numbered(5);
+    for checksum in [None, Some(Checksum::Crc16Modbus)] {
+        let settings = started(header(Width::One, false, 2, 0), checksum);
+        let sent: Vec<Vec<u8>> = frames
+            .iter()
+            .map(|frame| {
+                let mut out = Vec::new();
+                encode(&settings, frame, &mut out).unwrap();
+                assert_eq!(out[..2], *b"\x42\x4D");
+                out
+            })
+            .collect();
+        let (whole, size) = (sent.concat(), sent[0].len());
+        for lost in 0..whole.len() {
+            let mut cut = whole.clone();
+            cut.remove(lost);
+            let (mut decoder, now) = opened(&settings);
+            let mut found = take(&mut decoder, now, &cut);
+            found.extend(pause(&mut decoder, now + SETTLE));
+            found.extend(pause(&mut decoder, now + IDLE));
+            let mut expected = without(&frames, lost, size);
+            if checksum.is_some() && expected.len() < 4 {
+                // It needs no start behind it to count.
+                expected.insert(lost / size - 1, frames[lost / size - 1].clone());
+            }
+            assert_eq!(found, expected, "without byte {lost}, {checksum:?}");
+        }
+    }
+}
+
+#[test]
+fn a_last_frame_with_a_start_counts_after_a_short_pause_and_a_cut_one_never() {
+    let (mut decoder, now) = opened(&started(Framing::Fixed(4), None));
+    assert_eq!(take(&mut decoder, now, b"\x42\x4Dab"), [b""; 0]);
+    assert_eq!(decoder.poll_timeout(), Some(now + SETTLE));
+    assert_eq!(pause(&mut decoder, now + SETTLE), [b"ab"]);
+    let later = now + IDLE;
+    assert_eq!(take(&mut decoder, later, b"\x42\x4Da"), [b""; 0]);
+    assert_eq!(pause(&mut decoder, later + IDLE), [b""; 0]);
+    assert_eq!(decoder.counters().bad, 1);
+    assert_eq!(take(&mut decoder, later + IDLE, b"\x42\x4Dcd\x42\x4D"), [b"cd"]);
+}
+
+#[test]
+fn what_stands_before_the_start_in_a_gap_frame_is_dropped() {
+    let (mut decoder, now) = opened(&started(Framing::Gap(Duration::from_millis(50)), None));
+    take(&mut decoder, now, b"rest\x42\x4Dvalue");
+    assert_eq!(pause(&mut decoder, now + Duration::from_millis(50)), [b"value"]);
+    take(&mut decoder, now + IDLE, b"no start");
+    assert_eq!(pause(&mut decoder, now + 2 * IDLE), [b""; 0]);
+    let counters = decoder.counters();
+    assert_eq!((counters.good, counters.bad, counters.dropped), (1, 1, 12));
+}
+
+#[test]
+fn every_dropped_frame_has_a_reason_and_shows_its_first_bytes() {
+    let small = |framing, checksum| Settings { max_frame: 20, ..settings(framing, checksum) };
+    for (settings, bytes, why, first) in [
+        (
+            small(Framing::Line(End::Any), None),
+            &b"0123456789012345678901\n"[..],
+            Bad::TooLong,
+            &b"0123456789012345"[..],
+        ),
+        (small(Framing::Line(End::Any), Some(Checksum::Xor)), b"abc\n", Bad::Checksum, b"abc"),
+        (small(Framing::Slip, None), b"a\xDBx\xC0", Bad::Malformed, b"a"),
+        (small(header(Width::One, false, 0, 0), None), b"\x7Fabc", Bad::TooLong, b"\x7Fabc"),
+        (small(Framing::Fixed(3), Some(Checksum::Sum)), b"abc", Bad::Checksum, b"abc"),
+        (small(Framing::Fixed(9), None), b"abc", Bad::Incomplete, b"abc"),
+    ] {
+        let (mut decoder, now) = opened(&settings);
+        assert_eq!(take(&mut decoder, now, bytes), [b""; 0]);
+        pause(&mut decoder, now + IDLE);
+        let (found, shown) = decoder.take_bad().unwrap();
+        assert_eq!((found, shown.starts_with(&first[..1])), (why, true), "{settings:?} {shown:?}");
+        assert!(shown.len() <= SHOWN_MAX);
+        let counters = decoder.counters();
+        let sum = counters.too_long + counters.checksum + counters.malformed + counters.incomplete;
+        assert_eq!((sum, sum > 0), (counters.bad, true), "{counters:?}");
+        assert_eq!(decoder.take_bad(), None);
+    }
+}
+
+#[test]
+fn with_skip_first_what_was_begun_before_the_opening_is_dropped_however_late_it_comes() {
+    for (framing, rest, whole) in [
+        (Framing::Line(End::Any), &b"3.5\n"[..], &b"23.5\n"[..]),
+        (Framing::Slip, b"3.5\xC0", b"23.5\xC0"),
+        (Framing::Gap(Duration::from_millis(50)), b"3.5", b"23.5"),
+    ] {
+        let wanted = Settings { skip_first: true, ..settings(framing.clone(), None) };
+        let (mut decoder, now) = opened(&wanted);
+        let mut found = take(&mut decoder, now, rest);
+        found.extend(pause(&mut decoder, now + SETTLE));
+        assert_eq!(found, [b""; 0], "{framing:?}");
+        found.extend(take(&mut decoder, now + IDLE, whole));
+        found.extend(pause(&mut decoder, now + IDLE + SETTLE));
+        assert_eq!(found, [b"23.5"], "{framing:?}");
+        assert_eq!(decoder.counters().bad, 0);
+    }
 }

@@ -1,97 +1,120 @@
-//! The master of a bus: one request at a time, each unit in its own rhythm, and none that keeps the
-//! others waiting.
+//! The master of a bus: one request at a time, each unit with its own period, and a failing unit
+//! does not delay the others.
 //!
 //! ```text
 //!  down ──line_up──> idle ──a unit is due, the line is quiet──> waiting ──answer, time-out, damage──> idle
 //!    ^─────────────────────────── line_down, at any time ─────────────────────────────────────────────┘
 //! ```
 //!
-//! * A unit that has failed is left alone for a time that doubles up to a bound. It gets its turn
-//!   where its time-out makes no other unit late; if there is no such place for a whole period of
-//!   it, then once each unit that is due was asked. So units without an answer cost the others one
-//!   time-out a cycle at most.
-//! * An answer is taken only from the unit asked, with the function and the length asked for, and a
-//!   right checksum. What else comes is stepped over while the time-out runs on (MODBUS over Serial
-//!   Line V1.02 §2.4.1). How late answers are told from the present one, see `unit`.
-//! * No clock, no port, no chance: `now` and a seed come in, bytes and events go out.
+//! * A failed unit is not polled for a back-off time that doubles up to a maximum. Then it is
+//!   polled when its timeout delays no other unit; if that is not possible for one of its periods,
+//!   it is polled after every unit that is due. So failing units cost the others at most one
+//!   timeout per cycle.
+//! * A response is accepted only from the requested unit, with the requested function and length
+//!   and a valid checksum. Other frames are ignored while the timeout runs (MODBUS over Serial Line
+//!   V1.02 §2.4.1). `unit` describes how late responses are detected.
+//! * It has no clock, port or random source: `now` and a seed are arguments, bytes and events are
+//!   the output.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::frame::{self, Found, Receiver};
-use super::pdu::{Answer, Exception, Request};
+use super::learn::{Learned, Obstacle};
+use super::pdu::{Answer, Request};
 use super::settings::Settings;
 pub use super::unit::{Counters, State};
-use super::unit::{Progress, Purpose, Refusal, Unit};
+use super::unit::{News, Progress, Purpose, Unit};
 use crate::splitmix::SplitMix64;
 
-/// Nothing more is asked while so many events wait to be collected.
+/// Most queued events; no further request is sent until they are collected.
 const EVENTS_MAX: usize = 256;
-/// So long after the last byte a complete but wrong answer is given up; longer than adapters hold
-/// bytes back (16 ms).
+/// Time after the last byte at which a complete but invalid response is given up; longer than the
+/// latency of adapters (16 ms).
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Why a request had no answer.
+/// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nothing came from it.
+    /// The unit did not respond.
     Silent,
-    /// Bytes came that are no frame: an answer damaged by noise, or noise alone.
+    /// Bytes without a valid frame came: a damaged response, or noise.
     Damaged,
 }
 
-/// What the shell is told. Units are numbered as in [`Settings::units`].
+/// An event for the shell. Units are indices into [`Settings::units`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A unit has a reading to publish: JSON, at its path.
     Reading {
-        /// Whose.
+        /// The unit.
         unit: usize,
         /// One JSON object.
         payload: Vec<u8>,
     },
-    /// A unit answers now, and did not before.
+    /// A unit's values arrive now, and did not before.
     Up {
+        /// The unit.
+        unit: usize,
+    },
+    /// A unit answers, but none of its values arrives.
+    Degraded {
+        /// Which.
+        unit: usize,
+    },
+    /// It was found out that a unit wants to be asked otherwise than planned:
+    /// [`Bus::learned`].
+    Learned {
         /// Which.
         unit: usize,
     },
     /// A unit has not answered three times in a row.
     Down {
-        /// Which.
+        /// The unit.
         unit: usize,
-        /// The third time.
+        /// The failure of the third request.
         failure: Failure,
     },
-    /// A request had no answer.
+    /// A request failed.
     Failed {
-        /// Whose.
+        /// The unit.
         unit: usize,
-        /// How.
+        /// The failure.
         failure: Failure,
-        /// In a row, this one counted.
+        /// Consecutive failures, including this one.
         failures: u32,
     },
-    /// A unit refuses to have a register read; its readings come without it. Told once, until it
-    /// has been read.
+    /// A unit refuses to have a register read, or does not answer for it; its readings, if any,
+    /// come without it. Told once, until it has been read.
     Refused {
-        /// Which unit.
+        /// The unit.
         unit: usize,
-        /// Which of its registers, as an index into
-        /// [`Unit::registers`](super::settings::Unit::registers).
+        /// The register, as an index into [`Unit::registers`](super::settings::Unit::registers).
         register: usize,
         /// Why.
-        exception: Exception,
+        why: Obstacle,
     },
-    /// An answer came after its time and was not used: the time-out is too short for this unit.
-    Late {
-        /// Whose.
+    /// A unit answered with another length than was asked for; the answer was not used.
+    Misfit {
+        /// Which.
         unit: usize,
-        /// After its request.
+        /// Its function code.
+        function: u8,
+        /// Bytes of data it answered with.
+        bytes: usize,
+        /// Bytes of data that were asked for.
+        asked: usize,
+    },
+    /// A response came after the timeout and was not used: the timeout is too short for this unit.
+    Late {
+        /// The unit.
+        unit: usize,
+        /// The time since its request.
         after: Duration,
     },
 }
 
-/// The master.
+/// The master of one bus.
 #[derive(Debug)]
 pub struct Bus {
     settings: Settings,
@@ -101,14 +124,16 @@ pub struct Bus {
     sent: Vec<u8>,
     to_send: bool,
     events: VecDeque<Event>,
-    /// Not before this is anything sent: silence between frames.
+    /// The earliest time of the next request: the silence between frames.
     quiet_at: Instant,
+    /// When the line was last used, for the pauses of units.
+    used_at: Instant,
     /// When the bytes that nobody asked for began.
     babble: Instant,
-    /// When the last of them came.
+    /// When the last unexpected byte came.
     heard: Instant,
     begun: Option<Instant>,
-    /// Whose poll goes on.
+    /// The unit whose poll is in progress.
     current: Option<usize>,
     clock: Instant,
     random: SplitMix64,
@@ -129,14 +154,15 @@ struct Exchange {
     request: Request,
     asked: Instant,
     deadline: Instant,
-    /// Enough bytes came, none of them the answer: given up then unless more come.
+    /// Set if enough bytes came without a response: when the request is given up unless more bytes
+    /// come.
     settled: Option<Instant>,
-    /// The echo has to come first.
+    /// Whether the echo of the request is expected first.
     echo: bool,
 }
 
 impl Bus {
-    /// A bus whose port is not open yet. `seed` decides the jitter.
+    /// A bus whose port is not open yet. `seed` is the seed of the jitter.
     pub fn new(mut settings: Settings, now: Instant, seed: u64) -> Bus {
         let units = std::mem::take(&mut settings.units);
         Bus {
@@ -148,6 +174,7 @@ impl Bus {
             to_send: false,
             events: VecDeque::new(),
             quiet_at: now,
+            used_at: now,
             babble: now,
             heard: now,
             begun: None,
@@ -158,7 +185,32 @@ impl Bus {
         }
     }
 
-    /// The port is open: all units are due.
+    /// Takes over what was learned of a unit before, by its device id; before the port is open.
+    pub fn recall(&mut self, now: Instant, learned: impl Fn(&str) -> Option<Learned>) {
+        for unit in &mut self.units {
+            if let Some(learned) = learned(unit.settings.id.as_str()) {
+                unit.recall(&learned, now);
+            }
+        }
+    }
+
+    /// What was learned of a unit.
+    pub fn learned(&self, unit: usize) -> Option<Learned> {
+        Some(self.units.get(unit)?.learned())
+    }
+
+    /// Rises when something was learned.
+    pub fn revision(&self) -> u64 {
+        self.units.iter().map(|unit| unit.revision).sum()
+    }
+
+    /// The registers of a unit that its readings come without, as indexes, and why.
+    pub fn obstacles(&self, unit: usize) -> impl Iterator<Item = (usize, Obstacle)> {
+        let refused = self.units.get(unit).map(Unit::refused).unwrap_or_default();
+        refused.iter().map(|refusal| (refusal.register, refusal.why))
+    }
+
+    /// The port is open: all units are due, once answers to requests of before have come.
     pub fn line_up(&mut self, now: Instant) {
         self.tick(now);
         self.line = Line::Idle;
@@ -167,11 +219,12 @@ impl Bus {
         self.begun = None;
         self.receiver.clear();
         self.quiet_at = now + self.gap();
+        self.used_at = now;
         self.babble = now;
-        self.units.iter_mut().for_each(|unit| unit.start(now));
+        self.units.iter_mut().for_each(|unit| unit.start(now, unit.settings.timeout));
     }
 
-    /// The port is gone: nothing is asked, and no unit is blamed.
+    /// The port was closed: no request is sent, and no failure is counted.
     pub fn line_down(&mut self, now: Instant) {
         self.tick(now);
         self.line = Line::Down;
@@ -180,7 +233,7 @@ impl Bus {
         self.receiver.clear();
     }
 
-    /// Bytes came from the port.
+    /// Handles received bytes.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
         self.tick(now);
         for part in bytes.chunks(64) {
@@ -192,6 +245,15 @@ impl Bus {
                     self.examine(now, false);
                 }
             }
+        }
+    }
+
+    /// A whole frame came that is known not to answer the last request.
+    pub fn handle_late(&mut self, now: Instant, frame: &[u8]) {
+        self.tick(now);
+        if let [unit, pdu @ .., _, _] = frame {
+            let frame = frame::Frame { unit: *unit, pdu };
+            stray(now, frame, &mut self.units, &mut self.events, &mut self.strangers);
         }
     }
 
@@ -207,7 +269,7 @@ impl Bus {
         self.begin(now);
     }
 
-    /// When [`Bus::handle_timeout`] has something to do; `None` while the port is down.
+    /// When [`Bus::handle_timeout`] must be called next; `None` while the port is closed.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.line {
             Line::Down => None,
@@ -215,11 +277,11 @@ impl Bus {
                 Some(exchange.settled.map_or(exchange.deadline, |settled| settled.min(exchange.deadline)))
             }
             Line::Idle if self.events.len() >= EVENTS_MAX => None,
-            Line::Idle => Some(self.next_begin()?.max(self.open_at())),
+            Line::Idle => self.next_begin(),
         }
     }
 
-    /// What to write to the port, whole; clears `buffer` and fills it in. `false`: nothing now.
+    /// Replaces the content of `buffer` with the next request; returns false if there is none now.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         buffer.clear();
         if !std::mem::take(&mut self.to_send) {
@@ -229,45 +291,46 @@ impl Bus {
         true
     }
 
-    /// What has happened, in order. At 256 uncollected ones nothing more is asked.
+    /// The next event, in order. With 256 queued events no further request is sent.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// The last reading of this unit was not taken over: its next one is published even if nothing
-    /// has changed.
+    /// The last reading of this unit was refused: its next one is published even if it is
+    /// unchanged.
     pub fn forget_published(&mut self, unit: usize) {
         if let Some(unit) = self.units.get_mut(unit) {
             unit.forget_published();
         }
     }
 
-    /// Whether a unit answers.
+    /// The state of a unit.
     pub fn state(&self, unit: usize) -> Option<State> {
         Some(self.units.get(unit)?.state)
     }
 
-    /// What has happened with a unit.
+    /// The counters of a unit.
     pub fn counters(&self, unit: usize) -> Option<Counters> {
         Some(self.units.get(unit)?.counters)
     }
 
-    /// What a unit was set up with.
+    /// The settings of a unit.
     pub fn unit(&self, unit: usize) -> Option<&super::settings::Unit> {
         Some(&self.units.get(unit)?.settings)
     }
 
-    /// How many units there are.
+    /// The number of units.
     pub fn unit_count(&self) -> usize {
         self.units.len()
     }
 
-    /// Whole frames from nobody who was asked: another master, or a unit that is not configured.
+    /// Unexpected frames: no request was outstanding for that unit. Another master, or a unit that
+    /// is not configured, sends them.
     pub fn strangers(&self) -> u64 {
         self.strangers
     }
 
-    /// Bytes that belonged to no frame.
+    /// Bytes that belong to no frame.
     pub fn noise(&self) -> u64 {
         self.receiver.noise()
     }
@@ -280,49 +343,63 @@ impl Bus {
     }
 
     fn gap(&self) -> Duration {
-        self.settings.speed.gap() + self.settings.pause
+        self.settings.speed.gap()
     }
 
-    /// When the line may be used again.
+    /// When a unit may be asked.
+    fn open_for(&self, unit: &Unit) -> Instant {
+        let paused = self.used_at + self.settings.speed.gap() + unit.settings.pause;
+        unit.open_at().map_or(paused, |at| at.max(paused)).max(self.open_at())
+    }
+
+    /// When the next request may be sent.
     fn open_at(&self) -> Instant {
         let paced = self.begun.map(|begun| begun + self.settings.interval);
         paced.map_or(self.quiet_at, |paced| paced.max(self.quiet_at))
     }
 
-    /// Bytes that nobody asked for: waits until they end, but not longer than a time-out, for a
-    /// line may never be quiet.
+    /// Unexpected bytes: waits until they end, but at most one timeout, because a line may never be
+    /// quiet.
     fn overhear(&mut self, now: Instant, bytes: &[u8]) {
         if now >= self.heard + self.gap() {
             self.babble = now;
         }
         self.heard = now;
+        self.used_at = now.min(self.babble + self.settings.timeout);
         let quiet = (now + self.gap()).min(self.babble + self.settings.timeout);
         self.quiet_at = self.quiet_at.max(quiet);
         self.receiver.push(bytes);
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
-        self.receiver.overhear(|frame| stray(now, frame, units, events, strangers));
+        self.receiver.overhear(|frame| {
+            stray(now, frame, units, events, strangers);
+        });
     }
 
-    /// Looks whether the answer has come; `last`: nothing more will.
+    /// Looks for the response; `last`: no more bytes will come.
     fn examine(&mut self, now: Instant, last: bool) {
-        // Taken out, so that an answer in it can be handed on.
+        // Taken out, because the response borrows from it.
         let mut receiver = std::mem::take(&mut self.receiver);
-        if let Some((unit, purpose, answer)) = self.search(now, last, &mut receiver) {
-            self.answered(now, unit, purpose, answer);
+        let answer = self.search(now, last, &mut receiver);
+        // A gateway says so of a unit behind it: that is the unit's silence, not its answer.
+        let is_silence = matches!(answer, Some(Answer::Exception(exception)) if exception.is_of_gateway());
+        if is_silence {
+            receiver.clear();
+            self.receiver = receiver;
+            return self.give_up(now);
+        }
+        if let Some(answer) = answer
+            && let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle)
+        {
+            self.answered(now, &exchange, answer);
             receiver.clear();
         }
         self.receiver = receiver;
     }
 
-    fn search<'r>(
-        &mut self,
-        now: Instant,
-        last: bool,
-        receiver: &'r mut Receiver,
-    ) -> Option<(usize, Purpose, Answer<'r>)> {
+    fn search<'r>(&mut self, now: Instant, last: bool, receiver: &'r mut Receiver) -> Option<Answer<'r>> {
         let Line::Waiting(exchange) = &mut self.line else { return None };
-        // A read is never answered with itself, but a write is; so there the owner has to say
-        // whether the line echoes.
+        // The response to a read never equals the request, but that to a write does; so for writes
+        // the echo must be configured.
         if exchange.echo || exchange.request.function() <= 4 {
             match receiver.strip_echo(&self.sent) {
                 None if exchange.echo && !last => return None,
@@ -332,11 +409,20 @@ impl Bus {
         }
         let address = self.units.get(exchange.unit)?.settings.address;
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
+        let shape = exchange.request.answer();
         let found = receiver.answer(address, &exchange.request, last, |frame| {
-            stray(now, frame, units, events, strangers);
+            let is_other = stray(now, frame, units, events, strangers);
+            if is_other && frame.unit == address && frame.pdu.first() == Some(&shape.function) {
+                let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
+                if let Some(unit) = units.get_mut(exchange.unit) {
+                    unit.misfit();
+                }
+                let function = shape.function;
+                events.push_back(Event::Misfit { unit: exchange.unit, function, bytes, asked });
+            }
         });
         match found {
-            Found::Answer(answer) => Some((exchange.unit, exchange.purpose, answer)),
+            Found::Answer(answer) => Some(answer),
             Found::Nothing { complete } => {
                 exchange.settled = complete.then(|| now + SETTLE.max(2 * self.settings.speed.gap()));
                 None
@@ -344,80 +430,132 @@ impl Bus {
         }
     }
 
-    fn answered(&mut self, now: Instant, index: usize, purpose: Purpose, answer: Answer<'_>) {
+    fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
+        let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
-        let mut refusals = Vec::new();
-        let (progress, came_up) = unit.answered(purpose, answer, &mut refusals);
-        if came_up {
-            self.events.push_back(Event::Up { unit: index });
-        }
-        for Refusal { register, exception } in refusals {
-            self.events.push_back(Event::Refused { unit: index, register, exception });
-        }
-        if progress == Progress::Done {
+        let mut news = Vec::new();
+        let of = (exchange.purpose, &exchange.request, exchange.asked);
+        let timeout = unit.settings.timeout;
+        let progress = unit.answered(now, of, answer, timeout, &mut news);
+        if progress != Progress::More {
             self.current = None;
-            let mut payload = Vec::new();
-            let jitter = self.random.up_to(unit.settings.jitter);
-            if unit.complete(now, jitter, &mut payload) {
-                self.events.push_back(Event::Reading { unit: index, payload });
+        }
+        match progress {
+            Progress::More | Progress::Wait => {}
+            Progress::Done => self.complete(now, index, &mut news),
+            Progress::End => {
+                let jitter = self.random.up_to(unit.settings.jitter);
+                unit.end_turn(now, jitter);
             }
+        }
+        self.tell(index, news);
+    }
+
+    fn complete(&mut self, now: Instant, index: usize, news: &mut Vec<News>) {
+        let Some(unit) = self.units.get_mut(index) else { return };
+        let mut payload = Vec::new();
+        let jitter = self.random.up_to(unit.settings.jitter);
+        if unit.complete(now, jitter, &mut payload, news) {
+            // What is new of the unit is told before its reading.
+            self.tell(index, std::mem::take(news));
+            self.events.push_back(Event::Reading { unit: index, payload });
         }
     }
 
-    /// The line is free again after its silence.
+    fn tell(&mut self, unit: usize, news: Vec<News>) {
+        self.events.extend(news.into_iter().map(|news| match news {
+            News::Up => Event::Up { unit },
+            News::Degraded => Event::Degraded { unit },
+            News::Refused { register, why } => Event::Refused { unit, register, why },
+            News::Learned => Event::Learned { unit },
+        }));
+    }
+
+    /// Ends an exchange; the line is free after the silence.
     fn release(&mut self, now: Instant) {
         self.line = Line::Idle;
         self.quiet_at = now + self.gap();
+        self.used_at = now;
         self.babble = now;
     }
 
-    /// The answer did not come, if it is still waited for.
+    /// Gives up the outstanding request, if there is one.
     fn give_up(&mut self, now: Instant) {
-        let Line::Waiting(exchange) = &self.line else { return };
+        if !matches!(self.line, Line::Waiting(_)) {
+            return;
+        }
+        let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle) else { return };
         let failure = if self.receiver.has_noise() { Failure::Damaged } else { Failure::Silent };
-        let (index, asked, shape) = (exchange.unit, exchange.asked, exchange.request.answer());
+        let index = exchange.unit;
         self.release(now);
         self.current = None;
         self.receiver.clear();
         let Some(unit) = self.units.get_mut(index) else { return };
-        match failure {
-            Failure::Silent => unit.counters.silent += 1,
-            Failure::Damaged => unit.counters.damaged += 1,
-        }
+        let why = match failure {
+            Failure::Silent => {
+                unit.counters.silent += 1;
+                Obstacle::Silence
+            }
+            Failure::Damaged => {
+                unit.counters.damaged += 1;
+                Obstacle::Damage
+            }
+        };
         let doubled =
             2u32.checked_pow(unit.failures).and_then(|factor| self.settings.backoff.checked_mul(factor));
         let backoff = doubled.unwrap_or(self.settings.backoff_max).min(self.settings.backoff_max);
-        let went_down = unit.failed(now, asked, shape, backoff);
+        let of = (exchange.purpose, &exchange.request, exchange.asked);
+        // As many bytes as an answer has: then it was this answer that was damaged, and none is
+        // still to come.
+        let came = failure == Failure::Damaged && exchange.settled.is_some();
+        let is_complete = unit.failed(now, of, (why, came), backoff);
+        let went_down = unit.has_gone_down();
         let failures = unit.failures;
         self.events.push_back(Event::Failed { unit: index, failure, failures });
         if went_down {
             self.events.push_back(Event::Down { unit: index, failure });
+        }
+        if is_complete {
+            let mut news = Vec::new();
+            self.complete(now, index, &mut news);
+            self.tell(index, news);
+            if let Some(unit) = self.units.get_mut(index) {
+                unit.try_again(now + backoff);
+            }
         }
     }
 
     // --- whose turn it is
     // -------------------------------------------------------------------------------------
 
-    /// Asks the next unit, if one is due and the line is free.
+    /// Sends the next request, if a unit is due and the line is free.
     fn begin(&mut self, now: Instant) {
         if !matches!(self.line, Line::Idle) || now < self.open_at() || self.events.len() >= EVENTS_MAX {
             return;
         }
         let Some(index) = self.choose(now) else { return };
-        let Some((purpose, request)) = self.units[index].next_request() else {
-            // Nothing can be asked of it.
-            self.units[index].schedule(now, Duration::ZERO);
+        if self.current.is_none() {
+            self.units[index].begin(now);
+            self.current = Some(index);
+        }
+        if self.open_for(&self.units[index]) > now {
+            // The line is kept for it: it needs a longer silence than the others.
+            return;
+        }
+        let Some((purpose, request)) = self.units[index].next_request(now) else {
+            // Nothing can be asked of it in this turn.
+            let jitter = self.random.up_to(self.units[index].settings.jitter);
+            self.units[index].end_turn(now, jitter);
             self.current = None;
             return;
         };
         if self.units[index].failures > 0 {
             self.units.iter_mut().for_each(|unit| unit.served = false);
         }
-        let deadline = now + self.cost(&request);
+        let deadline = now + self.cost(&self.units[index], &request);
         let unit = &mut self.units[index];
-        unit.served = true;
-        unit.counters.requests += 1;
+        unit.sent(now);
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();
@@ -436,18 +574,21 @@ impl Bus {
     }
 
     /// How long a request without an answer occupies the line.
-    fn cost(&self, request: &Request) -> Duration {
+    fn cost(&self, unit: &Unit, request: &Request) -> Duration {
         let sent = if request.function() > 6 { frame::FRAME_MAX } else { 8 };
-        self.settings.timeout
+        unit.settings.timeout
             + self.settings.speed.characters(sent + 3 + usize::from(request.answer().length))
     }
 
-    /// How long the probe of a unit that does not answer occupies the line.
+    /// The time for which the probe of a failed unit occupies the line.
     fn probe_cost(&self, unit: &Unit) -> Duration {
-        unit.next_request().map_or(self.settings.timeout, |(_, request)| self.cost(&request)) + self.gap()
+        let request = unit.next_request(self.clock);
+        request.map_or(unit.settings.timeout, |(_, request)| self.cost(unit, &request))
+            + self.gap()
+            + unit.settings.pause
     }
 
-    /// When the next answering unit is due.
+    /// When the next responding unit is due.
     fn next_live(&self) -> Option<Instant> {
         self.units.iter().filter(|unit| unit.failures == 0).map(|unit| unit.due).min()
     }
@@ -471,10 +612,10 @@ impl Bus {
         dead.or_else(|| first(&mut due(false)))
     }
 
-    /// When a unit can be asked next, the line being free.
+    /// When the next request can be sent if the line is free.
     fn next_begin(&self) -> Option<Instant> {
-        if self.current.is_some() {
-            return Some(self.open_at());
+        if let Some(unit) = self.current.and_then(|index| self.units.get(index)) {
+            return Some(self.open_for(unit));
         }
         let live = self.next_live();
         let dead = self.units.iter().filter(|unit| unit.failures > 0).map(|unit| {
@@ -485,21 +626,27 @@ impl Bus {
                 at.max(unit.due + unit.settings.period)
             }
         });
-        dead.chain(live).min()
+        Some(dead.chain(live).min()?.max(self.open_at()))
     }
 }
 
-/// A frame that is not the answer waited for.
+/// A frame that is not the answer waited for. Whether nobody knows whose answer it is.
 fn stray(
     now: Instant,
     frame: frame::Frame<'_>,
     units: &mut [Unit],
     events: &mut VecDeque<Event>,
     strangers: &mut u64,
-) {
+) -> bool {
     let sender = units.iter_mut().enumerate().find(|(_, unit)| unit.settings.address == frame.unit);
     match sender.and_then(|(index, unit)| Some((index, unit.late(now, frame.pdu)?))) {
-        Some((unit, after)) => events.push_back(Event::Late { unit, after }),
-        None => *strangers += 1,
+        Some((unit, after)) => {
+            events.push_back(Event::Late { unit, after });
+            false
+        }
+        None => {
+            *strangers += 1;
+            true
+        }
     }
 }

@@ -1,32 +1,31 @@
-//! When a reading is worth publishing: always, or only when something has changed by more than its
-//! dead band, but at least so often.
+//! When a reading is published: always, or only if a value has changed by more than its dead band,
+//! with a longest interval.
 
 use std::time::{Duration, Instant};
 
 use super::map::{Register, Value};
 
-/// Which readings are published.
+/// The rule for publishing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Publish {
-    /// Every one.
+    /// Every reading.
     Always,
-    /// One in which a value differs from the one last published by more than its dead band, and one
-    /// after `max_unchanged` at the latest.
+    /// A reading with a value that differs from the last published one by more than its dead band,
+    /// and one after `max_unchanged` at the latest.
     OnChange {
-        /// `None`: however long nothing changes.
+        /// Longest time without a reading; `None` = unlimited.
         max_unchanged: Option<Duration>,
     },
 }
 
-/// Remembers what was published last.
+/// Stores the last published reading.
 #[derive(Debug, Default)]
 pub struct Changes {
     last: Option<(Instant, Vec<Option<Value>>)>,
 }
 
 impl Changes {
-    /// Whether this reading is to be published; if so it becomes the one that later readings are
-    /// compared with.
+    /// Whether this reading must be published; if so, later readings are compared with it.
     pub fn decide(
         &mut self,
         now: Instant,
@@ -50,8 +49,7 @@ impl Changes {
         wanted
     }
 
-    /// Forgets the last one, because it was not delivered: the next reading is published whatever
-    /// it says.
+    /// Drops the last reading, because it was refused: the next one is published in any case.
     pub fn forget(&mut self) {
         self.last = None;
     }
@@ -61,7 +59,7 @@ fn differs(dead_band: f64, last: Option<&Value>, value: Option<&Value>) -> bool 
     let numbers = last.and_then(Value::number).zip(value.and_then(Value::number));
     match numbers {
         Some((last, value)) if dead_band > 0.0 => (value - last).abs() > dead_band,
-        // Exactly, also where a double would not tell two whole numbers apart.
+        // Exact comparison, also for integers that are equal as f64.
         _ => last != value,
     }
 }
@@ -69,7 +67,7 @@ fn differs(dead_band: f64, last: Option<&Value>, value: Option<&Value>) -> bool 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 mod tests {
-    use super::super::map::{Kind, Order};
+    use super::super::map::Kind;
     use super::super::pdu::Table;
     use super::*;
 
@@ -77,15 +75,9 @@ mod tests {
         let register = |name: &str| Register {
             name: name.to_owned(),
             table: Table::Input,
-            address: 0,
             kind: Kind::F32,
-            words: Order::Big,
-            bytes: Order::Big,
-            scale: 1.0,
-            offset: 0.0,
-            unit: None,
-            absent: None,
             dead_band,
+            ..Register::default()
         };
         vec![register("a"), register("b")]
     }
@@ -99,7 +91,7 @@ mod tests {
             changes.decide(now, ON_CHANGE, &registers, &[Some(Value::Float(value)), Some(Value::Float(0.0))])
         };
         assert!(decide(10.0));
-        // A slow drift is published as soon as it has gone far enough from what was last told.
+        // A slow drift is published when it differs enough from the last published value.
         let published: Vec<bool> = (1..=12).map(|step| decide(10.0 + 0.125 * f64::from(step))).collect();
         let at: Vec<usize> = (0..12).filter(|index| published[*index]).collect();
         assert_eq!(at, [4, 9]);

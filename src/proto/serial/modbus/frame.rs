@@ -1,10 +1,10 @@
-//! The RTU frame: a unit's address before the protocol data unit, a checksum behind it, and silence
-//! around it.
+//! The RTU frame: the unit's address, the protocol data unit, and a checksum, with silence before
+//! and after it.
 //!
-//! The standard marks a frame's end by 3.5 characters of silence. Behind a USB adapter that silence
-//! cannot be seen: bytes come in lumps, 16 ms apart with some chips. So the end of an answer is
-//! known from its length, which the request determines, and its checksum; silence is only kept
-//! before sending, and used to give up early on what is complete but wrong.
+//! The standard marks the end of a frame by 3.5 characters of silence. With a USB adapter that
+//! silence cannot be measured: bytes arrive in batches, up to 16 ms apart with some chips. So the
+//! end of a response follows from its length, which the request determines, and its checksum.
+//! Silence is only kept before sending, and used to give up a complete but invalid response early.
 //!
 //! MODBUS over Serial Line V1.02 §2.5.1.
 
@@ -13,29 +13,28 @@ use std::time::Duration;
 use super::super::checksum::Checksum;
 use super::pdu::{Answer, EXCEPTION, PDU_MAX, Request};
 
-/// Longest frame: address, protocol data unit, checksum.
+/// Longest frame in bytes: address, protocol data unit, checksum.
 pub const FRAME_MAX: usize = 1 + PDU_MAX + 2;
-/// Most bytes kept while looking for a frame. What is older cannot belong to an answer that is
-/// still to come.
+/// Most bytes kept while looking for a frame. Older bytes cannot belong to a future response.
 const KEPT_MAX: usize = FRAME_MAX + 64;
 
 /// CRC-16/MODBUS (§2.5.1.2). On the wire its low byte comes first.
 pub fn crc16(bytes: &[u8]) -> u16 {
-    // Of two bytes, so it always fits.
+    // It has two bytes, so the cast is lossless.
     Checksum::Crc16Modbus.of(bytes) as u16
 }
 
-/// How fast characters go over the line.
+/// The speed of the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speed {
-    /// Bits a second; 1 at least.
+    /// Bits per second; at least 1.
     pub baud: u32,
-    /// Bits a character takes: start, data, parity, stop. 11 by the standard, 10 with 8N1.
+    /// Bits per character: start, data, parity, stop. 11 by the standard, 10 with 8N1.
     pub bits: u8,
 }
 
 impl Speed {
-    /// How long so many characters take.
+    /// The duration of `count` characters.
     pub fn characters(self, count: usize) -> Duration {
         let bits = u64::from(self.bits) * count as u64;
         Duration::from_nanos(bits.saturating_mul(1_000_000_000) / u64::from(self.baud.max(1)))
@@ -56,17 +55,17 @@ pub fn encode(unit: u8, request: &Request, out: &mut Vec<u8>) {
     out.extend_from_slice(&crc.to_le_bytes());
 }
 
-/// A whole frame with a right checksum.
+/// A complete frame with a valid checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'b> {
-    /// Who sent it, or to whom.
+    /// The unit's address.
     pub unit: u8,
-    /// Function code and what follows it.
+    /// The protocol data unit: function code and data.
     pub pdu: &'b [u8],
 }
 
-/// The frame at the beginning of `bytes`, taken as an answer: its length follows from its function
-/// code.
+/// The frame at the beginning of `bytes`, parsed as a response: its length follows from its
+/// function code.
 fn whole(bytes: &[u8]) -> Option<Frame<'_>> {
     let [unit, function, third, ..] = *bytes else { return None };
     let length = match function {
@@ -78,21 +77,20 @@ fn whole(bytes: &[u8]) -> Option<Frame<'_>> {
     checked(bytes.get(..length)?).map(|pdu| Frame { unit, pdu })
 }
 
-/// The protocol data unit of a frame, if the checksum is right.
+/// The protocol data unit of a frame, if the checksum is valid.
 fn checked(frame: &[u8]) -> Option<&[u8]> {
     let (body, crc) = frame.split_last_chunk::<2>()?;
     (crc16(body) == u16::from_le_bytes(*crc)).then(|| &body[1..])
 }
 
-/// What was found among the bytes received.
+/// The result of a search in the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found<'b> {
-    /// The answer.
+    /// The response.
     Answer(Answer<'b>),
-    /// Not yet anything; `complete` says whether as many bytes have come as an answer takes, so
-    /// that silence would mean that it was damaged.
+    /// No response yet.
     Nothing {
-        /// Enough came.
+        /// Whether enough bytes for a response came, so that silence means that it is damaged.
         complete: bool,
     },
 }
@@ -101,15 +99,15 @@ pub enum Found<'b> {
 #[derive(Debug, Default)]
 pub struct Receiver {
     bytes: Vec<u8>,
-    /// Up to here, frames that are not the answer were told already.
+    /// The position up to which other frames are already reported.
     told: usize,
-    /// How many of the bytes belong to a frame.
+    /// The number of bytes that belong to a frame.
     framed: usize,
     noise: u64,
 }
 
 impl Receiver {
-    /// Takes bytes in.
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         if let Some(over) = self.bytes.len().checked_sub(KEPT_MAX)
@@ -128,8 +126,8 @@ impl Receiver {
         self.bytes.len() > self.framed
     }
 
-    /// Takes an echo of `sent` off the beginning. `None`: too little has come to tell.
-    /// `Some(false)`: it is not the echo.
+    /// Removes an echo of `sent` from the beginning. `None`: more bytes are needed. `Some(false)`:
+    /// it is not the echo.
     pub fn strip_echo(&mut self, sent: &[u8]) -> Option<bool> {
         let known = self.bytes.len().min(sent.len());
         if self.bytes[..known] != sent[..known] {
@@ -143,12 +141,11 @@ impl Receiver {
         Some(true)
     }
 
-    /// Looks for the answer of `unit` to `request`, at any place, so that noise before it does no
-    /// harm.
+    /// Looks for the response of `unit` to `request` at any position, because noise may precede it.
     ///
-    /// Whole frames that are something else are stepped over, so that nothing inside them is taken
-    /// for an answer, and told to `other` once. A beginning that could become the answer is waited
-    /// for, until `last`: then nothing more will come.
+    /// Other complete frames are skipped, so that nothing inside them is mistaken for the response,
+    /// and reported to `other` once. An incomplete response is waited for, unless `last` is set: no
+    /// more bytes will come.
     pub fn answer(
         &mut self,
         unit: u8,
@@ -186,7 +183,7 @@ impl Receiver {
                 self.framed += range.len();
                 self.told = range.end;
                 let pdu = &self.bytes[range.start + 1..range.end - 2];
-                // `candidate` read it already.
+                // `candidate` has parsed it already.
                 match request.parse_answer(pdu) {
                     Ok(answer) => Found::Answer(answer),
                     Err(_) => Found::Nothing { complete: true },
@@ -198,7 +195,7 @@ impl Receiver {
         }
     }
 
-    /// Looks for whole frames while nothing is asked, and tells each once.
+    /// Looks for complete frames while no request is outstanding, and reports each once.
     pub fn overhear(&mut self, mut other: impl FnMut(Frame<'_>)) {
         let mut at = self.told;
         while at < self.bytes.len() {
@@ -215,7 +212,7 @@ impl Receiver {
         }
     }
 
-    /// Forgets all that came; what belonged to no frame was noise.
+    /// Drops all bytes; those that belong to no frame count as noise.
     pub fn clear(&mut self) {
         self.noise += self.bytes.len().saturating_sub(self.framed) as u64;
         self.bytes.clear();
@@ -223,16 +220,16 @@ impl Receiver {
         self.framed = 0;
     }
 
-    /// How many bytes belonged to no frame.
+    /// The number of bytes that belonged to no frame.
     pub fn noise(&self) -> u64 {
         self.noise
     }
 }
 
 enum Candidate {
-    /// The answer, so many bytes with address and checksum.
+    /// The response, of this many bytes with address and checksum.
     Answer(usize),
-    /// Might become the answer with more bytes.
+    /// May become the response with more bytes.
     Short,
     No,
 }
@@ -248,7 +245,7 @@ fn candidate(bytes: &[u8], unit: u8, request: &Request) -> Candidate {
         function if function == shape.function | EXCEPTION => 5,
         _ => return Candidate::No,
     };
-    // A read says how many bytes follow: the first thing to differ in an answer of another shape.
+    // The byte count of a read is the first field that differs in a response of another shape.
     if matches!(*function, 1..=4) && bytes.get(2).is_some_and(|count| usize::from(*count) + 5 != length) {
         return Candidate::No;
     }

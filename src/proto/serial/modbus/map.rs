@@ -1,9 +1,9 @@
-//! Register maps: what the bits and registers of a unit mean, and a poll's values as one JSON
-//! object.
+//! Register maps: the meaning of the bits and registers of a unit, and the values of a poll as one
+//! JSON object.
 //!
-//! A 16-bit register goes over the wire with its high byte first, and that is all the standard
-//! says; larger values, their word order and their scale are each maker's own (MODBUS Application
-//! Protocol V1.1b3 §4.2).
+//! The standard only defines that a 16-bit register is sent with its high byte first; larger
+//! values, their word order and their scale are vendor-specific (MODBUS Application Protocol V1.1b3
+//! §4.2).
 
 use std::fmt::Write as _;
 
@@ -12,9 +12,13 @@ use super::pdu::{Table, data_length};
 /// How raw bytes become a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One bit of a coil or discrete table; of a register, the bit with that number (0 the lowest),
-    /// or any bit if `None`.
+    /// One bit of a coil or discrete table; for a register, the bit with this number (0 = lowest),
+    /// or whether any bit is set if `None`.
     Bool(Option<u8>),
+    /// One byte of a register, unsigned.
+    U8(Half),
+    /// One byte of a register, two's complement.
+    I8(Half),
     /// One register, unsigned.
     U16,
     /// One register, two's complement.
@@ -31,20 +35,81 @@ pub enum Kind {
     F32,
     /// Four registers, IEEE 754 double precision.
     F64,
-    /// So many registers with two characters each, the high byte first; ends at a NUL, spaces at
-    /// the end dropped.
+    /// So many decimal digits, four bits each: 2 (the low byte of a register), 4 or 8. A nibble
+    /// above 9 makes it `null`.
+    Bcd(u8),
+    /// So many registers with two characters each, the high byte first, or one each
+    /// ([`Register::narrow`]); ends at a NUL, spaces at the end dropped.
     String(u16),
 }
 
+/// Which byte of a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Half {
+    /// Bits 15 to 8.
+    High,
+    /// Bits 7 to 0.
+    #[default]
+    Low,
+}
+
+/// How the bytes of a text are characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Charset {
+    /// UTF-8, ASCII among it; what is none becomes U+FFFD.
+    #[default]
+    Utf8,
+    /// ISO 8859-1.
+    Latin1,
+    /// Windows-1252: ISO 8859-1 with characters in 0x80 to 0x9F.
+    Windows1252,
+}
+
+impl Charset {
+    /// The text.
+    pub fn decode(self, bytes: &[u8]) -> String {
+        /// The characters of 0x80 to 0x9F (WHATWG Encoding §9, index windows-1252).
+        const C1: &[char; 32] = &[
+            '\u{20AC}', '\u{81}', '\u{201A}', '\u{192}', '\u{201E}', '\u{2026}', '\u{2020}', '\u{2021}',
+            '\u{2C6}', '\u{2030}', '\u{160}', '\u{2039}', '\u{152}', '\u{8D}', '\u{17D}', '\u{8F}', '\u{90}',
+            '\u{2018}', '\u{2019}', '\u{201C}', '\u{201D}', '\u{2022}', '\u{2013}', '\u{2014}', '\u{2DC}',
+            '\u{2122}', '\u{161}', '\u{203A}', '\u{153}', '\u{9D}', '\u{17E}', '\u{178}',
+        ];
+        match self {
+            Charset::Utf8 => String::from_utf8_lossy(bytes).into_owned(),
+            Charset::Latin1 => bytes.iter().copied().map(char::from).collect(),
+            Charset::Windows1252 => bytes
+                .iter()
+                .map(|byte| match byte {
+                    0x80..=0x9F => C1[usize::from(byte - 0x80)],
+                    byte => char::from(*byte),
+                })
+                .collect(),
+        }
+    }
+}
+
 impl Kind {
-    /// How many bits or registers it takes.
+    /// The number of bits or registers.
     pub const fn quantity(self) -> u16 {
         match self {
-            Kind::Bool(_) | Kind::U16 | Kind::I16 => 1,
+            Kind::Bool(_) | Kind::U8(_) | Kind::I8(_) | Kind::U16 | Kind::I16 => 1,
+            Kind::Bcd(digits) => {
+                if digits > 4 {
+                    2
+                } else {
+                    1
+                }
+            }
             Kind::U32 | Kind::I32 | Kind::F32 => 2,
             Kind::U64 | Kind::I64 | Kind::F64 => 4,
             Kind::String(registers) => registers,
         }
+    }
+
+    /// Whether it is a whole number, so that masks, named bits and named values mean something.
+    pub const fn is_whole(self) -> bool {
+        self.is_number() && !matches!(self, Kind::F32 | Kind::F64)
     }
 
     /// Whether scale, offset and dead band mean something.
@@ -53,85 +118,145 @@ impl Kind {
     }
 }
 
-/// Which end comes first.
+/// The order of words or bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Order {
-    /// The high end first: what the standard does with bytes, and most makers with words.
+    /// High part first: the standard's order of bytes, and most vendors' order of words.
     #[default]
     Big,
-    /// The low end first.
+    /// Low part first.
     Little,
 }
 
-/// One value of a unit.
+/// One value of a unit's register map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Register {
-    /// The field it becomes in the JSON object.
+    /// Its field in the JSON object.
     pub name: String,
-    /// Where it is.
+    /// Its table.
     pub table: Table,
-    /// Its first register or bit, counted from 0, as it goes over the wire.
+    /// Its first register or bit, from 0, as sent on the wire.
     pub address: u16,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
-    /// Order of the registers of a value with several of them.
+    /// Order of the registers of a value with several registers.
     pub words: Order,
     /// Order of the two bytes of each register.
     pub bytes: Order,
-    /// Factor to the raw number; 1 leaves integers whole.
+    /// Factor of the raw number; with 1, integers stay integers.
     pub scale: f64,
     /// Added after scaling.
     pub offset: f64,
-    /// What it is measured in, for people.
+    /// Its physical unit, as text.
     pub unit: Option<String>,
-    /// The raw bytes, in reading order, by which the unit says that it has no value: given as
-    /// `null`.
+    /// The raw bytes that mean that there is no value, which is published as `null`.
     pub absent: Option<Vec<u8>>,
-    /// A change up to so much, after scaling, is no change.
+    /// Changes up to this, after scaling, are ignored.
     pub dead_band: f64,
+    /// Of a whole number only these bits, moved down to the lowest.
+    pub mask: Option<u64>,
+    /// Bits with a name each: the value is an object of them. Empty: it is a number.
+    pub bits: Vec<(u8, String)>,
+    /// Raw numbers that are given as a text. Others stay numbers.
+    pub names: Vec<(i64, String)>,
+    /// Of a text: one character a register, in its low byte.
+    pub narrow: bool,
+    /// Of a text.
+    pub charset: Charset,
+    /// The register of the same map, as an index, that holds the power of ten by which this one is
+    /// multiplied (SunSpec `sunssf`).
+    pub exponent: Option<usize>,
+    /// The unit answers a read of it, alone, with so many bytes.
+    pub answer_bytes: Option<u8>,
+}
+
+impl Default for Register {
+    /// A holding register, `u16`, at address 0, without a name.
+    fn default() -> Register {
+        Register {
+            name: String::new(),
+            table: Table::Holding,
+            address: 0,
+            kind: Kind::U16,
+            words: Order::Big,
+            bytes: Order::Big,
+            scale: 1.0,
+            offset: 0.0,
+            unit: None,
+            absent: None,
+            dead_band: 0.0,
+            mask: None,
+            bits: Vec::new(),
+            names: Vec::new(),
+            narrow: false,
+            charset: Charset::Utf8,
+            exponent: None,
+            answer_bytes: None,
+        }
+    }
 }
 
 impl Register {
+    /// How many registers or bits it takes.
+    pub fn quantity(&self) -> u16 {
+        self.kind.quantity()
+    }
+
+    /// What may be wrong with its address if a unit refuses it: manuals count from 40001.
+    pub fn hint(&self) -> Option<&'static str> {
+        let prefix = match self.address / 10_000 {
+            4 => Table::Holding,
+            3 => Table::Input,
+            1 => Table::Discrete,
+            _ => return None,
+        };
+        let is_likely =
+            !self.address.is_multiple_of(10_000) && (self.table == prefix || self.table == Table::Holding);
+        is_likely.then_some("if the address is a manual's number, like 40001, set numbering = \"manual\"")
+    }
+
     /// The address behind its last register or bit.
     pub fn end(&self) -> u32 {
         u32::from(self.address) + u32::from(self.kind.quantity())
     }
 }
 
-/// A value as it was read.
+/// A value that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A bit.
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     Unsigned(u64),
-    /// A whole number.
+    /// An integer.
     Signed(i64),
-    /// A number; finite.
+    /// A finite number.
     Float(f64),
-    /// A single-precision number as it came; finite.
+    /// An unscaled, finite single-precision number.
     Single(f32),
     /// A text.
     Text(String),
+    /// Bits, of which those in [`Register::bits`] are given.
+    Bits(u64),
     /// The unit has none: its own mark for that, or a number that is none.
     Null,
 }
 
 impl Value {
-    /// As a number, if it is one.
+    /// The value as a number, if it is one.
     pub fn number(&self) -> Option<f64> {
         Some(match self {
             Value::Unsigned(value) => *value as f64,
             Value::Signed(value) => *value as f64,
             Value::Float(value) => *value,
             Value::Single(value) => f64::from(*value),
-            Value::Bool(_) | Value::Text(_) | Value::Null => return None,
+            Value::Bool(_) | Value::Text(_) | Value::Bits(_) | Value::Null => return None,
         })
     }
 }
 
-/// Reads a register's value out of what a request that began at `first` was answered with. `None`
-/// if it is not all in there.
+/// Decodes a register's value from the response to a request that began at `first`. `None` if it is
+/// not completely in it.
 pub fn decode(register: &Register, first: u16, data: &[u8]) -> Option<Value> {
     let skip = register.address.checked_sub(first)?;
     if register.table.has_bits() {
@@ -139,12 +264,21 @@ pub fn decode(register: &Register, first: u16, data: &[u8]) -> Option<Value> {
         return Some(Value::Bool(byte >> (skip % 8) & 1 == 1));
     }
     let at = 2 * usize::from(skip);
-    let raw = data.get(at..at + data_length(register.table, register.kind.quantity()))?;
-    let mut bytes = raw.to_vec();
+    let length = data_length(register.table, register.kind.quantity());
+    let mut bytes = match data.get(at..at + length) {
+        Some(raw) => raw.to_vec(),
+        // A unit that answers with fewer bytes than registers have leaves out the high ones.
+        None if register.answer_bytes.is_some() && at == 0 && !data.is_empty() => {
+            let mut bytes = vec![0; length - data.len().min(length)];
+            bytes.extend_from_slice(data);
+            bytes
+        }
+        None => return None,
+    };
     if register.bytes == Order::Little {
         bytes.chunks_exact_mut(2).for_each(|word| word.swap(0, 1));
     }
-    // A text reads on; only a number has a high and a low end.
+    // Only numbers have a word order; a text does not.
     if register.words == Order::Little && register.kind.is_number() {
         bytes.reverse();
         bytes.chunks_exact_mut(2).for_each(|word| word.swap(0, 1));
@@ -156,20 +290,53 @@ pub fn decode(register: &Register, first: u16, data: &[u8]) -> Option<Value> {
 }
 
 fn value(register: &Register, bytes: &[u8]) -> Value {
-    let unsigned = || bytes.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    let bytes = match (register.kind, bytes) {
+        (Kind::U8(Half::High) | Kind::I8(Half::High), [high, _]) => std::slice::from_ref(high),
+        (Kind::U8(Half::Low) | Kind::I8(Half::Low) | Kind::Bcd(2), [_, low]) => std::slice::from_ref(low),
+        _ => bytes,
+    };
+    let whole = || bytes.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    let unsigned = || match register.mask {
+        Some(mask) => (whole() & mask) >> mask.trailing_zeros().min(63),
+        None => whole(),
+    };
     let signed = || {
         let unused = 64 - 8 * bytes.len().clamp(1, 8) as u32;
-        (unsigned() << unused) as i64 >> unused
+        (whole() << unused) as i64 >> unused
     };
-    let plain = register.scale == 1.0 && register.offset == 0.0;
+    let signed = || register.mask.map_or_else(signed, |_| unsigned() as i64);
+    if !register.bits.is_empty() && register.kind.is_whole() {
+        return Value::Bits(unsigned());
+    }
+    if !register.names.is_empty() && register.kind.is_whole() {
+        let raw = match register.kind {
+            Kind::I8(_) | Kind::I16 | Kind::I32 | Kind::I64 => Some(signed()),
+            _ => i64::try_from(unsigned()).ok(),
+        };
+        if let Some((_, name)) = register.names.iter().find(|(number, _)| Some(*number) == raw) {
+            return Value::Text(name.clone());
+        }
+    }
+    let plain = register.scale == 1.0 && register.offset == 0.0 || register.exponent.is_some();
     let scaled = |number: f64| tidy(number * register.scale + register.offset);
     match register.kind {
         Kind::Bool(None) => Value::Bool(bytes.iter().any(|byte| *byte != 0)),
         Kind::Bool(Some(bit)) => Value::Bool(unsigned() >> bit.min(15) & 1 == 1),
-        Kind::U16 | Kind::U32 | Kind::U64 if plain => Value::Unsigned(unsigned()),
-        Kind::U16 | Kind::U32 | Kind::U64 => scaled(unsigned() as f64),
-        Kind::I16 | Kind::I32 | Kind::I64 if plain => Value::Signed(signed()),
-        Kind::I16 | Kind::I32 | Kind::I64 => scaled(signed() as f64),
+        Kind::U8(_) | Kind::U16 | Kind::U32 | Kind::U64 if plain => Value::Unsigned(unsigned()),
+        Kind::U8(_) | Kind::U16 | Kind::U32 | Kind::U64 => scaled(unsigned() as f64),
+        Kind::I8(_) | Kind::I16 | Kind::I32 | Kind::I64 if plain => Value::Signed(signed()),
+        Kind::I8(_) | Kind::I16 | Kind::I32 | Kind::I64 => scaled(signed() as f64),
+        Kind::Bcd(_) => {
+            let digit = |number: Option<u64>, nibble: u8| {
+                number.filter(|_| nibble <= 9).map(|number| number * 10 + u64::from(nibble))
+            };
+            let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+            match nibbles.fold(Some(0), digit) {
+                Some(number) if plain => Value::Unsigned(number),
+                Some(number) => scaled(number as f64),
+                None => Value::Null,
+            }
+        }
         Kind::F32 => {
             let number = f32::from_bits(unsigned() as u32);
             if !number.is_finite() {
@@ -177,7 +344,8 @@ fn value(register: &Register, bytes: &[u8]) -> Value {
             } else if plain {
                 Value::Single(number)
             } else {
-                // 0.1 is meant, not the nearest number in single precision.
+                // Converted through decimal text, so that 0.1 stays 0.1 and not its nearest
+                // single-precision number.
                 scaled(number.to_string().parse().unwrap_or(f64::from(number)))
             }
         }
@@ -190,16 +358,55 @@ fn value(register: &Register, bytes: &[u8]) -> Value {
             }
         }
         Kind::String(_) => {
+            let low: Vec<u8>;
+            let bytes = if register.narrow {
+                low = bytes.chunks_exact(2).map(|pair| pair[1]).collect();
+                &low
+            } else {
+                bytes
+            };
             let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-            Value::Text(String::from_utf8_lossy(text).trim_end().to_owned())
+            Value::Text(register.charset.decode(text).trim_end().to_owned())
         }
     }
 }
 
-/// Rounds to 15 digits, which every double keeps: 2301 times 0.1 is 230.1, not 230.10000000000002.
+/// Rounds to 15 digits, which every f64 represents: 2301 times 0.1 is 230.1, not
+/// 230.10000000000002.
 fn tidy(number: f64) -> Value {
     let rounded = format!("{number:.14e}").parse().unwrap_or(number);
     if rounded.is_finite() { Value::Float(rounded) } else { Value::Null }
+}
+
+/// Applies exponents that stand in other registers: to be called once, when all was read. A value
+/// whose exponent was not read is not known; one whose exponent is none (below -10 or above 10) is
+/// `null`.
+pub fn resolve(registers: &[Register], values: &mut [Option<Value>]) {
+    let exponents: Vec<Option<Option<f64>>> = registers
+        .iter()
+        .map(|register| {
+            let value = values.get(register.exponent?)?.as_ref()?;
+            // SunSpec: -10 to 10; 0x8000 is "not implemented".
+            Some(value.number().filter(|exponent| (-10.0..=10.0).contains(exponent)))
+        })
+        .collect();
+    for ((register, value), exponent) in registers.iter().zip(values).zip(exponents) {
+        if register.exponent.is_none() {
+            continue;
+        }
+        *value = match (value.take(), exponent) {
+            (Some(raw), Some(Some(exponent))) => Some(match raw.number() {
+                Some(number) => {
+                    let size = 10f64.powi(exponent.abs() as i32);
+                    let number = if exponent < 0.0 { number / size } else { number * size };
+                    tidy(number * register.scale + register.offset)
+                }
+                None => raw,
+            }),
+            (Some(_), Some(None)) => Some(Value::Null),
+            (_, _) => None,
+        };
+    }
 }
 
 /// Writes the values as one JSON object, in the map's order; those not read are left out.
@@ -219,6 +426,14 @@ pub fn write_json(registers: &[Register], values: &[Option<Value>], out: &mut Ve
             Value::Float(value) => number(*value, value, &mut text),
             Value::Single(value) => number(f64::from(*value), value, &mut text),
             Value::Text(value) => quote(value, &mut text),
+            Value::Bits(value) => {
+                for (position, (bit, name)) in register.bits.iter().enumerate() {
+                    text.push(if position == 0 { '{' } else { ',' });
+                    quote(name, &mut text);
+                    push(&mut text, if value >> bit & 1 == 1 { ":true" } else { ":false" });
+                }
+                text.push('}');
+            }
             Value::Null => text.push_str("null"),
         }
     }
@@ -228,11 +443,11 @@ pub fn write_json(registers: &[Register], values: &[Option<Value>], out: &mut Ve
 }
 
 fn push(text: &mut String, value: impl std::fmt::Display) {
-    // A String takes everything.
+    // Writing to a String does not fail.
     let _ = write!(text, "{value}");
 }
 
-/// As short as it can be told from its neighbours; with an exponent where digits alone would be
+/// The shortest form that identifies the number; with an exponent if the digits alone would be
 /// long.
 fn number(size: f64, value: impl std::fmt::Display + std::fmt::LowerExp, text: &mut String) {
     let size = size.abs();
@@ -246,7 +461,7 @@ fn number(size: f64, value: impl std::fmt::Display + std::fmt::LowerExp, text: &
 fn quote(value: &str, text: &mut String) {
     match serde_json::to_string(value) {
         Ok(quoted) => text.push_str(&quoted),
-        // A text can always be written.
+        // Serializing a text does not fail.
         Err(_) => text.push_str("\"\""),
     }
 }
@@ -256,19 +471,7 @@ mod tests {
     use super::*;
 
     fn register(kind: Kind) -> Register {
-        Register {
-            name: "x".to_owned(),
-            table: Table::Holding,
-            address: 10,
-            kind,
-            words: Order::Big,
-            bytes: Order::Big,
-            scale: 1.0,
-            offset: 0.0,
-            unit: None,
-            absent: None,
-            dead_band: 0.0,
-        }
+        Register { name: "x".to_owned(), address: 10, kind, ..Register::default() }
     }
 
     fn json(register: &Register, data: &[u8]) -> String {
@@ -360,6 +563,77 @@ mod tests {
         text.bytes = Order::Little;
         text.words = Order::Little;
         assert_eq!(json(&text, b"badcfehg"), r#"{"x":"abcdefgh"}"#);
+    }
+
+    #[test]
+    fn digits_bytes_masks_named_bits_and_named_values_are_read() {
+        for (kind, data, expected) in [
+            (Kind::Bcd(2), &[0x99, 0x42][..], "42"),
+            (Kind::Bcd(4), &[0x12, 0x34], "1234"),
+            (Kind::Bcd(8), &[0x12, 0x34, 0x56, 0x78], "12345678"),
+            (Kind::Bcd(4), &[0x12, 0x3A], "null"),
+            (Kind::U8(Half::High), &[0xFE, 0x01], "254"),
+            (Kind::U8(Half::Low), &[0xFE, 0x01], "1"),
+            (Kind::I8(Half::High), &[0xFE, 0x01], "-2"),
+            (Kind::I8(Half::Low), &[0xFE, 0x80], "-128"),
+        ] {
+            assert_eq!(json(&register(kind), data), format!("{{\"x\":{expected}}}"), "{kind:?}");
+        }
+        let mut masked = register(Kind::U16);
+        masked.mask = Some(0x0FF0);
+        assert_eq!(json(&masked, &[0xF1, 0x23]), r#"{"x":18}"#);
+        masked.scale = 0.5;
+        assert_eq!(json(&masked, &[0xF1, 0x23]), r#"{"x":9}"#);
+        let mut flags = register(Kind::U16);
+        flags.bits = vec![(0, "pump".to_owned()), (15, "alarm".to_owned())];
+        assert_eq!(json(&flags, &[0x80, 0]), r#"{"x":{"pump":false,"alarm":true}}"#);
+        let mut mode = register(Kind::I16);
+        mode.names = vec![(0, "off".to_owned()), (-1, "fault".to_owned())];
+        assert_eq!(json(&mode, &[0xFF, 0xFF]), r#"{"x":"fault"}"#);
+        assert_eq!(json(&mode, &[0, 7]), r#"{"x":7}"#);
+    }
+
+    #[test]
+    fn a_value_is_scaled_by_the_power_of_ten_in_another_register() {
+        let mut power = register(Kind::I16);
+        power.exponent = Some(1);
+        let exponent = Register { name: "sf".to_owned(), ..register(Kind::I16) };
+        let registers = [power, exponent];
+        let read = |raw: i16, exponent: Option<i16>| {
+            let raw = decode(&registers[0], 10, &raw.to_be_bytes());
+            let exponent = exponent.and_then(|exponent| decode(&registers[1], 10, &exponent.to_be_bytes()));
+            let mut values = [raw, exponent];
+            resolve(&registers, &mut values);
+            let mut out = Vec::new();
+            write_json(&registers[..1], &values[..1], &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(read(2301, Some(-1)), r#"{"x":230.1}"#);
+        assert_eq!(read(-12, Some(2)), r#"{"x":-1200}"#);
+        assert_eq!(read(5, Some(0)), r#"{"x":5}"#);
+        // "Not implemented", and an exponent that was not read: neither is a number of this size.
+        assert_eq!(read(2301, Some(i16::MIN)), r#"{"x":null}"#);
+        assert_eq!(read(2301, None), "{}");
+    }
+
+    #[test]
+    fn texts_with_one_character_a_register_and_of_other_charsets_are_read() {
+        let mut text = register(Kind::String(3));
+        text.narrow = true;
+        assert_eq!(json(&text, &[0, b'E', 0, b'M', 0, 0]), r#"{"x":"EM"}"#);
+        let mut text = register(Kind::String(2));
+        text.charset = Charset::Latin1;
+        assert_eq!(json(&text, b"\xB0C \0"), "{\"x\":\"\u{B0}C\"}");
+        text.charset = Charset::Windows1252;
+        assert_eq!(json(&text, b"5\x80  "), "{\"x\":\"5\u{20AC}\"}");
+    }
+
+    #[test]
+    fn an_answer_shorter_than_its_register_is_its_low_bytes_where_that_is_configured() {
+        let mut short = register(Kind::U16);
+        assert_eq!(json(&short, &[7]), "{}");
+        short.answer_bytes = Some(1);
+        assert_eq!(json(&short, &[7]), r#"{"x":7}"#);
     }
 
     #[test]

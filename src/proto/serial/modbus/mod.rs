@@ -1,4 +1,4 @@
-//! Modbus RTU, the master's side: several units on one serial line, each a device of its own.
+//! Modbus RTU master: several units on one serial line; each unit is a device.
 //!
 //! ```text
 //!  port ──bytes──> frame ──answer──> unit ──values──> change ──> reading {"voltage":230.1,…}
@@ -6,20 +6,24 @@
 //!   └───────── request ── bus: whose turn it is ──┘
 //! ```
 //!
-//! * [`pdu`]: requests and answers. [`frame`]: address, checksum, and answers found again after
+//! * [`pdu`]: requests and responses. [`frame`]: address, checksum, and finding responses after
 //!   noise.
+//! * [`mbap`]: the same over TCP.
 //! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
 //!   reading is worth publishing.
+//! * [`learn`]: what a unit that is silent instead of refusing wants.
 //! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what
 //!   it is told. [`model`]: the same as files say it, and [`validate`], which leads from one to the
 //!   other.
 //!
-//! Left to others: the port (opening, writing, time), who may publish what, and where to.
+//! Other modules handle the port (opening, writing, time), permissions and topics.
 
 pub mod bus;
 pub mod change;
 pub mod frame;
+pub mod learn;
 pub mod map;
+pub mod mbap;
 pub mod model;
 pub mod pdu;
 pub mod plan;

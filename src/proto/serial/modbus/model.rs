@@ -1,7 +1,8 @@
-//! Buses, units and device templates as files say them, key by key; [`validate`](super::validate)
-//! makes settings of them.
+//! The file form of buses, units and device templates, key by key; [`validate`](super::validate)
+//! converts it to settings.
 //!
-//! A field that is `None` was not set; where a unit uses a template, its own keys win.
+//! A field that is `None` was not set; the keys of a unit have precedence over those of its
+//! template.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,51 +10,67 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-/// `[serial.NAME.modbus]`: the bus behind a port.
+/// `[serial.NAME.modbus]`: the bus on a port.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct BusTable {
-    /// How long a unit may think; `10ms..=60s`, default 1 s.
+    /// Response timeout of a unit; `10ms..=60s`, default 1 s.
     pub timeout: Option<Span>,
-    /// Silence before each request beyond the standard's; up to 10 s, default none.
+    /// Silence before each request in addition to the standard's; up to 10 s, default none.
     pub pause: Option<Span>,
-    /// Most requests a second; `1..=1000`, default as many as the line carries.
+    /// Most requests per second; `1..=1000`, default limited only by the line.
     pub max_requests_per_second: Option<u32>,
-    /// How long a unit is left alone after one failure; `100ms..=1h`, default 1 s.
+    /// Back-off of a unit after its first failure; `100ms..=1h`, default 1 s.
     pub backoff: Option<Span>,
-    /// The longest it is left alone; from `backoff` to 1 h, default 60 s.
+    /// Longest back-off; from `backoff` to 1 h, default 60 s.
     pub backoff_max: Option<Span>,
-    /// The adapter hears what it sends; default no.
+    /// Whether the adapter receives its own transmissions; default no.
     pub echo: Option<bool>,
+    /// Most registers one request may ask for, unless a template or unit says otherwise;
+    /// `1..=125`, default 125.
+    pub max_registers: Option<u16>,
+    /// Most unwanted registers read between two wanted ones, unless a template or unit says
+    /// otherwise; `0..=124`, default 8.
+    pub max_gap: Option<u16>,
 }
 
 /// `[serial.NAME.unit.ADDRESS]`: one unit.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct UnitTable {
-    /// `false` takes it out.
+    /// `false` disables it.
     pub enabled: Option<bool>,
-    /// The device it is; required.
+    /// The id of its device; required.
     pub id: Option<String>,
     /// Its role, for the gate.
     pub role: Option<String>,
-    /// Free text for people.
+    /// A label: free text.
     pub label: Option<String>,
-    /// Silent for so long it counts as offline, for the gate.
+    /// Time without activity until it is offline, for the gate.
     pub offline_after: Option<Span>,
-    /// The template its map comes from: a file's name without `.toml`.
+    /// The template of its register map: a file name without `.toml`.
     pub template: Option<String>,
-    /// Where its readings appear in its own space; default `data`.
+    /// The path of its readings within the device; default `data`.
     pub path: Option<String>,
-    /// From one poll to the next; `50ms..=1d`, default 10 s.
+    /// Interval of polls; `50ms..=1d`, default 10 s.
     pub period: Option<Span>,
     /// Random delay of each poll; up to the period, default none.
     pub jitter: Option<Span>,
     /// Which readings are published; default all.
     pub publish: Option<PublishWord>,
-    /// With `publish = "change"`: the longest without a reading; `1s..=1d`, default 10 min; `0s`
-    /// for ever.
+    /// With `publish = "change"`: the longest time without a reading; `1s..=1d`, default 10 min;
+    /// `0s` = unlimited.
     pub max_unchanged: Option<Span>,
+    /// In place of its template's and the bus's.
+    pub max_registers: Option<u16>,
+    /// In place of its template's and the bus's.
+    pub max_gap: Option<u16>,
+    /// In place of its template's and the bus's.
+    pub pause: Option<Span>,
+    /// In place of its template's and the bus's.
+    pub timeout: Option<Span>,
+    /// How the addresses of its own registers are counted; default as its template's.
+    pub numbering: Option<NumberingWord>,
     /// Registers of its own, and changes to those of its template.
     pub register: BTreeMap<String, RegisterTable>,
 }
@@ -62,14 +79,20 @@ pub struct UnitTable {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TemplateTable {
-    /// Maker and model.
+    /// Vendor and model.
     pub label: Option<String>,
-    /// The document the map was taken from.
+    /// The source document of the map.
     pub source: Option<String>,
-    /// Most registers one request may ask for; `1..=125`, default 125.
+    /// Most registers per request; `1..=125`, default 125.
     pub max_registers: Option<u16>,
     /// Most unwanted registers read between two wanted ones; `0..=124`, default 8.
     pub max_gap: Option<u16>,
+    /// Silence before each request, beyond the standard's; up to 10 s, default that of the bus.
+    pub pause: Option<Span>,
+    /// How long it may think; `10ms..=60s`, default that of the bus.
+    pub timeout: Option<Span>,
+    /// How its addresses are counted; default as they go over the wire.
+    pub numbering: Option<NumberingWord>,
     /// What its registers have in common.
     pub default: DefaultTable,
     /// `[register.NAME]`
@@ -77,7 +100,7 @@ pub struct TemplateTable {
 }
 
 impl TemplateTable {
-    /// Reads a template's file.
+    /// Parses a template file.
     ///
     /// # Errors
     /// [`ParseError`], with the line.
@@ -93,26 +116,26 @@ impl TemplateTable {
     }
 }
 
-/// A template that cannot be read at all.
+/// A template that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    /// Counted from 1.
+    /// The line, from 1.
     pub line: Option<u32>,
-    /// What is wrong there.
+    /// The fault.
     pub message: String,
 }
 
-/// `[default]` of a template: for registers that do not say otherwise.
+/// `[default]` of a template: defaults of its registers.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct DefaultTable {
-    /// Which table; default holding.
+    /// The table; default `holding`.
     pub table: Option<TableWord>,
-    /// Default `u16`.
+    /// The type; default `u16`.
     pub r#type: Option<TypeWord>,
-    /// Which of several registers comes first; default the high one.
+    /// The order of several registers; default high word first.
     pub word_order: Option<OrderWord>,
-    /// Which byte of a register comes first; default the high one.
+    /// The order of the bytes of a register; default high byte first.
     pub byte_order: Option<OrderWord>,
 }
 
@@ -120,38 +143,56 @@ pub struct DefaultTable {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RegisterTable {
-    /// `false` takes it out.
+    /// `false` disables it.
     pub enabled: Option<bool>,
     /// The field in the reading; default the table's name.
     pub name: Option<String>,
-    /// Which of the unit's tables.
+    /// The table.
     pub table: Option<TableWord>,
-    /// Its first address as it goes over the wire, counted from 0; required.
-    pub address: Option<u16>,
+    /// Its first address as it goes over the wire, counted from 0; or with `numbering = "manual"`
+    /// a number like 40001 or 400001. Required.
+    pub address: Option<u32>,
     /// What it holds.
     pub r#type: Option<TypeWord>,
     /// Registers of a string; `1..=125`.
     pub length: Option<u16>,
-    /// Which bit of a register a bool is; `0..=15`, 0 the lowest; default: whether any is set.
+    /// The bit of a register for a bool; `0..=15`, 0 = lowest; default: whether any bit is set.
     pub bit: Option<u8>,
+    /// Which byte of a register a `u8` or `i8` is; default the low one.
+    pub byte: Option<HalfWord>,
+    /// Of a whole number only these bits, in hexadecimal: `"0FF0"`; moved down to the lowest.
+    pub mask: Option<String>,
+    /// Names of bits of a whole number, `"3=alarm"`: the value becomes an object.
+    pub bits: Option<Vec<String>>,
+    /// Texts for raw whole numbers, `"0=off"`.
+    pub values: Option<Vec<String>>,
+    /// Characters of a string in each register: 2, or 1 in the low byte; default 2.
+    pub characters: Option<u8>,
+    /// Of a string; default UTF-8.
+    pub charset: Option<CharsetWord>,
+    /// The table's name of the register that holds the power of ten for this one.
+    pub scale_from: Option<String>,
+    /// The unit answers a read of this register with so many bytes; `1..=250`.
+    pub answer_bytes: Option<u8>,
     /// Factor; default 1.
     pub scale: Option<f64>,
     /// Added after scaling; default 0.
     pub offset: Option<f64>,
-    /// What it is measured in.
+    /// Its physical unit.
     pub unit: Option<String>,
-    /// Which of several registers comes first.
+    /// The order of several registers.
     pub word_order: Option<OrderWord>,
-    /// Which byte of a register comes first.
+    /// The order of the bytes of a register.
     pub byte_order: Option<OrderWord>,
-    /// The raw value that means "none", in hexadecimal, as long as the value: `"FFFFFFFF"`.
+    /// The raw value that means "no value", in hexadecimal, with the length of the value:
+    /// `"FFFFFFFF"`.
     pub absent: Option<String>,
-    /// With `publish = "change"`: a change up to so much is none; default 0.
+    /// With `publish = "change"`: changes up to this are ignored; default 0.
     pub dead_band: Option<f64>,
 }
 
 impl RegisterTable {
-    /// With `over`'s keys in place of its own.
+    /// This table with the keys of `over` replacing its own.
     pub(super) fn overlaid(&self, over: &RegisterTable) -> RegisterTable {
         RegisterTable {
             enabled: over.enabled.or(self.enabled),
@@ -161,6 +202,14 @@ impl RegisterTable {
             r#type: over.r#type.or(self.r#type),
             length: over.length.or(self.length),
             bit: over.bit.or(self.bit),
+            byte: over.byte.or(self.byte),
+            mask: over.mask.clone().or_else(|| self.mask.clone()),
+            bits: over.bits.clone().or_else(|| self.bits.clone()),
+            values: over.values.clone().or_else(|| self.values.clone()),
+            characters: over.characters.or(self.characters),
+            charset: over.charset.or(self.charset),
+            scale_from: over.scale_from.clone().or_else(|| self.scale_from.clone()),
+            answer_bytes: over.answer_bytes.or(self.answer_bytes),
             scale: over.scale.or(self.scale),
             offset: over.offset.or(self.offset),
             unit: over.unit.clone().or_else(|| self.unit.clone()),
@@ -186,12 +235,14 @@ pub enum TableWord {
     Input,
 }
 
-/// A type.
+/// The type of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum TypeWord {
     Bool,
+    U8,
+    I8,
     U16,
     I16,
     U32,
@@ -200,26 +251,62 @@ pub enum TypeWord {
     I64,
     F32,
     F64,
+    Bcd2,
+    Bcd4,
+    Bcd8,
     String,
+}
+
+/// How addresses are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NumberingWord {
+    /// As they go over the wire, from 0.
+    Wire,
+    /// As manuals do: 40001 and 400001 are holding register 0, 30001 input register 0, 10001
+    /// discrete input 0, 1 coil 0.
+    Manual,
+}
+
+/// A byte of a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HalfWord {
+    /// Bits 15 to 8.
+    High,
+    /// Bits 7 to 0.
+    Low,
+}
+
+/// How bytes are characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum CharsetWord {
+    #[serde(rename = "utf-8")]
+    Utf8,
+    #[serde(rename = "latin-1")]
+    Latin1,
+    #[serde(rename = "windows-1252")]
+    Windows1252,
 }
 
 /// An order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrderWord {
-    /// The high end first.
+    /// High part first.
     Big,
-    /// The low end first.
+    /// Low part first.
     Little,
 }
 
-/// When to publish.
+/// The rule for publishing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PublishWord {
     /// Every reading.
     Always,
-    /// Those in which something has changed.
+    /// Readings with a changed value.
     Change,
 }
 

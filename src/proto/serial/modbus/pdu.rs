@@ -1,9 +1,7 @@
-//! The protocol data unit: what is asked of a unit, and what it answers, without address and
-//! checksum.
+//! The protocol data unit: requests and responses without address and checksum.
 //!
-//! Requests are values that cannot be out of range; answers are read strictly against the request
-//! they answer, because an answer alone says neither where its data is from nor how much of it was
-//! asked for.
+//! Requests are always within range. Responses are parsed strictly against their request, because a
+//! response contains neither the address nor the requested quantity.
 //!
 //! MODBUS Application Protocol Specification V1.1b3 §6 and §7.
 
@@ -46,7 +44,7 @@ impl Table {
         }
     }
 
-    /// Whether it holds bits, not registers.
+    /// Whether it contains bits instead of registers.
     pub const fn has_bits(self) -> bool {
         matches!(self, Table::Coil | Table::Discrete)
     }
@@ -56,7 +54,7 @@ impl Table {
         if self.has_bits() { READ_BITS_MAX } else { READ_REGISTERS_MAX }
     }
 
-    /// As configuration spells it.
+    /// The name in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Table::Coil => "coil",
@@ -73,20 +71,40 @@ impl fmt::Display for Table {
     }
 }
 
-/// A request that is within the protocol's bounds.
+/// A request within the limits of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request(Inner);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Inner {
-    Read { table: Table, address: u16, quantity: u16 },
-    WriteCoil { address: u16, on: bool },
-    WriteRegister { address: u16, value: u16 },
-    WriteCoils { address: u16, quantity: u16, packed: Vec<u8> },
-    WriteRegisters { address: u16, words: Vec<u16> },
+    /// `answer`: how many bytes of data the unit answers with, where that is not what the standard
+    /// says.
+    Read {
+        table: Table,
+        address: u16,
+        quantity: u16,
+        answer: Option<u8>,
+    },
+    WriteCoil {
+        address: u16,
+        on: bool,
+    },
+    WriteRegister {
+        address: u16,
+        value: u16,
+    },
+    WriteCoils {
+        address: u16,
+        quantity: u16,
+        packed: Vec<u8>,
+    },
+    WriteRegisters {
+        address: u16,
+        words: Vec<u16>,
+    },
 }
 
-/// Nothing is asked for, more than one request may, or past address 65535.
+/// A request for nothing, for more than one request may read or write, or beyond address 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfRange;
 
@@ -113,20 +131,29 @@ impl Request {
     /// [`OutOfRange`]: 1 to 2000 bits or 125 registers, none past 65535.
     pub fn read(table: Table, address: u16, quantity: u16) -> Result<Request, OutOfRange> {
         within(address, quantity.into(), table.read_max())?;
-        Ok(Request(Inner::Read { table, address, quantity }))
+        Ok(Request(Inner::Read { table, address, quantity, answer: None }))
     }
 
-    /// Function 5.
+    /// The same read of a unit that is known to answer it with `bytes` bytes of data, `1..=250`.
+    #[must_use]
+    pub fn answered_with(mut self, bytes: u8) -> Request {
+        if let Inner::Read { answer, .. } = &mut self.0 {
+            *answer = Some(bytes.clamp(1, 250));
+        }
+        self
+    }
+
+    /// Function 5, Write Single Coil (§6.5).
     pub fn write_coil(address: u16, on: bool) -> Request {
         Request(Inner::WriteCoil { address, on })
     }
 
-    /// Function 6.
+    /// Function 6, Write Single Register (§6.6).
     pub fn write_register(address: u16, value: u16) -> Request {
         Request(Inner::WriteRegister { address, value })
     }
 
-    /// Function 15.
+    /// Function 15, Write Multiple Coils (§6.11).
     ///
     /// # Errors
     /// [`OutOfRange`]: 1 to 1968 coils, none past 65535.
@@ -136,7 +163,7 @@ impl Request {
         Ok(Request(Inner::WriteCoils { address, quantity, packed: coils.chunks(8).map(pack).collect() }))
     }
 
-    /// Function 16.
+    /// Function 16, Write Multiple Registers (§6.12).
     ///
     /// # Errors
     /// [`OutOfRange`]: 1 to 123 registers, none past 65535.
@@ -182,9 +209,10 @@ impl Request {
         }
     }
 
-    /// The answer's shape, if it is not an exception.
+    /// The shape of a normal response.
     pub fn answer(&self) -> Shape {
         let length = match &self.0 {
+            Inner::Read { answer: Some(bytes), .. } => 2 + usize::from(*bytes),
             Inner::Read { table, quantity, .. } => 2 + data_length(*table, *quantity),
             _ => 5,
         };
@@ -192,11 +220,11 @@ impl Request {
         Shape { function: self.function(), length: length as u8 }
     }
 
-    /// Reads an answer to this request: everything between the unit's address and the checksum.
+    /// Parses a response to this request: everything between the unit's address and the checksum.
     ///
     /// # Errors
-    /// [`Malformed`] for all that cannot be this request's answer: another function, another
-    /// length, another address echoed.
+    /// [`Malformed`] if it cannot be the response to this request: another function, length or
+    /// echoed address.
     pub fn parse_answer<'p>(&self, pdu: &'p [u8]) -> Result<Answer<'p>, Malformed> {
         let shape = self.answer();
         if let [function, code] = pdu
@@ -211,41 +239,42 @@ impl Request {
             let (count, data) = (pdu[1], &pdu[2..]);
             return if usize::from(count) == data.len() { Ok(Answer::Data(data)) } else { Err(Malformed) };
         }
-        // A write is answered with the first five bytes of its request (§6.5, §6.6, §6.11, §6.12).
+        // The response to a write is the first five bytes of its request (§6.5, §6.6, §6.11,
+        // §6.12).
         let mut request = Vec::new();
         self.encode(&mut request);
         if request.get(..5) == Some(pdu) { Ok(Answer::Done) } else { Err(Malformed) }
     }
 }
 
-/// How many bytes hold so many bits or registers.
+/// The number of bytes for `quantity` bits or registers.
 pub fn data_length(table: Table, quantity: u16) -> usize {
     if table.has_bits() { usize::from(quantity).div_ceil(8) } else { 2 * usize::from(quantity) }
 }
 
-/// What can be known of an answer before it comes. Two reads with answers of one shape cannot be
-/// told apart on a serial line.
+/// The known properties of a response. Responses of two reads with the same shape cannot be
+/// distinguished on a serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
-    /// The function code, echoed by the answer.
+    /// The function code, which the response echoes.
     pub function: u8,
-    /// The answer's whole length in bytes, function code included.
+    /// The length of the response in bytes, with the function code.
     pub length: u8,
 }
 
-/// An answer, read.
+/// A parsed response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer<'p> {
-    /// Functions 1 to 4: bits packed from the lowest up, or registers with their high byte first.
-    /// As long as was asked for.
+    /// Functions 1 to 4: bits packed from the lowest bit, or registers with the high byte first. It
+    /// has the requested length.
     Data(&'p [u8]),
     /// A write was carried out.
     Done,
-    /// The unit refuses.
+    /// An exception response.
     Exception(Exception),
 }
 
-/// Not an answer to that request.
+/// The bytes are not a response to this request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -257,23 +286,44 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// Why a unit refuses: an exception code (§7).
+/// An exception code (§7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Exception(pub u8);
 
 impl Exception {
-    /// The function is not known to the unit.
+    /// The unit does not support the function.
     pub const ILLEGAL_FUNCTION: Exception = Exception(1);
-    /// Some address of those asked for does not exist.
+    /// A requested address does not exist.
     pub const ILLEGAL_DATA_ADDRESS: Exception = Exception(2);
     /// The quantity or the value is not allowed.
     pub const ILLEGAL_DATA_VALUE: Exception = Exception(3);
-    /// The unit is busy with something that takes long.
+    /// The unit is busy with a long operation.
     pub const BUSY: Exception = Exception(6);
 
-    /// Whether asking for less might be answered.
-    pub fn blames_address(self) -> bool {
-        matches!(self, Exception::ILLEGAL_DATA_ADDRESS | Exception::ILLEGAL_DATA_VALUE)
+    /// The unit failed while it was at it.
+    pub const DEVICE_FAILURE: Exception = Exception(4);
+
+    /// Whether asking for less might be answered. The standard means 2 and 3 for that; units in
+    /// the field also send 1, 4 and 6.
+    pub fn may_pass_smaller(self) -> bool {
+        matches!(
+            self,
+            Exception::ILLEGAL_FUNCTION
+                | Exception::ILLEGAL_DATA_ADDRESS
+                | Exception::ILLEGAL_DATA_VALUE
+                | Exception::DEVICE_FAILURE
+                | Exception::BUSY
+        )
+    }
+
+    /// Whether a gateway says so in place of a unit that it could not reach (§7: 10 and 11).
+    pub fn is_of_gateway(self) -> bool {
+        matches!(self.0, 10 | 11)
+    }
+
+    /// Whether asking for the same again later might be answered.
+    pub fn may_pass_later(self) -> bool {
+        matches!(self, Exception::DEVICE_FAILURE | Exception::BUSY)
     }
 }
 

@@ -1,52 +1,65 @@
-//! Which requests read a map: neighbouring registers together, in as few requests as the bounds
-//! allow.
+//! Groups the registers of a map into as few requests as the limits allow.
 //!
-//! Reading a few registers that nobody wants costs less than another request: at 9600 baud a
-//! request with its answer and silences takes about 25 ms beyond its data, as long as 12 registers.
-//! But a unit may refuse addresses it does not have; then the block is taken apart until only the
-//! register at fault is alone.
+//! Reading a few unused registers costs less than another request: at 9600 baud the overhead of a
+//! request with its response and silences is about 25 ms, the time of 12 registers. But a unit may
+//! refuse addresses that do not exist; then the block is split until only the refused register is
+//! separate.
 
 use super::map::Register;
 use super::pdu::{Request, Shape, Table};
 
-/// Bounds of one request.
+/// Limits of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most registers one request reads; `1..=125`. Bits: 16 times as many.
+    /// Most registers per request; `1..=125`. For bits 16 times as many.
     pub max_registers: u16,
-    /// Most unwanted registers between two wanted ones. Bits: 16 times as many.
+    /// Most unused registers between two used ones. For bits 16 times as many.
     pub max_gap: u16,
 }
 
 /// Registers read by one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Where.
+    /// The table.
     pub table: Table,
     /// The first address.
     pub address: u16,
-    /// How many.
+    /// The number of registers or bits.
     pub quantity: u16,
     /// The registers in it, as indexes into the map, by address.
     pub members: Vec<usize>,
+    /// The unit answers it with so many bytes of data.
+    pub answer_bytes: Option<u8>,
 }
 
 impl Block {
-    fn of(registers: &[Register], members: &[usize]) -> Option<Block> {
+    /// The smallest that holds these registers, given by address; `None` without any.
+    pub(super) fn of(registers: &[Register], members: &[usize]) -> Option<Block> {
         let first = registers.get(*members.first()?)?;
         let end = members.iter().filter_map(|index| registers.get(*index)).map(Register::end).max()?;
         let quantity = u16::try_from(end - u32::from(first.address)).ok()?;
-        Some(Block { table: first.table, address: first.address, quantity, members: members.to_vec() })
+        let answer_bytes = first.answer_bytes;
+        Some(Block {
+            table: first.table,
+            address: first.address,
+            quantity,
+            members: members.to_vec(),
+            answer_bytes,
+        })
     }
 
-    /// The request that reads it; `None` only for a map that breaks the protocol's bounds.
+    /// The request that reads it; `None` only if the map exceeds the limits of the protocol.
     pub fn request(&self) -> Option<Request> {
-        Request::read(self.table, self.address, self.quantity).ok()
+        let request = Request::read(self.table, self.address, self.quantity).ok()?;
+        Some(match self.answer_bytes {
+            Some(bytes) => request.answered_with(bytes),
+            None => request,
+        })
     }
 }
 
 /// The fewest blocks that read all `registers` within `limits`. A register longer than
-/// `max_registers` is a block of its own.
+/// `max_registers` is a separate block.
 pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
     let mut order: Vec<usize> = (0..registers.len()).collect();
     order.sort_by_key(|index| (registers[*index].table, registers[*index].address, registers[*index].end()));
@@ -64,7 +77,10 @@ pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
         let last = groups.last_mut();
         match (open, last) {
             (Some((start, end)), Some(group))
-                if registers[group[0]].table == register.table && fits(start, end) =>
+                if registers[group[0]].table == register.table
+                    && register.answer_bytes.is_none()
+                    && registers[group[0]].answer_bytes.is_none()
+                    && fits(start, end) =>
             {
                 group.push(index);
                 open = Some((start, end.max(register.end())));
@@ -78,8 +94,8 @@ pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
     groups.iter().filter_map(|group| Block::of(registers, group)).collect()
 }
 
-/// Takes a block apart that its unit refuses: at its gaps, and if it has none in the middle. `None`
-/// if it holds one register only.
+/// Splits a block that its unit refuses: at its gaps, or in the middle if it has none. `None` if it
+/// has only one register.
 pub fn split(registers: &[Register], block: &Block) -> Option<Vec<Block>> {
     let mut parts: Vec<Vec<usize>> = Vec::new();
     let mut end = None;
@@ -99,27 +115,31 @@ pub fn split(registers: &[Register], block: &Block) -> Option<Vec<Block>> {
     (block.members.len() > 1).then_some(parts)
 }
 
-/// A read whose answer cannot be taken for that of any block: it has another shape than all of
-/// them.
+/// Most probes to choose from, of each kind.
+const PROBES_MAX: usize = 4;
+
+/// Reads by which a unit shows that it answers in step, each with whether its answer has a shape
+/// that no block of `all` has; those that have come first.
 ///
-/// It reads the beginning of a block if any beginning will do, so that its addresses exist; else
-/// more than a block, else another table: an exception is an answer too. `None` without blocks, or
-/// if they have every shape there is.
-pub fn probe(blocks: &[Block]) -> Option<Request> {
-    let used: Vec<Shape> = blocks.iter().filter_map(Block::request).map(|request| request.answer()).collect();
-    let free = |table: Table, address: u16, quantity: u16| {
-        let request = Request::read(table, address, quantity).ok()?;
-        (!used.contains(&request.answer())).then_some(request)
-    };
-    let beginning =
-        |block: &Block| (1..block.quantity).find_map(|quantity| free(block.table, block.address, quantity));
-    let longer = |block: &Block| {
-        (1..=block.table.read_max()).find_map(|quantity| free(block.table, block.address, quantity))
-    };
-    let tables = [Table::Holding, Table::Input, Table::Coil, Table::Discrete];
-    let elsewhere = || {
-        tables.iter().find_map(|table| (1..=table.read_max()).find_map(|quantity| free(*table, 0, quantity)))
-    };
-    let found = blocks.iter().find_map(beginning).or_else(|| blocks.iter().find_map(longer));
-    found.or_else(|| if blocks.is_empty() { None } else { elsewhere() })
+/// They read values of the map, whole and within the blocks of `from`, and nothing else: single
+/// values, beginnings, and the blocks themselves.
+pub fn probes(registers: &[Register], from: &[&Block], all: &[&Block]) -> Vec<(Request, bool)> {
+    let used: Vec<Shape> =
+        all.iter().filter_map(|block| block.request()).map(|request| request.answer()).collect();
+    let mut found: Vec<(Request, bool)> = Vec::new();
+    for block in from {
+        let singles = block.members.iter().map(std::slice::from_ref);
+        let beginnings = (2..block.members.len()).filter_map(|count| block.members.get(..count));
+        for members in singles.chain(beginnings) {
+            let part = Block::of(registers, members).filter(|part| part.quantity < block.quantity);
+            let Some(request) = part.and_then(|part| part.request()) else { continue };
+            let probe = (request, true);
+            if found.len() < PROBES_MAX && !used.contains(&probe.0.answer()) && !found.contains(&probe) {
+                found.push(probe);
+            }
+        }
+    }
+    let whole = from.iter().filter_map(|block| block.request()).take(PROBES_MAX);
+    found.extend(whole.map(|request| (request, false)));
+    found
 }

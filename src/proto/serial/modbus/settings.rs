@@ -1,4 +1,4 @@
-//! What a bus is told: its timing, its units and their register maps, already validated.
+//! The settings of a bus: its timing, its units and their register maps, already validated.
 
 use std::time::Duration;
 
@@ -8,26 +8,23 @@ use super::map::Register;
 use super::plan::Limits;
 use crate::message::Name;
 
-/// One bus: a serial port with one or more units behind it.
+/// One bus: a serial port with one or more units.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// How fast characters go; for the silences and for how long frames take.
+    /// The speed of the line, for silences and the duration of frames.
     pub speed: Speed,
-    /// How long a unit may think before its answer begins; default 1 s. What frames take on the
-    /// wire comes on top.
+    /// How long a line that is never quiet is waited for; default 1 s.
     pub timeout: Duration,
-    /// Silence before each request beyond the 3.5 characters of the standard; default none.
-    pub pause: Duration,
     /// From the beginning of a request to that of the next, at least; default none.
     pub interval: Duration,
-    /// How long a unit is left alone after it has failed once; doubles with every further failure;
-    /// default 1 s.
+    /// Back-off of a unit after its first failure, doubled with every further one; default 1 s.
     pub backoff: Duration,
-    /// The longest it is left alone; default 60 s.
+    /// Longest back-off; default 60 s.
     pub backoff_max: Duration,
-    /// The adapter hears what it sends. Reads are told from their echo anyway; writes are not.
+    /// Whether the adapter receives its own transmissions. For reads the echo is detected anyway;
+    /// for writes it cannot be.
     pub echo: bool,
-    /// Who is on the bus; addresses differ.
+    /// The units on the bus, with unique addresses.
     pub units: Vec<Unit>,
 }
 
@@ -40,27 +37,33 @@ impl Settings {
     pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 }
 
-/// One unit on the bus: a device of its own.
+/// One unit on the bus, which is a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unit {
-    /// The device it is.
+    /// The id of its device.
     pub id: Name,
-    /// Its address on the bus; `1..=247`.
+    /// Its address on the bus; `1..=255`, of which the standard reserves 248 and above.
     pub address: u8,
-    /// Where its readings appear in its own space; a valid [`Path`](crate::message::Path). Default
+    /// The path of its readings within the device; a valid [`Path`](crate::message::Path). Default
     /// `data`.
     pub path: String,
-    /// From one poll to the next; default 10 s.
+    /// Interval of polls; default 10 s.
     pub period: Duration,
-    /// Each poll is late by a random time up to this, so that buses do not beat in step; default
+    /// Each poll is delayed by a random time up to this, so that buses do not poll in step; default
     /// none.
     pub jitter: Duration,
     /// Which readings are published; default all.
     pub publish: Publish,
-    /// What is read; at least one, none beyond `limits` alone.
+    /// Its registers; at least one, none longer than `limits`.
     pub registers: Vec<Register>,
-    /// How registers are put together into requests.
+    /// Limits for grouping registers into requests.
     pub limits: Limits,
+    /// How long it may think before its answer begins; default 1 s. What frames take on the wire
+    /// comes on top.
+    pub timeout: Duration,
+    /// Silence before each request to it, beyond the 3.5 characters of the standard; default that
+    /// of the bus.
+    pub pause: Duration,
 }
 
 impl Unit {
@@ -69,15 +72,18 @@ impl Unit {
     /// Default of `period`.
     pub const PERIOD: Duration = Duration::from_secs(10);
 
-    /// An upper bound of its readings' length in bytes: what its role's `max-payload` has to let
-    /// pass.
+    /// An upper bound of the length of its readings in bytes, which its role's `max-payload` must
+    /// allow.
     pub fn payload_max(&self) -> usize {
         let field = |register: &Register| {
             let value = match register.kind {
-                // A byte can become six as an escape.
+                // A byte can become an escape of six bytes.
                 super::map::Kind::String(registers) => 12 * usize::from(registers) + 2,
                 super::map::Kind::Bool(_) => 5,
-                _ => 24,
+                _ if !register.bits.is_empty() => {
+                    2 + register.bits.iter().map(|(_, name)| 6 * name.len() + 9).sum::<usize>()
+                }
+                _ => register.names.iter().map(|(_, name)| 6 * name.len() + 2).max().unwrap_or(0).max(24),
             };
             6 * register.name.len() + 4 + value
         };

@@ -1,4 +1,4 @@
-//! One unit on the bus: what is asked of it next, what it has said, and when it is due.
+//! One unit on the bus: its next request, its values, and when it is due.
 //!
 //! ```text
 //!            any answer                      answer                     last block
@@ -10,78 +10,151 @@
 //! An RTU answer does not say which request it answers. After a request without an answer, a late
 //! one may still come, and would be taken for the answer to the next request of the same shape; and
 //! then every answer for that of the request before. So such a unit is *unsure*: it is first sent a
-//! probe, a read whose answer has a shape that no other has. Units answer in order; so once a probe
-//! is answered, only answers to other probes can be outstanding, and those are told from all
-//! others.
+//! probe, a read of values of its map whose answer has a shape that no other has. Units answer in
+//! order; so once a probe is answered, only answers to other probes can be outstanding, and those
+//! are told from all others. Where all reads of a map have one shape, one of them is the probe: its
+//! answer is not used, and the unit is left alone for as long as another one may still come.
+//!
+//! A read that fails three times while the unit answers others is changed, in this order: asked
+//! after a pause, if nothing was ever answered sooner after an answer; taken apart, at its gaps and
+//! then in the middle; left out for a time that doubles, if it is one value only. Until a part was
+//! answered it is *suspect*: it is read after all others, and when it fails the reading is
+//! published without it. Between two polls there are turns for suspects alone.
 
 use std::time::{Duration, Instant};
 
 use super::change::Changes;
+use super::learn::{self, Learned, Obstacle};
 use super::map::{self, Value};
-use super::pdu::{Answer, EXCEPTION, Exception, Request, Shape};
+use super::pdu::{Answer, EXCEPTION, Request, Shape};
 use super::plan::{self, Block};
 use super::settings;
 
-/// Most unanswered requests remembered, to recognise late answers.
+/// Most unanswered requests remembered, to detect late responses.
 const UNANSWERED_MAX: usize = 4;
-/// After so many failures in a row a unit counts as down.
+/// Consecutive failures after which a unit counts as down.
 const DOWN_AFTER: u32 = 3;
+/// After so many reads in a row without a value a unit that answers counts as degraded.
+const DEGRADED_AFTER: u32 = 3;
+/// Longest wait for an answer that may still come, in time-outs.
+const STILL_TO_COME_MAX: u32 = 10;
+/// So often in a row a block is asked for whole again that was refused by an exception that may
+/// pass.
+const WHOLE_AGAIN_MAX: u32 = 3;
 
-/// Whether a unit answers.
+/// Whether a unit responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It was not asked yet.
+    /// It was not asked yet, or gave no value yet.
     Unknown,
-    /// Its last answer is newer than three failures.
+    /// A value has arrived since it last failed three times.
     Up,
+    /// It answers, but none of its values arrives.
+    Degraded,
     /// Three requests in a row had no answer.
     Down,
 }
 
-/// What has happened with a unit, since the beginning.
+/// Counters of a unit since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Requests sent.
     pub requests: u64,
-    /// Answers, exceptions included.
+    /// Responses, including exceptions.
     pub answers: u64,
-    /// Answers that were exceptions.
+    /// Exception responses.
     pub exceptions: u64,
-    /// Requests after which nothing came from it.
+    /// Requests without any response.
     pub silent: u64,
-    /// Requests after which only bytes came that are no frame.
+    /// Requests followed only by bytes that are not a frame.
     pub damaged: u64,
-    /// Answers that came after their time.
+    /// Responses that came after the timeout.
     pub late: u64,
+    /// Answers of another length or function than was asked for.
+    pub misfits: u64,
     /// Polls completed.
     pub polls: u64,
-    /// Polls left out because the bus was busy or the unit did not answer.
+    /// Polls skipped because the bus was busy or the unit did not respond.
     pub skipped: u64,
 }
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To see that answers are in step.
-    Probe,
+    /// To see that answers are in step; `distinct`: its answer has a shape of its own.
+    Probe { distinct: bool },
     /// One of the blocks.
     Block,
 }
 
-/// What an answer led to.
+/// The result of a response.
 #[derive(Debug, PartialEq)]
 pub(super) enum Progress {
-    /// More is to be asked at once.
+    /// The poll continues with another request.
     More,
-    /// The poll is done.
+    /// The poll is complete.
     Done,
+    /// The turn was for suspects only, and there are none left.
+    End,
+    /// The turn is over, and the next one is set.
+    Wait,
 }
 
-/// A register the unit refuses to be read, told once.
+/// What became of a unit that is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// A value arrives, and none did before.
+    Up,
+    /// It answers, but none of its values arrives.
+    Degraded,
+    /// A register is left out, told once.
+    Refused { register: usize, why: Obstacle },
+    /// It wants to be asked otherwise than planned.
+    Learned,
+}
+
+/// A register that is left out of the readings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) register: usize,
-    pub(super) exception: Exception,
+    pub(super) why: Obstacle,
+}
+
+/// A block and how it does.
+#[derive(Clone, Debug)]
+struct Part {
+    block: Block,
+    /// Failures in a row while the unit answered others.
+    failures: u32,
+    /// It came of a read that failed, and was not answered yet.
+    suspect: bool,
+    /// It was answered.
+    proven: bool,
+    /// Not asked for before then; and how long it was left out.
+    aside: Option<(Instant, Duration)>,
+    /// Of which read it is a half, as an index into `halved`.
+    half_of: Option<usize>,
+}
+
+impl Part {
+    fn new(block: Block) -> Part {
+        Part { block, failures: 0, suspect: false, proven: false, aside: None, half_of: None }
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.suspect || self.aside.is_some()
+    }
+}
+
+/// A read without gaps that was taken apart in the middle.
+#[derive(Clone, Debug)]
+struct Halved {
+    /// Halves not answered yet.
+    left: usize,
+    /// A half was not answered either.
+    failed: bool,
+    /// Registers of the longer half.
+    quantity: u16,
 }
 
 #[derive(Debug)]
@@ -90,26 +163,56 @@ pub(super) struct Unit {
     pub(super) state: State,
     pub(super) failures: u32,
     pub(super) due: Instant,
-    /// Asked since an unanswering unit had its last turn.
+    /// Whether it was polled since a failing unit was last polled.
     pub(super) served: bool,
     pub(super) counters: Counters,
-    blocks: Vec<Block>,
-    probe: Option<Request>,
+    /// Counts changes of what was learned.
+    pub(super) revision: u64,
+    parts: Vec<Part>,
+    halved: Vec<Halved>,
+    /// Reads that show that answers are in step, and whether the answer has a shape of its own.
+    probes: Vec<(Request, bool)>,
+    /// Which of them is next.
+    probe_at: usize,
     in_step: bool,
     position: usize,
+    asked: Option<usize>,
+    /// This turn is for suspects only.
+    learning: bool,
     values: Vec<Option<Value>>,
     changes: Changes,
     refused: Vec<Refusal>,
+    /// When the next poll is due without its jitter, and with it.
     slot: Instant,
+    slot_due: Instant,
     unanswered: Vec<(Shape, Instant)>,
+    /// The block that failed last, how, and after how much silence it was asked for.
+    blame: Option<(Block, Obstacle, Duration)>,
+    /// When its last answer came.
+    answered_at: Option<Instant>,
+    /// From its last answer to the present request; longest if there was none.
+    silence: Duration,
+    /// The shortest such silence before a request that was answered.
+    soonest: Option<Duration>,
+    /// Which of [`learn::PAUSES`] is being tried, and for which read.
+    trying: Option<(usize, Block)>,
+    has_tried_pauses: bool,
+    pause: Duration,
+    width: u16,
+    /// Reads in a row without a value.
+    barren: u32,
+    /// The blocks before one was taken apart because of an exception that may pass.
+    whole: Option<Vec<Part>>,
+    whole_again: u32,
 }
 
 impl Unit {
     pub(super) fn new(settings: settings::Unit, now: Instant) -> Unit {
-        let blocks = plan::blocks(&settings.registers, settings.limits);
-        Unit {
-            probe: plan::probe(&blocks),
-            blocks,
+        let mut unit = Unit {
+            probes: Vec::new(),
+            probe_at: 0,
+            parts: Vec::new(),
+            halved: Vec::new(),
             values: vec![None; settings.registers.len()],
             settings,
             state: State::Unknown,
@@ -117,136 +220,550 @@ impl Unit {
             due: now,
             served: false,
             counters: Counters::default(),
+            revision: 0,
             in_step: false,
             position: 0,
+            asked: None,
+            learning: false,
             changes: Changes::default(),
             refused: Vec::new(),
             slot: now,
+            slot_due: now,
             unanswered: Vec::new(),
+            blame: None,
+            answered_at: None,
+            silence: Duration::MAX,
+            soonest: None,
+            trying: None,
+            has_tried_pauses: false,
+            pause: Duration::ZERO,
+            width: 0,
+            barren: 0,
+            whole: None,
+            whole_again: 0,
+        };
+        unit.plan();
+        unit
+    }
+
+    /// Takes over what was learned before; what belongs to another map is left out.
+    pub(super) fn recall(&mut self, learned: &Learned, now: Instant) {
+        self.pause = learned.pause();
+        self.width = learned.width;
+        self.plan();
+        let registers = &self.settings.registers;
+        if let Some(blocks) = learned.blocks(registers, self.settings.limits) {
+            self.parts = blocks.into_iter().map(Part::new).collect();
+            for part in &mut self.parts {
+                if let [only] = part.block.members[..]
+                    && learned.silent.contains(&registers[only].name)
+                {
+                    part.aside = Some((now + learn::ASIDE, learn::ASIDE));
+                    self.refused.push(Refusal { register: only, why: Obstacle::Silence });
+                }
+            }
+            self.find_probes();
         }
     }
 
-    /// The line is there again: due at once, and nothing known of what is still to come.
-    pub(super) fn start(&mut self, now: Instant) {
-        self.in_step = false;
-        self.slot = now;
-        self.due = now;
+    /// What to keep over a restart.
+    pub(super) fn learned(&self) -> Learned {
+        let registers = &self.settings.registers;
+        let parts = self.whole.as_ref().unwrap_or(&self.parts);
+        let mut reads: Vec<(String, u16, u16)> = parts
+            .iter()
+            .map(|part| (part.block.table.as_str().to_owned(), part.block.address, part.block.quantity))
+            .collect();
+        reads.sort();
+        let mut planned: Vec<(String, u16, u16)> = plan::blocks(registers, self.settings.limits)
+            .into_iter()
+            .map(|block| (block.table.as_str().to_owned(), block.address, block.quantity))
+            .collect();
+        planned.sort();
+        let silent = parts.iter().filter(|part| part.aside.is_some()).flat_map(|part| {
+            part.block.members.iter().filter_map(|index| Some(registers.get(*index)?.name.clone()))
+        });
+        Learned {
+            pause_ms: u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX),
+            width: self.width,
+            map: learn::fingerprint(registers, self.settings.limits),
+            reads: if reads == planned { Vec::new() } else { reads },
+            silent: silent.collect(),
+        }
+    }
+
+    /// What is left out of the readings, and why.
+    pub(super) fn refused(&self) -> &[Refusal] {
+        &self.refused
+    }
+
+    /// Not before this is it asked again: a pause after its last answer that was learned, or is
+    /// being tried.
+    pub(super) fn open_at(&self) -> Option<Instant> {
+        let trial = self.trying.as_ref().and_then(|(step, _)| learn::PAUSES.get(*step));
+        let trial = trial.copied().unwrap_or_default();
+        Some(self.answered_at? + self.pause.max(trial))
+    }
+
+    /// The blocks as they are planned, within what was learned of their width.
+    fn plan(&mut self) {
+        let mut limits = self.settings.limits;
+        if self.width > 0 {
+            limits.max_registers = limits.max_registers.min(self.width);
+        }
+        self.parts = plan::blocks(&self.settings.registers, limits).into_iter().map(Part::new).collect();
+        self.halved.clear();
+        self.find_probes();
+    }
+
+    /// Those within what was answered before come first.
+    fn find_probes(&mut self) {
+        self.probe_at = 0;
+        let registers = &self.settings.registers;
+        let all: Vec<&Block> = self.parts.iter().map(|part| &part.block).collect();
+        let of = |wanted: fn(&&Part) -> bool| -> Vec<&Block> {
+            self.parts.iter().filter(wanted).map(|part| &part.block).collect()
+        };
+        let proven = of(|part| part.aside.is_none() && part.proven);
+        let others = of(|part| part.aside.is_none() && !part.proven);
+        let aside = of(|part| part.aside.is_some());
+        let probes = [proven, others, aside].map(|from| plan::probes(registers, &from, &all));
+        self.probes = probes.concat();
+    }
+
+    /// The line is there again: due once answers to earlier requests have come, `listen` from now.
+    pub(super) fn start(&mut self, now: Instant, listen: Duration) {
+        // Without a shape of its own a probe shows no more than the listening.
+        self.in_step = !self.probes.first().is_some_and(|(_, distinct)| *distinct);
+        self.unanswered.clear();
+        self.blame = None;
+        self.slot = now + listen;
+        self.slot_due = self.slot;
+        self.due = self.slot;
         self.restart();
     }
 
     fn restart(&mut self) {
         self.position = 0;
+        self.asked = None;
+        self.learning = false;
         self.values.fill(None);
+        self.parts.sort_by_key(Part::is_doubtful);
     }
 
-    /// What to ask next; `None` if its map has nothing that can be asked.
-    pub(super) fn next_request(&self) -> Option<(Purpose, Request)> {
-        match &self.probe {
-            Some(probe) if !self.in_step => Some((Purpose::Probe, probe.clone())),
-            _ => Some((Purpose::Block, self.blocks.get(self.position)?.request()?)),
+    /// Its turn begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.learning = now < self.slot;
+        self.rewind();
+        if self.in_step {
+            self.unanswered.clear();
         }
     }
 
-    /// An answer came. `true` with it: the unit is up now and was not before.
+    fn rewind(&mut self) {
+        self.position = 0;
+        self.asked = None;
+    }
+
+    /// The next block to ask for.
+    fn current(&self, now: Instant) -> Option<usize> {
+        (self.position..self.parts.len()).find(|index| {
+            let part = &self.parts[*index];
+            let is_due = part.aside.is_none_or(|(again, _)| again <= now);
+            is_due && (!self.learning || part.suspect)
+        })
+    }
+
+    /// What to ask next; `None` if nothing is to be asked in this turn.
+    pub(super) fn next_request(&self, now: Instant) -> Option<(Purpose, Request)> {
+        if !self.in_step && !self.probes.is_empty() {
+            let (probe, distinct) = self.probes.get(self.probe_at % self.probes.len())?;
+            return Some((Purpose::Probe { distinct: *distinct }, probe.clone()));
+        }
+        Some((Purpose::Block, self.parts.get(self.current(now)?)?.block.request()?))
+    }
+
+    /// The request that [`Unit::next_request`] told is sent now.
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.silence = self.answered_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        self.asked = self.current(now);
+        self.counters.requests += 1;
+        self.served = true;
+    }
+
+    /// An answer came.
     pub(super) fn answered(
         &mut self,
-        purpose: Purpose,
+        now: Instant,
+        (purpose, request, asked): (Purpose, &Request, Instant),
         answer: Answer<'_>,
-        refusals: &mut Vec<Refusal>,
-    ) -> (Progress, bool) {
+        timeout: Duration,
+        news: &mut Vec<News>,
+    ) -> Progress {
         self.counters.answers += 1;
         self.failures = 0;
-        let came_up = self.state != State::Up;
-        self.state = State::Up;
+        self.answered_at = Some(now);
+        self.soonest = Some(self.soonest.map_or(self.silence, |soonest| soonest.min(self.silence)));
         if let Answer::Exception(_) = answer {
             self.counters.exceptions += 1;
         }
-        if purpose == Purpose::Probe {
+        match purpose {
             // An exception shows as well that it answers in order.
-            self.in_step = true;
-            return (Progress::More, came_up);
+            Purpose::Probe { distinct } => {
+                self.in_step = true;
+                let is_read = |part: &&mut Part| part.block.request().as_ref() == Some(request);
+                self.parts.iter_mut().filter(is_read).for_each(|part| part.proven = true);
+                self.settle_blame(now, request, news);
+                if self.barren >= DEGRADED_AFTER {
+                    self.degrade(news);
+                }
+                self.rewind();
+                if distinct {
+                    self.unanswered.clear();
+                    return self.more(now);
+                }
+                let Some((_, oldest)) = self.unanswered.first() else { return self.more(now) };
+                let wait = now.saturating_duration_since(*oldest).mul_f64(1.5);
+                self.due = now + wait.clamp(timeout, timeout * STILL_TO_COME_MAX);
+                // This may have been another's answer; then its own is still to come.
+                self.remember(request.answer(), asked);
+                Progress::Wait
+            }
+            Purpose::Block => self.block_answered(now, answer, news),
         }
-        let registers = &self.settings.registers;
-        let Some(block) = self.blocks.get(self.position) else { return (Progress::Done, came_up) };
+    }
+
+    fn more(&self, now: Instant) -> Progress {
+        match (self.current(now), self.learning) {
+            (Some(_), _) => Progress::More,
+            (None, false) => Progress::Done,
+            (None, true) => Progress::End,
+        }
+    }
+
+    fn block_answered(&mut self, now: Instant, answer: Answer<'_>, news: &mut Vec<News>) -> Progress {
+        let Some(index) = self.asked.take().filter(|index| *index < self.parts.len()) else {
+            return Progress::Done;
+        };
+        let part = &mut self.parts[index];
+        let was_doubtful = part.is_doubtful();
+        (part.failures, part.suspect, part.proven) = (0, false, true);
+        if part.aside.take().is_some() {
+            self.revision += 1;
+        }
+        let block = part.block.clone();
         match answer {
             Answer::Data(data) => {
-                for index in &block.members {
-                    self.values[*index] = map::decode(&registers[*index], block.address, data);
-                    self.refused.retain(|refusal| refusal.register != *index);
+                let mut has_value = false;
+                for member in &block.members {
+                    let value = map::decode(&self.settings.registers[*member], block.address, data);
+                    has_value |= value.is_some();
+                    self.values[*member] = value;
+                    self.refused.retain(|refusal| refusal.register != *member);
+                }
+                if has_value {
+                    self.barren = 0;
+                    if self.state != State::Up {
+                        self.state = State::Up;
+                        news.push(News::Up);
+                    }
                 }
             }
             Answer::Exception(exception) => {
-                let parts = if exception.blames_address() { plan::split(registers, block) } else { None };
+                let parts = exception
+                    .may_pass_smaller()
+                    .then(|| plan::split(&self.settings.registers, &block))
+                    .flatten();
                 if let Some(parts) = parts {
-                    self.blocks.splice(self.position..=self.position, parts);
+                    if exception.may_pass_later()
+                        && self.whole.is_none()
+                        && self.whole_again < WHOLE_AGAIN_MAX
+                    {
+                        self.whole = Some(self.parts.clone());
+                    }
+                    self.parts.splice(index..=index, parts.into_iter().map(Part::new));
                     // A part may have the old probe's shape. Answers to old probes have come, for
                     // this exception has.
-                    self.probe = plan::probe(&self.blocks);
-                    return (Progress::More, came_up);
+                    self.find_probes();
+                    self.revision += 1;
+                    self.position = index;
+                    return Progress::More;
                 }
                 for register in block.members.iter().copied() {
-                    let refusal = Refusal { register, exception };
-                    if !self.refused.contains(&refusal) {
-                        self.refused.retain(|known| known.register != register);
-                        self.refused.push(refusal.clone());
-                        refusals.push(refusal);
-                    }
+                    self.refuse(register, Obstacle::Exception(exception), news);
+                }
+                if self.whole.take().is_some() {
+                    // It was no passing fault of the whole.
+                    self.whole_again = WHOLE_AGAIN_MAX;
                 }
             }
             Answer::Done => {}
         }
-        self.position += 1;
-        let progress = if self.position < self.blocks.len() { Progress::More } else { Progress::Done };
-        (progress, came_up)
+        self.position = index + 1;
+        if let Some((step, _)) = self.trying.take_if(|(_, tried)| *tried == block) {
+            self.pause = learn::PAUSES.get(step).copied().unwrap_or_default();
+            self.revision += 1;
+            news.push(News::Learned);
+            // What was taken apart before may have been too soon rather than too much.
+            if self.parts.iter().any(|part| part.half_of.is_some() || part.suspect) {
+                self.plan();
+                self.due = now;
+                self.restart();
+                return Progress::Wait;
+            }
+        }
+        if was_doubtful {
+            self.learn_width(index, news);
+        }
+        self.more(now)
+    }
+
+    /// A half was answered: if all halves of a read were, it was too wide.
+    fn learn_width(&mut self, index: usize, news: &mut Vec<News>) {
+        self.revision += 1;
+        let Some(id) = self.parts[index].half_of.take() else { return };
+        let Some(halved) = self.halved.get_mut(id) else { return };
+        halved.left = halved.left.saturating_sub(1);
+        if halved.left > 0 || halved.failed {
+            return;
+        }
+        let factor = if self.parts[index].block.table.has_bits() { 16 } else { 1 };
+        let width = halved.quantity.div_ceil(factor);
+        if self.width == 0 || width < self.width {
+            self.width = width;
+            news.push(News::Learned);
+        }
+        // Those that are wider and were never answered are not asked for in vain.
+        let limits = plan::Limits { max_registers: width, ..self.settings.limits };
+        let registers = &self.settings.registers;
+        let mut at = self.position;
+        while let Some(part) = self.parts.get(at) {
+            let factor = if part.block.table.has_bits() { 16 } else { 1 };
+            if part.proven || part.block.quantity <= width.saturating_mul(factor) {
+                at += 1;
+                continue;
+            }
+            let members: Vec<_> = part.block.members.iter().map(|index| registers[*index].clone()).collect();
+            let blocks = plan::blocks(&members, limits).into_iter().map(|block| {
+                let members = block.members.iter().map(|at| part.block.members[*at]).collect();
+                Part { suspect: true, ..Part::new(Block { members, ..block }) }
+            });
+            let blocks: Vec<Part> = blocks.collect();
+            let count = blocks.len().max(1);
+            self.parts.splice(at..=at, blocks);
+            at += count;
+        }
+        self.find_probes();
+    }
+
+    fn refuse(&mut self, register: usize, why: Obstacle, news: &mut Vec<News>) {
+        let refusal = Refusal { register, why };
+        if !self.refused.contains(&refusal) {
+            self.refused.retain(|known| known.register != register);
+            self.refused.push(refusal);
+            news.push(News::Refused { register, why });
+        }
+    }
+
+    fn degrade(&mut self, news: &mut Vec<News>) {
+        if self.state != State::Degraded {
+            self.state = State::Degraded;
+            news.push(News::Degraded);
+        }
+    }
+
+    /// The unit answers: so the read that failed before did not fail because it is not there.
+    fn settle_blame(&mut self, now: Instant, answered: &Request, news: &mut Vec<News>) {
+        let Some((block, why, silence)) = self.blame.take() else { return };
+        let Some(index) = self.parts.iter().position(|part| part.block == block) else { return };
+        if block.request().as_ref() == Some(answered) {
+            self.parts[index].failures = 0;
+            return;
+        }
+        let part = &mut self.parts[index];
+        part.failures += 1;
+        let enough = if part.aside.is_some() { 1 } else { learn::FAILURES };
+        let tried = self.trying.take_if(|(_, tried)| *tried == block).map(|(step, _)| step);
+        if tried.is_none() && part.failures < enough {
+            return;
+        }
+        // Whether it may have been too soon: nothing that was asked as soon was ever answered.
+        let is_too_soon = self.soonest.is_none_or(|soonest| soonest > silence);
+        let is_alone = part.block.members.len() == 1;
+        let next = match tried {
+            Some(step) => step + 1,
+            // Another read is being tried.
+            None if self.trying.is_some() => learn::PAUSES.len(),
+            None if self.pause.is_zero() && (is_alone || !self.has_tried_pauses) => 0,
+            None => learn::PAUSES.len(),
+        };
+        let longer = (next..learn::PAUSES.len()).find(|step| learn::PAUSES[*step] > silence);
+        if let Some(step) = longer.filter(|_| is_too_soon) {
+            self.trying = Some((step, block));
+            self.has_tried_pauses = true;
+            part.suspect = true;
+            return;
+        }
+        part.failures = 0;
+        self.revision += 1;
+        self.whole = None;
+        let half_of = part.half_of.take();
+        let waited = part.aside.take().map_or(Duration::ZERO, |(_, waited)| waited);
+        if let Some(halved) = half_of.and_then(|id| self.halved.get_mut(id)) {
+            halved.failed = true;
+        }
+        let Some(parts) = plan::split(&self.settings.registers, &block) else {
+            self.parts[index].suspect = false;
+            let others = self.parts.iter().enumerate();
+            let is_last = others.filter(|(at, part)| *at != index && part.aside.is_none()).count() == 0;
+            let longest = if is_last { learn::ASIDE } else { learn::ASIDE_MAX };
+            let wait = (waited * 2).clamp(learn::ASIDE, longest);
+            self.parts[index].aside = Some((now + wait, wait));
+            for register in block.members {
+                self.refuse(register, why, news);
+            }
+            self.find_probes();
+            return;
+        };
+        let has_gap = parts.iter().map(|part| part.quantity).sum::<u16>() < block.quantity;
+        let half_of = (!has_gap && parts.len() == 2).then(|| {
+            let quantity = parts.iter().map(|part| part.quantity).max().unwrap_or(1);
+            self.halved.push(Halved { left: 2, failed: false, quantity });
+            self.halved.len() - 1
+        });
+        self.parts.remove(index);
+        let parts = parts.into_iter().map(|block| Part { suspect: true, half_of, ..Part::new(block) });
+        self.parts.extend(parts);
+        self.find_probes();
     }
 
     /// The poll is done: writes the reading to `payload` if it is to be published, and sets the
     /// next due time.
-    pub(super) fn complete(&mut self, now: Instant, jitter: Duration, payload: &mut Vec<u8>) -> bool {
+    pub(super) fn complete(
+        &mut self,
+        now: Instant,
+        jitter: Duration,
+        payload: &mut Vec<u8>,
+        news: &mut Vec<News>,
+    ) -> bool {
         self.counters.polls += 1;
         let registers = &self.settings.registers;
-        let publish = self.values.iter().any(Option::is_some)
-            && self.changes.decide(now, self.settings.publish, registers, &self.values);
+        map::resolve(registers, &mut self.values);
+        let has_value = self.values.iter().any(Option::is_some);
+        let publish = has_value && self.changes.decide(now, self.settings.publish, registers, &self.values);
         if publish {
             map::write_json(registers, &self.values, payload);
+        }
+        if !has_value {
+            self.barren = self.barren.saturating_add(1);
+            if self.barren >= DEGRADED_AFTER || self.state == State::Unknown {
+                self.degrade(news);
+            }
+        }
+        if let Some(whole) = self.whole.take() {
+            self.whole_again += 1;
+            self.parts = whole;
+            self.find_probes();
+        } else if self.whole_again < WHOLE_AGAIN_MAX {
+            self.whole_again = 0;
         }
         self.schedule(now, jitter);
         publish
     }
 
+    /// Ends a turn that was for suspects only, or had nothing to ask.
+    pub(super) fn end_turn(&mut self, now: Instant, jitter: Duration) {
+        if now < self.slot {
+            self.due = self.slot_due;
+            self.restart();
+        } else {
+            self.schedule(now, jitter);
+        }
+    }
+
     /// Ends a poll: the next one is due in the next free slot of the period, so that the rhythm
     /// stays whatever a poll takes.
-    pub(super) fn schedule(&mut self, now: Instant, jitter: Duration) {
+    fn schedule(&mut self, now: Instant, jitter: Duration) {
         self.restart();
         let period = self.settings.period.max(Duration::from_millis(1));
         let late = now.saturating_duration_since(self.slot);
         let missed = u32::try_from(late.as_nanos() / period.as_nanos()).unwrap_or(u32::MAX);
         self.counters.skipped += u64::from(missed);
-        // Ages without an answer start a new rhythm.
+        // After a long time without a response, the schedule restarts.
         self.slot = period
             .checked_mul(missed.saturating_add(1))
             .and_then(|step| self.slot.checked_add(step))
             .filter(|slot| *slot > now)
             .unwrap_or(now + period);
-        self.due = self.slot + jitter;
+        self.slot_due = self.slot + jitter;
+        self.due = self.slot_due;
     }
 
-    /// No answer came to what was asked at `asked`. `true`: the unit is down now and was not
-    /// before.
-    pub(super) fn failed(&mut self, now: Instant, asked: Instant, shape: Shape, backoff: Duration) -> bool {
+    /// No answer came to a request; `came`: but as many bytes as one has. Whether a suspect failed
+    /// in a poll, so that the poll is complete without it: then [`Unit::complete`] is to be called,
+    /// and [`Unit::try_again`].
+    pub(super) fn failed(
+        &mut self,
+        now: Instant,
+        (purpose, request, asked): (Purpose, &Request, Instant),
+        (why, came): (Obstacle, bool),
+        backoff: Duration,
+    ) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.in_step = false;
-        self.due = now + backoff;
-        self.restart();
-        if self.unanswered.len() == UNANSWERED_MAX {
-            self.unanswered.remove(0);
+        if !came {
+            self.remember(request.answer(), asked);
         }
-        self.unanswered.push((shape, asked));
+        let part = self.asked.filter(|_| purpose == Purpose::Block);
+        let part = part.and_then(|index| self.parts.get(index));
+        let mut is_complete = false;
+        if let Some(part) = part {
+            is_complete = part.is_doubtful() && !self.learning;
+            self.blame = Some((part.block.clone(), why, self.silence));
+            if self.values.iter().all(Option::is_none) {
+                self.barren = self.barren.saturating_add(1);
+            }
+        } else {
+            self.probe_at += 1;
+            // Nobody knows why, if it is not there.
+            self.blame = self.blame.take().filter(|_| self.failures < DOWN_AFTER);
+        }
+        if !is_complete {
+            self.due = now + backoff;
+            if now < self.slot {
+                self.due = self.due.min(self.slot_due);
+            }
+            self.restart();
+        }
+        is_complete
+    }
+
+    /// After a poll that was complete without a suspect: the next turn comes before the next poll.
+    pub(super) fn try_again(&mut self, at: Instant) {
+        if self.parts.iter().any(|part| part.suspect) || self.blame.is_some() {
+            self.due = self.due.min(at);
+        }
+    }
+
+    /// Whether it counts as down from now on, and did not before.
+    pub(super) fn has_gone_down(&mut self) -> bool {
         let went_down = self.failures >= DOWN_AFTER && self.state != State::Down;
         if went_down {
             self.state = State::Down;
         }
         went_down
+    }
+
+    fn remember(&mut self, shape: Shape, asked: Instant) {
+        if self.unanswered.len() == UNANSWERED_MAX {
+            self.unanswered.remove(0);
+        }
+        self.unanswered.push((shape, asked));
+    }
+
+    /// A frame of this unit with the function asked for, but not as long as asked for.
+    pub(super) fn misfit(&mut self) {
+        self.counters.misfits += 1;
     }
 
     /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
@@ -260,10 +777,12 @@ impl Unit {
         let at = self.unanswered.iter().position(|(shape, _)| fits(shape))?;
         let (_, asked) = self.unanswered.remove(at);
         self.counters.late += 1;
+        // It is slow, not silent.
+        self.blame = None;
         Some(now.saturating_duration_since(asked))
     }
 
-    /// The last reading was not delivered.
+    /// The last reading was refused.
     pub(super) fn forget_published(&mut self) {
         self.changes.forget();
     }

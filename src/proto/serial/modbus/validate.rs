@@ -1,17 +1,17 @@
-//! From what files say to [`Settings`]: what each key alone, and several together, may be.
+//! Converts the file form to [`Settings`], and validates each key alone and several together.
 //!
-//! A fault disables the unit it is in, and nothing else; one in the bus's own keys disables the
-//! bus. Each names its key, so that whoever has read the file can add the line.
+//! A fault disables only its unit; a fault in a key of the bus disables the bus. Each fault names
+//! its key, so that the caller can add the line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::change::Publish;
 use super::frame::Speed;
-use super::map::{Kind, Order, Register};
+use super::map::{Charset, Half, Kind, Order, Register};
 use super::model::{
-    BusTable, DefaultTable, OrderWord, PublishWord, RegisterTable, Span, TableWord, TemplateTable, TypeWord,
-    UnitTable,
+    BusTable, CharsetWord, DefaultTable, HalfWord, NumberingWord, OrderWord, PublishWord, RegisterTable,
+    Span, TableWord, TemplateTable, TypeWord, UnitTable,
 };
 use super::pdu::Table;
 use super::plan::Limits;
@@ -26,30 +26,30 @@ pub const REGISTERS_MAX: usize = 1000;
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is wrong with one key.
+/// A fault of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The template it stands in; `None`: in the bus's or unit's own tables.
+    /// The template with the key; `None` = a table of the bus or unit.
     pub template: Option<String>,
     /// The key within `[serial.NAME]`, or within the template: `["unit", "3", "period"]`,
     /// `["register", "voltage", "scale"]`.
     pub key: Vec<String>,
-    /// What is so.
+    /// The fault.
     pub message: String,
-    /// What is accepted.
+    /// The remedy.
     pub advice: String,
 }
 
-/// Why a template cannot be used, for the unit that names it.
+/// Why a template cannot be used, for the unit that refers to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// What is so.
+    /// The fault.
     pub message: String,
-    /// The way out.
+    /// The remedy.
     pub advice: String,
 }
 
-/// Gathers faults below one key.
+/// Collects faults below one key.
 struct Faults<'a> {
     list: &'a mut Vec<Fault>,
     template: Option<&'a str>,
@@ -72,7 +72,7 @@ impl Faults<'_> {
         Faults { list: self.list, template: self.template, prefix }
     }
 
-    /// The duration if it is within the bounds; the default if it is not set.
+    /// The duration if it is within the limits; the default if it is not set.
     fn span(
         &mut self,
         key: &str,
@@ -115,6 +115,21 @@ impl Faults<'_> {
     }
 }
 
+/// What units have from their bus unless they say otherwise.
+#[derive(Clone, Copy)]
+struct Common {
+    limits: Limits,
+    timeout: Duration,
+    pause: Duration,
+}
+
+impl Default for Common {
+    fn default() -> Common {
+        let limits = Limits { max_registers: 125, max_gap: 8 };
+        Common { limits, timeout: Settings::TIMEOUT, pause: Duration::ZERO }
+    }
+}
+
 /// Judges a bus with its units. Units with a fault are left out; without any unit left, or with a
 /// fault of its own, there is no bus.
 pub fn bus<'t>(
@@ -132,13 +147,18 @@ pub fn bus<'t>(
     let mut settings = Settings {
         speed,
         timeout: faults.span("timeout", table.timeout, Settings::TIMEOUT, ms(10), ms(60_000)),
-        pause: faults.span("pause", table.pause, Duration::ZERO, Duration::ZERO, ms(10_000)),
         interval: Duration::from_secs(1).checked_div(per_second).unwrap_or_default(),
         backoff,
         backoff_max: faults.span("backoff-max", table.backoff_max, default_max, backoff, HOUR),
         echo: table.echo.unwrap_or(false),
         units: Vec::new(),
     };
+    let limits = Limits {
+        max_registers: faults.number("max-registers", table.max_registers, 125, 1, 125),
+        max_gap: faults.number("max-gap", table.max_gap, 8, 0, 124),
+    };
+    let pause = faults.span("pause", table.pause, Duration::ZERO, Duration::ZERO, ms(10_000));
+    let common = Common { limits, timeout: settings.timeout, pause };
     let bus_is_sound = list.is_empty();
     let mut seen: BTreeMap<(u8, Option<Name>), String> = BTreeMap::new();
     for (key, table) in units {
@@ -146,7 +166,7 @@ pub fn bus<'t>(
             continue;
         }
         let before = list.len();
-        let found = unit(key, table, &template, &mut list);
+        let found = unit(key, table, common, &template, &mut list);
         let Some(found) = found.filter(|_| list.len() == before) else { continue };
         let mut faults =
             Faults { list: &mut list, template: None, prefix: vec!["unit".to_owned(), key.clone()] };
@@ -168,29 +188,30 @@ pub fn bus<'t>(
     ((bus_is_sound && !settings.units.is_empty()).then_some(settings), list)
 }
 
-/// Judges a template by itself.
+/// Validates a template.
 ///
 /// # Errors
-/// All its faults; their keys count from the template's beginning.
+/// All faults; their keys are relative to the template.
 pub fn template(name: &str, table: &TemplateTable) -> Result<(Vec<Register>, Limits), Vec<Fault>> {
     let mut list = Vec::new();
-    let none = BTreeMap::new();
-    let found = map(Some((name, table)), &none, &[], &mut list);
-    if list.is_empty() { Ok(found) } else { Err(list) }
+    let (registers, common) =
+        map(Some((name, table)), &UnitTable::default(), Common::default(), &[], &mut list);
+    if list.is_empty() { Ok((registers, common.limits)) } else { Err(list) }
 }
 
 fn unit<'t>(
     key: &str,
     table: &UnitTable,
+    common: Common,
     template: &impl Fn(&str) -> Result<&'t TemplateTable, Missing>,
     list: &mut Vec<Fault>,
 ) -> Option<Unit> {
     let mut own = Vec::new();
     let mut faults =
         Faults { list: &mut own, template: None, prefix: vec!["unit".to_owned(), key.to_owned()] };
-    let address = key.parse::<u8>().ok().filter(|address| (1..=247).contains(address));
+    let address = key.parse::<u8>().ok().filter(|address| *address != 0);
     if address.is_none() {
-        faults.add(&[], format!("{key:?} is no address of a unit"), "use a whole number from 1 to 247");
+        faults.add(&[], format!("{key:?} is no address of a unit"), "use a whole number from 1 to 255");
     }
     let id = match table.id.as_deref() {
         None => {
@@ -251,10 +272,10 @@ fn unit<'t>(
         },
     };
     // Without its template, the unit's own registers may be halves of ones.
-    let (registers, limits) = if known.is_some() || table.template.is_none() {
-        map(known, &table.register, &["unit".to_owned(), key.to_owned()], &mut own)
+    let (registers, common) = if known.is_some() || table.template.is_none() {
+        map(known, table, common, &["unit".to_owned(), key.to_owned()], &mut own)
     } else {
-        (Vec::new(), Limits { max_registers: 1, max_gap: 0 })
+        (Vec::new(), common)
     };
     if registers.is_empty() && own.is_empty() {
         let mut faults =
@@ -262,23 +283,51 @@ fn unit<'t>(
         faults.add(&[], "the unit has no register", "set template, or add registers");
     }
     list.append(&mut own);
-    Some(Unit { id: id?, address: address?, path, period, jitter, publish, registers, limits })
+    let Common { limits, timeout, pause } = common;
+    Some(Unit {
+        id: id?,
+        address: address?,
+        path,
+        period,
+        jitter,
+        publish,
+        registers,
+        limits,
+        timeout,
+        pause,
+    })
 }
 
-/// The registers of a template with a unit's own over them, by address.
+/// The registers of a template with a unit's own over them, by address; and what holds for all.
 fn map(
     template: Option<(&str, &TemplateTable)>,
-    own: &BTreeMap<String, RegisterTable>,
+    unit: &UnitTable,
+    common: Common,
     prefix: &[String],
     list: &mut Vec<Fault>,
-) -> (Vec<Register>, Limits) {
+) -> (Vec<Register>, Common) {
     let none = TemplateTable::default();
+    let own = &unit.register;
     let (name, base) = template.map_or((None, &none), |(name, table)| (Some(name), table));
+    let ms = Duration::from_millis;
+    let mut common = common;
+    // The unit's own keys win over the template's, and those over the bus's.
+    let template = (name, &[][..], base.max_registers, base.max_gap, base.timeout, base.pause);
+    let unit_keys = (None, prefix, unit.max_registers, unit.max_gap, unit.timeout, unit.pause);
+    for (template, prefix, max_registers, max_gap, timeout, pause) in [template, unit_keys] {
+        let mut faults = Faults { list: &mut *list, template, prefix: prefix.to_vec() };
+        let Common { limits, .. } = common;
+        common = Common {
+            limits: Limits {
+                max_registers: faults.number("max-registers", max_registers, limits.max_registers, 1, 125),
+                max_gap: faults.number("max-gap", max_gap, limits.max_gap, 0, 124),
+            },
+            timeout: faults.span("timeout", timeout, common.timeout, ms(10), ms(60_000)),
+            pause: faults.span("pause", pause, common.pause, Duration::ZERO, ms(10_000)),
+        };
+    }
+    let limits = common.limits;
     let mut faults = Faults { list, template: name, prefix: Vec::new() };
-    let limits = Limits {
-        max_registers: faults.number("max-registers", base.max_registers, 125, 1, 125),
-        max_gap: faults.number("max-gap", base.max_gap, 8, 0, 124),
-    };
     let mut registers: Vec<Register> = Vec::new();
     let mut fields: BTreeMap<String, String> = BTreeMap::new();
     let keys: BTreeSet<&String> = base.register.keys().chain(own.keys()).collect();
@@ -288,9 +337,16 @@ fn map(
             format!("has {} registers", keys.len()),
             format!("use at most {REGISTERS_MAX}"),
         );
-        return (registers, limits);
+        return (registers, common);
     }
+    let mut exponents: Vec<(String, String, Option<&str>, Vec<String>)> = Vec::new();
+    let mut by_key: BTreeMap<String, String> = BTreeMap::new();
     for key in keys {
+        let template_numbering = base.numbering.unwrap_or(NumberingWord::Wire);
+        let numbering = match own.get(key) {
+            Some(own) if own.address.is_some() => unit.numbering.unwrap_or(template_numbering),
+            _ => template_numbering,
+        };
         let (table, source, prefix) = match (base.register.get(key), own.get(key)) {
             (Some(base), None) => (base.clone(), name, Vec::new()),
             (Some(base), Some(own)) => (base.overlaid(own), None, prefix.to_vec()),
@@ -302,7 +358,13 @@ fn map(
         }
         let mut faults = Faults { list: &mut *faults.list, template: source, prefix };
         let mut faults = faults.below(&["register", key]);
-        let Some(register) = register(key, &table, &base.default, limits, &mut faults) else { continue };
+        let Some(register) = register(key, &table, &base.default, (limits, numbering), &mut faults) else {
+            continue;
+        };
+        if let Some(from) = &table.scale_from {
+            exponents.push((register.name.clone(), from.clone(), source, faults.prefix.clone()));
+        }
+        by_key.insert(key.clone(), register.name.clone());
         if let Some(other) = fields.insert(register.name.clone(), key.clone()) {
             let message = format!("{:?} is the name of register.{other} too", register.name);
             faults.add(&["name"], message, "use another");
@@ -310,27 +372,79 @@ fn map(
         registers.push(register);
     }
     registers.sort_by(|a, b| (a.table, a.address, &a.name).cmp(&(b.table, b.address, &b.name)));
-    (registers, limits)
+    for (name, from, source, prefix) in exponents {
+        let place = |name: &String| registers.iter().position(|register| register.name == *name);
+        let found = by_key.get(&from).and_then(place);
+        let found = found.filter(|at| registers[*at].kind.is_whole() && registers[*at].name != name);
+        match (found, place(&name)) {
+            (Some(from), Some(of)) => registers[of].exponent = Some(from),
+            _ => {
+                let mut faults = Faults { list: &mut *faults.list, template: source, prefix };
+                let message = format!("register.{from} is no other whole number of this map");
+                faults.add(&["scale-from"], message, "use the name of the register with the exponent");
+            }
+        }
+    }
+    (registers, common)
 }
 
 fn register(
     key: &str,
     table: &RegisterTable,
     default: &DefaultTable,
-    limits: Limits,
+    (limits, numbering): (Limits, NumberingWord),
     faults: &mut Faults<'_>,
 ) -> Option<Register> {
     let before = faults.list.len();
-    let place = match table.table.or(default.table) {
-        Some(TableWord::Coil) => Table::Coil,
-        Some(TableWord::Discrete) => Table::Discrete,
-        Some(TableWord::Holding) | None => Table::Holding,
-        Some(TableWord::Input) => Table::Input,
+    let table_of = |word: TableWord| match word {
+        TableWord::Coil => Table::Coil,
+        TableWord::Discrete => Table::Discrete,
+        TableWord::Holding => Table::Holding,
+        TableWord::Input => Table::Input,
     };
+    let numbered = match (table.address, numbering) {
+        (Some(number), NumberingWord::Manual) => {
+            let found = of_manual(number);
+            if found.is_none() {
+                let advice = "use 1 (coil), 10001 (discrete), 30001 (input), 40001 (holding), or 6 digits";
+                faults.add(&["address"], format!("{number} is no number of a manual"), advice);
+            }
+            if let (Some((numbered, _)), Some(word)) = (found, table.table)
+                && table_of(word) != numbered
+            {
+                let message = format!("{number} is of the {numbered} table");
+                faults.add(
+                    &["table"],
+                    message,
+                    "take it out: with numbering = \"manual\" the number says it",
+                );
+            }
+            found
+        }
+        (Some(number), NumberingWord::Wire) => {
+            let address = u16::try_from(number).ok();
+            if address.is_none() {
+                let advice = "use 0 to 65535, or numbering = \"manual\" for numbers like 400001";
+                faults.add(&["address"], format!("is {number}"), advice);
+            }
+            let place = table_of(table.table.or(default.table).unwrap_or(TableWord::Holding));
+            address.map(|address| (place, address))
+        }
+        (None, _) => None,
+    };
+    let place = numbered.map_or_else(
+        || table_of(table.table.or(default.table).unwrap_or(TableWord::Holding)),
+        |(place, _)| place,
+    );
     let implied = if place.has_bits() { TypeWord::Bool } else { default.r#type.unwrap_or(TypeWord::U16) };
     let word = table.r#type.unwrap_or(implied);
     let kind = match word {
         TypeWord::Bool => Kind::Bool(table.bit),
+        TypeWord::U8 => Kind::U8(half(table.byte)),
+        TypeWord::I8 => Kind::I8(half(table.byte)),
+        TypeWord::Bcd2 => Kind::Bcd(2),
+        TypeWord::Bcd4 => Kind::Bcd(4),
+        TypeWord::Bcd8 => Kind::Bcd(8),
         TypeWord::U16 => Kind::U16,
         TypeWord::I16 => Kind::I16,
         TypeWord::U32 => Kind::U32,
@@ -403,10 +517,11 @@ fn register(
         }
         bytes
     });
-    let Some(address) = table.address else {
+    let extra = extra(table, kind, place, faults);
+    if table.address.is_none() {
         faults.add(&[], "the register has no address", "set address, as it goes over the wire, from 0 on");
-        return None;
-    };
+    }
+    let (_, address) = numbered?;
     if u32::from(address) + u32::from(kind.quantity()) > 0x1_0000 {
         faults.add(&["address"], "the value reaches past address 65535", "use a lower one");
     }
@@ -426,7 +541,108 @@ fn register(
         unit: table.unit.clone(),
         absent,
         dead_band,
+        ..extra
     })
+}
+
+fn half(word: Option<HalfWord>) -> Half {
+    match word {
+        Some(HalfWord::High) => Half::High,
+        Some(HalfWord::Low) | None => Half::Low,
+    }
+}
+
+/// What a manual's number means: 40001 and 400001 are holding register 0.
+fn of_manual(number: u32) -> Option<(Table, u16)> {
+    let (table, first) = match number {
+        1..=9_999 => (Table::Coil, 1),
+        10_001..=19_999 => (Table::Discrete, 10_001),
+        30_001..=39_999 => (Table::Input, 30_001),
+        40_001..=49_999 => (Table::Holding, 40_001),
+        100_001..=165_536 => (Table::Discrete, 100_001),
+        300_001..=365_536 => (Table::Input, 300_001),
+        400_001..=465_536 => (Table::Holding, 400_001),
+        _ => return None,
+    };
+    Some((table, u16::try_from(number - first).ok()?))
+}
+
+/// What only some types have; a register with nothing else set.
+fn extra(table: &RegisterTable, kind: Kind, place: Table, faults: &mut Faults<'_>) -> Register {
+    let is_string = matches!(kind, Kind::String(_));
+    let is_byte = matches!(kind, Kind::U8(_) | Kind::I8(_));
+    let is_whole = kind.is_whole() && !place.has_bits();
+    for (key, is_set, fits, advice) in [
+        ("byte", table.byte.is_some(), is_byte, "it is for type = \"u8\" or \"i8\""),
+        ("mask", table.mask.is_some(), is_whole, "it is for whole numbers"),
+        ("bits", table.bits.is_some(), is_whole, "it is for whole numbers"),
+        ("values", table.values.is_some(), is_whole, "it is for whole numbers"),
+        ("characters", table.characters.is_some(), is_string, "it is for type = \"string\""),
+        ("charset", table.charset.is_some(), is_string, "it is for type = \"string\""),
+        ("scale-from", table.scale_from.is_some(), kind.is_number(), "it is for numbers"),
+        ("answer-bytes", table.answer_bytes.is_some(), !place.has_bits(), "it is for registers"),
+    ] {
+        if is_set && !fits {
+            faults.add(&[key], "means nothing here", advice);
+        }
+    }
+    let mask = table.mask.as_deref().and_then(|text| {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let is_hex = digits.len() <= 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let mask = is_hex.then(|| u64::from_str_radix(digits, 16).ok()).flatten();
+        let mask = mask.filter(|mask| *mask != 0);
+        if mask.is_none() {
+            faults.add(&["mask"], format!("{text:?} is no mask"), "use hexadecimal digits, like \"0FF0\"");
+        }
+        mask
+    });
+    let mut pairs = |key: &str, list: &Option<Vec<String>>, low: i64, high: i64| -> Vec<(i64, String)> {
+        let mut found: Vec<(i64, String)> = Vec::new();
+        for text in list.iter().flatten() {
+            let pair = text.split_once('=').and_then(|(number, name)| {
+                let number =
+                    number.trim().parse::<i64>().ok().filter(|number| (low..=high).contains(number))?;
+                let name = name.trim();
+                let is_name = (1..=FIELD_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
+                let is_new = found.iter().all(|(other, named)| *other != number && named != name);
+                (is_name && is_new).then(|| (number, name.to_owned()))
+            });
+            match pair {
+                Some(pair) => found.push(pair),
+                None => faults.add(
+                    &[key],
+                    format!("{text:?} is not accepted"),
+                    format!("use \"NUMBER=NAME\", each number from {low} to {high} and each name once"),
+                ),
+            }
+        }
+        found
+    };
+    let last_bit = (16 * i64::from(kind.quantity()) - 1).clamp(0, 63);
+    let bits = pairs("bits", &table.bits, 0, last_bit);
+    let names = pairs("values", &table.values, i64::MIN, i64::MAX);
+    if table.bits.is_some() && table.values.is_some() {
+        faults.add(&["values"], "a value is either bits or a text", "take bits or values out");
+    }
+    if let Some(count @ (0 | 3..)) = table.characters {
+        faults.add(&["characters"], format!("is {count}"), "use 1 or 2");
+    }
+    if let Some(count @ (0 | 251..)) = table.answer_bytes {
+        faults.add(&["answer-bytes"], format!("is {count}"), "use a whole number from 1 to 250");
+    }
+    Register {
+        mask,
+        bits: bits.into_iter().map(|(bit, name)| (u8::try_from(bit).unwrap_or(0), name)).collect(),
+        names,
+        narrow: table.characters == Some(1),
+        charset: match table.charset {
+            Some(CharsetWord::Latin1) => Charset::Latin1,
+            Some(CharsetWord::Windows1252) => Charset::Windows1252,
+            Some(CharsetWord::Utf8) | None => Charset::Utf8,
+        },
+        answer_bytes: table.answer_bytes,
+        ..Register::default()
+    }
 }
 
 fn hexadecimal(text: &str) -> Option<Vec<u8>> {

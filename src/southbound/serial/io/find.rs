@@ -1,7 +1,7 @@
 //! Which serial ports the machine has: read from `/sys/class/tty` and the links below
 //! `/dev/serial`.
 //!
-//! Not through udev's library: what is asked here are a handful of small files.
+//! It does not use libudev, because only a few small files are read.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -13,29 +13,29 @@ use crate::southbound::serial::settings::PortName;
 pub struct Found {
     /// `/dev/ttyUSB0`.
     pub device: PathBuf,
-    /// The kernel's driver.
+    /// The name of the kernel driver.
     pub driver: Option<String>,
     /// Links below `/dev/serial/by-id`.
     pub by_id: Vec<PathBuf>,
     /// Links below `/dev/serial/by-path`.
     pub by_path: Vec<PathBuf>,
-    /// `usb:VVVV:PPPP[:SERIAL]`, for one on USB.
+    /// `usb:VVVV:PPPP[:SERIAL]`, for a USB adapter.
     pub usb: Option<String>,
-    /// What the adapter calls itself.
+    /// The product name of the USB adapter.
     pub product: Option<String>,
 }
 
-/// All ports that have hardware behind them, by name.
+/// All ports that have hardware, sorted by name.
 pub fn all() -> Vec<Found> {
     below(Path::new("/sys/class/tty"), Path::new("/dev"))
 }
 
-/// Why a name leads to no port.
+/// Why a `usb:` name does not resolve to a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unresolved {
-    /// No adapter of that name is plugged in.
+    /// No such adapter is plugged in.
     Missing,
-    /// Several are; the text lists them with names of their own.
+    /// Several such adapters are plugged in; the text lists them with unambiguous names.
     Ambiguous(String),
 }
 
@@ -54,13 +54,15 @@ impl From<Unresolved> for String {
     }
 }
 
-/// The device file of a port, as it is now.
+/// The current device file of a port.
 ///
 /// # Errors
 /// [`Unresolved`], for a `usb:` name only.
 pub fn resolve(name: &PortName) -> Result<PathBuf, Unresolved> {
     match name {
         PortName::Path(path) => Ok(path.clone()),
+        // Never the name of a device file.
+        PortName::Tcp { .. } => Ok(PathBuf::from(name.to_string())),
         PortName::Usb { serial, .. } => pick(&name.to_string(), serial.is_some(), &all()),
     }
 }
@@ -68,8 +70,8 @@ pub fn resolve(name: &PortName) -> Result<PathBuf, Unresolved> {
 /// Most ports that a message lists.
 const SHOWN: usize = 4;
 
-/// The one of these ports that a `usb:` name means. Which of several would change with every boot,
-/// so it is none of them then.
+/// The port that a `usb:` name identifies. If it matches several, none is used, because the choice
+/// could change at every boot.
 fn pick(name: &str, has_serial: bool, ports: &[Found]) -> Result<PathBuf, Unresolved> {
     let is_meant = |usb: &str| match has_serial {
         true => usb == name,
@@ -92,8 +94,8 @@ fn pick(name: &str, has_serial: bool, ports: &[Found]) -> Result<PathBuf, Unreso
 }
 
 impl Found {
-    /// What it can be named by in the configuration so that none of `others` is meant: its serial
-    /// number, or the socket it is in, and the device file it is now.
+    /// A name for the configuration that does not match any of `others`: with its serial number or
+    /// its USB socket, followed by its current device file.
     fn unmistakable(&self, others: &[&Found]) -> String {
         let has_serial = self.usb.as_deref().is_some_and(|usb| usb.matches(':').count() > 2);
         let stable = match &self.usb {
@@ -113,16 +115,16 @@ impl Found {
     }
 }
 
-/// What stands below these two folders.
+/// All ports found below these two folders.
 pub fn below(sys: &Path, dev: &Path) -> Vec<Found> {
     let mut found = Vec::new();
     for entry in fs::read_dir(sys).into_iter().flatten().flatten() {
-        // Virtual consoles and pseudo-terminals have no device behind them.
+        // Virtual consoles and pseudo-terminals have no device.
         let Ok(device) = fs::canonicalize(entry.path().join("device")) else { continue };
         let node = dev.join(entry.file_name());
         let driver = fs::canonicalize(device.join("driver")).ok();
         let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-        // The 8250 driver registers places for ports that nobody built in: type 0.
+        // The 8250 driver also registers ports without hardware, with type 0.
         let kind = read(&entry.path().join("type"));
         if driver.is_none() || kind.as_deref() == Some("0") {
             continue;
@@ -159,7 +161,7 @@ fn links(folder: &Path, node: &Path) -> Vec<PathBuf> {
     links
 }
 
-/// A small file's first line.
+/// The first line of a small file.
 fn read(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().next()?.trim();
@@ -207,10 +209,10 @@ mod tests {
         assert_eq!(pick("usb:0403:6001:B2", &told).unwrap(), Path::new("/dev/ttyUSB1"));
         assert_eq!(pick("usb:0403:6001", &told[..1]).unwrap(), Path::new("/dev/ttyUSB0"));
         assert_eq!(pick("usb:0403:6015", &told).unwrap_err(), "no such USB adapter is plugged in");
-        // The two ports of one adapter have its serial number both.
+        // Both ports of one adapter have its serial number.
         let double = ["/dev/ttyUSB0", "/dev/ttyUSB1"].map(|device| port(device, "usb:0403:6010:C3", device));
         assert!(pick("usb:0403:6010:C3", &double).unwrap_err().starts_with("2 ports"));
-        // A serial number is meant whole.
+        // A serial number must match as a whole.
         let longer = [port("/dev/ttyUSB0", "usb:0403:6001:A1:x", "/dev/serial/by-path/a")];
         assert!(pick("usb:0403:6001:A1", &longer).is_err());
         let many: Vec<Found> =

@@ -1,56 +1,62 @@
-//! The serial shell: opens ports, moves bytes, and starts over when a port goes away.
+//! The serial shell: opens ports, transfers bytes, and reopens a port after an error.
 //!
-//! Opening and closing can block — a driver waits for hardware, a close for what is still to be
-//! sent — so both run on other threads. After any error the descriptor is closed before anything
-//! else happens: one that is kept makes the kernel give a replugged adapter another name.
+//! Opening and closing can block (a driver waits for hardware, a close for unsent bytes), so both
+//! run on other threads. After an error the descriptor is closed first: while it is open, the
+//! kernel gives a replugged adapter another name.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod find;
 
 use std::future::poll_fn;
 use std::io;
+use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_serial::SerialStream;
 
-use super::settings::{FlowControl, Line, Parity, Port, Rs485};
+use super::settings::{FlowControl, Line, Parity, Port, PortName, Rs485};
 
-/// Most bytes taken at once.
+/// Most bytes per read.
 const CHUNK: usize = 4096;
+/// How long a connection to one address may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Most addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 4;
 
 /// The daemon's side of one port. All calls come from the port's own task, between two awaits.
 pub trait Host {
     /// Whether to open the port now.
     fn poll_open(&self, now: Instant) -> bool;
-    /// It is open, under this device file.
+    /// The port was opened as this device file.
     fn opened(&self, device: &Path);
-    /// It could not be opened, or it was lost.
+    /// The port could not be opened, or failed.
     fn failed(&self, reason: &str);
-    /// Bytes came.
+    /// Bytes were received.
     fn received(&self, bytes: &[u8]);
     /// A deadline passed.
     fn timeout(&self);
-    /// When something is due next.
+    /// The next deadline.
     fn poll_timeout(&self) -> Option<Instant>;
-    /// The next bytes to send, if any, into an empty buffer.
+    /// Writes the next bytes to send to the empty `buffer`; returns whether there are any.
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool;
-    /// Returns when a deadline may have moved, or there is something to send.
+    /// Completes when a deadline may have changed, or there are bytes to send.
     fn changed(&self) -> impl Future<Output = ()>;
 }
 
-/// Keeps a port open and its bytes moving, for as long as the task lives.
+/// Keeps a port open and transfers its bytes, as long as the task runs.
 pub async fn run(settings: Arc<Port>, host: impl Host) {
     let mut chunk = vec![0; CHUNK];
     loop {
         wait_to_open(&host).await;
         let port = Arc::clone(&settings);
-        // The runtime is entered on its blocking threads too, which is where the descriptor is
-        // registered.
+        // The descriptor is registered with the runtime on the blocking thread, where the runtime
+        // is entered too.
         let opened = tokio::task::spawn_blocking(move || open(&port)).await;
         let reason = match opened {
             Ok(Ok((mut port, device))) => {
@@ -93,7 +99,7 @@ async fn pass_time(due: Option<Instant>, host: &impl Host) {
     }
 }
 
-/// Moves bytes until the port fails; why.
+/// Transfers bytes until the port fails; returns the reason.
 async fn serve(port: &mut Opened, host: &impl Host, chunk: &mut [u8]) -> String {
     let mut outgoing = Vec::new();
     let mut sent = 0;
@@ -105,7 +111,7 @@ async fn serve(port: &mut Opened, host: &impl Host, chunk: &mut [u8]) -> String 
         }
         let due = host.poll_timeout();
         tokio::select! {
-            // Bytes that are there came before a deadline that has just passed.
+            // Bytes that are available arrived before a deadline that has just passed.
             biased;
             moved = transfer(port.stream(), chunk, &outgoing[sent..]) => match moved {
                 Ok(Moved::Read(0)) => return "it hung up".to_owned(),
@@ -127,59 +133,86 @@ enum Moved {
     Written(usize),
 }
 
-async fn transfer(stream: Option<&mut SerialStream>, chunk: &mut [u8], outgoing: &[u8]) -> io::Result<Moved> {
+async fn transfer(stream: Option<&mut Stream>, chunk: &mut [u8], outgoing: &[u8]) -> io::Result<Moved> {
     let Some(stream) = stream else { return Ok(Moved::Read(0)) };
     poll_fn(|context| {
         if !outgoing.is_empty()
-            && let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(context, outgoing)
+            && let Poll::Ready(written) = stream.poll_write(context, outgoing)
         {
             return Poll::Ready(written.map(Moved::Written));
         }
         let mut buffer = ReadBuf::new(chunk);
-        Pin::new(&mut *stream)
-            .poll_read(context, &mut buffer)
-            .map(|read| read.map(|()| Moved::Read(buffer.filled().len())))
+        stream.poll_read(context, &mut buffer).map(|read| read.map(|()| Moved::Read(buffer.filled().len())))
     })
     .await
 }
 
 fn lost(error: &io::Error) -> String {
     match error.raw_os_error() {
-        // What a driver says whose hardware is gone, and a pseudo-terminal whose other end is.
+        // The errors of a driver whose hardware was unplugged, and of a pseudo-terminal whose other
+        // end is closed.
         Some(nix::libc::EIO | nix::libc::ENXIO | nix::libc::ENODEV) => "it was unplugged".to_owned(),
         _ => error.to_string(),
     }
 }
 
-/// An open port, closed on another thread however its end comes.
+/// An open port, which is always closed on another thread.
 #[derive(Debug)]
-pub struct Opened(Option<SerialStream>);
+pub struct Opened(Option<Stream>);
+
+/// What bytes go through.
+#[derive(Debug)]
+enum Stream {
+    Serial(SerialStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn poll_read(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Serial(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+
+    fn poll_write(&mut self, context: &mut std::task::Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Serial(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+}
 
 impl Opened {
-    fn stream(&mut self) -> Option<&mut SerialStream> {
+    fn stream(&mut self) -> Option<&mut Stream> {
         self.0.as_mut()
     }
 
-    /// Which device file the descriptor is of; asked through `/proc`, whatever its name means by
-    /// now.
+    /// The device number of the open descriptor, read through `/proc`, even if its path refers to
+    /// another device now.
     fn device_number(&self) -> Option<u64> {
         use std::os::fd::AsRawFd as _;
         use std::os::unix::fs::MetadataExt as _;
-        let descriptor = self.0.as_ref()?.as_raw_fd();
+        let Stream::Serial(stream) = self.0.as_ref()? else { return None };
+        let descriptor = stream.as_raw_fd();
         std::fs::metadata(format!("/proc/self/fd/{descriptor}")).ok().map(|found| found.rdev())
     }
 
-    /// Reads what comes; 0 at the port's end.
+    /// Reads available bytes; 0 if the port was hung up.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system call.
     pub async fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         match transfer(self.stream(), chunk, &[]).await? {
             Moved::Read(length) | Moved::Written(length) => Ok(length),
         }
     }
 
-    /// Closes it, and returns when it is closed.
+    /// Closes the port and waits until it is closed.
     async fn close(mut self) {
         if let Some(stream) = self.0.take() {
             let _ = tokio::task::spawn_blocking(move || drop(stream)).await;
@@ -195,24 +228,62 @@ impl Drop for Opened {
     }
 }
 
-/// Opens a port as it is configured, for us alone. Blocks; must be called within a runtime.
+/// Opens a port with its configured parameters, for exclusive use. Blocks; must be called within a
+/// runtime.
 ///
 /// # Errors
-/// Why not, in words.
+/// The reason as text.
 pub fn open(port: &Port) -> Result<(Opened, PathBuf), String> {
+    if let PortName::Tcp { host, port: number, .. } = &port.port {
+        let stream = connect(host, *number)?;
+        return Ok((Opened(Some(Stream::Tcp(stream))), PathBuf::from(port.port.to_string())));
+    }
     let device = find::resolve(&port.port)?;
     let stream = open_device(&device, &port.line)?;
     Ok((stream, device))
 }
 
+/// Connects to a converter in the network, within [`CONNECT`] for each of its addresses. Blocks.
+fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let addresses =
+        (bare, port).to_socket_addrs().map_err(|error| format!("its name is not known: {error}"))?;
+    let mut reason = "its name has no address".to_owned();
+    for address in addresses.take(ADDRESSES_MAX) {
+        let made = std::net::TcpStream::connect_timeout(&address, CONNECT).and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            watch(&stream)?;
+            TcpStream::from_std(stream)
+        });
+        match made {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => reason = "it does not answer".to_owned(),
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    Err(reason)
+}
+
+/// A converter that went away without a word is noticed within half a minute, whether or not
+/// anything is sent to it.
+fn watch(stream: &std::net::TcpStream) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &4)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &30_000)?;
+    Ok(())
+}
+
 /// Opens a device file. Blocks; must be called within a runtime.
 ///
 /// # Errors
-/// Why not, in words.
+/// The reason as text.
 pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
     use std::os::unix::fs::FileTypeExt as _;
-    // Asked for by name first: an error of the open below does not say which of several things it
-    // means.
+    // Checked first, because the error of the open below does not distinguish the causes.
     let found = std::fs::metadata(device).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "it is not there".to_owned(),
         _ => error.to_string(),
@@ -255,7 +326,7 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
         tokio_serial::ErrorKind::NoDevice => "another program has it".to_owned(),
         _ => error.to_string(),
     })?;
-    let opened = Opened(Some(stream));
+    let opened = Opened(Some(Stream::Serial(stream)));
     // A name may go over to another device while it is being opened: then this one is not ours to
     // read.
     let same = opened.device_number().zip(std::fs::metadata(device).ok()).is_some_and(|(number, found)| {
@@ -265,7 +336,7 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
     if same { Ok(opened) } else { Err("it has just been unplugged".to_owned()) }
 }
 
-/// The mode belongs to the port, not to the descriptor: it stays when this one is closed.
+/// The mode belongs to the port, not to the descriptor, so it persists after the close.
 fn set_rs485(device: &Path, mode: Rs485) -> Result<(), String> {
     let port = serial2::SerialPort::open(device, serial2::KeepSettings).map_err(|error| error.to_string())?;
     let mut config = serial2::rs4xx::Rs485Config::new();

@@ -1,0 +1,59 @@
+//! What a reload would find, told without taking it over: for `tombolo check`.
+//!
+//! Read here and not by the command, because this process sees the files as the service does: with
+//! its user, behind `ProtectHome=` and `PrivateTmp=`, with its credentials.
+
+use std::sync::Arc;
+
+use crate::clock::WallClock;
+use crate::config::difference::differences;
+use crate::config::io::{Options, load_to_compare};
+use crate::config::reload::compare;
+use crate::config::{Finding, Level, Loaded};
+use crate::control::api::Reply;
+use crate::control::snapshot::{ConfigCheck, ConfigDifference};
+use crate::northbound::io::files;
+
+/// Answers off the path's thread. `used`: the fingerprint of the upstream's files in use.
+pub fn answer(
+    options: Options,
+    running: Arc<Loaded>,
+    clock: Arc<dyn WallClock>,
+    used: Option<u64>,
+    reply: Reply,
+) {
+    tokio::task::spawn_blocking(move || reply.ok(&look(&options, &running, clock, used)));
+}
+
+fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: Option<u64>) -> ConfigCheck {
+    let coap = &running.settings.coap;
+    let plain = coap.insecure.iter().flat_map(|(addresses, _)| addresses);
+    let listening = coap.listen.iter().chain(plain).map(ToString::to_string).collect();
+    let mut found = ConfigCheck { listening, ..ConfigCheck::default() };
+    let loaded = match load_to_compare(options, running) {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            found.refused = failing(&findings);
+            return found;
+        }
+    };
+    found.failing = failing(&loaded.findings);
+    found.differences = differences(running, &loaded)
+        .into_iter()
+        .map(|it| ConfigDifference { key: it.key, running: it.running, restart: it.restart })
+        .collect();
+    if let Err(findings) = compare(running, &loaded) {
+        found.refused = failing(&findings);
+    }
+    if let Some(upstream) = &loaded.settings.upstream {
+        found.upstream_files_changed = running.settings.upstream == loaded.settings.upstream
+            && used != Some(files::fingerprint(upstream));
+        found.upstream_files = files::load(upstream, clock).err();
+    }
+    found
+}
+
+/// Those of level fail, without the level.
+fn failing(findings: &[Finding]) -> Vec<String> {
+    findings.iter().filter(|finding| finding.level == Level::Fail).map(Finding::sentence).collect()
+}

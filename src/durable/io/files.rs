@@ -1,0 +1,109 @@
+//! A folder of the real disk whose files stay open: what an [append log](super::super::append_log)
+//! and a [two-slot record](super::super::two_slot) are kept in.
+
+use std::cell::Cell;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::libc;
+
+use super::{give_to_owner_of, sync_folder};
+use crate::durable::storage::{Storage, StoredFile};
+
+/// The folder. Its files are made with mode 0600 and belong to its owner.
+pub struct Files {
+    path: PathBuf,
+    patience: Cell<Duration>,
+}
+
+impl Files {
+    /// That folder; what looks damaged is not looked at again. For what may be lost.
+    pub fn new(path: &Path) -> Files {
+        Files::with_patience(path, Duration::ZERO)
+    }
+
+    /// That folder; so long is waited in all before something is looked at again.
+    pub fn with_patience(path: &Path, patience: Duration) -> Files {
+        Files { path: path.to_path_buf(), patience: Cell::new(patience) }
+    }
+}
+
+impl Storage for Files {
+    type File = File;
+
+    fn open(&self, name: &str) -> io::Result<(File, u64)> {
+        let path = self.path.join(name);
+        // A named pipe must not make the daemon wait for a writer.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let open = |write| OpenOptions::new().read(true).write(write).custom_flags(flags).open(&path);
+        // On a disk that is read-only what is stored can still be read.
+        let file = match open(true) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => open(false)?,
+            other => other?,
+        };
+        let size = file.metadata()?.len();
+        Ok((file, size))
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        self.remove(name)?;
+        let path = self.path.join(name);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        give_to_owner_of(&self.path, &file)?;
+        Ok(file)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        sync_folder(&self.path)
+    }
+
+    fn pause(&self, time: Duration) -> bool {
+        let Some(rest) = self.patience.get().checked_sub(time) else { return false };
+        self.patience.set(rest);
+        std::thread::sleep(time);
+        true
+    }
+}
+
+impl StoredFile for File {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut read = 0;
+        while read < buffer.len() {
+            match FileExt::read_at(self, &mut buffer[read..], offset + read as u64) {
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn forget_cached(&self) {
+        // Where the file system does not do this, the second reading is as good as the first.
+        let _ = posix_fadvise(self, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

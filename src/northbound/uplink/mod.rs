@@ -1,0 +1,639 @@
+//! The uplink as one core: session, publisher, own messages and reconnect decisions behind one
+//! interface.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `stage` | how far a connection has come; none of its stages is without a deadline |
+//! | `attempts` | how, where and when the next connection is tried |
+//! | `gateway_status` | what the gateway says of itself, and that it is set right |
+//! | `subscription` | whether the subscription to that is left out |
+//! | `event`, `status` | what is reported |
+//!
+//! After CONNACK the gateway's status goes out alone, then the subscription to it, then everything
+//! else: a broker that closes the connection over one of these does not bring a record under
+//! suspicion. The subscription shows when our own will, published late, stands there instead: then
+//! the status is repeated. What goes along with a connection beside readings is judged like a
+//! reading, by what happens without it: the will by [`super::fallback`], the status by
+//! [`Publisher`], the subscription here. What is at fault is named and left out for an hour.
+
+mod attempts;
+mod event;
+mod gateway_status;
+mod stage;
+mod status;
+mod subscription;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub use self::attempts::{CLOSES, Dialed};
+pub use self::event::Event;
+pub(super) use self::gateway_status::payload as status_payload;
+pub use self::status::Status;
+pub use super::ending::Closed;
+
+use self::attempts::Attempts;
+use self::gateway_status::GatewayStatus;
+use self::stage::Stage;
+use self::subscription::SubscriptionDoubt;
+use super::ending::Ending;
+use super::fallback::{AttemptFailure, OnAccepted, Variant};
+use super::outbox::Outbox;
+use super::own::{Class, Own};
+use super::publisher::{self, ConnectionEnd, Hold, Publisher, Skip};
+use super::reason_code;
+use super::reconnect::Outcome;
+use super::session::{self, Ended, Limits, Opening, Session, Will};
+use super::settings::Settings;
+use super::wire::{Acknowledgement, Version};
+use crate::clock::Moment;
+use crate::message::{Content, RecordId};
+
+/// What making a transport may take, over all addresses; the shell has its own, shorter times for
+/// each step.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(120);
+/// How long a step of making the connection ready may take before it goes on without it.
+const STEP_WITHIN: Duration = Duration::from_secs(10);
+/// How long the goodbye may take.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+
+/// The uplink without its I/O.
+pub struct Uplink {
+    settings: Settings,
+    attempts: Attempts,
+    publisher: Publisher,
+    own: Own,
+    gateway_status: GatewayStatus,
+    subscription: SubscriptionDoubt,
+    session: Option<Session>,
+    stage: Stage,
+    limits: Limits,
+    accepted_at: Option<Instant>,
+    /// The protocol spoken last, and since when.
+    spoken: Option<(Version, Instant)>,
+    stopping: bool,
+    since: Instant,
+    failure: Option<String>,
+    connections: u64,
+    acknowledgements: Vec<Acknowledgement>,
+    more: bool,
+    events: VecDeque<Event>,
+}
+
+impl Uplink {
+    /// The first attempt is due at once. The waits between attempts follow from the gateway's id.
+    pub fn new(now: Instant, settings: Settings) -> Uplink {
+        Uplink {
+            attempts: Attempts::new(now, &settings),
+            publisher: Publisher::new(now, &settings),
+            own: Own::default(),
+            gateway_status: GatewayStatus::new(
+                settings.gateway.as_str(),
+                settings.topics.gateway_status.clone(),
+            ),
+            subscription: SubscriptionDoubt::default(),
+            session: None,
+            stage: Stage::Waiting,
+            limits: Limits::default(),
+            accepted_at: None,
+            spoken: None,
+            stopping: false,
+            since: now,
+            failure: None,
+            connections: 0,
+            acknowledgements: Vec::new(),
+            more: false,
+            events: VecDeque::new(),
+            settings,
+        }
+    }
+
+    /// What it was told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    // What the shell asks and tells, in the order of a connection's life.
+
+    /// Whether a transport is to be made now. The stage is then `Connecting`.
+    pub fn poll_connect(&mut self, now: Instant) -> bool {
+        let due = self.stage == Stage::Waiting && !self.stopping && now >= self.attempts.due_at();
+        if due {
+            self.attempts.begin();
+            self.stage = Stage::Connecting { until: now + CONNECT_WITHIN };
+        }
+        due
+    }
+
+    /// Addresses to be tried last: they failed behind TCP.
+    pub fn avoid(&self) -> &[SocketAddr] {
+        self.attempts.avoid()
+    }
+
+    /// No transport came about. `unwelcome`: the broker refuses who we are.
+    pub fn handle_connect_failed(&mut self, now: Instant, what: String, unwelcome: bool) {
+        self.attempts.handle_unreachable(now, &what);
+        let outcome = if unwelcome { Outcome::CredentialsRefused } else { Outcome::Unreachable };
+        self.wait(now, outcome, what);
+        self.stage = Stage::Waiting;
+    }
+
+    /// The transport stands: CONNECT is to be written.
+    pub fn handle_connected(&mut self, now: Instant, password: Option<Vec<u8>>, dialed: Dialed) {
+        let Attempts { variant, will_limits, .. } = &self.attempts;
+        let will = self.gateway_status.topic().filter(|_| variant.will).map(|topic| Will {
+            topic: topic.to_owned(),
+            payload: self.gateway_status.offline(),
+            at_least_once: will_limits.at_least_once,
+            retain: will_limits.retain,
+        });
+        let opening = Opening {
+            version: variant.version,
+            client_id: self.settings.client_id.clone(),
+            keep_alive: self.settings.keep_alive,
+            username: self.settings.username.clone(),
+            password,
+            will,
+        };
+        let mut session = Session::new(now, &opening);
+        self.stage = Stage::Opening;
+        if self.stopping {
+            session.disconnect(false);
+            self.stage = Stage::Over { since: now };
+        }
+        self.session = Some(session);
+        self.attempts.handle_dialed(dialed);
+        self.accepted_at = None;
+        self.gateway_status.handle_connected();
+    }
+
+    /// Takes received bytes.
+    pub fn handle_bytes(&mut self, moment: &Moment, outbox: &mut impl Outbox, bytes: &[u8]) {
+        if let Some(session) = &mut self.session {
+            session.handle_bytes(moment.now, bytes);
+            self.handle_session(moment, outbox);
+        }
+    }
+
+    /// The transport is gone.
+    pub fn handle_closed(&mut self, moment: &Moment, outbox: &mut impl Outbox, closed: Closed) {
+        match self.stage {
+            Stage::Waiting => return,
+            Stage::Connecting { .. } => {
+                let what = match closed {
+                    Closed::ByPeer => "the broker closed the connection".to_owned(),
+                    Closed::Broken(what) | Closed::Unwelcome(what) | Closed::Failed(what) => what,
+                };
+                self.handle_connect_failed(moment.now, what, false);
+                return;
+            }
+            // After a goodbye what was not answered is the next connection's, or the next uplink's.
+            Stage::Over { .. } if self.publisher.is_open() => {
+                self.publisher.handle_closed(moment.now, outbox, &mut self.own, ConnectionEnd::Otherwise);
+            }
+            Stage::Over { .. } => {}
+            _ => self.finish_closed(moment.now, outbox, closed),
+        }
+        self.session = None;
+        self.stage = Stage::Waiting;
+        self.gateway_status.handle_closed();
+    }
+
+    /// Acts on deadlines that passed.
+    pub fn handle_timeout(&mut self, moment: &Moment, outbox: &mut impl Outbox) {
+        let now = moment.now;
+        if let Some(session) = &mut self.session {
+            session.handle_timeout(now);
+            self.handle_session(moment, outbox);
+        }
+        if self.is_connected() && self.publisher.overdue_at().is_some_and(|at| now >= at) {
+            let since = self.publisher.waiting_since().unwrap_or(now);
+            let ending = Ending::unanswered(self.lasted(now), now.saturating_duration_since(since));
+            if let Some(session) = &mut self.session {
+                session.disconnect(false); // the will is not for this
+            }
+            self.finish(now, outbox, ending);
+        }
+        match self.stage {
+            Stage::Connecting { until } if now >= until => {
+                let what = format!("connecting takes more than {} s", CONNECT_WITHIN.as_secs());
+                self.handle_connect_failed(now, what, false);
+            }
+            Stage::Status { until } if now >= until => self.subscribe(now),
+            Stage::Subscribing { until } if now >= until => self.flow(),
+            Stage::Draining { until } if now >= until => {
+                self.subscription.handle_stood(); // with the next connection
+                self.flow();
+            }
+            Stage::Closing { until } if now >= until => self.say_goodbye(now),
+            Stage::Flowing if self.subscription_due_at().is_some_and(|at| now >= at) => {
+                self.subscription.take_up();
+                self.publisher.hold(Hold::Everything);
+                self.stage = Stage::Draining { until: now + STEP_WITHIN };
+                self.step(now);
+            }
+            _ => {}
+        }
+        if self.gateway_status.take_repair(now) {
+            self.repair_status(now);
+        }
+    }
+
+    /// Appends what may be published now to the output.
+    pub fn fill(&mut self, moment: &Moment, outbox: &mut impl Outbox) {
+        self.more = false;
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if !session.is_open() || session.outgoing_len() >= publisher::FILL_BYTES {
+            return;
+        }
+        let next_ping = session.pings_sent() + 1;
+        let mut out = std::mem::take(session.outgoing());
+        let filled = self.publisher.fill(moment, outbox, &mut self.own, &mut out, next_ping);
+        *session.outgoing() = out;
+        if filled.packets > 0 {
+            session.note_sent(moment.now);
+        }
+        if filled.ping {
+            session.ping(moment.now);
+        }
+        session.set_answers_due(moment.now, self.publisher.in_flight() > 0);
+        self.more = filled.more;
+        self.poll_publisher();
+        self.step(moment.now);
+    }
+
+    /// Bytes to write; who writes some takes them away.
+    pub fn outgoing(&mut self) -> Option<&mut Vec<u8>> {
+        self.session.as_mut().map(Session::outgoing)
+    }
+
+    /// Whether the connection is over: write what is left, close, then [`Uplink::handle_closed`].
+    pub fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Over { .. })
+    }
+
+    /// Whether a transport is still wanted after [`Uplink::poll_connect`].
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.stage, Stage::Connecting { .. })
+    }
+
+    /// Whether there is more to publish than one fill takes, and room for it.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Whether every place of the window is taken: the next answer lets something go.
+    pub fn is_window_full(&self) -> bool {
+        self.publisher.is_window_full()
+    }
+
+    /// When a subscription that was left out is to be tried on this connection.
+    fn subscription_due_at(&self) -> Option<Instant> {
+        self.subscription.due_at(self.publisher.stands_at())
+    }
+
+    /// The next deadline: of an attempt, of the connection, or to fill again.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let stage = match self.stage {
+            Stage::Waiting => return (!self.stopping).then(|| self.attempts.due_at()),
+            Stage::Over { since } => return Some(since),
+            Stage::Flowing => self.subscription_due_at(),
+            stage => stage.until(),
+        };
+        let session = self.session.as_ref().and_then(Session::poll_timeout);
+        let overdue = self.publisher.overdue_at();
+        // Nothing is appended while so much waits to be written.
+        let fills = self.stage == Stage::Flowing
+            && self.session.as_ref().is_some_and(|session| session.outgoing_len() < publisher::FILL_BYTES);
+        let publisher = fills.then(|| self.publisher.poll_timeout()).flatten();
+        let repair = self.gateway_status.repair_at().filter(|_| self.is_connected());
+        [stage, session, overdue, publisher, repair].into_iter().flatten().min()
+    }
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    // What the daemon asks and tells.
+
+    /// Puts a reading of a `qos = 0` rule into the ring.
+    pub fn push_volatile(&mut self, content: &Content<'_>) {
+        self.publisher.push_volatile(content);
+    }
+
+    /// Sets a record aside because its owner says so.
+    pub fn skip(&mut self, now: Instant, outbox: &mut impl Outbox, id: RecordId) -> Skip {
+        let found = self.publisher.skip(now, outbox, id);
+        self.poll_publisher();
+        found
+    }
+
+    /// Says what the gateway's status is while online: a JSON object that has `"online":true`.
+    pub fn set_gateway_status(&mut self, json: Vec<u8>) {
+        self.gateway_status.set_online(json);
+        if self.is_connected() && !self.stopping {
+            self.gateway_status.announce(&mut self.own);
+        }
+    }
+
+    /// Says a device's status, retained; at most once a minute a device is the caller's care.
+    pub fn set_device_status(&mut self, device: &str, json: Vec<u8>) {
+        if let Some(topic) = &self.settings.topics.device_status {
+            self.own.set_status(Class::DeviceStatus, &topic.replace("{device}", device), json);
+        }
+    }
+
+    /// Clears a removed device's retained status.
+    pub fn clear_device_status(&mut self, device: &str) {
+        self.set_device_status(device, Vec::new());
+    }
+
+    /// Clears a retained status that belongs to nobody any more, as after renaming the gateway.
+    pub fn clear_retained(&mut self, topic: &str) {
+        self.own.set_status(Class::DeviceStatus, topic, Vec::new());
+    }
+
+    /// Takes an attempt up at once: something was changed that may help.
+    pub fn retry_now(&mut self, now: Instant) {
+        self.attempts.reconnect.retry_now(now);
+    }
+
+    /// Says goodbye: the retained status turns offline, DISCONNECT goes out, no attempt follows.
+    pub fn stop(&mut self, now: Instant) {
+        self.stopping = true;
+        if self.is_connected() {
+            self.stage = Stage::Closing { until: now + GOODBYE_WITHIN };
+            self.publisher.hold(Hold::AllButOwn);
+            self.gateway_status.say_offline(&mut self.own);
+        } else if let Some(session) = &mut self.session {
+            session.disconnect(false);
+            self.stage = Stage::Over { since: now };
+        }
+    }
+
+    /// Publishes the status anew, so that the connection shows whether it works. Whether there is
+    /// one to show.
+    pub fn begin_check(&mut self) -> bool {
+        self.stage == Stage::Flowing
+            && !self.stopping
+            && self.gateway_status.announce(&mut self.own)
+            && !self.gateway_status.is_settled(&self.own)
+    }
+
+    /// Whether what [`Uplink::begin_check`] published is answered, or the connection gone.
+    pub fn is_check_done(&self) -> bool {
+        self.stage != Stage::Flowing || self.gateway_status.is_settled(&self.own)
+    }
+
+    /// Whether [`Uplink::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// The window of this connection; 0 without one.
+    pub fn window(&self) -> u16 {
+        self.publisher.window()
+    }
+
+    /// Whether [`Uplink::stop`] was called and nothing is left to do.
+    pub fn is_stopped(&self) -> bool {
+        self.stopping && self.stage == Stage::Waiting
+    }
+
+    /// Whether the connection stands.
+    pub fn is_connected(&self) -> bool {
+        self.accepted_at.is_some()
+    }
+
+    /// How it stands at `now`.
+    pub fn status(&self, now: Instant) -> Status {
+        Status::of(self, now)
+    }
+
+    // What follows from the session.
+
+    fn handle_session(&mut self, moment: &Moment, outbox: &mut impl Outbox) {
+        let now = moment.now;
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let empty = std::mem::take(&mut self.acknowledgements);
+        let mut acknowledgements = session.take_acknowledgements(empty);
+        if !acknowledgements.is_empty() {
+            self.publisher.handle_acknowledgements(now, outbox, &mut self.own, &acknowledgements);
+            acknowledgements.clear();
+        }
+        self.acknowledgements = acknowledgements;
+        while let Some(event) = self.session.as_mut().and_then(Session::poll_event) {
+            match event {
+                session::Event::Accepted { limits, assigned_client_id } => {
+                    self.handle_accepted(now, limits, assigned_client_id);
+                }
+                session::Event::Subscribed { code } => {
+                    if self.subscription.handle_answer(code) {
+                        self.events.push_back(Event::SubscriptionRefused { code });
+                    }
+                    if matches!(self.stage, Stage::Subscribing { .. }) {
+                        self.flow();
+                    }
+                }
+                session::Event::Message { topic, payload } => self.handle_message(now, &topic, &payload),
+                session::Event::PingAnswered(number) => {
+                    self.publisher.handle_ping_answered(now, outbox, number);
+                }
+                session::Event::Ended(ended) => self.finish_ended(now, outbox, ended),
+            }
+        }
+        if let Some(session) = &mut self.session {
+            session.set_answers_due(now, self.publisher.in_flight() > 0);
+        }
+        self.poll_publisher();
+        self.step(now);
+    }
+
+    fn handle_accepted(&mut self, now: Instant, limits: Limits, assigned_client_id: Option<String>) {
+        let attempts = &mut self.attempts;
+        let Variant { version, .. } = attempts.variant;
+        if version == Version::V5 {
+            attempts.will_limits = limits;
+        }
+        let before = attempts.settled().cloned();
+        if attempts.fallback.handle_accepted(now) == OnAccepted::TryBetter {
+            self.events.push_back(Event::Confirming { accepted: attempts.variant });
+            if let Some(session) = &mut self.session {
+                session.disconnect(false);
+            }
+            attempts.reconnect.handle_outcome(now, Outcome::TryAnother);
+            self.stage = Stage::Over { since: now };
+            return;
+        }
+        if let Some(settled) = attempts.settled().filter(|settled| before.as_ref() != Some(settled)) {
+            if let Some(why) = settled.why_version.clone() {
+                self.events.push_back(Event::FellBack { why });
+            }
+            if let Some(why) = settled.why_will.clone() {
+                self.events.push_back(Event::WillLeftOut { why });
+            }
+        }
+        self.accepted_at = Some(now);
+        self.since = now;
+        if self.spoken.is_none_or(|(spoken, _)| spoken != version) {
+            self.spoken = Some((version, now));
+        }
+        self.failure = None;
+        self.connections += 1;
+        self.limits = limits;
+        self.attempts.handle_accepted();
+        self.publisher.handle_open(now, version, &limits);
+        self.events.push_back(Event::Connected { version, limits, assigned_client_id });
+        let may_say = !self.own.is_paused(now, Class::GatewayStatus) && !self.publisher.holds_own();
+        if self.gateway_status.announce(&mut self.own) && may_say {
+            self.publisher.hold(Hold::AllButOwn);
+            self.stage = Stage::Status { until: now + STEP_WITHIN };
+            return;
+        }
+        self.subscribe(now);
+    }
+
+    /// Goes on from the stages that wait for something to be answered.
+    fn step(&mut self, now: Instant) {
+        match self.stage {
+            Stage::Status { .. } if self.gateway_status.is_settled(&self.own) => self.subscribe(now),
+            Stage::Closing { .. } if self.gateway_status.is_settled(&self.own) => self.say_goodbye(now),
+            Stage::Draining { .. } if self.publisher.in_flight() == 0 => {
+                self.subscription.handle_stood();
+                self.subscribe(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn subscribe(&mut self, now: Instant) {
+        let left_out = self.subscription.is_left_out(now);
+        match (self.gateway_status.topic(), &mut self.session) {
+            (Some(topic), Some(session)) if !left_out => {
+                session.subscribe(now, topic);
+                self.publisher.hold(Hold::Everything);
+                self.stage = Stage::Subscribing { until: now + STEP_WITHIN };
+            }
+            _ => self.flow(),
+        }
+    }
+
+    fn flow(&mut self) {
+        self.stage = Stage::Flowing;
+        self.publisher.hold(Hold::Nothing);
+        self.more = true;
+    }
+
+    fn handle_message(&mut self, now: Instant, topic: &str, payload: &[u8]) {
+        let listens =
+            matches!(self.stage, Stage::Subscribing { .. } | Stage::Flowing | Stage::Draining { .. });
+        if listens && self.gateway_status.handle_message(now, topic, payload) {
+            self.repair_status(now);
+        }
+    }
+
+    fn repair_status(&mut self, now: Instant) {
+        if self.is_connected() && !self.stopping && self.gateway_status.repair(now, &mut self.own) {
+            self.more = true;
+            self.events.push_back(Event::StatusRepaired);
+        }
+    }
+
+    /// If the last words were not heard, the will says them.
+    fn say_goodbye(&mut self, now: Instant) {
+        let heard = self.gateway_status.was_heard(&self.own);
+        if let Some(session) = &mut self.session {
+            session.disconnect(!heard);
+        }
+        self.accepted_at = None;
+        self.stage = Stage::Over { since: now };
+    }
+
+    fn poll_publisher(&mut self) {
+        while let Some(event) = self.publisher.poll_event() {
+            self.events.push_back(Event::Publisher(event));
+        }
+    }
+
+    fn lasted(&self, now: Instant) -> Duration {
+        self.accepted_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+    }
+
+    // How a connection ends.
+
+    fn finish_ended(&mut self, now: Instant, outbox: &mut impl Outbox, ended: Ended) {
+        let lasted = self.accepted_at.map(|_| self.lasted(now));
+        let refused = match &ended {
+            Ended::Refused(answer) => answer.code,
+            _ => reason_code::SUCCESS,
+        };
+        let silent = matches!(ended, Ended::Silent);
+        let mut ending = Ending::of_session(ended, lasted);
+        // A broker whose connection hangs over one record answers no PINGREQ either. A link that
+        // died looks the same, but had answers to readings before.
+        if silent && self.publisher.hangs_on_a_record(now) {
+            ending.gone = ConnectionEnd::Unanswered;
+        }
+        if self.attempts.take_smaller_will(refused) {
+            (ending.outcome, ending.failure) = (Outcome::TryAnother, AttemptFailure::Nothing);
+        }
+        self.finish(now, outbox, ending);
+    }
+
+    fn finish_closed(&mut self, now: Instant, outbox: &mut impl Outbox, closed: Closed) {
+        // With records in flight and none answered it is rather one of these than a rival.
+        let suspicious = self.publisher.in_flight() > 0 && !self.publisher.has_progress(now);
+        let lasted = self.accepted_at.map(|_| self.lasted(now));
+        self.finish(now, outbox, Ending::of_transport(closed, lasted, suspicious));
+    }
+
+    fn finish(&mut self, now: Instant, outbox: &mut impl Outbox, ending: Ending) {
+        if matches!(self.stage, Stage::Over { .. } | Stage::Waiting | Stage::Connecting { .. }) {
+            return;
+        }
+        let stage = self.stage;
+        let Ending { outcome, gone, failure, what } = ending;
+        let aftermath = self.publisher.handle_closed(now, outbox, &mut self.own, gone);
+        self.publisher.hold(Hold::Nothing);
+        self.poll_publisher();
+        let outcome = if self.is_connected() {
+            let subscription = gone == ConnectionEnd::Closed && matches!(stage, Stage::Subscribing { .. });
+            if subscription && self.subscription.strike(now) {
+                self.events.push_back(Event::SubscriptionLeftOut);
+            }
+            let suspects = self.publisher.records().suspect_count();
+            let ended = attempts::Ended { gone, aftermath, subscription, suspects };
+            let (outcome, again) = self.attempts.handle_lost(now, outcome, ended);
+            if again {
+                self.events.push_back(Event::ClosedAgain { times: CLOSES });
+            }
+            outcome
+        } else {
+            self.attempts.handle_failed(now, outcome, failure, &what)
+        };
+        self.wait(now, outcome, what);
+        self.stage = Stage::Over { since: now };
+    }
+
+    fn wait(&mut self, now: Instant, outcome: Outcome, what: String) {
+        let rival = self.attempts.reconnect.handle_outcome(now, outcome);
+        let retry_in = self.attempts.due_at().saturating_duration_since(now);
+        if self.accepted_at.take().is_some() {
+            self.since = now;
+            self.events.push_back(Event::Lost { what: what.clone(), retry_in });
+        } else {
+            self.events.push_back(Event::Failed { what: what.clone(), retry_in });
+        }
+        self.failure = Some(what);
+        if rival {
+            self.failure = Some("the client id is probably used elsewhere".to_owned());
+            self.events.push_back(Event::ClientIdElsewhere);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The stages of a connection.
+//!
+//! ```text
+//! Waiting ──due──> Connecting ──transport──> Opening ──CONNACK──> Status ──> Subscribing ──> Flowing
+//!    ^                 │                        │ a better variant first │      ^             │ │
+//!    │                 │                        v                        │      └── Draining <┘ │
+//!    └─────────────────┴── failed ──────────── Over <──────── lost ──────┴─────────────────────┘
+//! ```
+//!
+//! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
+//! Subscribing, Draining and Closing have their own; Flowing has the keep-alive, and the timer of
+//! the oldest publish. Over is left at once: the shell closes, whatever the broker does.
+
+use std::time::Instant;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// No transport; an attempt is due at the time `Reconnect` says.
+    Waiting,
+    /// The shell is making a transport.
+    Connecting { until: Instant },
+    /// CONNECT is sent.
+    Opening,
+    /// The status is sent, its answer awaited.
+    Status { until: Instant },
+    /// The subscription is sent, its answer awaited.
+    Subscribing { until: Instant },
+    /// All flows.
+    Flowing,
+    /// Nothing more is sent until all is answered; then the subscription is tried once more.
+    Draining { until: Instant },
+    /// The last words are said.
+    Closing { until: Instant },
+    /// Over since then; the shell writes what is left and closes.
+    Over { since: Instant },
+}
+
+impl Stage {
+    /// When it ends by itself, if it has a deadline of its own.
+    pub fn until(self) -> Option<Instant> {
+        match self {
+            Stage::Connecting { until }
+            | Stage::Status { until }
+            | Stage::Subscribing { until }
+            | Stage::Draining { until }
+            | Stage::Closing { until } => Some(until),
+            Stage::Waiting | Stage::Opening | Stage::Flowing | Stage::Over { .. } => None,
+        }
+    }
+}

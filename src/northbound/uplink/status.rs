@@ -1,0 +1,125 @@
+//! How the uplink stands, as `tombolo status` shows it.
+
+use std::time::Instant;
+
+use super::Uplink;
+use super::stage::Stage;
+use crate::message::{Lane, RecordId};
+use crate::northbound::publisher::{Counters, HeldRecord};
+use crate::northbound::session::Limits;
+use crate::northbound::wire::Version;
+
+/// Suspects and topics named.
+const NAMED_MAX: usize = 16;
+
+/// The uplink as `tombolo status` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// Whether CONNACK came and the connection stands.
+    pub connected: bool,
+    /// Since when it is so; before the first connection, since the start.
+    pub since: Instant,
+    /// The protocol spoken, or spoken last.
+    pub version: Option<Version>,
+    /// Since when it is this one, over reconnects.
+    pub version_since: Option<Instant>,
+    /// Why it is not 5, where 5 would be spoken.
+    pub version_why: Option<String>,
+    /// What the broker allows.
+    pub limits: Option<Limits>,
+    /// The window in force.
+    pub window: u16,
+    /// Publishes not answered.
+    pub in_flight: usize,
+    /// Since when the oldest of them waits.
+    pub waiting_since: Option<Instant>,
+    /// The last failure or loss, until a connection stands.
+    pub failure: Option<String>,
+    /// When the next attempt is due.
+    pub attempt_at: Option<Instant>,
+    /// By [`Lane::index`]: until when a rejected record that finds no room stops it.
+    pub stopped_until: [Option<Instant>; 2],
+    /// By [`Lane::index`]: records that the broker has and that stay in the lane behind one that is
+    /// not decided.
+    pub delivered_behind: [u64; 2],
+    /// By [`Lane::index`]: records held back, suspected or on a topic that is.
+    pub held_back: [usize; 2],
+    /// How often the broker closed a connection in the last 10 min, and nothing showed why.
+    pub closes: usize,
+    /// When the broker took a reading last, over all connections.
+    pub taken_at: Option<Instant>,
+    /// By [`Lane::index`]: the record that must be decided before the lane takes more.
+    pub blocked_by: [Option<RecordId>; 2],
+    /// Since when no reading was taken although the broker refused some, and until when all wait.
+    pub nothing_taken: Option<(Instant, Option<Instant>)>,
+    /// Records suspected.
+    pub suspect_count: usize,
+    /// Some of them.
+    pub suspects: Vec<HeldRecord>,
+    /// What is left out because the broker refuses it or closes over it, in words.
+    pub left_out: Vec<String>,
+    /// Publishes a second at most, and whether that is because the broker complained.
+    pub rate_limit: Option<(f64, bool)>,
+    /// Connections that stood.
+    pub connections: u64,
+    /// Numbers since the start.
+    pub counters: Counters,
+    /// Readings of `qos = 0` rules dropped.
+    pub volatile_dropped: u64,
+}
+
+impl Status {
+    /// How the uplink stands at `now`.
+    pub(super) fn of(uplink: &Uplink, now: Instant) -> Status {
+        let connected = uplink.is_connected();
+        let (publisher, records) = (&uplink.publisher, uplink.publisher.records());
+        let settled = uplink.attempts.settled();
+        Status {
+            connected,
+            since: uplink.since,
+            version: uplink.spoken.map(|(version, _)| version),
+            version_since: uplink.spoken.map(|(_, since)| since),
+            version_why: settled.and_then(|settled| settled.why_version.clone()),
+            limits: connected.then_some(uplink.limits),
+            window: publisher.window(),
+            in_flight: publisher.in_flight(),
+            waiting_since: publisher.waiting_since(),
+            failure: uplink.failure.clone(),
+            attempt_at: (uplink.stage == Stage::Waiting && !uplink.stopping)
+                .then(|| uplink.attempts.due_at()),
+            stopped_until: Lane::ALL.map(|lane| records.stopped_until(lane)),
+            delivered_behind: Lane::ALL.map(|lane| records.delivered_behind(lane)),
+            held_back: Lane::ALL.map(|lane| records.held_back(lane)),
+            nothing_taken: records.nothing_taken(now),
+            closes: uplink.attempts.closes(now),
+            taken_at: records.taken_at(),
+            blocked_by: Lane::ALL.map(|lane| publisher.blocked_by(lane)),
+            suspect_count: records.suspect_count(),
+            suspects: records.suspects(NAMED_MAX),
+            left_out: left_out(uplink, now),
+            rate_limit: publisher.rate_limit(),
+            connections: uplink.connections,
+            counters: publisher.counters(),
+            volatile_dropped: publisher.volatile_dropped(),
+        }
+    }
+}
+
+/// What is left out at `now` because the broker refuses it or closes over it, in words.
+fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
+    let mut left_out = Vec::new();
+    if let Some(why) = uplink.attempts.settled().and_then(|settled| settled.why_will.as_deref()) {
+        left_out.push(format!("the will, because of which {why}"));
+    }
+    let topic = uplink.gateway_status.topic().unwrap_or_default();
+    left_out.extend(uplink.subscription.left_out(now, topic));
+    left_out.extend(uplink.own.paused(now).map(|class| {
+        format!(
+            "messages of [topics] {}: the broker refuses them, or closes the connection over them",
+            class.key()
+        )
+    }));
+    let refused = uplink.own.refused(NAMED_MAX);
+    left_out.extend(refused.iter().map(|topic| format!("messages on {topic}: the broker refuses them")));
+    left_out
+}

@@ -1,0 +1,142 @@
+//! What a unit taught by its silence: how wide a read may be, how long it wants to be left alone
+//! before a request, and which registers it never answers for.
+//!
+//! The standard lets a unit refuse with an exception. Many are silent instead: to a read over an
+//! address they do not have, to a read of more registers than their buffer holds, to a request that
+//! comes too soon after their last answer. [`unit`](super::unit) finds out which; this is what it
+//! keeps of it over a restart.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::map::Register;
+use super::pdu::{Exception, Table};
+use super::plan::{Block, Limits};
+
+/// Failures of one read in a row, while the unit answers others, after which it is changed.
+pub const FAILURES: u32 = 3;
+/// Pauses that are tried before a request, one after the other.
+pub const PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_secs(1)];
+/// How long a register that is not answered for is left out at first; doubles up to
+/// [`ASIDE_MAX`].
+pub const ASIDE: Duration = Duration::from_secs(60);
+/// The longest it is left out.
+pub const ASIDE_MAX: Duration = Duration::from_secs(3600);
+
+/// Why a register is not in the readings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The unit refuses to have it read.
+    Exception(Exception),
+    /// The unit does not answer when it is asked for it, and answers for others.
+    Silence,
+    /// Only bytes that are no frame come when it is asked for, and good answers for others.
+    Damage,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Obstacle::Exception(exception) => exception.fmt(f),
+            Obstacle::Silence => f.write_str("no answer to a read of it alone"),
+            Obstacle::Damage => f.write_str("only damaged answers to a read of it alone"),
+        }
+    }
+}
+
+/// What is kept of a unit over a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Learned {
+    /// Milliseconds of silence before each request to it; 0: none beyond what is configured.
+    pub pause_ms: u64,
+    /// Most registers of one read that it answers; 0: as many as are configured.
+    pub width: u16,
+    /// The map that `reads` and `silent` belong to; see [`fingerprint`].
+    pub map: u32,
+    /// How the map is read if not as planned: table, address, quantity of each request.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<(String, u16, u16)>,
+    /// Fields that it never answered for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<String>,
+}
+
+impl Learned {
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        self.pause_ms == 0 && self.width == 0 && self.reads.is_empty() && self.silent.is_empty()
+    }
+
+    /// The pause.
+    pub fn pause(&self) -> Duration {
+        // Longer than any that is tried could only come from a changed file.
+        Duration::from_millis(self.pause_ms).min(PAUSES[PAUSES.len() - 1])
+    }
+
+    /// The reads as blocks of this map; `None` if they are of another one, or do not read each of
+    /// its registers exactly once.
+    pub fn blocks(&self, registers: &[Register], limits: Limits) -> Option<Vec<Block>> {
+        if self.reads.is_empty() || self.map != fingerprint(registers, limits) {
+            return None;
+        }
+        let mut is_free = vec![true; registers.len()];
+        let mut blocks = Vec::new();
+        for (table, address, quantity) in &self.reads {
+            let first = u32::from(*address);
+            let end = first + u32::from(*quantity);
+            let members: Vec<usize> = (0..registers.len())
+                .filter(|index| {
+                    let register = &registers[*index];
+                    let inside = u32::from(register.address) >= first && register.end() <= end;
+                    is_free[*index] && register.table.as_str() == table && inside
+                })
+                .collect();
+            members.iter().for_each(|index| is_free[*index] = false);
+            let block = Block::of(registers, &members)?;
+            if (block.address, block.quantity) != (*address, *quantity) {
+                return None;
+            }
+            blocks.push(block);
+        }
+        (!is_free.contains(&true)).then_some(blocks)
+    }
+}
+
+/// A number that changes with the places a map reads and with the limits it is read in.
+pub fn fingerprint(registers: &[Register], limits: Limits) -> u32 {
+    let mut text = format!("{} {}", limits.max_registers, limits.max_gap);
+    for register in registers {
+        let table: Table = register.table;
+        text.push_str(&format!(";{table} {} {}", register.address, register.quantity()));
+    }
+    crc32c::crc32c(text.as_bytes())
+}
+
+/// The units of all buses, by device id, as a file keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Notebook {
+    /// By device id.
+    pub units: BTreeMap<String, Learned>,
+}
+
+impl Notebook {
+    /// As text.
+    pub fn encode(&self) -> String {
+        // Maps of texts and numbers can always be written.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// Why it cannot be what was written, in half a sentence.
+    pub fn parse(bytes: &[u8]) -> Result<Notebook, String> {
+        serde_json::from_slice(bytes).map_err(|error| format!("it is not what was written: {error}"))
+    }
+}

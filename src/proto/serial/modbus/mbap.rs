@@ -1,0 +1,143 @@
+//! Modbus TCP: the header in place of address, checksum and silences of RTU.
+//!
+//! ```text
+//! transaction (2) | protocol 0 (2) | length of what follows (2) | unit (1) | protocol data unit
+//! ```
+//!
+//! The bus speaks RTU; here its requests get the header, and answers lose it. Unlike RTU an answer
+//! says which request it answers: one of an earlier transaction is late, whatever its shape.
+//!
+//! MODBUS Messaging on TCP/IP Implementation Guide V1.0b §3.1.3.
+
+use super::frame::crc16;
+
+/// The header, unit included.
+const HEADER: usize = 7;
+/// Longest frame: header and protocol data unit.
+const FRAME_MAX: usize = HEADER + 253;
+
+/// What came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// An answer to the last request, as an RTU frame.
+    Answer(Vec<u8>),
+    /// An answer to one before it, as an RTU frame.
+    Late(Vec<u8>),
+}
+
+/// Puts headers on and takes them off.
+#[derive(Debug, Default)]
+pub struct Mbap {
+    transaction: u16,
+    bytes: Vec<u8>,
+    noise: u64,
+}
+
+impl Mbap {
+    /// Makes the request with a header out of an RTU frame, which is at least address, function and
+    /// checksum.
+    pub fn wrap(&mut self, frame: &mut Vec<u8>) {
+        let Some((body, _)) = frame.split_last_chunk::<2>().filter(|(body, _)| !body.is_empty()) else {
+            return;
+        };
+        self.transaction = self.transaction.wrapping_add(1);
+        // What is left of earlier bytes is no whole frame, and no answer to this.
+        self.clear();
+        // At most 254.
+        let length = body.len() as u16;
+        let header = [self.transaction.to_be_bytes(), [0, 0], length.to_be_bytes()];
+        *frame = [header.as_flattened(), body].concat();
+    }
+
+    /// Takes bytes in, and hands out what is whole. Bytes that begin no frame are dropped until the
+    /// next request: a stream has no place to begin anew.
+    pub fn push(&mut self, bytes: &[u8], mut arrived: impl FnMut(Arrived)) {
+        self.bytes.extend_from_slice(bytes);
+        while let Some(header) = self.bytes.first_chunk::<HEADER>() {
+            let [high, low, 0, 0, long, short, _] = *header else { return self.clear() };
+            let length = usize::from(u16::from_be_bytes([long, short]));
+            if length < 2 || length + HEADER - 1 > FRAME_MAX {
+                return self.clear();
+            }
+            let Some(whole) = self.bytes.get(HEADER - 1..HEADER - 1 + length) else { return };
+            let mut frame = whole.to_vec();
+            frame.extend_from_slice(&crc16(&frame).to_le_bytes());
+            self.bytes.drain(..HEADER - 1 + length);
+            arrived(if u16::from_be_bytes([high, low]) == self.transaction {
+                Arrived::Answer(frame)
+            } else {
+                Arrived::Late(frame)
+            });
+        }
+    }
+
+    /// Forgets what is not whole.
+    pub fn clear(&mut self) {
+        self.noise += self.bytes.len() as u64;
+        self.bytes.clear();
+    }
+
+    /// Bytes that belonged to no frame.
+    pub fn noise(&self) -> u64 {
+        self.noise
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rtu(body: &[u8]) -> Vec<u8> {
+        [body, &crc16(body).to_le_bytes()].concat()
+    }
+
+    fn push(mbap: &mut Mbap, bytes: &[u8]) -> Vec<Arrived> {
+        let mut found = Vec::new();
+        mbap.push(bytes, |arrived| found.push(arrived));
+        found
+    }
+
+    #[test]
+    fn a_request_gets_the_header_of_the_guide_and_its_answer_loses_it_wherever_it_is_cut() {
+        let mut mbap = Mbap::default();
+        let mut request = rtu(&[0x11, 3, 0, 0x6B, 0, 3]);
+        mbap.wrap(&mut request);
+        assert_eq!(request, [0, 1, 0, 0, 0, 6, 0x11, 3, 0, 0x6B, 0, 3]);
+        let answer = [0, 1, 0, 0, 0, 5, 0x11, 3, 2, 0, 7];
+        for cut in 0..answer.len() {
+            assert_eq!(push(&mut mbap, &answer[..cut]), []);
+            assert_eq!(push(&mut mbap, &answer[cut..]), [Arrived::Answer(rtu(&answer[6..]))]);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_request_is_late_whatever_its_shape() {
+        let mut mbap = Mbap::default();
+        let mut request = rtu(&[1, 3, 0, 0, 0, 1]);
+        mbap.wrap(&mut request);
+        let mut request = rtu(&[1, 3, 0, 9, 0, 1]);
+        mbap.wrap(&mut request);
+        let both = [0, 1, 0, 0, 0, 5, 1, 3, 2, 0, 7, 0, 2, 0, 0, 0, 5, 1, 3, 2, 0, 8];
+        let expected = [Arrived::Late(rtu(&[1, 3, 2, 0, 7])), Arrived::Answer(rtu(&[1, 3, 2, 0, 8]))];
+        assert_eq!(push(&mut mbap, &both), expected);
+    }
+
+    #[test]
+    fn what_is_no_header_is_dropped_until_the_next_request() {
+        for wrong in [
+            &[0, 1, 0, 1, 0, 5, 1, 3, 2, 0, 7][..],
+            &[0, 1, 0, 0, 0, 1, 1],
+            &[0, 1, 0, 0, 1, 0, 1],
+            b"HTTP/1.1 400 Bad Request\r\n",
+        ] {
+            let mut mbap = Mbap::default();
+            let mut request = rtu(&[1, 3, 0, 0, 0, 1]);
+            mbap.wrap(&mut request);
+            assert_eq!(push(&mut mbap, wrong), [], "{wrong:?}");
+            assert!(mbap.noise() > 0);
+            let mut request = rtu(&[1, 3, 0, 0, 0, 1]);
+            mbap.wrap(&mut request);
+            assert_eq!(push(&mut mbap, &[0, 2, 0, 0, 0, 5, 1, 3, 2, 0, 7]).len(), 1);
+        }
+    }
+}

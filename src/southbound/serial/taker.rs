@@ -1,0 +1,44 @@
+//! What a port hands its readings to.
+
+use crate::gate::stage::Received;
+use crate::proto::address::SerialTicket;
+use crate::proto::serial::reading::Unreadable;
+use crate::proto::serial::{framing, modbus};
+
+/// What became of a reading that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// On its way to disk; its ticket comes back.
+    Taken,
+    /// By a rule with `qos = 0`: passed on, not stored.
+    Passed,
+    /// No rule allows it, or it can never be stored. Counted and logged by whom it was offered to.
+    Refused,
+    /// Its device has used up its quota. Counted and logged as a refusal the first time.
+    OverQuota,
+    /// The journal cannot take it at present.
+    Unavailable,
+}
+
+/// Who takes readings: the gate and the journal behind it.
+pub trait Taker {
+    /// Offers one of this device under a ticket.
+    fn take(&mut self, device: &str, ticket: SerialTicket, received: Received<'_>) -> Verdict;
+
+    /// A CoAP message of a node on the line; answers go out by the shell.
+    fn message(&mut self, message: &[u8]);
+
+    /// A frame was no reading.
+    fn unreadable(&mut self, why: Unreadable);
+
+    /// A frame was dropped: why, and its first bytes. Of several at once, the last.
+    fn dropped(&mut self, why: framing::Bad, bytes: &[u8]) {
+        let _ = (why, bytes);
+    }
+
+    /// A device gave a sign of life, whether or not a reading comes of it.
+    fn alive(&mut self, device: &str);
+
+    /// Something happened with a unit of the bus; never [`modbus::Event::Reading`].
+    fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event);
+}

@@ -1,0 +1,3 @@
+//! What only the operating system knows and more than one module needs: [`io`].
+
+pub mod io;

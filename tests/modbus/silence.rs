@@ -1,0 +1,393 @@
+//! Units that are silent where the standard wants an exception: they are asked otherwise until
+//! their values arrive, and what never arrives is named.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tombolo::proto::serial::modbus::Event;
+use tombolo::proto::serial::modbus::bus::State;
+use tombolo::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
+use tombolo::proto::serial::modbus::map::{Kind, Register};
+use tombolo::proto::serial::modbus::pdu::{Exception, Table};
+use tombolo::proto::serial::modbus::settings::Unit;
+
+use crate::support::{self, World, frame, ms, register, settings, unit};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+type Answers = Vec<(Duration, Vec<u8>)>;
+
+fn span(request: &[u8]) -> (u16, u16) {
+    (u16::from_be_bytes([request[2], request[3]]), u16::from_be_bytes([request[4], request[5]]))
+}
+
+/// A unit with these input registers, one each.
+fn with(addresses: impl IntoIterator<Item = u16>) -> Unit {
+    let registers = addresses.into_iter().map(|at| register(&format!("r{at}"), Table::Input, at, Kind::U16));
+    Unit { registers: registers.collect(), ..unit(1) }
+}
+
+/// Answers what `accepts` lets pass, and is silent to the rest.
+fn where_it(accepts: impl Fn(u16, u16) -> bool + 'static) -> impl FnMut(&[u8]) -> Answers {
+    move |request| {
+        let (address, quantity) = span(request);
+        if accepts(address, quantity) { support::meter(request) } else { Vec::new() }
+    }
+}
+
+/// What a reading of all these registers says.
+fn whole(registers: &[Register]) -> String {
+    let fields: Vec<String> =
+        registers.iter().map(|register| format!("\"{}\":{}", register.name, register.address)).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+/// A minute's readings are one a second, all of them `expected`, and nothing is asked in vain.
+fn settled(world: &mut World, expected: &str) {
+    let before = world.readings(0).len();
+    let failed = world.bus.counters(0).unwrap().silent;
+    world.run(MINUTE);
+    let readings = world.readings(0);
+    assert!(
+        readings[before..].iter().all(|(_, payload)| payload == expected),
+        "{:?} {:?}",
+        readings.last(),
+        world.bus.learned(0)
+    );
+    assert!((59..=61).contains(&(readings.len() - before)), "{}", readings.len() - before);
+    assert_eq!(world.bus.counters(0).unwrap().silent, failed);
+    assert_eq!(world.bus.state(0), Some(State::Up));
+}
+
+fn reopened(units: Vec<Unit>, learned: &Learned) -> World {
+    let mut notebook = Notebook::default();
+    notebook.units.insert("meter-1".to_owned(), learned.clone());
+    let notebook = Notebook::parse(notebook.encode().as_bytes()).unwrap();
+    let mut world = World::new(settings(units));
+    let now = world.now;
+    world.bus.recall(now, |id| notebook.units.get(id).cloned());
+    world
+}
+
+#[test]
+fn a_unit_silent_to_reads_over_a_hole_is_read_around_it() {
+    let meter = with([0, 5]);
+    let expected = whole(&meter.registers);
+    let hole = |address: u16, quantity: u16| quantity == 1 && [0, 5].contains(&address);
+    let mut world = World::new(settings(vec![meter.clone(), unit(2)]));
+    world.behave(1, where_it(hole));
+    world.run(MINUTE);
+    settled(&mut world, &expected);
+    // The neighbour has lost nothing but turns.
+    assert!(world.readings(1).len() >= 115, "{}", world.readings(1).len());
+    // After a restart it is known.
+    let mut again = reopened(vec![meter], &world.bus.learned(0).unwrap());
+    again.behave(1, where_it(hole));
+    again.run(Duration::from_secs(10));
+    assert!(again.readings(0).len() >= 10);
+    assert_eq!(again.count(|event| matches!(event, Event::Failed { .. })), 0);
+}
+
+#[test]
+fn a_unit_silent_to_reads_over_ten_registers_is_read_in_shorter_ones() {
+    let meter = with(0..40);
+    let expected = whole(&meter.registers);
+    let short = |_: u16, quantity: u16| quantity <= 10;
+    let mut world = World::new(settings(vec![meter.clone()]));
+    world.behave(1, where_it(short));
+    world.run(2 * MINUTE);
+    settled(&mut world, &expected);
+    let learned = world.bus.learned(0).unwrap();
+    assert_eq!(learned.width, 10, "{learned:?}");
+    let mut again = reopened(vec![meter], &learned);
+    again.behave(1, where_it(short));
+    again.run(Duration::from_secs(10));
+    assert!(again.readings(0).iter().all(|(_, payload)| *payload == expected));
+    assert_eq!(again.bus.counters(0).unwrap().silent, 0);
+    assert!(again.readings(0).len() >= 10);
+    // Another map of the same unit is read in no wider requests either.
+    let mut other = reopened(vec![with(100..125)], &learned);
+    other.behave(1, where_it(short));
+    other.run(Duration::from_secs(10));
+    assert_eq!(other.bus.counters(0).unwrap().silent, 0);
+    assert!(other.readings(0).len() >= 10);
+}
+
+/// Silent to a request sooner than so long after its last answer, and to more registers than that.
+fn unhurried(world: &World, pause: Duration, width: u16) -> impl FnMut(&[u8]) -> Answers + use<> {
+    let clock = world.clock();
+    let last: Rc<Cell<Option<Duration>>> = Rc::default();
+    move |request| {
+        let now = clock.get();
+        let (_, quantity) = span(request);
+        if last.get().is_some_and(|last| now < last + pause) || quantity > width {
+            return Vec::new();
+        }
+        // The answer is heard some 20 ms after the request left.
+        last.set(Some(now + ms(20)));
+        support::meter(request)
+    }
+}
+
+#[test]
+fn a_unit_silent_to_requests_that_come_too_soon_is_given_the_pause_it_wants() {
+    let meter = with([0, 1, 40, 41, 80]);
+    let expected = whole(&meter.registers);
+    let mut world = World::new(settings(vec![meter.clone(), unit(2)]));
+    let behaviour = unhurried(&world, ms(100), 125);
+    world.behave(1, behaviour);
+    world.run(2 * MINUTE);
+    settled(&mut world, &expected);
+    let learned = world.bus.learned(0).unwrap();
+    assert!((100..=300).contains(&learned.pause_ms), "{learned:?}");
+    assert!(learned.reads.is_empty(), "nothing is taken apart for that: {learned:?}");
+    let mut again = reopened(vec![meter], &learned);
+    let behaviour = unhurried(&again, ms(100), 125);
+    again.behave(1, behaviour);
+    again.run(Duration::from_secs(10));
+    assert_eq!(again.bus.counters(0).unwrap().silent, 0);
+    assert!(again.readings(0).len() >= 10);
+}
+
+#[test]
+fn a_unit_that_wants_both_a_pause_and_short_reads_gets_both() {
+    let meter = with(0..16);
+    let expected = whole(&meter.registers);
+    let mut world = World::new(settings(vec![meter]));
+    let behaviour = unhurried(&world, ms(90), 4);
+    world.behave(1, behaviour);
+    world.run(10 * MINUTE);
+    settled(&mut world, &expected);
+    let learned = world.bus.learned(0).unwrap();
+    assert!(learned.pause_ms >= 100, "{learned:?}");
+}
+
+#[test]
+fn a_register_that_is_never_answered_for_is_named_and_left_out_and_the_others_come_meanwhile() {
+    let meter = with([0, 1, 2, 3, 9]);
+    let without = whole(&[&meter.registers[..2], &meter.registers[3..]].concat());
+    let mut world = World::new(settings(vec![meter.clone()]));
+    world.behave(1, where_it(|address, quantity| !(address..address + quantity).contains(&2)));
+    world.run(Duration::from_secs(30));
+    assert!(!world.readings(0).is_empty(), "some values come while it is found out which do not");
+    world.run(MINUTE);
+    let silent = Event::Refused { unit: 0, register: 2, why: Obstacle::Silence };
+    assert_eq!(world.count(|event| *event == silent), 1);
+    assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(2, Obstacle::Silence)]);
+    assert_eq!(world.bus.state(0), Some(State::Up));
+    let before = world.readings(0).len();
+    let asked = |world: &World| world.requests.iter().filter(|(_, body)| span(body) == (2, 1)).count();
+    let asked_before = asked(&world);
+    world.run(60 * MINUTE);
+    let readings = &world.readings(0)[before..];
+    assert!(readings.len() >= 3_560, "{}", readings.len());
+    assert!(readings.iter().all(|(_, payload)| *payload == without), "{:?}", readings.last());
+    let in_vain = asked(&world) - asked_before;
+    assert!((4..=24).contains(&in_vain), "it is asked for less and less often: {in_vain}");
+    assert_eq!(world.count(|event| *event == silent), 1, "told once");
+    // It is known after a restart, and comes back when it can be read.
+    let mut again = reopened(vec![meter.clone()], &world.bus.learned(0).unwrap());
+    again.run(Duration::from_secs(10));
+    assert!(again.readings(0).iter().all(|(_, payload)| *payload == without));
+    assert_eq!(again.bus.obstacles(0).count(), 1);
+    again.run(2 * MINUTE);
+    assert_eq!(again.readings(0).pop().unwrap().1, whole(&meter.registers));
+    assert_eq!(again.bus.obstacles(0).count(), 0);
+}
+
+#[test]
+fn a_unit_none_of_whose_values_arrives_is_degraded_and_never_up() {
+    let mut mute = with([0, 1]);
+    mute.registers.push(register("holding", Table::Holding, 0, Kind::U16));
+    let mut world = World::new(settings(vec![mute, unit(2)]));
+    // It refuses one, and is silent to the others.
+    let refusing = |request: &[u8]| {
+        if request[1] == 3 { vec![(ms(5), frame(&[1, 0x83, 2]))] } else { Vec::new() }
+    };
+    world.behave(1, refusing);
+    world.run(20 * MINUTE);
+    assert_eq!(world.bus.state(0), Some(State::Degraded));
+    assert_eq!(world.count(|event| matches!(event, Event::Up { unit: 0 })), 0);
+    assert_eq!(world.count(|event| matches!(event, Event::Degraded { unit: 0 })), 1);
+    assert_eq!(world.readings(0), []);
+    let mut obstacles: Vec<(usize, Obstacle)> = world.bus.obstacles(0).collect();
+    obstacles.sort_by_key(|(register, _)| *register);
+    let refused = Obstacle::Exception(Exception::ILLEGAL_DATA_ADDRESS);
+    assert_eq!(obstacles, [(0, Obstacle::Silence), (1, Obstacle::Silence), (2, refused)]);
+    world.behave(1, support::meter);
+    world.run(20 * MINUTE);
+    assert_eq!(world.bus.state(0), Some(State::Up));
+    assert_eq!(world.bus.obstacles(0).count(), 0);
+}
+
+#[test]
+fn a_unit_that_loses_every_fourth_answer_is_not_taken_apart() {
+    let meter = with(0..20);
+    let expected = whole(&meter.registers);
+    let mut world = World::new(settings(vec![meter]));
+    let mut count = 0;
+    world.behave(1, move |request| {
+        count += 1;
+        if count % 4 == 0 { Vec::new() } else { support::meter(request) }
+    });
+    world.run(60 * MINUTE);
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
+    let readings = world.readings(0);
+    assert!(readings.len() > 1_500, "{}", readings.len());
+    assert!(readings.iter().all(|(_, payload)| *payload == expected));
+}
+
+#[test]
+fn a_unit_that_dies_and_comes_back_is_read_as_before() {
+    let meter = with(0..20);
+    let expected = whole(&meter.registers);
+    let mut world = World::new(settings(vec![meter]));
+    world.run(MINUTE);
+    for _ in 0..5 {
+        world.behave(1, |_| Vec::new());
+        world.run(5 * MINUTE);
+        assert_eq!(world.bus.state(0), Some(State::Down));
+        world.behave(1, support::meter);
+        world.run(2 * MINUTE);
+        assert_eq!(world.bus.state(0), Some(State::Up));
+    }
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
+    settled(&mut world, &expected);
+}
+
+#[test]
+fn a_unit_whose_answers_come_late_is_called_slow_and_not_taken_apart() {
+    let mut world = World::new(settings(vec![with(0..20)]));
+    world.behave(1, |request| {
+        let (_, quantity) = span(request);
+        let delay = if quantity > 1 { 400 } else { 5 };
+        vec![(ms(delay), frame(&support::answer(request)))]
+    });
+    world.run(10 * MINUTE);
+    assert!(world.bus.counters(0).unwrap().late > 10);
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
+    assert_eq!(world.bus.state(0), Some(State::Degraded));
+}
+
+#[test]
+fn every_request_asks_for_whole_values_of_the_map_within_the_limits() {
+    let mut mixed = unit(1);
+    mixed.limits.max_registers = 6;
+    mixed.registers = vec![
+        register("a", Table::Holding, 10, Kind::U32),
+        register("b", Table::Holding, 12, Kind::U16),
+        register("c", Table::Holding, 15, Kind::U64),
+        register("d", Table::Input, 3, Kind::U16),
+        register("e", Table::Coil, 0, Kind::Bool(None)),
+        register("f", Table::Coil, 8, Kind::Bool(None)),
+    ];
+    let registers = mixed.registers.clone();
+    for lost in 2..7 {
+        let mut world = World::new(settings(vec![mixed.clone(), unit(2)]));
+        let mut count = 0;
+        world.behave(1, move |request| {
+            count += 1;
+            if count % lost == 0 || (request[1] == 3 && span(request).1 > 4) {
+                Vec::new()
+            } else {
+                support::meter(request)
+            }
+        });
+        world.run(10 * MINUTE);
+        for (_, body) in world.requests.iter().filter(|(_, body)| body[0] == 1) {
+            let (address, quantity) = span(body);
+            let own = registers.iter().filter(|register| register.table.function() == body[1]);
+            let (mut begins, mut ends) = (false, false);
+            for register in own {
+                begins |= register.address == address;
+                ends |= register.end() == u32::from(address) + u32::from(quantity);
+            }
+            assert!(begins && ends, "{body:?}");
+            assert!(body[1] != 3 || quantity <= 6, "{body:?}");
+        }
+    }
+}
+
+#[test]
+fn exceptions_1_4_and_6_take_a_read_apart_as_2_and_3_do_and_good_neighbours_come() {
+    for code in [1, 2, 3, 4, 6] {
+        let meter = with([0, 1, 2, 3]);
+        let without = whole(&[&meter.registers[..2], &meter.registers[3..]].concat());
+        let mut world = World::new(settings(vec![meter]));
+        world.behave(1, move |request| {
+            let (address, quantity) = span(request);
+            if (address..address + quantity).contains(&2) {
+                vec![(ms(5), frame(&[1, request[1] | 0x80, code]))]
+            } else {
+                support::meter(request)
+            }
+        });
+        world.run(Duration::from_secs(10));
+        let readings = world.readings(0);
+        assert!(readings.len() >= 10, "{code}");
+        assert!(readings.iter().all(|(_, payload)| *payload == without), "{code}: {readings:?}");
+        let why = Obstacle::Exception(Exception(code));
+        assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(2, why)]);
+    }
+}
+
+#[test]
+fn a_unit_that_was_busy_once_is_asked_for_the_whole_again() {
+    for code in [4, 6] {
+        let meter = with([0, 1, 2, 3]);
+        let expected = whole(&meter.registers);
+        let mut world = World::new(settings(vec![meter]));
+        let mut count = 0;
+        world.behave(1, move |request| {
+            count += 1;
+            if count == 5 { vec![(ms(5), frame(&[1, 0x84, code]))] } else { support::meter(request) }
+        });
+        world.run(Duration::from_secs(20));
+        assert!(world.readings(0).len() >= 20);
+        assert!(world.readings(0).iter().all(|(_, payload)| *payload == expected), "no value is missing");
+        assert!(world.bus.learned(0).unwrap().is_empty(), "{code}: {:?}", world.bus.learned(0));
+        let last = world.requests.last().unwrap();
+        assert_eq!(span(&last.1), (0, 4));
+    }
+}
+
+/// Answers each read with six registers, whatever was asked for.
+fn verbose(request: &[u8]) -> Answers {
+    let mut body = vec![request[0], request[1], 12];
+    (7..13u16).for_each(|word| body.extend(word.to_be_bytes()));
+    vec![(ms(5), frame(&body))]
+}
+
+#[test]
+fn an_answer_of_another_length_names_itself_and_is_read_where_that_is_configured() {
+    let mut world = World::new(settings(vec![unit(1)]));
+    world.behave(1, verbose);
+    world.run(Duration::from_secs(20));
+    let misfit = Event::Misfit { unit: 0, function: 3, bytes: 12, asked: 2 };
+    assert!(world.count(|event| *event == misfit) >= 3, "{:?}", world.events);
+    assert!(world.bus.counters(0).unwrap().misfits >= 3);
+    assert_eq!(world.readings(0), []);
+    let mut configured = unit(1);
+    configured.registers[0].answer_bytes = Some(12);
+    let mut world = World::new(settings(vec![configured]));
+    world.behave(1, verbose);
+    world.run(Duration::from_secs(10));
+    assert!(world.readings(0).len() >= 10);
+    assert!(world.readings(0).iter().all(|(_, payload)| payload == r#"{"value":7}"#));
+}
+
+#[test]
+fn what_was_learned_of_another_map_is_not_used_and_a_damaged_notebook_is_none() {
+    let meter = with([0, 5]);
+    let learned = Learned {
+        map: 1,
+        reads: vec![("input".to_owned(), 0, 1), ("input".to_owned(), 5, 1)],
+        ..Learned::default()
+    };
+    let mut world = reopened(vec![meter], &learned);
+    world.run(ms(500));
+    assert_eq!(span(&world.requests.last().unwrap().1), (0, 6));
+    assert!(Notebook::parse(b"{\"units\":").is_err());
+    assert!(Notebook::parse(b"{\"units\":{\"a\":{\"width\":70000}}}").is_err());
+}

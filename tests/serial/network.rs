@@ -1,0 +1,162 @@
+//! Units behind converters in the network: pymodbus as Modbus TCP server and as a converter that
+//! passes the line's bytes on; and units that are silent where the standard wants an exception.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use tombolo::proto::serial::modbus::frame::crc16;
+
+use crate::Site;
+use tombolo_test_support::{free_tcp_port, wait_for, wait_within};
+
+/// pymodbus behind a TCP port.
+struct Converter(Child);
+
+impl Converter {
+    fn start(port: u16, framer: &str) -> Converter {
+        let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
+        assert!(python.exists(), "tests/run peers makes {}", python.display());
+        let mut child = Command::new(python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/modbus/pymodbus_units.py"))
+            .args([&port.to_string(), framer])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("pymodbus starts");
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut said).expect("a line");
+        assert_eq!(said, "ready\n");
+        Converter(child)
+    }
+}
+
+impl Drop for Converter {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn bus(name: &str, port: &str) -> String {
+    format!(
+        "[serial.{name}]\nport = \"{port}\"\n[serial.{name}.modbus]\ntimeout = \"2s\"\nbackoff = \"100ms\"\n"
+    )
+}
+
+fn unit(bus: &str, address: u8, more: &str) -> String {
+    format!(
+        "[serial.{bus}.unit.{address}]\nid = \"u{address}\"\nrole = \"meter\"\nperiod = \"200ms\"\n{more}"
+    )
+}
+
+#[test]
+fn units_behind_converters_are_read_with_and_without_the_header_and_again_when_the_converter_is_back() {
+    let (plain, header) = (free_tcp_port(), free_tcp_port());
+    let _line = Converter::start(plain, "rtu");
+    let mut gateway = Some(Converter::start(header, "socket"));
+    let value = "register.v.address = 0\nregister.w.address = 1\n";
+    let site = Site::new("network", |_| {
+        bus("line", &format!("tcp://127.0.0.1:{plain}"))
+            + &unit("line", 11, value)
+            + &bus("plc", &format!("modbus-tcp://127.0.0.1:{header}/"))
+            + &unit("plc", 12, value)
+            + &unit("plc", 13, value)
+    });
+    wait_for("readings of all", || ["u11", "u12", "u13"].iter().all(|id| site.payloads(id).len() >= 3));
+    for (id, number) in [("u11", 11), ("u12", 12), ("u13", 13)] {
+        let expected = format!("{{\"v\":{number},\"w\":{number}}}");
+        assert!(site.payloads(id).iter().all(|payload| *payload == expected), "{:?}", site.payloads(id));
+    }
+    let (code, text) = site.daemon.command(&["check", "--offline"]);
+    assert_eq!(code, 0, "{text}");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("plc: open") && text.contains("unit 12, u12: up"), "{text}");
+    drop(gateway.take());
+    wait_for("the loss to be noticed", || !site.is_open("plc"));
+    let before = site.payloads("u12").len();
+    let line = site.payloads("u11").len();
+    wait_for("the other bus goes on", || site.payloads("u11").len() >= line + 3);
+    gateway = Some(Converter::start(header, "socket"));
+    wait_for("readings again", || site.payloads("u12").len() >= before + 3);
+    drop(gateway);
+}
+
+/// Serves units over a converter: what `answer` makes of a request's body, or nothing.
+fn serve(listener: TcpListener, answer: fn(&[u8]) -> Option<Vec<u8>>) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 8];
+            while stream.read_exact(&mut request).is_ok() {
+                if let Some(mut body) = answer(&request[..6]) {
+                    body.extend(crc16(&body).to_le_bytes());
+                    if stream.write_all(&body).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Unit 7 is silent to a read over register 2; unit 9 refuses everything; others are silent.
+fn silent(request: &[u8]) -> Option<Vec<u8>> {
+    let address = u16::from_be_bytes([request[2], request[3]]);
+    let quantity = u16::from_be_bytes([request[4], request[5]]);
+    match request[0] {
+        9 => Some(vec![9, request[1] | 0x80, 2]),
+        7 if !(address..address + quantity).contains(&2) => {
+            let mut body = vec![7, request[1], (2 * quantity) as u8];
+            (address..address + quantity).for_each(|word| body.extend(word.to_be_bytes()));
+            Some(body)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn a_silent_register_is_named_its_neighbours_arrive_and_a_restart_remembers_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    serve(listener, silent);
+    let mut site = Site::new("silent", |_| {
+        let four: String = (0..4).map(|at| format!("register.r{at}.address = {at}\n")).collect();
+        bus("bus1", &format!("tcp://{address}")).replace("2s", "300ms")
+            + &unit("bus1", 7, &four)
+            + &unit("bus1", 9, &four)
+    });
+    let unit = |site: &Site, id: &str| site.ports()["bus1"]["units"][id].clone();
+    wait_within(Duration::from_secs(60), "it to be known", || {
+        unit(&site, "u7")["left_out"]["r2"].is_string()
+    });
+    let arrived = site.payloads("u7").len();
+    wait_for("its neighbours", || site.payloads("u7").len() >= arrived + 3);
+    assert_eq!(site.payloads("u7").pop().unwrap(), r#"{"r0":0,"r1":1,"r3":3}"#);
+    assert_eq!(unit(&site, "u7")["state"], "up");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("without r2: no answer to a read of it alone"), "{text}");
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(
+        text.contains("unit 7, u7: its readings come without r2 (no answer to a read of it alone)"),
+        "{text}"
+    );
+    assert!(text.contains("unit 9, u9: it answers, but none of its values can be read"), "{text}");
+    // One that answers and gives no value is not there.
+    assert_eq!(unit(&site, "u9")["state"], "degraded");
+    wait_for("what is told of it", || site.told("u9").is_some_and(|told| told["unit"] == "degraded"));
+    let told = site.told("u9").unwrap();
+    assert_eq!(told["online"], json!(false));
+    assert!(told["reason"].as_str().unwrap().contains("r0: exception 2"), "{told}");
+    site.daemon.stop();
+    assert!(site.folder.join("state/modbus-learned").exists());
+    site.daemon.resume();
+    let arrived = site.payloads("u7").len();
+    wait_for("readings", || site.payloads("u7").len() >= arrived + 3);
+    let unit = unit(&site, "u7");
+    assert!(unit["left_out"]["r2"].is_string(), "{unit}");
+    assert_eq!(unit["silent"], 0, "nothing is asked in vain after a restart: {unit}");
+}

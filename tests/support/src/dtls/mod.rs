@@ -1,0 +1,53 @@
+//! One harness for both DTLS engines: a client, a network in virtual time around an engine
+//! ([`World`]), certificates.
+
+pub mod client;
+pub mod pki;
+mod world;
+
+use std::time::Instant;
+
+use tombolo::clock::UnixTime;
+#[cfg(feature = "dimpl")]
+use tombolo::proto::dtls::DimplEngine;
+use tombolo::proto::dtls::server::{Certificates, Clock, Settings};
+use tombolo::proto::dtls::{Engine, Limits, ServerEngine};
+
+pub use pki::*;
+pub use world::*;
+
+/// An engine as tests of both make it: with the keys of [`keyring`], and nothing but limits.
+pub trait Start: Engine + Sized {
+    /// Most bytes of a datagram it sends in a handshake.
+    const LARGEST_DATAGRAM: usize;
+
+    /// `run` seeds its secrets.
+    fn start(now: Instant, limits: Limits, run: u8) -> Self;
+}
+
+impl Start for ServerEngine {
+    const LARGEST_DATAGRAM: usize = usize::MAX;
+
+    fn start(now: Instant, limits: Limits, run: u8) -> ServerEngine {
+        engine(now, Settings { limits, ..Settings::default() }, Certificates::default(), run)
+    }
+}
+
+#[cfg(feature = "dimpl")]
+impl Start for DimplEngine {
+    const LARGEST_DATAGRAM: usize = 1_280;
+
+    fn start(now: Instant, limits: Limits, run: u8) -> DimplEngine {
+        DimplEngine::new(now, limits, keyring(), &[run; 32]).expect("an engine")
+    }
+}
+
+/// When [`engine`] thinks it is.
+pub const YEAR_2026: u64 = 1_780_000_000;
+
+/// The server of our own, with the keys of [`keyring`].
+pub fn engine(now: Instant, settings: Settings, certificates: Certificates, run: u8) -> ServerEngine {
+    let mut engine = ServerEngine::new(now, settings, keyring(), certificates, &[run; 32]);
+    engine.set_clock(Clock { time: UnixTime::from_secs(YEAR_2026), trusted: true });
+    engine
+}
