@@ -14,7 +14,9 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::{Journal, Next, Ticket};
-use tombolo::message::{Content, Envelope, Lane, Method, Stamp};
+use tombolo::message::Lane;
+
+use tombolo_test_support::readings::Readings;
 
 const PAYLOAD: usize = 100;
 
@@ -39,21 +41,6 @@ fn settings(directory: &Path) -> Settings {
         segment_bytes: 4 << 20,
         lanes: [lane(40 << 20), lane(192 << 20)],
         rejected_max_bytes: 16 << 20,
-    }
-}
-
-fn content(payload: &[u8]) -> Content<'_> {
-    Content {
-        device: "door-7",
-        path: "t/env",
-        topic: "tombolo/tb-abcdefgh/door-7/up/t/env",
-        method: Method::Post,
-        content_format: None,
-        retain: false,
-        envelope: Envelope::None,
-        expires_s: None,
-        received: Stamp { boottime_ms: 123_456_789, wall_ms: Some(1_790_000_000_000) },
-        payload,
     }
 }
 
@@ -98,10 +85,12 @@ fn commits(place: &Place, batch: u64, total: u64) {
 }
 
 fn run(runtime: &tokio::runtime::Runtime, journal: &mut Journal, payload: &[u8], batch: u64, total: u64) {
+    let mut readings = Readings::default();
+    let reading = readings.pass(Lane::Normal, payload);
     let mut stored = 0;
     while stored < total {
         for _ in 0..batch {
-            journal.append_content(Lane::Normal, &content(payload), Ticket(1)).expect("there is room");
+            journal.append(&reading, Ticket(1)).expect("there is room");
         }
         let mut waiting = batch;
         while waiting > 0 {
@@ -128,13 +117,14 @@ fn run(runtime: &tokio::runtime::Runtime, journal: &mut Journal, payload: &[u8],
 fn appends(place: &Place) {
     let runtime = runtime();
     let mut journal = open(place);
-    let payload = [0x5a; PAYLOAD];
+    let mut readings = Readings::default();
+    let reading = readings.pass(Lane::High, &[0x5a; PAYLOAD]);
     let rounds = 50;
     let mut spent = Duration::ZERO;
     for _ in 0..rounds {
         let begin = Instant::now();
         for n in 0..1000 {
-            journal.append_content(Lane::High, &content(&payload), Ticket(n)).expect("there is room");
+            journal.append(&reading, Ticket(n)).expect("there is room");
         }
         spent += begin.elapsed();
         let mut waiting = 1000;
@@ -152,12 +142,13 @@ fn appends(place: &Place) {
 fn opening(place: &Place) {
     let runtime = runtime();
     let mut journal = open(place);
-    let payload = [0x5a; PAYLOAD];
+    let mut readings = Readings::default();
+    let reading = readings.pass(Lane::Normal, &[0x5a; PAYLOAD]);
     let total = 500_000;
     let (mut appended, mut completed) = (0, 0);
     while completed < total {
         while appended < total && appended < completed + 5000 {
-            journal.append_content(Lane::Normal, &content(&payload), Ticket(1)).expect("there is room");
+            journal.append(&reading, Ticket(1)).expect("there is room");
             appended += 1;
         }
         wait(&runtime, &journal);

@@ -53,6 +53,8 @@ pub mod northbound;
 pub mod pipeline;
 pub mod proto;
 pub mod session_store;
+mod slots;
 pub mod southbound;
+pub mod splitmix;
 pub mod system;
 pub mod telemetry;

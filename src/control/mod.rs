@@ -18,7 +18,6 @@
 
 pub mod api;
 pub mod io;
-pub mod line;
 pub mod protocol;
 pub mod snapshot;
 pub mod tail;

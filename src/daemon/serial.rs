@@ -33,6 +33,7 @@ use crate::southbound::serial::io::{self, Host};
 use crate::southbound::serial::settings::{Duty, Settings};
 use crate::southbound::serial::units::UnitView;
 use crate::southbound::serial::{Port, Taker, Verdict};
+use crate::splitmix::SplitMix64;
 
 /// A port's state is told at most so often, like a device's presence.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -49,7 +50,7 @@ pub struct Ports {
     /// nobody.
     next: Cell<u32>,
     /// What the moments at which units are asked are drawn from.
-    chance: Cell<u64>,
+    random: RefCell<SplitMix64>,
     /// What units taught, as far as their bus is not there to ask.
     notebook: RefCell<Notebook>,
     keeper: RefCell<Keeper>,
@@ -110,7 +111,7 @@ impl Ports {
             trace: trace.clone(),
             entries: RefCell::default(),
             next: Cell::new(0),
-            chance: Cell::new(seed),
+            random: RefCell::new(SplitMix64::new(seed)),
             notebook: RefCell::new(notebook),
             keeper: RefCell::new(keeper),
         });
@@ -134,7 +135,7 @@ impl Ports {
             let number = self.next.get();
             self.next.set(number.wrapping_add(1));
             let port = Arc::new(port.clone());
-            let mut core = Port::new(port.clone(), number, now, self.draw());
+            let mut core = Port::new(port.clone(), number, now, self.random.borrow_mut().next_u64());
             core.recall(now, &self.notebook.borrow());
             if let Some(old) = &old {
                 core.adopt(&mut old.core.borrow_mut(), now);
@@ -190,13 +191,6 @@ impl Ports {
     /// Once a second: keeps what units taught.
     pub fn care(&self, now: Instant) {
         self.keeper.borrow_mut().care(now, || self.notes());
-    }
-
-    /// A number that no bus before had.
-    fn draw(&self) -> u64 {
-        let next = self.chance.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-        self.chance.set(next);
-        next
     }
 
     /// Ends all tasks; what is in memory and not on its way to disk is lost and named.

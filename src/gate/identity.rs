@@ -15,21 +15,15 @@ use super::quota::Bucket;
 use super::settings::{self, Withheld};
 use super::stage::{DeviceIndex, Identified, Received, Refused};
 use crate::message::Name;
+use crate::slots::{Key, Slots};
 
 /// All devices.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    slots: Slots<Entry>,
     by_id: HashMap<Name, u32>,
     /// The number of devices of each fleet that has any.
     fleet_sizes: HashMap<Name, usize>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    entry: Option<Entry>,
 }
 
 /// One device.
@@ -99,24 +93,21 @@ pub struct Gone {
 impl Devices {
     /// The entry of a device that is still the one meant.
     pub(super) fn entry(&self, device: DeviceIndex) -> Option<&Entry> {
-        let slot = self.slots.get(device.slot())?;
-        if slot.generation == device.generation() { slot.entry.as_ref() } else { None }
+        self.slots.get(device.key())
     }
 
     /// As `entry`, mutable.
     pub(super) fn entry_mut(&mut self, device: DeviceIndex) -> Option<&mut Entry> {
-        let slot = self.slots.get_mut(device.slot())?;
-        if slot.generation == device.generation() { slot.entry.as_mut() } else { None }
+        self.slots.get_mut(device.key())
     }
 
     /// The device in this slot, with its index.
     pub(super) fn at(&mut self, slot: u32) -> Option<(DeviceIndex, &mut Entry)> {
-        let Slot { generation, entry } = self.slots.get_mut(slot as usize)?;
-        Some((DeviceIndex::new(slot, *generation), entry.as_mut()?))
+        Some((self.index(slot)?, self.slots.at_mut(slot)?))
     }
 
     pub(super) fn index(&self, slot: u32) -> Option<DeviceIndex> {
-        Some(DeviceIndex::new(slot, self.slots.get(slot as usize)?.generation))
+        self.slots.key_at(slot).map(DeviceIndex::new)
     }
 
     pub(super) fn by_id(&self, id: &str) -> Option<DeviceIndex> {
@@ -128,13 +119,11 @@ impl Devices {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (DeviceIndex, &Entry)> {
-        self.slots.iter().enumerate().filter_map(|(at, slot)| {
-            Some((DeviceIndex::new(at as u32, slot.generation), slot.entry.as_ref()?))
-        })
+        self.slots.iter().map(|(key, entry)| (DeviceIndex::new(key), entry))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Entry)> {
-        self.slots.iter_mut().enumerate().filter_map(|(at, slot)| Some((at as u32, slot.entry.as_mut()?)))
+        self.slots.iter_mut().map(|(key, entry)| (key.index, entry))
     }
 
     /// Adds a device, or replaces the settings of the device with the same id. `bucket` is its
@@ -151,18 +140,19 @@ impl Devices {
     ) -> (u32, Option<Gone>) {
         let proof = Proof::of(&mut device);
         if let Some(slot) = self.by_id.get(device.id.as_str()).copied()
-            && let Some(Slot { generation, entry: Some(entry) }) = self.slots.get_mut(slot as usize)
+            && let Some(key) = self.slots.key_at(slot)
+            && let Some(entry) = self.slots.get_mut(key)
         {
             if !keeps_bucket(entry.role) {
                 entry.state.bucket = bucket;
             }
-            let mut gone = None;
-            if entry.proof != proof {
-                gone = Some(Gone { device: DeviceIndex::new(slot, *generation), id: entry.id.clone() });
-                *generation = generation.wrapping_add(1);
-            }
+            let stale = entry.proof != proof;
+            let gone = stale.then(|| Gone { device: DeviceIndex::new(key), id: entry.id.clone() });
             (entry.label, entry.proof, entry.role, entry.offline_after) =
                 (device.label, proof, role, offline_after);
+            if stale {
+                self.slots.renew(key);
+            }
             return (slot, gone);
         }
         let state = State::new(bucket, now);
@@ -173,9 +163,8 @@ impl Devices {
     /// Reserves exactly `devices` slots: a vector that grows on demand may take nearly twice the
     /// memory.
     pub(super) fn reserve(&mut self, devices: usize) {
-        let more = devices.saturating_sub(self.slots.len());
-        self.slots.reserve_exact(more);
-        self.by_id.reserve(more);
+        self.by_id.reserve(devices.saturating_sub(self.slots.len()));
+        self.slots.reserve(devices);
     }
 
     /// Adds a device whose id is new.
@@ -184,17 +173,7 @@ impl Devices {
             *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
         }
         let id = entry.id.clone();
-        let entry = Some(entry);
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize].entry = entry;
-                slot
-            }
-            None => {
-                self.slots.push(Slot { generation: 0, entry });
-                (self.slots.len() - 1) as u32
-            }
-        };
+        let slot = self.slots.insert(entry).index;
         self.by_id.insert(id, slot);
         slot
     }
@@ -217,16 +196,12 @@ impl Devices {
 
     /// Removes all devices for whose slot `kept` is false, and returns them.
     pub(super) fn retain(&mut self, kept: impl Fn(u32) -> bool) -> Vec<Gone> {
+        let keys: Vec<Key> = self.slots.iter().map(|(key, _)| key).filter(|key| !kept(key.index)).collect();
         let mut removed = Vec::new();
-        for (at, slot) in (0_u32..).zip(&mut self.slots) {
-            if kept(at) {
-                continue;
-            }
-            if let Some(entry) = slot.entry.take() {
+        for key in keys {
+            if let Some(entry) = self.slots.remove(key) {
                 self.by_id.remove(entry.id.as_str());
-                removed.push(Gone { device: DeviceIndex::new(at, slot.generation), id: entry.id });
-                slot.generation = slot.generation.wrapping_add(1);
-                self.free.push(at);
+                removed.push(Gone { device: DeviceIndex::new(key), id: entry.id });
             }
         }
         removed
@@ -235,14 +210,10 @@ impl Devices {
     /// Rebuilds the index of credentials and the number of devices of each fleet.
     pub(super) fn proofs(&mut self, withheld: &Withheld) -> Proofs {
         self.fleet_sizes.clear();
-        for slot in &self.slots {
-            if let Some(fleet) = slot.entry.as_ref().and_then(Entry::fleet) {
-                *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
-            }
+        for fleet in self.slots.iter().filter_map(|(_, entry)| entry.fleet()) {
+            *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
         }
-        let known =
-            (0_u32..).zip(&self.slots).filter_map(|(at, slot)| Some((at, &slot.entry.as_ref()?.proof)));
-        Proofs::new(known, withheld)
+        Proofs::new(self.slots.iter().map(|(key, entry)| (key.index, &entry.proof)), withheld)
     }
 }
 

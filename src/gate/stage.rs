@@ -45,6 +45,7 @@ use super::matcher::Segments;
 use super::policy::Rule;
 use super::settings::QoS;
 use crate::message::{Content, ContentFormat, Envelope, Lane, Method, Name, Path, Stamp};
+use crate::slots::Key;
 
 /// Identifies a device as long as its credentials are unchanged. 8 bytes.
 ///
@@ -57,8 +58,12 @@ pub struct DeviceIndex {
 }
 
 impl DeviceIndex {
-    pub(super) fn new(slot: u32, generation: u32) -> DeviceIndex {
-        DeviceIndex { slot, generation }
+    pub(super) fn new(key: Key) -> DeviceIndex {
+        DeviceIndex { slot: key.index, generation: key.generation }
+    }
+
+    pub(super) fn key(self) -> Key {
+        Key { index: self.slot, generation: self.generation }
     }
 
     pub(super) fn slot(self) -> usize {

@@ -14,6 +14,7 @@ use super::retention::{self, Decision};
 use super::segment::{HEADER_BLOCK, Header, RUNS_MAX, Run, Segment, segment_name};
 use super::settings::WhenFull;
 use super::storage::{Storage, StorageError, StoredFile};
+use crate::splitmix::SplitMix64;
 
 /// A trim that no commit contains is committed alone after this time,
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -394,7 +395,7 @@ impl<S: Storage> LaneWriter<S> {
         if self.bounds.when_full == WhenFull::DropOldest {
             self.drop_oldest(now);
         }
-        self.salt = next_random(self.salt);
+        self.salt = SplitMix64::new(self.salt).next_u64();
         let header = Header {
             lane: self.lane as u8,
             size: self.layout.size,
@@ -530,12 +531,4 @@ fn write<F: StoredFile>(file: &F, pieces: &[(u32, &[u8])]) -> Result<(), (Storag
         file.write_at(u64::from(*at), bytes).map_err(|error| (error, Stage::Write))?;
     }
     file.sync().map_err(|error| (error, Stage::Sync))
-}
-
-/// SplitMix64: derives several random numbers from one.
-fn next_random(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -266,9 +266,13 @@ pub fn scan_segment<F: StoredFile>(
     let mut found_at = Vec::new();
     let mut commits = 0;
     let mut scanner = Scanner::new(file, header.seed(), HEADER_BLOCK, layout.frame_limit, pages_max);
-    // The end of the last frame that counts; the gaps with the offsets around them.
-    let mut end = HEADER_BLOCK;
+    // Where the last frame that tells the sequence ended: what is missing from there on lies behind
+    // it, and perhaps before a Trim or a Loss, which tell none. Gaps with the places they lie
+    // between.
+    let mut told = HEADER_BLOCK;
     let mut places = Vec::new();
+    // Where the last frame ended.
+    let mut end = HEADER_BLOCK;
     while let Some((offset, frame)) = scanner.next_frame() {
         let named = match frame.kind {
             Kind::Reading | Kind::Opening => Some(frame.sequence),
@@ -286,7 +290,7 @@ pub fn scan_segment<F: StoredFile>(
                 acknowledged: false,
                 unread: false,
             });
-            places.push((end, offset));
+            places.push((told, offset));
             found_at.push(commits);
             scan.next_sequence = named;
             scan.segment.last_sequence = named - 1;
@@ -294,6 +298,9 @@ pub fn scan_segment<F: StoredFile>(
         commits += u32::from(frame.begins_commit);
         end = offset + frame.step() as u32;
         scan.segment.end = end;
+        if frame.kind == Kind::Reading || named == Some(scan.next_sequence) {
+            told = end;
+        }
         match frame.kind {
             Kind::Reading => {
                 scan.segment.note(frame.sequence, offset);
@@ -325,10 +332,11 @@ pub fn scan_segment<F: StoredFile>(
         return Err(error);
     }
     scan.readable = scanner.holes.is_empty();
-    scan.unread_end = scanner.has_hole(end, layout.frame_limit);
+    scan.unread_end = scanner.has_hole(told, layout.frame_limit);
     scan.cut = scanner.is_cut();
     for ((gap, at), (from, to)) in scan.gaps.iter_mut().zip(found_at).zip(places) {
-        gap.acknowledged = commits > at;
+        // A commit may begin where the disk gives nothing: what may be a loss counts as one.
+        gap.acknowledged = commits > at || scanner.has_hole(to, end);
         gap.unread = scanner.has_hole(from, to);
     }
     Ok(scan)

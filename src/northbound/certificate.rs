@@ -1,10 +1,9 @@
 //! The few fields of an X.509 certificate we must read ourselves (RFC 5280 §4.1): version,
-//! validity, names.
-//!
-//! No verification happens here; that is rustls's. This reader never allocates by a length it was
-//! told.
+//! validity, names. No verification happens here; that is rustls's.
 
 use crate::clock::UnixTime;
+use crate::proto::der::{Der, INTEGER, OBJECT_IDENTIFIER, SEQUENCE};
+use crate::proto::dtls::server::outline::Outline;
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,37 +20,14 @@ pub struct Certificate {
     pub issuer: Option<String>,
 }
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
-const VERSION: u8 = 0xA0;
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 
 impl Certificate {
     /// Reads a DER certificate; `None` if it is none.
     pub fn parse(der: &[u8]) -> Option<Certificate> {
-        let (certificate, _) = expect(SEQUENCE, der)?;
-        let (body, _) = expect(SEQUENCE, certificate)?;
-        let (version, rest) = match expect(VERSION, body) {
-            Some((inner, rest)) => (expect(INTEGER, inner)?.0.last()?.checked_add(1)?, rest),
-            None => (1, body),
-        };
-        let (_serial, rest) = expect(INTEGER, rest)?;
-        let (_algorithm, rest) = expect(SEQUENCE, rest)?;
-        let (issuer, rest) = expect(SEQUENCE, rest)?;
-        let (validity, rest) = expect(SEQUENCE, rest)?;
-        let (subject, _) = expect(SEQUENCE, rest)?;
-        let (not_before, rest) = time(validity)?;
-        let (not_after, _) = time(rest)?;
-        Some(Certificate {
-            version,
-            not_before,
-            not_after,
-            subject: common_name(subject),
-            issuer: common_name(issuer),
-        })
+        let Outline { version, not_before, not_after, subject, issuer, .. } = Outline::read(der)?;
+        let (subject, issuer) = (common_name(subject), common_name(issuer));
+        Some(Certificate { version, not_before, not_after, subject, issuer })
     }
 }
 
@@ -69,92 +45,32 @@ pub struct RevocationList {
 impl RevocationList {
     /// Reads a DER list; `None` if it is none.
     pub fn parse(der: &[u8]) -> Option<RevocationList> {
-        let (list, _) = expect(SEQUENCE, der)?;
-        let (body, _) = expect(SEQUENCE, list)?;
-        let rest = expect(INTEGER, body).map_or(body, |(_version, rest)| rest);
-        let (_algorithm, rest) = expect(SEQUENCE, rest)?;
-        let (issuer, rest) = expect(SEQUENCE, rest)?;
-        let (this_update, rest) = time(rest)?;
-        let next_update = time(rest).map(|(next, _)| next);
+        let mut list = Der(Der(der).expect(SEQUENCE)?);
+        let mut body = Der(list.expect(SEQUENCE)?);
+        body.optional(INTEGER); // version
+        body.expect(SEQUENCE)?; // the signature's algorithm
+        let issuer = body.expect(SEQUENCE)?;
+        let this_update = body.time()?;
+        let next_update = body.time();
         Some(RevocationList { this_update, next_update, issuer: common_name(issuer) })
     }
 }
 
-/// One DER element: tag, content, what follows. Definite lengths of up to four bytes.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = der.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        let count = usize::from(first & 0x7F);
-        if count == 0 || count > 4 || count > rest.len() {
-            return None;
-        }
-        let (bytes, rest) = rest.split_at(count);
-        (bytes.iter().fold(0usize, |length, byte| length << 8 | usize::from(*byte)), rest)
-    };
-    (length <= rest.len()).then(|| (tag, &rest[..length], &rest[length..]))
-}
-
-/// The content of an element with this tag, and what follows.
-pub(super) fn expect(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
-    element(der).filter(|(found, ..)| *found == tag).map(|(_, content, rest)| (content, rest))
-}
-
 /// The first common name in a Name (RFC 5280 §4.1.2.4).
-fn common_name(mut name: &[u8]) -> Option<String> {
-    while let Some((_, set, rest)) = element(name) {
-        name = rest;
-        let mut set = set;
-        while let Some((_, attribute, rest)) = element(set) {
-            set = rest;
-            let (kind, value) = expect(OBJECT_IDENTIFIER, attribute)?;
-            if kind == COMMON_NAME {
-                let (_, text, _) = element(value)?;
+fn common_name(name: &[u8]) -> Option<String> {
+    let mut names = Der(name);
+    while let Some((_, set)) = names.element() {
+        let mut set = Der(set);
+        while let Some((_, attribute)) = set.element() {
+            let mut attribute = Der(attribute);
+            if attribute.expect(OBJECT_IDENTIFIER)? == COMMON_NAME {
+                let (_, text) = attribute.element()?;
                 let text = String::from_utf8_lossy(text);
                 return Some(text.chars().filter(|c| !c.is_control()).take(64).collect());
             }
         }
     }
     None
-}
-
-/// A UTCTime or GeneralizedTime in the form RFC 5280 §4.1.2.5 asks for; times before 1970 become
-/// 1970.
-fn time(der: &[u8]) -> Option<(UnixTime, &[u8])> {
-    let (tag, text, rest) = element(der)?;
-    let digits = |range: std::ops::Range<usize>| -> Option<i64> {
-        let part = text.get(range)?;
-        if !part.iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        Some(part.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0')))
-    };
-    let (year, at) = match tag {
-        UTC_TIME => {
-            let year = digits(0..2)?;
-            (if year < 50 { 2000 + year } else { 1900 + year }, 2)
-        }
-        GENERALIZED_TIME => (digits(0..4)?, 4),
-        _ => return None,
-    };
-    let month = digits(at..at + 2).filter(|month| (1..=12).contains(month))?;
-    let day = digits(at + 2..at + 4).filter(|day| (1..=31).contains(day))?;
-    let (hour, minute, second) = (digits(at + 4..at + 6)?, digits(at + 6..at + 8)?, digits(at + 8..at + 10)?);
-    let seconds = days_from_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    Some((UnixTime::from_secs(u64::try_from(seconds).unwrap_or(0)), rest))
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar.
-fn days_from_1970(year: i64, month: i64, day: i64) -> i64 {
-    // Years that begin in March put the leap day at their end.
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]
@@ -224,13 +140,5 @@ mod tests {
                 let _ = Certificate::parse(&altered);
             }
         }
-    }
-
-    #[test]
-    fn days_are_counted_across_leap_years() {
-        assert_eq!(days_from_1970(1970, 1, 1), 0);
-        assert_eq!(days_from_1970(2000, 3, 1), 11_017);
-        assert_eq!(days_from_1970(2036, 2, 7), 24_143);
-        assert_eq!(days_from_1970(1969, 12, 31), -1);
     }
 }

@@ -11,13 +11,10 @@ use aws_lc_rs::digest;
 use rustls::pki_types::{CertificateDer, UnixTime as TlsTime};
 use rustls::{CertificateError, Error, OtherError, RootCertStore};
 
-use super::certificate::{Certificate, expect};
+use super::certificate::Certificate;
 use crate::clock::UnixTime;
+use crate::proto::der::{BIT_STRING, INTEGER, OBJECT_IDENTIFIER, SEQUENCE, expect};
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OBJECT_IDENTIFIER: u8 = 0x06;
 /// 1.2.840.113549.1.1.1
 const RSA: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01];
 /// The shortest RSA key that aws-lc-rs verifies with.

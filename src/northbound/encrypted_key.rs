@@ -17,14 +17,10 @@ use aws_lc_rs::pbkdf2;
 use base64::Engine as _;
 use zeroize::Zeroizing;
 
-use super::certificate::expect;
+use crate::proto::der::{INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, expect};
 
 /// Most PBKDF2 iterations: some seconds on a small board.
 const ITERATIONS_MAX: u32 = 10_000_000;
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
 
 const BEGIN: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
 const END: &[u8] = b"-----END ENCRYPTED PRIVATE KEY-----";

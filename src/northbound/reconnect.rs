@@ -16,6 +16,8 @@
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
 
+use crate::splitmix::SplitMix64;
+
 const AT_ONCE: Duration = Duration::from_millis(250);
 const SEARCH_FIRST: Duration = Duration::from_secs(1);
 const SEARCH_LONGEST: Duration = Duration::from_secs(4);
@@ -76,7 +78,7 @@ pub enum Lost {
 /// The memory of attempts.
 #[derive(Clone, Debug)]
 pub struct Reconnect {
-    random: u64,
+    random: SplitMix64,
     failures: u32,
     refusals: u32,
     searches: u32,
@@ -89,7 +91,7 @@ impl Reconnect {
     /// The first attempt is due at once. `gateway`: the id the waits follow from.
     pub fn new(now: Instant, gateway: &str) -> Reconnect {
         Reconnect {
-            random: BuildHasherDefault::<DefaultHasher>::default().hash_one(gateway),
+            random: SplitMix64::new(BuildHasherDefault::<DefaultHasher>::default().hash_one(gateway)),
             failures: 0,
             refusals: 0,
             searches: 0,
@@ -173,19 +175,9 @@ impl Reconnect {
         rival
     }
 
-    fn next_random(&mut self) -> u64 {
-        // splitmix64: nothing here needs secrecy.
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
     /// Drawn from the whole of `longest`.
     fn draw(&mut self, longest: Duration) -> Duration {
-        let part = longest.as_millis() as u64;
-        Duration::from_millis(self.next_random() % (part + 1)).max(LEAST)
+        Duration::from_millis(self.random.below(longest.as_millis() as u64 + 1)).max(LEAST)
     }
 
     /// Drawn from the upper half of `longest`.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub mod address;
 pub mod coap;
+pub(crate) mod der;
 pub mod dtls;
 pub mod serial;
 

@@ -9,6 +9,7 @@ use tombolo::clock::saved::Saved;
 use tombolo::clock::{Moment, UnixTime, WallClock};
 use tombolo::message::Stamp;
 use tombolo::northbound::publication::age_ms;
+use tombolo::splitmix::SplitMix64;
 
 pub const DAY: u64 = 86_400_000;
 const HOUR: u64 = 3_600_000;
@@ -76,23 +77,6 @@ struct Record {
     misled: bool,
 }
 
-/// SplitMix64.
-pub struct Chance(u64);
-
-impl Chance {
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
-    }
-
-    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
-
 /// The judge as the TLS layer sees it.
 struct Seen<'a> {
     judge: Mutex<&'a mut Judge>,
@@ -125,7 +109,7 @@ impl WallClock for Seen<'_> {
 
 pub struct World {
     seed: u64,
-    pub chance: Chance,
+    pub chance: SplitMix64,
     broker: Broker,
     pub leaf: Leaf,
     /// The truth.
@@ -150,7 +134,7 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, broker: Broker) -> World {
-        let mut chance = Chance(seed);
+        let mut chance = SplitMix64::new(seed);
         let now = BUILD + chance.below(400) * DAY;
         let mut world = World {
             seed,

@@ -8,28 +8,9 @@ use std::time::{Duration, Instant};
 use tombolo::message::Method;
 use tombolo::proto::address::Ticket;
 use tombolo::proto::coap::{Code, Type};
+use tombolo::splitmix::SplitMix64;
 
 use super::support::*;
-
-/// A seeded source of chance (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-
-    fn milliseconds(&mut self, most: u64) -> Duration {
-        Duration::from_millis(self.below(most + 1))
-    }
-}
 
 /// What happens at some time.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +44,7 @@ struct Waiting {
 
 struct World {
     bench: Bench,
-    dice: Dice,
+    dice: SplitMix64,
     loss: u64,
     slowest_commit: u64,
     events: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
@@ -83,13 +64,13 @@ impl World {
     /// Puts a datagram on the link: lost, or there once or several times, each after a time of its
     /// own.
     fn transmit(&mut self, make: impl Fn(Vec<u8>) -> Happening, datagram: &[u8]) {
-        if self.dice.percent(self.loss) {
+        if self.dice.below(100) < self.loss {
             return;
         }
-        let copies = 1 + u64::from(self.dice.percent(20)) * (1 + self.dice.below(2));
+        let copies = 1 + u64::from(self.dice.below(100) < 20) * (1 + self.dice.below(2));
         for _ in 0..copies {
-            let most = if self.dice.percent(5) { 60_000 } else { 400 };
-            let delay = self.dice.milliseconds(most);
+            let most = if self.dice.below(100) < 5 { 60_000 } else { 400 };
+            let delay = self.dice.up_to(Duration::from_millis(most));
             self.at(delay, make(datagram.to_vec()));
         }
     }
@@ -115,7 +96,7 @@ impl World {
         self.devices[device].waiting = None;
         assert!(self.devices[device].ends.insert(id, end).is_none());
         // So that a duplicate delayed by a minute is still among the newest 32.
-        let pause = Duration::from_secs(2) + self.dice.milliseconds(6_000);
+        let pause = Duration::from_secs(2) + self.dice.up_to(Duration::from_secs(6));
         self.at(pause, Happening::Begin(device));
     }
 
@@ -162,7 +143,7 @@ impl World {
         let id = u16::from_be_bytes(request.payload[..].try_into().unwrap());
         *self.handed_up.entry((device, id)).or_default() += 1;
         let ticket = Ticket::Coap { exchange: request.exchange, method: Method::Post }.pack();
-        let commit = self.dice.milliseconds(self.slowest_commit);
+        let commit = self.dice.up_to(Duration::from_millis(self.slowest_commit));
         self.at(commit, Happening::Committed(ticket));
     }
 
@@ -200,7 +181,7 @@ fn run(seed: u64, loss: u64, slowest_commit: u64) -> World {
     let device = || Device { next: 0, confirmable: true, waiting: None, ends: BTreeMap::new() };
     let mut world = World {
         bench: Bench::default(),
-        dice: Dice(seed | 1),
+        dice: SplitMix64::new(seed),
         loss,
         slowest_commit,
         events: BinaryHeap::new(),

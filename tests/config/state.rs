@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tombolo::config::io::{load, load_to_reload, load_to_run, settle};
 use tombolo::config::{IdSource, Level, Loaded};
+use tombolo::splitmix::SplitMix64;
 
 use crate::registry::{Folder, MAIN};
 use crate::support::lines;
@@ -45,13 +46,8 @@ const SPOILS: [(&str, Spoil); 8] = [
         file.set_len(fs::metadata(path).unwrap().len() / 2).unwrap();
     }),
     ("random", |path| {
-        let mut state = 7u64;
-        let bytes: Vec<u8> = (0..300)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (state >> 33) as u8
-            })
-            .collect();
+        let mut random = SplitMix64::new(7);
+        let bytes: Vec<u8> = (0..300).map(|_| random.next_u64() as u8).collect();
         fs::write(path, bytes).unwrap();
     }),
     ("huge", |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap()),

@@ -5,9 +5,10 @@ use std::io;
 
 use tombolo::durable::append_log::{AppendLog, LogFormat, LogReport, Place, Unread};
 use tombolo::durable::frame::{Frame, FrameFormat, HEADER};
+use tombolo::splitmix::SplitMix64;
 
 use crate::files::{Files, cuts};
-use tombolo_test_support::journal::disk::{Cut, random};
+use tombolo_test_support::journal::disk::Cut;
 
 const PUT: u8 = 1;
 const GONE: u8 = 2;
@@ -303,18 +304,18 @@ fn a_log_of_another_version_is_moved_aside_and_one_with_a_damaged_beginning_too(
 
 #[test]
 fn any_bytes_are_read_without_a_panic_and_life_goes_on() {
-    let mut state = 3;
+    let mut random = SplitMix64::new(3);
     for round in 0..200u64 {
         let files = Files::default();
         live(&files, 3);
         let length = files.content("box").unwrap().len();
         for _ in 0..1 + round % 9 {
-            let at = random(&mut state) as usize % length;
+            let at = random.next_u64() as usize % length;
             let marker = if round % 2 == 0 { *b"tbTf" } else { [0xff; 4] };
             files.put("box", at, &marker);
         }
         if round % 5 == 0 {
-            files.truncate("box", random(&mut state) as usize % length);
+            files.truncate("box", random.next_u64() as usize % length);
         }
         // The content of each is checked as it is opened.
         let mut mailbox = Mailbox::open(&files).unwrap();

@@ -3,6 +3,7 @@
 //! else.
 
 use tombolo::durable::atomic_file::{ASIDE_MAX, AtomicFile, sweep};
+use tombolo::splitmix::SplitMix64;
 
 use crate::disk::{Chance, Disk, Node};
 use crate::rules::judge;
@@ -37,7 +38,7 @@ fn heal(disk: &Disk) {
 }
 
 fn live(seed: u64, file: AtomicFile<'_>, has_copy: bool) -> [usize; 3] {
-    let mut chance = Chance(seed * 2 + 1);
+    let mut chance = Chance(SplitMix64::new(seed));
     let disk = Disk::default();
     // What was said to be written, and the newest that was tried: they may differ after a failure.
     let (mut written, mut tried) = (0u64, 0u64);
@@ -115,7 +116,7 @@ fn whatever_fails_the_last_version_that_was_written_is_read() {
 #[test]
 fn any_bytes_are_judged_without_a_panic_and_without_a_copy_damage_is_only_named() {
     let file = AtomicFile::new("f", 64, 0o600);
-    let mut chance = Chance(99);
+    let mut chance = Chance(SplitMix64::new(99));
     for _ in 0..2_000 {
         let disk = Disk::default();
         file.write(&disk, b"12345.").expect("a disk in order");

@@ -11,17 +11,15 @@ use std::io;
 use std::time::Duration;
 
 use tombolo::durable::folder::{ReadFault, StateFolder};
+use tombolo::splitmix::SplitMix64;
 use zeroize::Zeroizing;
 
-/// xorshift64*
-pub struct Chance(pub u64);
+/// Draws sizes and bytes.
+pub struct Chance(pub SplitMix64);
 
 impl Chance {
     pub fn draw(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % below
+        self.0.below(below as u64) as usize
     }
 
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {

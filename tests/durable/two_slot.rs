@@ -2,6 +2,7 @@
 
 use tombolo::durable::storage::Storage as _;
 use tombolo::durable::two_slot::{SlotCondition, SlotFormat, TwoSlot};
+use tombolo::splitmix::SplitMix64;
 
 use crate::files::{Files, cuts};
 use tombolo_test_support::journal::disk::Cut;
@@ -228,13 +229,13 @@ fn a_record_of_another_major_version_is_neither_read_nor_written_over() {
 
 #[test]
 fn any_bytes_are_read_without_a_panic() {
-    let mut state = 7;
+    let mut random = SplitMix64::new(7);
     for round in 0..500u64 {
         let files = Files::default();
         live(&files, 0, 1 + round % 4);
         for _ in 0..1 + round % 5 {
-            let at = tombolo_test_support::journal::disk::random(&mut state) as usize % (2 * STRIDE);
-            let bytes = tombolo_test_support::journal::disk::random(&mut state).to_le_bytes();
+            let at = random.next_u64() as usize % (2 * STRIDE);
+            let bytes = random.next_u64().to_le_bytes();
             files.put("record", at, &bytes);
         }
         let mut record = open(&files);

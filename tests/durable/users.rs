@@ -18,6 +18,7 @@ use tombolo::durable::atomic_file::{AtomicFile, sweep};
 use tombolo::gate::Device;
 use tombolo::gate::roll::Roll;
 use tombolo::message::Name;
+use tombolo::splitmix::SplitMix64;
 
 use crate::disk::{Chance, Disk, Node};
 
@@ -137,7 +138,7 @@ fn a_power_cut_at_any_write_sync_or_rename_leaves_old_or_new() {
                     disk.cut_at(call);
                     let written = (user.write)(&disk, 17);
                     was_cut |= disk.is_off();
-                    disk.revive(&mut Chance(seed * 2 + 1));
+                    disk.revive(&mut Chance(SplitMix64::new(seed * 2 + 1)));
                     let found = (user.read)(&disk);
                     assert!([old, Some(17)].contains(&found), "{:?} {call} {seed}: {found:?}", user.names);
                     assert!(written.is_err() || found == Some(17), "{:?} {call} {seed}", user.names);
@@ -168,7 +169,7 @@ fn a_power_cut_while_damage_is_mended_leaves_what_was_known() {
                     disk.file(damaged, &[0; 40]);
                     disk.cut_at(call);
                     (user.mend)(&disk);
-                    disk.revive(&mut Chance(seed * 2 + 1));
+                    disk.revive(&mut Chance(SplitMix64::new(seed * 2 + 1)));
                     assert_eq!((user.read)(&disk), Some(3), "{damaged} {call} {seed}");
                 }
             }

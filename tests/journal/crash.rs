@@ -2,6 +2,7 @@
 
 use tombolo::journal::settings::WhenFull;
 use tombolo::message::Lane;
+use tombolo::splitmix::SplitMix64;
 
 use tombolo_test_support::journal::disk::{Cut, FakeDisk};
 use tombolo_test_support::journal::harness::{Rig, settings};
@@ -9,16 +10,14 @@ use tombolo_test_support::journal::harness::{Rig, settings};
 /// A life with everything in it: rolling over, trims, rejects, losses, recycling. Stops where the
 /// power goes off.
 pub fn live(rig: &mut Rig) {
-    let mut state = 7;
+    let mut random = SplitMix64::new(7);
     for round in 0..60u64 {
-        let mut random =
-            |limit: u64| tombolo_test_support::journal::disk::random(&mut state) >> 33 & (limit - 1);
-        for _ in 0..=random(4) {
-            let length = 200 + random(4096) as usize;
+        for _ in 0..=random.below(4) {
+            let length = 200 + random.below(4096) as usize;
             rig.append(Lane::Normal, length);
         }
-        if random(2) == 0 {
-            let length = 100 + random(1024) as usize;
+        if random.below(2) == 0 {
+            let length = 100 + random.below(1024) as usize;
             rig.append(Lane::High, length);
         }
         let acknowledged = rig.store.next_sequence(Lane::Normal) - 1;
@@ -79,9 +78,9 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged_and_invents_nothing()
 fn power_cuts_in_a_row_lose_nothing_acknowledged() {
     for seed in 1..=150u64 {
         let mut rig = start(FakeDisk::default());
-        let mut state = seed;
+        let mut random = SplitMix64::new(seed);
         for life in 0..8 {
-            rig.disk.cut_at(1 + (tombolo_test_support::journal::disk::random(&mut state) >> 33) % 250);
+            rig.disk.cut_at(1 + random.below(250));
             live(&mut rig);
             let left = rig.disk.after_power_cut(Cut::Some(seed * 100 + life));
             rig = rig.reopened_on(left);
@@ -134,16 +133,12 @@ fn torn_records_are_never_called_damaged_by_a_later_opening() {
         let mut rig = start(FakeDisk::default());
         rig.append(Lane::Normal, 100);
         rig.commit();
-        let mut state = seed;
+        let mut random = SplitMix64::new(seed);
         for life in 0..6 {
             for _ in 0..6 {
                 rig.append(Lane::Normal, 700);
             }
-            rig.disk.cut_at(
-                rig.disk.operations()
-                    + 1
-                    + (tombolo_test_support::journal::disk::random(&mut state) >> 33) % 7,
-            );
+            rig.disk.cut_at(rig.disk.operations() + 1 + random.below(7));
             rig.commit();
             rig.append(Lane::Normal, 700);
             rig.commit();

@@ -7,8 +7,9 @@ use tombolo::journal::LossCause;
 use tombolo::journal::settings::WhenFull;
 use tombolo::journal::storage::{Folder, Storage};
 use tombolo::message::Lane;
+use tombolo::splitmix::SplitMix64;
 
-use tombolo_test_support::journal::disk::{Cut, FakeDisk, random};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
 use tombolo_test_support::journal::harness::{Rig, read_all, settings};
 
 const LANE: Lane = Lane::Normal;
@@ -101,13 +102,13 @@ fn without_damage_nothing_is_lost() {
 fn a_flipped_bit_costs_at_most_the_record_it_is_in() {
     let rig = written();
     let names = in_use(&rig);
-    let mut state = 5;
+    let mut random = SplitMix64::new(5);
     for _ in 0..1500 {
         let disk = copy(&rig);
-        let name = &names[(random(&mut state) >> 33) as usize % names.len()];
+        let name = &names[random.below(names.len() as u64) as usize];
         // Bits of frames, mostly, and of everything else too.
-        let limit = if random(&mut state) >> 63 == 0 { 50_000 } else { 65_536 };
-        disk.flip(Folder::Normal, name, (random(&mut state) >> 33) as usize % (limit * 8));
+        let limit = if random.below(2) == 0 { 50_000 } else { 65_536 };
+        disk.flip(Folder::Normal, name, random.below(limit * 8) as usize);
         let lost = account(&rig, disk);
         assert!(lost.len() <= 1, "{lost:?}");
     }
@@ -117,14 +118,14 @@ fn a_flipped_bit_costs_at_most_the_record_it_is_in() {
 fn destroyed_sectors_cost_the_records_in_them_and_no_others() {
     let rig = written();
     let names = in_use(&rig);
-    let mut state = 6;
+    let mut random = SplitMix64::new(6);
     for round in 0..300 {
         let disk = copy(&rig);
-        let name = &names[(random(&mut state) >> 33) as usize % names.len()];
-        let count = 1 + (random(&mut state) >> 33) as usize % 5;
+        let name = &names[random.below(names.len() as u64) as usize];
+        let count = 1 + random.below(5) as usize;
         for _ in 0..count {
             // Behind the header block: that has a test of its own.
-            let sector = (16 + (random(&mut state) >> 33) as usize % 112) * 512;
+            let sector = (16 + random.below(112) as usize) * 512;
             match round % 3 {
                 0 => disk.put(Folder::Normal, name, sector, &[0; 512]),
                 1 => disk.put(Folder::Normal, name, sector, &[0xa5; 512]),

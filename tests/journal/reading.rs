@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
-use tombolo::journal::{Journal, Next, Ticket};
+use tombolo::journal::{Journal, Next};
 use tombolo::message::Lane;
+use tombolo::splitmix::SplitMix64;
 
-use tombolo_test_support::journal::disk::random;
-use tombolo_test_support::journal::harness::{content, payload};
+use crate::real::append;
+use tombolo_test_support::journal::harness::payload;
 
 /// A journal in a directory of its own, with so many records in its normal lane, over several
 /// segments.
@@ -28,7 +29,7 @@ fn journal(name: &str, records: u64) -> (tokio::runtime::Runtime, Journal, std::
     let (mut journal, _) = Journal::open(&settings).unwrap();
     let mut done = 0;
     for number in 1..=records {
-        journal.append_content(Lane::Normal, &content(&payload(number, 200)), Ticket(1)).unwrap();
+        append(&mut journal, Lane::Normal, &payload(number, 200), 1).unwrap();
         while journal.poll_completion().is_some_and(|completion| completion.result.is_ok()) {
             done += 1;
         }
@@ -68,9 +69,9 @@ fn reading_goes_to_any_record_handed_out_and_on_from_there() {
         assert_eq!(next(&runtime, &mut journal), Some(sequence));
     }
     assert_eq!(next(&runtime, &mut journal), None);
-    let mut state = 7;
+    let mut random = SplitMix64::new(7);
     for _ in 0..200 {
-        let sequence = 1 + random(&mut state) % 2000;
+        let sequence = 1 + random.below(2000);
         journal.seek(Lane::Normal, sequence);
         for sequence in sequence..(sequence + 3).min(2001) {
             assert_eq!(next(&runtime, &mut journal), Some(sequence));
@@ -79,7 +80,7 @@ fn reading_goes_to_any_record_handed_out_and_on_from_there() {
     // Behind the newest there is nothing, until there is.
     journal.seek(Lane::Normal, 2001);
     assert_eq!(next(&runtime, &mut journal), None);
-    journal.append_content(Lane::Normal, &content(&payload(2001, 200)), Ticket(1)).unwrap();
+    append(&mut journal, Lane::Normal, &payload(2001, 200), 1).unwrap();
     runtime.block_on(async {
         while journal.poll_completion().is_none() {
             journal.wake().await;

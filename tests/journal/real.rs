@@ -1,6 +1,7 @@
 //! On real disks, through the handle: killed processes, a full disk, a backlog of a million
 //! records, two daemons, another version.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,8 +11,10 @@ use std::time::{Duration, Instant};
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::{Failed, Journal, LossCause, Next, OpenError, Refused, Retried, Ticket};
 use tombolo::message::{Lane, RecordId};
+use tombolo::splitmix::SplitMix64;
 
-use tombolo_test_support::journal::harness::{content, payload};
+use tombolo_test_support::journal::harness::payload;
+use tombolo_test_support::readings::Readings;
 
 /// A directory of its own that goes with the test.
 pub struct Scratch(pub PathBuf);
@@ -65,6 +68,14 @@ pub fn wait(runtime: &tokio::runtime::Runtime, journal: &Journal) {
     });
 }
 
+/// Appends a record that a gate let pass.
+pub fn append(journal: &mut Journal, lane: Lane, payload: &[u8], ticket: u64) -> Result<RecordId, Refused> {
+    thread_local! {
+        static READINGS: RefCell<Readings> = RefCell::default();
+    }
+    READINGS.with_borrow_mut(|readings| journal.append(&readings.pass(lane, payload), Ticket(ticket.into())))
+}
+
 /// Appends one record and waits for what becomes of it.
 pub fn store(
     runtime: &tokio::runtime::Runtime,
@@ -72,7 +83,7 @@ pub fn store(
     lane: Lane,
     payload: &[u8],
 ) -> Result<Result<(), Failed>, Refused> {
-    journal.append_content(lane, &content(payload), Ticket(7))?;
+    append(journal, lane, payload, 7)?;
     loop {
         if let Some(completion) = journal.poll_completion() {
             assert_eq!((completion.ticket, completion.lane), (Ticket(7), lane));
@@ -114,7 +125,7 @@ fn what_was_stored_is_read_back_by_the_next_opening() {
     let id = first.id;
     journal.release(Lane::Normal, 10);
     journal.close();
-    assert_eq!(journal.append_content(Lane::High, &content(b"x"), Ticket(1)), Err(Refused::Closed));
+    assert_eq!(append(&mut journal, Lane::High, b"x", 1), Err(Refused::Closed));
     drop(journal);
     let (mut journal, report) = Journal::open(&small(&scratch.0)).unwrap();
     assert_eq!(report.store.lanes[1].records, 40);
@@ -125,7 +136,7 @@ fn what_was_stored_is_read_back_by_the_next_opening() {
     journal.rewind(Lane::Normal);
     assert_eq!(read(&runtime, &mut journal, Lane::Normal, usize::MAX), expected);
     // Another run, the sequence goes on.
-    let next = journal.append_content(Lane::Normal, &content(b"x"), Ticket(1)).unwrap();
+    let next = append(&mut journal, Lane::Normal, b"x", 1).unwrap();
     assert_eq!(next.sequence, 51);
     assert_ne!(next.run, id.run);
 }
@@ -140,9 +151,7 @@ fn completions_come_in_order_and_all_of_them() {
     while completed < total {
         while appended < total && appended < completed + 500 {
             let lane = if appended % 2 == 0 { Lane::High } else { Lane::Normal };
-            journal
-                .append_content(lane, &content(&payload(appended, 120)), Ticket(u128::from(appended)))
-                .unwrap();
+            append(&mut journal, lane, &payload(appended, 120), appended).unwrap();
             appended += 1;
         }
         let mut last = [None; 2];
@@ -306,7 +315,7 @@ fn a_reader_overtaken_by_dropping_and_recycling_gets_no_wrong_record_and_each_is
     while completed < total {
         while appended < total && appended < completed + 300 {
             let bytes = payload(appended + 1, 200 + appended as usize % 300);
-            journal.append_content(Lane::Normal, &content(&bytes), Ticket(1)).unwrap();
+            append(&mut journal, Lane::Normal, &bytes, 1).unwrap();
             appended += 1;
         }
         while let Some(completion) = journal.poll_completion() {
@@ -502,7 +511,7 @@ fn a_million_records_open_well_under_a_second_and_drain_in_flat_memory() {
     let (mut appended, mut completed) = (0, 0);
     while completed < total {
         while appended < total && appended < completed + 20_000 {
-            match journal.append_content(Lane::Normal, &content(&payload), Ticket(1)) {
+            match append(&mut journal, Lane::Normal, &payload, 1) {
                 Ok(_) => appended += 1,
                 Err(refused) => panic!("{refused:?} after {appended}"),
             }
@@ -568,7 +577,7 @@ fn many_segments_take_a_few_descriptors_and_little_time() {
     let (mut appended, mut completed) = (0, 0);
     while completed < segments {
         while appended < segments && appended < completed + 32 {
-            journal.append_content(Lane::Normal, &content(&payload), Ticket(1)).unwrap();
+            append(&mut journal, Lane::Normal, &payload, 1).unwrap();
             appended += 1;
         }
         while let Some(completion) = journal.poll_completion() {
@@ -626,7 +635,7 @@ fn child_that_is_killed() {
         for _ in 0..20 {
             mark += 1;
             let bytes = payload(mark, 50 + mark as usize % 700);
-            match journal.append_content(Lane::Normal, &content(&bytes), Ticket(u128::from(mark))) {
+            match append(&mut journal, Lane::Normal, &bytes, mark) {
                 Ok(id) => writeln!(out, "A {} {mark}", id.sequence).unwrap(),
                 Err(Refused::LaneFull) => break,
                 Err(refused) => panic!("{refused:?}"),
@@ -653,7 +662,7 @@ fn a_process_killed_while_it_stores_loses_nothing_it_has_acknowledged() {
     let scratch = Scratch::new("kill");
     let runtime = runtime();
     let rounds = std::env::var("JOURNAL_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
-    let mut state = 99;
+    let mut random = SplitMix64::new(99);
     // Sequence → mark of what was appended; marks that are durable; what may be gone.
     let mut appended: BTreeMap<u64, u64> = BTreeMap::new();
     let mut durable: BTreeMap<u64, u64> = BTreeMap::new();
@@ -666,7 +675,7 @@ fn a_process_killed_while_it_stores_loses_nothing_it_has_acknowledged() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let enough = 200 + (tombolo_test_support::journal::disk::random(&mut state) >> 33) % 4000;
+        let enough = 200 + random.below(4000);
         let mut marks = BTreeMap::new();
         for (count, line) in lines.map_while(Result::ok).enumerate() {
             if count as u64 == enough {

@@ -11,6 +11,7 @@ use tombolo::northbound::publisher::Event as PublisherEvent;
 use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::uplink::Event;
+use tombolo::splitmix::SplitMix64;
 
 use crate::support::{World, bare_settings, settings};
 use tombolo_test_support::broker::Reply;
@@ -18,43 +19,29 @@ use tombolo_test_support::broker::Reply;
 /// A record's topic and payload.
 type Key = (String, Vec<u8>);
 
-/// splitmix64
-#[derive(Clone)]
-struct Chance(u64);
-
-impl Chance {
-    fn draw(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % below
-    }
-}
-
 #[test]
 fn under_every_mixture_of_faults_all_records_arrive_in_order_or_are_put_aside() {
     for seed in 0..300 {
-        let mut chance = Chance(seed);
-        let mut settings = if chance.draw(2) == 0 { settings() } else { bare_settings() };
-        settings.max_in_flight = 1 + chance.draw(40) as u16;
-        let protocol = if chance.draw(3) == 0 { Protocol::V3_1_1 } else { Protocol::Auto };
+        let mut chance = SplitMix64::new(seed);
+        let mut settings = if chance.below(2) == 0 { settings() } else { bare_settings() };
+        settings.max_in_flight = 1 + chance.below(40) as u16;
+        let protocol = if chance.below(3) == 0 { Protocol::V3_1_1 } else { Protocol::Auto };
         settings.protocol = protocol;
         let mut world = World::new(settings);
-        world.broker.receive_maximum = (chance.draw(2) == 0).then(|| 1 + chance.draw(30) as u16);
-        world.broker.maximum_qos = (chance.draw(6) == 0).then_some(0);
+        world.broker.receive_maximum = (chance.below(2) == 0).then(|| 1 + chance.below(30) as u16);
+        world.broker.maximum_qos = (chance.below(6) == 0).then_some(0);
         // A record refused for a while is overtaken by those sent with it; nothing else may be.
-        let overtaking = chance.draw(2) == 0;
+        let overtaking = chance.below(2) == 0;
         let refused: Rc<RefCell<HashSet<Key>>> = Rc::default();
         let mut stored = [0u64; 2];
         for _ in 0..40 {
             let mut dice = chance.clone();
             // Over 3.1.1, and at QoS 0, a refusal cannot be told from success: there it is none.
             let can_refuse = protocol == Protocol::Auto && world.broker.maximum_qos.is_none();
-            let bad = chance.draw(if can_refuse { 6 } else { 3 });
+            let bad = chance.below(if can_refuse { 6 } else { 3 });
             let told = refused.clone();
             world.broker.policy = Box::new(move |d| {
-                let reply = match dice.draw(100) {
+                let reply = match dice.below(100) {
                     0..3 if bad == 0 => Reply::Close,
                     0..3 if bad == 1 => Reply::Disconnect(0x80),
                     0..10 if bad == 2 => Reply::Hold,
@@ -67,20 +54,20 @@ fn under_every_mixture_of_faults_all_records_arrive_in_order_or_are_put_aside() 
                 }
                 reply
             });
-            for _ in 0..chance.draw(30) {
-                let lane = Lane::ALL[chance.draw(2) as usize];
+            for _ in 0..chance.below(30) {
+                let lane = Lane::ALL[chance.below(2) as usize];
                 stored[lane.index()] += 1;
                 let number = stored[lane.index()].to_string();
                 world.store(lane, lane.as_str(), number.as_bytes());
             }
-            match chance.draw(8) {
+            match chance.below(8) {
                 0 => world.kill_broker(),
                 1 => world.cut(),
                 2 => world.frozen = true,
                 3 => world.outbox.pending = [true; 2],
                 _ => {}
             }
-            world.run_for(Duration::from_millis(1 + chance.draw(40_000)));
+            world.run_for(Duration::from_millis(1 + chance.below(40_000)));
             world.frozen = false;
             world.broker.reachable = true;
         }
@@ -145,26 +132,26 @@ fn no_bytes_of_a_broker_panic() {
         &[0xE0, 2, 0x8E, 0],
     ];
     for seed in 0..20_000 {
-        let mut chance = Chance(seed);
+        let mut chance = SplitMix64::new(seed);
         let mut settings = settings();
-        settings.protocol = if chance.draw(2) == 0 { Protocol::V5 } else { Protocol::V3_1_1 };
+        settings.protocol = if chance.below(2) == 0 { Protocol::V5 } else { Protocol::V3_1_1 };
         let mut world = World::new(settings);
         for _ in 0..5 {
             world.store(Lane::Normal, "a", b"1");
         }
-        if chance.draw(4) > 0 {
+        if chance.below(4) > 0 {
             world.settle();
         } else {
             world.uplink.poll_connect(world.moment.now);
             world.uplink.handle_connected(world.moment.now, None, Default::default());
         }
-        for _ in 0..chance.draw(12) {
-            let mut bytes = good[chance.draw(8) as usize].to_vec();
-            for _ in 0..chance.draw(4) {
-                let place = chance.draw(bytes.len() as u64) as usize;
-                bytes[place] = chance.draw(256) as u8;
+        for _ in 0..chance.below(12) {
+            let mut bytes = good[chance.below(8) as usize].to_vec();
+            for _ in 0..chance.below(4) {
+                let place = chance.below(bytes.len() as u64) as usize;
+                bytes[place] = chance.below(256) as u8;
             }
-            bytes.truncate(1 + chance.draw(bytes.len() as u64 * 2) as usize);
+            bytes.truncate(1 + chance.below(bytes.len() as u64 * 2) as usize);
             world.uplink.handle_bytes(&world.moment, &mut world.outbox, &bytes);
             world.uplink.fill(&world.moment, &mut world.outbox);
         }

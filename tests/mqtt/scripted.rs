@@ -12,27 +12,10 @@ use std::time::Duration;
 
 use tombolo::message::Lane;
 use tombolo::northbound::settings::Protocol;
+use tombolo::splitmix::SplitMix64;
 
 use crate::support::{World, bare_settings, settings};
 use tombolo_test_support::broker::{Delivered, Reply};
-
-/// splitmix64
-#[derive(Clone)]
-struct Chance(u64);
-
-impl Chance {
-    fn draw(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % below
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.draw(all.len() as u64) as usize]
-    }
-}
 
 const CODES: [u8; 7] = [0x80, 0x83, 0x87, 0x90, 0x91, 0x99, 0xC5];
 const TOPICS: u64 = 5;
@@ -59,40 +42,40 @@ struct Script {
 }
 
 impl Script {
-    fn draw(chance: &mut Chance, v5: bool, whims: bool) -> Script {
-        let bad = |chance: &mut Chance| match chance.draw(if v5 { 4 } else { 2 }) {
+    fn draw(chance: &mut SplitMix64, v5: bool, whims: bool) -> Script {
+        let bad = |chance: &mut SplitMix64| match chance.below(if v5 { 4 } else { 2 }) {
             0 => Reply::Close,
             1 => Reply::Drop,
-            _ => Reply::Ack(chance.of(&CODES)),
+            _ => Reply::Ack(chance.pick(&CODES)),
         };
         let mut topics = BTreeMap::new();
         // One topic at least is fine, so that there are witnesses.
         for topic in 1..TOPICS {
-            if chance.draw(4) == 0 {
+            if chance.below(4) == 0 {
                 let reply = bad(chance);
                 // A silent topic takes minutes for each record: of those there is the payload's.
                 let reply = if reply == Reply::Drop { Reply::Close } else { reply };
                 topics.insert(format!("t/{topic}"), reply);
             }
         }
-        let payloads = (chance.draw(3) == 0).then(|| (40 + chance.draw(60), bad(chance)));
+        let payloads = (chance.below(3) == 0).then(|| (40 + chance.below(60), bad(chance)));
         let mut moods = Vec::new();
         let mut at = Duration::ZERO;
-        for _ in 0..chance.draw(6) {
-            at += Duration::from_millis(1000 + chance.draw(90_000));
-            let mood = match chance.draw(if v5 { 5 } else { 3 }) {
-                _ if whims => Mood::Whims(5 + chance.draw(60), bad(chance)),
+        for _ in 0..chance.below(6) {
+            at += Duration::from_millis(1000 + chance.below(90_000));
+            let mood = match chance.below(if v5 { 5 } else { 3 }) {
+                _ if whims => Mood::Whims(5 + chance.below(60), bad(chance)),
                 0 => Mood::All(Reply::Close),
                 1 => Mood::All(Reply::Drop),
-                2 => Mood::Quota(3 + chance.draw(20) as usize, Reply::Drop),
-                3 => Mood::All(Reply::Ack(chance.of(&CODES))),
-                _ => Mood::Quota(3 + chance.draw(20) as usize, Reply::Ack(chance.of(&[0x93, 0x96, 0x97]))),
+                2 => Mood::Quota(3 + chance.below(20) as usize, Reply::Drop),
+                3 => Mood::All(Reply::Ack(chance.pick(&CODES))),
+                _ => Mood::Quota(3 + chance.below(20) as usize, Reply::Ack(chance.pick(&[0x93, 0x96, 0x97]))),
             };
             moods.push((at, mood));
-            at += Duration::from_millis(100 + chance.draw(200_000));
+            at += Duration::from_millis(100 + chance.below(200_000));
             moods.push((at, Mood::Sane));
         }
-        let sane_from = at + Duration::from_millis(chance.draw(60_000));
+        let sane_from = at + Duration::from_millis(chance.below(60_000));
         Script { topics, payloads, moods, sane_from }
     }
 
@@ -113,15 +96,15 @@ fn number(delivered: &Delivered) -> Option<u64> {
 /// One run: what came of it is asserted. With `whims` the broker refuses at random for a while
 /// instead; then it is counted how many innocents were condemned.
 fn run(seed: u64, whims: bool) -> usize {
-    let mut chance = Chance(seed);
-    let v5 = chance.draw(3) > 0;
-    let mut settings = if chance.draw(2) == 0 { settings() } else { bare_settings() };
+    let mut chance = SplitMix64::new(seed);
+    let v5 = chance.below(3) > 0;
+    let mut settings = if chance.below(2) == 0 { settings() } else { bare_settings() };
     settings.protocol = if v5 { Protocol::V5 } else { Protocol::V3_1_1 };
-    settings.max_in_flight = chance.of(&[1, 2, 10, 100, 1000]);
+    settings.max_in_flight = chance.pick(&[1, 2, 10, 100, 1000]);
     let script = Rc::new(Script::draw(&mut chance, v5, whims));
     let mut world = World::new(settings);
-    world.broker.receive_maximum = (chance.draw(2) == 0).then(|| 1 + chance.draw(30) as u16);
-    world.broker.delay = Duration::from_millis(chance.of(&[0, 1, 20, 300]));
+    world.broker.receive_maximum = (chance.below(2) == 0).then(|| 1 + chance.below(30) as u16);
+    world.broker.delay = Duration::from_millis(chance.pick(&[0, 1, 20, 300]));
     // What was ever met otherwise than with an answer below 0x80 comes again, and need not come in
     // order.
     let troubled = Rc::new(RefCell::new(BTreeSet::new()));
@@ -135,7 +118,7 @@ fn run(seed: u64, whims: bool) -> usize {
         let own = of_broker.own(d).filter(|_| d.at < of_broker.sane_from);
         let reply = match of_broker.mood(d.at) {
             Mood::All(reply) => reply,
-            Mood::Whims(percent, reply) if dice.draw(100) < percent => reply,
+            Mood::Whims(percent, reply) if dice.below(100) < percent => reply,
             Mood::Whims(..) => own.unwrap_or(Reply::Ack(0)),
             Mood::Sane => own.unwrap_or(Reply::Ack(0)),
             Mood::Quota(rate, over) => {
@@ -155,14 +138,14 @@ fn run(seed: u64, whims: bool) -> usize {
     });
 
     // Traffic all the time, so that there is something to compare with; afterwards too.
-    let pause = Duration::from_millis(chance.of(&[200, 500, 1000, 3000]));
+    let pause = Duration::from_millis(chance.pick(&[200, 500, 1000, 3000]));
     let mut stored: Vec<(Lane, u64, String)> = Vec::new();
     let mut last_before_sane = 0;
     let end = script.sane_from + Duration::from_secs(1500);
     while world.elapsed() < end {
         let sane = world.elapsed() >= script.sane_from;
-        let lane = Lane::ALL[chance.draw(2) as usize];
-        let topic = format!("t/{}", chance.draw(TOPICS));
+        let lane = Lane::ALL[chance.below(2) as usize];
+        let topic = format!("t/{}", chance.below(TOPICS));
         let number = stored.len() as u64;
         let sequence = world.store(lane, &topic, number.to_string().as_bytes());
         stored.push((lane, sequence, topic));

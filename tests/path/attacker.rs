@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tombolo::splitmix::SplitMix64;
+
 use super::KEY;
 use tombolo_test_support::dtls::client::{self, Client, Config, ECDHE_PSK_CCM8};
 
@@ -117,7 +119,7 @@ fn attack() {
 struct Sender {
     socket: UdpSocket,
     gateway: SocketAddr,
-    state: u64,
+    random: SplitMix64,
     done: Done,
     over: Arc<AtomicBool>,
 }
@@ -133,7 +135,7 @@ impl Sender {
     fn new(gateway: SocketAddr, number: u64, over: Arc<AtomicBool>) -> Sender {
         // Another source than the devices', as it is in the field.
         let socket = socket_at([127, 9, 9, 9]);
-        Sender { socket, gateway, state: number * 2 + 1, done: Done::default(), over }
+        Sender { socket, gateway, random: SplitMix64::new(number), done: Done::default(), over }
     }
 
     fn is_over(&self) -> bool {
@@ -141,9 +143,7 @@ impl Sender {
     }
 
     fn chance(&mut self) -> u64 {
-        self.state =
-            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.state >> 33
+        self.random.next_u64()
     }
 
     fn send(&mut self, datagram: &[u8]) {

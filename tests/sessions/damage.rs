@@ -2,8 +2,8 @@
 
 use tombolo::session_store::frame::{Frame, Kind};
 use tombolo::session_store::storage::Storage as _;
+use tombolo::splitmix::SplitMix64;
 
-use tombolo_test_support::journal::disk::random;
 use tombolo_test_support::session_store::harness::{Fake, Model, Rig};
 
 fn with_sessions(count: usize) -> Rig {
@@ -71,10 +71,10 @@ fn what_cannot_be_read_is_left_out() {
 
 #[test]
 fn rubbish_is_no_log_and_hurts_nobody() {
-    let mut state = 5;
+    let mut random = SplitMix64::new(5);
     for round in 0..300 {
-        let length = (random(&mut state) >> 33) as usize % 20_000;
-        let mut bytes: Vec<u8> = (0..length).map(|_| (random(&mut state) >> 40) as u8).collect();
+        let length = random.below(20_000) as usize;
+        let mut bytes: Vec<u8> = (0..length).map(|_| random.next_u64() as u8).collect();
         if round % 2 == 0 {
             // Behind a good header, with markers strewn in.
             let rig = with_sessions(2);

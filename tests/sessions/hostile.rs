@@ -1,7 +1,7 @@
 //! Arbitrary bytes as the log of sessions and as a handover: reading and working on never panics,
 //! hangs or invents.
 
-use tombolo_test_support::journal::disk::random;
+use tombolo::splitmix::SplitMix64;
 use tombolo_test_support::session_store::hostile::open_and_use;
 
 #[test]
@@ -10,10 +10,10 @@ fn any_bytes_are_opened_and_gone_on_with() {
     for entry in std::fs::read_dir(corpus).into_iter().flatten() {
         open_and_use(&std::fs::read(entry.unwrap().path()).unwrap());
     }
-    let mut state = 77;
+    let mut random = SplitMix64::new(77);
     for _ in 0..600 {
-        let length = (random(&mut state) >> 33) as usize % 2_000;
-        let bytes: Vec<u8> = (0..length).map(|_| (random(&mut state) >> 40) as u8).collect();
+        let length = random.below(2_000) as usize;
+        let bytes: Vec<u8> = (0..length).map(|_| random.next_u64() as u8).collect();
         open_and_use(&bytes);
     }
 }

@@ -10,10 +10,11 @@ use tombolo::proto::dtls::server::{Certificates, Settings};
 use tombolo::proto::dtls::{Engine, ServerEngine, SessionId};
 use tombolo::session_store::log::Log;
 use tombolo::session_store::session_numbers::SessionNumbers;
+use tombolo::splitmix::SplitMix64;
 
 use tombolo_test_support::dtls::client::{Client, Config};
 use tombolo_test_support::dtls::{Recorder, Told, World, engine, route};
-use tombolo_test_support::journal::disk::{Cut, FakeDisk, random};
+use tombolo_test_support::journal::disk::{Cut, FakeDisk};
 use tombolo_test_support::session_store::harness::Fake;
 
 const DEVICES: u16 = 6;
@@ -258,8 +259,8 @@ impl Life {
 fn devices_go_on_or_shake_hands_anew_and_nothing_else() {
     for seed in 1..=6u64 {
         let mut life = Life::new();
-        let mut state = seed * 977;
-        let mut below = move |limit: u64| (random(&mut state) >> 33) % limit;
+        let mut random = SplitMix64::new(seed);
+        let mut below = move |limit: u64| random.below(limit);
         (1..=DEVICES).for_each(|port| life.speak(port));
         assert_eq!(life.handshakes, u64::from(DEVICES));
         for round in 0..20 {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_util::bytes::BytesMut;
+use tokio_util::codec::{Decoder as _, LinesCodec, LinesCodecError};
 
-use crate::control::line::{Lines, TooLong};
 use crate::control::protocol::{Failure, RESPONSE_MAX, Request, Response, to_line};
 use crate::control::tail::Item;
 use crate::control::trace::Traced;
@@ -91,7 +92,8 @@ impl std::error::Error for ClientError {}
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
-    lines: Lines,
+    lines: LinesCodec,
+    buffer: BytesMut,
     socket: PathBuf,
 }
 
@@ -117,7 +119,8 @@ impl Client {
             io::ErrorKind::PermissionDenied => ClientError::Denied { socket: socket.to_owned() },
             _ => ClientError::Broken { socket: socket.to_owned(), error },
         })?;
-        Ok(Client { stream, lines: Lines::new(RESPONSE_MAX), socket: socket.to_owned() })
+        let lines = LinesCodec::new_with_max_length(RESPONSE_MAX);
+        Ok(Client { stream, lines, buffer: BytesMut::new(), socket: socket.to_owned() })
     }
 
     /// Sends a request and waits for the answer.
@@ -192,20 +195,23 @@ impl Client {
     fn receive(&mut self) -> Result<Option<Response>, ClientError> {
         let mut chunk = [0; 16 * 1024];
         loop {
-            match self.lines.next_line() {
+            match self.lines.decode(&mut self.buffer) {
                 Ok(Some(line)) => {
-                    return Response::parse(&line)
+                    return Response::parse(line.as_bytes())
                         .map(Some)
                         .map_err(|error| ClientError::Garbled { reason: error.to_string() });
                 }
                 Ok(None) => match self.stream.read(&mut chunk) {
                     Ok(0) => return Ok(None),
-                    Ok(length) => self.lines.push(&chunk[..length]),
+                    Ok(length) => self.buffer.extend_from_slice(&chunk[..length]),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                     Err(error) => return Err(self.broken(error)),
                 },
-                Err(TooLong) => {
+                Err(LinesCodecError::Io(_)) => {
+                    return Err(ClientError::Garbled { reason: "it is not UTF-8".to_owned() });
+                }
+                Err(LinesCodecError::MaxLineLengthExceeded) => {
                     return Err(ClientError::Garbled { reason: format!("more than {RESPONSE_MAX} bytes") });
                 }
             }

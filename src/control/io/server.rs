@@ -16,9 +16,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::bytes::BytesMut;
+use tokio_util::codec::{Decoder as _, LinesCodec, LinesCodecError};
 
 use crate::control::api::{Call, Reply};
-use crate::control::line::{Lines, TooLong};
 use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, to_line};
 use crate::control::tail::{Seen, Tail};
 use crate::control::trace::{Trace, TraceWatcher};
@@ -212,28 +213,27 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, tail: Tail, t
 
 async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, tail: Tail, trace: Trace) {
     let peer = stream.peer_cred().ok();
-    let mut lines = Lines::new(REQUEST_MAX);
-    let mut chunk = vec![0; 4096];
+    let mut lines = LinesCodec::new_with_max_length(REQUEST_MAX);
+    let mut buffer = BytesMut::new();
     loop {
-        let line = match lines.next_line() {
-            Ok(Some(line)) => line,
+        let request = match lines.decode(&mut buffer) {
+            Ok(Some(line)) if line.is_empty() => continue,
+            Ok(Some(line)) => Request::parse(line.as_bytes()),
             Ok(None) => {
-                match timeout(IDLE, stream.read(&mut chunk)).await {
-                    Ok(Ok(length)) if length > 0 => lines.push(&chunk[..length]),
+                buffer.reserve(4096);
+                match timeout(IDLE, stream.read_buf(&mut buffer)).await {
+                    Ok(Ok(length)) if length > 0 => continue,
                     _ => return,
                 }
-                continue;
             }
-            Err(TooLong) => {
+            Err(LinesCodecError::Io(_)) => Err(Failure::new(Code::BadRequest, "the request is not UTF-8")),
+            Err(LinesCodecError::MaxLineLengthExceeded) => {
                 let message = format!("a request has at most {REQUEST_MAX} bytes");
                 let _ = send(&mut stream, &Response::Error(Failure::new(Code::BadRequest, message))).await;
                 return;
             }
         };
-        if line.is_empty() {
-            continue;
-        }
-        let response = match Request::parse(&line) {
+        let response = match request {
             Err(failure) => Response::Error(failure),
             Ok(Request::Tail { device }) => return stream_tail(stream, &tail, device).await,
             Ok(Request::SerialTrace { port }) => {

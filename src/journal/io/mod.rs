@@ -42,7 +42,7 @@ use super::settings::{LaneSettings, Settings};
 use super::store::LaneStatus;
 use super::view::LaneView;
 use crate::gate::stage::Mapped;
-use crate::message::{Content, Lane, RecordId, Stamp};
+use crate::message::{Lane, RecordId, Stamp};
 use directory::Directory;
 use open::open_store;
 use reader::{Answer, Desk, Wanted};
@@ -199,23 +199,20 @@ impl Journal {
     /// Adds a record to the next commit of its lane. [`Journal::poll_completion`] returns its
     /// ticket when it is durable or failed.
     ///
+    /// It takes nothing else, so what no gate let pass is not stored; tests get theirs from a gate.
+    ///
+    /// ```compile_fail,E0308
+    /// use tombolo::journal::{Journal, Ticket};
+    /// use tombolo::message::Content;
+    /// fn store_what_no_rule_allows(journal: &mut Journal, content: &Content<'_>) {
+    ///     let _ = journal.append(content, Ticket(1));
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// [`Refused`]: the record was not accepted and has no completion.
     pub fn append(&mut self, record: &Mapped<'_>, ticket: Ticket) -> Result<RecordId, Refused> {
-        self.append_content(record.lane(), &record.content(), ticket)
-    }
-
-    /// For tests and benches: [`Journal::append`] without the authorization by a gate.
-    ///
-    /// # Errors
-    /// As [`Journal::append`].
-    #[doc(hidden)]
-    pub fn append_content(
-        &mut self,
-        lane: Lane,
-        content: &Content<'_>,
-        ticket: Ticket,
-    ) -> Result<RecordId, Refused> {
+        let (lane, content) = (record.lane(), &record.content());
         let size = record::frame_size(content, None).map_err(|_| Refused::TooLarge)?;
         let mut state = self.shared.lock();
         if let Some(refused) = refusal(&state, lane, size) {

@@ -28,7 +28,8 @@ use super::block::Assemblies;
 use super::exchange::{Exchange, Exchanges};
 use super::outbox::Outbox;
 use super::peer::Peers;
-use super::reliability::{Chance, Due, Tick, Transmissions};
+use super::reliability::{Due, Tick, Transmissions};
+use crate::splitmix::SplitMix64;
 
 mod answer;
 mod receive;
@@ -166,7 +167,7 @@ impl Endpoint {
             seed,
             epoch: None,
             exchanges: Exchanges::default(),
-            transmissions: Transmissions::new(Chance::new(seed)),
+            transmissions: Transmissions::new(SplitMix64::new(seed)),
             outbox: Outbox::default(),
             events: VecDeque::new(),
             counters: Counters::default(),

@@ -12,8 +12,8 @@ use super::block::Block;
 use super::message::{MessageId, Token};
 use super::option::NoResponse;
 use super::request::Method;
-use super::slots::{Key, Slots};
 use super::tally::Tally;
+use crate::slots::{Key, Slots};
 
 /// Identifies a request that awaits its response: 16 bytes, `Copy`. A
 /// [`Ticket`](crate::proto::address::Ticket) packs it.

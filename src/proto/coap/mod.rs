@@ -42,7 +42,6 @@ mod outbox;
 mod peer;
 mod reliability;
 pub mod request;
-mod slots;
 mod tally;
 
 pub use endpoint::{Counters, Endpoint, Event, Settings};

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use super::PeerId;
 use super::fold::fold;
 use super::message::MessageId;
-use super::slots::{Key, Slots};
 use super::tally::Tally;
+use crate::slots::{Key, Slots};
+use crate::splitmix::SplitMix64;
 
 /// Least timeout of the first transmission; the largest is 1.5 times this (ACK_RANDOM_FACTOR, RFC
 /// 7252 §4.8).
@@ -61,28 +62,7 @@ impl Tick {
     }
 }
 
-/// A seeded pseudo-random generator (SplitMix64) for timeouts and initial Message IDs, not for
-/// secrets.
-#[derive(Debug)]
-pub(super) struct Chance(u64);
-
-impl Chance {
-    pub(super) fn new(seed: u64) -> Chance {
-        Chance(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        fold(self.0, u128::from(self.0) << 64)
-    }
-
-    /// A duration uniformly distributed between `base` and 1.5 × `base`.
-    fn spread(&mut self, base: Duration) -> Duration {
-        base + (base / 2).mul_f64((self.next() >> 11) as f64 / (1u64 << 53) as f64)
-    }
-}
-
-/// Allocates the Message IDs of outgoing messages to one peer, in sequence.
+/// Gives out the Message IDs of our own messages to one peer, in sequence.
 ///
 /// A Message ID is not reused within EXCHANGE_LIFETIME, because at most half of all are allocated
 /// in that time. The first one advances with the clock by 264 a second, so a peer that was removed
@@ -137,8 +117,8 @@ pub(super) struct Transmissions {
     slots: Slots<Transmission>,
     held: Tally,
     timers: BinaryHeap<Reverse<(Instant, Key)>>,
-    chance: Chance,
-    /// Empty buffers for reuse.
+    random: SplitMix64,
+    /// Emptied buffers, to be filled again.
     spare: Vec<Vec<u8>>,
 }
 
@@ -166,9 +146,9 @@ pub(super) enum Due {
 }
 
 impl Transmissions {
-    pub(super) fn new(chance: Chance) -> Transmissions {
+    pub(super) fn new(random: SplitMix64) -> Transmissions {
         let (slots, held) = (Slots::default(), Tally::default());
-        Transmissions { slots, held, timers: BinaryHeap::new(), chance, spare: Vec::new() }
+        Transmissions { slots, held, timers: BinaryHeap::new(), random, spare: Vec::new() }
     }
 
     /// Queues a message after the others of its peer. Returns whether it is the first, which must
@@ -183,7 +163,7 @@ impl Transmissions {
     ) -> Option<Key> {
         let mut datagram = self.spare.pop().unwrap_or_default();
         write(&mut datagram);
-        let timeout = self.chance.spread(ACK_TIMEOUT);
+        let timeout = ACK_TIMEOUT + self.random.up_to(ACK_TIMEOUT / 2);
         self.held.add(holder);
         let key = self.slots.insert(Transmission {
             peer,
@@ -343,7 +323,7 @@ mod tests {
     fn attempts_wait_two_to_three_seconds_and_then_twice_as_long_each() {
         for seed in 0..100 {
             let start = Instant::now();
-            let (mut sent, mut queue) = (Transmissions::new(Chance::new(seed)), Queue::default());
+            let (mut sent, mut queue) = (Transmissions::new(SplitMix64::new(seed)), Queue::default());
             let key = sent.enqueue(start, &mut queue, (PeerId(1), 1), MessageId(1), |_| {}).unwrap();
             let mut waits = Vec::new();
             let mut now = start;
@@ -366,7 +346,7 @@ mod tests {
     #[test]
     fn one_message_is_outstanding_and_the_others_wait_in_order() {
         let now = Instant::now();
-        let (mut sent, mut queue) = (Transmissions::new(Chance::new(1)), Queue::default());
+        let (mut sent, mut queue) = (Transmissions::new(SplitMix64::new(1)), Queue::default());
         let mut add = |sent: &mut Transmissions, id| {
             sent.enqueue(now, &mut queue, (PeerId(1), 1), MessageId(id), |_| {})
         };

@@ -31,18 +31,14 @@ use super::engine::{Limits, SessionId};
 use super::peer_address::PeerAddress;
 use super::throttle::{Party, Pool, Throttle};
 use crate::proto::Holder;
-
-/// No slot.
-const NONE: u32 = u32::MAX;
-/// Ids are below 2^62 ([`SessionId`]).
-const GENERATIONS: u32 = 0x3fff_ffff;
+use crate::slots::{Key, NONE, Slots};
 
 /// Times are sums with it; none may overflow.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// How much is known of an entry's peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
+#[repr(u8)]
 pub enum Phase {
     /// Its address is proven.
     HalfOpen = 0,
@@ -145,8 +141,7 @@ pub enum NoPlace {
 /// See the module.
 pub struct SessionTable<T> {
     limits: Limits,
-    slots: Vec<Slot<T>>,
-    vacant: u32,
+    slots: Slots<Entry<T>>,
     addresses: HashMap<PeerAddress, Places>,
     /// Half-open entries by source.
     sources: HashMap<IpAddr, u32>,
@@ -167,14 +162,6 @@ struct Held {
     full: u64,
 }
 
-struct Slot<T> {
-    generation: u32,
-    /// The place in its phase's queue; `next` also links the vacant slots.
-    previous: u32,
-    next: u32,
-    entry: Option<Entry<T>>,
-}
-
 struct Entry<T> {
     address: PeerAddress,
     phase: Phase,
@@ -182,6 +169,9 @@ struct Entry<T> {
     is_known: bool,
     since: Instant,
     value: T,
+    /// Its neighbours in the queue of its phase.
+    previous: u32,
+    next: u32,
     holder: u64,
     /// Its neighbours in the ring of its holder; [`NONE`] for both: it is in no ring.
     before: u32,
@@ -190,7 +180,8 @@ struct Entry<T> {
 
 impl<T> Entry<T> {
     fn new(address: PeerAddress, phase: Phase, since: Instant, value: T) -> Entry<T> {
-        Entry { address, phase, is_known: false, since, value, holder: 0, before: NONE, after: NONE }
+        let [previous, next, before, after] = [NONE; 4];
+        Entry { address, phase, is_known: false, since, value, previous, next, holder: 0, before, after }
     }
 
     fn payer(&self) -> Payer {
@@ -218,8 +209,7 @@ impl<T> SessionTable<T> {
                 ..limits
             },
             throttle: Throttle::new(&limits),
-            slots: Vec::new(),
-            vacant: NONE,
+            slots: Slots::default(),
             addresses: HashMap::new(),
             sources: HashMap::new(),
             queues: [Queue { head: NONE, tail: NONE, length: 0 }; 3],
@@ -273,10 +263,9 @@ impl<T> SessionTable<T> {
     pub fn iter(&self, phase: Phase) -> impl Iterator<Item = (SessionId, &T)> {
         let mut next = self.queues[phase as usize].head;
         std::iter::from_fn(move || {
-            let slot = self.slots.get(next as usize)?;
-            let session = self.id(next)?;
-            next = slot.next;
-            slot.entry.as_ref().map(|entry| (session, &entry.value))
+            let (session, entry) = (self.id(next)?, self.slots.at(next)?);
+            next = entry.next;
+            Some((session, &entry.value))
         })
     }
 
@@ -385,15 +374,12 @@ impl<T> SessionTable<T> {
         } else if self.count(Phase::HalfOpen) >= self.limits.half_open {
             displaced = self.oldest(Phase::HalfOpen).and_then(|oldest| self.take(oldest, Reason::Room));
         }
-        let index = self.vacate();
-        let slot = &mut self.slots[index as usize];
         let entry = Entry::new(address, Phase::HalfOpen, now, value);
-        slot.entry = Some(Entry { is_known: live.is_some(), ..entry });
-        let session = id_of(index, slot.generation);
-        self.enqueue(index, Phase::HalfOpen);
-        self.addresses.entry(address).or_default().0[Phase::HalfOpen.place()] = index;
+        let key = self.slots.insert(Entry { is_known: live.is_some(), ..entry });
+        self.enqueue(key.index, Phase::HalfOpen);
+        self.addresses.entry(address).or_default().0[Phase::HalfOpen.place()] = key.index;
         *self.sources.entry(address.source()).or_default() += 1;
-        Ok((session, displaced))
+        Ok((id_of(key), displaced))
     }
 
     /// Counts a completed handshake of `holder`, and checks that there is room for its session.
@@ -481,13 +467,10 @@ impl<T> SessionTable<T> {
     fn insert(&mut self, since: Instant, address: PeerAddress, phase: Phase, value: T) -> SessionId {
         let newest = self.id(self.queues[phase as usize].tail).and_then(|tail| self.since(tail));
         let since = newest.map_or(since, |newest| newest.max(since));
-        let index = self.vacate();
-        let slot = &mut self.slots[index as usize];
-        slot.entry = Some(Entry::new(address, phase, since, value));
-        let session = id_of(index, slot.generation);
-        self.enqueue(index, phase);
-        self.settle(address, session);
-        session
+        let key = self.slots.insert(Entry::new(address, phase, since, value));
+        self.enqueue(key.index, phase);
+        self.settle(address, id_of(key));
+        id_of(key)
     }
 
     /// How many sessions a holder has.
@@ -538,7 +521,7 @@ impl<T> SessionTable<T> {
         let held = self.holders.get(&holder);
         let mut at = held.map_or(NONE, |held| held.head);
         (0..held.map_or(0, |held| held.count)).map_while(move |_| {
-            let entry = self.slots.get(at as usize)?.entry.as_ref()?;
+            let entry = self.slots.at(at)?;
             let found = (entry.since, at);
             at = entry.after;
             Some(found)
@@ -550,21 +533,18 @@ impl<T> SessionTable<T> {
         let held = self.holders.entry(holder).or_insert(Held { head: NONE, count: 0, full: 0 });
         let head = if held.head == NONE { index } else { held.head };
         (held.head, held.count) = (head, held.count + 1);
-        let before = if head == index { index } else { self.link(head).map_or(index, |entry| entry.before) };
+        let before =
+            if head == index { index } else { self.slots.at(head).map_or(index, |entry| entry.before) };
         for (at, before, after) in
             [(index, Some(before), Some(head)), (before, None, Some(index)), (head, Some(index), None)]
         {
-            let Some(entry) = self.link(at) else { continue };
+            let Some(entry) = self.slots.at_mut(at) else { continue };
             entry.before = before.unwrap_or(entry.before);
             entry.after = after.unwrap_or(entry.after);
         }
-        if let Some(entry) = self.link(index) {
+        if let Some(entry) = self.slots.at_mut(index) {
             entry.holder = holder;
         }
-    }
-
-    fn link(&mut self, index: u32) -> Option<&mut Entry<T>> {
-        self.slots.get_mut(index as usize)?.entry.as_mut()
     }
 
     /// Removes an entry, already taken out of its slot, from its holder's ring.
@@ -577,10 +557,10 @@ impl<T> SessionTable<T> {
         if held.head == index {
             held.head = if held.count == 0 { NONE } else { entry.after };
         }
-        if let Some(before) = self.link(entry.before) {
+        if let Some(before) = self.slots.at_mut(entry.before) {
             before.after = entry.after;
         }
-        if let Some(after) = self.link(entry.after) {
+        if let Some(after) = self.slots.at_mut(entry.after) {
             after.before = entry.before;
         }
     }
@@ -638,14 +618,9 @@ impl<T> SessionTable<T> {
     }
 
     fn take(&mut self, session: SessionId, reason: Reason) -> Option<Removed<T>> {
-        let index = index_of(session);
-        let slot =
-            self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation(session))?;
-        let entry = slot.entry.take()?;
-        slot.generation = slot.generation % GENERATIONS + 1;
-        self.dequeue(index, entry.phase);
-        self.slots[index as usize].next = self.vacant;
-        self.vacant = index;
+        let (index, phase) = (index_of(session), self.phase(session)?);
+        self.dequeue(index, phase);
+        let entry = self.slots.remove(key(session))?;
         if entry.phase == Phase::HalfOpen {
             self.release_source(&entry.address);
         }
@@ -664,72 +639,56 @@ impl<T> SessionTable<T> {
         }
     }
 
-    /// A slot without an entry.
-    fn vacate(&mut self) -> u32 {
-        if let Some(slot) = self.slots.get(self.vacant as usize) {
-            return std::mem::replace(&mut self.vacant, slot.next);
-        }
-        // Sessions and half-open handshakes are limited far below 2^32.
-        let index = u32::try_from(self.slots.len()).unwrap_or(NONE);
-        if self.slots.len() == self.slots.capacity() {
-            // By an eighth: twice as many would mostly stay empty.
-            self.slots.reserve_exact(self.slots.len() / 8 + 16);
-        }
-        self.slots.push(Slot { generation: 1, previous: NONE, next: NONE, entry: None });
-        index
-    }
-
     fn enqueue(&mut self, index: u32, phase: Phase) {
         let queue = &mut self.queues[phase as usize];
         let tail = std::mem::replace(&mut queue.tail, index);
         queue.length += 1;
-        match self.slots.get_mut(tail as usize) {
-            Some(slot) => slot.next = index,
+        match self.slots.at_mut(tail) {
+            Some(entry) => entry.next = index,
             None => queue.head = index,
         }
-        let slot = &mut self.slots[index as usize];
-        (slot.previous, slot.next) = (tail, NONE);
+        if let Some(entry) = self.slots.at_mut(index) {
+            (entry.previous, entry.next) = (tail, NONE);
+        }
     }
 
     fn dequeue(&mut self, index: u32, phase: Phase) {
-        let Slot { previous, next, .. } = self.slots[index as usize];
+        let Some(&Entry { previous, next, .. }) = self.slots.at(index) else { return };
         let queue = &mut self.queues[phase as usize];
         queue.length -= 1;
-        match self.slots.get_mut(previous as usize) {
-            Some(slot) => slot.next = next,
+        match self.slots.at_mut(previous) {
+            Some(entry) => entry.next = next,
             None => queue.head = next,
         }
-        match self.slots.get_mut(next as usize) {
-            Some(slot) => slot.previous = previous,
+        match self.slots.at_mut(next) {
+            Some(entry) => entry.previous = previous,
             None => queue.tail = previous,
         }
     }
 
     fn entry(&self, session: SessionId) -> Option<&Entry<T>> {
-        let slot = self.slots.get(index_of(session) as usize)?;
-        slot.entry.as_ref().filter(|_| slot.generation == generation(session))
+        self.slots.get(key(session))
     }
 
     fn entry_mut(&mut self, session: SessionId) -> Option<&mut Entry<T>> {
-        let slot = self.slots.get_mut(index_of(session) as usize)?;
-        slot.entry.as_mut().filter(|_| slot.generation == generation(session))
+        self.slots.get_mut(key(session))
     }
 
     fn id(&self, index: u32) -> Option<SessionId> {
-        self.slots.get(index as usize).map(|slot| id_of(index, slot.generation))
+        self.slots.key_at(index).map(id_of)
     }
 }
 
-fn id_of(index: u32, generation: u32) -> SessionId {
-    SessionId(u64::from(generation) << 32 | u64::from(index))
+fn id_of(key: Key) -> SessionId {
+    SessionId(u64::from(key.generation) << 32 | u64::from(key.index))
+}
+
+fn key(session: SessionId) -> Key {
+    Key { index: index_of(session), generation: (session.0 >> 32) as u32 }
 }
 
 fn index_of(session: SessionId) -> u32 {
     session.0 as u32
-}
-
-fn generation(session: SessionId) -> u32 {
-    (session.0 >> 32) as u32
 }
 
 #[cfg(test)]
@@ -738,6 +697,7 @@ mod tests {
 
     use super::*;
     use crate::proto::Route;
+    use crate::splitmix::SplitMix64;
 
     fn address(port: u16) -> PeerAddress {
         PeerAddress::from(&Route { remote: ([192, 0, 2, 1], port).into(), local: None, socket: 0 })
@@ -992,11 +952,8 @@ mod tests {
     fn random_histories_agree_with_a_list() {
         let start = Instant::now();
         for seed in 0..50u64 {
-            let mut state = seed * 2 + 1;
-            let mut chance = |below: u64| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % below
-            };
+            let mut random = SplitMix64::new(seed);
+            let mut chance = |below: u64| random.below(below);
             let (sessions, half_open) = (1 + chance(6) as usize, 1 + chance(6) as usize);
             let mut registry = SessionTable::new(limits(sessions, half_open, 100));
             let mut list: Vec<(SessionId, u16, Phase)> = Vec::new();

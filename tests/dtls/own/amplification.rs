@@ -6,17 +6,17 @@ use std::time::Duration;
 use tombolo::proto::dtls::Engine;
 use tombolo::proto::dtls::server::export::{Origin, Purpose, StoreKey};
 use tombolo::proto::dtls::server::{Certificates, Settings};
+use tombolo::splitmix::SplitMix64;
 
 use super::*;
 use tombolo_test_support::dtls::client::*;
 
 /// A seeded die.
-struct Die(u64);
+struct Die(SplitMix64);
 
 impl Die {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
+        self.0.below(limit)
     }
 
     fn bytes(&mut self, most: u64) -> Vec<u8> {
@@ -128,7 +128,7 @@ fn handshake(world: &mut World) {
 #[test]
 fn nobody_gets_more_bytes_or_packets_than_were_sent_in_its_name() {
     for seed in 0..12 {
-        let (mut world, mut die) = (peopled(seed), Die(seed * 2 + 1));
+        let (mut world, mut die) = (peopled(seed), Die(SplitMix64::new(seed)));
         let mut answered = [0u64; 6];
         for round in 0..6_000 {
             if world.engine.half_open_count() == 0 {
@@ -200,7 +200,7 @@ struct Account {
 fn an_address_a_session_moved_to_gets_three_times_what_came_from_it_at_most_in_all() {
     const VICTIM: u16 = 50;
     for seed in 0..60u64 {
-        let mut die = Die(seed * 2 + 1);
+        let mut die = Die(SplitMix64::new(seed));
         let cid = vec![9; [0, 1, 32, 254][seed as usize % 4]];
         let suite = [PSK_CCM8, PSK_GCM, ECDHE_PSK_CHACHA][seed as usize % 3];
         let mut world = World::fine();

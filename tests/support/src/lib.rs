@@ -8,6 +8,7 @@ pub mod disk_faults;
 pub mod dtls;
 pub mod journal;
 pub mod kernel;
+pub mod readings;
 pub mod session_store;
 
 use std::fs;

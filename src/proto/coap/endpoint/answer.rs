@@ -8,10 +8,10 @@ use super::super::exchange::{Exchange, Pending};
 use super::super::message::{MessageId, Type};
 use super::super::option::NoResponse;
 use super::super::request::Response;
-use super::super::slots::Key;
 use super::receive::Incoming;
 use super::sender::{Frame, Sender};
 use super::{Endpoint, Event};
+use crate::slots::Key;
 
 impl Pending {
     fn frame(&self, message_type: Type, id: MessageId) -> Frame {

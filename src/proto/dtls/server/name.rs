@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::identity::CertificateIdentity;
-use super::wire::Reader;
+use crate::proto::der::{Der, IA5_STRING, OBJECT_IDENTIFIER, PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING};
 
 /// Attribute types by the names people use (RFC 4519, RFC 2985), with the content of their OBJECT
 /// IDENTIFIER.
@@ -78,11 +78,10 @@ impl DistinguishedName {
     /// without levels, with several attributes in one, or with unknown types or encodings.
     pub fn from_der(name: &[u8]) -> Option<DistinguishedName> {
         let mut levels = Vec::new();
-        let mut names = Reader(content(name));
-        while !names.0.is_empty() {
-            let (0x31, set) = der(&mut names)? else { return None };
-            let mut set = Reader(set);
-            let (0x30, attribute) = der(&mut set)? else { return None };
+        let mut names = Der(content(name));
+        while names.end().is_none() {
+            let mut set = Der(names.expect(SET)?);
+            let attribute = set.expect(SEQUENCE)?;
             set.end()?;
             let (oid, value) = text(attribute)?;
             let (kind, _) = TYPES.iter().find(|(_, known)| *known == oid)?;
@@ -202,29 +201,17 @@ fn written(text: &str) -> Result<(String, Option<&str>), NameError> {
 
 /// An attribute's type and its text, where that is ASCII or UTF-8.
 fn text(attribute: &[u8]) -> Option<(&[u8], &str)> {
-    let mut attribute = Reader(attribute);
-    let (6, oid) = der(&mut attribute)? else { return None };
-    let (0x0c | 0x13 | 0x16, text) = der(&mut attribute)? else { return None };
+    let mut attribute = Der(attribute);
+    let oid = attribute.expect(OBJECT_IDENTIFIER)?;
+    let (UTF8_STRING | PRINTABLE_STRING | IA5_STRING, text) = attribute.element()? else { return None };
     Some((oid, std::str::from_utf8(text).ok()?))
-}
-
-/// One DER value: its tag and content; the rest stays.
-pub(super) fn der<'b>(reader: &mut Reader<'b>) -> Option<(u8, &'b [u8])> {
-    let tag = reader.u8()?;
-    let length = match reader.u8()? {
-        short @ 0..=0x7f => usize::from(short),
-        0x81 => usize::from(reader.u8()?),
-        0x82 => usize::from(reader.u16()?),
-        _ => return None,
-    };
-    Some((tag, reader.take(length)?))
 }
 
 /// A `Name`'s content, with or without its outer tag.
 pub(super) fn content(name: &[u8]) -> &[u8] {
-    let mut reader = Reader(name);
-    match der(&mut reader) {
-        Some((0x30, inner)) if reader.end().is_some() => inner,
+    let mut der = Der(name);
+    match der.expect(SEQUENCE) {
+        Some(inner) if der.end().is_some() => inner,
         _ => name,
     }
 }
@@ -232,10 +219,10 @@ pub(super) fn content(name: &[u8]) -> &[u8] {
 /// The common name of a `Name`, if it has exactly one; with two it would be ambiguous.
 pub(super) fn common_name(name: &[u8]) -> Option<Box<str>> {
     let mut found = None;
-    let mut names = Reader(content(name));
-    while let Some((0x31, set)) = der(&mut names) {
-        let mut set = Reader(set);
-        while let Some((0x30, attribute)) = der(&mut set) {
+    let mut names = Der(content(name));
+    while let Some(set) = names.expect(SET) {
+        let mut set = Der(set);
+        while let Some(attribute) = set.expect(SEQUENCE) {
             if let Some((COMMON_NAME, text)) = text(attribute) {
                 if found.is_some() {
                     return None;

@@ -11,9 +11,10 @@
 
 use std::fmt;
 
-use super::name::der;
-use super::wire::Reader;
 use crate::clock::UnixTime;
+use crate::proto::der::{
+    BIT_STRING, BOOLEAN, CONTEXT_0, CONTEXT_3, Der, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE,
+};
 
 /// Most certificates that a device may send: its own and three above it. A self-issued root may
 /// follow, which is ignored.
@@ -24,6 +25,8 @@ pub const BYTES_MAX: usize = 8 * 1024;
 /// The fields of a certificate, unverified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline<'c> {
+    /// 1, 2 or 3; rustls-webpki takes 3 alone.
+    pub version: u8,
     /// The content of its DER `INTEGER`.
     pub serial: &'c [u8],
     /// The content of its issuer's `Name`.
@@ -47,31 +50,28 @@ const CRL_SIGN: u8 = 0x02;
 /// `id-ce-keyUsage`
 const KEY_USAGE: &[u8] = b"\x55\x1d\x0f";
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-
 impl<'c> Outline<'c> {
     /// Parses a certificate in DER (RFC 5280 §4.1); `None` if it is malformed. Malformed extensions
     /// are left to rustls-webpki.
     pub fn read(certificate: &'c [u8]) -> Option<Outline<'c>> {
-        let mut whole = Reader(certificate);
-        let mut signed = Reader(tagged(&mut whole, SEQUENCE)?);
+        let mut whole = Der(certificate);
+        let mut signed = Der(whole.expect(SEQUENCE)?);
         whole.end()?;
-        let mut body = Reader(tagged(&mut signed, SEQUENCE)?);
-        let mut peek = body;
-        // The version is present only from version 2 on.
-        if let (0xa0, _) = der(&mut peek)? {
-            body = peek;
-        }
-        let serial = tagged(&mut body, INTEGER)?;
-        tagged(&mut body, SEQUENCE)?; // the signature's algorithm
-        let issuer = tagged(&mut body, SEQUENCE)?;
-        let mut validity = Reader(tagged(&mut body, SEQUENCE)?);
-        let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
-        let subject = tagged(&mut body, SEQUENCE)?;
-        let key = tagged(&mut body, SEQUENCE)?;
+        let mut body = Der(signed.expect(SEQUENCE)?);
+        let version = match body.optional(CONTEXT_0) {
+            Some(version) => Der(version).expect(INTEGER)?.last()?.checked_add(1)?,
+            // The version is present only from version 2 on.
+            None => 1,
+        };
+        let serial = body.expect(INTEGER)?;
+        body.expect(SEQUENCE)?; // the signature's algorithm
+        let issuer = body.expect(SEQUENCE)?;
+        let mut validity = Der(body.expect(SEQUENCE)?);
+        let (not_before, not_after) = (validity.time()?, validity.time()?);
+        let subject = body.expect(SEQUENCE)?;
+        let key = body.expect(SEQUENCE)?;
         let key_usage = key_usage(body);
-        Some(Outline { serial, issuer, subject, key, not_before, not_after, key_usage })
+        Some(Outline { version, serial, issuer, subject, key, not_before, not_after, key_usage })
     }
 
     /// Whether its key may make the signature of a handshake (RFC 5246 §7.4.6).
@@ -90,73 +90,28 @@ impl<'c> Outline<'c> {
     }
 }
 
-fn tagged<'b>(reader: &mut Reader<'b>, tag: u8) -> Option<&'b [u8]> {
-    der(reader).filter(|(found, _)| *found == tag).map(|(_, content)| content)
-}
-
 /// The first eight bits of the extension keyUsage; none set if the extension is malformed, so that
 /// the key may be used for nothing.
-fn key_usage(behind_the_key: Reader<'_>) -> Option<u8> {
+fn key_usage(behind_the_key: Der<'_>) -> Option<u8> {
     let mut rest = behind_the_key;
-    while let Some((tag, content)) = der(&mut rest) {
-        if tag != 0xa3 {
+    while let Some((tag, content)) = rest.element() {
+        if tag != CONTEXT_3 {
             continue;
         }
-        let mut extensions = Reader(tagged(&mut Reader(content), SEQUENCE)?);
-        while let Some(extension) = tagged(&mut extensions, SEQUENCE) {
-            let mut extension = Reader(extension);
-            if tagged(&mut extension, 0x06) != Some(KEY_USAGE) {
+        let mut extensions = Der(Der(content).expect(SEQUENCE)?);
+        while let Some(extension) = extensions.expect(SEQUENCE) {
+            let mut extension = Der(extension);
+            if extension.expect(OBJECT_IDENTIFIER) != Some(KEY_USAGE) {
                 continue;
             }
-            let mut value = der(&mut extension);
-            if let Some((0x01, _)) = value {
-                value = der(&mut extension); // behind `critical`
-            }
-            let Some((0x04, value)) = value else { return Some(0) };
-            // A BIT STRING: the number of unused bits, then the bits.
-            let bits = tagged(&mut Reader(value), 0x03).unwrap_or_default();
+            extension.optional(BOOLEAN); // `critical`
+            let Some(value) = extension.expect(OCTET_STRING) else { return Some(0) };
+            // The number of unused bits, then the bits.
+            let bits = Der(value).expect(BIT_STRING).unwrap_or_default();
             return Some(bits.get(1).copied().unwrap_or(0));
         }
     }
     None
-}
-
-/// A `Time` (RFC 5280 §4.1.2.5): in UTC, to the second.
-fn time(reader: &mut Reader<'_>) -> Option<UnixTime> {
-    let (tag, text) = der(reader)?;
-    let digits = text.strip_suffix(b"Z")?;
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = |at: usize, length: usize| -> Option<u64> {
-        let part = digits.get(at..at + length)?;
-        Some(part.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
-    };
-    let (year, rest) = match (tag, digits.len()) {
-        (0x17, 12) => {
-            let year = number(0, 2)?;
-            (year + if year < 50 { 2000 } else { 1900 }, 2)
-        }
-        (0x18, 14) => (number(0, 4)?, 4),
-        _ => return None,
-    };
-    let part = |at: usize| number(rest + 2 * at, 2);
-    let (month, day) = (part(0)?, part(1)?);
-    let (hour, minute, second) = (part(2)?, part(3)?, part(4)?);
-    if year < 1970
-        || !(1..=12).contains(&month)
-        || !(1..=31).contains(&day)
-        || hour > 23
-        || minute > 59
-        || second > 59
-    {
-        // Before 1970 counts as 1970.
-        return (year < 1970).then_some(UnixTime(0));
-    }
-    // Days since 1970-01-01 in the Gregorian calendar, the year beginning in March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    Some(UnixTime::from_secs(((days * 24 + hour) * 60 + minute) * 60 + second))
 }
 
 /// Why a chain is refused. No signature was verified.
@@ -348,23 +303,5 @@ mod tests {
         for end in 0..der.len() {
             assert_eq!(Outline::read(&der[..end]), None);
         }
-    }
-
-    #[test]
-    fn times_are_read_in_both_forms() {
-        let read = |tag: u8, text: &str| {
-            let bytes = [&[tag, text.len() as u8], text.as_bytes()].concat();
-            time(&mut Reader(&bytes)).map(UnixTime::as_secs)
-        };
-        assert_eq!(read(0x17, "700101000000Z"), Some(0));
-        assert_eq!(read(0x17, "000229235959Z"), Some(951_868_799));
-        assert_eq!(read(0x17, "491231235959Z"), Some(2_524_607_999));
-        assert_eq!(read(0x17, "500101000000Z"), Some(0), "1950");
-        assert_eq!(read(0x18, "20500101000000Z"), Some(2_524_608_000));
-        assert_eq!(read(0x18, "99991231235959Z"), Some(253_402_300_799));
-        for text in ["700101000000", "7001010000Z", "701301000000Z", "700100000000Z", "70010100000aZ", ""] {
-            assert_eq!(read(0x17, text), None, "{text}");
-        }
-        assert_eq!(read(0x18, "700101000000Z"), None);
     }
 }

@@ -60,6 +60,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::splitmix::SplitMix64;
 
     #[test]
     fn each_number_passes_once_and_old_ones_never() {
@@ -77,13 +78,12 @@ mod tests {
 
     #[test]
     fn random_histories_agree_with_a_set() {
-        let mut state = 1u64;
+        let mut random = SplitMix64::new(1);
         let mut window = Window::default();
         let mut seen = std::collections::HashSet::new();
         let mut newest = None;
         for _ in 0..20_000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let number = newest.map_or(0u64, |n: u64| (n + 40).saturating_sub((state >> 33) % 110));
+            let number = newest.map_or(0u64, |n: u64| (n + 40).saturating_sub(random.below(110)));
             let expected = !seen.contains(&number) && newest.is_none_or(|n| number + WIDTH > n);
             assert_eq!(window.permits(number), expected, "{number} {newest:?}");
             if expected {

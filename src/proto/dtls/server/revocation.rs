@@ -14,7 +14,7 @@ use super::certificate::CHAIN;
 use super::name::content;
 use super::outline::Outline;
 use super::schedule::hash;
-use super::wire::Reader;
+use crate::proto::der::Der;
 
 /// The id of a CA's key: the first half of the SHA-256 of the content of its SubjectPublicKeyInfo.
 pub(super) type KeyId = [u8; 16];
@@ -139,18 +139,18 @@ impl List {
 /// certificate (RFC 5280 §5.1.1).
 pub(super) fn is_signed(signed: &[u8], info: &[u8]) -> bool {
     let signed = || {
-        let mut parts = Reader(element(&mut Reader(signed))?.1);
+        let mut parts = Der(Der(signed).element()?.1);
         let whole = parts.0;
-        let (_, _) = element(&mut parts)?;
+        parts.element()?;
         let message = &whole[..whole.len() - parts.0.len()];
-        let (_, algorithm) = element(&mut parts)?;
-        let (_, signature) = element(&mut parts)?;
+        let (_, algorithm) = parts.element()?;
+        let (_, signature) = parts.element()?;
         Some((message, algorithm, signature.strip_prefix(&[0])?))
     };
     let key = || {
-        let mut parts = Reader(content(info));
-        let (_, algorithm) = element(&mut parts)?;
-        let (_, key) = element(&mut parts)?;
+        let mut parts = Der(content(info));
+        let (_, algorithm) = parts.element()?;
+        let (_, key) = parts.element()?;
         Some((algorithm, key.strip_prefix(&[0])?))
     };
     let (Some((message, algorithm, signature)), Some((key_algorithm, key))) = (signed(), key()) else {
@@ -163,22 +163,8 @@ pub(super) fn is_signed(signed: &[u8], info: &[u8]) -> bool {
     })
 }
 
-/// The next DER element: tag and content of any length, because lists may be long.
-fn element<'b>(reader: &mut Reader<'b>) -> Option<(u8, &'b [u8])> {
-    let tag = reader.u8()?;
-    let length = match reader.u8()? {
-        short @ 0..=0x7f => usize::from(short),
-        0x81 => usize::from(reader.u8()?),
-        0x82 => usize::from(reader.u16()?),
-        0x83 => reader.u24()?,
-        0x84 => usize::try_from(reader.u32()?).ok()?,
-        _ => return None,
-    };
-    Some((tag, reader.take(length)?))
-}
-
-/// Whether the key usage of a CA's certificate allows it to sign lists; false for a malformed
-/// certificate.
+/// Whether a CA's certificate says that its key may sign lists; one that cannot be read says
+/// nothing.
 pub(super) fn may_sign_lists(certificate: &[u8]) -> bool {
     Outline::read(certificate).is_none_or(|outline| outline.may_sign_lists())
 }

@@ -25,6 +25,7 @@ use super::pdu::{Answer, Request};
 use super::settings::Settings;
 pub use super::unit::{Counters, State};
 use super::unit::{News, Progress, Purpose, Unit};
+use crate::splitmix::SplitMix64;
 
 /// Most queued events; no further request is sent until they are collected.
 const EVENTS_MAX: usize = 256;
@@ -135,7 +136,7 @@ pub struct Bus {
     /// The unit whose poll is in progress.
     current: Option<usize>,
     clock: Instant,
-    chance: u64,
+    random: SplitMix64,
     strangers: u64,
 }
 
@@ -179,7 +180,7 @@ impl Bus {
             begun: None,
             current: None,
             clock: now,
-            chance: seed,
+            random: SplitMix64::new(seed),
             strangers: 0,
         }
     }
@@ -444,7 +445,7 @@ impl Bus {
             Progress::More | Progress::Wait => {}
             Progress::Done => self.complete(now, index, &mut news),
             Progress::End => {
-                let jitter = draw(&mut self.chance, unit.settings.jitter);
+                let jitter = self.random.up_to(unit.settings.jitter);
                 unit.end_turn(now, jitter);
             }
         }
@@ -454,7 +455,7 @@ impl Bus {
     fn complete(&mut self, now: Instant, index: usize, news: &mut Vec<News>) {
         let Some(unit) = self.units.get_mut(index) else { return };
         let mut payload = Vec::new();
-        let jitter = draw(&mut self.chance, unit.settings.jitter);
+        let jitter = self.random.up_to(unit.settings.jitter);
         if unit.complete(now, jitter, &mut payload, news) {
             // What is new of the unit is told before its reading.
             self.tell(index, std::mem::take(news));
@@ -544,7 +545,7 @@ impl Bus {
         }
         let Some((purpose, request)) = self.units[index].next_request(now) else {
             // Nothing can be asked of it in this turn.
-            let jitter = draw(&mut self.chance, self.units[index].settings.jitter);
+            let jitter = self.random.up_to(self.units[index].settings.jitter);
             self.units[index].end_turn(now, jitter);
             self.current = None;
             return;
@@ -648,15 +649,4 @@ fn stray(
             true
         }
     }
-}
-
-/// A random time up to `longest` (SplitMix64).
-fn draw(chance: &mut u64, longest: Duration) -> Duration {
-    *chance = chance.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut mixed = *chance;
-    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^= mixed >> 31;
-    let span = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(if span == u64::MAX { mixed } else { mixed % (span + 1) })
 }

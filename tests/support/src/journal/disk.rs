@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tombolo::journal::storage::{Folder, Storage, StorageError, StoredFile};
+use tombolo::splitmix::SplitMix64;
 
 const SECTOR: usize = 512;
 pub const EIO: StorageError = StorageError::Other(5);
@@ -94,14 +95,6 @@ fn overwrite(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     content[offset..offset + bytes.len()].copy_from_slice(bytes);
 }
 
-/// xorshift64*
-pub fn random(state: &mut u64) -> u64 {
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
-}
-
 impl Inner {
     /// Counts an operation that changes something; true if the power goes off in the middle of it.
     fn step(&mut self) -> Result<bool, StorageError> {
@@ -181,14 +174,11 @@ impl FakeDisk {
     /// The disk as it is found when the power is back.
     pub fn after_power_cut(&self, cut: Cut) -> FakeDisk {
         let inner = self.lock();
-        let mut state = match cut {
-            Cut::Some(seed) => seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-            _ => 1,
-        };
+        let mut random = SplitMix64::new(if let Cut::Some(seed) = cut { seed } else { 0 });
         let mut keep = |count: usize| match cut {
             Cut::Nothing => 0,
             Cut::Everything => count,
-            Cut::Some(_) => (random(&mut state) >> 33) as usize % (count + 1),
+            Cut::Some(_) => random.below(count as u64 + 1) as usize,
         };
         let mut names = inner.durable.clone();
         for change in &inner.changes[..keep(inner.changes.len())] {

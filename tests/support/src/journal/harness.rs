@@ -14,6 +14,7 @@ use tombolo::journal::storage::{Folder, Storage, StoredFile};
 use tombolo::journal::store::{Seeds, Store, StoreReport};
 use tombolo::journal::view::LaneView;
 use tombolo::message::{Content, Envelope, Lane, Method, RecordId, Stamp};
+use tombolo::splitmix::SplitMix64;
 
 use super::disk::{FakeDisk, FakeFile};
 
@@ -34,9 +35,9 @@ pub fn settings(when_full: WhenFull, segments: u64) -> Settings {
 /// A payload that names itself, `length` bytes long at least.
 pub fn payload(mark: u64, length: usize) -> Vec<u8> {
     let mut bytes = mark.to_le_bytes().to_vec();
-    let mut state = mark | 1 << 40;
+    let mut random = SplitMix64::new(mark);
     while bytes.len() < length {
-        bytes.extend_from_slice(&super::disk::random(&mut state).to_le_bytes());
+        bytes.extend_from_slice(&random.next_u64().to_le_bytes());
     }
     bytes.truncate(length.max(8));
     bytes

@@ -8,8 +8,9 @@ use tombolo::journal::storage::{Folder, Storage as _, StorageError, StoredFile a
 use tombolo::session_store::log::{Log, Report};
 use tombolo::session_store::storage::{Storage, StoredFile};
 use tombolo::session_store::{Batch, Kept, Number};
+use tombolo::splitmix::SplitMix64;
 
-use crate::journal::disk::{FakeDisk, FakeFile, random};
+use crate::journal::disk::{FakeDisk, FakeFile};
 
 /// The journal's fake disk as the store wants it: one folder of it.
 #[derive(Clone, Default)]
@@ -100,10 +101,10 @@ impl Fake {
 
 /// What a session was sealed as: names itself.
 pub fn sealed(number: Number, length: usize) -> Vec<u8> {
-    let mut state = number | 1 << 40;
+    let mut random = SplitMix64::new(number);
     let mut bytes = number.to_le_bytes().to_vec();
     while bytes.len() < length {
-        bytes.extend(random(&mut state).to_le_bytes());
+        bytes.extend(random.next_u64().to_le_bytes());
     }
     bytes.truncate(length.max(8));
     bytes
@@ -211,9 +212,9 @@ impl Rig {
 /// A life with all that happens to a log: growth, ends, ends before the commit, writing anew. Stops
 /// when the power does.
 pub fn live(rig: &mut Rig, seed: u64) {
-    let mut state = seed | 1;
+    let mut random = SplitMix64::new(seed);
     for round in 0..28 {
-        let mut random = |below: u64| (random(&mut state) >> 33) % below;
+        let mut random = |below: u64| random.below(below);
         // Large ones, so that the log is written anew within this life.
         let length = 200 + random(3_800) as usize;
         for _ in 0..=random(20) {
