@@ -170,6 +170,81 @@ fn where_half_of_twelve_topics_close_the_connection_the_other_half_flows() {
     }
 }
 
+/// Stores a reading a second for so long, of which `bad` in 12 are on topics that are refused with
+/// `code` and closed over; of the others, when each was stored and how long it took.
+fn refused_and_closed_over(
+    world: &mut World,
+    (code, bad, topics): (u8, u64, u64),
+    seconds: u64,
+) -> Vec<(u64, Duration)> {
+    world.broker.policy =
+        Box::new(move |d| if d.topic.starts_with("bad") { Reply::AckAndClose(code) } else { Reply::Ack(0) });
+    for number in 0..seconds {
+        let is_bad = number * 5 % 12 < bad;
+        let name = if is_bad { format!("bad/{}", number % topics) } else { format!("good/{}", number % 3) };
+        world.store(Lane::Normal, &name, number.to_string().as_bytes());
+        world.run_for(SECOND);
+    }
+    world.run_for(30 * SECOND);
+    let good = (0..seconds).filter(|number| number * 5 % 12 >= bad);
+    let waited = |number: u64| {
+        let payload = number.to_string().into_bytes();
+        let at = world.broker.delivered.iter().find(|d| d.payload == payload).map(|d| d.at);
+        (number, at.unwrap_or(Duration::from_secs(9999)).saturating_sub(SECOND * number as u32))
+    };
+    good.map(waited).collect()
+}
+
+#[test]
+fn where_a_topic_is_refused_and_the_connection_closed_over_it_the_others_flow() {
+    for code in [0x80, 0x83, 0x87, 0x90, 0x99] {
+        for (bad, topics) in [(1, 1), (3, 1), (6, 1), (6, 4), (9, 2)] {
+            let mut world = World::new(bare_settings());
+            let waited = refused_and_closed_over(&mut world, (code, bad, topics), 1200);
+            let context = format!("{code:#x}, {bad} of 12 on {topics}");
+            for (number, waited) in waited {
+                let within = if number < 60 { 60 } else { 15 };
+                assert!(waited < within * SECOND, "{context}: {number} waited {waited:?}");
+            }
+            assert!(
+                world.rejected().iter().all(|(_, sequence, _)| (sequence - 1) * 5 % 12 < bad),
+                "{context}"
+            );
+            let (aside, left) = (world.rejected().len(), world.outbox.waiting(Lane::Normal));
+            assert!(
+                aside > 0 && left < 60,
+                "{context}: {aside} set aside, {left} left: {:?}",
+                world.status()
+            );
+            // Once it takes them, what is left goes.
+            world.broker.policy = Box::new(|_| Reply::Ack(0));
+            world.run_for(600 * SECOND);
+            assert_eq!(world.outbox.waiting(Lane::Normal), 0, "{context}");
+        }
+    }
+}
+
+#[test]
+fn a_reading_that_comes_now_and_then_does_not_wait_for_one_that_is_refused_and_closed_over() {
+    let mut world = World::new(bare_settings());
+    let bad = |d: &Delivered| d.topic == "bad";
+    world.broker.policy = Box::new(move |d| if bad(d) { Reply::AckAndClose(0x87) } else { Reply::Ack(0) });
+    let mut worst = Duration::ZERO;
+    for number in 0..60u64 {
+        world.store(Lane::Normal, "bad", b"bad");
+        world.run_for(Duration::from_secs(31 + 7 * number));
+        let (begun, payload) = (world.elapsed(), format!("good {number}"));
+        world.store(Lane::Normal, &format!("good/{}", number % 2), payload.as_bytes());
+        while !world.payloads().contains(&payload) {
+            world.run_for(SECOND);
+            assert!(world.elapsed() < begun + 300 * SECOND, "{number}: {:?}", world.status());
+        }
+        worst = worst.max(world.elapsed() - begun);
+    }
+    assert!(worst <= 15 * SECOND, "{worst:?}");
+    assert!(world.rejected().iter().all(|(_, sequence, _)| sequence % 2 == 1));
+}
+
 #[test]
 fn trials_and_readings_in_their_turn_do_not_take_the_disk_from_each_other() {
     let mut world = World::new(bare_settings());

@@ -2,7 +2,7 @@
 //!
 //! | in flight at a close | what follows |
 //! |---|---|
-//! | something was refused just before | that was the reason |
+//! | something was refused just before | that was the reason; a record is then tried alone |
 //! | nothing | nothing |
 //! | only readings of `qos = 0` rules, sent just before | a strike against these |
 //! | one own message | a strike against its class |
@@ -52,6 +52,8 @@ pub struct Aftermath {
     pub own: bool,
     /// A suspect that was tried was alone in flight.
     pub trial: bool,
+    /// A record was refused just before, which is why.
+    pub refusal: bool,
 }
 
 /// Judges what was in flight.
@@ -61,6 +63,8 @@ pub struct Judge<'a> {
     pub own: &'a mut Own,
     /// The connection was closed over a suspect that was tried.
     pub trial: bool,
+    /// The connection was closed because a record was refused just before.
+    pub refusal: bool,
 }
 
 impl Judge<'_> {
@@ -87,6 +91,11 @@ impl Judge<'_> {
         let now = self.now;
         let Publisher { records, own_doubt, volatile_doubt, .. } = &mut *self.publisher;
         if records.progress.was_just_refused(now) {
+            let refused = records.progress.just_refused(now).filter(|_| cause == Cause::Closed);
+            if let Some((place, topic)) = refused {
+                self.refusal = true;
+                records.suspicion.handle_closed_over(place, topic);
+            }
             return true;
         }
         let sent: Vec<(RecordPlace, LaneEntry)> = records.sent();

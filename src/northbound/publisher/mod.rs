@@ -17,7 +17,7 @@
 //! | answers below 0x80 | released |
 //! | 0x93, 0x96, 0x97 | the rate is lowered, the record sent again in its order, all wait 1 s to 5 min until something is taken; the third time, a [suspect](super::suspicion) |
 //! | any other refusal | a suspect: held back, the others flow |
-//! | closes the connection shortly after a refusal | that was the reason: what is in flight is sent again |
+//! | closes the connection shortly after a refusal | that was the reason: what is in flight is sent again, and what was refused tried alone |
 //! | closes the connection, more than one in flight | sent again one by one, then ever more at once |
 //! | closes the connection, this one alone in flight | a suspect |
 //! | does not answer within the [patience](super::flight) | the connection is replaced, the rate lowered, what is unanswered sent again; the second time, a suspect |
@@ -110,10 +110,11 @@ impl Publisher {
         }
     }
 
-    /// The connection may be used from now on, within `limits`.
-    pub fn handle_open(&mut self, now: Instant, version: Version, limits: &Limits) {
+    /// The connection may be used from now on, within `limits`. `afresh`: perhaps the broker has
+    /// changed; it was not a refusal that the one before was closed over.
+    pub fn handle_open(&mut self, now: Instant, version: Version, limits: &Limits, afresh: bool) {
         self.outlet.open(now, version, limits);
-        self.records.handle_open(now);
+        self.records.handle_open(now, afresh);
         self.turns.flow_ran_dry = false;
         self.solo.reset();
     }
@@ -155,9 +156,9 @@ impl Publisher {
         let mut aftermath = Aftermath { progress: self.has_progress(now), ..Aftermath::default() };
         if self.is_open() {
             aftermath.own = self.records.in_flight() == 0 && own.in_flight() == 1;
-            let mut judge = Judge { now, publisher: &mut *self, own, trial: false };
+            let mut judge = Judge { now, publisher: &mut *self, own, trial: false, refusal: false };
             aftermath.suspicious = judge.judge(end);
-            aftermath.trial = judge.trial;
+            (aftermath.trial, aftermath.refusal) = (judge.trial, judge.refusal);
         }
         self.records.handle_closed();
         self.outlet.close();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::northbound::suspicion::TopicKey;
+use crate::northbound::suspicion::{RecordPlace, TopicKey};
 
 /// A connection on which nothing was taken stands once it has lasted so long.
 const STANDS_AFTER: Duration = Duration::from_secs(10);
@@ -26,6 +26,8 @@ pub struct Progress {
     pub taken_at: Option<Instant>,
     /// When something was refused on this connection last.
     pub refused_at: Option<Instant>,
+    /// The record that was refused on this connection last, and when.
+    refused_record: Option<(Instant, RecordPlace, TopicKey)>,
     /// Topics of which a reading was taken on this connection; none of more than [`TOPICS_MAX`].
     taken_topics: HashSet<TopicKey>,
     /// Topics that were too much for the broker on this connection, and none taken of them; at most
@@ -41,6 +43,7 @@ impl Progress {
             taken_here: 0,
             taken_at: None,
             refused_at: None,
+            refused_record: None,
             taken_topics: HashSet::new(),
             quota_topics: HashSet::new(),
         }
@@ -51,6 +54,7 @@ impl Progress {
         self.opened_at = now;
         self.taken_here = 0;
         self.refused_at = None;
+        self.refused_record = None;
         self.taken_topics.clear();
         self.quota_topics.clear();
     }
@@ -73,6 +77,18 @@ impl Progress {
     /// well.
     pub fn was_just_refused(&self, now: Instant) -> bool {
         self.refused_at.is_some_and(|at| now < at + REFUSED_BEFORE)
+    }
+
+    /// A record was refused by a code.
+    pub fn handle_refused(&mut self, now: Instant, place: RecordPlace, topic: TopicKey) {
+        self.refused_at = Some(now);
+        self.refused_record = Some((now, place, topic));
+    }
+
+    /// The record whose refusal a close at `now` follows from.
+    pub fn just_refused(&self, now: Instant) -> Option<(RecordPlace, TopicKey)> {
+        let (at, place, topic) = self.refused_record?;
+        (now < at + REFUSED_BEFORE).then_some((place, topic))
     }
 
     /// Whether these are only a few topics, of which none was taken on this connection, while

@@ -55,9 +55,9 @@ impl Records {
         }
     }
 
-    /// A connection is there.
-    pub fn handle_open(&mut self, now: Instant) {
-        self.suspicion.handle_open(now);
+    /// A connection is there; `afresh`: perhaps to a broker that has changed.
+    pub fn handle_open(&mut self, now: Instant, afresh: bool) {
+        self.suspicion.handle_open(now, afresh);
         self.progress.handle_open(now);
     }
 
@@ -295,7 +295,7 @@ impl Records {
         of_topic: bool,
     ) {
         if matches!(cause, Cause::Code(_)) {
-            self.progress.refused_at = Some(now);
+            self.progress.handle_refused(now, place, entry.topic);
         }
         let known = self.suspicion.is_suspect(place);
         let held = self.suspicion.handle_refused(now, place, entry.topic, entry.serial, cause, of_topic);

@@ -32,6 +32,10 @@
 //! (0x80, 0x83, 0x95, 0x99), none speaks for others: the topic is open again, and each is condemned
 //! by the second refusal of its own.
 //!
+//! **A refusal and then a close.** Some brokers close the connection over what they have refused.
+//! Such a record is tried with nothing else in flight, as if there had been no answer, and on its
+//! topic one speaks for all, whatever the answer: each trial costs a connection.
+//!
 //! `suspect` has one record's strikes and trials, `topic_doubt` a topic's gate, `broker_doubt` what
 //! is the broker's fault, `witnesses` the readings that were taken.
 //!
@@ -199,6 +203,8 @@ impl Suspicion {
             return self.open(topic);
         }
         if group {
+            // What was not sent itself is not known to contain anything wrong.
+            let cause = if cause.is_about_content() { Cause::Closed } else { cause };
             let rulings = &mut self.rulings;
             self.suspects.retain(|other| {
                 let stays = other.topic != topic || other.in_flight || other.fresh;
@@ -226,9 +232,10 @@ impl Suspicion {
     /// others begins anew.
     fn resume(&mut self, now: Instant) {
         for suspect in &mut self.suspects {
-            // What is not answered, or too much, would only take the places of what is.
-            let is_quota = suspect.cause.is_quota();
-            if suspect.confirmed == 0 && !suspect.was_in_order && !suspect.in_flight && !is_quota {
+            // What is not answered, or too much, would only take the places of what is, and what the
+            // broker closes over would cost a connection each.
+            let is_dear = suspect.cause.is_quota() || suspect.closes;
+            if suspect.confirmed == 0 && !suspect.was_in_order && !suspect.in_flight && !is_dear {
                 (suspect.in_order, suspect.was_in_order) = (true, true);
                 self.rulings.push_back(Ruling::Release(suspect.place));
             }
@@ -366,7 +373,7 @@ impl Suspicion {
         }
         let evidence = self.witnesses.has_another_after(topic, doubt.since);
         let suspect = Suspect::new(now, place, topic, doubt.cause, doubt.since, evidence);
-        self.suspects.push(suspect.of_topic(doubt.trial_due(now)));
+        self.suspects.push(suspect.of_topic(doubt.trial_due(now), doubt.closes()));
         true
     }
 
@@ -424,9 +431,23 @@ impl Suspicion {
         }
     }
 
+    /// The broker closed the connection right after it had refused this record, on that topic.
+    pub fn handle_closed_over(&mut self, place: RecordPlace, topic: TopicKey) {
+        if let Some(index) = self.position(place) {
+            self.suspects[index].closes = true;
+        }
+        if let Some(doubt) = self.topics.get_mut(&topic) {
+            doubt.handle_close();
+        }
+    }
+
     /// A new connection: perhaps the broker is another, or has changed. One suspect may find that
-    /// out at once.
-    pub fn handle_open(&mut self, now: Instant) {
+    /// out at once. Not if the one before was closed over a refusal (`afresh` is false): then all
+    /// wait as long as they would have without the close.
+    pub fn handle_open(&mut self, now: Instant, afresh: bool) {
+        if !afresh {
+            return;
+        }
         self.broker.handle_open(now);
         let may =
             |suspect: &&mut Suspect| !suspect.in_flight && !suspect.in_order && !suspect.cause.is_quota();

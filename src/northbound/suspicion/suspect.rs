@@ -47,6 +47,8 @@ pub struct Suspect {
     tried_at: Instant,
     pub due: Instant,
     pub in_flight: bool,
+    /// The broker closed the connection right after it had refused it.
+    pub closes: bool,
     /// Put on trial for its topic, and not refused yet.
     pub fresh: bool,
     /// Whether it was the only newcomer refused between two that were taken; `None`: not known yet.
@@ -82,6 +84,7 @@ impl Suspect {
             tried_at: now,
             due: if evidence { now } else { now + SPACING },
             in_flight: false,
+            closes: false,
             fresh: false,
             singled_out: None,
             in_order: false,
@@ -90,8 +93,9 @@ impl Suspect {
     }
 
     /// Put on trial for its topic, which was refused under the number `since`, at `due`.
-    pub fn of_topic(self, due: Instant) -> Suspect {
-        Suspect { due, fresh: true, singled_out: Some(false), ..self }
+    /// `closes`: the broker closes the connection over such records.
+    pub fn of_topic(self, due: Instant, closes: bool) -> Suspect {
+        Suspect { due, closes, fresh: true, singled_out: Some(false), ..self }
     }
 
     /// How it is to be tried.
@@ -99,6 +103,8 @@ impl Suspect {
         match self.cause {
             Cause::Closed => Manner::Alone,
             cause if cause.is_quota() => Manner::Quiet,
+            // It would take those with it that are sent beside it.
+            _ if self.closes => Manner::Alone,
             _ => Manner::Among,
         }
     }
@@ -149,6 +155,7 @@ impl Suspect {
         // A newcomer was refused since a reading was taken: it may be the broker.
         let fair = broker.row() == 0;
         self.in_flight = false;
+        self.closes = false; // that shows a little later
         self.fresh = false;
         self.in_order = false;
         self.cause = cause;

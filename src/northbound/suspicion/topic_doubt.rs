@@ -25,13 +25,26 @@ pub struct TopicDoubt {
     pub cause: Cause,
     /// See [`TopicDoubt::cause`].
     pub since: u64,
+    /// The broker closed the connection right after it had refused one of its records.
+    closes: bool,
+    /// A record on it was refused since such a close.
+    refused_since: bool,
     touched: Instant,
 }
 
 impl TopicDoubt {
     /// The first record on it was refused, under the number `serial`.
     pub fn new(now: Instant, cause: Cause, serial: u64) -> TopicDoubt {
-        TopicDoubt { name: None, row: 0, condemned: 0, cause, since: serial, touched: now }
+        TopicDoubt {
+            name: None,
+            row: 0,
+            condemned: 0,
+            cause,
+            since: serial,
+            closes: false,
+            refused_since: false,
+            touched: now,
+        }
     }
 
     /// Whether its newcomers wait.
@@ -39,9 +52,20 @@ impl TopicDoubt {
         self.row >= 2 && !self.judges_each()
     }
 
-    /// Enough of its records were condemned for what they contain: each is judged for itself.
+    /// Enough of its records were condemned for what they contain: each is judged for itself. Not
+    /// where each would cost a connection.
     pub fn judges_each(&self) -> bool {
-        self.condemned >= GROUP && self.cause.is_about_content()
+        self.condemned >= GROUP && self.cause.is_about_content() && !self.closes
+    }
+
+    /// Whether the broker closes the connection over its records after it refused them.
+    pub fn closes(&self) -> bool {
+        self.closes
+    }
+
+    /// The broker closed the connection right after it had refused one.
+    pub fn handle_close(&mut self) {
+        (self.closes, self.refused_since) = (true, false);
     }
 
     /// Whether the next record that is condemned is condemned for all that wait.
@@ -53,6 +77,8 @@ impl TopicDoubt {
     pub fn handle_refused(&mut self, now: Instant, serial: u64, cause: Cause, another: bool) {
         self.row = self.row.saturating_add(u32::from(another));
         self.cause = cause;
+        // Only the next one shows that no close followed.
+        self.closes &= !std::mem::replace(&mut self.refused_since, true);
         self.since = self.since.max(serial);
         self.touched = now;
     }

@@ -62,6 +62,8 @@ pub struct Attempts {
     /// [`CLOSES_WITHIN`].
     closes: VecDeque<Instant>,
     blind_searches: u32,
+    /// The broker closed the last connection over a refusal, and answered since.
+    over_refusal: bool,
 }
 
 impl Attempts {
@@ -78,6 +80,7 @@ impl Attempts {
             hops: 0,
             closes: VecDeque::new(),
             blind_searches: 0,
+            over_refusal: false,
         }
     }
 
@@ -106,7 +109,14 @@ impl Attempts {
     /// No transport came about.
     pub fn handle_unreachable(&mut self, now: Instant, what: &str) {
         self.fallback.handle_failed(now, AttemptFailure::Nothing, what);
+        self.over_refusal = false;
         self.avoid.clear();
+    }
+
+    /// Whether the broker closed the connection before this one over a refusal, so that nothing says
+    /// that it has changed.
+    pub fn was_closed_over_refusal(&self) -> bool {
+        self.over_refusal
     }
 
     /// Addresses to be tried last.
@@ -146,6 +156,7 @@ impl Attempts {
     /// often for no known reason that it is worth a warning.
     pub fn handle_lost(&mut self, now: Instant, outcome: Outcome, ended: Ended) -> (Outcome, bool) {
         self.fallback.handle_lost(now);
+        self.over_refusal = ended.aftermath.refusal;
         let Ended { gone, aftermath, subscription, suspects } = ended;
         let Outcome::Lost { lasted, how } = outcome else { return (outcome, false) };
         if lasted >= QUICK {
@@ -162,7 +173,10 @@ impl Attempts {
         // What goes along with a connection is left out after its second strike: that is soon found
         // out. A suspect that was tried has its own back-off; what comes meanwhile does not wait
         // for that.
-        let search = suspicious && (aftermath.progress || aftermath.own || aftermath.trial) || subscription;
+        // A refusal just before names its record, which waits for its next trial as long as if
+        // there had been no close.
+        let known = aftermath.progress || aftermath.own || aftermath.trial || aftermath.refusal;
+        let search = suspicious && known || subscription;
         if !search {
             let unexplained = !aftermath.suspicious && gone == ConnectionEnd::Closed;
             let again = unexplained && self.note_close(now);
@@ -171,7 +185,7 @@ impl Attempts {
             let how = if aftermath.suspicious || aftermath.progress { Lost::Explained } else { how };
             return (Outcome::Lost { lasted, how }, again);
         }
-        if suspects > 0 {
+        if suspects > 0 || aftermath.refusal {
             self.blind_searches = 0;
         } else {
             self.blind_searches += 1;
@@ -188,6 +202,7 @@ impl Attempts {
         failure: AttemptFailure,
         what: &str,
     ) -> Outcome {
+        self.over_refusal = false;
         let of_the_address = matches!(failure, AttemptFailure::Closed | AttemptFailure::Nothing);
         if of_the_address && !matches!(outcome, Outcome::CredentialsRefused | Outcome::TryAnother) {
             // A name whose addresses change each time it is asked for never runs out of them.

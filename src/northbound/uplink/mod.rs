@@ -488,7 +488,8 @@ impl Uplink {
         self.connections += 1;
         self.limits = limits;
         self.attempts.handle_accepted();
-        self.publisher.handle_open(now, version, &limits);
+        let afresh = !self.attempts.was_closed_over_refusal();
+        self.publisher.handle_open(now, version, &limits, afresh);
         self.events.push_back(Event::Connected { version, limits, assigned_client_id });
         let may_say = !self.own.is_paused(now, Class::GatewayStatus) && !self.publisher.holds_own();
         if self.gateway_status.announce(&mut self.own) && may_say {
