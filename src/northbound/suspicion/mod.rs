@@ -232,8 +232,8 @@ impl Suspicion {
     /// others begins anew.
     fn resume(&mut self, now: Instant) {
         for suspect in &mut self.suspects {
-            // What is not answered, or too much, would only take the places of what is, and what the
-            // broker closes over would cost a connection each.
+            // What is not answered, or too much, would only take the places of what is, and what
+            // the broker closes over would cost a connection each.
             let is_dear = suspect.cause.is_quota() || suspect.closes;
             if suspect.confirmed == 0 && !suspect.was_in_order && !suspect.in_flight && !is_dear {
                 (suspect.in_order, suspect.was_in_order) = (true, true);

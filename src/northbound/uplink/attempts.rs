@@ -113,8 +113,8 @@ impl Attempts {
         self.avoid.clear();
     }
 
-    /// Whether the broker closed the connection before this one over a refusal, so that nothing says
-    /// that it has changed.
+    /// Whether the broker closed the connection before this one over a refusal, so that nothing
+    /// says that it has changed.
     pub fn was_closed_over_refusal(&self) -> bool {
         self.over_refusal
     }
