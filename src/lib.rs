@@ -14,22 +14,26 @@
 //!
 //! 1. [`southbound::coap::io`] takes datagrams in batches. [`proto::dtls`] decrypts them: from here
 //!    on the sender is known.
-//! 2. [`proto::coap`] answers pings, duplicates and whatever breaks its rules, and hands up
+//! 2. [`proto::coap`] answers pings, duplicates and malformed messages, and returns new
 //!    requests.
 //! 3. [`southbound::coap::resource`] finds what a request means: mostly a reading,
 //!    [`gate::stage::Received`].
 //! 4. [`pipeline`] takes it through the gate to the journal, and tells what becomes of it. [`gate`]
 //!    turns it into [`gate::stage::Mapped`], or into a [`gate::stage::Refusal`] that
-//!    [`southbound::coap::answer`] puts into CoAP's words.
-//! 5. [`journal`] commits it to disk, a whole batch at a time. Only then the device hears 2.04.
+//!    [`southbound::coap::answer`] turns into a CoAP response.
+//! 5. [`journal`] commits it to disk, a whole batch at a time. Only then the device is answered
+//!    2.04.
 //! 6. [`northbound`] publishes what is committed, and releases it once the broker has acknowledged
 //!    it.
 //!
-//! [`southbound::coap::intake`] does 2 and 3. [`daemon::hub`] is where the six meet, on one thread.
-//! [`message`] and [`clock`] are the words they share. Small files that must outlive a power cut go
-//! through [`durable`]; [`session_store`] keeps DTLS sessions over a restart. [`system`] has random
-//! numbers and the kernel's boot id. [`config`] reads what the owner wrote, [`control`] answers the
-//! commands in [`cli`], [`telemetry`] tells the story.
+//! [`southbound::serial::intake`] does the same for a serial port: bytes, then
+//! [`proto::serial::framing`] or [`proto::serial::modbus`], then [`gate::stage::Received`]; the
+//! port keeps a reading until it is committed. [`southbound::coap::intake`] does 2 and 3.
+//! [`daemon::hub`] connects the six, on one thread. [`message`] and [`clock`] have the types they
+//! share. Small files that must outlive a power cut go through [`durable`]; [`session_store`] keeps
+//! DTLS sessions over a restart. [`system`] has random numbers and the kernel's boot id. [`config`]
+//! reads what the owner wrote, [`control`] answers the commands in [`cli`], [`telemetry`] tells the
+//! story.
 //!
 //! # Two kinds of code
 //!

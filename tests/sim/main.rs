@@ -10,6 +10,7 @@
 //! | `ledger` | what was promised to whom, from facts outside the product |
 //! | `rules` | the site's rules, and a naive reading of them |
 //! | `plant`, `planted` | faults in the adapters of the simulation, each of which must be noticed |
+//! | `chance`, `product` | the random numbers; the names taken from the product |
 //! | the others | one scenario a file |
 //!
 //! `SIM_CASES=N` runs N times as many seeds, `SIM_SEED=N` only that one.

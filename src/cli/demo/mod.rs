@@ -509,7 +509,7 @@ impl Screen {
         );
         if good {
             println!(
-                "Next: tombolo init --url mqtts://BROKER:8883, then tombolo device add NAME --role sensor"
+                "Next: tombolo init --url mqtts://BROKER:8883, then tombolo device add NAME --role sensor --psk"
             );
         }
         good
