@@ -69,6 +69,26 @@ fn check_tries_what_the_files_say_and_names_what_the_running_gateway_uses() {
 }
 
 #[test]
+fn a_gateway_that_cannot_be_asked_keeps_its_connection_while_check_tries_the_broker() {
+    let site = Site::new("check-unasked", "");
+    wait_for("the broker", || connected(&site));
+    let connections =
+        || site.daemon.status()["counters"]["tombolo_northbound_connected_sessions_total"].as_u64();
+    let before = connections();
+    // As a cleaner of temporary files does it.
+    let socket = site.folder.join("run/control.sock");
+    let away = site.folder.join("run/away.sock");
+    std::fs::rename(&socket, &away).unwrap();
+    let (status, text) = check(&site);
+    assert_eq!(status, 1, "{text}");
+    assert!(found(&text, "fail", &["ports", "is held by another program"]), "{text}");
+    assert!(found(&text, "ok", &["upstream publish"]), "{text}");
+    std::fs::rename(&away, &socket).unwrap();
+    assert!(connected(&site));
+    assert_eq!(connections(), before);
+}
+
+#[test]
 fn a_refused_reload_fails_and_is_named_everywhere_until_one_succeeds() {
     let site = Site::new("refused-reload", "");
     wait_for("the broker", || connected(&site));

@@ -95,7 +95,12 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     match daemon {
         Some(mut daemon) => way = ask(report, loaded, &mut daemon, arguments)?,
         None if may_run => {}
-        None => report.add(system::ports(settings))?,
+        None => {
+            let ports = system::ports(settings);
+            // Perhaps by a gateway whose control socket is elsewhere or gone: it keeps its place, too.
+            way.beside = ports.iter().any(|finding| finding.level == Level::Fail);
+            report.add(ports)?;
+        }
     }
     match &settings.upstream {
         Some(_) if arguments.offline => report
