@@ -6,8 +6,10 @@ next=$version+next
 check "the package builds" "$top/packaging/deb/build" --binary "$binary" --out "$work/deb"
 
 # The successor brings a changed tombolo.toml, so that an upgrade has something to decide.
-mkdir -p "$work/next"
+mkdir -p "$work/next/tests"
 cp -r "$top"/{Cargo.toml,Cargo.lock,src,packaging,systemd,config,docs,README.md,SECURITY.md,CHANGELOG.md,deny.toml} "$work/next/"
+# A member of the workspace, without which cargo reads no manifest.
+cp -r "$top/tests/support" "$work/next/tests/"
 echo '# A line that the next version added.' >>"$work/next/config/tombolo.toml"
 check "its successor builds" "$work/next/packaging/deb/build" --binary "$binary" --out "$work/deb" --version "$next"
 architecture=$(dpkg --print-architecture)

@@ -97,7 +97,8 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         None if may_run => {}
         None => {
             let ports = system::ports(settings);
-            // Perhaps by a gateway whose control socket is elsewhere or gone: it keeps its place, too.
+            // Perhaps by a gateway whose control socket is elsewhere or gone: it keeps its place,
+            // too.
             way.beside = ports.iter().any(|finding| finding.level == Level::Fail);
             report.add(ports)?;
         }

@@ -124,7 +124,7 @@ pub struct HeldRecord {
     pub tries: u32,
 }
 
-/// What came of [`Publisher::skip`].
+/// What came of [`skip`](super::Publisher::skip).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
     /// The record is set aside.
