@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc;
 
-use super::{give_to_owner_of, sync_folder};
+use super::{give_to_owner_of, remove_file, sync_folder};
 use crate::durable::storage::{Storage, StoredFile};
 
 /// The folder. Its files are made with mode 0600 and belong to its owner.
@@ -62,10 +62,7 @@ impl Storage for Files {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        remove_file(&self.path.join(name))
     }
 
     fn sync_names(&self) -> io::Result<()> {

@@ -14,7 +14,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use zeroize::Zeroizing;
 
@@ -56,10 +55,7 @@ impl StateFolder for OnDisk {
     }
 
     fn write_beside(&self, name: &str, bytes: &[u8], mode: u32) -> io::Result<String> {
-        let mut random = [0; 8];
-        let no_chance = |_| io::Error::other("the system has no random numbers to give");
-        SystemRandom::new().fill(&mut random).map_err(no_chance)?;
-        let beside = format!(".{name}.{}", u64::from_ne_bytes(random));
+        let beside = format!(".{name}.{}", u64::from_ne_bytes(crate::system::io::random()?));
         let path = self.path.join(&beside);
         let written = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
@@ -80,10 +76,7 @@ impl StateFolder for OnDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        remove_file(&self.path.join(name))
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -184,6 +177,14 @@ pub fn give_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
         fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
+}
+
+/// Removes a file; one that is not there is removed already.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes a folder's names durable.
