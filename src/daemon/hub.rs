@@ -272,7 +272,7 @@ impl Hub {
                 }
                 Event::Unstored { device, path, reason } => {
                     if limiter.permit(now, LineKind::Unstored) {
-                        log::warn!(device = device.unwrap_or_default(), path = path, reason:? = reason;
+                        log::warn!(device = device.unwrap_or_default(), path = path, reason:% = reason;
                             "reading not stored");
                     }
                 }
