@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `run` | starts the daemon in this process |
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
-//! | `status`, `queue`, `tail`, `reload` | the running daemon, over its control socket |
+//! | `status`, `queue`, `tail`, `trace`, `reload`, `device test` | the running daemon, over its control socket |
 //! | `acl explain`, `check`, `clock` | the running daemon, or the files where it does not run |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
 //! | `demo` | nothing: it brings everything along |
@@ -24,12 +24,14 @@ pub mod error;
 mod init;
 mod key;
 pub mod output;
+mod pcap;
 mod queue;
 mod reload;
 mod serial;
 mod socket;
 mod status;
 mod tail;
+mod trace;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -134,6 +136,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Reload => reload::run(context)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Clock(arguments) => clock::run(context, arguments.command)?,
+        Command::Trace(arguments) => trace::run(context, arguments)?,
         Command::Serial(command) => serial::run(context, command)?,
         #[cfg(not(feature = "dimpl"))]
         Command::Demo(_) => {

@@ -290,6 +290,93 @@ pub struct Session {
     pub idle_s: u64,
 }
 
+/// A page of devices as they run, in the order of their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DevicePage {
+    /// The devices, at most [`DEVICES_MAX`](super::protocol::DEVICES_MAX).
+    pub devices: Vec<DeviceState>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// A device as it runs. All counts are since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceState {
+    /// Its id.
+    pub id: String,
+    /// Its role.
+    pub role: String,
+    /// Its label.
+    pub label: Option<String>,
+    /// The fleet that it belongs to.
+    pub fleet: Option<String>,
+    /// Whether it was active within its `offline-after`.
+    pub online: bool,
+    /// When it was active last, if the clock is trusted.
+    pub last_seen: Option<String>,
+    /// Seconds since; `None` = not since the daemon started.
+    pub last_seen_s: Option<u64>,
+    /// Its DTLS sessions.
+    pub sessions: u64,
+    /// Readings that the rules let pass.
+    pub accepted: u64,
+    /// Payload bytes of these.
+    pub accepted_bytes: u64,
+    /// Of these, readings that the journal did not take; the device was told so.
+    pub unstored: u64,
+    /// Readings that the broker acknowledged, also those stored before the daemon started.
+    pub delivered: u64,
+    /// Readings that were refused.
+    pub refused: u64,
+    /// Of these, by reason; those that occurred.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused_reasons: BTreeMap<String, u64>,
+    /// The newest refusal.
+    pub last_refusal: Option<LastRefusal>,
+}
+
+/// The newest refusal of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastRefusal {
+    /// When, if the clock is trusted.
+    pub at: Option<String>,
+    /// Seconds since.
+    pub ago_s: u64,
+    /// The path, or its first 64 bytes.
+    pub path: String,
+    /// Its kind, as in the counters.
+    pub reason: String,
+    /// Why, as a sentence.
+    pub why: String,
+    /// The rule that decided; `None` if no rule matches, or none was asked.
+    pub rule: Option<String>,
+}
+
+/// Steps of `tombolo device test`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceTest {
+    /// The steps taken, in order. Nothing follows one that failed.
+    pub steps: Vec<TestStep>,
+    /// The record whose delivery is to be waited for.
+    pub record: Option<String>,
+}
+
+/// One step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TestStep {
+    /// `identity`, `rule`, `quota`, `topic`, `stored`, `sent` or `acknowledged`.
+    pub step: String,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// What was found, and if it failed what to do.
+    pub text: String,
+}
+
 /// The store of DTLS sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
 use super::config_check;
+use super::deliveries::Deliveries;
+use super::device_status;
+use super::device_test;
 use super::dtls_status;
 use super::engine;
 use super::fleets::FleetKeeper;
@@ -58,6 +61,7 @@ pub struct Desk {
     clock: Arc<SystemClock>,
     state: StateKeeper,
     fleets: FleetKeeper,
+    deliveries: Rc<Deliveries>,
     started: Instant,
     alive_at: Instant,
     /// The verdict on the clock that was logged.
@@ -90,6 +94,7 @@ impl Desk {
         ports: Rc<Ports>,
         clock: Arc<SystemClock>,
         fleets: FleetKeeper,
+        deliveries: Rc<Deliveries>,
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -97,6 +102,7 @@ impl Desk {
             options,
             state: StateKeeper::new(now, &loaded),
             fleets,
+            deliveries,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -385,6 +391,10 @@ impl Desk {
             Vec::new()
         };
         self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
+        let now = Instant::now();
+        let hub = self.shared.hub.borrow();
+        self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
+        drop(hub);
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
@@ -502,6 +512,28 @@ impl Control for Desk {
 
     fn sessions(&mut self, device: Option<&str>) -> snapshot::SessionPage {
         dtls_status::list(&self.shared.hub.borrow(), Instant::now(), device)
+    }
+
+    fn devices(
+        &mut self,
+        device: Option<&str>,
+        after: Option<&str>,
+    ) -> Result<snapshot::DevicePage, Failure> {
+        let hub = &mut *self.shared.hub.borrow_mut();
+        hub.begin();
+        device_status::page(hub, &self.deliveries, Instant::now(), device, after)
+    }
+
+    fn known_device(&mut self, device: &str) -> Result<(), Failure> {
+        device_status::known(&self.shared.hub.borrow(), device).map(drop)
+    }
+
+    fn device_test(&mut self, device: &str, path: Option<&str>, reply: Reply) {
+        device_test::begin(&self.shared, &self.deliveries, device, path, reply);
+    }
+
+    fn device_test_delivery(&mut self, record: &str, reply: Reply) {
+        device_test::delivery(&self.link, &self.deliveries, record, reply);
     }
 
     fn queue(&mut self, reply: Reply) {

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::clock::SystemClock;
+use super::deliveries::Deliveries;
 use crate::control::api::Reply;
 use crate::control::snapshot;
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
+use crate::northbound::io::observer::Observer;
 use crate::northbound::io::{Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
@@ -44,6 +46,7 @@ pub struct Link {
     /// Readings of `qos = 0` rules dropped because there is no upstream, and by uplinks that were
     /// replaced.
     dropped: Cell<u64>,
+    deliveries: Rc<Deliveries>,
 }
 
 /// Starts it.
@@ -51,6 +54,7 @@ pub fn start(
     settings: Option<Settings>,
     clock: &Arc<SystemClock>,
     journal: &Rc<RefCell<Journal>>,
+    deliveries: &Rc<Deliveries>,
 ) -> Rc<Link> {
     let link = Rc::new(Link {
         handle: RefCell::new(None),
@@ -60,6 +64,7 @@ pub fn start(
         task: RefCell::new(None),
         stopping: Cell::new(false),
         dropped: Cell::new(0),
+        deliveries: Rc::clone(deliveries),
     });
     link.replace(settings, &[]);
     link
@@ -69,7 +74,10 @@ impl Link {
     /// Goes on with other settings: the old connection says goodbye first. Retained topics in
     /// `clear` are nobody's any more.
     pub fn replace(&self, settings: Option<Settings>, clear: &[String]) {
-        let next = settings.map(|settings| Handle::new(Uplink::new(Instant::now(), settings)));
+        let next = settings.map(|settings| {
+            let observer: Rc<dyn Observer> = self.deliveries.clone();
+            Handle::new(Uplink::new(Instant::now(), settings)).observed_by(observer)
+        });
         if let Some(next) = &next {
             next.with(|core| clear.iter().for_each(|topic| core.clear_retained(topic)));
         }

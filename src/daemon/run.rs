@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use super::clock::SystemClock;
 use super::control::Desk;
+use super::deliveries::Deliveries;
 use super::fleets::FleetKeeper;
 use super::hub::Hub;
 use super::notify::Notify;
@@ -133,7 +134,9 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     }
 
     let server = Server::start(&settings.paths.control_socket()).map_err(|e| e.to_string())?;
-    let uplink = super::link::start(settings.upstream.clone(), &clock, &journal);
+    let (tail, traffic) = (server.tail().clone(), server.traffic().clone());
+    let deliveries = Rc::new(Deliveries::new(tail.clone(), traffic.clone(), clock.clone()));
+    let uplink = super::link::start(settings.upstream.clone(), &clock, &journal, &deliveries);
     let mut hub = Hub::new(
         engine,
         persistence,
@@ -142,7 +145,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         journal.clone(),
         uplink.clone(),
         clock.clone(),
-        server.tail().clone(),
+        tail,
+        traffic,
     );
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
@@ -173,6 +177,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         ports.clone(),
         clock.clone(),
         fleets,
+        deliveries,
     );
     let mut server = server;
     notify.ready(&desk.line());

@@ -430,6 +430,7 @@ impl Taker for PortTaker<'_> {
     }
 
     fn message(&mut self, message: &[u8]) {
+        self.hub.trace_line(self.name.as_str(), message);
         let Hub { moment, coap, pipeline, .. } = &mut *self.hub;
         intake::handle_message(moment, self.number, self.name.as_str(), message, coap, pipeline);
     }

@@ -24,6 +24,7 @@ pub mod certificate;
 pub mod explain;
 mod identification;
 pub mod identity;
+mod last_refusal;
 pub mod mapping;
 mod matcher;
 pub mod own_topic;
@@ -41,6 +42,7 @@ pub mod template;
 pub use explain::Explanation;
 pub use identification::Unidentified;
 pub use identity::Gone;
+pub use last_refusal::{LastRefusal, PATH_KEPT};
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
 pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, Quota, Role, Settings, UplinkRule};
@@ -112,8 +114,12 @@ pub struct DeviceView<'a> {
     pub accepted: u64,
     /// Payload bytes of the readings that passed.
     pub accepted_bytes: u64,
+    /// Of these, readings that the journal did not take.
+    pub unstored: u32,
     /// Readings that were refused.
     pub refused: &'a Refused,
+    /// The newest refusal since the start.
+    pub last_refusal: Option<&'a LastRefusal>,
     /// The rest of its quota.
     pub quota: explain::QuotaState,
 }
@@ -267,7 +273,9 @@ impl Gate {
             last_seen: entry.state.presence.last_seen(),
             accepted: entry.state.accepted,
             accepted_bytes: entry.state.accepted_bytes,
+            unstored: entry.state.unstored,
             refused: &entry.state.refused,
+            last_refusal: entry.state.last_refusal.as_deref(),
             quota: explain::QuotaState {
                 messages_left,
                 messages_burst: role.quota.burst,
@@ -311,6 +319,7 @@ impl Gate {
             }
             Err(refusal) => {
                 state.refused.count(refusal.reason());
+                state.note_refusal(now, received.path.as_str(), refusal, role.deciding(received.path));
                 totals.refused.count(refusal.reason());
             }
         }
@@ -324,7 +333,37 @@ impl Gate {
             && let Some(role) = self.plan.roles.get(entry.role as usize)
         {
             entry.state.bucket.give_back(&role.rate, payload_bytes);
+            entry.state.unstored = entry.state.unstored.saturating_add(1);
         }
+    }
+
+    /// Counts a reading that passed and that the journal took but could not store.
+    pub fn note_unstored(&mut self, device: DeviceIndex) {
+        if let Some(entry) = self.devices.entry_mut(device) {
+            entry.state.unstored = entry.state.unstored.saturating_add(1);
+        }
+    }
+
+    /// Decides about a reading that the operator sends in the place of a device: by the rules, the
+    /// limits and the quota as they are, but no token is taken, nothing is counted for the device,
+    /// and it does not count as active.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn rehearse<'g>(
+        &'g mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'g>,
+    ) -> Result<Mapped<'g>, Refusal> {
+        let Gate { plan, devices, topic, .. } = self;
+        let entry = devices.entry_mut(device);
+        let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
+        let (Some(entry), Some(role)) = (entry, role) else { return Err(Refusal::UnknownDevice) };
+        let Entry { id, state, .. } = entry;
+        let identified = identity::identify(device, id, received);
+        policy::authorize(role, &mut state.bucket, now, identified)
+            .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic))
     }
 
     /// Marks a device active without a reading: a session was established, a ping came.

@@ -137,6 +137,17 @@ impl Role {
         Ok((rule, action))
     }
 
+    /// The rule that decides about a path, for a person to read: the one that denies it, else the
+    /// one that allows it.
+    pub(super) fn deciding(&self, path: Path<'_>) -> Option<&Name> {
+        if path.is_reserved() {
+            return None;
+        }
+        let segments = Segments::new(path);
+        let number = self.deny.find(&segments).or_else(|| self.allow.find(&segments));
+        self.rule(number).map(|rule| &rule.name)
+    }
+
     fn rule(&self, number: Option<u32>) -> Option<&Rule> {
         self.rules.get(number? as usize)
     }

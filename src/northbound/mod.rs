@@ -34,6 +34,7 @@
 //! lane.
 
 pub mod address;
+pub mod anatomy;
 pub mod certificate;
 pub mod chain_fault;
 pub mod encrypted_key;
@@ -55,6 +56,7 @@ pub mod retained;
 pub mod retry;
 pub mod session;
 pub mod settings;
+pub mod settled;
 pub mod strikes;
 pub mod suspicion;
 pub mod tls;

@@ -256,6 +256,23 @@ fn who_wants_no_failures_told_is_not() {
 }
 
 #[test]
+fn a_refusal_has_its_text_for_those_who_want_it_and_within_the_share_of_an_unproven_peer() {
+    let no_rule = Response::new(Code::FORBIDDEN).diagnostic("no rule");
+    let mut bench = Bench::default();
+    let exchange = bench.request(DEVICE, &quiet(Type::NonConfirmable, 7, &[24]));
+    bench.respond(exchange, &no_rule);
+    assert!(bench.sent().is_empty(), "unwanted");
+    let exchange = bench.request(DEVICE, &quiet(Type::NonConfirmable, 8, b""));
+    bench.respond(exchange, &no_rule);
+    assert_eq!(parse(&bench.sent_one()).payload, b"no rule");
+    // An unknown method, of which the endpoint itself says so.
+    let strange = message(Type::Confirmable, Code(31), 9, b"", &[], b"");
+    assert_eq!(parse(&bench.reply(DEVICE, &strange)[0]).payload, b"unknown method");
+    let told = bench.reply(STRANGER, &strange);
+    assert_eq!((told[0].len() <= 3 * strange.len(), parse(&told[0]).payload), (true, &b""[..]));
+}
+
+#[test]
 fn an_unwanted_response_to_a_non_confirmable_request_is_silence() {
     let mut bench = Bench::default();
     let exchange = bench.request(DEVICE, &quiet(Type::NonConfirmable, 7, &[26]));

@@ -9,6 +9,7 @@ mod check_messages;
 mod checks;
 mod clock;
 mod device;
+mod device_status;
 #[cfg(feature = "dimpl")]
 mod disk_faults;
 mod faults;

@@ -9,12 +9,15 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod files;
+pub mod observer;
 pub mod probe;
 pub mod socket;
+mod tap;
 pub mod transport;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,10 +33,13 @@ use super::publisher::Event as PublisherEvent;
 use super::reason_code;
 use super::settings::Settings;
 use super::uplink::{Closed, Event, Status, Uplink};
+use super::wire::Version;
 use crate::clock::{Moment, WallClock};
 use crate::message::{Content, RecordId};
 use crate::telemetry::limited::{Limiter, Suppressed};
+use observer::{Direction, Observer};
 use socket::Stream;
+use tap::Tap;
 use transport::{ConnectError, Connected, Transport};
 
 /// Between two rounds while something moves: 5 ms.
@@ -57,6 +63,7 @@ pub struct Handle {
     stopped: Rc<Notify>,
     /// Rejected records that the broker has now.
     recovered: Rc<RefCell<Vec<RecordId>>>,
+    observer: Option<Rc<dyn Observer>>,
 }
 
 impl Handle {
@@ -67,7 +74,15 @@ impl Handle {
             wake: Rc::new(Notify::new()),
             stopped: Rc::new(Notify::new()),
             recovered: Rc::default(),
+            observer: None,
         }
+    }
+
+    /// Lets this one follow the uplink. Before [`Driver::new`].
+    pub fn observed_by(mut self, observer: Rc<dyn Observer>) -> Handle {
+        self.core.borrow_mut().swap_settled(Vec::new());
+        self.observer = Some(observer);
+        self
     }
 
     /// Says that records were committed, or read from disk.
@@ -133,12 +148,14 @@ pub struct Driver<M> {
     moment: M,
     /// A broker that refuses a million records does not write a million lines.
     limiter: RefCell<Limiter<&'static str>>,
+    tap: RefCell<Tap>,
 }
 
 impl<M: Fn() -> Moment> Driver<M> {
     /// `clock` judges certificates; `moment` reads all clocks at once.
     pub fn new(handle: Handle, clock: Arc<dyn WallClock>, moment: M) -> Driver<M> {
-        Driver { handle, clock, moment, limiter: RefCell::new(Limiter::new(Default::default())) }
+        let limiter = RefCell::new(Limiter::new(Default::default()));
+        Driver { handle, clock, moment, limiter, tap: RefCell::default() }
     }
 
     /// Connects, publishes, reconnects, until [`Handle::stop`]. `outbox` is borrowed only within a
@@ -212,6 +229,9 @@ impl<M: Fn() -> Moment> Driver<M> {
         let core = &self.handle.core;
         let mut input = vec![0u8; READ_BYTES];
         let mut closed = None;
+        // From its first byte on.
+        self.tap.borrow_mut().stop();
+        self.tap.borrow_mut().handle_written(0, 0);
         while closed.is_none() && !core.borrow().is_over() {
             let began = (self.moment)().now;
             let mut progress = Progress::default();
@@ -257,6 +277,10 @@ impl<M: Fn() -> Moment> Driver<M> {
             closed = Some(self.last_words(&mut stream, &mut input, outbox, host, closed.take()).await);
         }
         let left = core.borrow_mut().outgoing().map(std::mem::take).unwrap_or_default();
+        if let Some((observer, broker, version)) = self.tapped(&mut stream) {
+            let show = |packet: &[u8]| observer.packet(broker, version, Direction::Out, packet);
+            self.tap.borrow_mut().handle_output(&left, show);
+        }
         let goodbye = async {
             if closed.is_none() {
                 stream.write_all(&left).await?;
@@ -301,6 +325,7 @@ impl<M: Fn() -> Moment> Driver<M> {
     {
         let core = &self.handle.core;
         let mut progress = Progress::default();
+        let tapped = self.tapped(stream);
         for _ in 0..READS_A_ROUND {
             let mut buffer = ReadBuf::new(input);
             match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
@@ -311,6 +336,12 @@ impl<M: Fn() -> Moment> Driver<M> {
                 }
                 Poll::Ready(Ok(())) => {
                     progress.received = true;
+                    if let Some((observer, broker, version)) = tapped {
+                        let at_boundary = core.borrow().is_between_packets();
+                        self.tap.borrow_mut().handle_received(at_boundary, buffer.filled(), |packet| {
+                            observer.packet(broker, version, Direction::In, packet);
+                        });
+                    }
                     let moment = (self.moment)();
                     core.borrow_mut().handle_bytes(&moment, &mut *outbox.borrow_mut(), buffer.filled());
                 }
@@ -328,11 +359,16 @@ impl<M: Fn() -> Moment> Driver<M> {
         let Some(out) = core.outgoing() else {
             return progress;
         };
+        let mut tap = self.tap.borrow_mut();
+        if let Some((observer, broker, version)) = tapped {
+            tap.handle_output(out, |packet| observer.packet(broker, version, Direction::Out, packet));
+        }
         while !out.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, out) {
                 Poll::Pending => return progress,
                 Poll::Ready(Ok(written)) => {
                     out.drain(..written);
+                    tap.handle_written(written, out.len());
                     progress.written = true;
                 }
                 Poll::Ready(Err(error)) => {
@@ -345,6 +381,36 @@ impl<M: Fn() -> Moment> Driver<M> {
             progress.closed = Some(Some(error));
         }
         progress
+    }
+
+    /// The observer and the broker's address, if packets are wanted.
+    fn tapped(&self, stream: &mut impl Stream) -> Option<(&dyn Observer, SocketAddr, Version)> {
+        let observer = self.handle.observer.as_deref().filter(|observer| observer.wants_packets());
+        let version = self.handle.core.borrow().spoken();
+        let tapped = observer.and_then(|observer| Some((observer, stream.socket().peer()?, version?)));
+        if tapped.is_none() {
+            // What is shown later begins at a boundary again, which an empty output is.
+            let mut tap = self.tap.borrow_mut();
+            let empty = self.handle.core.borrow_mut().outgoing().is_none_or(|out| out.is_empty());
+            tap.stop();
+            tap.handle_written(0, usize::from(!empty));
+        }
+        tapped
+    }
+
+    /// Tells the observer what became of records.
+    fn tell_settled(&self) {
+        let Some(observer) = &self.handle.observer else { return };
+        let mut settled = self.handle.core.borrow_mut().swap_settled(Vec::new());
+        if !settled.is_empty() {
+            observer.settled(&settled);
+            settled.clear();
+            // The memory is used again, unless something was decided meanwhile.
+            let meanwhile = self.handle.core.borrow_mut().swap_settled(settled);
+            if !meanwhile.is_empty() {
+                observer.settled(&meanwhile);
+            }
+        }
     }
 
     /// Reads to the end of a stream that can no more be written to.
@@ -384,6 +450,7 @@ impl<M: Fn() -> Moment> Driver<M> {
     }
 
     fn log_events<O: Outbox>(&self, outbox: &RefCell<O>) {
+        self.tell_settled();
         let mut core = self.handle.core.borrow_mut();
         let mut limiter = self.limiter.borrow_mut();
         let now = (self.moment)().now;

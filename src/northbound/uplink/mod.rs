@@ -46,6 +46,7 @@ use super::reason_code;
 use super::reconnect::Outcome;
 use super::session::{self, Ended, Limits, Opening, Session, Will};
 use super::settings::Settings;
+use super::settled::Settled;
 use super::wire::{Acknowledgement, Version};
 use crate::clock::Moment;
 use crate::message::{Content, RecordId};
@@ -316,6 +317,22 @@ impl Uplink {
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// What became of records since the last call, in exchange for the empty `with`; from the first
+    /// call on it is kept.
+    pub fn swap_settled(&mut self, with: Vec<Settled>) -> Vec<Settled> {
+        self.publisher.swap_settled(with)
+    }
+
+    /// The MQTT of the connection there is.
+    pub fn spoken(&self) -> Option<Version> {
+        self.session.as_ref().map(Session::version)
+    }
+
+    /// Whether all bytes received so far made whole packets.
+    pub fn is_between_packets(&self) -> bool {
+        self.session.as_ref().is_none_or(Session::is_between_packets)
     }
 
     // What the daemon asks and tells.

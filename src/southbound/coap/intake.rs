@@ -302,6 +302,20 @@ impl Intake {
         self.sessions.get(&session).copied()
     }
 
+    /// The device of all plain senders.
+    pub fn insecure(&self) -> Option<DeviceIndex> {
+        self.insecure
+    }
+
+    /// The device of a peer over UDP; `None` for a node on a serial line, whose port knows it.
+    pub fn device_of(&self, peer: Peer) -> Option<DeviceIndex> {
+        match peer {
+            Peer::Session(session) => self.session_device(session),
+            Peer::Plain(_) => self.insecure,
+            Peer::Serial(_) => None,
+        }
+    }
+
     /// Requests handed to the journal and not answered yet.
     pub fn pending_count(&self) -> usize {
         self.endpoint.pending_count()

@@ -37,18 +37,20 @@ pub fn find<'a>(request: &Request<'_>, buffer: &'a mut PathBuffer) -> Resource<'
     if path.as_str() == ".well-known/core" {
         return match request.method {
             Request::Get if request.accept().is_some_and(|format| format != ContentFormat::LINK_FORMAT) => {
-                Resource::Answer(Response::new(Code::NOT_ACCEPTABLE))
+                Resource::Answer(Response::new(Code::NOT_ACCEPTABLE).diagnostic("only link-format"))
             }
             Request::Get => Resource::Core,
-            _ => Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED)),
+            _ => Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only GET")),
         };
     }
     if path.is_reserved() {
-        return Resource::Answer(Response::new(Code::NOT_FOUND));
+        return Resource::Answer(Response::new(Code::NOT_FOUND).diagnostic("reserved"));
     }
     match request.method.reading() {
         Some(method) => Resource::Reading { path, method },
-        None => Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED)),
+        None => {
+            Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only POST, PUT or DELETE"))
+        }
     }
 }
 

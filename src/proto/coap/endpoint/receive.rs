@@ -143,11 +143,13 @@ impl Endpoint {
         };
         incoming.no_response = options.no_response;
         let Some(method) = Method::from_code(message.code) else {
-            return self.refuse(incoming, Response::new(Code::METHOD_NOT_ALLOWED));
+            return self
+                .refuse(incoming, Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("unknown method"));
         };
         if options.block2.is_some_and(|block| block.number > 0) && !method.is_safe() {
             // The response is generated again for each block, which only a safe request allows.
-            return self.refuse(incoming, Response::new(Code::BAD_REQUEST));
+            let response = Response::new(Code::BAD_REQUEST).diagnostic("Block2 of an unsafe method");
+            return self.refuse(incoming, response);
         }
         if let Some(response) = self.overload(peer, holder, open) {
             self.counters.overloaded += 1;
@@ -220,11 +222,12 @@ impl Endpoint {
             return;
         }
         incoming.no_response = wishes(incoming.message.options.values(option::NO_RESPONSE).next());
-        // Diagnostic with the option number; omitted for an unproven peer if it does not fit.
-        let mut text = String::new();
-        if let Some(number) = unrecognized.filter(|_| !incoming.peer.is_unproven()) {
-            text = format!("option {number}");
-        }
+        // The sender leaves it out where an unproven peer has no credit for it.
+        let text = match error {
+            OptionError::Unrecognized(number) => format!("option {number}"),
+            OptionError::Proxy => "not a proxy".to_owned(),
+            OptionError::Invalid => "invalid option".to_owned(),
+        };
         self.answer(incoming, &Response::new(error.code()).diagnostic(&text));
     }
 
@@ -249,7 +252,7 @@ impl Endpoint {
         } else {
             return None;
         };
-        Some(Response::new(code).max_age(OVERLOAD_RETRY_AFTER))
+        Some(Response::new(code).max_age(OVERLOAD_RETRY_AFTER).diagnostic("too many unanswered requests"))
     }
 
     /// Accepts a block. Returns the body when it is complete; until then the block is answered
@@ -275,10 +278,16 @@ impl Endpoint {
                 self.answer_and_remember(incoming, &Response::new(Code::CONTINUE));
                 return None;
             }
-            Progress::Malformed => Response::new(Code::BAD_REQUEST),
-            Progress::Incomplete => Response::new(Code::REQUEST_ENTITY_INCOMPLETE),
-            Progress::TooLarge => Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(body_max),
-            Progress::NoRoom => Response::new(Code::SERVICE_UNAVAILABLE).max_age(RETRY_AFTER),
+            Progress::Malformed => Response::new(Code::BAD_REQUEST).diagnostic("wrong block"),
+            Progress::Incomplete => {
+                Response::new(Code::REQUEST_ENTITY_INCOMPLETE).diagnostic("earlier blocks missing")
+            }
+            Progress::TooLarge => {
+                Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(body_max).diagnostic("payload too large")
+            }
+            Progress::NoRoom => Response::new(Code::SERVICE_UNAVAILABLE)
+                .max_age(RETRY_AFTER)
+                .diagnostic("too many incomplete bodies"),
         };
         self.counters.refused += 1;
         self.answer_and_remember(incoming, &response);
