@@ -275,6 +275,7 @@ impl Gateway {
                         let content = Content {
                             device,
                             path,
+                            query: None,
                             topic: &topic,
                             method,
                             content_format: None,

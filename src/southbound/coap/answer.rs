@@ -2,7 +2,7 @@
 //! 4.29).
 
 use crate::gate::stage::Refusal;
-use crate::message::Method;
+use crate::message::{ArgumentError, Method};
 use crate::proto::coap::{Code, Response};
 
 /// Max-Age of a 5.03, in seconds: longer than a commit takes, and short enough to notice a recovery
@@ -32,6 +32,12 @@ pub fn refused(refusal: &Refusal) -> Response<'static> {
         Refusal::Denied { .. } => Response::new(Code::FORBIDDEN).diagnostic("denied"),
         Refusal::Topic(_) => Response::new(Code::FORBIDDEN).diagnostic("topic"),
         Refusal::NotAllowed => Response::new(Code::METHOD_NOT_ALLOWED),
+        Refusal::QueryUnwanted { .. } => Response::new(Code::BAD_OPTION).diagnostic("query"),
+        Refusal::Argument { error, .. } => Response::new(Code::BAD_REQUEST).diagnostic(match error {
+            ArgumentError::Missing => "query argument missing",
+            ArgumentError::Repeated => "query argument repeated",
+            ArgumentError::Value(_) => "query argument invalid",
+        }),
         Refusal::TooLarge { limit } => Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(*limit),
         Refusal::OverQuota { retry_after_s } => {
             Response::new(Code::TOO_MANY_REQUESTS).max_age(*retry_after_s)
