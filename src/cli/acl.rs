@@ -55,9 +55,10 @@ pub fn text(explained: &Explained, asked: &str) -> String {
         (false, Some(reason)) => format!("is refused ({reason})"),
         (false, None) => "is refused".to_owned(),
     };
-    let Explained { device, method, path, .. } = explained;
+    let Explained { device, method, path, query, .. } = explained;
+    let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut rows = vec![
-        vec!["reading".to_owned(), format!("{device} {method} {path} {verdict}")],
+        vec!["reading".to_owned(), format!("{device} {method} {path}{query} {verdict}")],
         vec!["why".to_owned(), explained.why.clone()],
     ];
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
@@ -67,7 +68,9 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     for (at, rule) in explained.matched.iter().enumerate() {
         let decides = if explained.rule.as_ref() == Some(&rule.rule) { ", decides" } else { "" };
         let deny = if rule.deny { ", denies" } else { "" };
-        row(if at == 0 { "rules" } else { "" }, format!("{}: path {}{deny}{decides}", rule.rule, rule.path));
+        let query = rule.query.as_ref().map(|query| format!(", query {query}")).unwrap_or_default();
+        let text = format!("{}: path {}{query}{deny}{decides}", rule.rule, rule.path);
+        row(if at == 0 { "rules" } else { "" }, text);
     }
     if let Some(publish) = &explained.publish {
         let mut text = format!("{}, QoS {}, lane {}", publish.topic, publish.qos, publish.lane);
@@ -81,6 +84,13 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             text.push_str(&format!(", wrapped in {envelope}"));
         }
         row("topic", text);
+        if let Some(query) = &explained.query {
+            let place = match publish.envelope {
+                Some(_) => "member of the envelope",
+                None => "MQTT 5 user property",
+            };
+            row("query", format!("{query}, as the {place} query"));
+        }
     }
     if let Some(size) = &explained.max_payload {
         row("payload", format!("up to {}, by Block1 {}", bytes(size.datagram), bytes(size.blockwise)));

@@ -132,6 +132,7 @@ pub(super) struct Role {
     pub(super) max_payload: Option<u32>,
     pub(super) offline_after: Option<Span>,
     pub(super) max_sessions: Option<u32>,
+    pub(super) query: Option<QueryUse>,
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
 }
@@ -158,6 +159,14 @@ pub(super) struct Uplink {
     pub(super) expires: Option<Span>,
     pub(super) envelope: Option<Envelope>,
     pub(super) delete: Option<bool>,
+    pub(super) query: Option<QueryUse>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum QueryUse {
+    Publish,
+    Refuse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -168,6 +168,7 @@ const ROLE: &[Key] = &[
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
     key("max-sessions", Kind::Whole(1, 1_000_000)),
+    key("query", Kind::Choice(&["publish", "refuse"])),
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
 ];
@@ -190,6 +191,7 @@ const UPLINK: &[Key] = &[
     key("expires", Kind::Span(seconds(1), seconds(YEARS_10))),
     key("envelope", Kind::Choice(&["none", "json"])),
     key("delete", Kind::Flag),
+    key("query", Kind::Choice(&["publish", "refuse"])),
 ];
 
 const DOWNLINK: &[Key] = &[

@@ -631,6 +631,8 @@ pub struct Explained {
     pub method: String,
     /// The path.
     pub path: String,
+    /// The query, if the question had one.
+    pub query: Option<String>,
     /// Whether the rules allow it, without quota and size.
     pub allowed: bool,
     /// If refused: the kind of refusal, as in the counters.
@@ -661,6 +663,8 @@ pub struct ExplainedRule {
     pub path: String,
     /// Whether the rule denies.
     pub deny: bool,
+    /// `refuse`, if the rule refuses requests with a query.
+    pub query: Option<String>,
 }
 
 /// How a reading would be published.

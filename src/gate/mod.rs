@@ -45,7 +45,7 @@ pub use identity::Gone;
 pub use last_refusal::{LastRefusal, PATH_KEPT};
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
-pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, Quota, Role, Settings, UplinkRule};
+pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, QueryUse, Quota, Role, Settings, UplinkRule};
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
 use crate::message::{Name, TOPIC_MAX};
@@ -296,6 +296,36 @@ impl Gate {
         device: DeviceIndex,
         received: Received<'g>,
     ) -> Result<Mapped<'g>, Refusal> {
+        self.judge(now, device, received, None)
+    }
+
+    /// Decides whether a reading of which only the first block has come could pass with `bytes` of
+    /// payload. The device counts as active, and a refusal is counted; a reading that could pass is
+    /// neither counted nor takes tokens, because [`Gate::admit`] decides about it when it is
+    /// complete. Returns the largest payload that the role allows it, in bytes.
+    ///
+    /// # Errors
+    /// As [`Gate::admit`].
+    pub fn announce(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'_>,
+        bytes: usize,
+    ) -> Result<u32, Refusal> {
+        self.judge(now, device, received, Some(bytes.max(received.payload.len())))?;
+        let role = self.devices.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
+        role.map(|role| role.limits.of(received.blockwise)).ok_or(Refusal::UnknownDevice)
+    }
+
+    /// `announced` = the payload has not come yet, and will have this many bytes.
+    fn judge<'g>(
+        &'g mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'g>,
+        announced: Option<usize>,
+    ) -> Result<Mapped<'g>, Refusal> {
         let Gate { plan, devices, presence, topic, totals, .. } = self;
         let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
@@ -306,11 +336,12 @@ impl Gate {
         let Entry { id, state, .. } = entry;
         presence.seen(device.slot() as u32, &mut state.presence, now);
         let identified = identity::identify(device, id, received);
-        let mapped = policy::authorize(role, &mut state.bucket, now, identified)
+        let bytes = received.payload.len();
+        let mapped = policy::authorize(role, &mut state.bucket, now, identified, announced.unwrap_or(bytes))
             .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic));
         match &mapped {
+            Ok(_) if announced.is_some() => {}
             Ok(_) => {
-                let bytes = received.payload.len();
                 state.bucket.take(&role.rate, bytes);
                 state.accepted += 1;
                 state.accepted_bytes += bytes as u64;

@@ -2,7 +2,7 @@
 //!
 //! A deny rule that matches has precedence; otherwise the most specific rule decides; without a
 //! match the reading is refused. The checks run in this order, and the first that fails is the
-//! reason: reserved path, deny, no rule, method, size, quota.
+//! reason: reserved path, deny, no rule, method, query, size, quota.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::mapping::Mapping;
 use super::matcher::{Builder, Matcher, Segments};
 use super::pattern::Pattern;
 use super::quota::{Bucket, Rate};
-use super::settings::{self, QoS, Quota};
+use super::settings::{self, QoS, QueryUse, Quota};
 use super::stage::{Authorized, Identified, Refusal};
 use crate::message::{Envelope, Lane, Method, Name, Path};
 
@@ -75,6 +75,7 @@ pub(super) struct Action {
     pub(super) expires_s: Option<u32>,
     pub(super) envelope: Envelope,
     pub(super) delete: bool,
+    pub(super) query: QueryUse,
 }
 
 /// Two allowing rules of a role with the same pattern, in the order of their definition.
@@ -116,12 +117,13 @@ impl Role {
         }
     }
 
-    /// The rule that allows a reading, by path and method only.
+    /// The rule that allows a reading, by path, method, and whether it has a query.
     pub(super) fn decide(
         &self,
         path: Path<'_>,
         segments: &Segments<'_>,
         method: Method,
+        has_query: bool,
     ) -> Result<(&Rule, &Action), Refusal> {
         if path.is_reserved() {
             return Err(Refusal::Reserved);
@@ -133,6 +135,9 @@ impl Role {
         let action = rule.action.as_ref().ok_or(Refusal::NoRule)?;
         if method == Method::Delete && !(action.delete && action.retain) {
             return Err(Refusal::NotAllowed);
+        }
+        if has_query && action.query == QueryUse::Refuse {
+            return Err(Refusal::QueryUnwanted { rule: rule.name.clone() });
         }
         Ok((rule, action))
     }
@@ -153,25 +158,27 @@ impl Role {
     }
 }
 
-/// The second stage: a rule allows the reading, and it is within the size limit and the quota. No
-/// token is taken yet.
+/// The second stage: a rule allows the reading, and with `bytes` of payload it is within the size
+/// limit and the quota. No token is taken yet. `bytes` is more than the payload has if its first
+/// block says so.
 pub(super) fn authorize<'a>(
     role: &'a Role,
     bucket: &mut Bucket,
     now: Instant,
     identified: Identified<'a>,
+    bytes: usize,
 ) -> Result<Authorized<'a>, Refusal> {
     let received = identified.received();
     let segments = Segments::new(received.path);
-    let (rule, _) = role.decide(received.path, &segments, received.method)?;
+    let (rule, _) = role.decide(received.path, &segments, received.method, received.query.is_some())?;
     if received.method == Method::Delete && !received.payload.is_empty() {
         return Err(Refusal::NotAllowed);
     }
     let limit = role.limits.of(received.blockwise);
-    if received.payload.len() > limit as usize {
+    if bytes > limit as usize {
         return Err(Refusal::TooLarge { limit });
     }
-    match bucket.check(&role.rate, now, received.payload.len()) {
+    match bucket.check(&role.rate, now, bytes) {
         Ok(()) => Ok(Authorized::new(identified, rule, segments)),
         Err(retry_after_s) => Err(Refusal::OverQuota { retry_after_s }),
     }

@@ -148,6 +148,8 @@ pub struct RejectedWhole {
     pub record: RejectedRecord,
     /// The method it was sent with.
     pub method: Method,
+    /// The query of the request, if it had one.
+    pub query: Option<String>,
     /// The content format of the payload, if the device named it.
     pub content_format: Option<ContentFormat>,
     /// Whether it was to be published with the retain flag.

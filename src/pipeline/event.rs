@@ -96,6 +96,7 @@ enum Queued {
     Passed {
         device: Span,
         path: Span,
+        query: Option<Span>,
         topic: Span,
         payload: Span,
         method: Method,
@@ -173,6 +174,7 @@ impl Events {
         let passed = Queued::Passed {
             device: self.text(content.device),
             path: self.text(content.path),
+            query: content.query.map(|query| self.text(query)),
             topic: self.text(content.topic),
             payload: Span { start, length: content.payload.len() as u32 },
             method: content.method,
@@ -226,6 +228,7 @@ impl Events {
             Queued::Passed {
                 device,
                 path,
+                query,
                 topic,
                 payload,
                 method,
@@ -237,6 +240,7 @@ impl Events {
             } => Event::Passed(Passed(Content {
                 device: self.text_of(*device),
                 path: self.text_of(*path),
+                query: query.map(|query| self.text_of(query)),
                 topic: self.text_of(*topic),
                 method: *method,
                 content_format: *content_format,

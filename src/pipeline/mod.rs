@@ -136,11 +136,7 @@ impl<S: ReadingStore> Pipeline<S> {
     ) -> Disposition<'_> {
         let mapped = match self.gate.admit(now, device, received) {
             Ok(mapped) => mapped,
-            Err(refusal) => {
-                self.counters.count(refusal::counter(refusal.reason()));
-                let name = self.gate.id(device).cloned();
-                return Disposition::Refused(self.events.refused(name, &received, refusal));
-            }
+            Err(refusal) => return Disposition::Refused(self.refuse(device, &received, refusal)),
         };
         self.counters.count(Counter::ReadingsAdmitted);
         if mapped.qos() == QoS::AtMostOnce {
@@ -197,6 +193,30 @@ impl<S: ReadingStore> Pipeline<S> {
                 Tested::Unstored(refused)
             }
         }
+    }
+
+    /// Decides whether a reading could pass of which only the first block has come, and whose
+    /// payload will have at least `bytes`: the largest payload it may have, in bytes.
+    ///
+    /// # Errors
+    /// The refusal, which is counted and told as that of a complete reading.
+    pub fn handle_first_block(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'_>,
+        bytes: usize,
+    ) -> Result<u32, &Refusal> {
+        match self.gate.announce(now, device, received, bytes) {
+            Ok(limit) => Ok(limit),
+            Err(refusal) => Err(self.refuse(device, &received, refusal)),
+        }
+    }
+
+    fn refuse(&mut self, device: DeviceIndex, received: &Received<'_>, refusal: Refusal) -> &Refusal {
+        self.counters.count(refusal::counter(refusal.reason()));
+        let name = self.gate.id(device).cloned();
+        self.events.refused(name, received, refusal)
     }
 
     /// Takes one completion from the store, if there is one; it leaves by [`Event::Completed`].

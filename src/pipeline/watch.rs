@@ -129,6 +129,7 @@ mod tests {
         Content {
             device: "door-7",
             path,
+            query: None,
             topic: "t",
             method: Method::Post,
             content_format: None::<ContentFormat>,

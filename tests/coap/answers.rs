@@ -11,7 +11,7 @@ fn a_response_in_time_rides_on_the_acknowledgement() {
     let mut bench = Bench::default();
     let datagram = post(7, b"21.5");
     let request = bench.feed(DEVICE, &datagram).unwrap();
-    assert_eq!(request.uri_path().collect::<Vec<_>>(), [&b"t"[..], b"env"]);
+    assert_eq!(request.head().uri_path().collect::<Vec<_>>(), [&b"t"[..], b"env"]);
     assert_eq!((&*request.payload, request.confirmable, request.peer()), (&b"21.5"[..], true, DEVICE));
     let exchange = request.exchange;
     bench.pass(seconds(0.9));

@@ -17,6 +17,7 @@ mod flood;
 mod other_engine;
 #[cfg(feature = "dimpl")]
 mod plugs;
+mod query;
 mod refusals;
 mod sessions;
 mod strays;

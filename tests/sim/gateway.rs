@@ -276,6 +276,7 @@ impl Gateway {
                         let content = Content {
                             device,
                             path,
+                            query: None,
                             topic: &topic,
                             method,
                             content_format: None,

@@ -4,7 +4,7 @@
 //! 12 bytes, options included, need no allocation to be remembered for duplicates.
 
 use crate::gate::stage::Refusal;
-use crate::message::Method;
+use crate::message::{ArgumentError, Method};
 use crate::proto::coap::{Code, Response};
 
 /// Max-Age of a 5.03, in seconds: longer than a commit takes, and short enough to notice a recovery
@@ -35,6 +35,12 @@ pub fn refused(refusal: &Refusal) -> Response<'static> {
         Refusal::Denied { .. } => Response::new(Code::FORBIDDEN).diagnostic("denied"),
         Refusal::Topic(_) => Response::new(Code::FORBIDDEN).diagnostic("topic"),
         Refusal::NotAllowed => Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("not allowed"),
+        Refusal::QueryUnwanted { .. } => Response::new(Code::BAD_OPTION).diagnostic("query"),
+        Refusal::Argument { error, .. } => Response::new(Code::BAD_REQUEST).diagnostic(match error {
+            ArgumentError::Missing => "query argument missing",
+            ArgumentError::Repeated => "query argument repeated",
+            ArgumentError::Value(_) => "query argument invalid",
+        }),
         Refusal::TooLarge { limit } => {
             Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(*limit).diagnostic("too large")
         }

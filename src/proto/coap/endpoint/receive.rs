@@ -12,7 +12,7 @@ use super::super::exchange::{Exchange, Pending};
 use super::super::message::{Code, Message, Type};
 use super::super::option::{NoResponse, OptionError, RequestOptions};
 use super::super::reliability::Tick;
-use super::super::request::{Method, Request, Response};
+use super::super::request::{FirstBlock, Method, Request, Response};
 use super::super::{MessageId, PeerId};
 use super::answer::wishes;
 use super::sender::Sender;
@@ -76,6 +76,23 @@ impl Endpoint {
         peer: PeerId,
         datagram: &'d [u8],
     ) -> Option<Request<'d>> {
+        let body_max = self.settings.body as u32;
+        self.handle_datagram_judged(now, holder, peer, datagram, |_| Ok(body_max))
+    }
+
+    /// As [`handle_datagram_of`](Endpoint::handle_datagram_of), and `judge` decides about a request
+    /// whose body comes in blocks when its first block has come, so that no further one is sent in
+    /// vain (RFC 7959 §2.9): it returns the largest body, in bytes, or the response that refuses
+    /// the request. The complete request is handed up all the same, for the final decision. `judge`
+    /// is called, too, for a later block of an unknown transfer.
+    pub fn handle_datagram_judged<'d>(
+        &mut self,
+        now: Instant,
+        holder: Holder,
+        peer: PeerId,
+        datagram: &'d [u8],
+        judge: impl FnOnce(&FirstBlock<'d>) -> Result<u32, Response<'static>>,
+    ) -> Option<Request<'d>> {
         self.counters.received += 1;
         let message = match Message::parse(datagram) {
             Ok(message) => message,
@@ -89,7 +106,7 @@ impl Endpoint {
         };
         match message.message_type {
             Type::Confirmable | Type::NonConfirmable if message.code.is_request() => {
-                return self.handle_request(now, holder, peer, message, datagram);
+                return self.handle_request(now, holder, peer, message, datagram, judge);
             }
             // A ping (empty), or a response although no request was sent (RFC 7252 §4.2, §4.3).
             Type::Confirmable => {
@@ -128,6 +145,7 @@ impl Endpoint {
         peer: PeerId,
         message: Message<'d>,
         datagram: &'d [u8],
+        judge: impl FnOnce(&FirstBlock<'d>) -> Result<u32, Response<'static>>,
     ) -> Option<Request<'d>> {
         let tick = self.tick(now);
         let fingerprint = fingerprint(self.seed, datagram) as u32;
@@ -159,7 +177,7 @@ impl Endpoint {
         incoming.block1 = options.block1;
         let payload = match options.block1 {
             None => Cow::Borrowed(message.payload),
-            Some(block) => self.assemble(now, incoming, &options, block)?,
+            Some(block) => self.assemble(now, incoming, method, &options, block, judge)?,
         };
         let exchange = self.hand_up(now, incoming, method, &options);
         Some(Request { exchange, method, confirmable: incoming.is_confirmable(), payload, options })
@@ -261,16 +279,36 @@ impl Endpoint {
         &mut self,
         now: Instant,
         incoming: Incoming<'d>,
+        method: Method,
         options: &RequestOptions<'d>,
         block: Block,
+        judge: impl FnOnce(&FirstBlock<'d>) -> Result<u32, Response<'static>>,
     ) -> Option<Cow<'d, [u8]>> {
-        let body_max = self.settings.body as u32;
         let Incoming { peer, holder, message, .. } = incoming;
-        if block.number == 0 && !block.more && message.payload.len() <= block.size() {
-            return Some(Cow::Borrowed(message.payload));
-        }
+        let payload = message.payload;
         let (place, tag) = self.marks(message.code, options);
-        let piece = Piece { peer, holder, place, tag, block, size1: options.size1, payload: message.payload };
+        if block.number == 0 && !block.more && payload.len() <= block.size() {
+            self.side(peer).assemblies.supersede(peer, place);
+            return Some(Cow::Borrowed(payload));
+        }
+        let mut limit = self.settings.body as u32;
+        if self.side(peer).assemblies.is_first(peer, place, block) {
+            let end = block.offset() + payload.len();
+            let bytes = end.max(options.size1.map_or(0, |size| size as usize));
+            match judge(&FirstBlock::new(method, *options, payload, bytes)) {
+                Ok(most) => limit = limit.min(most),
+                Err(response) => {
+                    // Block 0 of a newer transfer ends the older one, also if it is refused.
+                    if block.number == 0 {
+                        self.side(peer).assemblies.supersede(peer, place);
+                    }
+                    self.counters.refused += 1;
+                    self.answer_and_remember(incoming, &response);
+                    return None;
+                }
+            }
+        }
+        let piece = Piece { peer, holder, place, tag, block, size1: options.size1, payload, limit };
         let response = match self.side(peer).assemblies.accept(now, piece) {
             Progress::Whole(body) => return Some(Cow::Owned(body)),
             Progress::Continue => {
@@ -282,8 +320,8 @@ impl Endpoint {
             Progress::Incomplete => {
                 Response::new(Code::REQUEST_ENTITY_INCOMPLETE).diagnostic("earlier blocks missing")
             }
-            Progress::TooLarge => {
-                Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(body_max).diagnostic("payload too large")
+            Progress::TooLarge(limit) => {
+                Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(limit).diagnostic("payload too large")
             }
             Progress::NoRoom => Response::new(Code::SERVICE_UNAVAILABLE)
                 .max_age(RETRY_AFTER)
@@ -294,14 +332,17 @@ impl Endpoint {
         None
     }
 
-    /// Hashes of the path, and of everything that must be equal in all blocks of a body (RFC 7959
-    /// §2.5, RFC 9175 §3.3).
+    /// Hashes of what identifies a transfer: the resource and the Request-Tag (RFC 7959 §2.5, RFC
+    /// 9175 §3.3); and of everything else that must be equal in all its blocks. No Request-Tag and
+    /// an empty one are different.
     fn marks(&self, code: Code, options: &RequestOptions<'_>) -> (u64, u64) {
         let mut place = self.seed;
         let mut tag = self.seed ^ u64::from(code.0);
         for option in options.all {
             match option.number {
-                option::URI_PATH => place = fingerprint(place, option.value),
+                number @ (option::URI_PATH | option::URI_QUERY | option::REQUEST_TAG) => {
+                    place = fingerprint(place ^ u64::from(number) << 32, option.value);
+                }
                 option::BLOCK1
                 | option::BLOCK2
                 | option::SIZE1
