@@ -364,7 +364,7 @@ fn an_answer_of_another_length_names_itself_and_is_read_where_that_is_configured
     let mut world = World::new(settings(vec![unit(1)]));
     world.behave(1, verbose);
     world.run(Duration::from_secs(20));
-    let misfit = Event::Misfit { unit: 0, function: 3, bytes: 12, asked: 2 };
+    let misfit = Event::Misfit { unit: 0, function: 3, asked_function: 3, bytes: 12, asked: 2 };
     assert!(world.count(|event| *event == misfit) >= 3, "{:?}", world.events);
     assert!(world.bus.counters(0).unwrap().misfits >= 3);
     assert_eq!(world.readings(0), []);
