@@ -12,8 +12,8 @@
 //! may still come, and would be taken for the answer to the next question; and then every answer
 //! for that of the question before. A late answer that comes before the next question is counted
 //! and nothing is outstanding any more. Otherwise the next question is a probe: what answers it is
-//! not used, nor is what follows, until nothing has come for half as long again as the oldest answer
-//! was late, at most ten time-outs; then the question is asked again.
+//! not used, nor is what follows, until nothing has come for half as long again as the oldest
+//! answer was late, at most ten time-outs; then the question is asked again.
 //!
 //! [`Decoder`](super::framing::Decoder) makes frames of the answers; what frame is an answer is
 //! decided here.

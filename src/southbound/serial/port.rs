@@ -169,8 +169,8 @@ impl Port {
         }
     }
 
-    /// Writes the next request of a bus, or question to a device, to the empty `buffer`; returns whether there is one.
-    /// Responses to a CoAP node are not sent here.
+    /// Writes the next request of a bus, or question to a device, to the empty `buffer`; returns
+    /// whether there is one. Responses to a CoAP node are not sent here.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         match &mut self.work {
             Work::Stream(stream) => stream.poll_transmit(buffer),
