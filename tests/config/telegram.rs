@@ -29,7 +29,8 @@ const SML: &str = "1B1B1B1B010101017605006345516200620072630101760101050021171B0
     6200620072630201710163AD55001B1B1B1B1A00D54B";
 /// From the tests of periph.io's pmsa003i.
 const PMS: &str = "424d001c000000010005000000010005007e002a000f00090003000397000214";
-/// A block as the VE.Direct protocol description has it, of an MPPT 75/15; its checksum is computed.
+/// A block as the VE.Direct protocol description has it, of an MPPT 75/15; its checksum is computed
+/// here.
 const VE_DIRECT: &[u8] =
     b"\r\nPID\t0xA042\r\nFW\t159\r\nSER#\tHQ2132QY2KR\r\nV\t13790\r\nI\t-10\r\nVPV\t15950\r\n\
     PPV\t0\r\nCS\t5\r\nMPPT\t2\r\nERR\t0\r\nLOAD\tON\r\nH19\t0\r\nHSDS\t16\r\nChecksum\t\xa8";
