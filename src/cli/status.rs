@@ -251,6 +251,17 @@ fn serial(name: &str, port: &SerialPort) -> String {
             }
         }
     }
+    if let Some(asked) = &port.asked {
+        let answers = plural(asked.answers, "answer");
+        text.push_str(&format!(", {}: {answers} to {}", asked.state, plural(asked.questions, "question")));
+        for (count, what) in
+            [(asked.silent, "silent"), (asked.damaged, "damaged"), (asked.late, "late or unasked")]
+        {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+    }
     if !port.bad_reasons.is_empty() {
         let reasons: Vec<String> =
             port.bad_reasons.iter().map(|(why, count)| format!("{why} {count}")).collect();
@@ -273,7 +284,7 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
         (unit.silent, "silent"),
         (unit.damaged, "damaged"),
         (unit.late, "late"),
-        (unit.misfits, "of another length"),
+        (unit.misfits, "of another length or function"),
         (unit.exceptions, "refused by the unit"),
         (unit.skipped, "polls left out"),
         (unit.refused, "readings refused"),

@@ -245,6 +245,8 @@ pub(super) struct Serial {
     pub(super) checksum_text: Option<bool>,
     pub(super) checksum_from: Option<u8>,
     pub(super) checksum_apart: Option<u8>,
+    pub(super) keep: Option<u8>,
+    pub(super) whole: Option<bool>,
     pub(super) line_end: Option<String>,
     pub(super) length_bytes: Option<u8>,
     pub(super) length_order: Option<ByteOrder>,
@@ -256,9 +258,15 @@ pub(super) struct Serial {
     pub(super) end: Option<String>,
     pub(super) escape: Option<String>,
     pub(super) form: Option<Form>,
+    pub(super) charset: Option<Charset>,
+    pub(super) decimal: Option<Decimal>,
     pub(super) pattern: Option<String>,
     pub(super) path: Option<String>,
     pub(super) field: BTreeMap<String, Field>,
+    pub(super) poll: Option<String>,
+    pub(super) poll_period: Option<Span>,
+    pub(super) poll_timeout: Option<Span>,
+    pub(super) poll_echo: Option<bool>,
     /// The port is a Modbus bus.
     pub(super) modbus: Option<BusTable>,
     /// Its units, by address.
@@ -328,6 +336,8 @@ pub(super) enum Checksum {
     SumNegated,
     #[serde(rename = "sum16")]
     Sum16,
+    #[serde(rename = "linky")]
+    Linky,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -345,11 +355,30 @@ pub(super) enum Form {
     Json,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Charset {
+    #[serde(rename = "utf-8")]
+    Utf8,
+    #[serde(rename = "latin-1")]
+    Latin1,
+    #[serde(rename = "windows-1252")]
+    Windows1252,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Decimal {
+    #[serde(rename = ".")]
+    Point,
+    #[serde(rename = ",")]
+    Comma,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Field {
     #[serde(rename = "type")]
     pub(super) kind: Option<FieldKind>,
+    pub(super) decimal: Option<Decimal>,
     pub(super) factor: Option<f64>,
     pub(super) offset: Option<f64>,
 }

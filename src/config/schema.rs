@@ -258,6 +258,7 @@ const SERIAL: &[Key] = &[
             "sum",
             "sum-negated",
             "sum16",
+            "linky",
         ]),
     ),
     key("skip-first", Kind::Flag),
@@ -265,7 +266,9 @@ const SERIAL: &[Key] = &[
     key("checksum-text", Kind::Flag),
     key("checksum-from", Kind::Whole(0, 64)),
     key("checksum-apart", Kind::Whole(0, 8)),
-    key("line-end", Kind::Text(32)),
+    key("keep", Kind::Whole(1, 8)),
+    key("whole", Kind::Flag),
+    key("line-end", Kind::Text(64)),
     key("length-bytes", Kind::Whole(1, 4)),
     key("length-order", Kind::Choice(&["big", "little"])),
     key("length-offset", Kind::Whole(0, 16)),
@@ -274,11 +277,17 @@ const SERIAL: &[Key] = &[
     key("size", Kind::Size(1, 16 * KIB)),
     key("start", Kind::Text(32)),
     key("end", Kind::Text(32)),
-    key("escape", Kind::Text(8)),
+    key("escape", Kind::Text(32)),
     key("form", Kind::Choice(&["raw", "text", "json"])),
+    key("charset", Kind::Choice(&["utf-8", "latin-1", "windows-1252"])),
+    key("decimal", Kind::Choice(&[".", ","])),
     key("pattern", Kind::Text(1024)),
     key("path", Kind::Text(255)),
     key("field", Kind::Named(FIELD)),
+    key("poll", Kind::Text(1024)),
+    key("poll-period", Kind::Span(Duration::from_millis(50), seconds(DAY))),
+    key("poll-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
+    key("poll-echo", Kind::Flag),
     key("modbus", Kind::Table(MODBUS)),
     key("unit", Kind::Named(UNIT)),
 ];
@@ -290,6 +299,7 @@ const MODBUS: &[Key] = &[
     key("backoff", Kind::Span(Duration::from_millis(100), seconds(3600))),
     key("backoff-max", Kind::Span(Duration::from_millis(100), seconds(3600))),
     key("echo", Kind::Flag),
+    key("mode", Kind::Choice(&["rtu", "ascii"])),
     key("max-registers", Kind::Whole(1, 125)),
     key("max-gap", Kind::Whole(0, 124)),
 ];
@@ -347,6 +357,7 @@ const REGISTER: &[Key] = &[
 
 const FIELD: &[Key] = &[
     key("type", Kind::Choice(&["auto", "number", "hex", "text"])),
+    key("decimal", Kind::Choice(&[".", ","])),
     key("factor", Kind::Number(-1e12, 1e12)),
     key("offset", Kind::Number(-1e12, 1e12)),
 ];

@@ -428,6 +428,9 @@ pub struct SerialPort {
     /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bad_reasons: BTreeMap<String, u64>,
+    /// How a device does that is asked (`poll`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<SerialAsked>,
     /// Bytes that made no good frame.
     pub dropped_bytes: u64,
     /// Complete frames that could not be read.
@@ -445,6 +448,24 @@ pub struct SerialPort {
     /// unit), and `dropped_bytes` noise.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub units: BTreeMap<String, SerialUnit>,
+}
+
+/// A device that is asked for each reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SerialAsked {
+    /// `up`, `degraded` (its answers are no readings), `down`, or `unknown` before it answered.
+    pub state: String,
+    /// Questions sent.
+    pub questions: u64,
+    /// Answers in time.
+    pub answers: u64,
+    /// Questions without an answer in time.
+    pub silent: u64,
+    /// Questions with a damaged answer only.
+    pub damaged: u64,
+    /// Frames not used: late answers, and what came unasked.
+    pub late: u64,
 }
 
 /// One unit of a Modbus bus.
@@ -468,7 +489,7 @@ pub struct SerialUnit {
     pub damaged: u64,
     /// Responses that came after the timeout.
     pub late: u64,
-    /// Answers of another length than was asked for.
+    /// Answers of another length or function than was asked for.
     pub misfits: u64,
     /// Fields that its readings come without, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -26,6 +26,11 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
             let register = register.map_or("", |register| register.name.as_str());
             log::warn!(device, port, unit = address, register, reason:% = why, hint; "unit refuses a register");
         }
+        Event::Misfit { function, asked_function, .. } if function != asked_function => {
+            if hub.may_say(LineKind::LateAnswer) {
+                log::warn!(device, port, unit = address, function, asked = asked_function; "unit answered another function than was asked for");
+            }
+        }
         Event::Misfit { function, bytes, asked, .. } => {
             if hub.may_say(LineKind::LateAnswer) {
                 log::warn!(device, port, unit = address, function, bytes, asked; "unit answered with another length than was asked for; answer-bytes of a register takes it");
