@@ -126,6 +126,7 @@ fn decide(
     let left = format!("{} of {} readings are left", quota.messages_left, quota.messages_burst);
     let received = Received {
         path,
+        query: None,
         method: Method::Post,
         payload: PAYLOAD,
         content_format: Some(ContentFormat::TEXT),

@@ -392,8 +392,9 @@ impl Gate {
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else { return Err(Refusal::UnknownDevice) };
         let Entry { id, state, .. } = entry;
+        let bytes = received.payload.len();
         let identified = identity::identify(device, id, received);
-        policy::authorize(role, &mut state.bucket, now, identified)
+        policy::authorize(role, &mut state.bucket, now, identified, bytes)
             .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic))
     }
 

@@ -45,6 +45,7 @@ pub enum Kind {
     /// A number if it is a valid JSON number, else a text. The default: `7` is a number, `007` and
     /// `1.` are texts.
     #[default]
+    Auto,
     /// A number in any usual notation: leading zeros, a plus sign, blanks between sign and digits,
     /// a decimal comma unless [`Notation`] wants a point. Otherwise the frame is unreadable.
     Number(Scale),
