@@ -69,7 +69,7 @@ inside() { nsenter --target "$leader" --all -- env -i PATH=/usr/sbin:/usr/bin:/s
 beside() { nsenter --target "$leader" --net -- "$@"; }
 
 shut_down() {
-    [ -z "${broker:-}" ] || kill "$broker" 2>/dev/null || true
+    [ -z "${broker:-}" ] || kill "$broker" "$observer" 2>/dev/null || true
     [ -n "${nspawn:-}" ] || return 0
     if [ -n "${keep:-}" ] && [ "${failed:-0}" != 0 ]; then
         read -r -p "machine kept; enter it with: nsenter --target $leader --all    Enter ends it. " _ </dev/tty

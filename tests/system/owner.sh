@@ -1,7 +1,7 @@
 # Whose account the service takes, and from whom packages come: before anything is installed. Sourced by run.
 
 install_package() { inside apt-get --yes --quiet install "$@" 2>&1; }
-absent() { missing /usr/bin/tombolo && ! inside dpkg --status tombolo 2>/dev/null | grep -q '^Status: install ok'; }
+absent() { missing /usr/bin/tombolo && ! inside dpkg --status tombolo 2>/dev/null | grep -q '^Status: .* installed$'; }
 missing() { ! inside test -e "$1"; }
 # refuses_to_install WORDS: the installation fails, says these words, and leaves nothing.
 refuses_to_install() {
@@ -28,6 +28,7 @@ step "the repository"
 # What Debian's own sources say is out of reach here.
 inside sh -c 'rm -f /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources'
 check "the package of the key installs" install_package /mnt/apt/tombolo-archive-keyring.deb
+inside cp /mnt/apt/tombolo.sources /etc/apt/sources.list.d/
 apt_update() { inside apt-get --quiet --error-on=any update 2>&1; }
 index=$layer/share/apt/dists/stable
 # refuses_lists WORDS: apt-get update fails and says these words.
