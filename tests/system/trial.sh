@@ -25,7 +25,7 @@ acknowledged() { pasted >"$work/pasted"; grep ' c:2\.04 ' "$work/pasted"; }
 refused_for_space() { pasted >"$work/pasted"; grep ' c:5\.03 ' "$work/pasted"; }
 received() { grep -q "$1" "$work/received"; }
 published() { grep -q "Received PUBLISH .*$1" "$work/mosquitto.log"; }
-status_is_fine() { ! inside tombolo status | grep -qi 'refusing readings'; }
+status_is_fine() { ! inside tombolo status | grep -q 'no space left'; }
 
 step "a broker"
 pki=$work/pki
@@ -114,7 +114,7 @@ inside sh -c 'cat /dev/zero >/var/lib/tombolo/filler 2>/dev/null'
 inside systemctl start tombolo.service
 check "it starts on a full disk" eventually 10 is_active
 check "a reading is refused as 5.03" eventually 20 refused_for_space
-check "status names it" says 'REFUSING READINGS' 'tombolo status'
+check "status names it" says 'no space left' 'tombolo status'
 check "check fails and names it" fails '^fail.*(disk|space|room)' 'tombolo check'
 inside rm /var/lib/tombolo/filler
 check "with space again, it is acknowledged" eventually 30 acknowledged
