@@ -74,7 +74,7 @@ struct Ledger {
     unanswered: u64,
     /// A meter gets no acknowledgement, so committed readings are counted.
     metered: [(&'static str, Committed); 2],
-    /// Why the gateway can open none of the meters' pseudo-terminals, as under an emulator that lacks
+    /// Why the gateway can open none of the meters' pseudo-terminals, as under an emulator without
     /// the system calls for it. The demo then goes on without the meters and says so.
     no_serial: Option<String>,
 }
