@@ -42,7 +42,7 @@ fn adding_prints_the_line_that_proves_it_works() {
     let place = Place::new();
     place.write("conf.d/50-listen.toml", "[coap]\nlisten = [\"192.0.2.7:7684\"]\n");
     let said = place.run("device add door-7 --role sensor --psk text:a$ecret").fine();
-    let line = "coap-client -v 6 -m post -u door-7 -k 'a$ecret' -e 21.5 coaps://192.0.2.7:7684/t/temperature";
+    let line = "coap-client-openssl -v 6 -m post -u door-7 -k 'a$ecret' -e 21.5 coaps://192.0.2.7:7684/t/temperature";
     assert!(said.contains(line), "{said}");
     assert!(
         said.contains("tombolo.toml run (it is not running)") && said.contains("tombolo.toml tail"),

@@ -50,14 +50,15 @@ pub(super) enum Proof<'a> {
     },
 }
 
-/// libcoap's clients; Debian has one for each DTLS library.
-const PROGRAMS: [&str; 3] = ["coap-client", "coap-client-openssl", "coap-client-gnutls"];
+/// libcoap's clients. Debian has one for each DTLS library and none of the plain name, which comes
+/// from libcoap itself.
+const PROGRAMS: [&str; 3] = ["coap-client-openssl", "coap-client-gnutls", "coap-client"];
 
-/// The first of the names that is installed here, else the first.
+/// The first of the names that is installed here, else the first, which the Debian package has.
 fn program<'n>(names: &[&'n str]) -> &'n str {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = |name: &&&str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    names.iter().find(installed).or(names.first()).copied().unwrap_or("coap-client")
+    names.iter().find(installed).or(names.first()).copied().unwrap_or("coap-client-openssl")
 }
 
 /// A host and `:port` at which this gateway can be reached: a listening address unless it is a
