@@ -18,7 +18,9 @@
 
 pub mod api;
 pub mod io;
+pub mod metrics;
 pub mod protocol;
 pub mod snapshot;
 pub mod tail;
 pub mod trace;
+pub mod verdict;

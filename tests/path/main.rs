@@ -8,6 +8,7 @@ mod certificates;
 mod check_messages;
 mod checks;
 mod clock;
+mod dayops;
 mod device;
 #[cfg(feature = "dimpl")]
 mod disk_faults;
