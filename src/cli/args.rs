@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
-use super::bundle::BundleArguments;
-use super::complete::CompleteArguments;
-use super::config::ConfigCommand;
-use super::decommission::DecommissionArguments;
-use super::help::HelpArguments;
+mod maintenance;
+
+pub use maintenance::{
+    ApplyArguments, BundleArguments, CompleteArguments, ConfigCommand, DecommissionArguments, HelpArguments,
+    MigrateArguments, Names, ShowArguments,
+};
 
 /// The default of `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";

@@ -6,31 +6,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
 use toml::de::{DeTable, DeValue};
 
 use super::Context;
+use super::args::{CompleteArguments, Names};
 use super::error::CommandError;
 use crate::config::io::texts;
 use crate::message::Name;
-
-/// `tombolo complete`
-#[derive(Debug, Args)]
-pub struct CompleteArguments {
-    /// What is completed
-    pub what: Names,
-}
-
-/// Names that are completed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Names {
-    /// Devices of the configuration and the registry.
-    Devices,
-    /// Roles.
-    Roles,
-    /// Serial ports.
-    Ports,
-}
 
 /// Prints them.
 ///

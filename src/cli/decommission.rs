@@ -15,13 +15,13 @@
 use std::cell::RefCell;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Args;
 use serde_json::json;
 
+use super::args::DecommissionArguments;
 use super::error::CommandError;
 use super::output::plural;
 use super::{Context, note};
@@ -43,20 +43,6 @@ use crate::northbound::{Loss, Next, Outbox, RejectedFull};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Files up to this size are overwritten before they are deleted: keys and small state.
 const OVERWRITTEN_MAX: u64 = 1 << 20;
-
-/// `tombolo decommission`
-#[derive(Debug, Args)]
-pub struct DecommissionArguments {
-    /// Confirm it: the keys and the state are gone after it
-    #[arg(long)]
-    pub yes: bool,
-    /// Leave the broker out: retained topics stay there
-    #[arg(long)]
-    pub offline: bool,
-    /// Wipe readings too that were not delivered
-    #[arg(long)]
-    pub discard: bool,
-}
 
 /// Does it.
 ///

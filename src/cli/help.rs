@@ -1,17 +1,10 @@
 //! `tombolo help [COMMAND]`: the same text as `tombolo COMMAND --help`.
 
-use clap::{Args, CommandFactory as _};
+use clap::CommandFactory as _;
 
 use super::Context;
-use super::args::Arguments;
+use super::args::{Arguments, HelpArguments};
 use super::error::CommandError;
-
-/// `tombolo help`
-#[derive(Debug, Args)]
-pub struct HelpArguments {
-    /// The command, like `device add`
-    pub command: Vec<String>,
-}
 
 /// Prints it.
 ///
@@ -19,12 +12,15 @@ pub struct HelpArguments {
 /// [`CommandError::Usage`] if there is no such command.
 pub fn run(context: &Context, arguments: &HelpArguments) -> Result<(), CommandError> {
     let mut command = Arguments::command();
-    command.build();
-    let mut at = &mut command;
+    let mut at = &command;
     for word in &arguments.command {
-        at = at.find_subcommand_mut(word).ok_or_else(|| {
+        at = at.find_subcommand(word).ok_or_else(|| {
             CommandError::Usage(format!("there is no command {word:?}; `tombolo help` lists them"))
         })?;
     }
-    Ok(context.out.text(&at.render_long_help().to_string())?)
+    let line = ["tombolo"].into_iter().chain(arguments.command.iter().map(String::as_str)).chain(["--help"]);
+    match command.try_get_matches_from_mut(line) {
+        Err(help) => Ok(context.out.text(&help.to_string())?),
+        Ok(_) => Ok(()),
+    }
 }

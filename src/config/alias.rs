@@ -19,6 +19,7 @@ pub struct Alias {
 /// All renamed keys. There are none yet; the tests have some.
 #[cfg(not(test))]
 pub const ALIASES: &[Alias] = &[];
+/// Those of the tests.
 #[cfg(test)]
 pub const ALIASES: &[Alias] = &[
     Alias { tables: &["clock"], old: "source", new: "trust", since: "test" },

@@ -334,7 +334,7 @@ fn what_could_be_abused_is_found() {
         "conf.d/50-open.toml",
         "[upstream]\nurl = \"mqtt://broker.example\"\ninsecure = true\nusername = \"u\"\n\
          [coap]\ninsecure-listen = [\"0.0.0.0:0\"]\ninsecure-device = \"a\"\n\
-         [role.wide.uplink.all]\npath = \"#\"\ntopic = \"{prefix}/all/{path}\"\n\
+         [role.wide.uplink.all]\npath = \"#\"\ntopic = \"all/{path}\"\n\
          [device.a]\nrole = \"wide\"\npsk-file = \"../a.psk\"\n\
          [device.b]\nrole = \"wide\"\npsk-file = \"../b.psk\"\n[device.c]\nrole = \"sensor\"\npsk-file = \"../c.psk\"\n",
     );

@@ -16,7 +16,7 @@ fn connected(site: &Site) -> bool {
 
 #[test]
 fn status_says_first_whether_everything_is_fine() {
-    let mut site = Site::new("verdict", "[clock]\ntrust = \"always\"\n");
+    let mut site = Site::new("verdict", "");
     wait_for("the broker", || connected(&site));
     wait_for("the verdict", || site.daemon.status()["ok"] == true);
     let (_, text) = site.daemon.command(&["status"]);
@@ -265,7 +265,7 @@ fn a_configuration_that_loses_the_broker_is_taken_back_though_the_one_who_tried_
     assert!(told(site.daemon.command(&["check"]).1));
     // After a restart too.
     site.daemon.stop();
-    site.daemon.spawn();
+    site.daemon.resume();
     wait_for("the broker", || connected(&site));
     let (status, text) = site.daemon.command(&["config", "revert"]);
     assert_eq!(status, 0, "{text}");

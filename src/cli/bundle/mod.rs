@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use clap::Args;
 use serde_json::json;
 
+use super::args::BundleArguments;
 use super::error::CommandError;
 use super::output::bytes;
 use super::{Context, note};
@@ -54,19 +54,6 @@ const UNITS: [&str; 5] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
-
-/// `tombolo support-bundle`
-#[derive(Debug, Args)]
-pub struct BundleArguments {
-    /// The archive [default: tombolo-support-TIME.tar here]
-    pub file: Option<PathBuf>,
-    /// Take out MQTT user names, device ids and labels too
-    #[arg(long)]
-    pub hide_names: bool,
-    /// Do not use the network
-    #[arg(long)]
-    pub offline: bool,
-}
 
 /// Collects and writes it.
 ///

@@ -109,7 +109,7 @@ fn uplink(settings: &Settings) -> Vec<Finding> {
 /// What is listened on.
 fn listeners(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (addresses, device) in &settings.coap.insecure {
+    if let Some((addresses, device)) = &settings.coap.insecure {
         for address in addresses {
             findings.push(if address.ip().to_canonical().is_loopback() {
                 let message =

@@ -12,14 +12,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
 use serde_json::json;
 
+use crate::cli::args::ApplyArguments;
 use crate::cli::error::CommandError;
 use crate::cli::output::span;
 use crate::cli::{Context, note};
 use crate::config::io::{load_candidate, texts};
-use crate::config::scalar::parse_duration;
 use crate::config::trial::{CANDIDATE_MAX, Standing, Trial, io};
 use crate::config::{Level, Loaded, Origin, Paths};
 use crate::control::io::client::{ClientError, SLOW_ANSWER};
@@ -29,28 +28,6 @@ use crate::control::protocol::Request;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the daemon may take to decide after the trial's end.
 const DECIDES: u64 = 3_000;
-
-/// `tombolo config apply`
-#[derive(Debug, Args)]
-pub struct ApplyArguments {
-    /// The new file
-    pub file: PathBuf,
-    /// Its name in conf.d/ [default: that of FILE]
-    #[arg(long = "as", value_name = "NAME", conflicts_with = "main")]
-    pub name: Option<String>,
-    /// It replaces the main configuration file
-    #[arg(long)]
-    pub main: bool,
-    /// Return to the file before unless the uplink is connected within this time, like 10min
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub confirm: Option<Duration>,
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    let bounds = Duration::from_secs(10)..=Duration::from_secs(86_400);
-    let parsed = parse_duration(text).filter(|time| bounds.contains(time));
-    parsed.ok_or_else(|| "use a time from 10s to 1day, like 10min".to_owned())
-}
 
 /// Applies it, and waits until it is confirmed or taken back.
 ///
@@ -288,7 +265,7 @@ fn said(context: &Context, file: &Path, confirmed: bool, stopped: bool) -> Resul
     Ok(())
 }
 
-/// `tombolo config confirm`: what is on trial stays. Also after its time: then it is taken up again.
+/// `tombolo config confirm`: what is on trial stays; after its time it is taken up again.
 ///
 /// # Errors
 /// [`CommandError::Failed`] if nothing is on trial, or the record cannot be deleted.

@@ -3,24 +3,16 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
 use serde_json::json;
 
 use crate::cli::Context;
+use crate::cli::args::MigrateArguments;
 use crate::cli::error::CommandError;
 use crate::cli::output::plural;
 use crate::config::Origin;
 use crate::config::alias::rewrite;
 use crate::config::io::texts;
 use crate::config::trial::io::write_keeping_mode;
-
-/// `tombolo config migrate`
-#[derive(Debug, Args)]
-pub struct MigrateArguments {
-    /// Only print what would change
-    #[arg(long)]
-    pub dry_run: bool,
-}
 
 /// Prints the differences and writes.
 ///

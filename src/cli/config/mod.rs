@@ -5,25 +5,9 @@ mod apply;
 mod migrate;
 mod show;
 
-use clap::Subcommand;
-
 use super::Context;
+use super::args::ConfigCommand;
 use super::error::CommandError;
-
-/// `tombolo config …`
-#[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Print each value in force, and the file and line it comes from
-    Show(show::ShowArguments),
-    /// Put a file in place, reload, and go back if the gateway refuses it or loses its broker
-    Apply(apply::ApplyArguments),
-    /// Rewrite the names of renamed keys in the files
-    Migrate(migrate::MigrateArguments),
-    /// Keep the file that is on trial
-    Confirm,
-    /// Go back to the file before the one that is on trial
-    Revert,
-}
 
 /// Runs it.
 ///

@@ -1,25 +1,15 @@
 //! `tombolo config show`: each value in force, and where it comes from. Secrets are never shown:
 //! none is in a configuration, only the paths of their files.
 
-use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::cli::Context;
+use crate::cli::args::ShowArguments;
 use crate::cli::error::CommandError;
 use crate::cli::note;
 use crate::config::io::texts;
 use crate::config::show::{Shown, show};
 use crate::config::{Finding, IdSource, Level, Loaded};
-
-/// `tombolo config show`
-#[derive(Debug, Args)]
-pub struct ShowArguments {
-    /// Only this key, or the keys of this table: upstream.url, role.sensor
-    pub key: Option<String>,
-    /// Only what is not the default
-    #[arg(long)]
-    pub changed: bool,
-}
 
 /// Prints it, also where the configuration has faults.
 ///
