@@ -161,6 +161,10 @@ pub fn text(status: &Status) -> String {
     if let Some(reason) = &clock.failing {
         row("", format!("its file cannot be written: {reason}; after a restart it may be doubted"));
     }
+    if let Some(trial) = &status.trial {
+        let left = span(trial.left_s);
+        row("trial", format!("{} is on trial for {left} yet; `tombolo config confirm` keeps it", trial.file));
+    }
     for problem in &status.problems {
         row("problem", problem.clone());
     }
@@ -492,6 +496,7 @@ mod tests {
             ]
             .into(),
             problems: Vec::new(),
+            trial: None,
             counters: serde_json::json!({
                 "tombolo_journal_stored_readings_total": 9,
                 "tombolo_gate_refused_no_rule_readings_total": 2,

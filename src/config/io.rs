@@ -204,10 +204,7 @@ fn read_all(
         super::state_dir(&all, &options.environment)
     };
     let paths = Paths { config_file: options.config.clone(), state_dir, runtime_dir: PathBuf::new() };
-    let (on_trial, of_trial) = match instead.is_empty() {
-        true => trial(&paths.state_dir, &mut after),
-        false => (None, None),
-    };
+    let (on_trial, of_trial) = trial(&paths.state_dir, &mut after, instead);
     let last = previous.map(|previous| &previous.state);
     let folder = paths.state_conf_d();
     let (of_state, mut problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), last);
@@ -251,8 +248,14 @@ fn read_all(
 }
 
 /// Puts back what was before a trial that is over; the trial that is in force, and what to say.
-fn trial(state_dir: &Path, layers: &mut Vec<LayerText>) -> (Option<Trial>, Option<Finding>) {
+/// One about a file in `instead` is none: another text of it is being tried.
+fn trial(
+    state_dir: &Path,
+    layers: &mut Vec<LayerText>,
+    instead: &[LayerText],
+) -> (Option<Trial>, Option<Finding>) {
     let trial = match trial::io::read(state_dir) {
+        Ok(Some(trial)) if instead.iter().any(|layer| layer.path == trial.file) => return (None, None),
         Ok(Some(trial)) => trial,
         Ok(None) => return (None, None),
         // Others than the service's user may not look.
@@ -302,7 +305,7 @@ pub fn texts(options: &Options) -> Texts {
     let folder = state_dir.join("conf.d");
     let (of_state, problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), None);
     unread.extend(problems);
-    unread.extend(trial(&state_dir, &mut after).1);
+    unread.extend(trial(&state_dir, &mut after, &[]).1);
     layers.extend(of_state);
     layers.extend(after);
     Texts { layers, unread, state_dir }

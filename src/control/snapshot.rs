@@ -44,6 +44,18 @@ pub struct Status {
     pub problems: Vec<String>,
     /// The wall clock.
     pub clock: Clock,
+    /// The configuration file that is on trial; `None` = none is.
+    pub trial: Option<ConfigTrial>,
+}
+
+/// A configuration file on trial: `tombolo config apply FILE --confirm TIME`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigTrial {
+    /// The file.
+    pub file: String,
+    /// Seconds until the one before comes back.
+    pub left_s: u64,
 }
 
 /// This gateway.

@@ -558,6 +558,7 @@ impl Control for Desk {
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),
             clock: self.clock.snapshot(),
+            trial: self.trial.as_ref().map(OnTrial::snapshot),
         };
         status.reasons = verdict::reasons(&status);
         status.ok = status.reasons.is_empty();

@@ -223,8 +223,7 @@ impl Source {
     /// The text, at most [`FRESH`] old. Requests that come together wait for one answer.
     async fn text(&self) -> Option<Bytes> {
         let mut kept = self.text.lock().await;
-        if let Some((at, text)) = kept.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
-            let _ = at;
+        if let Some((_, text)) = kept.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Some(text.clone());
         }
         let status: Status = self.ask(protocol::Request::Status {}).await?;

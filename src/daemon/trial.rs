@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Loaded;
 use crate::config::trial::io::moment;
-use crate::control::snapshot::Uplink;
+use crate::control::snapshot::{ConfigTrial, Uplink};
 
 /// The uplink counts as connected after this time, so that a connection of before, or one that
 /// breaks at once, proves nothing.
@@ -16,6 +16,7 @@ pub struct OnTrial {
     since: Instant,
     /// When it ends, in milliseconds of `CLOCK_BOOTTIME`.
     ends_ms: u64,
+    file: String,
 }
 
 /// What becomes of it.
@@ -33,7 +34,13 @@ impl OnTrial {
     /// The one of this configuration, if there is one.
     pub fn of(loaded: &Loaded, now: Instant) -> Option<OnTrial> {
         let trial = loaded.state.trial.as_ref()?;
-        Some(OnTrial { since: now, ends_ms: trial.ends_ms() })
+        Some(OnTrial { since: now, ends_ms: trial.ends_ms(), file: trial.file.display().to_string() })
+    }
+
+    /// As `status` shows it.
+    pub fn snapshot(&self) -> ConfigTrial {
+        let left_s = self.ends_ms.saturating_sub(moment().now_ms) / 1_000;
+        ConfigTrial { file: self.file.clone(), left_s }
     }
 
     /// Judges by the uplink and the time.
@@ -59,7 +66,7 @@ mod tests {
     #[test]
     fn a_connection_that_stands_confirms_and_one_of_before_does_not() {
         let now = Instant::now();
-        let trial = OnTrial { since: now, ends_ms: 1_000 };
+        let trial = OnTrial { since: now, ends_ms: 1_000, file: String::new() };
         let up = |since_s| Uplink { connected: true, since_s: Some(since_s), ..Uplink::default() };
         let later = now + STANDS;
         assert_eq!(trial.judge_at(now, 0, &up(900)), Judgement::Waits, "it was connected before");

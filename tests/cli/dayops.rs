@@ -174,6 +174,11 @@ fn a_file_is_applied_under_its_name_and_a_faulty_one_changes_nothing() {
     assert!(!place.path("conf.d/51.toml").exists());
     place.write("new/move.toml", "[paths]\nstate-dir = \"/var/elsewhere\"\n");
     place.run("config apply new/move.toml").failed(1, &["nothing was changed", "state-dir"]);
+    // Who may read it stays.
+    fs::set_permissions(place.path("conf.d/50-quota.toml"), fs::Permissions::from_mode(0o640)).unwrap();
+    place.write("new/50-quota.toml", "[role.sensor.quota]\nmessages = 6\n");
+    place.run("config apply new/50-quota.toml").fine();
+    assert_eq!(crate::place::mode(&place.path("conf.d/50-quota.toml")), 0o640);
     // The main file.
     let main = place.read("tombolo.toml").replace("8MiB", "9MiB");
     place.write("new/main.toml", &main);
@@ -454,4 +459,38 @@ fn what_takes_longer_than_a_second_shows_progress_on_a_terminal_and_erases_it() 
     let (mut child, mut master) = on_terminal(&place, "check --json --offline", "xterm", false, true);
     assert_eq!(read_until(&mut master, ""), "");
     child.wait().unwrap();
+}
+
+/// What bash offers at the end of a line; its helper, which comes with the package bash-completion,
+/// is replaced by what it does here.
+fn completed(place: &Place, words: &[&str]) -> Vec<String> {
+    let script = r#"
+        _init_completion() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; cur=${words[cword]}; prev=${words[cword-1]}; }
+        source "$1"; shift
+        PATH=$1:$PATH; shift
+        COMP_WORDS=(tombolo "$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _tombolo
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/completions/bash/tombolo");
+    let folder = std::path::Path::new(env!("CARGO_BIN_EXE_tombolo")).parent().unwrap();
+    let config = place.path("tombolo.toml");
+    let output = std::process::Command::new("bash")
+        .args(["-c", script, "bash", file, folder.to_str().unwrap(), "--config", config.to_str().unwrap()])
+        .args(words)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_the_names_of_the_configuration_on_the_line() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    assert_eq!(completed(&place, &["device", "add", "x", "--role", ""]), ["mute", "sensor"]);
+    assert_eq!(completed(&place, &["device", "show", "do"]), ["door-7"]);
+    assert_eq!(completed(&place, &["tail", "door"]), ["door-7"]);
+    assert_eq!(completed(&place, &["config", ""]), ["show", "apply", "confirm", "revert", "migrate"]);
+    assert_eq!(completed(&place, &["deco"]), ["decommission"]);
 }

@@ -300,6 +300,7 @@ fn a_person_may_confirm_and_a_refused_reload_is_taken_back_at_once() {
     broken_upstream(&site);
     let child = apply(&site, "new/50-url.toml", "10min");
     wait_for("the loss of the broker", || !connected(&site));
+    assert!(site.daemon.command(&["status"]).1.contains("50-url.toml is on trial for"));
     site.folder.write("new/70.toml", "[log]\nlevel = \"debug\"\n");
     let (status, text) =
         site.daemon.command(&["config", "apply", site.folder.join("new/70.toml").to_str().unwrap()]);

@@ -80,12 +80,20 @@ pub fn revert(state_dir: &Path, trial: &Trial) -> io::Result<()> {
     remove(state_dir)
 }
 
-/// Replaces a file whole or not at all; a new one has mode 0644.
+/// Replaces a file whole or not at all; it keeps its owner, group and mode. A new one has mode 0644.
 ///
 /// # Errors
-/// As the system says; then it is as it was.
+/// As the system says; then it is as it was, but perhaps for its owner and group.
 pub fn write_keeping_mode(file: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(file).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777);
-    write_atomically(file, text.as_bytes(), mode)
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let before = std::fs::metadata(file).ok();
+    let mode = before.as_ref().map_or(0o644, |about| about.mode() & 0o777);
+    write_atomically(file, text.as_bytes(), mode)?;
+    let Some(before) = before else { return Ok(()) };
+    let now = std::fs::metadata(file)?;
+    if (now.uid(), now.gid()) != (before.uid(), before.gid()) {
+        // Otherwise the service may not be able to read it any more.
+        chown(file, Some(before.uid()), Some(before.gid()))?;
+    }
+    Ok(())
 }
