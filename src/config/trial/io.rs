@@ -80,7 +80,7 @@ pub fn revert(state_dir: &Path, trial: &Trial) -> io::Result<()> {
     remove(state_dir)
 }
 
-/// Replaces a file whole or not at all; it keeps its owner, group and mode. A new one has mode 0644.
+/// Replaces a file whole or not at all; it keeps owner, group and mode. A new one has mode 0644.
 ///
 /// # Errors
 /// As the system says; then it is as it was, but perhaps for its owner and group.
