@@ -28,7 +28,7 @@ const FAILING: &[(&str, &str)] = &[
     ("queue rejected export", "queue rejected export x"),
     ("queue rejected drop", "queue rejected drop"),
     ("queue skip", "queue skip x"),
-    ("clock trust", "clock trust"),
+    ("clock trust", "clock trust --sideways"),
     ("clock reset", "clock reset --sideways"),
     ("serial list", "serial list --sideways"),
     ("serial trace", "serial trace nothing"),
