@@ -145,10 +145,11 @@ async fn accept(
             }
             Err(error) => error.to_string(),
         };
-        let mut list = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|(other, _)| *other != address);
-        list.push((address, reason.clone()));
-        drop(list);
+        {
+            let mut list = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+            list.retain(|(other, _)| *other != address);
+            list.push((address, reason.clone()));
+        }
         if said.replace(reason.clone()) != reason {
             log::error!(listen:% = address, reason = reason.as_str(); "the metrics are not exported");
         }
