@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+mod maintenance;
+
+pub use maintenance::{
+    ApplyArguments, BundleArguments, CompleteArguments, ConfigCommand, DecommissionArguments, HelpArguments,
+    MigrateArguments, Names, ShowArguments,
+};
+
 /// The default of `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
 
@@ -72,6 +79,18 @@ pub enum Command {
     /// List serial ports, or print the bytes of one
     #[command(subcommand)]
     Serial(SerialCommand),
+    /// Show the configuration in force, and where each value comes from
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Write what somebody who helps needs to see into one file, without secrets and payloads
+    SupportBundle(BundleArguments),
+    /// Take this gateway out of service: clear its retained topics, wipe its keys and state
+    Decommission(DecommissionArguments),
+    /// Print the help of a command
+    Help(HelpArguments),
+    /// Names for the completion of the shells
+    #[command(hide = true)]
+    Complete(CompleteArguments),
     /// Run a demonstration: broker, devices and gateway in one process
     Demo(DemoArguments),
 }
@@ -90,6 +109,9 @@ pub struct CheckArguments {
     /// Do not use the network
     #[arg(long)]
     pub offline: bool,
+    /// Look at what could be abused instead: open listeners, weak or old keys, rules too wide
+    #[arg(long, conflicts_with = "offline")]
+    pub security: bool,
 }
 
 /// `tombolo init`

@@ -33,6 +33,7 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
                 "{} exists already; look at it first, then add --force to replace it",
                 path.display()
             )),
+            InitError::Findings(findings) if context.out.json => CommandError::Configuration(findings),
             InitError::Findings(findings) => {
                 findings.iter().filter(|finding| finding.level == Level::Fail).for_each(note);
                 note("tombolo: nothing was written; correct that, then run init again");

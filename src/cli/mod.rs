@@ -6,6 +6,7 @@
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
 //! | `status`, `queue`, `tail`, `trace`, `reload`, `device test` | the running daemon, over its control socket |
 //! | `acl explain`, `check`, `clock` | the running daemon, or the files where it does not run |
+//! | `config` | the files, with or without the daemon |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
 //! | `demo` | nothing: it brings everything along |
 //!
@@ -15,16 +16,23 @@
 
 mod acl;
 pub mod args;
+mod bundle;
 pub mod check;
 mod clock;
+mod colour;
+mod complete;
+mod config;
+mod decommission;
 #[cfg(feature = "dimpl")]
 pub mod demo;
 mod device;
 pub mod error;
+mod help;
 mod init;
 mod key;
 pub mod output;
 mod pcap;
+mod progress;
 mod queue;
 mod reload;
 mod serial;
@@ -115,7 +123,10 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let context = Context { config: arguments.config, out: Output { json: arguments.json } };
-    match dispatch(&context, arguments.command) {
+    let progress = progress::Progress::begin(doing(&arguments.command), context.out.json);
+    let result = dispatch(&context, arguments.command);
+    drop(progress);
+    match result {
         Ok(status) => status,
         Err(error) => {
             say(&error, context.out.json);
@@ -124,9 +135,29 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What is shown while a command takes long; `None` for one that streams, or that waits for input.
+fn doing(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Check(_) => Some("checking"),
+        Command::Init(_) => Some("trying the configuration"),
+        Command::Reload => Some("waiting for the gateway to reload"),
+        Command::Queue(_) => Some("reading the journal"),
+        Command::Status(_) | Command::Acl(_) | Command::Clock(_) => Some("waiting for the gateway"),
+        Command::Config(_) => Some("waiting"),
+        Command::SupportBundle(_) => Some("collecting"),
+        Command::Decommission(_) => Some("waiting for the broker"),
+        _ => None,
+    }
+}
+
 fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
     match command {
-        Command::Run => return Ok(crate::daemon::run::run(&context.options())),
+        Command::Run => return Ok(crate::daemon::run::run(&context.options(), context.out.json)),
+        Command::Help(arguments) => help::run(context, &arguments)?,
+        Command::Complete(arguments) => complete::run(context, &arguments)?,
+        Command::Config(command) => config::run(context, command)?,
+        Command::Decommission(arguments) => decommission::run(context, &arguments)?,
+        Command::SupportBundle(arguments) => bundle::run(context, &arguments)?,
         Command::Check(arguments) => check::run(context, &arguments)?,
         Command::Init(arguments) => init::run(context, arguments)?,
         Command::Device(command) => device::run(context, command)?,
@@ -161,25 +192,36 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = write!(std::io::stdout(), "{error}");
         return ExitCode::SUCCESS;
     }
+    let is_json = std::env::args_os().any(|argument| argument == "--json");
     let planned = match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(word)) => NOT_BUILT.into_iter().find(|planned| planned == word),
         _ => None,
     };
-    if let Some(command) = planned {
+    let message = if let Some(command) = planned {
         let version = env!("CARGO_PKG_VERSION");
-        note(format_args!(
-            "tombolo: {command} is not implemented in {version} yet; `tombolo --help` lists the commands"
-        ));
+        format!("{command} is not implemented in {version} yet; `tombolo --help` lists the commands")
     } else if let Some(id) = mistaken_key(error) {
-        note(format_args!(
-            "tombolo: the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
-        ));
-    } else if std::env::args_os().any(|argument| argument == "--json") {
+        format!(
+            "the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
+        )
+    } else if is_json {
         let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        note(serde_json::json!({ "error": { "code": "usage", "message": message } }));
+        // The first paragraph: an argument that is missing is named in its second line.
+        let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+        let message = lines.collect::<Vec<_>>().join(" ");
+        match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                "a command is missing; `tombolo help` lists them".to_owned()
+            }
+            _ => message.trim_start_matches("error: ").to_owned(),
+        }
     } else {
         let _ = write!(std::io::stderr(), "{error}");
+        return ExitCode::from(USAGE);
+    };
+    match is_json {
+        true => note(serde_json::json!({ "error": { "code": "usage", "message": message } })),
+        false => note(format_args!("tombolo: {message}")),
     }
     ExitCode::from(USAGE)
 }
@@ -200,6 +242,10 @@ fn mistaken_key(error: &clap::Error) -> Option<String> {
 /// The error on standard error, as text or as one JSON object.
 fn say(error: &CommandError, json: bool) {
     match error {
+        CommandError::Gone(output::Gone(fault)) if json && fault.kind() != std::io::ErrorKind::BrokenPipe => {
+            let message = format!("the output cannot be written: {fault}");
+            note(serde_json::json!({ "error": { "code": "failed", "message": message } }));
+        }
         CommandError::Usage(text) | CommandError::Failed(text) if json => {
             let code = if matches!(error, CommandError::Usage(_)) { "usage" } else { "failed" };
             note(serde_json::json!({ "error": { "code": code, "message": text } }));
@@ -229,5 +275,7 @@ fn say(error: &CommandError, json: bool) {
 
 /// A line on standard error, beside the result. A closed output is not a failure.
 pub fn note(text: impl std::fmt::Display) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    progress::around(|| {
+        let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    });
 }

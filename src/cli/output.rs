@@ -1,4 +1,4 @@
-//! The output of commands: aligned, without colours, escaped for the terminal, and silent after the
+//! The output of commands: aligned, escaped for the terminal, and silent after the
 //! reader has closed it.
 
 use std::fmt::Write as _;
@@ -25,10 +25,7 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub fn line(self, text: impl std::fmt::Display) -> Result<(), Gone> {
-        // One write per line, flushed at its end also if stdout is a pipe, so that a tail can be
-        // followed.
-        let mut out = io::stdout().lock();
-        out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+        self.text(&format!("{text}\n"))
     }
 
     /// Prints an object as one line of JSON.
@@ -53,8 +50,12 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub fn text(self, text: &str) -> Result<(), Gone> {
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+        // One write per line, flushed at its end also if stdout is a pipe, so that a tail can be
+        // followed.
+        super::progress::around(|| {
+            let mut out = io::stdout().lock();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+        })
     }
 }
 

@@ -71,6 +71,7 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
         ("journal", was.journal != is.journal),
         ("clock.trust", was.clock != is.clock),
         ("log.level", was.log.level != is.log.level),
+        ("metrics.listen", was.metrics != is.metrics),
     ] {
         if differs {
             other(key.to_owned(), String::new(), false);

@@ -15,7 +15,9 @@ use super::finding::{Finding, Place};
 use super::gateway_id::{self, Choice};
 use super::sandbox::{Hidden, Sandbox};
 use super::state::{self, State};
+use super::trial::{self, Standing, Trial};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
+use crate::durable::atomic_file::Condition;
 use crate::message::Name;
 
 /// The main file unless another one is named.
@@ -96,6 +98,20 @@ pub(super) fn load_with(
     instead: &[LayerText],
 ) -> Result<Loaded, Vec<Finding>> {
     read_all(options, previous, instead, false, View::Outside)
+}
+
+/// As [`load`], with one file that is not in place yet, or has another text.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_candidate(
+    options: &Options,
+    origin: Origin,
+    path: &Path,
+    text: &str,
+) -> Result<Loaded, Vec<Finding>> {
+    let candidate = LayerText { origin, path: path.to_owned(), text: text.to_owned() };
+    load_with(options, None, &[candidate])
 }
 
 /// As [`load`], for the start of the daemon: generates the gateway's id if there is none, and
@@ -188,6 +204,7 @@ fn read_all(
         super::state_dir(&all, &options.environment)
     };
     let paths = Paths { config_file: options.config.clone(), state_dir, runtime_dir: PathBuf::new() };
+    let (on_trial, of_trial) = trial(&paths.state_dir, &mut after, instead);
     let last = previous.map(|previous| &previous.state);
     let folder = paths.state_conf_d();
     let (of_state, mut problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), last);
@@ -215,10 +232,11 @@ fn read_all(
     };
     let (mut loaded, layers, unfit) = state::fit(of_state, last, load)?;
     problems.extend(unfit);
+    problems.extend(of_trial);
     let mut aside = state::io::set_aside(&paths.state_dir);
     aside.retain(|name| !gateway_id::is_aside(name));
     problems.extend(state::set_aside(&paths.state_dir, &aside));
-    loaded.state = State { layers, problems, ..State::default() };
+    loaded.state = State { layers, problems, trial: on_trial, ..State::default() };
     // If `[gateway] id` is set, the generated id is not needed.
     if loaded.settings.gateway.id_source != IdSource::Configured {
         loaded.state.problems.extend(id_problems(&paths, &decision, made.as_ref()));
@@ -227,6 +245,70 @@ fn read_all(
         loaded.state.made_id = made;
     }
     Ok(loaded)
+}
+
+/// Puts back what was before a trial that is over; the trial that is in force, and what to say.
+/// One about a file in `instead` is none: another text of it is being tried.
+fn trial(
+    state_dir: &Path,
+    layers: &mut Vec<LayerText>,
+    instead: &[LayerText],
+) -> (Option<Trial>, Option<Finding>) {
+    let trial = match trial::io::read(state_dir) {
+        Ok(Some(trial)) if instead.iter().any(|layer| layer.path == trial.file) => return (None, None),
+        Ok(Some(trial)) => trial,
+        Ok(None) => return (None, None),
+        // Others than the service's user may not look.
+        Err(Condition::Unreadable(why)) if why.contains("(os error 13)") => return (None, None),
+        Err(condition) => {
+            let place =
+                Place { file: state_dir.join(trial::FILE_NAME).display().to_string().into(), line: None };
+            let finding =
+                Finding::warn("configuration", format!("{condition}; the files are used as they are"));
+            return (None, Some(finding.at(Some(&place)).advice("delete it")));
+        }
+    };
+    match trial.apply(layers, &trial::io::moment()) {
+        Standing::Pending(_) => (Some(trial), None),
+        Standing::Unrelated => (None, None),
+        Standing::Over => {
+            let place = Place { file: trial.file.display().to_string().into(), line: None };
+            let message = "it was on trial and not confirmed in time: what was there before is used";
+            let advice =
+                "`tombolo config revert` puts that back in place, `tombolo config confirm` uses the new file";
+            (None, Some(Finding::fail("configuration", message).at(Some(&place)).advice(advice)))
+        }
+    }
+}
+
+/// The texts that can be read, for commands that show or complete something from them.
+pub struct Texts {
+    /// The files, lowest precedence first; those of the state directory too.
+    pub layers: Vec<LayerText>,
+    /// Files that cannot be read.
+    pub unread: Vec<Finding>,
+    /// The state directory.
+    pub state_dir: PathBuf,
+}
+
+/// Reads the texts and judges nothing.
+pub fn texts(options: &Options) -> Texts {
+    let (mut layers, mut after, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut unread);
+    match read_layer(&options.config, Origin::Main) {
+        Ok(main) => after.push(main),
+        Err(error) => unread.push(unreadable(&options.config, &error)),
+    }
+    read_folder(&Paths::conf_d(&options.config), Origin::DropIn, &mut after, &mut unread);
+    let all: Vec<LayerText> = layers.iter().chain(&after).cloned().collect();
+    let state_dir = super::state_dir(&all, &options.environment);
+    let folder = state_dir.join("conf.d");
+    let (of_state, problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), None);
+    unread.extend(problems);
+    unread.extend(trial(&state_dir, &mut after, &[]).1);
+    layers.extend(of_state);
+    layers.extend(after);
+    Texts { layers, unread, state_dir }
 }
 
 /// `modbus/` next to the main file, so that everything can be in one folder, and then the system's

@@ -22,6 +22,7 @@
 //! * [`load`] is pure: texts in, settings out. Only `io` modules touch files, the environment and
 //!   randomness.
 
+pub mod alias;
 pub mod certificate;
 pub mod difference;
 mod finding;
@@ -38,7 +39,9 @@ pub mod sandbox;
 pub mod scalar;
 pub mod schema;
 mod settings;
+pub mod show;
 pub mod state;
+pub mod trial;
 mod validate;
 
 use std::collections::HashMap;
@@ -53,7 +56,7 @@ pub use certificate::Material;
 pub use finding::{Finding, Level, Place, findings_to_json, findings_to_lines};
 pub use layer::{LayerText, Origin, dotted};
 pub use registry::Registry;
-pub use settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
+pub use settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Metrics, Paths, Settings};
 pub use state::State;
 
 use finding::Findings;

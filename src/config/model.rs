@@ -29,6 +29,7 @@ pub(super) struct File {
     pub(super) lane: Lanes,
     pub(super) clock: Clock,
     pub(super) log: Log,
+    pub(super) metrics: Metrics,
     pub(super) paths: Paths,
 }
 
@@ -458,6 +459,13 @@ pub(super) enum LogTarget {
     Auto,
     Journal,
     Stderr,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Vec<SocketAddr>>,
+    pub(super) allow_remote: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -33,6 +33,8 @@ pub struct Changes {
     pub clock: bool,
     /// The log level changed.
     pub log: bool,
+    /// The addresses of the metrics changed.
+    pub metrics: bool,
 }
 
 /// Compares the running configuration with a new one.
@@ -69,6 +71,7 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
         journal: was.journal != is.journal,
         clock: was.clock != is.clock,
         log: was.log != is.log,
+        metrics: was.metrics != is.metrics,
     })
 }
 

@@ -98,6 +98,7 @@ pub const ROOT: &[Key] = &[
     key("lane", Kind::Table(LANES)),
     key("clock", Kind::Table(CLOCK)),
     key("log", Kind::Table(LOG)),
+    key("metrics", Kind::Table(METRICS)),
     key("paths", Kind::Table(PATHS)),
 ];
 
@@ -382,6 +383,8 @@ const LOG: &[Key] = &[
     key("level", Kind::Choice(&["error", "warn", "info", "debug", "trace"])),
     fixed("target", Kind::Choice(&["auto", "journal", "stderr"])),
 ];
+
+const METRICS: &[Key] = &[key("listen", Kind::Addresses), key("allow-remote", Kind::Flag)];
 
 const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kind::Path)];
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::protocol::{Code, Failure, Request, Response, Selection};
-use super::snapshot::{DevicePage, SessionPage, Status};
+use super::snapshot::{DevicePage, SecurityReport, SessionPage, Status};
 use crate::message::Method;
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
@@ -87,6 +87,11 @@ pub trait Control {
         reply.fail(Failure::new(Code::Failed, "there is no configuration to compare here"));
     }
 
+    /// What only the daemon knows for `check --security`.
+    fn security_report(&mut self) -> SecurityReport {
+        SecurityReport::default()
+    }
+
     /// Whether there is a serial port of this name.
     fn serial_port(&mut self, name: &str) -> bool {
         let _ = name;
@@ -149,6 +154,7 @@ impl Call {
             Request::QueueImport { file, all } => control.import(file, all, reply),
             Request::Reload {} => control.reload(reply),
             Request::ConfigCheck {} => control.config_check(reply),
+            Request::SecurityReport {} => reply.ok(&control.security_report()),
             Request::AclExplain { device, method, path } => match Method::parse(&method) {
                 Some(method) => reply.ok(&control.explain(&device, method, &path)),
                 None => reply.fail(Failure::new(

@@ -19,8 +19,10 @@
 
 pub mod api;
 pub mod io;
+pub mod metrics;
 pub mod protocol;
 pub mod snapshot;
 pub mod tail;
 pub mod trace;
 pub mod traffic;
+pub mod verdict;

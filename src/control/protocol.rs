@@ -144,6 +144,9 @@ pub enum Request {
         /// A path within the device.
         path: String,
     },
+    /// What only the running daemon knows for `check --security`: a
+    /// [`SecurityReport`](super::snapshot::SecurityReport).
+    SecurityReport {},
     /// The state of the uplink: an [`Uplink`](super::snapshot::Uplink), after a test publish and
     /// its echo if connected.
     UplinkCheck {},
@@ -345,6 +348,7 @@ mod tests {
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
             (r#"{"request":"config-check"}"#, Request::ConfigCheck {}),
+            (r#"{"request":"security-report"}"#, Request::SecurityReport {}),
             (r#"{"request":"clock"}"#, Request::Clock {}),
             (r#"{"request":"clock-trust"}"#, Request::ClockTrust {}),
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),

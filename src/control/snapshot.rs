@@ -14,6 +14,10 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
+    /// Whether everything is fine.
+    pub ok: bool,
+    /// Why not, one sentence each, the most urgent first.
+    pub reasons: Vec<String>,
     /// This gateway.
     pub gateway: Gateway,
     /// The uplink to the broker.
@@ -40,6 +44,18 @@ pub struct Status {
     pub problems: Vec<String>,
     /// The wall clock.
     pub clock: Clock,
+    /// The configuration file that is on trial; `None` = none is.
+    pub trial: Option<ConfigTrial>,
+}
+
+/// A configuration file on trial: `tombolo config apply FILE --confirm TIME`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigTrial {
+    /// The file.
+    pub file: String,
+    /// Seconds until the one before comes back.
+    pub left_s: u64,
 }
 
 /// This gateway.
@@ -553,6 +569,26 @@ pub struct Queue {
     pub rejected: Rejected,
     /// Most publishes per second, if the configuration limits them.
     pub rate_limit: Option<u64>,
+}
+
+/// What the running daemon knows for `tombolo check --security`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SecurityReport {
+    /// Seconds since the daemon was ready.
+    pub uptime_s: u64,
+    /// Readings that each rule has decided since the start or the last reload, by role and rule.
+    pub rule_hits: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Seconds since the start or the last reload.
+    pub counted_s: u64,
+    /// Devices that sent nothing since the start, in id order; at most 100.
+    pub silent: Vec<String>,
+    /// All of them.
+    pub silent_count: u64,
+    /// DTLS sessions by cipher suite, by its IANA name.
+    pub suites: BTreeMap<String, u64>,
+    /// DTLS sessions without the extended master secret.
+    pub without_extended_master_secret: u64,
 }
 
 /// One lane.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,13 +30,14 @@ use super::report;
 use super::round::Shared;
 use super::serial::Ports;
 use super::state::StateKeeper;
+use super::trial::{Judgement, OnTrial};
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
 use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
-use crate::control::snapshot;
+use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Method, RecordId};
 use crate::northbound::publisher::Skip;
@@ -48,6 +50,8 @@ const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 const SAVE_WITHIN: Duration = Duration::from_secs(5);
 /// A read that takes longer than this is named.
 const SLOW_READ: Duration = Duration::from_secs(15);
+/// Most silent devices that are named.
+const SILENT_SHOWN: usize = 100;
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// Everything there is to ask and to change from outside the path.
@@ -63,6 +67,8 @@ pub struct Desk {
     fleets: FleetKeeper,
     deliveries: Rc<Deliveries>,
     started: Instant,
+    /// Since when the rules count what they decide.
+    rules_since: Instant,
     alive_at: Instant,
     /// The verdict on the clock that was logged.
     verdict: Option<Verdict>,
@@ -80,6 +86,10 @@ pub struct Desk {
     gateway_status: GatewayStatus,
     /// Sends rejected records again.
     retrying: Option<JoinHandle<()>>,
+    /// Why the metrics are not exported, one sentence each.
+    metrics_problems: Vec<String>,
+    /// The configuration on trial.
+    trial: Option<OnTrial>,
 }
 
 impl Desk {
@@ -110,6 +120,7 @@ impl Desk {
             ports,
             clock,
             started: now,
+            rules_since: now,
             alive_at: now,
             verdict: None,
             limiter: Limiter::new(Default::default()),
@@ -121,7 +132,10 @@ impl Desk {
             refused: None,
             gateway_status: GatewayStatus::default(),
             retrying: None,
+            metrics_problems: Vec::new(),
+            trial: None,
         };
+        desk.trial = OnTrial::of(&desk.loaded, now);
         desk.retry(interval);
         desk
     }
@@ -208,6 +222,7 @@ impl Desk {
         self.state.care(now);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
+        self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
         notify.status(&self.line());
@@ -216,6 +231,34 @@ impl Desk {
             self.alive_at = now;
             if Notify::watchdog().is_some() {
                 notify.alive();
+            }
+        }
+    }
+
+    /// The configuration on trial: stays, goes, or waits.
+    fn judge_trial(&mut self, now: Instant) {
+        if self.reloading.is_some() {
+            return;
+        }
+        let Some(on_trial) = &self.trial else { return };
+        match on_trial.judge(now, &self.link.snapshot(now)) {
+            Judgement::Waits => {}
+            Judgement::Stays => {
+                log::info!("the configuration on trial is confirmed: the uplink is connected");
+                let state_dir = self.loaded.settings.paths.state_dir.clone();
+                self.trial = None;
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = crate::config::trial::io::remove(&state_dir) {
+                        log::error!(reason:% = error; "the record of the trial cannot be deleted: the next start goes back");
+                    }
+                });
+            }
+            Judgement::Goes => {
+                log::error!(
+                    "the configuration on trial was not confirmed in time: the one before is used again"
+                );
+                self.trial = None;
+                self.begin_reload(None);
             }
         }
     }
@@ -343,8 +386,20 @@ impl Desk {
         }
     }
 
-    /// Takes the new configuration over, or says why not.
-    pub fn finish_reload(&mut self, outcome: Outcome) {
+    /// The addresses that the metrics are exported on.
+    pub fn metrics_addresses(&self) -> Vec<SocketAddr> {
+        self.loaded.settings.metrics.listen.clone()
+    }
+
+    /// Why they are not.
+    pub fn set_metrics_problems(&mut self, problems: Vec<String>) {
+        self.metrics_problems = problems;
+    }
+
+    /// Takes the new configuration over, or says why not. Returns whether the addresses of the
+    /// metrics changed.
+    pub fn finish_reload(&mut self, outcome: Outcome) -> bool {
+        let metrics_before = self.metrics_addresses();
         let answer = match outcome {
             Ok(ready) => {
                 self.refused = None;
@@ -370,6 +425,7 @@ impl Desk {
             self.waiting = std::mem::take(&mut self.later);
             self.begin_reload(None);
         }
+        self.metrics_addresses() != metrics_before
     }
 
     fn take_over(&mut self, ready: Ready) {
@@ -395,6 +451,7 @@ impl Desk {
         let hub = self.shared.hub.borrow();
         self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
         drop(hub);
+        self.rules_since = Instant::now();
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
@@ -426,6 +483,7 @@ impl Desk {
             "reloaded"
         );
         self.state = StateKeeper::new(Instant::now(), &loaded);
+        self.trial = OnTrial::of(&loaded, Instant::now());
         self.loaded = Arc::new(loaded);
     }
 
@@ -436,6 +494,7 @@ impl Desk {
             format!("the last reload was refused, the configuration before it is in use: {reason}; then `tombolo reload`")
         }));
         problems.extend(self.state.problems());
+        problems.extend(self.metrics_problems.iter().cloned());
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
@@ -473,7 +532,9 @@ impl Control for Desk {
         let journal = self.journal.borrow().status();
         let settings = &self.loaded.settings;
         let online = hub.pipeline.gate.devices(now).filter(|device| device.online).count();
-        snapshot::Status {
+        let mut status = snapshot::Status {
+            ok: false,
+            reasons: Vec::new(),
             gateway: snapshot::Gateway {
                 id: settings.gateway.id.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -507,7 +568,11 @@ impl Control for Desk {
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),
             clock: self.clock.snapshot(),
-        }
+            trial: self.trial.as_ref().map(OnTrial::snapshot),
+        };
+        status.reasons = verdict::reasons(&status);
+        status.ok = status.reasons.is_empty();
+        status
     }
 
     fn sessions(&mut self, device: Option<&str>) -> snapshot::SessionPage {
@@ -644,6 +709,30 @@ impl Control for Desk {
     fn config_check(&mut self, reply: Reply) {
         let (options, running) = (self.options.clone(), Arc::clone(&self.loaded));
         config_check::answer(options, running, self.clock.clone(), self.link.files(), reply);
+    }
+
+    fn security_report(&mut self) -> snapshot::SecurityReport {
+        let now = Instant::now();
+        let hub = self.shared.hub.borrow();
+        let settings = &self.loaded.settings;
+        let dtls = dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions);
+        let mut report = snapshot::SecurityReport {
+            uptime_s: now.saturating_duration_since(self.started).as_secs(),
+            counted_s: now.saturating_duration_since(self.rules_since).as_secs(),
+            without_extended_master_secret: dtls.sessions.saturating_sub(dtls.extended_master_secret),
+            suites: dtls.suites,
+            ..snapshot::SecurityReport::default()
+        };
+        for (role, rule, hits) in hub.pipeline.gate.rule_hits() {
+            report.rule_hits.entry(role.to_string()).or_default().insert(rule.to_string(), hits);
+        }
+        let silent = hub.pipeline.gate.devices(now).filter(|device| device.last_seen.is_none());
+        let mut silent: Vec<String> = silent.map(|device| device.id.to_string()).collect();
+        silent.sort_unstable();
+        report.silent_count = silent.len() as u64;
+        silent.truncate(SILENT_SHOWN);
+        report.silent = silent;
+        report
     }
 
     fn explain(&mut self, device: &str, method: Method, path: &str) -> serde_json::Value {

@@ -54,9 +54,18 @@ const GOODBYE: Duration = Duration::from_millis(1_500);
 const ROUNDS: usize = 4;
 
 /// Runs the gateway until SIGTERM or SIGINT. The exit status is the service's.
-pub fn run(options: &Options) -> ExitCode {
+///
+/// `json`: why it cannot start is said as one JSON object.
+pub fn run(options: &Options, json: bool) -> ExitCode {
     let loaded = match crate::config::io::load_to_run(options) {
         Ok(loaded) => loaded,
+        Err(findings) if json => {
+            let mut object = crate::config::findings_to_json(&findings);
+            object["code"] = "configuration".into();
+            object["message"] = "the configuration cannot be used".into();
+            eprintln!("{}", serde_json::json!({ "error": object }));
+            return ExitCode::from(EXIT_CONFIG);
+        }
         Err(findings) => {
             for finding in &findings {
                 eprintln!("tombolo: {finding}");
@@ -180,6 +189,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         deliveries,
     );
     let mut server = server;
+    let mut metrics = super::metrics::Metrics::start(&desk.metrics_addresses());
     notify.ready(&desk.line());
     desk.say_ready();
     let mut care = tokio::time::interval(Duration::from_secs(1));
@@ -188,11 +198,17 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     loop {
         tokio::select! {
             call = server.next_call() => call.dispatch(&mut desk),
+            call = metrics.next_call() => call.dispatch(&mut desk),
             outcome = desk.reloaded() => {
-                desk.finish_reload(outcome);
+                if desk.finish_reload(outcome) {
+                    metrics.replace(&desk.metrics_addresses());
+                }
                 notify.ready(&desk.line());
             }
-            _ = care.tick() => desk.care(&mut notify),
+            _ = care.tick() => {
+                desk.set_metrics_problems(metrics.problems());
+                desk.care(&mut notify);
+            }
             _ = hangup.recv() => desk.begin_reload(None),
             Some(_) = async { tokio::select! {
                 Some(ended) = listening.join_next() => Some(ended),

@@ -357,6 +357,15 @@ impl Gate {
         mapped
     }
 
+    /// The readings that each rule has decided since the rules were last compiled, refused ones
+    /// included: role, rule, number.
+    pub fn rule_hits(&self) -> impl Iterator<Item = (&Name, &Name, u64)> {
+        use std::sync::atomic::Ordering;
+        self.plan.roles.iter().flat_map(|role| {
+            role.rules.iter().map(|rule| (&role.name, &rule.name, rule.hits.load(Ordering::Relaxed)))
+        })
+    }
+
     /// Returns the tokens of a reading with `payload_bytes` that passed but could not be stored, so
     /// that a full journal does not use up the device's quota.
     pub fn give_back(&mut self, device: DeviceIndex, payload_bytes: usize) {

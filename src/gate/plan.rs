@@ -300,7 +300,8 @@ impl Draft {
         let mut taken = BTreeMap::new();
         let mut rules = Vec::with_capacity(role.uplink.len());
         for rule in &role.uplink {
-            let mut compiled = Rule { name: rule.name.clone(), pattern: rule.path.clone(), action: None };
+            let (name, pattern) = (rule.name.clone(), rule.path.clone());
+            let mut compiled = Rule { name, pattern, action: None, hits: Default::default() };
             if !rule.deny {
                 match action(rule, role, settings, spaces, &mut taken) {
                     Ok(action) => compiled.action = Some(action),

@@ -4,6 +4,7 @@
 //! match the reading is refused. The checks run in this order, and the first that fails is the
 //! reason: reserved path, deny, no rule, method, query, size, quota.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::mapping::Mapping;
@@ -63,6 +64,8 @@ pub(super) struct Rule {
     pub(super) pattern: Pattern,
     /// `None` = deny.
     pub(super) action: Option<Action>,
+    /// Readings that it has decided since it was compiled.
+    pub(super) hits: AtomicU64,
 }
 
 /// How an allowing rule publishes a reading.
@@ -170,7 +173,16 @@ pub(super) fn authorize<'a>(
 ) -> Result<Authorized<'a>, Refusal> {
     let received = identified.received();
     let segments = Segments::new(received.path);
-    let (rule, _) = role.decide(received.path, &segments, received.method, received.query.is_some())?;
+    let has_query = received.query.is_some();
+    let (rule, _) =
+        role.decide(received.path, &segments, received.method, has_query).inspect_err(|refusal| {
+            if matches!(refusal, Refusal::Denied { .. })
+                && let Some(rule) = role.rule(role.deny.find(&segments))
+            {
+                rule.hits.fetch_add(1, Ordering::Relaxed);
+            }
+        })?;
+    rule.hits.fetch_add(1, Ordering::Relaxed);
     if received.method == Method::Delete && !received.payload.is_empty() {
         return Err(Refusal::NotAllowed);
     }

@@ -5,6 +5,7 @@
 mod certificate;
 mod check;
 mod daemon;
+mod dayops;
 mod device;
 mod help;
 mod init;

@@ -8,6 +8,7 @@ mod certificates;
 mod check_messages;
 mod checks;
 mod clock;
+mod dayops;
 mod device;
 mod device_status;
 #[cfg(feature = "dimpl")]

@@ -10,11 +10,14 @@
 mod credential;
 mod device;
 mod running;
+mod security;
 mod serial;
 mod service;
 mod state;
 mod system;
 mod uplink;
+
+pub use security::is_secret;
 
 use std::sync::Arc;
 
@@ -36,6 +39,7 @@ use crate::northbound;
 pub fn run(context: &Context, arguments: &CheckArguments) -> Result<(), CommandError> {
     let mut report = Report { context, findings: Vec::new(), next: None };
     match crate::config::io::load(&context.options(), None) {
+        Ok(loaded) if arguments.security => security::run(&mut report, &loaded)?,
         Ok(loaded) => {
             report.add(loaded.findings.iter().cloned())?;
             report.add(state::judge(&loaded))?;
@@ -227,7 +231,7 @@ impl Report<'_> {
     pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) -> Result<(), CommandError> {
         for finding in findings {
             if !self.context.out.json {
-                self.context.out.line(&finding)?;
+                self.context.out.line(crate::cli::colour::finding(&finding))?;
             }
             self.findings.push(finding);
         }

@@ -8,6 +8,7 @@ mod certificate;
 mod device;
 mod fleet;
 mod judge;
+mod metrics;
 mod modbus;
 mod reach;
 mod role;
@@ -218,6 +219,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         }
     }
     stage::insecure_device(cx, &coap, &gate.devices);
+    let metrics = metrics::metrics(cx, &file.metrics);
     if context.findings.fatal {
         return None;
     }
@@ -228,7 +230,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         },
     };
     let log = log(&file.log);
-    let settings = Settings { gateway, gate, upstream, coap, serial, journal, clock, log, paths };
+    let settings = Settings { gateway, gate, upstream, coap, serial, journal, clock, log, metrics, paths };
     Some(Validated { settings, known, certificates: material })
 }
 

@@ -374,6 +374,11 @@ impl Uplink {
         self.own.set_status(Class::DeviceStatus, topic, Vec::new());
     }
 
+    /// Whether what was last said on a retained topic has reached the broker.
+    pub fn has_reached(&self, topic: &str) -> bool {
+        !self.own.is_waiting(topic)
+    }
+
     /// Takes an attempt up at once: something was changed that may help.
     pub fn retry_now(&mut self, now: Instant) {
         self.attempts.reconnect.retry_now(now);
