@@ -40,6 +40,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{Level, Loaded};
 use crate::control::io::client::{Client, ClientError};
+use crate::telemetry::io::hinted;
 use args::{AclCommand, Arguments, Command, NOT_BUILT};
 use error::{CommandError, USAGE};
 use output::Output;
@@ -82,7 +83,24 @@ impl Context {
         if self.is_packaged() { "systemctl start tombolo".to_owned() } else { self.hint("run") }
     }
 
-    fn is_packaged(&self) -> bool {
+    /// How it is started anew.
+    pub fn restart_hint(&self) -> String {
+        match self.is_packaged() {
+            true => "systemctl restart tombolo".to_owned(),
+            false => format!("stop it and start `{}` again", self.hint("run")),
+        }
+    }
+
+    /// The command for somebody who may read what this user may not.
+    pub fn rights_hint(&self, command: &str) -> String {
+        match self.is_packaged() {
+            true => format!("run `sudo {}`", self.hint(command)),
+            false => format!("run `{}` as root or as the user that the gateway runs as", self.hint(command)),
+        }
+    }
+
+    /// Whether this is the configuration of the package's service.
+    pub fn is_packaged(&self) -> bool {
         self.config == std::path::Path::new(args::DEFAULT_CONFIG)
     }
 
@@ -110,8 +128,19 @@ impl Context {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return usage(&error),
+        Err(error) => {
+            name_configuration(&configuration_given());
+            return usage(&error);
+        }
     };
+    match &arguments.command {
+        // What the daemon says is read anywhere.
+        Command::Run => {
+            let config = std::path::absolute(&arguments.config);
+            name_configuration(config.as_deref().unwrap_or(&arguments.config));
+        }
+        _ => name_configuration(&arguments.config),
+    }
     let context = Context { config: arguments.config, out: Output { json: arguments.json } };
     match dispatch(&context, arguments.command) {
         Ok(status) => status,
@@ -120,6 +149,22 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.status())
         }
     }
+}
+
+/// Commands in messages of this process name this configuration, unless it is the packaged one.
+fn name_configuration(config: &std::path::Path) {
+    if config != std::path::Path::new(args::DEFAULT_CONFIG) {
+        crate::telemetry::io::name_configuration(key::shell_word(&config.display().to_string()));
+    }
+}
+
+/// `--config` of a command line that cannot be parsed.
+fn configuration_given() -> PathBuf {
+    let arguments: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let behind = arguments.windows(2).find(|pair| pair[0] == "--config").map(|pair| pair[1].clone());
+    let joined = arguments.iter().find_map(|word| word.strip_prefix("--config=").map(str::to_owned));
+    behind.or(joined).map_or_else(|| args::DEFAULT_CONFIG.into(), PathBuf::from)
 }
 
 fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
@@ -162,21 +207,34 @@ fn usage(error: &clap::Error) -> ExitCode {
         Some(ContextValue::String(word)) => NOT_BUILT.into_iter().find(|planned| planned == word),
         _ => None,
     };
-    if let Some(command) = planned {
-        let version = env!("CARGO_PKG_VERSION");
-        note(format_args!(
-            "tombolo: {command} is not implemented in {version} yet; `tombolo --help` lists the commands"
-        ));
-    } else if let Some(id) = mistaken_key(error) {
-        note(format_args!(
-            "tombolo: the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
-        ));
-    } else if std::env::args_os().any(|argument| argument == "--json") {
-        let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        note(serde_json::json!({ "error": { "code": "usage", "message": message } }));
-    } else {
-        let _ = write!(std::io::stderr(), "{error}");
+    let own = match planned {
+        Some(command) => {
+            let version = env!("CARGO_PKG_VERSION");
+            Some(format!("{command} is not implemented in {version} yet; `tombolo --help` lists the commands"))
+        }
+        None => mistaken_key(error).map(|id| {
+            format!(
+                "the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
+            )
+        }),
+    };
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    match own {
+        Some(text) => say(&CommandError::Usage(text), json),
+        None if json => {
+            let text = error.to_string();
+            // The first line ends in a colon where the arguments follow, one a line.
+            let lines: Vec<&str> = text
+                .trim_start_matches("error: ")
+                .lines()
+                .map(str::trim)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            say(&CommandError::Usage(lines.join(" ")), json);
+        }
+        None => {
+            let _ = write!(std::io::stderr(), "{error}");
+        }
     }
     ExitCode::from(USAGE)
 }
@@ -199,13 +257,14 @@ fn say(error: &CommandError, json: bool) {
     match error {
         CommandError::Usage(text) | CommandError::Failed(text) if json => {
             let code = if matches!(error, CommandError::Usage(_)) { "usage" } else { "failed" };
-            note(serde_json::json!({ "error": { "code": code, "message": text } }));
+            note_object(&serde_json::json!({ "error": { "code": code, "message": hinted(text) } }));
         }
         CommandError::Configuration(findings) if json => {
-            let mut object = crate::config::findings_to_json(findings);
+            let findings: Vec<_> = findings.iter().cloned().map(localised).collect();
+            let mut object = crate::config::findings_to_json(&findings);
             object["code"] = "configuration".into();
             object["message"] = "the configuration cannot be used".into();
-            note(serde_json::json!({ "error": object }));
+            note_object(&serde_json::json!({ "error": object }));
         }
         CommandError::Usage(text) | CommandError::Failed(text) => {
             note(format_args!("tombolo: {}", crate::telemetry::text::Escaped(text)));
@@ -224,7 +283,21 @@ fn say(error: &CommandError, json: bool) {
     }
 }
 
-/// A line on standard error, beside the result. A closed output is not a failure.
+/// The finding with its commands as they have to be typed here.
+pub(crate) fn localised(mut finding: crate::config::Finding) -> crate::config::Finding {
+    finding.message = hinted(&finding.message).into_owned();
+    finding.advice = hinted(&finding.advice).into_owned();
+    finding
+}
+
+/// An object of JSON on standard error. A closed output is not a failure.
+fn note_object(object: &serde_json::Value) {
+    let _ = std::io::stderr().write_all(format!("{object}\n").as_bytes());
+}
+
+/// A line on standard error, beside the result, with its commands as they have to be typed here. A
+/// closed output is not a failure.
 pub fn note(text: impl std::fmt::Display) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    let text = format!("{text}\n");
+    let _ = std::io::stderr().write_all(hinted(&text).as_bytes());
 }

@@ -9,6 +9,7 @@ use super::output::{align, bytes, plural, span};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{SerialPort, SerialUnit, Session, SessionPage, Status, Uplink};
+use crate::telemetry::io::hinted;
 
 /// Runs the command.
 ///
@@ -24,7 +25,7 @@ pub fn run(context: &Context, arguments: StatusArguments) -> Result<(), CommandE
     }
     let status: Status = serde_json::from_value(value)
         .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
-    Ok(context.out.text(&text(&status))?)
+    Ok(context.out.text(&hinted(&text(&status)))?)
 }
 
 /// Lists the DTLS sessions.

@@ -143,6 +143,8 @@ pub struct ConfigCheck {
     pub upstream_files: Option<String>,
     /// Addresses that are bound, `address:port`.
     pub listening: Vec<String>,
+    /// What fails in the running gateway and does not in the files any more, one sentence each.
+    pub repaired: Vec<String>,
 }
 
 /// One key that differs.
@@ -560,6 +562,8 @@ pub struct Explained {
     pub publish: Option<ExplainedPublish>,
     /// Largest payloads of the role.
     pub max_payload: Option<ExplainedPayload>,
+    /// Whether the device is on a serial port, where there are no datagrams and no Block1.
+    pub serial: bool,
     /// What is left of the device's quota now.
     pub quota: Option<ExplainedQuota>,
 }

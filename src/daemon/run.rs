@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(loaded) => loaded,
         Err(findings) => {
             for finding in &findings {
-                eprintln!("tombolo: {finding}");
+                eprintln!("tombolo: {}", telemetry::io::hinted(&finding.to_string()));
             }
             return ExitCode::from(EXIT_CONFIG);
         }

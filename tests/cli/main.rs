@@ -10,3 +10,4 @@ mod help;
 mod init;
 mod place;
 mod state;
+mod truth;

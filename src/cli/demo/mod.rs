@@ -480,6 +480,9 @@ impl Screen {
         let [meter, unit] = &ledger.metered;
         let told = |(id, committed): &(&'static str, Committed)| (committed.total(), ledger.arrived_from(id));
         let ((meter_committed, meter_arrived), (unit_committed, unit_arrived)) = (told(meter), told(unit));
+        // What came in over CoAP is what came from nobody on a wire.
+        let coap_arrived = ledger.arrived.len() - meter_arrived - unit_arrived;
+        let acknowledged = ledger.acknowledged.len() as u64;
         if self.json {
             println!(
                 "{}",
@@ -487,6 +490,7 @@ impl Screen {
                        "acknowledged": ledger.acknowledged.len(), "arrived": ledger.arrived.len(),
                        "missing": missing, "duplicates": ledger.twice(), "refused": ledger.refused,
                        "unanswered": ledger.unanswered,
+                       "coap": {"acknowledged": ledger.acknowledged.len(), "arrived": coap_arrived},
                        "meter": {"committed": meter_committed, "arrived": meter_arrived},
                        "modbus": {"committed": unit_committed, "arrived": unit_arrived},
                        "queue": queue})
@@ -495,14 +499,17 @@ impl Screen {
         }
         self.clear();
         println!(
-            "\nacknowledged {}   arrived {}   lost {missing}   arrived twice {}   unanswered {}",
-            ledger.acknowledged.len(),
-            ledger.arrived.len(),
-            ledger.twice(),
-            ledger.unanswered,
+            "\nCoAP sensors: acknowledged {acknowledged}   arrived {coap_arrived}   unanswered {}",
+            ledger.unanswered
         );
         println!("serial meter: committed {meter_committed}   arrived {meter_arrived}");
         println!("Modbus meter: committed {unit_committed}   arrived {unit_arrived}");
+        println!(
+            "in all: promised {}   arrived {}   lost {missing}   arrived twice {}",
+            acknowledged + meter_committed + unit_committed,
+            ledger.arrived.len(),
+            ledger.twice(),
+        );
         println!(
             "{}",
             if good { "Everything acknowledged arrived." } else { "NOT everything acknowledged arrived." }
