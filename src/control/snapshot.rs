@@ -103,6 +103,9 @@ pub struct Uplink {
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
     pub retry_in_s: Option<u64>,
+    /// Whether a publish was made and its acknowledgement waited for; only in the answer to
+    /// `uplink-check`. `false`: the gateway has no topic of its own to publish on.
+    pub asked: Option<bool>,
     /// Milliseconds a publish took to be acknowledged; only in the answer to `uplink-check`.
     pub echo_ms: Option<u64>,
     /// Warnings: the broker supports only 3.1.1, a small Receive Maximum, a stopped lane.

@@ -100,6 +100,8 @@ fn a_broker_that_acknowledges_nothing_is_a_failure() {
     assert_eq!(status, 1, "{text}");
     assert!(found(&text, "fail", &["upstream: ", "the broker acknowledges nothing"]), "{text}");
     assert!(!text.contains("it takes readings"), "{text}");
+    // Longer than a second it is said what is waited for.
+    assert!(text.contains("asking the running gateway to publish …"), "{text}");
 }
 
 #[test]

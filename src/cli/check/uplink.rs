@@ -29,7 +29,9 @@ pub struct Standing {
 pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, Standing) {
     match daemon.ask_for::<Uplink>(&Request::UplinkCheck {}, SLOW_ANSWER) {
         Ok(uplink) => {
-            let proves = uplink.protocol.as_deref() != Some("3.1.1");
+            // One that could not be asked has proven nothing.
+            let asked = uplink.asked == Some(true) || uplink.echo_ms.is_some();
+            let proves = asked && uplink.protocol.as_deref() != Some("3.1.1");
             let (configured, connected) = (uplink.configured, uplink.connected);
             (judge(&uplink, prefix), Standing { configured, connected, proves })
         }
@@ -64,6 +66,13 @@ fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
             let message =
                 format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
             Finding::warn("upstream", message).advice(allow)
+        }
+        (true, None) if uplink.left_out.is_empty() && uplink.asked != Some(true) => {
+            let message = format!(
+                "{text}; the running gateway publishes no status of its own ([topics] gateway-status), so it cannot be asked \
+                 whether the broker takes what it sends; that is tried beside it"
+            );
+            Finding::warn("upstream", message)
         }
         (true, None) if uplink.left_out.is_empty() => {
             let message = format!(
