@@ -13,6 +13,7 @@ use crate::control::protocol::Request;
 use crate::control::snapshot::Explained;
 use crate::gate::Gate;
 use crate::message::Method;
+use crate::telemetry::io::hinted;
 
 /// Asks the running daemon for the rules in force; without a daemon, reads the files.
 ///
@@ -30,9 +31,11 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
             let method = Method::parse(&method)
                 .ok_or_else(|| CommandError::Usage(format!("{method:?} is not one of POST, PUT, DELETE")))?;
             let now = Instant::now();
-            let gate = Gate::new(context.load()?.settings.gate, now);
+            let loaded = context.load()?;
+            let gate = Gate::new(loaded.settings.gate.clone(), now);
             let explanation = gate.explain(now, &device, method, &path);
-            let value = serde_json::to_value(explanation).map_err(CommandError::failed)?;
+            let mut value = serde_json::to_value(explanation).map_err(CommandError::failed)?;
+            loaded.complete_explanation(&device, &mut value);
             (value, "the rules in the files (tombolo is not running)")
         }
         Err(error) => return Err(error.into()),
@@ -43,7 +46,7 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
     } else {
         let explained: Explained = serde_json::from_value(value)
             .map_err(|error| CommandError::failed(format_args!("the explanation cannot be read: {error}")))?;
-        context.out.text(&text(&explained, asked))?;
+        context.out.text(&hinted(&text(&explained, asked)))?;
     }
     if allowed { Ok(()) } else { Err(CommandError::Said) }
 }
@@ -93,7 +96,13 @@ pub fn text(explained: &Explained, asked: &str) -> String {
         }
     }
     if let Some(size) = &explained.max_payload {
-        row("payload", format!("up to {}, by Block1 {}", bytes(size.datagram), bytes(size.blockwise)));
+        row(
+            "payload",
+            match explained.serial {
+                true => format!("up to {}", bytes(size.blockwise)),
+                false => format!("up to {}, by Block1 {}", bytes(size.datagram), bytes(size.blockwise)),
+            },
+        );
     }
     if let Some(quota) = &explained.quota {
         row(

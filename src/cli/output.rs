@@ -3,9 +3,12 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::telemetry::io::hinted;
 use crate::telemetry::text::Escaped;
 
 /// The output of a command's result: standard output.
@@ -26,6 +29,14 @@ impl Output {
     /// [`Gone`].
     pub fn line(self, text: impl std::fmt::Display) -> Result<(), Gone> {
         self.text(&format!("{text}\n"))
+    }
+
+    /// Prints a line of our own words, with the commands in it as they have to be typed here.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn hint(self, text: impl std::fmt::Display) -> Result<(), Gone> {
+        self.line(hinted(&text.to_string()))
     }
 
     /// Prints an object as one line of JSON.
@@ -57,6 +68,33 @@ impl Output {
             out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
         })
     }
+}
+
+/// How long a command is silent before it says what it waits for, and between two times.
+const SILENT: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Does something that may take long; says on standard error what is waited for once a second has
+/// passed, and every 10 s from then on.
+pub fn patiently<T>(what: &str, act: impl FnOnce() -> T) -> T {
+    let (done, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let begun = Instant::now();
+            let mut pause = SILENT;
+            while ended.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let waited = begun.elapsed().as_secs();
+                super::note(match waited {
+                    0..=2 => format!("{what} …"),
+                    _ => format!("{what}: {waited} s so far …"),
+                });
+                pause = AGAIN;
+            }
+        });
+        let result = act();
+        drop(done);
+        result
+    })
 }
 
 /// Rows as lines with two spaces between columns. Cells are escaped, so that an id or topic cannot

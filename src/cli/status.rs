@@ -10,6 +10,7 @@ use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{SerialPort, SerialUnit, Session, SessionPage, Status, Uplink};
 use crate::control::verdict;
+use crate::telemetry::io::hinted;
 
 /// Runs the command.
 ///
@@ -26,7 +27,7 @@ pub fn run(context: &Context, arguments: StatusArguments) -> Result<(), CommandE
     let status: Status = serde_json::from_value(value)
         .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
     let fine = verdict::reasons(&status).is_empty();
-    Ok(context.out.text(&colour::status(&text(&status), fine))?)
+    Ok(context.out.text(&colour::status(&hinted(&text(&status)), fine))?)
 }
 
 /// Lists the DTLS sessions.

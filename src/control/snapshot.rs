@@ -119,6 +119,9 @@ pub struct Uplink {
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
     pub retry_in_s: Option<u64>,
+    /// Whether a publish was made and its acknowledgement waited for; only in the answer to
+    /// `uplink-check`. `false`: the gateway has no topic of its own to publish on.
+    pub asked: Option<bool>,
     /// Milliseconds a publish took to be acknowledged; only in the answer to `uplink-check`.
     pub echo_ms: Option<u64>,
     /// Warnings: the broker supports only 3.1.1, a small Receive Maximum, a stopped lane.
@@ -159,6 +162,8 @@ pub struct ConfigCheck {
     pub upstream_files: Option<String>,
     /// Addresses that are bound, `address:port`.
     pub listening: Vec<String>,
+    /// What fails in the running gateway and does not in the files any more, one sentence each.
+    pub repaired: Vec<String>,
 }
 
 /// One key that differs.
@@ -706,6 +711,8 @@ pub struct Explained {
     pub publish: Option<ExplainedPublish>,
     /// Largest payloads of the role.
     pub max_payload: Option<ExplainedPayload>,
+    /// Whether the device is on a serial port, where there are no datagrams and no Block1.
+    pub serial: bool,
     /// What is left of the device's quota now.
     pub quota: Option<ExplainedQuota>,
 }

@@ -42,6 +42,7 @@ use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Method, RecordId};
 use crate::northbound::publisher::Skip;
 use crate::telemetry::counters::{Counter, Snapshot};
+use crate::telemetry::io::hinted;
 use crate::telemetry::limited::Limiter;
 
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
@@ -83,6 +84,9 @@ pub struct Desk {
     later: Vec<Reply>,
     /// Why the last reload was refused, until one is not.
     refused: Option<String>,
+    /// Why the last reload found the upstream's files of no use, and how many connections there had
+    /// been: another one since then has used them.
+    unusable: Option<(String, u64)>,
     gateway_status: GatewayStatus,
     /// Sends rejected records again.
     retrying: Option<JoinHandle<()>>,
@@ -130,6 +134,7 @@ impl Desk {
             waiting: Vec::new(),
             later: Vec::new(),
             refused: None,
+            unusable: None,
             gateway_status: GatewayStatus::default(),
             retrying: None,
             metrics_problems: Vec::new(),
@@ -171,7 +176,8 @@ impl Desk {
                 let _ = write!(line, "NOT connected to {broker}: {reason}");
             }
         }
-        let _ = write!(line, "; {} readings waiting", waiting(&journal));
+        let waiting = waiting(&journal);
+        let _ = write!(line, "; {waiting} reading{} waiting", if waiting == 1 { "" } else { "s" });
         if let Some(failing) = failing(&journal) {
             let _ = write!(line, "; REFUSING READINGS: {failing}");
         }
@@ -187,7 +193,8 @@ impl Desk {
         }
         let disabled = self.disabled().len();
         if disabled > 0 {
-            let _ = write!(line, "; {disabled} items disabled: run tombolo check");
+            let s = if disabled == 1 { "" } else { "s" };
+            let _ = write!(line, "; {disabled} item{s} disabled: run tombolo check");
         }
         let mut problems = uplink.stalled.clone();
         problems.extend(self.problems(&journal, Instant::now()));
@@ -196,7 +203,7 @@ impl Desk {
             let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
             let _ = write!(line, "; {count} problem{s}: {first}; run tombolo check");
         }
-        line
+        hinted(&line).into_owned()
     }
 
     /// Once a second: clock, presence, status line, sign of life.
@@ -286,6 +293,7 @@ impl Desk {
                 .chain(rejected_problem(&status))
                 .chain(self.problems(&status, now))
                 .chain(self.link.lasting_problems())
+                .map(|problem| hinted(&problem).into_owned())
                 .collect(),
             connection: self.link.connections(),
         };
@@ -364,7 +372,8 @@ impl Desk {
         }
         self.waiting.extend(reply);
         self.announced = true;
-        self.reloading = Some(reload::begin(self.options.clone(), Arc::clone(&self.loaded)));
+        self.reloading =
+            Some(reload::begin(self.options.clone(), Arc::clone(&self.loaded), self.clock.clone()));
     }
 
     /// Whether a reload was begun since the last question.
@@ -406,15 +415,19 @@ impl Desk {
                 report::findings(&ready.loaded.findings);
                 report::findings(&ready.loaded.state.events);
                 report::findings(&ready.loaded.state.problems);
+                let unusable = ready.unusable.clone();
                 self.take_over(*ready);
+                self.unusable = unusable.clone().map(|reason| (reason, self.link.connections()));
                 let (disabled, problems) = (self.disabled(), self.state.problems());
-                Ok(json!({ "reloaded": true, "disabled": disabled, "problems": problems }))
+                Ok(json!({
+                    "reloaded": true, "disabled": disabled, "problems": problems, "upstream_files": unusable,
+                }))
             }
             Err(findings) => {
                 report::findings(&findings);
                 log::error!("the new configuration is refused; the gateway goes on with the one it has");
                 let summary = reload::summary(&findings);
-                self.refused = Some(summary.strip_prefix("fail  ").unwrap_or(&summary).to_owned());
+                self.refused = Some(summary.clone());
                 Err(Failure::new(Code::Failed, summary))
             }
         };
@@ -429,7 +442,7 @@ impl Desk {
     }
 
     fn take_over(&mut self, ready: Ready) {
-        let Ready { loaded, changes, prepared, keyring, upstream_files } = ready;
+        let Ready { loaded, changes, prepared, keyring, upstream_files, .. } = ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
@@ -470,6 +483,8 @@ impl Desk {
         }
         if changes.clock {
             self.clock.set_always(settings.clock.trust == ClockTrust::Always);
+            // Whoever asks next hears the verdict by the new rule.
+            self.clock.refresh();
         }
         if changes.dtls {
             self.shared.round(|hub: &mut Hub| hub.engine.set_policy(settings.coap.policy));
@@ -491,7 +506,13 @@ impl Desk {
     fn problems(&self, journal: &Status, now: Instant) -> Vec<String> {
         let mut problems = journal_problems(journal, now);
         problems.extend(self.refused.iter().map(|reason| {
-            format!("the last reload was refused, the configuration before it is in use: {reason}; then `tombolo reload`")
+            // Where only a restart helps, its advice says so.
+            let then = if reason.contains("restart") { "" } else { "; then `tombolo reload`" };
+            format!("the last reload was refused, the configuration before it is in use: {reason}{then}")
+        }));
+        let connections = self.link.connections();
+        problems.extend(self.unusable.iter().filter(|(_, at)| *at == connections).map(|(reason, _)| {
+            format!("the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks")
         }));
         problems.extend(self.state.problems());
         problems.extend(self.metrics_problems.iter().cloned());
@@ -738,7 +759,9 @@ impl Control for Desk {
     fn explain(&mut self, device: &str, method: Method, path: &str) -> serde_json::Value {
         let hub = self.shared.hub.borrow();
         let explanation = hub.pipeline.gate.explain(Instant::now(), device, method, path);
-        serde_json::to_value(explanation).unwrap_or_default()
+        let mut value = serde_json::to_value(explanation).unwrap_or_default();
+        self.loaded.complete_explanation(device, &mut value);
+        value
     }
 
     fn uplink_check(&mut self, reply: Reply) {

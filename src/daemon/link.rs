@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
 use crate::northbound::io::observer::Observer;
-use crate::northbound::io::{Driver, Handle, files};
+use crate::northbound::io::{Checked, Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
 use crate::northbound::uplink::{CLOSES, Status, Uplink};
@@ -366,6 +366,7 @@ impl Link {
             left_out: status.left_out,
             last_error: status.failure,
             retry_in_s: status.attempt_at.map(|at| at.saturating_duration_since(now).as_secs()),
+            asked: None,
             echo_ms: None,
             warnings,
         }
@@ -393,11 +394,12 @@ impl Link {
         let link = Rc::clone(self);
         spawn_local(async move {
             let handle = link.handle.borrow().clone();
-            let took = match handle {
+            let Checked { asked, took } = match handle {
                 Some(handle) => handle.check(CHECK_WITHIN).await,
-                None => None,
+                None => Checked::default(),
             };
             let mut shown = link.snapshot(Instant::now());
+            shown.asked = Some(asked);
             shown.echo_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             reply.ok(&shown);
         });

@@ -68,7 +68,7 @@ pub fn run(options: &Options, json: bool) -> ExitCode {
         }
         Err(findings) => {
             for finding in &findings {
-                eprintln!("tombolo: {finding}");
+                eprintln!("tombolo: {}", telemetry::io::hinted(&finding.to_string()));
             }
             return ExitCode::from(EXIT_CONFIG);
         }

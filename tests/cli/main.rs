@@ -11,3 +11,4 @@ mod help;
 mod init;
 mod place;
 mod state;
+mod truth;

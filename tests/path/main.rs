@@ -23,6 +23,7 @@ mod refusals;
 mod sessions;
 mod strays;
 mod tail;
+mod truth;
 mod uplink;
 
 use std::path::Path;

@@ -492,6 +492,9 @@ impl Screen {
         let [meter, unit] = &ledger.metered;
         let told = |(id, committed): &(&'static str, Committed)| (committed.total(), ledger.arrived_from(id));
         let ((meter_committed, meter_arrived), (unit_committed, unit_arrived)) = (told(meter), told(unit));
+        // What came in over CoAP is what came from nobody on a wire.
+        let coap_arrived = ledger.arrived.len() - meter_arrived - unit_arrived;
+        let acknowledged = ledger.acknowledged.len() as u64;
         if self.json {
             println!(
                 "{}",
@@ -499,6 +502,7 @@ impl Screen {
                        "acknowledged": ledger.acknowledged.len(), "arrived": ledger.arrived.len(),
                        "missing": missing, "duplicates": ledger.twice(), "refused": ledger.refused,
                        "unanswered": ledger.unanswered,
+                       "coap": {"acknowledged": ledger.acknowledged.len(), "arrived": coap_arrived},
                        "meter": {"committed": meter_committed, "arrived": meter_arrived},
                        "modbus": {"committed": unit_committed, "arrived": unit_arrived},
                        "no_serial": ledger.no_serial,
@@ -508,11 +512,8 @@ impl Screen {
         }
         self.clear();
         println!(
-            "\nacknowledged {}   arrived {}   lost {missing}   arrived twice {}   unanswered {}",
-            ledger.acknowledged.len(),
-            ledger.arrived.len(),
-            ledger.twice(),
-            ledger.unanswered,
+            "\nCoAP sensors: acknowledged {acknowledged}   arrived {coap_arrived}   unanswered {}",
+            ledger.unanswered
         );
         if let Some(reason) = &ledger.no_serial {
             println!("the meters took no part: the gateway cannot open pseudo-terminals here: {reason}");
@@ -520,6 +521,12 @@ impl Screen {
             println!("serial meter: committed {meter_committed}   arrived {meter_arrived}");
             println!("Modbus meter: committed {unit_committed}   arrived {unit_arrived}");
         }
+        println!(
+            "in all: promised {}   arrived {}   lost {missing}   arrived twice {}",
+            acknowledged + meter_committed + unit_committed,
+            ledger.arrived.len(),
+            ledger.twice(),
+        );
         println!(
             "{}",
             if good { "Everything acknowledged arrived." } else { "NOT everything acknowledged arrived." }

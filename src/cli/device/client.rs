@@ -32,6 +32,15 @@ pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> St
     format!("{program} -v 6 -m post {proof} -e 21.5 {}{note}", shell_word(&url))
 }
 
+/// The machines that a client can be on.
+pub(super) fn machines(settings: &Settings) -> &'static str {
+    let listen = &settings.coap.listen;
+    match !listen.is_empty() && listen.iter().all(|address| address.ip().is_loopback()) {
+        true => "this machine (it listens for no other; [coap] listen decides)",
+        false => "any machine that reaches this one",
+    }
+}
+
 /// The credential in the client's command line.
 pub(super) enum Proof<'a> {
     /// By a key that is printable text.

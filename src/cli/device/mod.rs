@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::args::{DeviceCommand, DeviceNameArgument, DeviceShowArguments};
 use super::error::CommandError;
-use super::output::span;
+use super::output::{patiently, span};
 use super::status::kind;
 use super::{Context, note};
 use crate::config::certificate::format_key_hash;
@@ -51,14 +51,22 @@ enum Told {
 
 /// Makes the running daemon reload its devices.
 fn tell(context: &Context) -> Result<Told, CommandError> {
-    let told = context.daemon().and_then(|mut daemon| daemon.ask(&Request::Reload {}, SLOW_ANSWER));
+    let ask = || context.daemon().and_then(|mut daemon| daemon.ask(&Request::Reload {}, SLOW_ANSWER));
+    let told = patiently("waiting for the running gateway to take it up", ask);
     match told {
         Ok(_) => Ok(Told::Reloaded),
         Err(ClientError::NotRunning { .. }) => Ok(Told::NotRunning),
-        Err(error) => Err(CommandError::Failed(format!(
-            "the file is changed, but the running daemon has not taken it up: {error}; correct that, then `{}`",
-            context.hint("reload")
-        ))),
+        Err(error) => {
+            let text = error.to_string();
+            // Where only a restart helps, it is said.
+            let then = match text.contains("systemctl restart tombolo") {
+                true => String::new(),
+                false => format!("; correct that, then `{}`", context.hint("reload")),
+            };
+            Err(CommandError::Failed(format!(
+                "the file is changed, but the running daemon has not taken it up: {text}{then}"
+            )))
+        }
     }
 }
 
@@ -316,7 +324,7 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("fleet", made.as_ref().map(|(_, fleet)| fleet.to_string()));
     row("from", known.place.as_ref().map(ToString::to_string));
     if !known.usable {
-        row("disabled", Some("`tombolo check` says why".to_owned()));
+        row("disabled", Some(format!("`{}` says why", context.hint("check"))));
     }
     for (name, text) in running.iter().flat_map(running::rows) {
         row(name, Some(text));

@@ -33,6 +33,9 @@ pub struct State {
     pub unsettled: Option<Decision>,
     /// A configuration file that is on trial and in force.
     pub trial: Option<Trial>,
+    /// A file or folder that this user may not read: then nothing of the state directory was read,
+    /// neither the id nor the registry, and nothing is said about it. Never set in the daemon.
+    pub closed: Option<PathBuf>,
     /// The files in use, or their last good versions.
     pub(super) layers: Vec<LayerText>,
 }

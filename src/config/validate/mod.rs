@@ -143,6 +143,12 @@ impl Context<'_> {
         self.warn(subject, key, "this credential cannot be seen from outside the service", advice);
     }
 
+    /// This user may not look; the service may be able to.
+    fn closed(&mut self, subject: &str, key: &[&str], path: &Path) {
+        let message = format!("{} may not be read by this user, so nothing is said about it", path.display());
+        self.warn(subject, key, message, "run `sudo tombolo check`, or check as the service's user");
+    }
+
     /// Checks whether a file that a stage opens later can be read.
     fn look_at(&mut self, subject: &str, key: &[&str], path: &Path, secret: bool) {
         let shown = path.display();
@@ -151,6 +157,7 @@ impl Context<'_> {
             Err(_) if self.is_out_of_sight(path) => self.out_of_sight(subject, key),
             // Others may see that there is none; this user cannot even look.
             Err(FileError::Denied) if self.is_hidden(subject, key, path) => {}
+            Err(FileError::Denied) if self.sources.files.is_outsider() => self.closed(subject, key, path),
             Err(error) => {
                 let advice = "put the file there; the daemon looks again at every connection";
                 self.fail(subject, key, format!("{shown} {error}"), advice);

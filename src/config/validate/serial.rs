@@ -73,6 +73,26 @@ fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
         let advice = "`tombolo serial list` shows the persistent name in /dev/serial/by-id";
         cx.warn(&format!("serial {name}"), &["serial", name, "port"], message, advice);
     }
+    if table.port.as_deref().is_some_and(|port| port.contains("tcp://")) {
+        let line = [
+            ("baud", table.baud.is_some()),
+            ("data-bits", table.data_bits.is_some()),
+            ("parity", table.parity.is_some()),
+            ("stop-bits", table.stop_bits.is_some()),
+            ("flow-control", table.flow_control.is_some()),
+            ("rs485", table.rs485.is_some()),
+        ];
+        for (key, _) in line.iter().filter(|(_, set)| *set) {
+            let message =
+                "without effect: the port is reached over the network; its converter has these settings";
+            cx.warn(
+                &format!("serial {name}"),
+                &["serial", name, key],
+                message,
+                "set it there, and take it out here",
+            );
+        }
+    }
 }
 
 /// The settings of a port; `None` for a bus that cannot be used, after findings.

@@ -119,11 +119,22 @@ impl Handle {
         std::mem::take(&mut self.recovered.borrow_mut())
     }
 
-    /// Publishes the gateway's status anew and waits for its acknowledgement: how long it took.
-    /// `None`: there is no connection, no status topic, or no answer within `patience`.
-    pub async fn check(&self, patience: Duration) -> Option<Duration> {
+    /// Publishes the gateway's status anew and waits for its acknowledgement.
+    pub async fn check(&self, patience: Duration) -> Checked {
         let begun = Instant::now();
-        self.with(Uplink::begin_check).then_some(())?;
+        while !self.with(Uplink::begin_check) {
+            // A connection that was only just accepted subscribes first.
+            let soon = self.core.borrow().may_check_soon();
+            if !soon || begun.elapsed() >= patience {
+                return Checked { asked: soon, took: None };
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let took = self.answered(begun, patience).await;
+        Checked { asked: true, took }
+    }
+
+    async fn answered(&self, begun: Instant, patience: Duration) -> Option<Duration> {
         let done = async {
             while !self.core.borrow().is_check_done() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -139,6 +150,15 @@ impl Handle {
         self.stopped.notified().await;
         self.stopped.notify_one(); // for whoever else waits
     }
+}
+
+/// What became of [`Handle::check`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// The broker was asked for an answer. `false`: there is no connection, or no status topic.
+    pub asked: bool,
+    /// How long the acknowledgement took; `None`: there was none in time, or the connection ended.
+    pub took: Option<Duration>,
 }
 
 /// Runs the uplink.

@@ -406,6 +406,15 @@ impl Uplink {
             && !self.gateway_status.is_settled(&self.own)
     }
 
+    /// Whether [`Uplink::begin_check`] may succeed in a moment: the connection was just accepted,
+    /// and there is a status to publish.
+    pub fn may_check_soon(&self) -> bool {
+        self.is_connected()
+            && self.stage != Stage::Flowing
+            && !self.stopping
+            && self.settings.topics.gateway_status.is_some()
+    }
+
     /// Whether what [`Uplink::begin_check`] published is answered, or the connection gone.
     pub fn is_check_done(&self) -> bool {
         self.stage != Stage::Flowing || self.gateway_status.is_settled(&self.own)
