@@ -64,8 +64,9 @@ fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<C
     tls::client_config(settings, &anchors, &place, identity, clock).map_err(|error| error.to_string())
 }
 
-/// The system's trust anchors: its bundle, or else all files of its folder.
-fn system_anchors() -> (Vec<Pem>, String) {
+/// The system's trust anchors: its bundle, or else all files of its folder; and what to call where
+/// they are.
+pub fn system_anchors() -> (Vec<Pem>, String) {
     let found = openssl_probe::probe();
     if let Some(file) = &found.cert_file
         && let Ok(bundle) = pem(file)
