@@ -38,6 +38,7 @@ pub mod sandbox;
 pub mod scalar;
 pub mod schema;
 mod settings;
+pub mod source_keys;
 pub mod state;
 mod validate;
 

@@ -24,7 +24,8 @@ impl Challenges {
         self.0.join(", ")
     }
 
-    /// Adds those of one field. `a="b, c"` is one parameter; a scheme is a word that no `=` follows.
+    /// Adds those of one field. `a="b, c"` is one parameter; a scheme is a word without a `=`
+    /// behind it.
     pub fn add(&mut self, field: &str) {
         let mut in_quotes = false;
         let mut escaped = false;

@@ -53,7 +53,7 @@ mod tests {
             Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13),
             Error::AlertReceived(Alert::CertificateRequired),
             Error::AlertReceived(Alert::UnknownCA),
-            Error::AlertReceived(Alert::UnrecognizedName),
+            Error::AlertReceived(Alert::UnrecognisedName),
             Error::AlertReceived(Alert::ProtocolVersion),
             Error::General("x".to_owned()),
         ];

@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod files;
+pub mod jwt;
 pub mod probe;
 pub mod socket;
 pub mod transport;
@@ -184,8 +185,12 @@ impl<M: Fn() -> Moment> Driver<M> {
         };
         let now = (self.moment)().now;
         match connected {
-            Ok(Connected { transport, password, dialed }) => {
-                self.handle.core.borrow_mut().handle_connected(now, password, dialed);
+            Ok(Connected { transport, password, password_life, dialed }) => {
+                {
+                    let mut core = self.handle.core.borrow_mut();
+                    core.handle_connected(now, password, dialed);
+                    core.set_password_life(now, password_life);
+                }
                 match transport {
                     Transport::Plain(stream) => self.serve(stream, outbox, &settings.host).await,
                     Transport::Tls(stream) => self.serve(*stream, outbox, &settings.host).await,
@@ -460,7 +465,7 @@ fn classify(error: Option<std::io::Error>, host: &str) -> Closed {
 /// What lines are limited by.
 fn kind(event: &Event) -> &'static str {
     match event {
-        Event::Connected { .. } => "connected",
+        Event::Connected { .. } | Event::PasswordRenewal => "connected",
         Event::Failed { .. } | Event::Lost { .. } => "disconnected",
         Event::FellBack { .. }
         | Event::WillLeftOut { .. }
@@ -496,6 +501,9 @@ fn log_event(broker: &str, port: u16, event: &Event) {
         Event::Lost { what, retry_in } => {
             let retry_s = retry_in.as_secs();
             log::warn!(broker, port, reason = what.as_str(), retry_s; "connection to the broker lost");
+        }
+        Event::PasswordRenewal => {
+            log::info!(broker, port; "the password is about to expire: reconnecting with a new one");
         }
         Event::Confirming { accepted } => {
             log::debug!(broker, protocol = accepted.version.as_str(), will = accepted.will;
