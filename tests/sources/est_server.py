@@ -235,7 +235,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(503, Retry_After="90")
         if label == "wants-p384":
             return self.answer(400)
-        if label in ("basic", "basic-only") and self.headers.get("Authorization") != USER:
+        if label.startswith("basic-") and self.headers.get("Authorization") != USER:
             return self.answer(401, WWW_Authenticate='Basic realm="est"')
         if label == "digest":
             return self.answer(401, WWW_Authenticate='Digest realm="est", nonce="x"')

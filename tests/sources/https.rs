@@ -115,7 +115,7 @@ fn a_password_never_goes_to_a_server_that_is_not_verified() {
     assert!(matches!(&failure, Failure::Local(text) if text.contains("not verified")), "{failure:?}");
     let failure = run(client(Trust::File(server().file("other.pem")), LIMITS).send(&request)).unwrap_err();
     assert!(matches!(failure, Failure::Tls { .. }));
-    assert_eq!(server().requests("unverified"), []);
+    assert!(server().requests("unverified").is_empty());
 }
 
 #[test]
