@@ -1,5 +1,5 @@
-//! Answers of an EST server: any body with any of the types and statuses EST has, a PKCS#7 as it is,
-//! and attributes. No panic; what is issued is a chain for the key of the request, of at most eight
+//! Answers of an EST server: any body with any of the types and statuses EST has, a PKCS#7 as it
+//! is, and attributes. No panic; what is issued is a chain for the key of the request, of at most eight
 //! certificates; every cause is one line of at most 200 bytes.
 #![no_main]
 

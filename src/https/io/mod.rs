@@ -202,6 +202,9 @@ impl Client {
         let mut cause = error.source();
         while let Some(inner) = cause {
             if let Some(error) = inner.downcast_ref::<std::io::Error>() {
+                if error.kind() == std::io::ErrorKind::UnexpectedEof {
+                    return Failure::Truncated;
+                }
                 return self.io_failure(error, host, "in the middle of the answer");
             }
             cause = inner.source();
