@@ -26,7 +26,10 @@ fn is_loss(event: &Event) -> bool {
 }
 
 fn world() -> World {
-    let mut world = World::new(bare_settings());
+    let mut settings = bare_settings();
+    // The scripted broker wants one with a password, as MQTT 3.1.1 does.
+    settings.username = Some("gw".to_owned());
+    let mut world = World::new(settings);
     world.password = Some(b"token".to_vec());
     world.password_life = Some(HOUR);
     world
@@ -50,7 +53,9 @@ fn at_80_percent_of_a_tokens_life_the_connection_is_replaced_at_once() {
 
 #[test]
 fn a_password_that_does_not_expire_replaces_nothing() {
-    let mut world = World::new(settings());
+    let mut settings = bare_settings();
+    settings.username = Some("gw".to_owned());
+    let mut world = World::new(settings);
     world.password = Some(b"secret".to_vec());
     world.run_for(48 * HOUR);
     assert_eq!(world.broker.connects.len(), 1);
