@@ -1,6 +1,6 @@
-//! Answers of an EST server: any body with any of the types and statuses that EST has, a PKCS#7 as
-//! it is, and attributes. No panic; what is issued is a chain for the key of the request, of at most
-//! eight certificates; every cause is one line of at most 200 bytes.
+//! Answers of an EST server: any body with any of the types and statuses that EST has, a PKCS#7
+//! as it is, and attributes. No panic; what is issued is a chain for the key of the request, of at
+//! most eight certificates; every cause is one line of at most 200 bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -193,7 +193,9 @@ pub fn judge(response: &Response, csr: &[u8], known: &[Vec<u8>]) -> Outcome {
             }
         }
         202 => Outcome::Later { after: response.retry_after.unwrap_or(LATER) },
-        429 | 503 if let Some(after) = response.retry_after => Outcome::Later { after },
+        429 | 503 if response.retry_after.is_some() => {
+            Outcome::Later { after: response.retry_after.unwrap_or(LATER) }
+        }
         408 | 429 | 500.. => Outcome::Failed { cause: line(&refusal(response)) },
         400..500 => Outcome::Refused { cause: line(&refusal(response)) },
         204 => Outcome::Failed { cause: "the server answers 204 without a certificate".to_owned() },
