@@ -129,8 +129,8 @@ pub(super) mod tests {
         let expected = vec![leaf.clone(), middle.clone()];
         let ordered = order(&csr, &[root.clone(), middle.clone(), leaf.clone()], &[]);
         assert_eq!(ordered, Ok(expected.clone()));
-        assert_eq!(order(&csr, &[leaf.clone()], &[root, middle]), Ok(expected), "out of cacerts");
-        assert_eq!(order(&csr, &[leaf.clone()], &[]), Ok(vec![leaf]));
+        assert_eq!(order(&csr, std::slice::from_ref(&leaf), &[root, middle]), Ok(expected), "out of cacerts");
+        assert_eq!(order(&csr, std::slice::from_ref(&leaf), &[]), Ok(vec![leaf]));
     }
 
     #[test]

@@ -20,7 +20,10 @@ fn page(name: &str) -> HttpsUrl {
 }
 
 fn client(trust: Trust, limits: Limits) -> Client {
-    Client::new(&trust, None, Arc::new(Trusted), limits, KEYS).ok().expect("a client")
+    match Client::new(&trust, None, Arc::new(Trusted), limits, KEYS) {
+        Ok(client) => client,
+        Err(failure) => panic!("{failure}"),
+    }
 }
 
 fn get_with(name: &str, limits: Limits, redirects: u8) -> Result<Response, Failure> {
