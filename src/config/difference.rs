@@ -13,6 +13,7 @@ use super::{Loaded, dotted, reload};
 use crate::gate::Device;
 use crate::gate::settings::Role;
 use crate::message::Name;
+use crate::northbound::jwt::JwtSettings;
 use crate::northbound::settings::{Protocol, Settings as Upstream, TlsVersion};
 
 /// One key, and what the running gateway uses for it.
@@ -159,6 +160,9 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
     let tls = |read: &dyn Fn(&crate::northbound::settings::TlsSettings) -> String| {
         upstream.and_then(|upstream| upstream.tls.as_ref()).map_or_else(|| "none".to_owned(), read)
     };
+    let jwt = |read: &dyn Fn(&JwtSettings) -> String| {
+        upstream.and_then(|upstream| upstream.jwt.as_ref()).map_or_else(|| "none".to_owned(), read)
+    };
     vec![
         (
             "upstream.url",
@@ -195,6 +199,10 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
         ),
         ("upstream.username", of(&|it| text(it.username.as_ref()))),
         ("upstream.password-file", of(&|it| path(it.password_file.as_ref()))),
+        ("upstream.jwt.audience", jwt(&|it| it.audience.clone())),
+        ("upstream.jwt.lifetime", jwt(&|it| format!("{} s", it.lifetime.as_secs()))),
+        ("upstream.jwt.algorithm", jwt(&|it| it.algorithm.name().to_owned())),
+        ("upstream.jwt.key-file", jwt(&|it| it.key_file.display().to_string())),
         ("upstream.client-id", of(&|it| it.client_id.clone())),
         (
             "upstream.protocol",

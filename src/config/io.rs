@@ -367,6 +367,8 @@ pub fn texts(options: &Options) -> Texts {
     layers.extend(of_state);
     layers.extend(after);
     Texts { layers, unread, state_dir }
+}
+
 /// What of the state directory this user may not read, if anything.
 fn closed(paths: &Paths) -> Option<PathBuf> {
     let own = nix::unistd::Uid::effective().as_raw();

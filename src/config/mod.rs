@@ -40,6 +40,7 @@ pub mod scalar;
 pub mod schema;
 mod settings;
 pub mod show;
+pub mod source_keys;
 pub mod state;
 pub mod trial;
 mod validate;

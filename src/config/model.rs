@@ -52,6 +52,7 @@ pub(super) struct Upstream {
     pub(super) pin_sha256: Option<Vec<String>>,
     pub(super) username: Option<String>,
     pub(super) password_file: Option<String>,
+    pub(super) jwt: Option<Jwt>,
     pub(super) client_id: Option<String>,
     pub(super) alpn: Option<Vec<String>>,
     pub(super) protocol: Option<Protocol>,
@@ -64,6 +65,25 @@ pub(super) struct Upstream {
     pub(super) answer_timeout: Option<Span>,
     pub(super) retry_rejected: Option<Span>,
     pub(super) tls_min: Option<TlsMin>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Jwt {
+    pub(super) audience: Option<String>,
+    pub(super) lifetime: Option<Span>,
+    pub(super) algorithm: Option<JwtAlgorithm>,
+    pub(super) key_file: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum JwtAlgorithm {
+    #[serde(rename = "ES256")]
+    Es256,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    #[serde(rename = "RS256")]
+    Rs256,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -131,6 +131,14 @@ const UPSTREAM: &[Key] = &[
     key("retry-rejected", Kind::Span(seconds(0), seconds(30 * DAY))),
     key("tls-min", Kind::Choice(&["1.2", "1.3"])),
     key("proxy", Kind::Reserved("connections through a proxy")),
+    key("jwt", Kind::Table(JWT)),
+];
+
+const JWT: &[Key] = &[
+    key("audience", Kind::Text(1024)),
+    key("lifetime", Kind::Span(seconds(300), seconds(DAY))),
+    key("algorithm", Kind::Choice(&["ES256", "EdDSA", "RS256"])),
+    key("key-file", Kind::Secret),
 ];
 
 const TOPICS: &[Key] = &[

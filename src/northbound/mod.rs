@@ -25,6 +25,7 @@
 //! | [`strikes`] | what goes along with readings and brings connections down is left out |
 //! | [`uplink`] | all of these as one core: bytes and `now` in; bytes, events and the next deadline out |
 //! | [`tls`], [`certificate`], [`chain_fault`] | whom to believe, also while the clock is wrong; what is wrong with a chain |
+//! | [`jwt`] | tokens as the password |
 //! | [`encrypted_key`] | a private key that is encrypted with a password |
 //! | [`io`] | sockets, files, tasks |
 //!
@@ -42,6 +43,7 @@ pub mod ending;
 pub mod fallback;
 pub mod flight;
 pub mod io;
+pub mod jwt;
 pub mod lane;
 pub mod loss_report;
 pub mod outbox;

@@ -10,6 +10,7 @@
 
 pub mod files;
 pub mod observer;
+pub mod jwt;
 pub mod probe;
 pub mod socket;
 mod tap;
@@ -221,8 +222,12 @@ impl<M: Fn() -> Moment> Driver<M> {
         };
         let now = (self.moment)().now;
         match connected {
-            Ok(Connected { transport, password, dialed }) => {
-                self.handle.core.borrow_mut().handle_connected(now, password, dialed);
+            Ok(Connected { transport, password, password_life, dialed }) => {
+                {
+                    let mut core = self.handle.core.borrow_mut();
+                    core.handle_connected(now, password, dialed);
+                    core.set_password_life(now, password_life);
+                }
                 match transport {
                     Transport::Plain(stream) => self.serve(stream, outbox, &settings.host).await,
                     Transport::Tls(stream) => self.serve(*stream, outbox, &settings.host).await,
@@ -547,7 +552,7 @@ fn classify(error: Option<std::io::Error>, host: &str) -> Closed {
 /// What lines are limited by.
 fn kind(event: &Event) -> &'static str {
     match event {
-        Event::Connected { .. } => "connected",
+        Event::Connected { .. } | Event::PasswordRenewal => "connected",
         Event::Failed { .. } | Event::Lost { .. } => "disconnected",
         Event::FellBack { .. }
         | Event::WillLeftOut { .. }
@@ -583,6 +588,9 @@ fn log_event(broker: &str, port: u16, event: &Event) {
         Event::Lost { what, retry_in } => {
             let retry_s = retry_in.as_secs();
             log::warn!(broker, port, reason = what.as_str(), retry_s; "connection to the broker lost");
+        }
+        Event::PasswordRenewal => {
+            log::info!(broker, port; "the password is about to expire: reconnecting with a new one");
         }
         Event::Confirming { accepted } => {
             log::debug!(broker, protocol = accepted.version.as_str(), will = accepted.will;

@@ -380,7 +380,7 @@ impl Walk<'_> {
     async fn reach(&mut self) -> Result<(Box<dyn Wire>, Option<Vec<u8>>), Failed> {
         let (host, port) = (self.settings.host.as_str(), self.settings.port);
         let first = self.is_first();
-        let Material { tls, password } = match transport::load(self.settings, self.clock.clone()).await {
+        let Material { tls, password, .. } = match transport::load(self.settings, self.clock.clone()).await {
             Ok(material) => material,
             Err(text) => {
                 return fail(&mut self.steps, "files", text, "correct the file, or its name in [upstream]");

@@ -7,6 +7,7 @@
 //! | `attempts` | how, where and when the next connection is tried |
 //! | `gateway_status` | what the gateway says of itself, and that it is set right |
 //! | `subscription` | whether the subscription to that is left out |
+//! | `password_life` | when the connection is replaced because its password expires |
 //! | `event`, `status` | what is reported |
 //!
 //! After CONNACK the gateway's status goes out alone, then the subscription to it, then everything
@@ -19,6 +20,7 @@
 mod attempts;
 mod event;
 mod gateway_status;
+mod password_life;
 mod stage;
 mod status;
 mod subscription;
@@ -35,6 +37,7 @@ pub use super::ending::Closed;
 
 use self::attempts::Attempts;
 use self::gateway_status::GatewayStatus;
+use self::password_life::PasswordLife;
 use self::stage::Stage;
 use self::subscription::SubscriptionDoubt;
 use super::ending::Ending;
@@ -71,6 +74,8 @@ pub struct Uplink {
     stage: Stage,
     limits: Limits,
     accepted_at: Option<Instant>,
+    /// Of the password of this connection, if it expires.
+    password_life: Option<PasswordLife>,
     /// The protocol spoken last, and since when.
     spoken: Option<(Version, Instant)>,
     stopping: bool,
@@ -98,6 +103,7 @@ impl Uplink {
             stage: Stage::Waiting,
             limits: Limits::default(),
             accepted_at: None,
+            password_life: None,
             spoken: None,
             stopping: false,
             since: now,
@@ -169,6 +175,12 @@ impl Uplink {
         self.gateway_status.handle_connected();
     }
 
+    /// Says how long the password given with [`Uplink::handle_connected`] serves; `None`: for
+    /// ever. The connection is replaced in time, when all that is in flight is answered.
+    pub fn set_password_life(&mut self, now: Instant, life: Option<Duration>) {
+        self.password_life = life.map(|life| PasswordLife::new(now, life));
+    }
+
     /// Takes received bytes.
     pub fn handle_bytes(&mut self, moment: &Moment, outbox: &mut impl Outbox, bytes: &[u8]) {
         if let Some(session) = &mut self.session {
@@ -228,6 +240,12 @@ impl Uplink {
                 self.flow();
             }
             Stage::Closing { until } if now >= until => self.say_goodbye(now),
+            Stage::Renewing { until } if now >= until => self.renew(now),
+            Stage::Flowing if self.password_life.is_some_and(|life| now >= life.renew_at()) => {
+                self.publisher.hold(Hold::Everything);
+                self.stage = Stage::Renewing { until: now + STEP_WITHIN };
+                self.step(now);
+            }
             Stage::Flowing if self.subscription_due_at().is_some_and(|at| now >= at) => {
                 self.subscription.take_up();
                 self.publisher.hold(Hold::Everything);
@@ -301,7 +319,10 @@ impl Uplink {
         let stage = match self.stage {
             Stage::Waiting => return (!self.stopping).then(|| self.attempts.due_at()),
             Stage::Over { since } => return Some(since),
-            Stage::Flowing => self.subscription_due_at(),
+            Stage::Flowing => {
+                let renewal = self.password_life.map(|life| life.renew_at());
+                [self.subscription_due_at(), renewal].into_iter().flatten().min()
+            }
             stage => stage.until(),
         };
         let session = self.session.as_ref().and_then(Session::poll_timeout);
@@ -536,6 +557,7 @@ impl Uplink {
         match self.stage {
             Stage::Status { .. } if self.gateway_status.is_settled(&self.own) => self.subscribe(now),
             Stage::Closing { .. } if self.gateway_status.is_settled(&self.own) => self.say_goodbye(now),
+            Stage::Renewing { .. } if self.publisher.in_flight() == 0 => self.renew(now),
             Stage::Draining { .. } if self.publisher.in_flight() == 0 => {
                 self.subscription.handle_stood();
                 self.subscribe(now);
@@ -587,6 +609,19 @@ impl Uplink {
         self.stage = Stage::Over { since: now };
     }
 
+    /// Ends the connection in good order; the next one is made at once.
+    fn renew(&mut self, now: Instant) {
+        if let Some(session) = &mut self.session {
+            session.disconnect(false);
+        }
+        self.publisher.hold(Hold::Nothing);
+        self.accepted_at = None;
+        self.since = now;
+        self.attempts.reconnect.handle_outcome(now, Outcome::TryAnother);
+        self.stage = Stage::Over { since: now };
+        self.events.push_back(Event::PasswordRenewal);
+    }
+
     fn poll_publisher(&mut self) {
         while let Some(event) = self.publisher.poll_event() {
             self.events.push_back(Event::Publisher(event));
@@ -627,6 +662,14 @@ impl Uplink {
 
     fn finish(&mut self, now: Instant, outbox: &mut impl Outbox, ending: Ending) {
         if matches!(self.stage, Stage::Over { .. } | Stage::Waiting | Stage::Connecting { .. }) {
+            return;
+        }
+        // The broker ends a connection whose password has expired: that is no fault, and what was
+        // in flight is sent again.
+        if self.is_connected() && self.password_life.is_some_and(|life| life.is_over(now)) {
+            self.publisher.handle_closed(now, outbox, &mut self.own, ConnectionEnd::Otherwise);
+            self.poll_publisher();
+            self.renew(now);
             return;
         }
         let stage = self.stage;

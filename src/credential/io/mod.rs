@@ -1,0 +1,22 @@
+//! The shells of the certificate sources: connections, programs, files.
+
+pub mod est;
+pub mod exec;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use self::est::EstSource;
+use self::exec::ExecSource;
+use super::source::Source;
+use super::source_settings::SourceSettings;
+use crate::clock::WallClock;
+
+/// The source that is configured. `runtime`: the runtime directory, for working folders. Nothing is
+/// read or asked yet.
+pub fn source(settings: SourceSettings, clock: Arc<dyn WallClock>, runtime: &Path) -> Arc<dyn Source> {
+    match settings {
+        SourceSettings::Est(settings) => Arc::new(EstSource::new(settings, clock)),
+        SourceSettings::Exec(settings) => Arc::new(ExecSource::new(settings, runtime.to_owned())),
+    }
+}
