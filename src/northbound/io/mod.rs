@@ -9,8 +9,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod files;
-pub mod observer;
 pub mod jwt;
+pub mod observer;
 pub mod probe;
 pub mod socket;
 mod tap;
