@@ -25,6 +25,7 @@ pub struct Port {
 }
 
 /// What a port is used for.
+#[allow(clippy::large_enum_variant, reason = "one for each port")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Duty {
     /// Frames become readings of the port's own device.
