@@ -67,6 +67,7 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
     let clean = |text: &str, max: usize| text.len() <= max && !text.chars().any(char::is_control);
     Ok(match (kind, raw) {
         (Kind::Text(max), Raw::Text(text)) if clean(&text, max) => text.into(),
+        (Kind::Raw(max), Raw::Text(text)) if (1..=max).contains(&text.len()) => text.into(),
         (Kind::Name, Raw::Text(text)) if Name::parse(&text).is_ok() => text.into(),
         (Kind::Flag, Raw::Flag(flag)) => flag.into(),
         (Kind::Whole(min, max), Raw::Whole(number)) => {

@@ -15,6 +15,8 @@ use crate::journal::settings::REJECTED_BYTES_MAX;
 pub enum Kind {
     /// Text of 1 to this many bytes without control characters.
     Text(usize),
+    /// Text of 1 to this many bytes, control characters included.
+    Raw(usize),
     /// A name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
     Name,
     /// `true` or `false`.
@@ -293,7 +295,7 @@ const SERIAL: &[Key] = &[
     key("pattern", Kind::Text(1024)),
     key("path", Kind::Text(255)),
     key("field", Kind::Named(FIELD)),
-    key("poll", Kind::Text(1024)),
+    key("poll", Kind::Raw(1024)),
     key("poll-period", Kind::Span(Duration::from_millis(50), seconds(DAY))),
     key("poll-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("poll-echo", Kind::Flag),
@@ -428,6 +430,7 @@ impl Kind {
     pub fn accepted(self) -> String {
         match self {
             Kind::Text(max) => format!("a text in quotes of 1 to {max} bytes without control characters"),
+            Kind::Raw(max) => format!("a text in quotes of 1 to {max} bytes"),
             Kind::Name => {
                 "a name in quotes: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit".to_owned()
             }

@@ -6,6 +6,9 @@
 
 use super::snapshot::Status;
 
+/// A publish that waits longer for its answer is a reason.
+const SLOW_ANSWER_S: u64 = 10;
+
 /// Why not everything is fine, one sentence each, the most urgent first; empty = it is.
 pub fn reasons(status: &Status) -> Vec<String> {
     let mut reasons = Vec::new();
@@ -23,6 +26,10 @@ pub fn reasons(status: &Status) -> Vec<String> {
     for (name, port) in &status.serial {
         if let Some(reason) = port.reason.as_ref().filter(|_| port.state != "open") {
             reasons.push(format!("serial port {name} is not open: {reason}"));
+        }
+        if let Some(asked) = port.asked.as_ref().filter(|asked| ["down", "degraded"].contains(&&*asked.state))
+        {
+            reasons.push(format!("the device at serial port {name}, which is asked, is {}", asked.state));
         }
         let away = port.units.iter().filter(|(_, unit)| ["down", "degraded"].contains(&unit.state.as_str()));
         reasons.extend(away.map(|(id, unit)| format!("unit {id} of serial port {name} is {}", unit.state)));
@@ -59,6 +66,11 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         reasons.push(format!("not connected to {broker}{why}"));
     }
     reasons.extend(uplink.stalled.iter().cloned());
+    if let Some(seconds) = uplink.oldest_unanswered_s.filter(|seconds| *seconds >= SLOW_ANSWER_S)
+        && uplink.stalled.is_empty()
+    {
+        reasons.push(format!("the broker has not answered a publish for {seconds} s"));
+    }
     if uplink.stalled.is_empty() && uplink.suspects > 0 {
         let s = if uplink.suspects == 1 { "" } else { "s" };
         reasons.push(format!(

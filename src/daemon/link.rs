@@ -47,6 +47,8 @@ pub struct Link {
     /// replaced.
     dropped: Cell<u64>,
     deliveries: Rc<Deliveries>,
+    /// Since when no record has been taken although some wait, and when one was taken last then.
+    untaken: Cell<Option<(Instant, Option<Instant>)>>,
 }
 
 /// Starts it.
@@ -65,6 +67,7 @@ pub fn start(
         stopping: Cell::new(false),
         dropped: Cell::new(0),
         deliveries: Rc::clone(deliveries),
+        untaken: Cell::new(None),
     });
     link.replace(settings, &[]);
     link
@@ -252,8 +255,7 @@ impl Link {
             records.saturating_sub(held)
         };
         let records: u64 = Lane::ALL.into_iter().map(others).sum();
-        let since = status.taken_at.map_or(status.since, |at| at.max(status.since));
-        let waited = now.saturating_duration_since(since);
+        let waited = self.untaken_for(status, records, now);
         if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
             let seconds = waited.as_secs();
             stalled.push(format!(
@@ -261,6 +263,22 @@ impl Link {
             ));
         }
         stalled
+    }
+
+    /// How long records have waited of which the broker took none. A connection that is replaced,
+    /// because nothing was answered on it, does not end that; an outage does.
+    fn untaken_for(&self, status: &Status, records: u64, now: Instant) -> Duration {
+        let is_away = !status.connected && now.saturating_duration_since(status.since) >= NONE_TAKEN;
+        if records == 0 || is_away {
+            self.untaken.set(None);
+            return Duration::ZERO;
+        }
+        let (since, _) = match self.untaken.get() {
+            Some(held) if held.1 == status.taken_at => held,
+            _ => (now, status.taken_at),
+        };
+        self.untaken.set(Some((since, status.taken_at)));
+        now.saturating_duration_since(since)
     }
 
     /// What is wrong for a while, in words that stay the same: for the gateway's status.

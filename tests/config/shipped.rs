@@ -186,7 +186,7 @@ fn schema_and_model_agree_on_every_key() {
     // A configuration that sets each key once to something its kind accepts.
     fn example(kind: Kind) -> Option<String> {
         Some(match kind {
-            Kind::Text(_) | Kind::Name => "\"a\"".into(),
+            Kind::Text(_) | Kind::Raw(_) | Kind::Name => "\"a\"".into(),
             Kind::Flag => "true".into(),
             Kind::Whole(_, max) => max.to_string(),
             Kind::Size(_, max) => max.to_string(),

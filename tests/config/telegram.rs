@@ -135,6 +135,7 @@ fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
     }
     let expected = ("tic/PAPP".to_owned(), r#"{"label":"PAPP","value":"00520"}"#.to_owned());
     assert_eq!(read(&extractor, b"PAPP 00520"), expected);
+    assert_eq!(read(&extractor, b"PAPP 12000").1, r#"{"label":"PAPP","value":"12000"}"#);
 }
 
 #[test]
@@ -167,4 +168,28 @@ fn an_sml_file_is_published_whole_if_its_crc_is_right() {
     survives(&settings, &escaped, &escaped, 2);
     let bare = Settings { whole: false, ..settings };
     assert_eq!(decode(&bare, &escaped, 3), [hex("12 1b1b1b1b 000000")]);
+}
+
+#[test]
+fn a_question_is_written_with_the_escapes_of_toml_or_with_its_own() {
+    for (poll, question) in [
+        (r#""A\r""#, &b"A\r"[..]),
+        (r#""\u0002R\r\n""#, b"\x02R\r\n"),
+        (r"'A\r'", b"A\r"),
+        (r"'\x02R'", b"\x02R"),
+        (r#""hex:410d""#, b"A\r"),
+    ] {
+        let text = format!(
+            "[serial.m]\nport = \"/dev/ttyUSB0\"\nframing = \"line\"\nrole = \"meter\"\npoll = {poll}\n[role.meter]\n"
+        );
+        let loaded = main_file(&text).loaded();
+        let faults: Vec<_> = loaded.findings.iter().filter(|f| f.level == Level::Fail).cloned().collect();
+        assert_eq!(lines(&faults), "", "{poll}");
+        let Duty::Readings { poll: asked, .. } = &loaded.settings.serial[0].duty else { panic!() };
+        assert_eq!(asked.as_ref().map(|asked| &asked.question[..]), Some(question), "{poll}");
+    }
+    let empty = "[serial.m]\nport = \"/dev/ttyUSB0\"\nframing = \"line\"\nrole = \"meter\"\npoll = \"\"\n[role.meter]\n";
+    let loaded = main_file(empty).loaded();
+    let asks = |duty: &Duty| matches!(duty, Duty::Readings { poll: Some(_), .. });
+    assert!(!loaded.settings.serial.iter().any(|port| asks(&port.duty)), "an empty text resets the key");
 }

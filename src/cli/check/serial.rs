@@ -36,11 +36,33 @@ pub fn told(status: &Status) -> Vec<Finding> {
                 let message = if left_out.is_empty() { message } else { format!("{message}: {without}") };
                 let advice = "compare table, address and numbering of its registers with the manual";
                 findings.push(Finding::warn(&subject, message).advice(advice));
+            } else if port.units[id].state == "down" {
+                let message = format!("unit {unit}, {id}: it does not answer");
+                let advice =
+                    "look at its power, its wiring (A and B), its address and the port's baud and parity";
+                findings.push(Finding::warn(&subject, message).advice(advice));
             } else if !left_out.is_empty() {
                 let message = format!("unit {unit}, {id}: its readings come without {without}");
                 let advice = "take these registers out with enabled = false, or correct their addresses";
                 findings.push(Finding::warn(&subject, message).advice(advice));
             }
+        }
+        if let Some(asked) = &port.asked {
+            let (questions, answers) = (asked.questions, asked.answers);
+            let what = match asked.state.as_str() {
+                "down" => Some("it does not answer"),
+                "degraded" => Some("its answers are no readings"),
+                _ => None,
+            };
+            findings.extend(what.map(|what| {
+                let message = format!("{what} ({answers} answers to {questions} questions)");
+                let advice = "compare poll, baud, parity and framing with the device's manual";
+                Finding::warn(&subject, message).advice(advice)
+            }));
+        }
+        if let Some(reason) = port.reason.as_ref().filter(|_| port.state == "retrying") {
+            let message = format!("the daemon cannot open {}: {reason}", port.port);
+            findings.push(Finding::warn(&subject, message).advice("it tries again by itself"));
         }
         let devices = port.units.iter().map(|(id, unit)| (id.as_str(), unit.refused, unit.readings));
         let own = port.units.is_empty().then_some((name.as_str(), port.refused, port.readings));

@@ -115,10 +115,8 @@ fn read(file: &Path) -> Result<String, CommandError> {
 /// Where it goes.
 fn target(context: &Context, arguments: &ApplyArguments) -> Result<PathBuf, CommandError> {
     let config = std::path::absolute(&context.config).unwrap_or_else(|_| context.config.clone());
-    // The loader names files as they were given.
-    let given = &context.config;
     if arguments.main {
-        return Ok(given.clone());
+        return Ok(config);
     }
     let name = match &arguments.name {
         Some(name) => name.clone(),
@@ -131,7 +129,8 @@ fn target(context: &Context, arguments: &ApplyArguments) -> Result<PathBuf, Comm
             Paths::conf_d(&config).display()
         )));
     }
-    Ok(Paths::conf_d(given).join(name))
+    // The loader names files by whole paths, and the record is compared with them.
+    Ok(Paths::conf_d(&config).join(name))
 }
 
 /// An earlier trial: one that is over is put in order, one that lasts is not disturbed.
@@ -220,7 +219,15 @@ fn wait(context: &Context, state_dir: &Path, trial: &Trial) -> Result<(), Comman
     }
     loop {
         if !matches!(io::read(state_dir), Ok(Some(_))) {
-            return said(context, &trial.file, true, false);
+            // Confirmed, by the daemon or a person; or taken back by a person.
+            let now = std::fs::read_to_string(&trial.file).ok();
+            if now.as_deref() == Some(trial.candidate.as_str()) {
+                return said(context, &trial.file, true, false);
+            }
+            return Err(CommandError::Failed(format!(
+                "{} was taken back by `config revert`, or changed: it is not what was applied",
+                trial.file.display()
+            )));
         }
         if io::moment().now_ms >= trial.ends_ms().saturating_add(DECIDES) {
             break;
