@@ -261,3 +261,6 @@ fn without_root(mut chain: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     }
     chain
 }
+
+#[cfg(test)]
+mod tests;
