@@ -168,9 +168,16 @@ impl<M: Fn() -> Moment> Driver<M> {
     }
 
     async fn attempt<O: Outbox>(&self, outbox: &RefCell<O>) {
-        let (settings, avoid, until) = {
+        let (settings, avoid, until, trial) = {
             let core = self.handle.core.borrow();
-            (core.settings().clone(), core.avoid().to_vec(), core.poll_timeout())
+            let mut settings = core.settings().clone();
+            // A certificate on trial takes the place of the configured one. Each connection has a
+            // TLS configuration of its own, so that nothing is resumed.
+            let trial = core.trial_identity().cloned();
+            if let (Some(tls), Some(identity)) = (&mut settings.tls, &trial) {
+                (tls.identity, tls.key_password) = (Some(identity.clone()), None);
+            }
+            (settings, core.avoid().to_vec(), core.poll_timeout(), trial.is_some())
         };
         log::debug!(broker = settings.host.as_str(), port = settings.port; "connecting to the broker");
         let connected = tokio::select! {
@@ -191,7 +198,9 @@ impl<M: Fn() -> Moment> Driver<M> {
                     Transport::Tls(stream) => self.serve(*stream, outbox, &settings.host).await,
                 }
             }
-            Err(ConnectError { text, unwelcome, .. }) => {
+            Err(ConnectError { text, unwelcome, alert, .. }) => {
+                // For a certificate on trial each alert is a refusal: the present one decides.
+                let unwelcome = unwelcome || trial && alert;
                 self.handle.core.borrow_mut().handle_connect_failed(now, text, unwelcome);
             }
         }
