@@ -16,6 +16,7 @@ mod own_topics;
 mod rabbitmq;
 mod rate;
 mod refusal;
+mod rotation;
 mod scripted;
 mod shell;
 mod silence;
