@@ -249,7 +249,7 @@ impl<M: Fn() -> Moment> Driver<M> {
                     poll_fn(|cx| Poll::Ready(self.exchange(cx, &mut stream, &mut input, outbox))).await;
             }
             let moved = progress.received || progress.written;
-            closed = progress.closed.map(|error| classify(error, host));
+            closed = progress.closed.map(|error| self.classify(error, host));
             self.log_events(outbox);
             let tick = self.tick();
             if closed.is_none() && moved && !tick.is_zero() {
@@ -276,6 +276,18 @@ impl<M: Fn() -> Moment> Driver<M> {
         let moment = (self.moment)();
         let closed = closed.unwrap_or(Closed::ByPeer);
         core.borrow_mut().handle_closed(&moment, &mut *outbox.borrow_mut(), closed);
+    }
+
+    /// What the end of a stream means. For a certificate on trial each alert is a refusal: the
+    /// present one decides.
+    fn classify(&self, error: Option<std::io::Error>, host: &str) -> Closed {
+        let alert = error.as_ref().is_some_and(transport::is_alert);
+        match classify(error, host) {
+            Closed::Failed(what) if alert && self.handle.core.borrow().trial_identity().is_some() => {
+                Closed::Unwelcome(what)
+            }
+            other => other,
+        }
     }
 
     /// How long to leave a busy connection alone.
@@ -384,7 +396,7 @@ impl<M: Fn() -> Moment> Driver<M> {
             }
         });
         match timeout(LAST_WORDS_WITHIN, reading).await {
-            Ok(Some(error)) => match classify(Some(error), host) {
+            Ok(Some(error)) => match self.classify(Some(error), host) {
                 said @ Closed::Unwelcome(_) => said,
                 other => closed.unwrap_or(other),
             },

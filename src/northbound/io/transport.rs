@@ -239,7 +239,7 @@ fn is_closed(error: &std::io::Error) -> bool {
 }
 
 /// Whether the other end sent a TLS alert.
-fn is_alert(error: &std::io::Error) -> bool {
+pub fn is_alert(error: &std::io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(inner, Some(rustls::Error::AlertReceived(_)))
 }
