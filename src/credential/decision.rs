@@ -10,17 +10,17 @@
 //!
 //! **Due** is at 66 % of the life, 10 % of it sooner or later: each gateway has its own place in
 //! that span, which follows from its id, so that a thousand gateways do not ask in one hour. The
-//! life begins with notBefore, or when this gateway obtained the certificate if that was later. So a
-//! certificate that was backdated, or is cut short by its issuer's end, is not due again at once
+//! life begins with notBefore, or when this gateway obtained the certificate if that was later. So
+//! a certificate that was backdated, or is cut short by its issuer's end, is not due again at once
 //! (step cli #523 renewed every 4 s).
 //!
-//! **After a failure** it is asked again after 60 s, then twice as long each time, up to 6 h, a tenth
-//! of the life, and 15 min once 90 % of the life have passed.
+//! **After a failure** it is asked again after 60 s, then twice as long each time, up to 6 h, a
+//! tenth of the life, and 15 min once 90 % of the life have passed.
 //!
-//! **The clock.** While it is not trusted nothing is due and nothing has expired: a board that boots
-//! in 1970 or in 2046 keeps its certificate. A missing certificate is asked for all the same, since
-//! without it there may be no connection that could ever set the clock right. What was tried in the
-//! future, by a clock that was wrong then, is not waited for.
+//! **The clock.** While it is not trusted nothing is due and nothing has expired: a board that
+//! boots in 1970 or in 2046 keeps its certificate. A missing certificate is asked for all the same,
+//! since without it there may be no connection that could ever set the clock right. What was tried
+//! in the future, by a clock that was wrong then, is not waited for.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;

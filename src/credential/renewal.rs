@@ -13,8 +13,8 @@
 //! **What a candidate is given up for.** Not for what the network does. A refusal (a TLS alert, or
 //! a CONNACK other than 0x88, 0x89, 0x97, 0x9F) counts once the present certificate is accepted
 //! after it; a close before CONNACK, once that happened three times. Where the present one is not
-//! accepted either, or has expired, both are tried in turn; after [`ALTERNATIONS_MAX`] turns another
-//! certificate is asked for, since then neither works.
+//! accepted either, or has expired, both are tried in turn; after [`ALTERNATIONS_MAX`] turns
+//! another certificate is asked for, since then neither works.
 //!
 //! Where there is no present certificate the candidate is committed without a probe: there is
 //! nothing that could be lost.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
-//! Subscribing, Draining, Leaving and Closing have their own; Flowing has the keep-alive, and the timer of
-//! the oldest publish. Over is left at once: the shell closes, whatever the broker does.
+//! Subscribing, Draining, Leaving and Closing have their own; Flowing has the keep-alive, and the
+//! timer of the oldest publish. Over is left at once: the shell closes, whatever the broker does.
 
 use std::time::Instant;
 

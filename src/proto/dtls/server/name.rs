@@ -124,8 +124,8 @@ impl DistinguishedName {
         }
     }
 
-    /// The content of its DER `Name`, each attribute in the string type that the standard has for it
-    /// (RFC 5280 §4.1.2.4, appendix A).
+    /// The content of its DER `Name`, each attribute in the string type that the standard has for
+    /// it (RFC 5280 §4.1.2.4, appendix A).
     pub fn to_der(&self) -> Vec<u8> {
         let mut name = Vec::new();
         for (kind, value) in &self.0 {
