@@ -79,7 +79,7 @@ pub enum StageFault {
 pub enum Action {
     /// Have a key and a request, on disk.
     Prepare,
-    /// Send the request. `bootstrap`: not with the present certificate.
+    /// Send the request: a renewal with the present certificate, an enrolment without it.
     Order {
         /// What kind.
         kind: OrderKind,
@@ -328,7 +328,7 @@ impl Renewal {
             Step::Resting => self.rest(now, clock),
             Step::Later { until } if now >= until => self.order(),
             Step::Staged { until } if now >= until || std::mem::take(&mut self.probe_asked) => {
-                self.probe(clock);
+                self.probe();
             }
             Step::Comparing { why, definite, until } => {
                 self.compare(now, clock, standing, why, definite, until);
@@ -375,7 +375,7 @@ impl Renewal {
         self.actions.push_back(Action::Commit);
     }
 
-    fn probe(&mut self, clock: Clock) {
+    fn probe(&mut self) {
         self.probe_asked = false;
         match self.present {
             None => self.commit(),
@@ -388,7 +388,6 @@ impl Renewal {
                 self.actions.push_back(Action::Probe);
             }
         }
-        let _ = clock;
     }
 
     fn compare(

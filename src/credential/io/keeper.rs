@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -303,7 +303,11 @@ impl Keeper {
                 }
             }
             Action::Forget => {
-                let _ = self.with_store(|store| Ok(store.drop_request())).await; // it cannot fail
+                let forgotten = self.with_store(|store| {
+                    store.drop_request();
+                    Ok(())
+                });
+                let _ = forgotten.await; // a request that stays is used once more
             }
         }
         self.pump();
@@ -395,7 +399,7 @@ fn identity(held: &Held) -> Identity {
 }
 
 /// The bootstrap certificate and its key.
-fn read_identity(certificate: &PathBuf, key: &PathBuf) -> Result<Identity, String> {
+fn read_identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_slice_iter(&read(certificate)?).map(|der| der.map(|der| der.to_vec())).collect();
     let chain = chain.map_err(|_| format!("{}: the certificates cannot be read", certificate.display()))?;
