@@ -44,6 +44,7 @@ fn rule(number: usize) -> UplinkRule {
         expires: None,
         envelope: Envelope::None,
         delete: false,
+        query: Default::default(),
     }
 }
 
@@ -116,6 +117,7 @@ fn admit(gate: &mut Gate, devices: &[DeviceIndex], paths: &[Path<'_>]) -> (f64, 
         for (device, path) in devices.iter().zip(paths.iter().cycle()) {
             let received = Received {
                 path: *path,
+                query: None,
                 method: Method::Post,
                 payload: PAYLOAD,
                 content_format: None,

@@ -8,6 +8,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+mod query;
+
+pub use query::{ArgumentError, Query, QueryBuffer, QueryError};
+
 /// Longest name of a device, gateway, role or port, in bytes.
 pub const NAME_MAX: usize = 64;
 /// Longest path, in bytes, separators included.
@@ -296,21 +300,25 @@ impl ContentFormat {
     /// `application/senml+cbor` (RFC 8428)
     pub const SENML_CBOR: ContentFormat = ContentFormat(112);
 
-    /// The media type for the MQTT 5 Content Type property (MQTT 5.0 §3.3.2.3.9); `None` for a
-    /// number this program does not know.
+    /// The media type for the MQTT 5 Content Type property (MQTT 5.0 §3.3.2.3.9), as IANA's
+    /// registry has it, without a content coding; `None` for a number that is not registered.
+    ///
+    /// The table is that of `coap-numbers` 0.2.11: the registry "CoAP Content-Formats" of
+    /// 2026-03-18 or later (the date of its newest dated entry).
     pub fn media_type(self) -> Option<&'static str> {
-        Some(match self {
-            ContentFormat::TEXT => "text/plain;charset=utf-8",
-            ContentFormat::LINK_FORMAT => "application/link-format",
-            ContentFormat(41) => "application/xml",
-            ContentFormat::OCTET_STREAM => "application/octet-stream",
-            ContentFormat::JSON => "application/json",
-            ContentFormat::CBOR => "application/cbor",
-            ContentFormat::SENML_JSON => "application/senml+json",
-            ContentFormat::SENML_CBOR => "application/senml+cbor",
-            ContentFormat(114) => "application/senml+xml",
-            _ => return None,
-        })
+        // Registered with a blank since RFC 7252; published without it since the first release.
+        if self == ContentFormat::TEXT {
+            return Some("text/plain;charset=utf-8");
+        }
+        let name = coap_numbers::content_format::to_str(self.0)?;
+        Some(name.rsplit_once('@').map_or(name, |(media_type, _)| media_type))
+    }
+
+    /// The content coding of the payload, such as `deflate` (RFC 7252 §12.3); `None` for the
+    /// identity coding and for a number that is not registered.
+    pub fn content_coding(self) -> Option<&'static str> {
+        // The form of RFC 9193: `application/json@deflate`.
+        Some(coap_numbers::content_format::to_str(self.0)?.rsplit_once('@')?.1)
     }
 }
 
@@ -457,6 +465,8 @@ pub struct Content<'a> {
     pub device: &'a str,
     /// The path within the device.
     pub path: &'a str,
+    /// The query of the request ([`Query`]); `None` if it had none.
+    pub query: Option<&'a str>,
     /// The topic it was mapped to; `1..=1024` bytes. A later change of the rules does not change
     /// it.
     pub topic: &'a str,
@@ -528,6 +538,32 @@ mod tests {
             assert!(Path::parse(text).unwrap().is_reserved(), "{text}");
         }
         assert!(!Path::parse("t/rd").unwrap().is_reserved());
+    }
+
+    #[test]
+    fn every_registered_content_format_has_its_media_type() {
+        let media = |number| ContentFormat(number).media_type();
+        for (number, name) in [
+            (0, "text/plain;charset=utf-8"),
+            (16, "application/cose; cose-type=\"cose-encrypt0\""),
+            (42, "application/octet-stream"),
+            (111, "application/sensml+json"),
+            (114, "application/senml-exi"),
+            (310, "application/senml+xml"),
+            (11_050, "application/json"),
+            (11_542, "application/vnd.oma.lwm2m+tlv"),
+            (30_000, "image/svg+xml"),
+        ] {
+            assert_eq!(media(number), Some(name));
+        }
+        assert_eq!((media(1), media(64_999), media(65_535)), (None, None, None));
+        let named: Vec<u16> = (0..=u16::MAX).filter(|number| media(*number).is_some()).collect();
+        assert!(named.len() >= 119, "{}", named.len());
+        for number in named {
+            assert!(!media(number).is_some_and(|name| name.contains('@')), "{number}");
+        }
+        let coding = |number| ContentFormat(number).content_coding();
+        assert_eq!((coding(11_060), coding(12_000), coding(50)), (Some("deflate"), Some("zstd"), None));
     }
 
     #[test]

@@ -37,6 +37,7 @@ fuzz_target!(|data: &[u8]| {
         expires: None,
         envelope: Envelope::None,
         delete: false,
+        query: Default::default(),
     };
     let role = Role {
         name: name("sensor"),
@@ -79,6 +80,7 @@ fuzz_target!(|data: &[u8]| {
         let explained = gate.explain(*NOW, "door-7", Method::Post, said.as_str());
         let received = Received {
             path: said,
+            query: None,
             method: Method::Post,
             payload: b"",
             content_format: None,

@@ -27,6 +27,8 @@ fuzz_target!(|data: &[u8]| {
         start: Vec::new(),
         placement: Default::default(),
         skip_first: false,
+        keep: 0,
+        whole: false,
     };
     let start = Instant::now();
     let mut last = Vec::new();

@@ -13,6 +13,7 @@ use crate::control::protocol::Request;
 use crate::control::snapshot::Explained;
 use crate::gate::Gate;
 use crate::message::Method;
+use crate::telemetry::io::hinted;
 
 /// Asks the running daemon for the rules in force; without a daemon, reads the files.
 ///
@@ -30,9 +31,11 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
             let method = Method::parse(&method)
                 .ok_or_else(|| CommandError::Usage(format!("{method:?} is not one of POST, PUT, DELETE")))?;
             let now = Instant::now();
-            let gate = Gate::new(context.load()?.settings.gate, now);
+            let loaded = context.load()?;
+            let gate = Gate::new(loaded.settings.gate.clone(), now);
             let explanation = gate.explain(now, &device, method, &path);
-            let value = serde_json::to_value(explanation).map_err(CommandError::failed)?;
+            let mut value = serde_json::to_value(explanation).map_err(CommandError::failed)?;
+            loaded.complete_explanation(&device, &mut value);
             (value, "the rules in the files (tombolo is not running)")
         }
         Err(error) => return Err(error.into()),
@@ -43,7 +46,7 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
     } else {
         let explained: Explained = serde_json::from_value(value)
             .map_err(|error| CommandError::failed(format_args!("the explanation cannot be read: {error}")))?;
-        context.out.text(&text(&explained, asked))?;
+        context.out.text(&hinted(&text(&explained, asked)))?;
     }
     if allowed { Ok(()) } else { Err(CommandError::Said) }
 }
@@ -55,9 +58,10 @@ pub fn text(explained: &Explained, asked: &str) -> String {
         (false, Some(reason)) => format!("is refused ({reason})"),
         (false, None) => "is refused".to_owned(),
     };
-    let Explained { device, method, path, .. } = explained;
+    let Explained { device, method, path, query, .. } = explained;
+    let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut rows = vec![
-        vec!["reading".to_owned(), format!("{device} {method} {path} {verdict}")],
+        vec!["reading".to_owned(), format!("{device} {method} {path}{query} {verdict}")],
         vec!["why".to_owned(), explained.why.clone()],
     ];
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
@@ -67,7 +71,9 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     for (at, rule) in explained.matched.iter().enumerate() {
         let decides = if explained.rule.as_ref() == Some(&rule.rule) { ", decides" } else { "" };
         let deny = if rule.deny { ", denies" } else { "" };
-        row(if at == 0 { "rules" } else { "" }, format!("{}: path {}{deny}{decides}", rule.rule, rule.path));
+        let query = rule.query.as_ref().map(|query| format!(", query {query}")).unwrap_or_default();
+        let text = format!("{}: path {}{query}{deny}{decides}", rule.rule, rule.path);
+        row(if at == 0 { "rules" } else { "" }, text);
     }
     if let Some(publish) = &explained.publish {
         let mut text = format!("{}, QoS {}, lane {}", publish.topic, publish.qos, publish.lane);
@@ -81,9 +87,22 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             text.push_str(&format!(", wrapped in {envelope}"));
         }
         row("topic", text);
+        if let Some(query) = &explained.query {
+            let place = match publish.envelope {
+                Some(_) => "member of the envelope",
+                None => "MQTT 5 user property",
+            };
+            row("query", format!("{query}, as the {place} query"));
+        }
     }
     if let Some(size) = &explained.max_payload {
-        row("payload", format!("up to {}, by Block1 {}", bytes(size.datagram), bytes(size.blockwise)));
+        row(
+            "payload",
+            match explained.serial {
+                true => format!("up to {}", bytes(size.blockwise)),
+                false => format!("up to {}, by Block1 {}", bytes(size.datagram), bytes(size.blockwise)),
+            },
+        );
     }
     if let Some(quota) = &explained.quota {
         row(

@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+mod maintenance;
+
+pub use maintenance::{
+    ApplyArguments, BundleArguments, CompleteArguments, ConfigCommand, DecommissionArguments, HelpArguments,
+    MigrateArguments, Names, ShowArguments,
+};
+
 /// The default of `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
 
@@ -67,9 +74,23 @@ pub enum Command {
     /// Print whether the clock is trusted, in doubt or not trusted, and why
     #[command(args_conflicts_with_subcommands = true)]
     Clock(ClockArguments),
+    /// Print the decrypted messages of a device, or the packets of the uplink
+    Trace(TraceArguments),
     /// List serial ports, or print the bytes of one
     #[command(subcommand)]
     Serial(SerialCommand),
+    /// Show the configuration in force, and where each value comes from
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Write what somebody who helps needs to see into one file, without secrets and payloads
+    SupportBundle(BundleArguments),
+    /// Take this gateway out of service: clear its retained topics, wipe its keys and state
+    Decommission(DecommissionArguments),
+    /// Print the help of a command
+    Help(HelpArguments),
+    /// Names for the completion of the shells
+    #[command(hide = true)]
+    Complete(CompleteArguments),
     /// Run a demonstration: broker, devices and gateway in one process
     Demo(DemoArguments),
 }
@@ -88,6 +109,9 @@ pub struct CheckArguments {
     /// Do not use the network
     #[arg(long)]
     pub offline: bool,
+    /// Look at what could be abused instead: open listeners, weak or old keys, rules too wide
+    #[arg(long, conflicts_with = "offline")]
+    pub security: bool,
 }
 
 /// `tombolo init`
@@ -133,6 +157,8 @@ pub enum DeviceCommand {
     Show(DeviceShowArguments),
     /// Remove a device; its sessions end at once
     Remove(DeviceNameArgument),
+    /// Send a reading in the place of a device to the broker, and print each step on the way
+    Test(DeviceTestArguments),
 }
 
 /// `tombolo device add`
@@ -183,6 +209,16 @@ pub struct DeviceShowArguments {
     pub key: bool,
 }
 
+/// `tombolo device test`
+#[derive(Debug, Args)]
+pub struct DeviceTestArguments {
+    /// Device id
+    pub id: String,
+    /// The path within the device [default: one that its first rule allows]
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+}
+
 /// A device.
 #[derive(Debug, Args)]
 pub struct DeviceNameArgument {
@@ -195,6 +231,22 @@ pub struct DeviceNameArgument {
 pub struct TailArguments {
     /// Only readings of this device
     pub device: Option<String>,
+    /// Begin with the last N readings and failed handshakes, of at most 128
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub last: u32,
+}
+
+/// `tombolo trace`
+#[derive(Debug, Args)]
+pub struct TraceArguments {
+    /// A device id, or `uplink` for the connection to the broker
+    pub target: String,
+    /// Write to this file instead, which must not exist yet, for Wireshark
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// With payloads
+    #[arg(long)]
+    pub payload: bool,
 }
 
 /// `tombolo acl …`

@@ -13,6 +13,7 @@ use crate::control::protocol::Request;
 use crate::control::snapshot::Clock;
 use crate::daemon::clock::SystemClock;
 use crate::durable::atomic_file::Condition;
+use crate::telemetry::io::hinted;
 
 /// Runs the command.
 ///
@@ -39,7 +40,7 @@ pub fn run(context: &Context, command: Option<ClockCommand>) -> Result<(), Comma
     }
     let clock: Clock = serde_json::from_value(value)
         .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
-    context.out.text(&text(&clock))?;
+    context.out.text(&hinted(&text(&clock)))?;
     if !running {
         note("tombolo is not running: this is its last saved state, compared with the clock now");
     }

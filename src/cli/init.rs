@@ -1,14 +1,16 @@
 //! `tombolo init`: names the upstream broker in a drop-in of its own; the packaged file stays as it
 //! is.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::args::InitArguments;
 use super::error::CommandError;
 use super::{Context, note};
-use crate::config::init::Site;
 use crate::config::init::io::{InitError, Written, write};
-use crate::config::{IdSource, Level};
+use crate::config::init::{FILE_NAME, Site};
+use crate::config::{Finding, IdSource, Level, Paths};
 use crate::control::io::client::ClientError;
 
 /// Writes and says what comes next.
@@ -33,21 +35,16 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
                 "{} exists already; look at it first, then add --force to replace it",
                 path.display()
             )),
+            InitError::Findings(findings) if context.out.json => CommandError::Configuration(findings),
             InitError::Findings(findings) => {
-                findings.iter().filter(|finding| finding.level == Level::Fail).for_each(note);
+                let failing = findings.iter().filter(|finding| finding.level == Level::Fail);
+                failing.map(|finding| unwritten(context, finding)).for_each(note);
                 note("tombolo: nothing was written; correct that, then run init again");
                 CommandError::SaidOfConfiguration
             }
         })?;
     for finding in loaded.findings.iter().filter(|finding| finding.level != Level::Ok) {
         note(finding);
-    }
-    if main.is_none() && !context.config.exists() {
-        note(format_args!(
-            "warn  {} does not exist, and with it no role: put the package's file there, or a role into {}",
-            context.config.display(),
-            path.parent().unwrap_or(&path).display()
-        ));
     }
     let running = !matches!(context.daemon(), Err(ClientError::NotRunning { .. }));
     let gateway = &loaded.settings.gateway;
@@ -81,4 +78,15 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
         context.hint("check"),
         context.hint("device add ID --role ROLE --psk")
     ))?)
+}
+
+/// A finding without its line where that is in a file that was only tried and never written.
+fn unwritten(context: &Context, finding: &Finding) -> Finding {
+    let mut finding = finding.clone();
+    let own = Paths::conf_d(&context.options().config).join(FILE_NAME);
+    let is_tried = |file: &str| Path::new(file) == own || !Path::new(file).exists();
+    if finding.line.is_some() && finding.file.as_deref().is_some_and(is_tried) {
+        (finding.file, finding.line) = (None, None);
+    }
+    finding
 }

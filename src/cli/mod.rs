@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `run` | starts the daemon in this process |
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
-//! | `status`, `queue`, `tail`, `reload` | the running daemon, over its control socket |
+//! | `status`, `queue`, `tail`, `trace`, `reload`, `device test` | the running daemon, over its control socket |
 //! | `acl explain`, `check`, `clock` | the running daemon, or the files where it does not run |
+//! | `config` | the files, with or without the daemon |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
 //! | `demo` | nothing: it brings everything along |
 //!
@@ -15,21 +16,30 @@
 
 mod acl;
 pub mod args;
+mod bundle;
 pub mod check;
 mod clock;
+mod colour;
+mod complete;
+mod config;
+mod decommission;
 #[cfg(feature = "dimpl")]
 pub mod demo;
 mod device;
 pub mod error;
+mod help;
 mod init;
 mod key;
 pub mod output;
+mod pcap;
+mod progress;
 mod queue;
 mod reload;
 mod serial;
 mod socket;
 mod status;
 mod tail;
+mod trace;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -40,6 +50,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{Level, Loaded};
 use crate::control::io::client::{Client, ClientError};
+use crate::telemetry::io::hinted;
 use args::{AclCommand, Arguments, Command, NOT_BUILT};
 use error::{CommandError, USAGE};
 use output::Output;
@@ -82,7 +93,24 @@ impl Context {
         if self.is_packaged() { "systemctl start tombolo".to_owned() } else { self.hint("run") }
     }
 
-    fn is_packaged(&self) -> bool {
+    /// How it is started anew.
+    pub fn restart_hint(&self) -> String {
+        match self.is_packaged() {
+            true => "systemctl restart tombolo".to_owned(),
+            false => format!("stop it and start `{}` again", self.hint("run")),
+        }
+    }
+
+    /// The command for somebody who may read what this user may not.
+    pub fn rights_hint(&self, command: &str) -> String {
+        match self.is_packaged() {
+            true => format!("run `sudo {}`", self.hint(command)),
+            false => format!("run `{}` as root or as the user that the gateway runs as", self.hint(command)),
+        }
+    }
+
+    /// Whether this is the configuration of the package's service.
+    pub fn is_packaged(&self) -> bool {
         self.config == std::path::Path::new(args::DEFAULT_CONFIG)
     }
 
@@ -110,10 +138,24 @@ impl Context {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return usage(&error),
+        Err(error) => {
+            name_configuration(&configuration_given());
+            return usage(&error);
+        }
     };
+    match &arguments.command {
+        // What the daemon says is read anywhere.
+        Command::Run => {
+            let config = std::path::absolute(&arguments.config);
+            name_configuration(config.as_deref().unwrap_or(&arguments.config));
+        }
+        _ => name_configuration(&arguments.config),
+    }
     let context = Context { config: arguments.config, out: Output { json: arguments.json } };
-    match dispatch(&context, arguments.command) {
+    let progress = progress::Progress::begin(doing(&arguments.command), context.out.json);
+    let result = dispatch(&context, arguments.command);
+    drop(progress);
+    match result {
         Ok(status) => status,
         Err(error) => {
             say(&error, context.out.json);
@@ -122,9 +164,45 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What is shown while a command takes long; `None` for one that streams, or that waits for input.
+fn doing(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Check(_) => Some("checking"),
+        Command::Init(_) => Some("trying the configuration"),
+        Command::Reload => Some("waiting for the gateway to reload"),
+        Command::Queue(_) => Some("reading the journal"),
+        Command::Status(_) | Command::Acl(_) | Command::Clock(_) => Some("waiting for the gateway"),
+        Command::Config(_) => Some("waiting"),
+        Command::SupportBundle(_) => Some("collecting"),
+        Command::Decommission(_) => Some("waiting for the broker"),
+        _ => None,
+    }
+}
+
+/// Commands in messages of this process name this configuration, unless it is the packaged one.
+fn name_configuration(config: &std::path::Path) {
+    if config != std::path::Path::new(args::DEFAULT_CONFIG) {
+        crate::telemetry::io::name_configuration(key::shell_word(&config.display().to_string()));
+    }
+}
+
+/// `--config` of a command line that cannot be parsed.
+fn configuration_given() -> PathBuf {
+    let arguments: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let behind = arguments.windows(2).find(|pair| pair[0] == "--config").map(|pair| pair[1].clone());
+    let joined = arguments.iter().find_map(|word| word.strip_prefix("--config=").map(str::to_owned));
+    behind.or(joined).map_or_else(|| args::DEFAULT_CONFIG.into(), PathBuf::from)
+}
+
 fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
     match command {
-        Command::Run => return Ok(crate::daemon::run::run(&context.options())),
+        Command::Run => return Ok(crate::daemon::run::run(&context.options(), context.out.json)),
+        Command::Help(arguments) => help::run(context, &arguments)?,
+        Command::Complete(arguments) => complete::run(context, &arguments)?,
+        Command::Config(command) => config::run(context, command)?,
+        Command::Decommission(arguments) => decommission::run(context, &arguments)?,
+        Command::SupportBundle(arguments) => bundle::run(context, &arguments)?,
         Command::Check(arguments) => check::run(context, &arguments)?,
         Command::Init(arguments) => init::run(context, arguments)?,
         Command::Device(command) => device::run(context, command)?,
@@ -134,6 +212,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Reload => reload::run(context)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Clock(arguments) => clock::run(context, arguments.command)?,
+        Command::Trace(arguments) => trace::run(context, arguments)?,
         Command::Serial(command) => serial::run(context, command)?,
         #[cfg(not(feature = "dimpl"))]
         Command::Demo(_) => {
@@ -158,25 +237,37 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = write!(std::io::stdout(), "{error}");
         return ExitCode::SUCCESS;
     }
+    let is_json = std::env::args_os().any(|argument| argument == "--json");
     let planned = match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(word)) => NOT_BUILT.into_iter().find(|planned| planned == word),
         _ => None,
     };
-    if let Some(command) = planned {
+    let own = if let Some(command) = planned {
         let version = env!("CARGO_PKG_VERSION");
-        note(format_args!(
-            "tombolo: {command} is not implemented in {version} yet; `tombolo --help` lists the commands"
-        ));
+        Some(format!("{command} is not implemented in {version} yet; `tombolo --help` lists the commands"))
     } else if let Some(id) = mistaken_key(error) {
-        note(format_args!(
-            "tombolo: the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
-        ));
-    } else if std::env::args_os().any(|argument| argument == "--json") {
+        Some(format!(
+            "the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
+        ))
+    } else if is_json {
         let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        note(serde_json::json!({ "error": { "code": "usage", "message": message } }));
+        // The first paragraph: an argument that is missing is named in its second line.
+        let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+        let message = lines.collect::<Vec<_>>().join(" ");
+        Some(match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                "a command is missing; `tombolo help` lists them".to_owned()
+            }
+            _ => message.trim_start_matches("error: ").to_owned(),
+        })
     } else {
-        let _ = write!(std::io::stderr(), "{error}");
+        None
+    };
+    match own {
+        Some(text) => say(&CommandError::Usage(text), is_json),
+        None => {
+            let _ = write!(std::io::stderr(), "{error}");
+        }
     }
     ExitCode::from(USAGE)
 }
@@ -197,15 +288,20 @@ fn mistaken_key(error: &clap::Error) -> Option<String> {
 /// The error on standard error, as text or as one JSON object.
 fn say(error: &CommandError, json: bool) {
     match error {
+        CommandError::Gone(output::Gone(fault)) if json && fault.kind() != std::io::ErrorKind::BrokenPipe => {
+            let message = format!("the output cannot be written: {fault}");
+            note_object(&serde_json::json!({ "error": { "code": "failed", "message": message } }));
+        }
         CommandError::Usage(text) | CommandError::Failed(text) if json => {
             let code = if matches!(error, CommandError::Usage(_)) { "usage" } else { "failed" };
-            note(serde_json::json!({ "error": { "code": code, "message": text } }));
+            note_object(&serde_json::json!({ "error": { "code": code, "message": hinted(text) } }));
         }
         CommandError::Configuration(findings) if json => {
-            let mut object = crate::config::findings_to_json(findings);
+            let findings: Vec<_> = findings.iter().cloned().map(localised).collect();
+            let mut object = crate::config::findings_to_json(&findings);
             object["code"] = "configuration".into();
             object["message"] = "the configuration cannot be used".into();
-            note(serde_json::json!({ "error": object }));
+            note_object(&serde_json::json!({ "error": object }));
         }
         CommandError::Usage(text) | CommandError::Failed(text) => {
             note(format_args!("tombolo: {}", crate::telemetry::text::Escaped(text)));
@@ -224,7 +320,25 @@ fn say(error: &CommandError, json: bool) {
     }
 }
 
-/// A line on standard error, beside the result. A closed output is not a failure.
+/// The finding with its commands as they have to be typed here.
+pub(crate) fn localised(mut finding: crate::config::Finding) -> crate::config::Finding {
+    finding.message = hinted(&finding.message).into_owned();
+    finding.advice = hinted(&finding.advice).into_owned();
+    finding
+}
+
+/// An object of JSON on standard error. A closed output is not a failure.
+fn note_object(object: &serde_json::Value) {
+    progress::around(|| {
+        let _ = std::io::stderr().write_all(format!("{object}\n").as_bytes());
+    });
+}
+
+/// A line on standard error, beside the result, with its commands as they have to be typed here. A
+/// closed output is not a failure.
 pub fn note(text: impl std::fmt::Display) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    let text = format!("{text}\n");
+    progress::around(|| {
+        let _ = std::io::stderr().write_all(hinted(&text).as_bytes());
+    });
 }

@@ -1,11 +1,14 @@
-//! The output of commands: aligned, without colours, escaped for the terminal, and silent after the
+//! The output of commands: aligned, escaped for the terminal, and silent after the
 //! reader has closed it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::telemetry::io::hinted;
 use crate::telemetry::text::Escaped;
 
 /// The output of a command's result: standard output.
@@ -25,10 +28,15 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub fn line(self, text: impl std::fmt::Display) -> Result<(), Gone> {
-        // One write per line, flushed at its end also if stdout is a pipe, so that a tail can be
-        // followed.
-        let mut out = io::stdout().lock();
-        out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+        self.text(&format!("{text}\n"))
+    }
+
+    /// Prints a line of our own words, with the commands in it as they have to be typed here.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn hint(self, text: impl std::fmt::Display) -> Result<(), Gone> {
+        self.line(hinted(&text.to_string()))
     }
 
     /// Prints an object as one line of JSON.
@@ -53,9 +61,40 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub fn text(self, text: &str) -> Result<(), Gone> {
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+        // One write per line, flushed at its end also if stdout is a pipe, so that a tail can be
+        // followed.
+        super::progress::around(|| {
+            let mut out = io::stdout().lock();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Gone)
+        })
     }
+}
+
+/// How long a command is silent before it says what it waits for, and between two times.
+const SILENT: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Does something that may take long; says on standard error what is waited for once a second has
+/// passed, and every 10 s from then on.
+pub fn patiently<T>(what: &str, act: impl FnOnce() -> T) -> T {
+    let (done, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let begun = Instant::now();
+            let mut pause = SILENT;
+            while ended.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let waited = begun.elapsed().as_secs();
+                super::note(match waited {
+                    0..=2 => format!("{what} …"),
+                    _ => format!("{what}: {waited} s so far …"),
+                });
+                pause = AGAIN;
+            }
+        });
+        let result = act();
+        drop(done);
+        result
+    })
 }
 
 /// Rows as lines with two spaces between columns. Cells are escaped, so that an id or topic cannot

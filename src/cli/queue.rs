@@ -19,6 +19,7 @@ use crate::control::protocol::{Request, Selection};
 use crate::control::snapshot::{ExportPage, Lane, Queue, RejectedPage};
 use crate::journal::FileReport;
 use crate::message::RecordId;
+use crate::telemetry::io::hinted;
 
 /// Runs the command.
 ///
@@ -57,10 +58,18 @@ pub fn run(context: &Context, command: Option<QueueCommand>) -> Result<(), Comma
 
 /// Reads the journal's files directly, with or without a running daemon.
 fn verify(context: &Context) -> Result<(), CommandError> {
-    let loaded = context.load()?;
+    let settings =
+        crate::config::io::load_journal(&context.options()).map_err(CommandError::Configuration)?;
+    if let Err(error) = std::fs::read_dir(&settings.directory)
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        let folder = settings.directory.display();
+        let hint = context.rights_hint("queue verify");
+        return Err(CommandError::failed(format_args!("{folder} may not be read by this user; {hint}")));
+    }
     let (mut files, mut faulty) = (0u64, 0u64);
     let mut failed = None;
-    let done = crate::journal::io::verify(&loaded.settings.journal, |report| {
+    let done = crate::journal::io::verify(&settings, |report| {
         files += 1;
         faulty += u64::from(report.state != "ok");
         let shown = if context.out.json {
@@ -174,7 +183,7 @@ pub fn text(queue: &Queue) -> String {
             match (&lane.oldest, lane.records) {
                 (Some(time), _) => time.clone(),
                 (None, 0) => "-".to_owned(),
-                (None, _) => "time unknown".to_owned(),
+                (None, _) => "unknown: no trusted clock".to_owned(),
             },
             lane.dropped.to_string(),
         ]);
@@ -196,7 +205,7 @@ pub fn text(queue: &Queue) -> String {
     }
     for (name, lane) in &queue.lanes {
         if let Some(reason) = &lane.stopped {
-            notes.push(vec![format!("{name} has stopped: {reason}")]);
+            notes.push(vec![hinted(&format!("{name} has stopped: {reason}")).into_owned()]);
         }
         if lane.held > 0 {
             notes.push(vec![format!("{name}: {}", held(lane))]);
@@ -214,9 +223,10 @@ pub fn text(queue: &Queue) -> String {
             notes.push(vec![format!("  {}{topic}: {}, {tries}", suspect.record, suspect.reason)]);
         }
         if let (Some(oldest), true) = (&lane.oldest_record, lane.stopped.is_some() || lane.held > 0) {
-            notes.push(vec![format!(
+            let text = format!(
                 "the oldest record of lane {name} is {oldest}; `tombolo queue skip {oldest}` moves it to the rejected store"
-            )]);
+            );
+            notes.push(vec![hinted(&text).into_owned()]);
         }
     }
     if queue.lanes.values().any(|lane| lane.records == 0 && lane.bytes > 0) {
@@ -225,10 +235,10 @@ pub fn text(queue: &Queue) -> String {
         ]);
     }
     if queue.lanes.values().any(|lane| lane.dropped > 0 || lane.unreadable > 0 || lane.set_aside > 0) {
-        notes.push(vec!["next: tombolo queue verify".to_owned()]);
+        notes.push(vec![hinted("next: tombolo queue verify").into_owned()]);
     }
     if rejected.records > 0 {
-        notes.push(vec!["next: tombolo queue rejected list".to_owned()]);
+        notes.push(vec![hinted("next: tombolo queue rejected list").into_owned()]);
     }
     text.push_str(&align(&notes));
     text
@@ -242,9 +252,14 @@ pub fn rate(limit: u64, waiting: u64) -> String {
 
 /// The number of suspected records, and of those that wait because of their topic.
 fn held(lane: &Lane) -> String {
+    // Where the broker refuses every reading, no other is published either.
+    let others = match lane.stopped {
+        Some(_) => "nothing of the lane is published meanwhile",
+        None => "other records are published",
+    };
     if lane.suspected.len() >= LISTED_MAX {
         let held = plural(lane.held, "record");
-        return format!("{held} suspected or waiting for their topics; other records are published");
+        return format!("{held} suspected or waiting for their topics; {others}");
     }
     let suspected = lane.suspected.len() as u64;
     let waiting = match lane.held.saturating_sub(suspected) {
@@ -252,7 +267,7 @@ fn held(lane: &Lane) -> String {
         1 => ", 1 more waits for their topic".to_owned(),
         more => format!(", {more} more wait for their topics"),
     };
-    format!("{} suspected{waiting}; other records are published", plural(suspected, "record"))
+    format!("{} suspected{waiting}; {others}", plural(suspected, "record"))
 }
 
 fn list(context: &Context) -> Result<(), CommandError> {
@@ -294,7 +309,7 @@ fn list(context: &Context) -> Result<(), CommandError> {
     }
     tell_unreadable(unreadable);
     if !context.out.json {
-        context.out.line(if any {
+        context.out.hint(if any {
             "next: correct the broker's permissions, then `tombolo queue rejected retry --all`, or `drop` them"
         } else {
             "nothing was rejected"
@@ -376,7 +391,7 @@ fn change(context: &Context, request: &Request, what: &str) -> Result<(), Comman
     if not_there > 0 {
         super::note(format_args!("{} cannot be read now and stay as they are", plural(not_there, "record")));
     }
-    Ok(context.out.line(format_args!("{} {what}", plural(count, "record")))?)
+    Ok(context.out.hint(format_args!("{} {what}", plural(count, "record")))?)
 }
 
 #[cfg(test)]
@@ -423,7 +438,7 @@ mod tests {
              rejected  1        300 B  16 MiB   -\n\
              at most 3 publishes a second ([upstream] max-publish-rate, max-byte-rate); 12 waiting\n\
              normal has stopped: the broker refuses every reading\n\
-             normal: 1 record suspected, 1 more waits for their topic; other records are published\n\
+             normal: 1 record suspected, 1 more waits for their topic; nothing of the lane is published meanwhile\n\
              \u{20}\u{20}0000000000000001-9 on a/b: not authorized (0x87), tried again 2 times\n\
              the oldest record of lane normal is 0000000000000001-9; `tombolo queue skip 0000000000000001-9` moves it to \
              the rejected store\n\

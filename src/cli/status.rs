@@ -2,13 +2,15 @@
 
 use serde_json::Value;
 
-use super::Context;
 use super::args::StatusArguments;
 use super::error::CommandError;
 use super::output::{align, bytes, plural, span};
+use super::{Context, colour};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{SerialPort, SerialUnit, Session, SessionPage, Status, Uplink};
+use crate::control::verdict;
+use crate::telemetry::io::hinted;
 
 /// Runs the command.
 ///
@@ -24,7 +26,8 @@ pub fn run(context: &Context, arguments: StatusArguments) -> Result<(), CommandE
     }
     let status: Status = serde_json::from_value(value)
         .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
-    Ok(context.out.text(&text(&status))?)
+    let fine = verdict::reasons(&status).is_empty();
+    Ok(context.out.text(&colour::status(&hinted(&text(&status)), fine))?)
 }
 
 /// Lists the DTLS sessions.
@@ -68,6 +71,8 @@ pub fn kind(session: &Session) -> String {
 pub fn text(status: &Status) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
+    // Judged here, so that the verdict is there also where the daemon is an older one.
+    row("state", verdict::line(&verdict::reasons(status)));
     let gateway = &status.gateway;
     row("gateway", format!("{}, tombolo {}, up {}", gateway.id, gateway.version, span(gateway.uptime_s)));
     row("upstream", uplink(&status.upstream));
@@ -156,6 +161,10 @@ pub fn text(status: &Status) -> String {
     );
     if let Some(reason) = &clock.failing {
         row("", format!("its file cannot be written: {reason}; after a restart it may be doubted"));
+    }
+    if let Some(trial) = &status.trial {
+        let left = span(trial.left_s);
+        row("trial", format!("{} is on trial for {left} yet; `tombolo config confirm` keeps it", trial.file));
     }
     for problem in &status.problems {
         row("problem", problem.clone());
@@ -251,6 +260,17 @@ fn serial(name: &str, port: &SerialPort) -> String {
             }
         }
     }
+    if let Some(asked) = &port.asked {
+        let answers = plural(asked.answers, "answer");
+        text.push_str(&format!(", {}: {answers} to {}", asked.state, plural(asked.questions, "question")));
+        for (count, what) in
+            [(asked.silent, "silent"), (asked.damaged, "damaged"), (asked.late, "late or unasked")]
+        {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+    }
     if !port.bad_reasons.is_empty() {
         let reasons: Vec<String> =
             port.bad_reasons.iter().map(|(why, count)| format!("{why} {count}")).collect();
@@ -273,7 +293,7 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
         (unit.silent, "silent"),
         (unit.damaged, "damaged"),
         (unit.late, "late"),
-        (unit.misfits, "of another length"),
+        (unit.misfits, "of another length or function"),
         (unit.exceptions, "refused by the unit"),
         (unit.skipped, "polls left out"),
         (unit.refused, "readings refused"),
@@ -357,7 +377,8 @@ mod tests {
         };
         assert_eq!(
             text(&status),
-            "gateway   tb-ab, tombolo 0.1.0, up 1 min 10 s\n\
+            "state     NOT FINE: no broker is configured: readings are kept; and 1 more\n\
+             gateway   tb-ab, tombolo 0.1.0, up 1 min 10 s\n\
              upstream  none configured: readings are kept\n\
              journal   0 records waiting, 0 B of 0 B\n\
              devices   0 known, 0 online, 0 sessions\n\
@@ -412,6 +433,8 @@ mod tests {
             last_s: 60,
         };
         let status = Status {
+            ok: false,
+            reasons: Vec::new(),
             strays: vec![stray],
             unlisted_strays: 7,
             gateway: Gateway {
@@ -485,6 +508,7 @@ mod tests {
             ]
             .into(),
             problems: Vec::new(),
+            trial: None,
             counters: serde_json::json!({
                 "tombolo_journal_stored_readings_total": 9,
                 "tombolo_gate_refused_no_rule_readings_total": 2,
@@ -495,7 +519,8 @@ mod tests {
         };
         assert_eq!(
             text(&status),
-            "gateway   g, tombolo 0.1.0, up 0 s\n\
+            "state     NOT FINE: not connected to b:8883: connection refused; and 6 more\n\
+             gateway   g, tombolo 0.1.0, up 0 s\n\
              upstream  not connected to b:8883 for 1 min 30 s: connection refused; next attempt in 4 s\n\
              \x20         at most 1 publish a second ([upstream] max-publish-rate, max-byte-rate); 1 waiting\n\
              journal   1 record waiting, 4 KiB of 256 MiB; 2 rejected by the broker\n\

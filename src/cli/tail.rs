@@ -1,6 +1,9 @@
-//! `tombolo tail`: prints one line for each reading when it is stored or refused.
+//! `tombolo tail`: prints one line for each reading when it is stored or refused, one when the
+//! broker has it, and one for each handshake that fails; first the last ones before.
 
 use std::time::SystemTime;
+
+use nix::time::{ClockId, clock_gettime};
 
 use super::Context;
 use super::args::TailArguments;
@@ -8,22 +11,22 @@ use super::error::CommandError;
 use super::output::{bytes, plural};
 use crate::clock::UnixTime;
 use crate::control::io::client::Shown;
-use crate::control::tail::Item;
+use crate::control::tail::{Item, PREVIEW_BYTES};
 use crate::telemetry::text::Escaped;
 
 /// Runs until it is interrupted, its output is closed, or the daemon ends.
 ///
 /// # Errors
-/// [`CommandError::Failed`] if the daemon does not run, or ends.
+/// [`CommandError::Failed`] if the daemon does not run, ends, or does not know the device.
 pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandError> {
-    let tailing = context.daemon()?.tail(arguments.device)?;
+    let tailing = context.daemon()?.tail(arguments.device, arguments.last)?;
     if !context.out.json {
         eprintln!("watching; Ctrl-C ends it");
     }
     for shown in tailing {
         match shown? {
-            Shown::Item(item) if context.out.json => context.out.object(&timed(&item, now()))?,
-            Shown::Item(item) => context.out.line(line(&item, now()))?,
+            Shown::Item(item) if context.out.json => context.out.object(&timed(&item, Now::read()))?,
+            Shown::Item(item) => context.out.line(line(&item, Now::read()))?,
             Shown::Missed(count) => {
                 eprintln!("{} not shown: this terminal reads too slowly", plural(count, "reading"))
             }
@@ -32,34 +35,86 @@ pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandErr
     Err(CommandError::failed("the daemon has ended"))
 }
 
-/// The item with `time`, when it was received or, while the gateway does not trust its clock, seen.
-fn timed(item: &Item, now: UnixTime) -> serde_json::Value {
+/// The clocks of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    wall: UnixTime,
+    boottime_ms: u64,
+}
+
+impl Now {
+    fn read() -> Now {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let boottime =
+            clock_gettime(ClockId::CLOCK_BOOTTIME).map(std::time::Duration::from).unwrap_or_default();
+        Now {
+            wall: UnixTime(since.as_millis().try_into().unwrap_or(u64::MAX)),
+            boottime_ms: boottime.as_millis().try_into().unwrap_or(u64::MAX),
+        }
+    }
+
+    /// When an item was received, by this clock where the gateway does not trust it.
+    fn time_of(self, item: &Item) -> String {
+        let age = match item.boottime_ms {
+            0 => 0,
+            at => self.boottime_ms.saturating_sub(at),
+        };
+        item.received.clone().unwrap_or_else(|| UnixTime(self.wall.0.saturating_sub(age)).to_string())
+    }
+}
+
+/// The item with `time`, when it was received.
+fn timed(item: &Item, now: Now) -> serde_json::Value {
     let mut value = serde_json::to_value(item).unwrap_or_default();
-    value["time"] = item.received.clone().unwrap_or_else(|| now.to_string()).into();
+    value["time"] = now.time_of(item).into();
     value
 }
 
-fn now() -> UnixTime {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixTime(since.as_millis().try_into().unwrap_or(u64::MAX))
-}
-
 /// The human form:
-/// `12:00:01Z door-7 POST t/env → tombolo/gw/door-7/up/t/env 14 B stored 0102030405060708-42`.
-///
-/// The time is the time of receipt, or `now` if the gateway does not trust its clock.
-pub fn line(item: &Item, now: UnixTime) -> String {
-    let time = item.received.clone().unwrap_or_else(|| now.to_string());
+/// `12:00:01Z door-7 POST t/env → tombolo/gw/door-7/up/t/env 14 B stored 0102030405060708-42 "21.5"`.
+pub fn line(item: &Item, now: Now) -> String {
+    let time = now.time_of(item);
     // RFC 3339: the date, `T`, the time, a fraction.
     let clock = time.split_once('T').and_then(|(_, time)| time.get(..8)).unwrap_or("--:--:--");
     let Item { device, method, path, bytes: length, outcome, .. } = item;
+    if outcome == "handshake_failed" {
+        return format!("{clock}Z {}", handshake(item));
+    }
     let mut line = format!("{clock}Z {} {} {}", Escaped(device), Escaped(method), Escaped(path));
-    if let Some(topic) = &item.topic {
+    let is_later = matches!(outcome.as_str(), "delivered" | "held_back" | "rejected" | "expired");
+    if let Some(topic) = item.topic.as_ref().filter(|_| !is_later) {
         line.push_str(&format!(" → {}", Escaped(topic)));
     }
-    line.push_str(&format!(" {} {}", bytes(*length), Escaped(outcome)));
+    if !is_later {
+        line.push_str(&format!(" {}", bytes(*length)));
+    }
+    line.push_str(&format!(" {}", Escaped(&outcome.replace('_', " "))));
     for part in [&item.record, &item.code, &item.reason].into_iter().flatten() {
         line.push_str(&format!(" {}", Escaped(part)));
+    }
+    if let Some(delivery) = &item.delivery {
+        line.push_str(&format!(", {}", Escaped(&delivery.replace('_', " "))));
+    }
+    let more = if *length > PREVIEW_BYTES as u64 { "…" } else { "" };
+    if let Some(text) = &item.payload {
+        line.push_str(&format!(" \"{}\"{more}", Escaped(text)));
+    } else if let Some(hex) = &item.payload_hex {
+        line.push_str(&format!(" hex:{}{more}", Escaped(hex)));
+    }
+    line
+}
+
+/// `192.0.2.7:40000 handshake failed: wrong key for "door-7" (device door-7)`
+fn handshake(item: &Item) -> String {
+    let peer = item.peer.as_deref().unwrap_or("?");
+    let reason = item.reason.as_deref().unwrap_or("no reason is known");
+    let mut line = format!("{} handshake failed: {}", Escaped(peer), Escaped(reason));
+    // Most reasons name it.
+    if let Some(identity) = item.identity.as_ref().filter(|identity| !reason.contains(identity.as_str())) {
+        line.push_str(&format!(", identity {}", Escaped(identity)));
+    }
+    if !item.device.is_empty() {
+        line.push_str(&format!(" (device {})", Escaped(&item.device)));
     }
     line
 }
@@ -68,9 +123,61 @@ pub fn line(item: &Item, now: UnixTime) -> String {
 mod tests {
     use super::*;
 
+    fn at(ms: u64) -> Now {
+        Now { wall: UnixTime(ms), boottime_ms: 10_000 }
+    }
+
+    #[test]
+    fn what_was_before_has_its_own_time_although_the_clock_is_not_trusted() {
+        let item = Item { boottime_ms: 4_000, ..Item::default() };
+        assert_eq!(timed(&item, at(3_661_000))["time"], "1970-01-01T01:00:55.000Z");
+    }
+
+    #[test]
+    fn a_delivery_a_payload_and_a_failed_handshake_are_shown_in_words() {
+        let reading = Item {
+            device: "door-7".into(),
+            method: "POST".into(),
+            path: "t/env".into(),
+            topic: Some("a".into()),
+            bytes: 100,
+            payload: Some("21.5\n".into()),
+            outcome: "stored".into(),
+            record: Some("01-2".into()),
+            delivery: Some("held_back".into()),
+            ..Item::default()
+        };
+        assert_eq!(
+            line(&reading, at(0)),
+            "00:00:00Z door-7 POST t/env → a 100 B stored 01-2, held back \"21.5\\u{a}\"…"
+        );
+        let hex = Item {
+            bytes: 1,
+            payload: None,
+            payload_hex: Some("ff".into()),
+            delivery: None,
+            ..reading.clone()
+        };
+        assert_eq!(line(&hex, at(0)), "00:00:00Z door-7 POST t/env → a 1 B stored 01-2 hex:ff");
+        let delivered = Item { outcome: "delivered".into(), payload: None, delivery: None, ..reading };
+        assert_eq!(line(&delivered, at(0)), "00:00:00Z door-7 POST t/env delivered 01-2");
+        let failed = Item {
+            device: "door-7".into(),
+            outcome: "handshake_failed".into(),
+            peer: Some("192.0.2.7:9".into()),
+            identity: Some("door-7".into()),
+            reason: Some("wrong key for \"door-7\"".into()),
+            ..Item::default()
+        };
+        assert_eq!(
+            line(&failed, at(0)),
+            "00:00:00Z 192.0.2.7:9 handshake failed: wrong key for \"door-7\" (device door-7)"
+        );
+    }
+
     #[test]
     fn json_has_the_time_whether_or_not_the_clock_is_trusted() {
-        let seen = UnixTime(3_661_000);
+        let seen = at(3_661_000);
         assert_eq!(timed(&Item::default(), seen)["time"], "1970-01-01T01:01:01.000Z");
         let item = Item { received: Some("2026-01-01T12:00:01.500Z".into()), ..Item::default() };
         assert_eq!(timed(&item, seen)["time"], "2026-01-01T12:00:01.500Z");
@@ -90,7 +197,7 @@ mod tests {
             ..Item::default()
         };
         assert_eq!(
-            line(&item, UnixTime(0)),
+            line(&item, at(0)),
             "12:00:01Z door-7 POST t/env → tombolo/gw/door-7/up/t/env 14 B stored 0102030405060708-42"
         );
     }
@@ -108,7 +215,7 @@ mod tests {
             ..Item::default()
         };
         assert_eq!(
-            line(&item, UnixTime(3_661_000)),
+            line(&item, at(3_661_000)),
             "01:01:01Z door-7 PUT x\\u{202e}\\u{1b}[2J 2 KiB refused 4.03 no rule matches"
         );
     }

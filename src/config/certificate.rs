@@ -5,6 +5,7 @@
 //! files. Either all of it is valid or none is used: a certificate without its key, or a CA without
 //! its revocation list, would accept or refuse the wrong devices.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject as _;
@@ -31,6 +32,10 @@ pub struct Material {
     pub authorities: Authorities,
     /// Revocation lists in DER.
     pub revocation_lists: Vec<Vec<u8>>,
+    /// The file of `chain`, if there is one.
+    pub chain_file: Option<PathBuf>,
+    /// The file of `authorities`, if there is one.
+    pub authorities_file: Option<PathBuf>,
 }
 
 impl Material {

@@ -4,11 +4,16 @@
 //! what it has. [`super::reload::compare`] decides what a reload may take up; here it is only
 //! named. No value of a secret is shown: its file's path is.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Loaded, dotted, reload};
+use crate::gate::Device;
+use crate::gate::settings::Role;
+use crate::message::Name;
+use crate::northbound::jwt::JwtSettings;
 use crate::northbound::settings::{Protocol, Settings as Upstream, TlsVersion};
 
 /// One key, and what the running gateway uses for it.
@@ -32,9 +37,12 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
     }
     if was.upstream != is.upstream {
         let (old, new) = (values(was.upstream.as_ref()), values(is.upstream.as_ref()));
+        let has_tls = |upstream: &Option<Upstream>| upstream.as_ref().is_some_and(|it| it.tls.is_some());
+        let both_tls = has_tls(&was.upstream) && has_tls(&is.upstream);
         for ((key, old), _) in old.into_iter().zip(new).filter(|((_, old), (_, new))| old != new) {
-            // Without an upstream everything differs; the URL says it.
-            if was.upstream.is_some() && is.upstream.is_some() || key == "upstream.url" {
+            // Without an upstream, or without TLS, everything about it differs; the URL says it.
+            let both = was.upstream.is_some() && is.upstream.is_some();
+            if both && (both_tls || !OF_TLS.contains(&key)) || key == "upstream.url" {
                 other(key.to_owned(), old, false);
             }
         }
@@ -52,13 +60,32 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
         };
         other(dotted([table, key]), shown, true);
     }
-    let (gone, new) = reload::devices(&was.gate.devices, &is.gate.devices);
-    if !gone.is_empty() || !new.is_empty() {
-        other("device".to_owned(), format!("{} devices", was.gate.devices.len()), false);
+    if was.gateway.label != is.gateway.label {
+        let label = was.gateway.label.clone();
+        other("gateway.label".to_owned(), label.unwrap_or_else(|| "none".to_owned()), false);
+    }
+    let devices = devices(&was.gate.devices, &is.gate.devices);
+    let more = devices.len().saturating_sub(NAMED_MAX);
+    for (id, running) in devices.into_iter().take(NAMED_MAX) {
+        other(dotted(["device", id.as_str()]), running, false);
+    }
+    if more > 0 {
+        other("device".to_owned(), format!("something else for {more} more devices"), false);
+    }
+    // Rules are compared as they are written down: they have no equality of their own.
+    let rules = |roles: &[Role]| -> BTreeMap<Name, String> {
+        roles.iter().map(|role| (role.name.clone(), format!("{role:?}"))).collect()
+    };
+    let (old, new) = (rules(&was.gate.roles), rules(&is.gate.roles));
+    for (name, rules) in &old {
+        if new.get(name) != Some(rules) {
+            other(dotted(["role", name.as_str()]), "its earlier rules and limits".to_owned(), false);
+        }
+    }
+    for name in new.keys().filter(|name| !old.contains_key(*name)) {
+        other(dotted(["role", name.as_str()]), "no such role".to_owned(), false);
     }
     for (key, differs) in [
-        // Rules are compared as they are written down: they have no equality of their own.
-        ("role", format!("{:?}", was.gate.roles) != format!("{:?}", is.gate.roles)),
         ("fleet", was.gate.fleets != is.gate.fleets),
         (
             "topics",
@@ -71,6 +98,7 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
         ("journal", was.journal != is.journal),
         ("clock.trust", was.clock != is.clock),
         ("log.level", was.log.level != is.log.level),
+        ("metrics.listen", was.metrics != is.metrics),
     ] {
         if differs {
             other(key.to_owned(), String::new(), false);
@@ -78,6 +106,45 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
     }
     found
 }
+
+/// Most devices named one by one.
+const NAMED_MAX: usize = 5;
+
+/// The devices that differ, in id order, and what the running gateway has instead.
+fn devices(was: &[Device], is: &[Device]) -> Vec<(Name, String)> {
+    let by_id =
+        |list: &[Device]| list.iter().map(|it| (it.id.clone(), it.clone())).collect::<BTreeMap<_, _>>();
+    let (old, mut new) = (by_id(was), by_id(is));
+    let mut found = Vec::new();
+    for (id, old) in old {
+        let running = match new.remove(&id) {
+            None => "it, and the files do not have it as a usable device".to_owned(),
+            Some(new) if old.role != new.role => format!("the role {}", old.role),
+            Some(new) if !old.same_proof(&new) => "its earlier key, certificate or public key".to_owned(),
+            Some(new) if old.label != new.label => match &old.label {
+                Some(label) => format!("the label {label:?}"),
+                None => "no label".to_owned(),
+            },
+            Some(new) if old.offline_after != new.offline_after => "its earlier offline-after".to_owned(),
+            Some(_) => continue,
+        };
+        found.push((id, running));
+    }
+    found.extend(new.into_keys().map(|id| (id, "no such device".to_owned())));
+    found.sort();
+    found
+}
+
+/// The keys of `[upstream]` that mean nothing without TLS.
+const OF_TLS: [&str; 7] = [
+    "upstream.ca-file",
+    "upstream.pin-sha256",
+    "upstream.certificate-file",
+    "upstream.key-file",
+    "upstream.key-password-file",
+    "upstream.alpn",
+    "upstream.tls-min",
+];
 
 fn list_of(items: impl Iterator<Item = impl Display>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
@@ -92,6 +159,9 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
     let span = |span: Duration| format!("{} s", span.as_secs());
     let tls = |read: &dyn Fn(&crate::northbound::settings::TlsSettings) -> String| {
         upstream.and_then(|upstream| upstream.tls.as_ref()).map_or_else(|| "none".to_owned(), read)
+    };
+    let jwt = |read: &dyn Fn(&JwtSettings) -> String| {
+        upstream.and_then(|upstream| upstream.jwt.as_ref()).map_or_else(|| "none".to_owned(), read)
     };
     vec![
         (
@@ -112,7 +182,8 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
         (
             "upstream.pin-sha256",
             tls(&|it| {
-                it.pins.iter().map(|pin| super::scalar::format_hex(pin)).collect::<Vec<_>>().join(", ")
+                let pins: Vec<_> = it.pins.iter().map(|pin| super::scalar::format_hex(pin)).collect();
+                if pins.is_empty() { "none".to_owned() } else { pins.join(", ") }
             }),
         ),
         (
@@ -121,13 +192,17 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
         ),
         ("upstream.key-file", tls(&|it| path(it.identity.as_ref().map(|(_, key)| key)))),
         ("upstream.key-password-file", tls(&|it| path(it.key_password.as_ref()))),
-        ("upstream.alpn", tls(&|it| it.alpn.join(", "))),
+        ("upstream.alpn", tls(&|it| if it.alpn.is_empty() { "none".to_owned() } else { it.alpn.join(", ") })),
         (
             "upstream.tls-min",
             tls(&|it| if it.minimum == TlsVersion::V1_3 { "1.3" } else { "1.2" }.to_owned()),
         ),
         ("upstream.username", of(&|it| text(it.username.as_ref()))),
         ("upstream.password-file", of(&|it| path(it.password_file.as_ref()))),
+        ("upstream.jwt.audience", jwt(&|it| it.audience.clone())),
+        ("upstream.jwt.lifetime", jwt(&|it| format!("{} s", it.lifetime.as_secs()))),
+        ("upstream.jwt.algorithm", jwt(&|it| it.algorithm.name().to_owned())),
+        ("upstream.jwt.key-file", jwt(&|it| it.key_file.display().to_string())),
         ("upstream.client-id", of(&|it| it.client_id.clone())),
         (
             "upstream.protocol",

@@ -15,7 +15,9 @@ use super::finding::{Finding, Place};
 use super::gateway_id::{self, Choice};
 use super::sandbox::{Hidden, Sandbox};
 use super::state::{self, State};
+use super::trial::{self, Standing, Trial};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
+use crate::durable::atomic_file::Condition;
 use crate::message::Name;
 
 /// The main file unless another one is named.
@@ -43,6 +45,9 @@ pub struct Options {
 impl Options {
     /// Options with this main file and this process's environment.
     pub fn new(config: impl Into<PathBuf>) -> Options {
+        let config = config.into();
+        // Named alike by the daemon and by a command that was given another way to it.
+        let config = std::path::absolute(&config).unwrap_or(config);
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| {
                 Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
@@ -50,7 +55,7 @@ impl Options {
             .filter(|(name, _)| name.starts_with("TOMBOLO_"))
             .collect();
         Options {
-            config: config.into(),
+            config,
             vendor_conf_d: VENDOR_CONF_D.into(),
             environment,
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
@@ -68,6 +73,55 @@ impl Options {
 /// its current configuration. A file of the state directory never causes this.
 pub fn load(options: &Options, previous: Option<&Loaded>) -> Result<Loaded, Vec<Finding>> {
     read_all(options, previous, &[], false, View::Outside)
+}
+
+/// The journal's settings alone, whatever is wrong with the rest of the configuration.
+///
+/// # Errors
+/// The findings, if a file cannot be read, or `[paths]`, `[journal]` or `[lane.*]` are wrong.
+pub fn load_journal(options: &Options) -> Result<crate::journal::settings::Settings, Vec<Finding>> {
+    const TABLES: [&str; 3] = ["paths", "journal", "lane"];
+    let (mut layers, mut faults) = (Vec::new(), Vec::new());
+    read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut faults);
+    match read_layer(&options.config, Origin::Main) {
+        Ok(main) => layers.push(main),
+        Err(FileError::Missing) => {}
+        Err(error) => faults.push(unreadable(&options.config, &error)),
+    }
+    read_folder(&Paths::conf_d(&options.config), Origin::DropIn, &mut layers, &mut faults);
+    if layers.is_empty() {
+        faults.push(unreadable(&options.config, &FileError::Missing));
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    for layer in &mut layers {
+        // One that does not parse is judged whole, and named.
+        if let Ok(mut table) = layer.text.parse::<toml::Table>() {
+            table.retain(|name, _| TABLES.contains(&name));
+            layer.text = table.to_string();
+        }
+    }
+    let prefixes = TABLES.map(|table| format!("TOMBOLO_{}__", table.to_uppercase()));
+    let mut environment = options.environment.clone();
+    environment.retain(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    let loaded = super::load(&Sources {
+        main: options.config.clone(),
+        layers,
+        environment,
+        credentials_directory: None,
+        gateway_id: None,
+        registry: Arc::default(),
+        certificates: None,
+        template_folders: Vec::new(),
+        files: &Disk { service: None, sandbox: None, is_outsider: false },
+    });
+    // The lines are those of what was kept.
+    let loaded = loaded.map_err(|mut findings| {
+        findings.iter_mut().for_each(|finding| finding.line = None);
+        findings
+    })?;
+    Ok(loaded.settings.journal)
 }
 
 /// As [`load`], for a running daemon that looks at what a reload would find: it sees the files as
@@ -96,6 +150,20 @@ pub(super) fn load_with(
     instead: &[LayerText],
 ) -> Result<Loaded, Vec<Finding>> {
     read_all(options, previous, instead, false, View::Outside)
+}
+
+/// As [`load`], with one file that is not in place yet, or has another text.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_candidate(
+    options: &Options,
+    origin: Origin,
+    path: &Path,
+    text: &str,
+) -> Result<Loaded, Vec<Finding>> {
+    let candidate = LayerText { origin, path: path.to_owned(), text: text.to_owned() };
+    load_with(options, None, &[candidate])
 }
 
 /// As [`load`], for the start of the daemon: generates the gateway's id if there is none, and
@@ -173,11 +241,11 @@ fn read_all(
         after.push(instead.clone());
         after.sort_by(|a, b| a.path.cmp(&b.path));
     }
+    let mut without_main = None;
     match main {
         Ok(main) => after.insert(0, main),
-        // A folder of drop-ins without a main file is sufficient: `init` creates that in an empty
-        // folder.
-        Err(FileError::Missing) if !after.is_empty() => {}
+        // A folder of drop-ins without a main file is sufficient.
+        Err(FileError::Missing) if !after.is_empty() => without_main = Some(missing_main(&options.config)),
         Err(error) => faults.push(unreadable(&options.config, &error)),
     }
     if !faults.is_empty() {
@@ -188,7 +256,13 @@ fn read_all(
         super::state_dir(&all, &options.environment)
     };
     let paths = Paths { config_file: options.config.clone(), state_dir, runtime_dir: PathBuf::new() };
+    let (on_trial, of_trial) = trial(&paths.state_dir, &mut after, instead);
     let last = previous.map(|previous| &previous.state);
+    if view == View::Outside
+        && let Some(closed) = closed(&paths)
+    {
+        return without_state(options, &layers, &after, &paths, closed);
+    }
     let folder = paths.state_conf_d();
     let (of_state, mut problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), last);
     let running = last.and_then(|last| last.made_id.as_ref());
@@ -215,10 +289,12 @@ fn read_all(
     };
     let (mut loaded, layers, unfit) = state::fit(of_state, last, load)?;
     problems.extend(unfit);
+    problems.extend(of_trial);
     let mut aside = state::io::set_aside(&paths.state_dir);
     aside.retain(|name| !gateway_id::is_aside(name));
     problems.extend(state::set_aside(&paths.state_dir, &aside));
-    loaded.state = State { layers, problems, ..State::default() };
+    loaded.findings.extend(without_main);
+    loaded.state = State { layers, problems, trial: on_trial, ..State::default() };
     // If `[gateway] id` is set, the generated id is not needed.
     if loaded.settings.gateway.id_source != IdSource::Configured {
         loaded.state.problems.extend(id_problems(&paths, &decision, made.as_ref()));
@@ -229,11 +305,127 @@ fn read_all(
     Ok(loaded)
 }
 
+/// Puts back what was before a trial that is over; the trial that is in force, and what to say.
+/// One about a file in `instead` is none: another text of it is being tried.
+fn trial(
+    state_dir: &Path,
+    layers: &mut Vec<LayerText>,
+    instead: &[LayerText],
+) -> (Option<Trial>, Option<Finding>) {
+    let trial = match trial::io::read(state_dir) {
+        Ok(Some(trial)) if instead.iter().any(|layer| layer.path == trial.file) => return (None, None),
+        Ok(Some(trial)) => trial,
+        Ok(None) => return (None, None),
+        // Others than the service's user may not look.
+        Err(Condition::Unreadable(why)) if why.contains("(os error 13)") => return (None, None),
+        Err(condition) => {
+            let place =
+                Place { file: state_dir.join(trial::FILE_NAME).display().to_string().into(), line: None };
+            let finding =
+                Finding::warn("configuration", format!("{condition}; the files are used as they are"));
+            return (None, Some(finding.at(Some(&place)).advice("delete it")));
+        }
+    };
+    match trial.apply(layers, &trial::io::moment()) {
+        Standing::Pending(_) => (Some(trial), None),
+        Standing::Unrelated => (None, None),
+        Standing::Over => {
+            let place = Place { file: trial.file.display().to_string().into(), line: None };
+            let message = "it was on trial and not confirmed in time: what was there before is used";
+            let advice =
+                "`tombolo config revert` puts that back in place, `tombolo config confirm` uses the new file";
+            (None, Some(Finding::fail("configuration", message).at(Some(&place)).advice(advice)))
+        }
+    }
+}
+
+/// The texts that can be read, for commands that show or complete something from them.
+pub struct Texts {
+    /// The files, lowest precedence first; those of the state directory too.
+    pub layers: Vec<LayerText>,
+    /// Files that cannot be read.
+    pub unread: Vec<Finding>,
+    /// The state directory.
+    pub state_dir: PathBuf,
+}
+
+/// Reads the texts and judges nothing.
+pub fn texts(options: &Options) -> Texts {
+    let (mut layers, mut after, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut unread);
+    match read_layer(&options.config, Origin::Main) {
+        Ok(main) => after.push(main),
+        Err(error) => unread.push(unreadable(&options.config, &error)),
+    }
+    read_folder(&Paths::conf_d(&options.config), Origin::DropIn, &mut after, &mut unread);
+    let all: Vec<LayerText> = layers.iter().chain(&after).cloned().collect();
+    let state_dir = super::state_dir(&all, &options.environment);
+    let folder = state_dir.join("conf.d");
+    let (of_state, problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), None);
+    unread.extend(problems);
+    unread.extend(trial(&state_dir, &mut after, &[]).1);
+    layers.extend(of_state);
+    layers.extend(after);
+    Texts { layers, unread, state_dir }
+}
+
+/// What of the state directory this user may not read, if anything.
+fn closed(paths: &Paths) -> Option<PathBuf> {
+    let own = nix::unistd::Uid::effective().as_raw();
+    // What is closed to the service's own user is a fault.
+    if fs::metadata(&paths.state_dir).is_ok_and(|metadata| metadata.uid() == own) {
+        return None;
+    }
+    let id = |name: &str| paths.state_dir.join(name);
+    let read = [
+        paths.state_dir.clone(),
+        paths.state_conf_d(),
+        paths.devices(),
+        id(gateway_id::PLAIN),
+        id(gateway_id::COPY),
+    ];
+    let is_closed = |path: &PathBuf| {
+        fs::File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    let of_devices = || {
+        let entries = fs::read_dir(paths.devices()).into_iter().flatten().flatten();
+        let files =
+            entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "toml"));
+        files.take(1).find(&is_closed)
+    };
+    read.iter().find(|path| is_closed(path)).cloned().or_else(of_devices)
+}
+
+/// The configuration without what is in the state directory.
+fn without_state(
+    options: &Options,
+    layers: &[LayerText],
+    after: &[LayerText],
+    paths: &Paths,
+    closed: PathBuf,
+) -> Result<Loaded, Vec<Finding>> {
+    let mut loaded = super::load(&Sources {
+        main: options.config.clone(),
+        layers: layers.iter().chain(after).cloned().collect(),
+        environment: options.environment.clone(),
+        credentials_directory: options.credentials_directory.clone(),
+        gateway_id: None,
+        registry: Arc::default(),
+        certificates: None,
+        template_folders: template_folders(&options.config),
+        files: &Disk::new(&options.config, &paths.state_dir, View::Outside),
+    })?;
+    loaded.state.closed = Some(closed);
+    Ok(loaded)
+}
+
 /// `modbus/` next to the main file, so that everything can be in one folder, and then the system's
 /// folders.
 fn template_folders(main: &Path) -> Vec<PathBuf> {
     let beside = main.parent().unwrap_or(Path::new("")).join("modbus");
-    let others = TEMPLATE_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| *folder != beside);
+    // A folder that is not there is not named either.
+    let others =
+        TEMPLATE_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| *folder != beside && folder.is_dir());
     std::iter::once(beside.clone()).chain(others).collect()
 }
 
@@ -254,6 +446,15 @@ fn unreadable(path: &Path, error: &FileError) -> Finding {
         _ => "put a text file there",
     };
     Finding::fail("configuration", error.to_string()).at(Some(&place)).advice(advice)
+}
+
+/// There are drop-ins, and no file that they are beside.
+fn missing_main(path: &Path) -> Finding {
+    let place = Place { file: path.display().to_string().into(), line: None };
+    let advice = "put the package's file there, or roles into the drop-ins; or see whether --config names the right file";
+    Finding::warn("configuration", "does not exist; only the drop-ins beside it are read")
+        .at(Some(&place))
+        .advice(advice)
 }
 
 fn read_layer(path: &Path, origin: Origin) -> Result<LayerText, FileError> {
@@ -402,6 +603,8 @@ struct Disk {
     service: Option<Service>,
     /// What the unit keeps from it.
     sandbox: Option<Sandbox>,
+    /// This process is a command of a user who may see less than the service.
+    is_outsider: bool,
 }
 
 impl Disk {
@@ -410,7 +613,9 @@ impl Disk {
         let sandbox = (outside && config == Path::new(CONFIG_FILE)).then(sandbox);
         let own = nix::unistd::Uid::effective().as_raw();
         let service = Service::find(state_dir, sandbox.as_ref());
-        Disk { service: service.filter(|service| outside && service.uid != own), sandbox }
+        // Without a state directory nobody else is known to be the service.
+        let is_outsider = outside && own != 0 && service.as_ref().is_some_and(|service| service.uid != own);
+        Disk { service: service.filter(|service| outside && service.uid != own), sandbox, is_outsider }
     }
 
     fn judge(&self, path: &Path, metadata: &fs::Metadata) -> Looked {
@@ -467,6 +672,10 @@ impl Files for Disk {
     fn look(&self, path: &Path) -> Result<Looked, FileError> {
         let (_, metadata) = open(path, FILE_MAX)?;
         Ok(self.judge(path, &metadata))
+    }
+
+    fn is_outsider(&self) -> bool {
+        self.is_outsider
     }
 
     fn hidden(&self, path: &Path) -> Option<Hidden> {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ::config::{Map, Value, ValueKind};
 use toml::de::DeTable;
 
+use super::alias;
 use super::finding::{Finding, Findings, Place};
 use super::raw::{Entry, Lines, Raw, accept, table_of};
 use super::scalar::{did_you_mean, format_size};
@@ -293,7 +294,8 @@ impl<'f> Check<'f> {
         let mut values = Map::new();
         for (name, line, raw) in entries {
             path.push(name);
-            match schema::find(keys, &path[path.len() - 1]) {
+            let key = schema::find(keys, &path[path.len() - 1]).or_else(|| self.renamed(keys, path, line));
+            match key {
                 None => self.unknown(keys, path, line),
                 Some(key) if self.origin == Origin::State && path.len() == 1 && key.name == "paths" => {
                     let place = self.place(line);
@@ -311,6 +313,27 @@ impl<'f> Check<'f> {
             path.pop();
         }
         values
+    }
+
+    /// The key that the last part of `path` was renamed to, which it then is; `None` if it is no
+    /// alias.
+    fn renamed(
+        &mut self,
+        keys: &'static [Key],
+        path: &mut [String],
+        line: Option<u32>,
+    ) -> Option<&'static Key> {
+        let (name, tables) = path.split_last_mut()?;
+        let alias = alias::find(tables, name)?;
+        let key = schema::find(keys, alias.new)?;
+        let place = self.place(line);
+        let whole = dotted(tables.iter().map(String::as_str).chain([alias.old]));
+        let message = format!("was renamed to {} in {}", alias.new, alias.since);
+        let advice = "`tombolo config migrate` rewrites it; the next major version refuses it";
+        let subject = tables.first().map_or("configuration", String::as_str).to_owned();
+        self.findings.push(Finding::warn(subject, message).at(Some(&place)).key(whole).advice(advice));
+        alias.new.clone_into(name);
+        Some(key)
     }
 
     fn named(
@@ -485,7 +508,8 @@ impl<'f> Check<'f> {
                 keys = item_keys;
                 continue;
             }
-            let (Kind::Table(_), Some(key)) = (kind, schema::find(keys, &parts[i])) else {
+            let found = schema::find(keys, &parts[i]).or_else(|| self.renamed(keys, &mut parts[..=i], None));
+            let (Kind::Table(_), Some(key)) = (kind, found) else {
                 let keys = if matches!(kind, Kind::Table(_)) { keys } else { &[] };
                 return self.unknown(keys, &parts[..=i], None);
             };

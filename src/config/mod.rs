@@ -22,6 +22,7 @@
 //! * [`load`] is pure: texts in, settings out. Only `io` modules touch files, the environment and
 //!   randomness.
 
+pub mod alias;
 pub mod certificate;
 pub mod difference;
 mod finding;
@@ -38,7 +39,10 @@ pub mod sandbox;
 pub mod scalar;
 pub mod schema;
 mod settings;
+pub mod show;
+pub mod source_keys;
 pub mod state;
+pub mod trial;
 mod validate;
 
 use std::collections::HashMap;
@@ -53,7 +57,7 @@ pub use certificate::Material;
 pub use finding::{Finding, Level, Place, findings_to_json, findings_to_lines};
 pub use layer::{LayerText, Origin, dotted};
 pub use registry::Registry;
-pub use settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
+pub use settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Metrics, Paths, Settings};
 pub use state::State;
 
 use finding::Findings;
@@ -95,6 +99,11 @@ pub trait Files {
     /// # Errors
     /// [`FileError`]
     fn look(&self, path: &Path) -> Result<Looked, FileError>;
+
+    /// Whether this user may see less than the service does: what is denied here says nothing.
+    fn is_outsider(&self) -> bool {
+        false
+    }
 
     /// Whether the unit of the packaged service hides a path from it. Asked only for the packaged
     /// configuration.
@@ -182,6 +191,39 @@ impl Loaded {
     /// `place(&["coap", "listen"])`. The place of a device is in [`Loaded::known`].
     pub fn place(&self, key: &[&str]) -> Option<&Place> {
         self.outline.get(&dotted(key.iter().copied()))
+    }
+
+    /// Adds what the gate does not know to its explanation about a device: that a fault disables
+    /// it, and that it is on a serial port.
+    pub fn complete_explanation(&self, device: &str, explanation: &mut serde_json::Value) {
+        let on_port = |port: &crate::southbound::serial::settings::Port| {
+            port.name.as_str() == device || port.table_of(device).is_some()
+        };
+        if self.settings.serial.iter().any(on_port) {
+            explanation["serial"] = true.into();
+        }
+        if self.known(device).is_some_and(|known| !known.usable) {
+            let why = match self.disabling(device) {
+                Some(finding) => format!("a fault disables device {device}: {}", finding.sentence()),
+                None => format!("device {device} is disabled"),
+            };
+            explanation["why"] = format!("{why}; `tombolo check` shows all").into();
+        }
+    }
+
+    /// The fault that disables a device: of its role, where that is why.
+    fn disabling(&self, device: &str) -> Option<&Finding> {
+        let failing = || self.findings.iter().filter(|finding| finding.level == Level::Fail);
+        let about = |subject: String| failing().find(|finding| finding.subject == subject);
+        let own = about(format!("device {device}")).or_else(|| about(format!("serial {device}")))?;
+        // One that only says that its role has faults leads to that fault.
+        let of_role = |finding: &&Finding| {
+            finding
+                .subject
+                .strip_prefix("role ")
+                .is_some_and(|role| own.message.contains(&format!("{role:?}")))
+        };
+        failing().find(of_role).or(Some(own))
     }
 
     /// A device by its id, also a disabled one.

@@ -29,6 +29,7 @@ pub(super) struct File {
     pub(super) lane: Lanes,
     pub(super) clock: Clock,
     pub(super) log: Log,
+    pub(super) metrics: Metrics,
     pub(super) paths: Paths,
 }
 
@@ -51,6 +52,7 @@ pub(super) struct Upstream {
     pub(super) pin_sha256: Option<Vec<String>>,
     pub(super) username: Option<String>,
     pub(super) password_file: Option<String>,
+    pub(super) jwt: Option<Jwt>,
     pub(super) client_id: Option<String>,
     pub(super) alpn: Option<Vec<String>>,
     pub(super) protocol: Option<Protocol>,
@@ -63,6 +65,25 @@ pub(super) struct Upstream {
     pub(super) answer_timeout: Option<Span>,
     pub(super) retry_rejected: Option<Span>,
     pub(super) tls_min: Option<TlsMin>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Jwt {
+    pub(super) audience: Option<String>,
+    pub(super) lifetime: Option<Span>,
+    pub(super) algorithm: Option<JwtAlgorithm>,
+    pub(super) key_file: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum JwtAlgorithm {
+    #[serde(rename = "ES256")]
+    Es256,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    #[serde(rename = "RS256")]
+    Rs256,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -132,6 +153,7 @@ pub(super) struct Role {
     pub(super) max_payload: Option<u32>,
     pub(super) offline_after: Option<Span>,
     pub(super) max_sessions: Option<u32>,
+    pub(super) query: Option<QueryUse>,
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
 }
@@ -158,6 +180,14 @@ pub(super) struct Uplink {
     pub(super) expires: Option<Span>,
     pub(super) envelope: Option<Envelope>,
     pub(super) delete: Option<bool>,
+    pub(super) query: Option<QueryUse>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum QueryUse {
+    Publish,
+    Refuse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -236,6 +266,8 @@ pub(super) struct Serial {
     pub(super) checksum_text: Option<bool>,
     pub(super) checksum_from: Option<u8>,
     pub(super) checksum_apart: Option<u8>,
+    pub(super) keep: Option<u8>,
+    pub(super) whole: Option<bool>,
     pub(super) line_end: Option<String>,
     pub(super) length_bytes: Option<u8>,
     pub(super) length_order: Option<ByteOrder>,
@@ -247,9 +279,15 @@ pub(super) struct Serial {
     pub(super) end: Option<String>,
     pub(super) escape: Option<String>,
     pub(super) form: Option<Form>,
+    pub(super) charset: Option<Charset>,
+    pub(super) decimal: Option<Decimal>,
     pub(super) pattern: Option<String>,
     pub(super) path: Option<String>,
     pub(super) field: BTreeMap<String, Field>,
+    pub(super) poll: Option<String>,
+    pub(super) poll_period: Option<Span>,
+    pub(super) poll_timeout: Option<Span>,
+    pub(super) poll_echo: Option<bool>,
     /// The port is a Modbus bus.
     pub(super) modbus: Option<BusTable>,
     /// Its units, by address.
@@ -319,6 +357,8 @@ pub(super) enum Checksum {
     SumNegated,
     #[serde(rename = "sum16")]
     Sum16,
+    #[serde(rename = "linky")]
+    Linky,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -336,11 +376,30 @@ pub(super) enum Form {
     Json,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Charset {
+    #[serde(rename = "utf-8")]
+    Utf8,
+    #[serde(rename = "latin-1")]
+    Latin1,
+    #[serde(rename = "windows-1252")]
+    Windows1252,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Decimal {
+    #[serde(rename = ".")]
+    Point,
+    #[serde(rename = ",")]
+    Comma,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Field {
     #[serde(rename = "type")]
     pub(super) kind: Option<FieldKind>,
+    pub(super) decimal: Option<Decimal>,
     pub(super) factor: Option<f64>,
     pub(super) offset: Option<f64>,
 }
@@ -420,6 +479,13 @@ pub(super) enum LogTarget {
     Auto,
     Journal,
     Stderr,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Vec<SocketAddr>>,
+    pub(super) allow_remote: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

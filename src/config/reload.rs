@@ -33,6 +33,8 @@ pub struct Changes {
     pub clock: bool,
     /// The log level changed.
     pub log: bool,
+    /// The addresses of the metrics changed.
+    pub metrics: bool,
 }
 
 /// Compares the running configuration with a new one.
@@ -47,10 +49,20 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
             .into_iter()
             .map(|(table, key)| {
                 let place = new.place(&[table, key]).or_else(|| old.place(&[table, key]));
-                Finding::fail(table, "changed, and a reload cannot apply it")
-                    .at(place)
-                    .key(format!("{table}.{key}"))
-                    .advice("restart the service, or change it back; nothing was reloaded")
+                let (message, advice) = match key {
+                    "max-bytes" => (
+                        "changed, and with it the size of the journal's files, which a reload cannot apply",
+                        format!(
+                            "systemctl restart tombolo takes it up; or keep that size with segment-bytes = {}, then reload",
+                            old.settings.journal.segment_bytes
+                        ),
+                    ),
+                    _ => (
+                        "changed, and a reload cannot apply it",
+                        "systemctl restart tombolo takes it up; or change it back; nothing was reloaded".to_owned(),
+                    ),
+                };
+                Finding::fail(table, message).at(place).key(format!("{table}.{key}")).advice(advice)
             })
             .collect());
     }
@@ -69,6 +81,7 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
         journal: was.journal != is.journal,
         clock: was.clock != is.clock,
         log: was.log != is.log,
+        metrics: was.metrics != is.metrics,
     })
 }
 
@@ -85,7 +98,7 @@ pub(super) fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'sta
         ("coap", "idle-timeout", was.coap.idle_timeout != is.coap.idle_timeout),
         ("coap", "persist-sessions", was.coap.persist_sessions != is.coap.persist_sessions),
         ("coap", "engine", was.coap.engine != is.coap.engine),
-        ("journal", "segment-bytes", was.journal.segment_bytes != is.journal.segment_bytes),
+        ("journal", size_key(old, new), was.journal.segment_bytes != is.journal.segment_bytes),
         ("log", "target", was.log.target != is.log.target),
         ("paths", "state-dir", was.paths.state_dir != is.paths.state_dir),
         ("paths", "runtime-dir", was.paths.runtime_dir != is.paths.runtime_dir),
@@ -95,8 +108,14 @@ pub(super) fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'sta
     .collect()
 }
 
+/// The key that decides about the size of segments: where it is not set, it follows from the bound.
+fn size_key(old: &Loaded, new: &Loaded) -> &'static str {
+    let is_set = |loaded: &Loaded| loaded.place(&["journal", "segment-bytes"]).is_some();
+    if is_set(old) || is_set(new) { "segment-bytes" } else { "max-bytes" }
+}
+
 /// The devices that are gone or have another key or role, and those that are new.
-pub(super) fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
+fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
     let by_id = |list: &[Device]| list.iter().map(|d| (d.id.clone(), d.clone())).collect::<BTreeMap<_, _>>();
     let (old, new) = (by_id(was), by_id(is));
     let same = |a: &Device, b: &Device| a.same_proof(b) && a.role == b.role;

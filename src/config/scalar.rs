@@ -169,6 +169,8 @@ pub enum UrlError {
     Host,
     /// Not a number from 1 to 65535.
     Port,
+    /// An IPv6 address without brackets.
+    Brackets,
 }
 
 impl std::fmt::Display for UrlError {
@@ -182,6 +184,7 @@ impl std::fmt::Display for UrlError {
             UrlError::Path => "nothing may follow the port",
             UrlError::Host => "the host is missing or is neither a host name nor an address",
             UrlError::Port => "the port is not a number from 1 to 65535",
+            UrlError::Brackets => "an IPv6 address is written in brackets, like mqtts://[2001:db8::1]:8883",
         })
     }
 }
@@ -216,6 +219,8 @@ pub fn parse_broker_url(text: &str) -> Result<BrokerUrl, UrlError> {
             "" => (host, None),
             port => (host, Some(port.strip_prefix(':').ok_or(UrlError::Port)?)),
         }
+    } else if authority.matches(':').count() > 1 {
+        return Err(UrlError::Brackets);
     } else {
         match authority.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -322,7 +327,7 @@ mod tests {
         assert_eq!(url("mqtts://"), Err(UrlError::Host));
         assert_eq!(url("mqtts://[::1"), Err(UrlError::Host));
         assert_eq!(url("mqtts://a b"), Err(UrlError::Host));
-        assert_eq!(url("mqtts://fd00::1"), Err(UrlError::Port));
+        assert_eq!(url("mqtts://fd00::1"), Err(UrlError::Brackets));
         assert_eq!(url("mqtts://b:0"), Err(UrlError::Port));
         assert_eq!(url("mqtts://[::1]8883"), Err(UrlError::Port));
     }

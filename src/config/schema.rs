@@ -98,6 +98,7 @@ pub const ROOT: &[Key] = &[
     key("lane", Kind::Table(LANES)),
     key("clock", Kind::Table(CLOCK)),
     key("log", Kind::Table(LOG)),
+    key("metrics", Kind::Table(METRICS)),
     key("paths", Kind::Table(PATHS)),
 ];
 
@@ -130,6 +131,14 @@ const UPSTREAM: &[Key] = &[
     key("retry-rejected", Kind::Span(seconds(0), seconds(30 * DAY))),
     key("tls-min", Kind::Choice(&["1.2", "1.3"])),
     key("proxy", Kind::Reserved("connections through a proxy")),
+    key("jwt", Kind::Table(JWT)),
+];
+
+const JWT: &[Key] = &[
+    key("audience", Kind::Text(1024)),
+    key("lifetime", Kind::Span(seconds(300), seconds(DAY))),
+    key("algorithm", Kind::Choice(&["ES256", "EdDSA", "RS256"])),
+    key("key-file", Kind::Secret),
 ];
 
 const TOPICS: &[Key] = &[
@@ -168,6 +177,7 @@ const ROLE: &[Key] = &[
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
     key("max-sessions", Kind::Whole(1, 1_000_000)),
+    key("query", Kind::Choice(&["publish", "refuse"])),
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
 ];
@@ -190,6 +200,7 @@ const UPLINK: &[Key] = &[
     key("expires", Kind::Span(seconds(1), seconds(YEARS_10))),
     key("envelope", Kind::Choice(&["none", "json"])),
     key("delete", Kind::Flag),
+    key("query", Kind::Choice(&["publish", "refuse"])),
 ];
 
 const DOWNLINK: &[Key] = &[
@@ -256,6 +267,7 @@ const SERIAL: &[Key] = &[
             "sum",
             "sum-negated",
             "sum16",
+            "linky",
         ]),
     ),
     key("skip-first", Kind::Flag),
@@ -263,7 +275,9 @@ const SERIAL: &[Key] = &[
     key("checksum-text", Kind::Flag),
     key("checksum-from", Kind::Whole(0, 64)),
     key("checksum-apart", Kind::Whole(0, 8)),
-    key("line-end", Kind::Text(32)),
+    key("keep", Kind::Whole(1, 8)),
+    key("whole", Kind::Flag),
+    key("line-end", Kind::Text(64)),
     key("length-bytes", Kind::Whole(1, 4)),
     key("length-order", Kind::Choice(&["big", "little"])),
     key("length-offset", Kind::Whole(0, 16)),
@@ -272,11 +286,17 @@ const SERIAL: &[Key] = &[
     key("size", Kind::Size(1, 16 * KIB)),
     key("start", Kind::Text(32)),
     key("end", Kind::Text(32)),
-    key("escape", Kind::Text(8)),
+    key("escape", Kind::Text(32)),
     key("form", Kind::Choice(&["raw", "text", "json"])),
+    key("charset", Kind::Choice(&["utf-8", "latin-1", "windows-1252"])),
+    key("decimal", Kind::Choice(&[".", ","])),
     key("pattern", Kind::Text(1024)),
     key("path", Kind::Text(255)),
     key("field", Kind::Named(FIELD)),
+    key("poll", Kind::Text(1024)),
+    key("poll-period", Kind::Span(Duration::from_millis(50), seconds(DAY))),
+    key("poll-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
+    key("poll-echo", Kind::Flag),
     key("modbus", Kind::Table(MODBUS)),
     key("unit", Kind::Named(UNIT)),
 ];
@@ -288,6 +308,7 @@ const MODBUS: &[Key] = &[
     key("backoff", Kind::Span(Duration::from_millis(100), seconds(3600))),
     key("backoff-max", Kind::Span(Duration::from_millis(100), seconds(3600))),
     key("echo", Kind::Flag),
+    key("mode", Kind::Choice(&["rtu", "ascii"])),
     key("max-registers", Kind::Whole(1, 125)),
     key("max-gap", Kind::Whole(0, 124)),
 ];
@@ -345,6 +366,7 @@ const REGISTER: &[Key] = &[
 
 const FIELD: &[Key] = &[
     key("type", Kind::Choice(&["auto", "number", "hex", "text"])),
+    key("decimal", Kind::Choice(&[".", ","])),
     key("factor", Kind::Number(-1e12, 1e12)),
     key("offset", Kind::Number(-1e12, 1e12)),
 ];
@@ -369,6 +391,8 @@ const LOG: &[Key] = &[
     key("level", Kind::Choice(&["error", "warn", "info", "debug", "trace"])),
     fixed("target", Kind::Choice(&["auto", "journal", "stderr"])),
 ];
+
+const METRICS: &[Key] = &[key("listen", Kind::Addresses), key("allow-remote", Kind::Flag)];
 
 const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kind::Path)];
 

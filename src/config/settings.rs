@@ -1,5 +1,6 @@
 //! The validated configuration: the settings of each stage and of the daemon itself.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::message::Name;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub clock: Clock,
     /// The log level and target.
     pub log: Log,
+    /// Where the metrics are exported.
+    pub metrics: Metrics,
     /// The paths.
     pub paths: Paths,
 }
@@ -78,6 +81,13 @@ pub struct Log {
     pub level: log::LevelFilter,
     /// The log target.
     pub target: LogTarget,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Addresses for plain HTTP; empty = off, the default.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// The log target.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::protocol::{Code, Failure, Request, Response, Selection};
-use super::snapshot::{SessionPage, Status};
+use super::snapshot::{DevicePage, SecurityReport, SessionPage, Status};
 use crate::message::Method;
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
@@ -19,6 +19,37 @@ pub trait Control {
 
     /// The DTLS sessions of one device, or of all.
     fn sessions(&mut self, device: Option<&str>) -> SessionPage;
+
+    /// One device, or the first after an id, as they run.
+    ///
+    /// # Errors
+    /// The device is not known; the text says what may be meant.
+    fn devices(&mut self, device: Option<&str>, after: Option<&str>) -> Result<DevicePage, Failure> {
+        let _ = (device, after);
+        Err(Failure::new(Code::Failed, "there are no devices to list here"))
+    }
+
+    /// Whether there is a device of this id.
+    ///
+    /// # Errors
+    /// There is none; the text says what may be meant.
+    fn known_device(&mut self, device: &str) -> Result<(), Failure> {
+        let _ = device;
+        Ok(())
+    }
+
+    /// Sends a reading in the place of a device, and answers with a
+    /// [`DeviceTest`](super::snapshot::DeviceTest) once it is stored, or why not.
+    fn device_test(&mut self, device: &str, path: Option<&str>, reply: Reply) {
+        let _ = (device, path);
+        reply.fail(Failure::new(Code::Failed, "there is no device to test here"));
+    }
+
+    /// Answers with the further steps of a test once the broker has decided about its reading.
+    fn device_test_delivery(&mut self, record: &str, reply: Reply) {
+        let _ = record;
+        reply.fail(Failure::new(Code::NotFound, "there is no such test"));
+    }
 
     /// Answers with a [`Queue`](super::snapshot::Queue): the lanes.
     fn queue(&mut self, reply: Reply);
@@ -54,6 +85,11 @@ pub trait Control {
     /// [`ConfigCheck`](super::snapshot::ConfigCheck).
     fn config_check(&mut self, reply: Reply) {
         reply.fail(Failure::new(Code::Failed, "there is no configuration to compare here"));
+    }
+
+    /// What only the daemon knows for `check --security`.
+    fn security_report(&mut self) -> SecurityReport {
+        SecurityReport::default()
     }
 
     /// Whether there is a serial port of this name.
@@ -96,7 +132,7 @@ pub enum ClockAction {
 /// One request that waits for its answer.
 #[derive(Debug)]
 pub struct Call {
-    /// What is asked; never [`Request::Tail`].
+    /// What is asked. For a stream, whether there is something to watch.
     pub request: Request,
     /// Where the answer goes.
     pub reply: Reply,
@@ -118,6 +154,7 @@ impl Call {
             Request::QueueImport { file, all } => control.import(file, all, reply),
             Request::Reload {} => control.reload(reply),
             Request::ConfigCheck {} => control.config_check(reply),
+            Request::SecurityReport {} => reply.ok(&control.security_report()),
             Request::AclExplain { device, method, path } => match Method::parse(&method) {
                 Some(method) => reply.ok(&control.explain(&device, method, &path)),
                 None => reply.fail(Failure::new(
@@ -138,8 +175,21 @@ impl Call {
                     ),
                 )),
             },
-            Request::Tail { .. } => {
-                reply.fail(Failure::new(Code::BadRequest, "tail is a stream, not a call"));
+            Request::Devices { device, after } => {
+                match control.devices(device.as_deref(), after.as_deref()) {
+                    Ok(page) => reply.ok(&page),
+                    Err(failure) => reply.fail(failure),
+                }
+            }
+            Request::DeviceTest { device, path } => control.device_test(&device, path.as_deref(), reply),
+            Request::DeviceTestDelivery { record } => control.device_test_delivery(&record, reply),
+            // For the two streams the answer is whether there is something to watch.
+            Request::Tail { device: None, .. } => reply.ok(&serde_json::json!({})),
+            Request::TrafficTrace { target, .. } if target == super::traffic::UPLINK => {
+                reply.ok(&serde_json::json!({}));
+            }
+            Request::Tail { device: Some(target), .. } | Request::TrafficTrace { target, .. } => {
+                reply.result(control.known_device(&target).map(|()| serde_json::json!({})));
             }
         }
     }

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `{"request":"status"}` | `{"ok":{…}}` |
 //! | `{"request":"tail"}` | `{"ok":{}}`, then `{"item":{…}}` or `{"missed":7}` until either side closes |
+//! | `{"request":"traffic-trace","target":"door-7"}` | the same, for root and the daemon's user only; logged at its start and end |
 //! | an unknown request | `{"error":{"code":"bad-request","message":"…"}}` |
 //!
 //! A client cannot block the path: calls come through a bounded channel, and a `tail` that reads
@@ -18,7 +19,10 @@
 
 pub mod api;
 pub mod io;
+pub mod metrics;
 pub mod protocol;
 pub mod snapshot;
 pub mod tail;
 pub mod trace;
+pub mod traffic;
+pub mod verdict;

@@ -22,6 +22,9 @@ pub const LIST_MAX: usize = 100;
 /// base64 well below [`RESPONSE_MAX`].
 pub const EXPORT_BYTES: usize = 1024 * 1024;
 
+/// Most devices in one answer: less than 2 MiB.
+pub const DEVICES_MAX: usize = 1_000;
+
 /// Most sessions in one answer: about 4 MiB.
 pub const SESSIONS_MAX: usize = 20_000;
 
@@ -82,11 +85,49 @@ pub enum Request {
     /// Read the configuration as a reload would, and take nothing over: a
     /// [`ConfigCheck`](super::snapshot::ConfigCheck).
     ConfigCheck {},
-    /// Every reading as it is decided, from now on.
+    /// The last readings, then every reading as it is decided, what the broker does with it, and
+    /// failed handshakes: [`Item`](super::tail::Item)s. Of an unknown device: `not-found`.
     Tail {
         /// Restricts it to one device.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
+        /// How many that were before, at most [`RECENT`](super::tail::RECENT).
+        #[serde(default, skip_serializing_if = "is_zero")]
+        last: u32,
+    },
+    /// Devices as they run, in the order of their ids: a
+    /// [`DevicePage`](super::snapshot::DevicePage).
+    Devices {
+        /// Restricts it to one device; an unknown one: `not-found`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        /// Starts after this id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    /// Sends a reading in the place of a device as far as the journal: a
+    /// [`DeviceTest`](super::snapshot::DeviceTest). Only for root and the daemon's own user.
+    DeviceTest {
+        /// A device id.
+        device: String,
+        /// A path within the device; `None`: one that its first rule allows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+    },
+    /// Waits until the broker has decided about the reading of a `device-test`: the further steps,
+    /// as a [`DeviceTest`](super::snapshot::DeviceTest). Only for root and the daemon's own user.
+    DeviceTestDelivery {
+        /// Its record id.
+        record: String,
+    },
+    /// Streams the decrypted messages of a device, or the packets of the uplink without TLS:
+    /// [`Message`](super::traffic::Message)s. Only for root and the daemon's own user.
+    TrafficTrace {
+        /// A device id, or [`UPLINK`](super::traffic::UPLINK).
+        target: String,
+        /// With payloads.
+        #[serde(default, skip_serializing_if = "is_false")]
+        payload: bool,
     },
     /// Streams the bytes of a serial port from now on: [`Traced`](super::trace::Traced) items.
     SerialTrace {
@@ -103,6 +144,9 @@ pub enum Request {
         /// A path within the device.
         path: String,
     },
+    /// What only the running daemon knows for `check --security`: a
+    /// [`SecurityReport`](super::snapshot::SecurityReport).
+    SecurityReport {},
     /// The state of the uplink: an [`Uplink`](super::snapshot::Uplink), after a test publish and
     /// its echo if connected.
     UplinkCheck {},
@@ -112,6 +156,14 @@ pub enum Request {
     ClockTrust {},
     /// The user resets the floor to the build date. Answered as `clock`, when it is on disk.
     ClockReset {},
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Request {
@@ -137,6 +189,16 @@ impl Request {
                 | Request::Reload {}
                 | Request::ClockTrust {}
                 | Request::ClockReset {}
+                | Request::DeviceTest { .. }
+        )
+    }
+
+    /// Whether only root and the daemon's own user may ask it: as for adding a device, membership
+    /// in the socket's group is not enough.
+    pub fn is_privileged(&self) -> bool {
+        matches!(
+            self,
+            Request::DeviceTest { .. } | Request::DeviceTestDelivery { .. } | Request::TrafficTrace { .. }
         )
     }
 }
@@ -155,11 +217,11 @@ pub enum Selection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// The answer. For `tail` and `serial-trace`, items follow.
+    /// The answer. For `tail`, `serial-trace` and `traffic-trace`, items follow.
     Ok(Value),
     /// The request was not fulfilled.
     Error(Failure),
-    /// One reading of a `tail`, or one piece of a `serial-trace`.
+    /// One reading of a `tail`, one piece of a `serial-trace`, or one message of a `traffic-trace`.
     Item(Value),
     /// This many items were not sent, because this client reads too slowly.
     Missed(u64),
@@ -230,6 +292,8 @@ pub enum Code {
     NotFound,
     /// The maximum number of connections is reached; try again.
     Busy,
+    /// This user may not ask this.
+    Denied,
     /// The daemon is starting or stopping, or takes too long.
     Unavailable,
     /// The request was processed but failed.
@@ -260,7 +324,23 @@ mod tests {
                 r#"{"request":"queue-skip","records":["0000000000000001-2"]}"#,
                 Request::QueueSkip { records: vec!["0000000000000001-2".into()] },
             ),
-            (r#"{"request":"tail","device":"door-7"}"#, Request::Tail { device: Some("door-7".into()) }),
+            (
+                r#"{"request":"tail","device":"door-7"}"#,
+                Request::Tail { device: Some("door-7".into()), last: 0 },
+            ),
+            (r#"{"request":"tail","last":10}"#, Request::Tail { device: None, last: 10 }),
+            (
+                r#"{"request":"devices","after":"door-7"}"#,
+                Request::Devices { device: None, after: Some("door-7".into()) },
+            ),
+            (
+                r#"{"request":"device-test","device":"door-7"}"#,
+                Request::DeviceTest { device: "door-7".into(), path: None },
+            ),
+            (
+                r#"{"request":"traffic-trace","target":"uplink","payload":true}"#,
+                Request::TrafficTrace { target: "uplink".into(), payload: true },
+            ),
             (r#"{"request":"serial-trace","port":"meter"}"#, Request::SerialTrace { port: "meter".into() }),
             (
                 r#"{"request":"sessions","device":"door-7"}"#,
@@ -268,6 +348,7 @@ mod tests {
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
             (r#"{"request":"config-check"}"#, Request::ConfigCheck {}),
+            (r#"{"request":"security-report"}"#, Request::SecurityReport {}),
             (r#"{"request":"clock"}"#, Request::Clock {}),
             (r#"{"request":"clock-trust"}"#, Request::ClockTrust {}),
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
@@ -310,7 +391,10 @@ mod tests {
             Just(Request::ClockTrust {}),
             Just(Request::ClockReset {}),
             any::<Option<String>>().prop_map(|after| Request::RejectedList { after }),
-            any::<Option<String>>().prop_map(|device| Request::Tail { device }),
+            any::<(Option<String>, u32)>().prop_map(|(device, last)| Request::Tail { device, last }),
+            any::<(Option<String>, Option<String>)>()
+                .prop_map(|(device, after)| Request::Devices { device, after }),
+            any::<(String, bool)>().prop_map(|(target, payload)| Request::TrafficTrace { target, payload }),
             any::<Option<String>>().prop_map(|device| Request::Sessions { device }),
             selection.clone().prop_map(|records| Request::RejectedRetry { records }),
             selection.prop_map(|records| Request::RejectedDrop { records }),

@@ -14,6 +14,10 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
+    /// Whether everything is fine.
+    pub ok: bool,
+    /// Why not, one sentence each, the most urgent first.
+    pub reasons: Vec<String>,
     /// This gateway.
     pub gateway: Gateway,
     /// The uplink to the broker.
@@ -40,6 +44,18 @@ pub struct Status {
     pub problems: Vec<String>,
     /// The wall clock.
     pub clock: Clock,
+    /// The configuration file that is on trial; `None` = none is.
+    pub trial: Option<ConfigTrial>,
+}
+
+/// A configuration file on trial: `tombolo config apply FILE --confirm TIME`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigTrial {
+    /// The file.
+    pub file: String,
+    /// Seconds until the one before comes back.
+    pub left_s: u64,
 }
 
 /// This gateway.
@@ -103,6 +119,9 @@ pub struct Uplink {
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
     pub retry_in_s: Option<u64>,
+    /// Whether a publish was made and its acknowledgement waited for; only in the answer to
+    /// `uplink-check`. `false`: the gateway has no topic of its own to publish on.
+    pub asked: Option<bool>,
     /// Milliseconds a publish took to be acknowledged; only in the answer to `uplink-check`.
     pub echo_ms: Option<u64>,
     /// Warnings: the broker supports only 3.1.1, a small Receive Maximum, a stopped lane.
@@ -143,6 +162,8 @@ pub struct ConfigCheck {
     pub upstream_files: Option<String>,
     /// Addresses that are bound, `address:port`.
     pub listening: Vec<String>,
+    /// What fails in the running gateway and does not in the files any more, one sentence each.
+    pub repaired: Vec<String>,
 }
 
 /// One key that differs.
@@ -290,6 +311,93 @@ pub struct Session {
     pub idle_s: u64,
 }
 
+/// A page of devices as they run, in the order of their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DevicePage {
+    /// The devices, at most [`DEVICES_MAX`](super::protocol::DEVICES_MAX).
+    pub devices: Vec<DeviceState>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// A device as it runs. All counts are since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceState {
+    /// Its id.
+    pub id: String,
+    /// Its role.
+    pub role: String,
+    /// Its label.
+    pub label: Option<String>,
+    /// The fleet that it belongs to.
+    pub fleet: Option<String>,
+    /// Whether it was active within its `offline-after`.
+    pub online: bool,
+    /// When it was active last, if the clock is trusted.
+    pub last_seen: Option<String>,
+    /// Seconds since; `None` = not since the daemon started.
+    pub last_seen_s: Option<u64>,
+    /// Its DTLS sessions.
+    pub sessions: u64,
+    /// Readings that the rules let pass.
+    pub accepted: u64,
+    /// Payload bytes of these.
+    pub accepted_bytes: u64,
+    /// Of these, readings that the journal did not take; the device was told so.
+    pub unstored: u64,
+    /// Readings that the broker acknowledged, also those stored before the daemon started.
+    pub delivered: u64,
+    /// Readings that were refused.
+    pub refused: u64,
+    /// Of these, by reason; those that occurred.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused_reasons: BTreeMap<String, u64>,
+    /// The newest refusal.
+    pub last_refusal: Option<LastRefusal>,
+}
+
+/// The newest refusal of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastRefusal {
+    /// When, if the clock is trusted.
+    pub at: Option<String>,
+    /// Seconds since.
+    pub ago_s: u64,
+    /// The path, or its first 64 bytes.
+    pub path: String,
+    /// Its kind, as in the counters.
+    pub reason: String,
+    /// Why, as a sentence.
+    pub why: String,
+    /// The rule that decided; `None` if no rule matches, or none was asked.
+    pub rule: Option<String>,
+}
+
+/// Steps of `tombolo device test`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceTest {
+    /// The steps taken, in order. Nothing follows one that failed.
+    pub steps: Vec<TestStep>,
+    /// The record whose delivery is to be waited for.
+    pub record: Option<String>,
+}
+
+/// One step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TestStep {
+    /// `identity`, `rule`, `quota`, `topic`, `stored`, `sent` or `acknowledged`.
+    pub step: String,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// What was found, and if it failed what to do.
+    pub text: String,
+}
+
 /// The store of DTLS sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -341,6 +449,9 @@ pub struct SerialPort {
     /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bad_reasons: BTreeMap<String, u64>,
+    /// How a device does that is asked (`poll`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<SerialAsked>,
     /// Bytes that made no good frame.
     pub dropped_bytes: u64,
     /// Complete frames that could not be read.
@@ -358,6 +469,24 @@ pub struct SerialPort {
     /// unit), and `dropped_bytes` noise.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub units: BTreeMap<String, SerialUnit>,
+}
+
+/// A device that is asked for each reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SerialAsked {
+    /// `up`, `degraded` (its answers are no readings), `down`, or `unknown` before it answered.
+    pub state: String,
+    /// Questions sent.
+    pub questions: u64,
+    /// Answers in time.
+    pub answers: u64,
+    /// Questions without an answer in time.
+    pub silent: u64,
+    /// Questions with a damaged answer only.
+    pub damaged: u64,
+    /// Frames not used: late answers, and what came unasked.
+    pub late: u64,
 }
 
 /// One unit of a Modbus bus.
@@ -381,7 +510,7 @@ pub struct SerialUnit {
     pub damaged: u64,
     /// Responses that came after the timeout.
     pub late: u64,
-    /// Answers of another length than was asked for.
+    /// Answers of another length or function than was asked for.
     pub misfits: u64,
     /// Fields that its readings come without, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -445,6 +574,26 @@ pub struct Queue {
     pub rejected: Rejected,
     /// Most publishes per second, if the configuration limits them.
     pub rate_limit: Option<u64>,
+}
+
+/// What the running daemon knows for `tombolo check --security`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SecurityReport {
+    /// Seconds since the daemon was ready.
+    pub uptime_s: u64,
+    /// Readings that each rule has decided since the start or the last reload, by role and rule.
+    pub rule_hits: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Seconds since the start or the last reload.
+    pub counted_s: u64,
+    /// Devices that sent nothing since the start, in id order; at most 100.
+    pub silent: Vec<String>,
+    /// All of them.
+    pub silent_count: u64,
+    /// DTLS sessions by cipher suite, by its IANA name.
+    pub suites: BTreeMap<String, u64>,
+    /// DTLS sessions without the extended master secret.
+    pub without_extended_master_secret: u64,
 }
 
 /// One lane.
@@ -544,6 +693,8 @@ pub struct Explained {
     pub method: String,
     /// The path.
     pub path: String,
+    /// The query, if the question had one.
+    pub query: Option<String>,
     /// Whether the rules allow it, without quota and size.
     pub allowed: bool,
     /// If refused: the kind of refusal, as in the counters.
@@ -560,6 +711,8 @@ pub struct Explained {
     pub publish: Option<ExplainedPublish>,
     /// Largest payloads of the role.
     pub max_payload: Option<ExplainedPayload>,
+    /// Whether the device is on a serial port, where there are no datagrams and no Block1.
+    pub serial: bool,
     /// What is left of the device's quota now.
     pub quota: Option<ExplainedQuota>,
 }
@@ -574,6 +727,8 @@ pub struct ExplainedRule {
     pub path: String,
     /// Whether the rule denies.
     pub deny: bool,
+    /// `refuse`, if the rule refuses requests with a query.
+    pub query: Option<String>,
 }
 
 /// How a reading would be published.

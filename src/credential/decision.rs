@@ -414,7 +414,7 @@ mod tests {
         let mut seen = 0u64;
         world.run(NOW + DAY, |now| {
             seen += 1;
-            (seen % 2 == 0).then(|| valid(now, 300))
+            seen.is_multiple_of(2).then(|| valid(now, 300))
         });
         assert_eq!(world.bootstraps, 0);
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::csr_attributes::CsrAttributes;
+
 /// A certificate chain and its private key, with which a source authenticates itself.
 #[derive(Clone)]
 pub struct Identity {
@@ -82,6 +84,14 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// What went wrong, one line.
     fn anchors(&self) -> Answer<'_, Result<Option<Vec<Vec<u8>>>, String>>;
+
+    /// What the source wants a request to have (EST `csrattrs`, RFC 7030 §4.5); `None`: nothing.
+    ///
+    /// # Errors
+    /// What went wrong, one line.
+    fn attributes(&self) -> Answer<'_, Result<Option<CsrAttributes>, String>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Whether the source can be reached now, without asking for a certificate: for `check`.
     ///

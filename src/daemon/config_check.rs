@@ -38,6 +38,7 @@ fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: Op
         }
     };
     found.failing = failing(&loaded.findings);
+    found.repaired = repaired(running, &loaded);
     found.differences = differences(running, &loaded)
         .into_iter()
         .map(|it| ConfigDifference { key: it.key, running: it.running, restart: it.restart })
@@ -51,6 +52,19 @@ fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: Op
         found.upstream_files = files::load(upstream, clock).err();
     }
     found
+}
+
+/// What fails in the running configuration, and does not in what a reload would take up.
+fn repaired(running: &Loaded, files: &Loaded) -> Vec<String> {
+    let all = |loaded: &Loaded| -> Vec<Finding> {
+        let found = loaded.findings.iter().chain(&loaded.state.problems);
+        found.filter(|finding| finding.level == Level::Fail).cloned().collect()
+    };
+    let still = all(files);
+    // Their words may differ: a last good version may be in use now.
+    let same = |a: &Finding, b: &Finding| (&a.subject, &a.key, &a.file) == (&b.subject, &b.key, &b.file);
+    let over = all(running).into_iter().filter(|was| !still.iter().any(|is| same(was, is)));
+    over.map(|finding| finding.sentence()).collect()
 }
 
 /// Those of level fail, without the level.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,9 @@ use tokio::task::JoinHandle;
 
 use super::clock::SystemClock;
 use super::config_check;
+use super::deliveries::Deliveries;
+use super::device_status;
+use super::device_test;
 use super::dtls_status;
 use super::engine;
 use super::fleets::FleetKeeper;
@@ -26,17 +30,19 @@ use super::report;
 use super::round::Shared;
 use super::serial::Ports;
 use super::state::StateKeeper;
+use super::trial::{Judgement, OnTrial};
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
 use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
-use crate::control::snapshot;
+use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Method, RecordId};
 use crate::northbound::publisher::Skip;
 use crate::telemetry::counters::{Counter, Snapshot};
+use crate::telemetry::io::hinted;
 use crate::telemetry::limited::Limiter;
 
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
@@ -45,6 +51,8 @@ const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 const SAVE_WITHIN: Duration = Duration::from_secs(5);
 /// A read that takes longer than this is named.
 const SLOW_READ: Duration = Duration::from_secs(15);
+/// Most silent devices that are named.
+const SILENT_SHOWN: usize = 100;
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// Everything there is to ask and to change from outside the path.
@@ -58,7 +66,10 @@ pub struct Desk {
     clock: Arc<SystemClock>,
     state: StateKeeper,
     fleets: FleetKeeper,
+    deliveries: Rc<Deliveries>,
     started: Instant,
+    /// Since when the rules count what they decide.
+    rules_since: Instant,
     alive_at: Instant,
     /// The verdict on the clock that was logged.
     verdict: Option<Verdict>,
@@ -73,9 +84,16 @@ pub struct Desk {
     later: Vec<Reply>,
     /// Why the last reload was refused, until one is not.
     refused: Option<String>,
+    /// Why the last reload found the upstream's files of no use, and how many connections there had
+    /// been: another one since then has used them.
+    unusable: Option<(String, u64)>,
     gateway_status: GatewayStatus,
     /// Sends rejected records again.
     retrying: Option<JoinHandle<()>>,
+    /// Why the metrics are not exported, one sentence each.
+    metrics_problems: Vec<String>,
+    /// The configuration on trial.
+    trial: Option<OnTrial>,
 }
 
 impl Desk {
@@ -90,6 +108,7 @@ impl Desk {
         ports: Rc<Ports>,
         clock: Arc<SystemClock>,
         fleets: FleetKeeper,
+        deliveries: Rc<Deliveries>,
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -97,6 +116,7 @@ impl Desk {
             options,
             state: StateKeeper::new(now, &loaded),
             fleets,
+            deliveries,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -104,6 +124,7 @@ impl Desk {
             ports,
             clock,
             started: now,
+            rules_since: now,
             alive_at: now,
             verdict: None,
             limiter: Limiter::new(Default::default()),
@@ -113,9 +134,13 @@ impl Desk {
             waiting: Vec::new(),
             later: Vec::new(),
             refused: None,
+            unusable: None,
             gateway_status: GatewayStatus::default(),
             retrying: None,
+            metrics_problems: Vec::new(),
+            trial: None,
         };
+        desk.trial = OnTrial::of(&desk.loaded, now);
         desk.retry(interval);
         desk
     }
@@ -151,7 +176,8 @@ impl Desk {
                 let _ = write!(line, "NOT connected to {broker}: {reason}");
             }
         }
-        let _ = write!(line, "; {} readings waiting", waiting(&journal));
+        let waiting = waiting(&journal);
+        let _ = write!(line, "; {waiting} reading{} waiting", if waiting == 1 { "" } else { "s" });
         if let Some(failing) = failing(&journal) {
             let _ = write!(line, "; REFUSING READINGS: {failing}");
         }
@@ -167,7 +193,8 @@ impl Desk {
         }
         let disabled = self.disabled().len();
         if disabled > 0 {
-            let _ = write!(line, "; {disabled} items disabled: run tombolo check");
+            let s = if disabled == 1 { "" } else { "s" };
+            let _ = write!(line, "; {disabled} item{s} disabled: run tombolo check");
         }
         let mut problems = uplink.stalled.clone();
         problems.extend(self.problems(&journal, Instant::now()));
@@ -176,7 +203,7 @@ impl Desk {
             let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
             let _ = write!(line, "; {count} problem{s}: {first}; run tombolo check");
         }
-        line
+        hinted(&line).into_owned()
     }
 
     /// Once a second: clock, presence, status line, sign of life.
@@ -202,6 +229,7 @@ impl Desk {
         self.state.care(now);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
+        self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
         notify.status(&self.line());
@@ -210,6 +238,34 @@ impl Desk {
             self.alive_at = now;
             if Notify::watchdog().is_some() {
                 notify.alive();
+            }
+        }
+    }
+
+    /// The configuration on trial: stays, goes, or waits.
+    fn judge_trial(&mut self, now: Instant) {
+        if self.reloading.is_some() {
+            return;
+        }
+        let Some(on_trial) = &self.trial else { return };
+        match on_trial.judge(now, &self.link.snapshot(now)) {
+            Judgement::Waits => {}
+            Judgement::Stays => {
+                log::info!("the configuration on trial is confirmed: the uplink is connected");
+                let state_dir = self.loaded.settings.paths.state_dir.clone();
+                self.trial = None;
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = crate::config::trial::io::remove(&state_dir) {
+                        log::error!(reason:% = error; "the record of the trial cannot be deleted: the next start goes back");
+                    }
+                });
+            }
+            Judgement::Goes => {
+                log::error!(
+                    "the configuration on trial was not confirmed in time: the one before is used again"
+                );
+                self.trial = None;
+                self.begin_reload(None);
             }
         }
     }
@@ -237,6 +293,7 @@ impl Desk {
                 .chain(rejected_problem(&status))
                 .chain(self.problems(&status, now))
                 .chain(self.link.lasting_problems())
+                .map(|problem| hinted(&problem).into_owned())
                 .collect(),
             connection: self.link.connections(),
         };
@@ -315,7 +372,8 @@ impl Desk {
         }
         self.waiting.extend(reply);
         self.announced = true;
-        self.reloading = Some(reload::begin(self.options.clone(), Arc::clone(&self.loaded)));
+        self.reloading =
+            Some(reload::begin(self.options.clone(), Arc::clone(&self.loaded), self.clock.clone()));
     }
 
     /// Whether a reload was begun since the last question.
@@ -337,23 +395,39 @@ impl Desk {
         }
     }
 
-    /// Takes the new configuration over, or says why not.
-    pub fn finish_reload(&mut self, outcome: Outcome) {
+    /// The addresses that the metrics are exported on.
+    pub fn metrics_addresses(&self) -> Vec<SocketAddr> {
+        self.loaded.settings.metrics.listen.clone()
+    }
+
+    /// Why they are not.
+    pub fn set_metrics_problems(&mut self, problems: Vec<String>) {
+        self.metrics_problems = problems;
+    }
+
+    /// Takes the new configuration over, or says why not. Returns whether the addresses of the
+    /// metrics changed.
+    pub fn finish_reload(&mut self, outcome: Outcome) -> bool {
+        let metrics_before = self.metrics_addresses();
         let answer = match outcome {
             Ok(ready) => {
                 self.refused = None;
                 report::findings(&ready.loaded.findings);
                 report::findings(&ready.loaded.state.events);
                 report::findings(&ready.loaded.state.problems);
+                let unusable = ready.unusable.clone();
                 self.take_over(*ready);
+                self.unusable = unusable.clone().map(|reason| (reason, self.link.connections()));
                 let (disabled, problems) = (self.disabled(), self.state.problems());
-                Ok(json!({ "reloaded": true, "disabled": disabled, "problems": problems }))
+                Ok(json!({
+                    "reloaded": true, "disabled": disabled, "problems": problems, "upstream_files": unusable,
+                }))
             }
             Err(findings) => {
                 report::findings(&findings);
                 log::error!("the new configuration is refused; the gateway goes on with the one it has");
                 let summary = reload::summary(&findings);
-                self.refused = Some(summary.strip_prefix("fail  ").unwrap_or(&summary).to_owned());
+                self.refused = Some(summary.clone());
                 Err(Failure::new(Code::Failed, summary))
             }
         };
@@ -364,10 +438,11 @@ impl Desk {
             self.waiting = std::mem::take(&mut self.later);
             self.begin_reload(None);
         }
+        self.metrics_addresses() != metrics_before
     }
 
     fn take_over(&mut self, ready: Ready) {
-        let Ready { loaded, changes, prepared, keyring, upstream_files } = ready;
+        let Ready { loaded, changes, prepared, keyring, upstream_files, .. } = ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
@@ -385,6 +460,11 @@ impl Desk {
             Vec::new()
         };
         self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
+        let now = Instant::now();
+        let hub = self.shared.hub.borrow();
+        self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
+        drop(hub);
+        self.rules_since = Instant::now();
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
@@ -403,6 +483,8 @@ impl Desk {
         }
         if changes.clock {
             self.clock.set_always(settings.clock.trust == ClockTrust::Always);
+            // Whoever asks next hears the verdict by the new rule.
+            self.clock.refresh();
         }
         if changes.dtls {
             self.shared.round(|hub: &mut Hub| hub.engine.set_policy(settings.coap.policy));
@@ -416,6 +498,7 @@ impl Desk {
             "reloaded"
         );
         self.state = StateKeeper::new(Instant::now(), &loaded);
+        self.trial = OnTrial::of(&loaded, Instant::now());
         self.loaded = Arc::new(loaded);
     }
 
@@ -423,9 +506,16 @@ impl Desk {
     fn problems(&self, journal: &Status, now: Instant) -> Vec<String> {
         let mut problems = journal_problems(journal, now);
         problems.extend(self.refused.iter().map(|reason| {
-            format!("the last reload was refused, the configuration before it is in use: {reason}; then `tombolo reload`")
+            // Where only a restart helps, its advice says so.
+            let then = if reason.contains("restart") { "" } else { "; then `tombolo reload`" };
+            format!("the last reload was refused, the configuration before it is in use: {reason}{then}")
+        }));
+        let connections = self.link.connections();
+        problems.extend(self.unusable.iter().filter(|(_, at)| *at == connections).map(|(reason, _)| {
+            format!("the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks")
         }));
         problems.extend(self.state.problems());
+        problems.extend(self.metrics_problems.iter().cloned());
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
@@ -463,7 +553,9 @@ impl Control for Desk {
         let journal = self.journal.borrow().status();
         let settings = &self.loaded.settings;
         let online = hub.pipeline.gate.devices(now).filter(|device| device.online).count();
-        snapshot::Status {
+        let mut status = snapshot::Status {
+            ok: false,
+            reasons: Vec::new(),
             gateway: snapshot::Gateway {
                 id: settings.gateway.id.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -497,11 +589,37 @@ impl Control for Desk {
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),
             clock: self.clock.snapshot(),
-        }
+            trial: self.trial.as_ref().map(OnTrial::snapshot),
+        };
+        status.reasons = verdict::reasons(&status);
+        status.ok = status.reasons.is_empty();
+        status
     }
 
     fn sessions(&mut self, device: Option<&str>) -> snapshot::SessionPage {
         dtls_status::list(&self.shared.hub.borrow(), Instant::now(), device)
+    }
+
+    fn devices(
+        &mut self,
+        device: Option<&str>,
+        after: Option<&str>,
+    ) -> Result<snapshot::DevicePage, Failure> {
+        let hub = &mut *self.shared.hub.borrow_mut();
+        hub.begin();
+        device_status::page(hub, &self.deliveries, Instant::now(), device, after)
+    }
+
+    fn known_device(&mut self, device: &str) -> Result<(), Failure> {
+        device_status::known(&self.shared.hub.borrow(), device).map(drop)
+    }
+
+    fn device_test(&mut self, device: &str, path: Option<&str>, reply: Reply) {
+        device_test::begin(&self.shared, &self.deliveries, device, path, reply);
+    }
+
+    fn device_test_delivery(&mut self, record: &str, reply: Reply) {
+        device_test::delivery(&self.link, &self.deliveries, record, reply);
     }
 
     fn queue(&mut self, reply: Reply) {
@@ -614,10 +732,36 @@ impl Control for Desk {
         config_check::answer(options, running, self.clock.clone(), self.link.files(), reply);
     }
 
+    fn security_report(&mut self) -> snapshot::SecurityReport {
+        let now = Instant::now();
+        let hub = self.shared.hub.borrow();
+        let settings = &self.loaded.settings;
+        let dtls = dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions);
+        let mut report = snapshot::SecurityReport {
+            uptime_s: now.saturating_duration_since(self.started).as_secs(),
+            counted_s: now.saturating_duration_since(self.rules_since).as_secs(),
+            without_extended_master_secret: dtls.sessions.saturating_sub(dtls.extended_master_secret),
+            suites: dtls.suites,
+            ..snapshot::SecurityReport::default()
+        };
+        for (role, rule, hits) in hub.pipeline.gate.rule_hits() {
+            report.rule_hits.entry(role.to_string()).or_default().insert(rule.to_string(), hits);
+        }
+        let silent = hub.pipeline.gate.devices(now).filter(|device| device.last_seen.is_none());
+        let mut silent: Vec<String> = silent.map(|device| device.id.to_string()).collect();
+        silent.sort_unstable();
+        report.silent_count = silent.len() as u64;
+        silent.truncate(SILENT_SHOWN);
+        report.silent = silent;
+        report
+    }
+
     fn explain(&mut self, device: &str, method: Method, path: &str) -> serde_json::Value {
         let hub = self.shared.hub.borrow();
         let explanation = hub.pipeline.gate.explain(Instant::now(), device, method, path);
-        serde_json::to_value(explanation).unwrap_or_default()
+        let mut value = serde_json::to_value(explanation).unwrap_or_default();
+        self.loaded.complete_explanation(device, &mut value);
+        value
     }
 
     fn uplink_check(&mut self, reply: Reply) {

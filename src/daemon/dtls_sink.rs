@@ -3,11 +3,14 @@
 //! The engine calls back while it works, so the sink borrows the parts of the hub beside the engine
 //! for the time of one call.
 
+use std::fmt::Display;
 use std::time::Instant;
 
 use super::line_kind::LineKind;
 use super::reading_store::Readings;
+use super::tracer::Tracer;
 use crate::clock::Moment;
+use crate::control::tail::{FailedHandshake, Tail};
 use crate::gate::Unidentified;
 use crate::proto::dtls::{CloseCause, HandshakeFailure, PeerIdentity, SessionId, Sink};
 use crate::proto::{Holder, Route};
@@ -16,6 +19,9 @@ use crate::southbound::coap::io::Outgoing;
 use crate::southbound::coap::stray::Mistake;
 use crate::telemetry::counters::Counter;
 use crate::telemetry::limited::Limiter;
+
+/// Longest part of a claimed identity that `tail` shows, in bytes.
+const IDENTITY_SHOWN: usize = 128;
 
 /// What has been reported and is to be followed up later.
 #[derive(Debug, Default)]
@@ -45,6 +51,12 @@ pub struct DtlsSink<'h> {
     pub outgoing: &'h mut Outgoing,
     /// What is to be followed up.
     pub reports: &'h mut Reports,
+    /// Failed handshakes are shown there.
+    pub tail: &'h Tail,
+    /// Decrypted messages are shown there.
+    pub tracer: Tracer<'h>,
+    /// Where the datagram at hand came from.
+    pub route: Option<Route>,
     /// Whether a line may be written.
     pub limiter: &'h mut Limiter<LineKind>,
 }
@@ -59,6 +71,34 @@ impl DtlsSink<'_> {
         }
     }
 
+    /// Shows a failed handshake in `tail`, as often as it may be logged.
+    fn show_failed(
+        &self,
+        route: &Route,
+        identity: &[u8],
+        proven: Option<&PeerIdentity>,
+        reason: &dyn Display,
+    ) {
+        let claimed = String::from_utf8_lossy(identity.get(..IDENTITY_SHOWN).unwrap_or(identity));
+        let identity: Option<&dyn Display> = match proven {
+            Some(PeerIdentity::Certificate(certificate)) => Some(certificate),
+            _ if identity.is_empty() => None,
+            _ => Some(&claimed),
+        };
+        let gate = &self.pipeline.gate;
+        let device = proven.and_then(|identity| gate.recognise(identity));
+        let device =
+            device.or_else(|| gate.identify_psk(claimed.as_bytes())).and_then(|device| gate.id(device));
+        self.tail.push_failure(&FailedHandshake {
+            received: self.moment.wall,
+            boottime_ms: self.moment.boottime_ms,
+            peer: route.remote,
+            identity,
+            device: device.map(|id| id.as_str()),
+            reason,
+        });
+    }
+
     /// An identity was proven that is of no device.
     fn unidentified(&mut self, route: &Route, identity: &PeerIdentity, reason: &Unidentified) {
         self.pipeline.counters.count(Counter::HandshakesUnknownIdentity);
@@ -66,6 +106,7 @@ impl DtlsSink<'_> {
         if !self.limiter.permit_from(self.moment.now, LineKind::Handshake, source) {
             return;
         }
+        self.show_failed(route, psk(identity), Some(identity), reason);
         let peer = route.remote;
         match identity {
             PeerIdentity::Certificate(certificate) => {
@@ -127,6 +168,12 @@ impl Sink for DtlsSink<'_> {
     }
 
     fn data(&mut self, session: SessionId, plaintext: &[u8]) {
+        if self.tracer.traffic.is_watched()
+            && let Some(device) = self.coap.session_device(session)
+        {
+            let peer = self.route.map(|route| route.remote);
+            self.tracer.show(&self.pipeline.gate, device, "in", peer, plaintext);
+        }
         self.coap.handle_session_data(&self.moment, session, plaintext, self.pipeline);
     }
 
@@ -155,11 +202,13 @@ impl Sink for DtlsSink<'_> {
         let source = peer.ip().to_canonical();
         if let HandshakeFailure::NoSharedCipherSuite { missing: Some(_), .. } = failure {
             if self.coap.strays.note(now, source, Mistake::NotConfigured) {
+                self.show_failed(route, b"", None, failure);
                 log::warn!(peer:% = peer, reason:% = failure; "handshake failed");
             }
             return;
         }
         if self.limiter.permit_from(now, LineKind::Handshake, source) {
+            self.show_failed(route, failure.identity().unwrap_or_default(), failure.proven(), failure);
             let gate = &self.pipeline.gate;
             let proven = failure.proven().and_then(|identity| gate.recognise(identity));
             let claimed = || failure.identity().and_then(|identity| gate.identify_psk(identity));
@@ -179,5 +228,13 @@ impl Sink for DtlsSink<'_> {
         if let Some(id) = self.pipeline.gate.id(device) {
             log::debug!(device = id.as_str(), peer:% = route.remote, session = session.0; "session moved");
         }
+    }
+}
+
+/// The identity of a pre-shared key; empty for any other.
+fn psk(identity: &PeerIdentity) -> &[u8] {
+    match identity {
+        PeerIdentity::Psk(identity) => identity,
+        _ => b"",
     }
 }

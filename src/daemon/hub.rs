@@ -18,18 +18,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::Notify as Wake;
+use tokio::sync::{Notify as Wake, oneshot};
 
 use super::clock::SystemClock;
 use super::dtls_sink::{DtlsSink, Reports};
 use super::line_kind::LineKind;
 use super::link::Link;
 use super::reading_store::Readings;
+use super::tracer::Tracer;
 use crate::clock::Moment;
 use crate::control::tail::{Outcome, Reading, Tail};
-use crate::gate::Gate;
+use crate::control::traffic::Traffic;
+use crate::gate::{DeviceIndex, Gate, Received};
 use crate::journal::Journal;
-use crate::pipeline::{Event, Pipeline};
+use crate::pipeline::{Attention, Event, Pipeline, Tested};
 use crate::proto::address::{Peer, Ticket};
 use crate::proto::coap::{self as protocol, Endpoint};
 use crate::proto::dtls::server::Certificates;
@@ -62,6 +64,11 @@ pub struct Hub {
     pub pipeline: Readings,
     uplink: Rc<Link>,
     tail: Tail,
+    /// Decrypted messages, for `trace`.
+    traffic: Traffic,
+    /// Readings of tests that are not stored yet, by the number of their ticket.
+    tests: HashMap<u32, oneshot::Sender<bool>>,
+    next_test: u32,
     /// What log lines may be written.
     pub limiter: Limiter<LineKind>,
     outgoing: Outgoing,
@@ -84,6 +91,7 @@ impl Hub {
         uplink: Rc<Link>,
         clock: Arc<SystemClock>,
         tail: Tail,
+        traffic: Traffic,
     ) -> Hub {
         Hub {
             moment: clock.moment(),
@@ -96,6 +104,9 @@ impl Hub {
             pipeline: Pipeline::new(gate, journal),
             uplink,
             tail,
+            traffic,
+            tests: HashMap::new(),
+            next_test: 0,
             limiter: Limiter::new(Default::default()),
             outgoing: Outgoing::default(),
             serial_wakes: HashMap::new(),
@@ -107,13 +118,26 @@ impl Hub {
     /// Begins a round: reads the clocks, and sees whether `tail` watches.
     pub fn begin(&mut self) {
         self.moment = self.clock.moment();
-        self.pipeline.watch(self.tail.is_watched());
+        self.pipeline.watch(if self.tail.is_watched() { Attention::All } else { Attention::Recent });
     }
 
     /// The engine, and what it reports to.
     pub fn split(&mut self) -> (&mut dyn Engine, DtlsSink<'_>) {
-        let Hub { moment, engine, reports, coap, pipeline, outgoing, limiter, .. } = self;
-        (&mut **engine, DtlsSink { moment: *moment, pipeline, coap, outgoing, reports, limiter })
+        let Hub { moment, clock, engine, reports, coap, pipeline, outgoing, tail, traffic, limiter, .. } =
+            self;
+        let tracer = Tracer { traffic, clock, moment: *moment };
+        let sink = DtlsSink {
+            moment: *moment,
+            pipeline,
+            coap,
+            outgoing,
+            reports,
+            tail,
+            tracer,
+            route: None,
+            limiter,
+        };
+        (&mut **engine, sink)
     }
 
     /// Takes what one `recvmmsg` brought on a DTLS socket.
@@ -126,6 +150,7 @@ impl Hub {
             if is_plain_coap(datagram) {
                 sink.stray(&route, Mistake::PlainOnDtlsPort);
             }
+            sink.route = Some(route);
             engine.handle_datagram(now, route, datagram, &mut sink);
         }
     }
@@ -138,6 +163,9 @@ impl Hub {
             sink.pipeline.counters.count(Counter::DatagramsReceived);
             if stray::looks_like_dtls(datagram) {
                 sink.stray(&route, Mistake::DtlsOnPlainPort);
+            }
+            if let Some(device) = sink.coap.insecure().filter(|_| sink.tracer.traffic.is_watched()) {
+                sink.tracer.show(&sink.pipeline.gate, device, "in", Some(route.remote), datagram);
             }
             sink.coap.handle_plain(&sink.moment, &route, datagram, sink.pipeline);
         }
@@ -187,6 +215,9 @@ impl Hub {
         }
         while let Some(peer) = self.coap.poll_transmit(&mut self.datagram) {
             self.pipeline.counters.count(Counter::DatagramsSent);
+            if self.traffic.is_watched() {
+                self.trace_sent(peer);
+            }
             match peer {
                 Peer::Session(session) if !self.left => self.send(now, session),
                 Peer::Session(_) => {}
@@ -216,39 +247,49 @@ impl Hub {
 
     /// Hands each event of the pipeline to whom it concerns.
     fn route_events(&mut self) {
-        let Hub { moment, coap, serial, pipeline, uplink, tail, limiter, .. } = self;
-        let now = moment.now;
+        let Hub { moment, coap, serial, pipeline, uplink, tail, tests, limiter, .. } = self;
+        let (now, boottime_ms) = (moment.now, moment.boottime_ms);
         while let Some(event) = pipeline.poll_event() {
             match event {
                 Event::Completed { ticket: Ticket::Coap { exchange, method }, stored } => {
+                    if let Some(device) = coap.device_of(exchange.peer().peer()).filter(|_| !stored) {
+                        pipeline.gate.note_unstored(device);
+                    }
                     coap.handle_completion(now, exchange, method, stored);
                 }
                 Event::Completed { ticket: Ticket::Serial(ticket), stored } => {
                     serial.handle_completion(ticket, stored);
                 }
-                Event::Passed(passed) => {
-                    if tail.is_watched() {
-                        let content = passed.content();
-                        tail.push(&Reading {
-                            received: moment.wall,
-                            device: content.device,
-                            method: content.method,
-                            path: content.path,
-                            topic: Some(content.topic),
-                            bytes: content.payload.len(),
-                            outcome: Outcome::Passed,
-                            reason: None,
-                        });
+                Event::Completed { ticket: Ticket::Test(number), stored } => {
+                    if let Some(waits) = tests.remove(&number) {
+                        let _ = waits.send(stored);
                     }
+                }
+                Event::Passed(passed) => {
+                    let content = passed.content();
+                    tail.push(&Reading {
+                        received: moment.wall,
+                        boottime_ms,
+                        device: content.device,
+                        method: content.method,
+                        path: content.path,
+                        topic: Some(content.topic),
+                        bytes: content.payload.len(),
+                        preview: content.payload,
+                        outcome: Outcome::Passed,
+                        reason: None,
+                    });
                     uplink.offer(&passed);
                 }
                 Event::Shown(watched) => tail.push(&Reading {
                     received: moment.wall,
+                    boottime_ms,
                     device: &watched.device,
                     method: watched.method,
                     path: &watched.path,
                     topic: Some(&watched.topic),
                     bytes: watched.bytes,
+                    preview: &watched.preview,
                     outcome: Outcome::Stored(watched.id),
                     reason: None,
                 }),
@@ -261,22 +302,73 @@ impl Hub {
                     let code = answer::refused(refusal).code;
                     tail.push(&Reading {
                         received: moment.wall,
+                        boottime_ms,
                         device,
                         method,
                         path,
                         topic: None,
                         bytes,
+                        preview: b"",
                         outcome: Outcome::Refused(code.class(), code.detail()),
                         reason: Some(refusal),
                     });
                 }
-                Event::Unstored { device, path, reason } => {
+                Event::Unstored { device, method, path, bytes, reason } => {
+                    let code = answer::unavailable().code;
+                    tail.push(&Reading {
+                        received: moment.wall,
+                        boottime_ms,
+                        device: device.unwrap_or_default(),
+                        method,
+                        path,
+                        topic: None,
+                        bytes,
+                        preview: b"",
+                        outcome: Outcome::Refused(code.class(), code.detail()),
+                        reason: Some(&reason),
+                    });
                     if limiter.permit(now, LineKind::Unstored) {
-                        log::warn!(device = device.unwrap_or_default(), path = path, reason:? = reason;
+                        log::warn!(device = device.unwrap_or_default(), path = path, reason:% = reason;
                             "reading not stored");
                     }
                 }
             }
+        }
+    }
+
+    /// Sends a reading in the place of a device. What it is given to comes back when the reading is
+    /// stored, or is not, if it went to the journal.
+    pub fn test(&mut self, device: DeviceIndex, received: Received<'_>) -> (Tested, oneshot::Receiver<bool>) {
+        self.begin();
+        let number = self.next_test;
+        self.next_test = number.wrapping_add(1);
+        let (sender, receiver) = oneshot::channel();
+        let tested = self.pipeline.handle_test(self.moment.now, device, Ticket::Test(number), received);
+        if let Tested::Journaled(_) = tested {
+            self.tests.insert(number, sender);
+        }
+        (tested, receiver)
+    }
+
+    /// Shows what is in `datagram` to who traces its device.
+    fn trace_sent(&self, peer: Peer) {
+        let Some(device) = self.coap.device_of(peer) else { return };
+        let address = match peer {
+            Peer::Session(session) => self.engine.session(session).map(|info| info.route.remote),
+            Peer::Plain(_) => self.coap.route(peer).map(|route| route.remote),
+            Peer::Serial(_) => None,
+        };
+        let Hub { traffic, clock, moment, .. } = self;
+        let tracer = Tracer { traffic, clock, moment: *moment };
+        tracer.show(&self.pipeline.gate, device, "out", address, &self.datagram);
+    }
+
+    /// Shows a message of the node on a serial line to who traces its device.
+    pub fn trace_line(&self, device: &str, message: &[u8]) {
+        if let Some(device) = self.pipeline.gate.device_by_id(device).filter(|_| self.traffic.is_watched()) {
+            let Hub { traffic, clock, moment, .. } = self;
+            let tracer = Tracer { traffic, clock, moment: *moment };
+            tracer.show(&self.pipeline.gate, device, "in", None, message);
         }
     }
 

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::clock::SystemClock;
+use super::deliveries::Deliveries;
 use crate::control::api::Reply;
 use crate::control::snapshot;
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
-use crate::northbound::io::{Driver, Handle, files};
+use crate::northbound::io::observer::Observer;
+use crate::northbound::io::{Checked, Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
 use crate::northbound::uplink::{CLOSES, Status, Uplink};
@@ -44,6 +46,7 @@ pub struct Link {
     /// Readings of `qos = 0` rules dropped because there is no upstream, and by uplinks that were
     /// replaced.
     dropped: Cell<u64>,
+    deliveries: Rc<Deliveries>,
 }
 
 /// Starts it.
@@ -51,6 +54,7 @@ pub fn start(
     settings: Option<Settings>,
     clock: &Arc<SystemClock>,
     journal: &Rc<RefCell<Journal>>,
+    deliveries: &Rc<Deliveries>,
 ) -> Rc<Link> {
     let link = Rc::new(Link {
         handle: RefCell::new(None),
@@ -60,6 +64,7 @@ pub fn start(
         task: RefCell::new(None),
         stopping: Cell::new(false),
         dropped: Cell::new(0),
+        deliveries: Rc::clone(deliveries),
     });
     link.replace(settings, &[]);
     link
@@ -69,7 +74,10 @@ impl Link {
     /// Goes on with other settings: the old connection says goodbye first. Retained topics in
     /// `clear` are nobody's any more.
     pub fn replace(&self, settings: Option<Settings>, clear: &[String]) {
-        let next = settings.map(|settings| Handle::new(Uplink::new(Instant::now(), settings)));
+        let next = settings.map(|settings| {
+            let observer: Rc<dyn Observer> = self.deliveries.clone();
+            Handle::new(Uplink::new(Instant::now(), settings)).observed_by(observer)
+        });
         if let Some(next) = &next {
             next.with(|core| clear.iter().for_each(|topic| core.clear_retained(topic)));
         }
@@ -358,6 +366,7 @@ impl Link {
             left_out: status.left_out,
             last_error: status.failure,
             retry_in_s: status.attempt_at.map(|at| at.saturating_duration_since(now).as_secs()),
+            asked: None,
             echo_ms: None,
             warnings,
         }
@@ -385,11 +394,12 @@ impl Link {
         let link = Rc::clone(self);
         spawn_local(async move {
             let handle = link.handle.borrow().clone();
-            let took = match handle {
+            let Checked { asked, took } = match handle {
                 Some(handle) => handle.check(CHECK_WITHIN).await,
-                None => None,
+                None => Checked::default(),
             };
             let mut shown = link.snapshot(Instant::now());
+            shown.asked = Some(asked);
             shown.echo_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             reply.ok(&shown);
         });

@@ -10,6 +10,9 @@
 //! | [`link`] | the uplink as the rest of the daemon holds it |
 //! | [`control`] | what the control socket is answered |
 //! | `config_check` | what a reload would find |
+//! | `deliveries` | what becomes of records at the broker |
+//! | `device_status` | the devices as `device list` and `device show` show them |
+//! | `device_test` | a reading that the operator sends in the place of a device |
 //! | [`gateway_status`] | the gateway's retained status |
 //! | `engine` | which DTLS engine there is |
 //! | `dtls_sink` | what the DTLS engine reports |
@@ -22,6 +25,7 @@
 //! | [`report`] | what was found in the configuration and in the journal, in the log |
 //! | [`fleets`] | the devices of fleets from one process to the next |
 //! | [`state`] | what is wrong in the state directory |
+//! | `tracer` | decrypted CoAP messages for `trace` |
 //! | [`clock`] | the system's clocks and whether to believe them |
 //! | [`notify`] | what systemd is told |
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
@@ -29,6 +33,9 @@
 pub mod clock;
 mod config_check;
 pub mod control;
+mod deliveries;
+mod device_status;
+mod device_test;
 mod dtls_sink;
 mod dtls_status;
 mod engine;
@@ -38,7 +45,8 @@ pub mod hub;
 pub mod learned;
 pub mod line_kind;
 pub mod link;
-pub mod notify;
+pub mod metrics;
+mod notify;
 pub mod outbox;
 mod reading_store;
 pub mod rejected;
@@ -48,4 +56,6 @@ pub mod round;
 pub mod run;
 pub mod serial;
 pub mod state;
+mod tracer;
+mod trial;
 pub mod units;

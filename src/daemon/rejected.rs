@@ -171,6 +171,7 @@ fn exported(whole: &RejectedWhole) -> Value {
     );
     put("original", record.original.map(|id| json!(id.to_string())));
     put("received", record.received.wall_ms.map(|ms| json!(UnixTime(ms).to_string())));
+    put("query", whole.query.as_deref().map(|query| json!(query)));
     put("format", whole.content_format.map(|format| json!(format.0)));
     put("expires_s", whole.expires_s.map(|seconds| json!(seconds)));
     put("envelope", (whole.envelope == Envelope::Json).then(|| json!("json")));

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+use crate::clock::WallClock;
 use crate::config::io::Options;
 use crate::config::reload::{Changes, compare};
 use crate::config::{Finding, Level, Loaded};
 use crate::gate::Prepared;
-use crate::northbound::io::files::fingerprint;
+use crate::northbound::io::files::{fingerprint, load};
 use crate::proto::dtls::Keyring;
 
 /// A configuration ready to be taken over, its rules compiled.
@@ -27,27 +28,30 @@ pub struct Ready {
     pub keyring: Keyring,
     /// What is in the files that the upstream names.
     pub upstream_files: Option<u64>,
+    /// Why they are of no use, if they are not.
+    pub unusable: Option<String>,
 }
 
 /// How it ended: something to take over, or what is wrong.
 pub type Outcome = Result<Box<Ready>, Vec<Finding>>;
 
 /// Begins to read and judge.
-pub fn begin(options: Options, running: Arc<Loaded>) -> JoinHandle<Outcome> {
+pub fn begin(options: Options, running: Arc<Loaded>, clock: Arc<dyn WallClock>) -> JoinHandle<Outcome> {
     tokio::task::spawn_blocking(move || {
         let loaded = crate::config::io::load_to_reload(&options, &running)?;
         let changes = compare(&running, &loaded)?;
         let prepared = Prepared::from(loaded.settings.gate.clone());
         let keyring = super::engine::keyring(&loaded.settings.gate);
         let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
-        Ok(Box::new(Ready { loaded, changes, prepared, keyring, upstream_files }))
+        let unusable = loaded.settings.upstream.as_ref().and_then(|upstream| load(upstream, clock).err());
+        Ok(Box::new(Ready { loaded, changes, prepared, keyring, upstream_files, unusable }))
     })
 }
 
 /// The first failing finding in one sentence, for whoever asked for the reload.
 pub fn summary(findings: &[Finding]) -> String {
     let mut failing = findings.iter().filter(|finding| finding.level == Level::Fail);
-    let first = failing.next().map(ToString::to_string).unwrap_or_else(|| "nothing was found".to_owned());
+    let first = failing.next().map(Finding::sentence).unwrap_or_else(|| "nothing was found".to_owned());
     match failing.count() {
         0 => first,
         more => format!("{first} (and {more} more; `tombolo check` shows them)"),

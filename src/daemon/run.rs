@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use super::clock::SystemClock;
 use super::control::Desk;
+use super::deliveries::Deliveries;
 use super::fleets::FleetKeeper;
 use super::hub::Hub;
 use super::notify::Notify;
@@ -53,12 +54,21 @@ const GOODBYE: Duration = Duration::from_millis(1_500);
 const ROUNDS: usize = 4;
 
 /// Runs the gateway until SIGTERM or SIGINT. The exit status is the service's.
-pub fn run(options: &Options) -> ExitCode {
+///
+/// `json`: why it cannot start is said as one JSON object.
+pub fn run(options: &Options, json: bool) -> ExitCode {
     let loaded = match crate::config::io::load_to_run(options) {
         Ok(loaded) => loaded,
+        Err(findings) if json => {
+            let mut object = crate::config::findings_to_json(&findings);
+            object["code"] = "configuration".into();
+            object["message"] = "the configuration cannot be used".into();
+            eprintln!("{}", serde_json::json!({ "error": object }));
+            return ExitCode::from(EXIT_CONFIG);
+        }
         Err(findings) => {
             for finding in &findings {
-                eprintln!("tombolo: {finding}");
+                eprintln!("tombolo: {}", telemetry::io::hinted(&finding.to_string()));
             }
             return ExitCode::from(EXIT_CONFIG);
         }
@@ -133,7 +143,9 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     }
 
     let server = Server::start(&settings.paths.control_socket()).map_err(|e| e.to_string())?;
-    let uplink = super::link::start(settings.upstream.clone(), &clock, &journal);
+    let (tail, traffic) = (server.tail().clone(), server.traffic().clone());
+    let deliveries = Rc::new(Deliveries::new(tail.clone(), traffic.clone(), clock.clone()));
+    let uplink = super::link::start(settings.upstream.clone(), &clock, &journal, &deliveries);
     let mut hub = Hub::new(
         engine,
         persistence,
@@ -142,7 +154,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         journal.clone(),
         uplink.clone(),
         clock.clone(),
-        server.tail().clone(),
+        tail,
+        traffic,
     );
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
@@ -173,8 +186,10 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         ports.clone(),
         clock.clone(),
         fleets,
+        deliveries,
     );
     let mut server = server;
+    let mut metrics = super::metrics::Metrics::start(&desk.metrics_addresses());
     notify.ready(&desk.line());
     desk.say_ready();
     let mut care = tokio::time::interval(Duration::from_secs(1));
@@ -183,11 +198,17 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     loop {
         tokio::select! {
             call = server.next_call() => call.dispatch(&mut desk),
+            call = metrics.next_call() => call.dispatch(&mut desk),
             outcome = desk.reloaded() => {
-                desk.finish_reload(outcome);
+                if desk.finish_reload(outcome) {
+                    metrics.replace(&desk.metrics_addresses());
+                }
                 notify.ready(&desk.line());
             }
-            _ = care.tick() => desk.care(&mut notify),
+            _ = care.tick() => {
+                desk.set_metrics_problems(metrics.problems());
+                desk.care(&mut notify);
+            }
             _ = hangup.recv() => desk.begin_reload(None),
             Some(_) = async { tokio::select! {
                 Some(ended) = listening.join_next() => Some(ended),

@@ -26,6 +26,7 @@ use crate::proto::serial::framing::Bad;
 use crate::proto::serial::modbus;
 use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::modbus::learn::Notebook;
+use crate::proto::serial::poll;
 use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
 use crate::southbound::serial::intake;
@@ -276,6 +277,7 @@ impl Ports {
                 frames: counters.framing.good,
                 bad_frames: counters.framing.bad,
                 bad_reasons: reasons(&counters.framing),
+                asked: core.asked().map(|(state, counters)| asked(state, &counters)),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 readings: counters.readings,
@@ -300,6 +302,27 @@ impl Ports {
                 event,
             });
         }
+    }
+}
+
+fn asked(state: poll::State, counters: &poll::Counters) -> snapshot::SerialAsked {
+    snapshot::SerialAsked {
+        state: word(state).unwrap_or("unknown").to_owned(),
+        questions: counters.questions,
+        answers: counters.answers,
+        silent: counters.silent,
+        damaged: counters.damaged,
+        late: counters.late,
+    }
+}
+
+/// How a device that is asked stands; `None`: nothing is known yet.
+fn word(state: poll::State) -> Option<&'static str> {
+    match state {
+        poll::State::Unknown => None,
+        poll::State::Up => Some("up"),
+        poll::State::Degraded => Some("degraded"),
+        poll::State::Down => Some("down"),
     }
 }
 
@@ -349,6 +372,21 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
     }
 }
 
+/// Why a device that is asked gives no reading.
+fn why_not(state: poll::State, counters: &poll::Counters) -> Option<&'static str> {
+    match state {
+        poll::State::Unknown | poll::State::Up => None,
+        poll::State::Degraded => Some("it answers, but its answers are no readings"),
+        poll::State::Down if counters.late > 0 && counters.answers == 0 => {
+            Some("its answers come after the time-out; raise poll-timeout")
+        }
+        poll::State::Down if counters.damaged > counters.silent => {
+            Some("its answers are damaged: look at framing, checksum, baud and parity")
+        }
+        poll::State::Down => Some("it does not answer"),
+    }
+}
+
 /// Why none of a unit's values arrives although it answers.
 fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
     let mut text = "it answers, but none of its values can be read".to_owned();
@@ -359,7 +397,7 @@ fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
     } else if unit.bus.late > 0 {
         text.push_str("; its answers come after the timeout");
     } else if unit.bus.misfits > 0 {
-        text.push_str("; its answers have another length than is asked for");
+        text.push_str("; its answers have another function or length than is asked for");
     }
     text
 }
@@ -371,7 +409,11 @@ impl Entry {
         core.settings().devices().find(|own| own.as_str() == device)?;
         let view = core.units().find(|unit| unit.id.as_str() == device);
         let (unit, fault) = match view.map(|view| (view.state, view)) {
-            None | Some((State::Unknown, _)) => (None, None),
+            None => match core.asked() {
+                Some((state, counters)) => (word(state), why_not(state, &counters).map(str::to_owned)),
+                None => (None, None),
+            },
+            Some((State::Unknown, _)) => (None, None),
             Some((State::Up, _)) => (Some("up"), None),
             Some((State::Degraded, view)) => (Some("degraded"), Some(why_degraded(&core, &view))),
             Some((State::Down, _)) => (Some("down"), Some("it does not answer".to_owned())),
@@ -430,6 +472,7 @@ impl Taker for PortTaker<'_> {
     }
 
     fn message(&mut self, message: &[u8]) {
+        self.hub.trace_line(self.name.as_str(), message);
         let Hub { moment, coap, pipeline, .. } = &mut *self.hub;
         intake::handle_message(moment, self.number, self.name.as_str(), message, coap, pipeline);
     }
@@ -446,6 +489,26 @@ impl Taker for PortTaker<'_> {
         if self.hub.may_say(LineKind::Unreadable) {
             let first = crate::config::scalar::format_hex(bytes);
             log::info!(device = self.name.as_str(), reason = why.as_str(), first = first.as_str(); "frame dropped");
+        }
+    }
+
+    fn asked(&mut self, event: poll::Event) {
+        let device = self.name.as_str();
+        match event {
+            poll::Event::Up => log::info!(device; "device answers"),
+            poll::Event::Degraded => {
+                log::warn!(device; "device answers, but its answers are no readings; `tombolo status` counts them");
+            }
+            poll::Event::Down { damaged } => {
+                let reason = if damaged { "only damaged answers came" } else { "silence" };
+                log::warn!(device, reason; "device does not answer");
+            }
+            poll::Event::Late { after } => {
+                if self.hub.may_say(LineKind::LateAnswer) {
+                    let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                    log::info!(device, elapsed_ms; "answer came after its time and was not used; raise poll-timeout if it happens often");
+                }
+            }
         }
     }
 

@@ -22,9 +22,21 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
         }
         Event::Refused { register, why, .. } => {
             let register = unit.registers.get(*register);
-            let hint = register.and_then(Register::hint).unwrap_or_default();
+            let hint = register.and_then(Register::hint);
             let register = register.map_or("", |register| register.name.as_str());
-            log::warn!(device, port, unit = address, register, reason:% = why, hint; "unit refuses a register");
+            match hint {
+                Some(hint) => {
+                    log::warn!(device, port, unit = address, register, reason:% = why, hint; "unit refuses a register");
+                }
+                None => {
+                    log::warn!(device, port, unit = address, register, reason:% = why; "unit refuses a register");
+                }
+            }
+        }
+        Event::Misfit { function, asked_function, .. } if function != asked_function => {
+            if hub.may_say(LineKind::LateAnswer) {
+                log::warn!(device, port, unit = address, function, asked = asked_function; "unit answered another function than was asked for");
+            }
         }
         Event::Misfit { function, bytes, asked, .. } => {
             if hub.may_say(LineKind::LateAnswer) {

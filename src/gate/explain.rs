@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::Gate;
 use super::matcher::Segments;
 use super::policy::{Limits, Role};
-use super::settings::QoS;
+use super::settings::{QoS, QueryUse};
 use super::stage::{Reason, Refusal};
-use crate::message::{Envelope, Method, Path};
+use crate::message::{Envelope, Method, Path, QueryBuffer};
 
 /// What the gate would do with an empty payload at a path, and why. Its JSON is part of the
 /// command's contract.
@@ -21,11 +21,14 @@ pub struct Explanation {
     pub device: String,
     /// The method from the question.
     pub method: &'static str,
-    /// The path from the question, without a leading `/`.
+    /// The path from the question, without a leading `/` and without a query.
     pub path: String,
+    /// The query from the question, as it would be published.
+    pub query: Option<String>,
     /// Whether the rules allow it. The quota is not considered.
     pub allowed: bool,
-    /// If refused: the kind of refusal, as in the counters; `bad_path` if the path is invalid.
+    /// If refused: the kind of refusal, as in the counters; `bad_path` or `bad_query` if
+    /// the path or the query is invalid.
     pub reason: Option<&'static str>,
     /// The reason in one sentence.
     pub why: String,
@@ -52,6 +55,9 @@ pub struct MatchedRule {
     pub path: String,
     /// Whether the rule denies.
     pub deny: bool,
+    /// `refuse`, if the rule refuses requests with a query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<&'static str>,
 }
 
 /// How a reading would be published.
@@ -101,12 +107,15 @@ impl From<Limits> for MaxPayload {
 
 impl Gate {
     /// What the gate would do with `method` and an empty payload at `path` from `device`, and why.
+    /// `path` may have a query behind a `?`, as in a URI.
     pub fn explain(&self, now: Instant, device: &str, method: Method, path: &str) -> Explanation {
         let path = path.strip_prefix('/').unwrap_or(path);
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let mut explanation = Explanation {
             device: device.to_owned(),
             method: method.as_str(),
             path: path.to_owned(),
+            query: query.map(str::to_owned),
             allowed: false,
             reason: None,
             why: String::new(),
@@ -139,13 +148,23 @@ impl Gate {
                 return explanation;
             }
         };
+        let mut buffer = QueryBuffer::default();
+        let query = match query.map(|text| buffer.parse(path, text)).transpose() {
+            Ok(query) => query,
+            Err(error) => {
+                explanation.reason = Some("bad_query");
+                explanation.why = error.to_string();
+                return explanation;
+            }
+        };
+        explanation.query = query.map(|query| query.as_str().to_owned());
         explanation.matched = matched(role, path);
         let segments = Segments::new(path);
-        let (rule, action) = match role.decide(path, &segments, method) {
+        let (rule, action) = match role.decide(path, &segments, method, query.is_some()) {
             Ok(decided) => decided,
             Err(refusal) => {
                 explanation.rule = match &refusal {
-                    Refusal::Denied { .. } | Refusal::NotAllowed => {
+                    Refusal::Denied { .. } | Refusal::NotAllowed | Refusal::QueryUnwanted { .. } => {
                         explanation.matched.first().map(|matched| matched.rule.clone())
                     }
                     _ => None,
@@ -155,8 +174,8 @@ impl Gate {
         };
         explanation.rule = Some(rule.name.to_string());
         let mut topic = String::new();
-        if let Err(fault) = action.mapping.expand(&self.plan.spaces, device, &segments, &mut topic) {
-            return refused(explanation, &Refusal::Topic(fault));
+        if let Err(refusal) = action.mapping.expand(&self.plan.spaces, device, &segments, query, &mut topic) {
+            return refused(explanation, &refusal);
         }
         let envelope = if method == Method::Delete { Envelope::None } else { action.envelope };
         explanation.allowed = true;
@@ -212,6 +231,10 @@ fn matched(role: &Role, path: Path<'_>) -> Vec<MatchedRule> {
         rule: rule.name.to_string(),
         path: rule.pattern.to_string(),
         deny: rule.action.is_none(),
+        query: match &rule.action {
+            Some(action) if action.query == QueryUse::Refuse => Some("refuse"),
+            _ => None,
+        },
     });
     described.collect()
 }

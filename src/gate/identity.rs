@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::last_refusal::LastRefusal;
 use super::presence::Presence;
 use super::proof::{Proof, Proofs};
 use super::quota::Bucket;
 use super::settings::{self, Withheld};
-use super::stage::{DeviceIndex, Identified, Received, Refused};
+use super::stage::{DeviceIndex, Identified, Received, Refusal, Refused};
 use crate::message::Name;
 use crate::slots::{Key, Slots};
 
@@ -46,6 +47,9 @@ pub(super) struct State {
     pub(super) accepted: u64,
     pub(super) accepted_bytes: u64,
     pub(super) refused: Refused,
+    /// Readings that passed and that the journal did not take.
+    pub(super) unstored: u32,
+    pub(super) last_refusal: Option<Box<LastRefusal>>,
 }
 
 impl Entry {
@@ -77,6 +81,16 @@ impl State {
             accepted: 0,
             accepted_bytes: 0,
             refused: Refused::default(),
+            unstored: 0,
+            last_refusal: None,
+        }
+    }
+
+    /// Keeps a refusal, for the user to see.
+    pub(super) fn note_refusal(&mut self, now: Instant, path: &str, refusal: &Refusal, rule: Option<&Name>) {
+        match &mut self.last_refusal {
+            Some(last) => last.replace(now, path, refusal, rule),
+            empty => *empty = Some(Box::new(LastRefusal::new(now, path, refusal, rule))),
         }
     }
 }

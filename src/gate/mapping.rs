@@ -1,5 +1,6 @@
-//! Maps a path to a topic. A rule's template is compiled with all constant parts filled in, and the
-//! result is checked so that a device cannot reach topics of another owner.
+//! Maps a path, and the arguments of a query, to a topic. A rule's template is compiled with all
+//! constant parts filled in, and the result is checked so that a device cannot reach topics of
+//! another owner.
 //!
 //! A **space** is a set of topics with a common head; the level after the head is the id of the
 //! owner:
@@ -12,9 +13,9 @@
 //!
 //! A topic in a space must belong to the device that sent the reading. Literal text in a template
 //! is checked when the rule is built: a literal level in the place of an id is allowed if no device
-//! has that id, and no device may then take it. A rule whose owner level depends on the path of a
-//! reading is checked for each reading: it lists the spaces it may reach, and [`Spaces::holds`]
-//! checks the topic.
+//! has that id, and no device may then take it. A rule whose owner level depends on the path or the
+//! query of a reading is checked for each reading: it lists the spaces it may reach, and
+//! [`Spaces::holds`] checks the topic.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,7 +26,10 @@ use super::pattern::{LevelText, Pattern};
 use super::settings::Settings;
 use super::stage::{Authorized, Mapped, Refusal, TopicFault};
 use super::template::{Part, Template};
-use crate::message::{Content, Envelope, Method, Name, RESERVED_DEVICE, TOPIC_MAX, is_topic_character};
+use crate::message::{
+    ArgumentError, Content, Envelope, Method, Name, Query, RESERVED_DEVICE, SEGMENT_MAX, TOPIC_MAX,
+    is_topic_character,
+};
 
 /// All spaces, and the topics that the gateway itself uses.
 #[derive(Debug)]
@@ -110,7 +114,7 @@ fn known<'a>(template: &'a Template, part: Part, settings: &'a Settings, role: &
         Part::Prefix => Some(&settings.prefix),
         Part::Gateway => Some(settings.gateway.as_str()),
         Part::Role => Some(role.as_str()),
-        Part::Device | Part::Path | Part::Capture(_) | Part::Rest => None,
+        Part::Device | Part::Path | Part::Capture(_) | Part::Rest | Part::Query(..) => None,
     }
 }
 
@@ -127,7 +131,9 @@ pub(super) struct Mapping {
     /// All literal text, concatenated.
     text: Box<str>,
     pieces: Box<[Piece]>,
-    /// The numbers of the spaces that the path of a reading can lead into.
+    /// The arguments of the query that [`Piece::Argument`] numbers.
+    arguments: Box<[Name]>,
+    /// The numbers of the spaces that the path or the query of a reading can lead into.
     reachable: Box<[u32]>,
 }
 
@@ -142,6 +148,8 @@ enum Piece {
     /// All segments from this one on; if there are none, the level and the `/` before it are
     /// omitted.
     Rest(u8),
+    /// The value of the argument of the query with this number.
+    Argument(u16),
 }
 
 impl Mapping {
@@ -161,6 +169,7 @@ impl Mapping {
     ) -> Result<Mapping, MappingError> {
         let mut text = String::new();
         let mut pieces = Vec::new();
+        let mut arguments = Vec::new();
         for part in template.parts() {
             let piece = match part {
                 Part::Device => Piece::Device,
@@ -172,6 +181,12 @@ impl Mapping {
                     Piece::Segment(depth.unwrap_or_default() as u8)
                 }
                 Part::Rest => Piece::Rest(pattern.levels().count().saturating_sub(1) as u8),
+                Part::Query(start, end) => {
+                    // A template has fewer placeholders than bytes, and only valid names.
+                    let number = arguments.len() as u16;
+                    arguments.extend(Name::parse(template.text(*start, *end)));
+                    Piece::Argument(number)
+                }
                 _ => {
                     let start = text.len();
                     text.push_str(known(template, *part, settings, role).unwrap_or_default());
@@ -189,7 +204,8 @@ impl Mapping {
             };
             pieces.push(piece);
         }
-        let mut mapping = Mapping { text: text.into(), pieces: pieces.into(), reachable: Box::default() };
+        let (text, pieces, arguments) = (text.into(), pieces.into(), arguments.into());
+        let mut mapping = Mapping { text, pieces, arguments, reachable: Box::default() };
         let mut reachable = Vec::new();
         for (number, space) in (0_u32..).zip(&spaces.spaces) {
             if mapping.may_leave(space, taken)? {
@@ -209,7 +225,7 @@ impl Mapping {
                 Piece::Text(start, end) => shape.text(self.text(*start, *end)),
                 Piece::Device => shape.device(),
                 Piece::Path => shape.path(pattern),
-                Piece::Segment(_) => shape.segment(),
+                Piece::Segment(_) | Piece::Argument(_) => shape.segment(),
                 Piece::Rest(_) => shape.rest(),
             }
         }
@@ -220,7 +236,7 @@ impl Mapping {
         &self.text[usize::from(start)..usize::from(end)]
     }
 
-    /// Whether the path of a reading could lead to another owner's topics in `space`.
+    /// Whether the path or the query of a reading could lead to another owner's topics in `space`.
     fn may_leave(&self, space: &Space, taken: &mut BTreeSet<String>) -> Result<bool, MappingError> {
         let head = space.head.as_str();
         let leading = match self.pieces.first() {
@@ -245,7 +261,7 @@ impl Mapping {
                     ended = next.is_some();
                 }
                 Piece::Device => devices += 1,
-                Piece::Path | Piece::Segment(_) | Piece::Rest(_) => chosen = true,
+                Piece::Path | Piece::Segment(_) | Piece::Rest(_) | Piece::Argument(_) => chosen = true,
             }
             if ended {
                 break;
@@ -270,15 +286,17 @@ impl Mapping {
     /// grows beyond [`TOPIC_MAX`] bytes.
     ///
     /// # Errors
-    /// [`TopicFault`]; the contents of `topic` are then unspecified.
+    /// [`Refusal::Topic`], [`Refusal::Argument`]; the contents of `topic` are then unspecified.
     pub(super) fn expand(
         &self,
         spaces: &Spaces,
         device: &str,
         segments: &Segments<'_>,
+        query: Option<Query<'_>>,
         topic: &mut String,
-    ) -> Result<(), TopicFault> {
+    ) -> Result<(), Refusal> {
         topic.clear();
+        let mut buffer = [0; SEGMENT_MAX];
         for piece in &self.pieces {
             let text = match piece {
                 Piece::Text(start, end) => self.text(*start, *end),
@@ -292,18 +310,25 @@ impl Mapping {
                     }
                     rest
                 }
+                Piece::Argument(number) => {
+                    let Some(name) = self.arguments.get(usize::from(*number)) else { continue };
+                    let value = query.ok_or(ArgumentError::Missing);
+                    value
+                        .and_then(|query| query.value(name, &mut buffer))
+                        .map_err(|error| Refusal::Argument { name: name.clone(), error })?
+                }
             };
             if topic.len() + text.len() > TOPIC_MAX {
-                return Err(TopicFault::TooLong);
+                return Err(Refusal::Topic(TopicFault::TooLong));
             }
             topic.push_str(text);
         }
         if !self.reachable.is_empty() && !spaces.holds(&self.reachable, topic, device) {
-            return Err(TopicFault::ForeignSpace);
+            return Err(Refusal::Topic(TopicFault::ForeignSpace));
         }
         // Defence in depth: building a rule already excludes these topics, and this check is cheap.
         if spaces.own.iter().any(|own| own.matches(topic)) {
-            return Err(TopicFault::Own);
+            return Err(Refusal::Topic(TopicFault::Own));
         }
         Ok(())
     }
@@ -319,7 +344,7 @@ pub(super) fn map<'a>(
     let received = identified.received();
     let device = identified.device().as_str();
     let Some(action) = &rule.action else { return Err(Refusal::NoRule) };
-    action.mapping.expand(spaces, device, authorized.segments(), topic).map_err(Refusal::Topic)?;
+    action.mapping.expand(spaces, device, authorized.segments(), received.query, topic)?;
     // An empty retained message deletes the retained message (MQTT 5.0 §3.3.1.3), so it needs
     // DELETE or a rule that allows `delete`. A wrapped payload is never empty.
     let deletes = received.method == Method::Delete;
@@ -328,6 +353,7 @@ pub(super) fn map<'a>(
     let content = Content {
         device,
         path: received.path.as_str(),
+        query: received.query.map(Query::as_str),
         topic,
         method: received.method,
         content_format: received.content_format,

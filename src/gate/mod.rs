@@ -24,6 +24,7 @@ pub mod certificate;
 pub mod explain;
 mod identification;
 pub mod identity;
+mod last_refusal;
 pub mod mapping;
 mod matcher;
 pub mod own_topic;
@@ -41,9 +42,10 @@ pub mod template;
 pub use explain::Explanation;
 pub use identification::Unidentified;
 pub use identity::Gone;
+pub use last_refusal::{LastRefusal, PATH_KEPT};
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
-pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, Quota, Role, Settings, UplinkRule};
+pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, QueryUse, Quota, Role, Settings, UplinkRule};
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
 use crate::message::{Name, TOPIC_MAX};
@@ -112,8 +114,12 @@ pub struct DeviceView<'a> {
     pub accepted: u64,
     /// Payload bytes of the readings that passed.
     pub accepted_bytes: u64,
+    /// Of these, readings that the journal did not take.
+    pub unstored: u32,
     /// Readings that were refused.
     pub refused: &'a Refused,
+    /// The newest refusal since the start.
+    pub last_refusal: Option<&'a LastRefusal>,
     /// The rest of its quota.
     pub quota: explain::QuotaState,
 }
@@ -267,7 +273,9 @@ impl Gate {
             last_seen: entry.state.presence.last_seen(),
             accepted: entry.state.accepted,
             accepted_bytes: entry.state.accepted_bytes,
+            unstored: entry.state.unstored,
             refused: &entry.state.refused,
+            last_refusal: entry.state.last_refusal.as_deref(),
             quota: explain::QuotaState {
                 messages_left,
                 messages_burst: role.quota.burst,
@@ -288,6 +296,36 @@ impl Gate {
         device: DeviceIndex,
         received: Received<'g>,
     ) -> Result<Mapped<'g>, Refusal> {
+        self.judge(now, device, received, None)
+    }
+
+    /// Decides whether a reading of which only the first block has come could pass with `bytes` of
+    /// payload. The device counts as active, and a refusal is counted; a reading that could pass is
+    /// neither counted nor takes tokens, because [`Gate::admit`] decides about it when it is
+    /// complete. Returns the largest payload that the role allows it, in bytes.
+    ///
+    /// # Errors
+    /// As [`Gate::admit`].
+    pub fn announce(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'_>,
+        bytes: usize,
+    ) -> Result<u32, Refusal> {
+        self.judge(now, device, received, Some(bytes.max(received.payload.len())))?;
+        let role = self.devices.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
+        role.map(|role| role.limits.of(received.blockwise)).ok_or(Refusal::UnknownDevice)
+    }
+
+    /// `announced` = the payload has not come yet, and will have this many bytes.
+    fn judge<'g>(
+        &'g mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'g>,
+        announced: Option<usize>,
+    ) -> Result<Mapped<'g>, Refusal> {
         let Gate { plan, devices, presence, topic, totals, .. } = self;
         let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
@@ -298,11 +336,12 @@ impl Gate {
         let Entry { id, state, .. } = entry;
         presence.seen(device.slot() as u32, &mut state.presence, now);
         let identified = identity::identify(device, id, received);
-        let mapped = policy::authorize(role, &mut state.bucket, now, identified)
+        let bytes = received.payload.len();
+        let mapped = policy::authorize(role, &mut state.bucket, now, identified, announced.unwrap_or(bytes))
             .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic));
         match &mapped {
+            Ok(_) if announced.is_some() => {}
             Ok(_) => {
-                let bytes = received.payload.len();
                 state.bucket.take(&role.rate, bytes);
                 state.accepted += 1;
                 state.accepted_bytes += bytes as u64;
@@ -311,10 +350,20 @@ impl Gate {
             }
             Err(refusal) => {
                 state.refused.count(refusal.reason());
+                state.note_refusal(now, received.path.as_str(), refusal, role.deciding(received.path));
                 totals.refused.count(refusal.reason());
             }
         }
         mapped
+    }
+
+    /// The readings that each rule has decided since the rules were last compiled, refused ones
+    /// included: role, rule, number.
+    pub fn rule_hits(&self) -> impl Iterator<Item = (&Name, &Name, u64)> {
+        use std::sync::atomic::Ordering;
+        self.plan.roles.iter().flat_map(|role| {
+            role.rules.iter().map(|rule| (&role.name, &rule.name, rule.hits.load(Ordering::Relaxed)))
+        })
     }
 
     /// Returns the tokens of a reading with `payload_bytes` that passed but could not be stored, so
@@ -324,7 +373,38 @@ impl Gate {
             && let Some(role) = self.plan.roles.get(entry.role as usize)
         {
             entry.state.bucket.give_back(&role.rate, payload_bytes);
+            entry.state.unstored = entry.state.unstored.saturating_add(1);
         }
+    }
+
+    /// Counts a reading that passed and that the journal took but could not store.
+    pub fn note_unstored(&mut self, device: DeviceIndex) {
+        if let Some(entry) = self.devices.entry_mut(device) {
+            entry.state.unstored = entry.state.unstored.saturating_add(1);
+        }
+    }
+
+    /// Decides about a reading that the operator sends in the place of a device: by the rules, the
+    /// limits and the quota as they are, but no token is taken, nothing is counted for the device,
+    /// and it does not count as active.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn rehearse<'g>(
+        &'g mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'g>,
+    ) -> Result<Mapped<'g>, Refusal> {
+        let Gate { plan, devices, topic, .. } = self;
+        let entry = devices.entry_mut(device);
+        let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
+        let (Some(entry), Some(role)) = (entry, role) else { return Err(Refusal::UnknownDevice) };
+        let Entry { id, state, .. } = entry;
+        let bytes = received.payload.len();
+        let identified = identity::identify(device, id, received);
+        policy::authorize(role, &mut state.bucket, now, identified, bytes)
+            .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic))
     }
 
     /// Marks a device active without a reading: a session was established, a ping came.

@@ -103,6 +103,11 @@ pub enum Fault {
         /// The configuration key that sets it, such as `topics.device-status`.
         key: String,
     },
+    /// The topic needs an argument of the query, but the rule refuses requests with a query.
+    QueryNeeded {
+        /// The name of the argument.
+        name: String,
+    },
     /// `delete` without `retain`: a message that is not retained cannot be deleted.
     DeleteWithoutRetain,
     /// The quota is invalid.
@@ -180,6 +185,12 @@ impl fmt::Display for Fault {
             Fault::Mapping(error) => return error.fmt(f),
             Fault::OwnTopic { topic, key } => {
                 return write!(f, "the topic could be {topic}, which is reserved for the gateway ({key})");
+            }
+            Fault::QueryNeeded { name } => {
+                return write!(
+                    f,
+                    "the topic has {{query.{name}}}, but query = \"refuse\" refuses every request with a query"
+                );
             }
             Fault::DeleteWithoutRetain => "delete needs retain: what is not retained cannot be deleted",
             Fault::Quota(error) => return error.fmt(f),
@@ -289,7 +300,8 @@ impl Draft {
         let mut taken = BTreeMap::new();
         let mut rules = Vec::with_capacity(role.uplink.len());
         for rule in &role.uplink {
-            let mut compiled = Rule { name: rule.name.clone(), pattern: rule.path.clone(), action: None };
+            let (name, pattern) = (rule.name.clone(), rule.path.clone());
+            let mut compiled = Rule { name, pattern, action: None, hits: Default::default() };
             if !rule.deny {
                 match action(rule, role, settings, spaces, &mut taken) {
                     Ok(action) => compiled.action = Some(action),
@@ -447,6 +459,11 @@ fn action(
     }
     let template = rule.topic.as_ref().or(settings.reading.as_ref()).ok_or(Fault::NoTopic)?;
     template.check_captures(&rule.path).map_err(Fault::Template)?;
+    if rule.query == settings::QueryUse::Refuse
+        && let Some(name) = template.query_names().next()
+    {
+        return Err(Fault::QueryNeeded { name: name.to_owned() });
+    }
     let mut levels = BTreeSet::new();
     let mapping = Mapping::new(template, &rule.path, settings, &role.name, spaces, &mut levels)
         .map_err(Fault::Mapping)?;
@@ -464,6 +481,7 @@ fn action(
         expires_s: rule.expires.map(whole_seconds),
         envelope: rule.envelope,
         delete: rule.delete,
+        query: rule.query,
     })
 }
 

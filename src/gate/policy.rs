@@ -2,15 +2,16 @@
 //!
 //! A deny rule that matches has precedence; otherwise the most specific rule decides; without a
 //! match the reading is refused. The checks run in this order, and the first that fails is the
-//! reason: reserved path, deny, no rule, method, size, quota.
+//! reason: reserved path, deny, no rule, method, query, size, quota.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::mapping::Mapping;
 use super::matcher::{Builder, Matcher, Segments};
 use super::pattern::Pattern;
 use super::quota::{Bucket, Rate};
-use super::settings::{self, QoS, Quota};
+use super::settings::{self, QoS, QueryUse, Quota};
 use super::stage::{Authorized, Identified, Refusal};
 use crate::message::{Envelope, Lane, Method, Name, Path};
 
@@ -63,6 +64,8 @@ pub(super) struct Rule {
     pub(super) pattern: Pattern,
     /// `None` = deny.
     pub(super) action: Option<Action>,
+    /// Readings that it has decided since it was compiled.
+    pub(super) hits: AtomicU64,
 }
 
 /// How an allowing rule publishes a reading.
@@ -75,6 +78,7 @@ pub(super) struct Action {
     pub(super) expires_s: Option<u32>,
     pub(super) envelope: Envelope,
     pub(super) delete: bool,
+    pub(super) query: QueryUse,
 }
 
 /// Two allowing rules of a role with the same pattern, in the order of their definition.
@@ -116,12 +120,13 @@ impl Role {
         }
     }
 
-    /// The rule that allows a reading, by path and method only.
+    /// The rule that allows a reading, by path, method, and whether it has a query.
     pub(super) fn decide(
         &self,
         path: Path<'_>,
         segments: &Segments<'_>,
         method: Method,
+        has_query: bool,
     ) -> Result<(&Rule, &Action), Refusal> {
         if path.is_reserved() {
             return Err(Refusal::Reserved);
@@ -134,7 +139,21 @@ impl Role {
         if method == Method::Delete && !(action.delete && action.retain) {
             return Err(Refusal::NotAllowed);
         }
+        if has_query && action.query == QueryUse::Refuse {
+            return Err(Refusal::QueryUnwanted { rule: rule.name.clone() });
+        }
         Ok((rule, action))
+    }
+
+    /// The rule that decides about a path, for a person to read: the one that denies it, else the
+    /// one that allows it.
+    pub(super) fn deciding(&self, path: Path<'_>) -> Option<&Name> {
+        if path.is_reserved() {
+            return None;
+        }
+        let segments = Segments::new(path);
+        let number = self.deny.find(&segments).or_else(|| self.allow.find(&segments));
+        self.rule(number).map(|rule| &rule.name)
     }
 
     fn rule(&self, number: Option<u32>) -> Option<&Rule> {
@@ -142,25 +161,36 @@ impl Role {
     }
 }
 
-/// The second stage: a rule allows the reading, and it is within the size limit and the quota. No
-/// token is taken yet.
+/// The second stage: a rule allows the reading, and with `bytes` of payload it is within the size
+/// limit and the quota. No token is taken yet. `bytes` is more than the payload has if its first
+/// block says so.
 pub(super) fn authorize<'a>(
     role: &'a Role,
     bucket: &mut Bucket,
     now: Instant,
     identified: Identified<'a>,
+    bytes: usize,
 ) -> Result<Authorized<'a>, Refusal> {
     let received = identified.received();
     let segments = Segments::new(received.path);
-    let (rule, _) = role.decide(received.path, &segments, received.method)?;
+    let has_query = received.query.is_some();
+    let (rule, _) =
+        role.decide(received.path, &segments, received.method, has_query).inspect_err(|refusal| {
+            if matches!(refusal, Refusal::Denied { .. })
+                && let Some(rule) = role.rule(role.deny.find(&segments))
+            {
+                rule.hits.fetch_add(1, Ordering::Relaxed);
+            }
+        })?;
+    rule.hits.fetch_add(1, Ordering::Relaxed);
     if received.method == Method::Delete && !received.payload.is_empty() {
         return Err(Refusal::NotAllowed);
     }
     let limit = role.limits.of(received.blockwise);
-    if received.payload.len() > limit as usize {
+    if bytes > limit as usize {
         return Err(Refusal::TooLarge { limit });
     }
-    match bucket.check(&role.rate, now, received.payload.len()) {
+    match bucket.check(&role.rate, now, bytes) {
         Ok(()) => Ok(Authorized::new(identified, rule, segments)),
         Err(retry_after_s) => Err(Refusal::OverQuota { retry_after_s }),
     }

@@ -94,6 +94,19 @@ pub struct UplinkRule {
     pub envelope: Envelope,
     /// Whether `DELETE` may publish an empty retained message here.
     pub delete: bool,
+    /// What happens to a request with a query.
+    pub query: QueryUse,
+}
+
+/// What a rule does with the query of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueryUse {
+    /// It is stored with the reading and published as the user property `query`, or in the
+    /// envelope.
+    #[default]
+    Publish,
+    /// The request is refused.
+    Refuse,
 }
 
 /// Which commands reach a device, and as which path.

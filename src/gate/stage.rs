@@ -44,7 +44,9 @@ use std::fmt;
 use super::matcher::Segments;
 use super::policy::Rule;
 use super::settings::QoS;
-use crate::message::{Content, ContentFormat, Envelope, Lane, Method, Name, Path, Stamp};
+use crate::message::{
+    ArgumentError, Content, ContentFormat, Envelope, Lane, Method, Name, Path, Query, Stamp,
+};
 use crate::slots::Key;
 
 /// Identifies a device as long as its credentials are unchanged. 8 bytes.
@@ -87,6 +89,8 @@ impl fmt::Debug for DeviceIndex {
 pub struct Received<'a> {
     /// The path within the sender.
     pub path: Path<'a>,
+    /// The query of the request, if it had one; only CoAP has queries.
+    pub query: Option<Query<'a>>,
     /// The method it was sent with.
     pub method: Method,
     /// The payload.
@@ -220,6 +224,20 @@ pub enum Refusal {
     },
     /// The rule does not allow DELETE, or DELETE has a payload. CoAP 4.05.
     NotAllowed,
+    /// The request has a query, which the rule does not want. CoAP 4.02, as for a critical option
+    /// that is not processed (RFC 7252 §5.4.1: Uri-Query is critical).
+    QueryUnwanted {
+        /// The name of the rule.
+        rule: Name,
+    },
+    /// The topic of the rule needs an argument that the query does not have, or not once and in a
+    /// form that is safe in a topic. CoAP 4.00.
+    Argument {
+        /// The name of the argument.
+        name: Name,
+        /// What is wrong with it.
+        error: ArgumentError,
+    },
     /// The payload is larger than its role allows. CoAP 4.13 with Size1.
     TooLarge {
         /// The limit in bytes for the way it was sent (datagram or Block1).
@@ -254,6 +272,7 @@ impl Refusal {
             Refusal::NoRule => Reason::NoRule,
             Refusal::Denied { .. } => Reason::Denied,
             Refusal::NotAllowed => Reason::NotAllowed,
+            Refusal::QueryUnwanted { .. } | Refusal::Argument { .. } => Reason::Query,
             Refusal::TooLarge { .. } => Reason::TooLarge,
             Refusal::OverQuota { .. } => Reason::OverQuota,
             Refusal::Topic(_) => Reason::Topic,
@@ -269,6 +288,10 @@ impl fmt::Display for Refusal {
             Refusal::NoRule => "no rule of its role matches the path",
             Refusal::Denied { rule } => return write!(f, "rule {rule} denies the path"),
             Refusal::NotAllowed => "the rule does not allow this method",
+            Refusal::QueryUnwanted { rule } => return write!(f, "rule {rule} refuses requests with a query"),
+            Refusal::Argument { name, error } => {
+                return write!(f, "the topic needs the query argument {name}: {error}");
+            }
             Refusal::TooLarge { limit } => return write!(f, "the payload has more than {limit} bytes"),
             Refusal::OverQuota { retry_after_s } => {
                 return write!(f, "the quota is exhausted; retry after {retry_after_s} s");
@@ -298,6 +321,8 @@ pub enum Reason {
     Denied,
     /// [`Refusal::NotAllowed`]
     NotAllowed,
+    /// [`Refusal::QueryUnwanted`], [`Refusal::Argument`]
+    Query,
     /// [`Refusal::TooLarge`]
     TooLarge,
     /// [`Refusal::OverQuota`]
@@ -308,12 +333,13 @@ pub enum Reason {
 
 impl Reason {
     /// All kinds, in the order of the checks.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 9] = [
         Reason::UnknownDevice,
         Reason::Reserved,
         Reason::NoRule,
         Reason::Denied,
         Reason::NotAllowed,
+        Reason::Query,
         Reason::TooLarge,
         Reason::OverQuota,
         Reason::Topic,
@@ -327,6 +353,7 @@ impl Reason {
             Reason::NoRule => "no_rule",
             Reason::Denied => "denied",
             Reason::NotAllowed => "not_allowed",
+            Reason::Query => "query",
             Reason::TooLarge => "too_large",
             Reason::OverQuota => "over_quota",
             Reason::Topic => "topic",
@@ -334,7 +361,7 @@ impl Reason {
     }
 }
 
-/// The number of refusals of each kind. 32 bytes; the counters saturate.
+/// The number of refusals of each kind. 36 bytes; the counters saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused([u32; Reason::ALL.len()]);
 

@@ -6,6 +6,7 @@
 //! | `{gateway}` `{device}` `{role}` | names |
 //! | `{path}` | the whole path; must be a whole level |
 //! | `{1}` `{2}` … | the text that the first, second, … `+` of the rule's pattern matched |
+//! | `{query.NAME}` | the value of the argument `NAME=` of the request's query |
 //! | `{rest}` | the text that its `#` matched; must be a whole level, which is omitted if the text is empty |
 //!
 //! A parsed template begins with a literal level or with `{prefix}`, so a device cannot choose the
@@ -15,7 +16,7 @@
 use std::fmt;
 
 use super::pattern::Pattern;
-use crate::message::{PATH_SEGMENTS_MAX, TOPIC_MAX, is_topic_character};
+use crate::message::{Name, PATH_SEGMENTS_MAX, TOPIC_MAX, is_topic_character};
 
 /// A parsed topic template of at most 1,024 bytes.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -43,6 +44,8 @@ pub(super) enum Part {
     Capture(u8),
     /// `{rest}`
     Rest,
+    /// `{query.NAME}`: start and end of the name in the template; it is a valid [`Name`].
+    Query(u16, u16),
 }
 
 impl Template {
@@ -89,12 +92,20 @@ impl Template {
         Ok(())
     }
 
+    /// The names of the arguments of the query that it needs.
+    pub(super) fn query_names(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Query(start, end) => Some(self.text(*start, *end)),
+            _ => None,
+        })
+    }
+
     /// The parts in order.
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// The text of a [`Part::Text`] of this template.
+    /// The text of a [`Part::Text`] of this template, or the name in a [`Part::Query`].
     pub(super) fn text(&self, start: u16, end: u16) -> &str {
         &self.text[usize::from(start)..usize::from(end)]
     }
@@ -112,6 +123,9 @@ impl fmt::Display for Template {
     }
 }
 
+/// Begins the placeholder of an argument of the query.
+const QUERY: &str = "query.";
+
 /// Literal text and placeholders, in order. Every brace belongs to a placeholder, and no
 /// placeholder contains `/`.
 fn split(text: &str) -> Result<Vec<Part>, TemplateError> {
@@ -128,7 +142,15 @@ fn split(text: &str) -> Result<Vec<Part>, TemplateError> {
         }
         let place = rest.strip_prefix('{').ok_or(TemplateError::Brace)?;
         let (name, _) = place.split_once('}').ok_or(TemplateError::Brace)?;
-        parts.push(place_of(name)?);
+        parts.push(match name.strip_prefix(QUERY) {
+            Some(argument) => {
+                Name::parse(argument)
+                    .map_err(|_| TemplateError::Argument(argument.chars().take(32).collect()))?;
+                let start = at + 1 + QUERY.len();
+                Part::Query(start as u16, (start + argument.len()) as u16)
+            }
+            None => place_of(name)?,
+        });
         at += name.len() + 2;
     }
     Ok(parts)
@@ -187,6 +209,8 @@ pub enum TemplateError {
     Brace,
     /// An unknown placeholder; its first 32 characters.
     Place(String),
+    /// What follows `query.` in a placeholder is not a name; its first 32 characters.
+    Argument(String),
     /// A level is empty, also by a leading or trailing `/`.
     EmptyLevel,
     /// `+`, `#`, a control character or a Unicode noncharacter.
@@ -215,7 +239,14 @@ impl fmt::Display for TemplateError {
                 return write!(
                     f,
                     "{{{name}}} is not a placeholder; the placeholders are {{prefix}}, {{gateway}}, {{device}}, {{role}}, {{path}}, \
-                     {{1}} to {{16}} and {{rest}}"
+                     {{1}} to {{16}}, {{rest}} and {{query.NAME}}"
+                );
+            }
+            TemplateError::Argument(name) => {
+                return write!(
+                    f,
+                    "{{query.{name}}} does not name an argument: a name has letters, digits, '.', '_' and '-', \
+                     and begins with a letter or a digit"
                 );
             }
             TemplateError::EmptyLevel => "a topic has no empty level and no '/' at either end",
@@ -272,6 +303,18 @@ mod tests {
         for text in ["a/+", "a/#", "a\0", "a/\u{7f}", "a/\u{ffff}"] {
             assert_eq!(refused(text), TemplateError::Character, "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_argument_of_the_query_has_a_name() {
+        let template = Template::parse("{prefix}/{device}/{query.unit}-{query.n.1}").unwrap();
+        assert_eq!(template.query_names().collect::<Vec<_>>(), ["unit", "n.1"]);
+        for name in ["", "-a", "a b", "a=b", "ä", &"x".repeat(65)] {
+            let shown = name.chars().take(32).collect();
+            assert_eq!(refused(&format!("a/{{query.{name}}}")), TemplateError::Argument(shown));
+        }
+        assert_eq!(refused("a/{query}"), TemplateError::Place("query".into()));
+        assert_eq!(refused("{query.a}/x"), TemplateError::FirstLevel);
     }
 
     #[test]

@@ -21,6 +21,17 @@ pub enum Refused {
     Closed,
 }
 
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Refused::LaneFull => "the lane is full",
+            Refused::Failing => "the disk fails or is too slow",
+            Refused::TooLarge => "larger than the journal can store",
+            Refused::Closed => "the gateway is stopping",
+        })
+    }
+}
+
 /// Why a record that was accepted is not stored. It may still be delivered: an error never proves
 /// that it will not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +148,8 @@ pub struct RejectedWhole {
     pub record: RejectedRecord,
     /// The method it was sent with.
     pub method: Method,
+    /// The query of the request, if it had one.
+    pub query: Option<String>,
     /// The content format of the payload, if the device named it.
     pub content_format: Option<ContentFormat>,
     /// Whether it was to be published with the retain flag.

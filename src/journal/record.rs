@@ -36,7 +36,8 @@ pub struct TooLarge;
 /// [`TooLarge`] if a part is longer than the format allows, or empty although it must not be.
 pub fn frame_size(content: &Content<'_>, original: Option<RecordId>) -> Result<usize, TooLarge> {
     let fits = (1..=NAME_MAX).contains(&content.device.len())
-        && (1..=PATH_MAX).contains(&content.path.len())
+        && !content.path.is_empty()
+        && content.path.len() + query_length(content) <= PATH_MAX
         && (1..=TOPIC_MAX).contains(&content.topic.len())
         && content.payload.len() <= PAYLOAD_MAX;
     if !fits {
@@ -46,8 +47,14 @@ pub fn frame_size(content: &Content<'_>, original: Option<RecordId>) -> Result<u
         + usize::from(content.expires_s.is_some()) * 4
         + usize::from(content.received.wall_ms.is_some()) * 8
         + usize::from(original.is_some()) * 16;
-    let texts = content.device.len() + content.path.len() + content.topic.len();
+    let path = content.path.len() + query_length(content);
+    let texts = content.device.len() + path + content.topic.len();
     Ok(frame::padded(frame::HEADER + FIXED + optional + texts + content.payload.len()))
+}
+
+/// Bytes of the query behind the path, with its `?`; 0 without a query.
+fn query_length(content: &Content<'_>) -> usize {
+    content.query.map_or(0, |query| 1 + query.len())
 }
 
 /// Appends the body. The caller has checked it with [`frame_size`].
@@ -64,8 +71,8 @@ pub fn encode(out: &mut Vec<u8>, content: &Content<'_>, original: Option<RecordI
         flags,
         content.envelope as u8,
         content.device.len() as u8,
-        content.path.len() as u8,
-        0,
+        (content.path.len() + query_length(content)) as u8,
+        query_length(content) as u8,
         topic[0],
         topic[1],
     ]);
@@ -85,6 +92,10 @@ pub fn encode(out: &mut Vec<u8>, content: &Content<'_>, original: Option<RecordI
     }
     out.extend_from_slice(content.device.as_bytes());
     out.extend_from_slice(content.path.as_bytes());
+    if let Some(query) = content.query {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
     out.extend_from_slice(content.topic.as_bytes());
     out.extend_from_slice(content.payload);
 }
@@ -102,7 +113,7 @@ pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
     };
     let device = usize::from(fields.u8()?);
     let path = usize::from(fields.u8()?);
-    fields.u8()?;
+    let query = usize::from(fields.u8()?);
     let topic = usize::from(fields.u16()?);
     let boottime_ms = fields.u64()?;
     let content_format = if flags & FORMAT != 0 { Some(ContentFormat(fields.u16()?)) } else { None };
@@ -115,6 +126,13 @@ pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
     };
     let mut text = |length| std::str::from_utf8(fields.bytes(length)?).ok();
     let (device, path, topic) = (text(device)?, text(path)?, text(topic)?);
+    let (path, query) = match query {
+        0 => (path, None),
+        length => {
+            let (path, query) = path.split_at_checked(path.len().checked_sub(length)?)?;
+            (path, Some(query.strip_prefix('?')?))
+        }
+    };
     if device.is_empty() || path.is_empty() || topic.is_empty() || fields.0.len() > PAYLOAD_MAX {
         return None;
     }
@@ -122,6 +140,7 @@ pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
         content: Content {
             device,
             path,
+            query,
             topic,
             method,
             content_format,
@@ -202,6 +221,7 @@ mod tests {
         Content {
             device: "door-7",
             path: "t/env",
+            query: None,
             topic: "tombolo/gw/door-7/up/t/env",
             method: Method::Post,
             content_format: None,
@@ -227,14 +247,15 @@ mod tests {
     proptest! {
         #[test]
         fn every_reading_reads_back(
-            device in "[a-z]{1,64}", path in "[a-zü]{1,64}", topic in "[a-z/]{1,1024}",
+            device in "[a-z]{1,64}", path in "[a-zü]{1,64}",
+            query in proptest::option::of("[a-z=&?%]{0,100}"), topic in "[a-z/]{1,1024}",
             method in 2u8..=4, format in proptest::option::of(any::<u16>()), retain: bool, json: bool,
             expires_s in proptest::option::of(any::<u32>()), boottime_ms: u64,
             wall_ms in proptest::option::of(any::<u64>()), payload in proptest::collection::vec(any::<u8>(), 0..2000),
             original in proptest::option::of((any::<u64>(), any::<u64>())),
         ) {
             let content = Content {
-                device: &device, path: &path, topic: &topic,
+                device: &device, path: &path, query: query.as_deref(), topic: &topic,
                 method: Method::from_code(method).unwrap(),
                 content_format: format.map(ContentFormat), retain,
                 envelope: if json { Envelope::Json } else { Envelope::None },
@@ -267,6 +288,27 @@ mod tests {
         large.payload = &payload;
         assert_eq!(frame_size(&large, None), Err(TooLarge));
         assert_eq!(Batch::default().push(1, &large, None, None), Err(TooLarge));
+    }
+
+    #[test]
+    fn minor_version_1_reads_a_query_as_the_end_of_the_path() {
+        let mut body = Vec::new();
+        encode(&mut body, &Content { query: Some("unit=C"), ..content() }, None);
+        assert_eq!((body[4], body[5]), (12, 7), "the length of both, and that of the query with its '?'");
+        body[5] = 0;
+        assert_eq!(decode(&body).unwrap().content, Content { path: "t/env?unit=C", ..content() });
+        for invalid in [1, 12, 13, 255] {
+            body[5] = invalid;
+            assert_eq!(decode(&body), None, "{invalid}");
+        }
+    }
+
+    #[test]
+    fn a_path_and_its_query_have_255_bytes_at_most() {
+        let (path, query) = ("p".repeat(100), "q".repeat(154));
+        round_trip(&Content { path: &path, query: Some(&query), ..content() }, None);
+        let long = Content { path: &path, query: Some(&(query + "q")), ..content() };
+        assert_eq!(frame_size(&long, None), Err(TooLarge));
     }
 
     #[test]

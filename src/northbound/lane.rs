@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::outbox::Outbox;
 use super::reason_code::Cause;
+use super::settled::DeviceKey;
 use super::suspicion::{RecordPlace, TopicKey};
 use crate::message::{Lane, RecordId};
 
@@ -60,6 +61,8 @@ pub struct LaneEntry {
     pub id: RecordId,
     /// Its topic.
     pub topic: TopicKey,
+    /// Its device, once it was sent.
+    pub device: DeviceKey,
     /// Under which number it was sent last; 0 = never.
     pub serial: u64,
     /// How far it has come.
@@ -353,6 +356,7 @@ impl LaneState {
         let entry = LaneEntry {
             id,
             topic,
+            device: DeviceKey::default(),
             serial: 0,
             held_from: 0,
             state: State::Unsent,

@@ -25,6 +25,7 @@
 //! | [`strikes`] | what goes along with readings and brings connections down is left out |
 //! | [`uplink`] | all of these as one core: bytes and `now` in; bytes, events and the next deadline out |
 //! | [`tls`], [`certificate`], [`chain_fault`] | whom to believe, also while the clock is wrong; what is wrong with a chain |
+//! | [`jwt`] | tokens as the password |
 //! | [`encrypted_key`] | a private key that is encrypted with a password |
 //! | [`io`] | sockets, files, tasks |
 //!
@@ -34,6 +35,7 @@
 //! lane.
 
 pub mod address;
+pub mod anatomy;
 pub mod certificate;
 pub mod chain_fault;
 pub mod encrypted_key;
@@ -41,6 +43,7 @@ pub mod ending;
 pub mod fallback;
 pub mod flight;
 pub mod io;
+pub mod jwt;
 pub mod lane;
 pub mod loss_report;
 pub mod outbox;
@@ -55,6 +58,7 @@ pub mod retained;
 pub mod retry;
 pub mod session;
 pub mod settings;
+pub mod settled;
 pub mod strikes;
 pub mod suspicion;
 pub mod tls;

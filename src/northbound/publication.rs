@@ -167,6 +167,13 @@ impl Encoder {
             }
             push_user_property(out, "device", content.device.as_bytes());
             push_user_property(out, "method", content.method.as_str().as_bytes());
+            if let Some(query) = content.query {
+                push_user_property(out, "query", query.as_bytes());
+            }
+            // The envelope has its own members for both.
+            if let Some(format) = content.content_format.filter(|_| !wrap) {
+                push_format(out, format);
+            }
             if let Some(received) = &received {
                 push_user_property(out, "received", received);
             }
@@ -260,6 +267,19 @@ fn push_user_property(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     wire::push_string(out, value);
 }
 
+/// What the Content Type of a payload in this format does not say: the number if it has no media
+/// type, and its content coding.
+fn push_format(out: &mut Vec<u8>, format: ContentFormat) {
+    if format.media_type().is_none() {
+        let mut digits = [0; 20];
+        let length = write_decimal(&mut digits, format.0.into());
+        push_user_property(out, "content-format", &digits[..length]);
+    }
+    if let Some(coding) = format.content_coding() {
+        push_user_property(out, "content-coding", coding.as_bytes());
+    }
+}
+
 /// RFC 3339 with milliseconds; formats the seconds once for all readings within the same one.
 #[derive(Default)]
 struct TimeText {
@@ -285,7 +305,7 @@ impl TimeText {
     }
 }
 
-/// `{"v":1,"id","gateway","device","path","method","received","format", one of
+/// `{"v":1,"id","gateway","device","path","query","method","received","format","coding", one of
 /// "json"|"text"|"base64"}`; what is not known is left out.
 fn push_envelope(
     out: &mut Vec<u8>,
@@ -300,12 +320,14 @@ fn push_envelope(
         out.extend_from_slice(id);
         out.push(b'"');
     }
-    for (name, value) in [
-        ("gateway", gateway),
-        ("device", content.device),
-        ("path", content.path),
-        ("method", content.method.as_str()),
-    ] {
+    let texts = [
+        ("gateway", Some(gateway)),
+        ("device", Some(content.device)),
+        ("path", Some(content.path)),
+        ("query", content.query),
+        ("method", Some(content.method.as_str())),
+    ];
+    for (name, value) in texts.into_iter().filter_map(|(name, value)| Some((name, value?))) {
         out.extend_from_slice(b",\"");
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\":");
@@ -316,8 +338,12 @@ fn push_envelope(
         out.extend_from_slice(received);
         out.push(b'"');
     }
-    if let Some(ContentFormat(number)) = content.content_format {
-        let _ = write!(out, ",\"format\":{number}"); // a Vec takes everything
+    if let Some(format) = content.content_format {
+        let _ = write!(out, ",\"format\":{}", format.0); // a Vec takes everything
+        if let Some(coding) = format.content_coding() {
+            out.extend_from_slice(b",\"coding\":");
+            push_json_string(out, coding);
+        }
     }
     match Body::of(content) {
         Body::Json => {
@@ -407,6 +433,7 @@ mod tests {
         Content {
             device: "door-7",
             path: "t/env",
+            query: None,
             topic: "tombolo/g/door-7/up/t/env",
             method: Method::Post,
             content_format: Some(ContentFormat::JSON),
@@ -524,6 +551,46 @@ mod tests {
         content.content_format = Some(ContentFormat::CBOR);
         content.payload = b"abc";
         assert_eq!(envelope(&content)["base64"], "YWJj");
+    }
+
+    /// The properties of a content, as bytes.
+    fn properties(content: Content<'_>) -> Vec<u8> {
+        let mut encoder = Encoder::new("g");
+        let terms = Terms { version: Version::V5, packet_limit: 1 << 20, retain: true };
+        let mut out = Vec::new();
+        encoder.push_volatile(&mut out, &terms, &content, &moment(9_000, None)).unwrap();
+        encoder.properties
+    }
+
+    fn has(properties: &[u8], name: &str, value: &str) -> bool {
+        let mut wanted = Vec::new();
+        push_user_property(&mut wanted, name, value.as_bytes());
+        properties.windows(wanted.len()).any(|part| part == wanted)
+    }
+
+    #[test]
+    fn the_query_is_a_user_property_and_a_member_of_the_envelope() {
+        let with = Content { query: Some("unit=C&ort=K%C3%B6ln"), ..content() };
+        assert!(has(&properties(with), "query", "unit=C&ort=K%C3%B6ln"));
+        assert!(!properties(content()).windows(5).any(|part| part == b"query"));
+        assert_eq!(envelope(&with)["query"], "unit=C&ort=K%C3%B6ln");
+        assert!(envelope(&content()).get("query").is_none());
+    }
+
+    #[test]
+    fn a_format_without_a_media_type_keeps_its_number_and_a_coding_is_told() {
+        let format = |number| Content { content_format: Some(ContentFormat(number)), ..content() };
+        assert!(has(&properties(format(65_001)), "content-format", "65001"));
+        assert!(has(&properties(format(11_050)), "content-coding", "deflate"));
+        assert!(has(&properties(format(12_050)), "content-coding", "zstd"));
+        for number in [50, 11_050] {
+            let properties = properties(format(number));
+            assert!(!properties.windows(14).any(|part| part == b"content-format"), "{number}");
+            assert!(properties.windows(16).any(|part| part == b"application/json"), "{number}");
+        }
+        assert_eq!(envelope(&format(65_001))["format"], 65_001);
+        assert_eq!(envelope(&format(11_050))["coding"], "deflate");
+        assert!(envelope(&format(11_050)).get("json").is_none(), "it is compressed");
     }
 
     #[test]

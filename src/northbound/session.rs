@@ -228,6 +228,11 @@ impl Session {
         &mut self.outgoing
     }
 
+    /// Whether all bytes received so far made whole packets.
+    pub fn is_between_packets(&self) -> bool {
+        self.partial.is_empty()
+    }
+
     /// Bytes waiting to be written.
     pub fn outgoing_len(&self) -> usize {
         self.outgoing.len()

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::jwt::JwtSettings;
 use crate::message::Name;
 
 /// The one upstream broker and how to speak to it.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub username: Option<String>,
     /// Read at each connection; one trailing line end is dropped.
     pub password_file: Option<PathBuf>,
+    /// Tokens made for each connection, instead of a password.
+    pub jwt: Option<JwtSettings>,
     /// `auto` tries 5 first.
     pub protocol: Protocol,
     /// Session expiry asked for once commands exist; until then 0.

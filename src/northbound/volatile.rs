@@ -15,6 +15,7 @@ struct Owned {
     bytes: Vec<u8>,
     device: usize,
     path: usize,
+    query: Option<usize>,
     topic: usize,
     method: Method,
     content_format: Option<ContentFormat>,
@@ -26,7 +27,7 @@ struct Owned {
 
 impl Owned {
     fn of(content: &Content<'_>) -> Owned {
-        let parts = [content.device, content.path, content.topic];
+        let parts = [content.device, content.path, content.query.unwrap_or_default(), content.topic];
         let size = parts.iter().map(|part| part.len()).sum::<usize>() + content.payload.len();
         let mut bytes = Vec::with_capacity(size);
         for part in parts {
@@ -37,6 +38,7 @@ impl Owned {
             bytes,
             device: content.device.len(),
             path: content.path.len(),
+            query: content.query.map(str::len),
             topic: content.topic.len(),
             method: content.method,
             content_format: content.content_format,
@@ -50,12 +52,14 @@ impl Owned {
     fn content(&self) -> Content<'_> {
         let (device, rest) = self.bytes.split_at(self.device);
         let (path, rest) = rest.split_at(self.path);
+        let (query, rest) = rest.split_at(self.query.unwrap_or_default());
         let (topic, payload) = rest.split_at(self.topic);
         // They were text when they were put in.
         let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
         Content {
             device: text(device),
             path: text(path),
+            query: self.query.map(|_| text(query)),
             topic: text(topic),
             method: self.method,
             content_format: self.content_format,
@@ -140,6 +144,7 @@ mod tests {
         Content {
             device: "d",
             path: "p",
+            query: Some("a=b"),
             topic: "topic",
             method: Method::Put,
             content_format: None,

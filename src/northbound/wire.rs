@@ -111,7 +111,8 @@ pub fn parse_puback(version: Version, body: &[u8]) -> Option<Acknowledgement> {
     }
 }
 
-fn parse_variable(bytes: &[u8]) -> Option<(usize, usize)> {
+/// A variable byte integer (MQTT 5.0 §1.5.5), and how many bytes it takes.
+pub(super) fn parse_variable(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut value = 0;
     for (index, shift) in [(0, 0), (1, 7), (2, 14), (3, 21)] {
         let byte = *bytes.get(index)?;

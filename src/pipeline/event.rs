@@ -36,8 +36,12 @@ pub enum Event<'a> {
     Unstored {
         /// The device's id.
         device: Option<&'a str>,
+        /// How it came.
+        method: Method,
         /// The path, in the device's space.
         path: &'a str,
+        /// Bytes of payload.
+        bytes: usize,
         /// Why.
         reason: Refused,
     },
@@ -50,7 +54,7 @@ pub enum Event<'a> {
         /// Whether it is durable; if not, it may be offered again.
         stored: bool,
     },
-    /// A reading is stored that came while somebody watched: to be shown by `tail`.
+    /// A reading is stored that was kept to be shown by `tail`.
     Shown(&'a Watched),
 }
 
@@ -84,12 +88,15 @@ enum Queued {
     },
     Unstored {
         device: Option<Name>,
+        method: Method,
         path: Span,
+        bytes: usize,
         reason: Refused,
     },
     Passed {
         device: Span,
         path: Span,
+        query: Option<Span>,
         topic: Span,
         payload: Span,
         method: Method,
@@ -114,9 +121,27 @@ pub(super) struct Events {
     current: Option<Queued>,
     texts: String,
     payloads: Vec<u8>,
+    /// Shown ones, to be used again: boxed as they are elsewhere, so that none is moved.
+    #[allow(clippy::vec_box, reason = "the boxes are what is used again")]
+    spare: Vec<Box<Watched>>,
 }
 
+/// Most watched readings kept to be used again.
+const SPARE_MAX: usize = 64;
+
 impl Events {
+    /// A watched reading to be filled.
+    pub(super) fn spare(&mut self) -> Box<Watched> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// One that is not needed any more.
+    pub(super) fn give_back(&mut self, watched: Box<Watched>) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(watched);
+        }
+    }
+
     /// The gate refused a reading. Returns the refusal as it stands in the queue.
     pub(super) fn refused(
         &mut self,
@@ -137,7 +162,8 @@ impl Events {
     /// The store did not take a reading.
     pub(super) fn unstored(&mut self, device: Option<Name>, received: &Received<'_>, reason: Refused) {
         let path = self.text(received.path.as_str());
-        self.queue.push_back(Queued::Unstored { device, path, reason });
+        let (method, bytes) = (received.method, received.payload.len());
+        self.queue.push_back(Queued::Unstored { device, method, path, bytes, reason });
     }
 
     /// A reading is for the uplink alone.
@@ -148,6 +174,7 @@ impl Events {
         let passed = Queued::Passed {
             device: self.text(content.device),
             path: self.text(content.path),
+            query: content.query.map(|query| self.text(query)),
             topic: self.text(content.topic),
             payload: Span { start, length: content.payload.len() as u32 },
             method: content.method,
@@ -166,12 +193,15 @@ impl Events {
     }
 
     /// A watched reading is stored.
-    pub(super) fn shown(&mut self, watched: Watched) {
-        self.queue.push_back(Queued::Shown(Box::new(watched)));
+    pub(super) fn shown(&mut self, watched: Box<Watched>) {
+        self.queue.push_back(Queued::Shown(watched));
     }
 
     /// The next event.
     pub(super) fn poll(&mut self) -> Option<Event<'_>> {
+        if let Some(Queued::Shown(watched)) = self.current.take() {
+            self.give_back(watched);
+        }
         match self.queue.pop_front() {
             None => {
                 self.clear();
@@ -188,14 +218,17 @@ impl Events {
                 bytes: *bytes,
                 refusal,
             },
-            Queued::Unstored { device, path, reason } => Event::Unstored {
+            Queued::Unstored { device, method, path, bytes, reason } => Event::Unstored {
                 device: device.as_ref().map(Name::as_str),
+                method: *method,
+                bytes: *bytes,
                 path: self.text_of(*path),
                 reason: *reason,
             },
             Queued::Passed {
                 device,
                 path,
+                query,
                 topic,
                 payload,
                 method,
@@ -207,6 +240,7 @@ impl Events {
             } => Event::Passed(Passed(Content {
                 device: self.text_of(*device),
                 path: self.text_of(*path),
+                query: query.map(|query| self.text_of(query)),
                 topic: self.text_of(*topic),
                 method: *method,
                 content_format: *content_format,

@@ -76,6 +76,7 @@ impl Pipeline<FakeStore> {
             expires: None,
             envelope: Envelope::None,
             delete: true,
+            query: Default::default(),
         };
         let role = Role {
             name: name("sensor"),
@@ -120,5 +121,5 @@ impl Pipeline<FakeStore> {
 pub(crate) fn received<'a>(method: Method, path: &'a str, payload: &'a [u8]) -> Received<'a> {
     let path = Path::parse(path).expect("a path");
     let stamp = Stamp { boottime_ms: 1, wall_ms: None };
-    Received { path, method, payload, content_format: None, blockwise: false, stamp }
+    Received { path, query: None, method, payload, content_format: None, blockwise: false, stamp }
 }

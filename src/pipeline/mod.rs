@@ -21,7 +21,7 @@
 //! Invariants: a reading is counted once as admitted or refused, and once more as stored or not; a
 //! reading that the journal does not take costs its device no quota; nothing is completed as stored
 //! before the store says that it is; a reading costs no allocation, unless it is refused or
-//! watched.
+//! somebody watches.
 
 use std::time::Instant;
 
@@ -42,7 +42,7 @@ mod tests;
 mod watch;
 
 pub use event::{Event, Passed};
-pub use watch::Watched;
+pub use watch::{Attention, PREVIEW_BYTES, Watched};
 
 use event::Events;
 use watch::Waiting;
@@ -81,6 +81,19 @@ pub enum Disposition<'p> {
     Unstored(Refused),
 }
 
+/// Where a reading of the operator went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tested {
+    /// To the store, under this id: its ticket comes back by [`Event::Completed`].
+    Journaled(RecordId),
+    /// By a rule with `qos = 0`, straight to the uplink by [`Event::Passed`].
+    Passed,
+    /// Nowhere: the gate refused it.
+    Refused(Refusal),
+    /// Nowhere: the store does not take it.
+    Unstored(Refused),
+}
+
 /// All that lies between the southbound sides and the store.
 #[derive(Debug)]
 pub struct Pipeline<S> {
@@ -89,7 +102,7 @@ pub struct Pipeline<S> {
     /// What happened so far, on the southbound sides too.
     pub counters: Counters,
     store: S,
-    is_watched: bool,
+    attention: Attention,
     waiting: Waiting,
     events: Events,
 }
@@ -101,15 +114,15 @@ impl<S: ReadingStore> Pipeline<S> {
             gate,
             counters: Counters::default(),
             store,
-            is_watched: false,
+            attention: Attention::Nobody,
             waiting: Waiting::default(),
             events: Events::default(),
         }
     }
 
-    /// Says whether `tail` watches. What is stored while nobody watches has no [`Event::Shown`].
-    pub fn watch(&mut self, is_watched: bool) {
-        self.is_watched = is_watched;
+    /// Says which readings have an [`Event::Shown`] once they are stored.
+    pub fn watch(&mut self, attention: Attention) {
+        self.attention = attention;
     }
 
     /// Takes a reading of this device through the gate and to the store. `ticket` comes back if it
@@ -123,11 +136,7 @@ impl<S: ReadingStore> Pipeline<S> {
     ) -> Disposition<'_> {
         let mapped = match self.gate.admit(now, device, received) {
             Ok(mapped) => mapped,
-            Err(refusal) => {
-                self.counters.count(refusal::counter(refusal.reason()));
-                let name = self.gate.id(device).cloned();
-                return Disposition::Refused(self.events.refused(name, &received, refusal));
-            }
+            Err(refusal) => return Disposition::Refused(self.refuse(device, &received, refusal)),
         };
         self.counters.count(Counter::ReadingsAdmitted);
         if mapped.qos() == QoS::AtMostOnce {
@@ -138,9 +147,8 @@ impl<S: ReadingStore> Pipeline<S> {
         match self.store.append(&mapped, ticket) {
             Ok(id) => {
                 self.counters.add(Counter::BytesStored, received.payload.len() as u64);
-                if self.is_watched {
-                    self.waiting.keep(ticket, id, &mapped.content());
-                }
+                let spare = || self.events.spare();
+                self.waiting.keep(self.attention, ticket, id, &mapped.content(), spare);
                 Disposition::Journaled
             }
             Err(refused) => {
@@ -151,6 +159,64 @@ impl<S: ReadingStore> Pipeline<S> {
                 Disposition::Unstored(refused)
             }
         }
+    }
+
+    /// Takes a reading that the operator sends in the place of a device, as
+    /// [`Pipeline::handle_reading`] does; the device's quota, presence and counters stay as they
+    /// are.
+    pub fn handle_test(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        ticket: Ticket,
+        received: Received<'_>,
+    ) -> Tested {
+        let mapped = match self.gate.rehearse(now, device, received) {
+            Ok(mapped) => mapped,
+            Err(refusal) => return Tested::Refused(refusal),
+        };
+        self.counters.count(Counter::ReadingsAdmitted);
+        if mapped.qos() == QoS::AtMostOnce {
+            self.counters.count(Counter::ReadingsUnpromised);
+            self.events.passed(&mapped);
+            return Tested::Passed;
+        }
+        match self.store.append(&mapped, ticket) {
+            Ok(id) => {
+                self.counters.add(Counter::BytesStored, received.payload.len() as u64);
+                let spare = || self.events.spare();
+                self.waiting.keep(self.attention, ticket, id, &mapped.content(), spare);
+                Tested::Journaled(id)
+            }
+            Err(refused) => {
+                self.counters.count(Counter::ReadingsUnstored);
+                Tested::Unstored(refused)
+            }
+        }
+    }
+
+    /// Decides whether a reading could pass of which only the first block has come, and whose
+    /// payload will have at least `bytes`: the largest payload it may have, in bytes.
+    ///
+    /// # Errors
+    /// The refusal, which is counted and told as that of a complete reading.
+    pub fn handle_first_block(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        received: Received<'_>,
+        bytes: usize,
+    ) -> Result<u32, &Refusal> {
+        match self.gate.announce(now, device, received, bytes) {
+            Ok(limit) => Ok(limit),
+            Err(refusal) => Err(self.refuse(device, &received, refusal)),
+        }
+    }
+
+    fn refuse(&mut self, device: DeviceIndex, received: &Received<'_>, refusal: Refusal) -> &Refusal {
+        self.counters.count(refusal::counter(refusal.reason()));
+        let name = self.gate.id(device).cloned();
+        self.events.refused(name, received, refusal)
     }
 
     /// Takes one completion from the store, if there is one; it leaves by [`Event::Completed`].

@@ -11,6 +11,7 @@ pub(super) fn counter(reason: Reason) -> Counter {
         Reason::NoRule => Counter::RefusedNoRule,
         Reason::Denied => Counter::RefusedDenied,
         Reason::NotAllowed => Counter::RefusedMethod,
+        Reason::Query => Counter::RefusedQuery,
         Reason::TooLarge => Counter::RefusedTooLarge,
         Reason::OverQuota => Counter::RefusedQuota,
         Reason::Topic => Counter::RefusedTopic,

@@ -28,7 +28,7 @@ fn events(pipeline: &mut Pipeline<FakeStore>) -> Vec<String> {
             Event::Refused { device, method, path, bytes, refusal } => {
                 format!("refused {device:?} {} {path} {bytes} {:?}", method.as_str(), refusal.reason())
             }
-            Event::Unstored { device, path, reason } => format!("unstored {device:?} {path} {reason:?}"),
+            Event::Unstored { device, path, reason, .. } => format!("unstored {device:?} {path} {reason:?}"),
             Event::Passed(passed) => {
                 let content = passed.content();
                 let payload = String::from_utf8_lossy(content.payload);
@@ -199,11 +199,11 @@ fn what_is_taken_while_somebody_watches_is_shown_once_it_is_stored() {
     let now = Instant::now();
     let mut pipeline = Pipeline::fake(now, 10);
     post(&mut pipeline, now, 1, "t/before");
-    pipeline.watch(true);
+    pipeline.watch(Attention::All);
     for (count, path) in [(2, "t/a"), (3, "t/b"), (4, "t/c")] {
         post(&mut pipeline, now, count, path);
     }
-    pipeline.watch(false);
+    pipeline.watch(Attention::Nobody);
     post(&mut pipeline, now, 5, "t/after");
     assert!(events(&mut pipeline).is_empty(), "nothing is shown before it is stored");
     for stored in [true, true, false, true, true] {

@@ -1,8 +1,9 @@
-//! Readings on their way to disk, as `tail` will show them: kept only while somebody watches.
+//! Readings on their way to disk, as `tail` will show them.
 //!
 //! A commit completes lane by lane, so completions come in another order than the readings were
 //! taken, and the tickets of readings that were not kept are among them. Each is therefore found by
-//! its ticket.
+//! its ticket. While nobody watches, a few are kept all the same, so that `tail` has something to
+//! show when it begins; they are filled into memory that is used again.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,8 +11,23 @@ use std::collections::hash_map::Entry;
 use crate::message::{Content, Method, RecordId};
 use crate::proto::address::Ticket;
 
-/// Most readings kept; beyond it they are not shown.
+/// Most readings kept while somebody watches; beyond it they are not shown.
 const MAX: usize = 4096;
+/// Most readings kept while nobody does: the first of each commit, if it has more.
+const RECENT_MAX: usize = 32;
+/// Bytes of a payload that are kept.
+pub const PREVIEW_BYTES: usize = 64;
+
+/// Which readings are kept to be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// None.
+    Nobody,
+    /// A few, for whoever may ask later.
+    Recent,
+    /// All, as far as there is room.
+    All,
+}
 
 /// What `tail` shows of a reading once it is on disk.
 #[derive(Debug)]
@@ -28,34 +44,74 @@ pub struct Watched {
     pub method: Method,
     /// Of payload.
     pub bytes: usize,
+    /// The first [`PREVIEW_BYTES`] of the payload.
+    pub preview: Vec<u8>,
+}
+
+impl Default for Watched {
+    fn default() -> Watched {
+        Watched {
+            id: RecordId { run: 0, sequence: 0 },
+            device: String::new(),
+            path: String::new(),
+            topic: String::new(),
+            method: Method::Post,
+            bytes: 0,
+            preview: Vec::new(),
+        }
+    }
+}
+
+impl Watched {
+    fn fill(&mut self, id: RecordId, content: &Content<'_>) {
+        (self.id, self.method, self.bytes) = (id, content.method, content.payload.len());
+        for (text, with) in [
+            (&mut self.device, content.device),
+            (&mut self.path, content.path),
+            (&mut self.topic, content.topic),
+        ] {
+            text.clear();
+            text.push_str(with);
+        }
+        self.preview.clear();
+        self.preview.extend(content.payload.iter().take(PREVIEW_BYTES));
+    }
 }
 
 /// The readings not completed yet, by ticket. Bounded by [`MAX`]; every one of them leaves with its
 /// completion.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(HashMap<Ticket, Watched>);
+pub(super) struct Waiting(HashMap<Ticket, Box<Watched>>);
 
 impl Waiting {
-    /// Keeps a reading until its ticket completes. A ticket that waits already keeps what it has.
-    pub(super) fn keep(&mut self, ticket: Ticket, id: RecordId, content: &Content<'_>) {
-        if self.0.len() >= MAX {
+    /// Keeps a reading, in what `spare` gives, until its ticket completes. A ticket that waits
+    /// already keeps what it has.
+    pub(super) fn keep(
+        &mut self,
+        attention: Attention,
+        ticket: Ticket,
+        id: RecordId,
+        content: &Content<'_>,
+        spare: impl FnOnce() -> Box<Watched>,
+    ) {
+        let room = match attention {
+            Attention::Nobody => 0,
+            Attention::Recent => RECENT_MAX,
+            Attention::All => MAX,
+        };
+        if self.0.len() >= room {
             return;
         }
         if let Entry::Vacant(place) = self.0.entry(ticket) {
-            place.insert(Watched {
-                id,
-                device: content.device.to_owned(),
-                path: content.path.to_owned(),
-                topic: content.topic.to_owned(),
-                method: content.method,
-                bytes: content.payload.len(),
-            });
+            let mut watched = spare();
+            watched.fill(id, content);
+            place.insert(watched);
         }
     }
 
     /// The reading of a ticket that completed, if it is on disk; one that is not is forgotten.
-    pub(super) fn completed(&mut self, ticket: Ticket, stored: bool) -> Option<Watched> {
-        // Nobody watches: the usual case, and no look-up.
+    pub(super) fn completed(&mut self, ticket: Ticket, stored: bool) -> Option<Box<Watched>> {
+        // Under load most readings are not kept, and need no look-up where none is.
         if self.0.is_empty() {
             return None;
         }
@@ -73,6 +129,7 @@ mod tests {
         Content {
             device: "door-7",
             path,
+            query: None,
             topic: "t",
             method: Method::Post,
             content_format: None::<ContentFormat>,
@@ -98,9 +155,11 @@ mod tests {
         // Two lanes in turn; then one lane completes whole before the other.
         for count in 0..10 {
             waiting.keep(
+                Attention::All,
                 ticket(count),
                 id(count.into()),
                 &content(if count % 2 == 0 { "normal" } else { "high" }),
+                Box::default,
             );
         }
         let order = (0..10).filter(|count| count % 2 == 1).chain((0..10).filter(|count| count % 2 == 0));
@@ -118,13 +177,18 @@ mod tests {
     fn what_is_not_stored_is_forgotten_and_there_are_never_more_than_the_bound() {
         let mut waiting = Waiting::default();
         for count in 0..2 * MAX as u32 {
-            waiting.keep(ticket(count), id(1), &content("t"));
+            waiting.keep(Attention::Recent, ticket(count), id(1), &content("t"), Box::default);
+        }
+        assert_eq!(waiting.0.len(), RECENT_MAX);
+        for count in 0..2 * MAX as u32 {
+            waiting.keep(Attention::All, ticket(count), id(1), &content("t"), Box::default);
+            waiting.keep(Attention::Nobody, ticket(count), id(1), &content("t"), Box::default);
         }
         assert_eq!(waiting.0.len(), MAX);
         for count in 0..2 * MAX as u32 {
             assert!(waiting.completed(ticket(count), false).is_none());
         }
-        waiting.keep(ticket(7), id(7), &content("t"));
+        waiting.keep(Attention::All, ticket(7), id(7), &content("t"), Box::default);
         assert!(waiting.completed(ticket(7), true).is_some() && waiting.completed(ticket(7), true).is_none());
     }
 }

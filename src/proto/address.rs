@@ -6,7 +6,7 @@
 //! | bits | ticket of a CoAP request | ticket of a serial reading |
 //! |---|---|---|
 //! | 127–126 | kind of the peer: 0 session, 1 serial, 2 plain | 3: not a CoAP request |
-//! | 125–120 | ┐ | 0: serial; 1–63 are free for other sources of readings |
+//! | 125–120 | ┐ | 0: serial; 1: a test by the operator; 2–63 are free for other sources |
 //! | 119–72 | │ number of the peer | 0 |
 //! | 71–64 | ┘ | number of the delivery |
 //! | 63–56 | method: its CoAP request code | ┐ |
@@ -29,6 +29,8 @@ const OTHER: u64 = 3;
 
 /// Bits 125–120 of a ticket of [`OTHER`]: the reading came from a serial port.
 const OTHER_SERIAL: u64 = 0;
+/// The same: the operator sent it, by `tombolo device test`. Its number is in bits 31–0.
+const OTHER_TEST: u64 = 1;
 const OTHER_BITS: u32 = 56;
 
 /// The peer of CoAP messages.
@@ -93,6 +95,8 @@ pub enum Ticket {
     },
     /// A reading that a serial port keeps until its completion.
     Serial(SerialTicket),
+    /// A reading that the operator sends in the place of a device, by its number.
+    Test(u32),
 }
 
 /// The ticket of a serial reading.
@@ -121,6 +125,7 @@ impl Ticket {
                 let high = OTHER << NUMBER_BITS | OTHER_SERIAL << OTHER_BITS | u64::from(delivery);
                 (high, u64::from(port) << 32 | u64::from(count))
             }
+            Ticket::Test(number) => (OTHER << NUMBER_BITS | OTHER_TEST << OTHER_BITS, u64::from(number)),
         };
         u128::from(high) << 64 | u128::from(low)
     }
@@ -133,6 +138,9 @@ impl Ticket {
             let method = Method::from_code((upper >> Exchange::INDEX_BITS) as u8)?;
             let index = upper & ((1 << Exchange::INDEX_BITS) - 1);
             return Some(Ticket::Coap { exchange: Exchange::from_parts(PeerId(high), index, lower), method });
+        }
+        if high == OTHER << NUMBER_BITS | OTHER_TEST << OTHER_BITS && upper == 0 {
+            return Some(Ticket::Test(lower));
         }
         let serial = OTHER << NUMBER_BITS | OTHER_SERIAL << OTHER_BITS;
         let delivery = u8::try_from(high ^ serial).ok()?;
@@ -164,6 +172,7 @@ mod tests {
             (any::<u32>(), any::<u8>(), any::<u32>()).prop_map(|(port, delivery, count)| {
                 Ticket::Serial(SerialTicket { port, delivery, count })
             }),
+            any::<u32>().prop_map(Ticket::Test),
         ]
     }
 

@@ -7,6 +7,7 @@ pub mod address;
 pub mod coap;
 pub(crate) mod der;
 pub mod dtls;
+pub mod pem;
 pub mod serial;
 
 /// The addresses of a datagram, and so of its answer, which is sent from the address that the

@@ -58,7 +58,7 @@ counters! {
     CoapUnacknowledged = "tombolo_coap_unacknowledged_responses_total",
     /// Readings that passed the gate.
     ReadingsAdmitted = "tombolo_gate_admitted_readings_total",
-    /// 4.00: invalid path.
+    /// 4.00: invalid path or query.
     RefusedPath = "tombolo_gate_refused_path_readings_total",
     /// 4.04: a reserved path.
     RefusedReserved = "tombolo_gate_refused_reserved_readings_total",
@@ -68,6 +68,9 @@ counters! {
     RefusedDenied = "tombolo_gate_refused_denied_readings_total",
     /// 4.05: the rule does not allow the method.
     RefusedMethod = "tombolo_gate_refused_not_allowed_readings_total",
+    /// 4.02: the rule wants no query. 4.00: its topic needs an argument that the query does not
+    /// have, or has in a form that is not safe in a topic.
+    RefusedQuery = "tombolo_gate_refused_query_readings_total",
     /// 4.13: more bytes than the role allows.
     RefusedTooLarge = "tombolo_gate_refused_too_large_readings_total",
     /// 4.29: over quota.

@@ -5,11 +5,14 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
+use std::borrow::Cow;
 use std::io::Write as _;
+use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use systemd_journal_logger::JournalLog;
 
+use super::hint::localise;
 use super::log::{LEVEL_VARIABLE, escaped_fields, is_wanted, level_word, parse_level, write_message};
 
 /// The socket of journald.
@@ -83,6 +86,20 @@ fn wanted(metadata: &Metadata<'_>) -> bool {
     is_wanted(metadata.target(), metadata.level(), log::max_level())
 }
 
+/// The configuration in use, quoted for a shell, where it is not the packaged one.
+static CONFIGURATION: OnceLock<String> = OnceLock::new();
+
+/// Commands in messages of this process name this configuration from now on. A second call has no
+/// effect.
+pub fn name_configuration(quoted: String) {
+    let _ = CONFIGURATION.set(quoted);
+}
+
+/// A message with its commands as they have to be typed here: see [`hint`](super::hint).
+pub fn hinted(text: &str) -> Cow<'_, str> {
+    localise(text, CONFIGURATION.get().map(String::as_str))
+}
+
 struct Stderr;
 
 impl Log for Stderr {
@@ -97,7 +114,8 @@ impl Log for Stderr {
         let mut line = String::with_capacity(160);
         line.push_str(level_word(record.level()));
         line.push(' ');
-        write_message(&mut line, *record.args(), &record.key_values());
+        let message = record.args().to_string();
+        write_message(&mut line, format_args!("{}", hinted(&message)), &record.key_values());
         line.push('\n');
         // One write per line, so that lines of several threads do not mix. A failure cannot be
         // reported anywhere.

@@ -11,6 +11,7 @@
 //! Formatting is pure ([`log`]); only [`io`] accesses stderr, the journal and the environment.
 
 pub mod counters;
+pub mod hint;
 pub mod io;
 pub mod limited;
 pub mod log;

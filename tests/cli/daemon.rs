@@ -108,11 +108,13 @@ impl Control for Hub {
         if self.tail.is_watched() {
             self.tail.push(&Reading {
                 received: None,
+                boottime_ms: 0,
                 device: "door-7",
                 method: Method::Post,
                 path: "t/env",
                 topic: Some("tombolo/g/door-7/up/t/env"),
                 bytes: 14,
+                preview: b"21.5",
                 outcome: Outcome::Stored(RecordId { run: 1, sequence: 2 }),
                 reason: None,
             });

@@ -42,7 +42,7 @@ fn adding_prints_the_line_that_proves_it_works() {
     let place = Place::new();
     place.write("conf.d/50-listen.toml", "[coap]\nlisten = [\"192.0.2.7:7684\"]\n");
     let said = place.run("device add door-7 --role sensor --psk text:a$ecret").fine();
-    let line = "coap-client -v 6 -m post -u door-7 -k 'a$ecret' -e 21.5 coaps://192.0.2.7:7684/t/temperature";
+    let line = "coap-client-openssl -v 6 -m post -u door-7 -k 'a$ecret' -e 21.5 coaps://192.0.2.7:7684/t/temperature";
     assert!(said.contains(line), "{said}");
     assert!(
         said.contains("tombolo.toml run (it is not running)") && said.contains("tombolo.toml tail"),
@@ -102,11 +102,11 @@ fn a_configuration_that_cannot_be_used_ends_with_78_and_names_file_line_and_key(
     let place = Place::new();
     place.write("conf.d/30-wrong.toml", "[coap]\nmax-sessions = 0\n");
     for line in ["device list", "device add a --role sensor --psk", "acl explain a POST t"] {
-        place.run(line).failed(78, &["30-wrong.toml:2", "max-sessions", "tombolo check"]);
+        place.run(line).failed(78, &["30-wrong.toml:2", "max-sessions", "tombolo.toml check"]);
     }
     let place = Place::new();
     std::fs::remove_file(place.path("tombolo.toml")).unwrap();
-    place.run("device list").failed(78, &["tombolo.toml", "--config", "tombolo init"]);
+    place.run("device list").failed(78, &["tombolo.toml", "--config", "tombolo.toml init"]);
 }
 
 #[test]
@@ -122,7 +122,10 @@ fn names_from_files_cannot_draw_on_the_terminal() {
 fn an_id_that_is_written_behind_psk_is_recognised() {
     let place = Place::new();
     let ran = place.run("device add --psk door-7 --role sensor");
-    ran.failed(2, &["the device's id comes before --psk", "tombolo device add door-7 --role ROLE --psk"]);
+    ran.failed(
+        2,
+        &["the device's id comes before --psk", "tombolo.toml device add door-7 --role ROLE --psk"],
+    );
 }
 
 #[test]

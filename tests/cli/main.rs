@@ -5,8 +5,10 @@
 mod certificate;
 mod check;
 mod daemon;
+mod dayops;
 mod device;
 mod help;
 mod init;
 mod place;
 mod state;
+mod truth;

@@ -11,7 +11,7 @@ fn a_response_in_time_rides_on_the_acknowledgement() {
     let mut bench = Bench::default();
     let datagram = post(7, b"21.5");
     let request = bench.feed(DEVICE, &datagram).unwrap();
-    assert_eq!(request.uri_path().collect::<Vec<_>>(), [&b"t"[..], b"env"]);
+    assert_eq!(request.head().uri_path().collect::<Vec<_>>(), [&b"t"[..], b"env"]);
     assert_eq!((&*request.payload, request.confirmable, request.peer()), (&b"21.5"[..], true, DEVICE));
     let exchange = request.exchange;
     bench.pass(seconds(0.9));
@@ -253,6 +253,23 @@ fn who_wants_no_failures_told_is_not() {
     let options: [(u16, &[u8]); 3] = [(11, b"t"), (258, &[8]), (65001, b"")];
     let strange = message(Type::Confirmable, POST, 8, b"", &options, b"x");
     assert_eq!(bench.reply(DEVICE, &strange), [b"\x60\x00\x00\x08"]);
+}
+
+#[test]
+fn a_refusal_has_its_text_for_those_who_want_it_and_within_the_share_of_an_unproven_peer() {
+    let no_rule = Response::new(Code::FORBIDDEN).diagnostic("no rule");
+    let mut bench = Bench::default();
+    let exchange = bench.request(DEVICE, &quiet(Type::NonConfirmable, 7, &[24]));
+    bench.respond(exchange, &no_rule);
+    assert!(bench.sent().is_empty(), "unwanted");
+    let exchange = bench.request(DEVICE, &quiet(Type::NonConfirmable, 8, b""));
+    bench.respond(exchange, &no_rule);
+    assert_eq!(parse(&bench.sent_one()).payload, b"no rule");
+    // An unknown method, of which the endpoint itself says so.
+    let strange = message(Type::Confirmable, Code(31), 9, b"", &[], b"");
+    assert_eq!(parse(&bench.reply(DEVICE, &strange)[0]).payload, b"unknown method");
+    let told = bench.reply(STRANGER, &strange);
+    assert_eq!((told[0].len() <= 3 * strange.len(), parse(&told[0]).payload), (true, &b""[..]));
 }
 
 #[test]

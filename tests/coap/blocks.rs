@@ -3,7 +3,7 @@
 use tombolo::message::ContentFormat;
 use tombolo::proto::Holder;
 use tombolo::proto::coap::block::Block;
-use tombolo::proto::coap::{Code, Response, Type};
+use tombolo::proto::coap::{Code, FirstBlock, Response, Type};
 
 use super::support::*;
 
@@ -45,7 +45,7 @@ fn a_body_in_blocks_is_handed_up_once_it_is_whole() {
         }
         let request = bench.feed(DEVICE, &datagram).unwrap();
         assert!(request.is_blockwise() && *request.payload == body[..]);
-        assert_eq!(request.content_format(), Some(ContentFormat::OCTET_STREAM));
+        assert_eq!(request.head().content_format(), Some(ContentFormat::OCTET_STREAM));
         let exchange = request.exchange;
         bench.respond(exchange, &changed());
         let sent = bench.sent_one();
@@ -70,13 +70,111 @@ fn a_body_of_one_block_is_a_request_like_any_other() {
 }
 
 #[test]
-fn a_gap_is_4_08() {
+fn a_gap_is_4_08_and_the_transfer_waits_for_the_right_block() {
     let mut bench = Bench::default();
     bench.reply(DEVICE, &put(1, 0, true, &[1; 1024]));
     let sent = bench.reply(DEVICE, &put(2, 2, true, &[1; 1024]));
     assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE);
-    let sent = bench.reply(DEVICE, &put(3, 1, false, &[1; 10]));
-    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE, "nothing is left of it");
+    assert_eq!(bench.feed(DEVICE, &put(3, 1, false, &[1; 10])).unwrap().payload.len(), 1034);
+}
+
+/// A block of 16 bytes to `path`, with these Request-Tag options and this query.
+fn tagged(id: u16, path: &[u8], query: &[u8], tags: &[&[u8]], number: u32, more: bool, fill: u8) -> Vec<u8> {
+    let value = block(number, more, 0);
+    let mut options: Vec<(u16, &[u8])> = vec![(11, path)];
+    if !query.is_empty() {
+        options.push((15, query));
+    }
+    options.push((27, &value));
+    options.extend(tags.iter().map(|tag| (292, *tag)));
+    message(Type::Confirmable, POST, id, b"", &options, &[fill; 16])
+}
+
+#[test]
+fn transfers_with_other_request_tags_do_not_mix() {
+    let mut bench = Bench::default();
+    let tags: [&[&[u8]]; 4] = [&[], &[b""], &[b"a"], &[b"a", b"b"]];
+    for (id, tags) in (1..).zip(tags) {
+        let sent = bench.reply(DEVICE, &tagged(id, b"log", b"", tags, 0, true, id as u8));
+        assert_eq!(parse(&sent[0]).code, Code::CONTINUE);
+    }
+    for id in (1..=4).rev() {
+        let tags = tags[usize::from(id) - 1];
+        let datagram = tagged(10 + id, b"log", b"", tags, 1, false, id as u8);
+        assert_eq!(*bench.feed(DEVICE, &datagram).unwrap().payload, [id as u8; 32]);
+    }
+}
+
+#[test]
+fn transfers_with_other_queries_do_not_mix() {
+    let mut bench = Bench::default();
+    bench.reply(DEVICE, &tagged(1, b"log", b"n=1", &[], 0, true, 1));
+    bench.reply(DEVICE, &tagged(2, b"log", b"n=2", &[], 0, true, 2));
+    let datagram = tagged(3, b"log", b"n=1", &[], 1, false, 1);
+    assert_eq!(*bench.feed(DEVICE, &datagram).unwrap().payload, [1; 32]);
+    let datagram = tagged(4, b"log", b"n=2", &[], 1, false, 2);
+    assert_eq!(*bench.feed(DEVICE, &datagram).unwrap().payload, [2; 32]);
+}
+
+#[test]
+fn without_a_request_tag_the_newest_transfer_wins_and_a_late_block_is_4_08() {
+    let mut bench = Bench::default();
+    for number in 0..3 {
+        bench.reply(DEVICE, &tagged(number as u16, b"log", b"", &[], number, true, 1));
+    }
+    bench.reply(DEVICE, &tagged(10, b"log", b"", &[], 0, true, 2));
+    let sent = bench.reply(DEVICE, &tagged(3, b"log", b"", &[], 3, true, 1));
+    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE);
+    let datagram = tagged(11, b"log", b"", &[], 1, false, 2);
+    assert_eq!(*bench.feed(DEVICE, &datagram).unwrap().payload, [2; 32], "the newer one is whole");
+    // A body in one message is newer, too.
+    bench.reply(DEVICE, &tagged(20, b"log", b"", &[], 0, true, 3));
+    assert!(bench.feed(DEVICE, &tagged(21, b"log", b"", &[], 0, false, 4)).is_some());
+    bench.sent();
+    let sent = bench.reply(DEVICE, &tagged(22, b"log", b"", &[], 1, false, 3));
+    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE);
+}
+
+#[test]
+fn a_refusal_comes_at_the_first_block_once_and_duplicates_hear_it_again() {
+    let mut bench = Bench::default();
+    let holder = Holder { number: 1, max_sessions: 1 };
+    let (datagram, mut asked) = (tagged(1, b"log", b"", &[], 0, true, 1), 0);
+    for _ in 0..3 {
+        let refuse = |first: &FirstBlock<'_>| {
+            asked += 1;
+            assert_eq!((first.bytes, first.payload.len()), (16, 16));
+            Err(Response::new(Code::FORBIDDEN))
+        };
+        assert!(
+            bench.endpoint.handle_datagram_judged(bench.now, holder, DEVICE, &datagram, refuse).is_none()
+        );
+        let sent = bench.sent_one();
+        assert_eq!((parse(&sent).code, uint(&parse(&sent), 27)), (Code::FORBIDDEN, Some(8)));
+    }
+    assert_eq!(asked, 1);
+    let sent = bench.reply(DEVICE, &tagged(2, b"log", b"", &[], 1, true, 1));
+    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE, "nothing was begun");
+}
+
+#[test]
+fn the_limit_of_the_judge_holds_for_size1_and_for_each_block() {
+    let mut bench = Bench::default();
+    let holder = Holder { number: 1, max_sessions: 1 };
+    let mut say = |datagram: &[u8]| {
+        let judge = |_: &FirstBlock<'_>| Ok(40);
+        assert!(bench.endpoint.handle_datagram_judged(bench.now, holder, DEVICE, datagram, judge).is_none());
+        let sent = bench.sent_one();
+        (parse(&sent).code, uint(&parse(&sent), 60))
+    };
+    let value = block(0, true, 0);
+    let options: [(u16, &[u8]); 3] = [(11, b"log"), (27, &value), (60, &[41])];
+    let too_large = (Code::REQUEST_ENTITY_TOO_LARGE, Some(40));
+    assert_eq!(say(&message(Type::Confirmable, POST, 1, b"", &options, &[1; 16])), too_large, "Size1");
+    assert_eq!(say(&tagged(2, b"log", b"", &[], 7, true, 1)), too_large, "a block number beyond it");
+    assert_eq!(say(&tagged(3, b"log", b"", &[], 0, true, 1)).0, Code::CONTINUE);
+    assert_eq!(say(&tagged(4, b"log", b"", &[], 1, true, 1)).0, Code::CONTINUE);
+    assert_eq!(say(&tagged(5, b"log", b"", &[], 2, true, 1)), too_large);
 }
 
 #[test]

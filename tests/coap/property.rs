@@ -118,7 +118,7 @@ proptest! {
                 Step::Feed(number, bytes) => {
                     up[number as usize] += bytes.len();
                     if let Some(request) = endpoint.handle_datagram(now, peer(number), &bytes) {
-                        prop_assert!(request.uri_path().all(|segment| segment.len() <= 255));
+                        prop_assert!(request.head().uri_path().all(|segment| segment.len() <= 255));
                         exchanges.push(request.exchange);
                     }
                 }
@@ -149,5 +149,48 @@ proptest! {
             while endpoint.poll_transmit(&mut buffer).is_some() {}
         }
         prop_assert_eq!((endpoint.poll_timeout(), endpoint.memory(), endpoint.pending_count()), (None, 0, 0));
+    }
+
+    /// Blocks of several bodies in any order, late ones among them: what is handed up is one of
+    /// the bodies, whole; never parts of two.
+    #[test]
+    fn bodies_with_request_tags_never_mix(
+        steps in vec((0usize..4, 0u32..4, 0usize..2), 1..120),
+    ) {
+        let mut endpoint = Endpoint::new(Settings::default(), 5);
+        let now = Instant::now();
+        // Each body has its own Request-Tag, except the first, which has none, and its own bytes.
+        let body = |which: usize| -> Vec<u8> { (0..60).map(|at| (which * 64 + at) as u8).collect() };
+        // The model: how many blocks of each body are in order.
+        let mut held = [[0u32; 4]; 2];
+        for (id, (which, number, from)) in (0u16..).zip(steps) {
+            let all = body(which);
+            let part = all.chunks(16).nth(number as usize).unwrap();
+            let more = number < 3;
+            let value = [(number << 4 | u32::from(more) << 3) as u8];
+            let tag = [which as u8];
+            let mut options: Vec<(u16, &[u8])> = vec![(11, b"log"), (27, &value)];
+            if which > 0 {
+                options.push((292, &tag));
+            }
+            let datagram = super::support::message(
+                Type::Confirmable, super::support::POST, id, b"", &options, part,
+            );
+            let handed = endpoint.handle_datagram(now, proven(from as u64), &datagram);
+            let count = &mut held[from][which];
+            let whole = !more && *count == 3;
+            *count = match number {
+                0 => 1,
+                _ if whole => 0,
+                _ if number == *count => number + 1,
+                _ => *count,
+            };
+            prop_assert_eq!(handed.is_some(), whole);
+            if let Some(request) = handed {
+                prop_assert_eq!(&request.payload[..], &all[..]);
+                let exchange = request.exchange;
+                endpoint.respond(now, exchange, &Response::new(Code::CHANGED));
+            }
+        }
     }
 }

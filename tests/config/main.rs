@@ -16,3 +16,4 @@ mod serial;
 mod shipped;
 mod state;
 mod support;
+mod telegram;

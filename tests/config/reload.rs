@@ -28,9 +28,9 @@ fn keys_that_need_a_restart_refuse_the_reload_each_by_its_name() {
     assert_eq!(
         refused,
         "fail  /etc/tombolo/tombolo.toml:8: coap.listen: changed, and a reload cannot apply it; \
-         restart the service, or change it back; nothing was reloaded\n\
+         systemctl restart tombolo takes it up; or change it back; nothing was reloaded\n\
          fail  /etc/tombolo/tombolo.toml:10: paths.state-dir: changed, and a reload cannot apply it; \
-         restart the service, or change it back; nothing was reloaded\n"
+         systemctl restart tombolo takes it up; or change it back; nothing was reloaded\n"
     );
     // Taken out again: the line of the old one is the one to look at.
     let back = after(&main_file(&new), &main_file(BASE)).unwrap_err();
@@ -79,4 +79,17 @@ fn the_rest_is_taken_up_and_told_apart() {
         Changes { upstream: true, ..Changes::default() }
     );
     assert_eq!(reloads("[role.new.uplink.x]\npath = \"x\"\n"), Changes::default());
+}
+
+#[test]
+fn a_bound_that_changes_the_size_of_segments_is_named_itself() {
+    let small = format!(
+        "{BASE}[journal]\nmax-bytes = \"64MiB\"\n[lane.normal]\nmax-bytes = \"40MiB\"\n[lane.high]\nmax-bytes = \"8MiB\"\n"
+    );
+    let refused = after(&main_file(BASE), &main_file(&small)).unwrap_err();
+    assert!(refused.contains("journal.max-bytes: changed, and with it the size"), "{refused}");
+    assert!(refused.contains("segment-bytes = 4194304"), "{refused}");
+    // By that advice it is taken up.
+    let kept = small.replace("[journal]\n", "[journal]\nsegment-bytes = 4194304\n");
+    assert!(after(&main_file(BASE), &main_file(&kept)).is_ok_and(|changes| changes.journal));
 }

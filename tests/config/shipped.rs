@@ -151,14 +151,23 @@ fn the_packaged_file_tells_of_every_key() {
 #[test]
 fn the_packaged_file_says_restart_where_a_reload_will_not_do() {
     // The `[restart]` stands in the paragraph of comments above the key, or above its table.
-    let paragraphs: Vec<&str> = TOMBOLO_TOML.split("\n\n").collect();
+    let mut within = "";
+    let paragraphs: Vec<(&str, &str)> = TOMBOLO_TOML
+        .split("\n\n")
+        .map(|paragraph| {
+            let header = paragraph.lines().find_map(|line| line.strip_prefix('['));
+            within = header.map_or(within, |header| header.split(['.', ']']).next().unwrap());
+            (within, paragraph)
+        })
+        .collect();
     for table in schema::ROOT {
         let Kind::Table(keys) = table.kind else { continue };
         for key in keys {
-            let Some(paragraph) = paragraphs.iter().find(|p| {
-                p.lines().any(|line| {
-                    line.strip_prefix('#').is_some_and(|l| l.starts_with(&format!("{} = ", key.name)))
-                })
+            let Some((_, paragraph)) = paragraphs.iter().find(|(within, p)| {
+                *within == table.name
+                    && p.lines().any(|line| {
+                        line.strip_prefix('#').is_some_and(|l| l.starts_with(&format!("{} = ", key.name)))
+                    })
             }) else {
                 continue;
             };

@@ -6,6 +6,7 @@ mod identity;
 mod namespace;
 mod own_topics;
 mod presence;
+mod query;
 mod reload;
 mod roll;
 mod rules;
@@ -39,6 +40,7 @@ pub fn rule(name_: &str, path: &str) -> UplinkRule {
         expires: None,
         envelope: Envelope::None,
         delete: false,
+        query: Default::default(),
     }
 }
 
@@ -105,7 +107,7 @@ pub fn gate(rules: Vec<UplinkRule>) -> Gate {
 
 pub fn received<'a>(method: Method, path: &'a str, payload: &'a [u8]) -> Received<'a> {
     let path = Path::parse(path).unwrap();
-    Received { path, method, payload, content_format: None, blockwise: false, stamp: STAMP }
+    Received { path, query: None, method, payload, content_format: None, blockwise: false, stamp: STAMP }
 }
 
 /// What becomes of a reading of `door-7`; without the borrow, the topic and the rule.

@@ -364,7 +364,7 @@ fn an_answer_of_another_length_names_itself_and_is_read_where_that_is_configured
     let mut world = World::new(settings(vec![unit(1)]));
     world.behave(1, verbose);
     world.run(Duration::from_secs(20));
-    let misfit = Event::Misfit { unit: 0, function: 3, bytes: 12, asked: 2 };
+    let misfit = Event::Misfit { unit: 0, function: 3, asked_function: 3, bytes: 12, asked: 2 };
     assert!(world.count(|event| *event == misfit) >= 3, "{:?}", world.events);
     assert!(world.bus.counters(0).unwrap().misfits >= 3);
     assert_eq!(world.readings(0), []);
@@ -390,4 +390,94 @@ fn what_was_learned_of_another_map_is_not_used_and_a_damaged_notebook_is_none() 
     assert_eq!(span(&world.requests.last().unwrap().1), (0, 6));
     assert!(Notebook::parse(b"{\"units\":").is_err());
     assert!(Notebook::parse(b"{\"units\":{\"a\":{\"width\":70000}}}").is_err());
+}
+
+#[test]
+fn the_groups_of_a_unit_that_answer_are_published_in_the_first_round_however_long_the_period_is() {
+    for hole in [0_u16, 100] {
+        let mut meter = with([0, 5, 100, 105]);
+        meter.period = MINUTE;
+        let mut world = World::new(settings(vec![meter]));
+        world.behave(1, where_it(move |address, quantity| quantity == 1 || address.abs_diff(hole) > 5));
+        world.run(Duration::from_secs(10));
+        let readings = world.readings(0);
+        let others = if hole == 0 { r#""r100":100,"r105":105"# } else { r#""r0":0,"r5":5"# };
+        assert_eq!(readings.len(), 1, "{readings:?}");
+        assert!(readings[0].1.contains(others), "{readings:?}");
+    }
+}
+
+#[test]
+fn one_lost_answer_costs_no_value() {
+    let mut meter = with([0, 5, 100, 105]);
+    meter.period = Duration::from_secs(10);
+    let expected = whole(&meter.registers);
+    let mut world = World::new(settings(vec![meter]));
+    let mut count = 0;
+    world.behave(1, move |request| {
+        count += 1;
+        if count == 5 { Vec::new() } else { support::meter(request) }
+    });
+    world.run(MINUTE);
+    let readings = world.readings(0);
+    assert!(readings.iter().all(|(_, payload)| *payload == expected), "{readings:?}");
+    assert!(readings.len() >= 6);
+}
+
+#[test]
+fn a_unit_that_can_be_read_as_configured_again_is_after_a_day() {
+    let meter = with(0..40);
+    let mut world = World::new(settings(vec![meter]));
+    let clock = world.clock();
+    let mended = 30 * 3600;
+    world.behave(1, move |request| {
+        let is_narrow = clock.get() < Duration::from_secs(mended);
+        if is_narrow && span(request).1 > 10 { Vec::new() } else { support::meter(request) }
+    });
+    world.run(2 * MINUTE);
+    assert_eq!(world.bus.learned(0).unwrap().width, 10);
+    let silent = world.bus.counters(0).unwrap().silent;
+    world.run(Duration::from_secs(26 * 3600));
+    // The trial of the first day cost one answer, and no reading.
+    assert_eq!(world.bus.learned(0).unwrap().width, 10);
+    assert!((1..=2).contains(&(world.bus.counters(0).unwrap().silent - silent)));
+    world.run(Duration::from_secs(24 * 3600));
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
+    assert_eq!(span(&world.requests.last().unwrap().1), (0, 40));
+}
+
+#[test]
+fn an_answer_of_another_function_names_itself() {
+    for function in [4, 0x84, 0x41] {
+        let mut world = World::new(settings(vec![unit(1)]));
+        world.behave(1, move |request| {
+            let body = match function {
+                0x84 => vec![request[0], function, 2],
+                _ => vec![request[0], function, 2, 0, 7],
+            };
+            vec![(ms(5), frame(&body))]
+        });
+        world.run(Duration::from_secs(20));
+        let is_named = |event: &Event| matches!(event, Event::Misfit { function: answered, asked_function: 3, .. } if *answered == function);
+        assert!(world.count(is_named) >= 3, "{function}: {:?}", world.events);
+        assert_eq!(world.readings(0), []);
+    }
+}
+
+#[test]
+fn an_address_as_manuals_count_it_that_is_refused_hints_at_that() {
+    for (address, table, is_hint) in [
+        (40_001, Table::Holding, true),
+        (40_123, Table::Holding, true),
+        (30_001, Table::Input, true),
+        (30_001, Table::Holding, true),
+        (10_001, Table::Discrete, true),
+        (40_000, Table::Holding, false),
+        (40_001, Table::Input, false),
+        (1, Table::Holding, false),
+        (50_001, Table::Holding, false),
+    ] {
+        let hint = register("r", table, address, Kind::U16).hint();
+        assert_eq!(hint.is_some_and(|hint| hint.contains("manual")), is_hint, "{address} {table}");
+    }
 }

@@ -49,6 +49,7 @@ pub fn settings(units: Vec<Unit>) -> Settings {
         backoff: Duration::from_secs(1),
         backoff_max: Duration::from_secs(60),
         echo: false,
+        ascii: false,
         units,
     }
 }

@@ -283,6 +283,7 @@ fn a_qos_0_reading_goes_once_and_is_forgotten() {
     let content = Content {
         device: "d",
         path: "p",
+        query: None,
         topic: "v",
         method: Method::Post,
         content_format: None,

@@ -8,6 +8,7 @@ mod support;
 mod chance;
 mod connection;
 mod delivery;
+mod jwt;
 mod limits;
 mod mosquitto;
 mod neighbours;

@@ -138,6 +138,7 @@ fn the_cap_holds_for_everything_that_is_published() {
         let content = Content {
             device: "d",
             path: "p",
+            query: None,
             topic: "v",
             method: Method::Post,
             content_format: None,

@@ -650,6 +650,7 @@ fn volatile_readings_the_broker_closes_over_pause_and_stored_ones_flow() {
         let content = Content {
             device: "d",
             path: "p",
+            query: None,
             topic: "bad",
             method: Method::Post,
             content_format: None,

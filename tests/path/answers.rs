@@ -62,7 +62,8 @@ fn every_refusal_has_its_own_answer() {
                  [role.small.uplink.all]\npath = \"t/#\"\n\
                  [device.limited]\nrole = \"small\"\npsk-file = \"door-7.psk\"\n";
     let site = Site::new("refuse", extra);
-    assert!(site.post(&["-e", "1"], "secret/x").contains("4.03"), "no rule");
+    let output = site.post(&["-e", "1"], "secret/x");
+    assert!(output.contains("4.03") && output.contains("no rule"), "{output}");
     assert!(site.post(&["-e", "1"], "t/a+b").contains("4.00"), "bad path");
     assert!(site.post(&["-e", "1"], "~gw/x").contains("4.04"), "reserved");
     assert!(site.coap_client("coap-client-openssl", "door-7", KEY, &[], "t/env").contains("4.05"), "GET");

@@ -169,7 +169,7 @@ fn every_fault_of_a_brokers_certificate_has_words_of_its_own() {
 }
 
 /// One MQTT packet: its first byte and its body.
-fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+pub fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     let mut byte = [0];
     stream.read_exact(&mut byte).ok()?;
     let first = byte[0];
@@ -257,4 +257,59 @@ fn tls_on_a_plain_port_and_the_reverse_are_named() {
     let line = text.lines().find(|line| line.starts_with("fail  upstream mqtt")).expect("a failure");
     assert!(line.contains("TLS on this port") || line.contains("this port speaks TLS"), "{line}");
     assert!(line.contains("use mqtts://"), "{line}");
+}
+
+#[test]
+fn an_ipv6_address_is_tried_in_brackets_and_without_them_is_named() {
+    let folder = Folder::new("brackets");
+    for url in ["mqtts://2001:db8::1", "mqtts://::1:8883", "mqtts://fe80::1:2:3:4"] {
+        let text = check(&folder, &format!("url = \"{url}\"\n"));
+        let line = text.lines().find(|line| line.starts_with("fail")).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.contains("upstream.url: an IPv6 address is written in brackets"), "{line}");
+    }
+    let Ok(listener) = TcpListener::bind(("::1", 0)) else { return };
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve(stream, false, false));
+        }
+    });
+    let text = check(&folder, &format!("url = \"mqtt://[::1]:{port}\"\ninsecure = true\n"));
+    assert!(text.contains(&format!("ok    upstream tcp: [::1]:{port} answered")), "{text}");
+    assert!(text.contains("ok    upstream publish: acknowledged and back"), "{text}");
+}
+
+#[test]
+fn a_broker_that_takes_only_small_packets_is_named_with_what_does_not_fit() {
+    let folder = Folder::new("small");
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = packet(&mut stream);
+            // CONNACK with Maximum Packet Size 512 (MQTT 5.0 §3.2.2.3.6).
+            let _ = stream.write_all(&[0x20, 8, 0, 0, 5, 0x27, 0, 0, 2, 0]);
+        }
+    });
+    let role = "[role.sensor.uplink.t]\npath = \"t/#\"\n";
+    let text = check(&folder, &format!("url = \"mqtt://127.0.0.1:{port}\"\ninsecure = true\n{role}"));
+    let line = text.lines().find(|line| line.contains("takes packets of 512 bytes"));
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    assert!(line.starts_with("warn") && line.contains("65536") && line.contains("max-payload"), "{line}");
+}
+
+#[test]
+fn a_port_in_use_stops_the_start_and_is_named_with_the_way_out() {
+    let folder = Folder::new("in-use");
+    let held = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let address = held.local_addr().expect("an address");
+    let config = folder.write(
+        "tombolo.toml",
+        format!("[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n[coap]\nlisten = [\"{address}\"]\n"),
+    );
+    let output = Command::new(binary()).arg("--config").arg(&config).arg("run").output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains(&format!("coap.listen: {address} is taken by another program")), "{said}");
+    assert!(said.contains("ss -ulpn"), "{said}");
 }

@@ -98,7 +98,12 @@ fn a_refused_reload_fails_and_is_named_everywhere_until_one_succeeds() {
     let (status, text) = check(&site);
     assert_eq!(status, 1, "{text}");
     let used = site.daemon.coaps.to_string();
-    let words = ["coap.listen: the running gateway still uses", &used, "systemctl restart tombolo"];
+    let words = [
+        "coap.listen: the running gateway still uses",
+        &used,
+        "stop it and start `tombolo --config",
+        " run` again",
+    ];
     assert!(found(&text, "warn", &words), "{text}");
     assert!(found(&text, "fail", &[&address.to_string(), "held by another program"]), "{text}");
 

@@ -8,7 +8,9 @@ mod certificates;
 mod check_messages;
 mod checks;
 mod clock;
+mod dayops;
 mod device;
+mod device_status;
 #[cfg(feature = "dimpl")]
 mod disk_faults;
 mod faults;
@@ -16,10 +18,12 @@ mod flood;
 mod other_engine;
 #[cfg(feature = "dimpl")]
 mod plugs;
+mod query;
 mod refusals;
 mod sessions;
 mod strays;
 mod tail;
+mod truth;
 mod uplink;
 
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use tombolo::proto::serial::checksum::Checksum;
 use tombolo::proto::serial::framing::length::{Header, Width};
-use tombolo::proto::serial::framing::markers::Markers;
+use tombolo::proto::serial::framing::markers::{Escape, Markers};
 use tombolo::proto::serial::framing::{Framing, Settings, encode, line};
 
 use crate::{Device, Site};
@@ -10,7 +10,9 @@ use tombolo_test_support::wait_for;
 
 #[test]
 fn every_framing_brings_its_bytes_to_the_broker() {
-    let markers = |escape| Framing::Markers(Markers { start: vec![2], end: vec![3], escape });
+    let markers = |escape: Option<u8>| {
+        Framing::Markers(Markers { start: vec![2], end: vec![3], escape: escape.map(Escape::Before) })
+    };
     let header = Header { width: Width::Two, little_endian: true, offset: 1, adjust: 0 };
     let crc = Some(Checksum::Crc16Modbus);
     let cases = [
@@ -68,6 +70,8 @@ fn every_framing_brings_its_bytes_to_the_broker() {
             start: Vec::new(),
             placement: Default::default(),
             skip_first: false,
+            keep: 0,
+            whole: false,
         };
         // Eleven bytes each, as the fixed one needs; all values in those that carry any.
         let text = matches!(framing, Framing::Line(_));

@@ -40,6 +40,8 @@ fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_
         start: Vec::new(),
         placement: Default::default(),
         skip_first: false,
+        keep: 0,
+        whole: false,
     };
     let mut decoder = Decoder::new(&slip, Instant::now() - Duration::from_secs(1));
     let mut say = |device: &mut Device, message: &[u8]| {

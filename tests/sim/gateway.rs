@@ -257,6 +257,7 @@ impl Gateway {
                 Event::Completed { ticket: Ticket::Coap { exchange, method }, stored } => {
                     coap.handle_completion(now, exchange, method, stored);
                 }
+                Event::Completed { ticket: Ticket::Test(_), .. } => {}
                 Event::Completed { ticket: Ticket::Serial(ticket), stored } => {
                     serial.handle_completion(ticket, stored);
                 }
@@ -275,6 +276,7 @@ impl Gateway {
                         let content = Content {
                             device,
                             path,
+                            query: None,
                             topic: &topic,
                             method,
                             content_format: None,

@@ -205,6 +205,7 @@ fn uplink_rule(number: usize, rule: &Rule) -> UplinkRule {
         expires: rule.expires_s.map(Duration::from_secs),
         envelope: Envelope::None,
         delete: false,
+        query: Default::default(),
     }
 }
 

@@ -79,8 +79,11 @@ pub fn port(id: &str) -> serial_settings::Port {
                 max_frame: 200,
                 start: Vec::new(),
                 skip_first: false,
+                keep: 0,
+                whole: false,
             },
             extractor: Extractor::new(Form::Raw, None, &[], "data").unwrap(),
+            poll: None,
         },
     }
 }

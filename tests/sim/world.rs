@@ -100,6 +100,7 @@ pub fn upstream() -> northbound::Settings {
         client_id: "gw".to_owned(),
         username: None,
         password_file: None,
+        jwt: None,
         protocol: Protocol::Auto,
         session_expiry: Duration::from_secs(7 * 86_400),
         keep_alive: Duration::from_secs(60),

@@ -1,19 +1,19 @@
 # A Debian machine with a real systemd, in a container. Sourced by run, inside its own mount namespace.
 
-# The mirror and release that apt itself uses here, and its proxy, so that no other host is needed.
+# The mirror that apt itself uses here, so that no other host is needed.
 apt_mirror() {
     local codename
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
     apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Identifier: Packages' |
-        awk -v codename="$codename" '$2 == codename { print $1, $2; exit }'
+        awk -v codename="$codename" '$2 == codename { print $1; exit }'
 }
 
-# make_root DIRECTORY: a minimal Debian with systemd; kept for the next run.
+# make_root CODENAME DIRECTORY: a minimal Debian with systemd; kept for the next run.
 make_root() {
-    local directory=$1 mirror codename
+    local codename=$1 directory=$2 mirror
     [ ! -e "$directory/.complete" ] || return 0
-    read -r mirror codename < <(apt_mirror) || true
-    [ -n "${codename:-}" ] || die "apt knows no Debian mirror of this release; see /etc/apt/sources.list.d"
+    mirror=$(apt_mirror)
+    [ -n "$mirror" ] || die "apt knows no Debian mirror of this release; see /etc/apt/sources.list.d"
     local proxy=
     eval "$(apt-config shell proxy Acquire::http::Proxy)"
     step "debootstrap $codename, about a minute"
@@ -27,7 +27,7 @@ make_root() {
 
 # boot DIRECTORY: starts it on a copy-on-write layer in memory. Sets $leader, its process 1 as seen from here.
 boot() {
-    local layer=$work/layer
+    layer=$work/layer
     # systemd-nspawn wants a /run of its own and one cgroup2 hierarchy, whatever this machine has.
     mount -t tmpfs -o mode=0755 tmpfs /run
     ! mountpoint -q /sys/fs/cgroup || umount -R /sys/fs/cgroup
@@ -38,7 +38,7 @@ boot() {
     mount -t tmpfs tmpfs "$layer"
     mkdir "$layer"/{upper,work,root,share}
     mount -t overlay overlay -o "lowerdir=$1,upperdir=$layer/upper,workdir=$layer/work" "$layer/root"
-    cp "$work"/deb/*.deb "$layer/share/"
+    cp -r "$work"/deb/*.deb "$work/release/apt" "$layer/share/"
     (
         echo $BASHPID >"$cgroup/cgroup.procs"
         exec systemd-nspawn --quiet --register=no --keep-unit --private-network --boot --console=read-only \
@@ -69,6 +69,7 @@ inside() { nsenter --target "$leader" --all -- env -i PATH=/usr/sbin:/usr/bin:/s
 beside() { nsenter --target "$leader" --net -- "$@"; }
 
 shut_down() {
+    [ -z "${broker:-}" ] || kill "$broker" "$observer" 2>/dev/null || true
     [ -n "${nspawn:-}" ] || return 0
     if [ -n "${keep:-}" ] && [ "${failed:-0}" != 0 ]; then
         read -r -p "machine kept; enter it with: nsenter --target $leader --all    Enter ends it. " _ </dev/tty

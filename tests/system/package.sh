@@ -1,20 +1,36 @@
 # Builds the package and its successor, and holds them against lintian. Sourced by run.
 
-rm -rf "$work/deb" "$work/next"
+rm -rf "$work/deb" "$work/again" "$work/next" "$work/release" "$work/tree" "$work/gnupg"
 version=$(dpkg-parsechangelog --file "$top/packaging/deb/debian/changelog" --show-field Version)
 next=$version+next
-check "the package builds" "$top/packaging/deb/build" --binary "$binary" --out "$work/deb"
+architecture=$(dpkg --print-architecture)
+first=tombolo_${version}_$architecture.deb
+second=tombolo_${next}_$architecture.deb
+if [ -n "$from" ]; then
+    mkdir -p "$work/deb"
+    check "the package is there" cp "$from/$first" "$work/deb/"
+    # The successor is packed from the same program.
+    dpkg-deb --extract "$work/deb/$first" "$work/tree"
+    binary=$work/tree/usr/bin/tombolo
+else
+    check "the package builds" "$top/packaging/deb/build" --binary "$binary" --out "$work/deb"
+    check "packed again, it has the same bytes" sh -c '"$1" --binary "$2" --out "$3" && cmp "$3/$5" "$4/$5"' sh \
+        "$top/packaging/deb/build" "$binary" "$work/again" "$work/deb" "$first"
+    dpkg-deb --extract "$work/deb/$first" "$work/tree"
+fi
+check "it ships every document that its documents, man pages and configuration refer to" \
+    "$top/tests/documented" links "$work/tree"
+check "it holds for every Debian 12 and names no folder of the machine it was built on" \
+    "$top/packaging/deb/verify" ${from:+--released} "$work/deb/$first"
 
 # The successor brings a changed tombolo.toml, so that an upgrade has something to decide.
 mkdir -p "$work/next/tests"
-cp -r "$top"/{Cargo.toml,Cargo.lock,src,packaging,systemd,config,docs,README.md,SECURITY.md,CHANGELOG.md,deny.toml} "$work/next/"
+cp -r "$top"/{Cargo.toml,Cargo.lock,src,packaging,systemd,config,docs,deny.toml} "$work/next/"
+cp "$top"/*.md "$work/next/"
 # A member of the workspace, without which cargo reads no manifest.
 cp -r "$top/tests/support" "$work/next/tests/"
 echo '# A line that the next version added.' >>"$work/next/config/tombolo.toml"
 check "its successor builds" "$work/next/packaging/deb/build" --binary "$binary" --out "$work/deb" --version "$next"
-architecture=$(dpkg --print-architecture)
-first=tombolo_${version}_$architecture.deb
-second=tombolo_${next}_$architecture.deb
 
 check "lintian finds nothing" lintian --allow-root --fail-on error,warning --info "$work/deb/$first"
 check "every man page is clean" sh -c '
@@ -25,3 +41,18 @@ check "every man page is clean" sh -c '
 check "the bash completion parses" bash -n "$top/packaging/completions/bash/tombolo"
 check "the unit's exposure is at most 1.8" \
     systemd-analyze security --offline=true --no-pager --threshold=18 "$top/systemd/tombolo.service"
+
+# A release of the package, signed by a key made for this run, and one signed by another.
+export GNUPGHOME=$work/gnupg
+mkdir -m 700 "$GNUPGHOME"
+for name in release stranger; do
+    gpg --quiet --batch --passphrase '' --quick-generate-key "$name@tombolo.example" ed25519 sign never
+done
+check "a release is made of it, with a bill of materials, checksums and a repository" "$top/packaging/release" \
+    --from "$work/deb" --key release@tombolo.example --url file:/mnt/apt --out "$work/release"
+check "its checksums are signed, and right" sh -c 'cd "$1" && gpg --quiet --verify SHA256SUMS.asc SHA256SUMS &&
+    sha256sum --check --quiet SHA256SUMS' sh "$work/release"
+check "a bill of materials without a hash is refused" sh -c 'sed "0,/\"content\": \".*\"/s//\"content\": \"\"/" "$1"/*.cdx.json \
+    >"$2" && ! "$3" --check "$2"' sh "$work/release" "$work/bill" "$top/packaging/sbom"
+check "lintian finds nothing in the package of the key" lintian --allow-root --fail-on error,warning --info \
+    "$work"/release/tombolo-archive-keyring_*.deb

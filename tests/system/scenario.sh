@@ -6,7 +6,6 @@ process() { property MainPID; }
 # Whether the service runs under another process id than the one given.
 runs_anew() { is_active && [ "$(process)" != "$1" ] && [ "$(process)" != 0 ]; }
 mode() { inside stat --format '%a %U:%G' "$1"; }
-missing() { ! inside test -e "$1"; }
 journal() { inside journalctl --quiet --no-pager --unit tombolo.service "$@"; }
 logged() { [ -n "$(journal "$@")" ]; }
 drop_in() {
@@ -23,7 +22,7 @@ send() {
 }
 
 step "install"
-check "the package installs" inside dpkg --install "/mnt/$first"
+check "the package installs" inside apt-get --yes --quiet install "/mnt/$first"
 check "it is running, which means it said READY" eventually 10 is_active
 check "it says in STATUS how it is" matches "$(property StatusText)" .
 check "it starts with the machine" inside systemctl --quiet is-enabled tombolo.service

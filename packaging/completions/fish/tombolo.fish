@@ -5,6 +5,16 @@ function __tombolo_at --argument-names command
     contains -- $command $words
 end
 
+# The names of devices, roles or ports; of the configuration on the line.
+function __tombolo_names --argument-names what
+    set -l words (commandline -opc)
+    set -l config
+    if set -l at (contains -i -- --config $words)
+        set config --config $words[(math $at + 1)]
+    end
+    tombolo $config complete $what 2>/dev/null
+end
+
 complete -c tombolo -f
 complete -c tombolo -l config -r -F -d 'the configuration'
 complete -c tombolo -l json -d 'machine-readable output'
@@ -16,12 +26,17 @@ complete -c tombolo -n __fish_use_subcommand -a check -d 'look at everything tha
 complete -c tombolo -n __fish_use_subcommand -a init -d 'name the upstream broker'
 complete -c tombolo -n __fish_use_subcommand -a device -d 'the devices and their keys'
 complete -c tombolo -n __fish_use_subcommand -a tail -d 'readings as they come'
+complete -c tombolo -n __fish_use_subcommand -a trace -d 'decrypted messages of a device or the uplink'
 complete -c tombolo -n __fish_use_subcommand -a status -d 'uplink, journal, devices, counters'
 complete -c tombolo -n __fish_use_subcommand -a reload -d 'apply the configuration files'
 complete -c tombolo -n __fish_use_subcommand -a acl -d 'why a reading would pass, or not'
 complete -c tombolo -n __fish_use_subcommand -a queue -d 'what waits for the broker'
 complete -c tombolo -n __fish_use_subcommand -a clock -d 'whether the clock is believed'
 complete -c tombolo -n __fish_use_subcommand -a serial -d 'serial ports, and what goes over one'
+complete -c tombolo -n __fish_use_subcommand -a config -d 'the configuration in force; try a new one'
+complete -c tombolo -n __fish_use_subcommand -a support-bundle -d 'a file for support'
+complete -c tombolo -n __fish_use_subcommand -a decommission -d 'take this gateway out of service'
+complete -c tombolo -n __fish_use_subcommand -a help -d 'the help of a command'
 complete -c tombolo -n __fish_use_subcommand -a demo -d 'the whole path on this machine alone'
 
 complete -c tombolo -n '__tombolo_at init' -l url -r -d 'the broker'
@@ -34,10 +49,11 @@ complete -c tombolo -n '__tombolo_at init' -l id -r -d 'id of this gateway'
 complete -c tombolo -n '__tombolo_at init' -l insecure -d 'accept mqtt://'
 complete -c tombolo -n '__tombolo_at init' -l force -d 'over an earlier init'
 complete -c tombolo -n '__tombolo_at check' -l offline -d 'leave the network out'
+complete -c tombolo -n '__tombolo_at check' -l security -d 'what could be abused'
 complete -c tombolo -n '__tombolo_at status' -l sessions -d 'the DTLS sessions'
 complete -c tombolo -n '__tombolo_at demo' -l seconds -r -d 'end by itself'
-complete -c tombolo -n '__tombolo_at device' -a 'add list show remove'
-complete -c tombolo -n '__tombolo_at device' -l role -r -d 'its role'
+complete -c tombolo -n '__tombolo_at device' -a 'add list show remove test'
+complete -c tombolo -n '__tombolo_at device' -l role -x -a '(__tombolo_names roles)' -d 'its role'
 complete -c tombolo -n '__tombolo_at device' -l psk -d 'its key'
 complete -c tombolo -n '__tombolo_at device' -l psk-identity -r -d 'its identity'
 complete -c tombolo -n '__tombolo_at device' -l certificate-uri -x -d 'a URI of its certificate'
@@ -47,6 +63,11 @@ complete -c tombolo -n '__tombolo_at device' -l certificate-issuer -x -d 'the CA
 complete -c tombolo -n '__tombolo_at device' -l public-key -r -d 'its public key, or sha256: and its hash'
 complete -c tombolo -n '__tombolo_at device' -l label -r -d 'a few words'
 complete -c tombolo -n '__tombolo_at device' -l key -d 'show its key'
+complete -c tombolo -n '__tombolo_at device' -l path -r -d 'the path of a test'
+complete -c tombolo -n '__tombolo_at tail' -l last -r -d 'so many from before'
+complete -c tombolo -n '__tombolo_at trace' -a uplink
+complete -c tombolo -n '__tombolo_at trace' -l pcap -r -F -d 'a file for Wireshark'
+complete -c tombolo -n '__tombolo_at trace' -l payload -d 'with payloads'
 complete -c tombolo -n '__tombolo_at acl' -a 'explain POST PUT DELETE'
 complete -c tombolo -n '__tombolo_at queue' -a 'verify import rejected list retry drop export skip'
 complete -c tombolo -n '__tombolo_at queue' -l all -d 'all of them'
@@ -56,3 +77,17 @@ complete -c tombolo -n '__tombolo_at serial' -l baud -r -d 'its rate'
 complete -c tombolo -n '__tombolo_at serial' -l file -r -F -d 'instead of the screen'
 complete -c tombolo -n '__tombolo_at serial' -l max-bytes -r -d 'of one file'
 complete -c tombolo -n '__tombolo_at serial' -l keep -r -d 'so many full files'
+complete -c tombolo -n '__tombolo_at show; or __tombolo_at remove; or __tombolo_at tail; or __tombolo_at explain' -a '(__tombolo_names devices)'
+complete -c tombolo -n '__tombolo_at trace' -a '(__tombolo_names ports)'
+complete -c tombolo -n '__tombolo_at config' -a 'show apply confirm revert migrate'
+complete -c tombolo -n '__tombolo_at config' -l changed -d 'only what is not the default'
+complete -c tombolo -n '__tombolo_at apply' -F
+complete -c tombolo -n '__tombolo_at config' -l as -r -d 'its name in conf.d'
+complete -c tombolo -n '__tombolo_at config' -l main -d 'in place of the main file'
+complete -c tombolo -n '__tombolo_at config' -l confirm -r -d 'go back after this time'
+complete -c tombolo -n '__tombolo_at config' -l dry-run -d 'only print it'
+complete -c tombolo -n '__tombolo_at support-bundle' -l hide-names -d 'without user names and device ids'
+complete -c tombolo -n '__tombolo_at support-bundle' -l offline -d 'leave the network out'
+complete -c tombolo -n '__tombolo_at decommission' -l yes -d 'confirm it'
+complete -c tombolo -n '__tombolo_at decommission' -l offline -d 'leave the broker out'
+complete -c tombolo -n '__tombolo_at decommission' -l discard -d 'give up what was not delivered'

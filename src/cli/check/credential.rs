@@ -1,7 +1,7 @@
 //! The upstream's credentials: whether certificate and key belong together, and for how long they
 //! are good.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::WallClock;
 use crate::config::{Finding, Level};
+use crate::northbound;
 use crate::northbound::certificate::Certificate;
 use crate::northbound::io::files;
 use crate::northbound::settings::TlsSettings;
@@ -25,6 +26,7 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(file) = tls.ca_file.as_ref().filter(|_| tls.pins.is_empty())
         && file.exists()
+        && !is_closed(file)
     {
         match files::pem(file) {
             Ok(read) => {
@@ -36,10 +38,12 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
     }
     if let Some((certificate, key)) = &tls.identity
         && certificate.exists()
+        && !is_closed(certificate)
     {
         match files::pem(certificate) {
             Ok(chain) => {
-                if key.exists() {
+                let password = tls.key_password.as_deref();
+                if key.exists() && !is_closed(key) && !password.is_some_and(is_closed) {
                     findings.push(match files::key(key, tls.key_password.as_deref()) {
                         Ok(secret) => pair(certificate, &chain.bytes, key, &Zeroizing::new(secret.bytes)),
                         Err(text) => broken(text, "upstream.key-file"),
@@ -56,6 +60,25 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// A file of `[upstream]` that this user may not read, though it is there.
+pub fn closed(upstream: &northbound::Settings) -> Option<&Path> {
+    let tls = upstream.tls.as_ref();
+    let identity = tls.and_then(|tls| tls.identity.as_ref());
+    let files = [
+        tls.and_then(|tls| tls.ca_file.as_ref()),
+        identity.map(|(certificate, _)| certificate),
+        identity.map(|(_, key)| key),
+        tls.and_then(|tls| tls.key_password.as_ref()),
+        upstream.password_file.as_ref(),
+    ];
+    files.into_iter().flatten().map(PathBuf::as_path).find(|file| is_closed(file))
+}
+
+/// This user may not read it.
+fn is_closed(file: &Path) -> bool {
+    std::fs::File::open(file).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// A file that cannot be used, in the words of the connection.

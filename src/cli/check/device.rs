@@ -22,7 +22,8 @@ const NAMED_MAX: usize = 5;
 /// Judges what was loaded.
 pub fn judge(loaded: &Loaded, clock: &dyn WallClock) -> Vec<Finding> {
     let mut findings = certificates(&loaded.certificates, clock);
-    findings.extend(mute(&loaded.settings));
+    // Who is in the registry is not known then.
+    findings.extend(mute(&loaded.settings).filter(|_| loaded.state.closed.is_none()));
     findings
 }
 
@@ -38,7 +39,7 @@ fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
             let message = "the gateway's key is not on P-256, the one curve that every CoAP device has";
             findings.push(Finding::warn("coap", message).key("coap.key-file").advice("use a key on P-256"));
         }
-        let file = Path::new("coap.certificate-file");
+        let file = material.chain_file.as_deref().unwrap_or(Path::new("coap.certificate-file"));
         findings.extend(validity(file, "coap.certificate-file", &material.chain, clock));
         if let Some(at) = misplaced(&material.chain) {
             let message = format!("certificate {} in the chain was not issued by the one after it", at + 1);
@@ -56,7 +57,8 @@ fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
         );
         findings.push(Finding::ok("coap", message).key("coap.client-ca-file"));
         let all = [&authorities.anchors[..], &authorities.intermediates[..]].concat();
-        findings.extend(bundle(Path::new("coap.client-ca-file"), "coap.client-ca-file", &all, clock));
+        let file = material.authorities_file.as_deref().unwrap_or(Path::new("coap.client-ca-file"));
+        findings.extend(bundle(file, "coap.client-ca-file", &all, clock));
     }
     findings.extend(material.revocation_lists.iter().filter_map(|list| revocations(list, clock)));
     findings

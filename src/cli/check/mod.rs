@@ -10,17 +10,21 @@
 mod credential;
 mod device;
 mod running;
+mod security;
 mod serial;
 mod service;
 mod state;
 mod system;
 mod uplink;
 
+pub use security::is_secret;
+
 use std::sync::Arc;
 
 use super::Context;
 use super::args::CheckArguments;
 use super::error::CommandError;
+use super::output::patiently;
 use crate::config::{ClockTrust, Finding, IdSource, Level, Loaded, Settings, findings_to_json};
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
@@ -36,9 +40,9 @@ use crate::northbound;
 pub fn run(context: &Context, arguments: &CheckArguments) -> Result<(), CommandError> {
     let mut report = Report { context, findings: Vec::new(), next: None };
     match crate::config::io::load(&context.options(), None) {
+        Ok(loaded) if arguments.security => security::run(&mut report, &loaded)?,
         Ok(loaded) => {
             report.add(loaded.findings.iter().cloned())?;
-            report.add(state::judge(&loaded))?;
             judge(&mut report, &loaded, arguments)?;
         }
         // Without settings there is nothing else to look at.
@@ -59,21 +63,28 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         .daemon()
         .and_then(|mut daemon| daemon.ask_for::<Clock>(&Request::Clock {}, ANSWER))
         .ok();
+    let closed = loaded.state.closed.as_ref();
+    report.add(match closed {
+        Some(closed) => vec![state::closed(report.context, closed, asked.is_some())],
+        None => state::judge(loaded),
+    })?;
     report.add(system::clock(&asked.unwrap_or_else(|| clock.snapshot())))?;
-    report.add(clock.defects().iter().map(|defect| {
-        let advice = match &defect.condition {
-            Condition::Unreadable(_) => {
-                "run `sudo tombolo check`; if root may not read it either, see in `dmesg` what is wrong with the disk"
-            }
-            _ => "the daemon puts it in order at its next start",
-        };
-        Finding::warn("clock", format!("{defect} (in {})", paths.state_dir.display())).advice(advice)
-    }))?;
-    report.add([system::folder(
-        "state directory",
-        &paths.state_dir,
-        "the service's first start makes it",
-    )])?;
+    if closed.is_none() {
+        report.add(clock.defects().iter().map(|defect| {
+            let advice = match &defect.condition {
+                Condition::Unreadable(_) => {
+                    "run `sudo tombolo check`; if root may not read it either, see in `dmesg` what is wrong with the disk"
+                }
+                _ => "the daemon puts it in order at its next start",
+            };
+            Finding::warn("clock", format!("{defect} (in {})", paths.state_dir.display())).advice(advice)
+        }))?;
+        report.add([system::folder(
+            "state directory",
+            &paths.state_dir,
+            "the gateway's first start makes it",
+        )])?;
+    }
     report.add(service::state_dir(paths))?;
     report.add(system::disk(settings))?;
     if let Some(tls) = settings.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
@@ -87,7 +98,9 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         (_, None) => report.context.hint("init --url mqtts://BROKER"),
         (false, _) if may_run => report.context.hint("check"),
         (false, _) => report.context.start_hint(),
-        (true, _) if loaded.known.is_empty() => report.context.hint("device add ID --role ROLE --psk"),
+        (true, _) if loaded.known.is_empty() && closed.is_none() => {
+            report.context.hint("device add ID --role ROLE --psk")
+        }
         (true, _) => report.context.hint("tail"),
     });
     // One that may not be asked may be connected all the same, and keeps its place.
@@ -99,8 +112,8 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             let ports = system::ports(settings);
             // Perhaps by a gateway whose control socket is elsewhere or gone: it keeps its place,
             // too.
-            way.beside = ports.iter().any(|finding| finding.level == Level::Fail);
-            report.add(ports)?;
+            way.beside = ports.held;
+            report.add(ports.findings)?;
         }
     }
     match &settings.upstream {
@@ -108,11 +121,38 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             .add([Finding::warn("upstream", "not looked at: --offline")
                 .advice("leave it out to try the broker")]),
         Some(upstream) if !way.proven => {
+            if let Some(untried) = untried(report.context, loaded, upstream) {
+                return report.add([untried]);
+            }
             report.add(unnamed(settings, upstream))?;
-            report.add(uplink::walk(settings, upstream, clock, way.beside))
+            let what = "trying the broker";
+            let steps = patiently(what, || uplink::walk(settings, upstream, clock, way.beside));
+            report.add(steps)
         }
         _ => Ok(()),
     }
+}
+
+/// Why the broker is not tried by this user: it would be with another client id, or without the
+/// credentials.
+fn untried(context: &Context, loaded: &Loaded, upstream: &northbound::Settings) -> Option<Finding> {
+    let gateway = &loaded.settings.gateway;
+    let nameless = loaded
+        .state
+        .closed
+        .as_ref()
+        .filter(|_| gateway.id_source == IdSource::Missing && upstream.client_id == gateway.id.as_str());
+    let message = match (nameless, credential::closed(upstream)) {
+        (Some(closed), _) => format!(
+            "the broker is not tried: the gateway's client id is in {}, which this user may not read",
+            closed.display()
+        ),
+        (None, Some(file)) => {
+            format!("the broker is not tried: {} may not be read by this user", file.display())
+        }
+        (None, None) => return None,
+    };
+    Some(Finding::fail("upstream", message).advice(context.rights_hint("check")))
 }
 
 /// Before its first start a gateway has no id, which is its client id and part of its topics.
@@ -143,8 +183,16 @@ fn ask(
     daemon: &mut Client,
     arguments: &CheckArguments,
 ) -> Result<Way, CommandError> {
-    let reload = report.context.hint("reload");
-    match daemon.ask_for::<Status>(&Request::Status {}, ANSWER) {
+    let context = report.context;
+    let (reload, restart) = (context.hint("reload"), context.restart_hint());
+    let asked = daemon.ask_for::<Status>(&Request::Status {}, ANSWER);
+    let compared = match &asked {
+        Ok(_) => patiently("asking the running gateway about the files", || {
+            running::compare(daemon, loaded, &reload, &restart)
+        }),
+        Err(_) => running::Compared::default(),
+    };
+    match asked {
         Ok(status) => {
             report.add([Finding::ok(
                 "daemon",
@@ -156,13 +204,13 @@ fn ask(
                     "daemon",
                     format!("it is version {}, this command {here}", status.gateway.version),
                 )
-                .advice("systemctl restart tombolo")])?;
+                .advice(restart.clone())])?;
             }
             if let Some(reason) = &status.journal.failing {
                 report.add([Finding::fail("journal", format!("takes no readings: {reason}"))
                     .advice("see the disk's findings, and `journalctl -u tombolo`")])?;
             }
-            report.add(state::told(&status, loaded))?;
+            report.add(state::told(&status, loaded, &compared, &reload))?;
             report.add(serial::told(&status))?;
             if status.upstream.configured != loaded.settings.upstream.is_some() {
                 report.add([Finding::warn(
@@ -178,20 +226,22 @@ fn ask(
             return Ok(Way { proven: false, beside: true });
         }
     }
-    let compared = running::compare(daemon, loaded, &reload);
     if !compared.findings.is_empty() {
-        report.next = Some(reload);
+        report.next = Some(if compared.restart { restart } else { reload });
     }
     report.add(compared.findings)?;
     report.add(compared.listeners.into_iter().map(system::other_port))?;
     if arguments.offline || loaded.settings.upstream.is_none() {
         return Ok(Way::default());
     }
-    let (findings, standing) = uplink::ask(daemon, &loaded.settings.gate.prefix);
+    let prefix = &loaded.settings.gate.prefix;
+    let (findings, standing) =
+        patiently("asking the running gateway to publish", || uplink::ask(daemon, prefix));
     report.add(findings)?;
     Ok(Way {
         proven: standing.connected && standing.proves && !compared.upstream,
-        beside: standing.connected && !compared.elsewhere,
+        // Connected or about to connect: its client id is its own.
+        beside: standing.configured && !compared.renamed,
     })
 }
 
@@ -225,9 +275,9 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Prints and keeps.
     pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) -> Result<(), CommandError> {
-        for finding in findings {
+        for finding in findings.into_iter().map(super::localised) {
             if !self.context.out.json {
-                self.context.out.line(&finding)?;
+                self.context.out.line(crate::cli::colour::finding(&finding))?;
             }
             self.findings.push(finding);
         }

@@ -16,22 +16,32 @@ pub struct Compared {
     pub findings: Vec<Finding>,
     /// The uplink has to be tried as the files have it.
     pub upstream: bool,
-    /// The files name another broker, or another client id, than the running gateway uses.
-    pub elsewhere: bool,
+    /// The files name another client id than the running gateway uses.
+    pub renamed: bool,
+    /// Only a restart takes up what differs.
+    pub restart: bool,
+    /// The files can be taken up: nothing in them would refuse a reload or fail.
+    pub acceptable: bool,
+    /// What the running gateway says fails, and does not any more in the files.
+    pub repaired: Vec<String>,
     /// Addresses in the files that the running gateway has not bound.
     pub listeners: Vec<SocketAddr>,
 }
 
 /// Asks the daemon. One that is older knows no answer: then only what `status` shows is compared.
-pub fn compare(daemon: &mut Client, loaded: &Loaded, reload: &str) -> Compared {
+pub fn compare(daemon: &mut Client, loaded: &Loaded, reload: &str, restart: &str) -> Compared {
     match daemon.ask_for::<ConfigCheck>(&Request::ConfigCheck {}, SLOW_ANSWER) {
-        Ok(found) => judge(&found, loaded, reload),
+        Ok(found) => judge(&found, loaded, reload, restart),
         Err(_) => Compared::default(),
     }
 }
 
-fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str) -> Compared {
-    let mut compared = Compared::default();
+fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str, restart: &str) -> Compared {
+    let mut compared = Compared {
+        acceptable: found.refused.is_empty(),
+        repaired: found.repaired.clone(),
+        ..Compared::default()
+    };
     let needs_restart = found.differences.iter().any(|difference| difference.restart);
     for difference in &found.differences {
         let message = match difference.running.as_str() {
@@ -39,15 +49,16 @@ fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str) -> Compared {
             running => format!("the running gateway still uses {running}"),
         };
         let advice = match (difference.restart, needs_restart) {
-            (true, _) => "a reload cannot take this up: systemctl restart tombolo".to_owned(),
-            (false, true) => "systemctl restart tombolo takes it up with the rest".to_owned(),
+            (true, _) => format!("a reload cannot take this up: {restart}"),
+            (false, true) => format!("{restart}; that takes it up with the rest"),
             (false, false) => format!("run {reload}"),
         };
         compared.findings.push(Finding::warn("daemon", message).key(&difference.key).advice(advice));
         compared.upstream |=
             ["upstream.", "topics", "gateway.id"].iter().any(|key| difference.key.starts_with(key));
-        compared.elsewhere |= ["upstream.url", "upstream.client-id"].contains(&difference.key.as_str());
+        compared.renamed |= difference.key == "upstream.client-id";
     }
+    compared.restart = needs_restart;
     // That a key needs a restart is said above.
     if !needs_restart {
         compared.findings.extend(found.refused.iter().map(|reason| {
@@ -55,7 +66,14 @@ fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str) -> Compared {
                 .advice("the gateway goes on with what it has until that is corrected")
         }));
     }
-    let known = |sentence: &String| loaded.findings.iter().any(|finding| finding.sentence() == **sentence);
+    let known = |sentence: &String| {
+        // An advice may be another for the service, which may have an earlier version of a file.
+        let is_it = |finding: &Finding| {
+            let own = Finding { advice: String::new(), ..finding.clone() }.sentence();
+            sentence.starts_with(&own)
+        };
+        loaded.findings.iter().any(is_it)
+    };
     let unknown: Vec<_> = found.failing.iter().filter(|sentence| !known(sentence)).collect();
     let message = |sentence: &String| format!("as the service sees it: {sentence}");
     compared.findings.extend(unknown.iter().map(|sentence| Finding::fail("daemon", message(sentence))));

@@ -1,5 +1,9 @@
 //! What is kept with the state: files that are damaged, cannot be read, or were set aside.
 
+use std::path::Path;
+
+use super::running::Compared;
+use crate::cli::Context;
 use crate::cli::output::plural;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
@@ -27,16 +31,50 @@ pub fn judge(loaded: &Loaded) -> Vec<Finding> {
     findings
 }
 
+/// This user may not look. `asked`: the running gateway was asked instead.
+pub fn closed(context: &Context, closed: &Path, asked: bool) -> Finding {
+    let shown = closed.display();
+    let hint = context.rights_hint("check");
+    match asked {
+        true => {
+            let message = format!(
+                "{shown} may not be read by this user, so the files of the state are not judged here; the running gateway \
+                 was asked instead"
+            );
+            Finding::warn("state", message).advice(hint)
+        }
+        false => {
+            let message = format!(
+                "{shown} may not be read by this user, so nothing is said about the gateway's id, its devices and what is \
+                 stored"
+            );
+            Finding::fail("state", message).advice(hint)
+        }
+    }
+}
+
 /// What the running daemon knows beside that.
-pub fn told(status: &Status, loaded: &Loaded) -> Vec<Finding> {
+pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str) -> Vec<Finding> {
     let is_known =
         |problem: &&String| loaded.state.problems.iter().any(|known| known.sentence() == **problem);
-    let mut findings: Vec<Finding> = status
-        .problems
-        .iter()
-        .filter(|problem| !is_known(problem))
-        .map(|problem| Finding::fail("daemon", problem.clone()))
-        .collect();
+    let told = |problem: &String| {
+        let refused = problem.starts_with("the last reload was refused");
+        match refused && compared.acceptable || compared.repaired.contains(problem) {
+            true => {
+                let message = format!("{problem}; the files are in order now");
+                Finding::warn("daemon", message).advice(format!("run {reload}"))
+            }
+            false => Finding::fail("daemon", problem.clone()),
+        }
+    };
+    let mut findings: Vec<Finding> =
+        status.problems.iter().filter(|problem| !is_known(problem)).map(told).collect();
+    let disabled = status.gateway.disabled.iter().map(|item| item.strip_prefix("fail  ").unwrap_or(item));
+    let repaired = disabled.filter(|item| compared.repaired.iter().any(|repaired| repaired == item));
+    findings.extend(repaired.map(|item| {
+        let message = format!("disabled in the running gateway, and in order in the files now: {item}");
+        Finding::warn("daemon", message).advice(format!("run {reload}"))
+    }));
     let journal = &status.journal;
     if journal.rejected > 0 {
         let message = format!("{} rejected by the broker", plural(journal.rejected, "record"));

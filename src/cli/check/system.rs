@@ -129,15 +129,25 @@ fn room(free: u64, used: u64, max: u64, place: &str) -> Finding {
         .advice(advice)
 }
 
+/// What was found about the CoAP ports.
+pub struct Ports {
+    /// One each.
+    pub findings: Vec<Finding>,
+    /// Another program has one of them.
+    pub held: bool,
+}
+
 /// Whether the CoAP ports can be had. Not to be asked while our own daemon has them.
-pub fn ports(settings: &Settings) -> Vec<Finding> {
+pub fn ports(settings: &Settings) -> Ports {
     let coap = &settings.coap;
     let plain = coap.insecure.iter().flat_map(|(addresses, _)| addresses);
     let secure = coap.listen.iter().map(|address| ("coaps", *address));
-    let mut findings: Vec<Finding> = secure
-        .chain(plain.map(|address| ("coap", *address)))
-        .map(|(scheme, address)| port(scheme, address))
-        .collect();
+    let all: Vec<(&str, SocketAddr)> = secure.chain(plain.map(|address| ("coap", *address))).collect();
+    let mut findings: Vec<Finding> = all.iter().map(|(scheme, address)| port(scheme, *address)).collect();
+    let is_held = |address: SocketAddr| {
+        UdpSocket::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    let held = all.iter().any(|(_, address)| is_held(*address));
     if findings.is_empty() {
         findings.push(
             Finding::warn("ports", "no address is listened on: no device can connect")
@@ -145,7 +155,7 @@ pub fn ports(settings: &Settings) -> Vec<Finding> {
                 .advice("leave the key out for the default, [\"[::]:5684\"]"),
         );
     }
-    findings
+    Ports { findings, held }
 }
 
 /// An address that the files name and the running daemon has not bound.

@@ -11,9 +11,14 @@ use crate::control::snapshot::Uplink;
 use crate::northbound;
 use crate::northbound::io::probe::{Grade, SCRATCH, Step, Trial, probe};
 
+/// Seconds that the daemon waits for the acknowledgement of its publish.
+const ASKED_S: u64 = 10;
+
 /// How the daemon's own connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// It has an upstream.
+    pub configured: bool,
     /// It stands.
     pub connected: bool,
     /// An acknowledgement on it proves that a publish was taken.
@@ -24,10 +29,17 @@ pub struct Standing {
 pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, Standing) {
     match daemon.ask_for::<Uplink>(&Request::UplinkCheck {}, SLOW_ANSWER) {
         Ok(uplink) => {
-            let proves = uplink.protocol.as_deref() != Some("3.1.1");
-            (judge(&uplink, prefix), Standing { connected: uplink.connected, proves })
+            // One that could not be asked has proven nothing.
+            let asked = uplink.asked == Some(true) || uplink.echo_ms.is_some();
+            let proves = asked && uplink.protocol.as_deref() != Some("3.1.1");
+            let (configured, connected) = (uplink.configured, uplink.connected);
+            (judge(&uplink, prefix), Standing { configured, connected, proves })
         }
-        Err(error) => (vec![Finding::fail("upstream", error.to_string())], Standing::default()),
+        Err(error) => {
+            // It may be connected all the same.
+            let standing = Standing { configured: true, ..Standing::default() };
+            (vec![Finding::fail("upstream", error.to_string())], standing)
+        }
     }
 }
 
@@ -39,7 +51,11 @@ fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
     let text = status::uplink(uplink);
     let allow =
         format!("allow {prefix}/# at the broker; [topics] prefix and [gateway] id decide that prefix");
-    let takes_readings = uplink.last_taken_s.is_some() && uplink.nothing_taken_s.is_none();
+    // A refused status says nothing about readings: one that was taken on this connection does. To
+    // a broker that is silent, only one that was taken while it was asked.
+    let within = if uplink.left_out.is_empty() { ASKED_S } else { uplink.since_s.unwrap_or(0) };
+    let takes_readings =
+        uplink.last_taken_s.is_some_and(|ago| ago <= within) && uplink.nothing_taken_s.is_none();
     let mut findings = vec![match (uplink.connected, uplink.echo_ms) {
         (true, Some(ms)) if uplink.protocol.as_deref() == Some("3.1.1") => {
             let proof = "which over MQTT 3.1.1 does not prove that it was taken";
@@ -51,8 +67,21 @@ fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
                 format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
             Finding::warn("upstream", message).advice(allow)
         }
+        (true, None) if uplink.left_out.is_empty() && uplink.asked != Some(true) => {
+            let message = format!(
+                "{text}; the running gateway publishes no status of its own ([topics] gateway-status), so it cannot be asked \
+                 whether the broker takes what it sends; that is tried beside it"
+            );
+            Finding::warn("upstream", message)
+        }
         (true, None) if uplink.left_out.is_empty() => {
-            Finding::warn("upstream", format!("{text}; a publish was not acknowledged in time")).advice(allow)
+            let message = format!(
+                "{text}, but the broker acknowledges nothing: a publish got no answer within {ASKED_S} s, and no reading was \
+                 taken meanwhile"
+            );
+            Finding::fail("upstream", message).advice(format!(
+                "see the broker's log and its load; it may drop what it does not allow without a word: {allow}"
+            ))
         }
         (true, None) => {
             let message = format!(

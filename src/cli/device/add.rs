@@ -144,7 +144,10 @@ fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<()
                 vec!["key".to_owned(), key.to_owned()],
                 vec!["as hex".to_owned(), format_hex(&psk.key)],
             ]))?;
-            context.out.line("try it, on any machine that reaches this one (Debian package libcoap3-bin); 2.04 is success:")?;
+            context.out.line(format_args!(
+                "try it, on {} (Debian package libcoap3-bin); 2.04 is success:",
+                client::machines(settings)
+            ))?;
             let line = client::line(settings, device, Proof::Psk { identity: &identity, key });
             context.out.line(format_args!("  {line}"))?;
         }
@@ -181,24 +184,30 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         context.out.line(
             "the device needs a certificate of that name from a CA in coap.client-ca-file, its key, and the CA of coap.certificate-file to know this gateway by",
         )?;
-        context.out.line(
-            "try it, on any machine that reaches this one (Debian package libcoap3-bin); 2.04 is success:",
-        )?;
+        context.out.line(format_args!(
+            "try it, on {} (Debian package libcoap3-bin); 2.04 is success:",
+            client::machines(settings)
+        ))?;
         context.out.line(format_args!("  {}", client::line(settings, device, Proof::Certificate)))?;
     } else {
         context.out.line(
             "the device shows this key alone (RFC 7250) or in a certificate from a CA in coap.client-ca-file, and knows this gateway by its key: `openssl pkey -pubout -in` with coap.key-file prints it",
         )?;
         let proof = Proof::PublicKey { ca: !material.chain.is_empty() };
-        context.out.line(
-            "try it, on any machine that reaches this one, with the key in SEC 1 form (`openssl ec -in` makes it):",
-        )?;
+        context.out.line(format_args!(
+            "try it, on {}, with the key in SEC 1 form (`openssl ec -in` makes it):",
+            client::machines(settings)
+        ))?;
         context.out.line(format_args!("  {}", client::line(settings, device, proof)))?;
     }
     if own.is_none() {
-        note(
-            "coap.key-file is missing: no device can connect with a certificate or public key until it is set",
-        );
+        note(format_args!(
+            "coap.key-file is missing: no device can connect with a certificate or public key until it is set; `openssl \
+             ecparam -name prime256v1 -genkey -noout -out gateway.key` makes one; name it in {}, readable to the gateway's \
+             user alone, then `{}`",
+            context.config.display(),
+            context.hint("reload")
+        ));
     } else if device.certificate.is_some() && material.authorities.anchors.is_empty() {
         note("coap.client-ca-file is missing: no certificate can be verified until it is set");
     } else if device.certificate.is_some() && material.chain.is_empty() {

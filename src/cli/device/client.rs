@@ -32,6 +32,15 @@ pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> St
     format!("{program} -v 6 -m post {proof} -e 21.5 {}{note}", shell_word(&url))
 }
 
+/// The machines that a client can be on.
+pub(super) fn machines(settings: &Settings) -> &'static str {
+    let listen = &settings.coap.listen;
+    match !listen.is_empty() && listen.iter().all(|address| address.ip().is_loopback()) {
+        true => "this machine (it listens for no other; [coap] listen decides)",
+        false => "any machine that reaches this one",
+    }
+}
+
 /// The credential in the client's command line.
 pub(super) enum Proof<'a> {
     /// By a key that is printable text.
@@ -50,14 +59,15 @@ pub(super) enum Proof<'a> {
     },
 }
 
-/// libcoap's clients; Debian has one for each DTLS library.
-const PROGRAMS: [&str; 3] = ["coap-client", "coap-client-openssl", "coap-client-gnutls"];
+/// libcoap's clients. Debian has one for each DTLS library and none of the plain name, which comes
+/// from libcoap itself.
+const PROGRAMS: [&str; 3] = ["coap-client-openssl", "coap-client-gnutls", "coap-client"];
 
-/// The first of the names that is installed here, else the first.
+/// The first of the names that is installed here, else the first, which the Debian package has.
 fn program<'n>(names: &[&'n str]) -> &'n str {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = |name: &&&str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    names.iter().find(installed).or(names.first()).copied().unwrap_or("coap-client")
+    names.iter().find(installed).or(names.first()).copied().unwrap_or("coap-client-openssl")
 }
 
 /// A host and `:port` at which this gateway can be reached: a listening address unless it is a

@@ -1,14 +1,18 @@
-//! `tombolo device`: lists and changes devices. It works on the registry's files, with or without
-//! the daemon.
+//! `tombolo device`: lists, changes and tests devices. It works on the registry's files, with or
+//! without the daemon; what runs is asked from the daemon.
 
 mod add;
 mod client;
+mod running;
+mod test;
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::args::{DeviceCommand, DeviceNameArgument, DeviceShowArguments};
 use super::error::CommandError;
-use super::output::span;
+use super::output::{patiently, span};
 use super::status::kind;
 use super::{Context, note};
 use crate::config::certificate::format_key_hash;
@@ -18,7 +22,7 @@ use crate::config::scalar::format_hex;
 use crate::config::{DeviceSource, Known, Loaded};
 use crate::control::io::client::{ANSWER, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
-use crate::control::snapshot::{Session, SessionPage};
+use crate::control::snapshot::{DeviceState, Session, SessionPage};
 use crate::daemon::fleets;
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::message::Name;
@@ -32,6 +36,7 @@ pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError
         DeviceCommand::Add(arguments) => add::run(context, *arguments),
         DeviceCommand::List => list(context),
         DeviceCommand::Show(arguments) => show(context, &arguments),
+        DeviceCommand::Test(arguments) => test::run(context, arguments),
         DeviceCommand::Remove(DeviceNameArgument { id }) => remove_device(context, &id),
     }
 }
@@ -46,14 +51,22 @@ enum Told {
 
 /// Makes the running daemon reload its devices.
 fn tell(context: &Context) -> Result<Told, CommandError> {
-    let told = context.daemon().and_then(|mut daemon| daemon.ask(&Request::Reload {}, SLOW_ANSWER));
+    let ask = || context.daemon().and_then(|mut daemon| daemon.ask(&Request::Reload {}, SLOW_ANSWER));
+    let told = patiently("waiting for the running gateway to take it up", ask);
     match told {
         Ok(_) => Ok(Told::Reloaded),
         Err(ClientError::NotRunning { .. }) => Ok(Told::NotRunning),
-        Err(error) => Err(CommandError::Failed(format!(
-            "the file is changed, but the running daemon has not taken it up: {error}; correct that, then `{}`",
-            context.hint("reload")
-        ))),
+        Err(error) => {
+            let text = error.to_string();
+            // Where only a restart helps, it is said.
+            let then = match text.contains("systemctl restart tombolo") {
+                true => String::new(),
+                false => format!("; correct that, then `{}`", context.hint("reload")),
+            };
+            Err(CommandError::Failed(format!(
+                "the file is changed, but the running daemon has not taken it up: {text}{then}"
+            )))
+        }
     }
 }
 
@@ -83,61 +96,139 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
 }
 
 /// Whether the registry can be read by this user: a list without it would be a wrong one.
-fn readable(loaded: &Loaded) -> Result<(), CommandError> {
+fn readable(loaded: &Loaded) -> Result<(), String> {
     let folder = loaded.settings.paths.devices();
     match std::fs::read_dir(&folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(CommandError::Failed(
-            format!("{}: the devices cannot be read by this user: use sudo", folder.display()),
-        )),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(format!("{}: the devices cannot be read by this user: use sudo", folder.display()))
+        }
         _ => Ok(()),
     }
 }
 
-fn list(context: &Context) -> Result<(), CommandError> {
-    let loaded = context.load()?;
-    readable(&loaded)?;
-    let made = of_fleets(&loaded);
-    if context.out.json {
-        for known in &loaded.known {
-            context.out.object(&entry(known))?;
-        }
-        for (known, fleet) in &made {
-            context.out.object(&fleet_entry(known, fleet))?;
-        }
-        return Ok(());
+/// What is configured, if this user may read it all.
+enum Files {
+    Read(Box<Loaded>),
+    /// Why not.
+    Closed(String),
+}
+
+fn files(context: &Context) -> Result<Files, CommandError> {
+    let closed = |file: &std::path::Path| {
+        std::fs::File::open(file).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    if closed(&context.config) {
+        let text = format!("{}: it cannot be read by this user: use sudo", context.config.display());
+        return Ok(Files::Closed(text));
     }
-    if loaded.known.is_empty() && made.is_empty() {
+    let loaded = context.load()?;
+    Ok(match readable(&loaded) {
+        Ok(()) => Files::Read(Box::new(loaded)),
+        Err(error) => Files::Closed(error),
+    })
+}
+
+fn list(context: &Context) -> Result<(), CommandError> {
+    match files(context)? {
+        Files::Read(loaded) => list_files(context, &loaded),
+        Files::Closed(why) => {
+            let running = running::ask(context, None).map_err(|error| running::neither(&why, &error))?;
+            list_running(context, &running)
+        }
+    }
+}
+
+/// The list where only the daemon can be asked.
+fn list_running(context: &Context, running: &BTreeMap<String, DeviceState>) -> Result<(), CommandError> {
+    if context.out.json {
+        return running.values().try_for_each(|state| Ok(context.out.object(&running::entry(state))?));
+    }
+    if running.is_empty() {
+        return Ok(context.out.line("the running gateway has no devices")?);
+    }
+    let words = ["id", "role", "state", "last seen", "delivered", "refused", "label"];
+    let mut rows = vec![words.map(str::to_owned).to_vec()];
+    for state in running.values() {
+        let mut row = vec![state.id.clone(), state.role.clone()];
+        row.extend(of_running(Some(state)));
+        row.push(state.label.clone().unwrap_or_default());
+        rows.push(row);
+    }
+    context.out.table(&rows)?;
+    note("as the running daemon has them: the files cannot be read by this user");
+    Ok(())
+}
+
+/// The columns of what runs.
+fn of_running(state: Option<&DeviceState>) -> [String; 4] {
+    match state {
+        Some(state) => {
+            let [word, ago] = running::seen(state);
+            [word, ago, state.delivered.to_string(), state.refused.to_string()]
+        }
+        None => ["-"; 4].map(str::to_owned),
+    }
+}
+
+fn list_files(context: &Context, loaded: &Loaded) -> Result<(), CommandError> {
+    let made = of_fleets(loaded);
+    // If it is not there, not ours to ask, or older than this command, the files say enough.
+    let mut running = running::ask(context, None).ok();
+    if context.out.json {
+        let known = loaded.known.iter().map(|known| (known.id.as_str(), entry(known)));
+        let made = made.iter().map(|(known, fleet)| (known.id.as_str(), fleet_entry(known, fleet)));
+        for (id, mut value) in known.chain(made) {
+            if let Some(state) = running.as_mut().and_then(|running| running.remove(id)) {
+                running::add_to(&mut value, &state);
+            }
+            context.out.object(&value)?;
+        }
+        let mut others = running.iter().flat_map(BTreeMap::values);
+        return others.try_for_each(|state| Ok(context.out.object(&running::entry(state))?));
+    }
+    if loaded.known.is_empty() && made.is_empty() && running.as_ref().is_none_or(BTreeMap::is_empty) {
         let next = context.hint("device add ID --role ROLE --psk");
         return Ok(context.out.line(format_args!("no devices yet; next: {next}"))?);
     }
-    let words = ["id", "role", "known by", "from", "label"];
-    let mut rows = vec![words.map(str::to_owned).to_vec()];
+    let mut words = ["id", "role", "known by", "from"].map(str::to_owned).to_vec();
+    if running.is_some() {
+        words.extend(["state", "last seen", "delivered", "refused"].map(str::to_owned));
+    }
+    words.push("label".to_owned());
+    let mut rows = vec![words];
+    let mut row = |[id, role, proof, from]: [String; 4], label: Option<String>| {
+        let mut cells = vec![id.clone(), role, proof, from];
+        if let Some(running) = &mut running {
+            cells.extend(of_running(running.remove(&id).as_ref()));
+        }
+        cells.push(label.unwrap_or_default());
+        rows.push(cells);
+    };
     for known in &loaded.known {
         let place = known.place.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
-        rows.push(vec![
-            known.id.clone(),
-            known.role.clone().unwrap_or_else(|| "?".to_owned()),
-            proof(known),
-            match (known.source, known.usable) {
-                (_, false) => format!("disabled: {place}"),
-                (DeviceSource::Registry, true) => "registry".to_owned(),
-                (DeviceSource::Configuration, true) => place,
-            },
-            known.label.clone().unwrap_or_default(),
-        ]);
+        let from = match (known.source, known.usable) {
+            (_, false) => format!("disabled: {place}"),
+            (DeviceSource::Registry, true) => "registry".to_owned(),
+            (DeviceSource::Configuration, true) => place,
+        };
+        let role = known.role.clone().unwrap_or_else(|| "?".to_owned());
+        row([known.id.clone(), role, proof(known), from], known.label.clone());
     }
     for (known, fleet) in made {
         let role = known.role.unwrap_or_default();
-        rows.push(vec![
-            known.id,
-            role,
-            "-".to_owned(),
-            format!("fleet {fleet}"),
-            known.label.unwrap_or_default(),
-        ]);
+        row([known.id, role, "-".to_owned(), format!("fleet {fleet}")], known.label);
+    }
+    // What the daemon has and the files do not: a device of a fleet that is new, or one that was
+    // removed from the files since the last reload.
+    for state in running.iter().flat_map(BTreeMap::values) {
+        let from = state.fleet.as_ref().map_or_else(|| "-".to_owned(), |fleet| format!("fleet {fleet}"));
+        let mut cells = vec![state.id.clone(), state.role.clone(), "-".to_owned(), from];
+        cells.extend(of_running(Some(state)));
+        cells.push(state.label.clone().unwrap_or_default());
+        rows.push(cells);
     }
     context.out.table(&rows)?;
-    if !loaded.settings.gate.fleets.is_empty() {
+    if running.is_none() && !loaded.settings.gate.fleets.is_empty() {
         note(
             "devices of fleets are listed as last stored by the daemon, at most a few seconds ago; `tombolo status` shows their number",
         );
@@ -148,8 +239,44 @@ fn list(context: &Context) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// A device where only the daemon can be asked.
+fn show_running(context: &Context, id: &str, why: &str) -> Result<(), CommandError> {
+    let running = running::ask(context, Some(id)).map_err(|error| match error {
+        ClientError::Failed(failure) => CommandError::Failed(failure.message),
+        error => running::neither(why, &error),
+    })?;
+    let sessions = sessions(context, id);
+    for state in running.values() {
+        if context.out.json {
+            let mut value = running::entry(state);
+            value["sessions"] = json!(sessions);
+            context.out.object(&value)?;
+            continue;
+        }
+        let mut rows = vec![("id", state.id.clone()), ("role", state.role.clone())];
+        rows.extend(state.label.clone().map(|label| ("label", label)));
+        rows.extend(state.fleet.clone().map(|fleet| ("fleet", fleet)));
+        rows.extend(running::rows(state));
+        rows.extend(sessions.iter().flatten().map(session_row));
+        let rows: Vec<_> = rows.into_iter().map(|(name, text)| vec![name.to_owned(), text]).collect();
+        context.out.table(&rows)?;
+        note("as the running daemon has it: the files cannot be read by this user");
+    }
+    Ok(())
+}
+
+fn session_row(session: &Session) -> (&'static str, String) {
+    let (since, idle) = (span(session.since_s), span(session.idle_s));
+    let peer = &session.peer;
+    ("session", format!("from {peer} for {since}, last heard {idle} ago, {}", kind(session)))
+}
+
 fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), CommandError> {
-    let loaded = context.load()?;
+    let loaded = match files(context)? {
+        Files::Read(loaded) => *loaded,
+        Files::Closed(why) if arguments.key => return Err(CommandError::Failed(why)),
+        Files::Closed(why) => return show_running(context, &arguments.id, &why),
+    };
     let made = match loaded.known(&arguments.id) {
         Some(_) => None,
         None => of_fleets(&loaded).into_iter().find(|(known, _)| known.id == arguments.id),
@@ -161,12 +288,16 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     let device = loaded.settings.gate.devices.iter().find(|device| device.id.as_str() == known.id);
     let psk = device.and_then(|device| device.psk.as_ref()).filter(|_| arguments.key);
     let sessions = sessions(context, &known.id);
+    let running = running::ask(context, Some(&known.id)).unwrap_or_default().remove(&known.id);
     if context.out.json {
         let mut value = match &made {
             Some((_, fleet)) => fleet_entry(known, fleet),
             None => entry(known),
         };
         value["sessions"] = json!(sessions);
+        if let Some(state) = &running {
+            running::add_to(&mut value, state);
+        }
         if let (Some(psk), Some(object)) = (psk, value.as_object_mut()) {
             object.insert("psk_text".to_owned(), key_text(&psk.key).into());
             object.insert("psk_hex".to_owned(), format_hex(&psk.key).into());
@@ -193,12 +324,13 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("fleet", made.as_ref().map(|(_, fleet)| fleet.to_string()));
     row("from", known.place.as_ref().map(ToString::to_string));
     if !known.usable {
-        row("disabled", Some("`tombolo check` says why".to_owned()));
+        row("disabled", Some(format!("`{}` says why", context.hint("check"))));
     }
-    for session in sessions.iter().flatten() {
-        let (since, idle) = (span(session.since_s), span(session.idle_s));
-        let peer = &session.peer;
-        row("session", Some(format!("from {peer} for {since}, last heard {idle} ago, {}", kind(session))));
+    for (name, text) in running.iter().flat_map(running::rows) {
+        row(name, Some(text));
+    }
+    for (name, text) in sessions.iter().flatten().map(session_row) {
+        row(name, Some(text));
     }
     Ok(context.out.table(&rows)?)
 }
@@ -211,9 +343,6 @@ fn sessions(context: &Context, id: &str) -> Option<Vec<Session>> {
 }
 
 fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
-    if loaded.known(id).is_none() {
-        readable(loaded)?;
-    }
     loaded.known(id).ok_or_else(|| {
         let ids = loaded.known.iter().map(|known| known.id.as_str());
         let advice = match crate::config::scalar::did_you_mean(id, ids) {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::finding::{Finding, Findings, Level, Place};
 use super::gateway_id::{Decision, MadeId};
 use super::layer::{LayerText, Origin, check_file};
+use super::trial::Trial;
 use crate::durable::atomic_file::Condition;
 
 /// With more files, it is not determined which of them are inconsistent, and none is used.
@@ -30,6 +31,11 @@ pub struct State {
     pub events: Vec<Finding>,
     /// Changes of the id files that could not be written yet.
     pub unsettled: Option<Decision>,
+    /// A configuration file that is on trial and in force.
+    pub trial: Option<Trial>,
+    /// A file or folder that this user may not read: then nothing of the state directory was read,
+    /// neither the id nor the registry, and nothing is said about it. Never set in the daemon.
+    pub closed: Option<PathBuf>,
     /// The files in use, or their last good versions.
     pub(super) layers: Vec<LayerText>,
 }

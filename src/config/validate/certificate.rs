@@ -80,7 +80,15 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
         cx.fail("coap", &key, format!("{} {what}", path.display()), WITHOUT);
         return None;
     }
-    Some(Material { key: server_key?, chain: chain?, authorities, revocation_lists: lists })
+    let file = |key: &str, text: &Option<String>| text.as_deref().map(|text| cx.path(&["coap", key], text));
+    Some(Material {
+        key: server_key?,
+        chain: chain?,
+        authorities,
+        revocation_lists: lists,
+        chain_file: file("certificate-file", &table.certificate_file),
+        authorities_file: file("client-ca-file", &table.client_ca_file),
+    })
 }
 
 /// The remedy for an invalid file at a start.
@@ -102,6 +110,10 @@ fn take<T>(
         Ok(content) => content,
         Err(_) if secret && cx.is_out_of_sight(path) => {
             cx.out_of_sight("coap", key);
+            return None;
+        }
+        Err(crate::config::FileError::Denied) if cx.sources.files.is_outsider() => {
+            cx.closed("coap", key, path);
             return None;
         }
         Err(error) => {

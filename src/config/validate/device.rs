@@ -341,6 +341,10 @@ fn psk_key(cx: &mut Context<'_>, subject: &str, id: &str, text: &str) -> Option<
     let shown = path.display();
     let content = match cx.sources.files.read(&path, SECRET_MAX) {
         Ok(content) => content,
+        Err(crate::config::FileError::Denied) if cx.sources.files.is_outsider() => {
+            cx.closed(subject, &key, &path);
+            return None;
+        }
         Err(error) => {
             let advice = "put the key there, as hex:… or text:…, readable to the service's user";
             cx.fail(subject, &key, format!("{shown} {error}"), advice);

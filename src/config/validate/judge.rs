@@ -39,6 +39,9 @@ pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: B
                 (own.map(|_| "topic"), advice)
             }
             Fault::DeleteWithoutRetain => (Some("delete"), "set retain = true too"),
+            Fault::QueryNeeded { .. } => {
+                (Some("topic"), "take {query.NAME} out of it, or set query = \"publish\" for this rule")
+            }
             Fault::Quota(_) => (Some("quota"), "correct the quota"),
             Fault::PayloadLimit => (Some("max-payload"), "use at most 64KiB"),
             Fault::PayloadExceedsQuota { .. } => (Some("max-payload"), "raise quota.bytes, or use less"),

@@ -8,6 +8,7 @@ mod certificate;
 mod device;
 mod fleet;
 mod judge;
+mod metrics;
 mod modbus;
 mod reach;
 mod role;
@@ -142,6 +143,12 @@ impl Context<'_> {
         self.warn(subject, key, "this credential cannot be seen from outside the service", advice);
     }
 
+    /// This user may not look; the service may be able to.
+    fn closed(&mut self, subject: &str, key: &[&str], path: &Path) {
+        let message = format!("{} may not be read by this user, so nothing is said about it", path.display());
+        self.warn(subject, key, message, "run `sudo tombolo check`, or check as the service's user");
+    }
+
     /// Checks whether a file that a stage opens later can be read.
     fn look_at(&mut self, subject: &str, key: &[&str], path: &Path, secret: bool) {
         let shown = path.display();
@@ -150,6 +157,7 @@ impl Context<'_> {
             Err(_) if self.is_out_of_sight(path) => self.out_of_sight(subject, key),
             // Others may see that there is none; this user cannot even look.
             Err(FileError::Denied) if self.is_hidden(subject, key, path) => {}
+            Err(FileError::Denied) if self.sources.files.is_outsider() => self.closed(subject, key, path),
             Err(error) => {
                 let advice = "put the file there; the daemon looks again at every connection";
                 self.fail(subject, key, format!("{shown} {error}"), advice);
@@ -218,6 +226,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         }
     }
     stage::insecure_device(cx, &coap, &gate.devices);
+    let metrics = metrics::metrics(cx, &file.metrics);
     if context.findings.fatal {
         return None;
     }
@@ -228,7 +237,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         },
     };
     let log = log(&file.log);
-    let settings = Settings { gateway, gate, upstream, coap, serial, journal, clock, log, paths };
+    let settings = Settings { gateway, gate, upstream, coap, serial, journal, clock, log, metrics, paths };
     Some(Validated { settings, known, certificates: material })
 }
 

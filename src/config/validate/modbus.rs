@@ -89,13 +89,13 @@ fn read(cx: &mut Context<'_>, name: &str) -> Result<Template, Missing> {
     let shown = |folder: Option<&std::path::PathBuf>| {
         folder.map_or_else(String::new, |folder| Path::new(folder).display().to_string())
     };
+    let others = match folders.len() {
+        0 | 1 => String::new(),
+        _ => format!("; those that come with Tombolo are in {}", shown(folders.last())),
+    };
     missing(
         format!("there is no template {name:?}"),
-        format!(
-            "put {name}.toml into {}; those that come with Tombolo are in {}",
-            shown(folders.first()),
-            shown(folders.last())
-        ),
+        format!("put {name}.toml into {}{others}", shown(folders.first())),
     )
 }
 

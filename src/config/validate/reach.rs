@@ -4,6 +4,8 @@
 //! These are only warnings: a later drop-in may add a rule, and real readings may be shorter than
 //! the maximum.
 
+use std::time::Duration;
+
 use super::Context;
 use crate::config::model::Serial;
 use crate::gate::policy::PAYLOAD_MAX;
@@ -20,9 +22,13 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
     match &port.duty {
         // The paths are chosen by the node.
         Duty::Slipmux { .. } => {}
-        Duty::Readings { .. } => {
+        Duty::Readings { poll, .. } => {
             let Some(role) = role(gate, &port.name) else { return };
-            rule(cx, role, &["serial", name], table.path.as_deref().unwrap_or(PATH_DEFAULT));
+            let key = ["serial", name];
+            rule(cx, role, &key, table.path.as_deref().unwrap_or(PATH_DEFAULT));
+            if let Some(poll) = poll {
+                rhythm(cx, role, &with(&key, "poll-period"), poll.period, "raise the quota or the period");
+            }
         }
         Duty::Modbus(bus) => {
             for unit in &bus.units {
@@ -30,7 +36,10 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
                 let key = ["serial", name, "unit", key];
                 rule(cx, role, &key, &unit.path);
                 size(cx, role, &key, unit);
-                rhythm(cx, role, &key, unit);
+                if unit.publish == Publish::Always {
+                    let advice = "raise the quota or the period, or set publish = \"change\"";
+                    rhythm(cx, role, &with(&key, "period"), unit.period, advice);
+                }
             }
         }
     }
@@ -82,22 +91,17 @@ fn size(cx: &mut Context<'_>, role: &Role, key: &[&str], unit: &Unit) {
     }
 }
 
-fn rhythm(cx: &mut Context<'_>, role: &Role, key: &[&str], unit: &Unit) {
+fn rhythm(cx: &mut Context<'_>, role: &Role, key: &[&str], period: Duration, advice: &str) {
     let Quota { messages, per, .. } = role.quota;
-    if unit.publish == Publish::Always && unit.period.saturating_mul(messages) < per {
+    if period.saturating_mul(messages) < per {
         let shown = crate::config::scalar::format_duration;
         let message = format!(
             "a reading every {} is more than the quota of the role {:?}: {messages} in {}",
-            shown(unit.period),
+            shown(period),
             role.name.as_str(),
             shown(per)
         );
-        cx.warn(
-            &subject(key),
-            &with(key, "period"),
-            message,
-            "raise the quota or the period, or set publish = \"change\"",
-        );
+        cx.warn(&subject(key), key, message, advice);
     }
 }
 

@@ -7,7 +7,7 @@ use super::Context;
 use crate::config::model;
 use crate::gate::pattern::Pattern;
 use crate::gate::template::Template;
-use crate::gate::{DownlinkRule, QoS, Quota, Role, UplinkRule};
+use crate::gate::{DownlinkRule, QoS, QueryUse, Quota, Role, UplinkRule};
 use crate::message::{Envelope, Lane, Name};
 use crate::proto::Holder;
 
@@ -58,9 +58,10 @@ fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<
         burst: table.quota.burst.unwrap_or(default.burst),
     };
     let mut uplink = Vec::new();
+    let query = table.query.unwrap_or(model::QueryUse::Publish);
     for (rule, table) in &table.uplink {
         if table.enabled != Some(false) {
-            uplink.extend(uplink_rule(rule, table, faults));
+            uplink.extend(uplink_rule(rule, table, query, faults));
         }
     }
     let mut downlink = Vec::new();
@@ -84,7 +85,13 @@ fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<
     })
 }
 
-fn uplink_rule(name: &str, table: &model::Uplink, faults: &mut Vec<Fault>) -> Option<UplinkRule> {
+/// `query` is the role's value for rules without one.
+fn uplink_rule(
+    name: &str,
+    table: &model::Uplink,
+    query: model::QueryUse,
+    faults: &mut Vec<Fault>,
+) -> Option<UplinkRule> {
     let Some(path) = &table.path else {
         fault(faults, &["uplink", name], "the rule has no path", "set path, like \"t/#\"");
         return None;
@@ -121,6 +128,10 @@ fn uplink_rule(name: &str, table: &model::Uplink, faults: &mut Vec<Fault>) -> Op
             Some(model::Envelope::None) | None => Envelope::None,
         },
         delete: table.delete.unwrap_or(false),
+        query: match table.query.unwrap_or(query) {
+            model::QueryUse::Publish => QueryUse::Publish,
+            model::QueryUse::Refuse => QueryUse::Refuse,
+        },
     })
 }
 

@@ -7,9 +7,14 @@ use super::Context;
 use super::modbus::{self, Templates};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
+use crate::proto::serial::charset::Charset;
 use crate::proto::serial::checksum::{Checksum, Placement};
 use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line, markers};
-use crate::proto::serial::reading::{Extractor, ExtractorError, Form, Kind, PATH_DEFAULT, Scale};
+use crate::proto::serial::modbus::model::ModeWord;
+use crate::proto::serial::poll;
+use crate::proto::serial::reading::{
+    Decimal, Extractor, ExtractorError, Form, Kind, Notation, PATH_DEFAULT, Scale,
+};
 use crate::southbound::serial::settings::{Duty, FlowControl, Line, Parity, Port, PortName, Rs485};
 
 /// Default of `max-frame`: the default payload limit of a role for one datagram.
@@ -68,6 +73,26 @@ fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
         let advice = "`tombolo serial list` shows the persistent name in /dev/serial/by-id";
         cx.warn(&format!("serial {name}"), &["serial", name, "port"], message, advice);
     }
+    if table.port.as_deref().is_some_and(|port| port.contains("tcp://")) {
+        let line = [
+            ("baud", table.baud.is_some()),
+            ("data-bits", table.data_bits.is_some()),
+            ("parity", table.parity.is_some()),
+            ("stop-bits", table.stop_bits.is_some()),
+            ("flow-control", table.flow_control.is_some()),
+            ("rs485", table.rs485.is_some()),
+        ];
+        for (key, _) in line.iter().filter(|(_, set)| *set) {
+            let message =
+                "without effect: the port is reached over the network; its converter has these settings";
+            cx.warn(
+                &format!("serial {name}"),
+                &["serial", name, key],
+                message,
+                "set it there, and take it out here",
+            );
+        }
+    }
 }
 
 /// The settings of a port; `None` for a bus that cannot be used, after findings.
@@ -103,7 +128,7 @@ fn port(
     } else if table.framing == Some(model::Framing::Slipmux) {
         slipmux(table)?
     } else {
-        Duty::Readings { framing: framing(table)?, extractor: extractor(table)? }
+        Duty::Readings { framing: framing(table)?, extractor: extractor(table)?, poll: asked(table)? }
     };
     if matches!(port, PortName::Tcp { has_header: true, .. }) && !matches!(duty, Duty::Modbus(_)) {
         let advice = "add a [serial.NAME.unit.ADDRESS] for each unit, or use tcp:// for plain bytes";
@@ -116,8 +141,17 @@ fn port(
 /// Checks that a bus has no keys for frames or for a device: the length of a response follows from
 /// its request, and each unit is a device.
 fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
+    let is_ascii = table.modbus.as_ref().is_some_and(|bus| bus.mode == Some(ModeWord::Ascii));
     let keys = [
         ("framing", table.framing.is_some()),
+        ("keep", table.keep.is_some()),
+        ("whole", table.whole.is_some()),
+        ("charset", table.charset.is_some()),
+        ("decimal", table.decimal.is_some()),
+        ("poll", table.poll.is_some()),
+        ("poll-period", table.poll_period.is_some()),
+        ("poll-timeout", table.poll_timeout.is_some()),
+        ("poll-echo", table.poll_echo.is_some()),
         ("max-frame", table.max_frame.is_some()),
         ("checksum", table.checksum.is_some()),
         ("skip-first", table.skip_first.is_some()),
@@ -144,11 +178,21 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         return Err(Fault::new(key, message, advice));
     }
     foreign(table, None)?;
-    if line.data_bits != 8 {
-        // MODBUS over Serial Line V1.02 §2.5.1.
-        return Err(Fault::new("data-bits", "Modbus RTU has 8 data bits", "take it out"));
+    if line.data_bits != 8 && !(is_ascii && line.data_bits == 7) {
+        // MODBUS over Serial Line V1.02 §2.5.1, §2.5.2.
+        let advice = "take it out, or set [serial.NAME.modbus] mode = \"ascii\" if the units use that";
+        return Err(Fault::new("data-bits", "Modbus RTU has 8 data bits", advice));
     }
-    if line.flow_control == FlowControl::Software {
+    if is_ascii
+        && matches!(
+            PortName::parse(table.port.as_deref().unwrap_or_default()),
+            Some(PortName::Tcp { has_header: true, .. })
+        )
+    {
+        let message = "modbus-tcp:// has frames of its own";
+        return Err(Fault::new("modbus.mode", message, "take it out, or use tcp:// for plain bytes"));
+    }
+    if !is_ascii && line.flow_control == FlowControl::Software {
         let message = "XON and XOFF are among the bytes that Modbus RTU sends";
         return Err(Fault::new("flow-control", message, "take it out"));
     }
@@ -270,6 +314,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         Some(model::Checksum::Sum) => Some(Checksum::Sum),
         Some(model::Checksum::SumNegated) => Some(Checksum::SumNegated),
         Some(model::Checksum::Sum16) => Some(Checksum::Sum16),
+        Some(model::Checksum::Linky) => Some(Checksum::Linky),
     };
     let placement = Placement {
         low_first: table.checksum_order.map(|order| order == model::ByteOrder::Little),
@@ -280,7 +325,13 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
     if checksum.is_none() && placement != Placement::default() {
         return Err(Fault::new("", "there is no checksum to place", "set checksum, or take checksum-… out"));
     }
-    let least = checksum.map_or(0, |checksum| placement.from + placement.width(checksum));
+    let keep = usize::from(table.keep.unwrap_or(0));
+    let whole = table.whole.unwrap_or(false);
+    behind(&framing, keep, whole, checksum.map_or(0, |checksum| placement.width(checksum)))?;
+    let least = match keep {
+        0 => checksum.map_or(0, |checksum| placement.from + placement.width(checksum)),
+        _ => 0,
+    };
     if max_frame.min(FRAME_MAX) <= least {
         let key = if table.size.is_some() { "size" } else { "max-frame" };
         return Err(Fault::new(
@@ -305,7 +356,96 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         return Err(Fault::new("size", "there is no room for more than the start", "use a larger one"));
     }
     let skip_first = table.skip_first.unwrap_or(false);
-    Ok(framing::Settings { framing, checksum, placement, max_frame, start, skip_first })
+    Ok(framing::Settings { framing, checksum, placement, max_frame, start, skip_first, keep, whole })
+}
+
+/// Checks what is behind the end of a frame.
+fn behind(framing: &Framing, keep: usize, whole: bool, width: usize) -> Result<(), Fault> {
+    let key = if keep > 0 { "keep" } else { "whole" };
+    if keep == 0 && !whole {
+        return Ok(());
+    }
+    let has_end = match framing {
+        Framing::Line(end) => *end != line::End::Any,
+        Framing::Markers(markers) if markers.start == markers.end => {
+            let message = "its start and its end are alike, so what is behind an end begins a frame";
+            return Err(Fault::new(key, message, "take it out"));
+        }
+        Framing::Markers(_) => true,
+        _ => false,
+    };
+    if !has_end {
+        let message = "only frames between markers, and lines with one certain end, have an end to be kept";
+        return Err(Fault::new(key, message, "take it out, or set line-end"));
+    }
+    if keep > 0 && keep < width {
+        let advice = format!("use {width} or more: with keep, the checksum is behind the end");
+        return Err(Fault::new(key, format!("the checksum has {width} bytes"), advice));
+    }
+    Ok(())
+}
+
+/// How the device is asked, if it is.
+fn asked(table: &Serial) -> Result<Option<poll::Settings>, Fault> {
+    let Some(text) = &table.poll else {
+        let keys = [
+            ("poll-period", table.poll_period.is_some()),
+            ("poll-timeout", table.poll_timeout.is_some()),
+            ("poll-echo", table.poll_echo.is_some()),
+        ];
+        return match keys.into_iter().find(|(_, set)| *set) {
+            Some((key, _)) => Err(Fault::new(key, "nothing is asked", "set poll, or take it out")),
+            None => Ok(None),
+        };
+    };
+    let (period, timeout) = (
+        table.poll_period.map_or(poll::Settings::PERIOD, |span| span.0),
+        table.poll_timeout.map_or(poll::Settings::TIMEOUT, |span| span.0),
+    );
+    let question = match text.starts_with("hex:") {
+        true => bytes("poll", text, poll::QUESTION_MAX)?,
+        false => unescaped(text).filter(|bytes| (1..=poll::QUESTION_MAX).contains(&bytes.len())).ok_or_else(
+            || {
+                let advice = r#"use 1 to 256 bytes, as text with \r, \n, \t, \\ and \xHH, or as "hex:410d""#;
+                Fault::new("poll", format!("{text:?} is not accepted"), advice)
+            },
+        )?,
+    };
+    if timeout > period {
+        let message = "it is longer than poll-period";
+        return Err(Fault::new("poll-timeout", message, "use a shorter one, or a longer poll-period"));
+    }
+    Ok(Some(poll::Settings { question, period, timeout, echo: table.poll_echo.unwrap_or(false) }))
+}
+
+/// A text with escapes, so that a question can be written in a literal string or a variable, too.
+fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'\\' {
+            bytes.push(*first);
+            continue;
+        }
+        let (escaped, after) = rest.split_first()?;
+        rest = after;
+        bytes.push(match escaped {
+            b'r' => b'\r',
+            b'n' => b'\n',
+            b't' => b'\t',
+            b'0' => 0,
+            b'\\' => b'\\',
+            b'x' => {
+                let (digits, after) = rest.split_at_checked(2)?;
+                rest = after;
+                let digits = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
+                u8::from_str_radix(digits, 16).ok()?
+            }
+            _ => return None,
+        });
+    }
+    Some(bytes)
 }
 
 /// Reports keys that only other framings use.
@@ -345,6 +485,14 @@ fn slipmux(table: &Serial) -> Result<Duty, Fault> {
         ("pattern", table.pattern.is_some()),
         ("path", table.path.is_some()),
         ("field", !table.field.is_empty()),
+        ("keep", table.keep.is_some()),
+        ("whole", table.whole.is_some()),
+        ("charset", table.charset.is_some()),
+        ("decimal", table.decimal.is_some()),
+        ("poll", table.poll.is_some()),
+        ("poll-period", table.poll_period.is_some()),
+        ("poll-timeout", table.poll_timeout.is_some()),
+        ("poll-echo", table.poll_echo.is_some()),
     ];
     if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
         return Err(Fault::new(key, "with slipmux, the node's CoAP messages contain this", "take it out"));
@@ -380,11 +528,25 @@ fn enclosed(table: &Serial) -> Result<markers::Markers, Fault> {
     };
     let (start, end) = (marker("start", &table.start)?, marker("end", &table.end)?);
     let escape = match &table.escape {
-        Some(text) => bytes("escape", text, 1)?.first().copied(),
+        Some(text) => match bytes("escape", text, markers::MARKER_MAX)?[..] {
+            [byte] => Some(markers::Escape::Before(byte)),
+            ref sequence => Some(markers::Escape::Doubled(sequence.to_vec())),
+        },
         None => None,
     };
-    if escape.is_some_and(|escape| start.contains(&escape) || end.contains(&escape)) {
-        return Err(Fault::new("escape", "it is part of a marker", "use a byte that is in neither"));
+    match &escape {
+        Some(markers::Escape::Before(byte)) if start.contains(byte) || end.contains(byte) => {
+            return Err(Fault::new("escape", "it is part of a marker", "use a byte that is in neither"));
+        }
+        Some(markers::Escape::Doubled(sequence))
+            if [&start, &end]
+                .iter()
+                .any(|marker| marker.len() <= sequence.len() || !marker.starts_with(sequence)) =>
+        {
+            let message = "an escape of several bytes is what both markers begin with";
+            return Err(Fault::new("escape", message, "use one byte, or the first bytes of start and end"));
+        }
+        _ => {}
     }
     if start != end && end.windows(start.len()).any(|window| window == start) {
         return Err(Fault::new("end", "the start is part of it", "use other markers"));
@@ -430,8 +592,31 @@ fn extractor(table: &Serial) -> Result<Extractor, Fault> {
             "set form = \"json\", or take them out",
         ));
     }
+    let decimal = |word: model::Decimal| match word {
+        model::Decimal::Point => Decimal::Point,
+        model::Decimal::Comma => Decimal::Comma,
+    };
+    let decimals =
+        table.field.iter().filter_map(|(name, field)| Some((name.clone(), decimal(field.decimal?))));
+    let notation = Notation {
+        charset: match table.charset {
+            Some(model::Charset::Latin1) => Charset::Latin1,
+            Some(model::Charset::Windows1252) => Charset::Windows1252,
+            Some(model::Charset::Utf8) | None => Charset::Utf8,
+        },
+        decimal: table.decimal.map_or(Decimal::Any, decimal),
+        decimals: decimals.collect(),
+    };
+    if form == Form::Raw && table.charset.is_some() {
+        return Err(Fault::new("charset", "raw bytes have none", "take it out, or set form = \"text\""));
+    }
+    if table.decimal.is_some() && (form != Form::Json || table.pattern.is_none()) {
+        let advice = "set form = \"json\" and pattern, or take it out";
+        return Err(Fault::new("decimal", "there are no fields to be numbers", advice));
+    }
     let path = table.path.as_deref().unwrap_or(PATH_DEFAULT);
-    Extractor::new(form, table.pattern.as_deref(), &kinds, path).map_err(|error| {
+    let made = Extractor::new(form, table.pattern.as_deref(), &kinds, path);
+    made.map(|extractor| extractor.with(notation)).map_err(|error| {
         let (key, advice) = match &error {
             ExtractorError::Pattern(_) => {
                 ("pattern", "use a regular expression in the syntax of docs.rs/regex")

@@ -9,6 +9,7 @@ use crate::config::scalar::{BrokerUrl, parse_broker_url};
 use crate::gate::own_topic::OwnTopic;
 use crate::gate::template::Template;
 use crate::message::{Name, TOPIC_MAX};
+use crate::northbound::jwt::{JwtAlgorithm, JwtSettings};
 use crate::northbound::settings::{self as northbound, OwnTopics, Protocol, TlsSettings, TlsVersion};
 
 /// Least interval of `retry-rejected`.
@@ -17,6 +18,7 @@ const RETRY_LEAST: Duration = Duration::from_secs(60);
 const AWS: &str = ".amazonaws.com";
 const AWS_RATE: u32 = 100;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const JWT_LIFETIME: Duration = Duration::from_secs(3600);
 const RETRY_REJECTED: Duration = Duration::from_secs(3600);
 
 /// `[topics]`, resolved.
@@ -166,6 +168,7 @@ pub(super) fn upstream(
         let message = "the password is sent unencrypted";
         cx.warn("upstream", &["upstream", "password-file"], message, "use mqtts://");
     }
+    let jwt = jwt(cx, table, url.tls);
     let rate = table.max_publish_rate.unwrap_or(0);
     if url.host.ends_with(AWS) && url.host.contains(".iot.") && !(1..=AWS_RATE).contains(&rate) {
         let message =
@@ -180,6 +183,7 @@ pub(super) fn upstream(
         client_id: table.client_id.clone().unwrap_or_else(|| gateway.as_str().to_owned()),
         username: table.username.clone(),
         password_file,
+        jwt,
         protocol: match table.protocol {
             None | Some(model::Protocol::Auto) => Protocol::Auto,
             Some(model::Protocol::V5) => Protocol::V5,
@@ -202,6 +206,46 @@ pub(super) fn upstream(
             interval => Some(interval),
         },
         topics,
+    })
+}
+
+/// `[upstream.jwt]`.
+fn jwt(cx: &mut Context<'_>, table: &model::Upstream, tls: bool) -> Option<JwtSettings> {
+    let jwt = table.jwt.as_ref()?;
+    let (Some(audience), Some(key_file)) = (&jwt.audience, &jwt.key_file) else {
+        let name = if jwt.audience.is_none() { "audience" } else { "key-file" };
+        let message = "tokens need an audience and a key";
+        cx.fatal(&["upstream", "jwt", name], message, "set audience and key-file, or take the table out");
+        return None;
+    };
+    let key = ["upstream", "jwt", "key-file"];
+    let key_file = cx.secret(&key, key_file)?;
+    cx.look_at("upstream", &key, &key_file, true);
+    if table.password_file.is_some() {
+        let message = "a password and tokens are both set";
+        cx.fatal(&["upstream", "password-file"], message, "take password-file or [upstream.jwt] out");
+    }
+    if table.username.is_none() {
+        let key = ["upstream", "username"];
+        let message = "tokens are sent without a user name, which MQTT 3.1.1 does not allow";
+        match table.protocol {
+            Some(model::Protocol::V3_1_1) => cx.fatal(&key, message, "set username; many brokers ignore it"),
+            _ => cx.warn("upstream", &key, message, "set username; many brokers ignore it"),
+        }
+    }
+    if !tls {
+        let message = "the token is sent unencrypted";
+        cx.warn("upstream", &["upstream", "jwt"], message, "use mqtts://");
+    }
+    Some(JwtSettings {
+        audience: audience.clone(),
+        lifetime: jwt.lifetime.map_or(JWT_LIFETIME, |span| span.0),
+        algorithm: match jwt.algorithm {
+            None | Some(model::JwtAlgorithm::Es256) => JwtAlgorithm::Es256,
+            Some(model::JwtAlgorithm::EdDsa) => JwtAlgorithm::EdDsa,
+            Some(model::JwtAlgorithm::Rs256) => JwtAlgorithm::Rs256,
+        },
+        key_file,
     })
 }
 

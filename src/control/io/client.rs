@@ -14,6 +14,7 @@ use tokio_util::codec::{Decoder as _, LinesCodec, LinesCodecError};
 use crate::control::protocol::{Failure, RESPONSE_MAX, Request, Response, to_line};
 use crate::control::tail::Item;
 use crate::control::trace::Traced;
+use crate::control::traffic::Message;
 
 /// Timeout of an ordinary answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
@@ -158,12 +159,12 @@ impl Client {
         serde_json::from_value(value).map_err(|error| ClientError::Garbled { reason: error.to_string() })
     }
 
-    /// Starts a tail.
+    /// Starts a tail with the `last` readings before.
     ///
     /// # Errors
-    /// [`ClientError`].
-    pub fn tail(mut self, device: Option<String>) -> Result<Tailing, ClientError> {
-        self.ask(&Request::Tail { device }, ANSWER)?;
+    /// [`ClientError`]; [`ClientError::Failed`] if there is no such device.
+    pub fn tail(mut self, device: Option<String>, last: u32) -> Result<Tailing, ClientError> {
+        self.ask(&Request::Tail { device, last }, ANSWER)?;
         self.time_limit(None)?;
         Ok(Tailing(self))
     }
@@ -176,6 +177,16 @@ impl Client {
         self.ask(&Request::SerialTrace { port }, ANSWER)?;
         self.time_limit(None)?;
         Ok(Tracing(self))
+    }
+
+    /// Starts to trace a device, or the uplink.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Failed`] if there is no such device, or this user may not.
+    pub fn traffic(mut self, target: String, payload: bool) -> Result<Traffic, ClientError> {
+        self.ask(&Request::TrafficTrace { target, payload }, ANSWER)?;
+        self.time_limit(None)?;
+        Ok(Traffic(self))
     }
 
     fn time_limit(&self, within: Option<Duration>) -> Result<(), ClientError> {
@@ -259,6 +270,27 @@ impl Iterator for Tracing {
             Ok(Some(Response::Missed(count))) => Some(Ok(Err(count))),
             Ok(Some(Response::Error(failure))) => Some(Err(ClientError::Failed(failure))),
             Ok(Some(Response::Ok(_))) => self.next(),
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// A running trace of messages: an iterator that ends when the daemon does.
+#[derive(Debug)]
+pub struct Traffic(Client);
+
+impl Iterator for Traffic {
+    type Item = Result<Box<Message>, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.0.receive() {
+            Ok(None) => None,
+            Ok(Some(Response::Item(value))) => Some(match serde_json::from_value(value) {
+                Ok(message) => Ok(Box::new(message)),
+                Err(error) => Err(ClientError::Garbled { reason: error.to_string() }),
+            }),
+            Ok(Some(Response::Error(failure))) => Some(Err(ClientError::Failed(failure))),
+            Ok(Some(Response::Ok(_) | Response::Missed(_))) => self.next(),
             Err(error) => Some(Err(error)),
         }
     }

@@ -21,8 +21,9 @@ use tokio_util::codec::{Decoder as _, LinesCodec, LinesCodecError};
 
 use crate::control::api::{Call, Reply};
 use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, to_line};
-use crate::control::tail::{Seen, Tail};
+use crate::control::tail::{Seen, Tail, Watcher};
 use crate::control::trace::{Trace, TraceWatcher};
+use crate::control::traffic::{Traffic, TrafficWatcher};
 
 /// Most connections at once.
 pub const CONNECTIONS_MAX: usize = 16;
@@ -77,14 +78,21 @@ impl std::fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
+/// What a connection may watch.
+#[derive(Clone, Debug, Default)]
+struct Streams {
+    tail: Tail,
+    trace: Trace,
+    traffic: Traffic,
+}
+
 /// The socket, its connections, and their calls. Dropping it closes all connections and removes the
 /// socket.
 #[derive(Debug)]
 pub struct Server {
     socket: PathBuf,
     calls: mpsc::Receiver<Call>,
-    tail: Tail,
-    trace: Trace,
+    streams: Streams,
     accepting: JoinHandle<()>,
 }
 
@@ -101,10 +109,9 @@ impl Server {
         let listener = bind(socket)?;
         // The channel has room for one call per connection, so that sending never waits.
         let (sender, calls) = mpsc::channel(CONNECTIONS_MAX);
-        let tail = Tail::default();
-        let trace = Trace::default();
-        let accepting = tokio::spawn(accept(listener, sender, tail.clone(), trace.clone()));
-        Ok(Server { socket: socket.to_owned(), calls, tail, trace, accepting })
+        let streams = Streams::default();
+        let accepting = tokio::spawn(accept(listener, sender, streams.clone()));
+        Ok(Server { socket: socket.to_owned(), calls, streams, accepting })
     }
 
     /// The next request for [`Call::dispatch`]. Cancellation does not lose a request.
@@ -118,12 +125,17 @@ impl Server {
 
     /// The tail to which the path sends its readings.
     pub fn tail(&self) -> &Tail {
-        &self.tail
+        &self.streams.tail
     }
 
     /// The trace to which serial ports send their bytes.
     pub fn trace(&self) -> &Trace {
-        &self.trace
+        &self.streams.trace
+    }
+
+    /// The stream to which the path sends decrypted messages.
+    pub fn traffic(&self) -> &Traffic {
+        &self.streams.traffic
     }
 
     /// The socket's path.
@@ -177,7 +189,7 @@ fn answers(path: &Path) -> bool {
     )
 }
 
-async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, tail: Tail, trace: Trace) {
+async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, streams: Streams) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Aborts the connections when this task ends.
     let mut connections = tokio::task::JoinSet::new();
@@ -203,16 +215,18 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, tail: Tail, t
             let _ = stream.try_write(&line);
             continue;
         };
-        let (calls, tail, trace) = (calls.clone(), tail.clone(), trace.clone());
+        let (calls, streams) = (calls.clone(), streams.clone());
         connections.spawn(async move {
-            serve(stream, calls, tail, trace).await;
+            serve(stream, calls, streams).await;
             drop(place);
         });
     }
 }
 
-async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, tail: Tail, trace: Trace) {
+async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, streams: Streams) {
     let peer = stream.peer_cred().ok();
+    let uid = peer.map_or(-1, |peer| i64::from(peer.uid()));
+    let pid = peer.and_then(|peer| peer.pid()).unwrap_or(0);
     let mut lines = LinesCodec::new_with_max_length(REQUEST_MAX);
     let mut buffer = BytesMut::new();
     loop {
@@ -235,10 +249,40 @@ async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, tail: Tail, tr
         };
         let response = match request {
             Err(failure) => Response::Error(failure),
-            Ok(Request::Tail { device }) => return stream_tail(stream, &tail, device).await,
+            Ok(request) if request.is_privileged() && !is_privileged(uid) => {
+                log::warn!(uid = uid, pid = pid, request:? = request; "control request refused");
+                let message = "only root and the user of the daemon may ask this: use sudo";
+                Response::Error(Failure::new(Code::Denied, message))
+            }
+            Ok(Request::Tail { device, last }) => {
+                // Subscribed before the request, so that no reading after the answer is missed.
+                let watcher = streams.tail.watch(device.clone(), last as usize);
+                match ask(Request::Tail { device, last }, &calls).await {
+                    Response::Ok(_) => return stream_tail(stream, watcher).await,
+                    response => response,
+                }
+            }
+            Ok(Request::TrafficTrace { target, payload }) => {
+                match ask(Request::TrafficTrace { target: target.clone(), payload }, &calls).await {
+                    Response::Ok(_) => match streams.traffic.watch(target.clone(), payload) {
+                        Some(watcher) => {
+                            let target = target.as_str();
+                            log::info!(uid = uid, pid = pid, subject = target, payload = payload; "trace begins");
+                            let shown = stream_traffic(stream, watcher).await;
+                            log::info!(uid = uid, pid = pid, subject = target, messages = shown; "trace ends");
+                            return;
+                        }
+                        None => Response::Error(Failure::new(
+                            Code::Busy,
+                            "too many traces at once; end one of them",
+                        )),
+                    },
+                    response => response,
+                }
+            }
             Ok(Request::SerialTrace { port }) => {
                 // Subscribed before the request, so that no piece after the answer is missed.
-                let watcher = trace.watch(port.clone());
+                let watcher = streams.trace.watch(port.clone());
                 match ask(Request::SerialTrace { port }, &calls).await {
                     Response::Ok(_) => return stream_trace(stream, watcher).await,
                     response => response,
@@ -246,8 +290,6 @@ async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, tail: Tail, tr
             }
             Ok(request) => {
                 if request.changes_something() {
-                    let uid = peer.map_or(-1, |peer| i64::from(peer.uid()));
-                    let pid = peer.and_then(|peer| peer.pid()).unwrap_or(0);
                     log::info!(uid = uid, pid = pid, request:? = request; "control request");
                 }
                 ask(request, &calls).await
@@ -272,8 +314,12 @@ async fn ask(request: Request, calls: &mpsc::Sender<Call>) -> Response {
     }
 }
 
-async fn stream_tail(mut stream: UnixStream, tail: &Tail, device: Option<String>) {
-    let mut watcher = tail.watch(device);
+/// Root, or the user that runs the daemon.
+fn is_privileged(uid: i64) -> bool {
+    uid == 0 || uid == i64::from(nix::unistd::geteuid().as_raw())
+}
+
+async fn stream_tail(mut stream: UnixStream, mut watcher: Watcher) {
     if send(&mut stream, &Response::Ok(serde_json::json!({}))).await.is_err() {
         return;
     }
@@ -319,6 +365,28 @@ async fn stream_trace(mut stream: UnixStream, mut watcher: TraceWatcher) {
         if send(&mut stream, &response).await.is_err() {
             return;
         }
+    }
+}
+
+/// How many messages were sent. A trace that ends with the daemon ends without its last line in the
+/// log: the daemon's own says that it stops.
+async fn stream_traffic(mut stream: UnixStream, mut watcher: TrafficWatcher) -> u64 {
+    let mut count = 0;
+    if send(&mut stream, &Response::Ok(serde_json::json!({}))).await.is_err() {
+        return count;
+    }
+    let mut ignored = [0; 64];
+    loop {
+        let message = tokio::select! {
+            message = watcher.next() => message,
+            _ = stream.read(&mut ignored) => return count,
+        };
+        let Some(message) = message else { return count };
+        let Ok(value) = serde_json::to_value(&message) else { continue };
+        if send(&mut stream, &Response::Item(value)).await.is_err() {
+            return count;
+        }
+        count += 1;
     }
 }
 

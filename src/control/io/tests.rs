@@ -60,11 +60,13 @@ impl Control for Hub {
         for bytes in 0..20 {
             self.tail.push(&Reading {
                 received: None,
+                boottime_ms: 0,
                 device: "door-7",
                 method: Method::Post,
                 path: "t/env",
                 topic: Some("a"),
                 bytes,
+                preview: b"21.5",
                 outcome: Outcome::Stored(RecordId { run: 1, sequence: bytes as u64 }),
                 reason: None,
             });
@@ -221,7 +223,7 @@ fn the_connection_after_the_last_place_is_told_so_and_a_place_given_back_is_take
 #[test]
 fn a_tail_shows_readings_until_it_goes_and_costs_nothing_after() {
     let daemon = Daemon::start("tail");
-    let mut tailing = daemon.client().tail(Some("door-7".into())).unwrap();
+    let mut tailing = daemon.client().tail(Some("door-7".into()), 0).unwrap();
     let mut client = daemon.client();
     assert_eq!(client.ask(&Request::Reload {}, ANSWER).unwrap()["watched"], true);
     for bytes in 0..20 {
@@ -238,7 +240,7 @@ fn a_tail_shows_readings_until_it_goes_and_costs_nothing_after() {
 #[test]
 fn a_tail_that_does_not_read_holds_nobody_up_and_hears_what_it_missed() {
     let daemon = Daemon::start("slow");
-    let mut tailing = daemon.client().tail(None).unwrap();
+    let mut tailing = daemon.client().tail(None, 0).unwrap();
     let mut client = daemon.client();
     let rounds = 2000;
     for _ in 0..rounds {

@@ -2,6 +2,7 @@
 //!
 //! It runs on the path's thread. What blocks (keys, files) runs beside it; a source answers in its
 //! own time. What `status` shows is a copy, so that a disk that hangs holds nobody up.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

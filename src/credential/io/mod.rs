@@ -1,5 +1,24 @@
-//! The shell of the certificates: keys, the disk, tasks. All decisions are
-//! [`Renewal`](super::renewal::Renewal)'s.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+//! The shells of the certificates: connections, programs, files, keys, tasks. What is renewed when
+//! is decided by [`Renewal`](super::renewal::Renewal).
 
+pub mod est;
+pub mod exec;
 pub mod keeper;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use self::est::EstSource;
+use self::exec::ExecSource;
+use super::source::Source;
+use super::source_settings::SourceSettings;
+use crate::clock::WallClock;
+
+/// The source that is configured. `runtime`: the runtime directory, for working folders. Nothing is
+/// read or asked yet.
+pub fn source(settings: SourceSettings, clock: Arc<dyn WallClock>, runtime: &Path) -> Arc<dyn Source> {
+    match settings {
+        SourceSettings::Est(settings) => Arc::new(EstSource::new(settings, clock)),
+        SourceSettings::Exec(settings) => Arc::new(ExecSource::new(settings, runtime.to_owned())),
+    }
+}

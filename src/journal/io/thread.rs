@@ -257,6 +257,7 @@ impl Committer {
             RejectedWhole {
                 record: listed(entry, reading),
                 method: content.method,
+                query: content.query.map(str::to_owned),
                 content_format: content.content_format,
                 retain: content.retain,
                 envelope: content.envelope,

@@ -3,12 +3,15 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
+use super::jwt::mint;
 use crate::clock::WallClock;
 use crate::northbound::encrypted_key::{self, Encryption};
+use crate::northbound::jwt::life;
 use crate::northbound::settings::{Settings, TlsSettings};
 use crate::northbound::tls::{self, Pem};
 
@@ -21,6 +24,8 @@ pub struct Material {
     pub tls: Option<Arc<ClientConfig>>,
     /// The MQTT password.
     pub password: Option<Vec<u8>>,
+    /// How long the password serves, if it expires.
+    pub password_life: Option<Duration>,
 }
 
 /// Reads what `settings` name. It blocks: not for the path's thread.
@@ -28,9 +33,12 @@ pub struct Material {
 /// # Errors
 /// Names the file and what is wrong with it.
 pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, String> {
-    let tls = settings.tls.as_ref().map(|tls| tls_config(tls, clock)).transpose()?;
-    let password = settings.password_file.as_deref().map(password).transpose()?;
-    Ok(Material { tls, password })
+    let tls = settings.tls.as_ref().map(|tls| tls_config(tls, clock.clone())).transpose()?;
+    let (password, password_life) = match &settings.jwt {
+        Some(jwt) => (Some(mint(jwt, pem(&jwt.key_file)?, &settings.client_id, &*clock)?), Some(life(jwt))),
+        None => (settings.password_file.as_deref().map(password).transpose()?, None),
+    };
+    Ok(Material { tls, password, password_life })
 }
 
 /// What is in all the files that `settings` name, as one number: another number means that
@@ -40,6 +48,7 @@ pub fn fingerprint(settings: &Settings) -> u64 {
     let paths =
         settings.password_file.iter().chain(settings.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()));
     let paths = paths.chain(settings.tls.as_ref().and_then(|tls| tls.key_password.as_ref()));
+    let paths = paths.chain(settings.jwt.as_ref().map(|jwt| &jwt.key_file));
     let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
     let mut hasher = DefaultHasher::new();
     for path in paths {
@@ -64,8 +73,9 @@ fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<C
     tls::client_config(settings, &anchors, &place, identity, clock).map_err(|error| error.to_string())
 }
 
-/// The system's trust anchors: its bundle, or else all files of its folder.
-fn system_anchors() -> (Vec<Pem>, String) {
+/// The system's trust anchors: its bundle, or else all files of its folder; and what to call where
+/// they are.
+pub fn system_anchors() -> (Vec<Pem>, String) {
     let found = openssl_probe::probe();
     if let Some(file) = &found.cert_file
         && let Ok(bundle) = pem(file)

@@ -9,12 +9,16 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod files;
+pub mod jwt;
+pub mod observer;
 pub mod probe;
 pub mod socket;
+mod tap;
 pub mod transport;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,10 +34,13 @@ use super::publisher::Event as PublisherEvent;
 use super::reason_code;
 use super::settings::Settings;
 use super::uplink::{Closed, Event, Status, Uplink};
+use super::wire::Version;
 use crate::clock::{Moment, WallClock};
 use crate::message::{Content, RecordId};
 use crate::telemetry::limited::{Limiter, Suppressed};
+use observer::{Direction, Observer};
 use socket::Stream;
+use tap::Tap;
 use transport::{ConnectError, Connected, Transport};
 
 /// Between two rounds while something moves: 5 ms.
@@ -57,6 +64,7 @@ pub struct Handle {
     stopped: Rc<Notify>,
     /// Rejected records that the broker has now.
     recovered: Rc<RefCell<Vec<RecordId>>>,
+    observer: Option<Rc<dyn Observer>>,
 }
 
 impl Handle {
@@ -67,7 +75,15 @@ impl Handle {
             wake: Rc::new(Notify::new()),
             stopped: Rc::new(Notify::new()),
             recovered: Rc::default(),
+            observer: None,
         }
+    }
+
+    /// Lets this one follow the uplink. Before [`Driver::new`].
+    pub fn observed_by(mut self, observer: Rc<dyn Observer>) -> Handle {
+        self.core.borrow_mut().swap_settled(Vec::new());
+        self.observer = Some(observer);
+        self
     }
 
     /// Says that records were committed, or read from disk.
@@ -104,11 +120,22 @@ impl Handle {
         std::mem::take(&mut self.recovered.borrow_mut())
     }
 
-    /// Publishes the gateway's status anew and waits for its acknowledgement: how long it took.
-    /// `None`: there is no connection, no status topic, or no answer within `patience`.
-    pub async fn check(&self, patience: Duration) -> Option<Duration> {
+    /// Publishes the gateway's status anew and waits for its acknowledgement.
+    pub async fn check(&self, patience: Duration) -> Checked {
         let begun = Instant::now();
-        self.with(Uplink::begin_check).then_some(())?;
+        while !self.with(Uplink::begin_check) {
+            // A connection that was only just accepted subscribes first.
+            let soon = self.core.borrow().may_check_soon();
+            if !soon || begun.elapsed() >= patience {
+                return Checked { asked: soon, took: None };
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let took = self.answered(begun, patience).await;
+        Checked { asked: true, took }
+    }
+
+    async fn answered(&self, begun: Instant, patience: Duration) -> Option<Duration> {
         let done = async {
             while !self.core.borrow().is_check_done() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -126,6 +153,15 @@ impl Handle {
     }
 }
 
+/// What became of [`Handle::check`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// The broker was asked for an answer. `false`: there is no connection, or no status topic.
+    pub asked: bool,
+    /// How long the acknowledgement took; `None`: there was none in time, or the connection ended.
+    pub took: Option<Duration>,
+}
+
 /// Runs the uplink.
 pub struct Driver<M> {
     handle: Handle,
@@ -133,12 +169,14 @@ pub struct Driver<M> {
     moment: M,
     /// A broker that refuses a million records does not write a million lines.
     limiter: RefCell<Limiter<&'static str>>,
+    tap: RefCell<Tap>,
 }
 
 impl<M: Fn() -> Moment> Driver<M> {
     /// `clock` judges certificates; `moment` reads all clocks at once.
     pub fn new(handle: Handle, clock: Arc<dyn WallClock>, moment: M) -> Driver<M> {
-        Driver { handle, clock, moment, limiter: RefCell::new(Limiter::new(Default::default())) }
+        let limiter = RefCell::new(Limiter::new(Default::default()));
+        Driver { handle, clock, moment, limiter, tap: RefCell::default() }
     }
 
     /// Connects, publishes, reconnects, until [`Handle::stop`]. `outbox` is borrowed only within a
@@ -191,8 +229,12 @@ impl<M: Fn() -> Moment> Driver<M> {
         };
         let now = (self.moment)().now;
         match connected {
-            Ok(Connected { transport, password, dialed }) => {
-                self.handle.core.borrow_mut().handle_connected(now, password, dialed);
+            Ok(Connected { transport, password, password_life, dialed }) => {
+                {
+                    let mut core = self.handle.core.borrow_mut();
+                    core.handle_connected(now, password, dialed);
+                    core.set_password_life(now, password_life);
+                }
                 match transport {
                     Transport::Plain(stream) => self.serve(stream, outbox, &settings.host).await,
                     Transport::Tls(stream) => self.serve(*stream, outbox, &settings.host).await,
@@ -221,6 +263,9 @@ impl<M: Fn() -> Moment> Driver<M> {
         let core = &self.handle.core;
         let mut input = vec![0u8; READ_BYTES];
         let mut closed = None;
+        // From its first byte on.
+        self.tap.borrow_mut().stop();
+        self.tap.borrow_mut().handle_written(0, 0);
         while closed.is_none() && !core.borrow().is_over() {
             let began = (self.moment)().now;
             let mut progress = Progress::default();
@@ -266,6 +311,10 @@ impl<M: Fn() -> Moment> Driver<M> {
             closed = Some(self.last_words(&mut stream, &mut input, outbox, host, closed.take()).await);
         }
         let left = core.borrow_mut().outgoing().map(std::mem::take).unwrap_or_default();
+        if let Some((observer, broker, version)) = self.tapped(&mut stream) {
+            let show = |packet: &[u8]| observer.packet(broker, version, Direction::Out, packet);
+            self.tap.borrow_mut().handle_output(&left, show);
+        }
         let goodbye = async {
             if closed.is_none() {
                 stream.write_all(&left).await?;
@@ -322,6 +371,7 @@ impl<M: Fn() -> Moment> Driver<M> {
     {
         let core = &self.handle.core;
         let mut progress = Progress::default();
+        let tapped = self.tapped(stream);
         for _ in 0..READS_A_ROUND {
             let mut buffer = ReadBuf::new(input);
             match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
@@ -332,6 +382,12 @@ impl<M: Fn() -> Moment> Driver<M> {
                 }
                 Poll::Ready(Ok(())) => {
                     progress.received = true;
+                    if let Some((observer, broker, version)) = tapped {
+                        let at_boundary = core.borrow().is_between_packets();
+                        self.tap.borrow_mut().handle_received(at_boundary, buffer.filled(), |packet| {
+                            observer.packet(broker, version, Direction::In, packet);
+                        });
+                    }
                     let moment = (self.moment)();
                     core.borrow_mut().handle_bytes(&moment, &mut *outbox.borrow_mut(), buffer.filled());
                 }
@@ -349,11 +405,16 @@ impl<M: Fn() -> Moment> Driver<M> {
         let Some(out) = core.outgoing() else {
             return progress;
         };
+        let mut tap = self.tap.borrow_mut();
+        if let Some((observer, broker, version)) = tapped {
+            tap.handle_output(out, |packet| observer.packet(broker, version, Direction::Out, packet));
+        }
         while !out.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, out) {
                 Poll::Pending => return progress,
                 Poll::Ready(Ok(written)) => {
                     out.drain(..written);
+                    tap.handle_written(written, out.len());
                     progress.written = true;
                 }
                 Poll::Ready(Err(error)) => {
@@ -366,6 +427,36 @@ impl<M: Fn() -> Moment> Driver<M> {
             progress.closed = Some(Some(error));
         }
         progress
+    }
+
+    /// The observer and the broker's address, if packets are wanted.
+    fn tapped(&self, stream: &mut impl Stream) -> Option<(&dyn Observer, SocketAddr, Version)> {
+        let observer = self.handle.observer.as_deref().filter(|observer| observer.wants_packets());
+        let version = self.handle.core.borrow().spoken();
+        let tapped = observer.and_then(|observer| Some((observer, stream.socket().peer()?, version?)));
+        if tapped.is_none() {
+            // What is shown later begins at a boundary again, which an empty output is.
+            let mut tap = self.tap.borrow_mut();
+            let empty = self.handle.core.borrow_mut().outgoing().is_none_or(|out| out.is_empty());
+            tap.stop();
+            tap.handle_written(0, usize::from(!empty));
+        }
+        tapped
+    }
+
+    /// Tells the observer what became of records.
+    fn tell_settled(&self) {
+        let Some(observer) = &self.handle.observer else { return };
+        let mut settled = self.handle.core.borrow_mut().swap_settled(Vec::new());
+        if !settled.is_empty() {
+            observer.settled(&settled);
+            settled.clear();
+            // The memory is used again, unless something was decided meanwhile.
+            let meanwhile = self.handle.core.borrow_mut().swap_settled(settled);
+            if !meanwhile.is_empty() {
+                observer.settled(&meanwhile);
+            }
+        }
     }
 
     /// Reads to the end of a stream that can no more be written to.
@@ -405,6 +496,7 @@ impl<M: Fn() -> Moment> Driver<M> {
     }
 
     fn log_events<O: Outbox>(&self, outbox: &RefCell<O>) {
+        self.tell_settled();
         let mut core = self.handle.core.borrow_mut();
         let mut limiter = self.limiter.borrow_mut();
         let now = (self.moment)().now;
@@ -481,7 +573,7 @@ fn classify(error: Option<std::io::Error>, host: &str) -> Closed {
 /// What lines are limited by.
 fn kind(event: &Event) -> &'static str {
     match event {
-        Event::Connected { .. } => "connected",
+        Event::Connected { .. } | Event::PasswordRenewal => "connected",
         Event::Failed { .. } | Event::Lost { .. } => "disconnected",
         Event::FellBack { .. }
         | Event::WillLeftOut { .. }
@@ -517,6 +609,9 @@ fn log_event(broker: &str, port: u16, event: &Event) {
         Event::Lost { what, retry_in } => {
             let retry_s = retry_in.as_secs();
             log::warn!(broker, port, reason = what.as_str(), retry_s; "connection to the broker lost");
+        }
+        Event::PasswordRenewal => {
+            log::info!(broker, port; "the password is about to expire: reconnecting with a new one");
         }
         Event::Confirming { accepted } => {
             log::debug!(broker, protocol = accepted.version.as_str(), will = accepted.will;

@@ -380,7 +380,7 @@ impl Walk<'_> {
     async fn reach(&mut self) -> Result<(Box<dyn Wire>, Option<Vec<u8>>), Failed> {
         let (host, port) = (self.settings.host.as_str(), self.settings.port);
         let first = self.is_first();
-        let Material { tls, password } = match transport::load(self.settings, self.clock.clone()).await {
+        let Material { tls, password, .. } = match transport::load(self.settings, self.clock.clone()).await {
             Ok(material) => material,
             Err(text) => {
                 return fail(&mut self.steps, "files", text, "correct the file, or its name in [upstream]");
@@ -484,6 +484,7 @@ impl Walk<'_> {
     /// What the trials of a publish prove.
     fn judge_publish(&mut self, said: &Said, readable: bool, also: Option<(&str, Said)>) {
         let (scratch, version) = (self.trial.scratch, self.version());
+        let acknowledges = self.limits().at_least_once;
         let steps = &mut self.steps;
         let words = |said: &Said| match said {
             Said::Refused(code) => format!("{} (0x{code:02X})", reason_code::text(*code)),
@@ -494,7 +495,15 @@ impl Walk<'_> {
         };
         match (said, also) {
             (Said::Taken { ms, echoed: true }, _) => {
-                ok(steps, "publish", format!("acknowledged and back from {scratch} in {ms} ms"));
+                let taken = if acknowledges { "acknowledged" } else { "sent without acknowledgement" };
+                ok(steps, "publish", format!("{taken} and back from {scratch} in {ms} ms"));
+            }
+            (Said::Taken { .. }, _) if !acknowledges => {
+                let text = format!(
+                    "a publish on {scratch} was sent with QoS 0, the only one of this broker, and did not come back: nothing \
+                     shows that it was taken"
+                );
+                warn(steps, "publish", text, allow(scratch));
             }
             (Said::Taken { ms, .. }, _) if !readable && version == Version::V5 => {
                 ok(steps, "publish", format!("acknowledged on {scratch} in {ms} ms"));
@@ -564,7 +573,14 @@ fn check_client_id(own: &str) -> String {
     while !own.is_char_boundary(kept) {
         kept -= 1;
     }
-    format!("{}{CLIENT_ID_END}", &own[..kept])
+    let made = format!("{}{CLIENT_ID_END}", &own[..kept]);
+    if made != own {
+        return made;
+    }
+    // The gateway's own ends so: never that one.
+    let other = if own[..kept].ends_with('2') { '3' } else { '2' };
+    let shorter: String = own[..kept].chars().take(own[..kept].chars().count().saturating_sub(1)).collect();
+    format!("{shorter}{other}{CLIENT_ID_END}")
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -850,5 +866,9 @@ mod tests {
         assert_eq!(check_client_id(&longer).len(), 64);
         assert!(check_client_id("ä".repeat(20).as_str()).ends_with("-check"));
         assert_eq!(check_client_id(""), "-check");
+        for own in [format!("{}-check", "a".repeat(17)), format!("{}2-check", "a".repeat(30))] {
+            let made = check_client_id(&own);
+            assert!(made != own && made.len() <= own.len() && made.ends_with("-check"), "{made}");
+        }
     }
 }

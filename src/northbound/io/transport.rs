@@ -61,6 +61,8 @@ pub struct Connected {
     pub transport: Transport,
     /// The MQTT password.
     pub password: Option<Vec<u8>>,
+    /// How long the password serves, if it expires.
+    pub password_life: Option<Duration>,
     /// Where it leads.
     pub dialed: Dialed,
 }
@@ -74,10 +76,10 @@ pub async fn connect(
     clock: Arc<dyn WallClock>,
     avoid: &[SocketAddr],
 ) -> Result<Connected, ConnectError> {
-    let Material { tls, password } = load(settings, clock).await?;
+    let Material { tls, password, password_life } = load(settings, clock).await?;
     let addresses = resolve(&settings.host, settings.port).await?;
     let (transport, dialed) = reach(tls, &settings.host, settings.port, &addresses, avoid).await?;
-    Ok(Connected { transport, password, dialed })
+    Ok(Connected { transport, password, password_life, dialed })
 }
 
 /// Makes a stream to one of these addresses, whichever answers first and, with TLS, is believed.

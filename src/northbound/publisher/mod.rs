@@ -69,6 +69,7 @@ use super::reason_code::{self, Cause};
 use super::retained::NewestRetained;
 use super::session::Limits;
 use super::settings::Settings;
+use super::settled::Settled;
 use super::suspicion::RecordPlace;
 use super::volatile::Ring;
 use super::wire::{Acknowledgement, Version};
@@ -326,6 +327,11 @@ impl Publisher {
         self.outlet.terms()?;
         let stopped = Lane::ALL.into_iter().filter_map(|lane| self.records.stopped_until(lane));
         stopped.chain(self.outlet.wake_at()).min()
+    }
+
+    /// What became of records; see [`Records::swap_settled`].
+    pub fn swap_settled(&mut self, with: Vec<Settled>) -> Vec<Settled> {
+        self.records.swap_settled(with)
     }
 
     /// What happened, oldest first.

@@ -16,12 +16,15 @@ use crate::message::{Lane, RecordId};
 use crate::northbound::lane::{Departure, LaneEntry, LaneState, State};
 use crate::northbound::outbox::{Next, Outbox};
 use crate::northbound::reason_code::{self, Cause};
+use crate::northbound::settled::{DeviceKey, Settled, Verdict};
 use crate::northbound::suspicion::{RecordPlace, Ruling, SuspectView, Suspicion, TopicKey};
 
 /// While nothing was taken for so long, a refusal is no progress.
 const NOTHING_TAKEN: Duration = Duration::from_secs(30);
 /// Records retried that are remembered, to tell when the broker has taken them.
 const RETRIED_MAX: usize = 1024;
+/// Verdicts kept for who follows them; a round of the shell brings no more than a window.
+const SETTLED_MAX: usize = 65_536;
 
 /// The records read from the journal that have not left it.
 pub struct Records {
@@ -37,6 +40,8 @@ pub struct Records {
     blocked_told: [bool; 2],
     pub(super) events: VecDeque<Event>,
     pub(super) counters: Counters,
+    /// What became of records, while somebody follows it.
+    settled: Option<Vec<Settled>>,
 }
 
 impl Records {
@@ -52,6 +57,19 @@ impl Records {
             blocked_told: [false; 2],
             events: VecDeque::new(),
             counters: Counters::default(),
+            settled: None,
+        }
+    }
+
+    /// Gives what became of records since the last call for the empty `with`; from the first call
+    /// on it is kept.
+    pub fn swap_settled(&mut self, with: Vec<Settled>) -> Vec<Settled> {
+        self.settled.replace(with).unwrap_or_default()
+    }
+
+    fn note_settled(&mut self, lane: Lane, id: RecordId, device: Option<DeviceKey>, verdict: Verdict) {
+        if let Some(settled) = self.settled.as_mut().filter(|settled| settled.len() < SETTLED_MAX) {
+            settled.push(Settled { lane, id, device, verdict });
         }
     }
 
@@ -227,6 +245,11 @@ impl Records {
     fn take(&mut self, now: Instant, outlet: &mut Outlet, place: RecordPlace, topic: TopicKey, serial: u64) {
         self.counters.acknowledged += 1;
         self.progress.handle_taken(now, topic);
+        let lane = &self.lanes[place.lane];
+        if let Some(LaneEntry { id, device, .. }) = lane.entry(place.sequence).copied() {
+            let id = self.retried.get(&(place.lane, place.sequence)).copied().unwrap_or(id);
+            self.note_settled(lane.lane(), id, Some(device), Verdict::Delivered);
+        }
         self.lanes[place.lane].take(place.sequence);
         self.credit = self.credit.saturating_add(1);
         outlet.rate.handle_taken(now);
@@ -308,7 +331,9 @@ impl Records {
             entry.suspect = held;
         }
         if held && !known {
-            self.events.push_back(Event::Suspected { lane: lane.lane(), id: entry.id, cause });
+            let lane = lane.lane();
+            self.events.push_back(Event::Suspected { lane, id: entry.id, cause });
+            self.note_settled(lane, entry.id, Some(entry.device), Verdict::HeldBack(cause));
         }
         if self.suspicion.is_brokers_fault() {
             self.credit = 1;
@@ -318,14 +343,21 @@ impl Records {
     /// Lets go of what is decided, in order.
     pub fn settle(&mut self, now: Instant, outbox: &mut impl Outbox) {
         let (events, counters, retried) = (&mut self.events, &mut self.counters, &mut self.retried);
+        let mut settled = self.settled.as_mut().filter(|settled| settled.len() < SETTLED_MAX);
         for lane in &mut self.lanes {
             lane.settle(now, outbox, |lane, departure| match departure {
                 Departure::Rejected { id, cause } => {
                     retried.remove(&(lane.index(), id.sequence));
                     counters.rejected += 1;
                     events.push_back(Event::Rejected { lane, id, cause });
+                    let verdict = Verdict::Rejected(cause);
+                    settled.iter_mut().for_each(|all| all.push(Settled { lane, id, device: None, verdict }));
                 }
-                Departure::Expired { .. } => counters.expired += 1,
+                Departure::Expired { id } => {
+                    counters.expired += 1;
+                    let verdict = Verdict::Expired;
+                    settled.iter_mut().for_each(|all| all.push(Settled { lane, id, device: None, verdict }));
+                }
                 Departure::RejectedFull { wait } => events.push_back(Event::RejectedFull { lane, wait }),
             });
         }

@@ -13,6 +13,7 @@ use crate::northbound::own::Own;
 use crate::northbound::publication::{self, Remaining, Terms};
 use crate::northbound::reason_code::{self, Cause};
 use crate::northbound::retained::{Coming, NewestRetained};
+use crate::northbound::settled::DeviceKey;
 use crate::northbound::suspicion::{RecordPlace, TopicKey};
 
 /// Records older than this are backlog and paced.
@@ -131,6 +132,9 @@ impl<O: Outbox> Sender<'_, O> {
             None => (outlet.flight.next_serial(), State::SentBefore(self.next_ping)),
         };
         lane.note_sent(sequence, state, serial);
+        if let Some(entry) = lane.entry_mut(sequence) {
+            entry.device = DeviceKey::of(record.content.device);
+        }
         if let Some(original) = record.original {
             records.note_retried(place, original);
         }

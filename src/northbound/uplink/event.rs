@@ -33,6 +33,9 @@ pub enum Event {
         /// Until the next attempt.
         retry_in: Duration,
     },
+    /// The password of this connection is about to expire, or has expired: the next connection is
+    /// made at once with a new one.
+    PasswordRenewal,
     /// The broker took this variant; before it is used, a better one is tried once more.
     Confirming {
         /// What it took.

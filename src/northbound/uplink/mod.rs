@@ -8,6 +8,7 @@
 //! | `gateway_status` | what the gateway says of itself, and that it is set right |
 //! | `subscription` | whether the subscription to that is left out |
 //! | `trial` | another client certificate is tried, and its place taken by the present one again |
+//! | `password_life` | when the connection is replaced because its password expires |
 //! | `event`, `status` | what is reported |
 //!
 //! After CONNACK the gateway's status goes out alone, then the subscription to it, then everything
@@ -20,6 +21,7 @@
 mod attempts;
 mod event;
 mod gateway_status;
+mod password_life;
 mod stage;
 mod status;
 mod subscription;
@@ -39,6 +41,7 @@ pub use super::ending::Closed;
 
 use self::attempts::Attempts;
 use self::gateway_status::GatewayStatus;
+use self::password_life::PasswordLife;
 use self::stage::Stage;
 use self::subscription::SubscriptionDoubt;
 use self::trial::Trial;
@@ -51,6 +54,7 @@ use super::reason_code;
 use super::reconnect::Outcome;
 use super::session::{self, Ended, Limits, Opening, Session, Will};
 use super::settings::Settings;
+use super::settled::Settled;
 use super::wire::{Acknowledgement, Version};
 use crate::clock::Moment;
 use crate::message::{Content, RecordId};
@@ -78,6 +82,8 @@ pub struct Uplink {
     stage: Stage,
     limits: Limits,
     accepted_at: Option<Instant>,
+    /// Of the password of this connection, if it expires.
+    password_life: Option<PasswordLife>,
     /// The protocol spoken last, and since when.
     spoken: Option<(Version, Instant)>,
     stopping: bool,
@@ -107,6 +113,7 @@ impl Uplink {
             stage: Stage::Waiting,
             limits: Limits::default(),
             accepted_at: None,
+            password_life: None,
             spoken: None,
             stopping: false,
             since: now,
@@ -169,23 +176,11 @@ impl Uplink {
         self.unwelcome
     }
 
-    /// Lets what is in flight be answered before the connection ends for a trial.
+    /// Lets what is in flight be answered before the connection is replaced.
     fn leave(&mut self, now: Instant) {
         self.publisher.hold(Hold::Everything);
-        self.stage = Stage::Leaving { until: now + STEP_WITHIN };
+        self.stage = Stage::Renewing { until: now + STEP_WITHIN };
         self.step(now);
-    }
-
-    /// Ends the connection in good order; the attempt of the trial is due at once.
-    fn make_way(&mut self, now: Instant) {
-        if let Some(session) = &mut self.session {
-            session.disconnect(false);
-        }
-        self.publisher.hold(Hold::Nothing);
-        self.accepted_at = None;
-        self.since = now;
-        self.attempts.reconnect.retry_now(now);
-        self.stage = Stage::Over { since: now };
     }
 
     /// An attempt failed before CONNACK. True: it was a trial, which is over, and the present
@@ -242,6 +237,12 @@ impl Uplink {
         self.attempts.handle_dialed(dialed);
         self.accepted_at = None;
         self.gateway_status.handle_connected();
+    }
+
+    /// Says how long the password given with [`Uplink::handle_connected`] serves; `None`: for
+    /// ever. The connection is replaced in time, when all that is in flight is answered.
+    pub fn set_password_life(&mut self, now: Instant, life: Option<Duration>) {
+        self.password_life = life.map(|life| PasswordLife::new(now, life));
     }
 
     /// Takes received bytes.
@@ -303,7 +304,6 @@ impl Uplink {
                 self.flow();
             }
             Stage::Closing { until } if now >= until => self.say_goodbye(now),
-            Stage::Leaving { until } if now >= until => self.make_way(now),
             Stage::Opening if self.trial.until().is_some_and(|at| now >= at) => {
                 let what = "no CONNACK within 30 s".to_owned();
                 self.conclude_trial(now, TrialVerdict::Fault(what));
@@ -313,6 +313,10 @@ impl Uplink {
                 self.stage = Stage::Over { since: now };
             }
             Stage::Flowing if self.trial.is_wanted() => self.leave(now),
+            Stage::Renewing { until } if now >= until => self.renew(now),
+            Stage::Flowing if self.password_life.is_some_and(|life| now >= life.renew_at()) => {
+                self.leave(now);
+            }
             Stage::Flowing if self.subscription_due_at().is_some_and(|at| now >= at) => {
                 self.subscription.take_up();
                 self.publisher.hold(Hold::Everything);
@@ -386,8 +390,11 @@ impl Uplink {
         let stage = match self.stage {
             Stage::Waiting => return (!self.stopping).then(|| self.attempts.due_at()),
             Stage::Over { since } => return Some(since),
-            Stage::Flowing => self.subscription_due_at(),
             Stage::Opening => self.trial.until(),
+            Stage::Flowing => {
+                let renewal = self.password_life.map(|life| life.renew_at());
+                [self.subscription_due_at(), renewal].into_iter().flatten().min()
+            }
             stage => stage.until(),
         };
         let session = self.session.as_ref().and_then(Session::poll_timeout);
@@ -403,6 +410,22 @@ impl Uplink {
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// What became of records since the last call, in exchange for the empty `with`; from the first
+    /// call on it is kept.
+    pub fn swap_settled(&mut self, with: Vec<Settled>) -> Vec<Settled> {
+        self.publisher.swap_settled(with)
+    }
+
+    /// The MQTT of the connection there is.
+    pub fn spoken(&self) -> Option<Version> {
+        self.session.as_ref().map(Session::version)
+    }
+
+    /// Whether all bytes received so far made whole packets.
+    pub fn is_between_packets(&self) -> bool {
+        self.session.as_ref().is_none_or(Session::is_between_packets)
     }
 
     // What the daemon asks and tells.
@@ -444,6 +467,11 @@ impl Uplink {
         self.own.set_status(Class::DeviceStatus, topic, Vec::new());
     }
 
+    /// Whether what was last said on a retained topic has reached the broker.
+    pub fn has_reached(&self, topic: &str) -> bool {
+        !self.own.is_waiting(topic)
+    }
+
     /// Takes an attempt up at once: something was changed that may help.
     pub fn retry_now(&mut self, now: Instant) {
         self.attempts.reconnect.retry_now(now);
@@ -469,6 +497,15 @@ impl Uplink {
             && !self.stopping
             && self.gateway_status.announce(&mut self.own)
             && !self.gateway_status.is_settled(&self.own)
+    }
+
+    /// Whether [`Uplink::begin_check`] may succeed in a moment: the connection was just accepted,
+    /// and there is a status to publish.
+    pub fn may_check_soon(&self) -> bool {
+        self.is_connected()
+            && self.stage != Stage::Flowing
+            && !self.stopping
+            && self.settings.topics.gateway_status.is_some()
     }
 
     /// Whether what [`Uplink::begin_check`] published is answered, or the connection gone.
@@ -595,7 +632,7 @@ impl Uplink {
         match self.stage {
             Stage::Status { .. } if self.gateway_status.is_settled(&self.own) => self.subscribe(now),
             Stage::Closing { .. } if self.gateway_status.is_settled(&self.own) => self.say_goodbye(now),
-            Stage::Leaving { .. } if self.publisher.in_flight() == 0 => self.make_way(now),
+            Stage::Renewing { .. } if self.publisher.in_flight() == 0 => self.renew(now),
             Stage::Draining { .. } if self.publisher.in_flight() == 0 => {
                 self.subscription.handle_stood();
                 self.subscribe(now);
@@ -645,6 +682,24 @@ impl Uplink {
         }
         self.accepted_at = None;
         self.stage = Stage::Over { since: now };
+    }
+
+    /// Ends the connection in good order; the next one, of a trial or with a new password, is made
+    /// at once.
+    fn renew(&mut self, now: Instant) {
+        if let Some(session) = &mut self.session {
+            session.disconnect(false);
+        }
+        self.publisher.hold(Hold::Nothing);
+        self.accepted_at = None;
+        self.since = now;
+        self.stage = Stage::Over { since: now };
+        if self.trial.is_wanted() {
+            self.attempts.reconnect.retry_now(now);
+        } else {
+            self.attempts.reconnect.handle_outcome(now, Outcome::TryAnother);
+            self.events.push_back(Event::PasswordRenewal);
+        }
     }
 
     fn poll_publisher(&mut self) {
@@ -699,6 +754,14 @@ impl Uplink {
         verdict: Option<TrialVerdict>,
     ) {
         if matches!(self.stage, Stage::Over { .. } | Stage::Waiting | Stage::Connecting { .. }) {
+            return;
+        }
+        // The broker ends a connection whose password has expired: that is no fault, and what was
+        // in flight is sent again.
+        if self.is_connected() && self.password_life.is_some_and(|life| life.is_over(now)) {
+            self.publisher.handle_closed(now, outbox, &mut self.own, ConnectionEnd::Otherwise);
+            self.poll_publisher();
+            self.renew(now);
             return;
         }
         let stage = self.stage;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
-//! Subscribing, Draining, Leaving and Closing have their own; Flowing has the keep-alive, and the
+//! Subscribing, Draining, Renewing and Closing have their own; Flowing has the keep-alive, and the
 //! timer of the oldest publish. Over is left at once: the shell closes, whatever the broker does.
 
 use std::time::Instant;
@@ -30,8 +30,9 @@ pub enum Stage {
     Flowing,
     /// Nothing more is sent until all is answered; then the subscription is tried once more.
     Draining { until: Instant },
-    /// Nothing more is sent until all is answered; then the connection makes way for a trial.
-    Leaving { until: Instant },
+    /// Nothing more is sent until all is answered; then the connection is replaced by one with a
+    /// new password, or by the trial of another certificate.
+    Renewing { until: Instant },
     /// The last words are said.
     Closing { until: Instant },
     /// Over since then; the shell writes what is left and closes.
@@ -46,7 +47,7 @@ impl Stage {
             | Stage::Status { until }
             | Stage::Subscribing { until }
             | Stage::Draining { until }
-            | Stage::Leaving { until }
+            | Stage::Renewing { until }
             | Stage::Closing { until } => Some(until),
             Stage::Waiting | Stage::Opening | Stage::Flowing | Stage::Over { .. } => None,
         }

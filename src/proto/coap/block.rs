@@ -1,9 +1,12 @@
 //! Bodies larger than a datagram (RFC 7959): assembles the blocks of a request, and cuts a response
 //! into blocks.
 //!
-//! A request body is handed up only when it is complete (§2.5, atomic). Each peer has at most one
-//! transfer per path; block 0 restarts it. A block out of sequence is answered 4.08 and ends the
-//! transfer; a repetition of the last block is accepted. Incomplete bodies are bounded in bytes and
+//! A request body is handed up only when it is complete (§2.5, atomic). A transfer is identified by
+//! its peer, its resource (path and query) and its Request-Tag (RFC 9175 §3). Block 0 starts it
+//! anew: without a Request-Tag the newest transfer to a resource wins. A block that does not
+//! continue its transfer is answered 4.08 and changes nothing, because it may be a late one of an
+//! older transfer; a repetition of the last block is accepted. Only block 0, or a body that grows
+//! beyond its limit, ends a transfer. Incomplete bodies are bounded in bytes and
 //! number: if there is no room, transfers without progress for EXCHANGE_LIFETIME are dropped first,
 //! then the block is answered 5.03. A response is cut when it is written, so no state is kept for
 //! it.
@@ -95,8 +98,8 @@ pub(super) enum Progress {
     Malformed,
     /// 4.08: the block is out of sequence, or its transfer is unknown.
     Incomplete,
-    /// 4.13: the body is larger than the limit.
-    TooLarge,
+    /// 4.13: the body is larger than this limit.
+    TooLarge(u32),
     /// 5.03: there is no room for it now.
     NoRoom,
 }
@@ -106,22 +109,33 @@ pub(super) enum Progress {
 pub(super) struct Piece<'a> {
     pub(super) peer: PeerId,
     pub(super) holder: Holder,
-    /// Hash of the path.
+    /// Hash of the path, the query and the Request-Tag options.
     pub(super) place: u64,
-    /// Hash of the method and all options that must be equal in all blocks.
+    /// Hash of the method and all other options that must be equal in all blocks.
     pub(super) tag: u64,
     pub(super) block: Block,
     pub(super) size1: Option<u32>,
     pub(super) payload: &'a [u8],
+    /// The largest body, in bytes, if this block begins a transfer.
+    pub(super) limit: u32,
 }
 
 #[derive(Debug)]
 struct Transfer {
     tag: u64,
+    /// The largest body, in bytes.
+    limit: u32,
     /// The number of the peer's holder.
     holder: u64,
     body: Vec<u8>,
     moved: Instant,
+}
+
+impl Transfer {
+    /// Whether this block is the next one.
+    fn continues(&self, tag: u64, block: Block) -> bool {
+        self.tag == tag && self.body.len() == block.offset()
+    }
 }
 
 /// All incomplete bodies.
@@ -140,23 +154,38 @@ impl Assemblies {
         Assemblies { transfers: HashMap::new(), bytes: 0, bytes_max, body_max, oldest: None }
     }
 
+    /// Whether this block continues no transfer, so that the request must be judged first.
+    pub(super) fn is_first(&self, peer: PeerId, place: u64, block: Block) -> bool {
+        block.number == 0 || !self.transfers.contains_key(&(peer, place))
+    }
+
+    /// A body for this resource came in one message: it is newer than the incomplete one.
+    pub(super) fn supersede(&mut self, peer: PeerId, place: u64) {
+        if !self.transfers.is_empty() {
+            self.remove((peer, place));
+        }
+    }
+
     /// Accepts one block.
     pub(super) fn accept(&mut self, now: Instant, piece: Piece<'_>) -> Progress {
-        let Piece { peer, holder, place, tag, block, size1, payload } = piece;
+        let Piece { peer, holder, place, tag, block, size1, payload, limit } = piece;
         let at = (peer, place);
+        if block.more && payload.len() != block.size() || payload.len() > block.size() {
+            return Progress::Malformed;
+        }
         if block.number == 0 {
             self.remove(at);
         }
-        if block.more && payload.len() != block.size() || payload.len() > block.size() {
-            self.remove(at);
-            return Progress::Malformed;
-        }
         let end = block.offset() + payload.len();
-        if end > self.body_max || size1.is_some_and(|size| size as usize > self.body_max) {
-            self.remove(at);
-            return Progress::TooLarge;
+        let held = self.transfers.get(&at);
+        let limit = held.map_or(limit, |transfer| transfer.limit).min(self.body_max as u32);
+        if end > limit as usize || size1.is_some_and(|size| size > limit) {
+            if held.is_some_and(|transfer| transfer.continues(tag, block)) {
+                self.remove(at);
+            }
+            return Progress::TooLarge(limit);
         }
-        if block.number == 0 && !self.begin(now, at, holder, tag) {
+        if block.number == 0 && !self.begin(now, at, holder, tag, limit) {
             return Progress::NoRoom;
         }
         let Some(transfer) = self.transfers.get_mut(&at) else { return Progress::Incomplete };
@@ -165,8 +194,7 @@ impl Assemblies {
             transfer.moved = now;
             return Progress::Continue;
         }
-        if transfer.tag != tag || transfer.body.len() != block.offset() {
-            self.remove(at);
+        if !transfer.continues(tag, block) {
             return Progress::Incomplete;
         }
         let before = transfer.body.capacity();
@@ -220,7 +248,7 @@ impl Assemblies {
         }
     }
 
-    fn begin(&mut self, now: Instant, at: (PeerId, u64), holder: Holder, tag: u64) -> bool {
+    fn begin(&mut self, now: Instant, at: (PeerId, u64), holder: Holder, tag: u64, limit: u32) -> bool {
         if !self.has_place(at.0, holder) {
             self.forget_stalled(now);
             if !self.has_place(at.0, holder) {
@@ -228,7 +256,8 @@ impl Assemblies {
             }
         }
         self.oldest.get_or_insert(now);
-        self.transfers.insert(at, Transfer { tag, holder: holder.number, body: Vec::new(), moved: now });
+        let transfer = Transfer { tag, limit, holder: holder.number, body: Vec::new(), moved: now };
+        self.transfers.insert(at, transfer);
         true
     }
 
@@ -285,7 +314,7 @@ mod tests {
     fn piece(peer: u64, number: u32, more: bool, payload: &[u8]) -> Piece<'_> {
         let block = Block { number, more, size_exponent: 0 };
         let holder = Holder { number: peer, max_sessions: 1 };
-        Piece { peer: PeerId(peer), holder, place: 1, tag: 1, block, size1: None, payload }
+        Piece { peer: PeerId(peer), holder, place: 1, tag: 1, block, size1: None, payload, limit: u32::MAX }
     }
 
     #[test]
@@ -314,15 +343,40 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_or_another_request_ends_the_transfer() {
+    fn a_late_block_of_an_older_transfer_is_refused_and_harms_nothing() {
         let now = Instant::now();
         let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
-        assemblies.accept(now, piece(1, 0, true, &[1; 16]));
+        // The older transfer got as far as block 2, then a newer one begins.
+        for number in 0..3 {
+            assert_eq!(assemblies.accept(now, piece(1, number, true, &[1; 16])), Progress::Continue);
+        }
+        assert_eq!(assemblies.accept(now, piece(1, 0, true, &[2; 16])), Progress::Continue);
+        assert_eq!(assemblies.accept(now, piece(1, 3, false, &[1; 5])), Progress::Incomplete);
         assert_eq!(assemblies.accept(now, piece(1, 2, true, &[1; 16])), Progress::Incomplete);
-        assert_eq!(assemblies.accept(now, piece(1, 1, true, &[1; 16])), Progress::Incomplete);
-        assemblies.accept(now, piece(1, 0, true, &[1; 16]));
-        let other = Piece { tag: 2, ..piece(1, 1, true, &[1; 16]) };
-        assert_eq!(assemblies.accept(now, other), Progress::Incomplete);
+        let other = Piece { tag: 2, ..piece(1, 1, false, &[1; 5]) };
+        assert_eq!(assemblies.accept(now, other), Progress::Incomplete, "other options");
+        assert_eq!(
+            assemblies.accept(now, piece(1, 4096, true, &[1; 16])),
+            Progress::TooLarge(BODY_MAX as u32)
+        );
+        assert_eq!(assemblies.accept(now, piece(1, 1, true, &[1; 15])), Progress::Malformed);
+        let whole = [&[2; 16][..], &[2; 3]].concat();
+        assert_eq!(assemblies.accept(now, piece(1, 1, false, &[2; 3])), Progress::Whole(whole));
+        assert_eq!((assemblies.transfers.len(), assemblies.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_body_ends_at_the_limit_that_its_first_block_was_given() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        let limited = |piece| Piece { limit: 40, ..piece };
+        assert_eq!(assemblies.accept(now, limited(piece(1, 3, true, &[1; 16]))), Progress::TooLarge(40));
+        assert_eq!(assemblies.accept(now, limited(piece(1, 0, true, &[1; 16]))), Progress::Continue);
+        assert_eq!(assemblies.accept(now, piece(1, 1, true, &[1; 16])), Progress::Continue);
+        let late = Piece { size1: Some(41), ..piece(1, 3, true, &[1; 16]) };
+        assert_eq!(assemblies.accept(now, late), Progress::TooLarge(40));
+        assert_eq!(assemblies.transfers.len(), 1, "it was not the next block");
+        assert_eq!(assemblies.accept(now, piece(1, 2, true, &[1; 16])), Progress::TooLarge(40));
         assert_eq!((assemblies.transfers.len(), assemblies.bytes), (0, 0));
     }
 
@@ -343,11 +397,11 @@ mod tests {
         assert_eq!(assemblies.accept(now, piece(1, 0, true, &[1; 15])), Progress::Malformed);
         assert_eq!(assemblies.accept(now, piece(1, 0, true, &[1; 17])), Progress::Malformed);
         let told = Piece { size1: Some(65), ..piece(1, 0, true, &[1; 16]) };
-        assert_eq!(assemblies.accept(now, told), Progress::TooLarge);
+        assert_eq!(assemblies.accept(now, told), Progress::TooLarge(64));
         for number in 0..4 {
             assert_eq!(assemblies.accept(now, piece(1, number, true, &[1; 16])), Progress::Continue);
         }
-        assert_eq!(assemblies.accept(now, piece(1, 4, false, &[1; 1])), Progress::TooLarge);
+        assert_eq!(assemblies.accept(now, piece(1, 4, false, &[1; 1])), Progress::TooLarge(64));
         assert_eq!(assemblies.bytes, 0);
     }
 

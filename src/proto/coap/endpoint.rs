@@ -9,7 +9,7 @@
 //! | a proxy option / unknown method / `..` in the path | 5.05 / 4.05 / 4.00 |
 //! | more unanswered requests than the limit of the peer or its holder | 4.29 + Max-Age 1 |
 //! | more unanswered requests than the limit of the endpoint | 5.03 + Max-Age 1 |
-//! | a block of a body | 2.31, 4.08, 4.13 + Size1, 5.03 + Max-Age (RFC 7959) |
+//! | a block of a body | 2.31, 4.08, 4.13 + Size1, 5.03 + Max-Age (RFC 7959); the first is judged by the caller |
 //! | any other request | handed up, once |
 //!
 //! A response in time is piggybacked on the acknowledgement (§5.2.1). After

@@ -47,7 +47,7 @@ mod tally;
 pub use endpoint::{Counters, Endpoint, Event, Settings};
 pub use exchange::Exchange;
 pub use message::{Code, Message, MessageId, Token, Type};
-pub use request::{Method, Request, Response};
+pub use request::{FirstBlock, Head, Method, Request, Response};
 
 use super::Holder;
 pub use super::address::PeerId;

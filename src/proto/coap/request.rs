@@ -57,27 +57,15 @@ impl Method {
     }
 }
 
-/// A new request with its complete body.
-#[derive(Clone, Debug)]
-pub struct Request<'d> {
-    /// Identifies the request for [`Endpoint::respond`](super::Endpoint::respond).
-    pub exchange: Exchange,
+/// What a request asks for, without its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'d> {
     /// The method.
     pub method: Method,
-    /// Whether it was sent as a confirmable message.
-    pub confirmable: bool,
-    /// The body: borrowed from the datagram, or owned if it came in blocks; at most
-    /// [`Settings::body`](super::endpoint::Settings::body) bytes.
-    pub payload: Cow<'d, [u8]>,
-    pub(super) options: RequestOptions<'d>,
+    options: RequestOptions<'d>,
 }
 
-impl<'d> Request<'d> {
-    /// The peer that sent it.
-    pub fn peer(&self) -> PeerId {
-        self.exchange.peer()
-    }
-
+impl<'d> Head<'d> {
     /// The segments of Uri-Path, raw: neither checked to be UTF-8 nor decoded. `.` and `..` were
     /// refused.
     pub fn uri_path(&self) -> impl Iterator<Item = &'d [u8]> + Clone {
@@ -97,6 +85,56 @@ impl<'d> Request<'d> {
     /// The Accept option: the Content-Format of the response; answer 4.06 if it is not available.
     pub fn accept(&self) -> Option<ContentFormat> {
         self.options.accept.map(ContentFormat)
+    }
+}
+
+/// The first block of a request whose body comes in several.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstBlock<'d> {
+    /// What it asks for.
+    pub head: Head<'d>,
+    /// The payload of the block.
+    pub payload: &'d [u8],
+    /// The bytes of the body as far as they are known: up to the end of this block, or what Size1
+    /// says if that is more.
+    pub bytes: usize,
+}
+
+impl<'d> FirstBlock<'d> {
+    pub(super) fn new(
+        method: Method,
+        options: RequestOptions<'d>,
+        payload: &'d [u8],
+        bytes: usize,
+    ) -> FirstBlock<'d> {
+        FirstBlock { head: Head { method, options }, payload, bytes }
+    }
+}
+
+/// A new request with its complete body.
+#[derive(Clone, Debug)]
+pub struct Request<'d> {
+    /// Identifies the request for [`Endpoint::respond`](super::Endpoint::respond).
+    pub exchange: Exchange,
+    /// The method.
+    pub method: Method,
+    /// Whether it was sent as a confirmable message.
+    pub confirmable: bool,
+    /// The body: borrowed from the datagram, or owned if it came in blocks; at most
+    /// [`Settings::body`](super::endpoint::Settings::body) bytes.
+    pub payload: Cow<'d, [u8]>,
+    pub(super) options: RequestOptions<'d>,
+}
+
+impl<'d> Request<'d> {
+    /// What it asks for.
+    pub fn head(&self) -> Head<'d> {
+        Head { method: self.method, options: self.options }
+    }
+
+    /// The peer that sent it.
+    pub fn peer(&self) -> PeerId {
+        self.exchange.peer()
     }
 
     /// The Observe option: 0 registers, 1 cancels (RFC 7641 §2).

@@ -13,6 +13,7 @@
 //! | `sum` | 1 | all bytes added, modulo 256 | | DD |
 //! | `sum-negated` | 1 | what makes that sum 0 | | 23 |
 //! | `sum16` | 2 | all bytes added, modulo 65536 | high byte first | 01DD |
+//! | `linky` | 1 | the lowest six bits of that sum, plus 20 | | 3D |
 //!
 //! [`Placement`] says where in a frame it stands, and how, if not so.
 //!
@@ -57,6 +58,9 @@ pub enum Checksum {
     SumNegated,
     /// All bytes added, modulo 65536.
     Sum16,
+    /// The lowest six bits of the sum, plus 0x20, which is a printable character: the information
+    /// groups of French meters (Enedis-NOI-CPT_54E §5.3.6, §6.2.3).
+    Linky,
 }
 
 /// Where the checksum of a frame stands, and how.
@@ -132,7 +136,7 @@ impl Checksum {
             | Checksum::Crc16X25
             | Checksum::Sum16 => 2,
             Checksum::Crc32 => 4,
-            Checksum::Xor | Checksum::Sum | Checksum::SumNegated => 1,
+            Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Linky => 1,
         }
     }
 
@@ -153,6 +157,7 @@ impl Checksum {
             Checksum::Crc32 => ISO_HDLC.checksum(bytes),
             Checksum::Xor => u32::from(bytes.iter().fold(0, |sum, byte| sum ^ byte)),
             Checksum::Sum => u32::from(bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte))),
+            Checksum::Linky => (Checksum::Sum.of(bytes) & 0x3F) + 0x20,
             Checksum::SumNegated => u32::from(bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))),
             Checksum::Sum16 => {
                 u32::from(bytes.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte))))

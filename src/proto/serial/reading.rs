@@ -8,12 +8,16 @@
 //! A frame that does not match the pattern, is not valid text or JSON as required, or whose
 //! captures do not form a path, is unreadable: it is counted and skipped. Patterns are regular
 //! expressions on bytes with ASCII classes; matching takes linear time (crate `regex`). A number
-//! keeps the digits of the device in the JSON, unless it is scaled.
+//! keeps the digits of the device in the JSON, unless it is scaled. A pattern is matched with the
+//! bytes as they came, before they are characters of a [`Charset`]: of one byte is `\xB0` the °.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use regex::bytes::{Captures, Regex, RegexBuilder};
 
+use super::charset::{Charset, NoText};
+use super::json::{self, NotJson};
 use crate::message::{ContentFormat, Path, PathError};
 
 /// Longest pattern, in bytes.
@@ -28,7 +32,7 @@ pub const PATH_DEFAULT: &str = "data";
 pub enum Form {
     /// The bytes unchanged, without a content format.
     Raw,
-    /// UTF-8 text, `text/plain`. The default.
+    /// Text, as UTF-8, `text/plain`. The default.
     #[default]
     Text,
     /// An object of the pattern's named captures; without a pattern, the frame itself is JSON.
@@ -42,8 +46,8 @@ pub enum Kind {
     /// `1.` are texts.
     #[default]
     Auto,
-    /// A number in any usual notation: leading zeros, a plus sign, a decimal comma. Otherwise the
-    /// frame is unreadable.
+    /// A number in any usual notation: leading zeros, a plus sign, blanks between sign and digits,
+    /// a decimal comma unless [`Notation`] wants a point. Otherwise the frame is unreadable.
     Number(Scale),
     /// An integer in hexadecimal digits.
     Hexadecimal(Scale),
@@ -66,10 +70,41 @@ impl Default for Scale {
     }
 }
 
+/// What stands between the whole part of a number and its fraction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Decimal {
+    /// A point, or in numbers that are declared such a comma. The default.
+    #[default]
+    Any,
+    /// A point.
+    Point,
+    /// A comma.
+    Comma,
+}
+
+/// How a device writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notation {
+    /// How its bytes are characters.
+    pub charset: Charset,
+    /// How it writes numbers.
+    pub decimal: Decimal,
+    /// How it writes those of these fields.
+    pub decimals: Vec<(String, Decimal)>,
+}
+
+impl Notation {
+    fn decimal(&self, field: &str) -> Decimal {
+        let own = self.decimals.iter().find(|(name, _)| name == field);
+        own.map_or(self.decimal, |(_, decimal)| *decimal)
+    }
+}
+
 /// A validated and compiled rule for reading frames.
 #[derive(Clone, Debug)]
 pub struct Extractor {
     form: Form,
+    notation: Notation,
     pattern: Option<Regex>,
     /// The pattern's named groups in order: number, name, type.
     fields: Vec<(usize, String, Kind)>,
@@ -81,6 +116,7 @@ impl PartialEq for Extractor {
         let text =
             |extractor: &Extractor| extractor.pattern.as_ref().map(|pattern| pattern.as_str().to_owned());
         self.form == other.form
+            && self.notation == other.notation
             && text(self) == text(other)
             && self.fields == other.fields
             && self.path == other.path
@@ -141,8 +177,14 @@ pub enum Unreadable {
     NoMatch,
     /// It is not UTF-8.
     NotText,
+    /// It has a byte that Windows-1252 does not define.
+    NotWindows1252,
     /// It is not JSON.
     NotJson,
+    /// It is JSON in which an object has a key twice.
+    DuplicateKey,
+    /// It is JSON of more than [`json::DEPTH_MAX`] levels.
+    TooDeep,
     /// A captured text is not the number it should be, or too large for one.
     NotANumber,
     /// The captured texts do not form a valid path.
@@ -156,9 +198,34 @@ impl Unreadable {
             Unreadable::Broken => "its check sequence is wrong",
             Unreadable::NoMatch => "the pattern does not match",
             Unreadable::NotText => "it is not UTF-8",
+            Unreadable::NotWindows1252 => {
+                "it has a byte that Windows-1252 does not define (81, 8D, 8F, 90 or 9D)"
+            }
             Unreadable::NotJson => "it is not JSON",
+            Unreadable::DuplicateKey => "it is JSON with a key twice in one object",
+            Unreadable::TooDeep => "it is JSON of more than 32 levels",
             Unreadable::NotANumber => "a field is not a number",
             Unreadable::NoPath => "its fields make no path",
+        }
+    }
+}
+
+impl From<NoText> for Unreadable {
+    fn from(why: NoText) -> Unreadable {
+        match why {
+            NoText::Utf8 => Unreadable::NotText,
+            NoText::Windows1252 => Unreadable::NotWindows1252,
+        }
+    }
+}
+
+impl From<NotJson> for Unreadable {
+    fn from(why: NotJson) -> Unreadable {
+        match why {
+            NotJson::Utf8 => Unreadable::NotText,
+            NotJson::Syntax => Unreadable::NotJson,
+            NotJson::DuplicateKey => Unreadable::DuplicateKey,
+            NotJson::TooDeep => Unreadable::TooDeep,
         }
     }
 }
@@ -215,7 +282,14 @@ impl Extractor {
             return Err(ExtractorError::NoFields);
         }
         let path = parts(path, &fields, pattern.is_some())?;
-        Ok(Extractor { form, pattern, fields, path })
+        Ok(Extractor { form, notation: Notation::default(), pattern, fields, path })
+    }
+
+    /// The same for a device that writes so.
+    #[must_use]
+    pub fn with(mut self, notation: Notation) -> Extractor {
+        self.notation = notation;
+        self
     }
 
     /// Reads a frame.
@@ -232,12 +306,12 @@ impl Extractor {
             match part {
                 Part::Literal(text) => room.path.push_str(text),
                 Part::Capture(number) => {
-                    let text = group(captures.as_ref(), *number)?.ok_or(Unreadable::NoPath)?;
+                    let text = self.group(captures.as_ref(), *number)?.ok_or(Unreadable::NoPath)?;
                     // A slash in a captured text would add a level to the path.
                     if text.contains('/') || text.is_empty() {
                         return Err(Unreadable::NoPath);
                     }
-                    room.path.push_str(text);
+                    room.path.push_str(&text);
                 }
             }
         }
@@ -248,13 +322,11 @@ impl Extractor {
         }
         let (content_format, payload) = match (self.form, &captures) {
             (Form::Raw, _) => (None, frame),
-            (Form::Text, _) => {
-                std::str::from_utf8(frame).map_err(|_| Unreadable::NotText)?;
-                (Some(ContentFormat::TEXT), frame)
-            }
+            (Form::Text, _) => (Some(ContentFormat::TEXT), self.text(frame, payload)?),
             (Form::Json, None) => {
-                serde_json::from_slice::<serde::de::IgnoredAny>(frame).map_err(|_| Unreadable::NotJson)?;
-                (Some(ContentFormat::JSON), frame)
+                let text = self.text(frame, payload)?;
+                json::check(text)?;
+                (Some(ContentFormat::JSON), text)
             }
             (Form::Json, Some(captures)) => {
                 payload.clear();
@@ -265,17 +337,37 @@ impl Extractor {
         Ok(Reading { path, content_format, payload })
     }
 
+    /// A frame as UTF-8.
+    fn text<'a>(&self, frame: &'a [u8], room: &'a mut Vec<u8>) -> Result<&'a [u8], Unreadable> {
+        match self.notation.charset.read(frame)? {
+            Cow::Borrowed(text) => Ok(text.as_bytes()),
+            Cow::Owned(text) => {
+                *room = text.into_bytes();
+                Ok(room)
+            }
+        }
+    }
+
+    fn group<'c>(
+        &self,
+        captures: Option<&Captures<'c>>,
+        number: usize,
+    ) -> Result<Option<Cow<'c, str>>, Unreadable> {
+        let Some(found) = captures.and_then(|captures| captures.get(number)) else { return Ok(None) };
+        Ok(Some(self.notation.charset.read(found.as_bytes())?))
+    }
+
     /// The captures as one JSON object in the pattern's order. A group without a match is omitted.
     fn object(&self, captures: &Captures<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
         out.push(b'{');
         for (number, name, kind) in &self.fields {
-            let Some(text) = group(Some(captures), *number)? else { continue };
+            let Some(text) = self.group(Some(captures), *number)? else { continue };
             if out.len() > 1 {
                 out.push(b',');
             }
             quote(name, out);
             out.push(b':');
-            value(text, *kind, out)?;
+            value(&text, *kind, self.notation.decimal(name), out)?;
         }
         out.push(b'}');
         Ok(())
@@ -333,24 +425,46 @@ fn parts(
     Ok(parts)
 }
 
-fn group<'c>(captures: Option<&Captures<'c>>, number: usize) -> Result<Option<&'c str>, Unreadable> {
-    let Some(found) = captures.and_then(|captures| captures.get(number)) else { return Ok(None) };
-    std::str::from_utf8(found.as_bytes()).map(Some).map_err(|_| Unreadable::NotText)
-}
-
 fn quote(text: &str, out: &mut Vec<u8>) {
     // Serializing a text into memory does not fail.
     let _ = serde_json::to_writer(out, text);
 }
 
-fn value(text: &str, kind: Kind, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+/// Writes a captured text as a JSON value. A number keeps its digits where JSON has them alike.
+fn value(text: &str, kind: Kind, decimal: Decimal, out: &mut Vec<u8>) -> Result<(), Unreadable> {
     match kind {
-        Kind::Auto if is_json_number(text) => out.extend_from_slice(text.as_bytes()),
-        Kind::Auto | Kind::Text => quote(text, out),
+        Kind::Auto => {
+            // A text with a point in it is none with a decimal comma, and the other way round.
+            let number = match decimal {
+                Decimal::Comma if !text.contains('.') => text.replacen(',', ".", 1).into(),
+                Decimal::Comma => Cow::Borrowed(""),
+                Decimal::Any | Decimal::Point => Cow::Borrowed(text),
+            };
+            match is_json_number(&number) {
+                true => out.extend_from_slice(number.as_bytes()),
+                false => quote(text, out),
+            }
+        }
+        Kind::Text => quote(text, out),
         Kind::Number(scale) => {
-            let plain = text.trim().replacen(',', ".", 1);
-            let plain = plain.strip_prefix('+').unwrap_or(&plain);
-            if scale == Scale::default() && is_json_number(plain) {
+            let text = text.trim();
+            let (sign, digits) = match text.strip_prefix(['+', '-']) {
+                Some(digits) if text.starts_with('-') => ("-", digits),
+                Some(digits) => ("", digits),
+                None => ("", text),
+            };
+            let digits = digits.trim_start_matches([' ', '\t']);
+            let has_wrong_mark = match decimal {
+                Decimal::Any => false,
+                Decimal::Point => digits.contains(','),
+                Decimal::Comma => digits.contains('.'),
+            };
+            let is_begun = digits.starts_with(|first: char| first.is_ascii_digit() || ".,".contains(first));
+            if has_wrong_mark || !is_begun {
+                return Err(Unreadable::NotANumber);
+            }
+            let plain = format!("{sign}{}", digits.replacen(',', ".", 1));
+            if scale == Scale::default() && is_json_number(&plain) {
                 out.extend_from_slice(plain.as_bytes());
             } else {
                 let usual = plain
@@ -484,6 +598,82 @@ mod tests {
             let found = json("^(?<v>.*)$", &[("v", kind)], text);
             assert_eq!(found, expected.map(|value| format!("{{\"v\":{value}}}")), "{kind:?} {text:?}");
         }
+    }
+
+    #[test]
+    fn a_decimal_comma_is_read_where_it_is_declared_and_a_point_is_no_number_there() {
+        let pattern = "^(?<v>.*)$";
+        let read = |decimal, kind, text: &str| {
+            let extractor = Extractor::new(Form::Json, Some(pattern), &[("v", kind)], "data").unwrap();
+            let extractor = extractor.with(Notation { decimal, ..Notation::default() });
+            self::read(&extractor, text.as_bytes()).map(|(_, payload)| payload)
+        };
+        let number = Kind::Number(Scale::default());
+        let tenth = Kind::Number(Scale { factor: 0.1, offset: 0.0 });
+        let no = Err(Unreadable::NotANumber);
+        for (decimal, kind, text, expected) in [
+            (Decimal::Comma, Kind::Auto, "23,50", Ok("23.50")),
+            (Decimal::Comma, Kind::Auto, "23.50", Ok("\"23.50\"")),
+            (Decimal::Comma, Kind::Auto, "1.234,5", Ok("\"1.234,5\"")),
+            (Decimal::Comma, Kind::Auto, "1,234,5", Ok("\"1,234,5\"")),
+            (Decimal::Any, Kind::Auto, "23,50", Ok("\"23,50\"")),
+            (Decimal::Comma, number, "-0023,50", Ok("-23.5")),
+            (Decimal::Comma, number, "23.50", no),
+            (Decimal::Comma, number, "1.234,5", no),
+            (Decimal::Point, number, "23,50", no),
+            (Decimal::Point, number, "23.50", Ok("23.50")),
+            (Decimal::Any, number, "23,50", Ok("23.50")),
+            (Decimal::Any, number, "1,234.5", no),
+            (Decimal::Comma, tenth, "+ 23,5", Ok("2.35")),
+        ] {
+            let expected = expected.map(|value| format!("{{\"v\":{value}}}"));
+            assert_eq!(read(decimal, kind, text), expected, "{decimal:?} {kind:?} {text:?}");
+        }
+    }
+
+    #[test]
+    fn blanks_may_stand_between_sign_and_digits_of_a_number() {
+        let number = Kind::Number(Scale::default());
+        for (text, expected) in [
+            ("-  12.5", Ok("{\"v\":-12.5}")),
+            ("+\t7", Ok("{\"v\":7}")),
+            ("  - 0012,5 ", Ok("{\"v\":-12.5}")),
+            ("- .5", Ok("{\"v\":-0.5}")),
+            ("-", Err(Unreadable::NotANumber)),
+            ("- -5", Err(Unreadable::NotANumber)),
+            ("+-5", Err(Unreadable::NotANumber)),
+            ("1 000", Err(Unreadable::NotANumber)),
+            ("5-", Err(Unreadable::NotANumber)),
+        ] {
+            assert_eq!(json("^(?<v>.*)$", &[("v", number)], text), expected.map(str::to_owned), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_sees_the_bytes_as_they_came_and_what_it_captures_becomes_utf_8() {
+        let notation = |charset| Notation { charset, ..Notation::default() };
+        let pattern = r"^(?<t>[0-9.]+) (?<unit>\xB0.)$";
+        let extractor = Extractor::new(Form::Json, Some(pattern), &[], "m/{unit}").unwrap();
+        assert_eq!(read(&extractor, b"21.5 \xB0C"), Err(Unreadable::NotText));
+        let latin = extractor.clone().with(notation(Charset::Latin1));
+        let expected = ("m/°C".to_owned(), "{\"t\":21.5,\"unit\":\"°C\"}".to_owned());
+        assert_eq!(read(&latin, b"21.5 \xB0C"), Ok(expected));
+        // The bytes of UTF-8 are two, and the pattern wants one.
+        assert_eq!(read(&latin, "21.5 °C".as_bytes()), Err(Unreadable::NoMatch));
+        let windows = extractor.with(notation(Charset::Windows1252));
+        assert_eq!(read(&windows, b"21.5 \xB0\x81"), Err(Unreadable::NotWindows1252));
+        for (form, frame, expected) in [
+            (Form::Text, &b"\x80 5"[..], Ok("€ 5")),
+            (Form::Text, b"\x8D", Err(Unreadable::NotWindows1252)),
+            (Form::Json, b"{\"unit\":\"\xB0C\"}", Ok("{\"unit\":\"°C\"}")),
+            (Form::Json, b"{\"\xB0\":1,\"\xB0\":2}", Err(Unreadable::DuplicateKey)),
+        ] {
+            let whole = Extractor::new(form, None, &[], "data").unwrap().with(notation(Charset::Windows1252));
+            let expected = expected.map(|text| ("data".to_owned(), text.to_owned()));
+            assert_eq!(read(&whole, frame), expected);
+        }
+        let utf8 = Extractor::new(Form::Json, None, &[], "data").unwrap();
+        assert_eq!(read(&utf8, b"{\"unit\":\"\xB0C\"}"), Err(Unreadable::NotText));
     }
 
     #[test]

@@ -17,16 +17,16 @@ use std::time::Instant;
 
 use super::answer;
 use super::plain::Plain;
-use super::resource::{self, Resource};
+use super::resource::{self, Buffers, Resource};
 use super::return_routability::ReturnRoutability;
 use super::stray::Strays;
 use crate::clock::Moment;
 use crate::gate::Unidentified;
 use crate::gate::stage::{DeviceIndex, Received, Refusal};
-use crate::message::{ContentFormat, Method, PathBuffer};
+use crate::message::{ContentFormat, Method};
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::address::{Peer, PeerId, Ticket};
-use crate::proto::coap::{self, Code, Endpoint, Exchange, Request, Response};
+use crate::proto::coap::{self, Code, Endpoint, Exchange, FirstBlock, Request, Response};
 use crate::proto::dtls::{PeerIdentity, SessionId};
 use crate::proto::{Holder, Route};
 use crate::telemetry::counters::Counter;
@@ -131,7 +131,14 @@ impl Intake {
         match self.insecure {
             Some(device) => self.handle_message(moment, peer.peer(), device, datagram, pipeline),
             None => {
-                if let Some(request) = self.endpoint.handle_datagram(moment.now, peer, datagram) {
+                let own = Holder { number: peer.to_bits(), max_sessions: 1 };
+                let counters = &mut pipeline.counters;
+                let refuse = |_: &FirstBlock<'_>| {
+                    counters.count(Counter::RefusedUnknownDevice);
+                    Err(answer::refused(&Refusal::UnknownDevice))
+                };
+                let request = self.endpoint.handle_datagram_judged(moment.now, own, peer, datagram, refuse);
+                if let Some(request) = request {
                     pipeline.counters.count(Counter::RefusedUnknownDevice);
                     self.respond(moment.now, request.exchange, &answer::refused(&Refusal::UnknownDevice));
                 }
@@ -156,7 +163,16 @@ impl Intake {
             Peer::Plain(_) => own,
             Peer::Session(_) | Peer::Serial(_) => pipeline.gate.holder(device).unwrap_or(own),
         };
-        if let Some(request) = self.endpoint.handle_datagram_of(moment.now, holder, id, datagram) {
+        let Intake { endpoint, sessions, ended, .. } = self;
+        let request = endpoint.handle_datagram_judged(moment.now, holder, id, datagram, |first| {
+            judge(moment, device, first, pipeline).inspect_err(|response| {
+                if let (Code::UNAUTHORIZED, Peer::Session(session)) = (response.code, peer) {
+                    sessions.remove(&session);
+                    ended.push_back(session);
+                }
+            })
+        });
+        if let Some(request) = request {
             pipeline.counters.count(Counter::CoapRequests);
             self.handle_request(moment, device, &request, pipeline);
         }
@@ -169,14 +185,15 @@ impl Intake {
         request: &Request<'_>,
         pipeline: &mut Pipeline<S>,
     ) {
-        let mut buffer = PathBuffer::default();
-        match resource::find(request, &mut buffer) {
-            Resource::Reading { path, method } => {
+        let mut buffers = Buffers::default();
+        match resource::find(&request.head(), &mut buffers) {
+            Resource::Reading { path, query, method } => {
                 let received = Received {
                     path,
+                    query,
                     method,
                     payload: &request.payload,
-                    content_format: request.content_format(),
+                    content_format: request.head().content_format(),
                     blockwise: request.is_blockwise(),
                     stamp: moment.stamp(),
                 };
@@ -302,6 +319,20 @@ impl Intake {
         self.sessions.get(&session).copied()
     }
 
+    /// The device of all plain senders.
+    pub fn insecure(&self) -> Option<DeviceIndex> {
+        self.insecure
+    }
+
+    /// The device of a peer over UDP; `None` for a node on a serial line, whose port knows it.
+    pub fn device_of(&self, peer: Peer) -> Option<DeviceIndex> {
+        match peer {
+            Peer::Session(session) => self.session_device(session),
+            Peer::Plain(_) => self.insecure,
+            Peer::Serial(_) => None,
+        }
+    }
+
     /// Requests handed to the journal and not answered yet.
     pub fn pending_count(&self) -> usize {
         self.endpoint.pending_count()
@@ -310,6 +341,38 @@ impl Intake {
     /// The counters of the endpoint.
     pub fn counters(&self) -> &coap::Counters {
         self.endpoint.counters()
+    }
+}
+
+/// Decides about the first block of a request: the largest body, in bytes, or the response that
+/// refuses it.
+fn judge<S: ReadingStore>(
+    moment: &Moment,
+    device: DeviceIndex,
+    first: &FirstBlock<'_>,
+    pipeline: &mut Pipeline<S>,
+) -> Result<u32, Response<'static>> {
+    let mut buffers = Buffers::default();
+    match resource::find(&first.head, &mut buffers) {
+        Resource::Reading { path, query, method } => {
+            let received = Received {
+                path,
+                query,
+                method,
+                payload: first.payload,
+                content_format: first.head.content_format(),
+                blockwise: true,
+                stamp: moment.stamp(),
+            };
+            pipeline.handle_first_block(moment.now, device, received, first.bytes).map_err(answer::refused)
+        }
+        Resource::Core => Err(Response::new(Code::BAD_REQUEST).diagnostic("a GET has no body")),
+        Resource::Answer(response) => {
+            if response.code == Code::BAD_REQUEST {
+                pipeline.counters.count(Counter::RefusedPath);
+            }
+            Err(response)
+        }
     }
 }
 
@@ -502,5 +565,66 @@ mod tests {
         coap.handle_session_data(moment, SessionId(7), &request(POST, 1, "t/env", b"1"), pipeline);
         assert_eq!((coap.poll_ended(), coap.session_device(SessionId(7))), (Some(SessionId(7)), None));
         assert_eq!(world.sent(), [(A, 1, Code::UNAUTHORIZED)]);
+    }
+
+    /// A block of `door-7`, with these further options.
+    fn say_block(
+        world: &mut World,
+        id: u16,
+        path: &str,
+        number: u32,
+        options: &[(u16, &[u8])],
+    ) -> (Code, Option<u32>) {
+        let device = world.pipeline.gate.device_by_id("door-7").expect("the device is known");
+        let block = coap::block::Block { number, more: true, size_exponent: 6 };
+        let value = block.to_uint().to_be_bytes();
+        let mut all: Vec<(u16, &[u8])> = path.split('/').map(|segment| (11, segment.as_bytes())).collect();
+        all.extend_from_slice(options);
+        all.push((27, &value[1..]));
+        all.sort_by_key(|option| option.0);
+        let mut datagram = Vec::new();
+        let token = Token::default();
+        let encoder = Encoder::new(&mut datagram, Type::Confirmable, POST, MessageId(id), &token);
+        let encoder = all.iter().fold(encoder, |encoder, (number, value)| encoder.option(*number, value));
+        encoder.payload(&[7; 1024]).finish().expect("a valid message");
+        let peer = Peer::Session(SessionId(1));
+        world.coap.handle_message(&world.moment, peer, device, &datagram, &mut world.pipeline);
+        let mut buffer = Vec::new();
+        world.coap.poll_transmit(&mut buffer).expect("an answer");
+        let message = Message::parse(&buffer).expect("a message");
+        let size1 = message.options.values(60).next();
+        (message.code, size1.map(|value| value.iter().fold(0, |all, byte| all << 8 | u32::from(*byte))))
+    }
+
+    #[test]
+    fn a_body_that_could_not_pass_is_refused_at_its_first_block() {
+        let mut world = World::new();
+        let mut say =
+            |id, path, number, options: &[(u16, &[u8])]| say_block(&mut world, id, path, number, options);
+        assert_eq!(say(1, "nowhere/x", 0, &[]).0, Code::FORBIDDEN);
+        assert_eq!(say(2, "rd", 0, &[]).0, Code::NOT_FOUND);
+        let too_large = (Code::REQUEST_ENTITY_TOO_LARGE, Some(65_536));
+        assert_eq!(say(3, "t/x", 0, &[(60, &[1, 0, 1])]), too_large, "Size1");
+        assert_eq!(say(4, "t/x", 64, &[]), too_large, "a block number beyond the limit");
+        assert_eq!(say(5, "t/x", 3, &[]).0, Code::REQUEST_ENTITY_INCOMPLETE, "its beginning is not known");
+        assert_eq!(say(6, "t/x", 0, &[(15, &[b'q'; 255])]).0, Code::BAD_REQUEST, "a query too long");
+        assert_eq!(say(7, "t/x", 0, &[(60, &[8, 0])]).0, Code::CONTINUE);
+        assert_eq!(say(8, "t/x", 1, &[]).0, Code::CONTINUE);
+        let counters = &world.pipeline.counters;
+        for counter in [Counter::RefusedNoRule, Counter::RefusedTooLarge, Counter::RefusedPath] {
+            assert!(counters.value(counter) > 0, "{counter:?}");
+        }
+        assert_eq!(counters.value(Counter::CoapRequests), 0, "none was handed up");
+    }
+
+    #[test]
+    fn a_body_over_quota_is_refused_at_its_first_block() {
+        let mut world = World::new();
+        world.pipeline = Pipeline::fake(world.moment.now, 1);
+        assert_eq!(say_block(&mut world, 1, "t/x", 0, &[]).0, Code::CONTINUE, "it takes no token");
+        world.say(Peer::Session(SessionId(2)), POST, 1, "t/x", b"1");
+        assert_eq!(world.pipeline.counters.value(Counter::ReadingsAdmitted), 1);
+        assert_eq!(say_block(&mut world, 2, "t/y", 0, &[]).0, Code::TOO_MANY_REQUESTS);
+        assert_eq!(world.pipeline.counters.value(Counter::RefusedQuota), 1);
     }
 }

@@ -5,11 +5,11 @@
 //! | `/.well-known/core` | the resources (RFC 6690) | 4.05 | 4.05 |
 //! | reserved first segment | 4.04 | 4.04 | 4.04 |
 //! | any other path | 4.05; commands are not implemented yet | publishes | publishes an empty retained message if a rule allows `delete` |
-//! | invalid path | 4.00 | 4.00 | 4.00 |
+//! | invalid path, or query of a reading | 4.00 | 4.00 | 4.00 |
 
-use crate::message::{ContentFormat, Method, Path, PathBuffer};
+use crate::message::{ContentFormat, Method, Path, PathBuffer, Query, QueryBuffer, QueryError};
 use crate::proto::coap::link_format::LinkFormat;
-use crate::proto::coap::{Code, Request, Response};
+use crate::proto::coap::{Code, Head, Response};
 
 /// The resource of a request.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub enum Resource<'a> {
     Reading {
         /// The path within the device.
         path: Path<'a>,
+        /// The query, if there is one.
+        query: Option<Query<'a>>,
         /// The method.
         method: Method,
     },
@@ -27,29 +29,46 @@ pub enum Resource<'a> {
     Answer(Response<'static>),
 }
 
-/// Finds the resource. The path borrows from `buffer`.
-pub fn find<'a>(request: &Request<'_>, buffer: &'a mut PathBuffer) -> Resource<'a> {
+/// Buffers for the path and the query of a request.
+#[derive(Default)]
+pub struct Buffers {
+    path: PathBuffer,
+    query: QueryBuffer,
+}
+
+/// Finds the resource. The path and the query borrow from `buffers`.
+pub fn find<'a>(request: &Head<'_>, buffers: &'a mut Buffers) -> Resource<'a> {
     use crate::proto::coap::Method as Request;
-    let path = match buffer.join(request.uri_path()) {
+    let path = match buffers.path.join(request.uri_path()) {
         Ok(path) => path,
-        Err(_) => return Resource::Answer(Response::new(Code::BAD_REQUEST).diagnostic("not a path")),
+        Err(_) => return Resource::Answer(bad_request("not a path")),
     };
     if path.as_str() == ".well-known/core" {
         return match request.method {
             Request::Get if request.accept().is_some_and(|format| format != ContentFormat::LINK_FORMAT) => {
-                Resource::Answer(Response::new(Code::NOT_ACCEPTABLE))
+                Resource::Answer(Response::new(Code::NOT_ACCEPTABLE).diagnostic("only link-format"))
             }
             Request::Get => Resource::Core,
-            _ => Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED)),
+            _ => Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only GET")),
         };
     }
     if path.is_reserved() {
-        return Resource::Answer(Response::new(Code::NOT_FOUND));
+        return Resource::Answer(Response::new(Code::NOT_FOUND).diagnostic("reserved"));
     }
     match request.method.reading() {
-        Some(method) => Resource::Reading { path, method },
-        None => Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED)),
+        Some(method) => match buffers.query.join(path, request.uri_query()) {
+            Ok(query) => Resource::Reading { path, query, method },
+            Err(QueryError::TooLong) => Resource::Answer(bad_request("query too long")),
+            Err(_) => Resource::Answer(bad_request("not a query")),
+        },
+        None => {
+            Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only POST, PUT or DELETE"))
+        }
     }
+}
+
+const fn bad_request(text: &'static str) -> Response<'static> {
+    Response::new(Code::BAD_REQUEST).diagnostic(text)
 }
 
 /// The payload of `/.well-known/core` for a device: a link to `/.well-known/core` and one to the

@@ -161,6 +161,7 @@ impl Delivery {
 fn received<'a>(reading: &Reading<'a>, stamp: Stamp) -> Received<'a> {
     Received {
         path: reading.path,
+        query: None,
         method: Method::Post,
         payload: reading.payload,
         content_format: reading.content_format,

@@ -16,9 +16,9 @@ use super::taker::Taker;
 use super::units::{UnitView, Units};
 use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
-use crate::proto::serial::framing;
 use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
+use crate::proto::serial::{framing, poll};
 
 /// The state of one port.
 #[derive(Debug)]
@@ -38,10 +38,12 @@ impl Port {
     /// A port that is opened at once. Its tickets contain `number`; `seed` spreads the polls of
     /// units in time.
     pub fn new(settings: Arc<settings::Port>, number: u32, now: Instant, seed: u64) -> Port {
-        let stream = |framing: &framing::Settings| Work::Stream(Box::new(Stream::new(framing, number, now)));
+        let stream = |framing: &framing::Settings, asked: Option<&poll::Settings>| {
+            Work::Stream(Box::new(Stream::new(framing, asked, number, now)))
+        };
         let work = match &settings.duty {
-            Duty::Readings { framing, .. } => stream(framing),
-            Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message)),
+            Duty::Readings { framing, poll, .. } => stream(framing, poll.as_ref()),
+            Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message), None),
             Duty::Modbus(bus) => {
                 let has_header = matches!(settings.port, PortName::Tcp { has_header: true, .. });
                 Work::Bus(Box::new(Units::new(bus, has_header, number, now, seed)))
@@ -136,8 +138,9 @@ impl Port {
 
     /// The port could not be opened, or failed. Returns whether the reason is new, to log it once.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
-        if let Work::Bus(units) = &mut self.work {
-            units.failed(now);
+        match &mut self.work {
+            Work::Bus(units) => units.failed(now),
+            Work::Stream(stream) => stream.closed(),
         }
         self.link.handle_failure(now, reason)
     }
@@ -158,11 +161,19 @@ impl Port {
         }
     }
 
-    /// Writes the next request of a bus to the empty `buffer`; returns whether there is one.
-    /// Responses to a CoAP node are not sent here.
+    /// How the device does that is asked; `None` for any other.
+    pub fn asked(&self) -> Option<(poll::State, poll::Counters)> {
+        match &self.work {
+            Work::Stream(stream) => stream.asked(),
+            Work::Bus(_) => None,
+        }
+    }
+
+    /// Writes the next request of a bus, or question to a device, to the empty `buffer`; returns
+    /// whether there is one. Responses to a CoAP node are not sent here.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         match &mut self.work {
-            Work::Stream(_) => false,
+            Work::Stream(stream) => stream.poll_transmit(buffer),
             Work::Bus(units) => units.poll_transmit(buffer),
         }
     }
@@ -237,13 +248,15 @@ mod tests {
             start: Vec::new(),
             placement: Default::default(),
             skip_first: false,
+            keep: 0,
+            whole: false,
         };
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {
             name: Name::parse("meter").unwrap(),
             port: PortName::parse("/dev/null").unwrap(),
             line: Line::default(),
-            duty: Duty::Readings { framing, extractor },
+            duty: Duty::Readings { framing, extractor, poll: None },
         };
         let start = Instant::now();
         let mut port = Port::new(Arc::new(settings), 7, start, 0);

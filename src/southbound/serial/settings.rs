@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::message::Name;
 use crate::proto::serial::reading::Extractor;
-use crate::proto::serial::{framing, modbus, slipmux};
+use crate::proto::serial::{framing, modbus, poll, slipmux};
 
 /// All ports, in name order. A port is a device whose id is its name; with [`Duty::Modbus`], each
 /// unit on it is a device instead.
@@ -25,6 +25,7 @@ pub struct Port {
 }
 
 /// What a port is used for.
+#[allow(clippy::large_enum_variant, reason = "one for each port")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Duty {
     /// Frames become readings of the port's own device.
@@ -33,6 +34,8 @@ pub enum Duty {
         framing: framing::Settings,
         /// How a frame becomes a reading.
         extractor: Extractor,
+        /// How the device is asked; `None`: it speaks of itself.
+        poll: Option<poll::Settings>,
     },
     /// CoAP messages in SLIP frames (slipmux, draft-bormann-t2trg-slipmux): the node on the line is
     /// a CoAP device.
@@ -53,6 +56,8 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
         start: Vec::new(),
         placement: Default::default(),
         skip_first: false,
+        keep: 0,
+        whole: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A stream of frames on a port: each is a reading of the port's own device, or a CoAP message of
-//! the node on the line.
+//! the node on the line. A device that must be asked is asked here, and only its answers are
+//! readings.
 
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use super::settings::{Duty, Port};
 use super::taker::{Taker, Verdict};
 use crate::message::Stamp;
 use crate::proto::serial::framing::{self, Decoder};
+use crate::proto::serial::poll::{self, Poller};
 use crate::proto::serial::reading::{Room, Unreadable};
 use crate::proto::serial::slipmux;
 
@@ -20,20 +22,49 @@ pub(super) struct Stream {
     room: Room,
     pub(super) delivery: Delivery,
     unreadable: u64,
+    poller: Option<Poller>,
 }
 
 impl Stream {
-    pub(super) fn new(framing: &framing::Settings, port: u32, now: Instant) -> Stream {
+    pub(super) fn new(
+        framing: &framing::Settings,
+        asked: Option<&poll::Settings>,
+        port: u32,
+        now: Instant,
+    ) -> Stream {
+        let poller =
+            asked.map(|asked| Poller::new(asked.clone(), as_frame(framing, &asked.question, now), now));
         Stream {
             decoder: Decoder::new(framing, now),
             room: Room::default(),
             delivery: Delivery::new(port, 0, Bounds::default()),
             unreadable: 0,
+            poller,
         }
     }
 
     pub(super) fn reopen(&mut self, now: Instant) {
         self.decoder.reopen(now);
+        if let Some(poller) = &mut self.poller {
+            // An answer that comes at once is whole; what came before is not asked for.
+            self.decoder.clear();
+            poller.line_up(now);
+        }
+    }
+
+    pub(super) fn closed(&mut self) {
+        if let Some(poller) = &mut self.poller {
+            poller.line_down();
+        }
+    }
+
+    /// How the device does that is asked.
+    pub(super) fn asked(&self) -> Option<(poll::State, poll::Counters)> {
+        self.poller.as_ref().map(|poller| (poller.state(), poller.counters()))
+    }
+
+    pub(super) fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
+        self.poller.as_mut().is_some_and(|poller| poller.poll_transmit(buffer))
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -54,16 +85,29 @@ impl Stream {
         port: &Port,
         taker: &mut dyn Taker,
     ) {
+        let stripped = self.poller.as_mut().map(|poller| poller.strip_echo(bytes));
+        let bytes = stripped.as_deref().unwrap_or(bytes);
         self.decode(now, stamp, port, taker, |decoder, sink| decoder.handle_bytes(now, bytes, sink));
+        if let Some(poller) = self.poller.as_mut().filter(|_| self.decoder.is_within()) {
+            poller.handle_part(now, self.decoder.poll_timeout());
+        }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, stamp: Stamp, port: &Port, taker: &mut dyn Taker) {
         self.decode(now, stamp, port, taker, |decoder, sink| decoder.handle_timeout(now, sink));
+        if let Some(poller) = &mut self.poller {
+            if poller.handle_timeout(now) {
+                self.decoder.clear();
+                let _ = self.decoder.take_bad();
+            }
+            tell(poller, taker);
+        }
         self.delivery.handle_timeout(now, port.name.as_str(), taker);
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.decoder.poll_timeout(), self.delivery.poll_timeout()].into_iter().flatten().min()
+        let poller = self.poller.as_ref().and_then(Poller::poll_timeout);
+        [self.decoder.poll_timeout(), self.delivery.poll_timeout(), poller].into_iter().flatten().min()
     }
 
     fn decode(
@@ -74,10 +118,18 @@ impl Stream {
         taker: &mut dyn Taker,
         feed: impl FnOnce(&mut Decoder, &mut dyn FnMut(&[u8])),
     ) {
-        let Stream { decoder, room, delivery, unreadable } = self;
+        let Stream { decoder, room, delivery, unreadable, poller } = self;
+        let bad = decoder.counters().bad;
         match &port.duty {
-            Duty::Readings { extractor, .. } => {
-                feed(decoder, &mut |frame| match extractor.read(frame, room) {
+            Duty::Readings { extractor, .. } => feed(decoder, &mut |frame| {
+                if poller.as_mut().is_some_and(|poller| !poller.handle_frame(now, frame)) {
+                    return;
+                }
+                let read = extractor.read(frame, room);
+                if let Some(poller) = poller {
+                    poller.handle_reading(read.is_ok());
+                }
+                match read {
                     Ok(reading) => {
                         let _: Verdict = delivery.offer(now, port.name.as_str(), &reading, stamp, taker);
                     }
@@ -85,8 +137,8 @@ impl Stream {
                         *unreadable += 1;
                         taker.unreadable(why);
                     }
-                })
-            }
+                }
+            }),
             Duty::Slipmux { .. } => feed(decoder, &mut |frame| match slipmux::decode(frame) {
                 Ok(slipmux::Frame::Coap(message)) => taker.message(message),
                 // Used only by `serial trace`.
@@ -102,5 +154,30 @@ impl Stream {
         if let Some((why, bytes)) = self.decoder.take_bad() {
             taker.dropped(why, &bytes);
         }
+        let was_bad = self.decoder.counters().bad > bad;
+        if let Some(poller) = &mut self.poller {
+            if was_bad {
+                poller.handle_damage();
+            }
+            tell(poller, taker);
+        }
     }
+}
+
+fn tell(poller: &mut Poller, taker: &mut dyn Taker) {
+    while let Some(event) = poller.poll_event() {
+        taker.asked(event);
+    }
+}
+
+/// The question as the framing reads it, if it is one frame: so an echo of it looks.
+fn as_frame(framing: &framing::Settings, question: &[u8], now: Instant) -> Option<Vec<u8>> {
+    let mut decoder = Decoder::new(framing, now);
+    decoder.clear();
+    let mut frames = Vec::new();
+    decoder.handle_bytes(now, question, &mut |frame| frames.push(frame.to_vec()));
+    while let Some(at) = decoder.poll_timeout() {
+        decoder.handle_timeout(at, &mut |frame| frames.push(frame.to_vec()));
+    }
+    frames.into_iter().next()
 }

@@ -3,7 +3,7 @@
 use crate::gate::stage::Received;
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::reading::Unreadable;
-use crate::proto::serial::{framing, modbus};
+use crate::proto::serial::{framing, modbus, poll};
 
 /// What became of a reading that was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,11 @@ pub trait Taker {
 
     /// A device gave a sign of life, whether or not a reading comes of it.
     fn alive(&mut self, device: &str);
+
+    /// Something happened with a device that is asked.
+    fn asked(&mut self, event: poll::Event) {
+        let _ = event;
+    }
 
     /// Something happened with a unit of the bus; never [`modbus::Event::Reading`].
     fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event);

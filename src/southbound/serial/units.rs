@@ -14,6 +14,7 @@ use super::taker::{Taker, Verdict};
 use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing;
+use crate::proto::serial::modbus::ascii::Ascii;
 use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
@@ -24,10 +25,28 @@ use crate::proto::serial::reading::Reading;
 #[derive(Debug)]
 pub(super) struct Units {
     bus: Bus,
-    /// Frames have the header of Modbus TCP.
-    mbap: Option<Mbap>,
+    wire: Wire,
     units: Vec<Unit>,
     bytes: u64,
+}
+
+/// How frames are on the line. The bus speaks RTU.
+#[derive(Debug)]
+enum Wire {
+    Rtu,
+    /// With the header of Modbus TCP.
+    Tcp(Mbap),
+    Ascii(Ascii),
+}
+
+impl Wire {
+    fn noise(&self) -> u64 {
+        match self {
+            Wire::Rtu => 0,
+            Wire::Tcp(mbap) => mbap.noise(),
+            Wire::Ascii(ascii) => ascii.noise(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -67,13 +86,19 @@ impl Units {
         let units = (0..=u8::MAX).take(settings.units.len());
         let units =
             units.map(|number| Unit { delivery: Delivery::new(port, number, bounds), answers: 0 }).collect();
-        let mbap = has_header.then(Mbap::default);
-        Units { bus: Bus::new(settings.clone(), now, seed), mbap, units, bytes: 0 }
+        let wire = match (has_header, settings.ascii) {
+            (true, _) => Wire::Tcp(Mbap::default()),
+            (false, true) => Wire::Ascii(Ascii::default()),
+            (false, false) => Wire::Rtu,
+        };
+        Units { bus: Bus::new(settings.clone(), now, seed), wire, units, bytes: 0 }
     }
 
     pub(super) fn opened(&mut self, now: Instant) {
-        if let Some(mbap) = &mut self.mbap {
-            mbap.clear();
+        match &mut self.wire {
+            Wire::Rtu => {}
+            Wire::Tcp(mbap) => mbap.clear(),
+            Wire::Ascii(ascii) => ascii.clear(),
         }
         self.bus.line_up(now);
     }
@@ -96,9 +121,10 @@ impl Units {
 
     pub(super) fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
         self.bytes += bytes.len() as u64;
-        match &mut self.mbap {
-            None => self.bus.handle_bytes(now, bytes),
-            Some(mbap) => mbap.push(bytes, |arrived| match arrived {
+        match &mut self.wire {
+            Wire::Rtu => self.bus.handle_bytes(now, bytes),
+            Wire::Ascii(ascii) => ascii.push(bytes, |frame| self.bus.handle_bytes(now, frame)),
+            Wire::Tcp(mbap) => mbap.push(bytes, |arrived| match arrived {
                 Arrived::Answer(frame) => self.bus.handle_bytes(now, &frame),
                 Arrived::Late(frame) => self.bus.handle_late(now, &frame),
             }),
@@ -119,8 +145,10 @@ impl Units {
 
     pub(super) fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         let is_there = self.bus.poll_transmit(buffer);
-        if let Some(mbap) = self.mbap.as_mut().filter(|_| is_there) {
-            mbap.wrap(buffer);
+        match &mut self.wire {
+            Wire::Tcp(mbap) if is_there => mbap.wrap(buffer),
+            Wire::Ascii(ascii) if is_there => ascii.wrap(buffer),
+            _ => {}
         }
         is_there
     }
@@ -149,7 +177,7 @@ impl Units {
         let mut sum = Counters {
             framing: framing::Counters {
                 bytes: self.bytes,
-                dropped: self.bus.noise() + self.mbap.as_ref().map_or(0, Mbap::noise),
+                dropped: self.bus.noise() + self.wire.noise(),
                 ..Default::default()
             },
             unreadable: self.bus.strangers(),
@@ -322,6 +350,7 @@ mod tests {
                 backoff: Settings::BACKOFF,
                 backoff_max: Settings::BACKOFF_MAX,
                 echo: false,
+                ascii: false,
                 units: addresses.iter().copied().map(unit).collect(),
             }),
         };

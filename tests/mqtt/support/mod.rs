@@ -31,6 +31,7 @@ pub fn settings() -> Settings {
         client_id: "g".to_owned(),
         username: None,
         password_file: None,
+        jwt: None,
         protocol: Protocol::Auto,
         session_expiry: Duration::from_secs(7 * 86_400),
         keep_alive: Duration::from_secs(60),
@@ -66,6 +67,8 @@ pub struct World {
     /// Nothing passes in either direction, and nobody is told.
     pub frozen: bool,
     pub password: Option<Vec<u8>>,
+    /// How long the password serves, if it expires.
+    pub password_life: Option<Duration>,
     /// What the broker's name stands for; empty: one address nobody asks about.
     pub addresses: Vec<SocketAddr>,
     /// Behind these nobody answers CONNECT; the connection is closed.
@@ -88,6 +91,7 @@ impl World {
             attempts: Vec::new(),
             frozen: false,
             password: None,
+            password_life: None,
             addresses: Vec::new(),
             hollow: Vec::new(),
             dialed: Vec::new(),
@@ -157,6 +161,7 @@ impl World {
                     link.hollow = dialed.peer.is_some_and(|peer| self.hollow.contains(&peer));
                     self.link = Some(link);
                     self.uplink.handle_connected(now, self.password.clone(), dialed);
+                    self.uplink.set_password_life(now, self.password_life);
                 } else {
                     self.uplink.handle_connect_failed(now, "connection refused".to_owned(), false);
                 }

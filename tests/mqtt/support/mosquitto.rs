@@ -238,7 +238,7 @@ impl Running {
     pub async fn answered(&self) -> Duration {
         let give_up = Instant::now() + Duration::from_secs(60);
         loop {
-            if let Some(took) = self.handle.check(Duration::from_secs(5)).await {
+            if let Some(took) = self.handle.check(Duration::from_secs(5)).await.took {
                 return took;
             }
             assert!(Instant::now() < give_up, "nothing is answered: {:?}", self.handle.status());

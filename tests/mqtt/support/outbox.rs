@@ -142,6 +142,7 @@ impl Outbox for MemoryOutbox {
             content: Content {
                 device: &item.device,
                 path: &item.path,
+                query: None,
                 topic: &item.topic,
                 method: item.method,
                 content_format: item.content_format,

@@ -29,6 +29,7 @@ impl Default for Readings {
             expires: None,
             envelope: Envelope::None,
             delete: false,
+            query: Default::default(),
         };
         let role = Role {
             name: name("sensor"),
@@ -71,8 +72,15 @@ impl Readings {
     pub fn pass<'a>(&'a mut self, lane: Lane, payload: &'a [u8]) -> Mapped<'a> {
         let path = Path::parse(if lane == Lane::High { "high/env" } else { "t/env" }).expect("a path");
         let stamp = Stamp { boottime_ms: 123_456_789, wall_ms: Some(1_790_000_000_000) };
-        let received =
-            Received { path, method: Method::Post, payload, content_format: None, blockwise: true, stamp };
+        let received = Received {
+            path,
+            query: None,
+            method: Method::Post,
+            payload,
+            content_format: None,
+            blockwise: true,
+            stamp,
+        };
         let mapped = self.gate.admit(self.now, self.device, received).expect("a rule allows it");
         assert_eq!(mapped.lane(), lane);
         mapped

@@ -12,7 +12,7 @@ use super::super::exchange::{Exchange, Pending};
 use super::super::message::{Code, Message, Type};
 use super::super::option::{NoResponse, OptionError, RequestOptions};
 use super::super::reliability::Tick;
-use super::super::request::{Method, Request, Response};
+use super::super::request::{FirstBlock, Method, Request, Response};
 use super::super::{MessageId, PeerId};
 use super::answer::wishes;
 use super::sender::Sender;
@@ -76,6 +76,23 @@ impl Endpoint {
         peer: PeerId,
         datagram: &'d [u8],
     ) -> Option<Request<'d>> {
+        let body_max = self.settings.body as u32;
+        self.handle_datagram_judged(now, holder, peer, datagram, |_| Ok(body_max))
+    }
+
+    /// As [`handle_datagram_of`](Endpoint::handle_datagram_of), and `judge` decides about a request
+    /// whose body comes in blocks when its first block has come, so that no further one is sent in
+    /// vain (RFC 7959 §2.9): it returns the largest body, in bytes, or the response that refuses
+    /// the request. The complete request is handed up all the same, for the final decision. `judge`
+    /// is called, too, for a later block of an unknown transfer.
+    pub fn handle_datagram_judged<'d>(
+        &mut self,
+        now: Instant,
+        holder: Holder,
+        peer: PeerId,
+        datagram: &'d [u8],
+        judge: impl FnOnce(&FirstBlock<'d>) -> Result<u32, Response<'static>>,
+    ) -> Option<Request<'d>> {
         self.counters.received += 1;
         let message = match Message::parse(datagram) {
             Ok(message) => message,
@@ -89,7 +106,7 @@ impl Endpoint {
         };
         match message.message_type {
             Type::Confirmable | Type::NonConfirmable if message.code.is_request() => {
-                return self.handle_request(now, holder, peer, message, datagram);
+                return self.handle_request(now, holder, peer, message, datagram, judge);
             }
             // A ping (empty), or a response although no request was sent (RFC 7252 §4.2, §4.3).
             Type::Confirmable => {
@@ -128,6 +145,7 @@ impl Endpoint {
         peer: PeerId,
         message: Message<'d>,
         datagram: &'d [u8],
+        judge: impl FnOnce(&FirstBlock<'d>) -> Result<u32, Response<'static>>,
     ) -> Option<Request<'d>> {
         let tick = self.tick(now);
         let fingerprint = fingerprint(self.seed, datagram) as u32;
@@ -143,11 +161,13 @@ impl Endpoint {
         };
         incoming.no_response = options.no_response;
         let Some(method) = Method::from_code(message.code) else {
-            return self.refuse(incoming, Response::new(Code::METHOD_NOT_ALLOWED));
+            return self
+                .refuse(incoming, Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("unknown method"));
         };
         if options.block2.is_some_and(|block| block.number > 0) && !method.is_safe() {
             // The response is generated again for each block, which only a safe request allows.
-            return self.refuse(incoming, Response::new(Code::BAD_REQUEST));
+            let response = Response::new(Code::BAD_REQUEST).diagnostic("Block2 of an unsafe method");
+            return self.refuse(incoming, response);
         }
         if let Some(response) = self.overload(peer, holder, open) {
             self.counters.overloaded += 1;
@@ -157,7 +177,7 @@ impl Endpoint {
         incoming.block1 = options.block1;
         let payload = match options.block1 {
             None => Cow::Borrowed(message.payload),
-            Some(block) => self.assemble(now, incoming, &options, block)?,
+            Some(block) => self.assemble(now, incoming, method, &options, block, judge)?,
         };
         let exchange = self.hand_up(now, incoming, method, &options);
         Some(Request { exchange, method, confirmable: incoming.is_confirmable(), payload, options })
@@ -220,11 +240,12 @@ impl Endpoint {
             return;
         }
         incoming.no_response = wishes(incoming.message.options.values(option::NO_RESPONSE).next());
-        // Diagnostic with the option number; omitted for an unproven peer if it does not fit.
-        let mut text = String::new();
-        if let Some(number) = unrecognized.filter(|_| !incoming.peer.is_unproven()) {
-            text = format!("option {number}");
-        }
+        // The sender leaves it out where an unproven peer has no credit for it.
+        let text = match error {
+            OptionError::Unrecognized(number) => format!("option {number}"),
+            OptionError::Proxy => "not a proxy".to_owned(),
+            OptionError::Invalid => "invalid option".to_owned(),
+        };
         self.answer(incoming, &Response::new(error.code()).diagnostic(&text));
     }
 
@@ -249,7 +270,7 @@ impl Endpoint {
         } else {
             return None;
         };
-        Some(Response::new(code).max_age(OVERLOAD_RETRY_AFTER))
+        Some(Response::new(code).max_age(OVERLOAD_RETRY_AFTER).diagnostic("too many unanswered requests"))
     }
 
     /// Accepts a block. Returns the body when it is complete; until then the block is answered
@@ -258,16 +279,36 @@ impl Endpoint {
         &mut self,
         now: Instant,
         incoming: Incoming<'d>,
+        method: Method,
         options: &RequestOptions<'d>,
         block: Block,
+        judge: impl FnOnce(&FirstBlock<'d>) -> Result<u32, Response<'static>>,
     ) -> Option<Cow<'d, [u8]>> {
-        let body_max = self.settings.body as u32;
         let Incoming { peer, holder, message, .. } = incoming;
-        if block.number == 0 && !block.more && message.payload.len() <= block.size() {
-            return Some(Cow::Borrowed(message.payload));
-        }
+        let payload = message.payload;
         let (place, tag) = self.marks(message.code, options);
-        let piece = Piece { peer, holder, place, tag, block, size1: options.size1, payload: message.payload };
+        if block.number == 0 && !block.more && payload.len() <= block.size() {
+            self.side(peer).assemblies.supersede(peer, place);
+            return Some(Cow::Borrowed(payload));
+        }
+        let mut limit = self.settings.body as u32;
+        if self.side(peer).assemblies.is_first(peer, place, block) {
+            let end = block.offset() + payload.len();
+            let bytes = end.max(options.size1.map_or(0, |size| size as usize));
+            match judge(&FirstBlock::new(method, *options, payload, bytes)) {
+                Ok(most) => limit = limit.min(most),
+                Err(response) => {
+                    // Block 0 of a newer transfer ends the older one, also if it is refused.
+                    if block.number == 0 {
+                        self.side(peer).assemblies.supersede(peer, place);
+                    }
+                    self.counters.refused += 1;
+                    self.answer_and_remember(incoming, &response);
+                    return None;
+                }
+            }
+        }
+        let piece = Piece { peer, holder, place, tag, block, size1: options.size1, payload, limit };
         let response = match self.side(peer).assemblies.accept(now, piece) {
             Progress::Whole(body) => return Some(Cow::Owned(body)),
             Progress::Continue => {
@@ -275,24 +316,33 @@ impl Endpoint {
                 self.answer_and_remember(incoming, &Response::new(Code::CONTINUE));
                 return None;
             }
-            Progress::Malformed => Response::new(Code::BAD_REQUEST),
-            Progress::Incomplete => Response::new(Code::REQUEST_ENTITY_INCOMPLETE),
-            Progress::TooLarge => Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(body_max),
-            Progress::NoRoom => Response::new(Code::SERVICE_UNAVAILABLE).max_age(RETRY_AFTER),
+            Progress::Malformed => Response::new(Code::BAD_REQUEST).diagnostic("wrong block"),
+            Progress::Incomplete => {
+                Response::new(Code::REQUEST_ENTITY_INCOMPLETE).diagnostic("earlier blocks missing")
+            }
+            Progress::TooLarge(limit) => {
+                Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(limit).diagnostic("payload too large")
+            }
+            Progress::NoRoom => Response::new(Code::SERVICE_UNAVAILABLE)
+                .max_age(RETRY_AFTER)
+                .diagnostic("too many incomplete bodies"),
         };
         self.counters.refused += 1;
         self.answer_and_remember(incoming, &response);
         None
     }
 
-    /// Hashes of the path, and of everything that must be equal in all blocks of a body (RFC 7959
-    /// §2.5, RFC 9175 §3.3).
+    /// Hashes of what identifies a transfer: the resource and the Request-Tag (RFC 7959 §2.5, RFC
+    /// 9175 §3.3); and of everything else that must be equal in all its blocks. No Request-Tag and
+    /// an empty one are different.
     fn marks(&self, code: Code, options: &RequestOptions<'_>) -> (u64, u64) {
         let mut place = self.seed;
         let mut tag = self.seed ^ u64::from(code.0);
         for option in options.all {
             match option.number {
-                option::URI_PATH => place = fingerprint(place, option.value),
+                number @ (option::URI_PATH | option::URI_QUERY | option::REQUEST_TAG) => {
+                    place = fingerprint(place ^ u64::from(number) << 32, option.value);
+                }
                 option::BLOCK1
                 | option::BLOCK2
                 | option::SIZE1

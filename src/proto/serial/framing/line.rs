@@ -3,14 +3,14 @@
 use super::{Buffer, EncodeError, Step};
 
 /// Longest delimiter, in bytes.
-pub const END_MAX: usize = 8;
+pub const END_MAX: usize = 16;
 
 /// The line end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// CR, LF or both; the empty line between CR and LF is ignored. Sent as CR LF.
     Any,
-    /// Exactly this sequence, `1..=8` bytes.
+    /// Exactly this sequence, `1..=16` bytes.
     Exactly(Vec<u8>),
 }
 
@@ -47,6 +47,14 @@ pub(super) struct Scanner {
 impl Scanner {
     pub(super) fn new(end: &End) -> Scanner {
         Scanner { end: end.clone(), tail: Vec::new() }
+    }
+
+    /// What ends each line; empty if that differs.
+    pub(super) fn end(&self) -> &[u8] {
+        match &self.end {
+            End::Any => &[],
+            End::Exactly(end) => end,
+        }
     }
 
     pub(super) fn restart(&mut self) {

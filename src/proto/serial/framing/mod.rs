@@ -18,6 +18,9 @@
 //! lost byte they are found again by these within one frame: without a checksum, a frame of known
 //! length counts only if the next one begins behind it, or nothing comes for [`SETTLE`].
 //!
+//! With [`Settings::keep`] the checksum of a line or of a frame between markers stands behind its
+//! end: so many bytes after it are taken whatever they are, and it covers the markers, too.
+//!
 //! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer
 //! is dropped and counted. Empty frames are passed over: doubled delimiters make them. Time is an
 //! argument.
@@ -79,7 +82,17 @@ pub struct Settings {
     /// What was begun before the port was opened is dropped, however long after the opening it
     /// comes: everything up to the first delimiter or pause.
     pub skip_first: bool,
+    /// Bytes behind the end that belong to the frame, in framings `line`, with an end of its own,
+    /// and `markers`; `0..=8`. If any, the checksum is the last of them, and covers everything
+    /// before it, markers included.
+    pub keep: usize,
+    /// The payload is the frame as it came: with its markers, its checksum and the bytes behind its
+    /// end. In the framings that `keep` is for.
+    pub whole: bool,
 }
+
+/// Most bytes behind the end of a frame.
+pub const KEEP_MAX: usize = 8;
 
 /// Longest start, in bytes.
 pub const START_MAX: usize = 8;
@@ -230,6 +243,15 @@ pub struct Decoder {
     last_byte_at: Option<Instant>,
     counters: Counters,
     skip_first: bool,
+    keep: usize,
+    whole: bool,
+    /// The end of a frame came, and the bytes behind it are on their way.
+    is_behind: bool,
+    /// What of them came.
+    kept: Vec<u8>,
+    /// The bytes behind the end of a frame that had a wrong checksum: if one of its bytes was lost,
+    /// these are the beginning of the next frame.
+    spare: Vec<u8>,
     last_bad: Option<(Bad, Vec<u8>)>,
 }
 
@@ -258,17 +280,35 @@ impl Decoder {
             last_byte_at: None,
             counters: Counters::default(),
             skip_first: settings.skip_first,
+            keep: settings.keep.min(KEEP_MAX),
+            whole: settings.whole,
+            is_behind: false,
+            kept: Vec::new(),
+            spare: Vec::new(),
             last_bad: None,
         }
     }
 
     /// The port was reopened: an incomplete frame is dropped.
     pub fn reopen(&mut self, now: Instant) {
+        self.clear();
+        self.opened_at = Some(now);
+    }
+
+    /// What came until now belongs to nothing that comes: an incomplete frame is dropped, and the
+    /// next byte begins a frame.
+    pub fn clear(&mut self) {
         self.fail(Bad::Incomplete);
         self.skipping = false;
         self.scanner.restart();
-        self.opened_at = Some(now);
-        self.last_byte_at = None;
+        (self.is_behind, self.opened_at, self.last_byte_at) = (false, None, None);
+        self.kept.clear();
+        self.spare.clear();
+    }
+
+    /// Whether a frame was begun and is not complete.
+    pub fn is_within(&self) -> bool {
+        !self.buffer.is_empty() || self.is_behind
     }
 
     /// The counters.
@@ -331,17 +371,29 @@ impl Decoder {
                     }
                     self.fail(Bad::Incomplete);
                     self.skipping = false;
+                    self.forget_behind();
                 }
             }
         }
     }
 
+    /// The bytes behind an end are not coming.
+    fn forget_behind(&mut self) {
+        self.is_behind = false;
+        self.counters.dropped += self.kept.len() as u64;
+        self.kept.clear();
+    }
+
     /// When the current pause becomes significant.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.buffer.is_empty() {
+        if !self.is_within() {
             return None;
         }
-        let pause = if self.awaits_start() { SETTLE } else { self.pause? };
+        let pause = match self.is_behind {
+            true => IDLE,
+            false if self.awaits_start() => SETTLE,
+            false => self.pause?,
+        };
         self.last_byte_at?.checked_add(pause)
     }
 
@@ -361,6 +413,14 @@ impl Decoder {
 
     /// Decodes one byte of a framing with delimiters.
     fn step(&mut self, byte: u8, sink: &mut dyn FnMut(&[u8])) {
+        if self.is_behind {
+            self.kept.push(byte);
+            if self.kept.len() >= self.keep {
+                self.is_behind = false;
+                self.end(sink);
+            }
+            return;
+        }
         let step = match &mut self.scanner {
             Scanner::Line(scanner) => scanner.step(byte, &mut self.buffer),
             Scanner::Slip(scanner) => scanner.step(byte, &mut self.buffer),
@@ -370,6 +430,7 @@ impl Decoder {
         };
         match step {
             Step::More => {}
+            Step::Frame if self.keep > 0 => self.is_behind = true,
             Step::Frame => self.end(sink),
             Step::Bad => {
                 self.fail(Bad::Malformed);
@@ -384,7 +445,11 @@ impl Decoder {
         if self.skipping || self.buffer.over > 0 {
             self.fail(Bad::TooLong);
             self.skipping = false;
+            self.forget_behind();
             return;
+        }
+        if self.keep > 0 || self.whole {
+            return self.end_with_markers(sink);
         }
         if self.buffer.is_empty() {
             return;
@@ -401,14 +466,68 @@ impl Decoder {
             None => Some(frame),
         });
         let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
-        let payload = body.and_then(|body| body.get(self.start.len()..));
+        let payload = body.and_then(|body| body.get(self.start.len()..)).map(|body| self.scanner.plain(body));
         match payload.filter(|payload| !payload.is_empty()) {
             Some(payload) => {
                 self.counters.good += 1;
-                sink(payload);
+                sink(&payload);
                 self.buffer.clear();
             }
             None => self.fail(why),
+        }
+    }
+
+    /// The same where its markers and the bytes behind its end matter.
+    fn end_with_markers(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        let kept = std::mem::take(&mut self.kept);
+        let spare = std::mem::take(&mut self.spare);
+        if self.buffer.is_empty() && kept.is_empty() {
+            return;
+        }
+        let (start, end) = self.scanner.markers();
+        let frame = [start, &self.buffer.bytes, end, &kept].concat();
+        let is_good = |frame: &[u8]| match self.checksum {
+            Some(checksum) if self.keep > 0 => self.placement.strip(checksum, frame).is_some(),
+            Some(checksum) => self.placement.strip(checksum, &self.buffer.bytes).is_some(),
+            None => true,
+        };
+        // The first bytes may have been taken for those behind the end before, one of which was
+        // lost.
+        let longer = [&spare[..], &frame].concat();
+        let (frame, before) = match is_good(&frame) {
+            true => (Some(frame), 0),
+            false if !spare.is_empty() && is_good(&longer) => (Some(longer), spare.len()),
+            false => (None, 0),
+        };
+        let Some(frame) = frame else {
+            self.fail(Bad::Checksum);
+            match self.scanner {
+                // Behind a lost byte of these, the next start may be among them.
+                Scanner::Markers(_) => kept.iter().for_each(|byte| self.step(*byte, sink)),
+                _ => self.spare = kept,
+            }
+            return;
+        };
+        let body = frame.get(start.len()..before + start.len() + self.buffer.bytes.len()).unwrap_or_default();
+        let plain = if self.keep > 0 { Some(body) } else { self.strip(body) };
+        let payload = match self.whole {
+            true => std::borrow::Cow::Borrowed(&frame[..]),
+            false => self.scanner.plain(plain.unwrap_or_default()),
+        };
+        if payload.is_empty() || body.is_empty() {
+            self.fail(Bad::Malformed);
+        } else {
+            self.counters.good += 1;
+            sink(&payload);
+            self.buffer.clear();
+        }
+    }
+
+    /// A frame without its checksum, if it has one; `None` if that is wrong.
+    fn strip<'f>(&self, frame: &'f [u8]) -> Option<&'f [u8]> {
+        match self.checksum {
+            Some(checksum) => self.placement.strip(checksum, frame),
+            None => Some(frame),
         }
     }
 
@@ -537,6 +656,23 @@ impl Scanner {
         matches!(self, Scanner::Line(_) | Scanner::Slip(_) | Scanner::Cobs(_))
     }
 
+    /// What stands before and behind each frame, where that is always the same.
+    fn markers(&self) -> (&[u8], &[u8]) {
+        match self {
+            Scanner::Line(scanner) => (&[], scanner.end()),
+            Scanner::Markers(scanner) => scanner.markers(),
+            _ => (&[], &[]),
+        }
+    }
+
+    /// A frame without escapes, where they are not taken out byte by byte.
+    fn plain<'f>(&self, frame: &'f [u8]) -> std::borrow::Cow<'f, [u8]> {
+        match self {
+            Scanner::Markers(scanner) => scanner.plain(frame),
+            _ => frame.into(),
+        }
+    }
+
     fn restart(&mut self) {
         match self {
             Scanner::Line(scanner) => scanner.restart(),
@@ -571,11 +707,26 @@ pub fn encode(settings: &Settings, payload: &[u8], out: &mut Vec<u8>) -> Result<
         }
     }
     body.extend_from_slice(payload);
-    if let Some(checksum) = settings.checksum {
+    if let Some(checksum) = settings.checksum.filter(|_| settings.keep == 0) {
         settings.placement.append(checksum, &mut body);
     }
     if body.len() > settings.max_frame {
         return Err(EncodeError::TooLong);
+    }
+    if settings.keep > 0 {
+        let mut frame = Vec::new();
+        match &settings.framing {
+            Framing::Markers(markers) => markers.encode(&body, &mut frame)?,
+            Framing::Line(end) => end.encode(&body, &mut frame)?,
+            _ => frame.extend_from_slice(&body),
+        }
+        let width = settings.checksum.map_or(0, |checksum| settings.placement.width(checksum));
+        frame.resize(frame.len() + settings.keep.saturating_sub(width), 0);
+        if let Some(checksum) = settings.checksum {
+            settings.placement.append(checksum, &mut frame);
+        }
+        out.extend_from_slice(&frame);
+        return Ok(());
     }
     match &settings.framing {
         Framing::Line(end) => end.encode(&body, out),

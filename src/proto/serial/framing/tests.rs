@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::length::{Header, Width};
 use super::line::End;
-use super::markers::Markers;
+use super::markers::{Escape, Markers};
 use super::*;
 
 fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
@@ -15,6 +15,8 @@ fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
         start: Vec::new(),
         placement: Default::default(),
         skip_first: false,
+        keep: 0,
+        whole: false,
     }
 }
 
@@ -41,7 +43,7 @@ fn header(width: Width, little_endian: bool, offset: usize, adjust: i32) -> Fram
 }
 
 fn markers(start: &[u8], end: &[u8], escape: Option<u8>) -> Framing {
-    Framing::Markers(Markers { start: start.to_vec(), end: end.to_vec(), escape })
+    Framing::Markers(Markers { start: start.to_vec(), end: end.to_vec(), escape: escape.map(Escape::Before) })
 }
 
 /// Framings that carry any bytes.
@@ -280,6 +282,8 @@ fn what_is_too_long_is_dropped_whole_and_counted() {
             start: Vec::new(),
             placement: Default::default(),
             skip_first: false,
+            keep: 0,
+            whole: false,
         };
         let narrow = Settings { max_frame: 64, ..wide.clone() };
         let mut stream = Vec::new();

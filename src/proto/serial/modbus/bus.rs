@@ -94,12 +94,14 @@ pub enum Event {
         /// Why.
         why: Obstacle,
     },
-    /// A unit answered with another length than was asked for; the answer was not used.
+    /// A unit answered with another function or length than was asked for; the answer was not used.
     Misfit {
         /// Which.
         unit: usize,
-        /// Its function code.
+        /// The function code of the answer; above 127 it is an exception.
         function: u8,
+        /// The function code of the request.
+        asked_function: u8,
         /// Bytes of data it answered with.
         bytes: usize,
         /// Bytes of data that were asked for.
@@ -159,6 +161,8 @@ struct Exchange {
     settled: Option<Instant>,
     /// Whether the echo of the request is expected first.
     echo: bool,
+    /// The unit answered something else.
+    misfit: bool,
 }
 
 impl Bus {
@@ -412,13 +416,16 @@ impl Bus {
         let shape = exchange.request.answer();
         let found = receiver.answer(address, &exchange.request, last, |frame| {
             let is_other = stray(now, frame, units, events, strangers);
-            if is_other && frame.unit == address && frame.pdu.first() == Some(&shape.function) {
+            if is_other && frame.unit == address {
+                exchange.misfit = true;
                 let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
                 if let Some(unit) = units.get_mut(exchange.unit) {
                     unit.misfit();
                 }
-                let function = shape.function;
-                events.push_back(Event::Misfit { unit: exchange.unit, function, bytes, asked });
+                let function = frame.pdu.first().copied().unwrap_or_default();
+                let asked_function = shape.function;
+                let unit = exchange.unit;
+                events.push_back(Event::Misfit { unit, function, asked_function, bytes, asked });
             }
         });
         match found {
@@ -495,7 +502,7 @@ impl Bus {
         let why = match failure {
             Failure::Silent => {
                 unit.counters.silent += 1;
-                Obstacle::Silence
+                if exchange.misfit { Obstacle::Misfit } else { Obstacle::Silence }
             }
             Failure::Damaged => {
                 unit.counters.damaged += 1;
@@ -570,6 +577,7 @@ impl Bus {
             deadline,
             settled: None,
             echo,
+            misfit: false,
         });
     }
 

@@ -178,6 +178,18 @@ impl Receiver {
             }
             at = end;
         }
+        // A function that is not known has no length that is known: all that came is its frame.
+        let rest = self.bytes.get(self.told..).unwrap_or_default();
+        if last
+            && found.is_none()
+            && let [address, _, ..] = *rest
+            && address == unit
+            && let Some(pdu) = checked(rest)
+        {
+            other(Frame { unit, pdu });
+            self.framed += rest.len();
+            self.told = self.bytes.len();
+        }
         match found {
             Some(range) => {
                 self.framed += range.len();

@@ -34,6 +34,9 @@ pub enum Obstacle {
     Exception(Exception),
     /// The unit does not answer when it is asked for it, and answers for others.
     Silence,
+    /// Only answers of another function or length come when it is asked for, and good answers for
+    /// others.
+    Misfit,
     /// Only bytes that are no frame come when it is asked for, and good answers for others.
     Damage,
 }
@@ -43,6 +46,9 @@ impl fmt::Display for Obstacle {
         match self {
             Obstacle::Exception(exception) => exception.fmt(f),
             Obstacle::Silence => f.write_str("no answer to a read of it alone"),
+            Obstacle::Misfit => {
+                f.write_str("only answers of another function or length to a read of it alone")
+            }
             Obstacle::Damage => f.write_str("only damaged answers to a read of it alone"),
         }
     }

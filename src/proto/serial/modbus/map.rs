@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 
 use super::pdu::{Table, data_length};
+pub use crate::proto::serial::charset::Charset;
 
 /// How raw bytes become a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,42 +52,6 @@ pub enum Half {
     /// Bits 7 to 0.
     #[default]
     Low,
-}
-
-/// How the bytes of a text are characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Charset {
-    /// UTF-8, ASCII among it; what is none becomes U+FFFD.
-    #[default]
-    Utf8,
-    /// ISO 8859-1.
-    Latin1,
-    /// Windows-1252: ISO 8859-1 with characters in 0x80 to 0x9F.
-    Windows1252,
-}
-
-impl Charset {
-    /// The text.
-    pub fn decode(self, bytes: &[u8]) -> String {
-        /// The characters of 0x80 to 0x9F (WHATWG Encoding §9, index windows-1252).
-        const C1: &[char; 32] = &[
-            '\u{20AC}', '\u{81}', '\u{201A}', '\u{192}', '\u{201E}', '\u{2026}', '\u{2020}', '\u{2021}',
-            '\u{2C6}', '\u{2030}', '\u{160}', '\u{2039}', '\u{152}', '\u{8D}', '\u{17D}', '\u{8F}', '\u{90}',
-            '\u{2018}', '\u{2019}', '\u{201C}', '\u{201D}', '\u{2022}', '\u{2013}', '\u{2014}', '\u{2DC}',
-            '\u{2122}', '\u{161}', '\u{203A}', '\u{153}', '\u{9D}', '\u{17E}', '\u{178}',
-        ];
-        match self {
-            Charset::Utf8 => String::from_utf8_lossy(bytes).into_owned(),
-            Charset::Latin1 => bytes.iter().copied().map(char::from).collect(),
-            Charset::Windows1252 => bytes
-                .iter()
-                .map(|byte| match byte {
-                    0x80..=0x9F => C1[usize::from(byte - 0x80)],
-                    byte => char::from(*byte),
-                })
-                .collect(),
-        }
-    }
 }
 
 impl Kind {

@@ -8,7 +8,7 @@
 //!
 //! * [`pdu`]: requests and responses. [`frame`]: address, checksum, and finding responses after
 //!   noise.
-//! * [`mbap`]: the same over TCP.
+//! * [`mbap`]: the same over TCP. [`ascii`]: the same as hexadecimal digits.
 //! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
 //!   reading is worth publishing.
 //! * [`learn`]: what a unit that is silent instead of refusing wants.
@@ -18,6 +18,7 @@
 //!
 //! Other modules handle the port (opening, writing, time), permissions and topics.
 
+pub mod ascii;
 pub mod bus;
 pub mod change;
 pub mod frame;

@@ -26,6 +26,8 @@ pub struct BusTable {
     pub backoff_max: Option<Span>,
     /// Whether the adapter receives its own transmissions; default no.
     pub echo: Option<bool>,
+    /// How frames are sent; default RTU.
+    pub mode: Option<ModeWord>,
     /// Most registers one request may ask for, unless a template or unit says otherwise;
     /// `1..=125`, default 125.
     pub max_registers: Option<u16>,
@@ -219,6 +221,16 @@ impl RegisterTable {
             dead_band: over.dead_band.or(self.dead_band),
         }
     }
+}
+
+/// How frames are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModeWord {
+    /// Bytes, with a CRC.
+    Rtu,
+    /// Hexadecimal digits between ':' and CR LF, with an LRC.
+    Ascii,
 }
 
 /// A table of a unit.

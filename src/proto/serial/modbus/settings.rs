@@ -24,6 +24,8 @@ pub struct Settings {
     /// Whether the adapter receives its own transmissions. For reads the echo is detected anyway;
     /// for writes it cannot be.
     pub echo: bool,
+    /// Frames are sent as hexadecimal digits (Modbus ASCII); default: as bytes (RTU).
+    pub ascii: bool,
     /// The units on the bus, with unique addresses.
     pub units: Vec<Unit>,
 }

@@ -19,7 +19,13 @@
 //! after a pause, if nothing was ever answered sooner after an answer; taken apart, at its gaps and
 //! then in the middle; left out for a time that doubles, if it is one value only. Until a part was
 //! answered it is *suspect*: it is read after all others, and when it fails the reading is
-//! published without it. Between two polls there are turns for suspects alone.
+//! published without it. Between two polls there are turns for suspects alone. Any other part that
+//! fails is deferred: the poll goes on with the parts behind it, and it is read last in that poll;
+//! so the others are published at once.
+//!
+//! What was learned may have been a passing matter. Once a day, and when a unit that was down is up
+//! again, one poll is made as configured: if all of it is answered, what was learned is forgotten;
+//! with its first failure it is in force again.
 
 use std::time::{Duration, Instant};
 
@@ -41,6 +47,11 @@ const STILL_TO_COME_MAX: u32 = 10;
 /// So often in a row a block is asked for whole again that was refused by an exception that may
 /// pass.
 const WHOLE_AGAIN_MAX: u32 = 3;
+
+/// How often it is tried whether what was learned is still needed.
+const TRIAL_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Not sooner after the last trial than this, for a unit that was down.
+const TRIAL_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Whether a unit responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,15 +145,25 @@ struct Part {
     aside: Option<(Instant, Duration)>,
     /// Of which read it is a half, as an index into `halved`.
     half_of: Option<usize>,
+    /// It failed in this poll, and is read last in it.
+    deferred: bool,
 }
 
 impl Part {
     fn new(block: Block) -> Part {
-        Part { block, failures: 0, suspect: false, proven: false, aside: None, half_of: None }
+        Part {
+            block,
+            failures: 0,
+            suspect: false,
+            proven: false,
+            aside: None,
+            half_of: None,
+            deferred: false,
+        }
     }
 
     fn is_doubtful(&self) -> bool {
-        self.suspect || self.aside.is_some()
+        self.suspect || self.deferred || self.aside.is_some()
     }
 }
 
@@ -155,6 +176,16 @@ struct Halved {
     failed: bool,
     /// Registers of the longer half.
     quantity: u16,
+}
+
+/// What was learned, while a poll is made without it.
+#[derive(Debug)]
+struct Trial {
+    pause: Duration,
+    width: u16,
+    parts: Vec<Part>,
+    halved: Vec<Halved>,
+    refused: Vec<Refusal>,
 }
 
 #[derive(Debug)]
@@ -176,6 +207,8 @@ pub(super) struct Unit {
     probe_at: usize,
     in_step: bool,
     position: usize,
+    /// The first part that was not read yet in this poll.
+    from: usize,
     asked: Option<usize>,
     /// This turn is for suspects only.
     learning: bool,
@@ -204,6 +237,11 @@ pub(super) struct Unit {
     /// The blocks before one was taken apart because of an exception that may pass.
     whole: Option<Vec<Part>>,
     whole_again: u32,
+    trial: Option<Trial>,
+    /// When what was learned is put to the test next.
+    trial_at: Instant,
+    /// When it last was.
+    tried_at: Option<Instant>,
 }
 
 impl Unit {
@@ -223,6 +261,7 @@ impl Unit {
             revision: 0,
             in_step: false,
             position: 0,
+            from: 0,
             asked: None,
             learning: false,
             changes: Changes::default(),
@@ -241,6 +280,9 @@ impl Unit {
             barren: 0,
             whole: None,
             whole_again: 0,
+            trial: None,
+            trial_at: now + TRIAL_EVERY,
+            tried_at: None,
         };
         unit.plan();
         unit
@@ -269,7 +311,10 @@ impl Unit {
     /// What to keep over a restart.
     pub(super) fn learned(&self) -> Learned {
         let registers = &self.settings.registers;
-        let parts = self.whole.as_ref().unwrap_or(&self.parts);
+        let (pause, width, parts) = match (&self.trial, &self.whole) {
+            (Some(trial), _) => (trial.pause, trial.width, &trial.parts),
+            (None, whole) => (self.pause, self.width, whole.as_ref().unwrap_or(&self.parts)),
+        };
         let mut reads: Vec<(String, u16, u16)> = parts
             .iter()
             .map(|part| (part.block.table.as_str().to_owned(), part.block.address, part.block.quantity))
@@ -284,8 +329,8 @@ impl Unit {
             part.block.members.iter().filter_map(|index| Some(registers.get(*index)?.name.clone()))
         });
         Learned {
-            pause_ms: u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX),
-            width: self.width,
+            pause_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            width,
             map: learn::fingerprint(registers, self.settings.limits),
             reads: if reads == planned { Vec::new() } else { reads },
             silent: silent.collect(),
@@ -325,9 +370,10 @@ impl Unit {
             self.parts.iter().filter(wanted).map(|part| &part.block).collect()
         };
         let proven = of(|part| part.aside.is_none() && part.proven);
-        let others = of(|part| part.aside.is_none() && !part.proven);
+        let others = of(|part| part.aside.is_none() && !part.proven && !part.deferred);
+        let failed = of(|part| part.aside.is_none() && !part.proven && part.deferred);
         let aside = of(|part| part.aside.is_some());
-        let probes = [proven, others, aside].map(|from| plan::probes(registers, &from, &all));
+        let probes = [proven, others, failed, aside].map(|from| plan::probes(registers, &from, &all));
         self.probes = probes.concat();
     }
 
@@ -344,7 +390,9 @@ impl Unit {
     }
 
     fn restart(&mut self) {
+        self.from = 0;
         self.position = 0;
+        self.parts.iter_mut().for_each(|part| part.deferred = false);
         self.asked = None;
         self.learning = false;
         self.values.fill(None);
@@ -355,14 +403,54 @@ impl Unit {
     pub(super) fn begin(&mut self, now: Instant) {
         self.learning = now < self.slot;
         self.rewind();
+        if !self.learning && self.from == 0 && now >= self.trial_at {
+            self.begin_trial(now);
+        }
         if self.in_step {
             self.unanswered.clear();
         }
     }
 
     fn rewind(&mut self) {
-        self.position = 0;
+        self.position = self.from;
         self.asked = None;
+    }
+
+    /// One poll without the pause that was learned; without one, as it is planned.
+    fn begin_trial(&mut self, now: Instant) {
+        self.trial_at = now + TRIAL_EVERY;
+        let is_busy = self.trying.is_some() || self.whole.is_some() || self.trial.is_some();
+        let is_learning = self.blame.is_some() || self.parts.iter().any(|part| part.suspect);
+        if is_busy || is_learning || !self.in_step || self.state != State::Up || self.learned().is_empty() {
+            return;
+        }
+        // The one after the other: a unit may have got quicker and still be narrow.
+        let is_of_pause = !self.pause.is_zero() && (self.tried_at.is_none() || self.width == 0);
+        self.tried_at = Some(now);
+        self.trial = Some(Trial {
+            pause: self.pause,
+            width: self.width,
+            parts: self.parts.clone(),
+            halved: self.halved.clone(),
+            refused: self.refused.clone(),
+        });
+        if is_of_pause {
+            self.pause = Duration::ZERO;
+        } else {
+            self.width = 0;
+            self.plan();
+        }
+    }
+
+    /// What was learned is in force again, after a failure in a trial. Whether there was one.
+    fn end_trial(&mut self) -> bool {
+        let Some(trial) = self.trial.take() else { return false };
+        (self.pause, self.width) = (trial.pause, trial.width);
+        (self.parts, self.halved, self.refused) = (trial.parts, trial.halved, trial.refused);
+        self.blame = None;
+        self.find_probes();
+        self.restart();
+        true
     }
 
     /// The next block to ask for.
@@ -464,10 +552,20 @@ impl Unit {
                 if has_value {
                     self.barren = 0;
                     if self.state != State::Up {
+                        if self.state == State::Down {
+                            // It may be another one, or may have been set up anew.
+                            let soonest = self.tried_at.map_or(now, |at| at + TRIAL_AGAIN);
+                            self.trial_at = self.trial_at.min(soonest.max(now));
+                        }
                         self.state = State::Up;
                         news.push(News::Up);
                     }
                 }
+            }
+            Answer::Exception(_) if self.is_refused_in_trial(&block) => {
+                self.end_trial();
+                self.due = now;
+                return Progress::Wait;
             }
             Answer::Exception(exception) => {
                 let parts = exception
@@ -516,6 +614,11 @@ impl Unit {
             self.learn_width(index, news);
         }
         self.more(now)
+    }
+
+    /// Whether an exception says that a trial failed: not if this very read was refused before.
+    fn is_refused_in_trial(&self, block: &Block) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.parts.iter().all(|part| part.block != *block))
     }
 
     /// A half was answered: if all halves of a read were, it was too wide.
@@ -647,6 +750,10 @@ impl Unit {
         news: &mut Vec<News>,
     ) -> bool {
         self.counters.polls += 1;
+        if self.trial.take().is_some() {
+            self.revision += 1;
+            news.push(News::Learned);
+        }
         let registers = &self.settings.registers;
         map::resolve(registers, &mut self.values);
         let has_value = self.values.iter().any(Option::is_some);
@@ -714,11 +821,16 @@ impl Unit {
         if !came {
             self.remember(request.answer(), asked);
         }
+        if self.end_trial() {
+            self.due = now + backoff;
+            return false;
+        }
         let part = self.asked.filter(|_| purpose == Purpose::Block);
         let part = part.and_then(|index| self.parts.get(index));
-        let mut is_complete = false;
+        let (mut is_complete, mut is_deferred) = (false, false);
         if let Some(part) = part {
             is_complete = part.is_doubtful() && !self.learning;
+            is_deferred = !part.is_doubtful() && !self.learning;
             self.blame = Some((part.block.clone(), why, self.silence));
             if self.values.iter().all(Option::is_none) {
                 self.barren = self.barren.saturating_add(1);
@@ -733,9 +845,21 @@ impl Unit {
             if now < self.slot {
                 self.due = self.due.min(self.slot_due);
             }
-            self.restart();
+            match self.asked.take().filter(|_| is_deferred) {
+                Some(index) => self.defer(index),
+                None => self.restart(),
+            }
         }
         is_complete
+    }
+
+    /// The poll goes on without this part, which is read last.
+    fn defer(&mut self, index: usize) {
+        let mut part = self.parts.remove(index);
+        part.deferred = true;
+        self.parts.push(part);
+        (self.from, self.position) = (index, index);
+        self.find_probes();
     }
 
     /// After a poll that was complete without a suspect: the next turn comes before the next poll.

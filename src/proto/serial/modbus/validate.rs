@@ -10,8 +10,8 @@ use super::change::Publish;
 use super::frame::Speed;
 use super::map::{Charset, Half, Kind, Order, Register};
 use super::model::{
-    BusTable, CharsetWord, DefaultTable, HalfWord, NumberingWord, OrderWord, PublishWord, RegisterTable,
-    Span, TableWord, TemplateTable, TypeWord, UnitTable,
+    BusTable, CharsetWord, DefaultTable, HalfWord, ModeWord, NumberingWord, OrderWord, PublishWord,
+    RegisterTable, Span, TableWord, TemplateTable, TypeWord, UnitTable,
 };
 use super::pdu::Table;
 use super::plan::Limits;
@@ -145,12 +145,17 @@ pub fn bus<'t>(
     let default_max = Settings::BACKOFF_MAX.max(backoff);
     let per_second = faults.number("max-requests-per-second", table.max_requests_per_second, 0, 1, 1000);
     let mut settings = Settings {
-        speed,
+        // Two characters a byte; those around each frame are within the time-out.
+        speed: match table.mode {
+            Some(ModeWord::Ascii) => Speed { bits: speed.bits.saturating_mul(2), ..speed },
+            Some(ModeWord::Rtu) | None => speed,
+        },
         timeout: faults.span("timeout", table.timeout, Settings::TIMEOUT, ms(10), ms(60_000)),
         interval: Duration::from_secs(1).checked_div(per_second).unwrap_or_default(),
         backoff,
         backoff_max: faults.span("backoff-max", table.backoff_max, default_max, backoff, HOUR),
         echo: table.echo.unwrap_or(false),
+        ascii: table.mode == Some(ModeWord::Ascii),
         units: Vec::new(),
     };
     let limits = Limits {

@@ -47,6 +47,7 @@ pub fn content(payload: &[u8]) -> Content<'_> {
     Content {
         device: "door-7",
         path: "t/env",
+        query: None,
         topic: "tombolo/gw/door-7/up/t/env",
         method: Method::Post,
         content_format: None,

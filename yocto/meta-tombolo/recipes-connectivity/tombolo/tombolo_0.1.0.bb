@@ -1,35 +1,70 @@
 SUMMARY = "Gateway from CoAP/DTLS, serial and Modbus devices to one MQTT broker"
-DESCRIPTION = "Ties sensors that speak CoAP over DTLS to one upstream MQTT broker over TLS, and loses nothing it has acknowledged."
+DESCRIPTION = "Bridges CoAP/DTLS sensor networks, serial devices and Modbus units to one upstream \
+               MQTT broker over TLS. What it has acknowledged to a device reaches the broker."
 HOMEPAGE = "https://tombolo.example"
 BUGTRACKER = "https://tombolo.example/issues"
 SECTION = "network"
-LICENSE = "MIT | Apache-2.0"
-LIC_FILES_CHKSUM = "file://LICENSE-MIT;md5=95369e19fb40f96877758a20b92401d2 \
-                    file://LICENSE-APACHE;md5=3b83ef96387f14655fc854ddc3c6bd57"
 CVE_PRODUCT = "tombolo"
+LICENSE = "MIT | Apache-2.0"
+LIC_FILES_CHKSUM = "\
+    file://LICENSE-MIT;md5=95369e19fb40f96877758a20b92401d2 \
+    file://LICENSE-APACHE;md5=3b83ef96387f14655fc854ddc3c6bd57 \
+"
 
+# Where the source is had from; a mirror or a clone on this machine by setting it in local.conf, e.g.
+# "git:///home/me/tombolo;protocol=file".
+TOMBOLO_GIT ?= "git://git.tombolo.example/tombolo.git;protocol=https"
+# destsuffix: the default of ${S} is then right for releases before and after UNPACKDIR.
+SRC_URI = "${TOMBOLO_GIT};branch=main;destsuffix=${BP}"
+
+# All crates of Cargo.lock; written by yocto/crates.
 require ${BPN}-crates.inc
 
-inherit cargo cargo-update-recipe-crates externalsrc systemd useradd
+SRC_URI += "file://run-ptest"
 
-EXTERNALSRC = "${@os.path.realpath(d.getVar('THISDIR') + '/../../../..')}"
+# The commit of this version.
+SRCREV = "6810dc744e946c6d6c2e2e10d71737062bae1071"
+
+# Cargo's own features, so that the default set of Cargo.toml does not count.
+CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
+PACKAGECONFIG ??= "dimpl"
+# The demo, with its simulated DTLS sensors, and the second DTLS engine (DTLS 1.3).
+PACKAGECONFIG[dimpl] = "--features dimpl"
 
 SYSTEMD_SERVICE:${PN} = "tombolo.service"
 
 USERADD_PACKAGES = "${PN}"
-USERADD_PARAM:${PN} = "--system --user-group --groups dialout --no-create-home \
-                       --home-dir ${localstatedir}/lib/tombolo --shell ${base_sbindir}/nologin tombolo"
+USERADD_PARAM:${PN} = "\
+    --system --user-group --groups dialout --no-create-home \
+    --home-dir ${localstatedir}/lib/tombolo --shell ${base_sbindir}/nologin tombolo \
+"
 
+inherit cargo systemd useradd bash-completion ptest features_check
+REQUIRED_DISTRO_FEATURES = "systemd"
+
+# An image has no /etc/tombolo/tombolo.toml: vendor settings are drop-ins below /usr/lib/tombolo/conf.d
+# (recipe tombolo-vendor-conf), so that /etc belongs to the owner of the board, or can be read-only.
 do_install:append() {
-    install -D -m 0644 ${S}/config/tombolo.toml ${D}${sysconfdir}/tombolo/tombolo.toml
-    install -d ${D}${sysconfdir}/tombolo/conf.d ${D}${sysconfdir}/tombolo/modbus
+    install -D -m 0644 ${S}/config/tombolo.toml ${D}${docdir}/tombolo/tombolo.toml
+    install -d ${D}${sysconfdir}/tombolo/conf.d ${D}${nonarch_libdir}/tombolo/conf.d
     install -d ${D}${datadir}/tombolo/modbus
     install -m 0644 ${S}/config/examples/modbus/*.toml ${D}${datadir}/tombolo/modbus/
     install -D -m 0644 ${S}/systemd/tombolo.service ${D}${systemd_system_unitdir}/tombolo.service
     install -D -m 0644 ${S}/systemd/tombolo.tmpfiles ${D}${nonarch_libdir}/tmpfiles.d/tombolo.conf
+    install -D -m 0644 ${S}/packaging/man/tombolo.1 ${D}${mandir}/man1/tombolo.1
+    install -D -m 0644 ${S}/packaging/man/tombolo.toml.5 ${D}${mandir}/man5/tombolo.toml.5
+    install -D -m 0644 ${S}/packaging/completions/bash/tombolo \
+        ${D}${datadir}/bash-completion/completions/tombolo
 }
 
-CONFFILES:${PN} += "${sysconfdir}/tombolo/tombolo.toml"
-FILES:${PN} += "${nonarch_libdir}/tmpfiles.d ${datadir}/tombolo"
+do_install_ptest() {
+    install -d ${D}${PTEST_PATH}/examples
+    cp -r ${S}/config/examples/. ${D}${PTEST_PATH}/examples/
+    install -m 0644 ${S}/config/tombolo.toml ${D}${PTEST_PATH}/tombolo.toml
+}
 
-RDEPENDS:${PN} += "ca-certificates procps"
+FILES:${PN} += "${nonarch_libdir}/tmpfiles.d ${nonarch_libdir}/tombolo"
+
+RDEPENDS:${PN} = "ca-certificates"
+RDEPENDS:${PN}-ptest += "${PN}"
+RRECOMMENDS:${PN} = "tombolo-vendor-conf"

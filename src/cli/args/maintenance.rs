@@ -1,0 +1,115 @@
+//! The arguments of the commands for configuration and upkeep.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::config::scalar::parse_duration;
+
+/// `tombolo help`
+#[derive(Debug, Args)]
+pub struct HelpArguments {
+    /// The command, like `device add`
+    pub command: Vec<String>,
+}
+
+/// `tombolo complete`
+#[derive(Debug, Args)]
+pub struct CompleteArguments {
+    /// What is completed
+    pub what: Names,
+}
+
+/// Names that are completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Names {
+    /// Devices of the configuration and the registry.
+    Devices,
+    /// Roles.
+    Roles,
+    /// Serial ports.
+    Ports,
+}
+
+/// `tombolo config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print each value in force, and the file and line it comes from
+    Show(ShowArguments),
+    /// Put a file in place, reload, and go back if the gateway refuses it or loses its broker
+    Apply(ApplyArguments),
+    /// Rewrite the names of renamed keys in the files
+    Migrate(MigrateArguments),
+    /// Keep the file that is on trial
+    Confirm,
+    /// Go back to the file before the one that is on trial
+    Revert,
+}
+
+/// `tombolo config show`
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    /// Only this key, or the keys of this table: upstream.url, role.sensor
+    pub key: Option<String>,
+    /// Only what is not the default
+    #[arg(long)]
+    pub changed: bool,
+}
+
+/// `tombolo config apply`
+#[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// The new file
+    pub file: PathBuf,
+    /// Its name in conf.d/ [default: that of FILE]
+    #[arg(long = "as", value_name = "NAME", conflicts_with = "main")]
+    pub name: Option<String>,
+    /// It replaces the main configuration file
+    #[arg(long)]
+    pub main: bool,
+    /// Return to the file before unless the uplink is connected within this time, like 10min
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub confirm: Option<Duration>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_secs(10)..=Duration::from_secs(86_400);
+    let parsed = parse_duration(text).filter(|time| bounds.contains(time));
+    parsed.ok_or_else(|| "use a time from 10s to 1day, like 10min".to_owned())
+}
+
+/// `tombolo config migrate`
+#[derive(Debug, Args)]
+pub struct MigrateArguments {
+    /// Only print what would change
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `tombolo support-bundle`
+#[derive(Debug, Args)]
+pub struct BundleArguments {
+    /// The archive [default: tombolo-support-TIME.tar here]
+    pub file: Option<PathBuf>,
+    /// Take out MQTT user names, device ids and labels too
+    #[arg(long)]
+    pub hide_names: bool,
+    /// Do not use the network
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// `tombolo decommission`
+#[derive(Debug, Args)]
+pub struct DecommissionArguments {
+    /// Confirm it: the keys and the state are gone after it
+    #[arg(long)]
+    pub yes: bool,
+    /// Leave the broker out: retained topics stay there
+    #[arg(long)]
+    pub offline: bool,
+    /// Wipe readings too that were not delivered
+    #[arg(long)]
+    pub discard: bool,
+}

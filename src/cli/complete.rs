@@ -1,0 +1,99 @@
+//! `tombolo complete devices|roles`: names for the completion of the shells, one a line.
+//!
+//! It reads the names of files and tables only, and no key: a completion must be quick with ten
+//! thousand devices. What cannot be read gives no names, and nothing is said.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::Context;
+use super::args::{CompleteArguments, Names};
+use super::error::CommandError;
+use crate::config::io::texts;
+use crate::message::Name;
+
+/// Prints them.
+///
+/// # Errors
+/// Nobody reads the output.
+pub fn run(context: &Context, arguments: &CompleteArguments) -> Result<(), CommandError> {
+    let read = texts(&context.options());
+    let mut names = BTreeSet::new();
+    for layer in &read.layers {
+        collect(&layer.text, arguments.what, &mut names);
+    }
+    if arguments.what == Names::Devices {
+        registry(&read.state_dir.join("devices"), &mut names);
+    }
+    let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
+    Ok(context.out.text(&lines)?)
+}
+
+/// The names in one text, also if it has faults.
+fn collect(text: &str, what: Names, names: &mut BTreeSet<String>) {
+    let (table, _) = DeTable::parse_recoverable(text);
+    let of = |key: &str| match table.get_ref().get(key).map(|value| value.get_ref()) {
+        Some(DeValue::Table(table)) => Some(table),
+        _ => None,
+    };
+    let mut add = |name: &str| {
+        if Name::parse(name).is_ok() {
+            names.insert(name.to_owned());
+        }
+    };
+    let key = match what {
+        Names::Devices => "device",
+        Names::Roles => "role",
+        Names::Ports => "serial",
+    };
+    of(key).into_iter().flat_map(|table| table.keys()).for_each(|name| add(name.get_ref()));
+    if what != Names::Devices {
+        return;
+    }
+    // A port is a device, and on a bus each unit is.
+    for (name, port) in of("serial").into_iter().flatten() {
+        let DeValue::Table(port) = port.get_ref() else { continue };
+        match port.get("unit").map(|value| value.get_ref()) {
+            Some(DeValue::Table(units)) => {
+                for unit in units.values() {
+                    if let DeValue::Table(unit) = unit.get_ref()
+                        && let Some(DeValue::String(id)) = unit.get("id").map(|value| value.get_ref())
+                    {
+                        add(id);
+                    }
+                }
+            }
+            _ => add(name.get_ref()),
+        }
+    }
+}
+
+fn registry(folder: &Path, names: &mut BTreeSet<String>) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let stems = entries.map(|entry| PathBuf::from(entry.file_name())).filter_map(|name| {
+        let is_device = name.extension().is_some_and(|extension| extension == "toml");
+        is_device.then(|| name.file_stem()?.to_str().map(str::to_owned))?
+    });
+    names.extend(stems.filter(|name| Name::parse(name).is_ok()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_also_beside_a_fault() {
+        let text = "[role.sensor]\n[role.x]\nmax-payload = \n[device.a]\nrole = \"sensor\"\n\
+                    [serial.meter]\nbaud = 9600\n[serial.bus.unit.3]\nid = \"boiler\"\n";
+        let of = |what| {
+            let mut names = BTreeSet::new();
+            collect(text, what, &mut names);
+            names.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(of(Names::Roles), ["sensor", "x"]);
+        assert_eq!(of(Names::Devices), ["a", "boiler", "meter"]);
+        assert_eq!(of(Names::Ports), ["bus", "meter"]);
+    }
+}

@@ -1,0 +1,169 @@
+//! The devices as the running daemon knows them: beside the files, or in their place where this
+//! user may not read them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::super::Context;
+use super::super::error::CommandError;
+use super::super::output::{plural, span};
+use crate::control::io::client::{ANSWER, Client, ClientError};
+use crate::control::protocol::Request;
+use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal};
+
+/// The devices of the daemon by id: one, or all.
+///
+/// # Errors
+/// [`ClientError`]; of an unknown device, or a daemon of an older version, [`ClientError::Failed`].
+pub fn ask(context: &Context, device: Option<&str>) -> Result<BTreeMap<String, DeviceState>, ClientError> {
+    let mut daemon: Client = context.daemon()?;
+    let (mut all, mut after) = (BTreeMap::new(), None);
+    loop {
+        let request = Request::Devices { device: device.map(str::to_owned), after };
+        let page: DevicePage = daemon.ask_for(&request, ANSWER)?;
+        after = page.devices.last().map(|state| state.id.clone());
+        all.extend(page.devices.into_iter().map(|state| (state.id.clone(), state)));
+        // A page without a device would be asked for again for ever.
+        if !page.more || after.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
+/// What there is to do where the files may not be read and the daemon does not answer either.
+pub fn neither(unreadable: &str, daemon: &ClientError) -> CommandError {
+    CommandError::Failed(format!("{unreadable}; nor can the daemon be asked: {daemon}"))
+}
+
+/// Adds what runs to an object of `device list` or `device show`.
+pub fn add_to(value: &mut Value, state: &DeviceState) {
+    let (Ok(Value::Object(running)), Some(object)) = (serde_json::to_value(state), value.as_object_mut())
+    else {
+        return;
+    };
+    for (key, value) in running {
+        match key.as_str() {
+            // `sessions` is the list of them.
+            "sessions" => drop(object.insert("session_count".to_owned(), value)),
+            "refused_reasons" => drop(object.insert(key, value)),
+            _ => drop(object.entry(key).or_insert(value)),
+        }
+    }
+}
+
+/// An object for a device that only the daemon names.
+pub fn entry(state: &DeviceState) -> Value {
+    let mut value = json!({
+        "id": state.id,
+        "role": state.role,
+        "label": state.label,
+        "psk_identity": null,
+        "certificate": null,
+        "public_key": null,
+        "source": if state.fleet.is_some() { json!("fleet") } else { Value::Null },
+        "place": null,
+        "usable": true,
+    });
+    add_to(&mut value, state);
+    value
+}
+
+/// `online`, `offline` or `not seen`, and when it was active last.
+pub fn seen(state: &DeviceState) -> [String; 2] {
+    let word = match (state.online, state.last_seen_s) {
+        (true, _) => "online",
+        (false, Some(_)) => "offline",
+        (false, None) => "not seen",
+    };
+    let ago = state.last_seen_s.map_or_else(|| "-".to_owned(), |seconds| format!("{} ago", span(seconds)));
+    [word.to_owned(), ago]
+}
+
+/// The rows of `device show`.
+pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
+    let [word, ago] = seen(state);
+    let state_text = match state.last_seen_s {
+        Some(_) => format!("{word}, active {ago}"),
+        None => "not seen since the daemon started".to_owned(),
+    };
+    let mut rows = vec![("state", state_text)];
+    let unstored = match state.unstored {
+        0 => String::new(),
+        count => format!(", {count} not stored"),
+    };
+    rows.push((
+        "readings",
+        format!(
+            "{} accepted{unstored}, {} delivered, {} refused",
+            state.accepted, state.delivered, state.refused
+        ),
+    ));
+    if state.refused > 0 {
+        let reasons =
+            state.refused_reasons.iter().map(|(reason, count)| format!("{count} {}", word_of(reason)));
+        rows.push(("refusals", reasons.collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(LastRefusal { at, ago_s, path, why, rule, .. }) = &state.last_refusal {
+        let when = at.as_ref().map_or_else(String::new, |at| format!(" ({at})"));
+        let rule = rule.as_ref().map_or_else(String::new, |rule| format!(" [rule {rule}]"));
+        rows.push(("last refused", format!("{path}: {why}{rule}, {} ago{when}", span(*ago_s))));
+    }
+    rows.push(("sessions", plural(state.sessions, "DTLS session")));
+    rows
+}
+
+/// A reason of the counters in words.
+fn word_of(reason: &str) -> String {
+    reason.replace('_', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> DeviceState {
+        DeviceState {
+            id: "door-7".into(),
+            role: "sensor".into(),
+            online: true,
+            last_seen_s: Some(5),
+            sessions: 1,
+            accepted: 7,
+            delivered: 6,
+            refused: 2,
+            refused_reasons: [("no_rule".to_owned(), 2)].into(),
+            last_refusal: Some(LastRefusal {
+                ago_s: 70,
+                path: "x/y".into(),
+                why: "no rule of its role matches the path".into(),
+                ..LastRefusal::default()
+            }),
+            ..DeviceState::default()
+        }
+    }
+
+    #[test]
+    fn a_device_is_shown_in_words() {
+        let text: Vec<String> = rows(&state()).iter().map(|(name, text)| format!("{name}: {text}")).collect();
+        assert_eq!(
+            text,
+            [
+                "state: online, active 5 s ago",
+                "readings: 7 accepted, 6 delivered, 2 refused",
+                "refusals: 2 no rule",
+                "last refused: x/y: no rule of its role matches the path, 1 min 10 s ago",
+                "sessions: 1 DTLS session",
+            ]
+        );
+        assert_eq!(seen(&DeviceState::default()), ["not seen", "-"]);
+    }
+
+    #[test]
+    fn keys_are_only_added_and_sessions_stay_a_list() {
+        let mut value = json!({ "id": "door-7", "role": null, "sessions": ["a"] });
+        add_to(&mut value, &state());
+        assert_eq!((&value["role"], &value["sessions"]), (&Value::Null, &json!(["a"])));
+        assert_eq!((&value["session_count"], &value["online"]), (&json!(1), &json!(true)));
+    }
+}

@@ -1,0 +1,59 @@
+//! `tombolo device test`: a reading through the whole path, step by step.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::super::Context;
+use super::super::args::DeviceTestArguments;
+use super::super::error::CommandError;
+use super::super::note;
+use crate::control::io::client::{Client, SLOW_ANSWER};
+use crate::control::protocol::Request;
+use crate::control::snapshot::{DeviceTest, TestStep};
+
+/// Longer than the daemon waits for the broker.
+const WITHIN: Duration = Duration::from_secs(45);
+
+/// Runs the test.
+///
+/// # Errors
+/// [`CommandError::Failed`] with the step that failed.
+pub fn run(context: &Context, arguments: DeviceTestArguments) -> Result<(), CommandError> {
+    let DeviceTestArguments { id, path } = arguments;
+    let mut daemon = context.daemon()?;
+    let DeviceTest { steps, record } =
+        daemon.ask_for(&Request::DeviceTest { device: id.clone(), path }, SLOW_ANSWER)?;
+    print(context, &id, &steps, record.as_deref())?;
+    if let Some(record) = record {
+        deliver(context, &mut daemon, &id, record)?;
+    }
+    if !context.out.json {
+        note("a real reading was published; its payload is `tombolo device test`");
+    }
+    Ok(())
+}
+
+fn deliver(context: &Context, daemon: &mut Client, id: &str, record: String) -> Result<(), CommandError> {
+    let request = Request::DeviceTestDelivery { record: record.clone() };
+    let DeviceTest { steps, .. } = daemon.ask_for(&request, WITHIN)?;
+    print(context, id, &steps, Some(&record))
+}
+
+fn print(context: &Context, id: &str, steps: &[TestStep], record: Option<&str>) -> Result<(), CommandError> {
+    for TestStep { step, ok, text } in steps {
+        if context.out.json {
+            let record = record.filter(|_| matches!(step.as_str(), "stored" | "sent" | "acknowledged"));
+            context
+                .out
+                .object(&json!({ "device": id, "step": step, "ok": ok, "text": text, "record": record }))?;
+        } else {
+            let word = if *ok { "ok" } else { "fail" };
+            context.out.table(&[vec![format!("{word:<4}"), format!("{step:<12}"), text.clone()]])?;
+        }
+        if !ok {
+            return Err(CommandError::Failed(format!("step {step} failed: {text}")));
+        }
+    }
+    Ok(())
+}

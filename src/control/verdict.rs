@@ -1,0 +1,179 @@
+//! Whether everything is fine, from a [`Status`]: the daemon answers it, and the command says it
+//! first. Pure.
+//!
+//! A reason is something that somebody must or may end: it goes when the cause goes. What was lost
+//! in the past, and what strangers send, is shown by `status` but is no reason.
+
+use super::snapshot::Status;
+
+/// Why not everything is fine, one sentence each, the most urgent first; empty = it is.
+pub fn reasons(status: &Status) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let journal = &status.journal;
+    reasons.extend(journal.failing.iter().map(|reason| format!("readings are refused: {reason}")));
+    uplink(status, &mut reasons);
+    reasons.extend(status.problems.iter().cloned());
+    if let Some(first) = status.gateway.disabled.first() {
+        let first = first.strip_prefix("fail  ").unwrap_or(first);
+        reasons.push(match status.gateway.disabled.len() {
+            1 => format!("disabled: {first}"),
+            more => format!("{more} items are disabled, the first: {first}"),
+        });
+    }
+    for (name, port) in &status.serial {
+        if let Some(reason) = port.reason.as_ref().filter(|_| port.state != "open") {
+            reasons.push(format!("serial port {name} is not open: {reason}"));
+        }
+        let away = port.units.iter().filter(|(_, unit)| ["down", "degraded"].contains(&unit.state.as_str()));
+        reasons.extend(away.map(|(id, unit)| format!("unit {id} of serial port {name} is {}", unit.state)));
+    }
+    if journal.rejected > 0 {
+        let (count, s) = (journal.rejected, if journal.rejected == 1 { "" } else { "s" });
+        reasons.push(format!(
+            "the broker rejected {count} record{s}, which are kept; `tombolo queue rejected list` shows them"
+        ));
+    }
+    if let Some(failing) = &status.session_store.failing {
+        reasons.push(format!("DTLS sessions are not stored: {failing}"));
+    }
+    if status.dtls.is_full() {
+        reasons.push("devices are refused: all DTLS sessions are in use; raise coap.max-sessions".to_owned());
+    }
+    let clock = &status.clock;
+    if !clock.trusted {
+        let reason = clock.reason.as_deref().unwrap_or("it waits for time synchronisation");
+        let state = if clock.doubted { "in doubt" } else { "not trusted" };
+        reasons.push(format!("the clock is {state}: {reason}"));
+    }
+    reasons.extend(clock.failing.iter().map(|why| format!("the clock's file cannot be written: {why}")));
+    reasons
+}
+
+fn uplink(status: &Status, reasons: &mut Vec<String>) {
+    let uplink = &status.upstream;
+    let broker = uplink.broker.as_deref().unwrap_or("the broker");
+    if !uplink.configured {
+        reasons.push("no broker is configured: readings are kept".to_owned());
+    } else if !uplink.connected {
+        let why = uplink.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        reasons.push(format!("not connected to {broker}{why}"));
+    }
+    reasons.extend(uplink.stalled.iter().cloned());
+    if uplink.stalled.is_empty() && uplink.suspects > 0 {
+        let s = if uplink.suspects == 1 { "" } else { "s" };
+        reasons.push(format!(
+            "{} record{s} held back, because the broker refused them or did not answer; `tombolo queue` shows them",
+            uplink.suspects
+        ));
+    }
+    reasons.extend(uplink.left_out.iter().map(|what| format!("the broker refuses: {what}")));
+}
+
+/// The verdict in one line.
+pub fn line(reasons: &[String]) -> String {
+    match reasons {
+        [] => "everything is fine".to_owned(),
+        [one] => format!("NOT FINE: {one}"),
+        [first, rest @ ..] => format!("NOT FINE: {first}; and {} more", rest.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::snapshot::{Clock, Dtls, Journal, SerialPort, SerialUnit, SessionStore, Uplink};
+
+    fn fine() -> Status {
+        Status {
+            upstream: Uplink { configured: true, connected: true, ..Uplink::default() },
+            clock: Clock { trusted: true, ..Clock::default() },
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_connected_gateway_with_nothing_wrong_is_fine() {
+        assert_eq!(reasons(&fine()), [""; 0]);
+        assert_eq!(line(&[]), "everything is fine");
+        // What was lost once does not end, so it cannot be a reason for ever.
+        let lost = Status { journal: Journal { lost: 7, records: 9, ..Journal::default() }, ..fine() };
+        assert_eq!(reasons(&lost), [""; 0]);
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_is_a_reason() {
+        let open = SerialPort { state: "open".into(), ..SerialPort::default() };
+        let unit = |state: &str| SerialUnit { state: state.into(), ..SerialUnit::default() };
+        let bus = |state: &str| SerialPort { units: [("u".to_owned(), unit(state))].into(), ..open.clone() };
+        let away =
+            SerialPort { state: "retrying".into(), reason: Some("it is not there".into()), ..open.clone() };
+        let cases: Vec<(Status, &str)> = vec![
+            (Status { upstream: Uplink::default(), ..fine() }, "no broker"),
+            (
+                Status {
+                    upstream: Uplink {
+                        configured: true,
+                        last_error: Some("refused".into()),
+                        broker: Some("b:8883".into()),
+                        ..Uplink::default()
+                    },
+                    ..fine()
+                },
+                "not connected to b:8883: refused",
+            ),
+            (
+                Status { upstream: Uplink { stalled: vec!["lane".into()], ..fine().upstream }, ..fine() },
+                "lane",
+            ),
+            (Status { upstream: Uplink { suspects: 2, ..fine().upstream }, ..fine() }, "2 records held"),
+            (
+                Status {
+                    upstream: Uplink { left_out: vec!["the will".into()], ..fine().upstream },
+                    ..fine()
+                },
+                "refuses: the will",
+            ),
+            (
+                Status { journal: Journal { failing: Some("full".into()), ..Journal::default() }, ..fine() },
+                "refused: full",
+            ),
+            (
+                Status { journal: Journal { rejected: 1, ..Journal::default() }, ..fine() },
+                "rejected 1 record,",
+            ),
+            (Status { problems: vec!["a problem".into()], ..fine() }, "a problem"),
+            (Status { serial: [("m".to_owned(), away)].into(), ..fine() }, "m is not open"),
+            (Status { serial: [("m".to_owned(), bus("down"))].into(), ..fine() }, "unit u of"),
+            (
+                Status {
+                    session_store: SessionStore { failing: Some("x".into()), ..SessionStore::default() },
+                    ..fine()
+                },
+                "sessions are not stored",
+            ),
+            (
+                Status {
+                    dtls: Dtls { sessions: 1, max_sessions: 1, refused_full: 1, ..Dtls::default() },
+                    ..fine()
+                },
+                "raise coap.max-sessions",
+            ),
+            (Status { clock: Clock::default(), ..fine() }, "the clock is not trusted"),
+            (Status { clock: Clock { doubted: true, ..Clock::default() }, ..fine() }, "in doubt"),
+        ];
+        for (status, words) in cases {
+            let found = reasons(&status);
+            assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+        }
+        assert_eq!(reasons(&Status { serial: [("m".to_owned(), bus("up"))].into(), ..fine() }), [""; 0]);
+        let mut disabled = fine();
+        disabled.gateway.disabled = vec!["fail  a: b".into(), "fail  c".into()];
+        assert_eq!(reasons(&disabled), ["2 items are disabled, the first: a: b"]);
+    }
+
+    #[test]
+    fn the_line_names_the_first_and_counts_the_others() {
+        assert_eq!(line(&["a".into()]), "NOT FINE: a");
+        assert_eq!(line(&["a".into(), "b".into(), "c".into()]), "NOT FINE: a; and 2 more");
+    }
+}

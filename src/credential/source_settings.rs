@@ -1,0 +1,13 @@
+//! The source of one certificate, as configured and validated.
+
+use super::est::EstSettings;
+use super::exec::ExecSettings;
+
+/// Where a certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceSettings {
+    /// An EST server.
+    Est(EstSettings),
+    /// A program.
+    Exec(ExecSettings),
+}

@@ -1,0 +1,107 @@
+//! The devices as `device list` and `device show` show them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use super::deliveries::Deliveries;
+use super::hub::Hub;
+use crate::clock::UnixTime;
+use crate::config::scalar::did_you_mean;
+use crate::control::protocol::{Code, DEVICES_MAX, Failure};
+use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal};
+use crate::gate::{DeviceIndex, DeviceView};
+
+/// One device, or the first [`DEVICES_MAX`] behind the id `after`, in the order of their ids.
+///
+/// # Errors
+/// The device is not known.
+pub fn page(
+    hub: &Hub,
+    deliveries: &Deliveries,
+    now: Instant,
+    device: Option<&str>,
+    after: Option<&str>,
+) -> Result<DevicePage, Failure> {
+    let gate = &hub.pipeline.gate;
+    let mut views: Vec<DeviceView<'_>> = match device {
+        Some(id) => {
+            vec![known(hub, id).map(|device| gate.device(now, device))?.ok_or_else(|| unknown(hub, id))?]
+        }
+        None => gate.devices(now).filter(|view| after.is_none_or(|after| view.id.as_str() > after)).collect(),
+    };
+    let more = views.len() > DEVICES_MAX;
+    if more {
+        views.select_nth_unstable_by(DEVICES_MAX, |a, b| a.id.cmp(b.id));
+        views.truncate(DEVICES_MAX);
+    }
+    views.sort_unstable_by(|a, b| a.id.cmp(b.id));
+    let mut sessions: HashMap<DeviceIndex, u64> = HashMap::new();
+    hub.engine.sessions(&mut |session| {
+        if let Some(device) = hub.coap.session_device(session.session) {
+            *sessions.entry(device).or_default() += 1;
+        }
+    });
+    let shown = |view: &DeviceView<'_>| {
+        let open = sessions.get(&view.index).copied().unwrap_or_default();
+        show(hub, now, view, open, deliveries.of(view.id.as_str()))
+    };
+    Ok(DevicePage { devices: views.iter().map(shown).collect(), more })
+}
+
+/// The device of this id.
+///
+/// # Errors
+/// There is none; the text says what may be meant.
+pub fn known(hub: &Hub, id: &str) -> Result<DeviceIndex, Failure> {
+    hub.pipeline.gate.device_by_id(id).ok_or_else(|| unknown(hub, id))
+}
+
+fn unknown(hub: &Hub, id: &str) -> Failure {
+    let gate = &hub.pipeline.gate;
+    let advice = match did_you_mean(id, gate.devices(hub.moment.now).map(|view| view.id.as_str())) {
+        Some(near) => format!("did you mean {near}?"),
+        None if gate.fleets().next().is_some() => {
+            "`tombolo device list` lists all; a device of a fleet is known after its first session".to_owned()
+        }
+        None => "`tombolo device list` names all".to_owned(),
+    };
+    Failure::new(Code::NotFound, format!("the running gateway has no device {id}; {advice}"))
+}
+
+fn show(hub: &Hub, now: Instant, view: &DeviceView<'_>, sessions: u64, delivered: u64) -> DeviceState {
+    let ago = |at: Instant| now.saturating_duration_since(at);
+    let time = |at: Instant| {
+        let ms = u64::try_from(ago(at).as_millis()).unwrap_or(u64::MAX);
+        hub.moment.wall.map(|wall| UnixTime(wall.0.saturating_sub(ms)).to_string())
+    };
+    let reasons = view.refused.iter().filter(|(_, count)| *count > 0);
+    DeviceState {
+        id: view.id.to_string(),
+        role: view.role.to_string(),
+        label: view.label.map(str::to_owned),
+        fleet: view.fleet.map(ToString::to_string),
+        online: view.online,
+        last_seen: view.last_seen.and_then(time),
+        last_seen_s: view.last_seen.map(|at| ago(at).as_secs()),
+        sessions,
+        accepted: view.accepted,
+        accepted_bytes: view.accepted_bytes,
+        unstored: view.unstored.into(),
+        delivered,
+        refused: view.refused.total(),
+        refused_reasons: reasons
+            .map(|(reason, count)| (reason.as_str().to_owned(), count.into()))
+            .collect::<BTreeMap<_, _>>(),
+        last_refusal: view.last_refusal.map(|last| {
+            let (path, is_whole) = last.path();
+            LastRefusal {
+                at: time(last.at),
+                ago_s: ago(last.at).as_secs(),
+                path: if is_whole { path.to_owned() } else { format!("{path}…") },
+                reason: last.refusal.reason().as_str().to_owned(),
+                why: last.refusal.to_string(),
+                rule: last.rule.as_ref().map(ToString::to_string),
+            }
+        }),
+    }
+}

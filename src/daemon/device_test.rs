@@ -1,0 +1,226 @@
+//! `tombolo device test`: a reading that the operator sends in the place of a device, step by step.
+//!
+//! It goes the way of any other from the rules on, is published, and says in its payload what it
+//! is. The device's quota, presence and counters stay as they are.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::deliveries::Deliveries;
+use super::device_status;
+use super::hub::Hub;
+use super::link::Link;
+use super::round::Shared;
+use crate::control::api::Reply;
+use crate::control::protocol::{Code, Failure};
+use crate::control::snapshot::{DeviceTest, TestStep};
+use crate::gate::Received;
+use crate::message::{ContentFormat, Lane, Method, Path, RecordId};
+use crate::northbound::settled::Verdict;
+use crate::pipeline::Tested;
+
+/// What is published.
+pub const PAYLOAD: &[u8] = b"tombolo device test";
+/// How long the commit may take, in the worst case of a slow card.
+const STORED_WITHIN: Duration = Duration::from_secs(60);
+/// How long the broker may take.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(30);
+/// What a `+` or `#` of a pattern is replaced with.
+const LEVEL: &str = "test";
+
+/// The steps so far.
+#[derive(Default)]
+struct Steps(Vec<TestStep>);
+
+impl Steps {
+    fn push(&mut self, step: &str, ok: bool, text: impl Into<String>) {
+        self.0.push(TestStep { step: step.to_owned(), ok, text: text.into() });
+    }
+
+    fn answer(self, reply: Reply, record: Option<RecordId>) {
+        reply.ok(&DeviceTest { steps: self.0, record: record.map(|id| id.to_string()) });
+    }
+}
+
+/// Takes the steps as far as the journal.
+pub fn begin(
+    shared: &Rc<Shared>,
+    deliveries: &Rc<Deliveries>,
+    device: &str,
+    path: Option<&str>,
+    reply: Reply,
+) {
+    let mut steps = Steps::default();
+    let now = Instant::now();
+    let decided = shared.round(|hub: &mut Hub| decide(hub, now, device, path, &mut steps));
+    let (record, stored) = match decided {
+        Ok(Some((record, stored))) => (record, stored),
+        Ok(None) => return steps.answer(reply, None),
+        Err(failure) => return reply.fail(failure),
+    };
+    deliveries.follow(record);
+    tokio::task::spawn_local(async move {
+        let begun = Instant::now();
+        match timeout(STORED_WITHIN, stored).await {
+            Ok(Ok(true)) => {
+                let ms = begun.elapsed().as_millis();
+                steps.push("stored", true, format!("record {record}, on disk after {ms} ms"));
+                steps.answer(reply, Some(record));
+            }
+            Ok(_) => {
+                steps.push("stored", false, "the journal could not store it; `tombolo status` says why");
+                steps.answer(reply, None);
+            }
+            Err(_) => {
+                steps.push("stored", false, format!("not on disk after {} s", STORED_WITHIN.as_secs()));
+                steps.answer(reply, None);
+            }
+        }
+    });
+}
+
+type Storing = (RecordId, tokio::sync::oneshot::Receiver<bool>);
+
+/// `None`: a step failed, or there is nothing to store.
+fn decide(
+    hub: &mut Hub,
+    now: Instant,
+    device: &str,
+    path: Option<&str>,
+    steps: &mut Steps,
+) -> Result<Option<Storing>, Failure> {
+    hub.begin();
+    let index = device_status::known(hub, device)?;
+    let gate = &hub.pipeline.gate;
+    let Some(view) = gate.device(now, index) else { return Ok(None) };
+    steps.push("identity", true, format!("{device} is known, its role is {}", view.role));
+    let found = match path {
+        Some(path) => Some(path.strip_prefix('/').unwrap_or(path).to_owned()),
+        None => gate
+            .uplink_patterns(index)
+            .map(concrete)
+            .find(|path| gate.explain(now, device, Method::Post, path).allowed),
+    };
+    let Some(path) = found else {
+        let text = format!(
+            "no rule of role {} lets a reading pass; add [role.{}.uplink.NAME]",
+            view.role, view.role
+        );
+        steps.push("rule", false, text);
+        return Ok(None);
+    };
+    let explained = gate.explain(now, device, Method::Post, &path);
+    if !explained.allowed {
+        steps.push("rule", false, format!("POST {path}: {}; choose another --path", explained.why));
+        return Ok(None);
+    }
+    let rule = explained.rule.unwrap_or_default();
+    steps.push("rule", true, format!("POST {path} passes by rule {rule}"));
+    let path = match Path::parse(&path) {
+        Ok(path) => path,
+        Err(error) => return Err(Failure::new(Code::BadRequest, format!("{path:?} is not a path: {error}"))),
+    };
+    let quota = view.quota;
+    let left = format!("{} of {} readings are left", quota.messages_left, quota.messages_burst);
+    let received = Received {
+        path,
+        query: None,
+        method: Method::Post,
+        payload: PAYLOAD,
+        content_format: Some(ContentFormat::TEXT),
+        blockwise: false,
+        stamp: hub.moment.stamp(),
+    };
+    let (tested, stored) = hub.test(index, received);
+    if let Tested::Refused(refusal) = &tested {
+        steps.push("quota", false, refusal.to_string());
+        return Ok(None);
+    }
+    steps.push("quota", true, format!("{left}; the test takes none"));
+    if let Some(publish) = &explained.publish {
+        steps.push("topic", true, format!("{} (lane {})", publish.topic, publish.lane));
+    }
+    match tested {
+        Tested::Journaled(record) => return Ok(Some((record, stored))),
+        Tested::Passed => steps.push(
+            "stored",
+            true,
+            format!("rule {rule} has qos = 0: it is handed to the uplink, not stored, and no broker acknowledges it"),
+        ),
+        Tested::Unstored(refused) => steps.push("stored", false, refused.to_string()),
+        Tested::Refused(_) => {}
+    }
+    Ok(None)
+}
+
+/// A path that a pattern matches.
+fn concrete(pattern: &str) -> String {
+    let levels = pattern.split('/').map(|level| if matches!(level, "+" | "#") { LEVEL } else { level });
+    levels.collect::<Vec<_>>().join("/")
+}
+
+/// Waits until the broker has decided, or says why it does not.
+pub fn delivery(link: &Rc<Link>, deliveries: &Rc<Deliveries>, record: &str, reply: Reply) {
+    let waits = RecordId::parse(record).and_then(|id| deliveries.wait(id));
+    let Some(waits) = waits else {
+        let text = format!("{record} is not the record of a test of the last minutes");
+        return reply.fail(Failure::new(Code::NotFound, text));
+    };
+    let (link, record) = (Rc::clone(link), record.to_owned());
+    tokio::task::spawn_local(async move {
+        let begun = Instant::now();
+        let mut steps = Steps::default();
+        // Nothing decides about it while there is no connection, and it is not lost.
+        let patience = match link.snapshot(begun) {
+            uplink if uplink.connected => DELIVERED_WITHIN,
+            _ => Duration::from_millis(500),
+        };
+        let verdict = timeout(patience, waits).await;
+        let uplink = link.snapshot(Instant::now());
+        let broker = uplink.broker.as_deref().unwrap_or("the broker");
+        match verdict {
+            Ok(Ok(Verdict::Delivered)) => {
+                let ms = begun.elapsed().as_millis();
+                steps.push("sent", true, format!("published to {broker}"));
+                let text = match uplink.protocol.as_deref() {
+                    Some("3.1.1") => "PUBACK, which in MQTT 3.1.1 may also hide a refusal".to_owned(),
+                    _ => format!("PUBACK after {ms} ms"),
+                };
+                steps.push("acknowledged", true, text);
+            }
+            Ok(Ok(Verdict::HeldBack(cause) | Verdict::Rejected(cause))) => {
+                steps.push("sent", true, format!("published to {broker}"));
+                let text = format!("{cause}; allow the topic at the broker; record {record} is tried again");
+                steps.push("acknowledged", false, text);
+            }
+            Ok(Ok(Verdict::Expired)) => steps.push("sent", false, "it expired before it could be sent"),
+            Ok(Err(_)) | Err(_) => steps.push("sent", false, undelivered(&link, &uplink, patience)),
+        }
+        steps.answer(reply, None);
+    });
+}
+
+/// Why it was not delivered in time.
+fn undelivered(link: &Link, uplink: &crate::control::snapshot::Uplink, patience: Duration) -> String {
+    let later = "it is stored and will be sent later";
+    if !uplink.configured {
+        return format!("no upstream is configured: run `tombolo init`; {later}");
+    }
+    if !uplink.connected {
+        let broker = uplink.broker.as_deref().unwrap_or("the broker");
+        let reason = uplink.last_error.as_deref().unwrap_or("still connecting");
+        return format!("not connected to {broker}: {reason}; {later}");
+    }
+    let stopped = uplink.stalled.first().cloned();
+    let stopped =
+        stopped.or_else(|| Lane::ALL.into_iter().find_map(|lane| link.stopped(lane, Instant::now())));
+    match stopped {
+        Some(reason) => format!("{reason}; {later}"),
+        None => format!(
+            "not acknowledged after {} s, perhaps because many wait before it (`tombolo queue`); {later}",
+            patience.as_secs()
+        ),
+    }
+}

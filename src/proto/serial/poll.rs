@@ -1,0 +1,571 @@
+//! Devices that must be asked: the same question once a period, one at a time, and its answer.
+//!
+//! ```text
+//!  closed ──opened──> idle ──due──> waiting ──answer──────────────> idle, due next period
+//!                      ^               │ silence: one answer is outstanding
+//!                      │<──back-off────┘
+//!                      │   next question while one is outstanding: a probe
+//!                      └──quiet for long enough── listening <──answer to a probe, not used
+//! ```
+//!
+//! An answer does not say which question it answers. After a question without an answer, a late one
+//! may still come, and would be taken for the answer to the next question; and then every answer
+//! for that of the question before. A late answer that comes before the next question is counted
+//! and nothing is outstanding any more. Otherwise the next question is a probe: what answers it is
+//! not used, nor is what follows, until nothing has come for half as long again as the oldest
+//! answer was late, at most ten time-outs; then the question is asked again.
+//!
+//! [`Decoder`](super::framing::Decoder) makes frames of the answers; what frame is an answer is
+//! decided here.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Consecutive failures after which the device counts as down, and unreadable answers after which
+/// it counts as degraded.
+const FAILURES: u32 = 3;
+/// First wait after a failure; doubles up to [`BACKOFF_MAX`], and is never longer than to the next
+/// period.
+const BACKOFF: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Longest pause within an answer that has begun.
+const WITHIN: Duration = Duration::from_secs(1);
+/// An answer that has begun is waited for at most so long beyond the time-out.
+const WHOLE_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for an answer that may still come, in time-outs.
+const STILL_TO_COME_MAX: u32 = 10;
+/// Most queued events.
+const EVENTS_MAX: usize = 16;
+
+/// Longest question, in bytes.
+pub const QUESTION_MAX: usize = 256;
+
+/// How a device is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The bytes to send; `1..=256`.
+    pub question: Vec<u8>,
+    /// From one question to the next; default 10 s.
+    pub period: Duration,
+    /// How long the device may take to begin its answer; default 1 s.
+    pub timeout: Duration,
+    /// The line repeats what is sent.
+    pub echo: bool,
+}
+
+impl Settings {
+    /// Default of `period`.
+    pub const PERIOD: Duration = Duration::from_secs(10);
+    /// Default of `timeout`.
+    pub const TIMEOUT: Duration = Duration::from_secs(1);
+}
+
+/// Whether the device answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It was not asked yet, or did not answer yet.
+    Unknown,
+    /// Its answers become readings.
+    Up,
+    /// It answers, but three answers in a row were no reading.
+    Degraded,
+    /// Three questions in a row had no answer.
+    Down,
+}
+
+/// What happened, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An answer became a reading, and none did before.
+    Up,
+    /// It answers, but no answer is a reading.
+    Degraded,
+    /// It does not answer; `damaged`: only frames with a fault came.
+    Down {
+        /// Whether anything came.
+        damaged: bool,
+    },
+    /// An answer came so long after its question and was not used.
+    Late {
+        /// The time since the question.
+        after: Duration,
+    },
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Questions sent.
+    pub questions: u64,
+    /// Answers in time.
+    pub answers: u64,
+    /// Questions without any answer in time.
+    pub silent: u64,
+    /// Questions after which only frames with a fault came.
+    pub damaged: u64,
+    /// Frames not used: late answers, answers to probes, and what came unasked.
+    pub late: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Closed,
+    Idle,
+    Waiting { asked: Instant, deadline: Instant, probe: bool, damaged: bool },
+    Listening { until: Instant },
+}
+
+/// The questions to one device.
+#[derive(Debug)]
+pub struct Poller {
+    settings: Settings,
+    /// The question as a frame of the device's framing, if it is one: an echo of it is no answer.
+    framed: Option<Vec<u8>>,
+    phase: Phase,
+    state: State,
+    failures: u32,
+    unreadable: u32,
+    due: Instant,
+    /// When the present period began.
+    slot: Instant,
+    /// Questions whose answer may still come, and when the oldest was asked.
+    outstanding: u32,
+    oldest: Option<Instant>,
+    to_send: bool,
+    /// Bytes of the echo that came, while it is awaited.
+    echoed: Option<usize>,
+    echo_frame_seen: bool,
+    counters: Counters,
+    events: VecDeque<Event>,
+}
+
+impl Poller {
+    /// For a port that is not open yet. `framed`: the question as its framing would read it.
+    pub fn new(settings: Settings, framed: Option<Vec<u8>>, now: Instant) -> Poller {
+        Poller {
+            settings,
+            framed,
+            phase: Phase::Closed,
+            state: State::Unknown,
+            failures: 0,
+            unreadable: 0,
+            due: now,
+            slot: now,
+            outstanding: 0,
+            oldest: None,
+            to_send: false,
+            echoed: None,
+            echo_frame_seen: false,
+            counters: Counters::default(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Whether the device answers.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The port is open: the first question goes out once answers to earlier ones have come.
+    pub fn line_up(&mut self, now: Instant) {
+        self.phase = Phase::Idle;
+        (self.outstanding, self.oldest) = (0, None);
+        (self.to_send, self.echoed) = (false, None);
+        self.slot = now + self.settings.timeout;
+        self.due = self.slot;
+    }
+
+    /// The port was closed: nothing is asked, and no failure is counted.
+    pub fn line_down(&mut self) {
+        self.phase = Phase::Closed;
+        self.to_send = false;
+    }
+
+    /// The received bytes without the echo of the question.
+    pub fn strip_echo(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let Some(known) = self.echoed else { return bytes.to_vec() };
+        let expected = self.settings.question.get(known..).unwrap_or_default();
+        let common = bytes.iter().zip(expected).take_while(|(one, other)| one == other).count();
+        if common == expected.len() {
+            self.echoed = None;
+            return bytes.get(common..).unwrap_or_default().to_vec();
+        }
+        if common == bytes.len() {
+            self.echoed = Some(known + common);
+            return Vec::new();
+        }
+        // It is no echo.
+        self.echoed = None;
+        [self.settings.question.get(..known).unwrap_or_default(), bytes].concat()
+    }
+
+    /// A frame came. Whether it is the answer, to be used.
+    pub fn handle_frame(&mut self, now: Instant, frame: &[u8]) -> bool {
+        match self.phase {
+            Phase::Waiting { asked, probe, .. } => {
+                if self.framed.as_deref() == Some(frame)
+                    && !std::mem::replace(&mut self.echo_frame_seen, true)
+                {
+                    return false;
+                }
+                self.failures = 0;
+                if !probe {
+                    self.counters.answers += 1;
+                    self.phase = Phase::Idle;
+                    self.schedule(now);
+                    return true;
+                }
+                self.counters.late += 1;
+                let late = now.saturating_duration_since(self.oldest.unwrap_or(asked));
+                let timeout = self.settings.timeout;
+                let wait = late.mul_f64(1.5).clamp(timeout, timeout * STILL_TO_COME_MAX);
+                self.phase = Phase::Listening { until: now + wait };
+                false
+            }
+            Phase::Listening { .. } | Phase::Closed => {
+                self.counters.late += 1;
+                false
+            }
+            Phase::Idle => {
+                self.counters.late += 1;
+                if let Some(asked) = self.oldest {
+                    self.tell(Event::Late { after: now.saturating_duration_since(asked) });
+                    self.outstanding = self.outstanding.saturating_sub(1);
+                    if self.outstanding == 0 {
+                        self.oldest = None;
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    /// A frame with a fault came: if nothing else does, the answer was damaged, and is not
+    /// outstanding.
+    pub fn handle_damage(&mut self) {
+        if let Phase::Waiting { damaged, .. } = &mut self.phase {
+            *damaged = true;
+        }
+    }
+
+    /// Whether an answer was a reading.
+    pub fn handle_reading(&mut self, is_reading: bool) {
+        if is_reading {
+            self.unreadable = 0;
+            if self.state != State::Up {
+                self.state = State::Up;
+                self.tell(Event::Up);
+            }
+        } else {
+            self.unreadable = self.unreadable.saturating_add(1);
+            if self.unreadable >= FAILURES && self.state != State::Degraded {
+                self.state = State::Degraded;
+                self.tell(Event::Degraded);
+            }
+        }
+    }
+
+    /// Bytes came, and a frame is under way, which may end at `ends` by a pause.
+    pub fn handle_part(&mut self, now: Instant, ends: Option<Instant>) {
+        let latest = |asked: Instant| asked + self.settings.timeout + WHOLE_MAX;
+        if let Phase::Waiting { asked, deadline, probe, damaged } = self.phase {
+            let deadline = deadline.max(now + WITHIN).max(ends.unwrap_or(now)).min(latest(asked));
+            self.phase = Phase::Waiting { asked, deadline, probe, damaged };
+        }
+    }
+
+    /// Time has passed. Whether a question is to be sent: then what is in the decoder is dropped
+    /// first.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Waiting { asked, deadline, damaged, .. } if now >= deadline => {
+                self.fail(now, asked, damaged);
+            }
+            Phase::Listening { until } if now >= until => {
+                self.phase = Phase::Idle;
+                (self.outstanding, self.oldest) = (0, None);
+                self.due = now;
+            }
+            _ => {}
+        }
+        if self.phase != Phase::Idle || now < self.due {
+            return false;
+        }
+        self.phase = Phase::Waiting {
+            asked: now,
+            deadline: now + self.settings.timeout,
+            probe: self.outstanding > 0,
+            damaged: false,
+        };
+        self.counters.questions += 1;
+        self.to_send = true;
+        self.echo_frame_seen = false;
+        self.echoed = self.settings.echo.then_some(0);
+        true
+    }
+
+    /// When [`Poller::handle_timeout`] must be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Closed => None,
+            Phase::Idle => Some(self.due),
+            Phase::Waiting { deadline, .. } => Some(deadline),
+            Phase::Listening { until } => Some(until),
+        }
+    }
+
+    /// Writes the question to `buffer` if it is to be sent now.
+    pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
+        if !std::mem::take(&mut self.to_send) {
+            return false;
+        }
+        buffer.clear();
+        buffer.extend_from_slice(&self.settings.question);
+        true
+    }
+
+    /// The next event. The oldest are dropped beyond 16.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn fail(&mut self, now: Instant, asked: Instant, damaged: bool) {
+        self.phase = Phase::Idle;
+        self.failures = self.failures.saturating_add(1);
+        if damaged {
+            self.counters.damaged += 1;
+        } else {
+            self.counters.silent += 1;
+            self.outstanding = self.outstanding.saturating_add(1);
+            self.oldest = self.oldest.or(Some(asked));
+        }
+        if self.failures >= FAILURES && self.state != State::Down {
+            self.state = State::Down;
+            self.tell(Event::Down { damaged });
+        }
+        let doubled = 2_u32.checked_pow(self.failures - 1).and_then(|factor| BACKOFF.checked_mul(factor));
+        let again = now + doubled.unwrap_or(BACKOFF_MAX).min(BACKOFF_MAX);
+        self.schedule(now);
+        self.due = self.due.min(again);
+    }
+
+    /// The next question is due in the next period, whatever this one took.
+    fn schedule(&mut self, now: Instant) {
+        if now < self.slot {
+            self.due = self.slot;
+            return;
+        }
+        let period = self.settings.period.max(Duration::from_millis(1));
+        let missed = now.saturating_duration_since(self.slot).as_nanos() / period.as_nanos();
+        let steps = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
+        let next = period.checked_mul(steps).and_then(|step| self.slot.checked_add(step));
+        self.slot = next.filter(|slot| *slot > now).unwrap_or(now + period);
+        self.due = self.slot;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    /// A device that answers each question with its number, so long after it; `None`: never.
+    struct Line {
+        poller: Poller,
+        start: Instant,
+        now: Instant,
+        asked: Vec<Duration>,
+        used: Vec<(Duration, u64)>,
+        events: Vec<Event>,
+        coming: Vec<(Instant, u64)>,
+    }
+
+    impl Line {
+        fn new(period: Duration) -> Line {
+            let now = Instant::now();
+            let settings = Settings { question: b"A\r".to_vec(), period, timeout: SECOND, echo: false };
+            let mut poller = Poller::new(settings, Some(b"A".to_vec()), now);
+            poller.line_up(now);
+            let (asked, used, events, coming) = Default::default();
+            Line { poller, start: now, now, asked, used, events, coming }
+        }
+
+        fn run(&mut self, time: Duration, mut answer: impl FnMut(u64) -> Option<Duration>) {
+            let end = self.now + time;
+            loop {
+                let timer = self.poller.poll_timeout().unwrap();
+                let arrival = self.coming.iter().map(|(at, _)| *at).min();
+                let at = arrival.map_or(timer, |arrival| arrival.min(timer)).max(self.now);
+                if at > end {
+                    break;
+                }
+                self.now = at;
+                if let Some(index) = self.coming.iter().position(|(due, _)| *due <= at) {
+                    let (_, number) = self.coming.remove(index);
+                    if self.poller.handle_frame(at, number.to_string().as_bytes()) {
+                        self.poller.handle_reading(true);
+                        self.used.push((at - self.start, number));
+                    }
+                }
+                self.poller.handle_timeout(at);
+                let mut sent = Vec::new();
+                if self.poller.poll_transmit(&mut sent) {
+                    assert_eq!(sent, b"A\r");
+                    self.asked.push(at - self.start);
+                    let number = self.asked.len() as u64;
+                    self.coming.extend(answer(number).map(|after| (at + after, number)));
+                }
+                while let Some(event) = self.poller.poll_event() {
+                    self.events.push(event);
+                }
+            }
+            self.now = end;
+        }
+    }
+
+    #[test]
+    fn a_device_is_asked_once_a_period_and_each_answer_is_used() {
+        let mut line = Line::new(10 * SECOND);
+        line.run(100 * SECOND, |_| Some(ms(300)));
+        assert_eq!(line.used.len(), 10);
+        assert_eq!(line.asked[..2], [SECOND, 11 * SECOND]);
+        assert_eq!((line.poller.state(), line.events), (State::Up, vec![Event::Up]));
+    }
+
+    #[test]
+    fn a_late_answer_is_never_taken_for_that_of_the_next_question() {
+        // The third answer comes late, after so long; the question after it goes out before that,
+        // or after it.
+        for late in [1_100, 1_900, 2_100, 2_600, 4_000, 7_000] {
+            let mut line = Line::new(2 * SECOND);
+            line.run(120 * SECOND, |number| Some(if number == 3 { ms(late) } else { ms(200) }));
+            for (at, number) in &line.used {
+                assert_eq!(*at, line.asked[*number as usize - 1] + ms(200), "{late} {number}");
+            }
+            assert!(line.used.len() >= 50, "{late}: {:?}", line.used);
+            assert!(line.poller.counters().late >= 1);
+        }
+    }
+
+    #[test]
+    fn a_device_that_answers_in_order_but_slowly_for_a_while_gives_no_shifted_reading() {
+        // A queue in the device: each answer waits for the one before it.
+        let mut line = Line::new(2 * SECOND);
+        line.run(120 * SECOND, |number| Some(if (3..6).contains(&number) { ms(2_500) } else { ms(900) }));
+        for (at, number) in &line.used {
+            assert!(*at < line.asked[*number as usize - 1] + SECOND, "{number}");
+        }
+        assert!(line.used.len() > 40);
+    }
+
+    #[test]
+    fn after_three_questions_without_an_answer_it_is_down_and_after_one_answer_it_is_up() {
+        let mut line = Line::new(60 * SECOND);
+        line.run(30 * SECOND, |_| None);
+        // It is not left until the next period.
+        assert_eq!(line.poller.state(), State::Down);
+        assert_eq!(line.events, [Event::Down { damaged: false }]);
+        line.run(120 * SECOND, |_| Some(ms(100)));
+        assert_eq!((line.poller.state(), line.events.last()), (State::Up, Some(&Event::Up)));
+        let before = line.used.len();
+        line.run(600 * SECOND, |_| Some(ms(100)));
+        assert!((9..=11).contains(&(line.used.len() - before)));
+    }
+
+    #[test]
+    fn always_too_late_is_told_and_gives_no_reading() {
+        let mut line = Line::new(5 * SECOND);
+        line.run(60 * SECOND, |_| Some(ms(1_500)));
+        assert_eq!((line.used.len(), line.poller.state()), (0, State::Down));
+        assert!(line.events.contains(&Event::Late { after: ms(1_500) }), "{:?}", line.events);
+    }
+
+    #[test]
+    fn what_comes_unasked_is_counted_and_not_used() {
+        let mut line = Line::new(10 * SECOND);
+        line.run(5 * SECOND, |_| Some(ms(100)));
+        assert!(!line.poller.handle_frame(line.now, b"99"));
+        assert_eq!(line.poller.counters().late, 1);
+        line.run(60 * SECOND, |_| Some(ms(100)));
+        assert_eq!(line.used.len(), 7);
+    }
+
+    #[test]
+    fn an_echo_of_the_question_is_no_answer_whether_it_is_bytes_or_a_frame() {
+        let mut line = Line::new(10 * SECOND);
+        let now = line.start + SECOND;
+        assert!(line.poller.handle_timeout(now));
+        assert!(!line.poller.handle_frame(now, b"A"));
+        assert!(line.poller.handle_frame(now, b"23.5"));
+        let settings = Settings { echo: true, ..line.poller.settings.clone() };
+        for (pieces, expected) in [
+            (&[&b"A\r23.5\r"[..]][..], &b"23.5\r"[..]),
+            (&[b"A", b"\r", b"23.5\r"], b"23.5\r"),
+            (&[b"A", b"1\r"], b"A1\r"),
+        ] {
+            let mut poller = Poller::new(settings.clone(), None, now);
+            poller.line_up(now);
+            assert!(poller.handle_timeout(now + SECOND));
+            let left: Vec<u8> = pieces.iter().flat_map(|piece| poller.strip_echo(piece)).collect();
+            assert_eq!(left, expected);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_has_begun_is_waited_for_and_a_damaged_one_is_not_outstanding() {
+        let mut line = Line::new(10 * SECOND);
+        let now = line.start + SECOND;
+        assert!(line.poller.handle_timeout(now));
+        line.poller.handle_part(now + ms(900), None);
+        assert!(!line.poller.handle_timeout(now + SECOND));
+        assert!(line.poller.handle_frame(now + ms(1_300), b"slow"));
+        let next = line.poller.poll_timeout().unwrap();
+        assert!(line.poller.handle_timeout(next));
+        line.poller.handle_damage();
+        line.poller.handle_timeout(next + SECOND);
+        assert_eq!((line.poller.counters().damaged, line.poller.outstanding), (1, 0));
+        // So its next answer is used.
+        let again = line.poller.poll_timeout().unwrap();
+        assert!(line.poller.handle_timeout(again));
+        assert!(line.poller.handle_frame(again + ms(10), b"good"));
+    }
+
+    #[test]
+    fn answers_that_are_no_reading_make_it_degraded() {
+        let mut line = Line::new(10 * SECOND);
+        (0..3).for_each(|_| line.poller.handle_reading(false));
+        assert_eq!(line.poller.state(), State::Degraded);
+        line.poller.handle_reading(true);
+        assert_eq!(line.poller.state(), State::Up);
+    }
+
+    #[test]
+    fn a_closed_port_counts_no_failure_and_asks_again_when_it_is_back() {
+        let mut line = Line::new(10 * SECOND);
+        line.run(2 * SECOND, |_| Some(ms(100)));
+        line.poller.line_down();
+        assert_eq!(line.poller.poll_timeout(), None);
+        let now = line.now + 600 * SECOND;
+        line.poller.line_up(now);
+        assert_eq!(line.poller.poll_timeout(), Some(now + SECOND));
+        assert_eq!(line.poller.counters().silent, 0);
+    }
+}

@@ -1,0 +1,135 @@
+//! Commands named in messages, as they have to be typed here.
+//!
+//! Messages are written for the packaged gateway: `tombolo check`, `systemctl reload tombolo`. A
+//! gateway in a folder of its own has another configuration file and is no service of systemd, so
+//! where a message leaves the process its commands are turned into those that work there.
+
+use std::borrow::Cow;
+
+/// The commands that take `--config`, first words only. A test holds them against the command line.
+pub const COMMANDS: [&str; 19] = [
+    "acl",
+    "cert",
+    "check",
+    "clock",
+    "config",
+    "decommission",
+    "device",
+    "init",
+    "metrics",
+    "queue",
+    "reload",
+    "run",
+    "send",
+    "serial",
+    "status",
+    "support-bundle",
+    "tail",
+    "trace",
+    "update",
+];
+
+/// What stands before the name of one of our commands.
+const PROGRAM: &str = "tombolo ";
+
+/// The text with its commands made for the configuration `config` (quoted for a shell); `None`: the
+/// packaged one, for which they are written.
+///
+/// ```
+/// use tombolo::telemetry::hint::localise;
+/// assert_eq!(localise("run tombolo check", Some("a.toml")), "run tombolo --config a.toml check");
+/// assert_eq!(localise("run tombolo check", None), "run tombolo check");
+/// let restart = "`systemctl restart tombolo` takes it up";
+/// assert_eq!(
+///     localise(restart, Some("a.toml")),
+///     "stop it and start `tombolo --config a.toml run` again: that takes it up"
+/// );
+/// ```
+pub fn localise<'t>(text: &'t str, config: Option<&str>) -> Cow<'t, str> {
+    let Some(config) = config.filter(|_| text.contains("tombolo")) else { return Cow::Borrowed(text) };
+    let mut text = text.to_owned();
+    for (written, instead) in [
+        (
+            "`systemctl restart tombolo` takes",
+            format!("stop it and start `tombolo --config {config} run` again: that takes"),
+        ),
+        (
+            "systemctl restart tombolo takes",
+            format!("stop it and start `tombolo --config {config} run` again: that takes"),
+        ),
+        ("`systemctl restart tombolo`", format!("stop it and start `tombolo --config {config} run` again")),
+        ("systemctl restart tombolo", format!("stop it and start `tombolo --config {config} run` again")),
+        ("`systemctl stop tombolo`", "stop it".to_owned()),
+        ("systemctl stop tombolo", "stop it".to_owned()),
+        ("systemctl start tombolo", format!("tombolo --config {config} run")),
+        ("systemctl reload tombolo", format!("tombolo --config {config} reload")),
+        ("sudo tombolo ", "tombolo ".to_owned()),
+        ("`journalctl -u tombolo`", "the output of the gateway".to_owned()),
+        ("journalctl -u tombolo", "the output of the gateway".to_owned()),
+    ] {
+        if text.contains(written) {
+            text = text.replace(written, &instead);
+        }
+    }
+    let mut done = String::with_capacity(text.len() + config.len() + 16);
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find(PROGRAM) {
+        let (before, after) = (&rest[..at], &rest[at + PROGRAM.len()..]);
+        done.push_str(before);
+        done.push_str(PROGRAM);
+        // Part of a path or of another name it is no command.
+        let whole = !done[..done.len() - PROGRAM.len()]
+            .ends_with(|c: char| c.is_alphanumeric() || "/._-{".contains(c));
+        let word = after.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or_default();
+        if whole && COMMANDS.contains(&word) {
+            done.push_str(&format!("--config {config} "));
+        }
+        rest = after;
+    }
+    done.push_str(rest);
+    Cow::Owned(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(text: &str) -> String {
+        localise(text, Some("/srv/gw/tombolo.toml")).into_owned()
+    }
+
+    #[test]
+    fn commands_of_ours_get_the_configuration_and_nothing_else_does() {
+        let check = "tombolo --config /srv/gw/tombolo.toml check";
+        assert_eq!(local("tombolo check"), check);
+        assert_eq!(
+            local("run `tombolo check`; then tombolo check."),
+            format!("run `{check}`; then {check}.")
+        );
+        assert_eq!(local(&local("tombolo check")), check, "once is enough");
+        for other in [
+            "tombolo is not running",
+            "tombolo demo",
+            "/usr/share/tombolo check",
+            "adduser $USER tombolo",
+            "another tombolo answers on run/control.sock",
+            "tombolo 0.1.0",
+        ] {
+            assert_eq!(local(other), other);
+            assert_eq!(localise(other, None), other);
+        }
+    }
+
+    #[test]
+    fn what_systemd_does_for_a_service_is_done_by_hand() {
+        assert_eq!(
+            local("write it anew, then systemctl reload tombolo"),
+            "write it anew, then tombolo --config /srv/gw/tombolo.toml reload"
+        );
+        assert_eq!(local("systemctl start tombolo"), "tombolo --config /srv/gw/tombolo.toml run");
+        assert_eq!(local("run `sudo tombolo check`"), "run `tombolo --config /srv/gw/tombolo.toml check`");
+        assert!(local("see `journalctl -u tombolo`").ends_with("see the output of the gateway"));
+        let restart = local("systemctl restart tombolo");
+        assert!(!restart.contains("systemctl") && restart.contains("tombolo.toml run`"), "{restart}");
+    }
+}

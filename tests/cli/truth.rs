@@ -1,0 +1,246 @@
+//! What is said to a user without rights, and the commands that are printed.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use crate::place::Place;
+
+/// Runs the binary as the user nobody; `None` where this process may not become that user.
+fn as_nobody(place: &Place, line: &str) -> Option<(i32, String)> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let output = Command::new("/usr/bin/setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_tombolo"))
+        .arg("--config")
+        .arg(place.path("tombolo.toml"))
+        .args(line.split_whitespace())
+        .stdin(Stdio::null())
+        .env_clear()
+        .output()
+        .expect("setpriv is part of util-linux");
+    let text = [output.stdout, output.stderr].concat();
+    Some((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
+}
+
+fn close(place: &Place, name: &str) {
+    std::fs::set_permissions(place.path(name), std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_user_without_rights_is_told_so_and_the_broker_is_not_tried_with_another_client_id() {
+    let place = Place::new();
+    place.write("state/gateway-id", "tb-abcdefgh\n");
+    place.write("conf.d/10.toml", "[upstream]\nurl = \"mqtt://127.0.0.1:1\"\ninsecure = true\n");
+    close(&place, "state");
+    let Some((status, text)) = as_nobody(&place, "check") else { return };
+    assert_eq!(status, 1, "{text}");
+    let line =
+        text.lines().find(|line| line.starts_with("fail  state: ")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("state may not be read by this user") && line.contains("as root or as"), "{line}");
+    let line =
+        text.lines().find(|line| line.starts_with("fail  upstream: ")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("the broker is not tried") && line.contains("client id"), "{line}");
+    assert!(
+        !text.contains("gateway id") && !text.contains("damaged") && !text.contains("upstream tcp"),
+        "{text}"
+    );
+    // Root sees all of it.
+    let ran = place.run("check");
+    assert!(ran.out.contains("gateway tb-abcdefgh") && ran.out.contains("upstream tcp"), "{}", ran.out);
+}
+
+#[test]
+fn the_journal_is_verified_whatever_is_wrong_elsewhere_and_who_may_not_look_is_told_so() {
+    let place = Place::new();
+    place.write("conf.d/10.toml", "[upstream]\nurl = \"http://nonsense\"\n[device.a]\nrole = 7\n");
+    place.run("queue verify").failed(1, &["there is no journal in"]);
+    std::fs::create_dir_all(place.path("state/journal")).unwrap();
+    close(&place, "state");
+    let Some((status, text)) = as_nobody(&place, "queue verify") else { return };
+    assert_eq!(status, 1, "{text}");
+    assert!(
+        text.contains("state/journal may not be read by this user") && !text.contains("no journal"),
+        "{text}"
+    );
+    place.write("conf.d/20.toml", "[journal]\nmax-bytes = \"1B\"\n");
+    place.run("queue verify").failed(78, &["20.toml: journal.max-bytes"]);
+}
+
+/// Commands of ours without the configuration in use.
+fn bare(text: &str) -> Vec<String> {
+    let commands = tombolo::telemetry::hint::COMMANDS;
+    let after = text.match_indices("tombolo ").map(|(at, found)| &text[at + found.len()..]);
+    let words =
+        after.map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or(""));
+    words.filter(|word| commands.contains(word)).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_printed_command_names_the_configuration_in_use() {
+    let place = Place::new();
+    place.write("state/devices/broken.toml", "x");
+    for line in [
+        "check --offline",
+        "check",
+        "status",
+        "status --json",
+        "reload",
+        "reload --json",
+        "queue",
+        "queue rejected list",
+        "queue rejected drop seven",
+        "tail",
+        "clock",
+        "clock reset",
+        "device list",
+        "device show nope",
+        "device remove nope",
+        "device add broken --role sensor --psk",
+        "device add --psk door-7 --role sensor",
+        "device add --psk door-7 --role sensor --json",
+        "device add door-7 --role sensor --psk",
+        "device add door-7 --role sensor --psk",
+        "device remove door-7",
+        "acl explain nope POST t/x",
+        "send",
+        "send --json",
+        "init --url mqtts://broker.example.com",
+        "init --url mqtts://broker.example.com",
+        "check --offline --json",
+    ] {
+        let ran = place.run(line);
+        let text = format!("{}{}", ran.out, ran.err);
+        assert!(bare(&text).is_empty(), "{line}: {:?} in\n{text}", bare(&text));
+        assert!(!text.contains("systemctl") && !text.contains("journalctl"), "{line}:\n{text}");
+        if line.ends_with("--json") && ran.status != 0 && !ran.err.is_empty() {
+            let object: serde_json::Value =
+                serde_json::from_str(&ran.err).unwrap_or_else(|_| panic!("{line}: {}", ran.err));
+            assert!(object["error"]["message"].is_string(), "{line}: {object}");
+        }
+    }
+}
+
+#[test]
+fn every_command_that_a_message_names_exists() {
+    let mut named = 0;
+    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for line in lines.filter(|line| line.contains("`tombolo ")) {
+                for (at, found) in line.match_indices("`tombolo ") {
+                    let word =
+                        line[at + found.len()..].split(|c: char| !c.is_ascii_lowercase() && c != '-').next();
+                    let word = word.unwrap_or_default();
+                    let is_known = tombolo::telemetry::hint::COMMANDS.contains(&word);
+                    assert!(
+                        is_known || ["", "--help", "--config", "fleet-devices", "demo"].contains(&word),
+                        "{}: {line}",
+                        path.display()
+                    );
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 50, "{named}");
+}
+
+#[test]
+fn init_cites_no_line_of_a_file_that_it_has_not_written() {
+    let place = Place::new();
+    let ran = place.run("init --url mqtts://broker.example.com --ca-file none.pem");
+    assert_eq!(ran.status, 78, "{}", ran.err);
+    assert!(
+        ran.err.contains("upstream.ca-file: ") && ran.err.contains("none.pem does not exist"),
+        "{}",
+        ran.err
+    );
+    assert!(!ran.err.contains("10-site.toml"), "{}", ran.err);
+}
+
+#[test]
+fn drop_ins_without_their_main_file_are_read_and_its_absence_is_named() {
+    let place = Place::new();
+    let main =
+        place.read("tombolo.toml").replace("\"state\"", "\"../state\"").replace("\"run\"", "\"../run\"");
+    place.write("conf.d/10.toml", &main);
+    std::fs::remove_file(place.path("tombolo.toml")).unwrap();
+    let ran = place.run("check --offline");
+    assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);
+    let line = ran.out.lines().find(|line| line.starts_with("warn") && line.contains("tombolo.toml: "));
+    assert!(line.is_some_and(|line| line.contains("does not exist")), "{}", ran.out);
+}
+
+#[test]
+fn a_device_whose_role_is_disabled_is_explained_by_that() {
+    let place = Place::new();
+    place.write(
+        "conf.d/10.toml",
+        "[role.other]\nmax-payload = \"1MiB\"\n[role.other.uplink.x]\npath = \"t/#\"\n",
+    );
+    place.write("d.psk", "text:sesame-sesame");
+    place.write("conf.d/20.toml", "[device.door-7]\nrole = \"other\"\npsk-file = \"../d.psk\"\n");
+    let ran = place.run("acl explain door-7 POST t/x");
+    assert_eq!(ran.status, 1, "{}{}", ran.out, ran.err);
+    assert!(
+        ran.out.contains("a fault disables device door-7") && ran.out.contains("10.toml:2"),
+        "{}",
+        ran.out
+    );
+}
+
+#[test]
+fn what_listens_on_this_machine_alone_is_tried_there() {
+    let place = Place::new();
+    let said = place.run("device add door-7 --role sensor --psk").fine();
+    assert!(said.contains("try it, on this machine") && !said.contains("any machine"), "{said}");
+    place.write("conf.d/10.toml", "[coap]\nlisten = [\"[::]:0\"]\n");
+    let said = place.run("device add door-8 --role sensor --psk").fine();
+    assert!(said.contains("try it, on any machine"), "{said}");
+}
+
+#[test]
+fn the_settings_of_a_line_are_named_where_the_port_is_in_the_network() {
+    let place = Place::new();
+    place.write(
+        "conf.d/10.toml",
+        "[serial.bus]\nport = \"modbus-tcp://192.0.2.1\"\nbaud = 9600\n\
+         [serial.bus.unit.1]\nid = \"m\"\nrole = \"sensor\"\npath = \"t/m\"\n\
+         register.v = { address = 0 }\n",
+    );
+    let ran = place.run("check --offline");
+    assert!(ran.out.contains("serial.bus.baud: without effect"), "{}", ran.out);
+}
+
+#[test]
+fn the_package_does_not_adopt_an_account_of_a_person() {
+    let place = Place::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/deb/debian/tombolo.preinst");
+    let install = |action: &str, id: &str| {
+        for (name, text) in [("id", id), ("dpkg", "echo amd64"), ("uname", "echo x86_64")] {
+            place.write(&format!("bin/{name}"), &format!("{text}\n"));
+        }
+        // The scripts are read by sh, not run: another test's child may hold them open.
+        let line = format!(
+            "id() {{ . {0}/id; }}; dpkg() {{ . {0}/dpkg; }}; uname() {{ . {0}/uname; }}; set -- {action}; . {script}",
+            place.path("bin").display()
+        );
+        let output = Command::new("/bin/sh").args(["-c", &line]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(install("install", "return 1").0, Some(0), "there is none");
+    assert_eq!(install("install", "echo 998").0, Some(0), "a system user");
+    assert_eq!(install("upgrade", "echo 1000").0, Some(0), "what is installed is not broken");
+    let (status, said) = install("install", "echo 1000");
+    assert_eq!(status, Some(1));
+    assert!(said.contains("no system user") && said.contains("usermod"), "{said}");
+}

@@ -1,0 +1,170 @@
+//! The examples of `config/examples/serial`, each with telegrams as public documents and captures
+//! have them: whole, with a byte lost, with one wrong, and behind noise.
+
+use std::time::{Duration, Instant};
+
+use tombolo::config::Level;
+use tombolo::proto::serial::framing::{Decoder, Settings};
+use tombolo::proto::serial::reading::{Extractor, Room};
+use tombolo::southbound::serial::settings::Duty;
+
+use crate::support::{lines, main_file};
+
+/// DSMR 5, from the tests of dsmr_parser (github.com/ndokter/dsmr_parser, example_telegrams.py).
+const P1: &str = "/ISk5\\2MT382-1000\r\n\r\n1-3:0.2.8(50)\r\n0-0:1.0.0(170102192002W)\r\n\
+    0-0:96.1.1(4B384547303034303436333935353037)\r\n1-0:1.8.1(000004.426*kWh)\r\n1-0:1.8.2(000002.399*kWh)\r\n\
+    1-0:2.8.1(000002.444*kWh)\r\n1-0:2.8.2(000000.000*kWh)\r\n0-0:96.14.0(0002)\r\n1-0:1.7.0(00.244*kW)\r\n\
+    1-0:2.7.0(00.000*kW)\r\n0-0:96.7.21(00013)\r\n0-0:96.7.9(00000)\r\n1-0:99.97.0(0)(0-0:96.7.19)\r\n\
+    1-0:32.32.0(00000)\r\n1-0:52.32.0(00000)\r\n1-0:72.32.0(00000)\r\n1-0:32.36.0(00000)\r\n1-0:52.36.0(00000)\r\n\
+    1-0:72.36.0(00000)\r\n0-0:96.13.0()\r\n1-0:32.7.0(0230.0*V)\r\n1-0:52.7.0(0230.0*V)\r\n1-0:72.7.0(0229.0*V)\r\n\
+    1-0:31.7.0(0.48*A)\r\n1-0:51.7.0(0.44*A)\r\n1-0:71.7.0(0.86*A)\r\n1-0:21.7.0(00.070*kW)\r\n1-0:41.7.0(00.032*kW)\r\n\
+    1-0:61.7.0(00.142*kW)\r\n1-0:22.7.0(00.000*kW)\r\n1-0:42.7.0(00.000*kW)\r\n1-0:62.7.0(00.000*kW)\r\n\
+    0-1:24.1.0(003)\r\n0-1:96.1.0(3232323241424344313233343536373839)\r\n0-1:24.2.1(170102161005W)(00000.107*m3)\r\n\
+    0-2:24.1.0(003)\r\n0-2:96.1.0()\r\n!6EEE\r\n";
+/// A file of an ISKRA meter, from the tests of sml-rs (github.com/felixwrt/sml-rs).
+const SML: &str = "1B1B1B1B010101017605006345516200620072630101760101050021171B0B0A0149534B00047A554472620165\
+    0021155A620163828E00760500634552620062007263070177010B0A0149534B00047A5544070100620AFFFF726201650021155A757707\
+    010060320101010101010449534B0177070100600100FF010101010B0A0149534B00047A55440177070100010800FF650010010401621E\
+    52FF65000C13610177070100020800FF0101621E52FF62000177070100100700FF0101621B5200530860010101638E7100760500634552\
+    6200620072630201710163AD55001B1B1B1B1A00D54B";
+/// From the tests of periph.io's pmsa003i.
+const PMS: &str = "424d001c000000010005000000010005007e002a000f00090003000397000214";
+/// A block as the VE.Direct protocol description has it, of an MPPT 75/15; its checksum is computed
+/// here.
+const VE_DIRECT: &[u8] =
+    b"\r\nPID\t0xA042\r\nFW\t159\r\nSER#\tHQ2132QY2KR\r\nV\t13790\r\nI\t-10\r\nVPV\t15950\r\n\
+    PPV\t0\r\nCS\t5\r\nMPPT\t2\r\nERR\t0\r\nLOAD\tON\r\nH19\t0\r\nHSDS\t16\r\nChecksum\t\xa8";
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+fn example(text: &str) -> (Settings, Extractor) {
+    let loaded = main_file(text).loaded();
+    let faults: Vec<_> = loaded.findings.iter().filter(|f| f.level == Level::Fail).cloned().collect();
+    assert_eq!(lines(&faults), "");
+    let Duty::Readings { framing, extractor, .. } = &loaded.settings.serial[0].duty else { panic!() };
+    (framing.clone(), extractor.clone())
+}
+
+/// The payloads of a line that has been open for long, and is quiet behind these bytes.
+fn decode(settings: &Settings, bytes: &[u8], chunk: usize) -> Vec<Vec<u8>> {
+    let start = Instant::now();
+    let mut decoder = Decoder::new(settings, start);
+    let now = start + Duration::from_secs(10);
+    let mut found = Vec::new();
+    for piece in bytes.chunks(chunk) {
+        decoder.handle_bytes(now, piece, &mut |frame| found.push(frame.to_vec()));
+    }
+    decoder.handle_timeout(now + Duration::from_secs(5), &mut |frame| found.push(frame.to_vec()));
+    found
+}
+
+/// Three telegrams: each is found; if one byte of the second is lost or wrong, nothing else than
+/// whole telegrams is, and at least `least` of them.
+fn survives(settings: &Settings, telegram: &[u8], payload: &[u8], least: usize) {
+    let stream = telegram.repeat(3);
+    for chunk in [1, 7, stream.len()] {
+        assert_eq!(decode(settings, &stream, chunk), vec![payload; 3]);
+    }
+    for at in telegram.len()..2 * telegram.len() {
+        let mut lost = stream.clone();
+        lost.remove(at);
+        let mut wrong = stream.clone();
+        wrong[at] ^= 1;
+        for (bytes, what) in [(lost, "lost"), (wrong, "wrong")] {
+            let found = decode(settings, &bytes, 64);
+            assert!(found.iter().all(|found| found == payload), "byte {at} {what}");
+            assert!(found.len() >= least, "byte {at} {what}: {}", found.len());
+        }
+    }
+    let found = decode(settings, &[b"\x00\xFE5!\x1B", &stream[..]].concat(), 64);
+    assert!(found.iter().all(|found| found == payload) && found.len() >= 2, "{}", found.len());
+}
+
+fn read(extractor: &Extractor, payload: &[u8]) -> (String, String) {
+    let mut room = Room::default();
+    let reading = extractor.read(payload, &mut room).unwrap();
+    (reading.path.to_string(), String::from_utf8_lossy(reading.payload).into_owned())
+}
+
+#[test]
+fn a_p1_telegram_is_published_if_its_crc_behind_the_end_is_right() {
+    let (settings, extractor) = example(include_str!("../../config/examples/serial/p1.toml"));
+    let payload = &P1.as_bytes()[1..P1.len() - 7];
+    survives(&settings, P1.as_bytes(), payload, 2);
+    let json = r#"{"time":"170102192002W","low":4.426,"high":2.399,"power":0.244}"#;
+    assert_eq!(read(&extractor, payload), ("data".to_owned(), json.to_owned()));
+}
+
+#[test]
+fn an_nmea_sentence_is_published_if_its_checksum_is_right() {
+    let (settings, extractor) = example(include_str!("../../config/examples/serial/nmea.toml"));
+    // From gpsd's documentation of NMEA sentences.
+    let sentence = b"$GPGLL,5300.97914,N,00259.98174,E,125926,A*28\r\n";
+    let payload = &sentence[1..sentence.len() - 5];
+    survives(&settings, sentence, payload, 2);
+    assert_eq!(read(&extractor, payload).0, "nmea/GPGLL");
+}
+
+#[test]
+fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
+    let (settings, extractor) = example(include_str!("../../config/examples/serial/linky.toml"));
+    // A frame as published for many meters, e.g. in Enedis-NOI-CPT_54E and captures of it.
+    let groups = [
+        "ADCO 270622224349 B",
+        "OPTARIF HC.. <",
+        "ISOUSC 30 9",
+        "HCHC 014460852 $",
+        "HCHP 012506372 -",
+        "PTEC HP..  ",
+        "IINST 002 Y",
+        "IMAX 035 G",
+        "PAPP 00520 (",
+        "HHPHC C .",
+        "MOTDETAT 000000 B",
+    ];
+    let frame: String = groups.iter().map(|group| format!("\n{group}\r")).collect();
+    let found = decode(&settings, format!("\x02{frame}\x03").as_bytes(), 5);
+    let expected: Vec<&[u8]> = groups.iter().map(|group| &group.as_bytes()[..group.len() - 2]).collect();
+    assert_eq!(found, expected);
+    for group in groups {
+        survives(&settings, format!("\n{group}\r").as_bytes(), &group.as_bytes()[..group.len() - 2], 2);
+    }
+    let expected = ("tic/PAPP".to_owned(), r#"{"label":"PAPP","value":"00520"}"#.to_owned());
+    assert_eq!(read(&extractor, b"PAPP 00520"), expected);
+}
+
+#[test]
+fn a_ve_direct_block_is_published_if_its_sum_is_zero_whatever_its_last_byte_is() {
+    let (settings, extractor) = example(include_str!("../../config/examples/serial/ve-direct.toml"));
+    let payload = &VE_DIRECT[..VE_DIRECT.len() - 10];
+    // A lost byte of "Checksum" joins two blocks.
+    survives(&settings, VE_DIRECT, payload, 1);
+    let expected = r#"{"voltage":13.79,"current":-0.01,"power":0}"#;
+    assert_eq!(read(&extractor, payload), ("data".to_owned(), expected.to_owned()));
+    let mut without = VE_DIRECT.repeat(3);
+    without.remove(2 * VE_DIRECT.len() - 1);
+    assert_eq!(decode(&settings, &without, 64).len(), 2, "a lost checksum costs its block only");
+}
+
+#[test]
+fn a_frame_of_a_particle_sensor_is_published_if_its_sum_is_right() {
+    let (settings, _) = example(include_str!("../../config/examples/serial/pms7003.toml"));
+    let frame = hex(PMS);
+    survives(&settings, &frame, &frame[4..30], 2);
+}
+
+#[test]
+fn an_sml_file_is_published_whole_if_its_crc_is_right() {
+    let (settings, _) = example(include_str!("../../config/examples/serial/sml.toml"));
+    let file = hex(SML);
+    survives(&settings, &file, &file, 2);
+    // From the tests of sml-rs: the escape sequence within the data.
+    let escaped = hex("1b1b1b1b 01010101 12 1b1b1b1b 1b1b1b1b 000000 1b1b1b1b 1a03be25");
+    survives(&settings, &escaped, &escaped, 2);
+    let bare = Settings { whole: false, ..settings };
+    assert_eq!(decode(&bare, &escaped, 3), [hex("12 1b1b1b1b 000000")]);
+}

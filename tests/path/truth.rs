@@ -1,0 +1,211 @@
+//! What `tombolo check` and `tombolo reload` say beside brokers that do not do what they should,
+//! and after a fault was mended.
+
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use super::binary;
+use super::check_messages::packet;
+use super::{SITE, Site};
+use tombolo_test_support::{Daemon, Folder, free_tcp_port, wait_for};
+
+/// A finding of that level that has all these words.
+fn found(text: &str, level: &str, words: &[&str]) -> bool {
+    text.lines().any(|line| line.starts_with(level) && words.iter().all(|word| line.contains(word)))
+}
+
+/// A broker over plain MQTT 5 that writes down the client ids it hears.
+struct Script {
+    port: u16,
+    ids: Arc<Mutex<Vec<String>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Manner {
+    /// Answers a PUBLISH.
+    acknowledges: bool,
+    /// Accepts this client id alone.
+    only: Option<&'static str>,
+}
+
+impl Script {
+    fn start(manner: Manner) -> Script {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let ids = Arc::new(Mutex::new(Vec::new()));
+        let heard = ids.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let heard = heard.clone();
+                std::thread::spawn(move || serve(stream, manner, &heard));
+            }
+        });
+        Script { port, ids }
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.ids.lock().expect("nobody panicked").clone()
+    }
+}
+
+fn serve(mut stream: TcpStream, manner: Manner, heard: &Mutex<Vec<String>>) -> Option<()> {
+    let (_, connect) = packet(&mut stream)?;
+    // Protocol name, version, flags, keep alive, properties, client id (MQTT 5.0 §3.1).
+    let properties = usize::from(*connect.get(10)?);
+    let at = 11 + properties;
+    let length = usize::from(u16::from_be_bytes([*connect.get(at)?, *connect.get(at + 1)?]));
+    let id = String::from_utf8_lossy(connect.get(at + 2..at + 2 + length)?).into_owned();
+    heard.lock().ok()?.push(id.clone());
+    let code = if manner.only.is_some_and(|only| only != id) { 0x85 } else { 0 };
+    stream.write_all(&[0x20, 3, 0, code, 0]).ok()?;
+    while let Some((first, body)) = packet(&mut stream).filter(|_| code == 0) {
+        match first >> 4 {
+            8 => stream.write_all(&[0x90, 4, body[0], body[1], 0, 0]).ok()?,
+            3 if manner.acknowledges && first & 6 != 0 => {
+                let topic = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+                stream.write_all(&[0x40, 2, body[topic], body[topic + 1]]).ok()?;
+            }
+            3 => {}
+            12 => stream.write_all(&[0xD0, 0]).ok()?,
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn gateway(folder: &Folder, port: u16) -> Daemon {
+    folder.write("door-7.psk", format!("text:{}", super::KEY));
+    let plain = |text: &str| {
+        let lines = text.lines().map(|line| match line.starts_with("url = ") {
+            true => format!("url = \"mqtt://127.0.0.1:{port}\"\ninsecure = true\nprotocol = \"5\""),
+            false => line.to_owned(),
+        });
+        lines.filter(|line| !line.starts_with("ca-file")).collect::<Vec<_>>().join("\n")
+    };
+    Daemon::start_with(binary(), folder, port, folder.path(), SITE, plain)
+}
+
+fn connected(daemon: &Daemon) -> bool {
+    daemon.status()["upstream"]["connected"] == true
+}
+
+#[test]
+fn a_broker_that_acknowledges_nothing_is_a_failure() {
+    let folder = Folder::new("silent");
+    let script = Script::start(Manner { acknowledges: false, only: None });
+    let daemon = gateway(&folder, script.port);
+    wait_for("CONNACK", || connected(&daemon));
+    let (status, text) = daemon.command(&["check"]);
+    assert_eq!(status, 1, "{text}");
+    assert!(found(&text, "fail", &["upstream: ", "the broker acknowledges nothing"]), "{text}");
+    assert!(!text.contains("it takes readings"), "{text}");
+    // Longer than a second it is said what is waited for.
+    assert!(text.contains("asking the running gateway to publish …"), "{text}");
+}
+
+#[test]
+fn beside_a_running_gateway_its_client_id_is_never_used_connected_or_not() {
+    let folder = Folder::new("beside");
+    let mut daemon = gateway(&folder, free_tcp_port());
+    wait_for("a failed attempt", || daemon.status()["upstream"]["last_error"].is_string());
+    let script = Script::start(Manner { acknowledges: true, only: None });
+    let url = format!("[upstream]\nurl = \"mqtt://127.0.0.1:{}\"\n", script.port);
+    folder.write("conf.d/50.toml", url);
+    for _ in 0..3 {
+        daemon.command(&["check"]);
+    }
+    let ids = script.ids();
+    assert!(ids.len() >= 3 && ids.iter().all(|id| id == "gw-check"), "{ids:?}");
+    daemon.stop();
+    daemon.command(&["check"]);
+    assert!(script.ids()[ids.len()..].iter().all(|id| id == "gw"), "{:?}", script.ids());
+    assert!(script.ids().len() > ids.len());
+}
+
+#[test]
+fn a_broker_that_binds_the_client_id_fails_neither_beside_the_gateway_nor_in_its_place() {
+    let folder = Folder::new("binds");
+    let script = Script::start(Manner { acknowledges: true, only: Some("gw") });
+    let mut daemon = gateway(&folder, script.port);
+    wait_for("CONNACK", || connected(&daemon));
+    folder.write("conf.d/50.toml", "[upstream]\nkeep-alive = \"50s\"\n");
+    let (status, text) = daemon.command(&["check"]);
+    assert_eq!(status, 0, "{text}");
+    assert!(found(&text, "warn", &["upstream mqtt: not proven", "gw-check"]), "{text}");
+    assert!(connected(&daemon));
+    assert_eq!(script.ids().iter().filter(|id| *id == "gw").count(), 1, "{:?}", script.ids());
+    daemon.stop();
+    let (status, text) = daemon.command(&["check"]);
+    assert_eq!(script.ids().last().map(String::as_str), Some("gw"), "{text}");
+    assert!(found(&text, "ok", &["upstream mqtt: MQTT 5"]), "{text}");
+    // It acknowledges, and what is published does not come back.
+    assert_eq!(status, 0, "{text}");
+}
+
+#[test]
+fn a_reload_without_the_ca_file_fails_and_names_it_and_the_problem_ends() {
+    let site = Site::new("lost-ca", "");
+    wait_for("the broker", || connected(&site.daemon));
+    let ca = std::fs::read(site.pki.ca()).unwrap();
+    std::fs::remove_file(site.pki.ca()).unwrap();
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert_eq!(status, 1, "{text}");
+    assert!(
+        text.contains("reloaded, but the files of [upstream] cannot be used") && text.contains("ca.pem"),
+        "{text}"
+    );
+    let told = || site.daemon.command(&["status"]).1.contains("the files of [upstream] cannot be used");
+    assert!(told());
+    assert!(found(&site.daemon.command(&["check"]).1, "fail", &["ca.pem"]));
+    std::fs::write(site.pki.ca(), ca).unwrap();
+    assert_eq!(site.daemon.command(&["reload"]).0, 0);
+    assert!(!told());
+}
+
+#[test]
+fn a_fault_is_named_once_and_one_that_was_mended_wants_a_reload() {
+    let site = Site::new("mended", "");
+    wait_for("the broker", || connected(&site.daemon));
+    site.folder.write("conf.d/60.toml", "[role.sensor]\nmax-payload = \"1MiB\"\n");
+    let (status, text) = site.daemon.command(&["check"]);
+    assert_eq!(status, 1, "{text}");
+    assert!(!text.contains("as the service sees it"), "{text}");
+    assert_eq!(text.matches("role.sensor.max-payload").count(), 1, "{text}");
+    site.daemon.command(&["reload"]);
+    std::fs::remove_file(site.folder.join("conf.d/60.toml")).unwrap();
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(!text.lines().any(|line| line.starts_with("fail")), "{text}");
+    assert!(found(&text, "warn", &["reload"]), "{text}");
+}
+
+#[test]
+fn what_differs_is_named_with_its_object_and_nothing_else_is() {
+    let site = Site::new("differs", "");
+    wait_for("the broker", || connected(&site.daemon));
+    site.folder.write("door-7.psk", "text:another-another-77");
+    site.folder.write(
+        "conf.d/60.toml",
+        "[role.sensor.uplink.more]\npath = \"more/+\"\n[gateway]\nlabel = \"barn\"\n",
+    );
+    let (_, text) = site.daemon.command(&["check"]);
+    for words in [
+        ["device.door-7: the running gateway still uses its earlier key", "reload"],
+        ["role.sensor: the running gateway still uses its earlier rules", "reload"],
+        ["gateway.label: the running gateway still uses none", "reload"],
+    ] {
+        assert!(found(&text, "warn", &words), "{words:?} in {text}");
+    }
+    site.folder.write(
+        "conf.d/60.toml",
+        format!(
+            "[upstream]\nurl = \"mqtt://127.0.0.1:{}\"\ninsecure = true\nca-file = \"\"\n",
+            site.broker.plain_port
+        ),
+    );
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(found(&text, "warn", &["upstream.url: the running gateway still uses mqtts://"]), "{text}");
+    for key in ["upstream.ca-file", "upstream.pin-sha256", "upstream.alpn", "upstream.tls-min"] {
+        assert!(!text.contains(&format!("{key}: the running")), "{key} in {text}");
+    }
+}
