@@ -12,7 +12,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -31,6 +31,9 @@ use crate::durable::io::{OnDisk, create_directory};
 
 /// Greatest file of a bootstrap certificate or key.
 const FILE_MAX: u64 = 256 * 1024;
+
+/// How often it is looked whether the certificate before can go.
+const LOOK_BACK_EVERY: Duration = Duration::from_secs(600);
 
 /// Something that is answered on the same thread.
 pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -73,6 +76,8 @@ pub struct Keeper {
     shown: RefCell<Shown>,
     entries: RefCell<VecDeque<Entry>>,
     saving: Cell<bool>,
+    /// When the certificate before is looked at next: whether its day is over.
+    look_back_at: Cell<Instant>,
 }
 
 impl Keeper {
@@ -111,6 +116,7 @@ impl Keeper {
             shown,
             entries: RefCell::default(),
             saving: Cell::new(false),
+            look_back_at: Cell::new(now),
         }))
     }
 
@@ -143,6 +149,22 @@ impl Keeper {
         let (clock, standing) = (self.clock(), self.prover.standing());
         self.renewal.borrow_mut().handle_timeout(Instant::now(), clock, standing);
         self.pump();
+        self.look_back(Instant::now());
+    }
+
+    /// Removes the certificate before once its day is over.
+    fn look_back(self: &Rc<Self>, now: Instant) {
+        let wall = self.clock.wall().filter(|_| self.shown.borrow().has_previous);
+        let Some(wall) = wall.filter(|_| now >= self.look_back_at.get()) else { return };
+        self.look_back_at.set(now + LOOK_BACK_EVERY);
+        let keeper = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let looked = keeper.with_store(move |store| {
+                store.forget_previous(wall);
+                Ok(())
+            });
+            let _ = looked.await; // what stays is removed another time
+        });
     }
 
     /// Asks for the next certificate now. False: one is on its way.
