@@ -8,14 +8,14 @@ use libfuzzer_sys::fuzz_target;
 use tombolo::proto::serial::checksum::{Checksum, Placement};
 use tombolo::proto::serial::framing::length::{Header, Width};
 use tombolo::proto::serial::framing::line::End;
-use tombolo::proto::serial::framing::markers::Markers;
+use tombolo::proto::serial::framing::markers::{Escape, Markers};
 use tombolo::proto::serial::framing::{Decoder, Framing, Settings, encode};
 use tombolo::proto::serial::reading::{Extractor, Form, Room};
 
 fuzz_target!(|data: &[u8]| {
     let [kind, checksum, shape, max, cut, stream @ ..] = data else { return };
     let marker = |bytes: &[u8]| bytes.to_vec();
-    let framing = match kind % 9 {
+    let framing = match kind % 10 {
         0 => Framing::Line(End::Any),
         1 => Framing::Line(End::Exactly(vec![b'\r', b'\n', *shape][..1 + usize::from(shape % 3)].to_vec())),
         2 => Framing::Slip,
@@ -28,7 +28,11 @@ fuzz_target!(|data: &[u8]| {
         }),
         5 => Framing::Gap(Duration::from_millis(20)),
         6 => Framing::Fixed(1 + usize::from(*shape)),
-        7 => Framing::Markers(Markers { start: marker(b"\x02"), end: marker(b"\x03"), escape: Some(0x10) }),
+        7 => Framing::Markers(Markers { start: marker(b"\x02"), end: marker(b"\x03"), escape: Some(Escape::Before(0x10)) }),
+        8 => {
+            let escape = Some(Escape::Doubled(marker(b"\x1b\x1b")));
+            Framing::Markers(Markers { start: marker(b"\x1b\x1b\x01"), end: marker(b"\x1b\x1b\x1a"), escape })
+        }
         _ => Framing::Markers(Markers { start: marker(b"<<"), end: marker(b">|"), escape: None }),
     };
     let placement = Placement {
@@ -55,6 +59,10 @@ fuzz_target!(|data: &[u8]| {
         _ => false,
     };
     let start = if takes_start && max % 2 == 1 { b"\x42\x4D".to_vec() } else { Vec::new() };
+    // Behind the end: the checksum alone, or with bytes before it.
+    let takes_keep = matches!(framing, Framing::Line(End::Exactly(_)) | Framing::Markers(_));
+    let behind = checksum.map_or(1, |checksum| placement.width(checksum)) + usize::from(*max % 3);
+    let keep = if takes_keep && max % 4 < 2 { behind.min(8) } else { 0 };
     let settings = Settings {
         framing,
         checksum,
@@ -62,6 +70,8 @@ fuzz_target!(|data: &[u8]| {
         start,
         placement,
         skip_first: false,
+        keep,
+        whole: keep > 0 && max % 2 == 1,
     };
 
     let extractor =
@@ -86,8 +96,12 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!((counters.good, counters.bytes), (good, stream.len() as u64));
     assert!(counters.dropped <= counters.bytes);
 
-    // What it can frame comes back, on a line that is quiet.
+    // What it can frame comes back, on a line that is quiet. Frames with bytes behind their end are
+    // only read.
     let mut frame = Vec::new();
+    if settings.keep > 0 {
+        return;
+    }
     if encode(&settings, stream, &mut frame).is_ok() {
         let mut decoder = Decoder::new(&settings, start);
         let mut back = Vec::new();

@@ -83,6 +83,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_gate_refused_denied_readings_total", "Readings refused with 4.03: a deny rule matches."),
     ("tombolo_gate_refused_not_allowed_readings_total", "Readings refused with 4.05: the method."),
     ("tombolo_gate_refused_too_large_readings_total", "Readings refused with 4.13: too large."),
+    (
+        "tombolo_gate_refused_query_readings_total",
+        "Readings refused with 4.02 or 4.00: a query that is not wanted, or an argument of it.",
+    ),
     ("tombolo_gate_refused_over_quota_readings_total", "Readings refused with 4.29: over quota."),
     ("tombolo_gate_refused_topic_readings_total", "Readings refused with 4.03: a topic that is not theirs."),
     ("tombolo_gate_refused_unknown_device_readings_total", "Readings refused with 4.01: of no device."),

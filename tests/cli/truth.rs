@@ -142,7 +142,8 @@ fn every_command_that_a_message_names_exists() {
                     let word = word.unwrap_or_default();
                     let is_known = tombolo::telemetry::hint::COMMANDS.contains(&word);
                     assert!(
-                        is_known || ["", "--help", "--config", "fleet-devices", "demo"].contains(&word),
+                        is_known
+                            || ["", "--help", "--config", "fleet-devices", "demo", "help"].contains(&word),
                         "{}: {line}",
                         path.display()
                     );
@@ -225,22 +226,22 @@ fn the_settings_of_a_line_are_named_where_the_port_is_in_the_network() {
 fn the_package_does_not_adopt_an_account_of_a_person() {
     let place = Place::new();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/deb/debian/tombolo.preinst");
-    let install = |action: &str, id: &str| {
-        for (name, text) in [("id", id), ("dpkg", "echo amd64"), ("uname", "echo x86_64")] {
-            place.write(&format!("bin/{name}"), &format!("{text}\n"));
-        }
-        // The scripts are read by sh, not run: another test's child may hold them open.
+    let install = |action: &str, account: &str| {
+        place.write("bin/getent", &format!("{account}\n"));
+        // The script is read by sh, not run: another test's child may hold it open.
         let line = format!(
-            "id() {{ . {0}/id; }}; dpkg() {{ . {0}/dpkg; }}; uname() {{ . {0}/uname; }}; set -- {action}; . {script}",
+            "getent() {{ [ \"$1\" = passwd ] && . {}/getent; }}; set -- {action}; . {script}",
             place.path("bin").display()
         );
         let output = Command::new("/bin/sh").args(["-c", &line]).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    assert_eq!(install("install", "return 1").0, Some(0), "there is none");
-    assert_eq!(install("install", "echo 998").0, Some(0), "a system user");
-    assert_eq!(install("upgrade", "echo 1000").0, Some(0), "what is installed is not broken");
-    let (status, said) = install("install", "echo 1000");
+    let account = |uid: u32, shell: &str| format!("echo tombolo:x:{uid}:{uid}::/var/lib/tombolo:{shell}");
+    assert_eq!(install("install", "return 2").0, Some(0), "there is none");
+    assert_eq!(install("install", &account(998, "/usr/sbin/nologin")).0, Some(0), "a system user");
+    let person = account(1000, "/bin/bash");
+    assert_eq!(install("upgrade", &person).0, Some(0), "what is installed is not broken");
+    let (status, said) = install("install", &person);
     assert_eq!(status, Some(1));
-    assert!(said.contains("no system user") && said.contains("usermod"), "{said}");
+    assert!(said.contains("a person's account") && said.contains("usermod"), "{said}");
 }

@@ -393,38 +393,6 @@ fn what_was_learned_of_another_map_is_not_used_and_a_damaged_notebook_is_none() 
 }
 
 #[test]
-fn the_groups_of_a_unit_that_answer_are_published_in_the_first_round_however_long_the_period_is() {
-    for hole in [0_u16, 100] {
-        let mut meter = with([0, 5, 100, 105]);
-        meter.period = MINUTE;
-        let mut world = World::new(settings(vec![meter]));
-        world.behave(1, where_it(move |address, quantity| quantity == 1 || address.abs_diff(hole) > 5));
-        world.run(Duration::from_secs(10));
-        let readings = world.readings(0);
-        let others = if hole == 0 { r#""r100":100,"r105":105"# } else { r#""r0":0,"r5":5"# };
-        assert_eq!(readings.len(), 1, "{readings:?}");
-        assert!(readings[0].1.contains(others), "{readings:?}");
-    }
-}
-
-#[test]
-fn one_lost_answer_costs_no_value() {
-    let mut meter = with([0, 5, 100, 105]);
-    meter.period = Duration::from_secs(10);
-    let expected = whole(&meter.registers);
-    let mut world = World::new(settings(vec![meter]));
-    let mut count = 0;
-    world.behave(1, move |request| {
-        count += 1;
-        if count == 5 { Vec::new() } else { support::meter(request) }
-    });
-    world.run(MINUTE);
-    let readings = world.readings(0);
-    assert!(readings.iter().all(|(_, payload)| *payload == expected), "{readings:?}");
-    assert!(readings.len() >= 6);
-}
-
-#[test]
 fn a_unit_that_can_be_read_as_configured_again_is_after_a_day() {
     let meter = with(0..40);
     let mut world = World::new(settings(vec![meter]));

@@ -242,7 +242,8 @@ fn who_may_not_read_the_registry_gets_the_devices_from_the_daemon_or_an_error() 
 #[test]
 fn a_test_names_the_refusal_of_the_broker() {
     let folder = tombolo_test_support::Folder::new("device-test-acl");
-    let allowed = "topic write tombolo/gw/gateway/#\ntopic write tombolo/gw/door-7/status\ntopic read #\n";
+    let allowed = "topic write tombolo/gw/gateway/#\ntopic write tombolo/gw/door-7/status\n\
+                   topic write +/witness/ready\ntopic read #\n";
     let acl = folder.write("acl", allowed);
     let site = Site::with_broker("device-test-refused", "", &format!("acl_file {}", acl.display()));
     wait_for("the broker", || {

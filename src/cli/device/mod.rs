@@ -78,7 +78,14 @@ fn without_level(finding: &crate::config::Finding) -> String {
 
 fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
     let loaded = context.load()?;
-    if let Some((_, fleet)) = of_fleets(&loaded).into_iter().find(|(known, _)| known.id == id) {
+    let stored = || of_fleets(&loaded).into_iter().find(|(known, _)| known.id == id);
+    // One that was seen a moment ago is not in the file yet.
+    let seen = || running::ask(context, Some(id)).ok()?.remove(id)?.fleet;
+    let fleet = match loaded.known(id) {
+        Some(_) => None,
+        None => stored().map(|(_, fleet)| fleet.to_string()).or_else(seen),
+    };
+    if let Some(fleet) = fleet {
         return Err(CommandError::Failed(format!(
             "{id} belongs to fleet {fleet}; revoke its certificate, or add [device.{id}] with enabled = false and reload"
         )));

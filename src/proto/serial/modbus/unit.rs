@@ -19,9 +19,7 @@
 //! after a pause, if nothing was ever answered sooner after an answer; taken apart, at its gaps and
 //! then in the middle; left out for a time that doubles, if it is one value only. Until a part was
 //! answered it is *suspect*: it is read after all others, and when it fails the reading is
-//! published without it. Between two polls there are turns for suspects alone. Any other part that
-//! fails is deferred: the poll goes on with the parts behind it, and it is read last in that poll;
-//! so the others are published at once.
+//! published without it. Between two polls there are turns for suspects alone.
 //!
 //! What was learned may have been a passing matter. Once a day, and when a unit that was down is up
 //! again, one poll is made as configured: if all of it is answered, what was learned is forgotten;
@@ -145,25 +143,15 @@ struct Part {
     aside: Option<(Instant, Duration)>,
     /// Of which read it is a half, as an index into `halved`.
     half_of: Option<usize>,
-    /// It failed in this poll, and is read last in it.
-    deferred: bool,
 }
 
 impl Part {
     fn new(block: Block) -> Part {
-        Part {
-            block,
-            failures: 0,
-            suspect: false,
-            proven: false,
-            aside: None,
-            half_of: None,
-            deferred: false,
-        }
+        Part { block, failures: 0, suspect: false, proven: false, aside: None, half_of: None }
     }
 
     fn is_doubtful(&self) -> bool {
-        self.suspect || self.deferred || self.aside.is_some()
+        self.suspect || self.aside.is_some()
     }
 }
 
@@ -207,8 +195,6 @@ pub(super) struct Unit {
     probe_at: usize,
     in_step: bool,
     position: usize,
-    /// The first part that was not read yet in this poll.
-    from: usize,
     asked: Option<usize>,
     /// This turn is for suspects only.
     learning: bool,
@@ -261,7 +247,6 @@ impl Unit {
             revision: 0,
             in_step: false,
             position: 0,
-            from: 0,
             asked: None,
             learning: false,
             changes: Changes::default(),
@@ -370,10 +355,9 @@ impl Unit {
             self.parts.iter().filter(wanted).map(|part| &part.block).collect()
         };
         let proven = of(|part| part.aside.is_none() && part.proven);
-        let others = of(|part| part.aside.is_none() && !part.proven && !part.deferred);
-        let failed = of(|part| part.aside.is_none() && !part.proven && part.deferred);
+        let others = of(|part| part.aside.is_none() && !part.proven);
         let aside = of(|part| part.aside.is_some());
-        let probes = [proven, others, failed, aside].map(|from| plan::probes(registers, &from, &all));
+        let probes = [proven, others, aside].map(|from| plan::probes(registers, &from, &all));
         self.probes = probes.concat();
     }
 
@@ -390,9 +374,7 @@ impl Unit {
     }
 
     fn restart(&mut self) {
-        self.from = 0;
         self.position = 0;
-        self.parts.iter_mut().for_each(|part| part.deferred = false);
         self.asked = None;
         self.learning = false;
         self.values.fill(None);
@@ -403,7 +385,7 @@ impl Unit {
     pub(super) fn begin(&mut self, now: Instant) {
         self.learning = now < self.slot;
         self.rewind();
-        if !self.learning && self.from == 0 && now >= self.trial_at {
+        if !self.learning && now >= self.trial_at {
             self.begin_trial(now);
         }
         if self.in_step {
@@ -412,7 +394,7 @@ impl Unit {
     }
 
     fn rewind(&mut self) {
-        self.position = self.from;
+        self.position = 0;
         self.asked = None;
     }
 
@@ -827,10 +809,9 @@ impl Unit {
         }
         let part = self.asked.filter(|_| purpose == Purpose::Block);
         let part = part.and_then(|index| self.parts.get(index));
-        let (mut is_complete, mut is_deferred) = (false, false);
+        let mut is_complete = false;
         if let Some(part) = part {
             is_complete = part.is_doubtful() && !self.learning;
-            is_deferred = !part.is_doubtful() && !self.learning;
             self.blame = Some((part.block.clone(), why, self.silence));
             if self.values.iter().all(Option::is_none) {
                 self.barren = self.barren.saturating_add(1);
@@ -845,21 +826,9 @@ impl Unit {
             if now < self.slot {
                 self.due = self.due.min(self.slot_due);
             }
-            match self.asked.take().filter(|_| is_deferred) {
-                Some(index) => self.defer(index),
-                None => self.restart(),
-            }
+            self.restart();
         }
         is_complete
-    }
-
-    /// The poll goes on without this part, which is read last.
-    fn defer(&mut self, index: usize) {
-        let mut part = self.parts.remove(index);
-        part.deferred = true;
-        self.parts.push(part);
-        (self.from, self.position) = (index, index);
-        self.find_probes();
     }
 
     /// After a poll that was complete without a suspect: the next turn comes before the next poll.
