@@ -7,15 +7,15 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 mod maintenance;
 
 pub use maintenance::{
-    ApplyArguments, BundleArguments, CompleteArguments, ConfigCommand, DecommissionArguments, HelpArguments,
-    MigrateArguments, Names, ShowArguments,
+    ApplyArguments, BundleArguments, CertCommand, CertNameArgument, CertRenewArguments, CompleteArguments,
+    ConfigCommand, DecommissionArguments, HelpArguments, MigrateArguments, Names, ShowArguments,
 };
 
 /// The default of `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
 
 /// Commands that are documented but not implemented yet.
-pub const NOT_BUILT: [&str; 3] = ["send", "cert", "update"];
+pub const NOT_BUILT: [&str; 2] = ["send", "update"];
 
 /// Gateway from CoAP/DTLS, serial and Modbus devices to one MQTT broker
 #[derive(Debug, Parser)]
@@ -74,6 +74,9 @@ pub enum Command {
     /// Print whether the clock is trusted, in doubt or not trusted, and why
     #[command(args_conflicts_with_subcommands = true)]
     Clock(ClockArguments),
+    /// Show and steer the certificates that renew themselves
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Print the decrypted messages of a device, or the packets of the uplink
     Trace(TraceArguments),
     /// List serial ports, or print the bytes of one

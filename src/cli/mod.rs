@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `run` | starts the daemon in this process |
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
-//! | `status`, `queue`, `tail`, `trace`, `reload`, `device test` | the running daemon, over its control socket |
+//! | `status`, `queue`, `tail`, `trace`, `reload`, `cert`, `device test` | the running daemon, over its control socket |
 //! | `acl explain`, `check`, `clock` | the running daemon, or the files where it does not run |
 //! | `config` | the files, with or without the daemon |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
@@ -17,6 +17,7 @@
 mod acl;
 pub mod args;
 mod bundle;
+mod cert;
 pub mod check;
 mod clock;
 mod colour;
@@ -173,6 +174,7 @@ fn doing(command: &Command) -> Option<&'static str> {
         Command::Queue(_) => Some("reading the journal"),
         Command::Status(_) | Command::Acl(_) | Command::Clock(_) => Some("waiting for the gateway"),
         Command::Config(_) => Some("waiting"),
+        Command::Cert(_) => Some("waiting for the gateway"),
         Command::SupportBundle(_) => Some("collecting"),
         Command::Decommission(_) => Some("waiting for the broker"),
         _ => None,
@@ -212,6 +214,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Reload => reload::run(context)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Clock(arguments) => clock::run(context, arguments.command)?,
+        Command::Cert(command) => cert::run(context, &command)?,
         Command::Trace(arguments) => trace::run(context, arguments)?,
         Command::Serial(command) => serial::run(context, command)?,
         #[cfg(not(feature = "dimpl"))]

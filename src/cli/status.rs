@@ -8,7 +8,7 @@ use super::output::{align, bytes, plural, span};
 use super::{Context, colour};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
-use crate::control::snapshot::{SerialPort, SerialUnit, Session, SessionPage, Status, Uplink};
+use crate::control::snapshot::{Certificate, SerialPort, SerialUnit, Session, SessionPage, Status, Uplink};
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
 
@@ -67,6 +67,15 @@ pub fn kind(session: &Session) -> String {
     text
 }
 
+/// A certificate in one line.
+fn certificate(name: &str, of: &Certificate) -> String {
+    let day = |text: &Option<String>| text.as_deref().and_then(|at| at.get(..10)).map(str::to_owned);
+    let mut text = format!("{name}: {}", of.state);
+    text.extend(day(&of.not_after).map(|at| format!(", valid until {at}")));
+    text.extend(day(&of.due).map(|at| format!(", the next one due {at}")));
+    text
+}
+
 /// The text form.
 pub fn text(status: &Status) -> String {
     let mut rows = Vec::new();
@@ -78,6 +87,9 @@ pub fn text(status: &Status) -> String {
     row("upstream", uplink(&status.upstream));
     for warning in &status.upstream.warnings {
         row("", warning.clone());
+    }
+    for (name, of) in &status.certificates {
+        row("certificate", certificate(name, of));
     }
     if let Some(limit) = status.upstream.rate_limit.filter(|_| !status.upstream.rate_lowered) {
         row("", super::queue::rate(limit, status.journal.records));
@@ -433,6 +445,7 @@ mod tests {
             last_s: 60,
         };
         let status = Status {
+            certificates: Default::default(),
             ok: false,
             reasons: Vec::new(),
             strays: vec![stray],

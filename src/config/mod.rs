@@ -57,7 +57,9 @@ pub use certificate::Material;
 pub use finding::{Finding, Level, Place, findings_to_json, findings_to_lines};
 pub use layer::{LayerText, Origin, dotted};
 pub use registry::Registry;
-pub use settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Metrics, Paths, Settings};
+pub use settings::{
+    Certificate, Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Metrics, Paths, Settings,
+};
 pub use state::State;
 
 use finding::Findings;

@@ -19,6 +19,7 @@ use crate::proto::serial::modbus::model::{BusTable, UnitTable};
 pub(super) struct File {
     pub(super) gateway: Gateway,
     pub(super) upstream: Option<Upstream>,
+    pub(super) certificate: BTreeMap<String, RenewedCertificate>,
     pub(super) topics: Topics,
     pub(super) coap: Coap,
     pub(super) serial: BTreeMap<String, Serial>,
@@ -46,6 +47,7 @@ pub(super) struct Upstream {
     pub(super) url: Option<String>,
     pub(super) insecure: Option<bool>,
     pub(super) ca_file: Option<String>,
+    pub(super) certificate: Option<String>,
     pub(super) certificate_file: Option<String>,
     pub(super) key_file: Option<String>,
     pub(super) key_password_file: Option<String>,
@@ -65,6 +67,27 @@ pub(super) struct Upstream {
     pub(super) answer_timeout: Option<Span>,
     pub(super) retry_rejected: Option<Span>,
     pub(super) tls_min: Option<TlsMin>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RenewedCertificate {
+    pub(super) source: Option<String>,
+    pub(super) est_url: Option<String>,
+    pub(super) est_ca_file: Option<String>,
+    pub(super) est_ca_sha256: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) command: Option<Vec<String>>,
+    pub(super) timeout: Option<Span>,
+    pub(super) bootstrap_certificate_file: Option<String>,
+    pub(super) bootstrap_key_file: Option<String>,
+    pub(super) subject: Option<String>,
+    pub(super) dns: Option<Vec<String>>,
+    pub(super) uri: Option<Vec<String>>,
+    pub(super) reuse_key: Option<bool>,
+    pub(super) renew_at: Option<String>,
+    pub(super) renew_before: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

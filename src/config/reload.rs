@@ -57,6 +57,10 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
                             old.settings.journal.segment_bytes
                         ),
                     ),
+                    "certificate" => (
+                        "changed, or its [certificate] table, which a reload cannot apply",
+                        "systemctl restart tombolo takes it up; or change it back; nothing was reloaded".to_owned(),
+                    ),
                     _ => (
                         "changed, and a reload cannot apply it",
                         "systemctl restart tombolo takes it up; or change it back; nothing was reloaded".to_owned(),
@@ -91,6 +95,7 @@ pub(super) fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'sta
     let insecure =
         |coap: &crate::southbound::coap::Settings| coap.insecure.as_ref().map(|(list, _)| list.clone());
     [
+        ("upstream", "certificate", was.certificates != is.certificates),
         ("coap", "listen", was.coap.listen != is.coap.listen),
         ("coap", "insecure-listen", insecure(&was.coap) != insecure(&is.coap)),
         ("coap", "max-sessions", was.coap.max_sessions != is.coap.max_sessions),
@@ -131,6 +136,7 @@ mod tests {
     #[test]
     fn the_keys_compared_are_those_the_schema_calls_fixed() {
         let listed = [
+            "upstream.certificate",
             "coap.listen",
             "coap.insecure-listen",
             "coap.max-sessions",

@@ -90,6 +90,7 @@ const YEARS_10: u64 = 10 * YEAR;
 pub const ROOT: &[Key] = &[
     key("gateway", Kind::Table(GATEWAY)),
     key("upstream", Kind::Table(UPSTREAM)),
+    key("certificate", Kind::Named(CERTIFICATE)),
     key("topics", Kind::Table(TOPICS)),
     key("coap", Kind::Table(COAP)),
     key("serial", Kind::Named(SERIAL)),
@@ -110,6 +111,7 @@ const UPSTREAM: &[Key] = &[
     key("url", Kind::Url),
     key("insecure", Kind::Flag),
     key("ca-file", Kind::Path),
+    fixed("certificate", Kind::Name),
     key("certificate-file", Kind::Path),
     key("key-file", Kind::Secret),
     key("key-password-file", Kind::Secret),
@@ -141,6 +143,29 @@ const JWT: &[Key] = &[
     key("lifetime", Kind::Span(seconds(300), seconds(DAY))),
     key("algorithm", Kind::Choice(&["ES256", "EdDSA", "RS256"])),
     key("key-file", Kind::Secret),
+];
+
+const CERTIFICATE: &[Key] = &[
+    fixed("source", Kind::Choice(&["est", "exec"])),
+    fixed("est-url", Kind::Text(2_000)),
+    fixed("est-ca-file", Kind::Path),
+    fixed("est-ca-sha256", Kind::Text(95)),
+    fixed("username", Kind::Text(255)),
+    fixed("password-file", Kind::Secret),
+    fixed(
+        "password",
+        Kind::Forbidden("put it into a file of its own, mode 0640, and name that with password-file"),
+    ),
+    fixed("command", Kind::Texts),
+    fixed("timeout", Kind::Span(seconds(5), seconds(600))),
+    fixed("bootstrap-certificate-file", Kind::Path),
+    fixed("bootstrap-key-file", Kind::Secret),
+    fixed("subject", Kind::Text(1024)),
+    fixed("dns", Kind::Texts),
+    fixed("uri", Kind::Texts),
+    fixed("reuse-key", Kind::Flag),
+    fixed("renew-at", Kind::Text(8)),
+    fixed("renew-before", Kind::Span(seconds(60), seconds(YEARS_10))),
 ];
 
 const TOPICS: &[Key] = &[

@@ -15,6 +15,8 @@ pub struct Settings {
     pub gate: gate::Settings,
     /// The broker; `None` if none is configured: the gateway runs anyway and stores readings.
     pub upstream: Option<northbound::Settings>,
+    /// The certificates that the gateway renews by itself.
+    pub certificates: Vec<Certificate>,
     /// The CoAP side.
     pub coap: southbound::coap::Settings,
     /// The usable serial ports, in name order. Their devices are in [`Settings::gate`] too.
@@ -29,6 +31,15 @@ pub struct Settings {
     pub metrics: Metrics,
     /// The paths.
     pub paths: Paths,
+}
+
+/// `[certificate.NAME]`, if it is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// When and how it is renewed.
+    pub settings: crate::credential::settings::Settings,
+    /// Where the next one comes from.
+    pub source: crate::credential::source_settings::SourceSettings,
 }
 
 /// The identity of this gateway.

@@ -6,30 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::scalar::parse_hex;
-use super::schema::{Key, Kind};
 use crate::credential::est::{self, EstSettings, EstTrust, EstUrl};
 use crate::credential::exec::ExecSettings;
 use crate::credential::source_settings::SourceSettings;
-
-/// The keys, for the table's schema.
-pub const SOURCE_KEYS: [Key; 9] = [
-    reloadable("source", Kind::Choice(&["est", "exec"])),
-    reloadable("est-url", Kind::Text(2_000)),
-    reloadable("est-ca-file", Kind::Path),
-    reloadable("est-ca-sha256", Kind::Text(95)),
-    reloadable("username", Kind::Text(255)),
-    reloadable("password-file", Kind::Secret),
-    reloadable(
-        "password",
-        Kind::Forbidden("put it into a file of its own, mode 0640, and name that with password-file"),
-    ),
-    reloadable("command", Kind::Texts),
-    reloadable("timeout", Kind::Span(Duration::from_secs(5), Duration::from_secs(600))),
-];
-
-const fn reloadable(name: &'static str, kind: Kind) -> Key {
-    Key { name, kind, reloadable: true }
-}
 
 /// How long an order may take.
 const TIMEOUT: Duration = Duration::from_secs(60);

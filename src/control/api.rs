@@ -1,12 +1,14 @@
 //! What the daemon implements to answer the control socket, and how its answers find their way
 //! back.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::protocol::{Code, Failure, Request, Response, Selection};
-use super::snapshot::{DevicePage, SecurityReport, SessionPage, Status};
+use super::snapshot::{Certificate, DevicePage, SecurityReport, SessionPage, Status};
 use crate::message::Method;
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
@@ -92,6 +94,17 @@ pub trait Control {
         SecurityReport::default()
     }
 
+    /// The certificates that the gateway renews by itself, by name.
+    fn certificates(&mut self) -> BTreeMap<String, Certificate> {
+        BTreeMap::new()
+    }
+
+    /// Does something with one of them, and answers when it is begun, or done.
+    fn certificate(&mut self, name: &str, action: CertificateAction, reply: Reply) {
+        let _ = (name, action);
+        reply.fail(Failure::new(Code::NotFound, "there is no certificate here"));
+    }
+
     /// Whether there is a serial port of this name.
     fn serial_port(&mut self, name: &str) -> bool {
         let _ = name;
@@ -127,6 +140,17 @@ pub enum ClockAction {
     Trust,
     /// Lower the floor to the build date.
     Reset,
+}
+
+/// What to do with a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateAction {
+    /// Ask for the next one now.
+    Renew,
+    /// Take the one before into use again.
+    RollBack,
+    /// What happened lately.
+    History,
 }
 
 /// One request that waits for its answer.
@@ -166,6 +190,10 @@ impl Call {
             Request::Clock {} => control.clock(ClockAction::Show, reply),
             Request::ClockTrust {} => control.clock(ClockAction::Trust, reply),
             Request::ClockReset {} => control.clock(ClockAction::Reset, reply),
+            Request::CertStatus {} => reply.ok(&control.certificates()),
+            Request::CertRenew { name } => control.certificate(&name, CertificateAction::Renew, reply),
+            Request::CertRollback { name } => control.certificate(&name, CertificateAction::RollBack, reply),
+            Request::CertHistory { name } => control.certificate(&name, CertificateAction::History, reply),
             Request::SerialTrace { port } => match control.serial_port(&port) {
                 true => reply.ok(&serde_json::json!({})),
                 false => reply.fail(Failure::new(

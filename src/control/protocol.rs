@@ -156,6 +156,26 @@ pub enum Request {
     ClockTrust {},
     /// The user resets the floor to the build date. Answered as `clock`, when it is on disk.
     ClockReset {},
+    /// The certificates that the gateway renews by itself: an object by name of
+    /// [`Certificate`](super::snapshot::Certificate).
+    CertStatus {},
+    /// Asks for the next certificate now; answered when that is begun, as one entry of
+    /// `cert-status`. Only for root and the daemon's own user.
+    CertRenew {
+        /// `[certificate.NAME]`
+        name: String,
+    },
+    /// Takes the certificate before into use again; answered when it is, as one entry of
+    /// `cert-status`. Only for root and the daemon's own user.
+    CertRollback {
+        /// `[certificate.NAME]`
+        name: String,
+    },
+    /// What happened to a certificate lately, oldest first: `{"events": [{"at", "what"}]}`.
+    CertHistory {
+        /// `[certificate.NAME]`
+        name: String,
+    },
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -190,6 +210,8 @@ impl Request {
                 | Request::ClockTrust {}
                 | Request::ClockReset {}
                 | Request::DeviceTest { .. }
+                | Request::CertRenew { .. }
+                | Request::CertRollback { .. }
         )
     }
 
@@ -198,7 +220,11 @@ impl Request {
     pub fn is_privileged(&self) -> bool {
         matches!(
             self,
-            Request::DeviceTest { .. } | Request::DeviceTestDelivery { .. } | Request::TrafficTrace { .. }
+            Request::DeviceTest { .. }
+                | Request::DeviceTestDelivery { .. }
+                | Request::TrafficTrace { .. }
+                | Request::CertRenew { .. }
+                | Request::CertRollback { .. }
         )
     }
 }
@@ -352,6 +378,13 @@ mod tests {
             (r#"{"request":"clock"}"#, Request::Clock {}),
             (r#"{"request":"clock-trust"}"#, Request::ClockTrust {}),
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
+            (r#"{"request":"cert-status"}"#, Request::CertStatus {}),
+            (r#"{"request":"cert-renew","name":"uplink"}"#, Request::CertRenew { name: "uplink".into() }),
+            (
+                r#"{"request":"cert-rollback","name":"uplink"}"#,
+                Request::CertRollback { name: "uplink".into() },
+            ),
+            (r#"{"request":"cert-history","name":"uplink"}"#, Request::CertHistory { name: "uplink".into() }),
         ] {
             assert_eq!(Request::parse(line.as_bytes()).as_ref(), Ok(&request), "{line}");
             assert_eq!(to_line(&request), [line.as_bytes(), b"\n"].concat());

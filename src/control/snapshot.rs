@@ -46,6 +46,35 @@ pub struct Status {
     pub clock: Clock,
     /// The configuration file that is on trial; `None` = none is.
     pub trial: Option<ConfigTrial>,
+    /// The certificates that the gateway renews by itself, by name.
+    pub certificates: BTreeMap<String, Certificate>,
+}
+
+/// A certificate that the gateway renews by itself; `tombolo cert status --json` has these by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Certificate {
+    /// `missing`, `valid`, `ordering`, `staged`, `probing`, `comparing`, `committing`, `committed`,
+    /// `retrying` or `expired`.
+    pub state: String,
+    /// The serial number of the one in use, hexadecimal; `None` = there is none.
+    pub serial: Option<String>,
+    /// Its subject.
+    pub subject: Option<String>,
+    /// Its issuer.
+    pub issuer: Option<String>,
+    /// From when it is valid.
+    pub not_before: Option<String>,
+    /// Until when it is valid.
+    pub not_after: Option<String>,
+    /// When the next one is asked for.
+    pub due: Option<String>,
+    /// `current`, or `candidate` while a new one waits for its proof; `None` = there is neither.
+    pub slot: Option<String>,
+    /// When one was asked for last.
+    pub last_attempt: Option<String>,
+    /// Why that failed.
+    pub last_error: Option<String>,
 }
 
 /// A configuration file on trial: `tombolo config apply FILE --confirm TIME`.

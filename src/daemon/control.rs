@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
+use super::certificates::Certificates;
 use super::clock::SystemClock;
 use super::config_check;
 use super::deliveries::Deliveries;
@@ -35,7 +36,7 @@ use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
-use crate::control::api::{ClockAction, Control, RejectedAction, Reply};
+use crate::control::api::{CertificateAction, ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
@@ -67,6 +68,7 @@ pub struct Desk {
     state: StateKeeper,
     fleets: FleetKeeper,
     deliveries: Rc<Deliveries>,
+    certificates: Certificates,
     started: Instant,
     /// Since when the rules count what they decide.
     rules_since: Instant,
@@ -109,6 +111,7 @@ impl Desk {
         clock: Arc<SystemClock>,
         fleets: FleetKeeper,
         deliveries: Rc<Deliveries>,
+        certificates: Certificates,
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -117,6 +120,7 @@ impl Desk {
             state: StateKeeper::new(now, &loaded),
             fleets,
             deliveries,
+            certificates,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -229,6 +233,7 @@ impl Desk {
         self.state.care(now);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
+        self.certificates.care();
         self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
@@ -516,6 +521,7 @@ impl Desk {
         }));
         problems.extend(self.state.problems());
         problems.extend(self.metrics_problems.iter().cloned());
+        problems.extend(self.certificates.problems());
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
@@ -590,6 +596,7 @@ impl Control for Desk {
             problems: self.problems(&journal, now),
             clock: self.clock.snapshot(),
             trial: self.trial.as_ref().map(OnTrial::snapshot),
+            certificates: self.certificates.snapshot(),
         };
         status.reasons = verdict::reasons(&status);
         status.ok = status.reasons.is_empty();
@@ -766,6 +773,14 @@ impl Control for Desk {
 
     fn uplink_check(&mut self, reply: Reply) {
         self.link.check(reply);
+    }
+
+    fn certificates(&mut self) -> BTreeMap<String, snapshot::Certificate> {
+        self.certificates.snapshot()
+    }
+
+    fn certificate(&mut self, name: &str, action: CertificateAction, reply: Reply) {
+        self.certificates.act(name, action, reply);
     }
 
     fn serial_port(&mut self, name: &str) -> bool {

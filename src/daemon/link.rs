@@ -1,6 +1,7 @@
 //! The uplink as the rest of the daemon holds it: one that can be replaced, or not be there at all.
 
 use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use super::clock::SystemClock;
 use super::deliveries::Deliveries;
 use crate::control::api::Reply;
 use crate::control::snapshot;
+use crate::credential::renewal::{Standing, Verdict};
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
@@ -18,7 +20,7 @@ use crate::northbound::io::observer::Observer;
 use crate::northbound::io::{Checked, Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
-use crate::northbound::uplink::{CLOSES, Status, Uplink};
+use crate::northbound::uplink::{CLOSES, Status, TrialVerdict, Uplink};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -31,6 +33,10 @@ const SLOW_ANSWER: Duration = Duration::from_secs(10);
 const REFUSES_ALL_AFTER: Duration = Duration::from_secs(10);
 /// Records wait and none was taken for so long, though the connection stands.
 const NONE_TAKEN: Duration = Duration::from_secs(120);
+/// How long a probe of a certificate may take: the attempt under way, what is in flight, the trial.
+const PROBE_WITHIN: Duration = Duration::from_secs(180);
+/// How often its result is asked for.
+const PROBE_TICK: Duration = Duration::from_millis(20);
 /// How long an asked-for publish may take to be acknowledged.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -198,6 +204,59 @@ impl Link {
             let stopped = status.stopped_until.iter().flatten().any(|until| *until > now);
             status.connected && status.nothing_taken.is_none() && !stopped
         })
+    }
+
+    /// Shows by a connection in place of the present one whether the broker accepts this
+    /// certificate: chain and key in one file.
+    pub async fn probe(&self, file: PathBuf) -> Verdict {
+        let handle = self.handle.borrow().clone();
+        let Some(handle) = handle else { return Verdict::Fault("no upstream is configured".to_owned()) };
+        let until = Instant::now() + PROBE_WITHIN;
+        handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file)));
+        while Instant::now() < until && !handle.with(|core| core.is_stopping()) {
+            match handle.with(Uplink::poll_trial) {
+                Some(TrialVerdict::Accepted) => return Verdict::Accepted,
+                Some(TrialVerdict::Refused(why)) => return Verdict::Refused(why),
+                Some(TrialVerdict::Closed(why)) => return Verdict::Closed(why),
+                Some(TrialVerdict::Fault(why)) => return Verdict::Fault(why),
+                None => tokio::time::sleep(PROBE_TICK).await,
+            }
+        }
+        Verdict::Fault("the uplink did not come to it".to_owned())
+    }
+
+    /// Whether the broker accepts who we are at present.
+    pub fn standing(&self) -> Standing {
+        let Some(handle) = &*self.handle.borrow() else { return Standing::Unknown };
+        handle.with(|core| match (core.is_connected(), core.is_unwelcome()) {
+            (true, _) => Standing::Accepted,
+            (false, true) => Standing::Refused,
+            (false, false) => Standing::Unknown,
+        })
+    }
+
+    /// Another certificate is in use: one that was proven has its connection already. The file's
+    /// new content is no news for a reload.
+    pub fn handle_renewed(self: &Rc<Self>) {
+        let handle = self.handle.borrow().clone();
+        let Some(handle) = handle else { return };
+        handle.with(|core| {
+            if !core.is_connected() {
+                core.retry_now(Instant::now());
+            }
+        });
+        let (link, settings) = (Rc::clone(self), handle.with_settings(Settings::clone));
+        spawn_local(async move {
+            let read = tokio::task::spawn_blocking(move || files::fingerprint(&settings)).await;
+            if let Ok(fingerprint) = read {
+                link.files.set(Some(fingerprint));
+            }
+        });
+    }
+
+    /// Ends the connection in good order and makes one with the certificate in this file.
+    pub fn reconnect_with(&self, file: PathBuf) {
+        self.with(|core| core.begin_trial(Instant::now(), (file.clone(), file)));
     }
 
     /// Says goodbye.

@@ -26,10 +26,12 @@
 //! | [`fleets`] | the devices of fleets from one process to the next |
 //! | [`state`] | what is wrong in the state directory |
 //! | `tracer` | decrypted CoAP messages for `trace` |
+//! | `certificates` | the certificates that renew themselves |
 //! | [`clock`] | the system's clocks and whether to believe them |
 //! | [`notify`] | what systemd is told |
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
+mod certificates;
 pub mod clock;
 mod config_check;
 pub mod control;

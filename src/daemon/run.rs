@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::certificates::Certificates;
 use super::clock::SystemClock;
 use super::control::Desk;
 use super::deliveries::Deliveries;
@@ -177,6 +178,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let mut terminate = listen_for(SignalKind::terminate())?;
     let mut interrupt = listen_for(SignalKind::interrupt())?;
     let mut notify = Notify::default();
+    let certificates = Certificates::open(settings, &uplink, &clock);
     let mut desk = Desk::new(
         options.clone(),
         loaded,
@@ -187,6 +189,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         clock.clone(),
         fleets,
         deliveries,
+        certificates,
     );
     let mut server = server;
     let mut metrics = super::metrics::Metrics::start(&desk.metrics_addresses());

@@ -33,6 +33,23 @@ pub(crate) fn expect(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((content, der.0))
 }
 
+/// One element with this tag and content.
+pub(crate) fn encode(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len() + 6);
+    out.push(tag);
+    match content.len() {
+        short @ 0..=0x7f => out.push(short as u8),
+        long => {
+            let bytes = long.to_be_bytes();
+            let bytes = &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..];
+            out.push(0x80 | bytes.len() as u8);
+            out.extend_from_slice(bytes);
+        }
+    }
+    out.extend_from_slice(content);
+    out
+}
+
 /// Takes elements from the front of bytes; after a `None` what is left is not defined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Der<'b>(pub(crate) &'b [u8]);

@@ -11,6 +11,7 @@ mod modbus;
 mod own_topics;
 mod registry;
 mod reload;
+mod renewal;
 mod secret;
 mod serial;
 mod shipped;

@@ -5,6 +5,7 @@
 
 mod append_log;
 mod chance;
+mod credential;
 mod disk;
 mod files;
 mod real;

@@ -20,6 +20,7 @@ mod other_engine;
 mod plugs;
 mod query;
 mod refusals;
+mod rotation;
 mod sessions;
 mod strays;
 mod tail;

@@ -87,6 +87,36 @@ pub struct MigrateArguments {
     pub dry_run: bool,
 }
 
+/// `tombolo cert …`
+#[derive(Debug, Subcommand)]
+pub enum CertCommand {
+    /// Print each certificate, until when it is valid, and when it is renewed
+    Status,
+    /// Ask for the next certificate now
+    Renew(CertRenewArguments),
+    /// Take the certificate before into use again
+    Rollback(CertNameArgument),
+    /// Print what happened to a certificate lately
+    History(CertNameArgument),
+}
+
+/// `tombolo cert renew`
+#[derive(Debug, Args)]
+pub struct CertRenewArguments {
+    /// The name of a [certificate.NAME]
+    pub name: String,
+    /// Return when the next certificate is in use; exit status 1 if it does not come to that
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// A certificate.
+#[derive(Debug, Args)]
+pub struct CertNameArgument {
+    /// The name of a [certificate.NAME]
+    pub name: String,
+}
+
 /// `tombolo support-bundle`
 #[derive(Debug, Args)]
 pub struct BundleArguments {

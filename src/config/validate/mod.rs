@@ -11,6 +11,7 @@ mod judge;
 mod metrics;
 mod modbus;
 mod reach;
+mod renewal;
 mod role;
 mod serial;
 mod stage;
@@ -185,7 +186,9 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let prefix = prefix(cx, &file.topics, &gateway.id);
     let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
     let own = upstream::own_topics(file, &topics, &prefix, &gateway.id);
-    let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own);
+    let certificates = renewal::certificates(cx, file, &gateway.id, &paths);
+    let renewed = certificates.first().map(|certificate| certificate.settings.current());
+    let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed);
     let mut coap = stage::coap(cx, &file.coap);
     let material = certificate::material(cx, &file.coap);
     let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
@@ -237,7 +240,8 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         },
     };
     let log = log(&file.log);
-    let settings = Settings { gateway, gate, upstream, coap, serial, journal, clock, log, metrics, paths };
+    let settings =
+        Settings { gateway, gate, upstream, certificates, coap, serial, journal, clock, log, metrics, paths };
     Some(Validated { settings, known, certificates: material })
 }
 

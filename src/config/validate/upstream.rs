@@ -1,5 +1,6 @@
 //! `[upstream]` and `[topics]`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Context;
@@ -123,12 +124,14 @@ fn template(cx: &mut Context<'_>, name: &str, text: &str) -> Option<Template> {
     }
 }
 
-/// `[upstream]`. `None` without a URL; the gateway runs anyway.
+/// `[upstream]`. `None` without a URL; the gateway runs anyway. `renewed`: the file with the chain
+/// and the key of its `certificate`.
 pub(super) fn upstream(
     cx: &mut Context<'_>,
     table: Option<&model::Upstream>,
     gateway: &Name,
     topics: OwnTopics,
+    renewed: Option<PathBuf>,
 ) -> Option<northbound::Settings> {
     let none = model::Upstream::default();
     let table = table.unwrap_or(&none);
@@ -148,7 +151,7 @@ pub(super) fn upstream(
             return None;
         }
     };
-    let tls = tls(cx, table, &url);
+    let tls = tls(cx, table, &url, renewed);
     let password_file = table.password_file.as_deref().and_then(|text| {
         let key = ["upstream", "password-file"];
         let path = cx.secret(&key, text)?;
@@ -250,7 +253,12 @@ fn jwt(cx: &mut Context<'_>, table: &model::Upstream, tls: bool) -> Option<JwtSe
 }
 
 /// The TLS side. `None` for `mqtt://`, which needs `insecure = true`.
-fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option<TlsSettings> {
+fn tls(
+    cx: &mut Context<'_>,
+    table: &model::Upstream,
+    url: &BrokerUrl,
+    renewed: Option<PathBuf>,
+) -> Option<TlsSettings> {
     let insecure = table.insecure.unwrap_or(false);
     if !url.tls {
         if !insecure {
@@ -259,6 +267,7 @@ fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option
         }
         let set = [
             ("ca-file", table.ca_file.is_some()),
+            ("certificate", table.certificate.is_some()),
             ("certificate-file", table.certificate_file.is_some()),
             ("key-file", table.key_file.is_some()),
             ("key-password-file", table.key_password_file.is_some()),
@@ -282,6 +291,19 @@ fn tls(cx: &mut Context<'_>, table: &model::Upstream, url: &BrokerUrl) -> Option
         path
     });
     let identity = match (table.certificate_file.as_deref(), table.key_file.as_deref()) {
+        _ if table.certificate.is_some() => {
+            for (name, set) in [
+                ("certificate-file", table.certificate_file.is_some()),
+                ("key-file", table.key_file.is_some()),
+                ("key-password-file", table.key_password_file.is_some()),
+            ] {
+                if set {
+                    let message = "certificate is set too, whose files the gateway keeps itself";
+                    cx.fatal(&["upstream", name], message, "take one of the two out");
+                }
+            }
+            renewed.map(|file| (file.clone(), file))
+        }
         (Some(certificate), Some(key)) => {
             let name = ["upstream", "certificate-file"];
             let certificate = cx.path(&name, certificate);

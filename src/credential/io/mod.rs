@@ -1,7 +1,9 @@
-//! The shells of the certificate sources: connections, programs, files.
+//! The shells of the certificates: connections, programs, files, keys, tasks. What is renewed when
+//! is decided by [`Renewal`](super::renewal::Renewal).
 
 pub mod est;
 pub mod exec;
+pub mod keeper;
 
 use std::path::Path;
 use std::sync::Arc;

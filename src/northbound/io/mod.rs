@@ -206,9 +206,16 @@ impl<M: Fn() -> Moment> Driver<M> {
     }
 
     async fn attempt<O: Outbox>(&self, outbox: &RefCell<O>) {
-        let (settings, avoid, until) = {
+        let (settings, avoid, until, trial) = {
             let core = self.handle.core.borrow();
-            (core.settings().clone(), core.avoid().to_vec(), core.poll_timeout())
+            let mut settings = core.settings().clone();
+            // A certificate on trial takes the place of the configured one. Each connection has a
+            // TLS configuration of its own, so that nothing is resumed.
+            let trial = core.trial_identity().cloned();
+            if let (Some(tls), Some(identity)) = (&mut settings.tls, &trial) {
+                (tls.identity, tls.key_password) = (Some(identity.clone()), None);
+            }
+            (settings, core.avoid().to_vec(), core.poll_timeout(), trial.is_some())
         };
         log::debug!(broker = settings.host.as_str(), port = settings.port; "connecting to the broker");
         let connected = tokio::select! {
@@ -233,7 +240,9 @@ impl<M: Fn() -> Moment> Driver<M> {
                     Transport::Tls(stream) => self.serve(*stream, outbox, &settings.host).await,
                 }
             }
-            Err(ConnectError { text, unwelcome, .. }) => {
+            Err(ConnectError { text, unwelcome, alert, .. }) => {
+                // For a certificate on trial each alert is a refusal: the present one decides.
+                let unwelcome = unwelcome || trial && alert;
                 self.handle.core.borrow_mut().handle_connect_failed(now, text, unwelcome);
             }
         }
@@ -285,7 +294,7 @@ impl<M: Fn() -> Moment> Driver<M> {
                     poll_fn(|cx| Poll::Ready(self.exchange(cx, &mut stream, &mut input, outbox))).await;
             }
             let moved = progress.received || progress.written;
-            closed = progress.closed.map(|error| classify(error, host));
+            closed = progress.closed.map(|error| self.classify(error, host));
             self.log_events(outbox);
             let tick = self.tick();
             if closed.is_none() && moved && !tick.is_zero() {
@@ -316,6 +325,18 @@ impl<M: Fn() -> Moment> Driver<M> {
         let moment = (self.moment)();
         let closed = closed.unwrap_or(Closed::ByPeer);
         core.borrow_mut().handle_closed(&moment, &mut *outbox.borrow_mut(), closed);
+    }
+
+    /// What the end of a stream means. For a certificate on trial each alert is a refusal: the
+    /// present one decides.
+    fn classify(&self, error: Option<std::io::Error>, host: &str) -> Closed {
+        let alert = error.as_ref().is_some_and(transport::is_alert);
+        match classify(error, host) {
+            Closed::Failed(what) if alert && self.handle.core.borrow().trial_identity().is_some() => {
+                Closed::Unwelcome(what)
+            }
+            other => other,
+        }
     }
 
     /// How long to leave a busy connection alone.
@@ -466,7 +487,7 @@ impl<M: Fn() -> Moment> Driver<M> {
             }
         });
         match timeout(LAST_WORDS_WITHIN, reading).await {
-            Ok(Some(error)) => match classify(Some(error), host) {
+            Ok(Some(error)) => match self.classify(Some(error), host) {
                 said @ Closed::Unwelcome(_) => said,
                 other => closed.unwrap_or(other),
             },

@@ -43,13 +43,15 @@ pub struct ConnectError {
     pub text: String,
     /// The broker refuses who we are.
     pub unwelcome: bool,
+    /// The broker sent a TLS alert.
+    pub alert: bool,
     /// SHA-256 of the key of a broker whose certificate was refused.
     pub pin: Option<[u8; 32]>,
 }
 
 impl From<String> for ConnectError {
     fn from(text: String) -> Self {
-        ConnectError { text, unwelcome: false, pin: None }
+        ConnectError { text, unwelcome: false, alert: false, pin: None }
     }
 }
 
@@ -123,6 +125,7 @@ pub async fn reach(
 /// What all addresses said, each text once.
 fn all(failed: Vec<ConnectError>) -> ConnectError {
     let unwelcome = failed.iter().any(|error| error.unwelcome);
+    let alert = failed.iter().any(|error| error.alert);
     let pin = failed.iter().find_map(|error| error.pin);
     let mut texts: Vec<String> = Vec::new();
     for ConnectError { text, .. } in failed {
@@ -130,7 +133,7 @@ fn all(failed: Vec<ConnectError>) -> ConnectError {
             texts.push(text);
         }
     }
-    ConnectError { text: texts.join("; "), unwelcome, pin }
+    ConnectError { text: texts.join("; "), unwelcome, alert, pin }
 }
 
 /// Reads the files, off this thread.
@@ -217,7 +220,9 @@ pub async fn handshake(
     match timeout(TLS_WITHIN, TlsConnector::from(config).connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(match explain_tls(&error, host) {
-            Some(Explained { text, unwelcome, pin }) => ConnectError { text, unwelcome, pin },
+            Some(Explained { text, unwelcome, pin }) => {
+                ConnectError { text, unwelcome, alert: is_alert(&error), pin }
+            }
             None if is_closed(&error) => format!(
                 "{host} closed the connection during the TLS handshake; perhaps this port has no TLS (a plain MQTT port has \
                  mqtt:// and usually 1883)"
@@ -233,6 +238,12 @@ pub async fn handshake(
 fn is_closed(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
+/// Whether the other end sent a TLS alert.
+pub fn is_alert(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::AlertReceived(_)))
 }
 
 /// The TLS error in an I/O error, explained.

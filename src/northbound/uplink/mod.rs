@@ -7,6 +7,7 @@
 //! | `attempts` | how, where and when the next connection is tried |
 //! | `gateway_status` | what the gateway says of itself, and that it is set right |
 //! | `subscription` | whether the subscription to that is left out |
+//! | `trial` | another client certificate is tried, and its place taken by the present one again |
 //! | `password_life` | when the connection is replaced because its password expires |
 //! | `event`, `status` | what is reported |
 //!
@@ -24,15 +25,18 @@ mod password_life;
 mod stage;
 mod status;
 mod subscription;
+mod trial;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use self::attempts::{CLOSES, Dialed};
 pub use self::event::Event;
 pub(super) use self::gateway_status::payload as status_payload;
 pub use self::status::Status;
+pub use self::trial::TrialVerdict;
 pub use super::ending::Closed;
 
 use self::attempts::Attempts;
@@ -40,6 +44,7 @@ use self::gateway_status::GatewayStatus;
 use self::password_life::PasswordLife;
 use self::stage::Stage;
 use self::subscription::SubscriptionDoubt;
+use self::trial::Trial;
 use super::ending::Ending;
 use super::fallback::{AttemptFailure, OnAccepted, Variant};
 use super::outbox::Outbox;
@@ -70,6 +75,9 @@ pub struct Uplink {
     own: Own,
     gateway_status: GatewayStatus,
     subscription: SubscriptionDoubt,
+    trial: Trial,
+    /// The last attempt without a trial was refused for who we are.
+    unwelcome: bool,
     session: Option<Session>,
     stage: Stage,
     limits: Limits,
@@ -99,6 +107,8 @@ impl Uplink {
                 settings.topics.gateway_status.clone(),
             ),
             subscription: SubscriptionDoubt::default(),
+            trial: Trial::default(),
+            unwelcome: false,
             session: None,
             stage: Stage::Waiting,
             limits: Limits::default(),
@@ -128,7 +138,8 @@ impl Uplink {
         let due = self.stage == Stage::Waiting && !self.stopping && now >= self.attempts.due_at();
         if due {
             self.attempts.begin();
-            self.stage = Stage::Connecting { until: now + CONNECT_WITHIN };
+            let until = self.trial.begin(now).unwrap_or(now + CONNECT_WITHIN);
+            self.stage = Stage::Connecting { until };
         }
         due
     }
@@ -138,9 +149,62 @@ impl Uplink {
         self.attempts.avoid()
     }
 
+    /// Tries another client certificate, PEM, and its key, in a connection in place of the present
+    /// one; [`Uplink::poll_trial`] says what came of it. One that waits or runs is replaced.
+    pub fn begin_trial(&mut self, now: Instant, identity: (PathBuf, PathBuf)) {
+        self.trial.want(identity);
+        match self.stage {
+            Stage::Flowing => self.leave(now),
+            Stage::Waiting => self.attempts.reconnect.retry_now(now),
+            // Once it stands, or is gone.
+            _ => {}
+        }
+    }
+
+    /// The certificate and key of the attempt under way, where it is one of a trial.
+    pub fn trial_identity(&self) -> Option<&(PathBuf, PathBuf)> {
+        self.trial.identity()
+    }
+
+    /// What came of the last trial, once.
+    pub fn poll_trial(&mut self) -> Option<TrialVerdict> {
+        self.trial.take_verdict()
+    }
+
+    /// Whether the broker refused who we are when it was asked last, not counting trials.
+    pub fn is_unwelcome(&self) -> bool {
+        self.unwelcome
+    }
+
+    /// Lets what is in flight be answered before the connection is replaced.
+    fn leave(&mut self, now: Instant) {
+        self.publisher.hold(Hold::Everything);
+        self.stage = Stage::Renewing { until: now + STEP_WITHIN };
+        self.step(now);
+    }
+
+    /// An attempt failed before CONNACK. True: it was a trial, which is over, and the present
+    /// certificate is tried at once.
+    fn conclude_trial(&mut self, now: Instant, verdict: TrialVerdict) -> bool {
+        let concluded = self.trial.conclude(verdict);
+        if concluded {
+            self.attempts.reconnect.retry_now(now);
+        }
+        concluded
+    }
+
     /// No transport came about. `unwelcome`: the broker refuses who we are.
     pub fn handle_connect_failed(&mut self, now: Instant, what: String, unwelcome: bool) {
         self.attempts.handle_unreachable(now, &what);
+        let verdict = match unwelcome {
+            true => TrialVerdict::Refused(what.clone()),
+            false => TrialVerdict::Fault(what.clone()),
+        };
+        if self.conclude_trial(now, verdict) {
+            self.stage = Stage::Waiting;
+            return;
+        }
+        self.unwelcome = unwelcome;
         let outcome = if unwelcome { Outcome::CredentialsRefused } else { Outcome::Unreachable };
         self.wait(now, outcome, what);
         self.stage = Stage::Waiting;
@@ -226,7 +290,7 @@ impl Uplink {
             if let Some(session) = &mut self.session {
                 session.disconnect(false); // the will is not for this
             }
-            self.finish(now, outbox, ending);
+            self.finish(now, outbox, ending, None);
         }
         match self.stage {
             Stage::Connecting { until } if now >= until => {
@@ -240,11 +304,18 @@ impl Uplink {
                 self.flow();
             }
             Stage::Closing { until } if now >= until => self.say_goodbye(now),
+            Stage::Opening if self.trial.until().is_some_and(|at| now >= at) => {
+                let what = "no CONNACK within 30 s".to_owned();
+                self.conclude_trial(now, TrialVerdict::Fault(what));
+                if let Some(session) = &mut self.session {
+                    session.disconnect(false);
+                }
+                self.stage = Stage::Over { since: now };
+            }
+            Stage::Flowing if self.trial.is_wanted() => self.leave(now),
             Stage::Renewing { until } if now >= until => self.renew(now),
             Stage::Flowing if self.password_life.is_some_and(|life| now >= life.renew_at()) => {
-                self.publisher.hold(Hold::Everything);
-                self.stage = Stage::Renewing { until: now + STEP_WITHIN };
-                self.step(now);
+                self.leave(now);
             }
             Stage::Flowing if self.subscription_due_at().is_some_and(|at| now >= at) => {
                 self.subscription.take_up();
@@ -319,6 +390,7 @@ impl Uplink {
         let stage = match self.stage {
             Stage::Waiting => return (!self.stopping).then(|| self.attempts.due_at()),
             Stage::Over { since } => return Some(since),
+            Stage::Opening => self.trial.until(),
             Stage::Flowing => {
                 let renewal = self.password_life.map(|life| life.renew_at());
                 [self.subscription_due_at(), renewal].into_iter().flatten().min()
@@ -531,6 +603,9 @@ impl Uplink {
                 self.events.push_back(Event::WillLeftOut { why });
             }
         }
+        if !self.trial.conclude(TrialVerdict::Accepted) {
+            self.unwelcome = false;
+        }
         self.accepted_at = Some(now);
         self.since = now;
         if self.spoken.is_none_or(|(spoken, _)| spoken != version) {
@@ -609,7 +684,8 @@ impl Uplink {
         self.stage = Stage::Over { since: now };
     }
 
-    /// Ends the connection in good order; the next one is made at once.
+    /// Ends the connection in good order; the next one, of a trial or with a new password, is made
+    /// at once.
     fn renew(&mut self, now: Instant) {
         if let Some(session) = &mut self.session {
             session.disconnect(false);
@@ -617,9 +693,13 @@ impl Uplink {
         self.publisher.hold(Hold::Nothing);
         self.accepted_at = None;
         self.since = now;
-        self.attempts.reconnect.handle_outcome(now, Outcome::TryAnother);
         self.stage = Stage::Over { since: now };
-        self.events.push_back(Event::PasswordRenewal);
+        if self.trial.is_wanted() {
+            self.attempts.reconnect.retry_now(now);
+        } else {
+            self.attempts.reconnect.handle_outcome(now, Outcome::TryAnother);
+            self.events.push_back(Event::PasswordRenewal);
+        }
     }
 
     fn poll_publisher(&mut self) {
@@ -641,6 +721,7 @@ impl Uplink {
             _ => reason_code::SUCCESS,
         };
         let silent = matches!(ended, Ended::Silent);
+        let said = ended.clone();
         let mut ending = Ending::of_session(ended, lasted);
         // A broker whose connection hangs over one record answers no PINGREQ either. A link that
         // died looks the same, but had answers to readings before.
@@ -650,17 +731,28 @@ impl Uplink {
         if self.attempts.take_smaller_will(refused) {
             (ending.outcome, ending.failure) = (Outcome::TryAnother, AttemptFailure::Nothing);
         }
-        self.finish(now, outbox, ending);
+        let verdict = trial::of_session(&said, &ending.what);
+        self.finish(now, outbox, ending, Some(verdict));
     }
 
     fn finish_closed(&mut self, now: Instant, outbox: &mut impl Outbox, closed: Closed) {
         // With records in flight and none answered it is rather one of these than a rival.
         let suspicious = self.publisher.in_flight() > 0 && !self.publisher.has_progress(now);
         let lasted = self.accepted_at.map(|_| self.lasted(now));
-        self.finish(now, outbox, Ending::of_transport(closed, lasted, suspicious));
+        let said = closed.clone();
+        let ending = Ending::of_transport(closed, lasted, suspicious);
+        let verdict = trial::of_transport(&said, &ending.what);
+        self.finish(now, outbox, ending, Some(verdict));
     }
 
-    fn finish(&mut self, now: Instant, outbox: &mut impl Outbox, ending: Ending) {
+    /// `verdict`: what it says of a certificate on trial.
+    fn finish(
+        &mut self,
+        now: Instant,
+        outbox: &mut impl Outbox,
+        ending: Ending,
+        verdict: Option<TrialVerdict>,
+    ) {
         if matches!(self.stage, Stage::Over { .. } | Stage::Waiting | Stage::Connecting { .. }) {
             return;
         }
@@ -690,7 +782,19 @@ impl Uplink {
             }
             outcome
         } else {
-            self.attempts.handle_failed(now, outcome, failure, &what)
+            let next = self.attempts.handle_failed(now, outcome, failure, &what);
+            // Another version or address may do: that is part of the trial.
+            if next != Outcome::TryAnother
+                && let Some(verdict) = verdict
+                && self.conclude_trial(now, verdict)
+            {
+                self.stage = Stage::Over { since: now };
+                return;
+            }
+            if self.trial.until().is_none() {
+                self.unwelcome = outcome == Outcome::CredentialsRefused;
+            }
+            next
         };
         self.wait(now, outcome, what);
         self.stage = Stage::Over { since: now };

@@ -31,7 +31,7 @@ pub enum Stage {
     /// Nothing more is sent until all is answered; then the subscription is tried once more.
     Draining { until: Instant },
     /// Nothing more is sent until all is answered; then the connection is replaced by one with a
-    /// new password.
+    /// new password, or by the trial of another certificate.
     Renewing { until: Instant },
     /// The last words are said.
     Closing { until: Instant },

@@ -7,7 +7,9 @@
 use std::fmt;
 
 use super::identity::CertificateIdentity;
-use crate::proto::der::{Der, IA5_STRING, OBJECT_IDENTIFIER, PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING};
+use crate::proto::der::{
+    self, Der, IA5_STRING, OBJECT_IDENTIFIER, PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING,
+};
 
 /// Attribute types by the names people use (RFC 4519, RFC 2985), with the content of their OBJECT
 /// IDENTIFIER.
@@ -120,6 +122,24 @@ impl DistinguishedName {
                 None => return Ok(DistinguishedName(levels.into())),
             }
         }
+    }
+
+    /// The content of its DER `Name`, each attribute in the string type that the standard has for
+    /// it (RFC 5280 §4.1.2.4, appendix A).
+    pub fn to_der(&self) -> Vec<u8> {
+        let mut name = Vec::new();
+        for (kind, value) in &self.0 {
+            let tag = match *kind {
+                "C" | "serialNumber" | "dnQualifier" => PRINTABLE_STRING,
+                "DC" | "emailAddress" => IA5_STRING,
+                _ => UTF8_STRING,
+            };
+            let oid = TYPES.iter().find(|(name, _)| name == kind).map_or(COMMON_NAME, |(_, oid)| *oid);
+            let attribute =
+                [der::encode(OBJECT_IDENTIFIER, oid), der::encode(tag, value.as_bytes())].concat();
+            name.extend(der::encode(SET, &der::encode(SEQUENCE, &attribute)));
+        }
+        name
     }
 
     /// Whether both are the same name, in this order or the reverse.
@@ -256,6 +276,7 @@ mod tests {
     fn a_name_agrees_with_what_people_write_in_either_order() {
         let name = DistinguishedName::from_der(SUBJECT).unwrap();
         assert_eq!(name.to_string(), "C=DE, CN=door");
+        assert_eq!(name.to_der(), SUBJECT);
         for text in ["C = DE, CN = door", "cn=door,c=DE", "CN=\"door\" , C=\\DE"] {
             assert!(DistinguishedName::parse(text).unwrap().agrees(&name), "{text}");
         }

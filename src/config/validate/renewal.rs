@@ -1,0 +1,173 @@
+//! `[certificate.*]`: certificates that the gateway renews by itself.
+
+use std::path::PathBuf;
+
+use super::Context;
+use crate::config::model;
+use crate::config::settings::{Certificate, Paths};
+use crate::config::source_keys::SourceKeys;
+use crate::credential::decision::RenewAt;
+use crate::credential::leaf::Usage;
+use crate::credential::request::Names;
+use crate::credential::settings::{FOLDER, Settings};
+use crate::credential::source_settings::SourceSettings;
+use crate::message::Name;
+use crate::proto::dtls::server::DistinguishedName;
+
+/// `renew-at` in percent.
+const SHARES: std::ops::RangeInclusive<u8> = 10..=90;
+
+/// The certificate that `[upstream]` uses, if it is one of these tables and valid.
+pub(super) fn certificates(
+    cx: &mut Context<'_>,
+    file: &model::File,
+    gateway: &Name,
+    paths: &Paths,
+) -> Vec<Certificate> {
+    let used = file.upstream.as_ref().and_then(|table| table.certificate.as_deref());
+    if let Some(name) = used.filter(|name| !file.certificate.contains_key(*name)) {
+        let message = format!("there is no [certificate.{name}]");
+        cx.fatal(&["upstream", "certificate"], message, "add that table, or correct the name");
+    }
+    let mut certificates = Vec::new();
+    for (name, table) in &file.certificate {
+        if used == Some(name.as_str()) {
+            certificates.extend(certificate(cx, name, table, gateway, paths));
+        } else {
+            let message = "without effect: [upstream] does not use this certificate";
+            let advice = format!("set [upstream] certificate = \"{name}\", or take the table out");
+            cx.warn(&format!("certificate {name}"), &["certificate", name.as_str()], message, &advice);
+        }
+    }
+    certificates
+}
+
+fn certificate(
+    cx: &mut Context<'_>,
+    name: &str,
+    table: &model::RenewedCertificate,
+    gateway: &Name,
+    paths: &Paths,
+) -> Option<Certificate> {
+    let key = |key: &'static str| ["certificate", name, key];
+    let subject = table.subject.clone().unwrap_or_else(|| format!("CN={gateway}"));
+    let subject = match DistinguishedName::parse(&subject) {
+        Ok(subject) => subject.to_der(),
+        Err(error) => {
+            cx.fatal(&key("subject"), error.to_string(), "write it like \"CN=gateway-7,O=Example\"");
+            return None;
+        }
+    };
+    for (list, of) in [(&table.dns, "dns"), (&table.uri, "uri")] {
+        if list.iter().flatten().any(|name| !name.is_ascii()) {
+            cx.fatal(&key(of), "a name in a certificate is ASCII", "write it in its ASCII form (xn--…)");
+            return None;
+        }
+    }
+    let (dns, uri) = (table.dns.as_deref().unwrap_or_default(), table.uri.as_deref().unwrap_or_default());
+    let renew_at = renew_at(cx, name, table)?;
+    let bootstrap = bootstrap(cx, name, table)?;
+    let source = source(cx, name, table)?;
+    let may_enroll = match &source {
+        SourceSettings::Est(est) => est.username.is_some(),
+        SourceSettings::Exec(_) => true,
+    };
+    if !may_enroll && bootstrap.is_none() {
+        let message = "nothing proves to the EST server who asks for the first certificate";
+        let advice = "set bootstrap-certificate-file and bootstrap-key-file, or username and password-file";
+        cx.warn(&format!("certificate {name}"), &["certificate", name], message, advice);
+    }
+    let settings = Settings {
+        name: name.to_owned(),
+        usage: Usage::Client,
+        folder: paths.state_dir.join(FOLDER).join(name),
+        names: Names::new(subject, dns, uri),
+        reuse_key: table.reuse_key.unwrap_or(false),
+        renew_at,
+        seed: format!("{gateway}/{name}"),
+        bootstrap,
+        by_hand: false,
+        may_enroll,
+    };
+    Some(Certificate { settings, source })
+}
+
+fn source(cx: &mut Context<'_>, name: &str, table: &model::RenewedCertificate) -> Option<SourceSettings> {
+    let key = |key: &'static str| ["certificate", name, key];
+    let password_file = match table.password_file.as_deref() {
+        Some(text) => Some(cx.secret(&key("password-file"), text)?),
+        None => None,
+    };
+    let keys = SourceKeys {
+        source: table.source.clone(),
+        est_url: table.est_url.clone(),
+        est_ca_file: table.est_ca_file.as_deref().map(|text| cx.path(&key("est-ca-file"), text)),
+        est_ca_sha256: table.est_ca_sha256.clone(),
+        username: table.username.clone(),
+        password_file,
+        command: table.command.clone(),
+        timeout: table.timeout.map(|span| span.0),
+    };
+    match keys.settings() {
+        Ok(source) => Some(source),
+        Err(faults) => {
+            for fault in faults {
+                cx.fatal(&key(fault.key), fault.message, fault.advice);
+            }
+            None
+        }
+    }
+}
+
+fn renew_at(cx: &mut Context<'_>, name: &str, table: &model::RenewedCertificate) -> Option<RenewAt> {
+    let key = |key: &'static str| ["certificate", name, key];
+    match (&table.renew_at, &table.renew_before) {
+        (None, None) => Some(RenewAt::default()),
+        (Some(_), Some(_)) => {
+            let message = "renew-at and renew-before are both set";
+            cx.fatal(&key("renew-before"), message, "take one of the two out");
+            None
+        }
+        (None, Some(span)) => Some(RenewAt::Before(span.0)),
+        (Some(text), None) => {
+            let share = text.trim().strip_suffix('%').and_then(|digits| digits.trim().parse().ok());
+            let share = share.filter(|share| SHARES.contains(share));
+            if share.is_none() {
+                let message = format!("{text:?} is not a share of the life");
+                cx.fatal(&key("renew-at"), message, "use \"10%\" to \"90%\", or renew-before = \"30d\"");
+            }
+            share.map(RenewAt::Share)
+        }
+    }
+}
+
+/// `None` after a fault.
+#[allow(clippy::option_option, reason = "there may be none, and there may be a fault")]
+fn bootstrap(
+    cx: &mut Context<'_>,
+    name: &str,
+    table: &model::RenewedCertificate,
+) -> Option<Option<(PathBuf, PathBuf)>> {
+    let key = |key: &'static str| ["certificate", name, key];
+    match (table.bootstrap_certificate_file.as_deref(), table.bootstrap_key_file.as_deref()) {
+        (None, None) => Some(None),
+        (Some(certificate), Some(secret)) => {
+            let certificate = cx.path(&key("bootstrap-certificate-file"), certificate);
+            let secret = cx.secret(&key("bootstrap-key-file"), secret)?;
+            let subject = format!("certificate {name}");
+            cx.look_at(&subject, &key("bootstrap-certificate-file"), &certificate, false);
+            cx.look_at(&subject, &key("bootstrap-key-file"), &secret, true);
+            Some(Some((certificate, secret)))
+        }
+        (Some(_), None) => {
+            let message = "the bootstrap certificate has no key";
+            cx.fatal(&key("bootstrap-certificate-file"), message, "set bootstrap-key-file too");
+            None
+        }
+        (None, Some(_)) => {
+            let message = "the bootstrap key has no certificate";
+            cx.fatal(&key("bootstrap-key-file"), message, "set bootstrap-certificate-file too");
+            None
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! One certificate, kept: does what its [`Renewal`] says, one action at a time.
+//!
+//! It runs on the path's thread. What blocks (keys, files) runs beside it; a source answers in its
+//! own time. What `status` shows is a copy, so that a disk that hangs holds nobody up.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use crate::clock::WallClock;
+use crate::credential::candidate::{self, Expected};
+use crate::credential::decision::{Clock, Validity};
+use crate::credential::leaf::Leaf;
+use crate::credential::renewal::{Action, Event, Renewal, StageFault, Standing, Verdict};
+use crate::credential::request::{self, Names};
+use crate::credential::settings::Settings;
+use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
+use crate::credential::store::{CANDIDATE, Entry, Held, Pending, State, Store};
+use crate::durable::io::{OnDisk, create_directory};
+
+/// Greatest file of a bootstrap certificate or key.
+const FILE_MAX: u64 = 256 * 1024;
+
+/// How often it is looked whether the certificate before can go.
+const LOOK_BACK_EVERY: Duration = Duration::from_secs(600);
+
+/// Something that is answered on the same thread.
+pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// Who shows whether a certificate is accepted.
+pub trait Prover {
+    /// Tries this file, chain and key, with the peer.
+    fn probe(&self, candidate: &Path) -> Local<Verdict>;
+
+    /// How the present certificate fares.
+    fn standing(&self) -> Standing;
+
+    /// Another certificate is in use from now on.
+    fn handle_committed(&self);
+}
+
+/// What is known of the files, without asking the disk.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// The certificate in use.
+    pub current: Option<Leaf>,
+    /// Whether there is a candidate.
+    pub has_candidate: bool,
+    /// Whether there is one before.
+    pub has_previous: bool,
+    /// What was tried, and what happened lately.
+    pub state: State,
+    /// What is wrong with the files.
+    pub problems: Vec<String>,
+}
+
+/// One certificate.
+pub struct Keeper {
+    settings: Settings,
+    source: Option<Arc<dyn Source>>,
+    prover: Rc<dyn Prover>,
+    clock: Arc<dyn WallClock>,
+    store: Arc<Mutex<Store<OnDisk>>>,
+    renewal: RefCell<Renewal>,
+    shown: RefCell<Shown>,
+    entries: RefCell<VecDeque<Entry>>,
+    saving: Cell<bool>,
+    /// When the certificate before is looked at next: whether its day is over.
+    look_back_at: Cell<Instant>,
+}
+
+impl Keeper {
+    /// Takes up what is on disk. It blocks.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn open(
+        now: Instant,
+        settings: Settings,
+        source: Option<Arc<dyn Source>>,
+        prover: Rc<dyn Prover>,
+        clock: Arc<dyn WallClock>,
+    ) -> io::Result<Rc<Keeper>> {
+        if let Some(above) = settings.folder.parent() {
+            create_directory(above)?;
+        }
+        create_directory(&settings.folder)?;
+        let store = Store::open(OnDisk::new(&settings.folder));
+        let renewal = Renewal::new(
+            now,
+            settings.decision(),
+            store.current().map(|held| held.leaf.validity),
+            store.state().history(),
+            store.state().confirmed,
+            store.candidate().is_some(),
+        );
+        let shown = RefCell::new(shown(&store));
+        Ok(Rc::new(Keeper {
+            settings,
+            source,
+            prover,
+            clock,
+            store: Arc::new(Mutex::new(store)),
+            renewal: RefCell::new(renewal),
+            shown,
+            entries: RefCell::default(),
+            saving: Cell::new(false),
+            look_back_at: Cell::new(now),
+        }))
+    }
+
+    /// What it was told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What is known of the files.
+    pub fn shown(&self) -> Shown {
+        self.shown.borrow().clone()
+    }
+
+    /// Looks at the renewal.
+    pub fn with_renewal<T>(&self, look: impl FnOnce(&Renewal) -> T) -> T {
+        look(&self.renewal.borrow())
+    }
+
+    /// One word for what is being done.
+    pub fn state(&self) -> &'static str {
+        self.renewal.borrow().state(self.clock())
+    }
+
+    fn clock(&self) -> Clock {
+        Clock { now: self.clock.raw(), trusted: self.clock.trusted() }
+    }
+
+    /// Every second or so, and after each answer.
+    pub fn care(self: &Rc<Self>) {
+        let (clock, standing) = (self.clock(), self.prover.standing());
+        self.renewal.borrow_mut().handle_timeout(Instant::now(), clock, standing);
+        self.pump();
+        self.look_back(Instant::now());
+    }
+
+    /// Removes the certificate before once its day is over.
+    fn look_back(self: &Rc<Self>, now: Instant) {
+        let wall = self.clock.wall().filter(|_| self.shown.borrow().has_previous);
+        let Some(wall) = wall.filter(|_| now >= self.look_back_at.get()) else { return };
+        self.look_back_at.set(now + LOOK_BACK_EVERY);
+        let keeper = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let looked = keeper.with_store(move |store| {
+                store.forget_previous(wall);
+                Ok(())
+            });
+            let _ = looked.await; // what stays is removed another time
+        });
+    }
+
+    /// Asks for the next certificate now. False: one is on its way.
+    pub fn ask(self: &Rc<Self>) -> bool {
+        let asked = self.renewal.borrow_mut().ask();
+        self.care();
+        asked
+    }
+
+    /// Probes the candidate now. False: there is none that waits for it.
+    pub fn ask_probe(self: &Rc<Self>) -> bool {
+        let asked = self.renewal.borrow_mut().ask_probe();
+        self.care();
+        asked
+    }
+
+    /// Takes the certificate before into use again.
+    ///
+    /// # Errors
+    /// There is none, or the disk refuses it.
+    pub async fn roll_back(self: &Rc<Self>) -> Result<(), String> {
+        let now = self.clock.wall();
+        let rolled = self.with_store(move |store| {
+            let rolled = store.roll_back(now);
+            let present = store.current().map(|held| held.leaf.validity);
+            rolled.map(|rolled| (rolled, present)).map_err(|error| error.to_string())
+        });
+        match rolled.await? {
+            (false, _) => Err("there is no certificate before this one".to_owned()),
+            (true, present) => {
+                self.renewal.borrow_mut().handle_replaced(self.clock(), present);
+                self.note("the certificate before is in use again".to_owned());
+                self.prover.handle_committed();
+                self.pump();
+                Ok(())
+            }
+        }
+    }
+
+    /// Logs, keeps and does what the renewal says.
+    fn pump(self: &Rc<Self>) {
+        loop {
+            let event = self.renewal.borrow_mut().poll_event();
+            let Some(event) = event else { break };
+            self.say(&event);
+            if event == Event::Committed {
+                self.prover.handle_committed();
+            }
+        }
+        loop {
+            let action = self.renewal.borrow_mut().poll_action();
+            let Some(action) = action else { break };
+            tokio::task::spawn_local(Rc::clone(self).act(action));
+        }
+        self.save();
+    }
+
+    fn say(&self, event: &Event) {
+        let certificate = self.settings.name.as_str();
+        match event {
+            Event::Expired => log::error!(certificate; "{event}"),
+            Event::Failed(_) | Event::Rejected(_) | Event::Refused(_) => log::warn!(certificate; "{event}"),
+            _ => log::info!(certificate; "{event}"),
+        }
+        self.note(event.to_string());
+    }
+
+    fn note(&self, what: String) {
+        let at = self.clock.wall().map(|time| time.to_string());
+        self.entries.borrow_mut().push_back(Entry { at, what });
+    }
+
+    /// Keeps what was tried and what happened; one save at a time.
+    fn save(self: &Rc<Self>) {
+        let entries: Vec<Entry> = self.entries.borrow().iter().cloned().collect();
+        if entries.is_empty() || self.saving.replace(true) {
+            return;
+        }
+        self.entries.borrow_mut().clear();
+        let (history, last_error, confirmed) = {
+            let renewal = self.renewal.borrow();
+            let last_error = renewal.last_error().map(str::to_owned);
+            (renewal.history().clone(), last_error, renewal.is_confirmed())
+        };
+        let keeper = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let saved = keeper.with_store(move |store| {
+                let changed = store.change(|state| {
+                    state.obtained = history.obtained.map(|time| time.0);
+                    state.last_attempt = history.last_attempt.map(|time| time.0);
+                    (state.failures, state.last_error) = (history.failures, last_error);
+                    state.confirmed = confirmed;
+                    state.events.extend(entries);
+                });
+                changed.map_err(|error| error.to_string())
+            });
+            if let Err(reason) = saved.await {
+                let certificate = keeper.settings.name.as_str();
+                log::warn!(certificate, reason; "what was tried cannot be kept");
+            }
+            keeper.saving.set(false);
+        });
+    }
+
+    async fn with_store<T: Send + 'static>(
+        self: &Rc<Self>,
+        act: impl FnOnce(&mut Store<OnDisk>) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let store = Arc::clone(&self.store);
+        let done = tokio::task::spawn_blocking(move || {
+            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = act(&mut store);
+            (result, shown(&store))
+        });
+        match done.await {
+            Ok((result, shown)) => {
+                *self.shown.borrow_mut() = shown;
+                result
+            }
+            Err(_) => Err("the thread that works on the files failed".to_owned()),
+        }
+    }
+
+    async fn act(self: Rc<Self>, action: Action) {
+        match action {
+            Action::Prepare => {
+                let prepared = self.prepare().await;
+                self.renewal.borrow_mut().handle_prepared(Instant::now(), self.clock(), prepared);
+            }
+            Action::Order { kind } => {
+                let outcome = self.order(kind).await;
+                self.renewal.borrow_mut().handle_outcome(Instant::now(), self.clock(), outcome);
+            }
+            Action::Stage { chain } => {
+                let staged = self.stage(chain).await;
+                self.renewal.borrow_mut().handle_staged(Instant::now(), self.clock(), staged);
+            }
+            Action::Probe => {
+                let verdict = self.prover.probe(&self.settings.folder.join(CANDIDATE)).await;
+                self.renewal.borrow_mut().handle_probed(Instant::now(), verdict);
+            }
+            Action::Commit => {
+                let now = self.clock.wall();
+                let committed = self.with_store(move |store| {
+                    let committed = store.commit(now).map_err(|error| error.to_string());
+                    committed.map(|()| store.current().map(|held| held.leaf.validity))
+                });
+                let committed: Result<Option<Validity>, String> = committed.await;
+                self.renewal.borrow_mut().handle_committed(Instant::now(), self.clock(), committed);
+            }
+            Action::Discard => {
+                let discarded = self.with_store(|store| {
+                    store.drop_request();
+                    store.discard().map_err(|error| error.to_string())
+                });
+                if let Err(reason) = discarded.await {
+                    let certificate = self.settings.name.as_str();
+                    log::warn!(certificate, reason; "the candidate cannot be removed");
+                }
+            }
+            Action::Forget => {
+                let forgotten = self.with_store(|store| {
+                    store.drop_request();
+                    Ok(())
+                });
+                let _ = forgotten.await; // a request that stays is used once more
+            }
+        }
+        self.pump();
+    }
+
+    /// Has a key and a request on disk; those that are there are used again.
+    async fn prepare(self: &Rc<Self>) -> Result<(), String> {
+        if self.source.is_none() {
+            return Err("it has no source; `tombolo cert install` installs one by hand".to_owned());
+        }
+        let (names, reuse_key) = (self.settings.names.clone(), self.settings.reuse_key);
+        self.with_store(move |store| {
+            if store.pending().is_some() {
+                return Ok(());
+            }
+            let pending = make_request(store.current(), &names, reuse_key)?;
+            store.keep_request(pending).map_err(|error| format!("the request cannot be kept: {error}"))
+        })
+        .await
+    }
+
+    async fn order(self: &Rc<Self>, kind: OrderKind) -> Outcome {
+        let Some(source) = self.source.clone() else {
+            return Outcome::Failed { cause: "it has no source".to_owned() };
+        };
+        let bootstrap = self.settings.bootstrap.clone();
+        let made = self.with_store(move |store| {
+            let csr = store.pending().map(|pending| pending.csr.clone()).ok_or("the request is gone")?;
+            let identity = match (kind, bootstrap) {
+                (OrderKind::Reenroll, _) => store.current().map(identity),
+                (OrderKind::Enroll, Some((certificate, key))) => Some(read_identity(&certificate, &key)?),
+                (OrderKind::Enroll, None) => None,
+            };
+            Ok((csr, identity))
+        });
+        match made.await {
+            Ok((csr, identity)) => {
+                let name = self.settings.name.clone();
+                source.order(Order { name, csr, kind, identity }).await
+            }
+            Err(cause) => Outcome::Failed { cause },
+        }
+    }
+
+    async fn stage(self: &Rc<Self>, chain: Vec<Vec<u8>>) -> Result<(), StageFault> {
+        let offered = match &self.source {
+            // What it does not offer does not complete the chain; the chain may be whole.
+            Some(source) => source.anchors().await.ok().flatten().unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let (usage, now) = (self.settings.usage, self.clock.wall());
+        let staged = self.with_store(move |store| Ok(judge_and_stage(store, &chain, &offered, usage, now)));
+        staged.await.unwrap_or_else(|reason| Err(StageFault::Disk(reason)))
+    }
+}
+
+fn judge_and_stage(
+    store: &mut Store<OnDisk>,
+    chain: &[Vec<u8>],
+    offered: &[Vec<u8>],
+    usage: crate::credential::leaf::Usage,
+    now: Option<crate::clock::UnixTime>,
+) -> Result<(), StageFault> {
+    let flaw = |what: String| StageFault::Flaw(what);
+    let pending = store.pending().cloned().ok_or_else(|| flaw("the request is gone".to_owned()))?;
+    let key = request::public_key(&pending.key).map_err(|error| flaw(error.to_string()))?;
+    let present = store.current().map(|held| held.chain.clone()).unwrap_or_default();
+    let expected = Expected { key: &key, present: &present, offered, usage, now };
+    let chain = candidate::judge(chain, &expected).map_err(|error| flaw(error.to_string()))?;
+    let held = Held::new(chain, pending.key).map_err(flaw)?;
+    store.stage(held).map_err(|error| StageFault::Disk(format!("{CANDIDATE} cannot be written: {error}")))
+}
+
+fn make_request(current: Option<&Held>, names: &Names, reuse_key: bool) -> Result<Pending, String> {
+    let names = current.map_or_else(|| names.clone(), |held| Names::of(&held.leaf));
+    let key = match current.filter(|_| reuse_key) {
+        Some(held) => held.key.clone(),
+        None => {
+            let key = rcgen::KeyPair::generate().map_err(|error| format!("no key can be made: {error}"))?;
+            Arc::new(Zeroizing::new(key.serialize_der()))
+        }
+    };
+    let csr = request::make(&key, &names).map_err(|error| error.to_string())?;
+    Ok(Pending { key, csr })
+}
+
+fn identity(held: &Held) -> Identity {
+    Identity { chain: held.chain.clone(), key: held.key.clone() }
+}
+
+/// The bootstrap certificate and its key.
+fn read_identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(&read(certificate)?).map(|der| der.map(|der| der.to_vec())).collect();
+    let chain = chain.map_err(|_| format!("{}: the certificates cannot be read", certificate.display()))?;
+    if chain.is_empty() {
+        return Err(format!("{}: holds no certificate (PEM is expected)", certificate.display()));
+    }
+    let secret = read(key)?;
+    let secret = PrivateKeyDer::from_pem_slice(&secret)
+        .map_err(|_| format!("{}: holds no private key (PEM is expected)", key.display()))?;
+    Ok(Identity { chain, key: Arc::new(Zeroizing::new(secret.secret_der().to_vec())) })
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let fault = |error: io::Error| format!("{}: cannot be read: {error}", path.display());
+    if std::fs::metadata(path).map_err(fault)?.len() > FILE_MAX {
+        return Err(format!("{}: is too large for a certificate or key", path.display()));
+    }
+    std::fs::read(path).map(Zeroizing::new).map_err(fault)
+}
+
+fn shown(store: &Store<OnDisk>) -> Shown {
+    Shown {
+        current: store.current().map(|held| held.leaf.clone()),
+        has_candidate: store.candidate().is_some(),
+        has_previous: store.previous().is_some(),
+        state: store.state().clone(),
+        problems: store.problems().to_vec(),
+    }
+}

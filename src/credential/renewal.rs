@@ -1,0 +1,575 @@
+//! The renewal of one certificate, from due to confirmed, without I/O.
+//!
+//! ```text
+//! Resting ──due──> Preparing ──key, request──> Ordering ──chain──> Staging ──valid, on disk──> Staged
+//!    ^                  ^                        │    ^                │                        │   ^
+//!    │                  │                 not yet│    │              flaw                       v   │ network, alternate
+//!    │<── failed ───────┴────────────────────────┤  Later              │                     Probing─┤
+//!    │<──────────────────────────────────────────┴─────────────────────┘                        │   │
+//!    │<── the old one is accepted, the candidate is given up ───────── Comparing <── refused ───┤   │
+//!    └<── confirmed ──────────────────────────────────────────────── Committing <── accepted ───┘───┘
+//! ```
+//!
+//! **What a candidate is given up for.** Not for what the network does. A refusal (a TLS alert, or
+//! a CONNACK other than 0x88, 0x89, 0x97, 0x9F) counts once the present certificate is accepted
+//! after it; a close before CONNACK, once that happened three times. Where the present one is not
+//! accepted either, or has expired, both are tried in turn; after [`ALTERNATIONS_MAX`] turns
+//! another certificate is asked for, since then neither works.
+//!
+//! Where there is no present certificate the candidate is committed without a probe: there is
+//! nothing that could be lost.
+//!
+//! The shell does what [`Renewal::poll_action`] says and answers with the `handle_` of the same
+//! name; one action is out at a time.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::decision::{self, Clock, Decision, History, LONGEST_LATE, SPACING, Settings, Validity};
+use super::source::{OrderKind, Outcome};
+use crate::clock::UnixTime;
+
+/// Closes before CONNACK that give a candidate up, the present certificate accepted after each.
+pub const CLOSES_MAX: u32 = 3;
+/// Turns of a candidate and a present certificate that both are not accepted.
+pub const ALTERNATIONS_MAX: u32 = 8;
+/// How long after a probe the present certificate is waited for.
+const COMPARE_WITHIN: Duration = Duration::from_secs(600);
+/// A source's "not yet" is kept to these bounds.
+const LATER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(6 * 3600));
+/// So often a source may say "not yet" before a new request is made.
+const LATER_MAX: u32 = 500;
+
+/// What came of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is accepted.
+    Accepted,
+    /// The peer refuses it: why.
+    Refused(String),
+    /// The peer closed the connection before CONNACK, and said nothing.
+    Closed(String),
+    /// It was not decided: the network, a time-out, a broker that is busy.
+    Fault(String),
+}
+
+/// How the present certificate fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A connection stands that was made with it.
+    Accepted,
+    /// The peer refuses it.
+    Refused,
+    /// Nothing is known at present.
+    Unknown,
+}
+
+/// Why a chain was not staged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StageFault {
+    /// It is not what was asked for: the flaw.
+    Flaw(String),
+    /// It could not be written.
+    Disk(String),
+}
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Have a key and a request, on disk.
+    Prepare,
+    /// Send the request: a renewal with the present certificate, an enrolment without it.
+    Order {
+        /// What kind.
+        kind: OrderKind,
+    },
+    /// Judge this chain, and keep it as the candidate.
+    Stage {
+        /// Leaf first, DER.
+        chain: Vec<Vec<u8>>,
+    },
+    /// Connect with the candidate.
+    Probe,
+    /// Put the candidate in the place of the present one.
+    Commit,
+    /// Give the candidate and its request up. No answer is waited for.
+    Discard,
+    /// The next request has a new key. No answer is waited for.
+    Forget,
+}
+
+/// What happened: for the log, the history and those who wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A request is being made.
+    Begun(OrderKind),
+    /// The source says: not yet.
+    Later(Duration),
+    /// A valid candidate is on disk.
+    Staged,
+    /// A connection with it is tried.
+    Probing,
+    /// The probe decided nothing; it is repeated.
+    Undecided {
+        /// Why.
+        why: String,
+        /// After so long.
+        retry_in: Duration,
+    },
+    /// The candidate was refused; the present one decides what that means.
+    Refused(String),
+    /// The candidate is given up.
+    Rejected(String),
+    /// The candidate is now the present one.
+    Committed,
+    /// A connection stands with it.
+    Confirmed,
+    /// It failed; it is tried again, or a person has to do something.
+    Failed(String),
+    /// The certificate has expired or is missing, and nothing can enrol.
+    Expired,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Begun(OrderKind::Enroll) => f.write_str("asking for a certificate (enrolment)"),
+            Event::Begun(OrderKind::Reenroll) => f.write_str("asking for the next certificate"),
+            Event::Later(after) => write!(f, "the source says: not before {} s", after.as_secs()),
+            Event::Staged => f.write_str("a valid certificate was issued and is stored"),
+            Event::Probing => f.write_str("trying to connect with the new certificate"),
+            Event::Undecided { why, retry_in } => {
+                write!(f, "the new certificate could not be tried: {why}; again in {} s", retry_in.as_secs())
+            }
+            Event::Refused(why) => write!(f, "the new certificate was refused: {why}"),
+            Event::Rejected(why) => {
+                write!(f, "the new certificate is given up, the old one stays in use: {why}")
+            }
+            Event::Committed => f.write_str("the new certificate is in use"),
+            Event::Confirmed => f.write_str("a connection stands with the new certificate"),
+            Event::Failed(why) => write!(f, "no new certificate: {why}"),
+            Event::Expired => f.write_str(
+                "the certificate has expired or is missing, and nothing is configured that could enrol; install one",
+            ),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Resting,
+    Preparing,
+    Ordering,
+    Later {
+        until: Instant,
+    },
+    Staging,
+    Staged {
+        until: Instant,
+    },
+    Probing,
+    Comparing {
+        why: String,
+        definite: bool,
+        until: Instant,
+    },
+    Committing,
+    /// The disk refused the commit; it is tried again.
+    CommitFailed {
+        until: Instant,
+    },
+}
+
+/// One certificate.
+#[derive(Debug)]
+pub struct Renewal {
+    settings: Settings,
+    step: Step,
+    kind: OrderKind,
+    history: History,
+    last_error: Option<String>,
+    present: Option<Validity>,
+    /// No attempt before then.
+    not_before: Option<Instant>,
+    closes: u32,
+    alternations: u32,
+    faults: u32,
+    laters: u32,
+    confirmed: bool,
+    said_expired: bool,
+    /// A person asks for a probe at once.
+    probe_asked: bool,
+    actions: VecDeque<Action>,
+    events: VecDeque<Event>,
+}
+
+impl Renewal {
+    /// What was found on disk: the present certificate, whether a connection was made with it, and
+    /// whether there is a candidate.
+    pub fn new(
+        now: Instant,
+        settings: Settings,
+        present: Option<Validity>,
+        history: History,
+        confirmed: bool,
+        has_candidate: bool,
+    ) -> Renewal {
+        let mut renewal = Renewal {
+            settings,
+            step: Step::Resting,
+            kind: OrderKind::Reenroll,
+            history,
+            last_error: None,
+            present,
+            not_before: None,
+            closes: 0,
+            alternations: 0,
+            faults: 0,
+            laters: 0,
+            confirmed,
+            said_expired: false,
+            probe_asked: false,
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        if has_candidate {
+            renewal.handle_candidate(now);
+        }
+        renewal
+    }
+
+    /// Goes on with other settings.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// What was tried, to be kept.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What the last attempt failed with.
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
+    }
+
+    /// Whether a connection was made with the present certificate.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// When the present certificate is due.
+    pub fn due(&self) -> Option<UnixTime> {
+        Some(decision::due(self.present?, self.history.obtained, &self.settings))
+    }
+
+    /// One word for what is being done.
+    pub fn state(&self, clock: Clock) -> &'static str {
+        match &self.step {
+            Step::Resting => match self.present {
+                None => "missing",
+                Some(present) if clock.trusted && present.has_expired(clock.now) => "expired",
+                Some(_) if self.last_error.is_some() => "retrying",
+                Some(_) if !self.confirmed => "committed",
+                Some(_) => "valid",
+            },
+            Step::Preparing | Step::Ordering | Step::Later { .. } => "ordering",
+            Step::Staging | Step::Staged { .. } => "staged",
+            Step::Probing => "probing",
+            Step::Comparing { .. } => "comparing",
+            Step::Committing | Step::CommitFailed { .. } => "committing",
+        }
+    }
+
+    // What people ask for.
+
+    /// Asks for the next certificate now. False: one is on its way.
+    pub fn ask(&mut self) -> bool {
+        let resting = self.step == Step::Resting;
+        if resting {
+            self.history.asked = true;
+            self.history.last_attempt = None;
+            self.not_before = None;
+        }
+        resting
+    }
+
+    /// Probes the candidate now. False: there is none that waits for its probe.
+    pub fn ask_probe(&mut self) -> bool {
+        self.probe_asked = matches!(self.step, Step::Staged { .. });
+        self.probe_asked
+    }
+
+    /// A candidate is on disk: it was there at the start, or a person installed it.
+    pub fn handle_candidate(&mut self, now: Instant) {
+        (self.closes, self.alternations, self.faults) = (0, 0, 0);
+        self.step = Step::Staged { until: now };
+    }
+
+    /// The present certificate is another one, by a person's doing.
+    pub fn handle_replaced(&mut self, clock: Clock, present: Option<Validity>) {
+        self.present = present;
+        self.step = Step::Resting;
+        self.confirmed = false;
+        self.history = History { obtained: clock.trusted.then_some(clock.now), ..History::default() };
+        self.last_error = None;
+    }
+
+    // Time and the present certificate.
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, clock: Clock, standing: Standing) {
+        if standing == Standing::Accepted && !self.confirmed && self.present.is_some() {
+            self.confirmed = true;
+            self.events.push_back(Event::Confirmed);
+        }
+        match self.step.clone() {
+            Step::Resting => self.rest(now, clock),
+            Step::Later { until } if now >= until => self.order(),
+            Step::Staged { until } if now >= until || std::mem::take(&mut self.probe_asked) => {
+                self.probe();
+            }
+            Step::Comparing { why, definite, until } => {
+                self.compare(now, clock, standing, why, definite, until);
+            }
+            Step::CommitFailed { until } if now >= until => self.commit(),
+            _ => {}
+        }
+    }
+
+    fn rest(&mut self, now: Instant, clock: Clock) {
+        let decision = decision::decide(clock, self.present, &self.history, &self.settings);
+        let kind = match decision {
+            Decision::Wait(_) | Decision::RetryAt(_) => return,
+            Decision::Expired => {
+                if !std::mem::replace(&mut self.said_expired, true) {
+                    self.events.push_back(Event::Expired);
+                }
+                return;
+            }
+            Decision::Renew => OrderKind::Reenroll,
+            Decision::UseBootstrap => OrderKind::Enroll,
+        };
+        // By the wall clock it would be time; but that may have jumped.
+        if self.not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        self.said_expired = false;
+        self.kind = kind;
+        self.not_before = Some(now + SPACING);
+        self.history.last_attempt = Some(clock.now);
+        self.laters = 0;
+        self.step = Step::Preparing;
+        self.events.push_back(Event::Begun(kind));
+        self.actions.push_back(Action::Prepare);
+    }
+
+    fn order(&mut self) {
+        self.step = Step::Ordering;
+        self.actions.push_back(Action::Order { kind: self.kind });
+    }
+
+    fn commit(&mut self) {
+        self.step = Step::Committing;
+        self.actions.push_back(Action::Commit);
+    }
+
+    fn probe(&mut self) {
+        self.probe_asked = false;
+        match self.present {
+            None => self.commit(),
+            Some(_) => {
+                self.step = Step::Probing;
+                // What is repeated again and again is said once.
+                if self.faults == 0 {
+                    self.events.push_back(Event::Probing);
+                }
+                self.actions.push_back(Action::Probe);
+            }
+        }
+    }
+
+    fn compare(
+        &mut self,
+        now: Instant,
+        clock: Clock,
+        standing: Standing,
+        why: String,
+        definite: bool,
+        until: Instant,
+    ) {
+        let expired = self.present.is_none_or(|present| clock.trusted && present.has_expired(clock.now));
+        if standing == Standing::Accepted {
+            self.closes += 1;
+            if definite || self.closes >= CLOSES_MAX {
+                return self.reject(now, clock, why);
+            }
+            self.step = Step::Staged { until: now + SPACING };
+        } else if standing == Standing::Refused || expired {
+            self.alternations += 1;
+            if self.alternations >= ALTERNATIONS_MAX {
+                let why = format!("neither it nor the present one is accepted: {why}");
+                return self.reject(now, clock, why);
+            }
+            self.step = Step::Staged { until: now + decision::back_off(self.alternations, None, true) };
+        } else if now >= until {
+            self.step = Step::Staged { until: now };
+        }
+    }
+
+    fn reject(&mut self, now: Instant, clock: Clock, why: String) {
+        self.actions.push_back(Action::Discard);
+        self.events.push_back(Event::Rejected(why.clone()));
+        self.fail(now, clock, format!("the new certificate was refused: {why}"));
+    }
+
+    fn fail(&mut self, now: Instant, clock: Clock, why: String) {
+        self.step = Step::Resting;
+        self.history.failures = self.history.failures.saturating_add(1);
+        self.history.last_attempt = Some(clock.now);
+        self.history.asked = false;
+        self.not_before = Some(now + SPACING);
+        self.last_error = Some(why.clone());
+        self.events.push_back(Event::Failed(why));
+    }
+
+    // What came of an action.
+
+    /// Of [`Action::Prepare`].
+    pub fn handle_prepared(&mut self, now: Instant, clock: Clock, prepared: Result<(), String>) {
+        if self.step != Step::Preparing {
+            return;
+        }
+        match prepared {
+            Ok(()) => self.order(),
+            Err(why) => self.fail(now, clock, why),
+        }
+    }
+
+    /// Of [`Action::Order`].
+    pub fn handle_outcome(&mut self, now: Instant, clock: Clock, outcome: Outcome) {
+        if self.step != Step::Ordering {
+            return;
+        }
+        match outcome {
+            Outcome::Issued { chain } => {
+                self.step = Step::Staging;
+                self.actions.push_back(Action::Stage { chain });
+            }
+            Outcome::Later { after } if self.laters < LATER_MAX => {
+                self.laters += 1;
+                let after = after.clamp(LATER.0, LATER.1);
+                self.step = Step::Later { until: now + after };
+                self.events.push_back(Event::Later(after));
+            }
+            Outcome::Later { .. } => {
+                self.actions.push_back(Action::Forget);
+                self.fail(now, clock, "the source said too often that it is not ready".to_owned());
+            }
+            Outcome::Refused { cause } => {
+                self.actions.push_back(Action::Forget);
+                self.fail(now, clock, format!("the source refuses: {cause}"));
+            }
+            Outcome::Failed { cause } => self.fail(now, clock, cause),
+        }
+    }
+
+    /// Of [`Action::Stage`].
+    pub fn handle_staged(&mut self, now: Instant, clock: Clock, staged: Result<(), StageFault>) {
+        if self.step != Step::Staging {
+            return;
+        }
+        match staged {
+            Ok(()) => {
+                self.events.push_back(Event::Staged);
+                self.handle_candidate(now);
+            }
+            Err(StageFault::Flaw(flaw)) => {
+                self.actions.push_back(Action::Forget);
+                self.fail(now, clock, format!("the certificate that was issued cannot be used: {flaw}"));
+            }
+            Err(StageFault::Disk(why)) => self.fail(now, clock, why),
+        }
+    }
+
+    /// Of [`Action::Probe`].
+    pub fn handle_probed(&mut self, now: Instant, verdict: Verdict) {
+        if self.step != Step::Probing {
+            return;
+        }
+        let until = now + COMPARE_WITHIN;
+        match verdict {
+            Verdict::Accepted => self.commit(),
+            Verdict::Refused(why) => {
+                self.events.push_back(Event::Refused(why.clone()));
+                self.step = Step::Comparing { why, definite: true, until };
+            }
+            Verdict::Closed(why) => {
+                self.events.push_back(Event::Refused(why.clone()));
+                self.step = Step::Comparing { why, definite: false, until };
+            }
+            Verdict::Fault(why) => {
+                self.faults = self.faults.saturating_add(1);
+                let retry_in = decision::back_off(self.faults, None, true).min(LONGEST_LATE);
+                self.step = Step::Staged { until: now + retry_in };
+                self.events.push_back(Event::Undecided { why, retry_in });
+            }
+        }
+    }
+
+    /// Of [`Action::Commit`]: what is in use now.
+    pub fn handle_committed(
+        &mut self,
+        now: Instant,
+        clock: Clock,
+        committed: Result<Option<Validity>, String>,
+    ) {
+        if self.step != Step::Committing {
+            return;
+        }
+        match committed {
+            Ok(present) => {
+                self.present = present;
+                self.step = Step::Resting;
+                self.confirmed = false;
+                self.last_error = None;
+                self.history = History { obtained: clock.trusted.then_some(clock.now), ..History::default() };
+                self.not_before = Some(now + SPACING);
+                self.events.push_back(Event::Committed);
+            }
+            Err(why) => {
+                self.last_error = Some(why.clone());
+                self.step = Step::CommitFailed { until: now + SPACING };
+                self.events.push_back(Event::Failed(why));
+            }
+        }
+    }
+
+    // What follows.
+
+    /// What is to be done, one at a time.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next deadline of a step. What is due by the wall clock has none: that clock jumps, so
+    /// [`Renewal::handle_timeout`] is called every few seconds besides.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.step {
+            Step::Later { until }
+            | Step::Staged { until }
+            | Step::Comparing { until, .. }
+            | Step::CommitFailed { until } => Some(until),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,495 @@
+//! One certificate on disk: the one in use, the one that is being tried, and the one before.
+//!
+//! ```text
+//! {state-dir}/certificates/NAME/
+//!   current.pem     in use: chain and key in one file, with a copy
+//!   candidate.pem   staged: issued and valid, not yet proven
+//!   previous.pem    the one before, for 24 h
+//!   request.pem     a key and its signing request, until the answer to it is staged
+//!   state           what was tried, and what happened lately; with a copy
+//! ```
+//!
+//! Each is an [atomic file](crate::durable::atomic_file), 0600. Chain and key cannot be of two
+//! certificates, because they are in one file.
+//!
+//! | at the moment of a power cut | what is in use afterwards |
+//! |---|---|
+//! | the candidate is being written | the old one; the candidate is there whole or not at all |
+//! | it is being proven | the old one; the candidate is tried again |
+//! | commit: the old one is being written as previous | the old one |
+//! | commit: the candidate is being written as current | the old or the new one, whole |
+//! | commit: the candidate is being removed | the new one |
+//! | rollback | the old or the new one, whole |
+//!
+//! The copy of `current.pem` is written after it; damage to one costs nothing. If both are damaged,
+//! `previous.pem` takes their place. What the disk does not give (EIO) is not damage: then nothing
+//! is written over it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::candidate::{BYTES_MAX, CHAIN_MAX};
+use super::decision::History;
+use super::leaf::Leaf;
+use super::request;
+use crate::clock::UnixTime;
+use crate::durable::atomic_file::{AtomicFile, Retrieved, sweep};
+use crate::durable::folder::StateFolder;
+
+/// The file with the chain and the key in use.
+pub const CURRENT: &str = "current.pem";
+/// The file with those being proven.
+pub const CANDIDATE: &str = "candidate.pem";
+/// The file with those before.
+pub const PREVIOUS: &str = "previous.pem";
+const REQUEST: &str = "request.pem";
+const STATE: &str = "state";
+/// Longest file.
+const FILE_MAX: u64 = 2 * BYTES_MAX as u64 + 32 * 1024;
+/// Events kept.
+const EVENTS_MAX: usize = 64;
+/// Characters kept of one.
+const EVENT_LENGTH: usize = 300;
+/// For so long the certificate before can be taken back.
+pub const KEPT_MS: u64 = 86_400_000;
+
+/// What precedes the checksum of a file's other lines.
+const SUM: &str = "tombolo crc32c ";
+
+/// A chain and its key.
+#[derive(Clone)]
+pub struct Held {
+    /// The chain, leaf first, DER.
+    pub chain: Vec<Vec<u8>>,
+    /// The private key, PKCS#8 DER or as it was installed.
+    pub key: Arc<Zeroizing<Vec<u8>>>,
+    /// The first certificate, read.
+    pub leaf: Leaf,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Held({})", self.leaf.serial_text())
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Held) -> bool {
+        self.chain == other.chain && self.key == other.key
+    }
+}
+
+impl Held {
+    /// A chain and its key, which belong together.
+    ///
+    /// # Errors
+    /// What is wrong with them, in half a sentence.
+    pub fn new(chain: Vec<Vec<u8>>, key: Arc<Zeroizing<Vec<u8>>>) -> Result<Held, String> {
+        let first = chain.first().ok_or("it has no certificate")?;
+        if chain.len() > CHAIN_MAX {
+            return Err(format!("it has more than {CHAIN_MAX} certificates"));
+        }
+        let leaf = Leaf::parse(first).ok_or("its certificate cannot be read")?;
+        let public = request::public_key(&key).map_err(|error| error.to_string())?;
+        match public == leaf.key {
+            true => Ok(Held { chain, key, leaf }),
+            false => Err("its key does not belong to its certificate".to_owned()),
+        }
+    }
+
+    fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut text = Zeroizing::new(String::with_capacity(FILE_MAX as usize));
+        self.chain.iter().for_each(|der| push_pem(&mut text, "CERTIFICATE", der));
+        push_pem(&mut text, key_label(&self.key), &self.key);
+        sealed(&text)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Held, String> {
+        let bytes = unsealed(bytes)?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+        let chain = chain.map_err(|_| "its certificates cannot be read")?;
+        let key = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| "it has no key")?;
+        let key = Arc::new(Zeroizing::new(key.secret_der().to_vec()));
+        Held::new(chain.into_iter().map(|der| der.to_vec()).collect(), key)
+    }
+}
+
+/// A key and the request for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The private key, PKCS#8 DER.
+    pub key: Arc<Zeroizing<Vec<u8>>>,
+    /// The request, PKCS#10 DER.
+    pub csr: Vec<u8>,
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pending")
+    }
+}
+
+impl Pending {
+    fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut text = Zeroizing::new(String::with_capacity(32 * 1024));
+        push_pem(&mut text, "CERTIFICATE REQUEST", &self.csr);
+        push_pem(&mut text, key_label(&self.key), &self.key);
+        sealed(&text)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Pending, String> {
+        let bytes = unsealed(bytes)?;
+        let csr = CertificateSigningRequestDer::from_pem_slice(bytes).map_err(|_| "it has no request")?;
+        let key = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| "it has no key")?;
+        let key = Arc::new(Zeroizing::new(key.secret_der().to_vec()));
+        Ok(Pending { key, csr: csr.to_vec() })
+    }
+
+    /// The request in PEM.
+    pub fn csr_pem(&self) -> String {
+        let mut text = String::new();
+        push_pem(&mut text, "CERTIFICATE REQUEST", &self.csr);
+        text
+    }
+}
+
+/// The label of a key in PEM, by its form.
+fn key_label(der: &[u8]) -> &'static str {
+    match PrivateKeyDer::try_from(der) {
+        Ok(PrivateKeyDer::Pkcs1(_)) => "RSA PRIVATE KEY",
+        Ok(PrivateKeyDer::Sec1(_)) => "EC PRIVATE KEY",
+        _ => "PRIVATE KEY",
+    }
+}
+
+fn push_pem(text: &mut String, label: &str, der: &[u8]) {
+    let encoded = Zeroizing::new(STANDARD.encode(der));
+    let _ = writeln!(text, "-----BEGIN {label}-----");
+    for line in encoded.as_bytes().chunks(64) {
+        text.push_str(std::str::from_utf8(line).unwrap_or_default());
+        text.push('\n');
+    }
+    let _ = writeln!(text, "-----END {label}-----");
+}
+
+/// A chain as PEM.
+pub fn chain_pem(chain: &[Vec<u8>]) -> String {
+    let mut text = String::new();
+    chain.iter().for_each(|der| push_pem(&mut text, "CERTIFICATE", der));
+    text
+}
+
+fn sealed(text: &str) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() + 32));
+    bytes.extend(format!("{SUM}{:08x}\n", crc32c::crc32c(text.as_bytes())).into_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+    bytes
+}
+
+fn unsealed(bytes: &[u8]) -> Result<&[u8], String> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it is cut short")?;
+    let sum = bytes[..end].strip_prefix(SUM.as_bytes()).ok_or("it does not begin as it should")?;
+    let rest = &bytes[end + 1..];
+    match format!("{:08x}", crc32c::crc32c(rest)).as_bytes() == sum {
+        true => Ok(rest),
+        false => Err("its checksum is wrong".to_owned()),
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, RFC 3339; `None`: the clock was not trusted.
+    pub at: Option<String>,
+    /// What, one line.
+    pub what: String,
+}
+
+/// What is kept beside the certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    version: u8,
+    /// When the present certificate came into use, ms since 1970.
+    pub obtained: Option<u64>,
+    /// Whether a connection was made with it since.
+    pub confirmed: bool,
+    /// When one was asked for last.
+    pub last_attempt: Option<u64>,
+    /// How often in a row that failed.
+    pub failures: u32,
+    /// What it failed with.
+    pub last_error: Option<String>,
+    /// What happened lately, oldest first.
+    pub events: Vec<Entry>,
+}
+
+const VERSION: u8 = 1;
+
+impl State {
+    /// What the decision goes by.
+    pub fn history(&self) -> History {
+        History {
+            obtained: self.obtained.map(UnixTime),
+            last_attempt: self.last_attempt.map(UnixTime),
+            failures: self.failures,
+            asked: false,
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<State, String> {
+        let state: State = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match state.version {
+            VERSION => Ok(state),
+            other => Err(format!("it is of version {other}")),
+        }
+    }
+}
+
+/// The files of one certificate.
+pub struct Store<F> {
+    folder: F,
+    current: Option<Held>,
+    candidate: Option<Held>,
+    previous: Option<Held>,
+    pending: Option<Pending>,
+    state: State,
+    /// What is wrong with the files.
+    problems: Vec<String>,
+}
+
+const fn pem(name: &'static str) -> AtomicFile<'static> {
+    AtomicFile::new(name, FILE_MAX, 0o600)
+}
+
+const CURRENT_FILE: AtomicFile<'static> = pem(CURRENT).with_copy();
+const STATE_FILE: AtomicFile<'static> = AtomicFile::new(STATE, 256 * 1024, 0o600).with_copy();
+
+impl<F: StateFolder> Store<F> {
+    /// Reads what is there, and puts in order what a power cut left. What cannot be put in order is
+    /// a problem, not an error.
+    pub fn open(folder: F) -> Store<F> {
+        let mut problems = Vec::new();
+        let current = take(&folder, CURRENT_FILE, Held::parse, &mut problems);
+        let previous = take(&folder, pem(PREVIOUS), Held::parse, &mut problems);
+        let candidate = take(&folder, pem(CANDIDATE), Held::parse, &mut problems);
+        let pending = take(&folder, pem(REQUEST), Pending::parse, &mut problems);
+        let state = take(&folder, STATE_FILE, State::parse, &mut problems);
+        for name in [CURRENT, PREVIOUS, CANDIDATE, REQUEST, STATE] {
+            // What a writer left that was killed; it is in nobody's way.
+            let _ = sweep(&folder, name);
+        }
+        let mut store = Store {
+            folder,
+            current: current.value,
+            candidate: candidate.value,
+            previous: previous.value,
+            pending: pending.value,
+            state: state.value.unwrap_or(State { version: VERSION, ..State::default() }),
+            problems,
+        };
+        if store.current.is_none() && current.may_be_replaced {
+            store.restore();
+        }
+        if store.candidate.is_some() && store.candidate == store.current {
+            // The commit was done but for its end.
+            store.finish_commit();
+        }
+        store
+    }
+
+    /// Nothing else is left: the certificate before is in use again.
+    fn restore(&mut self) {
+        let Some(previous) = self.previous.clone() else { return };
+        match CURRENT_FILE.write(&self.folder, &previous.to_bytes()) {
+            Ok(()) => {
+                self.problems.push(format!("{CURRENT} was lost: the certificate before is in use again"))
+            }
+            Err(error) => self.problems.push(format!("{CURRENT} cannot be written: {error}")),
+        }
+        self.current = Some(previous);
+    }
+
+    /// The one in use.
+    pub fn current(&self) -> Option<&Held> {
+        self.current.as_ref()
+    }
+
+    /// The one that is being proven.
+    pub fn candidate(&self) -> Option<&Held> {
+        self.candidate.as_ref()
+    }
+
+    /// The one before.
+    pub fn previous(&self) -> Option<&Held> {
+        self.previous.as_ref()
+    }
+
+    /// The request that is open.
+    pub fn pending(&self) -> Option<&Pending> {
+        self.pending.as_ref()
+    }
+
+    /// What was tried, and what happened lately.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What is wrong with the files, one sentence each.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// Keeps a key and its request, before the request leaves.
+    ///
+    /// # Errors
+    /// As the system says; then there is no request.
+    pub fn keep_request(&mut self, pending: Pending) -> io::Result<()> {
+        pem(REQUEST).write(&self.folder, &pending.to_bytes())?;
+        self.pending = Some(pending);
+        Ok(())
+    }
+
+    /// Forgets the request: the next has a new key.
+    pub fn drop_request(&mut self) {
+        if self.pending.take().is_some() {
+            // One that stays is used once more, which does no harm.
+            let _ = self.folder.remove(REQUEST).and_then(|()| self.folder.sync_names());
+        }
+    }
+
+    /// Keeps a chain and its key as the candidate, in place of an earlier one.
+    ///
+    /// # Errors
+    /// As the system says; the one in use is untouched.
+    pub fn stage(&mut self, held: Held) -> io::Result<()> {
+        pem(CANDIDATE).write(&self.folder, &held.to_bytes())?;
+        self.candidate = Some(held);
+        Ok(())
+    }
+
+    /// Gives the candidate up.
+    ///
+    /// # Errors
+    /// As the system says; it would be tried again after a restart.
+    pub fn discard(&mut self) -> io::Result<()> {
+        self.candidate = None;
+        self.folder.remove(CANDIDATE)?;
+        self.folder.sync_names()
+    }
+
+    /// Puts the candidate in the place of the one in use, which becomes the one before. Without a
+    /// candidate nothing happens.
+    ///
+    /// # Errors
+    /// As the system says. Then the old or the new one is in use, whole, and calling this again is
+    /// safe.
+    pub fn commit(&mut self, now: Option<UnixTime>) -> io::Result<()> {
+        let Some(candidate) = self.candidate.clone() else { return Ok(()) };
+        if let Some(current) = &self.current {
+            pem(PREVIOUS).write(&self.folder, &current.to_bytes())?;
+            self.previous = Some(current.clone());
+        }
+        CURRENT_FILE.write(&self.folder, &candidate.to_bytes())?;
+        self.current = Some(candidate);
+        self.state.obtained = now.map(|now| now.0);
+        (self.state.confirmed, self.state.failures) = (false, 0);
+        (self.state.last_attempt, self.state.last_error) = (None, None);
+        self.finish_commit();
+        Ok(())
+    }
+
+    /// What is left over does no harm: it is recognised at the next start.
+    fn finish_commit(&mut self) {
+        (self.candidate, self.pending) = (None, None);
+        let removed = self.folder.remove(CANDIDATE).and_then(|()| self.folder.remove(REQUEST));
+        let _ = removed.and_then(|()| self.folder.sync_names());
+    }
+
+    /// Takes the certificate before into use again; the present one becomes the one before. False:
+    /// there is none before.
+    ///
+    /// # Errors
+    /// As the system says. Then the old or the new one is in use, whole.
+    pub fn roll_back(&mut self, now: Option<UnixTime>) -> io::Result<bool> {
+        let (Some(previous), current) = (self.previous.clone(), self.current.clone()) else {
+            return Ok(false);
+        };
+        CURRENT_FILE.write(&self.folder, &previous.to_bytes())?;
+        self.current = Some(previous);
+        self.previous = None;
+        self.state.obtained = now.map(|now| now.0);
+        if let Some(current) = current {
+            pem(PREVIOUS).write(&self.folder, &current.to_bytes())?;
+            self.previous = Some(current);
+        }
+        Ok(true)
+    }
+
+    /// Removes the certificate before, a day after the present one came into use and a connection
+    /// was made with it.
+    pub fn forget_previous(&mut self, now: UnixTime) {
+        let obtained = self.state.obtained.unwrap_or(u64::MAX);
+        if self.previous.is_some() && self.state.confirmed && now.0.saturating_sub(KEPT_MS) >= obtained {
+            self.previous = None;
+            let _ = self.folder.remove(PREVIOUS).and_then(|()| self.folder.sync_names());
+        }
+    }
+
+    /// Changes what is kept beside the certificates.
+    ///
+    /// # Errors
+    /// As the system says; it is known until the next restart.
+    pub fn change(&mut self, change: impl FnOnce(&mut State)) -> io::Result<()> {
+        let before = self.state.clone();
+        change(&mut self.state);
+        if self.state == before {
+            return Ok(());
+        }
+        let surplus = self.state.events.len().saturating_sub(EVENTS_MAX);
+        self.state.events.drain(..surplus);
+        for entry in &mut self.state.events {
+            if entry.what.chars().count() > EVENT_LENGTH {
+                entry.what = entry.what.chars().take(EVENT_LENGTH).collect();
+            }
+        }
+        let bytes = serde_json::to_vec(&self.state)?;
+        STATE_FILE.write(&self.folder, &bytes)
+    }
+}
+
+struct Taken<T> {
+    value: Option<T>,
+    may_be_replaced: bool,
+}
+
+fn take<T>(
+    folder: &impl StateFolder,
+    file: AtomicFile<'_>,
+    parse: impl Fn(&[u8]) -> Result<T, String>,
+    problems: &mut Vec<String>,
+) -> Taken<T> {
+    let retrieved: Retrieved<T> = file.read(folder, parse);
+    let may_be_replaced = retrieved.may_be_replaced();
+    if !retrieved.is_new() {
+        problems.extend(retrieved.defects.iter().filter(|d| !is_missing_copy(d)).map(ToString::to_string));
+        if let Err(error) = file.mend(folder, &retrieved) {
+            problems.push(format!("what is damaged cannot be put in order: {error}"));
+        }
+    }
+    Taken { value: retrieved.value, may_be_replaced }
+}
+
+/// The copy is written after the file; a power cut between the two is no problem.
+fn is_missing_copy(defect: &crate::durable::atomic_file::Defect) -> bool {
+    use crate::durable::atomic_file::Condition;
+    defect.condition == Condition::Missing && defect.name.ends_with(".copy")
+}

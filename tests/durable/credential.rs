@@ -1,0 +1,198 @@
+//! A certificate's store: the power goes, or the disk is full, at any call of staging, commit and
+//! rollback; afterwards the old or the new certificate is in use, with its own key.
+
+use std::sync::Arc;
+
+use tombolo::clock::UnixTime;
+use tombolo::credential::store::{Held, Pending, Store};
+use tombolo::durable::folder::{ReadFault, StateFolder};
+use tombolo::splitmix::SplitMix64;
+use zeroize::Zeroizing;
+
+use crate::disk::{Chance, Disk, Node};
+
+const NOW: Option<UnixTime> = Some(UnixTime::from_secs(1_782_864_000));
+/// More than any of these has.
+const CALLS_MAX: usize = 60;
+
+/// The disk, held by the test too.
+struct Shared<'d>(&'d Disk);
+
+impl StateFolder for Shared<'_> {
+    fn read(&self, name: &str, max: u64, afresh: bool) -> Result<Zeroizing<Vec<u8>>, ReadFault> {
+        self.0.read(name, max, afresh)
+    }
+    fn write_beside(&self, name: &str, bytes: &[u8], mode: u32) -> std::io::Result<String> {
+        assert_eq!(mode, 0o600, "{name}");
+        self.0.write_beside(name, bytes, mode)
+    }
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync_names(&self) -> std::io::Result<()> {
+        self.0.sync_names()
+    }
+    fn has(&self, name: &str) -> bool {
+        self.0.has(name)
+    }
+    fn names(&self) -> std::io::Result<Vec<String>> {
+        self.0.names()
+    }
+    fn pause(&self, time: std::time::Duration) -> bool {
+        self.0.pause(time)
+    }
+}
+
+fn held(name: &str) -> Held {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let chain = vec![params.self_signed(&key).unwrap().der().to_vec()];
+    Held::new(chain, Arc::new(Zeroizing::new(key.serialize_der()))).unwrap()
+}
+
+fn with_current(disk: &Disk, held: &Held) {
+    let mut store = Store::open(Shared(disk));
+    store.stage(held.clone()).unwrap();
+    store.commit(NOW).unwrap();
+    assert_eq!(store.current(), Some(held));
+}
+
+/// Does `act` with the power going off, or the disk being full, at each of its calls, and looks at
+/// what is in use afterwards.
+fn everywhere(held: &[Held], act: impl Fn(&mut Store<Shared<'_>>)) {
+    let mut met = [0; 2];
+    for call in 1..CALLS_MAX {
+        for seed in 0..16 {
+            for full in [false, true] {
+                let disk = Disk::default();
+                with_current(&disk, &held[0]);
+                let mut chance = Chance(SplitMix64::new(seed * 977 + call as u64));
+                {
+                    let mut store = Store::open(Shared(&disk));
+                    if full {
+                        disk.fail_at(call)
+                    } else {
+                        disk.cut_at(call)
+                    }
+                    act(&mut store);
+                    disk.calm();
+                }
+                // A full disk without a power cut keeps what was renamed.
+                if full {
+                    disk.sync_names().unwrap()
+                } else {
+                    disk.revive(&mut chance)
+                }
+                let store = Store::open(Shared(&disk));
+                let current = store.current().unwrap_or_else(|| panic!("call {call}: none is left"));
+                let index = held.iter().position(|held| held == current);
+                met[index.unwrap_or_else(|| panic!("call {call}: another one"))] += 1;
+                // And whatever it is, the next one can come.
+                drop(store);
+                let mut store = Store::open(Shared(&disk));
+                store.stage(held[1].clone()).unwrap();
+                store.commit(NOW).unwrap();
+                assert_eq!(Store::open(Shared(&disk)).current(), Some(&held[1]));
+            }
+        }
+    }
+    assert!(met[0] > 0 && met[1] > 0, "both were met: {met:?}");
+}
+
+#[test]
+fn a_power_cut_or_a_full_disk_at_any_call_leaves_the_old_or_the_new_certificate() {
+    let all = [held("old"), held("new")];
+    everywhere(&all, |store| {
+        let staged = store.stage(all[1].clone());
+        if staged.is_ok() {
+            let _ = store.commit(NOW);
+        }
+    });
+}
+
+#[test]
+fn a_rollback_that_is_cut_off_leaves_one_of_the_two() {
+    let all = [held("old"), held("new")];
+    for call in 1..CALLS_MAX {
+        for seed in 0..8 {
+            let disk = Disk::default();
+            with_current(&disk, &all[0]);
+            with_current(&disk, &all[1]);
+            let mut store = Store::open(Shared(&disk));
+            disk.cut_at(call);
+            let _ = store.roll_back(NOW);
+            drop(store);
+            disk.calm();
+            disk.revive(&mut Chance(SplitMix64::new(seed)));
+            let store = Store::open(Shared(&disk));
+            assert!(all.iter().any(|held| Some(held) == store.current()), "{call}");
+        }
+    }
+    let disk = Disk::default();
+    with_current(&disk, &all[0]);
+    with_current(&disk, &all[1]);
+    assert!(Store::open(Shared(&disk)).roll_back(NOW).unwrap());
+    let store = Store::open(Shared(&disk));
+    assert_eq!((store.current(), store.previous()), (Some(&all[0]), Some(&all[1])));
+}
+
+#[test]
+fn damage_costs_nothing_while_a_copy_or_the_certificate_before_is_left() {
+    let all = [held("old"), held("new")];
+    for spoiled in [Node::File(vec![0; 100]), Node::File(Vec::new()), Node::File(b"-----BEGIN".to_vec())] {
+        let disk = Disk::default();
+        with_current(&disk, &all[0]);
+        with_current(&disk, &all[1]);
+        disk.put("current.pem", spoiled.clone());
+        let store = Store::open(Shared(&disk));
+        assert_eq!(store.current(), Some(&all[1]), "the copy");
+        assert!(!store.problems().is_empty());
+        drop(store);
+        disk.put("current.pem", spoiled.clone());
+        disk.put("current.pem.copy", spoiled);
+        let store = Store::open(Shared(&disk));
+        assert_eq!(store.current(), Some(&all[0]), "the one before");
+        drop(store);
+        let store = Store::open(Shared(&disk));
+        assert_eq!(store.current(), Some(&all[0]), "and so it stays");
+    }
+}
+
+#[test]
+fn what_the_disk_does_not_give_is_not_written_over() {
+    let all = [held("old"), held("new")];
+    let disk = Disk::default();
+    with_current(&disk, &all[0]);
+    with_current(&disk, &all[1]);
+    for name in ["current.pem", "current.pem.copy"] {
+        let bytes = disk.content(name).unwrap();
+        disk.put(name, Node::Unreadable(bytes));
+    }
+    drop(Store::open(Shared(&disk)));
+    for name in ["current.pem", "current.pem.copy"] {
+        let Some(Node::Unreadable(bytes)) = disk.node(name) else { panic!("{name} was written over") };
+        disk.file(name, &bytes);
+    }
+    assert_eq!(Store::open(Shared(&disk)).current(), Some(&all[1]));
+}
+
+#[test]
+fn a_request_and_what_was_tried_outlive_a_restart() {
+    let disk = Disk::default();
+    let one = held("one");
+    let pending = Pending { key: one.key.clone(), csr: vec![0x30, 3, 2, 1, 0] };
+    let mut store = Store::open(Shared(&disk));
+    assert!(store.problems().is_empty(), "nothing was there: {:?}", store.problems());
+    store.keep_request(pending.clone()).unwrap();
+    store.change(|state| state.failures = 7).unwrap();
+    drop(store);
+    let mut store = Store::open(Shared(&disk));
+    assert_eq!((store.pending(), store.state().failures), (Some(&pending), 7));
+    store.stage(one).unwrap();
+    store.commit(NOW).unwrap();
+    assert_eq!((store.pending(), store.state().failures), (None, 0));
+}
