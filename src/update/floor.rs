@@ -68,7 +68,6 @@ impl MetadataVersions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floor {
     /// The highest version of each role that was verified.
-    #[serde(default)]
     pub metadata: MetadataVersions,
     /// The highest version of the gateway's firmware that was installed and found good, with the
     /// scheme it is compared by (`debian`, `semver`).
@@ -106,6 +105,8 @@ impl Floor {
 
     /// Reads it; `None` if it is of no known kind.
     pub fn parse(content: &[u8]) -> Option<Floor> {
+        // serde would also take an array for a struct.
+        content.first().filter(|byte| **byte == b'{')?;
         serde_json::from_slice(content).ok()
     }
 
@@ -178,6 +179,7 @@ mod tests {
         assert_eq!(Floor::parse(&floor.encode()), Some(floor.clone()));
         assert!(floor.encode().len() < FORMAT.content_max);
         assert_eq!(Floor::parse(b""), None);
-        assert_eq!(Floor::parse(b"[]"), None);
+        assert_eq!(Floor::parse(b"{}"), None);
+        assert_eq!(Floor::parse(b"[[0,0,0,0]]"), None);
     }
 }
