@@ -67,7 +67,7 @@ pub fn judge(seen: Observation, timeout: Duration) -> Verdict {
     if seen.restarts >= RESTARTS_MAX {
         return Verdict::RollBack { is_own_fault: true };
     }
-    if !seen.healthy.is_some_and(|healthy| healthy >= STEADY) {
+    if seen.healthy.is_none_or(|healthy| healthy < STEADY) {
         return if is_over { Verdict::RollBack { is_own_fault: true } } else { Verdict::Wait };
     }
     match (seen.is_connected, is_over) {
