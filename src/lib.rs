@@ -64,3 +64,4 @@ pub mod southbound;
 pub mod splitmix;
 pub mod system;
 pub mod telemetry;
+pub mod update;

@@ -1,0 +1,130 @@
+//! Whether a version that was just installed stays.
+//!
+//! It is judged from outside the daemon, by `tombolo health --wait`, which sees what an operator
+//! would see. Two questions, kept apart: does the version *work* (journal open, listeners up, no
+//! restarts), and does it *reach the broker*? A version that does not work is rolled back. One that
+//! works and does not reach the broker may only have met an outage: it is rolled back once, and
+//! only if the version before it was connected within the hour before the update; otherwise it
+//! stays, and is `pending` until the broker was reached.
+//!
+//! | local health | broker | decision |
+//! |---|---|---|
+//! | good for [`STEADY`] | reached | the slot is good, and the floor rises |
+//! | good for [`STEADY`] | not yet, time is left | the slot is good; wait for the broker |
+//! | good | not reached in time; it was connected before; not rolled back by this yet | roll back |
+//! | good | not reached in time, otherwise | pending |
+//! | not good | | wait; when the time is over, roll back, and count a failure of its own |
+//! | restarted [`RESTARTS_MAX`] times or more | | roll back at once, and count a failure of its own |
+
+use std::time::Duration;
+
+/// For so long the daemon must be healthy before a slot is good.
+pub const STEADY: Duration = Duration::from_secs(60);
+/// Restarts of the unit since the boot that are a loop.
+pub const RESTARTS_MAX: u32 = 5;
+/// Failures of its own that deny a version.
+pub const FAILURES_MAX: u32 = 2;
+
+/// What was seen now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Since the version was started first.
+    pub running: Duration,
+    /// How long the journal has been open and the listeners up without a break; `None`: they are
+    /// not.
+    pub healthy: Option<Duration>,
+    /// Restarts of the unit since the boot.
+    pub restarts: u32,
+    /// The broker accepted a connection of this version.
+    pub is_connected: bool,
+    /// The version before was connected within the hour before the update.
+    pub was_connected: bool,
+    /// This version was rolled back before because it did not reach the broker.
+    pub was_rolled_back_for_broker: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing yet.
+    Wait,
+    /// The slot may boot again; go on waiting for the broker.
+    MarkGood,
+    /// The slot is good, and nothing older is installed any more.
+    Confirm,
+    /// It works and has not reached the broker: it stays, unconfirmed.
+    Pending,
+    /// Back to the version before.
+    RollBack {
+        /// Its own fault, which counts towards its denial. An outage does not.
+        is_own_fault: bool,
+    },
+}
+
+/// Judges. `timeout` is `health-timeout`.
+pub fn judge(seen: Observation, timeout: Duration) -> Verdict {
+    let is_over = seen.running >= timeout;
+    if seen.restarts >= RESTARTS_MAX {
+        return Verdict::RollBack { is_own_fault: true };
+    }
+    if seen.healthy.is_none_or(|healthy| healthy < STEADY) {
+        return if is_over { Verdict::RollBack { is_own_fault: true } } else { Verdict::Wait };
+    }
+    match (seen.is_connected, is_over) {
+        (true, _) => Verdict::Confirm,
+        (false, false) => Verdict::MarkGood,
+        (false, true) if seen.was_connected && !seen.was_rolled_back_for_broker => {
+            Verdict::RollBack { is_own_fault: false }
+        }
+        (false, true) => Verdict::Pending,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(1800);
+    const GOOD: Observation = Observation {
+        running: Duration::from_secs(120),
+        healthy: Some(Duration::from_secs(100)),
+        restarts: 0,
+        is_connected: true,
+        was_connected: true,
+        was_rolled_back_for_broker: false,
+    };
+
+    #[test]
+    fn a_version_that_works_and_reaches_the_broker_is_confirmed() {
+        assert_eq!(judge(GOOD, TIMEOUT), Verdict::Confirm);
+        assert_eq!(judge(Observation { running: 2 * TIMEOUT, ..GOOD }, TIMEOUT), Verdict::Confirm);
+    }
+
+    #[test]
+    fn a_moment_of_health_is_not_enough() {
+        let brief = Observation { healthy: Some(Duration::from_secs(59)), ..GOOD };
+        assert_eq!(judge(brief, TIMEOUT), Verdict::Wait);
+    }
+
+    #[test]
+    fn an_outage_never_counts_against_a_version_and_rolls_back_at_most_once() {
+        let offline = Observation { is_connected: false, ..GOOD };
+        assert_eq!(judge(offline, TIMEOUT), Verdict::MarkGood);
+        let late = Observation { running: TIMEOUT, ..offline };
+        assert_eq!(judge(late, TIMEOUT), Verdict::RollBack { is_own_fault: false });
+        let again = Observation { was_rolled_back_for_broker: true, ..late };
+        assert_eq!(judge(again, TIMEOUT), Verdict::Pending);
+        let never_was = Observation { was_connected: false, ..late };
+        assert_eq!(judge(never_was, TIMEOUT), Verdict::Pending);
+    }
+
+    #[test]
+    fn a_version_that_does_not_work_is_rolled_back_by_its_own_fault() {
+        let broken = Observation { healthy: None, is_connected: false, ..GOOD };
+        assert_eq!(judge(broken, TIMEOUT), Verdict::Wait);
+        let late = Observation { running: TIMEOUT, ..broken };
+        assert_eq!(judge(late, TIMEOUT), Verdict::RollBack { is_own_fault: true });
+        let looping = Observation { restarts: RESTARTS_MAX, ..GOOD };
+        assert_eq!(judge(looping, TIMEOUT), Verdict::RollBack { is_own_fault: true });
+    }
+}

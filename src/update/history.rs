@@ -1,0 +1,155 @@
+//! What became of versions: failures, denials, the hold; kept in one small file.
+
+use serde::{Deserialize, Serialize};
+
+use super::health::FAILURES_MAX;
+use super::version::VERSION_MAX;
+
+/// Most entries kept; the oldest go first, those that deny a version last of all.
+const EVENTS_MAX: usize = 64;
+/// Most versions denied.
+const DENIED_MAX: usize = 32;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The version it happened to.
+    pub version: String,
+    /// What.
+    pub what: What,
+    /// When, RFC 3339; absent while the clock was not trusted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Why, one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// The kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// The image is here and verified.
+    Downloaded,
+    /// The backend began.
+    Installing,
+    /// It runs, works, and has reached the broker.
+    Confirmed,
+    /// It runs and works, and has not reached the broker.
+    Pending,
+    /// The version before runs again, because this one did not work.
+    FailedItself,
+    /// The version before runs again, because this one did not reach the broker.
+    FailedToConnect,
+    /// It could not be installed.
+    NotInstalled,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Oldest first, at most 64.
+    #[serde(default)]
+    pub events: Vec<Event>,
+    /// Versions denied, by failures or by the owner.
+    #[serde(default)]
+    pub denied: Vec<String>,
+    /// No update is installed until it is released.
+    #[serde(default)]
+    pub held: bool,
+}
+
+impl History {
+    /// Adds an event; the second failure of its own denies the version.
+    pub fn record(&mut self, event: Event) {
+        let version = event.version.clone();
+        self.events.push(event);
+        let failures =
+            self.events.iter().filter(|past| past.version == version && past.what == What::FailedItself);
+        if failures.count() >= FAILURES_MAX as usize {
+            self.deny(&version);
+        }
+        while self.events.len() > EVENTS_MAX {
+            self.events.remove(0);
+        }
+    }
+
+    /// Denies a version. False if it is denied already, or is none.
+    pub fn deny(&mut self, version: &str) -> bool {
+        if version.is_empty()
+            || version.len() > VERSION_MAX
+            || self.denied.iter().any(|denied| denied == version)
+        {
+            return false;
+        }
+        if self.denied.len() == DENIED_MAX {
+            self.denied.remove(0);
+        }
+        self.denied.push(version.to_owned());
+        true
+    }
+
+    /// Allows a denied version again, with its failures forgotten; all of them for `None`. Says how
+    /// many.
+    pub fn clear(&mut self, version: Option<&str>) -> usize {
+        let is_meant = |other: &str| version.is_none_or(|version| version == other);
+        let before = self.denied.len();
+        self.denied.retain(|denied| !is_meant(denied));
+        self.events.retain(|event| event.what != What::FailedItself || !is_meant(&event.version));
+        before - self.denied.len()
+    }
+
+    /// Whether this version was rolled back because it did not reach the broker.
+    pub fn was_rolled_back_for_broker(&self, version: &str) -> bool {
+        self.events.iter().any(|event| event.version == version && event.what == What::FailedToConnect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(version: &str, what: What) -> Event {
+        Event { version: version.to_owned(), what, at: None, cause: None }
+    }
+
+    #[test]
+    fn two_failures_of_its_own_deny_a_version_and_outages_never_do() {
+        let mut history = History::default();
+        for _ in 0..9 {
+            history.record(event("2.0.0", What::FailedToConnect));
+        }
+        history.record(event("2.0.0", What::FailedItself));
+        history.record(event("3.0.0", What::FailedItself));
+        assert!(history.denied.is_empty());
+        history.record(event("2.0.0", What::FailedItself));
+        assert_eq!(history.denied, ["2.0.0"]);
+    }
+
+    #[test]
+    fn a_cleared_version_needs_two_new_failures() {
+        let mut history = History::default();
+        for _ in 0..2 {
+            history.record(event("2.0.0", What::FailedItself));
+        }
+        assert_eq!(history.clear(Some("9.9.9")), 0);
+        assert_eq!(history.clear(Some("2.0.0")), 1);
+        history.record(event("2.0.0", What::FailedItself));
+        assert!(history.denied.is_empty());
+        history.deny("1.0.0");
+        history.deny("1.0.1");
+        assert_eq!(history.clear(None), 2);
+    }
+
+    #[test]
+    fn it_stays_small() {
+        let mut history = History::default();
+        for n in 0..1000 {
+            history.record(event(&n.to_string(), What::Confirmed));
+            history.deny(&n.to_string());
+        }
+        assert_eq!((history.events.len(), history.denied.len()), (EVENTS_MAX, DENIED_MAX));
+        assert_eq!(history.denied.last().map(String::as_str), Some("999"));
+        assert!(!history.deny("999") && !history.deny("") && !history.deny(&"1".repeat(129)));
+    }
+}
