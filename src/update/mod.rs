@@ -1,7 +1,10 @@
 //! Firmware updates of the gateway itself: found, proven, fetched; installed by somebody else.
 //!
-//! The daemon checks and downloads. It never installs: a root oneshot verifies everything again and
-//! calls a backend (docs/updates.md).
+//! **Nothing calls this yet:** these are the decisions; network, configuration, commands and the
+//! installing service are to come.
+//!
+//! The daemon will check and download. It never installs: a root oneshot verifies everything again
+//! and calls a backend.
 //!
 //! ```text
 //!  schedule ──due──> metadata (TUF, or apt's candidate) ──> floor ──> eligibility ──> status
