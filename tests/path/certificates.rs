@@ -322,6 +322,17 @@ fn a_fleets_device_outlives_a_restart_is_told_offline_and_is_cleared_when_its_fl
     assert_eq!(code, 1);
     let expected = "2 belongs to fleet doors; revoke its certificate, or add [device.2] with enabled = false";
     assert!(said.contains(expected), "{said}");
+    // It is written every few seconds.
+    let state = world.site.folder.join("state");
+    wait_for("the stored list", || {
+        let mut stored = 0;
+        if let Some(roll) = tombolo::daemon::fleets::read(&state) {
+            for page in roll.pages() {
+                stored += page.devices.len();
+            }
+        }
+        stored == 2
+    });
     // The power goes: no goodbye, no last write.
     world.site.daemon.kill();
     world.site.daemon.resume();
