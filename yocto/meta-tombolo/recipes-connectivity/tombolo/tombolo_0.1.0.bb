@@ -23,7 +23,7 @@ require ${BPN}-crates.inc
 SRC_URI += "file://run-ptest"
 
 # The commit of this version.
-SRCREV = "6810dc744e946c6d6c2e2e10d71737062bae1071"
+SRCREV = "e9892ca7f55855a9ae2af9c666ed665331cd61bf"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
