@@ -138,12 +138,9 @@ fn port(
     Ok(Some(Port { name, port, line, duty }))
 }
 
-/// Checks that a bus has no keys for frames or for a device: the length of a response follows from
-/// its request, and each unit is a device.
-fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
-    let is_ascii = table.modbus.as_ref().is_some_and(|bus| bus.mode == Some(ModeWord::Ascii));
-    let keys = [
-        ("framing", table.framing.is_some()),
+/// Keys of ports whose frames become readings of the port, and whether they are set.
+fn of_readings(table: &Serial) -> [(&'static str, bool); 8] {
+    [
         ("keep", table.keep.is_some()),
         ("whole", table.whole.is_some()),
         ("charset", table.charset.is_some()),
@@ -152,6 +149,14 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         ("poll-period", table.poll_period.is_some()),
         ("poll-timeout", table.poll_timeout.is_some()),
         ("poll-echo", table.poll_echo.is_some()),
+    ]
+}
+
+/// Checks that a bus has no keys for frames or for a device: the length of a response follows from
+/// its request, and each unit is a device.
+fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
+    let is_ascii = table.modbus.as_ref().is_some_and(|bus| bus.mode == Some(ModeWord::Ascii));
+    let others = [
         ("max-frame", table.max_frame.is_some()),
         ("checksum", table.checksum.is_some()),
         ("skip-first", table.skip_first.is_some()),
@@ -166,6 +171,8 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         ("role", table.role.is_some()),
         ("offline-after", table.offline_after.is_some()),
     ];
+    let framing = [("framing", table.framing.is_some())];
+    let keys = framing.into_iter().chain(of_readings(table)).chain(others);
     if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
         let message = match key {
             "path" | "role" | "offline-after" => "a Modbus bus is not a device; each of its units is one",
@@ -479,21 +486,14 @@ fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
 /// A CoAP node on the line: its messages contain path and content format.
 fn slipmux(table: &Serial) -> Result<Duty, Fault> {
     foreign(table, Some(model::Framing::Slipmux))?;
-    let keys = [
+    let others = [
         ("checksum", table.checksum.is_some()),
         ("form", table.form.is_some()),
         ("pattern", table.pattern.is_some()),
         ("path", table.path.is_some()),
         ("field", !table.field.is_empty()),
-        ("keep", table.keep.is_some()),
-        ("whole", table.whole.is_some()),
-        ("charset", table.charset.is_some()),
-        ("decimal", table.decimal.is_some()),
-        ("poll", table.poll.is_some()),
-        ("poll-period", table.poll_period.is_some()),
-        ("poll-timeout", table.poll_timeout.is_some()),
-        ("poll-echo", table.poll_echo.is_some()),
     ];
+    let keys = others.into_iter().chain(of_readings(table));
     if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
         return Err(Fault::new(key, "with slipmux, the node's CoAP messages contain this", "take it out"));
     }
