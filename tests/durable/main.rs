@@ -7,6 +7,7 @@ mod append_log;
 mod chance;
 mod disk;
 mod files;
+mod floor;
 mod real;
 mod rules;
 mod two_slot;
