@@ -300,8 +300,10 @@ impl<S: Storage> TwoSlot<S> {
     }
 
     /// Writes the newest version once more where it is: before the other slot, which may hold the
-    /// last durable one, is written over.
+    /// last durable one, is written over. The file's name may not be durable either: an earlier
+    /// process may have ended behind the rename.
     fn confirm(&self, file: &S::File, index: usize) -> io::Result<()> {
+        self.storage.sync_names()?;
         let Slot::Sound { generation, content } = &self.slots[index] else { return Ok(()) };
         let bytes = self.format.encode(*generation, content);
         file.write_at((index * self.format.stride()) as u64, &bytes)?;

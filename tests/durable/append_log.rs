@@ -184,6 +184,26 @@ fn an_operation_that_fails_costs_nothing_once_the_disk_works_again() {
 }
 
 #[test]
+fn what_a_process_leaves_behind_a_failure_is_durable_once_the_next_has_committed() {
+    const ROUNDS: u64 = 12;
+    let whole = Files::default();
+    live(&whole, ROUNDS);
+    for operation in 1..=whole.0.operations() {
+        for cut in cuts(operation).take(6) {
+            let files = Files::default();
+            files.0.fail_at(operation);
+            live(&files, ROUNDS);
+            // The next process believes what the page cache has.
+            let mut mailbox = Mailbox::open(&files).unwrap();
+            mailbox.commit(&[], &[100_000]).unwrap();
+            let relied_on = mailbox.numbers();
+            let mailbox = Mailbox::open(&files.after_power_cut(cut)).unwrap();
+            assert_eq!(mailbox.numbers(), relied_on, "{operation} {cut:?}");
+        }
+    }
+}
+
+#[test]
 fn behind_a_damaged_frame_the_next_is_found() {
     let files = Files::default();
     let mut mailbox = Mailbox::open(&files).unwrap();

@@ -8,6 +8,7 @@ mod chance;
 mod credential;
 mod disk;
 mod files;
+mod floor;
 mod real;
 mod rules;
 mod two_slot;

@@ -107,26 +107,37 @@ fn power_cuts_in_a_row_never_lose_what_was_durable() {
 
 #[test]
 fn an_operation_that_fails_leaves_old_or_new_even_if_the_process_ends_and_then_the_power() {
-    let whole = Files::default();
-    live(&whole, 0, 4);
-    for operation in 1..=whole.0.operations() {
+    // Also if the very write whose operation fails is the process's last.
+    for last in 1..=4 {
+        let whole = Files::default();
+        live(&whole, 0, last);
+        for operation in 1..=whole.0.operations() {
+            ends_behind_a_failure(operation, last);
+        }
+    }
+}
+
+/// A process writes `last` versions, and the operation of that number fails.
+fn ends_behind_a_failure(operation: u64, last: u64) {
+    let failed = || {
         let files = Files::default();
         files.0.fail_at(operation);
-        let (durable, tried) = live(&files, 0, 4);
-        assert!((durable..=tried).contains(&version(&open(&files))), "{operation}");
-        // The next process believes what the page cache has; the power goes within its first write.
-        for within in 1..=4 {
-            for cut in cuts(within) {
-                let files = Files::default();
-                files.0.fail_at(operation);
-                let (durable, _) = live(&files, 0, 4);
-                let mut record = open(&files);
-                files.0.cut_at(files.0.operations() + within);
-                let written = record.write(&content(8)).is_ok();
-                let found = version(&open(&files.after_power_cut(cut)));
-                assert!(found >= durable, "{operation} {within} {cut:?}: {found} is older than {durable}");
-                assert!(!written || found == 8, "{operation} {within} {cut:?}");
-            }
+        let (durable, tried) = live(&files, 0, last);
+        (files, durable, tried)
+    };
+    let (files, durable, tried) = failed();
+    assert!((durable..=tried).contains(&version(&open(&files))), "{last} {operation}");
+    // The next process believes what the page cache has; the power goes within its first write, or
+    // behind it.
+    for within in 1..=6 {
+        for cut in cuts(within) {
+            let (files, durable, _) = failed();
+            let mut record = open(&files);
+            files.0.cut_at(files.0.operations() + within);
+            let written = record.write(&content(8)).is_ok();
+            let found = version(&open(&files.after_power_cut(cut)));
+            assert!(found >= durable, "{last} {operation} {within} {cut:?}: {found} is older than {durable}");
+            assert!(!written || found == 8, "{last} {operation} {within} {cut:?}: {found}");
         }
     }
 }

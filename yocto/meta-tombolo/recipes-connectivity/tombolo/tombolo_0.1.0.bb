@@ -27,9 +27,11 @@ SRCREV = "e9892ca7f55855a9ae2af9c666ed665331cd61bf"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
-PACKAGECONFIG ??= "dimpl"
+PACKAGECONFIG ??= "dimpl update"
 # The demo, with its simulated DTLS sensors, and the second DTLS engine (DTLS 1.3).
 PACKAGECONFIG[dimpl] = "--features dimpl"
+# Firmware update checks by TUF.
+PACKAGECONFIG[update] = "--features update"
 
 SYSTEMD_SERVICE:${PN} = "tombolo.service"
 

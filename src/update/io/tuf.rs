@@ -1,0 +1,280 @@
+//! A TUF repository over HTTPS: `tough` verifies, our client fetches.
+//!
+//! `tough` is given no folder of its own, so it works in a temporary one that ends with the check:
+//! what it would remember is not written atomically (it reads torn files as none, and then accepts
+//! a rollback), and our [`floor`](crate::update::floor) remembers it. Nor does it judge expiry; see
+//! [`check`](crate::update::check).
+//!
+//! Only metadata is fetched here. Each file is bounded before it is parsed, by the client and by
+//! [`LIMITS`]; so is their number. Delegated targets are verified, and not offered.
+
+use std::fmt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use aws_lc_rs::digest;
+use futures_core::Stream;
+use tough::error::Error;
+use tough::schema::{RoleType, Root};
+use tough::{
+    Bytes, ExpirationEnforcement, Limits, RepositoryLoader, Transport, TransportError, TransportErrorKind,
+    TransportStream, async_trait,
+};
+use url::Url;
+
+use crate::clock::UnixTime;
+use crate::https::io::Client;
+use crate::https::message::{Failure, Request};
+use crate::https::url::HttpsUrl;
+use crate::update::check::{Fault, Metadata};
+use crate::update::floor::{MetadataRole, MetadataVersions};
+use crate::update::offer::Offer;
+
+/// What is fetched at most, in bytes and in files. The client's limit on a body must not be below
+/// `max_targets_size`.
+pub const LIMITS: Limits = Limits {
+    max_root_size: 256 * 1024,
+    max_targets_size: 4 * 1024 * 1024,
+    max_timestamp_size: 16 * 1024,
+    max_snapshot_size: 256 * 1024,
+    max_root_updates: 64,
+};
+/// Files of metadata a check, roots and delegations included.
+const FILES_MAX: u32 = 100;
+/// Unusable targets that are named.
+const UNUSABLE_MAX: usize = 16;
+/// Longest sentence taken over from the library, in bytes.
+const SENTENCE_MAX: usize = 300;
+
+/// Where a repository is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The folder of the metadata, with a `/` at its end.
+    pub metadata: String,
+    /// The folder of the targets, with a `/` at its end.
+    pub targets: String,
+}
+
+/// Fetches the metadata and verifies it against `root`, the content of a root.json of any version:
+/// later ones are followed.
+///
+/// # Errors
+/// [`Fault::Unreachable`], [`Fault::Invalid`] or [`Fault::Local`].
+pub async fn load(place: &Place, root: &[u8], client: Arc<Client>) -> Result<Metadata, Fault> {
+    let url = |text: &str| Url::parse(text).map_err(|error| Fault::Local(format!("{text}: {error}")));
+    let loader = RepositoryLoader::new(&root, url(&place.metadata)?, url(&place.targets)?)
+        .transport(Https { client, left: Arc::new(AtomicU32::new(FILES_MAX)) })
+        .limits(LIMITS)
+        .expiration_enforcement(ExpirationEnforcement::Unsafe);
+    let repository = loader.load().await.map_err(|error| fault(&error))?;
+    let (root, timestamp) = (&repository.root().signed, &repository.timestamp().signed);
+    let (snapshot, targets) = (&repository.snapshot().signed, &repository.targets().signed);
+    let expiries = [
+        (MetadataRole::Root, root.expires),
+        (MetadataRole::Timestamp, timestamp.expires),
+        (MetadataRole::Snapshot, snapshot.expires),
+        (MetadataRole::Targets, targets.expires),
+    ];
+    let expires =
+        expiries.map(|(role, time)| (role, UnixTime(u64::try_from(time.as_millisecond()).unwrap_or(0))));
+    let first = expires.into_iter().min_by_key(|(_, time)| *time).unwrap_or(expires[0]);
+    let (mut offers, mut unusable) = (Vec::new(), Vec::new());
+    let mut listed: Vec<_> = targets.targets.iter().collect();
+    listed.sort_by(|a, b| a.0.raw().cmp(b.0.raw()));
+    for (name, target) in listed {
+        let Ok(sha256) = <[u8; 32]>::try_from(&target.hashes.sha256[..]) else { continue };
+        match Offer::read(name.raw(), target.length, sha256, target.custom.get("tombolo")) {
+            Ok(offer) => offers.extend(offer),
+            Err(sentence) if unusable.len() < UNUSABLE_MAX => unusable.push(sentence),
+            Err(_) => {}
+        }
+    }
+    Ok(Metadata {
+        versions: MetadataVersions {
+            root: root.version.get(),
+            timestamp: timestamp.version.get(),
+            snapshot: snapshot.version.get(),
+            targets: targets.version.get(),
+        },
+        keys: keys(root),
+        expires: first,
+        offers,
+        unusable,
+    })
+}
+
+/// A digest of which keys timestamp and snapshot have.
+fn keys(root: &Root) -> String {
+    let mut text = String::new();
+    for role in [RoleType::Timestamp, RoleType::Snapshot] {
+        let keys = root.roles.get(&role).map_or(&[][..], |keys| &keys.keyids[..]);
+        let mut keys: Vec<String> = keys.iter().map(|key| hex(key)).collect();
+        keys.sort();
+        text += &format!("{role}:{}\n", keys.join(","));
+    }
+    hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads the root of trust. It blocks.
+///
+/// # Errors
+/// Names the file.
+pub fn read_root(path: &Path) -> Result<Vec<u8>, Fault> {
+    let local = |why: String| Fault::Local(format!("root-file {}: {why}", path.display()));
+    let root = std::fs::read(path).map_err(|error| local(error.to_string()))?;
+    match root.len() as u64 <= LIMITS.max_root_size {
+        true => Ok(root),
+        false => Err(local(format!("it is longer than {} bytes", LIMITS.max_root_size))),
+    }
+}
+
+/// What the library says, sorted by what it means here.
+fn fault(error: &Error) -> Fault {
+    match error {
+        Error::Transport { source, .. } => transport_fault(source),
+        Error::ParseTrustedMetadata { .. } | Error::VerifyTrustedMetadata { .. } => {
+            Fault::Local(format!("root-file: {}", sentence(error)))
+        }
+        // Its working files, in a temporary folder that ends with the check.
+        Error::DatastoreInit { .. }
+        | Error::DatastoreCreate { .. }
+        | Error::DatastoreOpen { .. }
+        | Error::DatastoreRemove { .. } => Fault::Local(sentence(error)),
+        _ => Fault::Invalid(sentence(error)),
+    }
+}
+
+fn transport_fault(error: &TransportError) -> Fault {
+    use std::error::Error as _;
+    let cause = error.source();
+    let text = || cause.map_or_else(|| error.to_string(), |cause| bounded(&cause.to_string()));
+    let is_ours = cause.and_then(|cause| cause.downcast_ref::<Refused>());
+    match (error.kind(), is_ours) {
+        (TransportErrorKind::FileNotFound, _) => Fault::Invalid(format!("{} is missing", error.url())),
+        (_, Some(refused)) if !refused.is_content => {
+            Fault::Unreachable(format!("{}: {}", error.url(), text()))
+        }
+        // Ours, or the library's: a length or a hash that is not the one that was signed.
+        _ => Fault::Invalid(format!("{}: {}", error.url(), text())),
+    }
+}
+
+/// The chain of causes in one line.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    bounded(&text)
+}
+
+/// Its beginning, on one line.
+fn bounded(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if out.len() + c.len_utf8() > SENTENCE_MAX {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// An answer that is none.
+#[derive(Debug)]
+struct Refused {
+    text: String,
+    /// The server was reached, and what it sends cannot be used.
+    is_content: bool,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The library's way to fetch a file.
+#[derive(Clone)]
+struct Https {
+    client: Arc<Client>,
+    /// Files that may still be asked for: delegations name as many as they like.
+    left: Arc<AtomicU32>,
+}
+
+impl fmt::Debug for Https {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Https")
+    }
+}
+
+impl Https {
+    /// One file. `None`: the repository does not have it.
+    async fn get(&self, url: &Url) -> Result<Option<Vec<u8>>, Refused> {
+        let refused = |text: String, is_content: bool| Refused { text, is_content };
+        let take = |left: u32| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            return Err(refused(format!("the metadata has more than {FILES_MAX} files"), true));
+        }
+        let address = HttpsUrl::parse(url.as_str()).map_err(|error| refused(error.to_string(), true))?;
+        match self.client.send(&Request::get(address, "application/json")).await {
+            Ok(response) => match response.status {
+                200 => Ok(Some(response.body)),
+                403 | 404 | 410 => Ok(None),
+                status => Err(refused(format!("status {status}"), false)),
+            },
+            Err(failure) => {
+                let is_content = matches!(
+                    failure,
+                    Failure::BodyTooLong(_)
+                        | Failure::HeadTooLong(_)
+                        | Failure::Redirect { .. }
+                        | Failure::Encoded(_)
+                );
+                Err(refused(failure.to_string(), is_content))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Transport for Https {
+    /// A failure comes as the first piece of the stream. The library takes every error of this
+    /// function for "there is no newer root.json", and would stay with the keys before: whoever is
+    /// in between could so keep a revoked key alive.
+    async fn fetch(&self, url: Url) -> Result<TransportStream, TransportError> {
+        let piece = match self.get(&url).await {
+            Ok(Some(body)) => Ok(Bytes::from(body)),
+            Ok(None) => return Err(TransportError::new(TransportErrorKind::FileNotFound, url.as_str())),
+            Err(refused) => {
+                Err(TransportError::new_with_cause(TransportErrorKind::Other, url.as_str(), refused))
+            }
+        };
+        Ok(Box::pin(Once(Mutex::new(Some(piece)))))
+    }
+}
+
+/// A body that is here already, or why there is none.
+struct Once(Mutex<Option<Result<Bytes, TransportError>>>);
+
+impl Stream for Once {
+    type Item = Result<Bytes, TransportError>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.0.lock().unwrap_or_else(PoisonError::into_inner).take())
+    }
+}

@@ -1,0 +1,164 @@
+//! Whoever is between the gateway and its repository, or has some of its keys, or its server.
+
+use std::time::Duration;
+
+use tombolo::update::check::Fault;
+
+use crate::gateway::Gateway;
+
+/// Refused by a gateway that has seen nothing yet: its sentence contains this.
+#[track_caller]
+fn refused(repository: &str, why: &str) {
+    refused_by(&Gateway::new(), repository, why);
+}
+
+#[track_caller]
+fn refused_by(gateway: &Gateway, repository: &str, why: &str) {
+    let sentence = gateway.refusal(repository);
+    assert!(sentence.contains(why), "{repository}: {sentence}");
+}
+
+#[track_caller]
+fn unreachable(gateway: &Gateway, repository: &str, why: &str) {
+    match gateway.check(repository) {
+        Err(Fault::Unreachable(sentence)) if sentence.contains(why) => {}
+        other => panic!("{repository}: {other:?}"),
+    }
+}
+
+#[test]
+fn metadata_older_than_what_was_seen_is_refused_for_each_role_though_its_signatures_are_right() {
+    let gateway = Gateway::that_has_seen("newer");
+    for (repository, why) in [
+        ("older-timestamp", "version 2 of timestamp.json, and version 3 was seen before"),
+        ("older-snapshot", "version 1 of snapshot.json, and version 2 was seen before"),
+        ("older-targets", "version 1 of targets.json, and version 2 was seen before"),
+        ("first", "rollback: the repository offers version 1 of"),
+    ] {
+        refused_by(&gateway, repository, why);
+    }
+    assert_eq!(gateway.offered("newer"), "2.1.0");
+}
+
+#[test]
+fn what_a_key_of_nobody_signed_or_nobody_at_all_is_refused() {
+    for role in ["timestamp", "snapshot", "targets"] {
+        for signer in ["of-a-stranger", "not-signed"] {
+            refused(&format!("{role}-{signer}"), &format!("Failed to verify {role} metadata"));
+        }
+    }
+}
+
+#[test]
+fn metadata_that_was_edited_after_it_was_signed_is_refused() {
+    refused("timestamp-edited", "Failed to verify timestamp metadata");
+    refused("snapshot-edited", "Hash mismatch");
+    refused("targets-edited", "Failed to verify targets metadata");
+}
+
+#[test]
+fn other_bytes_than_those_whose_hash_was_signed_are_refused_though_the_right_key_signed_them() {
+    refused("wrong-bytes", "Hash mismatch");
+}
+
+#[test]
+fn files_of_two_releases_are_not_mixed() {
+    refused("mixed-targets", "version mismatch: fetched 1, expected 2");
+    refused("mixed-snapshot", "version mismatch: fetched 1, expected 2");
+    refused("targets-missing", "2.targets.json is missing");
+}
+
+#[test]
+fn a_timestamp_without_end_or_of_a_hundred_megabytes_is_left_at_the_bound() {
+    refused("newer:endless:timestamp.json", "the answer is longer than 4194304 bytes");
+    refused("newer:announced:timestamp.json", "the answer is longer than 4194304 bytes");
+    refused("long-timestamp", "Maximum size 16384");
+    refused("newer:endless:2.targets.json", "the answer is longer than 4194304 bytes");
+}
+
+#[test]
+fn what_is_no_metadata_is_refused() {
+    refused("no-json", "Failed to parse timestamp metadata");
+    refused("deep-json", "Failed to parse timestamp metadata");
+}
+
+#[test]
+fn one_signature_of_two_is_not_enough_and_twice_the_same_is_one() {
+    let gateway = Gateway::with_root("two-of-two.json");
+    refused_by(&gateway, "one-of-two", "Failed to verify targets metadata");
+    refused_by(&gateway, "one-twice", "Failed to parse targets metadata");
+}
+
+#[test]
+fn a_key_that_was_revoked_signs_nothing_any_more() {
+    refused("revoked-timestamp-key", "Failed to verify timestamp metadata");
+}
+
+#[test]
+fn versions_without_bound_by_a_stolen_key_are_forgotten_once_the_root_revokes_it() {
+    let gateway = Gateway::that_has_seen("stolen-timestamp-key");
+    refused_by(&gateway, "first", "rollback: ");
+    assert_eq!(gateway.offered("rotated"), "2.0.0");
+    refused_by(&gateway, "stolen-timestamp-key", "rollback: ");
+}
+
+#[test]
+fn a_root_that_the_key_before_did_not_sign_is_refused_and_so_is_one_that_its_own_did_not() {
+    for repository in ["root-of-the-new-key-alone", "root-of-the-old-key-alone", "root-of-a-stranger"] {
+        refused(repository, "Failed to verify root metadata");
+    }
+    refused("root-version-skipped", "root");
+}
+
+#[test]
+fn roots_without_end_are_followed_to_the_bound() {
+    refused("roots-without-end", "Maximum root updates 64 exceeded");
+}
+
+#[test]
+fn once_a_new_root_was_seen_the_old_one_is_not_believed_again() {
+    let gateway = Gateway::that_has_seen("rotated");
+    refused_by(&gateway, "first", "version 1 of root.json, and version 2 was seen before");
+}
+
+/// Else a key that was revoked there would go on to be believed.
+#[test]
+fn a_new_root_that_cannot_be_fetched_is_not_passed_over() {
+    let gateway = Gateway::new();
+    for (fault, why) in [("broken", "status 503"), ("cut", "closed in the middle")] {
+        unreachable(&gateway, &format!("first:{fault}:2.root.json"), why);
+    }
+    for fault in ["endless", "announced", "gzip", "plain", "elsewhere"] {
+        refused(&format!("first:{fault}:2.root.json"), "2.root.json: the ");
+    }
+}
+
+#[test]
+fn no_redirect_is_followed_neither_to_http_nor_to_another_host() {
+    for (fault, to) in
+        [("plain", "http://127.0.0.1"), ("elsewhere", "https://localhost"), ("moved", "/newer/")]
+    {
+        let why = format!("redirects (302) to {to}");
+        refused(&format!("newer:{fault}:timestamp.json"), &why);
+    }
+}
+
+#[test]
+fn a_compressed_answer_is_refused_before_anything_is_unpacked() {
+    refused("newer:gzip:timestamp.json", "the answer is compressed (gzip), which was not asked for");
+}
+
+#[test]
+fn a_server_that_drips_or_says_nothing_is_given_up() {
+    let total = Duration::from_millis(700);
+    let gateway = Gateway::with_patience(total, Duration::from_secs(50));
+    unreachable(&gateway, "newer:drip:2.root.json", "the answer is not complete within 0.7 s");
+    let gateway = Gateway::with_patience(Duration::from_secs(60), total);
+    unreachable(&gateway, "newer:silent:2.root.json", "no answer within 0.7 s");
+}
+
+#[test]
+fn a_server_of_another_ca_is_not_asked() {
+    let gateway = Gateway::with_ca("other-ca.pem");
+    assert!(matches!(gateway.check("newer"), Err(Fault::Unreachable(_))));
+}

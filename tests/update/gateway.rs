@@ -1,0 +1,185 @@
+//! The server of the repositories, one for all tests of this process, and gateways that check them.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tombolo::clock::{UnixTime, WallClock};
+use tombolo::https::io::{Client, Trust};
+use tombolo::https::message::Limits;
+use tombolo::https::wording::Keys;
+use tombolo::message::Name;
+use tombolo::update::check::Fault;
+use tombolo::update::eligibility::{Decision, Installed, Objections};
+use tombolo::update::floor::Floor;
+use tombolo::update::io::check::{Repository, check};
+use tombolo::update::io::floor::{on_disk, read};
+use tombolo::update::io::tuf::{self, Place};
+
+const KEYS: Keys = Keys { url: "url", ca_file: "ca-file", certificate: "a certificate" };
+/// 2026-12-01: nothing has expired.
+pub const NOW: UnixTime = UnixTime::from_secs(1_796_083_200);
+
+pub struct Server {
+    folder: PathBuf,
+    port: u16,
+    /// It ends when its standard input is closed, so with this process at the latest.
+    _process: Child,
+}
+
+pub fn server() -> &'static Server {
+    static SERVER: LazyLock<Server> = LazyLock::new(|| {
+        let folder = folder("repositories");
+        let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
+        assert!(python.exists(), "tests/run peers makes {}", python.display());
+        let mut process = Command::new(python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/update/repositories.py"))
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port = line.trim().parse().expect("the server says its port; python-tuf and openssl are needed");
+        Server { folder, port, _process: process }
+    });
+    &SERVER
+}
+
+/// A new folder below the target's temporary one.
+fn folder(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Judges the server's certificate, which was made a moment ago.
+struct Today;
+
+impl WallClock for Today {
+    fn raw(&self) -> UnixTime {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        UnixTime(now.as_millis() as u64)
+    }
+
+    fn trusted(&self) -> bool {
+        true
+    }
+
+    fn floor(&self) -> UnixTime {
+        UnixTime::from_secs(1_700_000_000)
+    }
+}
+
+/// A gateway with 1.0.0 installed, and a floor of its own.
+pub struct Gateway {
+    state: PathBuf,
+    root: &'static str,
+    ca: &'static str,
+    limits: Limits,
+    pub now: Option<UnixTime>,
+    pub installed: Installed,
+}
+
+impl Gateway {
+    /// One that has seen nothing yet.
+    pub fn new() -> Gateway {
+        let limits = Limits {
+            total: Duration::from_secs(60),
+            idle: Duration::from_secs(50),
+            head: 16 * 1024,
+            body: tuf::LIMITS.max_targets_size as usize,
+        };
+        let installed = Installed {
+            gateway: Name::parse("gw-1").unwrap(),
+            version: Some("1.0.0".to_owned()),
+            compatible: Some("acme-gw2".to_owned()),
+            hardware: None,
+        };
+        let state = folder("floor");
+        Gateway { state, root: "root.json", ca: "ca.pem", limits, now: Some(NOW), installed }
+    }
+
+    /// One that was delivered with another root.json.
+    pub fn with_root(root: &'static str) -> Gateway {
+        let mut gateway = Gateway::new();
+        gateway.root = root;
+        gateway
+    }
+
+    /// One that believes another CA.
+    pub fn with_ca(ca: &'static str) -> Gateway {
+        let mut gateway = Gateway::new();
+        gateway.ca = ca;
+        gateway
+    }
+
+    /// One that waits so long, for everything and between two pieces.
+    pub fn with_patience(total: Duration, idle: Duration) -> Gateway {
+        let mut gateway = Gateway::new();
+        (gateway.limits.total, gateway.limits.idle) = (total, idle);
+        gateway
+    }
+
+    /// One that has seen this repository.
+    pub fn that_has_seen(repository: &str) -> Gateway {
+        let gateway = Gateway::new();
+        gateway.check(repository).unwrap_or_else(|fault| panic!("{repository}: {fault}"));
+        gateway
+    }
+
+    pub fn check(&self, repository: &str) -> Result<Decision, Fault> {
+        let server = server();
+        let base = format!("https://127.0.0.1:{}/{repository}", server.port);
+        let place = Place { metadata: format!("{base}/metadata/"), targets: format!("{base}/targets/") };
+        let trust = Trust::File(server.folder.join(self.ca));
+        let client = match Client::new(&trust, None, Arc::new(Today), self.limits, KEYS) {
+            Ok(client) => Arc::new(client),
+            Err(failure) => panic!("{failure}"),
+        };
+        let root = tuf::read_root(&server.folder.join(self.root)).unwrap();
+        let repository = Repository { place, root, client };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let objections = Objections::default();
+        let floor = || on_disk(&self.state);
+        runtime.block_on(check(&repository, floor, &self.installed, &objections, self.now))
+    }
+
+    /// The version that is offered.
+    pub fn offered(&self, repository: &str) -> String {
+        match self.check(repository) {
+            Ok(Decision::Available(offer)) => offer.version,
+            other => panic!("{repository}: {other:?}"),
+        }
+    }
+
+    /// The sentence of the refusal; nothing of what was refused is left in the floor.
+    pub fn refusal(&self, repository: &str) -> String {
+        let before = self.floor();
+        match self.check(repository) {
+            Err(fault @ (Fault::Invalid(_) | Fault::Rollback(_))) => {
+                assert_eq!(self.floor(), before, "{repository}");
+                fault.to_string()
+            }
+            other => panic!("{repository}: {other:?}"),
+        }
+    }
+
+    pub fn floor(&self) -> Floor {
+        read(on_disk(&self.state)).unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.state);
+    }
+}

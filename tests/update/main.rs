@@ -1,0 +1,9 @@
+//! Update checks against repositories that python-tuf signed, served over HTTPS: what is newer is
+//! found, and whatever does not prove itself is refused with its reason.
+#![cfg(feature = "update")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests touch the machine")]
+
+mod attacks;
+mod clock;
+mod found;
+mod gateway;

@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""TUF repositories signed by python-tuf, and a server that serves them over HTTPS; the first folder of a path says which.
+
+    repositories.py FOLDER
+
+It makes its CA and the repositories in FOLDER, listens on a free port of 127.0.0.1, prints the port, and ends when its
+standard input does. FOLDER gets ca.pem (the CA of the server), other-ca.pem (a CA of somebody else), root.json (what a
+gateway is delivered with), two-of-two.json (the same, with two keys for the targets) and the repositories.
+
+Metadata expires in 2030, but for timestamps, which expire on 2027-01-01: tests bring their own clock.
+"""
+
+import copy
+import datetime
+import http.server
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.serialization.json import JSONSerializer
+
+FOLDER = sys.argv[1]
+STOP = threading.Event()
+YEARS = datetime.datetime(2030, 1, 1, tzinfo=datetime.timezone.utc)
+SOON = datetime.datetime(2027, 1, 1, tzinfo=datetime.timezone.utc)
+ROLES = ("root", "timestamp", "snapshot", "targets")
+KEYS = {name: CryptoSigner.generate_ed25519() for name in (*ROLES, "second", "new-root", "new-timestamp", "stranger")}
+SERIALIZER = JSONSerializer(compact=True)
+
+
+def signed(metadata, *keys):
+    metadata.signatures.clear()
+    for key in keys:
+        metadata.sign(KEYS[key], append=True)
+    return metadata.to_bytes(SERIALIZER)
+
+
+def root_of(version=1, targets=("targets",), threshold=1, **replaced):
+    """The root of these keys, not yet signed. `replaced`: the keys of roles that have another one."""
+    root = Root(version=version, expires=YEARS, consistent_snapshot=True)
+    for role in ROLES:
+        for key in targets if role == "targets" else (replaced.get(role, role),):
+            root.add_key(KEYS[key].public_key, role)
+    root.roles["targets"].threshold = threshold
+    return Metadata(root)
+
+
+def firmware(version, **custom):
+    content = f"firmware {version}".encode()
+    custom = {"class": "gateway", "version": version, "version-scheme": "semver", **custom}
+    target = TargetFile.from_data(f"gateway-{version}.bin", content, ["sha256"])
+    target.unrecognized_fields["custom"] = {"tombolo": custom}
+    return target
+
+
+def repository(roots=(), timestamp=1, snapshot=1, targets=1, offers=("2.0.0",), keys=None, hashes=True, soon=SOON, years=YEARS):
+    """The files of a repository. `roots`: bytes of 2.root.json and so on; `keys`: what each role is signed by."""
+    keys = {"timestamp": ("timestamp",), "snapshot": ("snapshot",), "targets": ("targets",), **(keys or {})}
+    offers = [offer if isinstance(offer, TargetFile) else firmware(offer) for offer in offers]
+    listed = Targets(version=targets, expires=years, targets={offer.path: offer for offer in offers})
+    files = {f"{number + 2}.root.json": content for number, content in enumerate(roots)}
+
+    def meta(version, content):
+        return MetaFile.from_data(version, content, ["sha256"]) if hashes else MetaFile(version)
+
+    content = files[f"{targets}.targets.json"] = signed(Metadata(listed), *keys["targets"])
+    content = signed(Metadata(Snapshot(snapshot, expires=years, meta={"targets.json": meta(targets, content)})), *keys["snapshot"])
+    files[f"{snapshot}.snapshot.json"] = content
+    content = signed(Metadata(Timestamp(timestamp, expires=soon, snapshot_meta=meta(snapshot, content))), *keys["timestamp"])
+    files["timestamp.json"] = content
+    return files
+
+
+def edited(files, name, old, new):
+    assert old in files[name], name
+    return {**files, name: files[name].replace(old, new)}
+
+
+def repositories():
+    first = repository()
+    second = {"timestamp": 3, "snapshot": 2, "targets": 2, "offers": ("2.0.0", "2.1.0")}
+    newer = repository(**second)
+    yield "first", first
+    yield "newer", newer
+    # Everything in these is signed by the right keys.
+    yield "older-timestamp", repository(**{**second, "timestamp": 2})
+    yield "older-snapshot", repository(**{**second, "timestamp": 4, "snapshot": 1})
+    yield "older-targets", repository(**{**second, "timestamp": 4, "snapshot": 3, "targets": 1})
+    yield "signed-anew", repository(**{**second, "timestamp": 4, "soon": YEARS})
+    yield "targets-expired", repository(**{**second, "soon": YEARS, "years": SOON})
+    yield "other-product", repository(offers=(firmware("3.0.0", compatible="another"),))
+    yield "unusable", repository(offers=(firmware("3.0.0", rollout="all"),))
+    # Nothing in these is to be believed.
+    for role in ROLES[1:]:
+        yield f"{role}-of-a-stranger", repository(keys={role: ("stranger",)})
+        yield f"{role}-not-signed", repository(keys={role: ()})
+    yield "timestamp-edited", edited(newer, "timestamp.json", b'"version":3', b'"version":9')
+    yield "snapshot-edited", edited(newer, "2.snapshot.json", b'"version":2}', b'"version":3}')
+    yield "targets-edited", edited(repository(hashes=False), "1.targets.json", b'"version":"2.0.0"', b'"version":"9.0.0"')
+    # The listed hash is of other bytes, of the same length: the firmware is of the same key, and another one.
+    yield "wrong-bytes", {**newer, "2.targets.json": repository(**{**second, "offers": ("2.0.0", "2.1.7")})["2.targets.json"]}
+    unhashed = repository(**second, hashes=False)
+    yield "mixed-targets", {**unhashed, "2.targets.json": first["1.targets.json"]}
+    yield "mixed-snapshot", {**unhashed, "2.snapshot.json": first["1.snapshot.json"]}
+    yield "targets-missing", {name: content for name, content in newer.items() if name != "2.targets.json"}
+    yield "no-json", {**newer, "timestamp.json": b"<html>Please log in to the hotel's network</html>"}
+    yield "deep-json", {**newer, "timestamp.json": b"[" * 8_000}
+    yield "long-timestamp", {**newer, "timestamp.json": newer["timestamp.json"] + b" " * 20_000}
+    # Roots.
+    rotated = signed(root_of(2, root="new-root", timestamp="new-timestamp"), "root", "new-root")
+    renewed = {"timestamp": ("new-timestamp",)}
+    yield "rotated", repository(roots=(rotated,), keys=renewed)
+    yield "stolen-timestamp-key", repository(timestamp=2**62)
+    yield "revoked-timestamp-key", repository(roots=(rotated,), timestamp=9)
+    yield "root-of-the-new-key-alone", repository(roots=(signed(root_of(2, root="new-root"), "new-root"),))
+    yield "root-of-the-old-key-alone", repository(roots=(signed(root_of(2, root="new-root"), "root"),))
+    yield "root-of-a-stranger", repository(roots=(signed(root_of(2, root="stranger"), "stranger"),))
+    yield "root-version-skipped", repository(roots=(signed(root_of(3), "root"),))
+    yield "roots-without-end", repository(roots=[signed(root_of(number), "root") for number in range(2, 70)])
+    # The targets need two keys here.
+    yield "one-of-two", repository(keys={"targets": ("targets",)})
+    yield "two-of-two", repository(keys={"targets": ("targets", "second")})
+    twice = json.loads(repository()["1.targets.json"])
+    twice["signatures"].append(copy.deepcopy(twice["signatures"][0]))
+    yield "one-twice", {**repository(hashes=False), "1.targets.json": json.dumps(twice).encode()}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status, content=b"", **fields):
+        self.send_response(status)
+        for name, value in fields.items():
+            self.send_header(name.replace("_", "-"), value)
+        if "Content_Length" not in fields:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self):
+        """`/REPOSITORY/metadata/FILE`, or `/REPOSITORY:FAULT:FILE/metadata/…`: that file is answered by that fault."""
+        name, folder, file = self.path[1:].split("/")
+        name, _, fault = name.partition(":")
+        fault, _, faulty = fault.partition(":")
+        if faulty == file:
+            return getattr(self, "fault_" + fault)(name, file)
+        try:
+            with open(os.path.join(FOLDER, name, folder, file), "rb") as stored:
+                content = stored.read()
+        except OSError:
+            return self.answer(404)
+        return self.answer(200, content, Content_Type="application/json")
+
+    def fault_endless(self, *_):
+        self.send_response(200)
+        self.end_headers()
+        while not STOP.is_set():
+            self.wfile.write(b" " * 65536)
+
+    def fault_announced(self, *_):
+        self.answer(200, b"{", Content_Length="104857600")
+
+    def fault_drip(self, *_):
+        self.send_response(200)
+        self.end_headers()
+        while not STOP.wait(0.05):
+            self.wfile.write(b" ")
+
+    def fault_silent(self, *_):
+        STOP.wait()
+
+    def fault_gzip(self, *_):
+        self.answer(200, b"\x1f\x8b\x08\x00", Content_Encoding="gzip")
+
+    def fault_plain(self, name, file):
+        self.answer(302, Location=f"http://127.0.0.1:{self.server.server_address[1]}/{name}/metadata/{file}")
+
+    def fault_elsewhere(self, name, file):
+        self.answer(302, Location=f"https://localhost:{self.server.server_address[1]}/{name}/metadata/{file}")
+
+    def fault_moved(self, name, file):
+        self.answer(302, Location=f"/{name}/metadata/{file}")
+
+    def fault_broken(self, *_):
+        self.answer(503)
+
+    def fault_cut(self, *_):
+        self.answer(200, b"{", Content_Length="1000")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, context):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.context = context
+
+    def finish_request(self, request, client_address):
+        # In the connection's own thread: a client that says nothing holds up no other.
+        request.settimeout(30)
+        try:
+            with self.context.wrap_socket(request, server_side=True) as connection:
+                self.RequestHandlerClass(connection, client_address, self)
+                connection.settimeout(1)
+                connection.unwrap()
+        except OSError:
+            pass
+
+    def handle_error(self, *_):
+        pass
+
+
+def path(name):
+    return os.path.join(FOLDER, name)
+
+
+def write(name, content):
+    os.makedirs(os.path.dirname(path(name)), exist_ok=True)
+    with open(path(name), "wb") as file:
+        file.write(content)
+
+
+def openssl(*arguments):
+    subprocess.run(["openssl", *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def make_certificates():
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for name, subject in (("ca", "/CN=Repository CA"), ("other-ca", "/CN=Somebody Else")):
+        openssl("req", "-x509", *new_key, "-days", "3650", "-subj", subject, "-keyout", path(name + ".key"), "-out", path(name + ".pem"))
+    openssl("req", "-new", *new_key, "-subj", "/CN=localhost", "-keyout", path("server.key"), "-out", path("server.csr"))
+    write("server.ext", b"basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    openssl("x509", "-req", "-in", path("server.csr"), "-CA", path("ca.pem"), "-CAkey", path("ca.key"), "-CAcreateserial",
+            "-days", "3650", "-extfile", path("server.ext"), "-out", path("server.pem"))
+
+
+def main():
+    os.makedirs(FOLDER, exist_ok=True)
+    make_certificates()
+    write("root.json", signed(root_of(), "root"))
+    write("two-of-two.json", signed(root_of(targets=("targets", "second"), threshold=2), "root"))
+    for name, files in repositories():
+        for file, content in files.items():
+            write(f"{name}/metadata/{file}", content)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path("server.pem"), path("server.key"))
+    server = Server(context)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(server.server_address[1], flush=True)
+    sys.stdin.read()
+    STOP.set()
+
+
+if __name__ == "__main__":
+    main()
