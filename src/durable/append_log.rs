@@ -146,8 +146,8 @@ impl<S: Storage> AppendLog<S> {
             visit(Place { offset: offset as u64, size: frame.size() as u32 }, frame);
         }
         report.damaged = frames.damaged as u64;
-        // It is written anew before it takes more. What was read may be in the page cache alone, and
-        // the file's name not durable, after a sync that failed in an earlier process; and what is
+        // It is written anew before it takes more. What was read may be in the page cache alone,
+        // and the name not durable, after a sync that failed in an earlier process; and what is
         // damaged, and what of it could be taken for a frame one day, goes.
         let log =
             AppendLog { storage, format, file: Some(file), sound: false, end, size: read_size, written: 0 };

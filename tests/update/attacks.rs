@@ -86,7 +86,7 @@ fn what_is_no_metadata_is_refused() {
 fn one_signature_of_two_is_not_enough_and_twice_the_same_is_one() {
     let gateway = Gateway::with_root("two-of-two.json");
     refused_by(&gateway, "one-of-two", "Failed to verify targets metadata");
-    refused_by(&gateway, "one-twice", "Failed to parse targets metadata");
+    refused_by(&gateway, "one-twice", "Failed to verify targets metadata: Duplicate key ID: ");
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn a_repository_that_is_not_signed_anew_is_stale_from_the_second_it_expires() {
     assert_eq!(fault, Fault::Stale { role: MetadataRole::Timestamp, since: EXPIRES });
     assert_eq!(
         fault.to_string(),
-        "timestamp.json expired at 2027-01-01T00:00:00Z: the repository was not signed anew"
+        "timestamp.json expired at 2027-01-01T00:00:00.000Z: the repository was not signed anew"
     );
     assert_eq!(gateway.offered("signed-anew"), "2.1.0");
 }

@@ -177,7 +177,21 @@ fn sentence(error: &dyn std::error::Error) -> String {
         }
         cause = inner.source();
     }
-    bounded(&text)
+    bounded(&plain(text))
+}
+
+/// With a key's number as a repository writes it, where the library prints its own type:
+/// `Decoded { bytes: [165, …], original: "a506…", … }`.
+fn plain(mut text: String) -> String {
+    const ORIGINAL: &str = "original: \"";
+    while let Some(start) = text.find("Decoded {") {
+        let rest = &text[start..];
+        let number = rest.split_once(ORIGINAL).and_then(|(_, rest)| rest.split('"').next());
+        let end = rest.find('}').map_or(rest.len(), |end| end + 1);
+        let number = number.unwrap_or_default().to_owned();
+        text.replace_range(start..start + end, &number);
+    }
+    text
 }
 
 /// Its beginning, on one line.
@@ -276,5 +290,20 @@ impl Stream for Once {
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Poll::Ready(self.0.lock().unwrap_or_else(PoisonError::into_inner).take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_named_as_the_repository_writes_it() {
+        let said =
+            "Duplicate key ID: Decoded { bytes: [165, 6], original: \"a506\", spook: PhantomData<Hex> }";
+        assert_eq!(plain(said.to_owned()), "Duplicate key ID: a506");
+        for cut in 0..said.len() {
+            plain(said[..cut].to_owned());
+        }
     }
 }
