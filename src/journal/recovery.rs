@@ -370,11 +370,12 @@ impl<S: Storage> Chain<'_, S> {
             }
         }
         self.end(seen);
-        self.look.control = control_state(self.lane, &self.scans);
+        let (control, all_read) = control_state(self.lane, &self.scans);
+        self.look.control = control;
         let control = &mut self.look.control;
         control.released = control.released.max(self.released);
         self.look.next_sequence = self.look.next_sequence.max(control.released + 1);
-        if self.look.uncertain_from.is_some() {
+        if self.look.uncertain_from.is_some() || !all_read {
             // Unreadable places may contain losses that it has reported.
             control.skip_numbers();
         }
@@ -388,7 +389,11 @@ impl<S: Storage> Chain<'_, S> {
         // If the newest segment ends with another run, another version has written since.
         let run = newest.and_then(|segment| segment.runs.last()).map(|run| run.run);
         let number = newest.map_or(0, |segment| segment.number);
-        let same = run.is_none_or(|run| run == seen.run) || number < seen.number;
+        // Which run it ends with is not known where the disk does not give all of it.
+        let hidden = matches!(self.scans.last(), Some((Some(scan), _)) if !scan.readable);
+        let same = run.is_none_or(|run| run == seen.run)
+            || number < seen.number
+            || (hidden && number == seen.number);
         let counts = !self.pending.is_empty() || same;
         let certain = if counts { next.max(seen.next_sequence) } else { next };
         if counts {
@@ -747,8 +752,8 @@ fn read_footer<F: StoredFile>(
     Ok(read())
 }
 
-/// The newest Checkpoint with all changes committed after it.
-fn control_state(lane: Lane, scans: &[(Option<Scan>, Option<Control>)]) -> Control {
+/// The newest Checkpoint with all changes committed after it, and whether all of that was readable.
+fn control_state(lane: Lane, scans: &[(Option<Scan>, Option<Control>)]) -> (Control, bool) {
     let mut control = None;
     let mut from = 0;
     for (index, (scan, footer)) in scans.iter().enumerate().rev() {
@@ -760,7 +765,12 @@ fn control_state(lane: Lane, scans: &[(Option<Scan>, Option<Control>)]) -> Contr
         }
     }
     let control = control.unwrap_or_else(|| Control::new(lane));
-    scans[from..].iter().filter_map(|(scan, _)| scan.as_ref()).fold(control, |c, scan| scan.control_after(c))
+    let control = scans[from..]
+        .iter()
+        .filter_map(|(scan, _)| scan.as_ref())
+        .fold(control, |c, scan| scan.control_after(c));
+    let read = |(scan, _): &(Option<Scan>, Option<Control>)| scan.as_ref().is_none_or(|scan| scan.readable);
+    (control, scans[from.saturating_sub(1)..].iter().all(read))
 }
 
 /// A segment that could not be opened earlier and is open now.

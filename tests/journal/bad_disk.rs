@@ -14,9 +14,21 @@ use tombolo_test_support::journal::harness::{Rig, settings};
 
 const LANE: Lane = Lane::Normal;
 
+/// `count` seeds; with `JOURNAL_SEEDS` so many instead, from `JOURNAL_SEED_FROM` on.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    let from = number("JOURNAL_SEED_FROM").unwrap_or(0);
+    from..from + number("JOURNAL_SEEDS").unwrap_or(count)
+}
+
 /// Some segments of records, some of the oldest released; what is acknowledged and has not left, by
 /// sequence.
 fn written(seed: u64) -> Rig {
+    written_in(seed, true)
+}
+
+/// With `many`, in several runs.
+fn written_in(seed: u64, many: bool) -> Rig {
     let mut random = SplitMix64::new(seed);
     let mut next = |below| random.below(below);
     let mut rig = Rig::new(settings(WhenFull::Refuse, 40));
@@ -32,6 +44,11 @@ fn written(seed: u64) -> Rig {
             let view = rig.store.view(LANE);
             let through = view.released + next(view.next_sequence - view.released);
             rig.release(LANE, through);
+        }
+        if many && next(25) == 0 {
+            rig.commit_with(true);
+            let disk = rig.disk.after_power_cut(Cut::Everything);
+            rig = rig.reopened_on(disk);
         }
     }
     if next(2) == 0 {
@@ -102,7 +119,7 @@ fn break_some(disk: &FakeDisk, seed: u64) {
 
 #[test]
 fn whatever_the_disk_does_not_give_at_the_start_is_there_once_it_does() {
-    for seed in 0..600 {
+    for seed in seeds(600) {
         let rig = written(seed);
         let before = must_be_there(&rig);
         let disk = rig.disk.after_power_cut(Cut::Everything);
@@ -162,7 +179,7 @@ fn whatever_the_disk_does_not_give_at_the_start_is_there_once_it_does() {
 
 #[test]
 fn records_in_an_unreadable_place_are_not_taken_for_released() {
-    let rig = written(213);
+    let rig = written_in(213, false);
     let released = rig.store.view(LANE).released;
     let disk = rig.disk.after_power_cut(Cut::Everything);
     let name = segments(&disk).remove(0);
@@ -174,8 +191,73 @@ fn records_in_an_unreadable_place_are_not_taken_for_released() {
 }
 
 #[test]
+fn trims_behind_an_unreadable_place_do_not_end_the_lane() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 40));
+    for _ in 0..250 {
+        rig.append(LANE, 8);
+    }
+    rig.commit();
+    // More than a page of trims.
+    for through in 1..=240 {
+        rig.release(LANE, through);
+        rig.commit_with(true);
+    }
+    let model = rig.model.clone();
+    for (page, witness) in (2..12).flat_map(|page| [(page, false), (page, true)]) {
+        let disk = rig.disk.after_power_cut(Cut::Everything);
+        let name = segments(&disk).remove(0);
+        if !witness {
+            tombolo::journal::storage::Storage::remove(&disk, Folder::Top, "witness").unwrap();
+        }
+        for at in 0..8 {
+            disk.make_unreadable(Folder::Normal, &name, page * 4096 + at * 512);
+        }
+        let mut rig = Rig::on(disk, rig.settings.clone(), model.clone(), 2);
+        assert!(rig.append(LANE, 8) > 250, "page {page}: no sequence is given twice");
+        rig.commit_with(true);
+        assert_eq!(rig.store.lane_status(LANE).lost_records(), 0, "page {page}");
+        rig.disk.heal();
+        rig.store.open_unopened(rig.now, LANE, false).unwrap();
+        assert_whole(&rig, page as u64);
+    }
+}
+
+#[test]
+fn the_witness_counts_where_the_last_opening_cannot_be_read() {
+    let mut rig = Rig::new(settings(WhenFull::Refuse, 40));
+    for _ in 0..100 {
+        rig.append(LANE, 700);
+        rig.commit();
+        rig.maintain();
+    }
+    let disk = rig.disk.after_power_cut(Cut::Everything);
+    let mut rig = rig.reopened_on(disk);
+    // The run's Opening, a trim that frees the first segment, and some records.
+    let through = rig.store.next_sequence(LANE) - 5;
+    rig.release(LANE, through);
+    rig.commit_with(true);
+    rig.maintain();
+    for _ in 0..5 {
+        rig.append(LANE, 700);
+        rig.commit();
+    }
+    for page in 2..12 {
+        let disk = rig.disk.after_power_cut(Cut::Everything);
+        let name = segments(&disk).pop().unwrap();
+        for at in 0..8 {
+            disk.make_unreadable(Folder::Normal, &name, page * 4096 + at * 512);
+        }
+        let mut reopened = Rig::on(disk, rig.settings.clone(), rig.model.clone(), 3);
+        reopened.commit_with(true);
+        let status = reopened.store.lane_status(LANE);
+        assert_eq!(status.lost_records(), 0, "page {page}: {:?}", reopened.store.losses(LANE));
+        assert_eq!(reopened.store.view(LANE).released, through, "page {page}");
+    }
+}
+
+#[test]
 fn what_the_disk_never_gives_is_listed_before_a_trim_passes_it_and_its_file_is_kept() {
-    for seed in 0..600 {
+    for seed in seeds(600) {
         let rig = written(seed);
         let before = must_be_there(&rig);
         // The process was killed: what it wrote last is in the page cache.
@@ -253,7 +335,7 @@ fn what_the_disk_never_gives_is_listed_before_a_trim_passes_it_and_its_file_is_k
 
 #[test]
 fn what_reads_wrongly_once_is_not_damaged() {
-    for seed in 0..200 {
+    for seed in seeds(200) {
         let rig = written(seed);
         let disk = rig.disk.after_power_cut(Cut::Everything);
         let names = segments(&disk);
@@ -271,8 +353,9 @@ fn what_reads_wrongly_once_is_not_damaged() {
 
 #[test]
 fn a_newest_segment_that_is_cut_or_destroyed_is_counted_to_the_last_record() {
-    for seed in 0..200 {
-        let rig = written(seed);
+    for seed in seeds(200) {
+        // Where the Opening of a later run is destroyed, the witness is not used.
+        let rig = written_in(seed, false);
         let before: BTreeSet<u64> = must_be_there(&rig).into_keys().collect();
         // The process was killed: what it wrote last is in the page cache.
         let disk = rig.disk.after_power_cut(Cut::Everything);
