@@ -386,14 +386,15 @@ impl<S: Storage> Chain<'_, S> {
     fn end(&mut self, seen: LaneWitness) {
         let next = self.look.next_sequence;
         let newest = self.look.active.as_ref().map(|(segment, _)| segment).or(self.look.sealed.last());
-        // If the newest segment ends with another run, another version has written since.
-        let run = newest.and_then(|segment| segment.runs.last()).map(|run| run.run);
+        let runs = newest.map_or(&[][..], |segment| &segment.runs);
         let number = newest.map_or(0, |segment| segment.number);
-        // Which run it ends with is not known where the disk does not give all of it.
-        let hidden = matches!(self.scans.last(), Some((Some(scan), _)) if !scan.readable);
-        let same = run.is_none_or(|run| run == seen.run)
-            || number < seen.number
-            || (hidden && number == seen.number);
+        // If another run follows the witness's, a version without a witness has written since. If
+        // the witness's is not in its own segment, its Opening is unreadable or destroyed.
+        let same = match runs.iter().rposition(|run| run.run == seen.run) {
+            _ if number < seen.number || runs.is_empty() => true,
+            Some(at) => at + 1 == runs.len(),
+            None => number == seen.number && seen.run != 0,
+        };
         let counts = !self.pending.is_empty() || same;
         let certain = if counts { next.max(seen.next_sequence) } else { next };
         if counts {

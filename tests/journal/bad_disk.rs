@@ -354,8 +354,7 @@ fn what_reads_wrongly_once_is_not_damaged() {
 #[test]
 fn a_newest_segment_that_is_cut_or_destroyed_is_counted_to_the_last_record() {
     for seed in seeds(200) {
-        // Where the Opening of a later run is destroyed, the witness is not used.
-        let rig = written_in(seed, false);
+        let rig = written(seed);
         let before: BTreeSet<u64> = must_be_there(&rig).into_keys().collect();
         // The process was killed: what it wrote last is in the page cache.
         let disk = rig.disk.after_power_cut(Cut::Everything);
