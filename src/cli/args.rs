@@ -217,9 +217,12 @@ pub struct DeviceShowArguments {
 pub struct DeviceTestArguments {
     /// Device id
     pub id: String,
-    /// The path within the device [default: one that its first rule allows]
+    /// The path within the device [default: that of the only rule without lane high and retain]
     #[arg(long, value_name = "PATH")]
     pub path: Option<String>,
+    /// Show the rule and the topic, and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// A device.

@@ -110,9 +110,13 @@ pub enum Request {
     DeviceTest {
         /// A device id.
         device: String,
-        /// A path within the device; `None`: one that its first rule allows.
+        /// A path within the device; `None`: that of the only rule that is neither in lane `high`
+        /// nor retained.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
+        /// Ends with the step `topic`: nothing is sent.
+        #[serde(default, skip_serializing_if = "is_false")]
+        plan: bool,
     },
     /// Waits until the broker has decided about the reading of a `device-test`: the further steps,
     /// as a [`DeviceTest`](super::snapshot::DeviceTest). Only for root and the daemon's own user.
@@ -361,7 +365,7 @@ mod tests {
             ),
             (
                 r#"{"request":"device-test","device":"door-7"}"#,
-                Request::DeviceTest { device: "door-7".into(), path: None },
+                Request::DeviceTest { device: "door-7".into(), path: None, plan: false },
             ),
             (
                 r#"{"request":"traffic-trace","target":"uplink","payload":true}"#,

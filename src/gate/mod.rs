@@ -405,6 +405,7 @@ impl Gate {
         let identified = identity::identify(device, id, received);
         policy::authorize(role, &mut state.bucket, now, identified, bytes)
             .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic))
+            .map(Mapped::into_test)
     }
 
     /// Marks a device active without a reading: a session was established, a ping came.

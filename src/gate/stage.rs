@@ -176,6 +176,12 @@ impl<'a> Mapped<'a> {
         Mapped { device: authorized.identified.device, rule, content, lane, qos }
     }
 
+    /// The same, as what the operator sends in the place of the device.
+    pub(super) fn into_test(mut self) -> Mapped<'a> {
+        self.content.test = true;
+        self
+    }
+
     /// The content to store and publish.
     pub fn content(&self) -> Content<'a> {
         self.content

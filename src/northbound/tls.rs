@@ -160,6 +160,22 @@ pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))
 }
 
+/// Whether a file has a certificate to trust.
+///
+/// # Errors
+/// [`TlsError::Nothing`]
+pub fn judge_anchors(file: &Pem) -> Result<(), TlsError> {
+    trust(std::slice::from_ref(file), &file.file).map(drop)
+}
+
+/// Whether a certificate and its key, in clear, can be used.
+///
+/// # Errors
+/// [`TlsError`] names the file at fault.
+pub fn judge_identity(certificate: &Pem, key: &Pem) -> Result<(), TlsError> {
+    certified_key(&rustls::crypto::aws_lc_rs::default_provider(), certificate, key).map(drop)
+}
+
 fn trust(anchors: &[Pem], place: &str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for pem in anchors {

@@ -4,6 +4,7 @@
 
 mod certificate;
 mod check;
+mod completion;
 mod daemon;
 mod dayops;
 mod device;

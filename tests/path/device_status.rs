@@ -88,7 +88,7 @@ fn a_device_is_shown_as_it_runs_and_a_test_goes_through_to_the_puback() {
     let test = run(&site, &["--json", "device", "test", "door-7"]);
     let steps = objects(&test);
     let names: Vec<&str> = steps.iter().filter_map(|step| step["step"].as_str()).collect();
-    assert_eq!(names, ["identity", "rule", "quota", "topic", "stored", "sent", "acknowledged"]);
+    assert_eq!(names, ["identity", "rule", "topic", "quota", "stored", "sent", "acknowledged"]);
     assert!(test.status.success() && steps.iter().all(|step| step["ok"] == true), "{steps:?}");
     wait_for("the reading of the test", || {
         let lines = site.witness.lines();
@@ -97,6 +97,7 @@ fn a_device_is_shown_as_it_runs_and_a_test_goes_through_to_the_puback() {
     // It is the operator's reading, not the device's.
     let after = objects(&run(&site, &["--json", "device", "show", "door-7"])).remove(0);
     assert_eq!((&after["accepted"], &after["refused"]), (&Value::from(1), &Value::from(1)));
+    assert_eq!((&after["delivered"], &after["last_seen"]), (&shown["delivered"], &shown["last_seen"]));
 
     for (line, text) in [
         (vec!["device", "test", "door-7", "--path", "x/y"], "step rule failed"),

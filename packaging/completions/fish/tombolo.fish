@@ -65,6 +65,7 @@ complete -c tombolo -n '__tombolo_at device' -l public-key -r -d 'its public key
 complete -c tombolo -n '__tombolo_at device' -l label -r -d 'a few words'
 complete -c tombolo -n '__tombolo_at device' -l key -d 'show its key'
 complete -c tombolo -n '__tombolo_at device' -l path -r -d 'the path of a test'
+complete -c tombolo -n '__tombolo_at device' -l dry-run -d 'send nothing'
 complete -c tombolo -n '__tombolo_at tail' -l last -r -d 'so many from before'
 complete -c tombolo -n '__tombolo_at trace' -a uplink
 complete -c tombolo -n '__tombolo_at trace' -l pcap -r -F -d 'a file for Wireshark'

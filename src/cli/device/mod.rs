@@ -358,6 +358,9 @@ fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
                 "`tombolo device list` lists all; a device of a fleet is listed after its first session"
                     .to_owned()
             }
+            None if loaded.known.is_empty() => {
+                "there are none yet: `tombolo device add ID --role ROLE --psk` adds one".to_owned()
+            }
             None => "`tombolo device list` names all".to_owned(),
         };
         CommandError::Failed(format!("there is no device {id}; {advice}"))

@@ -426,6 +426,9 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     if !roles().any(|role| role == device.role.as_str()) {
         let advice = match did_you_mean(device.role.as_str(), roles()) {
             Some(role) => format!("did you mean {role:?}?"),
+            None if loaded.settings.gate.roles.is_empty() => {
+                "no role is configured: add a [role.NAME] with an uplink rule".to_owned()
+            }
             None => format!("there are: {}", roles().take(20).collect::<Vec<_>>().join(", ")),
         };
         return refuse(format!("there is no role {:?}", device.role.as_str()), None, &advice);
