@@ -357,6 +357,17 @@ impl Gate {
         mapped
     }
 
+    /// Counts and keeps the refusal of a request from which no reading can be made. `path`: what it
+    /// asked for, as far as it is text. The device counts as active.
+    pub fn note_malformed(&mut self, now: Instant, device: DeviceIndex, path: &str, refusal: &Refusal) {
+        let Gate { devices, presence, totals, .. } = self;
+        totals.refused.count(refusal.reason());
+        let Some(entry) = devices.entry_mut(device) else { return };
+        presence.seen(device.slot() as u32, &mut entry.state.presence, now);
+        entry.state.refused.count(refusal.reason());
+        entry.state.note_refusal(now, path, refusal, None);
+    }
+
     /// The readings that each rule has decided since the rules were last compiled, refused ones
     /// included: role, rule, number.
     pub fn rule_hits(&self) -> impl Iterator<Item = (&Name, &Name, u64)> {

@@ -147,11 +147,12 @@ impl Events {
     pub(super) fn refused(
         &mut self,
         device: Option<Name>,
-        received: &Received<'_>,
+        method: Method,
+        path: &str,
+        bytes: usize,
         refusal: Refusal,
     ) -> &Refusal {
-        let path = self.text(received.path.as_str());
-        let (method, bytes) = (received.method, received.payload.len());
+        let path = self.text(path);
         self.queue.push_back(Queued::Refused { device, method, path, bytes, refusal });
         match self.queue.back() {
             Some(Queued::Refused { refusal, .. }) => refusal,

@@ -322,7 +322,8 @@ fn a_gateway_that_is_decommissioned_leaves_nothing_at_the_broker() {
     };
     wait_for("the status of the device", || retained(&site, "tombolo/gw/door-7/status"));
     let (status, text) = site.daemon.command(&["decommission", "--yes"]);
-    assert!(status == 1 && text.contains("systemctl disable --now tombolo"), "{text}");
+    assert!(status == 1 && text.contains("first stop it for good: end `tombolo --config"), "{text}");
+    assert!(!text.contains("systemctl"), "{text}");
     assert!(connected(&site));
     site.daemon.stop();
     let (status, text) = site.daemon.command(&["decommission", "--yes"]);
@@ -352,4 +353,61 @@ fn a_gateway_whose_readings_or_broker_are_missing_is_not_wiped() {
     let (status, text) = site.daemon.command(&["decommission", "--yes", "--discard", "--offline"]);
     assert_eq!(status, 0, "{text}");
     assert!(!site.folder.join("door-7.psk").exists());
+}
+
+/// Everything that decommission would wipe is still there.
+fn assert_kept(site: &Site) {
+    assert!(site.folder.join("door-7.psk").exists());
+    assert!(site.folder.join("state/journal").exists());
+}
+
+#[test]
+fn a_broker_that_refuses_to_clear_is_named_with_the_topics_and_nothing_is_wiped() {
+    let folder = tombolo_test_support::Folder::new("decommission-acl");
+    let acl = folder.write("acl", "topic readwrite #\n");
+    let broker_extra = format!("acl_file {}", acl.display());
+    let mut site = Site::with_broker("decommission-denied", "", &broker_extra);
+    wait_for("the broker", || connected(&site));
+    site.daemon.stop();
+    site.broker.stop();
+    folder.write("acl", "topic write tombolo/witness/#\ntopic read #\n");
+    site.broker.resume();
+    let begun = std::time::Instant::now();
+    let (status, text) = site.daemon.command(&["decommission", "--yes"]);
+    assert_eq!(status, 1, "{text}");
+    for words in [
+        "nothing was wiped",
+        "clearing 2 retained topics at localhost:",
+        "refuses to clear 2 topics of 2: tombolo/gw/door-7/status, tombolo/gw/gateway/status",
+        "--offline",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(50), "it did not wait for what cannot come");
+    assert_kept(&site);
+}
+
+#[test]
+fn a_broker_that_cannot_be_reached_is_named_with_what_is_kept_and_the_way_out() {
+    let mut site = Site::new("decommission-unreachable", "");
+    wait_for("the broker", || connected(&site));
+    site.daemon.stop();
+    site.broker.stop();
+    let (status, text) = site.daemon.command(&["decommission", "--yes"]);
+    assert_eq!(status, 1, "{text}");
+    for words in [
+        "not connected to localhost:",
+        "nothing was wiped: localhost:",
+        "could not be reached",
+        "its keys and its state are unchanged",
+        "--offline wipes them and leaves 2 retained topics at the broker",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert_kept(&site);
+    let (status, text) = site.daemon.command(&["decommission", "--yes", "--json"]);
+    let object: serde_json::Value =
+        serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(status, 1);
+    assert!(object["error"]["message"].as_str().is_some_and(|said| said.contains("could not be reached")));
 }

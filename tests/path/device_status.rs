@@ -94,6 +94,8 @@ fn a_device_is_shown_as_it_runs_and_a_test_goes_through_to_the_puback() {
         let lines = site.witness.lines();
         lines.iter().any(|line| line.contains("/door-7/up/") && line.contains("tombolo device test"))
     });
+    let published = site.arrived("tombolo/gw/door-7/up/t/test");
+    assert!(published.iter().any(|fields| fields[3].contains("test:true")), "{published:?}");
     // It is the operator's reading, not the device's.
     let after = objects(&run(&site, &["--json", "device", "show", "door-7"])).remove(0);
     assert_eq!((&after["accepted"], &after["refused"]), (&Value::from(1), &Value::from(1)));
@@ -109,6 +111,59 @@ fn a_device_is_shown_as_it_runs_and_a_test_goes_through_to_the_puback() {
         let said = String::from_utf8_lossy(&failed.stderr).into_owned();
         assert!(failed.status.code() == Some(1) && said.contains(text), "{line:?}: {said}");
     }
+}
+
+#[test]
+fn a_test_chooses_no_alarm_and_asks_where_it_cannot_tell() {
+    let roles = r#"
+[role.alarms.uplink.alarm]
+path = "alarm/+"
+lane = "high"
+[role.alarms.uplink.state]
+path = "state"
+retain = true
+[role.both.uplink.one]
+path = "one/#"
+[role.both.uplink.two]
+path = "two/+/x"
+[role.both.uplink.alarm]
+path = "alarm/+"
+lane = "high"
+[device.siren]
+role = "alarms"
+psk-identity = "siren"
+psk-file = "siren.psk"
+[device.meter]
+role = "both"
+psk-identity = "meter"
+psk-file = "meter.psk"
+"#;
+    let site = Site::new("device-test-choice", roles);
+    site.folder.write("siren.psk", "text:sesame-sesame-78");
+    site.folder.write("meter.psk", "text:sesame-sesame-79");
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert_eq!(status, 0, "{text}");
+    for (device, words) in [
+        (
+            "siren",
+            "only rules in lane high or with retain = true let a reading pass; choose one with --path: alarm/test (rule alarm), state (rule state)",
+        ),
+        (
+            "meter",
+            "several rules let a reading pass; choose one with --path: one/test (rule one), two/test/x (rule two)",
+        ),
+    ] {
+        let (status, text) = site.daemon.command(&["device", "test", device]);
+        assert!(status == 1 && text.contains(words), "{text}");
+    }
+    let (status, text) = site.daemon.command(&["device", "test", "siren", "--path", "alarm/7", "--dry-run"]);
+    assert!(status == 0 && text.contains("tombolo/gw/siren/up/alarm/7 (lane high)"), "{text}");
+    let (status, text) = site.daemon.command(&["device", "test", "meter", "--path", "two/7/x"]);
+    assert_eq!(status, 0, "{text}");
+    let (topic, stored) = (text.find("tombolo/gw/meter/up/two/7/x"), text.find("on disk after"));
+    assert!(topic.is_some() && topic < stored, "{text}");
+    wait_for("the reading", || !site.arrived("tombolo/gw/meter/up/two/7/x").is_empty());
+    assert!(site.arrived("tombolo/gw/siren/up/alarm/7").is_empty(), "it was dry");
 }
 
 #[test]
@@ -236,7 +291,7 @@ fn who_may_not_read_the_registry_gets_the_devices_from_the_daemon_or_an_error() 
     for line in [&["device", "test", "door-7"][..], &["trace", "door-7"][..]] {
         let refused = run_as_nobody(&site, line).expect("root");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(refused.status.code() == Some(1) && said.contains("use sudo"), "{line:?}: {said}");
+        assert!(refused.status.code() == Some(1) && said.contains("or as root"), "{line:?}: {said}");
     }
 }
 
