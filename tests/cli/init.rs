@@ -175,7 +175,7 @@ fn a_ca_file_without_a_certificate_and_a_key_of_another_certificate_are_refused(
             key.as_str(),
             &["ca.pem holds no CA certificate", "upstream.ca-file"][..],
         ),
-        ("", &certificate, &key, &["ca.pem holds no CA certificate"]),
+        ("", &certificate, &key, &["ca.pem", "empty", "upstream.ca-file"]),
         (&certificate, &key, &key, &["gw.pem holds no certificate", "upstream.certificate-file"]),
         (&certificate, &certificate, &other_key, &["does not belong to the certificate"]),
     ] {

@@ -185,14 +185,19 @@ fn make_folder(main: &LayerText) -> std::io::Result<()> {
 /// Whether the named files hold what they are named for. One that cannot be read here is left to
 /// `check`, and so is an encrypted key.
 fn judge_contents(site: &Site) -> Result<(), (&'static str, PathBuf, String)> {
-    let read = |file: &Option<PathBuf>| file.as_deref().and_then(|path| files::pem(path).ok());
-    if let (Some(path), Some(pem)) = (&site.ca_file, read(&site.ca_file)) {
-        tls::judge_anchors(&pem).map_err(|error| ("upstream.ca-file", path.clone(), error.to_string()))?;
+    let read = |file: &Path| std::fs::read(file).is_ok().then(|| files::pem(file));
+    if let Some(path) = &site.ca_file
+        && let Some(pem) = read(path)
+    {
+        let judged = pem.and_then(|pem| tls::judge_anchors(&pem).map_err(|error| error.to_string()));
+        judged.map_err(|message| ("upstream.ca-file", path.clone(), message))?;
     }
     let key = site.key_file.as_deref().and_then(|path| files::key(path, None).ok());
-    if let (Some(path), Some(pem), Some(key)) = (&site.certificate_file, read(&site.certificate_file), key) {
-        tls::judge_identity(&pem, &key)
-            .map_err(|error| ("upstream.certificate-file", path.clone(), error.to_string()))?;
+    if let (Some(path), Some(key)) = (&site.certificate_file, key)
+        && let Some(pem) = read(path)
+    {
+        let judged = pem.and_then(|pem| tls::judge_identity(&pem, &key).map_err(|error| error.to_string()));
+        judged.map_err(|message| ("upstream.certificate-file", path.clone(), message))?;
     }
     Ok(())
 }

@@ -404,12 +404,7 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
             _ => None,
         };
         let wrong = size("PSK identity", psk.identity.len(), PSK_IDENTITY_MAX)
-            .or_else(|| size("key", psk.key.len(), PSK_KEY_MAX))
-            .or_else(|| {
-                let text =
-                    std::str::from_utf8(&psk.identity).is_ok_and(|text| !text.chars().any(char::is_control));
-                (!text).then(|| "the PSK identity is not plain text".to_owned())
-            });
+            .or_else(|| size("key", psk.key.len(), PSK_KEY_MAX));
         if let Some(wrong) = wrong {
             return refuse(wrong, None, "use another one");
         }
