@@ -11,5 +11,6 @@ mod device;
 mod help;
 mod init;
 mod place;
+mod redaction;
 mod state;
 mod truth;
