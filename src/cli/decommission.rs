@@ -95,10 +95,8 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
         note(
             "on flash the old blocks of a file may remain: revoke this gateway's keys and password at the broker",
         );
-        note(format_args!(
-            "the configuration beside {} and the package are still there",
-            context.config.display()
-        ));
+        let package = if context.is_packaged() { " and the package are" } else { " is" };
+        note(format_args!("the configuration beside {}{package} still there", context.config.display()));
     }
     let failed = left.iter().any(|left| left.contains("cannot be"));
     if failed { Err(CommandError::Said) } else { Ok(()) }

@@ -213,7 +213,7 @@ impl Request {
                 | Request::Reload {}
                 | Request::ClockTrust {}
                 | Request::ClockReset {}
-                | Request::DeviceTest { .. }
+                | Request::DeviceTest { plan: false, .. }
                 | Request::CertRenew { .. }
                 | Request::CertRollback { .. }
         )
@@ -230,6 +230,13 @@ impl Request {
                 | Request::CertRenew { .. }
                 | Request::CertRollback { .. }
         )
+    }
+}
+
+/// As it came, for the log.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(String::from_utf8_lossy(&to_line(self)).trim_end())
     }
 }
 

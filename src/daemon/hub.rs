@@ -191,7 +191,7 @@ impl Hub {
         self.coap.handle_timeout(now);
         while let Some(suppressed) = self.limiter.poll_event(now) {
             self.pipeline.counters.add(Counter::LinesSuppressed, suppressed.count);
-            log::warn!(kind:? = suppressed.kind, suppressed = suppressed.count; "lines left out");
+            log::warn!(kind:% = suppressed.kind, suppressed = suppressed.count; "lines left out");
         }
     }
 

@@ -308,8 +308,8 @@ impl TimeText {
     }
 }
 
-/// `{"v":1,"id","gateway","device","path","query","method","received","test","format","coding", one of
-/// "json"|"text"|"base64"}`; what is not known is left out.
+/// `{"v":1,"id","gateway","device","path","query","method","received","test","format","coding", one
+/// of "json"|"text"|"base64"}`; what is not known is left out.
 fn push_envelope(
     out: &mut Vec<u8>,
     gateway: &str,

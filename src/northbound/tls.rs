@@ -396,6 +396,18 @@ pub struct Explained {
     pub pin: Option<[u8; 32]>,
 }
 
+/// The words of a name like `NoCipherSuitesInCommon`, up to what may be in it.
+fn words(name: &str) -> String {
+    let mut text = String::new();
+    for letter in name.chars().take_while(char::is_ascii_alphanumeric) {
+        if letter.is_ascii_uppercase() && !text.is_empty() {
+            text.push(' ');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
+
 /// Explains a TLS error met while connecting to `host`.
 pub fn explain(error: &Error, host: &str) -> Explained {
     if let Some(ChainFault { text, pin }) = chain_fault::of(error) {
@@ -412,7 +424,10 @@ pub fn explain(error: &Error, host: &str) -> Explained {
             false,
         ),
         Error::PeerIncompatible(what) => (
-            format!("no common TLS version or cipher with the broker ({what:?}); see upstream.tls-min"),
+            format!(
+                "no common TLS version or cipher with the broker ({}); see upstream.tls-min",
+                words(&format!("{what:?}"))
+            ),
             false,
         ),
         Error::NoApplicationProtocol => {

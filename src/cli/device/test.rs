@@ -8,6 +8,7 @@ use super::super::Context;
 use super::super::args::DeviceTestArguments;
 use super::super::error::CommandError;
 use super::super::note;
+use super::super::output::patiently;
 use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{DeviceTest, TestStep};
@@ -30,7 +31,8 @@ pub fn run(context: &Context, arguments: DeviceTestArguments) -> Result<(), Comm
         return Ok(());
     }
     let request = Request::DeviceTest { device: id.clone(), path, plan: false };
-    let DeviceTest { mut steps, record, .. } = daemon.ask_for(&request, SLOW_ANSWER)?;
+    let ask = || daemon.ask_for(&request, SLOW_ANSWER);
+    let DeviceTest { mut steps, record, .. } = patiently("waiting for the journal", ask)?;
     // A reload in between may have changed a step: it is then printed again.
     steps.retain(|step| !planned.contains(step));
     print(context, &id, &steps, record.as_deref())?;
@@ -38,14 +40,15 @@ pub fn run(context: &Context, arguments: DeviceTestArguments) -> Result<(), Comm
         deliver(context, &mut daemon, &id, record)?;
     }
     if !context.out.json {
-        note("it was published with the payload `tombolo device test` and the user property test=true");
+        note("it was published as a test: its payload says so, and the user property test is true");
     }
     Ok(())
 }
 
 fn deliver(context: &Context, daemon: &mut Client, id: &str, record: String) -> Result<(), CommandError> {
     let request = Request::DeviceTestDelivery { record: record.clone() };
-    let DeviceTest { steps, .. } = daemon.ask_for(&request, WITHIN)?;
+    let ask = || daemon.ask_for(&request, WITHIN);
+    let DeviceTest { steps, .. } = patiently("waiting for the broker", ask)?;
     print(context, id, &steps, Some(&record))
 }
 

@@ -308,7 +308,7 @@ async fn serve(
         let response = match request {
             Err(failure) => Response::Error(failure),
             Ok(request) if request.is_privileged() && !is_privileged(uid) => {
-                log::warn!(uid = uid, pid = pid, request:? = request; "control request refused");
+                log::warn!(uid = uid, pid = pid, request:% = request; "control request refused");
                 let message = "only root and the user of the daemon may ask this: use sudo";
                 Response::Error(Failure::new(Code::Denied, message))
             }
@@ -348,7 +348,7 @@ async fn serve(
             }
             Ok(request) => {
                 if request.changes_something() {
-                    log::info!(uid = uid, pid = pid, request:? = request; "control request");
+                    log::info!(uid = uid, pid = pid, request:% = request; "control request");
                 }
                 ask(request, &calls).await
             }
