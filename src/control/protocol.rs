@@ -233,10 +233,18 @@ impl Request {
     }
 }
 
-/// As it came, for the log.
+/// For the log: `device-test device=door-7`.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(String::from_utf8_lossy(&to_line(self)).trim_end())
+        let Ok(Value::Object(fields)) = serde_json::to_value(self) else { return Err(fmt::Error) };
+        f.write_str(fields.get("request").and_then(Value::as_str).unwrap_or_default())?;
+        for (name, value) in fields.iter().filter(|(name, _)| *name != "request") {
+            match value {
+                Value::String(text) => write!(f, " {name}={text}")?,
+                other => write!(f, " {name}={other}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -400,6 +408,15 @@ mod tests {
             assert_eq!(Request::parse(line.as_bytes()).as_ref(), Ok(&request), "{line}");
             assert_eq!(to_line(&request), [line.as_bytes(), b"\n"].concat());
         }
+    }
+
+    #[test]
+    fn a_request_in_the_log_is_its_name_and_what_it_is_about() {
+        let test = Request::DeviceTest { device: "door-7".into(), path: None, plan: false };
+        assert_eq!(test.to_string(), "device-test device=door-7");
+        assert_eq!(Request::Reload {}.to_string(), "reload");
+        let drop = Request::RejectedDrop { records: Selection::Ids(vec!["1-2".into()]) };
+        assert_eq!(drop.to_string(), r#"rejected-drop records={"ids":["1-2"]}"#);
     }
 
     #[test]

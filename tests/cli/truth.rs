@@ -294,3 +294,17 @@ fn the_package_does_not_adopt_an_account_of_a_person() {
     assert_eq!(status, Some(1));
     assert!(said.contains("a person's account") && said.contains("usermod"), "{said}");
 }
+
+#[test]
+fn a_configuration_that_does_not_exist_is_never_another_gateways() {
+    let place = Place::new();
+    for line in ["status", "reload", "tail", "queue rejected drop --all", "device test x", "trace x"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        command.arg("--config").arg(place.path("none/tombolo.toml")).args(line.split_whitespace());
+        let output = command.stdin(Stdio::null()).env_clear().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        assert!(said.contains("none/tombolo.toml does not exist"), "{line}: {said}");
+        assert!(said.contains("/none/tombolo.toml init --url") && !said.contains("/run/tombolo"), "{said}");
+    }
+}
