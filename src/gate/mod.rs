@@ -337,8 +337,9 @@ impl Gate {
         presence.seen(device.slot() as u32, &mut state.presence, now);
         let identified = identity::identify(device, id, received);
         let bytes = received.payload.len();
-        let mapped = policy::authorize(role, &mut state.bucket, now, identified, announced.unwrap_or(bytes))
-            .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic));
+        let mapped =
+            policy::authorize(role, &mut state.bucket, now, identified, announced.unwrap_or(bytes), false)
+                .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic));
         match &mapped {
             Ok(_) if announced.is_some() => {}
             Ok(_) => {
@@ -414,7 +415,7 @@ impl Gate {
         let Entry { id, state, .. } = entry;
         let bytes = received.payload.len();
         let identified = identity::identify(device, id, received);
-        policy::authorize(role, &mut state.bucket, now, identified, bytes)
+        policy::authorize(role, &mut state.bucket, now, identified, bytes, true)
             .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic))
             .map(Mapped::into_test)
     }
