@@ -17,7 +17,6 @@ use super::sandbox::{Hidden, Sandbox};
 use super::state::{self, State};
 use super::trial::{self, Standing, Trial};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
-use crate::durable::atomic_file::Condition;
 use crate::message::Name;
 
 /// The main file unless another one is named.

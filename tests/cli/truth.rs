@@ -308,3 +308,28 @@ fn a_configuration_that_does_not_exist_is_never_another_gateways() {
         assert!(said.contains("/none/tombolo.toml init --url") && !said.contains("/run/tombolo"), "{said}");
     }
 }
+
+#[test]
+fn no_line_of_the_log_shows_a_value_as_the_source_writes_it() {
+    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for call in text.split("log::").skip(1) {
+                let level = call.split('!').next().unwrap_or_default();
+                if !["error", "warn", "info", "debug"].contains(&level) {
+                    continue;
+                }
+                seen += 1;
+                let fields = call.split(';').next().unwrap_or_default();
+                assert!(!fields.contains(":? ="), "{}: log::{fields}", path.display());
+            }
+        }
+    }
+    assert!(seen > 80, "{seen}");
+}

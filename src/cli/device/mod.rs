@@ -320,7 +320,7 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("id", Some(known.id.clone()));
     row("label", known.label.clone());
     row("role", known.role.clone());
-    row("identity", known.psk_identity.as_deref().map(|identity| format_psk_identity(identity)));
+    row("identity", known.psk_identity.as_deref().map(format_psk_identity));
     row("certificate", known.certificate.as_ref().map(ToString::to_string));
     row("public key", known.public_key.as_ref().map(format_key_hash));
     row("key", psk.and_then(|psk| key_text(&psk.key)).map(str::to_owned));
@@ -418,7 +418,7 @@ fn entry(known: &Known) -> Value {
 
 /// Its credentials, for a table cell.
 fn proof(known: &Known) -> String {
-    let psk = known.psk_identity.as_deref().map(|identity| format_psk_identity(identity));
+    let psk = known.psk_identity.as_deref().map(format_psk_identity);
     let certificate = known.certificate.as_ref().map(|name| format!("{} {}", word(name.kind()), name.name()));
     let key = known.public_key.as_ref().map(|key| format!("{}…", &format_key_hash(key)[..15]));
     let all: Vec<String> = [psk, certificate, key].into_iter().flatten().collect();
