@@ -476,6 +476,8 @@ pub struct Content<'a> {
     pub content_format: Option<ContentFormat>,
     /// Publish with the retain flag.
     pub retain: bool,
+    /// Sent by `tombolo device test` in the place of the device.
+    pub test: bool,
     /// How the payload is wrapped.
     pub envelope: Envelope,
     /// Seconds after `received` at which it expires; `None` = never.

@@ -178,7 +178,7 @@ pub struct DeviceAddArguments {
     /// users); without a value a key is generated
     #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", group = "proof")]
     pub psk: Option<String>,
-    /// The identity of its pre-shared key [default: its id]
+    /// The identity of its pre-shared key: text, or hex:… for other bytes [default: its id]
     #[arg(long, value_name = "TEXT", requires = "psk")]
     pub psk_identity: Option<String>,
     /// Its certificate has this URI as a subject alternative name
@@ -217,9 +217,12 @@ pub struct DeviceShowArguments {
 pub struct DeviceTestArguments {
     /// Device id
     pub id: String,
-    /// The path within the device [default: one that its first rule allows]
+    /// The path within the device [default: that of the only rule without lane high and retain]
     #[arg(long, value_name = "PATH")]
     pub path: Option<String>,
+    /// Show the rule and the topic, and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// A device.

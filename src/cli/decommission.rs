@@ -5,7 +5,7 @@
 //! |---|---|
 //! | the daemon does not run | nothing was changed |
 //! | nothing waits in the journal, or `--discard` | nothing was changed |
-//! | the broker acknowledges that every retained topic is empty, or `--offline` | nothing is wiped |
+//! | the broker acknowledges that every retained topic is empty, or `--offline` | nothing is wiped; what the broker refused, or why it was not reached, is named |
 //! | files with secrets that are ours, then the state directory's content | the rest is wiped all the same, and what is left is named |
 //!
 //! A file counts as ours if it is below the folder of the configuration or the state directory:
@@ -41,6 +41,10 @@ use crate::northbound::{Loss, Next, Outbox, RejectedFull};
 
 /// How long the broker may take to acknowledge all.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long attempts to connect may fail.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(15);
+/// Most topics that are named.
+const NAMED_MAX: usize = 8;
 /// Files up to this size are overwritten before they are deleted: keys and small state.
 const OVERWRITTEN_MAX: u64 = 1 << 20;
 
@@ -61,7 +65,7 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
     match context.daemon() {
         Err(ClientError::NotRunning { .. }) => {}
         Err(ClientError::Denied { .. }) | Ok(_) => {
-            let text = "the gateway runs; first stop it for good: systemctl disable --now tombolo";
+            let text = "nothing was changed: the gateway runs; first stop it for good: systemctl disable --now tombolo";
             return Err(CommandError::failed(text));
         }
         Err(error) => return Err(error.into()),
@@ -74,7 +78,7 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
         )));
     }
     let cleared = match (&loaded.settings.upstream, arguments.offline) {
-        (Some(_), false) => clear(&loaded)?,
+        (Some(_), false) => clear(context, &loaded)?,
         _ => 0,
     };
     let Wiped { files, left } = wipe(context, &state_dir);
@@ -91,10 +95,8 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
         note(
             "on flash the old blocks of a file may remain: revoke this gateway's keys and password at the broker",
         );
-        note(format_args!(
-            "the configuration beside {} and the package are still there",
-            context.config.display()
-        ));
+        let package = if context.is_packaged() { " and the package are" } else { " is" };
+        note(format_args!("the configuration beside {}{package} still there", context.config.display()));
     }
     let failed = left.iter().any(|left| left.contains("cannot be"));
     if failed { Err(CommandError::Said) } else { Ok(()) }
@@ -115,16 +117,17 @@ fn waiting(loaded: &Loaded) -> Result<u64, CommandError> {
 }
 
 /// Clears every retained topic of this gateway at the broker, under its own client id.
-fn clear(loaded: &Loaded) -> Result<usize, CommandError> {
+fn clear(context: &Context, loaded: &Loaded) -> Result<usize, CommandError> {
     let settings = &loaded.settings;
     let Some(upstream) = &settings.upstream else { return Ok(0) };
     let topics = retained(loaded);
-    let failed = |text: String| {
-        CommandError::Failed(format!(
-            "nothing was wiped: the broker did not acknowledge that {} empty: {text}; --offline leaves it out",
-            if topics.len() == 1 { "1 topic is".to_owned() } else { format!("{} topics are", topics.len()) }
-        ))
+    let broker = format!("{}:{}", upstream.host, upstream.port);
+    let tell = |text: String| {
+        if !context.out.json {
+            note(text)
+        }
     };
+    let failed = |text: String| CommandError::Failed(format!("nothing was wiped: {text}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(error.to_string()))?;
     let always = settings.clock.trust == ClockTrust::Always;
@@ -132,30 +135,107 @@ fn clear(loaded: &Loaded) -> Result<usize, CommandError> {
     // Without a status of its own: the connection leaves nothing behind.
     let mut quiet = upstream.clone();
     quiet.topics.gateway_status = None;
+    tell(format!(
+        "clearing {} at {broker}; this takes up to {} s",
+        plural(topics.len() as u64, "retained topic"),
+        PATIENCE.as_secs()
+    ));
     let handle = Handle::new(Uplink::new(Instant::now(), quiet));
     handle.with(|core| topics.iter().for_each(|topic| core.clear_retained(topic)));
-    let outcome = tokio::task::LocalSet::new().block_on(&runtime, async {
+    let end = tokio::task::LocalSet::new().block_on(&runtime, async {
         let moments = clock.clone();
         let driver = Driver::new(handle.clone(), clock.clone(), move || moments.moment());
         let task = tokio::task::spawn_local(async move { driver.run(&RefCell::new(Nothing)).await });
-        let give_up = Instant::now() + PATIENCE;
-        let is_done = || handle.with(|core| topics.iter().all(|topic| core.has_reached(topic)));
-        while !is_done() && Instant::now() < give_up {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let done = is_done();
-        let status = handle.status();
+        let end = wait(&handle, &topics, &broker, &tell).await;
         handle.stop().await;
         let _ = task.await;
-        match done {
-            true => Ok(()),
-            false if status.connected => Err(format!("after {} s some were not", PATIENCE.as_secs())),
-            false => Err(status.failure.unwrap_or_else(|| "it could not be reached".to_owned())),
-        }
+        end
     });
     runtime.shutdown_background();
-    outcome.map_err(failed)?;
-    Ok(topics.len())
+    let keeps = "its keys and its state are unchanged";
+    match end {
+        End::Cleared => Ok(topics.len()),
+        End::Refused { refused, left } => Err(failed(format!(
+            "{broker} refuses to clear {} of {}: {}; {keeps}. Allow {} to publish there, or clear them with another account, \
+             for example with `mosquitto_pub -r -n -t TOPIC`; then run it again, with --offline in the second case",
+            plural(left as u64, "topic"),
+            topics.len(),
+            named(&refused, left),
+            settings.gateway.id,
+        ))),
+        End::Unreachable(reason) => Err(failed(format!(
+            "{broker} could not be reached: {reason}; {keeps}. Run it again when the broker can be reached; --offline wipes \
+             them and leaves {} at the broker",
+            plural(topics.len() as u64, "retained topic"),
+        ))),
+        End::Late { left, reason } => Err(failed(format!(
+            "{broker} did not acknowledge after {} s that {} empty: {}{reason}; {keeps}. Run it again, or leave them with \
+             --offline",
+            PATIENCE.as_secs(),
+            if left.len() == 1 { "1 topic is".to_owned() } else { format!("{} topics are", left.len()) },
+            named(&left, left.len()),
+        ))),
+    }
+}
+
+/// How the clearing ended.
+enum End {
+    Cleared,
+    /// The broker refused all that is left.
+    Refused {
+        /// Some of the topics.
+        refused: Vec<String>,
+        left: usize,
+    },
+    Unreachable(String),
+    Late {
+        left: Vec<String>,
+        /// What else the connection says, with what joins it.
+        reason: String,
+    },
+}
+
+async fn wait(handle: &Handle, topics: &[String], broker: &str, tell: &dyn Fn(String)) -> End {
+    let begun = Instant::now();
+    let (mut ever_connected, mut told) = (false, None);
+    loop {
+        let left: Vec<&String> =
+            handle.with(|core| topics.iter().filter(|topic| !core.has_reached(topic)).collect());
+        if left.is_empty() {
+            return End::Cleared;
+        }
+        let refused = handle.with(|core| core.refused_topics(usize::MAX));
+        if left.iter().all(|topic| refused.contains(topic)) {
+            return End::Refused { refused, left: left.len() };
+        }
+        let status = handle.status();
+        ever_connected |= status.connected;
+        let waited = begun.elapsed();
+        if let Some(reason) = status.failure.clone().filter(|_| !status.connected) {
+            if !ever_connected && waited >= CONNECTED_WITHIN || waited >= PATIENCE {
+                return End::Unreachable(reason);
+            }
+            if told.as_ref() != Some(&reason) {
+                tell(format!("not connected to {broker}: {reason}; it is tried again"));
+                told = Some(reason);
+            }
+        }
+        if waited >= PATIENCE {
+            if !ever_connected {
+                return End::Unreachable("it does not answer".to_owned());
+            }
+            let reason = status.left_out.first().map(|reason| format!("; {reason}")).unwrap_or_default();
+            return End::Late { left: left.into_iter().cloned().collect(), reason };
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Some of `count` topics.
+fn named(topics: &[String], count: usize) -> String {
+    let more = count.saturating_sub(NAMED_MAX);
+    let shown = topics[..topics.len().min(NAMED_MAX)].join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
 /// The topics that a gateway of this configuration has retained.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::args::InitArguments;
 use super::error::CommandError;
 use super::{Context, note};
-use crate::config::init::io::{InitError, Written, write};
+use crate::config::init::io::{COAPS_PORT, InitError, Port, Written, write};
 use crate::config::init::{FILE_NAME, Site};
 use crate::config::{Finding, IdSource, Level, Paths};
 use crate::control::io::client::ClientError;
@@ -29,8 +29,8 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
         password_file: arguments.password_file,
         id: arguments.id,
     };
-    let Written { path, main, copied, loaded } =
-        write(&context.options(), &site, arguments.force).map_err(|error| match error {
+    let Written { path, main, copied, port, loaded } = write(&context.options(), &site, arguments.force)
+        .map_err(|error| match error {
             InitError::Exists(path) => CommandError::Failed(format!(
                 "{} exists already; look at it first, then add --force to replace it",
                 path.display()
@@ -53,6 +53,7 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
         let copied: Vec<_> = copied.iter().map(|copy| json!({ "from": copy.from, "to": copy.to })).collect();
         return Ok(context.out.object(&json!({
             "file": path, "main": main, "copied": copied, "gateway": id, "running": running,
+            "port": main.as_ref().map(|_| match port { Some(Port::Free(port)) => port, _ => COAPS_PORT }),
         }))?);
     }
     for copy in &copied {
@@ -66,6 +67,15 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
     }
     if let Some(main) = &main {
         context.out.line(format_args!("wrote {}, with the role sensor", main.display()))?;
+    }
+    match port {
+        None => {}
+        Some(Port::Free(port)) => context.out.line(format_args!(
+            "devices connect to port {port}, because another program has port {COAPS_PORT}; [coap] listen says where"
+        ))?,
+        Some(Port::NoneFree) => note(format_args!(
+            "port {COAPS_PORT} and the others that were tried are in use: choose one in [coap] listen"
+        )),
     }
     context.out.line(format_args!("wrote {}", path.display()))?;
     match &id {

@@ -126,6 +126,10 @@ impl Context {
     /// # Errors
     /// [`ClientError`]
     pub fn daemon(&self) -> Result<Client, ClientError> {
+        // Without it, the socket would be that of another gateway, the packaged one.
+        if !self.is_packaged() && !socket::is_configured(&self.options()) {
+            return Err(ClientError::NoConfiguration { config: self.config.clone() });
+        }
         Client::connect(&self.socket()).map_err(|error| match error {
             ClientError::NotRunning { socket, .. } if !self.is_packaged() => {
                 ClientError::NotRunning { socket, start: Some(self.start_hint()) }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::telemetry::io::hinted;
-use crate::telemetry::text::Escaped;
+use crate::telemetry::text::{Escaped, without_error_numbers};
 
 /// The output of a command's result: standard output.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,23 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub fn text(self, text: &str) -> Result<(), Gone> {
+        self.verbatim(&without_error_numbers(text))
+    }
+
+    /// Prints an object as one line of JSON, whatever a device has said in it.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn verbatim_object(self, object: &impl Serialize) -> Result<(), Gone> {
+        let text = serde_json::to_string(object).map_err(|error| Gone(error.into()))?;
+        self.verbatim(&format!("{text}\n"))
+    }
+
+    /// The same with what a device has said, which is not changed.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn verbatim(self, text: &str) -> Result<(), Gone> {
         // One write per line, flushed at its end also if stdout is a pipe, so that a tail can be
         // followed.
         super::progress::around(|| {

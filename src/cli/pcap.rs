@@ -82,7 +82,7 @@ impl Capture {
         let (source, destination) = if packet.inward { (peer, own) } else { (own, peer) };
         let (transport, number) = match packet.protocol {
             Protocol::Coap => (udp(source, destination, bytes, length), UDP),
-            Protocol::Mqtt => (self.tcp(source, destination, packet.inward, length), TCP),
+            Protocol::Mqtt => (self.tcp(source, destination, packet.inward, bytes, length), TCP),
         };
         let head = ip(source.ip(), destination.ip(), number, transport.len() + length);
         let captured = head.len() + transport.len() + bytes.len();
@@ -97,7 +97,14 @@ impl Capture {
         out
     }
 
-    fn tcp(&mut self, source: SocketAddr, destination: SocketAddr, inward: bool, length: usize) -> Vec<u8> {
+    fn tcp(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        inward: bool,
+        bytes: &[u8],
+        length: usize,
+    ) -> Vec<u8> {
         let way = usize::from(!inward);
         let (sequence, acknowledged) = (self.sequence[way], self.sequence[1 - way]);
         self.sequence[way] = sequence.wrapping_add(length as u32);
@@ -108,8 +115,13 @@ impl Capture {
         out.extend(acknowledged.wrapping_add(1).to_be_bytes());
         out.extend(TCP_FLAGS.to_be_bytes());
         out.extend(u16::MAX.to_be_bytes());
-        // No checksum, as in a capture before the network card has set it; no urgent pointer.
+        // The checksum, and no urgent pointer.
         out.extend([0; 4]);
+        // Of a message that is cut nobody can tell whether it is right.
+        if bytes.len() == length {
+            let sum = checksum(source.ip(), destination.ip(), TCP, &out, bytes);
+            out[16..18].copy_from_slice(&sum.to_be_bytes());
+        }
         out
     }
 }
@@ -122,21 +134,30 @@ fn udp(source: SocketAddr, destination: SocketAddr, bytes: &[u8], length: usize)
     out.extend(total.to_be_bytes());
     out.extend([0; 2]);
     // Over IPv4 zero means none. Over IPv6 there must be one (RFC 8200 §8.1), of the whole message.
-    if let (IpAddr::V6(from), IpAddr::V6(to), true) = (source.ip(), destination.ip(), bytes.len() == length) {
-        let mut sum = Sum::default();
-        sum.add(&from.octets());
-        sum.add(&to.octets());
-        sum.add(&u32::from(total).to_be_bytes());
-        sum.add(&u32::from(UDP).to_be_bytes());
-        sum.add(&out);
-        sum.add(bytes);
-        let checksum = match sum.finish() {
+    if source.is_ipv6() && bytes.len() == length {
+        let checksum = match checksum(source.ip(), destination.ip(), UDP, &out, bytes) {
             0 => u16::MAX,
             other => other,
         };
         out[6..8].copy_from_slice(&checksum.to_be_bytes());
     }
     out
+}
+
+/// The checksum of a datagram or segment (RFC 9293 §3.1, RFC 8200 §8.1) whose header has none yet.
+fn checksum(source: IpAddr, destination: IpAddr, protocol: u8, header: &[u8], bytes: &[u8]) -> u16 {
+    let mut sum = Sum::default();
+    for address in [source, destination] {
+        match address {
+            IpAddr::V4(address) => sum.add(&address.octets()),
+            IpAddr::V6(address) => sum.add(&address.octets()),
+        }
+    }
+    sum.add(&((header.len() + bytes.len()) as u32).to_be_bytes());
+    sum.add(&u32::from(protocol).to_be_bytes());
+    sum.add(header);
+    sum.add(bytes);
+    sum.finish()
 }
 
 fn ip(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
@@ -231,6 +252,18 @@ mod tests {
         sum.add(&15u32.to_be_bytes());
         sum.add(&u32::from(UDP).to_be_bytes());
         sum.add(&ip[40..]);
+        assert_eq!(sum.finish(), 0);
+    }
+
+    #[test]
+    fn a_whole_mqtt_packet_has_a_right_checksum() {
+        let record = packet(Protocol::Mqtt, true, "192.0.2.7:8883", b"\x40\x02\0\x07", 4);
+        let ip = &record[16..];
+        let mut sum = Sum::default();
+        sum.add(&ip[12..20]);
+        sum.add(&24u32.to_be_bytes());
+        sum.add(&u32::from(TCP).to_be_bytes());
+        sum.add(&ip[20..]);
         assert_eq!(sum.finish(), 0);
     }
 

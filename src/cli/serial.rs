@@ -214,7 +214,7 @@ impl<'a> Sink<'a> {
             Some(file) => file
                 .write(text.as_bytes())
                 .map_err(|error| CommandError::failed(format_args!("{}: {error}", file.path.display()))),
-            None => Ok(self.context.out.text(&text)?),
+            None => Ok(self.context.out.verbatim(&text)?),
         }
     }
 }

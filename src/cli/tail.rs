@@ -25,8 +25,10 @@ pub fn run(context: &Context, arguments: TailArguments) -> Result<(), CommandErr
     }
     for shown in tailing {
         match shown? {
-            Shown::Item(item) if context.out.json => context.out.object(&timed(&item, Now::read()))?,
-            Shown::Item(item) => context.out.line(line(&item, Now::read()))?,
+            Shown::Item(item) if context.out.json => {
+                context.out.verbatim_object(&timed(&item, Now::read()))?
+            }
+            Shown::Item(item) => context.out.verbatim(&format!("{}\n", line(&item, Now::read())))?,
             Shown::Missed(count) => {
                 eprintln!("{} not shown: this terminal reads too slowly", plural(count, "reading"))
             }

@@ -41,8 +41,8 @@ pub fn run(context: &Context, arguments: TraceArguments) -> Result<(), CommandEr
         }
         match &mut file {
             Some(file) => file.write(&message)?,
-            None if context.out.json => context.out.object(&*message)?,
-            None => context.out.text(&shown(&message))?,
+            None if context.out.json => context.out.verbatim_object(&*message)?,
+            None => context.out.verbatim(&shown(&message))?,
         }
     }
     Err(CommandError::failed("the daemon has ended"))

@@ -17,7 +17,6 @@ use super::sandbox::{Hidden, Sandbox};
 use super::state::{self, State};
 use super::trial::{self, Standing, Trial};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
-use crate::durable::atomic_file::Condition;
 use crate::message::Name;
 
 /// The main file unless another one is named.
@@ -316,8 +315,6 @@ fn trial(
         Ok(Some(trial)) if instead.iter().any(|layer| layer.path == trial.file) => return (None, None),
         Ok(Some(trial)) => trial,
         Ok(None) => return (None, None),
-        // Others than the service's user may not look.
-        Err(Condition::Unreadable(why)) if why.contains("(os error 13)") => return (None, None),
         Err(condition) => {
             let place =
                 Place { file: state_dir.join(trial::FILE_NAME).display().to_string().into(), line: None };

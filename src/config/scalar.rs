@@ -97,7 +97,7 @@ pub fn parse_psk(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
 
 /// Reads a PSK identity: `hex:` and hexadecimal digits, for one that is no text, or the text
 /// itself; 1 to [`PSK_IDENTITY_MAX`] bytes.
-pub(super) fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
+pub fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
     let identity = match text.strip_prefix("hex:") {
         Some(digits) => parse_hex(digits.trim_ascii().as_bytes())?.to_vec(),
         None => text.as_bytes().to_vec(),
@@ -106,7 +106,7 @@ pub(super) fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Writes a PSK identity so that [`parse_psk_identity`] reads it.
-pub(super) fn format_psk_identity(identity: &[u8]) -> String {
+pub fn format_psk_identity(identity: &[u8]) -> String {
     match std::str::from_utf8(identity) {
         Ok(text) if !text.starts_with("hex:") && !text.chars().any(char::is_control) => text.to_owned(),
         _ => format!("hex:{}", format_hex(identity)),

@@ -7,6 +7,8 @@
 //! The defaults are those that the packaged `tombolo.toml` documents; a test holds them against
 //! the program's own.
 
+mod named;
+
 use std::collections::BTreeMap;
 
 use ::config::{Value as Checked, ValueKind};
@@ -68,6 +70,7 @@ pub fn show(layers: &[LayerText], environment: &[(String, String)]) -> (Vec<Show
             all.insert(key, shown);
         }
     }
+    named::add(&checked, &mut all);
     (all.into_values().collect(), findings.list)
 }
 
@@ -119,7 +122,7 @@ fn json(value: &ValueKind) -> Value {
     }
 }
 
-/// The default of every key that is not within a table of names.
+/// The default of every key that is not within a table of names; for those, [`named`].
 fn defaults(keys: &'static [Key], path: &mut Vec<&'static str>, out: &mut BTreeMap<String, Shown>) {
     for key in keys {
         path.push(key.name);

@@ -41,9 +41,10 @@ pub trait Control {
     }
 
     /// Sends a reading in the place of a device, and answers with a
-    /// [`DeviceTest`](super::snapshot::DeviceTest) once it is stored, or why not.
-    fn device_test(&mut self, device: &str, path: Option<&str>, reply: Reply) {
-        let _ = (device, path);
+    /// [`DeviceTest`](super::snapshot::DeviceTest) once it is stored, or why not;
+    /// with `plan`, once the rule and the topic are found.
+    fn device_test(&mut self, device: &str, path: Option<&str>, plan: bool, reply: Reply) {
+        let _ = (device, path, plan);
         reply.fail(Failure::new(Code::Failed, "there is no device to test here"));
     }
 
@@ -209,7 +210,9 @@ impl Call {
                     Err(failure) => reply.fail(failure),
                 }
             }
-            Request::DeviceTest { device, path } => control.device_test(&device, path.as_deref(), reply),
+            Request::DeviceTest { device, path, plan } => {
+                control.device_test(&device, path.as_deref(), plan, reply);
+            }
             Request::DeviceTestDelivery { record } => control.device_test_delivery(&record, reply),
             // For the two streams the answer is whether there is something to watch.
             Request::Tail { device: None, .. } => reply.ok(&serde_json::json!({})),

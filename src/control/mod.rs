@@ -3,9 +3,9 @@
 //!
 //! It is a Unix stream socket, `{runtime-dir}/control.sock`, with mode 0660: its user and group may
 //! open it. Each line in both directions is one JSON object ([`protocol`]); a request line has at
-//! most 64 KiB, a connection has one request in progress, and there are at most 16 connections
-//! ([`io::server`]). The daemon answers through the trait [`api::Control`]; [`snapshot`] has the
-//! types of the answers for both ends.
+//! most 64 KiB, a connection has one request in progress, and [`io::places`] says how many there
+//! are at most, and for what. The daemon answers through the trait [`api::Control`]; [`snapshot`]
+//! has the types of the answers for both ends.
 //!
 //! | line from the client | lines from the daemon |
 //! |---|---|

@@ -110,9 +110,13 @@ pub enum Request {
     DeviceTest {
         /// A device id.
         device: String,
-        /// A path within the device; `None`: one that its first rule allows.
+        /// A path within the device; `None`: that of the only rule that is neither in lane `high`
+        /// nor retained.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
+        /// Ends with the step `topic`: nothing is sent.
+        #[serde(default, skip_serializing_if = "is_false")]
+        plan: bool,
     },
     /// Waits until the broker has decided about the reading of a `device-test`: the further steps,
     /// as a [`DeviceTest`](super::snapshot::DeviceTest). Only for root and the daemon's own user.
@@ -209,7 +213,7 @@ impl Request {
                 | Request::Reload {}
                 | Request::ClockTrust {}
                 | Request::ClockReset {}
-                | Request::DeviceTest { .. }
+                | Request::DeviceTest { plan: false, .. }
                 | Request::CertRenew { .. }
                 | Request::CertRollback { .. }
         )
@@ -226,6 +230,21 @@ impl Request {
                 | Request::CertRenew { .. }
                 | Request::CertRollback { .. }
         )
+    }
+}
+
+/// For the log: `device-test device=door-7`.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(Value::Object(fields)) = serde_json::to_value(self) else { return Err(fmt::Error) };
+        f.write_str(fields.get("request").and_then(Value::as_str).unwrap_or_default())?;
+        for (name, value) in fields.iter().filter(|(name, _)| *name != "request") {
+            match value {
+                Value::String(text) => write!(f, " {name}={text}")?,
+                other => write!(f, " {name}={other}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -361,7 +380,7 @@ mod tests {
             ),
             (
                 r#"{"request":"device-test","device":"door-7"}"#,
-                Request::DeviceTest { device: "door-7".into(), path: None },
+                Request::DeviceTest { device: "door-7".into(), path: None, plan: false },
             ),
             (
                 r#"{"request":"traffic-trace","target":"uplink","payload":true}"#,
@@ -389,6 +408,15 @@ mod tests {
             assert_eq!(Request::parse(line.as_bytes()).as_ref(), Ok(&request), "{line}");
             assert_eq!(to_line(&request), [line.as_bytes(), b"\n"].concat());
         }
+    }
+
+    #[test]
+    fn a_request_in_the_log_is_its_name_and_what_it_is_about() {
+        let test = Request::DeviceTest { device: "door-7".into(), path: None, plan: false };
+        assert_eq!(test.to_string(), "device-test device=door-7");
+        assert_eq!(Request::Reload {}.to_string(), "reload");
+        let drop = Request::RejectedDrop { records: Selection::Ids(vec!["1-2".into()]) };
+        assert_eq!(drop.to_string(), r#"rejected-drop records={"ids":["1-2"]}"#);
     }
 
     #[test]

@@ -411,6 +411,8 @@ pub struct LastRefusal {
 pub struct DeviceTest {
     /// The steps taken, in order. Nothing follows one that failed.
     pub steps: Vec<TestStep>,
+    /// The path that is used, if one was found.
+    pub path: Option<String>,
     /// The record whose delivery is to be waited for.
     pub record: Option<String>,
 }
@@ -419,7 +421,7 @@ pub struct DeviceTest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TestStep {
-    /// `identity`, `rule`, `quota`, `topic`, `stored`, `sent` or `acknowledged`.
+    /// `identity`, `rule`, `topic`, `quota`, `stored`, `sent` or `acknowledged`.
     pub step: String,
     /// Whether it succeeded.
     pub ok: bool,

@@ -621,8 +621,8 @@ impl Control for Desk {
         device_status::known(&self.shared.hub.borrow(), device).map(drop)
     }
 
-    fn device_test(&mut self, device: &str, path: Option<&str>, reply: Reply) {
-        device_test::begin(&self.shared, &self.deliveries, device, path, reply);
+    fn device_test(&mut self, device: &str, path: Option<&str>, plan: bool, reply: Reply) {
+        device_test::begin(&self.shared, &self.deliveries, device, path, plan, reply);
     }
 
     fn device_test_delivery(&mut self, record: &str, reply: Reply) {

@@ -85,7 +85,9 @@ impl Observer for Deliveries {
     fn settled(&self, settled: &[Settled]) {
         let moment = self.clock.moment();
         for Settled { id, device, verdict, .. } in settled {
-            if let (Verdict::Delivered, Some(device)) = (verdict, device) {
+            if let (Verdict::Delivered, Some(device)) = (verdict, device)
+                && *device != DeviceKey::NOBODY
+            {
                 let mut counts = self.counts.borrow_mut();
                 if counts.len() < COUNTED_MAX || counts.contains_key(device) {
                     *counts.entry(*device).or_default() += 1;

@@ -63,6 +63,9 @@ fn unknown(hub: &Hub, id: &str) -> Failure {
         None if gate.fleets().next().is_some() => {
             "`tombolo device list` lists all; a device of a fleet is known after its first session".to_owned()
         }
+        None if gate.device_count() == 0 => {
+            "it has none: `tombolo device add ID --role ROLE --psk` adds one".to_owned()
+        }
         None => "`tombolo device list` names all".to_owned(),
     };
     Failure::new(Code::NotFound, format!("the running gateway has no device {id}; {advice}"))

@@ -1,7 +1,10 @@
 //! `tombolo device test`: a reading that the operator sends in the place of a device, step by step.
 //!
-//! It goes the way of any other from the rules on, is published, and says in its payload what it
-//! is. The device's quota, presence and counters stay as they are.
+//! It goes the way of any other from the rules on, is published, and says in its payload and in the
+//! user property `test` what it is. The device's quota, presence and counters stay as they are.
+//!
+//! Without a path it takes the only rule whose readings set off no alarm and stay nowhere: not in
+//! lane `high`, not retained. If there are several or none, it names them and asks for a path.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -16,7 +19,7 @@ use super::round::Shared;
 use crate::control::api::Reply;
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot::{DeviceTest, TestStep};
-use crate::gate::Received;
+use crate::gate::{Gate, Received};
 use crate::message::{ContentFormat, Lane, Method, Path, RecordId};
 use crate::northbound::settled::Verdict;
 use crate::pipeline::Tested;
@@ -27,34 +30,41 @@ pub const PAYLOAD: &[u8] = b"tombolo device test";
 const STORED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the broker may take.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(30);
+/// Most paths that are named to choose from.
+const LISTED: usize = 8;
 /// What a `+` or `#` of a pattern is replaced with.
 const LEVEL: &str = "test";
 
 /// The steps so far.
 #[derive(Default)]
-struct Steps(Vec<TestStep>);
+struct Steps {
+    steps: Vec<TestStep>,
+    path: Option<String>,
+}
 
 impl Steps {
     fn push(&mut self, step: &str, ok: bool, text: impl Into<String>) {
-        self.0.push(TestStep { step: step.to_owned(), ok, text: text.into() });
+        self.steps.push(TestStep { step: step.to_owned(), ok, text: text.into() });
     }
 
     fn answer(self, reply: Reply, record: Option<RecordId>) {
-        reply.ok(&DeviceTest { steps: self.0, record: record.map(|id| id.to_string()) });
+        let Steps { steps, path } = self;
+        reply.ok(&DeviceTest { steps, path, record: record.map(|id| id.to_string()) });
     }
 }
 
-/// Takes the steps as far as the journal.
+/// Takes the steps as far as the journal; with `plan`, as far as the topic.
 pub fn begin(
     shared: &Rc<Shared>,
     deliveries: &Rc<Deliveries>,
     device: &str,
     path: Option<&str>,
+    plan: bool,
     reply: Reply,
 ) {
     let mut steps = Steps::default();
     let now = Instant::now();
-    let decided = shared.round(|hub: &mut Hub| decide(hub, now, device, path, &mut steps));
+    let decided = shared.round(|hub: &mut Hub| decide(hub, now, device, path, plan, &mut steps));
     let (record, stored) = match decided {
         Ok(Some((record, stored))) => (record, stored),
         Ok(None) => return steps.answer(reply, None),
@@ -89,6 +99,7 @@ fn decide(
     now: Instant,
     device: &str,
     path: Option<&str>,
+    plan: bool,
     steps: &mut Steps,
 ) -> Result<Option<Storing>, Failure> {
     hub.begin();
@@ -96,20 +107,16 @@ fn decide(
     let gate = &hub.pipeline.gate;
     let Some(view) = gate.device(now, index) else { return Ok(None) };
     steps.push("identity", true, format!("{device} is known, its role is {}", view.role));
-    let found = match path {
-        Some(path) => Some(path.strip_prefix('/').unwrap_or(path).to_owned()),
-        None => gate
-            .uplink_patterns(index)
-            .map(concrete)
-            .find(|path| gate.explain(now, device, Method::Post, path).allowed),
+    let chosen = match path {
+        Some(path) => Ok(path.strip_prefix('/').unwrap_or(path).to_owned()),
+        None => choose(gate, now, device, view.role.as_str()),
     };
-    let Some(path) = found else {
-        let text = format!(
-            "no rule of role {} lets a reading pass; add [role.{}.uplink.NAME]",
-            view.role, view.role
-        );
-        steps.push("rule", false, text);
-        return Ok(None);
+    let path = match chosen {
+        Ok(path) => path,
+        Err(text) => {
+            steps.push("rule", false, text);
+            return Ok(None);
+        }
     };
     let explained = gate.explain(now, device, Method::Post, &path);
     if !explained.allowed {
@@ -118,6 +125,14 @@ fn decide(
     }
     let rule = explained.rule.unwrap_or_default();
     steps.push("rule", true, format!("POST {path} passes by rule {rule}"));
+    steps.path = Some(path.clone());
+    if let Some(publish) = &explained.publish {
+        let retained = if publish.retain { ", retained" } else { "" };
+        steps.push("topic", true, format!("{} (lane {}{retained})", publish.topic, publish.lane));
+    }
+    if plan {
+        return Ok(None);
+    }
     let path = match Path::parse(&path) {
         Ok(path) => path,
         Err(error) => return Err(Failure::new(Code::BadRequest, format!("{path:?} is not a path: {error}"))),
@@ -139,9 +154,6 @@ fn decide(
         return Ok(None);
     }
     steps.push("quota", true, format!("{left}; the test takes none"));
-    if let Some(publish) = &explained.publish {
-        steps.push("topic", true, format!("{} (lane {})", publish.topic, publish.lane));
-    }
     match tested {
         Tested::Journaled(record) => return Ok(Some((record, stored))),
         Tested::Passed => steps.push(
@@ -153,6 +165,39 @@ fn decide(
         Tested::Refused(_) => {}
     }
     Ok(None)
+}
+
+/// The path of the only rule that sets off nothing, or why there is none.
+fn choose(gate: &Gate, now: Instant, device: &str, role: &str) -> Result<String, String> {
+    let index = gate.device_by_id(device);
+    let mut harmless: Vec<(String, String)> = Vec::new();
+    let mut others: Vec<(String, String)> = Vec::new();
+    for path in index.into_iter().flat_map(|index| gate.uplink_patterns(index)).map(concrete) {
+        let explained = gate.explain(now, device, Method::Post, &path);
+        let (true, Some(rule), Some(publish)) = (explained.allowed, explained.rule, explained.publish) else {
+            continue;
+        };
+        let is_harmless = publish.lane == Lane::Normal.as_str() && !publish.retain;
+        let found = if is_harmless { &mut harmless } else { &mut others };
+        // Two patterns may lead to one rule, if one is within the other.
+        if !found.iter().any(|(_, known)| *known == rule) {
+            found.push((path, rule));
+        }
+    }
+    let list = |of: &[(String, String)]| {
+        let named = of.iter().take(LISTED).map(|(path, rule)| format!("{path} (rule {rule})"));
+        let more = if of.len() > LISTED { ", …" } else { "" };
+        named.collect::<Vec<_>>().join(", ") + more
+    };
+    match (harmless.len(), others.len()) {
+        (1, _) => Ok(harmless.remove(0).0),
+        (0, 0) => Err(format!("no rule of role {role} lets a reading pass; add [role.{role}.uplink.NAME]")),
+        (0, _) => Err(format!(
+            "only rules in lane high or with retain = true let a reading pass; choose one with --path: {}",
+            list(&others)
+        )),
+        _ => Err(format!("several rules let a reading pass; choose one with --path: {}", list(&harmless))),
+    }
 }
 
 /// A path that a pattern matches.

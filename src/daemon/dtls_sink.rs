@@ -113,7 +113,7 @@ impl DtlsSink<'_> {
                 log::warn!(peer:% = peer, reason:% = reason, certificate:% = certificate; "certificate of no device");
             }
             other => {
-                log::warn!(peer:% = peer, reason:% = reason, identity:? = other; "identity of no device")
+                log::warn!(peer:% = peer, reason:% = reason, identity:% = other; "identity of no device")
             }
         }
     }

@@ -31,9 +31,10 @@ use crate::control::tail::{Outcome, Reading, Tail};
 use crate::control::traffic::Traffic;
 use crate::gate::{DeviceIndex, Gate, Received};
 use crate::journal::Journal;
+use crate::message::Method;
 use crate::pipeline::{Attention, Event, Pipeline, Tested};
 use crate::proto::address::{Peer, Ticket};
-use crate::proto::coap::{self as protocol, Endpoint};
+use crate::proto::coap::{self as protocol, Code, Endpoint};
 use crate::proto::dtls::server::Certificates;
 use crate::proto::dtls::{Engine, SendError, SessionId};
 use crate::session_store::io::persistence::{FoundSessions, SessionPersistence};
@@ -190,7 +191,7 @@ impl Hub {
         self.coap.handle_timeout(now);
         while let Some(suppressed) = self.limiter.poll_event(now) {
             self.pipeline.counters.add(Counter::LinesSuppressed, suppressed.count);
-            log::warn!(kind:? = suppressed.kind, suppressed = suppressed.count; "lines left out");
+            log::warn!(kind:% = suppressed.kind, suppressed = suppressed.count; "lines left out");
         }
     }
 
@@ -300,36 +301,13 @@ impl Hub {
                         log::info!(device = device, path = path, reason:% = refusal; "reading refused");
                     }
                     let code = answer::refused(refusal).code;
-                    tail.push(&Reading {
-                        received: moment.wall,
-                        boottime_ms,
-                        device,
-                        method,
-                        path,
-                        topic: None,
-                        bytes,
-                        preview: b"",
-                        outcome: Outcome::Refused(code.class(), code.detail()),
-                        reason: Some(refusal),
-                    });
+                    tail.push(&turned_away(moment, device, method, path, bytes, code, refusal));
                 }
                 Event::Unstored { device, method, path, bytes, reason } => {
-                    let code = answer::unavailable().code;
-                    tail.push(&Reading {
-                        received: moment.wall,
-                        boottime_ms,
-                        device: device.unwrap_or_default(),
-                        method,
-                        path,
-                        topic: None,
-                        bytes,
-                        preview: b"",
-                        outcome: Outcome::Refused(code.class(), code.detail()),
-                        reason: Some(&reason),
-                    });
+                    let (code, device) = (answer::unavailable().code, device.unwrap_or_default());
+                    tail.push(&turned_away(moment, device, method, path, bytes, code, &reason));
                     if limiter.permit(now, LineKind::Unstored) {
-                        log::warn!(device = device.unwrap_or_default(), path = path, reason:% = reason;
-                            "reading not stored");
+                        log::warn!(device = device, path = path, reason:% = reason; "reading not stored");
                     }
                 }
             }
@@ -483,4 +461,28 @@ fn is_plain_coap(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first >> 6 == 1)
         && protocol::Message::parse(datagram)
             .is_ok_and(|message| message.code.is_request() || message.code == protocol::Code::EMPTY)
+}
+
+/// A reading that was not taken, for `tail`.
+fn turned_away<'a>(
+    moment: &Moment,
+    device: &'a str,
+    method: Method,
+    path: &'a str,
+    bytes: usize,
+    code: Code,
+    reason: &'a dyn std::fmt::Display,
+) -> Reading<'a> {
+    Reading {
+        received: moment.wall,
+        boottime_ms: moment.boottime_ms,
+        device,
+        method,
+        path,
+        topic: None,
+        bytes,
+        preview: b"",
+        outcome: Outcome::Refused(code.class(), code.detail()),
+        reason: Some(reason),
+    }
 }

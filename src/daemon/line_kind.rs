@@ -14,3 +14,15 @@ pub enum LineKind {
     /// A unit on a bus answered too late.
     LateAnswer,
 }
+
+impl std::fmt::Display for LineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LineKind::Handshake => "handshake failed",
+            LineKind::Refused => "reading refused",
+            LineKind::Unstored => "reading not stored",
+            LineKind::Unreadable => "frame is no reading",
+            LineKind::LateAnswer => "late answer",
+        })
+    }
+}

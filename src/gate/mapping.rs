@@ -358,6 +358,7 @@ pub(super) fn map<'a>(
         method: received.method,
         content_format: received.content_format,
         retain: action.retain && (!clears || action.delete),
+        test: false,
         envelope,
         expires_s: action.expires_s,
         received: received.stamp,

@@ -337,8 +337,9 @@ impl Gate {
         presence.seen(device.slot() as u32, &mut state.presence, now);
         let identified = identity::identify(device, id, received);
         let bytes = received.payload.len();
-        let mapped = policy::authorize(role, &mut state.bucket, now, identified, announced.unwrap_or(bytes))
-            .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic));
+        let mapped =
+            policy::authorize(role, &mut state.bucket, now, identified, announced.unwrap_or(bytes), false)
+                .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic));
         match &mapped {
             Ok(_) if announced.is_some() => {}
             Ok(_) => {
@@ -355,6 +356,17 @@ impl Gate {
             }
         }
         mapped
+    }
+
+    /// Counts and keeps the refusal of a request from which no reading can be made. `path`: what it
+    /// asked for, as far as it is text. The device counts as active.
+    pub fn note_malformed(&mut self, now: Instant, device: DeviceIndex, path: &str, refusal: &Refusal) {
+        let Gate { devices, presence, totals, .. } = self;
+        totals.refused.count(refusal.reason());
+        let Some(entry) = devices.entry_mut(device) else { return };
+        presence.seen(device.slot() as u32, &mut entry.state.presence, now);
+        entry.state.refused.count(refusal.reason());
+        entry.state.note_refusal(now, path, refusal, None);
     }
 
     /// The readings that each rule has decided since the rules were last compiled, refused ones
@@ -403,8 +415,9 @@ impl Gate {
         let Entry { id, state, .. } = entry;
         let bytes = received.payload.len();
         let identified = identity::identify(device, id, received);
-        policy::authorize(role, &mut state.bucket, now, identified, bytes)
+        policy::authorize(role, &mut state.bucket, now, identified, bytes, true)
             .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic))
+            .map(Mapped::into_test)
     }
 
     /// Marks a device active without a reading: a session was established, a ping came.

@@ -45,7 +45,8 @@ use super::matcher::Segments;
 use super::policy::Rule;
 use super::settings::QoS;
 use crate::message::{
-    ArgumentError, Content, ContentFormat, Envelope, Lane, Method, Name, Path, Query, Stamp,
+    ArgumentError, Content, ContentFormat, Envelope, Lane, Method, Name, Path, PathError, Query, QueryError,
+    Stamp,
 };
 use crate::slots::Key;
 
@@ -176,6 +177,12 @@ impl<'a> Mapped<'a> {
         Mapped { device: authorized.identified.device, rule, content, lane, qos }
     }
 
+    /// The same, as what the operator sends in the place of the device.
+    pub(super) fn into_test(mut self) -> Mapped<'a> {
+        self.content.test = true;
+        self
+    }
+
     /// The content to store and publish.
     pub fn content(&self) -> Content<'a> {
         self.content
@@ -213,6 +220,8 @@ impl<'a> Mapped<'a> {
 pub enum Refusal {
     /// The device is unknown or its index is stale: close its session.
     UnknownDevice,
+    /// The request names no path or no query that a reading may have. CoAP 4.00.
+    Malformed(Malformed),
     /// The path is reserved for the gateway. CoAP 4.04.
     Reserved,
     /// No rule of its role matches the path. CoAP 4.03.
@@ -252,6 +261,15 @@ pub enum Refusal {
     Topic(TopicFault),
 }
 
+/// What of a request is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Its path.
+    Path(PathError),
+    /// Its query.
+    Query(QueryError),
+}
+
 /// Why the topic of a reading is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopicFault {
@@ -268,6 +286,7 @@ impl Refusal {
     pub fn reason(&self) -> Reason {
         match self {
             Refusal::UnknownDevice => Reason::UnknownDevice,
+            Refusal::Malformed(_) => Reason::Malformed,
             Refusal::Reserved => Reason::Reserved,
             Refusal::NoRule => Reason::NoRule,
             Refusal::Denied { .. } => Reason::Denied,
@@ -284,6 +303,8 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refusal::UnknownDevice => "the device is not known",
+            Refusal::Malformed(Malformed::Path(error)) => return error.fmt(f),
+            Refusal::Malformed(Malformed::Query(error)) => return error.fmt(f),
             Refusal::Reserved => "the path is reserved for the gateway",
             Refusal::NoRule => "no rule of its role matches the path",
             Refusal::Denied { rule } => return write!(f, "rule {rule} denies the path"),
@@ -313,6 +334,8 @@ impl std::error::Error for Refusal {}
 pub enum Reason {
     /// [`Refusal::UnknownDevice`]
     UnknownDevice,
+    /// [`Refusal::Malformed`]
+    Malformed,
     /// [`Refusal::Reserved`]
     Reserved,
     /// [`Refusal::NoRule`]
@@ -333,8 +356,9 @@ pub enum Reason {
 
 impl Reason {
     /// All kinds, in the order of the checks.
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::UnknownDevice,
+        Reason::Malformed,
         Reason::Reserved,
         Reason::NoRule,
         Reason::Denied,
@@ -349,6 +373,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::UnknownDevice => "unknown_device",
+            Reason::Malformed => "malformed",
             Reason::Reserved => "reserved",
             Reason::NoRule => "no_rule",
             Reason::Denied => "denied",
@@ -361,7 +386,7 @@ impl Reason {
     }
 }
 
-/// The number of refusals of each kind. 36 bytes; the counters saturate.
+/// The number of refusals of each kind. 40 bytes; the counters saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused([u32; Reason::ALL.len()]);
 

@@ -15,6 +15,7 @@ const FORMAT: u8 = 2;
 const EXPIRES: u8 = 4;
 const WALL: u8 = 8;
 const ORIGINAL: u8 = 16;
+const TEST: u8 = 32;
 const FIXED: usize = 16;
 
 /// A stored reading.
@@ -64,7 +65,8 @@ pub fn encode(out: &mut Vec<u8>, content: &Content<'_>, original: Option<RecordI
         | flag(content.content_format.is_some(), FORMAT)
         | flag(content.expires_s.is_some(), EXPIRES)
         | flag(content.received.wall_ms.is_some(), WALL)
-        | flag(original.is_some(), ORIGINAL);
+        | flag(original.is_some(), ORIGINAL)
+        | flag(content.test, TEST);
     let topic = (content.topic.len() as u16).to_le_bytes();
     out.extend_from_slice(&[
         content.method as u8,
@@ -145,6 +147,7 @@ pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
             method,
             content_format,
             retain: flags & RETAIN != 0,
+            test: flags & TEST != 0,
             envelope,
             expires_s,
             received: Stamp { boottime_ms, wall_ms },
@@ -226,6 +229,7 @@ mod tests {
             method: Method::Post,
             content_format: None,
             retain: false,
+            test: false,
             envelope: Envelope::None,
             expires_s: None,
             received: Stamp { boottime_ms: 5, wall_ms: None },
@@ -249,7 +253,7 @@ mod tests {
         fn every_reading_reads_back(
             device in "[a-z]{1,64}", path in "[a-zü]{1,64}",
             query in proptest::option::of("[a-z=&?%]{0,100}"), topic in "[a-z/]{1,1024}",
-            method in 2u8..=4, format in proptest::option::of(any::<u16>()), retain: bool, json: bool,
+            method in 2u8..=4, format in proptest::option::of(any::<u16>()), retain: bool, test: bool, json: bool,
             expires_s in proptest::option::of(any::<u32>()), boottime_ms: u64,
             wall_ms in proptest::option::of(any::<u64>()), payload in proptest::collection::vec(any::<u8>(), 0..2000),
             original in proptest::option::of((any::<u64>(), any::<u64>())),
@@ -257,7 +261,7 @@ mod tests {
             let content = Content {
                 device: &device, path: &path, query: query.as_deref(), topic: &topic,
                 method: Method::from_code(method).unwrap(),
-                content_format: format.map(ContentFormat), retain,
+                content_format: format.map(ContentFormat), retain, test,
                 envelope: if json { Envelope::Json } else { Envelope::None },
                 expires_s, received: Stamp { boottime_ms, wall_ms }, payload: &payload,
             };

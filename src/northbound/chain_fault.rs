@@ -182,14 +182,14 @@ pub fn explain_certificate(error: &CertificateError, host: &str) -> String {
         }
         CertificateError::Expired => "the broker's certificate has expired".to_owned(),
         CertificateError::ExpiredContext { not_after, time } => format!(
-            "the broker's certificate, or one it is signed with, expired on {}; now it is {}",
+            "the broker's certificate, or one it is signed with, expired on {}; the gateway judges it at {}",
             day(not_after),
             day(time)
         ),
         CertificateError::NotValidYet => "the broker's certificate is not valid yet".to_owned(),
         CertificateError::NotValidYetContext { not_before, time } => format!(
-            "the broker's certificate, or one it is signed with, is valid only from {}; now it is {}; \
-             is this machine's clock right?",
+            "the broker's certificate, or one it is signed with, is not valid before {}; the gateway judges it at {}; \
+             is this machine's clock right? `tombolo clock` shows what it is judged by",
             day(not_before),
             day(time)
         ),

@@ -170,6 +170,9 @@ impl Encoder {
             if let Some(query) = content.query {
                 push_user_property(out, "query", query.as_bytes());
             }
+            if content.test {
+                push_user_property(out, "test", b"true");
+            }
             // The envelope has its own members for both.
             if let Some(format) = content.content_format.filter(|_| !wrap) {
                 push_format(out, format);
@@ -305,8 +308,8 @@ impl TimeText {
     }
 }
 
-/// `{"v":1,"id","gateway","device","path","query","method","received","format","coding", one of
-/// "json"|"text"|"base64"}`; what is not known is left out.
+/// `{"v":1,"id","gateway","device","path","query","method","received","test","format","coding", one
+/// of "json"|"text"|"base64"}`; what is not known is left out.
 fn push_envelope(
     out: &mut Vec<u8>,
     gateway: &str,
@@ -337,6 +340,9 @@ fn push_envelope(
         out.extend_from_slice(b",\"received\":\"");
         out.extend_from_slice(received);
         out.push(b'"');
+    }
+    if content.test {
+        out.extend_from_slice(b",\"test\":true");
     }
     if let Some(format) = content.content_format {
         let _ = write!(out, ",\"format\":{}", format.0); // a Vec takes everything
@@ -438,6 +444,7 @@ mod tests {
             method: Method::Post,
             content_format: Some(ContentFormat::JSON),
             retain: false,
+            test: false,
             envelope: Envelope::None,
             expires_s: None,
             received: Stamp { boottime_ms: 5_000, wall_ms: None },

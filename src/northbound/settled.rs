@@ -10,6 +10,9 @@ use crate::message::{Lane, RecordId};
 pub struct DeviceKey(u64);
 
 impl DeviceKey {
+    /// Of no device: a reading that the operator sent in the place of one.
+    pub const NOBODY: DeviceKey = DeviceKey(0);
+
     /// Of a device id.
     pub fn of(device: &str) -> DeviceKey {
         DeviceKey(BuildHasherDefault::<DefaultHasher>::default().hash_one(device))

@@ -160,6 +160,22 @@ pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))
 }
 
+/// Whether a file has a certificate to trust.
+///
+/// # Errors
+/// [`TlsError::Nothing`]
+pub fn judge_anchors(file: &Pem) -> Result<(), TlsError> {
+    trust(std::slice::from_ref(file), &file.file).map(drop)
+}
+
+/// Whether a certificate and its key, in clear, can be used.
+///
+/// # Errors
+/// [`TlsError`] names the file at fault.
+pub fn judge_identity(certificate: &Pem, key: &Pem) -> Result<(), TlsError> {
+    certified_key(&rustls::crypto::aws_lc_rs::default_provider(), certificate, key).map(drop)
+}
+
 fn trust(anchors: &[Pem], place: &str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for pem in anchors {
@@ -380,6 +396,18 @@ pub struct Explained {
     pub pin: Option<[u8; 32]>,
 }
 
+/// The words of a name like `NoCipherSuitesInCommon`, up to what may be in it.
+fn words(name: &str) -> String {
+    let mut text = String::new();
+    for letter in name.chars().take_while(char::is_ascii_alphanumeric) {
+        if letter.is_ascii_uppercase() && !text.is_empty() {
+            text.push(' ');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
+
 /// Explains a TLS error met while connecting to `host`.
 pub fn explain(error: &Error, host: &str) -> Explained {
     if let Some(ChainFault { text, pin }) = chain_fault::of(error) {
@@ -396,7 +424,10 @@ pub fn explain(error: &Error, host: &str) -> Explained {
             false,
         ),
         Error::PeerIncompatible(what) => (
-            format!("no common TLS version or cipher with the broker ({what:?}); see upstream.tls-min"),
+            format!(
+                "no common TLS version or cipher with the broker ({}); see upstream.tls-min",
+                words(&format!("{what:?}"))
+            ),
             false,
         ),
         Error::NoApplicationProtocol => {

@@ -102,6 +102,7 @@ enum Queued {
         method: Method,
         content_format: Option<ContentFormat>,
         retain: bool,
+        test: bool,
         envelope: Envelope,
         expires_s: Option<u32>,
         received: Stamp,
@@ -146,11 +147,12 @@ impl Events {
     pub(super) fn refused(
         &mut self,
         device: Option<Name>,
-        received: &Received<'_>,
+        method: Method,
+        path: &str,
+        bytes: usize,
         refusal: Refusal,
     ) -> &Refusal {
-        let path = self.text(received.path.as_str());
-        let (method, bytes) = (received.method, received.payload.len());
+        let path = self.text(path);
         self.queue.push_back(Queued::Refused { device, method, path, bytes, refusal });
         match self.queue.back() {
             Some(Queued::Refused { refusal, .. }) => refusal,
@@ -180,6 +182,7 @@ impl Events {
             method: content.method,
             content_format: content.content_format,
             retain: content.retain,
+            test: content.test,
             envelope: content.envelope,
             expires_s: content.expires_s,
             received: content.received,
@@ -234,6 +237,7 @@ impl Events {
                 method,
                 content_format,
                 retain,
+                test,
                 envelope,
                 expires_s,
                 received,
@@ -245,6 +249,7 @@ impl Events {
                 method: *method,
                 content_format: *content_format,
                 retain: *retain,
+                test: *test,
                 envelope: *envelope,
                 expires_s: *expires_s,
                 received: *received,

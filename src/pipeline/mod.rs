@@ -27,9 +27,9 @@ use std::time::Instant;
 
 use crate::gate::Gate;
 use crate::gate::settings::QoS;
-use crate::gate::stage::{DeviceIndex, Mapped, Received, Refusal};
+use crate::gate::stage::{DeviceIndex, Malformed, Mapped, Received, Refusal};
 use crate::journal::Refused;
-use crate::message::RecordId;
+use crate::message::{Method, RecordId};
 use crate::proto::address::Ticket;
 use crate::telemetry::counters::{Counter, Counters};
 
@@ -213,10 +213,29 @@ impl<S: ReadingStore> Pipeline<S> {
         }
     }
 
+    /// Takes a request of a known device from which no reading can be made, so that it is counted,
+    /// logged and shown as a refusal. `path`: what it asked for, as far as it is text; `bytes` of
+    /// payload.
+    pub fn handle_malformed(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        method: Method,
+        path: &str,
+        bytes: usize,
+        malformed: Malformed,
+    ) -> &Refusal {
+        let refusal = Refusal::Malformed(malformed);
+        self.counters.count(refusal::counter(refusal.reason()));
+        self.gate.note_malformed(now, device, path, &refusal);
+        let name = self.gate.id(device).cloned();
+        self.events.refused(name, method, path, bytes, refusal)
+    }
+
     fn refuse(&mut self, device: DeviceIndex, received: &Received<'_>, refusal: Refusal) -> &Refusal {
         self.counters.count(refusal::counter(refusal.reason()));
         let name = self.gate.id(device).cloned();
-        self.events.refused(name, received, refusal)
+        self.events.refused(name, received.method, received.path.as_str(), received.payload.len(), refusal)
     }
 
     /// Takes one completion from the store, if there is one; it leaves by [`Event::Completed`].

@@ -7,6 +7,7 @@ use crate::telemetry::counters::Counter;
 pub(super) fn counter(reason: Reason) -> Counter {
     match reason {
         Reason::UnknownDevice => Counter::RefusedUnknownDevice,
+        Reason::Malformed => Counter::RefusedPath,
         Reason::Reserved => Counter::RefusedReserved,
         Reason::NoRule => Counter::RefusedNoRule,
         Reason::Denied => Counter::RefusedDenied,

@@ -134,6 +134,7 @@ mod tests {
             method: Method::Post,
             content_format: None::<ContentFormat>,
             retain: false,
+            test: false,
             envelope: Envelope::None,
             expires_s: None,
             received: Stamp { boottime_ms: 1, wall_ms: None },

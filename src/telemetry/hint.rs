@@ -46,9 +46,14 @@ const PROGRAM: &str = "tombolo ";
 /// );
 /// ```
 pub fn localise<'t>(text: &'t str, config: Option<&str>) -> Cow<'t, str> {
-    let Some(config) = config.filter(|_| text.contains("tombolo")) else { return Cow::Borrowed(text) };
+    let is_concerned = text.contains("tombolo") || text.contains("sudo");
+    let Some(config) = config.filter(|_| is_concerned) else { return Cow::Borrowed(text) };
     let mut text = text.to_owned();
+    let as_user = "as the user that the gateway runs as, or as root";
     for (written, instead) in [
+        ("`systemctl disable --now tombolo`", format!("end `tombolo --config {config} run`")),
+        ("systemctl disable --now tombolo", format!("end `tombolo --config {config} run`")),
+        ("use sudo, or join its group with `adduser $USER tombolo`", format!("try {as_user}")),
         (
             "`systemctl restart tombolo` takes",
             format!("stop it and start `tombolo --config {config} run` again: that takes"),
@@ -61,9 +66,18 @@ pub fn localise<'t>(text: &'t str, config: Option<&str>) -> Cow<'t, str> {
         ("systemctl restart tombolo", format!("stop it and start `tombolo --config {config} run` again")),
         ("`systemctl stop tombolo`", "stop it".to_owned()),
         ("systemctl stop tombolo", "stop it".to_owned()),
+        (
+            "start it with `systemctl start tombolo`, or `tombolo run` in a terminal",
+            format!("start it with `tombolo --config {config} run`"),
+        ),
         ("systemctl start tombolo", format!("tombolo --config {config} run")),
         ("systemctl reload tombolo", format!("tombolo --config {config} reload")),
+        ("`sudo tombolo check`", format!("`tombolo check` {as_user}")),
         ("sudo tombolo ", "tombolo ".to_owned()),
+        ("use sudo", format!("try {as_user}")),
+        ("try sudo", format!("try {as_user}")),
+        ("below /etc/tombolo", "beside the configuration file".to_owned()),
+        ("to /etc/tombolo and", "beside the configuration file and".to_owned()),
         ("`journalctl -u tombolo`", "the output of the gateway".to_owned()),
         ("journalctl -u tombolo", "the output of the gateway".to_owned()),
     ] {
@@ -127,9 +141,72 @@ mod tests {
             "write it anew, then tombolo --config /srv/gw/tombolo.toml reload"
         );
         assert_eq!(local("systemctl start tombolo"), "tombolo --config /srv/gw/tombolo.toml run");
-        assert_eq!(local("run `sudo tombolo check`"), "run `tombolo --config /srv/gw/tombolo.toml check`");
+        assert_eq!(
+            local("run `sudo tombolo check`"),
+            "run `tombolo --config /srv/gw/tombolo.toml check` as the user that the gateway runs as, or as root"
+        );
         assert!(local("see `journalctl -u tombolo`").ends_with("see the output of the gateway"));
         let restart = local("systemctl restart tombolo");
         assert!(!restart.contains("systemctl") && restart.contains("tombolo.toml run`"), "{restart}");
+    }
+
+    /// The string literals of Rust source, without its comments; good enough for ours.
+    fn literals(source: &str) -> Vec<String> {
+        let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code = code.join("\n");
+        // Tests may say what they want.
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default().replace("'\"'", "");
+        let mut found = Vec::new();
+        let mut rest = code.as_str();
+        while let Some(at) = rest.find('"') {
+            let mut escaped = false;
+            let end = rest[at + 1..].find(|c: char| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            });
+            let Some(end) = end else { break };
+            found.push(rest[at + 1..at + 1 + end].replace("\\\n", ""));
+            rest = &rest[at + 2 + end..];
+        }
+        found
+    }
+
+    #[test]
+    fn no_text_of_ours_names_systemd_or_root_to_a_gateway_in_a_folder() {
+        // What is said of the packaged service only, is no text, or is true of the machine.
+        const FINE: [(&str, &str); 5] = [
+            ("cli/check/service.rs", "systemctl edit tombolo"),
+            ("cli/check/serial.rs", "systemctl mask serial-getty@"),
+            ("cli/bundle/mod.rs", "journalctl"),
+            ("cli/mod.rs", "run `sudo {}`"),
+            ("telemetry/hint.rs", ""),
+        ];
+        const WORDS: [&str; 8] =
+            ["systemctl", "journalctl", "sudo", "adduser", "addgroup", "usermod", "below /etc", "to /etc"];
+        let top = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        let (mut folders, mut looked_at, mut faults) = (vec![top.to_owned()], 0, Vec::new());
+        while let Some(folder) = folders.pop() {
+            for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let name = path.strip_prefix(top).unwrap().display().to_string();
+                for text in literals(&std::fs::read_to_string(&path).unwrap()) {
+                    if !WORDS.iter().any(|word| text.contains(word)) || name.ends_with("tests.rs") {
+                        continue;
+                    }
+                    looked_at += 1;
+                    let said = local(&text);
+                    let is_fine = FINE.iter().any(|(file, part)| name == *file && text.contains(part));
+                    if !is_fine && WORDS.iter().any(|word| said.contains(word)) {
+                        faults.push(format!("{name}: {said}"));
+                    }
+                }
+            }
+        }
+        assert!(faults.is_empty(), "{faults:#?}");
+        assert!(looked_at > 25, "{looked_at}");
     }
 }

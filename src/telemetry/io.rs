@@ -14,6 +14,7 @@ use systemd_journal_logger::JournalLog;
 
 use super::hint::localise;
 use super::log::{LEVEL_VARIABLE, escaped_fields, is_wanted, level_word, parse_level, write_message};
+use super::text::without_error_numbers;
 
 /// The socket of journald.
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
@@ -95,9 +96,14 @@ pub fn name_configuration(quoted: String) {
     let _ = CONFIGURATION.set(quoted);
 }
 
-/// A message with its commands as they have to be typed here: see [`hint`](super::hint).
+/// A message with its commands as they have to be typed here (see [`hint`](super::hint)), without
+/// the numbers of errors.
 pub fn hinted(text: &str) -> Cow<'_, str> {
-    localise(text, CONFIGURATION.get().map(String::as_str))
+    let configuration = CONFIGURATION.get().map(String::as_str);
+    match without_error_numbers(text) {
+        Cow::Borrowed(text) => localise(text, configuration),
+        Cow::Owned(text) => Cow::Owned(localise(&text, configuration).into_owned()),
+    }
 }
 
 struct Stderr;
@@ -137,7 +143,9 @@ impl Log for Journal {
             return;
         }
         let mut message = String::with_capacity(160);
-        write_message(&mut message, *record.args(), &record.key_values());
+        let said = record.args().to_string();
+        let said = without_error_numbers(&said);
+        write_message(&mut message, format_args!("{said}"), &record.key_values());
         let fields = escaped_fields(&record.key_values());
         // The logger sends info as priority 5 (notice in journald); all its levels are shifted by
         // one.

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter};
 
-use super::text::{Escaping, is_harmless};
+use super::text::{Escaping, is_harmless, without_error_numbers};
 
 /// The environment variable that overrides `[log] level`.
 pub const LEVEL_VARIABLE: &str = "TOMBOLO_LOG";
@@ -59,7 +59,7 @@ pub fn escaped_fields(fields: &dyn kv::Source) -> Vec<(String, String)> {
     impl<'kvs> VisitSource<'kvs> for Collect {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
             let mut escaped = String::new();
-            let _ = write!(Escaping(&mut escaped), "{value}");
+            let _ = write!(Escaping(&mut escaped), "{}", plain(&key, value.to_string()));
             self.0.push((key.as_str().to_owned(), escaped));
             Ok(())
         }
@@ -71,6 +71,17 @@ pub fn escaped_fields(fields: &dyn kv::Source) -> Vec<(String, String)> {
     collected.0
 }
 
+/// Keys whose values are our own words or the system's.
+const REASONS: [&str; 2] = ["reason", "error"];
+
+/// A value without the numbers of the system's errors, where they stand for no text of a device.
+fn plain(key: &Key<'_>, value: String) -> String {
+    match REASONS.contains(&key.as_str()) {
+        true => without_error_numbers(&value).into_owned(),
+        false => value,
+    }
+}
+
 struct Fields<'a> {
     out: &'a mut String,
     value: String,
@@ -78,8 +89,7 @@ struct Fields<'a> {
 
 impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        self.value.clear();
-        let _ = write!(self.value, "{value}");
+        self.value = plain(&key, value.to_string());
         if self.value.len() > VALUE_MAX {
             let end = (0..=VALUE_MAX).rev().find(|at| self.value.is_char_boundary(*at)).unwrap_or(0);
             self.value.truncate(end);

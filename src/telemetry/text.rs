@@ -1,5 +1,6 @@
 //! Escapes text from outside for terminals and log lines.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Displays a text with everything escaped that could move the cursor, start a line or reorder
@@ -57,9 +58,46 @@ pub fn is_harmless(character: char) -> bool {
             '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'))
 }
 
+/// A message without the numbers of the system's errors, `(os error 13)`, which say nothing to
+/// people that the words before them do not.
+///
+/// ```
+/// use tombolo::telemetry::text::without_error_numbers;
+/// let text = without_error_numbers("a.pem: Permission denied (os error 13); chmod 0640");
+/// assert_eq!(text, "a.pem: Permission denied; chmod 0640");
+/// ```
+pub fn without_error_numbers(text: &str) -> Cow<'_, str> {
+    const BEGINS: &str = " (os error ";
+    if !text.contains(BEGINS) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut parts = text.split(BEGINS);
+    plain.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.parse::<i32>().is_ok() => plain.push_str(rest),
+            _ => {
+                plain.push_str(BEGINS);
+                plain.push_str(part);
+            }
+        }
+    }
+    Cow::Owned(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_whole_error_numbers_are_taken_out() {
+        for same in ["", "os error 13", "x (os error )", "x (os error y)", "x (os error 1"] {
+            assert_eq!(without_error_numbers(same), same);
+        }
+        let two = "a (os error 2); b (os error 28)";
+        assert_eq!(without_error_numbers(two), "a; b");
+    }
     use proptest::prelude::*;
 
     #[test]

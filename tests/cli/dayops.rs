@@ -228,7 +228,9 @@ fn after_a_power_cut_the_configuration_before_the_trial_is_used() {
     assert!(!place.path("state/config-trial.json").exists());
 
     on_trial_at_a_power_cut(&place, None);
-    assert_eq!(place.run("config show role.sensor.quota.messages").status, 1);
+    let shown = place.run("config show role.sensor.quota.messages --json").json();
+    let shown = &shown["settings"]["role.sensor.quota.messages"];
+    assert_eq!((&shown["value"], &shown["default"]), (&60.into(), &true.into()));
     place.run("config revert").fine();
     assert!(!place.path("conf.d/50-quota.toml").exists() && !place.path("state/config-trial.json").exists());
 

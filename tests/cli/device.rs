@@ -34,7 +34,7 @@ fn a_device_is_added_shown_listed_and_removed_without_a_daemon() {
 
     assert_eq!(place.run("--json device remove door-7").json(), json!({ "id": "door-7", "removed": true }));
     assert!(!place.path("state/devices/door-7.toml").exists());
-    place.run("device show door-7").failed(1, &["door-7", "device list"]);
+    place.run("device show door-7").failed(1, &["door-7", "there are none yet", "device add ID"]);
 }
 
 #[test]
@@ -157,7 +157,46 @@ fn a_registry_that_this_user_cannot_read_is_no_empty_one() {
         let output = place.command(line).uid(65_534).gid(65_534).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("cannot be read by this user") && said.contains("sudo"), "{said}");
+        assert!(said.contains("cannot be read by this user") && said.contains("or as root"), "{said}");
         assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn an_identity_in_hexadecimal_means_bytes_on_the_command_line_as_in_a_file() {
+    let place = Place::new();
+    let added =
+        place.run("device add meter --role sensor --psk text:sesame-sesame --psk-identity hex:00ff").fine();
+    assert!(added.contains("identity hex:00ff") && !added.contains("coap-client-"), "{added}");
+    assert!(place.read("state/devices/meter.toml").contains("psk-identity = \"hex:00ff\""));
+    // One that can be text is the same as the text.
+    place.run("device add lamp --role sensor --psk text:sesame-sesame --psk-identity hex:6c616d70").fine();
+    let listed = place.run("--json device list").fine();
+    assert!(listed.contains("\"psk_identity\":\"hex:00ff\""), "{listed}");
+    assert!(listed.contains("\"psk_identity\":\"lamp\""), "{listed}");
+    // The same identity in a file is the same identity.
+    place.write("d.psk", "text:sesame-sesame");
+    place.write(
+        "conf.d/10.toml",
+        "[device.other]\nrole = \"sensor\"\npsk-file = \"../d.psk\"\npsk-identity = \"hex:00ff\"\n",
+    );
+    let checked = place.run("check --offline");
+    assert!(checked.out.contains("identity") && checked.status == 1, "{}", checked.out);
+    for wrong in ["hex:", "hex:0", "hex:zz"] {
+        let line = format!("device add x --role sensor --psk --psk-identity {wrong}");
+        place.run(&line).failed(2, &["--psk-identity takes 1 to 128 bytes of text, or hex:"]);
+    }
+}
+
+#[test]
+fn where_there_is_nothing_to_choose_from_a_message_lists_nothing() {
+    let place = Place::new();
+    let config = place.read("tombolo.toml");
+    place.write("tombolo.toml", config.split("[role.sensor.uplink.telemetry]").next().unwrap());
+    place.run("device add x --role sensor --psk").failed(1, &["no role is configured: add a [role.NAME]"]);
+    for line in ["device show x", "device remove x", "acl explain x POST t"] {
+        let ran = place.run(line);
+        let said = format!("{}{}", ran.out, ran.err);
+        assert!(!said.contains("there are: \n") && !said.contains(": \n"), "{line}: {said}");
     }
 }

@@ -157,3 +157,67 @@ fn a_file_that_the_service_cannot_read_is_copied_with_its_owner_and_mode() {
         .run(&line(&ca, &password).replace(" --force", ""))
         .failed(78, &["ca.pem exists already", "--force"]);
 }
+
+#[test]
+fn a_ca_file_without_a_certificate_and_a_key_of_another_certificate_are_refused() {
+    let pair = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    };
+    let (certificate, key) = pair("one");
+    let other_key = pair("two").1;
+    for (ca, ours, key, words) in [
+        (
+            key.as_str(),
+            certificate.as_str(),
+            key.as_str(),
+            &["ca.pem holds no CA certificate", "upstream.ca-file"][..],
+        ),
+        ("", &certificate, &key, &["ca.pem", "empty", "upstream.ca-file"]),
+        (&certificate, &key, &key, &["gw.pem holds no certificate", "upstream.certificate-file"]),
+        (&certificate, &certificate, &other_key, &["does not belong to the certificate"]),
+    ] {
+        let place = Place::new();
+        place.write("ca.pem", ca);
+        place.write("gw.pem", ours);
+        place.write("gw.key", key);
+        let ran = place.run(
+            "init --url mqtts://broker.example.com --ca-file ca.pem --certificate-file gw.pem --key-file gw.key",
+        );
+        assert!(ran.err.contains("nothing was written"), "{}", ran.err);
+        ran.failed(78, words);
+        assert!(!place.path("conf.d/10-site.toml").exists());
+    }
+    let place = Place::new();
+    place.write("ca.pem", &certificate);
+    place.write("gw.pem", &certificate);
+    place.write("gw.key", &key);
+    place
+        .run("init --url mqtts://broker.example.com --ca-file ca.pem --certificate-file gw.pem --key-file gw.key")
+        .fine();
+}
+
+#[test]
+fn a_port_that_another_program_has_is_named_with_the_one_taken_instead() {
+    // Whether this or another program has it: it is taken from here on.
+    let _taken = std::net::UdpSocket::bind(("127.0.0.1", 5684));
+    let place = Place::new();
+    let config = place.path("own/tombolo.toml");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tombolo"))
+        .arg("--config")
+        .arg(&config)
+        .args(["init", "--url", "mqtts://127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    let written = std::fs::read_to_string(&config).unwrap();
+    let port = ["15684", "25684"].into_iter().find(|port| written.contains(&format!("127.0.0.1:{port}")));
+    let port = port.unwrap_or_else(|| panic!("{written}"));
+    assert!(
+        said.contains(&format!("devices connect to port {port}, because another program has port 5684")),
+        "{said}"
+    );
+}

@@ -4,11 +4,13 @@
 
 mod certificate;
 mod check;
+mod completion;
 mod daemon;
 mod dayops;
 mod device;
 mod help;
 mod init;
 mod place;
+mod redaction;
 mod state;
 mod truth;

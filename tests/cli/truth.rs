@@ -109,15 +109,64 @@ fn every_printed_command_names_the_configuration_in_use() {
         "init --url mqtts://broker.example.com",
         "init --url mqtts://broker.example.com",
         "check --offline --json",
+        "config apply none.toml",
+        "config show",
+        "config migrate",
+        "trace door-7",
+        "device test door-7",
+        "cert status",
+        "serial trace none",
+        "queue verify",
+        "queue import none",
+        "acl explain door-7 GET t/x",
+        "support-bundle tombolo.toml",
+        "support-bundle none/x.tar",
+        "decommission",
+        "--config none/none.toml status",
     ] {
         let ran = place.run(line);
         let text = format!("{}{}", ran.out, ran.err);
         assert!(bare(&text).is_empty(), "{line}: {:?} in\n{text}", bare(&text));
-        assert!(!text.contains("systemctl") && !text.contains("journalctl"), "{line}:\n{text}");
+        for word in ["systemctl", "journalctl", "sudo", "adduser", "(os error", "Os {", "Some(", "Error("] {
+            assert!(!text.contains(word), "{line}: {word} in\n{text}");
+        }
         if line.ends_with("--json") && ran.status != 0 && !ran.err.is_empty() {
             let object: serde_json::Value =
                 serde_json::from_str(&ran.err).unwrap_or_else(|_| panic!("{line}: {}", ran.err));
             assert!(object["error"]["message"].is_string(), "{line}: {object}");
+        }
+    }
+}
+
+#[test]
+fn who_may_not_read_is_told_without_numbers_of_errors_and_without_words_of_the_service() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    place.write("conf.d/10.toml", "[upstream]\nurl = \"mqtts://127.0.0.1:1\"\nca-file = \"../ca/ca.pem\"\n");
+    place.write("ca/ca.pem", "");
+    close(&place, "state");
+    close(&place, "ca");
+    for line in [
+        "check --offline",
+        "check",
+        "status",
+        "reload",
+        "device list",
+        "device show door-7",
+        "device add door-8 --role sensor --psk",
+        "device remove door-7",
+        "queue",
+        "queue verify",
+        "clock",
+        "config show",
+        "config apply tombolo.toml --as 90-x.toml",
+        "init --url mqtts://broker.example.com --force",
+        "decommission --yes --offline",
+        "support-bundle x.tar",
+    ] {
+        let Some((_, text)) = as_nobody(&place, line) else { return };
+        for word in ["systemctl", "journalctl", "sudo", "adduser", "(os error", "Os {", "Some(", "PathBuf"] {
+            assert!(!text.contains(word), "{line}: {word} in\n{text}");
         }
     }
 }
@@ -244,4 +293,43 @@ fn the_package_does_not_adopt_an_account_of_a_person() {
     let (status, said) = install("install", &person);
     assert_eq!(status, Some(1));
     assert!(said.contains("a person's account") && said.contains("usermod"), "{said}");
+}
+
+#[test]
+fn a_configuration_that_does_not_exist_is_never_another_gateways() {
+    let place = Place::new();
+    for line in ["status", "reload", "tail", "queue rejected drop --all", "device test x", "trace x"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        command.arg("--config").arg(place.path("none/tombolo.toml")).args(line.split_whitespace());
+        let output = command.stdin(Stdio::null()).env_clear().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        assert!(said.contains("none/tombolo.toml does not exist"), "{line}: {said}");
+        assert!(said.contains("/none/tombolo.toml init --url") && !said.contains("/run/tombolo"), "{said}");
+    }
+}
+
+#[test]
+fn no_line_of_the_log_shows_a_value_as_the_source_writes_it() {
+    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for call in text.split("log::").skip(1) {
+                let level = call.split('!').next().unwrap_or_default();
+                if !["error", "warn", "info", "debug"].contains(&level) {
+                    continue;
+                }
+                seen += 1;
+                let fields = call.split(';').next().unwrap_or_default();
+                assert!(!fields.contains(":? ="), "{}: log::{fields}", path.display());
+            }
+        }
+    }
+    assert!(seen > 80, "{seen}");
 }

@@ -24,7 +24,9 @@ fn site(url: &str) -> Site {
 fn the_drop_in_is_written_beside_the_main_file_which_stays_as_it_is() {
     let folder = Folder::new("init");
     folder.write("tombolo.toml", MAIN);
-    let ca = folder.write("ca.pem", "");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["ca".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let ca = folder.write("ca.pem", &certificate.pem());
     let Written { path, loaded, main, .. } =
         write(&folder.options(), &Site { ca_file: Some(ca.clone()), ..site("mqtts://b") }, false).unwrap();
     assert_eq!((&path, main), (&folder.0.join("conf.d/10-site.toml"), None));

@@ -204,3 +204,36 @@ fn what_the_journal_cannot_keep_gives_its_tokens_back() {
     assert!(gate.admit(now, device, received(Method::Post, "t", &[0; 100])).is_ok());
     assert!(gate.admit(now, device, received(Method::Post, "t", &[])).is_err());
 }
+
+#[test]
+fn a_test_of_the_operator_is_marked_and_leaves_no_trace_in_what_is_known_of_the_device() {
+    let mut gate = gate(vec![rule("telemetry", "t/#"), deny("secret", "t/key")]);
+    let device = gate.device_by_id("door-7").unwrap();
+    let now = Instant::now();
+    let content = gate.rehearse(now, device, received(Method::Post, "t/test", b"1")).unwrap().content();
+    assert!(content.test);
+    assert!(gate.rehearse(now, device, received(Method::Post, "t/key", b"1")).is_err());
+    let view = gate.device(now, device).unwrap();
+    assert_eq!((view.accepted, view.refused.total(), view.last_seen), (0, 0, None));
+    assert!(view.last_refusal.is_none());
+    assert!(gate.rule_hits().all(|(_, _, hits)| hits == 0));
+    assert!(!gate.admit(now, device, received(Method::Post, "t/test", b"1")).unwrap().content().test);
+    assert_eq!(gate.rule_hits().map(|(_, _, hits)| hits).sum::<u64>(), 1);
+}
+
+#[test]
+fn a_request_that_is_no_reading_counts_as_a_refusal_of_its_device() {
+    use tombolo::gate::stage::Malformed;
+    use tombolo::message::PathError;
+    let mut gate = gate(vec![rule("telemetry", "t/#")]);
+    let device = gate.device_by_id("door-7").unwrap();
+    let now = Instant::now();
+    let refusal = Refusal::Malformed(Malformed::Path(PathError::Character));
+    gate.note_malformed(now, device, "t/#", &refusal);
+    let view = gate.device(now, device).unwrap();
+    assert_eq!((view.refused.of(Reason::Malformed), view.refused.total()), (1, 1));
+    let last = view.last_refusal.unwrap();
+    assert_eq!(last.path(), ("t/#", true));
+    assert_eq!(last.refusal.to_string(), "a path segment has '/', '+', '#' or a control character");
+    assert_eq!(view.last_seen, Some(now), "it has spoken");
+}

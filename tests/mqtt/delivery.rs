@@ -288,6 +288,7 @@ fn a_qos_0_reading_goes_once_and_is_forgotten() {
         method: Method::Post,
         content_format: None,
         retain: false,
+        test: false,
         envelope: Envelope::None,
         expires_s: Some(5),
         received: world.moment.stamp(),

@@ -168,7 +168,7 @@ fn a_wrong_chain_is_refused_and_the_cause_is_named() {
         (
             "future",
             Box::new(move |ca| ca.server("localhost", &future)),
-            &["valid only from 2030-01-01", "clock"],
+            &["is not valid before 2030-01-01", "clock"],
         ),
         (
             "purpose",

@@ -143,6 +143,7 @@ fn the_cap_holds_for_everything_that_is_published() {
             method: Method::Post,
             content_format: None,
             retain: false,
+            test: false,
             envelope: Envelope::None,
             expires_s: None,
             received: world.moment.stamp(),

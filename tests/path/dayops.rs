@@ -154,6 +154,84 @@ fn the_dashboard_shows_metrics_that_there_are() {
     assert!(seen > 15, "{seen}");
 }
 
+/// The labels that each metric has, by the tables of docs/metrics.md.
+fn labels() -> BTreeMap<String, String> {
+    let page = include_str!("../../docs/metrics.md");
+    let cells = page.lines().filter_map(|line| line.strip_prefix("| `tombolo_"));
+    let cell = |cell: &str| {
+        let (name, labels) = cell.split('`').next().unwrap_or_default().split_once('{').unwrap_or((cell, ""));
+        let name = name.split('`').next().unwrap_or_default();
+        (format!("tombolo_{name}"), labels.to_owned())
+    };
+    cells.map(cell).collect()
+}
+
+#[test]
+fn every_panel_of_the_dashboard_has_a_source_a_query_and_a_place() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../docs/grafana-tombolo.json")).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let variables: BTreeSet<String> =
+        dashboard["templating"]["list"].as_array().unwrap().iter().map(|one| text(&one["name"])).collect();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let labels = labels();
+    let (mut ids, mut taken, mut queries) = (BTreeSet::new(), BTreeSet::new(), 0);
+    for panel in panels {
+        let title = text(&panel["title"]);
+        assert!(!title.is_empty() && !text(&panel["type"]).is_empty(), "{panel}");
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is used twice");
+        let place = |key: &str| panel["gridPos"][key].as_u64().unwrap_or_else(|| panic!("{title}: {key}"));
+        assert!(place("w") > 0 && place("h") > 0 && place("x") + place("w") <= 24, "{title}");
+        for x in place("x")..place("x") + place("w") {
+            for y in place("y")..place("y") + place("h") {
+                assert!(taken.insert((x, y)), "{title} lies over another panel");
+            }
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert_eq!(panel["datasource"]["type"], "prometheus", "{title}");
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+        let mut names = BTreeSet::new();
+        let targets = panel["targets"].as_array().unwrap_or_else(|| panic!("{title}: no targets"));
+        assert!(!targets.is_empty(), "{title}");
+        for target in targets {
+            queries += 1;
+            assert!(names.insert(text(&target["refId"])), "{title}: a refId is used twice");
+            let query = text(&target["expr"]);
+            let count = |c: char| query.matches(c).count();
+            assert!(query.contains("tombolo_"), "{title}: {query}");
+            assert!(count('(') == count(')') && count('{') == count('}') && count('"') % 2 == 0, "{query}");
+            for variable in query.split('$').skip(1) {
+                let name: String = variable
+                    .trim_start_matches('{')
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
+                assert!(
+                    variables.contains(&name) || name.starts_with("__"),
+                    "{title}: ${name} is not defined"
+                );
+            }
+            // Labels in the selector of a metric, and in what is summed by.
+            for part in query.split("tombolo_").skip(1) {
+                let name: String =
+                    part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let Some(selector) = part[name.len()..].strip_prefix('{') else { continue };
+                let known = &labels[&format!("tombolo_{name}")];
+                for label in selector.split('}').next().unwrap_or_default().split(',') {
+                    let label = label.split(['=', '!']).next().unwrap_or_default().trim();
+                    assert!(
+                        ["instance", "job", ""].contains(&label) || known.contains(label),
+                        "{query}: {label}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(panels.len() > 8 && queries > 15, "{} panels, {queries} queries", panels.len());
+}
+
 #[test]
 fn slow_absurd_and_many_clients_of_the_metrics_hold_nobody_up() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_tcp_port()));
@@ -322,7 +400,8 @@ fn a_gateway_that_is_decommissioned_leaves_nothing_at_the_broker() {
     };
     wait_for("the status of the device", || retained(&site, "tombolo/gw/door-7/status"));
     let (status, text) = site.daemon.command(&["decommission", "--yes"]);
-    assert!(status == 1 && text.contains("systemctl disable --now tombolo"), "{text}");
+    assert!(status == 1 && text.contains("first stop it for good: end `tombolo --config"), "{text}");
+    assert!(!text.contains("systemctl"), "{text}");
     assert!(connected(&site));
     site.daemon.stop();
     let (status, text) = site.daemon.command(&["decommission", "--yes"]);
@@ -352,4 +431,128 @@ fn a_gateway_whose_readings_or_broker_are_missing_is_not_wiped() {
     let (status, text) = site.daemon.command(&["decommission", "--yes", "--discard", "--offline"]);
     assert_eq!(status, 0, "{text}");
     assert!(!site.folder.join("door-7.psk").exists());
+}
+
+#[test]
+fn a_configuration_that_finds_no_room_on_the_disk_changes_nothing() {
+    use tombolo_test_support::disk_faults::{VARIABLE, library, write};
+    const ENOSPC: i32 = 28;
+    let site = Site::new("apply-full", "");
+    wait_for("the broker", || connected(&site));
+    let new = site.folder.write("new/50-log.toml", "[log]\nlevel = \"debug\"\n");
+    let faults = site.folder.join("faults");
+    let apply = |fault: &str, confirm: &[&str]| {
+        write(&faults, fault);
+        let output = Command::new(binary())
+            .arg("--config")
+            .arg(site.daemon.config())
+            .args(["config", "apply"])
+            .arg(&new)
+            .args(confirm)
+            .env("LD_PRELOAD", library())
+            .env(VARIABLE, &faults)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    // The configuration, then the record of its trial, then the sync of each.
+    for (fault, confirm) in [
+        (format!("append {ENOSPC} conf.d/"), &[][..]),
+        (format!("append {ENOSPC} conf.d/"), &["--confirm", "10min"]),
+        (format!("append {ENOSPC} state/"), &["--confirm", "10min"]),
+        (format!("sync {ENOSPC} conf.d/"), &["--confirm", "10min"]),
+        (format!("open {ENOSPC} conf.d/"), &["--confirm", "10min"]),
+    ] {
+        let (status, text) = apply(&fault, confirm);
+        assert_eq!(status, Some(1), "{fault}: {text}");
+        assert!(text.contains("nothing was changed") && text.contains("No space left"), "{fault}: {text}");
+        assert!(!text.contains("os error"), "{fault}: {text}");
+        let conf_d = site.folder.join("conf.d");
+        let left: Vec<_> =
+            std::fs::read_dir(&conf_d).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        assert!(!conf_d.join("50-log.toml").exists(), "{fault}: {left:?}");
+        assert!(!site.folder.join("state/config-trial.json").exists(), "{fault}");
+        assert!(site.daemon.status()["trial"].is_null(), "{fault}");
+    }
+    // With room again it passes.
+    let (status, text) = apply("", &[]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(site.folder.join("conf.d/50-log.toml").exists());
+}
+
+#[test]
+fn the_security_check_names_weak_suites_and_sessions() {
+    let site = Site::new("security-suites", "");
+    let mut config = tombolo_test_support::dtls::client::Config::psk("door-7", KEY);
+    config.extended_master_secret = false;
+    let mut device = super::device::Device::connect(site.daemon.coaps, config).expect("a session");
+    assert!(device.post("t/env", b"21.5"));
+    let (_, text) = site.daemon.command(&["check", "--security"]);
+    for words in [
+        "1 session with TLS_PSK_WITH_AES_128_CCM_8: no forward secrecy",
+        "1 session with TLS_PSK_WITH_AES_128_CCM_8: an authentication tag of 64 bits only",
+        "1 session without the extended master secret (RFC 7627)",
+    ] {
+        let line = text.lines().find(|line| line.contains(words));
+        assert!(line.is_some_and(|line| line.starts_with("warn")), "{words}: {text}");
+    }
+}
+
+/// Everything that decommission would wipe is still there.
+fn assert_kept(site: &Site) {
+    assert!(site.folder.join("door-7.psk").exists());
+    assert!(site.folder.join("state/journal").exists());
+}
+
+#[test]
+fn a_broker_that_refuses_to_clear_is_named_with_the_topics_and_nothing_is_wiped() {
+    let folder = tombolo_test_support::Folder::new("decommission-acl");
+    let acl = folder.write("acl", "topic readwrite #\n");
+    let broker_extra = format!("acl_file {}", acl.display());
+    let mut site = Site::with_broker("decommission-denied", "", &broker_extra);
+    wait_for("the broker", || connected(&site));
+    site.daemon.stop();
+    site.broker.stop();
+    folder.write("acl", "topic write tombolo/witness/#\ntopic read #\n");
+    site.broker.resume();
+    let begun = std::time::Instant::now();
+    let (status, text) = site.daemon.command(&["decommission", "--yes"]);
+    assert_eq!(status, 1, "{text}");
+    for words in [
+        "nothing was wiped",
+        "clearing 2 retained topics at localhost:",
+        "refuses to clear 2 topics of 2: tombolo/gw/door-7/status, tombolo/gw/gateway/status",
+        "--offline",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(50), "it did not wait for what cannot come");
+    assert_kept(&site);
+}
+
+#[test]
+fn a_broker_that_cannot_be_reached_is_named_with_what_is_kept_and_the_way_out() {
+    let mut site = Site::new("decommission-unreachable", "");
+    wait_for("the broker", || connected(&site));
+    site.daemon.stop();
+    site.broker.stop();
+    let (status, text) = site.daemon.command(&["decommission", "--yes"]);
+    assert_eq!(status, 1, "{text}");
+    for words in [
+        "not connected to localhost:",
+        "nothing was wiped: localhost:",
+        "could not be reached",
+        "its keys and its state are unchanged",
+        "--offline wipes them and leaves 2 retained topics at the broker",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert_kept(&site);
+    let (status, text) = site.daemon.command(&["decommission", "--yes", "--json"]);
+    let object: serde_json::Value =
+        serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(status, 1);
+    assert!(object["error"]["message"].as_str().is_some_and(|said| said.contains("could not be reached")));
 }

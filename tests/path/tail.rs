@@ -80,3 +80,43 @@ fn tail_goes_on_while_readings_of_both_lanes_come_in_turn() {
     assert!(device.post("t/last", b"1"));
     wait_for("the last", || shown(&site).contains("t/last"));
 }
+
+#[test]
+fn a_request_whose_path_is_no_path_is_shown_as_a_refusal_with_the_reason() {
+    let site = Site::new("tail-malformed", "");
+    let mut device = Device::connect(site.daemon.coaps, Config::psk("door-7", KEY)).expect("a session");
+    let long = ["t"; 17].join("/");
+    for (path, code) in [("t/#", 0x80), (long.as_str(), 0x80), ("rd/x", 0x84)] {
+        let answer = device.request(2, path, b"1").expect("an answer");
+        assert_eq!(answer[1], code, "{path}");
+    }
+    let refused = || -> Vec<Value> {
+        let mut command = Command::new(binary());
+        command.arg("--config").arg(site.daemon.config()).args(["tail", "door-7", "--last", "10", "--json"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let out = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
+        let lines = std::io::BufRead::lines(out).map_while(Result::ok).take(3);
+        let items = lines.map(|line| serde_json::from_str(&line).expect("JSON")).collect();
+        let _ = child.kill();
+        let _ = child.wait();
+        items
+    };
+    let items = refused();
+    let shown: Vec<_> = items
+        .iter()
+        .map(|item| [&item["outcome"], &item["code"], &item["path"], &item["reason"]].map(Value::as_str))
+        .collect();
+    let row = |code, path, reason| [Some("refused"), Some(code), Some(path), Some(reason)];
+    assert_eq!(
+        shown,
+        [
+            row("4.00", "t/#", "a path segment has '/', '+', '#' or a control character"),
+            row("4.00", long.as_str(), "the path has more than 16 segments"),
+            row("4.04", "rd/x", "the path is reserved for the gateway"),
+        ]
+    );
+    assert!(items.iter().all(|item| item["received"].is_string()), "{items:?}");
+    let (_, text) = site.daemon.command(&["--json", "device", "show", "door-7"]);
+    let device: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(device["refused"], 3, "{device}");
+}

@@ -281,6 +281,7 @@ impl Gateway {
                             method,
                             content_format: None,
                             retain: false,
+                            test: false,
                             envelope: Envelope::None,
                             expires_s: None,
                             received: moment.stamp(),

@@ -1,7 +1,7 @@
 /* An LD_PRELOAD library: the disk of the process under test fails as a file says, for as long as it says so.
  *
- * TOMBOLO_DISK_FAULTS names the file. Each of its lines is `OP ERRNO PART [FROM TO]`: calls of kind OP (open, read, write, sync) on
- * files whose path contains PART fail with ERRNO; reads and writes only where they touch the bytes FROM up to TO, if given.
+ * TOMBOLO_DISK_FAULTS names the file. Each of its lines is `OP ERRNO PART [FROM TO]`: calls of kind OP (open, read, write at a
+ * place, append, sync) on files whose path contains PART fail with ERRNO; reads and writes only where they touch the bytes FROM up to TO, if given.
  * `cut` instead of a number: the call gets zeros. The file is read at each call, so that a test can change it as it goes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -99,6 +99,12 @@ WRITE(pwrite64, off64_t)
 ssize_t read(int fd, void *buffer, size_t count) {
     FAIL_IF(fault_of("read", fd, 0, 1LL << 61));
     return REAL(read)(fd, buffer, count);
+}
+
+/* A kind of its own, so that a test that names bytes of a file is not met by what goes to its end. */
+ssize_t write(int fd, const void *buffer, size_t count) {
+    FAIL_IF(fault_of("append", fd, 0, 1));
+    return REAL(write)(fd, buffer, count);
 }
 
 int fsync(int fd) {

@@ -99,8 +99,14 @@ pub fn run(context: &Context, arguments: &BundleArguments) -> Result<(), Command
         add(name, &ours(context, line));
     }
     add("state.txt", &listing(&read.state_dir));
-    add("unit.txt", &units());
-    add("log.txt", &log());
+    if context.is_packaged() {
+        add("unit.txt", &units());
+        add("log.txt", &log());
+    } else {
+        // The unit and the log of this machine, if there are any, are those of another gateway.
+        let text = "this gateway is no service of systemd: its log is what `tombolo run` prints; add it\n";
+        add("log.txt", text);
+    }
     let archive = archive.finish();
     let size = archive.len() as u64;
     let whole = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
@@ -110,7 +116,10 @@ pub fn run(context: &Context, arguments: &BundleArguments) -> Result<(), Command
         return Ok(context.out.object(&json!({ "file": file, "bytes": size, "parts": names }))?);
     }
     context.out.line(format!("{} ({})", file.display(), bytes(size)))?;
-    note("secrets and payloads are not in it; look through it before you send it: tar xf");
+    let file = super::key::shell_word(&file.display().to_string());
+    note(format_args!(
+        "secrets and payloads are not in it; look through it before you send it: tar xf {file}"
+    ));
     Ok(())
 }
 

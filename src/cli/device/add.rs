@@ -16,7 +16,7 @@ use crate::cli::{Context, note};
 use crate::config::certificate::{self, format_key_hash, parse_key_hash};
 use crate::config::registry::io::add;
 use crate::config::registry::key_text;
-use crate::config::scalar::format_hex;
+use crate::config::scalar::{PSK_IDENTITY_MAX, format_hex, format_psk_identity, parse_psk_identity};
 use crate::config::{Loaded, Settings};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::settings::{Device, Psk};
@@ -50,8 +50,16 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     let loaded = context.load()?;
     let psk = match arguments.psk.as_deref() {
         Some(key) => {
-            let identity = arguments.psk_identity.clone().unwrap_or_else(|| arguments.id.clone());
-            Some(Psk { identity: identity.into_bytes(), key: from_argument(key)? })
+            let identity = match &arguments.psk_identity {
+                // As in a configuration file.
+                Some(text) => parse_psk_identity(text).ok_or_else(|| {
+                    CommandError::Usage(format!(
+                        "--psk-identity takes 1 to {PSK_IDENTITY_MAX} bytes of text, or hex: and two hexadecimal digits for each"
+                    ))
+                })?,
+                None => arguments.id.clone().into_bytes(),
+            };
+            Some(Psk { identity, key: from_argument(key)? })
         }
         None => None,
     };
@@ -121,7 +129,7 @@ fn in_json(device: &Device) -> Value {
     let mut object = json!({ "id": device.id.as_str(), "role": device.role.as_str() });
     if let Some(psk) = &device.psk {
         let hex = Zeroizing::new(format_hex(&psk.key));
-        object["psk_identity"] = String::from_utf8_lossy(&psk.identity).into();
+        object["psk_identity"] = format_psk_identity(&psk.identity).into();
         object["psk_text"] = key_text(&psk.key).into();
         object["psk_hex"] = hex.as_str().into();
     }
@@ -136,11 +144,13 @@ fn in_json(device: &Device) -> Value {
 
 fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<(), CommandError> {
     let Some(psk) = &device.psk else { return Ok(()) };
-    let identity = String::from_utf8_lossy(&psk.identity);
+    let identity = format_psk_identity(&psk.identity);
+    // One that has to be written in hexadecimal is no argument of coap-client.
+    let is_text = psk.identity == identity.as_bytes();
     match key_text(&psk.key) {
-        Some(key) => {
+        Some(key) if is_text => {
             context.out.text(&align(&[
-                vec!["identity".to_owned(), identity.clone().into_owned()],
+                vec!["identity".to_owned(), identity.clone()],
                 vec!["key".to_owned(), key.to_owned()],
                 vec!["as hex".to_owned(), format_hex(&psk.key)],
             ]))?;
@@ -150,6 +160,12 @@ fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<()
             ))?;
             let line = client::line(settings, device, Proof::Psk { identity: &identity, key });
             context.out.line(format_args!("  {line}"))?;
+        }
+        Some(key) => {
+            context.out.line(format_args!("identity {identity}, key {key}"))?;
+            context
+                .out
+                .line("coap-client accepts only an identity of text: test it with the device itself")?;
         }
         None => {
             context.out.line(format_args!("identity {identity}, key as given: {} bytes", psk.key.len()))?;

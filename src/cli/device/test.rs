@@ -8,6 +8,7 @@ use super::super::Context;
 use super::super::args::DeviceTestArguments;
 use super::super::error::CommandError;
 use super::super::note;
+use super::super::output::patiently;
 use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{DeviceTest, TestStep};
@@ -20,23 +21,34 @@ const WITHIN: Duration = Duration::from_secs(45);
 /// # Errors
 /// [`CommandError::Failed`] with the step that failed.
 pub fn run(context: &Context, arguments: DeviceTestArguments) -> Result<(), CommandError> {
-    let DeviceTestArguments { id, path } = arguments;
+    let DeviceTestArguments { id, path, dry_run } = arguments;
     let mut daemon = context.daemon()?;
-    let DeviceTest { steps, record } =
-        daemon.ask_for(&Request::DeviceTest { device: id.clone(), path }, SLOW_ANSWER)?;
+    // First where it will go, so that the topic is on the screen before anything is published.
+    let request = Request::DeviceTest { device: id.clone(), path, plan: true };
+    let DeviceTest { steps: planned, path, .. } = daemon.ask_for(&request, SLOW_ANSWER)?;
+    print(context, &id, &planned, None)?;
+    if dry_run {
+        return Ok(());
+    }
+    let request = Request::DeviceTest { device: id.clone(), path, plan: false };
+    let ask = || daemon.ask_for(&request, SLOW_ANSWER);
+    let DeviceTest { mut steps, record, .. } = patiently("waiting for the journal", ask)?;
+    // A reload in between may have changed a step: it is then printed again.
+    steps.retain(|step| !planned.contains(step));
     print(context, &id, &steps, record.as_deref())?;
     if let Some(record) = record {
         deliver(context, &mut daemon, &id, record)?;
     }
     if !context.out.json {
-        note("a real reading was published; its payload is `tombolo device test`");
+        note("it was published as a test: its payload says so, and the user property test is true");
     }
     Ok(())
 }
 
 fn deliver(context: &Context, daemon: &mut Client, id: &str, record: String) -> Result<(), CommandError> {
     let request = Request::DeviceTestDelivery { record: record.clone() };
-    let DeviceTest { steps, .. } = daemon.ask_for(&request, WITHIN)?;
+    let ask = || daemon.ask_for(&request, WITHIN);
+    let DeviceTest { steps, .. } = patiently("waiting for the broker", ask)?;
     print(context, id, &steps, Some(&record))
 }
 

@@ -12,6 +12,8 @@ use crate::config::layer::{LayerText, Origin};
 use crate::config::{Level, Loaded, Paths};
 use crate::durable::atomic_file::sweep;
 use crate::durable::io::{OnDisk, write_atomically};
+use crate::northbound::io::files;
+use crate::northbound::tls;
 use copy::Copied;
 
 /// Why nothing was written.
@@ -38,9 +40,24 @@ pub struct Written {
     pub main: Option<PathBuf>,
     /// Files brought to where the service can read them.
     pub copied: Vec<Copied>,
+    /// Where the main file listens for devices, if that is not CoAP's own port because another
+    /// program has it.
+    pub port: Option<Port>,
     /// What the configuration then is.
     pub loaded: Loaded,
 }
+
+/// Another port than [`COAPS_PORT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// This one is free.
+    Free(u16),
+    /// All that were tried are taken; [`COAPS_PORT`] is in the file.
+    NoneFree,
+}
+
+/// The port of `coaps` (RFC 7252 §12.7).
+pub const COAPS_PORT: u16 = 5684;
 
 /// Writes the drop-in, and where there is no configuration yet the whole of it.
 ///
@@ -72,11 +89,18 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     let mut site = site.map_err(|error| {
         failed(&path, format!("a path cannot be made absolute: {error}"), "use whole paths")
     })?;
-    let main = new_main_file(&options.config);
+    let free = free_port();
+    let port = match free {
+        Some(COAPS_PORT) => None,
+        Some(other) => Some(Port::Free(other)),
+        None => Some(Port::NoneFree),
+    };
+    let main = new_main_file(&options.config, free.unwrap_or(COAPS_PORT));
     let mut instead: Vec<LayerText> = main.iter().cloned().collect();
     instead.push(LayerText { origin: Origin::DropIn, path: path.clone(), text: render(&site) });
     let mut loaded = load_with(options, None, &instead)?;
 
+    let typed = site.clone();
     // What the service cannot read is copied for it; what then is still wrong was just typed.
     let state_dir = loaded.settings.paths.state_dir.clone();
     let plans = plan_copies(&mut site, &options.config, &state_dir, force)
@@ -96,6 +120,12 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     if !wrong.is_empty() {
         return Err(wrong.into());
     }
+    if let Err((key, file, message)) = judge_contents(&typed) {
+        let place = Place { file: file.display().to_string().into(), line: None };
+        let finding = Finding::fail("upstream", message).key(key).at(Some(&place));
+        let advice = "give a PEM file with what is named; nothing was written";
+        return Err(vec![finding.advice(advice)].into());
+    }
     let as_root = |error: std::io::Error| format!("cannot be written: {error}");
     for plan in &plans {
         copy::carry_out(plan).map_err(|error| failed(&plan.copied.to, as_root(error), "run this as root"))?;
@@ -112,25 +142,33 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
         loaded = load_with(options, None, &[])?;
     }
     let copied = plans.into_iter().map(|plan| plan.copied).collect();
-    Ok(Written { path, main: main.map(|main| main.path), copied, loaded })
+    let port = main.as_ref().and(port);
+    Ok(Written { path, main: main.map(|main| main.path), copied, port, loaded })
 }
 
 /// The main file to be, where there is none and no package has one.
-fn new_main_file(config: &Path) -> Option<LayerText> {
+fn new_main_file(config: &Path, port: u16) -> Option<LayerText> {
     if config == Path::new(CONFIG_FILE) || config.symlink_metadata().is_ok() {
         return None;
     }
     // A drop-in that is there already may be a whole configuration.
     let has_drop_ins =
         std::fs::read_dir(Paths::conf_d(config)).is_ok_and(|mut entries| entries.next().is_some());
-    let text = folder::main_file(free_port());
+    let text = folder::main_file(port);
     (!has_drop_ins).then(|| LayerText { origin: Origin::Main, path: config.to_owned(), text })
 }
 
-/// CoAP's own port, or the next that nobody has.
-fn free_port() -> u16 {
-    let is_free = |port: &u16| std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, *port)).is_ok();
-    [5684, 15684, 25684].into_iter().find(is_free).unwrap_or(5684)
+/// CoAP's own port, or the next that no other program has, on both loopback addresses.
+fn free_port() -> Option<u16> {
+    use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+    let in_use = |bound: std::io::Result<UdpSocket>| {
+        bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    let is_free = |port: &u16| {
+        !in_use(UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)))
+            && !in_use(UdpSocket::bind((Ipv6Addr::LOCALHOST, *port)))
+    };
+    [COAPS_PORT, 15684, 25684].into_iter().find(is_free)
 }
 
 /// The main file and the folders beside it.
@@ -142,6 +180,26 @@ fn make_folder(main: &LayerText) -> std::io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(top.join(name))?;
     }
     write_atomically(&main.path, main.text.as_bytes(), 0o644)
+}
+
+/// Whether the named files hold what they are named for. One that cannot be read here is left to
+/// `check`, and so is an encrypted key.
+fn judge_contents(site: &Site) -> Result<(), (&'static str, PathBuf, String)> {
+    let read = |file: &Path| std::fs::read(file).is_ok().then(|| files::pem(file));
+    if let Some(path) = &site.ca_file
+        && let Some(pem) = read(path)
+    {
+        let judged = pem.and_then(|pem| tls::judge_anchors(&pem).map_err(|error| error.to_string()));
+        judged.map_err(|message| ("upstream.ca-file", path.clone(), message))?;
+    }
+    let key = site.key_file.as_deref().and_then(|path| files::key(path, None).ok());
+    if let (Some(path), Some(key)) = (&site.certificate_file, key)
+        && let Some(pem) = read(path)
+    {
+        let judged = pem.and_then(|pem| tls::judge_identity(&pem, &key).map_err(|error| error.to_string()));
+        judged.map_err(|message| ("upstream.certificate-file", path.clone(), message))?;
+    }
+    Ok(())
 }
 
 /// The copies to make, with the site changed to name them.

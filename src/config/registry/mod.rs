@@ -404,12 +404,7 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
             _ => None,
         };
         let wrong = size("PSK identity", psk.identity.len(), PSK_IDENTITY_MAX)
-            .or_else(|| size("key", psk.key.len(), PSK_KEY_MAX))
-            .or_else(|| {
-                let text =
-                    std::str::from_utf8(&psk.identity).is_ok_and(|text| !text.chars().any(char::is_control));
-                (!text).then(|| "the PSK identity is not plain text".to_owned())
-            });
+            .or_else(|| size("key", psk.key.len(), PSK_KEY_MAX));
         if let Some(wrong) = wrong {
             return refuse(wrong, None, "use another one");
         }
@@ -426,6 +421,9 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     if !roles().any(|role| role == device.role.as_str()) {
         let advice = match did_you_mean(device.role.as_str(), roles()) {
             Some(role) => format!("did you mean {role:?}?"),
+            None if loaded.settings.gate.roles.is_empty() => {
+                "no role is configured: add a [role.NAME] with an uplink rule".to_owned()
+            }
             None => format!("there are: {}", roles().take(20).collect::<Vec<_>>().join(", ")),
         };
         return refuse(format!("there is no role {:?}", device.role.as_str()), None, &advice);

@@ -31,6 +31,11 @@ pub enum ClientError {
         /// The command that starts it; `None`: the service.
         start: Option<String>,
     },
+    /// The configuration, which says where the socket is, does not exist.
+    NoConfiguration {
+        /// The file.
+        config: PathBuf,
+    },
     /// This user may not open the socket.
     Denied {
         /// The socket.
@@ -64,6 +69,11 @@ impl fmt::Display for ClientError {
                 f,
                 "tombolo is not running: nothing answers on {}; start it with `{start}` in another terminal",
                 socket.display()
+            ),
+            ClientError::NoConfiguration { config } => write!(
+                f,
+                "{} does not exist; name another one with --config, or make it: tombolo init --url mqtts://HOST",
+                config.display()
             ),
             ClientError::Denied { socket } => write!(
                 f,

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod client;
+pub mod places;
 pub mod server;
 
 #[cfg(test)]

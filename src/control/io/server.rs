@@ -13,21 +13,20 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::bytes::BytesMut;
 use tokio_util::codec::{Decoder as _, LinesCodec, LinesCodecError};
 
+use super::places::{CONNECTIONS_MAX, Places};
 use crate::control::api::{Call, Reply};
 use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, to_line};
 use crate::control::tail::{Seen, Tail, Watcher};
 use crate::control::trace::{Trace, TraceWatcher};
-use crate::control::traffic::{Traffic, TrafficWatcher};
+use crate::control::traffic::{Traffic, TrafficWatcher, WATCHERS_MAX};
 
-/// Most connections at once.
-pub const CONNECTIONS_MAX: usize = 16;
-/// A connection without a request for this time is closed.
+/// A connection that has not sent a whole request within this time is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// A connection whose client does not read for this time is closed.
 const WRITE: Duration = Duration::from_secs(10);
@@ -190,7 +189,7 @@ fn answers(path: &Path) -> bool {
 }
 
 async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, streams: Streams) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new();
     // Aborts the connections when this task ends.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -203,54 +202,113 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, streams: Stre
             }
         };
         while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            let line = to_line(&Response::Error(Failure::new(
-                Code::Busy,
-                format!(
-                    "the daemon already has {CONNECTIONS_MAX} control connections; close a `tombolo tail` or try again"
-                ),
-            )));
+        let peer = Peer::of(&stream);
+        match places.connect(is_privileged(peer.uid)) {
+            Ok(place) => {
+                let (calls, streams, places) = (calls.clone(), streams.clone(), Arc::clone(&places));
+                connections.spawn(serve(stream, peer, place, places, calls, streams));
+                // Its request is read before the next connection could take its place.
+                tokio::task::yield_now().await;
+            }
             // The buffer of a new socket has room for one line; if the write fails, the client gets
             // no answer.
-            let _ = stream.try_write(&line);
-            continue;
-        };
-        let (calls, streams) = (calls.clone(), streams.clone());
-        connections.spawn(async move {
-            serve(stream, calls, streams).await;
-            drop(place);
-        });
+            Err(failure) => drop(stream.try_write(&to_line(&Response::Error(failure)))),
+        }
     }
 }
 
-async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, streams: Streams) {
-    let peer = stream.peer_cred().ok();
-    let uid = peer.map_or(-1, |peer| i64::from(peer.uid()));
-    let pid = peer.and_then(|peer| peer.pid()).unwrap_or(0);
-    let mut lines = LinesCodec::new_with_max_length(REQUEST_MAX);
-    let mut buffer = BytesMut::new();
+/// The process at the other end.
+#[derive(Clone, Copy)]
+struct Peer {
+    uid: i64,
+    pid: i32,
+}
+
+impl Peer {
+    fn of(stream: &UnixStream) -> Peer {
+        let peer = stream.peer_cred().ok();
+        let uid = peer.map_or(-1, |peer| i64::from(peer.uid()));
+        Peer { uid, pid: peer.and_then(|peer| peer.pid()).unwrap_or(0) }
+    }
+}
+
+/// What a client sent.
+enum Sent {
+    Request(Result<Request, Failure>),
+    /// More than a request may have.
+    TooLong,
+}
+
+/// The next request; `None`: the client is gone.
+async fn receive(stream: &mut UnixStream, lines: &mut LinesCodec, buffer: &mut BytesMut) -> Option<Sent> {
     loop {
-        let request = match lines.decode(&mut buffer) {
-            Ok(Some(line)) if line.is_empty() => continue,
-            Ok(Some(line)) => Request::parse(line.as_bytes()),
+        match lines.decode(buffer) {
+            Ok(Some(line)) if line.is_empty() => {}
+            Ok(Some(line)) => return Some(Sent::Request(Request::parse(line.as_bytes()))),
             Ok(None) => {
                 buffer.reserve(4096);
-                match timeout(IDLE, stream.read_buf(&mut buffer)).await {
-                    Ok(Ok(length)) if length > 0 => continue,
-                    _ => return,
+                if !matches!(stream.read_buf(buffer).await, Ok(length) if length > 0) {
+                    return None;
                 }
             }
-            Err(LinesCodecError::Io(_)) => Err(Failure::new(Code::BadRequest, "the request is not UTF-8")),
-            Err(LinesCodecError::MaxLineLengthExceeded) => {
+            Err(LinesCodecError::Io(_)) => {
+                let failure = Failure::new(Code::BadRequest, "the request is not UTF-8");
+                return Some(Sent::Request(Err(failure)));
+            }
+            Err(LinesCodecError::MaxLineLengthExceeded) => return Some(Sent::TooLong),
+        }
+    }
+}
+
+async fn serve(
+    mut stream: UnixStream,
+    peer: Peer,
+    place: OwnedSemaphorePermit,
+    places: Arc<Places>,
+    calls: mpsc::Sender<Call>,
+    streams: Streams,
+) {
+    let Peer { uid, pid } = peer;
+    let mut lines = LinesCodec::new_with_max_length(REQUEST_MAX);
+    let mut buffer = BytesMut::new();
+    let mut connection = Some(place);
+    while let Some(place) = connection.take() {
+        let waiting = places.wait(place);
+        let gone = Arc::clone(&waiting.gone);
+        let sent = tokio::select! {
+            biased;
+            sent = timeout(IDLE, receive(&mut stream, &mut lines, &mut buffer)) => sent.ok().flatten(),
+            () = gone.notified() => None,
+        };
+        connection = waiting.take();
+        if connection.is_none() {
+            let text = "closed: no request came, and other connections wait for a place; try again";
+            let _ = stream.try_write(&to_line(&Response::Error(Failure::new(Code::Busy, text))));
+            return;
+        }
+        let request = match sent {
+            Some(Sent::Request(request)) => request,
+            Some(Sent::TooLong) => {
                 let message = format!("a request has at most {REQUEST_MAX} bytes");
                 let _ = send(&mut stream, &Response::Error(Failure::new(Code::BadRequest, message))).await;
                 return;
             }
+            None => return,
+        };
+        let served = request.and_then(|request| {
+            // What this user may not ask takes no place from others.
+            let is_refused = request.is_privileged() && !is_privileged(uid);
+            let place = if is_refused { None } else { places.serve(&request)? };
+            Ok((request, place))
+        });
+        let (request, _place) = match served {
+            Ok((request, place)) => (Ok(request), place),
+            Err(failure) => (Err(failure), None),
         };
         let response = match request {
             Err(failure) => Response::Error(failure),
             Ok(request) if request.is_privileged() && !is_privileged(uid) => {
-                log::warn!(uid = uid, pid = pid, request:? = request; "control request refused");
+                log::warn!(uid = uid, pid = pid, request:% = request; "control request refused");
                 let message = "only root and the user of the daemon may ask this: use sudo";
                 Response::Error(Failure::new(Code::Denied, message))
             }
@@ -274,7 +332,7 @@ async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, streams: Strea
                         }
                         None => Response::Error(Failure::new(
                             Code::Busy,
-                            "too many traces at once; end one of them",
+                            format!("{WATCHERS_MAX} traces are open already; end one of them"),
                         )),
                     },
                     response => response,
@@ -290,7 +348,7 @@ async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>, streams: Strea
             }
             Ok(request) => {
                 if request.changes_something() {
-                    log::info!(uid = uid, pid = pid, request:? = request; "control request");
+                    log::info!(uid = uid, pid = pid, request:% = request; "control request");
                 }
                 ask(request, &calls).await
             }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::client::{ANSWER, Client, ClientError, Shown};
-use super::server::{BindError, CONNECTIONS_MAX, Server};
+use super::places::{CONNECTIONS_MAX, SLOW_MAX, TAILS_MAX};
+use super::server::{BindError, Server};
 use crate::control::api::{Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, Selection};
 use crate::control::snapshot::{Queue, Session, SessionPage, Status, Uplink};
@@ -203,21 +204,72 @@ fn an_endless_line_is_refused_and_the_connection_closed() {
     writer.join().unwrap();
 }
 
+fn is_busy(answer: &Result<serde_json::Value, ClientError>, said: &str) -> bool {
+    match answer {
+        Err(ClientError::Failed(failure)) => failure.code == Code::Busy && failure.message.contains(said),
+        _ => false,
+    }
+}
+
 #[test]
-fn the_connection_after_the_last_place_is_told_so_and_a_place_given_back_is_taken() {
-    let daemon = Daemon::start("places");
-    let mut held: Vec<Client> = (0..CONNECTIONS_MAX).map(|_| daemon.client()).collect();
-    for client in &mut held {
-        client.ask(&Request::Status {}, ANSWER).unwrap();
+fn tails_do_not_take_the_places_of_short_requests_and_one_too_many_is_told_so() {
+    let daemon = Daemon::start("tails");
+    let mut tails: Vec<_> = (0..TAILS_MAX).map(|_| daemon.client().tail(None, 0).unwrap()).collect();
+    let refused = daemon.client().tail(None, 0).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("16 tails are open already; end one of them"), "{refused}");
+    daemon.client().ask(&Request::Status {}, ANSWER).unwrap();
+    daemon.client().ask(&Request::Reload {}, ANSWER).unwrap();
+    tails.pop();
+    // The server sees the close when it sees it.
+    assert!((0..1000).any(|_| daemon.client().tail(None, 0).is_ok()));
+}
+
+#[test]
+fn clients_that_send_nothing_or_half_a_request_make_room_for_those_that_ask() {
+    let daemon = Daemon::start("silent");
+    let mut silent: Vec<_> = (0..3 * CONNECTIONS_MAX).map(|_| daemon.raw()).collect();
+    for (stream, _) in &mut silent {
+        // Those that were closed do not take it.
+        let _ = stream.write_all(b"{\"request\"");
     }
-    match daemon.client().ask(&Request::Status {}, ANSWER) {
-        Err(ClientError::Failed(failure)) => assert_eq!(failure.code, Code::Busy),
-        other => panic!("{other:?}"),
+    for _ in 0..3 {
+        daemon.client().ask(&Request::Status {}, ANSWER).unwrap();
     }
-    held.pop();
-    // The server sees the close when it sees it; until then the answer is `busy`.
-    let free = (0..1000).any(|_| daemon.client().ask(&Request::Status {}, ANSWER).is_ok());
-    assert!(free);
+    let said = line(&mut silent[0].1);
+    assert!(said.contains("busy") && said.contains("no request came"), "{said}");
+}
+
+#[test]
+fn requests_that_wait_for_the_disk_are_bounded_and_short_ones_still_answered() {
+    let daemon = Daemon::start("slow-requests");
+    let request = br#"{"request":"rejected-list"}"#;
+    let mut held: Vec<_> = (0..SLOW_MAX).map(|_| daemon.raw()).collect();
+    for (stream, _) in &mut held {
+        stream.write_all(&[&request[..], b"\n"].concat()).unwrap();
+    }
+    // Until the server has read all of them, one more is taken too, and then never answered.
+    let list = Request::RejectedList { after: None };
+    let busy = (0..1000)
+        .any(|_| is_busy(&daemon.client().ask(&list, Duration::from_millis(20)), "in progress already"));
+    assert!(busy);
+    daemon.client().ask(&Request::Status {}, ANSWER).unwrap();
+    held.clear();
+}
+
+#[test]
+fn root_finds_a_place_when_others_have_theirs() {
+    let places = super::places::Places::new();
+    let others: Vec<_> = std::iter::from_fn(|| places.connect(false).ok()).collect();
+    assert_eq!(others.len(), CONNECTIONS_MAX - super::places::RESERVED);
+    let failure = places.connect(false).unwrap_err();
+    assert!(failure.message.contains("56 control connections already"), "{failure}");
+    let own = places.connect(true).unwrap();
+    let waiting = places.wait(own);
+    let taken = places.connect(false).unwrap();
+    assert!(waiting.take().is_none(), "the one without a request has lost its place");
+    drop(taken);
+    drop(others);
+    assert!(places.connect(false).is_ok());
 }
 
 #[test]

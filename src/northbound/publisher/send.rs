@@ -133,7 +133,10 @@ impl<O: Outbox> Sender<'_, O> {
         };
         lane.note_sent(sequence, state, serial);
         if let Some(entry) = lane.entry_mut(sequence) {
-            entry.device = DeviceKey::of(record.content.device);
+            entry.device = match record.content.test {
+                true => DeviceKey::NOBODY,
+                false => DeviceKey::of(record.content.device),
+            };
         }
         if let Some(original) = record.original {
             records.note_retried(place, original);

@@ -472,6 +472,11 @@ impl Uplink {
         !self.own.is_waiting(topic)
     }
 
+    /// Topics of the gateway's own messages that the broker refused last time, at most `limit`.
+    pub fn refused_topics(&self, limit: usize) -> Vec<String> {
+        self.own.refused(limit)
+    }
+
     /// Takes an attempt up at once: something was changed that may help.
     pub fn retry_now(&mut self, now: Instant) {
         self.attempts.reconnect.retry_now(now);

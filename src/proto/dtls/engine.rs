@@ -37,6 +37,19 @@ pub enum PeerIdentity {
     RawPublicKey(Box<[u8; 32]>),
 }
 
+impl fmt::Display for PeerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerIdentity::Psk(identity) => write!(f, "{}", identity.escape_ascii()),
+            PeerIdentity::Certificate(identity) => write!(f, "{identity}"),
+            PeerIdentity::RawPublicKey(hash) => {
+                f.write_str("sha256:")?;
+                hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
+
 impl fmt::Debug for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

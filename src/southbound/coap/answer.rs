@@ -3,8 +3,8 @@
 //! endpoint leaves out where the amplification limit of an unproven peer has no room for it. Up to
 //! 12 bytes, options included, need no allocation to be remembered for duplicates.
 
-use crate::gate::stage::Refusal;
-use crate::message::{ArgumentError, Method};
+use crate::gate::stage::{Malformed, Refusal};
+use crate::message::{ArgumentError, Method, QueryError};
 use crate::proto::coap::{Code, Response};
 
 /// Max-Age of a 5.03, in seconds: longer than a commit takes, and short enough to notice a recovery
@@ -30,6 +30,13 @@ pub fn unavailable() -> Response<'static> {
 pub fn refused(refusal: &Refusal) -> Response<'static> {
     match refusal {
         Refusal::UnknownDevice => Response::new(Code::UNAUTHORIZED).diagnostic("not known"),
+        Refusal::Malformed(Malformed::Path(_)) => Response::new(Code::BAD_REQUEST).diagnostic("not a path"),
+        Refusal::Malformed(Malformed::Query(error)) => {
+            Response::new(Code::BAD_REQUEST).diagnostic(match error {
+                QueryError::TooLong => "query too long",
+                _ => "not a query",
+            })
+        }
         Refusal::Reserved => Response::new(Code::NOT_FOUND).diagnostic("reserved"),
         Refusal::NoRule => Response::new(Code::FORBIDDEN).diagnostic("no rule"),
         Refusal::Denied { .. } => Response::new(Code::FORBIDDEN).diagnostic("denied"),

@@ -199,6 +199,12 @@ impl Intake {
                 };
                 self.handle_reading(moment.now, device, request.exchange, received, pipeline);
             }
+            Resource::Malformed { method, malformed } => {
+                let (path, bytes) = (resource::shown_path(&request.head()), request.payload.len());
+                let refusal = pipeline.handle_malformed(moment.now, device, method, &path, bytes, malformed);
+                let response = answer::refused(refusal);
+                self.respond(moment.now, request.exchange, &response);
+            }
             Resource::Core => {
                 let links = resource::links(pipeline.gate.uplink_patterns(device));
                 let response = Response::content(ContentFormat::LINK_FORMAT, links.as_bytes());
@@ -365,6 +371,13 @@ fn judge<S: ReadingStore>(
                 stamp: moment.stamp(),
             };
             pipeline.handle_first_block(moment.now, device, received, first.bytes).map_err(answer::refused)
+        }
+        Resource::Malformed { method, malformed } => {
+            let path = resource::shown_path(&first.head);
+            let bytes = first.payload.len();
+            Err(answer::refused(
+                pipeline.handle_malformed(moment.now, device, method, &path, bytes, malformed),
+            ))
         }
         Resource::Core => Err(Response::new(Code::BAD_REQUEST).diagnostic("a GET has no body")),
         Resource::Answer(response) => {

@@ -7,7 +7,8 @@
 //! | any other path | 4.05; commands are not implemented yet | publishes | publishes an empty retained message if a rule allows `delete` |
 //! | invalid path, or query of a reading | 4.00 | 4.00 | 4.00 |
 
-use crate::message::{ContentFormat, Method, Path, PathBuffer, Query, QueryBuffer, QueryError};
+use crate::gate::stage::Malformed;
+use crate::message::{ContentFormat, Method, PATH_MAX, Path, PathBuffer, Query, QueryBuffer};
 use crate::proto::coap::link_format::LinkFormat;
 use crate::proto::coap::{Code, Head, Response};
 
@@ -22,6 +23,13 @@ pub enum Resource<'a> {
         query: Option<Query<'a>>,
         /// The method.
         method: Method,
+    },
+    /// A reading that cannot be: its path or its query is invalid.
+    Malformed {
+        /// The method.
+        method: Method,
+        /// Why.
+        malformed: Malformed,
     },
     /// `/.well-known/core`, the list of resources.
     Core,
@@ -39,9 +47,13 @@ pub struct Buffers {
 /// Finds the resource. The path and the query borrow from `buffers`.
 pub fn find<'a>(request: &Head<'_>, buffers: &'a mut Buffers) -> Resource<'a> {
     use crate::proto::coap::Method as Request;
-    let path = match buffers.path.join(request.uri_path()) {
-        Ok(path) => path,
-        Err(_) => return Resource::Answer(bad_request("not a path")),
+    let method = request.method.reading();
+    let path = match (buffers.path.join(request.uri_path()), method) {
+        (Ok(path), _) => path,
+        (Err(error), Some(method)) => {
+            return Resource::Malformed { method, malformed: Malformed::Path(error) };
+        }
+        (Err(_), None) => return Resource::Answer(bad_request("not a path")),
     };
     if path.as_str() == ".well-known/core" {
         return match request.method {
@@ -52,14 +64,13 @@ pub fn find<'a>(request: &Head<'_>, buffers: &'a mut Buffers) -> Resource<'a> {
             _ => Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only GET")),
         };
     }
-    if path.is_reserved() {
-        return Resource::Answer(Response::new(Code::NOT_FOUND).diagnostic("reserved"));
-    }
-    match request.method.reading() {
+    match method {
+        // The gate refuses it, so that it is counted and shown as what it is.
+        Some(method) if path.is_reserved() => Resource::Reading { path, query: None, method },
+        None if path.is_reserved() => Resource::Answer(Response::new(Code::NOT_FOUND).diagnostic("reserved")),
         Some(method) => match buffers.query.join(path, request.uri_query()) {
             Ok(query) => Resource::Reading { path, query, method },
-            Err(QueryError::TooLong) => Resource::Answer(bad_request("query too long")),
-            Err(_) => Resource::Answer(bad_request("not a query")),
+            Err(error) => Resource::Malformed { method, malformed: Malformed::Query(error) },
         },
         None => {
             Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only POST, PUT or DELETE"))
@@ -69,6 +80,27 @@ pub fn find<'a>(request: &Head<'_>, buffers: &'a mut Buffers) -> Resource<'a> {
 
 const fn bad_request(text: &'static str) -> Response<'static> {
     Response::new(Code::BAD_REQUEST).diagnostic(text)
+}
+
+/// The path of a request for people to see, whatever its bytes are; at most [`PATH_MAX`] bytes.
+pub fn shown_path(request: &Head<'_>) -> String {
+    let mut shown = String::new();
+    for (index, segment) in request.uri_path().enumerate() {
+        if index > 0 {
+            shown.push('/');
+        }
+        shown.push_str(&String::from_utf8_lossy(segment));
+        if shown.len() > PATH_MAX {
+            let mut end = PATH_MAX - '…'.len_utf8();
+            while !shown.is_char_boundary(end) {
+                end -= 1;
+            }
+            shown.truncate(end);
+            shown.push('…');
+            break;
+        }
+    }
+    shown
 }
 
 /// The payload of `/.well-known/core` for a device: a link to `/.well-known/core` and one to the

@@ -147,6 +147,7 @@ impl Outbox for MemoryOutbox {
                 method: item.method,
                 content_format: item.content_format,
                 retain: item.retain,
+                test: false,
                 envelope: item.envelope,
                 expires_s: item.expires_s,
                 received: item.received,

@@ -52,6 +52,7 @@ pub fn content(payload: &[u8]) -> Content<'_> {
         method: Method::Post,
         content_format: None,
         retain: false,
+        test: false,
         envelope: Envelope::None,
         expires_s: None,
         received: Stamp { boottime_ms: 5, wall_ms: Some(1_700_000_000_000) },
