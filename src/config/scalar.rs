@@ -106,7 +106,7 @@ pub(super) fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Writes a PSK identity so that [`parse_psk_identity`] reads it.
-pub(super) fn format_psk_identity(identity: &[u8]) -> String {
+pub(crate) fn format_psk_identity(identity: &[u8]) -> String {
     match std::str::from_utf8(identity) {
         Ok(text) if !text.starts_with("hex:") && !text.chars().any(char::is_control) => text.to_owned(),
         _ => format!("hex:{}", format_hex(identity)),

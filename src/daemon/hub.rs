@@ -273,6 +273,7 @@ impl Hub {
                         device: content.device,
                         method: content.method,
                         path: content.path,
+                        query: content.query,
                         topic: Some(content.topic),
                         bytes: content.payload.len(),
                         preview: content.payload,
@@ -287,13 +288,14 @@ impl Hub {
                     device: &watched.device,
                     method: watched.method,
                     path: &watched.path,
+                    query: Some(watched.query.as_str()).filter(|query| !query.is_empty()),
                     topic: Some(&watched.topic),
                     bytes: watched.bytes,
                     preview: &watched.preview,
                     outcome: Outcome::Stored(watched.id),
                     reason: None,
                 }),
-                Event::Refused { device, method, path, bytes, refusal } => {
+                Event::Refused { device, method, path, query, bytes, refusal } => {
                     let permit = limiter.permit(now, LineKind::Refused);
                     let Some(device) = device else { continue };
                     if permit {
@@ -306,6 +308,7 @@ impl Hub {
                         device,
                         method,
                         path,
+                        query,
                         topic: None,
                         bytes,
                         preview: b"",
@@ -313,7 +316,7 @@ impl Hub {
                         reason: Some(refusal),
                     });
                 }
-                Event::Unstored { device, method, path, bytes, reason } => {
+                Event::Unstored { device, method, path, query, bytes, reason } => {
                     let code = answer::unavailable().code;
                     tail.push(&Reading {
                         received: moment.wall,
@@ -321,6 +324,7 @@ impl Hub {
                         device: device.unwrap_or_default(),
                         method,
                         path,
+                        query,
                         topic: None,
                         bytes,
                         preview: b"",

@@ -16,7 +16,7 @@ use crate::cli::{Context, note};
 use crate::config::certificate::{self, format_key_hash, parse_key_hash};
 use crate::config::registry::io::add;
 use crate::config::registry::key_text;
-use crate::config::scalar::format_hex;
+use crate::config::scalar::{format_hex, format_psk_identity};
 use crate::config::{Loaded, Settings};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::settings::{Device, Psk};
@@ -121,7 +121,7 @@ fn in_json(device: &Device) -> Value {
     let mut object = json!({ "id": device.id.as_str(), "role": device.role.as_str() });
     if let Some(psk) = &device.psk {
         let hex = Zeroizing::new(format_hex(&psk.key));
-        object["psk_identity"] = String::from_utf8_lossy(&psk.identity).into();
+        object["psk_identity"] = format_psk_identity(&psk.identity).into();
         object["psk_text"] = key_text(&psk.key).into();
         object["psk_hex"] = hex.as_str().into();
     }
@@ -136,11 +136,11 @@ fn in_json(device: &Device) -> Value {
 
 fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<(), CommandError> {
     let Some(psk) = &device.psk else { return Ok(()) };
-    let identity = String::from_utf8_lossy(&psk.identity);
+    let identity = format_psk_identity(&psk.identity);
     match key_text(&psk.key) {
         Some(key) => {
             context.out.text(&align(&[
-                vec!["identity".to_owned(), identity.clone().into_owned()],
+                vec!["identity".to_owned(), identity.clone()],
                 vec!["key".to_owned(), key.to_owned()],
                 vec!["as hex".to_owned(), format_hex(&psk.key)],
             ]))?;

@@ -3,7 +3,7 @@
 
 mod add;
 mod client;
-mod running;
+pub mod running;
 mod test;
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use super::{Context, note};
 use crate::config::certificate::format_key_hash;
 use crate::config::registry::io::remove;
 use crate::config::registry::key_text;
-use crate::config::scalar::format_hex;
+use crate::config::scalar::{format_hex, format_psk_identity};
 use crate::config::{DeviceSource, Known, Loaded};
 use crate::control::io::client::{ANSWER, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
@@ -320,10 +320,7 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("id", Some(known.id.clone()));
     row("label", known.label.clone());
     row("role", known.role.clone());
-    row(
-        "identity",
-        known.psk_identity.as_deref().map(|identity| String::from_utf8_lossy(identity).into_owned()),
-    );
+    row("identity", known.psk_identity.as_deref().map(format_psk_identity));
     row("certificate", known.certificate.as_ref().map(ToString::to_string));
     row("public key", known.public_key.as_ref().map(format_key_hash));
     row("key", psk.and_then(|psk| key_text(&psk.key)).map(str::to_owned));
@@ -404,7 +401,7 @@ fn entry(known: &Known) -> Value {
         "id": known.id,
         "role": known.role,
         "label": known.label,
-        "psk_identity": known.psk_identity.as_deref().map(String::from_utf8_lossy),
+        "psk_identity": known.psk_identity.as_deref().map(format_psk_identity),
         "certificate": known.certificate.as_ref().map(certificate),
         "public_key": known.public_key.as_ref().map(format_key_hash),
         "source": match known.source {
@@ -418,7 +415,7 @@ fn entry(known: &Known) -> Value {
 
 /// Its credentials, for a table cell.
 fn proof(known: &Known) -> String {
-    let psk = known.psk_identity.as_deref().map(|identity| String::from_utf8_lossy(identity).into_owned());
+    let psk = known.psk_identity.as_deref().map(format_psk_identity);
     let certificate = known.certificate.as_ref().map(|name| format!("{} {}", word(name.kind()), name.name()));
     let key = known.public_key.as_ref().map(|key| format!("{}…", &format_key_hash(key)[..15]));
     let all: Vec<String> = [psk, certificate, key].into_iter().flatten().collect();
