@@ -24,7 +24,7 @@ use super::fault::Lost;
 pub use super::fault::{Failing, Failure, Misfit};
 use super::frame::{self, Found, Receiver};
 use super::learn::{Learned, Obstacle};
-use super::pdu::{Answer, Request};
+use super::pdu::{Answer, Exception, Request};
 use super::settings::Settings;
 pub use super::unit::Counters;
 use super::unit::{News, Progress, Purpose, Unit};

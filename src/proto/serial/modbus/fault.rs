@@ -89,7 +89,7 @@ pub(super) struct Lost {
 
 impl Lost {
     /// The obstacle that it is for a read; `None` if it is no property of the read.
-    fn obstacle(self) -> Option<Obstacle> {
+    pub(super) fn obstacle(self) -> Option<Obstacle> {
         match self.failure {
             Failure::Silent | Failure::Gateway(_) => Some(Obstacle::Silence),
             Failure::Misfit => Some(Obstacle::Misfit),
