@@ -8,9 +8,8 @@ use tombolo::proto::serial::modbus::learn::Obstacle;
 use tombolo::proto::serial::modbus::map::{Kind, Register};
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::settings::Unit;
-use tombolo::proto::serial::modbus::{Event, Failure};
 
-use crate::support::{self, World, answer, frame, ms, register, settings, unit};
+use crate::support::{self, Behaviour, World, answer, frame, ms, register, settings, unit};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -269,7 +268,7 @@ fn a_unit_says_how_it_fails() {
     let other = |_: &[u8]| -> Answers { vec![(ms(5), frame(&[1, 3, 4, 0, 1, 0, 2]))] };
     let gateway = |request: &[u8]| -> Answers { vec![(ms(5), frame(&[1, request[1] | 0x80, 11]))] };
     let late = |request: &[u8]| -> Answers { vec![(ms(500), frame(&answer(request)))] };
-    let cases: [(Box<dyn Fn(&[u8]) -> Answers>, Option<State>, &str); 5] = [
+    let cases: [(Behaviour, Option<State>, &str); 5] = [
         (Box::new(silent), Some(State::Down), "does not answer"),
         (Box::new(damaged), Some(State::Down), "only damaged answers come"),
         (Box::new(other), Some(State::Degraded), "answers 4 bytes where 2 are asked for"),
@@ -291,7 +290,6 @@ fn a_unit_says_how_it_fails() {
         world.run(2 * MINUTE);
         assert_eq!((world.bus.state(0), world.bus.failing(0)), (Some(State::Up), None), "{text}");
     }
-    let _ = (Failure::Silent, Event::Up { unit: 0 });
 }
 
 #[test]
