@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::message::Name;
+use tombolo::proto::serial::modbus::ascii::Ascii;
 use tombolo::proto::serial::modbus::change::Publish;
 use tombolo::proto::serial::modbus::frame::{Speed, crc16};
 use tombolo::proto::serial::modbus::learn::Notebook;
@@ -54,6 +55,11 @@ fn run(bytes: &[u8]) {
         let _ = validate::template("fuzzed", &table);
     }
     let _ = Notebook::parse(bytes);
+    let mut ascii = Ascii::default();
+    for piece in bytes.chunks(7) {
+        ascii.push(piece, |frame| assert!(!frame.is_empty() && frame.len() <= bytes.len()));
+    }
+    assert!(ascii.noise() <= bytes.len() as u64);
     let mut mbap = Mbap::default();
     let (mut taken, mut request) = (0, vec![1, 3, 0, 0, 0, 1, 0x84, 0x0A]);
     mbap.wrap(&mut request);

@@ -1,5 +1,5 @@
-//! Every framing with arbitrary streams, split arbitrarily, with pauses; and its own frames decoded
-//! again.
+//! Every framing with arbitrary streams, split arbitrarily, with pauses; its own frames decoded
+//! again; and the questions to a device that answers anything at any time.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use tombolo::proto::serial::framing::length::{Header, Width};
 use tombolo::proto::serial::framing::line::End;
 use tombolo::proto::serial::framing::markers::{Escape, Markers};
 use tombolo::proto::serial::framing::{Decoder, Framing, Settings, encode};
+use tombolo::proto::serial::poll::{self, Poller};
 use tombolo::proto::serial::reading::{Extractor, Form, Room};
 
 fuzz_target!(|data: &[u8]| {
@@ -72,7 +73,10 @@ fuzz_target!(|data: &[u8]| {
         skip_first: false,
         keep,
         whole: keep > 0 && max % 2 == 1,
+        label_end: (keep > 0 && max % 5 == 0).then_some(b'\t'),
     };
+
+    ask(stream, shape & 1 == 1);
 
     let extractor =
         Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
@@ -112,3 +116,31 @@ fuzz_target!(|data: &[u8]| {
         assert!(frame.is_empty());
     }
 });
+
+/// The bytes are a script: what comes from a device that is asked, and when.
+fn ask(script: &[u8], echo: bool) {
+    let start = Instant::now();
+    let second = Duration::from_secs(1);
+    let settings = poll::Settings { question: b"A\r".to_vec(), period: 2 * second, timeout: second, echo };
+    let mut poller = Poller::new(settings, Some(b"A".to_vec()), start);
+    poller.line_up(start);
+    let (mut now, mut sent, mut used) = (start, Vec::new(), 0);
+    for step in script.chunks(3) {
+        match step[0] % 6 {
+            0 => used += u64::from(poller.handle_frame(now, step)),
+            1 => poller.handle_damage(),
+            2 => assert!(poller.strip_echo(step).len() <= step.len() + 2),
+            3 => poller.handle_part(now, None),
+            4 => poller.handle_reading(step.len() > 1),
+            _ => now += Duration::from_millis(u64::from(step[0]) * 10),
+        }
+        if poller.handle_timeout(now) {
+            assert!(poller.poll_transmit(&mut sent));
+        }
+        let next = poller.poll_timeout().expect("the port is open");
+        assert!(next <= now + 120 * second);
+    }
+    let counters = poller.counters();
+    assert_eq!(counters.answers, used);
+    assert!(counters.answers + counters.silent + counters.damaged <= counters.questions);
+}

@@ -29,6 +29,7 @@ fuzz_target!(|data: &[u8]| {
         skip_first: false,
         keep: 0,
         whole: false,
+        label_end: None,
     };
     let start = Instant::now();
     let mut last = Vec::new();

@@ -79,7 +79,7 @@ pub enum Command {
     Cert(CertCommand),
     /// Print the decrypted messages of a device, or the packets of the uplink
     Trace(TraceArguments),
-    /// List serial ports, or print the bytes of one
+    /// List serial ports, print the bytes of one, or forget what a unit taught
     #[command(subcommand)]
     Serial(SerialCommand),
     /// Show the configuration in force, and where each value comes from
@@ -382,6 +382,15 @@ pub enum SerialCommand {
     List,
     /// Print the bytes of a port as they arrive, with their time
     Trace(SerialTraceArguments),
+    /// Forget what a Modbus unit was found to want, and ask it as configured again
+    Relearn(SerialRelearnArguments),
+}
+
+/// `tombolo serial relearn`
+#[derive(Debug, Args)]
+pub struct SerialRelearnArguments {
+    /// The id of a [serial.NAME.unit.ADDRESS]
+    pub unit: String,
 }
 
 /// `tombolo serial trace`

@@ -1,4 +1,5 @@
-//! `tombolo serial`: lists the serial ports, and traces the bytes of one.
+//! `tombolo serial`: lists the serial ports, traces the bytes of one, and forgets what a unit
+//! taught.
 //!
 //! A port that the running daemon has open is traced through the daemon, so that no bytes are lost
 //! to it; another port is opened by this command.
@@ -35,7 +36,21 @@ pub fn run(context: &Context, command: SerialCommand) -> Result<(), CommandError
     match command {
         SerialCommand::List => list(context),
         SerialCommand::Trace(arguments) => trace(context, &arguments),
+        SerialCommand::Relearn(arguments) => relearn(context, arguments.unit),
     }
+}
+
+fn relearn(context: &Context, unit: String) -> Result<(), CommandError> {
+    let request = Request::SerialRelearn { device: unit.clone() };
+    let answer = context.daemon()?.ask(&request, ANSWER)?;
+    if context.out.json {
+        return Ok(context.out.object(&answer)?);
+    }
+    let unit = Escaped(&unit);
+    Ok(context.out.line(match answer.get("forgotten").and_then(serde_json::Value::as_bool) {
+        Some(false) => format!("nothing was found out of {unit}; it is asked as configured"),
+        _ => format!("what was found out of {unit} is forgotten; it is asked as configured again"),
+    })?)
 }
 
 fn list(context: &Context) -> Result<(), CommandError> {

@@ -125,15 +125,15 @@ pub fn text(status: &Status) -> String {
         row("", format!("takes no readings: {reason}"));
     }
     let devices = &status.devices;
-    row(
-        "devices",
-        format!(
-            "{} known, {} online, {}",
-            devices.known,
-            devices.online,
-            plural(devices.sessions, "session")
-        ),
-    );
+    row("devices", {
+        let mut text = format!("{} known, {} online", devices.known, devices.online);
+        for (count, word) in [(devices.degraded, "degraded"), (devices.offline, "offline")] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {word}"));
+            }
+        }
+        format!("{text}, {}", plural(devices.sessions, "session"))
+    });
     if let Some(failing) = &status.session_store.failing {
         row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices handshake again"));
     }
@@ -323,7 +323,7 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
 /// each, eight at most.
 pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
     const MOST: usize = 8;
-    let mut lines: Vec<String> = Vec::new();
+    let mut lines: Vec<String> = unit.reason.iter().map(|reason| format!("  {reason}")).collect();
     if unit.learned_pause_ms > 0 {
         lines.push(format!(
             "  asked {} ms after its last answer: silent if asked sooner",

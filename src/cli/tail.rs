@@ -83,6 +83,9 @@ pub fn line(item: &Item, now: Now) -> String {
         return format!("{clock}Z {}", handshake(item));
     }
     let mut line = format!("{clock}Z {} {} {}", Escaped(device), Escaped(method), Escaped(path));
+    if let Some(query) = &item.query {
+        line.push_str(&format!("?{}", Escaped(query)));
+    }
     let is_later = matches!(outcome.as_str(), "delivered" | "held_back" | "rejected" | "expired");
     if let Some(topic) = item.topic.as_ref().filter(|_| !is_later) {
         line.push_str(&format!(" → {}", Escaped(topic)));
@@ -161,6 +164,9 @@ mod tests {
             ..reading.clone()
         };
         assert_eq!(line(&hex, at(0)), "00:00:00Z door-7 POST t/env → a 1 B stored 01-2 hex:ff");
+        let queried = Item { query: Some("unit=C&n=1".into()), ..hex };
+        let shown = "00:00:00Z door-7 POST t/env?unit=C&n=1 → a 1 B stored 01-2 hex:ff";
+        assert_eq!(line(&queried, at(0)), shown);
         let delivered = Item { outcome: "delivered".into(), payload: None, delivery: None, ..reading };
         assert_eq!(line(&delivered, at(0)), "00:00:00Z door-7 POST t/env delivered 01-2");
         let failed = Item {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::scalar::parse_duration;
+use crate::proto::serial::charset::Charset;
 use crate::proto::serial::modbus::model::{BusTable, UnitTable};
 
 /// The whole configuration.
@@ -301,6 +302,7 @@ pub(super) struct Serial {
     pub(super) start: Option<String>,
     pub(super) end: Option<String>,
     pub(super) escape: Option<String>,
+    pub(super) label_end: Option<String>,
     pub(super) form: Option<Form>,
     pub(super) charset: Option<Charset>,
     pub(super) decimal: Option<Decimal>,
@@ -397,16 +399,6 @@ pub(super) enum Form {
     Raw,
     Text,
     Json,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(super) enum Charset {
-    #[serde(rename = "utf-8")]
-    Utf8,
-    #[serde(rename = "latin-1")]
-    Latin1,
-    #[serde(rename = "windows-1252")]
-    Windows1252,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

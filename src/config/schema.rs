@@ -304,6 +304,7 @@ const SERIAL: &[Key] = &[
     key("checksum-apart", Kind::Whole(0, 8)),
     key("keep", Kind::Whole(1, 8)),
     key("whole", Kind::Flag),
+    key("label-end", Kind::Text(32)),
     key("line-end", Kind::Text(64)),
     key("length-bytes", Kind::Whole(1, 4)),
     key("length-order", Kind::Choice(&["big", "little"])),

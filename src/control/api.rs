@@ -106,6 +106,14 @@ pub trait Control {
         reply.fail(Failure::new(Code::NotFound, "there is no certificate here"));
     }
 
+    /// Forgets what a Modbus unit taught; whether there was anything.
+    ///
+    /// # Errors
+    /// There is no such unit; the text says what may be meant.
+    fn serial_relearn(&mut self, device: &str) -> Result<bool, Failure> {
+        Err(Failure::new(Code::NotFound, format!("there is no Modbus unit {device} here")))
+    }
+
     /// Whether there is a serial port of this name.
     fn serial_port(&mut self, name: &str) -> bool {
         let _ = name;
@@ -204,6 +212,10 @@ impl Call {
                     ),
                 )),
             },
+            Request::SerialRelearn { device } => {
+                let answer = control.serial_relearn(&device);
+                reply.result(answer.map(|forgotten| serde_json::json!({ "forgotten": forgotten })));
+            }
             Request::Devices { device, after } => {
                 match control.devices(device.as_deref(), after.as_deref()) {
                     Ok(page) => reply.ok(&page),

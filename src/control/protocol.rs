@@ -138,6 +138,12 @@ pub enum Request {
         /// The port's name.
         port: String,
     },
+    /// Forgets what a Modbus unit taught by its silence, so that it is asked as configured again.
+    /// Answered `{"forgotten": true}`, or `false` if there was nothing.
+    SerialRelearn {
+        /// The unit's device id.
+        device: String,
+    },
     /// The decision of the rules in force about one reading; the command prints
     /// [`Explained`](super::snapshot::Explained).
     AclExplain {
@@ -214,6 +220,7 @@ impl Request {
                 | Request::ClockTrust {}
                 | Request::ClockReset {}
                 | Request::DeviceTest { plan: false, .. }
+                | Request::SerialRelearn { .. }
                 | Request::CertRenew { .. }
                 | Request::CertRollback { .. }
         )
@@ -385,6 +392,10 @@ mod tests {
             (
                 r#"{"request":"traffic-trace","target":"uplink","payload":true}"#,
                 Request::TrafficTrace { target: "uplink".into(), payload: true },
+            ),
+            (
+                r#"{"request":"serial-relearn","device":"meter-1"}"#,
+                Request::SerialRelearn { device: "meter-1".into() },
             ),
             (r#"{"request":"serial-trace","port":"meter"}"#, Request::SerialTrace { port: "meter".into() }),
             (

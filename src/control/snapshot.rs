@@ -236,8 +236,13 @@ pub struct Journal {
 pub struct Devices {
     /// Devices in configuration and registry.
     pub known: u64,
-    /// Devices that were active within their `offline-after`.
+    /// Devices that were active within their `offline-after`; of serial ones, those whose port is
+    /// open and whose values arrive.
     pub online: u64,
+    /// Serial devices that answer, but none of whose values arrives.
+    pub degraded: u64,
+    /// Devices that are neither: also those that were not seen since the start.
+    pub offline: u64,
     /// Established DTLS sessions.
     pub sessions: u64,
     /// DTLS handshakes in progress.
@@ -362,8 +367,15 @@ pub struct DeviceState {
     pub label: Option<String>,
     /// The fleet that it belongs to.
     pub fleet: Option<String>,
-    /// Whether it was active within its `offline-after`.
+    /// Whether it was active within its `offline-after`; of a serial one, also whether its port is
+    /// open and its values arrive.
     pub online: bool,
+    /// `online`, `degraded` (a serial device that answers, but none of whose values arrives),
+    /// `offline`, or `not seen` since the daemon started.
+    pub state: String,
+    /// Of a serial device: why it is not online.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_reason: Option<String>,
     /// When it was active last, if the clock is trusted.
     pub last_seen: Option<String>,
     /// Seconds since; `None` = not since the daemon started.
@@ -529,6 +541,9 @@ pub struct SerialUnit {
     /// `up`, `degraded` (it answers, but none of its values can be read), `down`, or `unknown`
     /// before it gave a value.
     pub state: String,
+    /// Why it is degraded or down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Requests sent.
     pub requests: u64,
     /// Responses, including exceptions.

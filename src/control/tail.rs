@@ -74,6 +74,8 @@ pub struct Reading<'a> {
     pub method: Method,
     /// The path within the device, as far as it could be parsed.
     pub path: &'a str,
+    /// The query of the request, if it had one.
+    pub query: Option<&'a str>,
     /// The topic, once mapped.
     pub topic: Option<&'a str>,
     /// The length of the payload in bytes.
@@ -119,6 +121,9 @@ pub struct Item {
     pub method: String,
     /// The path within the device.
     pub path: String,
+    /// The query of the request, if it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
     /// The topic; `null` if it was refused before the mapping.
     pub topic: Option<String>,
     /// The length of the payload in bytes.
@@ -182,6 +187,7 @@ struct Kept {
     device: String,
     method: Method,
     path: String,
+    query: String,
     topic: String,
     is_mapped: bool,
     bytes: usize,
@@ -199,6 +205,7 @@ impl Kept {
             device: String::new(),
             method: Method::Post,
             path: String::new(),
+            query: String::new(),
             topic: String::new(),
             is_mapped: false,
             bytes: 0,
@@ -214,6 +221,7 @@ impl Kept {
         let texts = [
             (&mut self.device, reading.device),
             (&mut self.path, reading.path),
+            (&mut self.query, reading.query.unwrap_or_default()),
             (&mut self.topic, reading.topic.unwrap_or_default()),
             (&mut self.reason, ""),
         ];
@@ -244,6 +252,7 @@ impl Kept {
             device: self.device.clone(),
             method: self.method.as_str().to_owned(),
             path: self.path.clone(),
+            query: (!self.query.is_empty()).then(|| self.query.clone()),
             topic: self.is_mapped.then(|| self.topic.clone()),
             bytes: self.bytes as u64,
             payload,
@@ -474,6 +483,7 @@ mod tests {
             device,
             method: Method::Post,
             path: "t/env",
+            query: None,
             topic: Some("a/b"),
             bytes,
             preview: b"21.5",
@@ -497,6 +507,7 @@ mod tests {
             })
         );
         let refused = Reading {
+            query: Some("unit=C"),
             topic: None,
             preview: b"\xff",
             outcome: Outcome::Refused(4, 3),
@@ -508,7 +519,7 @@ mod tests {
             serde_json::to_value(Item::from(&refused)).unwrap(),
             serde_json::json!({
                 "received": "2023-11-14T22:13:20.123Z", "boottime_ms": 14, "device": "door-7", "method": "POST", "path": "t/env",
-                "topic": null, "bytes": 14, "payload_hex": "ff", "outcome": "refused", "record": null, "code": "4.03",
+                "query": "unit=C", "topic": null, "bytes": 14, "payload_hex": "ff", "outcome": "refused", "record": null, "code": "4.03",
                 "reason": "no rule matches"
             })
         );

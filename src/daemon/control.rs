@@ -16,7 +16,7 @@ use super::certificates::Certificates;
 use super::clock::SystemClock;
 use super::config_check;
 use super::deliveries::Deliveries;
-use super::device_status;
+use super::device_status::{self, Presence};
 use super::device_test;
 use super::dtls_status;
 use super::engine;
@@ -35,12 +35,13 @@ use super::trial::{Judgement, OnTrial};
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
+use crate::config::scalar::did_you_mean;
 use crate::config::{ClockTrust, Level, Loaded};
 use crate::control::api::{CertificateAction, ClockAction, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
-use crate::message::{Lane, Method, RecordId};
+use crate::message::{Lane, Method, Name, RecordId};
 use crate::northbound::publisher::Skip;
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::io::hinted;
@@ -558,7 +559,16 @@ impl Control for Desk {
         let hub = self.shared.hub.borrow();
         let journal = self.journal.borrow().status();
         let settings = &self.loaded.settings;
-        let online = hub.pipeline.gate.devices(now).filter(|device| device.online).count();
+        let standings = self.ports.standings();
+        let known = hub.pipeline.gate.device_count() as u64;
+        let (mut online, mut degraded) = (0, 0);
+        for device in hub.pipeline.gate.devices(now) {
+            match Presence::of(&device, standings.get(device.id)) {
+                Presence::Online => online += 1,
+                Presence::Degraded => degraded += 1,
+                Presence::Offline | Presence::NotSeen => {}
+            }
+        }
         let mut status = snapshot::Status {
             ok: false,
             reasons: Vec::new(),
@@ -581,8 +591,10 @@ impl Control for Desk {
                 failing: failing(&journal),
             },
             devices: snapshot::Devices {
-                known: hub.pipeline.gate.device_count() as u64,
-                online: online as u64,
+                known,
+                online,
+                degraded,
+                offline: known.saturating_sub(online + degraded),
                 sessions: hub.engine.session_count() as u64,
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
@@ -614,7 +626,7 @@ impl Control for Desk {
     ) -> Result<snapshot::DevicePage, Failure> {
         let hub = &mut *self.shared.hub.borrow_mut();
         hub.begin();
-        device_status::page(hub, &self.deliveries, Instant::now(), device, after)
+        device_status::page(hub, &self.deliveries, &self.ports.standings(), Instant::now(), device, after)
     }
 
     fn known_device(&mut self, device: &str) -> Result<(), Failure> {
@@ -785,6 +797,18 @@ impl Control for Desk {
 
     fn serial_port(&mut self, name: &str) -> bool {
         self.ports.contains(name)
+    }
+
+    fn serial_relearn(&mut self, device: &str) -> Result<bool, Failure> {
+        self.ports.relearn(device, Instant::now()).ok_or_else(|| {
+            let units = self.ports.units();
+            let near = did_you_mean(device, units.iter().map(Name::as_str));
+            let advice = match near {
+                Some(near) => format!("did you mean {near}?"),
+                None => "`tombolo status` names them below their ports".to_owned(),
+            };
+            Failure::new(Code::NotFound, format!("the running gateway has no Modbus unit {device}; {advice}"))
+        })
     }
 
     fn clock(&mut self, action: ClockAction, reply: Reply) {

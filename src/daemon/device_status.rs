@@ -5,11 +5,49 @@ use std::time::Instant;
 
 use super::deliveries::Deliveries;
 use super::hub::Hub;
+use super::serial::Standing;
 use crate::clock::UnixTime;
 use crate::config::scalar::did_you_mean;
 use crate::control::protocol::{Code, DEVICES_MAX, Failure};
 use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal};
 use crate::gate::{DeviceIndex, DeviceView};
+use crate::message::Name;
+
+/// How a device stands, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It was active within its `offline-after`; a serial one can be there, too.
+    Online,
+    /// A serial one that answers, but none of whose values arrives.
+    Degraded,
+    /// It was seen, and is not there.
+    Offline,
+    /// It was not seen since the start.
+    NotSeen,
+}
+
+impl Presence {
+    /// By what the gate saw of it, and the standing of a serial one.
+    pub fn of(view: &DeviceView<'_>, standing: Option<&Standing>) -> Presence {
+        match standing {
+            Some(standing) if standing.is_degraded() => Presence::Degraded,
+            Some(standing) if !standing.is_there() && view.last_seen.is_some() => Presence::Offline,
+            Some(standing) if !standing.is_there() => Presence::NotSeen,
+            _ if view.online => Presence::Online,
+            _ if view.last_seen.is_some() => Presence::Offline,
+            _ => Presence::NotSeen,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Presence::Online => "online",
+            Presence::Degraded => "degraded",
+            Presence::Offline => "offline",
+            Presence::NotSeen => "not seen",
+        }
+    }
+}
 
 /// One device, or the first [`DEVICES_MAX`] behind the id `after`, in the order of their ids.
 ///
@@ -18,6 +56,7 @@ use crate::gate::{DeviceIndex, DeviceView};
 pub fn page(
     hub: &Hub,
     deliveries: &Deliveries,
+    standings: &BTreeMap<Name, Standing>,
     now: Instant,
     device: Option<&str>,
     after: Option<&str>,
@@ -43,7 +82,8 @@ pub fn page(
     });
     let shown = |view: &DeviceView<'_>| {
         let open = sessions.get(&view.index).copied().unwrap_or_default();
-        show(hub, now, view, open, deliveries.of(view.id.as_str()))
+        let standing = standings.get(view.id);
+        show(hub, now, view, standing, open, deliveries.of(view.id.as_str()))
     };
     Ok(DevicePage { devices: views.iter().map(shown).collect(), more })
 }
@@ -71,7 +111,15 @@ fn unknown(hub: &Hub, id: &str) -> Failure {
     Failure::new(Code::NotFound, format!("the running gateway has no device {id}; {advice}"))
 }
 
-fn show(hub: &Hub, now: Instant, view: &DeviceView<'_>, sessions: u64, delivered: u64) -> DeviceState {
+fn show(
+    hub: &Hub,
+    now: Instant,
+    view: &DeviceView<'_>,
+    standing: Option<&Standing>,
+    sessions: u64,
+    delivered: u64,
+) -> DeviceState {
+    let presence = Presence::of(view, standing);
     let ago = |at: Instant| now.saturating_duration_since(at);
     let time = |at: Instant| {
         let ms = u64::try_from(ago(at).as_millis()).unwrap_or(u64::MAX);
@@ -83,7 +131,9 @@ fn show(hub: &Hub, now: Instant, view: &DeviceView<'_>, sessions: u64, delivered
         role: view.role.to_string(),
         label: view.label.map(str::to_owned),
         fleet: view.fleet.map(ToString::to_string),
-        online: view.online,
+        online: presence == Presence::Online,
+        state: presence.as_str().to_owned(),
+        state_reason: standing.and_then(|standing| standing.reason.clone()),
         last_seen: view.last_seen.and_then(time),
         last_seen_s: view.last_seen.map(|at| ago(at).as_secs()),
         sessions,

@@ -10,6 +10,7 @@ use super::line_kind::LineKind;
 use super::reading_store::Readings;
 use super::tracer::Tracer;
 use crate::clock::Moment;
+use crate::config::scalar::format_psk_identity;
 use crate::control::tail::{FailedHandshake, Tail};
 use crate::gate::Unidentified;
 use crate::proto::dtls::{CloseCause, HandshakeFailure, PeerIdentity, SessionId, Sink};
@@ -79,21 +80,21 @@ impl DtlsSink<'_> {
         proven: Option<&PeerIdentity>,
         reason: &dyn Display,
     ) {
-        let claimed = String::from_utf8_lossy(identity.get(..IDENTITY_SHOWN).unwrap_or(identity));
-        let identity: Option<&dyn Display> = match proven {
+        // One that is no text is shown as it is configured.
+        let claimed = format_psk_identity(identity.get(..IDENTITY_SHOWN).unwrap_or(identity));
+        let shown: Option<&dyn Display> = match proven {
             Some(PeerIdentity::Certificate(certificate)) => Some(certificate),
             _ if identity.is_empty() => None,
             _ => Some(&claimed),
         };
         let gate = &self.pipeline.gate;
         let device = proven.and_then(|identity| gate.recognise(identity));
-        let device =
-            device.or_else(|| gate.identify_psk(claimed.as_bytes())).and_then(|device| gate.id(device));
+        let device = device.or_else(|| gate.identify_psk(identity)).and_then(|device| gate.id(device));
         self.tail.push_failure(&FailedHandshake {
             received: self.moment.wall,
             boottime_ms: self.moment.boottime_ms,
             peer: route.remote,
-            identity,
+            identity: shown,
             device: device.map(|id| id.as_str()),
             reason,
         });

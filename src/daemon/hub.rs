@@ -274,6 +274,7 @@ impl Hub {
                         device: content.device,
                         method: content.method,
                         path: content.path,
+                        query: content.query,
                         topic: Some(content.topic),
                         bytes: content.payload.len(),
                         preview: content.payload,
@@ -288,24 +289,27 @@ impl Hub {
                     device: &watched.device,
                     method: watched.method,
                     path: &watched.path,
+                    query: Some(watched.query.as_str()).filter(|query| !query.is_empty()),
                     topic: Some(&watched.topic),
                     bytes: watched.bytes,
                     preview: &watched.preview,
                     outcome: Outcome::Stored(watched.id),
                     reason: None,
                 }),
-                Event::Refused { device, method, path, bytes, refusal } => {
+                Event::Refused { device, method, path, query, bytes, refusal } => {
                     let permit = limiter.permit(now, LineKind::Refused);
                     let Some(device) = device else { continue };
                     if permit {
                         log::info!(device = device, path = path, reason:% = refusal; "reading refused");
                     }
                     let code = answer::refused(refusal).code;
-                    tail.push(&turned_away(moment, device, method, path, bytes, code, refusal));
+                    let away = turned_away(moment, device, method, path, bytes, code, refusal);
+                    tail.push(&Reading { query, ..away });
                 }
-                Event::Unstored { device, method, path, bytes, reason } => {
+                Event::Unstored { device, method, path, query, bytes, reason } => {
                     let (code, device) = (answer::unavailable().code, device.unwrap_or_default());
-                    tail.push(&turned_away(moment, device, method, path, bytes, code, &reason));
+                    let away = turned_away(moment, device, method, path, bytes, code, &reason);
+                    tail.push(&Reading { query, ..away });
                     if limiter.permit(now, LineKind::Unstored) {
                         log::warn!(device = device, path = path, reason:% = reason; "reading not stored");
                     }
@@ -479,6 +483,7 @@ fn turned_away<'a>(
         device,
         method,
         path,
+        query: None,
         topic: None,
         bytes,
         preview: b"",

@@ -22,9 +22,9 @@ use crate::control::trace::{Trace, Traced};
 use crate::gate::stage::Received;
 use crate::message::Name;
 use crate::proto::address::SerialTicket;
+use crate::proto::serial::State;
 use crate::proto::serial::framing::Bad;
 use crate::proto::serial::modbus;
-use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::modbus::learn::Notebook;
 use crate::proto::serial::poll;
 use crate::proto::serial::reading::Unreadable;
@@ -74,7 +74,8 @@ struct Entry {
 pub struct Standing {
     /// Whether its port is open.
     pub open: bool,
-    /// `up`, `degraded` or `down`; `None` for one that is not asked, or gave no value yet.
+    /// `unknown` before it gave a value, `up`, `degraded` or `down`; `None` for one that is not
+    /// asked.
     pub unit: Option<&'static str>,
     /// Why it is not there.
     pub reason: Option<String>,
@@ -83,7 +84,12 @@ pub struct Standing {
 impl Standing {
     /// Whether it can be there at all, whenever it spoke last.
     pub fn is_there(&self) -> bool {
-        self.open && self.unit.is_none_or(|unit| unit == "up")
+        self.open && self.unit.is_none_or(|unit| matches!(unit, "up" | "unknown"))
+    }
+
+    /// Whether it answers, and none of its values arrives.
+    pub fn is_degraded(&self) -> bool {
+        self.open && self.unit == Some("degraded")
     }
 }
 
@@ -227,6 +233,41 @@ impl Ports {
         entries.values().find_map(|entry| entry.standing(device))
     }
 
+    /// The same of all of them.
+    pub fn standings(&self) -> BTreeMap<Name, Standing> {
+        let entries = self.entries.borrow();
+        let mut standings = BTreeMap::new();
+        for entry in entries.values() {
+            let settings = entry.core.borrow().settings().clone();
+            for device in settings.devices() {
+                standings.extend(entry.standing(device.as_str()).map(|standing| (device.clone(), standing)));
+            }
+        }
+        standings
+    }
+
+    /// The units of all buses.
+    pub fn units(&self) -> Vec<Name> {
+        let entries = self.entries.borrow();
+        let of = |entry: &Rc<Entry>| -> Vec<Name> {
+            entry.core.borrow().units().map(|unit| unit.id.clone()).collect()
+        };
+        entries.values().flat_map(of).collect()
+    }
+
+    /// Forgets what a unit taught; whether there was anything. `None`: there is no such unit.
+    pub fn relearn(&self, device: &str, now: Instant) -> Option<bool> {
+        let entries = self.entries.borrow();
+        let (entry, had) = entries.values().find_map(|entry| {
+            let had = entry.core.borrow_mut().relearn(now, device)?;
+            Some((entry, had))
+        })?;
+        self.notebook.borrow_mut().units.remove(device);
+        // Its task asks again when it is to wake.
+        entry.changed.notify_one();
+        Some(had)
+    }
+
     /// Devices whose standing there is news of; to be told by the caller.
     pub fn poll_news(&self, now: Instant) -> Vec<Name> {
         let mut news = Vec::new();
@@ -305,24 +346,14 @@ impl Ports {
     }
 }
 
-fn asked(state: poll::State, counters: &poll::Counters) -> snapshot::SerialAsked {
+fn asked(state: State, counters: &poll::Counters) -> snapshot::SerialAsked {
     snapshot::SerialAsked {
-        state: word(state).unwrap_or("unknown").to_owned(),
+        state: state.as_str().to_owned(),
         questions: counters.questions,
         answers: counters.answers,
         silent: counters.silent,
         damaged: counters.damaged,
         late: counters.late,
-    }
-}
-
-/// How a device that is asked stands; `None`: nothing is known yet.
-fn word(state: poll::State) -> Option<&'static str> {
-    match state {
-        poll::State::Unknown => None,
-        poll::State::Up => Some("up"),
-        poll::State::Degraded => Some("degraded"),
-        poll::State::Down => Some("down"),
     }
 }
 
@@ -346,13 +377,8 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
     let learned = learned.unwrap_or_default();
     snapshot::SerialUnit {
         address: unit.address,
-        state: match unit.state {
-            State::Unknown => "unknown",
-            State::Up => "up",
-            State::Degraded => "degraded",
-            State::Down => "down",
-        }
-        .to_owned(),
+        state: unit.state.as_str().to_owned(),
+        reason: why_unit(core, unit),
         requests: bus.requests,
         answers: bus.answers,
         exceptions: bus.exceptions,
@@ -373,17 +399,28 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
 }
 
 /// Why a device that is asked gives no reading.
-fn why_not(state: poll::State, counters: &poll::Counters) -> Option<&'static str> {
+fn why_not(state: State, counters: &poll::Counters) -> Option<&'static str> {
     match state {
-        poll::State::Unknown | poll::State::Up => None,
-        poll::State::Degraded => Some("it answers, but its answers are no readings"),
-        poll::State::Down if counters.late > 0 && counters.answers == 0 => {
+        State::Unknown | State::Up => None,
+        State::Degraded => Some("it answers, but its answers are no readings"),
+        State::Down if counters.late > 0 && counters.answers == 0 => {
             Some("its answers come after the time-out; raise poll-timeout")
         }
-        poll::State::Down if counters.damaged > counters.silent => {
+        State::Down if counters.damaged > counters.silent => {
             Some("its answers are damaged: look at framing, checksum, baud and parity")
         }
-        poll::State::Down => Some("it does not answer"),
+        State::Down => Some("it does not answer"),
+    }
+}
+
+/// Why a unit is degraded or down.
+fn why_unit(core: &Port, unit: &UnitView<'_>) -> Option<String> {
+    match unit.state {
+        State::Unknown | State::Up => None,
+        State::Degraded => Some(why_degraded(core, unit)),
+        State::Down => {
+            Some(unit.failing.map_or("it does not answer".to_owned(), |failing| failing.to_string()))
+        }
     }
 }
 
@@ -392,7 +429,12 @@ fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
     let mut text = "it answers, but none of its values can be read".to_owned();
     let left_out: Vec<String> =
         core.left_out(unit.index).take(3).map(|(name, why)| format!("{name}: {why}")).collect();
-    if !left_out.is_empty() {
+    if let Some(misfit) = unit.failing.and_then(|failing| failing.misfit) {
+        text.push_str(&format!(": {misfit}"));
+        if misfit.function == misfit.asked_function {
+            text.push_str("; answer-bytes of a register takes such an answer");
+        }
+    } else if !left_out.is_empty() {
         text.push_str(&format!(" ({})", left_out.join("; ")));
     } else if unit.bus.late > 0 {
         text.push_str("; its answers come after the timeout");
@@ -410,13 +452,12 @@ impl Entry {
         let view = core.units().find(|unit| unit.id.as_str() == device);
         let (unit, fault) = match view.map(|view| (view.state, view)) {
             None => match core.asked() {
-                Some((state, counters)) => (word(state), why_not(state, &counters).map(str::to_owned)),
+                Some((state, counters)) => {
+                    (Some(state.as_str()), why_not(state, &counters).map(str::to_owned))
+                }
                 None => (None, None),
             },
-            Some((State::Unknown, _)) => (None, None),
-            Some((State::Up, _)) => (Some("up"), None),
-            Some((State::Degraded, view)) => (Some("degraded"), Some(why_degraded(&core, &view))),
-            Some((State::Down, _)) => (Some("down"), Some("it does not answer".to_owned())),
+            Some((state, view)) => (Some(state.as_str()), why_unit(&core, &view)),
         };
         let reason = core.link().reason().map(str::to_owned).or(fault);
         Some(Standing { open: core.link().is_open(), unit, reason })

@@ -60,5 +60,7 @@ fn words(failure: Failure) -> &'static str {
     match failure {
         Failure::Silent => "silence",
         Failure::Damaged => "only damaged bytes came: look at baud, parity, polarity and termination",
+        Failure::Misfit => "answers of another function or length than was asked for",
+        Failure::Gateway(_) => "the gateway at the port has no answer from it",
     }
 }

@@ -27,6 +27,8 @@ pub enum Event<'a> {
         method: Method,
         /// The path, in the device's space.
         path: &'a str,
+        /// The query of the request, if it had one.
+        query: Option<&'a str>,
         /// Bytes of payload.
         bytes: usize,
         /// Why.
@@ -40,6 +42,8 @@ pub enum Event<'a> {
         method: Method,
         /// The path, in the device's space.
         path: &'a str,
+        /// The query of the request, if it had one.
+        query: Option<&'a str>,
         /// Bytes of payload.
         bytes: usize,
         /// Why.
@@ -83,6 +87,7 @@ enum Queued {
         device: Option<Name>,
         method: Method,
         path: Span,
+        query: Option<Span>,
         bytes: usize,
         refusal: Refusal,
     },
@@ -90,6 +95,7 @@ enum Queued {
         device: Option<Name>,
         method: Method,
         path: Span,
+        query: Option<Span>,
         bytes: usize,
         reason: Refused,
     },
@@ -149,11 +155,13 @@ impl Events {
         device: Option<Name>,
         method: Method,
         path: &str,
+        query: Option<&str>,
         bytes: usize,
         refusal: Refusal,
     ) -> &Refusal {
         let path = self.text(path);
-        self.queue.push_back(Queued::Refused { device, method, path, bytes, refusal });
+        let query = query.map(|query| self.text(query));
+        self.queue.push_back(Queued::Refused { device, method, path, query, bytes, refusal });
         match self.queue.back() {
             Some(Queued::Refused { refusal, .. }) => refusal,
             // It was pushed just now.
@@ -164,8 +172,9 @@ impl Events {
     /// The store did not take a reading.
     pub(super) fn unstored(&mut self, device: Option<Name>, received: &Received<'_>, reason: Refused) {
         let path = self.text(received.path.as_str());
+        let query = received.query.map(|query| self.text(query.as_str()));
         let (method, bytes) = (received.method, received.payload.len());
-        self.queue.push_back(Queued::Unstored { device, method, path, bytes, reason });
+        self.queue.push_back(Queued::Unstored { device, method, path, query, bytes, reason });
     }
 
     /// A reading is for the uplink alone.
@@ -214,14 +223,16 @@ impl Events {
             Some(other) => self.current = Some(other),
         }
         Some(match self.current.as_ref()? {
-            Queued::Refused { device, method, path, bytes, refusal } => Event::Refused {
+            Queued::Refused { device, method, path, query, bytes, refusal } => Event::Refused {
+                query: query.map(|query| self.text_of(query)),
                 device: device.as_ref().map(Name::as_str),
                 method: *method,
                 path: self.text_of(*path),
                 bytes: *bytes,
                 refusal,
             },
-            Queued::Unstored { device, method, path, bytes, reason } => Event::Unstored {
+            Queued::Unstored { device, method, path, query, bytes, reason } => Event::Unstored {
+                query: query.map(|query| self.text_of(query)),
                 device: device.as_ref().map(Name::as_str),
                 method: *method,
                 bytes: *bytes,

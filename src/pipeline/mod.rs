@@ -229,13 +229,15 @@ impl<S: ReadingStore> Pipeline<S> {
         self.counters.count(refusal::counter(refusal.reason()));
         self.gate.note_malformed(now, device, path, &refusal);
         let name = self.gate.id(device).cloned();
-        self.events.refused(name, method, path, bytes, refusal)
+        self.events.refused(name, method, path, None, bytes, refusal)
     }
 
     fn refuse(&mut self, device: DeviceIndex, received: &Received<'_>, refusal: Refusal) -> &Refusal {
         self.counters.count(refusal::counter(refusal.reason()));
         let name = self.gate.id(device).cloned();
-        self.events.refused(name, received.method, received.path.as_str(), received.payload.len(), refusal)
+        let (path, bytes) = (received.path.as_str(), received.payload.len());
+        let query = received.query.map(|query| query.as_str());
+        self.events.refused(name, received.method, path, query, bytes, refusal)
     }
 
     /// Takes one completion from the store, if there is one; it leaves by [`Event::Completed`].

@@ -25,7 +25,7 @@ fn events(pipeline: &mut Pipeline<FakeStore>) -> Vec<String> {
     let mut events = Vec::new();
     while let Some(event) = pipeline.poll_event() {
         events.push(match event {
-            Event::Refused { device, method, path, bytes, refusal } => {
+            Event::Refused { device, method, path, bytes, refusal, .. } => {
                 format!("refused {device:?} {} {path} {bytes} {:?}", method.as_str(), refusal.reason())
             }
             Event::Unstored { device, path, reason, .. } => format!("unstored {device:?} {path} {reason:?}"),

@@ -38,6 +38,8 @@ pub struct Watched {
     pub device: String,
     /// In the device's space.
     pub path: String,
+    /// The query of the request; empty = it had none.
+    pub query: String,
     /// Where it goes.
     pub topic: String,
     /// How.
@@ -54,6 +56,7 @@ impl Default for Watched {
             id: RecordId { run: 0, sequence: 0 },
             device: String::new(),
             path: String::new(),
+            query: String::new(),
             topic: String::new(),
             method: Method::Post,
             bytes: 0,
@@ -68,6 +71,7 @@ impl Watched {
         for (text, with) in [
             (&mut self.device, content.device),
             (&mut self.path, content.path),
+            (&mut self.query, content.query.unwrap_or_default()),
             (&mut self.topic, content.topic),
         ] {
             text.clear();

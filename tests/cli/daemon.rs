@@ -112,6 +112,7 @@ impl Control for Hub {
                 device: "door-7",
                 method: Method::Post,
                 path: "t/env",
+                query: None,
                 topic: Some("tombolo/g/door-7/up/t/env"),
                 bytes: 14,
                 preview: b"21.5",

@@ -38,6 +38,7 @@ const FAILING: &[(&str, &str)] = &[
     ("clock reset", "clock reset --sideways"),
     ("serial list", "serial list --sideways"),
     ("serial trace", "serial trace nothing"),
+    ("serial relearn", "serial relearn nothing"),
     ("config show", "config show no.such.key"),
     ("config apply", "config apply nothing.toml"),
     ("config migrate", "config migrate --sideways"),

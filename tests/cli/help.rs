@@ -33,6 +33,7 @@ fn every_command_explains_itself() {
         "queue rejected retry --help",
         "serial list --help",
         "serial trace --help",
+        "serial relearn --help",
         "demo --help",
     ] {
         assert!(place.run(line).fine().contains("Usage: tombolo "), "{line}");

@@ -136,6 +136,18 @@ fn without_a_request_tag_the_newest_transfer_wins_and_a_late_block_is_4_08() {
 }
 
 #[test]
+fn without_a_request_tag_a_late_last_block_is_not_taken_for_the_newer_transfers() {
+    let mut bench = Bench::default();
+    bench.reply(DEVICE, &tagged(1, b"log", b"", &[], 0, true, 1));
+    bench.reply(DEVICE, &tagged(10, b"log", b"", &[], 0, true, 2));
+    // It comes exactly where the newer one goes on.
+    let sent = bench.reply(DEVICE, &tagged(2, b"log", b"", &[], 1, false, 1));
+    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE);
+    let datagram = tagged(11, b"log", b"", &[], 1, false, 2);
+    assert_eq!(*bench.feed(DEVICE, &datagram).unwrap().payload, [2; 32], "the newer one is whole");
+}
+
+#[test]
 fn a_refusal_comes_at_the_first_block_once_and_duplicates_hear_it_again() {
     let mut bench = Bench::default();
     let holder = Holder { number: 1, max_sessions: 1 };

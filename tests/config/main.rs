@@ -5,6 +5,7 @@
 mod certificate;
 mod environment;
 mod fault;
+mod field;
 mod init;
 mod layer;
 mod modbus;

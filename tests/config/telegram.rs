@@ -1,5 +1,5 @@
-//! The examples of `config/examples/serial`, each with telegrams as public documents and captures
-//! have them: whole, with a byte lost, with one wrong, and behind noise.
+//! The examples of `config/examples/serial`, each with telegrams as public sources have them:
+//! whole, with a byte lost, with one wrong, and behind noise.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tombolo::southbound::serial::settings::Duty;
 
 use crate::support::{lines, main_file};
 
-/// DSMR 5, from the tests of dsmr_parser (github.com/ndokter/dsmr_parser, example_telegrams.py).
+/// DSMR 5, from the tests of github.com/ndokter/dsmr_parser (test/example_telegrams.py).
 const P1: &str = "/ISk5\\2MT382-1000\r\n\r\n1-3:0.2.8(50)\r\n0-0:1.0.0(170102192002W)\r\n\
     0-0:96.1.1(4B384547303034303436333935353037)\r\n1-0:1.8.1(000004.426*kWh)\r\n1-0:1.8.2(000002.399*kWh)\r\n\
     1-0:2.8.1(000002.444*kWh)\r\n1-0:2.8.2(000000.000*kWh)\r\n0-0:96.14.0(0002)\r\n1-0:1.7.0(00.244*kW)\r\n\
@@ -27,10 +27,9 @@ const SML: &str = "1B1B1B1B010101017605006345516200620072630101760101050021171B0
     010060320101010101010449534B0177070100600100FF010101010B0A0149534B00047A55440177070100010800FF650010010401621E\
     52FF65000C13610177070100020800FF0101621E52FF62000177070100100700FF0101621B5200530860010101638E7100760500634552\
     6200620072630201710163AD55001B1B1B1B1A00B97C";
-/// From the tests of periph.io's pmsa003i.
+/// From the tests of github.com/bcl/air-sensors (pmsa003i/pmsa003i_test.go): the frame is the same.
 const PMS: &str = "424d001c000000010005000000010005007e002a000f00090003000397000214";
-/// A block as the VE.Direct protocol description has it, of an MPPT 75/15; its checksum is computed
-/// here.
+/// A block with the fields that an MPPT sends by VE.Direct; values and checksum are made up here.
 const VE_DIRECT: &[u8] =
     b"\r\nPID\t0xA042\r\nFW\t159\r\nSER#\tHQ2132QY2KR\r\nV\t13790\r\nI\t-10\r\nVPV\t15950\r\n\
     PPV\t0\r\nCS\t5\r\nMPPT\t2\r\nERR\t0\r\nLOAD\tON\r\nH19\t0\r\nHSDS\t16\r\nChecksum\t\xa8";
@@ -102,7 +101,7 @@ fn a_p1_telegram_is_published_if_its_crc_behind_the_end_is_right() {
 #[test]
 fn an_nmea_sentence_is_published_if_its_checksum_is_right() {
     let (settings, extractor) = example(include_str!("../../config/examples/serial/nmea.toml"));
-    // From gpsd's documentation of NMEA sentences.
+    // With this sentence many public implementations of NMEA test their checksum.
     let sentence = b"$GPGLL,5300.97914,N,00259.98174,E,125926,A*28\r\n";
     let payload = &sentence[1..sentence.len() - 5];
     survives(&settings, sentence, payload, 2);
@@ -112,7 +111,7 @@ fn an_nmea_sentence_is_published_if_its_checksum_is_right() {
 #[test]
 fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
     let (settings, extractor) = example(include_str!("../../config/examples/serial/linky.toml"));
-    // A frame as published for many meters, e.g. in Enedis-NOI-CPT_54E and captures of it.
+    // The frame that many public decoders of téléinformation quote, with its sums.
     let groups = [
         "ADCO 270622224349 B",
         "OPTARIF HC.. <",
@@ -142,13 +141,52 @@ fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
 fn a_ve_direct_block_is_published_if_its_sum_is_zero_whatever_its_last_byte_is() {
     let (settings, extractor) = example(include_str!("../../config/examples/serial/ve-direct.toml"));
     let payload = &VE_DIRECT[..VE_DIRECT.len() - 10];
-    // A lost byte of "Checksum" joins two blocks.
-    survives(&settings, VE_DIRECT, payload, 1);
+    // The first block with these labels is not used.
+    let four = VE_DIRECT.repeat(4);
+    assert_eq!(decode(&settings, &four, 7), vec![payload; 3]);
+    for at in VE_DIRECT.len()..2 * VE_DIRECT.len() {
+        let (mut lost, mut wrong) = (four.clone(), four.clone());
+        lost.remove(at);
+        wrong[at] ^= 1;
+        for bytes in [lost, wrong] {
+            let found = decode(&settings, &bytes, 64);
+            assert!(found.iter().all(|found| found == payload), "byte {at}");
+            // A lost byte of "Checksum" joins two blocks, of which the second is whole.
+            assert!(found.len() >= 2, "byte {at}: {}", found.len());
+        }
+    }
     let expected = r#"{"voltage":13.79,"current":-0.01,"power":0}"#;
     assert_eq!(read(&extractor, payload), ("data".to_owned(), expected.to_owned()));
-    let mut without = VE_DIRECT.repeat(3);
-    without.remove(2 * VE_DIRECT.len() - 1);
+    let mut without = four.clone();
+    without.remove(3 * VE_DIRECT.len() - 1);
     assert_eq!(decode(&settings, &without, 64).len(), 2, "a lost checksum costs its block only");
+}
+
+#[test]
+fn blocks_that_were_cut_and_joined_are_not_published_although_their_sum_is_zero_by_chance() {
+    let (settings, _) = example(include_str!("../../config/examples/serial/ve-direct.toml"));
+    let body = |block: &[u8]| block[..block.len() - 1].to_vec();
+    let sealed = |mut block: Vec<u8>| {
+        let sum = block.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        block.push(sum.wrapping_neg());
+        block
+    };
+    let whole = body(VE_DIRECT);
+    let ends: Vec<usize> =
+        (0..whole.len()).filter(|at| whole[*at..].starts_with(b"\r\n") && *at > 0).collect();
+    // Each way to lose whole lines, or to have some twice, with the sum that makes it pass.
+    for from in &ends {
+        for to in &ends {
+            if from == to {
+                continue;
+            }
+            let joined = sealed([&whole[..*from], &whole[*to..]].concat());
+            let stream = [VE_DIRECT, VE_DIRECT, &joined, VE_DIRECT].concat();
+            let found = decode(&settings, &stream, 64);
+            assert!(found.iter().all(|found| found == &VE_DIRECT[..VE_DIRECT.len() - 10]), "{from} {to}");
+            assert_eq!(found.len(), 2, "{from} {to}");
+        }
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod decoder;
 mod late;
 mod line;
 mod map;
+mod noise;
 mod peer;
 mod schedule;
 mod silence;

@@ -72,6 +72,7 @@ fn every_framing_brings_its_bytes_to_the_broker() {
             skip_first: false,
             keep: 0,
             whole: false,
+            label_end: None,
         };
         // Eleven bytes each, as the fixed one needs; all values in those that carry any.
         let text = matches!(framing, Framing::Line(_));

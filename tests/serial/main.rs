@@ -1,5 +1,6 @@
 //! Serial devices on pseudo-terminals, through `tombolo run`, to a mosquitto behind TLS.
 
+mod asked;
 mod faults;
 mod framing;
 mod line;

@@ -42,6 +42,7 @@ fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_
         skip_first: false,
         keep: 0,
         whole: false,
+        label_end: None,
     };
     let mut decoder = Decoder::new(&slip, Instant::now() - Duration::from_secs(1));
     let mut say = |device: &mut Device, message: &[u8]| {

@@ -81,6 +81,7 @@ pub fn port(id: &str) -> serial_settings::Port {
                 skip_first: false,
                 keep: 0,
                 whole: false,
+                label_end: None,
             },
             extractor: Extractor::new(Form::Raw, None, &[], "data").unwrap(),
             poll: None,

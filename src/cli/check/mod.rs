@@ -9,6 +9,7 @@
 
 mod credential;
 mod device;
+mod refusal;
 mod running;
 mod security;
 mod serial;
@@ -212,6 +213,10 @@ fn ask(
             }
             report.add(state::told(&status, loaded, &compared, &reload))?;
             report.add(serial::told(&status))?;
+            // An older daemon does not list devices.
+            if let Ok(devices) = super::device::running::ask(context, None) {
+                report.add(refusal::told(&devices))?;
+            }
             if status.upstream.configured != loaded.settings.upstream.is_some() {
                 report.add([Finding::warn(
                     "daemon",

@@ -10,16 +10,13 @@ use crate::southbound::serial::settings::{Port, PortName};
 
 /// Most registers that a finding lists.
 const SHOWN: usize = 3;
-/// Fewer refused readings are no warning.
-const REFUSED_LEAST: u64 = 10;
 
 /// A finding or more for each port. Nothing is opened: a running daemon has it.
 pub fn ports(settings: &Settings) -> Vec<Finding> {
     settings.serial.iter().flat_map(|port| one(port, Path::new("/"))).collect()
 }
 
-/// What the running daemon counts of its ports: units whose values do not arrive, and lines of
-/// which most is refused.
+/// What the running daemon counts of its ports: units whose values do not arrive.
 pub fn told(status: &Status) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, port) in &status.serial {
@@ -30,14 +27,20 @@ pub fn told(status: &Status) -> Vec<Finding> {
             let more = unit.left_out.len().saturating_sub(SHOWN);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let without = format!("{}{more}", left_out.join(", "));
+            let reason = unit.reason.as_deref();
             let unit = unit.address;
             if port.units[id].state == "degraded" {
-                let message = format!("unit {unit}, {id}: it answers, but none of its values can be read");
-                let message = if left_out.is_empty() { message } else { format!("{message}: {without}") };
+                let message = match reason {
+                    Some(reason) => format!("unit {unit}, {id}: {reason}"),
+                    // An older daemon does not say why.
+                    None => format!(
+                        "unit {unit}, {id}: it answers, but none of its values can be read: {without}"
+                    ),
+                };
                 let advice = "compare table, address and numbering of its registers with the manual";
                 findings.push(Finding::warn(&subject, message).advice(advice));
             } else if port.units[id].state == "down" {
-                let message = format!("unit {unit}, {id}: it does not answer");
+                let message = format!("unit {unit}, {id}: {}", reason.unwrap_or("it does not answer"));
                 let advice =
                     "look at its power, its wiring (A and B), its address and the port's baud and parity";
                 findings.push(Finding::warn(&subject, message).advice(advice));
@@ -63,16 +66,6 @@ pub fn told(status: &Status) -> Vec<Finding> {
         if let Some(reason) = port.reason.as_ref().filter(|_| port.state == "retrying") {
             let message = format!("the daemon cannot open {}: {reason}", port.port);
             findings.push(Finding::warn(&subject, message).advice("it tries again by itself"));
-        }
-        let devices = port.units.iter().map(|(id, unit)| (id.as_str(), unit.refused, unit.readings));
-        let own = port.units.is_empty().then_some((name.as_str(), port.refused, port.readings));
-        for (id, refused, readings) in devices.chain(own) {
-            if refused >= REFUSED_LEAST && refused > readings {
-                let message = format!("{id}: {refused} of {} readings were refused", refused + readings);
-                let advice = "if it is the quota, raise that of its role, or let the device say less; \
-                              `tombolo acl explain` says which rule";
-                findings.push(Finding::warn(&subject, message).advice(advice));
-            }
         }
     }
     findings
@@ -164,7 +157,7 @@ mod tests {
     use crate::control::snapshot::{SerialPort, SerialUnit};
 
     #[test]
-    fn a_degraded_unit_a_register_left_out_and_a_line_mostly_refused_are_warned_of() {
+    fn a_unit_that_is_degraded_or_down_and_a_register_left_out_are_warned_of() {
         let left_out = |fields: &[&str]| {
             fields.iter().map(|field| ((*field).to_owned(), "exception 2".to_owned())).collect()
         };
@@ -174,28 +167,33 @@ mod tests {
             left_out: left_out(fields),
             ..SerialUnit::default()
         };
+        let misfit = SerialUnit {
+            reason: Some("it answers 12 bytes where 2 are asked for".into()),
+            ..unit("degraded", &[])
+        };
+        let slow = SerialUnit {
+            reason: Some("its answers come after the timeout; raise timeout".into()),
+            ..unit("down", &[])
+        };
         let units = [
+            ("fits".to_owned(), misfit),
             ("good".to_owned(), unit("up", &[])),
             ("mute".to_owned(), unit("degraded", &["a", "b", "c", "d"])),
             ("part".to_owned(), unit("up", &["x"])),
+            ("slow".to_owned(), slow),
         ];
         let bus = SerialPort { units: units.into(), ..SerialPort::default() };
-        let line = |refused, readings| SerialPort { refused, readings, ..SerialPort::default() };
-        let serial = [
-            ("bus".to_owned(), bus),
-            ("calm".to_owned(), line(9, 0)),
-            ("loud".to_owned(), line(90, 10)),
-            ("some".to_owned(), line(90, 100)),
-        ];
+        let serial = [("bus".to_owned(), bus)];
         let found = told(&Status { serial: serial.into(), ..Status::default() });
         let found: Vec<String> = found.iter().map(|finding| finding.message.clone()).collect();
         assert_eq!(
             found,
             [
+                "unit 3, fits: it answers 12 bytes where 2 are asked for",
                 "unit 3, mute: it answers, but none of its values can be read: a (exception 2), b (exception 2), \
                  c (exception 2) and 1 more",
                 "unit 3, part: its readings come without x (exception 2)",
-                "loud: 90 of 100 readings were refused",
+                "unit 3, slow: its answers come after the timeout; raise timeout",
             ]
         );
     }

@@ -3,7 +3,7 @@
 
 mod add;
 mod client;
-mod running;
+pub mod running;
 mod test;
 
 use std::collections::BTreeMap;

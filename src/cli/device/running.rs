@@ -69,9 +69,11 @@ pub fn entry(state: &DeviceState) -> Value {
     value
 }
 
-/// `online`, `offline` or `not seen`, and when it was active last.
+/// `online`, `degraded`, `offline` or `not seen`, and when it was active last.
 pub fn seen(state: &DeviceState) -> [String; 2] {
     let word = match (state.online, state.last_seen_s) {
+        // An older daemon says no more than whether it is online.
+        _ if !state.state.is_empty() => state.state.as_str(),
         (true, _) => "online",
         (false, Some(_)) => "offline",
         (false, None) => "not seen",
@@ -85,7 +87,12 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
     let [word, ago] = seen(state);
     let state_text = match state.last_seen_s {
         Some(_) => format!("{word}, active {ago}"),
+        None if word != "not seen" => word.clone(),
         None => "not seen since the daemon started".to_owned(),
+    };
+    let state_text = match &state.state_reason {
+        Some(reason) => format!("{state_text}: {reason}"),
+        None => state_text,
     };
     let mut rows = vec![("state", state_text)];
     let unstored = match state.unstored {
@@ -157,6 +164,15 @@ mod tests {
             ]
         );
         assert_eq!(seen(&DeviceState::default()), ["not seen", "-"]);
+        let degraded = DeviceState {
+            online: false,
+            state: "degraded".into(),
+            state_reason: Some("it answers 12 bytes where 2 are asked for".into()),
+            ..state()
+        };
+        assert_eq!(seen(&degraded)[0], "degraded");
+        let text = "degraded, active 5 s ago: it answers 12 bytes where 2 are asked for";
+        assert_eq!(rows(&degraded)[0].1, text);
     }
 
     #[test]

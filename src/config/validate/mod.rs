@@ -204,6 +204,9 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         withheld: gate::settings::Withheld::default(),
     };
     judge::roles(cx, &mut gate, faulty);
+    if let Some(upstream) = &upstream {
+        upstream::queries(cx, upstream, &gate.roles);
+    }
     let mut serial = serial::ports(cx, &file.serial);
     let found = device::devices(cx, file, &merged.bad, &gate.roles, &mut serial);
     let mut known = found.known;

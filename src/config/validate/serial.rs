@@ -7,7 +7,6 @@ use super::Context;
 use super::modbus::{self, Templates};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
-use crate::proto::serial::charset::Charset;
 use crate::proto::serial::checksum::{Checksum, Placement};
 use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line, markers};
 use crate::proto::serial::modbus::model::ModeWord;
@@ -49,6 +48,7 @@ pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> 
         match made {
             Ok(Some(port)) => {
                 advise(cx, name, table);
+                advise_framing(cx, name, &port);
                 ports.push(port);
             }
             // Its faults are already reported.
@@ -95,6 +95,28 @@ fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
     }
 }
 
+/// Warns of frames of a known length that nothing marks: one lost byte shifts all that follow.
+fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
+    let Duty::Readings { framing, poll, .. } = &port.duty else { return };
+    // What was begun is dropped before each question.
+    if !framing.start.is_empty() || framing.checksum.is_some() || poll.is_some() {
+        return;
+    }
+    let (message, advice) = match framing.framing {
+        Framing::Fixed(_) => (
+            "without start and checksum, a lost byte shifts every later message until the line is silent for 1 s",
+            "set start to the bytes that each message begins with, or checksum; or framing = \"gap\" if there is a \
+             pause between messages",
+        ),
+        Framing::Length(_) => (
+            "without start and checksum, a lost byte makes other bytes the length, and readings of the rest",
+            "set checksum if the messages have one, and start to the bytes that each begins with",
+        ),
+        _ => return,
+    };
+    cx.warn(&format!("serial {name}"), &["serial", name, "framing"], message, advice);
+}
+
 /// The settings of a port; `None` for a bus that cannot be used, after findings.
 fn port(
     cx: &mut Context<'_>,
@@ -139,10 +161,11 @@ fn port(
 }
 
 /// Keys of ports whose frames become readings of the port, and whether they are set.
-fn of_readings(table: &Serial) -> [(&'static str, bool); 8] {
+fn of_readings(table: &Serial) -> [(&'static str, bool); 9] {
     [
         ("keep", table.keep.is_some()),
         ("whole", table.whole.is_some()),
+        ("label-end", table.label_end.is_some()),
         ("charset", table.charset.is_some()),
         ("decimal", table.decimal.is_some()),
         ("poll", table.poll.is_some()),
@@ -363,7 +386,25 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         return Err(Fault::new("size", "there is no room for more than the start", "use a larger one"));
     }
     let skip_first = table.skip_first.unwrap_or(false);
-    Ok(framing::Settings { framing, checksum, placement, max_frame, start, skip_first, keep, whole })
+    let label_end = match &table.label_end {
+        Some(text) => bytes("label-end", text, 1)?.first().copied(),
+        None => None,
+    };
+    if label_end.is_some() && !matches!(framing, Framing::Line(line::End::Exactly(_)) | Framing::Markers(_)) {
+        let message = "only frames between markers, and frames with one certain line-end, have several lines";
+        return Err(Fault::new("label-end", message, "take it out, or set line-end"));
+    }
+    Ok(framing::Settings {
+        framing,
+        checksum,
+        placement,
+        max_frame,
+        start,
+        skip_first,
+        keep,
+        whole,
+        label_end,
+    })
 }
 
 /// Checks what is behind the end of a frame.
@@ -599,11 +640,7 @@ fn extractor(table: &Serial) -> Result<Extractor, Fault> {
     let decimals =
         table.field.iter().filter_map(|(name, field)| Some((name.clone(), decimal(field.decimal?))));
     let notation = Notation {
-        charset: match table.charset {
-            Some(model::Charset::Latin1) => Charset::Latin1,
-            Some(model::Charset::Windows1252) => Charset::Windows1252,
-            Some(model::Charset::Utf8) | None => Charset::Utf8,
-        },
+        charset: table.charset.unwrap_or_default(),
         decimal: table.decimal.map_or(Decimal::Any, decimal),
         decimals: decimals.collect(),
     };

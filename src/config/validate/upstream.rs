@@ -9,7 +9,8 @@ use crate::config::model;
 use crate::config::scalar::{BrokerUrl, parse_broker_url};
 use crate::gate::own_topic::OwnTopic;
 use crate::gate::template::Template;
-use crate::message::{Name, TOPIC_MAX};
+use crate::gate::{QueryUse, Role, UplinkRule};
+use crate::message::{Envelope, Name, TOPIC_MAX};
 use crate::northbound::jwt::{JwtAlgorithm, JwtSettings};
 use crate::northbound::settings::{self as northbound, OwnTopics, Protocol, TlsSettings, TlsVersion};
 
@@ -369,4 +370,30 @@ fn pins(cx: &mut Context<'_>, table: &model::Upstream) -> Vec<[u8; 32]> {
         }
     }
     pins
+}
+
+/// Warns of rules whose queries would be lost: MQTT 3.1.1 has no user properties.
+pub(super) fn queries(cx: &mut Context<'_>, upstream: &northbound::Settings, roles: &[Role]) {
+    if upstream.protocol != Protocol::V3_1_1 {
+        return;
+    }
+    let loses = |rule: &UplinkRule| {
+        let is_in_topic = rule.topic.as_ref().is_some_and(|topic| topic.as_str().contains("{query."));
+        let is_carried = is_in_topic || rule.envelope != Envelope::None;
+        !rule.deny && rule.query == QueryUse::Publish && !is_carried
+    };
+    for role in roles {
+        let rules: Vec<&str> =
+            role.uplink.iter().filter(|rule| loses(rule)).map(|rule| rule.name.as_str()).collect();
+        if rules.is_empty() {
+            continue;
+        }
+        let message = format!(
+            "MQTT 3.1.1 has no user properties: the query of a request is acknowledged and not published by {}",
+            rules.join(", ")
+        );
+        let advice =
+            "set envelope = \"json\", which carries it, or query = \"refuse\", so that the device is told";
+        cx.warn(&format!("role {}", role.name), &["upstream", "protocol"], message, advice);
+    }
 }

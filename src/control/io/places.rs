@@ -168,7 +168,8 @@ impl Places {
             | Request::SecurityReport {}
             | Request::Clock {}
             | Request::CertStatus {}
-            | Request::CertHistory { .. } => return Ok(None),
+            | Request::CertHistory { .. }
+            | Request::SerialRelearn { .. } => return Ok(None),
         };
         let place = Arc::clone(semaphore).try_acquire_owned();
         place.map(Some).map_err(|_| Failure::new(Code::Busy, text))

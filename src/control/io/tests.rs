@@ -65,6 +65,7 @@ impl Control for Hub {
                 device: "door-7",
                 method: Method::Post,
                 path: "t/env",
+                query: None,
                 topic: Some("a"),
                 bytes,
                 preview: b"21.5",

@@ -6,10 +6,17 @@
 //! anew: without a Request-Tag the newest transfer to a resource wins. A block that does not
 //! continue its transfer is answered 4.08 and changes nothing, because it may be a late one of an
 //! older transfer; a repetition of the last block is accepted. Only block 0, or a body that grows
-//! beyond its limit, ends a transfer. Incomplete bodies are bounded in bytes and
-//! number: if there is no room, transfers without progress for EXCHANGE_LIFETIME are dropped first,
-//! then the block is answered 5.03. A response is cut when it is written, so no state is kept for
-//! it.
+//! beyond its limit, ends a transfer.
+//!
+//! Of an older transfer that was replaced, at most the block that it would have gone on with can
+//! still be on the way: what was received of it is known by its Message ID. It must not be taken
+//! for the newer transfer's block of the same offset. [`Superseded`] decides by Message IDs and
+//! Tokens; where these tell nothing, the first block that comes there is answered 4.08 and not
+//! used: it was the late one, or the client begins anew.
+//!
+//! Incomplete bodies are bounded in bytes and number: if there is no room, transfers without
+//! progress for EXCHANGE_LIFETIME are dropped first, then the block is answered 5.03. A response is
+//! cut when it is written, so no state is kept for it.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -115,6 +122,9 @@ pub(super) struct Piece<'a> {
     pub(super) tag: u64,
     pub(super) block: Block,
     pub(super) size1: Option<u32>,
+    pub(super) message_id: u16,
+    /// Hash of the Token.
+    pub(super) token: u64,
     pub(super) payload: &'a [u8],
     /// The largest body, in bytes, if this block begins a transfer.
     pub(super) limit: u32,
@@ -129,9 +139,83 @@ struct Transfer {
     holder: u64,
     body: Vec<u8>,
     moved: Instant,
+    /// The Size1 of its first block.
+    size1: Option<u32>,
+    /// The Message IDs of its first and its last block.
+    first_id: u16,
+    last_id: u16,
+    /// The hash of its first block's Token.
+    token: u64,
+    /// Older transfers that it replaced, the newest first; at most [`SUPERSEDED_MAX`].
+    superseded: Vec<Superseded>,
+}
+
+/// Most replaced transfers that are remembered.
+const SUPERSEDED_MAX: usize = 3;
+/// A client that counts its Message IDs (RFC 7252 §4.4) sends at most so many other messages
+/// between two blocks.
+const IDS_BETWEEN_MAX: u16 = 1024;
+
+/// A transfer that was replaced before it was complete.
+#[derive(Clone, Copy, Debug)]
+struct Superseded {
+    /// Where the block belongs that may still be on the way.
+    offset: usize,
+    /// The Message ID of the last block that was received.
+    last_id: u16,
+    /// The hash of its first block's Token.
+    token: u64,
+    /// Nothing of it comes any more.
+    until: Instant,
+}
+
+/// Whose block it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Newer,
+    Older,
+    Unknown,
+}
+
+impl Superseded {
+    /// Whether a block at its offset is the newer transfer's, or its own, late.
+    fn origin(&self, newer: &Transfer, message_id: u16, token: u64) -> Origin {
+        let follows = |id: u16, before: u16| (1..=IDS_BETWEEN_MAX).contains(&id.wrapping_sub(before));
+        if newer.token != self.token {
+            if token == newer.token {
+                return Origin::Newer;
+            }
+            if token == self.token {
+                return Origin::Older;
+            }
+        }
+        // Only of a client that counts its Message IDs they say in which order it sent.
+        if follows(newer.first_id, self.last_id) {
+            if follows(message_id, newer.last_id) {
+                return Origin::Newer;
+            }
+            if follows(newer.first_id, message_id) {
+                return Origin::Older;
+            }
+        }
+        Origin::Unknown
+    }
 }
 
 impl Transfer {
+    /// Whether this block may be a late one of a transfer that was replaced; then it is expected no
+    /// more.
+    fn is_late(&mut self, now: Instant, message_id: u16, token: u64) -> bool {
+        let offset = self.body.len();
+        let at = self.superseded.iter().position(|older| older.offset == offset && older.until > now);
+        let Some(older) = at.and_then(|at| self.superseded.get(at)).copied() else { return false };
+        let origin = older.origin(self, message_id, token);
+        if let Some(at) = at.filter(|_| origin != Origin::Newer) {
+            self.superseded.remove(at);
+        }
+        origin != Origin::Newer
+    }
+
     /// Whether this block is the next one.
     fn continues(&self, tag: u64, block: Block) -> bool {
         self.tag == tag && self.body.len() == block.offset()
@@ -168,14 +252,12 @@ impl Assemblies {
 
     /// Accepts one block.
     pub(super) fn accept(&mut self, now: Instant, piece: Piece<'_>) -> Progress {
-        let Piece { peer, holder, place, tag, block, size1, payload, limit } = piece;
+        let Piece { peer, holder, place, tag, block, size1, message_id, token, payload, limit } = piece;
         let at = (peer, place);
         if block.more && payload.len() != block.size() || payload.len() > block.size() {
             return Progress::Malformed;
         }
-        if block.number == 0 {
-            self.remove(at);
-        }
+        let replaced = if block.number == 0 { self.remove(at) } else { None };
         let end = block.offset() + payload.len();
         let held = self.transfers.get(&at);
         let limit = held.map_or(limit, |transfer| transfer.limit).min(self.body_max as u32);
@@ -185,7 +267,7 @@ impl Assemblies {
             }
             return Progress::TooLarge(limit);
         }
-        if block.number == 0 && !self.begin(now, at, holder, tag, limit) {
+        if block.number == 0 && !self.begin(now, &piece, replaced, limit) {
             return Progress::NoRoom;
         }
         let Some(transfer) = self.transfers.get_mut(&at) else { return Progress::Incomplete };
@@ -196,6 +278,16 @@ impl Assemblies {
         }
         if !transfer.continues(tag, block) {
             return Progress::Incomplete;
+        }
+        if block.number > 0 {
+            // Another Size1 is that of another body.
+            if size1.is_some() && transfer.size1.is_some() && size1 != transfer.size1 {
+                return Progress::Incomplete;
+            }
+            if transfer.is_late(now, message_id, token) {
+                return Progress::Incomplete;
+            }
+            transfer.last_id = message_id;
         }
         let before = transfer.body.capacity();
         transfer.body.extend_from_slice(payload);
@@ -248,7 +340,9 @@ impl Assemblies {
         }
     }
 
-    fn begin(&mut self, now: Instant, at: (PeerId, u64), holder: Holder, tag: u64, limit: u32) -> bool {
+    fn begin(&mut self, now: Instant, piece: &Piece<'_>, replaced: Option<Transfer>, limit: u32) -> bool {
+        let Piece { peer, holder, place, tag, size1, message_id, token, .. } = *piece;
+        let at = (peer, place);
         if !self.has_place(at.0, holder) {
             self.forget_stalled(now);
             if !self.has_place(at.0, holder) {
@@ -256,7 +350,29 @@ impl Assemblies {
             }
         }
         self.oldest.get_or_insert(now);
-        let transfer = Transfer { tag, limit, holder: holder.number, body: Vec::new(), moved: now };
+        let mut superseded: Vec<Superseded> = Vec::new();
+        if let Some(older) = replaced {
+            superseded.push(Superseded {
+                offset: older.body.len(),
+                last_id: older.last_id,
+                token: older.token,
+                until: older.moved + EXCHANGE_LIFETIME,
+            });
+            superseded.extend(older.superseded.into_iter().filter(|older| older.until > now));
+            superseded.truncate(SUPERSEDED_MAX);
+        }
+        let transfer = Transfer {
+            tag,
+            limit,
+            holder: holder.number,
+            body: Vec::new(),
+            moved: now,
+            size1,
+            first_id: message_id,
+            last_id: message_id,
+            token,
+            superseded,
+        };
         self.transfers.insert(at, transfer);
         true
     }
@@ -314,7 +430,10 @@ mod tests {
     fn piece(peer: u64, number: u32, more: bool, payload: &[u8]) -> Piece<'_> {
         let block = Block { number, more, size_exponent: 0 };
         let holder = Holder { number: peer, max_sessions: 1 };
-        Piece { peer: PeerId(peer), holder, place: 1, tag: 1, block, size1: None, payload, limit: u32::MAX }
+        // A client that counts its Message IDs, and has one Token.
+        let (message_id, token) = (number as u16, 0);
+        let (peer, size1, limit) = (PeerId(peer), None, u32::MAX);
+        Piece { peer, holder, place: 1, tag: 1, block, size1, message_id, token, payload, limit }
     }
 
     #[test]
@@ -363,6 +482,98 @@ mod tests {
         let whole = [&[2; 16][..], &[2; 3]].concat();
         assert_eq!(assemblies.accept(now, piece(1, 1, false, &[2; 3])), Progress::Whole(whole));
         assert_eq!((assemblies.transfers.len(), assemblies.bytes), (0, 0));
+    }
+
+    /// Block 2 of an older transfer, of which two blocks were received, comes when the newer one's
+    /// block 2 is due. `ids`: of the older's last, of the late one, and of the newer's blocks;
+    /// `tokens`: of the older and of the newer.
+    fn late(ids: (u16, u16, [u16; 3]), tokens: [(u64, u64); 2]) -> Vec<Progress> {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        let (last, late, newer) = ids;
+        let [(old, old_late), (new, new_last)] = tokens;
+        let of = |number, more, fill: &'static [u8], message_id, token| Piece {
+            message_id,
+            token,
+            ..piece(1, number, more, fill)
+        };
+        assemblies.accept(now, of(0, true, &[1; 16], last.wrapping_sub(1), old));
+        assemblies.accept(now, of(1, true, &[1; 16], last, old));
+        assemblies.accept(now, of(0, true, &[2; 16], newer[0], new));
+        assert_eq!(assemblies.accept(now, of(1, true, &[2; 16], newer[1], new)), Progress::Continue);
+        vec![
+            assemblies.accept(now, of(2, false, &[1; 5], late, old_late)),
+            assemblies.accept(now, of(2, false, &[2; 5], newer[2], new_last)),
+        ]
+    }
+
+    #[test]
+    fn a_late_last_block_that_comes_where_the_newer_transfer_goes_on_is_not_taken_for_its() {
+        let whole = Progress::Whole([&[2; 16][..], &[2; 16], &[2; 5]].concat());
+        for (ids, tokens) in [
+            // By Message IDs, also where they begin anew.
+            ((1, 2, [10, 11, 12]), [(0, 0), (0, 0)]),
+            ((0xFFFE, 0xFFFF, [3, 4, 5]), [(0, 0), (0, 0)]),
+            ((1, 2, [10, 11, 12]), [(1, 2), (3, 4)]),
+            // By the Token of each transfer, where Message IDs are random.
+            ((0x7000, 0x1234, [0x9000, 0x0001, 0x5555]), [(7, 7), (8, 8)]),
+            // Neither tells: the first one is not used.
+            ((0x7000, 0x1234, [0x9000, 0x0001, 0x5555]), [(0, 0), (0, 0)]),
+            ((0x7000, 0x1234, [0x9000, 0x0001, 0x5555]), [(1, 2), (3, 4)]),
+        ] {
+            let late = late(ids, tokens);
+            assert_eq!(late[0], Progress::Incomplete, "{ids:?} {tokens:?}");
+            assert_eq!(late[1], whole, "{ids:?} {tokens:?}: it ends no newer transfer");
+        }
+    }
+
+    #[test]
+    fn a_client_that_begins_anew_is_believed_if_its_message_ids_or_tokens_say_so() {
+        for (old, new, ids) in [(0, 0, [5, 6, 7]), (3, 4, [0x4000, 0x9999, 0x1111])] {
+            let now = Instant::now();
+            let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+            let of = |number, more, message_id, token| Piece {
+                message_id,
+                token,
+                ..piece(1, number, more, if more { &[1; 16] } else { &[1; 5] })
+            };
+            assemblies.accept(now, of(0, true, 1, old));
+            assemblies.accept(now, of(1, true, 2, old));
+            assemblies.accept(now, of(0, true, ids[0], new));
+            assert_eq!(assemblies.accept(now, of(1, true, ids[1], new)), Progress::Continue);
+            let last = assemblies.accept(now, of(2, false, ids[2], new));
+            assert!(matches!(last, Progress::Whole(_)), "{old} {new} {last:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_cannot_be_believed_is_believed_the_second_time_and_after_exchange_lifetime() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        let of = |number, more, message_id| Piece {
+            message_id,
+            ..piece(1, number, more, if more { &[1; 16] } else { &[1; 5] })
+        };
+        assemblies.accept(now, of(0, true, 0x1000));
+        assemblies.accept(now, of(0, true, 0x9000));
+        assert_eq!(assemblies.accept(now, of(1, false, 0x2000)), Progress::Incomplete);
+        assemblies.accept(now, of(0, true, 0x7000));
+        assert_eq!(assemblies.accept(now, of(1, false, 0x3000)), Progress::Incomplete);
+        let at = now + EXCHANGE_LIFETIME;
+        assemblies.accept(at, of(0, true, 0xF000));
+        let last = assemblies.accept(at + EXCHANGE_LIFETIME, of(1, false, 0x8000));
+        assert!(matches!(last, Progress::Whole(_)), "{last:?}");
+    }
+
+    #[test]
+    fn a_block_with_another_size1_is_of_another_body() {
+        let now = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        let sized = |piece, size| Piece { size1: Some(size), ..piece };
+        assemblies.accept(now, sized(piece(1, 0, true, &[2; 16]), 21));
+        assert_eq!(assemblies.accept(now, sized(piece(1, 1, false, &[1; 9]), 25)), Progress::Incomplete);
+        let whole = Progress::Whole([&[2; 16][..], &[2; 5]].concat());
+        assert_eq!(assemblies.accept(now, sized(piece(1, 1, false, &[2; 5]), 21)), whole);
     }
 
     #[test]

@@ -2,15 +2,20 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
+
 /// How the bytes of a text are characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
 pub enum Charset {
     /// UTF-8, ASCII among it; what is none becomes U+FFFD.
     #[default]
+    #[serde(rename = "utf-8")]
     Utf8,
     /// ISO 8859-1.
+    #[serde(rename = "latin-1")]
     Latin1,
     /// Windows-1252: ISO 8859-1 with characters in 0x80 to 0x9F.
+    #[serde(rename = "windows-1252")]
     Windows1252,
 }
 

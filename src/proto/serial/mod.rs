@@ -20,3 +20,28 @@ pub mod modbus;
 pub mod poll;
 pub mod reading;
 pub mod slipmux;
+
+/// Whether a device that is asked answers: a Modbus unit, or one that is sent a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It was not asked yet, or gave no value yet.
+    Unknown,
+    /// A value has arrived since it last failed three times.
+    Up,
+    /// It answers, but none of its values arrives.
+    Degraded,
+    /// Three requests in a row had no answer.
+    Down,
+}
+
+impl State {
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Unknown => "unknown",
+            State::Up => "up",
+            State::Degraded => "degraded",
+            State::Down => "down",
+        }
+    }
+}

@@ -21,6 +21,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::State;
+
 /// Consecutive failures after which the device counts as down, and unreadable answers after which
 /// it counts as degraded.
 const FAILURES: u32 = 3;
@@ -36,6 +38,8 @@ const WHOLE_MAX: Duration = Duration::from_secs(60);
 const STILL_TO_COME_MAX: u32 = 10;
 /// Most queued events.
 const EVENTS_MAX: usize = 16;
+/// Most questions remembered whose answer may still come.
+const OUTSTANDING_MAX: usize = 16;
 
 /// Longest question, in bytes.
 pub const QUESTION_MAX: usize = 256;
@@ -58,19 +62,6 @@ impl Settings {
     pub const PERIOD: Duration = Duration::from_secs(10);
     /// Default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(1);
-}
-
-/// Whether the device answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It was not asked yet, or did not answer yet.
-    Unknown,
-    /// Its answers become readings.
-    Up,
-    /// It answers, but three answers in a row were no reading.
-    Degraded,
-    /// Three questions in a row had no answer.
-    Down,
 }
 
 /// What happened, for the log.
@@ -128,9 +119,11 @@ pub struct Poller {
     due: Instant,
     /// When the present period began.
     slot: Instant,
-    /// Questions whose answer may still come, and when the oldest was asked.
-    outstanding: u32,
-    oldest: Option<Instant>,
+    /// When the questions were asked whose answer may still come, the oldest first; the first
+    /// [`OUTSTANDING_MAX`].
+    outstanding: VecDeque<Instant>,
+    /// When the last one was asked.
+    asked_at: Option<Instant>,
     to_send: bool,
     /// Bytes of the echo that came, while it is awaited.
     echoed: Option<usize>,
@@ -151,8 +144,8 @@ impl Poller {
             unreadable: 0,
             due: now,
             slot: now,
-            outstanding: 0,
-            oldest: None,
+            outstanding: VecDeque::new(),
+            asked_at: None,
             to_send: false,
             echoed: None,
             echo_frame_seen: false,
@@ -174,7 +167,7 @@ impl Poller {
     /// The port is open: the first question goes out once answers to earlier ones have come.
     pub fn line_up(&mut self, now: Instant) {
         self.phase = Phase::Idle;
-        (self.outstanding, self.oldest) = (0, None);
+        self.outstanding.clear();
         (self.to_send, self.echoed) = (false, None);
         self.slot = now + self.settings.timeout;
         self.due = self.slot;
@@ -221,7 +214,8 @@ impl Poller {
                     return true;
                 }
                 self.counters.late += 1;
-                let late = now.saturating_duration_since(self.oldest.unwrap_or(asked));
+                let oldest = self.outstanding.front().copied().unwrap_or(asked);
+                let late = now.saturating_duration_since(oldest);
                 let timeout = self.settings.timeout;
                 let wait = late.mul_f64(1.5).clamp(timeout, timeout * STILL_TO_COME_MAX);
                 self.phase = Phase::Listening { until: now + wait };
@@ -233,12 +227,10 @@ impl Poller {
             }
             Phase::Idle => {
                 self.counters.late += 1;
-                if let Some(asked) = self.oldest {
+                if self.outstanding.pop_front().is_some() {
+                    // Those before may never be answered: told is the least that it is late.
+                    let asked = self.asked_at.unwrap_or(now);
                     self.tell(Event::Late { after: now.saturating_duration_since(asked) });
-                    self.outstanding = self.outstanding.saturating_sub(1);
-                    if self.outstanding == 0 {
-                        self.oldest = None;
-                    }
                 }
                 false
             }
@@ -288,7 +280,7 @@ impl Poller {
             }
             Phase::Listening { until } if now >= until => {
                 self.phase = Phase::Idle;
-                (self.outstanding, self.oldest) = (0, None);
+                self.outstanding.clear();
                 self.due = now;
             }
             _ => {}
@@ -299,9 +291,10 @@ impl Poller {
         self.phase = Phase::Waiting {
             asked: now,
             deadline: now + self.settings.timeout,
-            probe: self.outstanding > 0,
+            probe: !self.outstanding.is_empty(),
             damaged: false,
         };
+        self.asked_at = Some(now);
         self.counters.questions += 1;
         self.to_send = true;
         self.echo_frame_seen = false;
@@ -348,8 +341,9 @@ impl Poller {
             self.counters.damaged += 1;
         } else {
             self.counters.silent += 1;
-            self.outstanding = self.outstanding.saturating_add(1);
-            self.oldest = self.oldest.or(Some(asked));
+            if self.outstanding.len() < OUTSTANDING_MAX {
+                self.outstanding.push_back(asked);
+            }
         }
         if self.failures >= FAILURES && self.state != State::Down {
             self.state = State::Down;
@@ -499,6 +493,22 @@ mod tests {
     }
 
     #[test]
+    fn how_late_an_answer_is_counts_from_its_own_question_although_others_had_no_answer() {
+        let mut line = Line::new(5 * SECOND);
+        // Some are lost on the way, then one comes late.
+        line.run(58 * SECOND, |number| (number > 5).then(|| ms(1_300)));
+        let late: Vec<Duration> = line
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Late { after } => Some(*after),
+                _ => None,
+            })
+            .collect();
+        assert!(!late.is_empty() && late.iter().all(|after| *after == ms(1_300)), "{late:?}");
+    }
+
+    #[test]
     fn what_comes_unasked_is_counted_and_not_used() {
         let mut line = Line::new(10 * SECOND);
         line.run(5 * SECOND, |_| Some(ms(100)));
@@ -541,7 +551,7 @@ mod tests {
         assert!(line.poller.handle_timeout(next));
         line.poller.handle_damage();
         line.poller.handle_timeout(next + SECOND);
-        assert_eq!((line.poller.counters().damaged, line.poller.outstanding), (1, 0));
+        assert_eq!((line.poller.counters().damaged, line.poller.outstanding.len()), (1, 0));
         // So its next answer is used.
         let again = line.poller.poll_timeout().unwrap();
         assert!(line.poller.handle_timeout(again));

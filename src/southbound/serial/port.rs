@@ -18,7 +18,7 @@ use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
-use crate::proto::serial::{framing, poll};
+use crate::proto::serial::{State, framing, poll};
 
 /// The state of one port.
 #[derive(Debug)]
@@ -83,6 +83,15 @@ impl Port {
     pub fn recall(&mut self, now: Instant, notebook: &Notebook) {
         if let Work::Bus(units) = &mut self.work {
             units.recall(now, notebook);
+        }
+    }
+
+    /// Forgets what was learned of a unit of a bus, by its device id; whether there was anything.
+    /// `None`: there is no such unit.
+    pub fn relearn(&mut self, now: Instant, device: &str) -> Option<bool> {
+        match &mut self.work {
+            Work::Stream(_) => None,
+            Work::Bus(units) => units.relearn(now, device),
         }
     }
 
@@ -162,7 +171,7 @@ impl Port {
     }
 
     /// How the device does that is asked; `None` for any other.
-    pub fn asked(&self) -> Option<(poll::State, poll::Counters)> {
+    pub fn asked(&self) -> Option<(State, poll::Counters)> {
         match &self.work {
             Work::Stream(stream) => stream.asked(),
             Work::Bus(_) => None,
@@ -250,6 +259,7 @@ mod tests {
             skip_first: false,
             keep: 0,
             whole: false,
+            label_end: None,
         };
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {

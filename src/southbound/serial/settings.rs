@@ -58,6 +58,7 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
         skip_first: false,
         keep: 0,
         whole: false,
+        label_end: None,
     }
 }
 

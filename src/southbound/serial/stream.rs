@@ -10,6 +10,7 @@ use super::pending::Bounds;
 use super::settings::{Duty, Port};
 use super::taker::{Taker, Verdict};
 use crate::message::Stamp;
+use crate::proto::serial::State;
 use crate::proto::serial::framing::{self, Decoder};
 use crate::proto::serial::poll::{self, Poller};
 use crate::proto::serial::reading::{Room, Unreadable};
@@ -59,7 +60,7 @@ impl Stream {
     }
 
     /// How the device does that is asked.
-    pub(super) fn asked(&self) -> Option<(poll::State, poll::Counters)> {
+    pub(super) fn asked(&self) -> Option<(State, poll::Counters)> {
         self.poller.as_ref().map(|poller| (poller.state(), poller.counters()))
     }
 

@@ -13,13 +13,12 @@ use super::pending::Bounds;
 use super::taker::{Taker, Verdict};
 use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
-use crate::proto::serial::framing;
 use crate::proto::serial::modbus::ascii::Ascii;
-use crate::proto::serial::modbus::bus::State;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
 use crate::proto::serial::reading::Reading;
+use crate::proto::serial::{State, framing};
 
 /// The state of a bus and its units.
 #[derive(Debug)]
@@ -67,6 +66,8 @@ pub struct UnitView<'a> {
     pub address: u8,
     /// Whether it responds.
     pub state: State,
+    /// How its last request failed, if it did.
+    pub failing: Option<modbus::bus::Failing>,
     /// Counters of the unit on the bus.
     pub bus: modbus::bus::Counters,
     /// Readings committed, or passed on by a rule with `qos = 0`.
@@ -201,6 +202,7 @@ impl Units {
                 id: &settings.id,
                 address: settings.address,
                 state: self.bus.state(index)?,
+                failing: self.bus.failing(index),
                 bus: self.bus.counters(index)?,
                 readings: unit.delivery.readings(),
                 refused: unit.delivery.refused(),
@@ -212,6 +214,12 @@ impl Units {
 
     pub(super) fn recall(&mut self, now: Instant, notebook: &Notebook) {
         self.bus.recall(now, |id| notebook.units.get(id).cloned());
+    }
+
+    pub(super) fn relearn(&mut self, now: Instant, device: &str) -> Option<bool> {
+        let is_it = |index: &usize| self.bus.unit(*index).is_some_and(|unit| unit.id.as_str() == device);
+        let index = (0..self.units.len()).find(is_it)?;
+        Some(self.bus.relearn(now, index))
     }
 
     pub(super) fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {

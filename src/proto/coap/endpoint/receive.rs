@@ -308,7 +308,18 @@ impl Endpoint {
                 }
             }
         }
-        let piece = Piece { peer, holder, place, tag, block, size1: options.size1, payload, limit };
+        let piece = Piece {
+            peer,
+            holder,
+            place,
+            tag,
+            block,
+            size1: options.size1,
+            message_id: message.message_id.0,
+            token: fingerprint(self.seed, message.token.as_bytes()),
+            payload,
+            limit,
+        };
         let response = match self.side(peer).assemblies.accept(now, piece) {
             Progress::Whole(body) => return Some(Cow::Owned(body)),
             Progress::Continue => {

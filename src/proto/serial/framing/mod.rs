@@ -28,6 +28,7 @@
 pub mod cobs;
 pub mod fixed;
 pub mod gap;
+mod labels;
 pub mod length;
 pub mod line;
 pub mod markers;
@@ -89,6 +90,10 @@ pub struct Settings {
     /// The payload is the frame as it came: with its markers, its checksum and the bytes behind its
     /// end. In the framings that `keep` is for.
     pub whole: bool,
+    /// The byte behind the label of each line of a frame. Such a frame counts only if each label is
+    /// in it once and it was seen with the same labels before: for a checksum of 8 bits, which one
+    /// of 256 damaged frames passes.
+    pub label_end: Option<u8>,
 }
 
 /// Most bytes behind the end of a frame.
@@ -253,6 +258,7 @@ pub struct Decoder {
     /// these are the beginning of the next frame.
     spare: Vec<u8>,
     last_bad: Option<(Bad, Vec<u8>)>,
+    labels: Option<labels::Labels>,
 }
 
 impl Decoder {
@@ -286,6 +292,7 @@ impl Decoder {
             kept: Vec::new(),
             spare: Vec::new(),
             last_bad: None,
+            labels: settings.label_end.map(labels::Labels::new),
         }
     }
 
@@ -467,7 +474,9 @@ impl Decoder {
         });
         let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
         let payload = body.and_then(|body| body.get(self.start.len()..)).map(|body| self.scanner.plain(body));
-        match payload.filter(|payload| !payload.is_empty()) {
+        let payload = payload.filter(|payload| !payload.is_empty());
+        let labels = &mut self.labels;
+        match payload.filter(|payload| labels.as_mut().is_none_or(|labels| labels.judge(payload))) {
             Some(payload) => {
                 self.counters.good += 1;
                 sink(&payload);
@@ -499,6 +508,15 @@ impl Decoder {
             false if !spare.is_empty() && is_good(&longer) => (Some(longer), spare.len()),
             false => (None, 0),
         };
+        // Of frames with labels, a later one may be whole in what was joined.
+        let (frame, skip) = match (frame, &self.labels) {
+            (None, Some(labels)) if self.keep > 0 && start.is_empty() => labels
+                .restarts(&self.buffer.bytes)
+                .map(|at| ([&self.buffer.bytes[at..], end, &kept].concat(), at))
+                .find(|(frame, _)| is_good(frame))
+                .map_or((None, 0), |(frame, at)| (Some(frame), at)),
+            (frame, _) => (frame, 0),
+        };
         let Some(frame) = frame else {
             self.fail(Bad::Checksum);
             match self.scanner {
@@ -508,15 +526,23 @@ impl Decoder {
             }
             return;
         };
-        let body = frame.get(start.len()..before + start.len() + self.buffer.bytes.len()).unwrap_or_default();
+        let end_of_body = before + start.len() + self.buffer.bytes.len() - skip;
+        let body = frame.get(start.len()..end_of_body).unwrap_or_default();
         let plain = if self.keep > 0 { Some(body) } else { self.strip(body) };
         let payload = match self.whole {
             true => std::borrow::Cow::Borrowed(&frame[..]),
             false => self.scanner.plain(plain.unwrap_or_default()),
         };
-        if payload.is_empty() || body.is_empty() {
+        if payload.is_empty()
+            || body.is_empty()
+            || self.labels.as_mut().is_some_and(|labels| !labels.judge(body))
+        {
             self.fail(Bad::Malformed);
         } else {
+            if skip > 0 {
+                self.counters.count(Bad::Incomplete);
+                self.counters.dropped += skip as u64;
+            }
             self.counters.good += 1;
             sink(&payload);
             self.buffer.clear();

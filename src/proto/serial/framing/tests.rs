@@ -17,6 +17,7 @@ fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
         skip_first: false,
         keep: 0,
         whole: false,
+        label_end: None,
     }
 }
 
@@ -284,6 +285,7 @@ fn what_is_too_long_is_dropped_whole_and_counted() {
             skip_first: false,
             keep: 0,
             whole: false,
+            label_end: None,
         };
         let narrow = Settings { max_frame: 64, ..wide.clone() };
         let mut stream = Vec::new();

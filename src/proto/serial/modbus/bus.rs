@@ -19,11 +19,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use super::super::State;
+use super::fault::Lost;
+pub use super::fault::{Failing, Failure, Misfit};
 use super::frame::{self, Found, Receiver};
 use super::learn::{Learned, Obstacle};
-use super::pdu::{Answer, Request};
+use super::pdu::{Answer, Exception, Request};
 use super::settings::Settings;
-pub use super::unit::{Counters, State};
+pub use super::unit::Counters;
 use super::unit::{News, Progress, Purpose, Unit};
 use crate::splitmix::SplitMix64;
 
@@ -32,15 +35,6 @@ const EVENTS_MAX: usize = 256;
 /// Time after the last byte at which a complete but invalid response is given up; longer than the
 /// latency of adapters (16 ms).
 const SETTLE: Duration = Duration::from_millis(50);
-
-/// Why a request failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The unit did not respond.
-    Silent,
-    /// Bytes without a valid frame came: a damaged response, or noise.
-    Damaged,
-}
 
 /// An event for the shell. Units are indices into [`Settings::units`].
 #[derive(Clone, Debug, PartialEq)]
@@ -163,6 +157,8 @@ struct Exchange {
     echo: bool,
     /// The unit answered something else.
     misfit: bool,
+    /// What the gateway at the port said of it.
+    gateway: Option<Exception>,
 }
 
 impl Bus {
@@ -196,6 +192,26 @@ impl Bus {
                 unit.recall(&learned, now);
             }
         }
+    }
+
+    /// Forgets what was learned of a unit, so that it is asked as configured again. Whether there
+    /// was anything.
+    pub fn relearn(&mut self, now: Instant, unit: usize) -> bool {
+        self.tick(now);
+        if self.current == Some(unit) && matches!(self.line, Line::Idle) {
+            self.current = None;
+        }
+        let is_waiting = matches!(&self.line, Line::Waiting(exchange) if exchange.unit == unit);
+        if is_waiting {
+            // Its answer, if it still comes, is a late one.
+            self.give_up(now);
+        }
+        self.units.get_mut(unit).is_some_and(|unit| unit.relearn(now))
+    }
+
+    /// How a unit fails, if its last request failed.
+    pub fn failing(&self, unit: usize) -> Option<Failing> {
+        self.units.get(unit)?.failing()
     }
 
     /// What was learned of a unit.
@@ -385,8 +401,12 @@ impl Bus {
         let mut receiver = std::mem::take(&mut self.receiver);
         let answer = self.search(now, last, &mut receiver);
         // A gateway says so of a unit behind it: that is the unit's silence, not its answer.
-        let is_silence = matches!(answer, Some(Answer::Exception(exception)) if exception.is_of_gateway());
-        if is_silence {
+        if let Some(Answer::Exception(exception)) = answer
+            && exception.is_of_gateway()
+        {
+            if let Line::Waiting(exchange) = &mut self.line {
+                exchange.gateway = Some(exception);
+            }
             receiver.clear();
             self.receiver = receiver;
             return self.give_up(now);
@@ -419,11 +439,11 @@ impl Bus {
             if is_other && frame.unit == address {
                 exchange.misfit = true;
                 let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
-                if let Some(unit) = units.get_mut(exchange.unit) {
-                    unit.misfit();
-                }
                 let function = frame.pdu.first().copied().unwrap_or_default();
                 let asked_function = shape.function;
+                if let Some(unit) = units.get_mut(exchange.unit) {
+                    unit.misfit(Misfit { function, asked_function, bytes, asked });
+                }
                 let unit = exchange.unit;
                 events.push_back(Event::Misfit { unit, function, asked_function, bytes, asked });
             }
@@ -493,35 +513,42 @@ impl Bus {
             return;
         }
         let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle) else { return };
-        let failure = if self.receiver.has_noise() { Failure::Damaged } else { Failure::Silent };
+        let failure = match exchange.gateway {
+            Some(exception) => Failure::Gateway(exception),
+            None if exchange.misfit => Failure::Misfit,
+            None if self.receiver.has_noise() => Failure::Damaged,
+            None => Failure::Silent,
+        };
         let index = exchange.unit;
+        let Some(unit) = self.units.get_mut(index) else { return };
+        let lost = Lost {
+            failure,
+            came: failure == Failure::Damaged && exchange.settled.is_some(),
+            bytes: self.receiver.noise_held(),
+            is_begun: self.receiver.first() == Some(unit.settings.address),
+        };
+        match failure {
+            Failure::Silent | Failure::Gateway(_) => unit.counters.silent += 1,
+            Failure::Damaged => unit.counters.damaged += 1,
+            // Counted when it came.
+            Failure::Misfit => {}
+        }
         self.release(now);
         self.current = None;
         self.receiver.clear();
         let Some(unit) = self.units.get_mut(index) else { return };
-        let why = match failure {
-            Failure::Silent => {
-                unit.counters.silent += 1;
-                if exchange.misfit { Obstacle::Misfit } else { Obstacle::Silence }
-            }
-            Failure::Damaged => {
-                unit.counters.damaged += 1;
-                Obstacle::Damage
-            }
-        };
         let doubled =
             2u32.checked_pow(unit.failures).and_then(|factor| self.settings.backoff.checked_mul(factor));
         let backoff = doubled.unwrap_or(self.settings.backoff_max).min(self.settings.backoff_max);
         let of = (exchange.purpose, &exchange.request, exchange.asked);
-        // As many bytes as an answer has: then it was this answer that was damaged, and none is
-        // still to come.
-        let came = failure == Failure::Damaged && exchange.settled.is_some();
-        let is_complete = unit.failed(now, of, (why, came), backoff);
+        let is_complete = unit.failed(now, of, lost, backoff);
         let went_down = unit.has_gone_down();
         let failures = unit.failures;
         self.events.push_back(Event::Failed { unit: index, failure, failures });
-        if went_down {
-            self.events.push_back(Event::Down { unit: index, failure });
+        match went_down {
+            Some(State::Degraded) => self.events.push_back(Event::Degraded { unit: index }),
+            Some(_) => self.events.push_back(Event::Down { unit: index, failure }),
+            None => {}
         }
         if is_complete {
             let mut news = Vec::new();
@@ -578,6 +605,7 @@ impl Bus {
             settled: None,
             echo,
             misfit: false,
+            gateway: None,
         });
     }
 

@@ -126,6 +126,16 @@ impl Receiver {
         self.bytes.len() > self.framed
     }
 
+    /// The number of bytes that belong to no frame.
+    pub fn noise_held(&self) -> usize {
+        self.bytes.len().saturating_sub(self.framed)
+    }
+
+    /// The first byte.
+    pub fn first(&self) -> Option<u8> {
+        self.bytes.first().copied()
+    }
+
     /// Removes an echo of `sent` from the beginning. `None`: more bytes are needed. `Some(false)`:
     /// it is not the echo.
     pub fn strip_echo(&mut self, sent: &[u8]) -> Option<bool> {

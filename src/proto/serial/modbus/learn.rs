@@ -18,6 +18,11 @@ use super::plan::{Block, Limits};
 
 /// Failures of one read in a row, while the unit answers others, after which it is changed.
 pub const FAILURES: u32 = 3;
+/// The same for a read that was answered before: noise that damages requests makes a unit silent.
+/// If a fifth of all requests is lost, so many in a row are in 200 million.
+pub const FAILURES_PROVEN: u32 = 12;
+/// Answers of one read in a row that broke off at the same length, after which it is changed.
+pub const CUT_ALIKE: u32 = 16;
 /// Pauses that are tried before a request, one after the other.
 pub const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_secs(1)];

@@ -72,6 +72,11 @@ impl Kind {
         }
     }
 
+    /// Whether it is a whole number in two's complement.
+    pub fn is_signed(self) -> bool {
+        matches!(self, Kind::I8(_) | Kind::I16 | Kind::I32 | Kind::I64)
+    }
+
     /// Whether it is a whole number, so that masks, named bits and named values mean something.
     pub const fn is_whole(self) -> bool {
         self.is_number() && !matches!(self, Kind::F32 | Kind::F64)
@@ -232,13 +237,7 @@ pub fn decode(register: &Register, first: u16, data: &[u8]) -> Option<Value> {
     let length = data_length(register.table, register.kind.quantity());
     let mut bytes = match data.get(at..at + length) {
         Some(raw) => raw.to_vec(),
-        // A unit that answers with fewer bytes than registers have leaves out the high ones.
-        None if register.answer_bytes.is_some() && at == 0 && !data.is_empty() => {
-            let mut bytes = vec![0; length - data.len().min(length)];
-            bytes.extend_from_slice(data);
-            bytes
-        }
-        None => return None,
+        None => return short(register, at, length, data),
     };
     if register.bytes == Order::Little {
         bytes.chunks_exact_mut(2).for_each(|word| word.swap(0, 1));
@@ -252,6 +251,28 @@ pub fn decode(register: &Register, first: u16, data: &[u8]) -> Option<Value> {
         return Some(Value::Null);
     }
     Some(value(register, &bytes))
+}
+
+/// The value of a unit that answers with fewer bytes than the registers of a whole number have: it
+/// leaves out the high ones. Such an answer has no order of bytes, and no high byte to be chosen.
+fn short(register: &Register, at: usize, length: usize, data: &[u8]) -> Option<Value> {
+    let first = *data.first().filter(|_| register.answer_bytes.is_some() && at == 0)?;
+    if !register.kind.is_whole() {
+        return None;
+    }
+    let fill = if register.kind.is_signed() && first & 0x80 != 0 { 0xFF } else { 0 };
+    let mut bytes = vec![fill; length - data.len().min(length)];
+    bytes.extend_from_slice(data);
+    if register.absent.as_deref() == Some(&bytes[..]) {
+        return Some(Value::Null);
+    }
+    let kind = match register.kind {
+        Kind::U8(_) => Kind::U8(Half::Low),
+        Kind::I8(_) => Kind::I8(Half::Low),
+        kind => kind,
+    };
+    let register = Register { kind, ..register.clone() };
+    Some(value(&register, &bytes))
 }
 
 fn value(register: &Register, bytes: &[u8]) -> Value {
@@ -599,6 +620,21 @@ mod tests {
         assert_eq!(json(&short, &[7]), "{}");
         short.answer_bytes = Some(1);
         assert_eq!(json(&short, &[7]), r#"{"x":7}"#);
+        // There is no order of one byte, and no other half.
+        short.bytes = Order::Little;
+        assert_eq!(json(&short, &[7]), r#"{"x":7}"#);
+        for (kind, expected) in [
+            (Kind::U8(Half::High), "200"),
+            (Kind::I8(Half::High), "-56"),
+            (Kind::U16, "200"),
+            (Kind::I16, "-56"),
+            (Kind::I32, "-56"),
+        ] {
+            let short = Register { answer_bytes: Some(1), ..register(kind) };
+            assert_eq!(json(&short, &[200]), format!("{{\"x\":{expected}}}"), "{kind:?}");
+        }
+        let real = Register { answer_bytes: Some(1), ..register(Kind::F32) };
+        assert_eq!(json(&real, &[200]), "{}");
     }
 
     #[test]

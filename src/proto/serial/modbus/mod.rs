@@ -11,7 +11,8 @@
 //! * [`mbap`]: the same over TCP. [`ascii`]: the same as hexadecimal digits.
 //! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
 //!   reading is worth publishing.
-//! * [`learn`]: what a unit that is silent instead of refusing wants.
+//! * [`fault`]: how a request fails. [`learn`]: what a unit that is silent instead of refusing
+//!   wants.
 //! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what
 //!   it is told. [`model`]: the same as files say it, and [`validate`], which leads from one to the
 //!   other.
@@ -21,6 +22,7 @@
 pub mod ascii;
 pub mod bus;
 pub mod change;
+pub mod fault;
 pub mod frame;
 pub mod learn;
 pub mod map;
@@ -32,5 +34,6 @@ pub mod settings;
 mod unit;
 pub mod validate;
 
-pub use bus::{Bus, Event, Failure};
+pub use bus::{Bus, Event};
+pub use fault::Failure;
 pub use settings::Settings;

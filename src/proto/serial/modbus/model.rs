@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+
 use serde::de::{Deserializer, Error as _};
+
+use super::super::charset::Charset;
 
 /// `[serial.NAME.modbus]`: the bus on a port.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -171,7 +174,7 @@ pub struct RegisterTable {
     /// Characters of a string in each register: 2, or 1 in the low byte; default 2.
     pub characters: Option<u8>,
     /// Of a string; default UTF-8.
-    pub charset: Option<CharsetWord>,
+    pub charset: Option<Charset>,
     /// The table's name of the register that holds the power of ten for this one.
     pub scale_from: Option<String>,
     /// The unit answers a read of this register with so many bytes; `1..=250`.
@@ -288,18 +291,6 @@ pub enum HalfWord {
     High,
     /// Bits 7 to 0.
     Low,
-}
-
-/// How bytes are characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum CharsetWord {
-    #[serde(rename = "utf-8")]
-    Utf8,
-    #[serde(rename = "latin-1")]
-    Latin1,
-    #[serde(rename = "windows-1252")]
-    Windows1252,
 }
 
 /// An order.

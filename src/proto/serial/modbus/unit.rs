@@ -15,19 +15,30 @@
 //! are told from all others. Where all reads of a map have one shape, one of them is the probe: its
 //! answer is not used, and the unit is left alone for as long as another one may still come.
 //!
-//! A read that fails three times while the unit answers others is changed, in this order: asked
-//! after a pause, if nothing was ever answered sooner after an answer; taken apart, at its gaps and
-//! then in the middle; left out for a time that doubles, if it is one value only. Until a part was
-//! answered it is *suspect*: it is read after all others, and when it fails the reading is
+//! A read that had no answer three times while the unit answers others is changed, in this order:
+//! asked after a pause, if nothing was ever answered sooner after an answer; taken apart, at its
+//! gaps and then in the middle; left out for a time that doubles, if it is one value only. Until a
+//! part was answered it is *suspect*: it is read after all others, and when it fails the reading is
 //! published without it. Between two polls there are turns for suspects alone.
 //!
-//! What was learned may have been a passing matter. Once a day, and when a unit that was down is up
-//! again, one poll is made as configured: if all of it is answered, what was learned is forgotten;
-//! with its first failure it is in force again.
+//! Noise is a property of the line, not of the unit. A damaged answer teaches nothing: the read is
+//! repeated. Noise damages requests, too, and then the unit is silent; so a read that was answered
+//! before must fail twelve times in a row. Only an answer that breaks off at the same length
+//! sixteen times in a row counts like silence: an adapter or a unit with a small buffer does that.
+//!
+//! A read that failed last time is *shaky*: it is read after the others, and if it fails again the
+//! reading is published without it, so that one group does not keep back the others.
+//!
+//! What was learned may have been a passing matter. Ten minutes later, then after twice as long and
+//! so on up to a day, and when a unit that was down is up again, one poll is made as configured: if
+//! all of it is answered, what was learned is forgotten; with its first failure it is in force
+//! again.
 
 use std::time::{Duration, Instant};
 
+use super::super::State;
 use super::change::Changes;
+use super::fault::{Failing, Failure, Lost, Misfit};
 use super::learn::{self, Learned, Obstacle};
 use super::map::{self, Value};
 use super::pdu::{Answer, EXCEPTION, Request, Shape};
@@ -45,24 +56,16 @@ const STILL_TO_COME_MAX: u32 = 10;
 /// So often in a row a block is asked for whole again that was refused by an exception that may
 /// pass.
 const WHOLE_AGAIN_MAX: u32 = 3;
+/// With so many failures within one poll, what was read is published.
+const ATTEMPTS_MAX: u32 = 3;
 
-/// How often it is tried whether what was learned is still needed.
+/// After this it is tried for the first time whether what was learned is still needed; doubles up
+/// to [`TRIAL_EVERY`].
+const TRIAL_FIRST: Duration = Duration::from_secs(600);
+/// The longest time between two such trials.
 const TRIAL_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// Not sooner after the last trial than this, for a unit that was down.
 const TRIAL_AGAIN: Duration = Duration::from_secs(3600);
-
-/// Whether a unit responds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It was not asked yet, or gave no value yet.
-    Unknown,
-    /// A value has arrived since it last failed three times.
-    Up,
-    /// It answers, but none of its values arrives.
-    Degraded,
-    /// Three requests in a row had no answer.
-    Down,
-}
 
 /// Counters of a unit since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,8 +136,12 @@ pub(super) struct Refusal {
 #[derive(Clone, Debug)]
 struct Part {
     block: Block,
-    /// Failures in a row while the unit answered others.
+    /// Failures in a row that were no damage, while the unit answered others.
     failures: u32,
+    /// It failed when it was asked for last.
+    shaky: bool,
+    /// So many bytes its answer had, in place of more, and so often in a row.
+    cut: (usize, u32),
     /// It came of a read that failed, and was not answered yet.
     suspect: bool,
     /// It was answered.
@@ -147,11 +154,38 @@ struct Part {
 
 impl Part {
     fn new(block: Block) -> Part {
-        Part { block, failures: 0, suspect: false, proven: false, aside: None, half_of: None }
+        let (failures, shaky, cut) = (0, false, (0, 0));
+        Part { block, failures, shaky, cut, suspect: false, proven: false, aside: None, half_of: None }
     }
 
     fn is_doubtful(&self) -> bool {
         self.suspect || self.aside.is_some()
+    }
+
+    /// Whether it has a turn between two polls.
+    fn is_in_question(&self) -> bool {
+        self.suspect || self.failures > 0
+    }
+
+    /// What its failure may teach; `None` for damage, which shows that it is answered.
+    fn blame(&mut self, lost: Lost) -> Option<Obstacle> {
+        if let Some(why) = lost.obstacle() {
+            self.cut = (0, 0);
+            return Some(why);
+        }
+        let times = if lost.came || self.cut.0 != lost.bytes { 0 } else { self.cut.1 };
+        self.cut = (lost.bytes, times + 1);
+        self.failures = 0;
+        (times + 1 >= learn::CUT_ALIKE).then_some(Obstacle::Damage)
+    }
+
+    /// Failures in a row after which it is changed.
+    fn failures_max(&self) -> u32 {
+        match (self.aside.is_some(), self.proven) {
+            (true, _) => 1,
+            (false, false) => learn::FAILURES,
+            (false, true) => learn::FAILURES_PROVEN,
+        }
     }
 }
 
@@ -207,6 +241,14 @@ pub(super) struct Unit {
     unanswered: Vec<(Shape, Instant)>,
     /// The block that failed last, how, and after how much silence it was asked for.
     blame: Option<(Block, Obstacle, Duration)>,
+    /// How the last request failed, if the last one did.
+    failing: Option<Failure>,
+    /// The last answer of another length or function.
+    misfit: Option<Misfit>,
+    /// A late answer came since the last good one.
+    is_late: bool,
+    /// Failures within the present poll.
+    attempts: u32,
     /// When its last answer came.
     answered_at: Option<Instant>,
     /// From its last answer to the present request; longest if there was none.
@@ -224,8 +266,11 @@ pub(super) struct Unit {
     whole: Option<Vec<Part>>,
     whole_again: u32,
     trial: Option<Trial>,
-    /// When what was learned is put to the test next.
+    /// When what was learned is put to the test next, and how long after that again.
     trial_at: Instant,
+    trial_wait: Duration,
+    /// Trials until now.
+    trials: u32,
     /// When it last was.
     tried_at: Option<Instant>,
 }
@@ -255,6 +300,10 @@ impl Unit {
             slot_due: now,
             unanswered: Vec::new(),
             blame: None,
+            failing: None,
+            misfit: None,
+            is_late: false,
+            attempts: 0,
             answered_at: None,
             silence: Duration::MAX,
             soonest: None,
@@ -267,6 +316,8 @@ impl Unit {
             whole_again: 0,
             trial: None,
             trial_at: now + TRIAL_EVERY,
+            trial_wait: TRIAL_EVERY,
+            trials: 0,
             tried_at: None,
         };
         unit.plan();
@@ -291,6 +342,38 @@ impl Unit {
             }
             self.find_probes();
         }
+        if !learned.is_empty() {
+            self.test_soon(now);
+        }
+    }
+
+    /// Forgets what was learned: it is asked as configured again.
+    pub(super) fn relearn(&mut self, now: Instant) -> bool {
+        let had = !self.learned().is_empty() || !self.refused.is_empty();
+        self.trial = None;
+        (self.pause, self.width) = (Duration::ZERO, 0);
+        (self.trying, self.has_tried_pauses, self.soonest) = (None, false, None);
+        (self.blame, self.whole, self.whole_again) = (None, None, 0);
+        self.refused.clear();
+        self.plan();
+        self.revision += 1;
+        self.in_step = false;
+        self.due = now;
+        self.restart();
+        had
+    }
+
+    /// Something was learned: it is put to the test soon.
+    fn test_soon(&mut self, now: Instant) {
+        self.revision += 1;
+        self.trial_wait = TRIAL_FIRST;
+        self.trial_at = now + TRIAL_FIRST;
+    }
+
+    /// How it failed last, if it did, and did not answer since.
+    pub(super) fn failing(&self) -> Option<Failing> {
+        let misfit = self.misfit.filter(|_| self.failing == Some(Failure::Misfit));
+        Some(Failing { failure: self.failing?, misfit, is_late: self.is_late })
     }
 
     /// What to keep over a restart.
@@ -378,7 +461,8 @@ impl Unit {
         self.asked = None;
         self.learning = false;
         self.values.fill(None);
-        self.parts.sort_by_key(Part::is_doubtful);
+        // One suspect after the other: pauses are tried with one read at a time.
+        self.parts.sort_by_key(|part| (part.is_doubtful(), part.shaky && !part.is_doubtful()));
     }
 
     /// Its turn begins.
@@ -400,14 +484,20 @@ impl Unit {
 
     /// One poll without the pause that was learned; without one, as it is planned.
     fn begin_trial(&mut self, now: Instant) {
-        self.trial_at = now + TRIAL_EVERY;
         let is_busy = self.trying.is_some() || self.whole.is_some() || self.trial.is_some();
-        let is_learning = self.blame.is_some() || self.parts.iter().any(|part| part.suspect);
-        if is_busy || is_learning || !self.in_step || self.state != State::Up || self.learned().is_empty() {
+        let is_learning = self.blame.is_some() || self.parts.iter().any(Part::is_in_question);
+        if is_busy || is_learning || !self.in_step || self.state != State::Up {
+            // At the next poll, then.
+            return;
+        }
+        self.trial_at = now + self.trial_wait;
+        self.trial_wait = (self.trial_wait * 2).min(TRIAL_EVERY);
+        if self.learned().is_empty() {
             return;
         }
         // The one after the other: a unit may have got quicker and still be narrow.
-        let is_of_pause = !self.pause.is_zero() && (self.tried_at.is_none() || self.width == 0);
+        let is_of_pause = !self.pause.is_zero() && self.trials.is_multiple_of(2);
+        self.trials = self.trials.wrapping_add(1);
         self.tried_at = Some(now);
         self.trial = Some(Trial {
             pause: self.pause,
@@ -440,7 +530,7 @@ impl Unit {
         (self.position..self.parts.len()).find(|index| {
             let part = &self.parts[*index];
             let is_due = part.aside.is_none_or(|(again, _)| again <= now);
-            is_due && (!self.learning || part.suspect)
+            is_due && (!self.learning || part.is_in_question())
         })
     }
 
@@ -472,6 +562,8 @@ impl Unit {
     ) -> Progress {
         self.counters.answers += 1;
         self.failures = 0;
+        self.failing = None;
+        self.is_late = false;
         self.answered_at = Some(now);
         self.soonest = Some(self.soonest.map_or(self.silence, |soonest| soonest.min(self.silence)));
         if let Answer::Exception(_) = answer {
@@ -518,6 +610,7 @@ impl Unit {
         let part = &mut self.parts[index];
         let was_doubtful = part.is_doubtful();
         (part.failures, part.suspect, part.proven) = (0, false, true);
+        (part.shaky, part.cut) = (false, (0, 0));
         if part.aside.take().is_some() {
             self.revision += 1;
         }
@@ -582,7 +675,7 @@ impl Unit {
         self.position = index + 1;
         if let Some((step, _)) = self.trying.take_if(|(_, tried)| *tried == block) {
             self.pause = learn::PAUSES.get(step).copied().unwrap_or_default();
-            self.revision += 1;
+            self.test_soon(now);
             news.push(News::Learned);
             // What was taken apart before may have been too soon rather than too much.
             if self.parts.iter().any(|part| part.half_of.is_some() || part.suspect) {
@@ -593,7 +686,7 @@ impl Unit {
             }
         }
         if was_doubtful {
-            self.learn_width(index, news);
+            self.learn_width(now, index, news);
         }
         self.more(now)
     }
@@ -604,7 +697,7 @@ impl Unit {
     }
 
     /// A half was answered: if all halves of a read were, it was too wide.
-    fn learn_width(&mut self, index: usize, news: &mut Vec<News>) {
+    fn learn_width(&mut self, now: Instant, index: usize, news: &mut Vec<News>) {
         self.revision += 1;
         let Some(id) = self.parts[index].half_of.take() else { return };
         let Some(halved) = self.halved.get_mut(id) else { return };
@@ -616,6 +709,7 @@ impl Unit {
         let width = halved.quantity.div_ceil(factor);
         if self.width == 0 || width < self.width {
             self.width = width;
+            self.test_soon(now);
             news.push(News::Learned);
         }
         // Those that are wider and were never answered are not asked for in vain.
@@ -667,7 +761,7 @@ impl Unit {
         }
         let part = &mut self.parts[index];
         part.failures += 1;
-        let enough = if part.aside.is_some() { 1 } else { learn::FAILURES };
+        let enough = if why == Obstacle::Damage { 1 } else { part.failures_max() };
         let tried = self.trying.take_if(|(_, tried)| *tried == block).map(|(step, _)| step);
         if tried.is_none() && part.failures < enough {
             return;
@@ -690,7 +784,12 @@ impl Unit {
             return;
         }
         part.failures = 0;
+        let is_news = part.aside.is_none();
         self.revision += 1;
+        if is_news {
+            self.trial_wait = TRIAL_FIRST;
+            self.trial_at = now + TRIAL_FIRST;
+        }
         self.whole = None;
         let half_of = part.half_of.take();
         let waited = part.aside.take().map_or(Duration::ZERO, |(_, waited)| waited);
@@ -733,7 +832,7 @@ impl Unit {
     ) -> bool {
         self.counters.polls += 1;
         if self.trial.take().is_some() {
-            self.revision += 1;
+            self.test_soon(now);
             news.push(News::Learned);
         }
         let registers = &self.settings.registers;
@@ -773,6 +872,7 @@ impl Unit {
     /// Ends a poll: the next one is due in the next free slot of the period, so that the rhythm
     /// stays whatever a poll takes.
     fn schedule(&mut self, now: Instant, jitter: Duration) {
+        self.attempts = 0;
         self.restart();
         let period = self.settings.period.max(Duration::from_millis(1));
         let late = now.saturating_duration_since(self.slot);
@@ -788,33 +888,42 @@ impl Unit {
         self.due = self.slot_due;
     }
 
-    /// No answer came to a request; `came`: but as many bytes as one has. Whether a suspect failed
-    /// in a poll, so that the poll is complete without it: then [`Unit::complete`] is to be called,
-    /// and [`Unit::try_again`].
+    /// No answer came to a request. Whether the poll is complete without it: then
+    /// [`Unit::complete`] is to be called, and [`Unit::try_again`].
     pub(super) fn failed(
         &mut self,
         now: Instant,
         (purpose, request, asked): (Purpose, &Request, Instant),
-        (why, came): (Obstacle, bool),
+        lost: Lost,
         backoff: Duration,
     ) -> bool {
         self.failures = self.failures.saturating_add(1);
+        self.failing = Some(lost.failure);
         self.in_step = false;
-        if !came {
+        if !lost.came {
             self.remember(request.answer(), asked);
         }
         if self.end_trial() {
             self.due = now + backoff;
             return false;
         }
-        let part = self.asked.filter(|_| purpose == Purpose::Block);
-        let part = part.and_then(|index| self.parts.get(index));
+        let index = self.asked.filter(|index| purpose == Purpose::Block && *index < self.parts.len());
         let mut is_complete = false;
-        if let Some(part) = part {
-            is_complete = part.is_doubtful() && !self.learning;
-            self.blame = Some((part.block.clone(), why, self.silence));
-            if self.values.iter().all(Option::is_none) {
+        if let Some(index) = index {
+            self.attempts = self.attempts.saturating_add(1);
+            let has_value = self.values.iter().any(Option::is_some);
+            let part = &mut self.parts[index];
+            let is_again = part.shaky || self.attempts >= ATTEMPTS_MAX;
+            is_complete = !self.learning && (part.is_doubtful() || has_value && is_again);
+            part.shaky = true;
+            self.blame = part.blame(lost).map(|why| (part.block.clone(), why, self.silence));
+            if !has_value {
                 self.barren = self.barren.saturating_add(1);
+            }
+            if !part.is_doubtful() {
+                // Of those that fail, each is the first in its turn.
+                let part = self.parts.remove(index);
+                self.parts.push(part);
             }
         } else {
             self.probe_at += 1;
@@ -838,13 +947,15 @@ impl Unit {
         }
     }
 
-    /// Whether it counts as down from now on, and did not before.
-    pub(super) fn has_gone_down(&mut self) -> bool {
-        let went_down = self.failures >= DOWN_AFTER && self.state != State::Down;
-        if went_down {
-            self.state = State::Down;
+    /// Whether it counts as down from now on, or as degraded because what it answers does not fit,
+    /// and did not before.
+    pub(super) fn has_gone_down(&mut self) -> Option<State> {
+        let to = if self.failing == Some(Failure::Misfit) { State::Degraded } else { State::Down };
+        if self.failures < DOWN_AFTER || self.state == to {
+            return None;
         }
-        went_down
+        self.state = to;
+        Some(to)
     }
 
     fn remember(&mut self, shape: Shape, asked: Instant) {
@@ -855,8 +966,9 @@ impl Unit {
     }
 
     /// A frame of this unit with the function asked for, but not as long as asked for.
-    pub(super) fn misfit(&mut self) {
+    pub(super) fn misfit(&mut self, misfit: Misfit) {
         self.counters.misfits += 1;
+        self.misfit = Some(misfit);
     }
 
     /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
@@ -872,6 +984,7 @@ impl Unit {
         self.counters.late += 1;
         // It is slow, not silent.
         self.blame = None;
+        self.is_late = true;
         Some(now.saturating_duration_since(asked))
     }
 

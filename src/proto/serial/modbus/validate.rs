@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::change::Publish;
 use super::frame::Speed;
-use super::map::{Charset, Half, Kind, Order, Register};
+use super::map::{Half, Kind, Order, Register};
 use super::model::{
-    BusTable, CharsetWord, DefaultTable, HalfWord, ModeWord, NumberingWord, OrderWord, PublishWord,
-    RegisterTable, Span, TableWord, TemplateTable, TypeWord, UnitTable,
+    BusTable, DefaultTable, HalfWord, ModeWord, NumberingWord, OrderWord, PublishWord, RegisterTable, Span,
+    TableWord, TemplateTable, TypeWord, UnitTable,
 };
 use super::pdu::Table;
 use super::plan::Limits;
@@ -632,19 +632,24 @@ fn extra(table: &RegisterTable, kind: Kind, place: Table, faults: &mut Faults<'_
     if let Some(count @ (0 | 3..)) = table.characters {
         faults.add(&["characters"], format!("is {count}"), "use 1 or 2");
     }
-    if let Some(count @ (0 | 251..)) = table.answer_bytes {
-        faults.add(&["answer-bytes"], format!("is {count}"), "use a whole number from 1 to 250");
+    let width = 2 * kind.quantity();
+    match table.answer_bytes {
+        Some(count @ (0 | 251..)) => {
+            faults.add(&["answer-bytes"], format!("is {count}"), "use a whole number from 1 to 250");
+        }
+        // Only of a whole number the high bytes can be missing.
+        Some(count) if u16::from(count) < width && !kind.is_whole() && !place.has_bits() => {
+            let message = format!("is {count}, but this type has {width} bytes");
+            faults.add(&["answer-bytes"], message, "use what the unit answers with, or another type");
+        }
+        _ => {}
     }
     Register {
         mask,
         bits: bits.into_iter().map(|(bit, name)| (u8::try_from(bit).unwrap_or(0), name)).collect(),
         names,
         narrow: table.characters == Some(1),
-        charset: match table.charset {
-            Some(CharsetWord::Latin1) => Charset::Latin1,
-            Some(CharsetWord::Windows1252) => Charset::Windows1252,
-            Some(CharsetWord::Utf8) | None => Charset::Utf8,
-        },
+        charset: table.charset.unwrap_or_default(),
         answer_bytes: table.answer_bytes,
         ..Register::default()
     }

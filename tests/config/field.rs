@@ -1,0 +1,99 @@
+//! Settings that work and lose something in the field: `check` warns of them.
+
+use tombolo::config::Level;
+
+use crate::support::{lines, main_file};
+
+const ROLE: &str = "role = \"meter\"\n[role.meter]\n[role.meter.uplink.data]\npath = \"data\"\n";
+
+/// The warnings and faults of a configuration, without those of an upstream that is not there.
+fn said(text: &str) -> String {
+    let loaded = main_file(text).loaded();
+    let found: Vec<_> = loaded
+        .findings
+        .iter()
+        .filter(|finding| finding.level != Level::Ok && finding.subject != "upstream")
+        .cloned()
+        .collect();
+    lines(&found)
+}
+
+fn port(more: &str) -> String {
+    said(&format!("[serial.m]\nport = \"/dev/serial/by-id/x\"\n{more}{ROLE}"))
+}
+
+#[test]
+fn frames_of_a_known_length_that_nothing_marks_are_warned_of() {
+    let fixed = "framing = \"fixed\"\nsize = 8\nform = \"raw\"\n";
+    let length = "framing = \"length\"\nlength-offset = 2\nform = \"raw\"\n";
+    for (keys, is_warned) in [
+        (fixed.to_owned(), true),
+        (format!("{fixed}start = \"hex:424d\"\n"), false),
+        (format!("{fixed}checksum = \"sum\"\n"), false),
+        (format!("{fixed}poll = \"A\"\n"), false),
+        (length.to_owned(), true),
+        (format!("{length}start = \"hex:424d\"\n"), false),
+        (format!("{length}checksum = \"crc16-modbus\"\n"), false),
+        ("framing = \"gap\"\nform = \"raw\"\n".to_owned(), false),
+        ("framing = \"line\"\n".to_owned(), false),
+    ] {
+        let text = port(&keys);
+        assert_eq!(text.contains("a lost byte"), is_warned, "{keys}: {text}");
+        assert!(is_warned || text.is_empty(), "{keys}: {text}");
+    }
+}
+
+#[test]
+fn the_end_of_labels_is_for_messages_of_several_lines() {
+    let good = "framing = \"line\"\nline-end = \"hex:03\"\nlabel-end = \"hex:09\"\n";
+    assert_eq!(port(good), "");
+    for (keys, expected) in [
+        ("framing = \"line\"\nlabel-end = \"hex:09\"\n", "have several lines"),
+        ("framing = \"gap\"\nlabel-end = \"hex:09\"\n", "have several lines"),
+        ("framing = \"line\"\nline-end = \"hex:03\"\nlabel-end = \"hex:0909\"\n", "is not accepted"),
+    ] {
+        let text = port(keys);
+        assert!(text.contains("label-end") && text.contains(expected), "{keys}: {text}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_shorter_than_its_type_is_for_whole_numbers() {
+    let unit = |register: &str| {
+        said(&format!(
+            "[serial.b]\nport = \"/dev/serial/by-id/x\"\n[serial.b.unit.1]\nid = \"u\"\npath = \"data\"\n\
+             register.r = {{ address = 0, {register} }}\n{ROLE}"
+        ))
+    };
+    for good in ["answer-bytes = 1", "type = \"i32\", answer-bytes = 1", "type = \"f32\", answer-bytes = 12"]
+    {
+        assert_eq!(unit(good), "", "{good}");
+    }
+    for bad in ["type = \"f32\", answer-bytes = 1", "type = \"string\", length = 4, answer-bytes = 7"] {
+        let text = unit(bad);
+        assert!(text.contains("answer-bytes") && text.contains("this type has"), "{bad}: {text}");
+    }
+}
+
+#[test]
+fn queries_that_mqtt_3_1_1_cannot_carry_are_warned_of() {
+    let site = |protocol: &str, rule: &str| {
+        said(&format!(
+            "[upstream]\nurl = \"mqtts://broker.example\"\n{protocol}[role.meter]\n[role.meter.uplink.data]\n\
+             path = \"data\"\n{rule}"
+        ))
+    };
+    let old = "protocol = \"3.1.1\"\n";
+    let text = site(old, "");
+    assert!(text.contains("no user properties") && text.contains("data"), "{text}");
+    for (protocol, rule) in [
+        ("", ""),
+        ("protocol = \"5\"\n", ""),
+        (old, "query = \"refuse\"\n"),
+        (old, "envelope = \"json\"\n"),
+        (old, "deny = true\n"),
+    ] {
+        let text = site(protocol, rule);
+        assert!(!text.contains("user properties"), "{protocol}{rule}: {text}");
+    }
+}
