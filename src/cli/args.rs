@@ -31,7 +31,8 @@ pub const NOT_BUILT: [&str; 2] = ["send", "update"];
   the coap-client line it prints; `tombolo tail` shows what arrives
   tombolo check, if something is wrong
 
-Exit status: 0 success, 1 failure, 2 invalid command line, 78 invalid configuration."
+Exit status: 0 success, 1 failure, 2 invalid command line, 3 done but part of the configuration
+is disabled by a fault (reload), 78 invalid configuration."
 )]
 pub struct Arguments {
     /// The configuration file; conf.d/ is read from the same directory

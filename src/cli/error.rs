@@ -10,6 +10,8 @@ use crate::control::io::client::ClientError;
 pub const FAILED: u8 = 1;
 /// Exit status: the command line is wrong.
 pub const USAGE: u8 = 2;
+/// Exit status: done, but part of the configuration is disabled by a fault.
+pub const PARTLY: u8 = 3;
 /// Exit status: the configuration is wrong (`EX_CONFIG`); systemd does not restart on it.
 pub const CONFIGURATION: u8 = 78;
 
@@ -22,6 +24,8 @@ pub enum CommandError {
     Configuration(Vec<Finding>),
     /// The command failed; the text names the cause and the remedy.
     Failed(String),
+    /// It is done, but part of the configuration is not in force; the text names it.
+    Partly(String),
     /// The output is complete; only the exit status is set.
     Said,
     /// Everything was said already: the configuration cannot be used.
@@ -40,6 +44,7 @@ impl CommandError {
     pub fn status(&self) -> u8 {
         match self {
             CommandError::Usage(_) => USAGE,
+            CommandError::Partly(_) => PARTLY,
             CommandError::Configuration(_) | CommandError::SaidOfConfiguration => CONFIGURATION,
             CommandError::Failed(_) | CommandError::Said => FAILED,
             CommandError::Gone(Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,

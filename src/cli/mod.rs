@@ -299,8 +299,12 @@ fn say(error: &CommandError, json: bool) {
             let message = format!("the output cannot be written: {fault}");
             note_object(&serde_json::json!({ "error": { "code": "failed", "message": message } }));
         }
-        CommandError::Usage(text) | CommandError::Failed(text) if json => {
-            let code = if matches!(error, CommandError::Usage(_)) { "usage" } else { "failed" };
+        CommandError::Usage(text) | CommandError::Failed(text) | CommandError::Partly(text) if json => {
+            let code = match error {
+                CommandError::Usage(_) => "usage",
+                CommandError::Partly(_) => "partly",
+                _ => "failed",
+            };
             note_object(&serde_json::json!({ "error": { "code": code, "message": hinted(text) } }));
         }
         CommandError::Configuration(findings) if json => {
@@ -310,7 +314,7 @@ fn say(error: &CommandError, json: bool) {
             object["message"] = "the configuration cannot be used".into();
             note_object(&serde_json::json!({ "error": object }));
         }
-        CommandError::Usage(text) | CommandError::Failed(text) => {
+        CommandError::Usage(text) | CommandError::Failed(text) | CommandError::Partly(text) => {
             note(format_args!("tombolo: {}", crate::telemetry::text::Escaped(text)));
         }
         CommandError::Configuration(findings) => {

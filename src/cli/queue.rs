@@ -13,7 +13,7 @@ use super::args::{
     SkipArguments,
 };
 use super::error::CommandError;
-use super::output::{align, bytes, plural};
+use super::output::{align, bytes, plural, span};
 use crate::control::io::client::{ANSWER, SLOW_ANSWER};
 use crate::control::protocol::{Request, Selection};
 use crate::control::snapshot::{ExportPage, Lane, Queue, RejectedPage};
@@ -183,7 +183,10 @@ pub fn text(queue: &Queue) -> String {
             match (&lane.oldest, lane.records) {
                 (Some(time), _) => time.clone(),
                 (None, 0) => "-".to_owned(),
-                (None, _) => "unknown: no trusted clock".to_owned(),
+                (None, _) => match lane.oldest_age_s {
+                    Some(seconds) => format!("{} ago", span(seconds)),
+                    None => "before the last start, time unknown".to_owned(),
+                },
             },
             lane.dropped.to_string(),
         ]);
@@ -291,7 +294,10 @@ fn list(context: &Context) -> Result<(), CommandError> {
                 .map(|record| {
                     vec![
                         record.record.clone(),
-                        record.received.clone().unwrap_or_else(|| "time unknown".to_owned()),
+                        record
+                            .received
+                            .clone()
+                            .unwrap_or_else(|| "before the last start, time unknown".to_owned()),
                         record.device.clone(),
                         bytes(record.bytes),
                         record.topic.clone(),

@@ -2,6 +2,9 @@
 //!
 //! The unit's `ExecReload`, so that a refused reload fails there too. The daemon goes on with what
 //! it has when it refuses.
+//!
+//! Success is for a configuration that is in force as a whole: a reload that leaves a device, a
+//! role or a port disabled by a fault has an exit status of its own, and names it.
 
 use serde_json::Value;
 
@@ -15,7 +18,8 @@ use crate::control::protocol::Request;
 ///
 /// # Errors
 /// [`CommandError::Failed`] where the reload is refused, or it leaves the uplink without usable
-/// files, or the daemon does not run or answer.
+/// files, or the daemon does not run or answer; [`CommandError::Partly`] where something in the
+/// files is disabled.
 pub fn run(context: &Context) -> Result<(), CommandError> {
     let mut daemon = context.daemon()?;
     let asked = || daemon.ask(&Request::Reload {}, SLOW_ANSWER);
@@ -34,12 +38,26 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
     } else {
         context.out.line("reloaded")?;
         let texts = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        for text in texts("disabled").iter().chain(&texts("problems")) {
+        for text in texts("problems") {
             note(text.as_str().unwrap_or_default());
         }
     }
+    let disabled = answer.get("disabled").and_then(Value::as_array).cloned().unwrap_or_default();
+    let disabled: Vec<&str> = disabled
+        .iter()
+        .filter_map(Value::as_str)
+        .map(|text| text.strip_prefix("fail  ").unwrap_or(text))
+        .collect();
     match unusable {
-        None => Ok(()),
+        None if disabled.is_empty() => Ok(()),
+        None => Err(CommandError::Partly(format!(
+            "reloaded, but {} disabled by faults: {}",
+            match disabled.len() {
+                1 => "1 item is".to_owned(),
+                count => format!("{count} items are"),
+            },
+            disabled.join("; ")
+        ))),
         Some(reason) => Err(CommandError::Failed(format!(
             "reloaded, but the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it \
              breaks, and there is no other until that is corrected"

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
+use super::access_list::{self, AccessList, Asker};
 use super::finding::{Finding, Place};
 use super::gateway_id::{self, Choice};
 use super::sandbox::{Hidden, Sandbox};
@@ -325,7 +326,18 @@ fn trial(
     };
     match trial.apply(layers, &trial::io::moment()) {
         Standing::Pending(_) => (Some(trial), None),
-        Standing::Unrelated => (None, None),
+        Standing::Unrelated => {
+            let text = layers.iter().find(|layer| layer.path == trial.file).map(|layer| &layer.text);
+            if text == trial.before.as_ref() {
+                return (None, None);
+            }
+            let place = Place { file: trial.file.display().to_string().into(), line: None };
+            let message =
+                "it was changed during its trial, so it is used as it is and nothing will put it back";
+            let advice = "`tombolo config confirm` keeps it; `tombolo config revert` does so too, and writes what was \
+                          there before into the state directory";
+            (None, Some(Finding::warn("configuration", message).at(Some(&place)).advice(advice)))
+        }
         Standing::Over => {
             let place = Place { file: trial.file.display().to_string().into(), line: None };
             let message = "it was on trial and not confirmed in time: what was there before is used";
@@ -541,9 +553,17 @@ impl Service {
         Service { uid, groups }
     }
 
-    /// Whether the mode bits grant this user what `bit` (4 read, 1 search) stands for.
-    fn may(&self, metadata: &fs::Metadata, bit: u32) -> bool {
+    /// Whether the mode bits, or the access list, grant this user what `bit` (4 read, 1 search)
+    /// stands for.
+    fn may(&self, path: &Path, metadata: &fs::Metadata, bit: u32) -> bool {
         let mode = metadata.mode();
+        let (owner, group) = (metadata.uid(), metadata.gid());
+        let asker = Asker { uid: self.uid, groups: &self.groups, owner, group };
+        if self.uid != 0
+            && let Some(list) = access_list(path)
+        {
+            return list.grants(&asker, bit);
+        }
         match () {
             () if self.uid == 0 => true,
             () if self.uid == metadata.uid() => mode & (bit << 6) != 0,
@@ -555,9 +575,25 @@ impl Service {
     /// Whether every folder on the way lets it pass, and the file lets it read.
     fn reads(&self, path: &Path, metadata: &fs::Metadata) -> bool {
         let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let passes = |folder: &Path| fs::metadata(folder).map_or(true, |metadata| self.may(&metadata, 1));
-        self.may(metadata, 4) && whole.ancestors().skip(1).all(passes)
+        let passes =
+            |folder: &Path| fs::metadata(folder).map_or(true, |metadata| self.may(folder, &metadata, 1));
+        self.may(&whole, metadata, 4) && whole.ancestors().skip(1).all(passes)
     }
+}
+
+/// The access list of a file, if it has one that can be read.
+fn access_list(path: &Path) -> Option<AccessList> {
+    let mut value = Vec::new();
+    // The usual list has few entries.
+    for size in [256, access_list::ATTRIBUTE_MAX] {
+        value.resize(size, 0);
+        match rustix::fs::getxattr(path, access_list::ATTRIBUTE, &mut value[..]) {
+            Ok(length) => return AccessList::parse(value.get(..length)?),
+            Err(rustix::io::Errno::RANGE) => {}
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// The sandbox of the unit that is installed, with its drop-ins; of the packaged one where none is.
@@ -616,7 +652,7 @@ impl Disk {
     }
 
     fn judge(&self, path: &Path, metadata: &fs::Metadata) -> Looked {
-        // Access lists are not known here; credentials are handed over by systemd.
+        // Credentials are handed over by systemd.
         let is_credential = path.starts_with("/run/credentials");
         let closed = |service: &&Service| !is_credential && !service.reads(path, metadata);
         let closed_to = self.service.as_ref().filter(closed).map(|service| user_name(service.uid));

@@ -22,6 +22,7 @@
 //! * [`load`] is pure: texts in, settings out. Only `io` modules touch files, the environment and
 //!   randomness.
 
+mod access_list;
 pub mod alias;
 pub mod certificate;
 pub mod difference;

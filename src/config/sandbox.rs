@@ -39,6 +39,10 @@ enum Protection {
     Everything,
 }
 
+fn names_bind(value: &str) -> bool {
+    value.trim_start_matches('~').split_whitespace().any(|name| name == "CAP_NET_BIND_SERVICE")
+}
+
 /// The settings in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sandbox {
@@ -49,6 +53,9 @@ pub struct Sandbox {
     system: Protection,
     writable: Vec<PathBuf>,
     bound: Vec<PathBuf>,
+    /// `AmbientCapabilities=` has CAP_NET_BIND_SERVICE, and so has `CapabilityBoundingSet=`.
+    ambient_bind: bool,
+    bounded_out: bool,
 }
 
 impl Sandbox {
@@ -114,8 +121,23 @@ impl Sandbox {
                     extend(&mut self.writable, value, destination);
                 }
             }
+            // An empty value takes away what was there; `~` names what is left out.
+            "AmbientCapabilities" => {
+                let has = names_bind(value) != value.starts_with('~');
+                self.ambient_bind = !value.is_empty() && (self.ambient_bind || has);
+            }
+            "CapabilityBoundingSet" => {
+                let has = names_bind(value) != value.starts_with('~');
+                self.bounded_out = value.is_empty() || !has;
+            }
             _ => {}
         }
+    }
+
+    /// Whether the service may listen on reserved ports though it is not root's
+    /// (CAP_NET_BIND_SERVICE).
+    pub fn binds_reserved_ports(&self) -> bool {
+        self.ambient_bind && !self.bounded_out
     }
 
     /// Whether, and by what, a path is out of the service's sight.
@@ -181,6 +203,16 @@ fn is_true(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reserved_ports_are_for_a_unit_with_the_capability() {
+        let with = |text: &str| Sandbox::parse([PACKAGED, text]).binds_reserved_ports();
+        assert!(!with(""), "the packaged unit");
+        let both = "[Service]\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n";
+        assert!(with(both));
+        assert!(!with("[Service]\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n"), "bounded out");
+        assert!(!with(&format!("{both}AmbientCapabilities=\n")));
+    }
 
     #[test]
     fn the_packaged_unit_hides_homes_and_temporary_folders_and_writes_to_its_own_alone() {

@@ -153,8 +153,26 @@ pub struct Uplink {
     pub asked: Option<bool>,
     /// Milliseconds a publish took to be acknowledged; only in the answer to `uplink-check`.
     pub echo_ms: Option<u64>,
+    /// Examples of the readings that the broker acknowledged on this connection, by a reason code
+    /// of MQTT 5; only in the answer to `uplink-check`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub taken: Vec<TakenReading>,
     /// Warnings: the broker supports only 3.1.1, a small Receive Maximum, a stopped lane.
     pub warnings: Vec<String>,
+}
+
+/// A reading that the broker acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TakenReading {
+    /// Its device.
+    pub device: String,
+    /// Its path within the device.
+    pub path: String,
+    /// Its topic.
+    pub topic: String,
+    /// Seconds since the last one on this topic.
+    pub ago_s: u64,
 }
 
 /// A suspected record: the broker refused it, did not acknowledge it, or closed the connection when
@@ -632,10 +650,13 @@ pub struct SecurityReport {
     pub rule_hits: BTreeMap<String, BTreeMap<String, u64>>,
     /// Seconds since the start or the last reload.
     pub counted_s: u64,
-    /// Devices that sent nothing since the start, in id order; at most 100.
+    /// Devices that sent nothing since they are known to this process, in id order; at most 100.
     pub silent: Vec<String>,
     /// All of them.
     pub silent_count: u64,
+    /// Seconds for which each of them is known at least: a reload may have added it, or may have
+    /// disabled it for a time.
+    pub silent_known_s: Option<u64>,
     /// DTLS sessions by cipher suite, by its IANA name.
     pub suites: BTreeMap<String, u64>,
     /// DTLS sessions without the extended master secret.
@@ -655,6 +676,9 @@ pub struct Lane {
     pub bytes: u64,
     /// When the oldest of them was received, if known.
     pub oldest: Option<String>,
+    /// How long ago that was, in seconds. Also known without a trusted clock, if it was since the
+    /// last start.
+    pub oldest_age_s: Option<u64>,
     /// The id of the oldest record.
     pub oldest_record: Option<String>,
     /// The lane's limit in bytes.

@@ -42,6 +42,7 @@ use crate::control::protocol::{Code, Failure};
 use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Method, Name, RecordId};
+use crate::northbound::publication;
 use crate::northbound::publisher::Skip;
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::io::hinted;
@@ -313,8 +314,8 @@ impl Desk {
         let moment = self.clock.moment();
         let facts = Facts {
             gateway: settings.gateway.id.to_string(),
+            moment,
             wall: moment.wall,
-            ages_from: moment.ages_from,
             uptime: now.saturating_duration_since(self.started),
             protocol_for: uplink.protocol_since_s.map(Duration::from_secs),
             state_dir: settings.paths.state_dir.clone(),
@@ -654,6 +655,7 @@ impl Control for Desk {
         let shown = Lane::ALL.map(|lane| (self.link.stopped(lane, now), self.link.suspected(lane)));
         let store = journal.rejected();
         let rate_limit = self.link.configured_rate(now);
+        let moment = self.clock.moment();
         tokio::task::spawn_local(async move {
             let mut lanes = BTreeMap::new();
             for (lane, (stopped, (suspected, held))) in Lane::ALL.into_iter().zip(shown) {
@@ -667,9 +669,12 @@ impl Control for Desk {
                         delivered: delivered[lane.index()],
                         bytes: of.bytes,
                         oldest: oldest
-                            .and_then(|(_, stamp)| stamp.wall_ms)
-                            .map(|ms| UnixTime(ms).to_string()),
-                        oldest_record: oldest.map(|(id, _)| id.to_string()),
+                            .and_then(|of| publication::received(of.received, of.same_boot, &moment))
+                            .map(|at| at.to_string()),
+                        oldest_age_s: oldest
+                            .and_then(|of| publication::age_ms(of.received, of.same_boot, &moment))
+                            .map(|ms| ms / 1_000),
+                        oldest_record: oldest.map(|of| of.id.to_string()),
                         max_bytes: of.max_bytes,
                         dropped: of.lost_records(),
                         unreadable: of.unreadable,
@@ -726,7 +731,7 @@ impl Control for Desk {
 
     fn rejected(&mut self, action: RejectedAction, reply: Reply) {
         let store = self.journal.borrow().rejected();
-        tokio::task::spawn_local(rejected::answer(store, action, reply));
+        tokio::task::spawn_local(rejected::answer(store, action, self.clock.moment(), reply));
     }
 
     fn import(&mut self, file: String, all: bool, reply: Reply) {
@@ -766,8 +771,13 @@ impl Control for Desk {
         for (role, rule, hits) in hub.pipeline.gate.rule_hits() {
             report.rule_hits.entry(role.to_string()).or_default().insert(rule.to_string(), hits);
         }
-        let silent = hub.pipeline.gate.devices(now).filter(|device| device.last_seen.is_none());
-        let mut silent: Vec<String> = silent.map(|device| device.id.to_string()).collect();
+        let (mut silent, mut known) = (Vec::new(), None::<u64>);
+        for device in hub.pipeline.gate.devices(now).filter(|device| device.last_seen.is_none()) {
+            let for_s = now.saturating_duration_since(device.known_since).as_secs();
+            known = Some(known.map_or(for_s, |least| least.min(for_s)));
+            silent.push(device.id.to_string());
+        }
+        report.silent_known_s = known;
         silent.sort_unstable();
         report.silent_count = silent.len() as u64;
         silent.truncate(SILENT_SHOWN);

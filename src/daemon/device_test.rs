@@ -21,6 +21,8 @@ use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot::{DeviceTest, TestStep};
 use crate::gate::{Gate, Received};
 use crate::message::{ContentFormat, Lane, Method, Path, RecordId};
+use crate::northbound::advice;
+use crate::northbound::reason_code::Cause;
 use crate::northbound::settled::Verdict;
 use crate::pipeline::Tested;
 
@@ -237,7 +239,11 @@ pub fn delivery(link: &Rc<Link>, deliveries: &Rc<Deliveries>, record: &str, repl
             }
             Ok(Ok(Verdict::HeldBack(cause) | Verdict::Rejected(cause))) => {
                 steps.push("sent", true, format!("published to {broker}"));
-                let text = format!("{cause}; allow the topic at the broker; record {record} is tried again");
+                let advice = match cause {
+                    Cause::Code(code) => advice::of_puback(code),
+                    _ => "see the broker's log, and whether it allows the topic",
+                };
+                let text = format!("{cause}; {advice}; record {record} is tried again");
                 steps.push("acknowledged", false, text);
             }
             Ok(Ok(Verdict::Expired)) => steps.push("sent", false, "it expired before it could be sent"),

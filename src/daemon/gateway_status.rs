@@ -14,10 +14,11 @@ use serde::Serialize;
 use tokio::task::spawn_local;
 
 use super::link::Link;
-use crate::clock::UnixTime;
+use crate::clock::{Moment, UnixTime};
 use crate::journal::io::Rejected;
-use crate::message::{Lane, Stamp};
+use crate::message::Lane;
 use crate::northbound::certificate::Certificate;
+use crate::northbound::publication::age_ms;
 
 /// Numbers are said so often.
 const NUMBERS_EVERY: Duration = Duration::from_secs(900);
@@ -61,8 +62,8 @@ pub struct Numbers {
 pub struct Facts {
     /// The gateway's id.
     pub gateway: String,
-    /// From when on a wall stamp may be compared with it.
-    pub ages_from: Option<UnixTime>,
+    /// All clocks.
+    pub moment: Moment,
     /// Wall time, while it is trusted.
     pub wall: Option<UnixTime>,
     /// How long the process has run.
@@ -168,7 +169,8 @@ impl GatewayStatus {
             let mut oldest = [None; 2];
             for lane in Lane::ALL {
                 let found = store.oldest(lane).await;
-                oldest[lane.index()] = found.and_then(|(_, stamp)| age_s(stamp, facts.wall, facts.ages_from));
+                let age = found.and_then(|of| age_ms(of.received, of.same_boot, &facts.moment));
+                oldest[lane.index()] = age.map(|ms| ms / 1_000);
             }
             let (state_dir, certificate) = (facts.state_dir.clone(), facts.certificate.clone());
             let asked = tokio::task::spawn_blocking(move || {
@@ -236,11 +238,6 @@ fn payload(
 
 /// How old a record is, where both times are known and the clock has not jumped without proof
 /// between them.
-fn age_s(stamp: Stamp, wall: Option<UnixTime>, ages_from: Option<UnixTime>) -> Option<u64> {
-    let stamped = stamp.wall_ms.filter(|&stamped| ages_from.is_some_and(|from| stamped >= from.0))?;
-    Some(wall?.0.saturating_sub(stamped) / 1000)
-}
-
 /// Bytes this process has caused to be written to disks since its start (proc(5), `/proc/PID/io`).
 fn written() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/io").ok()?;
@@ -298,7 +295,7 @@ mod tests {
         let numbers = Numbers { lanes: [(0, 0), (3, 900)], rejected: 1, lost: 2, unreadable: 4 };
         let mut facts = Facts {
             gateway: "gw".into(),
-            ages_from: None,
+            moment: Moment { now: Instant::now(), boottime_ms: 0, wall: None, ages_from: None },
             wall: None,
             uptime: Duration::from_secs(10),
             protocol_for: Some(Duration::from_secs(5)),

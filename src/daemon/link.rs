@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use super::clock::SystemClock;
 use super::deliveries::Deliveries;
+use super::untaken::{Seen, Untaken};
 use crate::control::api::Reply;
 use crate::control::snapshot;
 use crate::credential::renewal::{Standing, Verdict};
@@ -20,6 +21,7 @@ use crate::northbound::io::observer::Observer;
 use crate::northbound::io::{Checked, Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
+use crate::northbound::taken::TakenTopic;
 use crate::northbound::uplink::{CLOSES, Status, TrialVerdict, Uplink};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
@@ -35,6 +37,8 @@ const REFUSES_ALL_AFTER: Duration = Duration::from_secs(10);
 const NONE_TAKEN: Duration = Duration::from_secs(120);
 /// How long a probe of a certificate may take: the attempt under way, what is in flight, the trial.
 const PROBE_WITHIN: Duration = Duration::from_secs(180);
+/// What is known of a connection before CONNACK.
+const OPENING: &str = "the connection is there, and the broker has not answered CONNECT yet";
 /// How often its result is asked for.
 const PROBE_TICK: Duration = Duration::from_millis(20);
 /// How long an asked-for publish may take to be acknowledged.
@@ -53,8 +57,8 @@ pub struct Link {
     /// replaced.
     dropped: Cell<u64>,
     deliveries: Rc<Deliveries>,
-    /// Since when no record has been taken although some wait, and when one was taken last then.
-    untaken: Cell<Option<(Instant, Option<Instant>)>>,
+    /// For how long no record has been taken although some wait.
+    untaken: Cell<Untaken>,
 }
 
 /// Starts it.
@@ -73,7 +77,7 @@ pub fn start(
         stopping: Cell::new(false),
         dropped: Cell::new(0),
         deliveries: Rc::clone(deliveries),
-        untaken: Cell::new(None),
+        untaken: Cell::default(),
     });
     link.replace(settings, &[]);
     link
@@ -314,7 +318,11 @@ impl Link {
             records.saturating_sub(held)
         };
         let records: u64 = Lane::ALL.into_iter().map(others).sum();
-        let waited = self.untaken_for(status, records, now);
+        let seen =
+            Seen { connected: status.connected, since: status.since, taken_at: status.taken_at, records };
+        let mut untaken = self.untaken.get();
+        let waited = untaken.waited(now, &seen);
+        self.untaken.set(untaken);
         if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
             let seconds = waited.as_secs();
             stalled.push(format!(
@@ -322,22 +330,6 @@ impl Link {
             ));
         }
         stalled
-    }
-
-    /// How long records have waited of which the broker took none. A connection that is replaced,
-    /// because nothing was answered on it, does not end that; an outage does.
-    fn untaken_for(&self, status: &Status, records: u64, now: Instant) -> Duration {
-        let is_away = !status.connected && now.saturating_duration_since(status.since) >= NONE_TAKEN;
-        if records == 0 || is_away {
-            self.untaken.set(None);
-            return Duration::ZERO;
-        }
-        let (since, _) = match self.untaken.get() {
-            Some(held) if held.1 == status.taken_at => held,
-            _ => (now, status.taken_at),
-        };
-        self.untaken.set(Some((since, status.taken_at)));
-        now.saturating_duration_since(since)
     }
 
     /// What is wrong for a while, in words that stay the same: for the gateway's status.
@@ -441,12 +433,26 @@ impl Link {
             suspected: status.suspects.iter().map(|held| self.shown(held)).collect(),
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
-            last_error: status.failure,
+            last_error: status.failure.or_else(|| status.opening.then(|| OPENING.to_owned())),
             retry_in_s: status.attempt_at.map(|at| at.saturating_duration_since(now).as_secs()),
             asked: None,
             echo_ms: None,
+            taken: Vec::new(),
             warnings,
         }
+    }
+
+    /// Examples of what the broker took on this connection.
+    fn taken(&self, now: Instant) -> Vec<snapshot::TakenReading> {
+        let handle = self.handle.borrow();
+        let taken = handle.as_ref().map(|handle| handle.with(|core| core.taken_topics()));
+        let shown = |taken: TakenTopic| snapshot::TakenReading {
+            ago_s: now.saturating_duration_since(taken.at).as_secs(),
+            device: taken.device,
+            path: taken.path,
+            topic: taken.topic,
+        };
+        taken.unwrap_or_default().into_iter().map(shown).collect()
     }
 
     /// Its numbers.
@@ -477,6 +483,7 @@ impl Link {
             };
             let mut shown = link.snapshot(Instant::now());
             shown.asked = Some(asked);
+            shown.taken = link.taken(Instant::now());
             shown.echo_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             reply.ok(&shown);
         });

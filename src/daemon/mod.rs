@@ -61,3 +61,4 @@ pub mod state;
 mod tracer;
 mod trial;
 pub mod units;
+mod untaken;

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::link::Link;
-use crate::clock::UnixTime;
+use crate::clock::Moment;
 use crate::control::api::{RejectedAction, Reply};
 use crate::control::protocol::{Code, EXPORT_BYTES, Failure, LIST_MAX, Selection};
 use crate::control::snapshot;
 use crate::journal::io::Rejected;
 use crate::journal::{RejectedRecord, RejectedWhole, Retried};
 use crate::message::{Envelope, RecordId};
+use crate::northbound::publication::received;
 use crate::northbound::reason_code::Cause;
 use crate::northbound::retry::{Retry, RetryCandidate};
 use crate::northbound::suspicion::TopicKey;
@@ -27,19 +28,23 @@ use crate::northbound::suspicion::TopicKey;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Does what is asked and answers.
-pub async fn answer(store: Rejected, action: RejectedAction, reply: Reply) {
+pub async fn answer(store: Rejected, action: RejectedAction, moment: Moment, reply: Reply) {
     match action {
-        RejectedAction::List { after } => match list(&store, after.as_deref()).await {
+        RejectedAction::List { after } => match list(&store, after.as_deref(), &moment).await {
             Ok(page) => reply.ok(&page),
             Err(failure) => reply.fail(failure),
         },
-        RejectedAction::Export { after } => reply.ok(&export(&store, after).await),
+        RejectedAction::Export { after } => reply.ok(&export(&store, after, &moment).await),
         RejectedAction::Retry(selection) => reply.result(change(&store, selection, true).await),
         RejectedAction::Drop(selection) => reply.result(change(&store, selection, false).await),
     }
 }
 
-async fn list(store: &Rejected, after: Option<&str>) -> Result<snapshot::RejectedPage, Failure> {
+async fn list(
+    store: &Rejected,
+    after: Option<&str>,
+    moment: &Moment,
+) -> Result<snapshot::RejectedPage, Failure> {
     let after = match after {
         Some(text) => find(store, text).await?,
         None => 0,
@@ -53,16 +58,16 @@ async fn list(store: &Rejected, after: Option<&str>) -> Result<snapshot::Rejecte
         unreadable += page.unreadable;
     }
     Ok(snapshot::RejectedPage {
-        records: page.records.iter().map(shown).collect(),
+        records: page.records.iter().map(|record| shown(record, moment)).collect(),
         more: page.more,
         unreadable,
     })
 }
 
-async fn export(store: &Rejected, after: u64) -> snapshot::ExportPage {
+async fn export(store: &Rejected, after: u64, moment: &Moment) -> snapshot::ExportPage {
     let page = store.export(after, EXPORT_BYTES).await;
     snapshot::ExportPage {
-        records: page.records.iter().map(exported).collect(),
+        records: page.records.iter().map(|whole| exported(whole, moment)).collect(),
         last: page.last.filter(|_| page.more),
         unreadable: page.unreadable,
     }
@@ -131,20 +136,21 @@ async fn find(store: &Rejected, text: &str) -> Result<u64, Failure> {
     }
 }
 
-fn shown(record: &RejectedRecord) -> snapshot::RejectedRecord {
+fn shown(record: &RejectedRecord, moment: &Moment) -> snapshot::RejectedRecord {
     snapshot::RejectedRecord {
         record: record.original.unwrap_or(record.entry.id).to_string(),
         device: record.device.clone(),
         topic: record.topic.clone(),
         bytes: record.payload_bytes as u64,
-        received: record.received.wall_ms.map(|ms| UnixTime(ms).to_string()),
+        received: received(record.received, record.same_boot, moment).map(|at| at.to_string()),
         reason: Cause::from_byte(record.entry.reason).to_string(),
     }
 }
 
 /// A line of an export: everything needed to publish the record by other means.
-fn exported(whole: &RejectedWhole) -> Value {
+fn exported(whole: &RejectedWhole, moment: &Moment) -> Value {
     let record = &whole.record;
+    let time = received(record.received, record.same_boot, moment);
     let mut object = json!({
         "v": 1,
         "id": record.original.unwrap_or(record.entry.id).to_string(),
@@ -170,7 +176,7 @@ fn exported(whole: &RejectedWhole) -> Value {
         },
     );
     put("original", record.original.map(|id| json!(id.to_string())));
-    put("received", record.received.wall_ms.map(|ms| json!(UnixTime(ms).to_string())));
+    put("received", time.map(|at| json!(at.to_string())));
     put("query", whole.query.as_deref().map(|query| json!(query)));
     put("format", whole.content_format.map(|format| json!(format.0)));
     put("expires_s", whole.expires_s.map(|seconds| json!(seconds)));

@@ -50,6 +50,8 @@ pub(super) struct State {
     /// Readings that passed and that the journal did not take.
     pub(super) unstored: u32,
     pub(super) last_refusal: Option<Box<LastRefusal>>,
+    /// Since when it is counted.
+    pub(super) since: Instant,
 }
 
 impl Entry {
@@ -83,6 +85,7 @@ impl State {
             refused: Refused::default(),
             unstored: 0,
             last_refusal: None,
+            since: now,
         }
     }
 

@@ -110,6 +110,8 @@ pub struct DeviceView<'a> {
     pub online: bool,
     /// Its last activity since the gate was created.
     pub last_seen: Option<Instant>,
+    /// Since when it is known here, and counted.
+    pub known_since: Instant,
     /// Readings that passed.
     pub accepted: u64,
     /// Payload bytes of the readings that passed.
@@ -271,6 +273,7 @@ impl Gate {
             label: entry.label.as_deref(),
             online: entry.state.presence.online(now, entry.offline_after),
             last_seen: entry.state.presence.last_seen(),
+            known_since: entry.state.since,
             accepted: entry.state.accepted,
             accepted_bytes: entry.state.accepted_bytes,
             unstored: entry.state.unstored,

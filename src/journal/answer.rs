@@ -122,6 +122,17 @@ pub enum Retried {
     NoRoom,
 }
 
+/// The oldest record of a lane that is not released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OldestRecord {
+    /// The id under which it is published.
+    pub id: RecordId,
+    /// When it was received.
+    pub received: Stamp,
+    /// It was stored since the journal was opened last, so certainly in this boot.
+    pub same_boot: bool,
+}
+
 /// A record in the rejected store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRecord {
@@ -137,6 +148,8 @@ pub struct RejectedRecord {
     pub payload_bytes: usize,
     /// When it was received.
     pub received: Stamp,
+    /// It was stored since the journal was opened last, so certainly in this boot.
+    pub same_boot: bool,
     /// The id it had before it was rejected for the first time and retried.
     pub original: Option<RecordId>,
 }

@@ -46,8 +46,8 @@ pub mod view;
 mod witness;
 
 pub use answer::{
-    Completion, Failed, Next, ReadTrouble, Refused, RejectRefused, RejectedRead, RejectedRecord,
-    RejectedWhole, Retried, Status, Stored,
+    Completion, Failed, Next, OldestRecord, ReadTrouble, Refused, RejectRefused, RejectedRead,
+    RejectedRecord, RejectedWhole, Retried, Status, Stored,
 };
 pub use aside::{Aside, AsideCause, AsideRange};
 pub use io::{FileReport, ImportError, Imported, Importer, Journal, OpenReport};

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::advice;
 use super::fallback::AttemptFailure;
 use super::publisher::ConnectionEnd;
 use super::reason_code::{self, CodeClass};
@@ -72,7 +73,8 @@ impl Ending {
                 Outcome::Unreachable,
                 ConnectionEnd::Otherwise,
                 AttemptFailure::Nothing,
-                "the broker does not answer CONNECT within 20 s",
+                "the broker accepts the connection but does not answer MQTT: no CONNACK within 20 s; see whether the port in \
+                 upstream.url is an MQTT broker's",
             ),
             Ended::Silent => Ending::new(
                 lost(Lost::Explained),
@@ -119,8 +121,10 @@ impl Ending {
             }
             _ => "",
         };
+        let otherwise = advice::of_connack(code);
         let words = if advice.is_empty() {
-            words(reason_code::connack_text(code), answer)
+            let words = words(reason_code::connack_text(code), answer);
+            if class == CodeClass::Elsewhere { words } else { format!("{words}; {otherwise}") }
         } else {
             match &answer.reason {
                 Some(reason) => format!("{advice} (0x{code:02X}, \"{}\")", printable(reason)),

@@ -35,6 +35,7 @@
 //! lane.
 
 pub mod address;
+pub mod advice;
 pub mod anatomy;
 pub mod certificate;
 pub mod chain_fault;
@@ -61,6 +62,7 @@ pub mod settings;
 pub mod settled;
 pub mod strikes;
 pub mod suspicion;
+pub mod taken;
 pub mod tls;
 pub mod uplink;
 pub mod volatile;

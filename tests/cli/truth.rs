@@ -52,6 +52,78 @@ fn a_user_without_rights_is_told_so_and_the_broker_is_not_tried_with_another_cli
 }
 
 #[test]
+fn a_reserved_port_of_an_unprivileged_user_fails_with_the_way_out() {
+    let place = Place::new();
+    place.write("conf.d/10.toml", "[coap]\nlisten = [\"127.0.0.1:683\"]\n");
+    for name in ["state", "run"] {
+        std::fs::create_dir_all(place.path(name)).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(place.path(name), Some(65534), Some(65534)).unwrap();
+        }
+    }
+    let from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    if from.trim().parse::<u16>().is_ok_and(|from| from <= 683) {
+        return; // here every user may have it
+    }
+    let Some((status, text)) = as_nobody(&place, "check --offline") else { return };
+    assert_eq!(status, 1, "{text}");
+    let line =
+        text.lines().find(|line| line.starts_with("fail  ports: ")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("127.0.0.1:683 may not be had by this user"), "{line}");
+    assert!(line.contains("5684") && line.contains("ip_unprivileged_port_start=683"), "{line}");
+    // Root, which may, knows that the owner of this gateway may not.
+    let ran = place.run("check --offline");
+    let line = ran.out.lines().find(|line| line.contains("127.0.0.1:683")).unwrap();
+    assert!(line.starts_with("warn") && line.contains("may not be had by"), "{line}");
+}
+
+#[test]
+fn an_access_list_decides_what_the_service_may_read() {
+    let place = Place::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["ca".to_owned()]).unwrap().self_signed(&key).unwrap();
+    place.write("ca.pem", &certificate.pem());
+    place.write("conf.d/10.toml", "[upstream]\nurl = \"mqtts://localhost\"\nca-file = \"../ca.pem\"\n");
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    std::fs::create_dir_all(place.path("state")).unwrap();
+    std::os::unix::fs::chown(place.path("state"), Some(65534), Some(65534)).unwrap();
+    std::fs::set_permissions(place.path("ca.pem"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let closed = |out: &str| out.lines().any(|line| line.starts_with("fail") && line.contains("ca.pem"));
+    let ran = place.run("check --offline");
+    assert!(closed(&ran.out), "the owner alone may read it: {}", ran.out);
+    // setfacl -m u:65534:r, which sets the mask to r: version 2, then tag, permissions and id each.
+    let list = |named: u8, mask: u8| {
+        let undefined = [0xFF; 4];
+        let mut value = vec![2, 0, 0, 0];
+        for (tag, permissions, id) in [
+            (0x01, 6, undefined),
+            (0x02, named, 65534u32.to_le_bytes()),
+            (0x04, 0, undefined),
+            (0x10, mask, undefined),
+            (0x20, 0, undefined),
+        ] {
+            value.extend_from_slice(&[tag, 0, permissions, 0]);
+            value.extend_from_slice(&id);
+        }
+        value
+    };
+    let set = |value: &[u8]| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(place.path("ca.pem"), "system.posix_acl_access", value, flags)
+    };
+    if set(&list(4, 4)).is_err() {
+        return; // this file system has no access lists
+    }
+    let ran = place.run("check --offline");
+    assert!(!closed(&ran.out), "{}", ran.out);
+    assert!(ran.out.contains("ca.pem has 1 CA certificate"), "{}", ran.out);
+    set(&list(4, 0)).unwrap();
+    assert!(closed(&place.run("check --offline").out), "the mask takes it away");
+}
+
+#[test]
 fn the_journal_is_verified_whatever_is_wrong_elsewhere_and_who_may_not_look_is_told_so() {
     let place = Place::new();
     place.write("conf.d/10.toml", "[upstream]\nurl = \"http://nonsense\"\n[device.a]\nrole = 7\n");

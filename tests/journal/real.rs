@@ -285,7 +285,7 @@ fn a_rejected_record_can_be_listed_retried_and_given_up() {
     assert_eq!(journal.published_id(Lane::Normal, own), list[0].entry.id);
     assert_eq!(journal.own_id(list[0].entry.id), Some(own));
     assert_eq!(journal.own_id(own), None);
-    assert_eq!(runtime.block_on(rejected.oldest(Lane::Normal)).unwrap().0, list[0].entry.id);
+    assert_eq!(runtime.block_on(rejected.oldest(Lane::Normal)).unwrap().id, list[0].entry.id);
     let loss = loop {
         if let Some(loss) = journal.loss(Lane::Normal, 0) {
             break loss;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tombolo::clock::UnixTime;
 use tombolo::message::{ContentFormat, Envelope, Lane, Method, Stamp};
-use tombolo::northbound::io::probe::{Grade, Trial, probe};
+use tombolo::northbound::io::probe::{Grade, ReadingTrial, Trial, probe};
 use tombolo::northbound::io::{files, transport};
 use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::{Protocol, TlsVersion};
@@ -476,14 +476,19 @@ fn the_connection_shows_on_demand_that_it_works() {
     });
 }
 
-fn trial(scratch: &str) -> Trial<'_> {
-    Trial { scratch, reading: Some("tombolo/g/door/up/~check"), payload_max: 1024, beside: true }
+fn reading(topic: &str) -> ReadingTrial {
+    ReadingTrial { topic: topic.to_owned(), of: "rule x of role y".to_owned(), retain: false, beside: false }
+}
+
+fn trial<'a>(scratch: &'a str, readings: &'a [ReadingTrial]) -> Trial<'a> {
+    Trial { scratch, readings, payload_max: 1024, beside: true, own_taken: false }
 }
 
 #[test]
 fn an_acl_that_takes_readings_alone_is_a_warning_and_one_that_takes_nothing_a_failure() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scratch = "tombolo/g/gateway/check";
+    let readings = [reading("tombolo/g/door/up/tombolo-check")];
     for (acl, protocol, grade) in [
         ("topic write tombolo/g/+/up/#\n", Protocol::V5, Grade::Warn),
         ("topic write other/#\n", Protocol::V5, Grade::Fail),
@@ -496,7 +501,7 @@ fn an_acl_that_takes_readings_alone_is_a_warning_and_one_that_takes_nothing_a_fa
         for beside in [true, false] {
             let mut settings = mosquitto.settings();
             settings.protocol = protocol;
-            let trial = Trial { beside, ..trial(scratch) };
+            let trial = Trial { beside, ..trial(scratch, &readings) };
             let steps = runtime.block_on(probe(&settings, good_clock(), &trial));
             let worst = steps.iter().filter(|step| step.name == "publish").map(|step| step.grade);
             let failed = worst.clone().any(|grade| grade == Grade::Fail);
@@ -511,7 +516,7 @@ fn readings_that_a_role_allows_and_the_broker_cannot_take_are_foreseen() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mosquitto = Mosquitto::with_general(ordinary, "max_packet_size 5000", "");
     for (payload_max, warned) in [(1024, false), (65_536, true)] {
-        let trial = Trial { payload_max, ..trial("tombolo/g/gateway/check") };
+        let trial = Trial { payload_max, ..trial("tombolo/g/gateway/check", &[]) };
         let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), &trial));
         let said = steps.iter().any(|step| step.text.contains("takes packets of 5000 bytes"));
         assert_eq!(said, warned, "{steps:#?}");
@@ -522,8 +527,9 @@ fn readings_that_a_role_allows_and_the_broker_cannot_take_are_foreseen() {
 fn the_probe_goes_step_by_step_and_advises() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scratch = "tombolo/g/gateway/check";
+    let readings = [reading("tombolo/g/door/up/tombolo-check")];
     let mosquitto = Mosquitto::start(ordinary, "");
-    let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), &trial(scratch)));
+    let steps = runtime.block_on(probe(&mosquitto.settings(), good_clock(), &trial(scratch, &readings)));
     let seen: Vec<_> = steps.iter().map(|step| (step.name, step.grade)).collect();
     assert_eq!(
         seen,
@@ -533,7 +539,8 @@ fn the_probe_goes_step_by_step_and_advises() {
             ("tls", Grade::Ok),
             ("mqtt", Grade::Ok),
             ("mqtt", Grade::Warn),
-            ("publish", Grade::Ok)
+            ("publish", Grade::Ok),
+            ("readings", Grade::Ok)
         ],
         "{steps:#?}"
     );
@@ -542,24 +549,24 @@ fn the_probe_goes_step_by_step_and_advises() {
 
     let mut settings = mosquitto.settings();
     settings.protocol = Protocol::V3_1_1;
-    let steps = runtime.block_on(probe(&settings, good_clock(), &trial(scratch)));
+    let steps = runtime.block_on(probe(&settings, good_clock(), &trial(scratch, &readings)));
     let said = steps.iter().find(|step| step.grade == Grade::Warn && step.text.contains("3.1.1")).unwrap();
     assert!(said.text.starts_with("protocol = \"3.1.1\" is configured"), "{said:?}");
 
     let folder = crate::support::pki::Folder::new();
     let acl = folder.write("acl", "topic read tombolo/#\n");
     let denying = Mosquitto::start(ordinary, &format!("acl_file {}", acl.display()));
-    let steps = runtime.block_on(probe(&denying.settings(), good_clock(), &trial(scratch)));
+    let steps = runtime.block_on(probe(&denying.settings(), good_clock(), &trial(scratch, &readings)));
     let last = steps.last().unwrap();
     assert_eq!((last.name, last.grade), ("publish", Grade::Fail), "{steps:#?}");
-    for words in [scratch, "tombolo/g/door/up/~check", "not authorized (0x87)"] {
+    for words in [scratch, "tombolo/g/door/up/tombolo-check", "not authorized (0x87)"] {
         assert!(last.text.contains(words), "{words} in {last:?}");
     }
     assert!(last.advice.as_ref().unwrap().contains("allow tombolo/g/# at the broker"), "{last:?}");
 
     let mut settings = mosquitto.settings();
     settings.port = crate::support::mosquitto::free_port();
-    let steps = runtime.block_on(probe(&settings, good_clock(), &trial(scratch)));
+    let steps = runtime.block_on(probe(&settings, good_clock(), &trial(scratch, &readings)));
     let last = steps.last().unwrap();
     assert_eq!((last.name, last.grade), ("tcp", Grade::Fail));
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tombolo::message::Lane;
-use tombolo::northbound::io::probe::{Grade, Trial, probe};
+use tombolo::northbound::io::probe::{Grade, ReadingTrial, Trial, probe};
 use tombolo::northbound::reason_code::Cause;
 use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::wire::Version;
@@ -76,9 +76,15 @@ fn the_check_warns_where_the_account_may_not_use_its_topic() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let trial = Trial {
         scratch: "tombolo/g/gateway/check",
-        reading: Some("good/~check"),
+        readings: &[ReadingTrial {
+            topic: "good/tombolo-check".to_owned(),
+            of: "rule x of role y".to_owned(),
+            retain: false,
+            beside: false,
+        }],
         payload_max: 1024,
         beside: true,
+        own_taken: false,
     };
     let steps = runtime.block_on(probe(&settings, good_clock(), &trial));
     assert!(steps.iter().all(|step| step.grade != Grade::Fail), "{steps:#?}");

@@ -280,7 +280,8 @@ fn the_metrics_follow_a_reload_and_a_remote_address_needs_a_second_key() {
     wait_for("the problem", || site.daemon.command(&["status"]).1.contains("another program has the port"));
     site.folder.write("conf.d/50-metrics.toml", "[metrics]\nlisten = [\"0.0.0.0:9\"]\n");
     let (status, text) = site.daemon.command(&["reload"]);
-    assert_eq!(status, 0, "{text}");
+    assert_eq!(status, 3, "{text}");
+    assert!(text.contains("1 item is disabled by faults") && text.contains("50-metrics.toml:2"), "{text}");
     let (status, text) = site.daemon.command(&["check"]);
     assert_eq!(status, 1);
     assert!(text.contains("50-metrics.toml:2") && text.contains("allow-remote"), "{text}");

@@ -88,6 +88,7 @@ complete -c tombolo -n '__tombolo_at config' -l changed -d 'only what is not the
 complete -c tombolo -n '__tombolo_at apply' -F
 complete -c tombolo -n '__tombolo_at config' -l as -r -d 'its name in conf.d'
 complete -c tombolo -n '__tombolo_at config' -l main -d 'in place of the main file'
+complete -c tombolo -n '__tombolo_at config' -l accept-removal -d 'though something stops working'
 complete -c tombolo -n '__tombolo_at config' -l confirm -r -d 'go back after this time'
 complete -c tombolo -n '__tombolo_at config' -l dry-run -d 'only print it'
 complete -c tombolo -n '__tombolo_at support-bundle' -l hide-names -d 'without user names and device ids'

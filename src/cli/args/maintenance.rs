@@ -68,6 +68,9 @@ pub struct ApplyArguments {
     /// It replaces the main configuration file
     #[arg(long)]
     pub main: bool,
+    /// Apply it although devices, roles, ports or listeners stop working by it
+    #[arg(long)]
+    pub accept_removal: bool,
     /// Return to the file before unless the uplink is connected within this time, like 10min
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub confirm: Option<Duration>,

@@ -9,6 +9,7 @@
 
 mod credential;
 mod device;
+mod reading;
 mod refusal;
 mod running;
 mod security;
@@ -105,7 +106,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         (true, _) => report.context.hint("tail"),
     });
     // One that may not be asked may be connected all the same, and keeps its place.
-    let mut way = Way { proven: false, beside: may_run };
+    let mut way = uplink::Known { beside: may_run, ..uplink::Known::default() };
     match daemon {
         Some(mut daemon) => way = ask(report, loaded, &mut daemon, arguments)?,
         None if may_run => {}
@@ -121,16 +122,14 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         Some(_) if arguments.offline => report
             .add([Finding::warn("upstream", "not looked at: --offline")
                 .advice("leave it out to try the broker")]),
-        Some(upstream) if !way.proven => {
-            if let Some(untried) = untried(report.context, loaded, upstream) {
-                return report.add([untried]);
-            }
-            report.add(unnamed(settings, upstream))?;
+        Some(upstream) => {
+            let untried = untried(report.context, loaded, upstream);
+            report.add(unnamed(settings, upstream).filter(|_| untried.is_none()))?;
             let what = "trying the broker";
-            let steps = patiently(what, || uplink::walk(settings, upstream, clock, way.beside));
+            let steps = patiently(what, || uplink::walk(settings, upstream, clock, &way, untried));
             report.add(steps)
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -168,22 +167,13 @@ fn unnamed(settings: &Settings, upstream: &northbound::Settings) -> Option<Findi
     Some(Finding::warn("gateway", message).advice("[gateway] id gives it one now"))
 }
 
-/// How the uplink of the files is to be looked at.
-#[derive(Clone, Copy, Debug, Default)]
-struct Way {
-    /// The daemon's own connection has shown that it works.
-    proven: bool,
-    /// The daemon is connected to that broker with that client id.
-    beside: bool,
-}
-
 /// What the running daemon says about itself, and about the files.
 fn ask(
     report: &mut Report<'_>,
     loaded: &Loaded,
     daemon: &mut Client,
     arguments: &CheckArguments,
-) -> Result<Way, CommandError> {
+) -> Result<uplink::Known, CommandError> {
     let context = report.context;
     let (reload, restart) = (context.hint("reload"), context.restart_hint());
     let asked = daemon.ask_for::<Status>(&Request::Status {}, ANSWER);
@@ -228,25 +218,28 @@ fn ask(
         }
         Err(error) => {
             report.add([Finding::fail("daemon", error.to_string())])?;
-            return Ok(Way { proven: false, beside: true });
+            return Ok(uplink::Known { beside: true, ..uplink::Known::default() });
         }
     }
     if !compared.findings.is_empty() {
         report.next = Some(if compared.restart { restart } else { reload });
     }
     report.add(compared.findings)?;
-    report.add(compared.listeners.into_iter().map(system::other_port))?;
+    let paths = &loaded.settings.paths;
+    report.add(compared.listeners.into_iter().map(|address| system::other_port(address, paths)))?;
     if arguments.offline || loaded.settings.upstream.is_none() {
-        return Ok(Way::default());
+        return Ok(uplink::Known::default());
     }
     let prefix = &loaded.settings.gate.prefix;
     let (findings, standing) =
         patiently("asking the running gateway to publish", || uplink::ask(daemon, prefix));
     report.add(findings)?;
-    Ok(Way {
-        proven: standing.connected && standing.proves && !compared.upstream,
+    let same = standing.connected && !compared.upstream;
+    Ok(uplink::Known {
+        own_proven: same && standing.proves,
         // Connected or about to connect: its client id is its own.
         beside: standing.configured && !compared.renamed,
+        taken: if same { standing.taken } else { Vec::new() },
     })
 }
 

@@ -335,19 +335,26 @@ fn running(told: &SecurityReport, settings: &Settings) -> Vec<Finding> {
             }
         }
     }
-    if told.silent_count > 0 {
-        let silent: Vec<&str> = told.silent.iter().map(String::as_str).collect();
-        let message = format!(
-            "{} sent nothing since the daemon started {} ago: {}",
-            plural(told.silent_count, "device"),
-            span(told.uptime_s),
-            list(&silent, told.silent_count)
-        );
-        findings.push(
-            Finding::warn("devices", message).advice("`tombolo device remove ID` takes one out that is gone"),
-        );
-    }
+    findings.extend(silent(told));
     findings
+}
+
+/// Devices that sent nothing, and for how long that is known.
+fn silent(told: &SecurityReport) -> Option<Finding> {
+    if told.silent_count == 0 {
+        return None;
+    }
+    let silent: Vec<&str> = told.silent.iter().map(String::as_str).collect();
+    // A reload may have added one, or may have had it disabled, since the start.
+    let known = told.silent_known_s.unwrap_or(told.uptime_s);
+    let message = format!(
+        "{} sent nothing for as long as the daemon has counted, {} at least: {}",
+        plural(told.silent_count, "device"),
+        span(known),
+        list(&silent, told.silent_count)
+    );
+    let advice = "`tombolo device remove ID` takes one out that is gone";
+    Some(Finding::warn("devices", message).advice(advice))
 }
 
 fn names(names: &[&str]) -> String {
@@ -379,6 +386,25 @@ mod tests {
         for key in ["upstream.ca-file", "upstream.url", "device.x.role", "coap.crl-file"] {
             assert!(!is_secret(key), "{key}");
         }
+    }
+
+    #[test]
+    fn a_device_is_silent_only_for_as_long_as_it_was_counted() {
+        let mut told = SecurityReport {
+            uptime_s: 30 * 86_400,
+            silent: vec!["quiet".into()],
+            silent_count: 1,
+            silent_known_s: Some(120),
+            ..SecurityReport::default()
+        };
+        let said = silent(&told).unwrap().to_string();
+        assert!(said.contains("1 device sent nothing") && said.contains("2 min at least: quiet"), "{said}");
+        assert!(!said.contains("30 d"), "{said}");
+        // An older daemon does not say.
+        told.silent_known_s = None;
+        assert!(silent(&told).unwrap().to_string().contains("30 d"));
+        told.silent_count = 0;
+        assert_eq!(silent(&told), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::cli::clock::way_out;
 use crate::cli::output::bytes;
-use crate::config::{Finding, Settings};
+use crate::config::{Finding, Paths, Settings};
 use crate::control::snapshot::Clock;
 
 /// The verdict on the wall clock, as the daemon or this command sees it.
@@ -143,7 +143,9 @@ pub fn ports(settings: &Settings) -> Ports {
     let plain = coap.insecure.iter().flat_map(|(addresses, _)| addresses);
     let secure = coap.listen.iter().map(|address| ("coaps", *address));
     let all: Vec<(&str, SocketAddr)> = secure.chain(plain.map(|address| ("coap", *address))).collect();
-    let mut findings: Vec<Finding> = all.iter().map(|(scheme, address)| port(scheme, *address)).collect();
+    let runner = Runner::find(&settings.paths);
+    let mut findings: Vec<Finding> =
+        all.iter().map(|(scheme, address)| port(scheme, *address, &runner)).collect();
     let is_held = |address: SocketAddr| {
         UdpSocket::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     };
@@ -159,12 +161,92 @@ pub fn ports(settings: &Settings) -> Ports {
 }
 
 /// An address that the files name and the running daemon has not bound.
-pub fn other_port(address: SocketAddr) -> Finding {
-    port("coap", address).key("coap.listen")
+pub fn other_port(address: SocketAddr, paths: &Paths) -> Finding {
+    port("coap", address, &Runner::find(paths)).key("coap.listen")
+}
+
+/// Who runs the gateway, towards reserved ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Runner {
+    /// The user of this process, with its capabilities.
+    Own,
+    /// Another one.
+    Other {
+        /// Its name.
+        user: String,
+        /// It may have any port: root, or CAP_NET_BIND_SERVICE.
+        may_all: bool,
+        /// It is the packaged unit's.
+        unit: bool,
+    },
+}
+
+impl Runner {
+    fn find(paths: &Paths) -> Runner {
+        use std::os::unix::fs::MetadataExt as _;
+        let own = nix::unistd::Uid::effective().as_raw();
+        let named = |uid: u32| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+        if paths.config_file == Path::new(crate::config::io::CONFIG_FILE) {
+            let sandbox = crate::config::io::sandbox();
+            let user = sandbox.user.clone().unwrap_or_else(|| "root".to_owned());
+            let may_all = user == "root" || sandbox.binds_reserved_ports();
+            return Runner::Other { user, may_all, unit: true };
+        }
+        // A folder of somebody: the gateway runs as the owner of its state.
+        match std::fs::metadata(&paths.state_dir).map(|about| about.uid()) {
+            Ok(uid) if uid != own => {
+                let user = named(uid).map_or_else(|| format!("user {uid}"), |user| user.name);
+                Runner::Other { user, may_all: uid == 0, unit: false }
+            }
+            _ => Runner::Own,
+        }
+    }
+}
+
+/// The first port that every user may have (ip(7)).
+fn unreserved_from() -> u16 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+fn reserved(from: u16) -> String {
+    format!("ports below {from} are root's and CAP_NET_BIND_SERVICE's (net.ipv4.ip_unprivileged_port_start)")
+}
+
+/// A port that this process may have, and the one that runs the gateway may not.
+fn closed_to(scheme: &str, address: SocketAddr, runner: &Runner, from: u16) -> Option<Finding> {
+    let Runner::Other { user, may_all: false, unit } = runner else { return None };
+    if address.port() == 0 || address.port() >= from {
+        return None;
+    }
+    let message = format!("{scheme} {address} may not be had by {user}: {}", reserved(from));
+    let advice = match unit {
+        true => format!(
+            "use a port from {from} on, or `systemctl edit tombolo`, add the three lines [Service], \
+             CapabilityBoundingSet=CAP_NET_BIND_SERVICE and AmbientCapabilities=CAP_NET_BIND_SERVICE, then systemctl \
+             restart tombolo"
+        ),
+        false => format!(
+            "use a port from {from} on, or `sysctl -w net.ipv4.ip_unprivileged_port_start={}`",
+            address.port()
+        ),
+    };
+    Some(
+        match unit {
+            true => Finding::fail("ports", message),
+            // The program may have the capability by its file.
+            false => Finding::warn("ports", message),
+        }
+        .advice(advice),
+    )
 }
 
 /// What binding an address says about it.
-fn port(scheme: &str, address: SocketAddr) -> Finding {
+fn port(scheme: &str, address: SocketAddr, runner: &Runner) -> Finding {
+    let from = unreserved_from();
+    if let Some(closed) = closed_to(scheme, address, runner, from) {
+        return closed;
+    }
     match UdpSocket::bind(address) {
         Ok(_) => Finding::ok("ports", format!("{scheme} {address} is free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Finding::fail(
@@ -176,13 +258,24 @@ fn port(scheme: &str, address: SocketAddr) -> Finding {
             Finding::fail("ports", format!("{scheme} {address} is not an address of this machine"))
                 .advice("see `ip address`, and change [coap] listen")
         }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Finding::warn(
-            "ports",
-            format!(
-                "{scheme} {address} may not be had by this user, so nothing can be said about the service's"
-            ),
-        )
-        .advice("run `sudo tombolo check`"),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match runner {
+            // This process is what the gateway would be: what it may not it may not.
+            Runner::Own => {
+                let message = format!("{scheme} {address} may not be had by this user: {}", reserved(from));
+                Finding::fail("ports", message).advice(format!(
+                    "use a port from {from} on (5684 is that of coaps), or as root `sysctl -w \
+                     net.ipv4.ip_unprivileged_port_start={}`, or `setcap cap_net_bind_service=+ep` on the program",
+                    address.port()
+                ))
+            }
+            Runner::Other { .. } => Finding::warn(
+                "ports",
+                format!(
+                    "{scheme} {address} may not be had by this user, so nothing can be said about the service's"
+                ),
+            )
+            .advice("run `sudo tombolo check`"),
+        },
         Err(error) => Finding::fail("ports", format!("{scheme} {address}: {error}"))
             .advice("change [coap] listen, or see why the system refuses"),
     }
@@ -228,13 +321,29 @@ mod tests {
     fn a_port_held_by_another_is_named_with_the_way_out() {
         let held = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = held.local_addr().unwrap();
-        let finding = port("coaps", address);
+        let finding = port("coaps", address, &Runner::Own);
         assert_eq!(finding.level, Level::Fail);
         assert!(finding.message.contains(&address.to_string()), "{finding}");
         assert!(finding.advice.contains(&format!(":{}", address.port())), "{finding}");
         drop(held);
-        assert_eq!(port("coaps", address).level, Level::Ok);
-        assert_eq!(port("coaps", "192.0.2.1:5684".parse().unwrap()).level, Level::Fail);
+        assert_eq!(port("coaps", address, &Runner::Own).level, Level::Ok);
+        assert_eq!(port("coaps", "192.0.2.1:5684".parse().unwrap(), &Runner::Own).level, Level::Fail);
+    }
+
+    #[test]
+    fn a_reserved_port_fails_for_a_service_without_the_capability_and_for_nobody_else() {
+        let of = |user: &str, may_all, unit| Runner::Other { user: user.into(), may_all, unit };
+        let coap: SocketAddr = "[::]:683".parse().unwrap();
+        let closed = |runner: &Runner, from| closed_to("coap", coap, runner, from);
+        let found = closed(&of("tombolo", false, true), 1024).unwrap();
+        assert_eq!(found.level, Level::Fail);
+        assert!(found.message.contains("[::]:683 may not be had by tombolo"), "{found}");
+        assert!(found.advice.contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"), "{found}");
+        assert_eq!(closed(&of("tombolo", false, true), 600), None, "the system lets every user have it");
+        assert_eq!(closed(&of("tombolo", true, true), 1024), None);
+        assert_eq!(closed(&Runner::Own, 1024), None, "binding shows it");
+        assert_eq!(closed(&of("me", false, false), 1024).unwrap().level, Level::Warn);
+        assert_eq!(closed_to("coaps", "[::]:5684".parse().unwrap(), &of("tombolo", false, true), 1024), None);
     }
 
     #[test]

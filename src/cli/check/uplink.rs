@@ -2,20 +2,25 @@
 
 use std::sync::Arc;
 
+use super::reading::{self, Plan};
 use crate::cli::status;
 use crate::clock::WallClock;
-use crate::config::{Finding, Settings};
+use crate::config::{Finding, Level, Settings};
 use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
-use crate::control::snapshot::Uplink;
+use crate::control::snapshot::{TakenReading, Uplink};
 use crate::northbound;
 use crate::northbound::io::probe::{Grade, SCRATCH, Step, Trial, probe};
 
+/// Rules named in one finding.
+const NAMED: usize = 3;
+/// Largest payload of a role that does not say, in bytes: by Block1.
+const PAYLOAD_MAX: u32 = 65_536;
 /// Seconds that the daemon waits for the acknowledgement of its publish.
 const ASKED_S: u64 = 10;
 
 /// How the daemon's own connection is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// It has an upstream.
     pub configured: bool,
@@ -23,6 +28,8 @@ pub struct Standing {
     pub connected: bool,
     /// An acknowledgement on it proves that a publish was taken.
     pub proves: bool,
+    /// Readings that it has delivered.
+    pub taken: Vec<TakenReading>,
 }
 
 /// Asks the daemon, which has the connection and the client id.
@@ -31,9 +38,10 @@ pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, Standing) {
         Ok(uplink) => {
             // One that could not be asked has proven nothing.
             let asked = uplink.asked == Some(true) || uplink.echo_ms.is_some();
+            let taken = uplink.taken.clone();
             let proves = asked && uplink.protocol.as_deref() != Some("3.1.1");
             let (configured, connected) = (uplink.configured, uplink.connected);
-            (judge(&uplink, prefix), Standing { configured, connected, proves })
+            (judge(&uplink, prefix), Standing { configured, connected, proves, taken })
         }
         Err(error) => {
             // It may be connected all the same.
@@ -102,57 +110,98 @@ fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
     findings
 }
 
-/// Largest payload of a role that does not say, in bytes: by Block1.
-const PAYLOAD_MAX: u32 = 65_536;
-/// A path that no device can use: its first segment begins with `~`.
-const NOBODYS_PATH: &str = "~check";
-
-/// A topic in the space of readings on which no reading can be: of the first device, for brokers
-/// that allow devices one by one. `None`: the template has no place for device or path.
-fn reading(settings: &Settings) -> Option<String> {
-    let template = settings.gate.reading.as_ref()?.as_str();
-    if !template.contains("{path}") {
-        return None;
-    }
-    let device = settings.gate.devices.first();
-    let id = device.map_or("gateway", |device| device.id.as_str());
-    let role = device.map_or("", |device| device.role.as_str());
-    let filled = [
-        ("{prefix}", settings.gate.prefix.as_str()),
-        ("{gateway}", settings.gateway.id.as_str()),
-        ("{device}", id),
-        ("{role}", role),
-        ("{path}", NOBODYS_PATH),
-    ];
-    let topic = filled.iter().fold(template.to_owned(), |topic, (place, value)| topic.replace(place, value));
-    (!topic.contains(['{', '}'])).then_some(topic)
+/// What is known before the check goes to the broker itself.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// A daemon is connected to the same broker with the same client id, and the check takes
+    /// another one.
+    pub beside: bool,
+    /// Its connection has shown that what the files say works, but for readings.
+    pub own_proven: bool,
+    /// Readings that it has delivered on this connection, by this configuration.
+    pub taken: Vec<TakenReading>,
 }
 
-/// Goes to the broker and back. `beside`: a daemon is connected to the same broker with the same
-/// client id, and the check takes another one.
+/// Goes to the broker and back, unless nothing is left to be proven, or this user may not
+/// (`untried`).
 pub fn walk(
     settings: &Settings,
     upstream: &northbound::Settings,
     clock: Arc<dyn WallClock>,
-    beside: bool,
+    known: &Known,
+    untried: Option<Finding>,
 ) -> Vec<Finding> {
+    let Plan { proven, trials } = reading::plan(settings, &known.taken);
+    let mut findings = Vec::new();
+    if !proven.is_empty() {
+        let shown = proven.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = match proven.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let text = format!("the running gateway has delivered readings of {shown}{more}");
+        findings.push(Finding::ok("upstream readings", text));
+    }
+    if known.own_proven && trials.is_empty() {
+        return findings;
+    }
+    if let Some(untried) = untried {
+        findings.push(match known.own_proven {
+            false => untried,
+            true => {
+                let message = format!("not proven that readings are taken: {}", untried.message);
+                Finding { level: Level::Warn, message, ..untried }
+            }
+        });
+        return findings;
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return vec![Finding::fail("upstream", format!("cannot be looked at: {error}"))],
+        Err(error) => {
+            findings.push(Finding::fail("upstream", format!("cannot be looked at: {error}")));
+            return findings;
+        }
     };
     let scratch = format!("{}{SCRATCH}", settings.gate.prefix);
-    let reading = reading(settings);
     let payload_max = settings.gate.roles.iter().map(|role| role.max_payload.unwrap_or(PAYLOAD_MAX)).max();
     let trial = Trial {
         scratch: &scratch,
-        reading: reading.as_deref(),
+        readings: &trials,
         payload_max: u64::from(payload_max.unwrap_or(0)),
-        beside,
+        beside: known.beside,
+        own_taken: known.own_proven,
     };
     let steps = runtime.block_on(probe(upstream, clock, &trial));
     // A name server that is silent keeps nobody waiting.
     runtime.shutdown_background();
-    steps.into_iter().map(finding).collect()
+    let steps = if known.own_proven { about_readings(steps) } else { steps };
+    findings.extend(steps.into_iter().map(finding));
+    findings
+}
+
+/// What the check's own connection says beyond what the gateway's has shown.
+fn about_readings(mut steps: Vec<Step>) -> Vec<Step> {
+    if steps.iter().any(|step| step.name == "readings") {
+        steps.retain(|step| step.name == "readings");
+        return steps;
+    }
+    // It came to an end before.
+    steps.retain(|step| step.grade != Grade::Ok);
+    let Some(last) = steps.pop() else { return steps };
+    let text = match last.text.strip_prefix("not proven: ") {
+        Some(why) => why.to_owned(),
+        None => last.text,
+    };
+    let advice = "`tombolo device test ID` sends a reading through the gateway itself".to_owned();
+    vec![Step {
+        name: "readings",
+        grade: Grade::Warn,
+        text: format!("not proven that readings are taken: the gateway has delivered none yet, and {text}"),
+        advice: Some(match last.advice {
+            Some(other) => format!("{advice}; {other}"),
+            None => advice,
+        }),
+    }]
 }
 
 fn finding(step: Step) -> Finding {

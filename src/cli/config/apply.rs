@@ -2,13 +2,14 @@
 //!
 //! | step | killed or cut off after it |
 //! |---|---|
-//! | the candidate is checked together with all other files | nothing has changed |
+//! | the candidate is checked together with all other files: what works must go on working | nothing has changed |
 //! | the record of the trial is written | nothing has changed: the record speaks of a file that is not there |
 //! | the candidate is put in place | the record brings the old one back when its time is over |
-//! | the daemon reloads; refused: all is put back | as before |
+//! | the daemon reloads; refused, or something is disabled by it: all is put back | as before |
 //! | the daemon deletes the record once the uplink is connected, or `confirm` does | it is confirmed |
 //! | the time is over: the daemon goes back by itself, this command puts the file back | the daemon goes on with the old; `revert` tidies up |
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,12 +19,15 @@ use crate::cli::args::ApplyArguments;
 use crate::cli::error::CommandError;
 use crate::cli::output::span;
 use crate::cli::{Context, note};
-use crate::config::io::{load_candidate, texts};
+use crate::config::io::{Options, load, load_candidate, texts};
+use crate::config::trial::io::Reverted;
 use crate::config::trial::{CANDIDATE_MAX, Standing, Trial, io};
-use crate::config::{Level, Loaded, Origin, Paths};
-use crate::control::io::client::{ClientError, SLOW_ANSWER};
+use crate::config::{Finding, Level, Loaded, Origin, Paths};
+use crate::control::io::client::{ANSWER, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 
+/// Names in one message.
+const NAMED: usize = 5;
 /// How often it is looked whether the trial has ended.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the daemon may take to decide after the trial's end.
@@ -53,11 +57,15 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
     let loaded =
         load_candidate(&options, origin, &target, &candidate).map_err(CommandError::Configuration)?;
     judge(&loaded, &target, &state_dir)?;
+    if !arguments.accept_removal {
+        keeps(&options, &loaded)?;
+    }
     let is_running = match context.daemon() {
         Ok(_) => true,
         Err(ClientError::NotRunning { .. }) if arguments.confirm.is_none() => false,
         Err(error) => return Err(error.into()),
     };
+    let disabled = if is_running { running_disabled(context) } else { Vec::new() };
     let trial = match arguments.confirm {
         None => None,
         Some(lasts) => {
@@ -80,7 +88,14 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
         let _ = io::remove(&state_dir);
         return Err(failed(&target, &error));
     }
-    if is_running && let Err(error) = try_reload(context) {
+    let outcome = match is_running {
+        true => try_reload(context).and_then(|now| {
+            let lost = if arguments.accept_removal { Vec::new() } else { newly_disabled(&disabled, &now) };
+            if lost.is_empty() { Ok(()) } else { Err(format!("it disables what worked: {}", few(&lost))) }
+        }),
+        false => Ok(()),
+    };
+    if let Err(error) = outcome {
         take_back(&target, before.as_deref(), &candidate)?;
         let _ = io::remove(&state_dir);
         // So that the daemon does not go on saying that the last one was refused.
@@ -146,7 +161,7 @@ fn tidy(context: &Context, state_dir: &Path) -> Result<(), CommandError> {
             context.hint("config revert")
         ))),
         Standing::Over | Standing::Unrelated => {
-            io::revert(state_dir, &trial).map_err(|error| failed(&trial.file, &error))
+            io::revert(state_dir, &trial).map(drop).map_err(|error| failed(&trial.file, &error))
         }
     }
 }
@@ -194,18 +209,93 @@ fn take_back(target: &Path, before: Option<&str>, candidate: &str) -> Result<(),
     done.map_err(|error| CommandError::Failed(format!("{} cannot be put back: {error}", target.display())))
 }
 
-/// The reason as text: it is said together with what was done about it.
-fn try_reload(context: &Context) -> Result<(), String> {
+/// What is disabled after it; an error is a text, which is said together with what was done about
+/// it.
+fn try_reload(context: &Context) -> Result<Vec<String>, String> {
     let mut daemon = context.daemon().map_err(|error| error.to_string())?;
     match daemon.ask(&Request::Reload {}, SLOW_ANSWER) {
-        Ok(_) => Ok(()),
+        Ok(answer) => Ok(texts_of(&answer["disabled"])),
         Err(ClientError::Failed(failure)) => Err(format!("the reload is refused: {failure}")),
         Err(error) => Err(error.to_string()),
     }
 }
 
 fn reload(context: &Context) -> Result<(), CommandError> {
-    try_reload(context).map_err(CommandError::Failed)
+    try_reload(context).map(drop).map_err(CommandError::Failed)
+}
+
+fn texts_of(array: &serde_json::Value) -> Vec<String> {
+    array.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
+}
+
+/// What the running gateway says is disabled.
+fn running_disabled(context: &Context) -> Vec<String> {
+    let asked = context.daemon().and_then(|mut daemon| daemon.ask(&Request::Status {}, ANSWER));
+    asked.map(|status| texts_of(&status["gateway"]["disabled"])).unwrap_or_default()
+}
+
+/// What was not disabled before, without the level.
+fn newly_disabled(before: &[String], now: &[String]) -> Vec<String> {
+    let new = now.iter().filter(|text| !before.contains(text));
+    new.map(|text| text.strip_prefix("fail  ").unwrap_or(text).to_owned()).collect()
+}
+
+/// At most [`NAMED`] of them.
+fn few(all: &[String]) -> String {
+    let shown = all.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match all.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
+}
+
+/// Refuses what would end something that works now: fewer devices, roles or listeners, or a new
+/// fault in another file.
+fn keeps(options: &Options, after: &Loaded) -> Result<(), CommandError> {
+    // By files that cannot be used now nothing works.
+    let Ok(before) = load(options, None) else { return Ok(()) };
+    let (works, will) = (working(&before), working(after));
+    let lost: Vec<String> = works.difference(&will).cloned().collect();
+    let failing = |loaded: &Loaded| -> Vec<Finding> {
+        loaded.findings.iter().filter(|finding| finding.level == Level::Fail).cloned().collect()
+    };
+    let known = failing(&before);
+    let same =
+        |a: &Finding, b: &Finding| (&a.subject, &a.key, &a.message) == (&b.subject, &b.key, &b.message);
+    let why = failing(after).into_iter().filter(|new| !known.iter().any(|known| same(known, new)));
+    let why: Vec<String> = why.map(|finding| finding.sentence()).collect();
+    if lost.is_empty() && why.is_empty() {
+        return Ok(());
+    }
+    let what = if lost.is_empty() {
+        format!("it brings faults: {}", few(&why))
+    } else if why.is_empty() {
+        format!("these work now and would not any more: {}", few(&lost))
+    } else {
+        format!("these work now and would not any more: {}; because {}", few(&lost), few(&why))
+    };
+    Err(CommandError::Failed(format!(
+        "nothing was changed: {what}. If that is meant, say so with --accept-removal"
+    )))
+}
+
+/// What works by a configuration, each by its name.
+fn working(loaded: &Loaded) -> BTreeSet<String> {
+    let settings = &loaded.settings;
+    let gate = &settings.gate;
+    let mut names = BTreeSet::new();
+    names.extend(gate.devices.iter().map(|device| format!("device {}", device.id)));
+    names.extend(gate.fleets.iter().map(|fleet| format!("fleet {}", fleet.name)));
+    for role in &gate.roles {
+        names.insert(format!("role {}", role.name));
+    }
+    names.extend(settings.serial.iter().map(|port| format!("serial port {}", port.name)));
+    // At another address it goes on.
+    names.extend(settings.coap.listen.first().map(|_| "the coaps listener".to_owned()));
+    names.extend(settings.coap.insecure.as_ref().map(|_| "the plain coap listener".to_owned()));
+    names.extend(settings.metrics.listen.first().map(|_| "the metrics listener".to_owned()));
+    names.extend(settings.upstream.iter().map(|_| "the upstream".to_owned()));
+    names
 }
 
 /// Until the record is gone, or its time is over.
@@ -234,15 +324,32 @@ fn wait(context: &Context, state_dir: &Path, trial: &Trial) -> Result<(), Comman
         }
         std::thread::sleep(LOOK);
     }
-    back(context, state_dir, trial)?;
-    Err(CommandError::Failed(format!(
-        "the uplink was not connected in time, and nobody confirmed: {} is as it was before",
-        trial.file.display()
-    )))
+    let done = back(context, state_dir, trial)?;
+    Err(CommandError::Failed(match left(trial, &done) {
+        None => format!(
+            "the uplink was not connected in time, and nobody confirmed: {} is as it was before",
+            trial.file.display()
+        ),
+        Some(left) => format!("the trial is over, and nobody confirmed: {left}"),
+    }))
 }
 
-fn back(context: &Context, state_dir: &Path, trial: &Trial) -> Result<(), CommandError> {
-    io::revert(state_dir, trial).map_err(|error| {
+/// What is said of a file that is not as it was before the trial.
+fn left(trial: &Trial, done: &Reverted) -> Option<String> {
+    let Reverted::Left(before) = done else { return None };
+    let file = trial.file.display();
+    let is = match trial.file.exists() {
+        true => format!("{file} was changed during its trial; it is left as it is, and is in use"),
+        false => format!("{file} was deleted during its trial, and is not put back"),
+    };
+    Some(match before {
+        Some(before) => format!("{is}; what was there before the trial is in {}", before.display()),
+        None => is,
+    })
+}
+
+fn back(context: &Context, state_dir: &Path, trial: &Trial) -> Result<Reverted, CommandError> {
+    let done = io::revert(state_dir, trial).map_err(|error| {
         CommandError::Failed(format!(
             "the gateway uses what was before, but {} cannot be put back: {error}; then run `{}`",
             trial.file.display(),
@@ -250,9 +357,9 @@ fn back(context: &Context, state_dir: &Path, trial: &Trial) -> Result<(), Comman
         ))
     })?;
     match reload(context) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(done),
         // It takes it up when it starts.
-        Err(_) if context.daemon().is_err() => Ok(()),
+        Err(_) if context.daemon().is_err() => Ok(done),
         Err(error) => Err(error),
     }
 }
@@ -295,11 +402,15 @@ pub fn confirm(context: &Context) -> Result<(), CommandError> {
 /// `tombolo config revert`: what was before comes back now.
 ///
 /// # Errors
-/// [`CommandError::Failed`] if nothing is on trial, or the file cannot be put back.
+/// [`CommandError::Failed`] if nothing is on trial, or the file cannot be put back, or was changed
+/// during the trial and is left as it is.
 pub fn revert(context: &Context) -> Result<(), CommandError> {
     let state_dir = texts(&context.options()).state_dir;
     let trial = record(&state_dir)?.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
-    back(context, &state_dir, &trial)?;
+    let done = back(context, &state_dir, &trial)?;
+    if let Some(left) = left(&trial, &done) {
+        return Err(CommandError::Failed(left));
+    }
     if context.out.json {
         return Ok(context.out.object(&json!({ "file": trial.file, "reverted": true }))?);
     }

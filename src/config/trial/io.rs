@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -12,6 +12,9 @@ use crate::durable::io::{OnDisk, sync_folder, write_atomically};
 
 /// Two texts, escaped.
 const RECORD_MAX: u64 = 8 * CANDIDATE_MAX;
+
+/// What was before a trial whose file was edited meanwhile.
+pub const KEPT: &str = "config-before-trial.toml";
 
 /// The boot and its time.
 pub fn moment() -> Moment {
@@ -63,18 +66,32 @@ pub fn remove(state_dir: &Path) -> io::Result<()> {
     }
 }
 
+/// What [`revert`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reverted {
+    /// The file is as it was before the trial.
+    PutBack,
+    /// It was so already.
+    AsBefore,
+    /// The file was changed or deleted during the trial, and is left as it is. What was there
+    /// before is in this file of the state directory, if there was anything.
+    Left(Option<PathBuf>),
+}
+
 /// Puts back what was there before, and deletes the record. Not if the file is not the candidate's
-/// any more: then only the record goes.
+/// any more: then it stays, and what was before is kept in the state directory, as [`KEPT`].
 ///
 /// # Errors
 /// As the system says; then the record is still there, and what was before is loaded all the same.
-pub fn revert(state_dir: &Path, trial: &Trial) -> io::Result<()> {
+pub fn revert(state_dir: &Path, trial: &Trial) -> io::Result<Reverted> {
     let now = match std::fs::read_to_string(&trial.file) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    if now.as_ref() == Some(&trial.candidate) {
+    let done = if now == trial.before {
+        Reverted::AsBefore
+    } else if now.as_ref() == Some(&trial.candidate) {
         match &trial.before {
             Some(before) => write_keeping_mode(&trial.file, before)?,
             None => {
@@ -82,8 +99,20 @@ pub fn revert(state_dir: &Path, trial: &Trial) -> io::Result<()> {
                 sync_folder(trial.file.parent().unwrap_or(Path::new(".")))?;
             }
         }
-    }
-    remove(state_dir)
+        Reverted::PutBack
+    } else {
+        Reverted::Left(trial.before.as_ref().map(|before| keep(state_dir, before)).transpose()?)
+    };
+    remove(state_dir)?;
+    Ok(done)
+}
+
+/// Writes what was before the trial where no loader reads it, and not at a place that the record
+/// names: the service's user can write the record, and root acts on it here.
+fn keep(state_dir: &Path, before: &str) -> io::Result<PathBuf> {
+    let kept = state_dir.join(KEPT);
+    write_atomically(&kept, before.as_bytes(), 0o600)?;
+    Ok(kept)
 }
 
 /// Replaces a file whole or not at all; it keeps owner, group and mode. A new one has mode 0644.
@@ -102,4 +131,50 @@ pub fn write_keeping_mode(file: &Path, text: &str) -> io::Result<()> {
         chown(file, Some(before.uid()), Some(before.gid()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn trial(name: &str, before: Option<&str>, now: Option<&str>) -> (PathBuf, Trial) {
+        let top = std::env::temp_dir().join(format!("tombolo-trial-{name}-{}", std::process::id()));
+        fs::create_dir_all(&top).unwrap();
+        let file = top.join("50-x.toml");
+        let moment = Moment { boot: Some("a".into()), now_ms: 0 };
+        let made =
+            Trial::begin(&file, "new".into(), before.map(str::to_owned), &moment, Duration::from_secs(9));
+        let made = made.unwrap();
+        write(&top, &made).unwrap();
+        if let Some(now) = now {
+            fs::write(&file, now).unwrap();
+        }
+        (top, made)
+    }
+
+    #[test]
+    fn a_file_that_was_edited_during_its_trial_is_left_and_what_was_before_is_kept() {
+        for (name, before, now, wanted, kept) in [
+            ("back", Some("old"), Some("new"), "PutBack", None),
+            ("same", Some("old"), Some("old"), "AsBefore", None),
+            ("edited", Some("old"), Some("mine"), "Left", Some("old")),
+            ("deleted", Some("old"), None, "Left", Some("old")),
+            ("added", None, Some("mine"), "Left", None),
+            ("gone", None, None, "AsBefore", None),
+        ] {
+            let (top, trial) = trial(name, before, now);
+            let done = revert(&top, &trial).unwrap();
+            assert!(format!("{done:?}").starts_with(wanted), "{name}: {done:?}");
+            let beside = fs::read_to_string(top.join(KEPT)).ok();
+            assert_eq!(beside.as_deref(), kept, "{name}");
+            let text = fs::read_to_string(&trial.file).ok();
+            let is = if wanted == "PutBack" { before } else { now };
+            assert_eq!(text.as_deref(), is, "{name}");
+            assert_eq!(read(&top), Ok(None), "{name}");
+            fs::remove_dir_all(top).unwrap();
+        }
+    }
 }

@@ -28,8 +28,8 @@ pub use open::OpenReport;
 pub use verify::{FileReport, Missing, verify};
 
 use super::answer::{
-    Completion, Failed, Next, Refused, RejectRefused, RejectedRead, RejectedRecord, RejectedWhole, Retried,
-    Status, Stored,
+    Completion, Failed, Next, OldestRecord, Refused, RejectRefused, RejectedRead, RejectedRecord,
+    RejectedWhole, Retried, Status, Stored,
 };
 use super::aside::Aside;
 use super::cursor::{Cursor, Fetch, Step};
@@ -42,7 +42,7 @@ use super::settings::{LaneSettings, Settings};
 use super::store::LaneStatus;
 use super::view::LaneView;
 use crate::gate::stage::Mapped;
-use crate::message::{Lane, RecordId, Stamp};
+use crate::message::{Lane, RecordId};
 use directory::Directory;
 use open::open_store;
 use reader::{Answer, Desk, Wanted};
@@ -712,7 +712,7 @@ impl Rejected {
     }
 
     /// The publication id and time of receipt of the oldest record of a lane that is not released.
-    pub async fn oldest(&self, lane: Lane) -> Option<(RecordId, Stamp)> {
+    pub async fn oldest(&self, lane: Lane) -> Option<OldestRecord> {
         let (answer, receiver) = oneshot::channel();
         self.tell(Command::Oldest { lane, answer });
         receiver.await.ok().flatten()

@@ -15,9 +15,11 @@ use crate::journal::recovery::Resolution;
 use crate::journal::settings::LaneSettings;
 use crate::journal::store::{LaneStatus, RejectedStatus};
 use crate::journal::view::LaneView;
-use crate::message::{Content, Lane, RecordId, Stamp};
+use crate::message::{Content, Lane};
 
-use crate::journal::answer::{ReadTrouble, RejectedRead, RejectedRecord, RejectedWhole, Retried};
+use crate::journal::answer::{
+    OldestRecord, ReadTrouble, RejectedRead, RejectedRecord, RejectedWhole, Retried,
+};
 
 /// The shared state and its wake-ups.
 pub(super) struct Shared {
@@ -96,7 +98,7 @@ pub(super) enum Command {
     },
     Oldest {
         lane: Lane,
-        answer: oneshot::Sender<Option<(RecordId, Stamp)>>,
+        answer: oneshot::Sender<Option<OldestRecord>>,
     },
     Bounds([LaneSettings; 2]),
     /// Records that two readings did not find.

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::shared::{Command, Done, Shared, State};
-use super::{RejectedRead, RejectedRecord, RejectedWhole, Retried};
+use super::{OldestRecord, RejectedRead, RejectedRecord, RejectedWhole, Retried};
 use crate::journal::commit::{Failure, Outcome};
 use crate::journal::record::{self, Batch, Reading};
 use crate::journal::rejected::RejectedEntry;
 use crate::journal::storage::StorageError;
 use crate::journal::store::Store;
-use crate::message::{Lane, RecordId, Stamp};
+use crate::message::Lane;
 
 pub(super) struct Committer {
     pub(super) shared: Arc<Shared>,
@@ -207,14 +207,26 @@ impl Committer {
         }
     }
 
-    fn oldest(&self, lane: Lane) -> Option<(RecordId, Stamp)> {
+    /// The runs of this opening, by lane.
+    fn runs(&self) -> [u64; 2] {
+        Lane::ALL.map(|lane| self.store.run(lane))
+    }
+
+    fn oldest(&self, lane: Lane) -> Option<OldestRecord> {
         let (id, body) = self.store.read_oldest(lane)?;
         let reading = record::decode(&body)?;
-        Some((reading.original.unwrap_or(id), reading.content.received))
+        let id = reading.original.unwrap_or(id);
+        let same_boot = id.run == self.store.run(lane);
+        Some(OldestRecord { id, received: reading.content.received, same_boot })
     }
 
     fn list(&self, after: u64, limit: usize) -> RejectedRead<RejectedRecord> {
-        self.read_rejected(after, |read| read.looked_at < limit, listed)
+        let runs = self.runs();
+        self.read_rejected(
+            after,
+            |read| read.looked_at < limit,
+            |entry, reading| listed(entry, reading, runs),
+        )
     }
 
     /// Reads records of the rejected store after number `after`, while `go_on` returns true.
@@ -252,10 +264,11 @@ impl Committer {
     /// Records after number `after`, with payload, until they have `bytes`; at least one, if there
     /// is one.
     fn export(&self, after: u64, bytes: usize) -> RejectedRead<RejectedWhole> {
+        let runs = self.runs();
         let whole = |entry, reading: &Reading<'_>| {
             let content = &reading.content;
             RejectedWhole {
-                record: listed(entry, reading),
+                record: listed(entry, reading, runs),
                 method: content.method,
                 query: content.query.map(str::to_owned),
                 content_format: content.content_format,
@@ -401,8 +414,9 @@ impl Committer {
     }
 }
 
-fn listed(entry: RejectedEntry, reading: &record::Reading<'_>) -> RejectedRecord {
+fn listed(entry: RejectedEntry, reading: &record::Reading<'_>, runs: [u64; 2]) -> RejectedRecord {
     let content = &reading.content;
+    let run = reading.original.unwrap_or(entry.id).run;
     RejectedRecord {
         entry,
         device: content.device.to_owned(),
@@ -410,6 +424,7 @@ fn listed(entry: RejectedEntry, reading: &record::Reading<'_>) -> RejectedRecord
         topic: content.topic.to_owned(),
         payload_bytes: content.payload.len(),
         received: content.received,
+        same_boot: run == runs[entry.lane.index()],
         original: reading.original,
     }
 }

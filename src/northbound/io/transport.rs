@@ -230,7 +230,12 @@ pub async fn handshake(
             .into(),
             None => format!("the TLS handshake failed: {error}").into(),
         }),
-        Err(_) => Err(format!("the TLS handshake takes more than {} s", TLS_WITHIN.as_secs()).into()),
+        Err(_) => Err(format!(
+            "{host} accepts the connection but does not answer the TLS handshake within {} s; see whether the port in \
+             upstream.url is one with TLS, and with the broker's operator whether it still works",
+            TLS_WITHIN.as_secs()
+        )
+        .into()),
     }
 }
 

@@ -116,6 +116,8 @@ impl Publisher {
     pub fn handle_open(&mut self, now: Instant, version: Version, limits: &Limits, afresh: bool) {
         self.outlet.open(now, version, limits);
         self.records.handle_open(now, afresh);
+        let proves = version == Version::V5 && limits.at_least_once;
+        self.records.taken.handle_open(proves);
         self.turns.flow_ran_dry = false;
         self.solo.reset();
     }

@@ -18,6 +18,7 @@ use crate::northbound::outbox::{Next, Outbox};
 use crate::northbound::reason_code::{self, Cause};
 use crate::northbound::settled::{DeviceKey, Settled, Verdict};
 use crate::northbound::suspicion::{RecordPlace, Ruling, SuspectView, Suspicion, TopicKey};
+use crate::northbound::taken::TakenTopics;
 
 /// While nothing was taken for so long, a refusal is no progress.
 const NOTHING_TAKEN: Duration = Duration::from_secs(30);
@@ -40,6 +41,8 @@ pub struct Records {
     blocked_told: [bool; 2],
     pub(super) events: VecDeque<Event>,
     pub(super) counters: Counters,
+    /// Examples of what was taken on this connection.
+    pub(super) taken: TakenTopics,
     /// What became of records, while somebody follows it.
     settled: Option<Vec<Settled>>,
 }
@@ -57,6 +60,7 @@ impl Records {
             blocked_told: [false; 2],
             events: VecDeque::new(),
             counters: Counters::default(),
+            taken: TakenTopics::default(),
             settled: None,
         }
     }
@@ -245,6 +249,7 @@ impl Records {
     fn take(&mut self, now: Instant, outlet: &mut Outlet, place: RecordPlace, topic: TopicKey, serial: u64) {
         self.counters.acknowledged += 1;
         self.progress.handle_taken(now, topic);
+        self.taken.handle_taken(now, topic);
         let lane = &self.lanes[place.lane];
         if let Some(LaneEntry { id, device, .. }) = lane.entry(place.sequence).copied() {
             let id = self.retried.get(&(place.lane, place.sequence)).copied().unwrap_or(id);
@@ -317,6 +322,7 @@ impl Records {
         cause: Cause,
         of_topic: bool,
     ) {
+        self.taken.handle_refused(entry.topic);
         if matches!(cause, Cause::Code(_)) {
             self.progress.handle_refused(now, place, entry.topic);
         }
@@ -414,6 +420,11 @@ impl Records {
     /// Until when a lane is stopped because a rejected record finds no room.
     pub fn stopped_until(&self, lane: Lane) -> Option<Instant> {
         self.lanes[lane.index()].stopped_until()
+    }
+
+    /// Examples of the readings that the broker took on this connection.
+    pub fn taken(&self) -> &TakenTopics {
+        &self.taken
     }
 
     /// When the broker took a reading last, over all connections.

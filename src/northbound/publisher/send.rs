@@ -141,6 +141,7 @@ impl<O: Outbox> Sender<'_, O> {
         if let Some(original) = record.original {
             records.note_retried(place, original);
         }
+        records.taken.note_sent(now, topic, &record.content);
         records.counters.sent += 1;
         if !records.suspicion.is_idle() {
             records.suspicion.name(topic, record.content.topic);

@@ -55,6 +55,7 @@ use super::reconnect::Outcome;
 use super::session::{self, Ended, Limits, Opening, Session, Will};
 use super::settings::Settings;
 use super::settled::Settled;
+use super::taken::TakenTopic;
 use super::wire::{Acknowledgement, Version};
 use crate::clock::Moment;
 use crate::message::{Content, RecordId};
@@ -536,6 +537,11 @@ impl Uplink {
     /// Whether the connection stands.
     pub fn is_connected(&self) -> bool {
         self.accepted_at.is_some()
+    }
+
+    /// Examples of the readings that the broker took on the connection that stands.
+    pub fn taken_topics(&self) -> Vec<TakenTopic> {
+        if self.is_connected() { self.publisher.records().taken().view() } else { Vec::new() }
     }
 
     /// How it stands at `now`.

@@ -35,6 +35,8 @@ pub struct Status {
     pub waiting_since: Option<Instant>,
     /// The last failure or loss, until a connection stands.
     pub failure: Option<String>,
+    /// The transport is there, and the broker has not answered CONNECT yet.
+    pub opening: bool,
     /// When the next attempt is due.
     pub attempt_at: Option<Instant>,
     /// By [`Lane::index`]: until when a rejected record that finds no room stops it.
@@ -85,6 +87,7 @@ impl Status {
             in_flight: publisher.in_flight(),
             waiting_since: publisher.waiting_since(),
             failure: uplink.failure.clone(),
+            opening: uplink.stage == Stage::Opening,
             attempt_at: (uplink.stage == Stage::Waiting && !uplink.stopping)
                 .then(|| uplink.attempts.due_at()),
             stopped_until: Lane::ALL.map(|lane| records.stopped_until(lane)),

@@ -5,21 +5,26 @@
 //! same [`Fallback`]. Beside a daemon that is connected to this broker it has a client id of its
 //! own and no will, so that it takes nobody's place. The steps stop at the first that fails.
 //!
-//! `Ok` says what was proven. A refused publish on the check's own topic proves nothing about
-//! readings, so one more is tried in their space, on a path that no device can use.
+//! `Ok` says what was proven. A publish on the check's own topic, taken or refused, proves nothing
+//! about readings, so each rule is tried for itself ([`reading`]).
+
+mod reading;
+mod talk;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
+pub use self::reading::{LEVEL, ReadingTrial};
+use self::reading::{STOPPED, Tried, words};
+use self::talk::{Message, Said, Silence, Subscribed, Talk, Wire};
 use super::files::Material;
 use super::socket::Socket;
 use super::transport;
 use crate::clock::{UnixTime, WallClock};
 use crate::northbound::address;
+use crate::northbound::advice;
 use crate::northbound::certificate::Certificate;
 use crate::northbound::chain_fault;
 use crate::northbound::ending::Ending;
@@ -28,10 +33,8 @@ use crate::northbound::reason_code;
 use crate::northbound::session::{Ended, Event, Limits, Opening, Session, Will};
 use crate::northbound::settings::{Protocol, Settings};
 use crate::northbound::uplink::status_payload;
-use crate::northbound::wire::{self, Publish, Version};
+use crate::northbound::wire::Version;
 
-/// What the echo may take.
-const ECHO_WITHIN: Duration = Duration::from_secs(10);
 /// A certificate of the broker that ends sooner is worth a warning.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 /// A smaller Receive Maximum holds up what is sent in batches.
@@ -45,6 +48,10 @@ const PACKET_OVERHEAD: u64 = 1_200;
 const CONNECTIONS_MAX: usize = 12;
 /// Characters of a client id that every broker takes (MQTT 3.1.1 §3.1.3.1).
 const CLIENT_ID_SAFE: usize = 23;
+/// TCP, and TLS if configured, are there, and nothing more.
+const MUTE: &str = "the broker accepts the connection but does not answer MQTT: no CONNACK within 20 s";
+const MUTE_ADVICE: &str =
+    "see whether the port in upstream.url is an MQTT broker's, and with its operator whether it still works";
 /// What the check's own client id ends in.
 const CLIENT_ID_END: &str = "-check";
 
@@ -65,7 +72,7 @@ pub enum Grade {
 /// One step, or one remark about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// `files`, `dns`, `tcp`, `tls`, `mqtt` or `publish`.
+    /// `files`, `dns`, `tcp`, `tls`, `mqtt`, `publish` or `readings`.
     pub name: &'static str,
     /// How it went.
     pub grade: Grade,
@@ -80,12 +87,14 @@ pub struct Step {
 pub struct Trial<'a> {
     /// A topic of our own to publish on, such as `{prefix}/gateway/check`.
     pub scratch: &'a str,
-    /// A topic in the space of readings that no reading can have; `None`: there is none.
-    pub reading: Option<&'a str>,
+    /// Topics in the space of readings that no reading has.
+    pub readings: &'a [ReadingTrial],
     /// Bytes of the largest payload that a role allows.
     pub payload_max: u64,
     /// A daemon is connected to this broker under our client id.
     pub beside: bool,
+    /// It has shown that it may publish on a topic of its own.
+    pub own_taken: bool,
 }
 
 /// Goes the steps.
@@ -105,9 +114,6 @@ pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, trial: &Trial
 }
 
 struct Failed;
-
-trait Wire: AsyncRead + AsyncWrite + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire for S {}
 
 /// Why CONNECT was not accepted.
 struct Refusal {
@@ -129,7 +135,7 @@ struct Walk<'a> {
     steps: Vec<Step>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     async fn go(&mut self) -> Result<(), Failed> {
         let mut talk = self.connect().await?;
         let readable = self.subscribe(&mut talk).await;
@@ -138,22 +144,32 @@ impl Walk<'_> {
             talk = self.connect().await?;
         }
         let readable = readable.unwrap_or(false);
-        let scratch = self.trial.scratch;
-        let said = talk.publish(scratch, self.limits(), readable).await;
-        let other = match said {
-            Said::Refused(_) | Said::Closed => self.trial.reading,
-            _ => None,
+        let scratch = Message {
+            topic: self.trial.scratch,
+            retain: false,
+            properties: b"",
+            payload: b"{\"check\":true}",
         };
-        let mut also = None;
-        if let Some(topic) = other {
-            if matches!(said, Said::Closed) {
-                talk = self.connect().await?;
-            }
-            also = Some((topic, talk.publish(topic, self.limits(), false).await));
-        }
-        self.judge_publish(&said, readable, also);
+        let said = talk.publish(&scratch, self.limits(), readable).await;
         self.subscribe_as_daemon(&mut talk).await;
-        talk.goodbye().await;
+        let talk = match said {
+            // Some end the connection only after they have refused.
+            Said::Refused(_) => {
+                talk.goodbye().await;
+                None
+            }
+            Said::Closed => None,
+            _ => Some(talk),
+        };
+        let (talk, tried) = match said {
+            // A broker that answers nothing is not asked once more.
+            Said::Silent => (talk, Vec::new()),
+            _ => self.try_readings(talk).await,
+        };
+        self.judge_publish(said, readable, &tried);
+        if let Some(talk) = talk {
+            talk.goodbye().await;
+        }
         Ok(())
     }
 
@@ -217,9 +233,8 @@ impl Walk<'_> {
             let text = format!(
                 "not proven: beside the running gateway the check has the client id {id}, and with that {text}"
             );
-            let advice =
-                "`systemctl stop tombolo`, then `tombolo check` tries it with the gateway's own client id";
-            warn(&mut self.steps, "mqtt", text, advice);
+            // What it may be beside the client id is as likely as without the gateway.
+            warn(&mut self.steps, "mqtt", text, format!("{advice}; or {STOPPED}"));
             return Err(Failed);
         }
         fail(&mut self.steps, "mqtt", text, advice)
@@ -319,7 +334,7 @@ impl Walk<'_> {
                     reason_code::connack_class(code),
                     reason_code::CodeClass::Unavailable | reason_code::CodeClass::Elsewhere
                 );
-                of(text, connack_advice(code), !away)
+                of(text, advice::of_connack(code), !away)
             }
             // A TLS record, most likely an alert, instead of MQTT.
             _ if matches!(head, [0x14..=0x17, 0x03, ..]) => Refusal {
@@ -337,9 +352,7 @@ impl Walk<'_> {
                 );
                 of(text, "the broker's log says why", true)
             }
-            Ended::NoConnack | Ended::Silent => {
-                of("the broker does not answer CONNECT".to_owned(), "is this an MQTT broker?", false)
-            }
+            Ended::NoConnack | Ended::Silent => of(MUTE.to_owned(), MUTE_ADVICE, false),
         }
     }
 
@@ -348,8 +361,8 @@ impl Walk<'_> {
             Silence::Time => {
                 return Refusal {
                     failure: AttemptFailure::Nothing,
-                    text: "the broker does not answer CONNECT".to_owned(),
-                    advice: "is this an MQTT broker?".to_owned(),
+                    text: MUTE.to_owned(),
+                    advice: MUTE_ADVICE.to_owned(),
                     about_us: false,
                 };
             }
@@ -482,39 +495,32 @@ impl Walk<'_> {
     }
 
     /// What the trials of a publish prove.
-    fn judge_publish(&mut self, said: &Said, readable: bool, also: Option<(&str, Said)>) {
+    fn judge_publish(&mut self, said: Said, readable: bool, tried: &[Tried<'_>]) {
         let (scratch, version) = (self.trial.scratch, self.version());
         let acknowledges = self.limits().at_least_once;
         let steps = &mut self.steps;
-        let words = |said: &Said| match said {
-            Said::Refused(code) => format!("{} (0x{code:02X})", reason_code::text(*code)),
-            Said::Closed => "it closes the connection".to_owned(),
-            Said::Silent => "no answer".to_owned(),
-            Said::Taken { .. } => "taken".to_owned(),
-            Said::TooLarge => "too large".to_owned(),
-        };
-        match (said, also) {
-            (Said::Taken { ms, echoed: true }, _) => {
+        match said {
+            Said::Taken { ms, echoed: true } => {
                 let taken = if acknowledges { "acknowledged" } else { "sent without acknowledgement" };
                 ok(steps, "publish", format!("{taken} and back from {scratch} in {ms} ms"));
             }
-            (Said::Taken { .. }, _) if !acknowledges => {
+            Said::Taken { .. } if !acknowledges => {
                 let text = format!(
                     "a publish on {scratch} was sent with QoS 0, the only one of this broker, and did not come back: nothing \
                      shows that it was taken"
                 );
                 warn(steps, "publish", text, allow(scratch));
             }
-            (Said::Taken { ms, .. }, _) if !readable && version == Version::V5 => {
+            Said::Taken { ms, .. } if !readable && version == Version::V5 => {
                 ok(steps, "publish", format!("acknowledged on {scratch} in {ms} ms"));
             }
-            (Said::Taken { .. }, _) if !readable => {
+            Said::Taken { .. } if !readable => {
                 let text = format!(
                     "a publish on {scratch} was acknowledged, which over MQTT 3.1.1 does not prove that it was taken"
                 );
                 warn(steps, "publish", text, allow(scratch));
             }
-            (Said::Taken { .. }, _) if version == Version::V5 => {
+            Said::Taken { .. } if version == Version::V5 => {
                 let text = format!("a publish on {scratch} was acknowledged and did not come back");
                 warn(
                     steps,
@@ -523,7 +529,7 @@ impl Walk<'_> {
                     "readings pass; see who may read that topic, and the broker's log",
                 );
             }
-            (Said::Taken { .. }, _) => {
+            Said::Taken { .. } => {
                 let text = format!("a publish on {scratch} was acknowledged and did not come back");
                 let advice = format!(
                     "the broker may drop what it does not allow without saying so; see its log, and {}",
@@ -531,37 +537,41 @@ impl Walk<'_> {
                 );
                 let _ = fail::<()>(steps, "publish", text, advice);
             }
-            (Said::Silent, _) => {
+            Said::Silent => {
                 let text = format!("the broker does not acknowledge a publish on {scratch}");
                 let _ = fail::<()>(steps, "publish", text, allow(scratch));
             }
-            (Said::TooLarge, _) => {
+            Said::TooLarge => {
                 let text = "not even a message of 14 bytes fits the broker's maximum packet size".to_owned();
                 let _ = fail::<()>(steps, "publish", text, "raise it at the broker");
             }
-            (Said::Refused(_) | Said::Closed, Some((topic, Said::Taken { .. }))) => {
-                let text = format!(
-                    "the broker refuses a publish on {scratch}: {}; one among the readings, on {topic}, is taken",
-                    words(said)
-                );
-                warn(steps, "publish", text, allow(scratch));
-            }
-            (Said::Refused(_) | Said::Closed, Some((topic, other))) => {
-                let text = format!(
-                    "the broker refuses what this gateway publishes: on {scratch}: {}; on {topic}: {}",
-                    words(said),
-                    words(&other)
-                );
-                let _ = fail::<()>(steps, "publish", text, allow(scratch));
-            }
-            (Said::Refused(_) | Said::Closed, None) => {
-                let text = format!(
-                    "the broker refuses a publish on {scratch}: {}; readings may still pass",
-                    words(said)
-                );
-                warn(steps, "publish", text, allow(scratch));
+            Said::Refused(_) | Said::Closed => {
+                if let Some(taken) = tried.iter().find(|tried| tried.proven) {
+                    let topic = &taken.reading.topic;
+                    let text = format!(
+                        "the broker refuses a publish on {scratch}: {}; one among the readings, on {topic}, is taken",
+                        words(said)
+                    );
+                    warn(steps, "publish", text, allow(scratch));
+                } else if !tried.is_empty() && tried.iter().all(Tried::is_refused) && !self.trial.own_taken {
+                    let also: Vec<String> = tried.iter().map(Tried::words).collect();
+                    let text = format!(
+                        "the broker refuses what this gateway publishes: on {scratch}: {}; {}",
+                        words(said),
+                        also.join("; ")
+                    );
+                    let _ = fail::<()>(steps, "publish", text, allow(scratch));
+                    return; // there is nothing left to say about readings
+                } else {
+                    let text = format!(
+                        "the broker refuses a publish on {scratch}: {}; readings may still pass",
+                        words(said)
+                    );
+                    warn(steps, "publish", text, allow(scratch));
+                }
             }
         }
+        self.judge_readings(said, tried);
     }
 }
 
@@ -676,163 +686,6 @@ fn judge_limits(
 fn allow(scratch: &str) -> String {
     let prefix = scratch.strip_suffix(SCRATCH).unwrap_or(scratch);
     format!("allow {prefix}/# at the broker; [topics] prefix and [gateway] id decide that prefix")
-}
-
-/// A session and its stream, driven until something happens.
-struct Talk {
-    session: Session,
-    stream: Box<dyn Wire>,
-    version: Version,
-    /// The first bytes received.
-    head: Vec<u8>,
-}
-
-enum Silence {
-    /// The end of the stream, or what broke it.
-    Closed(Option<std::io::Error>),
-    /// Nothing in time.
-    Time,
-}
-
-enum Subscribed {
-    Yes,
-    Refused(u8),
-    Closed,
-    Silent,
-}
-
-/// What became of a publish.
-enum Said {
-    Taken { ms: u128, echoed: bool },
-    Refused(u8),
-    Closed,
-    Silent,
-    TooLarge,
-}
-
-impl Talk {
-    async fn flush(&mut self) -> std::io::Result<()> {
-        let out = std::mem::take(self.session.outgoing());
-        self.stream.write_all(&out).await?;
-        self.stream.flush().await
-    }
-
-    /// Writes what there is, reads once.
-    async fn turn(&mut self, patience: Duration) -> Result<(), Silence> {
-        let mut input = [0u8; 4096];
-        let exchange = async {
-            // So little is written that it fits whatever the broker reads; a failure shows when
-            // reading.
-            let _ = self.flush().await;
-            self.stream.read(&mut input).await
-        };
-        match timeout(patience, exchange).await {
-            Ok(Ok(0)) => Err(Silence::Closed(None)),
-            Ok(Ok(length)) => {
-                if self.head.is_empty() {
-                    self.head = input[..length.min(4)].to_vec();
-                }
-                self.session.handle_bytes(Instant::now(), &input[..length]);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(Silence::Closed(Some(error))),
-            Err(_) => Err(Silence::Time),
-        }
-    }
-
-    async fn until<T>(
-        &mut self,
-        patience: Duration,
-        mut wanted: impl FnMut(&Event) -> Option<T>,
-    ) -> Result<T, Silence> {
-        let begun = Instant::now();
-        loop {
-            while let Some(event) = self.session.poll_event() {
-                if let Some(found) = wanted(&event) {
-                    return Ok(found);
-                }
-            }
-            self.turn(patience.saturating_sub(begun.elapsed())).await?;
-        }
-    }
-
-    async fn subscribe(&mut self, filter: &str) -> Subscribed {
-        self.session.subscribe(Instant::now(), filter);
-        let subscribed = self.until(ECHO_WITHIN, |event| match event {
-            Event::Subscribed { code } => Some(Some(*code)),
-            Event::Ended(_) => Some(None),
-            _ => None,
-        });
-        match subscribed.await {
-            Ok(Some(code)) if reason_code::is_refusal(code) => Subscribed::Refused(code),
-            Ok(Some(_)) => Subscribed::Yes,
-            Ok(None) | Err(Silence::Closed(_)) => Subscribed::Closed,
-            Err(Silence::Time) => Subscribed::Silent,
-        }
-    }
-
-    /// Publishes, and waits for the answer and, where it can come, the echo.
-    async fn publish(&mut self, topic: &str, limits: Limits, echo: bool) -> Said {
-        let begun = Instant::now();
-        let packet_id = limits.at_least_once.then_some(1);
-        let publish = Publish {
-            topic: topic.as_bytes(),
-            packet_id,
-            retain: false,
-            properties: &[],
-            payload: b"{\"check\":true}",
-        };
-        let size = limits.packet_size as usize;
-        if wire::push_publish(self.session.outgoing(), self.version, size, &publish).is_err() {
-            return Said::TooLarge;
-        }
-        let mut answered = packet_id.is_none();
-        let mut echoed = false;
-        while !answered || (echo && !echoed) {
-            match self.turn(ECHO_WITHIN.saturating_sub(begun.elapsed())).await {
-                Ok(()) => {}
-                Err(Silence::Time) => break,
-                Err(Silence::Closed(_)) if answered => break,
-                Err(Silence::Closed(_)) => return Said::Closed,
-            }
-            if let Some(acknowledgement) = self.session.take_acknowledgements(Vec::new()).first() {
-                answered = true;
-                if reason_code::is_refusal(acknowledgement.code) {
-                    return Said::Refused(acknowledgement.code);
-                }
-            }
-            let mut ended = false;
-            while let Some(event) = self.session.poll_event() {
-                echoed |= matches!(&event, Event::Message { topic: found, .. } if found == topic);
-                ended |= matches!(event, Event::Ended(_));
-            }
-            if (ended || self.session.is_ended()) && !answered {
-                return Said::Closed;
-            }
-        }
-        match answered {
-            true => Said::Taken { ms: begun.elapsed().as_millis(), echoed },
-            false => Said::Silent,
-        }
-    }
-
-    async fn goodbye(mut self) {
-        self.session.disconnect(false);
-        let _ = timeout(Duration::from_secs(1), self.flush()).await; // the goodbye is a courtesy
-        let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
-    }
-}
-
-fn connack_advice(code: u8) -> &'static str {
-    if reason_code::is_bad_client_id(code) {
-        "set upstream.client-id"
-    } else if reason_code::is_bad_password(code) {
-        "see upstream.username and password-file"
-    } else if reason_code::is_not_authorized(code) {
-        "see username, password-file, certificate-file and client-id; beside a running daemon the check's client id ends in -check"
-    } else {
-        "the broker's log says why"
-    }
 }
 
 fn ok(steps: &mut Vec<Step>, name: &'static str, text: String) {

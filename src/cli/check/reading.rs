@@ -1,0 +1,105 @@
+//! Which topics show whether readings pass: of each uplink rule one that no device uses, and those
+//! that are proven by what the running gateway has delivered.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::config::Settings;
+use crate::control::snapshot::TakenReading;
+use crate::gate::{Explanation, Gate};
+use crate::message::Method;
+use crate::northbound::io::probe::{LEVEL, ReadingTrial};
+
+/// What of the rules is proven, and what is to be tried.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Rules whose readings the broker has acknowledged on the connection that stands.
+    pub proven: Vec<String>,
+    /// Topics for the others, the first rule of each role before the second of any.
+    pub trials: Vec<ReadingTrial>,
+}
+
+/// Of every role that a device has. `taken`: what the broker has acknowledged, by the reason codes
+/// of MQTT 5.
+pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
+    let now = Instant::now();
+    let gate = Gate::new(settings.gate.clone(), now);
+    let explain = |device: &str, path: &str| {
+        let explained = gate.explain(now, device, Method::Post, path);
+        Some(explained).filter(|explained| explained.allowed && explained.publish.is_some())
+    };
+    let seen: BTreeSet<(String, String)> = taken
+        .iter()
+        .filter_map(|taken| {
+            let explained = explain(&taken.device, &taken.path)?;
+            // By other rules than these it may have been another topic.
+            let same = explained.publish.as_ref().is_some_and(|publish| publish.topic == taken.topic);
+            Some((explained.role?, explained.rule?)).filter(|_| same)
+        })
+        .collect();
+    let mut plan = Plan::default();
+    let longest = settings.gate.roles.iter().map(|role| role.uplink.len()).max().unwrap_or(0);
+    for index in 0..longest {
+        for role in &settings.gate.roles {
+            let Some(rule) = role.uplink.get(index).filter(|rule| !rule.deny) else { continue };
+            let Some(device) = settings.gate.devices.iter().find(|device| device.role == role.name) else {
+                continue;
+            };
+            let of = format!("rule {} of role {}", rule.name, role.name);
+            if seen.contains(&(role.name.to_string(), rule.name.to_string())) {
+                plan.proven.push(of);
+                continue;
+            }
+            let template = rule.topic.as_ref().or(settings.gate.reading.as_ref());
+            let path = path(rule.path.as_str(), template.map_or("", |template| template.as_str()));
+            let Some(Explanation { rule: decided, publish: Some(publish), .. }) =
+                explain(device.id.as_str(), &path)
+            else {
+                continue;
+            };
+            // A more specific one decides there, and is tried itself.
+            if decided.as_deref() != Some(rule.name.as_str()) {
+                continue;
+            }
+            let beside = !publish.topic.contains(LEVEL);
+            let topic = if beside { neighbour(&publish.topic) } else { publish.topic };
+            match plan.trials.iter_mut().find(|trial| trial.topic == topic && trial.retain == publish.retain)
+            {
+                Some(same) => same.of.push_str(&format!(", {of}")),
+                None => plan.trials.push(ReadingTrial { topic, of, retain: publish.retain, beside }),
+            }
+        }
+    }
+    plan
+}
+
+/// A path that a pattern matches and no device uses, with the query that a template asks for.
+fn path(pattern: &str, template: &str) -> String {
+    let levels = pattern.split('/').map(|level| if matches!(level, "+" | "#") { LEVEL } else { level });
+    let path = levels.collect::<Vec<_>>().join("/");
+    let names = template.split("{query.").skip(1).filter_map(|rest| rest.split('}').next());
+    let query: Vec<String> = names.map(|name| format!("{name}={LEVEL}")).collect();
+    if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) }
+}
+
+/// A topic that devices use, with another last level.
+fn neighbour(topic: &str) -> String {
+    match topic.rsplit_once('/') {
+        Some((before, _)) => format!("{before}/{LEVEL}"),
+        None => LEVEL.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_a_pattern_is_one_that_no_device_uses() {
+        assert_eq!(path("t/#", ""), "t/tombolo-check");
+        assert_eq!(path("+/x/+", ""), "tombolo-check/x/tombolo-check");
+        assert_eq!(path("#", "a/{query.unit}/{query.n}"), "tombolo-check?unit=tombolo-check&n=tombolo-check");
+        assert_eq!(neighbour("tombolo/gw/d/up/temp"), "tombolo/gw/d/up/tombolo-check");
+        assert_eq!(neighbour("temp"), "tombolo-check");
+    }
+}

@@ -1,0 +1,230 @@
+//! Whether readings may be published: each on a topic that the rules map to and no device uses.
+//!
+//! A topic that a device does use is never published on: its consumers would take the check for a
+//! reading. So an access list that names single topics refuses what is tried here and takes what is
+//! real. One refusal alone is therefore "not proven"; where all are refused alike, several of them,
+//! it is a failure. What is sent has no payload, so that nothing in it can be read as a value, and
+//! with MQTT 5 the user property `check`. With the retain flag, where the rule has it, an empty
+//! payload leaves nothing behind (MQTT 5.0 §3.3.1.3).
+
+use super::talk::{Message, Said, Subscribed, Talk};
+use super::{Failed, Step, Walk, check_client_id, fail, ok, warn};
+use crate::northbound::advice;
+use crate::northbound::reason_code;
+use crate::northbound::session::Limits;
+use crate::northbound::wire::Version;
+
+/// The level that stands for a wildcard of a rule, and in place of the last level of a topic that
+/// has none. Nothing but the check uses it.
+pub const LEVEL: &str = "tombolo-check";
+/// Topics tried at most, and refusals after which the rest says nothing new.
+pub const TRIED_MAX: usize = 12;
+const REFUSED_MAX: usize = 4;
+/// Topics named in one finding.
+const NAMED: usize = 3;
+
+/// A topic to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadingTrial {
+    /// The topic; a level of it is [`LEVEL`].
+    pub topic: String,
+    /// What maps to it, such as `rule alarm of role sensor`.
+    pub of: String,
+    /// The rule publishes with the retain flag.
+    pub retain: bool,
+    /// The rule maps to one topic for each device: this one is beside it.
+    pub beside: bool,
+}
+
+/// What became of one.
+pub(super) struct Tried<'a> {
+    pub reading: &'a ReadingTrial,
+    pub said: Said,
+    /// It was acknowledged, and that proves that it was taken.
+    pub proven: bool,
+}
+
+impl Tried<'_> {
+    fn place(&self) -> String {
+        let beside = if self.reading.beside { "beside the topic of " } else { "" };
+        format!("{} ({beside}{})", self.reading.topic, self.reading.of)
+    }
+
+    pub fn is_refused(&self) -> bool {
+        matches!(self.said, Said::Refused(_) | Said::Closed)
+    }
+
+    pub fn words(&self) -> String {
+        format!("on {}: {}", self.place(), words(self.said))
+    }
+}
+
+/// What an answer is called.
+pub(super) fn words(said: Said) -> String {
+    match said {
+        Said::Refused(code) => format!("{} (0x{code:02X})", reason_code::text(code)),
+        Said::Closed => "it closes the connection".to_owned(),
+        Said::Silent => "no answer".to_owned(),
+        Said::Taken { .. } => "taken".to_owned(),
+        Said::TooLarge => "too large".to_owned(),
+    }
+}
+
+impl<'a> Walk<'a> {
+    /// Tries them one after the other, on another connection where the broker ends one.
+    pub(super) async fn try_readings(&mut self, mut talk: Option<Talk>) -> (Option<Talk>, Vec<Tried<'a>>) {
+        let mut tried = Vec::new();
+        let trial = self.trial;
+        // Some close the connection over a subscription that they do not allow.
+        let mut may_subscribe = true;
+        for reading in trial.readings.iter().take(TRIED_MAX) {
+            let mut one = match talk.take() {
+                Some(talk) => talk,
+                None => match self.connect().await {
+                    Ok(talk) => talk,
+                    Err(Failed) => break, // the reason is among the steps
+                },
+            };
+            let (version, limits) = (self.version(), self.limits());
+            let has_codes = version == Version::V5 && limits.at_least_once;
+            let mut readable = false;
+            if !has_codes && may_subscribe {
+                match one.subscribe(&reading.topic).await {
+                    Subscribed::Yes => readable = true,
+                    Subscribed::Refused(_) | Subscribed::Silent => {}
+                    Subscribed::Closed => {
+                        may_subscribe = false;
+                        one = match self.connect().await {
+                            Ok(talk) => talk,
+                            Err(Failed) => break,
+                        };
+                    }
+                }
+            }
+            let said = publish(&mut one, reading, version, limits, readable).await;
+            let proven = matches!(said, Said::Taken { echoed, .. } if echoed || has_codes);
+            tried.push(Tried { reading, said, proven });
+            // Some end the connection only after they have refused.
+            if !matches!(said, Said::Refused(_) | Said::Closed) {
+                talk = Some(one);
+            } else if matches!(said, Said::Refused(_)) {
+                one.goodbye().await;
+            }
+            let refused = tried.iter().filter(|tried: &&Tried<'_>| tried.is_refused()).count();
+            if said == Said::Silent || refused >= REFUSED_MAX {
+                break;
+            }
+        }
+        (talk, tried)
+    }
+
+    /// What they prove. `own`: what became of the publish on a topic of the gateway's own.
+    pub(super) fn judge_readings(&mut self, own: Said, tried: &[Tried<'_>]) {
+        let (beside, own_taken) = (self.trial.beside, self.trial.own_taken);
+        let untried = self.trial.readings.len() - tried.len();
+        let id = check_client_id(&self.settings.client_id);
+        let version = self.version();
+        let steps: &mut Vec<Step> = &mut self.steps;
+        let of = |wanted: &dyn Fn(&Tried<'_>) -> bool| -> Vec<&Tried<'_>> {
+            tried.iter().filter(|tried| wanted(tried)).collect()
+        };
+        let proven = of(&|tried| tried.proven);
+        let refused = of(&|tried| tried.is_refused());
+        let unproven = of(&|tried| !tried.proven && matches!(tried.said, Said::Taken { .. }));
+        let silent = of(&|tried| matches!(tried.said, Said::Silent | Said::TooLarge));
+        if !proven.is_empty() {
+            let more = match untried {
+                0 => String::new(),
+                more => format!("; {more} more not tried"),
+            };
+            ok(steps, "readings", format!("taken on {}{more}", list(&proven, |tried| tried.place())));
+        }
+        if let Some(first) = unproven.first() {
+            let why = match version {
+                Version::V3_1_1 => "over MQTT 3.1.1 a PUBACK does not say whether it was taken",
+                Version::V5 => "the broker takes QoS 0 only, and does not acknowledge it",
+            };
+            let text = format!(
+                "not proven that readings are taken: {why}, and what was sent on {} did not come back",
+                list(&unproven, |tried| tried.place())
+            );
+            let advice = format!(
+                "{}; if the gateway may also read it, this check sees it come back",
+                allow(&first.reading.topic)
+            );
+            warn(steps, "readings", text, advice);
+        }
+        if let Some(first) = silent.first() {
+            let text = format!("the broker does not take a reading: {}", first.words());
+            let _ = fail::<()>(steps, "readings", text, allow(&first.reading.topic));
+        }
+        let Some(first) = refused.first() else { return };
+        let said = list(&refused, |tried| tried.words());
+        let own_refused = matches!(own, Said::Refused(_) | Said::Closed);
+        if beside && own_taken && own_refused {
+            let rules = list(&refused, |tried| tried.reading.of.clone());
+            let text = format!(
+                "not proven that readings are taken, of {rules}: beside the running gateway the check has the client id \
+                 {id}, with which the broker refuses them, and also what the gateway itself may publish"
+            );
+            let advice =
+                format!("`tombolo device test ID` sends a reading through the gateway itself; or {STOPPED}");
+            return warn(steps, "readings", text, advice);
+        }
+        let alone = proven.is_empty() && unproven.is_empty() && silent.is_empty();
+        let several = refused.len() > 1;
+        // What another code says is not about this topic.
+        let because = match first.said {
+            Said::Refused(code) if code != reason_code::NOT_AUTHORIZED => advice::of_puback(code).to_owned(),
+            _ => allow(&first.reading.topic),
+        };
+        let advice = format!(
+            "{because}; if it allows each topic by its whole name, `tombolo device test ID` proves it with a reading"
+        );
+        if alone && several {
+            let text = format!("the broker refuses readings: {said}");
+            let _ = fail::<()>(steps, "readings", text, advice);
+        } else {
+            let text = format!(
+                "not proven that these readings are taken: the broker refuses what was tried in their place, {said}"
+            );
+            warn(steps, "readings", text, advice);
+        }
+    }
+}
+
+/// How the check has the gateway's own client id.
+pub(super) const STOPPED: &str =
+    "`systemctl stop tombolo`, then `tombolo check` tries it with the gateway's own client id";
+
+async fn publish(
+    talk: &mut Talk,
+    reading: &ReadingTrial,
+    version: Version,
+    limits: Limits,
+    readable: bool,
+) -> Said {
+    let properties: &[u8] = match version {
+        Version::V5 => b"\x26\x00\x05check\x00\x04true",
+        Version::V3_1_1 => b"",
+    };
+    let message = Message { topic: &reading.topic, retain: reading.retain, properties, payload: b"" };
+    talk.publish(&message, limits, readable).await
+}
+
+fn list(tried: &[&Tried<'_>], words: impl Fn(&Tried<'_>) -> String) -> String {
+    let mut text = tried.iter().take(NAMED).map(|tried| words(tried)).collect::<Vec<_>>().join("; ");
+    if tried.len() > NAMED {
+        text.push_str(&format!(" and {} more", tried.len() - NAMED));
+    }
+    text
+}
+
+/// What to allow at the broker for a topic with [`LEVEL`] in it.
+fn allow(topic: &str) -> String {
+    let filter = match topic.split_once(LEVEL) {
+        Some((before, _)) if before.ends_with('/') => format!("{before}#"),
+        _ => topic.to_owned(),
+    };
+    format!("allow {filter} at the broker, and so for each device")
+}
