@@ -4,6 +4,7 @@
 pub mod est;
 pub mod exec;
 pub mod keeper;
+pub mod watch;
 
 use std::path::Path;
 use std::sync::Arc;
