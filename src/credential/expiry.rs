@@ -106,10 +106,8 @@ mod tests {
     fn a_short_certificate_warns_only_when_its_renewal_is_overdue() {
         for (days, until) in [(7.0, 5.6), (1.0, 0.8), (1.0 / 288.0, 0.8 / 288.0)] {
             let end = (days * 86_400.0) as u64;
-            let of = Validity {
-                not_before: UnixTime::from_secs(NOW),
-                not_after: UnixTime::from_secs(NOW + end),
-            };
+            let of =
+                Validity { not_before: UnixTime::from_secs(NOW), not_after: UnixTime::from_secs(NOW + end) };
             assert_eq!(step(of, at(until * 0.99)), None, "{days}");
             assert!(step(of, at(until * 1.01)).is_some(), "{days}");
         }

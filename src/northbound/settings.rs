@@ -19,6 +19,8 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// Default: the gateway id.
     pub client_id: String,
+    /// A certificate is tried with this client id, beside the connection; `None`: in its place.
+    pub probe_client_id: Option<String>,
     /// MQTT user name.
     pub username: Option<String>,
     /// Read at each connection; one trailing line end is dropped.

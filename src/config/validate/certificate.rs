@@ -1,20 +1,25 @@
 //! The certificate files of `[coap]`, and the keys of devices and fleets that identify their
 //! certificate or public key.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Context;
 use crate::config::certificate::{self, FILE_MAX, Material};
-use crate::config::{Level, model};
+use crate::config::{FileError, Level, model};
 use crate::gate::certificate::{CertificateName, CertificateNameError, CertificatePattern, NameKind};
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
 use crate::southbound::coap::EngineKind;
 
-/// Reads all files, or reports the fault and keeps the last good material. With `None`, only
+/// `served`: the file of a certificate that the gateway renews by itself. Reads all files, or reports the fault and keeps the last good material. With `None`, only
 /// devices with pre-shared keys can connect.
-pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<Material>> {
+pub(super) fn material(
+    cx: &mut Context<'_>,
+    table: &model::Coap,
+    served: Option<&Path>,
+) -> Option<Arc<Material>> {
     let before = cx.findings.list.len();
-    if let Some(read) = read_all(cx, table) {
+    if let Some(read) = read_all(cx, table, served) {
         return Some(read.into());
     }
     let previous = cx.sources.certificates.clone()?;
@@ -27,8 +32,9 @@ pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<
     Some(previous)
 }
 
-fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
+fn read_all(cx: &mut Context<'_>, table: &model::Coap, served: Option<&Path>) -> Option<Material> {
     let chain = match &table.certificate_file {
+        _ if table.certificate.is_some() => Some(Vec::new()),
         Some(text) => {
             let key = ["coap", "certificate-file"];
             let path = cx.path(&key, text);
@@ -52,7 +58,28 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
         }
         None => Some(Vec::new()),
     };
+    let mut renewed = Vec::new();
     let server_key = match (&table.key_file, &table.certificate_file) {
+        _ if table.certificate.is_some() => {
+            for (name, set) in [
+                ("certificate-file", table.certificate_file.is_some()),
+                ("key-file", table.key_file.is_some()),
+            ] {
+                if set {
+                    let message = "certificate is set too, whose files the gateway keeps itself";
+                    cx.fatal(&["coap", name], message, "take one of the two out");
+                }
+            }
+            match served {
+                Some(file) => own(cx, file).map(|own| {
+                    own.map(|(chain, key)| {
+                        renewed = chain;
+                        key
+                    })
+                }),
+                None => Some(None),
+            }
+        }
         (Some(text), _) => {
             let key = ["coap", "key-file"];
             let path = cx.secret(&key, text);
@@ -83,12 +110,39 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
     let file = |key: &str, text: &Option<String>| text.as_deref().map(|text| cx.path(&["coap", key], text));
     Some(Material {
         key: server_key?,
-        chain: chain?,
+        chain: if served.is_some() { renewed } else { chain? },
         authorities,
         revocation_lists: lists,
-        chain_file: file("certificate-file", &table.certificate_file),
+        chain_file: served
+            .map(Path::to_path_buf)
+            .or_else(|| file("certificate-file", &table.certificate_file)),
         authorities_file: file("client-ca-file", &table.client_ca_file),
     })
+}
+
+/// The files of the gateway's certificate and its key, if both are set: they may change while it
+/// runs.
+pub(super) fn files(cx: &Context<'_>, table: &model::Coap) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = (table.certificate_file.as_deref()?, table.key_file.as_deref()?);
+    if table.certificate.is_some() {
+        return None;
+    }
+    let certificate = cx.path(&["coap", "certificate-file"], certificate);
+    Some((certificate, cx.secret_path(&["coap", "key-file"], key)?))
+}
+
+/// The certificate that the gateway renews by itself: chain and key in one file; none as long as it
+/// is not enrolled. `None` after a fault.
+#[allow(clippy::option_option, reason = "there may be none, and there may be a fault")]
+fn own(cx: &mut Context<'_>, file: &Path) -> Option<Option<(Vec<Vec<u8>>, Arc<ServerKey>)>> {
+    let key = ["coap", "certificate"];
+    if matches!(cx.sources.files.look(file), Err(FileError::Missing)) {
+        return Some(None);
+    }
+    let chain = take(cx, &key, file, true, certificate::chain)?;
+    let read = |bytes: &[u8]| certificate::server_key(chain.clone(), bytes).map(Arc::<ServerKey>::new);
+    let own = take(cx, &key, file, true, read)?;
+    Some(Some((chain, own)))
 }
 
 /// The remedy for an invalid file at a start.
@@ -101,7 +155,7 @@ const WITHIN: &str = "replace the file, then reload";
 fn take<T>(
     cx: &mut Context<'_>,
     key: &[&str],
-    path: &std::path::Path,
+    path: &Path,
     secret: bool,
     make: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
@@ -253,12 +307,13 @@ pub(super) fn public_key(
     }
 }
 
-/// Checks once whether devices with certificates or public keys can connect at all. Without
+/// `renewed`: the gateway renews its own certificate by itself. Checks once whether devices with certificates or public keys can connect at all. Without
 /// `material`, the fault is already reported.
 pub(super) fn needs(
     cx: &mut Context<'_>,
     material: Option<&Material>,
     engine: EngineKind,
+    renewed: bool,
     settings: &crate::gate::Settings,
 ) {
     let keyed = settings.devices.iter().filter(|device| device.public_key.is_some()).count();
@@ -270,7 +325,11 @@ pub(super) fn needs(
         cx.warn("coap", &["coap", "engine"], message, "remove the key: the default engine supports all");
     }
     let Some(material) = material else { return };
-    if keyed + certified > 0 && material.key.is_none() {
+    if keyed + certified > 0 && material.key.is_none() && renewed {
+        let message = "not enrolled yet: until it is, no device with a certificate or public key can connect";
+        let advice = "the running gateway enrols; `tombolo cert status` shows what it waits for";
+        cx.warn("coap", &["coap", "certificate"], message, advice);
+    } else if keyed + certified > 0 && material.key.is_none() {
         let message = "devices have certificates or public keys, but the gateway has no key of its own";
         let advice = "set coap.key-file; openssl ecparam -name prime256v1 -genkey -noout makes one";
         cx.warn("coap", &["coap", "key-file"], message, advice);

@@ -210,9 +210,8 @@ impl Keeper {
     /// # Errors
     /// What is wrong with it; nothing is changed then.
     pub async fn install(self: &Rc<Self>, pem: String) -> Result<(), String> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes())
-            .map(|der| der.map(|der| der.to_vec()))
-            .collect();
+        let chain: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.map(|der| der.to_vec())).collect();
         let chain = chain.map_err(|_| "the certificates cannot be read (PEM is expected)".to_owned())?;
         let (usage, now) = (self.settings.usage, self.clock.wall());
         self.offered(move |store| {

@@ -24,8 +24,12 @@ struct World {
 
 impl World {
     fn new(present: Option<Validity>) -> World {
-        let settings =
-            Settings { renew_at: RenewAt::default(), seed: "gw/upstream".to_owned(), may_enroll: true, by_hand: false };
+        let settings = Settings {
+            renew_at: RenewAt::default(),
+            seed: "gw/upstream".to_owned(),
+            may_enroll: true,
+            by_hand: false,
+        };
         let begin = Instant::now();
         let renewal = Renewal::new(begin, settings, present, History::default(), true, false);
         let standing = Standing::Accepted;

@@ -65,6 +65,13 @@ fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<C
     };
     let identity = match &settings.identity {
         Some((certificate, key_file)) => {
+            // Chain and key in one file are kept by the gateway itself.
+            if certificate == key_file && !certificate.exists() {
+                let shown = certificate.display();
+                return Err(format!(
+                    "not enrolled yet: there is no {shown}; `tombolo cert status` shows what it waits for"
+                ));
+            }
             Some((pem(certificate)?, key(key_file, settings.key_password.as_deref())?))
         }
         None => None,
