@@ -216,21 +216,25 @@ impl Link {
     /// The connection takes the place of the present one, or, where there is a `probe-client-id`,
     /// is made beside it.
     pub async fn probe(&self, file: PathBuf) -> Verdict {
-        let handle = self.handle.borrow().clone();
-        let Some(handle) = handle else { return Verdict::Fault("no upstream is configured".to_owned()) };
-        if let Some(client_id) = handle.with_settings(|settings| settings.probe_client_id.clone()) {
-            let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
-            let clock: Arc<dyn WallClock> = self.clock.clone();
-            let tried = separate_trial(&settings, clock, &client_id, (file.clone(), file), spoken);
-            return of_trial(tried.await);
-        }
         let until = Instant::now() + PROBE_WITHIN;
-        handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file)));
-        while Instant::now() < until && !handle.with(|core| core.is_stopping()) {
-            match handle.with(Uplink::poll_trial) {
-                Some(verdict) => return of_trial(verdict),
-                None => tokio::time::sleep(PROBE_TICK).await,
+        while Instant::now() < until && !self.stopping.get() {
+            let handle = self.handle.borrow().clone();
+            let Some(handle) = handle else { return Verdict::Fault("no upstream is configured".to_owned()) };
+            if let Some(client_id) = handle.with_settings(|settings| settings.probe_client_id.clone()) {
+                let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
+                let clock: Arc<dyn WallClock> = self.clock.clone();
+                let tried = separate_trial(&settings, clock, &client_id, (file.clone(), file), spoken);
+                return of_trial(tried.await);
             }
+            handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file.clone())));
+            // A reload may replace the uplink meanwhile: then the next one is asked.
+            while Instant::now() < until && !handle.with(|core| core.is_stopping()) {
+                match handle.with(Uplink::poll_trial) {
+                    Some(verdict) => return of_trial(verdict),
+                    None => tokio::time::sleep(PROBE_TICK).await,
+                }
+            }
+            tokio::time::sleep(PROBE_TICK).await;
         }
         Verdict::Fault("the uplink did not come to it".to_owned())
     }

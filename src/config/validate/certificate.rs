@@ -108,9 +108,16 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap, served: Option<&Path>) ->
         return None;
     }
     let file = |key: &str, text: &Option<String>| text.as_deref().map(|text| cx.path(&["coap", key], text));
+    // At a start, files that are put right later are taken up by themselves; a reload goes back.
+    let has_key = chain.is_some() && server_key.is_some();
+    if !has_key && cx.sources.certificates.is_some() {
+        return None;
+    }
+    let server_key = server_key.filter(|_| has_key).flatten();
     Some(Material {
-        key: server_key?,
-        chain: if served.is_some() { renewed } else { chain? },
+        key: server_key,
+        chain: if served.is_some() { renewed } else { chain.filter(|_| has_key).unwrap_or_default() },
+        key_fault: !has_key,
         authorities,
         revocation_lists: lists,
         chain_file: served
@@ -324,7 +331,7 @@ pub(super) fn needs(
         let message = "the engine \"dimpl\" supports only pre-shared keys: no device can connect with a certificate or public key";
         cx.warn("coap", &["coap", "engine"], message, "remove the key: the default engine supports all");
     }
-    let Some(material) = material else { return };
+    let Some(material) = material.filter(|material| !material.key_fault) else { return };
     if keyed + certified > 0 && material.key.is_none() && renewed {
         let message = "not enrolled yet: until it is, no device with a certificate or public key can connect";
         let advice = "the running gateway enrols; `tombolo cert status` shows what it waits for";

@@ -440,15 +440,18 @@ impl Keeper {
         let bootstrap = self.settings.bootstrap.clone();
         let made = self.with_store(move |store| {
             let csr = store.pending().map(|pending| pending.csr.clone()).ok_or("the request is gone")?;
+            // One for devices may not be for TLS clients.
+            let is_client = store.current().is_some_and(|held| held.leaf.allows(Usage::Client));
+            let kind = if is_client || bootstrap.is_none() { kind } else { OrderKind::Enroll };
             let identity = match (kind, bootstrap) {
                 (OrderKind::Reenroll, _) => store.current().map(identity),
                 (OrderKind::Enroll, Some((certificate, key))) => Some(read_identity(&certificate, &key)?),
                 (OrderKind::Enroll, None) => None,
             };
-            Ok((csr, identity))
+            Ok((csr, kind, identity))
         });
         match made.await {
-            Ok((csr, identity)) => {
+            Ok((csr, kind, identity)) => {
                 let name = self.settings.name.clone();
                 source.order(Order { name, csr, kind, identity }).await
             }
