@@ -3,9 +3,9 @@
 //!
 //! Bytes in, material out; [`validate`](super::validate) handles the configuration keys and the
 //! files. Either all of it is valid or none is used: a certificate without its key, or a CA without
-//! its revocation list, would accept or refuse the wrong devices. Only the gateway's own certificate
-//! with its key may be missing beside CAs that are valid: then no device connects with a certificate
-//! until it is there.
+//! its revocation list, would accept or refuse the wrong devices. Only the gateway's own
+//! certificate with its key may be missing beside CAs that are valid: then no device connects with
+//! a certificate until it is there.
 
 use std::path::PathBuf;
 use std::sync::Arc;

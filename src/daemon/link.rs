@@ -212,9 +212,9 @@ impl Link {
         })
     }
 
-    /// Shows by a connection whether the broker accepts this certificate: chain and key in one file.
-    /// The connection takes the place of the present one, or, where there is a `probe-client-id`,
-    /// is made beside it.
+    /// Shows by a connection whether the broker accepts this certificate: chain and key in one
+    /// file. The connection takes the place of the present one, or, where there is a
+    /// `probe-client-id`, is made beside it.
     pub async fn probe(&self, file: PathBuf) -> Verdict {
         let until = Instant::now() + PROBE_WITHIN;
         while Instant::now() < until && !self.stopping.get() {

@@ -94,7 +94,7 @@ pub enum CertCommand {
     Status,
     /// Ask for the next certificate now
     Renew(CertRenewArguments),
-    /// Ask for a certificate as if it were the first, with the bootstrap certificate or the password
+    /// Ask for a certificate as if it were the first
     Enroll(CertRenewArguments),
     /// Print the signing request, for a CA that is asked by hand
     Csr(CertNameArgument),

@@ -11,8 +11,9 @@ use crate::gate::certificate::{CertificateName, CertificateNameError, Certificat
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
 use crate::southbound::coap::EngineKind;
 
-/// `served`: the file of a certificate that the gateway renews by itself. Reads all files, or reports the fault and keeps the last good material. With `None`, only
-/// devices with pre-shared keys can connect.
+/// Reads all files, or reports the fault and keeps the last good material. With `None`, only
+/// devices with pre-shared keys can connect. `served`: the file of a certificate that the gateway
+/// renews by itself.
 pub(super) fn material(
     cx: &mut Context<'_>,
     table: &model::Coap,
@@ -72,9 +73,9 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap, served: Option<&Path>) ->
             }
             match served {
                 Some(file) => own(cx, file).map(|own| {
-                    own.map(|(chain, key)| {
-                        renewed = chain;
-                        key
+                    own.map(|own| {
+                        renewed = own.chain;
+                        own.key
                     })
                 }),
                 None => Some(None),
@@ -138,10 +139,16 @@ pub(super) fn files(cx: &Context<'_>, table: &model::Coap) -> Option<(PathBuf, P
     Some((certificate, cx.secret_path(&["coap", "key-file"], key)?))
 }
 
+/// What is in the one file of a certificate that the gateway renews by itself.
+struct Own {
+    chain: Vec<Vec<u8>>,
+    key: Arc<ServerKey>,
+}
+
 /// The certificate that the gateway renews by itself: chain and key in one file; none as long as it
 /// is not enrolled. `None` after a fault.
 #[allow(clippy::option_option, reason = "there may be none, and there may be a fault")]
-fn own(cx: &mut Context<'_>, file: &Path) -> Option<Option<(Vec<Vec<u8>>, Arc<ServerKey>)>> {
+fn own(cx: &mut Context<'_>, file: &Path) -> Option<Option<Own>> {
     let key = ["coap", "certificate"];
     if matches!(cx.sources.files.look(file), Err(FileError::Missing)) {
         return Some(None);
@@ -149,7 +156,7 @@ fn own(cx: &mut Context<'_>, file: &Path) -> Option<Option<(Vec<Vec<u8>>, Arc<Se
     let chain = take(cx, &key, file, true, certificate::chain)?;
     let read = |bytes: &[u8]| certificate::server_key(chain.clone(), bytes).map(Arc::<ServerKey>::new);
     let own = take(cx, &key, file, true, read)?;
-    Some(Some((chain, own)))
+    Some(Some(Own { chain, key: own }))
 }
 
 /// The remedy for an invalid file at a start.
@@ -314,8 +321,9 @@ pub(super) fn public_key(
     }
 }
 
-/// `renewed`: the gateway renews its own certificate by itself. Checks once whether devices with certificates or public keys can connect at all. Without
-/// `material`, the fault is already reported.
+/// Checks once whether devices with certificates or public keys can connect at all. Without
+/// `material`, the fault is already reported. `renewed`: the gateway renews its own certificate by
+/// itself.
 pub(super) fn needs(
     cx: &mut Context<'_>,
     material: Option<&Material>,

@@ -15,8 +15,8 @@ use super::source::Source;
 use super::source_settings::SourceSettings;
 use crate::clock::WallClock;
 
-/// The source that is configured; `None`: a person brings the certificates. `runtime`: the runtime directory, for working folders. Nothing is
-/// read or asked yet.
+/// The source that is configured; `None`: a person brings the certificates. `runtime`: the runtime
+/// directory, for working folders. Nothing is read or asked yet.
 pub fn source(
     settings: SourceSettings,
     clock: Arc<dyn WallClock>,
