@@ -40,11 +40,18 @@ fn asked(folder: &Folder) -> Vec<Value> {
 
 /// A certificate of `CN=gw` that expired long ago, as the one in use.
 fn expired(folder: &Folder) {
+    keep(folder, |params| {
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    });
+}
+
+/// A certificate of `CN=gw` as the one in use.
+fn keep(folder: &Folder, change: impl FnOnce(&mut CertificateParams)) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "gw");
-    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    change(&mut params);
     let chain = vec![params.self_signed(&key).expect("a certificate").der().to_vec()];
     let held = Held::new(chain, Arc::new(key.serialize_der().into())).expect("a pair");
     let place = folder.join("state/certificates/uplink");
@@ -393,4 +400,56 @@ fn a_token_is_made_as_soon_as_the_clock_is_trusted() {
     kernel.synchronise(true);
     wait_for("a connection", || daemon.status()["upstream"]["connected"] == true);
     assert!(daemon.log().contains("so a token can be made"), "{}", daemon.log());
+}
+
+#[test]
+fn check_judges_whether_the_certificate_will_be_renewed() {
+    let plan = Plan { upstream: UPLINK, ..Plan::default() };
+    let (site, est) = site_with("plan", &plan, |_| {});
+    until_connected_and_confirmed(&site.daemon);
+    let (code, text) = site.daemon.command(&["check"]);
+    assert_eq!(code, 0, "{text}");
+    let found = |text: &str, level: &str, words: &[&str]| {
+        text.lines().any(|line| line.starts_with(level) && words.iter().all(|word| line.contains(word)))
+    };
+    let subject = "certificate uplink";
+    assert!(found(&text, "ok", &[subject, "valid until", "the next one is asked for on"]), "{text}");
+    assert!(found(&text, "ok", &[subject, "bootstrap", "9999-12-31"]), "{text}");
+    assert!(found(&text, "ok", &[subject, "EST server", "answers"]), "{text}");
+    drop(est);
+    std::fs::copy(site.folder.join("est/stranger.key"), site.folder.join("est/factory.key")).expect("a copy");
+    let (code, text) = site.daemon.command(&["check"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(found(&text, "fail", &[subject, "key does not belong"]), "{text}");
+    assert!(found(&text, "warn", &[subject, "the EST server cannot be used"]), "{text}");
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(!text.contains("the EST server"), "{text}");
+}
+
+#[test]
+fn a_certificate_that_nears_its_end_is_named_once_in_the_log_and_always_in_status_and_check() {
+    let table = "[certificate.uplink]\nsource = \"manual\"\nsubject = \"CN=gw\"\n";
+    let plan = Plan { upstream: UPLINK, table: Some(table), ..Plan::default() };
+    let (site, _est) = site_with("near-the-end", &plan, |folder| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let day = |days: i64| {
+            let seconds = now.as_secs() as i64 + days * 86_400;
+            date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds as u64)
+        };
+        keep(folder, |params| (params.not_before, params.not_after) = (day(-190), day(10)));
+    });
+    let daemon = &site.daemon;
+    let words = ["certificate uplink expires on", "less than 14 days"];
+    let named = |text: &str| words.iter().all(|word| text.contains(word));
+    wait_for("the warning", || {
+        let problems = daemon.status()["problems"].to_string();
+        named(&problems)
+    });
+    assert!(daemon.command(&["status"]).1.contains("(9 d)"));
+    let (_, text) = daemon.command(&["check"]);
+    assert!(named(&text) && text.contains("cert csr uplink"), "{text}");
+    wait_for("a line in the log", || daemon.log().contains("the certificate expires soon"));
+    let begun = Instant::now();
+    wait_for("some rounds", || begun.elapsed() > Duration::from_millis(2_500));
+    assert_eq!(daemon.log().matches("the certificate expires soon").count(), 1);
 }
