@@ -416,7 +416,9 @@ fn check_judges_whether_the_certificate_will_be_renewed() {
     assert!(found(&text, "ok", &[subject, "valid until", "the next one is asked for on"]), "{text}");
     assert!(found(&text, "ok", &[subject, "bootstrap", "9999-12-31"]), "{text}");
     assert!(found(&text, "ok", &[subject, "EST server", "answers"]), "{text}");
+    let port = est.port;
     drop(est);
+    wait_for("its end", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
     std::fs::copy(site.folder.join("est/stranger.key"), site.folder.join("est/factory.key")).expect("a copy");
     let (code, text) = site.daemon.command(&["check"]);
     assert_eq!(code, 1, "{text}");
