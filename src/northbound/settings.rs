@@ -89,6 +89,15 @@ pub struct TlsSettings {
     pub minimum: TlsVersion,
 }
 
+impl TlsSettings {
+    /// Whether chain and key are in one file that the gateway itself keeps.
+    pub fn is_kept_here(&self) -> bool {
+        self.identity
+            .as_ref()
+            .is_some_and(|(certificate, key)| certificate == key && certificate.ends_with("current.pem"))
+    }
+}
+
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
-use crate::clock::WallClock;
+use crate::clock::{UnixTime, WallClock};
 use crate::config::{Finding, Level};
 use crate::credential::decision::Validity;
 use crate::credential::expiry;
@@ -18,6 +18,13 @@ use crate::northbound;
 use crate::northbound::certificate::Certificate;
 use crate::northbound::io::files;
 use crate::northbound::settings::TlsSettings;
+
+/// A certificate that ends sooner is named, however short its life is.
+const SOON_S: u64 = 14 * 86_400;
+
+fn is_near(not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> bool {
+    expiry::step(Validity { not_before, not_after }, now).is_some()
+}
 
 /// Judges CA, certificate and key, where there are any. That they can be read is `config`'s
 /// finding.
@@ -48,12 +55,15 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
                         Err(text) => broken(text, "upstream.key-file"),
                     });
                 }
-                findings.extend(validity(
-                    certificate,
-                    "upstream.certificate-file",
-                    &pem(&chain.bytes),
-                    clock,
-                ));
+                // What the gateway renews by itself is judged by its plan.
+                if !tls.is_kept_here() {
+                    findings.extend(validity(
+                        certificate,
+                        "upstream.certificate-file",
+                        &pem(&chain.bytes),
+                        clock,
+                    ));
+                }
             }
             Err(text) => findings.push(broken(text, "upstream.certificate-file")),
         }
@@ -120,7 +130,8 @@ pub(super) fn validity(
         let (shown, ends) = (file.display(), read.not_after);
         let finding = if ends < now {
             Finding::fail(subject, format!("{name} ({shown}) expired on {ends}")).advice("renew it")
-        } else if expiry::step(Validity { not_before: read.not_before, not_after: ends }, now).is_some() {
+        } else if ends.as_secs() < now.as_secs().saturating_add(SOON_S) || is_near(read.not_before, ends, now)
+        {
             Finding::warn(subject, format!("{name} ({shown}) expires on {ends}")).advice("renew it in time")
         } else if clock.trusted() && read.not_before > now {
             Finding::fail(subject, format!("{name} ({shown}) is not valid before {}", read.not_before))
@@ -191,7 +202,6 @@ fn pair(certificate: &Path, chain: &[u8], key: &Path, secret: &[u8]) -> Finding 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixTime;
 
     struct At(u64, bool);
 

@@ -65,8 +65,7 @@ fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<C
     };
     let identity = match &settings.identity {
         Some((certificate, key_file)) => {
-            // Chain and key in one file are kept by the gateway itself.
-            if certificate == key_file && !certificate.exists() {
+            if settings.is_kept_here() && !certificate.exists() {
                 let shown = certificate.display();
                 return Err(format!(
                     "not enrolled yet: there is no {shown}; `tombolo cert status` shows what it waits for"
