@@ -7,8 +7,9 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 mod maintenance;
 
 pub use maintenance::{
-    ApplyArguments, BundleArguments, CertCommand, CertNameArgument, CertRenewArguments, CompleteArguments,
-    ConfigCommand, DecommissionArguments, HelpArguments, MigrateArguments, Names, ShowArguments,
+    ApplyArguments, BundleArguments, CertCommand, CertInstallArguments, CertNameArgument, CertRenewArguments,
+    CompleteArguments, ConfigCommand, DecommissionArguments, HelpArguments, MigrateArguments, Names,
+    ShowArguments,
 };
 
 /// The default of `--config`.

@@ -1,12 +1,14 @@
-//! `tombolo cert`: the certificates that the running gateway renews by itself.
+//! `tombolo cert`: the certificates of the running gateway, and how they are renewed.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::args::{CertCommand, CertRenewArguments};
+use super::args::{CertCommand, CertInstallArguments};
 use super::error::CommandError;
 use super::{Context, note};
-use crate::control::io::client::{ANSWER, SLOW_ANSWER};
+use crate::control::io::client::{ANSWER, Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Certificate;
 
@@ -25,7 +27,29 @@ type Certificates = BTreeMap<String, Certificate>;
 pub fn run(context: &Context, command: &CertCommand) -> Result<(), CommandError> {
     match command {
         CertCommand::Status => status(context),
-        CertCommand::Renew(arguments) => renew(context, arguments),
+        CertCommand::Renew(arguments) => {
+            let request = Request::CertRenew { name: arguments.name.clone() };
+            let begun = "the next certificate is asked for";
+            begin(context, &arguments.name, &request, arguments.wait, begun)
+        }
+        CertCommand::Enroll(arguments) => {
+            let request = Request::CertEnroll { name: arguments.name.clone() };
+            let begun = "a certificate is asked for, as if it were the first";
+            begin(context, &arguments.name, &request, arguments.wait, begun)
+        }
+        CertCommand::Csr(arguments) => {
+            let request = Request::CertCsr { name: arguments.name.clone() };
+            let value = context.daemon()?.ask(&request, SLOW_ANSWER)?;
+            if context.out.json {
+                return Ok(context.out.object(&value)?);
+            }
+            Ok(context.out.text(value["csr"].as_str().unwrap_or_default())?)
+        }
+        CertCommand::Install(arguments) => install(context, arguments),
+        CertCommand::Probe(arguments) => {
+            let request = Request::CertProbe { name: arguments.name.clone() };
+            begin(context, &arguments.name, &request, true, "")
+        }
         CertCommand::Rollback(arguments) => {
             let request = Request::CertRollback { name: arguments.name.clone() };
             let certificate: Certificate = context.daemon()?.ask_for(&request, SLOW_ANSWER)?;
@@ -55,7 +79,10 @@ fn status(context: &Context) -> Result<(), CommandError> {
     let certificates: Certificates = serde_json::from_value(value)
         .map_err(|error| CommandError::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
     if certificates.is_empty() {
-        note("no certificate renews itself: [certificate.NAME] and [upstream] certificate configure one");
+        note(
+            "no certificate is kept: [certificate.NAME] with certificate in [upstream] or [coap] configures one that renews \
+             itself",
+        );
     }
     let mut rows = vec![["certificate", "state", "valid until", "due", "serial"].map(str::to_owned).to_vec()];
     let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
@@ -64,22 +91,67 @@ fn status(context: &Context) -> Result<(), CommandError> {
     }));
     context.out.table(&rows)?;
     for (name, of) in &certificates {
-        if let Some(reason) = &of.last_error {
-            note(format_args!("{name}: {reason}"));
+        for text in of.last_error.iter().chain(&of.next) {
+            note(format_args!("{name}: {text}"));
         }
     }
     Ok(())
 }
 
-fn renew(context: &Context, arguments: &CertRenewArguments) -> Result<(), CommandError> {
+/// Longest file of a chain.
+const CHAIN_MAX: u64 = 60 * 1024;
+
+fn install(context: &Context, arguments: &CertInstallArguments) -> Result<(), CommandError> {
+    let file = &arguments.file;
+    let mut pem = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().take(CHAIN_MAX + 1).read_to_string(&mut pem)
+    } else {
+        std::fs::File::open(file).and_then(|opened| opened.take(CHAIN_MAX + 1).read_to_string(&mut pem))
+    };
+    let shown = file.display();
+    read.map_err(|error| CommandError::failed(format_args!("{shown}: cannot be read: {error}")))?;
+    if pem.len() as u64 > CHAIN_MAX {
+        return Err(CommandError::Failed(format!(
+            "{shown}: has more than {CHAIN_MAX} bytes; that is no chain"
+        )));
+    }
+    if pem.contains("PRIVATE KEY") {
+        return Err(CommandError::Failed(format!(
+            "{shown}: has a private key; the gateway has made its own, so take it out of the file"
+        )));
+    }
     let name = &arguments.name;
+    let request = Request::CertInstall { name: name.clone(), pem };
+    begin(context, name, &request, arguments.wait, "it is stored, and proven before it is used")
+}
+
+/// Asks for it, and waits until the certificate is in use if `wait` says so.
+fn begin(
+    context: &Context,
+    name: &str,
+    request: &Request,
+    wait: bool,
+    what: &str,
+) -> Result<(), CommandError> {
     let mut daemon = context.daemon()?;
     let before: Certificates = daemon.ask_for(&Request::CertStatus {}, ANSWER)?;
     let serial = before.get(name).and_then(|of| of.serial.clone());
-    let begun: Certificate = daemon.ask_for(&Request::CertRenew { name: name.clone() }, ANSWER)?;
-    if !arguments.wait {
-        return said(context, name, &begun, "the next certificate is asked for");
+    let begun: Certificate = daemon.ask_for(request, SLOW_ANSWER)?;
+    match wait {
+        true => until_in_use(context, daemon, name, serial, begun),
+        false => said(context, name, &begun, what),
     }
+}
+
+/// `serial`: of the one that was in use before.
+fn until_in_use(
+    context: &Context,
+    mut daemon: Client,
+    name: &str,
+    serial: Option<String>,
+    begun: Certificate,
+) -> Result<(), CommandError> {
     let until = Instant::now() + WAIT;
     let mut certificate = begun;
     loop {

@@ -72,7 +72,12 @@ fn certificate(name: &str, of: &Certificate) -> String {
     let day = |text: &Option<String>| text.as_deref().and_then(|at| at.get(..10)).map(str::to_owned);
     let mut text = format!("{name}: {}", of.state);
     text.extend(day(&of.not_after).map(|at| format!(", valid until {at}")));
+    text.extend(of.days_left.filter(|days| *days >= 0).map(|days| format!(" ({days} d)")));
     text.extend(day(&of.due).map(|at| format!(", the next one due {at}")));
+    if of.files.is_some() {
+        text.push_str(", in files that another program renews");
+    }
+    text.extend(of.next.as_ref().map(|next| format!("; {next}")));
     text
 }
 

@@ -3,7 +3,9 @@
 //!
 //! Bytes in, material out; [`validate`](super::validate) handles the configuration keys and the
 //! files. Either all of it is valid or none is used: a certificate without its key, or a CA without
-//! its revocation list, would accept or refuse the wrong devices.
+//! its revocation list, would accept or refuse the wrong devices. Only the gateway's own
+//! certificate with its key may be missing beside CAs that are valid: then no device connects with
+//! a certificate until it is there.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ pub struct Material {
     pub authorities: Authorities,
     /// Revocation lists in DER.
     pub revocation_lists: Vec<Vec<u8>>,
+    /// Key or chain cannot be used at the start: there is none until the files are put right.
+    pub key_fault: bool,
     /// The file of `chain`, if there is one.
     pub chain_file: Option<PathBuf>,
     /// The file of `authorities`, if there is one.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Finding, Loaded};
+use crate::credential::leaf::Usage;
 use crate::gate::Device;
 use crate::message::Name;
 
@@ -95,7 +96,7 @@ pub(super) fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'sta
     let insecure =
         |coap: &crate::southbound::coap::Settings| coap.insecure.as_ref().map(|(list, _)| list.clone());
     [
-        ("upstream", "certificate", was.certificates != is.certificates),
+        ("upstream", "certificate", was.certificate(Usage::Client) != is.certificate(Usage::Client)),
         ("coap", "listen", was.coap.listen != is.coap.listen),
         ("coap", "insecure-listen", insecure(&was.coap) != insecure(&is.coap)),
         ("coap", "max-sessions", was.coap.max_sessions != is.coap.max_sessions),
@@ -103,6 +104,7 @@ pub(super) fn fixed_keys(old: &Loaded, new: &Loaded) -> Vec<(&'static str, &'sta
         ("coap", "idle-timeout", was.coap.idle_timeout != is.coap.idle_timeout),
         ("coap", "persist-sessions", was.coap.persist_sessions != is.coap.persist_sessions),
         ("coap", "engine", was.coap.engine != is.coap.engine),
+        ("coap", "certificate", was.certificate(Usage::Server) != is.certificate(Usage::Server)),
         ("journal", size_key(old, new), was.journal.segment_bytes != is.journal.segment_bytes),
         ("log", "target", was.log.target != is.log.target),
         ("paths", "state-dir", was.paths.state_dir != is.paths.state_dir),
@@ -144,6 +146,7 @@ mod tests {
             "coap.idle-timeout",
             "coap.persist-sessions",
             "coap.engine",
+            "coap.certificate",
             "journal.segment-bytes",
             "log.target",
             "paths.state-dir",

@@ -123,6 +123,7 @@ const UPSTREAM: &[Key] = &[
         Kind::Forbidden("put it into a file of its own, mode 0640, and name that with password-file"),
     ),
     key("client-id", Kind::Text(65_535)),
+    key("probe-client-id", Kind::Text(65_535)),
     key("alpn", Kind::Texts),
     key("protocol", Kind::Choice(&["auto", "5", "3.1.1"])),
     key("session-expiry", Kind::Span(seconds(0), seconds(YEARS_10))),
@@ -146,7 +147,7 @@ const JWT: &[Key] = &[
 ];
 
 const CERTIFICATE: &[Key] = &[
-    fixed("source", Kind::Choice(&["est", "exec"])),
+    fixed("source", Kind::Choice(&["est", "exec", "manual"])),
     fixed("est-url", Kind::Text(2_000)),
     fixed("est-ca-file", Kind::Path),
     fixed("est-ca-sha256", Kind::Text(95)),
@@ -192,6 +193,7 @@ const COAP: &[Key] = &[
     key("require-ems", Kind::Flag),
     key("connection-id", Kind::Flag),
     key("mtu", Kind::Whole(200, 16_384)),
+    fixed("certificate", Kind::Name),
     key("certificate-file", Kind::Path),
     key("key-file", Kind::Secret),
     key("client-ca-file", Kind::Path),

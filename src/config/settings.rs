@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::credential::leaf::Usage;
 use crate::message::Name;
 use crate::{gate, journal, northbound, southbound};
 
@@ -31,6 +32,13 @@ pub struct Settings {
     pub metrics: Metrics,
     /// The paths.
     pub paths: Paths,
+}
+
+impl Settings {
+    /// The certificate that the gateway renews for this.
+    pub fn certificate(&self, usage: Usage) -> Option<&Certificate> {
+        self.certificates.iter().find(|certificate| certificate.settings.usage == usage)
+    }
 }
 
 /// `[certificate.NAME]`, if it is used.

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// What is set; paths are resolved.
 #[derive(Clone, Debug, Default)]
 pub struct SourceKeys {
-    /// `source`: `est` or `exec`; without it, the one whose keys are set.
+    /// `source`: `est`, `exec` or `manual`; without it, the one whose keys are set.
     pub source: Option<String>,
     /// `est-url`
     pub est_url: Option<String>,
@@ -55,6 +55,9 @@ impl SourceKeys {
     /// # Errors
     /// All faults, in the order of the keys.
     pub fn settings(&self) -> Result<SourceSettings, Vec<SourceFault>> {
+        if self.source.as_deref() == Some("manual") {
+            return self.manual();
+        }
         let is_est = match self.source.as_deref() {
             Some(source) => source == "est",
             None if self.est_url.is_some() == self.command.is_some() => {
@@ -77,6 +80,24 @@ impl SourceKeys {
             Some(settings) if faults.is_empty() => Ok(settings),
             _ => Err(faults),
         }
+    }
+
+    /// Nobody is asked: no key of another source goes with it.
+    fn manual(&self) -> Result<SourceSettings, Vec<SourceFault>> {
+        let set = [
+            ("est-url", self.est_url.is_some()),
+            ("est-ca-file", self.est_ca_file.is_some()),
+            ("est-ca-sha256", self.est_ca_sha256.is_some()),
+            ("username", self.username.is_some()),
+            ("password-file", self.password_file.is_some()),
+            ("command", self.command.is_some()),
+            ("timeout", self.timeout.is_some()),
+        ];
+        let message = "has no effect with source = \"manual\"";
+        let set = set.into_iter().filter(|(_, set)| *set);
+        let faults: Vec<SourceFault> =
+            set.map(|(key, _)| fault(key, message, "take it out, or change source")).collect();
+        if faults.is_empty() { Ok(SourceSettings::Manual) } else { Err(faults) }
     }
 
     /// Keys of the other source.
@@ -183,6 +204,14 @@ mod tests {
         assert_eq!(faulty(&SourceKeys { command: exec().command, ..est() }), ["source"]);
         assert_eq!(faulty(&SourceKeys { source: Some("exec".to_owned()), ..est() }), ["est-url", "command"]);
         assert_eq!(faulty(&SourceKeys { source: Some("est".to_owned()), ..exec() }), ["command", "est-url"]);
+    }
+
+    #[test]
+    fn a_manual_source_has_no_key_of_another() {
+        let manual = |keys: SourceKeys| SourceKeys { source: Some("manual".to_owned()), ..keys };
+        assert_eq!(manual(SourceKeys::default()).settings(), Ok(SourceSettings::Manual));
+        assert_eq!(faulty(&manual(est())), ["est-url"]);
+        assert_eq!(faulty(&manual(exec())), ["command"]);
     }
 
     #[test]

@@ -152,10 +152,18 @@ pub enum ClockAction {
 }
 
 /// What to do with a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CertificateAction {
     /// Ask for the next one now.
     Renew,
+    /// Ask for one as if it were the first, now.
+    Enroll,
+    /// Print the open signing request; make one if there is none.
+    Csr,
+    /// Take this chain, PEM, as the candidate.
+    Install(String),
+    /// Prove the candidate now.
+    Probe,
     /// Take the one before into use again.
     RollBack,
     /// What happened lately.
@@ -201,6 +209,12 @@ impl Call {
             Request::ClockReset {} => control.clock(ClockAction::Reset, reply),
             Request::CertStatus {} => reply.ok(&control.certificates()),
             Request::CertRenew { name } => control.certificate(&name, CertificateAction::Renew, reply),
+            Request::CertEnroll { name } => control.certificate(&name, CertificateAction::Enroll, reply),
+            Request::CertCsr { name } => control.certificate(&name, CertificateAction::Csr, reply),
+            Request::CertInstall { name, pem } => {
+                control.certificate(&name, CertificateAction::Install(pem), reply);
+            }
+            Request::CertProbe { name } => control.certificate(&name, CertificateAction::Probe, reply),
             Request::CertRollback { name } => control.certificate(&name, CertificateAction::RollBack, reply),
             Request::CertHistory { name } => control.certificate(&name, CertificateAction::History, reply),
             Request::SerialTrace { port } => match control.serial_port(&port) {

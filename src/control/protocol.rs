@@ -175,6 +175,32 @@ pub enum Request {
         /// `[certificate.NAME]`
         name: String,
     },
+    /// Asks for a certificate as if it were the first, now. Answered as `cert-renew`. Only for root
+    /// and the daemon's own user.
+    CertEnroll {
+        /// `[certificate.NAME]`
+        name: String,
+    },
+    /// The open signing request, made if there is none: `{"csr": "PEM"}`. Only for root and the
+    /// daemon's own user.
+    CertCsr {
+        /// `[certificate.NAME]`
+        name: String,
+    },
+    /// Takes a chain for the open request, or for the key in use; answered when it is judged and
+    /// stored, as `cert-renew`. Only for root and the daemon's own user.
+    CertInstall {
+        /// `[certificate.NAME]`
+        name: String,
+        /// The chain, leaf first, PEM.
+        pem: String,
+    },
+    /// Proves the candidate now; answered when that is begun, as `cert-renew`. Only for root and
+    /// the daemon's own user.
+    CertProbe {
+        /// `[certificate.NAME]`
+        name: String,
+    },
     /// Takes the certificate before into use again; answered when it is, as one entry of
     /// `cert-status`. Only for root and the daemon's own user.
     CertRollback {
@@ -222,6 +248,10 @@ impl Request {
                 | Request::DeviceTest { plan: false, .. }
                 | Request::SerialRelearn { .. }
                 | Request::CertRenew { .. }
+                | Request::CertEnroll { .. }
+                | Request::CertCsr { .. }
+                | Request::CertInstall { .. }
+                | Request::CertProbe { .. }
                 | Request::CertRollback { .. }
         )
     }
@@ -235,6 +265,10 @@ impl Request {
                 | Request::DeviceTestDelivery { .. }
                 | Request::TrafficTrace { .. }
                 | Request::CertRenew { .. }
+                | Request::CertEnroll { .. }
+                | Request::CertCsr { .. }
+                | Request::CertInstall { .. }
+                | Request::CertProbe { .. }
                 | Request::CertRollback { .. }
         )
     }
@@ -410,6 +444,13 @@ mod tests {
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
             (r#"{"request":"cert-status"}"#, Request::CertStatus {}),
             (r#"{"request":"cert-renew","name":"uplink"}"#, Request::CertRenew { name: "uplink".into() }),
+            (r#"{"request":"cert-enroll","name":"uplink"}"#, Request::CertEnroll { name: "uplink".into() }),
+            (r#"{"request":"cert-csr","name":"uplink"}"#, Request::CertCsr { name: "uplink".into() }),
+            (
+                r#"{"request":"cert-install","name":"uplink","pem":"x"}"#,
+                Request::CertInstall { name: "uplink".into(), pem: "x".into() },
+            ),
+            (r#"{"request":"cert-probe","name":"uplink"}"#, Request::CertProbe { name: "uplink".into() }),
             (
                 r#"{"request":"cert-rollback","name":"uplink"}"#,
                 Request::CertRollback { name: "uplink".into() },

@@ -75,6 +75,13 @@ pub struct Certificate {
     pub last_attempt: Option<String>,
     /// Why that failed.
     pub last_error: Option<String>,
+    /// Whole days until the one in use expires, negative once it has; `None` = there is none, it
+    /// has no end, or the clock is not trusted.
+    pub days_left: Option<i64>,
+    /// What comes next where a person has to know or to act; `None` = all goes by itself.
+    pub next: Option<String>,
+    /// The files that another program renews, where it is not this gateway that does.
+    pub files: Option<Vec<String>>,
 }
 
 /// A configuration file on trial: `tombolo config apply FILE --confirm TIME`.

@@ -68,6 +68,8 @@ pub struct Settings {
     /// Whether the source can issue without a valid certificate: with a bootstrap certificate, a
     /// password, or a program that has its own ways.
     pub may_enroll: bool,
+    /// Certificates come by hand, or from another program: none is ever ordered.
+    pub by_hand: bool,
 }
 
 /// From when until when a certificate is valid.
@@ -221,7 +223,7 @@ mod tests {
     }
 
     fn settings(seed: &str) -> Settings {
-        Settings { renew_at: RenewAt::default(), seed: seed.to_owned(), may_enroll: true }
+        Settings { renew_at: RenewAt::default(), seed: seed.to_owned(), may_enroll: true, by_hand: false }
     }
 
     fn valid(from: u64, life: u64) -> Validity {

@@ -16,6 +16,8 @@
 //! | [`leaf`], [`candidate`] | whether an issued chain may be tried |
 //! | [`store`] | current, candidate and previous on disk; a power cut leaves one that works |
 //! | [`renewal`] | from due to confirmed, one certificate, without I/O |
+//! | [`watched`] | when what is in files that another program writes becomes a candidate |
+//! | [`expiry`] | the warnings before the end |
 //! | [`settings`] | what the configuration says of the renewal |
 //! | [`io`] | the shells: connections, programs, keys, tasks, the disk |
 
@@ -25,6 +27,7 @@ pub mod csr_attributes;
 pub mod decision;
 pub mod est;
 pub mod exec;
+pub mod expiry;
 pub mod io;
 pub mod leaf;
 pub mod pkcs7;
@@ -34,3 +37,4 @@ pub mod settings;
 pub mod source;
 pub mod source_settings;
 pub mod store;
+pub mod watched;

@@ -200,6 +200,8 @@ pub struct Renewal {
     said_expired: bool,
     /// A person asks for a probe at once.
     probe_asked: bool,
+    /// A person asks for an enrolment in place of a renewal.
+    enroll_asked: bool,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
 }
@@ -230,6 +232,7 @@ impl Renewal {
             confirmed,
             said_expired: false,
             probe_asked: false,
+            enroll_asked: false,
             actions: VecDeque::new(),
             events: VecDeque::new(),
         };
@@ -259,9 +262,23 @@ impl Renewal {
         self.confirmed
     }
 
-    /// When the present certificate is due.
+    /// Whether nothing is under way.
+    pub fn is_resting(&self) -> bool {
+        self.step == Step::Resting
+    }
+
+    /// From when until when the present certificate is valid.
+    pub fn present(&self) -> Option<Validity> {
+        self.present
+    }
+
+    /// When the present certificate is due; `None`: there is none, or none is ever ordered.
     pub fn due(&self) -> Option<UnixTime> {
-        Some(decision::due(self.present?, self.history.obtained, &self.settings))
+        Some(decision::due(
+            self.present.filter(|_| !self.settings.by_hand)?,
+            self.history.obtained,
+            &self.settings,
+        ))
     }
 
     /// One word for what is being done.
@@ -295,10 +312,28 @@ impl Renewal {
         resting
     }
 
+    /// Asks for a certificate as if it were the first, now. False: one is on its way.
+    pub fn ask_enroll(&mut self) -> bool {
+        self.enroll_asked = self.ask();
+        self.enroll_asked
+    }
+
     /// Probes the candidate now. False: there is none that waits for its probe.
     pub fn ask_probe(&mut self) -> bool {
         self.probe_asked = matches!(self.step, Step::Staged { .. });
         self.probe_asked
+    }
+
+    /// Whether another candidate may take the place of what is under way: nothing is being proven
+    /// or written.
+    pub fn may_be_offered(&self) -> bool {
+        !matches!(self.step, Step::Staging | Step::Probing | Step::Comparing { .. } | Step::Committing)
+    }
+
+    /// A candidate was stored that nobody asked a source for.
+    pub fn handle_offered(&mut self, now: Instant) {
+        self.events.push_back(Event::Staged);
+        self.handle_candidate(now);
     }
 
     /// A candidate is on disk: it was there at the start, or a person installed it.
@@ -339,6 +374,13 @@ impl Renewal {
     }
 
     fn rest(&mut self, now: Instant, clock: Clock) {
+        if self.settings.by_hand {
+            let expired = self.present.is_some_and(|present| clock.trusted && present.has_expired(clock.now));
+            if expired && !std::mem::replace(&mut self.said_expired, true) {
+                self.events.push_back(Event::Expired);
+            }
+            return;
+        }
         let decision = decision::decide(clock, self.present, &self.history, &self.settings);
         let kind = match decision {
             Decision::Wait(_) | Decision::RetryAt(_) => return,
@@ -348,14 +390,14 @@ impl Renewal {
                 }
                 return;
             }
-            Decision::Renew => OrderKind::Reenroll,
-            Decision::UseBootstrap => OrderKind::Enroll,
+            Decision::Renew if !self.enroll_asked => OrderKind::Reenroll,
+            Decision::Renew | Decision::UseBootstrap => OrderKind::Enroll,
         };
         // By the wall clock it would be time; but that may have jumped.
         if self.not_before.is_some_and(|at| now < at) {
             return;
         }
-        self.said_expired = false;
+        (self.said_expired, self.enroll_asked) = (false, false);
         self.kind = kind;
         self.not_before = Some(now + SPACING);
         self.history.last_attempt = Some(clock.now);

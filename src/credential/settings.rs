@@ -28,7 +28,7 @@ pub struct Settings {
     pub seed: String,
     /// For the first request, and after the certificate has expired: certificate and key, PEM.
     pub bootstrap: Option<(PathBuf, PathBuf)>,
-    /// Whether a certificate comes by `tombolo cert install` only.
+    /// Whether it comes by `tombolo cert install`, or in files that another program writes.
     pub by_hand: bool,
     /// Whether the source can issue without any certificate.
     pub may_enroll: bool,
@@ -47,6 +47,7 @@ impl Settings {
             renew_at: self.renew_at,
             seed: self.seed.clone(),
             may_enroll: self.may_enroll || self.bootstrap.is_some(),
+            by_hand: self.by_hand,
         }
     }
 }

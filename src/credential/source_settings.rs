@@ -10,4 +10,6 @@ pub enum SourceSettings {
     Est(EstSettings),
     /// A program.
     Exec(ExecSettings),
+    /// A person: `tombolo cert csr` and `tombolo cert install`.
+    Manual,
 }

@@ -105,6 +105,14 @@ impl Held {
         }
     }
 
+    /// A number that another chain or key does not have, for comparisons within this process.
+    pub fn print(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        let mut hasher = DefaultHasher::new();
+        (&self.chain, &self.key[..]).hash(&mut hasher);
+        hasher.finish()
+    }
+
     fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut text = Zeroizing::new(String::with_capacity(FILE_MAX as usize));
         self.chain.iter().for_each(|der| push_pem(&mut text, "CERTIFICATE", der));

@@ -1,13 +1,24 @@
-//! The certificates that renew themselves: a [`Keeper`] each, proven by the uplink.
+//! The certificates of this gateway, a [`Keeper`] each: those that renew themselves, and those in
+//! files that another program renews. The uplink proves the one for the broker, the DTLS engine's
+//! own code the one for devices.
 
+mod beside;
+mod dtls_identity;
+mod prover;
+
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
 
+use self::beside::Beside;
+use self::dtls_identity::DtlsIdentity;
+use self::prover::ByUplink;
 use super::clock::SystemClock;
 use super::link::Link;
 use crate::clock::WallClock;
@@ -15,81 +26,292 @@ use crate::config::Settings;
 use crate::control::api::{CertificateAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
-use crate::credential::csr_attributes::CsrAttributes;
-use crate::credential::io::keeper::{Keeper, Local, Prover};
-use crate::credential::renewal::{Standing, Verdict};
-use crate::credential::source::{Answer, Order, Outcome, Source};
+use crate::credential::decision::RenewAt;
+use crate::credential::expiry::{self, Said, Step};
+use crate::credential::io::keeper::{Keeper, Prover, open_store};
+use crate::credential::io::watch::{FileWatch, PairFiles};
+use crate::credential::leaf::Usage;
+use crate::credential::request::Names;
+use crate::credential::settings::FOLDER;
+use crate::credential::source::Source;
+use crate::credential::store::Store;
+use crate::durable::io::OnDisk;
+use crate::proto::dtls::server::ServerKey;
+
+/// The name of the files of `[upstream]` in `cert status`.
+const UPSTREAM_FILES: &str = "upstream-files";
+/// The name of the files of `[coap]` there.
+const COAP_FILES: &str = "coap-files";
+
+/// One certificate.
+struct Entry {
+    keeper: Rc<Keeper>,
+    /// The files, where another program renews it.
+    files: Option<Rc<FileWatch>>,
+    /// Where it is for devices.
+    dtls: Option<Rc<DtlsIdentity>>,
+    /// The uplink was told of the first one.
+    in_use: Cell<bool>,
+    said: Cell<Said>,
+}
+
+impl Entry {
+    fn name(&self) -> &str {
+        &self.keeper.settings().name
+    }
+
+    fn usage(&self) -> Usage {
+        self.keeper.settings().usage
+    }
+}
 
 /// The certificates in use, and what is wrong with those that are not.
 pub struct Certificates {
-    keepers: Vec<Rc<Keeper>>,
+    entries: RefCell<Vec<Rc<Entry>>>,
     link: Rc<Link>,
-    faults: Vec<String>,
+    clock: Arc<SystemClock>,
+    faults: RefCell<Vec<String>>,
+    /// Counts the reloads that changed which files are watched.
+    turn: Cell<u64>,
 }
 
 impl Certificates {
     /// Takes up what is on disk. It blocks: for the start.
-    pub fn open(settings: &Settings, link: &Rc<Link>, clock: &Arc<SystemClock>) -> Certificates {
-        let clock: Arc<dyn WallClock> = clock.clone();
-        let (mut keepers, mut faults) = (Vec::new(), Vec::new());
+    pub fn open(settings: &Settings, link: &Rc<Link>, clock: &Arc<SystemClock>) -> Rc<Certificates> {
+        let certificates = Rc::new(Certificates {
+            entries: RefCell::default(),
+            link: link.clone(),
+            clock: clock.clone(),
+            faults: RefCell::default(),
+            turn: Cell::new(0),
+        });
+        let wall: Arc<dyn WallClock> = clock.clone();
         for certificate in &settings.certificates {
             let source = certificate.source.clone();
-            let source = crate::credential::io::source(source, clock.clone(), &settings.paths.runtime_dir);
-            let source: Arc<dyn Source> = Arc::new(Beside(source));
-            let prover = Rc::new(ByUplink(link.clone()));
+            let source = crate::credential::io::source(source, wall.clone(), &settings.paths.runtime_dir);
+            let source = source.map(|source| Arc::new(Beside(source)) as Arc<dyn Source>);
             let of = certificate.settings.clone();
-            let folder = of.folder.display().to_string();
-            match Keeper::open(Instant::now(), of, Some(source), prover, clock.clone()) {
-                Ok(keeper) => keepers.push(keeper),
+            match open_store(&of.folder) {
+                Ok(store) => certificates.add(of, store, source, None),
                 Err(error) => {
-                    let name = certificate.settings.name.as_str();
+                    let (name, folder) = (of.name.as_str(), of.folder.display());
                     log::error!(certificate = name, reason:% = error; "the folder of a certificate cannot be made");
-                    faults.push(format!(
+                    certificates.faults.borrow_mut().push(format!(
                         "certificate {name} is not renewed: {folder} cannot be made: {error}; then `systemctl restart tombolo`"
                     ));
                 }
             }
         }
-        Certificates { keepers, link: link.clone(), faults }
+        for (name, files) in pairs(settings) {
+            let folder = folder(settings, name, &files);
+            let opened = open_files(&folder, &files, &*wall);
+            certificates.add_files(name, folder, files, opened);
+        }
+        certificates
+    }
+
+    fn add(
+        &self,
+        settings: crate::credential::settings::Settings,
+        store: Store<OnDisk>,
+        source: Option<Arc<dyn Source>>,
+        files: Option<PairFiles>,
+    ) {
+        let now = Instant::now();
+        let wall: Arc<dyn WallClock> = self.clock.clone();
+        let dtls = (settings.usage == Usage::Server).then(|| Rc::new(DtlsIdentity::new(store.current())));
+        let prover: Rc<dyn Prover> = match &dtls {
+            Some(dtls) => dtls.clone(),
+            None => Rc::new(ByUplink(self.link.clone())),
+        };
+        let in_use = Cell::new(store.current().is_some());
+        let keeper = Keeper::of(now, settings, store, source, prover, wall.clone());
+        let files = files.map(|files| FileWatch::new(now, files, &keeper, wall));
+        self.entries.borrow_mut().push(Rc::new(Entry { keeper, files, dtls, in_use, said: Cell::default() }));
+    }
+
+    /// Files that cannot be kept are used as they are.
+    fn add_files(
+        &self,
+        name: &'static str,
+        folder: PathBuf,
+        files: PairFiles,
+        opened: Result<Store<OnDisk>, String>,
+    ) {
+        let store = match opened {
+            Ok(store) => store,
+            Err(reason) => {
+                log::warn!(certificate = name, reason; "files of a certificate are used as they are, and their changes not proven");
+                return;
+            }
+        };
+        let settings = crate::credential::settings::Settings {
+            name: name.to_owned(),
+            usage: files.usage,
+            folder,
+            names: Names::default(),
+            reuse_key: false,
+            renew_at: RenewAt::default(),
+            seed: String::new(),
+            bootstrap: None,
+            by_hand: true,
+            may_enroll: false,
+        };
+        if files.usage == Usage::Client && store.current().is_some() {
+            self.link.use_identity(settings.current());
+        }
+        self.add(settings, store, None, Some(files));
+    }
+
+    /// After a reload: other files are watched, and those that stay are looked at now. `upstream`:
+    /// the link was replaced.
+    pub fn handle_reload(self: &Rc<Self>, settings: &Settings, upstream: bool) {
+        let wanted = pairs(settings);
+        let is_wanted = |entry: &Rc<Entry>| {
+            let Some(watch) = &entry.files else { return true };
+            wanted.iter().any(|(_, files)| files == watch.files())
+        };
+        self.entries.borrow_mut().retain(is_wanted);
+        let watched: Vec<PairFiles> = {
+            let entries = self.entries.borrow();
+            entries.iter().filter_map(|entry| Some(entry.files.as_ref()?.files().clone())).collect()
+        };
+        for entry in self.entries.borrow().iter() {
+            let Some(watch) = &entry.files else { continue };
+            watch.look_now();
+            if upstream && entry.usage() == Usage::Client && entry.keeper.shown().current.is_some() {
+                self.link.use_identity(entry.keeper.settings().current());
+            }
+        }
+        self.turn.set(self.turn.get() + 1);
+        for (name, files) in wanted.into_iter().filter(|(_, files)| !watched.contains(files)) {
+            let (certificates, turn) = (Rc::clone(self), self.turn.get());
+            let folder = folder(settings, name, &files);
+            let wall: Arc<dyn WallClock> = self.clock.clone();
+            tokio::task::spawn_local(async move {
+                let (at, of) = (folder.clone(), files.clone());
+                let opened = tokio::task::spawn_blocking(move || open_files(&at, &of, &*wall)).await;
+                let opened = opened.unwrap_or_else(|_| Err("the thread that reads them failed".to_owned()));
+                if certificates.turn.get() == turn {
+                    certificates.add_files(name, folder, files, opened);
+                }
+            });
+        }
     }
 
     /// Once a second.
     pub fn care(&self) {
-        self.keepers.iter().for_each(Keeper::care);
+        let entries = self.entries.borrow().clone();
+        let wall = self.clock.wall();
+        for entry in &entries {
+            entry.keeper.care();
+            if let Some(watch) = &entry.files {
+                watch.care(&entry.keeper);
+                let has_first = !entry.in_use.get() && entry.keeper.shown().current.is_some();
+                if entry.usage() == Usage::Client && has_first {
+                    entry.in_use.set(true);
+                    self.link.use_identity(entry.keeper.settings().current());
+                    self.link.retry_if_away();
+                }
+            }
+            if let Some(dtls) = &entry.dtls {
+                dtls.care(&entry.keeper);
+            }
+            let mut said = entry.said.get();
+            let validity = entry.keeper.with_renewal(|renewal| renewal.present());
+            if let (Some(step), Some(of)) = (said.poll(validity, wall), validity) {
+                let (certificate, not_after) = (entry.name(), of.not_after);
+                match step {
+                    Step::Expired => {
+                        log::error!(certificate, not_after:% = not_after; "the certificate has expired")
+                    }
+                    _ => log::warn!(certificate, not_after:% = not_after, less_than_days = days(step);
+                        "the certificate expires soon"),
+                }
+            }
+            entry.said.set(said);
+        }
+    }
+
+    /// The key towards devices that has come into use since the last call.
+    pub fn take_server_key(&self) -> Option<Arc<ServerKey>> {
+        self.entries.borrow().iter().find_map(|entry| entry.dtls.as_ref()?.take())
+    }
+
+    /// The key towards devices, where the gateway renews it by itself; or the last one that worked,
+    /// where what is in the files does not: `loaded`.
+    pub fn server_key(&self, loaded: Option<&Arc<ServerKey>>) -> Option<Arc<ServerKey>> {
+        let entries = self.entries.borrow();
+        let entry = entries.iter().find(|entry| entry.dtls.is_some())?;
+        if entry.files.is_some() && loaded.is_some() {
+            return None;
+        }
+        entry.dtls.as_ref()?.present()
+    }
+
+    /// The file of the certificate for the broker that is in use, where it is kept here.
+    pub fn uplink_file(&self) -> Option<PathBuf> {
+        let entries = self.entries.borrow();
+        let mut of_uplink = entries.iter().filter(|entry| entry.usage() == Usage::Client);
+        of_uplink
+            .find(|entry| entry.keeper.shown().current.is_some())
+            .map(|entry| entry.keeper.settings().current())
     }
 
     /// As `status` and `cert status` show them, by name.
     pub fn snapshot(&self) -> BTreeMap<String, snapshot::Certificate> {
-        self.keepers.iter().map(|keeper| (keeper.settings().name.clone(), shown(keeper))).collect()
+        let entries = self.entries.borrow();
+        entries.iter().map(|entry| (entry.name().to_owned(), self.shown(entry))).collect()
     }
 
     /// What is wrong and needs somebody, one sentence each.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.faults.clone();
-        for keeper in &self.keepers {
-            let (name, of) = (keeper.settings().name.as_str(), shown(keeper));
+        let mut problems = self.faults.borrow().clone();
+        let wall = self.clock.wall();
+        for entry in self.entries.borrow().iter() {
+            let (name, of) = (entry.name(), self.shown(entry));
             let reason = of.last_error.map(|reason| format!(": {reason}")).unwrap_or_default();
             let until = of.not_after.unwrap_or_default();
+            let next = of.next.map(|next| format!("; {next}")).unwrap_or_default();
             problems.extend(match of.state.as_str() {
                 "missing" if !reason.is_empty() => {
                     Some(format!("certificate {name} is missing, and none was issued{reason}"))
                 }
-                "expired" => Some(format!("certificate {name} has expired at {until}{reason}")),
-                "retrying" => {
-                    Some(format!("certificate {name} could not be renewed, and ends at {until}{reason}"))
+                "missing" if !next.is_empty() => Some(format!("certificate {name} is missing{next}")),
+                "expired" => Some(format!("certificate {name} expired on {until}{reason}{next}")),
+                "retrying" if entry.files.is_none() => {
+                    Some(format!("certificate {name} could not be renewed, and expires on {until}{reason}"))
                 }
-                _ => None,
+                _ => {
+                    let validity = entry.keeper.with_renewal(|renewal| renewal.present());
+                    let step = validity.zip(wall).and_then(|(of, now)| expiry::step(of, now));
+                    step.map(|step| {
+                        let days = days(step);
+                        format!(
+                            "certificate {name} expires on {until}, in less than {days} days, and there is no newer one{next}"
+                        )
+                    })
+                }
             });
-            problems.extend(keeper.shown().problems.iter().map(|what| format!("certificate {name}: {what}")));
+            problems.extend(entry.files.as_ref().and_then(|watch| {
+                let why = watch.problem()?;
+                Some(format!(
+                    "certificate {name}: {why}; the one before, until {until}, stays in use; correct the files, they are \
+                     looked at by themselves"
+                ))
+            }));
+            let of_disk = entry.keeper.shown().problems;
+            problems.extend(of_disk.iter().map(|what| format!("certificate {name}: {what}")));
         }
         problems
     }
 
     /// Does what `cert` asks for.
-    pub fn act(&self, name: &str, action: CertificateAction, reply: Reply) {
-        let Some(keeper) = self.keepers.iter().find(|keeper| keeper.settings().name == name) else {
-            let known: Vec<&str> =
-                self.keepers.iter().map(|keeper| keeper.settings().name.as_str()).collect();
+    pub fn act(self: &Rc<Self>, name: &str, action: CertificateAction, reply: Reply) {
+        let found = self.entries.borrow().iter().find(|entry| entry.name() == name).cloned();
+        let Some(entry) = found else {
+            let entries = self.entries.borrow();
+            let known: Vec<&str> = entries.iter().map(|entry| entry.name()).collect();
             let known = match known.is_empty() {
                 true => "none renews itself".to_owned(),
                 false => format!("known here: {}", known.join(", ")),
@@ -97,112 +319,212 @@ impl Certificates {
             let text = format!("there is no certificate {name:?} in use; {known}");
             return reply.fail(Failure::new(Code::NotFound, text));
         };
+        let fail = |what: String| Failure::new(Code::Failed, format!("certificate {}: {what}", entry.name()));
+        let keeper = &entry.keeper;
+        let asks = matches!(action, CertificateAction::Renew | CertificateAction::Enroll);
+        if let (Some(watch), true) =
+            (&entry.files, asks || matches!(action, CertificateAction::Csr | CertificateAction::Install(_)))
+        {
+            let file = watch.files().certificate.display();
+            return reply.fail(fail(format!(
+                "another program renews {file} and its key: what it writes there is taken up by itself"
+            )));
+        }
+        if keeper.settings().by_hand && asks {
+            return reply.fail(fail(format!(
+                "it comes by hand: `tombolo cert csr {name}` prints its request, `tombolo cert install {name} FILE` takes the \
+                 answer"
+            )));
+        }
+        let busy = |text: &str| fail(format!("{text}: it is {}", keeper.state()));
         match action {
             CertificateAction::Renew => match keeper.ask() {
-                true => reply.ok(&shown(keeper)),
-                false => {
-                    let state = keeper.state();
-                    let text = format!("certificate {name} is being renewed already: {state}");
-                    reply.fail(Failure::new(Code::Failed, text));
-                }
+                true => reply.ok(&self.shown(&entry)),
+                false => reply.fail(busy("one is on its way already")),
+            },
+            CertificateAction::Enroll if !keeper.settings().decision().may_enroll => reply.fail(fail(
+                "nothing proves to the source who asks: set bootstrap-certificate-file and bootstrap-key-file, or \
+                 username and password-file"
+                    .to_owned(),
+            )),
+            CertificateAction::Enroll => match keeper.ask_enroll() {
+                true => reply.ok(&self.shown(&entry)),
+                false => reply.fail(busy("one is on its way already")),
+            },
+            CertificateAction::Probe => match keeper.ask_probe() {
+                true => reply.ok(&self.shown(&entry)),
+                false => reply.fail(busy("there is no new certificate that waits for its proof")),
             },
             CertificateAction::History => reply.ok(&json!({ "events": keeper.shown().state.events })),
-            CertificateAction::RollBack => {
-                let (keeper, link) = (Rc::clone(keeper), self.link.clone());
+            CertificateAction::Csr => {
                 tokio::task::spawn_local(async move {
-                    match keeper.roll_back().await {
+                    match entry.keeper.csr().await {
+                        Ok(csr) => reply.ok(&json!({ "name": entry.name(), "csr": csr })),
+                        Err(text) => reply.fail(failed(&entry, &text)),
+                    }
+                });
+            }
+            CertificateAction::Install(pem) => {
+                let certificates = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    match entry.keeper.install(pem).await {
+                        Ok(()) => reply.ok(&certificates.shown(&entry)),
+                        Err(text) => reply.fail(failed(&entry, &text)),
+                    }
+                });
+            }
+            CertificateAction::RollBack => {
+                let certificates = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    let replaced = entry.keeper.shown().current_print;
+                    match entry.keeper.roll_back().await {
                         Ok(()) => {
-                            link.reconnect_with(keeper.settings().current());
-                            reply.ok(&shown(&keeper));
+                            if let (Some(watch), Some(pair)) = (&entry.files, replaced) {
+                                watch.refuse(pair, "a person took the certificate before into use again");
+                            }
+                            if entry.usage() == Usage::Client {
+                                certificates.link.reconnect_with(entry.keeper.settings().current());
+                            }
+                            reply.ok(&certificates.shown(&entry));
                         }
-                        Err(text) => {
-                            let text = format!("certificate {}: {text}", keeper.settings().name);
-                            reply.fail(Failure::new(Code::Failed, text));
-                        }
+                        Err(text) => reply.fail(failed(&entry, &text)),
                     }
                 });
             }
         }
     }
+
+    fn shown(&self, entry: &Entry) -> snapshot::Certificate {
+        let (keeper, files) = (&entry.keeper, entry.keeper.shown());
+        let (due, history, error, validity) = keeper.with_renewal(|renewal| {
+            let error = renewal.last_error().map(str::to_owned);
+            (renewal.due(), renewal.history().clone(), error, renewal.present())
+        });
+        let leaf = files.current.as_ref();
+        let slot = match (files.has_candidate, leaf) {
+            (true, _) => Some("candidate"),
+            (false, Some(_)) => Some("current"),
+            (false, None) => None,
+        };
+        let state = keeper.state();
+        let pair = entry.files.as_ref().map(|watch| watch.files());
+        let wall = self.clock.wall();
+        snapshot::Certificate {
+            state: state.to_owned(),
+            serial: leaf.map(|leaf| leaf.serial_text()),
+            subject: leaf.map(|leaf| leaf.subject_text()),
+            issuer: leaf.map(|leaf| leaf.issuer_text()),
+            not_before: leaf.map(|leaf| leaf.validity.not_before.to_string()),
+            not_after: leaf.map(|leaf| leaf.validity.not_after.to_string()),
+            due: due.map(|at| at.to_string()),
+            slot: slot.map(str::to_owned),
+            last_attempt: history.last_attempt.or(history.obtained).map(|at| at.to_string()),
+            last_error: error,
+            days_left: validity.zip(wall).and_then(|(of, now)| expiry::days_left(of, now)),
+            next: next(entry, state),
+            files: pair
+                .map(|pair| [&pair.certificate, &pair.key].map(|file| file.display().to_string()).to_vec()),
+        }
+    }
 }
 
-fn shown(keeper: &Keeper) -> snapshot::Certificate {
-    let files = keeper.shown();
-    let (due, history, error) = keeper.with_renewal(|renewal| {
-        (renewal.due(), renewal.history().clone(), renewal.last_error().map(str::to_owned))
-    });
-    let leaf = files.current.as_ref();
-    let slot = match (files.has_candidate, leaf) {
-        (true, _) => Some("candidate"),
-        (false, Some(_)) => Some("current"),
-        (false, None) => None,
+fn failed(entry: &Entry, text: &str) -> Failure {
+    Failure::new(Code::Failed, format!("certificate {}: {text}", entry.name()))
+}
+
+fn days(step: Step) -> u64 {
+    match step {
+        Step::Expired => 0,
+        Step::Day1 => 1,
+        Step::Days7 => 7,
+        Step::Days14 => 14,
+        Step::Days30 => 30,
+    }
+}
+
+/// What a person has to know or to do next.
+fn next(entry: &Entry, state: &str) -> Option<String> {
+    let settings = entry.keeper.settings();
+    let name = settings.name.as_str();
+    let is_missing = state == "missing";
+    if !is_missing && state != "expired" {
+        return None;
+    }
+    let begin = if is_missing { "not enrolled yet: " } else { "" };
+    Some(match (&entry.files, settings.by_hand) {
+        (Some(watch), _) => format!(
+            "put a valid certificate in {} and its key in {}",
+            watch.files().certificate.display(),
+            watch.files().key.display()
+        ),
+        (None, true) => format!(
+            "{begin}`tombolo cert csr {name}` prints its signing request, `tombolo cert install {name} FILE` takes the answer"
+        ),
+        (None, false) if settings.decision().may_enroll => format!(
+            "{begin}its source is asked by itself; `tombolo cert enroll {name} --wait` asks at once and says what comes of it"
+        ),
+        (None, false) => format!(
+            "{begin}nothing proves to the source who asks: set [certificate.{name}] bootstrap-certificate-file and \
+             bootstrap-key-file, or username and password-file; then `systemctl restart tombolo`"
+        ),
+    })
+}
+
+/// The files that are configured, with their names in `cert status`.
+fn pairs(settings: &Settings) -> Vec<(&'static str, PairFiles)> {
+    let mut pairs = Vec::new();
+    let tls = settings.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
+    if let Some((certificate, key)) = tls.and_then(|tls| tls.identity.clone())
+        && settings.certificate(Usage::Client).is_none()
+    {
+        let key_password = tls.and_then(|tls| tls.key_password.clone());
+        pairs.push((UPSTREAM_FILES, PairFiles { certificate, key, key_password, usage: Usage::Client }));
+    }
+    if let Some((certificate, key)) = settings.coap.certificate_files.clone() {
+        pairs.push((COAP_FILES, PairFiles { certificate, key, key_password: None, usage: Usage::Server }));
+    }
+    pairs
+}
+
+/// Where the last good pair is kept. A key that was encrypted, or that systemd keeps in memory, is
+/// kept in memory, too: the runtime directory.
+fn folder(settings: &Settings, name: &str, files: &PairFiles) -> PathBuf {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let in_memory = files.key_password.is_some()
+        || credentials.is_some_and(|folder| files.key.starts_with(Path::new(&folder)));
+    let base = if in_memory { &settings.paths.runtime_dir } else { &settings.paths.state_dir };
+    let mut hasher = DefaultHasher::new();
+    (&files.certificate, &files.key).hash(&mut hasher);
+    base.join(FOLDER).join(format!("{name}-{:016x}", hasher.finish()))
+}
+
+/// Opens what is kept of these files, and takes what is in them if nothing is. It blocks.
+fn open_files(folder: &Path, files: &PairFiles, clock: &dyn WallClock) -> Result<Store<OnDisk>, String> {
+    forget_others(folder);
+    let mut store = open_store(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    if store.current().is_none()
+        && let Ok(held) = files.read(None)
+    {
+        let kept = store.stage(held).and_then(|()| store.commit(clock.wall()));
+        kept.map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    Ok(store)
+}
+
+/// Removes what was kept of other files of this name.
+fn forget_others(folder: &Path) {
+    let (Some(above), Some(own)) = (folder.parent(), folder.file_name().and_then(|name| name.to_str()))
+    else {
+        return;
     };
-    snapshot::Certificate {
-        state: keeper.state().to_owned(),
-        serial: leaf.map(|leaf| leaf.serial_text()),
-        subject: leaf.map(|leaf| leaf.subject_text()),
-        issuer: leaf.map(|leaf| leaf.issuer_text()),
-        not_before: leaf.map(|leaf| leaf.validity.not_before.to_string()),
-        not_after: leaf.map(|leaf| leaf.validity.not_after.to_string()),
-        due: due.map(|at| at.to_string()),
-        slot: slot.map(str::to_owned),
-        last_attempt: history.last_attempt.or(history.obtained).map(|at| at.to_string()),
-        last_error: error,
+    let Some((name, _)) = own.rsplit_once('-') else { return };
+    for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
+        let other = entry.file_name();
+        let is_other = other.to_str().and_then(|other| other.rsplit_once('-')).is_some_and(|(of, hash)| {
+            of == name && hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+        });
+        if is_other && other.to_str() != Some(own) {
+            let _ = std::fs::remove_dir_all(entry.path()); // what stays is nobody's
+        }
     }
-}
-
-/// The uplink shows whether a certificate is accepted.
-struct ByUplink(Rc<Link>);
-
-impl Prover for ByUplink {
-    fn probe(&self, candidate: &Path) -> Local<Verdict> {
-        let (link, file) = (self.0.clone(), candidate.to_path_buf());
-        Box::pin(async move { link.probe(file).await })
-    }
-
-    fn standing(&self) -> Standing {
-        self.0.standing()
-    }
-
-    fn handle_committed(&self) {
-        self.0.handle_renewed();
-    }
-}
-
-/// A source that is asked on a thread of its own: its TLS and its files hold no reading up.
-struct Beside(Arc<dyn Source>);
-
-impl Source for Beside {
-    fn order(&self, order: Order) -> Answer<'_, Outcome> {
-        let source = self.0.clone();
-        Box::pin(async move {
-            let asked = beside(move |runtime| runtime.block_on(source.order(order))).await;
-            asked.unwrap_or_else(|cause| Outcome::Failed { cause })
-        })
-    }
-
-    fn anchors(&self) -> Answer<'_, Result<Option<Vec<Vec<u8>>>, String>> {
-        let source = self.0.clone();
-        Box::pin(async move { beside(move |runtime| runtime.block_on(source.anchors())).await? })
-    }
-
-    fn attributes(&self) -> Answer<'_, Result<Option<CsrAttributes>, String>> {
-        let source = self.0.clone();
-        Box::pin(async move { beside(move |runtime| runtime.block_on(source.attributes())).await? })
-    }
-
-    fn reach(&self) -> Answer<'_, Result<String, String>> {
-        let source = self.0.clone();
-        Box::pin(async move { beside(move |runtime| runtime.block_on(source.reach())).await? })
-    }
-}
-
-async fn beside<T: Send + 'static>(
-    ask: impl FnOnce(tokio::runtime::Runtime) -> T + Send + 'static,
-) -> Result<T, String> {
-    let asked = tokio::task::spawn_blocking(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map(ask).map_err(|error| format!("its thread cannot be started: {error}"))
-    });
-    asked.await.unwrap_or_else(|_| Err("the thread that asks the source failed".to_owned()))
 }

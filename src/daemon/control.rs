@@ -44,6 +44,7 @@ use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Method, Name, RecordId};
 use crate::northbound::publication;
 use crate::northbound::publisher::Skip;
+use crate::proto::dtls::server::ServerKey;
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::io::hinted;
 use crate::telemetry::limited::Limiter;
@@ -70,7 +71,7 @@ pub struct Desk {
     state: StateKeeper,
     fleets: FleetKeeper,
     deliveries: Rc<Deliveries>,
-    certificates: Certificates,
+    certificates: Rc<Certificates>,
     started: Instant,
     /// Since when the rules count what they decide.
     rules_since: Instant,
@@ -113,7 +114,7 @@ impl Desk {
         clock: Arc<SystemClock>,
         fleets: FleetKeeper,
         deliveries: Rc<Deliveries>,
-        certificates: Certificates,
+        certificates: Rc<Certificates>,
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -221,6 +222,13 @@ impl Desk {
             if self.limiter.permit(now, ()) {
                 say_clock(verdict, &self.clock);
             }
+            // Without a trusted clock no token could be made.
+            let has_tokens =
+                self.loaded.settings.upstream.as_ref().is_some_and(|upstream| upstream.jwt.is_some());
+            if has_tokens && self.clock.trusted() && !self.link.snapshot(now).connected {
+                log::info!("the clock is trusted, so a token can be made: connecting at once");
+                self.link.retry_if_away();
+            }
         }
         while let Some(suppressed) = self.limiter.poll_event(now) {
             log::warn!(suppressed = suppressed.count; "lines on the clock left out");
@@ -236,6 +244,9 @@ impl Desk {
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.certificates.care();
+        if let Some(key) = self.certificates.take_server_key() {
+            self.serve_with(key);
+        }
         self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
@@ -247,6 +258,15 @@ impl Desk {
                 notify.alive();
             }
         }
+    }
+
+    /// Takes this key and its certificate for all handshakes of devices from the next on. Sessions
+    /// that stand stay.
+    fn serve_with(&mut self, key: Arc<ServerKey>) {
+        let mut certificates = self.loaded.settings.coap.certificates.clone();
+        certificates.key = Some(key);
+        self.shared.round(|hub: &mut Hub| hub.replace_certificates(certificates));
+        log::info!("handshakes of devices have the new certificate from now on");
     }
 
     /// The configuration on trial: stays, goes, or waits.
@@ -319,11 +339,10 @@ impl Desk {
             uptime: now.saturating_duration_since(self.started),
             protocol_for: uplink.protocol_since_s.map(Duration::from_secs),
             state_dir: settings.paths.state_dir.clone(),
-            certificate: upstream
-                .tls
-                .as_ref()
-                .and_then(|tls| tls.identity.as_ref())
-                .map(|(file, _)| file.clone()),
+            certificate: self.certificates.uplink_file().or_else(|| {
+                let identity = upstream.tls.as_ref()?.identity.as_ref();
+                identity.map(|(file, _)| file.clone())
+            }),
         };
         self.gateway_status.care(now, states, numbers, facts, journal.rejected(), &self.link);
     }
@@ -452,7 +471,13 @@ impl Desk {
         let Ready { loaded, changes, prepared, keyring, upstream_files, .. } = ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
-        let certificates = changes.certificates.then(|| settings.coap.certificates.clone());
+        let certificates = changes.certificates.then(|| {
+            let mut certificates = settings.coap.certificates.clone();
+            if let Some(key) = self.certificates.server_key(certificates.key.as_ref()) {
+                certificates.key = Some(key);
+            }
+            certificates
+        });
         for list in certificates
             .iter()
             .flat_map(|new| new.trust.without_list_since(&self.loaded.settings.coap.certificates.trust))
@@ -477,6 +502,7 @@ impl Desk {
             self.gateway_status.forget();
             self.shared.hub.borrow_mut().pipeline.gate.retell_presence(Instant::now());
         }
+        self.certificates.handle_reload(settings, changes.upstream || changes.renamed_from.is_some());
         self.link.look_at_files(upstream_files);
         let interval = settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
         if interval != self.loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected) {

@@ -432,6 +432,14 @@ impl Hub {
         }
     }
 
+    /// Takes another certificate of the gateway's for the handshakes from the next on.
+    pub fn replace_certificates(&mut self, certificates: Certificates) {
+        self.begin();
+        let now = self.moment.now;
+        let (engine, mut sink) = self.split();
+        engine.replace_certificates(now, certificates, &mut sink);
+    }
+
     /// Sets the device of all plain CoAP senders.
     pub fn set_insecure(&mut self, device: Option<&str>) {
         let device = device.and_then(|id| self.pipeline.gate.device_by_id(id));

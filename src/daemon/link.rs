@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::clock::SystemClock;
 use super::deliveries::Deliveries;
 use super::untaken::{Seen, Untaken};
+use crate::clock::WallClock;
 use crate::control::api::Reply;
 use crate::control::snapshot;
 use crate::credential::renewal::{Standing, Verdict};
@@ -18,6 +19,7 @@ use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
 use crate::northbound::io::observer::Observer;
+use crate::northbound::io::separate_trial::separate_trial;
 use crate::northbound::io::{Checked, Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
@@ -47,6 +49,8 @@ const CHECK_WITHIN: Duration = Duration::from_secs(10);
 /// The uplink, if one is configured.
 pub struct Link {
     handle: RefCell<Option<Handle>>,
+    /// What is configured; the certificate in use may be another one.
+    configured: RefCell<Option<Settings>>,
     clock: Arc<SystemClock>,
     journal: Rc<RefCell<Journal>>,
     task: RefCell<Option<JoinHandle<()>>>,
@@ -70,6 +74,7 @@ pub fn start(
 ) -> Rc<Link> {
     let link = Rc::new(Link {
         handle: RefCell::new(None),
+        configured: RefCell::new(None),
         clock: clock.clone(),
         journal: journal.clone(),
         files: Cell::new(settings.as_ref().map(files::fingerprint)),
@@ -87,6 +92,7 @@ impl Link {
     /// Goes on with other settings: the old connection says goodbye first. Retained topics in
     /// `clear` are nobody's any more.
     pub fn replace(&self, settings: Option<Settings>, clear: &[String]) {
+        self.configured.replace(settings.clone());
         let next = settings.map(|settings| {
             let observer: Rc<dyn Observer> = self.deliveries.clone();
             Handle::new(Uplink::new(Instant::now(), settings)).observed_by(observer)
@@ -210,21 +216,29 @@ impl Link {
         })
     }
 
-    /// Shows by a connection in place of the present one whether the broker accepts this
-    /// certificate: chain and key in one file.
+    /// Shows by a connection whether the broker accepts this certificate: chain and key in one
+    /// file. The connection takes the place of the present one, or, where there is a
+    /// `probe-client-id`, is made beside it.
     pub async fn probe(&self, file: PathBuf) -> Verdict {
-        let handle = self.handle.borrow().clone();
-        let Some(handle) = handle else { return Verdict::Fault("no upstream is configured".to_owned()) };
         let until = Instant::now() + PROBE_WITHIN;
-        handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file)));
-        while Instant::now() < until && !handle.with(|core| core.is_stopping()) {
-            match handle.with(Uplink::poll_trial) {
-                Some(TrialVerdict::Accepted) => return Verdict::Accepted,
-                Some(TrialVerdict::Refused(why)) => return Verdict::Refused(why),
-                Some(TrialVerdict::Closed(why)) => return Verdict::Closed(why),
-                Some(TrialVerdict::Fault(why)) => return Verdict::Fault(why),
-                None => tokio::time::sleep(PROBE_TICK).await,
+        while Instant::now() < until && !self.stopping.get() {
+            let handle = self.handle.borrow().clone();
+            let Some(handle) = handle else { return Verdict::Fault("no upstream is configured".to_owned()) };
+            if let Some(client_id) = handle.with_settings(|settings| settings.probe_client_id.clone()) {
+                let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
+                let clock: Arc<dyn WallClock> = self.clock.clone();
+                let tried = separate_trial(&settings, clock, &client_id, (file.clone(), file), spoken);
+                return of_trial(tried.await);
             }
+            handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file.clone())));
+            // A reload may replace the uplink meanwhile: then the next one is asked.
+            while Instant::now() < until && !handle.with(|core| core.is_stopping()) {
+                match handle.with(Uplink::poll_trial) {
+                    Some(verdict) => return of_trial(verdict),
+                    None => tokio::time::sleep(PROBE_TICK).await,
+                }
+            }
+            tokio::time::sleep(PROBE_TICK).await;
         }
         Verdict::Fault("the uplink did not come to it".to_owned())
     }
@@ -239,17 +253,37 @@ impl Link {
         })
     }
 
-    /// Another certificate is in use: one that was proven has its connection already. The file's
-    /// new content is no news for a reload.
-    pub fn handle_renewed(self: &Rc<Self>) {
-        let handle = self.handle.borrow().clone();
-        let Some(handle) = handle else { return };
-        handle.with(|core| {
+    /// Takes this certificate, chain and key in one file, for each attempt from the next on.
+    pub fn use_identity(&self, file: PathBuf) {
+        self.with(|core| core.set_identity((file.clone(), file)));
+    }
+
+    /// Something was changed that may help: an attempt is made at once, unless the connection
+    /// stands.
+    pub fn retry_if_away(&self) {
+        self.with(|core| {
             if !core.is_connected() {
                 core.retry_now(Instant::now());
             }
         });
-        let (link, settings) = (Rc::clone(self), handle.with_settings(Settings::clone));
+    }
+
+    /// Another certificate is in use: one that was proven in the place of the connection has it
+    /// already. The file's new content is no news for a reload.
+    pub fn handle_renewed(self: &Rc<Self>) {
+        let handle = self.handle.borrow().clone();
+        let Some(handle) = handle else { return };
+        let beside = handle.with_settings(|settings| {
+            settings.probe_client_id.as_ref()?;
+            settings.tls.as_ref()?.identity.clone()
+        });
+        handle.with(|core| match beside {
+            Some(identity) if core.is_connected() => core.begin_trial(Instant::now(), identity),
+            _ if !core.is_connected() => core.retry_now(Instant::now()),
+            _ => {}
+        });
+        let Some(settings) = self.configured.borrow().clone() else { return };
+        let link = Rc::clone(self);
         spawn_local(async move {
             let read = tokio::task::spawn_blocking(move || files::fingerprint(&settings)).await;
             if let Ok(fingerprint) = read {
@@ -487,6 +521,15 @@ impl Link {
             shown.echo_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             reply.ok(&shown);
         });
+    }
+}
+
+fn of_trial(verdict: TrialVerdict) -> Verdict {
+    match verdict {
+        TrialVerdict::Accepted => Verdict::Accepted,
+        TrialVerdict::Refused(why) => Verdict::Refused(why),
+        TrialVerdict::Closed(why) => Verdict::Closed(why),
+        TrialVerdict::Fault(why) => Verdict::Fault(why),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// Default: the gateway id.
     pub client_id: String,
+    /// A certificate is tried with this client id, beside the connection; `None`: in its place.
+    pub probe_client_id: Option<String>,
     /// MQTT user name.
     pub username: Option<String>,
     /// Read at each connection; one trailing line end is dropped.
@@ -85,6 +87,15 @@ pub struct TlsSettings {
     pub alpn: Vec<String>,
     /// Lowest version accepted.
     pub minimum: TlsVersion,
+}
+
+impl TlsSettings {
+    /// Whether chain and key are in one file that the gateway itself keeps.
+    pub fn is_kept_here(&self) -> bool {
+        self.identity
+            .as_ref()
+            .is_some_and(|(certificate, key)| certificate == key && certificate.ends_with("current.pem"))
+    }
 }
 
 /// A version of TLS.

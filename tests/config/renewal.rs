@@ -39,7 +39,12 @@ fn the_uplink_has_the_file_that_the_gateway_keeps() {
 #[test]
 fn a_table_that_nobody_uses_is_named_and_does_nothing() {
     let (loads, complaints) = case("[upstream]\nurl = \"mqtts://b\"\n", EST).complaints();
-    assert!(loads && complaints.iter().any(|line| line.contains("does not use this certificate")));
+    assert!(
+        loads
+            && complaints
+                .iter()
+                .any(|line| line.contains("neither [upstream] nor [coap] uses this certificate"))
+    );
     let loaded = case("[upstream]\nurl = \"mqtts://b\"\n", EST).loaded();
     assert!(loaded.settings.certificates.is_empty());
 }
@@ -58,6 +63,38 @@ fn what_does_not_go_together_is_refused_with_the_key() {
     refused(&of("dns = [\"gärtnerei\"]"), &["certificate.uplink.dns", "ASCII"]);
     let outside = "[certificate.\"../x\"]\nest-url = \"https://ca.test/.well-known/est\"\n";
     refused(&case("", outside), &["../x"]);
+}
+
+#[test]
+fn a_certificate_for_devices_keeps_its_key_and_is_of_its_own() {
+    let upstream = "[upstream]\nurl = \"mqtts://b\"\n[coap]\ncertificate = \"uplink\"\n";
+    let settings = case(upstream, EST).loaded().settings;
+    let [certificate] = &settings.certificates[..] else { panic!() };
+    assert_eq!((certificate.settings.usage, certificate.settings.reuse_key), (Usage::Server, true));
+    assert!(settings.coap.certificates.key.is_none(), "it is not enrolled yet");
+    let both = format!("{UPSTREAM}[coap]\ncertificate = \"uplink\"\n");
+    refused(&case(&both, EST), &["coap.certificate", "one certificate is for one of the two"]);
+    let files = "[coap]\ncertificate = \"uplink\"\nkey-file = \"a\"\n";
+    refused(&case(files, EST), &["coap.key-file", "certificate is set too"]);
+    refused(&case("[coap]\ncertificate = \"x\"\n", ""), &["coap.certificate", "there is no [certificate.x]"]);
+    let reserved = EST.replace("uplink", "coap-files");
+    refused(&case("", &reserved), &["certificate.coap-files", "another name"]);
+}
+
+#[test]
+fn a_manual_source_needs_no_other_key_and_a_probe_another_client_id() {
+    let manual = "[certificate.uplink]\nsource = \"manual\"\n";
+    let settings = case(UPSTREAM, manual).loaded().settings;
+    let [certificate] = &settings.certificates[..] else { panic!() };
+    assert_eq!(certificate.source, SourceSettings::Manual);
+    assert!(certificate.settings.by_hand && !certificate.settings.may_enroll);
+    let of = |line: &str| case(&format!("{UPSTREAM}{line}\n"), EST);
+    refused(
+        &of("client-id = \"a\"\nprobe-client-id = \"a\""),
+        &["upstream.probe-client-id", "client id itself"],
+    );
+    let upstream = of("probe-client-id = \"b\"").loaded().settings.upstream.unwrap();
+    assert_eq!(upstream.probe_client_id.as_deref(), Some("b"));
 }
 
 #[test]

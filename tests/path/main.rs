@@ -22,12 +22,14 @@ mod other_engine;
 mod plugs;
 mod query;
 mod refusals;
+mod renewals;
 mod rotation;
 mod sessions;
 mod strays;
 mod tail;
 mod truth;
 mod uplink;
+mod watched_files;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -11,12 +11,12 @@ use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_
 use super::{KEY, SITE, Site, binary};
 
 /// It ends when its standard input is closed, so with the test.
-struct Est {
-    port: u16,
+pub(super) struct Est {
+    pub(super) port: u16,
     _process: Child,
 }
 
-fn est(folder: &Folder) -> Est {
+pub(super) fn est(folder: &Folder) -> Est {
     let mut process = Command::new("python3")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sources/est_server.py"))
         .arg(folder.join("est"))
@@ -29,49 +29,79 @@ fn est(folder: &Folder) -> Est {
     Est { port: line.trim().parse().expect("the EST server says its port"), _process: process }
 }
 
+/// What a site with certificates has of its own.
+#[derive(Default)]
+pub(super) struct Plan<'a> {
+    /// The label of the EST server: how it behaves.
+    pub(super) label: &'a str,
+    /// Lines for `[upstream]`.
+    pub(super) upstream: &'a str,
+    /// Instead of the table of an EST server.
+    pub(super) table: Option<&'a str>,
+    /// Lines for `[coap]`.
+    pub(super) coap: &'a str,
+    /// Lines for the listener of the broker.
+    pub(super) broker: &'a str,
+}
+
 /// A gateway without a certificate but that of its factory.
 fn site(name: &str) -> (Site, Est) {
+    site_with(name, &Plan { upstream: "certificate = \"uplink\"", ..Plan::default() }, |_| {})
+}
+
+/// A gateway at a broker that asks for client certificates of the EST server's CA. `prepare` comes
+/// before its start.
+pub(super) fn site_with(name: &str, plan: &Plan<'_>, prepare: impl FnOnce(&Folder)) -> (Site, Est) {
     let folder = Folder::new(name);
     folder.write("door-7.psk", format!("text:{KEY}"));
     let est = est(&folder);
+    prepare(&folder);
     let pki = Pki::new(folder.path());
     let (certificate, key) = pki.issue("strict", &["localhost", "127.0.0.1"]);
     let port = free_tcp_port();
     let listener = format!(
-        "listener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
+        "{}\nlistener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
+        plan.broker,
         folder.join("est/root.pem").display(),
         certificate.display(),
         key.display()
     );
     let broker = Mosquitto::start(folder.path(), &pki, &listener);
     let witness = Subscriber::start(&broker, folder.path(), "tombolo/#", "%t\t%p\t%C\t%P\t%r");
-    let table = format!(
-        "[certificate.uplink]\nest-url = \"https://127.0.0.1:{}/.well-known/est/gateways\"\n\
+    let label = if plan.label.is_empty() { "gateways" } else { plan.label };
+    let est_table = format!(
+        "[certificate.uplink]\nest-url = \"https://127.0.0.1:{}/.well-known/est/{label}\"\n\
          est-ca-file = \"est/root.pem\"\nbootstrap-certificate-file = \"est/factory.pem\"\n\
          bootstrap-key-file = \"est/factory.key\"\n",
         est.port
     );
+    let table = plan.table.unwrap_or(&est_table).replace("EST_PORT", &est.port.to_string());
     let extra = format!("{SITE}\n{table}");
     let daemon = Daemon::start_with(binary(), &folder, port, &pki.ca(), &extra, |text| {
-        text.replace("[upstream]\n", "[upstream]\ncertificate = \"uplink\"\n")
+        let text = text.replace("[upstream]\n", &format!("[upstream]\n{}\n", plan.upstream));
+        text.replace("[coap]\n", &format!("[coap]\n{}\n", plan.coap))
     });
     (Site { daemon, witness, broker, pki, folder }, est)
 }
 
-fn certificate(daemon: &Daemon) -> Value {
-    let (code, text) = daemon.command(&["cert", "status", "--json"]);
-    assert_eq!(code, 0, "{text}");
-    serde_json::from_str::<Value>(&text).expect("JSON")["uplink"].clone()
+pub(super) fn certificate(daemon: &Daemon) -> Value {
+    certificate_named(daemon, "uplink")
 }
 
-fn until_connected_and_confirmed(daemon: &Daemon) {
+pub(super) fn certificate_named(daemon: &Daemon, name: &str) -> Value {
+    let (code, text) = daemon.command(&["cert", "status", "--json"]);
+    assert_eq!(code, 0, "{text}");
+    serde_json::from_str::<Value>(&text).expect("JSON")[name].clone()
+}
+
+pub(super) fn until_connected_and_confirmed(daemon: &Daemon) {
     wait_for("a connection with a confirmed certificate", || {
         daemon.status()["upstream"]["connected"] == true && certificate(daemon)["state"] == "valid"
     });
 }
 
 /// notAfter has whole seconds, and the next certificate must end later.
-fn let_a_second_pass() {
+pub(super) fn let_a_second_pass() {
     let begun = Instant::now();
     wait_for("another second", || begun.elapsed() > Duration::from_millis(1100));
 }
@@ -85,10 +115,13 @@ fn a_gateway_enrols_renews_under_load_and_rolls_back_and_nothing_is_lost() {
     let mut keys: Vec<&str> = first.as_object().expect("an object").keys().map(String::as_str).collect();
     keys.sort_unstable();
     let contract = [
+        "days_left",
         "due",
+        "files",
         "issuer",
         "last_attempt",
         "last_error",
+        "next",
         "not_after",
         "not_before",
         "serial",
@@ -139,13 +172,13 @@ fn a_renewal_that_fails_leaves_the_certificate_in_use_and_a_restart_too() {
     let config = site.daemon.config().to_owned();
     let text = std::fs::read_to_string(&config).expect("the configuration");
     // It issues by a CA that the broker does not know.
-    std::fs::write(&config, text.replace("/est/gateways", "/est/other-ca")).expect("it is written");
+    std::fs::write(&config, text.replace("/est/gateways", "/est/unknown-ca")).expect("it is written");
     site.daemon.resume();
     until_connected_and_confirmed(&site.daemon);
     let_a_second_pass();
     let (code, text) = site.daemon.command(&["cert", "renew", "uplink", "--wait"]);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("no new certificate"), "{text}");
+    assert!(text.contains("no new certificate") && text.contains("refused"), "{text}");
     assert_eq!(certificate(&site.daemon)["serial"], serial);
     wait_for("the old one's connection", || site.daemon.status()["upstream"]["connected"] == true);
     let said = site.post(&["-e", "after"], "t/env");
@@ -153,7 +186,7 @@ fn a_renewal_that_fails_leaves_the_certificate_in_use_and_a_restart_too() {
     wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/t/env").is_empty());
     drop(est);
     // And what changes the table is no matter of a reload.
-    std::fs::write(&config, std::fs::read_to_string(&config).expect("it").replace("other-ca", "third"))
+    std::fs::write(&config, std::fs::read_to_string(&config).expect("it").replace("unknown-ca", "third"))
         .expect("it is written");
     let (code, text) = site.daemon.command(&["reload"]);
     assert_eq!(code, 1, "{text}");

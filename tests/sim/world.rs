@@ -98,6 +98,7 @@ pub fn upstream() -> northbound::Settings {
         port: 8883,
         tls: None,
         client_id: "gw".to_owned(),
+        probe_client_id: None,
         username: None,
         password_file: None,
         jwt: None,

@@ -50,6 +50,10 @@ extendedKeyUsage = clientAuth
 [server-only]
 basicConstraints = critical, CA:FALSE
 extendedKeyUsage = serverAuth
+[dtls-server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
 [authority]
 basicConstraints = critical, CA:TRUE
 keyUsage = critical, keyCertSign, cRLSign
@@ -159,6 +163,7 @@ def issued(label, csr):
     options = {
         "authority": {"extensions": "authority"},
         "server-only": {"extensions": "server-only"},
+        "dtls-server": {"extensions": "dtls-server"},
         "other-subject": {"subject": "/CN=somebody-else"},
         "not-yet": {"start": 86_400, "end": 172_800},
         "short": {"end": 30},
@@ -167,7 +172,7 @@ def issued(label, csr):
     }
     if label == "version-1":
         return [version_1(csr)]
-    return [issue(csr, "other" if label == "other-ca" else "issuing", **options.get(label, {}))]
+    return [issue(csr, "other" if label in ("other-ca", "unknown-ca") else "issuing", **options.get(label, {}))]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -221,7 +226,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(404)
         elif label == "missing-intermediate":
             self.certificates(pem("root"))
-        elif label == "other-in-cacerts":
+        elif label in ("other-in-cacerts", "unknown-ca"):
             self.certificates(pem("root"), pem("issuing"), pem("other"))
         elif label == "cacerts-html":
             self.answer(200, b"<html>portal</html>", "text/html")

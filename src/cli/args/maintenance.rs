@@ -97,18 +97,38 @@ pub enum CertCommand {
     Status,
     /// Ask for the next certificate now
     Renew(CertRenewArguments),
+    /// Ask for a certificate as if it were the first
+    Enroll(CertRenewArguments),
+    /// Print the signing request, for a CA that is asked by hand
+    Csr(CertNameArgument),
+    /// Take what a CA issued for that request; it is proven before it is used
+    Install(CertInstallArguments),
+    /// Prove the new certificate now that waits for it
+    Probe(CertNameArgument),
     /// Take the certificate before into use again
     Rollback(CertNameArgument),
     /// Print what happened to a certificate lately
     History(CertNameArgument),
 }
 
-/// `tombolo cert renew`
+/// `tombolo cert install`
+#[derive(Debug, Args)]
+pub struct CertInstallArguments {
+    /// The name of a [certificate.NAME]
+    pub name: String,
+    /// The chain, PEM, its own certificate first; - reads standard input
+    pub file: PathBuf,
+    /// Return when it is in use; exit status 1 if it does not come to that
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// `tombolo cert renew` and `enroll`
 #[derive(Debug, Args)]
 pub struct CertRenewArguments {
     /// The name of a [certificate.NAME]
     pub name: String,
-    /// Return when the next certificate is in use; exit status 1 if it does not come to that
+    /// Return when the certificate is in use; exit status 1 if it does not come to that
     #[arg(long)]
     pub wait: bool,
 }

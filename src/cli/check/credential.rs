@@ -10,15 +10,21 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
-use crate::clock::WallClock;
+use crate::clock::{UnixTime, WallClock};
 use crate::config::{Finding, Level};
+use crate::credential::decision::Validity;
+use crate::credential::expiry;
 use crate::northbound;
 use crate::northbound::certificate::Certificate;
 use crate::northbound::io::files;
 use crate::northbound::settings::TlsSettings;
 
-/// A certificate that ends sooner is named.
+/// A certificate that ends sooner is named, however short its life is.
 const SOON_S: u64 = 14 * 86_400;
+
+fn is_near(not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> bool {
+    expiry::step(Validity { not_before, not_after }, now).is_some()
+}
 
 /// Judges CA, certificate and key, where there are any. That they can be read is `config`'s
 /// finding.
@@ -49,12 +55,15 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
                         Err(text) => broken(text, "upstream.key-file"),
                     });
                 }
-                findings.extend(validity(
-                    certificate,
-                    "upstream.certificate-file",
-                    &pem(&chain.bytes),
-                    clock,
-                ));
+                // What the gateway renews by itself is judged by its plan.
+                if !tls.is_kept_here() {
+                    findings.extend(validity(
+                        certificate,
+                        "upstream.certificate-file",
+                        &pem(&chain.bytes),
+                        clock,
+                    ));
+                }
             }
             Err(text) => findings.push(broken(text, "upstream.certificate-file")),
         }
@@ -77,7 +86,7 @@ pub fn closed(upstream: &northbound::Settings) -> Option<&Path> {
 }
 
 /// This user may not read it.
-fn is_closed(file: &Path) -> bool {
+pub(super) fn is_closed(file: &Path) -> bool {
     std::fs::File::open(file).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
@@ -121,7 +130,8 @@ pub(super) fn validity(
         let (shown, ends) = (file.display(), read.not_after);
         let finding = if ends < now {
             Finding::fail(subject, format!("{name} ({shown}) expired on {ends}")).advice("renew it")
-        } else if ends.as_secs() < now.as_secs().saturating_add(SOON_S) {
+        } else if ends.as_secs() < now.as_secs().saturating_add(SOON_S) || is_near(read.not_before, ends, now)
+        {
             Finding::warn(subject, format!("{name} ({shown}) expires on {ends}")).advice("renew it in time")
         } else if clock.trusted() && read.not_before > now {
             Finding::fail(subject, format!("{name} ({shown}) is not valid before {}", read.not_before))
@@ -192,7 +202,6 @@ fn pair(certificate: &Path, chain: &[u8], key: &Path, secret: &[u8]) -> Finding 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixTime;
 
     struct At(u64, bool);
 
@@ -221,7 +230,8 @@ mod tests {
             findings.into_iter().map(|finding| (finding.level, finding.message)).collect::<Vec<_>>()
         };
         let end = 1_767_225_600;
-        assert_eq!(levels(end - 30 * 86_400, true), []);
+        assert_eq!(levels(end - 31 * 86_400, true), []);
+        assert_eq!(levels(end - 29 * 86_400, true)[0].0, Level::Warn);
         assert_eq!(levels(end - 86_400, true)[0].0, Level::Warn);
         let (level, message) = levels(end + 1, true).remove(0);
         assert_eq!(level, Level::Fail);

@@ -10,6 +10,7 @@ use super::credential::{bundle, validity};
 use crate::cli::output::{plural, span};
 use crate::clock::WallClock;
 use crate::config::{Finding, Loaded, Material, Settings};
+use crate::credential::leaf::Usage;
 use crate::northbound::certificate::RevocationList;
 use crate::proto::dtls::server::bundle::misplaced;
 
@@ -21,13 +22,14 @@ const NAMED_MAX: usize = 5;
 
 /// Judges what was loaded.
 pub fn judge(loaded: &Loaded, clock: &dyn WallClock) -> Vec<Finding> {
-    let mut findings = certificates(&loaded.certificates, clock);
+    let mut findings =
+        certificates(&loaded.certificates, loaded.settings.certificate(Usage::Server).is_some(), clock);
     // Who is in the registry is not known then.
     findings.extend(mute(&loaded.settings).filter(|_| loaded.state.closed.is_none()));
     findings
 }
 
-fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
+fn certificates(material: &Material, renewed: bool, clock: &dyn WallClock) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(key) = &material.key {
         let shows = match material.chain.len() {
@@ -40,7 +42,10 @@ fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
             findings.push(Finding::warn("coap", message).key("coap.key-file").advice("use a key on P-256"));
         }
         let file = material.chain_file.as_deref().unwrap_or(Path::new("coap.certificate-file"));
-        findings.extend(validity(file, "coap.certificate-file", &material.chain, clock));
+        // What the gateway renews by itself is judged by its plan.
+        if !renewed {
+            findings.extend(validity(file, "coap.certificate-file", &material.chain, clock));
+        }
         if let Some(at) = misplaced(&material.chain) {
             let message = format!("certificate {} in the chain was not issued by the one after it", at + 1);
             let advice = "put the gateway's own first, then the one that issued it, and so on";

@@ -9,6 +9,7 @@
 
 mod credential;
 mod device;
+mod plan;
 mod reading;
 mod refusal;
 mod running;
@@ -92,6 +93,9 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     if let Some(tls) = settings.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
         report.add(credential::identity(tls, &*clock))?;
     }
+    report.add(patiently("asking where certificates come from", || {
+        plan::judge(settings, clock.clone(), arguments.offline)
+    }))?;
     report.add(device::judge(loaded, &*clock))?;
     report.add(serial::ports(settings))?;
     let (daemon, may_run) = connect(report)?;

@@ -1,20 +1,26 @@
 //! The certificate files of `[coap]`, and the keys of devices and fleets that identify their
 //! certificate or public key.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Context;
 use crate::config::certificate::{self, FILE_MAX, Material};
-use crate::config::{Level, model};
+use crate::config::{FileError, Level, model};
 use crate::gate::certificate::{CertificateName, CertificateNameError, CertificatePattern, NameKind};
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
 use crate::southbound::coap::EngineKind;
 
 /// Reads all files, or reports the fault and keeps the last good material. With `None`, only
-/// devices with pre-shared keys can connect.
-pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<Material>> {
+/// devices with pre-shared keys can connect. `served`: the file of a certificate that the gateway
+/// renews by itself.
+pub(super) fn material(
+    cx: &mut Context<'_>,
+    table: &model::Coap,
+    served: Option<&Path>,
+) -> Option<Arc<Material>> {
     let before = cx.findings.list.len();
-    if let Some(read) = read_all(cx, table) {
+    if let Some(read) = read_all(cx, table, served) {
         return Some(read.into());
     }
     let previous = cx.sources.certificates.clone()?;
@@ -27,8 +33,9 @@ pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<
     Some(previous)
 }
 
-fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
+fn read_all(cx: &mut Context<'_>, table: &model::Coap, served: Option<&Path>) -> Option<Material> {
     let chain = match &table.certificate_file {
+        _ if table.certificate.is_some() => Some(Vec::new()),
         Some(text) => {
             let key = ["coap", "certificate-file"];
             let path = cx.path(&key, text);
@@ -52,7 +59,28 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
         }
         None => Some(Vec::new()),
     };
+    let mut renewed = Vec::new();
     let server_key = match (&table.key_file, &table.certificate_file) {
+        _ if table.certificate.is_some() => {
+            for (name, set) in [
+                ("certificate-file", table.certificate_file.is_some()),
+                ("key-file", table.key_file.is_some()),
+            ] {
+                if set {
+                    let message = "certificate is set too, whose files the gateway keeps itself";
+                    cx.fatal(&["coap", name], message, "take one of the two out");
+                }
+            }
+            match served {
+                Some(file) => own(cx, file).map(|own| {
+                    own.map(|own| {
+                        renewed = own.chain;
+                        own.key
+                    })
+                }),
+                None => Some(None),
+            }
+        }
         (Some(text), _) => {
             let key = ["coap", "key-file"];
             let path = cx.secret(&key, text);
@@ -81,14 +109,54 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
         return None;
     }
     let file = |key: &str, text: &Option<String>| text.as_deref().map(|text| cx.path(&["coap", key], text));
+    // At a start, files that are put right later are taken up by themselves; a reload goes back.
+    let has_key = chain.is_some() && server_key.is_some();
+    if !has_key && cx.sources.certificates.is_some() {
+        return None;
+    }
+    let server_key = server_key.filter(|_| has_key).flatten();
     Some(Material {
-        key: server_key?,
-        chain: chain?,
+        key: server_key,
+        chain: if served.is_some() { renewed } else { chain.filter(|_| has_key).unwrap_or_default() },
+        key_fault: !has_key,
         authorities,
         revocation_lists: lists,
-        chain_file: file("certificate-file", &table.certificate_file),
+        chain_file: served
+            .map(Path::to_path_buf)
+            .or_else(|| file("certificate-file", &table.certificate_file)),
         authorities_file: file("client-ca-file", &table.client_ca_file),
     })
+}
+
+/// The files of the gateway's certificate and its key, if both are set: they may change while it
+/// runs.
+pub(super) fn files(cx: &Context<'_>, table: &model::Coap) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = (table.certificate_file.as_deref()?, table.key_file.as_deref()?);
+    if table.certificate.is_some() {
+        return None;
+    }
+    let certificate = cx.path(&["coap", "certificate-file"], certificate);
+    Some((certificate, cx.secret_path(&["coap", "key-file"], key)?))
+}
+
+/// What is in the one file of a certificate that the gateway renews by itself.
+struct Own {
+    chain: Vec<Vec<u8>>,
+    key: Arc<ServerKey>,
+}
+
+/// The certificate that the gateway renews by itself: chain and key in one file; none as long as it
+/// is not enrolled. `None` after a fault.
+#[allow(clippy::option_option, reason = "there may be none, and there may be a fault")]
+fn own(cx: &mut Context<'_>, file: &Path) -> Option<Option<Own>> {
+    let key = ["coap", "certificate"];
+    if matches!(cx.sources.files.look(file), Err(FileError::Missing)) {
+        return Some(None);
+    }
+    let chain = take(cx, &key, file, true, certificate::chain)?;
+    let read = |bytes: &[u8]| certificate::server_key(chain.clone(), bytes).map(Arc::<ServerKey>::new);
+    let own = take(cx, &key, file, true, read)?;
+    Some(Some(Own { chain, key: own }))
 }
 
 /// The remedy for an invalid file at a start.
@@ -101,7 +169,7 @@ const WITHIN: &str = "replace the file, then reload";
 fn take<T>(
     cx: &mut Context<'_>,
     key: &[&str],
-    path: &std::path::Path,
+    path: &Path,
     secret: bool,
     make: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
@@ -254,11 +322,13 @@ pub(super) fn public_key(
 }
 
 /// Checks once whether devices with certificates or public keys can connect at all. Without
-/// `material`, the fault is already reported.
+/// `material`, the fault is already reported. `renewed`: the gateway renews its own certificate by
+/// itself.
 pub(super) fn needs(
     cx: &mut Context<'_>,
     material: Option<&Material>,
     engine: EngineKind,
+    renewed: bool,
     settings: &crate::gate::Settings,
 ) {
     let keyed = settings.devices.iter().filter(|device| device.public_key.is_some()).count();
@@ -269,8 +339,12 @@ pub(super) fn needs(
         let message = "the engine \"dimpl\" supports only pre-shared keys: no device can connect with a certificate or public key";
         cx.warn("coap", &["coap", "engine"], message, "remove the key: the default engine supports all");
     }
-    let Some(material) = material else { return };
-    if keyed + certified > 0 && material.key.is_none() {
+    let Some(material) = material.filter(|material| !material.key_fault) else { return };
+    if keyed + certified > 0 && material.key.is_none() && renewed {
+        let message = "not enrolled yet: until it is, no device with a certificate or public key can connect";
+        let advice = "the running gateway enrols; `tombolo cert status` shows what it waits for";
+        cx.warn("coap", &["coap", "certificate"], message, advice);
+    } else if keyed + certified > 0 && material.key.is_none() {
         let message = "devices have certificates or public keys, but the gateway has no key of its own";
         let advice = "set coap.key-file; openssl ecparam -name prime256v1 -genkey -noout makes one";
         cx.warn("coap", &["coap", "key-file"], message, advice);

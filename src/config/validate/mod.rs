@@ -25,6 +25,7 @@ use super::layer::dotted;
 use super::merge::{Index, Merged};
 use super::settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
 use super::{FileError, Known, Looked, Material, Sources, model};
+use crate::credential::leaf::Usage;
 use crate::gate;
 use crate::message::Name;
 use crate::southbound::serial::settings::Duty;
@@ -77,11 +78,19 @@ impl Context<'_> {
 
     /// Resolves the path of a secret: a file, or a systemd credential after `credential:`.
     fn secret(&mut self, key: &[&str], text: &str) -> Option<PathBuf> {
+        let path = self.secret_path(key, text);
+        if path.is_none() {
+            self.fail_or_fatal(key, "this is not a credential name", "use \"credential:NAME\"");
+        }
+        path
+    }
+
+    /// The same without a finding: `None` if it is not a credential name.
+    fn secret_path(&self, key: &[&str], text: &str) -> Option<PathBuf> {
         let Some(name) = text.strip_prefix("credential:") else {
             return Some(self.path(key, text));
         };
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            self.fail_or_fatal(key, "this is not a credential name", "use \"credential:NAME\"");
             return None;
         }
         let folder = self.sources.credentials_directory.as_deref();
@@ -187,10 +196,14 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
     let own = upstream::own_topics(file, &topics, &prefix, &gateway.id);
     let certificates = renewal::certificates(cx, file, &gateway.id, &paths);
-    let renewed = certificates.first().map(|certificate| certificate.settings.current());
+    let current = |usage| {
+        let found = certificates.iter().find(|certificate| certificate.settings.usage == usage);
+        found.map(|certificate| certificate.settings.current())
+    };
+    let (renewed, served) = (current(Usage::Client), current(Usage::Server));
     let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed);
     let mut coap = stage::coap(cx, &file.coap);
-    let material = certificate::material(cx, &file.coap);
+    let material = certificate::material(cx, &file.coap, served.as_deref());
     let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
     let (roles, faulty) = role::roles(cx, &file.role);
     let mut gate = gate::Settings {
@@ -215,9 +228,10 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     gate.fleets = fleet::fleets(cx, file, &merged.bad, &gate.roles);
     fleet::judge(cx, &mut gate);
     fleet::exclusions(cx, file, &gate.fleets);
-    certificate::needs(cx, material.as_deref(), coap.engine, &gate);
+    certificate::needs(cx, material.as_deref(), coap.engine, served.is_some(), &gate);
     let material = material.unwrap_or_default();
     coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));
+    coap.certificate_files = certificate::files(cx, &file.coap);
     let usable = |id: &Name| gate.devices.binary_search_by(|device| device.id.cmp(id)).is_ok();
     serial.retain_mut(|port| match &mut port.duty {
         Duty::Modbus(bus) => {

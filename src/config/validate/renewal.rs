@@ -17,25 +17,42 @@ use crate::proto::dtls::server::DistinguishedName;
 /// `renew-at` in percent.
 const SHARES: std::ops::RangeInclusive<u8> = 10..=90;
 
-/// The certificate that `[upstream]` uses, if it is one of these tables and valid.
+/// Names that `cert status` has for files which another program renews.
+pub const RESERVED: [&str; 2] = ["upstream-files", "coap-files"];
+
+/// The certificates that `[upstream]` and `[coap]` use, as far as they are valid.
 pub(super) fn certificates(
     cx: &mut Context<'_>,
     file: &model::File,
     gateway: &Name,
     paths: &Paths,
 ) -> Vec<Certificate> {
-    let used = file.upstream.as_ref().and_then(|table| table.certificate.as_deref());
-    if let Some(name) = used.filter(|name| !file.certificate.contains_key(*name)) {
-        let message = format!("there is no [certificate.{name}]");
-        cx.fatal(&["upstream", "certificate"], message, "add that table, or correct the name");
+    let upstream = file.upstream.as_ref().and_then(|table| table.certificate.as_deref());
+    let coap = file.coap.certificate.as_deref();
+    for (table, used) in [("upstream", upstream), ("coap", coap)] {
+        if let Some(name) = used.filter(|name| !file.certificate.contains_key(*name)) {
+            let message = format!("there is no [certificate.{name}]");
+            cx.fatal(&[table, "certificate"], message, "add that table, or correct the name");
+        }
+    }
+    if let Some(name) = coap.filter(|name| upstream == Some(*name)) {
+        let message = format!("[upstream] uses {name:?} too, and one certificate is for one of the two");
+        cx.fatal(&["coap", "certificate"], message, "give [coap] a [certificate] table of its own");
+        return Vec::new();
     }
     let mut certificates = Vec::new();
     for (name, table) in &file.certificate {
-        if used == Some(name.as_str()) {
-            certificates.extend(certificate(cx, name, table, gateway, paths));
+        if RESERVED.contains(&name.as_str()) {
+            let message = "this name stands for the files of [upstream] or [coap] in `tombolo cert status`";
+            cx.fatal(&["certificate", name.as_str()], message, "use another name");
+        } else if upstream == Some(name.as_str()) {
+            certificates.extend(certificate(cx, name, table, Usage::Client, gateway, paths));
+        } else if coap == Some(name.as_str()) {
+            certificates.extend(certificate(cx, name, table, Usage::Server, gateway, paths));
         } else {
-            let message = "without effect: [upstream] does not use this certificate";
-            let advice = format!("set [upstream] certificate = \"{name}\", or take the table out");
+            let message = "without effect: neither [upstream] nor [coap] uses this certificate";
+            let advice =
+                format!("set certificate = \"{name}\" in [upstream] or [coap], or take the table out");
             cx.warn(&format!("certificate {name}"), &["certificate", name.as_str()], message, &advice);
         }
     }
@@ -46,6 +63,7 @@ fn certificate(
     cx: &mut Context<'_>,
     name: &str,
     table: &model::RenewedCertificate,
+    usage: Usage,
     gateway: &Name,
     paths: &Paths,
 ) -> Option<Certificate> {
@@ -71,22 +89,25 @@ fn certificate(
     let may_enroll = match &source {
         SourceSettings::Est(est) => est.username.is_some(),
         SourceSettings::Exec(_) => true,
+        SourceSettings::Manual => false,
     };
-    if !may_enroll && bootstrap.is_none() {
+    let by_hand = source == SourceSettings::Manual;
+    if !may_enroll && !by_hand && bootstrap.is_none() {
         let message = "nothing proves to the EST server who asks for the first certificate";
         let advice = "set bootstrap-certificate-file and bootstrap-key-file, or username and password-file";
         cx.warn(&format!("certificate {name}"), &["certificate", name], message, advice);
     }
     let settings = Settings {
         name: name.to_owned(),
-        usage: Usage::Client,
+        usage,
         folder: paths.state_dir.join(FOLDER).join(name),
         names: Names::new(subject, dns, uri),
-        reuse_key: table.reuse_key.unwrap_or(false),
+        // Devices may pin the key.
+        reuse_key: table.reuse_key.unwrap_or(usage == Usage::Server),
         renew_at,
         seed: format!("{gateway}/{name}"),
         bootstrap,
-        by_hand: false,
+        by_hand,
         may_enroll,
     };
     Some(Certificate { settings, source })

@@ -59,6 +59,7 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap) -> coap::Settings 
         engine: engine(cx, table),
         policy: policy(table),
         certificates: Default::default(),
+        certificate_files: None,
     }
 }
 

@@ -185,6 +185,7 @@ pub(super) fn upstream(
         port: url.port,
         tls,
         client_id: table.client_id.clone().unwrap_or_else(|| gateway.as_str().to_owned()),
+        probe_client_id: probe_client_id(cx, table, gateway),
         username: table.username.clone(),
         password_file,
         jwt,
@@ -211,6 +212,22 @@ pub(super) fn upstream(
         },
         topics,
     })
+}
+
+/// `probe-client-id`: another than the client id, which would be a take-over.
+fn probe_client_id(cx: &mut Context<'_>, table: &model::Upstream, gateway: &Name) -> Option<String> {
+    let probe = table.probe_client_id.as_deref()?;
+    let key = ["upstream", "probe-client-id"];
+    if probe == table.client_id.as_deref().unwrap_or(gateway.as_str()) {
+        let message = "this is the client id itself: the broker would end the connection";
+        cx.fatal(&key, message, "use another one, or take it out: the probe then has the connection's place");
+        return None;
+    }
+    let has_certificate = table.certificate.is_some() || table.certificate_file.is_some();
+    if !has_certificate {
+        cx.warn("upstream", &key, "without effect: there is no certificate to try", "take it out");
+    }
+    Some(probe.to_owned())
 }
 
 /// `[upstream.jwt]`.

@@ -24,7 +24,8 @@ use zeroize::Zeroizing;
 use crate::clock::WallClock;
 use crate::credential::csr_attributes::CsrAttributes;
 use crate::credential::est::{self, ANSWER_MAX, EstSettings, EstTrust, Operation, line};
-use crate::credential::source::{Answer, Identity, Order, Outcome, Source};
+use crate::credential::leaf::{Leaf, Usage};
+use crate::credential::source::{Answer, Identity, Order, OrderKind, Outcome, Source};
 use crate::https::io::{Client, ClientCertificate, Trust};
 use crate::https::message::{Basic, Failure, Limits, Response};
 use crate::https::wording::Keys;
@@ -132,7 +133,12 @@ impl EstSource {
         })
     }
 
-    async fn enrol(&self, order: Order) -> Result<Outcome, Trouble> {
+    async fn enrol(&self, mut order: Order) -> Result<Outcome, Trouble> {
+        // One for devices may not be for TLS clients: where there is a password, that proves.
+        let leaf = order.identity.as_ref().and_then(|identity| Leaf::parse(identity.chain.first()?));
+        if self.settings.username.is_some() && leaf.is_some_and(|leaf| !leaf.allows(Usage::Client)) {
+            (order.identity, order.kind) = (None, OrderKind::Enroll);
+        }
         let trust = self.trust().await?;
         let has_certificate = order.identity.is_some();
         let client = self.client(trust, order.identity).await?;

@@ -21,13 +21,14 @@ use zeroize::Zeroizing;
 use crate::clock::WallClock;
 use crate::credential::candidate::{self, Expected};
 use crate::credential::decision::{Clock, Validity};
-use crate::credential::leaf::Leaf;
+use crate::credential::leaf::{Leaf, Usage};
 use crate::credential::renewal::{Action, Event, Renewal, StageFault, Standing, Verdict};
 use crate::credential::request::{self, Names};
 use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
 use crate::credential::store::{CANDIDATE, Entry, Held, Pending, State, Store};
 use crate::durable::io::{OnDisk, create_directory};
+use crate::proto::dtls::server::ServerKey;
 
 /// Greatest file of a bootstrap certificate or key.
 const FILE_MAX: u64 = 256 * 1024;
@@ -59,6 +60,10 @@ pub struct Shown {
     pub has_candidate: bool,
     /// Whether there is one before.
     pub has_previous: bool,
+    /// [`Held::print`] of the one in use.
+    pub current_print: Option<u64>,
+    /// [`Held::print`] of the candidate.
+    pub candidate_print: Option<u64>,
     /// What was tried, and what happened lately.
     pub state: State,
     /// What is wrong with the files.
@@ -92,11 +97,19 @@ impl Keeper {
         prover: Rc<dyn Prover>,
         clock: Arc<dyn WallClock>,
     ) -> io::Result<Rc<Keeper>> {
-        if let Some(above) = settings.folder.parent() {
-            create_directory(above)?;
-        }
-        create_directory(&settings.folder)?;
-        let store = Store::open(OnDisk::new(&settings.folder));
+        let store = open_store(&settings.folder)?;
+        Ok(Keeper::of(now, settings, store, source, prover, clock))
+    }
+
+    /// Goes on from what [`open_store`] found.
+    pub fn of(
+        now: Instant,
+        settings: Settings,
+        store: Store<OnDisk>,
+        source: Option<Arc<dyn Source>>,
+        prover: Rc<dyn Prover>,
+        clock: Arc<dyn WallClock>,
+    ) -> Rc<Keeper> {
         let renewal = Renewal::new(
             now,
             settings.decision(),
@@ -106,7 +119,7 @@ impl Keeper {
             store.candidate().is_some(),
         );
         let shown = RefCell::new(shown(&store));
-        Ok(Rc::new(Keeper {
+        Rc::new(Keeper {
             settings,
             source,
             prover,
@@ -117,7 +130,7 @@ impl Keeper {
             entries: RefCell::default(),
             saving: Cell::new(false),
             look_back_at: Cell::new(now),
-        }))
+        })
     }
 
     /// What it was told.
@@ -172,6 +185,81 @@ impl Keeper {
         let asked = self.renewal.borrow_mut().ask();
         self.care();
         asked
+    }
+
+    /// Asks for a certificate as if it were the first, now. False: one is on its way.
+    pub fn ask_enroll(self: &Rc<Self>) -> bool {
+        let asked = self.renewal.borrow_mut().ask_enroll();
+        self.care();
+        asked
+    }
+
+    /// The signing request that is open, PEM; one is made if there is none.
+    ///
+    /// # Errors
+    /// The key or the request cannot be made or kept.
+    pub async fn csr(self: &Rc<Self>) -> Result<String, String> {
+        let (names, reuse_key) = (self.settings.names.clone(), self.settings.reuse_key);
+        let made = self.with_store(move |store| have_request(store, &names, reuse_key));
+        made.await
+    }
+
+    /// Takes a chain that a person brings, PEM, for the open request or for the key in use. It is
+    /// judged, stored and proven like one of a source.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing is changed then.
+    pub async fn install(self: &Rc<Self>, pem: String) -> Result<(), String> {
+        let chain: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.map(|der| der.to_vec())).collect();
+        let chain = chain.map_err(|_| "the certificates cannot be read (PEM is expected)".to_owned())?;
+        let (usage, now) = (self.settings.usage, self.clock.wall());
+        self.offered(move |store| {
+            let first = chain.first().ok_or("it holds no certificate (PEM is expected)")?;
+            let leaf = Leaf::parse(first).ok_or("its first certificate cannot be read")?;
+            let of_request = store.pending().map(|pending| pending.key.clone());
+            let keys = of_request.into_iter().chain(store.current().map(|held| held.key.clone()));
+            let mut keys = keys.filter(|key| request::public_key(key).is_ok_and(|public| public == leaf.key));
+            let key = keys.next().ok_or(
+                "its key is neither that of the open request nor that of the certificate in use; `tombolo cert csr` prints \
+                 the request",
+            )?;
+            judge_and_stage(store, &chain, &[], usage, now, key).map_err(|fault| match fault {
+                StageFault::Flaw(what) | StageFault::Disk(what) => what,
+            })
+        })
+        .await
+    }
+
+    /// Takes a chain and its key that another program has written: stored and proven, not judged by
+    /// what was before.
+    ///
+    /// # Errors
+    /// It cannot be stored now.
+    pub async fn offer(self: &Rc<Self>, held: Held) -> Result<(), String> {
+        self.offered(move |store| {
+            store.stage(held).map_err(|error| format!("{CANDIDATE} cannot be written: {error}"))
+        })
+        .await
+    }
+
+    async fn offered(
+        self: &Rc<Self>,
+        stage: impl FnOnce(&mut Store<OnDisk>) -> Result<(), String> + Send + 'static,
+    ) -> Result<(), String> {
+        if !self.renewal.borrow().may_be_offered() {
+            return Err(format!("another certificate is being proven ({}): try again", self.state()));
+        }
+        self.with_store(stage).await?;
+        self.renewal.borrow_mut().handle_offered(Instant::now());
+        self.care();
+        Ok(())
+    }
+
+    /// The chain and the key in use.
+    pub async fn held(self: &Rc<Self>) -> Option<Held> {
+        let held = self.with_store(|store| Ok(store.current().cloned()));
+        held.await.ok().flatten()
     }
 
     /// Probes the candidate now. False: there is none that waits for it.
@@ -342,14 +430,7 @@ impl Keeper {
             return Err("it has no source; `tombolo cert install` installs one by hand".to_owned());
         }
         let (names, reuse_key) = (self.settings.names.clone(), self.settings.reuse_key);
-        self.with_store(move |store| {
-            if store.pending().is_some() {
-                return Ok(());
-            }
-            let pending = make_request(store.current(), &names, reuse_key)?;
-            store.keep_request(pending).map_err(|error| format!("the request cannot be kept: {error}"))
-        })
-        .await
+        self.with_store(move |store| have_request(store, &names, reuse_key)).await.map(drop)
     }
 
     async fn order(self: &Rc<Self>, kind: OrderKind) -> Outcome {
@@ -359,15 +440,18 @@ impl Keeper {
         let bootstrap = self.settings.bootstrap.clone();
         let made = self.with_store(move |store| {
             let csr = store.pending().map(|pending| pending.csr.clone()).ok_or("the request is gone")?;
+            // One for devices may not be for TLS clients.
+            let is_client = store.current().is_some_and(|held| held.leaf.allows(Usage::Client));
+            let kind = if is_client || bootstrap.is_none() { kind } else { OrderKind::Enroll };
             let identity = match (kind, bootstrap) {
                 (OrderKind::Reenroll, _) => store.current().map(identity),
                 (OrderKind::Enroll, Some((certificate, key))) => Some(read_identity(&certificate, &key)?),
                 (OrderKind::Enroll, None) => None,
             };
-            Ok((csr, identity))
+            Ok((csr, kind, identity))
         });
         match made.await {
-            Ok((csr, identity)) => {
+            Ok((csr, kind, identity)) => {
                 let name = self.settings.name.clone();
                 source.order(Order { name, csr, kind, identity }).await
             }
@@ -382,26 +466,67 @@ impl Keeper {
             None => Vec::new(),
         };
         let (usage, now) = (self.settings.usage, self.clock.wall());
-        let staged = self.with_store(move |store| Ok(judge_and_stage(store, &chain, &offered, usage, now)));
+        let staged = self.with_store(move |store| {
+            let Some(pending) = store.pending().cloned() else {
+                return Ok(Err(StageFault::Flaw("the request is gone".to_owned())));
+            };
+            Ok(judge_and_stage(store, &chain, &offered, usage, now, pending.key))
+        });
         staged.await.unwrap_or_else(|reason| Err(StageFault::Disk(reason)))
     }
+}
+
+/// Opens the files of a certificate; the folder is made. It blocks.
+///
+/// # Errors
+/// The folder cannot be made.
+pub fn open_store(folder: &Path) -> io::Result<Store<OnDisk>> {
+    if let Some(above) = folder.parent() {
+        create_directory(above)?;
+    }
+    create_directory(folder)?;
+    Ok(Store::open(OnDisk::new(folder)))
 }
 
 fn judge_and_stage(
     store: &mut Store<OnDisk>,
     chain: &[Vec<u8>],
     offered: &[Vec<u8>],
-    usage: crate::credential::leaf::Usage,
+    usage: Usage,
     now: Option<crate::clock::UnixTime>,
+    key: Arc<Zeroizing<Vec<u8>>>,
 ) -> Result<(), StageFault> {
     let flaw = |what: String| StageFault::Flaw(what);
-    let pending = store.pending().cloned().ok_or_else(|| flaw("the request is gone".to_owned()))?;
-    let key = request::public_key(&pending.key).map_err(|error| flaw(error.to_string()))?;
+    let public = request::public_key(&key).map_err(|error| flaw(error.to_string()))?;
     let present = store.current().map(|held| held.chain.clone()).unwrap_or_default();
-    let expected = Expected { key: &key, present: &present, offered, usage, now };
+    let expected = Expected { key: &public, present: &present, offered, usage, now };
     let chain = candidate::judge(chain, &expected).map_err(|error| flaw(error.to_string()))?;
-    let held = Held::new(chain, pending.key).map_err(flaw)?;
+    let held = Held::new(chain, key).map_err(flaw)?;
+    if usage == Usage::Server {
+        server_key(&held).map_err(flaw)?;
+    }
     store.stage(held).map_err(|error| StageFault::Disk(format!("{CANDIDATE} cannot be written: {error}")))
+}
+
+/// The key towards devices, proven: it signs, and its certificate verifies that.
+///
+/// # Errors
+/// Why a device would refuse it.
+pub fn server_key(held: &Held) -> Result<ServerKey, String> {
+    let key = ServerKey::new(held.chain.clone(), &held.key).map_err(|error| error.to_string())?;
+    key.prove().map_err(|error| error.to_string())?;
+    Ok(key)
+}
+
+/// The open request in PEM; one is made and kept if there is none.
+fn have_request(store: &mut Store<OnDisk>, names: &Names, reuse_key: bool) -> Result<String, String> {
+    if let Some(pending) = store.pending() {
+        return Ok(pending.csr_pem());
+    }
+    let pending = make_request(store.current(), names, reuse_key)?;
+    let text = pending.csr_pem();
+    store.keep_request(pending).map_err(|error| format!("the request cannot be kept: {error}"))?;
+    Ok(text)
 }
 
 fn make_request(current: Option<&Held>, names: &Names, reuse_key: bool) -> Result<Pending, String> {
@@ -448,6 +573,8 @@ fn shown(store: &Store<OnDisk>) -> Shown {
         current: store.current().map(|held| held.leaf.clone()),
         has_candidate: store.candidate().is_some(),
         has_previous: store.previous().is_some(),
+        current_print: store.current().map(Held::print),
+        candidate_print: store.candidate().map(Held::print),
         state: store.state().clone(),
         problems: store.problems().to_vec(),
     }

@@ -4,6 +4,7 @@
 pub mod est;
 pub mod exec;
 pub mod keeper;
+pub mod watch;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,11 +15,16 @@ use super::source::Source;
 use super::source_settings::SourceSettings;
 use crate::clock::WallClock;
 
-/// The source that is configured. `runtime`: the runtime directory, for working folders. Nothing is
-/// read or asked yet.
-pub fn source(settings: SourceSettings, clock: Arc<dyn WallClock>, runtime: &Path) -> Arc<dyn Source> {
+/// The source that is configured; `None`: a person brings the certificates. `runtime`: the runtime
+/// directory, for working folders. Nothing is read or asked yet.
+pub fn source(
+    settings: SourceSettings,
+    clock: Arc<dyn WallClock>,
+    runtime: &Path,
+) -> Option<Arc<dyn Source>> {
     match settings {
-        SourceSettings::Est(settings) => Arc::new(EstSource::new(settings, clock)),
-        SourceSettings::Exec(settings) => Arc::new(ExecSource::new(settings, runtime.to_owned())),
+        SourceSettings::Est(settings) => Some(Arc::new(EstSource::new(settings, clock))),
+        SourceSettings::Exec(settings) => Some(Arc::new(ExecSource::new(settings, runtime.to_owned()))),
+        SourceSettings::Manual => None,
     }
 }

@@ -24,8 +24,12 @@ struct World {
 
 impl World {
     fn new(present: Option<Validity>) -> World {
-        let settings =
-            Settings { renew_at: RenewAt::default(), seed: "gw/upstream".to_owned(), may_enroll: true };
+        let settings = Settings {
+            renew_at: RenewAt::default(),
+            seed: "gw/upstream".to_owned(),
+            may_enroll: true,
+            by_hand: false,
+        };
         let begin = Instant::now();
         let renewal = Renewal::new(begin, settings, present, History::default(), true, false);
         let standing = Standing::Accepted;
@@ -311,4 +315,55 @@ fn what_a_person_asks_for_is_ordered_at_once() {
     world.probed(Verdict::Accepted);
     world.committed();
     assert_eq!(world.action(), None, "once");
+}
+
+#[test]
+fn an_enrolment_that_a_person_asks_for_is_one_also_while_the_certificate_is_valid() {
+    let mut world = World::new(Some(valid(NOW, 7 * DAY)));
+    world.pass(DAY);
+    assert!(world.renewal.ask_enroll());
+    world.prepared();
+    let kind = world.ordered(Outcome::Refused { cause: "no".to_owned() });
+    assert_eq!(kind, OrderKind::Enroll);
+    assert_eq!(world.action(), Some(Action::Forget));
+    assert!(world.renewal.ask());
+    world.prepared();
+    assert_eq!(world.ordered(fetched()), OrderKind::Reenroll, "asked for once");
+}
+
+fn fetched() -> Outcome {
+    Outcome::Issued { chain: vec![vec![1]] }
+}
+
+#[test]
+fn what_comes_by_hand_is_never_ordered_and_proven_like_the_rest() {
+    let mut world = World::new(Some(valid(NOW, DAY)));
+    let settings = Settings { by_hand: true, ..world.renewal.settings.clone() };
+    world.renewal.configure(settings);
+    world.pass(2 * DAY);
+    assert_eq!(world.renewal.poll_action(), None);
+    assert!(world.has(|event| *event == Event::Expired));
+    assert_eq!(world.renewal.state(world.clock()), "expired");
+    world.renewal.handle_offered(world.now());
+    world.probed(refused());
+    world.standing = Standing::Accepted;
+    world.pass(1);
+    assert_eq!(world.action(), Some(Action::Discard));
+    world.renewal.handle_offered(world.now());
+    world.probed(Verdict::Accepted);
+    assert!(!world.renewal.may_be_offered(), "it is being written");
+    world.committed();
+    assert!(world.renewal.may_be_offered());
+    assert_eq!(world.renewal.state(world.clock()), "committed");
+}
+
+#[test]
+fn a_candidate_that_is_offered_while_one_is_ordered_takes_its_place() {
+    let mut world = World::due();
+    world.prepared();
+    assert!(matches!(world.action(), Some(Action::Order { .. })));
+    world.renewal.handle_offered(world.now());
+    world.renewal.handle_outcome(world.now(), world.clock(), fetched());
+    world.probed(Verdict::Accepted);
+    world.committed();
 }

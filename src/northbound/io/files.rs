@@ -65,6 +65,12 @@ fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<C
     };
     let identity = match &settings.identity {
         Some((certificate, key_file)) => {
+            if settings.is_kept_here() && !certificate.exists() {
+                let shown = certificate.display();
+                return Err(format!(
+                    "not enrolled yet: there is no {shown}; `tombolo cert status` shows what it waits for"
+                ));
+            }
             Some((pem(certificate)?, key(key_file, settings.key_password.as_deref())?))
         }
         None => None,

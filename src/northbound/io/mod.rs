@@ -12,6 +12,7 @@ pub mod files;
 pub mod jwt;
 pub mod observer;
 pub mod probe;
+pub mod separate_trial;
 pub mod socket;
 mod tap;
 pub mod transport;
@@ -549,7 +550,7 @@ async fn wait_until(at: Option<Instant>) {
 }
 
 /// What the end of a stream means.
-fn classify(error: Option<std::io::Error>, host: &str) -> Closed {
+pub(super) fn classify(error: Option<std::io::Error>, host: &str) -> Closed {
     use std::io::ErrorKind as K;
     let Some(error) = error else {
         return Closed::ByPeer;

@@ -36,7 +36,8 @@ pub use self::attempts::{CLOSES, Dialed};
 pub use self::event::Event;
 pub(super) use self::gateway_status::payload as status_payload;
 pub use self::status::Status;
-pub use self::trial::TrialVerdict;
+pub use self::trial::{TRIAL_WITHIN, TrialVerdict};
+pub(super) use self::trial::{of_session, of_transport};
 pub use super::ending::Closed;
 
 use self::attempts::Attempts;
@@ -159,6 +160,13 @@ impl Uplink {
             Stage::Waiting => self.attempts.reconnect.retry_now(now),
             // Once it stands, or is gone.
             _ => {}
+        }
+    }
+
+    /// Connects with these from the next attempt on: a certificate, PEM, and its key.
+    pub fn set_identity(&mut self, identity: (PathBuf, PathBuf)) {
+        if let Some(tls) = &mut self.settings.tls {
+            (tls.identity, tls.key_password) = (Some(identity), None);
         }
     }
 
@@ -742,7 +750,7 @@ impl Uplink {
         if self.attempts.take_smaller_will(refused) {
             (ending.outcome, ending.failure) = (Outcome::TryAnother, AttemptFailure::Nothing);
         }
-        let verdict = trial::of_session(&said, &ending.what);
+        let verdict = of_session(&said, &ending.what);
         self.finish(now, outbox, ending, Some(verdict));
     }
 
@@ -752,7 +760,7 @@ impl Uplink {
         let lasted = self.accepted_at.map(|_| self.lasted(now));
         let said = closed.clone();
         let ending = Ending::of_transport(closed, lasted, suspicious);
-        let verdict = trial::of_transport(&said, &ending.what);
+        let verdict = of_transport(&said, &ending.what);
         self.finish(now, outbox, ending, Some(verdict));
     }
 

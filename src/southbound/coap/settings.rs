@@ -1,6 +1,7 @@
 //! The settings of the CoAP side, already validated.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::message::Name;
 use crate::proto::dtls::Policy;
@@ -23,6 +24,9 @@ pub struct Settings {
     /// The trust anchors and the server's credentials for certificates and raw public keys; default
     /// none.
     pub certificates: Certificates,
+    /// The files of the server's certificate and its key, where another program renews them;
+    /// default none.
+    pub certificate_files: Option<(PathBuf, PathBuf)>,
     /// Whether sessions survive a restart; default true. The engine must support it.
     pub persist_sessions: bool,
     /// The DTLS engine; default [`EngineKind::Tombolo`].

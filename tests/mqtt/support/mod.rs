@@ -29,6 +29,7 @@ pub fn settings() -> Settings {
         port: 8883,
         tls: None,
         client_id: "g".to_owned(),
+        probe_client_id: None,
         username: None,
         password_file: None,
         jwt: None,

@@ -185,6 +185,27 @@ impl ServerKey {
         }
     }
 
+    /// Shows that a device can verify what this key signs: a message is signed as in
+    /// ServerKeyExchange (RFC 8422 §5.4) and verified by the certificate. Without a certificate
+    /// there is nothing to show.
+    ///
+    /// # Errors
+    /// [`CredentialError`]: a device would refuse it.
+    pub fn prove(&self) -> Result<(), CredentialError> {
+        let fault = |what: &str| CredentialError(what.to_owned());
+        let Some(first) = self.chain.first() else { return Ok(()) };
+        let message = [&self.public_key[..], b"ServerKeyExchange"].concat();
+        let signature = self.sign(&message).ok_or_else(|| fault("the key cannot sign"))?;
+        let algorithm = match self.curve {
+            Curve::P256 => webpki::aws_lc_rs::ECDSA_P256_SHA256,
+            Curve::P384 => webpki::aws_lc_rs::ECDSA_P384_SHA384,
+        };
+        let first = CertificateDer::from(&first[..]);
+        EndEntityCert::try_from(&first)
+            .and_then(|certificate| certificate.verify_signature(algorithm, &message, &signature))
+            .map_err(|error| CredentialError(format!("a device would refuse it: {error}")))
+    }
+
     /// Signs `message`. The library generates the random values of the signature.
     pub(super) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         let algorithm = if self.curve == Curve::P256 { &digest::SHA256 } else { &digest::SHA384 };

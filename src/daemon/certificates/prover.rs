@@ -1,0 +1,26 @@
+//! How a certificate for the broker proves itself: by the uplink.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use crate::credential::io::keeper::{Local, Prover};
+use crate::credential::renewal::{Standing, Verdict};
+use crate::daemon::link::Link;
+
+/// The uplink shows whether a certificate is accepted.
+pub struct ByUplink(pub Rc<Link>);
+
+impl Prover for ByUplink {
+    fn probe(&self, candidate: &Path) -> Local<Verdict> {
+        let (link, file) = (self.0.clone(), candidate.to_path_buf());
+        Box::pin(async move { link.probe(file).await })
+    }
+
+    fn standing(&self) -> Standing {
+        self.0.standing()
+    }
+
+    fn handle_committed(&self) {
+        self.0.handle_renewed();
+    }
+}

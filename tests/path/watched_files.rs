@@ -1,0 +1,169 @@
+//! Certificates in files that another program renews: what is taken up, what is not, and that the
+//! last good pair stays in use.
+
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tombolo_test_support::{Daemon, Folder, wait_for};
+
+use super::Site;
+use super::rotation::{Plan, certificate_named, site_with};
+
+/// A client certificate of the EST server's CA, as `archive/NAME.pem` and `.key`.
+fn issue(folder: &Folder, name: &str, ca: &str) {
+    std::fs::create_dir_all(folder.join("archive")).expect("a folder");
+    let file = |end: &str| folder.join(&format!("archive/{name}{end}"));
+    let extensions = folder.write(
+        "client.ext",
+        "basicConstraints = critical, CA:FALSE\nkeyUsage = critical, digitalSignature\nextendedKeyUsage = clientAuth\n",
+    );
+    let openssl = |arguments: &[&str]| {
+        let done = Command::new("openssl").args(arguments).output().expect("openssl is installed");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    let text = |end: &str| file(end).display().to_string();
+    let of_ca = |end: &str| folder.join(&format!("est/{ca}{end}")).display().to_string();
+    openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &text(".key")]);
+    openssl(&["req", "-new", "-key", &text(".key"), "-subj", "/CN=gw", "-out", &text(".csr")]);
+    let extensions = extensions.display().to_string();
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "90",
+        "-in",
+        &text(".csr"),
+        "-CA",
+        &of_ca(".pem"),
+        "-CAkey",
+        &of_ca(".key"),
+        "-extfile",
+        &extensions,
+        "-out",
+        &text(".leaf"),
+    ]);
+    let chain = [file(".leaf"), folder.join(&format!("est/{ca}.pem"))];
+    let chain: Vec<u8> = chain.into_iter().flat_map(|file| std::fs::read(file).expect("a file")).collect();
+    std::fs::write(file(".pem"), chain).expect("the chain");
+}
+
+/// As certbot does: the links in `live/` lead to other files, one after the other.
+fn point(folder: &Folder, link: &str, target: &str) {
+    std::fs::create_dir_all(folder.join("live")).expect("a folder");
+    let (link, new) = (folder.join(&format!("live/{link}")), folder.join("live/new"));
+    symlink(format!("../archive/{target}"), &new).expect("a link");
+    std::fs::rename(&new, &link).expect("it takes its place");
+}
+
+fn files(daemon: &Daemon) -> Value {
+    certificate_named(daemon, "upstream-files")
+}
+
+fn connected(daemon: &Daemon) -> bool {
+    daemon.status()["upstream"]["connected"] == true
+}
+
+fn problem(daemon: &Daemon, words: &[&str]) -> bool {
+    let problems = daemon.status()["problems"].clone();
+    let named = |text: &str| words.iter().all(|word| text.contains(word));
+    problems.as_array().into_iter().flatten().filter_map(Value::as_str).any(named)
+}
+
+#[test]
+fn links_that_lead_to_a_new_pair_are_proven_and_what_the_broker_refuses_is_not_used() {
+    let plan = Plan {
+        upstream: "certificate-file = \"live/fullchain.pem\"\nkey-file = \"live/privkey.pem\"",
+        table: Some(""),
+        ..Plan::default()
+    };
+    let (mut site, _est) = site_with("links", &plan, |folder| {
+        for (name, ca) in [("1", "issuing"), ("2", "issuing"), ("3", "other"), ("4", "issuing")] {
+            issue(folder, name, ca);
+        }
+        point(folder, "fullchain.pem", "1.pem");
+        point(folder, "privkey.pem", "1.key");
+    });
+    wait_for("a connection", || connected(&site.daemon) && files(&site.daemon)["state"] == "valid");
+    let first = files(&site.daemon);
+    assert_eq!(first["files"].as_array().map(Vec::len), Some(2), "{first}");
+
+    // Between the two the certificate has another key: no pair, and no harm.
+    point(&site.folder, "fullchain.pem", "2.pem");
+    let said = site.post(&["-e", "between"], "t/env");
+    assert!(said.contains("2.04"), "{said}");
+    assert_eq!(files(&site.daemon)["serial"], first["serial"]);
+    point(&site.folder, "privkey.pem", "2.key");
+    wait_for("the second pair", || files(&site.daemon)["serial"] != first["serial"]);
+    wait_for("a connection", || connected(&site.daemon) && files(&site.daemon)["state"] == "valid");
+    let second = files(&site.daemon)["serial"].clone();
+
+    // One that the broker does not know.
+    point(&site.folder, "fullchain.pem", "3.pem");
+    point(&site.folder, "privkey.pem", "3.key");
+    let words = ["upstream-files", "not used", "refused"];
+    wait_for("it is named", || problem(&site.daemon, &words));
+    wait_for("the connection before", || connected(&site.daemon));
+    assert_eq!(files(&site.daemon)["serial"], second);
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(text.lines().any(|line| words.iter().all(|word| line.contains(word))), "{text}");
+
+    // A restart does not fall for it either.
+    site.daemon.kill();
+    site.daemon.resume();
+    wait_for("the connection before", || connected(&site.daemon));
+    assert_eq!(files(&site.daemon)["serial"], second);
+    wait_for("it is named again", || problem(&site.daemon, &words));
+
+    point(&site.folder, "fullchain.pem", "4.pem");
+    point(&site.folder, "privkey.pem", "4.key");
+    wait_for("the fourth pair", || files(&site.daemon)["serial"] != second);
+    wait_for("a connection", || connected(&site.daemon) && files(&site.daemon)["state"] == "valid");
+    assert!(!problem(&site.daemon, &["upstream-files"]));
+    wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/t/env").is_empty());
+    let (code, text) = site.daemon.command(&["cert", "renew", "upstream-files"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("another program renews"), "{text}");
+}
+
+/// What the gateway shows devices as its certificate, PEM.
+fn served(site: &Site) -> String {
+    let file = |name: &str| site.folder.join(name).display().to_string();
+    let output = Command::new("openssl")
+        .args(["s_client", "-dtls1_2", "-connect", &site.daemon.coaps.to_string()])
+        .args(["-CAfile", &file("ca.pem"), "-cert", &file("front.pem"), "-key", &file("front.key")])
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let begin = text.find("-----BEGIN CERTIFICATE-----").unwrap_or(0);
+    let end = text.find("-----END CERTIFICATE-----").unwrap_or(0);
+    text[begin..end].to_owned()
+}
+
+#[test]
+fn files_for_devices_are_taken_up_by_themselves_and_half_a_file_is_not() {
+    let devices = "[device.front]\nrole = \"sensor\"\ncertificate-dns = \"front.example\"\n";
+    let coap = "[coap]\ncertificate-file = \"gateway.pem\"\nkey-file = \"gateway.key\"\nclient-ca-file = \"ca.pem\"\n";
+    let site = Site::build("half-files", devices, "", |text| text.replace("[coap]\n", coap));
+    site.pki.issue("front", &["front.example"]);
+    // Where the files were not there at the start, they are taken up when they come.
+    assert_eq!(served(&site), "");
+    site.pki.issue("gateway", &["localhost"]);
+    wait_for("a handshake", || served(&site).contains("BEGIN"));
+    let first = served(&site);
+    let before = std::fs::read(site.folder.join("gateway.pem")).expect("a file");
+    site.pki.issue("gateway", &["localhost"]);
+    wait_for("the next one", || {
+        let now = served(&site);
+        now.contains("BEGIN") && now != first
+    });
+    let second = served(&site);
+    let serial = certificate_named(&site.daemon, "coap-files")["serial"].clone();
+    // The program that writes it died in the middle, and left the old certificate with the new key.
+    std::fs::write(site.folder.join("gateway.pem"), &before[..before.len() / 2]).expect("it is written");
+    assert_eq!(served(&site), second);
+    std::fs::write(site.folder.join("gateway.pem"), &before).expect("it is written");
+    assert_eq!(served(&site), second);
+    assert_eq!(certificate_named(&site.daemon, "coap-files")["serial"], serial);
+}
