@@ -9,12 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, SubjectPublicKeyInfoDer,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 
 use crate::proto::dtls::server::bundle::{Authorities, public_key_hash};
-use crate::proto::dtls::server::{Certificates, ServerKey, Trust};
+use crate::proto::dtls::server::{Certificates, ListPolicy, ServerKey, Trust};
 
 /// Largest file of certificates or revocations, in bytes.
 pub const FILE_MAX: u64 = 4 << 20;
@@ -30,8 +28,10 @@ pub struct Material {
     pub chain: Vec<Vec<u8>>,
     /// The trust anchors and intermediates for devices.
     pub authorities: Authorities,
-    /// Revocation lists in DER.
+    /// Revocation lists in DER, those of the file and those fetched.
     pub revocation_lists: Vec<Vec<u8>>,
+    /// What becomes of a device while lists have expired or did not come yet.
+    pub list_policy: ListPolicy,
     /// The file of `chain`, if there is one.
     pub chain_file: Option<PathBuf>,
     /// The file of `authorities`, if there is one.
@@ -43,7 +43,8 @@ impl Material {
     pub fn certificates(&self, public_keys: impl IntoIterator<Item = [u8; 32]>) -> Certificates {
         let Authorities { anchors, intermediates } = self.authorities.clone();
         let trust = Trust::new(anchors, intermediates, &self.revocation_lists, public_keys)
-            .expect("the anchors and lists were read before");
+            .expect("the anchors and lists were read before")
+            .with_list_policy(self.list_policy);
         Certificates { key: self.key.clone(), trust: trust.into() }
     }
 }
@@ -111,17 +112,7 @@ pub fn authorities(bytes: &[u8]) -> Result<Authorities, String> {
 /// # Errors
 /// The fault, as a text to append to the file's name.
 pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let bytes = unmarked(bytes);
-    let lists = if bytes.first() == Some(&SEQUENCE) {
-        vec![bytes.to_vec()]
-    } else {
-        let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
-        let found = found.map_err(|_| "is not complete PEM".to_owned())?;
-        found.into_iter().map(|list| list.to_vec()).collect()
-    };
-    if lists.is_empty() {
-        return Err("holds no revocation list in PEM form".to_owned());
-    }
+    let lists = crate::northbound::revocation::parse(bytes)?;
     let none = std::iter::empty();
     Trust::new(Vec::new(), Vec::new(), &lists, none).map_err(|error| format!("cannot be used: {error}"))?;
     Ok(lists)

@@ -16,9 +16,12 @@
 //! | [`leaf`], [`candidate`] | whether an issued chain may be tried |
 //! | [`store`] | current, candidate and previous on disk; a power cut leaves one that works |
 //! | [`renewal`] | from due to confirmed, one certificate, without I/O |
+//! | [`anchors`] | the CAs of the broker that an EST server offers |
+//! | [`revocation`], [`schedule`] | revocation lists that are fetched, and when |
 //! | [`settings`] | what the configuration says of the renewal |
 //! | [`io`] | the shells: connections, programs, keys, tasks, the disk |
 
+pub mod anchors;
 pub mod candidate;
 pub mod chain;
 pub mod csr_attributes;
@@ -30,6 +33,8 @@ pub mod leaf;
 pub mod pkcs7;
 pub mod renewal;
 pub mod request;
+pub mod revocation;
+pub mod schedule;
 pub mod settings;
 pub mod source;
 pub mod source_settings;

@@ -16,13 +16,17 @@ use crate::control::api::{CertificateAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::credential::csr_attributes::CsrAttributes;
+use crate::credential::io::anchors::AnchorKeeper;
+use crate::credential::io::est::EstSource;
 use crate::credential::io::keeper::{Keeper, Local, Prover};
 use crate::credential::renewal::{Standing, Verdict};
 use crate::credential::source::{Answer, Order, Outcome, Source};
+use crate::credential::source_settings::SourceSettings;
 
 /// The certificates in use, and what is wrong with those that are not.
 pub struct Certificates {
     keepers: Vec<Rc<Keeper>>,
+    anchors: Vec<(String, Rc<AnchorKeeper>)>,
     link: Rc<Link>,
     faults: Vec<String>,
 }
@@ -31,13 +35,24 @@ impl Certificates {
     /// Takes up what is on disk. It blocks: for the start.
     pub fn open(settings: &Settings, link: &Rc<Link>, clock: &Arc<SystemClock>) -> Certificates {
         let clock: Arc<dyn WallClock> = clock.clone();
-        let (mut keepers, mut faults) = (Vec::new(), Vec::new());
+        let (mut keepers, mut anchors, mut faults) = (Vec::new(), Vec::new(), Vec::new());
         for certificate in &settings.certificates {
-            let source = certificate.source.clone();
-            let source = crate::credential::io::source(source, clock.clone(), &settings.paths.runtime_dir);
+            let of = certificate.settings.clone();
+            let source: Arc<dyn Source> = match certificate.source.clone() {
+                // What it offers counts for itself, too: its own certificate is rolled over as
+                // well.
+                SourceSettings::Est(est) if certificate.trusts_est => {
+                    Arc::new(EstSource::new(est, clock.clone()).believing_too(of.anchors()))
+                }
+                other => crate::credential::io::source(other, clock.clone(), &settings.paths.runtime_dir),
+            };
             let source: Arc<dyn Source> = Arc::new(Beside(source));
             let prover = Rc::new(ByUplink(link.clone()));
-            let of = certificate.settings.clone();
+            if certificate.trusts_est {
+                let (folder, asked) = (of.folder.clone(), source.clone());
+                let keeper = AnchorKeeper::open(Instant::now(), &of.name, folder, asked, clock.clone());
+                anchors.push((of.name.clone(), keeper));
+            }
             let folder = of.folder.display().to_string();
             match Keeper::open(Instant::now(), of, Some(source), prover, clock.clone()) {
                 Ok(keeper) => keepers.push(keeper),
@@ -50,12 +65,18 @@ impl Certificates {
                 }
             }
         }
-        Certificates { keepers, link: link.clone(), faults }
+        Certificates { keepers, anchors, link: link.clone(), faults }
     }
 
     /// Once a second.
     pub fn care(&self) {
         self.keepers.iter().for_each(Keeper::care);
+        for (_, keeper) in &self.anchors {
+            keeper.care(|anchors| self.link.is_proven_by(anchors));
+            if keeper.take_changed() {
+                self.link.judge_again();
+            }
+        }
     }
 
     /// As `status` and `cert status` show them, by name.
@@ -66,6 +87,12 @@ impl Certificates {
     /// What is wrong and needs somebody, one sentence each.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.faults.clone();
+        for (name, keeper) in self.anchors.iter().filter(|(_, keeper)| keeper.anchors().is_empty()) {
+            let reason = keeper.last_error().map(|reason| format!(": {reason}")).unwrap_or_default();
+            problems.push(format!(
+                "certificate {name}: the EST server has not said yet which CAs it offers{reason}"
+            ));
+        }
         for keeper in &self.keepers {
             let (name, of) = (keeper.settings().name.as_str(), shown(keeper));
             let reason = of.last_error.map(|reason| format!(": {reason}")).unwrap_or_default();

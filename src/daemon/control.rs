@@ -28,6 +28,7 @@ use super::notify::Notify;
 use super::rejected;
 use super::reload::{self, Outcome, Ready};
 use super::report;
+use super::revocation::Revocations;
 use super::round::Shared;
 use super::serial::Ports;
 use super::state::StateKeeper;
@@ -69,6 +70,7 @@ pub struct Desk {
     fleets: FleetKeeper,
     deliveries: Rc<Deliveries>,
     certificates: Certificates,
+    revocations: Revocations,
     started: Instant,
     /// Since when the rules count what they decide.
     rules_since: Instant,
@@ -112,6 +114,7 @@ impl Desk {
         fleets: FleetKeeper,
         deliveries: Rc<Deliveries>,
         certificates: Certificates,
+        revocations: Revocations,
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -121,6 +124,7 @@ impl Desk {
             fleets,
             deliveries,
             certificates,
+            revocations,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -234,6 +238,9 @@ impl Desk {
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.certificates.care();
+        if self.revocations.care() {
+            self.begin_reload(None);
+        }
         self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
@@ -502,6 +509,7 @@ impl Desk {
             new = changes.devices_new.len();
             "reloaded"
         );
+        self.revocations.configure(&settings.revocation);
         self.state = StateKeeper::new(Instant::now(), &loaded);
         self.trial = OnTrial::of(&loaded, Instant::now());
         self.loaded = Arc::new(loaded);
@@ -522,6 +530,7 @@ impl Desk {
         problems.extend(self.state.problems());
         problems.extend(self.metrics_problems.iter().cloned());
         problems.extend(self.certificates.problems());
+        problems.extend(self.revocations.problems(&self.loaded));
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
@@ -597,6 +606,7 @@ impl Control for Desk {
             clock: self.clock.snapshot(),
             trial: self.trial.as_ref().map(OnTrial::snapshot),
             certificates: self.certificates.snapshot(),
+            revocation: self.revocations.snapshot(&self.loaded),
         };
         status.reasons = verdict::reasons(&status);
         status.ok = status.reasons.is_empty();

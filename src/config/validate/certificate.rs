@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Context;
 use crate::config::certificate::{self, FILE_MAX, Material};
+use crate::config::settings::Paths;
 use crate::config::{Level, model};
 use crate::gate::certificate::{CertificateName, CertificateNameError, CertificatePattern, NameKind};
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
@@ -12,9 +13,9 @@ use crate::southbound::coap::EngineKind;
 
 /// Reads all files, or reports the fault and keeps the last good material. With `None`, only
 /// devices with pre-shared keys can connect.
-pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<Material>> {
+pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap, paths: &Paths) -> Option<Arc<Material>> {
     let before = cx.findings.list.len();
-    if let Some(read) = read_all(cx, table) {
+    if let Some(read) = read_all(cx, table, paths) {
         return Some(read.into());
     }
     let previous = cx.sources.certificates.clone()?;
@@ -27,7 +28,7 @@ pub(super) fn material(cx: &mut Context<'_>, table: &model::Coap) -> Option<Arc<
     Some(previous)
 }
 
-fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
+fn read_all(cx: &mut Context<'_>, table: &model::Coap, paths: &Paths) -> Option<Material> {
     let chain = match &table.certificate_file {
         Some(text) => {
             let key = ["coap", "certificate-file"];
@@ -80,12 +81,15 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap) -> Option<Material> {
         cx.fail("coap", &key, format!("{} {what}", path.display()), WITHOUT);
         return None;
     }
+    let (fetched, list_policy) = super::revocation::coap(cx, table, paths, &authorities);
+    let lists = [lists, fetched].concat();
     let file = |key: &str, text: &Option<String>| text.as_deref().map(|text| cx.path(&["coap", key], text));
     Some(Material {
         key: server_key?,
         chain: chain?,
         authorities,
         revocation_lists: lists,
+        list_policy,
         chain_file: file("certificate-file", &table.certificate_file),
         authorities_file: file("client-ca-file", &table.client_ca_file),
     })

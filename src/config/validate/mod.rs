@@ -12,6 +12,7 @@ mod metrics;
 mod modbus;
 mod reach;
 mod renewal;
+mod revocation;
 mod role;
 mod serial;
 mod stage;
@@ -187,10 +188,11 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
     let own = upstream::own_topics(file, &topics, &prefix, &gateway.id);
     let certificates = renewal::certificates(cx, file, &gateway.id, &paths);
-    let renewed = certificates.first().map(|certificate| certificate.settings.current());
-    let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed);
+    let upstream =
+        upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, certificates.first(), &paths);
     let mut coap = stage::coap(cx, &file.coap);
-    let material = certificate::material(cx, &file.coap);
+    let material = certificate::material(cx, &file.coap, &paths);
+    let revocation = revocation::fetchings(cx, file, &gateway.id, &paths, upstream.as_ref());
     let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
     let (roles, faulty) = role::roles(cx, &file.role);
     let mut gate = gate::Settings {
@@ -240,8 +242,20 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         },
     };
     let log = log(&file.log);
-    let settings =
-        Settings { gateway, gate, upstream, certificates, coap, serial, journal, clock, log, metrics, paths };
+    let settings = Settings {
+        gateway,
+        gate,
+        upstream,
+        certificates,
+        revocation,
+        coap,
+        serial,
+        journal,
+        clock,
+        log,
+        metrics,
+        paths,
+    };
     Some(Validated { settings, known, certificates: material })
 }
 

@@ -6,10 +6,12 @@
 pub mod broker;
 pub mod disk_faults;
 pub mod dtls;
+pub mod http;
 pub mod journal;
 pub mod kernel;
 pub mod readings;
 pub mod session_store;
+pub mod token;
 
 use std::fs;
 use std::io::{Read, Write as _};
