@@ -20,10 +20,12 @@ mod other_engine;
 mod plugs;
 mod query;
 mod refusals;
+mod revocation;
 mod rotation;
 mod sessions;
 mod strays;
 mod tail;
+mod token;
 mod truth;
 mod uplink;
 

@@ -30,6 +30,8 @@ CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
 PACKAGECONFIG ??= "dimpl"
 # The demo, with its simulated DTLS sensors, and the second DTLS engine (DTLS 1.3).
 PACKAGECONFIG[dimpl] = "--features dimpl"
+# Keys in a PKCS #11 token.
+PACKAGECONFIG[pkcs11] = "--features pkcs11"
 
 SYSTEMD_SERVICE:${PN} = "tombolo.service"
 
