@@ -98,14 +98,43 @@ pub fn public_key(pkcs8: &[u8]) -> Result<Vec<u8>, RequestError> {
 /// # Errors
 /// [`RequestError`]
 pub fn make(pkcs8: &[u8], names: &Names) -> Result<Vec<u8>, RequestError> {
-    make_by(&*signing_key(pkcs8)?, names)
+    make_by(&*signing_key(pkcs8)?, names).map_err(|error| match error {
+        SigningError::Request(error) => error,
+        SigningError::Key(_) => RequestError::Signature,
+    })
 }
+
+/// Why a key that is elsewhere made no request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SigningError {
+    /// As with any key.
+    Request(RequestError),
+    /// What the key's place says.
+    Key(String),
+}
+
+impl From<RequestError> for SigningError {
+    fn from(error: RequestError) -> SigningError {
+        SigningError::Request(error)
+    }
+}
+
+impl fmt::Display for SigningError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SigningError::Request(error) => error.fmt(f),
+            SigningError::Key(text) => write!(f, "the request could not be signed: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for SigningError {}
 
 /// As [`make`], with a key that may be elsewhere: it blocks for as long as that takes to sign.
 ///
 /// # Errors
-/// [`RequestError`]
-pub fn make_by(key: &dyn SigningKey, names: &Names) -> Result<Vec<u8>, RequestError> {
+/// [`SigningError`]
+pub fn make_by(key: &dyn SigningKey, names: &Names) -> Result<Vec<u8>, SigningError> {
     let info = key.public_key().ok_or(RequestError::UnusableKey)?;
     let attributes = match &names.alternative {
         None => Vec::new(),
@@ -129,7 +158,10 @@ pub fn make_by(key: &dyn SigningKey, names: &Names) -> Result<Vec<u8>, RequestEr
     let signer = key.choose_scheme(&SCHEMES.map(|(scheme, _)| scheme)).ok_or(RequestError::UnusableKey)?;
     let (_, algorithm) =
         SCHEMES.iter().find(|(scheme, _)| *scheme == signer.scheme()).ok_or(RequestError::UnusableKey)?;
-    let signature = signer.sign(&body).map_err(|_| RequestError::Signature)?;
+    let signature = signer.sign(&body).map_err(|error| match error {
+        rustls::Error::General(text) => SigningError::Key(text),
+        other => SigningError::Key(other.to_string()),
+    })?;
     let mut identifier = element(OBJECT_IDENTIFIER, algorithm);
     if signer.scheme() == SignatureScheme::RSA_PKCS1_SHA256 {
         identifier.extend([NULL, 0]); // RFC 4055 §5

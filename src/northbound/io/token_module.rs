@@ -84,9 +84,16 @@ impl Module {
                 return Err(Fault::Answered(format!("{text}; tried again in {} s", left.as_secs() + 1)));
             }
             self.open = Some(open(&self.settings)?);
+            self.failed = None;
         }
         let Some(open) = &self.open else { return Err(Fault::Answered("the module is not open".to_owned())) };
-        ask(&open.session, question, &self.settings.label, &open.description)
+        let answer = ask(&open.session, question, &self.settings.label, &open.description)?;
+        // After C_DestroyObject tpm2-pkcs11 1.9 signs with an object that is gone, over which the TPM
+        // goes into its failure mode. Loaded anew it does not.
+        if matches!(answer, Answer::Removed(1..)) {
+            self.close();
+        }
+        Ok(answer)
     }
 }
 
@@ -184,7 +191,10 @@ fn open(settings: &TokenSettings) -> Result<Open, Fault> {
     match pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
         Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
         Err(error) => {
-            return Err(Fault::Fatal(format!("the PKCS #11 module {shown} cannot be started: {error}")));
+            return Err(Fault::Fatal(format!(
+                "the PKCS #11 module {shown} cannot be started: {}",
+                short(&error)
+            )));
         }
     }
     match log_in(&pkcs11, settings) {
@@ -208,8 +218,9 @@ fn log_in(pkcs11: &Pkcs11, settings: &TokenSettings) -> Result<(Session, String)
         )));
     }
     let serial = info.serial_number().to_owned();
-    let description =
-        format!("{label:?} ({} {}, serial number {serial})", info.manufacturer_id(), info.model());
+    let trimmed = |text: &str| text.trim_matches(['\0', ' ']).to_owned();
+    let (maker, model) = (trimmed(info.manufacturer_id()), trimmed(info.model()));
+    let description = format!("{label:?} ({maker} {model}, serial number {serial})");
     let pin = read_pin(&settings.pin_file).map_err(Fault::Fatal)?;
     let mark = Marks { folder: &settings.mark_folder, token: format!("{label}/{serial}") };
     let marked = mark.read();
@@ -330,9 +341,17 @@ impl Fault {
     }
 }
 
+/// An error by the names of the standard, CKR_… and C_…; the library's own text is a paragraph.
+fn short(error: &Error) -> String {
+    match error {
+        Error::Pkcs11(code, function) => format!("{code:?} (C_{function:?})"),
+        other => other.to_string(),
+    }
+}
+
 /// What an answer other than the one hoped for means for the module.
 fn fault(what: &str, error: &Error) -> Fault {
-    let text = format!("the token did not do what it was {what}: {error}");
+    let text = format!("the token did not do what it was {what}: {}", short(error));
     match error {
         // What the key or the question is at fault for; another try finds the same module.
         Error::Pkcs11(
