@@ -45,7 +45,7 @@ impl OpenSslCa {
         }
         ca.openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3000 -subj /CN=Root -keyout root.key -out root.pem -config root.cnf -extensions ca_cert");
         ca.request("issuing", "Issuing");
-        ca.openssl("ca -batch -notext -config root.cnf -extensions ca_cert -days 2000 -in issuing.csr -out issuing.pem");
+        ca.openssl("ca -batch -notext -startdate 20200101000000Z -config root.cnf -extensions ca_cert -days 2000 -in issuing.csr -out issuing.pem");
         ca.issue("broker");
         ca
     }
@@ -70,7 +70,7 @@ impl OpenSslCa {
     fn issue(&self, name: &str) {
         self.request(name, name);
         self.openssl(&format!(
-            "ca -batch -notext -config issuing.cnf -extensions leaf -in {name}.csr -out {name}.pem"
+            "ca -batch -notext -startdate 20200101000000Z -config issuing.cnf -extensions leaf -in {name}.csr -out {name}.pem"
         ));
     }
 

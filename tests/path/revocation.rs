@@ -64,8 +64,8 @@ impl World {
         own.cloned().unwrap_or_default()
     }
 
-    /// Starts again: then what is configured is fetched within minutes, or, with nothing in store, at
-    /// once.
+    /// Starts again: then what is configured is fetched within minutes, or, with nothing in store,
+    /// at once.
     fn restart_without_store(&mut self) {
         self.site.daemon.stop();
         let _ = std::fs::remove_dir_all(self.site.folder.join("state/revocation"));

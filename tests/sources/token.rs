@@ -23,8 +23,8 @@ fn a_token_makes_keys_signs_hangs_is_pulled_and_never_gets_a_wrong_pin_twice() {
         mark_folder: folder.join("marks"),
     };
 
-    // A wrong PIN is tried once. What is asked afterwards, and what another process asks, of which a
-    // second copy of the settings is the image, tries none.
+    // A wrong PIN is tried once. What is asked afterwards, and what another process asks, of which
+    // a second copy of the settings is the image, tries none.
     let wrong = settings("000000", "gateway");
     let error = Token::of(&wrong).unwrap().look().unwrap_err();
     assert!(error.contains("refuses the PIN") && error.contains("not tried again"), "{error}");

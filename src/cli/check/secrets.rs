@@ -1,5 +1,5 @@
-//! Where keys and secrets are: their modes, the token, systemd credentials, and the revocation lists
-//! of the broker.
+//! Where keys and secrets are: their modes, the token, systemd credentials, and the revocation
+//! lists of the broker.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -88,8 +88,8 @@ impl Module {
         }
         let Some(open) = &self.open else { return Err(Fault::Answered("the module is not open".to_owned())) };
         let answer = ask(&open.session, question, &self.settings.label, &open.description)?;
-        // After C_DestroyObject tpm2-pkcs11 1.9 signs with an object that is gone, over which the TPM
-        // goes into its failure mode. Loaded anew it does not.
+        // After C_DestroyObject tpm2-pkcs11 1.9 signs with an object that is gone, over which the
+        // TPM goes into its failure mode. Loaded anew it does not.
         if matches!(answer, Answer::Removed(1..)) {
             self.close();
         }

@@ -13,7 +13,8 @@ pub struct FileServer {
 }
 
 impl FileServer {
-    /// Serves a folder. A path that begins with a number of three digits is answered with that status.
+    /// Serves a folder. A path that begins with a number of three digits is answered with that
+    /// status.
     pub fn start(folder: &Path) -> FileServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its address").port();
