@@ -28,8 +28,10 @@ pub struct Material {
     pub chain: Vec<Vec<u8>>,
     /// The trust anchors and intermediates for devices.
     pub authorities: Authorities,
-    /// Revocation lists in DER, those of the file and those fetched.
+    /// The revocation lists of the file, in DER.
     pub revocation_lists: Vec<Vec<u8>>,
+    /// Those that were fetched and fit the anchors.
+    pub fetched_lists: Vec<Vec<u8>>,
     /// What becomes of a device while lists have expired or did not come yet.
     pub list_policy: ListPolicy,
     /// The file of `chain`, if there is one.
@@ -42,10 +44,21 @@ impl Material {
     /// The material for the engine, with the raw public keys of the devices.
     pub fn certificates(&self, public_keys: impl IntoIterator<Item = [u8; 32]>) -> Certificates {
         let Authorities { anchors, intermediates } = self.authorities.clone();
-        let trust = Trust::new(anchors, intermediates, &self.revocation_lists, public_keys)
+        let lists = [&self.revocation_lists[..], &self.fetched_lists[..]].concat();
+        let trust = Trust::new(anchors, intermediates, &lists, public_keys)
             .expect("the anchors and lists were read before")
             .with_list_policy(self.list_policy);
         Certificates { key: self.key.clone(), trust: trust.into() }
+    }
+
+    /// The same with other lists fetched; one that does not fit the anchors is left out.
+    #[must_use]
+    pub fn with_fetched(&self, lists: &[Vec<u8>]) -> Material {
+        let mut material = self.clone();
+        let fits = |list: &&Vec<u8>| fit(&self.authorities, std::slice::from_ref(*list)).is_ok();
+        material.fetched_lists = lists.iter().filter(fits).cloned().collect();
+        material.list_policy.missing = material.fetched_lists.is_empty();
+        material
     }
 }
 

@@ -47,6 +47,10 @@ use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::io::hinted;
 use crate::telemetry::limited::Limiter;
 
+/// The configuration, the lists and what both come to.
+type ListsUnderWay =
+    (Arc<Loaded>, Arc<Vec<Vec<u8>>>, std::sync::mpsc::Receiver<crate::proto::dtls::server::Certificates>);
+
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 /// How long a command waits for the clock's file: less than it waits for its answer.
@@ -57,6 +61,7 @@ const SLOW_READ: Duration = Duration::from_secs(15);
 const SILENT_SHOWN: usize = 100;
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
 /// Everything there is to ask and to change from outside the path.
 pub struct Desk {
     options: Options,
@@ -71,6 +76,8 @@ pub struct Desk {
     deliveries: Rc<Deliveries>,
     certificates: Certificates,
     revocations: Revocations,
+    /// New lists for devices on their way: what they are worked out for.
+    lists: Option<ListsUnderWay>,
     started: Instant,
     /// Since when the rules count what they decide.
     rules_since: Instant,
@@ -125,6 +132,7 @@ impl Desk {
             deliveries,
             certificates,
             revocations,
+            lists: None,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -238,9 +246,10 @@ impl Desk {
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.certificates.care();
-        if self.revocations.care() {
-            self.begin_reload(None);
+        if let Some(lists) = self.revocations.care() {
+            self.begin_lists(lists);
         }
+        self.take_up_lists();
         self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
@@ -373,6 +382,32 @@ impl Desk {
             }
         }
         self.link.set_device_status(id, &status);
+    }
+
+    /// New lists for devices are there: what they come to is worked out off this thread.
+    fn begin_lists(&mut self, lists: Arc<Vec<Vec<u8>>>) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let loaded = Arc::clone(&self.loaded);
+        self.lists = Some((Arc::clone(&loaded), lists.clone(), receiver));
+        tokio::task::spawn_blocking(move || {
+            let keys = loaded.settings.gate.devices.iter().filter_map(|device| device.public_key);
+            // Nobody waits after a stop.
+            let _ = sender.send(loaded.certificates.with_fetched(&lists).certificates(keys));
+        });
+    }
+
+    /// Puts new lists for devices in force; nothing else of the configuration changes by it.
+    fn take_up_lists(&mut self) {
+        let Some((loaded, lists, receiver)) = &self.lists else { return };
+        let Ok(certificates) = receiver.try_recv() else { return };
+        if Arc::ptr_eq(loaded, &self.loaded) {
+            self.lists = None;
+            self.shared.round(|hub: &mut Hub| hub.replace_certificates(certificates));
+        } else {
+            // A reload came in between, perhaps with other CAs.
+            let lists = lists.clone();
+            self.begin_lists(lists);
+        }
     }
 
     /// Begins a reload, or has it done once more after the one under way.

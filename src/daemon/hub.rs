@@ -450,6 +450,14 @@ impl Hub {
         }
     }
 
+    /// Replaces the certificates, anchors and revocation lists for devices alone.
+    pub fn replace_certificates(&mut self, certificates: Certificates) {
+        self.begin();
+        let now = self.moment.now;
+        let (engine, mut sink) = self.split();
+        engine.replace_certificates(now, certificates, &mut sink);
+    }
+
     /// Sets the device of all plain CoAP senders.
     pub fn set_insecure(&mut self, device: Option<&str>) {
         let device = device.and_then(|id| self.pipeline.gate.device_by_id(id));

@@ -3,7 +3,7 @@
 //! | new lists of | what is done |
 //! |---|---|
 //! | `[upstream]` | the chain of the present connection is looked at: if a certificate of it is revoked, the connection is replaced, and the next one is refused with its name |
-//! | `[coap]` | a reload, which closes the sessions of devices whose certificate is revoked |
+//! | `[coap]` | they take the place of those before; sessions of devices whose certificate is revoked are closed |
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,33 +44,30 @@ impl Revocations {
         self.keepers = fetchings.iter().map(made).collect();
     }
 
-    /// Once a second. Whether a reload is to take up new lists for devices.
-    pub fn care(&self) -> bool {
-        let mut reload = false;
+    /// Once a second. The lists for devices, if there are new ones.
+    pub fn care(&self) -> Option<Arc<Vec<Vec<u8>>>> {
+        let mut devices = None;
         for keeper in &self.keepers {
             keeper.care();
             if keeper.take_changed() {
                 match keeper.settings().side {
                     Side::Upstream => self.link.judge_again(),
-                    Side::Coap => reload = true,
+                    Side::Coap => devices = Some(keeper.stored()),
                 }
             }
         }
-        reload
+        devices
     }
 
     /// As `status` shows them: those in use of `[coap]`, and those fetched for `[upstream]`.
     pub fn snapshot(&self, loaded: &Loaded) -> Vec<snapshot::RevocationSource> {
         let mut sources: Vec<snapshot::RevocationSource> =
             self.keepers.iter().map(|keeper| self.shown(keeper)).collect();
-        let fetched: Vec<Arc<Vec<Vec<u8>>>> = self.keepers.iter().map(|keeper| keeper.stored()).collect();
-        let is_fetched = |list: &Vec<u8>| fetched.iter().any(|stored| stored.contains(list));
-        let own: Vec<&Vec<u8>> =
-            loaded.certificates.revocation_lists.iter().filter(|list| !is_fetched(list)).collect();
+        let own = &loaded.certificates.revocation_lists;
         if !own.is_empty() {
             sources.push(snapshot::RevocationSource {
                 table: "coap".to_owned(),
-                lists: own.into_iter().filter_map(|list| self.list(list)).collect(),
+                lists: own.iter().filter_map(|list| self.list(list)).collect(),
                 ..Default::default()
             });
         }

@@ -60,8 +60,11 @@ fn certificates(material: &Material, clock: &dyn WallClock) -> Vec<Finding> {
         let file = material.authorities_file.as_deref().unwrap_or(Path::new("coap.client-ca-file"));
         findings.extend(bundle(file, "coap.client-ca-file", &all, clock));
     }
-    let lists = material.revocation_lists.iter();
-    findings.extend(lists.filter_map(|list| revocations(list, clock, "coap", "coap.crl-file")));
+    for (key, lists) in
+        [("coap.crl-file", &material.revocation_lists), ("coap.crl-url", &material.fetched_lists)]
+    {
+        findings.extend(lists.iter().filter_map(|list| revocations(list, clock, "coap", key)));
+    }
     findings
 }
 

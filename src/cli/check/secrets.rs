@@ -81,13 +81,13 @@ pub fn credentials(shown: &[Shown]) -> Vec<Finding> {
 /// The file that a unit loads this credential from.
 fn source(texts: &[String], name: &str) -> Option<String> {
     let lines = texts.iter().flat_map(|text| text.lines());
-    let found = lines.filter_map(|line| {
+    let mut found = lines.filter_map(|line| {
         let (setting, value) = line.trim().split_once('=')?;
         let loads = matches!(setting.trim(), "LoadCredential" | "LoadCredentialEncrypted");
         let (own, file) = value.trim().split_once(':')?;
         (loads && own == name && file.starts_with('/')).then(|| file.to_owned())
     });
-    found.last()
+    found.next_back()
 }
 
 fn is_newer(file: &str, credential: &Path) -> bool {

@@ -82,13 +82,13 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap, paths: &Paths) -> Option<
         return None;
     }
     let (fetched, list_policy) = super::revocation::coap(cx, table, paths, &authorities);
-    let lists = [lists, fetched].concat();
     let file = |key: &str, text: &Option<String>| text.as_deref().map(|text| cx.path(&["coap", key], text));
     Some(Material {
         key: server_key?,
         chain: chain?,
         authorities,
         revocation_lists: lists,
+        fetched_lists: fetched,
         list_policy,
         chain_file: file("certificate-file", &table.certificate_file),
         authorities_file: file("client-ca-file", &table.client_ca_file),

@@ -33,6 +33,7 @@ const FIRST_WITHIN: Duration = Duration::from_secs(20);
 
 /// What is asked of the token.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "pkcs11"), allow(dead_code, reason = "nothing answers"))]
 enum Question {
     Sign { id: [u8; ID_LENGTH], digest: [u8; 32] },
     Generate { label: String, id: [u8; ID_LENGTH] },
@@ -42,6 +43,7 @@ enum Question {
 
 /// What the token says.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "pkcs11"), allow(dead_code, reason = "nothing answers"))]
 enum Answer {
     Signature(Vec<u8>),
     Key(TokenKey),
