@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+#[cfg(feature = "pkcs11")]
 use tombolo_test_support::token::{SoftToken, private_keys, refers_to_token};
 use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_port, wait_for};
 
