@@ -8,7 +8,10 @@ use super::output::{align, bytes, plural, span};
 use super::{Context, colour};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
-use crate::control::snapshot::{Certificate, SerialPort, SerialUnit, Session, SessionPage, Status, Uplink};
+use crate::control::snapshot::{
+    Certificate, RevocationList, RevocationSource, SerialPort, SerialUnit, Session, SessionPage, Status,
+    Uplink,
+};
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
 
@@ -95,6 +98,9 @@ pub fn text(status: &Status) -> String {
     }
     for (name, of) in &status.certificates {
         row("certificate", certificate(name, of));
+    }
+    for source in &status.revocation {
+        row("revocation", revocation(source));
     }
     if let Some(limit) = status.upstream.rate_limit.filter(|_| !status.upstream.rate_lowered) {
         row("", super::queue::rate(limit, status.journal.records));
@@ -376,6 +382,23 @@ fn readings(counters: &Value) -> String {
     text
 }
 
+/// The lists of one file or URL: their age, and when the next ones are due.
+fn revocation(source: &RevocationSource) -> String {
+    let list = |list: &RevocationList| {
+        let age = list.age_s.map(|age| format!(", {} old", span(age))).unwrap_or_default();
+        let next = match (&list.next_update, list.expired) {
+            (Some(next), true) => format!(", expired {next}"),
+            (Some(next), false) => format!(", next due {next}"),
+            (None, _) => String::new(),
+        };
+        format!("{}{age}{next}", list.issuer)
+    };
+    let lists: Vec<String> = source.lists.iter().map(list).collect();
+    let lists = if lists.is_empty() { "no list yet".to_owned() } else { lists.join("; ") };
+    let why = source.last_error.as_ref().map(|why| format!("; not fetched: {why}")).unwrap_or_default();
+    format!("{}: {lists}{why}", source.table)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -451,6 +474,7 @@ mod tests {
         };
         let status = Status {
             certificates: Default::default(),
+            revocation: Default::default(),
             ok: false,
             reasons: Vec::new(),
             strays: vec![stray],

@@ -11,12 +11,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, SubjectPublicKeyInfoDer,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 
 use crate::proto::dtls::server::bundle::{Authorities, public_key_hash};
-use crate::proto::dtls::server::{Certificates, ServerKey, Trust};
+use crate::proto::dtls::server::{Certificates, ListPolicy, ServerKey, Trust};
 
 /// Largest file of certificates or revocations, in bytes.
 pub const FILE_MAX: u64 = 4 << 20;
@@ -32,10 +30,14 @@ pub struct Material {
     pub chain: Vec<Vec<u8>>,
     /// The trust anchors and intermediates for devices.
     pub authorities: Authorities,
-    /// Revocation lists in DER.
+    /// The revocation lists of the file, in DER.
     pub revocation_lists: Vec<Vec<u8>>,
     /// Key or chain cannot be used at the start: there is none until the files are put right.
     pub key_fault: bool,
+    /// Those that were fetched and fit the anchors.
+    pub fetched_lists: Vec<Vec<u8>>,
+    /// What becomes of a device while lists have expired or did not come yet.
+    pub list_policy: ListPolicy,
     /// The file of `chain`, if there is one.
     pub chain_file: Option<PathBuf>,
     /// The file of `authorities`, if there is one.
@@ -46,9 +48,21 @@ impl Material {
     /// The material for the engine, with the raw public keys of the devices.
     pub fn certificates(&self, public_keys: impl IntoIterator<Item = [u8; 32]>) -> Certificates {
         let Authorities { anchors, intermediates } = self.authorities.clone();
-        let trust = Trust::new(anchors, intermediates, &self.revocation_lists, public_keys)
-            .expect("the anchors and lists were read before");
+        let lists = [&self.revocation_lists[..], &self.fetched_lists[..]].concat();
+        let trust = Trust::new(anchors, intermediates, &lists, public_keys)
+            .expect("the anchors and lists were read before")
+            .with_list_policy(self.list_policy);
         Certificates { key: self.key.clone(), trust: trust.into() }
+    }
+
+    /// The same with other lists fetched; one that does not fit the anchors is left out.
+    #[must_use]
+    pub fn with_fetched(&self, lists: &[Vec<u8>]) -> Material {
+        let mut material = self.clone();
+        let fits = |list: &&Vec<u8>| fit(&self.authorities, std::slice::from_ref(*list)).is_ok();
+        material.fetched_lists = lists.iter().filter(fits).cloned().collect();
+        material.list_policy.missing = material.fetched_lists.is_empty();
+        material
     }
 }
 
@@ -115,17 +129,7 @@ pub fn authorities(bytes: &[u8]) -> Result<Authorities, String> {
 /// # Errors
 /// The fault, as a text to append to the file's name.
 pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let bytes = unmarked(bytes);
-    let lists = if bytes.first() == Some(&SEQUENCE) {
-        vec![bytes.to_vec()]
-    } else {
-        let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
-        let found = found.map_err(|_| "is not complete PEM".to_owned())?;
-        found.into_iter().map(|list| list.to_vec()).collect()
-    };
-    if lists.is_empty() {
-        return Err("holds no revocation list in PEM form".to_owned());
-    }
+    let lists = crate::northbound::revocation::parse(bytes)?;
     let none = std::iter::empty();
     Trust::new(Vec::new(), Vec::new(), &lists, none).map_err(|error| format!("cannot be used: {error}"))?;
     Ok(lists)

@@ -598,19 +598,34 @@ fn access_list(path: &Path) -> Option<AccessList> {
 
 /// The sandbox of the unit that is installed, with its drop-ins; of the packaged one where none is.
 pub fn sandbox() -> Sandbox {
-    const FOLDERS: [&str; 5] = [
-        "/etc/systemd/system",
-        "/run/systemd/system",
-        "/usr/local/lib/systemd/system",
-        "/usr/lib/systemd/system",
-        "/lib/systemd/system",
-    ];
-    sandbox_in(&FOLDERS.map(PathBuf::from))
+    sandbox_in(&UNIT_FOLDERS.map(PathBuf::from))
+}
+
+/// Where systemd looks for units (systemd.unit(5)).
+const UNIT_FOLDERS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// The text of the unit that is installed and of its drop-ins, in their order; empty where none is.
+pub fn unit_texts() -> Vec<String> {
+    unit_texts_in(&UNIT_FOLDERS.map(PathBuf::from))
 }
 
 /// The unit of the first folder that has one; drop-ins of all, by name, the first of a name wins
 /// (systemd.unit(5)).
 fn sandbox_in(folders: &[PathBuf]) -> Sandbox {
+    let texts = unit_texts_in(folders);
+    match texts.is_empty() {
+        true => Sandbox::packaged(),
+        false => Sandbox::parse(texts.iter().map(String::as_str)),
+    }
+}
+
+fn unit_texts_in(folders: &[PathBuf]) -> Vec<String> {
     let unit = folders.iter().find_map(|folder| fs::read_to_string(folder.join("tombolo.service")).ok());
     let mut drop_ins = std::collections::BTreeMap::new();
     for folder in folders {
@@ -624,10 +639,7 @@ fn sandbox_in(folders: &[PathBuf]) -> Sandbox {
     }
     let mut texts: Vec<String> = unit.into_iter().collect();
     texts.extend(drop_ins.into_values().filter_map(|path| fs::read_to_string(path).ok()));
-    match texts.is_empty() {
-        true => Sandbox::packaged(),
-        false => Sandbox::parse(texts.iter().map(String::as_str)),
-    }
+    texts
 }
 
 /// The real files.

@@ -48,6 +48,10 @@ pub(super) struct Upstream {
     pub(super) url: Option<String>,
     pub(super) insecure: Option<bool>,
     pub(super) ca_file: Option<String>,
+    pub(super) crl_file: Option<String>,
+    pub(super) crl_url: Option<String>,
+    pub(super) crl_period: Option<Span>,
+    pub(super) crl_expired: Option<CrlExpired>,
     pub(super) certificate: Option<String>,
     pub(super) certificate_file: Option<String>,
     pub(super) key_file: Option<String>,
@@ -90,6 +94,32 @@ pub(super) struct RenewedCertificate {
     pub(super) reuse_key: Option<bool>,
     pub(super) renew_at: Option<String>,
     pub(super) renew_before: Option<Span>,
+    pub(super) trust: Option<EstTrust>,
+    pub(super) key: Option<KeyPlace>,
+    pub(super) pkcs11_module: Option<String>,
+    pub(super) pkcs11_token: Option<String>,
+    pub(super) pin_file: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CrlExpired {
+    Accept,
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum EstTrust {
+    None,
+    Est,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum KeyPlace {
+    File,
+    Pkcs11,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -157,6 +187,9 @@ pub(super) struct Coap {
     pub(super) key_file: Option<String>,
     pub(super) client_ca_file: Option<String>,
     pub(super) crl_file: Option<String>,
+    pub(super) crl_url: Option<String>,
+    pub(super) crl_period: Option<Span>,
+    pub(super) crl_expired: Option<CrlExpired>,
     pub(super) persist_sessions: Option<bool>,
     pub(super) engine: Option<DtlsEngine>,
     pub(super) require_ems: Option<bool>,

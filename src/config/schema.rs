@@ -111,6 +111,10 @@ const UPSTREAM: &[Key] = &[
     key("url", Kind::Url),
     key("insecure", Kind::Flag),
     key("ca-file", Kind::Path),
+    key("crl-file", Kind::Path),
+    key("crl-url", Kind::Text(2_000)),
+    key("crl-period", Kind::Span(seconds(60), seconds(30 * DAY))),
+    key("crl-expired", Kind::Choice(&["accept", "refuse"])),
     fixed("certificate", Kind::Name),
     key("certificate-file", Kind::Path),
     key("key-file", Kind::Secret),
@@ -167,6 +171,12 @@ const CERTIFICATE: &[Key] = &[
     fixed("reuse-key", Kind::Flag),
     fixed("renew-at", Kind::Text(8)),
     fixed("renew-before", Kind::Span(seconds(60), seconds(YEARS_10))),
+    fixed("trust", Kind::Choice(&["none", "est"])),
+    fixed("key", Kind::Choice(&["file", "pkcs11"])),
+    fixed("pkcs11-module", Kind::Path),
+    fixed("pkcs11-token", Kind::Text(32)),
+    fixed("pin-file", Kind::Secret),
+    fixed("pin", Kind::Forbidden("put it into a file of its own, mode 0600, and name that with pin-file")),
 ];
 
 const TOPICS: &[Key] = &[
@@ -198,6 +208,9 @@ const COAP: &[Key] = &[
     key("key-file", Kind::Secret),
     key("client-ca-file", Kind::Path),
     key("crl-file", Kind::Path),
+    key("crl-url", Kind::Text(2_000)),
+    key("crl-period", Kind::Span(seconds(60), seconds(30 * DAY))),
+    key("crl-expired", Kind::Choice(&["accept", "refuse"])),
 ];
 
 const ROLE: &[Key] = &[

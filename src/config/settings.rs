@@ -18,6 +18,8 @@ pub struct Settings {
     pub upstream: Option<northbound::Settings>,
     /// The certificates that the gateway renews by itself.
     pub certificates: Vec<Certificate>,
+    /// The revocation lists that are fetched.
+    pub revocation: Vec<crate::credential::revocation::Fetching>,
     /// The CoAP side.
     pub coap: southbound::coap::Settings,
     /// The usable serial ports, in name order. Their devices are in [`Settings::gate`] too.
@@ -48,6 +50,8 @@ pub struct Certificate {
     pub settings: crate::credential::settings::Settings,
     /// Where the next one comes from.
     pub source: crate::credential::source_settings::SourceSettings,
+    /// `trust = "est"`: the CAs that the EST server offers are trusted as the broker's.
+    pub trusts_est: bool,
 }
 
 /// The identity of this gateway.

@@ -48,6 +48,40 @@ pub struct Status {
     pub trial: Option<ConfigTrial>,
     /// The certificates that the gateway renews by itself, by name.
     pub certificates: BTreeMap<String, Certificate>,
+    /// The revocation lists: one entry a file or URL.
+    pub revocation: Vec<RevocationSource>,
+}
+
+/// Where revocation lists come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RevocationSource {
+    /// `upstream` or `coap`.
+    pub table: String,
+    /// Where they are fetched; `None`: from a file.
+    pub url: Option<String>,
+    /// When that succeeded last since the start; `None` while the clock is not trusted.
+    pub fetched_at: Option<String>,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+    /// Those in use.
+    pub lists: Vec<RevocationList>,
+}
+
+/// One revocation list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RevocationList {
+    /// The common name of its CA.
+    pub issuer: String,
+    /// When it was made.
+    pub this_update: String,
+    /// When the next one is due.
+    pub next_update: Option<String>,
+    /// Seconds since it was made; `None` while the clock is not trusted.
+    pub age_s: Option<u64>,
+    /// The next one is overdue, by a trusted clock.
+    pub expired: bool,
 }
 
 /// A certificate that the gateway renews by itself; `tombolo cert status --json` has these by name.

@@ -18,9 +18,12 @@
 //! | [`renewal`] | from due to confirmed, one certificate, without I/O |
 //! | [`watched`] | when what is in files that another program writes becomes a candidate |
 //! | [`expiry`] | the warnings before the end |
+//! | [`anchors`] | the CAs of the broker that an EST server offers |
+//! | [`revocation`], [`schedule`] | revocation lists that are fetched, and when |
 //! | [`settings`] | what the configuration says of the renewal |
 //! | [`io`] | the shells: connections, programs, keys, tasks, the disk |
 
+pub mod anchors;
 pub mod candidate;
 pub mod chain;
 pub mod csr_attributes;
@@ -33,6 +36,8 @@ pub mod leaf;
 pub mod pkcs7;
 pub mod renewal;
 pub mod request;
+pub mod revocation;
+pub mod schedule;
 pub mod settings;
 pub mod source;
 pub mod source_settings;

@@ -12,6 +12,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 
 use super::leaf::Leaf;
+use crate::northbound::token_key::TokenKey;
 use crate::proto::der::{
     BIT_STRING, CONTEXT_0, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, encode as element, expect,
 };
@@ -79,11 +80,14 @@ pub fn signing_key(pkcs8: &[u8]) -> Result<Arc<dyn SigningKey>, RequestError> {
     provider.key_provider.load_private_key(key).map_err(|_| RequestError::UnusableKey)
 }
 
-/// The content of the SubjectPublicKeyInfo of a key in PKCS#8 DER.
+/// The content of the SubjectPublicKeyInfo of a key in PKCS#8 DER, or of one in a token.
 ///
 /// # Errors
 /// [`RequestError::UnusableKey`]
 pub fn public_key(pkcs8: &[u8]) -> Result<Vec<u8>, RequestError> {
+    if let Some(TokenKey { info, .. }) = TokenKey::parse(pkcs8) {
+        return expect(SEQUENCE, &info).map(|(content, _)| content.to_vec()).ok_or(RequestError::UnusableKey);
+    }
     let key = signing_key(pkcs8)?;
     let info = key.public_key().ok_or(RequestError::UnusableKey)?;
     expect(SEQUENCE, &info).map(|(content, _)| content.to_vec()).ok_or(RequestError::UnusableKey)
@@ -94,7 +98,43 @@ pub fn public_key(pkcs8: &[u8]) -> Result<Vec<u8>, RequestError> {
 /// # Errors
 /// [`RequestError`]
 pub fn make(pkcs8: &[u8], names: &Names) -> Result<Vec<u8>, RequestError> {
-    let key = signing_key(pkcs8)?;
+    make_by(&*signing_key(pkcs8)?, names).map_err(|error| match error {
+        SigningError::Request(error) => error,
+        SigningError::Key(_) => RequestError::Signature,
+    })
+}
+
+/// Why a key that is elsewhere made no request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SigningError {
+    /// As with any key.
+    Request(RequestError),
+    /// What the key's place says.
+    Key(String),
+}
+
+impl From<RequestError> for SigningError {
+    fn from(error: RequestError) -> SigningError {
+        SigningError::Request(error)
+    }
+}
+
+impl fmt::Display for SigningError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SigningError::Request(error) => error.fmt(f),
+            SigningError::Key(text) => write!(f, "the request could not be signed: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for SigningError {}
+
+/// As [`make`], with a key that may be elsewhere: it blocks for as long as that takes to sign.
+///
+/// # Errors
+/// [`SigningError`]
+pub fn make_by(key: &dyn SigningKey, names: &Names) -> Result<Vec<u8>, SigningError> {
     let info = key.public_key().ok_or(RequestError::UnusableKey)?;
     let attributes = match &names.alternative {
         None => Vec::new(),
@@ -118,7 +158,10 @@ pub fn make(pkcs8: &[u8], names: &Names) -> Result<Vec<u8>, RequestError> {
     let signer = key.choose_scheme(&SCHEMES.map(|(scheme, _)| scheme)).ok_or(RequestError::UnusableKey)?;
     let (_, algorithm) =
         SCHEMES.iter().find(|(scheme, _)| *scheme == signer.scheme()).ok_or(RequestError::UnusableKey)?;
-    let signature = signer.sign(&body).map_err(|_| RequestError::Signature)?;
+    let signature = signer.sign(&body).map_err(|error| match error {
+        rustls::Error::General(text) => SigningError::Key(text),
+        other => SigningError::Key(other.to_string()),
+    })?;
     let mut identifier = element(OBJECT_IDENTIFIER, algorithm);
     if signer.scheme() == SignatureScheme::RSA_PKCS1_SHA256 {
         identifier.extend([NULL, 0]); // RFC 4055 §5

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::decision::RenewAt;
 use super::leaf::Usage;
 use super::request::Names;
+use crate::northbound::settings::TokenSettings;
 
 /// The folder of all certificates in the state directory.
 pub const FOLDER: &str = "certificates";
@@ -32,6 +33,8 @@ pub struct Settings {
     pub by_hand: bool,
     /// Whether the source can issue without any certificate.
     pub may_enroll: bool,
+    /// The token that keys are made in; `None`: they are in the files.
+    pub token: Option<TokenSettings>,
 }
 
 impl Settings {
@@ -39,6 +42,11 @@ impl Settings {
     /// together.
     pub fn current(&self) -> PathBuf {
         current(&self.folder)
+    }
+
+    /// The file with the CAs that the EST server offers, for `trust = "est"`.
+    pub fn anchors(&self) -> PathBuf {
+        self.folder.join(super::anchors::FILE)
     }
 
     /// What [`decide`](super::decision::decide) is told.

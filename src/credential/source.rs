@@ -12,14 +12,17 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::csr_attributes::CsrAttributes;
+use crate::northbound::settings::TokenSettings;
 
 /// A certificate chain and its private key, with which a source authenticates itself.
 #[derive(Clone)]
 pub struct Identity {
     /// The chain, leaf first, DER.
     pub chain: Vec<Vec<u8>>,
-    /// The private key, PKCS#8 DER.
+    /// The private key, PKCS#8 DER, or a reference to one in `token`.
     pub key: Arc<Zeroizing<Vec<u8>>>,
+    /// The token that has the key.
+    pub token: Option<TokenSettings>,
 }
 
 /// One request for a certificate.

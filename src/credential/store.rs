@@ -43,6 +43,7 @@ use super::request;
 use crate::clock::UnixTime;
 use crate::durable::atomic_file::{AtomicFile, Retrieved, sweep};
 use crate::durable::folder::StateFolder;
+use crate::northbound::token_key::{self, TokenKey};
 
 /// The file with the chain and the key in use.
 pub const CURRENT: &str = "current.pem";
@@ -69,7 +70,7 @@ const SUM: &str = "tombolo crc32c ";
 pub struct Held {
     /// The chain, leaf first, DER.
     pub chain: Vec<Vec<u8>>,
-    /// The private key, PKCS#8 DER or as it was installed.
+    /// The private key, PKCS#8 DER or as it was installed, or a reference to one in a token.
     pub key: Arc<Zeroizing<Vec<u8>>>,
     /// The first certificate, read.
     pub leaf: Leaf,
@@ -124,8 +125,7 @@ impl Held {
         let bytes = unsealed(bytes)?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
         let chain = chain.map_err(|_| "its certificates cannot be read")?;
-        let key = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| "it has no key")?;
-        let key = Arc::new(Zeroizing::new(key.secret_der().to_vec()));
+        let key = key_in(bytes)?;
         Held::new(chain.into_iter().map(|der| der.to_vec()).collect(), key)
     }
 }
@@ -156,8 +156,7 @@ impl Pending {
     fn parse(bytes: &[u8]) -> Result<Pending, String> {
         let bytes = unsealed(bytes)?;
         let csr = CertificateSigningRequestDer::from_pem_slice(bytes).map_err(|_| "it has no request")?;
-        let key = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| "it has no key")?;
-        let key = Arc::new(Zeroizing::new(key.secret_der().to_vec()));
+        let key = key_in(bytes)?;
         Ok(Pending { key, csr: csr.to_vec() })
     }
 
@@ -169,8 +168,23 @@ impl Pending {
     }
 }
 
+/// The key of a file, or what refers to it.
+fn key_in(bytes: &[u8]) -> Result<Arc<Zeroizing<Vec<u8>>>, String> {
+    let key = match TokenKey::from_pem(bytes) {
+        Some(reference) => reference.to_bytes(),
+        None => {
+            let key = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| "it has no key")?;
+            key.secret_der().to_vec()
+        }
+    };
+    Ok(Arc::new(Zeroizing::new(key)))
+}
+
 /// The label of a key in PEM, by its form.
 fn key_label(der: &[u8]) -> &'static str {
+    if TokenKey::parse(der).is_some() {
+        return token_key::LABEL;
+    }
     match PrivateKeyDer::try_from(der) {
         Ok(PrivateKeyDer::Pkcs1(_)) => "RSA PRIVATE KEY",
         Ok(PrivateKeyDer::Sec1(_)) => "EC PRIVATE KEY",
@@ -195,14 +209,14 @@ pub fn chain_pem(chain: &[Vec<u8>]) -> String {
     text
 }
 
-fn sealed(text: &str) -> Zeroizing<Vec<u8>> {
+pub(super) fn sealed(text: &str) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() + 32));
     bytes.extend(format!("{SUM}{:08x}\n", crc32c::crc32c(text.as_bytes())).into_bytes());
     bytes.extend_from_slice(text.as_bytes());
     bytes
 }
 
-fn unsealed(bytes: &[u8]) -> Result<&[u8], String> {
+pub(super) fn unsealed(bytes: &[u8]) -> Result<&[u8], String> {
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it is cut short")?;
     let sum = bytes[..end].strip_prefix(SUM.as_bytes()).ok_or("it does not begin as it should")?;
     let rest = &bytes[end + 1..];

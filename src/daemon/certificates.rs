@@ -28,12 +28,15 @@ use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
 use crate::credential::decision::RenewAt;
 use crate::credential::expiry::{self, Said, Step};
+use crate::credential::io::anchors::AnchorKeeper;
+use crate::credential::io::est::EstSource;
 use crate::credential::io::keeper::{Keeper, Prover, open_store};
 use crate::credential::io::watch::{FileWatch, PairFiles};
 use crate::credential::leaf::Usage;
 use crate::credential::request::Names;
 use crate::credential::settings::FOLDER;
 use crate::credential::source::Source;
+use crate::credential::source_settings::SourceSettings;
 use crate::credential::store::Store;
 use crate::durable::io::OnDisk;
 use crate::proto::dtls::server::ServerKey;
@@ -68,6 +71,8 @@ impl Entry {
 /// The certificates in use, and what is wrong with those that are not.
 pub struct Certificates {
     entries: RefCell<Vec<Rc<Entry>>>,
+    /// Where the CAs of the broker come from the EST server, by the certificate's name.
+    anchors: RefCell<Vec<(String, Rc<AnchorKeeper>)>>,
     link: Rc<Link>,
     clock: Arc<SystemClock>,
     faults: RefCell<Vec<String>>,
@@ -80,6 +85,7 @@ impl Certificates {
     pub fn open(settings: &Settings, link: &Rc<Link>, clock: &Arc<SystemClock>) -> Rc<Certificates> {
         let certificates = Rc::new(Certificates {
             entries: RefCell::default(),
+            anchors: RefCell::default(),
             link: link.clone(),
             clock: clock.clone(),
             faults: RefCell::default(),
@@ -87,10 +93,21 @@ impl Certificates {
         });
         let wall: Arc<dyn WallClock> = clock.clone();
         for certificate in &settings.certificates {
-            let source = certificate.source.clone();
-            let source = crate::credential::io::source(source, wall.clone(), &settings.paths.runtime_dir);
-            let source = source.map(|source| Arc::new(Beside(source)) as Arc<dyn Source>);
             let of = certificate.settings.clone();
+            let source: Option<Arc<dyn Source>> = match certificate.source.clone() {
+                // What it offers counts for itself, too: its own certificate is rolled over as
+                // well.
+                SourceSettings::Est(est) if certificate.trusts_est => {
+                    Some(Arc::new(EstSource::new(est, wall.clone()).believing_too(of.anchors())))
+                }
+                other => crate::credential::io::source(other, wall.clone(), &settings.paths.runtime_dir),
+            };
+            let source = source.map(|source| Arc::new(Beside(source)) as Arc<dyn Source>);
+            if let Some(source) = source.clone().filter(|_| certificate.trusts_est) {
+                let folder = of.folder.clone();
+                let keeper = AnchorKeeper::open(Instant::now(), &of.name, folder, source, wall.clone());
+                certificates.anchors.borrow_mut().push((of.name.clone(), keeper));
+            }
             match open_store(&of.folder) {
                 Ok(store) => certificates.add(of, store, source, None),
                 Err(error) => {
@@ -156,6 +173,7 @@ impl Certificates {
             bootstrap: None,
             by_hand: true,
             may_enroll: false,
+            token: None,
         };
         if files.usage == Usage::Client && store.current().is_some() {
             self.link.use_identity(settings.current());
@@ -231,6 +249,12 @@ impl Certificates {
             }
             entry.said.set(said);
         }
+        for (_, keeper) in self.anchors.borrow().iter() {
+            keeper.care(|anchors| self.link.is_proven_by(anchors));
+            if keeper.take_changed() {
+                self.link.judge_again();
+            }
+        }
     }
 
     /// The key towards devices that has come into use since the last call.
@@ -267,6 +291,12 @@ impl Certificates {
     /// What is wrong and needs somebody, one sentence each.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.faults.borrow().clone();
+        for (name, keeper) in self.anchors.borrow().iter().filter(|(_, keeper)| keeper.anchors().is_empty()) {
+            let reason = keeper.last_error().map(|reason| format!(": {reason}")).unwrap_or_default();
+            problems.push(format!(
+                "certificate {name}: the EST server has not said yet which CAs it offers{reason}"
+            ));
+        }
         let wall = self.clock.wall();
         for entry in self.entries.borrow().iter() {
             let (name, of) = (entry.name(), self.shown(entry));

@@ -28,6 +28,7 @@ use super::notify::Notify;
 use super::rejected;
 use super::reload::{self, Outcome, Ready};
 use super::report;
+use super::revocation::Revocations;
 use super::round::Shared;
 use super::serial::Ports;
 use super::state::StateKeeper;
@@ -49,6 +50,10 @@ use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::io::hinted;
 use crate::telemetry::limited::Limiter;
 
+/// The configuration, the lists and what both come to.
+type ListsUnderWay =
+    (Arc<Loaded>, Arc<Vec<Vec<u8>>>, std::sync::mpsc::Receiver<crate::proto::dtls::server::Certificates>);
+
 /// How long one disk call, or one round of them, may take before the watchdog is let bite.
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 /// How long a command waits for the clock's file: less than it waits for its answer.
@@ -59,6 +64,7 @@ const SLOW_READ: Duration = Duration::from_secs(15);
 const SILENT_SHOWN: usize = 100;
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
 /// Everything there is to ask and to change from outside the path.
 pub struct Desk {
     options: Options,
@@ -72,6 +78,9 @@ pub struct Desk {
     fleets: FleetKeeper,
     deliveries: Rc<Deliveries>,
     certificates: Rc<Certificates>,
+    revocations: Revocations,
+    /// New lists for devices on their way: what they are worked out for.
+    lists: Option<ListsUnderWay>,
     started: Instant,
     /// Since when the rules count what they decide.
     rules_since: Instant,
@@ -115,6 +124,7 @@ impl Desk {
         fleets: FleetKeeper,
         deliveries: Rc<Deliveries>,
         certificates: Rc<Certificates>,
+        revocations: Revocations,
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -124,6 +134,8 @@ impl Desk {
             fleets,
             deliveries,
             certificates,
+            revocations,
+            lists: None,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -247,6 +259,10 @@ impl Desk {
         if let Some(key) = self.certificates.take_server_key() {
             self.serve_with(key);
         }
+        if let Some(lists) = self.revocations.care() {
+            self.begin_lists(lists);
+        }
+        self.take_up_lists();
         self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
@@ -387,6 +403,32 @@ impl Desk {
             }
         }
         self.link.set_device_status(id, &status);
+    }
+
+    /// New lists for devices are there: what they come to is worked out off this thread.
+    fn begin_lists(&mut self, lists: Arc<Vec<Vec<u8>>>) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let loaded = Arc::clone(&self.loaded);
+        self.lists = Some((Arc::clone(&loaded), lists.clone(), receiver));
+        tokio::task::spawn_blocking(move || {
+            let keys = loaded.settings.gate.devices.iter().filter_map(|device| device.public_key);
+            // Nobody waits after a stop.
+            let _ = sender.send(loaded.certificates.with_fetched(&lists).certificates(keys));
+        });
+    }
+
+    /// Puts new lists for devices in force; nothing else of the configuration changes by it.
+    fn take_up_lists(&mut self) {
+        let Some((loaded, lists, receiver)) = &self.lists else { return };
+        let Ok(certificates) = receiver.try_recv() else { return };
+        if Arc::ptr_eq(loaded, &self.loaded) {
+            self.lists = None;
+            self.shared.round(|hub: &mut Hub| hub.replace_certificates(certificates));
+        } else {
+            // A reload came in between, perhaps with other CAs.
+            let lists = lists.clone();
+            self.begin_lists(lists);
+        }
     }
 
     /// Begins a reload, or has it done once more after the one under way.
@@ -530,6 +572,7 @@ impl Desk {
             new = changes.devices_new.len();
             "reloaded"
         );
+        self.revocations.configure(&settings.revocation);
         self.state = StateKeeper::new(Instant::now(), &loaded);
         self.trial = OnTrial::of(&loaded, Instant::now());
         self.loaded = Arc::new(loaded);
@@ -550,6 +593,7 @@ impl Desk {
         problems.extend(self.state.problems());
         problems.extend(self.metrics_problems.iter().cloned());
         problems.extend(self.certificates.problems());
+        problems.extend(self.revocations.problems(&self.loaded));
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
@@ -636,6 +680,7 @@ impl Control for Desk {
             clock: self.clock.snapshot(),
             trial: self.trial.as_ref().map(OnTrial::snapshot),
             certificates: self.certificates.snapshot(),
+            revocation: self.revocations.snapshot(&self.loaded),
         };
         status.reasons = verdict::reasons(&status);
         status.ok = status.reasons.is_empty();

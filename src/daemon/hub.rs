@@ -432,7 +432,8 @@ impl Hub {
         }
     }
 
-    /// Takes another certificate of the gateway's for the handshakes from the next on.
+    /// Replaces the certificates, anchors and revocation lists for devices alone, for the handshakes
+    /// from the next on.
     pub fn replace_certificates(&mut self, certificates: Certificates) {
         self.begin();
         let now = self.moment.now;

@@ -24,6 +24,7 @@ use crate::northbound::io::{Checked, Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
 use crate::northbound::taken::TakenTopic;
+use crate::northbound::tls;
 use crate::northbound::uplink::{CLOSES, Status, TrialVerdict, Uplink};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
@@ -176,9 +177,9 @@ impl Link {
     /// A reload found this in the files of the upstream: if that is new it may help, and an attempt
     /// is made at once. Nothing else of a reload makes one: a broker that refuses us is not asked
     /// once more for each device added.
-    pub fn look_at_files(&self, fingerprint: Option<u64>) {
+    pub fn look_at_files(self: &Rc<Self>, fingerprint: Option<u64>) {
         if self.files.replace(fingerprint) != fingerprint {
-            self.with(|core| core.retry_now(Instant::now()));
+            self.judge_again();
         }
     }
 
@@ -289,6 +290,45 @@ impl Link {
             if let Ok(fingerprint) = read {
                 link.files.set(Some(fingerprint));
             }
+        });
+    }
+
+    /// Whether the chain of the connection that stands leads to one of these CAs.
+    pub fn is_proven_by(&self, anchors: &[Vec<u8>]) -> bool {
+        let Some(handle) = &*self.handle.borrow() else { return false };
+        if !handle.with(|core| core.is_connected()) {
+            return false;
+        }
+        let host = handle.with_settings(|settings| settings.host.clone());
+        tls::leads_to(&handle.broker_chain(), anchors, &host, &*self.clock)
+    }
+
+    /// There are new CAs or lists. If a certificate of the present connection is revoked, it is
+    /// replaced; one that waits is tried at once.
+    pub fn judge_again(self: &Rc<Self>) {
+        let handle = self.handle.borrow().clone();
+        let Some(handle) = handle else { return };
+        let (link, settings) = (Rc::clone(self), handle.with_settings(Settings::clone));
+        let chain = handle.broker_chain();
+        spawn_local(async move {
+            let judged = tokio::task::spawn_blocking(move || {
+                let tls = settings.tls.as_ref()?;
+                // What is wrong with the files is said by the next connection.
+                let (anchors, _) = files::anchors(tls).ok()?;
+                let lists = files::revocation_lists(tls, &anchors).ok().flatten();
+                let revoked = lists.and_then(|lists| lists.first_revoked(chain.iter().map(Vec::as_slice)));
+                Some((files::fingerprint(&settings), revoked.is_some()))
+            });
+            let Ok(Some((fingerprint, revoked))) = judged.await else { return };
+            link.files.set(Some(fingerprint));
+            link.with(|core| match (core.is_connected(), revoked) {
+                (true, true) => {
+                    log::warn!("a certificate of the broker's chain is revoked: the connection is replaced");
+                    core.replace_connection(Instant::now());
+                }
+                (true, false) => {}
+                (false, _) => core.retry_now(Instant::now()),
+            });
         });
     }
 

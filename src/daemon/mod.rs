@@ -54,6 +54,7 @@ mod reading_store;
 pub mod rejected;
 pub mod reload;
 pub mod report;
+mod revocation;
 pub mod round;
 pub mod run;
 pub mod serial;

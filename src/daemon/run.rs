@@ -31,6 +31,7 @@ use super::fleets::FleetKeeper;
 use super::hub::Hub;
 use super::notify::Notify;
 use super::report;
+use super::revocation::Revocations;
 use super::round::{Shared, tick};
 use super::serial::Ports;
 use crate::config::io::Options;
@@ -179,6 +180,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let mut interrupt = listen_for(SignalKind::interrupt())?;
     let mut notify = Notify::default();
     let certificates = Certificates::open(settings, &uplink, &clock);
+    let revocations = Revocations::open(settings, &uplink, &clock);
     let mut desk = Desk::new(
         options.clone(),
         loaded,
@@ -190,6 +192,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         fleets,
         deliveries,
         certificates,
+        revocations,
     );
     let mut server = server;
     let mut metrics = super::metrics::Metrics::start(&desk.metrics_addresses());

@@ -4,6 +4,8 @@ use std::fmt;
 
 /// The port of HTTPS.
 const PORT: u16 = 443;
+/// The port of plain HTTP.
+const PLAIN_PORT: u16 = 80;
 /// Longest URL, in bytes.
 const LENGTH_MAX: usize = 2_000;
 
@@ -16,6 +18,8 @@ pub struct HttpsUrl {
     pub port: u16,
     /// Path and query, `/…`, printable ASCII.
     pub path: String,
+    /// It is `http://`, without TLS: for what proves itself, such as a signed list.
+    pub plain: bool,
 }
 
 /// Why a text is no such URL.
@@ -59,10 +63,24 @@ impl HttpsUrl {
     /// # Errors
     /// [`UrlError`], the first fault.
     pub fn parse(text: &str) -> Result<HttpsUrl, UrlError> {
+        HttpsUrl::of(text, false)
+    }
+
+    /// As [`HttpsUrl::parse`], or the same with `http://`.
+    ///
+    /// # Errors
+    /// [`UrlError`], the first fault.
+    pub fn parse_plain_too(text: &str) -> Result<HttpsUrl, UrlError> {
+        let plain = text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
+        HttpsUrl::of(text, plain)
+    }
+
+    fn of(text: &str, plain: bool) -> Result<HttpsUrl, UrlError> {
         if text.len() > LENGTH_MAX {
             return Err(UrlError::Length);
         }
-        let scheme = text.get(..8).filter(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let wanted = if plain { "http://" } else { "https://" };
+        let scheme = text.get(..wanted.len()).filter(|scheme| scheme.eq_ignore_ascii_case(wanted));
         let rest = &text[scheme.ok_or(UrlError::Scheme)?.len()..];
         if rest.contains('#') {
             return Err(UrlError::Fragment);
@@ -94,7 +112,13 @@ impl HttpsUrl {
             }
         };
         let port = match port {
-            None => PORT,
+            None => {
+                if plain {
+                    PLAIN_PORT
+                } else {
+                    PORT
+                }
+            }
             // `parse` would take a sign.
             Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
                 digits.parse().ok().filter(|port| *port != 0).ok_or(UrlError::Port)?
@@ -108,13 +132,14 @@ impl HttpsUrl {
             return Err(UrlError::Path);
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(HttpsUrl { host: host.to_owned(), port, path })
+        Ok(HttpsUrl { host: host.to_owned(), port, path, plain })
     }
 
     /// `host[:port]` as the field Host has it (RFC 9110 §7.2).
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == PORT { host } else { format!("{host}:{}", self.port) }
+        let port = if self.plain { PLAIN_PORT } else { PORT };
+        if self.port == port { host } else { format!("{host}:{}", self.port) }
     }
 
     /// The URL one segment deeper; a `/` at the end of this one is not doubled.
@@ -123,13 +148,18 @@ impl HttpsUrl {
         HttpsUrl { path, ..self.clone() }
     }
 
-    /// Where a Location field (RFC 9110 §10.2.2) leads, if that is the same host and port by HTTPS.
+    fn scheme(&self) -> &'static str {
+        if self.plain { "http" } else { "https" }
+    }
+
+    /// Where a Location field (RFC 9110 §10.2.2) leads, if that is the same host and port by the
+    /// same scheme.
     pub fn redirected(&self, location: &str) -> Option<HttpsUrl> {
         let target = match location {
             path if path.starts_with('/') && !path.starts_with("//") => {
-                HttpsUrl::parse(&format!("https://{}{path}", self.authority())).ok()?
+                HttpsUrl::of(&format!("{}://{}{path}", self.scheme(), self.authority()), self.plain).ok()?
             }
-            absolute => HttpsUrl::parse(absolute).ok()?,
+            absolute => HttpsUrl::of(absolute, self.plain).ok()?,
         };
         (target.host.eq_ignore_ascii_case(&self.host) && target.port == self.port).then_some(target)
     }
@@ -137,7 +167,7 @@ impl HttpsUrl {
 
 impl fmt::Display for HttpsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "https://{}{}", self.authority(), self.path)
+        write!(f, "{}://{}{}", self.scheme(), self.authority(), self.path)
     }
 }
 
@@ -174,6 +204,15 @@ mod tests {
             assert_eq!(HttpsUrl::parse(text), Err(error), "{text}");
         }
         assert_eq!(HttpsUrl::parse(&format!("https://a/{}", "x".repeat(2_000))), Err(UrlError::Length));
+    }
+
+    #[test]
+    fn what_proves_itself_may_come_without_tls() {
+        let url = HttpsUrl::parse_plain_too("http://ca.test/a.crl").unwrap();
+        assert_eq!((url.port, url.plain, url.to_string()), (80, true, "http://ca.test/a.crl".to_owned()));
+        assert!(!HttpsUrl::parse_plain_too("https://ca.test/").unwrap().plain);
+        assert_eq!(url.redirected("/b").unwrap().to_string(), "http://ca.test/b");
+        assert_eq!(url.redirected("https://ca.test/b"), None);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! validity, names. No verification happens here; that is rustls's.
 
 use crate::clock::UnixTime;
-use crate::proto::der::{Der, INTEGER, OBJECT_IDENTIFIER, SEQUENCE};
+use crate::proto::der::{Der, OBJECT_IDENTIFIER};
+use crate::proto::dtls::server::ListOutline;
 use crate::proto::dtls::server::outline::Outline;
 
 /// What was read.
@@ -45,13 +46,7 @@ pub struct RevocationList {
 impl RevocationList {
     /// Reads a DER list; `None` if it is none.
     pub fn parse(der: &[u8]) -> Option<RevocationList> {
-        let mut list = Der(Der(der).expect(SEQUENCE)?);
-        let mut body = Der(list.expect(SEQUENCE)?);
-        body.optional(INTEGER); // version
-        body.expect(SEQUENCE)?; // the signature's algorithm
-        let issuer = body.expect(SEQUENCE)?;
-        let this_update = body.time()?;
-        let next_update = body.time();
+        let ListOutline { issuer, this_update, next_update } = ListOutline::read(der)?;
         Some(RevocationList { this_update, next_update, issuer: common_name(issuer) })
     }
 }

@@ -156,9 +156,28 @@ pub fn explain(
         }
     };
     // A pin forgives no revocation.
-    let pin = pin(leaf).filter(|_| *reason != CertificateError::Revoked);
+    let about_lists = matches!(
+        reason,
+        CertificateError::Revoked
+            | CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationListContext { .. }
+    );
+    let pin = pin(leaf).filter(|_| !about_lists);
     let text = text.unwrap_or_else(|| explain_certificate(reason, host));
     ChainFault { text, pin }.into()
+}
+
+/// A certificate of the broker's chain is on a revocation list.
+pub fn revoked(certificate: &[u8]) -> Error {
+    let serial = crate::proto::dtls::server::outline::Outline::read(certificate);
+    let serial: String =
+        serial.iter().flat_map(|read| read.serial).map(|byte| format!("{byte:02X}")).collect();
+    let text = format!(
+        "the certificate {} (serial number {serial}) of the broker's chain was revoked by {}; its owner has to replace it",
+        name(certificate),
+        issuer_name(certificate)
+    );
+    ChainFault { text, pin: None }.into()
 }
 
 /// What a verifier refused, in words.
@@ -194,6 +213,16 @@ pub fn explain_certificate(error: &CertificateError, host: &str) -> String {
             day(time)
         ),
         CertificateError::Revoked => "the broker's certificate has been revoked".to_owned(),
+        CertificateError::ExpiredRevocationListContext { next_update, .. } => format!(
+            "the revocation list of a CA of the broker's chain expired on {}, and upstream.crl-expired is \"refuse\"; \
+             put a new one into upstream.crl-file, or see `tombolo status` on why none is fetched",
+            day(next_update)
+        ),
+        CertificateError::UnknownRevocationStatus => {
+            "no revocation list could be fetched from upstream.crl-url yet, and upstream.crl-expired is \"refuse\"; \
+             `tombolo status` says why"
+                .to_owned()
+        }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the broker's certificate is not for TLS servers (extended key usage)".to_owned()
         }

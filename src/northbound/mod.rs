@@ -25,8 +25,10 @@
 //! | [`strikes`] | what goes along with readings and brings connections down is left out |
 //! | [`uplink`] | all of these as one core: bytes and `now` in; bytes, events and the next deadline out |
 //! | [`tls`], [`certificate`], [`chain_fault`] | whom to believe, also while the clock is wrong; what is wrong with a chain |
+//! | [`revocation`] | the lists of what is revoked |
 //! | [`jwt`] | tokens as the password |
 //! | [`encrypted_key`] | a private key that is encrypted with a password |
+//! | [`token_key`], [`pin_mark`] | a key in a PKCS #11 token; a PIN that was refused |
 //! | [`io`] | sockets, files, tasks |
 //!
 //! Delivery is at least once. The journal alone keeps records: after a connection was lost, those
@@ -50,6 +52,7 @@ pub mod loss_report;
 pub mod outbox;
 pub mod own;
 pub mod pace;
+pub mod pin_mark;
 pub mod publication;
 pub mod publisher;
 pub mod rate;
@@ -57,6 +60,7 @@ pub mod reason_code;
 pub mod reconnect;
 pub mod retained;
 pub mod retry;
+pub mod revocation;
 pub mod session;
 pub mod settings;
 pub mod settled;
@@ -64,6 +68,7 @@ pub mod strikes;
 pub mod suspicion;
 pub mod taken;
 pub mod tls;
+pub mod token_key;
 pub mod uplink;
 pub mod volatile;
 pub mod wire;

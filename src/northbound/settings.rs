@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::jwt::JwtSettings;
+use super::revocation::RevocationSettings;
 use crate::message::Name;
 
 /// The one upstream broker and how to speak to it.
@@ -87,6 +88,26 @@ pub struct TlsSettings {
     pub alpn: Vec<String>,
     /// Lowest version accepted.
     pub minimum: TlsVersion,
+    /// The revocation lists that the broker's chain is judged by.
+    pub revocation: RevocationSettings,
+    /// A file of further anchors: those of the EST server, with `trust = "est"`. With it and
+    /// without `ca_file` the system's are not trusted.
+    pub est_anchors: Option<PathBuf>,
+    /// The token that has the key of `identity`, if its file refers to one.
+    pub token: Option<TokenSettings>,
+}
+
+/// A PKCS #11 token (PKCS #11 3.0 §1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenSettings {
+    /// The module, a shared library.
+    pub module: PathBuf,
+    /// The token's label.
+    pub label: String,
+    /// The file with the user's PIN; one trailing line end is dropped.
+    pub pin_file: PathBuf,
+    /// Where a PIN that was refused is marked, so that it is never tried again.
+    pub mark_folder: PathBuf,
 }
 
 impl TlsSettings {

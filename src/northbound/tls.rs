@@ -14,17 +14,16 @@ use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer, ServerName, SignatureVerificationAlgorithm, UnixTime as TlsTime,
 };
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
     RootCertStore, SignatureScheme,
 };
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::certificate::Certificate;
 use super::chain_fault::{self, ChainFault};
@@ -32,6 +31,7 @@ use super::settings::{TlsSettings, TlsVersion};
 use crate::clock::chain::{self, Accepted, ChainValidity, Fault};
 use crate::clock::{UnixTime, WallClock};
 use crate::proto::dtls::alert::{self, Alert};
+use crate::proto::dtls::server::RevocationLists;
 
 /// A file and what was in it.
 #[derive(Clone)]
@@ -74,6 +74,8 @@ pub enum TlsError {
     UnusableKey(String),
     /// The host of the URL can stand in no certificate.
     Host(String),
+    /// The token with the key cannot be used.
+    Token(String),
 }
 
 impl fmt::Display for TlsError {
@@ -101,6 +103,7 @@ impl fmt::Display for TlsError {
                     "the key in {file} is of a kind that cannot be used (RSA, ECDSA P-256/384/521, Ed25519)"
                 )
             }
+            TlsError::Token(text) => f.write_str(text),
             TlsError::Host(host) => write!(f, "`{host}` is neither a host name nor an address"),
         }
     }
@@ -108,8 +111,7 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
-/// Makes the configuration of one connection. `anchors`: the files to trust and what to call the
-/// place they came from.
+/// As [`client_config_with`], with the client's certificate and key in PEM and without lists.
 ///
 /// # Errors
 /// [`TlsError`] names the file at fault.
@@ -118,6 +120,23 @@ pub fn client_config(
     anchors: &[Pem],
     place: &str,
     identity: Option<(&Pem, &Pem)>,
+    clock: Arc<dyn WallClock>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let identity = identity.map(|(certificate, key)| certified_key(certificate, key)).transpose()?;
+    client_config_with(settings, anchors, place, identity, None, clock)
+}
+
+/// Makes the configuration of one connection. `anchors`: the files to trust and what to call the
+/// place they came from. `revoked`: the lists that the broker's chain is judged by.
+///
+/// # Errors
+/// [`TlsError`] names the file at fault.
+pub fn client_config_with(
+    settings: &TlsSettings,
+    anchors: &[Pem],
+    place: &str,
+    identity: Option<CertifiedKey>,
+    revoked: Option<RevocationLists>,
     clock: Arc<dyn WallClock>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -131,7 +150,9 @@ pub fn client_config(
         .map_err(|_| TlsError::NoAnchor(place.to_owned()))?;
     let algorithms = provider.signature_verification_algorithms.all;
     let pins = settings.pins.clone();
-    let verifier = Arc::new(ClockRule { inner, roots, algorithms, clock, pins, accepted: Mutex::new(None) });
+    let revoked = revoked.filter(|lists| !lists.is_empty());
+    let accepted = Mutex::new(None);
+    let verifier = Arc::new(ClockRule { inner, roots, algorithms, revoked, clock, pins, accepted });
     let versions: &[&rustls::SupportedProtocolVersion] = match settings.minimum {
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::V1_3 => &[&rustls::version::TLS13],
@@ -143,13 +164,25 @@ pub fn client_config(
         .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let certified = Arc::new(certified_key(&provider, certificate, key)?);
-            builder.with_client_cert_resolver(Arc::new(Identity(certified)))
-        }
+        Some(certified) => builder.with_client_cert_resolver(Arc::new(Identity(Arc::new(certified)))),
     };
     config.alpn_protocols = settings.alpn.iter().map(|name| name.clone().into_bytes()).collect();
     Ok(Arc::new(config))
+}
+
+/// Whether a broker's chain, its own certificate first, leads to one of these CA certificates, DER:
+/// one that was accepted by more of them. Its possession of the key is not asked for again.
+pub fn leads_to(chain: &[Vec<u8>], anchors: &[Vec<u8>], host: &str, clock: &dyn WallClock) -> bool {
+    let Some((first, rest)) = chain.split_first() else { return false };
+    let (Ok(host), mut roots) = (server_name(host), RootCertStore::empty()) else { return false };
+    roots.add_parsable_certificates(anchors.iter().map(|der| CertificateDer::from(der.clone())));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build() else {
+        return false;
+    };
+    let rest: Vec<CertificateDer<'_>> = rest.iter().map(|der| CertificateDer::from(&der[..])).collect();
+    let time = tls_time(clock.wall().unwrap_or_else(|| clock.floor()));
+    verifier.verify_server_cert(&CertificateDer::from(&first[..]), &rest, &host, &[], time).is_ok()
 }
 
 /// The name a chain must be for.
@@ -173,7 +206,7 @@ pub fn judge_anchors(file: &Pem) -> Result<(), TlsError> {
 /// # Errors
 /// [`TlsError`] names the file at fault.
 pub fn judge_identity(certificate: &Pem, key: &Pem) -> Result<(), TlsError> {
-    certified_key(&rustls::crypto::aws_lc_rs::default_provider(), certificate, key).map(drop)
+    certified_key(certificate, key).map(drop)
 }
 
 fn trust(anchors: &[Pem], place: &str) -> Result<RootCertStore, TlsError> {
@@ -201,7 +234,37 @@ fn placeholder() -> Result<RootCertStore, TlsError> {
     Ok(RootCertStore { roots: vec![anchor] })
 }
 
-fn certified_key(provider: &CryptoProvider, certificate: &Pem, key: &Pem) -> Result<CertifiedKey, TlsError> {
+/// A certificate chain and the key that belongs to it.
+///
+/// # Errors
+/// [`TlsError`] names the file at fault.
+pub fn certified_key(certificate: &Pem, key: &Pem) -> Result<CertifiedKey, TlsError> {
+    let wanted = "private key";
+    let private = || {
+        PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| match error {
+            rustls::pki_types::pem::Error::NoItemsFound => {
+                TlsError::Nothing { file: key.file.clone(), wanted }
+            }
+            _ => TlsError::Broken { file: key.file.clone(), wanted },
+        })
+    };
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let load = || {
+        let unusable = |_| TlsError::UnusableKey(key.file.clone());
+        provider.key_provider.load_private_key(private()?).map_err(unusable)
+    };
+    certified_with(certificate, &key.file, load)
+}
+
+/// As [`certified_key`], with a key that signs elsewhere; `key_file` is what refers to it.
+///
+/// # Errors
+/// As [`certified_key`].
+pub fn certified_with(
+    certificate: &Pem,
+    key_file: &str,
+    load: impl FnOnce() -> Result<Arc<dyn SigningKey>, TlsError>,
+) -> Result<CertifiedKey, TlsError> {
     let wanted = "certificate";
     let broken = || TlsError::Broken { file: certificate.file.clone(), wanted };
     let chain: Vec<_> =
@@ -212,20 +275,11 @@ fn certified_key(provider: &CryptoProvider, certificate: &Pem, key: &Pem) -> Res
     if Certificate::parse(first).ok_or_else(broken)?.version < 3 {
         return Err(TlsError::Version1(certificate.file.clone()));
     }
-    let wanted = "private key";
-    let private = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| match error {
-        rustls::pki_types::pem::Error::NoItemsFound => TlsError::Nothing { file: key.file.clone(), wanted },
-        _ => TlsError::Broken { file: key.file.clone(), wanted },
-    })?;
-    let signer = provider
-        .key_provider
-        .load_private_key(private)
-        .map_err(|_| TlsError::UnusableKey(key.file.clone()))?;
-    let certified = CertifiedKey::new(chain, signer);
+    let certified = CertifiedKey::new(chain, load()?);
     match certified.keys_match() {
         Ok(()) | Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
         Err(Error::InconsistentKeys(_)) => {
-            Err(TlsError::KeyMismatch { certificate: certificate.file.clone(), key: key.file.clone() })
+            Err(TlsError::KeyMismatch { certificate: certificate.file.clone(), key: key_file.to_owned() })
         }
         Err(_) => Err(broken()),
     }
@@ -250,6 +304,7 @@ struct ClockRule {
     inner: Arc<WebPkiServerVerifier>,
     roots: Arc<RootCertStore>,
     algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
+    revoked: Option<RevocationLists>,
     clock: Arc<dyn WallClock>,
     /// Not empty: the broker's key is one of these, and nothing else of its certificate is judged.
     pins: Vec<[u8; 32]>,
@@ -258,18 +313,45 @@ struct ClockRule {
 }
 
 impl ClockRule {
-    /// The path by which a chain that was verified at `time` leads to an anchor.
+    /// The path by which a chain that was verified at `time` leads to an anchor, if it can be read.
+    ///
+    /// # Errors
+    /// A certificate of it is revoked, or that is not known and has to be.
     fn path(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         time: UnixTime,
-    ) -> Option<ChainValidity> {
-        let leaf = EndEntityCert::try_from(end_entity).ok()?;
+    ) -> Result<Option<ChainValidity>, Error> {
+        let refused = |error: CertificateError| Error::InvalidCertificate(error);
+        let Ok(leaf) = EndEntityCert::try_from(end_entity) else {
+            return if self.revoked.is_none() {
+                Ok(None)
+            } else {
+                Err(refused(CertificateError::BadEncoding))
+            };
+        };
         let (anchors, usage) = (&self.roots.roots, KeyUsage::server_auth());
-        let path = leaf
-            .verify_for_usage(self.algorithms, anchors, intermediates, tls_time(time), usage, None, None)
-            .ok()?;
+        let judge = |path: &VerifiedPath<'_>| match &self.revoked {
+            Some(lists) => lists.judge(&leaf, path, time),
+            None => Ok(()),
+        };
+        let at = tls_time(time);
+        let found =
+            leaf.verify_for_usage(self.algorithms, anchors, intermediates, at, usage, None, Some(&judge));
+        match found {
+            Ok(path) => Ok(Self::validity(end_entity, &path)),
+            Err(webpki::Error::CertRevoked) => Err(refused(CertificateError::Revoked)),
+            Err(webpki::Error::CrlExpired { time, next_update }) => {
+                Err(refused(CertificateError::ExpiredRevocationListContext { time, next_update }))
+            }
+            // What cannot be judged by lists that are there is not believed.
+            Err(_) if self.revoked.is_some() => Err(refused(CertificateError::UnknownRevocationStatus)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn validity(end_entity: &CertificateDer<'_>, path: &VerifiedPath<'_>) -> Option<ChainValidity> {
         let leaf = Certificate::parse(end_entity)?;
         let mut validity = ChainValidity {
             not_before: leaf.not_before,
@@ -347,13 +429,20 @@ impl ServerCertVerifier for ClockRule {
             self.inner
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, tls_time(time))
                 .map_err(fault)?;
+            let path = self.path(end_entity, intermediates, time).map_err(Fault::Other)?;
             // A path that cannot be read says nothing of the time.
-            Ok(self.path(end_entity, intermediates, time).unwrap_or(ChainValidity::UNKNOWN))
+            Ok(path.unwrap_or(ChainValidity::UNKNOWN))
         };
         let presented = std::iter::once(end_entity).chain(intermediates);
         let not_befores = presented.filter_map(|der| Some(Certificate::parse(der)?.not_before));
         let accepted = chain::accept(&*self.clock, not_befores, verify).map_err(|error| {
             let host = server_name.to_str();
+            if error == Error::InvalidCertificate(CertificateError::Revoked) {
+                let all: Vec<&[u8]> =
+                    std::iter::once(end_entity).chain(intermediates).map(|der| &**der).collect();
+                let at = self.revoked.as_ref().and_then(|lists| lists.first_revoked(all.iter().copied()));
+                return chain_fault::revoked(all[at.unwrap_or(0)]);
+            }
             chain_fault::explain(error, &host, end_entity, intermediates, &self.roots)
         })?;
         *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);

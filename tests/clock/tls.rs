@@ -108,6 +108,9 @@ fn handshake(
         key_password: None,
         alpn: Vec::new(),
         minimum: TlsVersion::V1_2,
+        revocation: Default::default(),
+        est_anchors: None,
+        token: None,
     };
     let anchor = Pem { file: "ca.pem".to_owned(), bytes: root.pem().into_bytes() };
     let client = client_config(&settings, &[anchor], "ca.pem", None, pupil.clone()).unwrap();

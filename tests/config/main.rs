@@ -13,6 +13,7 @@ mod own_topics;
 mod registry;
 mod reload;
 mod renewal;
+mod revocation;
 mod secret;
 mod serial;
 mod shipped;

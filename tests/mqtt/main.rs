@@ -17,6 +17,7 @@ mod own_topics;
 mod rabbitmq;
 mod rate;
 mod refusal;
+mod revocation;
 mod rotation;
 mod scripted;
 mod shell;

@@ -177,6 +177,7 @@ impl Bench {
             seed: "gw-1/upstream".to_owned(),
             bootstrap: None,
             by_hand: false,
+            token: None,
             may_enroll: true,
         }
     }

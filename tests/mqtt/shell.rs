@@ -93,6 +93,9 @@ fn a_host_that_takes_the_connection_and_says_nothing_is_given_up_by_stopping() {
         key_password: None,
         alpn: Vec::new(),
         minimum: tombolo::northbound::settings::TlsVersion::V1_2,
+        revocation: Default::default(),
+        est_anchors: None,
+        token: None,
     });
     let folder = crate::support::pki::Folder::new();
     let authority = crate::support::pki::Authority::new("CA");

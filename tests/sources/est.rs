@@ -68,7 +68,7 @@ fn a_bootstrap_certificate_enrols_and_the_new_one_enrols_again() {
     let chain = issued(run(source.order(first)));
     assert_eq!(chain.len(), 2, "completed by the intermediate out of cacerts");
     assert_eq!(chain[1], server().certificate("issuing"));
-    let next = order(OrderKind::Reenroll, Some(Identity { chain, key }));
+    let next = order(OrderKind::Reenroll, Some(Identity { chain, key, token: None }));
     issued(run(source.order(next)));
     let asked = server().requests("rotation");
     let enrolments: Vec<_> = asked.iter().filter(|(operation, ..)| operation.starts_with("simple")).collect();
@@ -281,6 +281,7 @@ fn a_certificate_the_server_does_not_know_is_a_refusal() {
     let identity = Identity {
         chain: vec![params.self_signed(&key).unwrap().der().to_vec()],
         key: Arc::new(zeroize::Zeroizing::new(key.serialize_der())),
+        token: None,
     };
     let cause = refused(run(server().source("unknown").order(order(OrderKind::Enroll, Some(identity)))));
     assert!(cause.contains("refuses our client certificate"), "{cause}");

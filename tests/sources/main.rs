@@ -3,7 +3,10 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests touch the machine")]
 
+mod crl;
 mod est;
 mod exec;
 mod https;
 mod server;
+#[cfg(feature = "pkcs11")]
+mod token;

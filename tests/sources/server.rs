@@ -104,6 +104,7 @@ impl Server {
         Identity {
             chain: vec![self.certificate("factory")],
             key: Arc::new(Zeroizing::new(key.secret_der().to_vec())),
+            token: None,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::northbound;
 use crate::northbound::certificate::Certificate;
 use crate::northbound::io::files;
 use crate::northbound::settings::TlsSettings;
+use crate::northbound::token_key::TokenKey;
 
 /// A certificate that ends sooner is named, however short its life is.
 const SOON_S: u64 = 14 * 86_400;
@@ -50,7 +51,9 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
             Ok(chain) => {
                 let password = tls.key_password.as_deref();
                 if key.exists() && !is_closed(key) && !password.is_some_and(is_closed) {
+                    let in_token = files::pem(key).ok().and_then(|read| TokenKey::from_pem(&read.bytes));
                     findings.push(match files::key(key, tls.key_password.as_deref()) {
+                        _ if in_token.is_some() => in_token_pair(certificate, &chain.bytes, in_token),
                         Ok(secret) => pair(certificate, &chain.bytes, key, &Zeroizing::new(secret.bytes)),
                         Err(text) => broken(text, "upstream.key-file"),
                     });
@@ -161,6 +164,19 @@ fn authorities(file: &Path, bytes: &[u8]) -> Finding {
         _ => Finding::fail("upstream", format!("{shown} holds no certificate in PEM form"))
             .key("upstream.ca-file")
             .advice("it begins with -----BEGIN CERTIFICATE-----; `openssl x509 -inform der` converts"),
+    }
+}
+
+/// The chain, and the reference to its key in a token, which has the public half.
+fn in_token_pair(certificate: &Path, chain: &[u8], key: Option<TokenKey>) -> Finding {
+    let shown = certificate.display();
+    let leaf = pem(chain).first().and_then(|der| crate::credential::leaf::Leaf::parse(der));
+    let info = key.map(|key| key.info).unwrap_or_default();
+    match leaf.is_some_and(|leaf| info.ends_with(&leaf.key) && !leaf.key.is_empty()) {
+        true => Finding::ok("upstream", format!("{shown} and its key in the token belong together")),
+        false => Finding::fail("upstream", format!("{shown} does not belong to the key in the token"))
+            .key("upstream.certificate")
+            .advice("`tombolo cert rollback`, or `tombolo cert renew`"),
     }
 }
 

@@ -65,12 +65,23 @@ fn certificates(material: &Material, renewed: bool, clock: &dyn WallClock) -> Ve
         let file = material.authorities_file.as_deref().unwrap_or(Path::new("coap.client-ca-file"));
         findings.extend(bundle(file, "coap.client-ca-file", &all, clock));
     }
-    findings.extend(material.revocation_lists.iter().filter_map(|list| revocations(list, clock)));
+    for (key, lists) in
+        [("coap.crl-file", &material.revocation_lists), ("coap.crl-url", &material.fetched_lists)]
+    {
+        findings.extend(lists.iter().filter_map(|list| revocations(list, clock, "coap", key)));
+    }
     findings
 }
 
 /// A list out of date is used all the same: it is better than none, but not what its CA says today.
-fn revocations(list: &[u8], clock: &dyn WallClock) -> Option<Finding> {
+///
+/// `table`: whose key names where it comes from.
+pub(super) fn revocations(
+    list: &[u8],
+    clock: &dyn WallClock,
+    table: &'static str,
+    key: &str,
+) -> Option<Finding> {
     let list = RevocationList::parse(list)?;
     // A list is used whatever its date, so a clock that is not trusted is good enough for a
     // warning.
@@ -79,19 +90,24 @@ fn revocations(list: &[u8], clock: &dyn WallClock) -> Option<Finding> {
     let finding = match list.next_update {
         Some(next) if next < now => {
             let late = span(now.as_secs().saturating_sub(next.as_secs()));
-            let message = format!(
-                "the next update of the revocation list of {issuer} was due {late} ago ({next}); the list stays in use"
-            );
-            Finding::warn("coap", message).advice("install a new one, then systemctl reload tombolo")
+            let message =
+                format!("the next update of the revocation list of {issuer} was due {late} ago ({next})");
+            Finding::warn(table, message).advice(
+                "install a new one, then systemctl reload tombolo; crl-expired says what it is good for",
+            )
         }
         Some(next) => {
-            Finding::ok("coap", format!("the next update of the revocation list of {issuer} is due {next}"))
+            let age = span(now.as_secs().saturating_sub(list.this_update.as_secs()));
+            Finding::ok(
+                table,
+                format!("the revocation list of {issuer} is {age} old; its next update is due {next}"),
+            )
         }
         None => {
-            Finding::ok("coap", format!("the revocation list of {issuer} was issued {}", list.this_update))
+            Finding::ok(table, format!("the revocation list of {issuer} was issued {}", list.this_update))
         }
     };
-    Some(finding.key("coap.crl-file"))
+    Some(finding.key(key))
 }
 
 /// Devices that nothing could ever identify.
@@ -153,13 +169,13 @@ mod tests {
             key_identifier_method: rcgen::KeyIdMethod::Sha256,
         };
         let list = list.signed_by(&rcgen::Issuer::new(params, &key)).unwrap();
-        let judged = |seconds, trusted| revocations(list.der(), &At(seconds, trusted)).unwrap();
+        let judged = |seconds, trusted| revocations(list.der(), &At(seconds, trusted), "coap", "k").unwrap();
         for trusted in [true, false] {
             assert_eq!(judged(1_767_225_599, trusted).level, Level::Ok);
             let late = judged(1_767_225_720, trusted);
             assert_eq!(late.level, Level::Warn);
             assert!(late.message.contains("was due 2 min ago"), "{late}");
         }
-        assert_eq!(revocations(b"x", &At(0, true)), None);
+        assert_eq!(revocations(b"x", &At(0, true), "coap", "k"), None);
     }
 }

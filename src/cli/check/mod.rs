@@ -13,6 +13,7 @@ mod plan;
 mod reading;
 mod refusal;
 mod running;
+mod secrets;
 mod security;
 mod serial;
 mod service;
@@ -92,10 +93,17 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     report.add(system::disk(settings))?;
     if let Some(tls) = settings.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()) {
         report.add(credential::identity(tls, &*clock))?;
+        report.add(secrets::lists(tls, &*clock))?;
+        report.add(secrets::token(Some(tls), !arguments.offline))?;
     }
     report.add(patiently("asking where certificates come from", || {
         plan::judge(settings, clock.clone(), arguments.offline)
     }))?;
+    report.add(secrets::modes(settings))?;
+    let options = report.context.options();
+    let read = crate::config::io::texts(&options);
+    let (shown, _) = crate::config::show::show(&read.layers, &options.environment);
+    report.add(secrets::credentials(&shown))?;
     report.add(device::judge(loaded, &*clock))?;
     report.add(serial::ports(settings))?;
     let (daemon, may_run) = connect(report)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Context;
 use crate::config::certificate::{self, FILE_MAX, Material};
+use crate::config::settings::Paths;
 use crate::config::{FileError, Level, model};
 use crate::gate::certificate::{CertificateName, CertificateNameError, CertificatePattern, NameKind};
 use crate::proto::dtls::server::{DistinguishedName, ServerKey};
@@ -18,9 +19,10 @@ pub(super) fn material(
     cx: &mut Context<'_>,
     table: &model::Coap,
     served: Option<&Path>,
+    paths: &Paths,
 ) -> Option<Arc<Material>> {
     let before = cx.findings.list.len();
-    if let Some(read) = read_all(cx, table, served) {
+    if let Some(read) = read_all(cx, table, served, paths) {
         return Some(read.into());
     }
     let previous = cx.sources.certificates.clone()?;
@@ -33,7 +35,12 @@ pub(super) fn material(
     Some(previous)
 }
 
-fn read_all(cx: &mut Context<'_>, table: &model::Coap, served: Option<&Path>) -> Option<Material> {
+fn read_all(
+    cx: &mut Context<'_>,
+    table: &model::Coap,
+    served: Option<&Path>,
+    paths: &Paths,
+) -> Option<Material> {
     let chain = match &table.certificate_file {
         _ if table.certificate.is_some() => Some(Vec::new()),
         Some(text) => {
@@ -108,6 +115,7 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap, served: Option<&Path>) ->
         cx.fail("coap", &key, format!("{} {what}", path.display()), WITHOUT);
         return None;
     }
+    let (fetched, list_policy) = super::revocation::coap(cx, table, paths, &authorities);
     let file = |key: &str, text: &Option<String>| text.as_deref().map(|text| cx.path(&["coap", key], text));
     // At a start, files that are put right later are taken up by themselves; a reload goes back.
     let has_key = chain.is_some() && server_key.is_some();
@@ -121,6 +129,8 @@ fn read_all(cx: &mut Context<'_>, table: &model::Coap, served: Option<&Path>) ->
         key_fault: !has_key,
         authorities,
         revocation_lists: lists,
+        fetched_lists: fetched,
+        list_policy,
         chain_file: served
             .map(Path::to_path_buf)
             .or_else(|| file("certificate-file", &table.certificate_file)),

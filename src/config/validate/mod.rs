@@ -12,6 +12,7 @@ mod metrics;
 mod modbus;
 mod reach;
 mod renewal;
+mod revocation;
 mod role;
 mod serial;
 mod stage;
@@ -196,14 +197,13 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
     let own = upstream::own_topics(file, &topics, &prefix, &gateway.id);
     let certificates = renewal::certificates(cx, file, &gateway.id, &paths);
-    let current = |usage| {
-        let found = certificates.iter().find(|certificate| certificate.settings.usage == usage);
-        found.map(|certificate| certificate.settings.current())
-    };
-    let (renewed, served) = (current(Usage::Client), current(Usage::Server));
-    let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed);
+    let of = |usage| certificates.iter().find(|certificate| certificate.settings.usage == usage);
+    let served = of(Usage::Server).map(|certificate| certificate.settings.current());
+    let renewed = of(Usage::Client);
+    let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed, &paths);
     let mut coap = stage::coap(cx, &file.coap);
-    let material = certificate::material(cx, &file.coap, served.as_deref());
+    let material = certificate::material(cx, &file.coap, served.as_deref(), &paths);
+    let revocation = revocation::fetchings(cx, file, &gateway.id, &paths, upstream.as_ref());
     let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
     let (roles, faulty) = role::roles(cx, &file.role);
     let mut gate = gate::Settings {
@@ -257,8 +257,20 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         },
     };
     let log = log(&file.log);
-    let settings =
-        Settings { gateway, gate, upstream, certificates, coap, serial, journal, clock, log, metrics, paths };
+    let settings = Settings {
+        gateway,
+        gate,
+        upstream,
+        certificates,
+        revocation,
+        coap,
+        serial,
+        journal,
+        clock,
+        log,
+        metrics,
+        paths,
+    };
     Some(Validated { settings, known, certificates: material })
 }
 

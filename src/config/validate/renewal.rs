@@ -12,8 +12,11 @@ use crate::credential::request::Names;
 use crate::credential::settings::{FOLDER, Settings};
 use crate::credential::source_settings::SourceSettings;
 use crate::message::Name;
+use crate::northbound::settings::TokenSettings;
 use crate::proto::dtls::server::DistinguishedName;
 
+/// The folder of what is kept about tokens in the state directory.
+const TOKENS: &str = "tokens";
 /// `renew-at` in percent.
 const SHARES: std::ops::RangeInclusive<u8> = 10..=90;
 
@@ -109,8 +112,61 @@ fn certificate(
         bootstrap,
         by_hand,
         may_enroll,
+        token: token(cx, name, table, paths)?,
     };
-    Some(Certificate { settings, source })
+    let trusts_est = table.trust == Some(model::EstTrust::Est);
+    if trusts_est && !matches!(source, SourceSettings::Est(_)) {
+        let message = "only an EST server offers CAs";
+        cx.fatal(&key("trust"), message, "take it out, or use source = \"est\"");
+        return None;
+    }
+    Some(Certificate { settings, source, trusts_est })
+}
+
+/// Where keys are made. `None` after a fault.
+#[allow(clippy::option_option, reason = "there may be none, and there may be a fault")]
+fn token(
+    cx: &mut Context<'_>,
+    name: &str,
+    table: &model::RenewedCertificate,
+    paths: &Paths,
+) -> Option<Option<TokenSettings>> {
+    let key = |key: &'static str| ["certificate", name, key];
+    let set = [
+        ("pkcs11-module", table.pkcs11_module.is_some()),
+        ("pkcs11-token", table.pkcs11_token.is_some()),
+        ("pin-file", table.pin_file.is_some()),
+    ];
+    if table.key != Some(model::KeyPlace::Pkcs11) {
+        for (of, _) in set.iter().filter(|(_, set)| *set) {
+            let message = "without effect: keys are in files";
+            cx.warn(
+                &format!("certificate {name}"),
+                &key(of),
+                message,
+                "set key = \"pkcs11\", or take it out",
+            );
+        }
+        return Some(None);
+    }
+    if !cfg!(feature = "pkcs11") {
+        let message = "this program was built without PKCS #11";
+        cx.fatal(&key("key"), message, "use a build with the cargo feature pkcs11, or key = \"file\"");
+        return None;
+    }
+    let (Some(module), Some(label), Some(pin)) = (&table.pkcs11_module, &table.pkcs11_token, &table.pin_file)
+    else {
+        let missing = set.iter().find(|(_, set)| !set).map_or("pin-file", |(of, _)| of);
+        cx.fatal(&key(missing), "a key in a token needs it", "set pkcs11-module, pkcs11-token and pin-file");
+        return None;
+    };
+    let subject = format!("certificate {name}");
+    let module = cx.path(&key("pkcs11-module"), module);
+    cx.look_at(&subject, &key("pkcs11-module"), &module, false);
+    let pin_file = cx.secret(&key("pin-file"), pin)?;
+    cx.look_at(&subject, &key("pin-file"), &pin_file, true);
+    let mark_folder = paths.state_dir.join(TOKENS).join(name);
+    Some(Some(TokenSettings { module, label: label.clone(), pin_file, mark_folder }))
 }
 
 fn source(cx: &mut Context<'_>, name: &str, table: &model::RenewedCertificate) -> Option<SourceSettings> {

@@ -1,12 +1,12 @@
 //! `[upstream]` and `[topics]`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Context;
 use crate::config::layer::dotted;
 use crate::config::model;
 use crate::config::scalar::{BrokerUrl, parse_broker_url};
+use crate::config::settings::{Certificate, Paths};
 use crate::gate::own_topic::OwnTopic;
 use crate::gate::template::Template;
 use crate::gate::{QueryUse, Role, UplinkRule};
@@ -125,14 +125,14 @@ fn template(cx: &mut Context<'_>, name: &str, text: &str) -> Option<Template> {
     }
 }
 
-/// `[upstream]`. `None` without a URL; the gateway runs anyway. `renewed`: the file with the chain
-/// and the key of its `certificate`.
+/// `[upstream]`. `None` without a URL; the gateway runs anyway. `renewed`: its `certificate`.
 pub(super) fn upstream(
     cx: &mut Context<'_>,
     table: Option<&model::Upstream>,
     gateway: &Name,
     topics: OwnTopics,
-    renewed: Option<PathBuf>,
+    renewed: Option<&Certificate>,
+    paths: &Paths,
 ) -> Option<northbound::Settings> {
     let none = model::Upstream::default();
     let table = table.unwrap_or(&none);
@@ -152,7 +152,7 @@ pub(super) fn upstream(
             return None;
         }
     };
-    let tls = tls(cx, table, &url, renewed);
+    let tls = tls(cx, table, &url, renewed, paths);
     let password_file = table.password_file.as_deref().and_then(|text| {
         let key = ["upstream", "password-file"];
         let path = cx.secret(&key, text)?;
@@ -275,7 +275,8 @@ fn tls(
     cx: &mut Context<'_>,
     table: &model::Upstream,
     url: &BrokerUrl,
-    renewed: Option<PathBuf>,
+    renewed: Option<&Certificate>,
+    paths: &Paths,
 ) -> Option<TlsSettings> {
     let insecure = table.insecure.unwrap_or(false);
     if !url.tls {
@@ -285,6 +286,8 @@ fn tls(
         }
         let set = [
             ("ca-file", table.ca_file.is_some()),
+            ("crl-file", table.crl_file.is_some()),
+            ("crl-url", table.crl_url.is_some()),
             ("certificate", table.certificate.is_some()),
             ("certificate-file", table.certificate_file.is_some()),
             ("key-file", table.key_file.is_some()),
@@ -320,7 +323,7 @@ fn tls(
                     cx.fatal(&["upstream", name], message, "take one of the two out");
                 }
             }
-            renewed.map(|file| (file.clone(), file))
+            renewed.map(|renewed| (renewed.settings.current(), renewed.settings.current()))
         }
         (Some(certificate), Some(key)) => {
             let name = ["upstream", "certificate-file"];
@@ -368,7 +371,10 @@ fn tls(
         Some(model::TlsMin::V1_3) => TlsVersion::V1_3,
     };
     let alpn = table.alpn.clone().unwrap_or_default();
-    Some(TlsSettings { ca_file, pins, identity, key_password, alpn, minimum })
+    let revocation = super::revocation::upstream(cx, table, paths, !pins.is_empty());
+    let est_anchors = renewed.filter(|renewed| renewed.trusts_est).map(|renewed| renewed.settings.anchors());
+    let token = renewed.and_then(|renewed| renewed.settings.token.clone());
+    Some(TlsSettings { ca_file, pins, identity, key_password, alpn, minimum, revocation, est_anchors, token })
 }
 
 /// `pin-sha256`: hashes of 32 bytes, in hexadecimal; colons between the bytes are passed over.

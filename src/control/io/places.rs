@@ -155,6 +155,10 @@ impl Places {
             | Request::ClockTrust {}
             | Request::ClockReset {}
             | Request::CertRenew { .. }
+            | Request::CertEnroll { .. }
+            | Request::CertCsr { .. }
+            | Request::CertInstall { .. }
+            | Request::CertProbe { .. }
             | Request::CertRollback { .. } => (
                 &self.slow,
                 format!(

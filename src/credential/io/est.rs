@@ -13,7 +13,7 @@
 //! has worked.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use crate::https::io::{Client, ClientCertificate, Trust};
 use crate::https::message::{Basic, Failure, Limits, Response};
 use crate::https::wording::Keys;
 use crate::northbound::certificate::Certificate;
+use crate::northbound::io::files;
 
 /// The longest silence of the server.
 const IDLE: Duration = Duration::from_secs(20);
@@ -46,19 +47,28 @@ pub struct EstSource {
     settings: EstSettings,
     clock: Arc<dyn WallClock>,
     idle: Duration,
+    /// CAs beside those of `est-ca-file`.
+    further: Option<PathBuf>,
 }
 
 impl EstSource {
     /// Takes the settings in; nothing is read or asked yet.
     pub fn new(settings: EstSettings, clock: Arc<dyn WallClock>) -> EstSource {
         let idle = IDLE.min(settings.timeout);
-        EstSource { settings, clock, idle }
+        EstSource { settings, clock, idle, further: None }
     }
 
     /// The same with another limit for the server's silence.
     #[must_use]
     pub fn with_idle(self, idle: Duration) -> EstSource {
         EstSource { idle, ..self }
+    }
+
+    /// The same that believes a server of the CAs in this file too, beside those of `est-ca-file`:
+    /// the explicit anchors that the server itself has handed over (RFC 7030 §4.1.2).
+    #[must_use]
+    pub fn believing_too(self, file: PathBuf) -> EstSource {
+        EstSource { further: Some(file), ..self }
     }
 
     async fn within<T>(&self, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
@@ -74,10 +84,11 @@ impl EstSource {
         let limits =
             Limits { total: self.settings.timeout, idle: self.idle, head: HEAD_MAX, body: ANSWER_MAX };
         let made = tokio::task::spawn_blocking(move || {
-            let identity = identity.map(|Identity { chain, key }| ClientCertificate {
+            let identity = identity.map(|Identity { chain, key, token }| ClientCertificate {
                 label: "the certificate shown to the EST server".to_owned(),
                 chain,
                 key,
+                token,
             });
             Client::new(&trust, identity.as_ref(), clock, limits, KEYS)
         });
@@ -91,7 +102,12 @@ impl EstSource {
     async fn trust(&self) -> Result<Trust, Trouble> {
         let fingerprint = match &self.settings.trust {
             EstTrust::System => return Ok(Trust::System),
-            EstTrust::File(path) => return Ok(Trust::File(path.clone())),
+            EstTrust::File(path) => {
+                let further = self.further.as_ref().filter(|file| file.exists());
+                let Some(further) = further else { return Ok(Trust::File(path.clone())) };
+                let read = || Ok(files::certificates(&[files::pem(path)?, files::pem(further)?]));
+                return read().map(Trust::Certificates).map_err(Trouble::Failed);
+            }
             EstTrust::Fingerprint(fingerprint) => fingerprint,
         };
         let client = self.client(Trust::Unverified, None).await?;

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 use crate::credential::est::line;
 use crate::credential::exec::{ERROR_MAX, ExecSettings, Exit, INHERITED, OUTPUT_MAX, environment, judge};
 use crate::credential::source::{Answer, Identity, Order, Outcome, Source};
+use crate::northbound::token_key::TokenKey;
 use crate::proto::pem;
 use crate::system::io::random;
 
@@ -168,7 +169,8 @@ impl Folder {
         let path = runtime.join(format!("exec-{number:016x}"));
         DirBuilder::new().mode(0o700).create(&path)?;
         let mut folder = Folder { path, current: None };
-        if let Some(identity) = identity {
+        // A key in a token stays there: the program uses the token by itself.
+        if let Some(identity) = identity.filter(|identity| TokenKey::parse(&identity.key).is_none()) {
             let certificate = folder.path.join("current.pem");
             let key = folder.path.join("current.key");
             write(&certificate, &pem::chain(&identity.chain))?;

@@ -28,6 +28,9 @@ use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
 use crate::credential::store::{CANDIDATE, Entry, Held, Pending, State, Store};
 use crate::durable::io::{OnDisk, create_directory};
+use crate::northbound::io::token::{self, Token};
+use crate::northbound::settings::TokenSettings;
+use crate::northbound::token_key::{ID_LENGTH, TokenKey};
 use crate::proto::dtls::server::ServerKey;
 
 /// Greatest file of a bootstrap certificate or key.
@@ -199,8 +202,8 @@ impl Keeper {
     /// # Errors
     /// The key or the request cannot be made or kept.
     pub async fn csr(self: &Rc<Self>) -> Result<String, String> {
-        let (names, reuse_key) = (self.settings.names.clone(), self.settings.reuse_key);
-        let made = self.with_store(move |store| have_request(store, &names, reuse_key));
+        let settings = self.settings.clone();
+        let made = self.with_store(move |store| have_request(store, &settings));
         made.await
     }
 
@@ -429,22 +432,22 @@ impl Keeper {
         if self.source.is_none() {
             return Err("it has no source; `tombolo cert install` installs one by hand".to_owned());
         }
-        let (names, reuse_key) = (self.settings.names.clone(), self.settings.reuse_key);
-        self.with_store(move |store| have_request(store, &names, reuse_key)).await.map(drop)
+        let settings = self.settings.clone();
+        self.with_store(move |store| have_request(store, &settings)).await.map(drop)
     }
 
     async fn order(self: &Rc<Self>, kind: OrderKind) -> Outcome {
         let Some(source) = self.source.clone() else {
             return Outcome::Failed { cause: "it has no source".to_owned() };
         };
-        let bootstrap = self.settings.bootstrap.clone();
+        let (bootstrap, token) = (self.settings.bootstrap.clone(), self.settings.token.clone());
         let made = self.with_store(move |store| {
             let csr = store.pending().map(|pending| pending.csr.clone()).ok_or("the request is gone")?;
             // One for devices may not be for TLS clients.
             let is_client = store.current().is_some_and(|held| held.leaf.allows(Usage::Client));
             let kind = if is_client || bootstrap.is_none() { kind } else { OrderKind::Enroll };
             let identity = match (kind, bootstrap) {
-                (OrderKind::Reenroll, _) => store.current().map(identity),
+                (OrderKind::Reenroll, _) => store.current().map(|held| identity(held, token)),
                 (OrderKind::Enroll, Some((certificate, key))) => Some(read_identity(&certificate, &key)?),
                 (OrderKind::Enroll, None) => None,
             };
@@ -519,20 +522,33 @@ pub fn server_key(held: &Held) -> Result<ServerKey, String> {
 }
 
 /// The open request in PEM; one is made and kept if there is none.
-fn have_request(store: &mut Store<OnDisk>, names: &Names, reuse_key: bool) -> Result<String, String> {
+fn have_request(store: &mut Store<OnDisk>, settings: &Settings) -> Result<String, String> {
     if let Some(pending) = store.pending() {
         return Ok(pending.csr_pem());
     }
-    let pending = make_request(store.current(), names, reuse_key)?;
+    let pending = make_request(store, settings)?;
     let text = pending.csr_pem();
     store.keep_request(pending).map_err(|error| format!("the request cannot be kept: {error}"))?;
     Ok(text)
 }
 
-fn make_request(current: Option<&Held>, names: &Names, reuse_key: bool) -> Result<Pending, String> {
-    let names = current.map_or_else(|| names.clone(), |held| Names::of(&held.leaf));
-    let key = match current.filter(|_| reuse_key) {
-        Some(held) => held.key.clone(),
+fn make_request(store: &Store<OnDisk>, settings: &Settings) -> Result<Pending, String> {
+    let current = store.current();
+    let names = current.map_or_else(|| settings.names.clone(), |held| Names::of(&held.leaf));
+    // A key that is not where keys are kept now is not used again.
+    let stays = |held: &&Held| TokenKey::parse(&held.key).is_some() == settings.token.is_some();
+    let reused = current.filter(|_| settings.reuse_key).filter(stays).map(|held| held.key.clone());
+    if let Some(token) = &settings.token {
+        let key = match reused.as_ref().and_then(|key| TokenKey::parse(key)) {
+            Some(key) => key,
+            None => make_in_token(store, settings, token)?,
+        };
+        let signer = token::signing_key(token, key.clone())?;
+        let csr = request::make_by(&*signer, &names).map_err(|error| error.to_string())?;
+        return Ok(Pending { key: Arc::new(Zeroizing::new(key.to_bytes())), csr });
+    }
+    let key = match reused {
+        Some(key) => key,
         None => {
             let key = rcgen::KeyPair::generate().map_err(|error| format!("no key can be made: {error}"))?;
             Arc::new(Zeroizing::new(key.serialize_der()))
@@ -542,8 +558,23 @@ fn make_request(current: Option<&Held>, names: &Names, reuse_key: bool) -> Resul
     Ok(Pending { key, csr })
 }
 
-fn identity(held: &Held) -> Identity {
-    Identity { chain: held.chain.clone(), key: held.key.clone() }
+/// A new key in the token. Those that no file refers to any more go first, so that a token is never
+/// full of them.
+fn make_in_token(store: &Store<OnDisk>, settings: &Settings, of: &TokenSettings) -> Result<TokenKey, String> {
+    let (token, label) = (Token::of(of)?, format!("tombolo-{}", settings.name));
+    let held = [store.current(), store.candidate(), store.previous()];
+    let held = held.into_iter().flatten().filter_map(|held| TokenKey::parse(&held.key));
+    let removed = token.keep(&label, held.map(|key| key.id).collect());
+    if let Err(reason) = removed {
+        log::warn!(certificate = settings.name.as_str(), reason; "keys that are not used any more stay in the token");
+    }
+    let mut id = [0; ID_LENGTH];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| "no random numbers".to_owned())?;
+    token.generate(&label, id)
+}
+
+fn identity(held: &Held, token: Option<TokenSettings>) -> Identity {
+    Identity { chain: held.chain.clone(), key: held.key.clone(), token }
 }
 
 /// The bootstrap certificate and its key.
@@ -557,7 +588,7 @@ fn read_identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
     let secret = read(key)?;
     let secret = PrivateKeyDer::from_pem_slice(&secret)
         .map_err(|_| format!("{}: holds no private key (PEM is expected)", key.display()))?;
-    Ok(Identity { chain, key: Arc::new(Zeroizing::new(secret.secret_der().to_vec())) })
+    Ok(Identity { chain, key: Arc::new(Zeroizing::new(secret.secret_der().to_vec())), token: None })
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {

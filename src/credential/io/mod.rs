@@ -1,9 +1,11 @@
 //! The shells of the certificates: connections, programs, files, keys, tasks. What is renewed when
 //! is decided by [`Renewal`](super::renewal::Renewal).
 
+pub mod anchors;
 pub mod est;
 pub mod exec;
 pub mod keeper;
+pub mod revocation;
 pub mod watch;
 
 use std::path::Path;

@@ -16,6 +16,8 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
@@ -26,9 +28,11 @@ use super::unverified;
 use super::url::HttpsUrl;
 use super::wording::{self, Keys};
 use crate::clock::WallClock;
-use crate::northbound::io::{files, transport};
-use crate::northbound::settings::{TlsSettings, TlsVersion};
-use crate::northbound::tls::{self, Pem};
+use crate::northbound::io::{files, token, transport};
+use crate::northbound::revocation::RevocationSettings;
+use crate::northbound::settings::{TlsSettings, TlsVersion, TokenSettings};
+use crate::northbound::tls::{self, Pem, TlsError};
+use crate::northbound::token_key::TokenKey;
 use crate::proto::pem;
 
 /// Fields of an answer at most.
@@ -58,8 +62,27 @@ pub struct ClientCertificate {
     pub label: String,
     /// The chain, leaf first, DER.
     pub chain: Vec<Vec<u8>>,
-    /// The key, PKCS#8 DER.
+    /// The key, PKCS#8 DER, or a reference to one in `token`.
     pub key: Arc<Zeroizing<Vec<u8>>>,
+    /// The token that has the key.
+    pub token: Option<TokenSettings>,
+}
+
+impl ClientCertificate {
+    fn certified(&self) -> Result<CertifiedKey, TlsError> {
+        let chain = Pem { file: self.label.clone(), bytes: pem::chain(&self.chain) };
+        if let Some(key) = TokenKey::parse(&self.key) {
+            let none = || format!("{}: its key is in a PKCS #11 token, and none is configured", self.label);
+            let token = self.token.as_ref().ok_or_else(none).map_err(TlsError::Token)?;
+            let load = || token::signing_key(token, key).map_err(TlsError::Token);
+            return tls::certified_with(&chain, &self.label, load);
+        }
+        let mut key = Pem { file: self.label.clone(), bytes: Vec::new() };
+        pem::encode(pem::PRIVATE_KEY, &self.key, &mut key.bytes);
+        let certified = tls::certified_key(&chain, &key);
+        zeroize::Zeroize::zeroize(&mut key.bytes);
+        certified
+    }
 }
 
 /// Asks servers of one kind.
@@ -96,7 +119,7 @@ impl Client {
     /// [`Failure`] if there is no whole answer within the limits; an answer of any status is an
     /// answer.
     pub async fn send(&self, request: &Request<'_>) -> Result<Response, Failure> {
-        if request.basic.is_some() && !self.verified {
+        if request.basic.is_some() && (!self.verified || request.url.plain) {
             return Err(Failure::Local("a password is not sent to a server that is not verified".to_owned()));
         }
         match timeout(self.limits.total, self.follow(request)).await {
@@ -128,6 +151,9 @@ impl Client {
         let HttpsUrl { host, port, .. } = &request.url;
         let addresses = transport::resolve(host, *port).await.map_err(Failure::Unreachable)?;
         let (socket, _, _) = transport::dial(host, *port, &addresses).await.map_err(Failure::Unreachable)?;
+        if request.url.plain {
+            return self.exchange(request, socket, host).await;
+        }
         let name = tls::server_name(host).map_err(|error| Failure::Local(error.to_string()))?;
         let handshake = TlsConnector::from(self.config.clone()).connect(name, socket);
         let stream = match timeout(self.limits.idle, handshake).await {
@@ -135,6 +161,14 @@ impl Client {
             Ok(Err(error)) => return Err(self.io_failure(&error, host, "during the TLS handshake")),
             Ok(Ok(stream)) => stream,
         };
+        self.exchange(request, stream, host).await
+    }
+
+    /// The question and the answer on a stream.
+    async fn exchange<S>(&self, request: &Request<'_>, stream: S, host: &str) -> Result<Response, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let mut builder = hyper::client::conn::http1::Builder::new();
         builder.max_buf_size(self.limits.head.max(HEAD_LEAST)).max_headers(FIELDS_MAX);
         let made = builder.handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await;
@@ -249,18 +283,13 @@ fn verified(
         key_password: None,
         alpn: Vec::new(),
         minimum: TlsVersion::V1_2,
+        revocation: RevocationSettings::default(),
+        est_anchors: None,
+        token: None,
     };
-    let identity = identity.map(|identity| {
-        let file = identity.label.clone();
-        let mut key = Pem { file: file.clone(), bytes: Vec::new() };
-        pem::encode(pem::PRIVATE_KEY, &identity.key, &mut key.bytes);
-        (Pem { file, bytes: pem::chain(&identity.chain) }, key)
-    });
-    let shown = identity.as_ref().map(|(certificate, key)| (certificate, key));
-    let config = tls::client_config(&settings, &anchors, &place, shown, clock);
-    if let Some((_, mut key)) = identity {
-        zeroize::Zeroize::zeroize(&mut key.bytes);
-    }
+    let identity = identity.map(ClientCertificate::certified).transpose();
+    let config = identity
+        .and_then(|identity| tls::client_config_with(&settings, &anchors, &place, identity, None, clock));
     config.map_err(|error| {
         Failure::Local(error.to_string().replace("; install ca-certificates or set upstream.ca-file", ""))
     })

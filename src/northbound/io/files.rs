@@ -6,14 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use super::jwt::mint;
 use crate::clock::WallClock;
 use crate::northbound::encrypted_key::{self, Encryption};
 use crate::northbound::jwt::life;
+use crate::northbound::revocation::{self, RevocationSettings};
 use crate::northbound::settings::{Settings, TlsSettings};
-use crate::northbound::tls::{self, Pem};
+use crate::northbound::tls::{self, Pem, TlsError};
+use crate::northbound::token_key::TokenKey;
+use crate::proto::dtls::server::RevocationLists;
 
 /// Greatest file read.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
@@ -22,6 +28,8 @@ const FILE_MAX: u64 = 4 * 1024 * 1024;
 pub struct Material {
     /// `None` without TLS.
     pub tls: Option<Arc<ClientConfig>>,
+    /// The client's key is in a token: a handshake blocks on its signature.
+    pub signs_in_token: bool,
     /// The MQTT password.
     pub password: Option<Vec<u8>>,
     /// How long the password serves, if it expires.
@@ -34,11 +42,12 @@ pub struct Material {
 /// Names the file and what is wrong with it.
 pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, String> {
     let tls = settings.tls.as_ref().map(|tls| tls_config(tls, clock.clone())).transpose()?;
+    let (tls, signs_in_token) = tls.map_or((None, false), |(config, in_token)| (Some(config), in_token));
     let (password, password_life) = match &settings.jwt {
         Some(jwt) => (Some(mint(jwt, pem(&jwt.key_file)?, &settings.client_id, &*clock)?), Some(life(jwt))),
         None => (settings.password_file.as_deref().map(password).transpose()?, None),
     };
-    Ok(Material { tls, password, password_life })
+    Ok(Material { tls, signs_in_token, password, password_life })
 }
 
 /// What is in all the files that `settings` name, as one number: another number means that
@@ -49,6 +58,9 @@ pub fn fingerprint(settings: &Settings) -> u64 {
         settings.password_file.iter().chain(settings.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()));
     let paths = paths.chain(settings.tls.as_ref().and_then(|tls| tls.key_password.as_ref()));
     let paths = paths.chain(settings.jwt.as_ref().map(|jwt| &jwt.key_file));
+    let revocation = settings.tls.iter().flat_map(|tls| [&tls.revocation.file, &tls.revocation.fetched]);
+    let anchors = settings.tls.iter().map(|tls| &tls.est_anchors);
+    let paths = paths.chain(revocation.chain(anchors).flatten());
     let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
     let mut hasher = DefaultHasher::new();
     for path in paths {
@@ -58,12 +70,15 @@ pub fn fingerprint(settings: &Settings) -> u64 {
     hasher.finish()
 }
 
-fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<ClientConfig>, String> {
-    let (anchors, place) = match &settings.ca_file {
-        Some(path) => (vec![pem(path)?], path.display().to_string()),
-        None => system_anchors(),
-    };
-    let identity = match &settings.identity {
+/// The configuration, and whether its key is in a token.
+fn tls_config(
+    settings: &TlsSettings,
+    clock: Arc<dyn WallClock>,
+) -> Result<(Arc<ClientConfig>, bool), String> {
+    let (anchors, place) = anchors(settings)?;
+    let revoked = revocation_lists(settings, &anchors)?;
+    let (identity, in_token) = match &settings.identity {
+        None => (None, false),
         Some((certificate, key_file)) => {
             if settings.is_kept_here() && !certificate.exists() {
                 let shown = certificate.display();
@@ -71,12 +86,90 @@ fn tls_config(settings: &TlsSettings, clock: Arc<dyn WallClock>) -> Result<Arc<C
                     "not enrolled yet: there is no {shown}; `tombolo cert status` shows what it waits for"
                 ));
             }
-            Some((pem(certificate)?, key(key_file, settings.key_password.as_deref())?))
+            let chain = pem(certificate)?;
+            match TokenKey::from_pem(&pem(key_file)?.bytes) {
+                Some(key) => (Some(in_token(settings, &chain, key_file, key)?), true),
+                None => {
+                    let key = key(key_file, settings.key_password.as_deref())?;
+                    (Some(tls::certified_key(&chain, &key).map_err(|error| error.to_string())?), false)
+                }
+            }
         }
-        None => None,
     };
-    let identity = identity.as_ref().map(|(certificate, key)| (certificate, key));
-    tls::client_config(settings, &anchors, &place, identity, clock).map_err(|error| error.to_string())
+    let config = tls::client_config_with(settings, &anchors, &place, identity, revoked, clock);
+    config.map(|config| (config, in_token)).map_err(|error| error.to_string())
+}
+
+/// The anchors of the broker, and what to call where they are: those of `ca-file` and of the EST
+/// server, else the system's.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn anchors(settings: &TlsSettings) -> Result<(Vec<Pem>, String), String> {
+    let own = settings.ca_file.as_deref().map(pem).transpose()?;
+    let Some(est) = &settings.est_anchors else {
+        return Ok(match own {
+            Some(own) => (vec![own.clone()], own.file),
+            None => system_anchors(),
+        });
+    };
+    // What the EST server offers may not have come yet.
+    let offered = est.exists().then(|| pem(est)).transpose()?;
+    let found: Vec<Pem> = own.into_iter().chain(offered).collect();
+    match found.is_empty() {
+        true => Err("no CA of the broker is known yet: trust = \"est\", and the EST server has not answered; set upstream.ca-file \
+                     for the time until then"
+            .to_owned()),
+        false => {
+            let place = found.iter().map(|pem| pem.file.as_str()).collect::<Vec<_>>().join(" and ");
+            Ok((found, place))
+        }
+    }
+}
+
+/// The CA certificates of PEM files, DER.
+pub fn certificates(anchors: &[Pem]) -> Vec<Vec<u8>> {
+    let ders = anchors.iter().flat_map(|pem| CertificateDer::pem_slice_iter(&pem.bytes));
+    ders.filter_map(Result::ok).map(|der| der.to_vec()).collect()
+}
+
+/// The lists that the broker's chain is judged by; `None`: none are configured.
+///
+/// # Errors
+/// Names the operator's file and what is wrong with it. What was fetched and cannot be used counts
+/// as not fetched.
+pub fn revocation_lists(settings: &TlsSettings, anchors: &[Pem]) -> Result<Option<RevocationLists>, String> {
+    let RevocationSettings { file, fetched, refuse_expired } = &settings.revocation;
+    if file.is_none() && fetched.is_none() {
+        return Ok(None);
+    }
+    let shown = file.as_deref().unwrap_or(Path::new("upstream.crl-file")).display();
+    let own = match file {
+        None => Vec::new(),
+        Some(path) => revocation::parse(&read(path)?).map_err(|what| format!("{shown} {what}"))?,
+    };
+    let parsed = fetched.as_deref().map(|path| {
+        let parsed = read(path).and_then(|bytes| revocation::parse(&bytes));
+        parsed.unwrap_or_default()
+    });
+    let lists = revocation::lists(&own, parsed.as_deref(), &certificates(anchors), *refuse_expired);
+    lists.map(Some).map_err(|what| format!("{shown} {what}"))
+}
+
+fn in_token(
+    settings: &TlsSettings,
+    chain: &Pem,
+    key_file: &Path,
+    key: TokenKey,
+) -> Result<CertifiedKey, String> {
+    let shown = key_file.display().to_string();
+    let Some(token) = &settings.token else {
+        return Err(format!(
+            "{shown} refers to a key in a PKCS #11 token, and none is configured; set key = \"pkcs11\" in its [certificate] table"
+        ));
+    };
+    let load = || super::token::signing_key(token, key).map_err(TlsError::Token);
+    tls::certified_with(chain, &shown, load).map_err(|error| error.to_string())
 }
 
 /// The system's trust anchors: its bundle, or else all files of its folder; and what to call where

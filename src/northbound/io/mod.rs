@@ -15,6 +15,7 @@ pub mod probe;
 pub mod separate_trial;
 pub mod socket;
 mod tap;
+pub mod token;
 pub mod transport;
 
 use std::cell::RefCell;
@@ -65,6 +66,8 @@ pub struct Handle {
     stopped: Rc<Notify>,
     /// Rejected records that the broker has now.
     recovered: Rc<RefCell<Vec<RecordId>>>,
+    /// The chain of the broker of the last connection, DER, its own certificate first.
+    broker_chain: Rc<RefCell<Vec<Vec<u8>>>>,
     observer: Option<Rc<dyn Observer>>,
 }
 
@@ -76,6 +79,7 @@ impl Handle {
             wake: Rc::new(Notify::new()),
             stopped: Rc::new(Notify::new()),
             recovered: Rc::default(),
+            broker_chain: Rc::default(),
             observer: None,
         }
     }
@@ -119,6 +123,12 @@ impl Handle {
     /// they were rejected.
     pub fn take_recovered(&self) -> Vec<RecordId> {
         std::mem::take(&mut self.recovered.borrow_mut())
+    }
+
+    /// The chain that the broker showed when it was connected to last, DER, its own certificate
+    /// first; empty: none yet, or without TLS.
+    pub fn broker_chain(&self) -> Vec<Vec<u8>> {
+        self.broker_chain.borrow().clone()
     }
 
     /// Publishes the gateway's status anew and waits for its acknowledgement.
@@ -231,6 +241,7 @@ impl<M: Fn() -> Moment> Driver<M> {
         let now = (self.moment)().now;
         match connected {
             Ok(Connected { transport, password, password_life, dialed }) => {
+                *self.handle.broker_chain.borrow_mut() = transport.peer_chain();
                 {
                     let mut core = self.handle.core.borrow_mut();
                     core.handle_connected(now, password, dialed);

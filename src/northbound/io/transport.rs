@@ -27,6 +27,8 @@ use crate::northbound::uplink::Dialed;
 pub const DNS_WITHIN: Duration = Duration::from_secs(15);
 /// What the TLS handshake may take.
 pub const TLS_WITHIN: Duration = Duration::from_secs(20);
+/// The same with a key in a token, whose module has its own time ([`super::token`]).
+const TOKEN_TLS_WITHIN: Duration = Duration::from_secs(45);
 
 /// A stream to the broker.
 pub enum Transport {
@@ -34,6 +36,15 @@ pub enum Transport {
     Plain(Socket),
     /// With TLS.
     Tls(Box<TlsStream<Socket>>),
+}
+
+impl Transport {
+    /// The chain that the peer showed, DER, its own certificate first.
+    pub fn peer_chain(&self) -> Vec<Vec<u8>> {
+        let Transport::Tls(stream) = self else { return Vec::new() };
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        shown.iter().map(|der| der.to_vec()).collect()
+    }
 }
 
 /// Why there is none.
@@ -76,9 +87,10 @@ pub async fn connect(
     clock: Arc<dyn WallClock>,
     avoid: &[SocketAddr],
 ) -> Result<Connected, ConnectError> {
-    let Material { tls, password, password_life } = load(settings, clock).await?;
+    let Material { tls, signs_in_token, password, password_life } = load(settings, clock).await?;
     let addresses = resolve(&settings.host, settings.port).await?;
-    let (transport, dialed) = reach(tls, &settings.host, settings.port, &addresses, avoid).await?;
+    let tls = tls.map(|config| (config, signs_in_token));
+    let (transport, dialed) = reach_by(tls, &settings.host, settings.port, &addresses, avoid).await?;
     Ok(Connected { transport, password, password_life, dialed })
 }
 
@@ -89,6 +101,17 @@ pub async fn connect(
 /// [`ConnectError`] with what all of them said.
 pub async fn reach(
     tls: Option<Arc<ClientConfig>>,
+    host: &str,
+    port: u16,
+    addresses: &[SocketAddr],
+    avoid: &[SocketAddr],
+) -> Result<(Transport, Dialed), ConnectError> {
+    reach_by(tls.map(|config| (config, false)), host, port, addresses, avoid).await
+}
+
+/// As [`reach`]; whether the handshake may block goes with its configuration.
+async fn reach_by(
+    tls: Option<(Arc<ClientConfig>, bool)>,
     host: &str,
     port: u16,
     addresses: &[SocketAddr],
@@ -106,7 +129,7 @@ pub async fn reach(
         };
         let transport = match &tls {
             None => Transport::Plain(stream),
-            Some(config) => match handshake(config.clone(), host, stream).await {
+            Some((config, blocks)) => match handshake_by(config.clone(), *blocks, host, stream).await {
                 Ok(stream) => Transport::Tls(Box::new(stream)),
                 Err(error) => {
                     failed.push(error);
@@ -203,6 +226,29 @@ pub async fn dial(
                 }
             },
         }
+    }
+}
+
+/// As [`handshake`]. With `blocks`, the key is in a token, whose signature takes its time: then the
+/// handshake is polled on a thread of its own, while this one drives its socket and its timers.
+///
+/// # Errors
+/// As [`handshake`].
+pub async fn handshake_by(
+    config: Arc<ClientConfig>,
+    blocks: bool,
+    host: &str,
+    stream: Socket,
+) -> Result<TlsStream<Socket>, ConnectError> {
+    if !blocks {
+        return handshake(config, host, stream).await;
+    }
+    let (host, runtime) = (host.to_owned(), tokio::runtime::Handle::current());
+    let beside = tokio::task::spawn_blocking(move || runtime.block_on(handshake(config, &host, stream)));
+    match timeout(TOKEN_TLS_WITHIN, beside).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(_)) => Err("the thread of the TLS handshake failed".to_owned().into()),
+        Err(_) => Err(format!("the TLS handshake takes more than {} s", TOKEN_TLS_WITHIN.as_secs()).into()),
     }
 }
 

@@ -185,6 +185,15 @@ impl Uplink {
         self.unwelcome
     }
 
+    /// Replaces the connection in good order: what it was judged by has changed.
+    pub fn replace_connection(&mut self, now: Instant) {
+        if self.stage == Stage::Flowing {
+            self.leave(now);
+        } else {
+            self.retry_now(now);
+        }
+    }
+
     /// Lets what is in flight be answered before the connection is replaced.
     fn leave(&mut self, now: Instant) {
         self.publisher.hold(Hold::Everything);

@@ -151,6 +151,9 @@ impl Mosquitto {
                 key_password: None,
                 alpn: Vec::new(),
                 minimum: TlsVersion::V1_2,
+                revocation: Default::default(),
+                est_anchors: None,
+                token: None,
             }),
             ..super::settings()
         }

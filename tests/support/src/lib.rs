@@ -6,10 +6,12 @@
 pub mod broker;
 pub mod disk_faults;
 pub mod dtls;
+pub mod http;
 pub mod journal;
 pub mod kernel;
 pub mod readings;
 pub mod session_store;
+pub mod token;
 
 use std::fs;
 use std::io::{Read, Write as _};
@@ -156,8 +158,17 @@ impl Pki {
 impl Pki {
     /// The list of all certificates revoked, by their serial numbers, in PEM form.
     pub fn revoke(&self, serials: &[u64]) -> String {
-        let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
-            serial_number: (*serial).into(),
+        self.revoke_serials(serials.iter().map(|serial| (*serial).into()))
+    }
+
+    /// The same, by the content of their serial numbers.
+    pub fn revoke_der(&self, serials: &[&[u8]]) -> String {
+        self.revoke_serials(serials.iter().map(|serial| rcgen::SerialNumber::from_slice(serial)))
+    }
+
+    fn revoke_serials(&self, serials: impl Iterator<Item = rcgen::SerialNumber>) -> String {
+        let revoked = serials.map(|serial_number| rcgen::RevokedCertParams {
+            serial_number,
             revocation_time: rcgen::date_time_ymd(2024, 1, 1),
             reason_code: Some(rcgen::RevocationReason::KeyCompromise),
             invalidity_date: None,

@@ -393,12 +393,18 @@ impl<'a> Walk<'a> {
     async fn reach(&mut self) -> Result<(Box<dyn Wire>, Option<Vec<u8>>), Failed> {
         let (host, port) = (self.settings.host.as_str(), self.settings.port);
         let first = self.is_first();
-        let Material { tls, password, .. } = match transport::load(self.settings, self.clock.clone()).await {
-            Ok(material) => material,
-            Err(text) => {
-                return fail(&mut self.steps, "files", text, "correct the file, or its name in [upstream]");
-            }
-        };
+        let Material { tls, signs_in_token, password, .. } =
+            match transport::load(self.settings, self.clock.clone()).await {
+                Ok(material) => material,
+                Err(text) => {
+                    return fail(
+                        &mut self.steps,
+                        "files",
+                        text,
+                        "correct the file, or its name in [upstream]",
+                    );
+                }
+            };
         let addresses = match transport::resolve(host, port).await {
             Ok(addresses) => addresses,
             Err(text) => {
@@ -430,7 +436,7 @@ impl<'a> Walk<'a> {
                 }
                 return Ok((Box::new(stream), password));
             };
-            match transport::handshake(config, host, stream).await {
+            match transport::handshake_by(config, signs_in_token, host, stream).await {
                 Ok(stream) => {
                     if first {
                         let pinned = self.settings.tls.as_ref().is_some_and(|tls| !tls.pins.is_empty());

@@ -30,7 +30,7 @@ use super::certification::{Above, AuthorityId, CertificationPath, Link, Paths};
 use super::identity::CertificateIdentity;
 use super::name::{DistinguishedName, content};
 use super::outline::{self, Malformed, Outline};
-use super::revocation::{KeyId, List, Signer, is_signed, key_id, may_sign_lists};
+use super::revocation::{self, KeyId, List, ListPolicy, Signer, is_signed, key_id, may_sign_lists};
 use super::schedule::hash;
 use crate::clock;
 
@@ -79,6 +79,13 @@ pub(super) fn refusal(fault: &ChainFault, first: Option<&[u8]>) -> String {
         Error::CertExpired { not_after, .. } => format!("it expired on {}", date(not_after)),
         Error::CertNotValidYet { not_before, .. } => format!("it is not valid before {}", date(not_before)),
         Error::CertRevoked => "it is revoked".to_owned(),
+        Error::CrlExpired { next_update, .. } => format!(
+            "the revocation list of one of its CAs expired on {}, and coap.crl-expired is \"refuse\"",
+            date(next_update)
+        ),
+        Error::UnknownRevocationStatus => {
+            "no revocation list came from coap.crl-url yet, and coap.crl-expired is \"refuse\"".to_owned()
+        }
         Error::UnknownIssuer => "it leads to no CA in coap.client-ca-file".to_owned(),
         Error::CaUsedAsEndEntity => "it is a CA's own, not a device's".to_owned(),
         Error::UnsupportedCertVersion => "it is not of X.509 version 3".to_owned(),
@@ -236,6 +243,7 @@ pub struct Trust {
     /// The standing of each CA among anchors and intermediates.
     authorities: HashMap<AuthorityId, Standing>,
     revoked: Vec<List>,
+    policy: ListPolicy,
     /// Upper bounds of the cost of verifying a chain.
     work: Work,
     raw_public_keys: HashSet<[u8; 32]>,
@@ -381,6 +389,7 @@ impl Trust {
             intermediates,
             authorities: HashMap::new(),
             revoked,
+            policy: ListPolicy::default(),
             work,
             raw_public_keys,
             digest: digest(parts.iter().map(|part| &part[..])),
@@ -448,26 +457,15 @@ impl Trust {
         self.revoked.iter().any(|list| list.revokes(issuer, key, serial))
     }
 
-    /// Checks a path with valid signatures against the revocation lists.
-    fn is_not_revoked(&self, device: &EndEntityCert<'_>, path: &VerifiedPath<'_>) -> Result<(), Error> {
-        if self.revoked.is_empty() {
-            return Ok(());
+    /// The same with another way with lists that have expired, or are not there yet.
+    #[must_use]
+    pub fn with_list_policy(mut self, policy: ListPolicy) -> Trust {
+        self.policy = policy;
+        if policy != ListPolicy::default() {
+            let flags = [u8::from(policy.refuse_expired), u8::from(policy.missing)];
+            self.digest = digest([&self.digest[..], &flags[..]]);
         }
-        let anchor = path.anchor();
-        let mut issuers = vec![(anchor.subject.to_vec(), anchor.subject_public_key_info.to_vec())];
-        for ca in path.intermediate_certificates().rev() {
-            issuers.push((ca.subject().to_vec(), ca.subject_public_key_info().to_vec()));
-        }
-        for (subject, key) in &issuers {
-            self.revoked.iter().for_each(|list| list.meet(subject, key));
-        }
-        let below = path.intermediate_certificates().rev().map(|ca| (ca.issuer(), ca.serial()));
-        let below = below.chain([(device.issuer(), device.serial())]);
-        let mut all = issuers.iter().zip(below);
-        match all.any(|((_, key), (issuer, serial))| self.is_revoked(issuer, Some(&key_id(key)), serial)) {
-            true => Err(Error::CertRevoked),
-            false => Ok(()),
-        }
+        self
     }
 
     /// The names, sorted, of the configured CAs that had a revocation list in `before` and have
@@ -625,8 +623,10 @@ impl Trust {
             .collect();
         // The library uses only the first list of a name; here all lists apply, each for the key
         // that signed it.
-        let judge = |path: &VerifiedPath<'_>| self.is_not_revoked(&leaf, path);
         let check = |time: UnixTime| {
+            let at = clock::UnixTime::from_secs(time.as_secs());
+            let judge =
+                |path: &VerifiedPath<'_>| revocation::judge(&self.revoked, self.policy, &leaf, path, at);
             let usage = KeyUsage::client_auth();
             leaf.verify_for_usage(&CHAIN, &self.anchors, &intermediates, time, usage, None, Some(&judge))
         };

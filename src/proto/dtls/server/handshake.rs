@@ -539,6 +539,7 @@ fn certificate_alert(fault: &ChainFault) -> u8 {
     match error {
         Error::CertExpired { .. } | Error::CertNotValidYet { .. } => alert::CERTIFICATE_EXPIRED,
         Error::CertRevoked => alert::CERTIFICATE_REVOKED,
+        Error::CrlExpired { .. } | Error::UnknownRevocationStatus => alert::CERTIFICATE_UNKNOWN,
         Error::UnknownIssuer => alert::UNKNOWN_CA,
         Error::UnsupportedSignatureAlgorithmContext(_)
         | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)

@@ -75,6 +75,7 @@ pub use self::identity::CertificateIdentity;
 use self::identity::Issuers;
 pub use self::name::{DistinguishedName, NameError};
 use self::review::Review;
+pub use self::revocation::{ListOutline, ListPolicy, RevocationLists};
 use self::session::{Peer, Stage};
 use self::suites::KeyExchange;
 use self::wire::Cid;

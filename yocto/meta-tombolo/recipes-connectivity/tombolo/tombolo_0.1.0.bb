@@ -32,6 +32,8 @@ PACKAGECONFIG ??= "dimpl update"
 PACKAGECONFIG[dimpl] = "--features dimpl"
 # Firmware update checks by TUF.
 PACKAGECONFIG[update] = "--features update"
+# Keys in a PKCS #11 token.
+PACKAGECONFIG[pkcs11] = "--features pkcs11"
 
 SYSTEMD_SERVICE:${PN} = "tombolo.service"
 

@@ -1,0 +1,162 @@
+//! Revocation lists that the daemon fetches: of devices' certificates and of the broker's.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tombolo_test_support::http::FileServer;
+use tombolo_test_support::{Daemon, Folder, Pki, wait_for};
+
+use super::Site;
+
+/// A gateway that fetches lists: `devices.pem` of `[coap]`, `broker.pem` of `[upstream]`.
+struct World {
+    site: Site,
+    server: FileServer,
+    /// The CA of devices.
+    pki: Pki,
+    folder: Folder,
+}
+
+const FLEET: &str = "[fleet.doors]\nrole = \"sensor\"\ncertificate-dns = \"door-{id}.example\"\n";
+
+impl World {
+    fn new(name: &str, coap: &str, upstream: &str) -> World {
+        let folder = Folder::new(&format!("{name}-pki"));
+        let pki = Pki::new(folder.path());
+        pki.issue("gateway", &["localhost", "127.0.0.1"]);
+        for serial in 1..=2u64 {
+            pki.issue_with(&format!("door-{serial}"), &[&format!("door-{serial}.example")], |params| {
+                params.serial_number = Some(serial.into());
+            });
+        }
+        let server = FileServer::start(folder.path());
+        let place = folder.path().display().to_string();
+        let (devices, broker) = (server.url("devices.pem"), server.url("broker.pem"));
+        let site = Site::build(name, FLEET, "", |text| {
+            let text = text.replace(
+                "[coap]\n",
+                &format!(
+                    "[coap]\ncertificate-file = \"{place}/gateway.pem\"\nkey-file = \"{place}/gateway.key\"\n\
+                     client-ca-file = \"{place}/ca.pem\"\n{}\n",
+                    coap.replace("URL", &devices)
+                ),
+            );
+            text.replace("[upstream]\n", &format!("[upstream]\n{}\n", upstream.replace("URL", &broker)))
+        });
+        World { site, server, pki, folder }
+    }
+
+    fn post(&self, name: &str, path: &str) -> String {
+        let file = |end: &str| self.folder.join(&format!("{name}.{end}")).display().to_string();
+        let output = std::process::Command::new("coap-client-openssl")
+            .args(["-m", "post", "-e", "1", "-B", "5", "-v", "6", "-c", &file("pem"), "-j", &file("key")])
+            .args(["-C", &self.folder.join("ca.pem").display().to_string()])
+            .arg(format!("coaps://{}/{path}", self.site.daemon.coaps))
+            .output()
+            .expect("libcoap3-bin is installed");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// What `status` says of the lists of a table.
+    fn lists(&self, table: &str) -> Value {
+        let sources = self.site.daemon.status()["revocation"].clone();
+        let own = sources.as_array().expect("a list").iter().find(|source| source["table"] == table);
+        own.cloned().unwrap_or_default()
+    }
+
+    /// Starts again: then what is configured is fetched within minutes, or, with nothing in store,
+    /// at once.
+    fn restart_without_store(&mut self) {
+        self.site.daemon.stop();
+        let _ = std::fs::remove_dir_all(self.site.folder.join("state/revocation"));
+        self.site.daemon.resume();
+    }
+}
+
+fn says(daemon: &Daemon, parts: &[&str]) {
+    let all = || daemon.log().lines().any(|line| parts.iter().all(|part| line.contains(part)));
+    wait_for(&format!("a line with {parts:?}"), all);
+}
+
+#[test]
+fn a_device_on_a_list_that_was_fetched_is_refused_and_the_other_is_served() {
+    let mut world = World::new("crl-devices", "crl-url = \"URL\"", "");
+    wait_for("the first question", || world.server.asked() > 0);
+    wait_for("its failure", || world.lists("coap")["last_error"].is_string());
+    // Nothing there yet: devices are served, and that is said.
+    assert!(world.post("door-1", "t/before").contains("2.04"));
+    let problems = world.site.daemon.status()["problems"].to_string();
+    assert!(
+        problems.contains("no revocation list could be fetched for [coap]") && problems.contains("404"),
+        "{problems}"
+    );
+
+    world.folder.write("devices.pem", world.pki.revoke(&[1]));
+    world.restart_without_store();
+    wait_for("the list", || world.lists("coap")["lists"].as_array().is_some_and(|lists| lists.len() == 1));
+    let list = world.lists("coap")["lists"][0].clone();
+    assert!(list["issuer"].as_str().is_some_and(|issuer| issuer.contains("Test CA")), "{list}");
+    assert_eq!(list["next_update"], "2100-01-01T00:00:00.000Z");
+    assert_eq!(list["expired"], false);
+    assert!(list["age_s"].as_u64().is_some_and(|age| age > 0), "{list}");
+    let refused = || !world.post("door-1", "t/after").contains("2.04");
+    wait_for("the refusal", refused);
+    says(&world.site.daemon, &["it is revoked", "door-1.example"]);
+    assert!(world.post("door-2", "t/after").contains("2.04"));
+    let (_, text) = world.site.daemon.command(&["status"]);
+    assert!(text.contains("revocation") && text.contains("next due 2100-01-01"), "{text}");
+    let (_, text) = world.site.daemon.command(&["check", "--offline"]);
+    assert!(text.contains("old; its next update is due 2100-01-01"), "{text}");
+
+    // Without the server it is still there, also after a restart.
+    std::fs::remove_file(world.folder.join("devices.pem")).expect("it is there");
+    world.site.daemon.stop();
+    world.site.daemon.resume();
+    assert!(!world.post("door-1", "t/again").contains("2.04"));
+    assert!(world.post("door-2", "t/again").contains("2.04"));
+}
+
+#[test]
+fn with_refuse_no_device_is_served_before_there_is_a_list() {
+    let mut world = World::new("crl-refuse", "crl-url = \"URL\"\ncrl-expired = \"refuse\"", "");
+    assert!(!world.post("door-2", "t/x").contains("2.04"));
+    says(&world.site.daemon, &["no revocation list came from coap.crl-url yet", "door-2.example"]);
+    // A pre-shared key has nothing to do with it.
+    assert!(world.site.post(&["-e", "1"], "t/psk").contains("2.04"));
+    world.folder.write("devices.pem", world.pki.revoke(&[]));
+    world.restart_without_store();
+    wait_for("service", || world.post("door-2", "t/x").contains("2.04"));
+}
+
+#[test]
+fn a_broker_whose_certificate_is_on_a_fetched_list_is_left_and_readings_wait() {
+    let mut world = World::new("crl-broker", "", "crl-url = \"URL\"");
+    wait_for("the uplink", || world.site.daemon.status()["upstream"]["connected"] == true);
+    wait_for("its failure", || world.lists("upstream")["last_error"].is_string());
+    let serial = serial(&world.site.folder.join("broker.pem"));
+    world.folder.write("broker.pem", world.site.pki.revoke_der(&[&serial]));
+    world.restart_without_store();
+    // It may connect first; with the list the connection is replaced.
+    wait_for("the refusal", || {
+        let upstream = world.site.daemon.status()["upstream"].clone();
+        upstream["connected"] == false
+            && upstream["last_error"].as_str().is_some_and(|said| said.contains("was revoked by"))
+    });
+    assert!(world.site.post(&["-e", "waits"], "t/env").contains("2.04"));
+    // The list is corrected; what waited arrives.
+    world.folder.write("broker.pem", world.site.pki.revoke(&[]));
+    world.restart_without_store();
+    wait_for("the reading", || !world.site.arrived("tombolo/gw/door-7/up/t/env").is_empty());
+}
+
+/// The serial number of a certificate, as its content.
+fn serial(pem: &Path) -> Vec<u8> {
+    let output = std::process::Command::new("openssl")
+        .args(["x509", "-noout", "-serial", "-in"])
+        .arg(pem)
+        .output()
+        .expect("openssl is installed");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let digits = text.trim().strip_prefix("serial=").expect("a serial number");
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex")).collect()
+}
