@@ -45,7 +45,7 @@ use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Method, Name, RecordId};
 use crate::northbound::publication;
 use crate::northbound::publisher::Skip;
-use crate::proto::dtls::server::ServerKey;
+use crate::proto::dtls::server::{Certificates as DtlsCertificates, ServerKey};
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::io::hinted;
 use crate::telemetry::limited::Limiter;
@@ -81,6 +81,9 @@ pub struct Desk {
     revocations: Revocations,
     /// New lists for devices on their way: what they are worked out for.
     lists: Option<ListsUnderWay>,
+    /// What devices are judged by and what they are shown: of the files, with the key that was
+    /// renewed and the lists that were fetched since.
+    in_force: DtlsCertificates,
     started: Instant,
     /// Since when the rules count what they decide.
     rules_since: Instant,
@@ -136,6 +139,7 @@ impl Desk {
             certificates,
             revocations,
             lists: None,
+            in_force: loaded.settings.coap.certificates.clone(),
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -279,8 +283,8 @@ impl Desk {
     /// Takes this key and its certificate for all handshakes of devices from the next on. Sessions
     /// that stand stay.
     fn serve_with(&mut self, key: Arc<ServerKey>) {
-        let mut certificates = self.loaded.settings.coap.certificates.clone();
-        certificates.key = Some(key);
+        self.in_force.key = Some(key);
+        let certificates = self.in_force.clone();
         self.shared.round(|hub: &mut Hub| hub.replace_certificates(certificates));
         log::info!("handshakes of devices have the new certificate from now on");
     }
@@ -423,6 +427,8 @@ impl Desk {
         let Ok(certificates) = receiver.try_recv() else { return };
         if Arc::ptr_eq(loaded, &self.loaded) {
             self.lists = None;
+            self.in_force.trust = certificates.trust;
+            let certificates = self.in_force.clone();
             self.shared.round(|hub: &mut Hub| hub.replace_certificates(certificates));
         } else {
             // A reload came in between, perhaps with other CAs.
@@ -520,10 +526,7 @@ impl Desk {
             }
             certificates
         });
-        for list in certificates
-            .iter()
-            .flat_map(|new| new.trust.without_list_since(&self.loaded.settings.coap.certificates.trust))
-        {
+        for list in certificates.iter().flat_map(|new| new.trust.without_list_since(&self.in_force.trust)) {
             log::warn!(ca = list.as_str(); "this CA has no revocation list any more; what it had revoked is accepted again");
         }
         // Under a new name nobody answers for what is retained under the old one.
@@ -533,6 +536,9 @@ impl Desk {
         } else {
             Vec::new()
         };
+        if let Some(certificates) = &certificates {
+            self.in_force = certificates.clone();
+        }
         self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
         let now = Instant::now();
         let hub = self.shared.hub.borrow();
