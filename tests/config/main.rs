@@ -18,3 +18,4 @@ mod shipped;
 mod state;
 mod support;
 mod telegram;
+mod update;

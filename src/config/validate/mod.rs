@@ -15,6 +15,7 @@ mod renewal;
 mod role;
 mod serial;
 mod stage;
+mod update;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use super::{FileError, Known, Looked, Material, Sources, model};
 use crate::gate;
 use crate::message::Name;
 use crate::southbound::serial::settings::Duty;
+use crate::update::settings::Source;
 
 /// Where systemd puts the credentials of the service, as seen from outside of it.
 const SERVICE_CREDENTIALS: &str = "/run/credentials/tombolo.service";
@@ -184,14 +186,18 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let paths = paths(cx, &file.paths);
     let gateway = gateway(cx, &file.gateway);
     let prefix = prefix(cx, &file.topics, &gateway.id);
-    let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
+    let mut topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
     let own = upstream::own_topics(file, &topics, &prefix, &gateway.id);
     let certificates = renewal::certificates(cx, file, &gateway.id, &paths);
     let renewed = certificates.first().map(|certificate| certificate.settings.current());
+    let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
+    let update = update::update(cx, &file.update, &journal);
+    if update.source == Source::None {
+        (topics.own.update, topics.own.update_hint) = (None, None);
+    }
     let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed);
     let mut coap = stage::coap(cx, &file.coap);
     let material = certificate::material(cx, &file.coap);
-    let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
     let (roles, faulty) = role::roles(cx, &file.role);
     let mut gate = gate::Settings {
         gateway: gateway.id.clone(),
@@ -240,8 +246,20 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         },
     };
     let log = log(&file.log);
-    let settings =
-        Settings { gateway, gate, upstream, certificates, coap, serial, journal, clock, log, metrics, paths };
+    let settings = Settings {
+        gateway,
+        gate,
+        upstream,
+        certificates,
+        coap,
+        serial,
+        journal,
+        clock,
+        log,
+        update,
+        metrics,
+        paths,
+    };
     Some(Validated { settings, known, certificates: material })
 }
 
