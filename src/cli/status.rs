@@ -91,6 +91,10 @@ pub fn text(status: &Status) -> String {
     for (name, of) in &status.certificates {
         row("certificate", certificate(name, of));
     }
+    let update = &status.update;
+    if !update.source.is_empty() && update.source != "none" {
+        row("update", super::update::line(update));
+    }
     if let Some(limit) = status.upstream.rate_limit.filter(|_| !status.upstream.rate_lowered) {
         row("", super::queue::rate(limit, status.journal.records));
     }
@@ -446,6 +450,7 @@ mod tests {
         };
         let status = Status {
             certificates: Default::default(),
+            update: Default::default(),
             ok: false,
             reasons: Vec::new(),
             strays: vec![stray],

@@ -32,11 +32,12 @@ use super::round::Shared;
 use super::serial::Ports;
 use super::state::StateKeeper;
 use super::trial::{Judgement, OnTrial};
+use super::update::Updates;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Level, Loaded};
-use crate::control::api::{CertificateAction, ClockAction, Control, RejectedAction, Reply};
+use crate::control::api::{CertificateAction, ClockAction, Control, RejectedAction, Reply, UpdateAction};
 use crate::control::protocol::{Code, Failure};
 use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
@@ -69,6 +70,7 @@ pub struct Desk {
     fleets: FleetKeeper,
     deliveries: Rc<Deliveries>,
     certificates: Certificates,
+    updates: Rc<Updates>,
     started: Instant,
     /// Since when the rules count what they decide.
     rules_since: Instant,
@@ -112,6 +114,7 @@ impl Desk {
         fleets: FleetKeeper,
         deliveries: Rc<Deliveries>,
         certificates: Certificates,
+        updates: Rc<Updates>,
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -121,6 +124,7 @@ impl Desk {
             fleets,
             deliveries,
             certificates,
+            updates,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -234,6 +238,7 @@ impl Desk {
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.certificates.care();
+        self.updates.care(now);
         self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
@@ -458,11 +463,17 @@ impl Desk {
             log::warn!(ca = list.as_str(); "this CA has no revocation list any more; what it had revoked is accepted again");
         }
         // Under a new name nobody answers for what is retained under the old one.
+        let update_topic = settings.upstream.as_ref().and_then(|upstream| upstream.topics.update.clone());
         let clear = if changes.renamed_from.is_some() {
             let hub = self.shared.hub.borrow();
             self.link.retained(hub.pipeline.gate.devices(Instant::now()).map(|device| device.id.as_str()))
         } else {
-            Vec::new()
+            // Where nobody looks for newer firmware any more, nothing says what was found.
+            self.link
+                .update_topic()
+                .filter(|before| Some(before) != update_topic.as_ref())
+                .into_iter()
+                .collect()
         };
         self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
         let now = Instant::now();
@@ -473,6 +484,7 @@ impl Desk {
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
+            self.updates.forget();
             self.shared.hub.borrow_mut().pipeline.gate.retell_presence(Instant::now());
         }
         self.link.look_at_files(upstream_files);
@@ -485,6 +497,9 @@ impl Desk {
         }
         if changes.journal {
             self.journal.borrow().set_bounds(settings.journal.lanes);
+        }
+        if changes.update || changes.renamed_from.is_some() {
+            self.updates.replace(&settings.update, &settings.gateway.id);
         }
         if changes.clock {
             self.clock.set_always(settings.clock.trust == ClockTrust::Always);
@@ -522,6 +537,7 @@ impl Desk {
         problems.extend(self.state.problems());
         problems.extend(self.metrics_problems.iter().cloned());
         problems.extend(self.certificates.problems());
+        problems.extend(self.updates.problems(now));
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
@@ -548,6 +564,7 @@ impl Desk {
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
         dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
+        self.updates.count(&mut snapshot);
         snapshot
     }
 }
@@ -597,6 +614,7 @@ impl Control for Desk {
             clock: self.clock.snapshot(),
             trial: self.trial.as_ref().map(OnTrial::snapshot),
             certificates: self.certificates.snapshot(),
+            update: self.updates.snapshot(now),
         };
         status.reasons = verdict::reasons(&status);
         status.ok = status.reasons.is_empty();
@@ -781,6 +799,10 @@ impl Control for Desk {
 
     fn certificate(&mut self, name: &str, action: CertificateAction, reply: Reply) {
         self.certificates.act(name, action, reply);
+    }
+
+    fn update(&mut self, action: UpdateAction, reply: Reply) {
+        self.updates.act(action, reply);
     }
 
     fn serial_port(&mut self, name: &str) -> bool {

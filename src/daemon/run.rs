@@ -33,6 +33,7 @@ use super::notify::Notify;
 use super::report;
 use super::round::{Shared, tick};
 use super::serial::Ports;
+use super::update::Updates;
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Loaded, LogTarget};
 use crate::control::io::server::Server;
@@ -179,6 +180,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let mut interrupt = listen_for(SignalKind::interrupt())?;
     let mut notify = Notify::default();
     let certificates = Certificates::open(settings, &uplink, &clock);
+    let updates = Updates::open(settings, &uplink, &clock);
     let mut desk = Desk::new(
         options.clone(),
         loaded,
@@ -190,6 +192,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         fleets,
         deliveries,
         certificates,
+        updates,
     );
     let mut server = server;
     let mut metrics = super::metrics::Metrics::start(&desk.metrics_addresses());
