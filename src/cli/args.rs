@@ -8,15 +8,15 @@ mod maintenance;
 
 pub use maintenance::{
     ApplyArguments, BundleArguments, CertCommand, CertInstallArguments, CertNameArgument, CertRenewArguments,
-    CompleteArguments, ConfigCommand, DecommissionArguments, HelpArguments, MigrateArguments, Names,
-    ShowArguments,
+    CompleteArguments, ConfigCommand, DecommissionArguments, DeniedCommand, DeniedVersionArgument,
+    DownloadArguments, HelpArguments, MigrateArguments, Names, ShowArguments, UpdateCommand, VerifyArguments,
 };
 
 /// The default of `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
 
 /// Commands that are documented but not implemented yet.
-pub const NOT_BUILT: [&str; 2] = ["send", "update"];
+pub const NOT_BUILT: [&str; 1] = ["send"];
 
 /// Gateway from CoAP/DTLS, serial and Modbus devices to one MQTT broker
 #[derive(Debug, Parser)]
@@ -79,6 +79,9 @@ pub enum Command {
     /// Show and steer the certificates that renew themselves
     #[command(subcommand)]
     Cert(CertCommand),
+    /// Look for newer firmware of this gateway, and fetch it
+    #[command(subcommand)]
+    Update(UpdateCommand),
     /// Print the decrypted messages of a device, or the packets of the uplink
     Trace(TraceArguments),
     /// List serial ports, print the bytes of one, or forget what a unit taught

@@ -135,6 +135,7 @@ fn clear(context: &Context, loaded: &Loaded) -> Result<usize, CommandError> {
     // Without a status of its own: the connection leaves nothing behind.
     let mut quiet = upstream.clone();
     quiet.topics.gateway_status = None;
+    quiet.topics.update_hint = None;
     tell(format!(
         "clearing {} at {broker}; this takes up to {} s",
         plural(topics.len() as u64, "retained topic"),
@@ -250,7 +251,8 @@ fn retained(loaded: &Loaded) -> Vec<String> {
         gate.devices(now).map(|device| device.id.to_string()).collect();
     ids.extend(gone.iter().map(ToString::to_string));
     ids.extend(loaded.known.iter().map(|known| known.id.clone()));
-    let mut topics: Vec<String> = upstream.topics.gateway_status.iter().cloned().collect();
+    let own = &upstream.topics;
+    let mut topics: Vec<String> = own.gateway_status.iter().chain(&own.update).cloned().collect();
     if let Some(template) = &upstream.topics.device_status {
         topics.extend(ids.iter().map(|id| template.replace("{device}", id)));
     }

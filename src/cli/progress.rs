@@ -85,3 +85,35 @@ fn paint(doing: &str, now: Instant) {
         shown.line = true;
     }
 }
+
+/// A line that shows how far something has come; it is erased when this is dropped. Shown only on a
+/// terminal.
+pub struct Bar(bool);
+
+/// Characters of the bar.
+const WIDTH: usize = 30;
+
+impl Bar {
+    /// Nothing is shown with `json`, or where standard error is no terminal.
+    pub fn begin(json: bool) -> Bar {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        Bar(!json && !dumb && std::io::stderr().is_terminal())
+    }
+
+    /// Shows it: `percent` of `0..=100`, and what else is to be said.
+    pub fn show(&self, percent: u8, what: &str) {
+        if self.0 {
+            let full = usize::from(percent.min(100)) * WIDTH / 100;
+            let bar = format!("{}{}", "#".repeat(full), ".".repeat(WIDTH - full));
+            let _ = std::io::stderr().write_all(format!("\r\x1b[K[{bar}] {percent:3} % {what}").as_bytes());
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = std::io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}

@@ -102,6 +102,10 @@ pub fn text(status: &Status) -> String {
     for source in &status.revocation {
         row("revocation", revocation(source));
     }
+    let update = &status.update;
+    if !update.source.is_empty() && update.source != "none" {
+        row("update", super::update::line(update));
+    }
     if let Some(limit) = status.upstream.rate_limit.filter(|_| !status.upstream.rate_lowered) {
         row("", super::queue::rate(limit, status.journal.records));
     }
@@ -475,6 +479,7 @@ mod tests {
         let status = Status {
             certificates: Default::default(),
             revocation: Default::default(),
+            update: Default::default(),
             ok: false,
             reasons: Vec::new(),
             strays: vec![stray],

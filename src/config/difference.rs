@@ -98,6 +98,7 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
         ("journal", was.journal != is.journal),
         ("clock.trust", was.clock != is.clock),
         ("log.level", was.log.level != is.log.level),
+        ("update", was.update != is.update),
         ("metrics.listen", was.metrics != is.metrics),
     ] {
         if differs {
@@ -226,5 +227,7 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
         ("topics.gateway-status", of(&|it| text(it.topics.gateway_status.as_ref()))),
         ("topics.loss", of(&|it| text(it.topics.loss.as_ref()))),
         ("topics.device-status", of(&|it| text(it.topics.device_status.as_ref()))),
+        ("topics.update", of(&|it| text(it.topics.update.as_ref()))),
+        ("topics.update-hint", of(&|it| text(it.topics.update_hint.as_ref()))),
     ]
 }

@@ -31,6 +31,7 @@ pub(super) struct File {
     pub(super) lane: Lanes,
     pub(super) clock: Clock,
     pub(super) log: Log,
+    pub(super) update: Update,
     pub(super) metrics: Metrics,
     pub(super) paths: Paths,
 }
@@ -170,6 +171,8 @@ pub(super) struct Topics {
     pub(super) device_status: Option<String>,
     pub(super) gateway_status: Option<String>,
     pub(super) loss: Option<String>,
+    pub(super) update: Option<String>,
+    pub(super) update_hint: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -529,6 +532,41 @@ pub(super) enum LogTarget {
     Auto,
     Journal,
     Stderr,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Update {
+    pub(super) source: Option<UpdateSource>,
+    pub(super) url: Option<String>,
+    pub(super) metadata_url: Option<String>,
+    pub(super) targets_url: Option<String>,
+    pub(super) root_file: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) period: Option<Span>,
+    pub(super) backend: Option<UpdateBackend>,
+    pub(super) maintenance_window: Option<String>,
+    pub(super) compatible: Option<String>,
+    pub(super) hardware: Option<String>,
+    pub(super) health_timeout: Option<Span>,
+    pub(super) daily_budget: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum UpdateSource {
+    None,
+    Apt,
+    Tuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum UpdateBackend {
+    None,
+    Rauc,
+    Apt,
+    Exec,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -36,6 +36,8 @@ pub struct Changes {
     pub log: bool,
     /// The addresses of the metrics changed.
     pub metrics: bool,
+    /// `[update]` changed, or what it derives from the journal's bounds.
+    pub update: bool,
 }
 
 /// Compares the running configuration with a new one.
@@ -87,6 +89,7 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
         clock: was.clock != is.clock,
         log: was.log != is.log,
         metrics: was.metrics != is.metrics,
+        update: was.update != is.update,
     })
 }
 

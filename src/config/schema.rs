@@ -101,6 +101,7 @@ pub const ROOT: &[Key] = &[
     key("lane", Kind::Table(LANES)),
     key("clock", Kind::Table(CLOCK)),
     key("log", Kind::Table(LOG)),
+    key("update", Kind::Table(UPDATE)),
     key("metrics", Kind::Table(METRICS)),
     key("paths", Kind::Table(PATHS)),
 ];
@@ -188,6 +189,8 @@ const TOPICS: &[Key] = &[
     key("device-status", Kind::Topic),
     key("gateway-status", Kind::Topic),
     key("loss", Kind::Topic),
+    key("update", Kind::Topic),
+    key("update-hint", Kind::Topic),
 ];
 
 const COAP: &[Key] = &[
@@ -433,6 +436,22 @@ const CLOCK: &[Key] = &[key("trust", Kind::Choice(&["kernel", "always"]))];
 const LOG: &[Key] = &[
     key("level", Kind::Choice(&["error", "warn", "info", "debug", "trace"])),
     fixed("target", Kind::Choice(&["auto", "journal", "stderr"])),
+];
+
+const UPDATE: &[Key] = &[
+    key("source", Kind::Choice(&["none", "apt", "tuf"])),
+    key("url", Kind::Text(1_900)),
+    key("metadata-url", Kind::Text(1_900)),
+    key("targets-url", Kind::Text(1_900)),
+    key("root-file", Kind::Path),
+    key("ca-file", Kind::Path),
+    key("period", Kind::Span(seconds(60), seconds(30 * DAY))),
+    key("backend", Kind::Choice(&["none", "rauc", "apt", "exec"])),
+    key("maintenance-window", Kind::Text(500)),
+    key("compatible", Kind::Text(128)),
+    key("hardware", Kind::Text(128)),
+    key("health-timeout", Kind::Span(seconds(120), seconds(DAY))),
+    key("daily-budget", Kind::Size(0, TIB)),
 ];
 
 const METRICS: &[Key] = &[key("listen", Kind::Addresses), key("allow-remote", Kind::Flag)];

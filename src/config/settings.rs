@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::credential::leaf::Usage;
 use crate::message::Name;
-use crate::{gate, journal, northbound, southbound};
+use crate::{gate, journal, northbound, southbound, update};
 
 /// All settings of a running gateway.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Settings {
     pub clock: Clock,
     /// The log level and target.
     pub log: Log,
+    /// Where newer firmware of this gateway is looked for.
+    pub update: update::settings::Settings,
     /// Where the metrics are exported.
     pub metrics: Metrics,
     /// The paths.
@@ -149,6 +151,11 @@ impl Paths {
     /// The journal's folder.
     pub fn journal(&self) -> PathBuf {
         self.state_dir.join("journal")
+    }
+
+    /// The folder of the update checks.
+    pub fn update(&self) -> PathBuf {
+        self.state_dir.join("update")
     }
 
     /// The file with the generated id.

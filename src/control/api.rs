@@ -114,6 +114,12 @@ pub trait Control {
         Err(Failure::new(Code::NotFound, format!("there is no Modbus unit {device} here")))
     }
 
+    /// Does something about newer firmware, and answers when it is begun, or done.
+    fn update(&mut self, action: UpdateAction, reply: Reply) {
+        let _ = action;
+        reply.fail(Failure::new(Code::Failed, "nobody looks for newer firmware here"));
+    }
+
     /// Whether there is a serial port of this name.
     fn serial_port(&mut self, name: &str) -> bool {
         let _ = name;
@@ -170,6 +176,25 @@ pub enum CertificateAction {
     History,
 }
 
+/// What to do about newer firmware.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpdateAction {
+    /// Nothing: only show it.
+    Show,
+    /// Look for it now.
+    Check,
+    /// Fetch it.
+    Download,
+    /// Nothing: show what became of versions.
+    History,
+    /// Install nothing until it is released; false releases it.
+    Hold(bool),
+    /// Never this version.
+    Deny(String),
+    /// This version again; all for `None`.
+    Allow(Option<String>),
+}
+
 /// One request that waits for its answer.
 #[derive(Debug)]
 pub struct Call {
@@ -217,6 +242,13 @@ impl Call {
             Request::CertProbe { name } => control.certificate(&name, CertificateAction::Probe, reply),
             Request::CertRollback { name } => control.certificate(&name, CertificateAction::RollBack, reply),
             Request::CertHistory { name } => control.certificate(&name, CertificateAction::History, reply),
+            Request::UpdateStatus {} => control.update(UpdateAction::Show, reply),
+            Request::UpdateCheck {} => control.update(UpdateAction::Check, reply),
+            Request::UpdateDownload {} => control.update(UpdateAction::Download, reply),
+            Request::UpdateHistory {} => control.update(UpdateAction::History, reply),
+            Request::UpdateHold { held } => control.update(UpdateAction::Hold(held), reply),
+            Request::UpdateDeny { version } => control.update(UpdateAction::Deny(version), reply),
+            Request::UpdateAllow { version } => control.update(UpdateAction::Allow(version), reply),
             Request::SerialTrace { port } => match control.serial_port(&port) {
                 true => reply.ok(&serde_json::json!({})),
                 false => reply.fail(Failure::new(

@@ -102,6 +102,9 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_northbound_lowered_rates_total", "Times that the rate was lowered for the broker."),
     ("tombolo_northbound_unpromised_readings_total", "Readings of a qos = 0 rule passed to the uplink."),
     ("tombolo_northbound_dropped_unpromised_readings_total", "Of those, readings that were dropped."),
+    ("tombolo_update_begun_checks_total", "Checks for newer firmware that were begun."),
+    ("tombolo_update_failed_checks_total", "Of those, checks without an answer."),
+    ("tombolo_update_fetched_bytes_total", "Bytes of images that were fetched."),
     ("tombolo_telemetry_suppressed_lines_total", "Log lines suppressed by the rate limit."),
     ("tombolo_control_answered_requests_total", "Requests answered on the control socket."),
 ];
@@ -364,7 +367,7 @@ mod tests {
         assert_eq!(names.len(), all);
         let stages =
             ["southbound", "dtls", "coap", "gate", "journal", "northbound", "serial", "modbus", "clock"];
-        let stages = [&stages[..], &["gateway", "telemetry", "control"]].concat();
+        let stages = [&stages[..], &["gateway", "update", "telemetry", "control"]].concat();
         for name in names {
             let words: Vec<&str> = name.split('_').collect();
             assert!(words[0] == "tombolo" && stages.contains(&words[1]) && words.len() >= 4, "{name}");

@@ -207,6 +207,34 @@ pub enum Request {
         /// `[certificate.NAME]`
         name: String,
     },
+    /// What is known of newer firmware: an [`Update`](super::snapshot::Update).
+    UpdateStatus {},
+    /// Looks for newer firmware; answered as `update-status`, when the check ended.
+    UpdateCheck {},
+    /// Fetches the image of the version that is available; answered as `update-status`, when that
+    /// is begun. Only for root and the daemon's own user.
+    UpdateDownload {},
+    /// What became of versions: `{"events", "denied", "held"}`.
+    UpdateHistory {},
+    /// Has no version installed until it is released, or releases it. Answered as
+    /// `update-history`, when it is on disk. Only for root and the daemon's own user.
+    UpdateHold {
+        /// False releases it.
+        held: bool,
+    },
+    /// Denies a version. Answered as `update-history`, when it is on disk. Only for root and the
+    /// daemon's own user.
+    UpdateDeny {
+        /// Which.
+        version: String,
+    },
+    /// Allows denied versions again. Answered as `update-history`, when it is on disk. Only for
+    /// root and the daemon's own user.
+    UpdateAllow {
+        /// Which; `None` = all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
+    },
     /// What happened to a certificate lately, oldest first: `{"events": [{"at", "what"}]}`.
     CertHistory {
         /// `[certificate.NAME]`
@@ -253,6 +281,10 @@ impl Request {
                 | Request::CertInstall { .. }
                 | Request::CertProbe { .. }
                 | Request::CertRollback { .. }
+                | Request::UpdateDownload {}
+                | Request::UpdateHold { .. }
+                | Request::UpdateDeny { .. }
+                | Request::UpdateAllow { .. }
         )
     }
 
@@ -270,6 +302,10 @@ impl Request {
                 | Request::CertInstall { .. }
                 | Request::CertProbe { .. }
                 | Request::CertRollback { .. }
+                | Request::UpdateDownload {}
+                | Request::UpdateHold { .. }
+                | Request::UpdateDeny { .. }
+                | Request::UpdateAllow { .. }
         )
     }
 }

@@ -50,6 +50,8 @@ pub struct Status {
     pub certificates: BTreeMap<String, Certificate>,
     /// The revocation lists: one entry a file or URL.
     pub revocation: Vec<RevocationSource>,
+    /// Newer firmware of this gateway.
+    pub update: Update,
 }
 
 /// Where revocation lists come from.
@@ -82,6 +84,54 @@ pub struct RevocationList {
     pub age_s: Option<u64>,
     /// The next one is overdue, by a trusted clock.
     pub expired: bool,
+}
+
+/// What is known of newer firmware of this gateway; `tombolo update check --json`, and the retained
+/// topic, which has neither `source` nor what comes after `progress`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Update {
+    /// `unknown`, `up-to-date`, `available`, `ineligible`, `downloading`, `ready`, `installing`,
+    /// `pending`, `failed`, `stale` or `error`.
+    pub state: String,
+    /// The version that runs.
+    pub installed: Option<String>,
+    /// The newer version, where there is one for this gateway.
+    pub available: Option<AvailableUpdate>,
+    /// Why it is as it is, one sentence.
+    pub reason: Option<String>,
+    /// When the last check ended; `None` = none yet, or the clock was not trusted.
+    pub checked_at: Option<String>,
+    /// When a check last came to an answer.
+    pub good_at: Option<String>,
+    /// Percent fetched, while `downloading`.
+    pub progress: Option<u8>,
+    /// `none`, `apt` or `tuf`.
+    pub source: String,
+    /// A check is under way.
+    pub checking: bool,
+    /// Seconds until the next check; `None` = it waits for the clock, or one is under way.
+    pub next_check_s: Option<u64>,
+    /// No version is installed until it is released.
+    pub held: bool,
+    /// Versions that are denied.
+    pub denied: Vec<String>,
+}
+
+/// The version offered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AvailableUpdate {
+    /// Its version.
+    pub version: String,
+    /// The target's name; of apt, the package's.
+    pub target: String,
+    /// Its size, if that is known.
+    pub bytes: Option<u64>,
+    /// Its SHA-256 in hexadecimal, if that is known.
+    pub sha256: Option<String>,
+    /// What changed.
+    pub notes: Option<String>,
 }
 
 /// A certificate that the gateway renews by itself; `tombolo cert status --json` has these by name.

@@ -33,12 +33,13 @@ use super::round::Shared;
 use super::serial::Ports;
 use super::state::StateKeeper;
 use super::trial::{Judgement, OnTrial};
+use super::update::Updates;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::scalar::did_you_mean;
 use crate::config::{ClockTrust, Level, Loaded};
-use crate::control::api::{CertificateAction, ClockAction, Control, RejectedAction, Reply};
+use crate::control::api::{CertificateAction, ClockAction, Control, RejectedAction, Reply, UpdateAction};
 use crate::control::protocol::{Code, Failure};
 use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
@@ -84,6 +85,7 @@ pub struct Desk {
     /// What devices are judged by and what they are shown: of the files, with the key that was
     /// renewed and the lists that were fetched since.
     in_force: DtlsCertificates,
+    updates: Rc<Updates>,
     started: Instant,
     /// Since when the rules count what they decide.
     rules_since: Instant,
@@ -128,6 +130,7 @@ impl Desk {
         deliveries: Rc<Deliveries>,
         certificates: Rc<Certificates>,
         revocations: Revocations,
+        updates: Rc<Updates>,
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
@@ -140,6 +143,7 @@ impl Desk {
             revocations,
             lists: None,
             in_force: loaded.settings.coap.certificates.clone(),
+            updates,
             loaded: Arc::new(loaded),
             shared,
             journal,
@@ -267,6 +271,7 @@ impl Desk {
             self.begin_lists(lists);
         }
         self.take_up_lists();
+        self.updates.care(now);
         self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);
@@ -530,11 +535,17 @@ impl Desk {
             log::warn!(ca = list.as_str(); "this CA has no revocation list any more; what it had revoked is accepted again");
         }
         // Under a new name nobody answers for what is retained under the old one.
+        let update_topic = settings.upstream.as_ref().and_then(|upstream| upstream.topics.update.clone());
         let clear = if changes.renamed_from.is_some() {
             let hub = self.shared.hub.borrow();
             self.link.retained(hub.pipeline.gate.devices(Instant::now()).map(|device| device.id.as_str()))
         } else {
-            Vec::new()
+            // Where nobody looks for newer firmware any more, nothing says what was found.
+            self.link
+                .update_topic()
+                .filter(|before| Some(before) != update_topic.as_ref())
+                .into_iter()
+                .collect()
         };
         if let Some(certificates) = &certificates {
             self.in_force = certificates.clone();
@@ -548,6 +559,7 @@ impl Desk {
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
+            self.updates.forget();
             self.shared.hub.borrow_mut().pipeline.gate.retell_presence(Instant::now());
         }
         self.certificates.handle_reload(settings, changes.upstream || changes.renamed_from.is_some());
@@ -561,6 +573,9 @@ impl Desk {
         }
         if changes.journal {
             self.journal.borrow().set_bounds(settings.journal.lanes);
+        }
+        if changes.update || changes.renamed_from.is_some() {
+            self.updates.replace(&settings.update, &settings.gateway.id);
         }
         if changes.clock {
             self.clock.set_always(settings.clock.trust == ClockTrust::Always);
@@ -600,6 +615,7 @@ impl Desk {
         problems.extend(self.metrics_problems.iter().cloned());
         problems.extend(self.certificates.problems());
         problems.extend(self.revocations.problems(&self.loaded));
+        problems.extend(self.updates.problems(now));
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
@@ -626,6 +642,7 @@ impl Desk {
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
         dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
+        self.updates.count(&mut snapshot);
         snapshot
     }
 }
@@ -687,6 +704,7 @@ impl Control for Desk {
             trial: self.trial.as_ref().map(OnTrial::snapshot),
             certificates: self.certificates.snapshot(),
             revocation: self.revocations.snapshot(&self.loaded),
+            update: self.updates.snapshot(now),
         };
         status.reasons = verdict::reasons(&status);
         status.ok = status.reasons.is_empty();
@@ -880,6 +898,10 @@ impl Control for Desk {
 
     fn certificate(&mut self, name: &str, action: CertificateAction, reply: Reply) {
         self.certificates.act(name, action, reply);
+    }
+
+    fn update(&mut self, action: UpdateAction, reply: Reply) {
+        self.updates.act(action, reply);
     }
 
     fn serial_port(&mut self, name: &str) -> bool {

@@ -151,6 +151,23 @@ impl Link {
         self.wake();
     }
 
+    /// Says what is known of newer firmware.
+    pub fn set_update_status(&self, json: Vec<u8>) {
+        self.with(|core| core.set_update_status(json));
+        self.wake();
+    }
+
+    /// Whether somebody behind the broker asked to look for newer firmware.
+    pub fn take_update_hint(&self) -> bool {
+        self.handle.borrow().as_ref().is_some_and(|handle| handle.with(Uplink::take_update_hint))
+    }
+
+    /// The retained topic about newer firmware.
+    pub fn update_topic(&self) -> Option<String> {
+        let handle = self.handle.borrow();
+        handle.as_ref().and_then(|handle| handle.with_settings(|settings| settings.topics.update.clone()))
+    }
+
     /// Says how a device is.
     pub fn set_device_status(&self, device: &str, status: &serde_json::Value) {
         self.with(|core| core.set_device_status(device, status.to_string().into_bytes()));
@@ -167,6 +184,7 @@ impl Link {
         self.with(|core| {
             let own = &core.settings().topics;
             topics.extend(own.gateway_status.clone());
+            topics.extend(own.update.clone());
             if let Some(template) = &own.device_status {
                 topics.extend(devices.map(|device| template.replace("{device}", device)));
             }

@@ -27,6 +27,7 @@
 //! | [`state`] | what is wrong in the state directory |
 //! | `tracer` | decrypted CoAP messages for `trace` |
 //! | `certificates` | the certificates that renew themselves |
+//! | `update` | newer firmware: looked for, fetched, told |
 //! | [`clock`] | the system's clocks and whether to believe them |
 //! | [`notify`] | what systemd is told |
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
@@ -63,3 +64,4 @@ mod tracer;
 mod trial;
 pub mod units;
 mod untaken;
+mod update;

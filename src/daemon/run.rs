@@ -34,6 +34,7 @@ use super::report;
 use super::revocation::Revocations;
 use super::round::{Shared, tick};
 use super::serial::Ports;
+use super::update::Updates;
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Loaded, LogTarget};
 use crate::control::io::server::Server;
@@ -181,6 +182,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let mut notify = Notify::default();
     let certificates = Certificates::open(settings, &uplink, &clock);
     let revocations = Revocations::open(settings, &uplink, &clock);
+    let updates = Updates::open(settings, &uplink, &clock);
     let mut desk = Desk::new(
         options.clone(),
         loaded,
@@ -193,6 +195,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         deliveries,
         certificates,
         revocations,
+        updates,
     );
     let mut server = server;
     let mut metrics = super::metrics::Metrics::start(&desk.metrics_addresses());

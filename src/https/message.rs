@@ -139,6 +139,8 @@ pub enum Failure {
     Encoded(String),
     /// The connection failed after it was made.
     Broken(String),
+    /// What received the body wanted no more of it.
+    Declined,
 }
 
 impl fmt::Display for Failure {
@@ -164,6 +166,7 @@ impl fmt::Display for Failure {
                 write!(f, "the answer is compressed ({coding}), which was not asked for")
             }
             Failure::Broken(text) => write!(f, "the connection failed: {text}"),
+            Failure::Declined => f.write_str("the answer was not wanted"),
         }
     }
 }

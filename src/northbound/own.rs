@@ -29,10 +29,12 @@ pub enum Class {
     Loss,
     /// `{prefix}/{device}/status`
     DeviceStatus,
+    /// `{prefix}/gateway/update`
+    Update,
 }
 
 impl Class {
-    const ALL: [Class; 3] = [Class::GatewayStatus, Class::Loss, Class::DeviceStatus];
+    const ALL: [Class; 4] = [Class::GatewayStatus, Class::Loss, Class::DeviceStatus, Class::Update];
 
     /// The `[topics]` key it belongs to.
     pub fn key(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Class {
             Class::GatewayStatus => "gateway-status",
             Class::DeviceStatus => "device-status",
             Class::Loss => "loss",
+            Class::Update => "update",
         }
     }
 }
@@ -69,11 +72,11 @@ struct Message {
 /// The own messages not yet acknowledged.
 pub struct Own {
     /// By class.
-    queues: [VecDeque<Key>; 3],
+    queues: [VecDeque<Key>; 4],
     messages: HashMap<Key, Message>,
     version: u64,
     /// By class.
-    strikes: [Strikes; 3],
+    strikes: [Strikes; 4],
     delayed: BTreeSet<(Instant, Key)>,
     wait_until: Option<Instant>,
     in_flight: usize,
@@ -107,7 +110,7 @@ impl Default for Own {
             queues: Default::default(),
             messages: HashMap::new(),
             version: 0,
-            strikes: [Strikes::new(STRIKES, PAUSE); 3],
+            strikes: [Strikes::new(STRIKES, PAUSE); 4],
             delayed: BTreeSet::new(),
             wait_until: None,
             in_flight: 0,

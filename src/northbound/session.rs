@@ -35,6 +35,7 @@ pub const RECEIVE_LIMIT: u32 = 128 * 1024;
 pub const CONNACK_WITHIN: Duration = Duration::from_secs(20);
 /// Without a byte for so long while answers are due, the peer is asked whether it lives.
 const IMPATIENT_AFTER: Duration = Duration::from_secs(15);
+/// The packet id of the first subscription; the next ones have those below it.
 const SUBSCRIBE_ID: u16 = u16::MAX;
 
 /// What CONNECT says.
@@ -107,8 +108,10 @@ pub enum Event {
         /// The id the broker gave us, if it did not like ours.
         assigned_client_id: Option<String>,
     },
-    /// The subscription's answer: a QoS, or from 0x80 a refusal.
+    /// A subscription's answer: a QoS, or from 0x80 a refusal.
     Subscribed {
+        /// Which of this session's subscriptions, from 0.
+        number: u16,
         /// The reason code.
         code: u8,
     },
@@ -376,11 +379,13 @@ impl Session {
             }
             GenericPacket::V5_0Suback(suback) => {
                 let code = suback.reason_codes().first().map_or(0x80, |code| *code as u8);
-                self.events.push_back(Event::Subscribed { code });
+                let number = SUBSCRIBE_ID.saturating_sub(suback.packet_id());
+                self.events.push_back(Event::Subscribed { number, code });
             }
             GenericPacket::V3_1_1Suback(suback) => {
                 let code = suback.return_codes().first().map_or(0x80, |code| *code as u8);
-                self.events.push_back(Event::Subscribed { code });
+                let number = SUBSCRIBE_ID.saturating_sub(suback.packet_id());
+                self.events.push_back(Event::Subscribed { number, code });
             }
             GenericPacket::V5_0Publish(publish) => self.events.push_back(Event::Message {
                 topic: publish.topic_name().to_owned(),
@@ -398,28 +403,23 @@ impl Session {
         }
     }
 
-    /// Subscribes to one topic filter at QoS 0; once a session.
-    pub fn subscribe(&mut self, now: Instant, filter: &str) {
+    /// Subscribes to one topic filter at QoS 0; each number, `0..=9`, once a session.
+    pub fn subscribe(&mut self, now: Instant, number: u16, filter: &str) {
         use mqtt::packet::{SubEntry, SubOpts};
-        if self.state != State::Open || self.connection.register_packet_id(SUBSCRIBE_ID).is_err() {
+        let id = SUBSCRIBE_ID - number.min(9);
+        if self.state != State::Open || self.connection.register_packet_id(id).is_err() {
             return;
         }
         let Ok(entry) = SubEntry::new(filter, SubOpts::new().set_qos(Qos::AtMostOnce)) else {
             return;
         };
         let packet: Option<GenericPacket<u16>> = match self.version {
-            Version::V5 => v5_0::Subscribe::builder()
-                .packet_id(SUBSCRIBE_ID)
-                .entries(vec![entry])
-                .build()
-                .ok()
-                .map(Into::into),
-            Version::V3_1_1 => v3_1_1::Subscribe::builder()
-                .packet_id(SUBSCRIBE_ID)
-                .entries(vec![entry])
-                .build()
-                .ok()
-                .map(Into::into),
+            Version::V5 => {
+                v5_0::Subscribe::builder().packet_id(id).entries(vec![entry]).build().ok().map(Into::into)
+            }
+            Version::V3_1_1 => {
+                v3_1_1::Subscribe::builder().packet_id(id).entries(vec![entry]).build().ok().map(Into::into)
+            }
         };
         if let Some(packet) = packet {
             let events = self.connection.send(packet);

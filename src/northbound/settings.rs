@@ -70,6 +70,10 @@ pub struct OwnTopics {
     pub loss: Option<String>,
     /// Retained JSON a device; `{device}` is left to fill in.
     pub device_status: Option<String>,
+    /// Retained JSON about newer firmware; `None` where nobody looks for it.
+    pub update: Option<String>,
+    /// Subscribed: a message there has newer firmware looked for.
+    pub update_hint: Option<String>,
 }
 
 /// The TLS side of the uplink.

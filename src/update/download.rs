@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::UnixTime;
 
 /// A day of the budget.
@@ -98,7 +100,7 @@ fn range_start(range: Option<&str>) -> Option<(u64, u64)> {
 }
 
 /// How many bytes may still be fetched today.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// The day it counts, since 1970; `None` = none yet.
     day: Option<u64>,

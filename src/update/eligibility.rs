@@ -225,6 +225,7 @@ mod tests {
     fn offer(version: &str) -> Offer {
         Offer {
             target: format!("gateway-{version}.raucb"),
+            is_hash_prefixed: false,
             bytes: 1,
             sha256: [0; 32],
             class: "gateway".to_owned(),

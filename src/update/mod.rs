@@ -1,11 +1,8 @@
 //! Firmware updates of the gateway itself: found, proven, fetched; installed by somebody else.
 //!
-//! **Nothing calls this yet.** A check of a TUF repository works as a whole ([`io::check`]) and is
-//! tested against an independent signer; no configuration, command or daemon leads to it, nothing
-//! is downloaded, and apt is not asked. What is below is what those will stand on.
-//!
-//! The daemon is to check and download. It is never to install: a root oneshot verifies everything
-//! again and calls a backend.
+//! The daemon checks and downloads. It never installs: a root oneshot verifies everything again and
+//! calls a backend. That oneshot, the backends and the judgement of health are not built yet; what
+//! they need is here as decisions ([`window`], [`health`]).
 //!
 //! ```text
 //!  schedule ──due──> metadata (TUF, or apt's candidate) ──> floor ──> eligibility ──> status
@@ -28,20 +25,26 @@
 //! | [`health`] | whether a new version stays |
 //! | [`history`] | what became of versions; denials; the hold |
 //! | [`installed`] | what the system says is installed |
+//! | [`apt`] | what apt's candidate means |
+//! | [`image`] | the record of the one image that is here, or comes |
+//! | [`settings`] | `[update]`, validated |
 //! | [`status`] | what the fleet is told |
-//! | [`io`] | the network, the floor's file, a check as a whole |
+//! | [`io`] | the network, the system's programs, the files; a check and a download as a whole |
 
+pub mod apt;
 pub mod check;
 pub mod download;
 pub mod eligibility;
 pub mod floor;
 pub mod health;
 pub mod history;
+pub mod image;
 pub mod installed;
 pub mod io;
 pub mod offer;
 pub mod rollout;
 pub mod schedule;
+pub mod settings;
 pub mod status;
 pub mod version;
 pub mod window;

@@ -31,8 +31,12 @@ const HARDWARE_MAX: usize = 64;
 /// One target that is a firmware.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offer {
-    /// The target's name in the repository.
+    /// The target's name in the repository: 1 to 128 of the characters that need no encoding in a
+    /// URL, in segments of which none is `.`, `..` or empty.
     pub target: String,
+    /// Whether the repository has consistent snapshots: the file's name then begins with its hash
+    /// (TUF specification §6.2).
+    pub is_hash_prefixed: bool,
     /// Its length in bytes.
     pub bytes: u64,
     /// Its SHA-256.
@@ -86,8 +90,14 @@ impl Offer {
         let Some(custom) = custom else {
             return Ok(None);
         };
+        let is_named = is_name(target);
         let target: String = target.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
         let fault = |why: String| format!("the target {target:?} cannot be used: {why}");
+        if !is_named {
+            return Err(fault(format!(
+                "its name is 1 to {TEXT_MAX} letters, digits, '.', '_', '~', '+' or '-', in segments that are not \"..\""
+            )));
+        }
         let custom =
             Custom::deserialize(custom).map_err(|error| fault(format!("its custom data: {error}")))?;
         let texts = [
@@ -132,6 +142,7 @@ impl Offer {
         };
         Ok(Some(Offer {
             target: target.clone(),
+            is_hash_prefixed: false,
             bytes,
             sha256,
             class: custom.class,
@@ -145,6 +156,32 @@ impl Offer {
             notes: custom.notes.map(|notes| cut(&notes, NOTES_MAX)),
         }))
     }
+
+    /// Where its file is, below the folder of the targets.
+    pub fn path(&self) -> String {
+        if !self.is_hash_prefixed {
+            return self.target.clone();
+        }
+        let (folder, name) = match self.target.rsplit_once('/') {
+            Some((folder, name)) => (format!("{folder}/"), name),
+            None => (String::new(), self.target.as_str()),
+        };
+        format!("{folder}{}.{name}", self.sha256_hex())
+    }
+
+    /// Its SHA-256 in hexadecimal.
+    pub fn sha256_hex(&self) -> String {
+        self.sha256.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Whether a target's name can stand in a URL as it is, and leads nowhere else.
+fn is_name(target: &str) -> bool {
+    let is_segment = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~+-".contains(&b))
+    };
+    target.len() <= TEXT_MAX && target.split('/').all(is_segment)
 }
 
 /// At most so many bytes of `text`, without control characters.
@@ -223,6 +260,28 @@ mod tests {
             let error = read(&custom).expect_err(&format!("{key} = {value}"));
             assert!(error.starts_with("the target \"fw.bin\" cannot be used: "), "{error}");
         }
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_refused() {
+        let custom = json!({ "class": "gateway", "version": "1" });
+        for name in
+            ["../x", "a/../../x", "/x", "a//x", ".", "", "a b", "a%2e", "a\\x", "http://x", &"x".repeat(129)]
+        {
+            assert!(Offer::read(name, 7, [1; 32], Some(&custom)).is_err(), "{name}");
+        }
+        for name in ["gw-1.0~rc1+2.raucb", "a/b/c.bin", "..x"] {
+            assert!(matches!(Offer::read(name, 7, [1; 32], Some(&custom)), Ok(Some(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn with_consistent_snapshots_the_hash_stands_before_the_file_s_own_name() {
+        let custom = json!({ "class": "gateway", "version": "1" });
+        let mut offer = Offer::read("a/b.bin", 7, [1; 32], Some(&custom)).expect("readable").expect("ours");
+        assert_eq!(offer.path(), "a/b.bin");
+        offer.is_hash_prefixed = true;
+        assert_eq!(offer.path(), format!("a/{}.b.bin", "01".repeat(32)));
     }
 
     #[test]

@@ -33,6 +33,9 @@ impl Window {
     /// No restriction.
     pub const ALWAYS: Window = Window(None);
 
+    /// Closed at all times.
+    pub const NEVER: Window = Window(Some(Vec::new()));
+
     /// Reads `text`.
     ///
     /// # Errors

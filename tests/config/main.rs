@@ -20,3 +20,4 @@ mod shipped;
 mod state;
 mod support;
 mod telegram;
+mod update;

@@ -104,6 +104,10 @@ fn the_defaults_the_packaged_file_names_are_the_defaults() {
     assert_eq!(off.coap, on.coap);
     assert_eq!(off.journal, on.journal);
     assert_eq!((off.clock, off.log, off.paths), (on.clock, on.log, on.paths));
+    // What this gateway is has no default.
+    let (compatible, hardware) = (on.update.compatible.clone(), on.update.hardware.clone());
+    assert!(compatible.is_some() && hardware.is_some());
+    assert_eq!(tombolo::update::settings::Settings { compatible, hardware, ..off.update }, on.update);
     // The payload's default depends on how it comes; the file names that of a datagram.
     let roles = |gate: &tombolo::gate::Settings| format!("{:?}", gate.roles).replace("Some(1024)", "None");
     assert_eq!(roles(&off.gate), roles(&on.gate));

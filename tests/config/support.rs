@@ -47,6 +47,8 @@ pub struct Case {
     pub certificates: Option<Arc<Material>>,
     pub files: Fake,
     pub template_folders: Vec<PathBuf>,
+    /// The main file; `None` = the packaged one.
+    pub main: Option<PathBuf>,
 }
 
 /// A main file of that text.
@@ -89,7 +91,7 @@ impl Case {
 
     pub fn load(&self) -> Result<Loaded, Vec<Finding>> {
         load(&Sources {
-            main: "/etc/tombolo/tombolo.toml".into(),
+            main: self.main.clone().unwrap_or_else(|| "/etc/tombolo/tombolo.toml".into()),
             layers: self.layers.clone(),
             environment: self.environment.clone(),
             credentials_directory: self.credentials.clone(),

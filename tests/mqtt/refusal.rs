@@ -6,7 +6,7 @@ use tombolo::message::{Content, Envelope, Lane, Method};
 use tombolo::northbound::publisher::Event as PublisherEvent;
 use tombolo::northbound::publisher::Skip;
 use tombolo::northbound::reason_code::Cause;
-use tombolo::northbound::settings::Protocol;
+use tombolo::northbound::settings::{Protocol, Settings};
 use tombolo::northbound::uplink::Event;
 
 use crate::support::{STATUS, World, bare_settings, settings};
@@ -592,6 +592,48 @@ fn one_unlucky_close_over_the_subscription_costs_it_nothing() {
     assert_eq!(world.count(|e| *e == Event::SubscriptionLeftOut), 0);
     assert!(world.link.as_ref().unwrap().is_subscribed(STATUS));
     assert!(world.status().left_out.is_empty());
+}
+
+const HINT: &str = "tombolo/g/gateway/down/update/check";
+
+fn with_hint() -> Settings {
+    let mut settings = settings();
+    settings.topics.update_hint = Some(HINT.to_owned());
+    settings
+}
+
+#[test]
+fn a_subscription_to_update_hints_the_broker_closes_over_is_left_out_alone() {
+    for protocol in [Protocol::V5, Protocol::V3_1_1] {
+        let mut world = World::new(Settings { protocol, ..with_hint() });
+        world.broker.subscribe_reply = Reply::Close;
+        world.broker.subscribe_reply_to = Some(HINT.to_owned());
+        traffic(&mut world, 60);
+        assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+        assert!(world.uplink.is_connected() && world.outbox.rejected.is_empty());
+        assert_eq!(world.count(|e| *e == Event::HintLeftOut), 1);
+        assert_eq!(world.count(|e| *e == Event::SubscriptionLeftOut), 0);
+        assert!(world.link.as_ref().unwrap().is_subscribed(STATUS));
+        assert!(world.status().left_out[0].contains(HINT), "{:?}", world.status().left_out);
+        assert!(world.broker.links <= 3, "{}", world.broker.links);
+    }
+}
+
+#[test]
+fn a_hint_is_one_whatever_it_says_and_its_refusal_holds_up_nothing() {
+    let mut world = World::new(with_hint());
+    world.settle();
+    assert!(world.link.as_ref().unwrap().is_subscribed(HINT));
+    assert!(!world.uplink.take_update_hint());
+    for code in [0x87, 0x80] {
+        let mut world = World::new(with_hint());
+        world.broker.subscribe_reply = Reply::Ack(code);
+        world.broker.subscribe_reply_to = Some(HINT.to_owned());
+        traffic(&mut world, 30);
+        assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+        assert_eq!(world.count(|e| matches!(e, Event::HintRefused { .. })), 1);
+        assert_eq!(world.broker.links, 1);
+    }
 }
 
 #[test]

@@ -115,6 +115,8 @@ pub fn upstream() -> northbound::Settings {
             gateway_status: Some(format!("{PREFIX}/gateway/status")),
             loss: Some(format!("{PREFIX}/gateway/loss")),
             device_status: Some(format!("{PREFIX}/{{device}}/status")),
+            update: Some(format!("{PREFIX}/gateway/update")),
+            update_hint: None,
         },
     }
 }

@@ -77,6 +77,13 @@ fn a_timestamp_without_end_or_of_a_hundred_megabytes_is_left_at_the_bound() {
 }
 
 #[test]
+fn a_target_whose_name_leads_out_of_the_folder_is_refused() {
+    // Its signatures are right, so the floor rises.
+    let fault = Gateway::new().check("outside").unwrap_err();
+    assert!(matches!(&fault, Fault::Invalid(why) if why.contains("../../gateway-9.0.0.bin")), "{fault}");
+}
+
+#[test]
 fn what_is_no_metadata_is_refused() {
     refused("no-json", "Failed to parse timestamp metadata");
     refused("deep-json", "Failed to parse timestamp metadata");

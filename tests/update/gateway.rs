@@ -30,6 +30,16 @@ pub struct Server {
     _process: Child,
 }
 
+impl Server {
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
 pub fn server() -> &'static Server {
     static SERVER: LazyLock<Server> = LazyLock::new(|| {
         let folder = folder("repositories");
@@ -140,17 +150,22 @@ impl Gateway {
         let server = server();
         let base = format!("https://127.0.0.1:{}/{repository}", server.port);
         let place = Place { metadata: format!("{base}/metadata/"), targets: format!("{base}/targets/") };
-        let trust = Trust::File(server.folder.join(self.ca));
-        let client = match Client::new(&trust, None, Arc::new(Today), self.limits, KEYS) {
-            Ok(client) => Arc::new(client),
-            Err(failure) => panic!("{failure}"),
-        };
+        let client = self.client();
         let root = tuf::read_root(&server.folder.join(self.root)).unwrap();
         let repository = Repository { place, root, client };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let objections = Objections::default();
         let floor = || on_disk(&self.state);
         runtime.block_on(check(&repository, floor, &self.installed, &objections, self.now))
+    }
+
+    /// What asks the server.
+    pub fn client(&self) -> Arc<Client> {
+        let trust = Trust::File(server().folder.join(self.ca));
+        match Client::new(&trust, None, Arc::new(Today), self.limits, KEYS) {
+            Ok(client) => Arc::new(client),
+            Err(failure) => panic!("{failure}"),
+        }
     }
 
     /// The version that is offered.

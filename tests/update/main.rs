@@ -5,5 +5,11 @@
 
 mod attacks;
 mod clock;
+mod daemon;
+mod download;
+#[path = "../durable/files.rs"]
+#[allow(dead_code, reason = "the durable tests use the rest")]
+mod files;
 mod found;
 mod gateway;
+mod publish;

@@ -12,6 +12,7 @@ Metadata expires in 2030, but for timestamps, which expire on 2027-01-01: tests 
 
 import copy
 import datetime
+import hashlib
 import http.server
 import json
 import os
@@ -50,11 +51,16 @@ def root_of(version=1, targets=("targets",), threshold=1, **replaced):
     return Metadata(root)
 
 
-def firmware(version, **custom):
-    content = f"firmware {version}".encode()
+# The images of firmware, by the names of their files.
+IMAGES = {}
+
+
+def firmware(version, size=0, **custom):
+    content = f"firmware {version}".encode().ljust(size, b".")
     custom = {"class": "gateway", "version": version, "version-scheme": "semver", **custom}
     target = TargetFile.from_data(f"gateway-{version}.bin", content, ["sha256"])
     target.unrecognized_fields["custom"] = {"tombolo": custom}
+    IMAGES[f"{hashlib.sha256(content).hexdigest()}.gateway-{version}.bin"] = content
     return target
 
 
@@ -94,7 +100,13 @@ def repositories():
     yield "signed-anew", repository(**{**second, "timestamp": 4, "soon": YEARS})
     yield "targets-expired", repository(**{**second, "soon": YEARS, "years": SOON})
     yield "other-product", repository(offers=(firmware("3.0.0", compatible="another"),))
+    # Of a size that comes in pieces.
+    yield "large", repository(offers=(firmware("3.0.0", size=200_000),), soon=YEARS)
+    yield "expired", repository(soon=datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc))
     yield "unusable", repository(offers=(firmware("3.0.0", rollout="all"),))
+    evil = firmware("9.0.0")
+    evil.path = "../../gateway-9.0.0.bin"
+    yield "outside", repository(offers=(evil,))
     # Nothing in these is to be believed.
     for role in ROLES[1:]:
         yield f"{role}-of-a-stranger", repository(keys={role: ("stranger",)})
@@ -130,6 +142,18 @@ def repositories():
     yield "one-twice", {**repository(hashes=False), "1.targets.json": json.dumps(twice).encode()}
 
 
+def stored(name, folder, file):
+    try:
+        with open(os.path.join(FOLDER, name, folder, file), "rb") as stored:
+            return stored.read()
+    except OSError:
+        return None
+
+
+def etag_of(content):
+    return f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -148,14 +172,58 @@ class Handler(http.server.BaseHTTPRequestHandler):
         name, folder, file = self.path[1:].split("/")
         name, _, fault = name.partition(":")
         fault, _, faulty = fault.partition(":")
-        if faulty == file:
+        content = stored(name, folder, file)
+        if faulty and faulty in (file, file.partition(".")[2]):
             return getattr(self, "fault_" + fault)(name, file)
-        try:
-            with open(os.path.join(FOLDER, name, folder, file), "rb") as stored:
-                content = stored.read()
-        except OSError:
+        if content is None:
             return self.answer(404)
+        if folder == "targets":
+            return self.answer_range(content, etag_of(content))
         return self.answer(200, content, Content_Type="application/json")
+
+    def answer_range(self, content, etag):
+        """RFC 9110 §14.2: the rest, if the file is still the one that If-Range names."""
+        begin, is_same = self.headers.get("Range", ""), self.headers.get("If-Range") == etag
+        if begin.startswith("bytes=") and is_same:
+            begin = int(begin[len("bytes="):-1])
+            rest = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            return self.answer(206, content[begin:], ETag=etag, Content_Range=rest)
+        return self.answer(200, content, ETag=etag)
+
+    def fault_half(self, name, file):
+        """Half of it, then the connection ends; the rest, if that is asked for."""
+        content = stored(name, "targets", file)
+        if "Range" in self.headers:
+            return self.answer_range(content, etag_of(content))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", etag_of(content))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+
+    def fault_changed(self, name, file):
+        """Half of another file; then that is gone, and the right one is there."""
+        content = stored(name, "targets", file)
+        if "Range" in self.headers:
+            return self.answer_range(content, etag_of(content))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", '"another"')
+        self.end_headers()
+        self.wfile.write(bytes(len(content) // 2))
+
+    def fault_other(self, name, file):
+        """As many bytes, and others."""
+        self.answer(200, bytes(len(stored(name, "targets", file))), ETag='"other"')
+
+    def fault_longer(self, name, file):
+        """More than was signed, without saying how many."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(stored(name, "targets", file) + b"and more")
+
+    def fault_shorter(self, name, file):
+        self.answer(200, stored(name, "targets", file)[:-1])
 
     def fault_endless(self, *_):
         self.send_response(200)
@@ -248,6 +316,9 @@ def main():
     for name, files in repositories():
         for file, content in files.items():
             write(f"{name}/metadata/{file}", content)
+        write(f"{name}/metadata/1.root.json", signed(root_of(), "root"))
+        for file, content in IMAGES.items():
+            write(f"{name}/targets/{file}", content)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path("server.pem"), path("server.key"))
     server = Server(context)

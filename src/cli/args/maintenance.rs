@@ -140,6 +140,65 @@ pub struct CertNameArgument {
     pub name: String,
 }
 
+/// `tombolo update …`
+#[derive(Debug, Subcommand)]
+pub enum UpdateCommand {
+    /// Look for a newer version now; exit status 0 also when there is none
+    Check,
+    /// Fetch the image of the newer version, and wait until it is here and verified
+    Download(DownloadArguments),
+    /// Print what became of versions
+    History,
+    /// Have no version installed until `update release`
+    Hold,
+    /// End the hold
+    Release,
+    /// Print, add or clear versions that are never installed
+    #[command(subcommand)]
+    Denied(DeniedCommand),
+    /// Verify a repository's folder before it is published; needs no gateway
+    Verify(VerifyArguments),
+}
+
+/// `tombolo update download`
+#[derive(Debug, Args)]
+pub struct DownloadArguments {
+    /// Return once it is begun
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `tombolo update denied …`
+#[derive(Debug, Subcommand)]
+pub enum DeniedCommand {
+    /// Print the versions
+    List,
+    /// Never install this version
+    Add(DeniedVersionArgument),
+    /// Allow this version again, its failures forgotten; without one, all
+    Clear {
+        /// The version
+        version: Option<String>,
+    },
+}
+
+/// A version.
+#[derive(Debug, Args)]
+pub struct DeniedVersionArgument {
+    /// The version
+    pub version: String,
+}
+
+/// `tombolo update verify`
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The folder with metadata/ and targets/
+    pub folder: PathBuf,
+    /// The root.json that gateways have [default: the oldest in metadata/]
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
+}
+
 /// `tombolo support-bundle`
 #[derive(Debug, Args)]
 pub struct BundleArguments {

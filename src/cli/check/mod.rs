@@ -19,6 +19,7 @@ mod serial;
 mod service;
 mod state;
 mod system;
+mod update;
 mod uplink;
 
 pub use security::is_secret;
@@ -106,6 +107,9 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     report.add(secrets::credentials(&shown))?;
     report.add(device::judge(loaded, &*clock))?;
     report.add(serial::ports(settings))?;
+    let judged: Arc<dyn crate::clock::WallClock> = clock.clone();
+    report
+        .add(patiently("looking for newer firmware", || update::judge(loaded, &judged, arguments.offline)))?;
     let (daemon, may_run) = connect(report)?;
     let running = daemon.is_some();
     report.next = Some(match (running, &settings.upstream) {

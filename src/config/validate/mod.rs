@@ -16,6 +16,7 @@ mod revocation;
 mod role;
 mod serial;
 mod stage;
+mod update;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use crate::credential::leaf::Usage;
 use crate::gate;
 use crate::message::Name;
 use crate::southbound::serial::settings::Duty;
+use crate::update::settings::Source;
 
 /// Where systemd puts the credentials of the service, as seen from outside of it.
 const SERVICE_CREDENTIALS: &str = "/run/credentials/tombolo.service";
@@ -194,17 +196,21 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let paths = paths(cx, &file.paths);
     let gateway = gateway(cx, &file.gateway);
     let prefix = prefix(cx, &file.topics, &gateway.id);
-    let topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
+    let mut topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
     let own = upstream::own_topics(file, &topics, &prefix, &gateway.id);
     let certificates = renewal::certificates(cx, file, &gateway.id, &paths);
     let of = |usage| certificates.iter().find(|certificate| certificate.settings.usage == usage);
     let served = of(Usage::Server).map(|certificate| certificate.settings.current());
     let renewed = of(Usage::Client);
+    let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
+    let update = update::update(cx, &file.update, &journal);
+    if update.source == Source::None {
+        (topics.own.update, topics.own.update_hint) = (None, None);
+    }
     let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed, &paths);
     let mut coap = stage::coap(cx, &file.coap);
     let material = certificate::material(cx, &file.coap, served.as_deref(), &paths);
     let revocation = revocation::fetchings(cx, file, &gateway.id, &paths, upstream.as_ref());
-    let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
     let (roles, faulty) = role::roles(cx, &file.role);
     let mut gate = gate::Settings {
         gateway: gateway.id.clone(),
@@ -268,6 +274,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         journal,
         clock,
         log,
+        update,
         metrics,
         paths,
     };

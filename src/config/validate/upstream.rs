@@ -53,6 +53,8 @@ pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, 
         gateway_status: own("gateway-status", &table.gateway_status, "{prefix}/gateway/status", false),
         loss: own("loss", &table.loss, "{prefix}/gateway/loss", false),
         device_status: own("device-status", &table.device_status, "{prefix}/{device}/status", true),
+        update: own("update", &table.update, "{prefix}/gateway/update", false),
+        update_hint: own("update-hint", &table.update_hint, "{prefix}/gateway/down/update/check", false),
     };
     // Commands are not implemented yet, but their keys must be valid.
     for (name, text) in [("command", &table.command), ("reply", &table.reply)] {
@@ -76,6 +78,8 @@ pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gate
         ("topics.gateway-status", &about.gateway_status),
         ("topics.device-status", &about.device_status),
         ("topics.loss", &about.loss),
+        ("topics.update", &about.update),
+        ("topics.update-hint", &about.update_hint),
     ]
     .into_iter()
     .filter_map(|(key, topic)| Some(OwnTopic::new(key, topic.clone()?)))

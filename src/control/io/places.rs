@@ -159,6 +159,12 @@ impl Places {
             | Request::CertCsr { .. }
             | Request::CertInstall { .. }
             | Request::CertProbe { .. }
+            | Request::UpdateCheck {}
+            | Request::UpdateDownload {}
+            | Request::UpdateHistory {}
+            | Request::UpdateHold { .. }
+            | Request::UpdateDeny { .. }
+            | Request::UpdateAllow { .. }
             | Request::CertRollback { .. } => (
                 &self.slow,
                 format!(
@@ -173,6 +179,7 @@ impl Places {
             | Request::Clock {}
             | Request::CertStatus {}
             | Request::CertHistory { .. }
+            | Request::UpdateStatus {}
             | Request::SerialRelearn { .. } => return Ok(None),
         };
         let place = Arc::clone(semaphore).try_acquire_owned();

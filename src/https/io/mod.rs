@@ -1,6 +1,8 @@
 //! The client's shell: one connection a request, read within its limits.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
+pub mod stream;
+
 use std::error::Error as _;
 use std::future::{Future as _, poll_fn};
 use std::path::PathBuf;
@@ -148,11 +150,22 @@ impl Client {
 
     /// One question on one connection.
     async fn ask(&self, request: &Request<'_>) -> Result<Response, Failure> {
-        let HttpsUrl { host, port, .. } = &request.url;
+        let url = &request.url;
+        self.exchange(url, built(request)?, async |answer| self.read(answer, &url.host).await).await
+    }
+
+    /// Sends a request on a connection of its own, and has the answer taken.
+    async fn exchange<T>(
+        &self,
+        url: &HttpsUrl,
+        request: hyper::Request<Full<Bytes>>,
+        take: impl AsyncFnOnce(hyper::Response<Incoming>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let HttpsUrl { host, port, .. } = url;
         let addresses = transport::resolve(host, *port).await.map_err(Failure::Unreachable)?;
         let (socket, _, _) = transport::dial(host, *port, &addresses).await.map_err(Failure::Unreachable)?;
-        if request.url.plain {
-            return self.exchange(request, socket, host).await;
+        if url.plain {
+            return self.exchange_on(socket, host, request, take).await;
         }
         let name = tls::server_name(host).map_err(|error| Failure::Local(error.to_string()))?;
         let handshake = TlsConnector::from(self.config.clone()).connect(name, socket);
@@ -161,11 +174,17 @@ impl Client {
             Ok(Err(error)) => return Err(self.io_failure(&error, host, "during the TLS handshake")),
             Ok(Ok(stream)) => stream,
         };
-        self.exchange(request, stream, host).await
+        self.exchange_on(stream, host, request, take).await
     }
 
     /// The question and the answer on a stream.
-    async fn exchange<S>(&self, request: &Request<'_>, stream: S, host: &str) -> Result<Response, Failure>
+    async fn exchange_on<S, T>(
+        &self,
+        stream: S,
+        host: &str,
+        request: hyper::Request<Full<Bytes>>,
+        take: impl AsyncFnOnce(hyper::Response<Incoming>) -> Result<T, Failure>,
+    ) -> Result<T, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -175,9 +194,9 @@ impl Client {
         let (mut sender, connection) = made.map_err(|error| self.failure(&error, host))?;
         let exchange = async {
             let silent = || Failure::Silent(self.limits.idle);
-            let answer = timeout(self.limits.idle, sender.send_request(built(request)?)).await;
+            let answer = timeout(self.limits.idle, sender.send_request(request)).await;
             let answer = answer.map_err(|_| silent())?.map_err(|error| self.failure(&error, host))?;
-            self.read(answer, host).await
+            take(answer).await
         };
         // The connection moves the bytes; it is driven here and dropped with the exchange, so that
         // nothing goes on after a time-out.

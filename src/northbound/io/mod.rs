@@ -593,6 +593,7 @@ fn kind(event: &Event) -> &'static str {
         | Event::ClosedAgain { .. }
         | Event::ClientIdElsewhere => "protocol",
         Event::StatusRepaired | Event::SubscriptionRefused { .. } | Event::SubscriptionLeftOut => "status",
+        Event::HintRefused { .. } | Event::HintLeftOut => "hint",
         Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
         Event::Publisher(PublisherEvent::Suspected { .. }) => "suspected",
         Event::Publisher(PublisherEvent::Recovered { .. }) => "recovered",
@@ -647,6 +648,14 @@ fn log_event(broker: &str, port: u16, event: &Event) {
         Event::ClosedAgain { times } => {
             log::warn!(broker, times;
                 "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses our upstream.client-id, or a load balancer or firewall ends it");
+        }
+        Event::HintRefused { code } => {
+            log::info!(broker, reason = reason_code::text(*code), code;
+                "the broker does not let us read [topics] update-hint; newer firmware is looked for at its times");
+        }
+        Event::HintLeftOut => {
+            log::warn!(broker;
+                "the broker closes the connection over the subscription to [topics] update-hint: it is left out for an hour; allow it, or switch the topic off");
         }
         Event::StatusRepaired => log::debug!(broker; "our status topic showed us offline; set right"),
         Event::SubscriptionRefused { code } => {

@@ -68,6 +68,14 @@ pub enum Event {
     /// The broker closes the connection over the subscription to our own status: it is left out for
     /// an hour.
     SubscriptionLeftOut,
+    /// The broker does not let us read the topic of update hints.
+    HintRefused {
+        /// The reason code.
+        code: u8,
+    },
+    /// The broker closes the connection over the subscription to update hints: it is left out for
+    /// an hour.
+    HintLeftOut,
     /// Of the publisher.
     Publisher(publisher::Event),
 }

@@ -7,6 +7,7 @@
 //! | `attempts` | how, where and when the next connection is tried |
 //! | `gateway_status` | what the gateway says of itself, and that it is set right |
 //! | `subscription` | whether the subscription to that is left out |
+//! | `hint` | the subscription to update hints |
 //! | `trial` | another client certificate is tried, and its place taken by the present one again |
 //! | `password_life` | when the connection is replaced because its password expires |
 //! | `event`, `status` | what is reported |
@@ -21,6 +22,7 @@
 mod attempts;
 mod event;
 mod gateway_status;
+mod hint;
 mod password_life;
 mod stage;
 mod status;
@@ -42,6 +44,7 @@ pub use super::ending::Closed;
 
 use self::attempts::Attempts;
 use self::gateway_status::GatewayStatus;
+use self::hint::UpdateHint;
 use self::password_life::PasswordLife;
 use self::stage::Stage;
 use self::subscription::SubscriptionDoubt;
@@ -66,6 +69,9 @@ use crate::message::{Content, RecordId};
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(120);
 /// How long a step of making the connection ready may take before it goes on without it.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
+/// The numbers of the subscriptions of a session: to the gateway's status, and to update hints.
+const STATUS: u16 = 0;
+const HINT: u16 = 1;
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -77,6 +83,9 @@ pub struct Uplink {
     own: Own,
     gateway_status: GatewayStatus,
     subscription: SubscriptionDoubt,
+    hint: UpdateHint,
+    /// On this connection.
+    is_hint_subscribed: bool,
     trial: Trial,
     /// The last attempt without a trial was refused for who we are.
     unwelcome: bool,
@@ -109,6 +118,8 @@ impl Uplink {
                 settings.topics.gateway_status.clone(),
             ),
             subscription: SubscriptionDoubt::default(),
+            hint: UpdateHint::new(settings.topics.update_hint.clone()),
+            is_hint_subscribed: false,
             trial: Trial::default(),
             unwelcome: false,
             session: None,
@@ -131,6 +142,19 @@ impl Uplink {
     /// What it was told.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Says what is known of newer firmware, retained: JSON.
+    pub fn set_update_status(&mut self, json: Vec<u8>) {
+        if let Some(topic) = &self.settings.topics.update {
+            self.own.set_status(Class::Update, topic, json);
+            self.more = true;
+        }
+    }
+
+    /// Whether a hint to look for newer firmware came since this was asked last.
+    pub fn take_update_hint(&mut self) -> bool {
+        self.hint.take()
     }
 
     // What the shell asks and tells, in the order of a connection's life.
@@ -316,7 +340,8 @@ impl Uplink {
                 self.handle_connect_failed(now, what, false);
             }
             Stage::Status { until } if now >= until => self.subscribe(now),
-            Stage::Subscribing { until } if now >= until => self.flow(),
+            Stage::Subscribing { until } if now >= until => self.subscribe_hint(now),
+            Stage::SubscribingHint { until } if now >= until => self.flow(),
             Stage::Draining { until } if now >= until => {
                 self.subscription.handle_stood(); // with the next connection
                 self.flow();
@@ -585,12 +610,20 @@ impl Uplink {
                 session::Event::Accepted { limits, assigned_client_id } => {
                     self.handle_accepted(now, limits, assigned_client_id);
                 }
-                session::Event::Subscribed { code } => {
+                session::Event::Subscribed { number: HINT, code } => {
+                    if self.hint.handle_answer(code) {
+                        self.events.push_back(Event::HintRefused { code });
+                    }
+                    if matches!(self.stage, Stage::SubscribingHint { .. }) {
+                        self.flow();
+                    }
+                }
+                session::Event::Subscribed { code, .. } => {
                     if self.subscription.handle_answer(code) {
                         self.events.push_back(Event::SubscriptionRefused { code });
                     }
                     if matches!(self.stage, Stage::Subscribing { .. }) {
-                        self.flow();
+                        self.subscribe_hint(now);
                     }
                 }
                 session::Event::Message { topic, payload } => self.handle_message(now, &topic, &payload),
@@ -635,6 +668,7 @@ impl Uplink {
             self.unwelcome = false;
         }
         self.accepted_at = Some(now);
+        self.is_hint_subscribed = false;
         self.since = now;
         if self.spoken.is_none_or(|(spoken, _)| spoken != version) {
             self.spoken = Some((version, now));
@@ -673,9 +707,22 @@ impl Uplink {
         let left_out = self.subscription.is_left_out(now);
         match (self.gateway_status.topic(), &mut self.session) {
             (Some(topic), Some(session)) if !left_out => {
-                session.subscribe(now, topic);
+                session.subscribe(now, STATUS, topic);
                 self.publisher.hold(Hold::Everything);
                 self.stage = Stage::Subscribing { until: now + STEP_WITHIN };
+            }
+            _ => self.subscribe_hint(now),
+        }
+    }
+
+    /// Alone on the connection, as the one before: a close then says what it is about.
+    fn subscribe_hint(&mut self, now: Instant) {
+        match (self.hint.wanted(now), &mut self.session) {
+            (Some(topic), Some(session)) if !self.is_hint_subscribed => {
+                session.subscribe(now, HINT, topic);
+                self.is_hint_subscribed = true;
+                self.publisher.hold(Hold::Everything);
+                self.stage = Stage::SubscribingHint { until: now + STEP_WITHIN };
             }
             _ => self.flow(),
         }
@@ -688,8 +735,14 @@ impl Uplink {
     }
 
     fn handle_message(&mut self, now: Instant, topic: &str, payload: &[u8]) {
-        let listens =
-            matches!(self.stage, Stage::Subscribing { .. } | Stage::Flowing | Stage::Draining { .. });
+        self.hint.handle_message(topic);
+        let listens = matches!(
+            self.stage,
+            Stage::Subscribing { .. }
+                | Stage::SubscribingHint { .. }
+                | Stage::Flowing
+                | Stage::Draining { .. }
+        );
         if listens && self.gateway_status.handle_message(now, topic, payload) {
             self.repair_status(now);
         }
@@ -798,10 +851,16 @@ impl Uplink {
         self.publisher.hold(Hold::Nothing);
         self.poll_publisher();
         let outcome = if self.is_connected() {
-            let subscription = gone == ConnectionEnd::Closed && matches!(stage, Stage::Subscribing { .. });
-            if subscription && self.subscription.strike(now) {
+            let is_closed = gone == ConnectionEnd::Closed;
+            let of_status = is_closed && matches!(stage, Stage::Subscribing { .. });
+            let of_hint = is_closed && matches!(stage, Stage::SubscribingHint { .. });
+            if of_status && self.subscription.strike(now) {
                 self.events.push_back(Event::SubscriptionLeftOut);
             }
+            if of_hint && self.hint.strike(now) {
+                self.events.push_back(Event::HintLeftOut);
+            }
+            let subscription = of_status || of_hint;
             let suspects = self.publisher.records().suspect_count();
             let ended = attempts::Ended { gone, aftermath, subscription, suspects };
             let (outcome, again) = self.attempts.handle_lost(now, outcome, ended);

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
-//! Subscribing, Draining, Renewing and Closing have their own; Flowing has the keep-alive, and the
-//! timer of the oldest publish. Over is left at once: the shell closes, whatever the broker does.
+//! Subscribing, SubscribingHint (between that and Flowing, where hints are wanted), Draining,
+//! Renewing and Closing have their own; Flowing has the keep-alive, and the timer of the oldest
+//! publish. Over is left at once: the shell closes, whatever the broker does.
 
 use std::time::Instant;
 
@@ -24,8 +25,10 @@ pub enum Stage {
     Opening,
     /// The status is sent, its answer awaited.
     Status { until: Instant },
-    /// The subscription is sent, its answer awaited.
+    /// The subscription to the status is sent, its answer awaited.
     Subscribing { until: Instant },
+    /// The subscription to update hints is sent, its answer awaited.
+    SubscribingHint { until: Instant },
     /// All flows.
     Flowing,
     /// Nothing more is sent until all is answered; then the subscription is tried once more.
@@ -46,6 +49,7 @@ impl Stage {
             Stage::Connecting { until }
             | Stage::Status { until }
             | Stage::Subscribing { until }
+            | Stage::SubscribingHint { until }
             | Stage::Draining { until }
             | Stage::Renewing { until }
             | Stage::Closing { until } => Some(until),

@@ -116,6 +116,7 @@ fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
     }
     let topic = uplink.gateway_status.topic().unwrap_or_default();
     left_out.extend(uplink.subscription.left_out(now, topic));
+    left_out.extend(uplink.hint.left_out(now));
     left_out.extend(uplink.own.paused(now).map(|class| {
         format!(
             "messages of [topics] {}: the broker refuses them, or closes the connection over them",

@@ -37,7 +37,9 @@ pub async fn check<S: Storage>(
     }
     let mut seen = floor::read(floor())?;
     let metadata = tuf::load(&repository.place, &repository.root, repository.client.clone()).await?;
-    let (result, _) = judge(&metadata, &mut seen, installed, objections, now);
+    let objections =
+        Objections { floor: seen.firmware.clone().map(|(version, _)| version), ..objections.clone() };
+    let (result, _) = judge(&metadata, &mut seen, installed, &objections, now);
     if !matches!(result, Err(Fault::Rollback(_))) {
         floor::raise(floor(), &seen)?;
     }

@@ -20,8 +20,8 @@ use futures_core::Stream;
 use tough::error::Error;
 use tough::schema::{RoleType, Root};
 use tough::{
-    Bytes, ExpirationEnforcement, Limits, RepositoryLoader, Transport, TransportError, TransportErrorKind,
-    TransportStream, async_trait,
+    Bytes, ExpirationEnforcement, FilesystemTransport, Limits, Repository, RepositoryLoader, Transport,
+    TransportError, TransportErrorKind, TransportStream, async_trait,
 };
 use url::Url;
 
@@ -70,6 +70,29 @@ pub async fn load(place: &Place, root: &[u8], client: Arc<Client>) -> Result<Met
         .limits(LIMITS)
         .expiration_enforcement(ExpirationEnforcement::Unsafe);
     let repository = loader.load().await.map_err(|error| fault(&error))?;
+    Ok(metadata(&repository))
+}
+
+/// Verifies the metadata of a repository in a folder of this machine, which has `metadata/` and
+/// `targets/`.
+///
+/// # Errors
+/// As [`load`].
+pub(super) async fn load_folder(folder: &Path, root: &[u8]) -> Result<Repository, Fault> {
+    let url = |name: &str| {
+        let path = folder.join(name);
+        Url::from_directory_path(&path)
+            .map_err(|()| Fault::Local(format!("{} is no absolute path", path.display())))
+    };
+    let loader = RepositoryLoader::new(&root, url("metadata")?, url("targets")?)
+        .transport(FilesystemTransport)
+        .limits(LIMITS)
+        .expiration_enforcement(ExpirationEnforcement::Unsafe);
+    loader.load().await.map_err(|error| fault(&error))
+}
+
+/// When each role expires.
+pub(super) fn expiries(repository: &Repository) -> [(MetadataRole, UnixTime); 4] {
     let (root, timestamp) = (&repository.root().signed, &repository.timestamp().signed);
     let (snapshot, targets) = (&repository.snapshot().signed, &repository.targets().signed);
     let expiries = [
@@ -78,8 +101,14 @@ pub async fn load(place: &Place, root: &[u8], client: Arc<Client>) -> Result<Met
         (MetadataRole::Snapshot, snapshot.expires),
         (MetadataRole::Targets, targets.expires),
     ];
-    let expires =
-        expiries.map(|(role, time)| (role, UnixTime(u64::try_from(time.as_millisecond()).unwrap_or(0))));
+    expiries.map(|(role, time)| (role, UnixTime(u64::try_from(time.as_millisecond()).unwrap_or(0))))
+}
+
+/// What verified metadata says.
+pub(super) fn metadata(repository: &Repository) -> Metadata {
+    let (root, timestamp) = (&repository.root().signed, &repository.timestamp().signed);
+    let (snapshot, targets) = (&repository.snapshot().signed, &repository.targets().signed);
+    let expires = expiries(repository);
     let first = expires.into_iter().min_by_key(|(_, time)| *time).unwrap_or(expires[0]);
     let (mut offers, mut unusable) = (Vec::new(), Vec::new());
     let mut listed: Vec<_> = targets.targets.iter().collect();
@@ -87,12 +116,13 @@ pub async fn load(place: &Place, root: &[u8], client: Arc<Client>) -> Result<Met
     for (name, target) in listed {
         let Ok(sha256) = <[u8; 32]>::try_from(&target.hashes.sha256[..]) else { continue };
         match Offer::read(name.raw(), target.length, sha256, target.custom.get("tombolo")) {
-            Ok(offer) => offers.extend(offer),
+            Ok(offer) => offers
+                .extend(offer.map(|offer| Offer { is_hash_prefixed: root.consistent_snapshot, ..offer })),
             Err(sentence) if unusable.len() < UNUSABLE_MAX => unusable.push(sentence),
             Err(_) => {}
         }
     }
-    Ok(Metadata {
+    Metadata {
         versions: MetadataVersions {
             root: root.version.get(),
             timestamp: timestamp.version.get(),
@@ -103,7 +133,7 @@ pub async fn load(place: &Place, root: &[u8], client: Arc<Client>) -> Result<Met
         expires: first,
         offers,
         unusable,
-    })
+    }
 }
 
 /// A digest of which keys timestamp and snapshot have.

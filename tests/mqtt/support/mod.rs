@@ -46,13 +46,24 @@ pub fn settings() -> Settings {
             gateway_status: Some(STATUS.to_owned()),
             loss: Some(LOSS.to_owned()),
             device_status: Some("tombolo/g/{device}/status".to_owned()),
+            update: Some("tombolo/g/gateway/update".to_owned()),
+            update_hint: None,
         },
     }
 }
 
 /// Without topics of its own: what the broker sees are records and nothing else.
 pub fn bare_settings() -> Settings {
-    Settings { topics: OwnTopics { gateway_status: None, loss: None, device_status: None }, ..settings() }
+    Settings {
+        topics: OwnTopics {
+            gateway_status: None,
+            loss: None,
+            device_status: None,
+            update: None,
+            update_hint: None,
+        },
+        ..settings()
+    }
 }
 
 pub struct World {

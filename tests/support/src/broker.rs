@@ -86,6 +86,8 @@ pub struct Broker {
     /// Answers PINGREQ.
     pub answers_pings: bool,
     pub subscribe_reply: Reply,
+    /// That reply is for this filter alone; others are granted. `None`: it is for all.
+    pub subscribe_reply_to: Option<String>,
     /// How CONNECT with a will is met, if not like any other.
     pub will: Option<Welcome>,
     /// PUBACKs come so much later.
@@ -117,6 +119,7 @@ impl Default for Broker {
             policy: Box::new(|_| Reply::Ack(0)),
             answers_pings: true,
             subscribe_reply: Reply::Ack(0),
+            subscribe_reply_to: None,
             will: None,
             delay: Duration::ZERO,
             slow: None,
@@ -305,7 +308,7 @@ impl Broker {
             }
             GenericPacket::V5_0Subscribe(p) => {
                 let filter = p.entries()[0].topic_filter().to_owned();
-                if let Some(code) = self.subscribed(link) {
+                if let Some(code) = self.subscribed(link, &filter) {
                     let code = SubackReasonCode::try_from(code).unwrap();
                     let suback = v5_0::Suback::builder().packet_id(p.packet_id()).reason_codes(vec![code]);
                     self.send(link, suback.build().unwrap());
@@ -315,7 +318,7 @@ impl Broker {
             }
             GenericPacket::V3_1_1Subscribe(p) => {
                 let filter = p.entries()[0].topic_filter().to_owned();
-                if let Some(code) = self.subscribed(link) {
+                if let Some(code) = self.subscribed(link, &filter) {
                     let code = SubackReturnCode::try_from(code).unwrap();
                     let suback = v3_1_1::Suback::builder().packet_id(p.packet_id()).return_codes(vec![code]);
                     self.send(link, suback.build().unwrap());
@@ -348,7 +351,10 @@ impl Broker {
         }
     }
 
-    fn subscribed(&mut self, link: &mut Link) -> Option<u8> {
+    fn subscribed(&mut self, link: &mut Link, filter: &str) -> Option<u8> {
+        if self.subscribe_reply_to.as_ref().is_some_and(|only| only != filter) {
+            return Some(0);
+        }
         match self.subscribe_reply {
             Reply::Ack(code) => return Some(code),
             Reply::Hold | Reply::Drop | Reply::AckAndClose(_) => {}

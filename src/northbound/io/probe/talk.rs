@@ -105,9 +105,9 @@ impl Talk {
     }
 
     pub async fn subscribe(&mut self, filter: &str) -> Subscribed {
-        self.session.subscribe(Instant::now(), filter);
+        self.session.subscribe(Instant::now(), 0, filter);
         let subscribed = self.until(ECHO_WITHIN, |event| match event {
-            Event::Subscribed { code } => Some(Some(*code)),
+            Event::Subscribed { code, .. } => Some(Some(*code)),
             Event::Ended(_) => Some(None),
             _ => None,
         });

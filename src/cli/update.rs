@@ -1,0 +1,339 @@
+//! `tombolo update`: newer firmware of this gateway. The daemon looks for it and fetches it; where
+//! it does not run, `check`, `history`, `hold`, `release` and `denied` work on its files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::args::{DeniedCommand, DownloadArguments, UpdateCommand, VerifyArguments};
+use super::error::CommandError;
+use super::output::bytes;
+use super::progress::Bar;
+use super::{Context, note};
+use crate::config::ClockTrust;
+use crate::control::io::client::{ANSWER, ClientError};
+use crate::control::protocol::Request;
+use crate::control::snapshot::Update;
+use crate::daemon::clock::SystemClock;
+use crate::update::eligibility::Objections;
+use crate::update::history::History;
+use crate::update::io::answer::{self, Found, Question};
+use crate::update::io::history;
+use crate::update::io::system::PACKAGE;
+use crate::update::settings::Source;
+use crate::update::status::Status;
+
+/// A check ends within ten minutes.
+const CHECK_WITHIN: Duration = Duration::from_secs(620);
+/// How often a download is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Runs the command.
+///
+/// # Errors
+/// [`CommandError::Failed`], with the remedy; [`CommandError::Said`] if a check came to no answer.
+pub fn run(context: &Context, command: UpdateCommand) -> Result<(), CommandError> {
+    match command {
+        UpdateCommand::Check => check(context),
+        UpdateCommand::Download(arguments) => download(context, &arguments),
+        UpdateCommand::History => show_history(context),
+        UpdateCommand::Hold => hold(context, true),
+        UpdateCommand::Release => hold(context, false),
+        UpdateCommand::Denied(command) => denied(context, command),
+        UpdateCommand::Verify(arguments) => verify(context, &arguments),
+    }
+}
+
+fn check(context: &Context) -> Result<(), CommandError> {
+    let asked = context.daemon().and_then(|mut daemon| daemon.ask(&Request::UpdateCheck {}, CHECK_WITHIN));
+    let update = match asked {
+        Ok(value) => serde_json::from_value::<Update>(value).map_err(unreadable)?,
+        Err(ClientError::NotRunning { .. }) => {
+            let update = check_here(context)?;
+            note("tombolo is not running: this command looked by itself");
+            update
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if context.out.json {
+        context.out.object(&update)?;
+    } else {
+        context.out.text(&text(&update))?;
+    }
+    // Nothing new is an answer; no answer is none.
+    match update.state.as_str() {
+        "error" | "stale" => Err(CommandError::Said),
+        _ => Ok(()),
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> CommandError {
+    CommandError::failed(format_args!("the daemon's answer cannot be read: {error}"))
+}
+
+/// As the daemon would.
+fn check_here(context: &Context) -> Result<Update, CommandError> {
+    let settings = context.load()?.settings;
+    if settings.update.source == Source::None {
+        let text = "nobody looks for newer firmware: set [update] source to \"apt\" or \"tuf\"";
+        return Err(CommandError::Failed(text.to_owned()));
+    }
+    let clock = SystemClock::open(&settings.paths.state_dir, settings.clock.trust == ClockTrust::Always);
+    clock.refresh();
+    let folder = settings.paths.update();
+    let history = history::read(&folder).map_err(CommandError::Failed)?;
+    let objections =
+        Objections { is_held: history.held, denied: history.denied.clone(), ..Objections::default() };
+    let question = Question {
+        settings: settings.update.clone(),
+        gateway: settings.gateway.id.clone(),
+        folder,
+        objections,
+        clock: Arc::new(clock),
+    };
+    let answer = answer::answer(&question);
+    let mut status = Status::new(answer.installed.clone());
+    match answer.result {
+        Ok(Found::Tuf(decision)) => status.handle_decision(&decision, answer.installed, answer.at),
+        Ok(Found::Apt(candidate)) => {
+            status.handle_candidate(&candidate, PACKAGE, answer.installed, answer.at)
+        }
+        Err(fault) => status.handle_fault(fault.state(), fault.to_string(), answer.at),
+    }
+    let shown = serde_json::to_value(&status).and_then(serde_json::from_value::<Update>);
+    Ok(Update {
+        source: settings.update.source.as_str().to_owned(),
+        held: history.held,
+        denied: history.denied,
+        ..shown.map_err(unreadable)?
+    })
+}
+
+/// What `update check` prints.
+fn text(update: &Update) -> String {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
+    row("state", line(update));
+    row("installed", update.installed.clone().unwrap_or_else(|| "not known".to_owned()));
+    if let Some(available) = &update.available {
+        let size = available.bytes.map(|count| format!(", {}", bytes(count))).unwrap_or_default();
+        row("available", format!("{} ({}{size})", available.version, available.target));
+        if let Some(notes) = &available.notes {
+            row("notes", notes.clone());
+        }
+    }
+    if let Some(at) = &update.checked_at {
+        row("checked", at.clone());
+    }
+    if let Some(at) = update.good_at.as_ref().filter(|at| Some(*at) != update.checked_at.as_ref()) {
+        row("last answer", at.clone());
+    }
+    super::output::align(&rows)
+}
+
+/// The state in one line, for `status` too.
+pub fn line(update: &Update) -> String {
+    let version = || update.available.as_ref().map(|of| of.version.clone()).unwrap_or_default();
+    let reason = update.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let state = match update.state.as_str() {
+        "unknown" => "not looked for yet".to_owned(),
+        "up-to-date" => "up to date".to_owned(),
+        "available" => format!("version {} is available", version()),
+        "ineligible" => "a newer version is not for this gateway now".to_owned(),
+        "downloading" => format!("version {} is fetched, {} %", version(), update.progress.unwrap_or(0)),
+        "ready" => format!("version {} is here and verified", version()),
+        "stale" => "no answer".to_owned(),
+        "error" => "no answer".to_owned(),
+        other => other.to_owned(),
+    };
+    let held = if update.held { "; updates are held" } else { "" };
+    format!("{state}{reason}{held}")
+}
+
+fn download(context: &Context, arguments: &DownloadArguments) -> Result<(), CommandError> {
+    let mut daemon = context.daemon()?;
+    let mut update: Update = daemon.ask_for(&Request::UpdateDownload {}, ANSWER)?;
+    let bar = Bar::begin(context.out.json);
+    loop {
+        if arguments.no_wait {
+            break;
+        }
+        let said = update.reason.clone();
+        match update.state.as_str() {
+            // It begins within a second.
+            "available" | "downloading" if said.is_none() => {}
+            "ready" => break,
+            _ => {
+                drop(bar);
+                let reason = said.unwrap_or_else(|| line(&update));
+                return Err(CommandError::Failed(reason));
+            }
+        }
+        let size = update.available.as_ref().and_then(|of| of.bytes).unwrap_or_default();
+        let percent = update.progress.unwrap_or(0);
+        bar.show(percent, &format!("of {}", bytes(size)));
+        std::thread::sleep(LOOK_EVERY);
+        update = daemon.ask_for(&Request::UpdateStatus {}, ANSWER)?;
+    }
+    drop(bar);
+    if context.out.json {
+        return Ok(context.out.object(&serde_json::to_value(&update).map_err(CommandError::failed)?)?);
+    }
+    Ok(context.out.line(line(&update))?)
+}
+
+/// Asks the daemon, or does it on the file.
+fn history(
+    context: &Context,
+    request: &Request,
+    act: impl FnOnce(&mut History),
+) -> Result<History, CommandError> {
+    let asked = context.daemon().and_then(|mut daemon| daemon.ask(request, ANSWER));
+    match asked {
+        Ok(value) => serde_json::from_value(value).map_err(unreadable),
+        Err(ClientError::NotRunning { .. }) => {
+            let folder = context.load()?.settings.paths.update();
+            let changed = history::change(&folder, act).map_err(CommandError::Failed)?;
+            Ok(changed.0)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn show_history(context: &Context) -> Result<(), CommandError> {
+    let history = history(context, &Request::UpdateHistory {}, |_| {})?;
+    if context.out.json {
+        return Ok(context.out.object(&history)?);
+    }
+    let rows = history.events.iter().map(|event| {
+        let what = serde_json::to_value(event.what).ok();
+        let what = what.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().replace('-', " ");
+        let at = event.at.clone().unwrap_or_else(|| "the clock was not trusted".to_owned());
+        vec![at, event.version.clone(), what, event.cause.clone().unwrap_or_default()]
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        note("nothing has happened yet");
+    }
+    Ok(context.out.table(&rows)?)
+}
+
+fn hold(context: &Context, held: bool) -> Result<(), CommandError> {
+    let history = history(context, &Request::UpdateHold { held }, |history| history.held = held)?;
+    if context.out.json {
+        return Ok(context.out.object(&history)?);
+    }
+    Ok(context.out.hint(match held {
+        true => "no version is installed until `tombolo update release`",
+        false => "updates are not held",
+    })?)
+}
+
+fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError> {
+    let history = match command {
+        DeniedCommand::List => history(context, &Request::UpdateHistory {}, |_| {})?,
+        DeniedCommand::Add(of) => {
+            let version = of.version;
+            let request = Request::UpdateDeny { version: version.clone() };
+            let history = history(context, &request, |history| {
+                history.deny(&version);
+            })?;
+            if !history.denied.contains(&version) {
+                return Err(CommandError::Failed(format!(
+                    "{version:?} is no version: it is empty or too long"
+                )));
+            }
+            history
+        }
+        DeniedCommand::Clear { version } => {
+            let request = Request::UpdateAllow { version: version.clone() };
+            history(context, &request, |history| {
+                history.clear(version.as_deref());
+            })?
+        }
+    };
+    if context.out.json {
+        return Ok(context.out.object(&history)?);
+    }
+    if history.denied.is_empty() {
+        note("no version is denied");
+    }
+    Ok(context.out.table(&history.denied.iter().map(|version| vec![version.clone()]).collect::<Vec<_>>())?)
+}
+
+#[cfg(not(feature = "update"))]
+fn verify(_: &Context, _: &VerifyArguments) -> Result<(), CommandError> {
+    let text = "this program was built without TUF; build it with the cargo feature update";
+    Err(CommandError::Failed(text.to_owned()))
+}
+
+#[cfg(feature = "update")]
+fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandError> {
+    use crate::clock::UnixTime;
+    use crate::update::io::verify::verify;
+    let found = verify(&arguments.folder, arguments.root.as_deref()).map_err(CommandError::failed)?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = UnixTime(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    let mut faults: Vec<String> = Vec::new();
+    for (role, expires) in found.expiries {
+        if expires <= now {
+            faults.push(format!("{}.json expired at {expires}: sign it anew", role.as_str()));
+        }
+    }
+    faults.extend(found.targets.iter().filter_map(|target| target.fault.clone()));
+    faults.extend(found.metadata.unusable.iter().cloned());
+    faults.extend(found.missing_roots.iter().map(|version| {
+        format!("metadata/{version}.root.json is missing: gateways with an older one cannot follow; all roots stay published")
+    }));
+    let mut warnings: Vec<String> = Vec::new();
+    if found.metadata.offers.is_empty() {
+        warnings
+            .push("no target has custom data for gateways (custom.tombolo): nothing is offered".to_owned());
+    }
+    if found.delegates {
+        warnings.push("targets of delegated roles are verified and not offered".to_owned());
+    }
+    let versions = found.metadata.versions;
+    if context.out.json {
+        let targets =
+            found.targets.iter().map(|of| serde_json::json!({ "target": of.name, "bytes": of.bytes }));
+        let expires =
+            found.expiries.iter().map(|(role, at)| (role.as_str().to_owned(), at.to_string().into()));
+        let object = serde_json::json!({
+            "ok": faults.is_empty(),
+            "faults": faults,
+            "warnings": warnings,
+            "versions": versions,
+            "expires": expires.collect::<serde_json::Map<_, _>>(),
+            "targets": targets.collect::<Vec<_>>(),
+            "firmware": found.metadata.offers.iter().map(|of| of.version.clone()).collect::<Vec<_>>(),
+        });
+        context.out.object(&object)?;
+    } else {
+        for (role, expires) in found.expiries {
+            let version = match role.as_str() {
+                "root" => versions.root,
+                "timestamp" => versions.timestamp,
+                "snapshot" => versions.snapshot,
+                _ => versions.targets,
+            };
+            context.out.line(format!("{}.json version {version}, until {expires}", role.as_str()))?;
+        }
+        for offer in &found.metadata.offers {
+            let percent = offer.rollout.percent();
+            let (class, version, target) = (&offer.class, &offer.version, &offer.target);
+            context
+                .out
+                .line(format!("{class} {version}: {target}, {}, rollout {percent} %", bytes(offer.bytes)))?;
+        }
+        for warning in &warnings {
+            note(format_args!("warn  {warning}"));
+        }
+        for fault in &faults {
+            note(format_args!("fail  {fault}"));
+        }
+        if faults.is_empty() {
+            context.out.line("it verifies: it can be published")?;
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(CommandError::Said) }
+}

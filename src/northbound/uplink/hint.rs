@@ -1,0 +1,70 @@
+//! The subscription to update hints: wanted where newer firmware is looked for, and left out for a
+//! while where the broker closes the connection over it.
+
+use std::time::{Duration, Instant};
+
+use crate::northbound::reason_code;
+use crate::northbound::strikes::Strikes;
+
+/// It is left out for so long,
+const LEFT_OUT: Duration = Duration::from_secs(3600);
+/// after so many closes over it.
+const STRIKES: u8 = 2;
+
+/// What is known of it, and whether a hint came.
+#[derive(Debug)]
+pub struct UpdateHint {
+    topic: Option<String>,
+    strikes: Strikes,
+    refused: Option<u8>,
+    came: bool,
+}
+
+impl UpdateHint {
+    /// On `topic`; `None`: it is not wanted.
+    pub fn new(topic: Option<String>) -> UpdateHint {
+        UpdateHint { topic, strikes: Strikes::new(STRIKES, LEFT_OUT), refused: None, came: false }
+    }
+
+    /// What to subscribe to on this connection.
+    pub fn wanted(&self, now: Instant) -> Option<&str> {
+        self.topic.as_deref().filter(|_| !self.strikes.is_left_out(now))
+    }
+
+    /// The broker answered. Whether it refused.
+    pub fn handle_answer(&mut self, code: u8) -> bool {
+        self.strikes.clear();
+        let refused = reason_code::is_refusal(code);
+        self.refused = refused.then_some(code);
+        refused
+    }
+
+    /// The broker closed the connection over it, or so it seems. Whether it is left out from now
+    /// on.
+    pub fn strike(&mut self, now: Instant) -> bool {
+        self.strikes.strike(now)
+    }
+
+    /// A message came on `topic`: whatever it says, it is one hint.
+    pub fn handle_message(&mut self, topic: &str) {
+        self.came |= self.topic.as_deref() == Some(topic);
+    }
+
+    /// Whether a hint came since this was asked last.
+    pub fn take(&mut self) -> bool {
+        std::mem::take(&mut self.came)
+    }
+
+    /// What to tell of it.
+    pub fn left_out(&self, now: Instant) -> Option<String> {
+        let topic = self.topic.as_deref()?;
+        if self.strikes.is_left_out(now) {
+            return Some(format!("the subscription to {topic}: the broker closes the connection over it"));
+        }
+        let code = self.refused?;
+        Some(format!(
+            "the subscription to {topic}: the broker refuses it: {} (0x{code:02x})",
+            reason_code::text(code)
+        ))
+    }
+}

@@ -1,0 +1,161 @@
+//! One check as a whole: what is installed, what is offered, what follows. For the daemon, and for
+//! the command where it does not run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::system;
+use crate::clock::{UnixTime, WallClock};
+use crate::https::io::{Client, Trust};
+use crate::https::message::Limits;
+use crate::https::wording::Keys;
+use crate::message::Name;
+use crate::update::apt::{self, Candidate};
+use crate::update::check::Fault;
+use crate::update::eligibility::{Decision, Objections};
+use crate::update::settings::{Settings, Source};
+
+/// The folder in the state directory.
+pub const FOLDER: &str = "update";
+/// What a check may take altogether.
+const WITHIN: Duration = Duration::from_secs(600);
+/// Largest body of metadata, as [`super::tuf::LIMITS`] has it.
+const BODY_MAX: usize = 4 * 1024 * 1024;
+const KEYS: Keys = Keys { url: "update.url", ca_file: "update.ca-file", certificate: "a client certificate" };
+
+/// What a check needs.
+#[derive(Clone)]
+pub struct Question {
+    /// `[update]`
+    pub settings: Settings,
+    /// The gateway's id.
+    pub gateway: Name,
+    /// `{state-dir}/update`
+    pub folder: PathBuf,
+    /// Held and denied.
+    pub objections: Objections,
+    /// Judges expiry and certificates.
+    pub clock: Arc<dyn WallClock>,
+}
+
+/// What it came to.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The version that runs.
+    pub installed: Option<String>,
+    /// What is offered.
+    pub result: Result<Found, Fault>,
+    /// The wall time at the end, if it is trusted.
+    pub at: Option<UnixTime>,
+}
+
+/// What is offered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// By a TUF repository.
+    Tuf(Decision),
+    /// By apt.
+    Apt(Candidate),
+}
+
+/// Checks. It blocks for as long as the network takes, ten minutes at most: for a thread of its
+/// own.
+pub fn answer(question: &Question) -> Answer {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let result = Err(Fault::Local(format!("its thread cannot be started: {error}")));
+            return Answer { installed: None, result, at: None };
+        }
+    };
+    let asked = runtime.block_on(async {
+        let system = system::installed().await;
+        let asked = tokio::time::timeout(WITHIN, find(question, &system)).await;
+        let late = || Fault::Unreachable(format!("the check did not end within {} s", WITHIN.as_secs()));
+        (system.version, asked.unwrap_or_else(|_| Err(late())))
+    });
+    // A look-up at a name server that is silent cannot be cut short.
+    runtime.shutdown_background();
+    let (mut installed, result) = asked;
+    let result = result.map(|(found, of_apt)| {
+        installed = of_apt.or(installed.take());
+        found
+    });
+    let clock = &question.clock;
+    Answer { installed, result, at: clock.trusted().then(|| clock.raw()) }
+}
+
+/// What is found, and the installed version where apt says it.
+async fn find(question: &Question, system: &system::System) -> Result<(Found, Option<String>), Fault> {
+    let clock = &question.clock;
+    let now = || clock.trusted().then(|| clock.raw());
+    match &question.settings.source {
+        Source::None => Err(Fault::Local("[update] source is \"none\": nothing is looked for".to_owned())),
+        Source::Apt => {
+            let (policy, read_at) = system::apt().await?;
+            let candidate = apt::judge(policy.as_ref(), &question.objections, read_at, now());
+            Ok((Found::Apt(candidate), policy.and_then(|policy| policy.installed)))
+        }
+        Source::Tuf(place) => {
+            if now().is_none() {
+                return Err(Fault::ClockUntrusted);
+            }
+            tuf(question, place, system, now()).await.map(|decision| (Found::Tuf(decision), None))
+        }
+    }
+}
+
+/// The client for a place: it blocks on the file of CAs.
+///
+/// # Errors
+/// [`Fault::Local`] names the file.
+pub fn client(ca_file: Option<&Path>, clock: &Arc<dyn WallClock>) -> Result<Arc<Client>, Fault> {
+    let trust = ca_file.map_or(Trust::System, |file| Trust::File(file.to_owned()));
+    let limits = Limits {
+        total: Duration::from_secs(120),
+        idle: Duration::from_secs(20),
+        head: 16 * 1024,
+        body: BODY_MAX,
+    };
+    let client = Client::new(&trust, None, clock.clone(), limits, KEYS);
+    client.map(Arc::new).map_err(|failure| Fault::Local(failure.to_string()))
+}
+
+#[cfg(not(feature = "update"))]
+async fn tuf(
+    _: &Question,
+    _: &crate::update::settings::Place,
+    _: &system::System,
+    _: Option<UnixTime>,
+) -> Result<Decision, Fault> {
+    Err(Fault::Local("this program was built without TUF; build it with the cargo feature update".to_owned()))
+}
+
+#[cfg(feature = "update")]
+async fn tuf(
+    question: &Question,
+    place: &crate::update::settings::Place,
+    system: &system::System,
+    now: Option<UnixTime>,
+) -> Result<Decision, Fault> {
+    use super::{check, floor, tuf};
+    use crate::update::eligibility::Installed;
+    let settings = &question.settings;
+    let installed = Installed {
+        gateway: question.gateway.clone(),
+        version: system.version.clone(),
+        compatible: settings.compatible.clone().or_else(|| system.compatible.clone()),
+        hardware: settings.hardware.clone(),
+    };
+    let repository = check::Repository {
+        place: tuf::Place { metadata: place.metadata.to_string(), targets: place.targets.to_string() },
+        root: tuf::read_root(&place.root_file)?,
+        client: client(place.ca_file.as_deref(), &question.clock)?,
+    };
+    crate::durable::io::create_directory(&question.folder).map_err(|error| {
+        Fault::Local(format!("the folder {} cannot be made: {error}", question.folder.display()))
+    })?;
+    check::check(&repository, || floor::on_disk(&question.folder), &installed, &question.objections, now)
+        .await
+}

@@ -1,0 +1,78 @@
+//! The history's file: a few kilobytes, written whole or not at all, with a copy.
+
+use std::io;
+use std::path::Path;
+
+use crate::durable::atomic_file::{AtomicFile, Retrieved};
+use crate::durable::io::{OnDisk, create_directory};
+use crate::update::history::History;
+
+/// 64 events and 32 versions are less than a tenth of it.
+const FILE: AtomicFile<'static> = AtomicFile::new("history.json", 256 * 1024, 0o600).with_copy();
+
+/// Reads it from the update folder. It blocks.
+///
+/// # Errors
+/// One sentence: it is there, and cannot be read or is of no known kind. Denials that are not known
+/// are not taken for none.
+pub fn read(folder: &Path) -> Result<History, String> {
+    let found: Retrieved<History> = FILE.read(&OnDisk::new(folder), parse);
+    let is_new = found.is_new();
+    match (found.value, found.defects.first()) {
+        (Some(history), _) => Ok(history),
+        (None, _) if is_new => Ok(History::default()),
+        (None, Some(defect)) => Err(format!("{}: {defect}", folder.display())),
+        (None, None) => Ok(History::default()),
+    }
+}
+
+/// Writes it durably. It blocks.
+///
+/// # Errors
+/// As the system says; then it is what it was, or what it was to be.
+pub fn write(folder: &Path, history: &History) -> io::Result<()> {
+    create_directory(folder)?;
+    FILE.write(&OnDisk::new(folder), &serde_json::to_vec(history)?)
+}
+
+/// Reads it, has it changed, and writes it if it did. It blocks.
+///
+/// # Errors
+/// One sentence; then nothing is known to be changed.
+pub fn change<T>(folder: &Path, act: impl FnOnce(&mut History) -> T) -> Result<(History, T), String> {
+    let mut history = read(folder)?;
+    let before = history.clone();
+    let done = act(&mut history);
+    if history != before {
+        write(folder, &history)
+            .map_err(|error| format!("{} cannot be written: {error}", folder.display()))?;
+    }
+    Ok((history, done))
+}
+
+fn parse(bytes: &[u8]) -> Result<History, String> {
+    if bytes.first() != Some(&b'{') {
+        return Err("it is no history".to_owned());
+    }
+    serde_json::from_slice(bytes).map_err(|error| format!("it is no history: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_denied_is_read_again_also_from_the_copy_and_a_damaged_one_is_no_empty_one() {
+        let folder = std::env::temp_dir().join(format!("tombolo-history-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        assert_eq!(read(&folder), Ok(History::default()));
+        let (_, done) = change(&folder, |history| history.deny("1.0")).expect("it is written");
+        assert!(done);
+        assert_eq!(read(&folder).expect("it is read").denied, ["1.0"]);
+        std::fs::write(folder.join("history.json"), "{").expect("damaged");
+        assert_eq!(read(&folder).expect("the copy").denied, ["1.0"]);
+        std::fs::write(folder.join("history.json.copy"), "[]").expect("damaged");
+        assert!(read(&folder).is_err());
+        std::fs::remove_dir_all(&folder).expect("it is there");
+    }
+}

@@ -1,0 +1,273 @@
+//! The whole daemon between a real mosquitto and the repositories: what it finds, fetches, refuses
+//! and tells.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tombolo_test_support::{
+    Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_port, wait_for, wait_within,
+};
+
+use crate::gateway::server;
+
+const TOPIC: &str = "tombolo/gw/gateway/update";
+
+struct Site {
+    daemon: Daemon,
+    witness: Subscriber,
+    broker: Mosquitto,
+    folder: Folder,
+}
+
+fn table(repository: &str) -> String {
+    let folder = server().folder().display();
+    format!(
+        "[update]\nsource = \"tuf\"\nurl = \"https://127.0.0.1:{}/{repository}/\"\n\
+         root-file = \"{folder}/root.json\"\nca-file = \"{folder}/ca.pem\"\nperiod = \"1h\"\n",
+        server().port()
+    )
+}
+
+/// A gateway on which RAUC says that 1.0.0 runs.
+fn site(name: &str, repository: &str) -> Site {
+    let folder = Folder::new(name);
+    let pki = Pki::new(folder.path());
+    let broker = Mosquitto::start(folder.path(), &pki, "");
+    let witness = Subscriber::start(&broker, folder.path(), "tombolo/#", "%t\t%r\t%p");
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    let status = r#"{"compatible":"acme-gw2","booted":"A","slots":[{"rootfs.0":{"state":"booted",
+        "bootname":"A","slot_status":{"bundle":{"version":"1.0.0"}}}}]}"#;
+    folder.script("bin/rauc", &format!("#!/bin/sh\ncat <<'END'\n{status}\nEND\n"));
+    let binary = Path::new(env!("CARGO_BIN_EXE_tombolo"));
+    let mut daemon = Daemon::start(binary, &folder, broker.tls_port, &pki.ca(), "");
+    daemon.stop();
+    let path = std::env::var("PATH").unwrap();
+    daemon.environment.push(("PATH".to_owned(), format!("{}:{path}", folder.join("bin").display())));
+    let mut site = Site { daemon, witness, broker, folder };
+    site.configure(repository);
+    site.daemon.resume();
+    wait_for("the broker", || site.daemon.status()["upstream"]["connected"] == true);
+    site
+}
+
+impl Site {
+    fn configure(&mut self, repository: &str) {
+        self.configure_as(&table(repository));
+    }
+
+    fn configure_as(&self, table: &str) {
+        std::fs::create_dir_all(self.folder.join("conf.d")).unwrap();
+        self.folder.write("conf.d/50-update.toml", table);
+    }
+
+    fn reload(&mut self, repository: &str) {
+        self.configure(repository);
+        let (code, text) = self.daemon.command(&["reload"]);
+        assert_eq!(code, 0, "{text}");
+    }
+
+    /// `update check --json`: exit status and what it says.
+    fn check(&self) -> (i32, Value) {
+        let (code, text) = self.daemon.command(&["update", "check", "--json"]);
+        (code, serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}")))
+    }
+
+    /// What stands on the topic.
+    fn told(&self) -> Vec<Value> {
+        let lines = self.witness.lines();
+        let payloads = lines.iter().filter_map(|line| line.strip_prefix(TOPIC)?.splitn(3, '\t').nth(2));
+        payloads.filter_map(|payload| serde_json::from_str(payload).ok()).collect()
+    }
+
+    fn is_told(&self, state: &str, reason: &str) {
+        wait_within(Duration::from_secs(60), state, || {
+            self.told().last().is_some_and(|told| {
+                told["state"] == state && told["reason"].as_str().unwrap_or_default().contains(reason)
+            })
+        });
+    }
+}
+
+#[test]
+fn a_newer_version_is_found_told_fetched_and_ready_also_after_a_restart() {
+    let mut site = site("update-found", "large");
+    // A message of any content on the topic of hints has it looked for.
+    let port = site.broker.plain_port.to_string();
+    wait_for("a check by a hint", || {
+        let _ = Command::new("mosquitto_pub")
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port,
+                "-t",
+                "tombolo/gw/gateway/down/update/check",
+                "-m",
+                "now!",
+            ])
+            .status();
+        site.daemon.status()["update"]["state"] == "available"
+    });
+    site.is_told("available", "");
+    let told = site.told().pop().unwrap();
+    assert_eq!((&told["installed"], &told["available"]["version"]), (&"1.0.0".into(), &"3.0.0".into()));
+    let (code, found) = site.check();
+    assert_eq!((code, &found["state"]), (0, &"available".into()), "{found}");
+    for key in ["state", "installed", "available", "reason", "checked_at"] {
+        assert!(found.get(key).is_some(), "{key}: {found}");
+    }
+    assert_eq!(found["available"]["bytes"], 200_000);
+    // Nothing here installs it, so it is fetched only when somebody asks for it.
+    assert!(!site.folder.join("state/update/image").exists());
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("version 3.0.0 is here and verified"), "{text}");
+    let image = std::fs::read(site.folder.join("state/update/image")).unwrap();
+    assert_eq!((image.len(), &image[..14]), (200_000, &b"firmware 3.0.0"[..]));
+    site.is_told("ready", "");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("version 3.0.0 is here and verified"), "{text}");
+    let (code, text) = site.daemon.command(&["update", "history"]);
+    assert!(code == 0 && text.contains("3.0.0  downloaded"), "{text}");
+
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(text.contains("update: the repository verifies"), "{text}");
+
+    let (code, text) = site.daemon.command(&["update", "hold"]);
+    assert_eq!(code, 0, "{text}");
+    site.is_told("ineligible", "updates are held");
+    site.daemon.command(&["update", "release"]);
+    wait_for("the end of the hold", || site.daemon.status()["update"]["state"] != "ineligible");
+    let (code, text) = site.daemon.command(&["update", "denied", "add", "3.0.0"]);
+    assert!(code == 0 && text.contains("3.0.0"), "{text}");
+    site.is_told("ineligible", "denied");
+    let (code, text) = site.daemon.command(&["update", "denied", "clear", "3.0.0"]);
+    assert_eq!(code, 0, "{text}");
+    // The image was kept meanwhile.
+    wait_for("the end of the denial", || site.daemon.status()["update"]["state"] == "ready");
+
+    site.daemon.kill();
+    site.daemon.resume();
+    let (code, _) = site.check();
+    assert_eq!(code, 0);
+    wait_for("the image again", || site.daemon.status()["update"]["state"] == "ready");
+
+    // Nobody looks for it any more: nothing is left on the topic.
+    site.configure_as("");
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("an empty topic", || {
+        site.witness
+            .lines()
+            .iter()
+            .any(|line| line.trim_end() == format!("{TOPIC}\t0") || line == &format!("{TOPIC}\t0\t"))
+    });
+    let (code, text) = site.daemon.command(&["update", "check"]);
+    assert!(code == 1 && text.contains("[update] source"), "{text}");
+}
+
+#[test]
+fn what_is_refused_is_told_with_its_reason_and_checking_recovers_by_itself() {
+    let mut site = site("update-refused", "newer");
+    let (code, found) = site.check();
+    assert_eq!((code, &found["available"]["version"]), (0, &"2.1.0".into()), "{found}");
+    // The floor is in both slots of its record from here on.
+    assert_eq!(site.check().0, 0);
+    for (repository, state, reason) in [
+        ("first", "error", "rollback: the repository offers version 1 of"),
+        ("expired", "error", "rollback: "),
+        ("timestamp-of-a-stranger", "error", "Failed to verify timestamp metadata"),
+        ("wrong-bytes", "error", "Hash mismatch"),
+        ("mixed-targets", "error", "version mismatch"),
+        ("newer:endless:timestamp.json", "error", "longer than"),
+        ("newer:announced:timestamp.json", "error", "longer than"),
+        ("newer:gzip:timestamp.json", "error", "compressed"),
+        ("newer:plain:timestamp.json", "error", "redirects (302) to http://"),
+        ("newer:elsewhere:timestamp.json", "error", "redirects (302) to https://localhost"),
+        ("newer:broken:timestamp.json", "error", "status 503"),
+    ] {
+        site.reload(repository);
+        let (code, found) = site.check();
+        assert_eq!((code, &found["state"]), (1, &state.into()), "{repository}: {found}");
+        assert!(found["reason"].as_str().unwrap_or_default().contains(reason), "{repository}: {found}");
+        assert_eq!(site.daemon.status()["update"]["reason"], found["reason"], "{repository}");
+        // It is told at most every 5 s.
+        if matches!(repository, "first" | "timestamp-of-a-stranger" | "newer:endless:timestamp.json") {
+            site.is_told(state, reason);
+        }
+    }
+    // Nobody is there.
+    let gone = table("newer").replace(&format!(":{}/", server().port()), &format!(":{}/", free_tcp_port()));
+    site.configure_as(&gone);
+    assert_eq!(site.daemon.command(&["reload"]).0, 0);
+    let (code, found) = site.check();
+    assert!(code == 1 && found["reason"].as_str().unwrap_or_default().contains("cannot be asked"), "{found}");
+    site.is_told("error", "cannot be asked");
+    // One slot of the floor is torn: the rollback is refused all the same.
+    site.daemon.kill();
+    let floor = site.folder.join("state/update/floor");
+    let mut bytes = std::fs::read(&floor).unwrap();
+    bytes[..512].fill(0);
+    std::fs::write(&floor, bytes).unwrap();
+    site.configure("first");
+    site.daemon.resume();
+    let (code, found) = site.check();
+    assert!(code == 1 && found["reason"].as_str().unwrap_or_default().contains("rollback"), "{found}");
+    // And the right one is believed again.
+    site.reload("signed-anew");
+    let (code, found) = site.check();
+    assert_eq!((code, &found["state"]), (0, &"available".into()), "{found}");
+    site.is_told("available", "");
+    assert_eq!(site.daemon.status()["upstream"]["connected"], true);
+}
+
+#[test]
+fn a_repository_that_nobody_signs_anew_is_stale_and_said_since_when() {
+    let site = site("update-stale", "expired");
+    let (code, found) = site.check();
+    assert_eq!((code, &found["state"]), (1, &"stale".into()), "{found}");
+    site.is_told("stale", "timestamp.json expired at 2020-01-01T00:00:00.000Z");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("expired at 2020-01-01"), "{text}");
+    let (code, text) = site.daemon.command(&["check"]);
+    assert!(code == 1 && text.contains("it has to be signed anew"), "{text}");
+}
+
+#[test]
+fn an_image_that_is_not_the_signed_one_is_refused_and_the_path_does_not_wait() {
+    let mut site = site("update-image", "large:other:gateway-3.0.0.bin");
+    let (code, found) = site.check();
+    assert_eq!(code, 0, "{found}");
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert!(code == 1 && text.contains("not the one that was signed"), "{text}");
+    assert!(!site.folder.join("state/update/image").exists());
+    site.is_told("error", "not the one that was signed");
+    site.reload("large:silent:gateway-3.0.0.bin");
+    assert_eq!(site.check().0, 0);
+    let (code, text) = site.daemon.command(&["update", "download", "--no-wait"]);
+    assert_eq!(code, 0, "{text}");
+    site.is_told("downloading", "");
+    assert_eq!(site.daemon.status()["upstream"]["connected"], true);
+    // A reload in the middle of it.
+    site.reload("large");
+    assert_eq!(site.check().0, 0);
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn without_a_daemon_the_command_looks_by_itself_and_keeps_the_history() {
+    let mut site = site("update-alone", "large");
+    site.daemon.stop();
+    let (code, text) = site.daemon.command(&["update", "check", "--json"]);
+    let line = text.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{text}"));
+    let found: Value = serde_json::from_str(line).unwrap();
+    // No RAUC is on the path of this command.
+    assert_eq!((code, &found["state"]), (0, &"ineligible".into()), "{text}");
+    let (code, text) = site.daemon.command(&["update", "denied", "add", "9.9"]);
+    assert_eq!(code, 0, "{text}");
+    site.daemon.resume();
+    assert_eq!(site.daemon.status()["update"]["denied"][0], "9.9");
+}
