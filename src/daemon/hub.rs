@@ -432,8 +432,8 @@ impl Hub {
         }
     }
 
-    /// Replaces the certificates, anchors and revocation lists for devices alone, for the handshakes
-    /// from the next on.
+    /// Replaces certificates, anchors and revocation lists for devices alone, for the handshakes from
+    /// the next on.
     pub fn replace_certificates(&mut self, certificates: Certificates) {
         self.begin();
         let now = self.moment.now;

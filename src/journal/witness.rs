@@ -25,8 +25,8 @@ pub struct LaneWitness {
     pub next_sequence: u64,
     /// All records up to this sequence were durably released.
     pub released: u64,
-    /// The last run in its newest segment; 0 if there was none. If another run follows it, a version
-    /// without a witness has written since.
+    /// The last run in its newest segment; 0 if there was none. If another run follows it, a
+    /// version without a witness has written since.
     pub run: u64,
     /// The number of its newest segment; 0 if there was none.
     pub number: u64,
