@@ -432,7 +432,7 @@ impl Hub {
         }
     }
 
-    /// Replaces certificates, anchors and revocation lists for devices alone, for the handshakes from
+    /// Replaces certificates, anchors and revocation lists for devices alone, for handshakes from
     /// the next on.
     pub fn replace_certificates(&mut self, certificates: Certificates) {
         self.begin();

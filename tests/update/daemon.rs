@@ -170,7 +170,7 @@ fn a_newer_version_is_found_told_fetched_and_ready_also_after_a_restart() {
 
 #[test]
 fn what_is_refused_is_told_with_its_reason_and_checking_recovers_by_itself() {
-    let mut site = site("update-refused", "newer");
+    let mut site = site("update-refused", "signed-anew");
     let (code, found) = site.check();
     assert_eq!((code, &found["available"]["version"]), (0, &"2.1.0".into()), "{found}");
     // The floor is in both slots of its record from here on.

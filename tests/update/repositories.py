@@ -7,7 +7,7 @@ It makes its CA and the repositories in FOLDER, listens on a free port of 127.0.
 standard input does. FOLDER gets ca.pem (the CA of the server), other-ca.pem (a CA of somebody else), root.json (what a
 gateway is delivered with), two-of-two.json (the same, with two keys for the targets) and the repositories.
 
-Metadata expires in 2030, but for timestamps, which expire on 2027-01-01: tests bring their own clock.
+Metadata expires in 2090, but for timestamps, which expire on 2027-01-01: tests bring their own clock.
 """
 
 import copy
@@ -27,7 +27,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 FOLDER = sys.argv[1]
 STOP = threading.Event()
-YEARS = datetime.datetime(2030, 1, 1, tzinfo=datetime.timezone.utc)
+YEARS = datetime.datetime(2090, 1, 1, tzinfo=datetime.timezone.utc)
 SOON = datetime.datetime(2027, 1, 1, tzinfo=datetime.timezone.utc)
 ROLES = ("root", "timestamp", "snapshot", "targets")
 KEYS = {name: CryptoSigner.generate_ed25519() for name in (*ROLES, "second", "new-root", "new-timestamp", "stranger")}
