@@ -31,7 +31,7 @@ fn a_repository_that_gateways_will_take_verifies() {
     let (code, text) = verify(&server().folder().join("large"));
     assert_eq!(code, 0, "{text}");
     for part in [
-        "timestamp.json version 1, until 2030-01-01",
+        "timestamp.json version 1, until 2090-01-01",
         "gateway 3.0.0: gateway-3.0.0.bin",
         "it can be published",
     ] {
