@@ -108,6 +108,12 @@ fn a_device_on_a_list_that_was_fetched_is_refused_and_the_other_is_served() {
     let (_, text) = world.site.daemon.command(&["check", "--offline"]);
     assert!(text.contains("old; its next update is due 2100-01-01"), "{text}");
 
+    // Another certificate of the gateway's does not bring back the lists of the start.
+    world.pki.issue("gateway", &["localhost", "127.0.0.1"]);
+    says(&world.site.daemon, &["handshakes of devices have the new certificate"]);
+    assert!(!world.post("door-1", "t/renewed").contains("2.04"));
+    assert!(world.post("door-2", "t/renewed").contains("2.04"));
+
     // Without the server it is still there, also after a restart.
     std::fs::remove_file(world.folder.join("devices.pem")).expect("it is there");
     world.site.daemon.stop();
